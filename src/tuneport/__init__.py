@@ -1,0 +1,39 @@
+"""Carry a fine-tuning from one version of a language model to another: target + (tuned − base).
+
+    import tuneport
+
+    tuneport.transfer(base="v1", tuned="v1-tuned", onto="v2", out="v2-tuned")
+
+The verbs are imported when they are first used, so that importing tuneport costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tuneport.diff.run import apply as apply
+    from tuneport.diff.run import diff as diff
+    from tuneport.inspecting import inspect as inspect
+    from tuneport.transfer.run import transfer as transfer
+    from tuneport.transfer.verify import verify as verify
+
+__all__ = ["apply", "diff", "inspect", "transfer", "verify"]
+
+# Where each verb lives; diff and transfer are packages that can be called (see verbs.py).
+_HOMES = {"apply": "tuneport.diff.run", "inspect": "tuneport.inspecting", "verify": "tuneport.transfer.verify"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("diff", "transfer"):
+        return importlib.import_module(f"tuneport.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'tuneport' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,157 @@
+"""Safetensors headers, read and checked.
+
+In come the first bytes of a file, out goes where each tensor's bytes lie. The promise: nothing is accepted that the
+official reader refuses (its rules are repeated here, with the same limits), and what is refused beyond it is refused
+on purpose: duplicate names, sub-byte formats, unknown fields, headers over 16 MiB. docs/formats.md lists them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.errors import CheckpointError
+
+# The official reader stops at 100 MB; a parsed header takes about ten times its bytes, which no memory bound survives.
+MAX_HEADER_BYTES = 16 * 2**20
+_SIZE_LIMIT = 2**64
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """One tensor of a header: its dtype, shape, and where its bytes lie, counted from the start of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+def header_length(prefix: bytes, file_size: int, where: str) -> int:
+    """Length in bytes of the JSON header, from a file's first eight bytes and its size."""
+    if file_size < 8 or len(prefix) < 8:
+        raise CheckpointError(f"{where}: {file_size} bytes is too short for a safetensors file. Download it again.")
+    length = int.from_bytes(prefix[:8], "little")
+    if length + 8 > file_size:
+        raise CheckpointError(
+            f"{where}: the header claims {length} bytes, but the file has only {file_size}. "
+            "It is cut short, or no safetensors file; download it again."
+        )
+    if length > MAX_HEADER_BYTES:
+        raise CheckpointError(f"{where}: a header of {length} bytes is over the limit of {MAX_HEADER_BYTES} bytes.")
+    return length
+
+
+def parse_header(header: bytes, file_size: int, where: str) -> dict[str, TensorRange]:
+    """Tensors by name, in the order of their bytes.
+
+    ``header`` is the JSON between the eight length bytes and the data, ``file_size`` the size of the whole file,
+    ``where`` what to call the file in an error. Raises `CheckpointError` for whatever the official reader refuses.
+    """
+    entries = dict(_entries(_load_json(header, where), where))
+    data_start = 8 + len(header)
+    tensors: dict[str, TensorRange] = {}
+    position = 0
+    for name, (dtype, shape, begin, end) in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if begin != position or end < begin:
+            raise CheckpointError(
+                f"{where}: tensor `{name}` lies at bytes {begin}–{end}, expected from byte {position} on; "
+                "ranges must follow each other without gap or overlap."
+            )
+        count = 1
+        for extent in shape:
+            count *= extent
+            if count >= _SIZE_LIMIT:
+                raise CheckpointError(f"{where}: tensor `{name}` has an impossible shape {list(shape)}.")
+        nbytes = count * DTYPES[dtype].itemsize
+        if nbytes != end - begin:
+            raise CheckpointError(
+                f"{where}: tensor `{name}` is {dtype} {list(shape)}, that is {nbytes} bytes, "
+                f"but the header gives it {end - begin}."
+            )
+        tensors[name] = TensorRange(dtype, shape, data_start + begin, nbytes)
+        position = end
+    if data_start + position != file_size:
+        raise CheckpointError(
+            f"{where}: the header describes {data_start + position} bytes, the file has {file_size}. "
+            "It is cut short or was changed; download it again."
+        )
+    return tensors
+
+
+def render_header(tensors: Mapping[str, tuple[str, tuple[int, ...], int, int]], metadata: Mapping[str, str]) -> bytes:
+    """A file's first bytes: eight of length, then JSON padded to a multiple of eight.
+
+    ``tensors`` maps each name to (dtype, shape, begin, end), byte offsets counted from the end of the header.
+    """
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    for name, (dtype, shape, begin, end) in tensors.items():
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _load_json(header: bytes, where: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise CheckpointError(f"{where}: the header names {twice[0]!r} twice; which one counts cannot be known.")
+        return result
+
+    def whole(text: str) -> int:
+        if text.startswith("-") or len(text) > 20:
+            raise CheckpointError(f"{where}: the header holds {text[:40]}, where sizes and offsets stand.")
+        return int(text)
+
+    def refuse(text: str) -> NoReturn:
+        raise CheckpointError(f"{where}: the header holds {text[:40]}, where only whole numbers may stand.")
+
+    if not header.startswith(b"{"):
+        raise CheckpointError(f"{where}: the header does not begin with '{{'; this is no safetensors file.")
+    try:
+        text = header.decode("utf-8")
+        parsed = json.loads(text, object_pairs_hook=unique, parse_int=whole, parse_float=refuse, parse_constant=refuse)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{where}: the header is not valid JSON ({error}).") from None
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def _entries(parsed: dict[str, Any], where: str) -> Iterator[tuple[str, tuple[str, tuple[int, ...], int, int]]]:
+    for name, info in parsed.items():
+        _check_text(name, where)
+        if name == "__metadata__":
+            if info is None:
+                continue
+            if not isinstance(info, dict) or not all(isinstance(value, str) for value in info.values()):
+                raise CheckpointError(f"{where}: `__metadata__` in the header must map strings to strings.")
+            for key, value in info.items():
+                _check_text(key, where)
+                _check_text(value, where)
+            continue
+        if not isinstance(info, dict) or set(info) != {"dtype", "shape", "data_offsets"}:
+            raise CheckpointError(f"{where}: tensor `{name}` must have dtype, shape and data_offsets, and nothing else.")
+        dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in DTYPES:
+            raise CheckpointError(
+                f"{where}: tensor `{name}` has the dtype {dtype!r}, which tuneport does not read (sub-byte formats "
+                f"have no byte ranges). It reads {', '.join(DTYPES)}."
+            )
+        if not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
+            raise CheckpointError(f"{where}: tensor `{name}` has a malformed shape or data_offsets.")
+        yield name, (dtype, tuple(shape), offsets[0], offsets[1])
+
+
+def _is_sizes(values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < _SIZE_LIMIT for value in values)
+
+
+def _check_text(text: str, where: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise CheckpointError(f"{where}: the header holds half a surrogate pair in {text.encode('unicode_escape')!r}.")

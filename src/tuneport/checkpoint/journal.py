@@ -1,0 +1,128 @@
+"""What a run has done so far, one JSON record a line, so that a killed run can go on.
+
+The first record is the plan, written whole or not at all. Then come records of runs (who holds the folder) and of
+leaves: 4 MiB of a tensor that are on disk, with their digest. A last line that a kill cut short is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from tuneport.errors import OutputError
+
+NAME = "journal.jsonl"
+
+
+@dataclass(frozen=True)
+class LeafRecord:
+    """One finished leaf: the digest of its bytes, the sums of its piece, and its count of NaN and infinity."""
+
+    digest: bytes
+    sums: tuple[float, ...]
+    nonfinite: int = 0
+
+
+class Journal:
+    """Appends to the journal of a folder; safe to use from several threads."""
+
+    def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
+        """Open the folder's journal, or begin one with ``plan``. Raises `OutputError` if it was begun otherwise."""
+        self.path = folder / NAME
+        self._lock = Lock()
+        self.leaves: dict[tuple[str, int], LeafRecord] = {}
+        if not self.path.exists():
+            fresh = folder / f"{NAME}.new"
+            fresh.write_text(json.dumps({"plan": plan}) + "\n", encoding="utf-8")
+            fresh.rename(self.path)
+        else:
+            self._read(plan)
+        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._append({"run": _this_process()})
+
+    def _read(self, plan: Mapping[str, Any]) -> None:
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        try:
+            records = [json.loads(line) for line in whole.splitlines()]
+            begun = records[0]["plan"]
+            for record in records[1:]:
+                if "leaf" in record:
+                    sums = tuple(float.fromhex(value) for value in record["sums"])
+                    entry = LeafRecord(bytes.fromhex(record["digest"]), sums, int(record["nonfinite"]))
+                    self.leaves[record["tensor"], int(record["leaf"])] = entry
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise OutputError(
+                f"{self.path} is damaged ({error}). Remove {self.path.parent.name} and run again; it starts anew."
+            ) from None
+        different = differing_fields(begun, dict(json.loads(json.dumps(plan))))
+        if different:
+            raise OutputError(
+                f"{self.path.parent} was begun with another plan; what differs: {'; '.join(different)}.\n"
+                f"Give the same inputs and choices to go on, or remove {self.path.parent.name} to start anew."
+            )
+        if len(whole) < len(content):
+            os.truncate(self.path, len(whole))
+
+    def add(self, tensor: str, leaf: int, record: LeafRecord) -> None:
+        """Note that a leaf's bytes are written."""
+        sums = [value.hex() for value in record.sums]
+        entry = {"tensor": tensor, "leaf": leaf, "digest": record.digest.hex(), "sums": sums, "nonfinite": record.nonfinite}
+        self._append(entry)
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        line = (json.dumps(record) + "\n").encode()
+        with self._lock:
+            written = os.write(self._descriptor, line)
+            if written < len(line):
+                raise OSError(28, os.strerror(28), str(self.path))
+
+    def close(self) -> None:
+        """Close the file; the journal stays."""
+        os.close(self._descriptor)
+
+
+def holder(folder: Path) -> str:
+    """Who began the run that last wrote to the folder's journal, for a message."""
+    try:
+        lines = (folder / NAME).read_bytes().splitlines()
+    except OSError:
+        return "another run"
+    for line in reversed(lines):
+        try:
+            run = json.loads(line).get("run")
+        except (ValueError, AttributeError):
+            continue
+        if isinstance(run, dict):
+            return f"process {run.get('pid')} on {run.get('host')}, since {run.get('since')}"
+    return "another run"
+
+
+def differing_fields(one: Any, other: Any, path: str = "") -> list[str]:
+    """Names of the fields in which two JSON values differ, with both values where they are short."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        found = []
+        for key in sorted(set(one) | set(other)):
+            found += differing_fields(one.get(key), other.get(key), f"{path}.{key}" if path else str(key))
+        return found
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [line for i, pair in enumerate(zip(one, other, strict=True)) for line in differing_fields(*pair, f"{path}[{i}]")]
+    if one == other:
+        return []
+    return [f"{path} (then {_short(one)}, now {_short(other)})"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _this_process() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}

@@ -1,0 +1,143 @@
+"""The three-way merge of one value, as git merges a line.
+
+In come base's, tuned's and target's value of a field, out goes the side that decides and the reason in words, or a
+conflict that only a person can settle. What the fields are and how they are spelled is for the callers to know.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeVar, cast
+
+Side = Literal["base", "tuned", "target"]
+SIDES: tuple[Side, Side, Side] = ("base", "tuned", "target")
+
+T = TypeVar("T")
+
+
+class Three(NamedTuple):
+    """One thing as each of the three models has it."""
+
+    base: Any
+    tuned: Any
+    target: Any
+
+    def of(self, side: str) -> Any:
+        """The thing as one of the three has it."""
+        return self[SIDES.index(cast(Side, side))]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was chosen for one subject (``config.rope_scaling``), and why."""
+
+    subject: str
+    choice: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field in which the three models do not agree, and what the output has there."""
+
+    field: str
+    base: Any
+    tuned: Any
+    target: Any
+    output: Any
+
+
+@dataclass
+class Findings:
+    """What a merge has to say, gathered while it runs, so that every fault is told at once."""
+
+    decisions: list[Decision] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def decided(self, subject: str, choice: str, reason: str) -> None:
+        """Note one decision."""
+        self.decisions.append(Decision(subject, choice, reason))
+
+    def differ(self, subject: str, shown: Three, output: Any) -> None:
+        """Note that the three models do not agree on ``subject``."""
+        self.differences.append(Difference(subject, *shown, output))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which side a value comes from. A conflict keeps the target's value until a person decides."""
+
+    side: Side
+    reason: str
+    conflict: bool = False
+
+
+def three_way(values: Three, *, manner: bool, choice: str | None = None) -> Verdict:
+    """Merge one value: what the fine-tuning changed comes along, what the new version changed stays.
+
+    ``manner`` says that the value may come from the tuned model although the target has changed it too; without it
+    (architecture) a change by the fine-tuning is a conflict, unless the target made the same one. ``choice`` is
+    what a person said with ``--config`` or ``--sidecar``.
+    """
+    base, tuned, target = values
+    if choice is not None:
+        return Verdict(cast(Side, choice), "asked for")
+    if same(tuned, target):
+        return Verdict("target", "tuned = target")
+    if same(tuned, base):
+        return Verdict("target", "tuned = base")
+    if not manner:
+        return Verdict("target", "the fine-tuning changed the architecture", conflict=True)
+    if same(target, base):
+        return Verdict("tuned", "target = base, the fine-tuning changed it")
+    return Verdict("tuned", "all three differ, manners come from the tuned model")
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal: 10000 is 10000.0, NaN is NaN, true is not 1."""
+    if isinstance(one, bool) != isinstance(other, bool):
+        return False
+    if isinstance(one, float) and isinstance(other, float) and one != one and other != other:
+        return True
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def conflict(what: str, shown: Three, flag: str) -> str:
+    """The refusal of one architecture field: its three values and the flag that decides."""
+    values = ", ".join(f"{side} {in_short(value)}" for side, value in zip(SIDES, shown, strict=True))
+    return (
+        f"{what}: {values}. The fine-tuning changed how the model computes, and the target was not trained that "
+        f"way. Decide with --config {flag}=base|tuned|target."
+    )
+
+
+def in_short(value: Any, most: int = 160) -> str:
+    """A value for a message: JSON, cut in the middle of nowhere when it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def choices_under(prefixes: tuple[str, ...], choices: Mapping[str, str]) -> dict[str, str]:
+    """The choices of one file, without the file's prefix: ``generation.top_p`` → ``top_p``."""
+    return {
+        name.removeprefix(prefix): side
+        for prefix in prefixes
+        for name, side in choices.items()
+        if name.startswith(prefix)
+    }
+
+
+def render(value: Any) -> bytes:
+    """JSON as transformers writes it: two spaces, text as it is, a newline at the end."""
+    try:
+        return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell and UTF-8 cannot
+        return (json.dumps(value, indent=2) + "\n").encode()

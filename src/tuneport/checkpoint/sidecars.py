@@ -1,0 +1,212 @@
+"""The files beside the weights: which one travels, and why.
+
+In come the three folders and a person's choices, out go the output's files, by contents or as files to be copied,
+with every decision and its reason. The promise: the target's body and the tuned model's manners, nothing that is
+not on the list of files that may travel, and every reason to stop at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuneport.checkpoint import generation, tokenizer_settings
+from tuneport.checkpoint.bystanders import copy_code, licences_of, merge_licences, tell_left_behind
+from tuneport.checkpoint.chat_template import NAMES, SUBJECT, merge_template
+from tuneport.checkpoint.config import DTYPE
+from tuneport.checkpoint.config_merge import ConfigChoices, choosable_fields, merge_config
+from tuneport.checkpoint.dtypes import DTYPES, FLOAT_SPELLINGS
+from tuneport.checkpoint.folder import TOKENIZER_FILES, SidecarFolder
+from tuneport.checkpoint.merge3 import SIDES, Decision, Difference, Findings, Three, choices_under, render
+from tuneport.checkpoint.sidecar_files import (
+    CONFIG,
+    GENERATION_CONFIG,
+    SPECIAL_TOKENS,
+    TOKENIZER_CONFIG,
+    SidecarFiles,
+    read_sidecars,
+)
+from tuneport.checkpoint.token_names import TokenNames
+from tuneport.checkpoint.tokenizer import TokenChanges, Tokenizer, edit_added_tokens_decoder, edit_tokenizer
+
+__all__ = ["Decision", "Difference", "Sidecars", "merge_sidecars"]
+
+Files = dict[str, bytes | Path]
+
+
+@dataclass(frozen=True)
+class Sidecars:
+    """What stands beside the output's weights, and why."""
+
+    files: Mapping[str, bytes | Path]
+    decisions: tuple[Decision, ...]
+    differences: tuple[Difference, ...]
+    refusals: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Merge:
+    """What every part of the merge looks at; ``findings`` gathers what it has to say."""
+
+    folders: Three
+    read: SidecarFiles
+    config_sides: Mapping[str, str]
+    file_sides: Mapping[str, str]
+    changes: TokenChanges
+    names: TokenNames
+    findings: Findings
+
+
+def merge_sidecars(
+    base: SidecarFolder,
+    tuned: SidecarFolder,
+    target: SidecarFolder,
+    *,
+    changes: TokenChanges,
+    tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None,
+    config_choices: Mapping[str, str],
+    sidecar_choices: Mapping[str, str],
+    dtype: str | None,
+    vocab_rows: int | None,
+) -> Sidecars:
+    """Merge the sidecars of three models (SEMANTICS, "Sidecars: a three-way merge").
+
+    ``tokenizers`` is None where they are byte-identical. ``config_choices`` maps config fields (dotted;
+    ``generation.FIELD`` and ``tokenizer.FIELD`` for the other files) and ``sidecar_choices`` file names to base,
+    tuned or target. ``dtype`` is a safetensors name, ``vocab_rows`` the rows of an embedding that grew. Raises
+    `CheckpointError` for files that cannot be read; reasons to stop come back as ``refusals``.
+    """
+    folders = Three(base, tuned, target)
+    read, findings = read_sidecars(folders), Findings()
+    findings.refusals += _unknown_choices(read, folders, config_choices, sidecar_choices)
+    task = _Merge(
+        folders,
+        read,
+        {name: side for name, side in config_choices.items() if side in SIDES},
+        {SUBJECT if name in NAMES else name: side for name, side in sidecar_choices.items() if side in SIDES},
+        changes,
+        TokenNames(tokenizers, changes),
+        findings,
+    )
+    files: Files = {}
+    files |= _config(task, None if dtype is None else DTYPES[FLOAT_SPELLINGS.get(dtype, dtype)].torch, vocab_rows)
+    files |= _generation(task)
+    files |= _tokenizer(task)
+    files |= merge_licences(folders, task.file_sides, findings)
+    files |= copy_code(target, findings)
+    tell_left_behind(folders, findings)
+    return Sidecars(
+        dict(sorted(files.items())),
+        tuple(findings.decisions),
+        tuple(findings.differences),
+        tuple(findings.refusals),
+        tuple(findings.warnings),
+    )
+
+
+def _config(task: _Merge, dtype: str | None, vocab_rows: int | None) -> Files:
+    configs = task.read.configs
+    if configs.target is None:
+        task.findings.warnings.append("None of the three models has a config.json; the output has none either.")
+        return {}
+    # The file's dtype describes the weights, which stay the target's whoever gives the other fields.
+    fields = {name for name in choosable_fields(configs) if not name.endswith(DTYPE)}
+    sides = _sides(task, CONFIG, fields, task.config_sides)
+    output = merge_config(configs, ConfigChoices(sides, dtype, vocab_rows), task.names, task.findings)
+    return {CONFIG: _file(task, CONFIG, configs.target, output)}
+
+
+def _generation(task: _Merge) -> Files:
+    generations = task.read.generations
+    configs = Three(*(config or {} for config in task.read.configs))
+    asked = choices_under(generation.PREFIXES, task.config_sides)
+    sides = _sides(task, GENERATION_CONFIG, generation.choosable_settings(generations), asked)
+    whole = task.file_sides.get(GENERATION_CONFIG)
+    if whole is not None and generations.of(whole) is None:
+        return {}
+    output = generation.merge_generation(generations, configs, sides, task.names, task.findings)
+    if output is None:
+        return {}
+    if generations.target is None and whole is None:
+        task.findings.decided(GENERATION_CONFIG, "tuned", "the target has none")
+    return {GENERATION_CONFIG: _file(task, GENERATION_CONFIG, generations.target, output)}
+
+
+def _tokenizer(task: _Merge) -> Files:
+    target: SidecarFolder = task.folders.target
+    templates, tokenizers = task.read.templates, task.read.tokenizers
+    if templates.target is None and not any(target.has(name) for name in (*TOKENIZER_FILES, TOKENIZER_CONFIG)):
+        if any(template is not None for template in templates):
+            task.findings.decided(SUBJECT, "left behind", "the target has no tokenizer")
+        return {}
+    files: Files = {name: target.path / name for name in TOKENIZER_FILES if target.has(name)}
+    if task.changes:
+        files |= edit_tokenizer(target, task.changes, task.folders.tuned)
+    special_tokens = tokenizer_settings.choosable_special_tokens(tokenizers)
+    settings = tokenizer_settings.choosable_settings(tokenizers)
+    sides = choices_under(tokenizer_settings.PREFIXES, task.config_sides)
+    sides = _sides(task, SPECIAL_TOKENS, special_tokens, sides)
+    sides = _sides(task, TOKENIZER_CONFIG, special_tokens | settings, sides)
+    config, special = tokenizer_settings.merge_tokenizer_settings(tokenizers, sides, task.names, task.findings)
+    has_config = bool(config) or target.has(TOKENIZER_CONFIG)
+    choice = task.file_sides.get(SUBJECT)
+    placed = merge_template(task.folders, templates, choice, has_config, task.names, task.findings)
+    files |= placed.files
+    config.pop("chat_template", None) if placed.in_config is None else config.update(
+        chat_template=placed.in_config
+    )
+    config = edit_added_tokens_decoder(config, task.changes)
+    if has_config:
+        files[TOKENIZER_CONFIG] = _file(task, TOKENIZER_CONFIG, tokenizers.target.config, config)
+    if special or target.has(SPECIAL_TOKENS):
+        files[SPECIAL_TOKENS] = _file(task, SPECIAL_TOKENS, tokenizers.target.special, special)
+    return files
+
+
+def _sides(task: _Merge, file: str, fields: set[str], asked: Mapping[str, str]) -> dict[str, str]:
+    """Choices by field: those of a whole file (``--sidecar``), overruled by those of one field (``--config``)."""
+    side = task.file_sides.get(file)
+    if side is None:
+        return dict(asked)
+    task.findings.decided(file, side, "asked for with --sidecar")
+    return dict.fromkeys(fields, side) | dict(asked)
+
+
+def _file(task: _Merge, name: str, own: Mapping[str, Any] | None, output: Mapping[str, Any]) -> bytes | Path:
+    """The target's own file where nothing in it changes, byte for byte; else the merged contents."""
+    text = render(output)
+    path: Path = task.folders.target.path / name
+    return path if own is not None and text == render(own) else text
+
+
+def _unknown_choices(
+    read: SidecarFiles, folders: Three, config_choices: Mapping[str, str], sidecar_choices: Mapping[str, str]
+) -> list[str]:
+    tokens = tokenizer_settings.choosable_special_tokens(read.tokenizers)
+    tokens |= tokenizer_settings.choosable_settings(read.tokenizers)
+    known = {
+        "": choosable_fields(Three(*(config or {} for config in read.configs))),
+        **dict.fromkeys(generation.PREFIXES, generation.choosable_settings(read.generations)),
+        **dict.fromkeys(tokenizer_settings.PREFIXES, tokens),
+    }
+    refusals = []
+    for name in config_choices:
+        prefix = next(prefix for prefix in reversed(known) if name.startswith(prefix))
+        if name.removeprefix(prefix) not in known[prefix]:
+            names = ", ".join(sorted(prefix + field for field in known[prefix]))
+            refusals.append(
+                f"--config {name}: there is no such field here. Known are {names}"
+                + (", and generation.FIELD and tokenizer.FIELD." if not prefix else ".")
+            )
+    files = {CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS, *NAMES}
+    files |= {name for folder in folders for name in licences_of(folder)}
+    for name in sidecar_choices.keys() - files:
+        refusals.append(f"--sidecar {name}: there is no such choice here. Known are {', '.join(sorted(files))}.")
+    for flag, choices in (("--config", config_choices), ("--sidecar", sidecar_choices)):
+        for name, side in choices.items():
+            if side not in SIDES:
+                refusals.append(f"{flag} {name}={side}: a side is base, tuned or target.")
+    return refusals

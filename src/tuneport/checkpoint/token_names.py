@@ -1,0 +1,121 @@
+"""Token ids carried by token string.
+
+In come ids as a config of base, tuned or target has them, out go the ids of the same strings in the output's
+tokenizer. The promise: an id is never copied between models whose tokenizers differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from tuneport.checkpoint.merge3 import SIDES, Side
+from tuneport.checkpoint.tokenizer import TokenChanges, Tokenizer
+
+_TOKEN_FIELD = re.compile(r"(^|_)token_(id|ids|index)$")
+_TOKEN_LISTS = {
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "bad_words_ids",
+    "force_words_ids",
+    "forced_decoder_ids",
+    "sequence_bias",
+}  # fmt: skip  (one list)
+
+# A token is known by its string; where no string is known (identical tokenizers, -1, padded rows) by its id.
+Name = str | int
+
+
+class TokenNames:
+    """The strings behind ids, of the three tokenizers and of the output's.
+
+    ``tokenizers`` is None where they are byte-identical: then an id means the same everywhere.
+    """
+
+    def __init__(self, tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None, changes: TokenChanges) -> None:
+        """Names for base, tuned and target, whose output differs from the target by ``changes``."""
+        self._tokenizers = tokenizers
+        self.renamed = dict(changes.renamed)
+        self._old_names = {new: old for old, new in changes.renamed}
+        self._added = {token.token: token.id for token in changes.added}
+
+    def name(self, side: Side, token_id: int) -> Name:
+        """The string of ``token_id`` in one model's tokenizer, or the id itself where it has none."""
+        if self._tokenizers is None:
+            return token_id
+        name = self._tokenizers[SIDES.index(side)].token(token_id)
+        return token_id if name is None else name
+
+    def output_id(self, side: Side, token_id: int) -> int | None:
+        """The id, in the output, of the token that ``side`` calls ``token_id``; None where the output lacks it."""
+        # The output's ids are the target's: renames are in place, additions come behind.
+        if self._tokenizers is None or side == "target" or token_id < 0:
+            return token_id
+        name = self.name(side, token_id)
+        if isinstance(name, int):
+            return None
+        if name in self._added:
+            return self._added[name]
+        if name in self.renamed:
+            return None
+        return self._tokenizers[2].ids.get(self._old_names.get(name, name))
+
+    def has(self, token: str) -> bool:
+        """Whether the output's tokenizer knows ``token``; identical tokenizers are taken at their word."""
+        if self._tokenizers is None or token in self._added or token in self._old_names:
+            return True
+        return token in self._tokenizers[2].ids and token not in self.renamed
+
+    def mentioned_but_missing(self, text: str) -> list[str]:
+        """Added tokens of any of the three models that ``text`` mentions and the output lacks."""
+        if self._tokenizers is None:
+            return []
+        known = {token for tokenizer in self._tokenizers for token in tokenizer.added}
+        return sorted(token for token in known if token and token in text and not self.has(token))
+
+    def named(self, side: Side, field: str, value: Any) -> Any:
+        """``value`` with ids replaced by strings, fit for comparing. A set of end tokens has no order."""
+        names = map_ids(field, value, lambda token_id: self.name(side, token_id))
+        if field == "eos_token_id" and names is not None:
+            return sorted(set(map(str, names if isinstance(names, list) else [names])))
+        return names
+
+    def carried(self, side: Side, field: str, value: Any) -> tuple[Any, list[str]]:
+        """``value`` with the output's ids, and the tokens that the output lacks."""
+        missing: list[str] = []
+
+        def carry(token_id: int) -> int:
+            there = self.output_id(side, token_id)
+            if there is None:
+                name = self.name(side, token_id)
+                missing.append(f"`{name}`" if isinstance(name, str) else f"id {name}, which has no string")
+            return -1 if there is None else there
+
+        return map_ids(field, value, carry), missing
+
+
+def is_token_field(name: str) -> bool:
+    """Whether a field of config.json or generation_config.json holds token ids."""
+    return name in _TOKEN_LISTS or _TOKEN_FIELD.search(name) is not None
+
+
+def map_ids(field: str, value: Any, change: Callable[[int], Name]) -> Any:
+    """``value`` of a token field with every id changed; what is no id (a position, a bias) stays."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return change(value)
+    if not isinstance(value, list):
+        return value
+    if field == "forced_decoder_ids":  # pairs of position and id
+        return [
+            [*pair[:1], *(map_ids("", item, change) for item in pair[1:])] if isinstance(pair, list) else pair
+            for pair in value
+        ]  # fmt: skip  (one shape a line)
+    if field == "sequence_bias":  # pairs of ids and bias
+        return [
+            [*(map_ids("", item, change) for item in pair[:1]), *pair[1:]] if isinstance(pair, list) else pair
+            for pair in value
+        ]  # fmt: skip  (one shape a line)
+    return [map_ids("", item, change) for item in value]

@@ -1,0 +1,266 @@
+"""The output's tokenizer files: the target's, with tokens renamed in place and added at the end.
+
+In come the target's files, the changes, and the tuned model's files (for the merges and scores of added pieces); out
+come the files that differ, by name. The promise: every token of the target keeps its id and its meaning, each added
+token gets the id that was said, and the result is read again to prove it before it is given out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.checkpoint.token_changes import TokenChanges, edit_entries
+from tuneport.checkpoint.tokenizer import (
+    assign_added,
+    entries_elsewhere,
+    read_added_entries,
+    read_plain_vocabulary,
+    read_vocabulary,
+    tokenizer_text,
+)
+from tuneport.checkpoint.tokenizer_text import Span, TokenizerText, indentation, locate_sections, render
+from tuneport.errors import SidecarError
+
+# Sections of a tokenizer.json that may name a special token by its string.
+_NAMING_SECTIONS = ("padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+# What the official readers take for these files when there is no tokenizer.json beside them; none can be edited here.
+_NATIVE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json", "qwen.tiktoken")
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """What the vocabulary proper gains: ids by string, merges or scores from the tuned model, renamed strings."""
+
+    names: Mapping[str, str]
+    ids: Mapping[str, int]
+    merges: tuple[tuple[str, str], ...]
+    scores: Mapping[str, float]
+
+
+def edited_files(target: SidecarFolder, changes: TokenChanges, tuned: SidecarFolder) -> dict[str, bytes]:
+    """The target's tokenizer files that change, by name."""
+    if not changes:
+        return {}
+    names = dict(changes.renamed)
+    text = tokenizer_text(target)
+    vocabulary = read_plain_vocabulary(target) if text is None else read_vocabulary(text)
+    before = dict(vocabulary)
+    added = assign_added(before, read_added_entries(text) if text else [], entries_elsewhere(target))
+    wanted = {names.get(token, token): id for token, id in before.items()}
+    wanted |= {token.token: token.id for token in changes.added}
+    own = {token.token: token.id for token in changes.added if not token.entry}
+    listed = edit_entries(list(added.values()), changes)
+    merges, scores = _tuned_pieces(tuned, text, set(own), set(wanted)) if own else ((), {})
+    pieces = _Pieces(names, _inserts(vocabulary, names, own, listed, wanted), merges, scores)
+
+    files: dict[str, bytes] = {}
+    if text is not None:
+        files["tokenizer.json"] = _edit_tokenizer_json(text, changes, pieces, wanted)
+    files |= _edit_plain_vocabulary(target, pieces)
+    files |= _edit_added_tokens_json(target, changes, needed=text is None)
+    return {name: content for name, content in files.items() if content != target.read(name)}
+
+
+def stale_files(target: SidecarFolder, changes: TokenChanges) -> list[str]:
+    """The target's tokenizer files that cannot be edited and would contradict the output's: to be left behind."""
+    return [name for name in _NATIVE_FILES if changes and target.has(name)]
+
+
+def can_rename(target: SidecarFolder, tokens: set[str]) -> set[str]:
+    """Those tokens of the target that no merge builds or uses, so that a new name breaks no other token."""
+    text = tokenizer_text(target)
+    vocabulary = read_plain_vocabulary(target) if text is None else read_vocabulary(text)
+    used: set[str] = set()
+    in_question = tokens & vocabulary.keys()
+    if not in_question:
+        return tokens
+    for merge in _merges(target, text):
+        used |= in_question.intersection((*merge, "".join(merge)))
+    return tokens - used
+
+
+def _inserts(
+    vocabulary: Mapping[str, int],
+    names: Mapping[str, str],
+    own: Mapping[str, int],
+    listed: list[dict[str, Any]],
+    wanted: Mapping[str, int],
+) -> dict[str, int]:
+    """What the vocabulary proper must gain so that every token gets the id that is ``wanted``.
+
+    Added tokens outside the vocabulary get their ids by counting on from it. Where counting would give others (the
+    vocabulary has gaps, or grows itself), they are written into the vocabulary too, which pins them.
+    """
+    renamed = {names.get(token, token): id for token, id in vocabulary.items()}
+    counted = renamed | own
+    assign_added(counted, sorted(listed, key=lambda entry: wanted[entry["content"]]))
+    gapless = max(renamed.values(), default=-1) + 1 == len(renamed)  # else releases of the library count differently
+    if counted == wanted and gapless:
+        return dict(own)
+    return {token: id for token, id in wanted.items() if token not in renamed}
+
+
+def _edit_tokenizer_json(
+    text: TokenizerText, changes: TokenChanges, pieces: _Pieces, wanted: Mapping[str, int]
+) -> bytes:
+    if "added_tokens" not in text.members:
+        text = locate_sections(text.data.replace(b"{", b'{"added_tokens": [], ', 1), text.where)
+    entries = edit_entries(read_added_entries(text), changes)
+    entries.sort(key=lambda entry: wanted[entry["content"]])
+    splices: dict[Span, tuple[Any, int]] = {text.members["added_tokens"]: (entries, 1)}
+    result = _splice(text, _sections(text, pieces, set(changes.entries), splices))
+    result = _append_merges(text.where, result, pieces.merges)
+
+    proof = locate_sections(result, f"{text.where} as edited")
+    ids = read_vocabulary(proof)
+    assign_added(ids, read_added_entries(proof))
+    wrong = [token for token, id in ids.items() if wanted.get(token) != id]
+    wrong += [token.token for token in changes.added if token.token not in ids]
+    if wrong:
+        raise SidecarError(
+            f"{text.where}: the token {wrong[0]!r} cannot get the id {wanted.get(wrong[0])} (it would be "
+            f"{ids.get(wrong[0])}), because the vocabulary is a list that ends elsewhere. Pass `--new-tokens drop`."
+        )
+    return result
+
+
+def _sections(
+    text: TokenizerText,
+    pieces: _Pieces,
+    special: set[str],
+    splices: dict[Span, tuple[Any, int]],
+) -> dict[Span, tuple[Any, int]]:
+    """The sections that change, each with its new value and the depth at which it stands."""
+    names = {old: new for old, new in pieces.names.items() if new in special}
+    for section in _NAMING_SECTIONS if names else ():
+        value = text.member(section)
+        renamed = _rename_everywhere(value, names)
+        if renamed != value:
+            splices[text.members[section]] = (renamed, 1)
+    unknown = text.model_member("unk_token")
+    if unknown in pieces.names:
+        splices[text.model["unk_token"]] = (pieces.names[unknown], 2)
+    vocab = text.model_member("vocab")
+    if isinstance(vocab, list):
+        edited: Any = [[pieces.names.get(piece, piece), score] for piece, score in vocab]
+        edited += [[piece, pieces.scores.get(piece, 0.0)] for piece in sorted(pieces.ids, key=pieces.ids.__getitem__)]
+    else:
+        edited = _edit_vocabulary(vocab, pieces)
+    if edited != vocab:
+        splices[text.model["vocab"]] = (edited, 2)
+    return splices
+
+
+def _edit_vocabulary(vocab: Mapping[str, int], pieces: _Pieces) -> dict[str, int]:
+    renamed = {pieces.names.get(token, token): id for token, id in vocab.items()}
+    return renamed | dict(sorted(pieces.ids.items(), key=lambda item: item[1]))
+
+
+def _splice(text: TokenizerText, splices: Mapping[Span, tuple[Any, int]]) -> bytes:
+    indent = indentation(text.data)
+    parts: list[bytes] = []
+    position = 0
+    for span, (value, level) in sorted(splices.items(), key=lambda item: item[0].start):
+        parts += [text.data[position : span.start], render(value, indent, level, text.data)]
+        position = span.end
+    return b"".join([*parts, text.data[position:]])
+
+
+def _append_merges(where: str, data: bytes, merges: tuple[tuple[str, str], ...]) -> bytes:
+    """The document with merges appended: last in rank, so that no merge of the target is decided otherwise."""
+    if not merges:
+        return data
+    text = locate_sections(data, where)
+    span = text.model["merges"]
+    old = data[span.start : span.end]
+    body = old[1:-1].strip()
+    as_pairs = body.startswith(b"[")
+    indent = indentation(data)
+    items = [list(merge) if as_pairs else " ".join(merge) for merge in merges]
+    rendered = [render(item, indent, 3, data) for item in items]
+    gap = b"" if indent is None else b"\n" + b" " * (indent * 3)
+    last = b"" if indent is None else b"\n" + b" " * (indent * 2)
+    joined = b"".join(b"," + gap + item for item in rendered)
+    if not body:
+        joined = joined[1:]
+    return data[: span.start] + b"[" + (gap + body if body else b"") + joined + last + b"]" + data[span.end :]
+
+
+def _tuned_pieces(
+    tuned: SidecarFolder, target: TokenizerText | None, own: set[str], known: set[str]
+) -> tuple[tuple[tuple[str, str], ...], dict[str, float]]:
+    """What makes the tuned model's ``own`` pieces come out of text: their merges in its order, or their scores."""
+    text = tokenizer_text(tuned)
+    if text is not None and isinstance(text.model_member("vocab"), list):
+        return (), {piece: score for piece, score in text.model_member("vocab") if piece in own}
+    if target is not None and ("merges" not in target.model or target.model_member("continuing_subword_prefix")):
+        return (), {}
+    kept = [
+        (left, right)
+        for left, right in _merges(tuned, text)
+        if not own.isdisjoint((left, right, left + right)) and {left, right, left + right} <= known
+    ]
+    return tuple(kept), {}
+
+
+def _merges(folder: SidecarFolder, text: TokenizerText | None) -> Iterator[tuple[str, str]]:
+    if text is not None:
+        yield from text.merges()
+        return
+    for line in (folder.text("merges.txt") or "").split("\n"):
+        left, _, right = line.rstrip("\r").partition(" ")
+        if right and not line.startswith("#version"):
+            yield left, right
+
+
+def _edit_plain_vocabulary(target: SidecarFolder, pieces: _Pieces) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    data = target.read("vocab.json")
+    vocabulary = read_plain_vocabulary(target) if data is not None else {}
+    if data is not None and (pieces.names or pieces.ids):
+        edited = _edit_vocabulary(vocabulary, pieces)
+        files["vocab.json"] = render(edited, indentation(data), 0, data)
+    merges = target.text("merges.txt")
+    if merges is not None and pieces.merges:
+        lines = [f"{left} {right}" for left, right in pieces.merges]
+        files["merges.txt"] = "\n".join([merges.rstrip("\n"), *lines, ""]).encode("utf-8")
+    lines_text = target.text("vocab.txt")
+    if lines_text is not None and (pieces.names or pieces.ids):
+        lines = [pieces.names.get(line, line) for line in lines_text.removesuffix("\n").split("\n")]
+        for piece, id in sorted(pieces.ids.items(), key=lambda item: item[1]):
+            if id != len(lines):
+                raise SidecarError(
+                    f"{target.role} {target.label}: vocab.txt has {len(lines)} lines and added tokens after them, so "
+                    f"the piece {piece!r} cannot get the id {id}. Pass `--new-tokens drop`."
+                )
+            lines.append(piece)
+        files["vocab.txt"] = "\n".join([*lines, ""]).encode("utf-8")
+    return files
+
+
+def _edit_added_tokens_json(target: SidecarFolder, changes: TokenChanges, *, needed: bool) -> dict[str, bytes]:
+    """added_tokens.json where the target has one, or where nothing else would name the added tokens."""
+    old = target.json("added_tokens.json")
+    spelled = "added_tokens_decoder" in (target.json("tokenizer_config.json") or {})
+    if old is None and (spelled or not needed):
+        return {}
+    entries = [{"id": id, "content": content} for content, id in (old or {}).items()]
+    edited = {entry["content"]: entry["id"] for entry in edit_entries(entries, changes)}
+    return {"added_tokens.json": (json.dumps(edited, indent=2, ensure_ascii=False) + "\n").encode("utf-8")}
+
+
+def _rename_everywhere(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, list):
+        return [_rename_everywhere(item, names) for item in value]
+    if isinstance(value, dict):
+        return {
+            names.get(key, key): item if key == "type" else _rename_everywhere(item, names)
+            for key, item in value.items()
+        }
+    return value

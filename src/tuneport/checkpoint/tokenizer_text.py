@@ -1,0 +1,201 @@
+"""A tokenizer.json as text whose sections are located before any of them is parsed.
+
+In come the bytes of the file, out goes where each member of the document and of its model lies, so that a vocabulary
+is parsed without the merges beside it (280,000 of them take 100 MiB as Python objects) and a change rewrites one
+section and leaves every other byte as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tuneport.errors import CheckpointError
+
+# Possessive quantifiers never step back, so the expressions run in linear time and constant memory on any input.
+_SPACE = rb"[ \t\r\n]*+"
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_NUMBER = rb"-?+[0-9]++(?:\.[0-9]++)?+(?:[eE][-+]?+[0-9]++)?+"
+_SCALAR = rb"(?:" + _STRING + rb"|" + _NUMBER + rb"|true|false|null)"
+
+
+def _list_of(item: bytes) -> bytes:
+    more = rb"(?:" + _SPACE + rb"," + _SPACE + item + rb")*+"
+    return rb"\[" + _SPACE + rb"(?:" + item + more + rb")?+" + _SPACE + rb"\]"
+
+
+_STRING_AT = re.compile(_STRING)
+_SPACE_AT = re.compile(_SPACE)
+_SCALAR_AT = re.compile(_SCALAR)
+# A whole vocabulary or list of merges in one match; whatever else stands there is walked bracket by bracket.
+_LONG_LIST = re.compile(_list_of(rb"(?:" + _SCALAR + rb"|" + _list_of(_SCALAR) + rb")"))
+_LONG_OBJECT = re.compile(
+    _list_of(_STRING + _SPACE + rb":" + _SPACE + _SCALAR).replace(rb"\[", rb"\{", 1)[: -len(rb"\]")] + rb"\}"
+)
+_STRING_OR_BRACKET = re.compile(_STRING + rb"|[\[\]{}]")
+_ONE_MERGE = re.compile(
+    rb"\[" + _SPACE + rb"(" + _STRING + rb")" + _SPACE + rb"," + _SPACE + rb"(" + _STRING + rb")|(" + _STRING + rb")"
+)
+_HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes ``start`` to ``end`` of the document."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class TokenizerText:
+    """The bytes of a tokenizer.json, its members and its model's members; ``where`` names it in errors."""
+
+    where: str
+    data: bytes
+    members: dict[str, Span]
+    model: dict[str, Span]
+
+    def parse(self, span: Span) -> Any:
+        """The value that stands at one span."""
+        return parse_json(self.data[span.start : span.end], self.where)
+
+    def member(self, name: str) -> Any:
+        """One member of the document, or None where it is missing."""
+        return self.parse(self.members[name]) if name in self.members else None
+
+    def model_member(self, name: str) -> Any:
+        """One member of the model, or None where it is missing."""
+        return self.parse(self.model[name]) if name in self.model else None
+
+    def merges(self) -> Iterator[tuple[str, str]]:
+        """The merges of a BPE model one by one, written as "a b" or as ["a", "b"]."""
+        span = self.model.get("merges")
+        if span is None:
+            return
+        for match in _ONE_MERGE.finditer(self.data, span.start + 1, span.end):
+            left, right, together = match.groups()
+            if together is None:
+                yield _plain(left), _plain(right)
+            else:
+                first, _, second = _plain(together).partition(" ")
+                yield first, second
+
+
+def locate_sections(data: bytes, where: str) -> TokenizerText:
+    """Find the sections of a tokenizer.json; `CheckpointError` where it is no such document."""
+    text = _scan(data, where)
+    if text is None:
+        # Anything unusual (a name given twice, broken JSON): the full parser says what it means.
+        text = _scan(_canonical(parse_json(data, where), where), where)
+    if text is None or "vocab" not in text.model:
+        raise CheckpointError(f"{where} holds no model with a vocabulary; this is no tokenizer. Download it again.")
+    return text
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """JSON as Python values; `CheckpointError` for what is none, and for strings that are no text."""
+    try:
+        value = json.loads(data.decode("utf-8"))
+        if _HALF_SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise CheckpointError(f"{where} is nested too deeply for a tokenizer. Download it again.") from None
+    except ValueError as error:  # broken JSON, broken UTF-8, half a surrogate pair, a number of 5,000 digits
+        raise CheckpointError(f"{where} is not valid JSON ({error}). Download it again.") from None
+    return value
+
+
+def _canonical(document: Any, where: str) -> bytes:
+    try:
+        return json.dumps(document, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where} is not valid JSON ({error}). Download it again.") from None
+
+
+def indentation(data: bytes) -> int | None:
+    """Spaces per level the document is written with, or None where it stands on one line."""
+    match = re.match(rb"\{\r?\n( *)", data)
+    return len(match.group(1)) if match else None
+
+
+def render(value: Any, indent: int | None, level: int, like: bytes) -> bytes:
+    """JSON in the style of the document around it, for a value that stands ``level`` levels deep."""
+    if indent is None:
+        separators = (",", ":") if b'": ' not in like[:4096] else (", ", ": ")
+        return json.dumps(value, ensure_ascii=False, separators=separators).encode("utf-8")
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return text.replace("\n", "\n" + " " * (indent * level)).encode("utf-8")
+
+
+def _plain(string: bytes) -> str:
+    return str(json.loads(string)) if b"\\" in string else string[1:-1].decode("utf-8")
+
+
+def _scan(data: bytes, where: str) -> TokenizerText | None:
+    members: dict[str, Span] = {}
+    model: dict[str, Span] = {}
+    end = _scan_object(data, _skip_space(data, 0), members, {"model": model})
+    if end is None or "model" not in members or not model or _skip_space(data, end) != len(data):
+        return None
+    return TokenizerText(where, data, members, model)
+
+
+def _scan_object(data: bytes, start: int, members: dict[str, Span], inner: dict[str, dict[str, Span]]) -> int | None:
+    """Fill in the members of the object at ``start`` and say where it ends; None where the text raises any doubt.
+
+    ``inner`` names members that are objects to be scanned likewise.
+    """
+    if data[start : start + 1] != b"{":
+        return None
+    position = _skip_space(data, start + 1)
+    while True:
+        key = _STRING_AT.match(data, position)
+        if key is None:
+            return None
+        try:
+            name = _plain(key.group())
+        except ValueError:
+            return None
+        colon = _skip_space(data, key.end())
+        begin = _skip_space(data, colon + 1)
+        end = _scan_object(data, begin, inner[name], {}) if name in inner else _value_end(data, begin)
+        if data[colon : colon + 1] != b":" or end is None or name in members:
+            return None
+        members[name] = Span(begin, end)
+        position = _skip_space(data, end)
+        if data[position : position + 1] == b"}":
+            return position + 1
+        if data[position : position + 1] != b",":
+            return None
+        position = _skip_space(data, position + 1)
+
+
+def _value_end(data: bytes, start: int) -> int | None:
+    first = data[start : start + 1]
+    if first not in (b"[", b"{"):
+        scalar = _SCALAR_AT.match(data, start)
+        return scalar.end() if scalar else None
+    whole = (_LONG_LIST if first == b"[" else _LONG_OBJECT).match(data, start)
+    if whole:
+        return whole.end()
+    open_brackets: list[bytes] = []
+    for match in _STRING_OR_BRACKET.finditer(data, start):
+        bracket = match.group()
+        if bracket in (b"[", b"{"):
+            open_brackets.append(bracket)
+        elif bracket in (b"]", b"}"):
+            if (open_brackets.pop(), bracket) not in ((b"[", b"]"), (b"{", b"}")):
+                return None
+            if not open_brackets:
+                return match.end()
+    return None
+
+
+def _skip_space(data: bytes, position: int) -> int:
+    match = _SPACE_AT.match(data, position)
+    assert match is not None
+    return match.end()

@@ -1,0 +1,245 @@
+"""An output folder that is either not there, or whole.
+
+Everything is written into DIR.partial, under a lock and beside a journal, and renamed to DIR at the very end. A killed
+run leaves only DIR.partial (and, between the two renames of --overwrite, DIR.old); the next run goes on, or repairs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tuneport.checkpoint import journal
+from tuneport.checkpoint.journal import Journal
+from tuneport.checkpoint.shards import Layout, Slot
+from tuneport.errors import OutputError
+
+MANIFEST = "tuneport.json"
+# Stands in a finished folder while an older one of the same name is being removed (--overwrite).
+REPLACES = ".replaces"
+
+
+class AlreadyDone(Exception):  # noqa: N818  (no error: the folder is there, made by the same plan)
+    """The output is complete and was made by this very plan."""
+
+
+class OutputFolder:
+    """DIR.partial while it is being filled. Use `begin`; ``resumed`` tells how many leaves an earlier run left."""
+
+    def __init__(self, out: Path, partial: Path, plan: Mapping[str, Any], layout: Layout) -> None:
+        """Open the journal, and every shard at its full size."""
+        self.out, self.partial, self.layout = out, partial, layout
+        self._descriptors: dict[str, int] = {}
+        with told(partial):
+            self.journal = Journal(partial, plan)
+            self.resumed = len(self.journal.leaves)
+            self._check_space()
+            for file, size in layout.sizes.items():
+                descriptor = os.open(partial / file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                self._descriptors[file] = descriptor
+                if os.fstat(descriptor).st_size != size:
+                    os.ftruncate(descriptor, size)
+                _write_all(descriptor, memoryview(layout.headers[file]), 0)
+
+    def write(self, slot: Slot, start: int, content: memoryview) -> None:
+        """Write bytes of a tensor, from its byte ``start`` on."""
+        with told(self.partial):
+            _write_all(self._descriptors[slot.file], content, slot.offset + start)
+
+    def read_into(self, slot: Slot, start: int, buffer: memoryview) -> None:
+        """Read back bytes of a tensor that an earlier run wrote."""
+        with told(self.partial):
+            position, rest = slot.offset + start, buffer
+            while rest:
+                count = os.preadv(self._descriptors[slot.file], [rest], position)
+                assert count, "the shard has its full size"
+                position, rest = position + count, rest[count:]
+
+    def finish(self, files: Mapping[str, bytes | Path], manifest: bytes) -> None:
+        """Write the small files and the manifest, then rename DIR.partial to DIR."""
+        with told(self.partial):
+            for name, content in files.items():
+                place = self.partial / name
+                place.parent.mkdir(exist_ok=True)
+                if isinstance(content, bytes):
+                    place.write_bytes(content)
+                else:
+                    shutil.copyfile(content, place)
+            expected = {*files, *self.layout.sizes, journal.NAME}
+            for stray in sorted(self.partial.rglob("*")):
+                if stray.is_file() and stray.relative_to(self.partial).as_posix() not in expected:
+                    stray.unlink()  # written by an earlier, killed run of this very plan with other software
+            fresh = self.partial / f"{MANIFEST}.new"
+            fresh.write_bytes(manifest)
+            fresh.rename(self.partial / MANIFEST)
+            self.close()
+            self.journal.path.unlink()
+            _move_into_place(self.out, self.partial)
+
+    def close(self) -> None:
+        """Close shards and journal; DIR.partial stays as it is."""
+        if self._descriptors:
+            self.journal.close()
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def _check_space(self) -> None:
+        free = shutil.disk_usage(self.partial).free
+        written = sum(path.stat().st_blocks * 512 for path in self.partial.iterdir() if path.is_file())
+        needed = self.layout.nbytes - written
+        if needed > free:
+            raise OutputError(
+                f"The disk of {self.out} has {free:,} bytes free, the output needs {needed:,} more. "
+                "Free some space, or give another --out."
+            )
+
+
+@contextmanager
+def begin(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -> Iterator[OutputFolder]:
+    """DIR.partial, locked, for a run of ``plan``; a killed run's folder is taken over where its plan is the same.
+
+    ``plan`` is what makes two runs the same: a JSON object. Raises `AlreadyDone` if DIR is complete with this plan, and
+    `OutputError` if DIR is something else (unless ``overwrite``), is held by another run, or was begun otherwise.
+    """
+    partial = out.with_name(out.name + ".partial")
+    with _locked(out, partial):
+        _repair(out, partial)
+        if os.path.lexists(out):
+            _check_existing(out, partial, plan, overwrite)
+        partial.mkdir(exist_ok=True)
+        folder = OutputFolder(out, partial, plan, layout)
+        try:
+            yield folder
+        finally:
+            folder.close()
+
+
+def check_place(out: Path, inputs: list[Path]) -> None:
+    """Refuse places where an output would destroy what it is made of. Raises `OutputError`."""
+    resolved = out.resolve()
+    for path in inputs:
+        other = path.resolve()
+        if resolved == other or resolved in other.parents:
+            raise OutputError(f"--out {out} holds the input {path}; give a folder of its own.")
+        if other in resolved.parents:
+            raise OutputError(f"--out {out} lies inside the input {path}; give a folder outside it.")
+    if resolved in Path.cwd().resolve().parents or resolved == Path.cwd().resolve():
+        raise OutputError(f"--out {out} is the folder you stand in, or one above it; give a folder of its own.")
+    if not out.name or not resolved.parent.is_dir():
+        raise OutputError(f"--out {out}: the folder {resolved.parent} does not exist. Make it first.")
+
+
+@contextmanager
+def told(place: Path) -> Iterator[None]:
+    """Say in words what the operating system refused while writing under ``place``."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, BlockingIOError):
+            raise
+        why = error.strerror or str(error)
+        where = error.filename or place
+        raise OutputError(
+            f"Cannot write {where}: {why}. What is finished stays in {place}; mend the cause and run the same command "
+            "again, it goes on from there."
+        ) from None
+
+
+@contextmanager
+def _locked(out: Path, partial: Path) -> Iterator[None]:
+    """Hold DIR.partial; a lock on the folder itself goes away with its process, and follows a rename."""
+    with told(out.parent):
+        while True:
+            made = not partial.exists()
+            partial.mkdir(exist_ok=True)
+            descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise OutputError(f"{partial} is held by {journal.holder(partial)}. Wait for it, or stop it.") from None
+            if _is_at(descriptor, partial):
+                break
+            os.close(descriptor)  # the run that held it finished and renamed it in this very moment
+    try:
+        yield
+    finally:
+        if made and _is_at(descriptor, partial) and not any(partial.iterdir()):
+            partial.rmdir()
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _repair(out: Path, partial: Path) -> None:
+    """Finish what a kill cut short between the last write and the end of the renames."""
+    with told(out.parent):
+        if (out / REPLACES).is_file():
+            _remove_replaced(out)
+        complete = (partial / MANIFEST).is_file() and not (partial / journal.NAME).exists()
+        if complete and ((partial / REPLACES).is_file() or not os.path.lexists(out)):
+            _move_into_place(out, partial)
+
+
+def _move_into_place(out: Path, partial: Path) -> None:
+    if os.path.lexists(out):
+        (partial / REPLACES).touch()
+        out.rename(_old(out))
+    partial.rename(out)
+    if (out / REPLACES).is_file():
+        _remove_replaced(out)
+
+
+def _remove_replaced(out: Path) -> None:
+    old = _old(out)
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old)
+    elif os.path.lexists(old):
+        old.unlink()
+    (out / REPLACES).unlink()
+
+
+def _old(out: Path) -> Path:
+    return out.with_name(out.name + ".old")
+
+
+def _check_existing(out: Path, partial: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
+    made_by = read_plan(out)
+    if made_by is not None and not journal.differing_fields(made_by, json.loads(json.dumps(plan))):
+        raise AlreadyDone(str(out))
+    if not overwrite:
+        how = "was made by another plan" if made_by is not None else "is there already, and not made by tuneport"
+        if made_by is not None:
+            how += ": " + "; ".join(journal.differing_fields(made_by, json.loads(json.dumps(plan)))[:5])
+        raise OutputError(f"{out} {how}. Give another --out, or --overwrite to replace it.")
+    if os.path.lexists(_old(out)):
+        raise OutputError(f"{_old(out)} is in the way of --overwrite, which needs that name. Move it away first.")
+
+
+def read_plan(out: Path) -> dict[str, Any] | None:
+    """The plan in a finished folder's manifest, or None where there is no such manifest."""
+    try:
+        manifest = json.loads((out / MANIFEST).read_bytes())
+        plan = manifest["plan"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return plan if isinstance(plan, dict) else None
+
+
+def _write_all(descriptor: int, content: memoryview, position: int) -> None:
+    while content:
+        count = os.pwrite(descriptor, content, position)
+        position, content = position + count, content[count:]
+
+

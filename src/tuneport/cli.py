@@ -1,0 +1,354 @@
+"""The command line: thin verbs.
+
+Each verb parses, calls one library function and prints where the result lies. Heavy imports wait inside the verbs, so
+that --help is instant. Exit status: 0 done, 1 an error told in words, 2 wrong usage; a traceback only with --debug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tuneport import __version__
+from tuneport.errors import TuneportError, UsageError
+
+Verb = Callable[[argparse.Namespace], dict[str, Any]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    # numpy's BLAS would start a thread for every CPU; the core works with threads of its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        verb: Verb = options.verb
+        result = verb(options)
+    except TuneportError as error:
+        return _fail(options, type(error).__name__, str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return _fail(options, "Interrupted", "Stopped. The same command goes on where this one stopped.", 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, MemoryError) as error:
+        return _fail(options, type(error).__name__, _system_message(error), 1)
+    words = result.pop("words", "")
+    status = int(result.pop("status", 0))
+    print(json.dumps(result, ensure_ascii=False) if options.json else words)
+    for warning in result.get("warnings", []):
+        print(f"warning: {warning}", file=sys.stderr)
+    return status
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs; docs/commands.md is made from it."""
+    parser = argparse.ArgumentParser(
+        prog="tuneport",
+        description="Carry a fine-tuning from one version of a language model to another: target + (tuned − base).",
+        epilog="MODEL is a folder, or a Hub id such as org/name or org/name@revision.",
+    )
+    parser.add_argument("--version", action="version", version=f"tuneport {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    _add_transfer(verbs)
+    _add_diff(verbs)
+    _add_apply(verbs)
+    _add_inspect(verbs)
+    _add_verify(verbs)
+    _add_demo(verbs)
+    return parser
+
+
+def _add_transfer(verbs: Any) -> None:
+    parser = _verb(verbs, "transfer", _transfer, "write target + (tuned − base), streamed, nothing in between")
+    _parents(parser, onto=True)
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write; it appears when it is whole")
+    _arithmetic(parser)
+    _policies(parser)
+    _running(parser)
+
+
+def _add_diff(verbs: Any) -> None:
+    parser = _verb(verbs, "diff", _diff, "take the diff vector tuned − base and keep it in a folder")
+    _parents(parser, onto=False)
+    parser.add_argument("--out", metavar="DIFF", required=True, help="folder to write; it appears when it is whole")
+    parser.add_argument(
+        "--encoding", choices=["exact"], default="exact", help="how the vector is stored (default: %(default)s)"
+    )
+    parser.add_argument("--drop", metavar="REGEX", help="leave out tensors that only one of the two has")
+    parser.add_argument(
+        "--vocabulary", choices=["strings", "positions"], help="match embedding rows by token string or by position"
+    )
+    parser.add_argument("--shard-size", metavar="SIZE", default="5GB", help="most bytes in a file (default: %(default)s)")
+    _running(parser)
+
+
+def _add_apply(verbs: Any) -> None:
+    parser = _verb(verbs, "apply", _apply, "add kept diff vectors to a target, one after another")
+    parser.add_argument("diffs", metavar="DIFF[=SCALE]", nargs="+", help="folder that `tuneport diff` wrote, and its scale")
+    parser.add_argument("--onto", metavar="MODEL", required=True, help="the target: the other version")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write; it appears when it is whole")
+    _arithmetic(parser)
+    _policies(parser)
+    _running(parser)
+
+
+def _add_inspect(verbs: Any) -> None:
+    parser = _verb(verbs, "inspect", _inspect, "say what a folder or Hub id is: checkpoint, diff vector, output")
+    parser.add_argument("path", metavar="PATH", help="folder or Hub id")
+
+
+def _add_verify(verbs: Any) -> None:
+    parser = _verb(verbs, "verify", _verify, "prove an output, from its manifest or from its parents")
+    parser.add_argument("out", metavar="DIR", help="folder that tuneport wrote")
+    _parents(parser, onto=True, required=False)
+    parser.add_argument("--diff", metavar="DIFF", action="append", default=[], help="parent of an `apply` (repeatable)")
+    parser.add_argument("--full", action="store_true", help="recompute everything, not a sample")
+    parser.add_argument("--seed", type=int, default=0, help="which sample is recomputed (default: %(default)s)")
+    _resources(parser)
+
+
+def _add_demo(verbs: Any) -> None:
+    parser = _verb(verbs, "demo", _demo, "all of it on a family of tiny models pretrained on the spot, in minutes")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder for models, questions and summary.json")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the family (default: %(default)s)")
+
+
+def _verb(verbs: Any, name: str, verb: Verb, what: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
+    parser.set_defaults(verb=verb)
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+    return parser
+
+
+def _parents(parser: argparse.ArgumentParser, onto: bool, required: bool = True) -> None:
+    parser.add_argument("--base", metavar="MODEL", required=required, help="the version that was fine-tuned")
+    parser.add_argument("--tuned", metavar="MODEL", required=required, help="the fine-tuned model")
+    if onto:
+        parser.add_argument("--onto", metavar="MODEL", required=required, help="the target: the other version")
+
+
+def _arithmetic(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("arithmetic")
+    group.add_argument("--scale", type=float, default=1.0, help="factor of the diff vector (default: 1)")
+    group.add_argument(
+        "--rule",
+        metavar="REGEX=SCALE",
+        action="append",
+        default=[],
+        help="another scale for tensors whose name the expression is found in; the last match wins; 0 leaves a tensor "
+        "as the target has it (repeatable)",
+    )
+    group.add_argument("--drop", metavar="REGEX", help="leave out tensors that have no place in the target")
+    group.add_argument("--dtype", help="store tensors of the target's main dtype as bfloat16, float16, float32 or float64")
+    group.add_argument(
+        "--rounding", choices=["nearest", "stochastic"], default="nearest", help="of the result (default: %(default)s)"
+    )
+    group.add_argument("--seed", type=int, default=0, help="for stochastic rounding (default: %(default)s)")
+
+
+def _policies(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what travels")
+    group.add_argument(
+        "--config", metavar="FIELD=SIDE", action="append", default=[], help="take a config field from base, tuned or target"
+    )
+    group.add_argument(
+        "--sidecar", metavar="NAME=SIDE", action="append", default=[], help="take a sidecar from base, tuned or target"
+    )
+    group.add_argument(
+        "--new-tokens", choices=["append", "drop"], default="append", help="tokens only the tuned model has (default: append)"
+    )
+    group.add_argument(
+        "--vocabulary", choices=["strings", "positions"], help="match embedding rows by token string or by position"
+    )
+    group.add_argument("--digest-inputs", action="store_true", help="digest every tensor of the inputs into the manifest")
+    group.add_argument("--shard-size", metavar="SIZE", default="5GB", help="most bytes in a file (default: %(default)s)")
+
+
+def _running(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the run")
+    group.add_argument("--strict", action="store_true", help="stop where something looks wrong, instead of warning")
+    group.add_argument("--allow-nonfinite", action="store_true", help="write NaN and infinity instead of stopping")
+    group.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
+    group.add_argument("--dry-run", action="store_true", help="show the plan, from headers alone, and write nothing")
+    _resources(group)
+
+
+def _resources(parser: Any) -> None:
+    parser.add_argument(
+        "--max-memory", metavar="SIZE", help="bound on memory (default: 128MiB; 256MiB where tokenizers differ)"
+    )
+    parser.add_argument("--workers", metavar="N", type=int, help="worker threads (default: the usable CPUs)")
+
+
+def _transfer(options: argparse.Namespace) -> dict[str, Any]:
+    from tuneport.checkpoint.open import open_checkpoint
+    from tuneport.transfer.plan import plan_transfer
+    from tuneport.transfer.run import transfer
+
+    choices, running = _choices(options), _running_of(options)
+    if options.dry_run:
+        roles = ((options.base, "base"), (options.tuned, "tuned"), (options.onto, "target"))
+        inputs = [open_checkpoint(spec, role) for spec, role in roles]
+        return _dry_run(plan_transfer(inputs[0], inputs[1], inputs[2], choices), options, running)
+    return _outcome(transfer(options.base, options.tuned, options.onto, options.out, choices, running))
+
+
+def _diff(options: argparse.Namespace) -> dict[str, Any]:
+    from tuneport.checkpoint.open import open_checkpoint
+    from tuneport.diff.extract import plan_diff
+    from tuneport.diff.run import diff
+    from tuneport.transfer.choices import Choices
+
+    choices = Choices(drop=options.drop, vocabulary=options.vocabulary, shard_size=options.shard_size)
+    running = _running_of(options)
+    if options.dry_run:
+        parents = open_checkpoint(options.base, "base"), open_checkpoint(options.tuned, "tuned")
+        return _dry_run(plan_diff(*parents, choices), options, running)
+    return _outcome(diff(options.base, options.tuned, options.out, choices, running))
+
+
+def _apply(options: argparse.Namespace) -> dict[str, Any]:
+    from tuneport.diff.run import apply, plan_of
+
+    choices, running = _choices(options), _running_of(options)
+    diffs = [_diff_and_scale(text, options.scale) for text in options.diffs]
+    if options.dry_run:
+        return _dry_run(plan_of(diffs, options.onto, choices), options, running)
+    return _outcome(apply(diffs, options.onto, options.out, choices, running))
+
+
+def _inspect(options: argparse.Namespace) -> dict[str, Any]:
+    from tuneport.inspecting import in_words, inspect
+
+    description = inspect(options.path)
+    return {**description, "words": in_words(description)}
+
+
+def _verify(options: argparse.Namespace) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from tuneport.transfer.choices import Running
+    from tuneport.transfer.verify import verify
+
+    proof = verify(
+        options.out,
+        options.base,
+        options.tuned,
+        options.onto,
+        diffs=options.diff,
+        full=options.full,
+        seed=options.seed,
+        running=Running(max_memory=options.max_memory, workers=options.workers),
+    )
+    return {"verified": True, **asdict(proof), "words": f"{options.out}: {proof}"}
+
+
+def _demo(options: argparse.Namespace) -> dict[str, Any]:
+    try:
+        from tuneport.lab.demo import run_demo
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"The demo needs {error.name}, which the core does without. Install it: pip install 'tuneport[models]'."
+        ) from None
+    return run_demo(options.out, seed=options.seed)
+
+
+def _choices(options: argparse.Namespace) -> Any:
+    from tuneport.transfer.choices import Choices, parse_rule, parse_side
+
+    return Choices(
+        scale=options.scale,
+        rules=tuple(parse_rule(text) for text in options.rule),
+        drop=options.drop,
+        dtype=options.dtype,
+        rounding=options.rounding,
+        seed=options.seed,
+        config=dict(parse_side(text, "--config") for text in options.config),
+        sidecar=dict(parse_side(text, "--sidecar") for text in options.sidecar),
+        new_tokens=options.new_tokens,
+        vocabulary=options.vocabulary,
+        digest_inputs=options.digest_inputs,
+        shard_size=options.shard_size,
+    )
+
+
+def _running_of(options: argparse.Namespace) -> Any:
+    from tuneport.transfer.choices import Running
+
+    return Running(
+        strict=options.strict,
+        allow_nonfinite=options.allow_nonfinite,
+        max_memory=options.max_memory,
+        workers=options.workers,
+        overwrite=options.overwrite,
+    )
+
+
+def _diff_and_scale(text: str, default: float) -> tuple[str, float]:
+    """``DIFF`` or ``DIFF=SCALE``; a folder whose own name holds ``=`` is taken as it stands."""
+    folder, separator, scale = text.rpartition("=")
+    if not separator or os.path.isdir(text):
+        return text, default
+    try:
+        return folder, float(scale)
+    except ValueError:
+        raise UsageError(f"{text!r}: write DIFF or DIFF=SCALE, for example v1-to-chat=0.5.") from None
+
+
+def _dry_run(plan: Any, options: argparse.Namespace, running: Any) -> dict[str, Any]:
+    from tuneport.transfer.describe import plan_as_json, plan_in_words
+
+    told = plan_as_json(plan, running)
+    refused = told["refused"]
+    if refused and options.json:
+        error = {"type": "Refused", "message": f"{len(refused)} thing(s) stand against this {plan.operation}."}
+        return {**told, "error": error, "status": 1}
+    words = plan_in_words(plan, running)
+    return {**told, "warnings": told["warnings"], "words": words, "status": 1 if refused else 0}
+
+
+def _outcome(outcome: Any) -> dict[str, Any]:
+    manifest, out = outcome.manifest, outcome.out
+    words = f"{out}: already done" if outcome.already_done else f"{out}: done, {len(manifest['tensors'])} tensors"
+    norms = manifest["measures"]
+    if not outcome.already_done and norms["diff_norm"] is not None:
+        words += f", ‖Δ‖ = {norms['diff_norm']:.4g}"
+        if norms["drift_norm"] is not None:
+            words += f", ‖target − base‖ = {norms['drift_norm']:.4g}"
+    return {
+        "out": str(out),
+        "already_done": outcome.already_done,
+        "operation": manifest["operation"],
+        "formula": manifest["formula"],
+        "measures": norms,
+        "warnings": list(outcome.warnings),
+        "words": words,
+    }
+
+
+def _fail(options: argparse.Namespace, kind: str, message: str, status: int) -> int:
+    if options.debug:
+        import traceback
+
+        traceback.print_exc()
+    if options.json:
+        print(json.dumps({"error": {"type": kind, "message": message}}, ensure_ascii=False))
+    print(f"tuneport: {message}", file=sys.stderr)
+    return status
+
+
+def _system_message(error: OSError | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return "There is not enough memory. Give fewer --workers, or close other programs."
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}. Nothing that was there before has been changed."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

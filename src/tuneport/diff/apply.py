@@ -1,0 +1,268 @@
+"""The plan of adding kept diff vectors to a target: target + Σ scale·Δ.
+
+In come diff vectors, their scales and a target, out comes the same kind of `Plan` as for a transfer: each vector brings
+its parents' sidecars, so tokens are matched and configs merged as if base and tuned stood beside it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.checkpoint.open import Checkpoint
+from tuneport.checkpoint.sidecars import Sidecars, merge_sidecars
+from tuneport.checkpoint.weights import StoredTensor
+from tuneport.diff.vector import RAW, DiffVector
+from tuneport.errors import PairingError
+from tuneport.pairing.rows import Runs, runs_of
+from tuneport.pairing.tensors import (
+    ParentPair,
+    TensorPair,
+    check_architectures,
+    check_patterns,
+    check_readable,
+    is_vocabulary,
+    main_dtype,
+    pair_target,
+    scale_of,
+)
+from tuneport.pairing.vocabulary import VocabularyMatch, match_vocabulary
+from tuneport.transfer.arithmetic import working_dtype
+from tuneport.transfer.choices import Choices
+from tuneport.transfer.pieces import Recipe, Rounding, Source, Sum, Term
+from tuneport.transfer.plan import (
+    Cast,
+    Plan,
+    columns_of,
+    grown_rows,
+    is_tied,
+    is_written,
+    place,
+    token_decisions,
+    vocabulary_rows,
+)
+
+
+def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: Checkpoint, choices: Choices) -> Plan:
+    """The plan of target + Σ scale·Δ. Raises where a vector and the target do not belong together at all."""
+    check_readable(target)
+    for vector in vectors:
+        check_architectures(replace(vector.stored, config=vector.base_config), target)
+    tied_target = is_tied(target)
+    matches = [_match(vector, target, tied_target, choices) for vector in vectors]
+    _check_one_vocabulary(vectors, matches)
+    accounts = [
+        _account(vector, match, target, tied_target, choices) for vector, match in zip(vectors, matches, strict=True)
+    ]
+    check_patterns(choices.rules, choices.drop, [*target.tensors, *(line.name for lines in accounts for line in lines)])
+    merged, refusals = _merge_accounts(accounts)
+    cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
+    lines = [line for line in merged if is_written(line)]
+    recipes = [_recipe(line, accounts, vectors, matches, scales, choices, cast) for line in lines]
+    layout, tasks = place(lines, recipes, choices.shard_bytes)
+    sidecars, decisions = _merge_sidecars(vectors, matches, target, choices, grown_rows(tasks))
+    return Plan(
+        operation="apply",
+        formula="target + " + " + ".join(_in_words(v, scale, len(vectors)) for v, scale in zip(vectors, scales, strict=True)),
+        inputs=(*(vector.stored for vector in vectors), target),
+        choices=choices,
+        account=tuple(merged),
+        tasks=tuple(tasks),
+        exact=(),  # base and tuned were compared when the vector was taken
+        layout=layout,
+        vocabulary=tuple(matches),
+        files=sidecars.files,
+        decisions=tuple(decisions),
+        differences=sidecars.differences,
+        refusals=(*refusals, *sidecars.refusals),
+        warnings=sidecars.warnings,
+        extra={"scales": list(scales)},
+    )
+
+
+def _match(vector: DiffVector, target: Checkpoint, tied_target: bool, choices: Choices) -> VocabularyMatch:
+    rows = vocabulary_rows(target, tied_target)
+    matrices = [entry for name, entry in vector.entries.items() if entry["stored"] and is_vocabulary(name)]
+    if rows is None or not matrices:
+        return VocabularyMatch("identical", 0)
+    how = "positions" if vector.manifest.get("rows") == "positions" else choices.vocabulary
+    return match_vocabulary(
+        vector.base,
+        vector.tuned,
+        target.sidecars,
+        new_tokens=choices.new_tokens,
+        vocabulary=how,
+        matrix_rows=(matrices[0]["base"]["shape"][0], matrices[0]["tuned"]["shape"][0], rows),
+    )
+
+
+def _check_one_vocabulary(vectors: Sequence[DiffVector], matches: Sequence[VocabularyMatch]) -> None:
+    changing = [vector.stored.label for vector, match in zip(vectors, matches, strict=True) if match.changes]
+    if len(changing) > 1:
+        raise PairingError(
+            f"{' and '.join(changing)} each add or rename tokens; which id each gets would depend on their order. "
+            "Apply them in separate runs, one after another."
+        )
+
+
+def _account(
+    vector: DiffVector, match: VocabularyMatch, target: Checkpoint, tied_target: bool, choices: Choices
+) -> list[TensorPair]:
+    pairs = {name: _as_pair(name, entry) for name, entry in vector.entries.items()}
+    by_token = match.tokenizers is not None or any(
+        is_vocabulary(name) and name in target.tensors and target.tensors[name].shape[:1] != pair.base.shape[:1]
+        for name, pair in pairs.items()
+    )
+    tied = is_tied(replace(vector.stored, config=vector.base_config))
+    return pair_target(
+        pairs,
+        {},
+        target,
+        tied_parents=tied,
+        tied_target=tied_target,
+        vocabulary_rows=by_token,
+        rules=choices.rules,
+        drop=choices.drop,
+    )
+
+
+def _as_pair(name: str, entry: Mapping[str, Any]) -> ParentPair:
+    """Base and tuned as the manifest remembers them: shapes and dtypes, no bytes."""
+    return ParentPair(name, _remembered(name, entry["base"]), _remembered(name, entry["tuned"]))
+
+
+def _remembered(name: str, entry: Mapping[str, Any]) -> StoredTensor:
+    shape = tuple(entry["shape"])
+    nbytes = int(np.prod(shape, dtype=np.int64)) * DTYPES[entry["dtype"]].itemsize
+    return StoredTensor(name, entry["dtype"], shape, "", 0, nbytes)
+
+
+def _merge_accounts(accounts: Sequence[Sequence[TensorPair]]) -> tuple[list[TensorPair], list[str]]:
+    """One account of several vectors: a target's tensor is transferred if any vector has a difference for it."""
+    order = {"refused": 0, "resized": 1, "transferred": 2, "copied": 3, "dropped": 4}
+    merged: dict[str, TensorPair] = {}
+    refusals: list[str] = []
+    for lines in accounts:
+        for line in lines:
+            if line.fate == "refused" and line.reason not in refusals:
+                refusals.append(line.reason)
+            held = merged.get(line.name)
+            if held is None or order[line.fate] < order[held.fate]:
+                merged[line.name] = line
+    return list(merged.values()), refusals
+
+
+def _recipe(
+    line: TensorPair,
+    accounts: Sequence[Sequence[TensorPair]],
+    vectors: Sequence[DiffVector],
+    matches: Sequence[VocabularyMatch],
+    scales: Sequence[float],
+    choices: Choices,
+    cast: Cast,
+) -> tuple[Recipe, tuple[int, ...], tuple[float, ...]]:
+    assert line.target is not None
+    target, terms, shape = line.target, [], line.target.shape
+    used: list[float] = []
+    work = [target.dtype]
+    for vector, match, scale, account in zip(vectors, matches, scales, accounts, strict=True):
+        own = next((other for other in account if other.name == line.name), None)
+        if own is None or own.fate not in ("transferred", "resized") or own.pair is None:
+            continue
+        scale = scale_of(line.name, scale, choices.rules)
+        stored = vector.tensors[own.pair.name]
+        _check_working_dtype(vector, own.pair, target)
+        raw, runs = vector.stored.tensors.get(RAW + own.pair.name), None
+        if own.by_token:
+            runs, rows = _runs(own.pair, target, match, vector.raw_ids(own.pair.name))
+            shape = (max(rows, shape[0]), *target.shape[1:])
+        source = Source(vector.role, raw) if raw is not None else None
+        terms.append(Term(Source(vector.role, stored), None, scale, runs, source))
+        used.append(scale)
+        work.append(stored.dtype)
+    rounding = Rounding(choices.rounding, choices.seed)
+    recipe = Sum(line.name, Source("target", target), tuple(terms), cast.of(target.dtype), working_dtype(*work), rounding)
+    return recipe, shape, tuple(used) or (0.0,)
+
+
+def _runs(
+    pair: ParentPair, target: StoredTensor, match: VocabularyMatch, raw_ids: tuple[int, ...]
+) -> tuple[Runs, int]:
+    """Rows of the target, of the stored difference (by the base's id), and of the raw rows (by their order)."""
+    rows = match.rows(pair.base.shape[0], pair.tuned.shape[0], target.shape[0])
+    plus = np.where((rows.target >= 0) & (rows.tuned >= 0), rows.base, -1)
+    raw = np.full(rows.rows, -1, np.int64)
+    position = {id: index for index, id in enumerate(raw_ids)}
+    for row in np.flatnonzero((rows.target < 0) & (rows.tuned >= 0)):
+        tuned_id = int(rows.tuned[row])
+        if tuned_id not in position:
+            raise PairingError(
+                f"`{pair.name}`: the diff vector holds no row for the tuned model's token {tuned_id}. Take it again "
+                "with this version of tuneport."
+            )
+        raw[row] = position[tuned_id]
+    return runs_of(rows.target, plus, plus, raw, columns_of(target)), rows.rows
+
+
+def _check_working_dtype(vector: DiffVector, pair: ParentPair, target: StoredTensor) -> None:
+    if target.dtype == "F64" and vector.tensors[pair.name].dtype != "F64":
+        raise PairingError(
+            f"`{target.name}` is float64 in the target, but the diff vector {vector.stored.label} was taken in float32, "
+            "so the result would not be that of a transfer. Run `tuneport transfer` with its parents instead."
+        )
+
+
+def _merge_sidecars(
+    vectors: Sequence[DiffVector],
+    matches: Sequence[VocabularyMatch],
+    target: Checkpoint,
+    choices: Choices,
+    grown: int | None,
+) -> tuple[Sidecars, list[Any]]:
+    """The merge of each vector in turn; the next one meets what the one before made of the target's sidecars."""
+    folder, decisions, refusals, warnings = target.sidecars, [], [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, (vector, match) in enumerate(zip(vectors, matches, strict=True)):
+            last = number == len(vectors) - 1
+            merged = merge_sidecars(
+                vector.base,
+                vector.tuned,
+                folder,
+                changes=match.changes,
+                tokenizers=match.tokenizers,
+                config_choices=choices.config,
+                sidecar_choices=choices.sidecar,
+                dtype=choices.dtype,
+                vocab_rows=grown,
+            )
+            decisions += [*token_decisions(match), *merged.decisions]
+            refusals += merged.refusals
+            warnings += merged.warnings
+            if not last:
+                folder = _written(merged, Path(scratch) / str(number), folder)
+        files = {name: _kept(content, Path(scratch)) for name, content in merged.files.items()}
+    return replace(merged, files=files, refusals=tuple(refusals), warnings=tuple(warnings)), decisions
+
+
+def _written(merged: Sidecars, place: Path, like: SidecarFolder) -> SidecarFolder:
+    place.mkdir()
+    for name, content in merged.files.items():
+        (place / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    return SidecarFolder("target", like.label, place)
+
+
+def _kept(content: bytes | Path, scratch: Path) -> bytes | Path:
+    """A path into the scratch folder would vanish with it."""
+    return content.read_bytes() if isinstance(content, Path) and scratch in content.parents else content
+
+
+def _in_words(vector: DiffVector, scale: float, count: int) -> str:
+    name = "Δ" if count == 1 else f"Δ({vector.stored.label})"
+    return name if scale == 1 else f"{scale:g} · {name}"

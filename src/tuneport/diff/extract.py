@@ -1,0 +1,130 @@
+"""The plan of taking a diff vector: tuned − base, stored in the working dtype.
+
+In come two checkpoints, out comes a `Plan` whose tensors are differences, and whose sidecars are those of both parents,
+each in a folder of its own, so that the vector can be added to any target later without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.checkpoint.open import Checkpoint
+from tuneport.checkpoint.sidecars import Decision
+from tuneport.diff.vector import RAW, STEM
+from tuneport.pairing.rows import runs_of
+from tuneport.pairing.tensors import (
+    ParentPair,
+    TensorPair,
+    check_architectures,
+    check_patterns,
+    check_readable,
+    is_vocabulary,
+    pair_parents,
+)
+from tuneport.pairing.vocabulary import RowMap, VocabularyMatch, match_vocabulary
+from tuneport.transfer.arithmetic import working_dtype
+from tuneport.transfer.choices import Choices
+from tuneport.transfer.pieces import Difference, Recipe, Rows, Source
+from tuneport.transfer.plan import Plan, columns_of, is_tied, place, rows_matter, token_decisions, vocabulary_rows
+
+
+def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
+    """The plan of tuned − base. Raises where the two do not belong together at all."""
+    for checkpoint in (base, tuned):
+        check_readable(checkpoint)
+    check_architectures(base, tuned)
+    ties = is_tied(base), is_tied(tuned)
+    match = _match(base, tuned, ties, choices)
+    by_token = rows_matter(match, base, tuned)
+    parents = pair_parents(base, tuned, ties, by_token, choices.drop)
+    alone = {**parents.only_base, **parents.only_tuned}
+    check_patterns((), choices.drop, [*parents.pairs, *alone])
+    account, lines, recipes = [], [], []
+    entries: dict[str, dict[str, Any]] = {}
+    for pair in parents.pairs.values():
+        line = TensorPair(pair.name, "copied" if pair.exact else "transferred", "", pair)
+        account.append(line)
+        entries[pair.name] = _entry(pair)
+        if pair.exact:
+            continue
+        rows = match.rows(pair.base.shape[0], pair.tuned.shape[0], pair.base.shape[0]) if _rows(pair, by_token) else None
+        for recipe, shape in _recipes(pair, rows, entries[pair.name]):
+            lines.append(line)
+            recipes.append((recipe, shape, (1.0,)))
+    account += [TensorPair(name, "dropped", "only one of base and tuned has it") for name in alone]
+    layout, tasks = place(lines, recipes, choices.shard_bytes, STEM)
+    return Plan(
+        operation="diff",
+        formula="tuned − base",
+        inputs=(base, tuned),
+        choices=choices,
+        account=tuple(account),
+        tasks=tuple(tasks),
+        exact=tuple(line.pair for line in account if line.pair and line.pair.exact),
+        layout=layout,
+        vocabulary=(match,),
+        files={**_kept(base.sidecars), **_kept(tuned.sidecars)},
+        decisions=(*token_decisions(match), Decision("sidecars", "both parents'", "needed to merge them onto a target")),
+        differences=(),
+        refusals=parents.refusals,
+        warnings=(),
+        extra={"parent_refusals": bool(parents.refusals), "diff": entries, "rows": match.how},
+    )
+
+
+def _match(base: Checkpoint, tuned: Checkpoint, ties: tuple[bool, bool], choices: Choices) -> VocabularyMatch:
+    rows = [vocabulary_rows(checkpoint, tied) for checkpoint, tied in zip((base, tuned), ties, strict=True)]
+    if rows[0] is None or rows[1] is None:
+        return VocabularyMatch("identical", 0)
+    # New tokens are always kept: whether a target takes them is decided when the vector is applied.
+    return match_vocabulary(
+        base.sidecars,
+        tuned.sidecars,
+        SidecarFolder("target", base.label, base.path),
+        new_tokens="append",
+        vocabulary=choices.vocabulary,
+        matrix_rows=(rows[0], rows[1], rows[0]),
+    )
+
+
+def _rows(pair: ParentPair, by_token: bool) -> bool:
+    return by_token and is_vocabulary(pair.name)
+
+
+def _recipes(pair: ParentPair, rows: RowMap | None, entry: dict[str, Any]) -> list[tuple[Recipe, tuple[int, ...]]]:
+    base, tuned = Source("base", pair.base), Source("tuned", pair.tuned)
+    work = working_dtype(pair.base.dtype, pair.tuned.dtype)
+    if rows is None:
+        return [(Difference(pair.name, base, tuned, work), pair.base.shape)]
+    count, columns = pair.base.shape[0], columns_of(pair.base)
+    paired = rows.tuned[:count].copy()
+    paired[rows.base[:count] < 0] = -1
+    here = rows.base[:count]
+    runs = runs_of(here, here, paired, here, columns)
+    found: list[tuple[Recipe, tuple[int, ...]]] = [
+        (Difference(pair.name, base, tuned, work, runs), pair.base.shape),
+    ]
+    raw_ids = tuple(int(id) for id in rows.tuned[(rows.target < 0) & (rows.tuned >= 0)])
+    if raw_ids:
+        entry["raw_ids"] = list(raw_ids)
+        raw = Rows(RAW + pair.name, tuned, raw_ids, pair.tuned.dtype)
+        found.append((raw, (len(raw_ids), *pair.tuned.shape[1:])))
+    return found
+
+
+def _entry(pair: ParentPair) -> dict[str, Any]:
+    """What the manifest keeps of a pair: enough to pair it with a target without its parents."""
+    return {
+        "stored": not pair.exact,
+        "base": {"dtype": pair.base.dtype, "shape": list(pair.base.shape)},
+        "tuned": {"dtype": pair.tuned.dtype, "shape": list(pair.tuned.shape)},
+    }
+
+
+def _kept(folder: SidecarFolder) -> Mapping[str, Path]:
+    return {f"{folder.role}/{name}": folder.path / name for name in folder.names() if not name.endswith(".py")}
+
+

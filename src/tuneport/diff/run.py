@@ -1,0 +1,60 @@
+"""Two verbs: take a diff vector and keep it; add kept ones to a target.
+
+In come folders or Hub ids, out comes a folder. Taking and then adding gives, byte for byte, what `transfer` gives: the
+same pairing, the same arithmetic, the same merge of sidecars.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tuneport.checkpoint.open import open_checkpoint
+from tuneport.diff.apply import plan_apply
+from tuneport.diff.extract import plan_diff
+from tuneport.diff.vector import open_diff
+from tuneport.errors import UsageError
+from tuneport.transfer.choices import Choices, Running
+from tuneport.transfer.plan import Plan
+from tuneport.transfer.run import Outcome, execute
+
+
+def diff(
+    base: str | os.PathLike[str],
+    tuned: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    choices: Choices | None = None,
+    running: Running | None = None,
+) -> Outcome:
+    """Write the diff vector tuned − base to the folder ``out``, in the working dtype, with both parents' digests.
+
+    Of ``choices`` only drop, vocabulary, seed and shard size matter. Raises `TuneportError`.
+    """
+    inputs = open_checkpoint(base, "base"), open_checkpoint(tuned, "tuned")
+    return execute(plan_diff(*inputs, choices or Choices()), Path(out), running or Running())
+
+
+def apply(
+    diffs: Sequence[tuple[str | os.PathLike[str], float]],
+    onto: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    choices: Choices | None = None,
+    running: Running | None = None,
+) -> Outcome:
+    """Write target + Σ scale·Δ to the folder ``out``; the diff vectors are added one after another, in this order.
+
+    ``diffs`` are (folder, scale) pairs; ``choices.scale`` is not used, rules replace every scale. Raises
+    `TuneportError`.
+    """
+    return execute(plan_of(diffs, onto, choices or Choices()), Path(out), running or Running())
+
+
+def plan_of(
+    diffs: Sequence[tuple[str | os.PathLike[str], float]], onto: str | os.PathLike[str], choices: Choices
+) -> Plan:
+    """The plan of `apply`, from headers alone."""
+    if not diffs:
+        raise UsageError("Give at least one diff vector.")
+    vectors = [open_diff(spec, "diff" if len(diffs) == 1 else f"diff{i}") for i, (spec, _) in enumerate(diffs, 1)]
+    return plan_apply(vectors, [scale for _, scale in diffs], open_checkpoint(onto, "target"), choices)

@@ -1,0 +1,75 @@
+"""A diff vector on disk: what is in the folder, and how its rows and tensors are found again.
+
+In comes a folder that `tuneport diff` wrote, out comes a `DiffVector`: differences by tensor name in the working dtype,
+raw rows of tokens that base lacks, and the sidecars of both parents. docs/formats.md describes the folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.checkpoint.open import Checkpoint, open_folder
+from tuneport.checkpoint.weights import StoredTensor
+from tuneport.errors import CheckpointError
+
+STEM = "diff"
+# The raw rows of tensor NAME stand in the tensor RAW + NAME.
+RAW = "raw:"
+
+
+@dataclass(frozen=True)
+class DiffVector:
+    """A stored diff vector. ``stored`` is its folder as a checkpoint; ``entries`` its account of the parents' tensors."""
+
+    role: str
+    stored: Checkpoint
+    entries: Mapping[str, Mapping[str, Any]]
+    manifest: Mapping[str, Any]
+    base_config: Mapping[str, Any]
+
+    @property
+    def base(self) -> SidecarFolder:
+        """The sidecars of the base it was taken from."""
+        return SidecarFolder("base", f"{self.stored.label}/base", self.stored.path / "base")
+
+    @property
+    def tuned(self) -> SidecarFolder:
+        """The sidecars of the tuned model it was taken from."""
+        return SidecarFolder("tuned", f"{self.stored.label}/tuned", self.stored.path / "tuned")
+
+    @property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """The differences by tensor name, without the raw rows."""
+        return {name: tensor for name, tensor in self.stored.tensors.items() if not name.startswith(RAW)}
+
+    def raw_ids(self, name: str) -> tuple[int, ...]:
+        """Ids in the tuned tokenizer of the rows that are kept raw for a tensor, in their stored order."""
+        return tuple(self.entries[name].get("raw_ids", ()))
+
+
+def open_diff(spec: str | os.PathLike[str], role: str = "diff") -> DiffVector:
+    """A diff vector from its folder. Raises `CheckpointError` where it is none, or incomplete."""
+    from tuneport.transfer.run import read_manifest
+
+    path = Path(spec).expanduser()
+    if not path.is_dir():
+        raise CheckpointError(f"{role} {path}: no such folder. `tuneport diff --base A --tuned T --out DIFF` makes one.")
+    manifest = read_manifest(path)
+    if manifest.get("operation") != "diff":
+        raise CheckpointError(f"{role} {path} is no diff vector (its manifest says {manifest.get('operation')!r}).")
+    stored = replace(open_folder(path, role, stem=STEM), role=role)
+    entries = manifest.get("diff")
+    names = {name for name in stored.tensors if not name.startswith(RAW)}
+    if not isinstance(entries, dict) or names != {name for name, entry in entries.items() if entry.get("stored")}:
+        raise CheckpointError(f"{role} {path}: the manifest and the stored tensors tell different stories. Make it again.")
+    for name, entry in entries.items():
+        raw = stored.tensors.get(RAW + name)
+        if len(entry.get("raw_ids", ())) != (raw.shape[0] if raw is not None else 0):
+            raise CheckpointError(f"{role} {path}: the raw rows of `{name}` are not those of the manifest. Make it again.")
+    config = SidecarFolder("base", path.name, path / "base").json("config.json") or {}
+    return DiffVector(role, stored, entries, manifest, config)

@@ -1,0 +1,70 @@
+"""Every way in which tuneport says no, in words.
+
+An error names which thing, what is wrong with it and what to do next; the command line prints it as it stands and
+exits with status 1. Nothing else is raised on purpose, so any other exception is a defect of tuneport.
+
+    TuneportError
+     ├── UsageError          a choice that cannot be meant (exit status 2)
+     ├── CheckpointError     a file or folder that is not a readable checkpoint
+     │    └── HubError       a model that the Hub does not give
+     ├── PairingError        tensors, tokens or architectures that do not belong together
+     ├── SidecarError        configs or tokenizer files that cannot be merged by rule
+     ├── NumericsError       NaN or infinity, or a diff vector that is zero
+     ├── OutputError         the place to write to: taken, locked, full, or begun with another plan
+     ├── DoubtError          a warning that --strict turns into a stop
+     └── VerificationError   an output that is not what its manifest or its parents say
+"""
+
+from __future__ import annotations
+
+
+class TuneportError(Exception):
+    """The parent of all: ``str(error)`` is the whole message for a person."""
+
+    exit_status = 1
+
+
+class UsageError(TuneportError):
+    """A choice that cannot be meant: a regular expression that does not compile, a scale that is no number."""
+
+    exit_status = 2
+
+
+class CheckpointError(TuneportError):
+    """A file or folder that is not a readable checkpoint."""
+
+
+class HubError(CheckpointError):
+    """A model that the Hub does not give: unknown, gated, or out of reach."""
+
+
+class PairingError(TuneportError):
+    """Tensors, tokens or architectures that do not belong together."""
+
+
+class SidecarError(TuneportError):
+    """Configs, templates or tokenizer files that cannot be merged by rule."""
+
+
+class NumericsError(TuneportError):
+    """NaN or infinity where there must be none, or a diff vector that is zero throughout."""
+
+
+class OutputError(TuneportError):
+    """The place to write to is taken, locked, full, or was begun with another plan."""
+
+
+class DoubtError(TuneportError):
+    """Something looks wrong and ``--strict`` was asked for."""
+
+
+class VerificationError(TuneportError):
+    """An output is not what its manifest, or its parents, say it is."""
+
+
+def listing(items: list[str], most: int = 20) -> str:
+    """Indented lines, one per item; past ``most`` the rest is counted, never dropped without a word."""
+    shown = [f"\n  - {item}" for item in items[:most]]
+    if len(items) > most:
+        shown.append(f"\n  - … and {len(items) - most} more")
+    return "".join(shown)

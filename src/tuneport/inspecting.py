@@ -1,0 +1,94 @@
+"""What is in a folder: a checkpoint, a diff vector, or an output of tuneport.
+
+In comes a path or a Hub id, out comes a description for machines and, rendered, for people. Only headers and small
+files are read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tuneport.checkpoint.open import Checkpoint, open_checkpoint
+from tuneport.checkpoint.write import MANIFEST
+from tuneport.errors import TuneportError
+from tuneport.transfer import kernel
+from tuneport.transfer.plan import is_tied, vocabulary_rows
+from tuneport.transfer.run import read_manifest
+
+
+def inspect(spec: str | os.PathLike[str]) -> dict[str, Any]:
+    """A description of what is at ``spec``: its ``kind`` (checkpoint, output, diff vector, unfinished) and contents."""
+    path = Path(spec).expanduser()
+    if path.is_dir() and (path / "journal.jsonl").exists():
+        return {"kind": "unfinished output", "name": path.name, "next": "Run the command that began it again; it goes on."}
+    if path.is_dir() and (path / MANIFEST).exists():
+        manifest = read_manifest(path)
+        if manifest["operation"] == "diff":
+            from tuneport.diff.vector import open_diff
+
+            vector = open_diff(path)
+            return {"kind": "diff vector", **_checkpoint(vector.stored), **_manifest(manifest)}
+        return {"kind": "output", **_checkpoint(open_checkpoint(path, "output")), **_manifest(manifest)}
+    return {"kind": "checkpoint", **_checkpoint(open_checkpoint(spec, "checkpoint"))}
+
+
+def in_words(description: Mapping[str, Any]) -> str:
+    """A description for a person."""
+    lines = []
+    for key, value in description.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name}: {entry}" for name, entry in value.items())
+        elif isinstance(value, list):
+            value = "; ".join(str(entry) for entry in value)
+        lines.append(f"{key.replace('_', ' '):<14} {value if value is not None else '–'}")
+    return "\n".join(lines)
+
+
+def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    tied = is_tied(checkpoint)
+    return {
+        "name": checkpoint.hub_id or checkpoint.label,
+        "revision": checkpoint.revision,
+        "model_type": checkpoint.config.get("model_type"),
+        "architectures": checkpoint.config.get("architectures"),
+        "parameters": checkpoint.parameters,
+        "tensors": len(checkpoint.tensors),
+        "dtypes": dict(sorted(Counter(tensor.dtype for tensor in checkpoint.tensors.values()).items())),
+        "bytes": checkpoint.nbytes,
+        "files": sorted(checkpoint.files),
+        "vocabulary_rows": vocabulary_rows(checkpoint, tied),
+        "tokens": _tokens(checkpoint),
+        "tied": tied,
+        "chat_template": _has_template(checkpoint),
+        "kernel": kernel.NAME,
+    }
+
+
+def _tokens(checkpoint: Checkpoint) -> int | None:
+    from tuneport.checkpoint.tokenizer import read_tokenizer
+
+    try:
+        return read_tokenizer(checkpoint.sidecars).size
+    except TuneportError:
+        return None  # no tokenizer files, or of a kind that cannot be read without its own library
+
+
+def _has_template(checkpoint: Checkpoint) -> bool:
+    sidecars = checkpoint.sidecars
+    return sidecars.has("chat_template.jinja") or bool((sidecars.json("tokenizer_config.json") or {}).get("chat_template"))
+
+
+def _manifest(manifest: dict[str, Any]) -> dict[str, Any]:
+    actions = Counter(entry["action"] for entry in manifest["tensors"])
+    return {
+        "operation": manifest["operation"],
+        "formula": manifest["formula"],
+        "made_from": [f"{entry['role']}: {entry['name']}" for entry in manifest["inputs"]],
+        "actions": dict(sorted(actions.items())),
+        "measures": manifest["measures"],
+        "warnings": manifest["warnings"],
+    }

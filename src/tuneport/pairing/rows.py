@@ -1,0 +1,64 @@
+"""Rows matched by token, as runs of neighbours.
+
+In comes, for every row of an output matrix, the row of target, base and tuned that it is made of (-1: none); out come
+runs: stretches in which all partners lie at the same distance, so that a stretch is read at once. A permuted vocabulary
+of a million tokens is a million runs, an unchanged one is a single run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Runs of one matrix: where each begins, and the rows of target, base, tuned and raw at its beginning."""
+
+    columns: int
+    starts: Ids
+    partners: Ids  # shape (runs, 4): target, base, tuned, raw; -1 is none
+
+    def cuts(self, start: int, stop: int) -> list[int]:
+        """Elements strictly between ``start`` and ``stop`` at which a run begins."""
+        first = int(np.searchsorted(self.starts, start // self.columns, side="right"))
+        last = int(np.searchsorted(self.starts, -(-stop // self.columns), side="left"))
+        return [cut for row in self.starts[first:last].tolist() if start < (cut := row * self.columns) < stop]
+
+    def target(self, element: int) -> int:
+        """The target's element that meets this one, or -1."""
+        return self._partner(element, 0)
+
+    def base(self, element: int) -> int:
+        """The base's element that meets this one, or -1."""
+        return self._partner(element, 1)
+
+    def tuned(self, element: int) -> int:
+        """The tuned model's element whose difference meets this one, or -1."""
+        return self._partner(element, 2)
+
+    def raw(self, element: int) -> int:
+        """The element that is taken as it stands, or -1."""
+        return self._partner(element, 3)
+
+    def _partner(self, element: int, column: int) -> int:
+        row = element // self.columns
+        run = int(np.searchsorted(self.starts, row, side="right")) - 1
+        partner = int(self.partners[run, column])
+        return -1 if partner < 0 else partner * self.columns + (element - int(self.starts[run]) * self.columns)
+
+
+def runs_of(target: Ids, base: Ids, tuned: Ids, raw: Ids, columns: int) -> Runs:
+    """Runs for matrices of ``columns`` elements a row; the four arrays have one entry for each row of the output."""
+    stacked: NDArray[Any] = np.stack([target, base, tuned, raw], axis=1).astype(np.int64)
+    steps = np.diff(stacked, axis=0)
+    together = (steps == 1) | ((stacked[1:] == -1) & (stacked[:-1] == -1))
+    # -1 to 0 is a step of 1 as well, but from no partner to a partner: not the same run.
+    together &= (stacked[1:] == -1) == (stacked[:-1] == -1)
+    starts = np.concatenate([[0], np.flatnonzero(~together.all(axis=1)) + 1]).astype(np.int64)
+    return Runs(columns, starts, stacked[starts])

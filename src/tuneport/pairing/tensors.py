@@ -1,0 +1,334 @@
+"""Every tensor of base, tuned and target gets a fate.
+
+In come the headers of the checkpoints, out come pairs: which tensor of the tuned model is subtracted from by which of
+the base, and onto which of the target the difference goes. The promise is total accounting: a tensor that does not fit
+is refused with the flag that decides, all of them at once, and the caller stops before the first byte.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.open import Checkpoint
+from tuneport.checkpoint.weights import StoredTensor
+from tuneport.errors import PairingError, UsageError
+
+Fate = Literal["transferred", "resized", "copied", "dropped", "refused"]
+
+# Matrices (and biases) with one row per token. Position embeddings (wpe, embed_positions) are none of them.
+EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|tok_embeddings|word_embeddings)\.weight$")
+HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.(weight|bias)$|^output\.weight$|(^|\.)final_logits_bias$")
+# GPTQ and AWQ, bitsandbytes, compressed-tensors, float8 with scales.
+QUANTISED = re.compile(r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale(_inv)?|absmax|quant_map|SCB|quant_state\..*)$")
+MOST_MUST_PAIR = 0.9
+
+
+@dataclass(frozen=True)
+class ParentPair:
+    """A tensor of base and tuned: ``diff`` has a value wherever both are there. ``exact`` are integers and booleans."""
+
+    name: str
+    base: StoredTensor
+    tuned: StoredTensor
+
+    @property
+    def exact(self) -> bool:
+        """Integers and booleans have no difference: base must equal tuned."""
+        return DTYPES[self.base.dtype].kind == "exact"
+
+
+@dataclass(frozen=True)
+class Parents:
+    """What base and tuned share, and what only one of them has (by name)."""
+
+    pairs: Mapping[str, ParentPair]
+    only_base: Mapping[str, StoredTensor]
+    only_tuned: Mapping[str, StoredTensor]
+    refusals: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TensorPair:
+    """One line of the account: a tensor of the output, or one that has no place in it."""
+
+    name: str
+    fate: Fate
+    reason: str = ""
+    pair: ParentPair | None = None
+    target: StoredTensor | None = None
+    by_token: bool = False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``--rule REGEX=SCALE``: the last rule whose expression is found in a target's name replaces ``--scale``."""
+
+    pattern: str
+    scale: float
+
+    def matches(self, name: str) -> bool:
+        """Whether the expression is found in ``name``."""
+        return re.search(self.pattern, name) is not None
+
+
+def scale_of(name: str, scale: float, rules: Sequence[Rule]) -> float:
+    """The scale of one tensor."""
+    return next((rule.scale for rule in reversed(rules) if rule.matches(name)), scale)
+
+
+def is_vocabulary(name: str) -> bool:
+    """Whether a tensor has one row per token."""
+    return bool(EMBEDDING.search(name) or HEAD.search(name))
+
+
+def main_dtype(tensors: Iterable[StoredTensor]) -> str:
+    """The float dtype that most elements have: what ``--dtype`` casts."""
+    counts: dict[str, int] = {}
+    for tensor in tensors:
+        if DTYPES[tensor.dtype].kind == "float":
+            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.elements
+    return max(counts, key=lambda dtype: counts[dtype]) if counts else "F32"
+
+
+def written_tensors(checkpoint: Checkpoint, tied: bool) -> dict[str, StoredTensor]:
+    """The tensors that count in a checkpoint: a tied head that is stored beside its embedding is the same one twice."""
+    embedding = [name for name in checkpoint.tensors if EMBEDDING.search(name)]
+    if not tied or not embedding:
+        return dict(checkpoint.tensors)
+    return {name: tensor for name, tensor in checkpoint.tensors.items() if not _is_head_weight(name)}
+
+
+def find_tensor(checkpoint: Checkpoint, tied: bool, name: str) -> StoredTensor | None:
+    """A tensor by the name another checkpoint gives it: in a tied model embedding and head are one."""
+    written = written_tensors(checkpoint, tied)
+    if name in written:
+        return written[name]
+    if tied and (EMBEDDING.search(name) or _is_head_weight(name)):
+        candidates = [tensor for other, tensor in written.items() if EMBEDDING.search(other) or _is_head_weight(other)]
+        return candidates[0] if len(candidates) == 1 else None
+    return None
+
+
+def check_readable(checkpoint: Checkpoint) -> None:
+    """Stop at quantised and complex weights: a difference of their bits means nothing. Raises `PairingError`."""
+    method = checkpoint.config.get("quantization_config")
+    quantised = [
+        name
+        for name, tensor in checkpoint.tensors.items()
+        if DTYPES[tensor.dtype].kind == "quantised" or QUANTISED.search(name)
+    ]
+    other = [name for name, tensor in checkpoint.tensors.items() if DTYPES[tensor.dtype].kind == "complex"]
+    where = f"{checkpoint.role} {checkpoint.label}"
+    if method or quantised:
+        kind = method.get("quant_method", "of unknown kind") if isinstance(method, dict) else "by its tensors"
+        shown = f", for example `{quantised[0]}` ({checkpoint.tensors[quantised[0]].dtype})" if quantised else ""
+        raise PairingError(
+            f"{where} is quantised ({kind}{shown}). Differences of quantised weights mean nothing; give the "
+            "unquantised checkpoint, or dequantise it first."
+        )
+    if other:
+        raise PairingError(f"{where}: `{other[0]}` is complex ({checkpoint.tensors[other[0]].dtype}); not supported.")
+
+
+def check_architectures(*checkpoints: Checkpoint) -> None:
+    """One message when the models are of different kinds, instead of hundreds of names. Raises `PairingError`."""
+    kinds = {checkpoint.role: checkpoint.config.get("model_type") for checkpoint in checkpoints}
+    if len({kind for kind in kinds.values() if kind is not None}) > 1:
+        told = "; ".join(
+            f"{c.role} {c.label} is {_article(c)} with {len(c.tensors)} tensors and {c.parameters:,} parameters"
+            for c in checkpoints
+        )
+        raise PairingError(
+            f"These are different architectures: {told}. A diff vector can only be added to another version of the "
+            "same architecture."
+        )
+
+
+def pair_parents(
+    base: Checkpoint, tuned: Checkpoint, tied: tuple[bool, bool], vocabulary_rows: bool, drop: str | None
+) -> Parents:
+    """What can be subtracted from what. ``tied`` says whether head and embedding are one in base and in tuned.
+
+    ``vocabulary_rows``: rows of embeddings may differ, they match by token.
+    """
+    base_tensors, tuned_tensors = written_tensors(base, tied[0]), written_tensors(tuned, tied[1])
+    pairs: dict[str, ParentPair] = {}
+    refusals: list[str] = []
+    only_base = {}
+    paired_in_tuned = set()
+    for name, stored in base_tensors.items():
+        partner = find_tensor(tuned, tied[1], name)
+        if partner is None:
+            only_base[name] = stored
+            continue
+        paired_in_tuned.add(partner.name)
+        pair = ParentPair(name, stored, partner)
+        kinds = {DTYPES[stored.dtype].kind, DTYPES[partner.dtype].kind}
+        if len(kinds) > 1 or (pair.exact and stored.dtype != partner.dtype):
+            refusals.append(f"`{name}` is {stored.dtype} in the base and {partner.dtype} in the tuned model.")
+        elif not _same_shape(stored.shape, partner.shape, vocabulary_rows and is_vocabulary(name)):
+            refusals.append(f"`{name}` is {_times(stored.shape)} in the base and {_times(partner.shape)} in the tuned model.")
+        pairs[name] = pair
+    only_tuned = {name: stored for name, stored in tuned_tensors.items() if name not in paired_in_tuned}
+    _check_most_pair(base, tuned, sum(pair.base.elements for pair in pairs.values()), base_tensors)
+    for side, alone in (("base", only_base), ("tuned model", only_tuned)):
+        refusals += [
+            f"`{name}` ({_times(stored.shape)}) is only in the {side}. Pass `--drop '{_exact_pattern(name)}'` to leave it out."
+            for name, stored in alone.items()
+            if not _found(drop, name)
+        ]
+    return Parents(pairs, only_base, only_tuned, tuple(refusals))
+
+
+def pair_target(
+    pairs: Mapping[str, ParentPair],
+    dropped: Mapping[str, StoredTensor],
+    target: Checkpoint,
+    *,
+    tied_parents: bool,
+    tied_target: bool,
+    vocabulary_rows: bool,
+    rules: Sequence[Rule],
+    drop: str | None,
+) -> list[TensorPair]:
+    """The account: each tensor of the target and each leftover of the parents, with its fate.
+
+    ``dropped`` are tensors that only one parent has; those not matched by ``drop`` were refused before.
+    ``vocabulary_rows``: embeddings whose rows differ are matched by token.
+    """
+    account: list[TensorPair] = []
+    used: set[str] = set()
+    written = written_tensors(target, tied_target)
+    for name, stored in written.items():
+        pair = _find_pair(pairs, name, tied_parents)
+        if pair is None:
+            account.append(_without_diff(name, stored, name in dropped and _found(drop, name), rules))
+            continue
+        used.add(pair.name)
+        account.append(_with_diff(name, pair, stored, vocabulary_rows))
+    for name, pair in pairs.items():
+        if name not in used:
+            account.append(_without_place(name, pair, drop))
+    account += [
+        TensorPair(name, "dropped", "only one of base and tuned has it") for name in dropped if name not in written
+    ]
+    _check_most_pair_target(pairs, target, account)
+    return account
+
+
+def check_patterns(rules: Sequence[Rule], drop: str | None, names: Iterable[str]) -> None:
+    """A pattern that finds nothing is a slip of the pen. Raises `UsageError`."""
+    names = list(names)
+    for pattern, flag in [(rule.pattern, "--rule") for rule in rules] + ([(drop, "--drop")] if drop else []):
+        if not any(re.search(pattern, name) for name in names):
+            raise UsageError(f"{flag} {pattern!r} matches no tensor; names look like `{names[0] if names else '-'}`.")
+
+
+def _find_pair(pairs: Mapping[str, ParentPair], name: str, tied: bool) -> ParentPair | None:
+    if name in pairs:
+        return pairs[name]
+    if tied and (EMBEDDING.search(name) or _is_head_weight(name)):
+        found = [pair for other, pair in pairs.items() if EMBEDDING.search(other) or _is_head_weight(other)]
+        return found[0] if len(found) == 1 else None
+    return None
+
+
+def _with_diff(name: str, pair: ParentPair, target: StoredTensor, vocabulary_rows: bool) -> TensorPair:
+    if pair.exact:
+        if DTYPES[target.dtype].kind != "exact":
+            reason = f"`{name}` is {pair.base.dtype} in the base and {target.dtype} in the target."
+            return TensorPair(name, "refused", reason, pair, target)
+        return TensorPair(name, "copied", "integers: base and tuned must be equal, checked while running", pair, target)
+    if DTYPES[target.dtype].kind != "float":
+        reason = f"`{name}` is {pair.base.dtype} in the base and {target.dtype} in the target."
+        return TensorPair(name, "refused", reason, pair, target)
+    by_token = vocabulary_rows and is_vocabulary(name)
+    if target.shape == pair.base.shape == pair.tuned.shape:
+        return TensorPair(name, "transferred", "", pair, target, by_token)
+    if by_token and _same_shape(target.shape, pair.base.shape, True):
+        rows = f"{pair.base.shape[0]}, {pair.tuned.shape[0]} and {target.shape[0]} rows in base, tuned and target"
+        return TensorPair(name, "resized", f"{rows}; matched by token", pair, target, True)
+    reason = (
+        f"`{name}` is {_times(pair.base.shape)} in the base, {_times(pair.tuned.shape)} in the tuned model and "
+        f"{_times(target.shape)} in the target; only rows of embeddings may differ."
+    )
+    return TensorPair(name, "refused", reason, pair, target)
+
+
+def _without_diff(name: str, target: StoredTensor, dropped: bool, rules: Sequence[Rule]) -> TensorPair:
+    if dropped:
+        return TensorPair(name, "copied", "the difference was dropped (--drop)", None, target)
+    if scale_of(name, 1.0, rules) == 0:
+        return TensorPair(name, "copied", "only the target has it (--rule …=0)", None, target)
+    reason = (
+        f"`{name}` ({_times(target.shape)}) is only in the target. Pass `--rule '{_exact_pattern(name)}=0'` to copy it."
+    )
+    return TensorPair(name, "refused", reason, None, target)
+
+
+def _without_place(name: str, pair: ParentPair, drop: str | None) -> TensorPair:
+    if _found(drop, name):
+        return TensorPair(name, "dropped", "the target has no such tensor (--drop)", pair)
+    reason = (
+        f"`{name}` ({_times(pair.base.shape)}) is in base and tuned, but not in the target. "
+        f"Pass `--drop '{_exact_pattern(name)}'` to leave its difference out."
+    )
+    return TensorPair(name, "refused", reason, pair)
+
+
+def _check_most_pair(base: Checkpoint, tuned: Checkpoint, paired: int, base_tensors: Mapping[str, StoredTensor]) -> None:
+    total = max(sum(tensor.elements for tensor in base_tensors.values()), 1)
+    if paired < MOST_MUST_PAIR * total:
+        _refuse_as_a_whole(base, tuned, paired / total)
+
+
+def _check_most_pair_target(pairs: Mapping[str, ParentPair], target: Checkpoint, account: list[TensorPair]) -> None:
+    total = max(sum(line.target.elements for line in account if line.target), 1)
+    paired = sum(line.target.elements for line in account if line.target and line.pair and line.fate != "refused")
+    unpaired = sum(line.target.elements for line in account if line.target and line.fate == "refused")
+    if unpaired > (1 - MOST_MUST_PAIR) * total:
+        example = next(line for line in account if line.fate == "refused")
+        raise PairingError(
+            f"Only {paired / total:.0%} of the parameters of target {target.label} ({_article(target)}) have a partner "
+            f"in base and tuned. They look like different models: {example.reason}"
+        )
+
+
+def _refuse_as_a_whole(one: Checkpoint, other: Checkpoint, share: float) -> None:
+    raise PairingError(
+        f"Only {share:.0%} of the parameters of {one.role} {one.label} ({_article(one)}) have a partner in "
+        f"{other.role} {other.label} ({_article(other)}). They are different models; which one is not the one you meant?"
+    )
+
+
+def _article(checkpoint: Checkpoint) -> str:
+    kind = checkpoint.config.get("model_type")
+    architectures = checkpoint.config.get("architectures")
+    name = architectures[0] if isinstance(architectures, list) and architectures else None
+    return f"`{kind}` ({name})" if name else f"`{kind}`" if kind else "of unknown type"
+
+
+def _is_head_weight(name: str) -> bool:
+    return bool(HEAD.search(name)) and name.endswith(".weight")
+
+
+def _same_shape(one: tuple[int, ...], other: tuple[int, ...], rows_may_differ: bool) -> bool:
+    if rows_may_differ:
+        return len(one) == len(other) >= 1 and one[1:] == other[1:]
+    return one == other
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "a scalar"
+
+
+def _exact_pattern(name: str) -> str:
+    return "^" + re.escape(name) + "$"
+
+
+def _found(pattern: str | None, name: str) -> bool:
+    return pattern is not None and re.search(pattern, name) is not None

@@ -1,0 +1,269 @@
+"""Rows of embeddings and heads, matched by token string.
+
+In come the tokenizers of base, tuned and target, out comes a `VocabularyMatch`: which row of the output takes which
+rows of the three, which tokens are renamed or added, and what is kept or lost, by name. The promise: no row gets the
+difference of another token's row, and no token is dropped without being listed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.checkpoint.token_changes import AddedToken, TokenChanges
+from tuneport.checkpoint.tokenizer import Tokenizer, is_readable, read_tokenizer, tokenizer_fingerprint
+from tuneport.checkpoint.tokenizer_edit import can_rename
+from tuneport.errors import CheckpointError, PairingError, TuneportError, listing
+
+Rows = NDArray[np.int64]
+NONE = -1
+# What model makers call the slots they hold free for later: Llama, Mistral, Gemma, T5, Qwen, Nemotron, Phi.
+_PLACEHOLDER = re.compile(r"reserved|unused|placeholder|^\[control_\d+\]$|^<\|?(extra|dummy|special)(_id)?_\d+\|?>$", re.I)
+
+
+@dataclass(frozen=True)
+class Rename:
+    """A token that the tuned model has in place of one of base's, and its ids."""
+
+    old: str
+    new: str
+    base_id: int
+    tuned_id: int
+    target_id: int
+
+
+@dataclass(frozen=True)
+class RowMap:
+    """One vocabulary matrix of the output, row by row: where each row comes from (-1: from nowhere).
+
+    All three given: target row + Δ. Only ``target``: that row as it stands. Only ``tuned``: raw, the tuned row as it
+    stands (it may take a padded row's place).
+    """
+
+    rows: int
+    target: Rows
+    base: Rows
+    tuned: Rows
+
+
+@dataclass(frozen=True)
+class VocabularyMatch:
+    """How the three vocabularies belong together; everything that is not simply matched is listed by name."""
+
+    how: Literal["identical", "strings", "positions"]
+    matched: int
+    base_size: int | None = None
+    tuned_size: int | None = None
+    target_size: int | None = None
+    output_size: int | None = None
+    renamed: tuple[Rename, ...] = ()
+    added: tuple[AddedToken, ...] = ()
+    dropped: tuple[str, ...] = ()
+    rowless: tuple[str, ...] = ()  # only the tuned tokenizer has them, and its matrix has no row for them: not added
+    placeholders: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    changes: TokenChanges = TokenChanges()
+    tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None = field(default=None, repr=False, compare=False)
+    pairs: Rows | None = field(default=None, repr=False, compare=False)  # (n, 3): target, base, tuned id
+    raw: Rows | None = field(default=None, repr=False, compare=False)  # (n, 2): id in the output, tuned id
+
+    def rows(self, base_rows: int, tuned_rows: int, target_rows: int) -> RowMap:
+        """Where each row of a matrix comes from that has so many rows in base, tuned and target."""
+        if self.pairs is None or self.raw is None:
+            common = min(base_rows, tuned_rows, target_rows)
+            matched = np.full(target_rows, NONE, np.int64)
+            matched[:common] = np.arange(common)
+            return RowMap(target_rows, np.arange(target_rows, dtype=np.int64), matched, matched.copy())
+        rows = max(target_rows, int(self.raw[:, 0].max(initial=NONE)) + 1)
+        target, base, tuned = (np.full(rows, NONE, np.int64) for _ in range(3))
+        target[:target_rows] = np.arange(target_rows)
+        pairs = self.pairs[(self.pairs < (target_rows, base_rows, tuned_rows)).all(axis=1)]
+        base[pairs[:, 0]] = pairs[:, 1]
+        tuned[pairs[:, 0]] = pairs[:, 2]
+        raw = self.raw[self.raw[:, 1] < tuned_rows]
+        target[raw[:, 0]] = NONE
+        tuned[raw[:, 0]] = raw[:, 1]
+        empty = np.flatnonzero((target == NONE) & (tuned == NONE))
+        if empty.size:
+            raise PairingError(
+                f"The output would need {rows} rows for the tokens it gains, but nothing gives row {empty[0]} "
+                f"({empty.size} such): the target has {target_rows} rows for a tokenizer of {self.target_size} tokens, "
+                f"the tuned model {tuned_rows}. Pass `--new-tokens drop` to leave the new tokens out."
+            )
+        return RowMap(rows, target, base, tuned)
+
+
+def match_vocabulary(
+    base: SidecarFolder,
+    tuned: SidecarFolder,
+    target: SidecarFolder,
+    *,
+    new_tokens: Literal["append", "drop"] = "append",
+    vocabulary: Literal["strings", "positions"] | None = None,
+    matrix_rows: tuple[int, int, int],
+) -> VocabularyMatch:
+    """Match the vocabularies of three models (SEMANTICS: Tokens).
+
+    ``matrix_rows`` are the rows of the embeddings of base, tuned and target. ``vocabulary`` forces rows to be matched
+    by token string or by position. `PairingError` where they cannot be matched, `CheckpointError` for broken files.
+    """
+    folders = (base, tuned, target)
+    by_position = min(matrix_rows)
+    if vocabulary == "positions":
+        return VocabularyMatch("positions", by_position)
+    if vocabulary is None:
+        prints = [tokenizer_fingerprint(folder) for folder in folders]
+        agree = prints[0] == prints[1] == prints[2]
+        if agree and (is_readable(base) or len(set(matrix_rows)) == 1):
+            return VocabularyMatch("identical" if prints[0] else "positions", by_position)
+        if agree:
+            _refuse_shapes(folders, matrix_rows, found=bool(prints[0]))
+    tokenizers = _read_all(folders)
+    return _match_strings(tokenizers, target, matrix_rows, append=new_tokens == "append")
+
+
+def _match_strings(
+    tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer],
+    folder: SidecarFolder,
+    matrix_rows: tuple[int, int, int],
+    *,
+    append: bool,
+) -> VocabularyMatch:
+    base, tuned, target = tokenizers
+    base_rows, tuned_rows, target_rows = matrix_rows
+    renames = _find_renames(base, tuned, target, folder)
+    shared = [token for token in base.ids if token in tuned.ids and token in target.ids]
+    _check_overlap(len(shared) + len(renames), tokenizers)
+    pairs = np.empty((len(shared) + len(renames), 3), np.int64)
+    for column, tokenizer in enumerate((target, base, tuned)):
+        pairs[: len(shared), column] = np.fromiter(map(tokenizer.ids.__getitem__, shared), np.int64)
+    for place, rename in enumerate(renames, start=len(shared)):
+        pairs[place] = rename.target_id, rename.base_id, rename.tuned_id
+    pairs = pairs[(pairs < (target_rows, base_rows, tuned_rows)).all(axis=1)]
+
+    new_names = {rename.new for rename in renames}
+    only_tuned = [token for token in tuned.ids if token not in base.ids and token not in target.ids]
+    only_tuned = sorted(set(only_tuned) - new_names, key=tuned.ids.__getitem__)
+    rowless = [token for token in only_tuned if tuned.ids[token] >= tuned_rows]
+    gained = [token for token in only_tuned if tuned.ids[token] < tuned_rows]
+    added = tuple(
+        AddedToken(token, target.size + place, tuned.added.get(token, {}))
+        for place, token in enumerate(gained if append else [])
+    )
+
+    carried = np.zeros(target_rows, bool)
+    carried[pairs[:, 0]] = True
+    kept = [token for token, id in target.ids.items() if id < target_rows and not carried[id]]
+    lost = [
+        token
+        for token, id in base.ids.items()
+        if token in tuned.ids and id < base_rows and target.ids.get(token, target_rows) >= target_rows
+    ]
+    placeholders = [
+        token
+        for token, id in base.ids.items()
+        if target.ids.get(token, id) != id and token in tuned.ids and _PLACEHOLDER.search(token)
+    ]
+    match = VocabularyMatch(
+        how="strings",
+        matched=len(pairs),
+        base_size=base.size,
+        tuned_size=tuned.size,
+        target_size=target.size,
+        output_size=target.size + len(added),
+        renamed=tuple(renames),
+        added=added,
+        dropped=() if append else tuple(gained),
+        rowless=tuple(rowless),
+        placeholders=tuple(sorted(placeholders, key=base.ids.__getitem__)),
+        kept=tuple(sorted(kept, key=target.ids.__getitem__)),
+        lost=tuple(lost),
+        changes=_changes(renames, added, tuned, target),
+        tokenizers=tokenizers,
+        pairs=pairs,
+        raw=np.array([(token.id, tuned.ids[token.token]) for token in added], np.int64).reshape(-1, 2),
+    )
+    match.rows(*matrix_rows)
+    return match
+
+
+def _find_renames(base: Tokenizer, tuned: Tokenizer, target: Tokenizer, folder: SidecarFolder) -> list[Rename]:
+    """Tokens that the tuned model has in place of base's, where the target has the old one and not the new one."""
+    new_at = {id: token for token, id in tuned.ids.items() if token not in base.ids}
+    renames = [
+        Rename(old, new_at[id], id, id, target.ids[old])
+        for old, id in base.ids.items()
+        if id in new_at and old not in tuned.ids and old in target.ids and new_at[id] not in target.ids
+    ]
+    # A piece that merges build or use cannot change its name without breaking them: its new form is a new token.
+    pieces = {rename.old for rename in renames} - target.beyond
+    fixed = pieces - can_rename(folder, pieces) if pieces else set()
+    return [rename for rename in renames if rename.old not in fixed]
+
+
+def _changes(
+    renames: list[Rename], added: tuple[AddedToken, ...], tuned: Tokenizer, target: Tokenizer
+) -> TokenChanges:
+    entries: dict[str, Mapping[str, Any]] = {}
+    if added:
+        # Ids of added tokens come from counting, so what stands before the new ones must be spelled out everywhere.
+        names = {rename.old: rename.new for rename in renames}
+        entries = {names.get(token, token): entry for token, entry in target.added.items()}
+    for rename in renames:
+        entry = tuned.added.get(rename.new) or target.added.get(rename.old)
+        if entry:
+            entries[rename.new] = {**entry, "content": rename.new, "id": rename.target_id}
+    return TokenChanges(tuple((rename.old, rename.new) for rename in renames), added, entries)
+
+
+def _check_overlap(matched: int, tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer]) -> None:
+    sizes = [len(tokenizer.ids) for tokenizer in tokenizers]
+    if 2 * matched >= min(sizes) > 0:
+        return
+    the = [next((form for form in ("▁the", "Ġthe", "the") if form in each.ids), "none") for each in tokenizers]
+    raise PairingError(
+        f"Only {matched} token strings agree; the vocabularies have {sizes[0]} (base), {sizes[1]} (tuned) and {sizes[2]} "
+        f"(target). They are of different kinds: `▁the` is not `Ġthe` (\"the\" is {the[0]!r}, {the[1]!r} and {the[2]!r} "
+        "here), and a fine-tuning cannot be carried between them row by row. Check that base, tuned and target are of "
+        "one family; where rows are known to agree in spite of their names, force it with `--vocabulary positions`."
+    )
+
+
+def _read_all(folders: tuple[SidecarFolder, SidecarFolder, SidecarFolder]) -> tuple[Tokenizer, Tokenizer, Tokenizer]:
+    tokenizers: list[Tokenizer] = []
+    faults: list[TuneportError] = []
+    for folder in folders:
+        try:
+            tokenizers.append(read_tokenizer(folder))
+        except (PairingError, CheckpointError) as error:
+            faults.append(error)
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        kind = CheckpointError if all(isinstance(fault, CheckpointError) for fault in faults) else PairingError
+        raise kind(f"{len(faults)} tokenizers cannot be read:{listing([str(fault) for fault in faults])}")
+    base, tuned, target = tokenizers
+    return base, tuned, target
+
+
+def _refuse_shapes(
+    folders: tuple[SidecarFolder, SidecarFolder, SidecarFolder], matrix_rows: tuple[int, int, int], *, found: bool
+) -> None:
+    rows = ", ".join(f"{count} ({folder.role})" for folder, count in zip(folders, matrix_rows, strict=True))
+    state = (
+        "The tokenizer files agree, but are of a kind whose token strings cannot be read"
+        if found
+        else "None of the three folders has tokenizer files"
+    )
+    raise PairingError(
+        f"{state}, and the embeddings differ in rows: {rows}. Put each model's tokenizer.json into its folder and rows "
+        "are matched with `--vocabulary strings`; or, where equal positions are known to be equal tokens, pass "
+        "`--vocabulary positions`: common rows are matched, the target's others stay."
+    )

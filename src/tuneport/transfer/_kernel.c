@@ -1,0 +1,280 @@
+/* The transfer of one piece in a single pass: widen, subtract, scale, add, round, measure.
+ *
+ * A faster way to the very bits that arithmetic.py defines in numpy (tests hold one against the other): float32
+ * steps, each rounded by itself (built with -ffp-contract=off), one rounding to nearest even for bfloat16. It keeps
+ * no state, allocates nothing and lets go of the interpreter's lock, so that worker threads run side by side.
+ *
+ * Sums are taken over blocks of the caller's grid, in sixteen lanes, added up in a fixed order: they depend neither on
+ * the piece size nor on the width of the machine's vectors. Lanes add products in float32 for 64 rows at most, then in
+ * double, which keeps seven digits of a norm; a block whose products leave float32's range is summed again in double.
+ */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+#if !(defined(__GNUC__) || defined(__clang__))
+#error "needs the vector extensions of GCC or Clang; without this module tuneport computes in numpy"
+#endif
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EACH_CPU __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
+#else
+#define FOR_EACH_CPU
+#endif
+
+#define LANES 16
+#define ROWS 64 /* rows of lanes that are added in float32 before they are added in double */
+#define SUMS 5  /* ‖Δ‖², ‖target‖², ‖base‖², ‖target − base‖², Δ·(target − base) */
+#define TINY 1e-30
+
+typedef uint16_t u16x __attribute__((vector_size(2 * LANES)));
+typedef uint16_t u16pairs __attribute__((vector_size(4 * LANES)));
+typedef uint32_t u32x __attribute__((vector_size(4 * LANES)));
+typedef int32_t i32x __attribute__((vector_size(4 * LANES)));
+typedef float f32x __attribute__((vector_size(4 * LANES)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* bfloat16 is the upper half of a float32. */
+INLINE f32x widen(u16x bits) {
+    u16x zero = {0};
+    return (f32x)__builtin_shufflevector(zero, bits, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9,
+                                         25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+
+/* To nearest, ties to even; NaN becomes the quiet NaN 0x7fc0, as torch has it. */
+INLINE u16x narrow(f32x values) {
+    u32x bits = (u32x)values;
+    u32x rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    u32x nan = (u32x)(values != values);
+    u16pairs halves = (u16pairs)((rounded & ~nan) | (nan & 0x7fc00000));
+    return __builtin_shufflevector(halves, halves, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+
+INLINE f32x load(const void *from, Py_ssize_t i, int bf16, size_t count) {
+    if (bf16) {
+        u16x bits = {0};
+        memcpy(&bits, (const uint16_t *)from + i, count == LANES ? sizeof bits : 2 * count);
+        return widen(bits);
+    }
+    f32x values = {0};
+    memcpy(&values, (const float *)from + i, count == LANES ? sizeof values : 4 * count);
+    return values;
+}
+
+/* Buffers of one call, and what is done to them. */
+typedef struct {
+    const void *base, *tuned, *target;
+    void *out;
+    int scaled;
+    float scale;
+} Piece;
+
+typedef struct {
+    f32x sum[SUMS];
+    u32x differs[2]; /* bits of Δ and of target − base that were ever set */
+} Lanes;
+
+INLINE void row(const Piece *p, Py_ssize_t i, size_t count, int bf16, int scaled, f32x scale, Lanes *lanes) {
+    f32x b = load(p->base, i, bf16, count), u = load(p->tuned, i, bf16, count), t = load(p->target, i, bf16, count);
+    f32x d = u - b;
+    f32x o = scaled ? t + d * scale : t + d;
+    f32x g = t - b;
+    if (bf16) {
+        u16x bits = narrow(o);
+        memcpy((uint16_t *)p->out + i, &bits, count == LANES ? sizeof bits : 2 * count);
+    } else {
+        memcpy((float *)p->out + i, &o, count == LANES ? sizeof o : 4 * count);
+    }
+    lanes->sum[0] += d * d;
+    lanes->sum[1] += t * t;
+    lanes->sum[2] += b * b;
+    lanes->sum[3] += g * g;
+    lanes->sum[4] += d * g;
+    lanes->differs[0] |= (u32x)d;
+    lanes->differs[1] |= (u32x)g;
+}
+
+INLINE double single(const void *from, Py_ssize_t i, int bf16) {
+    uint32_t bits;
+    if (bf16)
+        bits = (uint32_t)((const uint16_t *)from)[i] << 16;
+    else
+        memcpy(&bits, (const float *)from + i, 4);
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+/* The sums of one block in double throughout, for products that float32 cannot hold. */
+static __attribute__((noinline)) void sums_in_double(const Piece *p, Py_ssize_t start, Py_ssize_t stop, int bf16,
+                                                     double *sums) {
+    memset(sums, 0, SUMS * sizeof *sums);
+    for (Py_ssize_t i = start; i < stop; i++) {
+        double b = single(p->base, i, bf16), t = single(p->target, i, bf16);
+        double d = (float)(single(p->tuned, i, bf16) - b), g = (float)(t - b);
+        sums[0] += d * d;
+        sums[1] += t * t;
+        sums[2] += b * b;
+        sums[3] += g * g;
+        sums[4] += d * g;
+    }
+}
+
+INLINE int any(u32x bits) {
+    uint32_t seen = 0;
+    for (int lane = 0; lane < LANES; lane++) seen |= bits[lane];
+    return (seen & 0x7fffffff) != 0;
+}
+
+INLINE void block_of(const Piece *p, Py_ssize_t start, Py_ssize_t stop, int bf16, int scaled, double *sums) {
+    f32x scale = (f32x){0} + p->scale;
+    double wide[SUMS][LANES] = {{0}};
+    u32x differs[2] = {{0}, {0}};
+    Py_ssize_t i = start;
+    while (i < stop) {
+        Lanes lanes = {{{0}, {0}, {0}, {0}, {0}}, {{0}, {0}}};
+        Py_ssize_t end = stop - i < ROWS * LANES ? stop : i + ROWS * LANES;
+        for (; i + LANES <= end; i += LANES) row(p, i, LANES, bf16, scaled, scale, &lanes);
+        if (i < end) row(p, i, (size_t)(end - i), bf16, scaled, scale, &lanes), i = end;
+        for (int k = 0; k < SUMS; k++)
+            for (int lane = 0; lane < LANES; lane++) wide[k][lane] += lanes.sum[k][lane];
+        for (int k = 0; k < 2; k++) differs[k] |= lanes.differs[k];
+    }
+    for (int k = 0; k < SUMS; k++) {
+        sums[k] = 0;
+        for (int lane = 0; lane < LANES; lane++) sums[k] += wide[k][lane];
+    }
+    int lost = (sums[0] < TINY && any(differs[0])) || (sums[3] < TINY && any(differs[1])) || sums[1] < TINY ||
+               sums[2] < TINY;
+    for (int k = 0; k < SUMS; k++) lost |= !(sums[k] - sums[k] == 0); /* infinite or NaN */
+    if (lost) sums_in_double(p, start, stop, bf16, sums);
+}
+
+INLINE void transfer_blocks(const Piece *p, Py_ssize_t n, Py_ssize_t first, Py_ssize_t block, int bf16, int scaled,
+                            double *total) {
+    for (Py_ssize_t start = 0, stop = first < n ? first : n; start < n;
+         start = stop, stop = n - stop < block ? n : stop + block) {
+        double sums[SUMS];
+        block_of(p, start, stop, bf16, scaled, sums);
+        for (int k = 0; k < SUMS; k++) total[k] += sums[k];
+    }
+}
+
+FOR_EACH_CPU static void transfer_bf16(const Piece *p, Py_ssize_t n, Py_ssize_t first, Py_ssize_t block, double *total) {
+    p->scaled ? transfer_blocks(p, n, first, block, 1, 1, total) : transfer_blocks(p, n, first, block, 1, 0, total);
+}
+
+FOR_EACH_CPU static void transfer_f32(const Piece *p, Py_ssize_t n, Py_ssize_t first, Py_ssize_t block, double *total) {
+    p->scaled ? transfer_blocks(p, n, first, block, 0, 1, total) : transfer_blocks(p, n, first, block, 0, 0, total);
+}
+
+FOR_EACH_CPU static void widen_all(const uint16_t *from, float *to, Py_ssize_t n) {
+    for (Py_ssize_t i = 0; i < n; i++) {
+        uint32_t bits = (uint32_t)from[i] << 16;
+        memcpy(to + i, &bits, 4);
+    }
+}
+
+FOR_EACH_CPU static void narrow_all(const float *from, uint16_t *to, Py_ssize_t n) {
+    for (Py_ssize_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, from + i, 4);
+        uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+        to[i] = (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+    }
+}
+
+/* The exponent is all ones: infinity or NaN. `width` is 2 for bfloat16, 4 for float32. */
+FOR_EACH_CPU static Py_ssize_t count_nonfinite(const void *from, Py_ssize_t n, int width) {
+    Py_ssize_t count = 0;
+    if (width == 2) {
+        const uint16_t *bits = from;
+        for (Py_ssize_t start = 0; start < n; start += 32768) { /* short runs keep the counter in 16-bit lanes */
+            Py_ssize_t stop = n - start < 32768 ? n : start + 32768;
+            uint16_t few = 0;
+            for (Py_ssize_t i = start; i < stop; i++) few += (uint16_t)((bits[i] & 0x7f80) == 0x7f80);
+            count += few;
+        }
+    } else {
+        const uint32_t *bits = from;
+        for (Py_ssize_t i = 0; i < n; i++) count += (bits[i] & 0x7f800000) == 0x7f800000;
+    }
+    return count;
+}
+
+static PyObject *py_transfer(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer base, tuned, target, out, sums;
+    Py_ssize_t first, block, nonfinite;
+    int width, scaled;
+    double scale;
+    if (!PyArg_ParseTuple(args, "y*y*y*w*w*innpd", &base, &tuned, &target, &out, &sums, &width, &first, &block, &scaled,
+                          &scale))
+        return NULL;
+    PyObject *result = NULL;
+    if ((width != 2 && width != 4) || base.len != out.len || tuned.len != out.len || target.len != out.len ||
+        out.len % width || sums.len != SUMS * (Py_ssize_t)sizeof(double) || first < 1 || block < 1) {
+        PyErr_SetString(PyExc_ValueError, "buffers of one length, five doubles of sums and a positive grid are needed");
+    } else {
+        Py_ssize_t n = out.len / width;
+        Py_BEGIN_ALLOW_THREADS;
+        Piece piece = {base.buf, tuned.buf, target.buf, out.buf, scaled, (float)scale};
+        (width == 2 ? transfer_bf16 : transfer_f32)(&piece, n, first, block, sums.buf);
+        nonfinite = count_nonfinite(out.buf, n, width);
+        Py_END_ALLOW_THREADS;
+        result = PyLong_FromSsize_t(nonfinite);
+    }
+    PyBuffer_Release(&base);
+    PyBuffer_Release(&tuned);
+    PyBuffer_Release(&target);
+    PyBuffer_Release(&out);
+    PyBuffer_Release(&sums);
+    return result;
+}
+
+static PyObject *convert(PyObject *args, int to_narrow) {
+    Py_buffer from, to;
+    if (!PyArg_ParseTuple(args, "y*w*", &from, &to)) return NULL;
+    PyObject *result = NULL;
+    Py_ssize_t n = (to_narrow ? to.len : from.len) / 2;
+    if ((to_narrow ? from.len : to.len) != 4 * n) {
+        PyErr_SetString(PyExc_ValueError, "float32 and bfloat16 buffers must hold the same number of elements");
+    } else {
+        Py_BEGIN_ALLOW_THREADS;
+        if (to_narrow)
+            narrow_all(from.buf, to.buf, n);
+        else
+            widen_all(from.buf, to.buf, n);
+        Py_END_ALLOW_THREADS;
+        result = Py_NewRef(Py_None);
+    }
+    PyBuffer_Release(&from);
+    PyBuffer_Release(&to);
+    return result;
+}
+
+static PyObject *py_widen(PyObject *self, PyObject *args) {
+    (void)self;
+    return convert(args, 0);
+}
+
+static PyObject *py_narrow(PyObject *self, PyObject *args) {
+    (void)self;
+    return convert(args, 1);
+}
+
+static PyMethodDef methods[] = {
+    {"transfer", py_transfer, METH_VARARGS,
+     "transfer(base, tuned, target, out, sums, width, first, block, scaled, scale) -> count of NaN and infinity in out"},
+    {"widen", py_widen, METH_VARARGS, "widen(bf16_bits, float32_out)"},
+    {"narrow", py_narrow, METH_VARARGS, "narrow(float32, bf16_bits_out), to nearest even"},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernel", "One pass over a piece; see arithmetic.py.", -1,
+                                    methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__kernel(void) { return PyModule_Create(&module); }

@@ -1,0 +1,91 @@
+"""How many workers, and how large the pieces, so that memory stays under --max-memory.
+
+In come the bound and what the process holds already, out come workers and piece size. Sizes are in bytes, pieces in
+elements. What a run needs does not depend on the size of the model.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+
+from tuneport.errors import OutputError, UsageError
+from tuneport.transfer.kernel import BLOCK
+
+MIB = 2**20
+DEFAULT_MAX_MEMORY = 128 * MIB
+# A vocabulary of 128k entries takes 130 MiB to parse.
+DEFAULT_MAX_MEMORY_PARSING = 256 * MIB
+# Above 131,072 elements the four buffers of a bfloat16 piece leave a core's second-level cache.
+PIECE = 2 * BLOCK
+# Four buffers of at most eight bytes an element, and numpy's temporaries of one block where the kernel does not serve.
+_BYTES_PER_ELEMENT = 4 * 8
+_TEMPORARIES = 10 * BLOCK * 8
+_THREAD = MIB // 2
+# What the command line holds before a run begins: the interpreter, numpy and tuneport.
+_BARE = 32 * MIB
+# The journal, the digests of leaves and the manifest being written.
+_BOOKKEEPING = 6 * MIB
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Workers, elements in a piece, and the most bytes of memory the run will take."""
+
+    workers: int
+    piece: int
+    estimate: int
+    limit: int
+
+
+def budget(limit: int | None, workers: int | None, default: int = DEFAULT_MAX_MEMORY) -> Budget:
+    """The largest pool that fits into ``limit`` bytes. Raises `OutputError` naming the minimum where none does.
+
+    Without a limit ``default`` holds; in a process that holds much already (a notebook with torch in it), it bounds
+    what the run adds.
+    """
+    held = memory_held()
+    if limit is None:
+        limit = max(default, held + default - _BARE)
+    wanted = workers if workers is not None else usable_cpus()
+    for count in range(wanted, 0, -1):
+        for piece in (PIECE, BLOCK):
+            estimate = held + _BOOKKEEPING + count * (piece * _BYTES_PER_ELEMENT + _TEMPORARIES + _THREAD)
+            if estimate <= limit:
+                return Budget(count, piece, estimate, limit)
+    raise OutputError(
+        f"--max-memory {limit / MIB:.0f}MiB is too little: this run needs at least {-(-estimate // MIB)}MiB "
+        "with one worker."
+    )
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_held() -> int:
+    """Bytes this process holds now: its proportional share on Linux, the peak of its resident set elsewhere."""
+    try:
+        with open("/proc/self/smaps_rollup", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # not Linux, or /proc is not mounted: the peak below is an upper bound
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``128MiB``, ``5GB`` or ``1000000``. Raises `UsageError`."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?[iI]?)[bB]?\s*", text)
+    if not found or found[2].upper() not in _UNITS or float(found[1]) <= 0:
+        raise UsageError(f"{text!r} is no size; write it like 128MiB or 5GB.")
+    return int(float(found[1]) * _UNITS[found[2].upper()])

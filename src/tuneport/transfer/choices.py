@@ -1,0 +1,133 @@
+"""What a person may choose, checked.
+
+In come the words of the command line or the arguments of a Python call, out come two frozen records: `Choices` decide
+what the output is (they are part of the plan, and of its digest), `Running` decides how the run goes about it (memory,
+workers), which changes no byte.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
+from tuneport.errors import UsageError
+from tuneport.pairing.tensors import Rule
+from tuneport.transfer.budget import parse_size
+
+SIDES = ("base", "tuned", "target")
+DEFAULT_SHARD_SIZE = "5GB"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Everything that decides what the output is. Raises `UsageError` for values that cannot be meant."""
+
+    scale: float = 1.0
+    rules: tuple[Rule, ...] = ()
+    drop: str | None = None
+    dtype: str | None = None
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    seed: int = 0
+    config: Mapping[str, str] = field(default_factory=dict)
+    sidecar: Mapping[str, str] = field(default_factory=dict)
+    new_tokens: Literal["append", "drop"] = "append"
+    vocabulary: Literal["strings", "positions"] | None = None
+    digest_inputs: bool = False
+    shard_size: str = DEFAULT_SHARD_SIZE
+
+    def __post_init__(self) -> None:
+        """Check every value, and spell the dtype as safetensors does."""
+        _check_scale(self.scale, "--scale")
+        for rule in self.rules:
+            _check_pattern(rule.pattern, "--rule")
+            _check_scale(rule.scale, f"--rule {rule.pattern}")
+        if self.drop is not None:
+            _check_pattern(self.drop, "--drop")
+        if self.dtype is not None:
+            spelled = FLOAT_SPELLINGS.get(self.dtype.lower(), self.dtype)
+            if spelled not in FLOAT_SPELLINGS.values():
+                raise UsageError(f"--dtype {self.dtype!r}: choose bfloat16, float16, float32 or float64.")
+            object.__setattr__(self, "dtype", spelled)
+        _check_among(self.rounding, ("nearest", "stochastic"), "--rounding")
+        _check_among(self.new_tokens, ("append", "drop"), "--new-tokens")
+        if self.vocabulary is not None:
+            _check_among(self.vocabulary, ("strings", "positions"), "--vocabulary")
+        for flag, chosen in (("--config", self.config), ("--sidecar", self.sidecar)):
+            for name, side in chosen.items():
+                _check_among(side, SIDES, f"{flag} {name}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise UsageError(f"--seed {self.seed!r}: give a whole number from 0 on.")
+        parse_size(self.shard_size)
+
+    @property
+    def shard_bytes(self) -> int:
+        """The most bytes of a shard."""
+        return parse_size(self.shard_size)
+
+    def record(self) -> dict[str, Any]:
+        """The choices as JSON, for the plan and the manifest."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a run goes about its work; none of this changes a byte of the output."""
+
+    strict: bool = False
+    allow_nonfinite: bool = False
+    max_memory: str | None = None
+    workers: int | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the numbers. Raises `UsageError`."""
+        if self.max_memory is not None:
+            parse_size(self.max_memory)
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"--workers {self.workers}: give at least 1.")
+
+    @property
+    def memory_limit(self) -> int | None:
+        """--max-memory in bytes, or None where the default holds."""
+        return None if self.max_memory is None else parse_size(self.max_memory)
+
+
+def parse_rule(text: str) -> Rule:
+    """``REGEX=SCALE``, split at the last ``=``. Raises `UsageError`."""
+    pattern, separator, scale = text.rpartition("=")
+    try:
+        number = float(scale)
+    except ValueError:
+        number = math.nan
+    if not separator or not pattern or math.isnan(number):
+        raise UsageError(f"--rule {text!r}: write it as REGEX=SCALE, for example 'embed_tokens=0'.")
+    return Rule(pattern, number)
+
+
+def parse_side(text: str, flag: str) -> tuple[str, str]:
+    """``NAME=base|tuned|target``, split at the last ``=``. Raises `UsageError`."""
+    name, separator, side = text.rpartition("=")
+    if not separator or not name or side not in SIDES:
+        raise UsageError(f"{flag} {text!r}: write it as NAME=base, NAME=tuned or NAME=target.")
+    return name, side
+
+
+def _check_scale(scale: object, flag: str) -> None:
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+        raise UsageError(f"{flag}: {scale!r} is no finite number.")
+
+
+def _check_pattern(pattern: str, flag: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"{flag} {pattern!r} is no regular expression: {error}.") from None
+
+
+def _check_among(value: object, allowed: tuple[str, ...], flag: str) -> None:
+    if value not in allowed:
+        raise UsageError(f"{flag} {value!r}: choose {' or '.join(allowed)}.")

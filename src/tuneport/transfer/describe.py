@@ -1,0 +1,111 @@
+"""A plan in words, and as JSON: what --dry-run shows.
+
+In comes a plan, out comes what will happen to every tensor (in counts, and by name where it is not simply
+transferred), tokens, sidecars, bytes, memory, and what would be refused. Nothing is read for it but what the plan holds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from tuneport.errors import OutputError
+from tuneport.transfer.budget import MIB, Budget, budget
+from tuneport.transfer.choices import Running
+from tuneport.transfer.plan import Plan
+
+CHECKED_WHILE_RUNNING = (
+    "NaN and infinity in the inputs and in the sums",
+    "that integer and boolean tensors are equal in base and tuned",
+    "that the diff vector is not zero, and that base and target are related",
+    "that no input changes while it is read",
+)
+
+
+def plan_as_json(plan: Plan, running: Running) -> dict[str, Any]:
+    """The plan as one JSON object."""
+    counts = Counter(line.fate for line in plan.account)
+    pool, memory_refusal = _memory(plan, running)
+    return {
+        "operation": plan.operation,
+        "formula": plan.formula,
+        "inputs": [
+            {**c.identity(), "parameters": c.parameters, "tensors": len(c.tensors), "bytes_to_fetch": c.to_fetch}
+            for c in plan.inputs
+        ],
+        "counts": dict(sorted(counts.items())),
+        "tensors": [
+            {"name": line.name, "action": line.fate, "reason": line.reason, "by_token": line.by_token}
+            for line in plan.account
+            if line.fate != "transferred" or line.by_token
+        ],
+        "tokens": [
+            {
+                "how": match.how,
+                "matched": match.matched,
+                "added": [{"token": token.token, "id": token.id} for token in match.added],
+                "renamed": [asdict(rename) for rename in match.renamed],
+                **{k: list(getattr(match, k)) for k in ("dropped", "rowless", "placeholders", "kept", "lost")},
+            }
+            for match in plan.vocabulary
+        ],
+        "decisions": [asdict(decision) for decision in plan.decisions],
+        "config_differences": [asdict(difference) for difference in plan.differences],
+        "files": sorted([*plan.layout.sizes, *plan.files, "README.md", "tuneport.json"]),
+        "bytes": {"fetch": plan.bytes_to_fetch, "read": plan.bytes_to_read, "write": plan.bytes_to_write},
+        "memory": None if pool is None else {"bytes": pool.estimate, "limit": pool.limit, "workers": pool.workers},
+        "checked_while_running": list(CHECKED_WHILE_RUNNING),
+        "warnings": list(plan.warnings),
+        "refused": [*plan.refusals, *memory_refusal],
+    }
+
+
+def plan_in_words(plan: Plan, running: Running) -> str:
+    """The plan for a person."""
+    told = plan_as_json(plan, running)
+    lines = [f"{plan.operation}: {plan.formula}", ""]
+    for entry, checkpoint in zip(told["inputs"], plan.inputs, strict=True):
+        revision = f" @ {entry['revision']}" if entry["revision"] else ""
+        lines.append(
+            f"  {entry['role']:<7} {entry['name']}{revision}: {entry['tensors']} tensors, {entry['parameters']:,} "
+            f"parameters in {len(checkpoint.files)} file(s)"
+        )
+    lines += ["", "tensors: " + ", ".join(f"{count} {fate}" for fate, count in told["counts"].items())]
+    for tensor in told["tensors"]:
+        how = " (rows matched by token)" if tensor["by_token"] and tensor["action"] == "transferred" else ""
+        reason = f": {tensor['reason']}" if tensor["reason"] else ""
+        lines.append(f"  {tensor['action']:<11} {tensor['name']}{how}{reason}")
+    lines += ["", "decisions:"]
+    lines += [f"  {entry['subject']}: {entry['choice']} ({entry['reason']})" for entry in told["decisions"]]
+    if told["config_differences"]:
+        lines += ["", "fields that are not the same everywhere (base | tuned | target → output):"]
+        for entry in told["config_differences"]:
+            values = " | ".join(_short(entry[key]) for key in ("base", "tuned", "target"))
+            lines.append(f"  {entry['field']}: {values} → {_short(entry['output'])}")
+    size = told["bytes"]
+    lines += ["", f"bytes: {size['fetch']:,} to fetch, {size['read']:,} to read, {size['write']:,} to write"]
+    if told["memory"]:
+        memory = told["memory"]
+        lines.append(
+            f"memory: at most {memory['bytes'] / MIB:.0f} MiB of {memory['limit'] / MIB:.0f} MiB, "
+            f"{memory['workers']} worker(s)"
+        )
+    lines += ["checked while running: " + "; ".join(told["checked_while_running"])]
+    if told["warnings"]:
+        lines += ["", "warnings:", *[f"  {warning}" for warning in told["warnings"]]]
+    lines += ["", "refused:" if told["refused"] else "nothing is refused"]
+    lines += [f"  {reason}" for reason in told["refused"]]
+    return "\n".join(lines)
+
+
+def _memory(plan: Plan, running: Running) -> tuple[Budget | None, list[str]]:
+    try:
+        return budget(running.memory_limit, running.workers, plan.default_limit), []
+    except OutputError as error:
+        return None, [str(error)]
+
+
+def _short(value: Any, most: int = 60) -> str:
+    text = str(value)
+    return text if len(text) <= most else text[: most - 1] + "…"

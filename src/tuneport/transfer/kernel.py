@@ -1,0 +1,88 @@
+"""One piece of a transfer, by the compiled kernel where it is built and fits, else in numpy: the same bits.
+
+In come the stored bytes of base, tuned and target, out go the stored bytes of the output and the sums of the piece.
+This is the only module that knows that there are two ways. ``TUNEPORT_KERNEL=numpy`` chooses the slower one.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from tuneport.transfer import arithmetic
+from tuneport.transfer.arithmetic import SUMS, Array
+
+_compiled: Any = None
+if os.environ.get("TUNEPORT_KERNEL") != "numpy":
+    try:
+        from tuneport.transfer import _kernel as _compiled  # type: ignore[no-redef]  # the optional extension module
+    except ImportError:
+        # No compiler when tuneport was installed; `NAME` tells the manifest and `tuneport inspect`.
+        _compiled = None
+
+NAME = "compiled" if _compiled is not None else "numpy"
+
+# Sums are added up over blocks of this many elements, counted from the start of each leaf (a leaf holds whole blocks):
+# they are the same for any piece size that is a multiple of it, and for any number of workers.
+BLOCK = 65536
+
+
+def transfer(
+    base: memoryview,
+    tuned: memoryview,
+    target: memoryview,
+    out: memoryview,
+    dtype: str,
+    scale: float,
+    start: int,
+    sums: Array,
+) -> int:
+    """o = t + s·(u − b) for bytes of one float dtype; adds to ``sums`` and returns the count of NaN and infinity.
+
+    ``start`` is the index of the first element in its leaf; ``sums`` are five float64 (`arithmetic.SUMS`), added to in
+    place. ``scale`` must not be 0. The rounding is to nearest even.
+    """
+    first = BLOCK - start % BLOCK
+    if _compiled is not None and dtype in ("BF16", "F32"):
+        width = 2 if dtype == "BF16" else 4
+        count: int = _compiled.transfer(base, tuned, target, out, sums, width, first, BLOCK, scale != 1, scale)
+        return count
+    work = arithmetic.working_dtype(dtype)
+    b, u, t, o = (arithmetic.as_bits(buffer, dtype) for buffer in (base, tuned, target, out))
+    for begin, end in blocks(start, o.size):
+        wide_base, wide_target = widen(b[begin:end], dtype, work), widen(t[begin:end], dtype, work)
+        diff = arithmetic.difference(widen(u[begin:end], dtype, work), wide_base)
+        o[begin:end] = narrow(arithmetic.add(wide_target, diff, scale), dtype)
+        sums += arithmetic.measure(diff, wide_target, wide_base)
+    return arithmetic.count_nonfinite(o, dtype)
+
+
+def blocks(start: int, count: int) -> list[tuple[int, int]]:
+    """Ranges that cut ``count`` elements at the grid of `BLOCK`, for a piece whose first element is ``start``."""
+    cuts = [0, *range(BLOCK - start % BLOCK, count, BLOCK), count]
+    return list(zip(cuts[:-1], cuts[1:], strict=True)) if count else []
+
+
+def widen(bits: Array, dtype: str, work: str) -> Array:
+    """Stored numbers in the working dtype."""
+    if _compiled is not None and dtype == "BF16" and work == "F32" and bits.flags.c_contiguous:
+        wide = np.empty(bits.shape, np.float32)
+        _compiled.widen(bits, wide)
+        return wide
+    return arithmetic.widen(bits, dtype, work)
+
+
+def narrow(values: Array, dtype: str) -> Array:
+    """Working numbers rounded to nearest even."""
+    if _compiled is not None and dtype == "BF16" and values.dtype == np.float32 and values.flags.c_contiguous:
+        bits = np.empty(values.shape, np.uint16)
+        _compiled.narrow(values, bits)
+        return bits
+    return arithmetic.narrow(values, dtype)
+
+
+def no_sums() -> Array:
+    """Five zeros to add to."""
+    return np.zeros(SUMS, np.float64)

@@ -1,0 +1,272 @@
+"""What one piece of an output tensor is made of: read, subtract, scale, add, round.
+
+In comes a recipe (`Sum`: a target's tensor plus scaled differences; `Difference`: tuned minus base) and a range of
+elements, out come the stored bytes of that range and its sums. Rows that were matched by token are cut into runs of
+neighbours; everything else is one run. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.open import TensorReader
+from tuneport.checkpoint.weights import StoredTensor
+from tuneport.pairing.rows import Runs
+from tuneport.transfer import arithmetic, kernel
+from tuneport.transfer.arithmetic import Array, Floats
+from tuneport.transfer.stream import Workspace
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor and the name under which its reader is found in `Readers`."""
+
+    role: str
+    tensor: StoredTensor
+
+
+Readers = Mapping[str, TensorReader]
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How results are rounded to the stored dtype; ``seed`` matters for ``stochastic`` only."""
+
+    how: str = "nearest"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Term:
+    """One scaled diff vector: ``plus`` minus ``minus``, or ``plus`` alone where it is a stored difference.
+
+    ``runs`` says which rows meet which: their columns are target, minus and plus (-1: none). ``raw`` rows are those of
+    tokens that only the tuned model has; they are taken from that source as they stand.
+    """
+
+    plus: Source
+    minus: Source | None
+    scale: float
+    runs: Runs | None = None
+    raw: Source | None = None
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Recipe of a tensor: ``target`` plus each of ``terms`` in turn, stored as ``dtype``. No terms: a copy."""
+
+    name: str
+    target: Source
+    terms: tuple[Term, ...]
+    dtype: str
+    work: str
+    rounding: Rounding = Rounding()
+
+    def piece(self, start: int, stop: int, origin: int, readers: Readers, space: Workspace, sums: Array) -> tuple[memoryview, int]:
+        """Stored bytes of the elements from ``start`` to ``stop``, and how many of them are NaN or infinite.
+
+        ``origin`` is the first element of the leaf; ``sums`` (five float64) are added to.
+        """
+        itemsize = DTYPES[self.dtype].itemsize
+        out = space.buffer("out", (stop - start) * itemsize)
+        if DTYPES[self.dtype].kind != "float":
+            readers[self.target.role].read_into(self.target.tensor, start * itemsize, out)
+            return out, 0
+        bad = 0
+        for begin, end in self._cuts(start, stop):
+            view = out[(begin - start) * itemsize : (end - start) * itemsize]
+            bad += self._run(begin, end, origin, view, readers, space, sums)
+        return out, bad
+
+    def _cuts(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        cuts = {start, stop}
+        for term in self.terms:
+            if term.runs is not None:
+                cuts.update(term.runs.cuts(start, stop))
+        ordered = sorted(cuts)
+        yield from zip(ordered[:-1], ordered[1:], strict=True)
+
+    def _run(
+        self, start: int, stop: int, origin: int, out: memoryview, readers: Readers, space: Workspace, sums: Array
+    ) -> int:
+        """One run: every row in it meets its partners at the same distance."""
+        here = _Reading(start, stop, readers, space)
+        target_at = self.terms[0].runs.target(start) if self.terms and self.terms[0].runs else start
+        if target_at < 0:
+            return self._raw(here, out)
+        live = [(i, term, at) for i, term in enumerate(self.terms) if (at := _partners(term, start)) is not None]
+        if len(live) == 1 and self._fits_kernel(live[0][1]):
+            _, term, (minus_at, plus_at) = live[0]
+            assert term.minus is not None
+            base, tuned = here.bytes(term.minus, minus_at, "base"), here.bytes(term.plus, plus_at, "tuned")
+            target = here.bytes(self.target, target_at, "target")
+            return kernel.transfer(base, tuned, target, out, self.dtype, term.scale, start - origin, sums)
+        target_bits = arithmetic.as_bits(here.bytes(self.target, target_at, "target"), self.target.tensor.dtype)
+        out_bits = arithmetic.as_bits(out, self.dtype)
+        if not live and self.dtype == self.target.tensor.dtype:
+            out_bits[:] = target_bits
+        for begin, end in kernel.blocks(start - origin, stop - start):
+            wide = kernel.widen(target_bits[begin:end], self.target.tensor.dtype, self.work)
+            result = wide
+            for number, term, (minus_at, plus_at) in live:
+                diff, base = here.difference(term, minus_at + begin, plus_at + begin, end - begin, self.work, number)
+                if number == 0:
+                    sums += arithmetic.measure(diff, wide, wide if base is None else base)
+                else:
+                    sums[0] += arithmetic.square(diff)
+                result = arithmetic.add(result, diff, term.scale)
+            if not live:
+                sums[1] += arithmetic.square(wide)
+            if live or self.dtype != self.target.tensor.dtype:
+                out_bits[begin:end] = self._round(result, start + begin)
+        return arithmetic.count_nonfinite(out_bits, self.dtype)
+
+    def _raw(self, here: _Reading, out: memoryview) -> int:
+        """Rows of new tokens: the tuned model's as they stand; scale and rules do not touch them."""
+        for term in self.terms:
+            source = term.raw or term.plus
+            at = term.runs.raw(here.start) if term.runs else -1
+            if at >= 0:
+                bits = arithmetic.as_bits(here.bytes(source, at, "tuned"), source.tensor.dtype)
+                out_bits = arithmetic.as_bits(out, self.dtype)
+                if source.tensor.dtype == self.dtype:
+                    out_bits[:] = bits
+                else:
+                    out_bits[:] = self._round(kernel.widen(bits, source.tensor.dtype, self.work), here.start)
+                return arithmetic.count_nonfinite(out_bits, self.dtype)
+        raise AssertionError(f"{self.name}: row of element {here.start} has no source")
+
+    def _fits_kernel(self, term: Term) -> bool:
+        if term.minus is None or self.rounding.how != "nearest":
+            return False
+        return {term.minus.tensor.dtype, term.plus.tensor.dtype, self.target.tensor.dtype} == {self.dtype}
+
+    def _round(self, values: Floats, index: int) -> Array:
+        if self.rounding.how == "nearest":
+            return kernel.narrow(values, self.dtype)
+        random = arithmetic.uniform(self.rounding.seed, self.name, index, values.size)
+        return arithmetic.narrow_stochastic(values, self.dtype, random)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Recipe of a stored diff vector: W(tuned) − W(base), in W. ``rows`` are pairs where rows match by token."""
+
+    name: str
+    base: Source
+    tuned: Source
+    dtype: str
+    runs: Runs | None = None
+
+    def piece(self, start: int, stop: int, origin: int, readers: Readers, space: Workspace, sums: Array) -> tuple[memoryview, int]:
+        """Stored bytes of the elements from ``start`` to ``stop``, and how many of them are NaN or infinite."""
+        out = space.buffer("out", (stop - start) * DTYPES[self.dtype].itemsize)
+        values = arithmetic.as_bits(out, self.dtype)
+        cuts = sorted({start, stop, *(self.runs.cuts(start, stop) if self.runs else ())})
+        for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
+            here = _Reading(begin, end, readers, space)
+            tuned_at = self.runs.tuned(begin) if self.runs else begin
+            if tuned_at < 0:
+                values[begin - start : end - start] = 0
+                continue
+            base_bits = arithmetic.as_bits(here.bytes(self.base, begin, "base"), self.base.tensor.dtype)
+            tuned_bits = arithmetic.as_bits(here.bytes(self.tuned, tuned_at, "tuned"), self.tuned.tensor.dtype)
+            for first, last in kernel.blocks(begin - origin, end - begin):
+                base = kernel.widen(base_bits[first:last], self.base.tensor.dtype, self.dtype)
+                tuned = kernel.widen(tuned_bits[first:last], self.tuned.tensor.dtype, self.dtype)
+                diff = arithmetic.difference(tuned, base)
+                values[begin - start + first : begin - start + last] = diff
+                sums[0] += arithmetic.square(diff)
+                sums[2] += arithmetic.square(base)
+        return out, arithmetic.count_nonfinite(values, self.dtype)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Recipe of rows kept as they stand: those of the tuned model at ``ids``, one after another."""
+
+    name: str
+    source: Source
+    ids: tuple[int, ...]
+    dtype: str
+
+    def piece(self, start: int, stop: int, origin: int, readers: Readers, space: Workspace, sums: Array) -> tuple[memoryview, int]:
+        """Stored bytes of the elements from ``start`` to ``stop``."""
+        itemsize, columns = DTYPES[self.dtype].itemsize, self.source.tensor.elements // self.source.tensor.shape[0]
+        out = space.buffer("out", (stop - start) * itemsize)
+        position = start
+        while position < stop:
+            row, column = divmod(position, columns)
+            count = min(columns - column, stop - position)
+            view = out[(position - start) * itemsize : (position - start + count) * itemsize]
+            readers[self.source.role].read_into(self.source.tensor, (self.ids[row] * columns + column) * itemsize, view)
+            position += count
+        return out, arithmetic.count_nonfinite(arithmetic.as_bits(out, self.dtype), self.dtype)
+
+
+Recipe = Sum | Difference | Rows
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Reads of one run into a worker's buffers."""
+
+    start: int
+    stop: int
+    readers: Readers
+    space: Workspace
+
+    def bytes(self, source: Source, at: int, buffer: str, count: int | None = None) -> memoryview:
+        itemsize = DTYPES[source.tensor.dtype].itemsize
+        view = self.space.buffer(buffer, (self.stop - self.start if count is None else count) * itemsize)
+        self.readers[source.role].read_into(source.tensor, at * itemsize, view)
+        return view
+
+    def difference(
+        self, term: Term, minus_at: int, plus_at: int, count: int, work: str, number: int
+    ) -> tuple[Floats, Floats | None]:
+        """The diff vector of a block, in the working dtype, and the base where it was read."""
+        plus_bits = arithmetic.as_bits(self.bytes(term.plus, plus_at, f"tuned{number}", count), term.plus.tensor.dtype)
+        plus = kernel.widen(plus_bits, term.plus.tensor.dtype, work)
+        if term.minus is None:
+            return plus, None
+        minus_bits = arithmetic.as_bits(self.bytes(term.minus, minus_at, f"base{number}", count), term.minus.tensor.dtype)
+        minus = kernel.widen(minus_bits, term.minus.tensor.dtype, work)
+        return arithmetic.difference(plus, minus), minus
+
+
+def _partners(term: Term, start: int) -> tuple[int, int] | None:
+    """Where base and tuned elements of a run begin, or None where it takes no difference (scale 0, or unmatched)."""
+    if term.scale == 0:
+        return None
+    if term.runs is None:
+        return start, start
+    minus, plus = term.runs.base(start), term.runs.tuned(start)
+    return None if minus < 0 or plus < 0 else (minus, plus)
+
+
+def equal(one: Source, other: Source, readers: Readers, space: Workspace, piece_bytes: int) -> bool:
+    """Whether two tensors hold the same bytes."""
+    for start in range(0, one.tensor.nbytes, piece_bytes):
+        size = min(piece_bytes, one.tensor.nbytes - start)
+        left, right = space.buffer("base", size), space.buffer("tuned", size)
+        readers[one.role].read_into(one.tensor, start, left)
+        readers[other.role].read_into(other.tensor, start, right)
+        if left != right:
+            return False
+    return True
+
+
+def nonfinite_in(source: Source, readers: Readers, space: Workspace, piece: int) -> int:
+    """How many elements of a tensor are NaN or infinite."""
+    itemsize, count = DTYPES[source.tensor.dtype].itemsize, 0
+    for start in range(0, source.tensor.elements, piece):
+        size = min(piece, source.tensor.elements - start)
+        view = space.buffer("target", size * itemsize)
+        readers[source.role].read_into(source.tensor, start * itemsize, view)
+        count += arithmetic.count_nonfinite(arithmetic.as_bits(view, source.tensor.dtype), source.tensor.dtype)
+    return count
+
+

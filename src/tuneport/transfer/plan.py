@@ -1,0 +1,390 @@
+"""What will happen, from headers alone.
+
+In come checkpoints and choices, out comes a `Plan`: the fate of every tensor, the recipe and the place of every output
+tensor, every decision about tokens and sidecars with its reason, what would be refused, and the bytes to fetch, read and
+write. A plan is made before the first byte is written, and is what two runs must share to be the same run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from blake3 import blake3
+
+from tuneport import __version__
+from tuneport.checkpoint.config import resolve
+from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count
+from tuneport.checkpoint.open import Checkpoint
+from tuneport.checkpoint.shards import Layout, Slot, lay_out
+from tuneport.checkpoint.sidecars import Decision, Difference, Sidecars, merge_sidecars
+from tuneport.checkpoint.weights import StoredTensor
+from tuneport.errors import CheckpointError, PairingError, SidecarError, TuneportError, listing
+from tuneport.pairing.rows import Runs, runs_of
+from tuneport.pairing.tensors import (
+    EMBEDDING,
+    ParentPair,
+    TensorPair,
+    check_architectures,
+    check_patterns,
+    check_readable,
+    is_vocabulary,
+    main_dtype,
+    pair_parents,
+    pair_target,
+    scale_of,
+    written_tensors,
+)
+from tuneport.pairing.vocabulary import RowMap, VocabularyMatch, match_vocabulary
+from tuneport.transfer.arithmetic import working_dtype
+from tuneport.transfer.budget import DEFAULT_MAX_MEMORY, DEFAULT_MAX_MEMORY_PARSING
+from tuneport.transfer.choices import Choices
+from tuneport.transfer.pieces import Recipe, Rounding, Source, Sum, Term
+
+FORMAT = "tuneport/1"
+Operation = Literal["transfer", "apply", "diff"]
+
+
+@dataclass(frozen=True)
+class OutputTask:
+    """One tensor of the output: its line in the account, its place, its recipe."""
+
+    line: TensorPair
+    slot: Slot
+    recipe: Recipe
+    scales: tuple[float, ...]
+
+    @property
+    def leaves(self) -> int:
+        """Leaves of 4 MiB of the output."""
+        return leaf_count(self.slot.nbytes)
+
+    @property
+    def leaf_bytes(self) -> int:
+        """Bytes of a leaf (the last one may be shorter)."""
+        return min(LEAF_BYTES, self.slot.nbytes)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that will happen. ``refusals`` non-empty: the run would stop before the first byte."""
+
+    operation: Operation
+    formula: str
+    inputs: tuple[Checkpoint, ...]
+    choices: Choices
+    account: tuple[TensorPair, ...]
+    tasks: tuple[OutputTask, ...]
+    exact: tuple[ParentPair, ...]
+    layout: Layout
+    vocabulary: tuple[VocabularyMatch, ...]
+    files: Mapping[str, bytes | Path]
+    decisions: tuple[Decision, ...]
+    differences: tuple[Difference, ...]
+    refusals: tuple[str, ...]
+    warnings: tuple[str, ...]
+    extra: Mapping[str, Any]
+
+    @property
+    def default_limit(self) -> int:
+        """The memory bound where none is given: vocabularies that had to be parsed need more."""
+        parsed = any(match.tokenizers is not None for match in self.vocabulary)
+        return DEFAULT_MAX_MEMORY_PARSING if parsed else DEFAULT_MAX_MEMORY
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Bytes of weights that the run reads (each output tensor's sources once)."""
+        return sum(source.nbytes for task in self.tasks for source in _sources(task.recipe))
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        """Bytes of weights on the Hub that are not in the cache."""
+        return sum(checkpoint.to_fetch for checkpoint in self.inputs)
+
+    @property
+    def bytes_to_write(self) -> int:
+        """Bytes of the output: shards, index and sidecars."""
+        small = sum(len(c) if isinstance(c, bytes) else c.stat().st_size for c in self.files.values())
+        return self.layout.nbytes + small
+
+    def record(self) -> dict[str, Any]:
+        """What makes two runs the same, as JSON: choices, and headers, size and mtime of every input."""
+        return {
+            "format": FORMAT,
+            "version": __version__,
+            "operation": self.operation,
+            "choices": self.choices.record(),
+            "inputs": {checkpoint.role: _stamp(checkpoint) for checkpoint in self.inputs},
+            "sidecars": {name: _digest_of_file(content) for name, content in self.files.items()},
+        }
+
+    def stop_if_refused(self) -> None:
+        """Raise with every reason at once, if there is one."""
+        if not self.refusals:
+            return
+        from_sidecars = all(line.fate != "refused" for line in self.account) and not self.extra.get("parent_refusals")
+        kind: type[TuneportError] = SidecarError if from_sidecars else PairingError
+        raise kind(f"{len(self.refusals)} thing(s) stand against this {self.operation}:{listing(list(self.refusals))}")
+
+
+def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choices: Choices) -> Plan:
+    """The plan of target + scale·(tuned − base). Raises where the models do not belong together at all."""
+    for checkpoint in (base, tuned, target):
+        check_readable(checkpoint)
+    check_architectures(base, tuned, target)
+    ties = {checkpoint.role: is_tied(checkpoint) for checkpoint in (base, tuned, target)}
+    match = match_rows(base, tuned, target, ties, choices)
+    by_token = rows_matter(match, base, tuned, target)
+    parents = pair_parents(base, tuned, (ties["base"], ties["tuned"]), by_token, choices.drop)
+    alone = {**parents.only_base, **parents.only_tuned}
+    check_patterns(choices.rules, choices.drop, [*target.tensors, *parents.pairs, *alone])
+    account = pair_target(
+        parents.pairs,
+        alone,
+        target,
+        tied_parents=ties["base"],
+        tied_target=ties["target"],
+        vocabulary_rows=by_token,
+        rules=choices.rules,
+        drop=choices.drop,
+    )
+    cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
+    matrices = Matrices(match)
+    recipes = [_recipe(line, choices, cast, matrices) for line in account if is_written(line)]
+    layout, tasks = place([line for line in account if is_written(line)], recipes, choices.shard_bytes)
+    sidecars = merge_sidecars(
+        base.sidecars,
+        tuned.sidecars,
+        target.sidecars,
+        changes=match.changes,
+        tokenizers=match.tokenizers,
+        config_choices=choices.config,
+        sidecar_choices=choices.sidecar,
+        dtype=choices.dtype,
+        vocab_rows=grown_rows(tasks),
+    )
+    return Plan(
+        operation="transfer",
+        formula=formula(choices),
+        inputs=(base, tuned, target),
+        choices=choices,
+        account=tuple(account),
+        tasks=tuple(tasks),
+        exact=tuple(line.pair for line in account if line.pair and line.pair.exact and line.fate != "refused"),
+        layout=layout,
+        vocabulary=(match,),
+        files=sidecars.files,
+        decisions=(*token_decisions(match), *sidecars.decisions),
+        differences=sidecars.differences,
+        refusals=(*parents.refusals, *(line.reason for line in account if line.fate == "refused"), *sidecars.refusals),
+        warnings=sidecars.warnings,
+        extra={"parent_refusals": bool(parents.refusals)},
+    )
+
+
+@dataclass(frozen=True)
+class Cast:
+    """``--dtype``: tensors of the target's ``main`` dtype are stored as ``to``; others keep theirs."""
+
+    main: str
+    to: str | None
+
+    def of(self, dtype: str) -> str:
+        """The stored dtype of an output tensor whose target has ``dtype``."""
+        return self.to if self.to is not None and dtype == self.main else dtype
+
+
+class Matrices:
+    """Row maps of vocabulary matrices, made once for each combination of shapes."""
+
+    def __init__(self, match: VocabularyMatch) -> None:
+        """Row maps by this match."""
+        self._match = match
+        self._maps: dict[tuple[int, int, int], RowMap] = {}
+        self._runs: dict[tuple[int, int, int, int], Runs] = {}
+
+    def map(self, base: int, tuned: int, target: int) -> RowMap:
+        """Where each row of the output comes from."""
+        key = (base, tuned, target)
+        if key not in self._maps:
+            self._maps[key] = self._match.rows(base, tuned, target)
+        return self._maps[key]
+
+    def runs(self, base: StoredTensor, tuned: StoredTensor, target: StoredTensor) -> Runs:
+        """The same as runs of neighbours, for a transfer: raw rows come from the tuned model."""
+        columns = columns_of(target)
+        key = (base.shape[0], tuned.shape[0], target.shape[0], columns)
+        if key not in self._runs:
+            rows = self.map(*key[:3])
+            raw = rows.tuned.copy()
+            raw[rows.target >= 0] = -1
+            plus = rows.tuned.copy()
+            plus[(rows.target < 0) | (rows.base < 0)] = -1
+            self._runs[key] = runs_of(rows.target, rows.base, plus, raw, columns)
+        return self._runs[key]
+
+
+def is_written(line: TensorPair) -> bool:
+    """Whether a line of the account is a tensor of the output."""
+    return line.fate in ("transferred", "resized", "copied")
+
+
+def is_tied(checkpoint: Checkpoint) -> bool:
+    """Whether the config says that embedding and head are one matrix; the model type's default where it is silent."""
+    config = checkpoint.config
+    if not config:
+        return False
+    text = config.get("text_config")
+    if isinstance(text, dict) and "tie_word_embeddings" in text and "tie_word_embeddings" not in config:
+        config = text
+    return bool(resolve(config).values.get("tie_word_embeddings", False))
+
+
+def columns_of(tensor: StoredTensor) -> int:
+    """Elements in one row."""
+    return math.prod(tensor.shape[1:])
+
+
+def match_rows(
+    base: Checkpoint, tuned: Checkpoint, target: Checkpoint, ties: Mapping[str, bool], choices: Choices
+) -> VocabularyMatch:
+    """How the vocabularies of the three belong together; by position where there is no vocabulary matrix at all."""
+    rows = [vocabulary_rows(checkpoint, ties[checkpoint.role]) for checkpoint in (base, tuned, target)]
+    if any(count is None for count in rows):
+        return VocabularyMatch("identical", 0)
+    return match_vocabulary(
+        base.sidecars,
+        tuned.sidecars,
+        target.sidecars,
+        new_tokens=choices.new_tokens,
+        vocabulary=choices.vocabulary,
+        matrix_rows=(rows[0] or 0, rows[1] or 0, rows[2] or 0),
+    )
+
+
+def vocabulary_rows(checkpoint: Checkpoint, tied: bool) -> int | None:
+    """Rows of the embedding (or of the head, where no embedding is stored)."""
+    names = [name for name in written_tensors(checkpoint, tied) if is_vocabulary(name)]
+    names.sort(key=lambda name: not EMBEDDING.search(name))
+    return checkpoint.tensors[names[0]].shape[0] if names and checkpoint.tensors[names[0]].shape else None
+
+
+def rows_matter(match: VocabularyMatch, *checkpoints: Checkpoint) -> bool:
+    """Whether rows of vocabulary matrices need matching at all: other tokens, or another number of rows."""
+    if match.tokenizers is not None:
+        return True
+    shapes = [
+        {tensor.shape[:1] for name, tensor in checkpoint.tensors.items() if is_vocabulary(name)}
+        for checkpoint in checkpoints
+    ]
+    return any(shape != shapes[0] for shape in shapes)
+
+
+def place(
+    lines: Sequence[TensorPair],
+    recipes: Sequence[tuple[Recipe, tuple[int, ...], tuple[float, ...]]],
+    shard_bytes: int,
+    stem: str = "model",
+) -> tuple[Layout, list[OutputTask]]:
+    """The layout of the output and its tasks, in the order of their bytes."""
+    layout = lay_out([(r.name, r.dtype, shape) for r, shape, _ in recipes], shard_bytes, stem)
+    tasks = [
+        OutputTask(line, layout.slots[recipe.name], recipe, scales)
+        for line, (recipe, _, scales) in zip(lines, recipes, strict=True)
+    ]
+    tasks.sort(key=lambda task: (task.slot.file, task.slot.offset))
+    return layout, tasks
+
+
+def grown_rows(tasks: Sequence[OutputTask]) -> int | None:
+    """Rows of the output's embedding where it has more than the target's."""
+    for task in tasks:
+        target = task.line.target
+        if task.line.by_token and target is not None and task.slot.shape[0] > target.shape[0]:
+            return task.slot.shape[0]
+    return None
+
+
+def formula(choices: Choices) -> str:
+    """The formula in words that a manifest shows."""
+    scale = "" if choices.scale == 1 else f"{choices.scale:g} · "
+    rules = "".join(f"; {rule.scale:g} where /{rule.pattern}/" for rule in choices.rules)
+    return f"target + {scale}(tuned − base){rules}"
+
+
+def token_decisions(match: VocabularyMatch) -> list[Decision]:
+    """What was decided about tokens, each kind in one line that names the first few."""
+    reasons = {
+        "identical": "the tokenizer files are byte-identical",
+        "strings": "the tokenizer files differ",
+        "positions": "no tokenizer files, or --vocabulary positions",
+    }
+    found = [Decision("tokens", f"rows match by {'string' if match.how == 'strings' else 'position'}", reasons[match.how])]
+    if match.added:
+        shown = _few([f"{token.token} → {token.id}" for token in match.added])
+        found.append(Decision("tokens.added", shown, "only the tuned model has them; their rows are the tuned model's"))
+    if match.renamed:
+        shown = _few([f"{rename.old} → {rename.new}" for rename in match.renamed])
+        found.append(Decision("tokens.renamed", shown, "the tuned model renamed them in place"))
+    for subject, names, reason in (
+        ("tokens.dropped", match.dropped, "only the tuned model has them (--new-tokens drop)"),
+        ("tokens.rowless", match.rowless, "the tuned model's matrix has no row for them"),
+        ("tokens.kept", match.kept, "base or tuned lack them; the rows stay as the target has them"),
+        ("tokens.lost", match.lost, "the target lacks them; their difference has no place"),
+        ("tokens.placeholders", match.placeholders, "reserved placeholders, paired by string at other ids"),
+    ):
+        if names:
+            found.append(Decision(subject, _few(list(names)), reason))
+    return found
+
+
+def _few(names: list[str], most: int = 8) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"
+
+
+def _recipe(
+    line: TensorPair, choices: Choices, cast: Cast, matrices: Matrices
+) -> tuple[Recipe, tuple[int, ...], tuple[float, ...]]:
+    assert line.target is not None
+    target, dtype = line.target, cast.of(line.target.dtype)
+    rounding = Rounding(choices.rounding, choices.seed)
+    if line.fate == "copied" or line.pair is None:
+        work = working_dtype(target.dtype)
+        return Sum(line.name, Source("target", target), (), dtype, work, rounding), target.shape, (0.0,)
+    base, tuned = line.pair.base, line.pair.tuned
+    scale = scale_of(line.name, choices.scale, choices.rules)
+    runs = matrices.runs(base, tuned, target) if line.by_token else None
+    term = Term(Source("tuned", tuned), Source("base", base), scale, runs)
+    rows = matrices.map(base.shape[0], tuned.shape[0], target.shape[0]).rows if line.by_token else 0
+    shape = (rows, *target.shape[1:]) if line.by_token else target.shape
+    work = working_dtype(base.dtype, tuned.dtype, target.dtype)
+    return Sum(line.name, Source("target", target), (term,), dtype, work, rounding), shape, (scale,)
+
+
+def _sources(recipe: Recipe) -> list[StoredTensor]:
+    if isinstance(recipe, Sum):
+        parts: list[Source | None] = [recipe.target]
+        for term in recipe.terms:
+            parts += [term.plus, term.minus, term.raw] if term.scale else []
+        return [part.tensor for part in parts if part is not None]
+    parts = [getattr(recipe, "base", None), getattr(recipe, "tuned", None)]
+    return [part.tensor for part in parts if part is not None]
+
+
+def _stamp(checkpoint: Checkpoint) -> dict[str, Any]:
+    files = {
+        file.name: {"size": file.size, "mtime_ns": file.mtime_ns, "header": file.header_digest}
+        for file in checkpoint.files.values()
+    }
+    return {"name": checkpoint.hub_id or checkpoint.label, "revision": checkpoint.revision, "files": files}
+
+
+def _digest_of_file(content: bytes | Path) -> str:
+    try:
+        return blake3(content if isinstance(content, bytes) else content.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}.") from None

@@ -1,0 +1,270 @@
+"""The stream: read, add, round, write.
+
+In comes a plan, out comes a finished folder: every leaf of every output tensor is computed, written, hashed and
+journalled by worker threads, then the sidecars, the manifest and the card are written and the folder is renamed into
+place. What a killed run finished is checked and kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+
+from tuneport.checkpoint.digest import LEAF_BYTES
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.journal import LeafRecord
+from tuneport.checkpoint.open import Checkpoint, TensorReader, open_checkpoint, reading
+from tuneport.checkpoint.write import MANIFEST, AlreadyDone, OutputFolder, begin, check_place
+from tuneport.errors import CheckpointError, DoubtError, NumericsError, PairingError, listing
+from tuneport.pairing.tensors import ParentPair
+from tuneport.transfer import arithmetic
+from tuneport.transfer.budget import PIECE, Budget, budget
+from tuneport.transfer.card import render_card
+from tuneport.transfer.choices import Choices, Running
+from tuneport.transfer.manifest import (
+    TensorResult,
+    doubts,
+    index_file,
+    input_digests,
+    make_manifest,
+    measures,
+    render_manifest,
+)
+from tuneport.transfer.pieces import Readers, Source, Sum, equal, nonfinite_in
+from tuneport.transfer.plan import OutputTask, Plan, plan_transfer
+from tuneport.transfer.stream import Progress, Workspace, run_leaves
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind: the folder, its manifest, and whether it had been there already."""
+
+    out: Path
+    manifest: Mapping[str, Any]
+    already_done: bool = False
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What looked wrong, in words."""
+        return tuple(self.manifest.get("warnings", ()))
+
+
+def transfer(
+    base: str | os.PathLike[str],
+    tuned: str | os.PathLike[str],
+    onto: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    choices: Choices | None = None,
+    running: Running | None = None,
+) -> Outcome:
+    """Write target + (tuned − base) to the folder ``out`` (Lin et al. 2025, section 2).
+
+    ``base``, ``tuned`` and ``onto`` are folders or Hub ids (``org/name@revision``). Raises `TuneportError`, and leaves
+    ``out`` untouched, for whatever stands against it; a killed run is taken up again by the same call.
+    """
+    choices = choices or Choices()
+    inputs = [open_checkpoint(spec, role) for spec, role in ((base, "base"), (tuned, "tuned"), (onto, "target"))]
+    return execute(plan_transfer(inputs[0], inputs[1], inputs[2], choices), Path(out), running or Running())
+
+
+def execute(plan: Plan, out: Path, running: Running) -> Outcome:
+    """Do what a plan says. The output appears under ``out`` when it is whole."""
+    plan.stop_if_refused()
+    _stop_if_doubtful(plan.warnings, running)
+    check_place(out, [checkpoint.path for checkpoint in plan.inputs if checkpoint.hub_id is None])
+    record = plan.record()
+    try:
+        with begin(out, record, plan.layout, running.overwrite) as folder:
+            pool = budget(running.memory_limit, running.workers, plan.default_limit)
+            begun = time.monotonic()
+            plan = replace(plan, inputs=tuple(fetched(checkpoint) for checkpoint in plan.inputs))
+            with opened(plan.inputs) as readers:
+                results, dropped = _stream(plan, folder, readers, pool, running)
+                digests = input_digests(plan, readers, pool)
+                for reader in readers.values():
+                    reader.check_unchanged()
+            totals = measures(results)
+            warnings = (*plan.warnings, *doubts(plan, totals))
+            _stop_if_doubtful(warnings, running)
+            manifest = make_manifest(plan, record, results, dropped, totals, warnings, digests, pool, time.monotonic() - begun)
+            card = render_card(plan, manifest)
+            manifest["files"]["README.md"] = blake3(card).hexdigest()
+            folder.finish({**plan.files, **index_file(plan), "README.md": card}, render_manifest(manifest))
+    except AlreadyDone:
+        return Outcome(out, read_manifest(out), already_done=True)
+    return Outcome(out, manifest)
+
+
+def read_manifest(out: Path) -> dict[str, Any]:
+    """The manifest of a finished folder. Raises `CheckpointError` where there is none, or it is no manifest."""
+    import json
+
+    try:
+        manifest = json.loads((out / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{out} has no {MANIFEST}; it was not made by tuneport, or is not finished.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{out / MANIFEST} cannot be read: {error}.") from None
+    if not isinstance(manifest, dict) or not str(manifest.get("format", "")).startswith("tuneport/"):
+        raise CheckpointError(f"{out / MANIFEST} is no manifest of tuneport.")
+    return manifest
+
+
+def fetched(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with its weights on this disk: those of a Hub id are brought to the standard cache."""
+    if checkpoint.hub_id is None or not checkpoint.to_fetch:
+        return checkpoint
+    from tuneport.checkpoint.hub import fetch
+
+    return fetch(checkpoint)
+
+
+@contextlib.contextmanager
+def opened(checkpoints: tuple[Checkpoint, ...]) -> Iterator[dict[str, TensorReader]]:
+    """Readers of several checkpoints, by role."""
+    with contextlib.ExitStack() as stack:
+        yield {checkpoint.role: stack.enter_context(reading(checkpoint)) for checkpoint in checkpoints}
+
+
+def leaf_pieces(task: OutputTask, leaf: int, piece: int) -> Iterator[tuple[int, int, int]]:
+    """Element ranges (start, stop) of the pieces of a leaf, each with the first element of the leaf."""
+    per_leaf = LEAF_BYTES // DTYPES[task.slot.dtype].itemsize
+    origin = leaf * per_leaf
+    end = min(origin + per_leaf, task.slot.elements)
+    for start in range(origin, end, piece):
+        yield start, min(start + piece, end), origin
+
+
+def _stream(
+    plan: Plan, folder: OutputFolder, readers: Readers, pool: Budget, running: Running
+) -> tuple[list[TensorResult], dict[str, float | None]]:
+    _check_exact(plan, readers)
+    records: dict[tuple[str, int], LeafRecord] = {}
+    before = folder.journal.leaves
+
+    def do(task: OutputTask, leaf: int, space: Workspace) -> bool:
+        name = task.slot.name
+        record = before.get((name, leaf))
+        if record is None or not _still_there(task, leaf, record, folder, space, pool.piece):
+            record = _do_leaf(task, leaf, folder, readers, space, pool.piece)
+            folder.journal.add(name, leaf, record)
+        records[name, leaf] = record
+        return running.allow_nonfinite or not record.nonfinite
+
+    run_leaves(plan.tasks, do, pool.workers, Progress(plan.operation, sum(task.slot.nbytes for task in plan.tasks)))
+    bad = [(task, count) for task in plan.tasks if (count := _nonfinite(task, records))]
+    if bad and not running.allow_nonfinite:
+        raise NumericsError(_tell_nonfinite(bad, readers))
+    results = [
+        TensorResult(task, tuple(records[task.slot.name, leaf] for leaf in range(task.leaves))) for task in plan.tasks
+    ]
+    return results, _measure_dropped(plan, readers)
+
+
+def _do_leaf(
+    task: OutputTask, leaf: int, folder: OutputFolder, readers: Readers, space: Workspace, piece: int
+) -> LeafRecord:
+    """Compute, write and hash one leaf."""
+    itemsize, hasher, sums, bad = DTYPES[task.slot.dtype].itemsize, blake3(), np.zeros(arithmetic.SUMS), 0
+    for start, stop, origin in leaf_pieces(task, leaf, piece):
+        content, count = task.recipe.piece(start, stop, origin, readers, space, sums)
+        folder.write(task.slot, start * itemsize, content)
+        hasher.update(content)
+        bad += count
+    return LeafRecord(hasher.digest(), tuple(sums.tolist()), bad)
+
+
+def _still_there(
+    task: OutputTask, leaf: int, record: LeafRecord, folder: OutputFolder, space: Workspace, piece: int
+) -> bool:
+    """Whether the bytes that an earlier run journalled are really on disk."""
+    itemsize, hasher = DTYPES[task.slot.dtype].itemsize, blake3()
+    for start, stop, _ in leaf_pieces(task, leaf, piece):
+        view = space.buffer("out", (stop - start) * itemsize)
+        folder.read_into(task.slot, start * itemsize, view)
+        hasher.update(view)
+    return hasher.digest() == record.digest
+
+
+def _check_exact(plan: Plan, readers: Readers) -> None:
+    """Integers and booleans have no difference: base and tuned must be equal."""
+    space = Workspace()
+    different = [
+        pair.name
+        for pair in plan.exact
+        if pair.base.shape != pair.tuned.shape
+        or not equal(Source("base", pair.base), Source("tuned", pair.tuned), readers, space, PIECE)
+    ]
+    if different:
+        raise PairingError(
+            "These tensors hold integers or booleans and differ between base and tuned, so no difference can be "
+            f"carried over:{listing([f'`{name}`' for name in different])}"
+        )
+
+
+def _measure_dropped(plan: Plan, readers: Readers) -> dict[str, float | None]:
+    """‖Δ‖ of what has no place in the output, so that the manifest says what was lost."""
+    norms: dict[str, float | None] = {}
+    for line in plan.account:
+        if line.fate == "dropped":
+            norms[line.name] = _diff_norm(line.pair, readers) if line.pair else None
+    return norms
+
+
+def _diff_norm(pair: ParentPair, readers: Readers) -> float | None:
+    if pair.exact or pair.base.shape != pair.tuned.shape:
+        return None
+    space, total = Workspace(), 0.0
+    work = arithmetic.working_dtype(pair.base.dtype, pair.tuned.dtype)
+    for start in range(0, pair.base.elements, PIECE):
+        wide = []
+        for role, tensor in (("base", pair.base), ("tuned", pair.tuned)):
+            itemsize = DTYPES[tensor.dtype].itemsize
+            view = space.buffer(role, min(PIECE, tensor.elements - start) * itemsize)
+            readers[role].read_into(tensor, start * itemsize, view)
+            wide.append(arithmetic.widen(arithmetic.as_bits(view, tensor.dtype), tensor.dtype, work))
+        total += arithmetic.square(arithmetic.difference(wide[1], wide[0]))
+    return float(total**0.5)
+
+
+def _nonfinite(task: OutputTask, records: Mapping[tuple[str, int], LeafRecord]) -> int:
+    done = (records.get((task.slot.name, leaf)) for leaf in range(task.leaves))
+    return sum(record.nonfinite for record in done if record is not None)
+
+
+def _tell_nonfinite(bad: list[tuple[OutputTask, int]], readers: Readers) -> str:
+    """Name each tensor, the count, and where the NaN or infinity comes from."""
+    space, lines = Workspace(), []
+    for task, count in bad:
+        sources = _input_counts(task, readers, space)
+        origin = ", ".join(f"{number:,} in {role}" for role, number in sources.items() if number)
+        lines.append(f"`{task.slot.name}`: {count:,} in the output ({origin or 'made by the sum'})")
+    return (
+        f"NaN or infinity:{listing(lines)}\nMend the inputs, leave such a tensor as the target has it "
+        "(--rule NAME=0), or pass --allow-nonfinite to write it all the same."
+    )
+
+
+def _input_counts(task: OutputTask, readers: Readers, space: Workspace) -> dict[str, int]:
+    pair, target = task.line.pair, task.line.target
+    sources = [("target", target)] if target is not None else []
+    if pair is not None and not pair.exact:
+        sources = [("base", pair.base), ("tuned", pair.tuned), *sources]
+    if not isinstance(task.recipe, Sum):
+        sources = [(role, tensor) for role, tensor in sources if role != "target"]
+    return {
+        role: nonfinite_in(Source(role, tensor), readers, space, PIECE) for role, tensor in sources if role in readers
+    }
+
+
+def _stop_if_doubtful(warnings: tuple[str, ...], running: Running) -> None:
+    if warnings and running.strict:
+        raise DoubtError(f"--strict was given, and this looks wrong:{listing(list(warnings))}")

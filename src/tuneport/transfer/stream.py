@@ -1,0 +1,147 @@
+"""The stream: leaves of tensors are computed side by side, in any order, with the same result.
+
+In comes a list of tasks, each a number of leaves, and a function that does one leaf; worker threads take leaf after
+leaf until none is left, one of them fails, or the user stops them. Buffers belong to a worker and are reused. The heavy
+work (reads, kernel, digest, writes) lets go of the interpreter's lock, so threads run side by side.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
+
+
+class Task(Protocol):
+    """Something with leaves: usually one tensor of the output."""
+
+    @property
+    def leaves(self) -> int:
+        """How many leaves there are."""
+
+    @property
+    def leaf_bytes(self) -> int:
+        """Bytes of a leaf, for the progress bar."""
+
+
+TaskT = TypeVar("TaskT", bound=Task)
+
+
+class Workspace:
+    """The reused buffers of one worker, by name."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._buffers: dict[str, bytearray] = {}
+
+    def buffer(self, name: str, nbytes: int) -> memoryview:
+        """A view of ``nbytes`` bytes on the worker's buffer ``name``; what it held before is overwritten."""
+        held = self._buffers.get(name)
+        if held is None or len(held) < nbytes:
+            held = self._buffers[name] = bytearray(nbytes)
+        return memoryview(held)[:nbytes]
+
+
+class Progress:
+    """A line on a terminal's stderr with what is done of how much; nothing anywhere else."""
+
+    def __init__(self, what: str, total: int) -> None:
+        """``total`` bytes are to be done."""
+        self._what, self._total, self._done = what, max(total, 1), 0
+        self._begun = time.monotonic()
+        self._shown = sys.stderr.isatty()
+
+    def add(self, nbytes: int) -> None:
+        """``nbytes`` more are done."""
+        self._done += nbytes
+
+    def show(self) -> None:
+        """Draw the line anew."""
+        if self._shown:
+            rate = self._done / max(time.monotonic() - self._begun, 1e-3)
+            share = min(self._done / self._total, 1)
+            sys.stderr.write(f"\r{self._what} {share:4.0%} of {self._total / 1e9:.2f} GB, {rate / 1e9:.2f} GB/s ")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Remove the line."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def run_leaves(
+    tasks: Sequence[TaskT],
+    do: Callable[[TaskT, int, Workspace], bool],
+    workers: int,
+    progress: Progress,
+) -> None:
+    """Do every leaf of every task; ``do`` returns False to have no leaf of a later task begun.
+
+    The first exception of a worker ends the run and is raised here, after all workers have stopped; so does an
+    interrupt of the main thread.
+    """
+    shared = _Shared(_leaves_of(tasks))
+    threads = [threading.Thread(target=_work, args=(shared, tasks, do, progress), daemon=True) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.1)
+                progress.show()
+    except KeyboardInterrupt:
+        shared.stop()
+        for thread in threads:
+            thread.join()
+        raise
+    finally:
+        progress.clear()
+    if shared.error is not None:
+        raise shared.error
+
+
+class _Shared:
+    """What the workers share: the leaves still to do, and the first error."""
+
+    def __init__(self, leaves: Iterator[tuple[int, int]]) -> None:
+        self._leaves = leaves
+        self._lock = threading.Lock()
+        self._last_task = sys.maxsize
+        self.error: BaseException | None = None
+
+    def take(self) -> tuple[int, int] | None:
+        with self._lock:
+            found = next(self._leaves, None)
+            return found if found is not None and found[0] <= self._last_task else None
+
+    def stop_after(self, task: int) -> None:
+        with self._lock:
+            self._last_task = min(self._last_task, task)
+
+    def stop(self, error: BaseException | None = None) -> None:
+        with self._lock:
+            self._last_task = -1
+            self.error = self.error or error
+
+
+def _leaves_of(tasks: Sequence[Task]) -> Iterator[tuple[int, int]]:
+    for number, task in enumerate(tasks):
+        for leaf in range(task.leaves):
+            yield number, leaf
+
+
+def _work(
+    shared: _Shared, tasks: Sequence[TaskT], do: Callable[[TaskT, int, Workspace], bool], progress: Progress
+) -> None:
+    workspace = Workspace()
+    try:
+        while (found := shared.take()) is not None:
+            number, leaf = found
+            if not do(tasks[number], leaf, workspace):
+                shared.stop_after(number)
+            progress.add(tasks[number].leaf_bytes)
+    except BaseException as error:  # handed to the main thread, which raises it
+        shared.stop(error)

@@ -1,0 +1,326 @@
+"""Prove an output, from its manifest alone or from its parents.
+
+In comes a finished folder, and the models it was made from if they are at hand; out comes what was proved, or a
+`VerificationError` that lists everything that is not as it should be. Without parents this is integrity only: a manifest
+cannot vouch for itself. With them the plan is made again and bytes are recomputed: a seeded sample, or every one.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count, root_of
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.open import Checkpoint, TensorReader, open_checkpoint, open_folder, reading
+from tuneport.checkpoint.weights import StoredTensor
+from tuneport.checkpoint.write import MANIFEST
+from tuneport.errors import UsageError, VerificationError, listing
+from tuneport.pairing.tensors import Rule
+from tuneport.transfer.budget import Budget, budget
+from tuneport.transfer.choices import Choices, Running
+from tuneport.transfer.kernel import no_sums
+from tuneport.transfer.manifest import input_digests
+from tuneport.transfer.plan import OutputTask, Plan, plan_transfer
+from tuneport.transfer.run import fetched, leaf_pieces, opened, read_manifest
+from tuneport.transfer.stream import Progress, Workspace, run_leaves
+
+# Leaves of 4 MiB that are recomputed without --full.
+SAMPLE = 64
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was proved: ``integrity only``, ``sample`` or ``full``; how many tensors and leaves were looked at."""
+
+    kind: str
+    tensors: int
+    leaves: int
+    recomputed: int
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        whole = f"{self.tensors} tensors ({self.leaves} leaves of 4 MiB) are what the manifest says"
+        if self.kind == "integrity only":
+            return f"integrity only: {whole}. Give --base, --tuned and --onto to prove where they come from."
+        part = "all of them" if self.kind == "full" else f"a sample of {self.recomputed} leaves"
+        return f"{self.kind}: {whole}, and {part} were recomputed from the parents, bit for bit."
+
+
+def verify(
+    out: str | os.PathLike[str],
+    base: str | os.PathLike[str] | None = None,
+    tuned: str | os.PathLike[str] | None = None,
+    onto: str | os.PathLike[str] | None = None,
+    *,
+    diffs: Sequence[str | os.PathLike[str]] = (),
+    full: bool = False,
+    seed: int = 0,
+    running: Running | None = None,
+) -> Proof:
+    """Check the folder ``out`` against its manifest and, with parents, against what they give.
+
+    An output of `apply` takes ``diffs`` and ``onto``, or the three models if it was one diff vector. ``seed`` chooses
+    the sample that is recomputed without ``full``. Raises `VerificationError` with every finding.
+    """
+    out, running = Path(out).expanduser(), running or Running()
+    manifest = read_manifest(out)
+    operation = str(manifest.get("operation"))
+    plan = _plan_again(manifest, operation, base, tuned, onto, diffs)
+    if plan is None and full:
+        raise UsageError("--full recomputes from the parents: give --base, --tuned and --onto (or --diff and --onto).")
+    produced = open_folder(out, "output", stem="diff" if operation == "diff" else "model")
+    pool = budget(running.memory_limit, running.workers, 2 * 128 * 2**20)
+    faults = _compare_tables(manifest, produced)
+    with reading(produced) as reader:
+        faults += _compare_digests(manifest, produced, reader, pool)
+    faults += _compare_files(manifest, out)
+    leaves = sum(leaf_count(tensor.nbytes) for tensor in produced.tensors.values())
+    if plan is None:
+        _stop_if(faults, out)
+        return Proof("integrity only", len(produced.tensors), leaves, 0)
+    faults += _compare_parents(manifest, plan)
+    faults += _compare_plans(manifest, plan)
+    _stop_if(faults, out)
+    plan = replace(plan, inputs=tuple(fetched(checkpoint) for checkpoint in plan.inputs))
+    with opened(plan.inputs) as readers, reading(produced) as reader:
+        faults += _compare_input_digests(manifest, plan, readers, pool, full)
+        recomputed, different = _recompute(plan, produced, reader, readers, pool, full, seed)
+    _stop_if(faults + different, out)
+    return Proof("full" if full else "sample", len(produced.tensors), leaves, recomputed)
+
+
+def _plan_again(
+    manifest: Mapping[str, Any],
+    operation: str,
+    base: str | os.PathLike[str] | None,
+    tuned: str | os.PathLike[str] | None,
+    onto: str | os.PathLike[str] | None,
+    diffs: Sequence[str | os.PathLike[str]],
+) -> Plan | None:
+    """The plan as the manifest's choices and the given parents make it; None where no parents are given."""
+    from tuneport.diff.apply import plan_apply
+    from tuneport.diff.extract import plan_diff
+    from tuneport.diff.vector import open_diff
+
+    if not (base or tuned or onto or diffs):
+        return None
+    choices = _choices_of(manifest)
+    if diffs:
+        if operation != "apply" or onto is None:
+            raise UsageError("--diff goes with --onto, for an output of `tuneport apply`.")
+        scales = manifest.get("scales", [])
+        if len(scales) != len(diffs):
+            raise VerificationError(f"The output was made of {len(scales)} diff vector(s), {len(diffs)} are given.")
+        vectors = [open_diff(spec, "diff" if len(diffs) == 1 else f"diff{i}") for i, spec in enumerate(diffs, 1)]
+        return plan_apply(vectors, scales, open_checkpoint(onto, "target"), choices)
+    if base is None or tuned is None or (onto is None and operation != "diff"):
+        raise UsageError("Give all of the parents: --base, --tuned and, for an output model, --onto.")
+    parents = open_checkpoint(base, "base"), open_checkpoint(tuned, "tuned")
+    if operation == "diff":
+        return plan_diff(*parents, choices)
+    assert onto is not None
+    if operation == "apply":
+        scales = manifest.get("scales", [])
+        if len(scales) != 1:
+            raise UsageError(f"The output was made of {len(scales)} diff vectors; give each with --diff, and --onto.")
+        choices = replace(choices, scale=scales[0])
+    return plan_transfer(*parents, open_checkpoint(onto, "target"), choices)
+
+
+def _choices_of(manifest: Mapping[str, Any]) -> Choices:
+    try:
+        recorded = dict(manifest["plan"]["choices"])
+        recorded["rules"] = tuple(Rule(rule["pattern"], rule["scale"]) for rule in recorded["rules"])
+        return Choices(**{field.name: recorded[field.name] for field in fields(Choices)})
+    except (KeyError, TypeError) as error:
+        raise VerificationError(f"The manifest does not hold the choices it was made by ({error!r}).") from None
+
+
+def _written_entries(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    try:
+        return {entry["name"]: entry for entry in manifest["tensors"] if entry["action"] != "dropped"}
+    except (KeyError, TypeError) as error:
+        raise VerificationError(f"The manifest's list of tensors is damaged ({error!r}).") from None
+
+
+def _compare_tables(manifest: Mapping[str, Any], produced: Checkpoint) -> list[str]:
+    entries, faults = _written_entries(manifest), []
+    for name in sorted(set(entries) | set(produced.tensors)):
+        if name not in produced.tensors:
+            faults.append(f"`{name}` is in the manifest, but not in the files")
+        elif name not in entries:
+            faults.append(f"`{name}` is in the files, but not in the manifest")
+        else:
+            entry, tensor = entries[name], produced.tensors[name]
+            if entry.get("dtype") != tensor.dtype or entry.get("shape") != list(tensor.shape):
+                faults.append(
+                    f"`{name}` is {tensor.dtype} {list(tensor.shape)}, the manifest says {entry.get('dtype')} "
+                    f"{entry.get('shape')}"
+                )
+    return faults
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """One tensor of the output, to be hashed."""
+
+    tensor: StoredTensor
+
+    @property
+    def leaves(self) -> int:
+        return leaf_count(self.tensor.nbytes)
+
+    @property
+    def leaf_bytes(self) -> int:
+        return min(LEAF_BYTES, self.tensor.nbytes)
+
+
+def _compare_digests(
+    manifest: Mapping[str, Any], produced: Checkpoint, reader: TensorReader, pool: Budget
+) -> list[str]:
+    tasks = [_Stored(tensor) for tensor in produced.tensors.values()]
+    found = {task.tensor.name: [b""] * task.leaves for task in tasks}
+
+    def do(task: _Stored, leaf: int, space: Workspace) -> bool:
+        hasher, start = blake3(), leaf * LEAF_BYTES
+        end = min(start + LEAF_BYTES, task.tensor.nbytes)
+        for position in range(start, end, 2 * pool.piece):
+            view = space.buffer("out", min(2 * pool.piece, end - position))
+            reader.read_into(task.tensor, position, view)
+            hasher.update(view)
+        found[task.tensor.name][leaf] = hasher.digest()
+        return True
+
+    run_leaves(tasks, do, pool.workers, Progress("digests", sum(task.tensor.nbytes for task in tasks)))
+    entries = _written_entries(manifest)
+    return [
+        f"`{name}` has the digest {root_of(leaves)}, the manifest says {entries[name].get('digest')}"
+        for name, leaves in found.items()
+        if name in entries and entries[name].get("digest") != root_of(leaves)
+    ]
+
+
+def _compare_files(manifest: Mapping[str, Any], out: Path) -> list[str]:
+    recorded = manifest.get("files", {})
+    faults = []
+    for name, digest in recorded.items():
+        place = out / name
+        if ".." in Path(name).parts or Path(name).is_absolute() or not place.is_file():
+            faults.append(f"{name} is in the manifest, but not in the folder")
+        elif blake3(place.read_bytes()).hexdigest() != digest:
+            faults.append(f"{name} was changed")
+    shards = set(open_folder_names(out))
+    known = {*recorded, *shards, MANIFEST}
+    strays = [path.relative_to(out).as_posix() for path in sorted(out.rglob("*")) if path.is_file()]
+    return faults + [f"{name} is in the folder, but not in the manifest" for name in strays if name not in known]
+
+
+def open_folder_names(out: Path) -> list[str]:
+    """Names of the weight files of an output."""
+    return [path.name for path in out.glob("*.safetensors")]
+
+
+def _compare_parents(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
+    """Whether the given parents have the headers of those the manifest names, role by role."""
+    recorded = manifest.get("plan", {}).get("inputs", {})
+    faults = []
+    for checkpoint in plan.inputs:
+        files = recorded.get(checkpoint.role, {}).get("files")
+        given = {file.name: {"size": file.size, "header": file.header_digest} for file in checkpoint.files.values()}
+        if files is None:
+            continue  # an output of apply, proved from base and tuned: the manifest names the diff vector only
+        wanted = {name: {"size": entry.get("size"), "header": entry.get("header")} for name, entry in files.items()}
+        if given != wanted:
+            faults.append(f"{checkpoint.role} {checkpoint.label} is not the one this was made from: its files differ")
+    return faults
+
+
+def _compare_plans(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
+    faults = [f"these parents would be refused: {reason}" for reason in plan.refusals]
+    entries = _written_entries(manifest)
+    for task in plan.tasks:
+        entry = entries.pop(task.slot.name, None)
+        if entry is None:
+            faults.append(f"`{task.slot.name}` is missing")
+            continue
+        scale = None if task.line.fate == "copied" else task.scales[0] if len(task.scales) == 1 else list(task.scales)
+        for field, wanted in (
+            ("action", task.line.fate),
+            ("shape", list(task.slot.shape)),
+            ("dtype", task.slot.dtype),
+            ("scale", scale),
+        ):
+            if entry.get(field) != wanted:
+                faults.append(f"`{task.slot.name}`: {field} is {entry.get(field)!r} in the manifest, these parents give {wanted!r}")
+    faults += [f"`{name}` is in the output, but not in what these parents give" for name in entries]
+    recorded = manifest.get("files", {})
+    for name, content in plan.files.items():
+        digest = blake3(content if isinstance(content, bytes) else content.read_bytes()).hexdigest()
+        if recorded.get(name) != digest:
+            faults.append(f"{name} is not what these parents give")
+    return faults
+
+
+def _compare_input_digests(
+    manifest: Mapping[str, Any], plan: Plan, readers: Mapping[str, TensorReader], pool: Budget, full: bool
+) -> list[str]:
+    """Digests of the inputs, where the manifest has them and --full was asked for."""
+    recorded = {entry["role"]: entry["tensors"] for entry in manifest.get("inputs", []) if "tensors" in entry}
+    if not full or not recorded:
+        return []
+    given = input_digests(replace(plan, choices=replace(plan.choices, digest_inputs=True)), readers, pool)
+    return [
+        f"{role}: `{name}` is not the tensor this was made from"
+        for role, digests in recorded.items()
+        for name, digest in digests.items()
+        if role in given and given[role].get(name) != digest
+    ]
+
+
+def _recompute(
+    plan: Plan,
+    produced: Checkpoint,
+    reader: TensorReader,
+    readers: Mapping[str, TensorReader],
+    pool: Budget,
+    full: bool,
+    seed: int,
+) -> tuple[int, list[str]]:
+    leaves = [(number, leaf) for number, task in enumerate(plan.tasks) for leaf in range(task.leaves)]
+    chosen = set(leaves if full else random.Random(seed).sample(leaves, min(SAMPLE, len(leaves))))
+    numbers = {task.slot.name: number for number, task in enumerate(plan.tasks)}
+    different: dict[str, int] = {}
+    lock = threading.Lock()
+
+    def do(task: OutputTask, leaf: int, space: Workspace) -> bool:
+        if (numbers[task.slot.name], leaf) not in chosen:
+            return True
+        itemsize, sums = DTYPES[task.slot.dtype].itemsize, no_sums()
+        for start, stop, origin in leaf_pieces(task, leaf, pool.piece):
+            content, _ = task.recipe.piece(start, stop, origin, readers, space, sums)
+            written = space.buffer("written", len(content))
+            reader.read_into(produced.tensors[task.slot.name], start * itemsize, written)
+            if written != content:
+                first = next(i for i, (one, other) in enumerate(zip(written, content, strict=True)) if one != other)
+                with lock:
+                    found = start + first // itemsize
+                    different[task.slot.name] = min(found, different.get(task.slot.name, found))
+        return True
+
+    run_leaves(plan.tasks, do, pool.workers, Progress("recompute", sum(task.slot.nbytes for task in plan.tasks)))
+    return len(chosen), [
+        f"`{name}`: element {element} is not what the parents give" for name, element in sorted(different.items())
+    ]
+
+
+def _stop_if(faults: list[str], out: Path) -> None:
+    if faults:
+        raise VerificationError(f"{out} is not what it should be:{listing(faults)}")

@@ -1,0 +1,300 @@
+"""config.json is merged like a file in git: architecture stays or stops, manners follow the fine-tuning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tuneport.checkpoint.config import FIXED, resolve
+from tuneport.checkpoint.config_merge import ConfigChoices, choosable_fields, merge_config
+from tuneport.checkpoint.merge3 import Findings, Three, same
+from tuneport.checkpoint.token_names import TokenNames
+from tuneport.checkpoint.tokenizer import AddedToken, TokenChanges, Tokenizer
+
+LLAMA31_ROPE = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+    "rope_type": "llama3",
+}
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "rope_theta": 500000.0,
+    "max_position_embeddings": 8192,
+    "eos_token_id": 2,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.40.0",
+    "vocab_size": 32,
+}
+
+
+def merge(
+    base: dict[str, Any],
+    tuned: dict[str, Any],
+    target: dict[str, Any],
+    names: TokenNames | None = None,
+    dtype: str | None = None,
+    vocab_rows: int | None = None,
+    **sides: str,
+) -> tuple[dict[str, Any], Findings]:
+    findings = Findings()
+    choices = ConfigChoices({name.replace("__", "."): side for name, side in sides.items()}, dtype, vocab_rows)
+    names = names or TokenNames(None, TokenChanges())
+    return merge_config(Three(base, tuned, target), choices, names, findings), findings
+
+
+def tokenizer(*tokens: str) -> Tokenizer:
+    return Tokenizer({token: id for id, token in enumerate(tokens)}, {})
+
+
+def test_the_new_versions_rope_scaling_stays() -> None:
+    target = {**LLAMA, "rope_scaling": LLAMA31_ROPE, "max_position_embeddings": 131072}
+    output, findings = merge(LLAMA, LLAMA, target)
+    assert output == target
+    assert not findings.refusals
+    assert {one.field for one in findings.differences} == {"rope_scaling", "max_position_embeddings"}
+    assert {(one.subject, one.choice, one.reason) for one in findings.decisions} == {
+        ("config.rope_scaling", "target", "tuned = base"),
+        ("config.max_position_embeddings", "target", "tuned = base"),
+    }
+
+
+def test_the_new_versions_rope_scaling_stays_when_the_tuned_model_was_saved_by_transformers_5() -> None:
+    tuned = {name: value for name, value in LLAMA.items() if not name.startswith(("rope", "torch"))}
+    tuned |= {
+        "dtype": "bfloat16",
+        "head_dim": 16,
+        "num_key_value_heads": 4,
+        "mlp_bias": False,
+        "pad_token_id": None,
+    }
+    tuned |= {
+        "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"},
+        "transformers_version": "5.23.0",
+    }
+    target = {**LLAMA, "rope_scaling": LLAMA31_ROPE}
+    output, findings = merge(LLAMA, tuned, target)
+    assert output == target
+    assert not findings.refusals
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rope_theta", 10000.0),
+        ("rms_norm_eps", 1e-6),
+        ("num_key_value_heads", 2),
+        ("hidden_act", "gelu"),
+        ("tie_word_embeddings", True),
+        ("sliding_window", 512),
+        ("architectures", ["LlamaForSequenceClassification"]),
+        ("never_heard_of", 1),
+        ("quantization_config", {"bits": 4}),
+        ("rope_scaling", LLAMA31_ROPE),
+    ],
+)  # fmt: skip  (one list)
+def test_a_change_of_architecture_by_the_fine_tuning_stops_and_names_values_and_flag(
+    field: str, value: Any
+) -> None:
+    output, findings = merge(LLAMA, {**LLAMA, field: value}, LLAMA)
+    assert output == LLAMA
+    (refusal,) = findings.refusals
+    shown = "rope_scaling" if field.startswith("rope") else field
+    assert f"--config {shown}=base|tuned|target" in refusal
+    assert all(side in refusal for side in ("base ", "tuned ", "target "))
+    assert field in refusal
+
+
+def test_every_conflict_is_told_at_once() -> None:
+    _, findings = merge(LLAMA, {**LLAMA, "rope_theta": 1.0, "rms_norm_eps": 1.0, "hidden_act": "gelu"}, LLAMA)
+    assert len(findings.refusals) == 3
+
+
+def test_a_flag_decides_a_conflict_either_way() -> None:
+    tuned = {**LLAMA, "rms_norm_eps": 1e-6}
+    output, findings = merge(LLAMA, tuned, LLAMA, rms_norm_eps="tuned")
+    assert output["rms_norm_eps"] == 1e-6 and not findings.refusals
+    output, findings = merge(LLAMA, tuned, {**LLAMA, "rms_norm_eps": 1.0}, rms_norm_eps="base")
+    assert output["rms_norm_eps"] == 1e-5 and not findings.refusals
+    output, findings = merge(LLAMA, tuned, LLAMA, rms_norm_eps="target")
+    assert output == LLAMA and not findings.refusals
+
+
+@pytest.mark.parametrize("flag", ["rope_scaling", "rope_theta", "rope_parameters"])
+def test_a_rope_taken_over_is_written_in_the_targets_spelling(flag: str) -> None:
+    modern = {name: value for name, value in LLAMA.items() if not name.startswith("rope")}
+    modern["rope_parameters"] = {"rope_theta": 7.0, **LLAMA31_ROPE}
+    output, _ = merge(LLAMA, modern, LLAMA, **{flag: "tuned"})
+    assert output == {**LLAMA, "rope_theta": 7.0, "rope_scaling": LLAMA31_ROPE}
+    output, _ = merge(modern, LLAMA, modern, **{flag: "tuned"})
+    assert output == {**modern, "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}
+
+
+def test_the_same_change_on_both_sides_is_no_conflict() -> None:
+    changed = {**LLAMA, "rms_norm_eps": 1e-6}
+    output, findings = merge(LLAMA, changed, changed)
+    assert output == changed and not findings.refusals
+
+
+def test_manners_follow_the_fine_tuning_and_are_listed() -> None:
+    output, findings = merge(LLAMA, {**LLAMA, "use_cache": False, "attention_dropout": 0.1}, LLAMA)
+    assert output == {**LLAMA, "use_cache": False, "attention_dropout": 0.1}
+    assert {one.subject for one in findings.decisions} == {"config.use_cache", "config.attention_dropout"}
+    output, _ = merge(LLAMA, {**LLAMA, "pad_token_id": 5}, {**LLAMA, "pad_token_id": 7})
+    assert output["pad_token_id"] == 5
+
+
+def test_a_manner_that_tuning_set_back_to_its_default_is_left_out_again() -> None:
+    base = {**LLAMA, "use_cache": False}
+    assert merge(base, LLAMA, base)[0] == LLAMA
+
+
+def test_dtype_code_and_tokenizer_class_are_never_the_tuned_models() -> None:
+    tuned = {**LLAMA, "torch_dtype": "float32", "tokenizer_class": "X", "auto_map": {"AutoConfig": "a.B"}}
+    tuned |= {
+        "transformers_version": "9",
+        "vocab_size": 99,
+        "_commit_hash": "1",
+        "_attn_implementation_autoset": True,
+    }
+    output, findings = merge(LLAMA, tuned, LLAMA)
+    assert output == LLAMA
+    assert not findings.refusals
+
+
+def test_the_name_of_another_model_is_dropped() -> None:
+    assert merge(LLAMA, LLAMA, {**LLAMA, "_name_or_path": "/home/somebody/x"})[0] == LLAMA
+
+
+@pytest.mark.parametrize(
+    ("target", "keys"),
+    [
+        (LLAMA, {"torch_dtype"}),
+        ({**LLAMA, "dtype": "float32"}, {"torch_dtype", "dtype"}),
+        ({"model_type": "llama"}, {"torch_dtype"}),
+        ({"model_type": "llama", "rope_parameters": {}}, {"dtype"}),
+    ],
+)  # fmt: skip  (one list)
+def test_an_asked_for_dtype_is_written_in_the_targets_spelling(target: dict[str, Any], keys: set[str]) -> None:
+    output, _ = merge(target, target, target, dtype="float16")
+    assert {name for name in output if name.endswith("dtype")} == keys
+    assert all(output[key] == "float16" for key in keys)
+
+
+def test_grown_rows_are_written_wherever_the_vocabularys_size_stands() -> None:
+    output, _ = merge(LLAMA, LLAMA, LLAMA, vocab_rows=40)
+    assert output == {**LLAMA, "vocab_size": 40}
+    nested = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "vocab_size": 32}}
+    output, _ = merge(nested, nested, nested, vocab_rows=40)
+    assert output == {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "vocab_size": 40}}
+
+
+def test_sub_configs_are_merged_field_by_field_with_their_own_defaults() -> None:
+    base = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "num_hidden_layers": 4}}
+    tuned_text = {**base["text_config"], "use_cache": False, "tie_word_embeddings": True, "rope_theta": 1e6}
+    target = {"model_type": "gemma3", "text_config": {**base["text_config"], "num_hidden_layers": 6}}
+    output, findings = merge(base, {**base, "text_config": tuned_text}, target)
+    assert output == {"model_type": "gemma3", "text_config": {**target["text_config"], "use_cache": False}}
+    assert not findings.refusals
+    tuned_text["rms_norm_eps"] = 1.0
+    _, findings = merge(base, {**base, "text_config": tuned_text}, target)
+    assert "--config text_config.rms_norm_eps=" in findings.refusals[0]
+    output, findings = merge(base, {**base, "text_config": tuned_text}, target, text_config__rms_norm_eps="tuned")
+    assert output["text_config"]["rms_norm_eps"] == 1.0 and not findings.refusals
+    assert "text_config.rms_norm_eps" in choosable_fields(Three(base, {**base, "text_config": tuned_text}, target))
+
+
+def test_token_ids_are_compared_and_carried_by_string() -> None:
+    names = TokenNames(
+        (
+            tokenizer("<s>", "</s>", "a"),
+            tokenizer("<s>", "</s>", "a", "<|end|>"),
+            tokenizer("<x>", "<s>", "</s>", "a"),
+        ),
+        TokenChanges(added=(AddedToken("<|end|>", 4, {}),)),
+    )
+    base, target = {**LLAMA, "eos_token_id": 1, "bos_token_id": 0}, {**LLAMA, "eos_token_id": 2, "bos_token_id": 1}
+    output, findings = merge(base, base, target, names)
+    assert output == target and not findings.decisions  # other ids, the same strings
+    output, findings = merge(base, {**base, "eos_token_id": [1, 3]}, target, names)
+    assert output == {**target, "eos_token_id": [2, 4]}
+    output, findings = merge(base, {**base, "pad_token_id": -1}, target, names)
+    assert output["pad_token_id"] == -1
+
+
+def test_a_renamed_token_keeps_the_targets_id() -> None:
+    three = (tokenizer("</s>", "<r0>"), tokenizer("</s>", "<|im_end|>"), tokenizer("<new>", "</s>", "<r0>"))
+    names = TokenNames(three, TokenChanges(renamed=(("<r0>", "<|im_end|>"),)))
+    base, target = {**LLAMA, "eos_token_id": 0}, {**LLAMA, "eos_token_id": 1}
+    output, _ = merge(base, {**base, "eos_token_id": 1}, target, names)
+    assert output["eos_token_id"] == 2
+    assert names.has("<|im_end|>") and not names.has("<r0>")
+
+
+def test_an_end_token_that_the_output_lacks_stops_and_another_token_warns() -> None:
+    names = TokenNames((tokenizer("a"), tokenizer("a", "<|end|>"), tokenizer("a")), TokenChanges())
+    base = {**LLAMA, "eos_token_id": 0}
+    output, findings = merge(base, {**base, "eos_token_id": [0, 1]}, base, names)
+    assert output == base
+    (refusal,) = findings.refusals
+    assert "`<|end|>`" in refusal and "--config eos_token_id=target" in refusal and "without end" in refusal
+    assert not merge(base, {**base, "eos_token_id": [0, 1]}, base, names, eos_token_id="target")[1].refusals
+    output, findings = merge(base, {**base, "pad_token_id": 1}, base, names)
+    assert output == base and not findings.refusals
+    assert "pad_token_id" in findings.warnings[0]
+
+
+def test_a_tuned_config_that_does_not_name_its_class_is_no_change() -> None:
+    tuned = {name: value for name, value in LLAMA.items() if name != "architectures"}
+    output, findings = merge(LLAMA, tuned, LLAMA)
+    assert output == LLAMA and not findings.refusals
+
+
+VALUES = st.one_of(st.none(), st.booleans(), st.integers(0, 5), st.floats(), st.text(max_size=2))
+CONFIGS = st.dictionaries(
+    st.sampled_from(
+        ["use_cache", "eos_token_id", "new_field", "rms_norm_eps", "attention_dropout", "sub_config", "dtype"]
+    ),
+    VALUES | st.dictionaries(st.sampled_from(["use_cache", "depth"]), VALUES, max_size=2),
+    max_size=6,
+).map(lambda config: {"model_type": "llama", **config})
+
+
+@given(CONFIGS, CONFIGS)
+@settings(max_examples=150, deadline=None)
+def test_what_tuning_left_alone_is_the_targets(base: dict[str, Any], target: dict[str, Any]) -> None:
+    output, findings = merge(base, base, target)
+    assert repr(output) == repr(target)
+    assert not findings.refusals
+
+
+FLAT = CONFIGS.map(lambda config: {name: value for name, value in config.items() if name != "sub_config"})
+
+
+@given(FLAT, FLAT)
+@settings(max_examples=150, deadline=None)
+def test_what_the_version_left_alone_is_the_tuned_models_or_a_refusal(
+    base: dict[str, Any], tuned: dict[str, Any]
+) -> None:
+    output, findings = merge(base, tuned, base)
+    if not findings.refusals:
+        merged, wanted = dict(resolve(output).values), dict(resolve(tuned).values)
+        assert same(merged.pop("dtype", None), resolve(base).values.get("dtype"))
+        wanted.pop("dtype", None)
+        assert same(merged, wanted)
+
+
+def test_fixed_fields_are_not_choosable() -> None:
+    known = choosable_fields(Three(LLAMA, LLAMA, LLAMA))
+    assert not known & FIXED
+    assert {"rope_theta", "rope_scaling", "rope_parameters", "dtype", "torch_dtype", "hidden_size"} <= known

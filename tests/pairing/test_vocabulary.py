@@ -1,0 +1,364 @@
+"""Rows are matched by token string; what is renamed, added, kept or lost is listed, and doubt stops the run."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.errors import CheckpointError, PairingError
+from tuneport.pairing.vocabulary import RowMap, VocabularyMatch, match_vocabulary
+
+ROLES = ("base", "tuned", "target")
+WORDS = [f"w{index}" for index in range(20)]
+
+
+def folder(path: Path, role: str, tokens: Sequence[str], added: Sequence[str] = ()) -> SidecarFolder:
+    """A folder whose tokenizer.json has these tokens at ids 0, 1, 2 …, then these added tokens."""
+    path.mkdir(parents=True, exist_ok=True)
+    entries = [{"id": len(tokens) + place, "content": token, "special": True} for place, token in enumerate(added)]
+    model = {"type": "WordLevel", "vocab": {token: id for id, token in enumerate(tokens)}, "unk_token": "w0"}
+    (path / "tokenizer.json").write_text(json.dumps({"added_tokens": entries, "model": model}), encoding="utf-8")
+    return SidecarFolder(role, f"lab/{role}", path)
+
+
+def match(
+    path: Path,
+    base: Sequence[str],
+    tuned: Sequence[str],
+    target: Sequence[str],
+    rows: tuple[int, int, int] | None = None,
+    added: tuple[Sequence[str], Sequence[str], Sequence[str]] = ((), (), ()),
+    **options: Any,
+) -> VocabularyMatch:
+    """Match three vocabularies; matrices have a row for each token unless `rows` says otherwise."""
+    three = [
+        folder(path / role, role, tokens, more)
+        for role, tokens, more in zip(ROLES, (base, tuned, target), added, strict=True)
+    ]
+    sizes = [len(tokens) + len(more) for tokens, more in zip((base, tuned, target), added, strict=True)]
+    return match_vocabulary(*three, matrix_rows=rows or (sizes[0], sizes[1], sizes[2]), **options)
+
+
+def table(rows: RowMap) -> list[tuple[int, int, int]]:
+    """(target, base, tuned) for each row."""
+    assert rows.target.shape == rows.base.shape == rows.tuned.shape == (rows.rows,)
+    assert rows.target.dtype == rows.base.dtype == rows.tuned.dtype == np.int64
+    return list(zip(rows.target.tolist(), rows.base.tolist(), rows.tuned.tolist(), strict=True))
+
+
+def empty(path: Path, **files: str) -> list[SidecarFolder]:
+    """Three folders with the same files, `__` standing for the dot."""
+    folders = []
+    for role in ROLES:
+        (path / role).mkdir(parents=True)
+        for name, content in files.items():
+            (path / role / name.replace("__", ".")).write_text(content)
+        folders.append(SidecarFolder(role, f"lab/{role}", path / role))
+    return folders
+
+
+# Positions
+
+
+def test_identical_tokenizers_match_by_position_and_are_not_parsed(tmp_path: Path) -> None:
+    found = match_vocabulary(*empty(tmp_path, tokenizer__json="no JSON at all"), matrix_rows=(5, 6, 8))
+    assert found.how == "identical" and found.tokenizers is None and not found.changes
+    assert table(found.rows(5, 6, 8)) == [(row, row, row) if row < 5 else (row, -1, -1) for row in range(8)]
+    assert table(found.rows(9, 9, 2)) == [(0, 0, 0), (1, 1, 1)]
+
+
+def test_unreadable_tokenizers_match_by_position_where_files_and_shapes_agree(tmp_path: Path) -> None:
+    folders = empty(tmp_path, tokenizer__model="spm")
+    found = match_vocabulary(*folders, matrix_rows=(3, 3, 3))
+    assert found.how == "identical" and found.matched == 3
+    with pytest.raises(PairingError, match=r"3 \(base\), 3 \(tuned\), 4 \(target\).*strings.*--vocabulary positions"):
+        match_vocabulary(*folders, matrix_rows=(3, 3, 4))
+    with pytest.raises(PairingError, match=r"(?s)3 tokenizers.*base.*only tokenizer\.model.*tuned.*target"):
+        match_vocabulary(*folders, matrix_rows=(3, 3, 3), vocabulary="strings")
+    (tmp_path / "target" / "tokenizer.model").write_text("another")
+    with pytest.raises(PairingError, match=r"--vocabulary strings.*--vocabulary positions"):
+        match_vocabulary(*folders, matrix_rows=(3, 3, 3))
+    forced = match_vocabulary(*folders, matrix_rows=(3, 3, 4), vocabulary="positions")
+    assert forced.how == "positions" and table(forced.rows(3, 3, 4))[2:] == [(2, 2, 2), (3, -1, -1)]
+
+
+def test_folders_of_weights_only_match_by_position_where_shapes_agree(tmp_path: Path) -> None:
+    folders = empty(tmp_path)
+    assert match_vocabulary(*folders, matrix_rows=(3, 3, 3)).how == "positions"
+    with pytest.raises(PairingError, match="None of the three folders has tokenizer files"):
+        match_vocabulary(*folders, matrix_rows=(3, 4, 3))
+
+
+def test_a_tokenizer_that_only_one_model_lacks_stops_the_run(tmp_path: Path) -> None:
+    folders = empty(tmp_path, tokenizer__json=json.dumps({"model": {"type": "WordLevel", "vocab": {"a": 0}}}))
+    (tmp_path / "tuned" / "tokenizer.json").unlink()
+    with pytest.raises(PairingError, match=r"tuned lab/tuned has no tokenizer files"):
+        match_vocabulary(*folders, matrix_rows=(3, 3, 3))
+
+
+def test_every_tokenizer_that_cannot_be_read_is_listed_at_once(tmp_path: Path) -> None:
+    folders = empty(tmp_path, tokenizer__json="{}")
+    (tmp_path / "tuned" / "tokenizer.json").write_text("[")
+    with pytest.raises(CheckpointError, match=r"(?s)3 tokenizers.*lab/base.*lab/tuned.*lab/target"):
+        match_vocabulary(*folders, matrix_rows=(3, 3, 3))
+
+
+# Strings
+
+
+def test_tokens_inserted_in_the_middle_shift_the_rows_and_keep_their_own(tmp_path: Path) -> None:
+    found = match(tmp_path, ["a", "b", "c"], ["a", "b", "c"], ["a", "new", "b", "c"])
+    assert table(found.rows(3, 3, 4)) == [(0, 0, 0), (1, -1, -1), (2, 1, 1), (3, 2, 2)]
+    assert (found.how, found.matched, found.kept, found.lost) == ("strings", 3, ("new",), ())
+    assert (found.base_size, found.tuned_size, found.target_size, found.output_size) == (3, 3, 4, 4)
+
+
+def test_a_release_that_prepends_tokens_is_matched_behind_them(tmp_path: Path) -> None:
+    """mergekit #328: Mistral v0.3 prepends 768 control tokens."""
+    control = [f"[control_{index}]" for index in range(8, 776)]
+    words = [f"w{index}" for index in range(1000)]
+    found = match(tmp_path, ["<s>", *words], ["<s>", *words], ["<s>", *control, *words], rows=(1001, 1001, 1792))
+    rows = found.rows(1001, 1001, 1792)
+    assert table(rows)[769:1769] == [(row, row - 768, row - 768) for row in range(769, 1769)]
+    assert (rows.base[1769:] == -1).all() and (rows.target == np.arange(1792)).all()
+    assert set(found.kept) == set(control)
+
+
+def test_padded_rows_stay_as_the_target_has_them_and_no_matrix_is_trimmed(tmp_path: Path) -> None:
+    """mergekit #425: Qwen 2.5 pads 151665 tokens to 152064 rows, or to 151936 in smaller models."""
+    found = match(tmp_path, WORDS, WORDS, ["new", *WORDS], rows=(32, 32, 40))
+    rows = found.rows(32, 32, 40)
+    assert rows.rows == 40 and table(rows)[21:] == [(row, -1, -1) for row in range(21, 40)]
+
+
+def test_reserved_placeholders_are_paired_by_string_and_listed(tmp_path: Path) -> None:
+    """Llama 3.1 put three tokens in places that 3.0 reserved, and renumbered the placeholders."""
+
+    def reserved(names: dict[int, str], count: int) -> list[str]:
+        numbers = iter(range(count))
+        return [names.get(id) or f"<|reserved_special_token_{next(numbers)}|>" for id in range(256)]
+
+    shared = {0: "<|begin_of_text|>", 1: "<|end_of_text|>", 6: "<|start_header_id|>", 7: "<|end_header_id|>", 9: "<|eot_id|>"}
+    old = reserved(shared, 256)
+    new = reserved(shared | {4: "<|finetune_right_pad_id|>", 8: "<|eom_id|>", 10: "<|python_tag|>"}, 256)
+    found = match(tmp_path, WORDS, WORDS, WORDS, added=(old, old, new))
+    place = {token: id for id, token in enumerate(new)}
+    rows = table(found.rows(276, 276, 276))
+    for id, token in enumerate(old):
+        if token in place:
+            assert rows[20 + place[token]] == (20 + place[token], 20 + id, 20 + id)
+    assert set(found.kept) == {"<|finetune_right_pad_id|>", "<|eom_id|>", "<|python_tag|>"}
+    assert len(found.lost) == 3 and all(token in found.lost for token in old[-3:])
+    assert found.placeholders == tuple(token for id, token in enumerate(old) if place.get(token, id) != id)
+    assert len(found.placeholders) > 200 and not found.renamed and not found.added
+
+
+def test_chat_tokens_on_reserved_slots_are_renames_in_place(tmp_path: Path) -> None:
+    base = [*WORDS, "<r0>", "<r1>"]
+    found = match(tmp_path, base, [*WORDS, "<im_start>", "<im_end>"], ["<r1>", *WORDS, "<r0>"])
+    assert [(rename.old, rename.new, rename.target_id) for rename in found.renamed] == [
+        ("<r0>", "<im_start>", 21),
+        ("<r1>", "<im_end>", 0),
+    ]
+    rows = table(found.rows(22, 22, 22))
+    assert rows[21] == (21, 20, 20) and rows[0] == (0, 21, 21)
+    assert found.matched == 22 and found.changes.renamed == (("<r0>", "<im_start>"), ("<r1>", "<im_end>"))
+    assert not found.added and not found.kept and not found.lost
+
+
+def test_a_rename_whose_old_name_the_target_lacks_becomes_a_new_token(tmp_path: Path) -> None:
+    found = match(tmp_path, [*WORDS, "<r0>"], [*WORDS, "<im_end>"], WORDS)
+    assert not found.renamed and [(token.token, token.id) for token in found.added] == [("<im_end>", 20)]
+    assert table(found.rows(21, 21, 20))[20] == (-1, -1, 20)
+    dropped = match(tmp_path, [*WORDS, "<r0>"], [*WORDS, "<im_end>"], WORDS, new_tokens="drop")
+    assert dropped.dropped == ("<im_end>",) and not dropped.added and dropped.rows(21, 21, 20).rows == 20
+
+
+def test_a_rename_whose_new_name_the_target_has_leaves_the_targets_rows(tmp_path: Path) -> None:
+    found = match(tmp_path, [*WORDS, "<r0>"], [*WORDS, "<im_end>"], [*WORDS, "<im_end>", "<r0>"])
+    assert not found.renamed and not found.added and found.kept == ("<im_end>", "<r0>")
+    assert table(found.rows(21, 21, 22))[20:] == [(20, -1, -1), (21, -1, -1)]
+
+
+def test_new_tokens_take_padded_rows_first_and_the_matrix_grows_only_when_they_run_out(tmp_path: Path) -> None:
+    tuned = [*WORDS, "n1", "n2", "n3"]
+    found = match(tmp_path, WORDS, tuned, ["t", *WORDS], rows=(20, 23, 23))
+    assert [(token.token, token.id) for token in found.added] == [("n1", 21), ("n2", 22), ("n3", 23)]
+    assert found.output_size == 24
+    rows = table(found.rows(20, 23, 23))
+    assert rows[21:] == [(-1, -1, 20), (-1, -1, 21), (-1, -1, 22)]
+    assert len(table(found.rows(20, 23, 64))) == 64
+
+
+def test_a_token_of_tuned_and_target_that_base_lacks_stays_the_targets(tmp_path: Path) -> None:
+    found = match(tmp_path, WORDS, [*WORDS, "both"], ["both", *WORDS])
+    assert found.kept == ("both",) and not found.added
+    assert table(found.rows(20, 21, 21))[0] == (0, -1, -1)
+
+
+def test_tokens_without_a_row_carry_nothing_and_are_listed(tmp_path: Path) -> None:
+    """Llama 2 fine-tunings often have a pad token whose id is beyond the matrix."""
+    found = match(tmp_path, WORDS, [*WORDS, "<pad>"], ["t", *WORDS], rows=(20, 20, 21))
+    assert found.rowless == ("<pad>",) and not found.added and found.rows(20, 20, 21).rows == 21
+    found = match(tmp_path, [*WORDS, "<pad>"], [*WORDS, "<pad>"], ["<pad>", *WORDS], rows=(20, 20, 21))
+    assert found.kept == ("<pad>",) and found.matched == 20
+    found = match(tmp_path, ["<pad>", *WORDS], ["<pad>", *WORDS], [*WORDS, "<pad>"], rows=(21, 21, 20))
+    assert found.lost == ("<pad>",)
+
+
+def test_a_row_that_nothing_gives_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(PairingError, match=r"20 rows for a tokenizer of 21 tokens.*--new-tokens drop"):
+        match(tmp_path, WORDS, [*WORDS, "new"], [*WORDS, "<pad>"], rows=(20, 21, 20))
+
+
+def test_vocabularies_of_different_kinds_stop_the_run(tmp_path: Path) -> None:
+    sentencepiece, byte_level = [f"▁{word}" for word in ["the", *WORDS]], [f"Ġ{word}" for word in ["the", *WORDS]]
+    with pytest.raises(PairingError, match=r"▁the.*Ġthe.*--vocabulary positions"):
+        match(tmp_path, sentencepiece, sentencepiece, byte_level)
+    forced = match(tmp_path, sentencepiece, sentencepiece, byte_level, vocabulary="positions")
+    assert forced.how == "positions" and forced.matched == 21
+
+
+def test_a_small_vocabulary_inside_a_large_one_is_no_doubt(tmp_path: Path) -> None:
+    found = match(tmp_path, WORDS, WORDS, [*(f"new{index}" for index in range(100)), *WORDS])
+    assert found.matched == 20
+
+
+def test_a_permuted_head_of_other_rows_than_the_embedding_follows_its_own_rows(tmp_path: Path) -> None:
+    found = match(tmp_path, WORDS, WORDS, WORDS[::-1], rows=(20, 20, 20))
+    assert table(found.rows(18, 20, 19)) == [(row, 19 - row, 19 - row) if row > 1 else (row, -1, -1) for row in range(19)]
+
+
+# Against a slow reference
+
+
+def reference(
+    base: list[str], tuned: list[str], target: list[str], rows: tuple[int, int, int], append: bool
+) -> list[tuple[int, int, int]] | None:
+    """Row by row with dictionaries; None where a row of the output has no source."""
+    base_at, tuned_at = ({token: id for id, token in enumerate(tokens)} for tokens in (base, tuned))
+    result = []
+    consumed = set()
+    for row in range(rows[2]):
+        partners = (-1, -1)
+        if row < len(target):
+            token = target[row]
+            if token in base_at and token in tuned_at:
+                partners = (base_at[token], tuned_at[token])
+            elif token in base_at and base_at[token] < len(tuned):
+                place = base_at[token]
+                if tuned[place] not in base_at and tuned[place] not in target:
+                    partners = (place, place)
+                    consumed.add(tuned[place])
+        lacking = partners[0] >= rows[0] or partners[1] >= rows[1]
+        result.append((row, *((-1, -1) if lacking else partners)))
+    for row in range(rows[2], len(target)):  # tokens beyond the matrix may be renamed as well
+        place = base_at.get(target[row], len(tuned))
+        if place < len(tuned) and target[row] not in tuned_at:
+            consumed |= {tuned[place]} - set(base) - set(target)
+    new = [token for id, token in enumerate(tuned) if id < rows[1] and token not in base and token not in target]
+    for place, token in enumerate([token for token in new if token not in consumed] if append else []):
+        row = len(target) + place
+        while len(result) <= row:
+            result.append((-1, -1, -1))
+        result[row] = (-1, -1, tuned_at[token])
+    return None if (-1, -1, -1) in result else result
+
+
+@st.composite
+def vocabularies(draw: st.DrawFn) -> tuple[list[str], list[str], list[str]]:
+    """Base, and two that come from it by renames, removals, insertions and permutation."""
+
+    def changed(start: list[str], names: str) -> list[str]:
+        tokens = [
+            f"{names}{index}" if draw(st.integers(0, 9)) == 0 else token
+            for index, token in enumerate(start)
+            if draw(st.integers(0, 9)) > 0
+        ]
+        for index in range(draw(st.integers(0, 4))):
+            fresh = f"{draw(st.sampled_from([names, 'shared']))}_more{index}"
+            if fresh not in tokens:
+                tokens.insert(draw(st.integers(0, len(tokens))), fresh)
+        return draw(st.permutations(tokens)) if draw(st.integers(0, 3)) == 0 else tokens
+
+    base = [f"w{index}" for index in range(draw(st.integers(6, 20)))]
+    return base, changed(base, "tuned"), changed(base, "target")
+
+
+@settings(max_examples=400, deadline=None)
+@given(vocabularies(), st.tuples(*[st.integers(-2, 5)] * 3), st.booleans())
+def test_rows_agree_with_a_slow_reference(
+    three: tuple[list[str], list[str], list[str]], padding: tuple[int, int, int], append: bool
+) -> None:
+    base, tuned, target = three
+    rows = (len(base) + padding[0], len(tuned) + padding[1], len(target) + padding[2])
+    rows = (max(rows[0], 1), max(rows[1], 1), max(rows[2], 1))
+    expected = reference(base, tuned, target, rows, append)
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            found = match(Path(name), *three, rows=rows, new_tokens="append" if append else "drop", vocabulary="strings")
+        except PairingError as error:
+            assert "strings agree" in str(error) or expected is None
+            return
+    assert expected is not None and table(found.rows(*rows)) == expected
+    assert found.matched == sum(base_row >= 0 for _, base_row, _ in expected)
+    new = {token for token in tuned if token not in base and token not in target}
+    listed = [*(token.token for token in found.added), *found.dropped, *found.rowless]
+    assert sorted(listed) == sorted(new - {rename.new for rename in found.renamed})
+    kept = {token for id, token in enumerate(target) if id < rows[2] and expected[id][1] < 0}
+    assert set(found.kept) == kept
+    assert not set(found.kept) & set(found.lost)
+
+
+# Bounds
+
+MEASURE = """
+import resource, sys, time
+from pathlib import Path
+from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.pairing.vocabulary import match_vocabulary
+folders = [SidecarFolder(role, role, Path(sys.argv[1]) / role) for role in ("base", "tuned", "target")]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = time.process_time()
+match = match_vocabulary(*folders, matrix_rows=(128000, 128000, 128001))
+seconds = time.process_time() - start
+print(match.matched, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, seconds)
+"""
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_three_tokenizers_of_128k_entries_are_matched_in_bounded_memory(pairs: bool, tmp_path: Path) -> None:
+    letters = [chr(code) for code in [*range(33, 127), *range(0x100, 0x144)]]
+    chance = random.Random(0)
+    tokens = dict.fromkeys(letters)
+    while len(tokens) < 128_000:
+        tokens["Ġ" + "".join(chance.choices(letters, k=chance.randint(2, 9)))] = None
+    names = list(tokens)
+    merges: list[Any] = [[chance.choice(names), chance.choice(names)] for _ in range(280_000)]
+    model = {"type": "BPE", "vocab": {token: id for id, token in enumerate(names)}, "merges": None}
+    written = json.dumps(merges if pairs else [" ".join(merge) for merge in merges], ensure_ascii=False, indent=1)
+    for role in ROLES:
+        (tmp_path / role).mkdir()
+        vocab = {token: id for id, token in enumerate([*(["<|new|>"] if role == "target" else []), *names])}
+        document = json.dumps({"added_tokens": [], "model": model | {"vocab": vocab}}, ensure_ascii=False, indent=2)
+        document += " " * ROLES.index(role)
+        (tmp_path / role / "tokenizer.json").write_text(document.replace("null", written), encoding="utf-8")
+    assert (tmp_path / "base" / "tokenizer.json").stat().st_size > 9_000_000
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
+    matched, kibibytes, seconds = done.stdout.split()
+    assert int(matched) == 128_000
+    unit = 1024 if sys.platform == "darwin" else 1  # ru_maxrss is in bytes there
+    assert int(kibibytes) / unit < 150 * 1024
+    assert float(seconds) < 4  # about 1.3 on the machine this was written on
