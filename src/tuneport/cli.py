@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tuneport import __version__
@@ -83,13 +84,17 @@ def _add_diff(verbs: Any) -> None:
     parser.add_argument(
         "--vocabulary", choices=["strings", "positions"], help="match embedding rows by token string or by position"
     )
-    parser.add_argument("--shard-size", metavar="SIZE", default="5GB", help="most bytes in a file (default: %(default)s)")
+    parser.add_argument(
+        "--shard-size", metavar="SIZE", default="5GB", help="most bytes in a file (default: %(default)s)"
+    )
     _running(parser)
 
 
 def _add_apply(verbs: Any) -> None:
     parser = _verb(verbs, "apply", _apply, "add kept diff vectors to a target, one after another")
-    parser.add_argument("diffs", metavar="DIFF[=SCALE]", nargs="+", help="folder that `tuneport diff` wrote, and its scale")
+    parser.add_argument(
+        "diffs", metavar="DIFF[=SCALE]", nargs="+", help="folder that `tuneport diff` wrote, and its scale"
+    )
     parser.add_argument("--onto", metavar="MODEL", required=True, help="the target: the other version")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write; it appears when it is whole")
     _arithmetic(parser)
@@ -145,7 +150,9 @@ def _arithmetic(parser: argparse.ArgumentParser) -> None:
         "as the target has it (repeatable)",
     )
     group.add_argument("--drop", metavar="REGEX", help="leave out tensors that have no place in the target")
-    group.add_argument("--dtype", help="store tensors of the target's main dtype as bfloat16, float16, float32 or float64")
+    group.add_argument(
+        "--dtype", help="store tensors of the target's main dtype as bfloat16, float16, float32 or float64"
+    )
     group.add_argument(
         "--rounding", choices=["nearest", "stochastic"], default="nearest", help="of the result (default: %(default)s)"
     )
@@ -155,19 +162,30 @@ def _arithmetic(parser: argparse.ArgumentParser) -> None:
 def _policies(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what travels")
     group.add_argument(
-        "--config", metavar="FIELD=SIDE", action="append", default=[], help="take a config field from base, tuned or target"
+        "--config",
+        metavar="FIELD=SIDE",
+        action="append",
+        default=[],
+        help="take a config field from base, tuned or target",
     )
     group.add_argument(
         "--sidecar", metavar="NAME=SIDE", action="append", default=[], help="take a sidecar from base, tuned or target"
     )
     group.add_argument(
-        "--new-tokens", choices=["append", "drop"], default="append", help="tokens only the tuned model has (default: append)"
+        "--new-tokens",
+        choices=["append", "drop"],
+        default="append",
+        help="tokens only the tuned model has (default: append)",
     )
     group.add_argument(
         "--vocabulary", choices=["strings", "positions"], help="match embedding rows by token string or by position"
     )
-    group.add_argument("--digest-inputs", action="store_true", help="digest every tensor of the inputs into the manifest")
-    group.add_argument("--shard-size", metavar="SIZE", default="5GB", help="most bytes in a file (default: %(default)s)")
+    group.add_argument(
+        "--digest-inputs", action="store_true", help="digest every tensor of the inputs into the manifest"
+    )
+    group.add_argument(
+        "--shard-size", metavar="SIZE", default="5GB", help="most bytes in a file (default: %(default)s)"
+    )
 
 
 def _running(parser: argparse.ArgumentParser) -> None:
@@ -251,12 +269,13 @@ def _verify(options: argparse.Namespace) -> dict[str, Any]:
 
 def _demo(options: argparse.Namespace) -> dict[str, Any]:
     try:
-        from tuneport.lab.demo import run_demo
+        from tuneport.lab.demo import demo
     except ModuleNotFoundError as error:
         raise UsageError(
             f"The demo needs {error.name}, which the core does without. Install it: pip install 'tuneport[models]'."
         ) from None
-    return run_demo(options.out, seed=options.seed)
+    summary = demo(options.out, seed=options.seed)
+    return {**summary.record, "words": f"{options.out}: {'already done' if summary.already_done else 'done'}"}
 
 
 def _choices(options: argparse.Namespace) -> Any:
@@ -293,7 +312,7 @@ def _running_of(options: argparse.Namespace) -> Any:
 def _diff_and_scale(text: str, default: float) -> tuple[str, float]:
     """``DIFF`` or ``DIFF=SCALE``; a folder whose own name holds ``=`` is taken as it stands."""
     folder, separator, scale = text.rpartition("=")
-    if not separator or os.path.isdir(text):
+    if not separator or Path(text).is_dir():
         return text, default
     try:
         return folder, float(scale)

@@ -24,7 +24,11 @@ def inspect(spec: str | os.PathLike[str]) -> dict[str, Any]:
     """A description of what is at ``spec``: its ``kind`` (checkpoint, output, diff vector, unfinished) and contents."""
     path = Path(spec).expanduser()
     if path.is_dir() and (path / "journal.jsonl").exists():
-        return {"kind": "unfinished output", "name": path.name, "next": "Run the command that began it again; it goes on."}
+        return {
+            "kind": "unfinished output",
+            "name": path.name,
+            "next": "Run the command that began it again; it goes on.",
+        }
     if path.is_dir() and (path / MANIFEST).exists():
         manifest = read_manifest(path)
         if manifest["operation"] == "diff":
@@ -79,7 +83,9 @@ def _tokens(checkpoint: Checkpoint) -> int | None:
 
 def _has_template(checkpoint: Checkpoint) -> bool:
     sidecars = checkpoint.sidecars
-    return sidecars.has("chat_template.jinja") or bool((sidecars.json("tokenizer_config.json") or {}).get("chat_template"))
+    return sidecars.has("chat_template.jinja") or bool(
+        (sidecars.json("tokenizer_config.json") or {}).get("chat_template")
+    )
 
 
 def _manifest(manifest: dict[str, Any]) -> dict[str, Any]:

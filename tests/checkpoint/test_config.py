@@ -159,7 +159,7 @@ def test_layer_types_are_those_that_transformers_fills_in(model_type: str, layer
     for extra in ({}, {"use_sliding_window": True, "max_window_layers": 3, "sliding_window": 128}):
         if extra and not model_type.startswith(("qwen", "smollm")):
             continue
-        config = CONFIG_MAPPING[model_type](num_hidden_layers=layers, **extra)
+        config = CONFIG_MAPPING[model_type].from_dict({"num_hidden_layers": layers, **extra})
         ours = resolve({"model_type": model_type, "num_hidden_layers": layers, **extra}).values["layer_types"]
         assert ours == config.layer_types
 

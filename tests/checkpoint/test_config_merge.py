@@ -21,7 +21,7 @@ LLAMA31_ROPE = {
     "original_max_position_embeddings": 8192,
     "rope_type": "llama3",
 }
-LLAMA = {
+LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_size": 64,
@@ -45,10 +45,10 @@ def merge(
     names: TokenNames | None = None,
     dtype: str | None = None,
     vocab_rows: int | None = None,
-    **sides: str,
+    sides: dict[str, str] | None = None,
 ) -> tuple[dict[str, Any], Findings]:
     findings = Findings()
-    choices = ConfigChoices({name.replace("__", "."): side for name, side in sides.items()}, dtype, vocab_rows)
+    choices = ConfigChoices(sides or {}, dtype, vocab_rows)
     names = names or TokenNames(None, TokenChanges())
     return merge_config(Three(base, tuned, target), choices, names, findings), findings
 
@@ -122,11 +122,11 @@ def test_every_conflict_is_told_at_once() -> None:
 
 def test_a_flag_decides_a_conflict_either_way() -> None:
     tuned = {**LLAMA, "rms_norm_eps": 1e-6}
-    output, findings = merge(LLAMA, tuned, LLAMA, rms_norm_eps="tuned")
+    output, findings = merge(LLAMA, tuned, LLAMA, sides={"rms_norm_eps": "tuned"})
     assert output["rms_norm_eps"] == 1e-6 and not findings.refusals
-    output, findings = merge(LLAMA, tuned, {**LLAMA, "rms_norm_eps": 1.0}, rms_norm_eps="base")
+    output, findings = merge(LLAMA, tuned, {**LLAMA, "rms_norm_eps": 1.0}, sides={"rms_norm_eps": "base"})
     assert output["rms_norm_eps"] == 1e-5 and not findings.refusals
-    output, findings = merge(LLAMA, tuned, LLAMA, rms_norm_eps="target")
+    output, findings = merge(LLAMA, tuned, LLAMA, sides={"rms_norm_eps": "target"})
     assert output == LLAMA and not findings.refusals
 
 
@@ -134,9 +134,9 @@ def test_a_flag_decides_a_conflict_either_way() -> None:
 def test_a_rope_taken_over_is_written_in_the_targets_spelling(flag: str) -> None:
     modern = {name: value for name, value in LLAMA.items() if not name.startswith("rope")}
     modern["rope_parameters"] = {"rope_theta": 7.0, **LLAMA31_ROPE}
-    output, _ = merge(LLAMA, modern, LLAMA, **{flag: "tuned"})
+    output, _ = merge(LLAMA, modern, LLAMA, sides={flag: "tuned"})
     assert output == {**LLAMA, "rope_theta": 7.0, "rope_scaling": LLAMA31_ROPE}
-    output, _ = merge(modern, LLAMA, modern, **{flag: "tuned"})
+    output, _ = merge(modern, LLAMA, modern, sides={flag: "tuned"})
     assert output == {**modern, "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}
 
 
@@ -200,16 +200,29 @@ def test_grown_rows_are_written_wherever_the_vocabularys_size_stands() -> None:
 
 
 def test_sub_configs_are_merged_field_by_field_with_their_own_defaults() -> None:
-    base = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "num_hidden_layers": 4}}
-    tuned_text = {**base["text_config"], "use_cache": False, "tie_word_embeddings": True, "rope_theta": 1e6}
-    target = {"model_type": "gemma3", "text_config": {**base["text_config"], "num_hidden_layers": 6}}
+    base: dict[str, Any] = {
+        "model_type": "gemma3",
+        "text_config": {"model_type": "gemma3_text", "num_hidden_layers": 4},
+    }
+    tuned_text: dict[str, Any] = {
+        **base["text_config"],
+        "use_cache": False,
+        "tie_word_embeddings": True,
+        "rope_theta": 1e6,
+    }
+    target: dict[str, Any] = {
+        "model_type": "gemma3",
+        "text_config": {**base["text_config"], "num_hidden_layers": 6},
+    }
     output, findings = merge(base, {**base, "text_config": tuned_text}, target)
     assert output == {"model_type": "gemma3", "text_config": {**target["text_config"], "use_cache": False}}
     assert not findings.refusals
     tuned_text["rms_norm_eps"] = 1.0
     _, findings = merge(base, {**base, "text_config": tuned_text}, target)
     assert "--config text_config.rms_norm_eps=" in findings.refusals[0]
-    output, findings = merge(base, {**base, "text_config": tuned_text}, target, text_config__rms_norm_eps="tuned")
+    output, findings = merge(
+        base, {**base, "text_config": tuned_text}, target, sides={"text_config.rms_norm_eps": "tuned"}
+    )
     assert output["text_config"]["rms_norm_eps"] == 1.0 and not findings.refusals
     assert "text_config.rms_norm_eps" in choosable_fields(Three(base, {**base, "text_config": tuned_text}, target))
 
@@ -248,10 +261,20 @@ def test_an_end_token_that_the_output_lacks_stops_and_another_token_warns() -> N
     assert output == base
     (refusal,) = findings.refusals
     assert "`<|end|>`" in refusal and "--config eos_token_id=target" in refusal and "without end" in refusal
-    assert not merge(base, {**base, "eos_token_id": [0, 1]}, base, names, eos_token_id="target")[1].refusals
+    assert not merge(base, {**base, "eos_token_id": [0, 1]}, base, names, sides={"eos_token_id": "target"})[
+        1
+    ].refusals
     output, findings = merge(base, {**base, "pad_token_id": 1}, base, names)
     assert output == base and not findings.refusals
     assert "pad_token_id" in findings.warnings[0]
+
+
+def test_an_end_token_by_default_is_carried_by_string_too() -> None:
+    three = (tokenizer("<s>", "a", "</s>"), tokenizer("<s>", "a", "</s>"), tokenizer("<new>", "<s>", "a", "</s>"))
+    bare = {"model_type": "llama"}  # whose end token is 2 by default
+    base, target = {**bare, "eos_token_id": 1}, {**bare, "eos_token_id": 2}
+    output, _ = merge(base, bare, target, TokenNames(three, TokenChanges()))
+    assert output["eos_token_id"] == 3
 
 
 def test_a_tuned_config_that_does_not_name_its_class_is_no_change() -> None:

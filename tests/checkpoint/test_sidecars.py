@@ -64,7 +64,7 @@ def model(words: list[str] = WORDS, special: list[str] | None = None, **files: A
     tokenizer = tokenizer_json(words, special or [])
     ids = {word: id for id, word in enumerate(words)}
     named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    contents = {
+    contents: dict[str, Any] = {
         "config.json": {
             "model_type": "llama",
             "architectures": ["LlamaForCausalLM"],
@@ -207,6 +207,33 @@ def test_a_model_saved_anew_by_transformers_changes_nothing_of_the_target(
     assert all(isinstance(content, Path) for content in sidecars.files.values()), sidecars.decisions
 
 
+def test_llama_3_0s_tuning_meets_llama_3_1s_rope_scaling_as_transformers_reads_it(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 16}
+    scaling: dict[str, Any] = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    }
+    scaling |= {"rope_theta": 5e5, "original_max_position_embeddings": 8192}
+    first = LlamaConfig(**sizes, rope_parameters={"rope_type": "default", "rope_theta": 5e5})
+    second = LlamaConfig(**sizes, rope_parameters=scaling, max_position_embeddings=131072)
+    first.save_pretrained(tmp_path / "first")
+    second.save_pretrained(tmp_path / "second")
+    old = model()
+    new = old | {"config.json": json.loads((tmp_path / "second" / "config.json").read_text())}
+    old |= {"config.json": json.loads((tmp_path / "first" / "config.json").read_text())}
+    tuned = old | {"config.json": old["config.json"] | {"eos_token_id": 3}, "chat_template.jinja": TEMPLATE}
+    sidecars = merge(tmp_path, old, tuned, new)
+    assert not sidecars.refusals
+    config = AutoConfig.from_pretrained(put(sidecars, tmp_path / "output"))
+    assert config.rope_parameters == scaling and config.max_position_embeddings == 131072
+    assert config.eos_token_id == 3
+    assert {one.field for one in sidecars.differences} >= {"rope_parameters", "eos_token_id", "chat_template"}
+    back = merge(tmp_path / "backport", new, new, old)
+    assert back.files["config.json"] == tmp_path / "backport" / "target" / "config.json"
+
+
 def test_only_files_of_the_list_travel_and_what_stays_is_told(tmp_path: Path) -> None:
     files = model(
         LICENSE="free",
@@ -250,7 +277,7 @@ def test_a_dtype_is_given_by_its_name_in_safetensors(tmp_path: Path) -> None:
     assert json_of(sidecars, "config.json")["torch_dtype"] == "float16"
 
 
-# --- what cannot be read, what cannot be meant ---------------------------------------------------------------------
+# --- what cannot be read, what cannot be meant ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -368,7 +395,7 @@ def test_malformed_files_merge_or_end_in_a_clear_error(
         assert "the-" in str(error)
 
 
-# --- generation ------------------------------------------------------------------------------------------------------
+# --- generation -----------------------------------------------------------------------------------------------
 
 
 def test_a_generation_config_that_only_the_tuned_model_has_comes_along(tmp_path: Path) -> None:
@@ -451,12 +478,12 @@ def test_ids_in_lists_pairs_and_biases_are_carried_by_string(tmp_path: Path) -> 
     assert output["num_assistant_tokens"] == 3
 
 
-# --- the chat template -------------------------------------------------------------------------------------------------
+# --- the chat template --------------------------------------------------------------------------------------
 
 IN_CONFIG = {"tokenizer_config__json": {"chat_template": TEMPLATE}}
-IN_FILE = {"chat_template__jinja": TEMPLATE}
+IN_FILE: dict[str, Any] = {"chat_template__jinja": TEMPLATE}
 OTHER_IN_CONFIG = {"tokenizer_config__json": {"chat_template": OTHER_TEMPLATE}}
-OTHER_IN_FILE = {"chat_template__jinja": OTHER_TEMPLATE}
+OTHER_IN_FILE: dict[str, Any] = {"chat_template__jinja": OTHER_TEMPLATE}
 OTHER_IN_JSON = {"chat_template__json": {"chat_template": OTHER_TEMPLATE}}
 
 
@@ -529,7 +556,7 @@ def test_a_folder_of_more_templates_is_told_and_left(tmp_path: Path) -> None:
     assert "additional_chat_templates" in merge(tmp_path, model(), tuned, model()).warnings[0]
 
 
-# --- special tokens and the tokenizer's settings -------------------------------------------------------------------------
+# --- special tokens and the tokenizer's settings --------------------------------------------------------------
 
 
 def test_special_tokens_are_written_in_the_targets_form_in_both_files(tmp_path: Path) -> None:
@@ -549,6 +576,17 @@ def test_special_tokens_without_a_role_are_merged_one_by_one(tmp_path: Path) -> 
     output = json_of(merge(tmp_path, base, tuned, target), "tokenizer_config.json")
     assert output["additional_special_tokens"] == ["b", "<s>", "<unk>"]
     assert "extra_special_tokens" not in output
+
+
+def test_special_tokens_have_the_name_that_both_versions_read_unless_the_target_has_the_new(
+    tmp_path: Path,
+) -> None:
+    tuned = model(tokenizer_config__json={"extra_special_tokens": ["b"]})
+    output = json_of(merge(tmp_path, model(), tuned, model()), "tokenizer_config.json")
+    assert output["additional_special_tokens"] == ["b"] and "extra_special_tokens" not in output
+    target = model(tokenizer_config__json={"extra_special_tokens": ["a"]})
+    output = json_of(merge(tmp_path / "2", model(), tuned, target), "tokenizer_config.json")
+    assert output["extra_special_tokens"] == ["a", "b"] and "additional_special_tokens" not in output
 
 
 def test_a_special_token_that_the_output_lacks_is_never_written(tmp_path: Path) -> None:
@@ -614,6 +652,9 @@ def test_a_whole_config_of_another_side_has_the_outputs_ids_and_rows(tmp_path: P
     output = json_of(sidecars, "config.json")
     assert (output["rms_norm_eps"], output["vocab_size"], output["eos_token_id"]) == (1e-3, 16, 3)
     assert "_name_or_path" not in output and not sidecars.refusals
+    choices: dict[str, Any] = {"config": {"rms_norm_eps": "target"}, "sidecar": {"config.json": "tuned"}}
+    sidecars = merge(tmp_path / "2", model(), tuned, target, tokenizers=True, **choices)
+    assert "rms_norm_eps" not in json_of(sidecars, "config.json")
 
 
 def test_a_tokenizer_saved_without_a_class_of_its_own_still_loads(tmp_path: Path) -> None:

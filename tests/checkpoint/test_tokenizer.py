@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,10 +28,15 @@ TEXT = [
 SPECIAL = ["<s>", "</s>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>"]
 
 
+@functools.cache
 def train(kind: str) -> tokenizers.Tokenizer:
-    """A small tokenizer of one kind, trained by the tokenizers library."""
+    """A small tokenizer of one kind, trained by the tokenizers library, once: ties are broken at random."""
     model, trainer, splitter = {
-        "BPE": (models.BPE(), trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, show_progress=False), pre_tokenizers.ByteLevel()),
+        "BPE": (
+            models.BPE(),
+            trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, show_progress=False),
+            pre_tokenizers.ByteLevel(),
+        ),
         "WordPiece": (
             models.WordPiece(unk_token="<s>"),
             trainers.WordPieceTrainer(vocab_size=120, special_tokens=SPECIAL, show_progress=False),
@@ -55,12 +61,13 @@ def train(kind: str) -> tokenizers.Tokenizer:
 
 def save(path: Path, tokenizer: tokenizers.Tokenizer, **options: Any) -> SidecarFolder:
     """Save as transformers saves it."""
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options).save_pretrained(path)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options)  # type: ignore[no-untyped-call]
+    wrapped.save_pretrained(path)
     return SidecarFolder("target", "lab/tiny", path)
 
 
 def written(path: Path, **files: Any) -> SidecarFolder:
-    """A folder with these files; `__` in a name stands for the dot, values that are no text are written as JSON."""
+    """A folder with these files; `__` in a name stands for the dot, what is no text is written as JSON."""
     path.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content)
@@ -137,7 +144,9 @@ def test_vocab_txt_is_read_line_by_line(tmp_path: Path) -> None:
         tmp_path, vocab__txt="\n".join(lines) + "\n", tokenizer_config__json={"tokenizer_class": "BertTokenizer"}
     )
     assert read_tokenizer(folder).ids == {line: index for index, line in enumerate(lines)}
-    assert read_tokenizer(folder).ids["dog"] == AutoTokenizer.from_pretrained(tmp_path).convert_tokens_to_ids("dog")
+    assert read_tokenizer(folder).ids["dog"] == AutoTokenizer.from_pretrained(tmp_path).convert_tokens_to_ids(
+        "dog"
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,7 +171,9 @@ def test_added_tokens_get_the_ids_that_the_tokenizers_library_gives_them(
 def test_kinds_that_cannot_be_read_name_both_ways_out(name: str, tmp_path: Path) -> None:
     folder = written(tmp_path, **{name.replace(".", "__"): "{}"})
     assert not is_readable(folder)
-    with pytest.raises(PairingError, match=r"target lab/tiny has only .*--vocabulary strings.*--vocabulary positions"):
+    with pytest.raises(
+        PairingError, match=r"target lab/tiny has only .*--vocabulary strings.*--vocabulary positions"
+    ):
         read_tokenizer(folder)
 
 
@@ -274,7 +285,11 @@ def test_merges_are_read_one_by_one_however_they_are_written(layout: dict[str, A
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
     max_leaves=20,
 )
@@ -304,11 +319,17 @@ def test_sections_are_where_a_full_parse_finds_them(
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_broken_json_is_refused_or_read_as_the_full_parser_reads_it(data: st.DataObject) -> None:
-    document = {"a": ["x", {"]": 1}], "model": {"vocab": {'"': 0, "\\": 1}, "merges": [['"', "\\"], "[ ]"]}, "b": 1.5}
+    document = {
+        "a": ["x", {"]": 1}],
+        "model": {"vocab": {'"': 0, "\\": 1}, "merges": [['"', "\\"], "[ ]"]},
+        "b": 1.5,
+    }
     content = bytearray(json.dumps(document).encode())
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(content) - 1))
-        content[place : place + data.draw(st.integers(0, 1))] = data.draw(st.sampled_from([b"", *map(bytes, _BYTES)]))
+        content[place : place + data.draw(st.integers(0, 1))] = data.draw(
+            st.sampled_from([b"", *map(bytes, _BYTES)])
+        )
     try:
         text = locate_sections(bytes(content), "here")
         vocab = text.model_member("vocab")
@@ -325,7 +346,8 @@ _BYTES = [[byte] for byte in b'"\\[]{},: 1ex\x00\xff']
 
 
 def test_a_member_that_stands_twice_counts_as_the_library_counts_it(tmp_path: Path) -> None:
-    content = '{"model": {"vocab": {"x": 3}}, "model": {"type": "WordLevel", "vocab": {"a": 0, "a": 1}, "unk_token": "a"}}'
+    second = '{"type": "WordLevel", "vocab": {"a": 0, "a": 1}, "unk_token": "a"}'
+    content = '{"model": {"vocab": {"x": 3}}, "model": ' + second + "}"
     folder = written(tmp_path, tokenizer__json=content)
     assert read_tokenizer(folder).ids == {"a": 1}
     text = tokenizer_text(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import tempfile
@@ -22,29 +23,38 @@ from tuneport.checkpoint.tokenizer import edit_tokenizer, read_tokenizer
 from tuneport.checkpoint.tokenizer_edit import stale_files
 from tuneport.pairing.vocabulary import VocabularyMatch, match_vocabulary
 
-TEXT = ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen liquor jugs", "die Katze schläft"]
+TEXT = [
+    "the quick brown fox jumps over the lazy dog",
+    "pack my box with five dozen liquor jugs",
+    "die Katze schläft",
+]
 RESERVED = [f"<|reserved_{index}|>" for index in range(4)]
 SPECIAL = ["<s>", "</s>", *RESERVED]
 SAMPLES = [*TEXT, "<s>jumps</s>", "a[b]{c}", "<|reserved_3|>x", "naïve 猫 🐈"]
 
 
-def train(kind: str = "BPE", special: list[str] = SPECIAL) -> tokenizers.Tokenizer:
-    """A small tokenizer, trained by the tokenizers library, that puts `<s>` first."""
+@functools.cache
+def trained(kind: str) -> str:
+    """A small tokenizer's JSON, trained by the tokenizers library; once, for training breaks ties at random."""
     model, trainer, splitter = {
-        "BPE": (models.BPE(), trainers.BpeTrainer(vocab_size=320, special_tokens=special, show_progress=False), pre_tokenizers.ByteLevel()),
+        "BPE": (
+            models.BPE(),
+            trainers.BpeTrainer(vocab_size=320, show_progress=False),
+            pre_tokenizers.ByteLevel(),
+        ),
         "WordPiece": (
             models.WordPiece(unk_token="<s>"),
-            trainers.WordPieceTrainer(vocab_size=120, special_tokens=special, show_progress=False),
+            trainers.WordPieceTrainer(vocab_size=120, show_progress=False),
             pre_tokenizers.Whitespace(),
         ),
         "WordLevel": (
             models.WordLevel(unk_token="<s>"),
-            trainers.WordLevelTrainer(special_tokens=special, show_progress=False),
+            trainers.WordLevelTrainer(show_progress=False),
             pre_tokenizers.WhitespaceSplit(),
         ),
         "Unigram": (
             models.Unigram(),
-            trainers.UnigramTrainer(vocab_size=80, special_tokens=special, unk_token="<s>", show_progress=False),
+            trainers.UnigramTrainer(vocab_size=80, show_progress=False, unk_token="<s>", special_tokens=["<s>"]),
             pre_tokenizers.Metaspace(),
         ),
     }[kind]
@@ -52,6 +62,24 @@ def train(kind: str = "BPE", special: list[str] = SPECIAL) -> tokenizers.Tokeniz
     tokenizer.pre_tokenizer = splitter
     tokenizer.train_from_iterator(TEXT * 3, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return str(tokenizer.to_str())
+
+
+def train(kind: str = "BPE", special: list[str] = SPECIAL) -> tokenizers.Tokenizer:
+    """The trained pieces behind these special tokens."""
+    document = json.loads(trained(kind))
+    vocab = document["model"]["vocab"]
+    if isinstance(vocab, list):
+        document["model"]["vocab"] = [
+            *([token, 0.0] for token in special),
+            *(pair for pair in vocab if pair[0] != "<s>"),
+        ]
+    else:
+        pieces = sorted(vocab, key=vocab.__getitem__)
+        document["model"]["vocab"] = {token: id for id, token in enumerate([*special, *pieces])}
+    document["added_tokens"] = []
+    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(document))
+    tokenizer.add_special_tokens(special)
     return tokenizer
 
 
@@ -74,7 +102,8 @@ def renamed(tokenizer: tokenizers.Tokenizer, names: dict[str, str], **properties
 
 def save(path: Path, tokenizer: tokenizers.Tokenizer, role: str, **options: Any) -> SidecarFolder:
     """Save as transformers saves it."""
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options).save_pretrained(path)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options)  # type: ignore[no-untyped-call]
+    wrapped.save_pretrained(path)
     return SidecarFolder(role, f"lab/{role}", path)
 
 
@@ -147,7 +176,10 @@ def test_an_added_token_encodes_to_its_id_and_nothing_else_changes(kind: str, tm
     assert_proved(match, out, target.path)
     reference = {token.content: token for token in tuned_tokenizer.get_added_tokens_decoder().values()}
     written = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json")).get_added_tokens_decoder()
-    assert all(str(written[token.id].__getstate__()) == str(reference[token.token].__getstate__()) for token in match.added)
+    assert all(
+        str(written[token.id].__getstate__()) == str(reference[token.token].__getstate__())
+        for token in match.added
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -156,11 +188,13 @@ def test_a_renamed_token_keeps_its_id_wherever_it_stands(kind: str, tmp_path: Pa
     names = {"<|reserved_1|>": "<|im_start|>", "<|reserved_2|>": '<|"im"_end|>'}
     tuned = save(tmp_path / "tuned", renamed(train(kind), names, lstrip=True), "tuned")
     target_tokenizer = train(kind, special=["<s>", "</s>", "<|new|>", *reversed(RESERVED)])
-    place = target_tokenizer.token_to_id("<|reserved_1|>")
+    place = target_tokenizer.get_vocab()["<|reserved_1|>"]
     target_tokenizer.post_processor = processors.TemplateProcessing(
         single="<|reserved_1|> $A", special_tokens=[("<|reserved_1|>", place)]
     )
-    target_tokenizer.enable_padding(pad_token="<|reserved_2|>", pad_id=target_tokenizer.token_to_id("<|reserved_2|>"))
+    target_tokenizer.enable_padding(
+        pad_token="<|reserved_2|>", pad_id=target_tokenizer.token_to_id("<|reserved_2|>")
+    )
     target = save(tmp_path / "target", target_tokenizer, "target")
     match, out = transfer(tmp_path, base, tuned, target)
     assert {(rename.old, rename.new) for rename in match.renamed} == set(names.items())
@@ -179,7 +213,8 @@ def test_a_tokenizer_config_of_transformers_4_names_the_same_tokens(tmp_path: Pa
         config = json.loads((folder.path / "tokenizer_config.json").read_text())
         added = read_tokenizer(folder).added
         decoder = {
-            str(entry["id"]): {name: value for name, value in entry.items() if name != "id"} for entry in added.values()
+            str(entry["id"]): {name: value for name, value in entry.items() if name != "id"}
+            for entry in added.values()
         }
         config |= {"added_tokens_decoder": decoder, "tokenizer_class": "PreTrainedTokenizerFast", **more}
         (folder.path / "tokenizer_config.json").write_text(json.dumps(config))
@@ -200,7 +235,41 @@ def test_a_tokenizer_config_of_transformers_4_names_the_same_tokens(tmp_path: Pa
     library = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
     assert library.get_vocab() == auto.get_vocab() == read_tokenizer(SidecarFolder("out", "out", out)).ids
     config = json.loads((out / "tokenizer_config.json").read_text())
-    assert {entry["content"]: int(id) for id, entry in config["added_tokens_decoder"].items()} == auto.get_added_vocab()
+    assert {
+        entry["content"]: int(id) for id, entry in config["added_tokens_decoder"].items()
+    } == auto.get_added_vocab()
+
+
+@pytest.mark.parametrize(
+    "family", ["LlamaTokenizer", "Qwen2Tokenizer", "GPT2Tokenizer", "PreTrainedTokenizerFast"]
+)
+@pytest.mark.parametrize("decoder", [False, True])
+def test_the_tokenizer_classes_of_families_read_what_was_written(
+    family: str, decoder: bool, tmp_path: Path
+) -> None:
+    special = ["<unk>", "<s>", "</s>", "<|endoftext|>", "[control_8]", "[control_9]"]
+    tuned_tokenizer = renamed(train(special=special), {"[control_9]": "[TOOL]"})
+    tuned_tokenizer.add_special_tokens(["<|im_start|>"])
+    tuned_tokenizer.add_tokens(["<think>"])
+    base = save(tmp_path / "base", train(special=special), "base")
+    tuned = save(tmp_path / "tuned", tuned_tokenizer, "tuned")
+    target_tokenizer = train(special=["<unk>", "<s>", "</s>", "[new]", *special[3:]])
+    target_tokenizer.add_tokens(["<new>"])
+    target = save(
+        tmp_path / "target", target_tokenizer, "target", unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    config = json.loads((target.path / "tokenizer_config.json").read_text()) | {"tokenizer_class": family}
+    if decoder:
+        added = read_tokenizer(target).added.values()
+        config["added_tokens_decoder"] = {
+            str(entry["id"]): {name: value for name, value in entry.items() if name != "id"} for entry in added
+        }
+    (target.path / "tokenizer_config.json").write_text(json.dumps(config))
+    match, out = transfer(tmp_path, base, tuned, target)
+    assert [token.token for token in match.added] == ["<|im_start|>", "<think>"]
+    assert [rename.new for rename in match.renamed] == ["[TOOL]"]
+    assert type(AutoTokenizer.from_pretrained(out)) is type(AutoTokenizer.from_pretrained(target.path))
+    assert_proved(match, out, target.path)
 
 
 def test_a_vocabulary_with_gaps_still_gives_the_ids_that_were_said(tmp_path: Path) -> None:
@@ -227,7 +296,9 @@ def test_pieces_of_an_extended_vocabulary_come_along_with_their_merges(
     short = train(kind)
     document = json.loads(short.to_str())
     vocab = document["model"]["vocab"]
-    word = {"BPE": ["zz", "zzz"], "WordLevel": ["zebra"], "WordPiece": ["zz", "##zz"], "Unigram": ["▁zz", "zzz"]}[kind]
+    word = {"BPE": ["zz", "zzz"], "WordLevel": ["zebra"], "WordPiece": ["zz", "##zz"], "Unigram": ["▁zz", "zzz"]}[
+        kind
+    ]
     if isinstance(vocab, list):
         vocab += [[piece, -2.5] for piece in word]
     else:
@@ -270,7 +341,9 @@ def test_vocab_json_with_merges_txt_gains_added_tokens_json(rename: bool, tmp_pa
     for role in ("base", "tuned", "target"):
         path = tmp_path / role
         path.mkdir()
-        tokenizer = train() if role != "tuned" or not rename else renamed(train(), {"<|reserved_1|>": "<|im_start|>"})
+        tokenizer = (
+            train() if role != "tuned" or not rename else renamed(train(), {"<|reserved_1|>": "<|im_start|>"})
+        )
         tokenizer.model.save(str(path))
         config = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<s>"}
         (path / "tokenizer_config.json").write_text(json.dumps(config))
@@ -296,14 +369,14 @@ def test_vocab_txt_is_renamed_in_place_and_holds_what_it_gains(tmp_path: Path) -
         (path / "vocab.txt").write_text("\n".join(own) + "\n")
         (path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
         folders.append(SidecarFolder(role, f"lab/{role}", path))
-    match, out = transfer(tmp_path, *folders)
+    match, out = transfer(tmp_path, folders[0], folders[1], folders[2])
     assert (out / "vocab.txt").read_text() == (folders[1].path / "vocab.txt").read_text()
     assert AutoTokenizer.from_pretrained(out).convert_tokens_to_ids("[TOOL]") == 5 == match.renamed[0].target_id
 
     (folders[1].path / "vocab.txt").write_text("\n".join([*lines, "zebra"]) + "\n")
     (folders[2].path / "added_tokens.json").write_text('{"[X]": 8}')
     shutil.rmtree(tmp_path / "out")
-    match, out = transfer(tmp_path, *folders)
+    match, out = transfer(tmp_path, folders[0], folders[1], folders[2])
     assert [(token.token, token.id) for token in match.added] == [("zebra", 9)]
     assert_proved(match, out, folders[2].path)
     assert bare(AutoTokenizer.from_pretrained(out), "cat [X] zebra") == [6, 8, 9]
@@ -345,7 +418,7 @@ def test_native_files_that_contradict_the_edited_tokenizer_are_named(tmp_path: P
 
 def test_special_tokens_are_renamed_in_every_form_they_are_written_in() -> None:
     changes = TokenChanges(renamed=(("<|reserved_0|>", "<|im_end|>"),))
-    before = {"eos_token": "<|reserved_0|>", "pad_token": {"content": "<|reserved_0|>", "lstrip": False}}
+    before: dict[str, Any] = {"eos_token": "<|reserved_0|>", "pad_token": {"content": "<|reserved_0|>"}}
     before |= {"additional_special_tokens": ["<|reserved_0|>", "<s>", {"content": "<|reserved_0|>"}], "n": 1}
     assert "reserved" not in json.dumps(rename_tokens(before, changes))
     assert rename_tokens("<s>", changes) == "<s>"

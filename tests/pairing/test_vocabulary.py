@@ -83,7 +83,9 @@ def test_unreadable_tokenizers_match_by_position_where_files_and_shapes_agree(tm
     folders = empty(tmp_path, tokenizer__model="spm")
     found = match_vocabulary(*folders, matrix_rows=(3, 3, 3))
     assert found.how == "identical" and found.matched == 3
-    with pytest.raises(PairingError, match=r"3 \(base\), 3 \(tuned\), 4 \(target\).*strings.*--vocabulary positions"):
+    with pytest.raises(
+        PairingError, match=r"3 \(base\), 3 \(tuned\), 4 \(target\).*strings.*--vocabulary positions"
+    ):
         match_vocabulary(*folders, matrix_rows=(3, 3, 4))
     with pytest.raises(PairingError, match=r"(?s)3 tokenizers.*base.*only tokenizer\.model.*tuned.*target"):
         match_vocabulary(*folders, matrix_rows=(3, 3, 3), vocabulary="strings")
@@ -150,7 +152,13 @@ def test_reserved_placeholders_are_paired_by_string_and_listed(tmp_path: Path) -
         numbers = iter(range(count))
         return [names.get(id) or f"<|reserved_special_token_{next(numbers)}|>" for id in range(256)]
 
-    shared = {0: "<|begin_of_text|>", 1: "<|end_of_text|>", 6: "<|start_header_id|>", 7: "<|end_header_id|>", 9: "<|eot_id|>"}
+    shared = {
+        0: "<|begin_of_text|>",
+        1: "<|end_of_text|>",
+        6: "<|start_header_id|>",
+        7: "<|end_header_id|>",
+        9: "<|eot_id|>",
+    }
     old = reserved(shared, 256)
     new = reserved(shared | {4: "<|finetune_right_pad_id|>", 8: "<|eom_id|>", 10: "<|python_tag|>"}, 256)
     found = match(tmp_path, WORDS, WORDS, WORDS, added=(old, old, new))
@@ -238,7 +246,9 @@ def test_a_small_vocabulary_inside_a_large_one_is_no_doubt(tmp_path: Path) -> No
 
 def test_a_permuted_head_of_other_rows_than_the_embedding_follows_its_own_rows(tmp_path: Path) -> None:
     found = match(tmp_path, WORDS, WORDS, WORDS[::-1], rows=(20, 20, 20))
-    assert table(found.rows(18, 20, 19)) == [(row, 19 - row, 19 - row) if row > 1 else (row, -1, -1) for row in range(19)]
+    assert table(found.rows(18, 20, 19)) == [
+        (row, 19 - row, 19 - row) if row > 1 else (row, -1, -1) for row in range(19)
+    ]
 
 
 # Against a slow reference
@@ -297,7 +307,7 @@ def vocabularies(draw: st.DrawFn) -> tuple[list[str], list[str], list[str]]:
     return base, changed(base, "tuned"), changed(base, "target")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(vocabularies(), st.tuples(*[st.integers(-2, 5)] * 3), st.booleans())
 def test_rows_agree_with_a_slow_reference(
     three: tuple[list[str], list[str], list[str]], padding: tuple[int, int, int], append: bool
@@ -308,7 +318,9 @@ def test_rows_agree_with_a_slow_reference(
     expected = reference(base, tuned, target, rows, append)
     with tempfile.TemporaryDirectory() as name:
         try:
-            found = match(Path(name), *three, rows=rows, new_tokens="append" if append else "drop", vocabulary="strings")
+            found = match(
+                Path(name), *three, rows=rows, new_tokens="append" if append else "drop", vocabulary="strings"
+            )
         except PairingError as error:
             assert "strings agree" in str(error) or expected is None
             return
@@ -338,8 +350,7 @@ print(match.matched, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 """
 
 
-@pytest.mark.parametrize("pairs", [False, True])
-def test_three_tokenizers_of_128k_entries_are_matched_in_bounded_memory(pairs: bool, tmp_path: Path) -> None:
+def test_three_tokenizers_of_128k_entries_are_matched_in_bounded_memory(tmp_path: Path) -> None:
     letters = [chr(code) for code in [*range(33, 127), *range(0x100, 0x144)]]
     chance = random.Random(0)
     tokens = dict.fromkeys(letters)
@@ -348,15 +359,19 @@ def test_three_tokenizers_of_128k_entries_are_matched_in_bounded_memory(pairs: b
     names = list(tokens)
     merges: list[Any] = [[chance.choice(names), chance.choice(names)] for _ in range(280_000)]
     model = {"type": "BPE", "vocab": {token: id for id, token in enumerate(names)}, "merges": None}
-    written = json.dumps(merges if pairs else [" ".join(merge) for merge in merges], ensure_ascii=False, indent=1)
+    written = json.dumps(merges, ensure_ascii=False, indent=1)
     for role in ROLES:
         (tmp_path / role).mkdir()
         vocab = {token: id for id, token in enumerate([*(["<|new|>"] if role == "target" else []), *names])}
-        document = json.dumps({"added_tokens": [], "model": model | {"vocab": vocab}}, ensure_ascii=False, indent=2)
+        document = json.dumps(
+            {"added_tokens": [], "model": model | {"vocab": vocab}}, ensure_ascii=False, indent=2
+        )
         document += " " * ROLES.index(role)
         (tmp_path / role / "tokenizer.json").write_text(document.replace("null", written), encoding="utf-8")
-    assert (tmp_path / "base" / "tokenizer.json").stat().st_size > 9_000_000
-    done = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert (tmp_path / "base" / "tokenizer.json").stat().st_size > 13_000_000
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     matched, kibibytes, seconds = done.stdout.split()
     assert int(matched) == 128_000
     unit = 1024 if sys.platform == "darwin" else 1  # ru_maxrss is in bytes there

@@ -1,7 +1,7 @@
 """The files that nothing is merged in: licences, code, and what is left behind.
 
-In come the three folders, out go files to be copied as they are, and a word about every file that stays. The promise:
-only names on the list of `tuneport.checkpoint.folder` travel, and no code is ever run.
+In come the three folders, out go files to be copied as they are, and a word about every file that stays. The
+promise: only names on the list of `tuneport.checkpoint.folder` travel, and no code is ever run.
 """
 
 from __future__ import annotations
@@ -60,9 +60,7 @@ def merge_licences(folders: Three, sides: Mapping[str, str], findings: Findings)
 
 def licences_of(folder: SidecarFolder) -> list[str]:
     """Names of a folder's licences."""
-    return [
-        name for name in folder.names() if name.upper().startswith(LICENCE_PREFIXES) and not name.endswith(".py")
-    ]
+    return [name for name in folder.names() if name.upper().startswith(LICENCE_PREFIXES) and not name.endswith(".py")]
 
 
 def copy_code(target: SidecarFolder, findings: Findings) -> dict[str, Path]:

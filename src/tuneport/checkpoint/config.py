@@ -206,7 +206,7 @@ def _derive(values: dict[str, Any], entry: Mapping[str, Any], model_type: object
             values.pop(name, None)
     architectures = values.get("architectures")
     if isinstance(architectures, list):
-        # Some trainers save the name of their wrapper around the class (transformers #39347 and before).
+        # Sharded training has saved the name of its wrapper around the class: FSDPLlamaForCausalLM.
         values["architectures"] = [str(name).removeprefix("FSDP") for name in architectures]
     for name in DROPPED:
         values.pop(name, None)

@@ -73,15 +73,9 @@ def _merge(
     output = dict(configs.target)
     for name in _in_order(configs, fields):
         subs = [config.get(name) for config in configs]
-        if any(_is_sub_config(name, sub) for sub in subs) and all(
-            sub is None or isinstance(sub, dict) for sub in subs
-        ):
-            kind = next(
-                (sub["model_type"] for sub in subs if sub and isinstance(sub.get("model_type"), str)), None
-            )
-            merged = _merge(
-                Three(*(sub or {} for sub in subs)), f"{prefix}{name}.", kind, choices, names, findings
-            )
+        if any(_is_sub_config(name, sub) for sub in subs) and all(sub is None or isinstance(sub, dict) for sub in subs):
+            kind = next((sub["model_type"] for sub in subs if sub and isinstance(sub.get("model_type"), str)), None)
+            merged = _merge(Three(*(sub or {} for sub in subs)), f"{prefix}{name}.", kind, choices, names, findings)
             if merged or configs.target.get(name) is not None:
                 output[name] = merged
             continue
@@ -143,7 +137,7 @@ class Taken:
 def taken_ids(
     name: str, side: Side, value: Any, names: TokenNames, what: str, flag: str, findings: Findings
 ) -> Taken | None:
-    """A value with ids of ``side`` as the output can have it; None, after a refusal or warning, for a lost token."""
+    """A value with ids of ``side`` as the output can have it; None, with a fault told, for a lost token."""
     if not is_token_field(name):
         return Taken(value)
     carried, missing = names.carried(side, name, value)

@@ -52,9 +52,7 @@ def rope_of(config: Mapping[str, Any], default: Mapping[str, Any] | None) -> dic
         }
     bare = default or {}
     parameters.setdefault("rope_theta", bare.get("rope_theta") if theta is None else theta)
-    parameters.setdefault(
-        "partial_rotary_factor", bare.get("partial_rotary_factor") if partial is None else partial
-    )
+    parameters.setdefault("partial_rotary_factor", bare.get("partial_rotary_factor") if partial is None else partial)
     return _settled(parameters, config)
 
 
@@ -93,9 +91,7 @@ def _nested(config: Mapping[str, Any], written: Mapping[str, Any], default: Mapp
         bare = default.get(kind) or {}
         own = written.get(kind) if layered else (written if kind == _FULL else None)
         if own is not None and not isinstance(own, dict):
-            raise CheckpointError(
-                f"config.json: `{ROPE}` has {own!r} for {kind}; an object or null is expected there."
-            )
+            raise CheckpointError(f"config.json: `{ROPE}` has {own!r} for {kind}; an object or null is expected there.")
         parameters = dict(own or {})
         own_theta = theta
         if kind == _SLIDING and "rope_local_base_freq" in config:

@@ -51,8 +51,18 @@ DTYPES: dict[str, DType] = {
 
 # How a person may spell a float dtype on the command line, or a config in `dtype` / `torch_dtype`.
 FLOAT_SPELLINGS: dict[str, str] = {
-    "float64": "F64", "double": "F64", "f64": "F64", "fp64": "F64",
-    "float32": "F32", "float": "F32", "f32": "F32", "fp32": "F32",
-    "float16": "F16", "half": "F16", "f16": "F16", "fp16": "F16",
-    "bfloat16": "BF16", "bf16": "BF16",
+    "float64": "F64",
+    "double": "F64",
+    "f64": "F64",
+    "fp64": "F64",
+    "float32": "F32",
+    "float": "F32",
+    "f32": "F32",
+    "fp32": "F32",
+    "float16": "F16",
+    "half": "F16",
+    "f16": "F16",
+    "fp16": "F16",
+    "bfloat16": "BF16",
+    "bf16": "BF16",
 }  # fmt: skip  (one format a line reads as a table)

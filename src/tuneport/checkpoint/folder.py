@@ -84,7 +84,7 @@ class SidecarFolder:
             return None
         try:
             value = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.role} {self.label}: {name} is not valid JSON ({error}).") from None
         if not isinstance(value, dict):
             raise CheckpointError(f"{self.role} {self.label}: {name} holds no JSON object.")

@@ -47,9 +47,7 @@ def merge_generation(
         shown = Three(*(defaults.get(name) if one is None or one.value is None else one.value for one in three))
         compared = shown
         if is_token_field(name):
-            compared = Three(
-                *(names.named(one.ids_of, name, one.value) if one is not None else None for one in three)
-            )
+            compared = Three(*(names.named(one.ids_of, name, one.value) if one is not None else None for one in three))
         choice = sides.get(name)
         if same(compared.base, compared.tuned) and same(compared.tuned, compared.target):
             continue
@@ -99,9 +97,7 @@ def _effective(generations: Three, configs: Three, names: TokenNames) -> Three:
     if tuned is None:
         # A tool that dropped the file has not unlearned its settings; what the tuned config says anew counts. Not
         # all of its ids: base's file may list more end tokens than either config names.
-        tuned = base | {
-            name: one for name, one in ids.tuned.items() if not _same_token(name, one, ids.base, names)
-        }
+        tuned = base | {name: one for name, one in ids.tuned.items() if not _same_token(name, one, ids.base, names)}
     return Three(base, tuned, ids.target if own.target is None else own.target)
 
 

@@ -117,7 +117,7 @@ def _load_json(header: bytes, where: str) -> dict[str, Any]:
     try:
         text = header.decode("utf-8")
         parsed = json.loads(text, object_pairs_hook=unique, parse_int=whole, parse_float=refuse, parse_constant=refuse)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: the header is not valid JSON ({error}).") from None
     assert isinstance(parsed, dict)
     return parsed
@@ -136,7 +136,9 @@ def _entries(parsed: dict[str, Any], where: str) -> Iterator[tuple[str, tuple[st
                 _check_text(value, where)
             continue
         if not isinstance(info, dict) or set(info) != {"dtype", "shape", "data_offsets"}:
-            raise CheckpointError(f"{where}: tensor `{name}` must have dtype, shape and data_offsets, and nothing else.")
+            raise CheckpointError(
+                f"{where}: tensor `{name}` must have dtype, shape and data_offsets, and nothing else."
+            )
         dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
         if not isinstance(dtype, str) or dtype not in DTYPES:
             raise CheckpointError(

@@ -74,7 +74,13 @@ class Journal:
     def add(self, tensor: str, leaf: int, record: LeafRecord) -> None:
         """Note that a leaf's bytes are written."""
         sums = [value.hex() for value in record.sums]
-        entry = {"tensor": tensor, "leaf": leaf, "digest": record.digest.hex(), "sums": sums, "nonfinite": record.nonfinite}
+        entry = {
+            "tensor": tensor,
+            "leaf": leaf,
+            "digest": record.digest.hex(),
+            "sums": sums,
+            "nonfinite": record.nonfinite,
+        }
         self._append(entry)
 
     def _append(self, record: Mapping[str, Any]) -> None:
@@ -113,7 +119,11 @@ def differing_fields(one: Any, other: Any, path: str = "") -> list[str]:
             found += differing_fields(one.get(key), other.get(key), f"{path}.{key}" if path else str(key))
         return found
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        return [line for i, pair in enumerate(zip(one, other, strict=True)) for line in differing_fields(*pair, f"{path}[{i}]")]
+        return [
+            line
+            for i, pair in enumerate(zip(one, other, strict=True))
+            for line in differing_fields(*pair, f"{path}[{i}]")
+        ]
     if one == other:
         return []
     return [f"{path} (then {_short(one)}, now {_short(other)})"]

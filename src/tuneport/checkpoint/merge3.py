@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, cast
 
 Side = Literal["base", "tuned", "target"]
 SIDES: tuple[Side, Side, Side] = ("base", "tuned", "target")
-
-T = TypeVar("T")
 
 
 class Three(NamedTuple):

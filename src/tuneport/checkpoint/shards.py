@@ -76,7 +76,9 @@ def lay_out(tensors: Sequence[tuple[str, str, tuple[int, ...]]], shard_bytes: in
     total = sum(slot.nbytes for slot in slots.values())
     weight_map = {name: slots[name].file for name in sorted(slots)}
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    return Layout(slots, headers, sizes, f"{stem}.safetensors.index.json", (json.dumps(index, indent=2) + "\n").encode())
+    return Layout(
+        slots, headers, sizes, f"{stem}.safetensors.index.json", (json.dumps(index, indent=2) + "\n").encode()
+    )
 
 
 def _nbytes(tensor: tuple[str, str, tuple[int, ...]]) -> int:

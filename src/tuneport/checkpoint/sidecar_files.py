@@ -1,12 +1,12 @@
 """The small files of three models, read and checked.
 
 In come three folders, out go their configs, generation configs, tokenizer settings and templates as values. The
-promise: whatever cannot be read or understood is told here, of all three models at once, and nothing later fails on it.
+promise: whatever cannot be read or understood is told here, of all three models at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,8 +26,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SidecarFiles:
-    """What the three folders hold: configs and generation configs (None where there is no file), the tokenizers'
-    small files (`TokenizerFiles`) and templates (`Template` or None)."""
+    """What the three folders hold; None where a file is missing.
+
+    ``tokenizers`` are `TokenizerFiles`, ``templates`` are `Template` or None.
+    """
 
     configs: Three
     generations: Three
@@ -39,42 +41,36 @@ def read_sidecars(folders: Three) -> SidecarFiles:
     """Read the files that are merged. Raises one `CheckpointError` that names all that cannot be."""
     faults: list[str] = []
 
-    def attempt(what: Callable[[], T], where: str = "") -> T | None:
+    def attempt(where: str, what: Callable[..., T], *arguments: Any) -> T | None:
         try:
-            return what()
+            return what(*arguments)
         except CheckpointError as error:
             faults.append(where + str(error))
             return None
 
-    def load(folder: SidecarFolder, name: str) -> Any:
-        value = folder.json(name)
-        return None if value is None else checked(value, f"{folder.role} {folder.label}: {name}")
-
     def three(name: str) -> Three:
-        return Three(*(attempt(lambda folder=folder: load(folder, name)) for folder in folders))
+        return Three(*(attempt("", _load, folder, name) for folder in folders))
 
     configs, generations = three(CONFIG), three(GENERATION_CONFIG)
     settings, special = three(TOKENIZER_CONFIG), three(SPECIAL_TOKENS)
-    if any(folder.has(CONFIG) for folder in folders):
-        for side in SIDES:
-            if not folders.of(side).has(CONFIG):
-                faults.append(f"{side} {folders.of(side).label}: there is no config.json; a checkpoint needs one.")
-    tokenizers = []
+    tokenizers, templates = [], []
     for side in SIDES:
-        where = f"{side} {folders.of(side).label}: "
-        config = configs.of(side) or {}
-        attempt(lambda config=config: choosable_fields(Three(config, {}, {})), where)  # resolves every sub-config
-        one = TokenizerFiles(settings.of(side), special.of(side), where + TOKENIZER_CONFIG)
-        attempt(one.more)
-        tokenizers.append(one)
-    templates = Three(
-        *(
-            attempt(lambda folder=folder, one=one: read_template(folder, one.config or {}))
-            for folder, one in zip(folders, tokenizers, strict=True)
-        )
-    )
+        folder: SidecarFolder = folders.of(side)
+        where = f"{side} {folder.label}: "
+        if not folder.has(CONFIG) and any(other.has(CONFIG) for other in folders):
+            faults.append(f"{where}there is no config.json; a checkpoint needs one.")
+        attempt(where, choosable_fields, Three(configs.of(side) or {}, {}, {}))  # resolves every sub-config
+        files = TokenizerFiles(settings.of(side), special.of(side), where + TOKENIZER_CONFIG)
+        attempt("", files.more)
+        tokenizers.append(files)
+        templates.append(attempt("", read_template, folder, files.config or {}))
     if len(faults) == 1:
         raise CheckpointError(faults[0])
     if faults:
         raise CheckpointError("Files beside the weights cannot be read:" + listing(faults))
-    return SidecarFiles(configs, generations, Three(*tokenizers), templates)
+    return SidecarFiles(configs, generations, Three(*tokenizers), Three(*templates))
+
+
+def _load(folder: SidecarFolder, name: str) -> Mapping[str, Any] | None:
+    value = folder.json(name)
+    return None if value is None else checked(value, f"{folder.role} {folder.label}: {name}")

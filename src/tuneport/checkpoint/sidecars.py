@@ -155,9 +155,7 @@ def _tokenizer(task: _Merge) -> Files:
     choice = task.file_sides.get(SUBJECT)
     placed = merge_template(task.folders, templates, choice, has_config, task.names, task.findings)
     files |= placed.files
-    config.pop("chat_template", None) if placed.in_config is None else config.update(
-        chat_template=placed.in_config
-    )
+    config.pop("chat_template", None) if placed.in_config is None else config.update(chat_template=placed.in_config)
     config = edit_added_tokens_decoder(config, task.changes)
     if has_config:
         files[TOKENIZER_CONFIG] = _file(task, TOKENIZER_CONFIG, tokenizers.target.config, config)
@@ -203,7 +201,7 @@ def _unknown_choices(
             )
     files = {CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS, *NAMES}
     files |= {name for folder in folders for name in licences_of(folder)}
-    for name in sidecar_choices.keys() - files:
+    for name in sorted(sidecar_choices.keys() - files):
         refusals.append(f"--sidecar {name}: there is no such choice here. Known are {', '.join(sorted(files))}.")
     for flag, choices in (("--config", config_choices), ("--sidecar", sidecar_choices)):
         for name, side in choices.items():

@@ -23,8 +23,8 @@ ENTRY_DEFAULTS: Mapping[str, Any] = {
 class AddedToken:
     """A token of the tuned model that the output gains.
 
-    ``id`` is its id in the output, ``entry`` its properties as the tuned tokenizer has them; empty for a piece of the
-    tuned model's vocabulary proper, which no list of added tokens names.
+    ``id`` is its id in the output, ``entry`` its properties as the tuned tokenizer has them; empty for a piece of
+    the tuned model's vocabulary proper, which no list of added tokens names.
     """
 
     token: str
@@ -36,9 +36,9 @@ class AddedToken:
 class TokenChanges:
     """How the output's tokenizer differs from the target's.
 
-    ``renamed`` holds (old string, new string), in place with the same id. ``entries`` holds, by string and with their
-    ids in the output, tokens that every list of added tokens must spell out: renamed ones as the tuned model has
-    them, and those that the target's tokenizer_config.json has so far added by naming them.
+    ``renamed`` holds (old string, new string), in place with the same id. ``entries`` holds, by string and with
+    their ids in the output, the tokens that every list of added tokens must spell out: renamed ones as the tuned
+    model has them, and, where tokens are added, all that come before them.
     """
 
     renamed: tuple[tuple[str, str], ...] = ()
@@ -46,11 +46,12 @@ class TokenChanges:
     entries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
+        """Whether there is any difference."""
         return bool(self.renamed or self.added)
 
 
 def edit_added_tokens_decoder(config: dict[str, Any], changes: TokenChanges) -> dict[str, Any]:
-    """A tokenizer_config.json whose ``added_tokens_decoder``, where it has one, agrees with the output's tokenizer."""
+    """A tokenizer_config.json whose ``added_tokens_decoder``, if it has one, fits the output's tokenizer."""
     decoder = config.get("added_tokens_decoder")
     if not changes or not isinstance(decoder, dict):
         return config
@@ -69,8 +70,8 @@ def edit_entries(entries: list[dict[str, Any]], changes: TokenChanges) -> list[d
     for entry in entries:
         content = names.get(entry["content"], entry["content"])
         edited[content] = {**entry, "content": content}
-    for content, entry in changes.entries.items():
-        edited[content] = {**edited.get(content, {"id": entry["id"]}), **_properties(content, entry)}
+    for content, given in changes.entries.items():
+        edited[content] = {**edited.get(content, {"id": given["id"]}), **_properties(content, given)}
     for token in changes.added:
         if token.entry:
             edited[token.token] = {"id": token.id, **_properties(token.token, token.entry)}

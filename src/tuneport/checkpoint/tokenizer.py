@@ -1,8 +1,8 @@
 """Tokenizers as tables: which string has which id, as AutoTokenizer would have it.
 
 In comes a folder with tokenizer.json, or vocab.json and merges.txt, or vocab.txt, with what added_tokens.json and
-tokenizer_config.json add; out comes a `Tokenizer`. The promises: the ids are those that the tokenizers library gives,
-nothing but the vocabulary is parsed, and a malformed file ends in one clear error.
+tokenizer_config.json add; out comes a `Tokenizer`. The promises: the ids are those that the tokenizers library
+gives, nothing but the vocabulary is parsed, and a malformed file ends in one clear error.
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ def read_tokenizer(folder: SidecarFolder) -> Tokenizer:
     else:
         found = ", ".join(name for name in TOKENIZER_FILES if folder.has(name))
         raise PairingError(
-            f"{where} has {f'only {found}' if found else 'no tokenizer files'}: token strings can only be read from tokenizer.json, from vocab.json with merges.txt, "
-            "or from vocab.txt. Put the model's tokenizer.json there (AutoTokenizer's save_pretrained writes one) and "
-            "rows are matched with `--vocabulary strings`; or, where the three vocabularies are known to agree row by "
-            "row, pass `--vocabulary positions`."
+            f"{where} has {f'only {found}' if found else 'no tokenizer files'}: token strings can only be read "
+            "from tokenizer.json, from vocab.json with merges.txt, or from vocab.txt. Put the model's tokenizer.json"
+            " there (AutoTokenizer's save_pretrained writes one) and rows are matched with `--vocabulary strings`; "
+            "or, where the three vocabularies are known to agree row by row, pass `--vocabulary positions`."
         )
     _check_ids(ids, f"{where}: the vocabulary")
     pieces = len(ids)
@@ -95,8 +95,8 @@ def read_tokenizer(folder: SidecarFolder) -> Tokenizer:
 def tokenizer_fingerprint(folder: SidecarFolder) -> dict[str, str]:
     """BLAKE3 of each file that decides token ids, by name; equal fingerprints give every token the same id.
 
-    Beside a tokenizer.json the older formats decide nothing and are left out, and tokenizer_config.json counts only
-    where it names tokens that tokenizer.json does not add (a chat template changes no id).
+    Beside a tokenizer.json the older formats decide nothing and are left out, and tokenizer_config.json counts
+    only where it names tokens that tokenizer.json does not add (a chat template changes no id).
     """
     names = ("tokenizer.json",) if folder.has("tokenizer.json") else TOKENIZER_FILES
     fingerprint = {name: _file_digest(folder, name) for name in names if folder.has(name)}
@@ -111,7 +111,11 @@ def tokenizer_fingerprint(folder: SidecarFolder) -> dict[str, str]:
 
 
 def edit_tokenizer(target: SidecarFolder, changes: TokenChanges, tuned: SidecarFolder) -> dict[str, bytes]:
-    """The target's tokenizer files that change, by name; tokenizer_config.json and special_tokens_map.json apart."""
+    """The target's tokenizer files that change, by name; the pieces' merges and scores come from ``tuned``.
+
+    tokenizer_config.json and special_tokens_map.json are not among them (`edit_added_tokens_decoder`,
+    `token_changes.rename_tokens`).
+    """
     from tuneport.checkpoint.tokenizer_edit import edited_files  # which reads what it wrote with this module
 
     return edited_files(target, changes, tuned)
@@ -121,7 +125,8 @@ def is_readable(folder: SidecarFolder) -> bool:
     """Whether token strings can be read from this folder without torch or sentencepiece."""
     if folder.has("tokenizer.json") or (folder.has("vocab.json") and folder.has("merges.txt")):
         return True
-    return {name for name in TOKENIZER_FILES if folder.has(name)} in ({"vocab.txt"}, {"vocab.txt", "added_tokens.json"})
+    found = {name for name in TOKENIZER_FILES if folder.has(name)}
+    return "vocab.txt" in found and found <= {"vocab.txt", "added_tokens.json"}
 
 
 def tokenizer_text(folder: SidecarFolder) -> TokenizerText | None:
@@ -131,7 +136,7 @@ def tokenizer_text(folder: SidecarFolder) -> TokenizerText | None:
 
 
 def read_vocabulary(text: TokenizerText) -> dict[str, int]:
-    """Ids by string as the model of a tokenizer.json has them: BPE, WordPiece and WordLevel an object, Unigram a list."""
+    """Ids by string in a tokenizer.json's model: an object (BPE, WordPiece, WordLevel) or a list (Unigram)."""
     vocab = text.model_member("vocab")
     if isinstance(vocab, dict):
         return vocab
@@ -160,10 +165,10 @@ def check_entries(entries: Any, where: str) -> list[dict[str, Any]]:
 def assign_added(ids: dict[str, int], *batches: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Give added tokens their ids, into ``ids``, and return their entries by string.
 
-    The rule is the tokenizers library's (0.23), which does not look at the ids that are written beside the tokens: a
-    string of the vocabulary keeps its id there, any other gets the next one after the vocabulary's count, or after
-    the highest that an earlier batch gave. Entries without an id only name a token, and change nothing about one that
-    is there.
+    The rule is the tokenizers library's (0.23), which does not look at the ids that are written beside the tokens:
+    a string of the vocabulary keeps its id there, any other gets the next one after the vocabulary's count, or
+    after the highest that an earlier batch gave. Entries without an id only name a token, and change nothing about
+    one that is there.
     """
     size = len(ids)
     added: dict[str, dict[str, Any]] = {}
@@ -193,18 +198,19 @@ def read_plain_vocabulary(folder: SidecarFolder) -> dict[str, int]:
 
 
 def entries_elsewhere(folder: SidecarFolder) -> list[dict[str, Any]]:
-    """Tokens that added_tokens.json and tokenizer_config.json add, in the order in which AutoTokenizer adds them."""
+    """Tokens that added_tokens.json and tokenizer_config.json add, in the order in which AutoTokenizer does."""
     where = f"{folder.role} {folder.label}"
     config = folder.json("tokenizer_config.json") or {}
     entries: list[dict[str, Any]] = []
     if "added_tokens_decoder" in config:
         decoder = config["added_tokens_decoder"]
+        listed = f"{where}: added_tokens_decoder in tokenizer_config.json"
         if not isinstance(decoder, dict) or not all(isinstance(entry, dict) for entry in decoder.values()):
-            raise CheckpointError(f"{where}: added_tokens_decoder in tokenizer_config.json is no object of tokens.")
+            raise CheckpointError(f"{listed} is no object of tokens with their properties. Download it again.")
         if not all(id.isascii() and id.isdigit() and len(id) < 12 for id in decoder):
-            raise CheckpointError(f"{where}: added_tokens_decoder in tokenizer_config.json has a key that is no id.")
+            raise CheckpointError(f"{listed} has a key that is no id. Download it again.")
         entries = [{**entry, "id": int(id)} for id, entry in decoder.items()]
-        check_entries(entries, f"{where}: added_tokens_decoder in tokenizer_config.json")
+        check_entries(entries, listed)
     else:
         config = {**config, **(folder.json("special_tokens_map.json") or {})}
         special = {entry["content"] for entry in _named_entries(config)}
@@ -259,7 +265,8 @@ def _check_ids(ids: Mapping[str, Any], where: str) -> None:
     """Stop at ids that are no ids, and at an id that two strings share."""
     values = ids.values()
     if not set(map(type, values)) <= {int} or min(values, default=0) < 0 or max(values, default=0) > _LARGEST_ID:
-        token, id = next((token, id) for token, id in ids.items() if type(id) is not int or not 0 <= id <= _LARGEST_ID)
+        wrong = (item for item in ids.items() if type(item[1]) is not int or not 0 <= item[1] <= _LARGEST_ID)
+        token, id = next(wrong)
         raise CheckpointError(f"{where} gives {token!r} the id {str(id)[:40]}, which is none. Download it again.")
     if len(set(values)) == len(values):
         return
@@ -267,7 +274,7 @@ def _check_ids(ids: Mapping[str, Any], where: str) -> None:
     for token, id in ids.items():
         if id in first:
             raise CheckpointError(
-                f"{where} gives the id {id} to both {first[id]!r} and {token!r}, so their rows cannot be told apart. "
-                "Mend the file, or pass `--vocabulary positions`."
+                f"{where} gives the id {id} to both {first[id]!r} and {token!r}, so their rows cannot be told "
+                "apart. Mend the file, or pass `--vocabulary positions`."
             )
         first[id] = token

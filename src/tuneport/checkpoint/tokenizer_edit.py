@@ -1,8 +1,8 @@
 """The output's tokenizer files: the target's, with tokens renamed in place and added at the end.
 
-In come the target's files, the changes, and the tuned model's files (for the merges and scores of added pieces); out
-come the files that differ, by name. The promise: every token of the target keeps its id and its meaning, each added
-token gets the id that was said, and the result is read again to prove it before it is given out.
+In come the target's files, the changes, and the tuned model's files (for the merges and scores of added pieces);
+out come the files that differ, by name. The promise: every token of the target keeps its id and its meaning, each
+added token gets the id that was said, and the result is read again to prove it before it is given out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tuneport.errors import SidecarError
 
 # Sections of a tokenizer.json that may name a special token by its string.
 _NAMING_SECTIONS = ("padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
-# What the official readers take for these files when there is no tokenizer.json beside them; none can be edited here.
+# What other readers take instead of tokenizer.json (sentencepiece, mistral-common, tiktoken); they stay unedited.
 _NATIVE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json", "qwen.tiktoken")
 
 
@@ -96,9 +96,9 @@ def _inserts(
     vocabulary has gaps, or grows itself), they are written into the vocabulary too, which pins them.
     """
     renamed = {names.get(token, token): id for token, id in vocabulary.items()}
-    counted = renamed | own
+    counted = {**renamed, **own}
     assign_added(counted, sorted(listed, key=lambda entry: wanted[entry["content"]]))
-    gapless = max(renamed.values(), default=-1) + 1 == len(renamed)  # else releases of the library count differently
+    gapless = max(renamed.values(), default=-1) + 1 == len(renamed)  # else the library's releases count differently
     if counted == wanted and gapless:
         return dict(own)
     return {token: id for token, id in wanted.items() if token not in renamed}
@@ -123,7 +123,7 @@ def _edit_tokenizer_json(
     if wrong:
         raise SidecarError(
             f"{text.where}: the token {wrong[0]!r} cannot get the id {wanted.get(wrong[0])} (it would be "
-            f"{ids.get(wrong[0])}), because the vocabulary is a list that ends elsewhere. Pass `--new-tokens drop`."
+            f"{ids.get(wrong[0])}), because the vocabulary ends elsewhere. Pass `--new-tokens drop`."
         )
     return result
 
@@ -147,7 +147,8 @@ def _sections(
     vocab = text.model_member("vocab")
     if isinstance(vocab, list):
         edited: Any = [[pieces.names.get(piece, piece), score] for piece, score in vocab]
-        edited += [[piece, pieces.scores.get(piece, 0.0)] for piece in sorted(pieces.ids, key=pieces.ids.__getitem__)]
+        gained = sorted(pieces.ids, key=pieces.ids.__getitem__)
+        edited += [[piece, pieces.scores.get(piece, 0.0)] for piece in gained]
     else:
         edited = _edit_vocabulary(vocab, pieces)
     if edited != vocab:
@@ -234,8 +235,8 @@ def _edit_plain_vocabulary(target: SidecarFolder, pieces: _Pieces) -> dict[str, 
         for piece, id in sorted(pieces.ids.items(), key=lambda item: item[1]):
             if id != len(lines):
                 raise SidecarError(
-                    f"{target.role} {target.label}: vocab.txt has {len(lines)} lines and added tokens after them, so "
-                    f"the piece {piece!r} cannot get the id {id}. Pass `--new-tokens drop`."
+                    f"{target.role} {target.label}: vocab.txt has {len(lines)} lines, some of them twice, so the "
+                    f"piece {piece!r} cannot get the id {id}. Pass `--new-tokens drop`."
                 )
             lines.append(piece)
         files["vocab.txt"] = "\n".join([*lines, ""]).encode("utf-8")

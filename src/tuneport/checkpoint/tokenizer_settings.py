@@ -194,7 +194,7 @@ def _merge_more(files: Three, choice: str | None, names: TokenNames, findings: F
     if tuned is None and choice is None:
         return
     if choice is not None:
-        wanted, reason = list(shown.of(choice) or []), "asked for"  # type: ignore[arg-type]
+        wanted, reason = list(shown.of(choice) or []), "asked for"
     else:
         gone = [token for token in base or [] if token not in (tuned or [])]
         new = [token for token in tuned or [] if token not in (base or [])]
@@ -204,15 +204,13 @@ def _merge_more(files: Three, choice: str | None, names: TokenNames, findings: F
     wanted = list(dict.fromkeys(names.renamed.get(token, token) for token in wanted))
     lacking = [token for token in wanted if not names.has(token)]
     if lacking:
-        findings.decided(
-            f"tokenizer_config.{MORE}", "dropped", f"the output's tokenizer lacks {in_short(lacking)}"
-        )
+        findings.decided(f"tokenizer_config.{MORE}", "dropped", f"the output's tokenizer lacks {in_short(lacking)}")
     wanted = [token for token in wanted if token not in lacking]
     before = [names.renamed.get(token, token) for token in target or []]
     if wanted == before:
         return
-    written = [key for one in (files.target, files.tuned) for key in _MORE_KEYS if key in (one.config or {})]
-    key = written[0] if written else MORE
+    # Version 5 reads the name of version 4, but not the other way round: 4 fails on a list under the new name.
+    key = next((key for key in _MORE_KEYS if key in output.config), MORE)
     if isinstance(output.config.get(key), dict):
         key = MORE if key != MORE else _MORE_KEYS[0]
     _write_more(output.config, key, wanted)
@@ -241,9 +239,7 @@ def _merge_setting(name: str, settings: Three, choice: str | None, findings: Fin
 
 
 def _lost(role: str, token: str, side: Side, findings: Findings) -> None:
-    lost = (
-        f"tokenizer_config.json `{role}`: the {side} model has {token!r}; the output's tokenizer has no such token"
-    )
+    lost = f"tokenizer_config.json `{role}`: the {side} model has {token!r}; the output's tokenizer has no such token"
     if role == "eos_token":
         findings.refusals.append(
             f"{lost}, and a model whose end token is lost generates without end. "

@@ -1,8 +1,8 @@
 """A tokenizer.json as text whose sections are located before any of them is parsed.
 
-In come the bytes of the file, out goes where each member of the document and of its model lies, so that a vocabulary
-is parsed without the merges beside it (280,000 of them take 100 MiB as Python objects) and a change rewrites one
-section and leaves every other byte as it was.
+In come the bytes of the file, out goes where each member of the document and of its model lies, so that a
+vocabulary is parsed without the merges beside it (280,000 of them take 100 MiB as Python objects) and a change
+rewrites one section and leaves every other byte as it was.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ _LONG_OBJECT = re.compile(
     _list_of(_STRING + _SPACE + rb":" + _SPACE + _SCALAR).replace(rb"\[", rb"\{", 1)[: -len(rb"\]")] + rb"\}"
 )
 _STRING_OR_BRACKET = re.compile(_STRING + rb"|[\[\]{}]")
-_ONE_MERGE = re.compile(
-    rb"\[" + _SPACE + rb"(" + _STRING + rb")" + _SPACE + rb"," + _SPACE + rb"(" + _STRING + rb")|(" + _STRING + rb")"
-)
+_PAIR = rb"\[" + _SPACE + rb"(" + _STRING + rb")" + _SPACE + rb"," + _SPACE + rb"(" + _STRING + rb")"
+_ONE_MERGE = re.compile(_PAIR + rb"|(" + _STRING + rb")")
 _HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -92,7 +91,7 @@ def locate_sections(data: bytes, where: str) -> TokenizerText:
         # Anything unusual (a name given twice, broken JSON): the full parser says what it means.
         text = _scan(_canonical(parse_json(data, where), where), where)
     if text is None or "vocab" not in text.model:
-        raise CheckpointError(f"{where} holds no model with a vocabulary; this is no tokenizer. Download it again.")
+        raise CheckpointError(f"{where} holds no model with a vocabulary. Download it again.")
     return text
 
 

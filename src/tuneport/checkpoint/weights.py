@@ -50,9 +50,7 @@ class Weights:
     legacy: bool = False
 
 
-def choose_weights(
-    names: list[str], read_index: Callable[[str], bytes], where: str, stem: str = "model"
-) -> Weights:
+def choose_weights(names: list[str], read_index: Callable[[str], bytes], where: str, stem: str = "model") -> Weights:
     """Which of the files ``names`` count. ``read_index`` fetches an index; ``where`` is what to call the folder."""
     present = set(names)
     own = (f"{stem}.safetensors.index.json", f"{stem}.safetensors", False)
@@ -99,7 +97,9 @@ def tensors_of_file(
     return found, header
 
 
-def join_files(weights: Weights, per_file: Mapping[str, Mapping[str, StoredTensor]], where: str) -> dict[str, StoredTensor]:
+def join_files(
+    weights: Weights, per_file: Mapping[str, Mapping[str, StoredTensor]], where: str
+) -> dict[str, StoredTensor]:
     """All tensors of a checkpoint, in the order of their names; index and files must tell the same story."""
     faults: list[str] = []
     joined: dict[str, StoredTensor] = {}
@@ -135,14 +135,20 @@ def _parse_index(content: bytes, where: str, legacy: bool) -> dict[str, str]:
         raise CheckpointError(f"{where} has {len(content)} bytes, over the limit of {MAX_INDEX_BYTES}.")
     try:
         parsed = json.loads(content.decode("utf-8"), object_pairs_hook=unique)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where} is not valid JSON ({error}). Download it again.") from None
     weight_map = parsed.get("weight_map") if isinstance(parsed, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{where} has no `weight_map`. Download it again.")
     suffix = ".bin" if legacy else ".safetensors"
     for name, file in weight_map.items():
-        if not isinstance(file, str) or not file.endswith(suffix) or "/" in file or "\\" in file or file.startswith("."):
+        if (
+            not isinstance(file, str)
+            or not file.endswith(suffix)
+            or "/" in file
+            or "\\" in file
+            or file.startswith(".")
+        ):
             raise CheckpointError(
                 f"{where} places `{name}` in {file!r}; only a *{suffix} file of the same folder is followed."
             )

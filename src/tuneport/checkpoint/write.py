@@ -241,5 +241,3 @@ def _write_all(descriptor: int, content: memoryview, position: int) -> None:
     while content:
         count = os.pwrite(descriptor, content, position)
         position, content = position + count, content[count:]
-
-

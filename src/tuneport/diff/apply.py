@@ -17,7 +17,7 @@ import numpy as np
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.open import Checkpoint
-from tuneport.checkpoint.sidecars import Sidecars, merge_sidecars
+from tuneport.checkpoint.sidecars import Decision, Sidecars, merge_sidecars
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.diff.vector import RAW, DiffVector
 from tuneport.errors import PairingError
@@ -70,7 +70,8 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
     sidecars, decisions = _merge_sidecars(vectors, matches, target, choices, grown_rows(tasks))
     return Plan(
         operation="apply",
-        formula="target + " + " + ".join(_in_words(v, scale, len(vectors)) for v, scale in zip(vectors, scales, strict=True)),
+        formula="target + "
+        + " + ".join(_in_words(v, scale, len(vectors)) for v, scale in zip(vectors, scales, strict=True)),
         inputs=(*(vector.stored for vector in vectors), target),
         choices=choices,
         account=tuple(merged),
@@ -188,13 +189,13 @@ def _recipe(
         used.append(scale)
         work.append(stored.dtype)
     rounding = Rounding(choices.rounding, choices.seed)
-    recipe = Sum(line.name, Source("target", target), tuple(terms), cast.of(target.dtype), working_dtype(*work), rounding)
+    recipe = Sum(
+        line.name, Source("target", target), tuple(terms), cast.of(target.dtype), working_dtype(*work), rounding
+    )
     return recipe, shape, tuple(used) or (0.0,)
 
 
-def _runs(
-    pair: ParentPair, target: StoredTensor, match: VocabularyMatch, raw_ids: tuple[int, ...]
-) -> tuple[Runs, int]:
+def _runs(pair: ParentPair, target: StoredTensor, match: VocabularyMatch, raw_ids: tuple[int, ...]) -> tuple[Runs, int]:
     """Rows of the target, of the stored difference (by the base's id), and of the raw rows (by their order)."""
     rows = match.rows(pair.base.shape[0], pair.tuned.shape[0], target.shape[0])
     plus = np.where((rows.target >= 0) & (rows.tuned >= 0), rows.base, -1)
@@ -225,9 +226,12 @@ def _merge_sidecars(
     target: Checkpoint,
     choices: Choices,
     grown: int | None,
-) -> tuple[Sidecars, list[Any]]:
+) -> tuple[Sidecars, list[Decision]]:
     """The merge of each vector in turn; the next one meets what the one before made of the target's sidecars."""
-    folder, decisions, refusals, warnings = target.sidecars, [], [], []
+    folder = target.sidecars
+    decisions: list[Decision] = []
+    refusals: list[str] = []
+    warnings: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         for number, (vector, match) in enumerate(zip(vectors, matches, strict=True)):
             last = number == len(vectors) - 1

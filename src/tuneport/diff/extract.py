@@ -50,7 +50,9 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
         entries[pair.name] = _entry(pair)
         if pair.exact:
             continue
-        rows = match.rows(pair.base.shape[0], pair.tuned.shape[0], pair.base.shape[0]) if _rows(pair, by_token) else None
+        rows = (
+            match.rows(pair.base.shape[0], pair.tuned.shape[0], pair.base.shape[0]) if _rows(pair, by_token) else None
+        )
         for recipe, shape in _recipes(pair, rows, entries[pair.name]):
             lines.append(line)
             recipes.append((recipe, shape, (1.0,)))
@@ -67,7 +69,10 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
         layout=layout,
         vocabulary=(match,),
         files={**_kept(base.sidecars), **_kept(tuned.sidecars)},
-        decisions=(*token_decisions(match), Decision("sidecars", "both parents'", "needed to merge them onto a target")),
+        decisions=(
+            *token_decisions(match),
+            Decision("sidecars", "both parents'", "needed to merge them onto a target"),
+        ),
         differences=(),
         refusals=parents.refusals,
         warnings=(),
@@ -126,5 +131,3 @@ def _entry(pair: ParentPair) -> dict[str, Any]:
 
 def _kept(folder: SidecarFolder) -> Mapping[str, Path]:
     return {f"{folder.role}/{name}": folder.path / name for name in folder.names() if not name.endswith(".py")}
-
-

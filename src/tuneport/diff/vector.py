@@ -58,7 +58,9 @@ def open_diff(spec: str | os.PathLike[str], role: str = "diff") -> DiffVector:
 
     path = Path(spec).expanduser()
     if not path.is_dir():
-        raise CheckpointError(f"{role} {path}: no such folder. `tuneport diff --base A --tuned T --out DIFF` makes one.")
+        raise CheckpointError(
+            f"{role} {path}: no such folder. `tuneport diff --base A --tuned T --out DIFF` makes one."
+        )
     manifest = read_manifest(path)
     if manifest.get("operation") != "diff":
         raise CheckpointError(f"{role} {path} is no diff vector (its manifest says {manifest.get('operation')!r}).")
@@ -66,10 +68,14 @@ def open_diff(spec: str | os.PathLike[str], role: str = "diff") -> DiffVector:
     entries = manifest.get("diff")
     names = {name for name in stored.tensors if not name.startswith(RAW)}
     if not isinstance(entries, dict) or names != {name for name, entry in entries.items() if entry.get("stored")}:
-        raise CheckpointError(f"{role} {path}: the manifest and the stored tensors tell different stories. Make it again.")
+        raise CheckpointError(
+            f"{role} {path}: the manifest and the stored tensors tell different stories. Make it again."
+        )
     for name, entry in entries.items():
         raw = stored.tensors.get(RAW + name)
         if len(entry.get("raw_ids", ())) != (raw.shape[0] if raw is not None else 0):
-            raise CheckpointError(f"{role} {path}: the raw rows of `{name}` are not those of the manifest. Make it again.")
+            raise CheckpointError(
+                f"{role} {path}: the raw rows of `{name}` are not those of the manifest. Make it again."
+            )
     config = SidecarFolder("base", path.name, path / "base").json("config.json") or {}
     return DiffVector(role, stored, entries, manifest, config)

@@ -23,7 +23,9 @@ Fate = Literal["transferred", "resized", "copied", "dropped", "refused"]
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|tok_embeddings|word_embeddings)\.weight$")
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.(weight|bias)$|^output\.weight$|(^|\.)final_logits_bias$")
 # GPTQ and AWQ, bitsandbytes, compressed-tensors, float8 with scales.
-QUANTISED = re.compile(r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale(_inv)?|absmax|quant_map|SCB|quant_state\..*)$")
+QUANTISED = re.compile(
+    r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale(_inv)?|absmax|quant_map|SCB|quant_state\..*)$"
+)
 MOST_MUST_PAIR = 0.9
 
 
@@ -171,7 +173,9 @@ def pair_parents(
         if len(kinds) > 1 or (pair.exact and stored.dtype != partner.dtype):
             refusals.append(f"`{name}` is {stored.dtype} in the base and {partner.dtype} in the tuned model.")
         elif not _same_shape(stored.shape, partner.shape, vocabulary_rows and is_vocabulary(name)):
-            refusals.append(f"`{name}` is {_times(stored.shape)} in the base and {_times(partner.shape)} in the tuned model.")
+            refusals.append(
+                f"`{name}` is {_times(stored.shape)} in the base and {_times(partner.shape)} in the tuned model."
+            )
         pairs[name] = pair
     only_tuned = {name: stored for name, stored in tuned_tensors.items() if name not in paired_in_tuned}
     _check_most_pair(base, tuned, sum(pair.base.elements for pair in pairs.values()), base_tensors)
@@ -280,7 +284,9 @@ def _without_place(name: str, pair: ParentPair, drop: str | None) -> TensorPair:
     return TensorPair(name, "refused", reason, pair)
 
 
-def _check_most_pair(base: Checkpoint, tuned: Checkpoint, paired: int, base_tensors: Mapping[str, StoredTensor]) -> None:
+def _check_most_pair(
+    base: Checkpoint, tuned: Checkpoint, paired: int, base_tensors: Mapping[str, StoredTensor]
+) -> None:
     total = max(sum(tensor.elements for tensor in base_tensors.values()), 1)
     if paired < MOST_MUST_PAIR * total:
         _refuse_as_a_whole(base, tuned, paired / total)

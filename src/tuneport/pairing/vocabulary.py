@@ -1,8 +1,8 @@
 """Rows of embeddings and heads, matched by token string.
 
-In come the tokenizers of base, tuned and target, out comes a `VocabularyMatch`: which row of the output takes which
-rows of the three, which tokens are renamed or added, and what is kept or lost, by name. The promise: no row gets the
-difference of another token's row, and no token is dropped without being listed.
+In come the tokenizers of base, tuned and target, out comes a `VocabularyMatch`: which row of the output takes
+which rows of the three, which tokens are renamed or added, and what is kept or lost, by name. The promise: no row
+gets the difference of another token's row, and no token is dropped without being listed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from tuneport.errors import CheckpointError, PairingError, TuneportError, listin
 Rows = NDArray[np.int64]
 NONE = -1
 # What model makers call the slots they hold free for later: Llama, Mistral, Gemma, T5, Qwen, Nemotron, Phi.
-_PLACEHOLDER = re.compile(r"reserved|unused|placeholder|^\[control_\d+\]$|^<\|?(extra|dummy|special)(_id)?_\d+\|?>$", re.I)
+_PLACEHOLDER = re.compile(
+    r"reserved|unused|placeholder|^\[control_\d+\]$|^<\|?(extra|dummy|special)(_id)?_\d+\|?>$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Rename:
 class RowMap:
     """One vocabulary matrix of the output, row by row: where each row comes from (-1: from nowhere).
 
-    All three given: target row + Δ. Only ``target``: that row as it stands. Only ``tuned``: raw, the tuned row as it
-    stands (it may take a padded row's place).
+    All three given: target row + Δ. Only ``target``: that row as it stands. Only ``tuned``: raw, the tuned row as
+    it stands (it may take a padded row's place).
     """
 
     rows: int
@@ -54,7 +56,15 @@ class RowMap:
 
 @dataclass(frozen=True)
 class VocabularyMatch:
-    """How the three vocabularies belong together; everything that is not simply matched is listed by name."""
+    """How the three vocabularies belong together; everything that is not simply matched is listed by name.
+
+    ``matched`` counts the rows (identical, positions) or tokens (strings) of the embedding that carry Δ.
+    ``dropped`` are tokens that only the tuned model has, left out by ``--new-tokens drop``; ``rowless`` those for
+    which its matrix has no row; ``placeholders`` reserved slots that were paired by string and renumbered; ``kept``
+    the target's tokens whose rows stay as they are; ``lost`` tokens of base and tuned for which the target has
+    no row. ``tokenizers`` are base's, tuned's and target's where they were read. ``pairs`` holds ids of target,
+    base and tuned in columns, ``raw`` ids of output and tuned.
+    """
 
     how: Literal["identical", "strings", "positions"]
     matched: int
@@ -65,14 +75,14 @@ class VocabularyMatch:
     renamed: tuple[Rename, ...] = ()
     added: tuple[AddedToken, ...] = ()
     dropped: tuple[str, ...] = ()
-    rowless: tuple[str, ...] = ()  # only the tuned tokenizer has them, and its matrix has no row for them: not added
+    rowless: tuple[str, ...] = ()
     placeholders: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
-    changes: TokenChanges = TokenChanges()
+    changes: TokenChanges = field(default_factory=TokenChanges)
     tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None = field(default=None, repr=False, compare=False)
-    pairs: Rows | None = field(default=None, repr=False, compare=False)  # (n, 3): target, base, tuned id
-    raw: Rows | None = field(default=None, repr=False, compare=False)  # (n, 2): id in the output, tuned id
+    pairs: Rows | None = field(default=None, repr=False, compare=False)
+    raw: Rows | None = field(default=None, repr=False, compare=False)
 
     def rows(self, base_rows: int, tuned_rows: int, target_rows: int) -> RowMap:
         """Where each row of a matrix comes from that has so many rows in base, tuned and target."""
@@ -94,8 +104,8 @@ class VocabularyMatch:
         if empty.size:
             raise PairingError(
                 f"The output would need {rows} rows for the tokens it gains, but nothing gives row {empty[0]} "
-                f"({empty.size} such): the target has {target_rows} rows for a tokenizer of {self.target_size} tokens, "
-                f"the tuned model {tuned_rows}. Pass `--new-tokens drop` to leave the new tokens out."
+                f"({empty.size} such): the target has {target_rows} rows for a tokenizer of {self.target_size} "
+                f"tokens, the tuned model {tuned_rows}. Pass `--new-tokens drop` to leave the new tokens out."
             )
         return RowMap(rows, target, base, tuned)
 
@@ -111,8 +121,9 @@ def match_vocabulary(
 ) -> VocabularyMatch:
     """Match the vocabularies of three models (SEMANTICS: Tokens).
 
-    ``matrix_rows`` are the rows of the embeddings of base, tuned and target. ``vocabulary`` forces rows to be matched
-    by token string or by position. `PairingError` where they cannot be matched, `CheckpointError` for broken files.
+    ``matrix_rows`` are the rows of the embeddings of base, tuned and target. ``vocabulary`` forces rows to be
+    matched by token string or by position. `PairingError` where they cannot be matched, `CheckpointError` for
+    broken files.
     """
     folders = (base, tuned, target)
     by_position = min(matrix_rows)
@@ -208,12 +219,10 @@ def _find_renames(base: Tokenizer, tuned: Tokenizer, target: Tokenizer, folder: 
     return [rename for rename in renames if rename.old not in fixed]
 
 
-def _changes(
-    renames: list[Rename], added: tuple[AddedToken, ...], tuned: Tokenizer, target: Tokenizer
-) -> TokenChanges:
+def _changes(renames: list[Rename], added: tuple[AddedToken, ...], tuned: Tokenizer, target: Tokenizer) -> TokenChanges:
     entries: dict[str, Mapping[str, Any]] = {}
     if added:
-        # Ids of added tokens come from counting, so what stands before the new ones must be spelled out everywhere.
+        # Ids of added tokens come from counting: what stands before the new ones must be spelled out everywhere.
         names = {rename.old: rename.new for rename in renames}
         entries = {names.get(token, token): entry for token, entry in target.added.items()}
     for rename in renames:
@@ -229,14 +238,17 @@ def _check_overlap(matched: int, tokenizers: tuple[Tokenizer, Tokenizer, Tokeniz
         return
     the = [next((form for form in ("▁the", "Ġthe", "the") if form in each.ids), "none") for each in tokenizers]
     raise PairingError(
-        f"Only {matched} token strings agree; the vocabularies have {sizes[0]} (base), {sizes[1]} (tuned) and {sizes[2]} "
-        f"(target). They are of different kinds: `▁the` is not `Ġthe` (\"the\" is {the[0]!r}, {the[1]!r} and {the[2]!r} "
-        "here), and a fine-tuning cannot be carried between them row by row. Check that base, tuned and target are of "
-        "one family; where rows are known to agree in spite of their names, force it with `--vocabulary positions`."
+        f"Only {matched} token strings agree; the vocabularies have {sizes[0]} (base), {sizes[1]} (tuned) and "
+        f'{sizes[2]} (target). They are of different kinds, as `▁the` is not `Ġthe` (here "the" is {the[0]!r}, '
+        f"{the[1]!r} and {the[2]!r}), and a fine-tuning cannot be carried between them row by row. Check that "
+        "base, tuned and target are of one family; where rows are known to agree in spite of their names, force it "
+        "with `--vocabulary positions`."
     )
 
 
-def _read_all(folders: tuple[SidecarFolder, SidecarFolder, SidecarFolder]) -> tuple[Tokenizer, Tokenizer, Tokenizer]:
+def _read_all(
+    folders: tuple[SidecarFolder, SidecarFolder, SidecarFolder],
+) -> tuple[Tokenizer, Tokenizer, Tokenizer]:
     tokenizers: list[Tokenizer] = []
     faults: list[TuneportError] = []
     for folder in folders:
@@ -263,7 +275,7 @@ def _refuse_shapes(
         else "None of the three folders has tokenizer files"
     )
     raise PairingError(
-        f"{state}, and the embeddings differ in rows: {rows}. Put each model's tokenizer.json into its folder and rows "
-        "are matched with `--vocabulary strings`; or, where equal positions are known to be equal tokens, pass "
-        "`--vocabulary positions`: common rows are matched, the target's others stay."
+        f"{state}, and the embeddings differ in rows: {rows}. Put each model's tokenizer.json into its folder and "
+        "rows are matched with `--vocabulary strings`; or, where equal positions are known to be equal tokens, "
+        "pass `--vocabulary positions`: common rows are matched, the target's others stay."
     )

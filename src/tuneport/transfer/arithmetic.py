@@ -42,7 +42,7 @@ def widen(bits: Array, dtype: str, work: str) -> Floats:
         np.left_shift(bits, 16, out=wide, dtype=np.uint32, casting="unsafe")
         single = wide.view(np.float32)
         return single if work == "F32" else single.astype(np.float64)
-    return bits.astype(np.float32 if work == "F32" else np.float64, copy=False)
+    return bits.astype(np.float32, copy=False) if work == "F32" else bits.astype(np.float64, copy=False)
 
 
 def narrow(values: Floats, dtype: str) -> Array:

@@ -24,11 +24,23 @@ def render_card(plan: Plan, manifest: Mapping[str, Any]) -> bytes:
         lines += ["", "## Load it", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
         lines += ['model = AutoModelForCausalLM.from_pretrained("this-folder")']
         lines += ['tokenizer = AutoTokenizer.from_pretrained("this-folder")', "```"]
-    lines += ["", "## What was measured", "", *_measures(manifest), "", "## What was decided", "", *_decisions(manifest)]
+    lines += [
+        "",
+        "## What was measured",
+        "",
+        *_measures(manifest),
+        "",
+        "## What was decided",
+        "",
+        *_decisions(manifest),
+    ]
     code = sorted(name for name in plan.files if name.endswith(".py"))
     if code:
         lines += ["", f"The target's code was copied and never run: {', '.join(code)}. Read it before you trust it."]
-    lines += ["", "`tuneport.json` holds all of this for machines, with a digest of every tensor; `tuneport verify` checks it."]
+    lines += [
+        "",
+        "`tuneport.json` holds all of this for machines, with a digest of every tensor; `tuneport verify` checks it.",
+    ]
     return ("\n".join(lines) + "\n").encode()
 
 

@@ -6,6 +6,8 @@ This is the only module that knows that there are two ways. ``TUNEPORT_KERNEL=nu
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import os
 from typing import Any
 
@@ -14,14 +16,19 @@ import numpy as np
 from tuneport.transfer import arithmetic
 from tuneport.transfer.arithmetic import SUMS, Array
 
-_compiled: Any = None
-if os.environ.get("TUNEPORT_KERNEL") != "numpy":
-    try:
-        from tuneport.transfer import _kernel as _compiled  # type: ignore[no-redef]  # the optional extension module
-    except ImportError:
-        # No compiler when tuneport was installed; `NAME` tells the manifest and `tuneport inspect`.
-        _compiled = None
 
+def _load() -> Any:
+    """The optional extension module; None where no compiler was at hand when tuneport was installed."""
+    if os.environ.get("TUNEPORT_KERNEL") == "numpy":
+        return None
+    try:
+        return importlib.import_module("tuneport.transfer._kernel")
+    except ImportError:
+        return None
+
+
+_compiled = _load()
+# Told in every manifest and by `tuneport inspect`.
 NAME = "compiled" if _compiled is not None else "numpy"
 
 # Sums are added up over blocks of this many elements, counted from the start of each leaf (a leaf holds whole blocks):
@@ -62,7 +69,7 @@ def transfer(
 def blocks(start: int, count: int) -> list[tuple[int, int]]:
     """Ranges that cut ``count`` elements at the grid of `BLOCK`, for a piece whose first element is ``start``."""
     cuts = [0, *range(BLOCK - start % BLOCK, count, BLOCK), count]
-    return list(zip(cuts[:-1], cuts[1:], strict=True)) if count else []
+    return list(itertools.pairwise(cuts)) if count else []
 
 
 def widen(bits: Array, dtype: str, work: str) -> Array:

@@ -144,9 +144,7 @@ def input_digests(plan: Plan, readers: Readers, pool: Budget) -> dict[str, dict[
     if not (plan.choices.digest_inputs or plan.operation == "diff"):
         return {}
     tasks = [_InputTask(c.role, tensor) for c in plan.inputs for tensor in c.tensors.values()]
-    leaves: dict[tuple[str, str], list[bytes]] = {
-        (task.role, task.tensor.name): [b""] * task.leaves for task in tasks
-    }
+    leaves: dict[tuple[str, str], list[bytes]] = {(task.role, task.tensor.name): [b""] * task.leaves for task in tasks}
     lock = threading.Lock()
 
     def do(task: _InputTask, leaf: int, space: Workspace) -> bool:

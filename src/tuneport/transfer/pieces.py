@@ -7,6 +7,7 @@ neighbours; everything else is one run. Nothing is written here.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -64,7 +65,9 @@ class Sum:
     work: str
     rounding: Rounding = Rounding()
 
-    def piece(self, start: int, stop: int, origin: int, readers: Readers, space: Workspace, sums: Array) -> tuple[memoryview, int]:
+    def piece(
+        self, start: int, stop: int, origin: int, readers: Readers, space: Workspace, sums: Array
+    ) -> tuple[memoryview, int]:
         """Stored bytes of the elements from ``start`` to ``stop``, and how many of them are NaN or infinite.
 
         ``origin`` is the first element of the leaf; ``sums`` (five float64) are added to.
@@ -86,7 +89,7 @@ class Sum:
             if term.runs is not None:
                 cuts.update(term.runs.cuts(start, stop))
         ordered = sorted(cuts)
-        yield from zip(ordered[:-1], ordered[1:], strict=True)
+        yield from itertools.pairwise(ordered)
 
     def _run(
         self, start: int, stop: int, origin: int, out: memoryview, readers: Readers, space: Workspace, sums: Array
@@ -111,9 +114,11 @@ class Sum:
             wide = kernel.widen(target_bits[begin:end], self.target.tensor.dtype, self.work)
             result = wide
             for number, term, (minus_at, plus_at) in live:
-                diff, base = here.difference(term, minus_at + begin, plus_at + begin, end - begin, self.work, number)
+                diff, wide_base = here.difference(
+                    term, minus_at + begin, plus_at + begin, end - begin, self.work, number
+                )
                 if number == 0:
-                    sums += arithmetic.measure(diff, wide, wide if base is None else base)
+                    sums += arithmetic.measure(diff, wide, wide if wide_base is None else wide_base)
                 else:
                     sums[0] += arithmetic.square(diff)
                 result = arithmetic.add(result, diff, term.scale)
@@ -160,12 +165,14 @@ class Difference:
     dtype: str
     runs: Runs | None = None
 
-    def piece(self, start: int, stop: int, origin: int, readers: Readers, space: Workspace, sums: Array) -> tuple[memoryview, int]:
+    def piece(
+        self, start: int, stop: int, origin: int, readers: Readers, space: Workspace, sums: Array
+    ) -> tuple[memoryview, int]:
         """Stored bytes of the elements from ``start`` to ``stop``, and how many of them are NaN or infinite."""
         out = space.buffer("out", (stop - start) * DTYPES[self.dtype].itemsize)
         values = arithmetic.as_bits(out, self.dtype)
         cuts = sorted({start, stop, *(self.runs.cuts(start, stop) if self.runs else ())})
-        for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
+        for begin, end in itertools.pairwise(cuts):
             here = _Reading(begin, end, readers, space)
             tuned_at = self.runs.tuned(begin) if self.runs else begin
             if tuned_at < 0:
@@ -192,7 +199,9 @@ class Rows:
     ids: tuple[int, ...]
     dtype: str
 
-    def piece(self, start: int, stop: int, origin: int, readers: Readers, space: Workspace, sums: Array) -> tuple[memoryview, int]:
+    def piece(
+        self, start: int, stop: int, origin: int, readers: Readers, space: Workspace, sums: Array
+    ) -> tuple[memoryview, int]:
         """Stored bytes of the elements from ``start`` to ``stop``."""
         itemsize, columns = DTYPES[self.dtype].itemsize, self.source.tensor.elements // self.source.tensor.shape[0]
         out = space.buffer("out", (stop - start) * itemsize)
@@ -232,7 +241,9 @@ class _Reading:
         plus = kernel.widen(plus_bits, term.plus.tensor.dtype, work)
         if term.minus is None:
             return plus, None
-        minus_bits = arithmetic.as_bits(self.bytes(term.minus, minus_at, f"base{number}", count), term.minus.tensor.dtype)
+        minus_bits = arithmetic.as_bits(
+            self.bytes(term.minus, minus_at, f"base{number}", count), term.minus.tensor.dtype
+        )
         minus = kernel.widen(minus_bits, term.minus.tensor.dtype, work)
         return arithmetic.difference(plus, minus), minus
 
@@ -268,5 +279,3 @@ def nonfinite_in(source: Source, readers: Readers, space: Workspace, piece: int)
         readers[source.role].read_into(source.tensor, start * itemsize, view)
         count += arithmetic.count_nonfinite(arithmetic.as_bits(view, source.tensor.dtype), source.tensor.dtype)
     return count
-
-

@@ -20,7 +20,7 @@ from tuneport.checkpoint.config import resolve
 from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count
 from tuneport.checkpoint.open import Checkpoint
 from tuneport.checkpoint.shards import Layout, Slot, lay_out
-from tuneport.checkpoint.sidecars import Decision, Difference, Sidecars, merge_sidecars
+from tuneport.checkpoint.sidecars import Decision, Difference, merge_sidecars
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError, PairingError, SidecarError, TuneportError, listing
 from tuneport.pairing.rows import Runs, runs_of
@@ -322,7 +322,9 @@ def token_decisions(match: VocabularyMatch) -> list[Decision]:
         "strings": "the tokenizer files differ",
         "positions": "no tokenizer files, or --vocabulary positions",
     }
-    found = [Decision("tokens", f"rows match by {'string' if match.how == 'strings' else 'position'}", reasons[match.how])]
+    found = [
+        Decision("tokens", f"rows match by {'string' if match.how == 'strings' else 'position'}", reasons[match.how])
+    ]
     if match.added:
         shown = _few([f"{token.token} → {token.id}" for token in match.added])
         found.append(Decision("tokens.added", shown, "only the tuned model has them; their rows are the tuned model's"))

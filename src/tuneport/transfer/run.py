@@ -94,7 +94,9 @@ def execute(plan: Plan, out: Path, running: Running) -> Outcome:
             totals = measures(results)
             warnings = (*plan.warnings, *doubts(plan, totals))
             _stop_if_doubtful(warnings, running)
-            manifest = make_manifest(plan, record, results, dropped, totals, warnings, digests, pool, time.monotonic() - begun)
+            manifest = make_manifest(
+                plan, record, results, dropped, totals, warnings, digests, pool, time.monotonic() - begun
+            )
             card = render_card(plan, manifest)
             manifest["files"]["README.md"] = blake3(card).hexdigest()
             folder.finish({**plan.files, **index_file(plan), "README.md": card}, render_manifest(manifest))

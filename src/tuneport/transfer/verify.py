@@ -259,7 +259,9 @@ def _compare_plans(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
             ("scale", scale),
         ):
             if entry.get(field) != wanted:
-                faults.append(f"`{task.slot.name}`: {field} is {entry.get(field)!r} in the manifest, these parents give {wanted!r}")
+                faults.append(
+                    f"`{task.slot.name}`: {field} is {entry.get(field)!r} in the manifest, these parents give {wanted!r}"
+                )
     faults += [f"`{name}` is in the output, but not in what these parents give" for name in entries]
     recorded = manifest.get("files", {})
     for name, content in plan.files.items():

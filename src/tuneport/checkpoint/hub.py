@@ -1,0 +1,218 @@
+"""A model on the Hub, through the standard cache.
+
+In comes a Hub id and a revision, out comes a Checkpoint whose small files are in the cache and whose headers are known;
+weights that are not cached are seen through range requests until `fetch` brings them. HF_HOME, HF_TOKEN, HF_ENDPOINT
+and offline mode are honoured by the Hub client that does the work. Only weights that count and sidecars are fetched.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from tuneport.checkpoint.folder import MAX_SIDECAR_BYTES, SidecarFolder, is_sidecar
+from tuneport.checkpoint.open import Checkpoint, WeightFile, open_folder
+from tuneport.checkpoint.weights import ADAPTER, StoredTensor, choose_weights, join_files, tensors_of_file
+from tuneport.errors import CheckpointError, HubError
+
+
+def open_hub(repo: str, revision: str | None, role: str) -> Checkpoint:
+    """A checkpoint on the Hub at a revision (a branch, a tag, or a commit; the default branch where none is given).
+
+    The commit is resolved and recorded. Raises `HubError` with the page to visit or the id to correct.
+    """
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        return _from_cache(repo, revision, role, "offline mode is on (HF_HUB_OFFLINE)")
+    try:
+        with _told(repo, revision, role):
+            info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+    except _UnreachableError as error:
+        return _from_cache(repo, revision, role, str(error))
+    return _from_listing(repo, revision, role, info)
+
+
+def fetch(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with all its weights in the cache. Raises `HubError` where the disk or the Hub says no."""
+    from huggingface_hub import constants, hf_hub_download
+
+    assert checkpoint.hub_id is not None
+    cache = Path(constants.HF_HUB_CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free
+    if checkpoint.to_fetch > free:
+        raise HubError(
+            f"{checkpoint.role} {checkpoint.label}: {checkpoint.to_fetch:,} bytes are to be fetched, the disk of the "
+            f"Hub cache has {free:,} free. Free some space, or set HF_HOME to another disk."
+        )
+    for name in checkpoint.files:
+        with _told(checkpoint.hub_id, checkpoint.revision, checkpoint.role):
+            hf_hub_download(checkpoint.hub_id, name, revision=checkpoint.revision)
+    local = _as_hub(open_folder(checkpoint.path, checkpoint.role), checkpoint.hub_id, checkpoint.revision)
+    known = {name: (file.size, file.header_digest) for name, file in checkpoint.files.items()}
+    if known != {name: (file.size, file.header_digest) for name, file in local.files.items()}:
+        raise HubError(f"{checkpoint.role} {checkpoint.label}: the fetched weights are not those that were announced.")
+    return local
+
+
+def _from_listing(repo: str, revision: str | None, role: str, info: Any) -> Checkpoint:
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.file_download import repo_folder_name
+
+    commit = str(info.sha)
+    where = f"{role} {repo}"
+    sizes = {entry.rfilename: int(entry.size or 0) for entry in info.siblings or () if "/" not in entry.rfilename}
+    hashes = {entry.rfilename: getattr(entry.lfs, "sha256", None) for entry in info.siblings or () if entry.lfs}
+
+    def download(name: str) -> Path:
+        with _told(repo, revision, role):
+            return Path(hf_hub_download(repo, name, revision=commit))
+
+    weights = choose_weights(list(sizes), lambda name: download(name).read_bytes(), where)
+    for name, size in sizes.items():
+        if (is_sidecar(name) or name == ADAPTER) and size <= MAX_SIDECAR_BYTES:
+            download(name)
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "snapshots" / commit
+    if weights.legacy:  # pickles have no header that could be read from afar
+        for name in weights.files:
+            download(name)
+        return _as_hub(open_folder(folder, role), repo, commit)
+    files: dict[str, WeightFile] = {}
+    per_file: dict[str, dict[str, StoredTensor]] = {}
+    for name in weights.files:
+        cached = try_to_load_from_cache(repo, name, revision=commit)
+        if isinstance(cached, str):
+            read = _reader_of(Path(cached))
+            size = Path(cached).stat().st_size
+        else:
+            read, size = _range_reader(repo, name, commit, revision, role), sizes[name]
+        per_file[name], header = tensors_of_file(name, size, read, f"{where}: {name}")
+        digest = blake3(header).hexdigest()
+        files[name] = WeightFile(name, size, 0, digest, hashes.get(name), isinstance(cached, str))
+    config = SidecarFolder(role, repo, folder).json("config.json") or {}
+    tensors = join_files(weights, per_file, where)
+    return Checkpoint(role, repo, commit, folder, files, tensors, config, hub_id=repo)
+
+
+def _from_cache(repo: str, revision: str | None, role: str, why: str) -> Checkpoint:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+        return _as_hub(open_folder(folder, role), repo, folder.name)
+    except (OSError, ValueError, CheckpointError) as error:
+        at = f"@{revision}" if revision else ""
+        detail = f" ({error})" if isinstance(error, CheckpointError) else ""
+        raise HubError(
+            f"{role} {repo}{at}: {why}, and the cache does not hold it in full{detail}. "
+            "Fetch it once with the network on, or give a local folder."
+        ) from None
+
+
+def _as_hub(checkpoint: Checkpoint, repo: str, commit: str | None) -> Checkpoint:
+    """A folder of the cache, seen as the model on the Hub: the commit says what it is, file times say nothing."""
+    files = {name: replace(file, mtime_ns=0) for name, file in checkpoint.files.items()}
+    return replace(checkpoint, label=repo, hub_id=repo, revision=commit, files=files)
+
+
+def _reader_of(path: Path) -> Callable[[int, int], bytes]:
+    def read(start: int, count: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(count)
+
+    return read
+
+
+def _range_reader(repo: str, name: str, commit: str, revision: str | None, role: str) -> Callable[[int, int], bytes]:
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils._http import get_session, hf_raise_for_status
+
+    url = hf_hub_url(repo, name, revision=commit)
+
+    def read(start: int, count: int) -> bytes:
+        headers = {**build_hf_headers(), "Range": f"bytes={start}-{start + count - 1}", "Accept-Encoding": "identity"}
+        with _told(repo, revision, role), get_session().stream("GET", url, headers=headers) as response:
+            hf_raise_for_status(response)
+            # A server that does not know ranges sends everything: read no further than needed.
+            skip = start if response.status_code == 200 else 0
+            content = bytearray()
+            for chunk in response.iter_bytes():
+                content += chunk
+                if len(content) >= skip + count:
+                    break
+        return bytes(content[skip : skip + count])
+
+    return read
+
+
+class _UnreachableError(HubError):
+    """The Hub does not answer; the cache may help."""
+
+
+@contextmanager
+def _told(repo: str, revision: str | None, role: str) -> Iterator[None]:
+    """Say in words, with the next action, what the Hub answered."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    page = f"{constants.ENDPOINT}/{repo}"
+    where = f"{role} {repo}"
+    try:
+        yield
+    except GatedRepoError:
+        raise HubError(
+            f"{where} is gated. Accept its licence at {page}, then log in (hf auth login) or set HF_TOKEN."
+        ) from None
+    except RevisionNotFoundError:
+        raise HubError(f"{where} has no revision {revision!r}; {page}/tree/main lists branches and tags.") from None
+    except RepositoryNotFoundError as error:
+        private = " or it is private: set HF_TOKEN to a token that may read it" if _status(error) == 401 else ""
+        raise HubError(
+            f"{where}: no folder of that name here, and the Hub has no such model. Correct the id{private} ({page})."
+        ) from None
+    except HFValidationError as error:
+        raise HubError(f"{where} is no valid Hub id: {error}") from None
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, _transport_error()) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise _UnreachableError(
+            f"{where}: the Hub cannot be reached ({first[:160]}). Try again later, or give a local folder."
+        ) from None
+    except HfHubHTTPError as error:
+        status = _status(error)
+        if status in (401, 403):
+            raise HubError(
+                f"{where}: the Hub refuses access ({status}). Accept the licence at {page} if it has one, and set "
+                "HF_TOKEN to a token that may read it."
+            ) from None
+        raise HubError(f"{where}: the Hub answered {status}. Try again later, or give a local folder.") from None
+
+
+def _transport_error() -> type[Exception]:
+    """What the Hub client's HTTP library raises when no answer comes: it is httpx2 today, and was httpx."""
+    for library in ("httpx2", "httpx"):
+        with suppress(ModuleNotFoundError):
+            error: type[Exception] = importlib.import_module(library).TransportError
+            return error
+    return ConnectionError
+
+
+def _status(error: Any) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
