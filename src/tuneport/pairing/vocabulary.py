@@ -60,8 +60,8 @@ class VocabularyMatch:
 
     ``matched`` counts the rows (identical, positions) or tokens (strings) of the embedding that carry Δ.
     ``dropped`` are tokens that only the tuned model has, left out by ``--new-tokens drop``; ``rowless`` those for
-    which its matrix has no row; ``placeholders`` reserved slots that were paired by string and renumbered; ``kept``
-    the target's tokens whose rows stay as they are; ``lost`` tokens of base and tuned for which the target has
+    which its matrix has no row; ``placeholders`` reserved slots that were paired by string and renumbered;
+    ``kept`` the target's tokens whose rows stay as they are; ``lost`` tokens of base and tuned for which the target has
     no row. ``tokenizers`` are base's, tuned's and target's where they were read. ``pairs`` holds ids of target,
     base and tuned in columns, ``raw`` ids of output and tuned.
     """
@@ -219,7 +219,9 @@ def _find_renames(base: Tokenizer, tuned: Tokenizer, target: Tokenizer, folder: 
     return [rename for rename in renames if rename.old not in fixed]
 
 
-def _changes(renames: list[Rename], added: tuple[AddedToken, ...], tuned: Tokenizer, target: Tokenizer) -> TokenChanges:
+def _changes(
+    renames: list[Rename], added: tuple[AddedToken, ...], tuned: Tokenizer, target: Tokenizer
+) -> TokenChanges:
     entries: dict[str, Mapping[str, Any]] = {}
     if added:
         # Ids of added tokens come from counting: what stands before the new ones must be spelled out everywhere.
@@ -241,8 +243,8 @@ def _check_overlap(matched: int, tokenizers: tuple[Tokenizer, Tokenizer, Tokeniz
         f"Only {matched} token strings agree; the vocabularies have {sizes[0]} (base), {sizes[1]} (tuned) and "
         f'{sizes[2]} (target). They are of different kinds, as `▁the` is not `Ġthe` (here "the" is {the[0]!r}, '
         f"{the[1]!r} and {the[2]!r}), and a fine-tuning cannot be carried between them row by row. Check that "
-        "base, tuned and target are of one family; where rows are known to agree in spite of their names, force it "
-        "with `--vocabulary positions`."
+        "base, tuned and target are of one family; where rows are known to agree in spite of their names, "
+        "force it with `--vocabulary positions`."
     )
 
 

@@ -36,9 +36,9 @@ from tuneport.transfer.stream import Progress, Workspace, run_leaves
 UNRELATED_COSINE = 0.1
 # With the right roles the diff vector and the drift have nothing to do with each other; with base and tuned swapped,
 # both hold the same vector and their cosine is ‖Δ‖ / √(‖Δ‖² + ‖drift‖²).
-SWAPPED_COSINE = 0.6
+SWAPPED_COSINE = 0.3
 # A fine-tuning moves a model less than the training between two versions does; tuned and target may be swapped.
-SWAPPED_NORMS = 4.0
+SWAPPED_NORMS = 3.0
 
 
 @dataclass(frozen=True)

@@ -118,8 +118,12 @@ class Plan:
             "operation": self.operation,
             "choices": self.choices.record(),
             "inputs": {checkpoint.role: _stamp(checkpoint) for checkpoint in self.inputs},
-            "sidecars": {name: _digest_of_file(content) for name, content in self.files.items()},
+            "sidecars": self.sidecar_digests(),
         }
+
+    def sidecar_digests(self) -> dict[str, str]:
+        """BLAKE3 of every small file of the output, as it is now."""
+        return {name: _digest_of_file(content) for name, content in self.files.items()}
 
     def stop_if_refused(self) -> None:
         """Raise with every reason at once, if there is one."""

@@ -91,6 +91,7 @@ def execute(plan: Plan, out: Path, running: Running) -> Outcome:
                 digests = input_digests(plan, readers, pool)
                 for reader in readers.values():
                     reader.check_unchanged()
+            check_sidecars_unchanged(plan, record)
             totals = measures(results)
             warnings = (*plan.warnings, *doubts(plan, totals))
             _stop_if_doubtful(warnings, running)
@@ -103,6 +104,13 @@ def execute(plan: Plan, out: Path, running: Running) -> Outcome:
     except AlreadyDone:
         return Outcome(out, read_manifest(out), already_done=True)
     return Outcome(out, manifest)
+
+
+def check_sidecars_unchanged(plan: Plan, record: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` if a file that is to be copied is no longer the one the plan was made with."""
+    changed = sorted(name for name, digest in plan.sidecar_digests().items() if record["sidecars"][name] != digest)
+    if changed:
+        raise CheckpointError(f"{', '.join(changed)} changed while the weights were carried over. Run again.")
 
 
 def read_manifest(out: Path) -> dict[str, Any]:

@@ -1,0 +1,49 @@
+"""Render docs/commands.md from the command line itself, so that the two cannot disagree.
+
+``python docs/make_commands.py`` writes the page; ``--check`` exits with status 1 where the committed page is another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from tuneport.cli import build_parser
+
+PAGE = Path(__file__).with_name("commands.md")
+
+
+def render() -> str:
+    os.environ["COLUMNS"] = "100"
+    parser = build_parser()
+    verbs = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    parts = [
+        "# Commands\n",
+        "Made from the command line by `make docs`; `make lint` checks that it still agrees.\n",
+        f"```text\n{parser.format_help()}```\n",
+    ]
+    for name, verb in verbs.choices.items():
+        parts.append(f"## tuneport {name}\n\n```text\n{verb.format_help()}```\n")
+    parts.append(
+        "## Exit status\n\n"
+        "0: done. 1: an error, told in words on stderr (with `--json` also as `{\"error\": {…}}` on stdout). "
+        "2: wrong usage. A traceback only with `--debug`.\n"
+    )
+    return "\n".join(parts)
+
+
+def main() -> int:
+    page = render()
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(page, encoding="utf-8")
+        return 0
+    if PAGE.read_text(encoding="utf-8") != page:
+        print("docs/commands.md is not what the command line says; run `make docs`.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
