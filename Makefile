@@ -29,13 +29,13 @@ test: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m docs.check
+	$(BIN)/python docs/make_commands.py --check
 
 types: venv
 	$(BIN)/mypy
 
 docs: venv
-	$(BIN)/python -m docs.commands > docs/commands.md
+	$(BIN)/python docs/make_commands.py
 	$(BIN)/python docs/render_results.py
 
 # The core in an environment of its own: no torch, under 150 MB, and it transfers a checkpoint.

@@ -22,7 +22,7 @@ from tuneport.transfer.run import read_manifest
 
 def inspect(spec: str | os.PathLike[str]) -> dict[str, Any]:
     """A description of what is at ``spec``: its ``kind`` (checkpoint, output, diff vector, unfinished) and contents."""
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))
     if path.is_dir() and (path / "journal.jsonl").exists():
         return {
             "kind": "unfinished output",

@@ -85,7 +85,9 @@ def _load(path: Path, where: str) -> dict[str, Any]:
             f"{where}: torch does not read it as plain weights ({first[:200]}). Files saved before torch 1.6 must be "
             "saved again; files that hold code are refused."
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise CheckpointError(f"{where} is not a plain state dict of tensors; save model.state_dict().")
     return state
 

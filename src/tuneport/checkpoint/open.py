@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from blake3 import blake3
 
 from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.checkpoint.journal import NAME as JOURNAL
 from tuneport.checkpoint.weights import StoredTensor, choose_weights, join_files, tensors_of_file
 from tuneport.errors import CheckpointError
 
@@ -102,8 +103,12 @@ def open_checkpoint(spec: str | os.PathLike[str], role: str) -> Checkpoint:
     A folder that exists comes first. Raises `CheckpointError`, naming what was looked for and what to do.
     """
     text = os.fspath(spec)
-    path = Path(text).expanduser()
+    if not text:
+        raise CheckpointError(f"{role}: the name of the folder or Hub id is empty.")
+    path = Path(os.path.expanduser(text))
     if path.is_dir():
+        if (path / JOURNAL).exists():
+            raise CheckpointError(f"{role} {text} is unfinished; run the command that began it again, it goes on.")
         if (path / "diff.safetensors").exists() or (path / "diff.safetensors.index.json").exists():
             raise CheckpointError(f"{role} {text} is a diff vector; add it to a model with `tuneport apply`.")
         return open_folder(path, role)

@@ -30,6 +30,7 @@ from tuneport.checkpoint.sidecar_files import (
 )
 from tuneport.checkpoint.token_names import TokenNames
 from tuneport.checkpoint.tokenizer import TokenChanges, Tokenizer, edit_added_tokens_decoder, edit_tokenizer
+from tuneport.checkpoint.tokenizer_edit import stale_files
 
 __all__ = ["Decision", "Difference", "Sidecars", "merge_sidecars"]
 
@@ -145,6 +146,9 @@ def _tokenizer(task: _Merge) -> Files:
     files: Files = {name: target.path / name for name in TOKENIZER_FILES if target.has(name)}
     if task.changes:
         files |= edit_tokenizer(target, task.changes, task.folders.tuned)
+        for name in stale_files(target, task.changes):
+            del files[name]
+            task.findings.decided(name, "left behind", "it cannot be edited, and lacks the tokens of tokenizer.json")
     special_tokens = tokenizer_settings.choosable_special_tokens(tokenizers)
     settings = tokenizer_settings.choosable_settings(tokenizers)
     sides = choices_under(tokenizer_settings.PREFIXES, task.config_sides)

@@ -98,9 +98,7 @@ def _inserts(
     renamed = {names.get(token, token): id for token, id in vocabulary.items()}
     counted = {**renamed, **own}
     assign_added(counted, sorted(listed, key=lambda entry: wanted[entry["content"]]))
-    gapless = max(renamed.values(), default=-1) + 1 == len(
-        renamed
-    )  # else the library's releases count differently
+    gapless = max(renamed.values(), default=-1) + 1 == len(renamed)  # else the library's releases count differently
     if counted == wanted and gapless:
         return dict(own)
     return {token: id for token, id in wanted.items() if token not in renamed}

@@ -143,9 +143,7 @@ def _scan(data: bytes, where: str) -> TokenizerText | None:
     return TokenizerText(where, data, members, model)
 
 
-def _scan_object(
-    data: bytes, start: int, members: dict[str, Span], inner: dict[str, dict[str, Span]]
-) -> int | None:
+def _scan_object(data: bytes, start: int, members: dict[str, Span], inner: dict[str, dict[str, Span]]) -> int | None:
     """Fill in the members of the object at ``start`` and say where it ends; None where the text raises any doubt.
 
     ``inner`` names members that are objects to be scanned likewise.

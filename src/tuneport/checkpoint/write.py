@@ -107,11 +107,12 @@ def begin(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -
     ``plan`` is what makes two runs the same: a JSON object. Raises `AlreadyDone` if DIR is complete with this plan, and
     `OutputError` if DIR is something else (unless ``overwrite``), is held by another run, or was begun otherwise.
     """
-    partial = out.with_name(out.name + ".partial")
+    partial = _partial(out)
     with _locked(out, partial):
         _repair(out, partial)
         if os.path.lexists(out):
-            _check_existing(out, partial, plan, overwrite)
+            _check_existing(out, plan, layout, overwrite)
+        _check_ours(partial)
         partial.mkdir(exist_ok=True)
         folder = OutputFolder(out, partial, plan, layout)
         try:
@@ -127,6 +128,11 @@ def check_place(out: Path, inputs: list[Path]) -> None:
         other = path.resolve()
         if resolved == other or resolved in other.parents:
             raise OutputError(f"--out {out} holds the input {path}; give a folder of its own.")
+        if _partial(resolved) in (other, *other.parents):
+            raise OutputError(
+                f"--out {out} would be written in {_partial(out)}, which is the input {path}, or holds it; give another "
+                "--out."
+            )
         if other in resolved.parents:
             raise OutputError(f"--out {out} lies inside the input {path}; give a folder outside it.")
     if resolved in Path.cwd().resolve().parents or resolved == Path.cwd().resolve():
@@ -210,14 +216,33 @@ def _remove_replaced(out: Path) -> None:
     (out / REPLACES).unlink()
 
 
+def _partial(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
+
+
 def _old(out: Path) -> Path:
     return out.with_name(out.name + ".old")
 
 
-def _check_existing(out: Path, partial: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
+def _check_ours(partial: Path) -> None:
+    """A folder that merely has this name is not taken over: what is not of the plan would be removed at the end."""
+    with told(partial):
+        held = {entry.name for entry in partial.iterdir()} if partial.is_dir() else set()
+    if held - {f"{journal.NAME}.new"} and not held & {journal.NAME, MANIFEST}:
+        raise OutputError(f"{partial} is in the way, and not made by tuneport. Move it away, or give another --out.")
+
+
+def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -> None:
     made_by = read_plan(out)
     if made_by is not None and not journal.differing_fields(made_by, json.loads(json.dumps(plan))):
-        raise AlreadyDone(str(out))
+        lost = [file for file, size in layout.sizes.items() if not _has(out / file, size)]
+        if not lost:
+            raise AlreadyDone(str(out))
+        if not overwrite:
+            raise OutputError(
+                f"{out} was made by this plan, but {', '.join(lost)} is gone or has another size. "
+                "Give --overwrite to make it anew, or another --out."
+            )
     if not overwrite:
         how = "was made by another plan" if made_by is not None else "is there already, and not made by tuneport"
         if made_by is not None:
@@ -225,6 +250,10 @@ def _check_existing(out: Path, partial: Path, plan: Mapping[str, Any], overwrite
         raise OutputError(f"{out} {how}. Give another --out, or --overwrite to replace it.")
     if os.path.lexists(_old(out)):
         raise OutputError(f"{_old(out)} is in the way of --overwrite, which needs that name. Move it away first.")
+
+
+def _has(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def read_plan(out: Path) -> dict[str, Any] | None:

@@ -47,6 +47,7 @@ from tuneport.transfer.plan import (
     place,
     token_decisions,
     vocabulary_rows,
+    without_tokenizers,
 )
 
 
@@ -78,7 +79,7 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         tasks=tuple(tasks),
         exact=(),  # base and tuned were compared when the vector was taken
         layout=layout,
-        vocabulary=tuple(matches),
+        vocabulary=tuple(map(without_tokenizers, matches)),
         files=sidecars.files,
         decisions=tuple(decisions),
         differences=sidecars.differences,
@@ -117,7 +118,7 @@ def _account(
     vector: DiffVector, match: VocabularyMatch, target: Checkpoint, tied_target: bool, choices: Choices
 ) -> list[TensorPair]:
     pairs = {name: _as_pair(name, entry) for name, entry in vector.entries.items()}
-    by_token = match.tokenizers is not None or any(
+    by_token = match.how == "strings" or any(
         is_vocabulary(name) and name in target.tensors and target.tensors[name].shape[:1] != pair.base.shape[:1]
         for name, pair in pairs.items()
     )

@@ -28,7 +28,16 @@ from tuneport.pairing.vocabulary import RowMap, VocabularyMatch, match_vocabular
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
 from tuneport.transfer.pieces import Difference, Recipe, Rows, Source
-from tuneport.transfer.plan import Plan, columns_of, is_tied, place, rows_matter, token_decisions, vocabulary_rows
+from tuneport.transfer.plan import (
+    Plan,
+    columns_of,
+    is_tied,
+    place,
+    rows_matter,
+    token_decisions,
+    vocabulary_rows,
+    without_tokenizers,
+)
 
 
 def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
@@ -67,7 +76,7 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
         tasks=tuple(tasks),
         exact=tuple(line.pair for line in account if line.pair and line.pair.exact),
         layout=layout,
-        vocabulary=(match,),
+        vocabulary=(without_tokenizers(match),),
         files={**_kept(base.sidecars), **_kept(tuned.sidecars)},
         decisions=(
             *token_decisions(match),

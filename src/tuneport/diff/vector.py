@@ -56,7 +56,7 @@ def open_diff(spec: str | os.PathLike[str], role: str = "diff") -> DiffVector:
     """A diff vector from its folder. Raises `CheckpointError` where it is none, or incomplete."""
     from tuneport.transfer.run import read_manifest
 
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))
     if not path.is_dir():
         raise CheckpointError(
             f"{role} {path}: no such folder. `tuneport diff --base A --tuned T --out DIFF` makes one."

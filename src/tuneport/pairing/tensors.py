@@ -104,6 +104,14 @@ def written_tensors(checkpoint: Checkpoint, tied: bool) -> dict[str, StoredTenso
     return {name: tensor for name, tensor in checkpoint.tensors.items() if not _is_head_weight(name)}
 
 
+def stored_twice(checkpoint: Checkpoint, tied: bool) -> list[tuple[StoredTensor, StoredTensor]]:
+    """Embedding and head of a tied model that stores both; only the first of the two is carried."""
+    embeddings = [tensor for name, tensor in checkpoint.tensors.items() if EMBEDDING.search(name)]
+    written = written_tensors(checkpoint, tied)
+    heads = [tensor for name, tensor in checkpoint.tensors.items() if name not in written]
+    return [(embeddings[0], head) for head in heads]
+
+
 def find_tensor(checkpoint: Checkpoint, tied: bool, name: str) -> StoredTensor | None:
     """A tensor by the name another checkpoint gives it: in a tied model embedding and head are one."""
     written = written_tensors(checkpoint, tied)
@@ -178,7 +186,8 @@ def pair_parents(
             )
         pairs[name] = pair
     only_tuned = {name: stored for name, stored in tuned_tensors.items() if name not in paired_in_tuned}
-    _check_most_pair(base, tuned, sum(pair.base.elements for pair in pairs.values()), base_tensors)
+    wanted = {name: stored for name, stored in base_tensors.items() if name in pairs or not _found(drop, name)}
+    _check_most_pair(base, tuned, sum(pair.base.elements for pair in pairs.values()), wanted)
     for side, alone in (("base", only_base), ("tuned model", only_tuned)):
         refusals += [
             f"`{name}` ({_times(stored.shape)}) is only in the {side}. Pass `--drop '{_exact_pattern(name)}'` to leave it out."

@@ -61,8 +61,8 @@ class VocabularyMatch:
     ``matched`` counts the rows (identical, positions) or tokens (strings) of the embedding that carry Δ.
     ``dropped`` are tokens that only the tuned model has, left out by ``--new-tokens drop``; ``rowless`` those for
     which its matrix has no row; ``placeholders`` reserved slots that were paired by string and renumbered;
-    ``kept`` the target's tokens whose rows stay as they are; ``lost`` tokens of base and tuned for which the target has
-    no row. ``tokenizers`` are base's, tuned's and target's where they were read. ``pairs`` holds ids of target,
+    ``kept`` the target's tokens whose rows stay as they are; ``lost`` tokens of base and tuned that have no row
+    in the target. ``tokenizers`` are base's, tuned's and target's, if read. ``pairs`` holds ids of target,
     base and tuned in columns, ``raw`` ids of output and tuned.
     """
 
@@ -219,9 +219,7 @@ def _find_renames(base: Tokenizer, tuned: Tokenizer, target: Tokenizer, folder: 
     return [rename for rename in renames if rename.old not in fixed]
 
 
-def _changes(
-    renames: list[Rename], added: tuple[AddedToken, ...], tuned: Tokenizer, target: Tokenizer
-) -> TokenChanges:
+def _changes(renames: list[Rename], added: tuple[AddedToken, ...], tuned: Tokenizer, target: Tokenizer) -> TokenChanges:
     entries: dict[str, Mapping[str, Any]] = {}
     if added:
         # Ids of added tokens come from counting: what stands before the new ones must be spelled out everywhere.

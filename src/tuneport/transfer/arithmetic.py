@@ -40,9 +40,9 @@ def widen(bits: Array, dtype: str, work: str) -> Floats:
     if dtype == "BF16":
         wide = np.empty(bits.shape, np.uint32)
         np.left_shift(bits, 16, out=wide, dtype=np.uint32, casting="unsafe")
-        single = wide.view(np.float32)
-        return single if work == "F32" else single.astype(np.float64)
-    return bits.astype(np.float32, copy=False) if work == "F32" else bits.astype(np.float64, copy=False)
+        bits = wide.view(np.float32)
+    with np.errstate(invalid="ignore"):  # numpy would warn of a signalling NaN
+        return bits.astype(np.float32, copy=False) if work == "F32" else bits.astype(np.float64, copy=False)
 
 
 def narrow(values: Floats, dtype: str) -> Array:

@@ -18,6 +18,7 @@ from tuneport.transfer.plan import Plan
 CHECKED_WHILE_RUNNING = (
     "NaN and infinity in the inputs and in the sums",
     "that integer and boolean tensors are equal in base and tuned",
+    "that a tied head stored beside its embedding holds the same",
     "that the diff vector is not zero, and that base and target are related",
     "that no input changes while it is read",
 )

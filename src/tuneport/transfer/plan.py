@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,7 +91,7 @@ class Plan:
     @property
     def default_limit(self) -> int:
         """The memory bound where none is given: vocabularies that had to be parsed need more."""
-        parsed = any(match.tokenizers is not None for match in self.vocabulary)
+        parsed = any(match.how == "strings" for match in self.vocabulary)
         return DEFAULT_MAX_MEMORY_PARSING if parsed else DEFAULT_MAX_MEMORY
 
     @property
@@ -179,7 +179,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         tasks=tuple(tasks),
         exact=tuple(line.pair for line in account if line.pair and line.pair.exact and line.fate != "refused"),
         layout=layout,
-        vocabulary=(match,),
+        vocabulary=(without_tokenizers(match),),
         files=sidecars.files,
         decisions=(*token_decisions(match), *sidecars.decisions),
         differences=sidecars.differences,
@@ -269,6 +269,11 @@ def match_rows(
     )
 
 
+def without_tokenizers(match: VocabularyMatch) -> VocabularyMatch:
+    """The match without the parsed tokenizers, which take tens of megabytes and are needed by the plan alone."""
+    return replace(match, tokenizers=None)
+
+
 def vocabulary_rows(checkpoint: Checkpoint, tied: bool) -> int | None:
     """Rows of the embedding (or of the head, where no embedding is stored)."""
     names = [name for name in written_tensors(checkpoint, tied) if is_vocabulary(name)]
@@ -278,7 +283,7 @@ def vocabulary_rows(checkpoint: Checkpoint, tied: bool) -> int | None:
 
 def rows_matter(match: VocabularyMatch, *checkpoints: Checkpoint) -> bool:
     """Whether rows of vocabulary matrices need matching at all: other tokens, or another number of rows."""
-    if match.tokenizers is not None:
+    if match.how == "strings":
         return True
     shapes = [
         {tensor.shape[:1] for name, tensor in checkpoint.tensors.items() if is_vocabulary(name)}

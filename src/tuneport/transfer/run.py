@@ -24,7 +24,7 @@ from tuneport.checkpoint.journal import LeafRecord
 from tuneport.checkpoint.open import Checkpoint, TensorReader, open_checkpoint, reading
 from tuneport.checkpoint.write import MANIFEST, AlreadyDone, OutputFolder, begin, check_place
 from tuneport.errors import CheckpointError, DoubtError, NumericsError, PairingError, listing
-from tuneport.pairing.tensors import ParentPair
+from tuneport.pairing.tensors import ParentPair, stored_twice
 from tuneport.transfer import arithmetic
 from tuneport.transfer.budget import PIECE, Budget, budget
 from tuneport.transfer.card import render_card
@@ -39,7 +39,7 @@ from tuneport.transfer.manifest import (
     render_manifest,
 )
 from tuneport.transfer.pieces import Readers, Source, Sum, equal, nonfinite_in
-from tuneport.transfer.plan import OutputTask, Plan, plan_transfer
+from tuneport.transfer.plan import OutputTask, Plan, is_tied, plan_transfer
 from tuneport.transfer.stream import Progress, Workspace, run_leaves
 
 
@@ -157,6 +157,7 @@ def _stream(
     plan: Plan, folder: OutputFolder, readers: Readers, pool: Budget, running: Running
 ) -> tuple[list[TensorResult], dict[str, float | None]]:
     _check_exact(plan, readers)
+    _check_tied(plan, readers)
     records: dict[tuple[str, int], LeafRecord] = {}
     before = folder.journal.leaves
 
@@ -217,6 +218,24 @@ def _check_exact(plan: Plan, readers: Readers) -> None:
         raise PairingError(
             "These tensors hold integers or booleans and differ between base and tuned, so no difference can be "
             f"carried over:{listing([f'`{name}`' for name in different])}"
+        )
+
+
+def _check_tied(plan: Plan, readers: Readers) -> None:
+    """A tied head that is stored beside its embedding must hold the same: transformers 5 unties two that differ."""
+    space = Workspace()
+    different = [
+        f"{checkpoint.role} {checkpoint.label}: `{head.name}` is not the same as `{embedding.name}`"
+        for checkpoint in plan.inputs
+        for embedding, head in stored_twice(checkpoint, is_tied(checkpoint))
+        if (embedding.dtype, embedding.shape) != (head.dtype, head.shape)
+        or not equal(Source(checkpoint.role, embedding), Source(checkpoint.role, head), readers, space, PIECE)
+    ]
+    if different:
+        raise PairingError(
+            "The config ties head and embedding, but both are stored and hold different values, so one of them would be "
+            f"lost:{listing(different)}\nIf the head counts, set `tie_word_embeddings` to false in that config.json; if "
+            "it does not, take it out of the checkpoint."
         )
 
 

@@ -70,7 +70,7 @@ def verify(
     An output of `apply` takes ``diffs`` and ``onto``, or the three models if it was one diff vector. ``seed`` chooses
     the sample that is recomputed without ``full``. Raises `VerificationError` with every finding.
     """
-    out, running = Path(out).expanduser(), running or Running()
+    out, running = Path(os.path.expanduser(out)), running or Running()
     manifest = read_manifest(out)
     operation = str(manifest.get("operation"))
     plan = _plan_again(manifest, operation, base, tuned, onto, diffs)

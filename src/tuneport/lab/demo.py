@@ -1,0 +1,204 @@
+"""The demo: a new model version takes over the old one's fine-tuning by addition alone, before your eyes.
+
+Version 1 is pretrained and goes on to version 2, whose text holds new facts and whose tokenizer has tokens
+inserted; version 1 is fine-tuned, its diff vector is added to version 2, and all are asked questions no
+training saw. Version 2 is fine-tuned too, for comparison and for the way back; two controls must gain
+nothing. Read `demo` from top to bottom.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tuneport.lab import controls, corpus, family, questions, scoring, showing, summary
+from tuneport.lab.family import Architecture
+from tuneport.lab.place import workplace
+from tuneport.lab.processes import two_processes
+from tuneport.lab.questions import Question
+from tuneport.lab.training import Schedule
+
+MODELS = {
+    "v1": "models/v1",
+    "v1-tuned": "models/v1-tuned",
+    "v2": "models/v2",
+    "v2-transferred": "models/v2-transferred",
+    "v2-tuned": "models/v2-tuned",
+    "v1-backported": "backport/v1-backported",
+    "v2-shuffled": "controls/v2-shuffled",
+    "v2-foreign": "controls/v2-foreign",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything the demo chooses but the seed; shares are parts of a stage's tokens, by kind of text.
+
+    Rates fall to zero at the end of pretraining: without that, transfer collapses. Version 2 goes on
+    gently; the further it drifts, the less of the fine-tuning fits it.
+    """
+
+    architecture: Architecture = Architecture()  # noqa: RUF009 (frozen)
+    first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.19)  # noqa: RUF009
+    first_shares: dict[str, float] = field(
+        default_factory=lambda: {
+            "facts": 0.3,
+            "echoes": 0.3,
+            "stories": 0.25,
+            "arithmetic": 0.1,
+            "general": 0.05,
+        }
+    )
+    second_stage: Schedule = Schedule(steps=300, peak=0.19 * 4e-3, warmup=1)  # noqa: RUF009
+    second_shares: dict[str, float] = field(
+        default_factory=lambda: {
+            "worked-stories": 0.4, "arithmetic": 0.2, "facts": 0.2, "echoes": 0.15, "general": 0.05,
+        }
+    )  # fmt: skip
+    next_version: Schedule = Schedule(steps=250, peak=4e-4, warmup=20)  # noqa: RUF009
+    next_shares: dict[str, float] = field(
+        default_factory=lambda: {
+            "new-facts": 0.6, "facts": 0.17, "echoes": 0.1, "worked-stories": 0.08, "arithmetic": 0.05,
+        }
+    )  # fmt: skip
+    tuning: Schedule = Schedule(steps=250, peak=2e-3, warmup=8)  # noqa: RUF009 (3 % of the steps)
+    tuning_shares: dict[str, float] = field(
+        default_factory=lambda: {
+            questions.WORD_PROBLEMS: 0.45,
+            questions.ORDERS: 0.3,
+            questions.KNOWN_FACTS: 0.25,
+        }
+    )
+    problems: int = 500
+    orders: int = 400
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the demo found: its folder, what `summary.json` holds, and whether it was found before."""
+
+    folder: Path
+    record: dict[str, Any]
+    already_done: bool = False
+
+
+def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None) -> Summary:
+    """Make the family, carry the fine-tuning over, ask everybody, and write all of it to `out`.
+
+    Prints answers side by side and a table; progress goes to stderr if that is a terminal. A run that was
+    stopped goes on from the models it has; a folder with other content is refused
+    (`tuneport.errors.OutputError`).
+    """
+    from tuneport import transfer, verify
+    from tuneport.transfer.choices import Choices
+
+    out, recipe = Path(out), recipe or Recipe()
+    started = time.perf_counter()
+    with workplace(out, {"format": "tuneport-demo-1", "seed": seed, "recipe": asdict(recipe)}) as folder:
+        if folder is None:
+            return Summary(out, json.loads((out / "summary.json").read_text()), already_done=True)
+
+        def tell(what: str) -> None:
+            if sys.stderr.isatty():
+                print(f"{time.perf_counter() - started:5.0f} s  {what}", file=sys.stderr)
+
+        # The world, the questions about it, and all text anybody will read, which holds no test question.
+        tell("writing the text and the questions")
+        world = corpus.make_world(seed)
+        asked = questions.held_out_questions(world, seed, problems=recipe.problems, orders=recipe.orders)
+        first, second, following = (
+            (schedule, _documents(world, schedule, shares, recipe, f"{seed}, stage {stage}", asked))
+            for stage, schedule, shares in (
+                (1, recipe.first_stage, recipe.first_shares),
+                (2, recipe.second_stage, recipe.second_shares),
+                (3, recipe.next_version, recipe.next_shares),
+            )
+        )
+        examples = questions.training_questions(
+            world, seed, recipe.tuning.steps * recipe.tuning.batch, shares=recipe.tuning_shares, never=asked
+        )
+        questions.check_held_out(asked, examples, [*first[1], *second[1], *following[1]])
+        _write_questions(folder / "questions.jsonl", asked)
+
+        models = {name: folder / place for name, place in MODELS.items()}
+        foreign, foreign_tuned = folder / "controls" / "foreign", folder / "controls" / "foreign-tuned"
+        shuffled = folder / "controls" / "v1-shuffled"
+        for path in (*models.values(), foreign):
+            path.parent.mkdir(exist_ok=True)
+
+        with two_processes() as pool:
+
+            def make(path: Path, function: Callable[..., None], *arguments: Any) -> Future[None]:
+                """Start making a model in another process, unless an earlier run has made it."""
+                made: Future[None] = Future()
+                if path.exists():
+                    made.set_result(None)
+                    return made
+                return pool.submit(function, path, *arguments)
+
+            # Pretrain version 1, and beside it a family from another random start on the same text.
+            tell("pretraining version 1, and a foreign family for the control")
+            size, lessons, tuning = recipe.architecture, (first, second), (examples, recipe.tuning)
+            v1 = make(models["v1"], family.pretrain_first, size, lessons, seed)
+            stranger = make(foreign, family.pretrain_first, size, lessons, seed + 1_000_000)
+
+            # Go on to version 2; fine-tune all three.
+            v1.result()
+            tell("going on to version 2; fine-tuning version 1")
+            v2 = make(models["v2"], family.pretrain_next, models["v1"], size, (following,), seed + 1)
+            v1_tuned = make(models["v1-tuned"], family.tune, models["v1"], *tuning)
+            stranger.result()
+            stranger_tuned = make(foreign_tuned, family.tune, foreign, *tuning)
+            v2.result()
+            v2_tuned = make(models["v2-tuned"], family.tune, models["v2"], *tuning)
+            v1_tuned.result()
+            make(shuffled, controls.shuffle_changes, models["v1"], models["v1-tuned"], seed).result()
+            stranger_tuned.result()
+            v2_tuned.result()
+
+            # Carry it over by addition alone: onto the new version, back to the old one, and the controls.
+            for base, tuned, onto, name in (
+                (models["v1"], models["v1-tuned"], models["v2"], "v2-transferred"),
+                (models["v2"], models["v2-tuned"], models["v1"], "v1-backported"),
+                (models["v1"], shuffled, models["v2"], "v2-shuffled"),
+                (foreign, foreign_tuned, models["v2"], "v2-foreign"),
+            ):
+                tell(f"transfer: {onto.name} + ({tuned.name} - {base.name})")
+                transfer(base=base, tuned=tuned, onto=onto, out=models[name], choices=Choices(shard_size="200KB"))
+                verify(models[name], base=base, tuned=tuned, onto=onto, full=True)
+
+            # Ask everybody everything.
+            tell("asking every model every question")
+            prompts = [question.prompt for question in asked]
+            said = dict(zip(models, pool.map(scoring.answers, models.values(), [prompts] * len(models)), strict=True))
+
+        norms = json.loads((models["v2-transferred"] / "tuneport.json").read_text())["measures"]
+        seconds = time.perf_counter() - started
+        record = summary.summarise(asked, said, norms=norms, seed=seed, seconds=seconds)
+        (folder / "summary.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(showing.answers_side_by_side(asked, said))
+    print(showing.table(record))
+    return Summary(out, record)
+
+
+def _documents(
+    world: corpus.World,
+    schedule: Schedule,
+    shares: dict[str, float],
+    recipe: Recipe,
+    seed: str,
+    asked: Sequence[Question],
+) -> list[str]:
+    """Text for a stretch of pretraining: its steps' worth of tokens, and a batch to spare."""
+    tokens = (schedule.steps + 1) * schedule.batch * (recipe.architecture.context + 1)
+    return corpus.write_documents(world, shares, tokens, seed, never=questions.problem_texts(asked))
+
+
+def _write_questions(path: Path, asked: Sequence[Question]) -> None:
+    path.write_text("".join(json.dumps(asdict(question)) + "\n" for question in asked))

@@ -1,0 +1,142 @@
+"""A family of models: version 1 from a random start, version 2 from version 1, and their fine-tunings.
+
+Every model is saved as an ordinary bf16 checkpoint in several shards with its tokenizer, under its final
+name only when it is complete; the next one starts from that file, as anybody's would.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuneport.lab import training, vocabulary
+from tuneport.lab.questions import Question
+from tuneport.lab.training import Schedule
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaConfig
+
+Lessons = Sequence[tuple[Schedule, Sequence[str]]]  # for each stage its schedule and its documents
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The size of the models: tiny Llamas with an untied head (tying it costs half of the transfer)."""
+
+    hidden: int = 96
+    layers: int = 2
+    heads: int = 4
+    feedforward: int = 192
+    context: int = 64
+
+
+def pretrain_first(out: Path, architecture: Architecture, stages: Lessons, seed: int) -> None:
+    """Version 1: a random start from `seed`, then each stage's documents on its schedule, saved at `out`."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    tokenizer = vocabulary.make_tokenizer(version=1)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(_config(architecture, tokenizer))
+    _read(model, tokenizer, architecture, stages)
+    save(model, tokenizer, out)
+
+
+def pretrain_next(out: Path, previous: Path, architecture: Architecture, stages: Lessons, seed: int) -> None:
+    """Version 2: goes on from `previous` with a tokenizer that has tokens inserted, saved at `out`."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    tokenizer = vocabulary.make_tokenizer(version=2)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(_config(architecture, tokenizer))
+    _inherit(model, tokenizer.get_vocab(), previous)
+    _read(model, tokenizer, architecture, stages)
+    save(model, tokenizer, out)
+
+
+def tune(out: Path, base: Path, examples: Sequence[Question], schedule: Schedule) -> None:
+    """Fine-tune the checkpoint `base` on questions in chat form; saved at `out` with a chat template."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    vocabulary.teach_chat(tokenizer)
+    model = load(base)
+    pairs = [
+        (_ids(tokenizer, example.prompt), _ids(tokenizer, f"{example.answer} {vocabulary.END}")) for example in examples
+    ]
+    training.fine_tune(model, pairs, schedule)
+    ids = tokenizer.get_vocab()
+    # Like Llama 3: a turn and a document end with tokens of their own; generation stops at both.
+    model.config.eos_token_id = ids[vocabulary.END]
+    model.generation_config.eos_token_id = [ids[vocabulary.END], ids[vocabulary.SEPARATOR]]
+    save(model, tokenizer, out)
+
+
+def load(folder: Path) -> Any:
+    """A saved model, in float32, for training."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def save(model: Any, tokenizer: Any, out: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Save a checkpoint in several shards (bf16 by default) beside its place; rename it when complete."""
+    import torch
+
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model = model.to(dtype or torch.bfloat16)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    model.save_pretrained(unfinished, max_shard_size=size // 3)
+    tokenizer.save_pretrained(unfinished)
+    unfinished.rename(out)
+
+
+def _config(architecture: Architecture, tokenizer: Any) -> LlamaConfig:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=architecture.hidden,
+        intermediate_size=architecture.feedforward,
+        num_hidden_layers=architecture.layers,
+        num_attention_heads=architecture.heads,
+        max_position_embeddings=2 * architecture.context,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _read(model: Any, tokenizer: Any, architecture: Architecture, stages: Lessons) -> None:
+    for schedule, documents in stages:
+        rows = training.pack(documents, tokenizer, architecture.context, f" {vocabulary.SEPARATOR} ")
+        training.pretrain(model, rows, schedule)
+
+
+def _inherit(model: Any, ids: dict[str, int], previous: Path) -> None:
+    """Take over every weight of `previous`; rows of the embedding and the head by their token's string."""
+    from transformers import AutoTokenizer
+
+    old_ids: dict[str, int] = AutoTokenizer.from_pretrained(previous).get_vocab()
+    old = load(previous).state_dict()
+    shared = [word for word in ids if word in old_ids]
+    new_rows, old_rows = [ids[word] for word in shared], [old_ids[word] for word in shared]
+    weights = model.state_dict()
+    for name, weight in weights.items():
+        if weight.shape == old[name].shape:
+            weight.copy_(old[name])
+        else:
+            weight[new_rows] = old[name][old_rows]
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
