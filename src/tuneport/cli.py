@@ -323,12 +323,12 @@ def _diff_and_scale(text: str, default: float) -> tuple[str, float]:
 def _dry_run(plan: Any, options: argparse.Namespace, running: Any) -> dict[str, Any]:
     from tuneport.transfer.describe import plan_as_json, plan_in_words
 
-    told = plan_as_json(plan, running)
+    told = plan_as_json(plan, running, Path(options.out))
     refused = told["refused"]
     if refused and options.json:
         error = {"type": "Refused", "message": f"{len(refused)} thing(s) stand against this {plan.operation}."}
         return {**told, "error": error, "status": 1}
-    words = plan_in_words(plan, running)
+    words = plan_in_words(plan, told)
     return {**told, "warnings": told["warnings"], "words": words, "status": 1 if refused else 0}
 
 

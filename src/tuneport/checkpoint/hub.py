@@ -42,12 +42,10 @@ def open_hub(repo: str, revision: str | None, role: str) -> Checkpoint:
 
 def fetch(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with all its weights in the cache. Raises `HubError` where the disk or the Hub says no."""
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
     assert checkpoint.hub_id is not None
-    cache = Path(constants.HF_HUB_CACHE)
-    cache.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(cache).free
+    free = free_in_cache()
     if checkpoint.to_fetch > free:
         raise HubError(
             f"{checkpoint.role} {checkpoint.label}: {checkpoint.to_fetch:,} bytes are to be fetched, the disk of the "
@@ -61,6 +59,16 @@ def fetch(checkpoint: Checkpoint) -> Checkpoint:
     if known != {name: (file.size, file.header_digest) for name, file in local.files.items()}:
         raise HubError(f"{checkpoint.role} {checkpoint.label}: the fetched weights are not those that were announced.")
     return local
+
+
+def free_in_cache() -> int:
+    """Free bytes on the disk of the Hub cache."""
+    from huggingface_hub import constants
+
+    place = Path(constants.HF_HUB_CACHE).expanduser()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
 
 
 def _from_listing(repo: str, revision: str | None, role: str, info: Any) -> Checkpoint:

@@ -62,12 +62,7 @@ class Journal:
             raise OutputError(
                 f"{self.path} is damaged ({error}). Remove {self.path.parent.name} and run again; it starts anew."
             ) from None
-        different = differing_fields(begun, dict(json.loads(json.dumps(plan))))
-        if different:
-            raise OutputError(
-                f"{self.path.parent} was begun with another plan; what differs: {'; '.join(different)}.\n"
-                f"Give the same inputs and choices to go on, or remove {self.path.parent.name} to start anew."
-            )
+        _stop_if_different(self.path.parent, begun, plan)
         if len(whole) < len(content):
             os.truncate(self.path, len(whole))
 
@@ -93,6 +88,27 @@ class Journal:
     def close(self) -> None:
         """Close the file; the journal stays."""
         os.close(self._descriptor)
+
+
+def check_plan(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Raise `OutputError` if the folder's journal was begun with another plan, or cannot be read."""
+    try:
+        with (folder / NAME).open("rb") as lines:
+            begun = json.loads(lines.readline())["plan"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"{folder / NAME} is damaged ({error}). Remove {folder.name} and run again; it starts anew."
+        ) from None
+    _stop_if_different(folder, begun, plan)
+
+
+def _stop_if_different(folder: Path, begun: Any, plan: Mapping[str, Any]) -> None:
+    different = differing_fields(begun, dict(json.loads(json.dumps(plan))))
+    if different:
+        raise OutputError(
+            f"{folder} was begun with another plan; what differs: {'; '.join(different)}.\n"
+            f"Give the same inputs and choices to go on, or remove {folder.name} to start anew."
+        )
 
 
 def holder(folder: Path) -> str:

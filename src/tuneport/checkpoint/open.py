@@ -81,7 +81,12 @@ class Checkpoint:
             "revision": self.revision,
             "digest": f"headers:{hasher.hexdigest()}",
             "bytes": sum(file.size for file in self.files.values()),
+            **({"hub": hashes} if (hashes := self._hub_hashes()) else {}),
         }
+
+    def _hub_hashes(self) -> dict[str, str]:
+        """The Hub's own SHA-256 of each weight file, where it gives one."""
+        return {name: file.hub_digest for name, file in self.files.items() if file.hub_digest}
 
 
 class TensorReader(Protocol):

@@ -39,7 +39,7 @@ class OutputFolder:
         with told(partial):
             self.journal = Journal(partial, plan)
             self.resumed = len(self.journal.leaves)
-            self._check_space()
+            _check_space(out, partial, layout.nbytes - _allocated(partial))
             for file, size in layout.sizes.items():
                 descriptor = os.open(partial / file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 self._descriptors[file] = descriptor
@@ -82,22 +82,18 @@ class OutputFolder:
             self.journal.path.unlink()
             _move_into_place(self.out, self.partial)
 
+    def discard(self) -> None:
+        """Remove DIR.partial: nothing in it will be of use to a later run."""
+        with told(self.partial):
+            self.close()
+            shutil.rmtree(self.partial)
+
     def close(self) -> None:
         """Close shards and journal; DIR.partial stays as it is."""
         if self._descriptors:
             self.journal.close()
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
-
-    def _check_space(self) -> None:
-        free = shutil.disk_usage(self.partial).free
-        written = sum(path.stat().st_blocks * 512 for path in self.partial.iterdir() if path.is_file())
-        needed = self.layout.nbytes - written
-        if needed > free:
-            raise OutputError(
-                f"The disk of {self.out} has {free:,} bytes free, the output needs {needed:,} more. "
-                "Free some space, or give another --out."
-            )
 
 
 @contextmanager
@@ -139,6 +135,27 @@ def check_place(out: Path, inputs: list[Path]) -> None:
         raise OutputError(f"--out {out} is the folder you stand in, or one above it; give a folder of its own.")
     if not out.name or not resolved.parent.is_dir():
         raise OutputError(f"--out {out}: the folder {resolved.parent} does not exist. Make it first.")
+
+
+def place_refusals(
+    out: Path, inputs: list[Path], plan: Mapping[str, Any], layout: Layout, overwrite: bool
+) -> list[str]:
+    """Why a run would not write to ``out``, told without touching anything; empty where it would, or is done already."""
+    try:
+        check_place(out, inputs)
+        if os.path.lexists(out):
+            _check_existing(out, plan, layout, overwrite)
+        partial = _partial(out)
+        _check_ours(partial)
+        if (partial / journal.NAME).exists():
+            journal.check_plan(partial, plan)
+        written = _allocated(partial) if partial.is_dir() else 0
+        _check_space(out, out.resolve().parent, layout.nbytes - written)
+    except AlreadyDone:
+        return []
+    except OutputError as error:
+        return [str(error)]
+    return []
 
 
 @contextmanager
@@ -250,6 +267,20 @@ def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrit
         raise OutputError(f"{out} {how}. Give another --out, or --overwrite to replace it.")
     if os.path.lexists(_old(out)):
         raise OutputError(f"{_old(out)} is in the way of --overwrite, which needs that name. Move it away first.")
+
+
+def _check_space(out: Path, place: Path, needed: int) -> None:
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise OutputError(
+            f"The disk of {out} has {free:,} bytes free, the output needs {needed:,} more. "
+            "Free some space, or give another --out."
+        )
+
+
+def _allocated(folder: Path) -> int:
+    """Bytes on disk that a folder's files take already (a shard that is not filled yet is sparse)."""
+    return sum(path.stat().st_blocks * 512 for path in folder.iterdir() if path.is_file())
 
 
 def _has(path: Path, size: int) -> bool:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from tuneport.checkpoint.write import place_refusals
 from tuneport.errors import OutputError
 from tuneport.transfer.budget import MIB, Budget, budget
 from tuneport.transfer.choices import Running
@@ -24,8 +26,8 @@ CHECKED_WHILE_RUNNING = (
 )
 
 
-def plan_as_json(plan: Plan, running: Running) -> dict[str, Any]:
-    """The plan as one JSON object."""
+def plan_as_json(plan: Plan, running: Running, out: Path | None = None) -> dict[str, Any]:
+    """The plan as one JSON object; with ``out`` also what would be refused because of the place to write to."""
     counts = Counter(line.fate for line in plan.account)
     pool, memory_refusal = _memory(plan, running)
     return {
@@ -58,13 +60,12 @@ def plan_as_json(plan: Plan, running: Running) -> dict[str, Any]:
         "memory": None if pool is None else {"bytes": pool.estimate, "limit": pool.limit, "workers": pool.workers},
         "checked_while_running": list(CHECKED_WHILE_RUNNING),
         "warnings": list(plan.warnings),
-        "refused": [*plan.refusals, *memory_refusal],
+        "refused": [*plan.refusals, *memory_refusal, *_place_refusals(plan, running, out), *_cache_refusals(plan)],
     }
 
 
-def plan_in_words(plan: Plan, running: Running) -> str:
-    """The plan for a person."""
-    told = plan_as_json(plan, running)
+def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
+    """The plan for a person, from what `plan_as_json` told."""
     lines = [f"{plan.operation}: {plan.formula}", ""]
     for entry, checkpoint in zip(told["inputs"], plan.inputs, strict=True):
         revision = f" @ {entry['revision']}" if entry["revision"] else ""
@@ -98,6 +99,25 @@ def plan_in_words(plan: Plan, running: Running) -> str:
     lines += ["", "refused:" if told["refused"] else "nothing is refused"]
     lines += [f"  {reason}" for reason in told["refused"]]
     return "\n".join(lines)
+
+
+def _place_refusals(plan: Plan, running: Running, out: Path | None) -> list[str]:
+    if out is None or plan.refusals:
+        return []
+    local = [checkpoint.path for checkpoint in plan.inputs if checkpoint.hub_id is None]
+    return place_refusals(out, local, plan.record(), plan.layout, running.overwrite)
+
+
+def _cache_refusals(plan: Plan) -> list[str]:
+    """The disk of the Hub cache must hold what is to be fetched."""
+    if not plan.bytes_to_fetch:
+        return []
+    from tuneport.checkpoint.hub import free_in_cache
+
+    free = free_in_cache()
+    if plan.bytes_to_fetch <= free:
+        return []
+    return [f"{plan.bytes_to_fetch:,} bytes are to be fetched, the disk of the Hub cache has {free:,} free."]
 
 
 def _memory(plan: Plan, running: Running) -> tuple[Budget | None, list[str]]:

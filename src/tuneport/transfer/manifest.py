@@ -23,7 +23,6 @@ from tuneport import __version__
 from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count, root_of
 from tuneport.checkpoint.journal import LeafRecord
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.errors import NumericsError
 from tuneport.pairing.tensors import main_dtype
 from tuneport.transfer import kernel
 from tuneport.transfer.arithmetic import SUMS
@@ -39,6 +38,12 @@ UNRELATED_COSINE = 0.1
 SWAPPED_COSINE = 0.3
 # A fine-tuning moves a model less than the training between two versions does; tuned and target may be swapped.
 SWAPPED_NORMS = 3.0
+
+
+ZERO_DIFF = (
+    "The diff vector is zero: base and tuned hold the same weights in every tensor that takes part. "
+    "Is --tuned the fine-tuned model, and --base the model it was fine-tuned from?"
+)
 
 
 @dataclass(frozen=True)
@@ -84,21 +89,22 @@ class Measures:
     drift_norm: float | None
     cosine: float | None
     base_target_cosine: float | None
+    is_zero: bool = False
+
+    def record(self) -> dict[str, float | None]:
+        """The measures as they stand in a manifest."""
+        return {name: value for name, value in asdict(self).items() if name != "is_zero"}
 
 
 def measures(results: list[TensorResult]) -> Measures:
-    """The measures of a run, from the sums of its tensors. Raises `NumericsError` if Δ is zero throughout."""
+    """The measures of a run, from the sums of its tensors."""
     taking = [result for result in results if result.has_diff]
     dd, tt, bb, gg, dg = [math.fsum(values) for values in zip(*(r.sums for r in taking), strict=True)] or [0.0] * SUMS
-    if taking and dd == 0 and not any(result.nonfinite for result in taking):
-        raise NumericsError(
-            "The diff vector is zero: base and tuned hold the same weights in every tensor that takes part. "
-            "Is --tuned the fine-tuned model, and --base the model it was fine-tuned from?"
-        )
+    zero = bool(taking) and dd == 0 and not any(result.nonfinite for result in taking)
     has_base = any(isinstance(r.task.recipe, Sum) and r.task.recipe.terms[0].minus is not None for r in taking)
     if not has_base:
-        return Measures(_root(dd) if taking else None, None, None, None)
-    return Measures(_root(dd), _root(gg), _cosine(dg, dd, gg), _cosine((tt + bb - gg) / 2, tt, bb))
+        return Measures(_root(dd) if taking else None, None, None, None, zero)
+    return Measures(_root(dd), _root(gg), _cosine(dg, dd, gg), _cosine((tt + bb - gg) / 2, tt, bb), zero)
 
 
 def doubts(plan: Plan, totals: Measures) -> tuple[str, ...]:
@@ -187,7 +193,7 @@ def make_manifest(
         "config_differences": [asdict(difference) for difference in plan.differences],
         "tokens": [_tokens(match) for match in plan.vocabulary],
         "measures": {
-            **asdict(totals),
+            **totals.record(),
             "dtype": main_dtype(task.line.target for task in plan.tasks if task.line.target) if plan.tasks else None,
         },
         "warnings": list(warnings),

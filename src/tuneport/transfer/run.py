@@ -30,6 +30,7 @@ from tuneport.transfer.budget import PIECE, Budget, budget
 from tuneport.transfer.card import render_card
 from tuneport.transfer.choices import Choices, Running
 from tuneport.transfer.manifest import (
+    ZERO_DIFF,
     TensorResult,
     doubts,
     index_file,
@@ -93,6 +94,9 @@ def execute(plan: Plan, out: Path, running: Running) -> Outcome:
                     reader.check_unchanged()
             check_sidecars_unchanged(plan, record)
             totals = measures(results)
+            if totals.is_zero:
+                folder.discard()
+                raise NumericsError(ZERO_DIFF)
             warnings = (*plan.warnings, *doubts(plan, totals))
             _stop_if_doubtful(warnings, running)
             manifest = make_manifest(
