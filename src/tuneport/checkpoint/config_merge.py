@@ -117,7 +117,7 @@ def _merge_field(
     value, said = shown.target, (verdict.side, verdict.reason)
     if verdict.side != "target":
         what, theirs = f"config.json `{prefix}{name}`", shown.of(verdict.side)
-        taken = taken_ids(name, verdict.side, theirs, names, what, prefix + name, findings)
+        taken = taken_ids(name, verdict.side, theirs, names, what, prefix + name, findings, compared.base)
         if taken is None:
             said = ("target", "the output's tokenizer lacks the token")
         else:
@@ -135,9 +135,12 @@ class Taken:
 
 
 def taken_ids(
-    name: str, side: Side, value: Any, names: TokenNames, what: str, flag: str, findings: Findings
+    name: str, side: Side, value: Any, names: TokenNames, what: str, flag: str, findings: Findings, base: Any
 ) -> Taken | None:
-    """A value with ids of ``side`` as the output can have it; None, with a fault told, for a lost token."""
+    """A value with ids of ``side`` as the output can have it; None, with a fault told, for a lost token.
+
+    Of several end tokens some may be lost, as long as one is left that is not among the ``base`` model's names.
+    """
     if not is_token_field(name):
         return Taken(value)
     carried, missing = names.carried(side, name, value)
@@ -147,10 +150,16 @@ def taken_ids(
         f"{what}: the {side} model has {in_short(value)}, that is {', '.join(missing)}; "
         "the output's tokenizer has no such token"
     )
+    if name == "eos_token_id" and isinstance(value, list):
+        # Llama 3.1's <|eom_id|> on 3.0: what the output cannot say ends nothing, and <|eot_id|> still ends a turn.
+        kept = [(old, new) for old, new in zip(value, carried, strict=True) if new != -1]
+        if any(isinstance(old, int) and str(names.name(side, old)) not in (base or []) for old, _ in kept):
+            findings.warnings.append(f"{lost}. The other end tokens are carried.")
+            return Taken([new for _, new in kept])
     if name == "eos_token_id":
         findings.refusals.append(
-            f"{lost}, and a model whose end token is lost generates without end. "
-            f"Keep it with --new-tokens append, or decide with --config {flag}=target."
+            f"{lost}, and a model whose end token is lost generates without end. Keep it with --new-tokens append "
+            f"where only the tuned model has it, or decide with --config {flag}=target."
         )
     else:
         findings.warnings.append(f"{lost}. It stays as the target has it.")

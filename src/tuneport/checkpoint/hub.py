@@ -35,7 +35,7 @@ def open_hub(repo: str, revision: str | None, role: str) -> Checkpoint:
     try:
         with _told(repo, revision, role):
             info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-    except _UnreachableError as error:
+    except _NoAnswerError as error:
         return _from_cache(repo, revision, role, str(error))
     return _from_listing(repo, revision, role, info)
 
@@ -52,7 +52,7 @@ def fetch(checkpoint: Checkpoint) -> Checkpoint:
             f"Hub cache has {free:,} free. Free some space, or set HF_HOME to another disk."
         )
     for name in checkpoint.files:
-        with _told(checkpoint.hub_id, checkpoint.revision, checkpoint.role):
+        with _needed(checkpoint.hub_id, checkpoint.revision, checkpoint.role):
             hf_hub_download(checkpoint.hub_id, name, revision=checkpoint.revision)
     local = _as_hub(open_folder(checkpoint.path, checkpoint.role), checkpoint.hub_id, checkpoint.revision)
     known = {name: (file.size, file.header_digest) for name, file in checkpoint.files.items()}
@@ -81,14 +81,16 @@ def _from_listing(repo: str, revision: str | None, role: str, info: Any) -> Chec
     hashes = {entry.rfilename: getattr(entry.lfs, "sha256", None) for entry in info.siblings or () if entry.lfs}
 
     def download(name: str) -> Path:
-        with _told(repo, revision, role):
+        with _needed(repo, revision, role):
             return Path(hf_hub_download(repo, name, revision=commit))
 
     weights = choose_weights(list(sizes), lambda name: download(name).read_bytes(), where)
     for name, size in sizes.items():
         if (is_sidecar(name) or name == ADAPTER) and size <= MAX_SIDECAR_BYTES:
             download(name)
-    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "snapshots" / commit
+    place = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+    folder = place / "snapshots" / commit
+    _remember(place, revision or constants.DEFAULT_REVISION, commit)
     if weights.legacy:  # pickles have no header that could be read from afar
         for name in weights.files:
             download(name)
@@ -108,6 +110,17 @@ def _from_listing(repo: str, revision: str | None, role: str, info: Any) -> Chec
     config = SidecarFolder(role, repo, folder).json("config.json") or {}
     tensors = join_files(weights, per_file, where)
     return Checkpoint(role, repo, commit, folder, files, tensors, config, hub_id=repo)
+
+
+def _remember(place: Path, revision: str, commit: str) -> None:
+    """Note which commit a name stands for, as the Hub's client does: offline the name is all there is."""
+    ref = place / "refs" / revision
+    if revision == commit or ".." in ref.parts:
+        return
+    with suppress(OSError):  # a cache that may be read only
+        if not ref.exists() or ref.read_text() != commit:
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            ref.write_text(commit)
 
 
 def _from_cache(repo: str, revision: str | None, role: str, why: str) -> Checkpoint:
@@ -149,7 +162,7 @@ def _range_reader(repo: str, name: str, commit: str, revision: str | None, role:
 
     def read(start: int, count: int) -> bytes:
         headers = {**build_hf_headers(), "Range": f"bytes={start}-{start + count - 1}", "Accept-Encoding": "identity"}
-        with _told(repo, revision, role), get_session().stream("GET", url, headers=headers) as response:
+        with _needed(repo, revision, role), get_session().stream("GET", url, headers=headers) as response:
             hf_raise_for_status(response)
             # A server that does not know ranges sends everything: read no further than needed.
             skip = start if response.status_code == 200 else 0
@@ -163,8 +176,18 @@ def _range_reader(repo: str, name: str, commit: str, revision: str | None, role:
     return read
 
 
-class _UnreachableError(HubError):
-    """The Hub does not answer; the cache may help."""
+class _NoAnswerError(Exception):
+    """The Hub does not answer, and why; the cache may help."""
+
+
+@contextmanager
+def _needed(repo: str, revision: str | None, role: str) -> Iterator[None]:
+    """As `_told`, where the cache cannot help."""
+    try:
+        with _told(repo, revision, role):
+            yield
+    except _NoAnswerError as error:
+        raise HubError(f"{role} {repo}: {error}. Try again later, or give a local folder.") from None
 
 
 @contextmanager
@@ -200,9 +223,7 @@ def _told(repo: str, revision: str | None, role: str) -> Iterator[None]:
         raise HubError(f"{where} is no valid Hub id: {error}") from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, _transport_error()) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise _UnreachableError(
-            f"{where}: the Hub cannot be reached ({first[:160]}). Try again later, or give a local folder."
-        ) from None
+        raise _NoAnswerError(f"the Hub cannot be reached ({first[:160]})") from None
     except HfHubHTTPError as error:
         status = _status(error)
         if status in (401, 403):

@@ -49,8 +49,7 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
     match = _match(base, tuned, ties, choices)
     by_token = rows_matter(match, base, tuned)
     parents = pair_parents(base, tuned, ties, by_token, choices.drop)
-    alone = {**parents.only_base, **parents.only_tuned}
-    check_patterns((), choices.drop, [*parents.pairs, *alone])
+    check_patterns((), choices.drop, [*parents.pairs, *parents.alone])
     account, lines, recipes = [], [], []
     entries: dict[str, dict[str, Any]] = {}
     for pair in parents.pairs.values():
@@ -65,7 +64,7 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
         for recipe, shape in _recipes(pair, rows, entries[pair.name]):
             lines.append(line)
             recipes.append((recipe, shape, (1.0,)))
-    account += [TensorPair(name, "dropped", "only one of base and tuned has it") for name in alone]
+    account += parents.alone.values()
     layout, tasks = place(lines, recipes, choices.shard_bytes, STEM)
     return Plan(
         operation="diff",
@@ -83,7 +82,7 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
             Decision("sidecars", "both parents'", "needed to merge them onto a target"),
         ),
         differences=(),
-        refusals=parents.refusals,
+        refusals=(*parents.refusals, *(line.reason for line in account if line.fate == "refused")),
         warnings=(),
         extra={"parent_refusals": bool(parents.refusals), "diff": entries, "rows": match.how},
     )

@@ -45,11 +45,10 @@ class ParentPair:
 
 @dataclass(frozen=True)
 class Parents:
-    """What base and tuned share, and what only one of them has (by name)."""
+    """What base and tuned share, and the fate of what only one of them has, by name; pairs that do not fit."""
 
     pairs: Mapping[str, ParentPair]
-    only_base: Mapping[str, StoredTensor]
-    only_tuned: Mapping[str, StoredTensor]
+    alone: Mapping[str, TensorPair]
     refusals: tuple[str, ...]
 
 
@@ -188,18 +187,14 @@ def pair_parents(
     only_tuned = {name: stored for name, stored in tuned_tensors.items() if name not in paired_in_tuned}
     wanted = {name: stored for name, stored in base_tensors.items() if name in pairs or not _found(drop, name)}
     _check_most_pair(base, tuned, sum(pair.base.elements for pair in pairs.values()), wanted)
-    for side, alone in (("base", only_base), ("tuned model", only_tuned)):
-        refusals += [
-            f"`{name}` ({_times(stored.shape)}) is only in the {side}. Pass `--drop '{_exact_pattern(name)}'` to leave it out."
-            for name, stored in alone.items()
-            if not _found(drop, name)
-        ]
-    return Parents(pairs, only_base, only_tuned, tuple(refusals))
+    alone = {name: _alone(name, stored, "base", drop) for name, stored in only_base.items()}
+    alone |= {name: _alone(name, stored, "tuned model", drop) for name, stored in only_tuned.items()}
+    return Parents(pairs, alone, tuple(refusals))
 
 
 def pair_target(
     pairs: Mapping[str, ParentPair],
-    dropped: Mapping[str, StoredTensor],
+    alone: Mapping[str, TensorPair],
     target: Checkpoint,
     *,
     tied_parents: bool,
@@ -210,7 +205,7 @@ def pair_target(
 ) -> list[TensorPair]:
     """The account: each tensor of the target and each leftover of the parents, with its fate.
 
-    ``dropped`` are tensors that only one parent has; those not matched by ``drop`` were refused before.
+    ``alone`` are the lines of tensors that only one parent has.
     ``vocabulary_rows``: embeddings whose rows differ are matched by token.
     """
     account: list[TensorPair] = []
@@ -219,16 +214,14 @@ def pair_target(
     for name, stored in written.items():
         pair = _find_pair(pairs, name, tied_parents)
         if pair is None:
-            account.append(_without_diff(name, stored, name in dropped and _found(drop, name), rules))
+            account.append(_without_diff(name, stored, alone.get(name), rules))
             continue
         used.add(pair.name)
-        account.append(_with_diff(name, pair, stored, vocabulary_rows))
+        account.append(_with_diff(name, pair, stored, vocabulary_rows, rules))
     for name, pair in pairs.items():
         if name not in used:
             account.append(_without_place(name, pair, drop))
-    account += [
-        TensorPair(name, "dropped", "only one of base and tuned has it") for name in dropped if name not in written
-    ]
+    account += [line for name, line in alone.items() if name not in written]
     _check_most_pair_target(pairs, target, account)
     return account
 
@@ -250,7 +243,9 @@ def _find_pair(pairs: Mapping[str, ParentPair], name: str, tied: bool) -> Parent
     return None
 
 
-def _with_diff(name: str, pair: ParentPair, target: StoredTensor, vocabulary_rows: bool) -> TensorPair:
+def _with_diff(
+    name: str, pair: ParentPair, target: StoredTensor, vocabulary_rows: bool, rules: Sequence[Rule]
+) -> TensorPair:
     if pair.exact:
         if DTYPES[target.dtype].kind != "exact":
             reason = f"`{name}` is {pair.base.dtype} in the base and {target.dtype} in the target."
@@ -265,6 +260,8 @@ def _with_diff(name: str, pair: ParentPair, target: StoredTensor, vocabulary_row
     if by_token and _same_shape(target.shape, pair.base.shape, True):
         rows = f"{pair.base.shape[0]}, {pair.tuned.shape[0]} and {target.shape[0]} rows in base, tuned and target"
         return TensorPair(name, "resized", f"{rows}; matched by token", pair, target, True)
+    if scale_of(name, 1.0, rules) == 0:
+        return TensorPair(name, "copied", "its shapes differ (--rule …=0)", pair, target)
     reason = (
         f"`{name}` is {_times(pair.base.shape)} in the base, {_times(pair.tuned.shape)} in the tuned model and "
         f"{_times(target.shape)} in the target; only rows of embeddings may differ."
@@ -272,11 +269,23 @@ def _with_diff(name: str, pair: ParentPair, target: StoredTensor, vocabulary_row
     return TensorPair(name, "refused", reason, pair, target)
 
 
-def _without_diff(name: str, target: StoredTensor, dropped: bool, rules: Sequence[Rule]) -> TensorPair:
-    if dropped:
-        return TensorPair(name, "copied", "the difference was dropped (--drop)", None, target)
+def _alone(name: str, stored: StoredTensor, side: str, drop: str | None) -> TensorPair:
+    if _found(drop, name):
+        return TensorPair(name, "dropped", f"only the {side} has it (--drop)")
+    reason = (
+        f"`{name}` ({_times(stored.shape)}) is in the {side} and not in its partner. "
+        f"Pass `--drop '{_exact_pattern(name)}'` to leave it out."
+    )
+    return TensorPair(name, "refused", reason)
+
+
+def _without_diff(name: str, target: StoredTensor, alone: TensorPair | None, rules: Sequence[Rule]) -> TensorPair:
+    if alone is not None and alone.fate == "dropped":
+        return TensorPair(name, "copied", alone.reason, None, target)
     if scale_of(name, 1.0, rules) == 0:
-        return TensorPair(name, "copied", "only the target has it (--rule …=0)", None, target)
+        return TensorPair(name, "copied", "no difference is known (--rule …=0)", None, target)
+    if alone is not None:
+        return TensorPair(name, "refused", alone.reason, None, target)
     reason = (
         f"`{name}` ({_times(target.shape)}) is only in the target. Pass `--rule '{_exact_pattern(name)}=0'` to copy it."
     )

@@ -46,6 +46,21 @@ ZERO_DIFF = (
 )
 
 
+# What every reader of a manifest relies on: kinds of values, by field; "*" is any name, "?" a field that may be missing.
+_SHAPE: Mapping[str, Any] = {
+    "operation": str,
+    "formula": str,
+    "inputs": [{"role": str, "name": str, "tensors?": {"*": str}}],
+    "tensors": [{"name": str, "action": str}],
+    "files": {"*": str},
+    "measures": {},
+    "warnings": [str],
+    "plan": {"choices": {}, "inputs": {"*": {"files": {"*": {}}}}},
+    "scales?": [float],
+    "diff?": {"*": {"base": {"dtype": str, "shape": [int]}, "tuned": {"dtype": str, "shape": [int]}, "raw_ids?": [int]}},
+}
+
+
 @dataclass(frozen=True)
 class TensorResult:
     """A finished tensor of the output and the records of its leaves."""
@@ -218,6 +233,27 @@ def make_manifest(
 def render_manifest(manifest: Mapping[str, Any]) -> bytes:
     """The manifest as it stands on disk. Numbers that JSON has no word for (NaN) become null."""
     return (json.dumps(_finite(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def misshapen(value: Any, shape: Any = _SHAPE, path: str = "") -> str | None:
+    """The first field of a manifest that is not of the kind tuneport writes, or None: manifests come from anywhere."""
+    if isinstance(shape, type):
+        kinds = (int, float) if shape is float else (shape,)
+        return None if isinstance(value, kinds) and not isinstance(value, bool) else path
+    if isinstance(shape, list):
+        inner = [(f"{path}[{place}]", entry, shape[0]) for place, entry in enumerate(value)] if isinstance(value, list) else None
+    elif isinstance(value, dict):
+        names = {name: shape["*"] for name in value} if "*" in shape else shape
+        inner = [
+            (f"{path}.{name.rstrip('?')}".lstrip("."), value.get(name.rstrip("?")), kind)
+            for name, kind in names.items()
+            if not name.endswith("?") or name.rstrip("?") in value
+        ]
+    else:
+        inner = None
+    if inner is None:
+        return path
+    return next((found for where, entry, kind in inner if (found := misshapen(entry, kind, where)) is not None), None)
 
 
 def _tensor(result: TensorResult) -> dict[str, Any]:

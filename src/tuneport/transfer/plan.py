@@ -143,11 +143,10 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
     match = match_rows(base, tuned, target, ties, choices)
     by_token = rows_matter(match, base, tuned, target)
     parents = pair_parents(base, tuned, (ties["base"], ties["tuned"]), by_token, choices.drop)
-    alone = {**parents.only_base, **parents.only_tuned}
-    check_patterns(choices.rules, choices.drop, [*target.tensors, *parents.pairs, *alone])
+    check_patterns(choices.rules, choices.drop, [*target.tensors, *parents.pairs, *parents.alone])
     account = pair_target(
         parents.pairs,
-        alone,
+        parents.alone,
         target,
         tied_parents=ties["base"],
         tied_target=ties["target"],

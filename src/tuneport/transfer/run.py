@@ -37,6 +37,7 @@ from tuneport.transfer.manifest import (
     input_digests,
     make_manifest,
     measures,
+    misshapen,
     render_manifest,
 )
 from tuneport.transfer.pieces import Readers, Source, Sum, equal, nonfinite_in
@@ -129,6 +130,9 @@ def read_manifest(out: Path) -> dict[str, Any]:
         raise CheckpointError(f"{out / MANIFEST} cannot be read: {error}.") from None
     if not isinstance(manifest, dict) or not str(manifest.get("format", "")).startswith("tuneport/"):
         raise CheckpointError(f"{out / MANIFEST} is no manifest of tuneport.")
+    damaged = misshapen(manifest)
+    if damaged:
+        raise CheckpointError(f"{out / MANIFEST} is damaged: `{damaged}` is missing, or of another kind than tuneport writes.")
     return manifest
 
 

@@ -81,7 +81,7 @@ def verify(
     faults = _compare_tables(manifest, produced)
     with reading(produced) as reader:
         faults += _compare_digests(manifest, produced, reader, pool)
-    faults += _compare_files(manifest, out)
+    faults += _compare_files(manifest, out, set(produced.files))
     leaves = sum(leaf_count(tensor.nbytes) for tensor in produced.tensors.values())
     if plan is None:
         _stop_if(faults, out)
@@ -140,7 +140,7 @@ def _choices_of(manifest: Mapping[str, Any]) -> Choices:
         recorded = dict(manifest["plan"]["choices"])
         recorded["rules"] = tuple(Rule(rule["pattern"], rule["scale"]) for rule in recorded["rules"])
         return Choices(**{field.name: recorded[field.name] for field in fields(Choices)})
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise VerificationError(f"The manifest does not hold the choices it was made by ({error!r}).") from None
 
 
@@ -208,7 +208,7 @@ def _compare_digests(
     ]
 
 
-def _compare_files(manifest: Mapping[str, Any], out: Path) -> list[str]:
+def _compare_files(manifest: Mapping[str, Any], out: Path, shards: set[str]) -> list[str]:
     recorded = manifest.get("files", {})
     faults = []
     for name, digest in recorded.items():
@@ -217,15 +217,9 @@ def _compare_files(manifest: Mapping[str, Any], out: Path) -> list[str]:
             faults.append(f"{name} is in the manifest, but not in the folder")
         elif blake3(place.read_bytes()).hexdigest() != digest:
             faults.append(f"{name} was changed")
-    shards = set(open_folder_names(out))
     known = {*recorded, *shards, MANIFEST}
     strays = [path.relative_to(out).as_posix() for path in sorted(out.rglob("*")) if path.is_file()]
     return faults + [f"{name} is in the folder, but not in the manifest" for name in strays if name not in known]
-
-
-def open_folder_names(out: Path) -> list[str]:
-    """Names of the weight files of an output."""
-    return [path.name for path in out.glob("*.safetensors")]
 
 
 def _compare_parents(manifest: Mapping[str, Any], plan: Plan) -> list[str]:

@@ -1,0 +1,155 @@
+"""An output folder is not there, or whole; what is in its place already is never lost by a slip."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import tiny
+from conftest import Cli
+
+from tuneport.checkpoint.write import check_place
+from tuneport.errors import OutputError
+
+
+def test_an_output_appears_whole_and_nothing_is_left_beside_it(cli: Cli, tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    before = {path.name for path in tmp_path.iterdir()}
+    assert cli(*made.flags(tmp_path / "out")).status == 0
+    assert {path.name for path in tmp_path.iterdir()} - before == {"out"}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md", "config.json", "model.safetensors", "tokenizer.json", "tuneport.json",
+    ]  # fmt: skip
+
+
+def test_the_same_command_again_says_that_it_is_done_and_writes_nothing(cli: Cli, tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    cli(*made.flags(tmp_path / "out"))
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    again = cli(*made.flags(tmp_path / "out", "--json"))
+    assert again.status == 0
+    assert again.json()["already_done"] is True
+    assert "already done" in cli(*made.flags(tmp_path / "out")).out
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_folder_of_the_same_plan_that_lost_a_file_is_not_called_done(cli: Cli, tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    cli(*made.flags(tmp_path / "out"))
+    (tmp_path / "out" / "model.safetensors").unlink()
+    again = cli(*made.flags(tmp_path / "out"))
+    assert again.status == 1
+    assert "model.safetensors" in again.err and "--overwrite" in again.err
+    assert cli(*made.flags(tmp_path / "out", "--overwrite")).status == 0
+    tiny.assert_same(tiny.read_weights(tmp_path / "out"), tiny.expected(made))
+
+
+def test_another_plan_at_the_same_place_stops_and_names_what_differs(cli: Cli, tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    cli(*made.flags(tmp_path / "out"))
+    before = tiny.contents(tmp_path / "out")
+    other = cli(*made.flags(tmp_path / "out", "--scale", "0.5"))
+    assert other.status == 1
+    assert "choices.scale" in other.err and "--overwrite" in other.err
+    assert tiny.contents(tmp_path / "out") == before
+    assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("what", ["folder", "empty folder", "file", "dangling link", "link to a folder"])
+def test_what_is_there_already_stops_the_run_and_stays(cli: Cli, tmp_path: Path, what: str) -> None:
+    made, out = tiny.trio(tmp_path), tmp_path / "out"
+    keep = tmp_path / "elsewhere"
+    keep.mkdir()
+    (keep / "mine.txt").write_text("mine")
+    match what:
+        case "folder":
+            out.mkdir()
+            (out / "mine.txt").write_text("mine")
+        case "empty folder":
+            out.mkdir()
+        case "file":
+            out.write_text("mine")
+        case "dangling link":
+            out.symlink_to(tmp_path / "nowhere")
+        case _:
+            out.symlink_to(keep)
+    ran = cli(*made.flags(out))
+    assert ran.status == 1
+    assert "--overwrite" in ran.err
+    assert os.path.lexists(out)
+    assert not (tmp_path / "out.partial").exists()
+    assert cli(*made.flags(out, "--overwrite")).status == 0
+    assert out.is_dir() and not out.is_symlink()
+    assert (keep / "mine.txt").read_text() == "mine", "what a replaced link points at is not touched"
+    assert not os.path.lexists(tmp_path / "out.old")
+
+
+def test_overwrite_stops_where_the_name_of_the_old_folder_is_taken(cli: Cli, tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    for name in ("out", "out.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").write_text("mine")
+    ran = cli(*made.flags(tmp_path / "out", "--overwrite"))
+    assert ran.status == 1 and "out.old" in ran.err
+    assert (tmp_path / "out" / "mine.txt").exists() and (tmp_path / "out.old" / "mine.txt").exists()
+
+
+def test_a_folder_called_partial_that_tuneport_did_not_begin_is_left_alone(cli: Cli, tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine.txt").write_text("mine")
+    ran = cli(*made.flags(tmp_path / "out"))
+    assert ran.status == 1 and "out.partial" in ran.err
+    assert tiny.contents(tmp_path / "out.partial").keys() == {"mine.txt"}
+
+
+@pytest.mark.parametrize("role", ["base", "tuned", "target"])
+@pytest.mark.parametrize("where", ["same", "inside", "around", "through a link", "partial", "inside partial"])
+def test_no_output_may_destroy_what_it_is_made_of(cli: Cli, tmp_path: Path, role: str, where: str) -> None:
+    made = tiny.trio(tmp_path / "in")
+    source = getattr(made, role)
+    if "partial" in where:  # DIR.partial is where the output is written until it is whole
+        named = tmp_path / "in" / "m.partial" / ("" if where == "partial" else "sub")
+        named.parent.mkdir(exist_ok=True)
+        source.rename(named)
+        made = tiny.Trio(*[named if path == source else path for path in made.paths], made.tensors)
+        out = tmp_path / "in" / "m"
+    else:
+        link = tmp_path / "link"
+        link.symlink_to(source)
+        out = {"same": source, "inside": source / "new", "around": tmp_path / "in", "through a link": link}[where]
+    before = tiny.contents(tmp_path / "in")
+    ran = cli(*made.flags(out, "--overwrite"))
+    assert ran.status == 1
+    assert "--out" in ran.err
+    assert tiny.contents(tmp_path / "in") == before
+
+
+def test_an_input_that_is_called_old_is_left_alone(cli: Cli, tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    old = made.base.rename(tmp_path / "m.old")
+    made, before = tiny.Trio(old, made.tuned, made.target, made.tensors), tiny.contents(old)
+    assert cli(*made.flags(tmp_path / "m")).status == 0
+    again = cli(*made.flags(tmp_path / "m", "--overwrite", "--scale", "2"))
+    assert again.status == 1 and "m.old" in again.err
+    assert tiny.contents(old) == before
+
+
+def test_the_folder_one_stands_in_is_no_output(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny.trio(tmp_path / "in")
+    here = tmp_path / "a" / "b"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    for out in (Path("."), here, tmp_path / "a", Path("..")):
+        assert cli(*made.flags(out, "--overwrite")).status == 1
+        with pytest.raises(OutputError):
+            check_place(out, [])
+    assert cli(*made.flags(Path("new"))).status == 0
+
+
+def test_a_folder_to_stand_in_must_exist(cli: Cli, tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path / "in")
+    ran = cli(*made.flags(tmp_path / "no" / "such" / "out"))
+    assert ran.status == 1 and "Make it first" in ran.err

@@ -1,0 +1,100 @@
+"""Families of tiny models, built once a session, and the command line to carry them with."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the Hub's client
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from model_families import FAMILIES, Family
+
+from tuneport.cli import main
+
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one call of the command line said: its status, and what stood on stdout and stderr."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return dict(json.loads(self.out))
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process."""
+
+    def call(*arguments: str | Path) -> Said:
+        capfd.readouterr()
+        status = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return Said(status, out, err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
+    """A family by name; its checkpoints are shared, nobody writes into them."""
+    built: dict[str, Family] = {}
+
+    def family(name: str) -> Family:
+        if name not in built:
+            built[name] = FAMILIES[name](tmp_path_factory.mktemp(name))
+        return built[name]
+
+    return family
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A family and the output of its transfer."""
+
+    family: Family
+    out: Path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return dict(json.loads((self.out / "tuneport.json").read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="session")
+def transfers(
+    families: Callable[[str], Family], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Carried]:
+    """The finished transfer of a family by name."""
+    done: dict[str, Carried] = {}
+
+    def transfer(name: str) -> Carried:
+        if name not in done:
+            family, out = families(name), tmp_path_factory.mktemp(f"{name}-out") / "out"
+            flags = [*family.parents, "--out", str(out), "--shard-size", "60KB"]
+            assert main(["transfer", *flags]) == 0
+            done[name] = Carried(family, out)
+        return done[name]
+
+    return transfer
+
+
+@pytest.fixture
+def carried(request: pytest.FixtureRequest, transfers: Callable[[str], Carried]) -> Carried:
+    """The transfer of the family that a test is parametrised with."""
+    return transfers(request.param)

@@ -1,0 +1,86 @@
+"""The demo from end to end through the real engine, with budgets so small that nothing is learned."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tuneport.errors import OutputError
+from tuneport.lab.demo import MODELS, Recipe, demo
+from tuneport.lab.family import Architecture
+from tuneport.lab.training import Schedule
+
+pytest.importorskip("transformers")
+
+BRIEFLY = Schedule(steps=4, peak=1e-3, warmup=1, batch=4)
+RECIPE = Recipe(
+    architecture=Architecture(hidden=32, layers=1, heads=2, feedforward=48, context=32),
+    first_stage=BRIEFLY,
+    second_stage=BRIEFLY,
+    next_version=BRIEFLY,
+    tuning=BRIEFLY,
+    problems=12,
+    orders=12,
+)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    assert not demo(out, seed=0, recipe=RECIPE).already_done
+    return out
+
+
+def test_the_five_models_stay_and_load_as_any_others(done: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    names = ["v1", "v1-tuned", "v2", "v2-transferred", "v2-tuned"]
+    assert sorted(path.name for path in (done / "models").iterdir()) == names
+    for name in names:
+        model = AutoModelForCausalLM.from_pretrained(done / "models" / name)
+        assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(done / "models" / name))
+
+
+def test_the_transferred_model_has_the_fine_tunings_manners_on_version_twos_tokens(done: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tuned, transferred = (done / "models" / name for name in ("v2-tuned", "v2-transferred"))
+    ids = AutoTokenizer.from_pretrained(transferred).get_vocab()
+    assert (transferred / "chat_template.jinja").read_text() == (tuned / "chat_template.jinja").read_text()
+    settings = json.loads((transferred / "generation_config.json").read_text())
+    assert settings["eos_token_id"] == [ids["<end>"], ids["<eos>"]]
+
+
+def test_questions_stay_with_prompt_and_answer(done: Path) -> None:
+    asked = [json.loads(line) for line in (done / "questions.jsonl").read_text().splitlines()]
+    assert len(asked) > 100
+    assert all(set(question) == {"task", "prompt", "answer"} for question in asked)
+
+
+def test_the_summary_holds_what_it_promises(done: Path) -> None:
+    record = json.loads((done / "summary.json").read_text())
+    for field in (
+        "target", "transferred", "tuned_target", "recovered_gain", "tasks", "new_knowledge", "backport",
+        "drift_norm", "diff_norm", "controls", "n", "seed", "seconds",
+    ):  # fmt: skip
+        assert field in record, field
+    assert {"v1_tuned", "v2", "v2_transferred"} <= set(record["new_knowledge"])
+    assert set(record["controls"]) == {"shuffled", "foreign_family"}
+    assert record["diff_norm"] > 0 and record["drift_norm"] > 0
+
+
+def test_every_transfer_went_through_the_engine(done: Path) -> None:
+    transferred = [MODELS[name] for name in ("v2-transferred", "v1-backported", "v2-shuffled", "v2-foreign")]
+    for place in transferred:
+        assert json.loads((done / place / "tuneport.json").read_text())["operation"] == "transfer"
+
+
+def test_a_second_run_finds_all_done_and_another_seed_is_refused(done: Path) -> None:
+    again = demo(done, seed=0, recipe=RECIPE)
+    assert again.already_done
+    assert again.record == json.loads((done / "summary.json").read_text())
+    with pytest.raises(OutputError, match="seed differ"):
+        demo(done, seed=1, recipe=RECIPE)
+    with pytest.raises(OutputError, match="recipe differ"):
+        demo(done, seed=0, recipe=replace(RECIPE, problems=13))

@@ -1,0 +1,73 @@
+"""The folder of a run: unfinished until it ends well, continued by the same plan, never at others' cost."""
+
+from pathlib import Path
+
+import pytest
+
+from tuneport.errors import OutputError
+from tuneport.lab.place import workplace
+
+PLAN = {"format": "test", "seed": 0, "sizes": (1, 2)}
+
+
+def finish(out: Path) -> None:
+    with workplace(out, PLAN) as folder:
+        assert folder is not None
+        (folder / "result").write_text("done")
+
+
+def test_a_run_that_ends_well_leaves_its_folder_under_its_name(tmp_path: Path) -> None:
+    finish(tmp_path / "run")
+    assert (tmp_path / "run" / "result").read_text() == "done"
+    assert not (tmp_path / "run.partial").exists()
+
+
+def test_a_run_that_was_done_before_is_not_done_again(tmp_path: Path) -> None:
+    finish(tmp_path / "run")
+    with workplace(tmp_path / "run", PLAN) as folder:
+        assert folder is None
+
+
+def test_a_run_that_fails_looks_unfinished_and_the_same_plan_goes_on_from_it(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), workplace(tmp_path / "run", PLAN) as folder:
+        assert folder is not None
+        (folder / "first").write_text("made")
+        raise KeyboardInterrupt
+    assert not (tmp_path / "run").exists()
+    with workplace(tmp_path / "run", PLAN) as folder:
+        assert folder is not None
+        assert (folder / "first").read_text() == "made"
+
+
+@pytest.mark.parametrize("name", ["run", "run.partial"])
+def test_a_folder_with_other_content_is_refused_and_stays_as_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thesis.txt").write_text("precious")
+    with pytest.raises(OutputError, match="holds something else"), workplace(tmp_path / "run", PLAN):
+        pass
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["thesis.txt"]
+
+
+def test_another_plan_is_refused_and_the_field_that_differs_is_named(tmp_path: Path) -> None:
+    finish(tmp_path / "run")
+    with (
+        pytest.raises(OutputError, match=r"another plan \(seed differ"),
+        workplace(tmp_path / "run", PLAN | {"seed": 1}),
+    ):
+        pass
+
+
+def test_an_empty_folder_may_be_there(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    finish(tmp_path / "run")
+    assert (tmp_path / "run" / "result").exists()
+
+
+def test_two_runs_at_once_into_the_same_place_are_one_too_many(tmp_path: Path) -> None:
+    with (
+        workplace(tmp_path / "run", PLAN),
+        pytest.raises(OutputError, match="in use"),
+        workplace(tmp_path / "run", PLAN),
+    ):
+        pass
+    assert (tmp_path / "run").exists()
