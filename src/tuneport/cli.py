@@ -7,6 +7,7 @@ that --help is instant. Exit status: 0 done, 1 an error told in words, 2 wrong u
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -24,26 +25,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     # numpy's BLAS would start a thread for every CPU; the core works with threads of its own.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Δ or −, a name that is no Unicode
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
         verb: Verb = options.verb
-        result = verb(options)
+        return _show(verb(options), options)
     except TuneportError as error:
         return _fail(options, type(error).__name__, str(error), error.exit_status)
     except KeyboardInterrupt:
         return _fail(options, "Interrupted", "Stopped. The same command goes on where this one stopped.", 1)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1  # the reader of stdout went away, and wants no more
     except (OSError, MemoryError) as error:
         return _fail(options, type(error).__name__, _system_message(error), 1)
-    words = result.pop("words", "")
-    status = int(result.pop("status", 0))
-    print(json.dumps(result, ensure_ascii=False) if options.json else words)
-    for warning in result.get("warnings", []):
-        print(f"warning: {warning}", file=sys.stderr)
-    return status
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -349,6 +346,21 @@ def _outcome(outcome: Any) -> dict[str, Any]:
         "warnings": list(outcome.warnings),
         "words": words,
     }
+
+
+def _show(result: dict[str, Any], options: argparse.Namespace) -> int:
+    words = result.pop("words", "")
+    status = int(result.pop("status", 0))
+    try:
+        print(json.dumps(result, ensure_ascii=False) if options.json else words)
+        sys.stdout.flush()
+    except OSError:
+        # What could not be written must not be tried again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+    for warning in result.get("warnings", []):
+        print(f"warning: {warning}", file=sys.stderr)
+    return status
 
 
 def _fail(options: argparse.Namespace, kind: str, message: str, status: int) -> int:

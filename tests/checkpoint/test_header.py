@@ -76,9 +76,47 @@ def valid_files(draw: st.DrawFn) -> tuple[dict[str, Any], bytes]:
 # What a hostile header may hold where a number, a text or a list is expected.
 odd = st.sampled_from(
     [
-        None, True, False, -1, 0, 1, 2, 7, 8, 1.0, 1e2, 0.5, -0.0, float("nan"), float("inf"), "", "F32", "BF16", "f32",
-        "F4", "F6_E2M3", "F128", "I4", [], [0], [1, 2, 3], [0, 0], [[0]], {}, {"a": 1}, 2**31, 2**32, 2**53, 2**63 - 1,
-        2**63, 2**64 - 1, 2**64, 2**65, 10**30, "0", "1",
+        None,
+        True,
+        False,
+        -1,
+        0,
+        1,
+        2,
+        7,
+        8,
+        1.0,
+        1e2,
+        0.5,
+        -0.0,
+        float("nan"),
+        float("inf"),
+        "",
+        "F32",
+        "BF16",
+        "f32",
+        "F4",
+        "F6_E2M3",
+        "F128",
+        "I4",
+        [],
+        [0],
+        [1, 2, 3],
+        [0, 0],
+        [[0]],
+        {},
+        {"a": 1},
+        2**31,
+        2**32,
+        2**53,
+        2**63 - 1,
+        2**63,
+        2**64 - 1,
+        2**64,
+        2**65,
+        10**30,
+        "0",
+        "1",
     ]
 ).map(copy.deepcopy)  # fmt: skip  (one list)
 
@@ -127,7 +165,9 @@ def mutated_bytes(draw: st.DrawFn) -> bytes:
             case 0 if content:
                 content[place] = draw(st.integers(0, 255))
             case 1:
-                content[place:place] = draw(st.sampled_from([b" ", b"\t", b"\x00", b"-", b"e2", b".0", b"\\ud800", b"{", b"}"]))
+                content[place:place] = draw(
+                    st.sampled_from([b" ", b"\t", b"\x00", b"-", b"e2", b".0", b"\\ud800", b"{", b"}"])
+                )
             case 2:
                 del content[place : place + draw(st.integers(1, 9))]
             case _:
@@ -139,7 +179,9 @@ def mutated_bytes(draw: st.DrawFn) -> bytes:
 
 
 @given(valid_files())
-def test_what_the_official_reader_accepts_of_ordinary_files_is_accepted_and_read_the_same(made: tuple[dict[str, Any], bytes]) -> None:
+def test_what_the_official_reader_accepts_of_ordinary_files_is_accepted_and_read_the_same(
+    made: tuple[dict[str, Any], bytes],
+) -> None:
     content = file_of(*made)
     theirs = official(content)
     assert theirs is not None
@@ -173,15 +215,27 @@ ENTRY = b'{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
     ("header", "data"),
     [
         pytest.param(b'{"a":' + ENTRY + b',"a":' + ENTRY + b"}", b"1234", id="a name twice"),
-        pytest.param(b'{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}', b"1234", id="a field twice"),
-        pytest.param(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"extra":1}}', b"1234", id="an unknown field"),
+        pytest.param(
+            b'{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}', b"1234", id="a field twice"
+        ),
+        pytest.param(
+            b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"extra":1}}', b"1234", id="an unknown field"
+        ),
         pytest.param(b'{"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}', b"1234", id="a float as extent"),
         pytest.param(b'{"a":{"dtype":"F32","shape":[1e0],"data_offsets":[0,4]}}', b"1234", id="an exponent as extent"),
         pytest.param(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[-0,4]}}', b"1234", id="minus zero"),
         pytest.param(b'{"a":{"dtype":"F32","shape":[NaN],"data_offsets":[0,4]}}', b"1234", id="NaN"),
-        pytest.param(b'{"a":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,4]}}', b"1234", id="5000 digits"),
-        pytest.param(b'{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}', b"", id="overflow to zero"),
-        pytest.param(b'{"a":{"dtype":"F64","shape":[2305843009213693952],"data_offsets":[0,0]}}', b"", id="bytes overflow to zero"),
+        pytest.param(
+            b'{"a":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,4]}}', b"1234", id="5000 digits"
+        ),
+        pytest.param(
+            b'{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}', b"", id="overflow to zero"
+        ),
+        pytest.param(
+            b'{"a":{"dtype":"F64","shape":[2305843009213693952],"data_offsets":[0,0]}}',
+            b"",
+            id="bytes overflow to zero",
+        ),
         pytest.param(b'{"a":' + ENTRY + b',"b":' + ENTRY + b"}", b"1234", id="overlap"),
         pytest.param(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}', b"12345678", id="gap at the beginning"),
         pytest.param(b'{"a":' + ENTRY + b"}", b"12345", id="a byte too many"),

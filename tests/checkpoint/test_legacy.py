@@ -32,7 +32,9 @@ def as_bin(folder: Path, tensors: tiny.Tensors, shards: int = 1) -> Path:
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_a_transfer_from_bin_files_gives_the_bytes_of_one_from_safetensors(cli: Cli, tmp_path: Path, shards: int) -> None:
+def test_a_transfer_from_bin_files_gives_the_bytes_of_one_from_safetensors(
+    cli: Cli, tmp_path: Path, shards: int
+) -> None:
     extra = {"flags": torch.tensor([True, False]), "scalar": torch.tensor(1.5), "empty": torch.zeros(0, 2)}
     base = {**tiny.llama(1), **extra}
     made = tiny.trio(tmp_path, base=base)

@@ -12,14 +12,20 @@ from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.shards import lay_out
 
 tensors = st.lists(
-    st.tuples(st.text("ab.é", min_size=1, max_size=6), st.sampled_from(sorted(DTYPES)), st.lists(st.integers(0, 5), max_size=3).map(tuple)),
+    st.tuples(
+        st.text("ab.é", min_size=1, max_size=6),
+        st.sampled_from(sorted(DTYPES)),
+        st.lists(st.integers(0, 5), max_size=3).map(tuple),
+    ),
     max_size=8,
     unique_by=lambda tensor: tensor[0],
 )
 
 
 @given(tensors, st.integers(1, 200))
-def test_every_file_of_a_layout_is_read_by_the_official_reader(made: list[tuple[str, str, tuple[int, ...]]], limit: int) -> None:
+def test_every_file_of_a_layout_is_read_by_the_official_reader(
+    made: list[tuple[str, str, tuple[int, ...]]], limit: int
+) -> None:
     layout = lay_out(made, limit)
     found = {}
     for file, header in layout.headers.items():
@@ -33,7 +39,9 @@ def test_every_file_of_a_layout_is_read_by_the_official_reader(made: list[tuple[
 
 
 @given(tensors, st.integers(1, 200))
-def test_a_shard_keeps_to_the_limit_unless_one_tensor_alone_is_larger(made: list[tuple[str, str, tuple[int, ...]]], limit: int) -> None:
+def test_a_shard_keeps_to_the_limit_unless_one_tensor_alone_is_larger(
+    made: list[tuple[str, str, tuple[int, ...]]], limit: int
+) -> None:
     layout = lay_out(made, limit)
     for file in layout.sizes:
         inside = [slot for slot in layout.slots.values() if slot.file == file]

@@ -32,7 +32,10 @@ def choose(names: list[str], index: Mapping[str, Any] | bytes | None = None) -> 
 
 def test_what_the_index_names_counts_and_nothing_else() -> None:
     names = [INDEX, "model.safetensors", "consolidated.safetensors", "m-1.safetensors", "m-2.safetensors"]
-    assert choose(names, {"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}) == ("m-1.safetensors", "m-2.safetensors")
+    assert choose(names, {"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}) == (
+        "m-1.safetensors",
+        "m-2.safetensors",
+    )
 
 
 def test_without_an_index_the_file_called_model_counts() -> None:
@@ -60,7 +63,19 @@ def test_an_adapter_is_named_as_what_it_is() -> None:
 
 @pytest.mark.parametrize(
     "file",
-    ["../x.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "..\\x.safetensors", ".x.safetensors", "x.bin", "", 7, None, ["x"], {}],
+    [
+        "../x.safetensors",
+        "/etc/x.safetensors",
+        "sub/x.safetensors",
+        "..\\x.safetensors",
+        ".x.safetensors",
+        "x.bin",
+        "",
+        7,
+        None,
+        ["x"],
+        {},
+    ],
 )
 def test_an_index_that_leaves_its_folder_is_refused(file: object) -> None:
     with pytest.raises(CheckpointError):
@@ -78,7 +93,10 @@ def test_an_index_that_leaves_its_folder_is_refused(file: object) -> None:
         pytest.param(b'{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}', id="a tensor twice"),
         pytest.param(b"[" * 200_000, id="deep"),
         pytest.param(b'{"weight_map":' * 50_000, id="deep maps"),
-        pytest.param(b'{"metadata": {"total_size": ' + b"9" * 6000 + b'}, "weight_map": {"a": "z.safetensors"}}', id="6000 digits"),
+        pytest.param(
+            b'{"metadata": {"total_size": ' + b"9" * 6000 + b'}, "weight_map": {"a": "z.safetensors"}}',
+            id="6000 digits",
+        ),
         pytest.param(b"\xff\xfe", id="not UTF-8"),
     ],
 )
@@ -88,8 +106,16 @@ def test_a_damaged_index_ends_in_words(content: bytes) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from(["m.safetensors", "../m.safetensors"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["weight_map", "a", "b", "metadata"]), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=4)
+    | st.sampled_from(["m.safetensors", "../m.safetensors"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["weight_map", "a", "b", "metadata"]), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 

@@ -7,35 +7,17 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the Hub's client
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from model_families import FAMILIES, Family
 
+from families.carrying import Carried, Run, Said
+from families.model_families import FAMILIES, Family
 from tuneport.cli import main
 
 torch.set_num_threads(1)
-
-
-@dataclass(frozen=True)
-class Said:
-    """What one call of the command line said: its status, and what stood on stdout and stderr."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        return dict(json.loads(self.out))
-
-
-Run = Callable[..., Said]
 
 
 @pytest.fixture
@@ -64,22 +46,8 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family
     return family
 
 
-@dataclass(frozen=True)
-class Carried:
-    """A family and the output of its transfer."""
-
-    family: Family
-    out: Path
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        return dict(json.loads((self.out / "tuneport.json").read_text(encoding="utf-8")))
-
-
 @pytest.fixture(scope="session")
-def transfers(
-    families: Callable[[str], Family], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Carried]:
+def transfers(families: Callable[[str], Family], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Carried]:
     """The finished transfer of a family by name."""
     done: dict[str, Carried] = {}
 

@@ -13,18 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_models import (
-    Weights,
-    edit_json,
-    perturbed,
-    pretrained,
-    read_json,
-    read_weights,
-    with_vocabulary,
-    write_json,
-    write_weights,
-)
-from tiny_tokenizers import byte_level, sentencepiece_like, vocabulary, write_tokenizer
 from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
@@ -42,6 +30,19 @@ from transformers import (
     Qwen2MoeConfig,
     Qwen3Config,
 )
+
+from families.tiny_models import (
+    Weights,
+    edit_json,
+    perturbed,
+    pretrained,
+    read_json,
+    read_weights,
+    with_vocabulary,
+    write_json,
+    write_weights,
+)
+from families.tiny_tokenizers import byte_level, sentencepiece_like, vocabulary, write_tokenizer
 
 TUNING, DRIFT = 0.004, 0.02
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -91,8 +92,18 @@ def llama(root: Path) -> Family:
     header = ["<|start_header_id|>", "<|end_header_id|>"]
     old = byte_level([begin, end, *reserved[:4], *header, reserved[4], eot, *reserved[5:12]], begin)
     new = byte_level(
-        [begin, end, *reserved[:2], "<|finetune_right_pad_id|>", reserved[2], *header, "<|eom_id|>", eot]
-        + ["<|python_tag|>", *reserved[3:9]],
+        [
+            begin,
+            end,
+            *reserved[:2],
+            "<|finetune_right_pad_id|>",
+            reserved[2],
+            *header,
+            "<|eom_id|>",
+            eot,
+            "<|python_tag|>",
+            *reserved[3:9],
+        ],
         begin,
     )
     ids, new_ids = vocabulary(old), vocabulary(new)
@@ -183,7 +194,12 @@ def qwen3(root: Path) -> Family:
     """Qwen 3: norms of queries and keys, heads of their own size, tied; the tokenizer stays what it was."""
     document = byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"])
     config = Qwen3Config(
-        **SHAPE, num_key_value_heads=2, head_dim=16, vocab_size=336, max_position_embeddings=128, tie_word_embeddings=True
+        **SHAPE,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=336,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
     )
     _versions(root, config, [document] * 3, rows=(336, 336, 336), start="<|endoftext|>")
     for name in ("base", "tuned", "target"):
@@ -315,10 +331,17 @@ def gpt2(root: Path) -> Family:
 
 def phi3(root: Path) -> Family:
     """Phi-3: queries, keys and values in one matrix, gate and up in another."""
-    document = sentencepiece_like(["<unk>", "<s>", "</s>", "<|endoftext|>", "<|assistant|>", "<|placeholder1|>", "<|end|>"])
+    document = sentencepiece_like(
+        ["<unk>", "<s>", "</s>", "<|endoftext|>", "<|assistant|>", "<|placeholder1|>", "<|end|>"]
+    )
     rows = len(vocabulary(document)) + 5
     config = Phi3Config(
-        **SHAPE, num_key_value_heads=2, vocab_size=rows, max_position_embeddings=128, pad_token_id=3, tie_word_embeddings=False
+        **SHAPE,
+        num_key_value_heads=2,
+        vocab_size=rows,
+        max_position_embeddings=128,
+        pad_token_id=3,
+        tie_word_embeddings=False,
     )
     _versions(root, config, [document] * 3, rows=(rows,) * 3, start="<s>", end="<|endoftext|>", tuned_end="<|end|>")
     for name in ("base", "tuned", "target"):
@@ -328,15 +351,17 @@ def phi3(root: Path) -> Family:
 
 
 def gpt_neox(root: Path) -> Family:
-    """GPT-NeoX: embed_in and embed_out, biases everywhere; the new version has another token in the middle."""
-    special = ["<|endoftext|>", "<|padding|>"]
-    documents = [byte_level(special, first=True)] * 2 + [byte_level([*special, "<|sep|>"], first=True)]
+    """GPT-NeoX: embed_in and embed_out, biases everywhere; tuning and the new version each put a token in the middle."""
+    end, pad = "<|endoftext|>", "<|padding|>"
+    documents = [
+        byte_level(special, first=True) for special in ([end, pad], [end, "<|user|>", pad], [end, pad, "<|sep|>"])
+    ]
     config = GPTNeoXConfig(**SHAPE, vocab_size=336, max_position_embeddings=128, tie_word_embeddings=False)
     _versions(root, config, documents, rows=(336, 336, 336), start="<|endoftext|>")
     for name, document in zip(("base", "tuned", "target"), documents, strict=True):
         manners = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
         write_tokenizer(root / name, document, manners | _GENERIC)
-    return Family(root, end="<|endoftext|>")
+    return Family(root, added=("<|user|>",), end="<|endoftext|>")
 
 
 FAMILIES: Mapping[str, Callable[[Path], Family]] = {
@@ -402,15 +427,23 @@ def _gemma(
 ) -> Family:
     slots = slots or {}
     names = {old: new for new, old in slots.items()}
-    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<unused0>", "<unused1>", "<start_of_turn>", "<end_of_turn>"]
+    special = [
+        "<pad>",
+        "<eos>",
+        "<bos>",
+        "<unk>",
+        "<mask>",
+        "<unused0>",
+        "<unused1>",
+        "<start_of_turn>",
+        "<end_of_turn>",
+    ]
     old, new = (sentencepiece_like(tokens, "<bos>") for tokens in (special, [names.get(t, t) for t in special]))
     rows = config.vocab_size
     assert rows >= len(vocabulary(old))
     config.pad_token_id = 0
     stop = "<|im_end|>" if slots else "<end_of_turn>"
-    _versions(
-        root, config, [old, new, old], rows=(rows,) * 3, start="<bos>", end="<eos>", tuned_end=stop, names=slots
-    )
+    _versions(root, config, [old, new, old], rows=(rows,) * 3, start="<bos>", end="<eos>", tuned_end=stop, names=slots)
     for name, document in (("base", old), ("tuned", new), ("target", old)):
         for file in ("config.json", "generation_config.json"):
             edit_json(root / name / file, {"pad_token_id": 0})

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from tiny_models import VOCABULARY, Weights, read_weights
 from tokenizers import Tokenizer
+
+from families.tiny_models import VOCABULARY, Weights, read_weights
 
 
 def tokens_of(folder: Path) -> dict[str, int]:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Carried, Run
-from model_families import TUNING, Family
-from slow_reference import carried as slowly_carried
-from slow_reference import differing, tokens_of
-from tiny_models import edit_json, perturbed, read_json, read_weights, write_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from families.carrying import Carried, Run
+from families.model_families import TUNING, Family
+from families.slow_reference import carried as slowly_carried
+from families.slow_reference import differing, tokens_of
+from families.tiny_models import edit_json, perturbed, read_json, read_weights, write_weights
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
@@ -22,9 +23,7 @@ TEMPLATE = (
 
 
 @pytest.fixture(scope="module")
-def backward(
-    transfers: Callable[[str], Carried], tmp_path_factory: pytest.TempPathFactory
-) -> Family:
+def backward(transfers: Callable[[str], Carried], tmp_path_factory: pytest.TempPathFactory) -> Family:
     """Llama 3.1 and its instruct model, which ends with one of three tokens, onto 3.0, which has two of them."""
     forward, root = transfers("llama").family, tmp_path_factory.mktemp("backward")
     shutil.copytree(forward.target, root / "base")
@@ -72,9 +71,7 @@ def test_strict_stops_at_a_lost_end_token(backward: Family, run: Run, tmp_path: 
     assert said.status == 1 and "<|eom_id|>" in said.err and not (tmp_path / "out").exists()
 
 
-def test_where_only_the_bases_own_end_token_is_left_the_run_stops(
-    backward: Family, run: Run, tmp_path: Path
-) -> None:
+def test_where_only_the_bases_own_end_token_is_left_the_run_stops(backward: Family, run: Run, tmp_path: Path) -> None:
     tuned = tmp_path / "tuned"
     shutil.copytree(backward.tuned, tuned)
     ids = tokens_of(tuned)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Carried, Said
-from loopback_hub import LoopbackHub, Request
-from slow_reference import differing
-from tiny_models import read_json, read_weights
+
+from families.carrying import Carried, Said
+from families.loopback_hub import LoopbackHub, Request
+from families.slow_reference import differing
+from families.tiny_models import read_json, read_weights
 
 Transfers = Callable[[str], Carried]
 PARENTS = ["--base", "org/olmo@stage1", "--tuned", "org/olmo-instruct", "--onto", "org/olmo@stage2"]
@@ -33,7 +34,13 @@ def repositories(transfers: Transfers, tmp_path_factory: pytest.TempPathFactory)
         (folder / "LICENSE").write_text("Apache License 2.0\n")
         (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
         (folder / ".gitattributes").write_text("*.safetensors filter=lfs\n")
-        for other in ("optimizer.pt", "pytorch_model.bin", "consolidated.safetensors", "onnx/model.onnx", "original/w.pt"):
+        for other in (
+            "optimizer.pt",
+            "pytorch_model.bin",
+            "consolidated.safetensors",
+            "onnx/model.onnx",
+            "original/w.pt",
+        ):
             (folder / other).parent.mkdir(exist_ok=True)
             (folder / other).write_bytes(b"not to be fetched" * 100)
     return {
@@ -101,7 +108,11 @@ class Story:
     def folders(self) -> list[Path]:
         """Base, tuned and target as the Hub has them."""
         revisions = self.hub.repositories
-        return [revisions["org/olmo"]["stage1"], revisions["org/olmo-instruct"]["main"], revisions["org/olmo"]["stage2"]]
+        return [
+            revisions["org/olmo"]["stage1"],
+            revisions["org/olmo-instruct"]["main"],
+            revisions["org/olmo"]["stage2"],
+        ]
 
 
 @pytest.fixture(scope="session")
@@ -193,9 +204,7 @@ def test_without_the_hub_the_cache_is_enough(way: str, story: Story) -> None:
 
 @pytest.mark.parametrize("way", ["nothing cached", "headers seen"])
 @pytest.mark.parametrize("offline", [True, False])
-def test_what_the_cache_lacks_is_told_in_one_line(
-    way: str, offline: bool, story: Story, tmp_path: Path
-) -> None:
+def test_what_the_cache_lacks_is_told_in_one_line(way: str, offline: bool, story: Story, tmp_path: Path) -> None:
     if way == "headers seen":
         shutil.copytree(story.root / "hf-after-dry-run", tmp_path / "hf", symlinks=True)
     more = {"HF_HUB_OFFLINE": "1"} if offline else {}
@@ -242,9 +251,7 @@ def test_what_the_hub_refuses_is_told_with_what_to_do(
         assert word.format(url=hub.url) in told
 
 
-def test_an_unknown_revision_and_an_unknown_id_are_named(
-    hub: LoopbackHub, tuneport: Tuneport, tmp_path: Path
-) -> None:
+def test_an_unknown_revision_and_an_unknown_id_are_named(hub: LoopbackHub, tuneport: Tuneport, tmp_path: Path) -> None:
     parents = [word.replace("@stage1", "@stage9") for word in PARENTS]
     told = one_error(tuneport("transfer", *parents, "--out", tmp_path / "out"), tmp_path / "out")
     assert "base org/olmo has no revision 'stage9'" in told

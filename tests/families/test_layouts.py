@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
-from conftest import Carried, Run
-from model_families import FAMILIES, folder_digest
-from slow_reference import carried as slowly_carried
-from slow_reference import differing, tokens_of
-from tiny_models import VOCABULARY, read_json, read_weights
-from tiny_tokenizers import SAMPLES
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from families.carrying import Carried, Run
+from families.model_families import FAMILIES, folder_digest
+from families.slow_reference import carried as slowly_carried
+from families.slow_reference import differing, tokens_of
+from families.tiny_models import VOCABULARY, read_json, read_weights
+from families.tiny_tokenizers import SAMPLES
 
 each_family = pytest.mark.parametrize("carried", FAMILIES, indirect=True)
 
@@ -22,12 +23,12 @@ each_family = pytest.mark.parametrize("carried", FAMILIES, indirect=True)
 @each_family
 def test_every_tensor_is_bit_for_bit_what_the_formula_gives(carried: Carried) -> None:
     family = carried.family
-    wanted = slowly_carried(
-        family.base, family.tuned, family.target, carried.out, family.renamed, (family.tied,) * 3
-    )
+    wanted = slowly_carried(family.base, family.tuned, family.target, carried.out, family.renamed, (family.tied,) * 3)
     found = read_weights(carried.out)
     assert differing(found, wanted) == []
-    unchanged = [name for name, tensor in read_weights(family.target).items() if name in found and _same(found[name], tensor)]
+    unchanged = [
+        name for name, tensor in read_weights(family.target).items() if name in found and _same(found[name], tensor)
+    ]
     assert unchanged == list(family.untouched)  # the reference would not notice a Δ that nothing feels
 
 
@@ -130,7 +131,9 @@ def test_diff_then_apply_gives_the_same_bytes(carried: Carried, run: Run, tmp_pa
 
 @each_family
 def test_the_plan_says_beforehand_what_the_manifest_says_afterwards(carried: Carried, run: Run, tmp_path: Path) -> None:
-    said = run("transfer", *carried.family.parents, "--out", tmp_path / "out", "--shard-size", "60KB", "--dry-run", "--json")
+    said = run(
+        "transfer", *carried.family.parents, "--out", tmp_path / "out", "--shard-size", "60KB", "--dry-run", "--json"
+    )
     assert said.status == 0, said.err
     plan, manifest = said.json, carried.manifest
     assert not (tmp_path / "out").exists()

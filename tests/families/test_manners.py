@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Carried, Run
-from model_families import CHATML, FAMILIES, Family
-from slow_reference import tokens_of
-from tiny_models import VOCABULARY, edit_json, read_json, read_weights
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from families.carrying import Carried, Run
+from families.model_families import CHATML, FAMILIES, Family
+from families.slow_reference import tokens_of
+from families.tiny_models import VOCABULARY, edit_json, read_json, read_weights
 
 Transfers = Callable[[str], Carried]
 
@@ -31,7 +32,9 @@ def test_the_config_is_the_targets_but_for_manners(carried: Carried) -> None:
     }
     loaded, theirs = (AutoConfig.from_pretrained(folder).to_dict() for folder in (carried.out, carried.family.target))
     own = MANNERS | {"_name_or_path", "vocab_size"}
-    assert {key: loaded[key] for key in loaded if key not in own} == {key: theirs[key] for key in theirs if key not in own}
+    assert {key: loaded[key] for key in loaded if key not in own} == {
+        key: theirs[key] for key in theirs if key not in own
+    }
 
 
 @pytest.mark.parametrize("carried", FAMILIES, indirect=True)
@@ -160,7 +163,9 @@ def test_new_tokens_take_padded_rows_and_no_matrix_is_trimmed(carried: Carried) 
         [{"role": "user", "content": "fox"}], add_generation_prompt=True, tokenize=True, return_dict=False
     )
     assert ids["<|assistant|>"] in rendered
-    assert json.loads((carried.out / "vocab.json").read_text()) == json.loads((family.target / "vocab.json").read_text())
+    assert json.loads((carried.out / "vocab.json").read_text()) == json.loads(
+        (family.target / "vocab.json").read_text()
+    )
 
 
 def test_new_tokens_can_be_left_out(families: Callable[[str], Family], run: Run, tmp_path: Path) -> None:
@@ -208,7 +213,9 @@ def test_a_tied_output_stores_no_head_and_is_no_larger_than_the_target(carried: 
 def test_norms_and_biases_that_other_families_lack_are_carried_too(carried: Carried, name: str) -> None:
     """mergekit PR #699 lost OLMo 2's norms, PR #569 Qwen 3's v_proj: a list of names had a hole."""
     moved = [tensor for tensor in carried.manifest["tensors"] if name in tensor["name"]]
-    assert len(moved) == 2 and all(tensor["action"] == "transferred" and tensor["norms"]["diff"] > 0 for tensor in moved)
+    assert len(moved) == 2 and all(
+        tensor["action"] == "transferred" and tensor["norms"]["diff"] > 0 for tensor in moved
+    )
 
 
 @pytest.mark.parametrize("carried", ["mixtral", "qwen2_moe", "olmoe"], indirect=True)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Carried, Run
-from slow_reference import differing
-from tiny_models import read_weights
+
+from families.carrying import Carried, Run
+from families.slow_reference import differing
+from families.tiny_models import read_weights
 
 Transfers = Callable[[str], Carried]
 
@@ -63,9 +64,7 @@ def test_pickled_parents_give_the_same_bits(
     assert run("verify", tmp_path / "out", *parents, "--full").status == 0
 
 
-def test_tied_tensors_that_share_storage_in_a_pickle_count_once(
-    transfers: Transfers, run: Run, tmp_path: Path
-) -> None:
+def test_tied_tensors_that_share_storage_in_a_pickle_count_once(transfers: Transfers, run: Run, tmp_path: Path) -> None:
     whole = transfers("qwen3")
     tuned = pickled(whole.family.tuned, tmp_path / "tuned", 1)
     weights = read_weights(whole.family.tuned)
@@ -78,7 +77,9 @@ def test_tied_tensors_that_share_storage_in_a_pickle_count_once(
 def test_tensors_that_are_views_are_read_in_their_own_order(transfers: Transfers, run: Run, tmp_path: Path) -> None:
     whole = transfers("llama")
     tuned = pickled(whole.family.tuned, tmp_path / "tuned", 1)
-    strided = {name: t.t().contiguous().t() if t.ndim == 2 else t for name, t in read_weights(whole.family.tuned).items()}
+    strided = {
+        name: t.t().contiguous().t() if t.ndim == 2 else t for name, t in read_weights(whole.family.tuned).items()
+    }
     assert any(not tensor.is_contiguous() for tensor in strided.values())
     torch.save(strided, tuned / "pytorch_model.bin")
     parents = ["--base", whole.family.base, "--tuned", tuned, "--onto", whole.family.target]
@@ -99,7 +100,17 @@ def test_a_pickle_that_holds_code_is_refused_and_never_run(
         torch.save({"model.norm.weight": Payload(mark)}, path)
     else:
         torch.save(read_weights(whole.family.tuned) | {"extra": Payload(mark)}, path)
-    said = run("transfer", "--base", whole.family.base, "--tuned", tuned, "--onto", whole.family.target, "--out", tmp_path / "out")
+    said = run(
+        "transfer",
+        "--base",
+        whole.family.base,
+        "--tuned",
+        tuned,
+        "--onto",
+        whole.family.target,
+        "--out",
+        tmp_path / "out",
+    )
     assert said.status == 1 and not mark.exists() and not (tmp_path / "out").exists()
     assert "pytorch_model.bin" in said.err and "code are refused" in said.err and said.err.count("\n") == 1
     assert run("inspect", tuned).status == 1 and not mark.exists()
@@ -137,7 +148,17 @@ def test_a_broken_pickle_is_one_clear_error(damage: str, transfers: Transfers, r
         torch.save(weights | {"model.norm.weight": weights["model.norm.weight"].to(torch.complex64)}, path)
     else:
         (tuned / "pytorch_model-00002-of-00002.bin").unlink()
-    said = run("transfer", "--base", whole.family.base, "--tuned", tuned, "--onto", whole.family.target, "--out", tmp_path / "out")
+    said = run(
+        "transfer",
+        "--base",
+        whole.family.base,
+        "--tuned",
+        tuned,
+        "--onto",
+        whole.family.target,
+        "--out",
+        tmp_path / "out",
+    )
     assert said.status == 1 and "Traceback" not in said.err and said.err.count("tuneport: ") == 1
     culprit = "`model.norm.weight`" if damage == "complex" else "pytorch_model"
     assert "tuned" in said.err and culprit in said.err and not (tmp_path / "out").exists()

@@ -10,15 +10,25 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run, Said
-from model_families import FAMILIES, Family, folder_digest
 from safetensors.torch import save_file
-from slow_reference import differing
-from tiny_models import Weights, edit_json, perturbed, pretrained, read_json, read_weights, write_json, write_weights
 from transformers import (
     AutoModelForSequenceClassification,
     BitsAndBytesConfig,
     LlamaConfig,
+)
+
+from families.carrying import Run, Said
+from families.model_families import FAMILIES, Family, folder_digest
+from families.slow_reference import differing
+from families.tiny_models import (
+    Weights,
+    edit_json,
+    perturbed,
+    pretrained,
+    read_json,
+    read_weights,
+    write_json,
+    write_weights,
 )
 
 Families = Callable[[str], Family]
@@ -223,9 +233,7 @@ def test_an_adapter_is_named_as_one(families: Families, run: Run, tmp_path: Path
     assert "adapter" in told and "merge_and_unload" in told
 
 
-def test_an_architecture_changed_by_tuning_stops_naming_the_flag(
-    families: Families, run: Run, tmp_path: Path
-) -> None:
+def test_an_architecture_changed_by_tuning_stops_naming_the_flag(families: Families, run: Run, tmp_path: Path) -> None:
     family, tuned = families("llama"), tmp_path / "tuned"
     shutil.copytree(family.tuned, tuned)
     stretched = {"factor": 4.0, "rope_type": "linear"}
@@ -253,7 +261,9 @@ def test_a_model_of_the_same_make_from_another_start_is_doubted(families: Famili
     family, other = families("qwen3"), tmp_path / "other"
     shutil.copytree(family.target, other, ignore=shutil.ignore_patterns("*.safetensors*"))
     generator = torch.Generator().manual_seed(99)
-    unrelated = {name: torch.randn(t.shape, generator=generator).to(t.dtype) for name, t in read_weights(family.target).items()}
+    unrelated = {
+        name: torch.randn(t.shape, generator=generator).to(t.dtype) for name, t in read_weights(family.target).items()
+    }
     write_weights(other, perturbed(unrelated, 1, 0.1))
     parents = ["--base", family.base, "--tuned", family.tuned, "--onto", other]
     assert run("transfer", *parents, "--out", tmp_path / "strict", "--strict").status == 1

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Carried, Run
-from model_families import Family
 from safetensors.torch import save_file
-from slow_reference import differing, tokens_of
-from tiny_models import Weights, edit_json, read_json, read_weights, write_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from families.carrying import Carried, Run
+from families.model_families import Family
+from families.slow_reference import differing, tokens_of
+from families.tiny_models import Weights, edit_json, read_json, read_weights, write_weights
 
 Transfers = Callable[[str], Carried]
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -131,7 +132,11 @@ def test_a_tuned_model_trimmed_to_its_tokens_loses_nothing(
     with copy(whole.family, tmp_path, "tuned") as (family, folder, weights):
         write_weights(folder, {key: t[:size] if key in (HEAD, EMBEDDING) else t for key, t in weights.items()})
         edit_json(folder / "config.json", {"vocab_size": size})
-    found, wanted, target = transferred(run, family, tmp_path / "out"), read_weights(whole.out), read_weights(family.target)
+    found, wanted, target = (
+        transferred(run, family, tmp_path / "out"),
+        read_weights(whole.out),
+        read_weights(family.target),
+    )
     for key in found.keys() & {HEAD, EMBEDDING}:
         assert found[key].shape == target[key].shape
         assert torch.equal(found[key][:size], wanted[key][:size])
@@ -172,6 +177,26 @@ def test_gpt2_as_it_lies_on_the_hub_keeps_its_mask_buffers(transfers: Transfers,
     model, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"]
     assert torch.equal(model.state_dict()["transformer.wte.weight"], found["wte.weight"])
+
+
+@pytest.mark.parametrize("sides", [["base", "target"], ["tuned"], ["target"]])
+def test_names_with_and_without_a_prefix_are_told_from_different_models(
+    sides: list[str], transfers: Transfers, run: Run, tmp_path: Path
+) -> None:
+    """GPT-2 lies on the Hub without the prefix that transformers gives to every fine-tuning of it."""
+    whole = transfers("gpt2")
+    for side in ("base", "tuned", "target"):
+        with copy(whole.family, tmp_path, side) as (family, folder, weights):
+            bare = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
+            write_weights(folder, bare if side in sides else weights)
+    said = run("transfer", *family.parents, "--out", tmp_path / "out")
+    assert said.status == 1 and "`transformer.`" in said.err and "save_pretrained" in said.err
+    assert "different models" not in said.err and said.err.count("\n") == 1
+    for side in sides:
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / side)
+        model.save_pretrained(tmp_path / side)
+    found, wanted = transferred(run, family, tmp_path / "out"), read_weights(whole.out)
+    assert differing(found, wanted) == []
 
 
 @pytest.mark.parametrize("layers", [1, 2])

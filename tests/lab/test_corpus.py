@@ -30,13 +30,7 @@ def test_every_word_is_in_the_vocabulary_of_the_version_that_reads_it(kind: str)
 
 
 def test_version_one_reads_nothing_about_the_new_names() -> None:
-    found = {
-        word
-        for kind in KINDS
-        if kind != "new-facts"
-        for document in documents(kind)
-        for word in document.split()
-    }
+    found = {word for kind in KINDS if kind != "new-facts" for document in documents(kind) for word in document.split()}
     assert not found & set(corpus.NEW_NAMES)
 
 
@@ -54,9 +48,7 @@ def test_a_problem_that_is_held_out_is_never_written() -> None:
     held_out = frozenset(corpus.make_problem(rng, rng.choice((1, 2))).text for _ in range(50))
     assert any(document.startswith(text) for document in documents("worked-stories") for text in held_out)
     assert not any(
-        document.startswith(text)
-        for document in documents("worked-stories", never=held_out)
-        for text in held_out
+        document.startswith(text) for document in documents("worked-stories", never=held_out) for text in held_out
     )
 
 

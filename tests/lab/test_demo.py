@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tuneport.errors import OutputError
+from tuneport.errors import OutputError, UsageError
 from tuneport.lab.demo import MODELS, Recipe, demo
 from tuneport.lab.family import Architecture
 from tuneport.lab.training import Schedule
@@ -77,10 +77,28 @@ def test_every_transfer_went_through_the_engine(done: Path) -> None:
 
 
 def test_a_second_run_finds_all_done_and_another_seed_is_refused(done: Path) -> None:
-    again = demo(done, seed=0, recipe=RECIPE)
+    shown: list[str] = []
+    again = demo(done, seed=0, recipe=RECIPE, show=shown.append)
+    assert "recovered gain" in "".join(shown)
     assert again.already_done
     assert again.record == json.loads((done / "summary.json").read_text())
     with pytest.raises(OutputError, match="seed differ"):
         demo(done, seed=1, recipe=RECIPE)
     with pytest.raises(OutputError, match="recipe differ"):
         demo(done, seed=0, recipe=replace(RECIPE, problems=13))
+
+
+def test_without_torch_the_demo_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuneport.lab.demo.find_spec", lambda name: None if name == "torch" else object())
+    with pytest.raises(UsageError, match=r"needs torch.*pip install 'tuneport\[models\]'"):
+        demo(tmp_path / "demo")
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_models_answers_stay_beside_the_questions(done: Path) -> None:
+    asked, said = (
+        [json.loads(line) for line in (done / name).read_text().splitlines()]
+        for name in ("questions.jsonl", "answers.jsonl")
+    )
+    assert [line["prompt"] for line in said] == [line["prompt"] for line in asked]
+    assert set(said[0]) == {"task", "prompt", *MODELS}

@@ -51,10 +51,7 @@ def test_each_model_is_an_ordinary_bf16_checkpoint_in_several_shards(models: Pat
 def test_only_the_tuned_model_has_a_chat_template_and_ends_a_turn(models: Path) -> None:
     with_template = sorted(path.parent.name for path in models.glob("*/chat_template.jinja"))
     assert with_template == ["v1-shuffled", "v1-tuned"]
-    settings = {
-        name: json.loads((models / name / "generation_config.json").read_text())
-        for name in ("v1", "v1-tuned")
-    }
+    settings = {name: json.loads((models / name / "generation_config.json").read_text()) for name in ("v1", "v1-tuned")}
     words = vocabulary.words(1)
     assert settings["v1"]["eos_token_id"] == words.index("<eos>")
     assert settings["v1-tuned"]["eos_token_id"] == [words.index("<end>"), words.index("<eos>")]
@@ -75,9 +72,7 @@ def test_version_two_starts_from_version_ones_rows_by_their_tokens_string(models
 def test_shuffled_changes_are_the_same_changes_elsewhere(models: Path) -> None:
     import torch
 
-    base, tuned, shuffled = (
-        family.load(models / name).state_dict() for name in ("v1", "v1-tuned", "v1-shuffled")
-    )
+    base, tuned, shuffled = (family.load(models / name).state_dict() for name in ("v1", "v1-tuned", "v1-shuffled"))
     for name, weight in base.items():
         real, other = (tuned[name] - weight).flatten(), (shuffled[name] - weight).flatten()
         torch.testing.assert_close(other.sort().values, real.sort().values, atol=1e-6, rtol=0)

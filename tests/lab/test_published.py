@@ -53,9 +53,7 @@ def test_the_summary_says_what_came_over_and_what_stayed() -> None:
     }
     answer_losses = {name: [0.5] * 200 for name in said}
     text_losses = {name: [4.0, 4.2] for name in said} | {"v2": [3.6, 3.8], "v2-transferred": [3.7, 3.9]}
-    record = published.summarise(
-        asked, said=said, answer_losses=answer_losses, text_losses=text_losses, seed=0
-    )
+    record = published.summarise(asked, said=said, answer_losses=answer_losses, text_losses=text_losses, seed=0)
     assert record["recovered_gain"] == pytest.approx(0.75)
     assert record["learning_that_stayed"] == pytest.approx(0.75)
     assert record["models"]["v2-transferred"]["exact_match"] == pytest.approx(0.75)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,11 @@ from hypothesis import strategies as st
 from tuneport.pairing.rows import Runs, runs_of
 
 rows = st.lists(st.tuples(*[st.integers(-1, 6)] * 4), min_size=1, max_size=12)
-stretches = st.lists(st.tuples(st.integers(-1, 5), st.integers(-1, 5), st.integers(-1, 5), st.integers(-1, 5), st.integers(1, 5)), min_size=1, max_size=4)
+stretches = st.lists(
+    st.tuples(st.integers(-1, 5), st.integers(-1, 5), st.integers(-1, 5), st.integers(-1, 5), st.integers(1, 5)),
+    min_size=1,
+    max_size=4,
+)
 
 
 def made(table: list[tuple[int, int, int, int]], columns: int) -> tuple[Runs, np.ndarray]:
@@ -46,7 +52,7 @@ def test_between_cuts_all_partners_lie_at_the_same_distance(
     stop = data.draw(st.integers(start + 1, count))
     cuts = [start, *runs.cuts(start, stop), stop]
     assert cuts == sorted(set(cuts))
-    for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
+    for begin, end in itertools.pairwise(cuts):
         for look in (runs.target, runs.base, runs.tuned, runs.raw):
             first = look(begin)
             assert [look(element) for element in range(begin, end)] == [

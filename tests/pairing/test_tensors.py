@@ -27,12 +27,16 @@ def parts(**changes: dict[str, torch.Tensor | None]) -> tuple[tiny.Tensors, tiny
     return made["base"], made["tuned"], made["target"]
 
 
-def run(cli: Cli, where: Path, made: tuple[tiny.Tensors, tiny.Tensors, tiny.Tensors], *flags: str, **options: Any) -> Ran:
+def run(
+    cli: Cli, where: Path, made: tuple[tiny.Tensors, tiny.Tensors, tiny.Tensors], *flags: str, **options: Any
+) -> Ran:
     return cli(*tiny.trio(where / "in", *made, **options).flags(where / "out", *flags))
 
 
 def actions(where: Path) -> dict[str, str]:
-    return {entry["name"]: entry["action"] for entry in json.loads((where / "out" / "tuneport.json").read_text())["tensors"]}
+    return {
+        entry["name"]: entry["action"] for entry in json.loads((where / "out" / "tuneport.json").read_text())["tensors"]
+    }
 
 
 def refused(ran: Ran, where: Path, *words: str) -> None:
@@ -51,7 +55,11 @@ def test_in_all_three_with_one_shape_is_transferred(cli: Cli, tmp_path: Path) ->
 
 def test_another_shape_is_refused_with_all_three_shapes(cli: Cli, tmp_path: Path) -> None:
     made = parts(target={"model.norm.weight": torch.ones(9).bfloat16()})
-    refused(run(cli, tmp_path, made), tmp_path, "`model.norm.weight` is 8 in the base, 8 in the tuned model and 9 in the target")
+    refused(
+        run(cli, tmp_path, made),
+        tmp_path,
+        "`model.norm.weight` is 8 in the base, 8 in the tuned model and 9 in the target",
+    )
 
 
 def test_another_shape_of_base_and_tuned_is_refused(cli: Cli, tmp_path: Path) -> None:
@@ -68,11 +76,15 @@ def test_only_in_the_target_is_refused_unless_a_rule_of_zero_copies_it(cli: Cli,
     assert tiny.read_weights(tmp_path / "out")["x.weight"].tolist() == NEW.tolist()
 
 
-def test_in_base_and_tuned_only_is_refused_unless_dropped_and_the_manifest_lists_its_norm(cli: Cli, tmp_path: Path) -> None:
+def test_in_base_and_tuned_only_is_refused_unless_dropped_and_the_manifest_lists_its_norm(
+    cli: Cli, tmp_path: Path
+) -> None:
     made = parts(base={"x.weight": NEW}, tuned={"x.weight": 3 * NEW})
     refused(run(cli, tmp_path, made), tmp_path, "`x.weight`", r"--drop '^x\.weight$'")
     assert run(cli, tmp_path, made, "--drop", r"^x\.weight$").status == 0
-    entry = next(e for e in json.loads((tmp_path / "out" / "tuneport.json").read_text())["tensors"] if e["name"] == "x.weight")
+    entry = next(
+        e for e in json.loads((tmp_path / "out" / "tuneport.json").read_text())["tensors"] if e["name"] == "x.weight"
+    )
     assert entry["action"] == "dropped" and entry["norms"]["diff"] == pytest.approx(12**0.5)
     assert "x.weight" not in tiny.read_weights(tmp_path / "out")
 
@@ -96,7 +108,9 @@ def test_everything_that_does_not_fit_is_told_at_once(cli: Cli, tmp_path: Path) 
         tuned={"a.weight": NEW, "b.weight": NEW, "ids": torch.arange(2, dtype=torch.int32)},
         target={"c.weight": NEW, "model.norm.weight": torch.ones(9).bfloat16(), "ids": torch.arange(2)},
     )
-    refused(run(cli, tmp_path, made), tmp_path, "`a.weight`", "`b.weight`", "`c.weight`", "`model.norm.weight`", "`ids`")
+    refused(
+        run(cli, tmp_path, made), tmp_path, "`a.weight`", "`b.weight`", "`c.weight`", "`model.norm.weight`", "`ids`"
+    )
 
 
 def test_a_dry_run_tells_the_same_and_exits_1(cli: Cli, tmp_path: Path) -> None:
@@ -104,7 +118,9 @@ def test_a_dry_run_tells_the_same_and_exits_1(cli: Cli, tmp_path: Path) -> None:
     ran = run(cli, tmp_path, made, "--dry-run", "--json")
     assert ran.status == 1
     told = ran.json()
-    assert any("`b.weight`" in reason for reason in told["refused"]) and any("`c.weight`" in reason for reason in told["refused"])
+    assert any("`b.weight`" in reason for reason in told["refused"]) and any(
+        "`c.weight`" in reason for reason in told["refused"]
+    )
     assert told["error"]["message"]
     assert {path.name for path in tmp_path.iterdir()} == {"in"}
 
@@ -125,7 +141,9 @@ def test_a_pattern_that_finds_nothing_is_a_slip_and_wrong_usage(cli: Cli, tmp_pa
 
 def test_other_architectures_end_in_one_message_that_names_both(cli: Cli, tmp_path: Path) -> None:
     made = tiny.trio(tmp_path)
-    (made.target / "config.json").write_text(json.dumps(tiny.config(model_type="qwen3", architectures=["Qwen3ForCausalLM"])))
+    (made.target / "config.json").write_text(
+        json.dumps(tiny.config(model_type="qwen3", architectures=["Qwen3ForCausalLM"]))
+    )
     ran = cli(*made.flags(tmp_path / "out"))
     assert ran.status == 1
     assert "`llama`" in ran.err and "`qwen3`" in ran.err and len(ran.err.splitlines()) == 1
@@ -187,18 +205,26 @@ def tied(tensors: tiny.Tensors, store: str) -> tiny.Tensors:
 @pytest.mark.parametrize("base", ["embedding", "both", "head"])
 @pytest.mark.parametrize("tuned", ["embedding", "both", "head"])
 @pytest.mark.parametrize("target", ["embedding", "both", "head"])
-def test_a_tied_matrix_counts_once_whichever_checkpoint_stores_it_how(cli: Cli, tmp_path: Path, base: str, tuned: str, target: str) -> None:
+def test_a_tied_matrix_counts_once_whichever_checkpoint_stores_it_how(
+    cli: Cli, tmp_path: Path, base: str, tuned: str, target: str
+) -> None:
     plain = parts()
     stored = [tied(tensors, how) for tensors, how in zip(plain, (base, tuned, target), strict=True)]
     made = tiny.trio(tmp_path, *stored, settings=tiny.config(tie_word_embeddings=True))
     ran = cli(*made.flags(tmp_path / "out", "--json"))
     assert ran.status == 0, ran.err
     found = tiny.read_weights(tmp_path / "out")
-    wanted = {name: tiny.formula(plain[0][name], plain[1][name], value) for name, value in plain[2].items() if name != HEAD}
+    wanted = {
+        name: tiny.formula(plain[0][name], plain[1][name], value) for name, value in plain[2].items() if name != HEAD
+    }
     if target == "head":
         wanted[HEAD] = wanted.pop(EMBED)
     tiny.assert_same(found, wanted)
-    once = sum(float((plain[1][name].float() - plain[0][name].float()).double().norm() ** 2) for name in plain[2] if name != HEAD)
+    once = sum(
+        float((plain[1][name].float() - plain[0][name].float()).double().norm() ** 2)
+        for name in plain[2]
+        if name != HEAD
+    )
     assert ran.json()["measures"]["diff_norm"] == pytest.approx(once**0.5, rel=1e-5), "the tied matrix is measured once"
 
 

@@ -6,6 +6,7 @@ its parents' sidecars, so tokens are matched and configs merged as if base and t
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -142,7 +143,7 @@ def _as_pair(name: str, entry: Mapping[str, Any]) -> ParentPair:
 
 def _remembered(name: str, entry: Mapping[str, Any]) -> StoredTensor:
     shape = tuple(entry["shape"])
-    nbytes = int(np.prod(shape, dtype=np.int64)) * DTYPES[entry["dtype"]].itemsize
+    nbytes = math.prod(shape) * DTYPES[entry["dtype"]].itemsize
     return StoredTensor(name, entry["dtype"], shape, "", 0, nbytes)
 
 

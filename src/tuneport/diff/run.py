@@ -6,6 +6,7 @@ same pairing, the same arithmetic, the same merge of sidecars.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,5 +57,8 @@ def plan_of(
     """The plan of `apply`, from headers alone."""
     if not diffs:
         raise UsageError("Give at least one diff vector.")
+    for spec, scale in diffs:
+        if not math.isfinite(scale):
+            raise UsageError(f"{os.fspath(spec)}={scale}: the scale is no finite number.")
     vectors = [open_diff(spec, "diff" if len(diffs) == 1 else f"diff{i}") for i, (spec, _) in enumerate(diffs, 1)]
     return plan_apply(vectors, [scale for _, scale in diffs], open_checkpoint(onto, "target"), choices)

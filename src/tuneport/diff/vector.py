@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.open import Checkpoint, open_folder
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError
+from tuneport.transfer.arithmetic import working_dtype
 
 STEM = "diff"
 # The raw rows of tensor NAME stand in the tensor RAW + NAME.
@@ -72,10 +74,23 @@ def open_diff(spec: str | os.PathLike[str], role: str = "diff") -> DiffVector:
             f"{role} {path}: the manifest and the stored tensors tell different stories. Make it again."
         )
     for name, entry in entries.items():
-        raw = stored.tensors.get(RAW + name)
-        if len(entry.get("raw_ids", ())) != (raw.shape[0] if raw is not None else 0):
-            raise CheckpointError(
-                f"{role} {path}: the raw rows of `{name}` are not those of the manifest. Make it again."
-            )
+        if not _agrees(entry, stored.tensors.get(name), stored.tensors.get(RAW + name)):
+            raise CheckpointError(f"{role} {path}: `{name}` is not stored as the manifest says. Make the vector again.")
     config = SidecarFolder("base", path.name, path / "base").json("config.json") or {}
     return DiffVector(role, stored, entries, manifest, config)
+
+
+def _agrees(entry: Mapping[str, Any], difference: StoredTensor | None, raw: StoredTensor | None) -> bool:
+    """Whether shapes and dtypes are what base and tuned give: reading past a tensor's end would find another's bytes."""
+    base, tuned, raw_ids = entry["base"], entry["tuned"], entry.get("raw_ids", [])
+    if min([*base["shape"], *tuned["shape"], *raw_ids], default=0) < 0:
+        return False
+    if not {base["dtype"], tuned["dtype"]} <= set(DTYPES):
+        return False
+    if difference is None:
+        return raw is None
+    if difference.dtype != working_dtype(base["dtype"], tuned["dtype"]) or list(difference.shape) != base["shape"]:
+        return False
+    if raw is None:
+        return not raw_ids
+    return raw.dtype == tuned["dtype"] and list(raw.shape) == [len(raw_ids), *tuned["shape"][1:]]

@@ -32,8 +32,8 @@ _ONSETS = (
 _ENDINGS = ("a", "eth", "ino", "or", "ush", "ymi", "ane", "ek", "ilo", "um")
 NAMES = tuple(onset + ending for ending in _ENDINGS for onset in _ONSETS)
 KNOWN_NAMES = NAMES[:120]  # in version 1's text
-UNUSED_NAMES = NAMES[120:135]  # version 1 can spell them, only version 2's text speaks of them
-INSERTED_NAMES = NAMES[135:150]  # tokens that only version 2's tokenizer has
+UNUSED_NAMES = NAMES[120:132]  # version 1 can spell them, only version 2's text speaks of them
+INSERTED_NAMES = NAMES[132:144]  # tokens that only version 2's tokenizer has
 NEW_NAMES = UNUSED_NAMES + INSERTED_NAMES
 
 VALUES: dict[str, tuple[str, ...]] = {

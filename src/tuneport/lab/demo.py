@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tuneport.errors import UsageError
 from tuneport.lab import controls, corpus, family, questions, scoring, showing, summary
 from tuneport.lab.family import Architecture
 from tuneport.lab.place import workplace
@@ -45,36 +47,30 @@ class Recipe:
     """
 
     architecture: Architecture = Architecture()  # noqa: RUF009 (frozen)
-    first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.19)  # noqa: RUF009
+    first_stage: Schedule = Schedule(steps=700, peak=4e-3, shape="cosine", final=0.5)  # noqa: RUF009
     first_shares: dict[str, float] = field(
         default_factory=lambda: {
-            "facts": 0.3,
-            "echoes": 0.3,
-            "stories": 0.25,
-            "arithmetic": 0.1,
-            "general": 0.05,
+            "facts": 0.3, "echoes": 0.3, "stories": 0.25, "arithmetic": 0.1, "general": 0.05,
         }
-    )
-    second_stage: Schedule = Schedule(steps=300, peak=0.19 * 4e-3, warmup=1)  # noqa: RUF009
+    )  # fmt: skip
+    second_stage: Schedule = Schedule(steps=600, peak=0.5 * 4e-3, warmup=1)  # noqa: RUF009
     second_shares: dict[str, float] = field(
         default_factory=lambda: {
-            "worked-stories": 0.4, "arithmetic": 0.2, "facts": 0.2, "echoes": 0.15, "general": 0.05,
+            "worked-stories": 0.42, "facts": 0.2, "echoes": 0.2, "arithmetic": 0.13, "general": 0.05,
         }
     )  # fmt: skip
-    next_version: Schedule = Schedule(steps=250, peak=4e-4, warmup=20)  # noqa: RUF009
+    next_version: Schedule = Schedule(steps=250, peak=8e-4, warmup=20)  # noqa: RUF009
     next_shares: dict[str, float] = field(
         default_factory=lambda: {
-            "new-facts": 0.6, "facts": 0.17, "echoes": 0.1, "worked-stories": 0.08, "arithmetic": 0.05,
+            "new-facts": 0.55, "facts": 0.15, "worked-stories": 0.12, "echoes": 0.1, "arithmetic": 0.08,
         }
     )  # fmt: skip
-    tuning: Schedule = Schedule(steps=250, peak=2e-3, warmup=8)  # noqa: RUF009 (3 % of the steps)
+    tuning: Schedule = Schedule(steps=250, peak=1.5e-3, warmup=8)  # noqa: RUF009 (3 % of the steps)
     tuning_shares: dict[str, float] = field(
         default_factory=lambda: {
-            questions.WORD_PROBLEMS: 0.45,
-            questions.ORDERS: 0.3,
-            questions.KNOWN_FACTS: 0.25,
+            questions.WORD_PROBLEMS: 0.4, questions.KNOWN_FACTS: 0.35, questions.ORDERS: 0.25,
         }
-    )
+    )  # fmt: skip
     problems: int = 500
     orders: int = 400
 
@@ -88,21 +84,24 @@ class Summary:
     already_done: bool = False
 
 
-def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None) -> Summary:
+def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Callable[[str], None] = print) -> Summary:
     """Make the family, carry the fine-tuning over, ask everybody, and write all of it to `out`.
 
-    Prints answers side by side and a table; progress goes to stderr if that is a terminal. A run that was
+    Shows answers side by side and a table; progress goes to stderr if that is a terminal. A run that was
     stopped goes on from the models it has; a folder with other content is refused
     (`tuneport.errors.OutputError`).
     """
     from tuneport import transfer, verify
     from tuneport.transfer.choices import Choices
 
+    _need_models_extra()
     out, recipe = Path(out), recipe or Recipe()
     started = time.perf_counter()
     with workplace(out, {"format": "tuneport-demo-1", "seed": seed, "recipe": asdict(recipe)}) as folder:
         if folder is None:
-            return Summary(out, json.loads((out / "summary.json").read_text()), already_done=True)
+            record = json.loads((out / "summary.json").read_text())
+            show(showing.table(record))
+            return Summary(out, record, already_done=True)
 
         def tell(what: str) -> None:
             if sys.stderr.isatty():
@@ -131,6 +130,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None) -> Summar
         shuffled = folder / "controls" / "v1-shuffled"
         for path in (*models.values(), foreign):
             path.parent.mkdir(exist_ok=True)
+        resumed = any(path.exists() for path in models.values())
 
         with two_processes() as pool:
 
@@ -180,10 +180,11 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None) -> Summar
 
         norms = json.loads((models["v2-transferred"] / "tuneport.json").read_text())["measures"]
         seconds = time.perf_counter() - started
-        record = summary.summarise(asked, said, norms=norms, seed=seed, seconds=seconds)
+        record = summary.summarise(asked, said, norms=norms, seed=seed, seconds=seconds) | {"resumed": resumed}
+        _write_answers(folder / "answers.jsonl", asked, said)
         (folder / "summary.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(showing.answers_side_by_side(asked, said))
-    print(showing.table(record))
+    show(showing.answers_side_by_side(asked, said))
+    show(showing.table(record))
     return Summary(out, record)
 
 
@@ -198,6 +199,21 @@ def _documents(
     """Text for a stretch of pretraining: its steps' worth of tokens, and a batch to spare."""
     tokens = (schedule.steps + 1) * schedule.batch * (recipe.architecture.context + 1)
     return corpus.write_documents(world, shares, tokens, seed, never=questions.problem_texts(asked))
+
+
+def _need_models_extra() -> None:
+    missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"The demo trains real models and needs {' and '.join(missing)}, which the core does without. "
+            "Install them: pip install 'tuneport[models]'."
+        )
+
+
+def _write_answers(path: Path, asked: Sequence[Question], said: dict[str, list[str]]) -> None:
+    """Every model's answer to every question, one line a question, in the order of questions.jsonl."""
+    lines = ({"task": q.task, "prompt": q.prompt, **{m: said[m][i] for m in said}} for i, q in enumerate(asked))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _write_questions(path: Path, asked: Sequence[Question]) -> None:

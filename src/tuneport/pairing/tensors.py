@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.open import Checkpoint
@@ -316,17 +316,33 @@ def _check_most_pair_target(pairs: Mapping[str, ParentPair], target: Checkpoint,
     unpaired = sum(line.target.elements for line in account if line.target and line.fate == "refused")
     if unpaired > (1 - MOST_MUST_PAIR) * total:
         example = next(line for line in account if line.fate == "refused")
+        reason = _other_prefix(pairs, target.tensors) or f"They look like different models: {example.reason}"
         raise PairingError(
             f"Only {paired / total:.0%} of the parameters of target {target.label} ({_article(target)}) have a partner "
-            f"in base and tuned. They look like different models: {example.reason}"
+            f"in base and tuned. {reason}"
         )
 
 
 def _refuse_as_a_whole(one: Checkpoint, other: Checkpoint, share: float) -> None:
+    reason = _other_prefix(one.tensors, other.tensors)
+    reason = reason or "They are different models; which one is not the one you meant?"
     raise PairingError(
         f"Only {share:.0%} of the parameters of {one.role} {one.label} ({_article(one)}) have a partner in "
-        f"{other.role} {other.label} ({_article(other)}). They are different models; which one is not the one you meant?"
+        f"{other.role} {other.label} ({_article(other)}). {reason}"
     )
+
+
+def _other_prefix(ones: Mapping[str, Any], others: Mapping[str, Any]) -> str | None:
+    """What to do where names agree but for a prefix, as GPT-2's on the Hub and those of its fine-tunings do."""
+    for short, long in ((ones, others), (others, ones)):
+        prefixes = {name.partition(".")[0] + "." for name in long} - {name.partition(".")[0] + "." for name in short}
+        for prefix in prefixes:
+            if 2 * sum(prefix + name in long for name in short) > len(short):
+                return (
+                    f"Only one of them has the prefix `{prefix}` before its names: load each with AutoModelForCausalLM "
+                    "and save it again (save_pretrained), so that all are named alike."
+                )
+    return None
 
 
 def _article(checkpoint: Checkpoint) -> str:

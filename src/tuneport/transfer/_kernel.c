@@ -5,7 +5,7 @@
  * no state, allocates nothing and lets go of the interpreter's lock, so that worker threads run side by side.
  *
  * Sums are taken over blocks of the caller's grid, in sixteen lanes, added up in a fixed order: they depend neither on
- * the piece size nor on the width of the machine's vectors. Lanes add products in float32 for 64 rows at most, then in
+ * the piece size nor on the width of the machine's vectors. A lane adds 64 products at most in float32, then in
  * double, which keeps seven digits of a norm; a block whose products leave float32's range is summed again in double.
  */
 #define PY_SSIZE_T_CLEAN
@@ -25,69 +25,67 @@
 #endif
 
 #define LANES 16
-#define ROWS 64 /* rows of lanes that are added in float32 before they are added in double */
-#define SUMS 5  /* ‖Δ‖², ‖target‖², ‖base‖², ‖target − base‖², Δ·(target − base) */
+#define ROW (2 * LANES) /* elements that are done together: one vector of bfloat16 pairs, two of float32 */
+#define ROWS 32         /* rows that are added in float32 before they are added in double */
+#define SUMS 5          /* ‖Δ‖², ‖target‖², ‖base‖², ‖target − base‖², Δ·(target − base) */
 #define TINY 1e-30
 
-typedef uint16_t u16x __attribute__((vector_size(2 * LANES)));
-typedef uint16_t u16pairs __attribute__((vector_size(4 * LANES)));
 typedef uint32_t u32x __attribute__((vector_size(4 * LANES)));
-typedef int32_t i32x __attribute__((vector_size(4 * LANES)));
 typedef float f32x __attribute__((vector_size(4 * LANES)));
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* bfloat16 is the upper half of a float32. */
-INLINE f32x widen(u16x bits) {
-    u16x zero = {0};
-    return (f32x)__builtin_shufflevector(zero, bits, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9,
-                                         25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-}
-
-/* To nearest, ties to even; NaN becomes the quiet NaN 0x7fc0, as torch has it. */
-INLINE u16x narrow(f32x values) {
-    u32x bits = (u32x)values;
-    u32x rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    u32x nan = (u32x)(values != values);
-    u16pairs halves = (u16pairs)((rounded & ~nan) | (nan & 0x7fc00000));
-    return __builtin_shufflevector(halves, halves, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-}
-
-INLINE f32x load(const void *from, Py_ssize_t i, int bf16, size_t count) {
-    if (bf16) {
-        u16x bits = {0};
-        memcpy(&bits, (const uint16_t *)from + i, count == LANES ? sizeof bits : 2 * count);
-        return widen(bits);
-    }
-    f32x values = {0};
-    memcpy(&values, (const float *)from + i, count == LANES ? sizeof values : 4 * count);
-    return values;
-}
-
 /* Buffers of one call, and what is done to them. */
 typedef struct {
-    const void *base, *tuned, *target;
-    void *out;
+    const char *base, *tuned, *target;
+    char *out;
     int scaled;
     float scale;
 } Piece;
+
+/* Two float32 vectors of one row. A bfloat16 is the upper half of a float32: of each pair of neighbours in a 32-bit
+ * word the first is `one` after a shift, the second is `other` after a mask, and no element changes its lane. */
+typedef struct {
+    f32x one, other;
+} Row;
 
 typedef struct {
     f32x sum[SUMS];
     u32x differs[2]; /* bits of Δ and of target − base that were ever set */
 } Lanes;
 
-INLINE void row(const Piece *p, Py_ssize_t i, size_t count, int bf16, int scaled, f32x scale, Lanes *lanes) {
-    f32x b = load(p->base, i, bf16, count), u = load(p->tuned, i, bf16, count), t = load(p->target, i, bf16, count);
-    f32x d = u - b;
-    f32x o = scaled ? t + d * scale : t + d;
-    f32x g = t - b;
+INLINE Row load(const char *from, Py_ssize_t i, int bf16, size_t count) {
+    Row row = {{0}, {0}};
     if (bf16) {
-        u16x bits = narrow(o);
-        memcpy((uint16_t *)p->out + i, &bits, count == LANES ? sizeof bits : 2 * count);
+        u32x pairs = {0};
+        memcpy(&pairs, from + 2 * i, count == ROW ? sizeof pairs : 2 * count);
+        row.one = (f32x)(pairs << 16);
+        row.other = (f32x)(pairs & 0xffff0000);
     } else {
-        memcpy((float *)p->out + i, &o, count == LANES ? sizeof o : 4 * count);
+        memcpy(&row, from + 4 * i, count == ROW ? sizeof row : 4 * count);
     }
+    return row;
+}
+
+/* To nearest, ties to even, in the upper half; NaN becomes the quiet NaN 0x7fc0, as torch has it. */
+INLINE u32x narrow(f32x values) {
+    u32x bits = (u32x)values;
+    u32x rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    u32x nan = (u32x)(values != values);
+    return (rounded & ~nan) | (nan & 0x7fc00000);
+}
+
+INLINE void store(char *to, Py_ssize_t i, int bf16, size_t count, Row row) {
+    if (bf16) {
+        u32x pairs = (narrow(row.one) >> 16) | (narrow(row.other) & 0xffff0000);
+        memcpy(to + 2 * i, &pairs, count == ROW ? sizeof pairs : 2 * count);
+    } else {
+        memcpy(to + 4 * i, &row, count == ROW ? sizeof row : 4 * count);
+    }
+}
+
+INLINE f32x carry(f32x b, f32x u, f32x t, int scaled, f32x scale, Lanes *lanes) {
+    f32x d = u - b, g = t - b;
     lanes->sum[0] += d * d;
     lanes->sum[1] += t * t;
     lanes->sum[2] += b * b;
@@ -95,15 +93,27 @@ INLINE void row(const Piece *p, Py_ssize_t i, size_t count, int bf16, int scaled
     lanes->sum[4] += d * g;
     lanes->differs[0] |= (u32x)d;
     lanes->differs[1] |= (u32x)g;
+    return scaled ? t + d * scale : t + d;
 }
 
-INLINE double single(const void *from, Py_ssize_t i, int bf16) {
-    uint32_t bits;
-    if (bf16)
-        bits = (uint32_t)((const uint16_t *)from)[i] << 16;
-    else
-        memcpy(&bits, (const float *)from + i, 4);
+INLINE void row(const Piece *p, Py_ssize_t i, size_t count, int bf16, int scaled, f32x scale, Lanes *lanes) {
+    Row b = load(p->base, i, bf16, count), u = load(p->tuned, i, bf16, count), t = load(p->target, i, bf16, count);
+    Row o;
+    o.one = carry(b.one, u.one, t.one, scaled, scale, lanes);
+    o.other = carry(b.other, u.other, t.other, scaled, scale, lanes);
+    store(p->out, i, bf16, count, o);
+}
+
+INLINE double single(const char *from, Py_ssize_t i, int bf16) {
+    uint32_t bits = 0;
     float value;
+    if (bf16) {
+        uint16_t half;
+        memcpy(&half, from + 2 * i, 2);
+        bits = (uint32_t)half << 16;
+    } else {
+        memcpy(&bits, from + 4 * i, 4);
+    }
     memcpy(&value, &bits, 4);
     return value;
 }
@@ -129,15 +139,16 @@ INLINE int any(u32x bits) {
     return (seen & 0x7fffffff) != 0;
 }
 
-INLINE void block_of(const Piece *p, Py_ssize_t start, Py_ssize_t stop, int bf16, int scaled, double *sums) {
+INLINE void block_of(const Piece *shared, Py_ssize_t start, Py_ssize_t stop, int bf16, int scaled, double *sums) {
+    Piece own = *shared, *p = &own; /* what is written to `out` cannot change it, and the compiler knows */
     f32x scale = (f32x){0} + p->scale;
     double wide[SUMS][LANES] = {{0}};
     u32x differs[2] = {{0}, {0}};
     Py_ssize_t i = start;
     while (i < stop) {
         Lanes lanes = {{{0}, {0}, {0}, {0}, {0}}, {{0}, {0}}};
-        Py_ssize_t end = stop - i < ROWS * LANES ? stop : i + ROWS * LANES;
-        for (; i + LANES <= end; i += LANES) row(p, i, LANES, bf16, scaled, scale, &lanes);
+        Py_ssize_t end = stop - i < ROWS * ROW ? stop : i + ROWS * ROW;
+        for (; i + ROW <= end; i += ROW) row(p, i, ROW, bf16, scaled, scale, &lanes);
         if (i < end) row(p, i, (size_t)(end - i), bf16, scaled, scale, &lanes), i = end;
         for (int k = 0; k < SUMS; k++)
             for (int lane = 0; lane < LANES; lane++) wide[k][lane] += lanes.sum[k][lane];

@@ -57,7 +57,9 @@ _SHAPE: Mapping[str, Any] = {
     "warnings": [str],
     "plan": {"choices": {}, "inputs": {"*": {"files": {"*": {}}}}},
     "scales?": [float],
-    "diff?": {"*": {"base": {"dtype": str, "shape": [int]}, "tuned": {"dtype": str, "shape": [int]}, "raw_ids?": [int]}},
+    "diff?": {
+        "*": {"base": {"dtype": str, "shape": [int]}, "tuned": {"dtype": str, "shape": [int]}, "raw_ids?": [int]}
+    },
 }
 
 
@@ -241,9 +243,13 @@ def misshapen(value: Any, shape: Any = _SHAPE, path: str = "") -> str | None:
         kinds = (int, float) if shape is float else (shape,)
         return None if isinstance(value, kinds) and not isinstance(value, bool) else path
     if isinstance(shape, list):
-        inner = [(f"{path}[{place}]", entry, shape[0]) for place, entry in enumerate(value)] if isinstance(value, list) else None
+        inner = (
+            [(f"{path}[{place}]", entry, shape[0]) for place, entry in enumerate(value)]
+            if isinstance(value, list)
+            else None
+        )
     elif isinstance(value, dict):
-        names = {name: shape["*"] for name in value} if "*" in shape else shape
+        names = dict.fromkeys(value, shape["*"]) if "*" in shape else shape
         inner = [
             (f"{path}.{name.rstrip('?')}".lstrip("."), value.get(name.rstrip("?")), kind)
             for name, kind in names.items()

@@ -113,11 +113,11 @@ class Sum:
         for begin, end in kernel.blocks(start - origin, stop - start):
             wide = kernel.widen(target_bits[begin:end], self.target.tensor.dtype, self.work)
             result = wide
-            for number, term, (minus_at, plus_at) in live:
+            for place, (number, term, (minus_at, plus_at)) in enumerate(live):
                 diff, wide_base = here.difference(
                     term, minus_at + begin, plus_at + begin, end - begin, self.work, number
                 )
-                if number == 0:
+                if place == 0:
                     sums += arithmetic.measure(diff, wide, wide if wide_base is None else wide_base)
                 else:
                     sums[0] += arithmetic.square(diff)

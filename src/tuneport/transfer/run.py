@@ -132,7 +132,9 @@ def read_manifest(out: Path) -> dict[str, Any]:
         raise CheckpointError(f"{out / MANIFEST} is no manifest of tuneport.")
     damaged = misshapen(manifest)
     if damaged:
-        raise CheckpointError(f"{out / MANIFEST} is damaged: `{damaged}` is missing, or of another kind than tuneport writes.")
+        raise CheckpointError(
+            f"{out / MANIFEST} is damaged: `{damaged}` is missing, or of another kind than tuneport writes."
+        )
     return manifest
 
 

@@ -1,0 +1,82 @@
+"""What every test shares: no network, one thread for torch, hypothesis profiles, and the command line as a function."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+_COMMON: dict[str, Any] = {
+    "deadline": None,
+    "print_blob": True,
+    # Fixtures of a whole test (tmp_path) are only ever written over, never relied on to be empty.
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+settings.register_profile("ci", max_examples=300, **_COMMON)
+settings.register_profile("long", max_examples=12_000, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+    def json(self) -> dict[str, Any]:
+        """The one object on stdout."""
+        value = json.loads(self.out)
+        assert isinstance(value, dict)
+        return value
+
+
+Cli = Callable[..., Ran]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """The command line in this process: ``cli("transfer", "--base", path, …)``."""
+    from tuneport.cli import main
+
+    def run(*arguments: str | os.PathLike[str]) -> Ran:
+        capsys.readouterr()
+        try:
+            status = main([os.fspath(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse: --help, wrong usage
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Ran(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def command() -> Cli:
+    """The command line as a process of its own: ``command("transfer", …, env={…}, cwd=…)``."""
+
+    def run(*arguments: str | os.PathLike[str], env: dict[str, str] | None = None, cwd: Path | None = None) -> Ran:
+        done = subprocess.run(
+            [sys.executable, "-m", "tuneport", *map(os.fspath, arguments)],
+            capture_output=True,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            timeout=120,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return run
