@@ -233,7 +233,7 @@ def test_killed_inside_a_leaf_or_inside_a_line_of_the_journal(
     share: float,
 ) -> None:
     whole, counts = unbroken
-    assert counts["pwrite"] > 40 and counts["write"] > 8
+    assert counts["pwrite"] > 16 and counts["write"] > 8
     at = max(1, round(share * counts[call]))
     argv = large.flags(tmp_path / "out")
     assert drive([*argv, "--workers", "1"], call=call, at=at, do=do).status == KILLED

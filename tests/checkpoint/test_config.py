@@ -26,9 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "make_config_defaults", ROOT / "docs" / "make_config_defaults.py"
-    )
+    spec = importlib.util.spec_from_file_location("make_config_defaults", ROOT / "docs" / "make_config_defaults.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -96,9 +94,7 @@ def test_a_config_in_the_spelling_of_version_4_says_the_same_after_version_5_wro
     assert set(differing(config, saved_by_transformers(config, tmp_path))) <= {"transformers_version"}
 
 
-@pytest.mark.parametrize(
-    "model_type", ["llama", "qwen2", "mistral", "gemma3_text", "cohere", "granite", "smollm3"]
-)
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "mistral", "gemma3_text", "cohere", "granite", "smollm3"])
 def test_scaled_rope_is_one_value_in_both_spellings(model_type: str, tmp_path: Path) -> None:
     config = {"model_type": model_type, "num_hidden_layers": 4, "rope_theta": 500000.0, "rope_scaling": LLAMA3}
     saved = saved_by_transformers(config, tmp_path)
@@ -130,9 +126,7 @@ def test_earlier_names_of_a_rope_kind_are_the_same_kind() -> None:
 )
 def test_two_spellings_of_one_model_are_one(config: dict[str, Any], same_as: dict[str, Any]) -> None:
     other = {
-        name: value
-        for name, value in {**config, **same_as}.items()
-        if value is not None or name == "sliding_window"
+        name: value for name, value in {**config, **same_as}.items() if value is not None or name == "sliding_window"
     }
     assert differing(config, other) == []
 

@@ -103,9 +103,7 @@ def test_the_new_versions_rope_scaling_stays_when_the_tuned_model_was_saved_by_t
         ("rope_scaling", LLAMA31_ROPE),
     ],
 )  # fmt: skip  (one list)
-def test_a_change_of_architecture_by_the_fine_tuning_stops_and_names_values_and_flag(
-    field: str, value: Any
-) -> None:
+def test_a_change_of_architecture_by_the_fine_tuning_stops_and_names_values_and_flag(field: str, value: Any) -> None:
     output, findings = merge(LLAMA, {**LLAMA, field: value}, LLAMA)
     assert output == LLAMA
     (refusal,) = findings.refusals
@@ -261,9 +259,7 @@ def test_an_end_token_that_the_output_lacks_stops_and_another_token_warns() -> N
     assert output == base
     (refusal,) = findings.refusals
     assert "`<|end|>`" in refusal and "--config eos_token_id=target" in refusal and "without end" in refusal
-    assert not merge(base, {**base, "eos_token_id": [0, 1]}, base, names, sides={"eos_token_id": "target"})[
-        1
-    ].refusals
+    assert not merge(base, {**base, "eos_token_id": [0, 1]}, base, names, sides={"eos_token_id": "target"})[1].refusals
     output, findings = merge(base, {**base, "pad_token_id": 1}, base, names)
     assert output == base and not findings.refusals
     assert "pad_token_id" in findings.warnings[0]

@@ -41,9 +41,7 @@ def write(folder: Path, files: Mapping[str, Any]) -> SidecarFolder:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(
-            content if isinstance(content, str) else json.dumps(content, indent=2) + "\n", encoding="utf-8"
-        )
+        path.write_text(content if isinstance(content, str) else json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return SidecarFolder(folder.name, f"the-{folder.name}", folder)
 
 
@@ -187,9 +185,7 @@ def test_the_outputs_files_load_in_transformers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config_class", [LlamaConfig, Qwen2Config, Gemma3TextConfig])
-def test_a_model_saved_anew_by_transformers_changes_nothing_of_the_target(
-    config_class: Any, tmp_path: Path
-) -> None:
+def test_a_model_saved_anew_by_transformers_changes_nothing_of_the_target(config_class: Any, tmp_path: Path) -> None:
     config = config_class(hidden_size=64, num_attention_heads=4, num_hidden_layers=2, vocab_size=16)
     old = {name: value for name, value in config.to_diff_dict().items() if name not in ("head_dim", "layer_types")}
     rope = old.pop("rope_parameters")
@@ -255,9 +251,7 @@ def test_both_licences_are_kept_where_they_differ(tmp_path: Path) -> None:
     sidecars = merge(tmp_path, model(LICENSE="old"), model(LICENSE="old"), model(LICENSE="new"))
     assert content_of(sidecars, "LICENSE") == b"new"
     assert content_of(sidecars, "LICENSE.tuned") == b"old"
-    sidecars = merge(
-        tmp_path / "2", model(), model(LICENSE="x"), model(LICENSE="new"), sidecar={"LICENSE": "tuned"}
-    )
+    sidecars = merge(tmp_path / "2", model(), model(LICENSE="x"), model(LICENSE="new"), sidecar={"LICENSE": "tuned"})
     assert content_of(sidecars, "LICENSE") == b"x" and "LICENSE.tuned" not in sidecars.files
 
 
@@ -359,9 +353,7 @@ ODD_FILES = st.fixed_dictionaries(
             ),
             ODD,
         ),
-        "special_tokens_map.json": st.dictionaries(
-            st.sampled_from(["eos_token", "additional_special_tokens"]), ODD
-        ),
+        "special_tokens_map.json": st.dictionaries(st.sampled_from(["eos_token", "additional_special_tokens"]), ODD),
     },
 )  # fmt: skip  (a table)
 
@@ -539,9 +531,7 @@ def test_a_template_that_only_the_base_has_looks_like_swapped_roles(tmp_path: Pa
     sidecars = merge(tmp_path, model(**IN_FILE), model(), model(**IN_FILE))
     assert "swapped" in sidecars.warnings[0]
     assert templates_of(sidecars) == {"file": TEMPLATE}
-    sidecars = merge(
-        tmp_path / "2", model(**IN_FILE), model(), model(**IN_FILE), sidecar={"chat_template": "tuned"}
-    )
+    sidecars = merge(tmp_path / "2", model(**IN_FILE), model(), model(**IN_FILE), sidecar={"chat_template": "tuned"})
     assert templates_of(sidecars) == {}
 
 

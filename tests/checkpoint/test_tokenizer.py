@@ -144,9 +144,7 @@ def test_vocab_txt_is_read_line_by_line(tmp_path: Path) -> None:
         tmp_path, vocab__txt="\n".join(lines) + "\n", tokenizer_config__json={"tokenizer_class": "BertTokenizer"}
     )
     assert read_tokenizer(folder).ids == {line: index for index, line in enumerate(lines)}
-    assert read_tokenizer(folder).ids["dog"] == AutoTokenizer.from_pretrained(tmp_path).convert_tokens_to_ids(
-        "dog"
-    )
+    assert read_tokenizer(folder).ids["dog"] == AutoTokenizer.from_pretrained(tmp_path).convert_tokens_to_ids("dog")
 
 
 @pytest.mark.parametrize(
@@ -171,9 +169,7 @@ def test_added_tokens_get_the_ids_that_the_tokenizers_library_gives_them(
 def test_kinds_that_cannot_be_read_name_both_ways_out(name: str, tmp_path: Path) -> None:
     folder = written(tmp_path, **{name.replace(".", "__"): "{}"})
     assert not is_readable(folder)
-    with pytest.raises(
-        PairingError, match=r"target lab/tiny has only .*--vocabulary strings.*--vocabulary positions"
-    ):
+    with pytest.raises(PairingError, match=r"target lab/tiny has only .*--vocabulary strings.*--vocabulary positions"):
         read_tokenizer(folder)
 
 
@@ -285,11 +281,7 @@ def test_merges_are_read_one_by_one_however_they_are_written(layout: dict[str, A
 
 
 JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
     max_leaves=20,
 )
@@ -327,9 +319,7 @@ def test_broken_json_is_refused_or_read_as_the_full_parser_reads_it(data: st.Dat
     content = bytearray(json.dumps(document).encode())
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(content) - 1))
-        content[place : place + data.draw(st.integers(0, 1))] = data.draw(
-            st.sampled_from([b"", *map(bytes, _BYTES)])
-        )
+        content[place : place + data.draw(st.integers(0, 1))] = data.draw(st.sampled_from([b"", *map(bytes, _BYTES)]))
     try:
         text = locate_sections(bytes(content), "here")
         vocab = text.model_member("vocab")

@@ -177,8 +177,7 @@ def test_an_added_token_encodes_to_its_id_and_nothing_else_changes(kind: str, tm
     reference = {token.content: token for token in tuned_tokenizer.get_added_tokens_decoder().values()}
     written = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json")).get_added_tokens_decoder()
     assert all(
-        str(written[token.id].__getstate__()) == str(reference[token.token].__getstate__())
-        for token in match.added
+        str(written[token.id].__getstate__()) == str(reference[token.token].__getstate__()) for token in match.added
     )
 
 
@@ -192,9 +191,7 @@ def test_a_renamed_token_keeps_its_id_wherever_it_stands(kind: str, tmp_path: Pa
     target_tokenizer.post_processor = processors.TemplateProcessing(
         single="<|reserved_1|> $A", special_tokens=[("<|reserved_1|>", place)]
     )
-    target_tokenizer.enable_padding(
-        pad_token="<|reserved_2|>", pad_id=target_tokenizer.token_to_id("<|reserved_2|>")
-    )
+    target_tokenizer.enable_padding(pad_token="<|reserved_2|>", pad_id=target_tokenizer.token_to_id("<|reserved_2|>"))
     target = save(tmp_path / "target", target_tokenizer, "target")
     match, out = transfer(tmp_path, base, tuned, target)
     assert {(rename.old, rename.new) for rename in match.renamed} == set(names.items())
@@ -213,8 +210,7 @@ def test_a_tokenizer_config_of_transformers_4_names_the_same_tokens(tmp_path: Pa
         config = json.loads((folder.path / "tokenizer_config.json").read_text())
         added = read_tokenizer(folder).added
         decoder = {
-            str(entry["id"]): {name: value for name, value in entry.items() if name != "id"}
-            for entry in added.values()
+            str(entry["id"]): {name: value for name, value in entry.items() if name != "id"} for entry in added.values()
         }
         config |= {"added_tokens_decoder": decoder, "tokenizer_class": "PreTrainedTokenizerFast", **more}
         (folder.path / "tokenizer_config.json").write_text(json.dumps(config))
@@ -235,18 +231,12 @@ def test_a_tokenizer_config_of_transformers_4_names_the_same_tokens(tmp_path: Pa
     library = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
     assert library.get_vocab() == auto.get_vocab() == read_tokenizer(SidecarFolder("out", "out", out)).ids
     config = json.loads((out / "tokenizer_config.json").read_text())
-    assert {
-        entry["content"]: int(id) for id, entry in config["added_tokens_decoder"].items()
-    } == auto.get_added_vocab()
+    assert {entry["content"]: int(id) for id, entry in config["added_tokens_decoder"].items()} == auto.get_added_vocab()
 
 
-@pytest.mark.parametrize(
-    "family", ["LlamaTokenizer", "Qwen2Tokenizer", "GPT2Tokenizer", "PreTrainedTokenizerFast"]
-)
+@pytest.mark.parametrize("family", ["LlamaTokenizer", "Qwen2Tokenizer", "GPT2Tokenizer", "PreTrainedTokenizerFast"])
 @pytest.mark.parametrize("decoder", [False, True])
-def test_the_tokenizer_classes_of_families_read_what_was_written(
-    family: str, decoder: bool, tmp_path: Path
-) -> None:
+def test_the_tokenizer_classes_of_families_read_what_was_written(family: str, decoder: bool, tmp_path: Path) -> None:
     special = ["<unk>", "<s>", "</s>", "<|endoftext|>", "[control_8]", "[control_9]"]
     tuned_tokenizer = renamed(train(special=special), {"[control_9]": "[TOOL]"})
     tuned_tokenizer.add_special_tokens(["<|im_start|>"])
@@ -255,9 +245,7 @@ def test_the_tokenizer_classes_of_families_read_what_was_written(
     tuned = save(tmp_path / "tuned", tuned_tokenizer, "tuned")
     target_tokenizer = train(special=["<unk>", "<s>", "</s>", "[new]", *special[3:]])
     target_tokenizer.add_tokens(["<new>"])
-    target = save(
-        tmp_path / "target", target_tokenizer, "target", unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    )
+    target = save(tmp_path / "target", target_tokenizer, "target", unk_token="<unk>", bos_token="<s>", eos_token="</s>")
     config = json.loads((target.path / "tokenizer_config.json").read_text()) | {"tokenizer_class": family}
     if decoder:
         added = read_tokenizer(target).added.values()
@@ -296,9 +284,7 @@ def test_pieces_of_an_extended_vocabulary_come_along_with_their_merges(
     short = train(kind)
     document = json.loads(short.to_str())
     vocab = document["model"]["vocab"]
-    word = {"BPE": ["zz", "zzz"], "WordLevel": ["zebra"], "WordPiece": ["zz", "##zz"], "Unigram": ["▁zz", "zzz"]}[
-        kind
-    ]
+    word = {"BPE": ["zz", "zzz"], "WordLevel": ["zebra"], "WordPiece": ["zz", "##zz"], "Unigram": ["▁zz", "zzz"]}[kind]
     if isinstance(vocab, list):
         vocab += [[piece, -2.5] for piece in word]
     else:
@@ -341,9 +327,7 @@ def test_vocab_json_with_merges_txt_gains_added_tokens_json(rename: bool, tmp_pa
     for role in ("base", "tuned", "target"):
         path = tmp_path / role
         path.mkdir()
-        tokenizer = (
-            train() if role != "tuned" or not rename else renamed(train(), {"<|reserved_1|>": "<|im_start|>"})
-        )
+        tokenizer = train() if role != "tuned" or not rename else renamed(train(), {"<|reserved_1|>": "<|im_start|>"})
         tokenizer.model.save(str(path))
         config = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<s>"}
         (path / "tokenizer_config.json").write_text(json.dumps(config))

@@ -83,9 +83,7 @@ def test_unreadable_tokenizers_match_by_position_where_files_and_shapes_agree(tm
     folders = empty(tmp_path, tokenizer__model="spm")
     found = match_vocabulary(*folders, matrix_rows=(3, 3, 3))
     assert found.how == "identical" and found.matched == 3
-    with pytest.raises(
-        PairingError, match=r"3 \(base\), 3 \(tuned\), 4 \(target\).*strings.*--vocabulary positions"
-    ):
+    with pytest.raises(PairingError, match=r"3 \(base\), 3 \(tuned\), 4 \(target\).*strings.*--vocabulary positions"):
         match_vocabulary(*folders, matrix_rows=(3, 3, 4))
     with pytest.raises(PairingError, match=r"(?s)3 tokenizers.*base.*only tokenizer\.model.*tuned.*target"):
         match_vocabulary(*folders, matrix_rows=(3, 3, 3), vocabulary="strings")
@@ -363,15 +361,11 @@ def test_three_tokenizers_of_128k_entries_are_matched_in_bounded_memory(tmp_path
     for role in ROLES:
         (tmp_path / role).mkdir()
         vocab = {token: id for id, token in enumerate([*(["<|new|>"] if role == "target" else []), *names])}
-        document = json.dumps(
-            {"added_tokens": [], "model": model | {"vocab": vocab}}, ensure_ascii=False, indent=2
-        )
+        document = json.dumps({"added_tokens": [], "model": model | {"vocab": vocab}}, ensure_ascii=False, indent=2)
         document += " " * ROLES.index(role)
         (tmp_path / role / "tokenizer.json").write_text(document.replace("null", written), encoding="utf-8")
     assert (tmp_path / "base" / "tokenizer.json").stat().st_size > 13_000_000
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
     matched, kibibytes, seconds = done.stdout.split()
     assert int(matched) == 128_000
     unit = 1024 if sys.platform == "darwin" else 1  # ru_maxrss is in bytes there

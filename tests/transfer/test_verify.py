@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from tuneport.checkpoint.digest import digest_of
 from tuneport.errors import TuneportError, VerificationError
+from tuneport.transfer.card import render_card
 from tuneport.transfer.choices import Choices
 from tuneport.transfer.run import transfer
 from tuneport.transfer.verify import Proof, verify
@@ -127,6 +128,9 @@ def test_a_scale_changed_everywhere_in_the_manifest_is_found(finished: tuple[tin
         manifest["plan"]["choices"]["scale"] = 0.25
         for entry in manifest["tensors"]:
             entry["scale"] = 0.25
+        card = render_card(manifest)
+        (out / "README.md").write_bytes(card)
+        manifest["files"]["README.md"] = blake3(card).hexdigest()
 
     edit(out, rescale)
     assert verify(out).kind == "integrity only"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint import journal
-from tuneport.checkpoint.journal import Journal
+from tuneport.checkpoint.journal import Journal, LeafRecord
 from tuneport.checkpoint.shards import Layout, Slot
 from tuneport.errors import OutputError
 
@@ -51,6 +51,11 @@ class OutputFolder:
         """Write bytes of a tensor, from its byte ``start`` on."""
         with told(self.partial):
             _write_all(self._descriptors[slot.file], content, slot.offset + start)
+
+    def note(self, tensor: str, leaf: int, record: LeafRecord) -> None:
+        """Journal a leaf whose bytes are written."""
+        with told(self.partial):
+            self.journal.add(tensor, leaf, record)
 
     def read_into(self, slot: Slot, start: int, buffer: memoryview) -> None:
         """Read back bytes of a tensor that an earlier run wrote."""

@@ -123,6 +123,7 @@ def _read(model: Any, tokenizer: Any, architecture: Architecture, stages: Lesson
 
 def _inherit(model: Any, ids: dict[str, int], previous: Path) -> None:
     """Take over every weight of `previous`; rows of the embedding and the head by their token's string."""
+    import torch
     from transformers import AutoTokenizer
 
     old_ids: dict[str, int] = AutoTokenizer.from_pretrained(previous).get_vocab()
@@ -133,7 +134,8 @@ def _inherit(model: Any, ids: dict[str, int], previous: Path) -> None:
     for name, weight in weights.items():
         if weight.shape == old[name].shape:
             weight.copy_(old[name])
-        else:
+        else:  # new tokens start among the old ones, as transformers resizes: by their mean and spread
+            weight.copy_(old[name].mean(dim=0) + old[name].std(dim=0) * torch.randn_like(weight))
             weight[new_rows] = old[name][old_rows]
 
 

@@ -1,6 +1,6 @@
 """The card: what was done, for people.
 
-In come the plan and the manifest, out comes README.md as the Hub reads it: front matter with ``base_model`` and tags,
+In comes the manifest, and nothing else, out comes README.md as the Hub reads it: front matter with ``base_model`` and tags,
 then the formula, how to load the model, what was decided and what was measured.
 """
 
@@ -11,16 +11,14 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from tuneport.transfer.plan import Plan
-
 _TITLES = {"transfer": "fine-tuning carried over", "apply": "diff vector applied", "diff": "diff vector"}
 _MOST_DECISIONS = 60
 
 
-def render_card(plan: Plan, manifest: Mapping[str, Any]) -> bytes:
+def render_card(manifest: Mapping[str, Any]) -> bytes:
     """README.md of an output."""
-    lines = [*_front_matter(plan), "", f"# {_title(plan)}", "", *_what_was_done(plan, manifest)]
-    if plan.operation != "diff":
+    lines = [*_front_matter(manifest), "", f"# {_title(manifest)}", "", *_what_was_done(manifest)]
+    if manifest["operation"] != "diff":
         lines += ["", "## Load it", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
         lines += ['model = AutoModelForCausalLM.from_pretrained("this-folder")']
         lines += ['tokenizer = AutoTokenizer.from_pretrained("this-folder")', "```"]
@@ -34,7 +32,7 @@ def render_card(plan: Plan, manifest: Mapping[str, Any]) -> bytes:
         "",
         *_decisions(manifest),
     ]
-    code = sorted(name for name in plan.files if name.endswith(".py"))
+    code = sorted(name for name in manifest["files"] if name.endswith(".py"))
     if code:
         lines += ["", f"The target's code was copied and never run: {', '.join(code)}. Read it before you trust it."]
     lines += [
@@ -44,28 +42,28 @@ def render_card(plan: Plan, manifest: Mapping[str, Any]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _front_matter(plan: Plan) -> list[str]:
-    hub_ids = sorted({checkpoint.hub_id for checkpoint in plan.inputs if checkpoint.hub_id})
+def _front_matter(manifest: Mapping[str, Any]) -> list[str]:
+    # The name of a folder holds no slash, a Hub id always does.
+    hub_ids = sorted({entry["name"] for entry in manifest["inputs"] if "/" in entry["name"]})
     lines = ["---"]
-    if plan.operation != "diff":
+    if manifest["operation"] != "diff":
         lines.append("library_name: transformers")
     if hub_ids:
         lines += ["base_model:", *[f"- {json.dumps(hub_id)}" for hub_id in hub_ids]]
         lines.append("base_model_relation: merge")
-    return [*lines, "tags:", "- tuneport", "- fine-tuning-transfer", f"- {plan.operation}", "---"]
+    return [*lines, "tags:", "- tuneport", "- fine-tuning-transfer", f"- {manifest['operation']}", "---"]
 
 
-def _title(plan: Plan) -> str:
-    labels = [_label(checkpoint) for checkpoint in plan.inputs]
-    return f"{labels[-1]}: {_TITLES[plan.operation]}" if plan.operation != "diff" else f"Diff vector of {labels[-1]}"
+def _title(manifest: Mapping[str, Any]) -> str:
+    last, operation = _label(manifest["inputs"][-1]), manifest["operation"]
+    return f"Diff vector of {last}" if operation == "diff" else f"{last}: {_TITLES[operation]}"
 
 
-def _what_was_done(plan: Plan, manifest: Mapping[str, Any]) -> list[str]:
+def _what_was_done(manifest: Mapping[str, Any]) -> list[str]:
     counts = Counter(entry["action"] for entry in manifest["tensors"])
     told = ", ".join(f"{number} {action}" for action, number in sorted(counts.items()))
-    lines = [f"    {plan.formula}", ""]
-    for checkpoint in plan.inputs:
-        lines.append(f"- **{checkpoint.role}**: {_label(checkpoint)}")
+    lines = [f"    {manifest['formula']}", ""]
+    lines += [f"- **{entry['role']}**: {_label(entry)}" for entry in manifest["inputs"]]
     lines += ["", f"Tensors: {told}. Made by tuneport {manifest['environment']['tuneport']} without any training."]
     for warning in manifest["warnings"]:
         lines += ["", f"> **Warning:** {warning}"]
@@ -102,6 +100,5 @@ def _cell(text: str, most: int = 160) -> str:
     return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
-def _label(checkpoint: Any) -> str:
-    name = checkpoint.hub_id or checkpoint.label
-    return f"{name} @ {checkpoint.revision}" if checkpoint.revision else name
+def _label(entry: Mapping[str, Any]) -> str:
+    return f"{entry['name']} @ {entry['revision']}" if entry.get("revision") else str(entry["name"])

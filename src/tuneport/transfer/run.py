@@ -83,9 +83,9 @@ def execute(plan: Plan, out: Path, running: Running) -> Outcome:
     _stop_if_doubtful(plan.warnings, running)
     check_place(out, [checkpoint.path for checkpoint in plan.inputs if checkpoint.hub_id is None])
     record = plan.record()
+    pool = budget(running.memory_limit, running.workers, plan.default_limit)
     try:
         with begin(out, record, plan.layout, running.overwrite) as folder:
-            pool = budget(running.memory_limit, running.workers, plan.default_limit)
             begun = time.monotonic()
             plan = replace(plan, inputs=tuple(fetched(checkpoint) for checkpoint in plan.inputs))
             with opened(plan.inputs) as readers:
@@ -103,7 +103,7 @@ def execute(plan: Plan, out: Path, running: Running) -> Outcome:
             manifest = make_manifest(
                 plan, record, results, dropped, totals, warnings, digests, pool, time.monotonic() - begun
             )
-            card = render_card(plan, manifest)
+            card = render_card(manifest)
             manifest["files"]["README.md"] = blake3(card).hexdigest()
             folder.finish({**plan.files, **index_file(plan), "README.md": card}, render_manifest(manifest))
     except AlreadyDone:
@@ -176,7 +176,7 @@ def _stream(
         record = before.get((name, leaf))
         if record is None or not _still_there(task, leaf, record, folder, space, pool.piece):
             record = _do_leaf(task, leaf, folder, readers, space, pool.piece)
-            folder.journal.add(name, leaf, record)
+            folder.note(name, leaf, record)
         records[name, leaf] = record
         return running.allow_nonfinite or not record.nonfinite
 

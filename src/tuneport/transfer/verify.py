@@ -7,11 +7,12 @@ cannot vouch for itself. With them the plan is made again and bytes are recomput
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import UsageError, VerificationError, listing
 from tuneport.pairing.tensors import Rule
 from tuneport.transfer.budget import Budget, budget
+from tuneport.transfer.card import render_card
 from tuneport.transfer.choices import Choices, Running
 from tuneport.transfer.kernel import no_sums
 from tuneport.transfer.manifest import input_digests
@@ -32,6 +34,7 @@ from tuneport.transfer.plan import OutputTask, Plan, plan_transfer
 from tuneport.transfer.run import fetched, leaf_pieces, opened, read_manifest
 from tuneport.transfer.stream import Progress, Workspace, run_leaves
 
+CARD = "README.md"
 # Leaves of 4 MiB that are recomputed without --full.
 SAMPLE = 64
 
@@ -88,7 +91,8 @@ def verify(
         return Proof("integrity only", len(produced.tensors), leaves, 0)
     faults += _compare_parents(manifest, plan)
     faults += _compare_plans(manifest, plan)
-    _stop_if(faults, out)
+    if plan.refusals:
+        _stop_if(faults, out)
     plan = replace(plan, inputs=tuple(fetched(checkpoint) for checkpoint in plan.inputs))
     with opened(plan.inputs) as readers, reading(produced) as reader:
         faults += _compare_input_digests(manifest, plan, readers, pool, full)
@@ -217,9 +221,18 @@ def _compare_files(manifest: Mapping[str, Any], out: Path, shards: set[str]) -> 
             faults.append(f"{name} is in the manifest, but not in the folder")
         elif blake3(place.read_bytes()).hexdigest() != digest:
             faults.append(f"{name} was changed")
+    if recorded.get(CARD) != _digest_of_card(manifest):
+        faults.append(f"{CARD} is not the one that the manifest gives")
     known = {*recorded, *shards, MANIFEST}
     strays = [path.relative_to(out).as_posix() for path in sorted(out.rglob("*")) if path.is_file()]
     return faults + [f"{name} is in the folder, but not in the manifest" for name in strays if name not in known]
+
+
+def _digest_of_card(manifest: Mapping[str, Any]) -> str | None:
+    try:
+        return blake3(render_card(manifest)).hexdigest()
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return None  # a manifest of another form gives no card
 
 
 def _compare_parents(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
@@ -258,11 +271,27 @@ def _compare_plans(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
                 )
     faults += [f"`{name}` is in the output, but not in what these parents give" for name in entries]
     recorded = manifest.get("files", {})
-    for name, content in plan.files.items():
-        digest = blake3(content if isinstance(content, bytes) else content.read_bytes()).hexdigest()
+    for name, digest in plan.sidecar_digests().items():
         if recorded.get(name) != digest:
             faults.append(f"{name} is not what these parents give")
-    return faults
+    return faults + _compare_words(manifest, plan)
+
+
+def _compare_words(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
+    """What the manifest says in words."""
+    if manifest["operation"] != plan.operation:
+        return []  # an output of apply, proved from base and tuned: its words name the diff vector
+    wanted = {
+        "formula": plan.formula,
+        "decisions": [asdict(decision) for decision in plan.decisions],
+        "config_differences": [asdict(difference) for difference in plan.differences],
+    }
+    said = json.loads(json.dumps(wanted))
+    return [
+        f"{field} in the manifest is not what these parents give"
+        for field in said
+        if manifest.get(field) != said[field]
+    ]
 
 
 def _compare_input_digests(
@@ -290,7 +319,12 @@ def _recompute(
     full: bool,
     seed: int,
 ) -> tuple[int, list[str]]:
-    leaves = [(number, leaf) for number, task in enumerate(plan.tasks) for leaf in range(task.leaves)]
+    leaves = [
+        (number, leaf)
+        for number, task in enumerate(plan.tasks)
+        if _is_there(task, produced)  # what is missing was told before
+        for leaf in range(task.leaves)
+    ]
     chosen = set(leaves if full else random.Random(seed).sample(leaves, min(SAMPLE, len(leaves))))
     numbers = {task.slot.name: number for number, task in enumerate(plan.tasks)}
     different: dict[str, int] = {}
@@ -315,6 +349,11 @@ def _recompute(
     return len(chosen), [
         f"`{name}`: element {element} is not what the parents give" for name, element in sorted(different.items())
     ]
+
+
+def _is_there(task: OutputTask, produced: Checkpoint) -> bool:
+    tensor = produced.tensors.get(task.slot.name)
+    return tensor is not None and (tensor.dtype, tensor.shape) == (task.slot.dtype, task.slot.shape)
 
 
 def _stop_if(faults: list[str], out: Path) -> None:
