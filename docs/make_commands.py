@@ -28,7 +28,7 @@ def render() -> str:
         parts.append(f"## tuneport {name}\n\n```text\n{verb.format_help()}```\n")
     parts.append(
         "## Exit status\n\n"
-        "0: done. 1: an error, told in words on stderr (with `--json` also as `{\"error\": {…}}` on stdout). "
+        '0: done. 1: an error, told in words on stderr (with `--json` also as `{"error": {…}}` on stdout). '
         "2: wrong usage. A traceback only with `--debug`.\n"
     )
     return "\n".join(parts)

@@ -131,12 +131,8 @@ def table() -> dict[str, Any]:
 
 def render(entries: dict[str, Any]) -> str:
     """The table as text, one model type a line, so that a change of one model is a change of one line."""
-    models = ",\n".join(
-        f"    {json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries["models"].items()
-    )
-    head = "".join(
-        f"  {json.dumps(name)}: {json.dumps(entries[name])},\n" for name in ("every_config", "generation")
-    )
+    models = ",\n".join(f"    {json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries["models"].items())
+    head = "".join(f"  {json.dumps(name)}: {json.dumps(entries[name])},\n" for name in ("every_config", "generation"))
     return f'{{\n{head}  "models": {{\n{models}\n  }}\n}}\n'
 
 

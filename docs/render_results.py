@@ -1,0 +1,232 @@
+"""Make docs/results.md from the figures that runs left in docs/results/.
+
+    python docs/render_results.py            write the page
+    python docs/render_results.py --check    status 1 if the page is not what the figures say
+
+Nothing on the page is typed by hand: a new run's summary.json is copied over the old one, and the page is
+made again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE, FIGURES = HERE / "results.md", HERE / "results"
+SEEDS = (0, 1, 2)
+
+
+def render(figures: Path = FIGURES) -> str:
+    """The whole page, from the folder with the runs' figures."""
+    parts = [
+        "# Results\n\nMade by `docs/render_results.py` from the figures in `docs/results/`, which runs "
+        "wrote. "
+        "Accuracies are in per cent; brackets hold 95 % intervals: Wilson's for one accuracy, a joint "
+        "bootstrap "
+        "over the same examples for gains and recovered gain.",
+        _demo([json.loads((figures / f"demo-seed-{seed}.json").read_text()) for seed in SEEDS]),
+    ]
+    published = figures / "published.json"
+    if published.exists():
+        parts.append(_published(json.loads(published.read_text())))
+    return "\n\n".join(parts) + "\n"
+
+
+def _demo(records: Sequence[dict[str, Any]]) -> str:
+    first = records[0]
+    tasks = list(first["tasks"])
+    seeds = ["", *(f"seed {record['seed']}" for record in records)]
+
+    def rows(scores: Sequence[dict[str, Any]]) -> list[list[str]]:
+        return [
+            ["version 2", *(_share(s, "target") for s in scores)],
+            ["**version 2 + diff vector**", *(_share(s, "transferred") for s in scores)],
+            ["version 2, fine-tuned", *(_share(s, "tuned_target") for s in scores)],
+            ["recovered gain", *(_recovered(s) for s in scores)],
+        ]
+
+    parts = [
+        "## The demo, seeds 0, 1 and 2\n\nTo repeat: `tuneport demo --out DIR --seed N`. A family of tiny "
+        "Llamas "
+        "is pretrained, version 1 is fine-tuned, and its diff vector is added to version 2; nothing is "
+        "trained "
+        f"after the addition. {first['n']} held-out questions, none of which any training saw; an answer "
+        f"counts if "
+        "it is the expected one to the letter. A seed is a world, a random start, and the questions.",
+        _table([seeds, *rows(records)]),
+    ]
+    for task in tasks:
+        scores = [record["tasks"][task] for record in records]
+        parts.append(f"### {task} (n = {scores[0]['n']})\n\n{_table([seeds, *rows(scores)])}")
+    known = [record["new_knowledge"] for record in records]
+    parts.append(
+        f"### New knowledge (n = {known[0]['n']})\n\nFacts that only version 2's text holds. Version 2 "
+        f"itself, which "
+        "has no chat format, completes a sentence of its text; the others are asked in chat form. One "
+        "answer in "
+        "twenty is right by chance.\n\n"
+        + _table(
+            [
+                seeds,
+                ["version 1, fine-tuned", *(_share(k, "v1_tuned") for k in known)],
+                ["version 2, completing", *(_share(k, "v2") for k in known)],
+                ["**version 2 + diff vector**", *(_share(k, "v2_transferred") for k in known)],
+                ["version 2, fine-tuned", *(_share(k, "v2_tuned") for k in known)],
+                [
+                    "with the diff vector, minus version 1 fine-tuned",
+                    *(_share(k, "difference") for k in known),
+                ],
+            ]
+        )
+    )
+    backport = [record["backport"] for record in records]
+    parts.append(
+        "### Backport\n\nVersion 2's diff vector, added to version 1; the same questions as above.\n\n"
+        + _table(
+            [
+                seeds,
+                ["version 1", *(_share(s, "target") for s in backport)],
+                ["**version 1 + diff vector of version 2**", *(_share(s, "transferred") for s in backport)],
+                ["version 1, fine-tuned", *(_share(s, "tuned_target") for s in backport)],
+                ["recovered gain", *(_recovered(s) for s in backport)],
+            ]
+        )
+    )
+    parts.append(
+        "### Controls, norms, time\n\nBoth controls are added to version 2 like the real diff vector: its "
+        "own entries "
+        "shuffled within each tensor, and the diff vector of a family pretrained on the same text from "
+        "another random "
+        "start.\n\n"
+        + _table(
+            [
+                seeds,
+                *(
+                    [
+                        f"{name.replace('_', ' ')}: accuracy; share of the real gain",
+                        *(_control(record["controls"][name]) for record in records),
+                    ]
+                    for name in first["controls"]
+                ),
+                ["norm of the diff vector", *(f"{record['diff_norm']:.2f}" for record in records)],
+                ["norm of version 2 - version 1", *(f"{record['drift_norm']:.2f}" for record in records)],
+                ["seconds for everything, two cores", *(f"{record['seconds']:.0f}" for record in records)],
+            ]
+        )
+    )
+    parts.append(
+        "### What was claimed, and whether it held\n\n"
+        + _table(
+            [
+                seeds,
+                *(
+                    [claim, *("held" if record["claims"][claim] else "**not held**" for record in records)]
+                    for claim in first["claims"]
+                ),
+            ]
+        )
+    )
+    return "\n\n".join(parts)
+
+
+def _published(record: dict[str, Any]) -> str:
+    recipe, transfer = record["recipe"], record["transfer"]
+    names = {
+        "v1": "version 1",
+        "v1-tuned": "version 1, fine-tuned",
+        "v2": "version 2",
+        "v2-transferred": "**version 2 + diff vector**",
+        "v2-tuned": "version 2, fine-tuned directly",
+    }
+    models = record["models"]
+    table = [["", "exact match", "loss on the answers", "loss on version 2's held-out text"]]
+    for name, label in names.items():
+        scores = models[name]
+        losses = (_loss(scores, "answer_loss"), _loss(scores, "text_loss"))
+        table.append([label, _share(scores, "exact_match"), *losses])
+    low, high = record["intervals"]["learning_that_stayed"]
+    peak = "unknown" if transfer["peak_mib"] is None else f"{transfer['peak_mib']:.0f} MiB"
+    parts = [
+        "## A published LLM\n\nTo repeat: `make real`. Version 1 is SmolLM2-135M-Instruct "
+        f"({record['parents']['file']} of the wheel {record['parents']['wheel']}, dequantised, bf16). "
+        f"Version 2 is "
+        f"version 1 after {recipe['reading']['steps']} steps of {recipe['reading']['batch']} × "
+        f"{recipe['window']} tokens "
+        f"of plain language modelling on other text: {record['other_text']}. Version 1 was fine-tuned for "
+        f"{recipe['tuning']['steps']} steps of {recipe['tuning']['batch']} orders to be filed in a line "
+        f"format of its "
+        f"own. {record['n']} held-out orders, {record['windows']} held-out windows of text, seed "
+        f"{recipe['seed']}.",
+        _table(table),
+        f"Recovered gain of exact match by addition alone: {_recovered(record)}. Of what version 2 had "
+        f"learned from "
+        f"the other text, {record['learning_that_stayed']:.2f} [{low:.2f}, {high:.2f}] stayed. The "
+        f"transfer took "
+        f"{transfer['seconds']:.1f} s and at most {peak} (all processes together); the whole run "
+        f"{record['seconds'] / 60:.0f} minutes on two cores. Norms: diff vector "
+        f"{transfer['measures']['diff_norm']:.2f}, "
+        f"version 2 - version 1 {transfer['measures']['drift_norm']:.2f}.",
+        _table(
+            [
+                ["", "held"],
+                *([claim, "held" if held else "**not held**"] for claim, held in record["claims"].items()),
+            ]
+        ),
+        "### The first held-out orders, answered by all",
+    ]
+    for shown in record["generations"]:
+        order = shown["prompt"].split("File this order: ")[-1].split("<|im_end|>")[0]
+        told = [["expected", f"`{shown['answer']}`"]]
+        told += [[label, f"`{' '.join(shown[name].split())}`"] for name, label in names.items()]
+        parts.append(f"*{order}*\n\n" + _table([["", ""], *told]))
+    return "\n\n".join(parts)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([head, "|" + " --- |" * len(rows[0]), *body])
+
+
+def _share(scores: dict[str, Any], name: str) -> str:
+    low, high = scores["intervals"][name]
+    return f"{100 * scores[name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _loss(scores: dict[str, Any], name: str) -> str:
+    low, high = scores["intervals"][name]
+    return f"{scores[name]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _recovered(scores: dict[str, Any]) -> str:
+    if scores["recovered_gain"] is None:
+        return "not defined"
+    low, high = scores["intervals"]["recovered_gain"]
+    return f"{scores['recovered_gain']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _control(scores: dict[str, Any]) -> str:
+    share = scores["share_of_real_gain"]
+    return f"{_share(scores, 'accuracy')}; {'-' if share is None else f'{100 * share:.1f} %'}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the page, or compare it: 0 if all is well."""
+    page = render()
+    if "--check" in arguments:
+        if not PAGE.exists() or PAGE.read_text() != page:
+            print(
+                f"{PAGE.name} is not what {FIGURES.name}/ says: run python docs/render_results.py",
+                file=sys.stderr,
+            )
+            return 1
+        return 0
+    PAGE.write_text(page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

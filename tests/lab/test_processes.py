@@ -1,0 +1,57 @@
+"""The two worker processes: one thread each, and none that outlives its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from tuneport.lab.processes import two_processes
+
+def work(path):
+    import os, torch
+    Path(path).write_text(f"{os.getpid()} {torch.get_num_threads()}")
+    time.sleep(600)
+
+if __name__ == "__main__":
+    with two_processes() as pool:
+        pool.submit(work, sys.argv[1]).result()
+"""
+
+
+def wait_until(true: object, seconds: float) -> bool:
+    """Look often rather than sleep long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if true():  # type: ignore[operator]
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_killed_run_leaves_no_worker_behind(tmp_path: Path) -> None:
+    script, told = tmp_path / "parent.py", tmp_path / "told"
+    script.write_text(PARENT)
+    parent = subprocess.Popen([sys.executable, str(script), str(told)])
+    assert wait_until(lambda: told.exists() and " " in told.read_text(), 120)
+    worker, threads = map(int, told.read_text().split())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert threads == 1
+    assert wait_until(lambda: not _alive(worker), 20)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "zombie" not in (Path(f"/proc/{pid}/status").read_text() if Path("/proc").exists() else "")
