@@ -7,7 +7,7 @@ gives, nothing but the vocabulary is parsed, and a malformed file ends in one cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -28,6 +28,7 @@ __all__ = [
     "edit_tokenizer",
     "read_tokenizer",
     "tokenizer_fingerprint",
+    "tokenizers_agree",
 ]
 
 # transformers adds the tokens it finds under these names, in this order, when the vocabulary lacks them.
@@ -99,16 +100,26 @@ def tokenizer_fingerprint(folder: SidecarFolder) -> dict[str, str]:
     Beside a tokenizer.json the older formats decide nothing and are left out, and tokenizer_config.json counts
     only where it names tokens that tokenizer.json does not add (a chat template changes no id).
     """
-    names = ("tokenizer.json",) if folder.has("tokenizer.json") else TOKENIZER_FILES
-    fingerprint = {name: _file_digest(folder, name) for name in names if folder.has(name)}
+    fingerprint = _file_digests(folder)
     elsewhere = entries_elsewhere(folder) if fingerprint else []
     if elsewhere and folder.has("tokenizer.json"):
         known = _added_contents(folder)
         elsewhere = [entry for entry in elsewhere if entry["content"] not in known]
     if elsewhere:
-        said = "\0".join(f"{entry.get('id')} {entry['content']}" for entry in elsewhere)
-        fingerprint["tokenizer_config.json"] = blake3(said.encode("utf-8", errors="replace")).hexdigest()
+        fingerprint["tokenizer_config.json"] = blake3(_said(elsewhere)).hexdigest()
     return fingerprint
+
+
+def tokenizers_agree(folders: Sequence[SidecarFolder]) -> bool:
+    """Whether all folders have the same fingerprint; nothing is parsed where the files alone show it."""
+    files = [_file_digests(folder) for folder in folders]
+    if any(digests != files[0] for digests in files):
+        return False
+    elsewhere = [_said(entries_elsewhere(folder)) for folder in folders] if files[0] else []
+    if all(said == elsewhere[0] for said in elsewhere):
+        return True
+    prints = [tokenizer_fingerprint(folder) for folder in folders]
+    return all(fingerprint == prints[0] for fingerprint in prints)
 
 
 def edit_tokenizer(target: SidecarFolder, changes: TokenChanges, tuned: SidecarFolder) -> dict[str, bytes]:
@@ -241,6 +252,15 @@ def _named_entries(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _is_scored_piece(pair: Any) -> bool:
     return isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and type(pair[1]) in (int, float)
+
+
+def _file_digests(folder: SidecarFolder) -> dict[str, str]:
+    names = ("tokenizer.json",) if folder.has("tokenizer.json") else TOKENIZER_FILES
+    return {name: _file_digest(folder, name) for name in names if folder.has(name)}
+
+
+def _said(entries: Iterable[Mapping[str, Any]]) -> bytes:
+    return "\0".join(f"{entry.get('id')} {entry['content']}" for entry in entries).encode("utf-8", errors="replace")
 
 
 def _added_contents(folder: SidecarFolder) -> set[str]:

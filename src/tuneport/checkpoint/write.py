@@ -21,6 +21,8 @@ from tuneport.checkpoint.shards import Layout, Slot
 from tuneport.errors import OutputError
 
 MANIFEST = "tuneport.json"
+# Larger writes ask the page cache for large blocks of memory, which cost a virtual machine up to three times as much.
+WRITE_BYTES = 2**18
 # Stands in a finished folder while an older one of the same name is being removed (--overwrite).
 REPLACES = ".replaces"
 
@@ -304,5 +306,5 @@ def read_plan(out: Path) -> dict[str, Any] | None:
 
 def _write_all(descriptor: int, content: memoryview, position: int) -> None:
     while content:
-        count = os.pwrite(descriptor, content, position)
+        count = os.pwrite(descriptor, content[:WRITE_BYTES], position)
         position, content = position + count, content[count:]

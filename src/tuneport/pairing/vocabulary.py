@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.checkpoint.folder import TOKENIZER_FILES, SidecarFolder
 from tuneport.checkpoint.token_changes import AddedToken, TokenChanges
-from tuneport.checkpoint.tokenizer import Tokenizer, is_readable, read_tokenizer, tokenizer_fingerprint
+from tuneport.checkpoint.tokenizer import Tokenizer, is_readable, read_tokenizer, tokenizers_agree
 from tuneport.checkpoint.tokenizer_edit import can_rename
 from tuneport.errors import CheckpointError, PairingError, TuneportError, listing
 
@@ -130,12 +130,12 @@ def match_vocabulary(
     if vocabulary == "positions":
         return VocabularyMatch("positions", by_position)
     if vocabulary is None:
-        prints = [tokenizer_fingerprint(folder) for folder in folders]
-        agree = prints[0] == prints[1] == prints[2]
+        agree = tokenizers_agree(folders)
+        found = any(base.has(name) for name in TOKENIZER_FILES)
         if agree and (is_readable(base) or len(set(matrix_rows)) == 1):
-            return VocabularyMatch("identical" if prints[0] else "positions", by_position)
+            return VocabularyMatch("identical" if found else "positions", by_position)
         if agree:
-            _refuse_shapes(folders, matrix_rows, found=bool(prints[0]))
+            _refuse_shapes(folders, matrix_rows, found=found)
     tokenizers = _read_all(folders)
     return _match_strings(tokenizers, target, matrix_rows, append=new_tokens == "append")
 
