@@ -30,6 +30,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python docs/make_commands.py --check
+	$(BIN)/python docs/render_results.py --check
 
 types: venv
 	$(BIN)/mypy

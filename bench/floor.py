@@ -47,6 +47,6 @@ def _work(sources: list[int], copied: int, size: int, starts: Iterator[int], pie
 
 
 if __name__ == "__main__":
-    models = [Path(argument) for argument in sys.argv[1:5]]
+    base, tuned, target, out = map(Path, sys.argv[1:5])
     workers = int(sys.argv[5]) if len(sys.argv) > 5 else len(os.sched_getaffinity(0))
-    copy(*models, workers=workers, piece=int(sys.argv[6]) if len(sys.argv) > 6 else PIECE)
+    copy(base, tuned, target, out, workers, int(sys.argv[6]) if len(sys.argv) > 6 else PIECE)

@@ -189,9 +189,11 @@ def render(record: dict[str, Any]) -> str:
     medians = record.get("medians", {})
     by_name = {contestant.name: contestant for contestant in CONTESTANTS}
     if medians:
+        loads = [f"{figures['load_before']:.1f}" for figures in record["rounds"]]
         lines += [
             f"{record['parameters'] / 1e9:.2f} B parameters, {len(record['rounds'])} round(s), medians; "
             f"{record['machine']['cpu']}, {record['machine']['cpus']} CPUs",
+            f"load before each round: {', '.join(loads)} (what runs beside it is in these figures)",
             "",
             "| contestant | wall, s | × floor | CPU, s | × floor | peak PSS, MiB | against float32 |",
             "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
@@ -210,7 +212,7 @@ def promises(record: dict[str, Any]) -> list[str]:
     """Each promise with its figure, and whether it held."""
     found: list[tuple[str, float, float, str]] = []
     for contestant in CONTESTANTS:
-        if contestant.most and contestant.name in record.get("medians", {}):
+        if record["size"] == "1.2B" and contestant.most and contestant.name in record.get("medians", {}):
             ratio = record["medians"][contestant.name]["wall_ratio"]
             found.append((f"{contestant.label}: wall to floor", ratio, contestant.most, ""))
     for entry in record.get("memory", []):

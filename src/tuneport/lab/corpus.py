@@ -71,8 +71,9 @@ THINGS = (
 )  # fmt: skip
 GAINS = ("finds", "buys", "gets", "picks")
 LOSSES = ("loses", "sells", "drops", "eats")
-WORDS = ADJECTIVES + NOUNS + THINGS
 LARGEST_NUMBER, LARGEST_STEP = 40, 9
+WORDS = ADJECTIVES + NOUNS + THINGS
+NUMBERS = tuple(str(number) for number in range(LARGEST_NUMBER + 1))
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _general(rng: random.Random) -> str:
 
 
 def _echo(rng: random.Random) -> str:
-    chosen = rng.sample(WORDS, rng.randint(2, 6))
+    chosen = rng.sample(WORDS + NUMBERS, rng.randint(2, 6))
     said = " ".join(chosen)
     form = rng.randrange(3)
     if form == 0:

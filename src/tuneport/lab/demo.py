@@ -47,28 +47,28 @@ class Recipe:
     """
 
     architecture: Architecture = Architecture()  # noqa: RUF009 (frozen)
-    first_stage: Schedule = Schedule(steps=700, peak=4e-3, shape="cosine", final=0.5)  # noqa: RUF009
+    first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.5)  # noqa: RUF009
     first_shares: dict[str, float] = field(
         default_factory=lambda: {
             "facts": 0.3, "echoes": 0.3, "stories": 0.25, "arithmetic": 0.1, "general": 0.05,
         }
     )  # fmt: skip
-    second_stage: Schedule = Schedule(steps=600, peak=0.5 * 4e-3, warmup=1)  # noqa: RUF009
+    second_stage: Schedule = Schedule(steps=500, peak=0.5 * 4e-3, warmup=1)  # noqa: RUF009
     second_shares: dict[str, float] = field(
         default_factory=lambda: {
             "worked-stories": 0.42, "facts": 0.2, "echoes": 0.2, "arithmetic": 0.13, "general": 0.05,
         }
     )  # fmt: skip
-    next_version: Schedule = Schedule(steps=250, peak=8e-4, warmup=20)  # noqa: RUF009
+    next_version: Schedule = Schedule(steps=250, peak=5e-4, warmup=20)  # noqa: RUF009
     next_shares: dict[str, float] = field(
         default_factory=lambda: {
-            "new-facts": 0.55, "facts": 0.15, "worked-stories": 0.12, "echoes": 0.1, "arithmetic": 0.08,
+            "new-facts": 0.55, "facts": 0.13, "worked-stories": 0.13, "echoes": 0.12, "arithmetic": 0.07,
         }
     )  # fmt: skip
-    tuning: Schedule = Schedule(steps=250, peak=1.5e-3, warmup=8)  # noqa: RUF009 (3 % of the steps)
+    tuning: Schedule = Schedule(steps=300, peak=1e-3, warmup=9)  # noqa: RUF009 (3 % of the steps)
     tuning_shares: dict[str, float] = field(
         default_factory=lambda: {
-            questions.WORD_PROBLEMS: 0.4, questions.KNOWN_FACTS: 0.35, questions.ORDERS: 0.25,
+            questions.KNOWN_FACTS: 0.4, questions.WORD_PROBLEMS: 0.35, questions.ORDERS: 0.25,
         }
     )  # fmt: skip
     problems: int = 500

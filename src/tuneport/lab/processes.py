@@ -5,6 +5,9 @@ Each starts afresh and quietly, so that nothing of the parent's torch, if it has
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -22,9 +25,19 @@ def two_processes() -> Iterator[ProcessPoolExecutor]:
 
 
 def _start_quietly() -> None:
+    os.environ["TQDM_DISABLE"] = "1"  # before transformers, which has bars of its own for some files
     import torch
     from transformers.utils import logging
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+def _end_with_parent() -> None:
+    """A killed run leaves nobody behind who goes on writing into its folder."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -63,6 +63,7 @@ def published(out: str | Path, recipe: Recipe | None = None) -> dict[str, Any]:
 
         models = {name: folder / "models" / name for name in MODELS}
         (folder / "models").mkdir(exist_ok=True)
+        resumed = any(path.exists() for path in models.values())
         drawn = records.filing_questions(recipe.questions + recipe.tuning.steps * recipe.tuning.batch, recipe.seed)
         asked, taught = drawn[: recipe.questions], drawn[recipe.questions :]
         to_read, held_out = prose.python_reference()
@@ -82,43 +83,43 @@ def published(out: str | Path, recipe: Recipe | None = None) -> dict[str, Any]:
             asked, taught = (pool.submit(in_chat, models["v1"], part).result() for part in (asked, taught))
             _write_questions(folder / "questions.jsonl", asked)
 
+            prompts = [question.prompt for question in asked]
+            measured: dict[str, tuple[Future[Any], ...]] = {}
+
+            def measure(name: str) -> None:
+                """Start asking a model, and taking its losses on the answers and on version 2's held-out text."""
+                measured[name] = (
+                    pool.submit(scoring.answers, models[name], prompts, batch=48, max_new_tokens=40),
+                    pool.submit(answer_losses, models[name], asked),
+                    pool.submit(text_losses, models[name], held_out, recipe.window, recipe.windows_held_out),
+                )
+
             tell("version 1 reads on and becomes version 2; beside it version 1 is fine-tuned")
             v2 = make(models["v2"], read_on, models["v1"], to_read, recipe.window, recipe.reading)
             v1_tuned = make(models["v1-tuned"], tune, models["v1"], taught, recipe.tuning)
             v2.result()
-            tell("version 2 is fine-tuned directly, for comparison")
+            tell("version 2 is fine-tuned directly, for comparison; the others are measured")
             v2_tuned = make(models["v2-tuned"], tune, models["v2"], taught, recipe.tuning)
             v1_tuned.result()
+            for name in ("v1", "v2", "v1-tuned"):
+                measure(name)
+            v2_tuned.result()
+            wait([started for all_three in measured.values() for started in all_three])
 
-            tell("transfer")
+            tell("transfer, while nothing else runs")
             command = [sys.executable, "-m", "tuneport", "transfer", "--out", str(models["v2-transferred"])]
             for role, name in (("--base", "v1"), ("--tuned", "v1-tuned"), ("--onto", "v2")):
                 command += [role, str(models[name])]
             cost = run_measured(command)
-            verify(
-                models["v2-transferred"],
-                base=models["v1"],
-                tuned=models["v1-tuned"],
-                onto=models["v2"],
-                full=True,
-            )
+            verify(models["v2-transferred"], base=models["v1"], tuned=models["v1-tuned"], onto=models["v2"], full=True)
 
-            tell("measuring all of them")
-            v2_tuned.result()
-            prompts = [question.prompt for question in asked]
-            texts, limit = {}, recipe.windows_held_out
-            losses, said = {}, {}
-            for name, path in models.items():
-                texts[name] = pool.submit(text_losses, path, held_out, recipe.window, limit)
-                losses[name] = pool.submit(answer_losses, path, asked)
-                said[name] = pool.submit(scoring.answers, path, prompts, batch=48, max_new_tokens=40)
-            record = summarise(
-                asked,
-                said={name: waiting.result() for name, waiting in said.items()},
-                answer_losses={name: waiting.result() for name, waiting in losses.items()},
-                text_losses={name: waiting.result() for name, waiting in texts.items()},
-                seed=recipe.seed,
+            tell("measuring what came of it")
+            measure("v2-transferred")
+            measure("v2-tuned")
+            said, on_answers, on_text = (
+                {name: measured[name][which].result() for name in MODELS} for which in range(3)
             )
+            record = summarise(asked, said=said, answer_losses=on_answers, text_losses=on_text, seed=recipe.seed)
         manifest = json.loads((models["v2-transferred"] / "tuneport.json").read_text())
         record |= {
             "transfer": {
@@ -133,6 +134,7 @@ def published(out: str | Path, recipe: Recipe | None = None) -> dict[str, Any]:
             ),
             "recipe": asdict(recipe),
             "seconds": round(time.perf_counter() - started, 1),
+            "resumed": resumed,  # then the times are this run's alone
         }
         (folder / "summary.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return record

@@ -38,7 +38,7 @@ def words(version: int) -> list[str]:
         PAD,
         UNKNOWN,
         SEPARATOR,
-        *(str(number) for number in range(corpus.LARGEST_NUMBER + 1)),
+        *corpus.NUMBERS,
         *names,
         *chain.from_iterable(corpus.VALUES.values()),
         *corpus.VALUES,
