@@ -44,7 +44,7 @@ def test_accuracies_and_gains_are_those_of_the_answers() -> None:
     assert record["n"] == sum(question.task in questions.INSTRUCTION_TASKS for question in ASKED)
     assert record["diff_norm"] == 2.0
     known = record["new_knowledge"]
-    assert (known["v1_tuned"], known["v2"]) == (0.0, pytest.approx(0.9))  # type: ignore[index]
+    assert (known["v1_tuned"], known["v2"]) == (0.0, pytest.approx(0.9, abs=0.01))  # type: ignore[index]
     assert known["v2_transferred"] > 0.7  # type: ignore[index]
     assert all(record["claims"].values())  # type: ignore[attr-defined]
 

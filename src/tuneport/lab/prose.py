@@ -7,9 +7,12 @@ from __future__ import annotations
 
 
 def python_reference() -> tuple[list[str], list[str]]:
-    """The topics to read and the topics held out (every fifth), each a text of some pages."""
+    """The topics to read and the topics held out (every fifth), each a text of some pages.
+
+    Some texts stand under several topics; what is read anywhere is not held out.
+    """
     from pydoc_data.topics import topics
 
     ordered = [topics[name] for name in sorted(topics)]
-    held_out = ordered[::5]
-    return [text for index, text in enumerate(ordered) if index % 5], held_out
+    read = [text for index, text in enumerate(ordered) if index % 5]
+    return read, [text for text in ordered[::5] if text not in read]
