@@ -176,6 +176,7 @@ def _published(record: dict[str, Any]) -> str:
                 *([claim, "held" if held else "**not held**"] for claim, held in record["claims"].items()),
             ]
         ),
+        *([f"**Caveat:** {record['caveat']}"] if "caveat" in record else []),
         "### The first held-out orders, answered by all",
     ]
     for shown in record["generations"]:
