@@ -40,7 +40,7 @@ class Recipe:
 
     reading: Schedule = Schedule(steps=40, peak=5e-5, warmup=4, batch=1)  # noqa: RUF009 (frozen)
     window: int = 512
-    tuning: Schedule = Schedule(steps=40, peak=6e-5, warmup=4, batch=8)  # noqa: RUF009
+    tuning: Schedule = Schedule(steps=40, peak=2e-5, warmup=4, batch=8)  # noqa: RUF009
     questions: int = 240
     windows_held_out: int = 24
     seed: int = 0
