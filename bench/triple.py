@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,11 +137,12 @@ def _write_weights(triple: Triple) -> None:
     offsets: dict[str, tuple[str, int]] = {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
-        header, begin, places = {"__metadata__": {"format": "pt"}}, 0, {}
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        begin, places = 0, {}
         for tensor, shape in names.items():
             places[tensor] = begin
             end = begin + 2 * math.prod(shape)
-            header[tensor] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}  # type: ignore
+            header[tensor] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
             begin = end
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)

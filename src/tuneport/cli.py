@@ -271,8 +271,13 @@ def _demo(options: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(
             f"The demo needs {error.name}, which the core does without. Install it: pip install 'tuneport[models]'."
         ) from None
-    summary = demo(options.out, seed=options.seed)
+    show = _say_nothing if options.json else print  # stdout then holds one object and nothing else
+    summary = demo(options.out, seed=options.seed, show=show)
     return {**summary.record, "words": f"{options.out}: {'already done' if summary.already_done else 'done'}"}
+
+
+def _say_nothing(text: str) -> None:
+    """What --json leaves out."""
 
 
 def _choices(options: argparse.Namespace) -> Any:

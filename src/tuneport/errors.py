@@ -12,7 +12,8 @@ exits with status 1. Nothing else is raised on purpose, so any other exception i
      ├── NumericsError       NaN or infinity, or a diff vector that is zero
      ├── OutputError         the place to write to: taken, locked, full, or begun with another plan
      ├── DoubtError          a warning that --strict turns into a stop
-     └── VerificationError   an output that is not what its manifest or its parents say
+     ├── VerificationError   an output that is not what its manifest or its parents say
+     └── WorkerError         a worker process that was ended from outside
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ class DoubtError(TuneportError):
 
 class VerificationError(TuneportError):
     """An output is not what its manifest, or its parents, say it is."""
+
+
+class WorkerError(TuneportError):
+    """A worker process was ended from outside, by the system or by a person."""
 
 
 def listing(items: list[str], most: int = 20) -> str:

@@ -1,11 +1,12 @@
 """The demo from end to end through the real engine, with budgets so small that nothing is learned."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from tuneport.cli import main
 from tuneport.errors import OutputError, UsageError
 from tuneport.lab.demo import MODELS, Recipe, demo
 from tuneport.lab.family import Architecture
@@ -86,6 +87,19 @@ def test_a_second_run_finds_all_done_and_another_seed_is_refused(done: Path) -> 
         demo(done, seed=1, recipe=RECIPE)
     with pytest.raises(OutputError, match="recipe differ"):
         demo(done, seed=0, recipe=replace(RECIPE, problems=13))
+
+
+def test_with_json_stdout_holds_one_object_and_nothing_else(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished = tmp_path / "demo"  # of the recipe that the command line runs
+    finished.mkdir()
+    (finished / "summary.json").write_text((done / "summary.json").read_text())
+    plan = json.loads((done / "plan.json").read_text()) | {"recipe": asdict(Recipe())}
+    (finished / "plan.json").write_text(json.dumps(plan))
+    assert main(["demo", "--out", str(finished), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["n"] == json.loads((done / "summary.json").read_text())["n"]
 
 
 def test_without_torch_the_demo_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

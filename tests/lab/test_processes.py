@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tuneport.errors import WorkerError
+from tuneport.lab.processes import two_processes
+
 pytest.importorskip("torch")
 
 PARENT = """
@@ -47,6 +50,16 @@ def test_a_killed_run_leaves_no_worker_behind(tmp_path: Path) -> None:
     parent.wait()
     assert threads == 1
     assert wait_until(lambda: not _alive(worker), 20)
+
+
+def die() -> None:
+    """As a process ends that the system kills for want of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_the_system_ends_is_told_in_words() -> None:
+    with pytest.raises(WorkerError, match="run the same command again"), two_processes() as pool:
+        pool.submit(die).result()
 
 
 def _alive(pid: int) -> bool:

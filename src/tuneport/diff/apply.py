@@ -84,7 +84,8 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         files=sidecars.files,
         decisions=tuple(decisions),
         differences=sidecars.differences,
-        refusals=(*refusals, *sidecars.refusals),
+        tensor_refusals=tuple(refusals),
+        sidecar_refusals=sidecars.refusals,
         warnings=sidecars.warnings,
         extra={"scales": list(scales)},
     )

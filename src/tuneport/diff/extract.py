@@ -82,9 +82,10 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
             Decision("sidecars", "both parents'", "needed to merge them onto a target"),
         ),
         differences=(),
-        refusals=(*parents.refusals, *(line.reason for line in account if line.fate == "refused")),
+        tensor_refusals=(*parents.refusals, *(line.reason for line in account if line.fate == "refused")),
+        sidecar_refusals=(),
         warnings=(),
-        extra={"parent_refusals": bool(parents.refusals), "diff": entries, "rows": match.how},
+        extra={"diff": entries, "rows": match.how},
     )
 
 

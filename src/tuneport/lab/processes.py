@@ -10,16 +10,27 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
+
+from tuneport.errors import WorkerError
 
 
 @contextmanager
 def two_processes() -> Iterator[ProcessPoolExecutor]:
-    """A pool of two quiet processes of one thread each; what waits is dropped when the block fails."""
+    """A pool of two quiet processes of one thread each; what waits is dropped when the block fails.
+
+    Raises `WorkerError` where one of them was ended from outside.
+    """
     pool = ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=_start_quietly)
     try:
         yield pool
+    except BrokenProcessPool:
+        raise WorkerError(
+            "A worker process was ended from outside (by the system, for want of memory?). "
+            "What was finished is kept: run the same command again, and it goes on from there."
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 

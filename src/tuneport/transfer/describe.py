@@ -15,6 +15,7 @@ from tuneport.checkpoint.write import place_refusals
 from tuneport.errors import OutputError
 from tuneport.transfer.budget import MIB, Budget, budget
 from tuneport.transfer.choices import Running
+from tuneport.transfer.manifest import token_record
 from tuneport.transfer.plan import Plan
 
 CHECKED_WHILE_RUNNING = (
@@ -43,16 +44,7 @@ def plan_as_json(plan: Plan, running: Running, out: Path | None = None) -> dict[
             for line in plan.account
             if line.fate != "transferred" or line.by_token
         ],
-        "tokens": [
-            {
-                "how": match.how,
-                "matched": match.matched,
-                "added": [{"token": token.token, "id": token.id} for token in match.added],
-                "renamed": [asdict(rename) for rename in match.renamed],
-                **{k: list(getattr(match, k)) for k in ("dropped", "rowless", "placeholders", "kept", "lost")},
-            }
-            for match in plan.vocabulary
-        ],
+        "tokens": [token_record(match) for match in plan.vocabulary],
         "decisions": [asdict(decision) for decision in plan.decisions],
         "config_differences": [asdict(difference) for difference in plan.differences],
         "files": sorted([*plan.layout.sizes, *plan.files, "README.md", "tuneport.json"]),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import platform
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,16 +19,16 @@ import numpy as np
 from blake3 import blake3
 
 from tuneport import __version__
-from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count, root_of
+from tuneport.checkpoint.digest import root_of
 from tuneport.checkpoint.journal import LeafRecord
-from tuneport.checkpoint.weights import StoredTensor
 from tuneport.pairing.tensors import main_dtype
+from tuneport.pairing.vocabulary import VocabularyMatch
 from tuneport.transfer import kernel
 from tuneport.transfer.arithmetic import SUMS
-from tuneport.transfer.budget import PIECE, Budget
+from tuneport.transfer.budget import Budget
+from tuneport.transfer.digests import tensor_digests
 from tuneport.transfer.pieces import Readers, Sum
 from tuneport.transfer.plan import FORMAT, OutputTask, Plan
-from tuneport.transfer.stream import Progress, Workspace, run_leaves
 
 # A base and a target of one family have nearly the same weights; of two families, a cosine of about 0.
 UNRELATED_COSINE = 0.1
@@ -146,45 +145,15 @@ def doubts(plan: Plan, totals: Measures) -> tuple[str, ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True)
-class _InputTask:
-    """One tensor of an input, to be hashed."""
-
-    role: str
-    tensor: StoredTensor
-
-    @property
-    def leaves(self) -> int:
-        return leaf_count(self.tensor.nbytes)
-
-    @property
-    def leaf_bytes(self) -> int:
-        return min(LEAF_BYTES, self.tensor.nbytes)
-
-
 def input_digests(plan: Plan, readers: Readers, pool: Budget) -> dict[str, dict[str, str]]:
     """Digests of every tensor of every input, by role and name: with --digest-inputs, and always for a diff."""
     if not (plan.choices.digest_inputs or plan.operation == "diff"):
         return {}
-    tasks = [_InputTask(c.role, tensor) for c in plan.inputs for tensor in c.tensors.values()]
-    leaves: dict[tuple[str, str], list[bytes]] = {(task.role, task.tensor.name): [b""] * task.leaves for task in tasks}
-    lock = threading.Lock()
-
-    def do(task: _InputTask, leaf: int, space: Workspace) -> bool:
-        hasher, start = blake3(), leaf * LEAF_BYTES
-        end = min(start + LEAF_BYTES, task.tensor.nbytes)
-        for position in range(start, end, 2 * PIECE):
-            view = space.buffer("target", min(2 * PIECE, end - position))
-            readers[task.role].read_into(task.tensor, position, view)
-            hasher.update(view)
-        with lock:
-            leaves[task.role, task.tensor.name][leaf] = hasher.digest()
-        return True
-
-    run_leaves(tasks, do, pool.workers, Progress("digest of inputs", sum(task.tensor.nbytes for task in tasks)))
+    tensors = [(c.role, tensor) for c in plan.inputs for tensor in c.tensors.values()]
+    digests = tensor_digests([(tensor, readers[role]) for role, tensor in tensors], pool, "digest of inputs")
     found: dict[str, dict[str, str]] = {}
-    for (role, name), digests in leaves.items():
-        found.setdefault(role, {})[name] = root_of(digests)
+    for (role, tensor), digest in zip(tensors, digests, strict=True):
+        found.setdefault(role, {})[tensor.name] = digest
     return found
 
 
@@ -208,7 +177,7 @@ def make_manifest(
         "decisions": [asdict(decision) for decision in plan.decisions],
         "tensors": [*sorted(map(_tensor, results), key=_by_name), *_dropped_tensors(plan, dropped)],
         "config_differences": [asdict(difference) for difference in plan.differences],
-        "tokens": [_tokens(match) for match in plan.vocabulary],
+        "tokens": [token_record(match) for match in plan.vocabulary],
         "measures": {
             **totals.record(),
             "dtype": main_dtype(task.line.target for task in plan.tasks if task.line.target) if plan.tasks else None,
@@ -219,7 +188,7 @@ def make_manifest(
             for name, content in {**plan.files, **index_file(plan)}.items()
         },
         "plan": dict(record),
-        **{key: value for key, value in plan.extra.items() if key != "parent_refusals"},
+        **plan.extra,
         "environment": {
             "tuneport": __version__,
             "python": platform.python_version(),
@@ -302,7 +271,8 @@ def _dropped_tensors(plan: Plan, norms: Mapping[str, float | None]) -> list[dict
     ]
 
 
-def _tokens(match: Any) -> dict[str, Any]:
+def token_record(match: VocabularyMatch) -> dict[str, Any]:
+    """How the tokens were matched, as it stands in a manifest and in a plan."""
     return {
         "how": match.how,
         "matched": match.matched,

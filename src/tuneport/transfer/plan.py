@@ -84,9 +84,15 @@ class Plan:
     files: Mapping[str, bytes | Path]
     decisions: tuple[Decision, ...]
     differences: tuple[Difference, ...]
-    refusals: tuple[str, ...]
+    tensor_refusals: tuple[str, ...]
+    sidecar_refusals: tuple[str, ...]
     warnings: tuple[str, ...]
     extra: Mapping[str, Any]
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """Everything that stands against the run: what the tensors say first, then the small files."""
+        return (*self.tensor_refusals, *self.sidecar_refusals)
 
     @property
     def default_limit(self) -> int:
@@ -129,8 +135,7 @@ class Plan:
         """Raise with every reason at once, if there is one."""
         if not self.refusals:
             return
-        from_sidecars = all(line.fate != "refused" for line in self.account) and not self.extra.get("parent_refusals")
-        kind: type[TuneportError] = SidecarError if from_sidecars else PairingError
+        kind: type[TuneportError] = PairingError if self.tensor_refusals else SidecarError
         raise kind(f"{len(self.refusals)} thing(s) stand against this {self.operation}:{listing(list(self.refusals))}")
 
 
@@ -182,9 +187,10 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         files=sidecars.files,
         decisions=(*token_decisions(match), *sidecars.decisions),
         differences=sidecars.differences,
-        refusals=(*parents.refusals, *(line.reason for line in account if line.fate == "refused"), *sidecars.refusals),
+        tensor_refusals=(*parents.refusals, *(line.reason for line in account if line.fate == "refused")),
+        sidecar_refusals=sidecars.refusals,
         warnings=sidecars.warnings,
-        extra={"parent_refusals": bool(parents.refusals)},
+        extra={},
     )
 
 

@@ -18,16 +18,16 @@ from typing import Any
 
 from blake3 import blake3
 
-from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count, root_of
+from tuneport.checkpoint.digest import leaf_count
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.open import Checkpoint, TensorReader, open_checkpoint, open_folder, reading
-from tuneport.checkpoint.weights import StoredTensor
 from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import UsageError, VerificationError, listing
 from tuneport.pairing.tensors import Rule
-from tuneport.transfer.budget import Budget, budget
+from tuneport.transfer.budget import DEFAULT_MAX_MEMORY_PARSING, Budget, budget
 from tuneport.transfer.card import render_card
 from tuneport.transfer.choices import Choices, Running
+from tuneport.transfer.digests import tensor_digests
 from tuneport.transfer.kernel import no_sums
 from tuneport.transfer.manifest import input_digests
 from tuneport.transfer.plan import OutputTask, Plan, plan_transfer
@@ -80,7 +80,7 @@ def verify(
     if plan is None and full:
         raise UsageError("--full recomputes from the parents: give --base, --tuned and --onto (or --diff and --onto).")
     produced = open_folder(out, "output", stem="diff" if operation == "diff" else "model")
-    pool = budget(running.memory_limit, running.workers, 2 * 128 * 2**20)
+    pool = budget(running.memory_limit, running.workers, DEFAULT_MAX_MEMORY_PARSING)
     faults = _compare_tables(manifest, produced)
     with reading(produced) as reader:
         faults += _compare_digests(manifest, produced, reader, pool)
@@ -172,43 +172,15 @@ def _compare_tables(manifest: Mapping[str, Any], produced: Checkpoint) -> list[s
     return faults
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """One tensor of the output, to be hashed."""
-
-    tensor: StoredTensor
-
-    @property
-    def leaves(self) -> int:
-        return leaf_count(self.tensor.nbytes)
-
-    @property
-    def leaf_bytes(self) -> int:
-        return min(LEAF_BYTES, self.tensor.nbytes)
-
-
 def _compare_digests(
     manifest: Mapping[str, Any], produced: Checkpoint, reader: TensorReader, pool: Budget
 ) -> list[str]:
-    tasks = [_Stored(tensor) for tensor in produced.tensors.values()]
-    found = {task.tensor.name: [b""] * task.leaves for task in tasks}
-
-    def do(task: _Stored, leaf: int, space: Workspace) -> bool:
-        hasher, start = blake3(), leaf * LEAF_BYTES
-        end = min(start + LEAF_BYTES, task.tensor.nbytes)
-        for position in range(start, end, 2 * pool.piece):
-            view = space.buffer("out", min(2 * pool.piece, end - position))
-            reader.read_into(task.tensor, position, view)
-            hasher.update(view)
-        found[task.tensor.name][leaf] = hasher.digest()
-        return True
-
-    run_leaves(tasks, do, pool.workers, Progress("digests", sum(task.tensor.nbytes for task in tasks)))
     entries = _written_entries(manifest)
+    digests = tensor_digests([(tensor, reader) for tensor in produced.tensors.values()], pool, "digests")
     return [
-        f"`{name}` has the digest {root_of(leaves)}, the manifest says {entries[name].get('digest')}"
-        for name, leaves in found.items()
-        if name in entries and entries[name].get("digest") != root_of(leaves)
+        f"`{name}` has the digest {digest}, the manifest says {entries[name].get('digest')}"
+        for name, digest in zip(produced.tensors, digests, strict=True)
+        if name in entries and entries[name].get("digest") != digest
     ]
 
 
