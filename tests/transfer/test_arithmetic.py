@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from fractions import Fraction
 from typing import Any
 
@@ -123,8 +124,8 @@ def test_any_mixture_of_dtypes_agrees_with_torch(dtypes: list[str], count: int, 
     parts = [random_bits(dtype, count, seed + number) for number, dtype in enumerate(dtypes[:3])]
     three = (dtypes[0], dtypes[1], dtypes[2])
     found = in_numpy(parts[0], parts[1], parts[2], three, scale, dtypes[3])
-    if dtypes[3] == "BF16" and "F64" in three:
-        return  # torch rounds float64 to bfloat16 twice; the exact reference is below
+    if dtypes[3] in ("BF16", "F16") and "F64" in three:
+        return  # torch rounds float64 to sixteen bits twice, by way of float32; exact references are below
     assert_same_bits(found, in_torch(parts[0], parts[1], parts[2], three, scale, dtypes[3]), dtypes[3])
 
 
@@ -178,6 +179,32 @@ def test_float64_becomes_bfloat16_in_one_rounding(value: float) -> None:
     found = int(arithmetic.narrow(np.array([value]), "BF16")[0])
     assert found == rounded_exactly(value)
     assert int(kernel.narrow(np.array([value]), "BF16")[0]) == found
+
+
+def packed_float16(value: float) -> int:
+    """Bits of the float16 nearest to a float64, as Python's own struct packs it."""
+    try:
+        return int.from_bytes(struct.pack("<e", value), "little")
+    except OverflowError:
+        return 0xFC00 if value < 0 else 0x7C00
+
+
+half_ties = st.integers(0, 0x7BFE).map(
+    lambda bits: float(np.array([bits, bits + 1], np.uint16).view(np.float16).astype(np.float64).mean())
+)
+
+
+@given(
+    st.one_of(
+        st.floats(-70000, 70000),
+        half_ties,
+        half_ties.map(lambda x: -math.nextafter(x, math.inf)),
+        half_ties.map(lambda x: math.nextafter(x, -math.inf)),
+    )
+)
+def test_float64_becomes_float16_in_one_rounding(value: float) -> None:
+    for narrow in (arithmetic.narrow, kernel.narrow):
+        assert int(narrow(np.array([value]), "F16").view(np.uint16)[0]) == packed_float16(value)
 
 
 def test_float64_to_bfloat16_differs_from_two_roundings_where_it_must() -> None:

@@ -57,6 +57,9 @@ class LegacyReader:
         skip = start - first * itemsize
         buffer[:] = memoryview(content)[skip : skip + len(buffer)]
 
+    def place(self, tensor: StoredTensor) -> None:
+        """None: a tensor lies in a zip file here, and perhaps not in the order of its elements."""
+
     def check_unchanged(self) -> None:
         """Raise if a file was changed since it was mapped."""
         changed = [name for name, path in self._files.items() if path.stat().st_mtime_ns != self._sizes[name]]

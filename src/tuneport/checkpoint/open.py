@@ -95,6 +95,9 @@ class TensorReader(Protocol):
     def read_into(self, tensor: StoredTensor, start: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with the tensor's bytes from byte ``start`` on."""
 
+    def place(self, tensor: StoredTensor) -> tuple[int, int] | None:
+        """An open file's descriptor and the tensor's first byte in it; None where it does not lie in a file as it is."""
+
     def check_unchanged(self) -> None:
         """Raise `CheckpointError` if a file is no longer the one whose header was read."""
 
@@ -198,6 +201,10 @@ class FileReader:
             raise CheckpointError(
                 f"{self._where}: {tensor.file} cannot be read at `{tensor.name}`: {error.strerror}."
             ) from None
+
+    def place(self, tensor: StoredTensor) -> tuple[int, int]:
+        """An open file's descriptor and the tensor's first byte in it."""
+        return self._descriptors[tensor.file], tensor.offset
 
     def check_unchanged(self) -> None:
         """Raise if a file was written to since it was opened: what was read may then be of two versions."""

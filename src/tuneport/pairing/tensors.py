@@ -111,9 +111,8 @@ def stored_twice(checkpoint: Checkpoint, tied: bool) -> list[tuple[StoredTensor,
     return [(embeddings[0], head) for head in heads]
 
 
-def find_tensor(checkpoint: Checkpoint, tied: bool, name: str) -> StoredTensor | None:
-    """A tensor by the name another checkpoint gives it: in a tied model embedding and head are one."""
-    written = written_tensors(checkpoint, tied)
+def find_tensor(written: Mapping[str, StoredTensor], tied: bool, name: str) -> StoredTensor | None:
+    """Of `written_tensors`, the one that another checkpoint calls ``name``: in a tied model embedding and head are one."""
     if name in written:
         return written[name]
     if tied and (EMBEDDING.search(name) or _is_head_weight(name)):
@@ -170,7 +169,7 @@ def pair_parents(
     only_base = {}
     paired_in_tuned = set()
     for name, stored in base_tensors.items():
-        partner = find_tensor(tuned, tied[1], name)
+        partner = find_tensor(tuned_tensors, tied[1], name)
         if partner is None:
             only_base[name] = stored
             continue

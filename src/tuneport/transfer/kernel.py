@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,31 @@ def transfer(
         o[begin:end] = narrow(arithmetic.add(wide_target, diff, scale), dtype)
         sums += arithmetic.measure(diff, wide_target, wide_base)
     return arithmetic.count_nonfinite(o, dtype)
+
+
+def transfer_files(
+    files: Sequence[int],
+    places: Sequence[int],
+    room: Callable[[int], memoryview],
+    out: memoryview,
+    dtype: str,
+    scale: float,
+    start: int,
+    sums: Array,
+) -> int | None:
+    """`transfer`, with base, tuned and target read from ``files`` (descriptors) at ``places`` on the way, block by block.
+
+    A block of each input is used while it lies in the second-level cache, in ``room`` of the size that is asked for.
+    None where no kernel serves, or a read failed: the caller then reads by itself, and learns why.
+    """
+    if _compiled is None or dtype not in ("BF16", "F32"):
+        return None
+    width = 2 if dtype == "BF16" else 4
+    first = BLOCK - start % BLOCK
+    count: int | None = _compiled.transfer_files(
+        tuple(files), tuple(places), room(3 * BLOCK * width), out, sums, width, first, BLOCK, scale != 1, scale
+    )
+    return count
 
 
 def blocks(start: int, count: int) -> list[tuple[int, int]]:

@@ -7,8 +7,9 @@ neighbours; everything else is one run. Nothing is written here.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tuneport.checkpoint.dtypes import DTYPES
@@ -103,6 +104,10 @@ class Sum:
         if len(live) == 1 and self._fits_kernel(live[0][1]):
             _, term, (minus_at, plus_at) = live[0]
             assert term.minus is not None
+            sources = ((term.minus, minus_at), (term.plus, plus_at), (self.target, target_at))
+            counted = here.transfer(sources, out, self.dtype, term.scale, start - origin, sums)
+            if counted is not None:
+                return counted
             base, tuned = here.bytes(term.minus, minus_at, "base"), here.bytes(term.plus, plus_at, "tuned")
             target = here.bytes(self.target, target_at, "target")
             return kernel.transfer(base, tuned, target, out, self.dtype, term.scale, start - origin, sums)
@@ -232,6 +237,20 @@ class _Reading:
         view = self.space.buffer(buffer, (self.stop - self.start if count is None else count) * itemsize)
         self.readers[source.role].read_into(source.tensor, at * itemsize, view)
         return view
+
+    def transfer(
+        self, sources: Sequence[tuple[Source, int]], out: memoryview, dtype: str, scale: float, start: int, sums: Array
+    ) -> int | None:
+        """Base, tuned and target (each with its first element) read and computed in one go; None where that cannot be."""
+        files, places = [], []
+        for source, at in sources:
+            place = self.readers[source.role].place(source.tensor)
+            if place is None:
+                return None
+            files.append(place[0])
+            places.append(place[1] + at * DTYPES[dtype].itemsize)
+        room = functools.partial(self.space.buffer, "inputs")
+        return kernel.transfer_files(files, places, room, out, dtype, scale, start, sums)
 
     def difference(
         self, term: Term, minus_at: int, plus_at: int, count: int, work: str, number: int
