@@ -306,7 +306,7 @@ def test_an_input_that_changes_while_it_is_read(
         shutil.copytree(path, copy / path.name)
     made = tiny.Trio(copy / "base", copy / "tuned", copy / "target", large.tensors)
     argv, file = made.flags(tmp_path / "out", "--workers", "1"), getattr(made, role) / "model.safetensors"
-    fault = {"call": "preadv", "at": counts["preadv"] // 2, "do": do, "path": str(file), "size": 4_000_000}
+    fault = {"call": "pwrite", "at": counts["pwrite"] // 2, "do": do, "path": str(file), "size": 4_000_000}
     ran = drive(argv, **fault)
     if do == "unlink":
         # The open file is still the one that was planned with: the run ends well, with the same bytes.

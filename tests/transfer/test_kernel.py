@@ -1,0 +1,84 @@
+"""The kernel that reads what it adds gives what the kernel on buffers gives, and says when it cannot read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.transfer import kernel
+from tuneport.transfer.stream import Workspace
+
+pytestmark = pytest.mark.skipif(kernel.NAME != "compiled", reason="no compiler was at hand when tuneport was installed")
+Opened = Callable[[bytes], int]
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    """Makes files, and opens them for reading."""
+    folder, descriptors = tmp_path_factory.mktemp("files"), []
+
+    def make(content: bytes) -> int:
+        path = folder / str(len(descriptors))
+        path.write_bytes(content)
+        descriptors.append(os.open(path, os.O_RDONLY))
+        return descriptors[-1]
+
+    yield make
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def stored(dtype: str, count: int, seed: int) -> bytes:
+    drawn = np.random.default_rng(seed).standard_normal(count).astype(np.float32)
+    drawn[::97] = np.inf  # so that there is something to count
+    return bytes(kernel.narrow(drawn, dtype).tobytes())
+
+
+@given(
+    st.sampled_from(["BF16", "F32"]),
+    st.integers(1, 3 * kernel.BLOCK),
+    st.integers(0, 2 * kernel.BLOCK),
+    st.sampled_from([1.0, 0.25]),
+    st.lists(st.integers(0, 50), min_size=3, max_size=3),
+)
+def test_reading_on_the_way_changes_no_bit_and_no_sum(
+    opened: Opened, dtype: str, count: int, start: int, scale: float, places: list[int]
+) -> None:
+    parts = [stored(dtype, count, seed) for seed in range(3)]
+    files = [opened(b"x" * place + part) for part, place in zip(parts, places, strict=True)]
+    size = count * DTYPES[dtype].itemsize
+    whole, read = memoryview(bytearray(size)), memoryview(bytearray(size))
+    sums, sums_read = kernel.no_sums(), kernel.no_sums()
+    bad = kernel.transfer(*map(memoryview, parts), whole, dtype, scale, start, sums)
+    room = lambda nbytes: Workspace().buffer("inputs", nbytes)  # noqa: E731 (a name for what the stream passes)
+    assert kernel.transfer_files(files, places, room, read, dtype, scale, start, sums_read) == bad > 0
+    assert read == whole
+    assert np.array_equal(sums, sums_read, equal_nan=True)
+
+
+@pytest.mark.parametrize("short", [0, 1, 2])
+def test_a_file_that_ends_too_soon_gives_nothing_and_adds_nothing(opened: Opened, short: int) -> None:
+    count = 2 * kernel.BLOCK + 5
+    parts = [stored("BF16", count, seed) for seed in range(3)]
+    parts[short] = parts[short][:-1]
+    sums = kernel.no_sums()
+    out, room = memoryview(bytearray(2 * count)), Workspace()
+    files = [opened(part) for part in parts]
+    assert kernel.transfer_files(files, [0, 0, 0], lambda n: room.buffer("inputs", n), out, "BF16", 1, 0, sums) is None
+    assert not sums.any()
+
+
+def test_a_dtype_that_no_kernel_serves_is_left_to_the_caller() -> None:
+    room = Workspace()
+    out = memoryview(bytearray(16))
+    assert (
+        kernel.transfer_files([9, 9, 9], [0, 0, 0], lambda n: room.buffer("x", n), out, "F16", 1, 0, kernel.no_sums())
+        is None
+    )
