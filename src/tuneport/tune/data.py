@@ -226,8 +226,10 @@ def _form_of(rows: Numbered, recipe: str, where: str) -> tuple[str, list[str], F
         fields.update(given)
         forms = [form for form in wanted if set(FORMS[form]) <= given]
         if len(forms) == 1:
-            first.setdefault(forms[0], number)
-            counts[forms[0]] += 1
+            spoken = forms[0] != "messages" and isinstance(row.get("prompt"), list)
+            kind = f"{forms[0]} of messages" if spoken else forms[0]
+            first.setdefault(kind, number)
+            counts[kind] += 1
             fitting.append((number, row, forms[0]))
         elif forms:
             by_reason[f"fits more than one form ({', '.join(forms)}); leave the fields of one"].append(number)
@@ -240,7 +242,7 @@ def _form_of(rows: Numbered, recipe: str, where: str) -> tuple[str, list[str], F
         faults.append((min(first.values()), f"forms are mixed: {kinds}; put each into a file of its own"))
     for number, row, form in fitting:
         faults += [(number, f"{where} {number}: {fault}") for fault in _CHECKS[form](row)]
-    form = next(iter(first), wanted[0])
+    form = next(iter(first), wanted[0]).removesuffix(" of messages")
     used = {*FORMS[form], *(fields if form == "prompt" else ())}
     return form, sorted(set(fields) - used), faults
 
