@@ -18,6 +18,9 @@ from tuneport.tune.prepare import Prepared
 from tuneport.tune.recipes import DpoRecipe, GrpoRecipe, Lora, Running
 from tuneport.tune.team import Team
 
+# Numbers; 64 MiB in float32, several times that with what is computed from them.
+SMALL_LOGITS = 2**24
+
 
 def load_model(prepared: Prepared) -> Any:
     """The start in float32, rows added for new tokens, dropout off.
@@ -54,6 +57,11 @@ def load_model(prepared: Prepared) -> Any:
 def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team, running: Running) -> Any:
     """The trainer of the recipe, ready to train."""
     recipe = prepared.recipe
+    if prepared.lora and prepared.chat.new_tokens and recipe.name != "sft":
+        raise UsageError(
+            f"--lora: {recipe.name} cannot teach an adapter the new tokens {', '.join(prepared.chat.new_tokens)}. Teach "
+            "them by sft first, train all parameters, or choose a template whose tokens the model has."
+        )
     args = _arguments(prepared, checkpoints, team, running)
     common = {
         "model": model,
@@ -89,7 +97,10 @@ def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team,
         )
     from trl import SFTConfig, SFTTrainer
 
-    return _ours(SFTTrainer)(
+    at_once, _ = divide(recipe.examples_per_step, team.size, recipe.device_batch_size)
+    trainer = _ours(SFTTrainer)
+    trainer = _with_plain_loss(trainer) if _wants_plain_loss(prepared, model, at_once) else trainer
+    return trainer(
         **common,
         args=SFTConfig(**args, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
         train_dataset=_as_dataset(prepared.encoded.columns),
@@ -120,6 +131,37 @@ def _ours(trainer: Any) -> Any:
 
     Trainer.__name__ = trainer.__name__
     return Trainer
+
+
+def _with_plain_loss(trainer: Any) -> Any:
+    """TRL's SFT trainer with the loss that transformers computes from all logits: the same number.
+
+    TRL goes through the head in pieces, twice, and measures entropy and accuracy on the way. It saves memory where a
+    vocabulary is large, and takes as long as the rest of a step where a model is tiny.
+    """
+    import transformers
+
+    class Plain(trainer):  # type: ignore[misc]  # TRL has no types
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            seen = inputs["attention_mask"].sum()
+            self._total_train_tokens += int(self.accelerator.gather(seen).sum())
+            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+            given = {**inputs, "use_cache": False}
+            return transformers.Trainer.compute_loss(self, model, given, return_outputs, num_items_in_batch)
+
+    Plain.__name__ = trainer.__name__
+    return Plain
+
+
+def _wants_plain_loss(prepared: Prepared, model: Any, at_once: int) -> bool:
+    """Where the logits of a batch are small; and with an adapter on the head, which TRL's way would not see."""
+    if hasattr(model.config.get_text_config(), "output_router_logits"):
+        return False  # a mixture of experts has a loss of its routing besides, which TRL adds
+    longest = min(prepared.length, prepared.encoded.counts.longest)
+    logits = at_once * longest * model.get_input_embeddings().weight.shape[0]
+    return logits <= SMALL_LOGITS or bool(prepared.lora and prepared.chat.new_tokens)
 
 
 def _arguments(prepared: Prepared, checkpoints: Path, team: Team, running: Running) -> dict[str, Any]:
@@ -213,6 +255,10 @@ def _peft_config(prepared: Prepared, model: Any, lora: Lora) -> Any:
     """peft's settings of the adapter; rows of new tokens are trained, for nothing else would ever teach them."""
     from peft import LoraConfig
 
+    modules = {part for name, _ in model.named_modules() for part in (name, name.rpartition(".")[2])}
+    absent = [name for name in (*_target_names(lora), *lora.modules_to_save) if name not in modules]
+    if absent:
+        raise UsageError(f"--lora: {prepared.start.label} has no module named {', '.join(absent)}.")
     saved = list(lora.modules_to_save)
     trained: dict[str, list[int]] = {}
     new = [prepared.tokenizer.convert_tokens_to_ids(token) for token in prepared.chat.new_tokens]
@@ -234,6 +280,10 @@ def _peft_config(prepared: Prepared, model: Any, lora: Lora) -> Any:
         modules_to_save=saved or None,
         trainable_token_indices=trained or None,
     )
+
+
+def _target_names(lora: Lora) -> tuple[str, ...]:
+    return () if isinstance(lora.targets, str) else lora.targets
 
 
 def _switch_dropout_off(model: Any) -> None:
