@@ -14,7 +14,7 @@ from conftest import Cli
 
 import tuneport
 
-VERBS = ["transfer", "diff", "apply", "inspect", "verify", "demo"]
+VERBS = ["transfer", "diff", "apply", "inspect", "verify", "tune", "demo"]
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_importing_tuneport_imports_next_to_nothing() -> None:
     assert not found & {"numpy", "blake3", "huggingface_hub", "argparse", *HEAVY}
 
 
-@pytest.mark.parametrize("verb", ["", "transfer", "diff", "apply", "inspect", "verify", "demo"])
+@pytest.mark.parametrize("verb", ["", "transfer", "diff", "apply", "inspect", "verify", "tune", "demo"])
 def test_help_imports_neither_numpy_nor_torch(verb: str) -> None:
     arguments = [verb, "--help"] if verb else ["--help"]
     code = f"from tuneport.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit as stop:\n    assert not stop.code"
@@ -97,10 +97,10 @@ def test_a_local_transfer_does_not_import_the_hub_client(tmp_path: Path) -> None
 
 
 def test_the_verbs_can_be_called_from_python_whatever_was_imported_before() -> None:
-    for first in ("tuneport", "tuneport.transfer.plan", "tuneport.diff.vector", "tuneport.cli"):
+    for first in ("tuneport", "tuneport.transfer.plan", "tuneport.diff.vector", "tuneport.tune.run", "tuneport.cli"):
         found = loaded_by(
-            f"import {first}\nimport tuneport\nfrom tuneport import transfer, diff, apply, inspect, verify\n"
-            "assert all(map(callable, (transfer, diff, apply, inspect, verify, tuneport.transfer, tuneport.diff)))\n"
+            f"import {first}\nimport tuneport\nfrom tuneport import transfer, diff, apply, inspect, tune, verify\n"
+            "assert all(map(callable, (transfer, diff, apply, inspect, tune, verify, tuneport.transfer, tuneport.diff)))\n"
             "assert sorted(tuneport.__all__) == tuneport.__all__ and set(tuneport.__all__) <= set(dir(tuneport))"
         )
         assert "tuneport" in found
@@ -114,9 +114,12 @@ ALLOWED = {
     "pairing": {"errors", "checkpoint"},
     "transfer": {"errors", "verbs", "checkpoint", "pairing"},
     "diff": {"errors", "verbs", "checkpoint", "pairing", "transfer"},
+    "place": {"errors"},
+    "tune": {"errors", "verbs", "checkpoint", "place"},
 }
 # `verify` proves what `apply` wrote as well; it looks at diff vectors inside its functions only.
-EXCEPTIONS = {("transfer/verify.py", "diff")}
+# Evaluation on the way is evaluation; it is looked at only when it is asked for.
+EXCEPTIONS = {("transfer/verify.py", "diff"), ("tune/run.py", "evaluate")}
 ROOF = {"__init__", "__main__", "cli", "inspecting"}
 
 
@@ -154,7 +157,7 @@ def test_imports_run_in_one_direction() -> None:
     assert looked_at == set(ALLOWED)
 
 
-def test_only_legacy_files_and_the_lab_import_torch_and_only_where_it_is_needed() -> None:
+def test_outside_the_lab_torch_is_imported_only_where_it_is_needed_and_never_at_the_top() -> None:
     users = set()
     for path in sources():
         place = path.relative_to(SOURCE).as_posix()
@@ -164,16 +167,16 @@ def test_only_legacy_files_and_the_lab_import_torch_and_only_where_it_is_needed(
         top = {id(node) for node in tree.body}
         for name, node in imported(tree):
             if name.partition(".")[0] in HEAVY:
-                users.add(place)
+                users.add("tune" if place.startswith("tune/") else place)
                 assert id(node) not in top, f"{place} imports {name} at the top"
-    assert users == {"checkpoint/legacy.py"}
+    assert users == {"checkpoint/legacy.py", "tune"}
 
 
 def test_the_core_imports_only_what_the_package_declares() -> None:
     allowed = {*sys.stdlib_module_names, "tuneport", "numpy", "blake3", "huggingface_hub"}
     for path in sources():
         place = path.relative_to(SOURCE).as_posix()
-        if place.startswith("lab/") or place == "checkpoint/legacy.py":
+        if place.startswith(("lab/", "tune/")) or place == "checkpoint/legacy.py":
             continue
         for name, _ in imported(ast.parse(path.read_text(encoding="utf-8"))):
             assert name.partition(".")[0] in allowed, f"{place} imports {name}"

@@ -17,6 +17,7 @@ from typing import Any
 
 from tuneport import __version__
 from tuneport.errors import TuneportError, UsageError
+from tuneport.tune import command as tune
 
 Verb = Callable[[argparse.Namespace], dict[str, Any]]
 
@@ -57,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_apply(verbs)
     _add_inspect(verbs)
     _add_verify(verbs)
+    _add_tune(verbs)
     _add_demo(verbs)
     return parser
 
@@ -112,6 +114,10 @@ def _add_verify(verbs: Any) -> None:
     parser.add_argument("--full", action="store_true", help="recompute everything, not a sample")
     parser.add_argument("--seed", type=int, default=0, help="which sample is recomputed (default: %(default)s)")
     _resources(parser)
+
+
+def _add_tune(verbs: Any) -> None:
+    tune.add_arguments(_verb(verbs, "tune", tune.run, "fine-tune a model, on TRL"))
 
 
 def _add_demo(verbs: Any) -> None:

@@ -9,6 +9,8 @@ exits with status 1. Nothing else is raised on purpose, so any other exception i
      │    └── HubError       a model that the Hub does not give
      ├── PairingError        tensors, tokens or architectures that do not belong together
      ├── SidecarError        configs or tokenizer files that cannot be merged by rule
+     ├── DataError           training data that cannot be read, or does not fit the recipe
+     ├── TrainingError       a fine-tuning that cannot go on
      ├── NumericsError       NaN or infinity, or a diff vector that is zero
      ├── OutputError         the place to write to: taken, locked, full, or begun with another plan
      ├── DoubtError          a warning that --strict turns into a stop
@@ -45,6 +47,14 @@ class PairingError(TuneportError):
 
 class SidecarError(TuneportError):
     """Configs, templates or tokenizer files that cannot be merged by rule."""
+
+
+class DataError(TuneportError):
+    """Training data that cannot be read, that fits no form, or not the one its recipe needs."""
+
+
+class TrainingError(TuneportError):
+    """A fine-tuning that cannot go on: a loss that is no number, a model that cannot be trained as asked."""
 
 
 class NumericsError(TuneportError):

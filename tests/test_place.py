@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tuneport.errors import OutputError
-from tuneport.lab.place import workplace
+from tuneport.place import workplace
 
 PLAN = {"format": "test", "seed": 0, "sizes": (1, 2)}
 

@@ -1,0 +1,137 @@
+"""Which chat template a fine-tuning speaks, and which token ends an answer.
+
+In come a tokenizer and what the person chose, out comes a `Chat`; the tokenizer then has the template, the tokens it
+needs (as tokens of their own, so that a later transfer matches them by string), and the end-of-turn token as its end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tuneport.errors import DataError, UsageError
+
+_HEADER = re.compile(r"\A\{#-? *tuneport: *(\{.*?\}) *-?#\}\n?")
+_QUESTION, _ANSWER = "tuneport-question", "tuneport-answer"
+
+
+@dataclass(frozen=True)
+class Chat:
+    """How examples become text: where the template came from, the token that ends an answer, tokens that are new."""
+
+    template: str | None
+    end_token: str | None
+    end_id: int | None
+    new_tokens: tuple[str, ...] = ()
+    sets_end: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """What a record says of it."""
+        return {"template": self.template, "end_token": self.end_token, "new_tokens": list(self.new_tokens)}
+
+
+def template_names() -> list[str]:
+    """Names of the templates that come with tuneport."""
+    folder = resources.files("tuneport.tune") / "templates"
+    return sorted(entry.name.removesuffix(".jinja") for entry in folder.iterdir() if entry.name.endswith(".jinja"))
+
+
+def prepare_chat(tokenizer: Any, chosen: str | None, end_token: str | None, *, needed: bool) -> Chat:
+    """Give ``tokenizer`` the template that is chosen (or leave its own), and say how answers end.
+
+    ``needed``: the data holds messages. Raises `DataError` where there is no template for them, `UsageError` where the
+    choice names none, and where no token ends an answer.
+    """
+    template, tokens, named_end = (None, [], None)
+    before = len(tokenizer)
+    if chosen is not None:
+        template, tokens, named_end = _chosen_template(tokenizer, chosen)
+    elif needed and not tokenizer.chat_template:
+        raise DataError(
+            "The data holds messages, and the model has no chat template (a base model has none). Give it one: "
+            f"--chat-template {', '.join(template_names())} or a FILE of your own."
+        )
+    known = tokenizer.get_vocab()
+    wanted = [token for token in dict.fromkeys([*tokens, named_end, end_token]) if token and token not in known]
+    if wanted:
+        from tokenizers import AddedToken
+
+        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in wanted])
+        assert len(tokenizer) == before + len(wanted)
+    if template is not None:
+        tokenizer.chat_template = template
+    end = end_token or named_end
+    if end is None and tokenizer.chat_template and (needed or template is not None):
+        end = _end_of_turn(tokenizer)
+        if end is None:
+            raise UsageError(
+                "The chat template closes an answer with no special token, so generation would never stop. "
+                "Say which token ends an answer: --end-token TOKEN."
+            )
+    sets_end = chosen is not None or end_token is not None
+    end = end or tokenizer.eos_token
+    if sets_end and end is not None:
+        tokenizer.eos_token = end
+    end_id = None if end is None else tokenizer.convert_tokens_to_ids(end)
+    source = chosen if chosen is None or chosen in template_names() else Path(chosen).name
+    own = "the model's own" if tokenizer.chat_template else None
+    return Chat(source or own, end, end_id, tuple(wanted), sets_end)
+
+
+def _chosen_template(tokenizer: Any, chosen: str) -> tuple[str, list[str], str | None]:
+    """The template's text, the tokens it needs, and its end-of-turn token where its first line names one."""
+    path = Path(os.path.expanduser(chosen))
+    if chosen in template_names():
+        text = (resources.files("tuneport.tune") / "templates" / f"{chosen}.jinja").read_text(encoding="utf-8")
+    elif path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UsageError(f"--chat-template {chosen} is no text.") from None
+    else:
+        raise UsageError(f"--chat-template {chosen!r}: no such file, and none of {', '.join(template_names())}.")
+    header = _HEADER.match(text)
+    if header is None:
+        return _checked(tokenizer, text, chosen), [], None
+    try:
+        named = json.loads(header[1])
+        tokens, end = [str(token) for token in named.get("tokens", [])], named.get("end_of_turn")
+    except (ValueError, AttributeError, TypeError):
+        raise UsageError(f"--chat-template {chosen}: its first line is no JSON object after `tuneport:`.") from None
+    text = text[header.end() :]
+    if path.is_file() and chosen not in template_names():
+        return _checked(tokenizer, text, chosen), tokens, end
+    # At inference a rendered conversation gets no token more, so the template itself must begin as the tokenizer does.
+    if tokenizer.bos_token_id is not None and tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]:
+        text = "{{- bos_token -}}\n" + text
+    return text, tokens, end or tokenizer.eos_token
+
+
+def _checked(tokenizer: Any, text: str, chosen: str) -> str:
+    import jinja2
+
+    try:
+        tokenizer.apply_chat_template(_probe(), chat_template=text, tokenize=False)
+    except (jinja2.TemplateError, TypeError, KeyError) as error:
+        raise UsageError(f"--chat-template {chosen} cannot be rendered: {error}") from None
+    return text
+
+
+def _probe() -> list[dict[str, str]]:
+    return [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+
+
+def _end_of_turn(tokenizer: Any) -> str | None:
+    """The first special token that the template writes after an answer."""
+    rendered: str = tokenizer.apply_chat_template(_probe(), tokenize=False)
+    _, found, tail = rendered.rpartition(_ANSWER)
+    if not found:
+        return None
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
+    return next((str(tokenizer.convert_ids_to_tokens(id)) for id in ids if id in special), None)

@@ -1,0 +1,267 @@
+"""Everything that is decided before a weight moves: model, tokens, template, examples, steps.
+
+In come the choices, out comes a `Prepared` that training and the dry run share. All refusals that do not need the
+weights are raised here, before any place is written to.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from tuneport.checkpoint.open import Checkpoint, open_checkpoint
+from tuneport.errors import CheckpointError, UsageError
+from tuneport.tune import encode
+from tuneport.tune.chat import Chat, prepare_chat
+from tuneport.tune.data import Share, Source, read_sources
+from tuneport.tune.memory import memory_per_device
+from tuneport.tune.recipes import GrpoRecipe, Lora, Recipe, Running
+from tuneport.tune.rewards import Weighted, check_rewards, parse_reward
+
+FORMAT = "tuneport-tune/1"
+SEQUENCE_LENGTH = 2048  # section 3.1, footnote 4
+_NEEDED = ("torch", "transformers", "trl", "accelerate", "datasets")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A fine-tuning, ready to begin."""
+
+    start: Checkpoint
+    recipe: Recipe
+    lora: Lora | None
+    sources: tuple[Source, ...]
+    tokenizer: Any
+    chat: Chat
+    length: int
+    encoded: encode.Encoded
+    kept: tuple[tuple[bool, ...], ...]
+    rewards: tuple[Weighted, ...]
+    steps: int
+    warnings: tuple[str, ...]
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the data."""
+        return self.steps * self.recipe.batch_size / self.encoded.counts.examples
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens the run sees; for GRPO, of prompts only."""
+        seen = self.encoded.counts.tokens / self.encoded.counts.examples * self.recipe.batch_size * self.steps
+        return round(seen * (self.recipe.generations if isinstance(self.recipe, GrpoRecipe) else 1))
+
+    def plan(self) -> dict[str, Any]:
+        """What makes two runs the same: choices, and digests of whatever goes in."""
+        template = self.tokenizer.chat_template if self.chat.template else None
+        return {
+            "format": FORMAT,
+            "model": {**_identity(self.start), "digest": _weights_digest(self.start)},
+            "recipe": {**self.recipe.record(), "sequence_length": self.length},
+            "lora": None if self.lora is None else self.lora.record(),
+            "data": [source.record() for source in self.sources],
+            "chat": {
+                **self.chat.record(),
+                "digest": None if template is None else f"blake3:{blake3(str(template).encode()).hexdigest()}",
+            },
+        }
+
+
+def prepare(
+    model: str | os.PathLike[str],
+    data: Sequence[str | os.PathLike[str]],
+    recipe: Recipe,
+    *,
+    mix: Sequence[Share] = (),
+    chat_template: str | None = None,
+    end_token: str | None = None,
+    lora: Lora | None = None,
+    running: Running | None = None,
+) -> Prepared:
+    """Read and check everything that goes in. Raises `TuneportError` of the kind that fits."""
+    _need_extra(lora, running or Running())
+    rewards = tuple(parse_reward(text) for text in recipe.rewards) if isinstance(recipe, GrpoRecipe) else ()
+    start = _open(model)
+    sources = read_sources(data, recipe.name, mix, recipe.seed)
+    tokenizer = load_tokenizer(start)
+    messages = any(_holds_messages(source) for source in sources)
+    chat = prepare_chat(tokenizer, chat_template, end_token, needed=messages)
+    if chat.end_id is None:
+        raise UsageError("The tokenizer names no end token, so answers would have no end. Give one: --end-token TOKEN.")
+    length = _sequence_length(start, recipe)
+    kept: list[list[bool]] = []
+    if isinstance(recipe, GrpoRecipe):
+        check_rewards(rewards, [(source.name, source.rows) for source in sources])
+        if recipe.answer_length >= length:
+            raise UsageError(
+                f"--answer-length {recipe.answer_length} leaves no room for a prompt in the sequence length of {length}."
+            )
+        kept, counts = encode.prompt_lengths(sources, tokenizer, length - recipe.answer_length + 1)
+        encoded = encode.Encoded({}, counts, encode.prompt_digests(sources))
+    elif recipe.name == "dpo":
+        encoded = encode.encode_preferences(sources, tokenizer, chat, length)
+    else:
+        encoded = encode.encode_sft(sources, tokenizer, chat, length)
+    steps = recipe.steps
+    if steps is None:
+        assert recipe.epochs is not None, "the recipe checks that one of the two is given"
+        steps = max(1, math.ceil(recipe.epochs * encoded.counts.examples / recipe.batch_size))
+    return Prepared(
+        start=start,
+        recipe=recipe,
+        lora=lora,
+        sources=tuple(sources),
+        tokenizer=tokenizer,
+        chat=chat,
+        length=length,
+        encoded=encoded,
+        kept=tuple(tuple(fits) for fits in kept),
+        rewards=rewards,
+        steps=steps,
+        warnings=tuple(encoded.counts.warnings(length)),
+    )
+
+
+def forecast(prepared: Prepared, devices: Sequence[int] = (1, 2, 4, 8)) -> dict[str, Any]:
+    """What a run would do: steps, tokens, memory on each device, and what a transferred start changes."""
+    recipe, counts = prepared.recipe, prepared.encoded.counts
+    computed = 4 if recipe.precision == "float32" else 2
+    return {
+        "model": _identity(prepared.start),
+        "parameters": prepared.start.parameters,
+        "recipe": prepared.recipe.record(),
+        "examples": counts.record(),
+        "sequence_length": prepared.length,
+        "chat": prepared.chat.record(),
+        "steps": prepared.steps,
+        "epochs": round(prepared.epochs, 3),
+        "tokens": prepared.tokens,
+        "memory_per_device": {
+            str(count): memory_per_device(
+                prepared.start, recipe, prepared.lora, min(prepared.length, counts.longest), count, computed
+            ).record()
+            for count in devices
+        },
+        "start": _transferred(prepared),
+        "warnings": list(prepared.warnings),
+    }
+
+
+def forecast_in_words(told: dict[str, Any]) -> str:
+    """A forecast for a person."""
+    memory = "; ".join(
+        f"{count} × {bytes_['total'] / 2**30:.2f} GiB" for count, bytes_ in told["memory_per_device"].items()
+    )
+    counts = told["examples"]
+    lines = [
+        f"model            {told['model']['name']}, {told['parameters']:,} parameters",
+        f"examples         {counts['examples']:,} of {counts['tokens']:,} tokens, {counts['answer_tokens']:,} in answers",
+        f"sequence length  {told['sequence_length']} (longest example {counts['longest']})",
+        f"steps            {told['steps']:,} = {told['epochs']:g} epochs, about {told['tokens']:,} tokens",
+        f"ends answers     {told['chat']['end_token']!r}, template: {told['chat']['template'] or 'none'}",
+        f"memory (about)   {memory} (devices × memory of each, FSDP 2)",
+    ]
+    if told["start"] is not None:
+        lines.append(f"start            {told['start']['words']}")
+    return "\n".join(lines)
+
+
+def load_tokenizer(start: Checkpoint) -> Any:
+    """The start's tokenizer, as transformers reads it."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(start.path)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise CheckpointError(
+            f"{start.label}: transformers cannot read its tokenizer: {str(error).strip().splitlines()[0]}"
+        ) from None
+
+
+def _open(model: str | os.PathLike[str]) -> Checkpoint:
+    start = open_checkpoint(model, "model")
+    if start.to_fetch:
+        from tuneport.checkpoint.hub import fetch
+
+        start = fetch(start)
+    if not start.config:
+        raise CheckpointError(f"model {start.label} has no config.json, so it cannot be trained.")
+    return start
+
+
+def _identity(start: Checkpoint) -> dict[str, Any]:
+    return {"name": start.hub_id or start.label, "revision": start.revision}
+
+
+def _weights_digest(start: Checkpoint) -> str:
+    """BLAKE3 over the weight files: what the run started from, whatever it is called. Read once more by the run itself."""
+    whole = blake3()
+    for name in sorted(start.files):
+        file = blake3()
+        with open(start.path / name, "rb") as weights:
+            while piece := weights.read(2**22):
+                file.update(piece)
+        whole.update(f"{name}\0{file.hexdigest()}\0".encode())
+    return f"files:{whole.hexdigest()}"
+
+
+def _holds_messages(source: Source) -> bool:
+    return source.form == "messages" or isinstance(source.rows[0].get("prompt"), list)
+
+
+def _sequence_length(start: Checkpoint, recipe: Recipe) -> int:
+    """What is chosen, if the model reaches so far; else the paper's, or the model's context where that is shorter."""
+    text = start.config.get("text_config", start.config)
+    context = text.get("max_position_embeddings") or text.get("n_positions")
+    if recipe.sequence_length is None:
+        return min(SEQUENCE_LENGTH, int(context)) if context else SEQUENCE_LENGTH
+    if context and recipe.sequence_length > int(context):
+        raise UsageError(
+            f"--sequence-length {recipe.sequence_length} is above the context of {start.label}, which is {context} "
+            "tokens (max_position_embeddings)."
+        )
+    return recipe.sequence_length
+
+
+def _transferred(prepared: Prepared) -> dict[str, Any] | None:
+    """What the model's manifest says, where the model is the output of a transfer."""
+    try:
+        manifest = json.loads((Path(prepared.start.path) / "tuneport.json").read_text(encoding="utf-8"))
+        operation, formula = manifest["operation"], manifest["formula"]
+        inputs = [{"role": given["role"], "name": given["name"]} for given in manifest["inputs"]]
+        measures = manifest["measures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    own = prepared.chat.template == "the model's own"
+    return {
+        "operation": operation,
+        "formula": formula,
+        "inputs": inputs,
+        "measures": measures,
+        "words": (
+            f"already fine-tuned by {operation} ({formula}). Steps, tokens and memory stay as they are; the start is "
+            "nearer (section 5 found the same level after fewer steps), so watch the curve (--eval-every) and stop "
+            + ("early. Template and end token came along." if own else "early.")
+        ),
+    }
+
+
+def _need_extra(lora: Lora | None, running: Running) -> None:
+    missing = [name for name in (*_NEEDED, *(("peft",) if lora else ())) if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"Fine-tuning needs {' and '.join(missing)}, which the core does without. Install the extra: "
+            "pip install 'tuneport[models]'."
+        )
+    if running.report_to is not None and find_spec(running.report_to) is None:
+        raise UsageError(f"--report-to {running.report_to}: it is not installed. pip install {running.report_to}")
+    if running.tasks and find_spec("lm_eval") is None:
+        raise UsageError("--eval-every needs lm_eval. Install the extra: pip install 'tuneport[models]'.")

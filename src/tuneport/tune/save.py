@@ -1,0 +1,131 @@
+"""A fine-tuned model becomes an ordinary checkpoint, or an adapter, beside the sidecars of the model it came from.
+
+In come the trained model and the checkpoint it started from, out come files that differ from the start's only where the
+fine-tuning changed something: weights, rows for new tokens, the template, the end token. Weights were trained in float32;
+here each tensor is cast once, to nearest even, to the dtype in which the start stores it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tuneport.checkpoint.folder import LICENCE_PREFIXES, TOKENIZER_FILES
+from tuneport.checkpoint.open import Checkpoint
+from tuneport.tune.chat import Chat
+
+# safetensors' names of dtypes, and torch's
+_TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def main_dtype(start: Checkpoint) -> str:
+    """torch's name of the dtype that most elements of a checkpoint are stored in."""
+    elements: Counter[str] = Counter()
+    for tensor in start.tensors.values():
+        if tensor.dtype in _TORCH_NAMES:
+            elements[_TORCH_NAMES[tensor.dtype]] += tensor.elements
+    return elements.most_common(1)[0][0] if elements else "float32"
+
+
+def save_model(
+    folder: Path, model: Any, state: Mapping[str, Any], tokenizer: Any, start: Checkpoint, chat: Chat, shard_size: str
+) -> None:
+    """Write weights, config, generation config, tokenizer and licence to ``folder``."""
+    model.save_pretrained(folder, state_dict=_as_stored(state, start), max_shard_size=shard_size)
+    _write_config(folder, model, start, chat)
+    _write_generation_config(folder, start, chat)
+    save_tokenizer(folder, tokenizer, start, chat)
+    for file in start.path.iterdir():
+        if file.is_file() and file.name.upper().startswith(LICENCE_PREFIXES):
+            shutil.copyfile(file, folder / file.name)
+
+
+def save_adapter(
+    folder: Path, model: Any, state: Mapping[str, Any], tokenizer: Any, start: Checkpoint, chat: Chat
+) -> None:
+    """Write the adapter that peft made; the start is named by its Hub id or its folder's name, never by a path."""
+    name = start.hub_id or start.label
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = name
+        config.revision = start.revision if start.hub_id else None
+    # Where rows were added, peft keeps the whole embedding; it is not asked to find that out, which goes to the Hub.
+    grown = rows_of(model) > _rows_stored(start)
+    model.save_pretrained(folder, state_dict=state, save_embedding_layers=grown)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty form of a model card
+    if chat.new_tokens or chat.sets_end:
+        save_tokenizer(folder, tokenizer, start, chat)
+
+
+def save_tokenizer(folder: Path, tokenizer: Any, start: Checkpoint, chat: Chat) -> None:
+    """Write the tokenizer: the start's very files where nothing changed, its vocabulary's where no token is new."""
+    if chat.new_tokens or chat.sets_end:
+        tokenizer.save_pretrained(folder)
+    names = [] if chat.new_tokens else [*TOKENIZER_FILES]
+    if not chat.sets_end and not chat.new_tokens:
+        names += ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"]
+    for name in names:
+        if (start.path / name).is_file():
+            shutil.copyfile(start.path / name, folder / name)
+
+
+def rows_of(model: Any) -> int:
+    """Rows of the input embedding."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def _rows_stored(start: Checkpoint) -> int:
+    """Rows of the vocabulary as the start's config has them."""
+    text = start.config.get("text_config", start.config)
+    return int(text.get("vocab_size", start.config.get("vocab_size", 0)))
+
+
+def _as_stored(state: Mapping[str, Any], start: Checkpoint) -> dict[str, Any]:
+    """Each tensor in the dtype of its namesake in the start; tensors of one storage (tied ones) stay one."""
+    import torch
+
+    usual, cast = main_dtype(start), {}
+    found = {}
+    for name, tensor in state.items():
+        stored = start.tensors.get(name)
+        wanted = _TORCH_NAMES.get(stored.dtype, usual) if stored is not None else usual
+        if not tensor.is_floating_point():
+            found[name] = tensor
+            continue
+        key = (tensor.data_ptr(), tuple(tensor.shape), wanted)
+        if key not in cast:
+            cast[key] = tensor.detach().to("cpu", getattr(torch, wanted))
+        found[name] = cast[key]
+    return found
+
+
+def _write_config(folder: Path, model: Any, start: Checkpoint, chat: Chat) -> None:
+    """The start's config, with the rows that were added and the token that ends an answer."""
+    config = json.loads(json.dumps(dict(start.config)))
+    if rows_of(model) != _rows_stored(start):
+        text = config.get("text_config", config)
+        text["vocab_size"] = rows_of(model)
+        if "vocab_size" in config:
+            config["vocab_size"] = rows_of(model)
+    if chat.sets_end:
+        config["eos_token_id"] = chat.end_id
+    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write_generation_config(folder: Path, start: Checkpoint, chat: Chat) -> None:
+    """The start's, with the end-of-turn token first among those that generation stops at."""
+    path = folder / "generation_config.json"
+    path.unlink(missing_ok=True)  # what transformers made of the model, and of what the trainer did to it
+    kept = start.sidecars.json("generation_config.json")
+    if kept is None and not chat.sets_end:
+        return
+    settings = dict(kept or {})
+    if chat.sets_end and chat.end_id is not None:
+        before = settings.get("eos_token_id", start.config.get("eos_token_id"))
+        others = before if isinstance(before, list) else [] if before is None else [before]
+        stops = [chat.end_id, *(id for id in others if id != chat.end_id)]
+        settings["eos_token_id"] = stops if len(stops) > 1 else stops[0]
+    path.write_text(json.dumps(settings, indent=2) + "\n")

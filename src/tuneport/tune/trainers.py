@@ -1,0 +1,298 @@
+"""TRL's trainers, set up as the recipes say.
+
+In come a prepared run, the loaded model and the place for checkpoints; out comes one of TRL's own trainers, whose
+training loop is used as it is. What is changed about them: nothing is reported to anybody, no model card is written,
+embeddings get no weight decay, and DPO takes the tokens that were made here.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+from tuneport.errors import TrainingError, UsageError
+from tuneport.tune.encode import Column
+from tuneport.tune.prepare import Prepared
+from tuneport.tune.recipes import DpoRecipe, GrpoRecipe, Lora, Running
+from tuneport.tune.team import Team
+
+# Numbers; 64 MiB in float32, several times that with what is computed from them.
+SMALL_LOGITS = 2**24
+
+
+def load_model(prepared: Prepared) -> Any:
+    """The start in float32, rows added for new tokens, dropout off.
+
+    A new token begins as the mean of all the others: near nothing in particular, and the same in every run.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    start = prepared.start
+    try:
+        model, told = AutoModelForCausalLM.from_pretrained(start.path, dtype=torch.float32, output_loading_info=True)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TrainingError(f"transformers cannot load {start.label} for training: {first}") from None
+    lacking = sorted(told["missing_keys"])
+    if lacking:
+        raise TrainingError(
+            f"{start.label} lacks {len(lacking)} tensor(s) of its architecture, the first: {lacking[0]}."
+        )
+    new = [prepared.tokenizer.convert_tokens_to_ids(token) for token in prepared.chat.new_tokens]
+    rows = model.get_input_embeddings().weight.shape[0]
+    with torch.no_grad():
+        if new and max(new) >= rows:  # padded rows are used up first
+            model.resize_token_embeddings(max(new) + 1, mean_resizing=False)
+        old = [id for id in range(min(rows, len(prepared.tokenizer))) if id not in set(new)]
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if new else ():
+            if layer is not None:
+                layer.weight[new] = layer.weight[old].mean(dim=0)
+    _switch_dropout_off(model)
+    return model
+
+
+def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team, running: Running) -> Any:
+    """The trainer of the recipe, ready to train."""
+    recipe = prepared.recipe
+    if prepared.lora and prepared.chat.new_tokens and recipe.name != "sft":
+        raise UsageError(
+            f"--lora: {recipe.name} cannot teach an adapter the new tokens {', '.join(prepared.chat.new_tokens)}. Teach "
+            "them by sft first, train all parameters, or choose a template whose tokens the model has."
+        )
+    args = _arguments(prepared, checkpoints, team, running)
+    common = {
+        "model": model,
+        "processing_class": prepared.tokenizer,
+        "peft_config": None if prepared.lora is None else _peft_config(prepared, model, prepared.lora),
+    }
+    if isinstance(recipe, DpoRecipe):
+        from trl import DPOConfig, DPOTrainer
+
+        reference = None if prepared.lora else copy.deepcopy(model)  # with an adapter, the model without it
+        return _ours(DPOTrainer)(
+            **common,
+            args=DPOConfig(**args, beta=recipe.beta, loss_type=[recipe.loss], max_length=None),
+            ref_model=reference,
+            train_dataset=_as_dataset(prepared.encoded.columns),
+        )
+    if isinstance(recipe, GrpoRecipe):
+        from trl import GRPOConfig, GRPOTrainer
+
+        settings = GRPOConfig(
+            **args,
+            num_generations=recipe.generations,
+            max_completion_length=recipe.answer_length,
+            temperature=recipe.temperature,
+            beta=recipe.kl,
+            reward_weights=[reward.weight for reward in prepared.rewards],
+        )
+        return _ours(GRPOTrainer)(
+            **common,
+            args=settings,
+            reward_funcs=[_named(reward.function, reward.name) for reward in prepared.rewards],
+            train_dataset=_prompts(prepared),
+        )
+    from trl import SFTConfig, SFTTrainer
+
+    at_once, _ = divide(recipe.examples_per_step, team.size, recipe.device_batch_size)
+    trainer = _ours(SFTTrainer)
+    trainer = _with_plain_loss(trainer) if _wants_plain_loss(prepared, model, at_once) else trainer
+    return trainer(
+        **common,
+        args=SFTConfig(**args, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
+        train_dataset=_as_dataset(prepared.encoded.columns),
+    )
+
+
+def _ours(trainer: Any) -> Any:
+    """One of TRL's trainers, with what is said at the top of this file changed about it."""
+
+    class Trainer(trainer):  # type: ignore[misc]  # TRL has no types
+        def _send_telemetry(self) -> None:
+            """Nothing is reported."""
+
+        def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+            """None is written: tune.json says what was done."""
+
+        def get_decay_parameter_names(self, model: Any) -> list[str]:
+            """Transformers' own choice (no norms, no biases), without embeddings (section 3.1, footnote 4)."""
+            from torch import nn
+
+            tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+            spared = {name for name, parameter in model.named_parameters() if id(parameter) in tables}
+            return [name for name in super().get_decay_parameter_names(model) if name not in spared]
+
+        def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+            """The tokens are made already (encode.py)."""
+            return dataset
+
+    Trainer.__name__ = trainer.__name__
+    return Trainer
+
+
+def _with_plain_loss(trainer: Any) -> Any:
+    """TRL's SFT trainer with the loss that transformers computes from all logits: the same number.
+
+    TRL goes through the head in pieces, twice, and measures entropy and accuracy on the way. It saves memory where a
+    vocabulary is large, and takes as long as the rest of a step where a model is tiny.
+    """
+    import transformers
+
+    class Plain(trainer):  # type: ignore[misc]  # TRL has no types
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            seen = inputs["attention_mask"].sum()
+            self._total_train_tokens += int(self.accelerator.gather(seen).sum())
+            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+            given = {**inputs, "use_cache": False}
+            return transformers.Trainer.compute_loss(self, model, given, return_outputs, num_items_in_batch)
+
+    Plain.__name__ = trainer.__name__
+    return Plain
+
+
+def _wants_plain_loss(prepared: Prepared, model: Any, at_once: int) -> bool:
+    """Where the logits of a batch are small; and with an adapter on the head, which TRL's way would not see."""
+    if hasattr(model.config.get_text_config(), "output_router_logits"):
+        return False  # a mixture of experts has a loss of its routing besides, which TRL adds
+    longest = min(prepared.length, prepared.encoded.counts.longest)
+    logits = at_once * longest * model.get_input_embeddings().weight.shape[0]
+    return logits <= SMALL_LOGITS or bool(prepared.lora and prepared.chat.new_tokens)
+
+
+def _arguments(prepared: Prepared, checkpoints: Path, team: Team, running: Running) -> dict[str, Any]:
+    """What the three trainers' settings have in common."""
+    import torch
+
+    recipe = prepared.recipe
+    on_gpu = torch.cuda.is_available()
+    bf16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and on_gpu)
+    device_batch, accumulated = divide(recipe.examples_per_step, team.size, recipe.device_batch_size)
+    return {
+        "output_dir": str(checkpoints),
+        "per_device_train_batch_size": device_batch,
+        "gradient_accumulation_steps": accumulated,
+        "max_steps": prepared.steps,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.schedule if recipe.schedule != "constant" else "constant_with_warmup",
+        "warmup_steps": math.ceil(recipe.warmup_ratio * prepared.steps),
+        "weight_decay": recipe.weight_decay,
+        "adam_beta1": recipe.beta1,
+        "adam_beta2": recipe.beta2,
+        "max_grad_norm": recipe.max_gradient_norm,
+        "seed": recipe.seed,
+        "bf16": bf16,
+        "use_cpu": not on_gpu,
+        "gradient_checkpointing": recipe.gradient_checkpointing,
+        "save_strategy": "steps",
+        "save_steps": running.save_every,
+        "save_total_limit": 2,  # the one before stays until the newest is whole
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # a loss that is no number must be seen
+        "report_to": running.report_to or "none",
+        "disable_tqdm": True,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": on_gpu,
+    }
+
+
+def divide(examples: int, devices: int, most: int | None) -> tuple[int, int]:
+    """Examples that each device takes at once, and how often before an update. Raises `UsageError`."""
+    share, rest = divmod(examples, devices)
+    if rest or not share:
+        raise UsageError(f"{examples} examples in an update cannot be dealt to {devices} processes evenly.")
+    at_once = min(most or share, share)
+    if share % at_once:
+        raise UsageError(
+            f"--device-batch-size {at_once}: each device has {share} examples in an update, which it does not divide."
+        )
+    return at_once, share // at_once
+
+
+def _as_dataset(columns: dict[str, Column]) -> Any:
+    """Columns as the table that TRL wants, without copying numbers one by one."""
+    import datasets
+    import numpy as np
+    import pyarrow
+
+    table = {
+        name: pyarrow.LargeListArray.from_arrays(
+            np.frombuffer(column.ends, dtype=np.int64), np.frombuffer(column.values, dtype=np.int32)
+        )
+        for name, column in columns.items()
+    }
+    return datasets.Dataset(pyarrow.table(table))
+
+
+def _prompts(prepared: Prepared) -> Any:
+    """The prompts that leave room for an answer, with all other fields, which rewards may look at."""
+    import datasets
+
+    rows = [
+        row
+        for source, fits in zip(prepared.sources, prepared.kept, strict=True)
+        for row, fit in zip(source.rows, fits, strict=True)
+        if fit
+    ]
+    return datasets.Dataset.from_list([dict(row) for row in rows])
+
+
+def _named(function: Any, name: str) -> Any:
+    """The function under the name that the log shows."""
+
+    def reward(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    reward.__name__ = name
+    return reward
+
+
+def _peft_config(prepared: Prepared, model: Any, lora: Lora) -> Any:
+    """peft's settings of the adapter; rows of new tokens are trained, for nothing else would ever teach them."""
+    from peft import LoraConfig
+
+    modules = {part for name, _ in model.named_modules() for part in (name, name.rpartition(".")[2])}
+    absent = [name for name in (*_target_names(lora), *lora.modules_to_save) if name not in modules]
+    if absent:
+        raise UsageError(f"--lora: {prepared.start.label} has no module named {', '.join(absent)}.")
+    saved = list(lora.modules_to_save)
+    trained: dict[str, list[int]] = {}
+    new = [prepared.tokenizer.convert_tokens_to_ids(token) for token in prepared.chat.new_tokens]
+    if new:
+        names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
+        layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
+        tied = len(layers) == 2 and layers[0].weight is layers[1].weight
+        for layer in layers[:1] if tied else layers:
+            if names[id(layer)] not in saved:
+                trained[names[id(layer)]] = sorted(new)
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.rank,
+        target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+        use_rslora=lora.rslora,
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+        modules_to_save=saved or None,
+        trainable_token_indices=trained or None,
+    )
+
+
+def _target_names(lora: Lora) -> tuple[str, ...]:
+    return () if isinstance(lora.targets, str) else lora.targets
+
+
+def _switch_dropout_off(model: Any) -> None:
+    """Section 3.1 trains without dropout. The config that is saved keeps what it says."""
+    from torch import nn
+
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+                setattr(module, name, 0.0)

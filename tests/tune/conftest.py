@@ -1,0 +1,27 @@
+"""Models and data that the tests of fine-tuning share; nobody writes into them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tune import tiny_tuning
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model: a tokenizer that begins texts with a token of their own, no chat template, padded rows."""
+    return tiny_tuning.base_model(tmp_path_factory.mktemp("tuning") / "base")
+
+
+@pytest.fixture(scope="session")
+def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prompts and completions."""
+    return tiny_tuning.write_rows(tmp_path_factory.mktemp("tuning") / "sums.jsonl", tiny_tuning.sums())
+
+
+@pytest.fixture(scope="session")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Conversations of two turns."""
+    return tiny_tuning.write_rows(tmp_path_factory.mktemp("tuning") / "chats.jsonl", tiny_tuning.chats())
