@@ -22,6 +22,7 @@ HEAVY = (
     "datasets",
     "peft",
     "trl",
+    "lm_eval",
     "scipy",
     "pandas",
 )
@@ -80,7 +81,7 @@ def test_importing_tuneport_imports_next_to_nothing() -> None:
     assert not found & {"numpy", "blake3", "huggingface_hub", "argparse", *HEAVY}
 
 
-@pytest.mark.parametrize("verb", ["", "transfer", "diff", "apply", "inspect", "verify", "demo"])
+@pytest.mark.parametrize("verb", ["", "transfer", "diff", "apply", "inspect", "verify", "evaluate", "demo"])
 def test_help_imports_neither_numpy_nor_torch(verb: str) -> None:
     arguments = [verb, "--help"] if verb else ["--help"]
     code = f"from tuneport.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit as stop:\n    assert not stop.code"
@@ -99,8 +100,9 @@ def test_a_local_transfer_does_not_import_the_hub_client(tmp_path: Path) -> None
 def test_the_verbs_can_be_called_from_python_whatever_was_imported_before() -> None:
     for first in ("tuneport", "tuneport.transfer.plan", "tuneport.diff.vector", "tuneport.cli"):
         found = loaded_by(
-            f"import {first}\nimport tuneport\nfrom tuneport import transfer, diff, apply, inspect, verify\n"
-            "assert all(map(callable, (transfer, diff, apply, inspect, verify, tuneport.transfer, tuneport.diff)))\n"
+            f"import {first}\nimport tuneport\nfrom tuneport import transfer, diff, apply, evaluate, inspect, verify\n"
+            "verbs = (transfer, diff, apply, evaluate, inspect, verify, tuneport.transfer, tuneport.diff)\n"
+            "assert all(map(callable, verbs))\n"
             "assert sorted(tuneport.__all__) == tuneport.__all__ and set(tuneport.__all__) <= set(dir(tuneport))"
         )
         assert "tuneport" in found
@@ -114,6 +116,8 @@ ALLOWED = {
     "pairing": {"errors", "checkpoint"},
     "transfer": {"errors", "verbs", "checkpoint", "pairing"},
     "diff": {"errors", "verbs", "checkpoint", "pairing", "transfer"},
+    "tune": {"errors", "verbs", "checkpoint"},
+    "evaluate": {"errors", "verbs", "checkpoint", "tune"},  # tune: how an example's digest is formed, nothing else
 }
 # `verify` proves what `apply` wrote as well; it looks at diff vectors inside its functions only.
 EXCEPTIONS = {("transfer/verify.py", "diff")}
@@ -151,10 +155,15 @@ def test_imports_run_in_one_direction() -> None:
                 continue
             known = parts[1] in ALLOWED[room] or (path.relative_to(SOURCE).as_posix(), parts[1]) in EXCEPTIONS
             assert known, f"{path.relative_to(SOURCE)} imports {name}"
+            assert (room, parts[1]) != ("evaluate", "tune") or parts[2] == "leakage"
     assert looked_at == set(ALLOWED)
 
 
-def test_only_legacy_files_and_the_lab_import_torch_and_only_where_it_is_needed() -> None:
+# What may use the models extra, inside its functions. The lab may anywhere.
+MODELS_EXTRA = ("evaluate/", "tune/")
+
+
+def test_only_what_needs_models_imports_torch_and_only_where_it_is_needed() -> None:
     users = set()
     for path in sources():
         place = path.relative_to(SOURCE).as_posix()
@@ -166,14 +175,16 @@ def test_only_legacy_files_and_the_lab_import_torch_and_only_where_it_is_needed(
             if name.partition(".")[0] in HEAVY:
                 users.add(place)
                 assert id(node) not in top, f"{place} imports {name} at the top"
-    assert users == {"checkpoint/legacy.py"}
+    core = {place for place in users if not place.startswith(MODELS_EXTRA)}
+    assert core == {"checkpoint/legacy.py"}
+    assert any(place.startswith("evaluate/") for place in users)
 
 
 def test_the_core_imports_only_what_the_package_declares() -> None:
     allowed = {*sys.stdlib_module_names, "tuneport", "numpy", "blake3", "huggingface_hub"}
     for path in sources():
         place = path.relative_to(SOURCE).as_posix()
-        if place.startswith("lab/") or place == "checkpoint/legacy.py":
+        if place.startswith(("lab/", *MODELS_EXTRA)) or place == "checkpoint/legacy.py":
             continue
         for name, _ in imported(ast.parse(path.read_text(encoding="utf-8"))):
             assert name.partition(".")[0] in allowed, f"{place} imports {name}"

@@ -17,18 +17,19 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tuneport.diff.run import apply as apply
     from tuneport.diff.run import diff as diff
+    from tuneport.evaluate.run import evaluate as evaluate
     from tuneport.inspecting import inspect as inspect
     from tuneport.transfer.run import transfer as transfer
     from tuneport.transfer.verify import verify as verify
 
-__all__ = ["apply", "diff", "inspect", "transfer", "verify"]
+__all__ = ["apply", "diff", "evaluate", "inspect", "transfer", "verify"]
 
-# Where each verb lives; diff and transfer are packages that can be called (see verbs.py).
+# Where each verb lives; diff, evaluate and transfer are packages that can be called (see verbs.py).
 _HOMES = {"apply": "tuneport.diff.run", "inspect": "tuneport.inspecting", "verify": "tuneport.transfer.verify"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("diff", "transfer"):
+    if name in ("diff", "evaluate", "transfer"):
         return importlib.import_module(f"tuneport.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)

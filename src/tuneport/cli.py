@@ -17,6 +17,7 @@ from typing import Any
 
 from tuneport import __version__
 from tuneport.errors import TuneportError, UsageError
+from tuneport.evaluate import command as evaluating
 
 Verb = Callable[[argparse.Namespace], dict[str, Any]]
 
@@ -57,6 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_apply(verbs)
     _add_inspect(verbs)
     _add_verify(verbs)
+    evaluating.add_arguments(
+        _verb(verbs, "evaluate", evaluating.call, "score models and say which differences are real")
+    )
     _add_demo(verbs)
     return parser
 
