@@ -17,19 +17,20 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tuneport.diff.run import apply as apply
     from tuneport.diff.run import diff as diff
+    from tuneport.evaluate.run import evaluate as evaluate
     from tuneport.inspecting import inspect as inspect
     from tuneport.transfer.run import transfer as transfer
     from tuneport.transfer.verify import verify as verify
     from tuneport.tune.run import tune as tune
 
-__all__ = ["apply", "diff", "inspect", "transfer", "tune", "verify"]
+__all__ = ["apply", "diff", "evaluate", "inspect", "transfer", "tune", "verify"]
 
-# Where each verb lives; diff, transfer and tune are packages that can be called (see verbs.py).
+# Where each verb lives; diff, evaluate, transfer and tune are packages that can be called (see verbs.py).
 _HOMES = {"apply": "tuneport.diff.run", "inspect": "tuneport.inspecting", "verify": "tuneport.transfer.verify"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("diff", "transfer", "tune"):
+    if name in ("diff", "evaluate", "transfer", "tune"):
         return importlib.import_module(f"tuneport.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)

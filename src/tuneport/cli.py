@@ -17,6 +17,7 @@ from typing import Any
 
 from tuneport import __version__
 from tuneport.errors import TuneportError, UsageError
+from tuneport.evaluate import command as evaluating
 from tuneport.tune import command as tune
 
 Verb = Callable[[argparse.Namespace], dict[str, Any]]
@@ -59,6 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_inspect(verbs)
     _add_verify(verbs)
     _add_tune(verbs)
+    evaluating.add_arguments(
+        _verb(verbs, "evaluate", evaluating.call, "score models and say which differences are real")
+    )
     _add_demo(verbs)
     return parser
 

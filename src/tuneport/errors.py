@@ -15,6 +15,7 @@ exits with status 1. Nothing else is raised on purpose, so any other exception i
      ├── OutputError         the place to write to: taken, locked, full, or begun with another plan
      ├── DoubtError          a warning that --strict turns into a stop
      ├── VerificationError   an output that is not what its manifest or its parents say
+     ├── ScoringError        a model that could not be scored on a task
      └── WorkerError         a worker process that was ended from outside
 """
 
@@ -71,6 +72,10 @@ class DoubtError(TuneportError):
 
 class VerificationError(TuneportError):
     """An output is not what its manifest, or its parents, say it is."""
+
+
+class ScoringError(TuneportError):
+    """The harness could not score a model on a task, or has no such task."""
 
 
 class WorkerError(TuneportError):

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from tuneport.errors import TuneportError
-from tuneport.lab import measures, prose, records, scoring
+from tuneport.evaluate import measures
+from tuneport.lab import prose, records, scoring
 from tuneport.lab.memory import run_measured
 from tuneport.lab.processes import two_processes
 from tuneport.lab.questions import Question

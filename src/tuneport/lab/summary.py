@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuneport.lab import corpus, measures
-from tuneport.lab.measures import Estimate
+from tuneport.evaluate import measures
+from tuneport.evaluate.measures import Estimate
+from tuneport.lab import corpus
 from tuneport.lab.questions import (
     INSTRUCTION_TASKS,
     NEW_FACTS,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tuneport.lab import measures
+from tuneport.evaluate import measures
 
 
 def flags(right: int, n: int) -> list[bool]:

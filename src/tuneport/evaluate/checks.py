@@ -1,0 +1,133 @@
+"""What spoils scores silently, looked for before a model is scored.
+
+In come a tokenizer, the ids that end its generation and the prompts; out come warnings in words, each with what it
+does to the scores and what to do. Nothing is repaired here: `--strict` makes a warning a stop.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# What a template writes that is meant as one token: <|im_start|>, <end_of_turn>, </s>, [INST], <asst>.
+_MARK = re.compile(r"<\|[^<>|\s]+\|>|</?[A-Za-z][\w:-]*>|\[/?[A-Z][A-Z_]+\]|<｜[^<>｜\n]+｜>")
+_QUESTION, _ANSWER = "QQQQ", "AAAA"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt on its way to a model: whose it is, its text, its ids, and the room it has."""
+
+    task: str
+    example: str
+    ids: Sequence[int]
+    room: int
+
+
+def template_warnings(tokenizer: Any, label: str) -> list[str]:
+    """A chat template whose marks the tokenizer does not have as tokens: it is another model's."""
+    rendered = _conversation(tokenizer, label)
+    if isinstance(rendered, list):
+        return rendered
+    foreign = []
+    for mark in dict.fromkeys(_MARK.findall(rendered)):
+        pieces = tokenizer.encode(mark, add_special_tokens=False)
+        if len(pieces) != 1:
+            foreign.append(f"{mark!r} ({len(pieces)} tokens)")
+        elif tokenizer.unk_token_id is not None and pieces[0] == tokenizer.unk_token_id and mark != tokenizer.unk_token:
+            foreign.append(f"{mark!r} (unknown)")
+    if not foreign:
+        return []
+    return [
+        f"{label}: the chat template writes {', '.join(foreign)}, which the tokenizer does not have as tokens. The "
+        "template is probably another model's, and the model reads marks it was never trained on."
+    ]
+
+
+def end_of_turn_warnings(tokenizer: Any, ends: Collection[int], label: str) -> list[str]:
+    """A turn that ends with a token at which generation does not stop: answers run on into invented turns."""
+    rendered = _conversation(tokenizer, label)
+    if isinstance(rendered, list) or _ANSWER not in rendered:
+        return []
+    after = rendered.rpartition(_ANSWER)[2]
+    ids = tokenizer.encode(after, add_special_tokens=False)
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    first = next((token for token in ids if token in special), None)
+    if first is None or first in ends:
+        return []
+    names = ", ".join(repr(tokenizer.convert_ids_to_tokens(token)) for token in sorted(ends)) or "no token at all"
+    return [
+        f"{label}: the chat template ends a turn with {tokenizer.convert_ids_to_tokens(first)!r}, but generation stops "
+        f"at {names} only. Answers run on past their end; add the id {first} to `eos_token_id` in "
+        "generation_config.json."
+    ]
+
+
+def ending_warnings(tokenizer: Any, label: str) -> list[str]:
+    """A tokenizer that puts an end token behind every prompt, as if the text were over."""
+    ids = tokenizer.encode("a")
+    if len(ids) < 2 or ids[-1] != tokenizer.eos_token_id:
+        return []
+    return [
+        f"{label}: the tokenizer puts its end token {tokenizer.eos_token!r} behind every prompt, so that the model is "
+        "asked to go on after the end. Set `add_eos_token` to false in tokenizer_config.json."
+    ]
+
+
+def beginning_of(tokenizer: Any) -> int | None:
+    """The token that the tokenizer writes before every text, named or not."""
+    plain, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
+    if len(whole) > len(plain) and whole[0] != plain[0]:
+        return int(whole[0])
+    return None if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
+
+
+def beginning_warnings(prompts: Sequence[Prompt], beginning: int | None, label: str) -> list[str]:
+    """Prompts that begin with the beginning-of-text token twice."""
+    if beginning is None:
+        return []
+    # A blank or a newline may stand between the two.
+    doubled = [prompt for prompt in prompts if list(prompt.ids[:1]) == [beginning] and beginning in prompt.ids[1:3]]
+    if not doubled:
+        return []
+    return [
+        f"{label}: {_counted(doubled, prompts)} begin with the beginning-of-text token twice ({_where(doubled)}). "
+        "Leave it out of the prompt or of the chat template; the tokenizer writes it."
+    ]
+
+
+def length_warnings(prompts: Sequence[Prompt], label: str) -> list[str]:
+    """Prompts that do not fit into the context beside the answer: the harness cuts them, from their beginning."""
+    cut = [prompt for prompt in prompts if len(prompt.ids) > prompt.room]
+    if not cut:
+        return []
+    longest = max(len(prompt.ids) for prompt in cut)
+    return [
+        f"{label}: {_counted(cut, prompts)} are cut at the context length ({_where(cut)}): up to {longest} tokens, where "
+        f"{min(prompt.room for prompt in cut)} fit beside the answer. They lose their beginning. Give fewer "
+        "--max-new-tokens, fewer shots, or shorter prompts."
+    ]
+
+
+def _conversation(tokenizer: Any, label: str) -> str | list[str]:
+    """A question and an answer through the template; a warning where it cannot be rendered."""
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        return ""
+    messages = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except (TemplateError, TypeError, ValueError, KeyError) as error:  # what templates are known to raise
+        return [f"{label}: the chat template cannot write a question and an answer: {error}"]
+
+
+def _counted(found: Sequence[Prompt], of: Sequence[Prompt]) -> str:
+    return f"{len(found):,} of {len(of):,} prompts"
+
+
+def _where(prompts: Sequence[Prompt]) -> str:
+    shown = "; ".join(f"{prompt.task} {prompt.example}" for prompt in prompts[:3])
+    return shown + ("; …" if len(prompts) > 3 else "")

@@ -1,0 +1,294 @@
+"""A model folder or Hub id becomes a model that lm-evaluation-harness can ask.
+
+In comes a `Seat` (where the model is, and what makes it the same model again), out comes the harness's own class for
+the backend, which checks every prompt on its way and leaves the rest to the harness. Loaded once for all tasks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tuneport.checkpoint.open import open_checkpoint
+from tuneport.errors import CheckpointError, UsageError
+from tuneport.evaluate import checks
+from tuneport.evaluate.checks import Prompt
+
+BACKENDS = ("hf", "vllm")
+_ADAPTER = "adapter_config.json"
+# Small files that change what a model says, beside its weights.
+_MANNERS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A model among those that are scored: the name it has in the record, where it is loaded from, what it is."""
+
+    name: str
+    source: str
+    revision: str | None = None
+    adapter: str | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded; none of it is about the questions."""
+
+    backend: str = "hf"
+    device: str | None = None
+    dtype: str | None = None
+    batch_size: int | str = 16
+    chat_template: str | None = None
+
+
+def find_models(models: Sequence[str | Path]) -> list[Seat]:
+    """Every model, found and named. Raises `CheckpointError` or `UsageError` before anything is loaded."""
+    specs = [str(model) for model in models]
+    if not specs:
+        raise UsageError("No model was given. Name one folder or Hub id, or several to be compared.")
+    twice = sorted({spec for spec in specs if specs.count(spec) > 1})
+    if twice:
+        raise UsageError(f"{', '.join(twice)}: given more than once; each model is scored once.")
+    return [_find(spec, name) for spec, name in zip(specs, names_of(specs), strict=True)]
+
+
+def names_of(specs: Sequence[str]) -> list[str]:
+    """What the models are called in the record: a Hub id as it stands, a folder by as much of its path as tells it apart."""
+    folders = {spec: Path(spec).expanduser().resolve().parts for spec in specs if Path(spec).expanduser().is_dir()}
+    names = []
+    for spec in specs:
+        parts = folders.get(spec)
+        if parts is None:
+            names.append(spec)
+            continue
+        length = 1
+        while length < len(parts) and any(
+            other != spec and others[-length:] == parts[-length:] for other, others in folders.items()
+        ):
+            length += 1
+        names.append("/".join(parts[-length:]))
+    return names
+
+
+def _find(spec: str, name: str) -> Seat:
+    from blake3 import blake3
+
+    folder = Path(spec).expanduser()
+    if (folder / _ADAPTER).is_file():
+        return _find_adapter(folder, name)
+    checkpoint = open_checkpoint(spec, "model")
+    if checkpoint.hub_id is not None:
+        identity = {"name": checkpoint.hub_id, "revision": checkpoint.revision}
+        return Seat(name, checkpoint.hub_id, checkpoint.revision, None, identity)
+    hasher = blake3()
+    for file in _MANNERS:
+        if (folder / file).is_file():
+            hasher.update(f"{file}\0".encode() + (folder / file).read_bytes())
+    identity = {
+        "name": name,
+        "digest": checkpoint.identity()["digest"],
+        "manners": hasher.hexdigest(),
+        "changed": {file.name: file.mtime_ns for file in checkpoint.files.values()},
+    }
+    return Seat(name, str(folder), None, None, identity)
+
+
+def _find_adapter(folder: Path, name: str) -> Seat:
+    from blake3 import blake3
+
+    try:
+        settings = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))
+        base = settings["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"model {name}: {_ADAPTER} does not say which model it adapts ({error}).") from None
+    if not isinstance(base, str) or not base:
+        raise CheckpointError(
+            f"model {name}: {_ADAPTER} does not say which model it adapts; fill in `base_model_name_or_path`."
+        )
+    under = _find(base, base if not Path(base).is_dir() else Path(base).name)
+    files = sorted(folder.glob("adapter_model.*"))
+    identity = {
+        "name": name,
+        "adapter": blake3((folder / _ADAPTER).read_bytes()).hexdigest(),
+        "changed": {file.name: file.stat().st_mtime_ns for file in files},
+        "base": dict(under.identity),
+    }
+    return Seat(name, under.source, under.revision, str(folder), identity)
+
+
+def need_harness(backend: str) -> None:
+    """Raise `UsageError` where the harness or the backend is not installed."""
+    if backend not in BACKENDS:
+        raise UsageError(f"--backend {backend!r}: choose {', '.join(BACKENDS)} or olmes.")
+    if find_spec("lm_eval") is None or find_spec("torch") is None:
+        raise UsageError(
+            "Scoring is lm-evaluation-harness's work, which the core does without. "
+            "Install it: pip install 'tuneport[models]'."
+        )
+    if backend == "vllm" and find_spec("vllm") is None:
+        raise UsageError("--backend vllm: vLLM is not installed. Install it (pip install vllm), or use --backend hf.")
+
+
+def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None]) -> Any:
+    """The harness's model for `seat`. `tell` gets the warnings of each lot of prompts before they are asked."""
+    from lm_eval.api.registry import get_model
+
+    kind = _checking(get_model(loading.backend))
+    arguments: dict[str, Any] = {"pretrained": seat.source, "batch_size": loading.batch_size}
+    if seat.revision is not None:
+        arguments["revision"] = seat.revision
+    if loading.backend == "hf":
+        device = loading.device or _best_device()
+        arguments |= {"device": device, "dtype": loading.dtype or ("float32" if device == "cpu" else "auto")}
+        if seat.adapter is not None:
+            arguments["peft"] = seat.adapter
+            if (Path(seat.adapter) / "tokenizer_config.json").is_file():
+                arguments["tokenizer"] = seat.adapter
+    else:
+        arguments |= {"dtype": loading.dtype or "auto"}
+        if seat.adapter is not None:
+            arguments["lora_local_path"] = seat.adapter
+    try:
+        model = kind(**arguments)
+    except (OSError, ValueError, RuntimeError, KeyError, AssertionError) as error:
+        raise CheckpointError(f"model {seat.name}: it cannot be loaded: {_first_line(error)}") from error
+    if model.tokenizer.eos_token_id is None:
+        raise CheckpointError(
+            f"model {seat.name}: its tokenizer names no `eos_token`, and the harness needs one. "
+            "Name it in tokenizer_config.json."
+        )
+    if not model.tokenizer.chat_template and loading.chat_template is not None:
+        model.tokenizer.chat_template = loading.chat_template
+    model.name, model.tell = seat.name, tell
+    return model
+
+
+def look_over(seat: Seat, loading: Loading, *, needs_template: bool) -> list[str]:
+    """What the model's tokenizer and generation settings would do to scores, told before anything is loaded.
+
+    Raises `CheckpointError` where it has no chat template and the examples need one.
+    """
+    from transformers import AutoTokenizer
+
+    where = seat.adapter if seat.adapter and (Path(seat.adapter) / "tokenizer_config.json").is_file() else seat.source
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=seat.revision if where == seat.source else None)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"model {seat.name}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+    if not tokenizer.chat_template and loading.chat_template is not None:
+        tokenizer.chat_template = loading.chat_template
+    if needs_template and not tokenizer.chat_template:
+        raise CheckpointError(
+            f"model {seat.name}: the examples are `messages`, and it has no chat template. "
+            "Give --chat-template FILE|MODEL, or examples with a `prompt`."
+        )
+    found = checks.ending_warnings(tokenizer, seat.name)
+    if tokenizer.chat_template:
+        found += checks.template_warnings(tokenizer, seat.name)
+        found += checks.end_of_turn_warnings(tokenizer, _ends(seat, tokenizer), seat.name)
+    return found
+
+
+def _ends(seat: Seat, tokenizer: Any) -> set[int]:
+    """The ids at which generation stops: the model's own, and the tokenizer's end token, which the harness adds."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        settings = GenerationConfig.from_pretrained(seat.source, revision=seat.revision)
+    except OSError:  # no generation_config.json: transformers takes them from the config
+        config = AutoConfig.from_pretrained(seat.source, revision=seat.revision)
+        settings = GenerationConfig.from_model_config(config)
+    own = settings.eos_token_id
+    ends = set(own if isinstance(own, list) else [] if own is None else [own])
+    return ends if tokenizer.eos_token_id is None else ends | {int(tokenizer.eos_token_id)}
+
+
+def _best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _checking(kind: type[Any]) -> type[Any]:
+    """The harness's class, which looks at each lot of prompts before it asks them and remembers what it tokenised."""
+
+    class Checking(kind):  # type: ignore[misc, valid-type] # the class is known at run time only
+        """`kind`, with a look at every prompt."""
+
+        name = ""
+        tell: Callable[[list[str]], None]
+        bare = False  # texts whose loss is measured begin after the prefix token, which is not to be predicted itself
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            self._remembered: dict[str, list[int]] = {}
+            super().__init__(*arguments, **named)
+
+        def tok_encode(self, string: Any, *arguments: Any, **named: Any) -> Any:
+            if self.bare:
+                return super().tok_encode(string, add_special_tokens=False)
+            if arguments or named or not isinstance(string, str):
+                return super().tok_encode(string, *arguments, **named)
+            if string not in self._remembered:
+                self._remembered[string] = super().tok_encode(string)
+            return self._remembered[string]
+
+        def generate_until(self, requests: Sequence[Any], *arguments: Any, **named: Any) -> Any:
+            prompts = []
+            for request in requests:
+                text, settings = request.args[0], request.args[1]
+                room = self.max_length - _answer_tokens(settings, self.max_gen_toks)
+                if room < 1:
+                    raise UsageError(
+                        f"{self.name}: {self.max_length - room} new tokens were asked for, and its context holds "
+                        f"{self.max_length} in all. Give fewer --max-new-tokens."
+                    )
+                prompts.append(Prompt(request.task_name, str(request.doc_id), self.tok_encode(text), room))
+            self._look_at(prompts)
+            answers: list[Any] = [None] * len(requests)
+            for places in self._by_beginning(requests):
+                lot = [requests[place] for place in places]
+                for place, answer in zip(places, super().generate_until(lot, *arguments, **named), strict=True):
+                    answers[place] = answer
+            self._remembered.clear()
+            return answers
+
+        def _by_beginning(self, requests: Sequence[Any]) -> list[list[int]]:
+            # The harness judges by the first prompt of a batch whether all of them hold the beginning token.
+            beginning = self.tokenizer.bos_token
+            lots: dict[bool, list[int]] = {}
+            for place, request in enumerate(requests):
+                lots.setdefault(bool(beginning) and request.args[0].startswith(beginning), []).append(place)
+            return list(lots.values())
+
+        def loglikelihood(self, requests: Sequence[Any], *arguments: Any, **named: Any) -> Any:
+            prompts = []
+            for request in requests:
+                context, continuation = request.args
+                ids = self.tok_encode(context + continuation)
+                prompts.append(Prompt(request.task_name, str(request.doc_id), ids, self.max_length + 1))
+            self._look_at(prompts)
+            found = super().loglikelihood(requests, *arguments, **named)
+            self._remembered.clear()
+            return found
+
+        def _look_at(self, prompts: list[Prompt]) -> None:
+            found = checks.beginning_warnings(prompts, checks.beginning_of(self.tokenizer), self.name)
+            self.tell(found + checks.length_warnings(prompts, self.name))
+
+    return Checking
+
+
+def _answer_tokens(settings: Mapping[str, Any], default: int) -> int:
+    names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+    return int(next((settings[name] for name in names if settings.get(name) is not None), default))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

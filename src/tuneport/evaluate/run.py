@@ -1,0 +1,271 @@
+"""The verb: models and tasks in, one record of scores out, with every example's outcome beside it.
+
+Read `evaluate` from top to bottom: find everything and tell every fault, plan, look the models over, ask each model
+each task, compare, write. A killed run goes on from what it has; finished results are never half there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tuneport import __version__
+from tuneport.errors import DoubtError, ScoringError, TuneportError, UsageError, listing
+from tuneport.evaluate import comparing, leakage
+from tuneport.evaluate.asking import Asking, ask_own
+from tuneport.evaluate.examples import OwnTask, read_tasks
+from tuneport.evaluate.harness import quietly
+from tuneport.evaluate.keeping import Kept, already_done, examples_file, keeping
+from tuneport.evaluate.models import Loading, Seat, find_models, load, look_over, need_harness
+from tuneport.evaluate.named import NamedTask, ask_named, load_named
+from tuneport.evaluate.outcomes import TaskResult
+
+FORMAT = "tuneport-evaluation-1"
+_LIBRARIES = ("lm_eval", "transformers", "torch", "tokenizers", "datasets", "numpy", "vllm", "peft")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Everything that decides the scores, apart from the models."""
+
+    own: tuple[OwnTask, ...]
+    names: tuple[str, ...]
+    asking: Asking
+    loading: Loading
+    chat: bool = False
+    seed: int = 0
+
+    def plan(self, seats: Sequence[Seat]) -> dict[str, Any]:
+        """What makes two evaluations the same. The batch size does not: a smaller one goes on where memory ran out."""
+        loading = asdict(self.loading)
+        del loading["batch_size"]
+        return {
+            "format": FORMAT,
+            "models": [dict(seat.identity) for seat in seats],
+            "tasks": [*({"task": task.name, "digest": _digest(task)} for task in self.own), *self.names],
+            "settings": {**asdict(self.asking), **loading, "chat": self.chat, "seed": self.seed},
+            "versions": _versions(),
+        }
+
+
+def evaluate(
+    models: Sequence[str | Path],
+    tasks: Sequence[str | Path],
+    out: str | Path,
+    *,
+    match: str | None = None,
+    loss: bool = False,
+    max_new_tokens: int = 256,
+    limit: int | None = None,
+    chat: bool = False,
+    chat_template: str | Path | None = None,
+    backend: str = "hf",
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | str = 16,
+    recovered_gain: Sequence[Sequence[str]] = (),
+    trained_on: Sequence[str | Path] = (),
+    strict: bool = False,
+    overwrite: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score `models` on `tasks` with lm-evaluation-harness, and write the record to `out`.
+
+    `tasks` are JSONL files of one's own examples (see docs/formats.md) and names of the harness's tasks. Own examples
+    are answered greedily in at most `max_new_tokens`, and the whole answer has to match, or the group of the regular
+    expression `match`; with `loss` their answer's loss is measured. `chat` puts the harness's tasks through the
+    models' chat templates; `chat_template` (a file, or a model) is for models without one. `recovered_gain` names
+    triples of the models: target, transferred, tuned target. Every outcome stands in `out` with the suffix
+    ``.examples.jsonl``. Returns the record; raises `TuneportError`.
+    """
+    need_harness(backend)
+    out = Path(out).expanduser()
+    seats = find_models(models)
+    files, names = _sorted_tasks(tasks)
+    asking = Asking(match=match, loss=loss, max_new_tokens=max_new_tokens, limit=limit)
+    own = tuple(read_tasks(files, loss=loss))
+    loading = Loading(backend, device, dtype, _batch_size(batch_size), _template_text(chat_template))
+    wanted = Wanted(own, tuple(names), asking, loading, chat, seed)
+    triples = [_roles(triple, seats, models) for triple in recovered_gain]
+    leaks = leakage.leaked(own, trained_on)
+    plan = wanted.plan(seats) | {"recovered_gain": triples, "leakage": leaks}
+    done = already_done(out, plan, overwrite)
+    if done is not None:
+        return {**done, "already_done": True}
+    warnings = [leakage.in_words(row) for row in leaks]
+    with keeping(out, plan, overwrite) as kept, quietly():
+        named = load_named(names, chat=chat) if names else []
+        _no_two_alike([*own, *named])
+        needs_template = chat or any(example.messages for task in own for example in task.examples)
+        for seat in seats:
+            warnings += look_over(seat, loading, needs_template=needs_template)
+        if strict and warnings:
+            raise DoubtError(f"--strict: nothing was scored, since something looks wrong:{listing(warnings)}")
+        results: dict[str, list[TaskResult]] = {}
+        for place, seat in enumerate(seats):
+            found, told = _score(place, seat, len(seats), own, named, wanted, kept, strict)
+            results[seat.name] = found
+            warnings += told
+        record = {
+            "format": FORMAT,
+            "models": [
+                {"model": name, "tasks": {result.task: result.record(seed) for result in of_model}}
+                for name, of_model in results.items()
+            ],
+            "comparisons": comparing.compare(results, seed),
+            "recovered_gain": [row for triple in triples for row in comparing.recovered(results, triple, seed)],
+            "leakage": leaks,
+            "warnings": list(dict.fromkeys(warnings)),
+            "settings": plan["settings"] | {"batch_size": loading.batch_size},
+            "versions": plan["versions"],
+            "examples": examples_file(out).name,
+        }
+        kept.finish(record, _lines(results))
+    return {**record, "plan": kept.plan, "already_done": False}
+
+
+def _score(
+    place: int,
+    seat: Seat,
+    of: int,
+    own: Sequence[OwnTask],
+    named: Sequence[NamedTask],
+    wanted: Wanted,
+    kept: Kept,
+    strict: bool,
+) -> tuple[list[TaskResult], list[str]]:
+    """One model on every task, from what is kept or from the model, which is loaded only where something is missing."""
+    results: list[TaskResult] = []
+    warnings: list[str] = []
+    told: list[str] = []
+
+    def tell(found: list[str]) -> None:
+        if strict and found:
+            raise DoubtError(f"--strict: scoring stopped, since something looks wrong:{listing(found)}")
+        told.extend(found)
+
+    model = None
+    everything: list[OwnTask | NamedTask] = [*own, *named]
+    for number, task in enumerate(everything):
+        earlier = kept.get(place, number)
+        if earlier is None:
+            if model is None:
+                model = load(seat, wanted.loading, tell)
+            _progress(f"{seat.name} ({place + 1} of {of}): {task.name} ({number + 1} of {len(everything)})")
+            told.clear()
+            earlier = _ask(task, model, wanted.asking, seat), list(told)
+            kept.put(place, number, *earlier)
+        results.append(earlier[0])
+        warnings += earlier[1]
+    return results, warnings
+
+
+def _ask(task: OwnTask | NamedTask, model: Any, asking: Asking, seat: Seat) -> TaskResult:
+    try:
+        if isinstance(task, OwnTask):
+            return ask_own(task, model, asking)
+        return ask_named(task, model, limit=asking.limit)
+    except TuneportError:
+        raise
+    except Exception as error:
+        # The harness and the libraries under it raise anything; the cause is kept for --debug.
+        raise ScoringError(
+            f"model {seat.name} could not be scored on {task.name}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _lines(results: Mapping[str, Sequence[TaskResult]]) -> Iterator[dict[str, Any]]:
+    for name, of_model in results.items():
+        for result in of_model:
+            for outcome in result.outcomes:
+                told = {key: value for key, value in asdict(outcome).items() if value is not None}
+                if result.right_or_wrong:
+                    told.pop("weight")
+                yield {"model": name, "task": result.task, **told}
+
+
+def _sorted_tasks(tasks: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
+    """Own files, and names of the harness's tasks."""
+    files: list[Path] = []
+    names: list[str] = []
+    for task in map(str, tasks):
+        path = Path(task).expanduser()
+        if path.suffix == ".jsonl" or path.is_file():
+            files.append(path)
+        else:
+            names.append(task)
+    if not files and not names:
+        raise UsageError("No task was given. Name a JSONL file of your own or a task of lm-evaluation-harness.")
+    return files, list(dict.fromkeys(names))
+
+
+def _no_two_alike(tasks: Sequence[OwnTask | NamedTask]) -> None:
+    names = [task.name for task in tasks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"--tasks: {', '.join(twice)} stands there twice, or in two groups; name each once.")
+
+
+def _roles(triple: Sequence[str], seats: Sequence[Seat], models: Sequence[str | Path]) -> list[str]:
+    """The names in the record of a triple that is given as the models were, or by those names."""
+    if len(triple) != 3:
+        raise UsageError("--recovered-gain takes three of the models: target, transferred, tuned target.")
+    known = {str(model): seat.name for model, seat in zip(models, seats, strict=True)}
+    known |= {seat.name: seat.name for seat in seats}
+    unknown = [str(role) for role in triple if str(role) not in known]
+    if unknown:
+        raise UsageError(f"--recovered-gain: {', '.join(unknown)} is not among the models that are scored.")
+    return [known[str(role)] for role in triple]
+
+
+def _template_text(source: str | Path | None) -> str | None:
+    """The text of a chat template, from a file or from a model that has one."""
+    if source is None:
+        return None
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    from transformers import AutoTokenizer
+
+    seat = find_models([source])[0]
+    template = AutoTokenizer.from_pretrained(seat.source, revision=seat.revision).chat_template
+    if not isinstance(template, str):
+        raise UsageError(f"--chat-template {source}: it has no chat template, or several by name. Give a file.")
+    return template
+
+
+def _batch_size(value: int | str) -> int | str:
+    if isinstance(value, str) and value.startswith("auto"):
+        return value
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise UsageError(f"--batch-size {value!r}: give a whole number from 1 on, or auto.")
+    return number
+
+
+def _digest(task: OwnTask) -> str:
+    from blake3 import blake3
+
+    return blake3(repr(replace(task)).encode() + repr(task.examples).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {"tuneport": __version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _progress(what: str) -> None:
+    if sys.stderr.isatty():
+        print(what, file=sys.stderr)
