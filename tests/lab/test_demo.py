@@ -11,6 +11,7 @@ from tuneport.errors import OutputError, UsageError
 from tuneport.lab.demo import MODELS, Recipe, demo
 from tuneport.lab.family import Architecture
 from tuneport.lab.training import Schedule
+from tuneport.tune.recipes import SftRecipe
 
 pytest.importorskip("transformers")
 
@@ -20,7 +21,8 @@ RECIPE = Recipe(
     first_stage=BRIEFLY,
     second_stage=BRIEFLY,
     next_version=BRIEFLY,
-    tuning=BRIEFLY,
+    tuning=SftRecipe(learning_rate=1e-3, steps=4, batch_size=4),
+    curve_every=2,
     problems=12,
     orders=12,
 )
@@ -63,7 +65,7 @@ def test_the_summary_holds_what_it_promises(done: Path) -> None:
     record = json.loads((done / "summary.json").read_text())
     for field in (
         "target", "transferred", "tuned_target", "recovered_gain", "tasks", "new_knowledge", "backport",
-        "drift_norm", "diff_norm", "controls", "n", "seed", "seconds",
+        "drift_norm", "diff_norm", "controls", "n", "seed", "seconds", "transfer_then_tune",
     ):  # fmt: skip
         assert field in record, field
     assert {"v1_tuned", "v2", "v2_transferred"} <= set(record["new_knowledge"])
@@ -107,6 +109,21 @@ def test_without_torch_the_demo_says_what_to_install(tmp_path: Path, monkeypatch
     with pytest.raises(UsageError, match=r"needs torch.*pip install 'tuneport\[models\]'"):
         demo(tmp_path / "demo")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_curves_start_before_the_first_step_and_end_after_the_last(done: Path) -> None:
+    record = json.loads((done / "summary.json").read_text())["transfer_then_tune"]
+    for curve in ("from_target", "from_transferred"):
+        assert [point["step"] for point in record[curve]] == [0, 2, 4]
+        assert all(low <= point["accuracy"] <= high for point in record[curve] for low, high in [point["interval"]])
+    assert record["to_match"] == record["from_target"][-1]["accuracy"]
+
+
+def test_fine_tuning_and_scoring_went_through_the_verbs(done: Path) -> None:
+    for name in ("v1-tuned", "v2-tuned"):
+        assert json.loads((done / "models" / name / "tune.json").read_text())["plan"]["recipe"]["recipe"] == "sft"
+    scored = json.loads((done / "scores" / "v2-transferred.json").read_text())
+    assert scored["models"][0]["tasks"]["word-problems"]["n"] == RECIPE.problems
 
 
 def test_every_models_answers_stay_beside_the_questions(done: Path) -> None:

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tuneport.lab import controls, corpus, family, questions, scoring, vocabulary
+from tuneport.lab import controls, corpus, family, questions, tuning, vocabulary
 from tuneport.lab.family import Architecture
-from tuneport.lab.questions import Question
 from tuneport.lab.training import Schedule
+from tuneport.tune.recipes import Running, SftRecipe
 
 pytest.importorskip("transformers")
 
 SIZE = Architecture(hidden=32, layers=1, heads=2, feedforward=48, context=32)
+SHORT = SftRecipe(learning_rate=1e-3, steps=3, batch_size=4)
 BRIEFLY = Schedule(steps=3, peak=1e-3, warmup=1, batch=4)
 WORLD = corpus.make_world(0)
 TEXT = corpus.write_documents(WORLD, {"facts": 0.5, "worked-stories": 0.5}, 2000, "a")
@@ -26,7 +27,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     family.pretrain_first(folder / "v1", SIZE, [(BRIEFLY, TEXT), (BRIEFLY, TEXT)], seed=0)
     still = Schedule(steps=1, peak=0.0, warmup=1, batch=4)
     family.pretrain_next(folder / "v2", folder / "v1", SIZE, [(still, NEWS)], seed=1)
-    family.tune(folder / "v1-tuned", folder / "v1", EXAMPLES, BRIEFLY)
+    tuning.write_lesson(folder / "lesson", EXAMPLES)
+    tuning.fine_tune(folder / "v1-tuned", folder / "v1", folder / "lesson", SHORT, 0, Running(shard_size="20KB"))
     controls.shuffle_changes(folder / "v1-shuffled", folder / "v1", folder / "v1-tuned", seed=0)
     return folder
 
@@ -80,19 +82,3 @@ def test_shuffled_changes_are_the_same_changes_elsewhere(models: Path) -> None:
             assert not torch.equal(other, real)
     stored = json.loads((models / "v1-shuffled" / "config.json").read_text())
     assert stored["dtype"] == "float32"
-
-
-def test_a_model_answers_every_prompt_in_the_order_asked(models: Path) -> None:
-    prompts = [example.prompt for example in EXAMPLES] + [f"{vocabulary.SEPARATOR} anna"]
-    together = scoring.answers(models / "v1-tuned", prompts, batch=5)
-    alone = [scoring.answers(models / "v1-tuned", [prompt])[0] for prompt in prompts[:3]]
-    assert len(together) == len(prompts)
-    assert together[:3] == alone
-    assert not any("<" in answer for answer in together)
-
-
-def test_a_model_that_learned_an_answer_gives_it_and_stops(tmp_path: Path, models: Path) -> None:
-    taught = [Question("orders", vocabulary.chat_prompt("list eggs"), "books , cups")] * 16
-    family.tune(tmp_path / "taught", models / "v1", taught, Schedule(steps=40, peak=1e-2, warmup=2, batch=8))
-    said = scoring.answers(tmp_path / "taught", [taught[0].prompt])
-    assert scoring.exact_matches(said, [taught[0].answer]) == [True]

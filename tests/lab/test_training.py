@@ -1,4 +1,4 @@
-"""The plain loops: schedules, packing, and that a tiny model learns what it is shown."""
+"""The plain loop of pretraining: schedules, packing, and that a tiny model learns what it is shown."""
 
 import numpy as np
 import pytest
@@ -47,13 +47,6 @@ def test_pretraining_learns_a_repeated_row_and_repeats_to_the_bit() -> None:
     training.pretrain(second, rows, schedule)
     for one, other in zip(first.parameters(), second.parameters(), strict=True):  # type: ignore[attr-defined]
         assert bool((one == other).all())
-
-
-def test_fine_tuning_learns_answers_and_not_prompts() -> None:
-    rng = np.random.default_rng(0)
-    examples = [(rng.integers(0, 20, rng.integers(2, 6)).tolist(), [21, 22, 23]) for _ in range(64)]
-    model = tiny()
-    assert training.fine_tune(model, examples, Schedule(steps=60, peak=1e-2, warmup=5, batch=8)) < 0.1
 
 
 def test_too_little_text_is_said_before_training() -> None:

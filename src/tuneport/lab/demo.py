@@ -1,9 +1,9 @@
 """The demo: a new model version takes over the old one's fine-tuning by addition alone, before your eyes.
 
 Version 1 is pretrained and goes on to version 2, whose text holds new facts and whose tokenizer has tokens
-inserted; version 1 is fine-tuned, its diff vector is added to version 2, and all are asked questions no
-training saw. Version 2 is fine-tuned too, for comparison and for the way back; two controls must gain
-nothing. Read `demo` from top to bottom.
+inserted; version 1 is fine-tuned (`tuneport tune`), its diff vector is added to version 2 (`tuneport transfer`), and
+all are asked questions no training saw (`tuneport evaluate`). Version 2 is fine-tuned too, for comparison and for the
+way back, and once more from where the transfer left it; two controls must gain nothing. Read `demo` from top to bottom.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import UsageError
-from tuneport.lab import controls, corpus, family, questions, scoring, showing, summary
+from tuneport.lab import controls, corpus, curve, family, questions, scoring, showing, summary, tuning
 from tuneport.lab.family import Architecture
 from tuneport.lab.processes import two_processes
 from tuneport.lab.questions import Question
 from tuneport.lab.training import Schedule
 from tuneport.place import workplace
+from tuneport.tune.recipes import Recipe as TuningRecipe
+from tuneport.tune.recipes import Running, SftRecipe
 
 MODELS = {
     "v1": "models/v1",
@@ -65,7 +67,9 @@ class Recipe:
             "new-facts": 0.55, "facts": 0.13, "worked-stories": 0.13, "echoes": 0.12, "arithmetic": 0.07,
         }
     )  # fmt: skip
-    tuning: Schedule = Schedule(steps=300, peak=1e-3, warmup=9)  # noqa: RUF009 (3 % of the steps)
+    tuning: TuningRecipe = SftRecipe(  # noqa: RUF009
+        learning_rate=1e-3, steps=300, batch_size=32, beta2=0.95, weight_decay=0.01
+    )
     tuning_shares: dict[str, float] = field(
         default_factory=lambda: {
             questions.KNOWN_FACTS: 0.4, questions.WORD_PROBLEMS: 0.35, questions.ORDERS: 0.25,
@@ -73,6 +77,13 @@ class Recipe:
     )  # fmt: skip
     problems: int = 500
     orders: int = 400
+    curve_every: int = 50
+
+    @property
+    def tuning_examples(self) -> int:
+        """As many as the fine-tuning sees, each once."""
+        assert self.tuning.steps is not None, "the lab's budgets are in steps"
+        return self.tuning.steps * self.tuning.batch_size
 
 
 @dataclass(frozen=True)
@@ -120,17 +131,34 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
             )
         )
         examples = questions.training_questions(
-            world, seed, recipe.tuning.steps * recipe.tuning.batch, shares=recipe.tuning_shares, never=asked
+            world, seed, recipe.tuning_examples, shares=recipe.tuning_shares, never=asked
         )
         questions.check_held_out(asked, examples, [*first[1], *second[1], *following[1]])
         _write_questions(folder / "questions.jsonl", asked)
+        _write_questions(folder / "curve.jsonl", curve.questions_of(asked))
+        lesson = folder / "lesson"
+        tuning.write_lesson(lesson, examples)
 
         models = {name: folder / place for name, place in MODELS.items()}
         foreign, foreign_tuned = folder / "controls" / "foreign", folder / "controls" / "foreign-tuned"
-        shuffled = folder / "controls" / "v1-shuffled"
-        for path in (*models.values(), foreign):
+        shuffled, going_on = folder / "controls" / "v1-shuffled", folder / "curve" / "v2-transferred-tuned"
+        for path in (*models.values(), foreign, going_on):
             path.parent.mkdir(exist_ok=True)
         resumed = any(path.exists() for path in models.values())
+
+        shards = "200KB"  # several, as large models have
+        plainly = (recipe.tuning, seed, Running(shard_size=shards))
+        watched = (
+            recipe.tuning,
+            seed,
+            Running(
+                shard_size=shards,
+                eval_every=recipe.curve_every,
+                tasks=(str(folder / "curve.jsonl"),),
+                max_new_tokens=scoring.MAX_NEW_TOKENS,
+                eval_batch_size=scoring.BATCH,
+            ),
+        )
 
         with two_processes() as pool:
 
@@ -144,7 +172,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
 
             # Pretrain version 1, and beside it a family from another random start on the same text.
             tell("pretraining version 1, and a foreign family for the control")
-            size, lessons, tuning = recipe.architecture, (first, second), (examples, recipe.tuning)
+            size, lessons = recipe.architecture, (first, second)
             v1 = make(models["v1"], family.pretrain_first, size, lessons, seed)
             stranger = make(foreign, family.pretrain_first, size, lessons, seed + 1_000_000)
 
@@ -152,11 +180,11 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
             v1.result()
             tell("going on to version 2; fine-tuning version 1")
             v2 = make(models["v2"], family.pretrain_next, models["v1"], size, (following,), seed + 1)
-            v1_tuned = make(models["v1-tuned"], family.tune, models["v1"], *tuning)
+            v1_tuned = make(models["v1-tuned"], tuning.fine_tune, models["v1"], lesson, *plainly)
             stranger.result()
-            stranger_tuned = make(foreign_tuned, family.tune, foreign, *tuning)
+            stranger_tuned = make(foreign_tuned, tuning.fine_tune, foreign, lesson, *plainly)
             v2.result()
-            v2_tuned = make(models["v2-tuned"], family.tune, models["v2"], *tuning)
+            v2_tuned = make(models["v2-tuned"], tuning.fine_tune, models["v2"], lesson, *watched)
             v1_tuned.result()
             make(shuffled, controls.shuffle_changes, models["v1"], models["v1-tuned"], seed).result()
             stranger_tuned.result()
@@ -170,17 +198,27 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
                 (foreign, foreign_tuned, models["v2"], "v2-foreign"),
             ):
                 tell(f"transfer: {onto.name} + ({tuned.name} - {base.name})")
-                transfer(base=base, tuned=tuned, onto=onto, out=models[name], choices=Choices(shard_size="200KB"))
+                transfer(base=base, tuned=tuned, onto=onto, out=models[name], choices=Choices(shard_size=shards))
                 verify(models[name], base=base, tuned=tuned, onto=onto, full=True)
 
-            # Ask everybody everything.
-            tell("asking every model every question")
-            prompts = [question.prompt for question in asked]
-            said = dict(zip(models, pool.map(scoring.answers, models.values(), [prompts] * len(models)), strict=True))
+            # Fine-tune once more, from where the transfer left version 2; ask everybody everything.
+            tell("transfer, then fine-tune; asking every model every question")
+            further = make(going_on, tuning.fine_tune, models["v2-transferred"], lesson, *watched)
+            scores = folder / "scores"
+            answered = {
+                name: pool.submit(scoring.ask, path, folder / "questions.jsonl", scores / f"{name}.json")
+                for name, path in models.items()
+            }
+            said = {name: future.result() for name, future in answered.items()}
+            further.result()
 
         norms = json.loads((models["v2-transferred"] / "tuneport.json").read_text())["measures"]
         seconds = time.perf_counter() - started
-        record = summary.summarise(asked, said, norms=norms, seed=seed, seconds=seconds) | {"resumed": resumed}
+        record = summary.summarise(asked, said, norms=norms, seed=seed, seconds=seconds)
+        record["transfer_then_tune"] = curve.transfer_then_tune(
+            asked, said, from_target=models["v2-tuned"], from_transferred=going_on
+        )
+        record["resumed"] = resumed
         _write_answers(folder / "answers.jsonl", asked, said)
         (folder / "summary.json").write_text(json.dumps(record, indent=1) + "\n")
     show(showing.answers_side_by_side(asked, said))
@@ -202,7 +240,7 @@ def _documents(
 
 
 def _need_models_extra() -> None:
-    missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    missing = [name for name in ("torch", "transformers", "trl", "lm_eval") if find_spec(name) is None]
     if missing:
         raise UsageError(
             f"The demo trains real models and needs {' and '.join(missing)}, which the core does without. "
@@ -217,4 +255,5 @@ def _write_answers(path: Path, asked: Sequence[Question], said: dict[str, list[s
 
 
 def _write_questions(path: Path, asked: Sequence[Question]) -> None:
-    path.write_text("".join(json.dumps(asdict(question)) + "\n" for question in asked))
+    if not path.exists():  # a run that goes on finds the file it began with
+        path.write_text("".join(json.dumps(asdict(question)) + "\n" for question in asked))

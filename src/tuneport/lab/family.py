@@ -1,4 +1,4 @@
-"""A family of models: version 1 from a random start, version 2 from version 1, and their fine-tunings.
+"""A family of models: version 1 from a random start, version 2 from version 1.
 
 Every model is saved as an ordinary bf16 checkpoint in several shards with its tokenizer, under its final
 name only when it is complete; the next one starts from that file, as anybody's would.
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneport.lab import training, vocabulary
-from tuneport.lab.questions import Question
 from tuneport.lab.training import Schedule
 
 if TYPE_CHECKING:
@@ -56,24 +55,6 @@ def pretrain_next(out: Path, previous: Path, architecture: Architecture, stages:
     model = LlamaForCausalLM(_config(architecture, tokenizer))
     _inherit(model, tokenizer.get_vocab(), previous)
     _read(model, tokenizer, architecture, stages)
-    save(model, tokenizer, out)
-
-
-def tune(out: Path, base: Path, examples: Sequence[Question], schedule: Schedule) -> None:
-    """Fine-tune the checkpoint `base` on questions in chat form; saved at `out` with a chat template."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    vocabulary.teach_chat(tokenizer)
-    model = load(base)
-    pairs = [
-        (_ids(tokenizer, example.prompt), _ids(tokenizer, f"{example.answer} {vocabulary.END}")) for example in examples
-    ]
-    training.fine_tune(model, pairs, schedule)
-    ids = tokenizer.get_vocab()
-    # Like Llama 3: a turn and a document end with tokens of their own; generation stops at both.
-    model.config.eos_token_id = ids[vocabulary.END]
-    model.generation_config.eos_token_id = [ids[vocabulary.END], ids[vocabulary.SEPARATOR]]
     save(model, tokenizer, out)
 
 
@@ -137,8 +118,3 @@ def _inherit(model: Any, ids: dict[str, int], previous: Path) -> None:
         else:  # new tokens start among the old ones, as transformers resizes: by their mean and spread
             weight.copy_(old[name].mean(dim=0) + old[name].std(dim=0) * torch.randn_like(weight))
             weight[new_rows] = old[name][old_rows]
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids

@@ -1,47 +1,46 @@
-"""Greedy answers of a saved model to a list of questions, and whether each is the expected one.
+"""What a saved model says to the lab's questions, asked by `tuneport evaluate` as any user would ask.
 
-A model is scored as any user would run it: loaded from its folder through AutoModelForCausalLM, in float32,
-decoding greedily until the end that its own generation config names. The whole answer must match, written
-steps included.
+Greedy, from the checkpoint in float32; the whole answer must match, written steps included.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tuneport.evaluate.examples import read_tasks
+from tuneport.evaluate.keeping import examples_file
+
 MAX_NEW_TOKENS = 24
+BATCH = 256
 
 
-def answers(
-    folder: Path, prompts: Sequence[str], *, batch: int = 256, max_new_tokens: int = MAX_NEW_TOKENS
-) -> list[str]:
-    """What the model in `folder` says to each prompt, special tokens and surrounding blanks removed."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def ask(model: Path, questions: Path, out: Path, max_new_tokens: int = MAX_NEW_TOKENS, batch: int = BATCH) -> list[str]:
+    """The model's answers to the questions of a file, in its order; the record and the outcomes stay at `out`."""
+    _evaluate(model, questions, out, max_new_tokens=max_new_tokens, batch_size=batch)
+    said = {(row["task"], row["id"]): row["said"] for row in _outcomes(out)}
+    asked = [(task.name, example) for task in read_tasks([questions]) for example in task.examples]
+    return [said[name, example.id] for name, example in sorted(asked, key=lambda pair: pair[1].line)]
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)  # ready for inference
-    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index].split()))
-    said = [""] * len(prompts)
-    for start in range(0, len(prompts), batch):
-        chosen = by_length[start : start + batch]
-        inputs = tokenizer(
-            [prompts[index] for index in chosen],
-            padding=True,
-            return_tensors="pt",
-            add_special_tokens=False,
-            return_token_type_ids=False,
-        )
-        with torch.inference_mode():
-            output = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
-        new = output[:, inputs["input_ids"].shape[1] :]
-        for index, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-            said[index] = text.strip()
-    return said
+
+def losses(model: Path, examples: Path, out: Path, *, loss: bool = False) -> list[float]:
+    """Each example's loss a token, in the order of the file: of its `text`, or with `loss` of its answer."""
+    _evaluate(model, examples, out, loss=loss, batch_size=1)
+    return [row["score"] for row in _outcomes(out)]
 
 
 def exact_matches(said: Sequence[str], expected: Sequence[str]) -> list[bool]:
     """Which answers are the expected ones to the letter."""
-    return [given == wanted for given, wanted in zip(said, expected, strict=True)]
+    return [given.strip() == wanted.strip() for given, wanted in zip(said, expected, strict=True)]
+
+
+def _evaluate(model: Path, tasks: Path, out: Path, **choices: Any) -> None:
+    from tuneport import evaluate
+
+    evaluate([model], [tasks], out, **choices)
+
+
+def _outcomes(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in examples_file(out).read_text(encoding="utf-8").splitlines()]

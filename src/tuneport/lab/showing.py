@@ -66,12 +66,31 @@ def table(record: Mapping[str, Any]) -> str:
             + _percent(control["accuracy"], control["intervals"]["accuracy"])
             + (f", {100 * share:.1f} % of the real gain" if share is not None else "")
         )
+    lines += ["", *_curves(record["transfer_then_tune"]), ""]
     lines.append(f"Norms: diff vector {record['diff_norm']:.2f}, drift {record['drift_norm']:.2f}")
     lines += [
         "",
         *(f"{'held    ' if held else 'NOT HELD'}  {claim}" for claim, held in record["claims"].items()),
     ]
     return "\n".join(lines)
+
+
+def _curves(record: Mapping[str, Any]) -> list[str]:
+    """Accuracy against steps, from version 2 and from version 2 + diff vector."""
+    rows: list[tuple[str, ...]] = [("after steps", *(str(point["step"]) for point in record["from_target"]))]
+    for name, key in (("from version 2", "from_target"), ("from version 2 + diff vector", "from_transferred")):
+        rows.append((name, *(f"{100 * point['accuracy']:.0f}" for point in record[key])))
+    match = record["steps_to_match"]
+    told = (
+        f"not as good in {record['steps']} steps"
+        if match is None
+        else f"as good after {match} steps, {record['steps_fewer']} fewer"
+    )
+    return [
+        f"Transfer, then fine-tune: exact match in % (n = {record['n']})",
+        *_aligned(rows),
+        f"From version 2 + diff vector: {told}.",
+    ]
 
 
 def _row(name: str, scores: Mapping[str, Any]) -> tuple[str, ...]:

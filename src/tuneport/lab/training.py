@@ -1,13 +1,13 @@
-"""The two training loops: pretraining on packed text, and fine-tuning with the loss on answers only.
+"""Pretraining on packed text, from a random start or on from another version.
 
-Both are plain loops in float32 with AdamW on the threads that torch is given; the same seed, on the same
-machine and number of threads, gives the same weights.
+A plain loop in float32 with AdamW on the threads that torch is given; the same seed, on the same machine and
+number of threads, gives the same weights. Fine-tuning is `tuneport tune`'s.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 Ids = npt.NDArray[np.int64]
-IGNORED = -100  # torch's label for a position that does not count in the loss
 
 
 @dataclass(frozen=True)
@@ -53,54 +51,21 @@ def pack(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: i
 def pretrain(model: Any, rows: Ids, schedule: Schedule) -> float:
     """Next-token prediction over `rows`, each read once, in order; returns the last steps' mean loss."""
     import torch
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for step in range(schedule.steps):
-            batch = torch.from_numpy(rows[step * schedule.batch : (step + 1) * schedule.batch])
-            yield batch[:, :-1], batch[:, 1:]
+    from torch.nn import functional
 
     if len(rows) < schedule.steps * schedule.batch:
         raise ValueError(f"{schedule.steps} steps of {schedule.batch} rows need more than {len(rows)} rows")
-    return _train(model, batches(), schedule)
-
-
-def fine_tune(model: Any, examples: Sequence[tuple[list[int], list[int]]], schedule: Schedule) -> float:
-    """Fine-tuning on (prompt ids, answer ids), loss on answers only; returns the last steps' mean loss.
-
-    Examples are read in order and again from the start when they run out. Short ones are padded on the
-    right, where a causal model cannot see it.
-    """
-    import torch
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for step in range(schedule.steps):
-            chosen = [examples[(step * schedule.batch + i) % len(examples)] for i in range(schedule.batch)]
-            longest = max(len(prompt) + len(answer) for prompt, answer in chosen)
-            inputs = np.zeros((schedule.batch, longest), dtype=np.int64)
-            labels = np.full((schedule.batch, longest), IGNORED, dtype=np.int64)
-            for row, (prompt, answer) in enumerate(chosen):
-                end = len(prompt) + len(answer)
-                inputs[row, :end] = prompt + answer
-                labels[row, len(prompt) : end] = answer
-            yield torch.from_numpy(inputs[:, :-1]), torch.from_numpy(labels[:, 1:])
-
-    return _train(model, batches(), schedule)
-
-
-def _train(model: Any, batches: Iterator[tuple[Tensor, Tensor]], schedule: Schedule) -> float:
-    import torch
-    from torch.nn import functional
-
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=schedule.peak, betas=(0.9, 0.95), weight_decay=0.01, fused=True
     )
     model.train()
     losses = []
-    for step, (inputs, labels) in enumerate(batches):
+    for step in range(schedule.steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
-        logits = model(inputs, use_cache=False).logits
-        loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        batch = torch.from_numpy(rows[step * schedule.batch : (step + 1) * schedule.batch])
+        logits = model(batch[:, :-1], use_cache=False).logits
+        loss = functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

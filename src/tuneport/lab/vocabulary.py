@@ -8,7 +8,7 @@ template.
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tuneport.lab import corpus
 
@@ -75,12 +75,6 @@ def make_tokenizer(version: int) -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         padding_side="left",
     )
-
-
-def teach_chat(tokenizer: Any) -> None:
-    """Give a base model's tokenizer a tuned one's manners: the chat template, and `<end>` at a turn's end."""
-    tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.eos_token = END
 
 
 def chat_prompt(question: str) -> str:

@@ -55,6 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--eval-every", metavar="N", type=int, help="score the model every N steps, into curve.jsonl")
     group.add_argument("--tasks", metavar="NAME[,NAME…]", help="what to score with --eval-every, as for `evaluate`")
+    group.add_argument(
+        "--max-new-tokens", metavar="N", type=int, default=256, help="most tokens of an answer that is scored"
+    )
+    group.add_argument("--eval-batch-size", metavar="N", type=int, default=16, help="examples that are scored at once")
     group.add_argument("--report-to", choices=["tensorboard", "trackio"], help="show the log there too")
     group.add_argument(
         "--shard-size", metavar="SIZE", default="5GB", help="most bytes in a file (default: %(default)s)"
@@ -122,6 +126,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             save_every=options.save_every,
             eval_every=options.eval_every,
             tasks=tuple(options.tasks.split(",")) if options.tasks else (),
+            max_new_tokens=options.max_new_tokens,
+            eval_batch_size=options.eval_batch_size,
             report_to=options.report_to,
             shard_size=options.shard_size,
         ),

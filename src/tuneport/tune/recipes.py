@@ -247,6 +247,8 @@ class Running:
     save_every: int = 500
     eval_every: int | None = None
     tasks: tuple[str, ...] = ()
+    max_new_tokens: int = 256
+    eval_batch_size: int = 16
     report_to: str | None = None
     shard_size: str = "5GB"
 
@@ -256,6 +258,9 @@ class Running:
             raise UsageError(f"--save-every {self.save_every}: give a whole number from 1 on.")
         if self.eval_every is not None and (not _whole(self.eval_every) or self.eval_every < 1):
             raise UsageError(f"--eval-every {self.eval_every}: give a whole number from 1 on.")
+        for name in ("max_new_tokens", "eval_batch_size"):
+            if not _whole(getattr(self, name)) or getattr(self, name) < 1:
+                raise UsageError(f"{flag(name)} {getattr(self, name)}: give a whole number from 1 on.")
         if (self.eval_every is None) != (not self.tasks):
             raise UsageError("--eval-every and --tasks belong together: give both, or neither.")
         if self.report_to not in (None, "tensorboard", "trackio"):

@@ -189,7 +189,7 @@ def _evaluate(
     """Save the model as it is, score it, and add a line to the curve. Random states are left as they were."""
     import torch
 
-    from tuneport.evaluate import evaluate
+    from tuneport.evaluate.run import evaluate
     from tuneport.tune.save import save_model
 
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -203,7 +203,13 @@ def _evaluate(
         place = folder / f"step-{step}"
         shutil.rmtree(place, ignore_errors=True)
         save_model(place, model, state, prepared.tokenizer, prepared.start, prepared.chat, running.shard_size)
-        scores = evaluate(models=[place], tasks=list(running.tasks), out=place / "scores.json")
+        scores = evaluate(
+            models=[place],
+            tasks=list(running.tasks),
+            out=place / "scores.json",
+            max_new_tokens=running.max_new_tokens,
+            batch_size=running.eval_batch_size,
+        )
         (scored,) = scores["models"]
         line = {"step": step, "tokens": logbook.tokens, "seconds": round(logbook.seconds, 3), "tasks": scored["tasks"]}
         _add_to_curve(folder / CURVE, line)

@@ -1,0 +1,56 @@
+"""The lab's fine-tunings: questions become a file of messages, and `tuneport tune` does the rest.
+
+Nothing is trained here. A base model of the lab has no chat template; it gets one from a file, as any base would.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tuneport.lab import vocabulary
+from tuneport.lab.questions import Question, bare
+from tuneport.tune.recipes import Recipe, Running
+
+EXAMPLES, TEMPLATE = "examples.jsonl", "chat.jinja"
+
+
+def write_lesson(folder: Path, examples: Sequence[Question]) -> None:
+    """The training data, one conversation a line, and the chat template, where a run has not written them before."""
+    folder.mkdir(exist_ok=True)
+    lines = (
+        {"messages": [_message("user", bare(example.prompt)), _message("assistant", example.answer)]}
+        for example in examples
+    )
+    _write_once(folder / EXAMPLES, "".join(json.dumps(line) + "\n" for line in lines))
+    _write_once(folder / TEMPLATE, vocabulary.CHAT_TEMPLATE)
+
+
+def fine_tune(out: Path, start: Path, lesson: Path, recipe: Recipe, seed: int, running: Running) -> None:
+    """Fine-tune the checkpoint `start` on the folder `lesson`; a start that can chat already keeps its template."""
+    from tuneport import tune
+
+    chats = (start / "chat_template.jinja").exists()
+    tune(
+        start,
+        [lesson / EXAMPLES],
+        replace(recipe, seed=seed),
+        out=out,
+        chat_template=None if chats else str(lesson / TEMPLATE),
+        end_token=None if chats else vocabulary.END,
+        running=running,
+    )
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Data files keep their time of change, so that a run that goes on finds the data it began with."""
+    if not path.exists():
+        fresh = path.with_name(f"{path.name}.new")
+        fresh.write_text(text)
+        fresh.rename(path)
