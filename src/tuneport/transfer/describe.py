@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tuneport.checkpoint.adapter import UNTRAINED
 from tuneport.checkpoint.write import place_refusals
 from tuneport.errors import OutputError
 from tuneport.transfer.budget import MIB, Budget, budget
@@ -42,7 +43,7 @@ def plan_as_json(plan: Plan, running: Running, out: Path | None = None) -> dict[
         "tensors": [
             {"name": line.name, "action": line.fate, "reason": line.reason, "by_token": line.by_token}
             for line in plan.account
-            if line.fate != "transferred" or line.by_token
+            if line.fate != "transferred" or line.by_token or line.reason
         ],
         "tokens": [token_record(match) for match in plan.vocabulary],
         "decisions": [asdict(decision) for decision in plan.decisions],
@@ -66,7 +67,12 @@ def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
             f"parameters in {len(checkpoint.files)} file(s)"
         )
     lines += ["", "tensors: " + ", ".join(f"{count} {fate}" for fate, count in told["counts"].items())]
+    untrained = [tensor for tensor in told["tensors"] if tensor["reason"] == str(UNTRAINED)]
+    if untrained:
+        lines.append(f"  copied      {len(untrained)} tensors, `{untrained[0]['name']}` for one: {UNTRAINED}")
     for tensor in told["tensors"]:
+        if tensor in untrained:
+            continue
         how = " (rows matched by token)" if tensor["by_token"] and tensor["action"] == "transferred" else ""
         reason = f": {tensor['reason']}" if tensor["reason"] else ""
         lines.append(f"  {tensor['action']:<11} {tensor['name']}{how}{reason}")
@@ -114,7 +120,7 @@ def _cache_refusals(plan: Plan) -> list[str]:
 
 def _memory(plan: Plan, running: Running) -> tuple[Budget | None, list[str]]:
     try:
-        return budget(running.memory_limit, running.workers, plan.default_limit), []
+        return budget(running.memory_limit, running.workers, plan.default_limit, plan.more_memory), []
     except OutputError as error:
         return None, [str(error)]
 
