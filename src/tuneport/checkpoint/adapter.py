@@ -96,6 +96,21 @@ class Change:
 UNTRAINED = Change()
 
 
+@dataclass(frozen=True)
+class Alike:
+    """Two tensors of an adapter that must hold the same numbers; ``transposed``: rows of one are columns of the other."""
+
+    one: StoredTensor
+    other: StoredTensor
+    transposed: bool = False
+
+    @property
+    def fits(self) -> bool:
+        """Whether dtypes and shapes agree."""
+        shape = self.other.shape[::-1] if self.transposed else self.other.shape
+        return self.one.dtype == self.other.dtype and self.one.shape == shape
+
+
 def module_changes(tensors: Mapping[str, StoredTensor], config: AdapterConfig, where: str) -> dict[str, Change]:
     """What the adapter does to each weight, by the name peft gives it. Raises `CheckpointError` that lists all that does not fit."""
     parts, faults = _parts(tensors)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from tuneport.checkpoint.adapter import Change, LowRank, module_changes
+from tuneport.checkpoint.adapter import Alike, Change, LowRank, module_changes
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.open import HUB_ID, Checkpoint
 from tuneport.checkpoint.sidecars import Decision
@@ -28,7 +28,7 @@ class Adapted:
 
     model: Checkpoint
     changes: Mapping[str, Change]
-    alike: tuple[tuple[StoredTensor, StoredTensor], ...] = ()
+    alike: tuple[Alike, ...] = ()
     decisions: tuple[Decision, ...] = ()
     warnings: tuple[str, ...] = field(default=())
 
@@ -42,9 +42,7 @@ def lay_onto(adapter: Checkpoint, base: Checkpoint, tied: bool, target: Checkpoi
     where = f"{adapter.role} {adapter.label}"
     check_readable(base)
     named = module_changes(adapter.tensors, adapter.adapter, where)
-    changes, faults = _by_base_name(named, base)
-    changes, alike, more = _untied(changes, tied, adapter.adapter.tied)
-    faults += more
+    changes, alike, faults = _untied(_by_base_name(named, base), tied, adapter.adapter.tied)
     found: dict[str, Change] = {}
     tensors = dict(base.tensors)
     for name, change in changes.items():
@@ -53,28 +51,31 @@ def lay_onto(adapter: Checkpoint, base: Checkpoint, tied: bool, target: Checkpoi
     if faults:
         raise PairingError(f"{where} does not fit its base {base.label}:{listing(sorted(faults))}")
     model = replace(adapter, adapter=None, tensors=dict(sorted(tensors.items())), config=base.config, behind=base.path)
-    return Adapted(model, found, tuple(alike), tuple(_decisions(model, adapter)), tuple(_doubts(adapter, base, target)))
+    warnings = (*_tied_product(found, tied, adapter.adapter.tied), *_doubts(adapter, base, target))
+    return Adapted(model, found, tuple(alike), tuple(_decisions(model, adapter)), warnings)
 
 
-def _by_base_name(named: Mapping[str, Change], base: Checkpoint) -> tuple[dict[str, Change], list[str]]:
+def _by_base_name(named: Mapping[str, Change], base: Checkpoint) -> dict[str, Change]:
     """Changes by the base's names: a prefix that either side has throughout (GPT-2's ``transformer.``) is bridged."""
-    renamings = [lambda name: name]
-    for prefix in sorted({name.partition(".")[0] + "." for name in named if "." in name}):
-        renamings.append(lambda name, prefix=prefix: name.removeprefix(prefix))
-    for prefix in sorted({name.partition(".")[0] + "." for name in base.tensors if "." in name}):
-        renamings.append(lambda name, prefix=prefix: prefix + name)
-    best = max(renamings, key=lambda rename: sum(rename(name) in base.tensors for name in named))
-    faults = [
-        f"`{name}` is changed by the adapter, and the base has no such tensor"
-        for name, change in named.items()
-        if best(name) not in base.tensors and (change.low_rank is not None or change.rows is not None)
+    short = [
+        ("", ""),
+        *((prefix, "") for prefix in _prefixes(named)),
+        *(("", prefix) for prefix in _prefixes(base.tensors)),
     ]
-    return {best(name): change for name, change in named.items()}, faults
+    taken, given = max(
+        short, key=lambda pair: sum(pair[1] + name.removeprefix(pair[0]) in base.tensors for name in named)
+    )
+    return {given + name.removeprefix(taken): change for name, change in named.items()}
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """What names begin with, each with its dot."""
+    return sorted({name.partition(".")[0] + "." for name in names if "." in name})
 
 
 def _untied(
     changes: Mapping[str, Change], tied: bool, kept_tied: bool
-) -> tuple[dict[str, Change], list[tuple[StoredTensor, StoredTensor]], list[str]]:
+) -> tuple[dict[str, Change], list[Alike], list[str]]:
     """In a tied model head and embedding are one weight: the head's change must be the embedding's, told once.
 
     peft ties trained tokens by itself, adds an embedding's product to both when it merges, and ties the rest where
@@ -98,22 +99,33 @@ def _untied(
         faults = [f"`{embeddings[0]}`: {apart.format('the embedding')}"] if alone and not kept_tied else []
         return dict(changes), [], faults
     head = changes[heads[0]]
-    pairs = [(embedding.whole, head.whole)]
-    pairs.append((embedding.rows and embedding.rows.tensor, head.rows and head.rows.tensor))
+    pairs = [(embedding.whole, head.whole), (_trained(embedding), _trained(head))]
     same = all((one is None) == (other is None) for one, other in pairs)
-    same = same and (embedding.low_rank is None) == (head.low_rank is None)
-    if not same or (embedding.low_rank is not None and not kept_tied):
+    alike = [Alike(one, other) for one, other in pairs if one is not None and other is not None]
+    if embedding.low_rank is not None and head.low_rank is not None:
+        same = same and kept_tied and embedding.low_rank.scaling == head.low_rank.scaling
+        alike += [
+            Alike(embedding.low_rank.a, head.low_rank.b, True),
+            Alike(embedding.low_rank.b, head.low_rank.a, True),
+        ]
+    elif embedding.low_rank is not None or head.low_rank is not None:
+        same = False
+    if not same:
         return dict(changes), [], [f"`{heads[0]}`: {apart.format('the head')}"]
-    alike = [(one, other) for one, other in pairs if one is not None and other is not None]
     return {name: change for name, change in changes.items() if name != heads[0]}, alike, []
+
+
+def _trained(change: Change) -> StoredTensor | None:
+    return change.rows.tensor if change.rows is not None else None
 
 
 def _fitting(name: str, change: Change, base: Checkpoint, transposed: bool, faults: list[str]) -> Change:
     """The change of one tensor, its product turned the way the weight is stored; what does not fit goes to ``faults``."""
     whole, low_rank, rows = change.whole, change.low_rank, change.rows
     stored = whole or base.tensors.get(name)
-    if stored is None:
-        return Change(whole, low_rank, rows)  # told before: the base has no such tensor
+    if stored is None or (whole is None and name not in base.tensors):
+        faults.append(f"`{name}` is changed by the adapter, and the base has no such tensor")
+        return change
     if DTYPES[stored.dtype].kind != "float" and not (whole and low_rank is None):
         faults.append(f"`{name}` is {stored.dtype} in the base, and no float")
     shape = "×".join(map(str, stored.shape))
@@ -122,7 +134,9 @@ def _fitting(name: str, change: Change, base: Checkpoint, transposed: bool, faul
         if low_rank.shape != stored.shape:
             product = "×".join(map(str, low_rank.shape))
             faults.append(f"`{name}` is {shape}, the adapter's product B·A for it {product}")
-    if rows is not None and (len(stored.shape) != 2 or rows.tensor.shape[1] != stored.shape[1]):
+    if rows is not None and not is_vocabulary(name):
+        faults.append(f"`{name}` has trained tokens, and is no embedding or head that tuneport knows")
+    elif rows is not None and (len(stored.shape) != 2 or rows.tensor.shape[1] != stored.shape[1]):
         faults.append(f"`{name}` is {shape}, the adapter's trained rows for it have {rows.tensor.shape[1]} columns")
     elif rows is not None and max(rows.ids, default=0) >= stored.shape[0]:
         faults.append(f"`{name}` has {stored.shape[0]} rows, the adapter trains token {max(rows.ids)}")
@@ -143,12 +157,14 @@ def _turned(low_rank: LowRank, name: str, shape: tuple[int, ...], transposed: bo
 
 
 def _tuned_tensor(name: str, change: Change, base: StoredTensor | None) -> StoredTensor:
-    """The tuned model's tensor as its header would tell it; its bytes lie nowhere, unless it was saved as a whole."""
-    stored = change.whole or base
-    if stored is None:
-        stored = change.sources[0]
-    if not change.whole and any(source.dtype == "F64" for source in change.sources):
-        stored = replace(stored, dtype="F64", nbytes=stored.elements * 8)
+    """The tuned model's tensor as its header would tell it; its bytes lie nowhere, unless it was saved as a whole.
+
+    What a product or trained rows make is kept in the working dtype: it is never rounded to the base's.
+    """
+    stored = change.whole or base or change.sources[0]
+    if change.low_rank is not None or change.rows is not None:
+        wide = "F64" if "F64" in {stored.dtype, *(source.dtype for source in change.sources)} else "F32"
+        stored = replace(stored, dtype=wide, nbytes=stored.elements * DTYPES[wide].itemsize)
     return replace(stored, name=name)
 
 
@@ -180,6 +196,17 @@ def _doubts(adapter: Checkpoint, base: Checkpoint, target: Checkpoint | None) ->
             f"the adapter says that it was trained on {_told(named)}, and the base given is {base.label}. Its difference "
             "means nothing on another base, unless the two hold the same weights."
         )
+
+
+def _tied_product(changes: Mapping[str, Change], tied: bool, kept_tied: bool) -> Iterable[str]:
+    """A product on the embedding of a tied model goes onto the head too, which peft trained without it."""
+    for name, change in changes.items():
+        if tied and not kept_tied and EMBEDDING.search(name) and change.low_rank is not None:
+            yield (
+                f"`{name}`: the base ties head and embedding, so the adapter's product on the embedding becomes the head's "
+                "too, as in peft's own merge; it was trained with a head that stayed as it was (peft's "
+                "ensure_weight_tying was off)."
+            )
 
 
 def _is_called(checkpoint: Checkpoint, named: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from blake3 import blake3
 
 from tuneport import __version__
+from tuneport.checkpoint.adapter import Alike
 from tuneport.checkpoint.config import resolve
 from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count
 from tuneport.checkpoint.open import Checkpoint
@@ -86,7 +87,7 @@ class Plan:
     account: tuple[TensorPair, ...]
     tasks: tuple[OutputTask, ...]
     exact: tuple[ParentPair, ...]
-    alike: tuple[tuple[StoredTensor, StoredTensor], ...]
+    alike: tuple[Alike, ...]
     layout: Layout
     vocabulary: tuple[VocabularyMatch, ...]
     files: Mapping[str, bytes | Path]

@@ -7,12 +7,13 @@ are, so the bits do not depend on them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tuneport.checkpoint.adapter import LowRank
+from tuneport.checkpoint.adapter import Alike, LowRank
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.open import TensorReader
 from tuneport.checkpoint.weights import StoredTensor
@@ -50,6 +51,29 @@ def fill(low_rank: LowRank, start: int, out: Floats, reader: TensorReader, space
         position = end
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         np.multiply(out, out.dtype.type(low_rank.scaling), out=out)
+
+
+def are_alike(alike: Alike, reader: TensorReader, space: Workspace) -> bool:
+    """Whether two matrices, or vectors, of one dtype hold the same numbers (NaN is like nothing)."""
+    one, other = _two_dimensional(alike.one), _two_dimensional(alike.other)
+    if not alike.one.elements:
+        return True
+    height = max(RIGHT // one.shape[1], 1)
+    dtype = np.dtype(np.float64 if one.dtype == "F64" else np.float32)
+    for first in range(0, one.shape[0], height):
+        rows = first, min(first + height, one.shape[0])
+        mine = _read(one, rows, (0, one.shape[1]), "left", dtype, reader, space)
+        if alike.transposed:
+            its = _read(other, (0, other.shape[0]), rows, "right", dtype, reader, space).T
+        else:
+            its = _read(other, rows, (0, other.shape[1]), "right", dtype, reader, space)
+        if not np.array_equal(mine, its):
+            return False
+    return True
+
+
+def _two_dimensional(tensor: StoredTensor) -> StoredTensor:
+    return replace(tensor, shape=(tensor.shape[0] if tensor.shape else 1, math.prod(tensor.shape[1:])))
 
 
 def _fill_rows(low_rank: LowRank, start: int, out: Floats, reader: TensorReader, space: Workspace) -> None:
@@ -136,7 +160,8 @@ def _read(
     what = (tensor.name, tensor.file, tensor.offset, rows, columns, dtype)
     kept = space.kept.get(name)
     if kept is not None and kept[0] == what:
-        return kept[1]
+        found: Array = kept[1]
+        return found
     itemsize, stored = DTYPES[tensor.dtype].itemsize, tensor.shape[1]
     height, width = rows[1] - rows[0], columns[1] - columns[0]
     view = space.buffer(name, height * width * itemsize)

@@ -44,6 +44,7 @@ from tuneport.transfer.manifest import (
 )
 from tuneport.transfer.pieces import Difference, Readers, Source, Sum, Term, equal, nonfinite_in
 from tuneport.transfer.plan import OutputTask, Plan, columns_of, is_tied, plan_transfer
+from tuneport.transfer.product import are_alike
 from tuneport.transfer.stream import Progress, Workspace, run_leaves
 
 
@@ -244,10 +245,9 @@ def _check_tied(plan: Plan, readers: Readers) -> None:
         or not equal(Source(checkpoint.role, embedding), Source(checkpoint.role, head), readers, space, PIECE)
     ]
     apart = [
-        f"`{one.name}` and `{other.name}`"
-        for one, other in plan.alike
-        if (one.dtype, one.shape) != (other.dtype, other.shape)
-        or not equal(Source("tuned", one), Source("tuned", other), readers, space, PIECE)
+        f"`{alike.one.name}` and `{alike.other.name}`"
+        for alike in plan.alike
+        if not alike.fits or not are_alike(alike, readers["tuned"], space)
     ]
     if apart:
         raise PairingError(
