@@ -16,6 +16,7 @@ from tuneport.checkpoint.module_patterns import first_matches
 from tuneport.errors import CheckpointError, listing
 
 MOST_RANK = 65536
+MOST_ALPHA = 1e12
 _MERGE = "Merge it with peft (merge_and_unload().save_pretrained(…)) and give the merged folder."
 
 # Fields that are used here or elsewhere in tuneport.
@@ -138,9 +139,9 @@ def _values(content: Mapping[str, Any], where: str) -> AdapterConfig:
 
     def number(name: str, value: Any, whole: bool) -> Any:
         good = type(value) is int or (not whole and type(value) is float)
-        if good and (0 < value <= MOST_RANK if whole else math.isfinite(value)):
+        if good and (0 < value <= MOST_RANK if whole else abs(value) <= MOST_ALPHA):  # NaN is not
             return value
-        expected = f"a whole number from 1 to {MOST_RANK}" if whole else "a finite number"
+        expected = f"a whole number from 1 to {MOST_RANK}" if whole else f"a number up to {MOST_ALPHA:g}"
         faults.append(f"`{name}` is {str(value)[:60]}, not {expected}")
         return 1
 

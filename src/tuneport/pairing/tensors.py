@@ -333,6 +333,8 @@ def _without_diff(name: str, target: StoredTensor, alone: TensorPair | None, rul
 
 
 def _without_place(name: str, pair: ParentPair, drop: str | None) -> TensorPair:
+    if pair.untrained:
+        return TensorPair(name, "dropped", f"the target has no such tensor; {pair.change}", pair)
     if _found(drop, name):
         return TensorPair(name, "dropped", "the target has no such tensor (--drop)", pair)
     reason = (

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tuneport.checkpoint.adapter import UNTRAINED
 from tuneport.checkpoint.write import place_refusals
 from tuneport.errors import OutputError
 from tuneport.transfer.budget import MIB, Budget, budget
@@ -67,11 +66,14 @@ def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
             f"parameters in {len(checkpoint.files)} file(s)"
         )
     lines += ["", "tensors: " + ", ".join(f"{count} {fate}" for fate, count in told["counts"].items())]
-    untrained = [tensor for tensor in told["tensors"] if tensor["reason"] == str(UNTRAINED)]
-    if untrained:
-        lines.append(f"  copied      {len(untrained)} tensors, `{untrained[0]['name']}` for one: {UNTRAINED}")
+    adapted = {line.name for line in plan.account if line.pair is not None and line.pair.change is not None}
+    alike = Counter((tensor["action"], tensor["reason"]) for tensor in told["tensors"] if tensor["name"] in adapted)
+    for (action, reason), count in alike.items():  # an adapter does the same to many
+        example = next(t["name"] for t in told["tensors"] if (t["action"], t["reason"]) == (action, reason))
+        more = f" and {count - 1} more" if count > 1 else ""
+        lines.append(f"  {action:<11} {example}{more}: {reason}")
     for tensor in told["tensors"]:
-        if tensor in untrained:
+        if tensor["name"] in adapted:
             continue
         how = " (rows matched by token)" if tensor["by_token"] and tensor["action"] == "transferred" else ""
         reason = f": {tensor['reason']}" if tensor["reason"] else ""
