@@ -184,14 +184,14 @@ def _decisions(model: Checkpoint, adapter: Checkpoint) -> Iterable[Decision]:
 def _doubts(adapter: Checkpoint, base: Checkpoint, target: Checkpoint | None) -> Iterable[str]:
     """The base that adapter_config.json names should be the one that is given, not the target."""
     named = adapter.adapter.base_model if adapter.adapter else None
-    if named is None or target is None or _is_named(target, base):
+    if named is None or _is_called(base, named):
         return
-    if _is_called(target, named) and not _is_called(base, named):
+    if target is not None and _is_called(target, named):
         yield (
             f"base and target look swapped: the adapter says that it was trained on {_told(named)}, which is the name of "
             f"the target ({target.label}), not of the base ({base.label})."
         )
-    elif base.hub_id and "/" in named and not named.startswith(("/", ".", "~")) and not _is_called(base, named):
+    elif base.hub_id and HUB_ID.fullmatch(named):
         yield (
             f"the adapter says that it was trained on {_told(named)}, and the base given is {base.label}. Its difference "
             "means nothing on another base, unless the two hold the same weights."
@@ -212,11 +212,6 @@ def _tied_product(changes: Mapping[str, Change], tied: bool, kept_tied: bool) ->
 def _is_called(checkpoint: Checkpoint, named: str) -> bool:
     own = checkpoint.hub_id or checkpoint.label
     return _last(named).casefold() == _last(own).casefold()
-
-
-def _is_named(one: Checkpoint, other: Checkpoint) -> bool:
-    """Whether two models cannot be told apart by name."""
-    return _is_called(one, other.hub_id or other.label)
 
 
 def _last(name: str) -> str:
