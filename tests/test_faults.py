@@ -198,6 +198,22 @@ def test_killed_before_any_change_a_diff_vector_is_taken_up_again(
         assert tiny.outcome(under / "out") == whole
 
 
+def test_killed_before_any_change_a_transfer_with_an_adapter_is_taken_up_again(
+    drive: Drive, tmp_path: Path, small: tiny.Trio
+) -> None:
+    adapter, under = tiny.write_lora(tmp_path / "adapter", small.tensors["base"], rank=3), tmp_path / "at"
+    argv = [str(adapter) if part == str(small.tuned) else part for part in small.flags(under / "out", *SHARDS)]
+    number = changes(drive, argv, under)
+    whole = tiny.outcome(under / "out")
+    for at in range(1, number + 1, 3):
+        shutil.rmtree(under)
+        under.mkdir()
+        assert drive(argv, under=str(under), call="change", at=at, do="kill").status == KILLED
+        assert not (under / "out").exists() or tiny.outcome(under / "out") == whole
+        assert drive(argv).status == 0
+        assert tiny.outcome(under / "out") == whole
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tiny.Trio:
     """One tensor of three leaves of many pieces, and small ones around it."""

@@ -140,7 +140,9 @@ def _verb(verbs: Any, name: str, verb: Verb, what: str) -> argparse.ArgumentPars
 
 def _parents(parser: argparse.ArgumentParser, onto: bool, required: bool = True) -> None:
     parser.add_argument("--base", metavar="MODEL", required=required, help="the version that was fine-tuned")
-    parser.add_argument("--tuned", metavar="MODEL", required=required, help="the fine-tuned model")
+    parser.add_argument(
+        "--tuned", metavar="MODEL", required=required, help="the fine-tuned model, or a PEFT adapter of the base"
+    )
     if onto:
         parser.add_argument("--onto", metavar="MODEL", required=required, help="the target: the other version")
 

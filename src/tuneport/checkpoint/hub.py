@@ -18,7 +18,7 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.checkpoint.folder import MAX_SIDECAR_BYTES, SidecarFolder, is_sidecar
-from tuneport.checkpoint.open import Checkpoint, WeightFile, open_folder
+from tuneport.checkpoint.open import Checkpoint, WeightFile, as_adapter, open_folder
 from tuneport.checkpoint.weights import ADAPTER, StoredTensor, choose_weights, join_files, tensors_of_file
 from tuneport.errors import CheckpointError, HubError
 
@@ -109,6 +109,8 @@ def _from_listing(repo: str, revision: str | None, role: str, info: Any) -> Chec
         files[name] = WeightFile(name, size, 0, digest, hashes.get(name), isinstance(cached, str))
     config = SidecarFolder(role, repo, folder).json("config.json") or {}
     tensors = join_files(weights, per_file, where)
+    if weights.adapter:
+        return as_adapter(Checkpoint(role, repo, commit, folder, files, tensors, hub_id=repo), 0)
     return Checkpoint(role, repo, commit, folder, files, tensors, config, hub_id=repo)
 
 
