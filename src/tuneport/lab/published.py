@@ -236,7 +236,7 @@ def windows_of(folder: Path, texts: Sequence[str], window: int, limit: int) -> l
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = training.pack(texts, tokenizer, window, "\n\n")
-    return [tokenizer.decode(rows[index]) for index in np.linspace(0, len(rows) - 1, limit).astype(int)]
+    return [str(tokenizer.decode(rows[index])) for index in np.linspace(0, len(rows) - 1, limit).astype(int)]
 
 
 def summarise(
