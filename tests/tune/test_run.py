@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -366,24 +367,77 @@ def test_preferences_are_learned(base: Path, full: Path, tmp_path: Path) -> None
     assert not same(weights(full), weights(out))
 
 
-def test_a_verifiable_reward_is_raised(base: Path, tmp_path: Path) -> None:
-    rows = [{"prompt": row["prompt"], "answer": "fox"} for row in sums(8)]
+def test_a_verifiable_reward_is_raised(full: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": row["prompt"], "answer": row["completion"].strip()} for row in sums(4)]
     data = write_rows(tmp_path / "prompts.jsonl", rows)
-    # Half of what a random model says in two tokens begins with neither; the reward is shaped by the two parts of it.
-    recipe = GrpoRecipe(
-        steps=30,
-        batch_size=4,
-        generations=16,
-        answer_length=2,
-        learning_rate=2e-2,
-        kl=0.0,
-        rewards=(r"format=[a-z].*", r"0.5*format=.*"),
-    )
-    out = tune(base, [data], recipe, out=tmp_path / "out").out
+    recipe = GrpoRecipe(steps=30, batch_size=4, generations=16, answer_length=3, learning_rate=1e-2, kl=0.0)
+    out = tune(full, [data], recipe, out=tmp_path / "out").out
     rewards = [line["reward"] for line in log_of(out)]
-    first, last = sum(rewards[:5]) / 5, sum(rewards[-5:]) / 5
-    assert first < 1.1
-    assert last > first + 0.25
+    first, last = sum(rewards[:5]) / 5, sum(rewards[-15:]) / 15
+    assert first < 0.12
+    assert last > 2 * first
+
+
+def test_a_users_reward_counts_by_its_weight_and_may_look_at_any_field(
+    full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rewards_of_a_test.py").write_text(
+        "def level(prompts, completions, level, **_):\n    return [float(value) for value in level]\n"
+        "def broken(completions, **_):\n    return completions[7000]\n"
+        "def short(completions, **_):\n    return [1.0]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    data = write_rows(
+        tmp_path / "prompts.jsonl", [{"prompt": "1 + 1 =", "level": 3}, {"prompt": "1 + 2 =", "level": 5}]
+    )
+    choices = {"steps": 1, "batch_size": 2, "generations": 2, "answer_length": 2, "kl": 0.0}
+    recipe = GrpoRecipe(**choices, rewards=("0.5*rewards_of_a_test:level", "format=(?s).*"))
+    out = tune(full, [data], recipe, out=tmp_path / "out").out
+    assert log_of(out)[0]["reward"] == pytest.approx(0.5 * 4 + 1)
+    for name, words in (("broken", "failed with IndexError"), ("short", r"gave 1 value\(s\) for 4 completions")):
+        with pytest.raises(TrainingError, match=words):
+            tune(full, [data], GrpoRecipe(**choices, rewards=(f"rewards_of_a_test:{name}",)), out=tmp_path / name)
+
+
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out(full: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "the " * 70}, {"prompt": "1 + 1 ="}])
+    recipe = GrpoRecipe(
+        steps=1, batch_size=1, generations=2, answer_length=100, learning_rate=1e-6, kl=0.1, rewards=("format=.*",)
+    )
+    done = tune(full, [data], recipe, out=tmp_path / "out")
+    assert done.record["outcome"]["examples"]["without_answer"] == 1
+    assert "1 example(s) are left out" in done.warnings[0]
+
+
+def _too_large(queue: Any, *arguments: Any, **choices: Any) -> None:
+    """Fine-tune where no file may grow beyond 20 KB, and say what came of it."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        tune(*arguments, **choices)
+    except Exception as error:
+        queue.put((type(error).__name__, str(error)))
+    else:
+        queue.put(("nothing", ""))
+
+
+@pytest.mark.parametrize("save_every", [3, 500], ids=["checkpoint", "model"])
+def test_a_file_that_cannot_be_written_is_told_in_words_and_the_run_goes_on_later(
+    base: Path, sums: Path, full: Path, tmp_path: Path, save_every: int
+) -> None:
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    out, running = tmp_path / "out", Running(save_every=save_every)
+    child = context.Process(
+        target=_too_large, args=(queue, base, [sums], QUICK), kwargs={"out": out, "running": running}
+    )
+    child.start()
+    kind, words = queue.get()
+    child.join()
+    assert kind == "OutputError", words
+    assert "it goes on from the last whole checkpoint" in words
+    assert not out.exists()
+    assert same(weights(tune(base, [sums], QUICK, out=out, running=running).out), weights(full))
 
 
 def test_the_dry_run_says_what_would_happen_and_does_nothing(base: Path, sums: Path, tmp_path: Path, cli: Cli) -> None:

@@ -47,7 +47,9 @@ def prepare_chat(tokenizer: Any, chosen: str | None, end_token: str | None, *, n
     ``needed``: the data holds messages. Raises `DataError` where there is no template for them, `UsageError` where the
     choice names none, and where no token ends an answer.
     """
-    template, tokens, named_end = (None, [], None)
+    template: str | None = None
+    tokens: list[str] = []
+    named_end: str | None = None
     before = len(tokenizer)
     if chosen is not None:
         template, tokens, named_end = _chosen_template(tokenizer, chosen)

@@ -8,7 +8,6 @@ DIR.partial; a killed run goes on from its last whole checkpoint and ends with t
 from __future__ import annotations
 
 import copy
-import gc
 import json
 import os
 import platform
@@ -135,8 +134,6 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
             shutil.rmtree(checkpoints)
     finally:
         logbook.close()
-    del trainer, unwrapped, state
-    gc.collect()  # trainers hold themselves in circles; the next run in this process needs their memory
 
 
 def _write_model(folder: Path, model: Any, state: Any, prepared: Prepared, running: Running) -> None:
@@ -155,8 +152,9 @@ def _take_callbacks(
     """Our eyes on TRL's loop: the log, marks on whole checkpoints, evaluation on the way."""
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-    class Watcher(TrainerCallback):  # type: ignore[misc]  # transformers' callbacks have no types
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+    class Watcher(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            logs = given["logs"]
             if "loss" in logs:
                 logbook.note(state.global_step, logs)
                 state.log_history.clear()  # log.jsonl has it; every checkpoint would hold all of it again
@@ -170,7 +168,7 @@ def _take_callbacks(
             if team.leads:
                 (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
-    class Evaluator(TrainerCallback):  # type: ignore[misc]  # as above
+    class Evaluator(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             assert running.eval_every is not None, "it is only here where there is something to do"
             if state.global_step % running.eval_every == 0 or state.global_step >= state.max_steps:
@@ -187,9 +185,10 @@ def _evaluate(
     trainer: Any, prepared: Prepared, folder: Path, step: int, logbook: Logbook, team: Team, running: Running
 ) -> None:
     """Save the model as it is, score it, and add a line to the curve. Random states are left as they were."""
+    import numpy as np
     import torch
 
-    from tuneport.evaluate import evaluate
+    import tuneport
     from tuneport.tune.save import save_model
 
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -199,17 +198,18 @@ def _evaluate(
     else:
         state = trainer.accelerator.get_state_dict(trainer.model)
     if team.leads:
-        states = random.getstate(), torch.get_rng_state()
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         place = folder / f"step-{step}"
         shutil.rmtree(place, ignore_errors=True)
         save_model(place, model, state, prepared.tokenizer, prepared.start, prepared.chat, running.shard_size)
-        scores = evaluate(models=[place], tasks=list(running.tasks), out=place / "scores.json")
+        scores = tuneport.evaluate(models=[place], tasks=list(running.tasks), out=place / "scores.json")
         (scored,) = scores["models"]
         line = {"step": step, "tokens": logbook.tokens, "seconds": round(logbook.seconds, 3), "tasks": scored["tasks"]}
         _add_to_curve(folder / CURVE, line)
         shutil.rmtree(place)
         random.setstate(states[0])
-        torch.set_rng_state(states[1])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
     trainer.model.train()
     team.wait()
 
@@ -364,5 +364,6 @@ def _transformers_bars(on: bool) -> bool:
     except ModuleNotFoundError:
         return False  # prepare() says what is missing
     before = bool(logging.is_progress_bar_enabled())
-    (logging.enable_progress_bar if on else logging.disable_progress_bar)()
+    switch: Any = logging.enable_progress_bar if on else logging.disable_progress_bar
+    switch()
     return before
