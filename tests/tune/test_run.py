@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tuneport
+from tune import tiny_tuning
 from tune.tiny_tuning import END, PADDED_ROWS, base_model, log_of, sums, write_rows
 from tuneport.errors import OutputError, TrainingError, TuneportError, UsageError
 from tuneport.tune.leakage import example_digest, read_digests
-from tuneport.tune.recipes import DpoRecipe, GrpoRecipe, Lora, Running, SftRecipe
+from tuneport.tune.recipes import DpoRecipe, GrpoRecipe, Lora, Running, SftRecipe, recipe_of
 from tuneport.tune.run import tune
 
 QUICK = SftRecipe(steps=12, learning_rate=3e-2, batch_size=8)
@@ -154,11 +155,15 @@ def _killed(out: Path, after: int, *arguments: Any, **choices: Any) -> None:
     assert child.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    ("name", "lora"), [("sft", None), ("sft", Lora(rank=4)), ("dpo", None)], ids=["full", "lora", "dpo"]
+)
 def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_unbroken_one(
-    base: Path, sums: Path, tmp_path: Path, lora: Lora | None
+    base: Path, tmp_path: Path, name: str, lora: Lora | None
 ) -> None:
-    recipe = SftRecipe(steps=60, learning_rate=1e-2, batch_size=8)  # twelve epochs: the order of the data counts too
+    recipe = recipe_of(name, steps=60, learning_rate=1e-2, batch_size=8)  # twelve epochs: the data's order counts too
+    rows = [{**row, "chosen": row["completion"], "rejected": " dog"} for row in tiny_tuning.sums()]
+    sums = write_rows(tmp_path / "rows.jsonl", rows)
     choices = {"lora": lora, "running": Running(save_every=7)}
     out = tmp_path / "killed"
     _killed(out, 20, base, [sums], recipe, **choices)
@@ -291,6 +296,28 @@ def test_no_parameter_is_dropped_in_training(tmp_path: Path, sums: Path) -> None
     assert json.loads((out / "config.json").read_text())["attention_dropout"] == 0.5
 
 
+def test_tokens_that_generation_stops_at_already_are_left_as_they_are(tmp_path: Path, chats: Path) -> None:
+    base = base_model(tmp_path / "base")
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((base / name).read_text())
+        settings["eos_token_id"] = [settings["eos_token_id"], 7]
+        (base / name).write_text(json.dumps(settings))
+    out = tune(base, [chats], SftRecipe(steps=1), out=tmp_path / "out", chat_template="tulu").out
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((out / name).read_text()) == json.loads((base / name).read_text())
+
+
+def test_an_end_that_generation_does_not_stop_at_is_told(tmp_path: Path, chats: Path) -> None:
+    template = "{% for m in messages %}{{ m.role }}:{{ m.content }}<|pad|>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    base = base_model(tmp_path / "base", template=template)
+    done = tune(base, [chats], SftRecipe(steps=1), out=tmp_path / "out")
+    assert any("does not stop" in words and "--end-token '<|pad|>'" in words for words in done.warnings)
+    mended = tune(base, [chats], SftRecipe(steps=1), out=tmp_path / "mended", end_token="<|pad|>")
+    assert not mended.warnings
+    ids = AutoTokenizer.from_pretrained(base).convert_tokens_to_ids(["<|pad|>", END])
+    assert json.loads((mended.out / "generation_config.json").read_text())["eos_token_id"] == ids
+
+
 @pytest.mark.parametrize(("tied", "dtype"), [(True, torch.bfloat16), (False, torch.float32), (False, torch.float16)])
 def test_tied_weights_stay_tied_and_each_dtype_is_kept(
     tmp_path: Path, sums: Path, tied: bool, dtype: torch.dtype
@@ -407,6 +434,19 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out(full: Path, tmp_
     done = tune(full, [data], recipe, out=tmp_path / "out")
     assert done.record["outcome"]["examples"]["without_answer"] == 1
     assert "1 example(s) are left out" in done.warnings[0]
+
+
+def test_evaluation_on_the_way_writes_a_curve_and_changes_no_weight(
+    base: Path, sums: Path, full: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("tuneport.evaluate")
+    rows = [{"prompt": row["prompt"], "answer": row["completion"].strip()} for row in tiny_tuning.sums(8)]
+    test = write_rows(tmp_path / "test.jsonl", rows)
+    out = tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(eval_every=5, tasks=(str(test),))).out
+    curve = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+    assert [point["step"] for point in curve] == [5, 10, 12]
+    assert all(point["tasks"]["test"]["n"] == 8 for point in curve)
+    assert same(weights(out), weights(full))
 
 
 def _too_large(queue: Any, *arguments: Any, **choices: Any) -> None:

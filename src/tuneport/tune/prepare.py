@@ -25,6 +25,7 @@ from tuneport.tune.data import Share, Source, read_sources
 from tuneport.tune.memory import memory_per_device
 from tuneport.tune.recipes import GrpoRecipe, Lora, Recipe, Running
 from tuneport.tune.rewards import Weighted, check_rewards, parse_reward
+from tuneport.tune.save import stops_of
 
 FORMAT = "tuneport-tune/1"
 SEQUENCE_LENGTH = 2048  # section 3.1, footnote 4
@@ -126,7 +127,7 @@ def prepare(
         kept=tuple(tuple(fits) for fits in kept),
         rewards=rewards,
         steps=steps,
-        warnings=tuple(encoded.counts.warnings(length)),
+        warnings=(*encoded.counts.warnings(length), *_endless(start, chat)),
     )
 
 
@@ -229,6 +230,18 @@ def _sequence_length(start: Checkpoint, recipe: Recipe) -> int:
             "tokens (max_position_embeddings)."
         )
     return recipe.sequence_length
+
+
+def _endless(start: Checkpoint, chat: Chat) -> list[str]:
+    """A warning where generation will not stop at what the fine-tuning teaches as the end of an answer."""
+    settings = start.sidecars.json("generation_config.json") or {}
+    stops = stops_of(settings) or stops_of(start.config)
+    if chat.sets_end or not stops or chat.end_id in stops:
+        return []
+    return [
+        f"Answers end with {chat.end_token!r}, at which generation with {start.label} does not stop (its eos_token_id is "
+        f"{stops}). Pass --end-token {chat.end_token!r} to have the fine-tuned model stop there."
+    ]
 
 
 def _transferred(prepared: Prepared) -> dict[str, Any] | None:

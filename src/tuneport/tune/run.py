@@ -8,6 +8,7 @@ DIR.partial; a killed run goes on from its last whole checkpoint and ends with t
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import platform
@@ -33,7 +34,10 @@ from tuneport.tune.team import Team, join_team, team_workplace
 RECORD = "tune.json"
 CURVE = "curve.jsonl"
 CHECKPOINTS = "checkpoints"
+EVALUATED_TOKENS = 256  # what `evaluate` lets a model say by default
 WHOLE = "whole"  # stands in a checkpoint whose every file is written
+# What a system says when something cannot be written.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 
 
@@ -202,7 +206,9 @@ def _evaluate(
         place = folder / f"step-{step}"
         shutil.rmtree(place, ignore_errors=True)
         save_model(place, model, state, prepared.tokenizer, prepared.start, prepared.chat, running.shard_size)
-        scores = tuneport.evaluate(models=[place], tasks=list(running.tasks), out=place / "scores.json")
+        # A model of a short context cannot say as much as `evaluate` asks for by default.
+        bound = {} if prepared.length >= 2 * EVALUATED_TOKENS else {"max_new_tokens": prepared.length // 2}
+        scores = tuneport.evaluate(models=[place], tasks=list(running.tasks), out=place / "scores.json", **bound)
         (scored,) = scores["models"]
         line = {"step": step, "tokens": logbook.tokens, "seconds": round(logbook.seconds, 3), "tasks": scored["tasks"]}
         _add_to_curve(folder / CURVE, line)
@@ -314,6 +320,8 @@ def _told(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno not in _REFUSALS:
+            raise
         raise OutputError(
             f"Cannot write below {folder}: {getattr(error, 'strerror', None) or error}. Mend the cause and run the same "
             "command again, it goes on from the last whole checkpoint."

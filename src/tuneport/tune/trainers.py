@@ -28,13 +28,14 @@ def load_model(prepared: Prepared) -> Any:
     A new token begins as the mean of all the others: near nothing in particular, and the same in every run.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     start = prepared.start
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(start.path, dtype=torch.float32, output_loading_info=True)
         model, told = loaded
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrainingError(f"transformers cannot load {start.label} for training: {first}") from None
     lacking = sorted(told["missing_keys"])
