@@ -270,6 +270,37 @@ def test_accumulated_batches_give_the_update_of_one_large_batch(
     assert [line["loss"] for line in log_of(out)] == pytest.approx([line["loss"] for line in log_of(full)], rel=1e-3)
 
 
+def test_activations_that_are_computed_twice_give_the_same_losses(
+    base: Path, sums: Path, full: Path, tmp_path: Path
+) -> None:
+    recipe = SftRecipe(steps=12, learning_rate=3e-2, batch_size=8, gradient_checkpointing=True)
+    out = tune(base, [sums], recipe, out=tmp_path / "out").out
+    assert [line["loss"] for line in log_of(out)] == pytest.approx([line["loss"] for line in log_of(full)], rel=1e-4)
+
+
+def test_bfloat16_is_for_the_computation_weights_still_train_in_float32(sums: Path, tmp_path: Path) -> None:
+    # Steps of 1e-6 are lost on most weights that are kept in bfloat16, and on hardly any that are kept in float32.
+    base = base_model(tmp_path / "base", dtype=torch.float32)
+    recipe = SftRecipe(steps=4, learning_rate=1e-6, precision="bfloat16", schedule="constant", warmup_ratio=0.0)
+    done = tune(base, [sums], recipe, out=tmp_path / "out")
+    assert done.record["environment"]["computed_in"] == "bfloat16"
+    before, after = weights(base)["lm_head.weight"], weights(done.out)["lm_head.weight"]
+    assert (before != after).float().mean() > 0.9
+    assert (before.bfloat16() != after.bfloat16()).float().mean() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [("constant", [0, 0.5, 1, 1]), ("linear", [0, 0.5, 1, 0.5]), ("cosine", [0, 0.5, 1, 0.5])],
+)
+def test_the_rate_follows_its_schedule(
+    base: Path, sums: Path, tmp_path: Path, schedule: Any, rates: list[float]
+) -> None:
+    recipe = SftRecipe(steps=4, learning_rate=1e-3, schedule=schedule, warmup_ratio=0.5)
+    out = tune(base, [sums], recipe, out=tmp_path / "out").out
+    assert [line["learning_rate"] for line in log_of(out)] == pytest.approx([1e-3 * rate for rate in rates])
+
+
 def test_embeddings_norms_and_biases_are_not_decayed(base: Path, sums: Path, tmp_path: Path) -> None:
     from tuneport.tune.prepare import prepare
     from tuneport.tune.team import Team

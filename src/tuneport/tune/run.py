@@ -114,6 +114,8 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
     checkpoints = folder / CHECKPOINTS
     if team.leads:
         checkpoints.mkdir(exist_ok=True)
+        for scored in folder.glob("step-*"):  # a model that was being scored when an earlier run was killed
+            shutil.rmtree(scored)
     resumed = team.share(_last_whole(checkpoints) if team.leads else None)
     logbook = Logbook(folder, 0 if resumed is None else _step_of(Path(resumed)), writes=team.leads)
     if running.report_to == "tensorboard":
@@ -121,7 +123,7 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
     # What the trainers do to the tokenizer (a padding token, a side) is for training only.
     padding, side = prepared.tokenizer.pad_token, prepared.tokenizer.padding_side
     if padding is None:
-        prepared.tokenizer.pad_token = prepared.tokenizer.eos_token
+        prepared.tokenizer.pad_token = prepared.chat.end_token
     try:
         trainer = build_trainer(prepared, load_model(prepared), checkpoints, team, running)
         _check_space(folder, trainer.model, prepared, running)
