@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tuneport
 from tune import tiny_tuning
 from tune.tiny_tuning import END, PADDED_ROWS, base_model, log_of, sums, write_rows
-from tuneport.errors import OutputError, TrainingError, TuneportError, UsageError
+from tuneport.errors import CheckpointError, OutputError, TrainingError, TuneportError, UsageError
 from tuneport.tune.leakage import example_digest, read_digests
 from tuneport.tune.recipes import DpoRecipe, GrpoRecipe, Lora, Running, SftRecipe, recipe_of
 from tuneport.tune.run import tune
@@ -400,14 +401,34 @@ def test_what_cannot_be_done_is_told_in_words_before_anything_is_made(
     with pytest.raises(error) as caught:
         tune(given.pop("model"), given.pop("data"), given.pop("recipe"), **given)
     assert words in str(caught.value)
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"], "another choice may take the place"
+
+
+def test_a_model_that_needs_code_of_its_own_is_refused_without_running_or_asking(
+    base: Path, sums: Path, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "foreign"
+    shutil.copytree(base, foreign)
+    config = json.loads((foreign / "config.json").read_text())
+    own = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (foreign / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": own}))
+    (foreign / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(TuneportError, match="foreign"):
+        tune(foreign, [sums], QUICK, out=tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_model_without_tokenizer_files_is_refused_in_words(base: Path, sums: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "bare")
+    for file in (tmp_path / "bare").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match=r"bare: transformers cannot read its tokenizer \(files: none\)"):
+        tune(tmp_path / "bare", [sums], QUICK, out=tmp_path / "out")
 
 
 def test_a_disk_that_is_too_small_is_told_before_training(
     base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))  # type: ignore[attr-defined]
     with pytest.raises(OutputError, match=r"the disk has 1,000 free"):
         tune(base, [sums], QUICK, out=tmp_path / "out")

@@ -17,6 +17,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from tuneport.checkpoint.folder import TOKENIZER_FILES
 from tuneport.checkpoint.open import Checkpoint, open_checkpoint
 from tuneport.errors import CheckpointError, UsageError
 from tuneport.tune import encode
@@ -158,9 +159,7 @@ def forecast(prepared: Prepared, devices: Sequence[int] = (1, 2, 4, 8)) -> dict[
 
 def forecast_in_words(told: dict[str, Any]) -> str:
     """A forecast for a person."""
-    memory = "; ".join(
-        f"{count} × {bytes_['total'] / 2**30:.2f} GiB" for count, bytes_ in told["memory_per_device"].items()
-    )
+    memory = "; ".join(f"{count} × {_size(bytes_['total'])}" for count, bytes_ in told["memory_per_device"].items())
     counts = told["examples"]
     lines = [
         f"model            {told['model']['name']}, {told['parameters']:,} parameters",
@@ -175,15 +174,21 @@ def forecast_in_words(told: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
+
+
 def load_tokenizer(start: Checkpoint) -> Any:
     """The start's tokenizer, as transformers reads it."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(start.path)
+        return AutoTokenizer.from_pretrained(start.path, trust_remote_code=False)  # None would ask on the terminal
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        here = [name for name in start.sidecars.names() if name in TOKENIZER_FILES or "token" in name]
         raise CheckpointError(
-            f"{start.label}: transformers cannot read its tokenizer: {str(error).strip().splitlines()[0]}"
+            f"{start.label}: transformers cannot read its tokenizer (files: {', '.join(here) or 'none'}). Put the "
+            f"tokenizer's files beside the weights. It says: {' '.join(str(error).split())[:300]}"
         ) from None
 
 

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from tuneport import __version__
-from tuneport.errors import OutputError, TrainingError
+from tuneport.errors import OutputError, TrainingError, TuneportError
 from tuneport.tune.data import Share
 from tuneport.tune.leakage import HASHES, write_digests
-from tuneport.tune.logbook import Logbook
+from tuneport.tune.logbook import LOG, Logbook
 from tuneport.tune.prepare import Prepared, forecast, forecast_in_words, prepare
 from tuneport.tune.recipes import Lora, Recipe, Running, recipe_of
 from tuneport.tune.team import Team, join_team, team_workplace
@@ -88,7 +88,7 @@ def tune(
         plan = prepared.plan() if team.leads else {}
         with team_workplace(team, place, plan, RECORD) as folder:
             if folder is not None:
-                with _told(folder):
+                with _discarded_if_nothing_began(folder, team), _told(folder):
                     _run(prepared, folder, plan, team, running)
         team.wait()
         record = json.loads((place / RECORD).read_text(encoding="utf-8"))
@@ -312,6 +312,18 @@ def _show_progress(step: int, steps: int, loss: float, team: Team) -> None:
     if team.leads and sys.stderr.isatty():
         end = "\n" if step >= steps else ""
         print(f"\rstep {step}/{steps}, loss {loss:.4f} ", end=end, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _discarded_if_nothing_began(folder: Path, team: Team) -> Iterator[None]:
+    """Where a run is refused before its first step, DIR.partial goes: other choices may then take its place."""
+    try:
+        yield
+    except TuneportError:
+        log = folder / LOG
+        if team.leads and not (log.exists() and log.stat().st_size):
+            shutil.rmtree(folder)
+        raise
 
 
 @contextmanager

@@ -33,7 +33,9 @@ def load_model(prepared: Prepared) -> Any:
 
     start = prepared.start
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(start.path, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            start.path, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
         model, told = loaded
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
