@@ -121,8 +121,7 @@ ALLOWED = {
     "evaluate": {"errors", "verbs", "checkpoint", "tune"},  # tune: how an example's digest is formed, nothing else
 }
 # `verify` proves what `apply` wrote as well; it looks at diff vectors inside its functions only.
-# Evaluation on the way is evaluation; it is looked at only when it is asked for.
-EXCEPTIONS = {("transfer/verify.py", "diff"), ("tune/run.py", "evaluate")}
+EXCEPTIONS = {("transfer/verify.py", "diff")}
 ROOF = {"__init__", "__main__", "cli", "inspecting"}
 
 
