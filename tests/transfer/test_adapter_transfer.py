@@ -22,11 +22,13 @@ from safetensors.torch import save_file
 from tiny_adapters import KINDS, Adapter, edit, make
 from transformers import AutoModelForCausalLM
 
+from tuneport.checkpoint.open import open_checkpoint
 from tuneport.diff.run import apply, diff
 from tuneport.errors import NumericsError, PairingError, TuneportError, VerificationError
 from tuneport.transfer import budget as budgets
 from tuneport.transfer import product
 from tuneport.transfer.choices import Choices, Running
+from tuneport.transfer.plan import plan_transfer
 from tuneport.transfer.run import transfer
 from tuneport.transfer.verify import verify
 
@@ -449,6 +451,10 @@ def test_a_base_that_the_adapter_does_not_fit_is_refused_with_every_reason(made:
         ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, "trains the embedding apart"),
         ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}, "saved two that differ"),
         ({"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}, "saved two that differ"),
+        (
+            {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [1, 2], "lm_head": [1, 3]}},
+            "trains the head apart",
+        ),
     ],
 )
 def test_a_tied_models_head_that_goes_its_own_way_is_refused(
@@ -555,6 +561,20 @@ status = main(sys.argv[1:])
 print([line for line in open("/proc/self/status") if line.startswith("VmHWM")][0].split()[1], file=sys.stderr)
 sys.exit(status)
 """
+
+
+def test_tiles_of_factors_are_part_of_the_memory_that_is_planned(made: Made) -> None:
+    def more_memory(kind: str, tuned: str = "adapter") -> int:
+        adapter = made(kind)
+        parents = ((adapter.base, "base"), (getattr(adapter, tuned), "tuned"), (adapter.target, "target"))
+        inputs = [open_checkpoint(path, role) for path, role in parents]
+        return plan_transfer(inputs[0], inputs[1], inputs[2], Choices()).more_memory
+
+    assert more_memory("plain") == product.NBYTES and more_memory("plain", "target") == 0
+    with_tiles = budgets.budget(10**9, 3, more=product.NBYTES).estimate - budgets.budget(10**9, 3).estimate
+    assert abs(with_tiles - 3 * product.NBYTES) < 2**20, (
+        "for each worker; what the process holds may have moved a little"
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here to tell the peak of memory")

@@ -65,7 +65,8 @@ def _by_base_name(named: Mapping[str, Change], base: Checkpoint) -> dict[str, Ch
     taken, given = max(
         short, key=lambda pair: sum(pair[1] + name.removeprefix(pair[0]) in base.tensors for name in named)
     )
-    return {given + name.removeprefix(taken): change for name, change in named.items()}
+    renamed = {given + name.removeprefix(taken): change for name, change in named.items()}
+    return renamed if len(renamed) == len(named) else dict(named)  # two names must not become one
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:
@@ -101,6 +102,8 @@ def _untied(
     head = changes[heads[0]]
     pairs = [(embedding.whole, head.whole), (_trained(embedding), _trained(head))]
     same = all((one is None) == (other is None) for one, other in pairs)
+    if embedding.rows is not None and head.rows is not None:
+        same = same and embedding.rows.ids == head.rows.ids
     alike = [Alike(one, other) for one, other in pairs if one is not None and other is not None]
     if embedding.low_rank is not None and head.low_rank is not None:
         same = same and kept_tied and embedding.low_rank.scaling == head.low_rank.scaling
