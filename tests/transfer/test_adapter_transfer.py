@@ -284,6 +284,19 @@ def test_what_it_does_to_each_tensor_stands_in_the_manifest(made: Made, tmp_path
     assert manifest(tmp_path / "out")["measures"]["drift_norm"] is None, "the base's weights were not read"
 
 
+def test_an_adapter_of_saved_modules_alone_is_carried_and_measures_no_drift(made: Made, tmp_path: Path) -> None:
+    adapter = made("two modules", torch.float32)
+    own = shutil.copytree(adapter.adapter, tmp_path / "own")
+    norm = tiny.read_weights(adapter.base)["model.norm.weight"] * 1.5
+    save_file({"base_model.model.model.norm.weight": norm}, own / "adapter_model.safetensors")
+    transfer(adapter.base, own, adapter.target, tmp_path / "out")
+    told = by_name(tmp_path / "out")
+    assert told["model.norm.weight"]["reason"] == "saved as a whole"
+    assert sum(entry["action"] == "transferred" for entry in told.values()) == 1
+    measured = manifest(tmp_path / "out")["measures"]
+    assert measured["drift_norm"] is None and measured["diff_norm"] == pytest.approx(float(norm.norm()) / 3, rel=1e-6)
+
+
 def test_the_norm_of_the_difference_is_that_of_the_merge(made: Made, tmp_path: Path) -> None:
     adapter = made("embedding and head", torch.float32)
     transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out")
@@ -464,6 +477,17 @@ def test_a_tied_models_head_that_goes_its_own_way_is_refused(
     adapter = make(tmp_path, kind, tied=False)
     with pytest.raises(PairingError, match=words):
         transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out")
+
+
+def test_a_tokenizer_that_moves_the_bases_tokens_is_refused(made: Made, tmp_path: Path) -> None:
+    adapter = made("embedding and head")
+    own = shutil.copytree(adapter.adapter, tmp_path / "own")
+    (own / "tokenizer.json").write_text(json.dumps(tiny.tokenizer([f"w{(i + 1) % 60}" for i in range(60)])))
+    for target in (adapter.base, adapter.target):
+        with pytest.raises(PairingError, match="gives 60 tokens of the base other ids"):
+            transfer(adapter.base, own, target, tmp_path / "out")
+    with pytest.raises(PairingError, match="gives 60 tokens of the base other ids"):
+        diff(adapter.base, own, tmp_path / "diff")
 
 
 def test_a_saved_head_that_the_base_lacks_is_refused_unless_dropped(made: Made, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
 from tuneport.pairing.tensors import EMBEDDING, check_readable, is_head_weight, is_vocabulary
+from tuneport.pairing.vocabulary import VocabularyMatch
 
 # transformers' Conv1D, which stores a weight as inputs×outputs, is what these models are made of.
 _TRANSPOSED_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
@@ -53,6 +54,19 @@ def lay_onto(adapter: Checkpoint, base: Checkpoint, tied: bool, target: Checkpoi
     model = replace(adapter, adapter=None, tensors=dict(sorted(tensors.items())), config=base.config, behind=base.path)
     warnings = (*_tied_product(found, tied, adapter.adapter.tied), *_doubts(adapter, base, target))
     return Adapted(model, found, tuple(alike), tuple(_decisions(model, adapter)), warnings)
+
+
+def check_ids(match: VocabularyMatch, tuned: Checkpoint) -> None:
+    """Raise `PairingError` where the adapter's tokenizer gives the base's tokens other ids.
+
+    An adapter's rows change those of the base at the same ids; which token's rows they then are, nobody can mean.
+    """
+    moved = 0 if match.pairs is None else int((match.pairs[:, 1] != match.pairs[:, 2]).sum())
+    if moved:
+        raise PairingError(
+            f"{tuned.role} {tuned.label}: the adapter's tokenizer gives {moved} tokens of the base other ids, but an adapter "
+            "is trained on the base's own. Take the tokenizer files out of its folder, or give the base it was trained on."
+        )
 
 
 def _by_base_name(named: Mapping[str, Change], base: Checkpoint) -> dict[str, Change]:
