@@ -1,8 +1,8 @@
 """An adapter laid onto its base: the tuned model that the two of them are.
 
-In come a PEFT adapter and the base it is given with, out comes an `Adapted`: the tuned model's tensors by the base's names,
-and what the adapter does to each. Nothing is merged; a tensor that the adapter does not train is the base's own. The promise:
-every module of the adapter has found its weight, and fits it, or all that have not are told at once.
+In come a PEFT adapter and the base it is given with, out comes an `Adapted`: the tuned model's tensors by the base's
+names, and what the adapter does to each. Nothing is merged; a tensor that the adapter does not train is the base's own.
+The promise: every module of the adapter has found its weight, and fits it, or all that have not are told at once.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def check_ids(match: VocabularyMatch, tuned: Checkpoint) -> None:
     moved = 0 if match.pairs is None else int((match.pairs[:, 1] != match.pairs[:, 2]).sum())
     if moved:
         raise PairingError(
-            f"{tuned.role} {tuned.label}: the adapter's tokenizer gives {moved} tokens of the base other ids, but an adapter "
-            "is trained on the base's own. Take the tokenizer files out of its folder, or give the base it was trained on."
+            f"{tuned.role} {tuned.label}: the adapter's tokenizer gives {moved} tokens of the base other ids, but an "
+            "adapter is trained on the base's own. Take the tokenizer files out of its folder, or give the base that it "
+            "was trained on."
         )
 
 
@@ -103,8 +104,8 @@ def _untied(
     if len(heads) > 1 or len(embeddings) > 1:
         return dict(changes), [], [f"several heads or embeddings are changed: {', '.join([*heads, *embeddings])}"]
     apart = (
-        "the base's config ties head and embedding, and the adapter trains {} apart, so the two are one no longer. Merge it "
-        "with peft (merge_and_unload().save_pretrained(…)) onto a base without `tie_word_embeddings`, and give both."
+        "the base's config ties head and embedding, and the adapter trains {} apart, so the two are one no longer. Merge "
+        "it with peft (merge_and_unload().save_pretrained(…)) onto a base without `tie_word_embeddings`, and give both."
     )
     if not embeddings:
         return dict(changes), [], [f"`{heads[0]}`: {apart.format('the head')}"]
