@@ -23,7 +23,10 @@ from tuneport.transfer.run import read_manifest
 
 
 def inspect(spec: str | os.PathLike[str]) -> dict[str, Any]:
-    """A description of what is at ``spec``: its ``kind`` (checkpoint, adapter, output, diff vector, unfinished) and contents."""
+    """A description of what is at ``spec``: its contents and ``kind``.
+
+    The kinds are checkpoint, adapter, output, diff vector and unfinished output.
+    """
     path = Path(os.path.expanduser(spec))
     if path.is_dir() and (path / "journal.jsonl").exists():
         return {

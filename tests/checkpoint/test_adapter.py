@@ -188,6 +188,11 @@ def test_everything_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
     assert str(told.value).count("\n  - ") == 3
 
 
+def test_a_config_of_many_megabytes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="over the limit"):
+        opened(tmp_path, factors(), something=["x" * 1000] * 9000)
+
+
 def test_a_pickled_adapter_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps(PLAIN))
     (tmp_path / "adapter_model.bin").write_bytes(b"\x80\x04")

@@ -45,6 +45,7 @@ def test_what_is_matched_at_all_is_matched_as_peft_does(patterns: list[str]) -> 
         r"layers\.\d+\.mlp\.down_proj",
         "down_proj|k_proj",
         "^lm_head$",
+        rf"layers\.({'|'.join(map(str, range(126)))})\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)",
     ],
 )
 def test_patterns_that_people_write_are_matched(pattern: str) -> None:
@@ -70,6 +71,7 @@ def test_patterns_that_people_write_are_matched(pattern: str) -> None:
         "[",
         "*a",
         "\\",
+        "a)(b",
     ],
 )
 def test_a_pattern_that_could_run_for_ever_or_is_none_is_refused_at_once(pattern: str) -> None:

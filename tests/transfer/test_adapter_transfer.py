@@ -22,11 +22,13 @@ from safetensors.torch import save_file
 from tiny_adapters import KINDS, Adapter, edit, make
 from transformers import AutoModelForCausalLM
 
+from tuneport.checkpoint.open import open_checkpoint
 from tuneport.diff.run import apply, diff
 from tuneport.errors import NumericsError, PairingError, TuneportError, VerificationError
 from tuneport.transfer import budget as budgets
 from tuneport.transfer import product
 from tuneport.transfer.choices import Choices, Running
+from tuneport.transfer.plan import plan_transfer
 from tuneport.transfer.run import transfer
 from tuneport.transfer.verify import verify
 
@@ -282,6 +284,19 @@ def test_what_it_does_to_each_tensor_stands_in_the_manifest(made: Made, tmp_path
     assert manifest(tmp_path / "out")["measures"]["drift_norm"] is None, "the base's weights were not read"
 
 
+def test_an_adapter_of_saved_modules_alone_is_carried_and_measures_no_drift(made: Made, tmp_path: Path) -> None:
+    adapter = made("two modules", torch.float32)
+    own = shutil.copytree(adapter.adapter, tmp_path / "own")
+    norm = tiny.read_weights(adapter.base)["model.norm.weight"] * 1.5
+    save_file({"base_model.model.model.norm.weight": norm}, own / "adapter_model.safetensors")
+    transfer(adapter.base, own, adapter.target, tmp_path / "out")
+    told = by_name(tmp_path / "out")
+    assert told["model.norm.weight"]["reason"] == "saved as a whole"
+    assert sum(entry["action"] == "transferred" for entry in told.values()) == 1
+    measured = manifest(tmp_path / "out")["measures"]
+    assert measured["drift_norm"] is None and measured["diff_norm"] == pytest.approx(float(norm.norm()) / 3, rel=1e-6)
+
+
 def test_the_norm_of_the_difference_is_that_of_the_merge(made: Made, tmp_path: Path) -> None:
     adapter = made("embedding and head", torch.float32)
     transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out")
@@ -449,6 +464,10 @@ def test_a_base_that_the_adapter_does_not_fit_is_refused_with_every_reason(made:
         ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, "trains the embedding apart"),
         ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}, "saved two that differ"),
         ({"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}, "saved two that differ"),
+        (
+            {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [1, 2], "lm_head": [1, 3]}},
+            "trains the head apart",
+        ),
     ],
 )
 def test_a_tied_models_head_that_goes_its_own_way_is_refused(
@@ -458,6 +477,17 @@ def test_a_tied_models_head_that_goes_its_own_way_is_refused(
     adapter = make(tmp_path, kind, tied=False)
     with pytest.raises(PairingError, match=words):
         transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out")
+
+
+def test_a_tokenizer_that_moves_the_bases_tokens_is_refused(made: Made, tmp_path: Path) -> None:
+    adapter = made("embedding and head")
+    own = shutil.copytree(adapter.adapter, tmp_path / "own")
+    (own / "tokenizer.json").write_text(json.dumps(tiny.tokenizer([f"w{(i + 1) % 60}" for i in range(60)])))
+    for target in (adapter.base, adapter.target):
+        with pytest.raises(PairingError, match="gives 60 tokens of the base other ids"):
+            transfer(adapter.base, own, target, tmp_path / "out")
+    with pytest.raises(PairingError, match="gives 60 tokens of the base other ids"):
+        diff(adapter.base, own, tmp_path / "diff")
 
 
 def test_a_saved_head_that_the_base_lacks_is_refused_unless_dropped(made: Made, tmp_path: Path) -> None:
@@ -555,6 +585,20 @@ status = main(sys.argv[1:])
 print([line for line in open("/proc/self/status") if line.startswith("VmHWM")][0].split()[1], file=sys.stderr)
 sys.exit(status)
 """
+
+
+def test_tiles_of_factors_are_part_of_the_memory_that_is_planned(made: Made) -> None:
+    def more_memory(kind: str, tuned: str = "adapter") -> int:
+        adapter = made(kind)
+        parents = ((adapter.base, "base"), (getattr(adapter, tuned), "tuned"), (adapter.target, "target"))
+        inputs = [open_checkpoint(path, role) for path, role in parents]
+        return plan_transfer(inputs[0], inputs[1], inputs[2], Choices()).more_memory
+
+    assert more_memory("plain") == product.NBYTES and more_memory("plain", "target") == 0
+    with_tiles = budgets.budget(10**9, 3, more=product.NBYTES).estimate - budgets.budget(10**9, 3).estimate
+    assert abs(with_tiles - 3 * product.NBYTES) < 2**20, (
+        "for each worker; what the process holds may have moved a little"
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here to tell the peak of memory")

@@ -1,8 +1,8 @@
 """A PEFT adapter: what its file says it does, module by module.
 
 In come the tensors of adapter_model.safetensors and the adapter's config, out comes one `Change` for each weight:
-low-rank factors with their scaling, a whole tensor, or trained rows. Nothing is known of the base yet. The promise: every
-tensor in the file is accounted for, or all that is not is told at once.
+low-rank factors with their scaling, a whole tensor, or trained rows. Nothing is known of the base yet. The promise:
+every tensor in the file is accounted for, or all that is not is told at once.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ _FOREIGN = re.compile(r"\.(lora_\w+|base_layer|token_adapter|modules_to_save|ori
 
 @dataclass(frozen=True)
 class LowRank:
-    """Δ = scaling·B·A, with A of rank×inputs and B of outputs×rank; ``transposed``: the weight is stored as inputs×outputs.
+    """Δ = scaling·B·A, with A of rank×inputs and B of outputs×rank.
 
-    An embedding's A has one column for each token and its weight one row for each: it is always transposed.
+    ``transposed``: the weight is stored as inputs×outputs. An embedding's A has one column for each token and its weight
+    one row for each: it is always transposed.
     """
 
     a: StoredTensor
@@ -65,7 +66,7 @@ class TrainedRows:
 class Change:
     """What an adapter does to one weight: nothing at all, if all three are None.
 
-    ``whole`` takes its place; ``low_rank`` is added to it (or to ``whole``); ``rows`` take the place of some of its rows.
+    ``whole`` takes its place; ``low_rank`` is added to it (or to ``whole``); ``rows`` replace some of its rows.
     """
 
     whole: StoredTensor | None = None
@@ -98,7 +99,7 @@ UNTRAINED = Change()
 
 @dataclass(frozen=True)
 class Alike:
-    """Two tensors of an adapter that must hold the same numbers; ``transposed``: rows of one are columns of the other."""
+    """Two tensors of an adapter that must hold the same; ``transposed``: rows of one are columns of the other."""
 
     one: StoredTensor
     other: StoredTensor
@@ -112,7 +113,10 @@ class Alike:
 
 
 def module_changes(tensors: Mapping[str, StoredTensor], config: AdapterConfig, where: str) -> dict[str, Change]:
-    """What the adapter does to each weight, by the name peft gives it. Raises `CheckpointError` that lists all that does not fit."""
+    """What the adapter does to each weight, by the name peft gives it.
+
+    Raises `CheckpointError` that lists all that does not fit together.
+    """
     parts, faults = _parts(tensors)
     changes: dict[str, Change] = {}
     low_rank = sorted(module for module, found in parts.items() if found.keys() - {"whole", "rows"})

@@ -7,7 +7,6 @@ never ends; so only those are tried whose worst case can be computed, and only w
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -58,26 +57,27 @@ def _ends_with(module: str, pattern: str) -> bool:
 
 
 def _worst(pattern: str, length: int, where: str) -> float:
-    """Steps of a match at worst: every repetition may end anywhere, every alternative may be tried for every other."""
+    """Steps of a match at worst: every repetition may end anywhere, and every group be tried with each alternative."""
     steps, place, before = float(length), 0, ""
-    groups = 0
+    alternatives = [1]  # of each group that is open
     while place < len(pattern):
         token = _TOKEN.match(pattern, place)
         kind = token.lastgroup if token else None
-        if token is None or (kind == "times" and before != "atom"):
+        if token is None or (kind == "times" and before != "atom") or (kind == "close" and len(alternatives) == 1):
             raise CheckpointError(
                 f"{where}: the pattern {pattern[:80]!r} is not of a kind that tuneport matches (repeated groups, "
                 "look-around and back-references are refused). Write the modules' names out instead."
             )
-        groups += (kind == "open") - (kind == "close")
-        if kind == "either":
-            steps *= 2
+        if kind == "open":
+            alternatives.append(1)
+        elif kind == "either":
+            alternatives[-1] += 1
+        elif kind == "close":
+            steps *= alternatives.pop()
         elif kind == "times":
             steps *= 2 if token.group().startswith("?") else length
-        if math.isinf(steps):
-            return steps
         place, before = token.end(), kind or ""
-    return steps
+    return steps * alternatives[0]
 
 
 def _compiled(pattern: str, where: str) -> re.Pattern[str]:

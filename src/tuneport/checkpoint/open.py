@@ -22,6 +22,8 @@ from tuneport.checkpoint.journal import NAME as JOURNAL
 from tuneport.checkpoint.weights import ADAPTER, StoredTensor, choose_weights, join_files, tensors_of_file
 from tuneport.errors import CheckpointError
 
+# A pattern for each of a hundred thousand modules fits.
+MOST_CONFIG_BYTES = 8 * 2**20
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./+-]+))?")
 
 
@@ -166,6 +168,8 @@ def as_adapter(checkpoint: Checkpoint, mtime_ns: int) -> Checkpoint:
     """The checkpoint with what its adapter_config.json says, which counts as much as the weights: it scales them."""
     where = f"{checkpoint.role} {checkpoint.label}"
     content = checkpoint.sidecars.read(ADAPTER) or b""
+    if len(content) > MOST_CONFIG_BYTES:
+        raise CheckpointError(f"{where}: {ADAPTER} has {len(content)} bytes, over the limit of {MOST_CONFIG_BYTES}.")
     config = read_adapter_config(checkpoint.sidecars.json(ADAPTER) or {}, where)
     file = WeightFile(ADAPTER, len(content), mtime_ns, blake3(content).hexdigest())
     return replace(checkpoint, adapter=config, files={**checkpoint.files, ADAPTER: file})

@@ -14,7 +14,7 @@ from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.open import Checkpoint
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.diff.vector import RAW, STEM
-from tuneport.pairing.adapted import lay_onto
+from tuneport.pairing.adapted import check_ids, lay_onto
 from tuneport.pairing.rows import runs_of
 from tuneport.pairing.tensors import (
     ParentPair,
@@ -52,6 +52,8 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
     check_architectures(base, tuned)
     ties = is_tied(base), is_tied(tuned)
     match = _match(base, tuned, ties, choices)
+    if adapted is not None:
+        check_ids(match, tuned)
     by_token = rows_matter(match, base, tuned)
     parents = pair_parents(base, tuned, ties, by_token, choices.drop, adapted.changes if adapted is not None else None)
     check_patterns((), choices.drop, [*parents.pairs, *parents.alone])

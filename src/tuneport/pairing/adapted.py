@@ -1,8 +1,8 @@
 """An adapter laid onto its base: the tuned model that the two of them are.
 
-In come a PEFT adapter and the base it is given with, out comes an `Adapted`: the tuned model's tensors by the base's names,
-and what the adapter does to each. Nothing is merged; a tensor that the adapter does not train is the base's own. The promise:
-every module of the adapter has found its weight, and fits it, or all that have not are told at once.
+In come a PEFT adapter and the base it is given with, out comes an `Adapted`: the tuned model's tensors by the base's
+names, and what the adapter does to each. Nothing is merged; a tensor that the adapter does not train is the base's own.
+The promise: every module of the adapter has found its weight, and fits it, or all that have not are told at once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
 from tuneport.pairing.tensors import EMBEDDING, check_readable, is_head_weight, is_vocabulary
+from tuneport.pairing.vocabulary import VocabularyMatch
 
 # transformers' Conv1D, which stores a weight as inputs×outputs, is what these models are made of.
 _TRANSPOSED_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
@@ -55,6 +56,20 @@ def lay_onto(adapter: Checkpoint, base: Checkpoint, tied: bool, target: Checkpoi
     return Adapted(model, found, tuple(alike), tuple(_decisions(model, adapter)), warnings)
 
 
+def check_ids(match: VocabularyMatch, tuned: Checkpoint) -> None:
+    """Raise `PairingError` where the adapter's tokenizer gives the base's tokens other ids.
+
+    An adapter's rows change those of the base at the same ids; which token's rows they then are, nobody can mean.
+    """
+    moved = 0 if match.pairs is None else int((match.pairs[:, 1] != match.pairs[:, 2]).sum())
+    if moved:
+        raise PairingError(
+            f"{tuned.role} {tuned.label}: the adapter's tokenizer gives {moved} tokens of the base other ids, but an "
+            "adapter is trained on the base's own. Take the tokenizer files out of its folder, or give the base that it "
+            "was trained on."
+        )
+
+
 def _by_base_name(named: Mapping[str, Change], base: Checkpoint) -> dict[str, Change]:
     """Changes by the base's names: a prefix that either side has throughout (GPT-2's ``transformer.``) is bridged."""
     short = [
@@ -65,7 +80,8 @@ def _by_base_name(named: Mapping[str, Change], base: Checkpoint) -> dict[str, Ch
     taken, given = max(
         short, key=lambda pair: sum(pair[1] + name.removeprefix(pair[0]) in base.tensors for name in named)
     )
-    return {given + name.removeprefix(taken): change for name, change in named.items()}
+    renamed = {given + name.removeprefix(taken): change for name, change in named.items()}
+    return renamed if len(renamed) == len(named) else dict(named)  # two names must not become one
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:
@@ -88,8 +104,8 @@ def _untied(
     if len(heads) > 1 or len(embeddings) > 1:
         return dict(changes), [], [f"several heads or embeddings are changed: {', '.join([*heads, *embeddings])}"]
     apart = (
-        "the base's config ties head and embedding, and the adapter trains {} apart, so the two are one no longer. Merge it "
-        "with peft (merge_and_unload().save_pretrained(…)) onto a base without `tie_word_embeddings`, and give both."
+        "the base's config ties head and embedding, and the adapter trains {} apart, so the two are one no longer. Merge "
+        "it with peft (merge_and_unload().save_pretrained(…)) onto a base without `tie_word_embeddings`, and give both."
     )
     if not embeddings:
         return dict(changes), [], [f"`{heads[0]}`: {apart.format('the head')}"]
@@ -101,6 +117,8 @@ def _untied(
     head = changes[heads[0]]
     pairs = [(embedding.whole, head.whole), (_trained(embedding), _trained(head))]
     same = all((one is None) == (other is None) for one, other in pairs)
+    if embedding.rows is not None and head.rows is not None:
+        same = same and embedding.rows.ids == head.rows.ids
     alike = [Alike(one, other) for one, other in pairs if one is not None and other is not None]
     if embedding.low_rank is not None and head.low_rank is not None:
         same = same and kept_tied and embedding.low_rank.scaling == head.low_rank.scaling

@@ -1,8 +1,8 @@
 """What an adapter adds to one tensor, as terms of a sum or of a stored difference.
 
 In come a tensor of base and tuned with the adapter's change, and the rows that belong together where it is a vocabulary
-matrix; out come terms: the weight saved as a whole minus the base's, the product on top, trained rows minus the base's, and
-where the rows of new tokens come from. The base's values are part of none but those that a whole or trained rows replace.
+matrix; out come terms: the weight saved as a whole minus the base's, the product on top, trained rows minus the base's,
+and where the rows of new tokens come from. The base is read where a whole tensor or trained rows replace it, only.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ NONE = -1
 class Stored:
     """How a diff vector keeps what an adapter did to a tensor.
 
-    ``difference`` is None where nothing was trained; it holds the rows ``ids`` of the base, or all of them. ``raw`` are the
-    rows of tokens that the base lacks: where each comes from, and its id in the tuned tokenizer.
+    ``difference`` is None where nothing was trained; it holds the rows ``ids`` of the base, or all of them. ``raw`` are
+    the rows of tokens that the base lacks: where each comes from, and its id in the tuned tokenizer.
     """
 
     difference: Difference | None
@@ -39,7 +39,7 @@ class Stored:
 
 
 def adapted_terms(pair: ParentPair, scale: float, rows: RowMap | None, columns: int) -> tuple[Term, ...]:
-    """The terms of a target's tensor; ``rows`` where rows of a vocabulary matrix are matched, else all meet in order."""
+    """The terms of a target's tensor; ``rows`` where rows of a vocabulary matrix are matched, else all in order."""
     change = pair.change
     assert change is not None
     base, whole, product, own = _parts(pair)

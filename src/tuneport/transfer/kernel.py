@@ -23,9 +23,10 @@ def _load() -> Any:
     if os.environ.get("TUNEPORT_KERNEL") == "numpy":
         return None
     try:
-        return importlib.import_module("tuneport.transfer._kernel")
+        module = importlib.import_module("tuneport.transfer._kernel")
     except ImportError:
         return None
+    return module if hasattr(module, "multiply") else None  # else it was built from an earlier version's source
 
 
 _compiled = _load()

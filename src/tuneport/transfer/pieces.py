@@ -1,9 +1,9 @@
 """What one piece of an output tensor is made of: read, subtract, scale, add, round.
 
 In comes a recipe (`Sum`: a target's tensor plus scaled differences; `Difference`: tuned minus base) and a range of
-elements, out come the stored bytes of that range and its sums. A difference is tuned minus base, one that is stored, or an
-adapter's product. Rows that were matched by token are cut into runs of neighbours; everything else is one run. Nothing is
-written here.
+elements, out come the stored bytes of that range and its sums. A difference is tuned minus base, one that is stored, or
+an adapter's product. Rows that were matched by token are cut into runs of neighbours; everything else is one run.
+Nothing is written here.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from tuneport.checkpoint.shards import Layout, Slot, lay_out
 from tuneport.checkpoint.sidecars import Decision, Difference, merge_sidecars
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError, PairingError, SidecarError, TuneportError, listing
-from tuneport.pairing.adapted import lay_onto
+from tuneport.pairing.adapted import check_ids, lay_onto
 from tuneport.pairing.rows import Runs, runs_of
 from tuneport.pairing.tensors import (
     EMBEDDING,
@@ -164,6 +164,8 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
     check_architectures(base, tuned, target)
     ties = {checkpoint.role: is_tied(checkpoint) for checkpoint in (base, tuned, target)}
     match = match_rows(base, tuned, target, ties, choices)
+    if adapted is not None:
+        check_ids(match, tuned)
     by_token = rows_matter(match, base, tuned, target)
     changes = adapted.changes if adapted is not None else None
     parents = pair_parents(base, tuned, (ties["base"], ties["tuned"]), by_token, choices.drop, changes)

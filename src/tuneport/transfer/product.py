@@ -1,8 +1,8 @@
 """The product of an adapter's factors, formed in tiles: any range of its elements, in bounded memory.
 
-In come the two factors of a weight's change and a range of elements, out come scaling·Σ B·A of that range, in the working
-dtype. The factors are read a tile at a time; each element's terms are added in the order of the rank, whatever the tiles
-are, so the bits do not depend on them.
+In come the two factors of a weight's change and a range of elements, out come scaling·Σ B·A of that range, in the
+working dtype. The factors are read a tile at a time; each element's terms are added in the order of the rank, whatever
+the tiles are, so the bits do not depend on them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tuneport.transfer import arithmetic, kernel
 from tuneport.transfer.arithmetic import Array, Floats
 from tuneport.transfer.stream import Workspace
 
-# The most elements of a factor that are held at a time: of the one whose rows run along the weight's rows, and of the other,
-# which is held from piece to piece if it is not larger.
+# The most elements of a factor that are held at a time: of the one whose columns are the weight's columns, which is held
+# from piece to piece if it is not larger, and of the other.
 RIGHT = 256 * 1024
 LEFT = 64 * 1024
 # Both as they are stored and widened, and the kernel's panel: eight bytes at most, twice, and 32 float32 for each rank.

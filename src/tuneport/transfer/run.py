@@ -72,7 +72,8 @@ def transfer(
 ) -> Outcome:
     """Write target + (tuned − base) to the folder ``out`` (Lin et al. 2025, section 2).
 
-    ``base``, ``tuned`` and ``onto`` are folders or Hub ids (``org/name@revision``). Raises `TuneportError`, and leaves
+    ``base``, ``tuned`` and ``onto`` are folders or Hub ids (``org/name@revision``); ``tuned`` may be a PEFT adapter of the
+    base. Raises `TuneportError`, and leaves
     ``out`` untouched, for whatever stands against it; a killed run is taken up again by the same call.
     """
     choices = choices or Choices()
