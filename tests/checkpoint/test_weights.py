@@ -122,6 +122,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.hostile
 @given(json_values)
 def test_any_index_is_followed_inside_the_folder_or_refused(tmp_path: Path, value: Any) -> None:
     save_file(ONE, tmp_path / "m.safetensors")
