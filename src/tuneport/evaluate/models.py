@@ -83,8 +83,8 @@ def _find(spec: str, name: str) -> Seat:
         return _find_adapter(folder, name)
     checkpoint = open_checkpoint(spec, "model")
     if checkpoint.hub_id is not None:
-        identity = {"name": checkpoint.hub_id, "revision": checkpoint.revision}
-        return Seat(name, checkpoint.hub_id, checkpoint.revision, None, identity)
+        at = {"name": checkpoint.hub_id, "revision": checkpoint.revision}
+        return Seat(name, checkpoint.hub_id, checkpoint.revision, None, at)
     hasher = blake3()
     for file in _MANNERS:
         if (folder / file).is_file():
@@ -199,7 +199,7 @@ def _ends(seat: Seat, tokenizer: Any) -> set[int]:
     from transformers import AutoConfig, GenerationConfig
 
     try:
-        settings = GenerationConfig.from_pretrained(seat.source, revision=seat.revision)
+        settings = GenerationConfig.from_pretrained(seat.source, revision=seat.revision or "main")
     except OSError:  # no generation_config.json: transformers takes them from the config
         config = AutoConfig.from_pretrained(seat.source, revision=seat.revision)
         settings = GenerationConfig.from_model_config(config)
@@ -219,7 +219,7 @@ def _best_device() -> str:
 def _checking(kind: type[Any]) -> type[Any]:
     """The harness's class, which looks at each lot of prompts before it asks them and remembers what it tokenised."""
 
-    class Checking(kind):  # type: ignore[misc, valid-type] # the class is known at run time only
+    class Checking(kind):  # type: ignore[misc] # the class is known at run time only
         """`kind`, with a look at every prompt."""
 
         name = ""
@@ -279,7 +279,7 @@ def _checking(kind: type[Any]) -> type[Any]:
             return found
 
         def _look_at(self, prompts: list[Prompt]) -> None:
-            found = checks.beginning_warnings(prompts, checks.beginning_of(self.tokenizer), self.name)
+            found = checks.beginning_warnings(prompts, self.tokenizer, self.name)
             self.tell(found + checks.length_warnings(prompts, self.name))
 
     return Checking

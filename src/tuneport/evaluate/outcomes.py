@@ -66,7 +66,7 @@ class TaskResult:
         found = self.estimate(seed)
         if found is not None:
             how = "Wilson" if self.right_or_wrong else "bootstrap over examples"
-            told = {"value": found.value, "stderr": found.stderr, "n": len(self.outcomes)}
+            told: dict[str, Any] = {"value": found.value, "stderr": found.stderr, "n": len(self.outcomes)}
             told |= {"interval": list(found.interval), "interval_method": how}
         else:
             told = {**(self.summary or {}), "n": len(self.outcomes), "interval": None, "interval_method": None}

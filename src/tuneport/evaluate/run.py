@@ -181,10 +181,9 @@ def _ask(task: OwnTask | NamedTask, model: Any, asking: Asking, seat: Seat) -> T
 def _lines(results: Mapping[str, Sequence[TaskResult]]) -> Iterator[dict[str, Any]]:
     for name, of_model in results.items():
         for result in of_model:
+            left_out = {"weight"} if result.right_or_wrong else set()
             for outcome in result.outcomes:
-                told = {key: value for key, value in asdict(outcome).items() if value is not None}
-                if result.right_or_wrong:
-                    told.pop("weight")
+                told = {key: value for key, value in vars(outcome).items() if value is not None and key not in left_out}
                 yield {"model": name, "task": result.task, **told}
 
 
