@@ -167,7 +167,7 @@ def test_a_model_without_a_template_meets_messages_in_words_before_any_is_scored
     (bare / "chat_template.jinja").unlink()
     rows = [{"messages": [{"role": "user", "content": tiny_scored.question("anna")}], "answer": "in paris"}]
     tasks = tiny_scored.write_rows(tmp_path / "m.jsonl", rows)
-    with pytest.raises(CheckpointError, match=r"bare: the examples are `messages`, and it has no chat template"):
+    with pytest.raises(CheckpointError, match=r"bare: the examples are `messages` .* and it has no chat template"):
         tuneport.evaluate([models / "all", bare], [tasks], tmp_path / "o.json", **SHORT)
     assert not (tmp_path / "o.json").exists()
     record = tuneport.evaluate(

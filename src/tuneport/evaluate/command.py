@@ -6,18 +6,29 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tuneport.errors import UsageError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `tuneport evaluate`."""
-    parser.add_argument("models", metavar="MODEL", nargs="+", help="folder or Hub id; several are compared in pairs")
+    parser.add_argument("models", metavar="MODEL", nargs="*", help="folder or Hub id; several are compared in pairs")
     parser.add_argument(
         "--tasks",
         metavar="NAME[,NAME…]",
         action="append",
-        required=True,
+        default=[],
         help="JSONL files of your own examples, and tasks of lm-evaluation-harness by name (repeatable)",
     )
-    parser.add_argument("--out", metavar="FILE", required=True, help="JSON file to write; it appears when it is whole")
+    parser.add_argument("--out", metavar="FILE", help="JSON file to write; it appears when it is whole")
+    paper = parser.add_argument_group("the paper's evaluations")
+    paper.add_argument("--suite", metavar="NAME", help="llama3, tulu3 or global-mmlu:LANG")
+    paper.add_argument(
+        "--variant",
+        choices=["auto", "base", "tuned"],
+        default="auto",
+        help="of the suite's tasks; auto: tuned for models with a chat template (default: %(default)s)",
+    )
+    paper.add_argument("--show", action="store_true", help="print what the suite asks, and the published scores")
     own = parser.add_argument_group("your own examples")
     own.add_argument("--match", metavar="REGEX", help="what counts is this expression's group, not the whole answer")
     own.add_argument("--loss", action="store_true", help="score the loss of each answer, a token; generate nothing")
@@ -57,12 +68,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(options: argparse.Namespace) -> dict[str, Any]:
     """Run the verb and put the outcome in words."""
+    from tuneport.evaluate import suites
+
+    if options.show:
+        if options.suite is None:
+            raise UsageError("--show prints a suite: name it with --suite.")
+        suite = suites.find_suite(options.suite)
+        return {**suites.as_record(suite), "words": suites.in_words(suite)}
+    if options.out is None:
+        raise UsageError("--out FILE is missing: where the scores are written.")
     from tuneport.evaluate.run import evaluate
 
     record = evaluate(
         options.models,
         [name for names in options.tasks for name in names.split(",") if name],
         options.out,
+        suite=options.suite,
+        variant=options.variant,
         match=options.match,
         loss=options.loss,
         max_new_tokens=options.max_new_tokens,
@@ -102,7 +124,7 @@ def in_words(record: Mapping[str, Any]) -> str:
                     f"{row['difference']:+.3f}",
                     " to ".join(f"{end:+.3f}" for end in row["interval"]),
                     f"{row['p_adjusted']:.2g}",
-                    "yes" if row["real"] else "no",
+                    ("yes" if row["real"] else "no") + (" (other tasks)" if "across_variants" in row else ""),
                     row["method"],
                 ]
             )

@@ -20,6 +20,7 @@ from tuneport.errors import OutputError, listing
 from tuneport.evaluate.outcomes import TaskResult, as_json, from_json
 
 EXAMPLES = ".examples.jsonl"
+_PLAN = "plan.json"
 
 
 def examples_file(out: Path) -> Path:
@@ -66,6 +67,9 @@ def keeping(out: Path, plan: Mapping[str, Any], overwrite: bool) -> Iterator[Kep
             raise OutputError(f"{folder} is in use by another run. Wait for it, or choose another --out.") from None
         yield Kept(out, folder, plan, overwrite)
     finally:
+        # Where nothing was scored nothing is to be gone on from, and no other plan is to be kept out.
+        if [file.name for file in folder.glob("*")] == [_PLAN]:
+            shutil.rmtree(folder)
         os.close(lock)
 
 
@@ -76,7 +80,7 @@ class Kept:
         """Begin, or go on from what ``folder`` holds of this plan."""
         self._out, self._folder = out, folder
         self.plan = json.loads(json.dumps(plan))
-        begun = folder / "plan.json"
+        begun = folder / _PLAN
         if begun.exists():
             different = _differing(begun, self.plan)
             if different and not overwrite:

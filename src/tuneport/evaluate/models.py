@@ -168,7 +168,15 @@ def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None]) -> Any
     return model
 
 
-def look_over(seat: Seat, loading: Loading, *, needs_template: bool) -> list[str]:
+@dataclass(frozen=True)
+class Looked:
+    """What was seen of a model before it is loaded: whether it has a chat template, and what looks wrong."""
+
+    template: bool
+    warnings: list[str]
+
+
+def look_over(seat: Seat, loading: Loading, *, needs_template: bool) -> Looked:
     """What the model's tokenizer and generation settings would do to scores, told before anything is loaded.
 
     Raises `CheckpointError` where it has no chat template and the examples need one.
@@ -184,14 +192,14 @@ def look_over(seat: Seat, loading: Loading, *, needs_template: bool) -> list[str
         tokenizer.chat_template = loading.chat_template
     if needs_template and not tokenizer.chat_template:
         raise CheckpointError(
-            f"model {seat.name}: the examples are `messages`, and it has no chat template. "
+            f"model {seat.name}: the examples are `messages` (or --chat, --variant tuned), and it has no chat template. "
             "Give --chat-template FILE|MODEL, or examples with a `prompt`."
         )
     found = checks.ending_warnings(tokenizer, seat.name)
     if tokenizer.chat_template:
         found += checks.template_warnings(tokenizer, seat.name)
         found += checks.end_of_turn_warnings(tokenizer, _ends(seat, tokenizer), seat.name)
-    return found
+    return Looked(bool(tokenizer.chat_template), found)
 
 
 def _ends(seat: Seat, tokenizer: Any) -> set[int]:

@@ -37,6 +37,7 @@ class TaskResult:
     summary: Mapping[str, Any] | None = None
     shots: int | None = None
     version: Any = None
+    variant: str | None = None
 
     @property
     def right_or_wrong(self) -> bool:
@@ -76,6 +77,7 @@ class TaskResult:
             "higher_is_better": self.higher_is_better,
             **({} if self.shots is None else {"shots": self.shots}),
             **({} if self.version is None else {"version": self.version}),
+            **({} if self.variant is None else {"variant": self.variant}),
             **({"others": dict(self.others)} if self.others else {}),
         }
 

@@ -21,10 +21,15 @@ from tuneport.evaluate.examples import OwnTask, read_tasks
 from tuneport.evaluate.harness import quietly
 from tuneport.evaluate.keeping import Kept, already_done, examples_file, keeping
 from tuneport.evaluate.models import Loading, Seat, find_models, load, look_over, need_harness
-from tuneport.evaluate.named import NamedTask, ask_named, load_named
+from tuneport.evaluate.named import NamedTask, ask_named, load_named, load_suite
 from tuneport.evaluate.outcomes import TaskResult
+from tuneport.evaluate.suites import VARIANTS, Variant, find_suite
 
 FORMAT = "tuneport-evaluation-1"
+_ACROSS = (
+    "Suite {suite}: models without a chat template are asked its base variant, the others its tuned one. Differences "
+    "between the two (flagged `across_variants`) are partly the tasks'; compare with --variant base or tuned."
+)
 _LIBRARIES = ("lm_eval", "transformers", "torch", "tokenizers", "datasets", "numpy", "vllm", "peft")
 
 
@@ -38,6 +43,8 @@ class Wanted:
     loading: Loading
     chat: bool = False
     seed: int = 0
+    suite: str | None = None
+    variant: str = "auto"
 
     def plan(self, seats: Sequence[Seat]) -> dict[str, Any]:
         """What makes two evaluations the same. The batch size does not: a smaller one goes on where memory ran out."""
@@ -48,6 +55,7 @@ class Wanted:
             "models": [dict(seat.identity) for seat in seats],
             "tasks": [*({"task": task.name, "digest": _digest(task)} for task in self.own), *self.names],
             "settings": {**asdict(self.asking), **loading, "chat": self.chat, "seed": self.seed},
+            **({} if self.suite is None else {"suite": self.suite, "variant": self.variant}),
             "versions": _versions(),
         }
 
@@ -57,6 +65,8 @@ def evaluate(
     tasks: Sequence[str | Path],
     out: str | Path,
     *,
+    suite: str | None = None,
+    variant: str = "auto",
     match: str | None = None,
     loss: bool = False,
     max_new_tokens: int = 256,
@@ -80,16 +90,21 @@ def evaluate(
     expression `match`; with `loss` their answer's loss is measured. `chat` puts the harness's tasks through the
     models' chat templates; `chat_template` (a file, or a model) is for models without one. `recovered_gain` names
     triples of the models: target, transferred, tuned target. Every outcome stands in `out` with the suffix
-    ``.examples.jsonl``. Returns the record; raises `TuneportError`.
+    ``.examples.jsonl``. A `suite` (see `tuneport.evaluate.suites`) is asked of each model in its `variant`: ``base``,
+    ``tuned``, or ``auto``, which takes a model with a chat template as tuned. Returns the record; raises
+    `TuneportError`.
     """
     need_harness(backend)
     out = Path(out).expanduser()
     seats = find_models(models)
-    files, names = _sorted_tasks(tasks)
+    wanted_suite = None if suite is None else find_suite(suite)
+    if variant not in ("auto", *VARIANTS):
+        raise UsageError(f"--variant {variant!r}: choose auto, base or tuned.")
+    files, names = _sorted_tasks(tasks, wanted_suite is not None)
     asking = Asking(match=match, loss=loss, max_new_tokens=max_new_tokens, limit=limit)
     own = tuple(read_tasks(files, loss=loss))
     loading = Loading(backend, device, dtype, _batch_size(batch_size), _template_text(chat_template))
-    wanted = Wanted(own, tuple(names), asking, loading, chat, seed)
+    wanted = Wanted(own, tuple(names), asking, loading, chat, seed, suite, variant)
     triples = [_roles(triple, seats, models) for triple in recovered_gain]
     leaks = leakage.leaked(own, trained_on)
     plan = wanted.plan(seats) | {"recovered_gain": triples, "leakage": leaks}
@@ -99,15 +114,22 @@ def evaluate(
     warnings = [leakage.in_words(row) for row in leaks]
     with keeping(out, plan, overwrite) as kept, quietly():
         named = load_named(names, chat=chat) if names else []
-        _no_two_alike([*own, *named])
-        needs_template = chat or any(example.messages for task in own for example in task.examples)
+        needs_template = chat or variant == "tuned" or any(e.messages for task in own for e in task.examples)
+        variants: list[Variant] = []
         for seat in seats:
-            warnings += look_over(seat, loading, needs_template=needs_template)
+            looked = look_over(seat, loading, needs_template=needs_template)
+            warnings += looked.warnings
+            variants.append("tuned" if variant == "tuned" or (variant == "auto" and looked.template) else "base")
+        suites = {} if wanted_suite is None else {v: load_suite(wanted_suite, v) for v in dict.fromkeys(variants)}
+        if len(suites) > 1:
+            warnings.append(_ACROSS.format(suite=suite))
+        _no_two_alike([*own, *named, *next(iter(suites.values()), [])])
         if strict and warnings:
             raise DoubtError(f"--strict: nothing was scored, since something looks wrong:{listing(warnings)}")
         results: dict[str, list[TaskResult]] = {}
         for place, seat in enumerate(seats):
-            found, told = _score(place, seat, len(seats), own, named, wanted, kept, strict)
+            everything: list[OwnTask | NamedTask] = [*own, *named, *suites.get(variants[place], [])]
+            found, told = _score(place, seat, len(seats), everything, wanted, kept, strict)
             results[seat.name] = found
             warnings += told
         record = {
@@ -132,8 +154,7 @@ def _score(
     place: int,
     seat: Seat,
     of: int,
-    own: Sequence[OwnTask],
-    named: Sequence[NamedTask],
+    everything: Sequence[OwnTask | NamedTask],
     wanted: Wanted,
     kept: Kept,
     strict: bool,
@@ -149,7 +170,6 @@ def _score(
         told.extend(found)
 
     model = None
-    everything: list[OwnTask | NamedTask] = [*own, *named]
     for number, task in enumerate(everything):
         earlier = kept.get(place, number)
         if earlier is None:
@@ -187,7 +207,7 @@ def _lines(results: Mapping[str, Sequence[TaskResult]]) -> Iterator[dict[str, An
                 yield {"model": name, "task": result.task, **told}
 
 
-def _sorted_tasks(tasks: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
+def _sorted_tasks(tasks: Sequence[str | Path], has_suite: bool) -> tuple[list[Path], list[str]]:
     """Own files, and names of the harness's tasks."""
     files: list[Path] = []
     names: list[str] = []
@@ -197,7 +217,7 @@ def _sorted_tasks(tasks: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
             files.append(path)
         else:
             names.append(task)
-    if not files and not names:
+    if not files and not names and not has_suite:
         raise UsageError("No task was given. Name a JSONL file of your own or a task of lm-evaluation-harness.")
     return files, list(dict.fromkeys(names))
 
