@@ -21,12 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="FILE", help="JSON file to write; it appears when it is whole")
     paper = parser.add_argument_group("the paper's evaluations")
-    paper.add_argument("--suite", metavar="NAME", help="llama3, tulu3 or global-mmlu:LANG")
+    paper.add_argument("--suite", metavar="NAME", help="llama3, tulu3, global-mmlu:LANG or livecodebench")
     paper.add_argument(
         "--variant",
         choices=["auto", "base", "tuned"],
         default="auto",
         help="of the suite's tasks; auto: tuned for models with a chat template (default: %(default)s)",
+    )
+    paper.add_argument(
+        "--run-code-in",
+        metavar="COMMAND",
+        help="sandbox for what models write (livecodebench): a command that runs Python from its stdin; without it "
+        "nothing is run",
     )
     paper.add_argument("--show", action="store_true", help="print what the suite asks, and the published scores")
     own = parser.add_argument_group("your own examples")
@@ -39,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asking.add_argument("--chat", action="store_true", help="the harness's tasks through the models' chat templates")
     asking.add_argument("--chat-template", metavar="FILE|MODEL", help="template for models that have none")
     asking.add_argument("--limit", metavar="N", type=int, help="only the first N examples of each task, for a try")
-    asking.add_argument("--backend", default="hf", help="hf or vllm (default: %(default)s)")
+    asking.add_argument("--backend", default="hf", help="hf, vllm or olmes (default: %(default)s)")
     asking.add_argument("--device", help="cpu, cuda, mps or cuda:N (default: the best there is)")
     asking.add_argument("--dtype", help="default: float32 on a CPU, else the model's own")
     asking.add_argument("--batch-size", metavar="N", default="16", help="a number, or auto (default: %(default)s)")
@@ -85,6 +91,7 @@ def call(options: argparse.Namespace) -> dict[str, Any]:
         options.out,
         suite=options.suite,
         variant=options.variant,
+        run_code_in=options.run_code_in,
         match=options.match,
         loss=options.loss,
         max_new_tokens=options.max_new_tokens,

@@ -123,6 +123,8 @@ def _find_adapter(folder: Path, name: str) -> Seat:
 
 def need_harness(backend: str) -> None:
     """Raise `UsageError` where the harness or the backend is not installed."""
+    if backend == "olmes":
+        return  # a program of its own
     if backend not in BACKENDS:
         raise UsageError(f"--backend {backend!r}: choose {', '.join(BACKENDS)} or olmes.")
     if find_spec("lm_eval") is None or find_spec("torch") is None:

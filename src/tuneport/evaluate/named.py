@@ -6,10 +6,11 @@ each member where it gives none. Gated or missing data, missing packages and mis
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from tuneport.errors import ScoringError, UsageError
 from tuneport.evaluate.harness import evaluate
 from tuneport.evaluate.outcomes import Outcome, TaskResult
+from tuneport.evaluate.sandbox import Sandbox
 from tuneport.evaluate.suites import Suite, Variant
 from tuneport.evaluate.tasks import CONFIGS
 
@@ -34,7 +36,7 @@ class NamedTask:
     variant: str | None = None
 
 
-def load_suite(suite: Suite, variant: Variant) -> list[NamedTask]:
+def load_suite(suite: Suite, variant: Variant, sandbox: Sandbox | None = None) -> list[NamedTask]:
     """A suite's tasks in one variant, under the titles that the paper's tables have."""
     from lm_eval.api.task import ConfigurableTask
 
@@ -47,7 +49,7 @@ def load_suite(suite: Suite, variant: Variant) -> list[NamedTask]:
             _need_nltk(name)
             if recipe.own is not None:
                 with _in_words(name):
-                    tasks[name] = ConfigurableTask(config=CONFIGS[recipe.own]())
+                    tasks[name] = ConfigurableTask(config=CONFIGS[recipe.own](sandbox))
             else:
                 parts = _find_and_load(name)
                 tasks |= parts[0]
@@ -78,23 +80,36 @@ def _find_and_load(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The tasks and groups of a name. The harness's whole list takes ten seconds to read, so near folders come first."""
     from lm_eval.tasks._index import Kind
 
-    for manager in (_near_tasks, _all_tasks):
-        listed = manager(name if manager is _near_tasks else "")
-        entry = listed.task_index.get(name)
-        # A tag may have members in any folder.
-        if entry is None or (manager is _near_tasks and entry.kind == Kind.TAG):
-            continue
-        try:
-            with _in_words(name):
-                loaded = listed.load([name])
-        except KeyError:
-            if manager is _all_tasks:
-                raise
-            continue  # a group with members elsewhere
-        return loaded["tasks"], loaded.get("groups") or {}
-    close = difflib.get_close_matches(name, _all_tasks("").all_tasks, 3)
-    near = f" (near: {', '.join(close)})" if close else ""
-    raise UsageError(f"--tasks: the harness has no task {name!r}{near}, and there is no such JSONL file.")
+    near = _near_tasks(name)
+    entry = near.task_index.get(name)
+    if entry is not None and entry.kind != Kind.TAG:  # a tag may have members in any folder
+        with contextlib.suppress(KeyError), _in_words(name):  # so may a group: then it is looked for in all
+            return _parts(near.load([name]))
+    mentioned, declared = _mentions(name)
+    everything = _all_tasks() if mentioned else None
+    if everything is None or name not in everything.task_index:
+        close = difflib.get_close_matches(name, declared, 3)
+        told = f" (near: {', '.join(close)})" if close else ""
+        raise UsageError(f"--tasks: the harness has no task {name!r}{told}, and there is no such JSONL file.")
+    with _in_words(name):
+        return _parts(everything.load([name]))
+
+
+def _parts(loaded: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    return loaded["tasks"], loaded.get("groups") or {}
+
+
+def _mentions(name: str) -> tuple[bool, set[str]]:
+    """Whether any of the harness's task files has the name in it, and the names that they declare; nothing is parsed."""
+    import lm_eval.tasks
+
+    mentioned, declared = False, set()
+    for path in Path(lm_eval.tasks.__file__).parent.rglob("*"):
+        if path.suffix in ("", ".yaml", ".yml") and path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            mentioned = mentioned or name in text
+            declared.update(re.findall(r"^(?:task|group):[ \t]*['\"]?([\w.:+-]+)", text, re.MULTILINE))
+    return mentioned, declared
 
 
 @cache
@@ -113,7 +128,7 @@ def _near_tasks(name: str) -> Any:
 
 
 @cache
-def _all_tasks(_: str = "") -> Any:
+def _all_tasks() -> Any:
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
@@ -136,12 +151,12 @@ def _need_nltk(name: str) -> None:
         ) from None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _in_words(name: str) -> Iterator[None]:
     """What stands against loading a task, told in words; the cause is kept for --debug."""
     try:
         yield
-    except KeyError:
+    except (KeyError, UsageError):
         raise
     except ModuleNotFoundError as error:
         raise ScoringError(

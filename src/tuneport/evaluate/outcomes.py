@@ -70,7 +70,7 @@ class TaskResult:
             told: dict[str, Any] = {"value": found.value, "stderr": found.stderr, "n": len(self.outcomes)}
             told |= {"interval": list(found.interval), "interval_method": how}
         else:
-            told = {**(self.summary or {}), "n": len(self.outcomes), "interval": None, "interval_method": None}
+            told = {"n": len(self.outcomes), **(self.summary or {}), "interval": None, "interval_method": None}
         return {
             "metric": self.metric,
             **told,

@@ -15,7 +15,7 @@ from typing import Any
 
 from tuneport import __version__
 from tuneport.errors import DoubtError, ScoringError, TuneportError, UsageError, listing
-from tuneport.evaluate import comparing, leakage
+from tuneport.evaluate import comparing, leakage, olmes
 from tuneport.evaluate.asking import Asking, ask_own
 from tuneport.evaluate.examples import OwnTask, read_tasks
 from tuneport.evaluate.harness import quietly
@@ -23,6 +23,7 @@ from tuneport.evaluate.keeping import Kept, already_done, examples_file, keeping
 from tuneport.evaluate.models import Loading, Seat, find_models, load, look_over, need_harness
 from tuneport.evaluate.named import NamedTask, ask_named, load_named, load_suite
 from tuneport.evaluate.outcomes import TaskResult
+from tuneport.evaluate.sandbox import Sandbox
 from tuneport.evaluate.suites import VARIANTS, Variant, find_suite
 
 FORMAT = "tuneport-evaluation-1"
@@ -67,6 +68,7 @@ def evaluate(
     *,
     suite: str | None = None,
     variant: str = "auto",
+    run_code_in: str | None = None,
     match: str | None = None,
     loss: bool = False,
     max_new_tokens: int = 256,
@@ -91,15 +93,19 @@ def evaluate(
     models' chat templates; `chat_template` (a file, or a model) is for models without one. `recovered_gain` names
     triples of the models: target, transferred, tuned target. Every outcome stands in `out` with the suffix
     ``.examples.jsonl``. A `suite` (see `tuneport.evaluate.suites`) is asked of each model in its `variant`: ``base``,
-    ``tuned``, or ``auto``, which takes a model with a chat template as tuned. Returns the record; raises
-    `TuneportError`.
+    ``tuned``, or ``auto``, which takes a model with a chat template as tuned. `run_code_in` is the command of a sandbox
+    in which generated programs run. Returns the record; raises `TuneportError`.
     """
     need_harness(backend)
+    program = olmes.find_program() if backend == "olmes" else None
     out = Path(out).expanduser()
     seats = find_models(models)
     wanted_suite = None if suite is None else find_suite(suite)
     if variant not in ("auto", *VARIANTS):
         raise UsageError(f"--variant {variant!r}: choose auto, base or tuned.")
+    sandbox = None if run_code_in is None else Sandbox(run_code_in)
+    if sandbox is not None:
+        sandbox.check()
     files, names = _sorted_tasks(tasks, wanted_suite is not None)
     asking = Asking(match=match, loss=loss, max_new_tokens=max_new_tokens, limit=limit)
     own = tuple(read_tasks(files, loss=loss))
@@ -112,6 +118,15 @@ def evaluate(
     if done is not None:
         return {**done, "already_done": True}
     warnings = [leakage.in_words(row) for row in leaks]
+    if program is not None:
+        if own:
+            raise UsageError("--backend olmes scores OLMES' own tasks; score files of your own with --backend hf.")
+        with keeping(out, plan, overwrite) as kept:
+            scored = _score_by_olmes(program, seats, olmes.names_of(suite, names), loading, kept)
+            record = _record(scored, plan, loading, triples, leaks, warnings, out)
+            kept.finish(record, _lines(scored))
+        return {**record, "plan": kept.plan, "already_done": False}
+    results: dict[str, list[TaskResult]]
     with keeping(out, plan, overwrite) as kept, quietly():
         named = load_named(names, chat=chat) if names else []
         needs_template = chat or variant == "tuned" or any(e.messages for task in own for e in task.examples)
@@ -120,34 +135,66 @@ def evaluate(
             looked = look_over(seat, loading, needs_template=needs_template)
             warnings += looked.warnings
             variants.append("tuned" if variant == "tuned" or (variant == "auto" and looked.template) else "base")
-        suites = {} if wanted_suite is None else {v: load_suite(wanted_suite, v) for v in dict.fromkeys(variants)}
+        suites = (
+            {} if wanted_suite is None else {v: load_suite(wanted_suite, v, sandbox) for v in dict.fromkeys(variants)}
+        )
         if len(suites) > 1:
             warnings.append(_ACROSS.format(suite=suite))
         _no_two_alike([*own, *named, *next(iter(suites.values()), [])])
         if strict and warnings:
             raise DoubtError(f"--strict: nothing was scored, since something looks wrong:{listing(warnings)}")
-        results: dict[str, list[TaskResult]] = {}
+        results = {}
         for place, seat in enumerate(seats):
             everything: list[OwnTask | NamedTask] = [*own, *named, *suites.get(variants[place], [])]
             found, told = _score(place, seat, len(seats), everything, wanted, kept, strict)
             results[seat.name] = found
             warnings += told
-        record = {
-            "format": FORMAT,
-            "models": [
-                {"model": name, "tasks": {result.task: result.record(seed) for result in of_model}}
-                for name, of_model in results.items()
-            ],
-            "comparisons": comparing.compare(results, seed),
-            "recovered_gain": [row for triple in triples for row in comparing.recovered(results, triple, seed)],
-            "leakage": leaks,
-            "warnings": list(dict.fromkeys(warnings)),
-            "settings": plan["settings"] | {"batch_size": loading.batch_size},
-            "versions": plan["versions"],
-            "examples": examples_file(out).name,
-        }
+        record = _record(results, plan, loading, triples, leaks, warnings, out)
         kept.finish(record, _lines(results))
     return {**record, "plan": kept.plan, "already_done": False}
+
+
+def _record(
+    results: Mapping[str, Sequence[TaskResult]],
+    plan: Mapping[str, Any],
+    loading: Loading,
+    triples: Sequence[Sequence[str]],
+    leaks: Sequence[Mapping[str, Any]],
+    warnings: Sequence[str],
+    out: Path,
+) -> dict[str, Any]:
+    """What `--out` holds, apart from the plan (see docs/formats.md)."""
+    seed = plan["settings"]["seed"]
+    return {
+        "format": FORMAT,
+        "models": [
+            {"model": name, "tasks": {result.task: result.record(seed) for result in of_model}}
+            for name, of_model in results.items()
+        ],
+        "comparisons": comparing.compare(results, seed),
+        "recovered_gain": [row for triple in triples for row in comparing.recovered(results, triple, seed)],
+        "leakage": list(leaks),
+        "warnings": list(dict.fromkeys(warnings)),
+        "settings": plan["settings"] | {"batch_size": loading.batch_size},
+        "versions": plan["versions"],
+        "examples": examples_file(out).name,
+    }
+
+
+def _score_by_olmes(
+    program: str, seats: Sequence[Seat], tasks: Mapping[str, str], loading: Loading, kept: Kept
+) -> dict[str, list[TaskResult]]:
+    results: dict[str, list[TaskResult]] = {}
+    for place, seat in enumerate(seats):
+        earlier = [kept.get(place, number) for number in range(len(tasks))]
+        if all(earlier):
+            results[seat.name] = [found[0] for found in earlier if found is not None]
+            continue
+        _progress(f"{seat.name} ({place + 1} of {len(seats)}): OLMES, {len(tasks)} tasks")
+        results[seat.name] = olmes.ask(program, seat, tasks, loading, kept.folder / f"olmes-{place:03d}")
+        for number, result in enumerate(results[seat.name]):
+            kept.put(place, number, result, [])
+    return results
 
 
 def _score(

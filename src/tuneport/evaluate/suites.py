@@ -201,7 +201,21 @@ _GLOBAL_PUBLISHED = {
     "si": {"Llama 3.0 8B Instruct": 23.3, "+ FT": 29.0, "Llama 3.1 8B Instruct": 33.0, "+ Δ3.0": 32.3},
     "tr": {"Llama 3.0 8B Instruct": 30.8, "+ FT": 43.2, "Llama 3.1 8B Instruct": 27.7, "+ Δ3.0": 43.2},
 }
-NAMES = ("llama3", "global-mmlu:LANG", "tulu3")
+_CODE = "the problem, a Python program in a fenced block"
+LIVECODEBENCH = Suite(
+    "livecodebench",
+    "the published abstract, which names a gain of 15.7 points; no table gives its setting",
+    (
+        SuiteTask(
+            "LiveCodeBench", 0, False, "pass@1",
+            *_generated(("tuneport_livecodebench",), "pass@1,none", 0, _CODE, own="livecodebench"),
+            deviations=("The paper does not say which release, prompt or sampling; here release 1, own prompt, greedy.",),
+        ),
+    ),
+    {"Llama 3.1 8B + Δ3.0, gain over Llama 3.1 8B": {"LiveCodeBench": 15.7}},
+    ("Programs that models write run in the sandbox of --run-code-in, and nowhere else.",),
+)  # fmt: skip
+NAMES = ("llama3", "global-mmlu:LANG", "tulu3", "livecodebench")
 
 
 def find_suite(name: str) -> Suite:
@@ -210,6 +224,8 @@ def find_suite(name: str) -> Suite:
         return LLAMA3
     if name == "tulu3":
         return TULU3
+    if name == "livecodebench":
+        return LIVECODEBENCH
     family, _, language = name.partition(":")
     if family == "global-mmlu" and re.fullmatch(r"[a-z]{2,3}", language):
         return _global_mmlu(language)

@@ -12,8 +12,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tuneport.errors import UsageError
+from tuneport.evaluate.sandbox import Sandbox, program_in
+
 # The makers' test set, where they publish it; it is not on the Hub under their name.
 TABMWP = "https://raw.githubusercontent.com/lupantech/PromptPG/main/data/tabmwp/problems_test.json"
+LIVECODEBENCH = ("livecodebench/code_generation_lite", "test.jsonl")  # release 1, 400 problems
 LETTERS = ("A", "B", "C", "D", "E")
 _EXACT = [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}]
 
@@ -86,7 +90,7 @@ def gpqa(subset: str) -> dict[str, Any]:
     }
 
 
-def tabmwp(data: str = TABMWP) -> dict[str, Any]:
+def tabmwp(data: str) -> dict[str, Any]:
     """TabMWP, no shots, reasoning first: a table as text, a question, a number or one of several words."""
 
     def asked(document: Mapping[str, Any]) -> str:
@@ -114,6 +118,48 @@ def tabmwp(data: str = TABMWP) -> dict[str, Any]:
         "process_results": _judged(lambda document: str(document["answer"]), _last_answer),
         "metric_list": _EXACT,
         "generation_kwargs": {"until": ["\n\nQuestion:"], "max_gen_toks": 512, "do_sample": False},
+        "metadata": {"version": 1.0},
+    }
+
+
+def livecodebench(sandbox: Sandbox | None) -> dict[str, Any]:
+    """LiveCodeBench, no shots: a problem, a program, all tests passed in the user's sandbox."""
+    if sandbox is None:
+        raise UsageError(
+            "LiveCodeBench runs what models write. Name a sandbox that runs Python from its stdin, for example "
+            "--run-code-in 'docker run --rm -i --network none python:3.12 python -'; nothing is run outside of it."
+        )
+
+    def documents(**_: Any) -> Any:
+        from datasets import load_dataset
+        from huggingface_hub import hf_hub_download
+
+        file = hf_hub_download(*LIVECODEBENCH, repo_type="dataset")
+        return {"test": load_dataset("json", data_files={"test": file})["test"]}
+
+    def asked(document: Mapping[str, Any]) -> str:
+        how = (
+            f"Complete this code:\n```python\n{document['starter_code']}\n```"
+            if document["starter_code"]
+            else "Read the input from stdin and print the answer."
+        )
+        return (
+            f"{document['question_content'].strip()}\n\n{how}\nAnswer with one Python program in a ```python block.\n"
+        )
+
+    def judged(document: Mapping[str, Any], results: list[str]) -> dict[str, float]:
+        return {"pass@1": float(sandbox.passes(program_in(results[0]), document))}
+
+    return {
+        "task": "tuneport_livecodebench",
+        "custom_dataset": documents,
+        "output_type": "generate_until",
+        "test_split": "test",
+        "doc_to_text": asked,
+        "doc_to_target": lambda document: document["question_id"],
+        "process_results": judged,
+        "metric_list": [{"metric": "pass@1", "aggregation": "mean", "higher_is_better": True}],
+        "generation_kwargs": {"until": [], "max_gen_toks": 2048, "do_sample": False},
         "metadata": {"version": 1.0},
     }
 
@@ -160,9 +206,10 @@ def _plain(answer: str) -> str:
         return bare
 
 
-CONFIGS: Mapping[str, Callable[[], dict[str, Any]]] = {
-    "arc_challenge": arc_challenge,
-    "gpqa_main": lambda: gpqa("gpqa_main"),
-    "gpqa_diamond": lambda: gpqa("gpqa_diamond"),
-    "tabmwp": tabmwp,
+CONFIGS: Mapping[str, Callable[[Sandbox | None], dict[str, Any]]] = {
+    "arc_challenge": lambda _: arc_challenge(),
+    "gpqa_main": lambda _: gpqa("gpqa_main"),
+    "gpqa_diamond": lambda _: gpqa("gpqa_diamond"),
+    "livecodebench": livecodebench,
+    "tabmwp": lambda _: tabmwp(TABMWP),
 }
