@@ -91,8 +91,11 @@ def _find_and_load(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         close = difflib.get_close_matches(name, declared, 3)
         told = f" (near: {', '.join(close)})" if close else ""
         raise UsageError(f"--tasks: the harness has no task {name!r}{told}, and there is no such JSONL file.")
-    with _in_words(name):
-        return _parts(everything.load([name]))
+    try:
+        with _in_words(name):
+            return _parts(everything.load([name]))
+    except KeyError as error:
+        raise ScoringError(f"The task {name}: its definition or its data lack {error}.") from error
 
 
 def _parts(loaded: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
