@@ -107,3 +107,33 @@ def copy_model(source: Path, folder: Path, **settings: Any) -> Path:
     path = folder / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     return folder
+
+
+def make_silent(folder: Path, *, template: str | None = TEMPLATE, context: int = 8192) -> Path:
+    """A model with room for many shots that ends its answer at once, whatever it is asked."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tuneport.lab.training import Schedule, fine_tune
+
+    tokenizer = make_tokenizer(template=template)
+    torch.manual_seed(0)
+    end = tokenizer.convert_tokens_to_ids("<end>")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        max_position_embeddings=context,
+        bos_token_id=None,
+        eos_token_id=end,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    generator = torch.Generator().manual_seed(0)
+    asked = [torch.randint(1, len(tokenizer), (length,), generator=generator).tolist() for length in range(2, 62)]
+    fine_tune(model, [(ids, [end]) for ids in asked], Schedule(steps=60, peak=3e-2, warmup=5, batch=20))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
