@@ -63,8 +63,8 @@ def _demo(records: Sequence[dict[str, Any]]) -> str:
         "**Read this with care:** the recipe was chosen on seeds 0, 1 and 2. About 20 variants (learning rates, mixes, "
         "difficulty of tasks) were tried with an eye on their held-out scores; earlier ones recovered only 0.34 and 0.42 of "
         "the gain on the word problems of seed 0, and 0.41 on seed 1. No training saw a question, but the choice of the "
-        "recipe did. Seeds 3 and 4 had no part in it: they were run once, with nothing changed, and stand here whatever "
-        "they say.",
+        "recipe did. That was with a fine-tuning loop of the lab's own, where now TRL fine-tunes with the same choices; nothing "
+        "was chosen anew. Seeds 3 and 4 had no part in any choice and stand here whatever they say.",
         _table([seeds, *rows(records)]),
     ]
     for task in tasks:
