@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import tiny
-from conftest import Ran
+from ran import Ran
 from safetensors.torch import load_file, save_file
 
 DRIVER = Path(__file__).parent / "fault_driver.py"

@@ -16,8 +16,8 @@ import pytest
 import tiny
 import tiny_adapters
 import torch
-from conftest import Cli
 from peft import PeftModel
+from ran import Cli
 from safetensors.torch import save_file
 from tiny_adapters import KINDS, Adapter, edit, make
 from transformers import AutoModelForCausalLM

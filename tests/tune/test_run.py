@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Cli
+from ran import Cli
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
