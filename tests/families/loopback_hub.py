@@ -52,6 +52,12 @@ class LoopbackHub:
             def do_GET(self) -> None:
                 self._answer(body=True)
 
+            def do_POST(self) -> None:
+                self._receive()
+
+            def do_PUT(self) -> None:
+                self._receive()
+
             def log_message(self, format: str, *arguments: Any) -> None:
                 pass
 
@@ -73,6 +79,26 @@ class LoopbackHub:
                 self.end_headers()
                 if body:
                     self.wfile.write(content)
+
+            def _receive(self) -> None:
+                path, authorization = unquote(urlsplit(self.path).path), self.headers.get("Authorization")
+                hub.requests.append(Request(self.command, path, None, authorization, 0))
+                status, content = hub.receive(self.command, path, authorization, self._body())
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def _body(self) -> bytes:
+                if self.headers.get("Transfer-Encoding") != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = b""
+                while size := int(self.rfile.readline().split(b";")[0], 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return body
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -120,6 +146,10 @@ class LoopbackHub:
         if listing:
             return 200, {"Content-Type": "application/json"}, self._listing(repo, revision, folder)
         return self._file(repo, revision, folder / file[3]) if file else _no(404, None, "")
+
+    def receive(self, method: str, path: str, authorization: str | None, body: bytes) -> tuple[int, bytes]:
+        """Status and content for what is sent here: this Hub only gives."""
+        return 405, b"{}"
 
     def _listing(self, repo: str, revision: str, folder: Path) -> bytes:
         siblings = []
