@@ -122,7 +122,7 @@ def test_a_folder_that_is_there_already_is_published_and_twice_is_once(shop: Sho
 
 
 def test_a_later_push_replaces_an_earlier_one_file_by_file(shop: Shop) -> None:
-    assert shop.transfer("--push-to", "me/carried", "--shard-size", "2KB").status == 0
+    assert shop.transfer("--push-to", "me/carried", "--shard-size", "300").status == 0
     shards = {path.name for path in shop.out.glob("model*")}
     assert len(shards) > 2
     first = shop.hub.heads["me/carried"]
@@ -222,6 +222,7 @@ def test_what_stands_against_a_push_is_told_before_the_work(shop: Shop) -> None:
 
 
 def test_a_push_that_fails_leaves_the_finished_folder_and_says_so(shop: Shop) -> None:
+    shop.hub.make("org/carried")
     refuse = {"PUT": (403, b"{}")}
     shop.hub.before = lambda method, path: refuse.get(method)
     told = shop.refused("--push-to", "org/carried")
@@ -262,18 +263,22 @@ def test_a_damaged_output_is_not_published(shop: Shop) -> None:
 
 
 def test_a_push_that_is_killed_goes_on_and_sends_nothing_twice(shop: Shop) -> None:
-    assert shop.transfer("--shard-size", "2KB").status == 0
+    assert shop.transfer("--shard-size", "300").status == 0
     arrived: list[str] = []
     hold = {"on": True}
 
-    def stuck(method: str, path: str) -> None:
-        if method == "PUT" and hold["on"]:
-            arrived.append(path)
-            while len(arrived) > 2 and hold["on"]:  # two arrive, the others hang until the client is dead
-                time.sleep(0.01)
+    def stuck(method: str, path: str) -> tuple[int, bytes] | None:
+        if method != "PUT":
+            return None
+        arrived.append(path)
+        if len(arrived) <= 2:
+            return None
+        while hold["on"]:  # two arrive, the others hang until the client is dead
+            time.sleep(0.01)
+        return 503, b"{}"
 
     shop.hub.before = stuck
-    flags = shop.made.flags(shop.out, "--shard-size", "2KB", "--push-to", "org/carried")
+    flags = shop.made.flags(shop.out, "--shard-size", "300", "--push-to", "org/carried")
     command = [sys.executable, "-m", "tuneport", *flags]
     process = subprocess.Popen(command, env=shop.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _until(lambda: len(arrived) > 2 and len(list((shop.root / "hub" / "store").glob("*[!w]"))) >= 2)
@@ -286,7 +291,7 @@ def test_a_push_that_is_killed_goes_on_and_sends_nothing_twice(shop: Shop) -> No
     hold["on"] = False
     shop.hub.before = lambda method, path: None
     before = len(shop.hub.requests)
-    done = shop.transfer("--shard-size", "2KB", "--push-to", "org/carried")
+    done = shop.transfer("--shard-size", "300", "--push-to", "org/carried")
     assert done.status == 0, done.err
     again = {r.path for r in shop.hub.requests[before:] if r.method == "PUT"}
     assert again and not again & stored

@@ -5,6 +5,7 @@ In come folders, out come the model's listing, redirects for large files, ranges
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -84,11 +85,12 @@ class LoopbackHub:
                 path, authorization = unquote(urlsplit(self.path).path), self.headers.get("Authorization")
                 hub.requests.append(Request(self.command, path, None, authorization, 0))
                 status, content = hub.receive(self.command, path, authorization, self._body())
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                with contextlib.suppress(ConnectionError):  # who asked may have been killed
+                    self.send_response(status)
+                    self.send_header("Content-Type", "application/json")
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
 
             def _body(self) -> bytes:
                 if self.headers.get("Transfer-Encoding") != "chunked":
