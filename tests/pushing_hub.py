@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from families.loopback_hub import LoopbackHub, _is_large
+from families.loopback_hub import LoopbackHub, is_large
 
 TOKEN = "hf_" + "a" * 34
 Answer = tuple[int, bytes]
@@ -106,7 +106,7 @@ class PushingHub(LoopbackHub):
         said = []
         for file in json.loads(body)["files"]:
             here = self.main(repo) / file["path"]
-            large = _is_large(here)
+            large = is_large(here)
             oid = _oid(here, large) if here.is_file() else None
             mode = "lfs" if large else "regular"
             said.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})

@@ -193,6 +193,17 @@ def test_a_bad_name_is_wrong_usage_also_in_a_dry_run(cli: Cli, made: tiny.Trio, 
     assert done.status == 2 and "--push-to" in done.err
 
 
+def test_of_several_processes_only_the_first_one_pushes(
+    cli: Cli, made: tiny.Trio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = made.flags(tmp_path / "out", "--push-to", "me/carried")
+    done = cli(*flags)
+    assert done.status == 1 and "offline mode is on" in done.err and not (tmp_path / "out").exists()
+    monkeypatch.setenv("RANK", "1")
+    done = cli(*flags, "--json")
+    assert done.status == 0 and "published" not in done.json()
+
+
 def test_names_that_the_hubs_own_client_takes_are_taken() -> None:
     from huggingface_hub.utils import validate_repo_id
 

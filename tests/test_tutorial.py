@@ -146,10 +146,12 @@ def test_what_the_page_shows_is_what_the_commands_say(walked: Walked) -> None:
 
 
 def test_the_tables_of_the_page_have_the_rows_that_are_said(walked: Walked) -> None:
-    (command,) = (step for step in steps() if "--recovered-gain" in step.command)
-    shown = [line.split()[:2] for line in command.shown if line]
-    said = [line.split()[:2] for line in walked.said[command.command][1].splitlines() if line]
-    assert len(shown) > 15 and shown == said
+    scored = [step for step in steps() if step.command.startswith("tuneport evaluate") and "…" not in step.shown]
+    assert len(scored) == 2
+    for step in scored:
+        shown = [line.split()[:2] for line in step.shown if line]
+        said = [line.split()[:2] for line in walked.said[step.command][1].splitlines() if line]
+        assert len(shown) > 10 and shown == said
 
 
 def test_what_was_published_is_the_folder_and_can_be_carried_on(walked: Walked) -> None:

@@ -286,7 +286,7 @@ def _told(repo: str) -> Iterator[None]:
         raise PublishError(f"{where}: {told}.") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise PublishError(
-            f"{where}: the upload stopped ({_first_line(error)}). Run the same command again; what has arrived is not sent again."
+            f"{where}: it stopped ({_first_line(error)}). Run the same command again; what has arrived is not sent again."
         ) from None
 
 
