@@ -71,7 +71,8 @@ class Published:
     def __str__(self) -> str:
         """One line for a person."""
         done = "holds this already" if self.unchanged else f"published, {len(self.files)} files, {self.bytes:,} bytes"
-        more = f"; removed {', '.join(self.removed)}" if self.removed else ""
+        more = f"; {len(self.removed)} older files removed" if self.removed else ""
+        more += f"; {len(self.kept)} other files left as they were" if self.kept else ""
         more += f"; replaced commit {self.replaced[:12]}" if self.replaced and not self.unchanged else ""
         return f"{self.url}: {done}, commit {self.commit[:12]}{more}"
 
