@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 import tiny
+from hypothesis import given
+from hypothesis import strategies as st
 from pushing_hub import TOKEN, PushingHub, account
 from ran import Cli, Ran
 
@@ -204,12 +206,22 @@ def test_of_several_processes_only_the_first_one_pushes(
     assert done.status == 0 and "published" not in done.json()
 
 
-def test_names_that_the_hubs_own_client_takes_are_taken() -> None:
+@given(st.text("aZ9._-/@ é", max_size=14) | st.from_regex(r"[a.-]{0,3}/[a.-]{0,4}(\.git)?", fullmatch=True))
+def test_a_name_is_taken_just_where_the_hubs_own_client_takes_it(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    for name in ("me/model", "Org-1/my_model.v2", "a/b", "o" * 40 + "/" + "m" * 55):
+    try:
         check_name(name)
+        taken = True
+    except UsageError:
+        taken = False
+    try:
         validate_repo_id(name)
+        taken_there = name.count("/") == 1
+    except HFValidationError:
+        taken_there = False
+    assert taken == taken_there
 
 
 def test_what_stands_against_a_push_is_told_before_the_work(shop: Shop) -> None:

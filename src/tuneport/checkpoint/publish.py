@@ -9,6 +9,7 @@ Hub client that does the work.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 import warnings
@@ -70,7 +71,8 @@ class Published:
     def __str__(self) -> str:
         """One line for a person."""
         done = "holds this already" if self.unchanged else f"published, {len(self.files)} files, {self.bytes:,} bytes"
-        more = f"; removed {', '.join(self.removed)}" if self.removed else ""
+        more = f"; {len(self.removed)} older files removed" if self.removed else ""
+        more += f"; {len(self.kept)} other files left as they were" if self.kept else ""
         more += f"; replaced commit {self.replaced[:12]}" if self.replaced and not self.unchanged else ""
         return f"{self.url}: {done}, commit {self.commit[:12]}{more}"
 
@@ -136,11 +138,11 @@ def upload(folder: Path, names: Sequence[str], to: Destination, message: str, de
     Raises `PublishError`. What had arrived when an earlier push was cut short is not sent again.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-    from huggingface_hub.utils import disable_progress_bars, logging
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    logging.set_verbosity_error()  # it remarks upon commits that would be empty
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it remarks upon commits that would be empty
     api, stays = HfApi(), {*names, _HUBS_OWN}
     removed = tuple(name for name in to.removable if name not in stays)
     with _told(to.repo), warnings.catch_warnings(record=True) as remarks:
