@@ -21,7 +21,7 @@ from bench.table import render as bench_table  # noqa: E402 (needs the line abov
 
 PAGE, FIGURES = HERE / "results.md", HERE / "results"
 SEEDS = (0, 1, 2)
-FRESH_SEEDS = (3, 4)  # to be run once; they had no part in choosing the recipe
+FRESH_SEEDS = (3, 4)  # run once; they had no part in choosing the recipe
 
 
 def render(figures: Path = FIGURES) -> str:
@@ -70,8 +70,8 @@ def _demo(records: Sequence[dict[str, Any]]) -> str:
         "difficulty of tasks) were tried with an eye on their held-out scores; earlier ones recovered only 0.34 and 0.42 of "
         "the gain on the word problems of seed 0, and 0.41 on seed 1. No training saw a question, but the choice of the "
         "recipe did. That was with a fine-tuning loop of the lab's own, where now TRL fine-tunes with the same choices; nothing "
-        "was chosen anew. Seeds 3 and 4 had no part in any choice: with the lab's own loop, run once, they recovered 0.83 and "
-        "0.86 of the gain (0.94 and 0.77 on the word problems); with TRL they stand here once they have been run, whatever "
+        "was chosen anew. Seeds 3 and 4 had no part in any choice: they were run once with each loop (0.83 and 0.86 of the gain "
+        "recovered with the lab's own, 0.94 and 0.77 on the word problems), and stand here as TRL left them, whatever "
         "they say.",
         _table([seeds, *rows(records)]),
     ]
