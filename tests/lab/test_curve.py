@@ -7,6 +7,7 @@ import pytest
 
 from tuneport.lab import curve, questions
 from tuneport.lab.questions import Question
+from tuneport.tune.run import CURVE
 
 ASKED = [Question(task, f"{task} {index}", "yes") for task in questions.INSTRUCTION_TASKS for index in range(100)]
 N = 3 * curve.EACH
@@ -18,7 +19,7 @@ def written(folder: Path, **right_after: int) -> Path:
     lines = [
         {"step": int(step[1:]), "tasks": {"all": {"value": right / N, "n": N}}} for step, right in right_after.items()
     ]
-    (folder / curve.CURVE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / CURVE).write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 

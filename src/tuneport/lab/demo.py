@@ -20,6 +20,7 @@ from typing import Any
 from tuneport.errors import UsageError
 from tuneport.lab import controls, corpus, curve, family, questions, scoring, showing, summary, tuning
 from tuneport.lab.family import Architecture
+from tuneport.lab.lines import write_lines
 from tuneport.lab.processes import make, two_processes
 from tuneport.lab.questions import Question
 from tuneport.lab.training import Schedule
@@ -78,12 +79,6 @@ class Recipe:
     orders: int = 400
     curve_every: int = 50
 
-    @property
-    def tuning_examples(self) -> int:
-        """As many as the fine-tuning sees, each once."""
-        assert self.tuning.steps is not None, "the lab's budgets are in steps"
-        return self.tuning.steps * self.tuning.batch_size
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -130,11 +125,11 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
             )
         )
         examples = questions.training_questions(
-            world, seed, recipe.tuning_examples, shares=recipe.tuning_shares, never=asked
+            world, seed, tuning.examples_seen(recipe.tuning), shares=recipe.tuning_shares, never=asked
         )
         questions.check_held_out(asked, examples, [*first[1], *second[1], *following[1]])
-        _write_questions(folder / "questions.jsonl", asked)
-        _write_questions(folder / "curve.jsonl", curve.questions_of(asked))
+        write_lines(folder / "questions.jsonl", map(asdict, asked))
+        write_lines(folder / "curve.jsonl", map(asdict, curve.questions_of(asked)))
         lesson = folder / "lesson"
         tuning.write_lesson(lesson, examples)
 
@@ -242,8 +237,3 @@ def _write_answers(path: Path, asked: Sequence[Question], said: dict[str, list[s
     """Every model's answer to every question, one line a question, in the order of questions.jsonl."""
     lines = ({"task": q.task, "prompt": q.prompt, **{m: said[m][i] for m in said}} for i, q in enumerate(asked))
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _write_questions(path: Path, asked: Sequence[Question]) -> None:
-    if not path.exists():  # a run that goes on finds the file it began with
-        path.write_text("".join(json.dumps(asdict(question)) + "\n" for question in asked))

@@ -25,7 +25,8 @@ import numpy as np
 
 from tuneport.errors import TuneportError
 from tuneport.evaluate import measures
-from tuneport.lab import prose, records, scoring
+from tuneport.lab import prose, records, scoring, tuning
+from tuneport.lab.lines import write_lines
 from tuneport.lab.memory import Cost, run_measured
 from tuneport.lab.processes import make, two_processes
 from tuneport.lab.questions import Question
@@ -53,12 +54,6 @@ class Recipe:
     windows_held_out: int = 24
     seed: int = 0
 
-    @property
-    def tuning_examples(self) -> int:
-        """As many as a fine-tuning sees, each once."""
-        assert self.tuning.steps is not None, "the budget is in steps"
-        return self.tuning.steps * self.tuning.batch_size
-
 
 def published(out: str | Path, recipe: Recipe | None = None) -> dict[str, Any]:
     """Make all versions in `out/models`, carry the fine-tunings over, measure; returns the summary."""
@@ -76,7 +71,7 @@ def published(out: str | Path, recipe: Recipe | None = None) -> dict[str, Any]:
         models = {name: folder / "models" / name for name in (*MODELS, ADAPTER)}
         (folder / "models").mkdir(exist_ok=True)
         resumed = any(path.exists() for path in models.values())
-        drawn = records.filing_questions(recipe.questions + recipe.tuning_examples, recipe.seed)
+        drawn = records.filing_questions(recipe.questions + tuning.examples_seen(recipe.tuning), recipe.seed)
         asked, taught = drawn[: recipe.questions], drawn[recipe.questions :]
         to_read, held_out = prose.python_reference()
         files = {name: folder / f"{name}.jsonl" for name in ("questions", "lesson", "windows")}
@@ -344,12 +339,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(record))
     print(f"\n{out}")
     return 0
-
-
-def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A JSONL file; one that an earlier run wrote stays as it is."""
-    if not path.exists():
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _mebibytes(figure: float | None) -> str:

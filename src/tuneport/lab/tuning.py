@@ -5,12 +5,12 @@ Nothing is trained here. A base model of the lab has no chat template; it gets o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tuneport.lab import vocabulary
+from tuneport.lab.lines import write_lines, write_once
 from tuneport.lab.questions import Question, bare
 from tuneport.tune.recipes import Recipe, Running
 
@@ -24,8 +24,8 @@ def write_lesson(folder: Path, examples: Sequence[Question]) -> None:
         {"messages": [_message("user", bare(example.prompt)), _message("assistant", example.answer)]}
         for example in examples
     )
-    _write_once(folder / EXAMPLES, "".join(json.dumps(line) + "\n" for line in lines))
-    _write_once(folder / TEMPLATE, vocabulary.CHAT_TEMPLATE)
+    write_lines(folder / EXAMPLES, lines)
+    write_once(folder / TEMPLATE, vocabulary.CHAT_TEMPLATE)
 
 
 def fine_tune(out: Path, start: Path, lesson: Path, recipe: Recipe, seed: int, running: Running) -> None:
@@ -48,9 +48,7 @@ def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _write_once(path: Path, text: str) -> None:
-    """Data files keep their time of change, so that a run that goes on finds the data it began with."""
-    if not path.exists():
-        fresh = path.with_name(f"{path.name}.new")
-        fresh.write_text(text)
-        fresh.rename(path)
+def examples_seen(recipe: Recipe) -> int:
+    """How many examples a fine-tuning sees: the lab gives it as many, each once."""
+    assert recipe.steps is not None, "the lab's budgets are in steps"
+    return recipe.steps * recipe.batch_size
