@@ -77,18 +77,18 @@ def load_named(names: Sequence[str], *, chat: bool = False) -> list[NamedTask]:
 
 
 def _find_and_load(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The tasks and groups of a name. The harness's whole list takes ten seconds to read, so near folders come first."""
+    """The tasks and groups of a name. The harness's whole list takes ten seconds to read, so single folders come first."""
     from lm_eval.tasks._index import Kind
 
-    near = _near_tasks(name)
-    entry = near.task_index.get(name)
-    if entry is not None and entry.kind != Kind.TAG:  # a tag may have members in any folder
-        with contextlib.suppress(KeyError), _in_words(name):  # so may a group: then it is looked for in all
-            return _parts(near.load([name]))
-    mentioned, declared = _mentions(name)
-    everything = _all_tasks() if mentioned else None
+    for listed in (_near_tasks, _declaring_tasks):
+        some = listed(name)
+        entry = None if some is None else some.task_index.get(name)
+        if entry is not None and entry.kind != Kind.TAG:  # a tag may have members in any folder
+            with contextlib.suppress(KeyError), _in_words(name):  # so may a group: then it is looked for in all
+                return _parts(some.load([name]))
+    everything = _all_tasks() if name in _names().words else None
     if everything is None or name not in everything.task_index:
-        close = difflib.get_close_matches(name, declared, 3)
+        close = difflib.get_close_matches(name, _names().folders, 3)
         told = f" (near: {', '.join(close)})" if close else ""
         raise UsageError(f"--tasks: the harness has no task {name!r}{told}, and there is no such JSONL file.")
     try:
@@ -102,17 +102,36 @@ def _parts(loaded: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, A
     return loaded["tasks"], loaded.get("groups") or {}
 
 
-def _mentions(name: str) -> tuple[bool, set[str]]:
-    """Whether any of the harness's task files has the name in it, and the names that they declare; nothing is parsed."""
+@dataclass(frozen=True)
+class _Names:
+    """What the harness's task files say, without parsing them: where each name is declared, and all of their words."""
+
+    folders: Mapping[str, Path]
+    words: frozenset[str]
+
+
+@cache
+def _names() -> _Names:
     import lm_eval.tasks
 
-    mentioned, declared = False, set()
+    folders: dict[str, Path] = {}
+    words: set[str] = set()
     for path in Path(lm_eval.tasks.__file__).parent.rglob("*"):
         if path.suffix in ("", ".yaml", ".yml") and path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")
-            mentioned = mentioned or name in text
-            declared.update(re.findall(r"^(?:task|group):[ \t]*['\"]?([\w.:+-]+)", text, re.MULTILINE))
-    return mentioned, declared
+            words.update(re.findall(r"[\w.:+-]+", text))
+            for declared in re.findall(r"^(?:task|group):[ \t]*['\"]?([\w.:+-]+)", text, re.MULTILINE):
+                folders[declared] = path.parent
+    return _Names(folders, frozenset(words))
+
+
+@cache
+def _declaring_tasks(name: str) -> Any:
+    """The tasks in the folder where a file declares the name; None where none does."""
+    from lm_eval.tasks import TaskManager
+
+    folder = _names().folders.get(name)
+    return None if folder is None else TaskManager(include_defaults=False, include_path=[folder])
 
 
 @cache
