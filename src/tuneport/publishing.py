@@ -136,9 +136,15 @@ def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
         plan, steps = record["plan"], record["outcome"]["steps"]
         message = f"tuneport tune: {plan['recipe']['recipe']} of {plan['model']['name']}, {steps} steps"
         revision = plan["model"].get("revision")
+        written = (record.get("files") or {}).get(CARD)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError(f"{folder / 'tune.json'} is damaged ({error!r}); tune again, or restore it.") from None
     open_folder(folder, "output")  # every header, and every shard at its full size
+    if written is not None and (not (folder / CARD).is_file() or _digest(folder / CARD) != written):
+        raise PublishError(
+            f"{folder / CARD} is not as tune wrote it. Restore it and push; then edit the card on the Hub, where later "
+            "pushes will not replace it unasked."
+        )
     names = _files(folder)
     strays = [
         name
@@ -149,6 +155,12 @@ def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
     if strays:
         raise PublishError(f"{folder} holds files that are not of the fine-tuning; move them away:{listing(strays)}")
     return names, message, f"model: {plan['model']['name']} {revision or ''}"
+
+
+def _digest(path: Path) -> str:
+    from blake3 import blake3
+
+    return blake3(path.read_bytes()).hexdigest()
 
 
 def _files(folder: Path) -> list[str]:

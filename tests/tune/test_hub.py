@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 from families.loopback_hub import LoopbackHub
+from huggingface_hub import ModelCard
+from pushing_hub import TOKEN, PushingHub
 
 
 def test_a_hub_id_is_fetched_fine_tuned_and_named_and_nothing_else_goes_over_the_network(
@@ -38,13 +40,47 @@ def test_a_hub_id_is_fetched_fine_tuned_and_named_and_nothing_else_goes_over_the
     asked.discard("/api/agent-harnesses")  # a list of its own that the Hub's client keeps, once a day
     assert asked
     assert not [path for path in asked if "org/base" not in path], "only the model's own files are asked for"
-    assert json.loads(done.stdout)["outcome"]["steps"] == 2
+    assert json.loads(done.stdout)["outcome"]["steps"] == 2  # one object, and nothing of the libraries beside it
+    assert done.stderr == ""
     record = json.loads((tmp_path / "out" / "tune.json").read_text())
     assert record["plan"]["model"]["name"] == "org/base"
     assert record["plan"]["model"]["revision"]
     adapter = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == "org/base"
     assert adapter["revision"] == record["plan"]["model"]["revision"]
+
+
+def test_a_fine_tuning_is_published_with_its_card_and_tells_nothing_of_the_machine(
+    base: Path, chats: Path, tmp_path: Path
+) -> None:
+    with PushingHub({"org/base": {"main": base}}, root=tmp_path / "hub") as hub:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and name != "CI"}
+        own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
+        choices = ["--steps", "2", "--chat-template", "chatml", "--lora", "rank=2", "--out", str(tmp_path / "out")]
+        command = ["tune", "org/base", "--data", str(chats), *choices, "--push-to", "org/tuned", "--json"]
+        done = subprocess.run(
+            [sys.executable, "-m", "tuneport", *command],
+            capture_output=True,
+            text=True,
+            env=kept | own,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        assert json.loads(done.stdout)["published"]["repo"] == "org/tuned"
+        pushed = hub.main("org/tuned")
+    card = ModelCard.load(pushed / "README.md")
+    assert card.data.base_model == ["org/base"]
+    assert card.data.to_dict()["base_model_relation"] == "adapter"
+    revision = json.loads((pushed / "tune.json").read_text())["plan"]["model"]["revision"]
+    assert f"tuneport transfer --base org/base@{revision} --tuned this-folder" in card.text
+    assert (pushed / "adapter_model.safetensors").exists()
+    texts = {path.name: path.read_text() for path in pushed.iterdir() if path.suffix in (".md", ".json", ".jsonl", ".txt")}
+    assert len(texts) >= 5
+    for name, text in texts.items():
+        assert TOKEN not in text and str(tmp_path) not in text and str(base.parent) not in text, name
+        assert str(Path.home()) not in text and os.uname().nodename not in text, name
 
 
 def test_data_of_a_data_set_that_is_not_there_is_refused_before_a_model_is_loaded(base: Path, tmp_path: Path) -> None:

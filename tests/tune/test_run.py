@@ -96,7 +96,7 @@ def test_the_record_says_what_went_in_and_what_came_out_and_no_path(base: Path, 
     assert record["environment"]["packages"]["trl"]
     for given in (base, sums):
         assert str(given.parent) not in (full / "tune.json").read_text()
-    assert not [path.name for path in full.iterdir() if path.name in ("plan.json", "checkpoints", "README.md")]
+    assert not [path.name for path in full.iterdir() if path.name in ("plan.json", "checkpoints")]
 
 
 def test_what_was_trained_on_is_found_in_the_digests(full: Path) -> None:
@@ -120,12 +120,32 @@ def test_an_adapter_is_one_that_peft_loads_onto_the_start_and_names_it_without_a
     assert not torch.equal(plain, tuned)
     assert log_of(adapter)[-1]["loss"] < log_of(adapter)[0]["loss"]
     assert sorted(path.name for path in adapter.iterdir()) == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         "log.jsonl",
         "tune-hashes.txt",
         "tune.json",
     ]
+
+
+def test_the_card_says_what_was_done_and_how_it_goes_on_in_the_form_that_the_hub_reads(
+    base: Path, full: Path, adapter: Path
+) -> None:
+    from huggingface_hub import ModelCard
+
+    for folder, library, tags in (
+        (full, "transformers", ["tuneport", "fine-tuning", "sft"]),
+        (adapter, "peft", ["tuneport", "fine-tuning", "sft", "lora"]),
+    ):
+        card = ModelCard.load(folder / "README.md")
+        assert card.data.to_dict() == {"library_name": library, "tags": tags}  # the model is a folder, no Hub id
+        assert "trained for 12 steps" in card.text
+        assert "| sums.jsonl | prompt-completion | 40 | 40 |" in card.text
+        assert "| learning_rate | 0.03 |" in card.text
+        assert "tuneport transfer --base base --tuned this-folder --onto NEW-VERSION" in card.text
+        assert str(base.parent.parent) not in card.text
+    assert "| lora rank | 4 |" in (adapter / "README.md").read_text()
 
 
 def test_the_same_command_again_says_that_it_is_done_and_another_is_refused(base: Path, sums: Path, full: Path) -> None:

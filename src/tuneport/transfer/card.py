@@ -6,10 +6,11 @@ then the formula, how to load the model, what was decided and what was measured.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
+
+from tuneport.checkpoint.card import front_matter, label, table
 
 _TITLES = {"transfer": "fine-tuning carried over", "apply": "diff vector applied", "diff": "diff vector"}
 _MOST_DECISIONS = 60
@@ -43,16 +44,13 @@ def render_card(manifest: Mapping[str, Any]) -> bytes:
 
 
 def _front_matter(manifest: Mapping[str, Any]) -> list[str]:
-    # The name of a folder holds no slash, a Hub id always does.
-    hub_ids = sorted({entry["name"] for entry in manifest["inputs"] if "/" in entry["name"]})
-    lines = ["---"]
-    if manifest["operation"] != "diff":
-        lines.append("library_name: transformers")
-    if hub_ids:
-        lines += ["base_model:", *[f"- {json.dumps(hub_id)}" for hub_id in hub_ids]]
-        lines.append("base_model_relation: merge")
-    adapted = ["- peft"] if any("adapter" in entry for entry in manifest["inputs"]) else []
-    return [*lines, "tags:", "- tuneport", "- fine-tuning-transfer", f"- {manifest['operation']}", *adapted, "---"]
+    adapted = ["peft"] if any("adapter" in entry for entry in manifest["inputs"]) else []
+    return front_matter(
+        ["tuneport", "fine-tuning-transfer", manifest["operation"], *adapted],
+        library="transformers" if manifest["operation"] != "diff" else None,
+        parents=[entry["name"] for entry in manifest["inputs"]],
+        relation="merge",
+    )
 
 
 def _title(manifest: Mapping[str, Any]) -> str:
@@ -78,28 +76,19 @@ def _measures(manifest: Mapping[str, Any]) -> list[str]:
         "cosine": "cosine of the two",
         "base_target_cosine": "cosine of base and target",
     }
-    rows = ["| measure | value |", "| --- | --- |"]
-    for field, words in names.items():
-        value = manifest["measures"].get(field)
-        rows.append(f"| {words} | {'–' if value is None else f'{value:.6g}'} |")
-    return rows
+    values = {words: manifest["measures"].get(field) for field, words in names.items()}
+    return table(
+        ["measure", "value"], [(words, "–" if value is None else f"{value:.6g}") for words, value in values.items()]
+    )
 
 
 def _decisions(manifest: Mapping[str, Any]) -> list[str]:
     decisions = manifest["decisions"]
-    rows = ["| what | choice | why |", "| --- | --- | --- |"]
-    for decision in decisions[:_MOST_DECISIONS]:
-        cells = (_cell(str(decision[key])) for key in ("subject", "choice", "reason"))
-        rows.append(f"| {' | '.join(cells)} |")
+    rows = [[decision[key] for key in ("subject", "choice", "reason")] for decision in decisions[:_MOST_DECISIONS]]
     if len(decisions) > _MOST_DECISIONS:
-        rows.append(f"| … | {len(decisions) - _MOST_DECISIONS} more in tuneport.json | |")
-    return rows
-
-
-def _cell(text: str, most: int = 160) -> str:
-    text = text if len(text) <= most else text[: most - 1] + "…"
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+        rows.append(["…", f"{len(decisions) - _MOST_DECISIONS} more in tuneport.json", ""])
+    return table(["what", "choice", "why"], rows)
 
 
 def _label(entry: Mapping[str, Any]) -> str:
-    return f"{entry['name']} @ {entry['revision']}" if entry.get("revision") else str(entry["name"])
+    return label(str(entry["name"]), entry.get("revision"))

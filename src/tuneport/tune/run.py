@@ -1,7 +1,7 @@
 """`tune`: a fine-tuning from its choices to a finished folder, on TRL.
 
 In come a model, data and a recipe, out comes DIR: an ordinary checkpoint (or an adapter) with `tune.json` (what was
-done), `log.jsonl` (every step) and the digests of what it was trained on. Until all of that is there it is called
+done), a card, `log.jsonl` (every step) and the digests of what it was trained on. Until all of that is there it is called
 DIR.partial; a killed run goes on from its last whole checkpoint and ends with the same weights.
 """
 
@@ -18,12 +18,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 from tuneport import __version__
+from tuneport.checkpoint.publish import CARD
 from tuneport.errors import OutputError, TrainingError, TuneportError
+from tuneport.tune.card import render_card
 from tuneport.tune.data import Share
 from tuneport.tune.leakage import HASHES, write_digests
 from tuneport.tune.logbook import LOG, Logbook
@@ -135,6 +141,9 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
             _write_model(folder, unwrapped, state, prepared, running)
             write_digests(folder / HASHES, prepared.encoded.digests)
             record = {"plan": plan, "outcome": _outcome(prepared, logbook), "environment": _environment(trainer)}
+            card = render_card(record)
+            (folder / CARD).write_bytes(card)
+            record["files"] = {CARD: blake3(card).hexdigest()}  # a card that was edited since is known by it
             (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             shutil.rmtree(checkpoints)
     finally:
@@ -367,6 +376,7 @@ def _quietly() -> Iterator[None]:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    _let_libraries_set_levels()
     loggers = [logging.getLogger(name) for name in ("trl", "transformers", "accelerate", "peft", "datasets")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -381,6 +391,13 @@ def _quietly() -> Iterator[None]:
             logger.setLevel(level)
         if bars:
             _transformers_bars(True)
+
+
+def _let_libraries_set_levels() -> None:
+    """Two of them set their logger's level when it is first asked for, and would take back what is set before."""
+    for library in ("transformers", "datasets"):
+        if find_spec(library) is not None:  # else prepare() says what is missing
+            import_module(f"{library}.utils.logging").get_verbosity()
 
 
 def _transformers_bars(on: bool) -> bool:

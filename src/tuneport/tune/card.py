@@ -1,0 +1,99 @@
+"""The card of a fine-tuning: what was done to which model, with which data, and how it goes on to the next version.
+
+In comes the record that becomes tune.json, and nothing else, out comes README.md as the Hub reads it. Names are those of
+the record: Hub ids, or names of files and folders without a path.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from tuneport.checkpoint.card import front_matter, is_hub_id, label, table
+
+_NAMES = {"sft": "supervised fine-tuning", "dpo": "preferences (DPO)", "grpo": "verifiable rewards (GRPO)"}
+
+
+def render_card(record: Mapping[str, Any]) -> bytes:
+    """README.md of a fine-tuned model or adapter."""
+    plan, outcome = record["plan"], record["outcome"]
+    recipe, lora, start = plan["recipe"]["recipe"], plan["lora"], plan["model"]
+    model = label(start["name"], start["revision"])
+    lines = [
+        *front_matter(
+            ["tuneport", "fine-tuning", recipe, *(["lora"] if lora else [])],
+            library="peft" if lora else "transformers",
+            parents=[start["name"]],
+            relation="adapter" if lora else "finetune",
+            datasets=[_data_set(source["name"]) for source in plan["data"]],
+        ),
+        "",
+        f"# {start['name'].rpartition('/')[2]}: {_NAMES[recipe]}",
+        "",
+        f"{'An adapter of' if lora else 'All parameters of'} {model}, trained for {outcome['steps']:,} steps on "
+        f"{outcome['tokens']:,} tokens; the loss of the last steps was {_number(outcome['final_loss'])}. Made by tuneport "
+        f"{record['environment']['tuneport']} on TRL.",
+    ]
+    for warning in outcome["warnings"]:
+        lines += ["", f"> **Warning:** {warning}"]
+    lines += ["", "## Load it", "", "```python", *_loading(start, bool(lora)), "```", ""]
+    lines += ["## Carry it to another version of the model", "", "```sh", _transfer(start), "```", ""]
+    lines += ["## Data", "", *_data(plan), "", "## Choices", "", *_choices(plan), ""]
+    lines.append(
+        "`tune.json` holds all of this for machines, `log.jsonl` every step. `tune-hashes.txt` holds digests of the training "
+        "examples: `tuneport evaluate --trained-on this-folder` finds test examples among them."
+    )
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _data_set(name: str) -> str:
+    """A data set's id without the revision and split that a source's name may hold."""
+    return name.partition("@")[0].partition(":")[0] if is_hub_id(name) else name
+
+
+def _loading(start: Mapping[str, Any], adapter: bool) -> list[str]:
+    loading = 'AutoModelForCausalLM.from_pretrained("{}"{})'
+    if not adapter:
+        return [
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            f"model = {loading.format('this-folder', '')}",
+            'tokenizer = AutoTokenizer.from_pretrained("this-folder")',
+        ]
+    revision = f', revision="{start["revision"]}"' if start["revision"] and is_hub_id(start["name"]) else ""
+    return [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM",
+        "",
+        f"base = {loading.format(start['name'], revision)}",
+        'model = PeftModel.from_pretrained(base, "this-folder")',
+    ]
+
+
+def _transfer(start: Mapping[str, Any]) -> str:
+    revision = f"@{start['revision']}" if start["revision"] and is_hub_id(start["name"]) else ""
+    base = shlex.quote(f"{start['name']}{revision}")
+    return f"tuneport transfer --base {base} --tuned this-folder --onto NEW-VERSION --out DIR"
+
+
+def _data(plan: Mapping[str, Any]) -> list[str]:
+    rows = [(source["name"], source["form"], f"{source['rows']:,}", f"{source['of']:,}") for source in plan["data"]]
+    return table(["data", "form", "rows used", "of"], rows)
+
+
+def _choices(plan: Mapping[str, Any]) -> list[str]:
+    chat = {name: plan["chat"][name] for name in ("template", "end_token", "new_tokens")}
+    adapter = {f"lora {name}": value for name, value in (plan["lora"] or {}).items()}
+    rows = [(name, value) for name, value in {**plan["recipe"], **adapter, **chat}.items() if value not in (None, [], ())]
+    return table(["choice", "value"], [(name, _shown(value)) for name, value in rows])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4f}"
