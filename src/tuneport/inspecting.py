@@ -18,8 +18,9 @@ from tuneport.checkpoint.open import Checkpoint, open_checkpoint
 from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import TuneportError
 from tuneport.transfer import kernel
-from tuneport.transfer.plan import is_tied, vocabulary_rows
+from tuneport.transfer.plan import is_tied
 from tuneport.transfer.run import read_manifest
+from tuneport.transfer.tokens import vocabulary_rows
 
 
 def inspect(spec: str | os.PathLike[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,21 +32,40 @@ def workplace(out: Path, plan: Mapping[str, Any], record: str | None = None) -> 
         yield None
         return
     unfinished = out.with_name(f"{out.name}.partial")
-    if unfinished.exists() and any(unfinished.iterdir()):
+    if unfinished.exists() and {file.name for file in unfinished.iterdir()} - {f"{PLAN}.new"}:
         _compare(unfinished, wanted, record)
-    unfinished.mkdir(parents=True, exist_ok=True)
-    with open(unfinished / PLAN, "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(f"{unfinished} is in use by another run. Wait for it, or choose another DIR.") from error
-        if lock.tell() == 0:
-            lock.write(json.dumps(wanted, indent=1) + "\n")
-            lock.flush()
+    with held(unfinished, "choose another DIR"):
+        if not (unfinished / PLAN).exists():
+            write_whole(unfinished / PLAN, json.dumps(wanted, indent=1) + "\n")
         yield unfinished
         if record is not None:
             (unfinished / PLAN).unlink()
         unfinished.rename(out)
+
+
+@contextmanager
+def held(folder: Path, instead: str) -> Iterator[None]:
+    """Make a folder and lock it against a second run; the lock goes away with its process, and follows a rename."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}.") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OutputError(f"{folder} is in use by another run. Wait for it, or {instead}.") from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file beside its place, then rename it: it is whole, or it is not there."""
+    unfinished = path.with_name(f"{path.name}.new")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
 def _compare(folder: Path, wanted: Any, record: str | None) -> None:

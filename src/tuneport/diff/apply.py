@@ -39,18 +39,8 @@ from tuneport.pairing.vocabulary import VocabularyMatch, match_vocabulary
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
 from tuneport.transfer.pieces import RawRows, Recipe, Rounding, Source, Sum, Term
-from tuneport.transfer.plan import (
-    Cast,
-    Plan,
-    columns_of,
-    grown_rows,
-    is_tied,
-    is_written,
-    place,
-    token_decisions,
-    vocabulary_rows,
-    without_tokenizers,
-)
+from tuneport.transfer.plan import Cast, Plan, grown_rows, is_tied, is_written, place
+from tuneport.transfer.tokens import columns_of, token_decisions, vocabulary_rows, without_tokenizers
 
 
 def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: Checkpoint, choices: Choices) -> Plan:

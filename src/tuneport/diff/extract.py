@@ -30,16 +30,8 @@ from tuneport.transfer.adapted_terms import Stored, stored
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
 from tuneport.transfer.pieces import Difference, RawRows, Recipe, Rows, Source, Term
-from tuneport.transfer.plan import (
-    Plan,
-    columns_of,
-    is_tied,
-    place,
-    rows_matter,
-    token_decisions,
-    vocabulary_rows,
-    without_tokenizers,
-)
+from tuneport.transfer.plan import Plan, is_tied, place
+from tuneport.transfer.tokens import columns_of, rows_matter, token_decisions, vocabulary_rows, without_tokenizers
 
 
 def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:

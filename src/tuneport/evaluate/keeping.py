@@ -6,9 +6,7 @@ another plan is refused, with what differs, unless it is to be replaced.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,9 +16,9 @@ from typing import Any
 from tuneport.checkpoint.journal import differing_fields
 from tuneport.errors import OutputError, listing
 from tuneport.evaluate.outcomes import TaskResult, as_json, from_json
+from tuneport.place import PLAN, held, write_whole
 
 EXAMPLES = ".examples.jsonl"
-_PLAN = "plan.json"
 
 
 def examples_file(out: Path) -> Path:
@@ -55,22 +53,13 @@ def already_done(out: Path, plan: Mapping[str, Any], overwrite: bool) -> dict[st
 def keeping(out: Path, plan: Mapping[str, Any], overwrite: bool) -> Iterator[Kept]:
     """The results kept so far, locked against a second run; what is kept of another plan is refused."""
     folder = out.with_name(f"{out.name}.partial")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}.") from None
-    try:
+    with held(folder, "choose another --out"):
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OutputError(f"{folder} is in use by another run. Wait for it, or choose another --out.") from None
-        yield Kept(out, folder, plan, overwrite)
-    finally:
-        # Where nothing was scored nothing is to be gone on from, and no other plan is to be kept out.
-        if [file.name for file in folder.glob("*")] == [_PLAN]:
-            shutil.rmtree(folder)
-        os.close(lock)
+            yield Kept(out, folder, plan, overwrite)
+        finally:
+            # Where nothing was scored nothing is to be gone on from, and no other plan is to be kept out.
+            if [file.name for file in folder.glob("*")] == [PLAN]:
+                shutil.rmtree(folder)
 
 
 class Kept:
@@ -80,7 +69,7 @@ class Kept:
         """Begin, or go on from what ``folder`` holds of this plan."""
         self._out, self.folder = out, folder
         self.plan = json.loads(json.dumps(plan))
-        begun = folder / _PLAN
+        begun = folder / PLAN
         if begun.exists():
             different = _differing(begun, self.plan)
             if different and not overwrite:
@@ -92,7 +81,7 @@ class Kept:
                 for file in folder.iterdir():
                     shutil.rmtree(file) if file.is_dir() else file.unlink()
         if not begun.exists():
-            _write(begun, json.dumps(self.plan))
+            write_whole(begun, json.dumps(self.plan))
 
     def get(self, model: int, task: int) -> tuple[TaskResult, list[str]] | None:
         """A result of an earlier run, with its warnings."""
@@ -104,7 +93,7 @@ class Kept:
 
     def put(self, model: int, task: int, result: TaskResult, warnings: list[str]) -> None:
         """Keep a result."""
-        _write(self._file(model, task), json.dumps({"result": as_json(result), "warnings": warnings}))
+        write_whole(self._file(model, task), json.dumps({"result": as_json(result), "warnings": warnings}))
 
     def finish(self, record: Mapping[str, Any], lines: Iterator[Mapping[str, Any]]) -> None:
         """Write the examples, then the record, each beside its place and renamed; what was kept goes."""
@@ -112,7 +101,7 @@ class Kept:
         with examples.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         text = json.dumps({**record, "plan": self.plan}, indent=1, ensure_ascii=False) + "\n"
-        _write(self.folder / "record.json", text)
+        write_whole(self.folder / "record.json", text)
         examples.replace(examples_file(self._out))
         (self.folder / "record.json").replace(self._out)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -126,9 +115,3 @@ def _differing(begun: Path, plan: Any) -> list[str]:
         return differing_fields(json.loads(begun.read_text(encoding="utf-8")), plan)
     except (OSError, ValueError):
         raise OutputError(f"{begun} is damaged. Remove {begun.parent.name} and run again; it starts anew.") from None
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_suffix(".new")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)

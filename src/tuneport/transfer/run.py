@@ -43,9 +43,10 @@ from tuneport.transfer.manifest import (
     render_manifest,
 )
 from tuneport.transfer.pieces import Difference, Readers, Source, Sum, Term, equal, nonfinite_in
-from tuneport.transfer.plan import OutputTask, Plan, columns_of, is_tied, plan_transfer
+from tuneport.transfer.plan import OutputTask, Plan, is_tied, plan_transfer
 from tuneport.transfer.product import are_alike
 from tuneport.transfer.stream import Progress, Workspace, run_leaves
+from tuneport.transfer.tokens import columns_of
 
 
 @dataclass(frozen=True)
