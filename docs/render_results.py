@@ -39,7 +39,7 @@ def render(figures: Path = FIGURES) -> str:
                 if (file := figures / f"demo-seed-{seed}.json").exists() or seed in SEEDS
             ]
         ),
-        _published(_figures(figures / "published.json")),
+        _published(_figures(figures / "published.json"), _figures(figures / "published-first-rate.json")),
         _bench(_figures(figures / "bench.json")),
     ]
     return "\n\n".join(parts) + "\n"
@@ -201,7 +201,20 @@ def _mebibytes(figure: float | None) -> str:
     return "unknown" if figure is None else f"{figure:.0f} MiB"
 
 
-def _published(record: dict[str, Any]) -> str:
+def _first_rate(record: dict[str, Any], first: dict[str, Any]) -> list[str]:
+    """What the adapter gave at the rate that was tried before this one, where it was another."""
+    if first["recipe"]["lora_learning_rate"] == record["recipe"]["lora_learning_rate"]:
+        return []
+    adapter = first["adapter"]
+    return [
+        f"The adapter's rate was first {first['recipe']['lora_learning_rate']:g}: exact match "
+        f"{_share(first['models']['v2-with-adapter'], 'exact_match')} after the transfer, and {_stayed(adapter)} of what "
+        f"version 2 learned stayed. {record['recipe']['lora_learning_rate']:g} was then chosen with this in sight, before it was "
+        "run, and run once, on the same orders and windows."
+    ]
+
+
+def _published(record: dict[str, Any], first: dict[str, Any]) -> str:
     recipe, transfer = record["recipe"], record["transfer"]
     came = {"v2-transferred": record, "v2-with-adapter": record["adapter"]}
     names = {
@@ -241,6 +254,7 @@ def _published(record: dict[str, Any]) -> str:
                 ["norm of the diff vector", *(f"{transfer[name]['measures']['diff_norm']:.2f}" for name in _CARRIED)],
             ]
         ),
+        *_first_rate(record, first),
         f"Norm of version 2 - version 1: {transfer['v2-transferred']['measures']['drift_norm']:.2f}.",
         _table(
             [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import pytest
 import tiny_scored
 
 import tuneport
-from tuneport.errors import DoubtError, UsageError
+from tuneport.errors import DoubtError, LeakageError, UsageError
 from tuneport.evaluate.examples import read_tasks
-from tuneport.evaluate.leakage import HASHES, leaked
-from tuneport.tune.leakage import example_digest
+from tuneport.evaluate.leakage import example_digests, leaked
+from tuneport.tune.leakage import HASHES, example_digest, write_digests
 
 TEST = [
     {"id": "p", "prompt": "Where lives Anna?", "answer": "Paris"},
@@ -65,7 +66,35 @@ def test_a_leak_stands_in_the_record_and_stops_when_strict(models: Path, towns: 
     data = tiny_scored.write_rows(tmp_path / "train.jsonl", tiny_scored.rows()[:2])
     arguments: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu", "trained_on": [data]}
     record = tuneport.evaluate([models / "all"], [towns], tmp_path / "o.json", **arguments)
-    assert record["leakage"] == [{"task": "towns", "data": "train.jsonl", "count": 2, "of": 12, "ids": ["1", "2"]}]
+    assert record["leakage"] == [
+        {"task": "towns", "data": "train.jsonl", "use": "training", "count": 2, "of": 12, "ids": ["1", "2"]}
+    ]
     assert "2 of 12 examples of towns stand in the training data train.jsonl (1, 2)" in record["warnings"][0]
     with pytest.raises(DoubtError, match="stand in"):
         tuneport.evaluate([models / "all"], [towns], tmp_path / "p.json", strict=True, **arguments)
+
+
+def test_a_test_by_which_a_model_was_chosen_is_refused_unless_that_is_asked_for(
+    models: Path, towns: Path, tmp_path: Path
+) -> None:
+    (task,) = read_tasks([towns])
+    chosen = [digest for example in task.examples[:3] for digest in example_digests(example)]
+    (tmp_path / "tuned").mkdir()
+    write_digests(tmp_path / "tuned" / HASHES, [example_digest("something else")], chosen)
+    arguments: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu", "trained_on": [tmp_path / "tuned"]}
+    with pytest.raises(LeakageError, match=r"3 of 12 examples of towns were used for selection.*tuned.*\(1, 2, 3\)"):
+        tuneport.evaluate([models / "all"], [towns], tmp_path / "o.json", **arguments)
+    assert not list(tmp_path.glob("o.json*")), "nothing was scored"
+    record = tuneport.evaluate([models / "all"], [towns], tmp_path / "o.json", allow_selection=True, **arguments)
+    assert [(row["use"], row["ids"]) for row in record["leakage"]] == [("selection", ["1", "2", "3"])]
+    assert "were used for selection" in record["warnings"][0]
+
+
+def test_a_task_of_the_harness_is_known_by_its_name_where_a_curve_was_read_on_it(tmp_path: Path) -> None:
+    (tmp_path / HASHES).write_text("")
+    record = {"selection": [{"task": "gsm8k", "data": None}, {"task": "towns", "data": "towns.jsonl", "examples": 12}]}
+    (tmp_path / "tune.json").write_text(json.dumps(record))
+    (row,) = leaked([], [tmp_path], ["arc_easy", "gsm8k", "towns"])
+    assert (row["task"], row["use"], row["count"]) == ("gsm8k", "selection", None)
+    with pytest.raises(LeakageError, match="gsm8k was used for selection"):
+        tuneport.evaluate([], ["gsm8k"], tmp_path / "o.json", trained_on=[tmp_path])

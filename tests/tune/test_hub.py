@@ -76,7 +76,9 @@ def test_a_fine_tuning_is_published_with_its_card_and_tells_nothing_of_the_machi
     revision = json.loads((pushed / "tune.json").read_text())["plan"]["model"]["revision"]
     assert f"tuneport transfer --base org/base@{revision} --tuned this-folder" in card.text
     assert (pushed / "adapter_model.safetensors").exists()
-    texts = {path.name: path.read_text() for path in pushed.iterdir() if path.suffix in (".md", ".json", ".jsonl", ".txt")}
+    texts = {
+        path.name: path.read_text() for path in pushed.iterdir() if path.suffix in (".md", ".json", ".jsonl", ".txt")
+    }
     assert len(texts) >= 5
     for name, text in texts.items():
         assert TOKEN not in text and str(tmp_path) not in text and str(base.parent) not in text, name

@@ -32,6 +32,14 @@ def test_digests_are_found_again_in_the_file_each_once(tmp_path: Path) -> None:
     assert len((tmp_path / "digests").read_text().splitlines()) == 50
 
 
+def test_digests_of_selection_are_kept_apart(tmp_path: Path) -> None:
+    trained, selected = ([example_digest(f"{kind} {number}") for number in range(9)] for kind in ("train", "select"))
+    write_digests(tmp_path / "digests", trained, [*selected, trained[0]])
+    assert read_digests(tmp_path / "digests") == frozenset(trained)
+    assert read_digests(tmp_path / "digests", selection=True) == {*selected, trained[0]}
+    assert [path.name for path in tmp_path.iterdir()] == ["digests"]
+
+
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "digests").write_text("not a digest\n")
     with pytest.raises(DataError, match="no digest"):

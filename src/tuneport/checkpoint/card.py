@@ -44,6 +44,11 @@ def cell(text: str, most: int = 160) -> str:
     return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
+def warned(warnings: Iterable[str]) -> list[str]:
+    """Each warning in a paragraph of its own; tokens in angle brackets are no HTML."""
+    return [line for warning in warnings for line in ("", f"> **Warning:** {warning.replace('<', '&lt;')}")]
+
+
 def label(name: str, revision: str | None) -> str:
     """A model or data set with the revision that was read."""
     return f"{name} @ {revision}" if revision else name

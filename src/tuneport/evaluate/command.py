@@ -66,6 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what models were trained or chosen on: JSONL files, or folders that `tune` wrote; your examples that "
         "occur there are reported (repeatable)",
     )
+    judging.add_argument(
+        "--allow-selection",
+        action="store_true",
+        help="score examples too by which models were chosen, as their curves in --trained-on tell (default: stop)",
+    )
     judging.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     run = parser.add_argument_group("the run")
     run.add_argument("--strict", action="store_true", help="stop where something looks wrong, instead of warning")
@@ -104,6 +109,7 @@ def call(options: argparse.Namespace) -> dict[str, Any]:
         batch_size=options.batch_size,
         recovered_gain=options.recovered_gain,
         trained_on=options.trained_on,
+        allow_selection=options.allow_selection,
         strict=options.strict,
         overwrite=options.overwrite,
         seed=options.seed,

@@ -55,6 +55,12 @@ class OwnTask:
     examples: tuple[Example, ...] = field(repr=False)
 
 
+def own_file(task: str | Path) -> Path | None:
+    """The file of one's own examples that ``--tasks`` names; None where it is the name of one of the harness's tasks."""
+    path = Path(task).expanduser()
+    return path if path.suffix == ".jsonl" or path.is_file() else None
+
+
 def read_tasks(files: Sequence[Path], *, loss: bool = False) -> list[OwnTask]:
     """The tasks of JSONL files, in the order in which they first occur.
 

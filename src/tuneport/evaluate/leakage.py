@@ -7,43 +7,64 @@ model), out comes which examples occur there. Only digests are held, so training
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import UsageError
+from tuneport.errors import LeakageError, UsageError, listing
 from tuneport.evaluate.examples import Example, OwnTask
-from tuneport.tune.leakage import example_digest
+from tuneport.tune.leakage import HASHES, SELECTION, example_digest, parse_digest
 
-HASHES = "tune-hashes.txt"  # what `tune` leaves beside a model: a digest a line
-_DIGEST = re.compile(r"[0-9a-f]{32}")
+RECORD = "tune.json"  # what `tune` leaves beside a model, with its digests
+TRAINING = "training"
 
 
-def leaked(tasks: Sequence[OwnTask], trained_on: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """For each task, the ids of its examples that occur in the training data, and in which of it.
+def leaked(
+    tasks: Sequence[OwnTask], trained_on: Sequence[str | Path], names: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """For each task, the ids of its examples that occur in the training or selection data, and in which of it.
 
     An example counts as seen if its question, or its question with the answer, is a training text up to case and
-    blanks. Raises `UsageError` where there is nothing to read.
+    blanks. Of the harness's tasks only the names are known: ``names`` are compared with those of the curves. Raises
+    `UsageError` where there is nothing to read.
     """
     if not trained_on:
         return []
     wanted: dict[str, list[tuple[int, str]]] = {}
     for place, task in enumerate(tasks):
         for example in task.examples:
-            for text in _asked(example):
-                wanted.setdefault(example_digest(text), []).append((place, example.id))
-    rows = []
+            for digest in example_digests(example):
+                wanted.setdefault(digest, []).append((place, example.id))
+    rows: list[dict[str, Any]] = []
     for source in trained_on:
-        path, seen = Path(source).expanduser(), set[tuple[int, str]]()
-        for digest in _digests(path):
-            seen.update(wanted.get(digest, ()))
+        path, seen = Path(source).expanduser(), set[tuple[str, int, str]]()
+        for digest, use in _digests(path):
+            seen.update((use, *found) for found in wanted.get(digest, ()))
         for place, task in enumerate(tasks):
-            ids = [example.id for example in task.examples if (place, example.id) in seen]
-            if ids:
-                found = {"task": task.name, "data": path.name, "count": len(ids), "of": len(task.examples)}
-                rows.append({**found, "ids": ids})
+            for use in (TRAINING, SELECTION):
+                ids = [example.id for example in task.examples if (use, place, example.id) in seen]
+                if ids:
+                    found = {"task": task.name, "data": path.name, "use": use, "count": len(ids)}
+                    rows.append({**found, "of": len(task.examples), "ids": ids})
+        for name in sorted(set(names) & _selected_by(path)):
+            rows.append({"task": name, "data": path.name, "use": SELECTION, "count": None, "of": None, "ids": []})
     return rows
+
+
+def refuse_selection(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise `LeakageError` where models were selected by examples of the test."""
+    told = [in_words(row) for row in rows if row["use"] == SELECTION]
+    if told:
+        raise LeakageError(
+            f"Nothing was scored, for selection on a test makes its scores too good:{listing(told)}\n"
+            "Score examples that no curve was read on; or pass --allow-selection, and report that the models were chosen by "
+            "them."
+        )
+
+
+def example_digests(example: Example) -> set[str]:
+    """The digests by which a test example may be found."""
+    return {example_digest(text) for text in _asked(example)}
 
 
 def _asked(example: Example) -> set[str]:
@@ -58,14 +79,20 @@ def _asked(example: Example) -> set[str]:
 
 def in_words(row: Mapping[str, Any]) -> str:
     """A row of `leaked` as a warning."""
+    if row["count"] is None:
+        return f"{row['task']} was used for selection: the curve of {row['data']} was read on it."
     shown = ", ".join(row["ids"][:5]) + (", …" if row["count"] > 5 else "")
+    examples = f"{row['count']:,} of {row['of']:,} examples of {row['task']}"
+    if row["use"] == SELECTION:
+        return f"{examples} were used for selection: the curve of {row['data']} was read on them ({shown})."
     return (
-        f"{row['count']:,} of {row['of']:,} examples of {row['task']} stand in the training data {row['data']} "
-        f"({shown}): scores on them measure memory. Leave them out of the one or the other."
+        f"{examples} stand in the training data {row['data']} ({shown}): scores on them measure memory. Leave them out of "
+        "the one or the other."
     )
 
 
-def _digests(path: Path) -> Iterator[str]:
+def _digests(path: Path) -> Iterator[tuple[str, str]]:
+    """Every digest, and what the example was used for."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix == ".jsonl" or file.name == HASHES)
     elif path.is_file():
@@ -78,21 +105,34 @@ def _digests(path: Path) -> Iterator[str]:
         yield from _of_file(file)
 
 
-def _of_file(file: Path) -> Iterator[str]:
+def _of_file(file: Path) -> Iterator[tuple[str, str]]:
     with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             text = line.strip()
             if not text:
                 continue
-            if _DIGEST.fullmatch(text):
-                yield text
+            parsed = parse_digest(text)
+            if parsed is not None:
+                yield parsed[0], SELECTION if parsed[1] else TRAINING
                 continue
             try:
                 row = json.loads(text)
             except ValueError:
                 raise UsageError(f"--trained-on {file.name}:{number}: neither JSON nor a digest.") from None
             if isinstance(row, dict):
-                yield from map(example_digest, _texts(row))
+                yield from ((example_digest(found), TRAINING) for found in _texts(row))
+
+
+def _selected_by(path: Path) -> set[str]:
+    """The harness's tasks on which the curves below a folder were read, as its records say."""
+    found: set[str] = set()
+    for file in path.rglob(RECORD) if path.is_dir() else ():
+        try:
+            told = json.loads(file.read_bytes()).get("selection") or []
+            found |= {str(row["task"]) for row in told if row["data"] is None}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UsageError(f"--trained-on {path}: {file.name} is damaged; tune again, or restore it.") from None
+    return found
 
 
 def _texts(row: Mapping[str, Any]) -> Iterator[str]:

@@ -119,8 +119,8 @@ def _names() -> _Names:
     for path in Path(lm_eval.tasks.__file__).parent.rglob("*"):
         if path.suffix in ("", ".yaml", ".yml") and path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")
-            words.update(re.findall(r"[\w.:+-]+", text))
-            for declared in re.findall(r"^(?:task|group):[ \t]*['\"]?([\w.:+-]+)", text, re.MULTILINE):
+            words.update(re.findall(r"[^\s'\"\[\]{},]+", text))
+            for declared in re.findall(r"^(?:task|group):[ \t]*['\"]?([^\s'\"#]+)", text, re.MULTILINE):
                 folders[declared] = path.parent
     return _Names(folders, frozenset(words))
 

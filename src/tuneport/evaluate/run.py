@@ -17,7 +17,7 @@ from tuneport import __version__
 from tuneport.errors import DoubtError, ScoringError, TuneportError, UsageError, listing
 from tuneport.evaluate import comparing, leakage, olmes
 from tuneport.evaluate.asking import Asking, ask_own
-from tuneport.evaluate.examples import OwnTask, read_tasks
+from tuneport.evaluate.examples import OwnTask, own_file, read_tasks
 from tuneport.evaluate.harness import quietly
 from tuneport.evaluate.keeping import Kept, already_done, examples_file, keeping
 from tuneport.evaluate.models import Loading, Seat, find_models, load, look_over, need_harness
@@ -81,6 +81,7 @@ def evaluate(
     batch_size: int | str = 16,
     recovered_gain: Sequence[Sequence[str]] = (),
     trained_on: Sequence[str | Path] = (),
+    allow_selection: bool = False,
     strict: bool = False,
     overwrite: bool = False,
     seed: int = 0,
@@ -94,7 +95,8 @@ def evaluate(
     triples of the models: target, transferred, tuned target. Every outcome stands in `out` with the suffix
     ``.examples.jsonl``. A `suite` (see `tuneport.evaluate.suites`) is asked of each model in its `variant`: ``base``,
     ``tuned``, or ``auto``, which takes a model with a chat template as tuned. `run_code_in` is the command of a sandbox
-    in which generated programs run. Returns the record; raises `TuneportError`.
+    in which generated programs run. `trained_on` are files and folders in which examples of the tests are looked up; where
+    models were selected by them, nothing is scored, unless `allow_selection`. Returns the record; raises `TuneportError`.
     """
     need_harness(backend)
     program = olmes.find_program() if backend == "olmes" else None
@@ -112,7 +114,9 @@ def evaluate(
     loading = Loading(backend, device, dtype, _batch_size(batch_size), _template_text(chat_template))
     wanted = Wanted(own, tuple(names), asking, loading, chat, seed, suite, variant)
     triples = [_roles(triple, seats, models) for triple in recovered_gain]
-    leaks = leakage.leaked(own, trained_on)
+    leaks = leakage.leaked(own, trained_on, names)
+    if not allow_selection:
+        leakage.refuse_selection(leaks)
     plan = wanted.plan(seats) | {"recovered_gain": triples, "leakage": leaks}
     done = already_done(out, plan, overwrite)
     if done is not None:
@@ -259,8 +263,8 @@ def _sorted_tasks(tasks: Sequence[str | Path], has_suite: bool) -> tuple[list[Pa
     files: list[Path] = []
     names: list[str] = []
     for task in map(str, tasks):
-        path = Path(task).expanduser()
-        if path.suffix == ".jsonl" or path.is_file():
+        path = own_file(task)
+        if path is not None:
             files.append(path)
         else:
             names.append(task)

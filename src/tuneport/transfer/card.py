@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from tuneport.checkpoint.card import front_matter, label, table
+from tuneport.checkpoint.card import front_matter, label, table, warned
 
 _TITLES = {"transfer": "fine-tuning carried over", "apply": "diff vector applied", "diff": "diff vector"}
 _MOST_DECISIONS = 60
@@ -64,9 +64,7 @@ def _what_was_done(manifest: Mapping[str, Any]) -> list[str]:
     lines = [f"    {manifest['formula']}", ""]
     lines += [f"- **{entry['role']}**: {_label(entry)}" for entry in manifest["inputs"]]
     lines += ["", f"Tensors: {told}. Made by tuneport {manifest['environment']['tuneport']} without any training."]
-    for warning in manifest["warnings"]:
-        lines += ["", f"> **Warning:** {warning}"]
-    return lines
+    return lines + warned(manifest["warnings"])
 
 
 def _measures(manifest: Mapping[str, Any]) -> list[str]:

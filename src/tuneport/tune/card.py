@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from tuneport.checkpoint.card import front_matter, is_hub_id, label, table
+from tuneport.checkpoint.card import front_matter, is_hub_id, label, table, warned
 
 _NAMES = {"sft": "supervised fine-tuning", "dpo": "preferences (DPO)", "grpo": "verifiable rewards (GRPO)"}
 
@@ -35,9 +35,8 @@ def render_card(record: Mapping[str, Any]) -> bytes:
         f"{outcome['tokens']:,} tokens; the loss of the last steps was {_number(outcome['final_loss'])}. Made by tuneport "
         f"{record['environment']['tuneport']} on TRL.",
     ]
-    for warning in outcome["warnings"]:
-        lines += ["", f"> **Warning:** {warning}"]
-    lines += ["", "## Load it", "", "```python", *_loading(start, bool(lora)), "```", ""]
+    lines += warned(outcome["warnings"])
+    lines += ["", "## Load it", "", "```python", *_loading(plan), "```", ""]
     lines += ["## Carry it to another version of the model", "", "```sh", _transfer(start), "```", ""]
     lines += ["## Data", "", *_data(plan), "", "## Choices", "", *_choices(plan), ""]
     lines.append(
@@ -52,22 +51,24 @@ def _data_set(name: str) -> str:
     return name.partition("@")[0].partition(":")[0] if is_hub_id(name) else name
 
 
-def _loading(start: Mapping[str, Any], adapter: bool) -> list[str]:
-    loading = 'AutoModelForCausalLM.from_pretrained("{}"{})'
-    if not adapter:
-        return [
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            f"model = {loading.format('this-folder', '')}",
-            'tokenizer = AutoTokenizer.from_pretrained("this-folder")',
-        ]
+def _loading(plan: Mapping[str, Any]) -> list[str]:
+    """How the model is loaded, or the adapter onto its base; the tokenizer lies beside it where the template came with it."""
+    start, imports = plan["model"], "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    whole, tokenizer = (
+        'AutoModelForCausalLM.from_pretrained("{}"{})',
+        'tokenizer = AutoTokenizer.from_pretrained("{}"{})',
+    )
+    if plan["lora"] is None:
+        return [imports, "", f"model = {whole.format('this-folder', '')}", tokenizer.format("this-folder", "")]
     revision = f', revision="{start["revision"]}"' if start["revision"] and is_hub_id(start["name"]) else ""
+    own = plan["chat"]["template"] in (None, "the model's own")
     return [
         "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM",
+        imports,
         "",
-        f"base = {loading.format(start['name'], revision)}",
+        f"base = {whole.format(start['name'], revision)}",
         'model = PeftModel.from_pretrained(base, "this-folder")',
+        tokenizer.format(start["name"], revision) if own else tokenizer.format("this-folder", ""),
     ]
 
 
@@ -85,7 +86,9 @@ def _data(plan: Mapping[str, Any]) -> list[str]:
 def _choices(plan: Mapping[str, Any]) -> list[str]:
     chat = {name: plan["chat"][name] for name in ("template", "end_token", "new_tokens")}
     adapter = {f"lora {name}": value for name, value in (plan["lora"] or {}).items()}
-    rows = [(name, value) for name, value in {**plan["recipe"], **adapter, **chat}.items() if value not in (None, [], ())]
+    rows = [
+        (name, value) for name, value in {**plan["recipe"], **adapter, **chat}.items() if value not in (None, [], ())
+    ]
     return table(["choice", "value"], [(name, _shown(value)) for name, value in rows])
 
 

@@ -22,13 +22,17 @@ _QUESTION, _ANSWER = "tuneport-question", "tuneport-answer"
 
 @dataclass(frozen=True)
 class Chat:
-    """How examples become text: where the template came from, the token that ends an answer, tokens that are new."""
+    """How examples become text: where the template came from, the token that ends an answer, tokens that are new.
+
+    ``tokens`` are the special ones that the template writes, where it is used, and the end token; not a text's beginning.
+    """
 
     template: str | None
     end_token: str | None
     end_id: int | None
     new_tokens: tuple[str, ...] = ()
     sets_end: bool = False
+    tokens: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """What a record says of it."""
@@ -82,7 +86,14 @@ def prepare_chat(tokenizer: Any, chosen: str | None, end_token: str | None, *, n
     if sets_end and end is not None:
         tokenizer.eos_token = end
     end_id = None if end is None else tokenizer.convert_tokens_to_ids(end)
-    return Chat(_named(tokenizer, chosen), end, end_id, tuple(wanted), sets_end)
+    spoken = needed or template is not None
+    written = [*tokens, *(_written(tokenizer) if spoken else []), *([] if end is None else [end])]
+    others = (
+        tokenizer.bos_token,
+        tokenizer.unk_token,
+    )  # the latter stands for words of the probe that it does not know
+    special = tuple(token for token in dict.fromkeys(written) if token not in others)
+    return Chat(_named(tokenizer, chosen), end, end_id, tuple(wanted), sets_end, special)
 
 
 def _named(tokenizer: Any, chosen: str | None) -> str | None:
@@ -140,6 +151,23 @@ def _checked(tokenizer: Any, text: str, chosen: str) -> str:
 
 def _probe() -> list[dict[str, str]]:
     return [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+
+
+def _written(tokenizer: Any) -> list[str]:
+    """The special tokens that the template writes around questions, answers and a system's message."""
+    import jinja2
+
+    if not tokenizer.chat_template:
+        return []
+    special, found = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}, []
+    for messages in (_probe(), [{"role": "system", "content": _QUESTION}, *_probe()]):
+        try:
+            rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+        except (jinja2.TemplateError, TypeError, KeyError):
+            continue  # some know no system's message
+        ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        found += [str(tokenizer.convert_ids_to_tokens(id)) for id in ids if id in special]
+    return found
 
 
 def _end_of_turn(tokenizer: Any) -> str | None:

@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lora",
         metavar="rank=N,…",
-        help="train an adapter: rank, alpha, targets=all-linear or names joined by +, rslora=true, save=modules",
+        help="train an adapter: rank, alpha, targets=all-linear or names joined by +, rslora=true, save=modules, "
+        "tokens=chat, new or names joined by + (whose rows are trained too; default: new ones, and those of a chat template "
+        "or end token that sft gives the model)",
     )
     group = parser.add_argument_group("recipe")
     for name, (kind, help_text) in _recipe_flags().items():

@@ -1,8 +1,9 @@
 """What a model was trained on, as digests, so that a test can be checked against it later.
 
 In come texts, out come digests: BLAKE3 of the text in one case, with every run of white space as one space. `tune`
-writes those of its training examples beside the model, one a line; whoever scores the model looks test examples up
-in them. Only exact repeats are found this way, not paraphrases.
+writes those of its training examples beside the model, one a line, and, marked as such, those of the examples that its
+curve is read on, by which people choose among models; whoever scores the model looks test examples up in them. Only exact
+repeats are found this way, not paraphrases.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from pathlib import Path
 from blake3 import blake3
 
 from tuneport.errors import DataError
+from tuneport.place import write_whole
 
 HASHES = "tune-hashes.txt"
+SELECTION = "selection"  # follows a digest of an example that was scored on the way
 _BYTES = 16
 
 
@@ -32,15 +35,26 @@ def answered_digest(prompt: str, answer: str) -> str:
     return example_digest(f"{prompt} {answer}")
 
 
-def write_digests(path: Path, digests: Iterable[str]) -> None:
-    """Write digests to a file, each once, sorted, one a line."""
-    path.write_text("".join(f"{digest}\n" for digest in sorted(set(digests))), encoding="ascii")
+def write_digests(path: Path, trained: Iterable[str], selected: Iterable[str] = ()) -> None:
+    """Write digests to a file, each once, sorted, one a line; those of selection after those of training, marked."""
+    lines = [*sorted(set(trained)), *(f"{digest} {SELECTION}" for digest in sorted(set(selected)))]
+    write_whole(path, "".join(f"{line}\n" for line in lines))
 
 
-def read_digests(path: Path) -> frozenset[str]:
-    """The digests in a file that `write_digests` wrote. Raises `DataError` for anything else."""
-    lines = path.read_text(encoding="utf-8", errors="replace").split()
-    wrong = [line for line in lines if len(line) != 2 * _BYTES or not set(line) <= set("0123456789abcdef")]
-    if wrong:
-        raise DataError(f"{path}: {wrong[0][:40]!r} is no digest of an example; the file is not one that tune wrote.")
-    return frozenset(lines)
+def parse_digest(line: str) -> tuple[str, bool] | None:
+    """The digest of a line that `write_digests` wrote, and whether it is one of selection; None for anything else."""
+    digest, _, mark = line.strip().partition(" ")
+    whole = len(digest) == 2 * _BYTES and set(digest) <= set("0123456789abcdef")
+    return (digest, bool(mark)) if whole and mark in ("", SELECTION) else None
+
+
+def read_digests(path: Path, *, selection: bool = False) -> frozenset[str]:
+    """The digests in a file that `write_digests` wrote, of training or of selection. Raises `DataError` for anything else."""
+    found = set()
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        parsed = parse_digest(line)
+        if parsed is None:
+            raise DataError(f"{path}: {line[:40]!r} is no digest of an example; the file is not one that tune wrote.")
+        if parsed[1] == selection:
+            found.add(parsed[0])
+    return frozenset(found)

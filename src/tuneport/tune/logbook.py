@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import TrainingError
+from tuneport.place import write_whole
 
 LOG = "log.jsonl"
 # What TRL reports beyond these and stays in the log: rewards and preferences, and what tells of a run gone wrong.
@@ -31,9 +32,7 @@ class Logbook:
         self._started = time.perf_counter()
         self._file = None
         if writes:
-            fresh = self.path.with_name(f"{LOG}.new")
-            fresh.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-            fresh.rename(self.path)
+            write_whole(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
             self._file = open(self.path, "a", buffering=1)  # noqa: SIM115  (open as long as the run is; see close)
 
     def note(self, step: int, logs: dict[str, Any]) -> None:

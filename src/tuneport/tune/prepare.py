@@ -27,6 +27,8 @@ from tuneport.tune.memory import memory_per_device
 from tuneport.tune.recipes import GrpoRecipe, Lora, Recipe, Running
 from tuneport.tune.rewards import Weighted, check_rewards, parse_reward
 from tuneport.tune.save import stops_of
+from tuneport.tune.selection import Selection, read_selection
+from tuneport.tune.unread import unread
 
 FORMAT = "tuneport-tune/1"
 SEQUENCE_LENGTH = 2048  # section 3.1, footnote 4
@@ -35,7 +37,7 @@ _NEEDED = ("torch", "transformers", "trl", "accelerate", "datasets")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A fine-tuning, ready to begin."""
+    """A fine-tuning, ready to begin. ``taught`` are the tokens whose rows an adapter trains."""
 
     start: Checkpoint
     recipe: Recipe
@@ -49,6 +51,8 @@ class Prepared:
     rewards: tuple[Weighted, ...]
     steps: int
     warnings: tuple[str, ...]
+    taught: tuple[str, ...]
+    selection: Selection
 
     @property
     def epochs(self) -> float:
@@ -68,7 +72,7 @@ class Prepared:
             "format": FORMAT,
             "model": {**_identity(self.start), "digest": _weights_digest(self.start)},
             "recipe": {**self.recipe.record(), "sequence_length": self.length},
-            "lora": None if self.lora is None else self.lora.record(),
+            "lora": None if self.lora is None else {**self.lora.record(), "tokens": list(self.taught)},
             "data": [source.record() for source in self.sources],
             "chat": {
                 **self.chat.record(),
@@ -89,7 +93,9 @@ def prepare(
     running: Running | None = None,
 ) -> Prepared:
     """Read and check everything that goes in. Raises `TuneportError` of the kind that fits."""
-    _need_extra(lora, running or Running())
+    running = running or Running()
+    _need_extra(lora, running)
+    selection = read_selection(running.tasks)
     rewards = tuple(parse_reward(text) for text in recipe.rewards) if isinstance(recipe, GrpoRecipe) else ()
     start = _open(model)
     sources = read_sources(data, recipe.name, mix, recipe.seed)
@@ -98,6 +104,8 @@ def prepare(
     chat = prepare_chat(tokenizer, chat_template, end_token, needed=messages)
     if chat.end_id is None:
         raise UsageError("The tokenizer names no end token, so answers would have no end. Give one: --end-token TOKEN.")
+    taught = () if lora is None else _taught(recipe, lora, chat, tokenizer)
+    unlearned = [] if lora is None else _unlearned(start, recipe, lora, chat, tokenizer, taught)
     length = _sequence_length(start, recipe)
     kept: list[list[bool]] = []
     if isinstance(recipe, GrpoRecipe):
@@ -128,7 +136,14 @@ def prepare(
         kept=tuple(tuple(fits) for fits in kept),
         rewards=rewards,
         steps=steps,
-        warnings=(*encoded.counts.warnings(length), *_endless(start, chat)),
+        warnings=(
+            *encoded.counts.warnings(length),
+            *_endless(start, chat),
+            *unlearned,
+            *selection.warnings(encoded.digests),
+        ),
+        taught=taught,
+        selection=selection,
     )
 
 
@@ -235,6 +250,38 @@ def _sequence_length(start: Checkpoint, recipe: Recipe) -> int:
             "tokens (max_position_embeddings)."
         )
     return recipe.sequence_length
+
+
+def _taught(recipe: Recipe, lora: Lora, chat: Chat, tokenizer: Any) -> tuple[str, ...]:
+    """The tokens whose rows the adapter trains. Raises `UsageError` for those that it cannot."""
+    choice = lora.tokens or ("chat" if chat.sets_end and recipe.name == "sft" else "new")
+    asked = choice if isinstance(choice, tuple) else chat.tokens if choice == "chat" else ()
+    unknown = sorted(set(asked) - tokenizer.get_vocab().keys())
+    if unknown:
+        raise UsageError(f"--lora tokens: the tokenizer has no {', '.join(unknown)}.")
+    taught = tuple(dict.fromkeys([*chat.new_tokens, *asked]))
+    if taught and recipe.name != "sft":
+        raise UsageError(
+            f"--lora: {recipe.name} cannot teach an adapter the rows of {', '.join(taught)}. Teach them by sft first, train "
+            "all parameters, or choose a template whose tokens the model has."
+        )
+    return taught
+
+
+def _unlearned(
+    start: Checkpoint, recipe: Recipe, lora: Lora, chat: Chat, tokenizer: Any, taught: Sequence[str]
+) -> list[str]:
+    """A warning where answers need tokens that the model has never read, and whose rows the adapter leaves as they are."""
+    whole = (*lora.modules_to_save, *(lora.targets if isinstance(lora.targets, tuple) else ()))
+    needed = {token: tokenizer.convert_tokens_to_ids(token) for token in chat.tokens if token not in taught}
+    found = unread(start, needed, trained=whole)
+    if not found:
+        return []
+    help = "Add tokens=chat to --lora" if recipe.name == "sft" else "Teach them by sft first"
+    return [
+        f"{start.label} seems never to have read {', '.join(found)}: by {' and '.join(sorted(set(found.values())))} they can "
+        f"hardly be told from other tokens, and this adapter does not change that. {help}, or train all parameters."
+    ]
 
 
 def _endless(start: Checkpoint, chat: Chat) -> list[str]:

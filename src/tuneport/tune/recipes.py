@@ -192,13 +192,19 @@ def _whole(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Lora:
-    """A low-rank adapter instead of all parameters. ``targets`` are peft's; None of ``alpha`` means twice the rank."""
+    """A low-rank adapter instead of all parameters. ``targets`` are peft's; None of ``alpha`` means twice the rank.
+
+    ``tokens`` are those whose rows of embedding and head are trained too: ``chat`` (the special tokens of the template),
+    ``new`` (only those that the model did not have, which always are), or their names. None means ``chat`` where sft gives
+    the model a template or an end token: a base may never have read them, and nothing else would teach it their rows.
+    """
 
     rank: int = 16
     alpha: float | None = None
     targets: str | tuple[str, ...] = "all-linear"
     rslora: bool = False
     modules_to_save: tuple[str, ...] = ()
+    tokens: str | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check every value. Raises `UsageError`."""
@@ -206,6 +212,8 @@ class Lora:
             raise UsageError(f"--lora rank={self.rank}: give a whole number from 1 on.")
         if self.alpha is not None and (not _number(self.alpha) or self.alpha <= 0):
             raise UsageError(f"--lora alpha={self.alpha}: give a number above 0.")
+        if isinstance(self.tokens, str) and self.tokens not in ("chat", "new"):
+            raise UsageError(f"--lora tokens={self.tokens}: give chat, new, or names as a tuple.")
 
     def record(self) -> dict[str, Any]:
         """The choices as JSON."""
@@ -230,9 +238,11 @@ def parse_lora(text: str) -> Lora:
                 given["rslora"] = value == "true"
             elif key == "save":
                 given["modules_to_save"] = tuple(value.split("+"))
+            elif key == "tokens":
+                given["tokens"] = value if value in ("chat", "new") else tuple(value.split("+"))
             else:
                 raise UsageError(
-                    f"--lora {part.strip()!r}: choose rank, alpha, targets, rslora=true|false or save (other kinds of "
+                    f"--lora {part.strip()!r}: choose rank, alpha, targets, rslora=true|false, save or tokens (other kinds of "
                     "adapter, dropout and biases cannot be carried over exactly, and are not offered)."
                 )
         except ValueError:

@@ -29,9 +29,10 @@ from blake3 import blake3
 from tuneport import __version__
 from tuneport.checkpoint.publish import CARD
 from tuneport.errors import OutputError, TrainingError, TuneportError
+from tuneport.place import write_whole
 from tuneport.tune.card import render_card
 from tuneport.tune.data import Share
-from tuneport.tune.leakage import HASHES, write_digests
+from tuneport.tune.leakage import HASHES, read_digests, write_digests
 from tuneport.tune.logbook import LOG, Logbook
 from tuneport.tune.prepare import Prepared, forecast, forecast_in_words, prepare
 from tuneport.tune.recipes import Lora, Recipe, Running, recipe_of
@@ -90,6 +91,7 @@ def tune(
             running=running,
         )
         _check_place(place, prepared)
+        _show_warnings(prepared, team)
         plan = prepared.plan() if team.leads else {}
         with team_workplace(team, place, plan, RECORD) as folder:
             if folder is not None:
@@ -119,6 +121,9 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
     checkpoints = folder / CHECKPOINTS
     if team.leads:
         checkpoints.mkdir(exist_ok=True)
+        # A run that is gone on from may have been scored on other examples, which stay what they are.
+        before = read_digests(folder / HASHES, selection=True) if (folder / HASHES).exists() else frozenset[str]()
+        write_digests(folder / HASHES, (), before | prepared.selection.digests())
         for scored in folder.glob("step-*"):  # a model that was being scored when an earlier run was killed
             shutil.rmtree(scored)
     resumed = team.share(_last_whole(checkpoints) if team.leads else None)
@@ -139,8 +144,13 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
         prepared.tokenizer.pad_token, prepared.tokenizer.padding_side = padding, side
         if team.leads:
             _write_model(folder, unwrapped, state, prepared, running)
-            write_digests(folder / HASHES, prepared.encoded.digests)
-            record = {"plan": plan, "outcome": _outcome(prepared, logbook), "environment": _environment(trainer)}
+            write_digests(folder / HASHES, prepared.encoded.digests, read_digests(folder / HASHES, selection=True))
+            record: dict[str, Any] = {
+                "plan": plan,
+                "outcome": _outcome(prepared, logbook),
+                "environment": _environment(trainer),
+            }
+            record["selection"] = prepared.selection.record()
             card = render_card(record)
             (folder / CARD).write_bytes(card)
             record["files"] = {CARD: blake3(card).hexdigest()}  # a card that was edited since is known by it
@@ -239,9 +249,7 @@ def _add_to_curve(path: Path, line: dict[str, Any]) -> None:
     """The curve with this step's line; lines of the same or later steps, from a run that was killed, go."""
     old = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
     kept = [*(point for point in old if point["step"] < line["step"]), line]
-    fresh = path.with_name(f"{CURVE}.new")
-    fresh.write_text("".join(json.dumps(point) + "\n" for point in kept))
-    fresh.rename(path)
+    write_whole(path, "".join(json.dumps(point) + "\n" for point in kept))
 
 
 def _outcome(prepared: Prepared, logbook: Logbook) -> dict[str, Any]:
@@ -319,6 +327,13 @@ def _check_space(folder: Path, model: Any, prepared: Prepared, running: Running)
             f"{folder}: the model and its checkpoints take up to {needed:,} bytes, the disk has {free:,} free. Free some "
             "space, or choose another --out."
         )
+
+
+def _show_warnings(prepared: Prepared, team: Team) -> None:
+    """On a terminal, before the hours begin; the record has them too, and whoever called is given them at the end."""
+    if team.leads and sys.stderr.isatty():
+        for warning in prepared.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
 
 
 def _show_progress(step: int, steps: int, loss: float, team: Team) -> None:

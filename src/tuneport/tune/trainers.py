@@ -61,11 +61,6 @@ def load_model(prepared: Prepared) -> Any:
 def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team, running: Running) -> Any:
     """The trainer of the recipe, ready to train."""
     recipe = prepared.recipe
-    if prepared.lora and prepared.chat.new_tokens and recipe.name != "sft":
-        raise UsageError(
-            f"--lora: {recipe.name} cannot teach an adapter the new tokens {', '.join(prepared.chat.new_tokens)}. Teach "
-            "them by sft first, train all parameters, or choose a template whose tokens the model has."
-        )
     args = _arguments(prepared, checkpoints, team, running)
     common = {
         "model": model,
@@ -168,7 +163,7 @@ def _wants_plain_loss(prepared: Prepared, model: Any, at_once: int) -> bool:
         return False  # a mixture of experts has a loss of its routing besides, which TRL adds
     longest = min(prepared.length, prepared.encoded.counts.longest)
     logits = at_once * longest * model.get_input_embeddings().weight.shape[0]
-    return logits <= SMALL_LOGITS or bool(prepared.lora and prepared.chat.new_tokens)
+    return logits <= SMALL_LOGITS or bool(prepared.taught)
 
 
 def _arguments(prepared: Prepared, checkpoints: Path, team: Team, running: Running) -> dict[str, Any]:
@@ -269,7 +264,7 @@ def _named(function: Any, name: str) -> Any:
 
 
 def _peft_config(prepared: Prepared, model: Any, lora: Lora) -> Any:
-    """peft's settings of the adapter; rows of new tokens are trained, for nothing else would ever teach them."""
+    """peft's settings of the adapter; rows of tokens are trained by themselves, unless their whole matrix is."""
     from peft import LoraConfig
 
     modules = {part for name, _ in model.named_modules() for part in (name, name.rpartition(".")[2])}
@@ -278,14 +273,14 @@ def _peft_config(prepared: Prepared, model: Any, lora: Lora) -> Any:
         raise UsageError(f"--lora: {prepared.start.label} has no module named {', '.join(absent)}.")
     saved = list(lora.modules_to_save)
     trained: dict[str, list[int]] = {}
-    new = [prepared.tokenizer.convert_tokens_to_ids(token) for token in prepared.chat.new_tokens]
-    if new:
+    taught = [prepared.tokenizer.convert_tokens_to_ids(token) for token in prepared.taught]
+    if taught:
         names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
         layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
         tied = len(layers) == 2 and layers[0].weight is layers[1].weight
         for layer in layers[:1] if tied else layers:
-            if names[id(layer)] not in saved:
-                trained[names[id(layer)]] = sorted(new)
+            if names[id(layer)] not in (*saved, *_target_names(lora)):
+                trained[names[id(layer)]] = sorted(taught)
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.rank,  # type: ignore[arg-type]  # a float is fine

@@ -1,0 +1,53 @@
+"""What a curve is read on: whoever looks at it chooses by it, so its examples are no test any more.
+
+In come the names that `--tasks` gives a fine-tuning, out come the examples behind them: as digests that lie beside the model,
+as a record, and as a warning where the fine-tuning trains on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuneport.evaluate.examples import OwnTask, own_file, read_tasks
+from tuneport.evaluate.leakage import example_digests
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The tasks of a curve: one's own, by the file that holds them, and names of the harness's."""
+
+    own: tuple[tuple[str, OwnTask], ...] = ()
+    names: tuple[str, ...] = ()
+
+    def digests(self) -> frozenset[str]:
+        """Of each example of one's own files."""
+        return frozenset(d for _, task in self.own for example in task.examples for d in example_digests(example))
+
+    def record(self) -> list[dict[str, Any]]:
+        """What tune.json says of it."""
+        own = [{"task": task.name, "data": file, "examples": len(task.examples)} for file, task in self.own]
+        return [*own, *({"task": name, "data": None, "examples": None} for name in self.names)]
+
+    def warnings(self, trained: Set[str]) -> list[str]:
+        """Where examples of the curve stand in the training data."""
+        found = []
+        for file, task in self.own:
+            ids = [example.id for example in task.examples if not trained.isdisjoint(example_digests(example))]
+            if ids:
+                shown = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
+                found.append(
+                    f"{len(ids):,} of {len(task.examples):,} examples of {task.name} ({file}), on which the curve is to be "
+                    f"read, stand in the training data ({shown}): there it measures memory. Leave them out of the one or "
+                    "the other."
+                )
+        return found
+
+
+def read_selection(tasks: Sequence[str]) -> Selection:
+    """The examples behind the names. Raises `UsageError` with every fault of their files, before anything is trained."""
+    files = {task: own_file(task) for task in tasks}
+    own = [(path.name, task) for path in files.values() if path is not None for task in read_tasks([Path(path)])]
+    return Selection(tuple(own), tuple(name for name, path in files.items() if path is None))
