@@ -90,11 +90,11 @@ def test_a_test_by_which_a_model_was_chosen_is_refused_unless_that_is_asked_for(
     assert "were used for selection" in record["warnings"][0]
 
 
-def test_a_task_of_the_harness_is_known_by_its_name_where_a_curve_was_read_on_it(tmp_path: Path) -> None:
+def test_a_task_of_the_harness_is_known_by_its_name_where_a_curve_was_read_on_it(models: Path, tmp_path: Path) -> None:
     (tmp_path / HASHES).write_text("")
     record = {"selection": [{"task": "gsm8k", "data": None}, {"task": "towns", "data": "towns.jsonl", "examples": 12}]}
     (tmp_path / "tune.json").write_text(json.dumps(record))
     (row,) = leaked([], [tmp_path], ["arc_easy", "gsm8k", "towns"])
     assert (row["task"], row["use"], row["count"]) == ("gsm8k", "selection", None)
     with pytest.raises(LeakageError, match="gsm8k was used for selection"):
-        tuneport.evaluate([], ["gsm8k"], tmp_path / "o.json", trained_on=[tmp_path])
+        tuneport.evaluate([models / "all"], ["gsm8k"], tmp_path / "o.json", trained_on=[tmp_path])

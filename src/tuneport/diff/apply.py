@@ -18,6 +18,7 @@ import numpy as np
 from tuneport.checkpoint.adapter import UNTRAINED
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.checkpoint.matrices import is_vocabulary
 from tuneport.checkpoint.open import Checkpoint
 from tuneport.checkpoint.sidecars import Decision, Sidecars, merge_sidecars
 from tuneport.checkpoint.weights import StoredTensor
@@ -30,7 +31,6 @@ from tuneport.pairing.tensors import (
     check_architectures,
     check_patterns,
     check_readable,
-    is_vocabulary,
     main_dtype,
     pair_target,
     scale_of,

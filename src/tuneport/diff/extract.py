@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.checkpoint.matrices import is_vocabulary
 from tuneport.checkpoint.open import Checkpoint
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.diff.vector import RAW, STEM
@@ -22,7 +23,6 @@ from tuneport.pairing.tensors import (
     check_architectures,
     check_patterns,
     check_readable,
-    is_vocabulary,
     pair_parents,
 )
 from tuneport.pairing.vocabulary import RowMap, VocabularyMatch, match_vocabulary

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 
 from tuneport.checkpoint.adapter import Alike, Change, LowRank, module_changes
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.matrices import EMBEDDING, is_head_weight, is_vocabulary
 from tuneport.checkpoint.open import HUB_ID, Checkpoint
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
-from tuneport.pairing.tensors import EMBEDDING, check_readable, is_head_weight, is_vocabulary
+from tuneport.pairing.tensors import check_readable
 from tuneport.pairing.vocabulary import VocabularyMatch
 
 # transformers' Conv1D, which stores a weight as inputs×outputs, is what these models are made of.

@@ -14,15 +14,13 @@ from typing import Any, Literal
 
 from tuneport.checkpoint.adapter import UNTRAINED, Change
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.matrices import EMBEDDING, is_head_weight, is_vocabulary
 from tuneport.checkpoint.open import Checkpoint
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, UsageError
 
 Fate = Literal["transferred", "resized", "copied", "dropped", "refused"]
 
-# Matrices (and biases) with one row per token. Position embeddings (wpe, embed_positions) are none of them.
-EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|tok_embeddings|word_embeddings)\.weight$")
-HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.(weight|bias)$|^output\.weight$|(^|\.)final_logits_bias$")
 # GPTQ and AWQ, bitsandbytes, compressed-tensors, float8 with scales.
 QUANTISED = re.compile(
     r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale(_inv)?|absmax|quant_map|SCB|quant_state\..*)$"
@@ -89,16 +87,6 @@ class Rule:
 def scale_of(name: str, scale: float, rules: Sequence[Rule]) -> float:
     """The scale of one tensor."""
     return next((rule.scale for rule in reversed(rules) if rule.matches(name)), scale)
-
-
-def is_vocabulary(name: str) -> bool:
-    """Whether a tensor has one row per token."""
-    return bool(EMBEDDING.search(name) or HEAD.search(name))
-
-
-def is_head_weight(name: str) -> bool:
-    """Whether a tensor is the output matrix, which may be tied to the embedding."""
-    return bool(HEAD.search(name)) and name.endswith(".weight")
 
 
 def main_dtype(tensors: Iterable[StoredTensor]) -> str:

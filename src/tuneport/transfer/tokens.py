@@ -10,11 +10,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from tuneport.checkpoint.matrices import EMBEDDING, is_vocabulary
 from tuneport.checkpoint.open import Checkpoint
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.pairing.rows import Runs, runs_of
-from tuneport.pairing.tensors import EMBEDDING, is_vocabulary, written_tensors
+from tuneport.pairing.tensors import written_tensors
 from tuneport.pairing.vocabulary import RowMap, VocabularyMatch, match_vocabulary
 from tuneport.transfer.choices import Choices
 

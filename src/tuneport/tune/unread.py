@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.matrices import EMBEDDING, is_head_weight
 from tuneport.checkpoint.open import Checkpoint, TensorReader, reading
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.pairing.tensors import EMBEDDING, is_head_weight
 
 # Two other rows within a tenth of the row's own distance from the mean row. On models where it is known, unread rows stand
 # at 0.08 and nearer, words that stand in for one another everywhere at 0.12, others from 0.2 on (docs/design.md).
