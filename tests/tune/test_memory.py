@@ -28,6 +28,13 @@ def test_an_adapters_parameters_are_those_that_peft_makes(base: Path, sums: Path
     assert memory_per_device(start_of(base), SftRecipe(), lora, 64, 1, 4).gradients == 4 * made
 
 
+def test_logits_count_where_they_are_held_whole(base: Path) -> None:
+    start, recipe = start_of(base), SftRecipe(device_batch_size=2)
+    plain, whole = (memory_per_device(start, recipe, Lora(4), 64, 1, 2, whole_logits=held) for held in (False, True))
+    assert whole.logits == 2 * 64 * start.config["vocab_size"] * (2 + 4 + 4)
+    assert (plain.logits, whole.total) == (0, plain.total + whole.logits)
+
+
 def test_devices_share_checkpointing_saves_activations_and_a_reference_costs_weights(base: Path) -> None:
     start = start_of(base)
     one = memory_per_device(start, SftRecipe(), None, 64, 1, 2)

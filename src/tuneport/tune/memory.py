@@ -23,11 +23,12 @@ class Memory:
     gradients: int
     optimizer: int
     activations: int
+    logits: int = 0
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
     def record(self) -> dict[str, int]:
         """The bytes as JSON."""
@@ -35,9 +36,19 @@ class Memory:
 
 
 def memory_per_device(
-    start: Checkpoint, recipe: Recipe, lora: Lora | None, length: int, devices: int, computed_bytes: int
+    start: Checkpoint,
+    recipe: Recipe,
+    lora: Lora | None,
+    length: int,
+    devices: int,
+    computed_bytes: int,
+    *,
+    whole_logits: bool = False,
 ) -> Memory:
-    """Bytes on each of ``devices`` that share weights, gradients and optimizer state (FSDP 2, full shard)."""
+    """Bytes on each of ``devices`` that share weights, gradients and optimizer state (FSDP 2, full shard).
+
+    ``whole_logits``: those of a batch are held at once, as where an adapter trains rows of the head.
+    """
     text = start.config.get("text_config", start.config)
     parameters = start.parameters
     trained = parameters if lora is None else _adapter_parameters(start, lora)
@@ -59,7 +70,13 @@ def memory_per_device(
         gradients=trained * _FLOAT32 // devices,
         optimizer=2 * trained * _FLOAT32 // devices,
         activations=sequences * length * per_token * computed_bytes,
+        # As they are computed, in float32 for the loss, and its gradient.
+        logits=sequences * length * _rows(text) * (computed_bytes + 2 * _FLOAT32) if whole_logits else 0,
     )
+
+
+def _rows(text: dict[str, Any]) -> int:
+    return int(text.get("vocab_size") or 0)
 
 
 def _width(text: dict[str, Any]) -> int:

@@ -163,7 +163,13 @@ def forecast(prepared: Prepared, devices: Sequence[int] = (1, 2, 4, 8)) -> dict[
         "tokens": prepared.tokens,
         "memory_per_device": {
             str(count): memory_per_device(
-                prepared.start, recipe, prepared.lora, min(prepared.length, counts.longest), count, computed
+                prepared.start,
+                recipe,
+                prepared.lora,
+                min(prepared.length, counts.longest),
+                count,
+                computed,
+                whole_logits=bool(prepared.taught),
             ).record()
             for count in devices
         },
