@@ -260,7 +260,8 @@ def _sequence_length(start: Checkpoint, recipe: Recipe) -> int:
 
 def _taught(recipe: Recipe, lora: Lora, chat: Chat, tokenizer: Any) -> tuple[str, ...]:
     """The tokens whose rows the adapter trains. Raises `UsageError` for those that it cannot."""
-    choice = lora.tokens or ("chat" if chat.sets_end and recipe.name == "sft" else "new")
+    usual = "chat" if chat.sets_end and recipe.name == "sft" else "new"
+    choice = usual if lora.tokens is None else lora.tokens
     asked = choice if isinstance(choice, tuple) else chat.tokens if choice == "chat" else ()
     unknown = sorted(set(asked) - tokenizer.get_vocab().keys())
     if unknown:

@@ -29,6 +29,8 @@ def unread(start: Checkpoint, tokens: Mapping[str, int], trained: Sequence[str] 
 
     Modules in ``trained`` are not looked at: the fine-tuning will teach them all their rows.
     """
+    if not tokens:
+        return {}
     spared = {module.rpartition(".")[2] for module in trained}
     looked_at = {n: t for n, t in start.tensors.items() if n.removesuffix(".weight").rpartition(".")[2] not in spared}
     embeddings = [tensor for name, tensor in looked_at.items() if EMBEDDING.search(name)]
