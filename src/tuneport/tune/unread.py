@@ -19,7 +19,7 @@ from tuneport.checkpoint.weights import StoredTensor
 # Two other rows within a tenth of the row's own distance from the mean row. On models where it is known, unread rows stand
 # at 0.08 and nearer, words that stand in for one another everywhere at 0.12, others from 0.2 on (docs/design.md).
 ONE_ROW = 0.1
-# Of the usual length; Llama 3 left its reserved tokens at 0.
+# Of the usual length; rows of reserved tokens are reported to be (nearly) zero in the bases of Llama 3.
 NOTHING = 0.01
 _PIECE = 2**24  # bytes read at once
 
