@@ -242,7 +242,7 @@ def _published(record: dict[str, Any], first: dict[str, Any]) -> str:
         f"own, once all parameters (learning rate {recipe['tuning']['learning_rate']:g}) and once as a LoRA adapter of rank "
         f"{recipe['lora']['rank']} ({recipe['lora_learning_rate']:g}). {record['n']} held-out orders, {record['windows']} "
         f"held-out windows of text, seed {recipe['seed']}; the whole run took {record['seconds'] / 60:.0f} minutes on two "
-        "cores.",
+        "cores, with other work beside it, so seconds are more than it takes alone.",
         _table(table),
         _table(
             [
