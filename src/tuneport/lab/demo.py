@@ -14,16 +14,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import UsageError
 from tuneport.lab import controls, corpus, curve, family, questions, scoring, showing, summary, tuning
 from tuneport.lab.family import Architecture
 from tuneport.lab.processes import two_processes
 from tuneport.lab.questions import Question
 from tuneport.lab.training import Schedule
+from tuneport.lab.workshop import need_models_extra
 from tuneport.place import workplace
 from tuneport.tune.recipes import Recipe as TuningRecipe
 from tuneport.tune.recipes import Running, SftRecipe
@@ -79,12 +78,6 @@ class Recipe:
     orders: int = 400
     curve_every: int = 50
 
-    @property
-    def tuning_examples(self) -> int:
-        """As many as the fine-tuning sees, each once."""
-        assert self.tuning.steps is not None, "the lab's budgets are in steps"
-        return self.tuning.steps * self.tuning.batch_size
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -105,7 +98,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
     from tuneport import transfer, verify
     from tuneport.transfer.choices import Choices
 
-    _need_models_extra()
+    need_models_extra("The demo")
     out, recipe = Path(out), recipe or Recipe()
     started = time.perf_counter()
     with workplace(out, {"format": "tuneport-demo-1", "seed": seed, "recipe": asdict(recipe)}) as folder:
@@ -131,11 +124,11 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
             )
         )
         examples = questions.training_questions(
-            world, seed, recipe.tuning_examples, shares=recipe.tuning_shares, never=asked
+            world, seed, tuning.examples_seen(recipe.tuning), shares=recipe.tuning_shares, never=asked
         )
         questions.check_held_out(asked, examples, [*first[1], *second[1], *following[1]])
-        _write_questions(folder / "questions.jsonl", asked)
-        _write_questions(folder / "curve.jsonl", curve.questions_of(asked))
+        questions.write_questions(folder / "questions.jsonl", asked)
+        questions.write_questions(folder / "curve.jsonl", curve.questions_of(asked))
         lesson = folder / "lesson"
         tuning.write_lesson(lesson, examples)
 
@@ -239,21 +232,7 @@ def _documents(
     return corpus.write_documents(world, shares, tokens, seed, never=questions.problem_texts(asked))
 
 
-def _need_models_extra() -> None:
-    missing = [name for name in ("torch", "transformers", "trl", "lm_eval") if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"The demo trains real models and needs {' and '.join(missing)}, which the core does without. "
-            "Install them: pip install 'tuneport[models]'."
-        )
-
-
 def _write_answers(path: Path, asked: Sequence[Question], said: dict[str, list[str]]) -> None:
     """Every model's answer to every question, one line a question, in the order of questions.jsonl."""
     lines = ({"task": q.task, "prompt": q.prompt, **{m: said[m][i] for m in said}} for i, q in enumerate(asked))
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _write_questions(path: Path, asked: Sequence[Question]) -> None:
-    if not path.exists():  # a run that goes on finds the file it began with
-        path.write_text("".join(json.dumps(asdict(question)) + "\n" for question in asked))

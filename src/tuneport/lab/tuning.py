@@ -1,4 +1,4 @@
-"""The lab's fine-tunings: questions become a file of messages, and `tuneport tune` does the rest.
+"""The lab's fine-tunings: questions become a file of examples, and `tuneport tune` does the rest.
 
 Nothing is trained here. A base model of the lab has no chat template; it gets one from a file, as any base would.
 """
@@ -6,9 +6,10 @@ Nothing is trained here. A base model of the lab has no chat template; it gets o
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tuneport.lab import vocabulary
 from tuneport.lab.questions import Question, bare
@@ -18,14 +19,31 @@ EXAMPLES, TEMPLATE = "examples.jsonl", "chat.jinja"
 
 
 def write_lesson(folder: Path, examples: Sequence[Question]) -> None:
-    """The training data, one conversation a line, and the chat template, where a run has not written them before."""
-    folder.mkdir(exist_ok=True)
-    lines = (
-        {"messages": [_message("user", bare(example.prompt)), _message("assistant", example.answer)]}
-        for example in examples
-    )
-    _write_once(folder / EXAMPLES, "".join(json.dumps(line) + "\n" for line in lines))
+    """For SFT: one conversation a line, and the chat template, where a run has not written them before."""
+    _write(folder, ({"messages": [_user(example), _assistant(example.answer)]} for example in examples))
     _write_once(folder / TEMPLATE, vocabulary.CHAT_TEMPLATE)
+
+
+def write_preferences(folder: Path, pairs: Sequence[tuple[Question, str]]) -> None:
+    """For DPO: each question with its answer, which is chosen, and another, which is rejected."""
+    _write(
+        folder,
+        (
+            {"prompt": [_user(asked)], "chosen": [_assistant(asked.answer)], "rejected": [_assistant(other)]}
+            for asked, other in pairs
+        ),
+    )
+
+
+def write_prompts(folder: Path, asked: Sequence[Question]) -> None:
+    """For GRPO: each question, with the answer that a reward compares with."""
+    _write(folder, ({"prompt": [_user(question)], "answer": question.answer} for question in asked))
+
+
+def examples_seen(recipe: Recipe) -> int:
+    """As many examples as a fine-tuning sees, where it sees each once."""
+    assert recipe.steps is not None, "the lab's budgets are in steps"
+    return recipe.steps * recipe.batch_size
 
 
 def fine_tune(out: Path, start: Path, lesson: Path, recipe: Recipe, seed: int, running: Running) -> None:
@@ -44,8 +62,17 @@ def fine_tune(out: Path, start: Path, lesson: Path, recipe: Recipe, seed: int, r
     )
 
 
-def _message(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
+def _user(question: Question) -> dict[str, str]:
+    return {"role": "user", "content": bare(question.prompt)}
+
+
+def _assistant(content: str) -> dict[str, str]:
+    return {"role": "assistant", "content": content}
+
+
+def _write(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    folder.mkdir(exist_ok=True)
+    _write_once(folder / EXAMPLES, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _write_once(path: Path, text: str) -> None:
