@@ -25,7 +25,7 @@ FRESH_SEEDS = (3, 4)  # run once, after the recipe was fixed
 EXPERIMENT_SEEDS = (0, 1)  # chosen on, and run once with nothing changed
 EXPERIMENTS = ("unseen", "stages")
 
-_CARE = "**Read this with care:** the budgets were chosen on seed 0 with an eye on its scores ({}). Seed 1 was run once, with nothing changed."
+_CARE = "**Read this with care:** the budgets were chosen on seed 0 with an eye on its scores ({}). Seed 1, where it stands here, was run once with nothing changed. Intervals are of one family each, and not adjusted for their number. Seconds were taken beside other work on the same two cores."
 TOLD = {  # of each experiment its title, and what was done
     "unseen": (
         "Unseen tasks (Table 5 at small scale)",
@@ -34,9 +34,10 @@ TOLD = {  # of each experiment its title, and what was done
         "Beside the word problems all are asked the demo's other tasks, and kinds of problems that no fine-tuning and no text "
         "holds: with three events instead of one or two, about two things of which one has to be left aside, and about things "
         "that no problem counts elsewhere. In problems the number at the end counts; else the whole answer. The base models have no "
-        "chat format: under *completed* they go on with the question as a text, which is their own way of being asked.\n\n"
+        "chat format: under *completed* they go on with the question as a text, which is their own way of being asked; what they can do there shows "
+        "that the fine-tuning teaches the form more than the sums.\n\n"
         + _CARE.format(
-            "the fine-tuning is the demo's and was run once; longer problems and two things were asked first, strange things were "
+            "the fine-tuning is the demo's and was tried in no other form; longer problems and two things were asked first, strange things were "
             "added when nobody proved able to do longer ones"
         ),
     ),
@@ -47,8 +48,8 @@ TOLD = {  # of each experiment its title, and what was done
         "reward of 1 for the whole answer to the letter). Each stage's diff vector is taken from version 1's base and added to "
         "version 2, which is never trained.\n\n"
         + _CARE.format(
-            "eleven variants: nine let DPO reject the model's own wrong answers, in three lengths of SFT, at several rates and "
-            "strengths, and all nine lost word problems by it on version 1 itself; one had 120 steps of SFT instead of 200"
+            "ten variants: nine let DPO reject the model's own wrong answers, in three lengths of SFT, at several rates and "
+            "strengths, and all nine lost word problems by it on version 1 itself"
         ),
     ),
 }
@@ -173,11 +174,13 @@ def _demo(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _experiments(figures: Path) -> list[str]:
-    """The sections of the lab's other experiments, each from the seed it was chosen on and a fresh one."""
-    found = {
-        name: [_figures(figures / f"{name}-seed-{seed}.json") for seed in EXPERIMENT_SEEDS] for name in EXPERIMENTS
-    }
-    return [_experiment(*TOLD[name], found[name]) for name in EXPERIMENTS]
+    """The sections of the lab's other experiments, of those seeds whose figures are there."""
+    parts = []
+    for name in EXPERIMENTS:
+        files = [figures / f"{name}-seed-{seed}.json" for seed in EXPERIMENT_SEEDS]
+        if found := [_figures(file) for file in files if file.exists()]:
+            parts.append(_experiment(*TOLD[name], found))
+    return parts
 
 
 def _experiment(title: str, words: str, records: Sequence[dict[str, Any]]) -> str:
@@ -189,7 +192,8 @@ def _experiment(title: str, words: str, records: Sequence[dict[str, Any]]) -> st
         for model, name in record["models"].items():
             cells = (told["models"].get(model) for told in tasks.values())
             rows.append([name, *("–" if cell is None else _accuracy(cell) for cell in cells)])
-        parts.append(f"### Seed {record['seed']} ({record['seconds']:.0f} seconds)\n\n{_table(rows)}")
+        took = "resumed" if record["resumed"] else f"{record['seconds']:.0f} seconds"
+        parts.append(f"### Seed {record['seed']} ({took})\n\n{_table(rows)}")
     first = records[0]
     names, seeds = first["models"], [f"seed {record['seed']}" for record in records]
     differences = [["points, on the same questions", *seeds]]

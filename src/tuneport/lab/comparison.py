@@ -51,14 +51,14 @@ def recovered(
     right: Mapping[str, Right], tasks: Sequence[str], target: str, transferred: str, tuned: str, seed: int
 ) -> dict[str, Any]:
     """The recovered gain on the questions of `tasks` together; None where fine-tuning may have gained nothing."""
-    flags = [flags_on(right[model], tasks) for model in (target, transferred, tuned)]
-    found = measures.recovered_gain(*flags, seed)
+    before, moved, trained = (flags_on(right[model], tasks) for model in (target, transferred, tuned))
+    found = measures.recovered_gain(before, moved, trained, seed)
     return {
         "target": target,
         "transferred": transferred,
         "tuned_target": tuned,
         "tasks": list(tasks),
-        "n": len(flags[0]),
+        "n": len(before),
         "recovered_gain": found.value if found else None,
         "interval": list(found.interval) if found else None,
     }
