@@ -192,7 +192,7 @@ def _rewards(tuned: Path) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: 0 when done, 1 with an error in words."""
+    """The command line: 0 when done, else the error's status, with the error in words."""
     return command.run("stages", stages, arguments)
 
 

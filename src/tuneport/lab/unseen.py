@@ -206,7 +206,7 @@ def summarise(right: dict[str, dict[str, list[bool]]], seed: int) -> dict[str, A
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: 0 when done, 1 with an error in words."""
+    """The command line: 0 when done, else the error's status, with the error in words."""
     return command.run("unseen", unseen, arguments)
 
 
