@@ -30,7 +30,7 @@ _CARE = (
     "nothing changed. Intervals are of one family each, and not adjusted for their number. Seconds were taken beside other "
     "work on the same two cores."
 )
-TOLD = {  # of each experiment its title, and what was done
+TOLD = {  # of each experiment its title, what was done, and what to make of it (written on seeds 0 and 1)
     "unseen": (
         "Unseen tasks (Table 5 at small scale)",
         "To repeat: `python -m tuneport.lab.unseen --out DIR --seed N`. Both versions of the demo's family are fine-tuned on "
@@ -39,11 +39,17 @@ TOLD = {  # of each experiment its title, and what was done
         "no text holds: with three events instead of one or two, about two things of which one has to be left aside, and "
         "about things that no problem counts elsewhere. In problems the number at the end counts; else the whole answer. The "
         "base models have no chat format: under *completed* they go on with the question as a text, which is their own way of "
-        "being asked; what they can do there shows that the fine-tuning teaches the form more than the sums.\n\n"
+        "being asked; what they can do there need not be taught, only its form.\n\n"
         + _CARE.format(
             "the fine-tuning is the demo's and was tried in no other form; longer problems and two things were asked first, "
             "strange things were added when nobody proved able to do longer ones"
         ),
+        "Word problems, and problems about strange things, come over by addition on both seeds. Longer problems are beyond all "
+        "of these models, fine-tuned or not, so there *at most 3 points behind* says little; the same goes for two things on "
+        "seed 1, where no model does better than the bases by more than a few points. The paper's claim, that to transfer and "
+        "then fine-tune does no harm to unseen tasks, held on seed 1 and not on seed 0. On the demo's other tasks there is "
+        "nothing to compare: whoever was taught word problems alone answers next to no fact and follows no order, and the "
+        "diff vector changes nothing about that.",
     ),
     "stages": (
         "Stages of alignment (Tables 7 and 8 at small scale)",
@@ -57,6 +63,10 @@ TOLD = {  # of each experiment its title, and what was done
             "strengths, and all nine lost word problems by it on version 1 itself; the score by the number was added after "
             "seed 0 and before seed 1, with no claim about it"
         ),
+        "The diff vectors of SFT and DPO come over. What DPO adds to SFT is less on version 2 than on version 1, on both seeds, "
+        "but it is there, and it is more than form: the numbers alone say so. GRPO, at this budget, adds little even where it is trained, on seed 1 nothing, "
+        "and its mean reward hardly moves; so nothing of it could be seen to come over. On seed 0 SFT gains less than 30 points on "
+        "version 1 itself, so its diff vector could hardly gain them on version 2.",
     ),
 }
 
@@ -219,7 +229,7 @@ def _experiments(figures: Path) -> list[str]:
     return parts
 
 
-def _experiment(title: str, words: str, records: Sequence[dict[str, Any]]) -> str:
+def _experiment(title: str, words: str, found: str, records: Sequence[dict[str, Any]]) -> str:
     """What was done, each seed's models side by side, the differences on the same questions, and the claims."""
     parts = [f"## {title}\n\n{words}"]
     for record in records:
@@ -241,10 +251,14 @@ def _experiment(title: str, words: str, records: Sequence[dict[str, Any]]) -> st
     for place, row in enumerate(first.get("recovered", ())):
         what = f"recovered gain: {', '.join(row['tasks'])} (n = {row['n']})"
         differences.append([what, *(_recovered_share(record["recovered"][place]) for record in records)])
+    if "rewards" in first:
+        rewards = (record["rewards"] for record in records)
+        moved = (f"{reward['first']:.2f}, {reward['last']:.2f}" for reward in rewards)
+        differences.append(["GRPO's mean reward, first and last ten steps", *moved])
     claims = [["claimed", *seeds]]
     for claim in first["claims"]:
         claims.append([claim, *("held" if record["claims"][claim] else "**not held**" for record in records)])
-    told = ["### Differences", _table(differences), f"### What was claimed\n\n{_in_words(records)}", _table(claims)]
+    told = ["### Differences", _table(differences), "### What was claimed", _in_words(records), found, _table(claims)]
     return "\n\n".join([*parts, *told])
 
 
