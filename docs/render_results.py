@@ -47,7 +47,8 @@ TOLD = {  # of each experiment its title, what was done, and what to make of it 
         "Word problems, and problems about strange things, come over by addition on both seeds. Longer problems are beyond all "
         "of these models, fine-tuned or not, so there *at most 3 points behind* says little; the same goes for two things on "
         "seed 1, where no model does better than the bases by more than a few points. The paper's claim, that to transfer and "
-        "then fine-tune does no harm to unseen tasks, held on seed 1 and not on seed 0. On the demo's other tasks there is "
+        "then fine-tune does no harm to unseen tasks, held on seed 1 for all three kinds; on seed 0 it held for two things, "
+        "which gained, and not for strange things, which lost nearly as much. On the demo's other tasks there is "
         "nothing to compare: whoever was taught word problems alone answers next to no fact and follows no order, and the "
         "diff vector changes nothing about that.",
     ),
@@ -64,9 +65,10 @@ TOLD = {  # of each experiment its title, what was done, and what to make of it 
             "seed 0 and before seed 1, with no claim about it"
         ),
         "The diff vectors of SFT and DPO come over. What DPO adds to SFT is less on version 2 than on version 1, on both seeds, "
-        "but it is there, and it is more than form: the numbers alone say so. GRPO, at this budget, adds little even where it is trained, on seed 1 nothing, "
-        "and its mean reward hardly moves; so nothing of it could be seen to come over. On seed 0 SFT gains less than 30 points on "
-        "version 1 itself, so its diff vector could hardly gain them on version 2.",
+        "but it is there, and it is more than form: the numbers alone say so. GRPO, at this budget, adds little where it is "
+        "trained on seed 0, and nothing on seed 1 (its mean reward falls on the one and rises on the other), and nothing that "
+        "it adds could be seen to come over. On seed 0 SFT gains less than 30 points on version 1 itself, so its diff vector "
+        "could hardly gain them on version 2.",
     ),
 }
 
