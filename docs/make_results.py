@@ -3,8 +3,9 @@
     python docs/make_results.py [--only NAME,…] [--out DIR]
 
 Each run leaves its folder in DIR (`results-out`) and its figures in docs/results/. A run that is done is not done again,
-one that was stopped goes on; to repeat one, remove its folder. Alone on two cores: about four minutes a seed, a quarter of
-an hour for the published LLM, half an hour and 50 GB of disk for the benchmark.
+one that was stopped goes on; to repeat one, remove its folder. Alone on two cores: about four minutes a seed, two or
+three for each experiment on its models, a quarter of an hour for the published LLM, half an hour and 50 GB of disk for the
+benchmark.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from render_results import FIGURES, FRESH_SEEDS, SEEDS
+from render_results import EXPERIMENT_SEEDS, EXPERIMENTS, FIGURES, FRESH_SEEDS, SEEDS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +29,18 @@ def runs(out: Path) -> dict[str, tuple[list[str], Path]]:
         folder = out / f"demo-seed-{seed}"
         command = [*module, "tuneport", "demo", "--out", str(folder), "--seed", str(seed)]
         found[folder.name] = (command, folder / "summary.json")
+    for name in EXPERIMENTS:
+        for seed in EXPERIMENT_SEEDS:
+            folder = out / f"{name}-seed-{seed}"
+            command = [
+                *module,
+                f"tuneport.lab.{name}",
+                "--out",
+                str(folder),
+                "--family",
+                str(out / f"demo-seed-{seed}"),
+            ]
+            found[folder.name] = (command, folder / "summary.json")
     published = [*module, "tuneport.lab.published", "--out", str(out / "published")]
     found["published"] = (published, out / "published" / "summary.json")
     found["bench"] = ([*module, "bench.run", "--out", str(out / "bench")], out / "bench" / "bench.json")

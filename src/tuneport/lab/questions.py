@@ -9,9 +9,11 @@ proves that no training saw a test question.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tuneport.errors import TuneportError
 from tuneport.lab import corpus
@@ -22,6 +24,7 @@ WORD_PROBLEMS, KNOWN_FACTS, ORDERS = "word-problems", "known-facts", "orders"
 INSTRUCTION_TASKS = (WORD_PROBLEMS, KNOWN_FACTS, ORDERS)
 NEW_FACTS, NEW_FACTS_COMPLETED = "new-facts", "new-facts-completed"
 NEW_KNOWLEDGE_TASKS = (NEW_FACTS, NEW_FACTS_COMPLETED)
+LAST_NUMBER = r"(\d+)$"  # what counts of an answer where only its number does
 
 PHRASINGS = ("what is the {kind} of {name} ?", "which {kind} has {name} ?", "tell me the {kind} of {name} .")
 # Two names in three are taught; the others are asked in the test.
@@ -86,7 +89,7 @@ def held_out_questions(world: World, seed: int, *, problems: int, orders: int) -
 
 
 def training_questions(
-    world: World, seed: int, count: int, *, shares: dict[str, float], never: Iterable[Question]
+    world: World, seed: int | str, count: int, *, shares: dict[str, float], never: Iterable[Question]
 ) -> list[Question]:
     """`count` examples for the fine-tuning, `shares` of them by task, none of which is in `never`."""
     rng = random.Random(f"training questions {seed}")
@@ -104,6 +107,16 @@ def training_questions(
         if question.prompt not in held_out:
             examples.append(question)
     return examples
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions of a file that has one of them a line."""
+    return [Question(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def for_its_number(problem: Question) -> Question:
+    """A word problem of which the number counts, whatever stands before it: to be asked with `LAST_NUMBER`."""
+    return replace(problem, answer=problem.answer.split()[-1])
 
 
 def problem_texts(questions: Iterable[Question]) -> frozenset[str]:
