@@ -27,8 +27,8 @@ NEW_KNOWLEDGE_TASKS = (NEW_FACTS, NEW_FACTS_COMPLETED)
 
 PHRASINGS = ("what is the {kind} of {name} ?", "which {kind} has {name} ?", "tell me the {kind} of {name} .")
 # Two names in three are taught; the others are asked in the test.
-_TAUGHT_NAMES = tuple(name for index, name in enumerate(corpus.KNOWN_NAMES) if index % 3)
-_ASKED_NAMES = tuple(name for name in corpus.KNOWN_NAMES if name not in _TAUGHT_NAMES)
+TAUGHT_NAMES = tuple(name for index, name in enumerate(corpus.KNOWN_NAMES) if index % 3)
+ASKED_NAMES = tuple(name for name in corpus.KNOWN_NAMES if name not in TAUGHT_NAMES)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def held_out_questions(world: World, seed: int, *, problems: int, orders: int) -
         while len(found) < start + count:
             question = make(rng)
             found.setdefault(question.prompt, question)
-    for task, names in ((KNOWN_FACTS, _ASKED_NAMES), (NEW_FACTS, corpus.NEW_NAMES)):
+    for task, names in ((KNOWN_FACTS, ASKED_NAMES), (NEW_FACTS, corpus.NEW_NAMES)):
         for name in names:
             for kind in corpus.VALUES:
                 question = _asked_fact(task, world, name, kind, rng.choice(PHRASINGS))
@@ -101,7 +101,7 @@ def training_questions(
         elif task == ORDERS:
             question = _order(rng)
         else:
-            name, kind = rng.choice(_TAUGHT_NAMES), rng.choice(tuple(corpus.VALUES))
+            name, kind = rng.choice(TAUGHT_NAMES), rng.choice(tuple(corpus.VALUES))
             question = _asked_fact(KNOWN_FACTS, world, name, kind, rng.choice(PHRASINGS))
         if question.prompt not in held_out:
             examples.append(question)
@@ -112,6 +112,16 @@ def write_questions(path: Path, asked: Iterable[Question]) -> None:
     """One question a line, as `tuneport evaluate` reads them; a run that goes on finds the file it began with."""
     if not path.exists():
         path.write_text("".join(json.dumps(asdict(question)) + "\n" for question in asked))
+
+
+def write_as_messages(path: Path, asked: Iterable[Question]) -> None:
+    """One question a line, as messages: each model is asked through its own chat template."""
+    if not path.exists():
+        rows = (
+            {"task": q.task, "messages": [{"role": "user", "content": bare(q.prompt)}], "answer": q.answer}
+            for q in asked
+        )
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_questions(path: Path) -> list[Question]:
