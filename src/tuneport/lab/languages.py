@@ -97,12 +97,13 @@ def languages(
         world = corpus.make_world(seed)
         asked = held_out(world, seed, recipe)
         never = frozenset(bare(question.prompt) for question in asked)
+        a_little_of_each = {tongue.name: recipe.little for tongue in TONGUES}
         first, second, following = (
             (schedule, _documents(world, schedule, recipe, shares, amounts, f"{seed}, stage {stage}", never))
             for stage, schedule, shares, amounts in (
-                (1, recipe.first_stage, recipe.first_shares, dict.fromkeys(TONGUES, recipe.little)),
-                (2, recipe.second_stage, recipe.second_shares, dict.fromkeys(TONGUES, recipe.little)),
-                (3, recipe.next_version, recipe.next_shares, {TONGUES[-1]: recipe.much}),
+                (1, recipe.first_stage, recipe.first_shares, a_little_of_each),
+                (2, recipe.second_stage, recipe.second_shares, a_little_of_each),
+                (3, recipe.next_version, recipe.next_shares, {KNOWN: recipe.much}),
             )
         )
         examples = questions.training_questions(
@@ -246,14 +247,15 @@ def _documents(
     schedule: Schedule,
     recipe: Recipe,
     shares: dict[str, float],
-    amounts: dict[Tongue, float],
+    amounts: dict[str, float],
     seed: str,
     never: frozenset[str],
 ) -> list[str]:
     """Text for a stretch of pretraining, in all its languages: its steps' worth of tokens, and a batch to spare."""
     tokens = (schedule.steps + 1) * schedule.batch * (recipe.architecture.context + 1)
     documents = corpus.write_documents(world, shares, tokens, seed, never=never)
-    for tongue, amount in amounts.items():
+    for tongue in TONGUES:
+        amount = amounts.get(tongue.name, 0.0)
         documents += tongues.write_documents(tongue, world, round(amount * tokens), seed, never)
     random.Random(f"order {seed}").shuffle(documents)
     return documents
