@@ -7,16 +7,14 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from ran import Cli, Ran
 
 _COMMON: dict[str, Any] = {
     "deadline": None,
@@ -27,24 +25,6 @@ _COMMON: dict[str, Any] = {
 settings.register_profile("ci", max_examples=300, **_COMMON)
 settings.register_profile("long", max_examples=12_000, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-    def json(self) -> dict[str, Any]:
-        """The one object on stdout."""
-        value = json.loads(self.out)
-        assert isinstance(value, dict)
-        return value
-
-
-Cli = Callable[..., Ran]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from conftest import Cli
+from ran import Cli
 
 import tuneport
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import tiny
-from conftest import Ran
+from ran import Ran
 from safetensors.torch import load_file, save_file
 
 DRIVER = Path(__file__).parent / "fault_driver.py"
@@ -187,6 +187,22 @@ def test_killed_before_any_change_a_diff_vector_is_taken_up_again(
 ) -> None:
     under = tmp_path / "at"
     argv = ["diff", "--base", str(small.base), "--tuned", str(small.tuned), "--out", str(under / "out"), *SHARDS]
+    number = changes(drive, argv, under)
+    whole = tiny.outcome(under / "out")
+    for at in range(1, number + 1, 3):
+        shutil.rmtree(under)
+        under.mkdir()
+        assert drive(argv, under=str(under), call="change", at=at, do="kill").status == KILLED
+        assert not (under / "out").exists() or tiny.outcome(under / "out") == whole
+        assert drive(argv).status == 0
+        assert tiny.outcome(under / "out") == whole
+
+
+def test_killed_before_any_change_a_transfer_with_an_adapter_is_taken_up_again(
+    drive: Drive, tmp_path: Path, small: tiny.Trio
+) -> None:
+    adapter, under = tiny.write_lora(tmp_path / "adapter", small.tensors["base"], rank=3), tmp_path / "at"
+    argv = [str(adapter) if part == str(small.tuned) else part for part in small.flags(under / "out", *SHARDS)]
     number = changes(drive, argv, under)
     whole = tiny.outcome(under / "out")
     for at in range(1, number + 1, 3):

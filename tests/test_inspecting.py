@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from conftest import Cli
+from ran import Cli
 
 
 def test_a_checkpoint_is_described_from_its_headers(cli: Cli, tmp_path: Path) -> None:

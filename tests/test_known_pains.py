@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from conftest import Cli
+from ran import Cli
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 ROPE = {

@@ -124,6 +124,21 @@ def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], shards: int =
     (path / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
 
 
+def write_lora(path: Path, base: Mapping[str, torch.Tensor], rank: int, **settings: Any) -> Path:
+    """A LoRA adapter on every projection of a base, as peft would write it (tiny_adapters.py has those of peft itself)."""
+    path.mkdir(parents=True, exist_ok=True)
+    made, factors = torch.Generator().manual_seed(rank), {}
+    for name, tensor in base.items():
+        if name.endswith("_proj.weight"):
+            module = "base_model.model." + name.removesuffix(".weight")
+            factors[f"{module}.lora_A.weight"] = torch.randn(rank, tensor.shape[1], generator=made)
+            factors[f"{module}.lora_B.weight"] = 0.1 * torch.randn(tensor.shape[0], rank, generator=made)
+    assert factors, "the base has no projections"
+    save_file(factors, path / "adapter_model.safetensors")
+    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank, "lora_alpha": 8, **settings}))
+    return path
+
+
 def read_weights(path: Path) -> Tensors:
     """All tensors of a folder, by the official reader."""
     found: Tensors = {}

@@ -19,14 +19,20 @@ if TYPE_CHECKING:
     from tuneport.diff.run import diff as diff
     from tuneport.evaluate.run import evaluate as evaluate
     from tuneport.inspecting import inspect as inspect
+    from tuneport.publishing import publish as publish
     from tuneport.transfer.run import transfer as transfer
     from tuneport.transfer.verify import verify as verify
     from tuneport.tune.run import tune as tune
 
-__all__ = ["apply", "diff", "evaluate", "inspect", "transfer", "tune", "verify"]
+__all__ = ["apply", "diff", "evaluate", "inspect", "publish", "transfer", "tune", "verify"]
 
 # Where each verb lives; diff, evaluate, transfer and tune are packages that can be called (see verbs.py).
-_HOMES = {"apply": "tuneport.diff.run", "inspect": "tuneport.inspecting", "verify": "tuneport.transfer.verify"}
+_HOMES = {
+    "apply": "tuneport.diff.run",
+    "inspect": "tuneport.inspecting",
+    "publish": "tuneport.publishing",
+    "verify": "tuneport.transfer.verify",
+}
 
 
 def __getattr__(name: str) -> Any:

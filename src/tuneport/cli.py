@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneport import __version__
+from tuneport import __version__, publishing
 from tuneport.errors import TuneportError, UsageError
 from tuneport.evaluate import command as evaluating
 from tuneport.tune import command as tune
@@ -68,12 +68,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_transfer(verbs: Any) -> None:
-    parser = _verb(verbs, "transfer", _transfer, "write target + (tuned − base), streamed, nothing in between")
+    parser = _verb(
+        verbs, "transfer", publishing.pushing(_transfer), "write target + (tuned − base), streamed, nothing in between"
+    )
     _parents(parser, onto=True)
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write; it appears when it is whole")
     _arithmetic(parser)
     _policies(parser)
     _running(parser)
+    publishing.add_arguments(parser)
 
 
 def _add_diff(verbs: Any) -> None:
@@ -94,7 +97,7 @@ def _add_diff(verbs: Any) -> None:
 
 
 def _add_apply(verbs: Any) -> None:
-    parser = _verb(verbs, "apply", _apply, "add kept diff vectors to a target, one after another")
+    parser = _verb(verbs, "apply", publishing.pushing(_apply), "add kept diff vectors to a target, one after another")
     parser.add_argument(
         "diffs", metavar="DIFF[=SCALE]", nargs="+", help="folder that `tuneport diff` wrote, and its scale"
     )
@@ -103,6 +106,7 @@ def _add_apply(verbs: Any) -> None:
     _arithmetic(parser)
     _policies(parser)
     _running(parser)
+    publishing.add_arguments(parser)
 
 
 def _add_inspect(verbs: Any) -> None:
@@ -121,7 +125,9 @@ def _add_verify(verbs: Any) -> None:
 
 
 def _add_tune(verbs: Any) -> None:
-    tune.add_arguments(_verb(verbs, "tune", tune.run, "fine-tune a model, on TRL"))
+    parser = _verb(verbs, "tune", publishing.pushing(tune.run), "fine-tune a model, on TRL")
+    tune.add_arguments(parser)
+    publishing.add_arguments(parser)
 
 
 def _add_demo(verbs: Any) -> None:
@@ -140,7 +146,9 @@ def _verb(verbs: Any, name: str, verb: Verb, what: str) -> argparse.ArgumentPars
 
 def _parents(parser: argparse.ArgumentParser, onto: bool, required: bool = True) -> None:
     parser.add_argument("--base", metavar="MODEL", required=required, help="the version that was fine-tuned")
-    parser.add_argument("--tuned", metavar="MODEL", required=required, help="the fine-tuned model")
+    parser.add_argument(
+        "--tuned", metavar="MODEL", required=required, help="the fine-tuned model, or a PEFT adapter of the base"
+    )
     if onto:
         parser.add_argument("--onto", metavar="MODEL", required=required, help="the target: the other version")
 

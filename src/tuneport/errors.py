@@ -12,6 +12,7 @@ exits with status 1. Nothing else is raised on purpose, so any other exception i
      ├── DataError           training data that cannot be read, or does not fit the recipe
      ├── TrainingError       a fine-tuning that cannot go on
      ├── NumericsError       NaN or infinity, or a diff vector that is zero
+     ├── PublishError        a push that the Hub does not take, or that would replace what is not ours
      ├── OutputError         the place to write to: taken, locked, full, or begun with another plan
      ├── DoubtError          a warning that --strict turns into a stop
      ├── VerificationError   an output that is not what its manifest or its parents say
@@ -60,6 +61,10 @@ class TrainingError(TuneportError):
 
 class NumericsError(TuneportError):
     """NaN or infinity where there must be none, or a diff vector that is zero throughout."""
+
+
+class PublishError(TuneportError):
+    """A push that the Hub does not take, or that would replace what tuneport did not push."""
 
 
 class OutputError(TuneportError):

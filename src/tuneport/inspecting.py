@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tuneport.checkpoint.adapter import module_changes
+from tuneport.checkpoint.adapter_config import AdapterConfig
 from tuneport.checkpoint.open import Checkpoint, open_checkpoint
 from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import TuneportError
@@ -21,7 +23,10 @@ from tuneport.transfer.run import read_manifest
 
 
 def inspect(spec: str | os.PathLike[str]) -> dict[str, Any]:
-    """A description of what is at ``spec``: its ``kind`` (checkpoint, output, diff vector, unfinished) and contents."""
+    """A description of what is at ``spec``: its contents and ``kind``.
+
+    The kinds are checkpoint, adapter, output, diff vector and unfinished output.
+    """
     path = Path(os.path.expanduser(spec))
     if path.is_dir() and (path / "journal.jsonl").exists():
         return {
@@ -37,7 +42,10 @@ def inspect(spec: str | os.PathLike[str]) -> dict[str, Any]:
             vector = open_diff(path)
             return {"kind": "diff vector", **_checkpoint(vector.stored), **_manifest(manifest)}
         return {"kind": "output", **_checkpoint(open_checkpoint(path, "output")), **_manifest(manifest)}
-    return {"kind": "checkpoint", **_checkpoint(open_checkpoint(spec, "checkpoint"))}
+    checkpoint = open_checkpoint(spec, "checkpoint")
+    if checkpoint.adapter is not None:
+        return {"kind": "adapter", **_adapter(checkpoint, checkpoint.adapter), **_checkpoint(checkpoint)}
+    return {"kind": "checkpoint", **_checkpoint(checkpoint)}
 
 
 def in_words(description: Mapping[str, Any]) -> str:
@@ -69,6 +77,14 @@ def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "tied": tied,
         "chat_template": _has_template(checkpoint),
         "kernel": kernel.NAME,
+    }
+
+
+def _adapter(checkpoint: Checkpoint, config: AdapterConfig) -> dict[str, Any]:
+    changes = module_changes(checkpoint.tensors, config, f"{checkpoint.role} {checkpoint.label}")
+    return {
+        "adapter": config.in_words(),
+        "changes": dict(sorted(Counter(str(change) for change in changes.values()).items())),
     }
 
 

@@ -188,16 +188,19 @@ def test_what_the_official_reader_accepts_of_ordinary_files_is_accepted_and_read
     assert ours(content) == theirs
 
 
+@pytest.mark.hostile
 @given(mutated_headers())
 def test_a_mutated_header_is_never_accepted_where_the_official_reader_refuses(content: bytes) -> None:
     assert_no_laxer(content)
 
 
+@pytest.mark.hostile
 @given(mutated_bytes())
 def test_a_file_with_bytes_changed_is_never_accepted_where_the_official_reader_refuses(content: bytes) -> None:
     assert_no_laxer(content)
 
 
+@pytest.mark.hostile
 @given(st.binary(max_size=64))
 @example(b"")
 @example(b"\x00" * 8)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from conftest import Cli
+from ran import Cli
 
 from tuneport.checkpoint.open import open_checkpoint, reading
 from tuneport.errors import CheckpointError

@@ -57,8 +57,10 @@ def test_an_empty_folder_says_what_was_looked_for() -> None:
 
 
 def test_an_adapter_is_named_as_what_it_is() -> None:
-    with pytest.raises(CheckpointError, match="adapter"):
-        choose(["adapter_config.json", "adapter_model.safetensors"])
+    chosen = choose_weights(["adapter_config.json", "adapter_model.safetensors"], no_index, "base m")
+    assert chosen.adapter and chosen.files == ("adapter_model.safetensors",)
+    with pytest.raises(CheckpointError, match=r"adapter without adapter_model\.safetensors"):
+        choose(["adapter_config.json", "other.safetensors"])
 
 
 @pytest.mark.parametrize(
@@ -120,6 +122,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.hostile
 @given(json_values)
 def test_any_index_is_followed_inside_the_folder_or_refused(tmp_path: Path, value: Any) -> None:
     save_file(ONE, tmp_path / "m.safetensors")

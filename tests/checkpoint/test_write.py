@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from conftest import Cli
+from ran import Cli
 
 from tuneport.checkpoint.write import check_place
 from tuneport.errors import OutputError

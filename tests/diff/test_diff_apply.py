@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from conftest import Cli
+from ran import Cli
 from safetensors.torch import save_file
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"

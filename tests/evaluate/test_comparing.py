@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,6 +125,16 @@ def test_models_that_were_asked_other_examples_are_not_compared() -> None:
     other = TaskResult("t", "m", True, (Outcome("x", 1.0), Outcome("y", 1.0)))
     rows = compare({"a": [result([1.0, 0.0])], "b": [other], "c": [result([1.0, 1.0])]}, seed=0)
     assert [row["models"] for row in rows] == [["a", "c"]]
+
+
+def test_what_is_computed_across_variants_of_a_task_is_flagged() -> None:
+    asked = {
+        name: [replace(result([1.0, 0.0]), variant=v)] for name, v in (("a", "base"), ("b", "tuned"), ("c", "base"))
+    }
+    rows = compare(asked, seed=0)
+    assert [row.get("across_variants") for row in rows] == [["base", "tuned"], None, ["tuned", "base"]]
+    assert recovered(asked, ["a", "b", "c"], seed=0)[0]["across_variants"] == ["base", "tuned", "base"]
+    assert "across_variants" not in recovered(asked, ["a", "c", "a"], seed=0)[0]
 
 
 def test_recovered_gain_is_the_share_and_null_where_the_gain_may_be_nothing() -> None:

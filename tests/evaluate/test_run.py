@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tuneport
 from tuneport.errors import CheckpointError, DoubtError, OutputError, ScoringError, UsageError
 from tuneport.evaluate.models import names_of
-from tuneport.lab import scoring
 
 SHORT: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu"}
 
@@ -58,13 +57,23 @@ def test_a_model_that_knows_half_of_the_answers_scores_a_half(scored: tuple[dict
     assert on_disk == {key: value for key, value in record.items() if key != "already_done"}
 
 
+def greedy(folder: Path, prompt: str) -> str:
+    """What the model says to one prompt alone, by transformers itself."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+    with torch.inference_mode():
+        said = model.generate(**ids, do_sample=False, max_new_tokens=4)[0, ids["input_ids"].shape[1] :]
+    return str(tokenizer.decode(said, skip_special_tokens=True)).strip()
+
+
 def test_what_the_models_say_is_what_plain_greedy_decoding_says(
     models: Path, scored: tuple[dict[str, Any], Path]
 ) -> None:
     _, out = scored
     prompts = [row["prompt"] for row in tiny_scored.rows()]
     for name in ("none", "half", "all"):
-        expected = scoring.answers(models / name, prompts, max_new_tokens=4)
+        expected = [greedy(models / name, prompt) for prompt in prompts]
         for task in ("prompts", "messages"):  # the template writes the very prompts
             said = [line["said"] for line in outcomes(out) if (line["model"], line["task"]) == (name, task)]
             assert said == expected, (name, task)
@@ -167,7 +176,7 @@ def test_a_model_without_a_template_meets_messages_in_words_before_any_is_scored
     (bare / "chat_template.jinja").unlink()
     rows = [{"messages": [{"role": "user", "content": tiny_scored.question("anna")}], "answer": "in paris"}]
     tasks = tiny_scored.write_rows(tmp_path / "m.jsonl", rows)
-    with pytest.raises(CheckpointError, match=r"bare: the examples are `messages`, and it has no chat template"):
+    with pytest.raises(CheckpointError, match=r"bare: the examples are `messages` .* and it has no chat template"):
         tuneport.evaluate([models / "all", bare], [tasks], tmp_path / "o.json", **SHORT)
     assert not (tmp_path / "o.json").exists()
     record = tuneport.evaluate(
@@ -235,3 +244,26 @@ def test_folders_are_named_by_as_much_of_their_path_as_tells_them_apart(tmp_path
     specs = [str(tmp_path / "a/v1"), str(tmp_path / "b/v1"), str(tmp_path / "b/v2"), "org/name@main"]
     assert names_of(specs) == ["a/v1", "b/v1", "v2", "org/name@main"]
     assert names_of(specs[2:]) == ["v2", "org/name@main"]
+
+
+def test_an_adapter_is_scored_on_the_model_it_adapts(models: Path, towns: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(models / "all", dtype=torch.float32)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))
+    adapted.save_pretrained(tmp_path / "still")  # a new LoRA changes nothing
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=5.0)
+    adapted.save_pretrained(tmp_path / "wild")
+    record = tuneport.evaluate([tmp_path / "still", tmp_path / "wild"], [towns], tmp_path / "o.json", **SHORT)
+    still, wild = (found["tasks"]["towns"]["value"] for found in record["models"])
+    assert still == 1.0 > wild
+    assert str(tmp_path) not in (tmp_path / "o.json").read_text()
+
+
+def test_a_limit_asks_the_first_examples_only(models: Path, towns: Path, tmp_path: Path) -> None:
+    record = tuneport.evaluate([models / "half"], [towns], tmp_path / "o.json", limit=6, **SHORT)
+    assert (record["models"][0]["tasks"]["towns"]["n"], record["models"][0]["tasks"]["towns"]["value"]) == (6, 1.0)

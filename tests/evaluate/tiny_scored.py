@@ -68,12 +68,32 @@ def make_tokenizer(*, beginning: bool = False, template: str | None = TEMPLATE, 
     )
 
 
+def teach(model: Any, pairs: Sequence[tuple[list[int], list[int]]], *, steps: int, rate: float, batch: int) -> None:
+    """Make a model know pairs of prompt and answer by heart, with the loss on the answers alone."""
+    import torch
+    from torch.nn import functional
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
+        chosen = [pairs[(step * batch + place) % len(pairs)] for place in range(batch)]
+        longest = max(len(prompt) + len(answer) for prompt, answer in chosen)
+        ids, labels = torch.zeros(batch, longest, dtype=torch.long), torch.full((batch, longest), -100)
+        for row, (prompt, answer) in enumerate(chosen):
+            end = len(prompt) + len(answer)
+            ids[row, :end] = torch.tensor(prompt + answer)
+            labels[row, len(prompt) : end] = torch.tensor(answer)
+        logits = model(ids[:, :-1]).logits
+        optimizer.zero_grad()
+        functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten()).backward()
+        optimizer.step()
+    model.eval()
+
+
 def make_model(folder: Path, known: int, *, seed: int = 0, context: int = 48, **manners: Any) -> Path:
     """A model that knows the first ``known`` towns by heart and says something else of the others."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
-
-    from tuneport.lab.training import Schedule, fine_tune
 
     tokenizer = make_tokenizer(**manners)
     torch.manual_seed(seed)
@@ -94,7 +114,7 @@ def make_model(folder: Path, known: int, *, seed: int = 0, context: int = 48, **
     for place, (name, town) in enumerate(FACTS.items()):
         said = town if place < known else TOWNS[(place + 1) % len(TOWNS)]
         pairs.append((tokenizer.encode(chat(name)), tokenizer.encode(f"in {said} <end>", add_special_tokens=False)))
-    fine_tune(model, pairs, Schedule(steps=120, peak=1e-2, warmup=5, batch=12))
+    teach(model, pairs, steps=120, rate=1e-2, batch=12)
     model.generation_config.eos_token_id = [config.eos_token_id, tokenizer.convert_tokens_to_ids("<eos>")]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -106,4 +126,32 @@ def copy_model(source: Path, folder: Path, **settings: Any) -> Path:
     shutil.copytree(source, folder)
     path = folder / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return folder
+
+
+def make_silent(folder: Path, *, template: str | None = TEMPLATE, context: int = 8192) -> Path:
+    """A model with room for many shots that ends its answer at once, whatever it is asked."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = make_tokenizer(template=template)
+    torch.manual_seed(0)
+    end = tokenizer.convert_tokens_to_ids("<end>")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        max_position_embeddings=context,
+        bos_token_id=None,
+        eos_token_id=end,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    generator = torch.Generator().manual_seed(0)
+    asked = [torch.randint(1, len(tokenizer), (length,), generator=generator).tolist() for length in range(2, 62)]
+    teach(model, [(ids, [end]) for ids in asked], steps=60, rate=3e-2, batch=20)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder

@@ -5,6 +5,7 @@ In come folders, out come the model's listing, redirects for large files, ranges
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -52,6 +53,12 @@ class LoopbackHub:
             def do_GET(self) -> None:
                 self._answer(body=True)
 
+            def do_POST(self) -> None:
+                self._receive()
+
+            def do_PUT(self) -> None:
+                self._receive()
+
             def log_message(self, format: str, *arguments: Any) -> None:
                 pass
 
@@ -73,6 +80,27 @@ class LoopbackHub:
                 self.end_headers()
                 if body:
                     self.wfile.write(content)
+
+            def _receive(self) -> None:
+                path, authorization = unquote(urlsplit(self.path).path), self.headers.get("Authorization")
+                hub.requests.append(Request(self.command, path, None, authorization, 0))
+                status, content = hub.receive(self.command, path, authorization, self._body())
+                with contextlib.suppress(ConnectionError):  # who asked may have been killed
+                    self.send_response(status)
+                    self.send_header("Content-Type", "application/json")
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
+
+            def _body(self) -> bytes:
+                if self.headers.get("Transfer-Encoding") != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = b""
+                while size := int(self.rfile.readline().split(b";")[0], 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return body
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -121,6 +149,10 @@ class LoopbackHub:
             return 200, {"Content-Type": "application/json"}, self._listing(repo, revision, folder)
         return self._file(repo, revision, folder / file[3]) if file else _no(404, None, "")
 
+    def receive(self, method: str, path: str, authorization: str | None, body: bytes) -> tuple[int, bytes]:
+        """Status and content for what is sent here: this Hub only gives."""
+        return 405, b"{}"
+
     def _listing(self, repo: str, revision: str, folder: Path) -> bytes:
         siblings = []
         for path in sorted(folder.rglob("*")):
@@ -128,7 +160,7 @@ class LoopbackHub:
                 continue
             entry: dict[str, Any] = {"rfilename": path.relative_to(folder).as_posix(), "size": path.stat().st_size}
             entry["blobId"] = hashlib.sha1(path.read_bytes()).hexdigest()
-            if _is_large(path):
+            if is_large(path):
                 entry["lfs"] = {"sha256": _sha256(path), "size": path.stat().st_size, "pointerSize": 134}
             siblings.append(entry)
         said = {"id": repo, "modelId": repo, "sha": self.commit(repo, revision), "private": False, "gated": False}
@@ -138,7 +170,7 @@ class LoopbackHub:
         if not path.is_file():
             return _no(404, "EntryNotFound", "Entry not found")
         headers = {"X-Repo-Commit": self.commit(repo, revision), "Accept-Ranges": "bytes"}
-        if not _is_large(path):
+        if not is_large(path):
             return 200, {**headers, "ETag": f'"{hashlib.sha1(path.read_bytes()).hexdigest()}"'}, path.read_bytes()
         linked = {"X-Linked-Size": str(path.stat().st_size), "X-Linked-Etag": f'"{_sha256(path)}"'}
         # On another host, as the real one's: the client must not hand its token on.
@@ -151,7 +183,7 @@ class LoopbackHub:
         return 200, {"ETag": f'"{_sha256(path)}"', "Accept-Ranges": "bytes"}, path.read_bytes()
 
 
-def _is_large(path: Path) -> bool:
+def is_large(path: Path) -> bool:
     return path.suffix in (".safetensors", ".bin", ".pt", ".onnx")
 
 

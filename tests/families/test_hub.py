@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
 from families.carrying import Carried, Said
 from families.loopback_hub import LoopbackHub, Request
@@ -302,3 +303,33 @@ def test_a_header_that_lies_is_refused_before_the_weights_are_fetched(
     told = one_error(tuneport("transfer", *PARENTS, "--out", tmp_path / "out"), tmp_path / "out")
     assert path.name in told and "org/olmo-instruct" in told
     assert not any(name.endswith(".safetensors") for name in fetched(hub.requests))
+
+
+def test_an_adapter_on_the_hub_is_fetched_with_its_config_and_nothing_else(
+    hub: LoopbackHub, tuneport: Tuneport, tmp_path: Path
+) -> None:
+    base, target = hub.repositories["org/olmo"]["stage1"], hub.repositories["org/olmo"]["stage2"]
+    adapter = tiny.write_lora(tmp_path / "lora", read_weights(base), rank=2, base_model_name_or_path="org/olmo")
+    for other in ("README.md", "optimizer.pt", "adapter_model.bin", "training_args.bin"):
+        (adapter / other).write_bytes(b"not to be fetched" * 100)
+    hub.repositories["org/lora"] = {"main": adapter}
+    parents = ["--base", base, "--tuned", "org/lora", "--onto", target]
+    dry = tuneport("transfer", *parents, "--out", tmp_path / "out", "--dry-run", "--json")
+    assert dry.status == 0, dry.err
+    size = (adapter / "adapter_model.safetensors").stat().st_size
+    assert dry.json["bytes"]["fetch"] == size and fetched(hub.requests) == ["adapter_config.json"]
+    done = tuneport("transfer", *parents, "--out", tmp_path / "out", "--json")
+    assert done.status == 0, done.err
+    assert sorted(fetched(hub.requests)) == ["adapter_config.json", "adapter_model.safetensors"]
+    manifest = read_json(tmp_path / "out" / "tuneport.json")
+    tuned = next(entry for entry in manifest["inputs"] if entry["role"] == "tuned")
+    assert tuned["name"] == "org/lora" and tuned["revision"] == hub.commit("org/lora", "main")
+    assert tuned["adapter"] == "LoRA, r=2, alpha=8"
+    assert '- "org/lora"' in (tmp_path / "out" / "README.md").read_text()
+    local = tuneport("transfer", "--base", base, "--tuned", adapter, "--onto", target, "--out", tmp_path / "local")
+    assert local.status == 0, local.err
+    assert not differing(read_weights(tmp_path / "out"), read_weights(tmp_path / "local"))
+    hub.stop()
+    assert tuneport("transfer", *parents, "--out", tmp_path / "offline", HF_HUB_OFFLINE="1").status == 0
+    proof = tuneport("verify", tmp_path / "out", *parents, "--full", HF_HUB_OFFLINE="1")
+    assert proof.status == 0, proof.err

@@ -230,7 +230,9 @@ def test_an_adapter_is_named_as_one(families: Families, run: Run, tmp_path: Path
     write_json(adapter / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "org/base"})
     save_file({"base_model.model.q_proj.lora_A.weight": torch.ones(2, 2)}, adapter / "adapter_model.safetensors")
     told = refused(run, tmp_path / "out", "--base", family.base, "--tuned", adapter, "--onto", family.target)
-    assert "adapter" in told and "merge_and_unload" in told
+    assert "adapter" in told and "`q_proj` has LoRA A, but A and B belong together" in told
+    told = refused(run, tmp_path / "out", "--base", adapter, "--tuned", family.tuned, "--onto", family.target)
+    assert "only --tuned takes one" in told and "merge_and_unload" in told
 
 
 def test_an_architecture_changed_by_tuning_stops_naming_the_flag(families: Families, run: Run, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def test_the_summary_says_what_came_over_and_what_stayed() -> None:
         "v1-tuned": right,
         "v2": [""] * 200,
         "v2-transferred": partly,
+        "v2-with-adapter": partly,
         "v2-tuned": right,
     }
     answer_losses = {name: [0.5] * 200 for name in said}
@@ -58,7 +59,9 @@ def test_the_summary_says_what_came_over_and_what_stayed() -> None:
     assert record["learning_that_stayed"] == pytest.approx(0.75)
     assert record["models"]["v2-transferred"]["exact_match"] == pytest.approx(0.75)
     assert all(record["claims"].values())
-    shown = published.table(record | {"transfer": {"seconds": 2.0, "peak_mib": None}})
+    assert record["adapter"]["recovered_gain"] == pytest.approx(0.75)
+    cost = {"seconds": 2.0, "peak_mib": None}
+    shown = published.table(record | {"transfer": {"v2-transferred": cost, "v2-with-adapter": cost}})
     assert "answer 0" in shown and "recovered gain 0.75" in shown and "unknown" in shown
     json.dumps(record)
 

@@ -33,14 +33,13 @@ def test_a_prompt_is_what_the_tuned_models_chat_template_says(tmp_path: Path) ->
     from transformers import AutoTokenizer
 
     tokenizer = vocabulary.make_tokenizer(1)
-    vocabulary.teach_chat(tokenizer)
+    tokenizer.chat_template = vocabulary.CHAT_TEMPLATE
     tokenizer.save_pretrained(tmp_path)
     assert (tmp_path / "chat_template.jinja").exists()
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     message = [{"role": "user", "content": "list eggs books"}]
     said = loaded.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
     assert said == vocabulary.chat_prompt("list eggs books")
-    assert loaded.eos_token == "<end>"
 
 
 def test_version_one_cannot_spell_the_inserted_names() -> None:

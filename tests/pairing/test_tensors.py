@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from conftest import Cli, Ran
+from ran import Cli, Ran
 
 NEW = torch.ones(3, dtype=torch.bfloat16)
 

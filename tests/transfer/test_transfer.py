@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from conftest import Cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ran import Cli
 
 import tuneport
 from tuneport.errors import NumericsError

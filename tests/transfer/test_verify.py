@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import tiny
 from blake3 import blake3
-from conftest import Cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ran import Cli
 from safetensors.torch import load_file, save_file
 
 from tuneport.checkpoint.digest import digest_of

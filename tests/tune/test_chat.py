@@ -84,6 +84,12 @@ def test_a_file_is_a_template_and_its_end_is_the_special_token_after_an_answer(t
     assert tokenizer.chat_template == text
 
 
+def test_a_template_may_be_given_as_text(tokenizer: Any) -> None:
+    text = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|pad|>{% endfor %}"
+    chat = prepare_chat(tokenizer, text, None, needed=False)
+    assert (chat.template, chat.end_token, tokenizer.chat_template) == ("given as text", "<|pad|>", text)
+
+
 def test_a_file_can_name_its_tokens_in_its_first_line(tokenizer: Any, tmp_path: Path) -> None:
     header = '{#- tuneport: {"end_of_turn": "<fin>", "tokens": ["<who>"]} -#}\n'
     (tmp_path / "mine.jinja").write_text(header + "{% for m in messages %}<who>{{ m.content }}<fin>{% endfor %}")

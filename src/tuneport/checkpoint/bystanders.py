@@ -40,7 +40,7 @@ def merge_licences(folders: Three, sides: Mapping[str, str], findings: Findings)
         if chosen is not None:
             findings.decided(name, chosen, "asked for with --sidecar")
             if folders.of(chosen).has(name):
-                files[name] = folders.of(chosen).path / name
+                files[name] = folders.of(chosen).place(name)
             continue
         if folders.target.has(name):
             files[name] = folders.target.path / name
@@ -53,7 +53,7 @@ def merge_licences(folders: Three, sides: Mapping[str, str], findings: Findings)
         beside, number = f"{name}.tuned", 2
         while beside in files:
             beside, number = f"{name}.tuned-{number}", number + 1
-        files[beside] = folders.tuned.path / name
+        files[beside] = folders.tuned.place(name)
         findings.decided(beside, "tuned", "the tuned model's licence differs from the target's; both are kept")
     return files
 

@@ -111,7 +111,7 @@ def _place(
     if place == CONFIG:
         named = [{"name": name, "template": text} for name, text in template.texts.items()]
         return PlacedTemplate({}, named if several else template.texts["default"])
-    source: Path = folders.of(side).path / place
+    source: Path = folders.of(side).place(place)
     if template.places[0] == place and side == "target":
         return PlacedTemplate({place: source})
     text = template.texts.get("default", next(iter(template.texts.values())))

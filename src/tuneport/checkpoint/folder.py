@@ -33,6 +33,8 @@ MANNER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+# What a tokenizer brings along: these files describe one tokenizer together, so none is taken from another folder.
+TOKEN_FILES = frozenset({*TOKENIZER_FILES, *MANNER_FILES} - {"config.json", "generation_config.json"})
 LICENCE_PREFIXES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "COPYING")
 
 # The largest tokenizer.json on the Hub has about 35 MB; what is larger is no tokenizer.
@@ -41,25 +43,50 @@ MAX_SIDECAR_BYTES = 128 * 2**20
 
 @dataclass(frozen=True)
 class SidecarFolder:
-    """One folder's sidecars. ``role`` is base, tuned or target; ``label`` is what a person calls the model."""
+    """One folder's sidecars. ``role`` is base, tuned or target; ``label`` is what a person calls the model.
+
+    An adapter's folder holds few of them; ``behind`` it stands its base. The config is the base's, the tokenizer files and
+    the template are the adapter's own if it has any of them (all of them then), the licence is its own alone.
+    """
 
     role: str
     label: str
     path: Path
+    behind: Path | None = None
 
     def names(self) -> list[str]:
         """Names of the sidecars that are here, sorted: known names, licences and ``*.py``, plain files only."""
-        if not self.path.is_dir():
-            return []
-        return sorted(entry.name for entry in self.path.iterdir() if is_sidecar(entry.name) and entry.is_file())
+        found = {
+            entry.name
+            for folder in (self.path, self.behind)
+            if folder is not None and folder.is_dir()
+            for entry in folder.iterdir()
+            if is_sidecar(entry.name)
+        }
+        return sorted(name for name in found if self.has(name))
+
+    def place(self, name: str) -> Path:
+        """Where the sidecar ``name`` lies, if it is here."""
+        if self.behind is None:
+            return self.path / name
+        if name in TOKEN_FILES:
+            return (self.path if self.has_tokenizer_of_its_own else self.behind) / name
+        if name == "generation_config.json":
+            return (self.path if (self.path / name).is_file() else self.behind) / name
+        return (self.behind if name in MANNER_FILES else self.path) / name
+
+    @property
+    def has_tokenizer_of_its_own(self) -> bool:
+        """Whether tokenizer files lie in the folder itself, not only behind it."""
+        return any((self.path / name).is_file() for name in TOKEN_FILES)
 
     def has(self, name: str) -> bool:
         """Whether the sidecar ``name`` is here."""
-        return (self.path / name).is_file()
+        return self.place(name).is_file()
 
     def read(self, name: str) -> bytes | None:
         """The contents of one sidecar, or None where there is none."""
-        path = self.path / name
+        path = self.place(name)
         try:
             if path.stat().st_size > MAX_SIDECAR_BYTES:
                 raise CheckpointError(f"{self.role} {self.label}: {name} has over {MAX_SIDECAR_BYTES} bytes.")

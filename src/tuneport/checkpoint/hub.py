@@ -18,7 +18,7 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.checkpoint.folder import MAX_SIDECAR_BYTES, SidecarFolder, is_sidecar
-from tuneport.checkpoint.open import Checkpoint, WeightFile, open_folder
+from tuneport.checkpoint.open import Checkpoint, WeightFile, as_adapter, open_folder
 from tuneport.checkpoint.weights import ADAPTER, StoredTensor, choose_weights, join_files, tensors_of_file
 from tuneport.errors import CheckpointError, HubError
 
@@ -109,6 +109,8 @@ def _from_listing(repo: str, revision: str | None, role: str, info: Any) -> Chec
         files[name] = WeightFile(name, size, 0, digest, hashes.get(name), isinstance(cached, str))
     config = SidecarFolder(role, repo, folder).json("config.json") or {}
     tensors = join_files(weights, per_file, where)
+    if weights.adapter:
+        return as_adapter(Checkpoint(role, repo, commit, folder, files, tensors, hub_id=repo), 0)
     return Checkpoint(role, repo, commit, folder, files, tensors, config, hub_id=repo)
 
 
@@ -215,17 +217,17 @@ def _told(repo: str, revision: str | None, role: str) -> Iterator[None]:
     except RevisionNotFoundError:
         raise HubError(f"{where} has no revision {revision!r}; {page}/tree/main lists branches and tags.") from None
     except RepositoryNotFoundError as error:
-        private = " or it is private: set HF_TOKEN to a token that may read it" if _status(error) == 401 else ""
+        private = " or it is private: set HF_TOKEN to a token that may read it" if status_of(error) == 401 else ""
         raise HubError(
             f"{where}: no folder of that name here, and the Hub has no such model. Correct the id{private} ({page})."
         ) from None
     except HFValidationError as error:
         raise HubError(f"{where} is no valid Hub id: {error}") from None
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, _transport_error()) as error:
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, transport_error()) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise _NoAnswerError(f"the Hub cannot be reached ({first[:160]})") from None
     except HfHubHTTPError as error:
-        status = _status(error)
+        status = status_of(error)
         if status in (401, 403):
             raise HubError(
                 f"{where}: the Hub refuses access ({status}). Accept the licence at {page} if it has one, and set "
@@ -234,7 +236,7 @@ def _told(repo: str, revision: str | None, role: str) -> Iterator[None]:
         raise HubError(f"{where}: the Hub answered {status}. Try again later, or give a local folder.") from None
 
 
-def _transport_error() -> type[Exception]:
+def transport_error() -> type[Exception]:
     """What the Hub client's HTTP library raises when no answer comes: it is httpx2 today, and was httpx."""
     for library in ("httpx2", "httpx"):
         with suppress(ModuleNotFoundError):
@@ -243,5 +245,6 @@ def _transport_error() -> type[Exception]:
     return ConnectionError
 
 
-def _status(error: Any) -> int | None:
+def status_of(error: Any) -> int | None:
+    """The HTTP status of an error that the Hub client raised, where an answer came."""
     return getattr(getattr(error, "response", None), "status_code", None)

@@ -16,11 +16,14 @@ from typing import Any, Protocol
 
 from blake3 import blake3
 
+from tuneport.checkpoint.adapter_config import AdapterConfig, read_adapter_config
 from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.journal import NAME as JOURNAL
-from tuneport.checkpoint.weights import StoredTensor, choose_weights, join_files, tensors_of_file
+from tuneport.checkpoint.weights import ADAPTER, StoredTensor, choose_weights, join_files, tensors_of_file
 from tuneport.errors import CheckpointError
 
+# A pattern for each of a hundred thousand modules fits.
+MOST_CONFIG_BYTES = 8 * 2**20
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./+-]+))?")
 
 
@@ -38,7 +41,11 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model on disk, or on the Hub, as its headers tell it. No weight has been read."""
+    """A model on disk, or on the Hub, as its headers tell it. No weight has been read.
+
+    ``adapter`` is the config of a PEFT adapter, whose tensors are peft's and mean nothing without a base; ``behind`` is
+    the folder of that base, once it is known.
+    """
 
     role: str
     label: str
@@ -49,11 +56,13 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
     hub_id: str | None = None
     legacy: bool = False
+    adapter: AdapterConfig | None = None
+    behind: Path | None = None
 
     @property
     def sidecars(self) -> SidecarFolder:
         """The small files beside the weights."""
-        return SidecarFolder(self.role, self.label, self.path)
+        return SidecarFolder(self.role, self.label, self.path, self.behind)
 
     @property
     def parameters(self) -> int:
@@ -82,6 +91,7 @@ class Checkpoint:
             "digest": f"headers:{hasher.hexdigest()}",
             "bytes": sum(file.size for file in self.files.values()),
             **({"hub": hashes} if (hashes := self._hub_hashes()) else {}),
+            **({"adapter": self.adapter.in_words()} if self.adapter is not None else {}),
         }
 
     def _hub_hashes(self) -> dict[str, str]:
@@ -144,10 +154,25 @@ def open_folder(path: Path, role: str, stem: str = "model") -> Checkpoint:
         files, per_file = {}, {}
         for name in weights.files:
             files[name], per_file[name] = _read_file_header(path / name, f"{where}: {name}")
+        if weights.adapter:
+            status = (path / ADAPTER).stat()
     except OSError as error:
         raise CheckpointError(f"{where}: {error.filename} cannot be read: {error.strerror}.") from None
     checkpoint = Checkpoint(role, label, None, path, files, join_files(weights, per_file, where))
+    if weights.adapter:
+        return as_adapter(checkpoint, status.st_mtime_ns)
     return replace(checkpoint, config=checkpoint.sidecars.json("config.json") or {})
+
+
+def as_adapter(checkpoint: Checkpoint, mtime_ns: int) -> Checkpoint:
+    """The checkpoint with what its adapter_config.json says, which counts as much as the weights: it scales them."""
+    where = f"{checkpoint.role} {checkpoint.label}"
+    content = checkpoint.sidecars.read(ADAPTER) or b""
+    if len(content) > MOST_CONFIG_BYTES:
+        raise CheckpointError(f"{where}: {ADAPTER} has {len(content)} bytes, over the limit of {MOST_CONFIG_BYTES}.")
+    config = read_adapter_config(checkpoint.sidecars.json(ADAPTER) or {}, where)
+    file = WeightFile(ADAPTER, len(content), mtime_ns, blake3(content).hexdigest())
+    return replace(checkpoint, adapter=config, files={**checkpoint.files, ADAPTER: file})
 
 
 @contextmanager

@@ -274,7 +274,7 @@ def _added_contents(folder: SidecarFolder) -> set[str]:
 def _file_digest(folder: SidecarFolder, name: str) -> str:
     digest = blake3()
     try:
-        with (folder.path / name).open("rb") as file:
+        with folder.place(name).open("rb") as file:
             while piece := file.read(_PIECE):
                 digest.update(piece)
     except OSError as error:

@@ -21,6 +21,8 @@ SINGLE = "model.safetensors"
 LEGACY_INDEX = "pytorch_model.bin.index.json"
 LEGACY_SINGLE = "pytorch_model.bin"
 ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_PICKLE = "adapter_model.bin"
 MAX_INDEX_BYTES = 64 * 2**20
 
 
@@ -48,6 +50,7 @@ class Weights:
     files: tuple[str, ...]
     index: Mapping[str, str] | None
     legacy: bool = False
+    adapter: bool = False
 
 
 def choose_weights(names: list[str], read_index: Callable[[str], bytes], where: str, stem: str = "model") -> Weights:
@@ -76,14 +79,23 @@ def choose_weights(names: list[str], read_index: Callable[[str], bytes], where: 
                     f"{listing(candidates)}\nKeep one of them, or add the index."
                 )
     if ADAPTER in present:
-        raise CheckpointError(
-            f"{where} is a PEFT adapter, which this version does not read. Merge it into its base first "
-            "(peft: model.merge_and_unload().save_pretrained(…)) and give the merged folder."
-        )
+        return _adapter_weights(present, where)
     raise CheckpointError(
         f"{where}: no weights. Looked for {INDEX}, {SINGLE}, a single .safetensors file and {LEGACY_SINGLE}; "
         f"the folder holds{listing(sorted(present)) or ' nothing'}"
     )
+
+
+def _adapter_weights(present: set[str], where: str) -> Weights:
+    """A PEFT adapter's one file; it stands beside no model of its own."""
+    if ADAPTER_WEIGHTS in present:
+        return Weights((ADAPTER_WEIGHTS,), None, adapter=True)
+    pickled = (
+        f"{ADAPTER_PICKLE} is a pickle; load the adapter with peft and save it again (save_pretrained writes safetensors)."
+        if ADAPTER_PICKLE in present
+        else f"the folder holds{listing(sorted(present))}"
+    )
+    raise CheckpointError(f"{where} is a PEFT adapter without {ADAPTER_WEIGHTS}: {pickled}")
 
 
 def tensors_of_file(

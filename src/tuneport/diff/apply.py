@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tuneport.checkpoint.adapter import UNTRAINED
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.open import Checkpoint
@@ -37,7 +38,7 @@ from tuneport.pairing.tensors import (
 from tuneport.pairing.vocabulary import VocabularyMatch, match_vocabulary
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
-from tuneport.transfer.pieces import Recipe, Rounding, Source, Sum, Term
+from tuneport.transfer.pieces import RawRows, Recipe, Rounding, Source, Sum, Term
 from tuneport.transfer.plan import (
     Cast,
     Plan,
@@ -79,6 +80,7 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         account=tuple(merged),
         tasks=tuple(tasks),
         exact=(),  # base and tuned were compared when the vector was taken
+        alike=(),
         layout=layout,
         vocabulary=tuple(map(without_tokenizers, matches)),
         files=sidecars.files,
@@ -93,7 +95,7 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
 
 def _match(vector: DiffVector, target: Checkpoint, tied_target: bool, choices: Choices) -> VocabularyMatch:
     rows = vocabulary_rows(target, tied_target)
-    matrices = [entry for name, entry in vector.entries.items() if entry["stored"] and is_vocabulary(name)]
+    matrices = [entry for name, entry in vector.entries.items() if is_vocabulary(name) and _is_float(entry)]
     if rows is None or not matrices:
         return VocabularyMatch("identical", 0)
     how = "positions" if vector.manifest.get("rows") == "positions" else choices.vocabulary
@@ -134,12 +136,18 @@ def _account(
         vocabulary_rows=by_token,
         rules=choices.rules,
         drop=choices.drop,
+        gains_rows=bool(match.added),
     )
 
 
 def _as_pair(name: str, entry: Mapping[str, Any]) -> ParentPair:
-    """Base and tuned as the manifest remembers them: shapes and dtypes, no bytes."""
-    return ParentPair(name, _remembered(name, entry["base"]), _remembered(name, entry["tuned"]))
+    """Base and tuned as the manifest remembers them: shapes and dtypes, no bytes. What is not stored was not trained."""
+    change = UNTRAINED if _is_float(entry) and not entry["stored"] else None
+    return ParentPair(name, _remembered(name, entry["base"]), _remembered(name, entry["tuned"]), change)
+
+
+def _is_float(entry: Mapping[str, Any]) -> bool:
+    return DTYPES[entry["base"]["dtype"]].kind == "float"
 
 
 def _remembered(name: str, entry: Mapping[str, Any]) -> StoredTensor:
@@ -181,16 +189,18 @@ def _recipe(
         if own is None or own.fate not in ("transferred", "resized") or own.pair is None:
             continue
         scale = scale_of(line.name, scale, choices.rules)
-        stored = vector.tensors[own.pair.name]
+        stored = vector.tensors.get(own.pair.name)
         _check_working_dtype(vector, own.pair, target)
         raw, runs = vector.stored.tensors.get(RAW + own.pair.name), None
-        if own.by_token:
-            runs, rows = _runs(own.pair, target, match, vector.raw_ids(own.pair.name))
+        ids = vector.ids(own.pair.name)
+        if own.by_token or ids is not None:
+            runs, rows = _runs(own.pair, target, match, vector.raw_ids(own.pair.name), ids)
             shape = (max(rows, shape[0]), *target.shape[1:])
-        source = Source(vector.role, raw) if raw is not None else None
-        terms.append(Term(Source(vector.role, stored), None, scale, runs, source))
+        source = RawRows(Source(vector.role, raw), None, raw.dtype) if raw is not None else None
+        plus = Source(vector.role, stored) if stored is not None else None
+        terms.append(Term(plus, None, scale, runs, source))
         used.append(scale)
-        work.append(stored.dtype)
+        work += [stored.dtype] if stored is not None else [own.pair.base.dtype, own.pair.tuned.dtype]
     rounding = Rounding(choices.rounding, choices.seed)
     recipe = Sum(
         line.name, Source("target", target), tuple(terms), cast.of(target.dtype), working_dtype(*work), rounding
@@ -198,10 +208,23 @@ def _recipe(
     return recipe, shape, tuple(used) or (0.0,)
 
 
-def _runs(pair: ParentPair, target: StoredTensor, match: VocabularyMatch, raw_ids: tuple[int, ...]) -> tuple[Runs, int]:
-    """Rows of the target, of the stored difference (by the base's id), and of the raw rows (by their order)."""
+def _runs(
+    pair: ParentPair,
+    target: StoredTensor,
+    match: VocabularyMatch,
+    raw_ids: tuple[int, ...],
+    ids: tuple[int, ...] | None,
+) -> tuple[Runs, int]:
+    """Rows of the target, of the stored difference (by the base's id), and of the raw rows (by their order).
+
+    ``ids`` are the base's ids of the rows that are stored, in their order, where not all of them are.
+    """
     rows = match.rows(pair.base.shape[0], pair.tuned.shape[0], target.shape[0])
     plus = np.where((rows.target >= 0) & (rows.tuned >= 0), rows.base, -1)
+    if ids is not None:
+        places = np.full(pair.base.shape[0] + 1, -1, np.int64)
+        places[list(ids)] = np.arange(len(ids))
+        plus = places[plus]  # -1 finds the last entry, which is none
     raw = np.full(rows.rows, -1, np.int64)
     position = {id: index for index, id in enumerate(raw_ids)}
     for row in np.flatnonzero((rows.target < 0) & (rows.tuned >= 0)):
@@ -216,7 +239,8 @@ def _runs(pair: ParentPair, target: StoredTensor, match: VocabularyMatch, raw_id
 
 
 def _check_working_dtype(vector: DiffVector, pair: ParentPair, target: StoredTensor) -> None:
-    if target.dtype == "F64" and vector.tensors[pair.name].dtype != "F64":
+    stored = vector.tensors.get(pair.name)
+    if target.dtype == "F64" and stored is not None and stored.dtype != "F64":
         raise PairingError(
             f"`{target.name}` is float64 in the target, but the diff vector {vector.stored.label} was taken in float32, "
             "so the result would not be that of a transfer. Run `tuneport transfer` with its parents instead."

@@ -14,6 +14,7 @@ from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.open import Checkpoint
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.diff.vector import RAW, STEM
+from tuneport.pairing.adapted import check_ids, lay_onto
 from tuneport.pairing.rows import runs_of
 from tuneport.pairing.tensors import (
     ParentPair,
@@ -25,9 +26,10 @@ from tuneport.pairing.tensors import (
     pair_parents,
 )
 from tuneport.pairing.vocabulary import RowMap, VocabularyMatch, match_vocabulary
+from tuneport.transfer.adapted_terms import Stored, stored
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
-from tuneport.transfer.pieces import Difference, Recipe, Rows, Source
+from tuneport.transfer.pieces import Difference, RawRows, Recipe, Rows, Source, Term
 from tuneport.transfer.plan import (
     Plan,
     columns_of,
@@ -42,18 +44,24 @@ from tuneport.transfer.plan import (
 
 def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
     """The plan of tuned − base. Raises where the two do not belong together at all."""
+    inputs = (base, tuned)
+    adapted = lay_onto(tuned, base, is_tied(base)) if tuned.adapter is not None else None
+    tuned = adapted.model if adapted is not None else tuned
     for checkpoint in (base, tuned):
         check_readable(checkpoint)
     check_architectures(base, tuned)
     ties = is_tied(base), is_tied(tuned)
     match = _match(base, tuned, ties, choices)
+    if adapted is not None:
+        check_ids(match, tuned)
     by_token = rows_matter(match, base, tuned)
-    parents = pair_parents(base, tuned, ties, by_token, choices.drop)
+    parents = pair_parents(base, tuned, ties, by_token, choices.drop, adapted.changes if adapted is not None else None)
     check_patterns((), choices.drop, [*parents.pairs, *parents.alone])
     account, lines, recipes = [], [], []
     entries: dict[str, dict[str, Any]] = {}
     for pair in parents.pairs.values():
-        line = TensorPair(pair.name, "copied" if pair.exact else "transferred", "", pair)
+        told = str(pair.change) if pair.change is not None else ""
+        line = TensorPair(pair.name, "copied" if pair.exact or pair.untrained else "transferred", told, pair)
         account.append(line)
         entries[pair.name] = _entry(pair)
         if pair.exact:
@@ -69,22 +77,24 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
     return Plan(
         operation="diff",
         formula="tuned − base",
-        inputs=(base, tuned),
+        inputs=inputs,
         choices=choices,
         account=tuple(account),
         tasks=tuple(tasks),
-        exact=tuple(line.pair for line in account if line.pair and line.pair.exact),
+        exact=tuple(line.pair for line in account if line.pair and line.pair.exact and not line.pair.untrained),
+        alike=adapted.alike if adapted is not None else (),
         layout=layout,
         vocabulary=(without_tokenizers(match),),
         files={**_kept(base.sidecars), **_kept(tuned.sidecars)},
         decisions=(
+            *(adapted.decisions if adapted is not None else ()),
             *token_decisions(match),
             Decision("sidecars", "both parents'", "needed to merge them onto a target"),
         ),
         differences=(),
         tensor_refusals=(*parents.refusals, *(line.reason for line in account if line.fate == "refused")),
         sidecar_refusals=(),
-        warnings=(),
+        warnings=adapted.warnings if adapted is not None else (),
         extra={"diff": entries, "rows": match.how},
     )
 
@@ -105,28 +115,40 @@ def _match(base: Checkpoint, tuned: Checkpoint, ties: tuple[bool, bool], choices
 
 
 def _rows(pair: ParentPair, by_token: bool) -> bool:
-    return by_token and is_vocabulary(pair.name)
+    """Whether rows are matched; those that an adapter trained are told apart from the others in any case."""
+    return (by_token and is_vocabulary(pair.name)) or (pair.change is not None and pair.change.rows is not None)
 
 
 def _recipes(pair: ParentPair, rows: RowMap | None, entry: dict[str, Any]) -> list[tuple[Recipe, tuple[int, ...]]]:
+    kept = _stored(pair, rows) if pair.change is None else stored(pair, rows, columns_of(pair.base))
+    found: list[tuple[Recipe, tuple[int, ...]]] = []
+    entry["stored"] = kept.difference is not None
+    if kept.difference is not None:
+        found.append((kept.difference, kept.shape))
+    if kept.ids is not None:
+        entry["ids"] = list(kept.ids)
+    if kept.raw:
+        entry["raw_ids"] = list(kept.raw_ids)
+        raw = Rows(RAW + pair.name, kept.raw, columns_of(pair.tuned), pair.tuned.dtype)
+        found.append((raw, (len(kept.raw), *pair.tuned.shape[1:])))
+    return found
+
+
+def _stored(pair: ParentPair, rows: RowMap | None) -> Stored:
+    """What is kept of a tensor of a full model: all its rows, those without partner as zero."""
     base, tuned = Source("base", pair.base), Source("tuned", pair.tuned)
     work = working_dtype(pair.base.dtype, pair.tuned.dtype)
     if rows is None:
-        return [(Difference(pair.name, base, tuned, work), pair.base.shape)]
-    count, columns = pair.base.shape[0], columns_of(pair.base)
+        return Stored(Difference(pair.name, (Term(tuned, base, 1.0),), work), pair.base.shape, None, (), ())
+    count = pair.base.shape[0]
     paired = rows.tuned[:count].copy()
     paired[rows.base[:count] < 0] = -1
     here = rows.base[:count]
-    runs = runs_of(here, here, paired, here, columns)
-    found: list[tuple[Recipe, tuple[int, ...]]] = [
-        (Difference(pair.name, base, tuned, work, runs), pair.base.shape),
-    ]
+    term = Term(tuned, base, 1.0, runs_of(here, here, paired, here, columns_of(pair.base)))
     raw_ids = tuple(int(id) for id in rows.tuned[(rows.target < 0) & (rows.tuned >= 0)])
-    if raw_ids:
-        entry["raw_ids"] = list(raw_ids)
-        raw = Rows(RAW + pair.name, tuned, raw_ids, pair.tuned.dtype)
-        found.append((raw, (len(raw_ids), *pair.tuned.shape[1:])))
-    return found
+    raw = RawRows(tuned, None, pair.tuned.dtype)
+    difference = Difference(pair.name, (term,), work)
+    return Stored(difference, pair.base.shape, None, tuple((raw, id) for id in raw_ids), raw_ids)
 
 
 def _entry(pair: ParentPair) -> dict[str, Any]:
@@ -139,4 +161,4 @@ def _entry(pair: ParentPair) -> dict[str, Any]:
 
 
 def _kept(folder: SidecarFolder) -> Mapping[str, Path]:
-    return {f"{folder.role}/{name}": folder.path / name for name in folder.names() if not name.endswith(".py")}
+    return {f"{folder.role}/{name}": folder.place(name) for name in folder.names() if not name.endswith(".py")}

@@ -30,7 +30,8 @@ def diff(
 ) -> Outcome:
     """Write the diff vector tuned − base to the folder ``out``, in the working dtype, with both parents' digests.
 
-    Of ``choices`` only drop, vocabulary, seed and shard size matter. Raises `TuneportError`.
+    ``tuned`` may be a PEFT adapter of the base. Of ``choices`` only drop, vocabulary, seed and shard size matter. Raises
+    `TuneportError`.
     """
     inputs = open_checkpoint(base, "base"), open_checkpoint(tuned, "tuned")
     return execute(plan_diff(*inputs, choices or Choices()), Path(out), running or Running())

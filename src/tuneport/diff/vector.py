@@ -53,6 +53,10 @@ class DiffVector:
         """Ids in the tuned tokenizer of the rows that are kept raw for a tensor, in their stored order."""
         return tuple(self.entries[name].get("raw_ids", ()))
 
+    def ids(self, name: str) -> tuple[int, ...] | None:
+        """Ids in the base's tokenizer of the rows that are stored for a tensor, in order; None where all of them are."""
+        return tuple(self.entries[name]["ids"]) if "ids" in self.entries[name] else None
+
 
 def open_diff(spec: str | os.PathLike[str], role: str = "diff") -> DiffVector:
     """A diff vector from its folder. Raises `CheckpointError` where it is none, or incomplete."""
@@ -83,13 +87,22 @@ def open_diff(spec: str | os.PathLike[str], role: str = "diff") -> DiffVector:
 def _agrees(entry: Mapping[str, Any], difference: StoredTensor | None, raw: StoredTensor | None) -> bool:
     """Whether shapes and dtypes are what base and tuned give: reading past a tensor's end would find another's bytes."""
     base, tuned, raw_ids = entry["base"], entry["tuned"], entry.get("raw_ids", [])
-    if min([*base["shape"], *tuned["shape"], *raw_ids], default=0) < 0:
+    ids = entry.get("ids")
+    if min([*base["shape"], *tuned["shape"], *raw_ids, *(ids or ())], default=0) < 0:
         return False
     if not {base["dtype"], tuned["dtype"]} <= set(DTYPES):
         return False
     if difference is None:
-        return raw is None
-    if difference.dtype != working_dtype(base["dtype"], tuned["dtype"]) or list(difference.shape) != base["shape"]:
+        if ids is not None or (raw is not None and DTYPES[base["dtype"]].kind != "float"):
+            return False
+    elif difference.dtype != working_dtype(base["dtype"], tuned["dtype"]):
+        return False
+    elif ids is not None:
+        if not base["shape"] or len(set(ids)) != len(ids) or max(ids, default=-1) >= base["shape"][0]:
+            return False
+        if list(difference.shape) != [len(ids), *base["shape"][1:]]:
+            return False
+    elif list(difference.shape) != base["shape"]:
         return False
     if raw is None:
         return not raw_ids

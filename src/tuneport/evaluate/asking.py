@@ -49,7 +49,7 @@ def ask_own(task: OwnTask, model: Any, asking: Asking) -> TaskResult:
     """Ask `model` every example of `task`, through the harness. Messages need a chat template (see `look_over`)."""
     examples = task.examples[: asking.limit]
     prompts = _prompts(examples, model)
-    build = {"match": _generation, "choice": _choice, "loss": _loss}[task.kind]
+    build: Callable[..., dict[str, Any]] = {"match": _generation, "choice": _choice, "loss": _loss}[task.kind]
     # A text alone has no prompt: all of it is measured, after the model's prefix token and no other.
     model.bare = task.kind == "loss" and not examples[0].question
     if model.bare:

@@ -84,12 +84,19 @@ def beginning_of(tokenizer: Any) -> int | None:
     return None if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
 
 
-def beginning_warnings(prompts: Sequence[Prompt], beginning: int | None, label: str) -> list[str]:
+def beginning_warnings(prompts: Sequence[Prompt], tokenizer: Any, label: str) -> list[str]:
     """Prompts that begin with the beginning-of-text token twice."""
+    beginning = beginning_of(tokenizer)
     if beginning is None:
         return []
-    # A blank or a newline may stand between the two.
-    doubled = [prompt for prompt in prompts if list(prompt.ids[:1]) == [beginning] and beginning in prompt.ids[1:3]]
+
+    def is_doubled(ids: Sequence[int]) -> bool:
+        if list(ids[:2]) == [beginning, beginning]:
+            return True
+        # A blank or a newline may stand between the two.
+        return [*ids[:1], *ids[2:3]] == [beginning, beginning] and not tokenizer.decode(ids[1:2]).strip()
+
+    doubled = [prompt for prompt in prompts if is_doubled(prompt.ids)]
     if not doubled:
         return []
     return [

@@ -6,18 +6,35 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tuneport.errors import UsageError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `tuneport evaluate`."""
-    parser.add_argument("models", metavar="MODEL", nargs="+", help="folder or Hub id; several are compared in pairs")
+    parser.add_argument("models", metavar="MODEL", nargs="*", help="folder or Hub id; several are compared in pairs")
     parser.add_argument(
         "--tasks",
         metavar="NAME[,NAME…]",
         action="append",
-        required=True,
+        default=[],
         help="JSONL files of your own examples, and tasks of lm-evaluation-harness by name (repeatable)",
     )
-    parser.add_argument("--out", metavar="FILE", required=True, help="JSON file to write; it appears when it is whole")
+    parser.add_argument("--out", metavar="FILE", help="JSON file to write; it appears when it is whole")
+    paper = parser.add_argument_group("the paper's evaluations")
+    paper.add_argument("--suite", metavar="NAME", help="llama3, tulu3, global-mmlu:LANG or livecodebench")
+    paper.add_argument(
+        "--variant",
+        choices=["auto", "base", "tuned"],
+        default="auto",
+        help="of the suite's tasks; auto: tuned for models with a chat template (default: %(default)s)",
+    )
+    paper.add_argument(
+        "--run-code-in",
+        metavar="COMMAND",
+        help="sandbox for what models write (livecodebench): a command that runs Python from its stdin; without it "
+        "nothing is run",
+    )
+    paper.add_argument("--show", action="store_true", help="print what the suite asks, and the published scores")
     own = parser.add_argument_group("your own examples")
     own.add_argument("--match", metavar="REGEX", help="what counts is this expression's group, not the whole answer")
     own.add_argument("--loss", action="store_true", help="score the loss of each answer, a token; generate nothing")
@@ -28,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asking.add_argument("--chat", action="store_true", help="the harness's tasks through the models' chat templates")
     asking.add_argument("--chat-template", metavar="FILE|MODEL", help="template for models that have none")
     asking.add_argument("--limit", metavar="N", type=int, help="only the first N examples of each task, for a try")
-    asking.add_argument("--backend", default="hf", help="hf or vllm (default: %(default)s)")
+    asking.add_argument("--backend", default="hf", help="hf, vllm or olmes (default: %(default)s)")
     asking.add_argument("--device", help="cpu, cuda, mps or cuda:N (default: the best there is)")
     asking.add_argument("--dtype", help="default: float32 on a CPU, else the model's own")
     asking.add_argument("--batch-size", metavar="N", default="16", help="a number, or auto (default: %(default)s)")
@@ -57,12 +74,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(options: argparse.Namespace) -> dict[str, Any]:
     """Run the verb and put the outcome in words."""
+    from tuneport.evaluate import suites
+
+    if options.show:
+        if options.suite is None:
+            raise UsageError("--show prints a suite: name it with --suite.")
+        suite = suites.find_suite(options.suite)
+        return {**suites.as_record(suite), "words": suites.in_words(suite)}
+    if options.out is None:
+        raise UsageError("--out FILE is missing: where the scores are written.")
     from tuneport.evaluate.run import evaluate
 
     record = evaluate(
         options.models,
         [name for names in options.tasks for name in names.split(",") if name],
         options.out,
+        suite=options.suite,
+        variant=options.variant,
+        run_code_in=options.run_code_in,
         match=options.match,
         loss=options.loss,
         max_new_tokens=options.max_new_tokens,
@@ -102,7 +131,7 @@ def in_words(record: Mapping[str, Any]) -> str:
                     f"{row['difference']:+.3f}",
                     " to ".join(f"{end:+.3f}" for end in row["interval"]),
                     f"{row['p_adjusted']:.2g}",
-                    "yes" if row["real"] else "no",
+                    ("yes" if row["real"] else "no") + (" (other tasks)" if "across_variants" in row else ""),
                     row["method"],
                 ]
             )

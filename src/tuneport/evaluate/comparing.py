@@ -53,6 +53,7 @@ def compare(results: Mapping[str, Sequence[TaskResult]], seed: int) -> list[dict
                     "p": p,
                     "method": "exact McNemar" if exact else "paired bootstrap",
                     "n": len(one.outcomes),
+                    **_across(one, other),
                 }
             )
     for row, adjusted in zip(rows, measures.holm([row["p"] for row in rows]), strict=True):
@@ -78,9 +79,16 @@ def recovered(results: Mapping[str, Sequence[TaskResult]], roles: Sequence[str],
                 "recovered_gain": None if share is None else share.value,
                 "interval": None if share is None else list(share.interval),
                 "n": len(target.outcomes),
+                **_across(target, moved, tuned),
             }
         )
     return rows
+
+
+def _across(*results: TaskResult) -> dict[str, Any]:
+    """A flag on what is computed across variants of a task: the gain is then partly the task's."""
+    variants = [result.variant for result in results]
+    return {"across_variants": variants} if len(set(variants)) > 1 else {}
 
 
 def _drawn(of_task: Mapping[str, TaskResult], like: TaskResult, seed: int, resamples: int) -> dict[str, Any]:

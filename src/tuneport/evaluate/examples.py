@@ -146,7 +146,8 @@ def _parse(
         found.append("`prompt` is no text")
     if given == ["messages"]:
         messages = _messages(row["messages"], found)
-    answer, choices = "", ()
+    answer = ""
+    choices: tuple[str, ...] = ()
     if given == ["text"]:
         kind = "loss"
         if not isinstance(row["text"], str) or not row["text"]:

@@ -20,6 +20,7 @@ from tuneport.errors import OutputError, listing
 from tuneport.evaluate.outcomes import TaskResult, as_json, from_json
 
 EXAMPLES = ".examples.jsonl"
+_PLAN = "plan.json"
 
 
 def examples_file(out: Path) -> Path:
@@ -66,6 +67,9 @@ def keeping(out: Path, plan: Mapping[str, Any], overwrite: bool) -> Iterator[Kep
             raise OutputError(f"{folder} is in use by another run. Wait for it, or choose another --out.") from None
         yield Kept(out, folder, plan, overwrite)
     finally:
+        # Where nothing was scored nothing is to be gone on from, and no other plan is to be kept out.
+        if [file.name for file in folder.glob("*")] == [_PLAN]:
+            shutil.rmtree(folder)
         os.close(lock)
 
 
@@ -74,9 +78,9 @@ class Kept:
 
     def __init__(self, out: Path, folder: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
         """Begin, or go on from what ``folder`` holds of this plan."""
-        self._out, self._folder = out, folder
+        self._out, self.folder = out, folder
         self.plan = json.loads(json.dumps(plan))
-        begun = folder / "plan.json"
+        begun = folder / _PLAN
         if begun.exists():
             different = _differing(begun, self.plan)
             if different and not overwrite:
@@ -86,7 +90,7 @@ class Kept:
                 )
             if different:
                 for file in folder.iterdir():
-                    file.unlink()
+                    shutil.rmtree(file) if file.is_dir() else file.unlink()
         if not begun.exists():
             _write(begun, json.dumps(self.plan))
 
@@ -104,17 +108,17 @@ class Kept:
 
     def finish(self, record: Mapping[str, Any], lines: Iterator[Mapping[str, Any]]) -> None:
         """Write the examples, then the record, each beside its place and renamed; what was kept goes."""
-        examples = self._folder / "examples.jsonl"
+        examples = self.folder / "examples.jsonl"
         with examples.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         text = json.dumps({**record, "plan": self.plan}, indent=1, ensure_ascii=False) + "\n"
-        _write(self._folder / "record.json", text)
+        _write(self.folder / "record.json", text)
         examples.replace(examples_file(self._out))
-        (self._folder / "record.json").replace(self._out)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        (self.folder / "record.json").replace(self._out)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self, model: int, task: int) -> Path:
-        return self._folder / f"{model:03d}-{task:03d}.json"
+        return self.folder / f"{model:03d}-{task:03d}.json"
 
 
 def _differing(begun: Path, plan: Any) -> list[str]:

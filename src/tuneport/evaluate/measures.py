@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -117,7 +118,7 @@ def mcnemar(one: Sequence[bool], other: Sequence[bool]) -> float:
     for k in range(fewer + 1):
         tail += ways
         ways = ways * (n - k) // (k + 1)
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, float(Fraction(2 * tail, 2**n)))
 
 
 def bootstrap_p(differences: Matrix) -> float:

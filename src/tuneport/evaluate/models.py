@@ -83,8 +83,8 @@ def _find(spec: str, name: str) -> Seat:
         return _find_adapter(folder, name)
     checkpoint = open_checkpoint(spec, "model")
     if checkpoint.hub_id is not None:
-        identity = {"name": checkpoint.hub_id, "revision": checkpoint.revision}
-        return Seat(name, checkpoint.hub_id, checkpoint.revision, None, identity)
+        at = {"name": checkpoint.hub_id, "revision": checkpoint.revision}
+        return Seat(name, checkpoint.hub_id, checkpoint.revision, None, at)
     hasher = blake3()
     for file in _MANNERS:
         if (folder / file).is_file():
@@ -123,6 +123,8 @@ def _find_adapter(folder: Path, name: str) -> Seat:
 
 def need_harness(backend: str) -> None:
     """Raise `UsageError` where the harness or the backend is not installed."""
+    if backend == "olmes":
+        return  # a program of its own
     if backend not in BACKENDS:
         raise UsageError(f"--backend {backend!r}: choose {', '.join(BACKENDS)} or olmes.")
     if find_spec("lm_eval") is None or find_spec("torch") is None:
@@ -168,7 +170,15 @@ def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None]) -> Any
     return model
 
 
-def look_over(seat: Seat, loading: Loading, *, needs_template: bool) -> list[str]:
+@dataclass(frozen=True)
+class Looked:
+    """What was seen of a model before it is loaded: whether it has a chat template, and what looks wrong."""
+
+    template: bool
+    warnings: list[str]
+
+
+def look_over(seat: Seat, loading: Loading, *, needs_template: bool) -> Looked:
     """What the model's tokenizer and generation settings would do to scores, told before anything is loaded.
 
     Raises `CheckpointError` where it has no chat template and the examples need one.
@@ -184,14 +194,14 @@ def look_over(seat: Seat, loading: Loading, *, needs_template: bool) -> list[str
         tokenizer.chat_template = loading.chat_template
     if needs_template and not tokenizer.chat_template:
         raise CheckpointError(
-            f"model {seat.name}: the examples are `messages`, and it has no chat template. "
+            f"model {seat.name}: the examples are `messages` (or --chat, --variant tuned), and it has no chat template. "
             "Give --chat-template FILE|MODEL, or examples with a `prompt`."
         )
     found = checks.ending_warnings(tokenizer, seat.name)
     if tokenizer.chat_template:
         found += checks.template_warnings(tokenizer, seat.name)
         found += checks.end_of_turn_warnings(tokenizer, _ends(seat, tokenizer), seat.name)
-    return found
+    return Looked(bool(tokenizer.chat_template), found)
 
 
 def _ends(seat: Seat, tokenizer: Any) -> set[int]:
@@ -199,7 +209,7 @@ def _ends(seat: Seat, tokenizer: Any) -> set[int]:
     from transformers import AutoConfig, GenerationConfig
 
     try:
-        settings = GenerationConfig.from_pretrained(seat.source, revision=seat.revision)
+        settings = GenerationConfig.from_pretrained(seat.source, revision=seat.revision or "main")
     except OSError:  # no generation_config.json: transformers takes them from the config
         config = AutoConfig.from_pretrained(seat.source, revision=seat.revision)
         settings = GenerationConfig.from_model_config(config)
@@ -219,7 +229,7 @@ def _best_device() -> str:
 def _checking(kind: type[Any]) -> type[Any]:
     """The harness's class, which looks at each lot of prompts before it asks them and remembers what it tokenised."""
 
-    class Checking(kind):  # type: ignore[misc, valid-type] # the class is known at run time only
+    class Checking(kind):  # type: ignore[misc] # the class is known at run time only
         """`kind`, with a look at every prompt."""
 
         name = ""
@@ -279,7 +289,7 @@ def _checking(kind: type[Any]) -> type[Any]:
             return found
 
         def _look_at(self, prompts: list[Prompt]) -> None:
-            found = checks.beginning_warnings(prompts, checks.beginning_of(self.tokenizer), self.name)
+            found = checks.beginning_warnings(prompts, self.tokenizer, self.name)
             self.tell(found + checks.length_warnings(prompts, self.name))
 
     return Checking

@@ -6,15 +6,22 @@ each member where it gives none. Gated or missing data, missing packages and mis
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from tuneport.errors import ScoringError, UsageError
 from tuneport.evaluate.harness import evaluate
 from tuneport.evaluate.outcomes import Outcome, TaskResult
+from tuneport.evaluate.sandbox import Sandbox
+from tuneport.evaluate.suites import Suite, Variant
+from tuneport.evaluate.tasks import CONFIGS
 
 
 @dataclass(frozen=True)
@@ -26,24 +33,41 @@ class NamedTask:
     groups: Mapping[str, Any]
     metric: str | None = None
     chat: bool = False
+    variant: str | None = None
 
 
-def load_named(names: Sequence[str], *, chat: bool = False, folders: Sequence[str] = ()) -> list[NamedTask]:
+def load_suite(suite: Suite, variant: Variant, sandbox: Sandbox | None = None) -> list[NamedTask]:
+    """A suite's tasks in one variant, under the titles that the paper's tables have."""
+    from lm_eval.api.task import ConfigurableTask
+
+    found = []
+    for row in suite.tasks:
+        recipe = row.recipe(variant)
+        tasks: dict[str, Any] = {}
+        groups: dict[str, Any] = {}
+        for name in recipe.tasks:
+            _need_nltk(name)
+            if recipe.own is not None:
+                with _in_words(name):
+                    tasks[name] = ConfigurableTask(config=CONFIGS[recipe.own](sandbox))
+            else:
+                parts = _find_and_load(name)
+                tasks |= parts[0]
+                groups |= parts[1]
+        for task in tasks.values():
+            task.set_config(key="num_fewshot", value=recipe.shots)
+            if recipe.max_new_tokens is not None:
+                task.set_config(key="generation_kwargs", value={"max_gen_toks": recipe.max_new_tokens}, update=True)
+        found.append(NamedTask(row.title, tasks, groups, recipe.metric, recipe.chat, variant))
+    return found
+
+
+def load_named(names: Sequence[str], *, chat: bool = False) -> list[NamedTask]:
     """The harness's tasks of these names. Raises `UsageError` for unknown ones, `ScoringError` for missing data."""
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_path=list(folders) or None)
-    unknown = [name for name in names if name not in manager.all_tasks]
-    if unknown:
-        told = []
-        for name in unknown:
-            near = difflib.get_close_matches(name, manager.all_tasks, 3)
-            told.append(f"{name!r}" + (f" (near: {', '.join(near)})" if near else ""))
-        raise UsageError(f"--tasks: the harness has no task {'; '.join(told)}, and there is no such JSONL file.")
     found = []
     for name in names:
-        loaded = load_with_words(manager, name)
-        tasks, groups = loaded["tasks"], loaded.get("groups") or {}
+        _need_nltk(name)
+        tasks, groups = _find_and_load(name)
         group = groups.get(name)
         if group is not None and group.has_aggregation:
             found.append(NamedTask(name, tasks, groups, None, chat))
@@ -52,32 +76,105 @@ def load_named(names: Sequence[str], *, chat: bool = False, folders: Sequence[st
     return found
 
 
-def load_with_words(manager: Any, spec: Any) -> Mapping[str, Any]:
-    """`TaskManager.load`, whose failures end in words."""
-    name = spec if isinstance(spec, str) else spec.get("task", "?")
+def _find_and_load(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The tasks and groups of a name. The harness's whole list takes ten seconds to read, so near folders come first."""
+    from lm_eval.tasks._index import Kind
+
+    near = _near_tasks(name)
+    entry = near.task_index.get(name)
+    if entry is not None and entry.kind != Kind.TAG:  # a tag may have members in any folder
+        with contextlib.suppress(KeyError), _in_words(name):  # so may a group: then it is looked for in all
+            return _parts(near.load([name]))
+    mentioned, declared = _mentions(name)
+    everything = _all_tasks() if mentioned else None
+    if everything is None or name not in everything.task_index:
+        close = difflib.get_close_matches(name, declared, 3)
+        told = f" (near: {', '.join(close)})" if close else ""
+        raise UsageError(f"--tasks: the harness has no task {name!r}{told}, and there is no such JSONL file.")
     try:
-        return dict(manager.load([spec]))
+        with _in_words(name):
+            return _parts(everything.load([name]))
+    except KeyError as error:
+        raise ScoringError(f"The task {name}: its definition or its data lack {error}.") from error
+
+
+def _parts(loaded: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    return loaded["tasks"], loaded.get("groups") or {}
+
+
+def _mentions(name: str) -> tuple[bool, set[str]]:
+    """Whether any of the harness's task files has the name in it, and the names that they declare; nothing is parsed."""
+    import lm_eval.tasks
+
+    mentioned, declared = False, set()
+    for path in Path(lm_eval.tasks.__file__).parent.rglob("*"):
+        if path.suffix in ("", ".yaml", ".yml") and path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            mentioned = mentioned or name in text
+            declared.update(re.findall(r"^(?:task|group):[ \t]*['\"]?([\w.:+-]+)", text, re.MULTILINE))
+    return mentioned, declared
+
+
+@cache
+def _near_tasks(name: str) -> Any:
+    """The tasks in the folders whose names the task's begins with."""
+    import lm_eval.tasks
+
+    home = Path(lm_eval.tasks.__file__).parent
+    folders = [folder for folder in home.iterdir() if folder.is_dir() and name.startswith(folder.name)]
+    if name.endswith("_llama"):
+        folders.append(home / "llama3")
+    language = name.removeprefix("global_mmlu_full_")
+    if language != name:
+        folders = [home / "global_mmlu" / "full" / language]
+    return lm_eval.tasks.TaskManager(include_defaults=False, include_path=[f for f in folders if f.is_dir()])
+
+
+@cache
+def _all_tasks() -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _need_nltk(name: str) -> None:
+    """IFEval's checks need a file of NLTK's, which they would miss only after everything is generated."""
+    if "ifeval" not in name:
+        return
+    try:
+        import nltk
+    except ModuleNotFoundError:
+        raise ScoringError(f"The task {name} needs NLTK. Install it: pip install 'lm-eval[ifeval]'.") from None
+    try:
+        nltk.data.find("tokenizers/punkt_tab")
+    except LookupError:
+        raise ScoringError(
+            f"The task {name} needs NLTK's data file punkt_tab, which is not on this machine. "
+            "Fetch it once: python -m nltk.downloader punkt_tab."
+        ) from None
+
+
+@contextlib.contextmanager
+def _in_words(name: str) -> Iterator[None]:
+    """What stands against loading a task, told in words; the cause is kept for --debug."""
+    try:
+        yield
+    except (KeyError, UsageError):
+        raise
     except ModuleNotFoundError as error:
         raise ScoringError(
             f"The task {name} needs the package {error.name}, which is not installed. "
             f"Install it (pip install {error.name}), or lm-eval's extra for the task."
         ) from error
-    except LookupError as error:  # NLTK's way to say that a file of its own was never downloaded
-        if "nltk" not in str(error).lower():
-            raise ScoringError(f"The task {name} cannot be loaded: {_brief(error)}") from error
-        raise ScoringError(
-            f"The task {name} needs a data file of NLTK that is not on this machine. "
-            "Download it once: python -m nltk.downloader punkt_tab."
-        ) from error
     except Exception as error:
-        # What `datasets` and the Hub raise has no common parent; the cause is kept for --debug.
-        text = str(error)
-        if "gated" in text.lower() or "401" in text or "403" in text:
-            hint = "Its data is gated: accept its licence on its Hub page, and log in (hf auth login)."
-        elif "offline" in text.lower() or "connection" in text.lower() or "couldn't reach" in text.lower():
-            hint = "Its data is not in the cache, and the Hub is out of reach."
+        # What `datasets`, fsspec and the Hub raise has no common parent.
+        text = str(error).lower()
+        if "gated" in text or "401" in text or "403" in text:
+            hint = "Its data is gated: accept the licence on its page on the Hub, and log in (hf auth login)."
+        elif any(word in text for word in ("offline", "connect", "couldn't reach", "couldn't find", "resolve")):
+            hint = "Its data is not in the cache, and where it lies is out of reach."
         else:
-            hint = "Its data cannot be loaded."
+            hint = "It cannot be loaded."
         raise ScoringError(f"The task {name}: {hint} ({_brief(error)})") from error
 
 
@@ -98,53 +195,87 @@ def ask_named(task: NamedTask, model: Any, *, limit: int | None = None, **choice
 def result_of(task: NamedTask, found: Mapping[str, Any]) -> TaskResult:
     """The harness's result as one score an example, where they make up the harness's own value."""
     leaf = next(iter(task.tasks.values()))
-    counted = found["results"][task.name]
-    keys = [key for key, value in counted.items() if "," in key and "_stderr" not in key and _is_number(value)]
-    key = task.metric or _first_metric(leaf, keys)
-    if key not in keys:
-        raise ScoringError(f"The task {task.name} has no metric {key!r}; it has {', '.join(keys) or 'none'}.")
-    metric, _, filtered = key.partition(",")
-    value = float(counted[key])
-    others = {other: float(counted[other]) for other in keys if other != key}
-    better = leaf.higher_is_better().get(metric, True)
-    shots = found["n-shot"].get(task.name)
-    version = found["versions"].get(task.name)
-    outcomes = _outcomes(task, found["samples"], metric, filtered, value)
+    # Of tasks that are pooled by a suite the harness knows the parts only.
+    of_harness = found["results"].get(task.name if task.name in found["results"] else _only(task))
+    first = found["results"][next(iter(task.tasks))] if of_harness is None else of_harness
+    keys = [key for key, value in first.items() if "," in key and "_stderr" not in key and _is_number(value)]
+    metric = task.metric or _first_metric(leaf, keys)
+    missing = [key for key in metric.split("+") if key not in keys]
+    if missing:
+        raise ScoringError(f"The task {task.name} has no metric {missing[0]!r}; it has {', '.join(keys) or 'none'}.")
+    value = None if of_harness is None else _mean([float(of_harness[key]) for key in metric.split("+")])
+    others = {} if of_harness is None else {key: float(of_harness[key]) for key in keys if key != metric}
+    better = leaf.higher_is_better().get(metric.split("+")[0].partition(",")[0], True)
+    shots = found["n-shot"].get(next(iter(task.tasks)))
+    version = found["versions"].get(next(iter(task.tasks)))
+    outcomes = _outcomes(task, found["samples"], metric, value)
     if outcomes is None:
-        empty = tuple(Outcome(f"{place}", math.nan) for place in range(_count(found, task)))
+        if value is None:
+            raise ScoringError(f"The task {task.name}: {metric} gives no score an example, and has no value in all.")
+        empty = tuple(Outcome(f"{place}", 0.0) for place in range(_count(found, task)))
         summary = {"value": value, "stderr": None}
-        return TaskResult(task.name, key, better, empty, others, summary, shots, version)
-    return TaskResult(task.name, key, better, tuple(outcomes), others, None, shots, version)
+        return TaskResult(task.name, metric, better, empty, others, summary, shots, version, task.variant)
+    return TaskResult(task.name, metric, better, tuple(outcomes), others, None, shots, version, task.variant)
 
 
 def _outcomes(
-    task: NamedTask, samples: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, filtered: str, value: float
+    task: NamedTask, samples: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, value: float | None
 ) -> list[Outcome] | None:
     """One outcome an example; None where no weighing of the examples gives the harness's value."""
-    lots: list[list[Outcome]] = []
+    lots = []
     for name in task.tasks:
-        lot = []
-        for sample in samples[name]:
-            if sample["filter"] != filtered or metric not in sample:
-                continue
-            scored = _scored(sample[metric])
-            if scored is None:
-                return None
-            identity = str(sample["doc_id"]) if len(task.tasks) == 1 else f"{name} {sample['doc_id']}"
-            lot.append(Outcome(identity, *scored, _said(sample), _answer(sample)))
-        lots.append(lot)
-    if not all(lots):
-        return None
+        parts = [_of_metric(samples[name], key, name if len(task.tasks) > 1 else "") for key in metric.split("+")]
+        merged = parts[0] if len(parts) == 1 else _averaged(parts)
+        if not merged:
+            return None
+        lots.append(merged)
     pooled = [outcome for lot in lots for outcome in lot]
     # Each member of a group may count the same, whatever its size.
-    balanced = [
-        Outcome(o.id, o.score, o.weight / sum(one.weight for one in lot), o.said, o.answer) for lot in lots for o in lot
-    ]
+    balanced = [replace(o, weight=o.weight / sum(one.weight for one in lot)) for lot in lots for o in lot]
     for tried in (pooled, balanced):
         total = sum(outcome.score * outcome.weight for outcome in tried) / sum(outcome.weight for outcome in tried)
-        if math.isclose(total, value, rel_tol=1e-6, abs_tol=1e-9):
+        if value is None or math.isclose(total, value, rel_tol=1e-6, abs_tol=1e-9):
             return tried
     return None
+
+
+def _of_metric(samples: Sequence[Mapping[str, Any]], key: str, member: str) -> list[Outcome] | None:
+    metric, _, filtered = key.partition(",")
+    found = []
+    for sample in sorted(samples, key=lambda sample: sample["doc_id"]):
+        if sample["filter"] != filtered or metric not in sample:
+            continue
+        scored = _scored(sample[metric])
+        if scored is None:
+            return None
+        identity = f"{member} {sample['doc_id']}".strip()
+        found.append(Outcome(identity, *scored, _said(sample), _answer(sample)))
+    return found
+
+
+def _averaged(parts: Sequence[list[Outcome] | None]) -> list[Outcome] | None:
+    """The mean of several metrics, example by example, each metric's own weights kept in the whole."""
+    if any(not part or len(part) != len(parts[0] or []) for part in parts):
+        return None
+    columns = []
+    for part in parts:
+        assert part is not None
+        usual = sum(outcome.weight for outcome in part) / len(part)
+        columns.append([outcome.score * outcome.weight / usual for outcome in part])
+    first = parts[0]
+    assert first is not None
+    return [replace(o, score=_mean(scores), weight=1.0) for o, *scores in zip(first, *columns, strict=True)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _only(task: NamedTask) -> str:
+    """The harness's name of a task that is one of its own, as a whole."""
+    if task.groups:
+        return next(iter(task.groups))
+    return next(iter(task.tasks)) if len(task.tasks) == 1 else ""
 
 
 def _scored(value: Any) -> tuple[float, float] | None:

@@ -37,6 +37,7 @@ class TaskResult:
     summary: Mapping[str, Any] | None = None
     shots: int | None = None
     version: Any = None
+    variant: str | None = None
 
     @property
     def right_or_wrong(self) -> bool:
@@ -66,16 +67,17 @@ class TaskResult:
         found = self.estimate(seed)
         if found is not None:
             how = "Wilson" if self.right_or_wrong else "bootstrap over examples"
-            told = {"value": found.value, "stderr": found.stderr, "n": len(self.outcomes)}
+            told: dict[str, Any] = {"value": found.value, "stderr": found.stderr, "n": len(self.outcomes)}
             told |= {"interval": list(found.interval), "interval_method": how}
         else:
-            told = {**(self.summary or {}), "n": len(self.outcomes), "interval": None, "interval_method": None}
+            told = {"n": len(self.outcomes), **(self.summary or {}), "interval": None, "interval_method": None}
         return {
             "metric": self.metric,
             **told,
             "higher_is_better": self.higher_is_better,
             **({} if self.shots is None else {"shots": self.shots}),
             **({} if self.version is None else {"version": self.version}),
+            **({} if self.variant is None else {"variant": self.variant}),
             **({"others": dict(self.others)} if self.others else {}),
         }
 

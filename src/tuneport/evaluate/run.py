@@ -15,16 +15,22 @@ from typing import Any
 
 from tuneport import __version__
 from tuneport.errors import DoubtError, ScoringError, TuneportError, UsageError, listing
-from tuneport.evaluate import comparing, leakage
+from tuneport.evaluate import comparing, leakage, olmes
 from tuneport.evaluate.asking import Asking, ask_own
 from tuneport.evaluate.examples import OwnTask, read_tasks
 from tuneport.evaluate.harness import quietly
 from tuneport.evaluate.keeping import Kept, already_done, examples_file, keeping
 from tuneport.evaluate.models import Loading, Seat, find_models, load, look_over, need_harness
-from tuneport.evaluate.named import NamedTask, ask_named, load_named
+from tuneport.evaluate.named import NamedTask, ask_named, load_named, load_suite
 from tuneport.evaluate.outcomes import TaskResult
+from tuneport.evaluate.sandbox import Sandbox
+from tuneport.evaluate.suites import VARIANTS, Variant, find_suite
 
 FORMAT = "tuneport-evaluation-1"
+_ACROSS = (
+    "Suite {suite}: models without a chat template are asked its base variant, the others its tuned one. Differences "
+    "between the two (flagged `across_variants`) are partly the tasks'; compare with --variant base or tuned."
+)
 _LIBRARIES = ("lm_eval", "transformers", "torch", "tokenizers", "datasets", "numpy", "vllm", "peft")
 
 
@@ -38,6 +44,8 @@ class Wanted:
     loading: Loading
     chat: bool = False
     seed: int = 0
+    suite: str | None = None
+    variant: str = "auto"
 
     def plan(self, seats: Sequence[Seat]) -> dict[str, Any]:
         """What makes two evaluations the same. The batch size does not: a smaller one goes on where memory ran out."""
@@ -48,6 +56,7 @@ class Wanted:
             "models": [dict(seat.identity) for seat in seats],
             "tasks": [*({"task": task.name, "digest": _digest(task)} for task in self.own), *self.names],
             "settings": {**asdict(self.asking), **loading, "chat": self.chat, "seed": self.seed},
+            **({} if self.suite is None else {"suite": self.suite, "variant": self.variant}),
             "versions": _versions(),
         }
 
@@ -57,6 +66,9 @@ def evaluate(
     tasks: Sequence[str | Path],
     out: str | Path,
     *,
+    suite: str | None = None,
+    variant: str = "auto",
+    run_code_in: str | None = None,
     match: str | None = None,
     loss: bool = False,
     max_new_tokens: int = 256,
@@ -80,16 +92,25 @@ def evaluate(
     expression `match`; with `loss` their answer's loss is measured. `chat` puts the harness's tasks through the
     models' chat templates; `chat_template` (a file, or a model) is for models without one. `recovered_gain` names
     triples of the models: target, transferred, tuned target. Every outcome stands in `out` with the suffix
-    ``.examples.jsonl``. Returns the record; raises `TuneportError`.
+    ``.examples.jsonl``. A `suite` (see `tuneport.evaluate.suites`) is asked of each model in its `variant`: ``base``,
+    ``tuned``, or ``auto``, which takes a model with a chat template as tuned. `run_code_in` is the command of a sandbox
+    in which generated programs run. Returns the record; raises `TuneportError`.
     """
     need_harness(backend)
+    program = olmes.find_program() if backend == "olmes" else None
     out = Path(out).expanduser()
     seats = find_models(models)
-    files, names = _sorted_tasks(tasks)
+    wanted_suite = None if suite is None else find_suite(suite)
+    if variant not in ("auto", *VARIANTS):
+        raise UsageError(f"--variant {variant!r}: choose auto, base or tuned.")
+    sandbox = None if run_code_in is None else Sandbox(run_code_in)
+    if sandbox is not None:
+        sandbox.check()
+    files, names = _sorted_tasks(tasks, wanted_suite is not None)
     asking = Asking(match=match, loss=loss, max_new_tokens=max_new_tokens, limit=limit)
     own = tuple(read_tasks(files, loss=loss))
     loading = Loading(backend, device, dtype, _batch_size(batch_size), _template_text(chat_template))
-    wanted = Wanted(own, tuple(names), asking, loading, chat, seed)
+    wanted = Wanted(own, tuple(names), asking, loading, chat, seed, suite, variant)
     triples = [_roles(triple, seats, models) for triple in recovered_gain]
     leaks = leakage.leaked(own, trained_on)
     plan = wanted.plan(seats) | {"recovered_gain": triples, "leakage": leaks}
@@ -97,43 +118,90 @@ def evaluate(
     if done is not None:
         return {**done, "already_done": True}
     warnings = [leakage.in_words(row) for row in leaks]
+    if program is not None:
+        if own:
+            raise UsageError("--backend olmes scores OLMES' own tasks; score files of your own with --backend hf.")
+        with keeping(out, plan, overwrite) as kept:
+            scored = _score_by_olmes(program, seats, olmes.names_of(suite, names), loading, kept)
+            record = _record(scored, plan, loading, triples, leaks, warnings, out)
+            kept.finish(record, _lines(scored))
+        return {**record, "plan": kept.plan, "already_done": False}
+    results: dict[str, list[TaskResult]]
     with keeping(out, plan, overwrite) as kept, quietly():
         named = load_named(names, chat=chat) if names else []
-        _no_two_alike([*own, *named])
-        needs_template = chat or any(example.messages for task in own for example in task.examples)
+        needs_template = chat or variant == "tuned" or any(e.messages for task in own for e in task.examples)
+        variants: list[Variant] = []
         for seat in seats:
-            warnings += look_over(seat, loading, needs_template=needs_template)
+            looked = look_over(seat, loading, needs_template=needs_template)
+            warnings += looked.warnings
+            variants.append("tuned" if variant == "tuned" or (variant == "auto" and looked.template) else "base")
+        suites = (
+            {} if wanted_suite is None else {v: load_suite(wanted_suite, v, sandbox) for v in dict.fromkeys(variants)}
+        )
+        if len(suites) > 1:
+            warnings.append(_ACROSS.format(suite=suite))
+        _no_two_alike([*own, *named, *next(iter(suites.values()), [])])
         if strict and warnings:
             raise DoubtError(f"--strict: nothing was scored, since something looks wrong:{listing(warnings)}")
-        results: dict[str, list[TaskResult]] = {}
+        results = {}
         for place, seat in enumerate(seats):
-            found, told = _score(place, seat, len(seats), own, named, wanted, kept, strict)
+            everything: list[OwnTask | NamedTask] = [*own, *named, *suites.get(variants[place], [])]
+            found, told = _score(place, seat, len(seats), everything, wanted, kept, strict)
             results[seat.name] = found
             warnings += told
-        record = {
-            "format": FORMAT,
-            "models": [
-                {"model": name, "tasks": {result.task: result.record(seed) for result in of_model}}
-                for name, of_model in results.items()
-            ],
-            "comparisons": comparing.compare(results, seed),
-            "recovered_gain": [row for triple in triples for row in comparing.recovered(results, triple, seed)],
-            "leakage": leaks,
-            "warnings": list(dict.fromkeys(warnings)),
-            "settings": plan["settings"] | {"batch_size": loading.batch_size},
-            "versions": plan["versions"],
-            "examples": examples_file(out).name,
-        }
+        record = _record(results, plan, loading, triples, leaks, warnings, out)
         kept.finish(record, _lines(results))
     return {**record, "plan": kept.plan, "already_done": False}
+
+
+def _record(
+    results: Mapping[str, Sequence[TaskResult]],
+    plan: Mapping[str, Any],
+    loading: Loading,
+    triples: Sequence[Sequence[str]],
+    leaks: Sequence[Mapping[str, Any]],
+    warnings: Sequence[str],
+    out: Path,
+) -> dict[str, Any]:
+    """What `--out` holds, apart from the plan (see docs/formats.md)."""
+    seed = plan["settings"]["seed"]
+    return {
+        "format": FORMAT,
+        "models": [
+            {"model": name, "tasks": {result.task: result.record(seed) for result in of_model}}
+            for name, of_model in results.items()
+        ],
+        "comparisons": comparing.compare(results, seed),
+        "recovered_gain": [row for triple in triples for row in comparing.recovered(results, triple, seed)],
+        "leakage": list(leaks),
+        "warnings": list(dict.fromkeys(warnings)),
+        "settings": plan["settings"] | {"batch_size": loading.batch_size},
+        "versions": plan["versions"],
+        "examples": examples_file(out).name,
+    }
+
+
+def _score_by_olmes(
+    program: str, seats: Sequence[Seat], tasks: Mapping[str, str], loading: Loading, kept: Kept
+) -> dict[str, list[TaskResult]]:
+    results: dict[str, list[TaskResult]] = {}
+    for place, seat in enumerate(seats):
+        earlier = [kept.get(place, number) for number in range(len(tasks))]
+        if all(earlier):
+            results[seat.name] = [found[0] for found in earlier if found is not None]
+            continue
+        _progress(f"{seat.name} ({place + 1} of {len(seats)}): OLMES, {len(tasks)} tasks")
+        results[seat.name] = olmes.ask(program, seat, tasks, loading, kept.folder / f"olmes-{place:03d}")
+        for number, result in enumerate(results[seat.name]):
+            kept.put(place, number, result, [])
+    return results
 
 
 def _score(
     place: int,
     seat: Seat,
     of: int,
-    own: Sequence[OwnTask],
-    named: Sequence[NamedTask],
+    everything: Sequence[OwnTask | NamedTask],
     wanted: Wanted,
     kept: Kept,
     strict: bool,
@@ -149,7 +217,6 @@ def _score(
         told.extend(found)
 
     model = None
-    everything: list[OwnTask | NamedTask] = [*own, *named]
     for number, task in enumerate(everything):
         earlier = kept.get(place, number)
         if earlier is None:
@@ -181,14 +248,13 @@ def _ask(task: OwnTask | NamedTask, model: Any, asking: Asking, seat: Seat) -> T
 def _lines(results: Mapping[str, Sequence[TaskResult]]) -> Iterator[dict[str, Any]]:
     for name, of_model in results.items():
         for result in of_model:
+            left_out = {"weight"} if result.right_or_wrong else set()
             for outcome in result.outcomes:
-                told = {key: value for key, value in asdict(outcome).items() if value is not None}
-                if result.right_or_wrong:
-                    told.pop("weight")
+                told = {key: value for key, value in vars(outcome).items() if value is not None and key not in left_out}
                 yield {"model": name, "task": result.task, **told}
 
 
-def _sorted_tasks(tasks: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
+def _sorted_tasks(tasks: Sequence[str | Path], has_suite: bool) -> tuple[list[Path], list[str]]:
     """Own files, and names of the harness's tasks."""
     files: list[Path] = []
     names: list[str] = []
@@ -198,7 +264,7 @@ def _sorted_tasks(tasks: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
             files.append(path)
         else:
             names.append(task)
-    if not files and not names:
+    if not files and not names and not has_suite:
         raise UsageError("No task was given. Name a JSONL file of your own or a task of lm-evaluation-harness.")
     return files, list(dict.fromkeys(names))
 

@@ -15,9 +15,9 @@ from typing import Any
 from tuneport.evaluate import measures
 from tuneport.lab.questions import INSTRUCTION_TASKS, Question
 from tuneport.lab.scoring import exact_matches
+from tuneport.tune.run import CURVE
 
 EACH = 80  # questions of a task: a curve is read on few, the scores at its end on all
-CURVE = "curve.jsonl"
 
 
 def questions_of(asked: Sequence[Question]) -> list[Question]:

@@ -12,14 +12,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tuneport.lab import controls, corpus, curve, family, questions, scoring, showing, summary, tuning
 from tuneport.lab.family import Architecture
-from tuneport.lab.processes import two_processes
+from tuneport.lab.lines import write_lines
+from tuneport.lab.processes import make, two_processes
 from tuneport.lab.questions import Question
 from tuneport.lab.training import Schedule
 from tuneport.lab.workshop import need_models_extra
@@ -127,8 +127,8 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
             world, seed, tuning.examples_seen(recipe.tuning), shares=recipe.tuning_shares, never=asked
         )
         questions.check_held_out(asked, examples, [*first[1], *second[1], *following[1]])
-        questions.write_questions(folder / "questions.jsonl", asked)
-        questions.write_questions(folder / "curve.jsonl", curve.questions_of(asked))
+        write_lines(folder / "questions.jsonl", map(asdict, asked))
+        write_lines(folder / "curve.jsonl", map(asdict, curve.questions_of(asked)))
         lesson = folder / "lesson"
         tuning.write_lesson(lesson, examples)
 
@@ -154,32 +154,23 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
         )
 
         with two_processes() as pool:
-
-            def make(path: Path, function: Callable[..., None], *arguments: Any) -> Future[None]:
-                """Start making a model in another process, unless an earlier run has made it."""
-                made: Future[None] = Future()
-                if path.exists():
-                    made.set_result(None)
-                    return made
-                return pool.submit(function, path, *arguments)
-
             # Pretrain version 1, and beside it a family from another random start on the same text.
             tell("pretraining version 1, and a foreign family for the control")
             size, lessons = recipe.architecture, (first, second)
-            v1 = make(models["v1"], family.pretrain_first, size, lessons, seed)
-            stranger = make(foreign, family.pretrain_first, size, lessons, seed + 1_000_000)
+            v1 = make(pool, models["v1"], family.pretrain_first, size, lessons, seed)
+            stranger = make(pool, foreign, family.pretrain_first, size, lessons, seed + 1_000_000)
 
             # Go on to version 2; fine-tune all three.
             v1.result()
             tell("going on to version 2; fine-tuning version 1")
-            v2 = make(models["v2"], family.pretrain_next, models["v1"], size, (following,), seed + 1)
-            v1_tuned = make(models["v1-tuned"], tuning.fine_tune, models["v1"], lesson, *plainly)
+            v2 = make(pool, models["v2"], family.pretrain_next, models["v1"], size, (following,), seed + 1)
+            v1_tuned = make(pool, models["v1-tuned"], tuning.fine_tune, models["v1"], lesson, *plainly)
             stranger.result()
-            stranger_tuned = make(foreign_tuned, tuning.fine_tune, foreign, lesson, *plainly)
+            stranger_tuned = make(pool, foreign_tuned, tuning.fine_tune, foreign, lesson, *plainly)
             v2.result()
-            v2_tuned = make(models["v2-tuned"], tuning.fine_tune, models["v2"], lesson, *watched)
+            v2_tuned = make(pool, models["v2-tuned"], tuning.fine_tune, models["v2"], lesson, *watched)
             v1_tuned.result()
-            make(shuffled, controls.shuffle_changes, models["v1"], models["v1-tuned"], seed).result()
+            make(pool, shuffled, controls.shuffle_changes, models["v1"], models["v1-tuned"], seed).result()
             stranger_tuned.result()
             v2_tuned.result()
 
@@ -196,7 +187,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
 
             # Fine-tune once more, from where the transfer left version 2; ask everybody everything.
             tell("transfer, then fine-tune; asking every model every question")
-            further = make(going_on, tuning.fine_tune, models["v2-transferred"], lesson, *watched)
+            further = make(pool, going_on, tuning.fine_tune, models["v2-transferred"], lesson, *watched)
             scores = folder / "scores"
             answered = {
                 name: pool.submit(scoring.ask, path, folder / "questions.jsonl", scores / f"{name}.json")

@@ -23,6 +23,7 @@ from tuneport.lab import command, comparison, corpus, family, questions, tongues
 from tuneport.lab.comparison import difference, does_no_harm, gains
 from tuneport.lab.corpus import World
 from tuneport.lab.family import Architecture
+from tuneport.lab.lines import write_lines
 from tuneport.lab.questions import INSTRUCTION_TASKS, KNOWN_FACTS, ORDERS, WORD_PROBLEMS, Question, bare
 from tuneport.lab.tongues import TONGUES, Tongue
 from tuneport.lab.training import Schedule
@@ -50,29 +51,29 @@ class Recipe:
     architecture: Architecture = Architecture()  # noqa: RUF009 (frozen)
     first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.5)  # noqa: RUF009
     first_shares: dict[str, float] = field(
-        default_factory=lambda: {"facts": 0.28, "echoes": 0.28, "stories": 0.23, "arithmetic": 0.09, "general": 0.03}
+        default_factory=lambda: {"facts": 0.22, "echoes": 0.2, "stories": 0.17, "arithmetic": 0.08, "general": 0.03}
     )
     second_stage: Schedule = Schedule(steps=500, peak=0.5 * 4e-3, warmup=1)  # noqa: RUF009
     second_shares: dict[str, float] = field(
         default_factory=lambda: {
-            "worked-stories": 0.38, "facts": 0.19, "echoes": 0.19, "arithmetic": 0.12, "general": 0.03,
+            "worked-stories": 0.3, "facts": 0.15, "echoes": 0.14, "arithmetic": 0.08, "general": 0.03,
         }
     )  # fmt: skip
-    little: float = 0.03  # of each language, in both stages
+    little: float = 0.1  # of each language, in both stages
     next_version: Schedule = Schedule(steps=300, peak=5e-4, warmup=20)  # noqa: RUF009
     next_shares: dict[str, float] = field(
         default_factory=lambda: {"facts": 0.16, "worked-stories": 0.16, "echoes": 0.12, "arithmetic": 0.06}
     )
     much: float = 0.5  # of the language that version 2 knows
     instruct: TuningRecipe = SftRecipe(  # noqa: RUF009
-        learning_rate=1e-3, steps=300, batch_size=32, beta2=0.95, weight_decay=0.01
+        learning_rate=5e-4, steps=300, batch_size=32, beta2=0.95, weight_decay=0.01
     )
     shares: dict[str, float] = field(
         default_factory=lambda: {KNOWN_FACTS: 0.4, WORD_PROBLEMS: 0.35, ORDERS: 0.25}
     )  # the demo's
     known_share: float = 0.4  # of version 2's instruction data is in the language that it knows
     language: TuningRecipe = SftRecipe(  # noqa: RUF009
-        learning_rate=5e-4, steps=120, batch_size=32, beta2=0.95, weight_decay=0.01
+        learning_rate=3e-4, steps=120, batch_size=32, beta2=0.95, weight_decay=0.01
     )
     language_examples: int = 1500
     problems: int = 240  # held-out questions in each language, beside those about facts
@@ -121,7 +122,7 @@ def languages(
 
         with workshop(folder) as shop:
             test = folder / "questions" / "test.jsonl"
-            questions.write_as_messages(test, asked)
+            write_lines(test, map(questions.as_message, asked))
             tuning.write_lesson(folder / "instruct-v1", examples)
             mixed = [*examples[len(also_known) :], *also_known]
             random.Random(f"order {seed}").shuffle(mixed)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 from tuneport.errors import WorkerError
 
@@ -33,6 +35,15 @@ def two_processes() -> Iterator[ProcessPoolExecutor]:
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def make(pool: ProcessPoolExecutor, path: Path, function: Callable[..., None], *arguments: Any) -> Future[None]:
+    """Start `function(path, *arguments)` in another process, unless an earlier run has made `path`."""
+    if not path.exists():
+        return pool.submit(function, path, *arguments)
+    made: Future[None] = Future()
+    made.set_result(None)
+    return made
 
 
 def _start_quietly() -> None:

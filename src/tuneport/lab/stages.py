@@ -2,7 +2,8 @@
 
 As in the paper's Tables 7 and 8, a stage's diff vector is taken from the base (stage − version 1), so it holds all that
 came before it. The data of SFT are of mixed quality: half of the word problems are answered without the written steps.
-DPO prefers answers with steps to those without; GRPO rewards an answer that is right to the letter. Version 2 is never trained. Read `stages` from top to bottom.
+DPO prefers answers with steps to those without; GRPO rewards an answer that is right to the letter. Version 2 is never
+trained. Read `stages` from top to bottom.
 
     python -m tuneport.lab.stages --out DIR [--seed N] [--family DEMO_DIR]
 """
@@ -20,6 +21,7 @@ from typing import Any
 from tuneport.lab import command, comparison, questions, scoring, tuning
 from tuneport.lab.comparison import difference, gains
 from tuneport.lab.grown import Grown, open_family
+from tuneport.lab.lines import write_lines
 from tuneport.lab.questions import INSTRUCTION_TASKS, KNOWN_FACTS, ORDERS, WORD_PROBLEMS, Question
 from tuneport.lab.workshop import found_before, gathered, need_models_extra, workshop
 from tuneport.place import workplace
@@ -86,7 +88,7 @@ def stages(
 
         with workshop(folder) as shop:
             test = folder / "questions" / "test.jsonl"
-            questions.write_questions(test, asked)
+            write_lines(test, map(asdict, asked))
             tuning.write_lesson(folder / "sft", examples)
             tuning.write_preferences(folder / "dpo", [(problem, without_steps(problem).answer) for problem in problems])
             tuning.write_prompts(folder / "grpo", prompts)
@@ -192,7 +194,7 @@ def _rewards(tuned: Path) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: 0 when done, 1 with an error in words."""
+    """The command line: 0 when done, else the error's status, with the error in words."""
     return command.run("stages", stages, arguments)
 
 

@@ -8,7 +8,7 @@ another. The languages do not depend on a seed: they are part of the vocabulary.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -16,10 +16,11 @@ from tuneport.lab import corpus
 from tuneport.lab.corpus import World
 
 _KINDS = {"job": "works", "town": "lives", "pet": "keeps"}
-_PLAIN = ("has", "how-many", "now", "which", "repeat", "list", "first", "answer", *_KINDS, *_KINDS.values())
+_ASKED = ("has", "how-many", "which", "repeat", "list", "first", "answer", *_KINDS, *_KINDS.values())
+_READ = ("there-are", "again", "one-by-one", "begins-with")
 _MEANINGS = tuple(
     dict.fromkeys(
-        (*_PLAIN, *corpus.GAINS, *corpus.LOSSES, *corpus.THINGS, *corpus.NOUNS, *chain(*corpus.VALUES.values()))
+        (*_ASKED, *_READ, *corpus.GAINS, *corpus.LOSSES, *corpus.THINGS, *corpus.NOUNS, *chain(*corpus.VALUES.values()))
     )
 )
 
@@ -85,7 +86,7 @@ def problem(tongue: Tongue, rng: random.Random) -> Asked:
 
 def order(tongue: Tongue, rng: random.Random) -> Asked:
     """Words to repeat, to list, or to say the first of."""
-    chosen = [tongue.words[meaning] for meaning in rng.sample((*corpus.THINGS, *corpus.NOUNS), rng.randint(2, 5))]
+    chosen = _some_words(tongue, rng)
     kind = rng.choice(("repeat", "list", "first"))
     answer = {"repeat": " ".join(chosen), "list": " , ".join(chosen), "first": chosen[0]}[kind]
     return Asked(tongue.clause(kind, "", *chosen), answer)
@@ -97,7 +98,7 @@ def fact(tongue: Tongue, world: World, name: str, kind: str) -> Asked:
 
 
 def write_documents(tongue: Tongue, world: World, tokens: int, seed: str, never: Collection[str]) -> list[str]:
-    """About `tokens` words of text to read: facts, echoes, stories and worked problems; no problem that is in `never`."""
+    """Text to read of about `tokens` words: facts, echoes and worked problems, none of which is in `never`."""
     rng = random.Random(f"documents {tongue.name} {seed}")
 
     def a_fact() -> str:
@@ -106,20 +107,27 @@ def write_documents(tongue: Tongue, world: World, tokens: int, seed: str, never:
         return tongue.clause(_KINDS[kind], name, world.facts[name][kind])
 
     def an_echo() -> str:
-        said = " ".join(
-            tongue.words[meaning] for meaning in rng.sample(corpus.THINGS + corpus.NOUNS, rng.randint(2, 5))
+        chosen = _some_words(tongue, rng)
+        said = " ".join(chosen)
+        how, echo = rng.choice(
+            (("again", said), ("one-by-one", " , ".join(chosen)), ("begins-with", chosen[0])),
         )
-        return f"{said} and {said}"
+        return f"{said} {tongue.words[how]} {echo}"
 
     def a_worked_problem() -> str:
         made = problem(tongue, rng)
         while made.text in never:
             made = problem(tongue, rng)
-        return f"{made.text} {made.answer.replace(tongue.words['answer'], tongue.words['now'])}"
+        return f"{made.text} {made.answer.replace(tongue.words['answer'], tongue.words['there-are'])}"
 
-    kinds: Sequence[Callable[[], str]] = (a_fact, an_echo, a_worked_problem)
-    documents, written = [], 0
-    while written < tokens:
-        documents.append(rng.choice(kinds)())
-        written += documents[-1].count(" ") + 2
+    documents = []
+    for write, share in ((a_fact, 0.4), (an_echo, 0.3), (a_worked_problem, 0.3)):
+        written = 0
+        while written < share * tokens:
+            documents.append(write())
+            written += documents[-1].count(" ") + 2  # its words, and the separator after it
     return documents
+
+
+def _some_words(tongue: Tongue, rng: random.Random) -> list[str]:
+    return [tongue.words[meaning] for meaning in rng.sample((*corpus.THINGS, *corpus.NOUNS), rng.randint(2, 5))]

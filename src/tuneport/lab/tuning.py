@@ -5,13 +5,12 @@ Nothing is trained here. A base model of the lab has no chat template; it gets o
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tuneport.lab import vocabulary
+from tuneport.lab.lines import write_lines, write_once
 from tuneport.lab.questions import Question, bare
 from tuneport.tune.recipes import Recipe, Running
 
@@ -20,30 +19,26 @@ EXAMPLES, TEMPLATE = "examples.jsonl", "chat.jinja"
 
 def write_lesson(folder: Path, examples: Sequence[Question], template: str = vocabulary.CHAT_TEMPLATE) -> None:
     """For SFT: one conversation a line, and the chat template, where a run has not written them before."""
-    _write(folder, ({"messages": [_user(example), _assistant(example.answer)]} for example in examples))
-    _write_once(folder / TEMPLATE, template)
+    folder.mkdir(exist_ok=True)
+    lines = ({"messages": [_user(example), _assistant(example.answer)]} for example in examples)
+    write_lines(folder / EXAMPLES, lines)
+    write_once(folder / TEMPLATE, template)
 
 
 def write_preferences(folder: Path, pairs: Sequence[tuple[Question, str]]) -> None:
     """For DPO: each question with its answer, which is chosen, and another, which is rejected."""
-    _write(
-        folder,
-        (
-            {"prompt": [_user(asked)], "chosen": [_assistant(asked.answer)], "rejected": [_assistant(other)]}
-            for asked, other in pairs
-        ),
+    folder.mkdir(exist_ok=True)
+    lines = (
+        {"prompt": [_user(asked)], "chosen": [_assistant(asked.answer)], "rejected": [_assistant(other)]}
+        for asked, other in pairs
     )
+    write_lines(folder / EXAMPLES, lines)
 
 
 def write_prompts(folder: Path, asked: Sequence[Question]) -> None:
     """For GRPO: each question, with the answer that a reward compares with."""
-    _write(folder, ({"prompt": [_user(question)], "answer": question.answer} for question in asked))
-
-
-def examples_seen(recipe: Recipe) -> int:
-    """As many examples as a fine-tuning sees, where it sees each once."""
-    assert recipe.steps is not None, "the lab's budgets are in steps"
-    return recipe.steps * recipe.batch_size
+    folder.mkdir(exist_ok=True)
+    write_lines(folder / EXAMPLES, ({"prompt": [_user(question)], "answer": question.answer} for question in asked))
 
 
 def fine_tune(out: Path, start: Path, lesson: Path, recipe: Recipe, seed: int, running: Running) -> None:
@@ -70,14 +65,7 @@ def _assistant(content: str) -> dict[str, str]:
     return {"role": "assistant", "content": content}
 
 
-def _write(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    folder.mkdir(exist_ok=True)
-    _write_once(folder / EXAMPLES, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _write_once(path: Path, text: str) -> None:
-    """Data files keep their time of change, so that a run that goes on finds the data it began with."""
-    if not path.exists():
-        fresh = path.with_name(f"{path.name}.new")
-        fresh.write_text(text)
-        fresh.rename(path)
+def examples_seen(recipe: Recipe) -> int:
+    """How many examples a fine-tuning sees: the lab gives it as many, each once."""
+    assert recipe.steps is not None, "the lab's budgets are in steps"
+    return recipe.steps * recipe.batch_size

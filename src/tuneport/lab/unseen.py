@@ -21,6 +21,7 @@ from typing import Any
 from tuneport.lab import command, comparison, corpus, questions, tuning
 from tuneport.lab.comparison import difference, does_no_harm, gains
 from tuneport.lab.grown import open_family
+from tuneport.lab.lines import write_lines
 from tuneport.lab.questions import KNOWN_FACTS, ORDERS, WORD_PROBLEMS, Question, bare
 from tuneport.lab.vocabulary import SEPARATOR, chat_prompt
 from tuneport.lab.workshop import found_before, gathered, need_models_extra, workshop
@@ -79,9 +80,9 @@ def unseen(
 
         with workshop(folder) as shop:
             numbers, completed, words = (shop.folder / "questions" / f"{name}.jsonl" for name in _FILES)
-            questions.write_questions(numbers, [_asked_for_number(question) for question in asked])
-            questions.write_questions(completed, [_as_text(_asked_for_number(question)) for question in asked])
-            questions.write_questions(words, others)
+            write_lines(numbers, (asdict(_asked_for_number(question)) for question in asked))
+            write_lines(completed, (asdict(_as_text(_asked_for_number(question))) for question in asked))
+            write_lines(words, map(asdict, others))
             lesson = folder / "lesson"
             tuning.write_lesson(lesson, examples)
 
@@ -206,7 +207,7 @@ def summarise(right: dict[str, dict[str, list[bool]]], seed: int) -> dict[str, A
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: 0 when done, 1 with an error in words."""
+    """The command line: 0 when done, else the error's status, with the error in words."""
     return command.run("unseen", unseen, arguments)
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import UsageError
-from tuneport.lab import comparison, scoring, tuning
-from tuneport.lab.processes import two_processes
+from tuneport.lab import comparison, processes, scoring, tuning
 from tuneport.tune.recipes import Recipe, Running
 
 SHARDS = "200KB"  # several, as large models have
@@ -48,11 +47,7 @@ class Workshop:
 
     def make(self, path: Path, function: Callable[..., None], *arguments: Any) -> Future[None]:
         """Start making a model in another process, unless an earlier run has made it."""
-        made: Future[None] = Future()
-        if path.exists():
-            made.set_result(None)
-            return made
-        return self.pool.submit(function, path, *arguments)
+        return processes.make(self.pool, path, function, *arguments)
 
     def tune(self, name: str, start: Path, lesson: Path, recipe: Recipe, seed: int) -> Future[None]:
         """Start fine-tuning `start` on a lesson, by any recipe."""
@@ -90,7 +85,7 @@ def workshop(folder: Path) -> Iterator[Workshop]:
     for name in ("models", "questions"):
         (folder / name).mkdir(exist_ok=True)
     resumed = any((folder / "models").iterdir())
-    with two_processes() as pool:
+    with processes.two_processes() as pool:
         yield Workshop(folder, pool, resumed)
 
 

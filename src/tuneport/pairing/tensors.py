@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tuneport.checkpoint.adapter import UNTRAINED, Change
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.open import Checkpoint
 from tuneport.checkpoint.weights import StoredTensor
@@ -31,16 +32,25 @@ MOST_MUST_PAIR = 0.9
 
 @dataclass(frozen=True)
 class ParentPair:
-    """A tensor of base and tuned: ``diff`` has a value wherever both are there. ``exact`` are integers and booleans."""
+    """A tensor of base and tuned: ``diff`` has a value wherever both are there. ``exact`` are integers and booleans.
+
+    ``change`` says what an adapter did to it, where the tuned model is base and adapter.
+    """
 
     name: str
     base: StoredTensor
     tuned: StoredTensor
+    change: Change | None = None
 
     @property
     def exact(self) -> bool:
         """Integers and booleans have no difference: base must equal tuned."""
         return DTYPES[self.base.dtype].kind == "exact"
+
+    @property
+    def untrained(self) -> bool:
+        """Whether an adapter leaves it as it is: there is no difference, and nothing is read to find that out."""
+        return self.change is not None and self.change.is_none
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,11 @@ def is_vocabulary(name: str) -> bool:
     return bool(EMBEDDING.search(name) or HEAD.search(name))
 
 
+def is_head_weight(name: str) -> bool:
+    """Whether a tensor is the output matrix, which may be tied to the embedding."""
+    return bool(HEAD.search(name)) and name.endswith(".weight")
+
+
 def main_dtype(tensors: Iterable[StoredTensor]) -> str:
     """The float dtype that most elements have: what ``--dtype`` casts."""
     counts: dict[str, int] = {}
@@ -100,7 +115,7 @@ def written_tensors(checkpoint: Checkpoint, tied: bool) -> dict[str, StoredTenso
     embedding = [name for name in checkpoint.tensors if EMBEDDING.search(name)]
     if not tied or not embedding:
         return dict(checkpoint.tensors)
-    return {name: tensor for name, tensor in checkpoint.tensors.items() if not _is_head_weight(name)}
+    return {name: tensor for name, tensor in checkpoint.tensors.items() if not is_head_weight(name)}
 
 
 def stored_twice(checkpoint: Checkpoint, tied: bool) -> list[tuple[StoredTensor, StoredTensor]]:
@@ -115,14 +130,19 @@ def find_tensor(written: Mapping[str, StoredTensor], tied: bool, name: str) -> S
     """Of `written_tensors`, the one that another checkpoint calls ``name``: in a tied model embedding and head are one."""
     if name in written:
         return written[name]
-    if tied and (EMBEDDING.search(name) or _is_head_weight(name)):
-        candidates = [tensor for other, tensor in written.items() if EMBEDDING.search(other) or _is_head_weight(other)]
+    if tied and (EMBEDDING.search(name) or is_head_weight(name)):
+        candidates = [tensor for other, tensor in written.items() if EMBEDDING.search(other) or is_head_weight(other)]
         return candidates[0] if len(candidates) == 1 else None
     return None
 
 
 def check_readable(checkpoint: Checkpoint) -> None:
-    """Stop at quantised and complex weights: a difference of their bits means nothing. Raises `PairingError`."""
+    """Stop at what has no weights to subtract: an adapter, quantised and complex weights. Raises `PairingError`."""
+    if checkpoint.adapter is not None:
+        raise PairingError(
+            f"{checkpoint.role} {checkpoint.label} is a PEFT adapter; only --tuned takes one. Merge it with peft "
+            "(merge_and_unload().save_pretrained(…)) and give the merged folder."
+        )
     method = checkpoint.config.get("quantization_config")
     quantised = [
         name
@@ -157,11 +177,17 @@ def check_architectures(*checkpoints: Checkpoint) -> None:
 
 
 def pair_parents(
-    base: Checkpoint, tuned: Checkpoint, tied: tuple[bool, bool], vocabulary_rows: bool, drop: str | None
+    base: Checkpoint,
+    tuned: Checkpoint,
+    tied: tuple[bool, bool],
+    vocabulary_rows: bool,
+    drop: str | None,
+    changes: Mapping[str, Change] | None = None,
 ) -> Parents:
     """What can be subtracted from what. ``tied`` says whether head and embedding are one in base and in tuned.
 
-    ``vocabulary_rows``: rows of embeddings may differ, they match by token.
+    ``vocabulary_rows``: rows of embeddings may differ, they match by token. ``changes``: what an adapter does to the
+    base's tensors, by name, where the tuned model is base and adapter.
     """
     base_tensors, tuned_tensors = written_tensors(base, tied[0]), written_tensors(tuned, tied[1])
     pairs: dict[str, ParentPair] = {}
@@ -174,7 +200,7 @@ def pair_parents(
             only_base[name] = stored
             continue
         paired_in_tuned.add(partner.name)
-        pair = ParentPair(name, stored, partner)
+        pair = ParentPair(name, stored, partner, None if changes is None else changes.get(name, UNTRAINED))
         kinds = {DTYPES[stored.dtype].kind, DTYPES[partner.dtype].kind}
         if len(kinds) > 1 or (pair.exact and stored.dtype != partner.dtype):
             refusals.append(f"`{name}` is {stored.dtype} in the base and {partner.dtype} in the tuned model.")
@@ -201,11 +227,12 @@ def pair_target(
     vocabulary_rows: bool,
     rules: Sequence[Rule],
     drop: str | None,
+    gains_rows: bool = False,
 ) -> list[TensorPair]:
     """The account: each tensor of the target and each leftover of the parents, with its fate.
 
     ``alone`` are the lines of tensors that only one parent has.
-    ``vocabulary_rows``: embeddings whose rows differ are matched by token.
+    ``vocabulary_rows``: embeddings whose rows differ are matched by token; ``gains_rows``: the output has tokens more.
     """
     account: list[TensorPair] = []
     used: set[str] = set()
@@ -216,7 +243,7 @@ def pair_target(
             account.append(_without_diff(name, stored, alone.get(name), rules))
             continue
         used.add(pair.name)
-        account.append(_with_diff(name, pair, stored, vocabulary_rows, rules))
+        account.append(_with_diff(name, pair, stored, vocabulary_rows, gains_rows, rules))
     for name, pair in pairs.items():
         if name not in used:
             account.append(_without_place(name, pair, drop))
@@ -236,29 +263,42 @@ def check_patterns(rules: Sequence[Rule], drop: str | None, names: Iterable[str]
 def _find_pair(pairs: Mapping[str, ParentPair], name: str, tied: bool) -> ParentPair | None:
     if name in pairs:
         return pairs[name]
-    if tied and (EMBEDDING.search(name) or _is_head_weight(name)):
-        found = [pair for other, pair in pairs.items() if EMBEDDING.search(other) or _is_head_weight(other)]
+    if tied and (EMBEDDING.search(name) or is_head_weight(name)):
+        found = [pair for other, pair in pairs.items() if EMBEDDING.search(other) or is_head_weight(other)]
         return found[0] if len(found) == 1 else None
     return None
 
 
 def _with_diff(
-    name: str, pair: ParentPair, target: StoredTensor, vocabulary_rows: bool, rules: Sequence[Rule]
+    name: str,
+    pair: ParentPair,
+    target: StoredTensor,
+    vocabulary_rows: bool,
+    gains_rows: bool,
+    rules: Sequence[Rule],
 ) -> TensorPair:
     if pair.exact:
         if DTYPES[target.dtype].kind != "exact":
             reason = f"`{name}` is {pair.base.dtype} in the base and {target.dtype} in the target."
             return TensorPair(name, "refused", reason, pair, target)
+        if pair.untrained:
+            return TensorPair(name, "copied", str(pair.change), pair, target)
         return TensorPair(name, "copied", "integers: base and tuned must be equal, checked while running", pair, target)
     if DTYPES[target.dtype].kind != "float":
         reason = f"`{name}` is {pair.base.dtype} in the base and {target.dtype} in the target."
         return TensorPair(name, "refused", reason, pair, target)
     by_token = vocabulary_rows and is_vocabulary(name)
-    if target.shape == pair.base.shape == pair.tuned.shape:
-        return TensorPair(name, "transferred", "", pair, target, by_token)
-    if by_token and _same_shape(target.shape, pair.base.shape, True):
+    how = str(pair.change) if pair.change is not None else ""
+    same = target.shape == pair.base.shape == pair.tuned.shape
+    resized = not same and by_token and _same_shape(target.shape, pair.base.shape, True)
+    if pair.untrained and (same or resized) and not (by_token and gains_rows):
+        return TensorPair(name, "copied", how, pair, target)
+    if same:
+        return TensorPair(name, "transferred", how, pair, target, by_token)
+    if resized:
         rows = f"{pair.base.shape[0]}, {pair.tuned.shape[0]} and {target.shape[0]} rows in base, tuned and target"
-        return TensorPair(name, "resized", f"{rows}; matched by token", pair, target, True)
+        reason = f"{rows}; matched by token" + (f"; {how}" if how else "")
+        return TensorPair(name, "resized", reason, pair, target, True)
     if scale_of(name, 1.0, rules) == 0:
         return TensorPair(name, "copied", "its shapes differ (--rule …=0)", pair, target)
     reason = (
@@ -292,6 +332,8 @@ def _without_diff(name: str, target: StoredTensor, alone: TensorPair | None, rul
 
 
 def _without_place(name: str, pair: ParentPair, drop: str | None) -> TensorPair:
+    if pair.untrained:
+        return TensorPair(name, "dropped", f"the target has no such tensor; {pair.change}", pair)
     if _found(drop, name):
         return TensorPair(name, "dropped", "the target has no such tensor (--drop)", pair)
     reason = (
@@ -349,10 +391,6 @@ def _article(checkpoint: Checkpoint) -> str:
     architectures = checkpoint.config.get("architectures")
     name = architectures[0] if isinstance(architectures, list) and architectures else None
     return f"`{kind}` ({name})" if name else f"`{kind}`" if kind else "of unknown type"
-
-
-def _is_head_weight(name: str) -> bool:
-    return bool(HEAD.search(name)) and name.endswith(".weight")
 
 
 def _same_shape(one: tuple[int, ...], other: tuple[int, ...], rows_may_differ: bool) -> bool:

@@ -1,4 +1,4 @@
-/* The transfer of one piece in a single pass: widen, subtract, scale, add, round, measure.
+/* The transfer of one piece in a single pass: widen, subtract, scale, add, round, measure; and an adapter's product.
  *
  * A faster way to the very bits that arithmetic.py defines in numpy (tests hold one against the other): float32
  * steps, each rounded by itself (built with -ffp-contract=off), one rounding to nearest even for bfloat16. It keeps
@@ -7,6 +7,7 @@
  * Sums are taken over blocks of the caller's grid, in sixteen lanes, added up in a fixed order: they depend neither on
  * the piece size nor on the width of the machine's vectors. A lane adds 64 products at most in float32, then in
  * double, which keeps seven digits of a norm; a block whose products leave float32's range is summed again in double.
+ * Where the difference is given instead of being taken from base and tuned, sums are double from the start.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
@@ -348,12 +349,237 @@ static PyObject *py_narrow(PyObject *self, PyObject *args) {
     return convert(args, 1);
 }
 
+/* ---- A difference that is given: out = target + scale·diff ------------------------------------------------------- */
+
+#define CHUNK (64 * LANES) /* elements that are widened together, in the first-level cache */
+
+typedef double f64x __attribute__((vector_size(8 * LANES)));
+
+INLINE void widen_some(const char *from, float *to, Py_ssize_t n, int bf16) {
+    if (!bf16) {
+        memcpy(to, from, 4 * (size_t)n);
+        return;
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        uint16_t half;
+        memcpy(&half, from + 2 * i, 2);
+        uint32_t bits = (uint32_t)half << 16;
+        memcpy(to + i, &bits, 4);
+    }
+}
+
+INLINE void narrow_some(const float *from, char *to, Py_ssize_t n, int bf16) {
+    if (!bf16) {
+        memcpy(to, from, 4 * (size_t)n);
+        return;
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, from + i, 4);
+        uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+        uint16_t half = (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+        memcpy(to + 2 * i, &half, 2);
+    }
+}
+
+/* Adds ‖diff‖² and ‖target‖² to the first two sums, in lanes that begin anew with each block of the grid. */
+INLINE void add_block(const float *diff, const char *target, char *out, Py_ssize_t n, int bf16, int scaled, float scale,
+                      double *total) {
+    f64x dd = {0}, tt = {0};
+    int width = bf16 ? 2 : 4;
+    for (Py_ssize_t start = 0; start < n; start += CHUNK) {
+        float wide[CHUNK], d[CHUNK];
+        Py_ssize_t count = n - start < CHUNK ? n - start : CHUNK, padded = (count + LANES - 1) / LANES * LANES;
+        widen_some(target + start * width, wide, count, bf16);
+        memcpy(d, diff + start, 4 * (size_t)count);
+        for (Py_ssize_t i = count; i < padded; i++) wide[i] = d[i] = 0;
+        for (Py_ssize_t i = 0; i < padded; i += LANES) {
+            f32x t, u;
+            memcpy(&t, wide + i, sizeof t);
+            memcpy(&u, d + i, sizeof u);
+            f64x td = __builtin_convertvector(t, f64x), ud = __builtin_convertvector(u, f64x);
+            dd += ud * ud;
+            tt += td * td;
+            t = scaled ? t + u * scale : t + u;
+            memcpy(wide + i, &t, sizeof t);
+        }
+        narrow_some(wide, out + start * width, count, bf16);
+    }
+    double sums[2] = {0, 0};
+    for (int lane = 0; lane < LANES; lane++) {
+        sums[0] += dd[lane];
+        sums[1] += tt[lane];
+    }
+    total[0] += sums[0];
+    total[1] += sums[1];
+}
+
+INLINE void add_blocks(const float *diff, const char *target, char *out, Py_ssize_t n, Py_ssize_t first, Py_ssize_t block,
+                       int bf16, int scaled, float scale, double *total) {
+    int width = bf16 ? 2 : 4;
+    for (Py_ssize_t start = 0, stop = first < n ? first : n; start < n;
+         start = stop, stop = n - stop < block ? n : stop + block)
+        add_block(diff + start, target + start * width, out + start * width, stop - start, bf16, scaled, scale, total);
+}
+
+FOR_EACH_CPU static void add_bf16(const float *diff, const char *target, char *out, Py_ssize_t n, Py_ssize_t first,
+                                  Py_ssize_t block, int scaled, float scale, double *total) {
+    scaled ? add_blocks(diff, target, out, n, first, block, 1, 1, scale, total)
+           : add_blocks(diff, target, out, n, first, block, 1, 0, scale, total);
+}
+
+FOR_EACH_CPU static void add_f32(const float *diff, const char *target, char *out, Py_ssize_t n, Py_ssize_t first,
+                                 Py_ssize_t block, int scaled, float scale, double *total) {
+    scaled ? add_blocks(diff, target, out, n, first, block, 0, 1, scale, total)
+           : add_blocks(diff, target, out, n, first, block, 0, 0, scale, total);
+}
+
+/* ---- The product of two factors: out[i,j] (+)= Σ left[i,k]·right[k,j], in the order of k -------------------------- */
+
+#define TALL 4           /* rows of the output that are done together */
+#define BROAD (2 * LANES) /* and columns; the panel holds so many columns of `right`, k after k */
+
+/* Strides are counted in elements. `begin`: the first term is put in place instead of being added. */
+typedef struct {
+    const float *left, *right;
+    float *out, *panel;
+    Py_ssize_t rows, columns, depth;
+    Py_ssize_t left_row, left_k, right_k, right_column, out_row;
+    int begin;
+} Product;
+
+INLINE void pack(const Product *p, Py_ssize_t column, Py_ssize_t count) {
+    for (Py_ssize_t k = 0; k < p->depth; k++) {
+        const float *from = p->right + k * p->right_k + column * p->right_column;
+        float *to = p->panel + k * BROAD;
+        if (p->right_column == 1 && count == BROAD) {
+            memcpy(to, from, BROAD * sizeof *to);
+            continue;
+        }
+        for (Py_ssize_t j = 0; j < count; j++) to[j] = from[j * p->right_column];
+        for (Py_ssize_t j = count; j < BROAD; j++) to[j] = 0;
+    }
+}
+
+/* `rows` and whether `count` is all of BROAD are known where this is inlined, so the sums stay in registers. */
+INLINE void tile(const Product *p, Py_ssize_t row, Py_ssize_t column, int rows, size_t count) {
+    f32x sum[TALL][2];
+    Py_ssize_t k = 0;
+    for (int i = 0; i < rows; i++) {
+        float *at = p->out + (row + i) * p->out_row + column;
+        if (p->begin) {
+            float first = p->left[(row + i) * p->left_row];
+            f32x right[2];
+            memcpy(right, p->panel, sizeof right);
+            sum[i][0] = first * right[0];
+            sum[i][1] = first * right[1];
+            k = 1;
+        } else {
+            float held[BROAD] = {0};
+            memcpy(held, at, count * sizeof *at);
+            memcpy(sum[i], held, sizeof sum[i]);
+        }
+    }
+    for (; k < p->depth; k++) {
+        f32x right[2];
+        memcpy(right, p->panel + k * BROAD, sizeof right);
+        for (int i = 0; i < rows; i++) {
+            float left = p->left[(row + i) * p->left_row + k * p->left_k];
+            sum[i][0] += left * right[0];
+            sum[i][1] += left * right[1];
+        }
+    }
+    for (int i = 0; i < rows; i++) memcpy(p->out + (row + i) * p->out_row + column, sum[i], count * sizeof(float));
+}
+
+FOR_EACH_CPU static void multiply(const Product *shared) {
+    Product own = *shared, *p = &own; /* what is written to `out` cannot change it, and the compiler knows */
+    for (Py_ssize_t column = 0; column < p->columns; column += BROAD) {
+        size_t count = (size_t)(p->columns - column < BROAD ? p->columns - column : BROAD);
+        pack(p, column, (Py_ssize_t)count);
+        Py_ssize_t row = 0;
+        if (count == BROAD)
+            for (; row + TALL <= p->rows; row += TALL) tile(p, row, column, TALL, BROAD);
+        else
+            for (; row + TALL <= p->rows; row += TALL) tile(p, row, column, TALL, count);
+        for (; row < p->rows; row++) tile(p, row, column, 1, count);
+    }
+}
+
+static PyObject *py_add(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer diff, target, out, sums;
+    Py_ssize_t first, block, nonfinite;
+    int width, scaled;
+    double scale;
+    if (!PyArg_ParseTuple(args, "y*y*w*w*innpd", &diff, &target, &out, &sums, &width, &first, &block, &scaled, &scale))
+        return NULL;
+    PyObject *result = NULL;
+    if ((width != 2 && width != 4) || target.len != out.len || out.len % width || diff.len / 4 != out.len / width ||
+        diff.len % 4 || sums.len != SUMS * (Py_ssize_t)sizeof(double) || first < 1 || block < 1) {
+        PyErr_SetString(PyExc_ValueError, "buffers of one length, five doubles of sums and a positive grid are needed");
+    } else {
+        Py_ssize_t n = out.len / width;
+        Py_BEGIN_ALLOW_THREADS;
+        (width == 2 ? add_bf16 : add_f32)(diff.buf, target.buf, out.buf, n, first, block, scaled, (float)scale, sums.buf);
+        nonfinite = count_nonfinite(out.buf, n, width);
+        Py_END_ALLOW_THREADS;
+        result = PyLong_FromSsize_t(nonfinite);
+    }
+    PyBuffer_Release(&diff);
+    PyBuffer_Release(&target);
+    PyBuffer_Release(&out);
+    PyBuffer_Release(&sums);
+    return result;
+}
+
+/* Whether a matrix of `rows`×`columns` with these strides lies in `length` bytes of float32. */
+static int lies_in(Py_ssize_t length, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t row, Py_ssize_t column) {
+    Py_ssize_t elements = length / (Py_ssize_t)sizeof(float);
+    if (rows < 1 || columns < 1 || row < 0 || column < 0) return 0;
+    if (row && rows - 1 > elements / row) return 0;
+    if (column && columns - 1 > elements / column) return 0;
+    return (rows - 1) * row + (columns - 1) * column < elements;
+}
+
+static PyObject *py_multiply(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer left, right, out, panel;
+    Product p;
+    if (!PyArg_ParseTuple(args, "y*y*w*w*nnnnnnnnp", &left, &right, &out, &panel, &p.rows, &p.columns, &p.depth,
+                          &p.left_row, &p.left_k, &p.right_k, &p.right_column, &p.out_row, &p.begin))
+        return NULL;
+    PyObject *result = NULL;
+    if (!lies_in(left.len, p.rows, p.depth, p.left_row, p.left_k) ||
+        !lies_in(right.len, p.depth, p.columns, p.right_k, p.right_column) ||
+        !lies_in(out.len, p.rows, p.columns, p.out_row, 1) ||
+        panel.len / (Py_ssize_t)(BROAD * sizeof(float)) < p.depth) {
+        PyErr_SetString(PyExc_ValueError, "the matrices do not lie in their buffers, or the panel is too small");
+    } else {
+        p.left = left.buf, p.right = right.buf, p.out = out.buf, p.panel = panel.buf;
+        Py_BEGIN_ALLOW_THREADS;
+        multiply(&p);
+        Py_END_ALLOW_THREADS;
+        result = Py_NewRef(Py_None);
+    }
+    PyBuffer_Release(&left);
+    PyBuffer_Release(&right);
+    PyBuffer_Release(&out);
+    PyBuffer_Release(&panel);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"transfer", py_transfer, METH_VARARGS,
      "transfer(base, tuned, target, out, sums, width, first, block, scaled, scale) -> count of NaN and infinity in out"},
     {"transfer_files", py_transfer_files, METH_VARARGS,
      "transfer_files((descriptors of base, tuned, target), (places in them), room, out, sums, width, first, block, scaled, scale)"
      " -> count of NaN and infinity in out, or None where a read failed"},
+    {"add", py_add, METH_VARARGS,
+     "add(diff, target, out, sums, width, first, block, scaled, scale) -> count of NaN and infinity in out"},
+    {"multiply", py_multiply, METH_VARARGS,
+     "multiply(left, right, out, panel, rows, columns, depth, left_row, left_k, right_k, right_column, out_row, begin): "
+     "float32, strides in elements, the panel holds 32 float32 for each k"},
     {"widen", py_widen, METH_VARARGS, "widen(bf16_bits, float32_out)"},
     {"narrow", py_narrow, METH_VARARGS, "narrow(float32, bf16_bits_out), to nearest even"},
     {NULL, NULL, 0, NULL},

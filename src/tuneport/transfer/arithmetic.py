@@ -1,6 +1,7 @@
 """The arithmetic of transfer, defined to the last bit: arrays in, arrays out.
 
     d = W(tuned) − W(base)        p = W(scale)·d        o = W(target) + p
+    d = W(scaling)·Σ W(B)·W(A)    for the product of an adapter, term by term in the order of the rank
 
 W is the working dtype: float64 if any input is float64, else float32. Each step is rounded to W by itself (numpy
 fuses nothing), then the result is rounded once to the output dtype. What is stored is handed around as *bits*: an
@@ -64,6 +65,21 @@ def add(target: Floats, diff: Floats, scale: float) -> Floats:
     assert scale != 0, "scale 0 is a copy of bytes: -0.0 + 0·x would be +0.0"
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         return target + diff if scale == 1 else target + diff.dtype.type(scale) * diff
+
+
+def accumulate(left: Floats, right: Floats, out: Floats, begin: bool) -> None:
+    """Terms of a product added to ``out`` one after another: out[i,j] += left[i,k]·right[k,j] for k = 0, 1, …
+
+    Each product and each sum is rounded by itself, in the order of k, without BLAS and without fusion, so a product is
+    the same on any machine and however it is cut. ``begin``: the first term is not added but put in place.
+    """
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        for k in range(left.shape[1]):
+            term = left[:, k, None] * right[k]
+            if begin and k == 0:
+                out[...] = term
+            else:
+                out += term
 
 
 def measure(diff: Floats, target: Floats, base: Floats) -> Array:

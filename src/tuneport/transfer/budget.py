@@ -45,9 +45,10 @@ class Budget:
     limit: int
 
 
-def budget(limit: int | None, workers: int | None, default: int = DEFAULT_MAX_MEMORY) -> Budget:
+def budget(limit: int | None, workers: int | None, default: int = DEFAULT_MAX_MEMORY, more: int = 0) -> Budget:
     """The largest pool that fits into ``limit`` bytes. Raises `OutputError` naming the minimum where none does.
 
+    ``more`` are bytes that each worker needs beside its pieces: tiles of an adapter's factors.
     Without a limit ``default`` holds; in a process that holds much already (a notebook with torch in it), it bounds
     what the run adds.
     """
@@ -57,7 +58,7 @@ def budget(limit: int | None, workers: int | None, default: int = DEFAULT_MAX_ME
     wanted = workers if workers is not None else usable_cpus()
     for count in range(wanted, 0, -1):
         for piece in PIECES:
-            estimate = held + _BOOKKEEPING + count * (piece * _BYTES_PER_ELEMENT + _TEMPORARIES + _THREAD)
+            estimate = held + _BOOKKEEPING + count * (piece * _BYTES_PER_ELEMENT + _TEMPORARIES + _THREAD + more)
             if estimate <= limit:
                 return Budget(count, piece, estimate, limit)
     raise OutputError(

@@ -51,7 +51,8 @@ def _front_matter(manifest: Mapping[str, Any]) -> list[str]:
     if hub_ids:
         lines += ["base_model:", *[f"- {json.dumps(hub_id)}" for hub_id in hub_ids]]
         lines.append("base_model_relation: merge")
-    return [*lines, "tags:", "- tuneport", "- fine-tuning-transfer", f"- {manifest['operation']}", "---"]
+    adapted = ["- peft"] if any("adapter" in entry for entry in manifest["inputs"]) else []
+    return [*lines, "tags:", "- tuneport", "- fine-tuning-transfer", f"- {manifest['operation']}", *adapted, "---"]
 
 
 def _title(manifest: Mapping[str, Any]) -> str:

@@ -42,7 +42,7 @@ def plan_as_json(plan: Plan, running: Running, out: Path | None = None) -> dict[
         "tensors": [
             {"name": line.name, "action": line.fate, "reason": line.reason, "by_token": line.by_token}
             for line in plan.account
-            if line.fate != "transferred" or line.by_token
+            if line.fate != "transferred" or line.by_token or line.reason
         ],
         "tokens": [token_record(match) for match in plan.vocabulary],
         "decisions": [asdict(decision) for decision in plan.decisions],
@@ -66,7 +66,15 @@ def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
             f"parameters in {len(checkpoint.files)} file(s)"
         )
     lines += ["", "tensors: " + ", ".join(f"{count} {fate}" for fate, count in told["counts"].items())]
+    adapted = {line.name for line in plan.account if line.pair is not None and line.pair.change is not None}
+    alike = Counter((tensor["action"], tensor["reason"]) for tensor in told["tensors"] if tensor["name"] in adapted)
+    for (action, reason), count in alike.items():  # an adapter does the same to many
+        example = next(t["name"] for t in told["tensors"] if (t["action"], t["reason"]) == (action, reason))
+        more = f" and {count - 1} more" if count > 1 else ""
+        lines.append(f"  {action:<11} {example}{more}: {reason}")
     for tensor in told["tensors"]:
+        if tensor["name"] in adapted:
+            continue
         how = " (rows matched by token)" if tensor["by_token"] and tensor["action"] == "transferred" else ""
         reason = f": {tensor['reason']}" if tensor["reason"] else ""
         lines.append(f"  {tensor['action']:<11} {tensor['name']}{how}{reason}")
@@ -114,7 +122,7 @@ def _cache_refusals(plan: Plan) -> list[str]:
 
 def _memory(plan: Plan, running: Running) -> tuple[Budget | None, list[str]]:
     try:
-        return budget(running.memory_limit, running.workers, plan.default_limit), []
+        return budget(running.memory_limit, running.workers, plan.default_limit, plan.more_memory), []
     except OutputError as error:
         return None, [str(error)]
 

@@ -23,9 +23,10 @@ def _load() -> Any:
     if os.environ.get("TUNEPORT_KERNEL") == "numpy":
         return None
     try:
-        return importlib.import_module("tuneport.transfer._kernel")
+        module = importlib.import_module("tuneport.transfer._kernel")
     except ImportError:
         return None
+    return module if hasattr(module, "multiply") else None  # else it was built from an earlier version's source
 
 
 _compiled = _load()
@@ -35,6 +36,8 @@ NAME = "compiled" if _compiled is not None else "numpy"
 # Sums are added up over blocks of this many elements, counted from the start of each leaf (a leaf holds whole blocks):
 # they are the same for any piece size that is a multiple of it, and for any number of workers.
 BLOCK = 65536
+# Columns that the kernel multiplies together.
+_PANEL = 32
 
 
 def transfer(
@@ -90,6 +93,53 @@ def transfer_files(
         tuple(files), tuple(places), room(3 * BLOCK * width), out, sums, width, first, BLOCK, scale != 1, scale
     )
     return count
+
+
+def add(diff: Array, target: memoryview, out: memoryview, dtype: str, scale: float, start: int, sums: Array) -> int:
+    """o = t + s·d for a difference that is at hand in float32, and bytes of one float dtype; as `transfer` otherwise.
+
+    The sums that need a base (‖base‖², ‖target − base‖² and the product with it) are left as they are.
+    """
+    if _compiled is not None and dtype in ("BF16", "F32"):
+        width, first = 2 if dtype == "BF16" else 4, BLOCK - start % BLOCK
+        count: int = _compiled.add(diff, target, out, sums, width, first, BLOCK, scale != 1, scale)
+        return count
+    t, o = (arithmetic.as_bits(buffer, dtype) for buffer in (target, out))
+    for begin, end in blocks(start, o.size):
+        wide = widen(t[begin:end], dtype, "F32")
+        o[begin:end] = narrow(arithmetic.add(wide, diff[begin:end], scale), dtype)
+        sums[0] += arithmetic.square(diff[begin:end])
+        sums[1] += arithmetic.square(wide)
+    return arithmetic.count_nonfinite(o, dtype)
+
+
+def accumulate(left: Array, right: Array, out: Array, begin: bool) -> None:
+    """`arithmetic.accumulate`, the same bits: out[i,j] += left[i,k]·right[k,j] in the order of k.
+
+    Matrices of any strides within C-contiguous buffers; the rows of ``out`` are contiguous.
+    """
+    if _compiled is None or not all(matrix.dtype == np.float32 for matrix in (left, right, out)) or not out.size:
+        arithmetic.accumulate(left, right, out, begin)
+        return
+    panel = np.empty((left.shape[1], _PANEL), np.float32)
+    strides = [stride // 4 for matrix in (left, right, out) for stride in matrix.strides]
+    assert strides[5] == 1 and left.shape[1] > 0
+    _compiled.multiply(
+        _from_first(left),
+        _from_first(right),
+        _from_first(out),
+        panel,
+        *out.shape,
+        left.shape[1],
+        *strides[:5],
+        begin,
+    )  # fmt: skip  (matrices, sizes, strides)
+
+
+def _from_first(matrix: Array) -> Array:
+    """The memory of a matrix from its first to its last element, as one row: what the kernel strides over."""
+    length = sum((size - 1) * (stride // 4) for size, stride in zip(matrix.shape, matrix.strides, strict=True)) + 1
+    return np.lib.stride_tricks.as_strided(matrix, (length,), (4,))
 
 
 def blocks(start: int, count: int) -> list[tuple[int, int]]:

@@ -57,7 +57,12 @@ _SHAPE: Mapping[str, Any] = {
     "plan": {"choices": {}, "inputs": {"*": {"files": {"*": {}}}}},
     "scales?": [float],
     "diff?": {
-        "*": {"base": {"dtype": str, "shape": [int]}, "tuned": {"dtype": str, "shape": [int]}, "raw_ids?": [int]}
+        "*": {
+            "base": {"dtype": str, "shape": [int]},
+            "tuned": {"dtype": str, "shape": [int]},
+            "raw_ids?": [int],
+            "ids?": [int],
+        }
     },
 }
 
@@ -92,6 +97,14 @@ class TensorResult:
         """Whether a difference was added to it (or is what it holds)."""
         return not isinstance(self.task.recipe, Sum) or any(scale != 0 for scale in self.task.scales)
 
+    @property
+    def reads_base(self) -> bool:
+        """Whether the whole of the base's tensor was read and measured: for an adapter's change it is not."""
+        recipe, pair = self.task.recipe, self.task.line.pair
+        if not isinstance(recipe, Sum) or (pair is not None and pair.change is not None):
+            return False
+        return recipe.terms[0].minus is not None
+
 
 @dataclass(frozen=True)
 class Measures:
@@ -117,7 +130,7 @@ def measures(results: list[TensorResult]) -> Measures:
     taking = [result for result in results if result.has_diff]
     dd, tt, bb, gg, dg = [math.fsum(values) for values in zip(*(r.sums for r in taking), strict=True)] or [0.0] * SUMS
     zero = bool(taking) and dd == 0 and not any(result.nonfinite for result in taking)
-    has_base = any(isinstance(r.task.recipe, Sum) and r.task.recipe.terms[0].minus is not None for r in taking)
+    has_base = all(r.reads_base for r in taking)
     if not has_base:
         return Measures(_root(dd) if taking else None, None, None, None, zero)
     return Measures(_root(dd), _root(gg), _cosine(dg, dd, gg), _cosine((tt + bb - gg) / 2, tt, bb), zero)

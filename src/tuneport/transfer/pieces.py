@@ -1,8 +1,9 @@
 """What one piece of an output tensor is made of: read, subtract, scale, add, round.
 
 In comes a recipe (`Sum`: a target's tensor plus scaled differences; `Difference`: tuned minus base) and a range of
-elements, out come the stored bytes of that range and its sums. Rows that were matched by token are cut into runs of
-neighbours; everything else is one run. Nothing is written here.
+elements, out come the stored bytes of that range and its sums. A difference is tuned minus base, one that is stored, or
+an adapter's product. Rows that were matched by token are cut into runs of neighbours; everything else is one run.
+Nothing is written here.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from tuneport.checkpoint.adapter import LowRank
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.open import TensorReader
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.pairing.rows import Runs
 from tuneport.transfer import arithmetic, kernel
 from tuneport.transfer.arithmetic import Array, Floats
+from tuneport.transfer.product import fill
 from tuneport.transfer.stream import Workspace
 
 
@@ -27,6 +32,26 @@ class Source:
 
     role: str
     tensor: StoredTensor
+
+
+@dataclass(frozen=True)
+class Product:
+    """An adapter's product, and the role whose reader has its factors."""
+
+    role: str
+    low_rank: LowRank
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """Rows that are taken as they stand: a tensor's, with an adapter's product on top where it has one.
+
+    What an adapter makes is rounded to ``dtype``, the tuned model's, as it would be when merged.
+    """
+
+    source: Source
+    product: Product | None
+    dtype: str
 
 
 Readers = Mapping[str, TensorReader]
@@ -44,15 +69,17 @@ class Rounding:
 class Term:
     """One scaled diff vector: ``plus`` minus ``minus``, or ``plus`` alone where it is a stored difference.
 
-    ``runs`` says which rows meet which: their columns are target, minus and plus (-1: none). ``raw`` rows are those of
-    tokens that only the tuned model has; they are taken from that source as they stand.
+    An adapter's ``product`` is added to that; alone it is the difference, and neither of the two is read. ``runs`` says
+    which rows meet which: their columns are target, minus and plus, whose rows are also the product's (-1: none). ``raw``
+    rows are those of tokens that only the tuned model has; they are taken from there as they stand.
     """
 
-    plus: Source
+    plus: Source | None
     minus: Source | None
     scale: float
     runs: Runs | None = None
-    raw: Source | None = None
+    raw: RawRows | None = None
+    product: Product | None = None
 
 
 @dataclass(frozen=True)
@@ -101,16 +128,21 @@ class Sum:
         if target_at < 0:
             return self._raw(here, out)
         live = [(i, term, at) for i, term in enumerate(self.terms) if (at := _partners(term, start)) is not None]
-        if len(live) == 1 and self._fits_kernel(live[0][1]):
+        if len(live) == 1 and self.rounding.how == "nearest" and self.target.tensor.dtype == self.dtype:
             _, term, (minus_at, plus_at) = live[0]
-            assert term.minus is not None
-            sources = ((term.minus, minus_at), (term.plus, plus_at), (self.target, target_at))
-            counted = here.transfer(sources, out, self.dtype, term.scale, start - origin, sums)
-            if counted is not None:
-                return counted
-            base, tuned = here.bytes(term.minus, minus_at, "base"), here.bytes(term.plus, plus_at, "tuned")
-            target = here.bytes(self.target, target_at, "target")
-            return kernel.transfer(base, tuned, target, out, self.dtype, term.scale, start - origin, sums)
+            if term.product is None and self._fits_kernel(term):
+                assert term.minus is not None and term.plus is not None
+                sources = ((term.minus, minus_at), (term.plus, plus_at), (self.target, target_at))
+                counted = here.transfer(sources, out, self.dtype, term.scale, start - origin, sums)
+                if counted is not None:
+                    return counted
+                base, tuned = here.bytes(term.minus, minus_at, "base"), here.bytes(term.plus, plus_at, "tuned")
+                target = here.bytes(self.target, target_at, "target")
+                return kernel.transfer(base, tuned, target, out, self.dtype, term.scale, start - origin, sums)
+            if term.product is not None and term.plus is None and self.work == "F32":
+                diff = here.product(term.product, plus_at, stop - start, self.work)
+                target = here.bytes(self.target, target_at, "target")
+                return kernel.add(diff, target, out, self.dtype, term.scale, start - origin, sums)
         target_bits = arithmetic.as_bits(here.bytes(self.target, target_at, "target"), self.target.tensor.dtype)
         out_bits = arithmetic.as_bits(out, self.dtype)
         if not live and self.dtype == self.target.tensor.dtype:
@@ -136,22 +168,22 @@ class Sum:
     def _raw(self, here: _Reading, out: memoryview) -> int:
         """Rows of new tokens: the tuned model's as they stand; scale and rules do not touch them."""
         for term in self.terms:
-            source = term.raw or term.plus
             at = term.runs.raw(here.start) if term.runs else -1
             if at >= 0:
-                bits = arithmetic.as_bits(here.bytes(source, at, "tuned"), source.tensor.dtype)
+                raw = term.raw or _as_it_stands(term.plus)
+                bits, dtype = here.raw(raw, at), raw.dtype
                 out_bits = arithmetic.as_bits(out, self.dtype)
-                if source.tensor.dtype == self.dtype:
+                if dtype == self.dtype:
                     out_bits[:] = bits
                 else:
-                    out_bits[:] = self._round(kernel.widen(bits, source.tensor.dtype, self.work), here.start)
+                    out_bits[:] = self._round(kernel.widen(bits, dtype, self.work), here.start)
                 return arithmetic.count_nonfinite(out_bits, self.dtype)
         raise AssertionError(f"{self.name}: row of element {here.start} has no source")
 
     def _fits_kernel(self, term: Term) -> bool:
-        if term.minus is None or self.rounding.how != "nearest":
+        if term.minus is None or term.plus is None:
             return False
-        return {term.minus.tensor.dtype, term.plus.tensor.dtype, self.target.tensor.dtype} == {self.dtype}
+        return term.minus.tensor.dtype == term.plus.tensor.dtype == self.dtype
 
     def _round(self, values: Floats, index: int) -> Array:
         if self.rounding.how == "nearest":
@@ -162,13 +194,14 @@ class Sum:
 
 @dataclass(frozen=True)
 class Difference:
-    """Recipe of a stored diff vector: W(tuned) − W(base), in W. ``rows`` are pairs where rows match by token."""
+    """Recipe of a stored diff vector, in W: the difference that ``terms`` describe, unscaled.
+
+    A row is that of the one term in which it has partners, and zero where it has none.
+    """
 
     name: str
-    base: Source
-    tuned: Source
+    terms: tuple[Term, ...]
     dtype: str
-    runs: Runs | None = None
 
     def piece(
         self, start: int, stop: int, origin: int, readers: Readers, space: Workspace, sums: Array
@@ -176,48 +209,50 @@ class Difference:
         """Stored bytes of the elements from ``start`` to ``stop``, and how many of them are NaN or infinite."""
         out = space.buffer("out", (stop - start) * DTYPES[self.dtype].itemsize)
         values = arithmetic.as_bits(out, self.dtype)
-        cuts = sorted({start, stop, *(self.runs.cuts(start, stop) if self.runs else ())})
+        runs = [term.runs for term in self.terms if term.runs is not None]
+        cuts = sorted({start, stop, *(cut for each in runs for cut in each.cuts(start, stop))})
         for begin, end in itertools.pairwise(cuts):
             here = _Reading(begin, end, readers, space)
-            tuned_at = self.runs.tuned(begin) if self.runs else begin
-            if tuned_at < 0:
+            live = [(term, at) for term in self.terms if (at := _partners(term, begin)) is not None]
+            if not live:
                 values[begin - start : end - start] = 0
                 continue
-            base_bits = arithmetic.as_bits(here.bytes(self.base, begin, "base"), self.base.tensor.dtype)
-            tuned_bits = arithmetic.as_bits(here.bytes(self.tuned, tuned_at, "tuned"), self.tuned.tensor.dtype)
+            assert len(live) == 1, f"{self.name}: element {begin} has several differences"
+            term, (minus_at, plus_at) = live[0]
             for first, last in kernel.blocks(begin - origin, end - begin):
-                base = kernel.widen(base_bits[first:last], self.base.tensor.dtype, self.dtype)
-                tuned = kernel.widen(tuned_bits[first:last], self.tuned.tensor.dtype, self.dtype)
-                diff = arithmetic.difference(tuned, base)
+                diff, base = here.difference(term, minus_at + first, plus_at + first, last - first, self.dtype, 0)
                 values[begin - start + first : begin - start + last] = diff
                 sums[0] += arithmetic.square(diff)
-                sums[2] += arithmetic.square(base)
+                if base is not None:
+                    sums[2] += arithmetic.square(base)
         return out, arithmetic.count_nonfinite(values, self.dtype)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Recipe of rows kept as they stand: those of the tuned model at ``ids``, one after another."""
+    """Recipe of rows of the tuned model kept as they stand, one after another: where each is, and which row it is there."""
 
     name: str
-    source: Source
-    ids: tuple[int, ...]
+    rows: tuple[tuple[RawRows, int], ...]
+    columns: int
     dtype: str
 
     def piece(
         self, start: int, stop: int, origin: int, readers: Readers, space: Workspace, sums: Array
     ) -> tuple[memoryview, int]:
         """Stored bytes of the elements from ``start`` to ``stop``."""
-        itemsize, columns = DTYPES[self.dtype].itemsize, self.source.tensor.elements // self.source.tensor.shape[0]
-        out = space.buffer("out", (stop - start) * itemsize)
+        columns = self.columns
+        out = space.buffer("out", (stop - start) * DTYPES[self.dtype].itemsize)
+        values = arithmetic.as_bits(out, self.dtype)
         position = start
         while position < stop:
             row, column = divmod(position, columns)
             count = min(columns - column, stop - position)
-            view = out[(position - start) * itemsize : (position - start + count) * itemsize]
-            readers[self.source.role].read_into(self.source.tensor, (self.ids[row] * columns + column) * itemsize, view)
+            here = _Reading(position, position + count, readers, space)
+            raw, place = self.rows[row]
+            values[position - start : position - start + count] = here.raw(raw, place * columns + column)
             position += count
-        return out, arithmetic.count_nonfinite(arithmetic.as_bits(out, self.dtype), self.dtype)
+        return out, arithmetic.count_nonfinite(values, self.dtype)
 
 
 Recipe = Sum | Difference | Rows
@@ -256,20 +291,48 @@ class _Reading:
         self, term: Term, minus_at: int, plus_at: int, count: int, work: str, number: int
     ) -> tuple[Floats, Floats | None]:
         """The diff vector of a block, in the working dtype, and the base where it was read."""
+        product = None if term.product is None else self.product(term.product, plus_at, count, work)
+        if term.plus is None:
+            assert product is not None, "a term without plus and product has no partners"
+            return product, None
         plus_bits = arithmetic.as_bits(self.bytes(term.plus, plus_at, f"tuned{number}", count), term.plus.tensor.dtype)
-        plus = kernel.widen(plus_bits, term.plus.tensor.dtype, work)
-        if term.minus is None:
-            return plus, None
-        minus_bits = arithmetic.as_bits(
-            self.bytes(term.minus, minus_at, f"base{number}", count), term.minus.tensor.dtype
-        )
-        minus = kernel.widen(minus_bits, term.minus.tensor.dtype, work)
-        return arithmetic.difference(plus, minus), minus
+        diff, minus = kernel.widen(plus_bits, term.plus.tensor.dtype, work), None
+        if term.minus is not None:
+            minus_bits = arithmetic.as_bits(
+                self.bytes(term.minus, minus_at, f"base{number}", count), term.minus.tensor.dtype
+            )
+            minus = kernel.widen(minus_bits, term.minus.tensor.dtype, work)
+            diff = arithmetic.difference(diff, minus)
+        return (diff if product is None else arithmetic.add(diff, product, 1.0)), minus
+
+    def product(self, product: Product, at: int, count: int, work: str) -> Floats:
+        """So many elements of an adapter's product, from ``at`` on."""
+        dtype = DTYPES[work].numpy
+        values: Floats = np.frombuffer(self.space.buffer("product", count * DTYPES[work].itemsize), dtype)
+        fill(product.low_rank, at, values, self.readers[product.role], self.space)
+        return values
+
+    def raw(self, raw: RawRows, at: int) -> Array:
+        """The run's elements as they stand in the tuned model, from ``at`` on, in its dtype."""
+        dtype = raw.source.tensor.dtype
+        bits = arithmetic.as_bits(self.bytes(raw.source, at, "tuned"), dtype)
+        if raw.product is None and dtype == raw.dtype:
+            return bits
+        work = arithmetic.working_dtype(dtype, raw.dtype)
+        values = kernel.widen(bits, dtype, work)
+        if raw.product is not None:
+            values = arithmetic.add(values, self.product(raw.product, at, self.stop - self.start, work), 1.0)
+        return kernel.narrow(values, raw.dtype)
+
+
+def _as_it_stands(source: Source | None) -> RawRows:
+    assert source is not None
+    return RawRows(source, None, source.tensor.dtype)
 
 
 def _partners(term: Term, start: int) -> tuple[int, int] | None:
     """Where base and tuned elements of a run begin, or None where it takes no difference (scale 0, or unmatched)."""
-    if term.scale == 0:
+    if term.scale == 0 or (term.plus is None and term.product is None):
         return None
     if term.runs is None:
         return start, start

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from blake3 import blake3
 
 from tuneport import __version__
+from tuneport.checkpoint.adapter import Alike
 from tuneport.checkpoint.config import resolve
 from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count
 from tuneport.checkpoint.open import Checkpoint
@@ -23,6 +24,7 @@ from tuneport.checkpoint.shards import Layout, Slot, lay_out
 from tuneport.checkpoint.sidecars import Decision, Difference, merge_sidecars
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError, PairingError, SidecarError, TuneportError, listing
+from tuneport.pairing.adapted import check_ids, lay_onto
 from tuneport.pairing.rows import Runs, runs_of
 from tuneport.pairing.tensors import (
     EMBEDDING,
@@ -39,10 +41,12 @@ from tuneport.pairing.tensors import (
     written_tensors,
 )
 from tuneport.pairing.vocabulary import RowMap, VocabularyMatch, match_vocabulary
+from tuneport.transfer.adapted_terms import adapted_terms
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.budget import DEFAULT_MAX_MEMORY, DEFAULT_MAX_MEMORY_PARSING
 from tuneport.transfer.choices import Choices
-from tuneport.transfer.pieces import Recipe, Rounding, Source, Sum, Term
+from tuneport.transfer.pieces import Recipe, Rounding, Rows, Source, Sum, Term
+from tuneport.transfer.product import NBYTES
 
 FORMAT = "tuneport/1"
 Operation = Literal["transfer", "apply", "diff"]
@@ -70,7 +74,11 @@ class OutputTask:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that will happen. ``refusals`` non-empty: the run would stop before the first byte."""
+    """Everything that will happen. ``refusals`` non-empty: the run would stop before the first byte.
+
+    ``inputs`` are the checkpoints as they are given: of an adapter its own tensors. ``exact`` are pairs that must be equal
+    in base and tuned, ``alike`` tensors of an adapter that must be equal to each other.
+    """
 
     operation: Operation
     formula: str
@@ -79,6 +87,7 @@ class Plan:
     account: tuple[TensorPair, ...]
     tasks: tuple[OutputTask, ...]
     exact: tuple[ParentPair, ...]
+    alike: tuple[Alike, ...]
     layout: Layout
     vocabulary: tuple[VocabularyMatch, ...]
     files: Mapping[str, bytes | Path]
@@ -99,6 +108,12 @@ class Plan:
         """The memory bound where none is given: vocabularies that had to be parsed need more."""
         parsed = any(match.how == "strings" for match in self.vocabulary)
         return DEFAULT_MAX_MEMORY_PARSING if parsed else DEFAULT_MAX_MEMORY
+
+    @property
+    def more_memory(self) -> int:
+        """Bytes that each worker needs beside its pieces: tiles of an adapter's factors."""
+        pairs = [line.pair for line in self.account if line.pair is not None]
+        return NBYTES if any(pair.change is not None and pair.change.low_rank is not None for pair in pairs) else 0
 
     @property
     def bytes_to_read(self) -> int:
@@ -141,13 +156,19 @@ class Plan:
 
 def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choices: Choices) -> Plan:
     """The plan of target + scale·(tuned − base). Raises where the models do not belong together at all."""
+    inputs = (base, tuned, target)
+    adapted = lay_onto(tuned, base, is_tied(base), target) if tuned.adapter is not None else None
+    tuned = adapted.model if adapted is not None else tuned
     for checkpoint in (base, tuned, target):
         check_readable(checkpoint)
     check_architectures(base, tuned, target)
     ties = {checkpoint.role: is_tied(checkpoint) for checkpoint in (base, tuned, target)}
     match = match_rows(base, tuned, target, ties, choices)
+    if adapted is not None:
+        check_ids(match, tuned)
     by_token = rows_matter(match, base, tuned, target)
-    parents = pair_parents(base, tuned, (ties["base"], ties["tuned"]), by_token, choices.drop)
+    changes = adapted.changes if adapted is not None else None
+    parents = pair_parents(base, tuned, (ties["base"], ties["tuned"]), by_token, choices.drop, changes)
     check_patterns(choices.rules, choices.drop, [*target.tensors, *parents.pairs, *parents.alone])
     account = pair_target(
         parents.pairs,
@@ -158,6 +179,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         vocabulary_rows=by_token,
         rules=choices.rules,
         drop=choices.drop,
+        gains_rows=bool(match.added),
     )
     cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
     matrices = Matrices(match)
@@ -177,19 +199,28 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
     return Plan(
         operation="transfer",
         formula=formula(choices),
-        inputs=(base, tuned, target),
+        inputs=inputs,
         choices=choices,
         account=tuple(account),
         tasks=tuple(tasks),
-        exact=tuple(line.pair for line in account if line.pair and line.pair.exact and line.fate != "refused"),
+        exact=tuple(
+            line.pair
+            for line in account
+            if line.pair and line.pair.exact and not line.pair.untrained and line.fate != "refused"
+        ),
+        alike=adapted.alike if adapted is not None else (),
         layout=layout,
         vocabulary=(without_tokenizers(match),),
         files=sidecars.files,
-        decisions=(*token_decisions(match), *sidecars.decisions),
+        decisions=(
+            *(adapted.decisions if adapted is not None else ()),
+            *token_decisions(match),
+            *sidecars.decisions,
+        ),
         differences=sidecars.differences,
         tensor_refusals=(*parents.refusals, *(line.reason for line in account if line.fate == "refused")),
         sidecar_refusals=sidecars.refusals,
-        warnings=sidecars.warnings,
+        warnings=(*(adapted.warnings if adapted is not None else ()), *sidecars.warnings),
         extra={},
     )
 
@@ -373,22 +404,29 @@ def _recipe(
         return Sum(line.name, Source("target", target), (), dtype, work, rounding), target.shape, (0.0,)
     base, tuned = line.pair.base, line.pair.tuned
     scale = scale_of(line.name, choices.scale, choices.rules)
-    runs = matrices.runs(base, tuned, target) if line.by_token else None
-    term = Term(Source("tuned", tuned), Source("base", base), scale, runs)
-    rows = matrices.map(base.shape[0], tuned.shape[0], target.shape[0]).rows if line.by_token else 0
-    shape = (rows, *target.shape[1:]) if line.by_token else target.shape
+    change = line.pair.change
+    matched = line.by_token or (change is not None and change.rows is not None)
+    rows = matrices.map(base.shape[0], tuned.shape[0], target.shape[0]) if matched else None
+    shape = (rows.rows, *target.shape[1:]) if rows is not None else target.shape
+    if change is None:
+        runs = matrices.runs(base, tuned, target) if matched else None
+        terms: tuple[Term, ...] = (Term(Source("tuned", tuned), Source("base", base), scale, runs),)
+    else:
+        terms = adapted_terms(line.pair, scale, rows, columns_of(target))
     work = working_dtype(base.dtype, tuned.dtype, target.dtype)
-    return Sum(line.name, Source("target", target), (term,), dtype, work, rounding), shape, (scale,)
+    return Sum(line.name, Source("target", target), terms, dtype, work, rounding), shape, (scale,)
 
 
 def _sources(recipe: Recipe) -> list[StoredTensor]:
-    if isinstance(recipe, Sum):
-        parts: list[Source | None] = [recipe.target]
-        for term in recipe.terms:
-            parts += [term.plus, term.minus, term.raw] if term.scale else []
-        return [part.tensor for part in parts if part is not None]
-    parts = [getattr(recipe, "base", None), getattr(recipe, "tuned", None)]
-    return [part.tensor for part in parts if part is not None]
+    """What a recipe reads in whole; rows that are taken as they stand are few."""
+    if isinstance(recipe, Rows):
+        return []
+    parts = [recipe.target.tensor] if isinstance(recipe, Sum) else []
+    for term in recipe.terms:
+        if term.scale and (term.plus is not None or term.product is not None):
+            parts += [source.tensor for source in (term.plus, term.minus) if source is not None]
+            parts += [term.product.low_rank.a, term.product.low_rank.b] if term.product is not None else []
+    return parts
 
 
 def _stamp(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -25,7 +25,9 @@ from tuneport.checkpoint.open import Checkpoint, TensorReader, open_checkpoint, 
 from tuneport.checkpoint.write import MANIFEST, AlreadyDone, OutputFolder, begin, check_place
 from tuneport.errors import CheckpointError, DoubtError, NumericsError, PairingError, listing
 from tuneport.pairing.tensors import ParentPair, stored_twice
+from tuneport.pairing.vocabulary import RowMap
 from tuneport.transfer import arithmetic
+from tuneport.transfer.adapted_terms import adapted_terms
 from tuneport.transfer.budget import PIECE, Budget, budget
 from tuneport.transfer.card import render_card
 from tuneport.transfer.choices import Choices, Running
@@ -40,8 +42,9 @@ from tuneport.transfer.manifest import (
     misshapen,
     render_manifest,
 )
-from tuneport.transfer.pieces import Readers, Source, Sum, equal, nonfinite_in
-from tuneport.transfer.plan import OutputTask, Plan, is_tied, plan_transfer
+from tuneport.transfer.pieces import Difference, Readers, Source, Sum, Term, equal, nonfinite_in
+from tuneport.transfer.plan import OutputTask, Plan, columns_of, is_tied, plan_transfer
+from tuneport.transfer.product import are_alike
 from tuneport.transfer.stream import Progress, Workspace, run_leaves
 
 
@@ -69,7 +72,8 @@ def transfer(
 ) -> Outcome:
     """Write target + (tuned − base) to the folder ``out`` (Lin et al. 2025, section 2).
 
-    ``base``, ``tuned`` and ``onto`` are folders or Hub ids (``org/name@revision``). Raises `TuneportError`, and leaves
+    ``base``, ``tuned`` and ``onto`` are folders or Hub ids (``org/name@revision``); ``tuned`` may be a PEFT adapter of the
+    base. Raises `TuneportError`, and leaves
     ``out`` untouched, for whatever stands against it; a killed run is taken up again by the same call.
     """
     choices = choices or Choices()
@@ -83,7 +87,7 @@ def execute(plan: Plan, out: Path, running: Running) -> Outcome:
     _stop_if_doubtful(plan.warnings, running)
     check_place(out, [checkpoint.path for checkpoint in plan.inputs if checkpoint.hub_id is None])
     record = plan.record()
-    pool = budget(running.memory_limit, running.workers, plan.default_limit)
+    pool = budget(running.memory_limit, running.workers, plan.default_limit, plan.more_memory)
     try:
         with begin(out, record, plan.layout, running.overwrite) as folder:
             begun = time.monotonic()
@@ -241,6 +245,16 @@ def _check_tied(plan: Plan, readers: Readers) -> None:
         if (embedding.dtype, embedding.shape) != (head.dtype, head.shape)
         or not equal(Source(checkpoint.role, embedding), Source(checkpoint.role, head), readers, space, PIECE)
     ]
+    apart = [
+        f"`{alike.one.name}` and `{alike.other.name}`"
+        for alike in plan.alike
+        if not alike.fits or not are_alike(alike, readers["tuned"], space)
+    ]
+    if apart:
+        raise PairingError(
+            "The base's config ties head and embedding, but the adapter trained them apart and saved two that differ: "
+            f"{'; '.join(apart)}. Merge it with peft onto a base without `tie_word_embeddings`, and give both."
+        )
     if different:
         raise PairingError(
             "The config ties head and embedding, but both are stored and hold different values, so one of them would be "
@@ -261,17 +275,19 @@ def _measure_dropped(plan: Plan, readers: Readers) -> dict[str, float | None]:
 def _diff_norm(pair: ParentPair, readers: Readers) -> float | None:
     if pair.exact or pair.base.shape != pair.tuned.shape:
         return None
-    space, total = Workspace(), 0.0
     work = arithmetic.working_dtype(pair.base.dtype, pair.tuned.dtype)
+    if pair.change is None:
+        terms: tuple[Term, ...] = (Term(Source("tuned", pair.tuned), Source("base", pair.base), 1.0),)
+    elif pair.change.rows is not None:
+        rows = np.arange(pair.base.shape[0], dtype=np.int64)
+        terms = adapted_terms(pair, 1.0, RowMap(len(rows), rows, rows, rows), columns_of(pair.base))
+    else:
+        terms = () if pair.untrained else adapted_terms(pair, 1.0, None, columns_of(pair.base))
+    space, sums = Workspace(), np.zeros(arithmetic.SUMS)
     for start in range(0, pair.base.elements, PIECE):
-        wide = []
-        for role, tensor in (("base", pair.base), ("tuned", pair.tuned)):
-            itemsize = DTYPES[tensor.dtype].itemsize
-            view = space.buffer(role, min(PIECE, tensor.elements - start) * itemsize)
-            readers[role].read_into(tensor, start * itemsize, view)
-            wide.append(arithmetic.widen(arithmetic.as_bits(view, tensor.dtype), tensor.dtype, work))
-        total += arithmetic.square(arithmetic.difference(wide[1], wide[0]))
-    return float(total**0.5)
+        stop = min(start + PIECE, pair.base.elements)
+        Difference(pair.name, terms, work).piece(start, stop, start, readers, space, sums)
+    return float(sums[0] ** 0.5)
 
 
 def _nonfinite(task: OutputTask, records: Mapping[tuple[str, int], LeafRecord]) -> int:
@@ -295,13 +311,18 @@ def _tell_nonfinite(bad: list[tuple[OutputTask, int]], readers: Readers) -> str:
 def _input_counts(task: OutputTask, readers: Readers, space: Workspace) -> dict[str, int]:
     pair, target = task.line.pair, task.line.target
     sources = [("target", target)] if target is not None else []
-    if pair is not None and not pair.exact:
+    if pair is not None and pair.change is not None:
+        base = [("base", pair.base)] if pair.change.whole is not None or pair.change.rows is not None else []
+        sources = [*base, *(("tuned", tensor) for tensor in pair.change.sources), *sources]
+    elif pair is not None and not pair.exact:
         sources = [("base", pair.base), ("tuned", pair.tuned), *sources]
     if not isinstance(task.recipe, Sum):
         sources = [(role, tensor) for role, tensor in sources if role != "target"]
-    return {
-        role: nonfinite_in(Source(role, tensor), readers, space, PIECE) for role, tensor in sources if role in readers
-    }
+    counts: dict[str, int] = {}
+    for role, tensor in sources:
+        if role in readers:
+            counts[role] = counts.get(role, 0) + nonfinite_in(Source(role, tensor), readers, space, PIECE)
+    return counts
 
 
 def _stop_if_doubtful(warnings: tuple[str, ...], running: Running) -> None:

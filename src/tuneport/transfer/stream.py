@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 
 class Task(Protocol):
@@ -30,11 +30,12 @@ TaskT = TypeVar("TaskT", bound=Task)
 
 
 class Workspace:
-    """The reused buffers of one worker, by name."""
+    """The reused buffers of one worker, by name. ``kept`` is what it found out last and may need again, by name."""
 
     def __init__(self) -> None:
         """Begin with none."""
         self._buffers: dict[str, bytearray] = {}
+        self.kept: dict[str, tuple[Any, Any]] = {}
 
     def buffer(self, name: str, nbytes: int) -> memoryview:
         """A view of ``nbytes`` bytes on the worker's buffer ``name``; what it held before is overwritten."""

@@ -44,10 +44,14 @@ def template_names() -> list[str]:
 def prepare_chat(tokenizer: Any, chosen: str | None, end_token: str | None, *, needed: bool) -> Chat:
     """Give ``tokenizer`` the template that is chosen (or leave its own), and say how answers end.
 
+    ``chosen`` is the name of a template that comes along, a file, or the template itself.
+
     ``needed``: the data holds messages. Raises `DataError` where there is no template for them, `UsageError` where the
     choice names none, and where no token ends an answer.
     """
-    template, tokens, named_end = (None, [], None)
+    template: str | None = None
+    tokens: list[str] = []
+    named_end: str | None = None
     before = len(tokenizer)
     if chosen is not None:
         template, tokens, named_end = _chosen_template(tokenizer, chosen)
@@ -78,15 +82,27 @@ def prepare_chat(tokenizer: Any, chosen: str | None, end_token: str | None, *, n
     if sets_end and end is not None:
         tokenizer.eos_token = end
     end_id = None if end is None else tokenizer.convert_tokens_to_ids(end)
-    source = chosen if chosen is None or chosen in template_names() else Path(chosen).name
-    own = "the model's own" if tokenizer.chat_template else None
-    return Chat(source or own, end, end_id, tuple(wanted), sets_end)
+    return Chat(_named(tokenizer, chosen), end, end_id, tuple(wanted), sets_end)
+
+
+def _named(tokenizer: Any, chosen: str | None) -> str | None:
+    """What a record calls the template: never by a path."""
+    if chosen is None:
+        return "the model's own" if tokenizer.chat_template else None
+    return "given as text" if _is_text(chosen) else chosen if chosen in template_names() else Path(chosen).name
+
+
+def _is_text(chosen: str) -> bool:
+    return "{{" in chosen or "{%" in chosen
 
 
 def _chosen_template(tokenizer: Any, chosen: str) -> tuple[str, list[str], str | None]:
     """The template's text, the tokens it needs, and its end-of-turn token where its first line names one."""
     path = Path(os.path.expanduser(chosen))
-    if chosen in template_names():
+    shipped = chosen in template_names()
+    if _is_text(chosen):
+        text = chosen
+    elif shipped:
         text = (resources.files("tuneport.tune") / "templates" / f"{chosen}.jinja").read_text(encoding="utf-8")
     elif path.is_file():
         try:
@@ -104,7 +120,7 @@ def _chosen_template(tokenizer: Any, chosen: str) -> tuple[str, list[str], str |
     except (ValueError, AttributeError, TypeError):
         raise UsageError(f"--chat-template {chosen}: its first line is no JSON object after `tuneport:`.") from None
     text = text[header.end() :]
-    if path.is_file() and chosen not in template_names():
+    if not shipped:
         return _checked(tokenizer, text, chosen), tokens, end
     # At inference a rendered conversation gets no token more, so the template itself must begin as the tokenizer does.
     if tokenizer.bos_token_id is not None and tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from tuneport.checkpoint.folder import TOKENIZER_FILES
 from tuneport.checkpoint.open import Checkpoint, open_checkpoint
 from tuneport.errors import CheckpointError, UsageError
 from tuneport.tune import encode
@@ -25,6 +26,7 @@ from tuneport.tune.data import Share, Source, read_sources
 from tuneport.tune.memory import memory_per_device
 from tuneport.tune.recipes import GrpoRecipe, Lora, Recipe, Running
 from tuneport.tune.rewards import Weighted, check_rewards, parse_reward
+from tuneport.tune.save import stops_of
 
 FORMAT = "tuneport-tune/1"
 SEQUENCE_LENGTH = 2048  # section 3.1, footnote 4
@@ -126,7 +128,7 @@ def prepare(
         kept=tuple(tuple(fits) for fits in kept),
         rewards=rewards,
         steps=steps,
-        warnings=tuple(encoded.counts.warnings(length)),
+        warnings=(*encoded.counts.warnings(length), *_endless(start, chat)),
     )
 
 
@@ -157,9 +159,7 @@ def forecast(prepared: Prepared, devices: Sequence[int] = (1, 2, 4, 8)) -> dict[
 
 def forecast_in_words(told: dict[str, Any]) -> str:
     """A forecast for a person."""
-    memory = "; ".join(
-        f"{count} × {bytes_['total'] / 2**30:.2f} GiB" for count, bytes_ in told["memory_per_device"].items()
-    )
+    memory = "; ".join(f"{count} × {_size(bytes_['total'])}" for count, bytes_ in told["memory_per_device"].items())
     counts = told["examples"]
     lines = [
         f"model            {told['model']['name']}, {told['parameters']:,} parameters",
@@ -174,15 +174,21 @@ def forecast_in_words(told: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
+
+
 def load_tokenizer(start: Checkpoint) -> Any:
     """The start's tokenizer, as transformers reads it."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(start.path)
+        return AutoTokenizer.from_pretrained(start.path, trust_remote_code=False)  # None would ask on the terminal
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        here = [name for name in start.sidecars.names() if name in TOKENIZER_FILES or "token" in name]
         raise CheckpointError(
-            f"{start.label}: transformers cannot read its tokenizer: {str(error).strip().splitlines()[0]}"
+            f"{start.label}: transformers cannot read its tokenizer (files: {', '.join(here) or 'none'}). Put the "
+            f"tokenizer's files beside the weights. It says: {' '.join(str(error).split())[:300]}"
         ) from None
 
 
@@ -229,6 +235,18 @@ def _sequence_length(start: Checkpoint, recipe: Recipe) -> int:
             "tokens (max_position_embeddings)."
         )
     return recipe.sequence_length
+
+
+def _endless(start: Checkpoint, chat: Chat) -> list[str]:
+    """A warning where generation will not stop at what the fine-tuning teaches as the end of an answer."""
+    settings = start.sidecars.json("generation_config.json") or {}
+    stops = stops_of(settings) or stops_of(start.config)
+    if chat.sets_end or not stops or chat.end_id in stops:
+        return []
+    return [
+        f"Answers end with {chat.end_token!r}, at which generation with {start.label} does not stop (its eos_token_id is "
+        f"{stops}). Pass --end-token {chat.end_token!r} to have the fine-tuned model stop there."
+    ]
 
 
 def _transferred(prepared: Prepared) -> dict[str, Any] | None:

@@ -81,8 +81,8 @@ class SftRecipe(Recipe):
 class DpoRecipe(Recipe):
     """Direct preference optimisation against the model as it was at the start.
 
-    The paper carries over the diff vectors of others' DPO (appendix A) and trains none itself; the defaults are
-    those published for Tülu 3 8B (Lambert et al., 2024, table 19).
+    The paper carries over the diff vectors of others' DPO (appendix A) and trains none itself; the defaults follow
+    Tülu 3 8B (Lambert et al., 2024), whose card was not at hand when they were written down: check before you rely on it.
     """
 
     name = "dpo"
@@ -99,8 +99,8 @@ class DpoRecipe(Recipe):
 class GrpoRecipe(Recipe):
     """Group relative policy optimisation, with rewards that a program can verify.
 
-    The paper trains none itself; the defaults are those published for Tülu 3.1 8B: 48 prompts × 16 answers, learning
-    rate 5e-7, temperature 1, KL weight 0.01.
+    The paper trains none itself; the defaults follow Tülu 3.1 8B (48 prompts × 16 answers, learning rate 5e-7,
+    temperature 1, KL weight 0.01), whose card was not at hand when they were written down: check before you rely on it.
     """
 
     name = "grpo"

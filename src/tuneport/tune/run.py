@@ -8,7 +8,7 @@ DIR.partial; a killed run goes on from its last whole checkpoint and ends with t
 from __future__ import annotations
 
 import copy
-import gc
+import errno
 import json
 import os
 import platform
@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from tuneport import __version__
-from tuneport.errors import OutputError, TrainingError
+from tuneport.errors import OutputError, TrainingError, TuneportError
 from tuneport.tune.data import Share
 from tuneport.tune.leakage import HASHES, write_digests
-from tuneport.tune.logbook import Logbook
+from tuneport.tune.logbook import LOG, Logbook
 from tuneport.tune.prepare import Prepared, forecast, forecast_in_words, prepare
 from tuneport.tune.recipes import Lora, Recipe, Running, recipe_of
 from tuneport.tune.team import Team, join_team, team_workplace
@@ -35,6 +35,8 @@ RECORD = "tune.json"
 CURVE = "curve.jsonl"
 CHECKPOINTS = "checkpoints"
 WHOLE = "whole"  # stands in a checkpoint whose every file is written
+# What a system says when something cannot be written.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 
 
@@ -85,7 +87,7 @@ def tune(
         plan = prepared.plan() if team.leads else {}
         with team_workplace(team, place, plan, RECORD) as folder:
             if folder is not None:
-                with _told(folder):
+                with _discarded_if_nothing_began(folder, team), _told(folder):
                     _run(prepared, folder, plan, team, running)
         team.wait()
         record = json.loads((place / RECORD).read_text(encoding="utf-8"))
@@ -111,6 +113,8 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
     checkpoints = folder / CHECKPOINTS
     if team.leads:
         checkpoints.mkdir(exist_ok=True)
+        for scored in folder.glob("step-*"):  # a model that was being scored when an earlier run was killed
+            shutil.rmtree(scored)
     resumed = team.share(_last_whole(checkpoints) if team.leads else None)
     logbook = Logbook(folder, 0 if resumed is None else _step_of(Path(resumed)), writes=team.leads)
     if running.report_to == "tensorboard":
@@ -118,7 +122,7 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
     # What the trainers do to the tokenizer (a padding token, a side) is for training only.
     padding, side = prepared.tokenizer.pad_token, prepared.tokenizer.padding_side
     if padding is None:
-        prepared.tokenizer.pad_token = prepared.tokenizer.eos_token
+        prepared.tokenizer.pad_token = prepared.chat.end_token
     try:
         trainer = build_trainer(prepared, load_model(prepared), checkpoints, team, running)
         _check_space(folder, trainer.model, prepared, running)
@@ -135,8 +139,6 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
             shutil.rmtree(checkpoints)
     finally:
         logbook.close()
-    del trainer, unwrapped, state
-    gc.collect()  # trainers hold themselves in circles; the next run in this process needs their memory
 
 
 def _write_model(folder: Path, model: Any, state: Any, prepared: Prepared, running: Running) -> None:
@@ -155,8 +157,9 @@ def _take_callbacks(
     """Our eyes on TRL's loop: the log, marks on whole checkpoints, evaluation on the way."""
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-    class Watcher(TrainerCallback):  # type: ignore[misc]  # transformers' callbacks have no types
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+    class Watcher(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            logs = given["logs"]
             if "loss" in logs:
                 logbook.note(state.global_step, logs)
                 state.log_history.clear()  # log.jsonl has it; every checkpoint would hold all of it again
@@ -170,7 +173,7 @@ def _take_callbacks(
             if team.leads:
                 (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
-    class Evaluator(TrainerCallback):  # type: ignore[misc]  # as above
+    class Evaluator(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             assert running.eval_every is not None, "it is only here where there is something to do"
             if state.global_step % running.eval_every == 0 or state.global_step >= state.max_steps:
@@ -187,9 +190,10 @@ def _evaluate(
     trainer: Any, prepared: Prepared, folder: Path, step: int, logbook: Logbook, team: Team, running: Running
 ) -> None:
     """Save the model as it is, score it, and add a line to the curve. Random states are left as they were."""
+    import numpy as np
     import torch
 
-    from tuneport.evaluate.run import evaluate
+    import tuneport
     from tuneport.tune.save import save_model
 
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -199,15 +203,16 @@ def _evaluate(
     else:
         state = trainer.accelerator.get_state_dict(trainer.model)
     if team.leads:
-        states = random.getstate(), torch.get_rng_state()
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         place = folder / f"step-{step}"
         shutil.rmtree(place, ignore_errors=True)
         save_model(place, model, state, prepared.tokenizer, prepared.start, prepared.chat, running.shard_size)
-        scores = evaluate(
+        scores = tuneport.evaluate(
             models=[place],
             tasks=list(running.tasks),
             out=place / "scores.json",
-            max_new_tokens=running.max_new_tokens,
+            # a model of a short context cannot say as much as a long one
+            max_new_tokens=min(running.max_new_tokens, max(prepared.length // 2, 1)),
             batch_size=running.eval_batch_size,
         )
         (scored,) = scores["models"]
@@ -215,7 +220,8 @@ def _evaluate(
         _add_to_curve(folder / CURVE, line)
         shutil.rmtree(place)
         random.setstate(states[0])
-        torch.set_rng_state(states[1])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
     trainer.model.train()
     team.wait()
 
@@ -313,6 +319,18 @@ def _show_progress(step: int, steps: int, loss: float, team: Team) -> None:
 
 
 @contextmanager
+def _discarded_if_nothing_began(folder: Path, team: Team) -> Iterator[None]:
+    """Where a run is refused before its first step, DIR.partial goes: other choices may then take its place."""
+    try:
+        yield
+    except TuneportError:
+        log = folder / LOG
+        if team.leads and not (log.exists() and log.stat().st_size):
+            shutil.rmtree(folder)
+        raise
+
+
+@contextmanager
 def _told(folder: Path) -> Iterator[None]:
     """Say in words what disk and memory refuse in the middle of a run."""
     from safetensors import SafetensorError
@@ -320,6 +338,8 @@ def _told(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno not in _REFUSALS:
+            raise
         raise OutputError(
             f"Cannot write below {folder}: {getattr(error, 'strerror', None) or error}. Mend the cause and run the same "
             "command again, it goes on from the last whole checkpoint."
@@ -370,5 +390,6 @@ def _transformers_bars(on: bool) -> bool:
     except ModuleNotFoundError:
         return False  # prepare() says what is missing
     before = bool(logging.is_progress_bar_enabled())
-    (logging.enable_progress_bar if on else logging.disable_progress_bar)()
+    switch: Any = logging.enable_progress_bar if on else logging.disable_progress_bar
+    switch()
     return before

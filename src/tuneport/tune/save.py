@@ -77,6 +77,12 @@ def rows_of(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 
+def stops_of(settings: Mapping[str, Any]) -> list[int]:
+    """The tokens that a config or generation config lets generation stop at."""
+    stops = settings.get("eos_token_id")
+    return list(stops) if isinstance(stops, list) else [] if stops is None else [int(stops)]
+
+
 def _rows_stored(start: Checkpoint) -> int:
     """Rows of the vocabulary as the start's config has them."""
     text = start.config.get("text_config", start.config)
@@ -110,7 +116,7 @@ def _write_config(folder: Path, model: Any, start: Checkpoint, chat: Chat) -> No
         text["vocab_size"] = rows_of(model)
         if "vocab_size" in config:
             config["vocab_size"] = rows_of(model)
-    if chat.sets_end:
+    if chat.sets_end and chat.end_id not in stops_of(config):
         config["eos_token_id"] = chat.end_id
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
@@ -123,9 +129,7 @@ def _write_generation_config(folder: Path, start: Checkpoint, chat: Chat) -> Non
     if kept is None and not chat.sets_end:
         return
     settings = dict(kept or {})
-    if chat.sets_end and chat.end_id is not None:
-        before = settings.get("eos_token_id", start.config.get("eos_token_id"))
-        others = before if isinstance(before, list) else [] if before is None else [before]
-        stops = [chat.end_id, *(id for id in others if id != chat.end_id)]
-        settings["eos_token_id"] = stops if len(stops) > 1 else stops[0]
+    before = stops_of(settings) or stops_of(start.config)
+    if chat.sets_end and chat.end_id is not None and chat.end_id not in before:
+        settings["eos_token_id"] = [chat.end_id, *before] if before else chat.end_id
     path.write_text(json.dumps(settings, indent=2) + "\n")

@@ -28,12 +28,16 @@ def load_model(prepared: Prepared) -> Any:
     A new token begins as the mean of all the others: near nothing in particular, and the same in every run.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     start = prepared.start
     try:
-        model, told = AutoModelForCausalLM.from_pretrained(start.path, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            start.path, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
+        model, told = loaded
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrainingError(f"transformers cannot load {start.label} for training: {first}") from None
     lacking = sorted(told["missing_keys"])
@@ -69,7 +73,8 @@ def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team,
         "peft_config": None if prepared.lora is None else _peft_config(prepared, model, prepared.lora),
     }
     if isinstance(recipe, DpoRecipe):
-        from trl import DPOConfig, DPOTrainer
+        from trl.trainer.dpo_config import DPOConfig
+        from trl.trainer.dpo_trainer import DPOTrainer
 
         reference = None if prepared.lora else copy.deepcopy(model)  # with an adapter, the model without it
         return _ours(DPOTrainer)(
@@ -79,7 +84,8 @@ def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team,
             train_dataset=_as_dataset(prepared.encoded.columns),
         )
     if isinstance(recipe, GrpoRecipe):
-        from trl import GRPOConfig, GRPOTrainer
+        from trl.trainer.grpo_config import GRPOConfig
+        from trl.trainer.grpo_trainer import GRPOTrainer
 
         settings = GRPOConfig(
             **args,
@@ -95,7 +101,8 @@ def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team,
             reward_funcs=[_named(reward.function, reward.name) for reward in prepared.rewards],
             train_dataset=_prompts(prepared),
         )
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     at_once, _ = divide(recipe.examples_per_step, team.size, recipe.device_batch_size)
     trainer = _ours(SFTTrainer)
@@ -242,10 +249,20 @@ def _prompts(prepared: Prepared) -> Any:
 
 
 def _named(function: Any, name: str) -> Any:
-    """The function under the name that the log shows."""
+    """The function under the name that the log shows; what it does wrong is told in words."""
 
-    def reward(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
+    def reward(*args: Any, **given: Any) -> list[float | None]:
+        try:
+            found = list(function(*args, **given))
+        except Exception as error:  # whatever a user's own function raises
+            raise TrainingError(f"The reward {name} failed with {type(error).__name__}: {error}") from error
+        wanted = len(given["completions"])
+        if len(found) != wanted or not all(value is None or isinstance(value, int | float) for value in found):
+            raise TrainingError(
+                f"The reward {name} gave {len(found)} value(s) for {wanted} completions, or one that is neither a number "
+                "nor None."
+            )
+        return found
 
     reward.__name__ = name
     return reward
@@ -271,7 +288,7 @@ def _peft_config(prepared: Prepared, model: Any, lora: Lora) -> Any:
                 trained[names[id(layer)]] = sorted(new)
     return LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.rank,
+        lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.rank,  # type: ignore[arg-type]  # a float is fine
         target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
         use_rslora=lora.rslora,
         lora_dropout=0.0,

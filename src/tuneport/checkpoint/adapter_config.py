@@ -1,0 +1,192 @@
+"""What adapter_config.json says of an adapter's weights: ranks, scalings, and what cannot be carried over.
+
+In comes the JSON of a PEFT adapter, out comes an `AdapterConfig`: plain and rank-stabilised LoRA, with patterns of ranks
+and alphas, trained tokens and saved modules. Every field of peft's LoraConfig is accounted for: it is used, or it changes
+nothing about the weights, or the adapter is refused in words; so is a field that tuneport does not know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tuneport.checkpoint.module_patterns import first_matches
+from tuneport.errors import CheckpointError, listing
+
+MOST_RANK = 65536
+MOST_ALPHA = 1e12
+_MERGE = "Merge it with peft (merge_and_unload().save_pretrained(…)) and give the merged folder."
+
+# Fields that are used here or elsewhere in tuneport.
+_USED = (
+    "peft_type",
+    "base_model_name_or_path",
+    "revision",
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "bias",
+    "trainable_token_indices",
+    "ensure_weight_tying",
+    "init_lora_weights",
+)
+# Fields about how it was trained or is loaded. Which modules were adapted, the weights themselves say. VeLoRA changes
+# the backward pass alone; the settings of a way to begin (EVA, CorDA, LoftQ, LoRA-GA) say nothing beyond its name.
+_WITHOUT_EFFECT = (
+    "task_type",
+    "auto_mapping",
+    "peft_version",
+    "inference_mode",
+    "target_modules",
+    "exclude_modules",
+    "modules_to_save",
+    "layers_to_transform",
+    "layers_pattern",
+    "lora_dropout",
+    "runtime_config",
+    "megatron_core",
+    "qalora_group_size",
+    "velora_config",
+    "eva_config",
+    "corda_config",
+    "lora_ga_config",
+    "loftq_config",
+)  # fmt: skip  (one list)
+# Fields that, when they are set, make something else than W + scaling·B·A of the base's weights.
+_REFUSED = {
+    "use_dora": "DoRA rescales each row of the whole weight, which is no difference of its own",
+    "lora_bias": "LoRA biases change biases as well",
+    "layer_replication": "layers were replicated, so its layers are not the base's",
+    "target_parameters": "parameters were targeted instead of modules (experts of a mixture, say)",
+    "megatron_config": "it was trained with Megatron's parallel layers",
+    "use_qalora": "QALoRA pools the inputs of quantised layers",
+    "alora_invocation_tokens": "an activated LoRA (aLoRA) changes the model only after some tokens, so no weights hold it",
+    "arrow_config": "Arrow routes between several adapters, so no single weights hold it",
+    "use_bdlora": "BD-LoRA's factors are block-diagonal",
+    "kasa_config": "KaSA truncates the base's weights",
+    "monteclora_config": "MonteCLoRA draws its factors at random",
+}
+# Ways to begin that change the base's weights: the adapter is then relative to those, not to the base.
+_CHANGED_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What the config says of the weights. ``token_ids``: trained tokens by the end of a module's name ("": embedding)."""
+
+    rank: int
+    alpha: float
+    stabilised: bool
+    ranks: Mapping[str, int]
+    alphas: Mapping[str, float]
+    transposed: bool
+    tied: bool
+    token_ids: Mapping[str, tuple[int, ...]]
+    base_model: str | None
+
+    def in_words(self) -> str:
+        """What a manifest says of an adapter."""
+        kind = "rank-stabilised LoRA" if self.stabilised else "LoRA"
+        patterns = ", with patterns" if self.ranks or self.alphas else ""
+        return f"{kind}, r={self.rank}, alpha={self.alpha:g}{patterns}"
+
+    def scalings(self, modules: Iterable[str], where: str) -> dict[str, tuple[int, float]]:
+        """Rank and scaling (alpha/r, rank-stabilised alpha/√r) of each module, patterns matched as peft does."""
+        modules = list(modules)
+        by_rank = first_matches(tuple(self.ranks), modules, f"{where}: rank_pattern")
+        by_alpha = first_matches(tuple(self.alphas), modules, f"{where}: alpha_pattern")
+        found = {}
+        for module in modules:
+            rank = self.ranks[by_rank[module]] if module in by_rank else self.rank
+            alpha = self.alphas[by_alpha[module]] if module in by_alpha else self.alpha
+            found[module] = (rank, alpha / math.sqrt(rank) if self.stabilised else alpha / rank)
+        return found
+
+
+def read_adapter_config(content: Mapping[str, Any], where: str) -> AdapterConfig:
+    """The config of a LoRA adapter. Raises `CheckpointError` with everything that stands against it."""
+    kind = content.get("peft_type")
+    if kind != "LORA":
+        raise CheckpointError(f"{where} is a PEFT adapter of the kind {kind!r}; tuneport reads LORA. {_MERGE}")
+    faults: list[str] = []
+    for name, value in content.items():
+        if name in _REFUSED and _is_set(value):
+            faults.append(f"`{name}`: {_REFUSED[name]}")
+        elif name not in (*_USED, *_WITHOUT_EFFECT, *_REFUSED) and _is_set(value):
+            faults.append(f"`{name}` is a setting that tuneport does not know")
+    if content.get("bias", "none") != "none":
+        faults.append(f"`bias` is {content['bias']!r}: biases were trained beside the LoRA weights")
+    begun = content.get("init_lora_weights", True)
+    if isinstance(begun, str) and begun.lower().startswith(_CHANGED_BASES):
+        faults.append(
+            f"`init_lora_weights` is {begun!r}: it began by changing the base's weights, so it is relative to those "
+            "(peft: save_pretrained(…, path_initial_model_for_weight_conversion=…) makes a plain LoRA of it)"
+        )
+    if faults:
+        raise CheckpointError(
+            f"{where} is a PEFT adapter that cannot be carried over as it is:{listing(faults)}\n{_MERGE}"
+        )
+    return _values(content, where)
+
+
+def _values(content: Mapping[str, Any], where: str) -> AdapterConfig:
+    faults: list[str] = []
+
+    def number(name: str, value: Any, whole: bool) -> Any:
+        good = type(value) is int or (not whole and type(value) is float)
+        if good and (0 < value <= MOST_RANK if whole else abs(value) <= MOST_ALPHA):  # NaN is not
+            return value
+        expected = f"a whole number from 1 to {MOST_RANK}" if whole else f"a number up to {MOST_ALPHA:g}"
+        faults.append(f"`{name}` is {str(value)[:60]}, not {expected}")
+        return 1
+
+    def switch(name: str) -> bool:
+        value = content.get(name)
+        if not isinstance(value, bool | None):
+            faults.append(f"`{name}` is {str(value)[:60]}, not true or false")
+        return value is True
+
+    def pattern(name: str, whole: bool) -> dict[str, Any]:
+        value = content.get(name) or {}
+        if not isinstance(value, dict):
+            faults.append(f"`{name}` is {str(value)[:60]}, not an object")
+            return {}
+        return {key: number(f"{name}.{key[:60]}", entry, whole) for key, entry in value.items()}
+
+    name = content.get("base_model_name_or_path")
+    config = AdapterConfig(
+        rank=number("r", content.get("r", 8), whole=True),
+        alpha=number("lora_alpha", content.get("lora_alpha", 8), whole=False),
+        stabilised=switch("use_rslora"),
+        ranks=pattern("rank_pattern", whole=True),
+        alphas=pattern("alpha_pattern", whole=False),
+        transposed=switch("fan_in_fan_out"),
+        tied=switch("ensure_weight_tying"),
+        token_ids=_token_ids(content.get("trainable_token_indices"), faults),
+        base_model=name if isinstance(name, str) and name else None,
+    )
+    if faults:
+        raise CheckpointError(f"{where}: adapter_config.json says what cannot be meant:{listing(faults)}")
+    return config
+
+
+def _token_ids(value: Any, faults: list[str]) -> dict[str, tuple[int, ...]]:
+    by_module = {"": value} if isinstance(value, list) else value if isinstance(value, dict) else {}
+    good = value is None or isinstance(value, list | dict)
+    for ids in by_module.values():
+        good = good and isinstance(ids, list) and all(type(id) is int and 0 <= id < 2**31 for id in ids)
+        good = good and len(set(ids)) == len(ids)
+    if not good:
+        faults.append("`trainable_token_indices` is neither a list of different token ids nor such lists by module")
+        return {}
+    return {module: tuple(ids) for module, ids in by_module.items()}
+
+
+def _is_set(value: Any) -> bool:
+    """Whether a field says something: null, false, zero and empty say nothing."""
+    return bool(value) or isinstance(value, float)

@@ -1,0 +1,242 @@
+"""An adapter laid onto its base: the tuned model that the two of them are.
+
+In come a PEFT adapter and the base it is given with, out comes an `Adapted`: the tuned model's tensors by the base's
+names, and what the adapter does to each. Nothing is merged; a tensor that the adapter does not train is the base's own.
+The promise: every module of the adapter has found its weight, and fits it, or all that have not are told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from tuneport.checkpoint.adapter import Alike, Change, LowRank, module_changes
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.open import HUB_ID, Checkpoint
+from tuneport.checkpoint.sidecars import Decision
+from tuneport.checkpoint.weights import StoredTensor
+from tuneport.errors import PairingError, listing
+from tuneport.pairing.tensors import EMBEDDING, check_readable, is_head_weight, is_vocabulary
+from tuneport.pairing.vocabulary import VocabularyMatch
+
+# transformers' Conv1D, which stores a weight as inputs×outputs, is what these models are made of.
+_TRANSPOSED_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """The tuned model that base and adapter are. ``alike`` are tensors of the adapter that must hold the same."""
+
+    model: Checkpoint
+    changes: Mapping[str, Change]
+    alike: tuple[Alike, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    warnings: tuple[str, ...] = field(default=())
+
+
+def lay_onto(adapter: Checkpoint, base: Checkpoint, tied: bool, target: Checkpoint | None = None) -> Adapted:
+    """The tuned model of an adapter and its base; ``tied``: head and embedding of the base are one.
+
+    Raises `CheckpointError` or `PairingError` with everything that does not fit.
+    """
+    assert adapter.adapter is not None
+    where = f"{adapter.role} {adapter.label}"
+    check_readable(base)
+    named = module_changes(adapter.tensors, adapter.adapter, where)
+    changes, alike, faults = _untied(_by_base_name(named, base), tied, adapter.adapter.tied)
+    found: dict[str, Change] = {}
+    tensors = dict(base.tensors)
+    for name, change in changes.items():
+        fitting = _fitting(name, change, base, adapter.adapter.transposed, faults)
+        found[name], tensors[name] = fitting, _tuned_tensor(name, fitting, base.tensors.get(name))
+    if faults:
+        raise PairingError(f"{where} does not fit its base {base.label}:{listing(sorted(faults))}")
+    model = replace(adapter, adapter=None, tensors=dict(sorted(tensors.items())), config=base.config, behind=base.path)
+    warnings = (*_tied_product(found, tied, adapter.adapter.tied), *_doubts(adapter, base, target))
+    return Adapted(model, found, tuple(alike), tuple(_decisions(model, adapter)), warnings)
+
+
+def check_ids(match: VocabularyMatch, tuned: Checkpoint) -> None:
+    """Raise `PairingError` where the adapter's tokenizer gives the base's tokens other ids.
+
+    An adapter's rows change those of the base at the same ids; which token's rows they then are, nobody can mean.
+    """
+    moved = 0 if match.pairs is None else int((match.pairs[:, 1] != match.pairs[:, 2]).sum())
+    if moved:
+        raise PairingError(
+            f"{tuned.role} {tuned.label}: the adapter's tokenizer gives {moved} tokens of the base other ids, but an "
+            "adapter is trained on the base's own. Take the tokenizer files out of its folder, or give the base that it "
+            "was trained on."
+        )
+
+
+def _by_base_name(named: Mapping[str, Change], base: Checkpoint) -> dict[str, Change]:
+    """Changes by the base's names: a prefix that either side has throughout (GPT-2's ``transformer.``) is bridged."""
+    short = [
+        ("", ""),
+        *((prefix, "") for prefix in _prefixes(named)),
+        *(("", prefix) for prefix in _prefixes(base.tensors)),
+    ]
+    taken, given = max(
+        short, key=lambda pair: sum(pair[1] + name.removeprefix(pair[0]) in base.tensors for name in named)
+    )
+    renamed = {given + name.removeprefix(taken): change for name, change in named.items()}
+    return renamed if len(renamed) == len(named) else dict(named)  # two names must not become one
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """What names begin with, each with its dot."""
+    return sorted({name.partition(".")[0] + "." for name in names if "." in name})
+
+
+def _untied(
+    changes: Mapping[str, Change], tied: bool, kept_tied: bool
+) -> tuple[dict[str, Change], list[Alike], list[str]]:
+    """In a tied model head and embedding are one weight: the head's change must be the embedding's, told once.
+
+    peft ties trained tokens by itself, adds an embedding's product to both when it merges, and ties the rest where
+    ``ensure_weight_tying`` was set; else the head went its own way, and base and tuned model are no longer of one kind.
+    """
+    heads = [name for name in changes if is_head_weight(name)]
+    embeddings = [name for name in changes if EMBEDDING.search(name)]
+    if not tied or not (heads or embeddings):
+        return dict(changes), [], []
+    if len(heads) > 1 or len(embeddings) > 1:
+        return dict(changes), [], [f"several heads or embeddings are changed: {', '.join([*heads, *embeddings])}"]
+    apart = (
+        "the base's config ties head and embedding, and the adapter trains {} apart, so the two are one no longer. Merge "
+        "it with peft (merge_and_unload().save_pretrained(…)) onto a base without `tie_word_embeddings`, and give both."
+    )
+    if not embeddings:
+        return dict(changes), [], [f"`{heads[0]}`: {apart.format('the head')}"]
+    embedding = changes[embeddings[0]]
+    if not heads:
+        alone = embedding.whole is not None and embedding.low_rank is None and embedding.rows is None
+        faults = [f"`{embeddings[0]}`: {apart.format('the embedding')}"] if alone and not kept_tied else []
+        return dict(changes), [], faults
+    head = changes[heads[0]]
+    pairs = [(embedding.whole, head.whole), (_trained(embedding), _trained(head))]
+    same = all((one is None) == (other is None) for one, other in pairs)
+    if embedding.rows is not None and head.rows is not None:
+        same = same and embedding.rows.ids == head.rows.ids
+    alike = [Alike(one, other) for one, other in pairs if one is not None and other is not None]
+    if embedding.low_rank is not None and head.low_rank is not None:
+        same = same and kept_tied and embedding.low_rank.scaling == head.low_rank.scaling
+        alike += [
+            Alike(embedding.low_rank.a, head.low_rank.b, True),
+            Alike(embedding.low_rank.b, head.low_rank.a, True),
+        ]
+    elif embedding.low_rank is not None or head.low_rank is not None:
+        same = False
+    if not same:
+        return dict(changes), [], [f"`{heads[0]}`: {apart.format('the head')}"]
+    return {name: change for name, change in changes.items() if name != heads[0]}, alike, []
+
+
+def _trained(change: Change) -> StoredTensor | None:
+    return change.rows.tensor if change.rows is not None else None
+
+
+def _fitting(name: str, change: Change, base: Checkpoint, transposed: bool, faults: list[str]) -> Change:
+    """The change of one tensor, its product turned the way the weight is stored; what does not fit goes to ``faults``."""
+    whole, low_rank, rows = change.whole, change.low_rank, change.rows
+    stored = whole or base.tensors.get(name)
+    if stored is None or (whole is None and name not in base.tensors):
+        faults.append(f"`{name}` is changed by the adapter, and the base has no such tensor")
+        return change
+    if DTYPES[stored.dtype].kind != "float" and not (whole and low_rank is None):
+        faults.append(f"`{name}` is {stored.dtype} in the base, and no float")
+    shape = "×".join(map(str, stored.shape))
+    if low_rank is not None:
+        low_rank = _turned(low_rank, name, stored.shape, transposed, base)
+        if low_rank.shape != stored.shape:
+            product = "×".join(map(str, low_rank.shape))
+            faults.append(f"`{name}` is {shape}, the adapter's product B·A for it {product}")
+    if rows is not None and not is_vocabulary(name):
+        faults.append(f"`{name}` has trained tokens, and is no embedding or head that tuneport knows")
+    elif rows is not None and (len(stored.shape) != 2 or rows.tensor.shape[1] != stored.shape[1]):
+        faults.append(f"`{name}` is {shape}, the adapter's trained rows for it have {rows.tensor.shape[1]} columns")
+    elif rows is not None and max(rows.ids, default=0) >= stored.shape[0]:
+        faults.append(f"`{name}` has {stored.shape[0]} rows, the adapter trains token {max(rows.ids)}")
+    return Change(whole, low_rank, rows)
+
+
+def _turned(low_rank: LowRank, name: str, shape: tuple[int, ...], transposed: bool, base: Checkpoint) -> LowRank:
+    """The product as the weight is stored. Where the shape does not tell (a square), the kind of model does."""
+    if low_rank.transposed:
+        return low_rank  # an embedding
+    turned = replace(low_rank, transposed=True)
+    if low_rank.shape == shape != turned.shape or turned.shape != shape:
+        return low_rank
+    if low_rank.shape != shape:
+        return turned
+    of_conv1d = base.config.get("model_type") in _TRANSPOSED_MODELS
+    return turned if (of_conv1d or transposed) and not is_vocabulary(name) else low_rank
+
+
+def _tuned_tensor(name: str, change: Change, base: StoredTensor | None) -> StoredTensor:
+    """The tuned model's tensor as its header would tell it; its bytes lie nowhere, unless it was saved as a whole.
+
+    What a product or trained rows make is kept in the working dtype: it is never rounded to the base's.
+    """
+    stored = change.whole or base or change.sources[0]
+    if change.low_rank is not None or change.rows is not None:
+        wide = "F64" if "F64" in {stored.dtype, *(source.dtype for source in change.sources)} else "F32"
+        stored = replace(stored, dtype=wide, nbytes=stored.elements * DTYPES[wide].itemsize)
+    return replace(stored, name=name)
+
+
+def _decisions(model: Checkpoint, adapter: Checkpoint) -> Iterable[Decision]:
+    own = model.sidecars.has_tokenizer_of_its_own
+    yield Decision(
+        "adapter.tokenizer",
+        "the adapter's" if own else "the base's",
+        "its folder holds tokenizer files" if own else "its folder holds no tokenizer files",
+    )
+    yield Decision("adapter.config", "the base's", "an adapter has no config of its own")
+    named = adapter.adapter.base_model if adapter.adapter else None
+    if named:
+        yield Decision("adapter.base_model", _told(named), "the base that its adapter_config.json names")
+
+
+def _doubts(adapter: Checkpoint, base: Checkpoint, target: Checkpoint | None) -> Iterable[str]:
+    """The base that adapter_config.json names should be the one that is given, not the target."""
+    named = adapter.adapter.base_model if adapter.adapter else None
+    if named is None or _is_called(base, named):
+        return
+    if target is not None and _is_called(target, named):
+        yield (
+            f"base and target look swapped: the adapter says that it was trained on {_told(named)}, which is the name of "
+            f"the target ({target.label}), not of the base ({base.label})."
+        )
+    elif base.hub_id and HUB_ID.fullmatch(named):
+        yield (
+            f"the adapter says that it was trained on {_told(named)}, and the base given is {base.label}. Its difference "
+            "means nothing on another base, unless the two hold the same weights."
+        )
+
+
+def _tied_product(changes: Mapping[str, Change], tied: bool, kept_tied: bool) -> Iterable[str]:
+    """A product on the embedding of a tied model goes onto the head too, which peft trained without it."""
+    for name, change in changes.items():
+        if tied and not kept_tied and EMBEDDING.search(name) and change.low_rank is not None:
+            yield (
+                f"`{name}`: the base ties head and embedding, so the adapter's product on the embedding becomes the head's "
+                "too, as in peft's own merge; it was trained with a head that stayed as it was (peft's "
+                "ensure_weight_tying was off)."
+            )
+
+
+def _is_called(checkpoint: Checkpoint, named: str) -> bool:
+    own = checkpoint.hub_id or checkpoint.label
+    return _last(named).casefold() == _last(own).casefold()
+
+
+def _last(name: str) -> str:
+    """What a path or a Hub id ends with."""
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def _told(name: str) -> str:
+    """A Hub id as it stands; of a path on the machine that trained the adapter its last part."""
+    return name if HUB_ID.fullmatch(name) else _last(name)

@@ -1,0 +1,114 @@
+"""Killed runs, second runs at the same place, and what is left behind."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny_scored
+
+import tuneport
+from tuneport.errors import OutputError
+from tuneport.evaluate import run
+from tuneport.evaluate.keeping import already_done, keeping
+from tuneport.evaluate.outcomes import Outcome, TaskResult
+
+RESULT = TaskResult("t", "exact_match", True, (Outcome("1", 1.0), Outcome("2", 0.0)))
+SLOWLY = """
+import sys, time
+from tuneport.evaluate import keeping, run
+put = keeping.Kept.put
+def slowly(self, *arguments):
+    put(self, *arguments)
+    print("kept", flush=True)
+    time.sleep(60)
+keeping.Kept.put = slowly
+sys.__stdout__.flush()
+import contextlib
+run.quietly = contextlib.nullcontext
+run.evaluate(sys.argv[1:3], [sys.argv[3]], sys.argv[4], max_new_tokens=4, device="cpu")
+"""
+
+
+def test_a_killed_run_leaves_nothing_that_looks_whole_and_goes_on_where_it_stopped(
+    models: Path, towns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "o.json"
+    both = [str(models / "half"), str(models / "all")]
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOWLY, *both, str(towns), str(out)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        while (line := process.stdout.readline()) and b"kept" not in line:
+            pass
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.json.partial", "towns.jsonl"]
+    loaded: list[str] = []
+    load = run.load
+
+    def counting(seat: run.Seat, *arguments: object) -> object:
+        loaded.append(seat.name)
+        return load(seat, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run, "load", counting)
+    record = tuneport.evaluate(both, [towns], out, max_new_tokens=4, device="cpu")
+    assert loaded == ["all"]
+    whole = tuneport.evaluate(both, [towns], tmp_path / "unbroken.json", max_new_tokens=4, device="cpu")
+    assert {k: v for k, v in record.items() if k != "examples"} == {k: v for k, v in whole.items() if k != "examples"}
+    assert (tmp_path / "o.examples.jsonl").read_bytes() == (tmp_path / "unbroken.examples.jsonl").read_bytes()
+
+
+def test_what_is_kept_of_another_plan_is_refused_with_the_field_or_thrown_away_when_overwriting(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "o.json"
+    with keeping(out, {"limit": 1}, overwrite=False) as kept:
+        kept.put(0, 0, RESULT, ["warned"])
+    with keeping(out, {"limit": 1}, overwrite=False) as kept:
+        assert kept.get(0, 0) == (RESULT, ["warned"])
+        assert kept.get(0, 1) is None
+    with pytest.raises(OutputError, match=r"limit \(then 1, now 2\)"), keeping(out, {"limit": 2}, overwrite=False):
+        pass
+    with keeping(out, {"limit": 2}, overwrite=True) as kept:
+        assert kept.get(0, 0) is None
+
+
+def test_a_second_run_at_the_same_place_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "o.json"
+    with keeping(out, {}, overwrite=False):
+        lock = os.open(tmp_path / "o.json.partial", os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(lock)
+        with pytest.raises(OutputError, match="in use by another run"), keeping(out, {}, overwrite=False):
+            pass
+
+
+def test_a_file_that_is_no_record_is_never_touched(tmp_path: Path) -> None:
+    out = tmp_path / "o.json"
+    for content in ("my notes", json.dumps([1]), json.dumps({"no": "plan"})):
+        out.write_text(content)
+        with pytest.raises(OutputError, match="is no record of an evaluation"):
+            already_done(out, {}, overwrite=False)
+        assert out.read_text() == content
+    assert already_done(out, {}, overwrite=True) is None
+    with pytest.raises(OutputError, match="is a folder"):
+        already_done(tmp_path, {}, overwrite=True)
+
+
+def test_a_model_that_was_trained_on_is_another_model(models: Path, towns: Path, tmp_path: Path) -> None:
+    mine = tiny_scored.copy_model(models / "half", tmp_path / "mine")
+    out = tmp_path / "o.json"
+    tuneport.evaluate([mine], [towns], out, max_new_tokens=4, device="cpu")
+    time.sleep(0.01)
+    (mine / "model.safetensors").write_bytes((models / "all" / "model.safetensors").read_bytes())
+    with pytest.raises(OutputError, match="model"):
+        tuneport.evaluate([mine], [towns], out, max_new_tokens=4, device="cpu")

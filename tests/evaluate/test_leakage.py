@@ -1,0 +1,71 @@
+"""Test questions that stand in training data are found by digest and reported with their ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_scored
+
+import tuneport
+from tuneport.errors import DoubtError, UsageError
+from tuneport.evaluate.examples import read_tasks
+from tuneport.evaluate.leakage import HASHES, leaked
+from tuneport.tune.leakage import example_digest
+
+TEST = [
+    {"id": "p", "prompt": "Where lives Anna?", "answer": "Paris"},
+    {"id": "q", "prompt": "Where lives Ben?", "answer": "Rome"},
+    {"id": "m", "messages": [{"role": "user", "content": "Who is\nCarla?"}], "answer": "a miner"},
+]
+
+
+@pytest.mark.parametrize(
+    ("row", "ids"),
+    [
+        ({"prompt": "where  lives anna?", "completion": "elsewhere"}, ["p"]),
+        ({"text": "WHERE LIVES BEN?\nRome"}, ["q"]),
+        ({"messages": [{"role": "user", "content": "who is carla?"}, {"role": "assistant", "content": "x"}]}, ["m"]),
+        ({"prompt": [{"role": "user", "content": "Where lives Anna?"}], "chosen": [], "rejected": []}, ["p"]),
+        ({"prompt": "Where lives Anna", "completion": "Paris"}, []),
+        ({"text": "We asked: Where lives Anna?"}, []),
+    ],
+)
+def test_a_question_is_found_whatever_its_case_blanks_and_form(
+    tmp_path: Path, row: dict[str, Any], ids: list[str]
+) -> None:
+    tasks = read_tasks([tiny_scored.write_rows(tmp_path / "test.jsonl", TEST)])
+    data = tiny_scored.write_rows(tmp_path / "train.jsonl", [{"prompt": "other", "completion": "x"}, row])
+    rows = leaked(tasks, [data])
+    assert [found["ids"] for found in rows] == ([ids] if ids else [])
+    if ids:
+        assert (rows[0]["data"], rows[0]["count"], rows[0]["of"]) == ("train.jsonl", 1, 3)
+
+
+def test_a_folder_that_tune_wrote_is_read_by_its_digests(tmp_path: Path) -> None:
+    tasks = read_tasks([tiny_scored.write_rows(tmp_path / "test.jsonl", TEST)])
+    (tmp_path / "tuned").mkdir()
+    digests = [example_digest(text) for text in ("something else", "where lives ben? rome")]
+    (tmp_path / "tuned" / HASHES).write_text("\n".join(digests) + "\n")
+    (row,) = leaked(tasks, [tmp_path / "tuned"])
+    assert (row["ids"], row["data"]) == (["q"], "tuned")
+
+
+def test_training_data_that_is_not_there_or_not_readable_is_told(tmp_path: Path) -> None:
+    tasks = read_tasks([tiny_scored.write_rows(tmp_path / "test.jsonl", TEST)])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.jsonl").write_text("no digest\n")
+    for name, expected in (("none", "no such file"), ("empty", "holds no"), ("notes.jsonl", "neither JSON")):
+        with pytest.raises(UsageError, match=expected):
+            leaked(tasks, [tmp_path / name])
+
+
+def test_a_leak_stands_in_the_record_and_stops_when_strict(models: Path, towns: Path, tmp_path: Path) -> None:
+    data = tiny_scored.write_rows(tmp_path / "train.jsonl", tiny_scored.rows()[:2])
+    arguments: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu", "trained_on": [data]}
+    record = tuneport.evaluate([models / "all"], [towns], tmp_path / "o.json", **arguments)
+    assert record["leakage"] == [{"task": "towns", "data": "train.jsonl", "count": 2, "of": 12, "ids": ["1", "2"]}]
+    assert "2 of 12 examples of towns stand in the training data train.jsonl (1, 2)" in record["warnings"][0]
+    with pytest.raises(DoubtError, match="stand in"):
+        tuneport.evaluate([models / "all"], [towns], tmp_path / "p.json", strict=True, **arguments)
