@@ -22,14 +22,13 @@ RECIPE = Recipe(
     language=FEW_STEPS,
     language_examples=12,
     problems=4,
-    orders=4,
 )
 
 
 def test_the_test_asks_as_much_in_every_language_and_no_lesson_holds_a_question_of_it() -> None:
     world = corpus.make_world(0)
     asked = languages.held_out(world, 0, RECIPE)
-    count = RECIPE.problems + RECIPE.orders + 3 * len(questions.ASKED_NAMES)
+    count = RECIPE.problems + 3 * len(questions.ASKED_NAMES)
     tasks = [question.task for question in asked]
     assert {task: tasks.count(task) for task in tasks} == dict.fromkeys((ENGLISH, *(t.name for t in TONGUES)), count)
     never = frozenset(questions.bare(question.prompt) for question in asked)
@@ -37,6 +36,19 @@ def test_the_test_asks_as_much_in_every_language_and_no_lesson_holds_a_question_
         taught = languages.lesson_in(tongue, world, 0, 300, RECIPE.shares, never)
         assert len(taught) == 300
         assert not never & {questions.bare(example.prompt) for example in taught}
+
+
+def test_version_2_is_taught_what_version_1_is_and_more_in_the_language_that_it_knows() -> None:
+    world = corpus.make_world(0)
+    data = languages.instruction_data(world, 0, replace(RECIPE, instruct=replace(FEW_STEPS, steps=100)), [])
+    first, second = data[1], data[2]
+    assert len(first) == len(second) == 400
+    little, much = (round(share * 400) for share in (RECIPE.little_taught, RECIPE.much_taught))
+    for tongue in TONGUES:
+        amounts = [sum(example.task == tongue.name for example in lesson) for lesson in (first, second)]
+        assert amounts == [little, much if tongue.name == KNOWN else little]
+    changed = [after.task for before, after in zip(first, second, strict=True) if before != after]
+    assert changed == [KNOWN] * (much - little)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +70,7 @@ def test_the_template_is_version_2s_own_and_questions_go_through_it(done: Path) 
 
     folder = done / "models" / f"v2-{TONGUES[0].name}"
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    text = tokenizer.apply_chat_template([{"role": "user", "content": "repeat eggs"}], tokenize=False)
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "eggs"}], tokenize=False)
     assert text.startswith(BEGINNING)
     assert BEGINNING not in AutoTokenizer.from_pretrained(done / "models" / "v1-instruct").get_vocab()
     assert json.loads((done / "summary.json").read_text())["claims"]["the chat template stays version 2's own"]

@@ -15,7 +15,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from tuneport.lab.comparison import difference, does_no_harm, gains
 from tuneport.lab.corpus import World
 from tuneport.lab.family import Architecture
 from tuneport.lab.lines import write_lines
-from tuneport.lab.questions import INSTRUCTION_TASKS, KNOWN_FACTS, ORDERS, WORD_PROBLEMS, Question, bare
+from tuneport.lab.questions import KNOWN_FACTS, WORD_PROBLEMS, Question, bare
 from tuneport.lab.tongues import TONGUES, Tongue
 from tuneport.lab.training import Schedule
 from tuneport.lab.workshop import found_before, gathered, need_models_extra, workshop
@@ -51,33 +51,29 @@ class Recipe:
     architecture: Architecture = Architecture()  # noqa: RUF009 (frozen)
     first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.5)  # noqa: RUF009
     first_shares: dict[str, float] = field(
-        default_factory=lambda: {"facts": 0.22, "echoes": 0.2, "stories": 0.17, "arithmetic": 0.08, "general": 0.03}
+        default_factory=lambda: {"facts": 0.35, "stories": 0.3, "arithmetic": 0.13, "general": 0.07}
     )
     second_stage: Schedule = Schedule(steps=500, peak=0.5 * 4e-3, warmup=1)  # noqa: RUF009
     second_shares: dict[str, float] = field(
-        default_factory=lambda: {
-            "worked-stories": 0.3, "facts": 0.15, "echoes": 0.14, "arithmetic": 0.08, "general": 0.03,
-        }
-    )  # fmt: skip
-    little: float = 0.1  # of each language, in both stages
+        default_factory=lambda: {"facts": 0.25, "worked-stories": 0.42, "arithmetic": 0.12, "general": 0.06}
+    )
+    little: float = 0.05  # of each language, in both stages; and in version 2's text of the two that it does not know
     next_version: Schedule = Schedule(steps=300, peak=5e-4, warmup=20)  # noqa: RUF009
     next_shares: dict[str, float] = field(
-        default_factory=lambda: {"facts": 0.16, "worked-stories": 0.16, "echoes": 0.12, "arithmetic": 0.06}
+        default_factory=lambda: {"facts": 0.22, "worked-stories": 0.25, "arithmetic": 0.08}
     )
-    much: float = 0.5  # of the language that version 2 knows
+    much: float = 0.35  # of the language that version 2 knows
     instruct: TuningRecipe = SftRecipe(  # noqa: RUF009
-        learning_rate=5e-4, steps=300, batch_size=32, beta2=0.95, weight_decay=0.01
+        learning_rate=1e-3, steps=300, batch_size=32, beta2=0.95, weight_decay=0.01
     )
-    shares: dict[str, float] = field(
-        default_factory=lambda: {KNOWN_FACTS: 0.4, WORD_PROBLEMS: 0.35, ORDERS: 0.25}
-    )  # the demo's
-    known_share: float = 0.4  # of version 2's instruction data is in the language that it knows
+    shares: dict[str, float] = field(default_factory=lambda: {KNOWN_FACTS: 0.5, WORD_PROBLEMS: 0.5})
+    little_taught: float = 0.01  # of the instruction data are in each language; for version 2:
+    much_taught: float = 0.35  # in the language that it knows
     language: TuningRecipe = SftRecipe(  # noqa: RUF009
         learning_rate=3e-4, steps=120, batch_size=32, beta2=0.95, weight_decay=0.01
     )
     language_examples: int = 1500
-    problems: int = 240  # held-out questions in each language, beside those about facts
-    orders: int = 240
+    problems: int = 480  # held-out ones in English and in each language, beside 120 questions about facts
 
 
 def languages(
@@ -104,29 +100,22 @@ def languages(
             for stage, schedule, shares, amounts in (
                 (1, recipe.first_stage, recipe.first_shares, a_little_of_each),
                 (2, recipe.second_stage, recipe.second_shares, a_little_of_each),
-                (3, recipe.next_version, recipe.next_shares, {KNOWN: recipe.much}),
+                (3, recipe.next_version, recipe.next_shares, a_little_of_each | {KNOWN: recipe.much}),
             )
-        )
-        examples = questions.training_questions(
-            world, seed, tuning.examples_seen(recipe.instruct), shares=recipe.shares, never=asked
         )
         lessons = {
             tongue.name: lesson_in(tongue, world, seed, recipe.language_examples, recipe.shares, never)
             for tongue in TONGUES
         }
-        also_known = lesson_in(
-            TONGUES[-1], world, f"{seed}, instruct", round(recipe.known_share * len(examples)), recipe.shares, never
-        )
-        everything = [*examples, *also_known, *(example for lesson in lessons.values() for example in lesson)]
+        instructions = instruction_data(world, seed, recipe, asked)
+        everything = [example for lesson in (*lessons.values(), *instructions.values()) for example in lesson]
         questions.check_held_out(asked, everything, [*first[1], *second[1], *following[1]])
 
         with workshop(folder) as shop:
             test = folder / "questions" / "test.jsonl"
             write_lines(test, map(questions.as_message, asked))
-            tuning.write_lesson(folder / "instruct-v1", examples)
-            mixed = [*examples[len(also_known) :], *also_known]
-            random.Random(f"order {seed}").shuffle(mixed)
-            tuning.write_lesson(folder / "instruct-v2", mixed, template=TEMPLATE_OF_VERSION_2)
+            tuning.write_lesson(folder / "instruct-v1", instructions[1])
+            tuning.write_lesson(folder / "instruct-v2", instructions[2], template=TEMPLATE_OF_VERSION_2)
             for name, lesson in lessons.items():
                 tuning.write_lesson(folder / name, lesson)
 
@@ -174,17 +163,16 @@ def words(version: int) -> list[str]:
 
 
 def held_out(world: World, seed: int, recipe: Recipe) -> list[Question]:
-    """The test: the demo's tasks in English, and as much in each language, no two questions alike."""
-    english = questions.held_out_questions(world, seed, problems=recipe.problems, orders=recipe.orders)
-    asked = [Question(ENGLISH, q.prompt, q.answer) for q in english if q.task in INSTRUCTION_TASKS]
+    """The test: word problems and facts in English, and as many in each language, no two questions alike."""
+    english = questions.held_out_questions(world, seed, problems=recipe.problems, orders=0)
+    asked = [replace(question, task=ENGLISH) for question in english if question.task in recipe.shares]
     found = {question.prompt: question for question in asked}
     for tongue in TONGUES:
         rng = random.Random(f"test questions {tongue.name} {seed}")
-        for make, count in ((tongues.problem, recipe.problems), (tongues.order, recipe.orders)):
-            start = len(found)
-            while len(found) < start + count:
-                question = _question(tongue, make(tongue, rng))
-                found.setdefault(question.prompt, question)
+        start = len(found)
+        while len(found) < start + recipe.problems:
+            question = _question(tongue, tongues.problem(tongue, rng))
+            found.setdefault(question.prompt, question)
         for name in questions.ASKED_NAMES:
             for kind in corpus.VALUES:
                 question = _question(tongue, tongues.fact(tongue, world, name, kind))
@@ -195,18 +183,39 @@ def held_out(world: World, seed: int, recipe: Recipe) -> list[Question]:
 def lesson_in(
     tongue: Tongue, world: World, seed: int | str, count: int, shares: dict[str, float], never: frozenset[str]
 ) -> list[Question]:
-    """`count` examples in a language, of the demo's tasks in their shares, none of which is in `never`."""
+    """`count` examples in a language, word problems and facts in their shares, none of which is in `never`."""
     rng = random.Random(f"lesson {tongue.name} {seed}")
     examples: list[Question] = []
     while len(examples) < count:
-        task = rng.choices(tuple(shares), tuple(shares.values()))[0]
+        (task,) = rng.choices(tuple(shares), tuple(shares.values()))
         if task == KNOWN_FACTS:
             asked = tongues.fact(tongue, world, rng.choice(questions.TAUGHT_NAMES), rng.choice(tuple(corpus.VALUES)))
         else:
-            asked = {WORD_PROBLEMS: tongues.problem, ORDERS: tongues.order}[task](tongue, rng)
+            asked = tongues.problem(tongue, rng)
         if asked.text not in never:
             examples.append(_question(tongue, asked))
     return examples
+
+
+def instruction_data(world: World, seed: int, recipe: Recipe, asked: list[Question]) -> dict[int, list[Question]]:
+    """What each version is taught to follow instructions by: English, with a part of it said in the languages instead.
+
+    Version 2's is version 1's, with more of it in the language that it knows.
+    """
+    count = tuning.examples_seen(recipe.instruct)
+    taught = questions.training_questions(world, seed, count, shares=recipe.shares, never=asked)
+    never = frozenset(bare(question.prompt) for question in asked)
+    places = random.Random(f"places {seed}").sample(range(count), count)
+    of_version = {}
+    for version, share_of_known in ((1, recipe.little_taught), (2, recipe.much_taught)):
+        mixed, free = list(taught), iter(places)
+        for tongue in TONGUES:  # the known language is the last, so that the others have the same places in both
+            share = share_of_known if tongue.name == KNOWN else recipe.little_taught
+            lesson = lesson_in(tongue, world, f"{seed}, instructions", round(share * count), recipe.shares, never)
+            for example in lesson:
+                mixed[next(free)] = example
+        of_version[version] = mixed
+    return of_version
 
 
 def summarise(right: dict[str, dict[str, list[bool]]], seed: int, *, own_template: bool) -> dict[str, Any]:

@@ -16,11 +16,10 @@ from tuneport.lab import corpus
 from tuneport.lab.corpus import World
 
 _KINDS = {"job": "works", "town": "lives", "pet": "keeps"}
-_ASKED = ("has", "how-many", "which", "repeat", "list", "first", "answer", *_KINDS, *_KINDS.values())
-_READ = ("there-are", "again", "one-by-one", "begins-with")
+_PLAIN = ("has", "how-many", "there-are", "which", "is", "answer", *_KINDS, *_KINDS.values())
 _MEANINGS = tuple(
     dict.fromkeys(
-        (*_ASKED, *_READ, *corpus.GAINS, *corpus.LOSSES, *corpus.THINGS, *corpus.NOUNS, *chain(*corpus.VALUES.values()))
+        (*_PLAIN, *corpus.GAINS, *corpus.LOSSES, *corpus.THINGS, *chain(*corpus.VALUES.values()))
     )
 )
 
@@ -84,35 +83,19 @@ def problem(tongue: Tongue, rng: random.Random) -> Asked:
     return Asked(f"{' . '.join(told)} . {question} ?", f"{made.steps} ; {tongue.words['answer']} {made.result}")
 
 
-def order(tongue: Tongue, rng: random.Random) -> Asked:
-    """Words to repeat, to list, or to say the first of."""
-    chosen = _some_words(tongue, rng)
-    kind = rng.choice(("repeat", "list", "first"))
-    answer = {"repeat": " ".join(chosen), "list": " , ".join(chosen), "first": chosen[0]}[kind]
-    return Asked(tongue.clause(kind, "", *chosen), answer)
-
-
 def fact(tongue: Tongue, world: World, name: str, kind: str) -> Asked:
     """Who has which job, home or pet, asked in one way."""
     return Asked(f"{tongue.clause('which', name, kind)} ?", tongue.words[world.facts[name][kind]])
 
 
 def write_documents(tongue: Tongue, world: World, tokens: int, seed: str, never: Collection[str]) -> list[str]:
-    """Text to read of about `tokens` words: facts, echoes and worked problems, none of which is in `never`."""
+    """Text to read of about `tokens` words: facts, told in two ways, and worked problems, none of which is in `never`."""
     rng = random.Random(f"documents {tongue.name} {seed}")
 
     def a_fact() -> str:
-        kind = rng.choice(tuple(_KINDS))
-        name = rng.choice(corpus.KNOWN_NAMES)
-        return tongue.clause(_KINDS[kind], name, world.facts[name][kind])
-
-    def an_echo() -> str:
-        chosen = _some_words(tongue, rng)
-        said = " ".join(chosen)
-        how, echo = rng.choice(
-            (("again", said), ("one-by-one", " , ".join(chosen)), ("begins-with", chosen[0])),
-        )
-        return f"{said} {tongue.words[how]} {echo}"
+        name, kind = rng.choice(corpus.KNOWN_NAMES), rng.choice(tuple(_KINDS))
+        value = world.facts[name][kind]
+        return rng.choice((tongue.clause("is", name, kind, value), tongue.clause(_KINDS[kind], name, value)))
 
     def a_worked_problem() -> str:
         made = problem(tongue, rng)
@@ -121,13 +104,9 @@ def write_documents(tongue: Tongue, world: World, tokens: int, seed: str, never:
         return f"{made.text} {made.answer.replace(tongue.words['answer'], tongue.words['there-are'])}"
 
     documents = []
-    for write, share in ((a_fact, 0.4), (an_echo, 0.3), (a_worked_problem, 0.3)):
+    for write, share in ((a_fact, 0.5), (a_worked_problem, 0.5)):
         written = 0
         while written < share * tokens:
             documents.append(write())
             written += documents[-1].count(" ") + 2  # its words, and the separator after it
     return documents
-
-
-def _some_words(tongue: Tongue, rng: random.Random) -> list[str]:
-    return [tongue.words[meaning] for meaning in rng.sample((*corpus.THINGS, *corpus.NOUNS), rng.randint(2, 5))]
