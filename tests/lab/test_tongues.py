@@ -41,7 +41,7 @@ def test_a_problem_reads_back_as_one_of_the_labs_english_ones_and_its_answer_sol
     *told, question = (read(tongue, sentence) for sentence in asked.text.removesuffix(" ?").split(" . "))
     (person, has, have, thing), *events = told
     assert person in corpus.PEOPLE
-    assert (has, question) == ("has", ["how-many", thing])
+    assert (has, question[:2]) == ("has", ["how-many", thing])
     left, steps = int(have), []
     for who, verb, amount in events:
         assert who == person

@@ -51,28 +51,28 @@ class Recipe:
     architecture: Architecture = Architecture()  # noqa: RUF009 (frozen)
     first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.5)  # noqa: RUF009
     first_shares: dict[str, float] = field(
-        default_factory=lambda: {"facts": 0.35, "stories": 0.3, "arithmetic": 0.13, "general": 0.07}
+        default_factory=lambda: {"facts": 0.3, "stories": 0.25, "arithmetic": 0.1, "general": 0.05}
     )
     second_stage: Schedule = Schedule(steps=500, peak=0.5 * 4e-3, warmup=1)  # noqa: RUF009
     second_shares: dict[str, float] = field(
-        default_factory=lambda: {"facts": 0.25, "worked-stories": 0.42, "arithmetic": 0.12, "general": 0.06}
+        default_factory=lambda: {"facts": 0.2, "worked-stories": 0.35, "arithmetic": 0.1, "general": 0.05}
     )
-    little: float = 0.05  # of each language, in both stages; and in version 2's text of the two that it does not know
+    little: float = 0.1  # of each language, in both stages; and in version 2's text of the two that it does not know
     next_version: Schedule = Schedule(steps=300, peak=5e-4, warmup=20)  # noqa: RUF009
     next_shares: dict[str, float] = field(
-        default_factory=lambda: {"facts": 0.22, "worked-stories": 0.25, "arithmetic": 0.08}
+        default_factory=lambda: {"facts": 0.2, "worked-stories": 0.2, "arithmetic": 0.05}
     )
     much: float = 0.35  # of the language that version 2 knows
     instruct: TuningRecipe = SftRecipe(  # noqa: RUF009
-        learning_rate=1e-3, steps=300, batch_size=32, beta2=0.95, weight_decay=0.01
+        learning_rate=5e-4, steps=300, batch_size=32, beta2=0.95, weight_decay=0.01
     )
     shares: dict[str, float] = field(default_factory=lambda: {KNOWN_FACTS: 0.5, WORD_PROBLEMS: 0.5})
     little_taught: float = 0.01  # of the instruction data are in each language; for version 2:
     much_taught: float = 0.35  # in the language that it knows
     language: TuningRecipe = SftRecipe(  # noqa: RUF009
-        learning_rate=3e-4, steps=120, batch_size=32, beta2=0.95, weight_decay=0.01
+        learning_rate=2e-4, steps=40, batch_size=32, beta2=0.95, weight_decay=0.01
     )
-    language_examples: int = 1500
+    language_examples: int = 600
     problems: int = 480  # held-out ones in English and in each language, beside 120 questions about facts
 
 

@@ -16,7 +16,7 @@ from tuneport.lab import corpus
 from tuneport.lab.corpus import World
 
 _KINDS = {"job": "works", "town": "lives", "pet": "keeps"}
-_PLAIN = ("has", "how-many", "there-are", "which", "is", "answer", *_KINDS, *_KINDS.values())
+_PLAIN = ("has", "how-many", "now", "there-are", "which", "is", "answer", *_KINDS, *_KINDS.values())
 _MEANINGS = tuple(
     dict.fromkeys(
         (*_PLAIN, *corpus.GAINS, *corpus.LOSSES, *corpus.THINGS, *chain(*corpus.VALUES.values()))
@@ -79,7 +79,9 @@ def problem(tongue: Tongue, rng: random.Random) -> Asked:
     for event in events:
         _, verb, amount = event.split()
         told.append(tongue.clause(verb, person, amount))
-    question = tongue.clause("how-many", "", thing)
+    # As far from the last number to the end as in English: models this small find numbers by their distance.
+    now = () if tongue.verb == "last" else ("now",)
+    question = tongue.clause("how-many", "", thing, *now)
     return Asked(f"{' . '.join(told)} . {question} ?", f"{made.steps} ; {tongue.words['answer']} {made.result}")
 
 
