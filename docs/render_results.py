@@ -53,6 +53,16 @@ TOLD = {  # of each experiment its title, and what was done
             "strengths, and all nine lost word problems by it on version 1 itself"
         ),
     ),
+    "languages": (
+        "Languages (Table 2 at small scale)",
+        "To repeat: `python -m tuneport.lab.languages --out DIR --seed N`. A family of its own reads English and a little of three "
+        "procedural languages, which have words and an order of their own for the same world. Version 1 is taught to follow "
+        "instructions, nearly all of them English, and its instruct model is fine-tuned on each language. The diff vectors "
+        "(language − instruct) go onto version 2's own instruct model: it has another chat template, and it has read and been "
+        "taught much of taku, as Llama 3.1 of Sinhala. Asked are word problems, and facts about names that no fine-tuning "
+        "mentions; the whole answer counts. \"At most 3 points\" is non-inferiority: the interval of the difference lies above −3.\n\n"
+        + _CARE.format("VARIANTS")
+    ),
 }
 
 

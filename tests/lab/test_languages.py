@@ -20,7 +20,6 @@ RECIPE = Recipe(
     next_version=BRIEFLY,
     instruct=FEW_STEPS,
     language=FEW_STEPS,
-    language_examples=12,
     problems=4,
 )
 
@@ -40,15 +39,14 @@ def test_the_test_asks_as_much_in_every_language_and_no_lesson_holds_a_question_
 
 def test_version_2_is_taught_what_version_1_is_and_more_in_the_language_that_it_knows() -> None:
     world = corpus.make_world(0)
-    data = languages.instruction_data(world, 0, replace(RECIPE, instruct=replace(FEW_STEPS, steps=100)), [])
-    first, second = data[1], data[2]
+    recipe = replace(RECIPE, instruct=replace(FEW_STEPS, steps=100))
+    first, second = languages.instruction_data(world, 0, recipe, [])
     assert len(first) == len(second) == 400
-    little, much = (round(share * 400) for share in (RECIPE.little_taught, RECIPE.much_taught))
-    for tongue in TONGUES:
-        amounts = [sum(example.task == tongue.name for example in lesson) for lesson in (first, second)]
-        assert amounts == [little, much if tongue.name == KNOWN else little]
-    changed = [after.task for before, after in zip(first, second, strict=True) if before != after]
-    assert changed == [KNOWN] * (much - little)
+    little, much = (round(share * 400) for share in recipe.known_taught)
+    assert [sum(example.task == KNOWN for example in taught) for taught in (first, second)] == [little, much]
+    changed = [(before.task, after.task) for before, after in zip(first, second, strict=True) if before != after]
+    assert len(changed) == much - little
+    assert all(before != KNOWN and after == KNOWN for before, after in changed)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 """Languages: what version 1 was taught in three languages goes onto the next version's instruct model (Table 2).
 
-Version 1 has read a little of three procedural languages and is taught in English to follow instructions; from there it
-is fine-tuned on each language. The diff vectors (language − instruct) go onto version 2's own instruct model, which has
-another chat template, and which has read and been taught much of one of the three, as Llama 3.1 of Sinhala. Read
-`languages` from top to bottom.
+Version 1 has read a little of three procedural languages and is taught to follow instructions, nearly all of them
+English; from there it is fine-tuned on each language. The diff vectors (language − instruct) go onto version 2's own
+instruct model, which has another chat template, and which has read and been taught much of one of the three, as Llama
+3.1 of Sinhala. Read `languages` from top to bottom.
 
     python -m tuneport.lab.languages --out DIR [--seed N]
 """
@@ -67,12 +67,10 @@ class Recipe:
         learning_rate=5e-4, steps=300, batch_size=32, beta2=0.95, weight_decay=0.01
     )
     shares: dict[str, float] = field(default_factory=lambda: {KNOWN_FACTS: 0.5, WORD_PROBLEMS: 0.5})
-    little_taught: float = 0.01  # of the instruction data are in each language; for version 2:
-    much_taught: float = 0.35  # in the language that it knows
+    known_taught: tuple[float, float] = (0.03, 0.35)  # of both versions' data are in the language version 2 knows
     language: TuningRecipe = SftRecipe(  # noqa: RUF009
         learning_rate=2e-4, steps=40, batch_size=32, beta2=0.95, weight_decay=0.01
     )
-    language_examples: int = 600
     problems: int = 480  # held-out ones in English and in each language, beside 120 questions about facts
 
 
@@ -104,18 +102,18 @@ def languages(
             )
         )
         lessons = {
-            tongue.name: lesson_in(tongue, world, seed, recipe.language_examples, recipe.shares, never)
+            tongue.name: lesson_in(tongue, world, seed, tuning.examples_seen(recipe.language), recipe.shares, never)
             for tongue in TONGUES
         }
         instructions = instruction_data(world, seed, recipe, asked)
-        everything = [example for lesson in (*lessons.values(), *instructions.values()) for example in lesson]
+        everything = [example for lesson in (*lessons.values(), *instructions) for example in lesson]
         questions.check_held_out(asked, everything, [*first[1], *second[1], *following[1]])
 
         with workshop(folder) as shop:
             test = folder / "questions" / "test.jsonl"
             write_lines(test, map(questions.as_message, asked))
-            tuning.write_lesson(folder / "instruct-v1", instructions[1])
-            tuning.write_lesson(folder / "instruct-v2", instructions[2], template=TEMPLATE_OF_VERSION_2)
+            tuning.write_lesson(folder / "instruct-v1", instructions[0])
+            tuning.write_lesson(folder / "instruct-v2", instructions[1], template=TEMPLATE_OF_VERSION_2)
             for name, lesson in lessons.items():
                 tuning.write_lesson(folder / name, lesson)
 
@@ -197,25 +195,21 @@ def lesson_in(
     return examples
 
 
-def instruction_data(world: World, seed: int, recipe: Recipe, asked: list[Question]) -> dict[int, list[Question]]:
-    """What each version is taught to follow instructions by: English, with a part of it said in the languages instead.
+def instruction_data(world: World, seed: int, recipe: Recipe, asked: list[Question]) -> list[list[Question]]:
+    """What each version is taught to follow instructions by: English, in part replaced by the language version 2 knows.
 
-    Version 2's is version 1's, with more of it in the language that it knows.
+    Both are the same, example by example, but for what is replaced; what is in version 1's, is in version 2's.
     """
     count = tuning.examples_seen(recipe.instruct)
-    taught = questions.training_questions(world, seed, count, shares=recipe.shares, never=asked)
+    english = questions.training_questions(world, seed, count, shares=recipe.shares, never=asked)
     never = frozenset(bare(question.prompt) for question in asked)
+    known = lesson_in(TONGUES[-1], world, f"{seed}, instructions", count, recipe.shares, never)
     places = random.Random(f"places {seed}").sample(range(count), count)
-    of_version = {}
-    for version, share_of_known in ((1, recipe.little_taught), (2, recipe.much_taught)):
-        mixed, free = list(taught), iter(places)
-        for tongue in TONGUES:  # the known language is the last, so that the others have the same places in both
-            share = share_of_known if tongue.name == KNOWN else recipe.little_taught
-            lesson = lesson_in(tongue, world, f"{seed}, instructions", round(share * count), recipe.shares, never)
-            for example in lesson:
-                mixed[next(free)] = example
-        of_version[version] = mixed
-    return of_version
+    taught = []
+    for share in recipe.known_taught:
+        replaced = set(places[: round(share * count)])
+        taught.append([known[place] if place in replaced else english[place] for place in range(count)])
+    return taught
 
 
 def summarise(right: dict[str, dict[str, list[bool]]], seed: int, *, own_template: bool) -> dict[str, Any]:

@@ -18,9 +18,7 @@ from tuneport.lab.corpus import World
 _KINDS = {"job": "works", "town": "lives", "pet": "keeps"}
 _PLAIN = ("has", "how-many", "now", "there-are", "which", "is", "answer", *_KINDS, *_KINDS.values())
 _MEANINGS = tuple(
-    dict.fromkeys(
-        (*_PLAIN, *corpus.GAINS, *corpus.LOSSES, *corpus.THINGS, *chain(*corpus.VALUES.values()))
-    )
+    dict.fromkeys((*_PLAIN, *corpus.GAINS, *corpus.LOSSES, *corpus.THINGS, *chain(*corpus.VALUES.values())))
 )
 
 
