@@ -3,8 +3,9 @@
     python docs/make_results.py [--only NAME,…] [--out DIR]
 
 Each run leaves its folder in DIR (`results-out`) and its figures in docs/results/. A run that is done is not done again,
-one that was stopped goes on; to repeat one, remove its folder. Alone on two cores: about four minutes a seed, a quarter of
-an hour for the published LLM, half an hour and 50 GB of disk for the benchmark.
+one that was stopped goes on; to repeat one, remove its folder. Alone on two cores: about four minutes a seed, two or
+three for each experiment on its models, a quarter of an hour for the published LLM, half an hour and 50 GB of disk for the
+benchmark.
 """
 
 from __future__ import annotations

@@ -1,17 +1,29 @@
-"""One tiny demo for all tests of the lab that start from a finished one."""
+"""One tiny demo for all tests of the lab that start from a finished one, and two workers for all experiments."""
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from lab.brief import BRIEF_DEMO
+from tuneport.lab import processes
 from tuneport.lab.demo import demo
 
 
-@pytest.fixture(scope="session")
-def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A demo's folder, to be read only."""
+@pytest.fixture(scope="package")
+def workers() -> Iterator[None]:
+    """The lab's two processes, started once: that each loads torch, TRL and the harness is most of a brief run's time."""
     pytest.importorskip("transformers")
+    with processes.two_processes() as pool, pytest.MonkeyPatch.context() as patch:
+        for place in ("processes", "demo"):
+            patch.setattr(f"tuneport.lab.{place}.two_processes", lambda: nullcontext(pool))
+        yield
+
+
+@pytest.fixture(scope="package")
+def finished_demo(workers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo's folder, to be read only."""
     out = tmp_path_factory.mktemp("demo") / "demo"
     assert not demo(out, seed=0, recipe=BRIEF_DEMO).already_done
     return out

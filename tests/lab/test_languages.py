@@ -50,7 +50,7 @@ def test_version_2_is_taught_what_version_1_is_and_more_in_the_language_that_it_
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(workers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("languages") / "languages"
     languages.languages(out, 0, RECIPE, show=lambda text: None)
     return out

@@ -9,7 +9,7 @@ import pytest
 from lab.brief import FEW_STEPS
 from tuneport.lab import questions, stages, vocabulary
 from tuneport.lab.questions import INSTRUCTION_TASKS, ORDERS, WORD_PROBLEMS, Question
-from tuneport.lab.stages import STAGES, Recipe
+from tuneport.lab.stages import NUMBER_ALONE, STAGES, Recipe
 from tuneport.tune.recipes import DpoRecipe, GrpoRecipe
 
 pytest.importorskip("transformers")
@@ -91,15 +91,28 @@ def test_no_stage_is_trained_on_a_question_of_the_test(done: Path) -> None:
 def test_both_versions_are_asked_after_every_stage(done: Path) -> None:
     record = json.loads((done / "summary.json").read_text())
     assert set(record["models"]) == set(stages.NAMES)
-    assert set(record["tasks"]) == set(INSTRUCTION_TASKS)
+    assert set(record["tasks"]) == {*INSTRUCTION_TASKS, NUMBER_ALONE}
     assert set(record["norms"]) == set(STAGES)
     assert 0 <= record["rewards"]["first"] <= 1
+
+
+def test_an_answers_number_counts_without_the_steps_before_it(done: Path) -> None:
+    record = json.loads((done / "summary.json").read_text())
+    answers = rows(done / "scores" / "v1-test.examples.jsonl")
+    problems = [row for row in answers if row["task"] == WORD_PROBLEMS]
+    right = sum(str(row["said"]).split()[-1:] == str(row["answer"]).split()[-1:] for row in problems)
+    told = record["tasks"][NUMBER_ALONE]
+    assert told["n"] == len(problems) > 0
+    assert told["models"]["v1"]["accuracy"] == pytest.approx(right / len(problems))
+    to_the_letter = record["tasks"][WORD_PROBLEMS]["models"]
+    assert all(told["models"][name]["accuracy"] >= to_the_letter[name]["accuracy"] for name in stages.NAMES)
 
 
 def scored(**shares: float) -> dict[str, dict[str, list[bool]]]:
     return {
         name: {
-            task: [i < shares.get(name.replace("-", "_"), 0.0) * 100 for i in range(100)] for task in INSTRUCTION_TASKS
+            task: [i < shares.get(name.replace("-", "_"), 0.0) * 100 for i in range(100)]
+            for task in (*INSTRUCTION_TASKS, NUMBER_ALONE)
         }
         for name in stages.NAMES
     }

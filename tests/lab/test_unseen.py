@@ -12,7 +12,8 @@ import pytest
 from lab.brief import FEW_STEPS
 from tuneport.errors import OutputError
 from tuneport.lab import command, comparison, corpus, demo, questions, unseen
-from tuneport.lab.unseen import LAST_NUMBER, LONGER, NUMBER_TASKS, OTHER_TASKS, STRANGE_THINGS, TWO_THINGS, Recipe
+from tuneport.lab.questions import LAST_NUMBER
+from tuneport.lab.unseen import LONGER, NUMBER_TASKS, OTHER_TASKS, STRANGE_THINGS, TWO_THINGS, Recipe
 
 pytest.importorskip("transformers")
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuneport.errors import TuneportError
@@ -24,6 +24,7 @@ WORD_PROBLEMS, KNOWN_FACTS, ORDERS = "word-problems", "known-facts", "orders"
 INSTRUCTION_TASKS = (WORD_PROBLEMS, KNOWN_FACTS, ORDERS)
 NEW_FACTS, NEW_FACTS_COMPLETED = "new-facts", "new-facts-completed"
 NEW_KNOWLEDGE_TASKS = (NEW_FACTS, NEW_FACTS_COMPLETED)
+LAST_NUMBER = r"(\d+)$"  # what counts of an answer where only its number does
 
 PHRASINGS = ("what is the {kind} of {name} ?", "which {kind} has {name} ?", "tell me the {kind} of {name} .")
 # Two names in three are taught; the others are asked in the test.
@@ -117,6 +118,11 @@ def as_message(question: Question) -> dict[str, object]:
 def read_questions(path: Path) -> list[Question]:
     """The questions of a file that has one of them a line."""
     return [Question(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def for_its_number(problem: Question) -> Question:
+    """A word problem of which the number counts, whatever stands before it: to be asked with `LAST_NUMBER`."""
+    return replace(problem, answer=problem.answer.split()[-1])
 
 
 def problem_texts(questions: Iterable[Question]) -> frozenset[str]:

@@ -2,8 +2,8 @@
 
 As in the paper's Tables 7 and 8, a stage's diff vector is taken from the base (stage − version 1), so it holds all that
 came before it. The data of SFT are of mixed quality: half of the word problems are answered without the written steps.
-DPO prefers answers with steps to those without; GRPO rewards an answer that is right to the letter. Version 2 is never
-trained. Read `stages` from top to bottom.
+DPO prefers answers with steps to those without; GRPO rewards an answer that is right to the letter. Word problems are scored
+twice, to the letter and by their number, so that a better form is not taken for better sums. Version 2 is never trained. Read `stages` from top to bottom.
 
     python -m tuneport.lab.stages --out DIR [--seed N] [--family DEMO_DIR]
 """
@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,20 @@ from tuneport.lab import command, comparison, questions, scoring, tuning
 from tuneport.lab.comparison import difference, gains
 from tuneport.lab.grown import Grown, open_family
 from tuneport.lab.lines import write_lines
-from tuneport.lab.questions import INSTRUCTION_TASKS, KNOWN_FACTS, ORDERS, WORD_PROBLEMS, Question
+from tuneport.lab.questions import (
+    INSTRUCTION_TASKS,
+    KNOWN_FACTS,
+    LAST_NUMBER,
+    ORDERS,
+    WORD_PROBLEMS,
+    Question,
+    for_its_number,
+)
 from tuneport.lab.workshop import found_before, gathered, need_models_extra, workshop
 from tuneport.place import workplace
 from tuneport.tune.recipes import DpoRecipe, GrpoRecipe, SftRecipe
 
+NUMBER_ALONE = f"{WORD_PROBLEMS}-number"
 STAGES = {"sft": "SFT", "dpo": "SFT, DPO", "grpo": "SFT, DPO, GRPO"}
 NAMES = {
     "v1": "version 1",
@@ -87,21 +97,27 @@ def stages(
         questions.check_held_out(asked, [*examples, *problems, *prompts], [])
 
         with workshop(folder) as shop:
-            test = folder / "questions" / "test.jsonl"
+            test, numbers = (folder / "questions" / f"{name}.jsonl" for name in ("test", "numbers"))
+            problems_asked = grown.asked_about((WORD_PROBLEMS,))
             write_lines(test, map(asdict, asked))
+            write_lines(numbers, (asdict(replace(for_its_number(q), task=NUMBER_ALONE)) for q in problems_asked))
             tuning.write_lesson(folder / "sft", examples)
             tuning.write_preferences(folder / "dpo", [(problem, without_steps(problem).answer) for problem in problems])
             tuning.write_prompts(folder / "grpo", prompts)
-            answers, norms = [shop.ask({"v1": grown.v1, "v2": grown.v2}, test)], {}
+            answers: list[dict[str, Future[scoring.Right]]] = []
+            norms: dict[str, dict[str, float]] = {}
+
+            def ask(models: dict[str, Path]) -> None:
+                answers.extend((shop.ask(models, test), shop.ask(models, numbers, match=LAST_NUMBER)))
 
             def carry_over(stage: str) -> None:
                 """This stage's diff vector, from the base, onto version 2; ask both versions everything."""
                 tuned = shop.model(f"v1-{stage}")
                 norms[stage] = shop.transfer(f"v2-{stage}", base=grown.v1, tuned=tuned, onto=grown.v2)
-                both = {f"{version}-{stage}": shop.model(f"{version}-{stage}") for version in ("v1", "v2")}
-                answers.append(shop.ask(both, test))
+                ask({f"{version}-{stage}": shop.model(f"{version}-{stage}") for version in ("v1", "v2")})
 
             # Each stage goes on from the one before; beside it that one's diff vector is carried over.
+            ask({"v1": grown.v1, "v2": grown.v2})
             shop.tune("v1-sft", grown.v1, folder / "sft", recipe.sft, seed).result()
             dpo = shop.tune("v1-dpo", shop.model("v1-sft"), folder / "dpo", recipe.dpo, seed)
             carry_over("sft")
@@ -139,9 +155,10 @@ def of_mixed_quality(examples: Sequence[Question]) -> list[Question]:
 def summarise(right: dict[str, dict[str, list[bool]]], seed: int) -> dict[str, Any]:
     """What the experiment found: pure."""
 
-    def compared(after: str, before: str) -> dict[str, Any]:
-        return difference(right, INSTRUCTION_TASKS, after, before, seed)
+    def compared(after: str, before: str, tasks: Sequence[str] = INSTRUCTION_TASKS) -> dict[str, Any]:
+        return difference(right, tasks, after, before, seed)
 
+    by_training = [compared(f"v1-{stage}", "v1") for stage in STAGES]
     by_addition = {stage: compared(f"v2-{stage}", "v2") for stage in STAGES}
     steps = [("dpo", "sft"), ("grpo", "dpo")]
     added = {
@@ -149,11 +166,12 @@ def summarise(right: dict[str, dict[str, list[bool]]], seed: int) -> dict[str, A
         for version in ("v1", "v2")
         for stage, before in steps
     }
+    in_numbers = [compared(row["after"], row["before"], [NUMBER_ALONE]) for row in added.values()]
     return {
         "format": "tuneport-stages-1",
         "seed": seed,
         **comparison.side_by_side(right, NAMES),
-        "differences": [*by_addition.values(), *added.values()],
+        "differences": [*by_training, *by_addition.values(), *added.values(), *in_numbers],
         "claims": {
             **{
                 f"{stage.upper()}: over 30 points gained on version 2 by addition alone": row["difference"] > 0.3
@@ -168,6 +186,7 @@ def summarise(right: dict[str, dict[str, list[bool]]], seed: int) -> dict[str, A
         "how": {
             "diff_vector": "stage - version 1's base, so that each holds the stages before it",
             "score": "the whole answer, special tokens removed, equals the expected one to the letter",
+            NUMBER_ALONE: "the number at the end of the answer counts, with steps or without; no claim is about it",
             "intervals": comparison.INTERVALS,
         },
     }

@@ -22,7 +22,7 @@ from tuneport.lab import command, comparison, corpus, questions, tuning
 from tuneport.lab.comparison import difference, does_no_harm, gains
 from tuneport.lab.grown import open_family
 from tuneport.lab.lines import write_lines
-from tuneport.lab.questions import KNOWN_FACTS, ORDERS, WORD_PROBLEMS, Question, bare
+from tuneport.lab.questions import KNOWN_FACTS, LAST_NUMBER, ORDERS, WORD_PROBLEMS, Question, bare, for_its_number
 from tuneport.lab.vocabulary import SEPARATOR, chat_prompt
 from tuneport.lab.workshop import found_before, gathered, need_models_extra, workshop
 from tuneport.place import workplace
@@ -33,7 +33,6 @@ LONGER, TWO_THINGS, STRANGE_THINGS = "longer-problems", "two-things", "strange-t
 UNSEEN_TASKS = (LONGER, TWO_THINGS, STRANGE_THINGS)
 NUMBER_TASKS = (WORD_PROBLEMS, *UNSEEN_TASKS)  # the number at the end of the answer counts
 OTHER_TASKS = (KNOWN_FACTS, ORDERS)  # the whole answer counts, to the letter
-LAST_NUMBER = r"(\d+)$"
 COMPLETED = {task: f"{task}-completed" for task in NUMBER_TASKS}  # for bases: as text to go on with
 
 NAMES = {
@@ -80,8 +79,8 @@ def unseen(
 
         with workshop(folder) as shop:
             numbers, completed, words = (shop.folder / "questions" / f"{name}.jsonl" for name in _FILES)
-            write_lines(numbers, (asdict(_asked_for_number(question)) for question in asked))
-            write_lines(completed, (asdict(_as_text(_asked_for_number(question))) for question in asked))
+            write_lines(numbers, (asdict(for_its_number(question)) for question in asked))
+            write_lines(completed, (asdict(_as_text(for_its_number(question))) for question in asked))
             write_lines(words, map(asdict, others))
             lesson = folder / "lesson"
             tuning.write_lesson(lesson, examples)
@@ -155,10 +154,6 @@ def _problem_about_strange_things(rng: random.Random) -> corpus.Problem:
     problem = corpus.make_problem(rng, rng.choice((1, 2)))
     thing, strange = problem.text.split()[3], rng.choice(corpus.NOUNS)
     return replace(problem, text=problem.text.replace(f" {thing} ", f" {strange} "))
-
-
-def _asked_for_number(question: Question) -> Question:
-    return replace(question, answer=question.answer.split()[-1])
 
 
 def _as_text(question: Question) -> Question:
