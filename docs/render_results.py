@@ -23,7 +23,8 @@ PAGE, FIGURES = HERE / "results.md", HERE / "results"
 SEEDS = (0, 1, 2)
 FRESH_SEEDS = (3, 4)  # run once; they had no part in choosing the recipe
 EXPERIMENT_SEEDS = (0, 1)  # chosen on, and run once with nothing changed
-EXPERIMENTS = ("unseen", "stages")
+EXPERIMENTS = ("unseen", "stages", "languages")
+OWN_FAMILIES = ("languages",)  # the others start from a demo's
 
 _CARE = (
     "**Read this with care:** the budgets were chosen on seed 0 with an eye on its scores ({}). Seed 1 was run once, with "
@@ -69,6 +70,17 @@ TOLD = {  # of each experiment its title, what was done, and what to make of it 
         "trained on seed 0, and nothing on seed 1 (its mean reward falls on the one and rises on the other), and nothing that "
         "it adds could be seen to come over. On seed 0 SFT gains less than 30 points on version 1 itself, so its diff vector "
         "could hardly gain them on version 2.",
+    ),
+    "languages": (
+        "Languages (Table 2 at small scale)",
+        "To repeat: `python -m tuneport.lab.languages --out DIR --seed N`. A family of its own reads English and a little of three "
+        "procedural languages, which have words and an order of their own for the same world. Version 1 is taught to follow "
+        "instructions, nearly all of them English, and its instruct model is fine-tuned on each language. The diff vectors "
+        "(language − instruct) go onto version 2's own instruct model: it has another chat template, and it has read and been "
+        "taught much of taku, as Llama 3.1 of Sinhala. Asked are word problems, and facts about names that no fine-tuning "
+        'mentions; the whole answer counts. "At most 3 points" is non-inferiority: the interval of the difference lies above −3.\n\n'
+        + _CARE.format("VARIANTS"),
+        "FOUND",
     ),
 }
 

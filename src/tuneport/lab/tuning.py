@@ -17,12 +17,12 @@ from tuneport.tune.recipes import Recipe, Running
 EXAMPLES, TEMPLATE = "examples.jsonl", "chat.jinja"
 
 
-def write_lesson(folder: Path, examples: Sequence[Question]) -> None:
+def write_lesson(folder: Path, examples: Sequence[Question], template: str = vocabulary.CHAT_TEMPLATE) -> None:
     """For SFT: one conversation a line, and the chat template, where a run has not written them before."""
     folder.mkdir(exist_ok=True)
     lines = ({"messages": [_user(example), _assistant(example.answer)]} for example in examples)
     write_lines(folder / EXAMPLES, lines)
-    write_once(folder / TEMPLATE, vocabulary.CHAT_TEMPLATE)
+    write_once(folder / TEMPLATE, template)
 
 
 def write_preferences(folder: Path, pairs: Sequence[tuple[Question, str]]) -> None:
