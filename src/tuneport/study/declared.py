@@ -111,8 +111,8 @@ class Study:
     keep: str = "all"  # or "scored": transferred models go once nothing needs them
     tunings: tuple[Tuning, ...] = ()
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)  # "" for all tunings without their own
-    lines: Lines = Lines()  # noqa: RUF009 (frozen)
-    doing: Doing = Doing()  # noqa: RUF009 (frozen)
+    lines: Lines = Lines()
+    doing: Doing = Doing()
     resources: Mapping[str, Resources] = field(default_factory=dict)
     cost: Mapping[str, Any] = field(default_factory=dict)
     expected: tuple[Expected, ...] = ()
