@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,3 +157,18 @@ def test_names_that_lack_the_models_prefix_find_their_place(tmp_path: Path) -> N
         line.put(0)
         wanted = tiny.read_weights(paths[0])
         assert all(torch.equal(line.model.state_dict()[f"transformer.{name}"], t) for name, t in wanted.items())
+
+
+def test_moving_a_model_takes_memory_for_pieces_only(tmp_path: Path) -> None:
+    rows = 40_000
+    words = [f"w{place}" for place in range(rows)]
+    paths = [make(tmp_path / name, seed, vocab_size=rows, hidden_size=64) for seed, name in enumerate("ab")]
+    for path in paths:
+        (path / "tokenizer.json").write_text(json.dumps(tiny.tokenizer(words)))
+    with line_of(*paths) as line:
+        tracemalloc.start()
+        line.put(0.5)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert line.model.num_parameters() * 4 > 20_000_000
+    assert peak < 3_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -17,8 +18,9 @@ import tiny_scored
 from ran import Cli
 
 import tuneport
-from diagnose.tiny_lines import between, permute_hidden, renumber
+from diagnose.tiny_lines import between, mirror, renumber
 from tuneport.errors import CheckpointError, OutputError, PairingError, UsageError
+from tuneport.transfer.choices import Choices
 
 SHORT: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu"}
 
@@ -93,10 +95,10 @@ def test_a_record_names_its_inputs_by_digest_and_nothing_of_this_machine(
     record, out = walked
     assert str(ends) not in out.read_text()
     assert str(ends) not in out.with_suffix(".examples.jsonl").read_text()
-    assert record["plan"]["a"]["digest"] != record["plan"]["b"]["digest"]
-    manifest = tuneport.transfer(ends / "half", ends / "all", ends / "half", tmp_path / "t").manifest
-    assert record["plan"]["a"]["digest"].startswith("tensors:")
-    assert manifest["inputs"]
+    choices = Choices(digest_inputs=True)
+    manifest = tuneport.transfer(ends / "half", ends / "all", ends / "half", tmp_path / "t", choices).manifest
+    base, tuned, _ = manifest["inputs"]
+    assert (record["plan"]["a"]["digest"], record["plan"]["b"]["digest"]) == (base["digest"], tuned["digest"])
 
 
 def test_the_same_again_is_already_done_and_anything_else_is_refused(
@@ -120,13 +122,19 @@ def test_from_a_model_to_itself_there_is_no_barrier(ends: Path) -> None:
     assert record["connected"] is True
 
 
-def test_between_a_function_and_itself_in_another_order_lies_a_barrier(ends: Path, tmp_path: Path) -> None:
-    other = permute_hidden(ends / "all", tmp_path / "permuted", 3)
+def test_between_a_function_and_its_mirror_image_lies_the_barrier_that_can_be_foreseen(
+    ends: Path, tmp_path: Path
+) -> None:
+    other = mirror(ends / "all", tmp_path / "mirrored")
     record = tuneport.path(ends / "all", other, [ends / "towns.jsonl"], threshold=0.05, points=3, **SHORT)
-    assert record["loss"][0] == pytest.approx(record["loss"][-1], rel=1e-3)
+    assert record["loss"][0] == pytest.approx(record["loss"][-1], rel=1e-4)
     assert (record["accuracy"][0], record["accuracy"][-1]) == (1.0, 1.0)
-    assert min(record["accuracy"]) < 0.5
-    assert record["interval"][0] > 1
+    # In the middle all 44 words are equally likely.
+    middle = record["alphas"].index(0.5)
+    assert record["loss"][middle] == pytest.approx(math.log(44), rel=1e-6)
+    assert record["accuracy"][middle] == 0
+    assert record["at"] == 0.5
+    assert record["barrier"] == pytest.approx(math.log(44) - record["halves"]["measuring"]["loss"][0], rel=1e-3)
     assert record["connected"] is False
     assert len(record["alphas"]) == 3 + 4
 

@@ -7,6 +7,7 @@ A killed run goes on from the points it has; a record is never half there.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -131,7 +132,7 @@ def path(
     loading = Loading("hf", device, "float32", checked_batch_size(batch_size), template_text(chat_template))
     with ExitStack() as stack:
         readers = stack.enter_context(opened(one, other))
-        plan = {
+        plan: dict[str, Any] = {
             "format": FORMAT,
             "a": {"name": names[0], **_identity(one, readers[0])},
             "b": {"name": names[1], **_identity(other, readers[1]), "manners": seat.identity.get("manners")},
@@ -147,6 +148,7 @@ def path(
             },
             "versions": versions(),
         }
+        plan = json.loads(json.dumps(plan))  # as it stands in the record: lists, not tuples
         if out is not None and (done := already_done(out, plan, overwrite)) is not None:
             return {**done, "already_done": True}
         kept = None if out is None else stack.enter_context(keeping(out, plan, overwrite))
