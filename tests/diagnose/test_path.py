@@ -153,6 +153,10 @@ def test_tokens_that_only_one_model_has_are_told(ends: Path, tmp_path: Path) -> 
     record = tuneport.path(ends / "all", other, [ends / "towns.jsonl"], alphas=[0.5], loss_only=True, device="cpu")
     assert record["rows"] == {"matched": 44, "only_a": 0, "only_b": 3}
     assert any("3 that only renumbered has stay as they are" in warning for warning in record["warnings"])
+    back = tuneport.path(other, ends / "all", [ends / "towns.jsonl"], alphas=[0.5], loss_only=True, device="cpu")
+    assert back["rows"] == {"matched": 44, "only_a": 3, "only_b": 0}
+    assert any("3 that only renumbered has are left out" in warning for warning in back["warnings"])
+    assert back["loss"] == pytest.approx([back["loss"][-1]] * 3, rel=1e-4)
     assert record["alphas"] == [0, 0.5, 1]
     assert record["accuracy"] is None
 

@@ -22,6 +22,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from tuneport.checkpoint.open import Checkpoint, TensorReader, open_checkpoint
+from tuneport.checkpoint.tokenizer import tokenizer_fingerprint
 from tuneport.diagnose.bend import barrier, halves, next_point, rises, token_mean
 from tuneport.diagnose.line import Line, joined, laid, opened
 from tuneport.errors import NumericsError, ScoringError, TuneportError, UsageError
@@ -360,19 +361,26 @@ def _examples(data: Sequence[str | Path], loss_only: bool) -> _Data:
 
 
 def _identity(checkpoint: Checkpoint, reader: TensorReader) -> dict[str, Any]:
-    """What makes it the same weights again, wherever they lie: the digests of all tensors."""
+    """What makes it the same weights, of the same tokens, wherever they lie: digests of all tensors and the tokenizer."""
     tensors = list(checkpoint.tensors.values())
     digests = tensor_digests([(tensor, reader) for tensor in tensors], budget(None, None), "digests")
     whole = blake3("".join(f"{t.name}\0{digest}\0" for t, digest in zip(tensors, digests, strict=True)).encode())
-    return {"revision": checkpoint.revision, "digest": f"tensors:{whole.hexdigest()}"}
+    return {
+        "revision": checkpoint.revision,
+        "digest": f"tensors:{whole.hexdigest()}",
+        "tokenizer": tokenizer_fingerprint(checkpoint.sidecars),
+    }
 
 
 def _told(shared: Shared, names: Sequence[str]) -> list[str]:
-    if shared.tokens is None or not shared.tokens[1][1]:
+    if shared.tokens is None or not any(shared.tokens[1]):
         return []
+    common, (only_a, only_b) = shared.tokens[0], shared.tokens[1]
+    reasons = [f"the rows of {only_b:,} that only {names[1]} has stay as they are all along the line"] if only_b else []
+    reasons += [f"{only_a:,} that only {names[0]} has are left out"] if only_a else []
     return [
-        f"{names[0]} and {names[1]} have {shared.tokens[0]:,} tokens in common. The rows of {shared.tokens[1][1]:,} that only "
-        f"{names[1]} has stay as they are all along the line, so at α = 0 the model is not quite {names[0]}."
+        f"{names[0]} and {names[1]} have {common:,} tokens in common; {', and '.join(reasons)}. So at α = 0 the model is "
+        f"not quite {names[0]}."
     ]
 
 
