@@ -81,7 +81,9 @@ def test_importing_tuneport_imports_next_to_nothing() -> None:
     assert not found & {"numpy", "blake3", "huggingface_hub", "argparse", *HEAVY}
 
 
-@pytest.mark.parametrize("verb", ["", "transfer", "diff", "apply", "inspect", "verify", "tune", "evaluate", "path", "demo"])
+@pytest.mark.parametrize(
+    "verb", ["", "transfer", "diff", "apply", "inspect", "verify", "tune", "evaluate", "path", "demo"]
+)
 def test_help_imports_neither_numpy_nor_torch(verb: str) -> None:
     arguments = [verb, "--help"] if verb else ["--help"]
     code = f"from tuneport.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit as stop:\n    assert not stop.code"

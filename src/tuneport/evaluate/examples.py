@@ -160,7 +160,9 @@ def _parse(
         kind = "choice"
         answer, choices = _choices(row, found)
         if loss:
-            found.append("has `choices`, of which no loss is taken; leave them out, or ask for accuracy instead of loss")
+            found.append(
+                "has `choices`, of which no loss is taken; leave them out, or ask for accuracy instead of loss"
+            )
     else:
         kind = "loss" if loss else "match"
         answer = _answer(row.get("answer"), found)
