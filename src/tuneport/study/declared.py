@@ -1,0 +1,119 @@
+"""What a study file says, checked: frozen records of choices, in the paper's words.
+
+Nothing here is computed, opened or run; `file.py` makes these records, `build.py` makes a graph of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Pair = tuple[str, str]  # source, target
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of the model, in the order of the file. `tuned` holds fine-tuned models that exist, by tuning's name."""
+
+    name: str
+    model: str  # a folder (absolute by now), a Hub id with revision, or lab:NAME
+    tuned: Mapping[str, str] = field(default_factory=dict)
+    target_only: bool = False
+    parameters: float | None = None  # for estimates, where headers are not at hand
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How versions without a fine-tuned model get one. `settings` are the recipe's, spelled as its fields."""
+
+    name: str
+    recipe: str
+    data: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    mix: tuple[str, ...] = ()
+    after: str | None = None  # the tuning from whose result this one starts (`from` in the file)
+    chat_template: str | None = None
+    end_token: str | None = None
+    eval_every: int | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What models are asked. `settings` are `tuneport evaluate`'s, spelled as its arguments."""
+
+    tasks: tuple[str, ...] = ()
+    suite: str | None = None
+    validation: tuple[str, ...] = ()  # what curves are read on; never the test
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """How loss is measured along lines: bases on text, tuned models on data with answers."""
+
+    text: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    points: int = 5
+    threshold: float = 0.05  # barriers below it count as connected; stated beforehand
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What is to be done, as pairs (source, target); chains of pairs for `recycle`."""
+
+    transfer: tuple[Pair, ...] = ()
+    transfer_then_tune: tuple[Pair, ...] = ()
+    recycle: tuple[Pair, ...] = ()
+    paths: tuple[Pair, ...] = ()
+    distances: tuple[Pair, ...] = ()
+    scales: tuple[float, ...] = (1.0,)  # α of target + α·Δ
+    same_total: bool = True  # fine-tune for the same total of steps too
+    reduced_rate: float | None = None  # further fine-tuning at this part of the rate, reported apart
+    carry: str = "float32"  # dtype in which recycle carries Δ
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one step of a kind needs, for the engines that ask."""
+
+    cpus: float = 1
+    gpus: float = 0
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One of the paper's numbers, to stand beside ours; never asserted."""
+
+    table: str
+    task: str
+    kind: str
+    source: str | None
+    target: str
+    tuning: str
+    value: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A whole study."""
+
+    name: str
+    path: Path
+    text: str  # the file as it was read
+    versions: tuple[Version, ...]
+    seeds: tuple[int, ...] = (0,)
+    families: tuple[int | None, ...] = (None,)  # lab seeds; None where versions are real checkpoints
+    lab: str = "small"
+    keep: str = "all"  # or "scored": transferred models go once nothing needs them
+    tunings: tuple[Tuning, ...] = ()
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)  # "" for all tunings without their own
+    lines: Lines = Lines()
+    doing: Doing = Doing()
+    resources: Mapping[str, Resources] = field(default_factory=dict)
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    expected: tuple[Expected, ...] = ()
+    notes: tuple[str, ...] = ()
