@@ -117,7 +117,8 @@ def algorithm_1(run: _Run, chain: tuple[str, ...], tuning: str) -> Iterator[tupl
     assert starred is not None, "the file was checked"
     for before, version in zip(chain, chain[1:], strict=False):  # line 5
         carried = run.plus_delta(before, starred, version, f"{version} + {run.delta(before, tuning, 'iter')}")  # line 6
-        run.precision(before, starred, f"Δ of {starred.name}", tuning)
+        run.evaluate(carried, "recycle-iterative", before, tuning, step=0)
+        run.precision(before, starred, tuning)
         starred = run.fine_tune(carried, tuning, f"{carried.name} → FT")  # line 7
         yield before, version, starred
 
@@ -321,18 +322,19 @@ class _Run:
 
     def evaluate(self, model: Model, kind: str, source: str | None, tuning: str, **more: Any) -> None:
         """Score a model on what its tuning is asked."""
-        if kind in ("transfer-then-tune", "recycle-iterative", "recycle-direct") and model.steps_total is not None:
+        trained = kind in ("transfer-then-tune", "recycle-iterative", "recycle-direct") and "step" not in more
+        if trained and model.steps_total is not None:
             self.totals.append((model.version, tuning, model.steps_total))
         result = _result(kind, source, model, tuning, **more)
         self.builder.ask(model, self.study.evaluation(tuning), [result])
 
-    def precision(self, base: str, tuned: Model, name: str, tuning: str) -> None:
+    def precision(self, base: str, tuned: Model, tuning: str) -> None:
         """What carrying Δ through bfloat16 would have lost."""
         taking = _Taking(self.builder, self.family)
         taking.take("base", self.base(base).thing)
         taking.take("tuned", tuned.thing)
         about = {"precision": {"base": base, "tuned": tuned.name, "tuning": tuning, **self._which(tuned.seed)}}
-        taking.step("precision", self._named(f"precision of {name}", tuned.seed), {"dtype": CARRIED_LOSS}, about)
+        taking.step("precision", self._named(f"precision {tuned.name} − {base}", tuned.seed), {"dtype": CARRIED_LOSS}, about)
 
     def path(
         self,
