@@ -47,11 +47,11 @@ class Inputs:
         self._met: dict[str, Any] = {}
 
     @classmethod
-    def kept_in(cls, folder: Path, out: Path | None) -> Inputs:
-        """With the digests that a study's folder keeps; a damaged list is made anew."""
+    def kept(cls, folder: Path, content: bytes | None) -> Inputs:
+        """With the digests that inputs.json of an earlier run holds; a damaged list is made anew."""
         try:
-            known = json.loads((out / NAME).read_text(encoding="utf-8")) if out is not None else {}
-        except (OSError, ValueError):
+            known = json.loads(content or b"{}")
+        except ValueError:
             known = {}
         return cls(folder, known if isinstance(known, dict) else {})
 
