@@ -19,6 +19,7 @@ A thing from outside stands in `choices` as `{"given", "digest"}`; the numbered 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -115,7 +116,7 @@ def algorithm_1(run: _Run, chain: tuple[str, ...], tuning: str) -> Iterator[tupl
     """M*_2 … M*_n of Algorithm 1, each with the version before and its own; M*_1 is FT(M_1)."""
     starred = run.tuned(chain[0], tuning)  # line 4
     assert starred is not None, "the file was checked"
-    for before, version in zip(chain, chain[1:], strict=False):  # line 5
+    for before, version in itertools.pairwise(chain):  # line 5
         carried = run.plus_delta(before, starred, version, f"{version} + {run.delta(before, tuning, 'iter')}")  # line 6
         run.evaluate(carried, "recycle-iterative", before, tuning, step=0)
         run.precision(before, starred, tuning)
@@ -156,8 +157,10 @@ def _distances(run: _Run) -> None:
     for source, target in run.study.doing.distances:
         a, b = _in_order(run.study, source, target)
         tunings = [name for name in run.study.tuning_names if run.tuned(a, name) and run.tuned(b, name)]
-        for tuning in tunings or [None]:
+        for tuning in tunings:
             run.distance(a, b, tuning)
+        if not tunings:
+            run.distance(a, b, None)
 
 
 def chains(pairs: Iterable[Pair]) -> list[tuple[str, ...]]:
@@ -249,9 +252,7 @@ class _Run:
                 steps -= earlier.steps_total
         return self.fine_tune(start, tuning, name, steps=steps)
 
-    def fine_tune(
-        self, start: Model, tuning: str, name: str, *, steps: int | None = None, rate: float = 1.0
-    ) -> Model:
+    def fine_tune(self, start: Model, tuning: str, name: str, *, steps: int | None = None, rate: float = 1.0) -> Model:
         """FT(start), with the paper's schedule from its beginning; `rate` is a part of the learning rate."""
         declared = self.study.tuning(tuning)
         assert declared is not None
@@ -335,7 +336,9 @@ class _Run:
         taking.take("base", self.base(base).thing)
         taking.take("tuned", tuned.thing)
         about = {"precision": {"base": base, "tuned": tuned.name, "tuning": tuning, **self._which(tuned.seed)}}
-        taking.step("precision", self._named(f"precision {tuned.name} − {base}", tuned.seed), {"dtype": CARRIED_LOSS}, about)
+        taking.step(
+            "precision", self._named(f"precision {tuned.name} − {base}", tuned.seed), {"dtype": CARRIED_LOSS}, about
+        )
 
     def path(
         self,

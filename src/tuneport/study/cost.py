@@ -6,7 +6,6 @@ for choosing machines, not promises: training takes 6·P floating-point operatio
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from tuneport.checkpoint.open import open_folder
 from tuneport.errors import TuneportError
 from tuneport.study.declared import Study
 from tuneport.study.graph import Graph, Step
+from tuneport.study.inputs import folder_beside
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 _ASSUMED_BYTES = 2  # a parameter of a checkpoint whose headers are not at hand
@@ -72,7 +72,7 @@ class Estimates:
     def to_fetch(self) -> int | None:
         """Bytes of models on the Hub, if none is in the cache yet; None where no size is known."""
         specs = {spec for version in self._study.versions for spec in (version.model, *version.tuned.values())}
-        outside = [self._known[spec] for spec in specs if spec in self._known and not os.path.isdir(self._beside(spec))]
+        outside = [self._known[spec] for spec in specs if spec in self._known and self._folder(spec) is None]
         sizes = [size.parameters * _ASSUMED_BYTES for size in outside if size.parameters is not None]
         return round(sum(sizes)) if sizes else None
 
@@ -93,31 +93,35 @@ class Estimates:
             else f"training examples of full length (sequence-length, else {_LONGEST} tokens): an upper bound"
         )
         if {"questions", "tokens_per_question"} <= cost.keys():
-            found.append(f"{cost['questions']:g} questions of {cost['tokens_per_question']:g} tokens in each evaluation")
+            found.append(
+                f"{cost['questions']:g} questions of {cost['tokens_per_question']:g} tokens in each evaluation"
+            )
         else:
             found.append("scoring is not counted ([cost] questions and tokens-per-question)")
         found.append(f"{_ASSUMED_BYTES} bytes a parameter of a model on the Hub")
         found.append(f"a running fine-tuning has checkpoints of {_CHECKPOINT_BYTES} bytes a parameter besides")
         if self._study.keep == "scored":
-            found.append("transferred models are dropped once nothing needs them; all of them together are counted here")
+            found.append(
+                "transferred models are dropped once nothing needs them; all of them together are counted here"
+            )
         return found
 
     def _sizes(self) -> Iterable[tuple[str, _Size]]:
         """Of every model from outside: from its headers, or as the file says."""
         for version in self._study.versions:
             for spec in (version.model, *version.tuned.values()):
-                folder = self._beside(spec)
-                if os.path.isdir(folder):
+                folder = self._folder(spec)
+                if folder is not None:
                     try:
-                        checkpoint = open_folder(Path(folder), "model")
+                        checkpoint = open_folder(folder, "model")
                     except TuneportError:
                         continue
                     yield spec, _Size(checkpoint.parameters, checkpoint.nbytes / max(checkpoint.parameters, 1))
                 else:
                     yield spec, _Size(version.parameters, _ASSUMED_BYTES)
 
-    def _beside(self, spec: str) -> str:
-        return os.path.join(self._study.path.parent, os.path.expanduser(spec))
+    def _folder(self, spec: str) -> Path | None:
+        return folder_beside(self._study.path.parent, spec)
 
     def _size(self, step: Step, role: str) -> _Size:
         """The size of the model that a step takes in a role."""
@@ -139,7 +143,11 @@ class Estimates:
         if step.kind == "path":
             tokens = self._study.cost.get("tokens_per_path")
             parameters = self._size(step, "b").parameters
-            operations = None if tokens is None or parameters is None else _SCORING * parameters * tokens * step.choices["points"]
+            operations = (
+                None
+                if tokens is None or parameters is None
+                else _SCORING * parameters * tokens * step.choices["points"]
+            )
             return Cost(0, self._hours(operations))
         if step.kind == "family":
             return Cost(None, 0.0)

@@ -93,7 +93,9 @@ def in_words(told: Mapping[str, Any]) -> str:
     lines.append(f"to compute  {hours}{days}{_unknown(cost['gpu_hours_unknown'])}")
     lines += [f"  assumed: {assumption}" for assumption in cost["assumptions"]]
     lines += [f"note: {note}" for note in told["notes"]]
-    lines.append(f"{_MARKS['done']} done  {_MARKS['to do']} to do  {_MARKS['again']} done before, with other choices or parents")
+    lines.append(
+        f"{_MARKS['done']} done  {_MARKS['to do']} to do  {_MARKS['again']} done before, with other choices or parents"
+    )
     return "\n".join(lines)
 
 

@@ -34,13 +34,14 @@ class Planned:
 
 def plan(graph: Graph, store: Store | None) -> list[Planned]:
     """The state of every step, in order; without a store, all are to do."""
-    sizes = {} if store is None else store.sizes(STEPS)
+    if store is None:
+        return [Planned(step, "to do") for step in graph]
     by_folder: dict[str, dict[str, int]] = {}
-    for name, size in sizes.items():
+    for name, size in store.sizes(STEPS).items():
         folder, _, inside = name.partition("/")
         by_folder.setdefault(folder, {})[inside] = size
     found: dict[str, Record] = {}
-    for folder in sorted(by_folder) if store is not None else ():
+    for folder in sorted(by_folder):
         content = store.read(f"{STEPS}/{folder}/{RECORD}")
         record = None if content is None else records.read(content)
         if record is not None:
@@ -76,7 +77,9 @@ def differences(record: Record, step: Step) -> list[str]:
     for role in sorted({*record.parents, *step.parents}):
         then, now = record.parents.get(role), step.parents.get(role)
         if then is None or now is None:
-            found.append(f"{role} ({'no step' if then is None else then['name']} → {'no step' if now is None else now.step.name})")
+            found.append(
+                f"{role} ({'no step' if then is None else then['name']} → {'no step' if now is None else now.step.name})"
+            )
         elif then["identity"] != now.step.identity:
             what = f"{then['name']} → {now.step.name}" if then["name"] != now.step.name else now.step.name
             found.append(f"{role} ({what}, which is made anew)")
