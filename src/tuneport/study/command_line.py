@@ -72,7 +72,15 @@ def _evaluate(step: Step, things: Mapping[str, str]) -> Iterator[str]:
     yield from _flags(seed=step.choices.get("seed") or None, out=f"steps/{step.folder}/scores.json")
 
 
-_WORDS = {"tune": _tune, "transfer": _transfer, "evaluate": _evaluate}
+def _path(step: Step, things: Mapping[str, str]) -> Iterator[str]:
+    choices = step.choices
+    yield from ("path", things["a"], things["b"], *_flags(data=numbered(things, "data")))
+    yield from _flags(**{name: choices.get(name) for name in ("points", "beyond", "threshold")})
+    yield from _flags(chat_template=things.get("chat_template"), **choices.get("settings", {}))
+    yield from _flags(out=f"steps/{step.folder}/path.json")
+
+
+_WORDS = {"tune": _tune, "transfer": _transfer, "evaluate": _evaluate, "path": _path}
 
 
 def _from_outside(choice: Any) -> bool:

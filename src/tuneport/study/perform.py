@@ -50,7 +50,9 @@ def _family(step: Step, given: Given, place: Path, threads: int) -> dict[str, An
     from tuneport.lab.catalogue import make
 
     _compute_on(threads)
-    return dict(make(step.choices, place / "family"))
+    found = make(step.choices, place / "family")
+    # The losses on the way are those that one run has seen; after a kill, not all of them.
+    return {name: value for name, value in found.items() if name != "loss"}
 
 
 def _tune(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
@@ -127,11 +129,50 @@ def _evaluate(step: Step, given: Given, place: Path, threads: int) -> dict[str, 
     return {"tasks": scored["tasks"], "warnings": list(record["warnings"])}
 
 
+def _path(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
+    from tuneport.diagnose.path import path
+
+    _compute_on(threads)
+    choices = step.choices
+    found = path(
+        str(given["a"]),
+        str(given["b"]),
+        numbered(given, "data"),
+        place / "path.json",
+        points=choices.get("points"),
+        threshold=choices.get("threshold"),
+        beyond=choices.get("beyond"),
+        **choices.get("settings", {}),
+        **({"chat_template": given["chat_template"]} if "chat_template" in given else {}),
+    )
+    return {name: found[name] for name in ("alphas", "loss", "accuracy", "n", "barrier", "interval") if name in found}
+
+
+def _distance(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
+    from tuneport.diagnose.distance import distances
+
+    tuned = {role.removesuffix("_tuned"): str(given[role]) for role in ("a_tuned", "b_tuned") if role in given}
+    found = distances({role: str(given[role]) for role in ("a", "b")}, tuned)
+    _write(place / "distance.json", found)
+    return found
+
+
+def _precision(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
+    from tuneport.diagnose.distance import precision
+
+    found = precision(str(given["base"]), str(given["tuned"]), step.choices["dtype"])
+    _write(place / "precision.json", found)
+    return found
+
+
 _KINDS: Mapping[str, Callable[[Step, Given, Path, int], dict[str, Any]]] = {
     "family": _family,
     "tune": _tune,
     "transfer": _transfer,
     "evaluate": _evaluate,
+    "path": _path,
+    "distance": _distance,
+    "precision": _precision,
 }
 
 

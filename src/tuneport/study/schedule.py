@@ -8,7 +8,7 @@ something needs it later.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -46,6 +46,7 @@ class State:
     whole: set[str] = field(default_factory=set)  # whose outputs are there
     remains: set[str] = field(default_factory=set)  # let go, and a kill came before all of it was removed
     to_do: list[Step] = field(default_factory=list)  # in order: each comes after its parents
+    wanted: frozenset[str] | None = None  # only these are asked for; None: all
 
     @property
     def failed(self) -> list[Record]:
@@ -69,9 +70,10 @@ class State:
         return record is not None and record.outcome != "failed"
 
 
-def look(graph: Graph, store: Store) -> State:
-    """What is done and what is to do; nothing is changed."""
-    state, sizes = State(graph), _sizes_by_folder(store)
+def look(graph: Graph, store: Store, wanted: Iterable[str] | None = None) -> State:
+    """What is done and what is to do, of the steps that are `wanted` (with all that they stand on); nothing is changed."""
+    state = State(graph, wanted=None if wanted is None else frozenset(wanted))
+    sizes = _sizes_by_folder(store)
     for step in graph:
         files = sizes.get(step.folder, {})
         content = store.read(f"{STEPS}/{step.folder}/{RECORD}") if RECORD in files else None
@@ -100,7 +102,7 @@ def _needed(state: State) -> list[Step]:
     """What is not done, and what was let go and is needed for it."""
     wanted: set[str] = set()
     for step in reversed(list(state.graph)):
-        if step.identity in state.whole:
+        if step.identity in state.whole or (state.wanted is not None and step.identity not in state.wanted):
             continue
         record = state.records.get(step.identity)
         let_go = record is not None and record.outcome == "dropped"
