@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tuneport.diagnose.path import path as path
     from tuneport.diff.run import apply as apply
     from tuneport.diff.run import diff as diff
     from tuneport.evaluate.run import evaluate as evaluate
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
     from tuneport.transfer.verify import verify as verify
     from tuneport.tune.run import tune as tune
 
-__all__ = ["apply", "diff", "evaluate", "inspect", "publish", "study", "transfer", "tune", "verify"]
+__all__ = ["apply", "diff", "evaluate", "inspect", "path", "publish", "study", "transfer", "tune", "verify"]
 
 # Where each verb lives; diff, evaluate, study, transfer and tune are packages that can be called (see verbs.py).
 _HOMES = {
     "apply": "tuneport.diff.run",
     "inspect": "tuneport.inspecting",
+    "path": "tuneport.diagnose.path",
     "publish": "tuneport.publishing",
     "verify": "tuneport.transfer.verify",
 }
