@@ -9,9 +9,11 @@ proves that no training saw a test question.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from tuneport.errors import TuneportError
 from tuneport.lab import corpus
@@ -86,7 +88,7 @@ def held_out_questions(world: World, seed: int, *, problems: int, orders: int) -
 
 
 def training_questions(
-    world: World, seed: int, count: int, *, shares: dict[str, float], never: Iterable[Question]
+    world: World, seed: int | str, count: int, *, shares: dict[str, float], never: Iterable[Question]
 ) -> list[Question]:
     """`count` examples for the fine-tuning, `shares` of them by task, none of which is in `never`."""
     rng = random.Random(f"training questions {seed}")
@@ -104,6 +106,11 @@ def training_questions(
         if question.prompt not in held_out:
             examples.append(question)
     return examples
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions of a file that has one of them a line."""
+    return [Question(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def problem_texts(questions: Iterable[Question]) -> frozenset[str]:
