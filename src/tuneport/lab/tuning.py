@@ -1,4 +1,4 @@
-"""The lab's fine-tunings: questions become a file of messages, and `tuneport tune` does the rest.
+"""The lab's fine-tunings: questions become a file of examples, and `tuneport tune` does the rest.
 
 Nothing is trained here. A base model of the lab has no chat template; it gets one from a file, as any base would.
 """
@@ -18,14 +18,27 @@ EXAMPLES, TEMPLATE = "examples.jsonl", "chat.jinja"
 
 
 def write_lesson(folder: Path, examples: Sequence[Question]) -> None:
-    """The training data, one conversation a line, and the chat template, where a run has not written them before."""
+    """For SFT: one conversation a line, and the chat template, where a run has not written them before."""
     folder.mkdir(exist_ok=True)
-    lines = (
-        {"messages": [_message("user", bare(example.prompt)), _message("assistant", example.answer)]}
-        for example in examples
-    )
+    lines = ({"messages": [_user(example), _assistant(example.answer)]} for example in examples)
     write_lines(folder / EXAMPLES, lines)
     write_once(folder / TEMPLATE, vocabulary.CHAT_TEMPLATE)
+
+
+def write_preferences(folder: Path, pairs: Sequence[tuple[Question, str]]) -> None:
+    """For DPO: each question with its answer, which is chosen, and another, which is rejected."""
+    folder.mkdir(exist_ok=True)
+    lines = (
+        {"prompt": [_user(asked)], "chosen": [_assistant(asked.answer)], "rejected": [_assistant(other)]}
+        for asked, other in pairs
+    )
+    write_lines(folder / EXAMPLES, lines)
+
+
+def write_prompts(folder: Path, asked: Sequence[Question]) -> None:
+    """For GRPO: each question, with the answer that a reward compares with."""
+    folder.mkdir(exist_ok=True)
+    write_lines(folder / EXAMPLES, ({"prompt": [_user(question)], "answer": question.answer} for question in asked))
 
 
 def fine_tune(out: Path, start: Path, lesson: Path, recipe: Recipe, seed: int, running: Running) -> None:
@@ -44,8 +57,12 @@ def fine_tune(out: Path, start: Path, lesson: Path, recipe: Recipe, seed: int, r
     )
 
 
-def _message(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
+def _user(question: Question) -> dict[str, str]:
+    return {"role": "user", "content": bare(question.prompt)}
+
+
+def _assistant(content: str) -> dict[str, str]:
+    return {"role": "assistant", "content": content}
 
 
 def examples_seen(recipe: Recipe) -> int:
