@@ -137,7 +137,9 @@ def _told(declared: Study, store: Store, state: State, to_do: list[Step]) -> dic
     """What was done, for machines and in words."""
     failed = [{"name": record.name, "error": record.error} for record in state.failed]
     not_run = [{"name": step.name, "because": cause.name} for step, cause in state.not_run()]
-    now = [step for step in to_do if step.identity in state.records and state.records[step.identity].outcome != "failed"]
+    now = [
+        step for step in to_do if step.identity in state.records and state.records[step.identity].outcome != "failed"
+    ]
     done = sum(record.outcome != "failed" for record in state.records.values())
     told: dict[str, Any] = {
         "study": declared.name,

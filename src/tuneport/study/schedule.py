@@ -55,19 +55,17 @@ class State:
 
     def not_run(self) -> list[tuple[Step, Step]]:
         """Steps that could not be done, each with a step that it stands on and that failed."""
-        bad = {record.identity: record.identity for record in self.failed}
         steps = {step.identity: step for step in self.graph}
+        held_up = {record.identity: record.identity for record in self.failed}
         found = []
         for step in self.graph:
-            causes = [bad[p.step.identity] for p in step.parents.values() if p.step.identity in bad]
-            if causes and step.identity not in bad and not self._has(step):
-                bad[step.identity] = causes[0]
+            causes = [held_up[p.step.identity] for p in step.parents.values() if p.step.identity in held_up]
+            if not causes or step.identity in held_up or step.identity in self.whole:
+                continue
+            held_up[step.identity] = causes[0]
+            if step.identity not in self.records:  # else it was done, and let go
                 found.append((step, steps[causes[0]]))
         return found
-
-    def _has(self, step: Step) -> bool:
-        record = self.records.get(step.identity)
-        return record is not None and record.outcome != "failed"
 
 
 def look(graph: Graph, store: Store, wanted: Iterable[str] | None = None) -> State:
