@@ -6,7 +6,7 @@ under the same role. The kinds, their roles and their choices:
 
 | kind | roles | choices |
 | --- | --- | --- |
-| `family` | – | `recipe`, `size`, `seed` |
+| `family` | – | `recipe`, `size`, `seed`, `literal` (what the size stands for) |
 | `tune` | `start`, `data.0` …, `validation.0` …, `chat_template` | `recipe` (all of it, with its seed), `data`, `mix`, `end_token`, `lora`, `dtype` (None: the start's), `eval_every`, `running` |
 | `transfer` | `base`, `tuned`, `target` | `scale`, `dtype` (None: the target's), `settings` (further choices of `transfer`) |
 | `evaluate` | `model`, `tasks.0` …, `chat_template` | `suite`, `settings` (arguments of `evaluate`), `seed` |
@@ -24,8 +24,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tuneport.lab import catalogue
 from tuneport.study.declared import Evaluation, Pair, Study, Tuning
-from tuneport.study.families import find_lab
 from tuneport.study.graph import Graph, Parent, Step
 from tuneport.study.inputs import LAB, Inputs, Outside
 from tuneport.tune.recipes import parse_lora, recipe_of
@@ -429,8 +429,9 @@ class _Builder:
         return self._lab(spec, family) if spec.startswith(LAB) else self._inputs.data(spec)
 
     def _lab(self, spec: str, family: int | None) -> Parent:
-        recipe, part = find_lab(spec)
-        choices = {"recipe": recipe, "size": self.study.lab, "seed": family}
+        assert family is not None, "where the lab is asked for, families are counted"
+        recipe, part = catalogue.find(spec)
+        choices = catalogue.choices(recipe, self.study.lab, family)
         made = self.add(Step("family", f"family {recipe} {self.study.lab}, seed {family}", choices))
         return Parent(made, part)
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.open import HUB_ID
-from tuneport.errors import StudyError, TuneportError, UsageError
+from tuneport.errors import StudyError, TuneportError
+from tuneport.lab import catalogue
 from tuneport.study import settings
 from tuneport.study.declared import Doing, Evaluation, Lines, Pair, Resources, Study, Tuning, Version
 from tuneport.study.expected import read_expected
-from tuneport.study.families import find_lab
 from tuneport.study.inputs import LAB, file_beside, folder_beside
 from tuneport.study.lines import Path as Place
 from tuneport.study.lines import lines_of
@@ -360,8 +360,9 @@ class _Reader(Tables):
                             place,
                             f"{target} is never fine-tuned (target-only), as [{source}, {target}] asks; drop one of the two",
                         )
+        begun, reached = {source for source, _ in pairs["recycle"]}, {target for _, target in pairs["recycle"]}
         for before, after in itertools.pairwise(pairs["recycle"]):
-            if before[1] != after[0] and after[0] in {name for pair in pairs["recycle"] for name in pair[1:]}:
+            if before[1] != after[0] and (after[0] in reached or after[1] in begun):
                 self.fault(
                     ("do", "recycle"),
                     f"[{', '.join(after)}] does not go on from [{', '.join(before)}]; order the pairs as a chain",
@@ -490,7 +491,7 @@ class _Reader(Tables):
             return None
         place = (*path, key)
         if spec.startswith(LAB):
-            self._try(place, lambda: find_lab(spec))
+            self._try(place, lambda: catalogue.find(spec))
         elif self._folder(spec) is None and (spec.startswith((".", "/", "~")) or HUB_ID.fullmatch(spec) is None):
             self.fault(place, f"{spec!r}: no such folder beside the file, and no Hub id either (org/name@revision)")
         return spec
@@ -498,7 +499,7 @@ class _Reader(Tables):
     def _rows(self, spec: str, place: Place) -> None:
         """Training data: the lab's, a file, or a data set."""
         if spec.startswith(LAB):
-            self._try(place, lambda: find_lab(spec))
+            self._try(place, lambda: catalogue.find(spec))
         elif self._file(spec) is None and (spec.endswith(_ROWS) or _DATA_SET.fullmatch(spec) is None):
             self.fault(
                 place,
@@ -508,7 +509,7 @@ class _Reader(Tables):
     def _task(self, spec: str, place: Place, named: bool) -> None:
         """Questions: the lab's, a file, or (where `named`) a task of the harness by name."""
         if spec.startswith(LAB):
-            self._try(place, lambda: find_lab(spec))
+            self._try(place, lambda: catalogue.find(spec))
         elif self._file(spec) is None and (not named or spec.endswith(_ROWS) or "/" in spec):
             self.fault(
                 place,
@@ -517,7 +518,7 @@ class _Reader(Tables):
 
     def _template(self, spec: str, place: Place) -> None:
         if spec.startswith(LAB):
-            self._try(place, lambda: find_lab(spec))
+            self._try(place, lambda: catalogue.find(spec))
         elif self._file(spec) is None and spec not in settings.template_names():
             self.fault(
                 place, f"{spec!r}: no such file beside the study's, and none of {', '.join(settings.template_names())}"
@@ -533,7 +534,7 @@ class _Reader(Tables):
         """Note what a check of the package's own says, without the dashes of the command line."""
         try:
             check()
-        except (TuneportError, UsageError) as error:
+        except TuneportError as error:
             self.fault(place, settings.in_file_words(str(error)))
 
 
