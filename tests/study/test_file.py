@@ -263,9 +263,54 @@ def test_a_study_that_is_read_again_is_the_same() -> None:
 
 
 KEYS = st.sampled_from(
-    "study version tune evaluate paths do expected resources cost transfer name model seeds families lab keep notes tuned "
-    "recipe data steps from mix lora reward tasks suite validation loss text points recycle scales carry table columns rows "
-    "kind tuning cpus flops sft target-only transfer-then-tune eval-every chat-template".split()
+    [
+        "study",
+        "version",
+        "tune",
+        "evaluate",
+        "paths",
+        "do",
+        "expected",
+        "resources",
+        "cost",
+        "transfer",
+        "name",
+        "model",
+        "seeds",
+        "families",
+        "lab",
+        "keep",
+        "notes",
+        "tuned",
+        "recipe",
+        "data",
+        "steps",
+        "from",
+        "mix",
+        "lora",
+        "reward",
+        "tasks",
+        "suite",
+        "validation",
+        "loss",
+        "text",
+        "points",
+        "recycle",
+        "scales",
+        "carry",
+        "table",
+        "columns",
+        "rows",
+        "kind",
+        "tuning",
+        "cpus",
+        "flops",
+        "sft",
+        "target-only",
+        "transfer-then-tune",
+        "eval-every",
+        "chat-template",
+    ]
 )
 TEXTS = st.sampled_from(
     ["all", "M1", "M2", "lab:M1", "lab:", "org/model@x", "sft", "dpo", "a\x00b", "x" * 5000, "", "~", "/"]

@@ -158,7 +158,7 @@ class Comparing:
         changes = drawn[1] - drawn[0]
         exact = each[0].right_or_wrong and last.right_or_wrong
         if exact:
-            p = measures.mcnemar(list(each[0].scores == 1.0), list(last.scores == 1.0))
+            p = measures.mcnemar((each[0].scores == 1.0).tolist(), (last.scores == 1.0).tolist())
         else:
             p = 1.0 if np.array_equal(each[0].scores, last.scores) else measures.bootstrap_p(changes)
         return {
