@@ -81,7 +81,9 @@ def test_importing_tuneport_imports_next_to_nothing() -> None:
     assert not found & {"numpy", "blake3", "huggingface_hub", "argparse", *HEAVY}
 
 
-@pytest.mark.parametrize("verb", ["", "transfer", "diff", "apply", "inspect", "verify", "tune", "evaluate", "study", "demo"])
+@pytest.mark.parametrize(
+    "verb", ["", "transfer", "diff", "apply", "inspect", "verify", "tune", "evaluate", "path", "study", "demo"]
+)
 def test_help_imports_neither_numpy_nor_torch(verb: str) -> None:
     arguments = [verb, "--help"] if verb else ["--help"]
     code = f"from tuneport.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit as stop:\n    assert not stop.code"
@@ -100,8 +102,8 @@ def test_a_local_transfer_does_not_import_the_hub_client(tmp_path: Path) -> None
 def test_the_verbs_can_be_called_from_python_whatever_was_imported_before() -> None:
     for first in ("tuneport", "tuneport.transfer.plan", "tuneport.diff.vector", "tuneport.tune.run", "tuneport.cli"):
         found = loaded_by(
-            f"import {first}\nimport tuneport\nfrom tuneport import transfer, diff, apply, evaluate, inspect, publish, study, tune, verify\n"
-            "verbs = (transfer, diff, apply, evaluate, inspect, publish, study, tune, verify, tuneport.transfer, tuneport.diff)\n"
+            f"import {first}\nimport tuneport\nfrom tuneport import transfer, diff, apply, evaluate, inspect, path, publish, study, tune, verify\n"
+            "verbs = (transfer, diff, apply, evaluate, inspect, path, publish, study, tune, verify, tuneport.transfer, tuneport.diff)\n"
             "assert all(map(callable, verbs))\n"
             "assert sorted(tuneport.__all__) == tuneport.__all__ and set(tuneport.__all__) <= set(dir(tuneport))"
         )
@@ -119,7 +121,15 @@ ALLOWED = {
     "place": {"errors"},
     "tune": {"errors", "verbs", "checkpoint", "place"},
     "evaluate": {"errors", "verbs", "checkpoint", "tune"},  # tune: how an example's digest is formed, nothing else
-    "study": {"errors", "verbs", "checkpoint", "tune", "evaluate", "lab"},  # settings, measures, names; what steps do: below
+    "diagnose": {"errors", "checkpoint", "pairing", "transfer", "evaluate"},
+    "study": {
+        "errors",
+        "verbs",
+        "checkpoint",
+        "tune",
+        "evaluate",
+        "lab",
+    },  # settings, measures, names; what steps do: below
 }
 # `verify` proves what `apply` wrote as well; it looks at diff vectors inside its functions only.
 EXCEPTIONS = {
@@ -167,7 +177,7 @@ def test_imports_run_in_one_direction() -> None:
 
 
 # What may use the models extra, inside its functions. The lab may anywhere.
-MODELS_EXTRA = ("evaluate/", "tune/", "study/perform.py")
+MODELS_EXTRA = ("evaluate/", "tune/", "diagnose/line.py", "study/perform.py")
 
 
 def test_only_what_needs_models_imports_torch_and_only_where_it_is_needed() -> None:

@@ -160,7 +160,7 @@ def _parse(
         kind = "choice"
         answer, choices = _choices(row, found)
         if loss:
-            found.append("has `choices`, which --loss does not go with; leave them out, or --loss")
+            found.append("has `choices`, of which no loss is taken; leave them out, or ask for accuracy instead of loss")
     else:
         kind = "loss" if loss else "match"
         answer = _answer(row.get("answer"), found)
