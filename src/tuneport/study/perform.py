@@ -106,8 +106,8 @@ def _transfer(step: Step, given: Given, place: Path, threads: int) -> dict[str, 
     foreign = sorted(settings.keys() - known)
     if foreign:
         raise StudyError(f"{step.name}: a transfer has no {', '.join(foreign)}. It has {', '.join(sorted(known))}.")
-    inputs = [str(given[role]) for role in ("base", "tuned", "target")]
-    outcome = transfer(*inputs, place / "model", Choices(**settings), Running(workers=threads))
+    base, tuned, target = (str(given[role]) for role in ("base", "tuned", "target"))
+    outcome = transfer(base, tuned, target, place / "model", Choices(**settings), Running(workers=threads))
     return {**outcome.manifest["measures"], "warnings": list(outcome.warnings)}
 
 
@@ -115,15 +115,13 @@ def _evaluate(step: Step, given: Given, place: Path, threads: int) -> dict[str, 
     import tuneport
 
     _compute_on(threads)
-    template = {"chat_template": given["chat_template"]} if "chat_template" in given else {}
     record = tuneport.evaluate(
         [str(given["model"])],
         numbered(given, "tasks"),
         place / "scores.json",
         suite=step.choices.get("suite"),
         seed=int(step.choices.get("seed", 0)),
-        **step.choices.get("settings", {}),
-        **template,
+        **_settings(step, given),
     )
     (scored,) = record["models"]
     return {"tasks": scored["tasks"], "warnings": list(record["warnings"])}
@@ -142,8 +140,7 @@ def _path(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]
         points=choices.get("points"),
         threshold=choices.get("threshold"),
         beyond=choices.get("beyond"),
-        **choices.get("settings", {}),
-        **({"chat_template": given["chat_template"]} if "chat_template" in given else {}),
+        **_settings(step, given),
     )
     return {name: found[name] for name in ("alphas", "loss", "accuracy", "n", "barrier", "interval") if name in found}
 
@@ -174,6 +171,11 @@ _KINDS: Mapping[str, Callable[[Step, Given, Path, int], dict[str, Any]]] = {
     "distance": _distance,
     "precision": _precision,
 }
+
+
+def _settings(step: Step, given: Given) -> dict[str, Any]:
+    """A verb's further arguments, with the chat template where it lies."""
+    return {**step.choices.get("settings", {}), **{key: given[key] for key in ("chat_template",) if key in given}}
 
 
 def _compute_on(threads: int) -> None:

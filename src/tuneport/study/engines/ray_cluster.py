@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ RETRIES = 3
 _UNDER_WAY = 1000
 # Steps leave files, not objects; the store is for their records.
 _OBJECT_STORE = 80 * 2**20
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class RayEngine:
@@ -63,8 +65,9 @@ def _do(job: Job) -> Record:
 
 
 def _in_words(error: Exception) -> str:
-    first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-    return f"Ray could not end this step, tried {RETRIES + 1} times: {first}"
+    """Ray puts the traceback of a worker first, and what happened last."""
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    return f"Ray could not end this step: {type(error).__name__}: {lines[-1][:300] if lines else 'it says no more'}"
 
 
 @contextlib.contextmanager
