@@ -29,8 +29,7 @@ def rehearse(
     """What `tuneport study` would do with this file in this folder. Nothing is written, fetched or computed."""
     study, store = read_study(file), open_store(out)
     graph = build(study, inputs.Inputs.kept(study.path.parent, store.read(inputs.NAME)))
-    wanted = chosen(graph, families, only)
-    return forecast(study, graph, [one for one in plan(graph, store) if one.step.identity in wanted])
+    return forecast(study, graph, plan(graph, store, chosen(graph, families, only)))
 
 
 def forecast(study: Study, graph: Graph, planned: Sequence[Planned]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ with other choices, or from other parents, stands against the record of its name
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -17,6 +17,7 @@ from tuneport.errors import UsageError
 from tuneport.study import records
 from tuneport.study.graph import Graph, Step
 from tuneport.study.records import RECORD, Record
+from tuneport.study.schedule import look
 from tuneport.study.store import STEPS, Store
 
 State = Literal["done", "to do", "again"]
@@ -32,43 +33,51 @@ class Planned:
     record: Record | None = None
 
 
-def plan(graph: Graph, store: Store | None) -> list[Planned]:
-    """The state of every step, in order; without a store, all are to do."""
-    if store is None:
-        return [Planned(step, "to do") for step in graph]
-    by_folder: dict[str, dict[str, int]] = {}
-    for name, size in store.sizes(STEPS).items():
-        folder, _, inside = name.partition("/")
-        by_folder.setdefault(folder, {})[inside] = size
-    found: dict[str, Record] = {}
-    for folder in sorted(by_folder):
-        content = store.read(f"{STEPS}/{folder}/{RECORD}")
-        record = None if content is None else records.read(content)
-        if record is not None:
-            found[folder] = record
-    by_name: dict[tuple[str, str], list[Record]] = {}
-    for record in found.values():
-        by_name.setdefault((record.kind, record.name), []).append(record)
+def plan(graph: Graph, store: Store, wanted: Iterable[str] | None = None) -> list[Planned]:
+    """The state of every step that is wanted, in order: what `look` finds to do, and why."""
+    asked = None if wanted is None else frozenset(wanted)
+    state = look(graph, store, asked)
+    to_do = {step.identity for step in state.to_do}
+    earlier = _earlier(graph, store) if to_do else {}
     return [
-        _planned(step, found.get(step.folder), by_folder.get(step.folder, {}), by_name.get((step.kind, step.name), ()))
+        _planned(step, state.records.get(step.identity), store, earlier.get((step.kind, step.name), ()))
+        if step.identity in to_do
+        else _done(step, state.records[step.identity])
         for step in graph
+        if asked is None or step.identity in asked
     ]
 
 
-def _planned(step: Step, record: Record | None, sizes: Mapping[str, int], others: Sequence[Record]) -> Planned:
-    if record is not None and record.identity == step.identity:
-        if record.outcome == "failed":
-            return Planned(step, "to do", (f"failed before: {record.error}",), record)
-        lost = [] if record.outcome == "dropped" else records.lost(record, sizes)
-        if lost:
-            return Planned(step, "again", (f"its outputs are not as they were: {', '.join(lost[:3])}",), record)
-        dropped = ("its model was dropped, and is made again where something needs it",)
-        return Planned(step, "done", dropped if record.outcome == "dropped" else (), record)
-    done = [other for other in others if other.outcome != "failed"]
-    if not done:
+def _done(step: Step, record: Record) -> Planned:
+    dropped = ("its model was dropped; it is made again where something needs it",)
+    return Planned(step, "done", dropped if record.outcome == "dropped" else (), record)
+
+
+def _planned(step: Step, record: Record | None, store: Store, others: Sequence[Record]) -> Planned:
+    """Why a step is to do: `record` is its own, `others` are of steps of the same name."""
+    if record is not None and record.outcome == "failed":
+        return Planned(step, "to do", (f"failed before: {record.error}",), record)
+    if record is not None and record.outcome == "dropped":
+        return Planned(step, "again", ("its model was dropped, and something needs it now",), record)
+    if record is not None:
+        lost = records.lost(record, store.sizes(f"{STEPS}/{step.folder}"))
+        return Planned(step, "again", (f"its outputs are not as they were: {', '.join(lost[:3])}",), record)
+    if not others:
         return Planned(step, "to do")
-    nearest = min((differences(other, step) for other in done), key=len)
+    nearest = min((differences(other, step) for other in others), key=len)
     return Planned(step, "again", tuple(nearest))
+
+
+def _earlier(graph: Graph, store: Store) -> dict[tuple[str, str], list[Record]]:
+    """Records of steps that were done and are none of this graph's, by kind and name."""
+    folders = {name.partition("/")[0] for name in store.sizes(STEPS)} - {step.folder for step in graph}
+    found: dict[tuple[str, str], list[Record]] = {}
+    for folder in sorted(folders):
+        content = store.read(f"{STEPS}/{folder}/{RECORD}")
+        record = None if content is None else records.read(content)
+        if record is not None and record.outcome != "failed":
+            found.setdefault((record.kind, record.name), []).append(record)
+    return found
 
 
 def differences(record: Record, step: Step) -> list[str]:
