@@ -81,9 +81,9 @@ def test_a_store_can_be_sent_to_another_process(store: Store) -> None:
 
 
 def test_one_run_holds_a_study_and_another_says_who(store: Store) -> None:
-    with store.locked(), pytest.raises(OutputError, match=rf"in use by process {os.getpid()} on {socket.gethostname()}"):
-        with store.locked():
-            raise AssertionError("two runs at once")
+    words = rf"in use by process {os.getpid()} on {socket.gethostname()}"
+    with store.locked(), pytest.raises(OutputError, match=words), store.locked():
+        raise AssertionError("two runs at once")
     with store.locked():
         pass
 

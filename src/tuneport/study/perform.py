@@ -16,7 +16,8 @@ the verbs take up their work.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tuneport.errors import StudyError
 from tuneport.study.graph import Parent, Step
 
 Given = Mapping[str, Path | str]  # by role: a local path, or a name (Hub id, task of the harness)
+_WITH_TORCH = ("family", "tune", "evaluate", "path")
 _WITHIN = {"family": "family/"}  # a family's folder appears as a whole, so it lies inside the step's
 
 
@@ -32,7 +34,8 @@ def perform(step: Step, given: Given, place: Path, threads: int = 1) -> dict[str
     """Do the work of a step into ``place``, on ``threads`` threads; what was measured. Raises what the verbs raise."""
     if step.kind not in _KINDS:
         raise StudyError(f"{step.name}: {step.kind!r} is no kind of step. Known: {', '.join(sorted(_KINDS))}.")
-    return _KINDS[step.kind](step, given, place, threads)
+    with _computing_on(threads) if step.kind in _WITH_TORCH else nullcontext():
+        return _KINDS[step.kind](step, given, place, threads)
 
 
 def part_in_folder(parent: Parent) -> str:
@@ -49,7 +52,6 @@ def numbered(given: Mapping[str, Any], role: str) -> list[str]:
 def _family(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
     from tuneport.lab.catalogue import make
 
-    _compute_on(threads)
     found = make(step.choices, place / "family")
     # The losses on the way are those that one run has seen; after a kill, not all of them.
     return {name: value for name, value in found.items() if name != "loss"}
@@ -59,7 +61,6 @@ def _tune(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]
     import tuneport
     from tuneport.tune.recipes import Lora, Running, recipe_of
 
-    _compute_on(threads)
     choices = step.choices
     recipe = dict(_with_tuples(choices["recipe"]))
     every = choices.get("eval_every")
@@ -114,7 +115,6 @@ def _transfer(step: Step, given: Given, place: Path, threads: int) -> dict[str, 
 def _evaluate(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
     import tuneport
 
-    _compute_on(threads)
     record = tuneport.evaluate(
         [str(given["model"])],
         numbered(given, "tasks"),
@@ -130,7 +130,6 @@ def _evaluate(step: Step, given: Given, place: Path, threads: int) -> dict[str, 
 def _path(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
     from tuneport.diagnose.path import path
 
-    _compute_on(threads)
     choices = step.choices
     found = path(
         str(given["a"]),
@@ -178,11 +177,20 @@ def _settings(step: Step, given: Given) -> dict[str, Any]:
     return {**step.choices.get("settings", {}), **{key: given[key] for key in ("chat_template",) if key in given}}
 
 
-def _compute_on(threads: int) -> None:
+@contextmanager
+def _computing_on(threads: int) -> Iterator[None]:
     """One number of threads for a kind of step, wherever it runs: sums are then added up in the same order."""
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError:
+        yield  # the verb says what is missing
+        return
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _with_tuples(choices: Mapping[str, Any]) -> dict[str, Any]:

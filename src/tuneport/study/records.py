@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from blake3 import blake3
 
@@ -120,9 +120,16 @@ def read(content: bytes) -> Record | None:
             return None
         names = {each.name for each in fields(Record)}
         record = Record(**{name: value for name, value in found.items() if name in names})
-    except (ValueError, TypeError, AttributeError, KeyError):
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return None
-    return record if isinstance(record.outputs, dict) and isinstance(record.measured, dict) else None
+    mappings = (record.choices, record.parents, record.measured, record.outputs, record.about)
+    whole = record.outcome in get_args(Outcome) and all(isinstance(one, dict) for one in mappings)
+    whole = whole and all(isinstance(one, dict) and {"name", "identity", "part"} <= one.keys() for one in record.parents.values())
+    return record if whole and all(map(_is_seen, record.outputs.values())) else None
+
+
+def _is_seen(seen: Any) -> bool:
+    return seen is None or (isinstance(seen, dict) and {"size", "blake3"} <= seen.keys())
 
 
 def outputs_of(place: Path) -> dict[str, dict[str, Any] | None]:

@@ -45,7 +45,9 @@ def test_a_process_that_is_ended_takes_one_step_with_it_which_is_tried_once_more
 
 def test_a_script_that_runs_a_study_is_not_run_again_by_its_processes(file: Path, tmp_path: Path) -> None:
     script = tmp_path / "mine.py"
-    script.write_text(f"print('once')\nimport tuneport\ntuneport.study({str(file)!r}, {str(tmp_path / 'out')!r}, jobs=2)\n")
+    script.write_text(
+        f"print('once')\nimport tuneport\ntuneport.study({str(file)!r}, {str(tmp_path / 'out')!r}, jobs=2)\n"
+    )
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=60)
     assert (ran.stdout, ran.stderr) == ("once\n", "")
 

@@ -26,6 +26,7 @@ from tuneport.study.store import open_store
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 STORE = 80 * 2**20
+TESTS = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +44,12 @@ def alone(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
 @pytest.fixture(scope="module")
 def signs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where waiting steps leave word; workers are told by the environment."""
+    """Where waiting steps leave word; workers are told by the environment, and where to find waiting.py too."""
     folder = tmp_path_factory.mktemp("signs")
-    os.environ[SIGNS] = str(folder)
-    yield folder
-    del os.environ[SIGNS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SIGNS, str(folder))
+        patch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,7 @@ def test_a_node_that_is_killed_in_the_middle_has_its_steps_run_elsewhere_and_the
     with ray_cluster(store, [("transfer", Resources())], cluster.address) as engine:
         perform_all(state, store, engine, perform=wait_then_perform)
     killer.join()
+    assert [record.error for record in state.failed] == []
     begun = [path.name for path in signs.glob("begun-*")]
     identities = [name.split("-")[1] for name in begun]
     assert len(identities) == len(set(identities)) + 1, "one step was begun on both nodes"
