@@ -179,7 +179,7 @@ def test_a_curve_needs_validation_data() -> None:
 
 
 def test_families_are_the_labs() -> None:
-    assert "no version comes from the lab" in fault(f'[study]\nname = "s"\nfamilies = [1]\n{versions()}')
+    assert "nothing comes from the lab" in fault(f'[study]\nname = "s"\nfamilies = [1]\n{versions()}')
     lab = '[[version]]\nname = "M1"\nmodel = "lab:M1"\n'
     assert declared(lab, head="families = [3, 4]").families == (3, 4)
     assert declared(lab).families == (0,)
@@ -190,6 +190,16 @@ def test_names_of_the_lab_are_known() -> None:
     assert "The lab makes no 'M9'. It makes lab:M0" in fault(
         '[study]\nname = "s"\n[[version]]\nname = "a"\nmodel = "lab:M9"\n'
     )
+
+
+def test_what_the_lab_makes_has_to_be_of_the_kind_that_is_wanted() -> None:
+    begin = f'[study]\nname = "s"\n{versions()}'
+    assert "is questions.jsonl of the lab's family, not a model" in fault(
+        '[study]\nname = "s"\n[[version]]\nname = "a"\nmodel = "lab:questions"\n'
+    )
+    assert "is M4 of the lab's family, not a file of examples" in fault(begin + '[evaluate]\ntasks = ["lab:M4"]')
+    assert "not a chat template" in fault(begin + '[evaluate]\ntasks = ["gsm8k"]\nchat-template = "lab:M4"')
+    assert "no such file or folder" in fault(begin + '[evaluate]\ntasks = ["gsm8k"]\nchat-template = "missing.jinja"')
 
 
 def test_versions_of_one_repository_without_a_revision_are_warned_of() -> None:

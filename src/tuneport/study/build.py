@@ -268,7 +268,7 @@ class _Run:
         taking.take("start", start.thing)
         taking.data("data", declared.data)
         if declared.chat_template is not None:
-            taking.data_as("chat_template", declared.chat_template)
+            taking.template(declared.chat_template)
         if validation is not None:
             taking.data("validation", validation.validation)
         made = taking.step(
@@ -359,7 +359,7 @@ class _Run:
         settings = dict(lines.settings)
         template = settings.pop("chat_template", None)
         if template is not None:
-            taking.data_as("chat_template", str(template))
+            taking.template(str(template))
         seed = a.seed if a.seed is not None else b.seed
         choices = {"points": lines.points, "threshold": lines.threshold, "beyond": beyond, "settings": settings}
         told = {"a": a.name, "b": b.name, "which": which, "source": pair[0], "target": pair[1], "tuning": tuning}
@@ -425,8 +425,14 @@ class _Builder:
         return self._lab(spec, family) if spec.startswith(LAB) else self._inputs.model(spec)
 
     def data(self, spec: str, family: int | None) -> Thing:
-        """Data, a task or a chat template by the file's name for it."""
+        """Data or a task by the file's name for it."""
         return self._lab(spec, family) if spec.startswith(LAB) else self._inputs.data(spec)
+
+    def template(self, spec: str, family: int | None) -> Thing:
+        """A chat template by the file's name for it; a folder is a model that has one."""
+        found = self.data(spec, family)
+        is_file = isinstance(found, Parent) or found.digest is not None
+        return found if is_file else self._inputs.model(spec)
 
     def _lab(self, spec: str, family: int | None) -> Parent:
         assert family is not None, "where the lab is asked for, families are counted"
@@ -438,7 +444,7 @@ class _Builder:
     def base(self, version: str, family: int | None) -> Model:
         """M_i."""
         thing = self.model(self.study.version(version).model, family)
-        return Model(version, version, thing, family if isinstance(thing, Parent) else None)
+        return Model(version, version, thing, family)
 
     def ask(self, model: Model, evaluation: Evaluation | None, results: list[dict[str, Any]]) -> None:
         """Score a model; with `loss`, measure its answers' loss too."""
@@ -466,7 +472,7 @@ class _Builder:
         chosen = dict(settings)
         template = chosen.pop("chat_template", None)
         if template is not None:
-            taking.data_as("chat_template", str(template))
+            taking.template(str(template))
         name = self.named(f"evaluate {model.name}", model.seed, model.family)
         name += ", loss" if chosen.get("loss") else ""
         name += ", start of a curve" if any("start_of" in result for result in results) else ""
@@ -498,6 +504,10 @@ class _Taking:
 
     def data_as(self, role: str, spec: str) -> None:
         self.take(role, self._builder.data(spec, self._family))
+
+    def template(self, spec: str) -> None:
+        """A chat template: a file, a model's, or one by name."""
+        self.take("chat_template", self._builder.template(spec, self._family))
 
     def step(self, kind: str, name: str, choices: Mapping[str, Any], about: Mapping[str, Any]) -> Step:
         return self._builder.add(Step(kind, name, {**choices, **self._choices}, self._parents, about, self._inputs))

@@ -6,9 +6,7 @@ do, and no file makes anything else happen than a `Study` or a `StudyError`. doc
 
 from __future__ import annotations
 
-import itertools
 import os
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,20 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.open import HUB_ID
-from tuneport.errors import StudyError, TuneportError
-from tuneport.lab import catalogue
+from tuneport.errors import StudyError
 from tuneport.study import settings
-from tuneport.study.declared import Doing, Evaluation, Lines, Pair, Resources, Study, Tuning, Version
+from tuneport.study.declared import Evaluation, Lines, Resources, Study, Tuning, Version
+from tuneport.study.doing import read_doing
 from tuneport.study.expected import read_expected
-from tuneport.study.inputs import LAB, file_beside, folder_beside
+from tuneport.study.inputs import LAB
 from tuneport.study.lines import Path as Place
 from tuneport.study.lines import lines_of
-from tuneport.study.tables import Table, Tables, nearest, said
+from tuneport.study.naming import Names
+from tuneport.study.tables import Table, nearest
 
 KINDS = ("family", "tune", "transfer", "evaluate", "path", "distance", "precision")
 MOST_BYTES = 4 * 2**20
-_ROWS = (".jsonl", ".json", ".ndjson", ".parquet")
-_DATA_SET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.+/-]+)?(:[\w.+-]+)?")
 _SECTIONS = (
     "study", "version", "tune", "transfer", "evaluate", "paths", "do", "resources", "cost", "expected",
 )  # fmt: skip
@@ -65,11 +62,11 @@ def study_of(text: str, path: Path) -> Study:
     return study
 
 
-class _Reader(Tables):
+class _Reader(Names):
     """Reads the tables one after another, and notes what is wrong with each."""
 
     def __init__(self, path: Path, lines: Mapping[Place, int]) -> None:
-        super().__init__(lines)
+        super().__init__(path.parent, lines)
         self._path = path
         self._warnings: list[str] = []
 
@@ -87,12 +84,12 @@ class _Reader(Tables):
         notes = self.texts(head, "notes", ("study",))
         tunings = self._tunings(content)
         versions = self._versions(content, tunings)
-        from_lab = any(version.model.startswith(LAB) for version in versions)
+        from_lab = _names_the_lab(content)
         if "families" in head and not from_lab:
-            self.fault(("study", "families"), "no version comes from the lab, which makes families; leave it out")
+            self.fault(("study", "families"), "nothing comes from the lab, which makes families; leave it out")
         evaluations = self._evaluations(content, versions, tunings)
         lines = self._paths(content)
-        doing = self._doing(content, versions, tunings, lines)
+        doing = read_doing(self, content, versions, tunings, lines)
         study = Study(
             name=name or "",
             path=self._path,
@@ -132,17 +129,17 @@ class _Reader(Tables):
             path = ("version", place)
             self.known(row, ("name", "model", "parameters", "tuned", "target-only"), path)
             name = self.text(row, "name", path, required=True)
-            model = self._model(row, "model", path, required=True)
+            model = self.model(row, "model", path, required=True)
             if name is not None and any(version.name == name for version in found):
                 self.fault((*path, "name"), f"{name!r} is the name of another version too; give each its own")
                 continue
             tuned = row.get("tuned", {})
             if isinstance(tuned, str):
                 tuned = {alone: tuned}
-                self._model({"tuned": tuned[alone]}, "tuned", path)
+                self.model({"tuned": tuned[alone]}, "tuned", path)
             elif isinstance(tuned, dict):
                 for key in tuned:
-                    self._model(tuned, key, (*path, "tuned"))
+                    self.model(tuned, key, (*path, "tuned"))
                     if not key.strip():
                         self.fault((*path, "tuned"), "a fine-tuning has an empty name; give it one")
             else:
@@ -179,9 +176,9 @@ class _Reader(Tables):
         self.known(table, (*settings.tuning_keys(recipe), *(("from",) if others else ())), path)
         data = self.texts(table, "data", path, required=True)
         for spec in data:
-            self._rows(spec, (*path, "data"))
+            self.rows(spec, (*path, "data"))
         for spec in self.texts(table, "mix", path):
-            self._try((*path, "mix"), lambda spec=spec: settings.check_mix(spec))
+            self.attempt((*path, "mix"), lambda spec=spec: settings.check_mix(spec))
         after = self.text(table, "from", path)
         if after is not None and after not in others:
             self.fault((*path, "from"), f"there is no [tune.{after}]{nearest(after, others)}")
@@ -191,10 +188,10 @@ class _Reader(Tables):
             self.fault((*path, key) if key in table else path, fault)
         template = self.text(table, "chat-template", path)
         if template is not None:
-            self._template(template, (*path, "chat-template"))
+            self.template(template, (*path, "chat-template"))
         lora = self.text(table, "lora", path)
         if lora is not None:
-            self._try((*path, "lora"), lambda: settings.check_lora(lora))
+            self.attempt((*path, "lora"), lambda: settings.check_lora(lora))
         return Tuning(
             name=name,
             recipe=recipe,
@@ -213,7 +210,7 @@ class _Reader(Tables):
         table = self.table(content, "transfer", (), optional=True)
         self.known(table, settings.TRANSFER_KEYS, ("transfer",))
         chosen: list[dict[str, Any]] = []
-        self._try(("transfer",), lambda: chosen.append(settings.of_transfer(table)))
+        self.attempt(("transfer",), lambda: chosen.append(settings.of_transfer(table)))
         return chosen[0] if chosen else {}
 
     def _evaluations(
@@ -242,10 +239,10 @@ class _Reader(Tables):
         tasks, loss, validation = (self.texts(table, key, path) for key in ("tasks", "loss", "validation"))
         for key, specs in (("tasks", tasks), ("loss", loss), ("validation", validation)):
             for spec in specs:
-                self._task(spec, (*path, key), named=key != "loss")
+                self.task(spec, (*path, key), named=key != "loss")
         suite = self.text(table, "suite", path)
         if suite is not None:
-            self._try((*path, "suite"), lambda: settings.check_suite(suite))
+            self.attempt((*path, "suite"), lambda: settings.check_suite(suite))
         chosen = {}
         for key in settings.evaluation_keys():
             if key in table:
@@ -253,9 +250,7 @@ class _Reader(Tables):
                 if fault is not None:
                     self.fault((*path, key), fault)
                 chosen[key.replace("-", "_")] = table[key]
-        template = chosen.get("chat_template")
-        if isinstance(template, str) and template.startswith((LAB, ".", "/")):
-            self._template(template, (*path, "chat-template"))
+        self.template_or_model(chosen.get("chat_template"), (*path, "chat-template"))
         if not tasks and not loss and suite is None:
             self.fault(path, "asks nothing; give tasks, loss or suite")
         evaluation = Evaluation(tasks, suite, loss, validation, chosen)
@@ -272,10 +267,10 @@ class _Reader(Tables):
             )
         if both or self.faults:
             return
-        tests = [file for spec in (*evaluation.tasks, *evaluation.loss) if (file := self._file(spec)) is not None]
-        chosen = [file for spec in evaluation.validation if (file := self._file(spec)) is not None]
+        tests = [file for spec in (*evaluation.tasks, *evaluation.loss) if (file := self.file(spec)) is not None]
+        chosen = [file for spec in evaluation.validation if (file := self.file(spec)) is not None]
         if tests and chosen:
-            self._try((*path, "validation"), lambda: settings.check_apart(list(dict.fromkeys(tests)), chosen))
+            self.attempt((*path, "validation"), lambda: settings.check_apart(list(dict.fromkeys(tests)), chosen))
 
     def _paths(self, content: Table) -> Lines:
         table = self.table(content, "paths", (), optional=True)
@@ -285,7 +280,7 @@ class _Reader(Tables):
         text, data = (self.texts(table, key, path) for key in ("text", "data"))
         for key, specs in (("text", text), ("data", data)):
             for spec in specs:
-                self._task(spec, (*path, key), named=False)
+                self.task(spec, (*path, key), named=False)
         chosen: dict[str, Any] = {}
         for key in ("max-new-tokens", "batch-size", "refine"):
             value = self.whole(table, key, path, least=0 if key == "refine" else 1)
@@ -298,6 +293,7 @@ class _Reader(Tables):
             value_text = self.text(table, key, path)
             if value_text is not None:
                 chosen[key.replace("-", "_")] = value_text
+        self.template_or_model(chosen.get("chat_template"), (*path, "chat-template"))
         points = self.whole(table, "points", path, least=3)
         threshold = self.number(table, "threshold", path, least=0)
         default = Lines()
@@ -308,104 +304,6 @@ class _Reader(Tables):
             default.threshold if threshold is None else threshold,
             chosen,
         )
-
-    def _doing(self, content: Table, versions: Sequence[Version], tunings: Sequence[Tuning], lines: Lines) -> Doing:
-        table = self.table(content, "do", (), optional=True)
-        path = ("do",)
-        keys = ("transfer", "transfer-then-tune", "recycle", "paths", "distances")
-        self.known(table, (*keys, "scales", "same-total", "reduced-rate", "carry"), path)
-        pairs = {key: self._pairs(table, key, versions, tunings) for key in keys}
-        self._check_doing(pairs, versions, tunings)
-        if "paths" in table and not lines.text and not lines.data:
-            self.fault(
-                (*path, "paths"),
-                "on which data is not said; give [paths] with text (bases), data (tuned models), or both",
-            )
-        scales = self.numbers(table, "scales", path) or (1.0,)
-        rate = self.number(table, "reduced-rate", path, above=0)
-        if rate is not None and rate >= 1:
-            self.fault((*path, "reduced-rate"), f"{rate:g} is no reduction; give a part of the rate, below 1")
-        carry = self.among(table, "carry", path, ("float32", "bfloat16")) or "float32"
-        same_total = self.flag(table, "same-total", path)
-        return Doing(
-            transfer=pairs["transfer"],
-            transfer_then_tune=pairs["transfer-then-tune"],
-            recycle=pairs["recycle"],
-            paths=pairs["paths"],
-            distances=pairs["distances"],
-            scales=scales,
-            same_total=True if same_total is None else same_total,
-            reduced_rate=rate,
-            carry=carry,
-        )
-
-    def _check_doing(
-        self, pairs: Mapping[str, tuple[Pair, ...]], versions: Sequence[Version], tunings: Sequence[Tuning]
-    ) -> None:
-        by_name = {version.name: version for version in versions}
-        trained = {tuning.name for tuning in tunings}
-        for key in ("transfer", "transfer-then-tune", "recycle", "paths"):
-            place = ("do", key)
-            for source, target in pairs[key]:
-                one, other = by_name[source], by_name[target]
-                if key != "paths" and one.target_only:
-                    self.fault(place, f"{source} is a target only, and stands as a source in [{source}, {target}]")
-                elif key != "paths" and not one.tuned and not trained:
-                    self.fault(place, f"{source} has no fine-tuned model; give it `tuned`, or a [tune] that makes one")
-                if key in ("transfer-then-tune", "recycle"):
-                    if not trained:
-                        self.fault(place, "how to fine-tune is not said; give a [tune]")
-                    if other.target_only:
-                        self.fault(
-                            place,
-                            f"{target} is never fine-tuned (target-only), as [{source}, {target}] asks; drop one of the two",
-                        )
-        begun, reached = {source for source, _ in pairs["recycle"]}, {target for _, target in pairs["recycle"]}
-        for before, after in itertools.pairwise(pairs["recycle"]):
-            if before[1] != after[0] and (after[0] in reached or after[1] in begun):
-                self.fault(
-                    ("do", "recycle"),
-                    f"[{', '.join(after)}] does not go on from [{', '.join(before)}]; order the pairs as a chain",
-                )
-        targets = [target for _, target in pairs["recycle"]]
-        for twice in sorted({target for target in targets if targets.count(target) > 1}):
-            self.fault(("do", "recycle"), f"{twice} is reached twice; in a chain each version has one before it")
-
-    def _pairs(
-        self, table: Table, key: str, versions: Sequence[Version], tunings: Sequence[Tuning]
-    ) -> tuple[Pair, ...]:
-        value = table.get(key)
-        if value is None:
-            return ()
-        names = [version.name for version in versions]
-        sources = [v.name for v in versions if not v.target_only and (v.tuned or tunings)]
-        if value == "all":
-            if key == "recycle":
-                line = [version.name for version in versions if not version.target_only]
-                return tuple(itertools.pairwise(line))
-            if key == "distances":
-                return tuple((one, other) for place, one in enumerate(names) for other in names[place + 1 :])
-            untuned = {v.name for v in versions if v.target_only} if key == "transfer-then-tune" else set()
-            return tuple((one, other) for one in sources for other in names if one != other and other not in untuned)
-        wanted = '"all", or pairs such as [["M1", "M2"], ["M2", "M3"]], each [source, target]'
-        if not isinstance(value, list):
-            self.fault(("do", key), f"is {said(value)}; write {wanted}")
-            return ()
-        found: list[Pair] = []
-        for pair in value:
-            if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(name, str) for name in pair):
-                self.fault(("do", key), f"{said(pair)} is no pair; write {wanted}")
-                continue
-            unknown = [name for name in pair if name not in names]
-            for name in unknown:
-                self.fault(("do", key), f"there is no version {name!r}{nearest(name, names)}")
-            if pair[0] == pair[1]:
-                self.fault(("do", key), f"[{pair[0]}, {pair[1]}] is one version twice; name two")
-            elif tuple(pair) in found:
-                self.fault(("do", key), f"[{pair[0]}, {pair[1]}] stands there twice; leave one out")
-            elif not unknown:
-                found.append((pair[0], pair[1]))
-        return tuple(found)
 
     def _resources(self, content: Table) -> Mapping[str, Resources]:
         table = self.table(content, "resources", (), optional=True)
@@ -472,7 +370,7 @@ class _Reader(Tables):
         repositories: dict[str, list[Version]] = {}
         for version in study.versions:
             found = HUB_ID.fullmatch(version.model)
-            if found and not version.model.startswith(LAB) and self._folder(version.model) is None:
+            if found and not version.model.startswith(LAB) and self.folder(version.model) is None:
                 repositories.setdefault(found["repo"], []).append(version)
         for repository, sharing in repositories.items():
             loose = [version.name for version in sharing if "@" not in version.model]
@@ -483,63 +381,18 @@ class _Reader(Tables):
                     "the id; write org/name@revision for each."
                 )
 
-    # What a value is
-
-    def _model(self, table: Table, key: str, path: Place, required: bool = False) -> str | None:
-        spec = self.text(table, key, path, required=required)
-        if spec is None:
-            return None
-        place = (*path, key)
-        if spec.startswith(LAB):
-            self._try(place, lambda: catalogue.find(spec))
-        elif self._folder(spec) is None and (spec.startswith((".", "/", "~")) or HUB_ID.fullmatch(spec) is None):
-            self.fault(place, f"{spec!r}: no such folder beside the file, and no Hub id either (org/name@revision)")
-        return spec
-
-    def _rows(self, spec: str, place: Place) -> None:
-        """Training data: the lab's, a file, or a data set."""
-        if spec.startswith(LAB):
-            self._try(place, lambda: catalogue.find(spec))
-        elif self._file(spec) is None and (spec.endswith(_ROWS) or _DATA_SET.fullmatch(spec) is None):
-            self.fault(
-                place,
-                f"{spec!r}: no such file beside the study's, and no data set either (org/name[@REVISION][:SPLIT])",
-            )
-
-    def _task(self, spec: str, place: Place, named: bool) -> None:
-        """Questions: the lab's, a file, or (where `named`) a task of the harness by name."""
-        if spec.startswith(LAB):
-            self._try(place, lambda: catalogue.find(spec))
-        elif self._file(spec) is None and (not named or spec.endswith(_ROWS) or "/" in spec):
-            self.fault(
-                place,
-                f"{spec!r}: no such file beside the study's; give a .jsonl file{' or the name of a task' if named else ''}",
-            )
-
-    def _template(self, spec: str, place: Place) -> None:
-        if spec.startswith(LAB):
-            self._try(place, lambda: catalogue.find(spec))
-        elif self._file(spec) is None and spec not in settings.template_names():
-            self.fault(
-                place, f"{spec!r}: no such file beside the study's, and none of {', '.join(settings.template_names())}"
-            )
-
-    def _folder(self, spec: str) -> Path | None:
-        return folder_beside(self._path.parent, spec)
-
-    def _file(self, spec: str) -> Path | None:
-        return file_beside(self._path.parent, spec)
-
-    def _try(self, place: Place, check: Any) -> None:
-        """Note what a check of the package's own says, without the dashes of the command line."""
-        try:
-            check()
-        except TuneportError as error:
-            self.fault(place, settings.in_file_words(str(error)))
-
 
 def _with_warnings(study: Study, warnings: Sequence[str]) -> Study:
     return replace(study, warnings=tuple(warnings))
+
+
+def _names_the_lab(value: object) -> bool:
+    """Whether anything in the file is the lab's."""
+    if isinstance(value, dict):
+        return any(map(_names_the_lab, value.values()))
+    if isinstance(value, list):
+        return any(map(_names_the_lab, value))
+    return isinstance(value, str) and value.startswith(LAB)
 
 
 def _ordered(tunings: Sequence[Tuning]) -> list[Tuning]:
