@@ -55,7 +55,7 @@ def test_iterative_and_direct_recycling_share_their_first_nodes() -> None:
     both: dict[str, list[str]] = {}
     for step in graph:
         for result in step.about.get("results", ()):
-            if step.kind == "evaluate" and result["kind"].startswith("recycle") and "step" not in result:
+            if step.kind == "evaluate" and result["kind"] in ("recycle-iterative", "recycle-direct"):
                 both.setdefault(result["target"], []).append(given(step, "model"))
     assert both["M2"][0] == both["M2"][1], "M_2* = FT(M_2 + Δ_1), where Δ_1 is the same in both"
     assert all(len(set(both[version])) == 2 for version in ("M3", "M4", "M5"))
@@ -82,9 +82,7 @@ def test_iterative_recycling_is_algorithm_1_to_the_letter() -> None:
             and transfer_of(step) == (f"org/model@{before}", starred.name, f"org/model@{version}")
         ]
         (starred,) = [s for s in graph if s.kind == "tune" and given(s, "start") == carried.name]  # line 7
-    totals = {
-        r["target"]: r["steps_total"] for r in results(graph) if r["kind"] == "recycle-iterative" and "step" not in r
-    }
+    totals = {r["target"]: r["steps_total"] for r in results(graph) if r["kind"] == "recycle-iterative"}
     assert totals == {"M2": 200, "M3": 300, "M4": 400, "M5": 500}
 
 
@@ -102,6 +100,8 @@ def test_transfer_then_tune_is_the_same_step_as_direct_recycling() -> None:
     pairs = '[["M2", "M3"]]'
     graph = graph_of(paper(f"recycle = {pairs}\ntransfer-then-tune = {pairs}\ntransfer = {pairs}"))
     (step,) = [s for s in graph if s.kind == "evaluate" and given(s, "model") == "tune M3 + Δ(M2) → FT"]
+    carried = named(graph, "evaluate M3 + Δ(M2)").about["results"]
+    assert [r["kind"] for r in carried] == ["transfer", "recycle-start"]
     assert [r["kind"] for r in step.about["results"]] == ["transfer-then-tune", "recycle-iterative", "recycle-direct"]
 
 
@@ -120,7 +120,7 @@ def test_every_model_tuned_further_has_a_rival_of_the_same_total_of_steps() -> N
     further = {
         (r["target"], r["steps_total"])
         for r in results(graph)
-        if r["kind"] in ("transfer-then-tune", "recycle-iterative", "recycle-direct") and "step" not in r
+        if r["kind"] in ("transfer-then-tune", "recycle-iterative", "recycle-direct")
     }
     plain = {(r["target"], r["steps_total"]) for r in results(graph) if r["kind"] == "tuned"}
     assert further <= plain

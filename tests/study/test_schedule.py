@@ -214,6 +214,15 @@ def test_whatever_the_graph_and_whatever_fails_parents_come_first_and_all_else_i
             assert not any(p.step is step for other in steps for p in other.parents.values())
     assert run(Graph(steps), store, write, keep=keep)[1] == []
 
+    more = {
+        f"p{n}": Parent(steps[n], "out") for n in data.draw(st.sets(st.sampled_from(range(len(steps))), min_size=1))
+    }
+    steps.append(Step("evaluate", "one more", dict(taken), more))
+    state, last = run(Graph(steps), store, write, keep=keep)
+    assert last[-1] == "one more" and state.failed == [] and len(state.records) == len(steps)
+    if keep == "all":
+        assert last == ["one more"]
+
 
 def test_several_processes_give_the_records_of_one(models: Path, tmp_path: Path) -> None:
     found = []

@@ -118,7 +118,7 @@ def algorithm_1(run: _Run, chain: tuple[str, ...], tuning: str) -> Iterator[tupl
     assert starred is not None, "the file was checked"
     for before, version in itertools.pairwise(chain):  # line 5
         carried = run.plus_delta(before, starred, version, f"{version} + {run.delta(before, tuning, 'iter')}")  # line 6
-        run.evaluate(carried, "recycle-iterative", before, tuning, step=0)
+        run.evaluate(carried, "recycle-start", before, tuning)
         run.precision(before, starred, tuning)
         starred = run.fine_tune(carried, tuning, f"{carried.name} → FT")  # line 7
         yield before, version, starred
@@ -324,7 +324,7 @@ class _Run:
 
     def evaluate(self, model: Model, kind: str, source: str | None, tuning: str, **more: Any) -> None:
         """Score a model on what its tuning is asked."""
-        trained = kind in ("transfer-then-tune", "recycle-iterative", "recycle-direct") and "step" not in more
+        trained = kind in ("transfer-then-tune", "recycle-iterative", "recycle-direct")
         if trained and model.steps_total is not None:
             self.totals.append((model.version, tuning, model.steps_total))
         result = _result(kind, source, model, tuning, **more)

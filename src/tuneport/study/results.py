@@ -46,7 +46,8 @@ class Results:
 
     def document(self) -> dict[str, Any]:
         """What results.json holds now."""
-        results = self._results()
+        everything = self._results()
+        results = [row for row in everything if row["kind"] != "recycle-start"]
         return {
             "format": FORMAT,
             "study": {
@@ -61,6 +62,7 @@ class Results:
                 "expected": [vars(number) for number in self._study.expected],
             },
             "results": results,
+            "starts": [row for row in everything if row["kind"] == "recycle-start"],
             "paths": [self._path(step) for step in self._graph if step.kind == "path"],
             "distances": [self._distance(step) for step in self._graph if step.kind == "distance"],
             "precision": [self._precision(step) for step in self._graph if step.kind == "precision"],
@@ -96,7 +98,7 @@ class Results:
             "tuning": result["tuning"],
             "family": result["family"],
             "seed": result["seed"],
-            "step": result.get("step"),
+            "step": None,
             "steps_total": total,
             **{name: result[name] for name in ("rate", "scale") if name in result},
             "split": "test",
