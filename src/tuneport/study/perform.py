@@ -16,8 +16,7 @@ the verbs take up their work.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from tuneport.errors import StudyError
 from tuneport.study.graph import Parent, Step
 
 Given = Mapping[str, Path | str]  # by role: a local path, or a name (Hub id, task of the harness)
-_WITH_TORCH = ("family", "tune", "evaluate", "path")
+_BY_TORCH = ("family", "tune", "evaluate", "path")
 _WITHIN = {"family": "family/"}  # a family's folder appears as a whole, so it lies inside the step's
 
 
@@ -34,7 +33,11 @@ def perform(step: Step, given: Given, place: Path, threads: int = 1) -> dict[str
     """Do the work of a step into ``place``, on ``threads`` threads; what was measured. Raises what the verbs raise."""
     if step.kind not in _KINDS:
         raise StudyError(f"{step.name}: {step.kind!r} is no kind of step. Known: {', '.join(sorted(_KINDS))}.")
-    with _computing_on(threads) if step.kind in _WITH_TORCH else nullcontext():
+    if step.kind not in _BY_TORCH:
+        return _KINDS[step.kind](step, given, place, threads)
+    from tuneport.evaluate.threads import computing_on
+
+    with computing_on(threads):  # wherever a kind of step runs, on the same number: its bits are then the same
         return _KINDS[step.kind](step, given, place, threads)
 
 
@@ -175,22 +178,6 @@ _KINDS: Mapping[str, Callable[[Step, Given, Path, int], dict[str, Any]]] = {
 def _settings(step: Step, given: Given) -> dict[str, Any]:
     """A verb's further arguments, with the chat template where it lies."""
     return {**step.choices.get("settings", {}), **{key: given[key] for key in ("chat_template",) if key in given}}
-
-
-@contextmanager
-def _computing_on(threads: int) -> Iterator[None]:
-    """One number of threads for a kind of step, wherever it runs: sums are then added up in the same order."""
-    try:
-        import torch
-    except ModuleNotFoundError:
-        yield  # the verb says what is missing
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _with_tuples(choices: Mapping[str, Any]) -> dict[str, Any]:

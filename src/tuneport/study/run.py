@@ -62,18 +62,11 @@ def study(
         results = _Results(declared, graph, store, state)
         to_do = list(state.to_do)
         try:
-            if to_do:
-                store.write(inputs.NAME, _json(taken.record()))
-                store.write(FILE, declared.text.encode())
-                with _engine(engine, store, to_do, declared, jobs, ray_address) as running:
-                    perform_all(
-                        state,
-                        store,
-                        running,
-                        keep=declared.keep,
-                        resources=declared.resources,
-                        on_end=results.ended,
-                    )
+            store.write(inputs.NAME, _json(taken.record()))
+            store.write(FILE, declared.text.encode())
+            with _engine(engine if to_do else "local", store, to_do, declared, jobs, ray_address) as running:
+                keep, resources = declared.keep, declared.resources
+                perform_all(state, store, running, keep=keep, resources=resources, on_record=results.note)
             results.write()
         finally:
             store.clean()
@@ -102,11 +95,11 @@ class _Results:
             self._results.note(record)
         self._again_at = 0.0
 
-    def ended(self, record: Record) -> None:
-        """A step has ended: note it, tell who looks, and write unless that was done just now."""
+    def note(self, record: Record) -> None:
+        """A step has ended, or was let go: tell who looks, and write unless that was done just now."""
         self._results.note(record)
-        self._number += 1
-        if sys.stderr.isatty():
+        self._number += record.outcome != "dropped"
+        if record.outcome != "dropped" and sys.stderr.isatty():
             how = "failed" if record.outcome == "failed" else f"{record.seconds:.1f} s"
             print(f"[{self._number}/{self._of}] {record.name}: {how}", file=sys.stderr, flush=True)
         if time.monotonic() >= self._again_at:

@@ -7,8 +7,7 @@ something needs it later.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -118,42 +117,52 @@ def perform_all(
     *,
     keep: str = "all",
     resources: Mapping[str, Resources] | None = None,
-    on_end: Callable[[Record], None] | None = None,
+    on_record: Callable[[Record], None] | None = None,
     perform: Perform = perform,
 ) -> None:
-    """Do what is to do, and bring ``state`` up to date as steps end. Failures are records; only the engine's own are raised."""
-    children = state.graph.children()
-    waiting = {step.identity: _missing(step, state) for step in state.to_do}
-    steps = {step.identity: step for step in state.graph}
-    rank = _by_what_they_hold_up(state.to_do, children)
-    ready = sorted((i for i, missing in waiting.items() if not missing), key=rank.__getitem__)
-    running: set[str] = set()
-    if keep == "scored":
-        _let_go([step for step in state.graph if step.kind == _LET_GO], state, store, children, running)
+    """Do what is to do, and bring ``state`` up to date as steps end; ``on_record`` is told of every new record.
 
+    Failures of steps are records; only the engine's own are raised.
+    """
+    children = state.graph.children()
+    steps = {step.identity: step for step in state.graph}
+    pending = {step.identity for step in state.to_do}
+    waiting = {identity: _missing(steps[identity], state) for identity in pending}
+    rank = _by_what_they_hold_up(state.to_do, children)
+    ready = sorted((identity for identity, missing in waiting.items() if not missing), key=rank.__getitem__)
+    running: set[str] = set()
+
+    def note(record: Record) -> None:
+        state.records[record.identity] = record
+        if on_record is not None:
+            on_record(record)
+
+    def let_go(candidates: Iterable[Step]) -> None:
+        for step in candidates if keep == "scored" else ():
+            if step.kind == _LET_GO and _is_needed_no_more(step, state, children[step.identity], pending):
+                _drop(step, state, store, note)
+
+    let_go(state.graph)
     while ready or running:
         while ready and engine.room() > 0:
             identity = ready.pop(0)
             running.add(identity)
             engine.start(_job(steps[identity], state, store, resources or {}, perform))
         for record in engine.ended():
-            running.discard(record.identity)
-            state.records[record.identity] = record
             step = steps[record.identity]
+            running.discard(record.identity)
+            note(record)
             if record.outcome == "done":
                 state.whole.add(record.identity)
+                pending.discard(record.identity)
                 for child in children[record.identity]:
-                    missing = waiting.get(child.identity)
-                    if missing is not None and record.identity in missing:
+                    missing = waiting.get(child.identity, set())
+                    if record.identity in missing:
                         missing.discard(record.identity)
                         if not missing:
                             ready.append(child.identity)
                 ready.sort(key=rank.__getitem__)
-            if keep == "scored":
-                parents = [p.step for p in step.parents.values() if p.step.kind == _LET_GO]
-                _let_go([*parents, *([step] if step.kind == _LET_GO else [])], state, store, children, running)
-            if on_end is not None:
-                on_end(record)
+            let_go([step, *(parent.step for parent in step.parents.values())])
     state.to_do = _needed(state)
 
 
@@ -187,33 +196,24 @@ def _by_what_they_hold_up(to_do: list[Step], children: Mapping[str, list[Step]])
     return {step.identity: (-len(below[step.identity]), place) for place, step in enumerate(to_do)}
 
 
-def _let_go(
-    steps: list[Step], state: State, store: Store, children: Mapping[str, list[Step]], running: set[str]
-) -> None:
-    """Drop the models of those steps that nothing needs: what stands on them is done. The record says so first."""
-    for step in steps:
-        record = state.records.get(step.identity)
-        if record is None or record.outcome == "failed" or not children[step.identity] or step.identity in running:
-            continue
-        if not all(_is_settled(child, state) for child in children[step.identity]):
-            continue
-        if record.outcome == "done":
-            state.records[step.identity] = record = records.dropped(record)
-            store.write(f"{STEPS}/{step.folder}/{RECORD}", record.content())
-        if step.identity in state.whole | state.remains:
-            state.whole.discard(step.identity)
-            state.remains.discard(step.identity)
-            for part in sorted({name.partition("/")[0] for name in record.outputs}):
-                store.remove(f"{STEPS}/{step.folder}/{part}")
-
-
-def _is_settled(step: Step, state: State) -> bool:
+def _is_needed_no_more(step: Step, state: State, children: Sequence[Step], pending: set[str]) -> bool:
+    """Whether it was done, and so was all that stands on it."""
     record = state.records.get(step.identity)
-    return step.identity in state.whole or (record is not None and record.outcome == "dropped")
+    if record is None or record.outcome == "failed" or step.identity in pending:
+        return False
+    done = [state.records.get(child.identity) for child in children if child.identity not in pending]
+    return len(done) == len(children) > 0 and all(one is not None and one.outcome != "failed" for one in done)
 
 
-def show_progress(record: Record, number: int, of: int) -> None:
-    """A line on stderr for a step that ended, if somebody looks."""
-    if sys.stderr.isatty():
-        how = f"{record.seconds:.0f} s" if record.outcome != "failed" else "failed"
-        print(f"[{number}/{of}] {record.name}: {how}", file=sys.stderr)
+def _drop(step: Step, state: State, store: Store, note: Callable[[Record], None]) -> None:
+    """Let go of what a step has made. The record says so first: a kill in between leaves remains, never a lie."""
+    record = state.records[step.identity]
+    if record.outcome == "done":
+        record = records.dropped(record)
+        store.write(f"{STEPS}/{step.folder}/{RECORD}", record.content())
+        note(record)
+    if step.identity in state.whole | state.remains:
+        state.whole.discard(step.identity)
+        state.remains.discard(step.identity)
+        for part in sorted({name.partition("/")[0] for name in record.outputs}):
+            store.remove(f"{STEPS}/{step.folder}/{part}")
