@@ -16,7 +16,7 @@ from typing import Any
 from tuneport.errors import StudyError, UsageError, listing
 from tuneport.study.declared import Resources
 from tuneport.study.records import Record
-from tuneport.study.store import Store
+from tuneport.study.store import Store, UrlStore
 from tuneport.study.work import Job, died, do
 
 RETRIES = 3
@@ -128,9 +128,11 @@ def _check_room(ray: Any, needs: Iterable[tuple[str, Resources]]) -> None:
 
 def _clean_everywhere(ray: Any, store: Store) -> None:
     """What nodes keep besides the results of a study behind a URL; a node that is gone is left alone."""
+    if not isinstance(store, UrlStore):
+        return
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    with contextlib.suppress(Exception):  # the results are whole; tidying up must not turn them into a failure
+    with contextlib.suppress(ray.exceptions.RayError):  # the results are there, whatever becomes of this
         remote = ray.remote(num_cpus=0, max_retries=0)(_clean)
         tasks = [
             remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(store)
