@@ -128,7 +128,7 @@ def _same_totals(run: _Run) -> None:
     """FT(M_i) for as many steps as went into each model that was fine-tuned from a transferred start, in all."""
     if not run.study.doing.same_total:
         return
-    for target, tuning, steps in list(run.totals):
+    for target, tuning, steps in list(dict.fromkeys(run.totals)):
         if not run.study.version(target).target_only and tuning not in run.study.version(target).tuned:
             longer = run.fine_tune_base(target, tuning, steps)
             run.evaluate(longer, "tuned", None, tuning)
@@ -399,6 +399,7 @@ class _Builder:
         self.study = study
         self._inputs = inputs
         self._graph = Graph()
+        self._families: dict[tuple[str, int], Step] = {}
         self._results: dict[str, list[Mapping[str, Any]]] = {}
         self.totals: dict[tuple[int | None, int], list[tuple[str, str, int]]] = {
             (family, seed): [] for family in study.families for seed in study.seeds
@@ -437,9 +438,11 @@ class _Builder:
     def _lab(self, spec: str, family: int | None) -> Parent:
         assert family is not None, "where the lab is asked for, families are counted"
         recipe, part = catalogue.find(spec)
-        choices = catalogue.choices(recipe, self.study.lab, family)
-        made = self.add(Step("family", f"family {recipe} {self.study.lab}, seed {family}", choices))
-        return Parent(made, part)
+        if (recipe, family) not in self._families:
+            choices = catalogue.choices(recipe, self.study.lab, family)
+            made = self.add(Step("family", f"family {recipe} {self.study.lab}, seed {family}", choices))
+            self._families[recipe, family] = made
+        return Parent(self._families[recipe, family], part)
 
     def base(self, version: str, family: int | None) -> Model:
         """M_i."""

@@ -63,6 +63,8 @@ class Inputs:
         self._folder = folder
         self._known: dict[str, Any] = dict(known or {})
         self._met: dict[str, Any] = {}
+        self._models: dict[str, Outside] = {}
+        self._data: dict[str, Outside] = {}
 
     @classmethod
     def kept(cls, folder: Path, content: bytes | None) -> Inputs:
@@ -79,6 +81,19 @@ class Inputs:
 
     def model(self, spec: str) -> Outside:
         """A folder beside the file, or a Hub id. Raises `StudyError` for a folder that is no checkpoint."""
+        if spec not in self._models:
+            self._models[spec] = self._model(spec)
+        return self._models[spec]
+
+    def data(self, spec: str) -> Outside:
+        """A file beside the study's, or a name (a data set on the Hub, a task of the harness, a chat template)."""
+        if spec not in self._data:
+            path = file_beside(self._folder, spec)
+            place = None if path is None else (self._spelled(spec, path), self._digest([path]), str(path))
+            self._data[spec] = Outside(spec, None, spec) if place is None else Outside(*place)
+        return self._data[spec]
+
+    def _model(self, spec: str) -> Outside:
         path = folder_beside(self._folder, spec)
         if path is None:
             return Outside(spec, None, spec)
@@ -88,13 +103,6 @@ class Inputs:
         except TuneportError as error:
             raise StudyError(f"{spec}: {error}") from None
         return Outside(self._spelled(spec, path), self._digest([path / name for name in names]), str(path))
-
-    def data(self, spec: str) -> Outside:
-        """A file beside the study's, or a name (a data set on the Hub, a task of the harness, a chat template)."""
-        path = file_beside(self._folder, spec)
-        if path is None:
-            return Outside(spec, None, spec)
-        return Outside(self._spelled(spec, path), self._digest([path]), str(path))
 
     def _spelled(self, spec: str, path: Path) -> str:
         """As the file has it, unless that would tell where it lies on this machine."""
