@@ -13,7 +13,7 @@ from tuneport.study.declared import Study
 from tuneport.study.file import read_study
 from tuneport.study.graph import Graph, Step
 
-from .declaring import EVALUATE, declared, graph_of, named, paper, results, versions
+from .declaring import EVALUATE, TUNE, declared, graph_of, named, paper, results, versions
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -242,6 +242,7 @@ def test_a_curve_begins_with_its_start_on_the_same_validation_data() -> None:
     assert tuned.choices["running"] == {"max_new_tokens": 9} and tuned.choices["eval_every"] == 5
     (start,) = [s for s in graph if {"start_of": tuned.identity} in s.about.get("results", ())]
     assert start.parents["model"].part == "M4" and start.parents["tasks.0"].part == "validation.jsonl"
+    assert start.parents["chat_template"].part == "chat.jinja", "a base has no template of its own"
 
 
 def test_paths_run_between_versions_tuned_models_and_along_the_diff_vector() -> None:
@@ -286,6 +287,17 @@ def test_a_step_is_known_by_what_its_inputs_hold_and_not_by_where_they_lie(tmp_p
     assert [step.identity for step in here] == [step.identity for step in there]
     assert not {step.identity for step in here} & {step.identity for step in other}
     assert all(str(tmp_path) not in str([step.choices, step.about, step.name]) for step in here)
+
+
+def test_how_a_step_goes_about_its_work_makes_no_other_step() -> None:
+    def made(evaluating: str, tuning: str) -> Graph:
+        return graph_of(declared(versions(["M1"]), TUNE + tuning, EVALUATE + evaluating))
+
+    plain, other = made("", ""), made('batch-size = 4\ndevice = "cpu"', "save-every = 9")
+    assert [step.identity for step in plain] == [step.identity for step in other]
+    assert named(other, "evaluate M1").about["running"] == {"batch_size": 4, "device": "cpu"}
+    assert named(other, "tune FT(M1)").about["running"] == {"save_every": 9}
+    assert named(made("max-new-tokens = 5", ""), "evaluate M1").identity != named(plain, "evaluate M1").identity
 
 
 def test_a_file_read_twice_makes_the_same_graph() -> None:

@@ -14,7 +14,8 @@ under the same role. The kinds, their roles and their choices:
 | `distance` | `a`, `b`, and `a_tuned`, `b_tuned` | – |
 | `precision` | `base`, `tuned` | `dtype` |
 
-A thing from outside stands in `choices` as `{"given", "digest"}`; the numbered roles are in the order of the file.
+How a step goes about its work (batch size, device, how often it saves) is no choice about its outcome: it stands in
+`Step.about["running"]`. A thing from outside stands in `choices` as `{"given", "digest"}`; the numbered roles are in the order of the file.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ from tuneport.lab import catalogue
 from tuneport.study.declared import Evaluation, Pair, Study, Tuning
 from tuneport.study.graph import Graph, Parent, Step
 from tuneport.study.inputs import LAB, Inputs, Outside
+from tuneport.study.settings import template_names
 from tuneport.tune.recipes import parse_lora, recipe_of
 
 CARRIED_LOSS = "bfloat16"  # what carrying Δ in it would have lost is measured (section 6 says nothing of dtypes)
+# Where memory ran out, a smaller batch goes on; none of these is a choice about the outcome.
+_RUNNING = ("batch_size", "eval_batch_size", "device", "save_every")
 BEYOND = 1.5  # how far along target + α·Δ the loss is followed
 
 Thing = Parent | Outside
@@ -283,10 +287,10 @@ class _Run:
                 "eval_every": declared.eval_every,
                 "running": _running(declared, validation),
             },
-            {"model": name, "before": start.steps_total},
+            {"model": name, "before": start.steps_total, "running": _apart(declared.running)[1]},
         )
         if validation is not None:
-            settings = _curve_settings(declared, validation)
+            settings = _curve_settings(declared, validation) | _start_settings(declared, validation)
             self.builder.score(start, validation.validation, settings, None, [{"start_of": made.identity}])
         total = None if start.steps_total is None or recipe.steps is None else start.steps_total + recipe.steps
         return Model(name, start.version, Parent(made), self.family, self.seed, total)
@@ -356,14 +360,19 @@ class _Run:
         taking.take("a", a.thing)
         taking.take("b", b.thing)
         taking.data("data", data)
-        settings = dict(lines.settings)
+        settings, running = _apart(lines.settings)
         template = settings.pop("chat_template", None)
         if template is not None:
             taking.template(str(template))
         seed = a.seed if a.seed is not None else b.seed
         choices = {"points": lines.points, "threshold": lines.threshold, "beyond": beyond, "settings": settings}
         told = {"a": a.name, "b": b.name, "which": which, "source": pair[0], "target": pair[1], "tuning": tuning}
-        taking.step("path", self._named(f"path {a.name} – {b.name}", seed), choices, {"path": told | self._which(seed)})
+        taking.step(
+            "path",
+            self._named(f"path {a.name} – {b.name}", seed),
+            choices,
+            {"path": told | self._which(seed), "running": running},
+        )
 
     def distance(self, a: str, b: str, tuning: str | None) -> None:
         """Distances of two versions, and of their diff vectors."""
@@ -472,14 +481,16 @@ class _Builder:
         taking = _Taking(self, model.family)
         taking.take("model", model.thing)
         taking.data("tasks", tasks)
-        chosen = dict(settings)
+        chosen, running = _apart(settings)
         template = chosen.pop("chat_template", None)
         if template is not None:
             taking.template(str(template))
         name = self.named(f"evaluate {model.name}", model.seed, model.family)
         name += ", loss" if chosen.get("loss") else ""
         name += ", start of a curve" if any("start_of" in result for result in results) else ""
-        step = taking.step("evaluate", name, {"suite": suite, "settings": chosen, "seed": 0}, {"model": model.name})
+        step = taking.step(
+            "evaluate", name, {"suite": suite, "settings": chosen, "seed": 0}, {"model": model.name, "running": running}
+        )
         answered = self._results.setdefault(step.identity, [])
         answered += [result for result in results if result not in answered]
         return step
@@ -532,13 +543,28 @@ def _result(kind: str, source: str | None, model: Model, tuning: str, **more: An
 
 
 def _running(tuning: Tuning, validation: Evaluation | None) -> dict[str, Any]:
-    """How a fine-tuning goes about its work, and how its curve is asked."""
-    return {**({} if validation is None else _curve_settings(tuning, validation)), **tuning.running}
+    """How a fine-tuning's curve is asked."""
+    return {**({} if validation is None else _curve_settings(tuning, validation)), **_apart(tuning.running)[0]}
+
+
+def _apart(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What decides an outcome, and how a step goes about its work, which does not: that may be changed between two runs."""
+    return (
+        {name: value for name, value in settings.items() if name not in _RUNNING},
+        {name: value for name, value in settings.items() if name in _RUNNING},
+    )
 
 
 def _curve_settings(tuning: Tuning, validation: Evaluation) -> dict[str, Any]:
     asked = tuning.running.get("max_new_tokens", validation.settings.get("max_new_tokens"))
     return {} if asked is None else {"max_new_tokens": asked}
+
+
+def _start_settings(tuning: Tuning, validation: Evaluation) -> dict[str, Any]:
+    """What a curve's start needs besides: a base has no chat template of its own."""
+    template = validation.settings.get("chat_template", tuning.chat_template)
+    named = template is None or template in template_names()
+    return {**_apart(validation.settings)[1], **({} if named else {"chat_template": template})}
 
 
 def _in_order(study: Study, one: str, other: str) -> Pair:

@@ -36,7 +36,13 @@ def _tune(step: Step, things: Mapping[str, str]) -> Iterator[str]:
     yield from _flags(lora=_lora(choices.get("lora")), dtype=choices.get("dtype"))
     if choices.get("eval_every") is not None:
         yield from _flags(eval_every=choices["eval_every"], tasks=",".join(numbered(things, "validation")))
-    yield from _flags(**choices.get("running", {}), out=f"steps/{step.folder}/model")
+    running = {**choices.get("running", {}), **step.about.get("running", {})}
+    yield from _flags(**running, out=f"steps/{step.folder}/model")
+
+
+def _settings(step: Step) -> dict[str, Any]:
+    """What decides the outcome, and how the step goes about it."""
+    return {**step.choices.get("settings", {}), **step.about.get("running", {})}
 
 
 def _lora(choices: Mapping[str, Any] | None) -> str | None:
@@ -68,7 +74,7 @@ def _evaluate(step: Step, things: Mapping[str, str]) -> Iterator[str]:
     yield from ("evaluate", things["model"])
     tasks = numbered(things, "tasks")
     yield from _flags(tasks=",".join(tasks) or None, suite=step.choices.get("suite"))
-    yield from _flags(chat_template=things.get("chat_template"), **step.choices.get("settings", {}))
+    yield from _flags(chat_template=things.get("chat_template"), **_settings(step))
     yield from _flags(seed=step.choices.get("seed") or None, out=f"steps/{step.folder}/scores.json")
 
 
@@ -76,7 +82,7 @@ def _path(step: Step, things: Mapping[str, str]) -> Iterator[str]:
     choices = step.choices
     yield from ("path", things["a"], things["b"], *_flags(data=numbered(things, "data")))
     yield from _flags(**{name: choices.get(name) for name in ("points", "beyond", "threshold")})
-    yield from _flags(chat_template=things.get("chat_template"), **choices.get("settings", {}))
+    yield from _flags(chat_template=things.get("chat_template"), **_settings(step))
     yield from _flags(out=f"steps/{step.folder}/path.json")
 
 

@@ -78,7 +78,7 @@ def _tune(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]
         end_token=choices.get("end_token"),
         lora=None if choices.get("lora") is None else Lora(**_with_tuples(choices["lora"])),
         dtype=choices.get("dtype"),
-        running=Running(**curve, **choices.get("running", {})),
+        running=Running(**curve, **choices.get("running", {}), **step.about.get("running", {})),
     )
     return {name: value for name, value in tuned.record["outcome"].items() if name != "seconds"}
 
@@ -177,7 +177,8 @@ _KINDS: Mapping[str, Callable[[Step, Given, Path, int], dict[str, Any]]] = {
 
 def _settings(step: Step, given: Given) -> dict[str, Any]:
     """A verb's further arguments, with the chat template where it lies."""
-    return {**step.choices.get("settings", {}), **{key: given[key] for key in ("chat_template",) if key in given}}
+    template = {key: given[key] for key in ("chat_template",) if key in given}
+    return {**step.choices.get("settings", {}), **step.about.get("running", {}), **template}
 
 
 def _with_tuples(choices: Mapping[str, Any]) -> dict[str, Any]:
