@@ -99,9 +99,22 @@ def test_results_behind_a_url_are_the_same_and_nothing_is_left_on_the_nodes(
     (signs / "go-on").touch()
     url = f"file://{tmp_path}/out"
     before = set(Path(tempfile.gettempdir()).glob("tuneport-*"))
-    assert tuneport.study(models, url, engine="ray", ray_address=cluster.address)["failed"] == []
-    assert what_repeats(tmp_path / "out") == alone
+    some = ["* + Δ(M1)", "distance M1*"]
+    told = tuneport.study(models, url, engine="ray", ray_address=cluster.address, only=some)
+    assert (told["done_now"], told["failed"]) == (6, [])
+    assert all(alone[name] == found for name, found in what_repeats(tmp_path / "out").items() if name != "results.json")
     assert set(Path(tempfile.gettempdir()).glob("tuneport-*")) == before
+
+
+def test_without_an_address_a_cluster_is_started_for_the_run_and_is_gone_afterwards(
+    models: Path, alone: dict[str, Any], tmp_path: Path
+) -> None:
+    import ray
+
+    told = tuneport.study(models, tmp_path / "out", engine="ray", jobs=1, only=["M2 + Δ(M1)"])
+    assert (told["done_now"], told["failed"]) == (1, [])
+    assert not ray.is_initialized()
+    assert all(alone[name] == found for name, found in what_repeats(tmp_path / "out").items() if name != "results.json")
 
 
 def test_what_no_node_has_is_told_before_anything_is_done(models: Path, cluster: Any, tmp_path: Path) -> None:

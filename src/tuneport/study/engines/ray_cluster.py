@@ -101,7 +101,8 @@ def _connect(ray: Any, address: str | None, jobs: int | None) -> None:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address is None:
-            ray.init(num_cpus=jobs, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
+            # "local": without it, Ray would join whatever cluster runs on this machine.
+            ray.init("local", num_cpus=jobs, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
