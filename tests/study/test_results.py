@@ -9,6 +9,7 @@ import pytest
 
 from tuneport.evaluate import measures
 from tuneport.evaluate.comparing import compare
+from tuneport.study.comparisons import convergence
 
 from .declaring import declared, paper
 from .scoring import Done, outcomes, step_of
@@ -114,9 +115,12 @@ def test_further_fine_tuning_is_compared_at_the_same_steps_and_at_the_same_total
 
 def test_p_values_are_adjusted_within_a_table(both: tuple[Done, dict[str, Any]]) -> None:
     _, document = both
-    table = rows(document, "gain-over-base")
-    assert [row["p_adjusted"] for row in table] == pytest.approx(measures.holm([row["p"] for row in table]))
-    assert {row["real"] for row in table} == {True, False}
+    everything = rows(document, "gain-over-base")
+    assert {row["kind"] for row in everything} > {"tuned", "transfer", "recycle-direct"}
+    for kind in ("tuned", "transfer", "recycle"):
+        table = [row for row in everything if row["kind"].partition("-")[0] == kind]
+        assert [row["p_adjusted"] for row in table] == pytest.approx(measures.holm([row["p"] for row in table]))
+    assert {row["real"] for row in everything} == {True, False}
 
 
 def test_tasks_that_were_asked_differently_are_not_compared() -> None:
@@ -201,7 +205,23 @@ def test_curves_begin_at_the_start_and_steps_to_match_are_read_on_validation_dat
     assert all(row["step"] is None for row in document["results"] if row["split"] == "test")
     (row,) = [row for row in document["convergence"] if row["kind"] == "transfer-then-tune"]
     assert row["against"] == "FT(M5)" and row["level"] == 0.7 and row["steps_to_match"] == 10
+    assert row["steps_of_reference"] == 15
     assert row["peak"] == {"step": 10, "value": 0.9} and row["peak_of_reference"] == {"step": 10, "value": 0.75}
+
+
+def test_there_is_nothing_to_match_where_fine_tuning_gained_nothing() -> None:
+    def point(step: int, value: float, kind: str, name: str) -> dict[str, Any]:
+        told = {"kind": kind, "name": name, "source": None, "target": "M5", "tuning": "sft", "family": 0, "seed": 0}
+        scores = {"v": {"value": value, "higher_is_better": True}}
+        return {**told, "step": step, "split": "validation", "status": "done", "scores": scores}
+
+    def matched(*reference: float) -> Any:
+        plain = [point(place, value, "tuned", "FT(M5)") for place, value in enumerate(reference)]
+        further = [point(place, 0.4, "transfer-then-tune", "M5 + Δ(M4) → FT") for place in range(2)]
+        return convergence([*plain, *further])[1]["steps_to_match"]
+
+    assert matched(0.1, 0.4) == 0 and matched(0.1, 0.5) is None
+    assert matched(0.0, 0.0) is None and matched(0.2, 0.1) is None
 
 
 def test_paths_distances_and_precision_stand_with_their_names_and_numbers() -> None:

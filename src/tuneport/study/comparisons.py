@@ -95,13 +95,17 @@ class Comparing:
         self._drawn: dict[tuple[str, str], measures.Matrix] = {}
 
     def rows(self, results: Sequence[Row]) -> list[dict[str, Any]]:
-        """Every comparison that the rows at hand allow, p values adjusted by Holm's method within question and task."""
+        """Every comparison that the rows at hand allow; p values are adjusted by Holm's method within a table.
+
+        A table is a question, a task and a kind of model, as in the paper; both kinds of recycling stand in one.
+        """
         done = [row for row in results if row["status"] == "done" and row["step"] is None and row["split"] == "test"]
         found = [row for question, model, others in _questions(done) for row in self._compare(question, model, others)]
-        tables: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        tables: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
         for row in found:
             if "p" in row:
-                tables[row["question"], row["task"]].append(row)
+                kind = "recycle" if row["kind"].startswith("recycle") else row["kind"]
+                tables[row["question"], row["task"], kind].append(row)
         for table in tables.values():
             for row, adjusted in zip(table, measures.holm([row["p"] for row in table]), strict=True):
                 row |= {"p_adjusted": adjusted, "real": adjusted < LEVEL}
@@ -221,7 +225,8 @@ def convergence(results: Sequence[Row]) -> list[dict[str, Any]]:
     """Peaks, and the steps after which a model reaches what FT(M_i) has at its end; on validation data only.
 
     `steps_to_match` is the first point of the curve at which the value is as good as the last one of FT(M_i), 0 where the
-    start already is; null where no point is. Curves have points as often as the study says, so it is known to that grain.
+    start already is; null where no point is, and where FT(M_i) itself is no better at its end than at its start. Curves have
+    points as often as the study says, so it is known to that grain.
     """
     curves: dict[Any, list[Row]] = defaultdict(list)
     for row in results:
@@ -257,7 +262,8 @@ def convergence(results: Sequence[Row]) -> list[dict[str, Any]]:
             reference = _series(rival, task) if rival is not None else []
             if first["kind"] in FURTHER and rival is not None and reference:
                 level = reference[-1][1]
-                reached = [step for step, value in own if (value >= level if higher else value <= level)]
+                gained = level > reference[0][1] if higher else level < reference[0][1]
+                reached = [step for step, value in own if gained and (value >= level if higher else value <= level)]
                 row |= {
                     "against": rival[0]["name"],
                     "level": level,
