@@ -58,7 +58,7 @@ def in_words(description: Mapping[str, Any]) -> str:
         if isinstance(value, dict):
             value = ", ".join(f"{name}: {entry}" for name, entry in value.items())
         elif isinstance(value, list):
-            value = "; ".join(str(entry) for entry in value)
+            value = "; ".join(str(entry) for entry in value) or None
         lines.append(f"{key.replace('_', ' '):<14} {value if value is not None else '–'}")
     return "\n".join(lines)
 
