@@ -147,7 +147,25 @@ def test_a_tuning_goes_on_from_one_that_exists_and_not_in_a_circle() -> None:
     two = '[tune.b]\ndata = ["org/d"]\nsteps = 1\nfrom = "a"\n'
     told = faults(f'[study]\nname = "s"\n{versions()}{one}{two}')
     assert len(told) == 2 and all("runs in a circle" in line for line in told)
-    assert "there is no [tune.b]" in fault(f'[study]\nname = "s"\n{versions()}{one}')
+    assert "there is no fine-tuning 'b'" in fault(f'[study]\nname = "s"\n{versions()}{one}')
+
+
+def test_a_tuning_may_go_on_from_models_that_are_there_in_every_version() -> None:
+    tune = '[tune]\nrecipe = "dpo"\ndata = ["org/d"]\nsteps = 1\nfrom = "sft"\n'
+    there = versions(["M1", "M2"], '[version.tuned]\nsft = "org/sft@a"')
+    (tuning,) = declared(there, tune, EVALUATE).tunings
+    assert (tuning.name, tuning.after) == ("dpo", "sft")
+    told = faults(f'[study]\nname = "s"\n{there}{versions(["M3"])}{tune}')
+    assert len(told) == 1 and "M3 has no fine-tuning 'sft' to go on from" in told[0]
+
+
+def test_what_is_no_fault_and_may_be_meant_otherwise_is_warned_of() -> None:
+    (nothing,) = declared(versions()).warnings
+    assert "nothing is scored" in nothing
+    epochs = TUNE.replace("steps = 100", "epochs = 2")
+    (total,) = declared(versions(), epochs, EVALUATE, '[do]\nrecycle = "all"').warnings
+    assert "study.toml:" in total and "the same total of steps cannot be counted" in total
+    assert declared(versions(), epochs, EVALUATE, '[do]\nrecycle = "all"\nsame-total = false').warnings == ()
 
 
 def test_tunings_come_in_the_order_in_which_they_can_be_done() -> None:
@@ -204,9 +222,9 @@ def test_what_the_lab_makes_has_to_be_of_the_kind_that_is_wanted() -> None:
 
 def test_versions_of_one_repository_without_a_revision_are_warned_of() -> None:
     loose = '[[version]]\nname = "main"\nmodel = "org/model"\n'
-    (warning,) = declared(versions(), loose).warnings
+    (warning,) = declared(versions(), loose, EVALUATE).warnings
     assert "main of org/model name no revision" in warning
-    assert declared(versions()).warnings == ()
+    assert declared(versions(), EVALUATE).warnings == ()
 
 
 def test_settings_are_those_of_the_verbs_and_seeds_are_the_studys() -> None:

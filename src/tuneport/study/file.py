@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,6 @@ class _Reader(Names):
     def __init__(self, path: Path, lines: Mapping[Place, int]) -> None:
         super().__init__(path.parent, lines)
         self._path = path
-        self._warnings: list[str] = []
 
     # What a file says, table by table
 
@@ -108,12 +107,10 @@ class _Reader(Names):
             cost=self._cost(content),
             expected=read_expected(self, content, versions, tunings, doing),
             notes=notes,
-            warnings=(),
         )
         self._curves(study)
-        self._sizes(study)
-        self._warn_of_revisions(study)
-        return None if self.faults else _with_warnings(study, self._warnings)
+        self._goes_on(study)
+        return None if self.faults else replace(study, warnings=tuple(self._warn(study)))
 
     def _versions(self, content: Table, tunings: Sequence[Tuning]) -> tuple[Version, ...]:
         rows = content.get("version")
@@ -156,11 +153,10 @@ class _Reader(Names):
         if not table:
             return ()
         if all(isinstance(value, dict) for value in table.values()):
-            found = [self._tuning(name, table[name], ("tune", name), tuple(table)) for name in table]
+            tunings = [self._tuning(name, table[name], ("tune", name)) for name in table]
         else:
             recipe = table.get("recipe", "sft")
-            found = [self._tuning(recipe if isinstance(recipe, str) else "sft", table, ("tune",), ())]
-        tunings = tuple(tuning for tuning in found if tuning is not None)
+            tunings = [self._tuning(recipe if isinstance(recipe, str) else "sft", table, ("tune",))]
         after = {tuning.name: tuning.after for tuning in tunings}
         for tuning in tunings:
             seen, name = [tuning.name], tuning.after
@@ -168,21 +164,21 @@ class _Reader(Names):
                 seen.append(name)
                 name = after.get(name)
             if name == tuning.name:
-                self.fault(("tune", tuning.name, "from"), f"runs in a circle: {' from '.join([*seen, name])}")
+                self.fault(self._of_tuning(tuning, "from"), f"runs in a circle: {' from '.join([*seen, name])}")
         return tuple(_ordered(tunings))
 
-    def _tuning(self, name: str, table: Table, path: Place, others: Sequence[str]) -> Tuning | None:
+    def _of_tuning(self, tuning: Tuning, key: str) -> Place:
+        """Where a key of a tuning stands: [tune] has one, or several by name."""
+        return ("tune", tuning.name, key) if ("tune", tuning.name) in self.lines else ("tune", key)
+
+    def _tuning(self, name: str, table: Table, path: Place) -> Tuning:
         recipe = self.among(table, "recipe", path, settings.recipe_names()) or "sft"
-        self.known(table, (*settings.tuning_keys(recipe), *(("from",) if others else ())), path)
+        self.known(table, settings.tuning_keys(recipe), path)
         data = self.texts(table, "data", path, required=True)
         for spec in data:
             self.rows(spec, (*path, "data"))
         for spec in self.texts(table, "mix", path):
             self.attempt((*path, "mix"), lambda spec=spec: settings.check_mix(spec))
-        after = self.text(table, "from", path)
-        if after is not None and after not in others:
-            self.fault((*path, "from"), f"there is no [tune.{after}]{nearest(after, others)}")
-            after = None
         chosen, running = settings.of_tuning(recipe, table)
         for key, fault in settings.faults_of_tuning(recipe, table, chosen, running):
             self.fault((*path, key) if key in table else path, fault)
@@ -198,7 +194,7 @@ class _Reader(Names):
             data=data,
             settings=chosen,
             mix=self.texts(table, "mix", path),
-            after=after,
+            after=self.text(table, "from", path),
             chat_template=template,
             end_token=self.text(table, "end-token", path),
             lora=lora,
@@ -345,28 +341,41 @@ class _Reader(Names):
 
     def _curves(self, study: Study) -> None:
         for tuning in study.tunings:
-            if tuning.eval_every is None:
-                continue
-            path = (
-                ("tune", tuning.name, "eval-every") if ("tune", tuning.name) in self.lines else ("tune", "eval-every")
-            )
             evaluation = study.evaluation(tuning.name)
-            if evaluation is None or not evaluation.validation:
+            if tuning.eval_every is not None and (evaluation is None or not evaluation.validation):
                 self.fault(
-                    path, "curves are read on validation data, which nobody names; give [evaluate] validation = […]"
+                    self._of_tuning(tuning, "eval-every"),
+                    "curves are read on validation data, which nobody names; give [evaluate] validation = […]",
                 )
 
-    def _sizes(self, study: Study) -> None:
+    def _goes_on(self, study: Study) -> None:
         """`from` needs the tuning before it, in every version that is fine-tuned."""
-        for version in study.versions:
-            for tuning in study.tunings:
-                if version.target_only or tuning.name in version.tuned or tuning.after is None:
-                    continue
-                before = study.tuning(tuning.after)
-                if before is None and tuning.after not in version.tuned:
-                    self.fault(("tune", tuning.name, "from"), f"{version.name} has no fine-tuning {tuning.after!r}")
+        for tuning in study.tunings:
+            if tuning.after is None:
+                continue
+            place, names = self._of_tuning(tuning, "from"), study.tuning_names
+            if tuning.after not in names:
+                self.fault(place, f"there is no fine-tuning {tuning.after!r}{nearest(tuning.after, names)}")
+            elif study.tuning(tuning.after) is None:
+                for version in study.versions:
+                    if not version.target_only and not {tuning.after, tuning.name} & version.tuned.keys():
+                        self.fault(place, f"{version.name} has no fine-tuning {tuning.after!r} to go on from")
 
-    def _warn_of_revisions(self, study: Study) -> None:
+    def _warn(self, study: Study) -> Iterator[str]:
+        """What is no fault, and may still be meant otherwise."""
+        if not study.evaluations:
+            yield f"{self._path.name}: nothing is scored; give [evaluate] with tasks, suite or loss."
+        further = study.doing.transfer_then_tune or study.doing.recycle
+        for tuning in study.tunings:
+            if further and study.doing.same_total and not settings.counts_steps(tuning.recipe, tuning.settings):
+                line = self.line(self._of_tuning(tuning, "epochs"))
+                yield (
+                    f"{self._path.name}:{line}: {tuning.name} is trained for epochs, so that the same total of steps cannot be "
+                    "counted beforehand; give steps, or same-total = false."
+                )
+        yield from self._loose_revisions(study)
+
+    def _loose_revisions(self, study: Study) -> Iterator[str]:
         repositories: dict[str, list[Version]] = {}
         for version in study.versions:
             found = HUB_ID.fullmatch(version.model)
@@ -375,15 +384,10 @@ class _Reader(Names):
         for repository, sharing in repositories.items():
             loose = [version.name for version in sharing if "@" not in version.model]
             if loose and len(sharing) > 1:
-                line = self.line(("version",))
-                self._warnings.append(
-                    f"{self._path.name}:{line}: {', '.join(loose)} of {repository} name no revision, and other versions share "
-                    "the id; write org/name@revision for each."
+                yield (
+                    f"{self._path.name}:{self.line(('version',))}: {', '.join(loose)} of {repository} name no revision, and "
+                    "other versions share the id; write org/name@revision for each."
                 )
-
-
-def _with_warnings(study: Study, warnings: Sequence[str]) -> Study:
-    return replace(study, warnings=tuple(warnings))
 
 
 def _names_the_lab(value: object) -> bool:

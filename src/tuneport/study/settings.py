@@ -18,7 +18,7 @@ from tuneport.errors import UsageError
 from tuneport.tune.recipes import RECIPES, Running, parse_lora, recipe_of
 
 _RUNNING = {"save-every": "save_every", "max-new-tokens": "max_new_tokens", "eval-batch-size": "eval_batch_size"}
-_APART = ("recipe", "data", "mix", "chat-template", "end-token", "lora", "eval-every")
+_APART = ("recipe", "from", "data", "mix", "chat-template", "end-token", "lora", "eval-every")
 # `seed` is the study's; what names models, data or places is too; the rest of a run's choices stays with the verb.
 _NOT_OF_EVALUATE = (
     "models", "tasks", "out", "suite", "loss", "recovered_gain", "trained_on", "strict", "overwrite", "seed",
@@ -67,6 +67,11 @@ def faults_of_tuning(
         except TypeError:  # a value that cannot even be compared
             found += [(key, "is of the wrong type") for key in table if isinstance(table[key], list | dict)][:1]
     return found
+
+
+def counts_steps(recipe: str, chosen: Mapping[str, Any]) -> bool:
+    """Whether a fine-tuning with these settings has a number of steps that is known beforehand."""
+    return recipe_of(recipe, **chosen).steps is not None
 
 
 @cache
