@@ -116,6 +116,16 @@ def test_a_study_behind_a_url_ends_as_in_a_folder_and_leaves_no_scratch(tmp_path
     assert tuneport.study(file, f"file://{tmp_path}/url")["already_done"]
 
 
+def test_an_error_behind_a_url_tells_nothing_of_the_scratch_folder(tmp_path: Path, scratch: Path) -> None:
+    file = write_study(tmp_path / "models")
+    config = json.loads((tmp_path / "models" / "FT1" / "config.json").read_text())
+    (tmp_path / "models" / "FT1" / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+    for out in (str(tmp_path / "folder"), f"file://{tmp_path}/url"):
+        assert len(tuneport.study(file, out)["failed"]) == 6 + 3, "Δ1 onto three versions at two scales, three distances"
+    assert what_repeats(tmp_path / "url") == what_repeats(tmp_path / "folder")
+    assert str(tmp_path) not in json.dumps(what_repeats(tmp_path / "url")["results.json"])
+
+
 @pytest.mark.parametrize(
     ("out", "words"),
     [("nothing://bucket/study", "nothing://bucket/study: .*install it, or give a folder"), ("a-file", "is a file")],

@@ -44,6 +44,10 @@ class Store(Protocol):
     def where(self) -> str:
         """The path or URL, for people."""
 
+    @property
+    def places(self) -> dict[str, str]:
+        """Where things lie on this machine, and what records call it."""
+
     def read(self, name: str) -> bytes | None:
         """A small file; None where it is not there."""
 
@@ -95,6 +99,11 @@ class FolderStore:
     def where(self) -> str:
         """The folder."""
         return str(self.path)
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The folder itself."""
+        return {f"{self.path}/": "", str(self.path): "the study's folder"}
 
     def read(self, name: str) -> bytes | None:
         """A small file; None where it is not there."""
@@ -174,6 +183,12 @@ class UrlStore:
     def where(self) -> str:
         """The URL."""
         return self.url
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The URL, and the scratch folder."""
+        scratch = {f"{self._scratch}/{folder}/": f"{STEPS}/" for folder in ("work", "brought")}
+        return {f"{self.url}/": "", self.url: "the study's folder", **scratch}
 
     def check(self) -> None:
         """Raise `OutputError` where nothing that is installed knows such URLs."""

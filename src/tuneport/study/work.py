@@ -109,7 +109,7 @@ def died(job: Job, words: str) -> Record:
 
 def _without_places(words: str, job: Job, place: Path) -> str:
     """Paths as they are seen from the study's folder: a record tells nothing of the machine it was made on."""
-    known = {str(place): f"{STEPS}/{job.step.folder}", f"{job.store.where}/": "", job.store.where: "the study's folder"}
+    known = {str(place): f"{STEPS}/{job.step.folder}", **job.store.places}
     for role, where in job.step.inputs.items():
         given = job.step.choices.get(role)
         known[str(where)] = str(given["given"]) if isinstance(given, Mapping) and "given" in given else Path(where).name
