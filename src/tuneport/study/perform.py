@@ -53,9 +53,11 @@ def numbered(given: Mapping[str, Any], role: str) -> list[str]:
 
 
 def _family(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
+    from tuneport.evaluate.harness import quietly
     from tuneport.lab.catalogue import make
 
-    found = make(step.choices, place / "family")
+    with quietly():
+        found = make(step.choices, place / "family")
     # The losses on the way are those that one run has seen; after a kill, not all of them.
     return {name: value for name, value in found.items() if name != "loss"}
 
