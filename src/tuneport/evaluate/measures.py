@@ -8,9 +8,10 @@ of right and wrong answers is tested by McNemar's exact test, any other by the p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ Matrix = npt.NDArray[np.float64]
 _RESAMPLES = 4000
 _Z = 1.959963984540054  # 95 %, both sides
 _CELLS = 4_000_000  # resampled counts held at once: 32 MB
+_KEPT_CELLS = 8_000_000  # resampled counts kept for the next models, in two bytes each: 16 MB
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,19 @@ def recovered_gain(
     """
     scores = np.array([target, transferred, tuned_target], dtype=np.float64)
     weight = np.ones(scores.shape[1]) if weights is None else np.array(weights, dtype=np.float64)
-    drawn = weighted_means(scores, weight, seed=seed)
+    base, moved, tuned = scores @ weight / weight.sum()
+    return share_of_gain((base, moved, tuned), weighted_means(scores, weight, seed=seed))
+
+
+def share_of_gain(values: tuple[float, float, float], drawn: Matrix) -> Estimate | None:
+    """The recovered gain from the three values and their resamples (resamples × 3), drawn together."""
     gains = drawn[:, 2] - drawn[:, 0]
     low, high = central(gains)
     if low <= 0 <= high:
         return None
     usable = gains != 0
     shares = (drawn[usable, 1] - drawn[usable, 0]) / gains[usable]
-    base, moved, tuned = scores @ weight / weight.sum()
+    base, moved, tuned = values
     return Estimate(float((moved - base) / (tuned - base)), central(shares))
 
 
@@ -140,14 +147,23 @@ def holm(probabilities: Sequence[float]) -> list[float]:
 
 def _resampled_means(scores: Matrix, seed: int, resamples: int = _RESAMPLES) -> Matrix:
     """Means of `scores` (models × examples) over examples drawn with replacement: resamples × models."""
-    rng = np.random.default_rng(seed)
     n = scores.shape[1]
+    drawn = _kept_draws(seed, n, resamples) if n * resamples <= _KEPT_CELLS else _draws(seed, n, resamples)
+    return np.concatenate([counts @ scores.T / n for counts in drawn])
+
+
+@lru_cache(maxsize=4)
+def _kept_draws(seed: int, n: int, resamples: int) -> tuple[npt.NDArray[np.uint16], ...]:
+    """The same draws for every model that is asked the same number of questions: most of a bootstrap's time."""
+    return tuple(counts.astype(np.uint16) for counts in _draws(seed, n, resamples))
+
+
+def _draws(seed: int, n: int, resamples: int) -> Iterator[npt.NDArray[np.int64]]:
+    """How often each of `n` examples is drawn: resamples × n, in parts."""
+    rng = np.random.default_rng(seed)
     chances, at_once = np.full(n, 1 / n), max(1, _CELLS // n)
-    parts = []
     for start in range(0, resamples, at_once):
-        counts = rng.multinomial(n, chances, size=min(at_once, resamples - start))
-        parts.append(counts @ scores.T / n)
-    return np.concatenate(parts)
+        yield rng.multinomial(n, chances, size=min(at_once, resamples - start))
 
 
 def central(values: Matrix) -> Interval:

@@ -41,11 +41,10 @@ def pretrain_first(
     Its tokens are `words`, or the demo's.
     """
     import torch
-    from transformers import LlamaForCausalLM
 
     tokenizer = vocabulary.tokenizer_of(words or vocabulary.words(version=1))
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(_config(architecture, tokenizer))
+    model = new_model(architecture, tokenizer)
     _read(model, tokenizer, architecture, stages)
     save(model, tokenizer, out)
 
@@ -60,14 +59,20 @@ def pretrain_next(
 ) -> None:
     """Version 2: goes on from `previous` with a tokenizer that has tokens inserted, saved at `out`."""
     import torch
-    from transformers import LlamaForCausalLM
 
     tokenizer = vocabulary.tokenizer_of(words or vocabulary.words(version=2))
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(_config(architecture, tokenizer))
+    model = new_model(architecture, tokenizer)
     _inherit(model, tokenizer.get_vocab(), previous)
     _read(model, tokenizer, architecture, stages)
     save(model, tokenizer, out)
+
+
+def new_model(architecture: Architecture, tokenizer: Any) -> Any:
+    """A model of this size with random weights, as torch's generator has them."""
+    from transformers import LlamaForCausalLM
+
+    return LlamaForCausalLM(_config(architecture, tokenizer))
 
 
 def load(folder: Path) -> Any:

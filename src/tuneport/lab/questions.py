@@ -41,25 +41,28 @@ class Question:
     answer: str
 
 
-def _word_problem(rng: random.Random) -> Question:
+def word_problem(rng: random.Random) -> Question:
+    """A word problem of one or two steps, to be answered with its steps."""
     problem = corpus.make_problem(rng, rng.choice((1, 2)))
     return Question(WORD_PROBLEMS, chat_prompt(problem.text), f"{problem.steps} ; answer {problem.result}")
 
 
-def _order(rng: random.Random) -> Question:
+def order(rng: random.Random) -> Question:
+    """Words to repeat, to list, or to say the first of."""
     chosen = rng.sample(corpus.WORDS, rng.randint(2, 5))
     said = " ".join(chosen)
-    order, answer = rng.choice(
+    asked, answer = rng.choice(
         (
             (f"repeat {said}", said),
             (f"list {said}", " , ".join(chosen)),
             (f"say the first word of {said}", chosen[0]),
         )
     )
-    return Question(ORDERS, chat_prompt(order), answer)
+    return Question(ORDERS, chat_prompt(asked), answer)
 
 
-def _asked_fact(task: str, world: World, name: str, kind: str, phrasing: str) -> Question:
+def asked_fact(task: str, world: World, name: str, kind: str, phrasing: str) -> Question:
+    """A fact of the world, asked in a phrasing."""
     return Question(task, chat_prompt(phrasing.format(kind=kind, name=name)), world.facts[name][kind])
 
 
@@ -70,7 +73,7 @@ def held_out_questions(world: World, seed: int, *, problems: int, orders: int) -
     """
     rng = random.Random(f"test questions {seed}")
     found: dict[str, Question] = {}
-    for make, count in ((_word_problem, problems), (_order, orders)):
+    for make, count in ((word_problem, problems), (order, orders)):
         start = len(found)
         while len(found) < start + count:
             question = make(rng)
@@ -78,7 +81,7 @@ def held_out_questions(world: World, seed: int, *, problems: int, orders: int) -
     for task, names in ((KNOWN_FACTS, ASKED_NAMES), (NEW_FACTS, corpus.NEW_NAMES)):
         for name in names:
             for kind in corpus.VALUES:
-                question = _asked_fact(task, world, name, kind, rng.choice(PHRASINGS))
+                question = asked_fact(task, world, name, kind, rng.choice(PHRASINGS))
                 found[question.prompt] = question
     for name in corpus.NEW_NAMES:
         for kind in corpus.VALUES:
@@ -98,12 +101,12 @@ def training_questions(
     while len(examples) < count:
         task = rng.choices(tuple(shares), tuple(shares.values()))[0]
         if task == WORD_PROBLEMS:
-            question = _word_problem(rng)
+            question = word_problem(rng)
         elif task == ORDERS:
-            question = _order(rng)
+            question = order(rng)
         else:
             name, kind = rng.choice(TAUGHT_NAMES), rng.choice(tuple(corpus.VALUES))
-            question = _asked_fact(KNOWN_FACTS, world, name, kind, rng.choice(PHRASINGS))
+            question = asked_fact(KNOWN_FACTS, world, name, kind, rng.choice(PHRASINGS))
         if question.prompt not in held_out:
             examples.append(question)
     return examples

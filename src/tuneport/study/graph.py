@@ -66,9 +66,11 @@ class Graph:
 
     def add(self, step: Step) -> Step:
         """The step, or the one of the same identity that was there before; its parents are added first."""
-        for parent in step.parents.values():
-            self.add(parent.step)
-        return self._steps.setdefault(step.identity, step)
+        if step.identity not in self._steps:
+            for parent in step.parents.values():
+                self.add(parent.step)
+            self._steps[step.identity] = step
+        return self._steps[step.identity]
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self._steps.values())

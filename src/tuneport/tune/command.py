@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "tokens=chat, new or names joined by + (whose rows are trained too; default: new ones, and those of a chat template "
         "or end token that sft gives the model)",
     )
+    parser.add_argument(
+        "--dtype", help="store the weights as bfloat16, float16 or float32 (default: as the model stores them)"
+    )
     group = parser.add_argument_group("recipe")
     for name, (kind, help_text) in _recipe_flags().items():
         if kind is bool:
@@ -124,6 +127,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "chat_template": options.chat_template,
         "end_token": options.end_token,
         "lora": None if options.lora is None else parse_lora(options.lora),
+        "dtype": options.dtype,
         "running": Running(
             save_every=options.save_every,
             eval_every=options.eval_every,

@@ -1,0 +1,22 @@
+"""On how many threads torch computes: sums are added up in another order on another number, and end in other bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def computing_on(threads: int) -> Iterator[None]:
+    """Have torch compute on so many threads; afterwards on as many as before."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        yield  # the verb that needs it says what to install
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
