@@ -18,6 +18,7 @@ from typing import Any
 from tuneport import __version__, publishing
 from tuneport.errors import TuneportError, UsageError
 from tuneport.evaluate import command as evaluating
+from tuneport.report import command as reporting
 from tuneport.tune import command as tune
 
 Verb = Callable[[argparse.Namespace], dict[str, Any]]
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluating.add_arguments(
         _verb(verbs, "evaluate", evaluating.call, "score models and say which differences are real")
     )
+    reporting.add_arguments(_verb(verbs, "report", reporting.call, "make a page of a study's records, with its figures"))
     _add_demo(verbs)
     return parser
 

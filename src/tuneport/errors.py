@@ -17,6 +17,7 @@ exits with status 1. Nothing else is raised on purpose, so any other exception i
      ├── DoubtError          a warning that --strict turns into a stop
      ├── VerificationError   an output that is not what its manifest or its parents say
      ├── ScoringError        a model that could not be scored on a task
+     ├── ReportError         a study's folder that no page can be made of
      └── WorkerError         a worker process that was ended from outside
 """
 
@@ -81,6 +82,10 @@ class VerificationError(TuneportError):
 
 class ScoringError(TuneportError):
     """The harness could not score a model on a task, or has no such task."""
+
+
+class ReportError(TuneportError):
+    """A study's folder that no page can be made of: nothing readable is in it."""
 
 
 class WorkerError(TuneportError):
