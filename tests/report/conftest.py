@@ -13,7 +13,7 @@ from tuneport.report.run import Findings, findings, report
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two families, one seed; one transfer failed, and what stands on it was not run."""
-    return MadeUp(tmp_path_factory.mktemp("made-up") / "study", seeds=(0,), failed=(0, 0, "M1", "M5")).write()
+    return MadeUp(tmp_path_factory.mktemp("made-up") / "study", failed=(0, 0, "M1", "M5")).write()
 
 
 @pytest.fixture(scope="session")

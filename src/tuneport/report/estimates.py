@@ -57,9 +57,20 @@ class _Cell:
     value: float
     drawn: Array | None
     group: int  # cells of one group were drawn on the same examples
+    right: Array | None  # of a single run: what was right and what was wrong
     runs: int
     score: Score
     n: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One run on one task, resampled."""
+
+    run: Run
+    drawn: Array | None
+    group: int
+    right: Array | None
 
 
 class Estimates:
@@ -108,8 +119,9 @@ class Estimates:
         if drawn is None:
             return Change(sign * value, None, 1.0, paired)
         drawn = sign * drawn
+        exact = _exact(mine[both[0]], theirs[both[0]]) if paired and len(both) == 1 else None
         same = value == 0 and not drawn.any()
-        p = 1.0 if same else measures.bootstrap_p(drawn)
+        p = exact if exact is not None else 1.0 if same else measures.bootstrap_p(drawn)
         return Change(sign * value, measures.central(drawn), p, paired)
 
     def recovered(self, target: Model, moved: Model, tuned: Model, task: str) -> Estimate | None:
@@ -141,21 +153,20 @@ class Estimates:
         alike: dict[tuple[str, tuple[str, ...], bytes], list[tuple[Run, Outcomes]]] = {}
         alone: list[tuple[Run, str]] = []
         for run in runs:
-            outcomes: dict[str, Outcomes] = {}
-            for folder in run.folders:
-                outcomes |= read_outcomes(root / STEPS / folder)
+            by_folder = {folder: read_outcomes(root / STEPS / folder) for folder in run.folders}
             for task, score in run.scores.items():
-                found = outcomes.get(task)
+                found = by_folder.get(score.folder or "", {}).get(score.asked_as or task)
                 if found is not None and _agree(found, score):
                     alike.setdefault((task, found.ids, found.weights.tobytes()), []).append((run, found))
                 else:
                     alone.append((run, task))
-        parts: dict[tuple[Model, str], list[tuple[Run, Array | None, int]]] = {}
+        parts: dict[tuple[Model, str], list[_Part]] = {}
         for group, ((task, _, _), members) in enumerate(alike.items()):
             scores = np.stack([found.scores for _, found in members])
             drawn = measures.weighted_means(scores, members[0][1].weights, seed=self._seed, resamples=self.resamples)
-            for column, (run, _) in enumerate(members):
-                parts.setdefault((run.model, task), []).append((run, drawn[:, column], group))
+            for column, (run, found) in enumerate(members):
+                right = found.scores if found.right_or_wrong else None
+                parts.setdefault((run.model, task), []).append(_Part(run, drawn[:, column], group, right))
         self.without_outcomes += len(alone)
         for number, (run, task) in enumerate(alone):
             score = run.scores[task]
@@ -164,16 +175,17 @@ class Estimates:
             if error is not None:
                 rng = np.random.default_rng([self._seed, number, len(alike) + 1])
                 drawn_alone = rng.normal(score.value, error, self.resamples)
-            parts.setdefault((run.model, task), []).append((run, drawn_alone, -1 - number))
-        for (model, task), members_of in parts.items():
-            scores_of = [run.scores[task] for run, _, _ in members_of]
-            drawn_of = [drawn for _, drawn, _ in members_of]
-            known = [drawn for drawn in drawn_of if drawn is not None]
+            parts.setdefault((run.model, task), []).append(_Part(run, drawn_alone, -1 - number, None))
+        for (model, task), found_parts in parts.items():
+            first = found_parts[0]
+            scores_of = [part.run.scores[task] for part in found_parts]
+            known = [part.drawn for part in found_parts if part.drawn is not None]
             self._cells.setdefault((model, task), {})[family] = _Cell(
                 value=float(np.mean([score.value for score in scores_of])),
-                drawn=np.mean(known, axis=0) if len(known) == len(drawn_of) else None,
-                group=members_of[0][2],
-                runs=len(members_of),
+                drawn=np.mean(known, axis=0) if len(known) == len(found_parts) else None,
+                group=first.group,
+                right=first.right if len(found_parts) == 1 else None,
+                runs=len(found_parts),
                 score=scores_of[0],
                 n=scores_of[0].n,
             )
@@ -211,6 +223,13 @@ def interval_of(score: Score) -> tuple[float, float] | None:
     if score.stderr is None:
         return None
     return score.value - _Z * score.stderr, score.value + _Z * score.stderr
+
+
+def _exact(one: _Cell, other: _Cell) -> float | None:
+    """McNemar's test of two models on the same questions; None where it does not apply."""
+    if one.right is None or other.right is None:
+        return None
+    return measures.mcnemar((one.right == 1.0).tolist(), (other.right == 1.0).tolist())
 
 
 def _minus(one: Array | None, other: Array | None) -> Array | None:

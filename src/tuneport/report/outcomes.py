@@ -26,6 +26,11 @@ class Outcomes:
     scores: npt.NDArray[np.float64]
     weights: npt.NDArray[np.float64]
 
+    @property
+    def right_or_wrong(self) -> bool:
+        """Whether exact tests apply."""
+        return bool(np.isin(self.scores, (0.0, 1.0)).all() and (self.weights == 1.0).all())
+
 
 def read_outcomes(folder: Path) -> dict[str, Outcomes]:
     """By task; empty where the file is missing, and without what cannot be read in it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tuneport.errors import ReportError
 from tuneport.report.scored import BASE, TUNED, Model, Run, Score
 
 RESULTS, RECORD, STEPS, STUDY = "results.json", "record.json", "steps", "study.toml"
+LOSS = ", loss"  # what results.json puts behind a task's name where the loss of its answers was measured
 _RUN_KEYS = ("kind", "source", "target", "tuning", "family", "seed", "steps_total", "scale", "rate")
 
 
@@ -78,7 +79,7 @@ def read_study(root: str | Path) -> Reading:
             "run, and curves, are not in them. Run the study again: it writes the file anew and repeats nothing."
         )
         results = _from_records(records)
-    study = results.get("study") if isinstance(results.get("study"), dict) else {}
+    study = _mapping(results, "study")
     text = _study_text(root, study)
     runs = _runs(results, records, doubts)
     declared = _declared(text)
@@ -88,7 +89,7 @@ def read_study(root: str | Path) -> Reading:
         name=str(study.get("name") or _table(declared, "study").get("name") or root.resolve().name),
         text=text,
         notes=tuple(map(str, study.get("notes") or _table(declared, "study").get("notes") or ())),
-        versions=_versions(declared, runs),
+        versions=_versions(study, declared, runs),
         runs=_told_apart(runs),
         paths=_mappings(results, "paths"),
         distances=_mappings(results, "distances"),
@@ -142,7 +143,9 @@ def _from_records(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         for result in _answered(record):
             failed = record.get("outcome") == "failed"
             status = {"status": "failed" if failed else "done", "error": record.get("error")}
-            rows.append({**result, **status, "step": None, "scores": scores, "folder": folder})
+            loss = bool(_mapping(_mapping(record, "choices"), "settings").get("loss"))
+            named = {f"{task}{LOSS}" if loss else task: told for task, told in scores.items()}
+            rows.append({**result, **status, "step": None, "scores": named, "folder": folder})
         kind = str(record.get("kind"))
         into = {"path": paths, "distance": distances, "precision": precision}.get(kind)
         if into is not None and measured:
@@ -152,14 +155,16 @@ def _from_records(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def _runs(results: Mapping[str, Any], records: Mapping[str, Any], doubts: list[str]) -> list[Run]:
     folders = _folders(records)
+    measures_loss = {
+        folder for folder, record in records.items() if _mapping(_mapping(record, "choices"), "settings").get("loss")
+    }
     found = []
     for place, row in enumerate(results["results"]):
-        run = _run(row) if isinstance(row, dict) else None
+        run = _run(row, folders, measures_loss) if isinstance(row, dict) else None
         if run is None:
             doubts.append(f"{RESULTS}: result {place + 1} is not what a study writes, and is left out.")
-            continue
-        named = row.get("folder")
-        found.append(replace(run, folders=(named,) if isinstance(named, str) else tuple(folders.get(_key(row), ()))))
+        else:
+            found.append(run)
     return _joined(found)
 
 
@@ -176,7 +181,6 @@ def _joined(runs: Iterable[Run]) -> list[Run]:
         found[key] = replace(
             before,
             scores={**before.scores, **run.scores},
-            folders=tuple(dict.fromkeys((*before.folders, *run.folders))),
             # What is there is shown; that something is missing is told in its own section.
             status="done" if before.scores or run.scores else worse.status,
             error=worse.error,
@@ -184,7 +188,7 @@ def _joined(runs: Iterable[Run]) -> list[Run]:
     return list(found.values())
 
 
-def _run(row: Mapping[str, Any]) -> Run | None:
+def _run(row: Mapping[str, Any], folders: Mapping[Any, Sequence[str]], measures_loss: Collection[str]) -> Run | None:
     kind, source, target = row.get("kind"), row.get("source"), row.get("target")
     if not isinstance(kind, str) or not isinstance(target, str) or not isinstance(source, str | None):
         return None
@@ -198,6 +202,7 @@ def _run(row: Mapping[str, Any]) -> Run | None:
         rate=_number(row.get("rate"), None),
     )
     scores = row.get("scores")
+    places = _places(row, folders)
     return Run(
         model=model,
         family=_whole(row.get("family")),
@@ -206,11 +211,26 @@ def _run(row: Mapping[str, Any]) -> Run | None:
         steps_total=_whole(row.get("steps_total")),
         status=str(row.get("status") or "done"),
         error=None if row.get("error") is None else str(row["error"]),
-        scores=_scores(scores if isinstance(scores, dict) else {}),
+        scores=_scores(scores if isinstance(scores, dict) else {}, places, measures_loss),
+        name=str(row["name"]) if isinstance(row.get("name"), str) else None,
     )
 
 
-def _scores(scores: Mapping[str, Any]) -> dict[str, Score]:
+def _places(row: Mapping[str, Any], folders: Mapping[Any, Sequence[str]]) -> dict[str | None, str]:
+    """The folders of the steps that scored a result, by identity; under None one that may be taken for any."""
+    if isinstance(row.get("folder"), str):
+        return {None: row["folder"]}
+    found: dict[str | None, str] = {}
+    for step in _mappings(row, "evaluations"):
+        if isinstance(step.get("identity"), str) and isinstance(step.get("folder"), str):
+            found[step["identity"]] = step["folder"]
+    known = [] if row.get("step") is not None or found else folders.get(_key(row), ())
+    return {**found, **({None: known[0]} if known else {})}
+
+
+def _scores(
+    scores: Mapping[str, Any], places: Mapping[str | None, str], measures_loss: Collection[str]
+) -> dict[str, Score]:
     found = {}
     for task, told in scores.items():
         value = _number(told.get("value"), None) if isinstance(told, dict) else None
@@ -218,26 +238,41 @@ def _scores(scores: Mapping[str, Any]) -> dict[str, Score]:
             continue
         metric = str(told.get("metric", "score"))
         better = told.get("higher_is_better")
-        higher = bool(better) if better is not None else not any(w in metric for w in ("loss", "perplexity"))
-        stderr = _number(told.get("stderr"), None)
-        found[task] = Score(metric, value, stderr, _whole(told.get("n")) or 0, higher)
+        folder = places.get(told.get("evaluation")) or places.get(None)
+        found[task] = Score(
+            metric=metric,
+            value=value,
+            stderr=_number(told.get("stderr"), None),
+            n=_whole(told.get("n")) or 0,
+            higher_is_better=bool(better)
+            if better is not None
+            else not any(word in metric for word in ("loss", "perplexity")),
+            folder=folder,
+            asked_as=task.removesuffix(LOSS) if folder in measures_loss else None,
+        )
     return found
 
 
 def _told_apart(runs: Sequence[Run]) -> tuple[Run, ...]:
-    """Fine-tunings of one version with other steps are other models; the shortest keeps the plain name."""
+    """Fine-tunings of one version for other steps are other models; the shortest keeps the plain name.
+
+    A curve is told by its name: its points count the steps so far.
+    """
+    ends = [run for run in runs if run.model.kind == TUNED and run.step is None and run.steps_total is not None]
     shortest: dict[Model, int] = {}
+    named: dict[str, int] = {}
+    for run in ends:
+        assert run.steps_total is not None
+        shortest[run.model] = min(run.steps_total, shortest.get(run.model, run.steps_total))
+        if run.name is not None:
+            named[run.name] = run.steps_total
+    found = []
     for run in runs:
-        if run.model.kind == TUNED and run.steps_total is not None and run.step is None:
-            shortest[run.model] = min(run.steps_total, shortest.get(run.model, run.steps_total))
-    return tuple(
-        replace(run, model=replace(run.model, steps=run.steps_total))
-        if run.model.kind == TUNED
-        and run.steps_total is not None
-        and run.steps_total > shortest.get(run.model, math.inf)
-        else run
-        for run in runs
-    )
+        total = run.steps_total if run.step is None or run.name is None else named.get(run.name)
+        if run.model.kind == TUNED and total is not None and total > shortest.get(run.model, total):
+            run = replace(run, model=replace(run.model, steps=total))
+        found.append(run)
+    return tuple(found)
 
 
 def _folders(records: Mapping[str, Mapping[str, Any]]) -> dict[tuple[Any, ...], list[str]]:
@@ -302,12 +337,13 @@ def _declared(text: str) -> Mapping[str, Any]:
         return {}
 
 
-def _versions(declared: Mapping[str, Any], runs: Iterable[Run]) -> tuple[str, ...]:
+def _versions(study: Mapping[str, Any], declared: Mapping[str, Any], runs: Iterable[Run]) -> tuple[str, ...]:
     """Names of the versions: in the study's order, then any that only results name."""
-    listed = declared.get("version")
-    named = [row.get("name") for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
+    told, listed = study.get("versions"), declared.get("version")
+    if not isinstance(told, list):
+        told = [row.get("name") for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
     seen = [name for run in runs for name in (run.model.source, run.model.target)]
-    return tuple(dict.fromkeys(name for name in (*named, *seen) if isinstance(name, str)))
+    return tuple(dict.fromkeys(name for name in (*told, *seen) if isinstance(name, str)))
 
 
 def _table(declared: Mapping[str, Any], name: str) -> Mapping[str, Any]:

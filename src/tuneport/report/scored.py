@@ -32,7 +32,7 @@ class Model:
         if self.kind == BASE:
             return self.target
         if self.kind == TUNED:
-            return f"FT({self.target}{of})" + ("" if self.steps is None else f", {self.steps:,} steps")
+            return f"FT({self.target}{of})" + ("" if self.steps is None else f" for {self.steps} steps")
         factor = "" if self.scale == 1 else f"{self.scale:g}·"
         added = f"{self.target} + {factor}{_DELTA.get(self.kind, 'Δ')}({self.source}{of})"
         if self.kind == TRANSFER:
@@ -50,6 +50,8 @@ class Score:
     stderr: float | None
     n: int
     higher_is_better: bool = True
+    folder: str | None = None  # of the step that scored it
+    asked_as: str | None = None  # the task's name there, where it is another one
 
     @property
     def is_share(self) -> bool:
@@ -75,4 +77,9 @@ class Run:
     status: str
     error: str | None
     scores: Mapping[str, Score]
-    folders: tuple[str, ...] = ()  # of the steps that scored it
+    name: str | None = None  # as results.json calls it
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Of the steps that scored it."""
+        return tuple(dict.fromkeys(score.folder for score in self.scores.values() if score.folder is not None))

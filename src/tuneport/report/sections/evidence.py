@@ -27,7 +27,7 @@ def failures(reading: Reading) -> Section | None:
     status = status_of(run for run in reading.runs if run.step is None)
     missing = [run for run in reading.runs if run.step is None and run.status != DONE]
     broken = [step for step in reading.steps if step.outcome == "failed"]
-    if not missing and not broken:
+    if not missing and all(step.outcome in (DONE, "dropped") for step in reading.steps):
         return None
     several = reading.several_tunings
     content: list[Any] = [
@@ -59,6 +59,11 @@ def failures(reading: Reading) -> Section | None:
             for run in missing
         ]
         content.append(table("Results that are missing", columns, rows))
+    waiting = [step for step in reading.steps if step.outcome == "not run" and step.kind != "evaluate"]
+    if waiting:
+        columns = [Column("step"), Column("kind"), Column("why")]
+        rows = [[Value(step.name), Value(step.kind), Value(_first_line(step.error) or DASH)] for step in waiting]
+        content.append(table("Steps that were not run", columns, rows))
     all_missing = sum(told != DONE for told, _ in status.values())
     if all_missing:
         content.append(
