@@ -111,7 +111,7 @@ def test_the_heat_map_and_the_table_hold_the_same_numbers(page: Page, found: Fin
                 assert value is None and words == ""
             else:
                 assert cell.shown is not None and value == pytest.approx(100 * cell.shown.value)
-                assert f"{100 * cell.shown.value:.1f} %" in words and "n = 200" in words
+                assert f"{100 * cell.shown.value:.1f}\u00a0%" in words and "n = 200" in words
     table = page.all("table", "matrix")[0][1]
     for cell in (cell for row in matrix.rows for cell in row.cells if cell is not None and cell.shown is not None):
         assert cell.shown is not None and f"{100 * cell.shown.value:.1f}" in table

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from tuneport.report.reading import STEPS
 from tuneport.report.scored import TRANSFER, Model, Run, Score
 
 Array = npt.NDArray[np.float64]
+Key = TypeVar("Key")
 LEVEL = 0.05
 _LEAST, _FOR_EACH = 4000, 200  # as in evaluate/comparing.py: Holm has to leave something to say
 _Z = 1.959963984540054
@@ -131,22 +133,17 @@ class Estimates:
         if not families:
             return None
         sides = [[of[family] for family in families] for of in cells]
-        drawn = [self._over_families([cell.drawn for cell in side]) for side in sides]
-        if drawn[0] is None or drawn[1] is None or drawn[2] is None:
+        drawn = [d for side in sides if (d := self._over_families([cell.drawn for cell in side])) is not None]
+        values = [float(np.mean([cell.value for cell in side])) for side in sides]
+        if len(drawn) < len(sides) or values[2] == values[0]:
             return None
         base, over, full = drawn
         low, high = measures.central(full - base)
-        values = [float(np.mean([cell.value for cell in side])) for side in sides]
-        if low <= 0 <= high or values[2] == values[0]:
+        if low <= 0 <= high:
             return None
         usable = full != base
         shares = (over[usable] - base[usable]) / (full[usable] - base[usable])
         return Estimate((values[1] - values[0]) / (values[2] - values[0]), measures.central(shares))
-
-    def of_family(self, model: Model, task: str, family: int | None) -> float | None:
-        """The model's value in one family."""
-        cell = self._cells.get((model, task), {}).get(family)
-        return None if cell is None else cell.value
 
     def _draw_family(self, family: int | None, runs: Sequence[Run], root: Path) -> None:
         """Resampled means of all models of a family; those asked the same examples share the draws."""
@@ -205,7 +202,7 @@ class Estimates:
         return np.asarray((self._chosen[number] * np.stack(known, axis=1)).sum(axis=1))
 
 
-def clear(changes: Mapping[object, Change | None]) -> dict[object, int]:
+def clear(changes: Mapping[Key, Change | None]) -> dict[Key, int]:
     """Which changes of one table are real after Holm's adjustment: 1 for better, −1 for worse, 0 for neither."""
     known = {key: change for key, change in changes.items() if change is not None}
     adjusted = measures.holm([change.p for change in known.values()])

@@ -16,12 +16,17 @@ from tuneport.report.curves import Panel
 from tuneport.report.markup import clean
 from tuneport.report.matrix import Cell, Matrix
 from tuneport.report.scored import DIRECT, ITERATIVE, TUNED, Model
-from tuneport.report.wording import minus, number, points, ratio, span, with_unit
+from tuneport.report.wording import PER_CENT, minus, number, points, ratio, span, with_unit
 
 Figure = dict[str, Any]
 # 3 : 1 and more against white and against the dark background; told apart with the common colour blindnesses.
 COLOURS = ("#2f7fc1", "#d1600a", "#12936f", "#b3609a", "#a37a00", "#6b75c9", "#c4524f", "#4d8b93")
 PLAIN = "#7a7f87"
+# Nuñez, Anderton and Renslow 2018: as even to the eye as to most colour-blind eyes; dark is low.
+CIVIDIS = (
+    "#00204c", "#00306f", "#2a406c", "#48526b", "#5e626e", "#727374", "#878479", "#9e9677", "#b6a971", "#d0be67", "#ead357",
+    "#ffe945",
+)  # fmt: skip
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "star", "hexagon")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
@@ -35,7 +40,16 @@ def heat_map(matrix: Matrix, several_tunings: bool) -> Figure:
     """The matrix by colour (cividis: perceptually uniform, safe for colour blindness), each cell with its number."""
     rows = list(reversed(matrix.rows))  # plotly counts from below
     values = [[None if not c or not c.shown else _scaled(c.shown.value, matrix.share) for c in r.cells] for r in rows]
-    told = [[_in_cell(cell, matrix.share) for cell in row.cells] for row in rows]
+    known = [value for row in values for value in row if value is not None]
+    low = 0.0 if matrix.share else min(known, default=0.0)
+    high = max(max(known, default=100.0), low + (10.0 if matrix.share else 1e-3))
+    told = [
+        [
+            _on_colour(_in_cell(cell, matrix.share), value, (low, high), matrix.share)
+            for cell, value in zip(*row, strict=True)
+        ]
+        for row in zip((row.cells for row in rows), values, strict=True)
+    ]
     hover = [[_hover(cell, matrix.share, several_tunings) for cell in row.cells] for row in rows]
     trace = {
         "type": "heatmap",
@@ -47,14 +61,13 @@ def heat_map(matrix: Matrix, several_tunings: bool) -> Figure:
         "texttemplate": "%{text}",
         "hovertemplate": "%{customdata}<extra></extra>",
         "hoverongaps": False,
-        "colorscale": "Cividis",
-        "reversescale": not matrix.share,
+        "colorscale": [[place / (len(CIVIDIS) - 1), colour] for place, colour in enumerate(_scale(matrix.share))],
+        "zmin": low,
+        "zmax": high,
         "xgap": 2,
         "ygap": 2,
         "showscale": False,  # every cell has its number
     }
-    if matrix.share:
-        trace |= {"zmin": 0, "zmax": max(10.0, max((v for row in values for v in row if v is not None), default=100.0))}
     layout = {
         "height": 96 + 44 * len(rows),
         "xaxis": {
@@ -86,7 +99,7 @@ def curve_figure(panel: Panel, several_tunings: bool, versions: Sequence[str]) -
         y = [_scaled(point.value, panel.share) for point in curve.points]
         name = text(curve.model.name(several_tunings))
         hover = [
-            f"{name}<br>{point.step:,} steps: {number(point.value, panel.share)}{' %' if panel.share else ''} "
+            f"{name}<br>{point.step:,} steps: {number(point.value, panel.share)}{PER_CENT if panel.share else ''} "
             f"{span(point.interval, panel.share)}<br>n = {point.n:,}"
             for point in curve.points
         ]
@@ -289,12 +302,36 @@ def recycling_figure(matrix: Matrix, several_tunings: bool) -> Figure:
 
 
 def _legend() -> dict[str, Any]:
-    """Below everything else; plotly makes the room."""
-    return {"orientation": "h", "x": 0, "xanchor": "left", "yref": "container", "y": 0, "yanchor": "bottom"}
+    """Above the drawing, where plotly makes the room for it."""
+    return {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
 
 
 def _scaled(value: float, share: bool) -> float:
     return round(100 * value if share else value, 6)
+
+
+def _scale(share: bool) -> Sequence[str]:
+    """Better is brighter: of a loss that is less."""
+    return CIVIDIS if share else CIVIDIS[::-1]
+
+
+def _on_colour(words: str, value: float | None, ends: tuple[float, float], share: bool) -> str:
+    """Words in black or white, whichever stands out more from the colour of the cell."""
+    if value is None or not words:
+        return words
+    scale = _scale(share)
+    place = (value - ends[0]) / (ends[1] - ends[0]) * (len(scale) - 1)
+    below = min(int(place), len(scale) - 2)
+    one, other = (_channels(scale[at]) for at in (below, below + 1))
+    mixed = [a + (place - below) * (b - a) for a, b in zip(one, other, strict=True)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in mixed]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    black_stands_out_more = (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05)
+    return f'<span style="color:{"#000000" if black_stands_out_more else "#ffffff"}">{words}</span>'
+
+
+def _channels(colour: str) -> tuple[float, ...]:
+    return tuple(int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
 
 
 def _in_cell(cell: Cell | None, share: bool) -> str:

@@ -90,8 +90,8 @@ def scatters(reading: Reading, estimates: Estimates) -> list[Scatter]:
         for predictor in PREDICTORS:
             points = []
             for model, gain in gains.items():
-                x = _mean(values[predictor], model)
-                if x is not None:
+                x = _of(values[predictor], model)
+                if x:
                     points.append(Point(str(model.source), model.target, model.tuning, float(np.mean(x)), gain, len(x)))
             if len(points) >= 2:
                 found.append(Scatter(predictor, task, tuple(points), rank_correlation(points)))
@@ -136,7 +136,7 @@ def rank_correlation(points: Sequence[Point]) -> float | None:
     """Spearman's; None for fewer than four points, or where one side is all the same."""
     if len(points) < 4:
         return None
-    x, y = (_ranks(np.array([getattr_(p) for p in points])) for getattr_ in (lambda p: p.x, lambda p: p.y.value))
+    x, y = _ranks(np.array([p.x for p in points])), _ranks(np.array([p.y.value for p in points]))
     if x.std() == 0 or y.std() == 0:
         return None
     return float(np.corrcoef(x, y)[0, 1])
@@ -153,34 +153,36 @@ def _ranks(values: Any) -> Any:
     return ranks
 
 
-Key = tuple[frozenset[str], str | None]
+# Two versions, in the order (source, target) where that counts, and the tuning where that does.
+Key = tuple[tuple[str, str] | frozenset[str], str | None]
 
 
-def _predicted(reading: Reading) -> dict[str, dict[Any, list[float]]]:
-    """By predictor and pair, the values of all families and seeds. A pair has no direction but for what Δ was added to."""
-    found: dict[str, dict[Any, list[float]]] = {predictor: defaultdict(list) for predictor in PREDICTORS}
+def _predicted(reading: Reading) -> dict[str, dict[Key, list[float]]]:
+    """By predictor and pair, the values of all families and seeds."""
+    found: dict[str, dict[Key, list[float]]] = {predictor: defaultdict(list) for predictor in PREDICTORS}
     for row in reading.paths:
         predictor, barrier = _WHICH.get(str(row.get("which"))), _one(row.get("barrier"))
-        source, target, tuning = row.get("source"), row.get("target"), row.get("tuning")
+        source, target = row.get("source"), row.get("target")
         if predictor is None or barrier is None or not isinstance(source, str) or not isinstance(target, str):
             continue
         directed = predictor == "barrier of transferred"
         pair = (source, target) if directed else frozenset((source, target))
-        found[predictor][pair, None if predictor == "barrier of bases" else tuning].append(barrier)
+        tuning = None if predictor == "barrier of bases" else _name(row.get("tuning"))
+        found[predictor][pair, tuning].append(barrier)
     for row in reading.distances:
-        for pair in _pairs(row):
-            a, b = pair.get("a"), pair.get("b")
+        for told in _pairs(row):
+            a, b = told.get("a"), told.get("b")
             if not isinstance(a, str) or not isinstance(b, str):
                 continue
-            for predictor, tuning in (("distance", None), ("cosine", row.get("tuning"))):
-                value = _one(pair.get(predictor))
+            for predictor, tuning in (("distance", None), ("cosine", _name(row.get("tuning")))):
+                value = _one(told.get(predictor))
                 if value is not None:
                     found[predictor][frozenset((a, b)), tuning].append(value)
     place = {name: number for number, name in enumerate(reading.versions)}
     for run in reading.runs:
-        if run.model.kind == TRANSFER and run.model.source in place:
-            pair = frozenset((run.model.source, run.model.target))
-            found["apart"][pair, None] = [abs(place[run.model.source] - place[run.model.target])]
+        source, target = run.model.source, run.model.target
+        if run.model.kind == TRANSFER and source in place and target in place:
+            found["apart"][frozenset((source, target)), None] = [float(abs(place[source] - place[target]))]
     return found
 
 
@@ -190,13 +192,18 @@ def _pairs(row: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     return [pair for pair in listed if isinstance(pair, dict)] if isinstance(listed, list) else [row]
 
 
-def _mean(values: Mapping[Any, list[float]], model: Model) -> list[float] | None:
+def _of(values: Mapping[Key, list[float]], model: Model) -> list[float]:
     """What is known of a transfer's pair, with its direction where that counts, and its tuning where that does."""
+    assert model.source is not None
     for pair in ((model.source, model.target), frozenset((model.source, model.target))):
         for tuning in (model.tuning, None):
             if values.get((pair, tuning)):
                 return values[pair, tuning]
-    return None
+    return []
+
+
+def _name(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _numbers(value: Any) -> tuple[float, ...]:

@@ -40,7 +40,7 @@ def markdown(found: Findings, place: Path) -> str:
     if found.transfers or found.tuned_on or found.recycled:
         parts.append(
             "Brackets hold 95 % intervals, **bold** is the best of its row, ★ the best Δ for its target, ▼ clearly below the base "
-            "(p < 0.05 after Holm's adjustment within the table)."
+            "(p below 0.05 after Holm's adjustment within the table)."
         )
     parts += _compared(found.compared, reading)
     parts += _curves(found.panels, reading)

@@ -167,7 +167,7 @@ def _counted(at_end: Iterable[Run], model: Model) -> tuple[int, int]:
 def _marked(rows: Sequence[Row]) -> list[Row]:
     """The rows with the best of each row and the best Δ of each target marked, and what is clearly above or below base."""
     changes = {cell.model: cell.against_base for row in rows if row.role == "delta" for cell in row.cells if cell}
-    real = clear(dict(changes))
+    real = clear(changes)
     best_of_target: set[Model] = set()
     for place in range(len(rows[0].cells) if rows else 0):
         column = [row.cells[place] for row in rows if row.role == "delta"]
@@ -295,18 +295,17 @@ def comparisons(reading: Reading, estimates: Estimates) -> list[Comparison]:
     known = {run.model for run in at_end}
     found = []
     for task in estimates.tasks:
-        rows = []
+        twice: dict[tuple[Model, int], Change | None] = {}
         for model, total in models.items():
-            shown = estimates.value(model, task)
-            if shown is None:
-                continue
             plain = Model(TUNED, None, model.target, model.tuning)
             longer = replace(plain, steps=total)
-            same_total = estimates.change(model, longer, task) if longer in known else None
-            rows.append((model, shown, estimates.change(model, plain, task), same_total, total))
-        real = clear({(row[0], which): row[2 + which] for row in rows for which in (0, 1)})
-        found += [
-            Comparison(m, task, s.score.is_share, s, a, b, t, (real.get((m, 0), 0), real.get((m, 1), 0)))
-            for m, s, a, b, t in rows
-        ]
+            twice[model, 0] = estimates.change(model, plain, task)
+            twice[model, 1] = estimates.change(model, longer, task) if longer in known else None
+        real = clear(twice)
+        for model, total in models.items():
+            shown = estimates.value(model, task)
+            if shown is not None:
+                clearly = (real.get((model, 0), 0), real.get((model, 1), 0))
+                of_total = (twice[model, 0], twice[model, 1], total, clearly)
+                found.append(Comparison(model, task, shown.score.is_share, shown, *of_total))
     return found

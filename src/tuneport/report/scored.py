@@ -26,6 +26,12 @@ class Model:
     rate: float | None = None
     steps: int | None = None
 
+    @property
+    def delta(self) -> str:
+        """What was added to its target, and at which rate it was tuned on: Δ(M4)."""
+        rate = "" if self.rate in (None, 1) else f" at {self.rate:g} of the rate"
+        return f"{_DELTA.get(self.kind, 'Δ')}({self.source}){rate}"
+
     def name(self, with_tuning: bool = False) -> str:
         """What it is called; the tuning is named where a study has several."""
         of = f", {self.tuning}" if with_tuning and self.tuning and self.kind != BASE else ""

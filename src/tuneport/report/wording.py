@@ -11,6 +11,7 @@ from tuneport.evaluate.measures import Estimate
 from tuneport.report.estimates import Change, Shown
 
 DASH = "–"
+PER_CENT = "\N{NO-BREAK SPACE}%"
 Interval = tuple[float, float]
 
 
@@ -36,7 +37,7 @@ def span(interval: Interval | None, share: bool, sign: bool = False) -> str:
 def with_unit(shown: Shown) -> str:
     """A value as it stands in a sentence: 77.1 % [74.8, 79.3]."""
     share = shown.score.is_share
-    return f"{number(shown.value, share)}{' %' if share else ''} {span(shown.interval, share)}".rstrip()
+    return f"{number(shown.value, share)}{PER_CENT if share else ''} {span(shown.interval, share)}".rstrip()
 
 
 def points(change: Change, share: bool) -> str:

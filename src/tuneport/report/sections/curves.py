@@ -11,7 +11,7 @@ from tuneport.report.markup import Markup, tag
 from tuneport.report.scored import TUNED
 from tuneport.report.sections.figure import figure
 from tuneport.report.tables import Column, Value, download, table
-from tuneport.report.wording import DASH, listed, minus, number
+from tuneport.report.wording import DASH, PER_CENT, listed, minus, number
 
 if TYPE_CHECKING:
     from tuneport.report.run import Findings
@@ -53,18 +53,16 @@ def _curve(panel: Panel, found: Findings) -> Markup:
                 Value(DASH if end is None else number(end.value, panel.share), None if end is None else end.value),
             ]
         )
-    sooner = [
-        f"{curve.model.name(several)} after {curve.to_match:,} steps"
+    reached = [
+        f"{curve.model.delta} after {curve.to_match:,}"
         for curve in panel.curves
-        if curve.model.kind != TUNED and curve.to_match is not None and panel.reference
+        if curve.model.kind != TUNED and curve.to_match is not None
     ]
-    end = panel.reference
-    words = (
-        f"Plain fine-tuning ends at {number(end.value, panel.share)}{' %' if panel.share else ''} after {end.step:,} steps. "
-        if end
-        else ""
-    )
-    words += f"Reached by {listed(sooner)}." if sooner else "No transferred start gets there."
+    words = ""
+    if panel.reference is not None:
+        end = f"{number(panel.reference.value, panel.share)}{PER_CENT if panel.share else ''}"
+        words = f"Plain fine-tuning ends at {end} after {panel.reference.step:,} steps. "
+        words += f"Reached with {listed(reached)} steps." if reached else "No transferred start gets there."
     tuning = f", {panel.tuning}" if several and panel.tuning else ""
     lines = [
         [

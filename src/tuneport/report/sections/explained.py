@@ -93,7 +93,9 @@ def paths(found: Findings) -> Section | None:
 def _scatter(scatter: Scatter) -> Markup:
     named, unit = PREDICTORS[scatter.predictor]
     rho = scatter.rank_correlation
-    words = f"{counted(len(scatter.points), 'pair')}" + ("." if rho is None else f", ρ = {minus(f'{rho:.2f}')}.")
+    words = f"{counted(len(scatter.points), 'pair')}" + (
+        "." if rho is None else f", ρ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{minus(f'{rho:.2f}')}."
+    )
     columns = [Column("transfer"), Column(unit, True), Column("recovered gain", True)]
     rows = [
         [
