@@ -14,7 +14,7 @@ from ran import Cli
 
 import tuneport
 
-VERBS = ["transfer", "diff", "apply", "inspect", "verify", "tune", "demo"]
+VERBS = ["transfer", "diff", "apply", "inspect", "verify", "tune", "report", "demo"]
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ class Panel:
     higher_is_better: bool
     curves: tuple[Curve, ...]
     reference: Point | None
+    gains: bool  # whether plain fine-tuning gains anything on this task; where it does not there is nothing to match
 
 
 def panels(reading: Reading) -> list[Panel]:
@@ -79,6 +80,8 @@ def panels(reading: Reading) -> list[Panel]:
         curves = [_curve(model, [run for run in runs if run.model == model], task) for model in models]
         plain = next((c for c in curves if c.model.kind == TUNED and c.model.steps is None and c.points), None)
         reference = plain.points[-1] if plain else None
+        sign = 1 if score.higher_is_better else -1
+        gains = plain is not None and sign * plain.points[-1].value > sign * plain.points[0].value
         found.append(
             Panel(
                 target=target,
@@ -87,8 +90,9 @@ def panels(reading: Reading) -> list[Panel]:
                 kinds=kinds,
                 share=score.is_share,
                 higher_is_better=score.higher_is_better,
-                curves=tuple(_judged(curve, reference, score.higher_is_better) for curve in curves),
+                curves=tuple(_judged(curve, reference, gains, score.higher_is_better) for curve in curves),
                 reference=reference,
+                gains=gains,
             )
         )
     return found
@@ -133,10 +137,10 @@ def _interval(families: Sequence[Sequence[Score]], step: int) -> tuple[float, fl
     return (max(0.0, low), min(1.0, high)) if first.is_share else (low, high)
 
 
-def _judged(curve: Curve, reference: Point | None, higher_is_better: bool) -> Curve:
+def _judged(curve: Curve, reference: Point | None, gains: bool, higher_is_better: bool) -> Curve:
     sign = 1 if higher_is_better else -1
     to_match = None
-    if reference is not None:
+    if reference is not None and gains:
         to_match = next((p.step for p in curve.points if sign * p.value >= sign * reference.value), None)
     peak = max(curve.points, key=lambda p: sign * p.value, default=None)
     return Curve(curve.model, curve.points, to_match, peak)
@@ -150,8 +154,8 @@ def steps_saved(panel: Panel, curve: Curve) -> int | None:
 
 
 def with_match(found: Iterable[Panel]) -> tuple[int, int, int]:
-    """Of all transferred starts: how many there are, how many match plain fine-tuning, how many do so sooner."""
-    judged = [(panel, curve) for panel in found for curve in panel.curves if curve.model.kind != TUNED]
+    """Of the transferred starts for which there is something to match: how many there are, how many match plain fine-tuning, how many do so sooner."""
+    judged = [(panel, curve) for panel in found if panel.gains for curve in panel.curves if curve.model.kind != TUNED]
     matched = [(panel, curve) for panel, curve in judged if curve.to_match is not None]
     sooner = [1 for panel, curve in matched if (steps_saved(panel, curve) or 0) > 0]
     return len(judged), len(matched), len(sooner)

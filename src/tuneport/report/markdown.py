@@ -114,7 +114,7 @@ def _curves(panels: Sequence[Panel], reading: Reading) -> list[str]:
             if curve.model.kind == TUNED:
                 continue
             saved = steps_saved(panel, curve)
-            match = "never" if curve.to_match is None else f"{curve.to_match:,}"
+            match = DASH if not panel.gains else "never" if curve.to_match is None else f"{curve.to_match:,}"
             peak = DASH if curve.peak is None else f"{number(curve.peak.value, panel.share)} at {curve.peak.step:,}"
             name = text(curve.model.name(reading.several_tunings))
             saved_words = DASH if saved is None else minus(f"{saved:,}")

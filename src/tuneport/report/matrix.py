@@ -190,12 +190,15 @@ def _marked(rows: Sequence[Row]) -> list[Row]:
 
 
 def _best(cells: Iterable[Cell | None]) -> set[Model]:
-    """The models with the highest score (or the lowest loss) of several; nobody is the best of one."""
+    """The models with the highest score (or the lowest loss) of several; of one, or of equals, nobody is the best."""
     known = [(cell.model, cell.shown) for cell in cells if cell is not None and cell.shown is not None]
     if len(known) < 2:
         return set()
     sign = 1 if known[0][1].score.higher_is_better else -1
-    top = max(sign * shown.value for _, shown in known)
+    values = [sign * shown.value for _, shown in known]
+    top = max(values)
+    if min(values) == top:
+        return set()  # nor of equals
     return {model for model, shown in known if sign * shown.value == top}
 
 
@@ -308,4 +311,31 @@ def comparisons(reading: Reading, estimates: Estimates) -> list[Comparison]:
                 clearly = (real.get((model, 0), 0), real.get((model, 1), 0))
                 of_total = (twice[model, 0], twice[model, 1], total, clearly)
                 found.append(Comparison(model, task, shown.score.is_share, shown, *of_total))
+    return found
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """target + α·Δ for several α: what each scores."""
+
+    source: str
+    target: str
+    tuning: str | None
+    task: str
+    shown: tuple[tuple[float, Shown | None], ...]
+
+
+def scaled(reading: Reading, estimates: Estimates) -> list[Scaled]:
+    """Every transfer that was done at several scales, on each task."""
+    moved = [run.model for run in reading.runs if run.step is None and run.model.kind == TRANSFER]
+    scales = sorted({model.scale for model in moved})
+    if len(scales) < 2:
+        return []
+    found = []
+    for task in estimates.tasks:
+        for source, target, tuning in dict.fromkeys((model.source, model.target, model.tuning) for model in moved):
+            models = [Model(TRANSFER, source, target, tuning, scale) for scale in scales]
+            shown = tuple((model.scale, estimates.value(model, task)) for model in models)
+            if any(each for _, each in shown):
+                found.append(Scaled(str(source), target, tuning, task, shown))
     return found

@@ -15,7 +15,7 @@ from tuneport.report.answers import SideBySide, side_by_side
 from tuneport.report.curves import Panel, panels
 from tuneport.report.estimates import Estimates
 from tuneport.report.lines import Line, Scatter, lines, scatters
-from tuneport.report.matrix import Comparison, Matrix, comparisons, matrices, recycling
+from tuneport.report.matrix import Comparison, Matrix, Scaled, comparisons, matrices, recycling, scaled
 from tuneport.report.reading import Reading, read_study
 from tuneport.report.scored import THEN_TUNED, TRANSFER
 from tuneport.report.summary import summary
@@ -33,6 +33,7 @@ class Findings:
     transfers: tuple[Matrix, ...]
     tuned_on: tuple[Matrix, ...]
     recycled: tuple[Matrix, ...]
+    scaled: tuple[Scaled, ...]
     compared: tuple[Comparison, ...]
     panels: tuple[Panel, ...]
     scatters: tuple[Scatter, ...]
@@ -84,6 +85,7 @@ def findings(study: str | Path) -> Findings:
         transfers=tuple(transfers),
         tuned_on=tuple(matrices(reading, estimates, THEN_TUNED)),
         recycled=tuple(recycling(reading, estimates)),
+        scaled=tuple(scaled(reading, estimates)),
         compared=tuple(compared),
         panels=tuple(curves),
         scatters=tuple(scatters(reading, estimates)),

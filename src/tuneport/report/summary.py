@@ -37,8 +37,8 @@ def summary(
     if starts:
         never = starts - matched
         told.append(
-            f"On validation data {sooner} of {counted(starts, 'such curve')} {'reaches' if sooner == 1 else 'reach'} plain "
-            "fine-tuning's end in fewer steps"
+            f"On validation data {sooner} of {counted(starts, 'curve')} from a transferred start {'reaches' if sooner == 1 else 'reach'} "
+            "plain fine-tuning's end in fewer steps"
             + (f"; {never} never {'does' if never == 1 else 'do'}." if never else ".")
         )
     return told
@@ -61,8 +61,12 @@ def _asked(reading: Reading, estimates: Estimates) -> str:
         "step of iterative recycling": "steps of iterative recycling",
         "step of direct recycling": "steps of direct recycling",
     }
-    counts = [(sum(m.kind == kind and m.steps is None for m in models), words) for kind, words in kinds]
-    what = listed(counted(count, words, plural[words]) for count, words in counts if count)
+    plain = [m for m in models if m.steps is None and m.scale == 1 and m.rate in (None, 1)]
+    counts = [(sum(m.kind == kind for m in plain), words) for kind, words in kinds]
+    others = len([m for m in models if m.kind != BASE]) - sum(count for count, _ in counts)
+    asked = [counted(count, words, plural[words]) for count, words in counts if count]
+    asked += [f"{counted(others, 'variant')} of these (other steps, scales or rates)"] if others else []
+    what = listed(asked)
     families = len({run.family for run in at_end if run.family is not None})
     seeds = len({run.seed for run in at_end if run.seed is not None})
     over = listed(

@@ -46,8 +46,11 @@ def _curve(panel: Panel, found: Findings) -> Markup:
         rows.append(
             [
                 Value(curve.model.name(several)),
-                Value(f"{curve.to_match:,}" if curve.to_match is not None else "never", curve.to_match),
-                Value(DASH if plain else "none" if saved is None else minus(f"{saved:,}"), saved),
+                Value(
+                    DASH if not panel.gains else "never" if curve.to_match is None else f"{curve.to_match:,}",
+                    curve.to_match,
+                ),
+                Value(DASH if plain or not panel.gains else "none" if saved is None else minus(f"{saved:,}"), saved),
                 Value(DASH if peak is None else number(peak.value, panel.share), None if peak is None else peak.value),
                 Value(DASH if peak is None else f"{peak.step:,}", None if peak is None else peak.step),
                 Value(DASH if end is None else number(end.value, panel.share), None if end is None else end.value),
@@ -60,9 +63,12 @@ def _curve(panel: Panel, found: Findings) -> Markup:
     ]
     words = ""
     if panel.reference is not None:
-        end = f"{number(panel.reference.value, panel.share)}{PER_CENT if panel.share else ''}"
-        words = f"Plain fine-tuning ends at {end} after {panel.reference.step:,} steps. "
-        words += f"Reached with {listed(reached)} steps." if reached else "No transferred start gets there."
+        level = f"{number(panel.reference.value, panel.share)}{PER_CENT if panel.share else ''}"
+        words = f"Plain fine-tuning ends at {level} after {panel.reference.step:,} steps. "
+        if not panel.gains:
+            words += "It gains nothing here, so there is nothing to match."
+        else:
+            words += f"Reached with {listed(reached)} steps." if reached else "No transferred start gets there."
     tuning = f", {panel.tuning}" if several and panel.tuning else ""
     lines = [
         [

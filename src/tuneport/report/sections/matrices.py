@@ -30,7 +30,28 @@ def transfers(found: Findings) -> Section | None:
     return (
         "transfer",
         "Transfer by addition",
-        [tag("p", intro), [_matrix(m, found, "the base") for m in found.transfers]],
+        [tag("p", intro), [_matrix(m, found, "the base") for m in found.transfers], _scaled(found)],
+    )
+
+
+def _scaled(found: Findings) -> Markup | None:
+    """target + α·Δ beside target + Δ."""
+    if not found.scaled:
+        return None
+    scales = [scale for scale, _ in found.scaled[0].shown]
+    columns = [Column("transfer"), Column("task"), *(Column(f"α = {scale:g}", True) for scale in scales)]
+    rows, lines = [], []
+    for each in found.scaled:
+        name = f"{each.target} + α·Δ({each.source}{f', {each.tuning}' if found.reading.several_tunings else ''})"
+        rows.append([Value(name), Value(each.task), *(shown_value(shown) for _, shown in each.shown)])
+        lines += [
+            [each.source, each.target, each.tuning, each.task, scale, shown.value, *(shown.interval or (None, None))]
+            for scale, shown in each.shown
+            if shown is not None
+        ]
+    csv = download("scales", ["source", "target", "tuning", "task", "scale", "value", "low", "high"], lines)
+    return tag(
+        "div", tag("h3", "At other scales"), table("target + α·Δ", columns, rows), tag("div", csv, class_="under")
     )
 
 
