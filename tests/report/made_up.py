@@ -115,7 +115,11 @@ class _Family:
 
     def write(self) -> None:
         lines = [
-            {"id": f"{task}-{n}", "messages": [{"role": "user", "content": f"How much is {n} and {n % 7}?"}]}
+            {
+                "task": task,
+                "id": f"{task}-{n}",
+                "messages": [{"role": "user", "content": f"How much is {n} and {n % 7}?"}],
+            }
             for task in TASKS
             for n in range(N)
         ]
@@ -171,9 +175,10 @@ class _Family:
         scores = {task: {**told, "evaluation": step["identity"]} for task, told in tasks.items()}
         self.row(result, scores=scores, evaluations=[{**_place(step), "status": "done"}])
         if asked.start is not None:
-            before = asked.total - STEPS
-            for number in (0, 50, 100, 150, 200, STEPS):
-                grown = (1 - math.exp(-3 * number / STEPS)) / (1 - math.exp(-3))
+            own = asked.total if asked.model.kind == TUNED else STEPS
+            before = asked.total - own
+            for number in range(0, own + 1, 50):
+                grown = (1 - math.exp(-3 * number / own)) / (1 - math.exp(-3))
                 value = round(N * (asked.start + (asked.share - asked.start) * grown)) / N
                 point = {"step": number, "steps_total": before + number, "split": "validation"}
                 self.row({**result, **point}, scores={"validation": _score(value)})
@@ -224,7 +229,7 @@ def models() -> Iterator[Asked]:
         plain = Model(TUNED, None, version, "sft")
         yield Asked(plain, TUNINGS[version], STEPS, BASES[version])
         longer = Model(TUNED, None, version, "sft", steps=2 * STEPS)
-        yield Asked(longer, TUNINGS[version] + 0.03, 2 * STEPS)
+        yield Asked(longer, TUNINGS[version] + 0.03, 2 * STEPS, BASES[version])
     for source, target in permutations(VERSIONS, 2):
         moved = moved_share(source, target)
         yield Asked(Model(TRANSFER, source, target, "sft"), moved, STEPS)

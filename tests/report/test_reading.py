@@ -38,6 +38,13 @@ def test_a_fine_tuning_of_more_steps_is_a_model_of_its_own(small: MadeUp) -> Non
     assert Model(TUNED, None, "M3", "sft", steps=500).name() == "FT(M3) for 500 steps"
 
 
+def test_the_curves_of_two_lengths_of_fine_tuning_are_kept_apart(small: MadeUp) -> None:
+    points = [run for run in read_study(small.write()).runs if run.step is not None and run.model.kind == TUNED]
+    by_model = {model: [r.step for r in points if r.model == model] for model in {run.model for run in points}}
+    assert by_model[Model(TUNED, None, "M3", "sft")] == [0, 50, 100, 150, 200, 250]
+    assert by_model[Model(TUNED, None, "M3", "sft", steps=500)] == list(range(0, 501, 50))
+
+
 def test_without_results_json_the_page_is_made_of_the_records_and_says_so(small: MadeUp) -> None:
     whole = read_study(small.write())
     (small.root / "results.json").unlink()

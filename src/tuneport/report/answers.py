@@ -130,7 +130,7 @@ def _chosen_examples(root: Path, runs: Mapping[Model, Run]) -> dict[str, list[st
 def _questions(reading: Reading, run: Run, chosen: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], str]:
     """What was asked, where the questions were made by a step of the study; others lie elsewhere."""
     by_identity = {step.identity: step.folder for step in reading.steps if step.folder}
-    found = {}
+    found: dict[tuple[str, str], str] = {}
     for folder in run.folders:
         record: Mapping[str, Any] = next((s.record for s in reading.steps if s.folder == folder and s.record), {})
         parents = record.get("parents")
@@ -143,7 +143,5 @@ def _questions(reading: Reading, run: Run, chosen: Mapping[str, Sequence[str]]) 
             file = (reading.root / STEPS / made_by / str(parent.get("part"))).resolve()
             if not file.is_relative_to(reading.root.resolve()):
                 continue  # no path from a file is followed outside
-            for task, ids in chosen.items():
-                for id, question in read_questions(file, set(ids)).items():
-                    found[task, id] = question
+            found |= read_questions(file, chosen)
     return found

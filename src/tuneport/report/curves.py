@@ -75,7 +75,7 @@ def panels(reading: Reading) -> list[Panel]:
         models = list(dict.fromkeys(run.model for run in runs))
         if len(models) < 2 or all(model.kind == TUNED for model in models):
             continue  # nothing to hold it against
-        models.sort(key=lambda m: (m.kind != TUNED, order.get(m.source or "", -1), m.rate or 1, m.steps or 0))
+        models.sort(key=lambda m: (m.kind != TUNED, order.get(m.source or "", -1), -(m.rate or 1), m.steps or 0))
         score = next(run.scores[task] for run in runs if task in run.scores)
         curves = [_curve(model, [run for run in runs if run.model == model], task) for model in models]
         plain = next((c for c in curves if c.model.kind == TUNED and c.model.steps is None and c.points), None)

@@ -59,6 +59,7 @@ def heat_map(matrix: Matrix, several_tunings: bool) -> Figure:
         "text": told,
         "customdata": hover,
         "texttemplate": "%{text}",
+        "textfont": {"size": 12},  # else plotly measures the markup too, and shrinks the letters
         "hovertemplate": "%{customdata}<extra></extra>",
         "hoverongaps": False,
         "colorscale": [[place / (len(CIVIDIS) - 1), colour] for place, colour in enumerate(_scale(matrix.share))],

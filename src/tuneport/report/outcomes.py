@@ -73,36 +73,37 @@ def read_answers(folder: Path, wanted: Mapping[str, Collection[str]]) -> dict[tu
     return found
 
 
-def read_questions(file: Path, wanted: Collection[str]) -> dict[str, str]:
-    """What was asked, by id, from a file of examples in the form that `tuneport evaluate` reads."""
+def read_questions(file: Path, wanted: Mapping[str, Collection[str]]) -> dict[tuple[str, str], str]:
+    """What was asked, by task and id, from a file of examples in the form that `tuneport evaluate` reads."""
     found = {}
-    for number, line in enumerate(_read(file), 1):
-        id = str(line.get("id", number))
-        if id not in wanted:
+    for number, line in _read(file):
+        task, id = str(line.get("task", file.stem)), str(line.get("id", number))
+        if id not in wanted.get(task, ()):
             continue
         messages = line.get("messages")
         if isinstance(messages, list):
             said = [f"{m.get('role')}: {m.get('content')}" for m in messages if isinstance(m, dict)]
-            found[id] = said[0].removeprefix("user: ") if len(said) == 1 else "\n".join(said)
+            found[task, id] = said[0].removeprefix("user: ") if len(said) == 1 else "\n".join(said)
         elif isinstance(line.get("prompt"), str):
-            found[id] = line["prompt"]
+            found[task, id] = line["prompt"]
     return found
 
 
 def _lines(folder: Path) -> Iterator[dict[str, Any]]:
-    return _read(folder / EXAMPLES)
+    return (line for _, line in _read(folder / EXAMPLES))
 
 
-def _read(file: Path) -> Iterator[dict[str, Any]]:
+def _read(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file, one a line, with the numbers of their lines."""
     try:
         opened = file.open(encoding="utf-8", errors="replace")
     except OSError:
         return
     with opened:
-        for text in opened:
+        for number, text in enumerate(opened, 1):
             try:
                 line = json.loads(text)
             except (ValueError, RecursionError):
                 continue  # the torn end of a file; what is missing shows as examples that are not paired
             if isinstance(line, dict):
-                yield line
+                yield number, line

@@ -172,7 +172,7 @@ def _joined(runs: Iterable[Run]) -> list[Run]:
     """One run where a model was asked in several steps (answers and their loss, say), with the scores of all."""
     found: dict[tuple[Any, ...], Run] = {}
     for run in runs:
-        key = (run.model, run.family, run.seed, run.step, run.steps_total)
+        key = (run.model, run.name, run.family, run.seed, run.step, run.steps_total)
         before = found.get(key)
         if before is None:
             found[key] = run
