@@ -121,7 +121,7 @@ def curve_figure(panel: Panel, several_tunings: bool, versions: Sequence[str]) -
             {
                 "type": "scatter",
                 "mode": "lines+markers",
-                "name": name,
+                "name": text(_short(curve.model)),
                 "x": steps,
                 "y": y,
                 "customdata": hover,
@@ -213,12 +213,12 @@ def scatter_figure(scatter: along.Scatter) -> Figure:
     return {"data": [trace], "layout": layout}
 
 
-def line_figure(shown: Sequence[along.Line], one_pair: bool) -> Figure:
+def line_figure(shown: Sequence[along.Line]) -> Figure:
     """Loss along several paths of one kind, and dotted the straight line between the losses of their ends."""
     data: list[dict[str, Any]] = []
     for place, line in enumerate(shown):
         colour = COLOURS[place % len(COLOURS)]
-        name = text(_of(line, one_pair))
+        name = text(_of(line, shown))
         order = sorted(range(len(line.alphas)), key=line.alphas.__getitem__)
         x, y = [line.alphas[i] for i in order], [line.loss[i] for i in order]
         hover = [f"{name}<br>α = {a:.3g}: loss {loss:.3f}" for a, loss in zip(x, y, strict=True)]
@@ -318,8 +318,10 @@ def _scale(share: bool) -> Sequence[str]:
 
 def _on_colour(words: str, value: float | None, ends: tuple[float, float], share: bool) -> str:
     """Words in black or white, whichever stands out more from the colour of the cell."""
-    if value is None or not words:
+    if not words:
         return words
+    if value is None:  # on the page itself
+        return f'<span style="color:{PLAIN}">{words}</span>'
     scale = _scale(share)
     place = (value - ends[0]) / (ends[1] - ends[0]) * (len(scale) - 1)
     below = min(int(place), len(scale) - 2)
@@ -380,7 +382,16 @@ def _style(model: Model, versions: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _of(line: along.Line, one_pair: bool) -> str:
-    """Which path it is; among paths of one pair, which family and seed."""
-    told = [f"{word} {each}" for word, each in (("family", line.family), ("seed", line.seed)) if each is not None]
-    return ", ".join(told if one_pair and told else [line.name, *told])
+def _of(line: along.Line, among: Sequence[along.Line]) -> str:
+    """What tells a path from the others of a figure: its models, its family, its seed."""
+    told = [line.name] if len({each.name for each in among}) > 1 else []
+    told += [f"family {line.family}"] if len({each.family for each in among}) > 1 else []
+    told += [f"seed {line.seed}"] if len({each.seed for each in among}) > 1 else []
+    return ", ".join(told) or line.name
+
+
+def _short(model: Model) -> str:
+    """What tells a model from the others of its target."""
+    if model.kind == TUNED:
+        return "FT" if model.steps is None else f"FT for {model.steps} steps"
+    return f"+ {model.delta} → FT"

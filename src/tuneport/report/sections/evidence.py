@@ -54,7 +54,7 @@ def failures(reading: Reading) -> Section | None:
                 Value(DASH if run.family is None else str(run.family), run.family),
                 Value(DASH if run.seed is None else str(run.seed), run.seed),
                 Value(run.status),
-                Value(_first_line(run.error) or DASH),
+                Value(_first_line(run.error) or DASH, class_="prose"),
             ]
             for run in missing
         ]
@@ -62,7 +62,10 @@ def failures(reading: Reading) -> Section | None:
     waiting = [step for step in reading.steps if step.outcome == "not run" and step.kind != "evaluate"]
     if waiting:
         columns = [Column("step"), Column("kind"), Column("why")]
-        rows = [[Value(step.name), Value(step.kind), Value(_first_line(step.error) or DASH)] for step in waiting]
+        rows = [
+            [Value(step.name), Value(step.kind), Value(_first_line(step.error) or DASH, class_="prose")]
+            for step in waiting
+        ]
         content.append(table("Steps that were not run", columns, rows))
     all_missing = sum(told != DONE for told, _ in status.values())
     if all_missing:

@@ -63,7 +63,8 @@ def paths(found: Findings) -> Section | None:
         }
         groups = [of_kind] if len(of_kind) <= _MOST_LINES else list(by_name.values())
         title = _WHICH.get(which, which)
-        content.append(tag("h3", f"{title[0].upper()}{title[1:]}"))
+        if len(groups) > 1:
+            content.append(tag("h3", f"{title[0].upper()}{title[1:]}"))
         content.append(tag("div", [_path_figure(group, title, len(groups) > 1) for group in groups], class_="grid"))
     columns = [
         Column("path"), Column("kind"), Column("family", True), Column("seed", True), Column("barrier", True),
@@ -152,4 +153,4 @@ def _path_figure(group: Sequence[Line], title: str, one_pair: bool) -> Markup:
         for line in lines
     ]
     csv = download(f"path-{named}", ["path", "kind", "family", "seed", "alpha", "loss", "accuracy"], lines)
-    return figure(named, words, figures.line_figure(group, one_pair), csv, table(f"Loss along: {named}", columns, rows))
+    return figure(named, words, figures.line_figure(group), csv, table(f"Loss along: {named}", columns, rows))
