@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from report.colours import contrast, luminance
 from report.test_page import hostile_study
 from tuneport.report.run import Findings, report
 
@@ -236,14 +237,3 @@ def test_nothing_that_a_study_holds_is_ever_run(browser: Any, tmp_path: Path) ->
     assert seen.page.locator("img").count() == 0 and seen.complaints == []
     assert [url for url in seen.requests if url != file.as_uri()] == []
     seen.page.close()
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance of an opaque colour, as WCAG defines it."""
-    channels = [float(number) / 255 for number in re.findall(r"[\d.]+", colour)[:3]]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(one: float, other: float) -> float:
-    return (max(one, other) + 0.05) / (min(one, other) + 0.05)
