@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from report.made_up import MadeUp
-from tuneport.report.run import Findings, findings, report
+from tuneport.report.findings import Findings, findings
+from tuneport.report.run import report
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from tuneport.report.answers import EACH, shortened, side_by_side
+from tuneport.report.findings import Findings
 from tuneport.report.outcomes import read_answers, read_outcomes, read_questions
-from tuneport.report.run import Findings
 from tuneport.report.scored import BASE, TRANSFER, TUNED, Model
 
 

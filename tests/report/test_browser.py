@@ -14,7 +14,8 @@ import pytest
 
 from report.colours import contrast, luminance
 from report.test_page import hostile_study
-from tuneport.report.run import Findings, report
+from tuneport.report.findings import Findings
+from tuneport.report.run import report
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TUNEPORT_NO_BROWSER") == "1", reason="TUNEPORT_NO_BROWSER=1: the page is not tried in a browser"

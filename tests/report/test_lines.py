@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from scipy.stats import spearmanr
 
 from tuneport.evaluate.measures import Estimate
+from tuneport.report.findings import Findings
 from tuneport.report.lines import Point, lines, rank_correlation
-from tuneport.report.run import Findings
 
 numbers = st.integers(-5, 5).map(float)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from report.test_page import HOSTILE, hostile_study
+from tuneport.report.findings import Findings
 from tuneport.report.markdown import markdown, text
-from tuneport.report.run import Findings, report
+from tuneport.report.run import report
 
 
 @pytest.fixture(scope="module")

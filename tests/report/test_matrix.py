@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from report.made_up import VERSIONS, MadeUp
+from tuneport.report.findings import Findings, findings
 from tuneport.report.matrix import DONE, FAILED, NOT_RUN, Cell, Matrix, comparisons, matrices, recycling
-from tuneport.report.run import Findings, findings
 from tuneport.report.scored import THEN_TUNED, TRANSFER, TUNED
 
 

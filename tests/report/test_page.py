@@ -14,7 +14,8 @@ import pytest
 
 import tuneport
 from report.made_up import MadeUp
-from tuneport.report.run import Findings, report
+from tuneport.report.findings import Findings
+from tuneport.report.run import report
 
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.title=1">"\'&lt;</script><!--\x00\ud800'
 VOID = {"meta", "link", "br", "hr", "input", "img"}

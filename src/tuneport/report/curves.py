@@ -58,7 +58,7 @@ class Panel:
 
 
 def panels(reading: Reading) -> list[Panel]:
-    """The curves of a study, by target and task; fine-tuning at a reduced rate has panels of its own beside the rest."""
+    """The curves of a study, by target and task, plain fine-tuning beside what began from a transfer."""
     on_curve = [run for run in reading.runs if run.step is not None and run.scores]
     groups: dict[tuple[str, str, str | None, str], list[Run]] = defaultdict(list)
     for run in on_curve:
@@ -154,7 +154,7 @@ def steps_saved(panel: Panel, curve: Curve) -> int | None:
 
 
 def with_match(found: Iterable[Panel]) -> tuple[int, int, int]:
-    """Of the transferred starts for which there is something to match: how many there are, how many match plain fine-tuning, how many do so sooner."""
+    """Of the transferred starts with something to match: how many there are, how many do, how many do so sooner."""
     judged = [(panel, curve) for panel in found if panel.gains for curve in panel.curves if curve.model.kind != TUNED]
     matched = [(panel, curve) for panel, curve in judged if curve.to_match is not None]
     sooner = [1 for panel, curve in matched if (steps_saved(panel, curve) or 0) > 0]

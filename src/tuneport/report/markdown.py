@@ -8,18 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tuneport.report.curves import Panel, steps_saved
+from tuneport.report.findings import Findings
 from tuneport.report.lines import PREDICTORS
 from tuneport.report.markup import clean
 from tuneport.report.matrix import DONE, Cell, Comparison, Matrix
 from tuneport.report.reading import Reading
 from tuneport.report.scored import TUNED
 from tuneport.report.wording import DASH, minus, number, signed, span
-
-if TYPE_CHECKING:
-    from tuneport.report.run import Findings
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&@])")
 
@@ -39,8 +36,8 @@ def markdown(found: Findings, place: Path) -> str:
             parts += [part for matrix in of_kind for part in _matrix(matrix)]
     if found.transfers or found.tuned_on or found.recycled:
         parts.append(
-            "Brackets hold 95 % intervals, **bold** is the best of its row, ★ the best Δ for its target, ▼ clearly below the base "
-            "(p below 0.05 after Holm's adjustment within the table)."
+            "Brackets hold 95 % intervals, **bold** is the best of its row, ★ the best Δ for its target, ▼ clearly below the "
+            "base (p below 0.05 after Holm's adjustment within the table)."
         )
     parts += _compared(found.compared, reading)
     parts += _curves(found.panels, reading)

@@ -279,7 +279,7 @@ def _recycled(
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model that was fine-tuned from a transferred start, against plain fine-tuning: at the same steps, at the same total."""
+    """A model fine-tuned from a transferred start, against plain fine-tuning at the same steps, and at the same total."""
 
     model: Model
     task: str

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tuneport import __version__
+from tuneport.report.findings import Findings
 from tuneport.report.markup import Markup, tag
 from tuneport.report.reading import Reading
 from tuneport.report.sections import answers, evidence, explained, matrices
-
-if TYPE_CHECKING:
-    from tuneport.report.run import Findings
 
 # Nothing is fetched and nothing is sent, whatever stands in the records.
 _POLICY = (

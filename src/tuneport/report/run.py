@@ -1,44 +1,18 @@
 """The verb: a study's folder in, one page out. Nothing is computed but intervals; nothing is fetched.
 
-Read `report` from top to bottom: read the records, estimate, make tables and curves, write.
+`findings` reads and estimates, `page` or `markdown` puts it into a form, and the file appears when it is whole.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from tuneport.errors import OutputError, UsageError
-from tuneport.report.answers import SideBySide, side_by_side
-from tuneport.report.curves import Panel, panels
-from tuneport.report.estimates import Estimates
-from tuneport.report.lines import Line, Scatter, lines, scatters
-from tuneport.report.matrix import Comparison, Matrix, Scaled, comparisons, matrices, recycling, scaled
-from tuneport.report.reading import Reading, read_study
-from tuneport.report.scored import THEN_TUNED, TRANSFER
-from tuneport.report.summary import summary
+from tuneport.report.findings import findings
 
 PAGE, MARKDOWN = "report.html", "report.md"
-
-
-@dataclass(frozen=True)
-class Findings:
-    """Everything that stands on the page, in its order."""
-
-    reading: Reading
-    estimates: Estimates
-    words: tuple[str, ...]
-    transfers: tuple[Matrix, ...]
-    tuned_on: tuple[Matrix, ...]
-    recycled: tuple[Matrix, ...]
-    scaled: tuple[Scaled, ...]
-    compared: tuple[Comparison, ...]
-    panels: tuple[Panel, ...]
-    scatters: tuple[Scatter, ...]
-    lines: tuple[Line, ...]
-    answers: SideBySide | None
 
 
 def report(
@@ -70,28 +44,6 @@ def report(
         "warnings": list(found.reading.doubts),
         "words": f"{place}: done, {len(statuses)} results of {len(found.reading.steps)} steps",
     }
-
-
-def findings(study: str | Path) -> Findings:
-    """What a study's records say, before it is put into a form."""
-    reading = read_study(study)
-    estimates = Estimates(reading.runs, reading.root)
-    transfers = matrices(reading, estimates, TRANSFER)
-    compared, curves = comparisons(reading, estimates), panels(reading)
-    return Findings(
-        reading=reading,
-        estimates=estimates,
-        words=tuple(summary(reading, estimates, transfers, compared, curves)),
-        transfers=tuple(transfers),
-        tuned_on=tuple(matrices(reading, estimates, THEN_TUNED)),
-        recycled=tuple(recycling(reading, estimates)),
-        scaled=tuple(scaled(reading, estimates)),
-        compared=tuple(compared),
-        panels=tuple(curves),
-        scatters=tuple(scatters(reading, estimates)),
-        lines=tuple(lines(reading)),
-        answers=side_by_side(reading, transfers),
-    )
 
 
 def _write(place: Path, text: str) -> None:

@@ -37,7 +37,8 @@ def summary(
     if starts:
         never = starts - matched
         told.append(
-            f"On validation data {sooner} of {counted(starts, 'curve')} from a transferred start {'reaches' if sooner == 1 else 'reach'} "
+            f"On validation data {sooner} of {counted(starts, 'curve')} from a transferred start "
+            f"{'reaches' if sooner == 1 else 'reach'} "
             "plain fine-tuning's end in fewer steps"
             + (f"; {never} never {'does' if never == 1 else 'do'}." if never else ".")
         )

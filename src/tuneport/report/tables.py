@@ -42,7 +42,7 @@ def table(
     class_: str = "",
     row_classes: Sequence[str] = (),
 ) -> Markup:
-    """A table in a box of its own, which scrolls sideways where it is wider than the page. The first column names the row."""
+    """A table in a box of its own, which scrolls sideways where it is too wide. The first column names the row."""
     head = [
         tag(
             "th",

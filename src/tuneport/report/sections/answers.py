@@ -70,12 +70,21 @@ def answers(found: SideBySide | None, several: bool) -> Section | None:
                 tag("h3", task),
                 tag(
                     "div",
-                    tag("table", tag("caption", caption, class_="unseen"), tag("thead", tag("tr", heads)), tag("tbody", rows), class_="answers"),
+                    tag(
+                        "table",
+                        tag("caption", caption, class_="unseen"),
+                        tag("thead", tag("tr", heads)),
+                        tag("tbody", rows),
+                        class_="answers",
+                    ),
                     class_="scroller", tabindex="0", role="region", aria_label=caption,
                 ),
             )
         )  # fmt: skip
-    intro = f"A few questions{f' ({of})' if of else ''} where the models shown first differ, in the files' order: not a sample. ✓ counted as right, ✗ as wrong."
+    intro = (
+        f"A few questions{f' ({of})' if of else ''} where the models shown first differ, in the files' order: not a sample. "
+        "✓ counted as right, ✗ as wrong."
+    )
     chooser = tag("div", choosers, class_="choosers")
     store = tag("script", script_data(data), type="application/json", id="answers-data")
     return "answers", "Answers side by side", [tag("p", intro), chooser, blocks, store]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from tuneport.report import figures
 from tuneport.report.curves import Panel, steps_saved
+from tuneport.report.findings import Findings
 from tuneport.report.markup import Markup, tag
 from tuneport.report.scored import TUNED
 from tuneport.report.sections.figure import figure
 from tuneport.report.tables import Column, Value, download, table
 from tuneport.report.wording import DASH, PER_CENT, listed, minus, number
-
-if TYPE_CHECKING:
-    from tuneport.report.run import Findings
 
 
 def curves(panels: Sequence[Panel], found: Findings) -> Markup | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
+from tuneport.report.findings import Findings
 from tuneport.report.markup import Markup, tag
 from tuneport.report.matrix import DONE, status_of
 from tuneport.report.reading import RECORD, STEPS, Reading, Step
@@ -15,9 +16,6 @@ from tuneport.report.scored import BASE, Model
 from tuneport.report.sections import Section
 from tuneport.report.tables import Column, Value, download, shown_value, table
 from tuneport.report.wording import DASH, counted, duration, listed, minus
-
-if TYPE_CHECKING:
-    from tuneport.report.run import Findings
 
 _LONGEST_RECORD = 20_000  # letters shown of one; the file is a link away
 
@@ -214,13 +212,13 @@ def reading_it(found: Findings) -> Section:
     """What the numbers rest on, in words."""
     reading, estimates = found.reading, found.estimates
     told = [
-        "Intervals are 95 %: Wilson's for the right answers of one model; for several families, differences and recovered gains from "
-        f"one joint bootstrap of {estimates.resamples:,} draws over model families and, within a family, over the examples that "
-        "all models share. Fine-tuning seeds are averaged first.",
-        "“Clearly” and the signs ▲ and ▼ mean p < 0.05 after Holm's adjustment within a table. What is not marked is not shown to be "
-        "the same.",
-        "Recovered gain is (score(target + Δ) − score(target)) / (score(tuned target) − score(target)); a dash where the tuned target's "
-        "own gain may be nothing.",
+        "Intervals are 95 %: Wilson's for the right answers of one model; for several families, differences and recovered "
+        f"gains from one joint bootstrap of {estimates.resamples:,} draws over model families and, within a family, over the "
+        "examples that all models share. Fine-tuning seeds are averaged first.",
+        "“Clearly” and the signs ▲ and ▼ mean p < 0.05 after Holm's adjustment within a table. What is not marked is not "
+        "shown to be the same.",
+        "Recovered gain is (score(target + Δ) − score(target)) / (score(tuned target) − score(target)); a dash where the "
+        "tuned target's own gain may be nothing.",
         "Curves, peaks and steps to match are read on validation data; everything else on test data.",
     ]
     families = {run.family for run in reading.runs if run.family is not None}
@@ -230,7 +228,8 @@ def reading_it(found: Findings) -> Section:
         )
     elif len(families) < 5:
         told.append(
-            f"There are only {len(families)} model families: an interval over so few is too narrow, and speaks of little more than these."
+            f"There are only {len(families)} model families: an interval over so few is too narrow, and speaks of little "
+            "more than these."
         )
     if estimates.without_outcomes:
         told.append(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tuneport.report import figures
+from tuneport.report.findings import Findings
 from tuneport.report.lines import PREDICTORS, Line, Scatter
 from tuneport.report.markup import Markup, tag
 from tuneport.report.sections import Section
 from tuneport.report.sections.figure import figure
 from tuneport.report.tables import Column, Value, download, ratio_value, table
 from tuneport.report.wording import DASH, counted, listed, minus, number, span
-
-if TYPE_CHECKING:
-    from tuneport.report.run import Findings
 
 _MOST_LINES = 8  # in one figure of paths
 _WHICH = {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tuneport.report import figures
+from tuneport.report.findings import Findings
 from tuneport.report.markup import Markup, tag
 from tuneport.report.matrix import Comparison, Matrix
 from tuneport.report.reading import Reading
@@ -14,9 +15,6 @@ from tuneport.report.sections.curves import curves
 from tuneport.report.sections.figure import figure
 from tuneport.report.tables import Column, Value, change_value, download, matrix_rows, matrix_table, shown_value, table
 from tuneport.report.wording import DASH, counted, listed, with_unit
-
-if TYPE_CHECKING:
-    from tuneport.report.run import Findings
 
 
 def transfers(found: Findings) -> Section | None:
