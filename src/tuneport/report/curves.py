@@ -1,8 +1,8 @@
 """Accuracy against steps: fine-tuning from a base, and from bases that a diff vector was added to (Figures 2, 3 and 4).
 
 In come the runs with a `step`, out comes a panel for each target and task: one curve a start, the mean over families
-and seeds with its interval, its peak, and how many steps it needs to match plain fine-tuning's end. All of it is read on
-the data the curves were measured on, which is validation data.
+and seeds with its interval, its peak, and how many steps it needs to match plain fine-tuning's end. All of it is read
+on the data the curves were measured on, which is validation data.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _point(step: int, runs: Sequence[Run], task: str) -> Point:
 
 
 def _interval(families: Sequence[Sequence[Score]], step: int) -> tuple[float, float] | None:
-    """By drawing families, and in each a mean of its seeds that errs as its examples do; outcomes are not kept on curves."""
+    """By drawing families, and in each a mean of its seeds that errs as its examples do: curves keep no outcomes."""
     if any(score.stderr is None for scores in families for score in scores):
         return None
     rng = np.random.default_rng([0, step])

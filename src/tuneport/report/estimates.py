@@ -1,8 +1,8 @@
 """Scores, differences and recovered gains with 95 % intervals, all from one joint bootstrap.
 
 In come the runs of a study and their outcomes, example by example. Within a family all models share each draw of
-examples, so they are compared in pairs; families are drawn too (SEMANTICS, Measures: crossed bootstrap over families and
-examples). Seeds of fine-tuning are averaged first. Where outcomes are missing, a result is drawn from its value and
+examples, so they are compared in pairs; families are drawn too (SEMANTICS, Measures: crossed bootstrap over families
+and examples). Seeds of fine-tuning are averaged first. Where outcomes are missing, a result is drawn from its value and
 standard error by itself, which makes differences wider, not narrower, as long as models err alike.
 """
 

@@ -1,8 +1,8 @@
 """Figures as plotly understands them: plain dictionaries, made of what the tables hold.
 
 Colours say nothing that a symbol, a dash or a text does not say too. Axes, grids and letters get theirs from the page's
-style sheet, so that one figure serves light, dark and print; traces have colours that stand out on both. Names come from
-files, and plotly reads a little HTML in texts, so each is escaped.
+style sheet, so that one figure serves light, dark and print; traces have colours that stand out on both. Names come
+from files, and plotly reads a little HTML in texts, so each is escaped.
 """
 
 from __future__ import annotations

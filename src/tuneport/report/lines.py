@@ -1,7 +1,8 @@
 """What might predict how well a transfer works, held against how well it did: distances, cosines and barriers.
 
 In come the paths and distances of a study and its recovered gains, out come points, one for each pair of versions, and
-the rank correlation of each predictor. Barriers are read from the path on which they were measured, never computed here.
+the rank correlation of each predictor. Barriers are read from the path on which they were measured, never computed
+here.
 """
 
 from __future__ import annotations

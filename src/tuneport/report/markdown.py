@@ -1,6 +1,7 @@
 """The same findings as Markdown, for a model card or an issue: tables and sentences, no figures.
 
-Names, errors and notes are escaped, so that what stands in a file cannot become markup, a mention or a table cell of its own.
+Names, errors and notes are escaped, so that what stands in a file cannot become markup, a mention or a table cell of
+its own.
 """
 
 from __future__ import annotations

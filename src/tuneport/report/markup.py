@@ -28,7 +28,7 @@ class Markup(str):
 
 
 def tag(name: str, /, *content: Any, **attributes: Any) -> Markup:
-    """An element; `class_` and `aria_label` become class and aria-label, True a bare attribute, None and False nothing."""
+    """An element; `class_` and `aria_label` become class and aria-label, True stands bare, None and False are nothing."""
     shown = []
     for key, value in attributes.items():
         if value is None or value is False:

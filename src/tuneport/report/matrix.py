@@ -165,7 +165,7 @@ def _counted(at_end: Iterable[Run], model: Model) -> tuple[int, int]:
 
 
 def _marked(rows: Sequence[Row]) -> list[Row]:
-    """The rows with the best of each row and the best Δ of each target marked, and what is clearly above or below base."""
+    """The rows with the best of each row, the best Δ of each target, and what is clearly above or below base marked."""
     changes = {cell.model: cell.against_base for row in rows if row.role == "delta" for cell in row.cells if cell}
     real = clear(changes)
     best_of_target: set[Model] = set()
@@ -279,7 +279,7 @@ def _recycled(
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model fine-tuned from a transferred start, against plain fine-tuning at the same steps, and at the same total."""
+    """A model fine-tuned from a transferred start, against plain fine-tuning at the same steps and same total."""
 
     model: Model
     task: str

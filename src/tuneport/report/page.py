@@ -1,7 +1,7 @@
 """The page: findings become one HTML file that opens from disk, with nothing fetched from anywhere.
 
-Style sheet, script and plotly stand in the file itself, so it can be mailed, attached or kept. Every figure has a sentence
-and a table that say the same, and its numbers as CSV.
+Style sheet, script and plotly stand in the file itself, so it can be mailed, attached or kept. Every figure has a
+sentence and a table that say the same, and its numbers as CSV.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ def report(
 ) -> dict[str, Any]:
     """Write the page of a study's folder to `out` (default: report.html or report.md in it).
 
-    The study may be unfinished: what failed and what was not run stands on the page. Returns `out`, `counts` of results by
-    status, `summary` and `warnings`; raises `ReportError` where there is nothing to report.
+    The study may be unfinished: what failed and what was not run stands on the page. Returns `out`, `counts` of results
+    by status, `summary` and `warnings`; raises `ReportError` where there is nothing to report.
     """
     if format not in ("page", "markdown"):
         raise UsageError(f"--format {format!r}: choose page or markdown.")

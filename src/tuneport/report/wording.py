@@ -1,6 +1,7 @@
 """Numbers in words, the same way on the page, in figures and in markdown.
 
-Shares are in per cent with one decimal, losses with three; a minus is a minus, and a number that is not there is a dash.
+Shares are in per cent with one decimal, losses with three; a minus is a minus, and a number that is not there is a
+dash.
 """
 
 from __future__ import annotations

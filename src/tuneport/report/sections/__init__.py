@@ -1,4 +1,4 @@
-"""The sections of the page. Each is its anchor, its title and its content; None where a study has nothing of the kind."""
+"""The sections of the page: each its anchor, its title and its content, or None where a study has nothing of it."""
 
 from __future__ import annotations
 
