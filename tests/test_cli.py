@@ -14,7 +14,7 @@ from ran import Cli
 
 import tuneport
 
-VERBS = ["transfer", "diff", "apply", "inspect", "verify", "tune", "study", "demo"]
+VERBS = ["transfer", "diff", "apply", "inspect", "verify", "tune", "evaluate", "study", "path", "report", "demo"]
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_importing_tuneport_imports_next_to_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["", "transfer", "diff", "apply", "inspect", "verify", "tune", "evaluate", "path", "study", "demo"]
+    "verb", ["", "transfer", "diff", "apply", "inspect", "verify", "tune", "evaluate", "path", "study", "report", "demo"]
 )
 def test_help_imports_neither_numpy_nor_torch(verb: str) -> None:
     arguments = [verb, "--help"] if verb else ["--help"]
@@ -102,8 +102,8 @@ def test_a_local_transfer_does_not_import_the_hub_client(tmp_path: Path) -> None
 def test_the_verbs_can_be_called_from_python_whatever_was_imported_before() -> None:
     for first in ("tuneport", "tuneport.transfer.plan", "tuneport.diff.vector", "tuneport.tune.run", "tuneport.cli"):
         found = loaded_by(
-            f"import {first}\nimport tuneport\nfrom tuneport import transfer, diff, apply, evaluate, inspect, path, publish, study, tune, verify\n"
-            "verbs = (transfer, diff, apply, evaluate, inspect, path, publish, study, tune, verify, tuneport.transfer, tuneport.diff)\n"
+            f"import {first}\nimport tuneport\nfrom tuneport import transfer, diff, apply, evaluate, inspect, path, publish, report, study, tune, verify\n"
+            "verbs = (transfer, diff, apply, evaluate, inspect, path, publish, report, study, tune, verify, tuneport.transfer, tuneport.diff)\n"
             "assert all(map(callable, verbs))\n"
             "assert sorted(tuneport.__all__) == tuneport.__all__ and set(tuneport.__all__) <= set(dir(tuneport))"
         )
@@ -136,6 +136,7 @@ ALLOWED = {
         "evaluate",
         "lab",
     },  # settings, measures, names; what steps do: below
+    "report": {"errors", "verbs", "evaluate"},  # evaluate: what outcomes are worth (measures), nothing else
 }
 # `verify` proves what `apply` wrote as well; it looks at diff vectors inside its functions only. The examples of a curve are
 # read as `evaluate` will read them, before anything is trained.
@@ -181,6 +182,7 @@ def test_imports_run_in_one_direction() -> None:
             known = parts[1] in ALLOWED[room] or (path.relative_to(SOURCE).as_posix(), parts[1]) in EXCEPTIONS
             assert known, f"{path.relative_to(SOURCE)} imports {name}"
             assert (room, parts[1]) != ("evaluate", "tune") or parts[2] == "leakage"
+            assert (room, parts[1]) != ("report", "evaluate") or parts[2] == "measures"
     assert looked_at == set(ALLOWED)
 
 

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from tuneport.evaluate.run import evaluate as evaluate
     from tuneport.inspecting import inspect as inspect
     from tuneport.publishing import publish as publish
+    from tuneport.report.run import report as report
     from tuneport.study.run import study as study
     from tuneport.transfer.run import transfer as transfer
     from tuneport.transfer.verify import verify as verify
     from tuneport.tune.run import tune as tune
 
-__all__ = ["apply", "diff", "evaluate", "inspect", "path", "publish", "study", "transfer", "tune", "verify"]
+__all__ = ["apply", "diff", "evaluate", "inspect", "path", "publish", "report", "study", "transfer", "tune", "verify"]
 
-# Where each verb lives; diff, evaluate, study, transfer and tune are packages that can be called (see verbs.py).
+# Where each verb lives; diff, evaluate, report, study, transfer and tune are packages that can be called (see verbs.py).
 _HOMES = {
     "apply": "tuneport.diff.run",
     "inspect": "tuneport.inspecting",
@@ -39,7 +40,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("diff", "evaluate", "study", "transfer", "tune"):
+    if name in ("diff", "evaluate", "report", "study", "transfer", "tune"):
         return importlib.import_module(f"tuneport.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)

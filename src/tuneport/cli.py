@@ -19,6 +19,7 @@ from tuneport import __version__, publishing
 from tuneport.diagnose import command as diagnosing
 from tuneport.errors import TuneportError, UsageError
 from tuneport.evaluate import command as evaluating
+from tuneport.report import command as reporting
 from tuneport.study import command as studying
 from tuneport.tune import command as tune
 
@@ -67,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     studying.add_arguments(_verb(verbs, "study", studying.call, "run a declared study of many versions as one graph"))
     diagnosing.add_arguments(_verb(verbs, "path", diagnosing.call, "measure loss on the line between two models"))
+    reporting.add_arguments(_verb(verbs, "report", reporting.call, "make a page of a study's records, with its figures"))
     _add_demo(verbs)
     return parser
 

@@ -20,6 +20,7 @@ exits with status 1. Nothing else is raised on purpose, so any other exception i
      ├── StudyError          a study's file that cannot be meant as it stands, or steps of it that failed
      ├── ScoringError        a model that could not be scored on a task
      ├── LeakageError        a test by whose examples models were chosen
+     ├── ReportError         a study's folder that no page can be made of
      └── WorkerError         a worker process that was ended from outside
 """
 
@@ -96,6 +97,8 @@ class ScoringError(TuneportError):
 
 class LeakageError(TuneportError):
     """Examples of a test are those that a model was selected by, so that its scores on them are no test any more."""
+class ReportError(TuneportError):
+    """A study's folder that no page can be made of: nothing readable is in it."""
 
 
 class WorkerError(TuneportError):

@@ -1,0 +1,239 @@
+"""Scores, differences and recovered gains with 95 % intervals, all from one joint bootstrap.
+
+In come the runs of a study and their outcomes, example by example. Within a family all models share each draw of
+examples, so they are compared in pairs; families are drawn too (SEMANTICS, Measures: crossed bootstrap over families
+and examples). Seeds of fine-tuning are averaged first. Where outcomes are missing, a result is drawn from its value and
+standard error by itself, which makes differences wider, not narrower, as long as models err alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tuneport.evaluate import measures
+from tuneport.evaluate.measures import Estimate
+from tuneport.report.outcomes import Outcomes, read_outcomes
+from tuneport.report.reading import STEPS
+from tuneport.report.scored import TRANSFER, Model, Run, Score
+
+Array = npt.NDArray[np.float64]
+Key = TypeVar("Key")
+LEVEL = 0.05
+_LEAST, _FOR_EACH = 4000, 200  # as in evaluate/comparing.py: Holm has to leave something to say
+_Z = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A model's value on a task: with its interval where there is one, and what it rests on."""
+
+    value: float
+    interval: tuple[float, float] | None
+    n: int
+    families: int
+    seeds: int
+    score: Score  # metric and direction
+
+
+@dataclass(frozen=True)
+class Change:
+    """A difference between two models, positive where the first is better."""
+
+    value: float
+    interval: tuple[float, float] | None
+    p: float
+    paired: bool
+
+
+@dataclass
+class _Cell:
+    """One model on one task in one family: the mean over seeds, and its resampled values."""
+
+    value: float
+    drawn: Array | None
+    group: int  # cells of one group were drawn on the same examples
+    right: Array | None  # of a single run: what was right and what was wrong
+    runs: int
+    score: Score
+    n: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One run on one task, resampled."""
+
+    run: Run
+    drawn: Array | None
+    group: int
+    right: Array | None
+
+
+class Estimates:
+    """Everything that can be said about the models of a study at the end of their training."""
+
+    def __init__(self, runs: Iterable[Run], root: Path, seed: int = 0) -> None:
+        """Read the outcomes of all `runs` and draw."""
+        done = [run for run in runs if run.step is None and run.status == "done" and run.scores]
+        transfers = len({run.model for run in done if run.model.kind == TRANSFER})
+        self.resamples = max(_LEAST, _FOR_EACH * transfers)
+        self._seed = seed
+        self._cells: dict[tuple[Model, str], dict[int | None, _Cell]] = {}
+        self.without_outcomes = 0
+        for family in dict.fromkeys(run.family for run in done):
+            self._draw_family(family, [run for run in done if run.family == family], root)
+        self.tasks = tuple(dict.fromkeys(task for run in done for task in run.scores))
+        self._chosen: dict[int, Array] = {}
+
+    def value(self, model: Model, task: str) -> Shown | None:
+        """The model's mean over families; None where it has no score."""
+        cells = self._cells.get((model, task))
+        if not cells:
+            return None
+        found = list(cells.values())
+        first = found[0]
+        value = float(np.mean([cell.value for cell in found]))
+        interval: tuple[float, float] | None = None
+        if len(found) == 1 and first.runs == 1 and first.score.counts and first.n:
+            right = round(first.score.value * first.n)
+            interval = measures.accuracy([True] * right + [False] * (first.n - right)).interval
+        else:
+            drawn = self._over_families([cell.drawn for cell in found])
+            interval = None if drawn is None else measures.central(drawn)
+        return Shown(value, interval, first.n, len(found), max(cell.runs for cell in found), first.score)
+
+    def change(self, model: Model, than: Model, task: str) -> Change | None:
+        """How much better `model` is than `than`, over the families that have both."""
+        mine, theirs = self._cells.get((model, task), {}), self._cells.get((than, task), {})
+        both = [family for family in mine if family in theirs]
+        if not both:
+            return None
+        sign = 1.0 if mine[both[0]].score.higher_is_better else -1.0
+        value = float(np.mean([mine[f].value - theirs[f].value for f in both]))
+        paired = all(mine[f].group == theirs[f].group for f in both)
+        drawn = self._over_families([_minus(mine[f].drawn, theirs[f].drawn) for f in both])
+        if drawn is None:
+            return Change(sign * value, None, 1.0, paired)
+        drawn = sign * drawn
+        exact = _exact(mine[both[0]], theirs[both[0]]) if paired and len(both) == 1 else None
+        same = value == 0 and not drawn.any()
+        p = exact if exact is not None else 1.0 if same else measures.bootstrap_p(drawn)
+        return Change(sign * value, measures.central(drawn), p, paired)
+
+    def recovered(self, target: Model, moved: Model, tuned: Model, task: str) -> Estimate | None:
+        """(moved − target) / (tuned − target); None where the denominator's interval includes zero, or is unknown."""
+        cells = [self._cells.get((model, task), {}) for model in (target, moved, tuned)]
+        families = [family for family in cells[0] if family in cells[1] and family in cells[2]]
+        if not families:
+            return None
+        sides = [[of[family] for family in families] for of in cells]
+        drawn = [d for side in sides if (d := self._over_families([cell.drawn for cell in side])) is not None]
+        values = [float(np.mean([cell.value for cell in side])) for side in sides]
+        if len(drawn) < len(sides) or values[2] == values[0]:
+            return None
+        base, over, full = drawn
+        low, high = measures.central(full - base)
+        if low <= 0 <= high:
+            return None
+        usable = full != base
+        shares = (over[usable] - base[usable]) / (full[usable] - base[usable])
+        return Estimate((values[1] - values[0]) / (values[2] - values[0]), measures.central(shares))
+
+    def _draw_family(self, family: int | None, runs: Sequence[Run], root: Path) -> None:
+        """Resampled means of all models of a family; those asked the same examples share the draws."""
+        alike: dict[tuple[str, tuple[str, ...], bytes], list[tuple[Run, Outcomes]]] = {}
+        alone: list[tuple[Run, str]] = []
+        for run in runs:
+            by_folder = {folder: read_outcomes(root / STEPS / folder) for folder in run.folders}
+            for task, score in run.scores.items():
+                found = by_folder.get(score.folder or "", {}).get(score.asked_as or task)
+                if found is not None and _agree(found, score):
+                    alike.setdefault((task, found.ids, found.weights.tobytes()), []).append((run, found))
+                else:
+                    alone.append((run, task))
+        parts: dict[tuple[Model, str], list[_Part]] = {}
+        for group, ((task, _, _), members) in enumerate(alike.items()):
+            scores = np.stack([found.scores for _, found in members])
+            drawn = measures.weighted_means(scores, members[0][1].weights, seed=self._seed, resamples=self.resamples)
+            for column, (run, found) in enumerate(members):
+                right = found.scores if found.right_or_wrong else None
+                parts.setdefault((run.model, task), []).append(_Part(run, drawn[:, column], group, right))
+        self.without_outcomes += len(alone)
+        for number, (run, task) in enumerate(alone):
+            score = run.scores[task]
+            error = score.stderr if score.stderr is not None else (0.0 if score.n == 0 else None)
+            drawn_alone: Array | None = None
+            if error is not None:
+                rng = np.random.default_rng([self._seed, number, len(alike) + 1])
+                drawn_alone = rng.normal(score.value, error, self.resamples)
+            parts.setdefault((run.model, task), []).append(_Part(run, drawn_alone, -1 - number, None))
+        for (model, task), found_parts in parts.items():
+            first = found_parts[0]
+            scores_of = [part.run.scores[task] for part in found_parts]
+            known = [part.drawn for part in found_parts if part.drawn is not None]
+            self._cells.setdefault((model, task), {})[family] = _Cell(
+                value=float(np.mean([score.value for score in scores_of])),
+                drawn=np.mean(known, axis=0) if len(known) == len(found_parts) else None,
+                group=first.group,
+                right=first.right if len(found_parts) == 1 else None,
+                runs=len(found_parts),
+                score=scores_of[0],
+                n=scores_of[0].n,
+            )
+
+    def _over_families(self, drawn: Sequence[Array | None]) -> Array | None:
+        """The mean over families, drawn with replacement, of resampled values; one family stands for itself."""
+        known = [values for values in drawn if values is not None]
+        if len(known) < len(drawn):
+            return None
+        if len(known) == 1:
+            return known[0]
+        number = len(known)
+        if number not in self._chosen:
+            rng = np.random.default_rng([self._seed, number])
+            counts = rng.multinomial(number, np.full(number, 1 / number), size=self.resamples)
+            self._chosen[number] = counts / number
+        return np.asarray((self._chosen[number] * np.stack(known, axis=1)).sum(axis=1))
+
+
+def clear(changes: Mapping[Key, Change | None]) -> dict[Key, int]:
+    """Which changes of one table are real after Holm's adjustment: 1 for better, −1 for worse, 0 for neither."""
+    known = {key: change for key, change in changes.items() if change is not None}
+    adjusted = measures.holm([change.p for change in known.values()])
+    return {
+        key: 0 if p >= LEVEL or change.interval is None else (1 if change.value > 0 else -1)
+        for (key, change), p in zip(known.items(), adjusted, strict=True)
+    }
+
+
+def interval_of(score: Score) -> tuple[float, float] | None:
+    """The interval of one result by itself: Wilson's for right answers, else by its standard error."""
+    if score.counts and score.n:
+        right = round(score.value * score.n)
+        return measures.accuracy([True] * right + [False] * (score.n - right)).interval
+    if score.stderr is None:
+        return None
+    return score.value - _Z * score.stderr, score.value + _Z * score.stderr
+
+
+def _exact(one: _Cell, other: _Cell) -> float | None:
+    """McNemar's test of two models on the same questions; None where it does not apply."""
+    if one.right is None or other.right is None:
+        return None
+    return measures.mcnemar((one.right == 1.0).tolist(), (other.right == 1.0).tolist())
+
+
+def _minus(one: Array | None, other: Array | None) -> Array | None:
+    return None if one is None or other is None else one - other
+
+
+def _agree(found: Outcomes, score: Score) -> bool:
+    """Whether the mean of these outcomes is the value that was reported: some metrics are no mean over examples."""
+    weight = float(found.weights.sum())
+    return weight > 0 and math.isclose(float(found.scores @ found.weights) / weight, score.value, abs_tol=1e-6)

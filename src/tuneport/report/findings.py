@@ -1,0 +1,55 @@
+"""What a study's records say, before it is put into a form: every table, curve, line and answer of the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuneport.report.answers import SideBySide, side_by_side
+from tuneport.report.curves import Panel, panels
+from tuneport.report.estimates import Estimates
+from tuneport.report.lines import Line, Scatter, lines, scatters
+from tuneport.report.matrix import Comparison, Matrix, Scaled, comparisons, matrices, recycling, scaled
+from tuneport.report.reading import Reading, read_study
+from tuneport.report.scored import THEN_TUNED, TRANSFER
+from tuneport.report.summary import summary
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that stands on the page, in its order."""
+
+    reading: Reading
+    estimates: Estimates
+    words: tuple[str, ...]
+    transfers: tuple[Matrix, ...]
+    tuned_on: tuple[Matrix, ...]
+    recycled: tuple[Matrix, ...]
+    scaled: tuple[Scaled, ...]
+    compared: tuple[Comparison, ...]
+    panels: tuple[Panel, ...]
+    scatters: tuple[Scatter, ...]
+    lines: tuple[Line, ...]
+    answers: SideBySide | None
+
+
+def findings(study: str | Path) -> Findings:
+    """What a study's records say, before it is put into a form."""
+    reading = read_study(study)
+    estimates = Estimates(reading.runs, reading.root)
+    transfers = matrices(reading, estimates, TRANSFER)
+    compared, curves = comparisons(reading, estimates), panels(reading)
+    return Findings(
+        reading=reading,
+        estimates=estimates,
+        words=tuple(summary(reading, estimates, transfers, compared, curves)),
+        transfers=tuple(transfers),
+        tuned_on=tuple(matrices(reading, estimates, THEN_TUNED)),
+        recycled=tuple(recycling(reading, estimates)),
+        scaled=tuple(scaled(reading, estimates)),
+        compared=tuple(compared),
+        panels=tuple(curves),
+        scatters=tuple(scatters(reading, estimates)),
+        lines=tuple(lines(reading)),
+        answers=side_by_side(reading, transfers),
+    )

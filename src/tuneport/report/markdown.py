@@ -1,0 +1,166 @@
+"""The same findings as Markdown, for a model card or an issue: tables and sentences, no figures.
+
+Names, errors and notes are escaped, so that what stands in a file cannot become markup, a mention or a table cell of
+its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tuneport.report.curves import Panel, steps_saved
+from tuneport.report.findings import Findings
+from tuneport.report.lines import PREDICTORS
+from tuneport.report.markup import clean
+from tuneport.report.matrix import DONE, Cell, Comparison, Matrix
+from tuneport.report.reading import Reading
+from tuneport.report.scored import TUNED
+from tuneport.report.wording import DASH, minus, number, signed, span
+
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&@])")
+
+
+def markdown(found: Findings, place: Path) -> str:
+    """The whole text; `place` is where it will lie, which no link in it depends on."""
+    reading = found.reading
+    parts = [f"# {text(reading.name)}", text(" ".join(found.words))]
+    parts += [f"> {text(doubt)}" for doubt in reading.doubts]
+    for title, of_kind in (
+        ("Transfer by addition", found.transfers),
+        ("Transfer, then fine-tuning", found.tuned_on),
+        ("Recycling, version after version", found.recycled),
+    ):
+        if of_kind:
+            parts.append(f"## {title}")
+            parts += [part for matrix in of_kind for part in _matrix(matrix)]
+    if found.transfers or found.tuned_on or found.recycled:
+        parts.append(
+            "Brackets hold 95 % intervals, **bold** is the best of its row, ★ the best Δ for its target, ▼ clearly below the "
+            "base (p below 0.05 after Holm's adjustment within the table)."
+        )
+    parts += _compared(found.compared, reading)
+    parts += _curves(found.panels, reading)
+    parts += _predictors(found)
+    parts += _paths(found)
+    parts += _failures(reading)
+    if reading.notes:
+        parts.append("## Notes of the study\n\n" + "\n".join(f"- {text(note)}" for note in reading.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def text(words: str) -> str:
+    """Words of a file as Markdown that shows them as they are, on one line."""
+    return _SPECIAL.sub(r"\\\1", " ".join(clean(words).split()))
+
+
+def _matrix(matrix: Matrix) -> list[str]:
+    basis = f"{text(matrix.metric)}, n = {matrix.n:,}" if matrix.metric else f"n = {matrix.n:,}"
+    basis += f", {matrix.families} families" if matrix.families > 1 else ""
+    basis += f", {matrix.seeds} seeds" if matrix.seeds > 1 else ""
+    rows = [["", *map(text, matrix.targets)]]
+    rows += [[text(row.label), *(_cell(cell, matrix.share) for cell in row.cells)] for row in matrix.rows]
+    return [f"### {text(matrix.task)} ({basis})", _table(rows)]
+
+
+def _cell(cell: Cell | None, share: bool) -> str:
+    if cell is None:
+        return ""
+    if cell.shown is None:
+        return f"*{text(cell.status if cell.status != DONE else 'no score')}*"
+    value = number(cell.shown.value, share)
+    told = [f"**{value}**" if cell.best_of_row else value]
+    told += ["★"] if cell.best_of_target else []
+    told += ["▼"] if cell.clearly < 0 else []
+    told += [span(cell.shown.interval, share)] if cell.shown.interval else []
+    told += [f"({signed(cell.gain.value, share)})"] if cell.gain and cell.over else []
+    told += [f"*paper {minus(f'{cell.published:.1f}')}*"] if cell.published is not None else []
+    return " ".join(told)
+
+
+def _compared(rows: Sequence[Comparison], reading: Reading) -> list[str]:
+    if not rows:
+        return []
+    several = reading.several_tunings
+
+    def change(row: Comparison, which: int) -> str:
+        found = (row.same_steps, row.same_total)[which]
+        if found is None:
+            return DASH
+        mark = {1: " ▲", -1: " ▼", 0: ""}[row.clearly[which]]
+        return f"{signed(found.value, row.share)}{mark} {span(found.interval, row.share, sign=True)}".rstrip()
+
+    table = [["model", "task", "score", "at the same steps", "at the same total"]]
+    table += [
+        [
+            text(row.model.name(several)),
+            text(row.task),
+            number(row.shown.value, row.share),
+            change(row, 0),
+            change(row, 1),
+        ]
+        for row in rows
+    ]
+    return ["## Against plain fine-tuning", "Score minus plain fine-tuning's; ▲ and ▼ are clear.", _table(table)]
+
+
+def _curves(panels: Sequence[Panel], reading: Reading) -> list[str]:
+    rows = [["target", "start", "task", "steps to match", "steps saved", "peak"]]
+    for panel in panels:
+        for curve in panel.curves:
+            if curve.model.kind == TUNED:
+                continue
+            saved = steps_saved(panel, curve)
+            match = DASH if not panel.gains else "never" if curve.to_match is None else f"{curve.to_match:,}"
+            peak = DASH if curve.peak is None else f"{number(curve.peak.value, panel.share)} at {curve.peak.step:,}"
+            name = text(curve.model.name(reading.several_tunings))
+            saved_words = DASH if saved is None else minus(f"{saved:,}")
+            rows.append([text(panel.target), name, text(panel.task), match, saved_words, peak])
+    if len(rows) == 1:
+        return []
+    return ["## Steps to match plain fine-tuning's end", "Read on validation data.", _table(rows)]
+
+
+def _predictors(found: Findings) -> list[str]:
+    if not found.scatters:
+        return []
+    rows = [["against recovered gain", "task", "pairs", "Spearman's ρ"]]
+    for scatter in found.scatters:
+        rho = scatter.rank_correlation
+        named = PREDICTORS[scatter.predictor][0]
+        rows.append([named, text(scatter.task), str(len(scatter.points)), DASH if rho is None else minus(f"{rho:.2f}")])
+    return ["## When does it work?", "Pairs share versions and are not independent; no test is made.", _table(rows)]
+
+
+def _paths(found: Findings) -> list[str]:
+    if not found.lines:
+        return []
+    rows = [["path", "family", "seed", "barrier", "connected"]]
+    for line in found.lines:
+        barrier = DASH if line.barrier is None else minus(f"{line.barrier:.3f} {span(line.interval, False)}".rstrip())
+        known = {True: "yes", False: "no", None: "cannot be told"}[line.connected]
+        which = [DASH if each is None else str(each) for each in (line.family, line.seed)]
+        rows.append([text(line.name), *map(text, which), barrier, known])
+    return ["## Barriers", "Nats a token, with 95 % intervals.", _table(rows)]
+
+
+def _failures(reading: Reading) -> list[str]:
+    missing = [run for run in reading.runs if run.step is None and run.status != DONE]
+    broken = [step for step in reading.steps if step.outcome == "failed"]
+    if not missing and not broken:
+        return []
+    lines = [f"- {text(step.name)} failed: {text(step.error or 'the record says no more')}" for step in broken]
+    for run in missing:
+        name = text(run.model.name(reading.several_tunings))
+        which = "".join(
+            f", {word} {each}" for word, each in (("family", run.family), ("seed", run.seed)) if each is not None
+        )
+        lines.append(f"- {name}{which}: {text(run.status)}{f' ({text(run.error)})' if run.error else ''}")
+    return ["## What failed, and why", "\n".join(lines)]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    lines = [head, ["---", *("---:" for _ in head[1:])], *body]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)

@@ -1,0 +1,58 @@
+"""The verb: a study's folder in, one page out. Nothing is computed but intervals; nothing is fetched.
+
+`findings` reads and estimates, `page` or `markdown` puts it into a form, and the file appears when it is whole.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from tuneport.errors import OutputError, UsageError
+from tuneport.report.findings import findings
+
+PAGE, MARKDOWN = "report.html", "report.md"
+
+
+def report(
+    study: str | Path, out: str | Path | None = None, *, format: Literal["page", "markdown"] = "page"
+) -> dict[str, Any]:
+    """Write the page of a study's folder to `out` (default: report.html or report.md in it).
+
+    The study may be unfinished: what failed and what was not run stands on the page. Returns `out`, `counts` of results
+    by status, `summary` and `warnings`; raises `ReportError` where there is nothing to report.
+    """
+    if format not in ("page", "markdown"):
+        raise UsageError(f"--format {format!r}: choose page or markdown.")
+    if format == "page" and find_spec("plotly") is None:
+        raise UsageError(
+            "The page needs plotly for its figures. Install it: pip install 'tuneport[report]', or pass --format markdown."
+        )
+    found = findings(study)
+    if format == "page":
+        from tuneport.report.page import page as render
+    else:
+        from tuneport.report.markdown import markdown as render
+    place = Path(out).expanduser() if out is not None else found.reading.root / (PAGE if format == "page" else MARKDOWN)
+    _write(place, render(found, place))
+    statuses = [run.status for run in found.reading.runs if run.step is None]
+    return {
+        "out": str(place),
+        "counts": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
+        "summary": " ".join(found.words),
+        "warnings": list(found.reading.doubts),
+        "words": f"{place}: done, {len(statuses)} results of {len(found.reading.steps)} steps",
+    }
+
+
+def _write(place: Path, text: str) -> None:
+    """Beside its place, then renamed: a page is whole or not there."""
+    if place.is_dir():
+        raise OutputError(f"{place} is a folder; --out names a file.")
+    unfinished = place.with_name(f"{place.name}.new")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(place)
+    except OSError as error:
+        raise OutputError(f"{place} cannot be written: {error.strerror or error}. Choose another --out.") from None

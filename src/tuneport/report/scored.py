@@ -1,0 +1,91 @@
+"""The scored models of a study as the page knows them: what each is, what it is called, what it scored.
+
+A `Model` is what stays the same over families and seeds (M5 + Δ(M4), say); a `Run` is one of its results. Names are the
+study's own: M4, FT(M4), M5 + Δ(M4), M5 + Δ(M4) → FT, M5 + Δiter(M4) → FT, M5 + Δdir(M4) → FT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+BASE, TUNED, TRANSFER, THEN_TUNED = "base", "tuned", "transfer", "transfer-then-tune"
+ITERATIVE, DIRECT = "recycle-iterative", "recycle-direct"
+_DELTA = {TRANSFER: "Δ", THEN_TUNED: "Δ", ITERATIVE: "Δiter", DIRECT: "Δdir"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a scored model is. `steps` tells fine-tunings of one version apart; None where there is only one length."""
+
+    kind: str
+    source: str | None
+    target: str
+    tuning: str | None = None
+    scale: float = 1.0
+    rate: float | None = None
+    steps: int | None = None
+
+    @property
+    def delta(self) -> str:
+        """What was added to its target, and at which rate it was tuned on: Δ(M4)."""
+        rate = "" if self.rate in (None, 1) else f" at {self.rate:g} of the rate"
+        return f"{_DELTA.get(self.kind, 'Δ')}({self.source}){rate}"
+
+    def name(self, with_tuning: bool = False) -> str:
+        """What it is called; the tuning is named where a study has several."""
+        of = f", {self.tuning}" if with_tuning and self.tuning and self.kind != BASE else ""
+        if self.kind == BASE:
+            return self.target
+        if self.kind == TUNED:
+            return f"FT({self.target}{of})" + ("" if self.steps is None else f" for {self.steps} steps")
+        factor = "" if self.scale == 1 else f"{self.scale:g}·"
+        added = f"{self.target} + {factor}{_DELTA.get(self.kind, 'Δ')}({self.source}{of})"
+        if self.kind == TRANSFER:
+            return added
+        rate = "" if self.rate in (None, 1) else f" at {self.rate:g} of the rate"
+        return f"{added} → FT{rate}"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of results.json: the value of a task's metric, its standard error, and how many examples it is of."""
+
+    metric: str
+    value: float
+    stderr: float | None
+    n: int
+    higher_is_better: bool = True
+    folder: str | None = None  # of the step that scored it
+    asked_as: str | None = None  # the task's name there, where it is another one
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share of examples, shown in per cent; a loss is not."""
+        return self.higher_is_better and 0 <= self.value <= 1
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is a number of right answers over the number of examples: then Wilson's interval applies."""
+        right = self.value * self.n
+        return self.is_share and abs(right - round(right)) < 1e-6
+
+
+@dataclass(frozen=True)
+class Run:
+    """One result: a model of one family, fine-tuned with one seed; `step` is a number on a curve, None at the end."""
+
+    model: Model
+    family: int | None
+    seed: int | None
+    step: int | None
+    steps_total: int | None
+    status: str
+    error: str | None
+    scores: Mapping[str, Score]
+    name: str | None = None  # as results.json calls it
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Of the steps that scored it."""
+        return tuple(dict.fromkeys(score.folder for score in self.scores.values() if score.folder is not None))

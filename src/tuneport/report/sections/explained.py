@@ -1,0 +1,154 @@
+"""Sections on when transfer works: what predicts it, and the loss along the paths between models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tuneport.report import figures
+from tuneport.report.findings import Findings
+from tuneport.report.lines import PREDICTORS, Line, Scatter
+from tuneport.report.markup import Markup, tag
+from tuneport.report.sections import Section
+from tuneport.report.sections.figure import figure
+from tuneport.report.tables import Column, Value, download, ratio_value, table
+from tuneport.report.wording import DASH, counted, listed, minus, number, span
+
+_MOST_LINES = 8  # in one figure of paths
+_WHICH = {
+    "bases": "between versions",
+    "tuned": "between tuned versions",
+    "transferred to tuned": "from target + Δ to the tuned target",
+    "along Δ": "from target along α·Δ",
+}
+
+
+def predictors(found: Findings) -> Section | None:
+    """What might predict a transfer, against how much it recovered."""
+    if not found.scatters:
+        return None
+    intro = (
+        "Each point is a pair of versions: how far apart they are, against how much of the target's fine-tuning gain their "
+        "transfer recovered (0: nothing, 1: all of it; dotted). Pairs share versions and are not independent; ρ is Spearman's "
+        "rank correlation, without a test."
+    )
+    content: list[Any] = [tag("p", intro)]
+    for task in dict.fromkeys(scatter.task for scatter in found.scatters):
+        of_task = [scatter for scatter in found.scatters if scatter.task == task]
+        content += [tag("h3", task), tag("div", [_scatter(scatter) for scatter in of_task], class_="grid")]
+    return "when", "When does it work?", content
+
+
+def paths(found: Findings) -> Section | None:
+    """Loss along each path, and all barriers."""
+    if not found.lines:
+        return None
+    threshold = listed(sorted({f"{line.threshold:g}" for line in found.lines if line.threshold is not None}))
+    intro = (
+        "Loss at points on the straight line between two models' weights; dotted, the straight line between their losses. The "
+        "barrier is the highest rise above it, located on one half of the examples and measured on the other."
+        + (
+            f" Called connected where the barrier is clearly below {threshold}, a threshold stated beforehand."
+            if threshold
+            else ""
+        )
+    )
+    content: list[Any] = [tag("p", intro)]
+    for which in dict.fromkeys(line.which for line in found.lines):
+        of_kind = [line for line in found.lines if line.which == which]
+        by_name = {
+            name: [line for line in of_kind if line.name == name] for name in dict.fromkeys(li.name for li in of_kind)
+        }
+        groups = [of_kind] if len(of_kind) <= _MOST_LINES else list(by_name.values())
+        title = _WHICH.get(which, which)
+        if len(groups) > 1:
+            content.append(tag("h3", f"{title[0].upper()}{title[1:]}"))
+        content.append(tag("div", [_path_figure(group, title, len(groups) > 1) for group in groups], class_="grid"))
+    columns = [
+        Column("path"), Column("kind"), Column("family", True), Column("seed", True), Column("barrier", True),
+        Column("95 % interval", True), Column("at α", True), Column("connected"), Column("n", True),
+    ]  # fmt: skip
+    rows = [
+        [
+            Value(line.name),
+            Value(_WHICH.get(line.which, line.which)),
+            Value(DASH if line.family is None else str(line.family), line.family),
+            Value(DASH if line.seed is None else str(line.seed), line.seed),
+            Value(DASH if line.barrier is None else minus(f"{line.barrier:.3f}"), line.barrier),
+            Value(span(line.interval, False) or DASH, line.interval[1] if line.interval else None),
+            Value(DASH if line.at is None else f"{line.at:.2f}", line.at),
+            Value({True: "yes", False: "no", None: "cannot be told"}[line.connected]),
+            Value(DASH if line.n is None else f"{line.n:,}", line.n),
+        ]
+        for line in found.lines
+    ]
+    return (
+        "paths",
+        "Loss along the paths",
+        [*content, tag("h3", "Barriers"), table("Barriers of all paths", columns, rows)],
+    )
+
+
+def _scatter(scatter: Scatter) -> Markup:
+    named, unit = PREDICTORS[scatter.predictor]
+    rho = scatter.rank_correlation
+    words = f"{counted(len(scatter.points), 'pair')}" + (
+        "." if rho is None else f", ρ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{minus(f'{rho:.2f}')}."
+    )
+    columns = [Column("transfer"), Column(unit, True), Column("recovered gain", True)]
+    rows = [
+        [
+            Value(f"{p.source} → {p.target}{f', {p.tuning}' if p.tuning else ''}"),
+            Value(minus(f"{p.x:.4g}"), p.x),
+            ratio_value(p.y),
+        ]
+        for p in scatter.points
+    ]
+    csv = download(
+        f"{scatter.predictor}-{scatter.task}",
+        ["source", "target", "tuning", scatter.predictor, "recovered_gain", "low", "high", "families"],
+        [[p.source, p.target, p.tuning, p.x, p.y.value, *p.y.interval, p.families] for p in scatter.points],
+    )
+    title = f"{named[0].upper()}{named[1:]}."
+    return figure(title, words, figures.scatter_figure(scatter), csv, table(f"{named}, {scatter.task}", columns, rows))
+
+
+def _path_figure(group: Sequence[Line], title: str, one_pair: bool) -> Markup:
+    named = f"{group[0].name}." if one_pair else f"{title[0].upper()}{title[1:]}."
+    highest = max(group, key=lambda line: line.barrier if line.barrier is not None else float("-inf"))
+    words = counted(len(group), "path") + "."
+    if highest.barrier is not None:
+        words += f" Highest barrier: {minus(f'{highest.barrier:.3f}')} {span(highest.interval, False)}".rstrip()
+        words += "." if one_pair or len(group) == 1 else f", {highest.name}."
+    lines = [
+        [
+            line.name,
+            line.which,
+            line.family,
+            line.seed,
+            alpha,
+            loss,
+            *(() if line.accuracy is None else (line.accuracy[place],)),
+        ]
+        for line in group
+        for place, (alpha, loss) in enumerate(zip(line.alphas, line.loss, strict=True))
+    ]
+    columns = [
+        Column("path"),
+        Column("family", True),
+        Column("α", True),
+        Column("loss", True),
+        Column("accuracy", True),
+    ]
+    rows = [
+        [
+            Value(line[0]),
+            Value(DASH if line[2] is None else str(line[2]), line[2]),
+            Value(f"{line[4]:.3f}", line[4]),
+            Value(f"{line[5]:.3f}", line[5]),
+            Value(number(line[6], True), line[6]) if len(line) > 6 else Value(DASH),
+        ]
+        for line in lines
+    ]
+    csv = download(f"path-{named}", ["path", "kind", "family", "seed", "alpha", "loss", "accuracy"], lines)
+    return figure(named, words, figures.line_figure(group), csv, table(f"Loss along: {named}", columns, rows))

@@ -1,0 +1,244 @@
+"""Sections with the paper's tables: transfer, transfer then fine-tuning, recycling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tuneport.report import figures
+from tuneport.report.findings import Findings
+from tuneport.report.markup import Markup, tag
+from tuneport.report.matrix import Comparison, Matrix
+from tuneport.report.reading import Reading
+from tuneport.report.sections import Section
+from tuneport.report.sections.curves import curves
+from tuneport.report.sections.figure import figure
+from tuneport.report.tables import Column, Value, change_value, download, matrix_rows, matrix_table, shown_value, table
+from tuneport.report.wording import DASH, counted, listed, with_unit
+
+
+def transfers(found: Findings) -> Section | None:
+    """M_i + Δ_j: Tables 1, 3, 7, 8 and 11."""
+    if not found.transfers:
+        return None
+    intro = (
+        "What the target scores with the diff vector of another version added, without any training. Rows: the base, the base "
+        "with Δ of another version, and the version's own fine-tuning; columns: the version that Δ is added to."
+    )
+    return (
+        "transfer",
+        "Transfer by addition",
+        [tag("p", intro), [_matrix(m, found, "the base") for m in found.transfers], _scaled(found)],
+    )
+
+
+def _scaled(found: Findings) -> Markup | None:
+    """target + α·Δ beside target + Δ."""
+    if not found.scaled:
+        return None
+    scales = [scale for scale, _ in found.scaled[0].shown]
+    columns = [Column("transfer"), Column("task"), *(Column(f"α = {scale:g}", True) for scale in scales)]
+    rows, lines = [], []
+    for each in found.scaled:
+        name = f"{each.target} + α·Δ({each.source}{f', {each.tuning}' if found.reading.several_tunings else ''})"
+        rows.append([Value(name), Value(each.task), *(shown_value(shown) for _, shown in each.shown)])
+        lines += [
+            [each.source, each.target, each.tuning, each.task, scale, shown.value, *(shown.interval or (None, None))]
+            for scale, shown in each.shown
+            if shown is not None
+        ]
+    csv = download("scales", ["source", "target", "tuning", "task", "scale", "value", "low", "high"], lines)
+    return tag(
+        "div", tag("h3", "At other scales"), table("target + α·Δ", columns, rows), tag("div", csv, class_="under")
+    )
+
+
+def tuned_on(found: Findings) -> Section | None:
+    """M_i + Δ_j, fine-tuned: Tables 4, 5, 12 and 13, Figures 2 and 4."""
+    panels = [panel for panel in found.panels if panel.kinds == "further fine-tuning"]
+    if not found.tuned_on and not panels:
+        return None
+    intro = (
+        "Fine-tuned again after the transfer, with the same data and schedule. Small numbers count what this adds to the "
+        "transferred model."
+    )
+    compared = [row for row in found.compared if row.model.kind == "transfer-then-tune"]
+    content = [
+        tag("p", intro),
+        [_matrix(matrix, found, "the transferred model") for matrix in found.tuned_on],
+        _compared(compared, found, "transfer-then-tune"),
+        curves(panels, found),
+    ]
+    return "further", "Transfer, then fine-tuning", content
+
+
+def recycled(found: Findings) -> Section | None:
+    """Algorithm 1: Table 6 and Figure 3."""
+    if not found.recycled:
+        return None
+    several = found.reading.several_tunings
+    content: list[Any] = [
+        tag(
+            "p",
+            "Algorithm 1 of the paper: Δ of the version before, which itself began with a Δ (iterative), against Δ of a version "
+            "fine-tuned by itself (direct), against nothing recycled. Small numbers are gains over the base.",
+        )
+    ]
+    for matrix in found.recycled:
+        words = "Score version by version; lines are iterative, direct and no recycling."
+        csv = download(f"recycling-{matrix.task}", *matrix_rows(matrix, several))
+        content += [
+            tag("h3", matrix.task),
+            tag(
+                "div",
+                figure("Iterative, direct, none.", words, figures.recycling_figure(matrix, several), csv),
+                tag("div", matrix_table(matrix, several), _legend(matrix, "the base"), class_="beside"),
+                class_="pair",
+            ),
+        ]
+    compared = [row for row in found.compared if row.model.kind.startswith("recycle")]
+    content += [
+        _compared(compared, found, "recycling"),
+        curves([p for p in found.panels if p.kinds == "recycling"], found),
+    ]
+    precision = _precision(found.reading)
+    return "recycling", "Recycling, version after version", [*content, precision]
+
+
+def _matrix(matrix: Matrix, found: Findings, over: str) -> Markup:
+    several = found.reading.several_tunings
+    csv = download(f"{matrix.kind}-{matrix.task}", *matrix_rows(matrix, several))
+    drawn = figure("Heat map.", _matrix_words(matrix, several), figures.heat_map(matrix, several), csv)
+    return tag(
+        "div",
+        tag("h3", matrix.task, " ", tag("small", _basis(matrix))),
+        tag(
+            "div",
+            drawn,
+            tag("div", matrix_table(matrix, several), _legend(matrix, over), class_="beside"),
+            class_="pair",
+        ),
+    )
+
+
+def _basis(matrix: Matrix) -> str:
+    told = [f"{matrix.metric}, n = {matrix.n:,}" if matrix.metric else f"n = {matrix.n:,}"]
+    told += [counted(matrix.families, "family", "families")] if matrix.families > 1 else []
+    told += [counted(matrix.seeds, "seed")] if matrix.seeds > 1 else []
+    return ", ".join(told)
+
+
+def _matrix_words(matrix: Matrix, several: bool) -> str:
+    """The figure in a sentence."""
+    cells = [cell for cell in matrix.deltas if cell.shown is not None]
+    if not cells:
+        return "No model with a diff vector is scored yet."
+    sign = 1 if matrix.share or cells[0].shown is None or cells[0].shown.score.higher_is_better else -1
+    best = max(cells, key=lambda cell: sign * (cell.shown.value if cell.shown else 0))
+    worse = [cell.model.name(several) for cell in cells if cell.clearly < 0]
+    told = f"Highest with Δ: {best.model.name(several)}, {with_unit(best.shown)}." if best.shown and sign > 0 else ""
+    if sign < 0 and best.shown:
+        told = f"Lowest with Δ: {best.model.name(several)}, {with_unit(best.shown)}."
+    if not worse:
+        return f"{told} None is clearly worse than its base."
+    named = listed(worse) if len(worse) <= 3 else f"{len(worse)} of {len(cells)}"
+    return f"{told} Clearly worse than the base: {named}."
+
+
+def _legend(matrix: Matrix, over: str) -> Markup:
+    unit = "per cent" if matrix.share else f"{matrix.metric}, where lower is better and a gain is what it fell by"
+    return tag(
+        "p",
+        f"In {unit}. Beside each number what it gains over {over}, below it the 95 % interval. Bold: best of its row. "
+        "★ best Δ for its target. ▼ clearly worse than the base.",
+        class_="legend",
+    )
+
+
+def _compared(rows: Sequence[Comparison], found: Findings, name: str) -> Markup | None:
+    if not rows:
+        return None
+    several = found.reading.several_tunings
+    columns = [
+        Column("model"), Column("score", True),
+        Column("at the same steps", True, "minus plain fine-tuning for as many steps as this version got"),
+        Column("at the same total", True, "minus plain fine-tuning for as many steps as went into the model in all"),
+        Column("steps in all", True),
+    ]  # fmt: skip
+    lines = [
+        [
+            row.model.name(several), row.task, row.shown.value,
+            *((c.value, *(c.interval or (None, None))) if (c := row.same_steps) else [None] * 3),
+            *((c.value, *(c.interval or (None, None))) if (c := row.same_total) else [None] * 3),
+            row.total,
+        ]
+        for row in rows
+    ]  # fmt: skip
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    names = ["model", "task", "value", "same_steps", "low", "high", "same_total", "low", "high", "steps_in_all"]
+    return tag(
+        "div",
+        tag("h3", "Against plain fine-tuning"),
+        tag(
+            "p",
+            "Each stands twice: against FT of its version at the same steps (the paper's comparison), and at the same total of "
+            "steps.",
+        ),
+        [_compared_on(task, [row for row in rows if row.task == task], columns, several) for task in tasks],
+        tag("div", download(f"{name}-against-plain", names, lines), class_="under"),
+    )
+
+
+def _compared_on(task: str, rows: Sequence[Comparison], columns: Sequence[Column], several: bool) -> Markup:
+    body = [
+        [
+            Value(row.model.name(several)),
+            shown_value(row.shown),
+            change_value(row.same_steps, row.share, row.clearly[0]),
+            change_value(row.same_total, row.share, row.clearly[1]),
+            Value(DASH if row.total is None else f"{row.total:,}", row.total),
+        ]
+        for row in rows
+    ]
+    told = []
+    for which, words in ((0, "at the same steps"), (1, "at the same total")):
+        known = [row for row in rows if (row.same_steps, row.same_total)[which] is not None]
+        above, below = (sum(row.clearly[which] == sign for row in known) for sign in (1, -1))
+        if known:
+            told.append(f"{words} {above} of {len(known)} clearly above, {below} clearly below")
+    few = len(rows) <= 8
+    summary = tag("summary", tag("b", task), f": {'; '.join(told)}" if told else "")
+    return tag("details", summary, table(f"Against plain fine-tuning, {task}", columns, body), open=few)
+
+
+def _precision(reading: Reading) -> Markup | None:
+    if not reading.precision:
+        return None
+    columns = [
+        Column("Δ of"),
+        Column("family", True),
+        Column("kept in"),
+        Column("share of ‖Δ‖ lost", True),
+        Column("elements that vanish", True),
+    ]
+    rows = []
+    for row in reading.precision:
+        lost, gone, changed = row.get("share_lost"), row.get("vanished"), row.get("changed")
+        share = gone / changed if isinstance(gone, int) and isinstance(changed, int) and changed else None
+        family = row.get("family")
+        rows.append(
+            [
+                Value(str(row.get("tuned") or row.get("name") or "?")),
+                Value(DASH if family is None else str(family), family if isinstance(family, int) else None),
+                Value(str(row.get("dtype", "?"))),
+                Value(
+                    f"{100 * lost:.2f} %" if isinstance(lost, int | float) else DASH,
+                    float(lost) if isinstance(lost, int | float) else None,
+                ),
+                Value(f"{100 * share:.2f} %" if share is not None else DASH, share),
+            ]
+        )
+    words = "What carrying Δ from version to version in another dtype would have lost; the study carried it in full."
+    return tag(
+        "div", tag("h3", "Precision"), tag("p", words), table("What another dtype would have lost", columns, rows)
+    )

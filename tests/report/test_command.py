@@ -1,0 +1,53 @@
+"""`tuneport report` on the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from ran import Cli
+
+from report.made_up import MadeUp
+
+
+def test_it_says_where_the_page_lies_and_what_came_out(cli: Cli, study: Path) -> None:
+    ran = cli("report", study, "--out", study / "said.html")
+    assert ran.status == 0 and ran.err == "" and str(study / "said.html") in ran.out
+    told = cli("report", study, "--json", "--format", "markdown", "--out", study / "said.md").json()
+    assert told["counts"] == {"done": 124, "failed": 1, "not run": 1}
+    assert told["summary"].startswith("The study made-up takes 5 versions (M1 to M5)")
+    assert (study / "said.md").read_text(encoding="utf-8").startswith("# made")
+    (study / "said.html").unlink()
+    (study / "said.md").unlink()
+
+
+def test_doubts_are_warnings(cli: Cli, tmp_path: Path) -> None:
+    made = MadeUp(tmp_path / "study", families=(0,))
+    made.write()
+    (made.root / "results.json").write_text("{")
+    ran = cli("report", made.root, "--format", "markdown")
+    assert ran.status == 0
+    assert "warning: results.json cannot be read" in ran.err and "put together from" in ran.err
+
+
+def test_where_there_is_no_study_it_fails_in_words(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("report", tmp_path / "nothing", "--json")
+    assert ran.status == 1
+    assert json.loads(ran.out)["error"]["type"] == "ReportError" and "tuneport study" in ran.err
+
+
+def test_a_place_that_cannot_be_written_is_told(cli: Cli, study: Path, tmp_path: Path) -> None:
+    assert "is a folder" in cli("report", study, "--format", "markdown", "--out", tmp_path).err
+    ran = cli("report", study, "--format", "markdown", "--out", tmp_path / "missing" / "page.md")
+    assert ran.status == 1 and "cannot be written" in ran.err
+
+
+def test_without_plotly_the_page_is_refused_in_words_and_markdown_works(
+    cli: Cli, study: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    ran = cli("report", study)
+    assert ran.status == 2 and "pip install 'tuneport[report]'" in ran.err
+    assert cli("report", study, "--format", "markdown", "--out", tmp_path / "page.md").status == 0

@@ -1,0 +1,46 @@
+"""Predictors are paired with the transfers they are of, and their rank correlation is Spearman's."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+from scipy.stats import spearmanr
+
+from tuneport.evaluate.measures import Estimate
+from tuneport.report.findings import Findings
+from tuneport.report.lines import Point, lines, rank_correlation
+
+numbers = st.integers(-5, 5).map(float)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(numbers, numbers), min_size=4, max_size=30))
+def test_the_rank_correlation_is_scipys_with_ties_too(pairs: list[tuple[float, float]]) -> None:
+    points = [Point("a", "b", None, x, Estimate(y, (y, y)), 1) for x, y in pairs]
+    if len({x for x, _ in pairs}) == 1 or len({y for _, y in pairs}) == 1:
+        assert rank_correlation(points) is None
+    else:
+        slow = spearmanr([x for x, _ in pairs], [y for _, y in pairs]).statistic
+        assert rank_correlation(points) == pytest.approx(slow)
+
+
+def test_each_transfer_stands_at_the_distance_of_its_two_versions_whatever_their_order(found: Findings) -> None:
+    scatter = next(s for s in found.scatters if s.predictor == "distance" and s.task == "sums")
+    by_pair = {(p.source, p.target): p.x for p in scatter.points}
+    assert len(by_pair) == 20
+    for (source, target), x in by_pair.items():
+        measured = [row["distance"] for row in found.reading.distances if {row["a"], row["b"]} == {source, target}]
+        assert x == pytest.approx(sum(measured) / len(measured))
+
+
+def test_the_barrier_to_the_tuned_target_belongs_to_one_direction_only(found: Findings) -> None:
+    scatter = next(s for s in found.scatters if s.predictor == "barrier of transferred" and s.task == "sums")
+    assert {(p.source, p.target) for p in scatter.points} == {("M1", "M3"), ("M3", "M4"), ("M4", "M5")}
+
+
+def test_every_path_that_can_be_drawn_is_drawn(found: Findings) -> None:
+    shown = lines(found.reading)
+    assert len(shown) == len(found.reading.paths) == 2 * 9
+    assert {line.which for line in shown} == {"bases", "tuned", "transferred to tuned"}
+    assert all(line.alphas[0] == 0 and line.alphas[-1] == 1 for line in shown)

@@ -1,0 +1,67 @@
+"""Markdown for a model card or an issue: the same numbers, nothing that a file could turn into markup."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from report.test_page import HOSTILE, hostile_study
+from tuneport.report.findings import Findings
+from tuneport.report.markdown import markdown, text
+from tuneport.report.run import report
+
+
+@pytest.fixture(scope="module")
+def written(found: Findings) -> str:
+    return markdown(found, Path("report.md"))
+
+
+def tables(written: str) -> list[list[list[str]]]:
+    found: list[list[list[str]]] = [[]]
+    for line in written.splitlines():
+        if line.startswith("|"):
+            found[-1].append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+        elif found[-1]:
+            found.append([])
+    return [table for table in found if table]
+
+
+def test_every_table_has_as_many_cells_in_each_row_as_in_its_head(written: str) -> None:
+    found = tables(written)
+    assert len(found) >= 8
+    for table in found:
+        assert len({len(row) for row in table}) == 1
+
+
+def test_the_first_table_is_the_papers_with_the_same_numbers_as_the_page(written: str, found: Findings) -> None:
+    head, rule, *rows = tables(written)[0]
+    assert head == ["", "M1", "M2", "M3", "M4", "M5"] and set(rule) == {"---", "---:"}
+    for row, cells in zip(found.transfers[0].rows, rows, strict=True):
+        assert cells[0] == text(row.label)
+        for cell, shown in zip(row.cells, cells[1:], strict=True):
+            if cell is None:
+                assert shown == ""
+            else:
+                assert cell.shown is not None and f"{100 * cell.shown.value:.1f}" in shown
+                assert ("▼" in shown) == (cell.clearly < 0) and ("★" in shown) == cell.best_of_target
+
+
+def test_what_failed_stands_there(written: str) -> None:
+    assert "## What failed, and why" in written and "the disk is full" in written
+
+
+def test_no_text_of_a_study_becomes_markup_a_mention_or_a_cell(tmp_path: Path) -> None:
+    told = report(hostile_study(tmp_path / "study"), format="markdown")
+    written = Path(told["out"]).read_text(encoding="utf-8")
+    assert HOSTILE[:8] not in written and not re.search(r"(?<!\\)<", written)
+    for table in tables(written):
+        assert len({len(row) for row in table}) == 1
+
+
+@pytest.mark.parametrize("words", ["| a", "a\n# b", "[x](http://y)", "`x`", "@someone", "#12", "<b>", "a\\", "**x**"])
+def test_special_characters_are_escaped_and_lines_joined(words: str) -> None:
+    shown = text(words)
+    assert "\n" not in shown
+    assert not re.search(r"(?<!\\)(?:\\\\)*[`*_\[\]<>|#@]", shown)

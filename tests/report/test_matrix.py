@@ -1,0 +1,163 @@
+"""The paper's tables, cell by cell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from report.made_up import VERSIONS, MadeUp
+from tuneport.report.findings import Findings, findings
+from tuneport.report.matrix import DONE, FAILED, NOT_RUN, Cell, Matrix, comparisons, matrices, recycling
+from tuneport.report.scored import THEN_TUNED, TRANSFER, TUNED
+
+
+def results(study: Path) -> list[dict[str, object]]:
+    told = json.loads((study / "results.json").read_text())["results"]
+    assert len(told) > 100
+    return [row for row in told if row["step"] is None]
+
+
+def cells(matrix: Matrix) -> dict[tuple[str, str], Cell]:
+    found = {}
+    for row in matrix.rows:
+        for target, cell in zip(matrix.targets, row.cells, strict=True):
+            if cell is not None:
+                found[row.label, target] = cell
+    return found
+
+
+def test_rows_are_base_the_diff_vectors_in_order_and_ft_and_columns_the_targets(found: Findings) -> None:
+    for matrix, arrow in ((found.transfers[0], ""), (found.tuned_on[0], " → FT")):
+        assert [row.label for row in matrix.rows] == [
+            "base",
+            *(f"+ Δ({name}){arrow}" for name in VERSIONS),
+            "FT(·)",
+        ]
+        assert matrix.targets == VERSIONS
+        assert all(matrix.rows[1 + place].cells[place] is None for place in range(5)), "no Δ on its own base"
+
+
+def test_every_cell_is_the_mean_over_families_of_what_results_json_says(study: Path, found: Findings) -> None:
+    rows = results(study)
+    checked = 0
+    for matrix in found.transfers:
+        for cell in (cell for row in matrix.rows for cell in row.cells if cell is not None and cell.shown is not None):
+            same = [
+                row["scores"][matrix.task]["value"]  # type: ignore[index]
+                for row in rows
+                if (row["kind"], row["source"], row["target"])
+                == (cell.model.kind, cell.model.source, cell.model.target)
+                and row["status"] == "done"
+                and (row["kind"] != TUNED or row["steps_total"] == 250)
+            ]
+            assert cell.shown is not None and cell.shown.value == pytest.approx(np.mean(same))
+            checked += 1
+    assert checked == 2 * 30
+
+
+def test_gains_count_from_the_base_and_after_further_fine_tuning_from_the_transferred_model(found: Findings) -> None:
+    transferred, tuned_on = cells(found.transfers[0]), cells(found.tuned_on[0])
+    here = transferred["+ Δ(M4)", "M5"]
+    base = transferred["base", "M5"]
+    assert here.gain is not None and here.shown is not None and base.shown is not None
+    assert here.gain.value == pytest.approx(here.shown.value - base.shown.value)
+    there = tuned_on["+ Δ(M4) → FT", "M5"]
+    assert there.gain is not None and there.shown is not None and there.over == here.model
+    assert there.gain.value == pytest.approx(there.shown.value - here.shown.value)
+    assert there.against_base is not None
+    assert there.against_base.value == pytest.approx(there.shown.value - base.shown.value)
+
+
+def test_the_best_of_each_row_and_the_best_diff_vector_for_each_target_are_marked(found: Findings) -> None:
+    for matrix in (*found.transfers, *found.tuned_on):
+        for row in matrix.rows:
+            values = {c.model: c.shown.value for c in row.cells if c is not None and c.shown is not None}
+            marked = {c.model for c in row.cells if c is not None and c.best_of_row}
+            assert marked == {model for model, value in values.items() if value == max(values.values())}
+        for place in range(5):
+            column = [c for c in (row.cells[place] for row in matrix.rows if row.role == "delta") if c and c.shown]
+            best = max(c.shown.value for c in column if c.shown)
+            assert {c.model for c in column if c.best_of_target} == {
+                c.model for c in column if c.shown and c.shown.value == best
+            }
+
+
+def test_what_is_clearly_below_its_base_is_marked_and_what_might_be_chance_is_not(found: Findings) -> None:
+    matrix = found.transfers[0]
+    worse = [cell for cell in matrix.deltas if cell.clearly < 0]
+    assert worse, "the made-up study has degradations"
+    for cell in worse:
+        assert cell.against_base is not None and cell.against_base.interval is not None
+        assert cell.against_base.interval[1] < 0
+    for cell in matrix.deltas:
+        if cell.against_base is not None and cell.against_base.interval is not None:
+            low, high = cell.against_base.interval
+            assert cell.clearly == 0 or low > 0 or high < 0
+
+
+def test_a_failed_and_a_waiting_model_stay_visible_with_their_reason(tmp_path: Path) -> None:
+    made = MadeUp(tmp_path / "study", families=(0,), seeds=(0,), failed=(0, 0, "M1", "M5"))
+    found = findings(made.write())
+    failed = cells(found.transfers[0])["+ Δ(M1)", "M5"]
+    assert failed.status == FAILED and failed.shown is None and "disk is full" in str(failed.reason)
+    waiting = cells(found.tuned_on[0])["+ Δ(M1) → FT", "M5"]
+    assert waiting.status == NOT_RUN and "M5 + Δ(M1) failed" in str(waiting.reason)
+
+
+def test_a_mean_over_fewer_results_than_were_asked_for_says_of_how_many(found: Findings) -> None:
+    here = cells(found.transfers[0])
+    assert here["+ Δ(M1)", "M5"].status == DONE and here["+ Δ(M1)", "M5"].results == (1, 2)
+    assert here["+ Δ(M2)", "M5"].results == (2, 2)
+
+
+def test_published_numbers_stand_in_their_cells(found: Findings) -> None:
+    here = cells(found.transfers[0])
+    assert here["+ Δ(M4)", "M5"].published == 77.1 and here["FT(·)", "M5"].published == 75.5
+    assert here["base", "M5"].published == 65.5 and here["base", "M4"].published is None
+    assert all(cell.published is None for cell in cells(found.transfers[1]).values()), "another task"
+
+
+def test_recycling_has_none_direct_and_iterative_and_gains_from_the_base(found: Findings) -> None:
+    (sums, facts) = recycling(found.reading, found.estimates)
+    assert [row.label for row in sums.rows] == ["base", "FT(·), nothing recycled", "+ Δdir → FT", "+ Δiter → FT"]
+    assert sums.targets == VERSIONS[1:] and facts.task == "facts"
+    for row in sums.rows[1:]:
+        for base, cell in zip(sums.rows[0].cells, row.cells, strict=True):
+            assert cell is not None and cell.shown is not None and cell.gain is not None
+            assert base is not None and base.shown is not None
+            assert cell.gain.value == pytest.approx(cell.shown.value - base.shown.value)
+
+
+def test_each_further_fine_tuning_stands_against_ft_at_the_same_steps_and_at_the_same_total(found: Findings) -> None:
+    rows = [row for row in comparisons(found.reading, found.estimates) if row.model.kind == THEN_TUNED]
+    assert len(rows) == 2 * 20
+    for row in rows:
+        plain = found.estimates.value(row.model.__class__(TUNED, None, row.model.target, row.model.tuning), row.task)
+        longer = found.estimates.value(
+            row.model.__class__(TUNED, None, row.model.target, row.model.tuning, steps=500), row.task
+        )
+        assert row.total == 500 and plain is not None and longer is not None
+        assert row.same_steps is not None and row.same_total is not None
+        if (row.model.source, row.model.target) != ("M1", "M5"):  # it lacks one family's result
+            assert row.same_steps.value == pytest.approx(row.shown.value - plain.value)
+            assert row.same_total.value == pytest.approx(row.shown.value - longer.value)
+
+
+def test_a_tuning_has_a_row_only_on_the_tasks_that_its_models_are_asked(tmp_path: Path) -> None:
+    made = MadeUp(tmp_path / "study", families=(0,), seeds=(0,), failed=None)
+    made.write()
+    told = json.loads((made.root / "results.json").read_text())
+    for row in list(told["results"]):
+        if row["kind"] == TRANSFER and row["step"] is None:
+            told["results"].append({**row, "tuning": "turkish", "scores": {"turkish": row["scores"]["sums"]}})
+    (made.root / "results.json").write_text(json.dumps(told))
+    found = findings(made.root)
+    by_task = {m.task: m for m in matrices(found.reading, found.estimates, TRANSFER)}
+    assert "+ Δ(M4, sft)" in [row.label for row in by_task["sums"].rows]
+    assert not any("turkish" in row.label for row in by_task["sums"].rows)
+    assert [row.label for row in by_task["turkish"].rows if row.role == "delta"] == [
+        f"+ Δ({name}, turkish)" for name in VERSIONS
+    ]

@@ -1,0 +1,128 @@
+"""A study's folder is read as it is: whole, torn, or of records alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from report.made_up import MadeUp
+from tuneport.errors import ReportError
+from tuneport.report.reading import read_study
+from tuneport.report.scored import BASE, TRANSFER, TUNED, Model
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> MadeUp:
+    return MadeUp(tmp_path / "study", families=(0,), seeds=(0,), failed=(0, 0, "M1", "M5"))
+
+
+def test_every_result_is_read_with_the_steps_that_scored_it(small: MadeUp) -> None:
+    reading = read_study(small.write())
+    at_end = [run for run in reading.runs if run.step is None]
+    assert len(at_end) == sum(row["step"] is None for row in small.rows) > 50
+    done = [run for run in at_end if run.status == "done"]
+    commands = {step.folder: step.command for step in reading.steps}
+    for run in done:
+        (folder,) = run.folders
+        assert commands[folder] == f"tuneport evaluate 'evaluate {run.model.name()}'"
+    assert reading.versions == ("M1", "M2", "M3", "M4", "M5")
+    assert reading.doubts == ()
+
+
+def test_a_fine_tuning_of_more_steps_is_a_model_of_its_own(small: MadeUp) -> None:
+    models = {run.model for run in read_study(small.write()).runs if run.model.kind == TUNED and run.step is None}
+    assert Model(TUNED, None, "M3", "sft") in models
+    assert Model(TUNED, None, "M3", "sft", steps=500) in models
+    assert Model(TUNED, None, "M3", "sft", steps=500).name() == "FT(M3) for 500 steps"
+
+
+def test_the_curves_of_two_lengths_of_fine_tuning_are_kept_apart(small: MadeUp) -> None:
+    points = [run for run in read_study(small.write()).runs if run.step is not None and run.model.kind == TUNED]
+    by_model = {model: [r.step for r in points if r.model == model] for model in {run.model for run in points}}
+    assert by_model[Model(TUNED, None, "M3", "sft")] == [0, 50, 100, 150, 200, 250]
+    assert by_model[Model(TUNED, None, "M3", "sft", steps=500)] == list(range(0, 501, 50))
+
+
+def test_without_results_json_the_page_is_made_of_the_records_and_says_so(small: MadeUp) -> None:
+    whole = read_study(small.write())
+    (small.root / "results.json").unlink()
+    rebuilt = read_study(small.root)
+    ends = {
+        (run.model, run.family, run.seed): dict(run.scores)
+        for run in whole.runs
+        if run.step is None and run.status == "done"
+    }
+    assert ends == {(run.model, run.family, run.seed): dict(run.scores) for run in rebuilt.runs if run.status == "done"}
+    failed = [run for run in rebuilt.runs if run.status == "failed"]
+    assert [run.model for run in failed] == [Model(TRANSFER, "M1", "M5", "sft")] and "disk is full" in str(
+        failed[0].error
+    )
+    assert len(rebuilt.doubts) == 1 and "put together from" in rebuilt.doubts[0]
+
+
+@pytest.mark.parametrize("torn", ["", '{"results": [{"kind": "ba', "[]", '{"results": {}}', "[" * 100_000, "\x00"])
+def test_a_torn_results_json_is_named_and_the_records_stand_in(small: MadeUp, torn: str) -> None:
+    small.write()
+    (small.root / "results.json").write_text(torn)
+    reading = read_study(small.root)
+    assert any(doubt.startswith("results.json ") for doubt in reading.doubts)
+    assert len(reading.runs) > 50
+
+
+def test_a_torn_record_is_named_and_the_rest_is_read(small: MadeUp) -> None:
+    small.write()
+    records = sorted((small.root / "steps").glob("*/record.json"))
+    records[5].write_text(records[5].read_text()[:40])
+    reading = read_study(small.root)
+    assert [doubt for doubt in reading.doubts if records[5].parent.name in doubt]
+    assert sum(step.record is None for step in reading.steps if step.outcome != "not run") == 1
+
+
+def test_rows_that_are_not_results_are_named_and_left_out(small: MadeUp) -> None:
+    small.write()
+    told = json.loads((small.root / "results.json").read_text())
+    told["results"][3] = {"kind": 7}
+    told["results"][4] = "no row"
+    told["results"][5]["scores"] = {"sums": {"value": "high"}, "facts": {"value": float("inf")}}
+    told["paths"] = [None, {"alphas": [0, 1], "loss": [1]}, {"alphas": "line"}]
+    (small.root / "results.json").write_text(json.dumps(told))
+    reading = read_study(small.root)
+    assert [doubt[: doubt.index(" is")] for doubt in reading.doubts] == [
+        "results.json: result 4",
+        "results.json: result 5",
+    ]
+
+
+@pytest.mark.parametrize("what", ["missing", "file", "empty"])
+def test_where_there_is_nothing_to_report_the_error_says_what_to_give(tmp_path: Path, what: str) -> None:
+    place = tmp_path / "place"
+    if what == "file":
+        place.write_text("no folder")
+    elif what == "empty":
+        place.mkdir()
+    with pytest.raises(ReportError, match="Give the folder that `tuneport study"):
+        read_study(place)
+
+
+def test_names_are_the_studys_own() -> None:
+    assert Model(BASE, None, "M4").name() == "M4"
+    assert Model(TUNED, None, "M4", "dpo").name(with_tuning=True) == "FT(M4, dpo)"
+    assert Model(TRANSFER, "M4", "M5", "sft").name() == "M5 + Δ(M4)"
+    assert Model(TRANSFER, "M4", "M5", "sft", scale=0.5).name() == "M5 + 0.5·Δ(M4)"
+    assert Model("transfer-then-tune", "M4", "M5", "sft").name() == "M5 + Δ(M4) → FT"
+    assert Model("recycle-iterative", "M4", "M5", "sft").name() == "M5 + Δiter(M4) → FT"
+    assert Model("recycle-direct", "M4", "M5", "sft").name() == "M5 + Δdir(M4) → FT"
+
+
+def test_a_model_that_two_steps_scored_is_one_with_the_scores_of_both(small: MadeUp) -> None:
+    small.write()
+    told = json.loads((small.root / "results.json").read_text())
+    row = next(row for row in told["results"] if row["kind"] == "base")
+    loss = {"sums, loss": {"metric": "loss", "value": 1.25, "stderr": 0.02, "n": 200}}
+    told["results"].append({**row, "scores": loss})
+    (small.root / "results.json").write_text(json.dumps(told))
+    run = next(run for run in read_study(small.root).runs if run.model == Model(BASE, None, row["target"]))
+    assert set(run.scores) == {"sums", "facts", "sums, loss"}
+    assert not run.scores["sums, loss"].is_share and run.scores["sums"].is_share
