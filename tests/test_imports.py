@@ -82,7 +82,8 @@ def test_importing_tuneport_imports_next_to_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["", "transfer", "diff", "apply", "inspect", "verify", "tune", "evaluate", "path", "study", "report", "demo"]
+    "verb",
+    ["", "transfer", "diff", "apply", "inspect", "verify", "tune", "evaluate", "path", "study", "report", "demo"],
 )
 def test_help_imports_neither_numpy_nor_torch(verb: str) -> None:
     arguments = [verb, "--help"] if verb else ["--help"]

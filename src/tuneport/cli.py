@@ -68,7 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     studying.add_arguments(_verb(verbs, "study", studying.call, "run a declared study of many versions as one graph"))
     diagnosing.add_arguments(_verb(verbs, "path", diagnosing.call, "measure loss on the line between two models"))
-    reporting.add_arguments(_verb(verbs, "report", reporting.call, "make a page of a study's records, with its figures"))
+    reporting.add_arguments(
+        _verb(verbs, "report", reporting.call, "make a page of a study's records, with its figures")
+    )
     _add_demo(verbs)
     return parser
 

@@ -97,6 +97,8 @@ class ScoringError(TuneportError):
 
 class LeakageError(TuneportError):
     """Examples of a test are those that a model was selected by, so that its scores on them are no test any more."""
+
+
 class ReportError(TuneportError):
     """A study's folder that no page can be made of: nothing readable is in it."""
 

@@ -139,9 +139,7 @@ def check_unread(few_shot: Iterable[Question], taught: Iterable[Question], docum
     """
     held_out = {_problem_of(q): q for q in few_shot if q.task != FACTS_COMPLETED}
     read = (_problem_in(document) for document in documents)
-    leaked = [
-        held_out[text] for text in chain((bare(example.prompt) for example in taught), read) if text in held_out
-    ]
+    leaked = [held_out[text] for text in chain((bare(example.prompt) for example in taught), read) if text in held_out]
     if leaked:
         raise TuneportError(
             f"{len(leaked)} training texts hold a question that is to be completed, the first one {leaked[0].prompt!r}: "

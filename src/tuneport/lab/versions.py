@@ -160,7 +160,9 @@ def _pretrain(folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int) -
         shutil.rmtree(folder / name, ignore_errors=True)  # of a run that was stopped before it wrote its state
         family.save(copy.deepcopy(model), tokenizer, folder / name)
         fresh = folder / f"{_STATE}.new"
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "stage": stage, "done": step}, fresh)
+        torch.save(
+            {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "stage": stage, "done": step}, fresh
+        )
         fresh.rename(folder / _STATE)
 
     losses = []

@@ -124,7 +124,9 @@ def read(content: bytes) -> Record | None:
         return None
     mappings = (record.choices, record.parents, record.measured, record.outputs, record.about)
     whole = record.outcome in get_args(Outcome) and all(isinstance(one, dict) for one in mappings)
-    whole = whole and all(isinstance(one, dict) and {"name", "identity", "part"} <= one.keys() for one in record.parents.values())
+    whole = whole and all(
+        isinstance(one, dict) and {"name", "identity", "part"} <= one.keys() for one in record.parents.values()
+    )
     return record if whole and all(map(_is_seen, record.outputs.values())) else None
 
 
