@@ -30,42 +30,46 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of the moments at which the run is killed")
+    parser.add_argument("--within", type=float, default=6, help="most seconds from the mark to the kill")
     options = parser.parse_args()
     whole, broken = options.out / "whole", options.out / "broken"
-    seconds = run(options.file, whole, options.jobs, None)
+    run(options.file, whole, options.jobs)
     shutil.rmtree(broken, ignore_errors=True)
-    seconds = max(seconds, sum(record["seconds"] for record in records(whole).values()) / options.jobs)
     chance, moments = random.Random(options.seed), []
-    while len(moments) < options.kills:
-        before = len(records(broken))
-        moment = chance.uniform(2, 2 * seconds / (options.kills + 2))
-        if run(options.file, broken, options.jobs, moment) < moment:
+    # Spread over the steps, not over time: one long step would take all the kills. The first comes within the first step.
+    for mark in [0, *sorted(chance.choices(range(1, len(records(whole)) - 1), k=options.kills - 1))]:
+        moment = chance.uniform(0, options.within)
+        if not run(options.file, broken, options.jobs, (mark, moment)):
             print(f"it was done after {len(moments)} kills", file=sys.stderr)
             return 1
-        moments.append(round(moment, 2))
-        print(f"killed after {moment:.1f} s: {before} → {len(records(broken))} records", flush=True)
-    run(options.file, broken, options.jobs, None)
+        moments.append([len(records(broken)), round(moment, 2)])
+        print(f"killed {moment:.2f} s after there were {mark} records; now there are {moments[-1][0]}", flush=True)
+    run(options.file, broken, options.jobs)
     one, other = ({name: what_repeats(record) for name, record in records(place).items()} for place in (whole, broken))
     different = sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
     kinds = sorted({record["kind"] for record in one.values()})
-    print(json.dumps({"steps": len(one), "kinds": kinds, "killed_after_seconds": moments, "different": different}))
+    told = {"steps": len(one), "kinds": kinds, "kills": len(moments), "records_at_each": [n for n, _ in moments]}
+    print(json.dumps({**told, "different": different}))
     return 1 if different or not one else 0
 
 
-def run(file: Path, out: Path, jobs: int, moment: float | None) -> float:
-    """Run the study, and kill it after some seconds; how long it ran."""
-    begun = time.monotonic()
+def run(file: Path, out: Path, jobs: int, kill: tuple[int, float] | None = None) -> bool:
+    """Run the study; kill it some seconds after it has so many records. Whether it was killed."""
     command = [sys.executable, "-m", "tuneport", "study", str(file), "--out", str(out), "--jobs", str(jobs)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        status = process.wait(moment)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return time.monotonic() - begun
-    if status:
-        raise SystemExit(f"the study ended with status {status}")
-    return time.monotonic() - begun
+    if kill is not None:
+        mark, moment = kill
+        while process.poll() is None and len(list(out.glob("steps/*/record.json"))) < mark:
+            time.sleep(0.01)
+        try:
+            process.wait(moment)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return True
+    if process.wait():
+        raise SystemExit(f"the study ended with status {process.returncode}")
+    return False
 
 
 def records(out: Path) -> dict[str, dict[str, Any]]:

@@ -176,3 +176,46 @@ def test_a_kind_that_is_none_and_a_setting_that_is_none_are_told(tmp_path: Path)
     step = Step("transfer", "t", {"scale": 1.0, "settings": {"colour": "red"}})
     with pytest.raises(StudyError, match=r"t: a transfer has no colour. It has config, digest_inputs, drop"):
         perform(step, {"base": "a", "tuned": "b", "target": "c"}, tmp_path)
+
+
+def test_results_are_what_the_verbs_wrote(records: dict[str, dict[str, Any]], out: Path, file: Path) -> None:
+    document = json.loads((out / "results.json").read_text())
+    rows = {(row["kind"], row["name"], row["step"]): row for row in document["results"]}
+    scored = [row for row in rows.values() if row["step"] is None]
+    assert {row["kind"] for row in scored} == {"base", "tuned", "transfer", "recycle-iterative", "recycle-direct"}
+    for row in scored:
+        (evaluation,) = row["evaluations"]
+        said = json.loads((out / "steps" / evaluation["folder"] / "scores.json").read_text())["models"][0]["tasks"][
+            "test"
+        ]
+        assert {key: row["scores"]["test"][key] for key in ("value", "n", "metric")} == {
+            key: said[key] for key in ("value", "n", "metric")
+        }
+    lines = (records["tune FT(M2)"]["at"] / "model" / "curve.jsonl").read_text().splitlines()
+    assert [
+        rows["tuned", "FT(M2)", point["step"]]["scores"]["validation"]["value"] for point in map(json.loads, lines)
+    ] == [json.loads(line)["tasks"]["validation"]["value"] for line in lines]
+    assert ("tuned", "FT(M2)", 0) in rows, "a curve begins with its start"
+    for path in document["paths"]:
+        told = json.loads((out / "steps" / path["folder"] / "path.json").read_text())
+        assert (path["barrier"], path["alphas"], path["loss"]) == (told["barrier"], told["alphas"], told["loss"])
+    (apart,) = document["distances"]
+    one, other = (
+        {
+            name: tensor.double()
+            for path in (file.parent / base).glob("*.safetensors")
+            for name, tensor in load_file(path).items()
+        }
+        for base in ("M1", "M2")
+    )
+    slowly = sum(float(((one[name] - other[name]) ** 2).sum()) for name in one) ** 0.5
+    assert apart["distance"] == pytest.approx(slowly, rel=1e-6)
+    (lost,) = document["precision"]
+    assert 0 <= lost["share_lost"] < 1 and lost["tuned"] == "FT(M1)"
+    gain = next(
+        row for row in document["comparisons"] if row["question"] == "gain-over-base" and row["kind"] == "transfer"
+    )
+    means = [rows["transfer", "M2 + Δ(M1)", None], rows["base", "M2", None]]
+    assert gain["difference"] == pytest.approx(
+        means[0]["scores"]["test"]["value"] - means[1]["scores"]["test"]["value"]
+    )
