@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.folder import TOKENIZER_FILES
+from tuneport.checkpoint.matrices import is_vocabulary
 from tuneport.checkpoint.open import Checkpoint
 from tuneport.checkpoint.tokenizer import Tokenizer, read_tokenizer, tokenizers_agree
 from tuneport.checkpoint.weights import StoredTensor
@@ -24,7 +25,6 @@ from tuneport.pairing.tensors import (
     check_architectures,
     check_readable,
     find_tensor,
-    is_vocabulary,
     written_tensors,
 )
 

@@ -10,6 +10,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ class _Reader(Names):
         for spec in data:
             self.rows(spec, (*path, "data"))
         for spec in self.texts(table, "mix", path):
-            self.attempt((*path, "mix"), lambda spec=spec: settings.check_mix(spec))
+            self.attempt((*path, "mix"), partial(settings.check_mix, spec))
         chosen, running = settings.of_tuning(recipe, table)
         for key, fault in settings.faults_of_tuning(recipe, table, chosen, running):
             self.fault((*path, key) if key in table else path, fault)
