@@ -80,7 +80,7 @@ class Estimates:
 
     def __init__(self, runs: Iterable[Run], root: Path, seed: int = 0) -> None:
         """Read the outcomes of all `runs` and draw."""
-        done = [run for run in runs if run.step is None and run.status == "done" and run.scores]
+        done = [run for run in runs if run.step is None and run.scores]
         transfers = len({run.model for run in done if run.model.kind == TRANSFER})
         self.resamples = max(_LEAST, _FOR_EACH * transfers)
         self._seed = seed
