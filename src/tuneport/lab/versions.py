@@ -45,13 +45,13 @@ class VersionsRecipe:
 
     architecture: Architecture = Architecture()  # noqa: RUF009 (frozen)
     untrained: int = 5  # steps of M0
-    first_stage: Schedule = Schedule(steps=750, peak=4e-3, shape="cosine", final=0.19)  # noqa: RUF009
-    second_stage: Schedule = Schedule(steps=200, peak=0.19 * 4e-3, warmup=10)  # noqa: RUF009
+    first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.19)  # noqa: RUF009
+    second_stage: Schedule = Schedule(steps=400, peak=0.5 * 4e-3, warmup=20)  # noqa: RUF009
     amounts: Amounts = field(
         default_factory=lambda: Amounts(
-            first_shares={"facts": 0.35, "echoes": 0.15, "general": 0.15, "stories": 0.25, "arithmetic": 0.1},
+            first_shares={"facts": 0.3, "echoes": 0.25, "general": 0.1, "stories": 0.2, "arithmetic": 0.15},
             second_shares={
-                "worked-stories": 0.4, "arithmetic": 0.2, "facts": 0.2, "echoes": 0.05, "stories": 0.1, "general": 0.05,
+                "worked-stories": 0.4, "arithmetic": 0.15, "facts": 0.2, "echoes": 0.15, "stories": 0.05, "general": 0.05,
             },
             taught_shares={WORD_PROBLEMS: 0.5, KNOWN_FACTS: 0.25, ORDERS: 0.25},
             taught=8_000,
@@ -160,7 +160,9 @@ def _pretrain(folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int) -
         shutil.rmtree(folder / name, ignore_errors=True)  # of a run that was stopped before it wrote its state
         family.save(copy.deepcopy(model), tokenizer, folder / name)
         fresh = folder / f"{_STATE}.new"
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "stage": stage, "done": step}, fresh)
+        torch.save(
+            {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "stage": stage, "done": step}, fresh
+        )
         fresh.rename(folder / _STATE)
 
     losses = []
