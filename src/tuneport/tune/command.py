@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="rank=N,…",
         help="train an adapter: rank, alpha, targets=all-linear or names joined by +, rslora=true, save=modules",
     )
+    parser.add_argument(
+        "--dtype", help="store the weights as bfloat16, float16 or float32 (default: as the model stores them)"
+    )
     group = parser.add_argument_group("recipe")
     for name, (kind, help_text) in _recipe_flags().items():
         if kind is bool:
@@ -122,6 +125,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "chat_template": options.chat_template,
         "end_token": options.end_token,
         "lora": None if options.lora is None else parse_lora(options.lora),
+        "dtype": options.dtype,
         "running": Running(
             save_every=options.save_every,
             eval_every=options.eval_every,
