@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,11 +24,11 @@ from tuneport.study.inputs import LAB, file_beside, folder_beside
 from tuneport.study.lines import Path as Place
 from tuneport.study.lines import lines_of
 from tuneport.study.tables import Table, Tables, nearest, said
+from tuneport.tune.data import HUB
 
 KINDS = ("family", "tune", "transfer", "evaluate", "path", "distance", "precision")
 MOST_BYTES = 4 * 2**20
 _ROWS = (".jsonl", ".json", ".ndjson", ".parquet")
-_DATA_SET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.+/-]+)?(:[\w.+-]+)?")
 _SECTIONS = (
     "study", "version", "tune", "transfer", "evaluate", "paths", "do", "resources", "cost", "expected",
 )  # fmt: skip
@@ -500,10 +499,10 @@ class _Reader(Tables):
         """Training data: the lab's, a file, or a data set."""
         if spec.startswith(LAB):
             self._try(place, lambda: catalogue.find(spec))
-        elif self._file(spec) is None and (spec.endswith(_ROWS) or _DATA_SET.fullmatch(spec) is None):
+        elif self._file(spec) is None and (spec.endswith(_ROWS) or HUB.fullmatch(spec) is None):
             self.fault(
                 place,
-                f"{spec!r}: no such file beside the study's, and no data set either (org/name[@REVISION][:SPLIT])",
+                f"{spec!r}: no such file beside the study's, and no data set either (org/name[@REVISION][:SPLIT][?…])",
             )
 
     def _task(self, spec: str, place: Place, named: bool) -> None:
