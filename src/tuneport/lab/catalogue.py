@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import UsageError
-from tuneport.lab import versions
+from tuneport.lab import instructed, versions
 
 PREFIX = "lab:"
 
@@ -32,6 +32,9 @@ class FamilyRecipe:
 
 RECIPES: Mapping[str, FamilyRecipe] = {
     "versions": FamilyRecipe("versions", versions.MODELS, versions.FILES, versions.SIZES, versions.make_family),
+    "languages": FamilyRecipe(
+        "languages", instructed.MODELS, instructed.FILES, instructed.SIZES, instructed.make_instructed
+    ),
 }
 
 

@@ -23,6 +23,12 @@ def run(name: str, experiment: Callable[..., Any], arguments: Sequence[str] | No
     return _told(go, options.out)
 
 
+def run_alone(name: str, experiment: Callable[..., Any], arguments: Sequence[str] | None) -> int:
+    """An experiment on a family of its own: 0 when done, else the error's status."""
+    options = _parser(name, experiment).parse_args(arguments)
+    return _told(lambda: experiment(options.out, options.seed or 0), options.out)
+
+
 def _parser(name: str, experiment: Callable[..., Any]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m tuneport.lab.{name}", description=experiment.__doc__)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where models and summary.json go")

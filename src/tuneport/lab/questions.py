@@ -27,8 +27,8 @@ NEW_KNOWLEDGE_TASKS = (NEW_FACTS, NEW_FACTS_COMPLETED)
 
 PHRASINGS = ("what is the {kind} of {name} ?", "which {kind} has {name} ?", "tell me the {kind} of {name} .")
 # Two names in three are taught; the others are asked in the test.
-_TAUGHT_NAMES = tuple(name for index, name in enumerate(corpus.KNOWN_NAMES) if index % 3)
-_ASKED_NAMES = tuple(name for name in corpus.KNOWN_NAMES if name not in _TAUGHT_NAMES)
+TAUGHT_NAMES = tuple(name for index, name in enumerate(corpus.KNOWN_NAMES) if index % 3)
+ASKED_NAMES = tuple(name for name in corpus.KNOWN_NAMES if name not in TAUGHT_NAMES)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def held_out_questions(world: World, seed: int, *, problems: int, orders: int) -
         while len(found) < start + count:
             question = make(rng)
             found.setdefault(question.prompt, question)
-    for task, names in ((KNOWN_FACTS, _ASKED_NAMES), (NEW_FACTS, corpus.NEW_NAMES)):
+    for task, names in ((KNOWN_FACTS, ASKED_NAMES), (NEW_FACTS, corpus.NEW_NAMES)):
         for name in names:
             for kind in corpus.VALUES:
                 question = asked_fact(task, world, name, kind, rng.choice(PHRASINGS))
@@ -104,11 +104,17 @@ def training_questions(
         elif task == ORDERS:
             question = order(rng)
         else:
-            name, kind = rng.choice(_TAUGHT_NAMES), rng.choice(tuple(corpus.VALUES))
+            name, kind = rng.choice(TAUGHT_NAMES), rng.choice(tuple(corpus.VALUES))
             question = asked_fact(KNOWN_FACTS, world, name, kind, rng.choice(PHRASINGS))
         if question.prompt not in held_out:
             examples.append(question)
     return examples
+
+
+def as_message(question: Question) -> dict[str, object]:
+    """A question as `tuneport evaluate` takes it when each model's own chat template is to be used."""
+    messages = [{"role": "user", "content": bare(question.prompt)}]
+    return {"task": question.task, "messages": messages, "answer": question.answer}
 
 
 def read_questions(path: Path) -> list[Question]:

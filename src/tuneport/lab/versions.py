@@ -11,17 +11,17 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tuneport.errors import UsageError
-from tuneport.lab import corpus, family, training, vocabulary
+from tuneport.lab import corpus, family, training, tuning, vocabulary
 from tuneport.lab.family import Architecture
 from tuneport.lab.lines import write_lines, write_once
-from tuneport.lab.questions import KNOWN_FACTS, ORDERS, WORD_PROBLEMS, Question, bare
+from tuneport.lab.questions import KNOWN_FACTS, ORDERS, WORD_PROBLEMS
 from tuneport.lab.syllabus import Amounts, Syllabus, without_steps, write_syllabus
 from tuneport.lab.training import Schedule
 from tuneport.place import workplace
@@ -112,23 +112,14 @@ def make_family(out: str | Path, size: str = "small", seed: int = 0, recipe: Ver
 
 def write_files(folder: Path, text: Syllabus) -> None:
     """The family's files: to teach (messages, preferences, prompts), to ask, to measure, and the chat template."""
-    for name, examples in (("instructions", text.taught), ("mixed-instructions", text.mixed)):
-        write_lines(folder / f"{name}.jsonl", ({"messages": [_user(q), _assistant(q.answer)]} for q in examples))
-    write_lines(
-        folder / "preferences.jsonl",
-        (
-            {
-                "prompt": [_user(q)],
-                "chosen": [_assistant(q.answer)],
-                "rejected": [_assistant(without_steps(q).answer)],
-            }
-            for q in text.preferred
-        ),
-    )
-    write_lines(folder / "prompts.jsonl", ({"prompt": [_user(q)], "answer": q.answer} for q in text.rewarded))
-    write_lines(folder / "questions.jsonl", _rows(text.test))
-    write_lines(folder / "validation.jsonl", _rows(text.validation))
-    write_lines(folder / "few-shot.jsonl", _rows(text.few_shot))
+    write_lines(folder / "instructions.jsonl", map(tuning.as_conversation, text.taught))
+    write_lines(folder / "mixed-instructions.jsonl", map(tuning.as_conversation, text.mixed))
+    hasty = (tuning.as_preference(question, without_steps(question).answer) for question in text.preferred)
+    write_lines(folder / "preferences.jsonl", hasty)
+    write_lines(folder / "prompts.jsonl", map(tuning.as_prompt, text.rewarded))
+    write_lines(folder / "questions.jsonl", map(asdict, text.test))
+    write_lines(folder / "validation.jsonl", map(asdict, text.validation))
+    write_lines(folder / "few-shot.jsonl", map(asdict, text.few_shot))
     write_lines(folder / "held-out-text.jsonl", ({"text": row} for row in text.held_out_text))
     write_once(folder / "chat.jinja", vocabulary.CHAT_TEMPLATE)
 
@@ -191,15 +182,3 @@ def _state(folder: Path) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = torch.load(folder / _STATE, weights_only=True)
     return found
-
-
-def _rows(asked: Iterable[Question]) -> Iterable[dict[str, str]]:
-    return (asdict(question) for question in asked)
-
-
-def _user(question: Question) -> dict[str, str]:
-    return {"role": "user", "content": bare(question.prompt)}
-
-
-def _assistant(content: str) -> dict[str, str]:
-    return {"role": "assistant", "content": content}

@@ -220,7 +220,7 @@ def _read_hub(name: str, revision: str | None, split: str) -> tuple[Numbered, st
 
 def _chosen(rows: Numbered, choice: str, name: str) -> Numbered:
     """Only rows whose columns have the values that `choice` says (COLUMN=VALUE), with fields from columns (FIELD:COLUMN)."""
-    parts = [re.split("[=:]", part, maxsplit=1) + [part] for part in choice.split("&")]
+    parts = [[*re.split("[=:]", part, maxsplit=1), part] for part in choice.split("&")]
     wanted = {column: value for column, value, part in parts if part[len(column)] == "="}
     taken = {field: column for field, column, part in parts if part[len(field)] == ":"}
     columns = {column for _, row in rows for column in row}
