@@ -7,7 +7,6 @@ fine-tuning version 1 on a language and carrying that over, is left to it. Besid
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -41,7 +40,7 @@ def make_instructed(out: str | Path, size: str = "small", seed: int = 0, recipe:
     """
     if recipe is None and size not in SIZES:
         raise UsageError(f"A lab family of size {size!r}: choose {' or '.join(SIZES)}.")
-    recipe, started = recipe or SIZES[size], time.perf_counter()
+    recipe = recipe or SIZES[size]
     with workplace(Path(out), {"format": FORMAT, "seed": seed, "recipe": asdict(recipe)}, RECORD) as folder:
         if folder is None:
             return Path(out)
@@ -71,7 +70,6 @@ def make_instructed(out: str | Path, size: str = "small", seed: int = 0, recipe:
             "plan": json.loads((folder / "plan.json").read_text(encoding="utf-8")),
             "text": _digest(text),
             "examples": {name: len(lesson) for name, lesson in text.lessons.items()} | {"test": len(text.asked)},
-            "seconds": round(time.perf_counter() - started, 1),
         }
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return Path(out)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -90,21 +89,18 @@ def make_family(out: str | Path, size: str = "small", seed: int = 0, recipe: Ver
     already is left as it is. `recipe` replaces that of the size. Raises `TuneportError` in words.
     """
     recipe = recipe or recipe_for(size)
-    started = time.perf_counter()
     with workplace(Path(out), {"format": FORMAT, "seed": seed, "recipe": asdict(recipe)}, RECORD) as folder:
         if folder is None:
             return Path(out)
         schedules = (recipe.first_stage, recipe.second_stage)
         text = write_syllabus(seed, schedules, recipe.architecture.context, recipe.amounts)
         write_files(folder, text)
-        losses = _pretrain(folder, recipe, text, seed)
+        _pretrain(folder, recipe, text, seed)
         record = {
             "format": FORMAT,
             "plan": json.loads((folder / "plan.json").read_text(encoding="utf-8")),
             "text": text.digest(),
             "examples": {"taught": len(text.taught), "test": len(text.test), "few_shot": len(text.few_shot)},
-            "loss": losses,
-            "seconds": round(time.perf_counter() - started, 1),
         }
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return Path(out)
@@ -130,8 +126,8 @@ def words() -> list[str]:
     return [*dict.fromkeys([*plain, *corpus.NAMES]), user, assistant, end]
 
 
-def _pretrain(folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int) -> list[float]:
-    """Both stages, each version kept on the way; returns the last losses of each stage that this run has seen."""
+def _pretrain(folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int) -> None:
+    """Both stages, each version kept on the way; from where an earlier run stopped, if one did."""
     import torch
 
     tokenizer = vocabulary.tokenizer_of(words())
@@ -156,13 +152,12 @@ def _pretrain(folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int) -
         )
         fresh.rename(folder / _STATE)
 
-    losses = []
     for stage, schedule in enumerate((recipe.first_stage, recipe.second_stage)):
         if stage < begun or (stage == begun and done == schedule.steps):
             continue
         going_on = state is not None and stage == begun
         rows = training.pack(text.stages[stage], tokenizer, recipe.architecture.context, f" {vocabulary.SEPARATOR} ")
-        loss = training.pretrain(
+        training.pretrain(
             model,
             rows,
             schedule,
@@ -170,9 +165,7 @@ def _pretrain(folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int) -
             done=done if going_on else 0,
             optimizer_state=state["optimizer"] if going_on and state is not None else None,
         )
-        losses.append(round(loss, 4))
     (folder / _STATE).unlink()
-    return losses
 
 
 def _state(folder: Path) -> dict[str, Any] | None:
