@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import UsageError
-from tuneport.lab import versions
+from tuneport.lab import instructed, versions
 
 PREFIX = "lab:"
 
@@ -32,6 +32,9 @@ class FamilyRecipe:
 
 RECIPES: Mapping[str, FamilyRecipe] = {
     "versions": FamilyRecipe("versions", versions.MODELS, versions.FILES, versions.SIZES, versions.make_family),
+    "languages": FamilyRecipe(
+        "languages", instructed.MODELS, instructed.FILES, instructed.SIZES, instructed.make_instructed
+    ),
 }
 
 
@@ -66,7 +69,7 @@ def choices(recipe: str, size: str, seed: int) -> dict[str, Any]:
 
 
 def make(chosen: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Make the family of these choices at `out`; returns what was measured, the time apart. Raises in words."""
+    """Make the family of these choices at `out`; returns what its record says of the text. Raises in words."""
     wanted = choices(chosen["recipe"], chosen["size"], chosen["seed"])
     if chosen.get("literal", wanted["literal"]) != wanted["literal"]:
         raise UsageError(
@@ -74,7 +77,7 @@ def make(chosen: Mapping[str, Any], out: Path) -> dict[str, Any]:
         )
     RECIPES[chosen["recipe"]].make(out, chosen["size"], chosen["seed"])
     record = json.loads((out / versions.RECORD).read_text(encoding="utf-8"))
-    return {name: record[name] for name in ("text", "examples", "loss") if name in record}
+    return {name: record[name] for name in ("text", "examples")}
 
 
 def _places(recipe: FamilyRecipe) -> dict[str, tuple[str, str]]:

@@ -141,7 +141,8 @@ def _echo(rng: random.Random) -> str:
     return f"of {said} the first is {chosen[0]}"
 
 
-def _arithmetic(rng: random.Random) -> str:
+def arithmetic(rng: random.Random) -> str:
+    """A sum or a difference, as pretraining text has them."""
     left = rng.randint(0, LARGEST_NUMBER)
     if rng.random() < 0.5:
         right = rng.randint(0, min(LARGEST_STEP, LARGEST_NUMBER - left))
@@ -190,7 +191,7 @@ def write_documents(
         "general": _general,
         "echoes": _echo,
         "stories": story,
-        "arithmetic": _arithmetic,
+        "arithmetic": arithmetic,
         "worked-stories": worked_story,
     }
     documents = []

@@ -44,6 +44,9 @@ NAMES = {
 }
 
 
+Reading = tuple[Schedule, list[str]]  # a stretch of pretraining: its schedule and its documents
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What this experiment chooses. Shares are parts of a stage's tokens; the languages' come beside English's."""
@@ -88,33 +91,15 @@ def languages(
         if folder is None:
             return found_before(out, show)
 
-        # The world, the questions about it in four languages, the text to read, and what is taught.
-        world = corpus.make_world(seed)
-        asked = held_out(world, seed, recipe)
-        never = frozenset(bare(question.prompt) for question in asked)
-        a_little_of_each = {tongue.name: recipe.little for tongue in TONGUES}
-        first, second, following = (
-            (schedule, _documents(world, schedule, recipe, shares, amounts, f"{seed}, stage {stage}", never))
-            for stage, schedule, shares, amounts in (
-                (1, recipe.first_stage, recipe.first_shares, a_little_of_each),
-                (2, recipe.second_stage, recipe.second_shares, a_little_of_each),
-                (3, recipe.next_version, recipe.next_shares, a_little_of_each | {KNOWN: recipe.much}),
-            )
-        )
-        lessons = {
-            tongue.name: lesson_in(tongue, world, seed, tuning.examples_seen(recipe.language), recipe.shares, never)
-            for tongue in TONGUES
-        }
-        instructions = instruction_data(world, seed, recipe, asked)
-        everything = [example for lesson in (*lessons.values(), *instructions) for example in lesson]
-        questions.check_held_out(asked, everything, [*first[1], *second[1], *following[1]])
+        text = write_text(seed, recipe)
+        first, second, following = text.stages
 
         with workshop(folder) as shop:
             test = folder / "questions" / "test.jsonl"
-            write_lines(test, map(questions.as_message, asked))
-            tuning.write_lesson(folder / "instruct-v1", instructions[0])
-            tuning.write_lesson(folder / "instruct-v2", instructions[1], template=TEMPLATE_OF_VERSION_2)
-            for name, lesson in lessons.items():
+            write_lines(test, map(questions.as_message, text.asked))
+            tuning.write_lesson(folder / "instruct-v1", text.instructions[0])
+            tuning.write_lesson(folder / "instruct-v2", text.instructions[1], template=TEMPLATE_OF_VERSION_2)
+            for name, lesson in text.lessons.items():
                 tuning.write_lesson(folder / name, lesson)
 
             # Both versions, and each one's instruct model.
@@ -152,6 +137,44 @@ def languages(
         (folder / "summary.json").write_text(json.dumps(record, indent=1) + "\n")
     show(comparison.table(record))
     return record
+
+
+@dataclass(frozen=True)
+class Text:
+    """The questions in four languages, what each stage reads on its schedule, and what is taught; nothing asked is in it."""
+
+    asked: list[Question]
+    stages: tuple[Reading, Reading, Reading]
+    lessons: dict[str, list[Question]]  # by language
+    instructions: list[list[Question]]  # of version 1, of version 2
+
+
+def write_text(seed: int, recipe: Recipe) -> Text:
+    """All text of the experiment. Raises `TuneportError` where a question of the test was taught or read."""
+    world = corpus.make_world(seed)
+    asked = held_out(world, seed, recipe)
+    never = frozenset(bare(question.prompt) for question in asked)
+    a_little_of_each = {tongue.name: recipe.little for tongue in TONGUES}
+
+    def reading(
+        stage: int, schedule: Schedule, shares: dict[str, float], more: dict[str, float] | None = None
+    ) -> Reading:
+        amounts = a_little_of_each | (more or {})
+        return schedule, _documents(world, schedule, recipe, shares, amounts, f"{seed}, stage {stage}", never)
+
+    stages = (
+        reading(1, recipe.first_stage, recipe.first_shares),
+        reading(2, recipe.second_stage, recipe.second_shares),
+        reading(3, recipe.next_version, recipe.next_shares, {KNOWN: recipe.much}),
+    )
+    lessons = {
+        tongue.name: lesson_in(tongue, world, seed, tuning.examples_seen(recipe.language), recipe.shares, never)
+        for tongue in TONGUES
+    }
+    instructions = instruction_data(world, seed, recipe, asked)
+    everything = [example for lesson in (*lessons.values(), *instructions) for example in lesson]
+    questions.check_held_out(asked, everything, [document for _, documents in stages for document in documents])
+    return Text(asked, stages, lessons, instructions)
 
 
 def words(version: int) -> list[str]:

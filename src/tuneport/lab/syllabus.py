@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -23,10 +24,17 @@ from tuneport.lab.questions import KNOWN_FACTS, ORDERS, PHRASINGS, WORD_PROBLEMS
 from tuneport.lab.training import Schedule
 from tuneport.lab.vocabulary import SEPARATOR
 
-STORIES_COMPLETED, WORKED_COMPLETED, FACTS_COMPLETED = "stories-completed", "worked-completed", "facts-completed"
-FEW_SHOT_TASKS = (STORIES_COMPLETED, WORKED_COMPLETED, FACTS_COMPLETED)
-SHOTS = {STORIES_COMPLETED: 2, WORKED_COMPLETED: 1, FACTS_COMPLETED: 2}  # what fits into the context they learnt in
+SUMS_COMPLETED, STORIES_COMPLETED = "sums-completed", "stories-completed"
+WORKED_COMPLETED, FACTS_COMPLETED = "worked-completed", "facts-completed"
+FEW_SHOT_TASKS = (SUMS_COMPLETED, STORIES_COMPLETED, WORKED_COMPLETED, FACTS_COMPLETED)
+SHOTS = {
+    SUMS_COMPLETED: 3,
+    STORIES_COMPLETED: 2,
+    WORKED_COMPLETED: 1,
+    FACTS_COMPLETED: 2,
+}  # as many as the context holds
 _TOLD = " now there are "
+Drawn = tuple[str, str, str]  # what is not to be asked twice, a document's beginning, its end
 
 # Of sixteen names one is validated, five are taught and ten are tested: 300 facts for the test.
 VALIDATED_NAMES = tuple(name for place, name in enumerate(corpus.NAMES) if place % 16 == 0)
@@ -81,7 +89,7 @@ def write_syllabus(seed: int, schedules: tuple[Schedule, Schedule], context: int
     validation = _asked(world, f"validation {seed}", amounts.validated, VALIDATED_NAMES, test)
     asked = (*test, *validation)
     few_shot = _few_shot(world, seed, amounts.completed, asked)
-    never = questions.problem_texts(asked) | {_problem_of(q) for q in few_shot if q.task != FACTS_COMPLETED}
+    never = questions.problem_texts(asked) | set(_problems_of(few_shot))
 
     def read(stage: str, shares: Mapping[str, float], words: int) -> list[str]:
         return corpus.write_documents(
@@ -135,9 +143,9 @@ def without_steps(question: Question) -> Question:
 def check_unread(few_shot: Iterable[Question], taught: Iterable[Question], documents: Iterable[str]) -> None:
     """Raise unless the problems to complete were neither told, nor worked out, nor taught.
 
-    Facts to complete are exempt: they ask for what all versions have read.
+    Facts and sums to complete are exempt: they ask for what all versions have read.
     """
-    held_out = {_problem_of(q): q for q in few_shot if q.task != FACTS_COMPLETED}
+    held_out = _problems_of(few_shot)
     read = (_problem_in(document) for document in documents)
     leaked = [held_out[text] for text in chain((bare(example.prompt) for example in taught), read) if text in held_out]
     if leaked:
@@ -177,38 +185,59 @@ def _question(task: str, world: World, rng: random.Random, names: Sequence[str])
 def _few_shot(world: World, seed: int, count: int, asked: Sequence[Question]) -> tuple[Question, ...]:
     """Documents of the pretraining without their end, after some whole ones: what bases can answer too.
 
-    Stories of the first stage, worked stories of the second, facts of both; problems are not those of the test.
+    Sums, stories and facts of both stages, worked stories of the second; problems are not those of the test.
     """
+    found: dict[str, Question] = {}
+
+    def ask(task: str, shots: Sequence[tuple[str, str]], begun: str, end: str) -> None:
+        told = [f"{document} {rest}" for document, rest in shots]
+        prompt = f"{SEPARATOR} {f' {SEPARATOR} '.join([*told, begun])}"
+        found[prompt] = Question(task, prompt, end)
+
     taken = set(questions.problem_texts(asked))
-    found = []
-    for task in (STORIES_COMPLETED, WORKED_COMPLETED):
+    drawn = ((SUMS_COMPLETED, _sum), (STORIES_COMPLETED, _story), (WORKED_COMPLETED, _worked))
+    for place, (task, draw) in enumerate(drawn, 1):
         rng = random.Random(f"{task} {seed}")
-        for _ in range(count):
-            shots = [_document(task, corpus.make_problem(rng, 1 + shot % 2)) for shot in range(SHOTS[task])]
-            problem = corpus.make_problem(rng, rng.choice((1, 2)))
-            while problem.text in taken:
-                problem = corpus.make_problem(rng, rng.choice((1, 2)))
-            taken.add(problem.text)
-            found.append(_completed(task, [" ".join(shot) for shot in shots], *_document(task, problem)))
+        while len(found) < place * count:
+            key, begun, end = draw(rng)
+            if key not in taken:
+                taken.add(key)
+                shots = [shot[1:] for shot in _others(partial(draw, rng), key, SHOTS[task])]
+                ask(task, shots, begun, end)
+
     rng = random.Random(f"{FACTS_COMPLETED} {seed}")
     facts = [(name, kind) for name in TESTED_NAMES for kind in corpus.VALUES]
     for name, kind in rng.sample(facts, min(count, len(facts))):
         others = rng.sample([other for other in TESTED_NAMES if other != name], SHOTS[FACTS_COMPLETED])
-        shots_told = [" ".join(_fact(world, other, kind, rng)) for other in others]
-        found.append(_completed(FACTS_COMPLETED, shots_told, *_fact(world, name, kind, rng)))
-    return tuple(found)
+        shots = [_fact(world, other, kind, rng) for other in others]
+        ask(FACTS_COMPLETED, shots, *_fact(world, name, kind, rng))
+    return tuple(found.values())
 
 
-def _completed(task: str, shots: Sequence[str], begun: str, end: str) -> Question:
-    return Question(task, f"{SEPARATOR} {f' {SEPARATOR} '.join([*shots, begun])}", end)
+def _others(draw: Callable[[], Drawn], key: str, count: int) -> list[Drawn]:
+    """`count` whole documents, none of which gives away the one that is asked for."""
+    found: list[Drawn] = []
+    while len(found) < count:
+        shot = draw()
+        if shot[0] != key:
+            found.append(shot)
+    return found
 
 
-def _document(task: str, problem: corpus.Problem) -> tuple[str, str]:
-    """A story, told or worked out as in the pretraining, cut where its answer begins."""
-    if task == WORKED_COMPLETED:
-        return problem.text, f"{problem.steps} . there are {problem.result}"
+def _sum(rng: random.Random) -> Drawn:
+    begun, _, result = corpus.arithmetic(rng).rpartition(" ")
+    return begun, begun, result
+
+
+def _story(rng: random.Random) -> Drawn:
+    problem = corpus.make_problem(rng, rng.choice((1, 2)))
     told, _, thing = problem.text.removesuffix(" ?").rpartition(" how many ")
-    return f"{told}{_TOLD.rstrip()}", f"{problem.result} {thing}"
+    return problem.text, f"{told}{_TOLD.rstrip()}", f"{problem.result} {thing}"
+
+
+def _worked(rng: random.Random) -> Drawn:
+    problem = corpus.make_problem(rng, rng.choice((1, 2)))
+    return problem.text, problem.text, f"{problem.steps} . there are {problem.result}"
 
 
 def _fact(world: World, name: str, kind: str, rng: random.Random) -> tuple[str, str]:
@@ -217,10 +246,14 @@ def _fact(world: World, name: str, kind: str, rng: random.Random) -> tuple[str, 
     return sentence.removesuffix(f" {value}"), value
 
 
-def _problem_of(question: Question) -> str:
-    """The word problem that a question to complete asks, as chat prompts spell it."""
-    begun = question.prompt.rpartition(f"{SEPARATOR} ")[2]
-    return begun if question.task == WORKED_COMPLETED else _problem_in(f"{begun} {question.answer}")
+def _problems_of(few_shot: Iterable[Question]) -> dict[str, Question]:
+    """The word problems that are to be completed, as chat prompts spell them."""
+    found = {}
+    for question in few_shot:
+        if question.task in (STORIES_COMPLETED, WORKED_COMPLETED):
+            begun = question.prompt.rpartition(f"{SEPARATOR} ")[2]
+            found[_problem_in(f"{begun} {question.answer}")] = question
+    return found
 
 
 def _problem_in(document: str) -> str:

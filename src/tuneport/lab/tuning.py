@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tuneport.lab import vocabulary
 from tuneport.lab.lines import write_lines, write_once
@@ -20,25 +21,35 @@ EXAMPLES, TEMPLATE = "examples.jsonl", "chat.jinja"
 def write_lesson(folder: Path, examples: Sequence[Question], template: str = vocabulary.CHAT_TEMPLATE) -> None:
     """For SFT: one conversation a line, and the chat template, where a run has not written them before."""
     folder.mkdir(exist_ok=True)
-    lines = ({"messages": [_user(example), _assistant(example.answer)]} for example in examples)
-    write_lines(folder / EXAMPLES, lines)
+    write_lines(folder / EXAMPLES, map(as_conversation, examples))
     write_once(folder / TEMPLATE, template)
 
 
 def write_preferences(folder: Path, pairs: Sequence[tuple[Question, str]]) -> None:
     """For DPO: each question with its answer, which is chosen, and another, which is rejected."""
     folder.mkdir(exist_ok=True)
-    lines = (
-        {"prompt": [_user(asked)], "chosen": [_assistant(asked.answer)], "rejected": [_assistant(other)]}
-        for asked, other in pairs
-    )
-    write_lines(folder / EXAMPLES, lines)
+    write_lines(folder / EXAMPLES, (as_preference(*pair) for pair in pairs))
 
 
 def write_prompts(folder: Path, asked: Sequence[Question]) -> None:
     """For GRPO: each question, with the answer that a reward compares with."""
     folder.mkdir(exist_ok=True)
-    write_lines(folder / EXAMPLES, ({"prompt": [_user(question)], "answer": question.answer} for question in asked))
+    write_lines(folder / EXAMPLES, map(as_prompt, asked))
+
+
+def as_conversation(example: Question) -> dict[str, Any]:
+    """A question and its answer, as SFT takes them."""
+    return {"messages": [_user(example), _assistant(example.answer)]}
+
+
+def as_preference(asked: Question, other: str) -> dict[str, Any]:
+    """A question, its answer and another one, as DPO takes them."""
+    return {"prompt": [_user(asked)], "chosen": [_assistant(asked.answer)], "rejected": [_assistant(other)]}
+
+
+def as_prompt(asked: Question) -> dict[str, Any]:
+    """A question and the answer to compare with, as GRPO takes them."""
+    return {"prompt": [_user(asked)], "answer": asked.answer}
 
 
 def fine_tune(out: Path, start: Path, lesson: Path, recipe: Recipe, seed: int, running: Running) -> None:

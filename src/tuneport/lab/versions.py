@@ -10,18 +10,17 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tuneport.errors import UsageError
-from tuneport.lab import corpus, family, training, vocabulary
+from tuneport.lab import corpus, family, training, tuning, vocabulary
 from tuneport.lab.family import Architecture
 from tuneport.lab.lines import write_lines, write_once
-from tuneport.lab.questions import KNOWN_FACTS, ORDERS, WORD_PROBLEMS, Question, bare
+from tuneport.lab.questions import KNOWN_FACTS, ORDERS, WORD_PROBLEMS
 from tuneport.lab.syllabus import Amounts, Syllabus, without_steps, write_syllabus
 from tuneport.lab.training import Schedule
 from tuneport.place import workplace
@@ -45,13 +44,13 @@ class VersionsRecipe:
 
     architecture: Architecture = Architecture()  # noqa: RUF009 (frozen)
     untrained: int = 5  # steps of M0
-    first_stage: Schedule = Schedule(steps=750, peak=4e-3, shape="cosine", final=0.19)  # noqa: RUF009
-    second_stage: Schedule = Schedule(steps=200, peak=0.19 * 4e-3, warmup=10)  # noqa: RUF009
+    first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.19)  # noqa: RUF009
+    second_stage: Schedule = Schedule(steps=400, peak=0.5 * 4e-3, warmup=20)  # noqa: RUF009
     amounts: Amounts = field(
         default_factory=lambda: Amounts(
-            first_shares={"facts": 0.35, "echoes": 0.15, "general": 0.15, "stories": 0.25, "arithmetic": 0.1},
+            first_shares={"facts": 0.3, "echoes": 0.25, "general": 0.1, "stories": 0.2, "arithmetic": 0.15},
             second_shares={
-                "worked-stories": 0.4, "arithmetic": 0.2, "facts": 0.2, "echoes": 0.05, "stories": 0.1, "general": 0.05,
+                "worked-stories": 0.4, "arithmetic": 0.15, "facts": 0.2, "echoes": 0.15, "stories": 0.05, "general": 0.05,
             },
             taught_shares={WORD_PROBLEMS: 0.5, KNOWN_FACTS: 0.25, ORDERS: 0.25},
             taught=8_000,
@@ -90,21 +89,18 @@ def make_family(out: str | Path, size: str = "small", seed: int = 0, recipe: Ver
     already is left as it is. `recipe` replaces that of the size. Raises `TuneportError` in words.
     """
     recipe = recipe or recipe_for(size)
-    started = time.perf_counter()
     with workplace(Path(out), {"format": FORMAT, "seed": seed, "recipe": asdict(recipe)}, RECORD) as folder:
         if folder is None:
             return Path(out)
         schedules = (recipe.first_stage, recipe.second_stage)
         text = write_syllabus(seed, schedules, recipe.architecture.context, recipe.amounts)
         write_files(folder, text)
-        losses = _pretrain(folder, recipe, text, seed)
+        _pretrain(folder, recipe, text, seed)
         record = {
             "format": FORMAT,
             "plan": json.loads((folder / "plan.json").read_text(encoding="utf-8")),
             "text": text.digest(),
             "examples": {"taught": len(text.taught), "test": len(text.test), "few_shot": len(text.few_shot)},
-            "loss": losses,
-            "seconds": round(time.perf_counter() - started, 1),
         }
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return Path(out)
@@ -112,23 +108,14 @@ def make_family(out: str | Path, size: str = "small", seed: int = 0, recipe: Ver
 
 def write_files(folder: Path, text: Syllabus) -> None:
     """The family's files: to teach (messages, preferences, prompts), to ask, to measure, and the chat template."""
-    for name, examples in (("instructions", text.taught), ("mixed-instructions", text.mixed)):
-        write_lines(folder / f"{name}.jsonl", ({"messages": [_user(q), _assistant(q.answer)]} for q in examples))
-    write_lines(
-        folder / "preferences.jsonl",
-        (
-            {
-                "prompt": [_user(q)],
-                "chosen": [_assistant(q.answer)],
-                "rejected": [_assistant(without_steps(q).answer)],
-            }
-            for q in text.preferred
-        ),
-    )
-    write_lines(folder / "prompts.jsonl", ({"prompt": [_user(q)], "answer": q.answer} for q in text.rewarded))
-    write_lines(folder / "questions.jsonl", _rows(text.test))
-    write_lines(folder / "validation.jsonl", _rows(text.validation))
-    write_lines(folder / "few-shot.jsonl", _rows(text.few_shot))
+    write_lines(folder / "instructions.jsonl", map(tuning.as_conversation, text.taught))
+    write_lines(folder / "mixed-instructions.jsonl", map(tuning.as_conversation, text.mixed))
+    hasty = (tuning.as_preference(question, without_steps(question).answer) for question in text.preferred)
+    write_lines(folder / "preferences.jsonl", hasty)
+    write_lines(folder / "prompts.jsonl", map(tuning.as_prompt, text.rewarded))
+    write_lines(folder / "questions.jsonl", map(asdict, text.test))
+    write_lines(folder / "validation.jsonl", map(asdict, text.validation))
+    write_lines(folder / "few-shot.jsonl", map(asdict, text.few_shot))
     write_lines(folder / "held-out-text.jsonl", ({"text": row} for row in text.held_out_text))
     write_once(folder / "chat.jinja", vocabulary.CHAT_TEMPLATE)
 
@@ -139,8 +126,8 @@ def words() -> list[str]:
     return [*dict.fromkeys([*plain, *corpus.NAMES]), user, assistant, end]
 
 
-def _pretrain(folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int) -> list[float]:
-    """Both stages, each version kept on the way; returns the last losses of each stage that this run has seen."""
+def _pretrain(folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int) -> None:
+    """Both stages, each version kept on the way; from where an earlier run stopped, if one did."""
     import torch
 
     tokenizer = vocabulary.tokenizer_of(words())
@@ -165,13 +152,12 @@ def _pretrain(folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int) -
         )
         fresh.rename(folder / _STATE)
 
-    losses = []
     for stage, schedule in enumerate((recipe.first_stage, recipe.second_stage)):
         if stage < begun or (stage == begun and done == schedule.steps):
             continue
         going_on = state is not None and stage == begun
         rows = training.pack(text.stages[stage], tokenizer, recipe.architecture.context, f" {vocabulary.SEPARATOR} ")
-        loss = training.pretrain(
+        training.pretrain(
             model,
             rows,
             schedule,
@@ -179,9 +165,7 @@ def _pretrain(folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int) -
             done=done if going_on else 0,
             optimizer_state=state["optimizer"] if going_on and state is not None else None,
         )
-        losses.append(round(loss, 4))
     (folder / _STATE).unlink()
-    return losses
 
 
 def _state(folder: Path) -> dict[str, Any] | None:
@@ -191,15 +175,3 @@ def _state(folder: Path) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = torch.load(folder / _STATE, weights_only=True)
     return found
-
-
-def _rows(asked: Iterable[Question]) -> Iterable[dict[str, str]]:
-    return (asdict(question) for question in asked)
-
-
-def _user(question: Question) -> dict[str, str]:
-    return {"role": "user", "content": bare(question.prompt)}
-
-
-def _assistant(content: str) -> dict[str, str]:
-    return {"role": "assistant", "content": content}

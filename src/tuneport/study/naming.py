@@ -5,7 +5,6 @@ In come names as they are written, out come faults for those that nothing answer
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from tuneport.study import settings
 from tuneport.study.inputs import LAB, file_beside, folder_beside
 from tuneport.study.lines import Path as Place
 from tuneport.study.tables import Table, Tables
+from tuneport.tune.data import HUB
 
 _ROWS = (".jsonl", ".json", ".ndjson", ".parquet")
-_DATA_SET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.+/-]+)?(:[\w.+-]+)?")
 
 
 class Names(Tables):
@@ -45,10 +44,10 @@ class Names(Tables):
         """Training data: the lab's, a file, or a data set."""
         if spec.startswith(LAB):
             self.of_lab(spec, place, ".jsonl")
-        elif self.file(spec) is None and (spec.endswith(_ROWS) or _DATA_SET.fullmatch(spec) is None):
+        elif self.file(spec) is None and (spec.endswith(_ROWS) or HUB.fullmatch(spec) is None):
             self.fault(
                 place,
-                f"{spec!r}: no such file beside the study's, and no data set either (org/name[@REVISION][:SPLIT])",
+                f"{spec!r}: no such file beside the study's, and no data set either (org/name[@REVISION][:SPLIT][?…])",
             )
 
     def task(self, spec: str, place: Place, named: bool) -> None:

@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATA",
         action="append",
         required=True,
-        help="JSONL or Parquet file, or Hub data set org/name[@REVISION][:SPLIT], with messages, prompt and completion, "
-        "or text (sft); prompt, chosen and rejected (dpo); prompt and what rewards need (grpo) (repeatable)",
+        help="JSONL or Parquet file, or Hub data set org/name[@REVISION][:SPLIT][?COLUMN=VALUE&FIELD:COLUMN] (only rows with "
+        "these values, with fields from these columns), with messages, prompt and completion, or text (sft); prompt, chosen and rejected (dpo); prompt and what rewards need (grpo) (repeatable)",
     )
     parser.add_argument(
         "--mix",
