@@ -16,6 +16,7 @@ exits with status 1. Nothing else is raised on purpose, so any other exception i
      ├── OutputError         the place to write to: taken, locked, full, or begun with another plan
      ├── DoubtError          a warning that --strict turns into a stop
      ├── VerificationError   an output that is not what its manifest or its parents say
+     ├── StudyError          a study's file that cannot be meant as it stands, or steps of it that failed
      ├── ScoringError        a model that could not be scored on a task
      └── WorkerError         a worker process that was ended from outside
 """
@@ -77,6 +78,10 @@ class DoubtError(TuneportError):
 
 class VerificationError(TuneportError):
     """An output is not what its manifest, or its parents, say it is."""
+
+
+class StudyError(TuneportError):
+    """A study's file that cannot be meant as it stands (every fault with its line), or steps of a study that failed."""
 
 
 class ScoringError(TuneportError):

@@ -18,7 +18,7 @@ class Version:
     """One version of the model, in the order of the file. `tuned` holds fine-tuned models that exist, by tuning's name."""
 
     name: str
-    model: str  # a folder (absolute by now), a Hub id with revision, or lab:NAME
+    model: str  # as it is written: a folder (relative to the file), a Hub id with revision, or lab:NAME
     tuned: Mapping[str, str] = field(default_factory=dict)
     target_only: bool = False
     parameters: float | None = None  # for estimates, where headers are not at hand
@@ -26,7 +26,11 @@ class Version:
 
 @dataclass(frozen=True)
 class Tuning:
-    """How versions without a fine-tuned model get one. `settings` are the recipe's, spelled as its fields."""
+    """How versions without a fine-tuned model get one.
+
+    `settings` are the recipe's, spelled as its fields; `running` is how the run goes about it (`save_every`,
+    `max_new_tokens` and `eval_batch_size` of the curve).
+    """
 
     name: str
     recipe: str
@@ -36,7 +40,9 @@ class Tuning:
     after: str | None = None  # the tuning from whose result this one starts (`from` in the file)
     chat_template: str | None = None
     end_token: str | None = None
+    lora: str | None = None
     eval_every: int | None = None
+    running: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Evaluation:
 
     tasks: tuple[str, ...] = ()
     suite: str | None = None
+    loss: tuple[str, ...] = ()  # tasks of which the loss of the answers is measured
     validation: tuple[str, ...] = ()  # what curves are read on; never the test
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -110,6 +117,7 @@ class Study:
     lab: str = "small"
     keep: str = "all"  # or "scored": transferred models go once nothing needs them
     tunings: tuple[Tuning, ...] = ()
+    transferring: Mapping[str, Any] = field(default_factory=dict)  # [transfer]: drop, vocabulary, new_tokens, …
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)  # "" for all tunings without their own
     lines: Lines = Lines()
     doing: Doing = Doing()
@@ -117,3 +125,22 @@ class Study:
     cost: Mapping[str, Any] = field(default_factory=dict)
     expected: tuple[Expected, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # what is no fault and may still be meant otherwise
+
+    def version(self, name: str) -> Version:
+        """The version of this name."""
+        return next(version for version in self.versions if version.name == name)
+
+    def tuning(self, name: str) -> Tuning | None:
+        """How versions get a fine-tuning of this name; None where it is only there already."""
+        return next((tuning for tuning in self.tunings if tuning.name == name), None)
+
+    @property
+    def tuning_names(self) -> tuple[str, ...]:
+        """Every fine-tuning that a version has or can get, those of [tune] first."""
+        there = (name for version in self.versions for name in version.tuned)
+        return tuple(dict.fromkeys([*(tuning.name for tuning in self.tunings), *there]))
+
+    def evaluation(self, tuning: str) -> Evaluation | None:
+        """What models of this tuning are asked."""
+        return self.evaluations.get(tuning, self.evaluations.get(""))

@@ -1,0 +1,111 @@
+"""What a study takes from outside: models and data that are there already, known by what they hold.
+
+In comes a name as the file spells it, out comes where it lies, a spelling without this machine's paths, and a digest of its
+content. Digests are kept by size and time of change in DIR/inputs.json, so that a model is read once. What lies on the Hub is
+known by its id and revision as written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from tuneport.checkpoint.open import open_folder
+from tuneport.errors import StudyError, TuneportError
+
+NAME = "inputs.json"
+LAB = "lab:"
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A model, file or name that no step makes: as choices spell it, its digest, and where it lies (or its name)."""
+
+    given: str
+    digest: str | None
+    place: str
+
+    @property
+    def choice(self) -> dict[str, str | None]:
+        """What counts for the identity of a step that takes it."""
+        return {"given": self.given, "digest": self.digest}
+
+
+class Inputs:
+    """Finds and digests what `folder`, where the study's file lies, and the Hub hold."""
+
+    def __init__(self, folder: Path, known: Mapping[str, Any] | None = None) -> None:
+        """Begin with the digests that an earlier run `known`."""
+        self._folder = folder
+        self._known: dict[str, Any] = dict(known or {})
+        self._met: dict[str, Any] = {}
+
+    @classmethod
+    def kept_in(cls, folder: Path, out: Path | None) -> Inputs:
+        """With the digests that a study's folder keeps; a damaged list is made anew."""
+        try:
+            known = json.loads((out / NAME).read_text(encoding="utf-8")) if out is not None else {}
+        except (OSError, ValueError):
+            known = {}
+        return cls(folder, known if isinstance(known, dict) else {})
+
+    def record(self) -> dict[str, Any]:
+        """What inputs.json holds: by spelling, size and time of each file, and the digest of them all."""
+        return self._met
+
+    def model(self, spec: str) -> Outside:
+        """A folder beside the file, or a Hub id. Raises `StudyError` for a folder that is no checkpoint."""
+        path = self._path(spec)
+        if not path.is_dir():
+            return Outside(spec, None, spec)
+        try:
+            checkpoint = open_folder(path, "model")
+            names = sorted({*checkpoint.files, *checkpoint.sidecars.names()} - {"README.md"})
+        except TuneportError as error:
+            raise StudyError(f"{spec}: {error}") from None
+        return Outside(self._spelled(spec, path), self._digest([path / name for name in names]), str(path))
+
+    def data(self, spec: str) -> Outside:
+        """A file beside the study's, or a name (a data set on the Hub, a task of the harness, a chat template)."""
+        path = self._path(spec)
+        if not path.is_file():
+            return Outside(spec, None, spec)
+        return Outside(self._spelled(spec, path), self._digest([path]), str(path))
+
+    def _path(self, spec: str) -> Path:
+        return Path(os.path.abspath(self._folder / os.path.expanduser(spec)))
+
+    def _spelled(self, spec: str, path: Path) -> str:
+        """As the file has it, unless that would tell where it lies on this machine."""
+        return path.name if spec.startswith("~") or os.path.isabs(spec) else spec
+
+    def _digest(self, files: list[Path]) -> str:
+        stamps = {}
+        for file in files:
+            status = file.stat()
+            stamps[file.name] = [status.st_size, status.st_mtime_ns]
+        key = os.path.relpath(files[0].parent if len(files) > 1 else files[0], self._folder)
+        kept = self._met.get(key) or self._known.get(key)
+        if isinstance(kept, dict) and kept.get("files") == stamps and isinstance(kept.get("digest"), str):
+            self._met[key] = kept
+            return str(kept["digest"])
+        whole = blake3()
+        for file in files:
+            whole.update(f"{file.name}\0{_file_digest(file)}\0".encode())
+        digest = f"blake3:{whole.hexdigest()}" if len(files) > 1 else f"blake3:{_file_digest(files[0])}"
+        self._met[key] = {"files": stamps, "digest": digest}
+        return digest
+
+
+def _file_digest(file: Path) -> str:
+    digest = blake3()
+    with open(file, "rb") as content:
+        while piece := content.read(2**22):
+            digest.update(piece)
+    return digest.hexdigest()
