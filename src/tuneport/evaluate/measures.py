@@ -60,14 +60,19 @@ def recovered_gain(
     """
     scores = np.array([target, transferred, tuned_target], dtype=np.float64)
     weight = np.ones(scores.shape[1]) if weights is None else np.array(weights, dtype=np.float64)
-    drawn = weighted_means(scores, weight, seed=seed)
+    base, moved, tuned = scores @ weight / weight.sum()
+    return share_of_gain((base, moved, tuned), weighted_means(scores, weight, seed=seed))
+
+
+def share_of_gain(values: tuple[float, float, float], drawn: Matrix) -> Estimate | None:
+    """The recovered gain from the three values and their resamples (resamples × 3), drawn together."""
     gains = drawn[:, 2] - drawn[:, 0]
     low, high = central(gains)
     if low <= 0 <= high:
         return None
     usable = gains != 0
     shares = (drawn[usable, 1] - drawn[usable, 0]) / gains[usable]
-    base, moved, tuned = scores @ weight / weight.sum()
+    base, moved, tuned = values
     return Estimate(float((moved - base) / (tuned - base)), central(shares))
 
 

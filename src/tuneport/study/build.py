@@ -282,7 +282,7 @@ class _Run:
                 "eval_every": declared.eval_every,
                 "running": _running(declared, validation),
             },
-            {"model": name},
+            {"model": name, "before": start.steps_total},
         )
         if validation is not None:
             settings = _curve_settings(declared, validation)
@@ -304,7 +304,8 @@ class _Run:
         for role, model in (("base", self.base(source)), ("tuned", tuned), ("target", onto)):
             taking.take(role, model.thing)
         choices = {"scale": scale, "dtype": self._carried, "settings": dict(self.study.transferring)}
-        made = taking.step("transfer", self._named(f"transfer {name}", tuned.seed), choices, {"model": name})
+        about = {"model": name, "before": tuned.steps_total}
+        made = taking.step("transfer", self._named(f"transfer {name}", tuned.seed), choices, about)
         return Model(name, target, Parent(made), self.family, tuned.seed, tuned.steps_total)
 
     def transfer_then_tune(self, source: str, target: str, tuning: str, rate: float = 1.0) -> Model:

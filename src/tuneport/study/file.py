@@ -214,9 +214,9 @@ class _Reader:
     def _transferring(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
         table = self._table(content, "transfer", (), optional=True)
         self._known(table, settings.TRANSFER_KEYS, ("transfer",))
-        chosen = {key.replace("-", "_"): value for key, value in table.items() if key in settings.TRANSFER_KEYS}
-        self._try(("transfer",), lambda: settings.check_transfer(chosen))
-        return chosen
+        chosen: list[dict[str, Any]] = []
+        self._try(("transfer",), lambda: chosen.append(settings.of_transfer(table)))
+        return chosen[0] if chosen else {}
 
     def _evaluations(
         self, content: Mapping[str, Any], versions: Sequence[Version], tunings: Sequence[Tuning]
@@ -280,7 +280,7 @@ class _Reader:
     def _paths(self, content: Mapping[str, Any]) -> Lines:
         table = self._table(content, "paths", (), optional=True)
         path = ("paths",)
-        extra = ("max-new-tokens", "batch-size", "refine", "device", "chat-template")
+        extra = ("max-new-tokens", "batch-size", "refine", "device", "chat-template", "match", "loss-only")
         self._known(table, ("text", "data", "points", "threshold", *extra), path)
         text, data = (self._texts(table, key, path) for key in ("text", "data"))
         for key, specs in (("text", text), ("data", data)):
@@ -291,7 +291,10 @@ class _Reader:
             value = self._whole(table, key, path, least=0 if key == "refine" else 1)
             if value is not None:
                 chosen[key.replace("-", "_")] = value
-        for key in ("device", "chat-template"):
+        loss_only = self._flag(table, "loss-only", path)
+        if loss_only is not None:
+            chosen["loss_only"] = loss_only
+        for key in ("device", "chat-template", "match"):
             value_text = self._text(table, key, path)
             if value_text is not None:
                 chosen[key.replace("-", "_")] = value_text

@@ -22,7 +22,7 @@ _APART = ("recipe", "data", "mix", "chat-template", "end-token", "lora", "eval-e
 _NOT_OF_EVALUATE = (
     "models", "tasks", "out", "suite", "loss", "recovered_gain", "trained_on", "strict", "overwrite", "seed",
 )  # fmt: skip
-TRANSFER_KEYS = ("drop", "vocabulary", "new-tokens", "rules", "config", "sidecar")
+TRANSFER_KEYS = ("drop", "vocabulary", "new-tokens", "rule", "config", "sidecar")
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -128,31 +128,25 @@ def check_suite(name: str) -> None:
     find_suite(name)
 
 
-def check_transfer(chosen: Mapping[str, Any]) -> None:
-    """Raise `UsageError` unless `transfer` takes these choices, spelled as in the file."""
-    transfer_choices(chosen)
-
-
-def transfer_choices(chosen: Mapping[str, Any], **more: Any) -> Any:
-    """The `Choices` of a transfer from what a study's [transfer] says. Raises `UsageError`."""
+def of_transfer(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices of every transfer that [transfer] makes, as JSON. Raises `UsageError` for what `transfer` would refuse."""
     from tuneport.transfer.choices import Choices, parse_rule, parse_side
 
-    for name in ("drop", "vocabulary", "new_tokens"):
-        if name in chosen and not isinstance(chosen[name], str):
-            raise UsageError(f"{name.replace('_', '-')}: {chosen[name]!r} is no text.")
-    lists = {}
-    for name in ("rules", "config", "sidecar"):
-        given = chosen.get(name, [])
+    chosen = {key.replace("-", "_"): table[key] for key in ("drop", "vocabulary", "new-tokens") if key in table}
+    for name, value in chosen.items():
+        if not isinstance(value, str):
+            raise UsageError(f"{name.replace('_', '-')}: {value!r} is no text.")
+    for name in ("rule", "config", "sidecar"):
+        given = table.get(name, [])
         if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
             raise UsageError(f"{name}: {given!r} is no list of texts.")
-        lists[name] = given
-    return Choices(
-        **{name: chosen[name] for name in ("drop", "vocabulary", "new_tokens") if name in chosen},
-        rules=tuple(parse_rule(text) for text in lists["rules"]),
-        config=dict(parse_side(text, "--config") for text in lists["config"]),
-        sidecar=dict(parse_side(text, "--sidecar") for text in lists["sidecar"]),
-        **more,
-    )
+    if "rule" in table:
+        chosen["rules"] = list(table["rule"])
+    for name in ("config", "sidecar"):
+        if name in table:
+            chosen[name] = dict(parse_side(text, f"--{name}") for text in table[name])
+    Choices(**{**chosen, "rules": tuple(parse_rule(text) for text in chosen.get("rules", []))})
+    return chosen
 
 
 def check_apart(tests: Sequence[str], validation: Sequence[str]) -> None:

@@ -1,0 +1,294 @@
+"""Which scored models are compared with which, and what comes out: differences, shares of a gain, steps to match.
+
+In come the rows of results.json with what each model did on each example, out come the rows of `comparisons`: on the same
+examples, in pairs, with intervals. The questions are the paper's:
+
+| question | of | against | where |
+| --- | --- | --- | --- |
+| `gain-over-base` | every model that is no base | M_i | Tables 1, 3, 6, 11, 13 |
+| `gain-over-transfer` | transfer-then-tune | M_i + Δ_j | Tables 4, 12 |
+| `against-tuned` | transfer | FT(M_i) | section 4.2's gap |
+| `recovered-gain` | transfer | M_i and FT(M_i) | SEMANTICS, Measures |
+| `same-steps` | transfer-then-tune, recycle | FT(M_i), as many steps for this version | the paper's comparison |
+| `same-total` | transfer-then-tune, recycle | FT(M_i) for as many steps as went into it in all | |
+| `iterative-against-direct` | recycle-iterative | recycle-direct | Table 6 |
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tuneport.evaluate import measures
+from tuneport.evaluate.comparing import LEVEL
+
+Row = Mapping[str, Any]
+FURTHER = ("transfer-then-tune", "recycle-iterative", "recycle-direct")
+_IDENTIFY = ("kind", "name", "source", "target", "tuning", "family", "seed", "rate", "scale")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one model did on one task, example by example."""
+
+    metric: str
+    higher_is_better: bool
+    variant: str | None
+    ids: tuple[str, ...]
+    scores: measures.Matrix
+    weights: measures.Matrix
+
+    @property
+    def value(self) -> float:
+        return float(self.scores @ self.weights / self.weights.sum())
+
+    @property
+    def right_or_wrong(self) -> bool:
+        return bool(np.isin(self.scores, (0.0, 1.0)).all() and (self.weights == 1.0).all())
+
+    def like(self, other: Asked) -> bool:
+        """Whether both were asked the very same examples."""
+        return self.ids == other.ids and np.array_equal(self.weights, other.weights)
+
+
+def asked_in(scores: Mapping[str, Any], examples: str) -> dict[str, Asked]:
+    """By task, from a record of scores and its examples. Tasks whose value is no mean over examples are left out."""
+    tasks = scores["models"][0]["tasks"]
+    lines: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for line in examples.splitlines():
+        example = json.loads(line)
+        lines[example["task"]].append(example)
+    found = {}
+    for name, task in tasks.items():
+        of_task = lines.get(name, [])
+        if not of_task or task["interval"] is None:
+            continue
+        found[name] = Asked(
+            metric=task["metric"],
+            higher_is_better=bool(task["higher_is_better"]),
+            variant=task.get("variant"),
+            ids=tuple(str(example["id"]) for example in of_task),
+            scores=np.array([example["score"] for example in of_task], dtype=np.float64),
+            weights=np.array([example.get("weight", 1.0) for example in of_task], dtype=np.float64),
+        )
+    return found
+
+
+class Comparing:
+    """Compares rows, and keeps what is drawn, so that a row that is added costs what it adds.
+
+    ``asked`` gives what a row's model did, by task; ``earlier`` rows (of a results.json) of the same evaluations are taken as
+    they stand.
+    """
+
+    def __init__(self, asked: Callable[[Row], Mapping[str, Asked]], earlier: Iterable[Row] = ()) -> None:
+        """Begin with what an earlier run has compared."""
+        self._asked = asked
+        self._known = {_key(row): dict(row) for row in earlier if "evaluations" in row}
+        self._drawn: dict[tuple[str, str], measures.Matrix] = {}
+
+    def rows(self, results: Sequence[Row]) -> list[dict[str, Any]]:
+        """Every comparison that the rows at hand allow, p values adjusted by Holm's method within question and task."""
+        done = [row for row in results if row["status"] == "done" and row["step"] is None and row["split"] == "test"]
+        found = [row for question, model, others in _questions(done) for row in self._compare(question, model, others)]
+        tables: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        for row in found:
+            if "p" in row:
+                tables[row["question"], row["task"]].append(row)
+        for table in tables.values():
+            for row, adjusted in zip(table, measures.holm([row["p"] for row in table]), strict=True):
+                row |= {"p_adjusted": adjusted, "real": adjusted < LEVEL}
+        return found
+
+    def _compare(self, question: str, model: Row, others: Sequence[Row]) -> Iterator[dict[str, Any]]:
+        rows = (*others, model)
+        tasks = [task for task in model["scores"] if all(task in other["scores"] for other in others)]
+        for task in tasks:
+            key = (question, task, tuple(_evaluation(row, task) for row in rows))
+            if key not in self._known:
+                self._known[key] = self._measured(task, rows, question)
+            measured = self._known[key]
+            if measured:
+                told = {name: model[name] for name in _IDENTIFY if name in model}
+                yield {"question": question, "task": task, **told, **_measured_only(measured), "evaluations": list(key[2])} | {
+                    "against": [other["name"] for other in others],
+                    "against_steps_total": [other["steps_total"] for other in others],
+                    "steps_total": model["steps_total"],
+                }
+
+    def _measured(self, task: str, rows: Sequence[Row], question: str) -> dict[str, Any]:
+        """The numbers of a comparison; nothing where the models were not asked the same."""
+        asked = [self._asked(row).get(task) for row in rows]
+        if any(each is None for each in asked):
+            return {}
+        each = [one for one in asked if one is not None]
+        if not all(each[0].like(other) for other in each[1:]):
+            return {}
+        drawn = [self._draw(row, task, one) for row, one in zip(rows, each, strict=True)]
+        last = each[-1]
+        shared = {
+            "metric": last.metric,
+            "higher_is_better": last.higher_is_better,
+            "n": len(last.ids),
+            **_across(each),
+        }
+        if question == "recovered-gain":
+            base, tuned, moved = (one.value for one in each)
+            share = measures.share_of_gain((base, moved, tuned), np.stack([drawn[0], drawn[2], drawn[1]], axis=1))
+            return {
+                **shared,
+                "gain": moved - base,
+                "gain_of_tuned": tuned - base,
+                "recovered_gain": None if share is None else share.value,
+                "interval": None if share is None else list(share.interval),
+            }
+        changes = drawn[1] - drawn[0]
+        exact = each[0].right_or_wrong and last.right_or_wrong
+        if exact:
+            p = measures.mcnemar(list(each[0].scores == 1.0), list(last.scores == 1.0))
+        else:
+            p = 1.0 if np.array_equal(each[0].scores, last.scores) else measures.bootstrap_p(changes)
+        return {
+            **shared,
+            "difference": last.value - each[0].value,
+            "interval": list(measures.central(changes)),
+            "p": p,
+            "method": "exact McNemar" if exact else "paired bootstrap",
+        }
+
+    def _draw(self, row: Row, task: str, asked: Asked) -> measures.Matrix:
+        """Resampled values of one model; the seed is one, so that models on the same examples share each draw."""
+        key = (_evaluation(row, task), task)
+        if key not in self._drawn:
+            self._drawn[key] = measures.weighted_means(asked.scores[None, :], asked.weights, seed=0)[:, 0]
+        return self._drawn[key]
+
+
+def _questions(rows: Sequence[Row]) -> Iterator[tuple[str, Row, Sequence[Row]]]:
+    """Each question with the model it is about, and whom it is compared with."""
+    bases = {(row["target"], row["family"]): row for row in rows if row["kind"] == "base"}
+    tuned: dict[Any, list[Row]] = defaultdict(list)
+    moved: dict[Any, Row] = {}
+    direct: dict[Any, Row] = {}
+    for row in rows:
+        if row["kind"] == "tuned":
+            tuned[row["target"], row["tuning"], row["family"]].append(row)
+        elif row["kind"] == "transfer" and "scale" not in row:
+            moved[_pair(row)] = row
+        elif row["kind"] == "recycle-direct":
+            direct[_pair(row)] = row
+    for row in rows:
+        kind = row["kind"]
+        base = bases.get((row["target"], row["family"])) or bases.get((row["target"], None))
+        of_seed = [
+            other
+            for other in tuned[row["target"], row["tuning"], row["family"]] or tuned[row["target"], row["tuning"], None]
+            if other["seed"] in (row["seed"], None)
+        ]
+        plain = min(of_seed, key=lambda other: other["steps_total"] or 0, default=None)
+        if kind != "base" and base is not None:
+            yield "gain-over-base", row, [base]
+        if kind == "transfer" and plain is not None:
+            yield "against-tuned", row, [plain]
+            if base is not None:
+                yield "recovered-gain", row, [base, plain]
+        if kind == "transfer-then-tune" and _pair(row) in moved:
+            yield "gain-over-transfer", row, [moved[_pair(row)]]
+        if kind in FURTHER and plain is not None:
+            yield "same-steps", row, [plain]
+            total = row["steps_total"]
+            longer = [other for other in of_seed if total is not None and other["steps_total"] == total]
+            if longer:
+                yield "same-total", row, longer[:1]
+        if kind == "recycle-iterative" and _pair(row) in direct:
+            yield "iterative-against-direct", row, [direct[_pair(row)]]
+
+
+def convergence(results: Sequence[Row]) -> list[dict[str, Any]]:
+    """Peaks, and the steps after which a model reaches what FT(M_i) has at its end; on validation data only.
+
+    `steps_to_match` is the first point of the curve at which the value is as good as the last one of FT(M_i), 0 where the
+    start already is; null where no point is. Curves have points as often as the study says, so it is known to that grain.
+    """
+    curves: dict[Any, list[Row]] = defaultdict(list)
+    for row in results:
+        if row["split"] == "validation" and row["status"] == "done":
+            curves[tuple(row.get(name) for name in _IDENTIFY)].append(row)
+    found = []
+    for points in curves.values():
+        first = points[0]
+        # Of plain fine-tunings the shortest is FT(M_i); longer ones are for the comparison at the same total.
+        rivals = [
+            other
+            for other in curves.values()
+            if other[0]["kind"] == "tuned"
+            and all(other[0][name] == first[name] for name in ("target", "tuning", "family", "seed"))
+        ]
+        rival = min(rivals, key=lambda other: max(point["step"] for point in other), default=None)
+        for task in dict.fromkeys(task for point in points for task in point["scores"]):
+            own = _series(points, task)
+            if not own:
+                continue
+            higher = bool(next(point for point in points if task in point["scores"])["scores"][task]["higher_is_better"])
+            best = max(own, key=lambda pair: (pair[1] if higher else -pair[1], -pair[0]))
+            row = {
+                **{name: first[name] for name in _IDENTIFY if name in first},
+                "task": task,
+                "peak": {"step": best[0], "value": best[1]},
+                "against": None,
+                "level": None,
+                "steps_to_match": None,
+            }
+            reference = _series(rival, task) if rival is not None else []
+            if first["kind"] in FURTHER and rival is not None and reference:
+                level = reference[-1][1]
+                reached = [step for step, value in own if (value >= level if higher else value <= level)]
+                row |= {
+                    "against": rival[0]["name"],
+                    "level": level,
+                    "steps_to_match": min(reached, default=None),
+                    "steps_of_reference": reference[-1][0],
+                    "peak_of_reference": _peak(reference, higher),
+                }
+            found.append(row)
+    return found
+
+
+def _peak(series: Sequence[tuple[int, float]], higher: bool) -> dict[str, Any]:
+    step, value = max(series, key=lambda pair: (pair[1] if higher else -pair[1], -pair[0]))
+    return {"step": step, "value": value}
+
+
+def _series(points: Sequence[Row], task: str) -> list[tuple[int, float]]:
+    return sorted((point["step"], point["scores"][task]["value"]) for point in points if task in point["scores"])
+
+
+def _pair(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("source", "target", "tuning", "family", "seed"))
+
+
+def _evaluation(row: Row, task: str) -> str:
+    return str(row["scores"][task]["evaluation"])
+
+
+def _key(row: Row) -> tuple[str, str, tuple[str, ...]]:
+    return row["question"], row["task"], tuple(row["evaluations"])
+
+
+def _measured_only(row: Row) -> dict[str, Any]:
+    """The numbers of a row, without what it is about (that may be called otherwise by now) and what the table decides."""
+    names = (
+        "metric", "higher_is_better", "n", "across_variants", "difference", "interval", "p", "method",
+        "gain", "gain_of_tuned", "recovered_gain",
+    )  # fmt: skip
+    return {name: row[name] for name in names if name in row}
+
+
+def _across(asked: Sequence[Asked]) -> dict[str, Any]:
+    variants = [one.variant for one in asked]
+    return {"across_variants": variants} if len(set(variants)) > 1 else {}
