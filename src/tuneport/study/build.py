@@ -249,9 +249,7 @@ class _Run:
                 steps -= earlier.steps_total
         return self.fine_tune(start, tuning, name, steps=steps)
 
-    def fine_tune(
-        self, start: Model, tuning: str, name: str, *, steps: int | None = None, rate: float = 1.0
-    ) -> Model:
+    def fine_tune(self, start: Model, tuning: str, name: str, *, steps: int | None = None, rate: float = 1.0) -> Model:
         """FT(start), with the paper's schedule from its beginning; `rate` is a part of the learning rate."""
         declared = self.study.tuning(tuning)
         assert declared is not None
@@ -335,7 +333,9 @@ class _Run:
         taking.take("base", self.base(base).thing)
         taking.take("tuned", tuned.thing)
         about = {"precision": {"base": base, "tuned": tuned.name, "tuning": tuning, **self._which(tuned.seed)}}
-        taking.step("precision", self._named(f"precision {tuned.name} − {base}", tuned.seed), {"dtype": CARRIED_LOSS}, about)
+        taking.step(
+            "precision", self._named(f"precision {tuned.name} − {base}", tuned.seed), {"dtype": CARRIED_LOSS}, about
+        )
 
     def path(
         self,

@@ -115,7 +115,13 @@ class Comparing:
             measured = self._known[key]
             if measured:
                 told = {name: model[name] for name in _IDENTIFY if name in model}
-                yield {"question": question, "task": task, **told, **_measured_only(measured), "evaluations": list(key[2])} | {
+                yield {
+                    "question": question,
+                    "task": task,
+                    **told,
+                    **_measured_only(measured),
+                    "evaluations": list(key[2]),
+                } | {
                     "against": [other["name"] for other in others],
                     "against_steps_total": [other["steps_total"] for other in others],
                     "steps_total": model["steps_total"],
@@ -234,7 +240,9 @@ def convergence(results: Sequence[Row]) -> list[dict[str, Any]]:
             own = _series(points, task)
             if not own:
                 continue
-            higher = bool(next(point for point in points if task in point["scores"])["scores"][task]["higher_is_better"])
+            higher = bool(
+                next(point for point in points if task in point["scores"])["scores"][task]["higher_is_better"]
+            )
             best = max(own, key=lambda pair: (pair[1] if higher else -pair[1], -pair[0]))
             row = {
                 **{name: first[name] for name in _IDENTIFY if name in first},

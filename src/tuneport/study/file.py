@@ -229,7 +229,8 @@ class _Reader:
         for name in own:
             if name not in names:
                 self._fault(
-                    ("evaluate", name), f"there is no fine-tuning {name!r}{_nearest(name, names)}; name one, or leave it out"
+                    ("evaluate", name),
+                    f"there is no fine-tuning {name!r}{_nearest(name, names)}; name one, or leave it out",
                 )
         found: dict[str, Evaluation] = {}
         if len(own) < len(table):
@@ -267,7 +268,10 @@ class _Reader:
         """Refuse validation data that stand in the test: curves would then choose the model by its test score."""
         both = sorted({*evaluation.tasks, *evaluation.loss} & {*evaluation.validation})
         for spec in both:
-            self._fault((*path, "validation"), f"{spec!r} is a test task too: selection on the test set is refused; give other examples")
+            self._fault(
+                (*path, "validation"),
+                f"{spec!r} is a test task too: selection on the test set is refused; give other examples",
+            )
         if both or self.faults:
             return
         tests = [self._beside(spec) for spec in (*evaluation.tasks, *evaluation.loss) if not spec.startswith(LAB)]
@@ -319,7 +323,10 @@ class _Reader:
         pairs = {key: self._pairs(table, key, versions, tunings) for key in keys}
         self._check_doing(pairs, versions, tunings)
         if "paths" in table and not lines.text and not lines.data:
-            self._fault((*path, "paths"), "on which data is not said; give [paths] with text (bases), data (tuned models), or both")
+            self._fault(
+                (*path, "paths"),
+                "on which data is not said; give [paths] with text (bases), data (tuned models), or both",
+            )
         scales = self._numbers(table, "scales", path) or (1.0,)
         rate = self._number(table, "reduced-rate", path, above=0)
         if rate is not None and rate >= 1:
@@ -355,7 +362,10 @@ class _Reader:
                     if not trained:
                         self._fault(place, "how to fine-tune is not said; give a [tune]")
                     if other.target_only:
-                        self._fault(place, f"{target} is never fine-tuned (target-only), as [{source}, {target}] asks; drop one of the two")
+                        self._fault(
+                            place,
+                            f"{target} is never fine-tuned (target-only), as [{source}, {target}] asks; drop one of the two",
+                        )
         for before, after in zip(pairs["recycle"], pairs["recycle"][1:], strict=False):
             if before[1] != after[0] and after[0] in {name for pair in pairs["recycle"] for name in pair[1:]}:
                 self._fault(
@@ -416,7 +426,15 @@ class _Reader:
 
     def _cost(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
         table = self._table(content, "cost", (), optional=True)
-        numbers = ("flops", "utilisation", "gpus", "tokens-per-example", "questions", "tokens-per-question", "tokens-per-path")
+        numbers = (
+            "flops",
+            "utilisation",
+            "gpus",
+            "tokens-per-example",
+            "questions",
+            "tokens-per-question",
+            "tokens-per-path",
+        )
         self._known(table, ("gpu", *numbers), ("cost",))
         found: dict[str, Any] = {}
         gpu = self._text(table, "gpu", ("cost",))
@@ -444,7 +462,11 @@ class _Reader:
             path = ("expected", place)
             self._known(table, ("table", "task", "tasks", "target", "columns", "rows", "kind", "tuning", "note"), path)
             title = table.get("table")
-            title = str(title) if isinstance(title, int) and not isinstance(title, bool) else self._text(table, "table", path, required=True)
+            title = (
+                str(title)
+                if isinstance(title, int) and not isinstance(title, bool)
+                else self._text(table, "table", path, required=True)
+            )
             kind = self._among(table, "kind", path, RESULTS) or "transfer"
             tuning = self._among(table, "tuning", path, tuned) or (tuned[0] if tuned else "tuned")
             note = self._text(table, "note", path) or ""
@@ -452,19 +474,30 @@ class _Reader:
             for label, values in self._labelled(table, path, len(columns)):
                 source, of_kind, of_tuning = _row_of(label, kind, tuning, names, tuned)
                 if of_kind is None:
-                    self._fault((*path, "rows"), f"a row begins with {label!r}: neither base, FT, before nor a version{_nearest(label, names)}")
+                    self._fault(
+                        (*path, "rows"),
+                        f"a row begins with {label!r}: neither base, FT, before nor a version{_nearest(label, names)}",
+                    )
                     continue
                 for (task, target), value in zip(columns, values, strict=True):
                     if isinstance(value, str) and not value.strip():
                         continue
                     if not _is_number(value):
-                        self._fault((*path, "rows"), f"{_said(value)} in row {label!r} is no number; leave a cell empty as \"\"")
+                        self._fault(
+                            (*path, "rows"), f'{_said(value)} in row {label!r} is no number; leave a cell empty as ""'
+                        )
                         continue
-                    before = _before(doing.recycle, target) if of_kind.startswith("recycle") and label == "before" else source
+                    before = (
+                        _before(doing.recycle, target)
+                        if of_kind.startswith("recycle") and label == "before"
+                        else source
+                    )
                     found.append(Expected(str(title), task, of_kind, before, target, of_tuning, float(value), note))
         return tuple(found)
 
-    def _columns(self, table: Mapping[str, Any], path: tuple[str | int, ...], names: Sequence[str]) -> list[tuple[str, str]]:
+    def _columns(
+        self, table: Mapping[str, Any], path: tuple[str | int, ...], names: Sequence[str]
+    ) -> list[tuple[str, str]]:
         """The task and the target of each column: one task and several versions, or one version and several tasks."""
         if "tasks" in table or "target" in table:
             target = self._among(table, "target", path, names, required=True)
@@ -477,17 +510,24 @@ class _Reader:
                 self._fault((*path, "columns"), f"there is no version {name!r}{_nearest(name, names)}")
         return [(task, name) for name in columns] if task is not None else []
 
-    def _labelled(self, table: Mapping[str, Any], path: tuple[str | int, ...], width: int) -> list[tuple[str, list[Any]]]:
+    def _labelled(
+        self, table: Mapping[str, Any], path: tuple[str | int, ...], width: int
+    ) -> list[tuple[str, list[Any]]]:
         rows = table.get("rows")
         if not isinstance(rows, list):
-            self._fault((*path, "rows") if rows is not None else path, 'rows are missing; write rows = [["base", 13.2, …], …]')
+            self._fault(
+                (*path, "rows") if rows is not None else path, 'rows are missing; write rows = [["base", 13.2, …], …]'
+            )
             return []
         found = []
         for row in rows:
             if not isinstance(row, list) or not row or not isinstance(row[0], str):
                 self._fault((*path, "rows"), f"{_said(row)} is no row; begin it with base, FT or a version's name")
             elif width and len(row) != width + 1:
-                self._fault((*path, "rows"), f"row {row[0]!r} has {len(row) - 1} numbers for {width} columns; leave a cell empty as \"\"")
+                self._fault(
+                    (*path, "rows"),
+                    f'row {row[0]!r} has {len(row) - 1} numbers for {width} columns; leave a cell empty as ""',
+                )
             elif width:
                 found.append((row[0], row[1:]))
         return found
@@ -498,10 +538,14 @@ class _Reader:
         for tuning in study.tunings:
             if tuning.eval_every is None:
                 continue
-            path = ("tune", tuning.name, "eval-every") if ("tune", tuning.name) in self._lines else ("tune", "eval-every")
+            path = (
+                ("tune", tuning.name, "eval-every") if ("tune", tuning.name) in self._lines else ("tune", "eval-every")
+            )
             evaluation = study.evaluation(tuning.name)
             if evaluation is None or not evaluation.validation:
-                self._fault(path, "curves are read on validation data, which nobody names; give [evaluate] validation = […]")
+                self._fault(
+                    path, "curves are read on validation data, which nobody names; give [evaluate] validation = […]"
+                )
 
     def _sizes(self, study: Study) -> None:
         """`from` needs the tuning before it, in every version that is fine-tuned."""
@@ -530,7 +574,9 @@ class _Reader:
 
     # What a value is
 
-    def _model(self, table: Mapping[str, Any], key: str, path: tuple[str | int, ...], required: bool = False) -> str | None:
+    def _model(
+        self, table: Mapping[str, Any], key: str, path: tuple[str | int, ...], required: bool = False
+    ) -> str | None:
         spec = self._text(table, key, path, required=required)
         if spec is None:
             return None
@@ -539,7 +585,9 @@ class _Reader:
             self._try(place, lambda: find_lab(spec))
         elif not os.path.isdir(self._beside(spec)):
             if spec.startswith((".", "/", "~")) or HUB_ID.fullmatch(spec) is None:
-                self._fault(place, f"{spec!r}: no such folder beside the file, and no Hub id either (org/name@revision)")
+                self._fault(
+                    place, f"{spec!r}: no such folder beside the file, and no Hub id either (org/name@revision)"
+                )
         return spec
 
     def _rows(self, spec: str, place: tuple[str | int, ...]) -> None:
@@ -548,20 +596,30 @@ class _Reader:
             self._try(place, lambda: find_lab(spec))
         elif not os.path.isfile(self._beside(spec)):
             if spec.endswith(_ROWS) or spec.startswith((".", "/", "~")) or _DATA_SET.fullmatch(spec) is None:
-                self._fault(place, f"{spec!r}: no such file beside the study's, and no data set either (org/name[@REVISION][:SPLIT])")
+                self._fault(
+                    place,
+                    f"{spec!r}: no such file beside the study's, and no data set either (org/name[@REVISION][:SPLIT])",
+                )
 
     def _task(self, spec: str, place: tuple[str | int, ...], named: bool) -> None:
         """Questions: the lab's, a file, or (where `named`) a task of the harness by name."""
         if spec.startswith(LAB):
             self._try(place, lambda: find_lab(spec))
-        elif not os.path.isfile(self._beside(spec)) and (not named or spec.endswith(_ROWS) or "/" in spec or os.sep in spec):
-            self._fault(place, f"{spec!r}: no such file beside the study's; give a .jsonl file{' or the name of a task' if named else ''}")
+        elif not os.path.isfile(self._beside(spec)) and (
+            not named or spec.endswith(_ROWS) or "/" in spec or os.sep in spec
+        ):
+            self._fault(
+                place,
+                f"{spec!r}: no such file beside the study's; give a .jsonl file{' or the name of a task' if named else ''}",
+            )
 
     def _template(self, spec: str, place: tuple[str | int, ...]) -> None:
         if spec.startswith(LAB):
             self._try(place, lambda: find_lab(spec))
         elif not os.path.isfile(self._beside(spec)) and spec not in settings.template_names():
-            self._fault(place, f"{spec!r}: no such file beside the study's, and none of {', '.join(settings.template_names())}")
+            self._fault(
+                place, f"{spec!r}: no such file beside the study's, and none of {', '.join(settings.template_names())}"
+            )
 
     def _beside(self, spec: str) -> str:
         """Where a path of the file leads."""
@@ -603,7 +661,9 @@ class _Reader:
             self._fault(path, f"[{key}] is missing; begin the file with it")
         return {}
 
-    def _text(self, table: Mapping[str, Any], key: str, path: tuple[str | int, ...], required: bool = False) -> str | None:
+    def _text(
+        self, table: Mapping[str, Any], key: str, path: tuple[str | int, ...], required: bool = False
+    ) -> str | None:
         value = table.get(key)
         if value is None:
             if required and key not in table:
@@ -614,7 +674,9 @@ class _Reader:
             return None
         return value
 
-    def _texts(self, table: Mapping[str, Any], key: str, path: tuple[str | int, ...], required: bool = False) -> tuple[str, ...]:
+    def _texts(
+        self, table: Mapping[str, Any], key: str, path: tuple[str | int, ...], required: bool = False
+    ) -> tuple[str, ...]:
         value = table.get(key)
         if value is None:
             if required:
@@ -638,7 +700,12 @@ class _Reader:
         return value
 
     def _among(
-        self, table: Mapping[str, Any], key: str, path: tuple[str | int, ...], allowed: Sequence[str], required: bool = False
+        self,
+        table: Mapping[str, Any],
+        key: str,
+        path: tuple[str | int, ...],
+        allowed: Sequence[str],
+        required: bool = False,
     ) -> str | None:
         value = self._text(table, key, path, required=required)
         if value is not None and value not in allowed:
@@ -687,9 +754,15 @@ class _Reader:
         value = table.get(key)
         if value is None:
             return default
-        fine = isinstance(value, list) and value and all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= _MOST_SEED for v in value)
+        fine = (
+            isinstance(value, list)
+            and value
+            and all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= _MOST_SEED for v in value)
+        )
         if not fine or len(set(value)) < len(value):
-            self._fault(("study", key), f"is {_said(value)}; give a list of different whole numbers from 0 on, below 2^32")
+            self._fault(
+                ("study", key), f"is {_said(value)}; give a list of different whole numbers from 0 on, below 2^32"
+            )
             return default
         return tuple(value)
 

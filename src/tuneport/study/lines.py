@@ -17,7 +17,9 @@ _HEADER = re.compile(rf"\[\[{_DOTTED}\]\]|\[{_DOTTED}\]")
 _ASSIGNED = re.compile(rf"{_DOTTED}=")
 _PART = re.compile(_KEY)
 # What a value is made of, as far as it matters for where it ends.
-_PIECE = re.compile(r'"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}\n]', re.DOTALL)
+_PIECE = re.compile(
+    r'"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}\n]', re.DOTALL
+)
 
 
 def lines_of(text: str) -> dict[Path, int]:

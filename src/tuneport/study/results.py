@@ -239,7 +239,9 @@ class Results:
             if identity not in self._asked:
                 step = self._steps[identity]
                 loss = bool(step.choices["settings"].get("loss"))
-                asked = comparisons.asked_in(self._json(step, "scores.json"), self._read(step, "scores.examples.jsonl") or "")
+                asked = comparisons.asked_in(
+                    self._json(step, "scores.json"), self._read(step, "scores.examples.jsonl") or ""
+                )
                 self._asked[identity] = {_task_name(task, loss): one for task, one in asked.items()}
             found.update(self._asked[identity])
         return found

@@ -158,8 +158,12 @@ def check_apart(tests: Sequence[str], validation: Sequence[str]) -> None:
 
     rows = leaked(read_tasks([Path(file) for file in tests]), validation)
     if rows:
-        told = ", ".join(f"{row['count']} of {row['of']} examples of {row['task']} ({row['ids'][0]}, …)" for row in rows)
-        raise UsageError(f"{told} stand in the validation data: selection on the test set is refused; give other examples.")
+        told = ", ".join(
+            f"{row['count']} of {row['of']} examples of {row['task']} ({row['ids'][0]}, …)" for row in rows
+        )
+        raise UsageError(
+            f"{told} stand in the validation data: selection on the test set is refused; give other examples."
+        )
 
 
 def template_names() -> list[str]:
