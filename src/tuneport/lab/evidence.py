@@ -67,7 +67,7 @@ class Family:
                 f"`tuneport report {self.folder}` shows what did."
             )
         return {
-            task: {example: float(np.mean([scores[task][example] for scores in done])) for example in done[0][task]}
+            task: {example: sum(scores[task][example] for scores in done) / len(done) for example in done[0][task]}
             for task in done[0]
         }
 
