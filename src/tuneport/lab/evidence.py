@@ -51,10 +51,16 @@ class Family:
     paths: tuple[Row, ...]
     distances: tuple[Row, ...]
     folder: Path
+    _scored: dict[tuple[Model, int | None], Scores] = field(default_factory=dict, repr=False, compare=False)
     _kept: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict, repr=False, compare=False)
 
     def scores(self, model: Model, steps_total: int | None = None) -> Scores:
         """Every example's score by task; of a fine-tuning by its own number of steps, the shortest if none is given."""
+        if (model, steps_total) not in self._scored:
+            self._scored[model, steps_total] = self._mean_scores(model, steps_total)
+        return self._scored[model, steps_total]
+
+    def _mean_scores(self, model: Model, steps_total: int | None) -> Scores:
         rows = self.rows.get(model, ())
         if steps_total is not None:
             rows = tuple(row for row in rows if row["steps_total"] == steps_total)
