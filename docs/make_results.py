@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from render_results import FIGURES, FRESH_SEEDS, SEEDS
+from render_results import EXPERIMENT_SEEDS, EXPERIMENTS, FIGURES, FRESH_SEEDS, OWN_FAMILIES, SEEDS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +28,13 @@ def runs(out: Path) -> dict[str, tuple[list[str], Path]]:
         folder = out / f"demo-seed-{seed}"
         command = [*module, "tuneport", "demo", "--out", str(folder), "--seed", str(seed)]
         found[folder.name] = (command, folder / "summary.json")
+    for name in EXPERIMENTS:
+        for seed in EXPERIMENT_SEEDS:
+            folder = out / f"{name}-seed-{seed}"
+            command = [*module, f"tuneport.lab.{name}", "--out", str(folder), "--seed", str(seed)]
+            if name not in OWN_FAMILIES:
+                command += ["--family", str(out / f"demo-seed-{seed}")]
+            found[folder.name] = (command, folder / "summary.json")
     published = [*module, "tuneport.lab.published", "--out", str(out / "published")]
     found["published"] = (published, out / "published" / "summary.json")
     found["bench"] = ([*module, "bench.run", "--out", str(out / "bench")], out / "bench" / "bench.json")

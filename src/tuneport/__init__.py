@@ -15,28 +15,31 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tuneport.diagnose.path import path as path
     from tuneport.diff.run import apply as apply
     from tuneport.diff.run import diff as diff
     from tuneport.evaluate.run import evaluate as evaluate
     from tuneport.inspecting import inspect as inspect
     from tuneport.publishing import publish as publish
+    from tuneport.study.run import study as study
     from tuneport.transfer.run import transfer as transfer
     from tuneport.transfer.verify import verify as verify
     from tuneport.tune.run import tune as tune
 
-__all__ = ["apply", "diff", "evaluate", "inspect", "publish", "transfer", "tune", "verify"]
+__all__ = ["apply", "diff", "evaluate", "inspect", "path", "publish", "study", "transfer", "tune", "verify"]
 
-# Where each verb lives; diff, evaluate, transfer and tune are packages that can be called (see verbs.py).
+# Where each verb lives; diff, evaluate, study, transfer and tune are packages that can be called (see verbs.py).
 _HOMES = {
     "apply": "tuneport.diff.run",
     "inspect": "tuneport.inspecting",
+    "path": "tuneport.diagnose.path",
     "publish": "tuneport.publishing",
     "verify": "tuneport.transfer.verify",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("diff", "evaluate", "transfer", "tune"):
+    if name in ("diff", "evaluate", "study", "transfer", "tune"):
         return importlib.import_module(f"tuneport.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)

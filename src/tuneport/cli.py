@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tuneport import __version__, publishing
+from tuneport.diagnose import command as diagnosing
 from tuneport.errors import TuneportError, UsageError
 from tuneport.evaluate import command as evaluating
+from tuneport.study import command as studying
 from tuneport.tune import command as tune
 
 Verb = Callable[[argparse.Namespace], dict[str, Any]]
@@ -63,6 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluating.add_arguments(
         _verb(verbs, "evaluate", evaluating.call, "score models and say which differences are real")
     )
+    studying.add_arguments(_verb(verbs, "study", studying.call, "run a declared study of many versions as one graph"))
+    diagnosing.add_arguments(_verb(verbs, "path", diagnosing.call, "measure loss on the line between two models"))
     _add_demo(verbs)
     return parser
 

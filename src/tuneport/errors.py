@@ -13,7 +13,8 @@ exits with status 1. Nothing else is raised on purpose, so any other exception i
      ├── TrainingError       a fine-tuning that cannot go on
      ├── NumericsError       NaN or infinity, or a diff vector that is zero
      ├── PublishError        a push that the Hub does not take, or that would replace what is not ours
-     ├── OutputError         the place to write to: taken, locked, full, or begun with another plan
+     ├── OutputError         the place to write to: locked, full, or not to be written
+     │    └── TakenError     something else stands there, or work that was begun with another plan
      ├── DoubtError          a warning that --strict turns into a stop
      ├── VerificationError   an output that is not what its manifest or its parents say
      ├── StudyError          a study's file that cannot be meant as it stands, or steps of it that failed
@@ -69,7 +70,11 @@ class PublishError(TuneportError):
 
 
 class OutputError(TuneportError):
-    """The place to write to is taken, locked, full, or was begun with another plan."""
+    """The place to write to is locked, full, or cannot be written."""
+
+
+class TakenError(OutputError):
+    """The place to write to holds something else, or work that was begun with another plan."""
 
 
 class DoubtError(TuneportError):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import OutputError
+from tuneport.errors import OutputError, TakenError
 
 PLAN = "plan.json"
 
@@ -52,10 +52,10 @@ def _compare(folder: Path, wanted: Any, record: str | None) -> None:
     """Raise unless `folder` was begun with the plan `wanted`."""
     found = _plan_in(folder, record)
     if found is None:
-        raise OutputError(f"{folder} exists and holds something else. Choose another DIR, or move it away.")
+        raise TakenError(f"{folder} exists and holds something else. Choose another DIR, or move it away.")
     if found != wanted:
         fields = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
-        raise OutputError(
+        raise TakenError(
             f"{folder} was begun with another plan ({', '.join(fields)} differ). Choose another DIR, or move it away."
         )
 

@@ -10,19 +10,9 @@ import pytest
 from lab.made_up_study import STEPS, TASKS, UNSEEN, write_study
 from tuneport.errors import StudyError
 from tuneport.evaluate.measures import Estimate
-from tuneport.lab.claims import (
-    EARLY,
-    FAILS,
-    HOLDS,
-    OPEN,
-    VERSIONS,
-    Claim,
-    Finding,
-    Judging,
-    adjusted,
-    claims_of_versions,
-)
+from tuneport.lab.claims import EARLY, VERSIONS, claims_of_versions
 from tuneport.lab.evidence import Model, base, read_families
+from tuneport.lab.judging import FAILS, HOLDS, OPEN, Claim, Finding, Judging, adjusted
 
 
 def as_the_paper_says(model: Model, steps: int, task: str, family: int) -> float:

@@ -6,33 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from lab.brief import BRIEF_DEMO
 from tuneport.cli import main
 from tuneport.errors import OutputError, UsageError
 from tuneport.lab.demo import MODELS, Recipe, demo
-from tuneport.lab.family import Architecture
-from tuneport.lab.training import Schedule
-from tuneport.tune.recipes import SftRecipe
 
 pytest.importorskip("transformers")
 
-BRIEFLY = Schedule(steps=4, peak=1e-3, warmup=1, batch=4)
-RECIPE = Recipe(
-    architecture=Architecture(hidden=32, layers=1, heads=2, feedforward=48, context=32),
-    first_stage=BRIEFLY,
-    second_stage=BRIEFLY,
-    next_version=BRIEFLY,
-    tuning=SftRecipe(learning_rate=1e-3, steps=4, batch_size=4),
-    curve_every=2,
-    problems=12,
-    orders=12,
-)
-
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("demo") / "demo"
-    assert not demo(out, seed=0, recipe=RECIPE).already_done
-    return out
+def done(finished_demo: Path) -> Path:
+    return finished_demo
 
 
 def test_the_five_models_stay_and_load_as_any_others(done: Path) -> None:
@@ -81,14 +65,14 @@ def test_every_transfer_went_through_the_engine(done: Path) -> None:
 
 def test_a_second_run_finds_all_done_and_another_seed_is_refused(done: Path) -> None:
     shown: list[str] = []
-    again = demo(done, seed=0, recipe=RECIPE, show=shown.append)
+    again = demo(done, seed=0, recipe=BRIEF_DEMO, show=shown.append)
     assert "recovered gain" in "".join(shown)
     assert again.already_done
     assert again.record == json.loads((done / "summary.json").read_text())
     with pytest.raises(OutputError, match="seed differ"):
-        demo(done, seed=1, recipe=RECIPE)
+        demo(done, seed=1, recipe=BRIEF_DEMO)
     with pytest.raises(OutputError, match="recipe differ"):
-        demo(done, seed=0, recipe=replace(RECIPE, problems=13))
+        demo(done, seed=0, recipe=replace(BRIEF_DEMO, problems=13))
 
 
 def test_with_json_stdout_holds_one_object_and_nothing_else(
@@ -105,7 +89,7 @@ def test_with_json_stdout_holds_one_object_and_nothing_else(
 
 
 def test_without_torch_the_demo_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuneport.lab.demo.find_spec", lambda name: None if name == "torch" else object())
+    monkeypatch.setattr("tuneport.lab.workshop.find_spec", lambda name: None if name == "torch" else object())
     with pytest.raises(UsageError, match=r"needs torch.*pip install 'tuneport\[models\]'"):
         demo(tmp_path / "demo")
     assert not list(tmp_path.iterdir())
@@ -123,7 +107,7 @@ def test_fine_tuning_and_scoring_went_through_the_verbs(done: Path) -> None:
     for name in ("v1-tuned", "v2-tuned"):
         assert json.loads((done / "models" / name / "tune.json").read_text())["plan"]["recipe"]["recipe"] == "sft"
     scored = json.loads((done / "scores" / "v2-transferred.json").read_text())
-    assert scored["models"][0]["tasks"]["word-problems"]["n"] == RECIPE.problems
+    assert scored["models"][0]["tasks"]["word-problems"]["n"] == BRIEF_DEMO.problems
 
 
 def test_every_models_answers_stay_beside_the_questions(done: Path) -> None:

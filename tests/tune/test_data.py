@@ -118,6 +118,39 @@ def test_a_data_set_that_the_hub_does_not_give_is_refused_with_what_to_check() -
         read_sources(["org/absent"], "sft", [], 0)
 
 
+@pytest.fixture
+def in_two_languages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set org/aya, as the library reads one that lies in the working folder."""
+    pytest.importorskip("datasets")
+    (tmp_path / "org" / "aya").mkdir(parents=True)
+    rows = [{"inputs": f"q{n}", "targets": f"a{n}", "language_code": "sin" if n % 3 else "plt"} for n in range(9)]
+    write_rows(tmp_path / "org" / "aya" / "train.jsonl", rows)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def test_rows_and_columns_of_a_data_set_are_chosen_in_its_name(in_two_languages: None) -> None:
+    name = "org/aya:train?language_code=sin&prompt:inputs&completion:targets"
+    (source,) = read_sources([name], "sft", [], 0)
+    assert [(row["prompt"], row["completion"]) for row in source.rows] == [
+        (f"q{n}", f"a{n}") for n in (1, 2, 4, 5, 7, 8)
+    ]
+    assert (source.name, source.form, source.available) == (name, "prompt-completion", 6)
+    (part,) = read_sources([name], "sft", [Share(name, 4)], 0)
+    assert len(part.rows) == 4
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(in_two_languages: None) -> None:
+    with pytest.raises(DataError, match="no column lang; there are inputs, language_code, targets"):
+        read_sources(["org/aya:train?lang=sin&prompt:inputs&completion:targets"], "sft", [], 0)
+
+
+def test_values_that_no_row_has_leave_nothing_to_train_on(in_two_languages: None) -> None:
+    with pytest.raises(DataError, match="is empty"):
+        read_sources(["org/aya:train?language_code=tr&prompt:inputs&completion:targets"], "sft", [], 0)
+
+
 def test_a_share_is_chosen_by_seed_in_the_order_of_the_file_and_recorded(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "sums.jsonl", [{"text": f"text {n}"} for n in range(100)])
 

@@ -37,7 +37,7 @@ def merge_config(configs: Three, choices: ConfigChoices, names: TokenNames, find
     """The output's config.json; what stops the run, and every decision, goes into ``findings``."""
     output = _merge(configs, "", None, choices, names, findings)
     if choices.dtype is not None:
-        _set_dtype(output, choices.dtype)
+        set_dtype(output, choices.dtype)
         findings.decided("config.dtype", choices.dtype, "asked for with --dtype")
     if choices.vocab_rows is not None:
         _set_vocab_size(output, choices.vocab_rows)
@@ -227,7 +227,8 @@ def _is_sub_config(name: str, value: Any) -> bool:
     return isinstance(value, dict) and name.endswith("_config") and name not in _ONE_VALUE
 
 
-def _set_dtype(config: dict[str, Any], dtype: str) -> None:
+def set_dtype(config: dict[str, Any], dtype: str) -> None:
+    """Have a config say that its weights are of ``dtype`` (as transformers writes it), where it says so."""
     # `torch_dtype` is read by every version, `dtype` by none before 4.56.
     present = [key for key in (DTYPE, "torch_dtype") if key in config]
     for key in present or [DTYPE if ROPE in config else "torch_dtype"]:

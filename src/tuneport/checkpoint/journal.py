@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from tuneport.errors import OutputError
+from tuneport.errors import TakenError
 
 NAME = "journal.jsonl"
 
@@ -34,7 +34,7 @@ class Journal:
     """Appends to the journal of a folder; safe to use from several threads."""
 
     def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
-        """Open the folder's journal, or begin one with ``plan``. Raises `OutputError` if it was begun otherwise."""
+        """Open the folder's journal, or begin one with ``plan``. Raises `TakenError` if it was begun otherwise."""
         self.path = folder / NAME
         self._lock = Lock()
         self.leaves: dict[tuple[str, int], LeafRecord] = {}
@@ -59,7 +59,7 @@ class Journal:
                     entry = LeafRecord(bytes.fromhex(record["digest"]), sums, int(record["nonfinite"]))
                     self.leaves[record["tensor"], int(record["leaf"])] = entry
         except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise OutputError(
+            raise TakenError(
                 f"{self.path} is damaged ({error}). Remove {self.path.parent.name} and run again; it starts anew."
             ) from None
         _stop_if_different(self.path.parent, begun, plan)
@@ -91,12 +91,12 @@ class Journal:
 
 
 def check_plan(folder: Path, plan: Mapping[str, Any]) -> None:
-    """Raise `OutputError` if the folder's journal was begun with another plan, or cannot be read."""
+    """Raise `TakenError` if the folder's journal was begun with another plan, or cannot be read."""
     try:
         with (folder / NAME).open("rb") as lines:
             begun = json.loads(lines.readline())["plan"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(
+        raise TakenError(
             f"{folder / NAME} is damaged ({error}). Remove {folder.name} and run again; it starts anew."
         ) from None
     _stop_if_different(folder, begun, plan)
@@ -105,7 +105,7 @@ def check_plan(folder: Path, plan: Mapping[str, Any]) -> None:
 def _stop_if_different(folder: Path, begun: Any, plan: Mapping[str, Any]) -> None:
     different = differing_fields(begun, dict(json.loads(json.dumps(plan))))
     if different:
-        raise OutputError(
+        raise TakenError(
             f"{folder} was begun with another plan; what differs: {'; '.join(different)}.\n"
             f"Give the same inputs and choices to go on, or remove {folder.name} to start anew."
         )

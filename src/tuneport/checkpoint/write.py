@@ -18,7 +18,7 @@ from typing import Any
 from tuneport.checkpoint import journal
 from tuneport.checkpoint.journal import Journal, LeafRecord
 from tuneport.checkpoint.shards import Layout, Slot
-from tuneport.errors import OutputError
+from tuneport.errors import OutputError, TakenError
 
 MANIFEST = "tuneport.json"
 # Larger writes ask the page cache for large blocks of memory, which cost a virtual machine up to three times as much.
@@ -108,7 +108,7 @@ def begin(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -
     """DIR.partial, locked, for a run of ``plan``; a killed run's folder is taken over where its plan is the same.
 
     ``plan`` is what makes two runs the same: a JSON object. Raises `AlreadyDone` if DIR is complete with this plan, and
-    `OutputError` if DIR is something else (unless ``overwrite``), is held by another run, or was begun otherwise.
+    `OutputError` if DIR is something else (unless ``overwrite``), held by another run, or was begun otherwise.
     """
     partial = _partial(out)
     with _locked(out, partial):
@@ -253,7 +253,7 @@ def _check_ours(partial: Path) -> None:
     with told(partial):
         held = {entry.name for entry in partial.iterdir()} if partial.is_dir() else set()
     if held - {f"{journal.NAME}.new"} and not held & {journal.NAME, MANIFEST}:
-        raise OutputError(f"{partial} is in the way, and not made by tuneport. Move it away, or give another --out.")
+        raise TakenError(f"{partial} is in the way, and not made by tuneport. Move it away, or give another --out.")
 
 
 def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -> None:
@@ -263,7 +263,7 @@ def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrit
         if not lost:
             raise AlreadyDone(str(out))
         if not overwrite:
-            raise OutputError(
+            raise TakenError(
                 f"{out} was made by this plan, but {', '.join(lost)} is gone or has another size. "
                 "Give --overwrite to make it anew, or another --out."
             )
@@ -271,9 +271,9 @@ def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrit
         how = "was made by another plan" if made_by is not None else "is there already, and not made by tuneport"
         if made_by is not None:
             how += ": " + "; ".join(journal.differing_fields(made_by, json.loads(json.dumps(plan)))[:5])
-        raise OutputError(f"{out} {how}. Give another --out, or --overwrite to replace it.")
+        raise TakenError(f"{out} {how}. Give another --out, or --overwrite to replace it.")
     if os.path.lexists(_old(out)):
-        raise OutputError(f"{_old(out)} is in the way of --overwrite, which needs that name. Move it away first.")
+        raise TakenError(f"{_old(out)} is in the way of --overwrite, which needs that name. Move it away first.")
 
 
 def _check_space(out: Path, place: Path, needed: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.journal import differing_fields
-from tuneport.errors import OutputError, listing
+from tuneport.errors import OutputError, TakenError, listing
 from tuneport.evaluate.outcomes import TaskResult, as_json, from_json
 
 EXAMPLES = ".examples.jsonl"
@@ -41,10 +41,10 @@ def already_done(out: Path, plan: Mapping[str, Any], overwrite: bool) -> dict[st
         found = json.loads(out.read_text(encoding="utf-8"))
         begun = found["plan"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise OutputError(f"{out} exists and is no record of an evaluation. Choose another --out.") from None
+        raise TakenError(f"{out} exists and is no record of an evaluation. Choose another --out.") from None
     different = differing_fields(begun, json.loads(json.dumps(plan)))
     if different:
-        raise OutputError(
+        raise TakenError(
             f"{out} holds another evaluation; what differs:{listing(different, 10)}\n"
             "Choose another --out, or pass --overwrite."
         )
@@ -84,7 +84,7 @@ class Kept:
         if begun.exists():
             different = _differing(begun, self.plan)
             if different and not overwrite:
-                raise OutputError(
+                raise TakenError(
                     f"{folder} was begun with another plan; what differs:{listing(different, 10)}\n"
                     "Give the same models, tasks and choices to go on, or pass --overwrite to start anew."
                 )
@@ -125,7 +125,7 @@ def _differing(begun: Path, plan: Any) -> list[str]:
     try:
         return differing_fields(json.loads(begun.read_text(encoding="utf-8")), plan)
     except (OSError, ValueError):
-        raise OutputError(f"{begun} is damaged. Remove {begun.parent.name} and run again; it starts anew.") from None
+        raise TakenError(f"{begun} is damaged. Remove {begun.parent.name} and run again; it starts anew.") from None
 
 
 def _write(path: Path, text: str) -> None:

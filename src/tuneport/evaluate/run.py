@@ -54,10 +54,10 @@ class Wanted:
         return {
             "format": FORMAT,
             "models": [dict(seat.identity) for seat in seats],
-            "tasks": [*({"task": task.name, "digest": _digest(task)} for task in self.own), *self.names],
+            "tasks": [*({"task": task.name, "digest": digest_of_task(task)} for task in self.own), *self.names],
             "settings": {**asdict(self.asking), **loading, "chat": self.chat, "seed": self.seed},
             **({} if self.suite is None else {"suite": self.suite, "variant": self.variant}),
-            "versions": _versions(),
+            "versions": versions(),
         }
 
 
@@ -109,7 +109,7 @@ def evaluate(
     files, names = _sorted_tasks(tasks, wanted_suite is not None)
     asking = Asking(match=match, loss=loss, max_new_tokens=max_new_tokens, limit=limit)
     own = tuple(read_tasks(files, loss=loss))
-    loading = Loading(backend, device, dtype, _batch_size(batch_size), _template_text(chat_template))
+    loading = Loading(backend, device, dtype, checked_batch_size(batch_size), template_text(chat_template))
     wanted = Wanted(own, tuple(names), asking, loading, chat, seed, suite, variant)
     triples = [_roles(triple, seats, models) for triple in recovered_gain]
     leaks = leakage.leaked(own, trained_on)
@@ -288,7 +288,7 @@ def _roles(triple: Sequence[str], seats: Sequence[Seat], models: Sequence[str | 
     return [known[str(role)] for role in triple]
 
 
-def _template_text(source: str | Path | None) -> str | None:
+def template_text(source: str | Path | None) -> str | None:
     """The text of a chat template, from a file or from a model that has one."""
     if source is None:
         return None
@@ -304,7 +304,8 @@ def _template_text(source: str | Path | None) -> str | None:
     return template
 
 
-def _batch_size(value: int | str) -> int | str:
+def checked_batch_size(value: int | str) -> int | str:
+    """A batch size as the harness takes it. Raises `UsageError`."""
     if isinstance(value, str) and value.startswith("auto"):
         return value
     try:
@@ -316,13 +317,15 @@ def _batch_size(value: int | str) -> int | str:
     return number
 
 
-def _digest(task: OwnTask) -> str:
+def digest_of_task(task: OwnTask) -> str:
+    """The digest of a task's name, kind and examples."""
     from blake3 import blake3
 
     return blake3(repr(replace(task)).encode() + repr(task.examples).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of the libraries that decide scores."""
     found = {"tuneport": __version__}
     for name in _LIBRARIES:
         try:

@@ -1,130 +1,26 @@
 """The paper's claims, as the paper makes them, and what families of the lab say to each.
 
-A claim is judged over families (crossed bootstrap over families and examples, `evaluate.crossed`), its p values adjusted by
-Holm's method for all tests of the page. Three verdicts: *holds* (the interval is clear on the claimed side), *does not hold*
-(clear on the other side), *not shown*. "No harm" is non-inferiority within 3 points.
+In comes what finished studies hold (`evidence`), out come claims with their findings (`judging` says how they are judged). A
+function a claim, in the paper's order; those on five versions first (the twin of olmo2.toml), then those of the other twins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from tuneport.evaluate import measures
-from tuneport.evaluate.crossed import NO_HARM, over_families
-from tuneport.evaluate.measures import Estimate, Matrix
+from tuneport.evaluate.measures import Matrix
 from tuneport.lab.evidence import FURTHER, Family, Model, base
+from tuneport.lab.judging import Claim, Finding, Judging, estimate_over, over_families_alone, spearman
 
-HOLDS, FAILS, OPEN = "holds", "does not hold", "not shown"
 VERSIONS = ("M1", "M2", "M3", "M4", "M5")
 EARLY, LATE = VERSIONS[:3], VERSIONS[3:]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One number beside a claim. `wanted` says which side of 0 was claimed; None where it only stands beside."""
-
-    what: str
-    estimate: Estimate
-    p: float | None = None
-    wanted: str | None = "above"  # "above", "below", "no harm" or None
-    unit: str = "points"
-    p_adjusted: float | None = None
-
-    @property
-    def verdict(self) -> str | None:
-        """Whether the claim holds, does not, or is not shown, by this number."""
-        low, high = self.estimate.interval
-        if self.wanted is None:
-            return None
-        if self.wanted == "no harm":
-            return HOLDS if low > -NO_HARM else FAILS if high < -NO_HARM else OPEN
-        if self.wanted == "below":
-            low, high = -high, -low
-        sure = self.p_adjusted is None or self.p_adjusted < 0.05
-        return OPEN if not sure else HOLDS if low > 0 else FAILS if high < 0 else OPEN
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the paper with where it stands, and what was found."""
-
-    number: str
-    said: str
-    source: str
-    findings: tuple[Finding, ...]
-    remark: str = ""
-
-
-@dataclass(frozen=True)
-class Judging:
-    """The families of one study, and what they are judged on."""
-
-    families: Sequence[Family]
-    tasks: tuple[str, ...]  # what the fine-tuning teaches
-    unseen: tuple[str, ...] = ()  # what no fine-tuning holds; bases score above zero here
-    tuning: str = "sft"
-
-    def moved(self, source: str, target: str) -> Model:
-        """M_target + Δ_source."""
-        return Model("transfer", source, target, self.tuning)
-
-    def tuned(self, version: str) -> Model:
-        """FT(M)."""
-        return Model("tuned", None, version, self.tuning)
-
-    def further(self, source: str, target: str) -> Model:
-        """FT(M_target + Δ_source)."""
-        return Model("transfer-then-tune", source, target, self.tuning)
-
-    def finding(
-        self,
-        what: str,
-        models: Sequence[Any],
-        statistic: Callable[[Matrix], Matrix],
-        wanted: str | None = "above",
-        tasks: Sequence[str] | None = None,
-        unit: str = "points",
-    ) -> Finding:
-        """A number over all families and examples. `statistic`: mean scores (draws × models) to one number a draw."""
-        scores = [family.matrix(models, tasks or self.tasks) for family in self.families]
-        estimate, p = over_families(scores, statistic)
-        return Finding(what, estimate, p, wanted, unit)
-
-    def change(
-        self,
-        what: str,
-        after: Sequence[Any],
-        before: Sequence[Any],
-        wanted: str | None = "above",
-        tasks: Sequence[str] | None = None,
-    ) -> Finding:
-        """The mean score of some models minus that of others."""
-        first = len(after)
-        return self.finding(
-            what, [*after, *before], lambda m: m[:, :first].mean(axis=1) - m[:, first:].mean(axis=1), wanted, tasks
-        )
-
-
-def adjusted(claims: Iterable[Claim]) -> list[Claim]:
-    """The same claims, their p values adjusted for all tests together by Holm's method."""
-    claims = list(claims)
-    tested = [f.p for claim in claims for f in claim.findings if f.p is not None and f.wanted in ("above", "below")]
-    values = iter(measures.holm(tested))
-    return [
-        replace(
-            claim,
-            findings=tuple(
-                replace(f, p_adjusted=next(values)) if f.p is not None and f.wanted in ("above", "below") else f
-                for f in claim.findings
-            ),
-        )
-        for claim in claims
-    ]
+STAGES = ("sft", "dpo", "grpo")
 
 
 def claims_of_versions(judging: Judging) -> list[Claim]:
@@ -241,7 +137,7 @@ def transfer_then_tune(j: Judging) -> Claim:
         "spread over Δ_j after fine-tuning − before", [*(j.moved(s, t) for s, t in grid), *(j.further(s, t) for s, t in grid)],
         spread, "below",
     )  # fmt: skip
-    faster = _over_families_alone(
+    faster = over_families_alone(
         "steps saved, as a share of FT(M_i)'s (0 where never matched)", j, _steps_saved("transfer-then-tune")
     )
     return Claim(
@@ -281,8 +177,8 @@ def recycling(j: Judging) -> Claim:
             j.change("iterative − direct, the same steps for this version", iterative, direct, "no harm"),
             j.change("iterative − none, the same steps for this version", iterative, none),
             j.change("direct − none, the same steps for this version", direct, none),
-            _over_families_alone("steps saved by iterative, as a share of FT(M_i)'s", j, _steps_saved("recycle-iterative")),
-            _over_families_alone("steps saved by direct, as a share of FT(M_i)'s", j, _steps_saved("recycle-direct")),
+            over_families_alone("steps saved by iterative, as a share of FT(M_i)'s", j, _steps_saved("recycle-iterative")),
+            over_families_alone("steps saved by direct, as a share of FT(M_i)'s", j, _steps_saved("recycle-direct")),
             j.change("iterative − none, the same steps in all", iterative, at_total(iterative), None),
             j.change("direct − none, the same steps in all", direct, at_total(direct), None),
         ),
@@ -324,9 +220,9 @@ def predictors(j: Judging) -> Claim:
         for name in told:
             pairs = [pair for pair in gains if pair in told[name]]
             if len(pairs) > 2:
-                named.setdefault(name, []).append(_spearman([told[name][p] for p in pairs], [gains[p] for p in pairs]))
+                named.setdefault(name, []).append(spearman([told[name][p] for p in pairs], [gains[p] for p in pairs]))
     findings = tuple(
-        replace(_estimate_over(name, np.array(values)), wanted=None, unit="Spearman")
+        replace(estimate_over(name, np.array(values)), wanted=None, unit="Spearman")
         for name, values in named.items()
         if len(values) == len(j.families)
     )
@@ -388,31 +284,61 @@ def _steps_saved(kind: str) -> Callable[[Judging, Family], float]:
     return saved
 
 
-def _over_families_alone(what: str, j: Judging, measure: Callable[[Judging, Family], float]) -> Finding:
-    return replace(_estimate_over(what, np.array([measure(j, family) for family in j.families])), unit="share")
+def stages_transfer(j: Judging) -> Claim:
+    """(8) Appendix A: each stage of alignment carries over, and an untrained control gains nothing (twin of stages.toml)."""
+    findings = [
+        j.change(
+            f"M3, M4 + Δ({stage}) − the base",
+            [Model("transfer", "M5", t, stage) for t in ("M3", "M4")],
+            [base(t) for t in ("M3", "M4")],
+        )
+        for stage in STAGES
+    ]
+    moved = [Model("transfer", "M5", "M0", stage) for stage in STAGES]
+    findings.append(j.change("M0 + Δ − M0, all stages", moved, [base("M0")], None))
+    for before, after in pairwise(STAGES):
+        pair = [[Model("transfer", "M5", "M4", stage)] for stage in (after, before)]
+        findings.append(j.change(f"M4 + Δ({after}) − M4 + Δ({before})", pair[0], pair[1], None))
+    return Claim(
+        "8", "Alignment stages transfer; an untrained control gains nothing.", "appendix A; Tables 7, 8", tuple(findings),
+        "M0 is the pretraining after five steps.",
+    )  # fmt: skip
 
 
-def _estimate_over(what: str, values: Matrix) -> Finding:
-    """A mean over families, with a bootstrap over families alone."""
-    values = values[np.isfinite(values)]
-    rng = np.random.default_rng(0)
-    draws = values[rng.integers(len(values), size=(4000, len(values)))].mean(axis=1)
-    p = measures.bootstrap_p(draws) if len(values) > 1 else None
-    return Finding(what, Estimate(float(values.mean()), measures.central(draws), None), p)
+def languages_transfer(j: Judging, languages: Sequence[str], known: str) -> Claim:
+    """(9) Section 3: a gain for languages that the new version lacks, no loss for the one it knows (twin of multilingual.toml)."""
+    old, new = "version 1 instruct", "version 2 instruct"
+    findings = [
+        j.change(
+            f"{new} + Δ({language}) − {new}", [Model("transfer", old, new, language)], [base(new)],
+            "no harm" if language == known else "above", [f"{language}-questions"],
+        )
+        for language in languages
+    ]  # fmt: skip
+    beaten = j.change(
+        f"{new} − {old} fine-tuned on {known}",
+        [base(new)],
+        [Model("tuned", None, old, known)],
+        None,
+        [f"{known}-questions"],
+    )
+    return Claim(
+        "9", "Languages: recycling gains where the old fine-tuned model still beats the new one, and does no harm elsewhere.",
+        "section 3; Table 2", (*findings, beaten),
+        f"{known} is the language that version 2 knows already, as Llama 3.1 did Sinhala.",
+    )  # fmt: skip
 
 
-def _spearman(one: Sequence[float], other: Sequence[float]) -> float:
-    """Rank correlation, ties sharing their mean rank; 0 where one of the two does not vary."""
-    ranks = [_ranks(np.array(values)) for values in (one, other)]
-    if any(rank.std() == 0 for rank in ranks):
-        return 0.0
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def _ranks(values: Matrix) -> Matrix:
-    order = values.argsort(kind="stable")
-    ranks = np.empty(len(values))
-    ranks[order] = np.arange(len(values), dtype=np.float64)
-    for value in np.unique(values):
-        ranks[values == value] = ranks[values == value].mean()
-    return ranks
+def backporting_gains_more(j: Judging) -> Claim:
+    """(10) Section 2: Llama 3.0 gains more from 3.1's diff vector than 3.1 from 3.0's (twin of llama.toml)."""
+    models = [j.moved("new", "old"), base("old"), j.moved("old", "new"), base("new")]
+    more = j.finding(
+        "gain of backporting − gain of recycling", models, lambda m: (m[:, 0] - m[:, 1]) - (m[:, 2] - m[:, 3]), "above"
+    )
+    gains = [
+        j.change(f"{t} + Δ({s}) − {t}", [j.moved(s, t)], [base(t)], None) for s, t in (("new", "old"), ("old", "new"))
+    ]
+    return Claim(
+        "10", "Backporting gains more than recycling (Llama).", "section 2.2; Table 1", (more, *gains),
+        "Old and new are M4 and M5.",
+    )  # fmt: skip

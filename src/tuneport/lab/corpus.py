@@ -141,7 +141,8 @@ def _echo(rng: random.Random) -> str:
     return f"of {said} the first is {chosen[0]}"
 
 
-def _arithmetic(rng: random.Random) -> str:
+def arithmetic(rng: random.Random) -> str:
+    """A sum or a difference, as pretraining text has them."""
     left = rng.randint(0, LARGEST_NUMBER)
     if rng.random() < 0.5:
         right = rng.randint(0, min(LARGEST_STEP, LARGEST_NUMBER - left))
@@ -150,8 +151,7 @@ def _arithmetic(rng: random.Random) -> str:
     return f"{left} - {right} = {left - right}"
 
 
-def _story(rng: random.Random) -> str:
-    problem = make_problem(rng, rng.choice((1, 1, 2)))
+def _story(problem: Problem) -> str:
     told, _, thing = problem.text.removesuffix(" ?").rpartition(" how many ")
     return f"{told} now there are {problem.result} {thing}"
 
@@ -163,13 +163,21 @@ def write_documents(
     seed: str,
     *,
     never: Collection[str] = frozenset(),
+    never_told: Collection[str] = frozenset(),
+    names: tuple[str, ...] = KNOWN_NAMES,
 ) -> list[str]:
     """Write documents of about `tokens` words in all, `shares` of them by kind, in random order.
 
-    Kinds: facts, new-facts, general, echoes, stories, arithmetic, worked-stories. A worked story whose
-    problem is in `never` (the held-out problems' texts) is not written.
+    Kinds: facts (about `names`), new-facts, general, echoes, stories, arithmetic, worked-stories. A worked story whose
+    problem is in `never` (the held-out problems' texts) is not written, nor a story whose problem is in `never_told`.
     """
     rng = random.Random(f"documents {seed}")
+
+    def story(rng: random.Random) -> str:
+        problem = make_problem(rng, rng.choice((1, 1, 2)))
+        while problem.text in never_told:
+            problem = make_problem(rng, rng.choice((1, 1, 2)))
+        return _story(problem)
 
     def worked_story(rng: random.Random) -> str:
         problem = make_problem(rng, rng.choice((1, 2)))
@@ -178,12 +186,12 @@ def write_documents(
         return f"{problem.text} {problem.steps} . there are {problem.result}"
 
     kinds: dict[str, Callable[[random.Random], str]] = {
-        "facts": lambda rng: _fact(rng, world, KNOWN_NAMES),
+        "facts": lambda rng: _fact(rng, world, names),
         "new-facts": lambda rng: _fact(rng, world, NEW_NAMES),
         "general": _general,
         "echoes": _echo,
-        "stories": _story,
-        "arithmetic": _arithmetic,
+        "stories": story,
+        "arithmetic": arithmetic,
         "worked-stories": worked_story,
     }
     documents = []

@@ -13,17 +13,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import UsageError
 from tuneport.lab import controls, corpus, curve, family, questions, scoring, showing, summary, tuning
 from tuneport.lab.family import Architecture
 from tuneport.lab.lines import write_lines
 from tuneport.lab.processes import make, two_processes
 from tuneport.lab.questions import Question
 from tuneport.lab.training import Schedule
+from tuneport.lab.workshop import need_models_extra
 from tuneport.place import workplace
 from tuneport.tune.recipes import Recipe as TuningRecipe
 from tuneport.tune.recipes import Running, SftRecipe
@@ -99,7 +98,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
     from tuneport import transfer, verify
     from tuneport.transfer.choices import Choices
 
-    _need_models_extra()
+    need_models_extra("The demo")
     out, recipe = Path(out), recipe or Recipe()
     started = time.perf_counter()
     with workplace(out, {"format": "tuneport-demo-1", "seed": seed, "recipe": asdict(recipe)}) as folder:
@@ -222,15 +221,6 @@ def _documents(
     """Text for a stretch of pretraining: its steps' worth of tokens, and a batch to spare."""
     tokens = (schedule.steps + 1) * schedule.batch * (recipe.architecture.context + 1)
     return corpus.write_documents(world, shares, tokens, seed, never=questions.problem_texts(asked))
-
-
-def _need_models_extra() -> None:
-    missing = [name for name in ("torch", "transformers", "trl", "lm_eval") if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"The demo trains real models and needs {' and '.join(missing)}, which the core does without. "
-            "Install them: pip install 'tuneport[models]'."
-        )
 
 
 def _write_answers(path: Path, asked: Sequence[Question], said: dict[str, list[str]]) -> None:

@@ -33,29 +33,46 @@ class Architecture:
     context: int = 64
 
 
-def pretrain_first(out: Path, architecture: Architecture, stages: Lessons, seed: int) -> None:
-    """Version 1: a random start from `seed`, then each stage's documents on its schedule, saved at `out`."""
-    import torch
-    from transformers import LlamaForCausalLM
+def pretrain_first(
+    out: Path, architecture: Architecture, stages: Lessons, seed: int, words: Sequence[str] | None = None
+) -> None:
+    """Version 1: a random start from `seed`, then each stage's documents on its schedule, saved at `out`.
 
-    tokenizer = vocabulary.make_tokenizer(version=1)
+    Its tokens are `words`, or the demo's.
+    """
+    import torch
+
+    tokenizer = vocabulary.tokenizer_of(words or vocabulary.words(version=1))
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(_config(architecture, tokenizer))
+    model = new_model(architecture, tokenizer)
     _read(model, tokenizer, architecture, stages)
     save(model, tokenizer, out)
 
 
-def pretrain_next(out: Path, previous: Path, architecture: Architecture, stages: Lessons, seed: int) -> None:
+def pretrain_next(
+    out: Path,
+    previous: Path,
+    architecture: Architecture,
+    stages: Lessons,
+    seed: int,
+    words: Sequence[str] | None = None,
+) -> None:
     """Version 2: goes on from `previous` with a tokenizer that has tokens inserted, saved at `out`."""
     import torch
-    from transformers import LlamaForCausalLM
 
-    tokenizer = vocabulary.make_tokenizer(version=2)
+    tokenizer = vocabulary.tokenizer_of(words or vocabulary.words(version=2))
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(_config(architecture, tokenizer))
+    model = new_model(architecture, tokenizer)
     _inherit(model, tokenizer.get_vocab(), previous)
     _read(model, tokenizer, architecture, stages)
     save(model, tokenizer, out)
+
+
+def new_model(architecture: Architecture, tokenizer: Any) -> Any:
+    """A model of this size with random weights, as torch's generator has them."""
+    from transformers import LlamaForCausalLM
+
+    return LlamaForCausalLM(_config(architecture, tokenizer))
 
 
 def load(folder: Path) -> Any:

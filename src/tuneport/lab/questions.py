@@ -9,9 +9,11 @@ proves that no training saw a test question.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from tuneport.errors import TuneportError
 from tuneport.lab import corpus
@@ -25,8 +27,8 @@ NEW_KNOWLEDGE_TASKS = (NEW_FACTS, NEW_FACTS_COMPLETED)
 
 PHRASINGS = ("what is the {kind} of {name} ?", "which {kind} has {name} ?", "tell me the {kind} of {name} .")
 # Two names in three are taught; the others are asked in the test.
-_TAUGHT_NAMES = tuple(name for index, name in enumerate(corpus.KNOWN_NAMES) if index % 3)
-_ASKED_NAMES = tuple(name for name in corpus.KNOWN_NAMES if name not in _TAUGHT_NAMES)
+TAUGHT_NAMES = tuple(name for index, name in enumerate(corpus.KNOWN_NAMES) if index % 3)
+ASKED_NAMES = tuple(name for name in corpus.KNOWN_NAMES if name not in TAUGHT_NAMES)
 
 
 @dataclass(frozen=True)
@@ -38,25 +40,28 @@ class Question:
     answer: str
 
 
-def _word_problem(rng: random.Random) -> Question:
+def word_problem(rng: random.Random) -> Question:
+    """A word problem of one or two steps, to be answered with its steps."""
     problem = corpus.make_problem(rng, rng.choice((1, 2)))
     return Question(WORD_PROBLEMS, chat_prompt(problem.text), f"{problem.steps} ; answer {problem.result}")
 
 
-def _order(rng: random.Random) -> Question:
+def order(rng: random.Random) -> Question:
+    """Words to repeat, to list, or to say the first of."""
     chosen = rng.sample(corpus.WORDS, rng.randint(2, 5))
     said = " ".join(chosen)
-    order, answer = rng.choice(
+    asked, answer = rng.choice(
         (
             (f"repeat {said}", said),
             (f"list {said}", " , ".join(chosen)),
             (f"say the first word of {said}", chosen[0]),
         )
     )
-    return Question(ORDERS, chat_prompt(order), answer)
+    return Question(ORDERS, chat_prompt(asked), answer)
 
 
-def _asked_fact(task: str, world: World, name: str, kind: str, phrasing: str) -> Question:
+def asked_fact(task: str, world: World, name: str, kind: str, phrasing: str) -> Question:
+    """A fact of the world, asked in a phrasing."""
     return Question(task, chat_prompt(phrasing.format(kind=kind, name=name)), world.facts[name][kind])
 
 
@@ -67,15 +72,15 @@ def held_out_questions(world: World, seed: int, *, problems: int, orders: int) -
     """
     rng = random.Random(f"test questions {seed}")
     found: dict[str, Question] = {}
-    for make, count in ((_word_problem, problems), (_order, orders)):
+    for make, count in ((word_problem, problems), (order, orders)):
         start = len(found)
         while len(found) < start + count:
             question = make(rng)
             found.setdefault(question.prompt, question)
-    for task, names in ((KNOWN_FACTS, _ASKED_NAMES), (NEW_FACTS, corpus.NEW_NAMES)):
+    for task, names in ((KNOWN_FACTS, ASKED_NAMES), (NEW_FACTS, corpus.NEW_NAMES)):
         for name in names:
             for kind in corpus.VALUES:
-                question = _asked_fact(task, world, name, kind, rng.choice(PHRASINGS))
+                question = asked_fact(task, world, name, kind, rng.choice(PHRASINGS))
                 found[question.prompt] = question
     for name in corpus.NEW_NAMES:
         for kind in corpus.VALUES:
@@ -86,7 +91,7 @@ def held_out_questions(world: World, seed: int, *, problems: int, orders: int) -
 
 
 def training_questions(
-    world: World, seed: int, count: int, *, shares: dict[str, float], never: Iterable[Question]
+    world: World, seed: int | str, count: int, *, shares: dict[str, float], never: Iterable[Question]
 ) -> list[Question]:
     """`count` examples for the fine-tuning, `shares` of them by task, none of which is in `never`."""
     rng = random.Random(f"training questions {seed}")
@@ -95,15 +100,26 @@ def training_questions(
     while len(examples) < count:
         task = rng.choices(tuple(shares), tuple(shares.values()))[0]
         if task == WORD_PROBLEMS:
-            question = _word_problem(rng)
+            question = word_problem(rng)
         elif task == ORDERS:
-            question = _order(rng)
+            question = order(rng)
         else:
-            name, kind = rng.choice(_TAUGHT_NAMES), rng.choice(tuple(corpus.VALUES))
-            question = _asked_fact(KNOWN_FACTS, world, name, kind, rng.choice(PHRASINGS))
+            name, kind = rng.choice(TAUGHT_NAMES), rng.choice(tuple(corpus.VALUES))
+            question = asked_fact(KNOWN_FACTS, world, name, kind, rng.choice(PHRASINGS))
         if question.prompt not in held_out:
             examples.append(question)
     return examples
+
+
+def as_message(question: Question) -> dict[str, object]:
+    """A question as `tuneport evaluate` takes it when each model's own chat template is to be used."""
+    messages = [{"role": "user", "content": bare(question.prompt)}]
+    return {"task": question.task, "messages": messages, "answer": question.answer}
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions of a file that has one of them a line."""
+    return [Question(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def problem_texts(questions: Iterable[Question]) -> frozenset[str]:

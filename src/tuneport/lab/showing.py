@@ -48,22 +48,22 @@ def table(record: Mapping[str, Any]) -> str:
     rows.append(_row("backport (version 1)", record["backport"]))
     knowledge, controls = record["new_knowledge"], record["controls"]
     forms = knowledge["forms"]
-    lines = ["", "Exact match on held-out questions, % [95 % interval]", *_aligned(rows), ""]
+    lines = ["", "Exact match on held-out questions, % [95 % interval]", *aligned(rows), ""]
     lines += [f"New knowledge, only in version 2's text (n = {knowledge['n']})"]
     told: list[tuple[str, ...]] = [("", *_SHOWN.values())]
     for task in (NEW_FACTS, NEW_FACTS_COMPLETED):
         told.append(
             (
                 task,
-                *(_percent(forms[task][model]["accuracy"], forms[task][model]["interval"]) for model in _SHOWN),
+                *(percent(forms[task][model]["accuracy"], forms[task][model]["interval"]) for model in _SHOWN),
             )
         )
-    lines += [*_aligned(told), ""]
+    lines += [*aligned(told), ""]
     for name, control in controls.items():
         share = control["share_of_real_gain"]
         lines.append(
             f"Control, {name.replace('_', ' ')}: "
-            + _percent(control["accuracy"], control["intervals"]["accuracy"])
+            + percent(control["accuracy"], control["intervals"]["accuracy"])
             + (f", {100 * share:.1f} % of the real gain" if share is not None else "")
         )
     lines += ["", *_curves(record["transfer_then_tune"]), ""]
@@ -88,7 +88,7 @@ def _curves(record: Mapping[str, Any]) -> list[str]:
     )
     return [
         f"Transfer, then fine-tune: exact match in % (n = {record['n']})",
-        *_aligned(rows),
+        *aligned(rows),
         f"From version 2 + diff vector: {told}.",
     ]
 
@@ -101,13 +101,15 @@ def _row(name: str, scores: Mapping[str, Any]) -> tuple[str, ...]:
         low, high = intervals["recovered_gain"]
         share = f"{recovered:.2f} [{low:.2f}, {high:.2f}]"
     models = ("target", "transferred", "tuned_target")
-    return (name, str(scores["n"]), *(_percent(scores[model], intervals[model]) for model in models), share)
+    return (name, str(scores["n"]), *(percent(scores[model], intervals[model]) for model in models), share)
 
 
-def _percent(share: float, interval: Sequence[float]) -> str:
+def percent(share: float, interval: Sequence[float]) -> str:
+    """A share and its interval in per cent."""
     return f"{100 * share:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows of cells as lines whose columns stand under one another."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

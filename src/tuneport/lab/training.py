@@ -7,7 +7,7 @@ number of threads, gives the same weights. Fine-tuning is `tuneport tune`'s.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,20 @@ def pack(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: i
     return ids[: rows * (length + 1)].reshape(rows, length + 1)
 
 
-def pretrain(model: Any, rows: Ids, schedule: Schedule) -> float:
-    """Next-token prediction over `rows`, each read once, in order; returns the last steps' mean loss."""
+def pretrain(
+    model: Any,
+    rows: Ids,
+    schedule: Schedule,
+    *,
+    after: Mapping[int, Callable[[Any], None]] | None = None,
+    done: int = 0,
+    optimizer_state: Mapping[str, Any] | None = None,
+) -> float:
+    """Next-token prediction over `rows`, each read once, in order; returns the last steps' mean loss.
+
+    `after` says what to call, with the optimizer, once so many steps are done. A run that was stopped goes on from
+    `done` steps with the `optimizer_state` it had then, and ends with the same weights.
+    """
     import torch
     from torch.nn import functional
 
@@ -58,9 +70,11 @@ def pretrain(model: Any, rows: Ids, schedule: Schedule) -> float:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=schedule.peak, betas=(0.9, 0.95), weight_decay=0.01, fused=True
     )
+    if optimizer_state is not None:
+        optimizer.load_state_dict(dict(optimizer_state))
     model.train()
     losses = []
-    for step in range(schedule.steps):
+    for step in range(done, schedule.steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
         batch = torch.from_numpy(rows[step * schedule.batch : (step + 1) * schedule.batch])
@@ -71,5 +85,7 @@ def pretrain(model: Any, rows: Ids, schedule: Schedule) -> float:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
+        if after and step + 1 in after:
+            after[step + 1](optimizer)
     model.eval()
     return float(np.mean(losses[-10:]))

@@ -7,6 +7,7 @@ template.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -60,13 +61,18 @@ def words(version: int) -> list[str]:
 
 def make_tokenizer(version: int) -> PreTrainedTokenizerFast:
     """The tokenizer of a version's base model: no chat template, `<eos>` at the end of a document."""
+    return tokenizer_of(words(version))
+
+
+def tokenizer_of(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer of these words, ids in their order; those in angle brackets are special."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    ids = {word: index for index, word in enumerate(words(version))}
+    ids = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens([PAD, UNKNOWN, SEPARATOR, USER, ASSISTANT, END])
+    tokenizer.add_special_tokens([word for word in words if word.startswith("<")])
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token=PAD,

@@ -6,7 +6,7 @@ under the same role. The kinds, their roles and their choices:
 
 | kind | roles | choices |
 | --- | --- | --- |
-| `family` | – | `recipe`, `size`, `seed` |
+| `family` | – | `recipe`, `size`, `seed`, `literal` (what the size stands for) |
 | `tune` | `start`, `data.0` …, `validation.0` …, `chat_template` | `recipe` (all of it, with its seed), `data`, `mix`, `end_token`, `lora`, `dtype` (None: the start's), `eval_every`, `running` |
 | `transfer` | `base`, `tuned`, `target` | `scale`, `dtype` (None: the target's), `settings` (further choices of `transfer`) |
 | `evaluate` | `model`, `tasks.0` …, `chat_template` | `suite`, `settings` (arguments of `evaluate`), `seed` |
@@ -19,12 +19,13 @@ A thing from outside stands in `choices` as `{"given", "digest"}`; the numbered 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tuneport.lab import catalogue
 from tuneport.study.declared import Evaluation, Pair, Study, Tuning
-from tuneport.study.families import find_lab
 from tuneport.study.graph import Graph, Parent, Step
 from tuneport.study.inputs import LAB, Inputs, Outside
 from tuneport.tune.recipes import parse_lora, recipe_of
@@ -115,7 +116,7 @@ def algorithm_1(run: _Run, chain: tuple[str, ...], tuning: str) -> Iterator[tupl
     """M*_2 … M*_n of Algorithm 1, each with the version before and its own; M*_1 is FT(M_1)."""
     starred = run.tuned(chain[0], tuning)  # line 4
     assert starred is not None, "the file was checked"
-    for before, version in zip(chain, chain[1:], strict=False):  # line 5
+    for before, version in itertools.pairwise(chain):  # line 5
         carried = run.plus_delta(before, starred, version, f"{version} + {run.delta(before, tuning, 'iter')}")  # line 6
         run.evaluate(carried, "recycle-iterative", before, tuning, step=0)
         run.precision(before, starred, tuning)
@@ -156,8 +157,10 @@ def _distances(run: _Run) -> None:
     for source, target in run.study.doing.distances:
         a, b = _in_order(run.study, source, target)
         tunings = [name for name in run.study.tuning_names if run.tuned(a, name) and run.tuned(b, name)]
-        for tuning in tunings or [None]:
+        for tuning in tunings:
             run.distance(a, b, tuning)
+        if not tunings:
+            run.distance(a, b, None)
 
 
 def chains(pairs: Iterable[Pair]) -> list[tuple[str, ...]]:
@@ -426,8 +429,9 @@ class _Builder:
         return self._lab(spec, family) if spec.startswith(LAB) else self._inputs.data(spec)
 
     def _lab(self, spec: str, family: int | None) -> Parent:
-        recipe, part = find_lab(spec)
-        choices = {"recipe": recipe, "size": self.study.lab, "seed": family}
+        assert family is not None, "where the lab is asked for, families are counted"
+        recipe, part = catalogue.find(spec)
+        choices = catalogue.choices(recipe, self.study.lab, family)
         made = self.add(Step("family", f"family {recipe} {self.study.lab}, seed {family}", choices))
         return Parent(made, part)
 

@@ -45,10 +45,12 @@ class Asked:
 
     @property
     def value(self) -> float:
+        """Σ weight·score / Σ weight."""
         return float(self.scores @ self.weights / self.weights.sum())
 
     @property
     def right_or_wrong(self) -> bool:
+        """Whether exact tests apply."""
         return bool(np.isin(self.scores, (0.0, 1.0)).all() and (self.weights == 1.0).all())
 
     def like(self, other: Asked) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,24 @@ class Outside:
         return {"given": self.given, "digest": self.digest}
 
 
+def folder_beside(folder: Path, spec: str) -> Path | None:
+    """The folder that a study's file in `folder` means, if there is one. No name is an error."""
+    return _there(folder, spec, Path.is_dir)
+
+
+def file_beside(folder: Path, spec: str) -> Path | None:
+    """The file that a study's file in `folder` means, if there is one. No name is an error."""
+    return _there(folder, spec, Path.is_file)
+
+
+def _there(folder: Path, spec: str, is_there: Callable[[Path], bool]) -> Path | None:
+    path = folder.absolute() / os.path.expanduser(spec)
+    try:
+        return path if is_there(path) else None
+    except (OSError, ValueError):  # too long, or no name of a file at all
+        return None
+
+
 class Inputs:
     """Finds and digests what `folder`, where the study's file lies, and the Hub hold."""
 
@@ -47,11 +65,11 @@ class Inputs:
         self._met: dict[str, Any] = {}
 
     @classmethod
-    def kept_in(cls, folder: Path, out: Path | None) -> Inputs:
-        """With the digests that a study's folder keeps; a damaged list is made anew."""
+    def kept(cls, folder: Path, content: bytes | None) -> Inputs:
+        """With the digests that inputs.json of an earlier run holds; a damaged list is made anew."""
         try:
-            known = json.loads((out / NAME).read_text(encoding="utf-8")) if out is not None else {}
-        except (OSError, ValueError):
+            known = json.loads(content or b"{}")
+        except ValueError:
             known = {}
         return cls(folder, known if isinstance(known, dict) else {})
 
@@ -61,8 +79,8 @@ class Inputs:
 
     def model(self, spec: str) -> Outside:
         """A folder beside the file, or a Hub id. Raises `StudyError` for a folder that is no checkpoint."""
-        path = self._path(spec)
-        if not path.is_dir():
+        path = folder_beside(self._folder, spec)
+        if path is None:
             return Outside(spec, None, spec)
         try:
             checkpoint = open_folder(path, "model")
@@ -73,17 +91,14 @@ class Inputs:
 
     def data(self, spec: str) -> Outside:
         """A file beside the study's, or a name (a data set on the Hub, a task of the harness, a chat template)."""
-        path = self._path(spec)
-        if not path.is_file():
+        path = file_beside(self._folder, spec)
+        if path is None:
             return Outside(spec, None, spec)
         return Outside(self._spelled(spec, path), self._digest([path]), str(path))
 
-    def _path(self, spec: str) -> Path:
-        return Path(os.path.abspath(self._folder / os.path.expanduser(spec)))
-
     def _spelled(self, spec: str, path: Path) -> str:
         """As the file has it, unless that would tell where it lies on this machine."""
-        return path.name if spec.startswith("~") or os.path.isabs(spec) else spec
+        return path.name if spec.startswith("~") or Path(spec).is_absolute() else spec
 
     def _digest(self, files: list[Path]) -> str:
         stamps = {}

@@ -151,7 +151,7 @@ class Results:
     def _path(self, step: Step) -> dict[str, Any]:
         found = self._json(step, "path.json") if self._status(step)[0] == "done" else None
         told = ("alphas", "loss", "accuracy", "n", "barrier", "interval", "at", "threshold", "connected", "warnings")
-        empty = {"alphas": [], "loss": [], "barrier": None, "interval": None}
+        empty: dict[str, Any] = {"alphas": [], "loss": [], "barrier": None, "interval": None}
         return {
             **step.about["path"],
             **empty,

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from tuneport.errors import UsageError
@@ -149,14 +150,12 @@ def of_transfer(table: Mapping[str, Any]) -> dict[str, Any]:
     return chosen
 
 
-def check_apart(tests: Sequence[str], validation: Sequence[str]) -> None:
+def check_apart(tests: Sequence[Path], validation: Sequence[Path]) -> None:
     """Raise `UsageError` where an example of the validation data stands in the test."""
-    from pathlib import Path
-
     from tuneport.evaluate.examples import read_tasks
     from tuneport.evaluate.leakage import leaked
 
-    rows = leaked(read_tasks([Path(file) for file in tests]), validation)
+    rows = leaked(read_tasks(tests), validation)
     if rows:
         told = ", ".join(
             f"{row['count']} of {row['of']} examples of {row['task']} ({row['ids'][0]}, …)" for row in rows

@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATA",
         action="append",
         required=True,
-        help="JSONL or Parquet file, or Hub data set org/name[@REVISION][:SPLIT], with messages, prompt and completion, "
-        "or text (sft); prompt, chosen and rejected (dpo); prompt and what rewards need (grpo) (repeatable)",
+        help="JSONL or Parquet file, or Hub data set org/name[@REVISION][:SPLIT][?COLUMN=VALUE&FIELD:COLUMN] (only rows with "
+        "these values, with fields from these columns), with messages, prompt and completion, or text (sft); prompt, chosen and rejected (dpo); prompt and what rewards need (grpo) (repeatable)",
     )
     parser.add_argument(
         "--mix",
@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lora",
         metavar="rank=N,…",
         help="train an adapter: rank, alpha, targets=all-linear or names joined by +, rslora=true, save=modules",
+    )
+    parser.add_argument(
+        "--dtype", help="store the weights as bfloat16, float16 or float32 (default: as the model stores them)"
     )
     group = parser.add_argument_group("recipe")
     for name, (kind, help_text) in _recipe_flags().items():
@@ -122,6 +125,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "chat_template": options.chat_template,
         "end_token": options.end_token,
         "lora": None if options.lora is None else parse_lora(options.lora),
+        "dtype": options.dtype,
         "running": Running(
             save_every=options.save_every,
             eval_every=options.eval_every,

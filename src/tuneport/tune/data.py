@@ -31,7 +31,10 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "prompt": ("prompt",),
 }
 FORMS_OF = {"sft": ("messages", "prompt-completion", "text"), "dpo": ("preference",), "grpo": ("prompt",)}
-_HUB = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w.+-]+))?(?::(?P<split>[\w.+-]+))?")
+HUB = re.compile(  # ORG/NAME[@REVISION][:SPLIT][?COLUMN=VALUE&FIELD:COLUMN&…]
+    r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w.+/-]+))?(?::(?P<split>[\w.+-]+))?"
+    r"(?:\?(?P<choice>[\w.-]+[=:][^&?]+(?:&[\w.-]+[=:][^&?]+)*))?"
+)
 _LINES, _PARQUET = (".jsonl", ".json", ".ndjson"), (".parquet",)
 
 
@@ -145,10 +148,12 @@ def _read(name: str, recipe: str) -> Source:
     elif path.is_dir():
         raise DataError(f"{name} is a folder. Give the files in it, each with a --data of its own.")
     else:
-        found = _HUB.fullmatch(name)
+        found = HUB.fullmatch(name)
         if found is None or name.startswith((".", "/", "~")):
-            raise DataError(f"{name}: no such file, and no data set id either (org/name[@REVISION][:SPLIT]).")
+            raise DataError(f"{name}: no such file, and no data set id either (org/name[@REVISION][:SPLIT][?…]).")
         rows, revision = _read_hub(found["id"], found["revision"], found["split"] or "train")
+        if found["choice"] is not None:
+            rows = _chosen(rows, found["choice"], name)
         label, where, faults = name, "row", []
     if not rows and not faults:
         raise DataError(f"{label} is empty: there is nothing to train on.")
@@ -211,6 +216,23 @@ def _read_hub(name: str, revision: str | None, split: str) -> tuple[Numbered, st
             "(org/name:SPLIT), your login and, offline, that it is in the cache."
         ) from None
     return list(enumerate(found.to_list(), 1)), revision
+
+
+def _chosen(rows: Numbered, choice: str, name: str) -> Numbered:
+    """Only rows whose columns have the values that `choice` says (COLUMN=VALUE), with fields from columns (FIELD:COLUMN)."""
+    parts = [[*re.split("[=:]", part, maxsplit=1), part] for part in choice.split("&")]
+    wanted = {column: value for column, value, part in parts if part[len(column)] == "="}
+    taken = {field: column for field, column, part in parts if part[len(field)] == ":"}
+    columns = {column for _, row in rows for column in row}
+    missing = sorted({*wanted, *taken.values()} - columns)
+    if missing:
+        raise DataError(f"{name}: there is no column {', '.join(missing)}; there are {', '.join(sorted(columns))}.")
+    kept = []
+    for number, row in rows:
+        if all(str(row.get(column)) == value for column, value in wanted.items()):
+            renamed = {column: value for column, value in row.items() if column not in taken.values()}
+            kept.append((number, {**renamed, **{field: row.get(column) for field, column in taken.items()}}))
+    return kept
 
 
 def _form_of(rows: Numbered, recipe: str, where: str) -> tuple[str, list[str], Faults]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
 from tuneport.checkpoint.folder import TOKENIZER_FILES
 from tuneport.checkpoint.open import Checkpoint, open_checkpoint
 from tuneport.errors import CheckpointError, UsageError
@@ -26,7 +27,7 @@ from tuneport.tune.data import Share, Source, read_sources
 from tuneport.tune.memory import memory_per_device
 from tuneport.tune.recipes import GrpoRecipe, Lora, Recipe, Running
 from tuneport.tune.rewards import Weighted, check_rewards, parse_reward
-from tuneport.tune.save import stops_of
+from tuneport.tune.save import TORCH_NAMES, stops_of
 
 FORMAT = "tuneport-tune/1"
 SEQUENCE_LENGTH = 2048  # section 3.1, footnote 4
@@ -40,6 +41,7 @@ class Prepared:
     start: Checkpoint
     recipe: Recipe
     lora: Lora | None
+    dtype: str | None
     sources: tuple[Source, ...]
     tokenizer: Any
     chat: Chat
@@ -69,6 +71,7 @@ class Prepared:
             "model": {**_identity(self.start), "digest": _weights_digest(self.start)},
             "recipe": {**self.recipe.record(), "sequence_length": self.length},
             "lora": None if self.lora is None else self.lora.record(),
+            **({} if self.dtype is None else {"dtype": self.dtype}),
             "data": [source.record() for source in self.sources],
             "chat": {
                 **self.chat.record(),
@@ -86,10 +89,12 @@ def prepare(
     chat_template: str | None = None,
     end_token: str | None = None,
     lora: Lora | None = None,
+    dtype: str | None = None,
     running: Running | None = None,
 ) -> Prepared:
     """Read and check everything that goes in. Raises `TuneportError` of the kind that fits."""
     _need_extra(lora, running or Running())
+    dtype = _stored_dtype(dtype, lora)
     rewards = tuple(parse_reward(text) for text in recipe.rewards) if isinstance(recipe, GrpoRecipe) else ()
     start = _open(model)
     sources = read_sources(data, recipe.name, mix, recipe.seed)
@@ -120,6 +125,7 @@ def prepare(
         start=start,
         recipe=recipe,
         lora=lora,
+        dtype=dtype,
         sources=tuple(sources),
         tokenizer=tokenizer,
         chat=chat,
@@ -270,6 +276,18 @@ def _transferred(prepared: Prepared) -> dict[str, Any] | None:
             + ("early. Template and end token came along." if own else "early.")
         ),
     }
+
+
+def _stored_dtype(asked: str | None, lora: Lora | None) -> str | None:
+    """torch's name of the dtype to store weights in; None: each in that of the start."""
+    if asked is None:
+        return None
+    spelled = FLOAT_SPELLINGS.get(asked.lower(), asked)
+    if spelled not in TORCH_NAMES:
+        raise UsageError(f"--dtype {asked!r}: choose bfloat16, float16 or float32; training computes in float32.")
+    if lora is not None:
+        raise UsageError("--dtype is of a model's weights; an adapter (--lora) is always stored in float32.")
+    return TORCH_NAMES[spelled]
 
 
 def _need_extra(lora: Lora | None, running: Running) -> None:

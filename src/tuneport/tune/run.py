@@ -60,12 +60,14 @@ def tune(
     chat_template: str | None = None,
     end_token: str | None = None,
     lora: Lora | None = None,
+    dtype: str | None = None,
     running: Running | None = None,
 ) -> Tuned:
     """Fine-tune ``model`` on ``data`` into the folder ``out``; ``recipe`` is a name or a `Recipe` with choices.
 
-    Full parameters, or an adapter with ``lora``. Raises `TuneportError` in words: data that do not fit, a model that
-    cannot be trained, a place that is taken. The same call again goes on, or says that it is done.
+    Full parameters, or an adapter with ``lora``. Weights are stored as the start's are, or in ``dtype`` (float32 keeps all
+    that was learned). Raises `TuneportError` in words: data that do not fit, a model that cannot be trained, a place that
+    is taken. The same call again goes on, or says that it is done.
 
         tuneport.tune("v1", ["mine.jsonl"], SftRecipe(steps=300, batch_size=32), out="v1-tuned", chat_template="chatml")
     """
@@ -81,6 +83,7 @@ def tune(
             chat_template=chat_template,
             end_token=end_token,
             lora=lora,
+            dtype=dtype,
             running=running,
         )
         _check_place(place, prepared)
@@ -146,7 +149,7 @@ def _write_model(folder: Path, model: Any, state: Any, prepared: Prepared, runni
 
     parts = (model, state, prepared.tokenizer, prepared.start, prepared.chat)
     if prepared.lora is None:
-        save_model(folder, *parts, running.shard_size)
+        save_model(folder, *parts, dtype=prepared.dtype, shard_size=running.shard_size)
     else:
         save_adapter(folder, *parts)
 
@@ -206,7 +209,8 @@ def _evaluate(
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         place = folder / f"step-{step}"
         shutil.rmtree(place, ignore_errors=True)
-        save_model(place, model, state, prepared.tokenizer, prepared.start, prepared.chat, running.shard_size)
+        parts = (model, state, prepared.tokenizer, prepared.start, prepared.chat)
+        save_model(place, *parts, dtype=prepared.dtype, shard_size=running.shard_size)
         scores = tuneport.evaluate(
             models=[place],
             tasks=list(running.tasks),

@@ -2,7 +2,7 @@
 
 In come the trained model and the checkpoint it started from, out come files that differ from the start's only where the
 fine-tuning changed something: weights, rows for new tokens, the template, the end token. Weights were trained in float32;
-here each tensor is cast once, to nearest even, to the dtype in which the start stores it.
+here each tensor is cast once, to nearest even, to the dtype in which the start stores it, or to the one that is asked for.
 """
 
 from __future__ import annotations
@@ -14,29 +14,41 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tuneport.checkpoint.config_merge import set_dtype
 from tuneport.checkpoint.folder import LICENCE_PREFIXES, TOKENIZER_FILES
 from tuneport.checkpoint.open import Checkpoint
 from tuneport.tune.chat import Chat
 
 # safetensors' names of dtypes, and torch's
-_TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def main_dtype(start: Checkpoint) -> str:
     """torch's name of the dtype that most elements of a checkpoint are stored in."""
     elements: Counter[str] = Counter()
     for tensor in start.tensors.values():
-        if tensor.dtype in _TORCH_NAMES:
-            elements[_TORCH_NAMES[tensor.dtype]] += tensor.elements
+        if tensor.dtype in TORCH_NAMES:
+            elements[TORCH_NAMES[tensor.dtype]] += tensor.elements
     return elements.most_common(1)[0][0] if elements else "float32"
 
 
 def save_model(
-    folder: Path, model: Any, state: Mapping[str, Any], tokenizer: Any, start: Checkpoint, chat: Chat, shard_size: str
+    folder: Path,
+    model: Any,
+    state: Mapping[str, Any],
+    tokenizer: Any,
+    start: Checkpoint,
+    chat: Chat,
+    *,
+    dtype: str | None,
+    shard_size: str,
 ) -> None:
-    """Write weights, config, generation config, tokenizer and licence to ``folder``."""
-    model.save_pretrained(folder, state_dict=_as_stored(state, start), max_shard_size=shard_size)
-    _write_config(folder, model, start, chat)
+    """Write weights, config, generation config, tokenizer and licence to ``folder``.
+
+    With ``dtype`` (torch's name) tensors of the start's main dtype are stored in it; others (a router in float32) stay.
+    """
+    model.save_pretrained(folder, state_dict=_as_stored(state, start, dtype), max_shard_size=shard_size)
+    _write_config(folder, model, start, chat, dtype)
     _write_generation_config(folder, start, chat)
     save_tokenizer(folder, tokenizer, start, chat)
     for file in start.path.iterdir():
@@ -89,7 +101,7 @@ def _rows_stored(start: Checkpoint) -> int:
     return int(text.get("vocab_size", start.config.get("vocab_size", 0)))
 
 
-def _as_stored(state: Mapping[str, Any], start: Checkpoint) -> dict[str, Any]:
+def _as_stored(state: Mapping[str, Any], start: Checkpoint, dtype: str | None) -> dict[str, Any]:
     """Each tensor in the dtype of its namesake in the start; tensors of one storage (tied ones) stay one."""
     import torch
 
@@ -97,7 +109,9 @@ def _as_stored(state: Mapping[str, Any], start: Checkpoint) -> dict[str, Any]:
     found = {}
     for name, tensor in state.items():
         stored = start.tensors.get(name)
-        wanted = _TORCH_NAMES.get(stored.dtype, usual) if stored is not None else usual
+        wanted = TORCH_NAMES.get(stored.dtype, usual) if stored is not None else usual
+        if dtype is not None and wanted == usual:
+            wanted = dtype
         if not tensor.is_floating_point():
             found[name] = tensor
             continue
@@ -108,9 +122,11 @@ def _as_stored(state: Mapping[str, Any], start: Checkpoint) -> dict[str, Any]:
     return found
 
 
-def _write_config(folder: Path, model: Any, start: Checkpoint, chat: Chat) -> None:
-    """The start's config, with the rows that were added and the token that ends an answer."""
+def _write_config(folder: Path, model: Any, start: Checkpoint, chat: Chat, dtype: str | None) -> None:
+    """The start's config, with the rows that were added, the token that ends an answer, and the dtype if one is asked for."""
     config = json.loads(json.dumps(dict(start.config)))
+    if dtype is not None:
+        set_dtype(config, dtype)
     if rows_of(model) != _rows_stored(start):
         text = config.get("text_config", config)
         text["vocab_size"] = rows_of(model)

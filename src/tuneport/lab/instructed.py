@@ -1,0 +1,84 @@
+"""A family for studies of languages: two versions that follow instructions, and each language's lesson and questions.
+
+Version 1 and its successor are made and taught as in `languages.py` (Table 2 at small scale); what a study does with them,
+fine-tuning version 1 on a language and carrying that over, is left to it. Beside the models lie the files.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from blake3 import blake3
+
+from tuneport.errors import UsageError
+from tuneport.lab import family, languages, questions, tuning
+from tuneport.lab.family import Architecture
+from tuneport.lab.languages import ENGLISH, TEMPLATE_OF_VERSION_2, Recipe, Text
+from tuneport.lab.lines import write_lines
+from tuneport.lab.tongues import TONGUES
+from tuneport.place import workplace
+from tuneport.tune.recipes import Running
+
+FORMAT = "tuneport-instructed-1"
+RECORD = "family.json"
+MODELS = ("v1-instruct", "v2-instruct")
+NAMES = tuple(tongue.name for tongue in TONGUES)
+FILES = (*(f"{name}.jsonl" for name in NAMES), *(f"{name}-questions.jsonl" for name in (ENGLISH, *NAMES)))
+SIZES: Mapping[str, Recipe] = {
+    "small": Recipe(),
+    "large": replace(Recipe(), architecture=Architecture(hidden=128, layers=3, feedforward=256)),
+}
+
+
+def make_instructed(out: str | Path, size: str = "small", seed: int = 0, recipe: Recipe | None = None) -> Path:
+    """Make both instruct models and all files at `out`; a run that was stopped goes on from the models it has.
+
+    Raises `TuneportError` in words. `recipe` replaces that of the size.
+    """
+    if recipe is None and size not in SIZES:
+        raise UsageError(f"A lab family of size {size!r}: choose {' or '.join(SIZES)}.")
+    recipe, started = recipe or SIZES[size], time.perf_counter()
+    with workplace(Path(out), {"format": FORMAT, "seed": seed, "recipe": asdict(recipe)}, RECORD) as folder:
+        if folder is None:
+            return Path(out)
+        text = languages.write_text(seed, recipe)
+        for name, lesson in text.lessons.items():
+            write_lines(folder / f"{name}.jsonl", map(tuning.as_conversation, lesson))
+        for name in (ENGLISH, *NAMES):
+            asked = (question for question in text.asked if question.task == name)
+            write_lines(folder / f"{name}-questions.jsonl", map(questions.as_message, asked))
+
+        # Both versions, and each one's instruct model.
+        first, second, following = text.stages
+        v1, v2 = folder / "v1", folder / "v2"
+        size_of = recipe.architecture
+        if not v1.exists():
+            family.pretrain_first(v1, size_of, (first, second), seed, languages.words(1))
+        if not v2.exists():
+            family.pretrain_next(v2, v1, size_of, (following,), seed + 1, languages.words(2))
+        tuning.write_lesson(folder / "lesson-v1", text.instructions[1])
+        tuning.write_lesson(folder / "lesson-v2", text.instructions[2], template=TEMPLATE_OF_VERSION_2)
+        for version, base in (("v1", v1), ("v2", v2)):
+            made = folder / f"{version}-instruct"
+            if not made.exists():
+                tuning.fine_tune(made, base, folder / f"lesson-{version}", recipe.instruct, seed, Running())
+        record = {
+            "format": FORMAT,
+            "plan": json.loads((folder / "plan.json").read_text(encoding="utf-8")),
+            "text": _digest(text),
+            "examples": {name: len(lesson) for name, lesson in text.lessons.items()} | {"test": len(text.asked)},
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return Path(out)
+
+
+def _digest(text: Text) -> str:
+    rows = [documents for _, documents in text.stages]
+    for some in (text.asked, *text.lessons.values(), *text.instructions.values()):
+        rows += [[question.task, question.prompt, question.answer] for question in some]
+    return blake3(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()

@@ -1,0 +1,168 @@
+"""`study`: a file becomes a graph, the graph is done, and results.json says what came out.
+
+In come the file of a study and a folder or URL, out come the results of every step with a record beside each. The same call
+again does what is left: what is done is not done again, what failed is tried again, what was killed is taken up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from tuneport.errors import UsageError
+from tuneport.study import inputs
+from tuneport.study.build import build
+from tuneport.study.declared import Resources, Study
+from tuneport.study.engines.local import local
+from tuneport.study.file import read_study
+from tuneport.study.graph import Graph, Step
+from tuneport.study.planning import chosen
+from tuneport.study.records import Record
+from tuneport.study.results import NAME, Results
+from tuneport.study.schedule import Engine, State, look, perform_all
+from tuneport.study.store import STEPS, Store, open_store
+
+ENGINES = ("local", "ray")
+FILE = "study.toml"
+# results.json is written anew as steps end, for at most a twentieth of the time.
+_SHARE = 20
+
+
+def study(
+    file: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    engine: str = "local",
+    jobs: int = 1,
+    ray_address: str | None = None,
+    families: Iterable[int] = (),
+    only: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Run the study that `file` declares, with its results in `out`: a folder, or a URL that fsspec knows.
+
+    `engine` is local (`jobs` steps at a time) or ray (on the cluster at `ray_address`, or RAY_ADDRESS, else one of this
+    machine). `families` and `only` choose steps, with all that they stand on. Returns what was done, with `failed` (steps with
+    their errors) and `not_run` (what stands on them). Raises `TuneportError` for what stands against the whole study.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"--engine {engine!r}: choose {' or '.join(ENGINES)}.")
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
+        raise UsageError(f"--jobs {jobs!r}: give a whole number from 1 on.")
+    declared, store = read_study(file), open_store(out)
+    with store.locked():
+        taken = inputs.Inputs.kept(declared.path.parent, store.read(inputs.NAME))
+        graph = build(declared, taken)
+        wanted = chosen(graph, families, only)
+        state = look(graph, store, None if len(wanted) == len(graph) else wanted)
+        results = _Results(declared, graph, store, state)
+        to_do = list(state.to_do)
+        try:
+            if to_do:
+                store.write(inputs.NAME, _json(taken.record()))
+                store.write(FILE, declared.text.encode())
+                with _engine(engine, store, to_do, declared, jobs, ray_address) as running:
+                    perform_all(
+                        state,
+                        store,
+                        running,
+                        keep=declared.keep,
+                        resources=declared.resources,
+                        on_end=results.ended,
+                    )
+            results.write()
+        finally:
+            store.clean()
+    return _told(declared, store, state, to_do)
+
+
+def _engine(
+    name: str, store: Store, to_do: list[Step], declared: Study, jobs: int, address: str | None
+) -> AbstractContextManager[Engine]:
+    if name == "local":
+        return local(jobs)
+    from tuneport.study.engines.ray_cluster import ray_cluster
+
+    kinds = {step.kind for step in to_do}
+    needs = [(kind, declared.resources.get(kind, Resources())) for kind in sorted(kinds)]
+    return ray_cluster(store, needs, address, jobs if jobs > 1 else None)
+
+
+class _Results:
+    """results.json, kept up to date as steps end."""
+
+    def __init__(self, declared: Study, graph: Graph, store: Store, state: State) -> None:
+        self._store, self._of, self._number = store, len(state.to_do), 0
+        self._results = Results(declared, graph, self._read, _earlier(store))
+        for record in state.records.values():
+            self._results.note(record)
+        self._again_at = 0.0
+
+    def ended(self, record: Record) -> None:
+        """A step has ended: note it, tell who looks, and write unless that was done just now."""
+        self._results.note(record)
+        self._number += 1
+        if sys.stderr.isatty():
+            how = "failed" if record.outcome == "failed" else f"{record.seconds:.1f} s"
+            print(f"[{self._number}/{self._of}] {record.name}: {how}", file=sys.stderr, flush=True)
+        if time.monotonic() >= self._again_at:
+            self.write()
+
+    def write(self) -> None:
+        """Write it as things stand."""
+        begun = time.monotonic()
+        self._store.write(NAME, _json(self._results.document()))
+        now = time.monotonic()
+        self._again_at = now + _SHARE * (now - begun)
+
+    def _read(self, step: Step, name: str) -> str | None:
+        content = self._store.read(f"{STEPS}/{step.folder}/{name}")
+        return None if content is None else content.decode("utf-8")
+
+
+def _earlier(store: Store) -> dict[str, Any] | None:
+    """The results of an earlier run, where they can be read."""
+    try:
+        found = json.loads(store.read(NAME) or b"null")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _told(declared: Study, store: Store, state: State, to_do: list[Step]) -> dict[str, Any]:
+    """What was done, for machines and in words."""
+    failed = [{"name": record.name, "error": record.error} for record in state.failed]
+    not_run = [{"name": step.name, "because": cause.name} for step, cause in state.not_run()]
+    now = [
+        step for step in to_do if step.identity in state.records and state.records[step.identity].outcome != "failed"
+    ]
+    done = sum(record.outcome != "failed" for record in state.records.values())
+    told: dict[str, Any] = {
+        "study": declared.name,
+        "out": store.where,
+        "steps": len(state.graph),
+        "done": done,
+        "done_now": len(now),
+        "already_done": not to_do,
+        "failed": failed,
+        "not_run": not_run,
+        "warnings": list(declared.warnings),
+    }
+    how = "already done" if not to_do else f"{done} of {len(state.graph)} steps done, {len(now)} of them now"
+    lines = [f"{declared.name}: {how}. {store.where}/{NAME}"]
+    lines += [f"failed: {one['name']}\n    " + str(one["error"]).replace("\n", "\n    ") for one in failed]
+    lines += [f"not run: {one['name']} (it stands on {one['because']})" for one in not_run]
+    if failed:
+        what = f"{len(failed)} steps failed" if len(failed) > 1 else "1 step failed"
+        message = f"{what}, {len(not_run)} more stand on them. Mend the cause and run the same command again."
+        lines.append(message)
+        told |= {"error": {"type": "StudyError", "message": message}, "status": 1}
+    return {**told, "words": "\n".join(lines)}
+
+
+def _json(found: Any) -> bytes:
+    return (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode()

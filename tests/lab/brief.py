@@ -1,0 +1,20 @@
+"""Budgets so small that nothing is learned, for tests that want real models on their real way."""
+
+from tuneport.lab.demo import Recipe
+from tuneport.lab.family import Architecture
+from tuneport.lab.training import Schedule
+from tuneport.tune.recipes import SftRecipe
+
+TINY = Architecture(hidden=32, layers=1, heads=2, feedforward=48, context=32)
+BRIEFLY = Schedule(steps=4, peak=1e-3, warmup=1, batch=4)
+FEW_STEPS = SftRecipe(learning_rate=1e-3, steps=4, batch_size=4)
+BRIEF_DEMO = Recipe(
+    architecture=TINY,
+    first_stage=BRIEFLY,
+    second_stage=BRIEFLY,
+    next_version=BRIEFLY,
+    tuning=FEW_STEPS,
+    curve_every=2,
+    problems=12,
+    orders=12,
+)

@@ -1,0 +1,117 @@
+"""Steps on a Ray cluster of two nodes: one is killed in the middle, and the records are those of one process."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tuneport
+from study.engines.waiting import SIGNS, wait_then_perform
+from study.tiny_study import what_repeats, write_study
+from tuneport.errors import StudyError, UsageError
+from tuneport.study import inputs
+from tuneport.study.build import build
+from tuneport.study.declared import Resources
+from tuneport.study.engines.ray_cluster import ray_cluster
+from tuneport.study.file import read_study
+from tuneport.study.schedule import look, perform_all
+from tuneport.study.store import open_store
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+STORE = 80 * 2**20
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def alone(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one process leaves."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    assert tuneport.study(models, out)["failed"] == []
+    return what_repeats(out)
+
+
+@pytest.fixture(scope="module")
+def signs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where waiting steps leave word; workers are told by the environment."""
+    folder = tmp_path_factory.mktemp("signs")
+    os.environ[SIGNS] = str(folder)
+    yield folder
+    del os.environ[SIGNS]
+
+
+@pytest.fixture(scope="module")
+def cluster(signs: Path) -> Iterator[Any]:
+    """Two nodes of one CPU each."""
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    yield made
+    made.shutdown()
+
+
+def test_a_node_that_is_killed_in_the_middle_has_its_steps_run_elsewhere_and_the_records_are_the_same(
+    models: Path, alone: dict[str, Any], cluster: Any, signs: Path, tmp_path: Path
+) -> None:
+    second = cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    declared, store = read_study(models), open_store(tmp_path / "out")
+    state = look(build(declared, inputs.Inputs(models.parent)), store)
+    count = len(state.to_do)
+
+    def kill_the_second_once_both_are_at_work() -> None:
+        until = time.monotonic() + 60
+        while len({path.name.rpartition("-")[2] for path in signs.glob("begun-*")}) < 2:
+            assert time.monotonic() < until, "the steps do not begin on both nodes"
+            time.sleep(0.05)
+        cluster.remove_node(second, allow_graceful=False)
+        (signs / "go-on").touch()
+
+    killer = threading.Thread(target=kill_the_second_once_both_are_at_work)
+    killer.start()
+    with ray_cluster(store, [("transfer", Resources())], cluster.address) as engine:
+        perform_all(state, store, engine, perform=wait_then_perform)
+    killer.join()
+    begun = [path.name for path in signs.glob("begun-*")]
+    identities = [name.split("-")[1] for name in begun]
+    assert len(identities) == len(set(identities)) + 1, "one step was begun on both nodes"
+    assert len(state.whole) == count
+    assert tuneport.study(models, tmp_path / "out")["already_done"]  # and writes results.json
+    assert what_repeats(tmp_path / "out") == alone
+
+
+def test_results_behind_a_url_are_the_same_and_nothing_is_left_on_the_nodes(
+    models: Path, alone: dict[str, Any], cluster: Any, signs: Path, tmp_path: Path
+) -> None:
+    (signs / "go-on").touch()
+    url = f"file://{tmp_path}/out"
+    before = set(Path(tempfile.gettempdir()).glob("tuneport-*"))
+    assert tuneport.study(models, url, engine="ray", ray_address=cluster.address)["failed"] == []
+    assert what_repeats(tmp_path / "out") == alone
+    assert set(Path(tempfile.gettempdir()).glob("tuneport-*")) == before
+
+
+def test_what_no_node_has_is_told_before_anything_is_done(models: Path, cluster: Any, tmp_path: Path) -> None:
+    text = models.read_text() + "[resources]\ntransfer = {cpus = 64, gpus = 2}\n"
+    greedy = models.with_name("greedy.toml")
+    greedy.write_text(text)
+    with pytest.raises(StudyError, match=r"transfer: 64 CPUs and 2 GPUs\n.*largest nodes have 1 CPUs and 0 GPUs"):
+        tuneport.study(greedy, tmp_path / "out", engine="ray", ray_address=cluster.address)
+
+
+def test_without_ray_the_error_says_what_to_install(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(UsageError, match=r"pip install 'tuneport\[ray\]'"):
+        tuneport.study(models, tmp_path / "out", engine="ray")

@@ -1,0 +1,360 @@
+"""A study's file: what it says, and everything that is wrong with it, each with its line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tuneport.errors import StudyError
+from tuneport.study.file import read_study, study_of
+
+from .declaring import EVALUATE, TUNE, declared, paper, versions
+
+PLACE = Path("nowhere") / "study.toml"
+
+
+def faults(text: str, place: Path = PLACE) -> list[str]:
+    with pytest.raises(StudyError) as caught:
+        study_of(text, place)
+    head, *told = str(caught.value).splitlines()
+    assert head.startswith("study.toml"), head
+    return [line.strip() for line in told]
+
+
+def fault(text: str) -> str:
+    (one,) = faults(text)
+    return one
+
+
+def with_do(do: str) -> str:
+    return f'[study]\nname = "s"\n{versions()}{TUNE}{EVALUATE}[do]\n{do}\n'
+
+
+def test_all_faults_of_a_file_are_told_at_once_each_with_its_line() -> None:
+    text = """[study]
+nam = "s"
+seeds = [1, 1]
+
+[[version]]
+name = "M1"
+model = "./nowhere"
+
+[[version]]
+name = "M1"
+model = "org/model"
+
+[tune]
+data = ["missing.jsonl"]
+leaning-rate = 1
+steps = "many"
+
+[evaluate]
+tasks = ["gsm8k"]
+max-new-tokens = true
+
+[do]
+transfer = [
+  ["M1", "M9"],
+]
+"""
+    told = faults(text)
+    lines = [int(line.split(":")[1]) for line in told]
+    assert lines == [1, 2, 3, 7, 10, 14, 15, 16, 20, 23]
+    together = "\n".join(told)
+    for words in (
+        "`name` is missing",
+        "did you mean 'name'?",
+        "[1, 1]",
+        "no such folder beside the file",
+        "is the name of another version too",
+        "missing.jsonl",
+        "did you mean 'learning-rate'?",
+        "give a whole number from 1 on",
+        "[evaluate] max-new-tokens",
+        "there is no version 'M9'",
+    ):
+        assert words in together
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[study", "is no TOML"),
+        ("a = " + "[" * 5000, "nested too deeply"),
+        ("a = 1" + "0" * 5000, "is no TOML"),
+    ],
+)
+def test_what_is_no_toml_is_told_in_words(text: str, words: str) -> None:
+    with pytest.raises(StudyError, match=words):
+        study_of(text, PLACE)
+
+
+def test_a_file_that_is_missing_no_text_or_too_large_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="cannot be read: No such file"):
+        read_study(tmp_path / "none.toml")
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(StudyError, match="not UTF-8"):
+        read_study(tmp_path / "bytes.toml")
+    with open(tmp_path / "large.toml", "wb") as file:
+        file.truncate(5 * 2**20)
+    with pytest.raises(StudyError, match="more than 4 MiB"):
+        read_study(tmp_path / "large.toml")
+
+
+@pytest.mark.parametrize(
+    ("do", "words"),
+    [
+        ("transfer = 3", "is 3; write"),
+        ('transfer = [["M1", "M1"]]', "one version twice"),
+        ('transfer = [["M1", "M2"], ["M1", "M2"]]', "stands there twice"),
+        ('recycle = [["M2", "M3"], ["M1", "M2"]]', "order the pairs as a chain"),
+        ('recycle = [["M1", "M3"], ["M2", "M3"]]', "reached twice"),
+        ('paths = "all"', "give [paths] with text"),
+        ("scales = [1, 1]", "list of different numbers"),
+        ("scales = [nan]", "list of different numbers"),
+        ("reduced-rate = 2", "no reduction"),
+        ('carry = "float8"', "choose float32, bfloat16"),
+        ('same-total = "yes"', "write true or false"),
+        ("transfer = 2020-01-01", "a date or time"),
+    ],
+)
+def test_what_cannot_be_done_is_told(do: str, words: str) -> None:
+    assert words in fault(with_do(do))
+
+
+def test_a_source_needs_a_fine_tuned_model_or_a_way_to_make_one() -> None:
+    text = f'[study]\nname = "s"\n{versions()}[do]\ntransfer = [["M1", "M2"]]\n'
+    assert "M1 has no fine-tuned model; give it `tuned`, or a [tune]" in fault(text)
+
+
+def test_a_target_only_version_is_no_source_and_is_not_fine_tuned() -> None:
+    last = '[[version]]\nname = "M6"\nmodel = "org/other"\ntarget-only = true\n'
+    text = f'[study]\nname = "s"\n{versions()}{last}{TUNE}[do]\n'
+    assert "M6 is a target only" in fault(text + 'transfer = [["M6", "M1"]]')
+    assert "M6 is never fine-tuned" in fault(text + 'transfer-then-tune = [["M1", "M6"]]')
+    everything = study_of(text + 'transfer = "all"\ntransfer-then-tune = "all"\nrecycle = "all"', PLACE).doing
+    assert ("M1", "M6") in everything.transfer and ("M6", "M1") not in everything.transfer
+    assert not any("M6" in pair for pair in (*everything.transfer_then_tune, *everything.recycle))
+
+
+def test_a_tuning_goes_on_from_one_that_exists_and_not_in_a_circle() -> None:
+    one = '[tune.a]\ndata = ["org/d"]\nsteps = 1\nfrom = "b"\n'
+    two = '[tune.b]\ndata = ["org/d"]\nsteps = 1\nfrom = "a"\n'
+    told = faults(f'[study]\nname = "s"\n{versions()}{one}{two}')
+    assert len(told) == 2 and all("runs in a circle" in line for line in told)
+    assert "there is no [tune.b]" in fault(f'[study]\nname = "s"\n{versions()}{one}')
+
+
+def test_tunings_come_in_the_order_in_which_they_can_be_done() -> None:
+    one = '[tune.dpo]\nrecipe = "dpo"\ndata = ["org/d"]\nfrom = "sft"\n'
+    two = '[tune.sft]\ndata = ["org/d"]\nsteps = 1\n'
+    assert [tuning.name for tuning in declared(versions(), one, two).tunings] == ["sft", "dpo"]
+
+
+def test_validation_that_is_the_test_is_refused_by_name_and_by_its_examples(tmp_path: Path) -> None:
+    def write(name: str, *questions: str) -> None:
+        rows = [json.dumps({"prompt": question, "answer": "1"}) + "\n" for question in questions]
+        (tmp_path / name).write_text("".join(rows))
+
+    write("test.jsonl", "one?", "two?", "three?")
+    write("apart.jsonl", "four?")
+    write("seen.jsonl", "four?", " TWO? ")
+    begin = f'[study]\nname = "s"\n{versions()}[evaluate]\ntasks = ["test.jsonl"]\n'
+    place = tmp_path / "study.toml"
+    assert study_of(begin + 'validation = ["apart.jsonl"]', place).evaluations[""].validation == ("apart.jsonl",)
+    for name in ("test.jsonl", "seen.jsonl"):
+        (told,) = faults(begin + f'validation = ["{name}"]', place)
+        assert "selection on the test set is refused" in told
+    assert "1 of 3 examples of test (2" in told
+
+
+def test_a_curve_needs_validation_data() -> None:
+    text = f'[study]\nname = "s"\n{versions()}{TUNE}eval-every = 10\n{EVALUATE}'
+    assert "give [evaluate] validation" in fault(text)
+
+
+def test_families_are_the_labs() -> None:
+    assert "no version comes from the lab" in fault(f'[study]\nname = "s"\nfamilies = [1]\n{versions()}')
+    lab = '[[version]]\nname = "M1"\nmodel = "lab:M1"\n'
+    assert declared(lab, head="families = [3, 4]").families == (3, 4)
+    assert declared(lab).families == (0,)
+    assert declared(versions()).families == (None,)
+
+
+def test_names_of_the_lab_are_known() -> None:
+    assert "The lab makes no 'M9'. Did you mean lab:M" in fault(
+        '[study]\nname = "s"\n[[version]]\nname = "a"\nmodel = "lab:M9"\n'
+    )
+
+
+def test_versions_of_one_repository_without_a_revision_are_warned_of() -> None:
+    loose = '[[version]]\nname = "main"\nmodel = "org/model"\n'
+    (warning,) = declared(versions(), loose).warnings
+    assert "main of org/model name no revision" in warning
+    assert declared(versions()).warnings == ()
+
+
+def test_settings_are_those_of_the_verbs_and_seeds_are_the_studys() -> None:
+    study = declared(
+        versions(),
+        TUNE + 'learning-rate = 1e-4\nbatch-size = 4\nsave-every = 7\nmix = ["org/instructions=0.5"]',
+        EVALUATE + "limit = 5\nbatch-size = 'auto'",
+        "[transfer]\ndrop = 'score'\nrule = ['embed=0']\nconfig = ['rope_theta=target']",
+    )
+    assert study.tunings[0].settings == {"steps": 100, "learning_rate": 1e-4, "batch_size": 4}
+    assert study.tunings[0].running == {"save_every": 7} and study.tunings[0].mix == ("org/instructions=0.5",)
+    assert study.evaluations[""].settings == {"limit": 5, "batch_size": "auto"}
+    assert study.transferring == {"drop": "score", "rules": ["embed=0"], "config": {"rope_theta": "target"}}
+    text = f'[study]\nname = "s"\n{versions()}'
+    assert "[tune] seed: is not known" in fault(text + TUNE + "seed = 1")
+    assert "no regular expression" in fault(text + '[transfer]\ndrop = "("')
+    assert "choose llama3" in fault(text + '[evaluate]\nsuite = "none"')
+    assert "of Lora" not in fault(text + TUNE + 'lora = "rank=0"')
+
+
+def test_the_papers_tables_become_numbers_that_know_their_model() -> None:
+    table = """
+[[expected]]
+table = "3"
+task = "gsm8k"
+columns = ["M1", "M2"]
+rows = [["base", 13.2, 19.4], ["M1", "", 26.6], ["FT", 45.1, 50.7]]
+
+[[expected]]
+table = 6
+task = "gsm8k"
+kind = "recycle-iterative"
+columns = ["M3", "M4"]
+rows = [["before", 67.0, 77.3]]
+
+[[expected]]
+table = "1"
+target = "M2"
+tasks = ["GSM8K", "MATH"]
+rows = [["M1 sft", 79.8, 29.9]]
+"""
+    study = paper('recycle = "all"', table)
+    found = {(n.table, n.task, n.kind, n.source, n.target, n.tuning): n.value for n in study.expected}
+    assert found == {
+        ("3", "gsm8k", "base", None, "M1", "sft"): 13.2,
+        ("3", "gsm8k", "base", None, "M2", "sft"): 19.4,
+        ("3", "gsm8k", "transfer", "M1", "M2", "sft"): 26.6,
+        ("3", "gsm8k", "tuned", None, "M1", "sft"): 45.1,
+        ("3", "gsm8k", "tuned", None, "M2", "sft"): 50.7,
+        ("6", "gsm8k", "recycle-iterative", "M2", "M3", "sft"): 67.0,
+        ("6", "gsm8k", "recycle-iterative", "M3", "M4", "sft"): 77.3,
+        ("1", "GSM8K", "transfer", "M1", "M2", "sft"): 79.8,
+        ("1", "MATH", "transfer", "M1", "M2", "sft"): 29.9,
+    }
+    begin = f'[study]\nname = "s"\n{versions()}{TUNE}[[expected]]\ntable = "3"\ntask = "t"\ncolumns = ["M1"]\n'
+    assert "2 numbers for 1 columns" in fault(begin + 'rows = [["base", 1, 2]]')
+    assert "neither base, FT, before nor a version" in fault(begin + 'rows = [["M9", 1]]')
+    assert "is no number" in fault(begin + 'rows = [["M1", true]]')
+
+
+def test_a_study_that_is_read_again_is_the_same() -> None:
+    study = paper('transfer = "all"\nrecycle = "all"\nscales = [0.5, 1]', head="seeds = [1, 2]")
+    assert study_of(study.text, study.path) == study
+
+
+KEYS = st.sampled_from(
+    "study version tune evaluate paths do expected resources cost transfer name model seeds families lab keep notes tuned "
+    "recipe data steps from mix lora reward tasks suite validation loss text points recycle scales carry table columns rows "
+    "kind tuning cpus flops sft target-only transfer-then-tune eval-every chat-template".split()
+)
+TEXTS = st.sampled_from(
+    ["all", "M1", "M2", "lab:M1", "lab:", "org/model@x", "sft", "dpo", "a\x00b", "x" * 5000, "", "~", "/"]
+)
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(
+        TEXTS,
+        st.text(max_size=8),
+        st.integers(),
+        st.floats(),
+        st.booleans(),
+        st.dates(),
+        st.times(),
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def toml(value: Any) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return (
+            json.dumps(value).replace("\x7f", "\\u007f")
+            if value.isprintable()
+            else json.dumps("".join(filter(str.isprintable, value)))
+        )
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, int | float):
+        return repr(value)
+    return str(value.isoformat())
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=8))
+def test_any_tables_are_a_study_or_an_error_in_words(tables: dict[str, Any]) -> None:
+    text = "".join(f"{key} = {toml(value)}\n" for key, value in tables.items())
+    try:
+        study = study_of(text, PLACE)
+    except StudyError as error:
+        assert "study.toml" in str(error)
+    else:
+        assert study_of(text, PLACE) == study
+
+
+@given(
+    st.dictionaries(st.sampled_from(["name", "seeds", "families", "lab", "keep", "notes"]), VALUES, max_size=4),
+    st.data(),
+)
+def test_any_values_in_the_right_places_are_a_study_or_an_error_in_words(
+    head: dict[str, Any], data: st.DataObject
+) -> None:
+    def section(name: str, *keys: str) -> str:
+        drawn = data.draw(st.dictionaries(st.sampled_from(keys), VALUES, max_size=5))
+        return f"[{name}]\n" + "".join(f"{key} = {toml(value)}\n" for key, value in drawn.items())
+
+    text = (
+        "[study]\n"
+        + "".join(f"{key} = {toml(value)}\n" for key, value in head.items())
+        + versions(["M1", "M2"])
+        + section("[version]", "name", "model", "tuned", "target-only", "parameters")
+        + section(
+            "tune", "recipe", "data", "mix", "steps", "learning-rate", "schedule", "lora", "eval-every", "reward", "x"
+        )
+        + section(
+            "evaluate", "tasks", "suite", "loss", "validation", "match", "limit", "batch-size", "chat-template", "sft"
+        )
+        + section("paths", "text", "data", "points", "threshold", "match")
+        + section(
+            "do", "transfer", "transfer-then-tune", "recycle", "paths", "distances", "scales", "reduced-rate", "carry"
+        )
+        + section("transfer", "drop", "rule", "config", "vocabulary", "new-tokens")
+        + section("resources", "tune", "transfer")
+        + section("cost", "gpu", "flops", "utilisation")
+        + section("[expected]", "table", "task", "columns", "rows", "kind", "target", "tasks")
+    )
+    try:
+        study = study_of(text, PLACE)
+    except StudyError as error:
+        assert "study.toml" in str(error)
+    else:
+        assert study_of(text, PLACE) == study
+
+
+@given(st.text(alphabet=st.sampled_from("[]{}=.\"'#\n \\ab1,\t-"), max_size=60))
+def test_any_text_is_a_study_or_an_error_in_words(text: str) -> None:
+    with pytest.raises(StudyError, match=r"study\.toml"):
+        study_of(text, PLACE)

@@ -1,0 +1,159 @@
+"""A study from its file to its results: done once, taken up after kills, gone on with after failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ran import Cli
+
+import tuneport
+from study.tiny_study import what_repeats, write_study
+from tuneport.errors import OutputError, UsageError
+from tuneport.study.store import open_store
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def whole(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unbroken run."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    told = tuneport.study(file, out)
+    assert (told["steps"], told["done_now"], told["failed"]) == (30, 30, [])
+    return out
+
+
+def record_of(out: Path, name: str) -> tuple[Path, dict[str, Any]]:
+    for path in out.glob("steps/*/record.json"):
+        record = json.loads(path.read_text())
+        if record["name"] == name:
+            return path, record
+    raise AssertionError(f"no record of {name}")
+
+
+def test_every_step_leaves_a_record_and_the_results_know_it(file: Path, whole: Path) -> None:
+    results = json.loads((whole / "results.json").read_text())
+    assert {step["outcome"] for step in results["steps"]} == {"done"}
+    assert [len(results["distances"]), len(results["steps"])] == [6, 30]
+    assert (whole / "study.toml").read_text() == file.read_text()
+    for step in results["steps"]:
+        record = json.loads((whole / "steps" / step["folder"] / "record.json").read_text())
+        assert (record["format"], record["identity"]) == ("tuneport-record-1", step["identity"])
+        assert str(whole) not in json.dumps(record)
+        assert str(file.parent) not in json.dumps(record)
+
+
+def test_what_is_done_is_not_done_again(file: Path, whole: Path, cli: Cli) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.glob("steps/**/*")}
+    ran = cli("study", file, "--out", whole, "--json")
+    assert (ran.status, ran.json()["already_done"], ran.json()["done_now"]) == (0, True, 0)
+    assert {path: path.stat().st_mtime_ns for path in whole.glob("steps/**/*")} == before
+
+
+def test_the_command_in_a_record_does_the_same_by_hand(file: Path, whole: Path, tmp_path: Path, command: Cli) -> None:
+    path, record = record_of(whole, "transfer M3 + 0.5·Δ(M1)")
+    for model in ("M1", "FT1", "M3"):
+        shutil.copytree(file.parent / model, tmp_path / model)
+    (tmp_path / path.parent.relative_to(whole)).mkdir(parents=True)
+    program, *arguments = __import__("shlex").split(record["command"])
+    assert program == "tuneport"
+    assert command(*arguments, cwd=tmp_path).status == 0
+    made = tmp_path / path.parent.relative_to(whole) / "model" / "model.safetensors"
+    assert made.read_bytes() == (path.parent / "model" / "model.safetensors").read_bytes()
+
+
+def test_killed_ten_times_a_study_ends_with_the_records_of_an_unbroken_run(
+    file: Path, whole: Path, tmp_path: Path
+) -> None:
+    out, chance = tmp_path / "out", random.Random(0)
+    ends = sorted(chance.sample(range(1, 29), 10))  # how many records there are when the next kill comes
+    words = [sys.executable, "-m", "tuneport", "study", str(file), "--out", str(out), "--jobs"]
+    for number, count in enumerate(ends):
+        running = subprocess.Popen([*words, str(1 + number % 2)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        until = time.monotonic() + 60
+        while len(list(out.glob("steps/*/record.json"))) < count:
+            assert running.poll() is None, running.stderr and running.stderr.read()
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.02))
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        assert running.stderr is not None
+        running.stderr.close()
+    told = tuneport.study(file, out)
+    assert not told["already_done"]
+    assert told["failed"] == []
+    assert what_repeats(out) == what_repeats(whole)
+    left = [path.name for path in out.rglob("*") if path.name.endswith((".partial", ".new", ".old"))]
+    assert left == []
+
+
+def test_a_failed_step_leaves_its_error_and_what_does_not_depend_on_it_goes_on(
+    file: Path, whole: Path, tmp_path: Path, cli: Cli
+) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(file.parent, folder)
+    config = json.loads((folder / "M2" / "config.json").read_text())
+    (folder / "M2" / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+    ran = cli("study", folder / "study.toml", "--out", tmp_path / "out")
+    assert ran.status == 1
+    assert "failed: transfer M2 + Δ(M1)" in ran.out
+    assert "Mend the cause and run the same command again." in ran.out
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    outcomes = {step["name"]: step["outcome"] for step in results["steps"]}
+    assert all(outcomes[name] == "failed" for name in outcomes if "M2" in name and name.startswith("transfer"))
+    assert all(outcomes[name] == "done" for name in outcomes if "M2" not in name)
+    _, record = record_of(tmp_path / "out", "transfer M2 + Δ(M1)")
+    assert "llama" in record["error"] and "gpt2" in record["error"]
+    shutil.copyfile(file.parent / "M2" / "config.json", folder / "M2" / "config.json")
+    again = tuneport.study(folder / "study.toml", tmp_path / "out")
+    assert again["failed"] == []
+    found, wanted = what_repeats(tmp_path / "out"), what_repeats(whole)
+    assert {name: found[name] for name in wanted} == wanted, "with M2 as it was; what failed with the other one stays"
+
+
+def test_a_step_whose_inputs_changed_is_done_again_and_no_other(file: Path, whole: Path, tmp_path: Path) -> None:
+    from study.tiny_study import _write_model
+
+    folder, out = tmp_path / "models", tmp_path / "out"
+    shutil.copytree(file.parent, folder)
+    shutil.copytree(whole, out)
+    _write_model(folder / "FT4", 99, None)
+    told = tuneport.study(folder / "study.toml", out)
+    assert told["done_now"] == 6 + 3, "Δ4 on three versions at two scales, and three distances"
+
+
+def test_a_second_run_says_who_holds_the_folder(file: Path, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "out")
+    with store.locked(), pytest.raises(OutputError, match=rf"in use by process {os.getpid()} on .*, since "):
+        tuneport.study(file, tmp_path / "out")
+    assert tuneport.study(file, tmp_path / "out")["failed"] == []
+
+
+def test_only_what_is_asked_for_is_done_with_what_it_stands_on(file: Path, tmp_path: Path) -> None:
+    told = tuneport.study(file, tmp_path / "out", only=["distance M1 – M2", "M2 + Δ(M1)"])
+    assert told["done_now"] == 2
+    assert tuneport.study(file, tmp_path / "out")["done_now"] == 28
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [({"engine": "slurm"}, "choose local or ray"), ({"jobs": 0}, "a whole number from 1 on"), ({"jobs": True}, "1 on")],
+)
+def test_wrong_usage_is_told(file: Path, tmp_path: Path, choices: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        tuneport.study(file, tmp_path / "out", **choices)
+    assert not (tmp_path / "out").exists()
