@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +32,28 @@ def models() -> Iterator[tuple[Model, int]]:
             yield Model("recycle-direct", VERSIONS[place - 1], version, "sft"), 2 * STEPS
 
 
-def write_study(folder: Path, share: Share, families: int = 4, n: int = 250, saved: float = 0.5) -> Path:
+def write_study(
+    folder: Path,
+    share: Share,
+    families: int = 4,
+    n: int = 250,
+    saved: float = 0.5,
+    scored: Iterable[tuple[Model, int]] | None = None,
+    tasks: Sequence[str] = (*TASKS, *UNSEEN),
+) -> Path:
     """A folder with results.json and the examples of every evaluation; `saved` is the share of steps saved."""
-    rng = np.random.default_rng(0)
+    rng, every = np.random.default_rng(0), list(models() if scored is None else scored)
     document: dict[str, Any] = {
         "study": {"families": list(range(families))}, "results": [], "convergence": [], "paths": [], "distances": [],
     }  # fmt: skip
     for family in range(families):
-        for number, (model, steps) in enumerate(models()):
+        for number, (model, steps) in enumerate(every):
             place = f"evaluate-{family}-{number}"
             where = folder / "steps" / place
             where.mkdir(parents=True)
             lines = [
                 {"task": task, "id": str(example), "score": float(rng.random() < share(model, steps, task, family))}
-                for task in (*TASKS, *UNSEEN)
+                for task in tasks
                 for example in range(n)
             ]
             (where / "scores.examples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -53,7 +61,7 @@ def write_study(folder: Path, share: Share, families: int = 4, n: int = 250, sav
             document["results"].append(
                 {
                     **told, "step": None, "steps_total": steps, "split": "test", "status": "done",
-                    "scores": {task: {"evaluation": place} for task in (*TASKS, *UNSEEN)},
+                    "scores": {task: {"evaluation": place} for task in tasks},
                     "evaluations": [{"identity": place, "folder": place, "status": "done"}],
                 }
             )  # fmt: skip

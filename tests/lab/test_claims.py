@@ -10,7 +10,15 @@ import pytest
 from lab.made_up_study import STEPS, TASKS, UNSEEN, write_study
 from tuneport.errors import StudyError
 from tuneport.evaluate.measures import Estimate
-from tuneport.lab.claims import EARLY, VERSIONS, claims_of_versions
+from tuneport.lab.claims import (
+    EARLY,
+    STAGES,
+    VERSIONS,
+    backporting_gains_more,
+    claims_of_versions,
+    languages_transfer,
+    stages_transfer,
+)
 from tuneport.lab.evidence import Model, base, read_families
 from tuneport.lab.judging import FAILS, HOLDS, OPEN, Claim, Finding, Judging, adjusted
 
@@ -131,3 +139,48 @@ def test_a_model_that_was_not_scored_ends_in_words(tmp_path: Path) -> None:
         family.matrix([base("M2")], TASKS)
     with pytest.raises(StudyError, match=r"no results\.json"):
         read_families([tmp_path / "nowhere"])
+
+
+def test_stages_are_judged_with_a_control_that_must_gain_nothing(tmp_path: Path) -> None:
+    targets = ("M0", "M3", "M4")
+    scored = [(base(t), 0) for t in targets] + [(Model("transfer", "M5", t, s), 1) for t in targets for s in STAGES]
+
+    def stronger_by_stage(model: Model, steps: int, task: str, family: int) -> float:
+        return 0.05 if model.kind == "base" or model.target == "M0" else 0.3 + 0.2 * STAGES.index(str(model.tuning))
+
+    folder = write_study(tmp_path, stronger_by_stage, families=2, scored=scored)
+    claim = stages_transfer(Judging(read_families([folder]), TASKS))
+    assert verdicts(claim) == [HOLDS] * 3
+    control, *further = claim.findings[3:]
+    assert control.estimate.value == pytest.approx(0.0, abs=0.02)
+    assert [finding.estimate.value for finding in further] == pytest.approx([0.2, 0.2], abs=0.05)
+
+
+def test_a_language_is_judged_on_its_own_questions_and_the_known_one_for_harm(tmp_path: Path) -> None:
+    old, new, languages = "version 1 instruct", "version 2 instruct", ("malu", "taku")
+    scored = [(base(new), 0), (Model("tuned", None, old, "taku"), 1)]
+    scored += [(Model("transfer", old, new, language), 1) for language in languages]
+
+    def gains_where_unknown(model: Model, steps: int, task: str, family: int) -> float:
+        if task == "malu-questions":
+            return 0.6 if model == Model("transfer", old, new, "malu") else 0.1
+        return 0.5 if model.kind == "tuned" else 0.8
+
+    tasks = [f"{language}-questions" for language in languages]
+    folder = write_study(tmp_path, gains_where_unknown, families=4, n=1500, scored=scored, tasks=tasks)
+    claim = languages_transfer(Judging(read_families([folder]), ()), languages, "taku")
+    assert verdicts(claim) == [HOLDS, HOLDS]
+    gain, harm, beaten = (finding.estimate.value for finding in claim.findings)
+    assert (gain, harm, beaten) == pytest.approx((0.5, 0.0, 0.3), abs=0.05)
+
+
+def test_backporting_is_compared_with_recycling_by_their_gains(tmp_path: Path) -> None:
+    scored = [(base("old"), 0), (base("new"), 0), (Model("transfer", "new", "old", "sft"), 1)]
+    scored.append((Model("transfer", "old", "new", "sft"), 1))
+
+    def share(model: Model, steps: int, task: str, family: int) -> float:
+        return {"base": 0.1, "transfer": 0.7 if model.target == "old" else 0.4}[model.kind]
+
+    claim = backporting_gains_more(Judging(read_families([write_study(tmp_path, share, scored=scored)]), TASKS))
+    assert verdicts(claim) == [HOLDS]
+    assert [finding.estimate.value for finding in claim.findings] == pytest.approx([0.3, 0.6, 0.3], abs=0.05)
