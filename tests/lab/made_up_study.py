@@ -1,0 +1,81 @@
+"""Writes the folder of a study that never was: right and wrong answers drawn as often as a test says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tuneport.lab.claims import VERSIONS
+from tuneport.lab.evidence import Model, base
+
+TASKS, UNSEEN = ("word-problems", "orders"), ("facts-completed",)
+STEPS = 100
+Share = Callable[[Model, int, str, int], float]  # model, its steps in all, task, family → share of right answers
+
+
+def models() -> Iterator[tuple[Model, int]]:
+    """Every model that a study of all pairs scores, with all steps that went into it."""
+    for place, version in enumerate(VERSIONS):
+        yield base(version), 0
+        for times in range(1, 6):
+            yield Model("tuned", None, version, "sft"), times * STEPS
+        for source in VERSIONS:
+            if source != version:
+                yield Model("transfer", source, version, "sft"), STEPS
+                yield Model("transfer-then-tune", source, version, "sft"), 2 * STEPS
+        if place:
+            yield Model("recycle-iterative", VERSIONS[place - 1], version, "sft"), (place + 1) * STEPS
+            yield Model("recycle-direct", VERSIONS[place - 1], version, "sft"), 2 * STEPS
+
+
+def write_study(
+    folder: Path,
+    share: Share,
+    families: int = 4,
+    n: int = 250,
+    saved: float = 0.5,
+    scored: Iterable[tuple[Model, int]] | None = None,
+    tasks: Sequence[str] = (*TASKS, *UNSEEN),
+) -> Path:
+    """A folder with results.json and the examples of every evaluation; `saved` is the share of steps saved."""
+    rng, every = np.random.default_rng(0), list(models() if scored is None else scored)
+    document: dict[str, Any] = {
+        "study": {"families": list(range(families))}, "results": [], "convergence": [], "paths": [], "distances": [],
+    }  # fmt: skip
+    for family in range(families):
+        for number, (model, steps) in enumerate(every):
+            place = f"evaluate-{family}-{number}"
+            where = folder / "steps" / place
+            where.mkdir(parents=True)
+            lines = [
+                {"task": task, "id": str(example), "score": float(rng.random() < share(model, steps, task, family))}
+                for task in tasks
+                for example in range(n)
+            ]
+            (where / "scores.examples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            told = {**model._asdict(), "family": family, "seed": 0}
+            document["results"].append(
+                {
+                    **told, "step": None, "steps_total": steps, "split": "test", "status": "done",
+                    "scores": {task: {"evaluation": place} for task in tasks},
+                    "evaluations": [{"identity": place, "folder": place, "status": "done"}],
+                }
+            )  # fmt: skip
+            if model.kind in ("transfer-then-tune", "recycle-iterative", "recycle-direct"):
+                matched = {"level": 0.8, "steps_of_reference": STEPS, "steps_to_match": round((1 - saved) * STEPS)}
+                document["convergence"].append({**told, "task": TASKS[0], **matched})
+        for place, a in enumerate(VERSIONS):
+            for b in VERSIONS[place + 1 :]:
+                apart = abs(VERSIONS.index(a) - VERSIONS.index(b))
+                document["distances"].append(
+                    {"a": a, "b": b, "family": family, "distance": float(apart), "cosine": 1 / (1 + apart)}
+                )
+                document["paths"].append(
+                    {"which": "bases", "source": a, "target": b, "family": family, "barrier": 0.01, "connected": True}
+                )
+    (folder / "results.json").write_text(json.dumps(document))
+    return folder
