@@ -10,6 +10,7 @@ from lab.brief import BRIEFLY, FEW_STEPS, TINY
 from tuneport.evaluate.examples import read_tasks
 from tuneport.lab.instructed import FILES, MODELS, NAMES, RECORD, make_instructed
 from tuneport.lab.languages import Recipe
+from tuneport.lab.tuning import examples_seen
 from tuneport.tune.data import read_sources
 
 pytest.importorskip("transformers")
@@ -21,7 +22,6 @@ RECIPE = Recipe(
     next_version=BRIEFLY,
     instruct=FEW_STEPS,
     language=FEW_STEPS,
-    language_examples=12,
     problems=4,
 )
 
@@ -41,7 +41,7 @@ def test_each_language_is_taught_and_asked_in_files_that_the_verbs_read(made: Pa
     assert len(NAMES) == 3
     for name in NAMES:
         (source,) = read_sources([made / f"{name}.jsonl"], "sft", [], 0)
-        assert len(source.rows) == RECIPE.language_examples
+        assert len(source.rows) == examples_seen(RECIPE.language)
         (task,) = read_tasks([made / f"{name}-questions.jsonl"])
         assert task.name == name and task.examples[0].messages is not None
 
