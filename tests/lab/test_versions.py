@@ -122,8 +122,8 @@ def test_the_catalogue_finds_each_model_and_file_by_name() -> None:
     assert catalogue.find("lab:questions") == catalogue.find("lab:questions.jsonl") == ("versions", "questions.jsonl")
     assert catalogue.find("lab:chat.jinja") == ("versions", "chat.jinja")
     assert catalogue.find("lab:v2-instruct") == ("languages", "v2-instruct")
-    with pytest.raises(UsageError, match=r"no 'M6'\. Did you mean lab:M"):
-        catalogue.find("lab:M6")
+    with pytest.raises(UsageError, match=r"no 'question'\. Did you mean lab:questions\?"):
+        catalogue.find("lab:question")
 
 
 def test_names_of_one_recipe_are_not_those_of_another() -> None:
