@@ -5,26 +5,29 @@
 Each run leaves its folder in DIR (`results-out`) and its figures in docs/results/. A run that is done is not done again,
 one that was stopped goes on; to repeat one, remove its folder. Alone on two cores: about four minutes a seed, two or
 three for each experiment on its models, a quarter of an hour for the published LLM, half an hour and 50 GB of disk for the
-benchmark.
+benchmark. The studies of many families (studies/lab-*.toml, one run a family) take longest, each run up to 25 minutes; what they
+say of the paper's claims is judged when all that were asked for have ended, from all that are there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import claims
 from render_results import EXPERIMENT_SEEDS, EXPERIMENTS, FIGURES, FRESH_SEEDS, OWN_FAMILIES, SEEDS
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def runs(out: Path) -> dict[str, tuple[list[str], Path]]:
-    """Each run by name: its command, and the file with its figures."""
+def runs(out: Path) -> dict[str, tuple[list[str], Path | None]]:
+    """Each run by name: its command, and the file with its figures; None where several runs make them together."""
     module = [sys.executable, "-m"]
-    found = {}
+    found: dict[str, tuple[list[str], Path | None]] = {}
     for seed in (*SEEDS, *FRESH_SEEDS):
         folder = out / f"demo-seed-{seed}"
         command = [*module, "tuneport", "demo", "--out", str(folder), "--seed", str(seed)]
@@ -39,6 +42,23 @@ def runs(out: Path) -> dict[str, tuple[list[str], Path]]:
     published = [*module, "tuneport.lab.published", "--out", str(out / "published")]
     found["published"] = (published, out / "published" / "summary.json")
     found["bench"] = ([*module, "bench.run", "--out", str(out / "bench")], out / "bench" / "bench.json")
+    for study, seeds in claims.FAMILIES.items():
+        for seed in seeds:
+            folder = out / f"{study}-family-{seed}"
+            file = ROOT / "studies" / f"{study}.toml"
+            command = [
+                *module,
+                "tuneport",
+                "study",
+                str(file),
+                "--out",
+                str(folder),
+                "--family",
+                str(seed),
+                "--jobs",
+                "2",
+            ]
+            found[folder.name] = (command, None)
     return found
 
 
@@ -54,12 +74,15 @@ def main() -> int:
         parser.error(f"no such run: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     for name in wanted:
         command, figures = known[name]
-        if not figures.exists():
+        if figures is None or not figures.exists():
             print(f"{name} …", file=sys.stderr, flush=True)
             ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL)
             if ended.returncode:
                 return ended.returncode
-        shutil.copyfile(figures, FIGURES / f"{name}.json")
+        if figures is not None:
+            shutil.copyfile(figures, FIGURES / f"{name}.json")
+    if any(figures is None for _, figures in (known[name] for name in wanted)):
+        claims.FIGURES.write_text(json.dumps(claims.judge(options.out.resolve()), indent=1, ensure_ascii=False) + "\n")
     return 0
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # bench/ lies beside docs/, and is no installed package
+import claims  # noqa: E402 (lies beside this file; after the line above, as all that is not installed)
+
 from bench.table import render as bench_table  # noqa: E402 (needs the line above)
 
 PAGE, FIGURES = HERE / "results.md", HERE / "results"
@@ -101,6 +103,7 @@ def render(figures: Path = FIGURES) -> str:
             ]
         ),
         *_experiments(figures),
+        *([claims.render(_figures(file))] if (file := figures / claims.FIGURES.name).exists() else []),
         _published(_figures(figures / "published.json"), _figures(figures / "published-first-rate.json")),
         _bench(_figures(figures / "bench.json")),
     ]
