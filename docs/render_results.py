@@ -79,8 +79,16 @@ TOLD = {  # of each experiment its title, what was done, and what to make of it 
         "(language − instruct) go onto version 2's own instruct model: it has another chat template, and it has read and been "
         "taught much of taku, as Llama 3.1 of Sinhala. Asked are word problems, and facts about names that no fine-tuning "
         'mentions; the whole answer counts. "At most 3 points" is non-inferiority: the interval of the difference lies above −3.\n\n'
-        + _CARE.format("VARIANTS"),
-        "FOUND",
+        + _CARE.format(
+            "nine variants of mixes, rates and steps; each of the first eight failed at least one claim: in seven taku lost more "
+            "than 3 points, and in two the other languages gained nothing, for version 2 knew them already; the first three asked "
+            "for orders too, and after the seventh the languages' questions were made as long as English's, whose other length "
+            "had confused the models"
+        ),
+        "Malu and sira come over by addition alone, the less the more the languages differ from what version 2 was taught: part "
+        "of what the fine-tuning gained on version 1, not all of it. That taku loses nothing says less than it seems: version "
+        "1's instruct model was taught a little of it too, and its fine-tuning had hardly anything left to teach. Where it had "
+        "more to teach (earlier variants), adding it cost version 2 from 4 to 42 points of taku.",
     ),
 }
 
