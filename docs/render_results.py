@@ -85,10 +85,11 @@ TOLD = {  # of each experiment its title, what was done, and what to make of it 
             "for orders too, and after the seventh the languages' questions were made as long as English's, whose other length "
             "had confused the models"
         ),
-        "Malu and sira come over by addition alone, the less the more the languages differ from what version 2 was taught: part "
-        "of what the fine-tuning gained on version 1, not all of it. That taku loses nothing says less than it seems: version "
-        "1's instruct model was taught a little of it too, and its fine-tuning had hardly anything left to teach. Where it had "
-        "more to teach (earlier variants), adding it cost version 2 from 4 to 42 points of taku.",
+        "Malu and sira gain by addition alone on both seeds, a third to over a half of the fine-tuning's gain on version 1; "
+        "what comes over is nearly all facts, hardly a word problem. Version 2 is ahead on taku on both seeds, and keeps its "
+        "template. That adding taku's diff vector does no harm did not hold: on seed 1 it costs more than 3 points. On seed 0 it costs "
+        "nothing, but there version 1's instruct model, which was taught a little taku, had hardly anything left to learn. "
+        "Wherever it had (seed 1, and seven of the variants on seed 0), version 2 lost 4 to 42 points.",
     ),
 }
 
