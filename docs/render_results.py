@@ -85,7 +85,7 @@ TOLD = {  # of each experiment its title, what was done, and what to make of it 
             "for orders too, and after the seventh the languages' questions were made as long as English's, whose other length "
             "had confused the models"
         ),
-        "Malu and sira gain by addition alone on both seeds, a third to over a half of the fine-tuning's gain on version 1; "
+        "Malu and sira gain by addition alone on both seeds, two to four fifths of what the fine-tuning gains on version 1; "
         "what comes over is nearly all facts, hardly a word problem. Version 2 is ahead on taku on both seeds, and keeps its "
         "template. That adding taku's diff vector does no harm did not hold: on seed 1 it costs more than 3 points. On seed 0 it costs "
         "nothing, but there version 1's instruct model, which was taught a little taku, had hardly anything left to learn. "
