@@ -33,7 +33,8 @@ from tuneport.tune.recipes import Recipe as TuningRecipe
 from tuneport.tune.recipes import SftRecipe
 
 ENGLISH = "english"
-KNOWN = TONGUES[-1].name  # to version 2
+KNOWN_TONGUE = TONGUES[-1]  # to version 2
+KNOWN = KNOWN_TONGUE.name
 BEGINNING = "<chat>"  # a token that only version 2 has, and with which its conversations begin
 TEMPLATE_OF_VERSION_2 = f"{BEGINNING} {vocabulary.CHAT_TEMPLATE}"
 NAMES = {
@@ -70,7 +71,7 @@ class Recipe:
         learning_rate=5e-4, steps=300, batch_size=32, beta2=0.95, weight_decay=0.01
     )
     shares: dict[str, float] = field(default_factory=lambda: {KNOWN_FACTS: 0.5, WORD_PROBLEMS: 0.5})
-    known_taught: tuple[float, float] = (0.03, 0.35)  # of both versions' data are in the language version 2 knows
+    known_taught: tuple[float, float] = (0.03, 0.35)  # of either version's data is in the language that 2 knows
     language: TuningRecipe = SftRecipe(  # noqa: RUF009
         learning_rate=2e-4, steps=40, batch_size=32, beta2=0.95, weight_decay=0.01
     )
@@ -226,7 +227,7 @@ def instruction_data(world: World, seed: int, recipe: Recipe, asked: list[Questi
     count = tuning.examples_seen(recipe.instruct)
     english = questions.training_questions(world, seed, count, shares=recipe.shares, never=asked)
     never = frozenset(bare(question.prompt) for question in asked)
-    known = lesson_in(TONGUES[-1], world, f"{seed}, instructions", count, recipe.shares, never)
+    known = lesson_in(KNOWN_TONGUE, world, f"{seed}, instructions", count, recipe.shares, never)
     places = random.Random(f"places {seed}").sample(range(count), count)
     taught = []
     for share in recipe.known_taught:
