@@ -131,7 +131,7 @@ def test_commands_name_things_as_they_are_seen_from_the_study(records: dict[str,
     scored = next(record for name, record in records.items() if name.startswith("evaluate FT(M1)"))
     folder = tuned["at"].name
     assert scored["command"].startswith(f"tuneport evaluate steps/{folder}/model --tasks test.jsonl")
-    line = next(record for record in records.values() if record["kind"] == "path")
+    line = records["path M1 – M2"]
     assert line["command"].startswith("tuneport path M1 M2 --data text.jsonl --points 3")
 
 
