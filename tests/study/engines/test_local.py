@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from study.engines.waiting import SIGNS, end_the_process
+from study.engines.waiting import SIGNS, end_the_process, is_running
 from study.tiny_study import write_study
 from tuneport.study import inputs
 from tuneport.study.build import build
@@ -63,15 +62,6 @@ def test_processes_end_with_the_one_that_started_them(file: Path, tmp_path: Path
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert ran.returncode == -9
     until = time.monotonic() + 10
-    while _runs(int(ran.stdout)):
+    while is_running(int(ran.stdout)):
         assert time.monotonic() < until, "it is still there"
         time.sleep(0.02)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat")  # one that has ended, and that nobody has asked for yet, is still listed
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import tuneport
-from study.engines.waiting import SIGNS, wait_then_perform
+from study.engines.waiting import SIGNS, is_running, wait_then_perform
 from study.tiny_study import what_repeats, write_study
 from tuneport.errors import StudyError, UsageError
 from tuneport.study import inputs
@@ -73,10 +73,13 @@ def test_a_node_that_is_killed_in_the_middle_has_its_steps_run_elsewhere_and_the
 
     def kill_the_second_once_both_are_at_work() -> None:
         until = time.monotonic() + 60
-        while len({path.name.rpartition("-")[2] for path in signs.glob("begun-*")}) < 2:
+        while not (there := list(signs.glob(f"begun-*-{second.node_id}"))) or len(list(signs.glob("begun-*"))) < 2:
             assert time.monotonic() < until, "the steps do not begin on both nodes"
             time.sleep(0.05)
         cluster.remove_node(second, allow_graceful=False)
+        while is_running(int(there[0].read_text())):  # for a moment it outlives its node, and could end its step
+            assert time.monotonic() < until, "the node's worker does not end"
+            time.sleep(0.05)
         (signs / "go-on").touch()
 
     killer = threading.Thread(target=kill_the_second_once_both_are_at_work)

@@ -18,7 +18,7 @@ def wait_then_perform(step: Step, given: Mapping[str, Any], place: Path, threads
     """Steps of scale 0.5 say that they have begun, and go on once they are told to; then all do what they always do."""
     signs = Path(os.environ[SIGNS])
     if step.choices.get("scale") == 0.5:
-        (signs / f"begun-{step.identity}-{_node()}").touch()
+        (signs / f"begun-{step.identity}-{_node()}").write_text(str(os.getpid()))
         until = time.monotonic() + 60
         while not (signs / "go-on").exists():
             assert time.monotonic() < until, "nobody said go on"
@@ -33,6 +33,16 @@ def end_the_process(step: Step, given: Mapping[str, Any], place: Path, threads: 
         mark.touch()
         os.kill(os.getpid(), 9)
     return perform(step, given, place, threads)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process has not ended; one that has, and that nobody has asked for yet, is still listed."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def _node() -> str:
