@@ -121,7 +121,9 @@ def test_an_error_behind_a_url_tells_nothing_of_the_scratch_folder(tmp_path: Pat
     config = json.loads((tmp_path / "models" / "FT1" / "config.json").read_text())
     (tmp_path / "models" / "FT1" / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
     for out in (str(tmp_path / "folder"), f"file://{tmp_path}/url"):
-        assert len(tuneport.study(file, out)["failed"]) == 6 + 3, "Δ1 onto three versions at two scales, three distances"
+        assert len(tuneport.study(file, out)["failed"]) == 6 + 3, (
+            "Δ1 onto three versions at two scales, three distances"
+        )
     assert what_repeats(tmp_path / "url") == what_repeats(tmp_path / "folder")
     assert str(tmp_path) not in json.dumps(what_repeats(tmp_path / "url")["results.json"])
 
