@@ -24,7 +24,7 @@ real: venv
 	$(BIN)/python -m tuneport.lab.published --out real-out
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: venv
 	$(BIN)/ruff check .
