@@ -1,4 +1,4 @@
-"""What each kind of step does: one public verb, called with the step's literal choices (`build.py` lists them).
+"""What each kind of step does: one public verb, called with the step's literal choices (`steps.py` lists them).
 
 In come a step, the things it takes (by role: a folder or file of another step, or what was there before) and a place to work
 in, out come files in that place and what was measured. A step that was killed is taken up again by the same call, because
