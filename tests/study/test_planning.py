@@ -19,7 +19,7 @@ from tuneport.study import records
 from tuneport.study.cost import Estimates
 from tuneport.study.file import read_study
 from tuneport.study.graph import Graph, Step
-from tuneport.study.planning import chosen, plan
+from tuneport.study.planning import chosen, of_families, plan
 from tuneport.study.store import open_store
 
 from .declaring import EVALUATE, TUNE, declared, graph_of, named, paper, versions
@@ -89,10 +89,19 @@ def test_a_study_of_which_only_a_part_is_asked_for_takes_what_that_stands_on() -
     with pytest.raises(UsageError, match=r"'FT\(M7\)': no step or model has this name. Did you mean 'FT\(M"):
         chosen(graph, only=["FT(M7)"])
     lab = graph_of(declared(LAB, LAB_TUNE, LAB_EVALUATE, head="families = [1, 2]"))
-    of_one = [step for step in lab if step.identity in chosen(lab, families=[2])]
-    assert len(of_one) == len(lab) / 2 and all("family 1" not in step.name for step in of_one)
-    with pytest.raises(UsageError, match="no such family"):
-        chosen(lab, families=[3])
+    assert len({step.identity for step in lab if step.kind == "family"}) == 2
+
+
+def test_families_can_be_asked_for_that_the_file_does_not_name() -> None:
+    study = declared(LAB, LAB_TUNE, LAB_EVALUATE, head="families = [1, 2]")
+    of_one = graph_of(of_families(study, [7]))
+    assert {step.choices["seed"] for step in of_one if step.kind == "family"} == {7}
+    assert len(of_one) == len(graph_of(study)) / 2
+    assert of_families(study, []) is study
+    with pytest.raises(UsageError, match="comes from the lab"):
+        of_families(paper(DO), [1])
+    with pytest.raises(UsageError, match="from 0 on"):
+        of_families(study, [-1])
 
 
 COST = """

@@ -22,7 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ray-address", metavar="A", help="ray: a cluster that runs (default: RAY_ADDRESS, else one for this run)"
     )
     parser.add_argument(
-        "--family", metavar="N", type=int, nargs="+", default=[], help="only these families of the lab, by seed"
+        "--family",
+        metavar="N",
+        type=int,
+        nargs="+",
+        default=[],
+        help="these families of the lab, by seed, instead of the file's",
     )
     parser.add_argument(
         "--only",

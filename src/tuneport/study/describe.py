@@ -13,7 +13,7 @@ from tuneport.study.cost import Estimates
 from tuneport.study.declared import Study
 from tuneport.study.file import read_study
 from tuneport.study.graph import Graph
-from tuneport.study.planning import Planned, chosen, plan
+from tuneport.study.planning import Planned, chosen, of_families, plan
 from tuneport.study.store import open_store
 
 _MARKS = {"done": "✓", "to do": "·", "again": "↻"}
@@ -27,9 +27,9 @@ def rehearse(
     only: Iterable[str] = (),
 ) -> dict[str, Any]:
     """What `tuneport study` would do with this file in this folder. Nothing is written, fetched or computed."""
-    study, store = read_study(file), open_store(out)
+    study, store = of_families(read_study(file), families), open_store(out)
     graph = build(study, inputs.Inputs.kept(study.path.parent, store.read(inputs.NAME)))
-    return forecast(study, graph, plan(graph, store, chosen(graph, families, only)))
+    return forecast(study, graph, plan(graph, store, chosen(graph, only)))
 
 
 def forecast(study: Study, graph: Graph, planned: Sequence[Planned]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ with other choices, or from other parents, stands against the record of its name
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -15,6 +15,7 @@ from typing import Literal
 from tuneport.checkpoint.journal import differing_fields
 from tuneport.errors import UsageError
 from tuneport.study import records
+from tuneport.study.declared import Study
 from tuneport.study.graph import Graph, Step
 from tuneport.study.records import RECORD, Record
 from tuneport.study.schedule import look
@@ -97,23 +98,24 @@ def differences(record: Record, step: Step) -> list[str]:
     return found
 
 
-def chosen(graph: Graph, families: Iterable[int] = (), only: Iterable[str] = ()) -> set[str]:
+def of_families(study: Study, families: Iterable[int]) -> Study:
+    """The study with these families of the lab instead of the file's, if there are any. Raises `UsageError`."""
+    asked = tuple(dict.fromkeys(families))
+    if asked and study.families == (None,):
+        raise UsageError(
+            f"--family {asked[0]}: nothing in {study.path.name} comes from the lab, so it has no families."
+        )
+    if any(seed < 0 for seed in asked):
+        raise UsageError(f"--family {min(asked)}: a family is a seed, a whole number from 0 on.")
+    return replace(study, families=asked) if asked else study
+
+
+def chosen(graph: Graph, only: Iterable[str] = ()) -> set[str]:
     """Identities of the steps that are asked for, with all that they stand on.
 
-    `families` are seeds of the lab; `only` are names of steps or of models, or patterns of them with `*`. Raises `UsageError`
-    for a name that no step has.
+    `only` are names of steps or of models, or patterns of them with `*`. Raises `UsageError` for a name that no step has.
     """
-    wanted_families, patterns = set(families), list(only)
-    of_family: dict[str, set[int]] = {}
-    for step in graph:
-        of_family[step.identity] = {int(step.choices["seed"])} if step.kind == "family" else set()
-        for parent in step.parents.values():
-            of_family[step.identity] |= of_family[parent.step.identity]
-    there = set().union(*of_family.values()) if of_family else set()
-    unknown = sorted(wanted_families - there)
-    if unknown:
-        known = ", ".join(map(str, sorted(there))) or "none"
-        raise UsageError(f"--family {unknown[0]}: the study has no such family. It has: {known}.")
+    patterns = list(only)
     names = {step.identity: (step.name, str(step.about.get("model", step.name))) for step in graph}
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for of_step in names.values() for name in of_step):
@@ -123,8 +125,7 @@ def chosen(graph: Graph, families: Iterable[int] = (), only: Iterable[str] = ())
     found: set[str] = set()
     for step in reversed(list(graph)):
         asked = not patterns or any(fnmatchcase(name, pattern) for name in names[step.identity] for pattern in patterns)
-        fits = not wanted_families or not of_family[step.identity] or of_family[step.identity] & wanted_families
-        if (asked and fits) or step.identity in found:
+        if asked or step.identity in found:
             found.add(step.identity)
             found |= {parent.step.identity for parent in step.parents.values()}
     return found

@@ -21,7 +21,7 @@ from tuneport.study.declared import Resources, Study
 from tuneport.study.engines.local import local
 from tuneport.study.file import read_study
 from tuneport.study.graph import Graph, Step
-from tuneport.study.planning import chosen
+from tuneport.study.planning import chosen, of_families
 from tuneport.study.records import Record
 from tuneport.study.results import NAME, Results
 from tuneport.study.schedule import Engine, State, look, perform_all
@@ -46,18 +46,18 @@ def study(
     """Run the study that `file` declares, with its results in `out`: a folder, or a URL that fsspec knows.
 
     `engine` is local (`jobs` steps at a time) or ray (on the cluster at `ray_address`, or RAY_ADDRESS, else one of this
-    machine). `families` and `only` choose steps, with all that they stand on. Returns what was done, with `failed` (steps with
+    machine). `families` are seeds of the lab instead of the file's; `only` chooses steps, with all that they stand on. Returns what was done, with `failed` (steps with
     their errors) and `not_run` (what stands on them). Raises `TuneportError` for what stands against the whole study.
     """
     if engine not in ENGINES:
         raise UsageError(f"--engine {engine!r}: choose {' or '.join(ENGINES)}.")
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise UsageError(f"--jobs {jobs!r}: give a whole number from 1 on.")
-    declared, store = read_study(file), open_store(out)
+    declared, store = of_families(read_study(file), families), open_store(out)
     with store.locked():
         taken = inputs.Inputs.kept(declared.path.parent, store.read(inputs.NAME))
         graph = build(declared, taken)
-        wanted = chosen(graph, families, only)
+        wanted = chosen(graph, only)
         state = look(graph, store, None if len(wanted) == len(graph) else wanted)
         results = _Results(declared, graph, store, state)
         to_do = list(state.to_do)
