@@ -103,8 +103,8 @@ class GrpoRecipe(Recipe):
     The paper trains none itself. The defaults follow Tülu 3.1 8B, from the command in open-instruct's docs/tulu3.md (commit
     0becd2c): 48 prompts × 16 answers drawn at once, learning rate 5e-7, constant, temperature 1, KL weight 0.01. That
     command makes two updates of what it draws, half of it in each, where this makes one of all. Its answers have up to 2048
-    tokens after prompts of up to 2048; here both share the sequence length, so an answer has 512. It goes on until 10 million
-    answers are drawn or somebody stops it; the 1,000 steps (768,000 answers) are a choice made here.
+    tokens after prompts of up to 2048; here both share the sequence length, so an answer has 512. It sets a limit
+    of 10 million answers; the 1,000 steps (768,000 answers) are a choice made here.
     """
 
     name = "grpo"
