@@ -180,6 +180,9 @@ def _take_callbacks(
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
     class Watcher(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            state.num_input_tokens_seen = 0  # GRPO would count on from the checkpoint's number, which the logbook adds
+
         def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             logs = given["logs"]
             if "loss" in logs:

@@ -2,13 +2,15 @@
 
 In come a prepared run, the loaded model and the place for checkpoints; out comes one of TRL's own trainers, whose
 training loop is used as it is. What is changed about them: nothing is reported to anybody, no model card is written,
-embeddings get no weight decay, and DPO takes the tokens that were made here.
+embeddings get no weight decay, DPO takes the tokens that were made here, and GRPO that goes on after a kill takes the prompts
+in the order in which an unbroken run would have.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,7 @@ def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team,
             beta=recipe.kl,
             reward_weights=[reward.weight for reward in prepared.rewards],
         )
-        return _ours(GRPOTrainer)(
+        return _with_counted_passes(_ours(GRPOTrainer))(
             **common,
             args=settings,
             reward_funcs=[_named(reward.function, reward.name) for reward in prepared.rewards],
@@ -155,6 +157,43 @@ def _with_plain_loss(trainer: Any) -> Any:
 
     Plain.__name__ = trainer.__name__
     return Plain
+
+
+def _with_counted_passes(trainer: Any) -> Any:
+    """TRL's GRPO trainer, which goes on in the pass over the data that it was in.
+
+    Answers need nothing more: transformers restores the random states that they are drawn from.
+    """
+
+    class Counted(trainer):  # type: ignore[misc]  # TRL has no types
+        def _get_train_sampler(self, dataset: Any = None) -> _CountedPasses:
+            return _CountedPasses(super()._get_train_sampler(dataset), self)
+
+    Counted.__name__ = trainer.__name__
+    return Counted
+
+
+class _CountedPasses:
+    """TRL's order of the prompts. It draws a new one for each pass, each from where the last one left its generator.
+
+    A run that goes on has begun no pass yet: those before the one it is in are drawn, and let go. (For SFT and DPO
+    accelerate makes the order from the seed and the number of the pass.)
+    """
+
+    def __init__(self, sampler: Any, trainer: Any) -> None:
+        self.sampler, self.trainer, self.begun = sampler, trainer, 0
+
+    def __iter__(self) -> Iterator[int]:
+        passed = int(self.trainer.state.epoch)
+        while self.begun < passed:
+            next(iter(self.sampler))
+            self.begun += 1
+        assert self.begun == passed, "no pass was begun but by training"
+        self.begun += 1
+        yield from self.sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
 
 
 def _wants_plain_loss(prepared: Prepared, model: Any, at_once: int) -> bool:
