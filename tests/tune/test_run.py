@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tuneport
 from tune import tiny_tuning
 from tune.tiny_tuning import END, PADDED_ROWS, base_model, log_of, sums, write_rows
-from tuneport.errors import CheckpointError, OutputError, TrainingError, TuneportError, UsageError
+from tuneport.errors import CheckpointError, DataError, OutputError, TrainingError, TuneportError, UsageError
 from tuneport.tune.leakage import example_digest, read_digests
 from tuneport.tune.recipes import DpoRecipe, GrpoRecipe, Lora, Recipe, Running, SftRecipe, recipe_of
 from tuneport.tune.run import tune
@@ -544,6 +544,18 @@ def test_a_users_reward_counts_by_its_weight_and_may_look_at_any_field(
     for name, words in (("broken", "failed with IndexError"), ("short", r"gave 1 value\(s\) for 4 completions")):
         with pytest.raises(TrainingError, match=words):
             tune(full, [data], GrpoRecipe(**choices, rewards=(f"rewards_of_a_test:{name}",)), out=tmp_path / name)
+
+
+def test_prompts_that_fill_no_update_and_tokens_that_the_reference_lacks_are_refused(
+    full: Path, base: Path, tmp_path: Path
+) -> None:
+    drawn = {"steps": 1, "generations": 2, "answer_length": 4, "rewards": ("format=.*",)}
+    few = write_rows(tmp_path / "few.jsonl", [{"prompt": f"{n} + 1 ="} for n in range(3)])
+    with pytest.raises(DataError, match=r"3 prompts fit, and an update takes 4.*--batch-size of 3 or less"):
+        tune(full, [few], GrpoRecipe(**drawn, batch_size=4), out=tmp_path / "out")
+    spoken = write_rows(tmp_path / "spoken.jsonl", [{"prompt": [{"role": "user", "content": "1 + 1 ="}]}])
+    with pytest.raises(UsageError, match=r"the reference .* has no rows for <\|im_start\|>.*--kl 0"):
+        tune(base, [spoken], GrpoRecipe(**drawn, batch_size=1), out=tmp_path / "out", chat_template="chatml")
 
 
 def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out(full: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from blake3 import blake3
 from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
 from tuneport.checkpoint.folder import TOKENIZER_FILES
 from tuneport.checkpoint.open import Checkpoint, open_checkpoint
-from tuneport.errors import CheckpointError, UsageError
+from tuneport.errors import CheckpointError, DataError, UsageError
 from tuneport.tune import encode
 from tuneport.tune.chat import Chat, prepare_chat
 from tuneport.tune.data import Share, Source, read_sources
@@ -121,6 +121,7 @@ def prepare(
             )
         kept, counts = encode.prompt_lengths(sources, tokenizer, length - recipe.answer_length + 1)
         encoded = encode.Encoded({}, counts, encode.prompt_digests(sources))
+        _check_prompts(recipe, counts.examples, chat)
     elif recipe.name == "dpo":
         encoded = encode.encode_preferences(sources, tokenizer, chat, length)
     else:
@@ -262,6 +263,20 @@ def _sequence_length(start: Checkpoint, recipe: Recipe) -> int:
             "tokens (max_position_embeddings)."
         )
     return recipe.sequence_length
+
+
+def _check_prompts(recipe: GrpoRecipe, prompts: int, chat: Chat) -> None:
+    """Refuse what TRL would pass over: updates that no number of prompts fills, a reference without the new tokens' rows."""
+    if prompts < recipe.batch_size:
+        raise DataError(
+            f"grpo: {prompts} prompts fit, and an update takes {recipe.batch_size}. Give more data, or a --batch-size of "
+            f"{max(1, prompts)} or less."
+        )
+    if recipe.kl > 0 and chat.new_tokens:
+        raise UsageError(
+            f"grpo: the reference that --kl {recipe.kl:g} holds the model near has no rows for {', '.join(chat.new_tokens)}. "
+            "Teach these tokens by sft first, or give --kl 0."
+        )
 
 
 def _taught(recipe: Recipe, lora: Lora, chat: Chat, tokenizer: Any) -> tuple[str, ...]:
