@@ -126,3 +126,23 @@ def test_a_model_that_two_steps_scored_is_one_with_the_scores_of_both(small: Mad
     run = next(run for run in read_study(small.root).runs if run.model == Model(BASE, None, row["target"]))
     assert set(run.scores) == {"sums", "facts", "sums, loss"}
     assert not run.scores["sums, loss"].is_share and run.scores["sums"].is_share
+
+
+def test_nothing_outside_the_folder_is_read_into_a_page(small: MadeUp, tmp_path: Path) -> None:
+    root = small.write()
+    secret = tmp_path / "secret"
+    secret.write_text("[study]\nname = 'a secret'\n")
+    (root / "study.toml").unlink(missing_ok=True)
+    (root / "study.toml").symlink_to(secret)
+    results = json.loads((root / "results.json").read_text())
+    for row in results["results"]:
+        row["folder"] = "../../elsewhere"
+        for evaluation in row.get("evaluations", ()):
+            evaluation["folder"] = "../../elsewhere"
+    (root / "results.json").write_text(json.dumps(results))
+    reading = read_study(root)
+    assert "a secret" not in reading.text
+    assert not any("elsewhere" in folder for run in reading.runs for folder in run.folders)
+    (root / "results.json").rename(tmp_path / "results.json")
+    (root / "results.json").symlink_to(tmp_path / "results.json")
+    assert any("leads out" in doubt for doubt in read_study(root).doubts)

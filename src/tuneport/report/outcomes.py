@@ -95,6 +95,8 @@ def _lines(folder: Path) -> Iterator[dict[str, Any]]:
 
 def _read(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a file, one a line, with the numbers of their lines."""
+    if file.is_symlink() or file.parent.is_symlink():
+        return  # a page is passed on: what lies elsewhere is not read into it
     try:
         opened = file.open(encoding="utf-8", errors="replace")
     except OSError:

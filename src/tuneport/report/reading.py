@@ -101,9 +101,8 @@ def read_study(root: str | Path) -> Reading:
 
 
 def _results(root: Path, doubts: list[str]) -> dict[str, Any] | None:
-    file = root / RESULTS
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(_text_within(root, root / RESULTS))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
@@ -115,12 +114,24 @@ def _results(root: Path, doubts: list[str]) -> dict[str, Any] | None:
     return found
 
 
+def _text_within(root: Path, file: Path) -> str:
+    """A file's text. A page is passed on, so what a link leads to outside the folder is not read into it."""
+    if not file.resolve().is_relative_to(root.resolve()):
+        raise ValueError("it is a link that leads out of the study's folder")
+    return file.read_text(encoding="utf-8")
+
+
+def _is_folder(name: Any) -> bool:
+    """Whether it names a step's folder, and nothing above or below."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
+
+
 def _records(root: Path, doubts: list[str]) -> dict[str, dict[str, Any]]:
     """The records by folder."""
     found: dict[str, dict[str, Any]] = {}
     for file in sorted((root / STEPS).glob(f"*/{RECORD}")):
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
+            record = json.loads(_text_within(root, file))
         except (OSError, ValueError, RecursionError) as error:
             doubts.append(f"{STEPS}/{file.parent.name}/{RECORD} cannot be read: {error}.")
             continue
@@ -218,11 +229,11 @@ def _run(row: Mapping[str, Any], folders: Mapping[Any, Sequence[str]], measures_
 
 def _places(row: Mapping[str, Any], folders: Mapping[Any, Sequence[str]]) -> dict[str | None, str]:
     """The folders of the steps that scored a result, by identity; under None one that may be taken for any."""
-    if isinstance(row.get("folder"), str):
+    if _is_folder(row.get("folder")):
         return {None: row["folder"]}
     found: dict[str | None, str] = {}
     for step in _mappings(row, "evaluations"):
-        if isinstance(step.get("identity"), str) and isinstance(step.get("folder"), str):
+        if isinstance(step.get("identity"), str) and _is_folder(step.get("folder")):
             found[step["identity"]] = step["folder"]
     known = [] if row.get("step") is not None or found else folders.get(_key(row), ())
     return {**found, **({None: known[0]} if known else {})}
@@ -324,7 +335,7 @@ def _step(told: Mapping[str, Any], folder: str | None, record: Mapping[str, Any]
 
 def _study_text(root: Path, study: Mapping[str, Any]) -> str:
     try:
-        return (root / STUDY).read_text(encoding="utf-8")
+        return _text_within(root, root / STUDY)
     except (OSError, ValueError):
         return str(study.get("text") or "")
 

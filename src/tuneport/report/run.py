@@ -52,7 +52,9 @@ def _write(place: Path, text: str) -> None:
         raise OutputError(f"{place} is a folder; --out names a file.")
     unfinished = place.with_name(f"{place.name}.new")
     try:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.unlink(missing_ok=True)  # what a kill left; or a link, through which nothing is written
+        with open(unfinished, "x", encoding="utf-8") as file:
+            file.write(text)
         unfinished.replace(place)
     except OSError as error:
         raise OutputError(f"{place} cannot be written: {error.strerror or error}. Choose another --out.") from None

@@ -91,7 +91,7 @@ class Comparing:
     def __init__(self, asked: Callable[[Row], Mapping[str, Asked]], earlier: Iterable[Row] = ()) -> None:
         """Begin with what an earlier run has compared."""
         self._asked = asked
-        self._known = {_key(row): dict(row) for row in earlier if "evaluations" in row}
+        self._known = {_key(row): dict(row) for row in earlier if _is_whole(row)}
         self._drawn: dict[tuple[str, str], measures.Matrix] = {}
 
     def rows(self, results: Sequence[Row]) -> list[dict[str, Any]]:
@@ -290,6 +290,16 @@ def _pair(row: Row) -> tuple[Any, ...]:
 
 def _evaluation(row: Row, task: str) -> str:
     return str(row["scores"][task]["evaluation"])
+
+
+def _is_whole(row: Any) -> bool:
+    """Whether a row of an earlier file can be told from others; what cannot is compared again."""
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("question", "task")):
+        return False
+    if not isinstance(row.get("p", 0.0), int | float):
+        return False
+    names = row.get("evaluations")
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def _key(row: Row) -> tuple[str, str, tuple[str, ...]]:

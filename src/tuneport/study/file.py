@@ -37,6 +37,8 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     """The study that a file declares. Raises `StudyError` with every fault of it, each with its line."""
     place = Path(os.path.expanduser(path))
     try:
+        if place.exists() and not place.is_file():  # a device has no end, a pipe may never begin
+            raise StudyError(f"{path} is no file. Give the TOML file of a study.")
         if place.stat().st_size > MOST_BYTES:
             raise StudyError(f"{path} has more than {MOST_BYTES // 2**20} MiB; a study's file is some pages of TOML.")
         text = place.read_bytes().decode("utf-8-sig")

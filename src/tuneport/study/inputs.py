@@ -71,7 +71,7 @@ class Inputs:
         """With the digests that inputs.json of an earlier run holds; a damaged list is made anew."""
         try:
             known = json.loads(content or b"{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             known = {}
         return cls(folder, known if isinstance(known, dict) else {})
 

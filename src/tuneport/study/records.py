@@ -127,7 +127,13 @@ def read(content: bytes) -> Record | None:
     whole = whole and all(
         isinstance(one, dict) and {"name", "identity", "part"} <= one.keys() for one in record.parents.values()
     )
-    return record if whole and all(map(_is_seen, record.outputs.values())) else None
+    whole = whole and all(map(_is_seen, record.outputs.values())) and all(map(_is_below, record.outputs))
+    return record if whole else None
+
+
+def _is_below(name: str) -> bool:
+    """Whether a name stays in its folder: outputs of a model that was let go are removed by name."""
+    return not {"", ".", ".."} & set(name.split("/"))
 
 
 def _is_seen(seen: Any) -> bool:

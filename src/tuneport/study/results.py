@@ -7,9 +7,11 @@ cost of what that step adds. What was not done says why. The format is in docs/f
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from tuneport.errors import StudyError
 from tuneport.study import comparisons
 from tuneport.study.declared import Study
 from tuneport.study.graph import Graph, Step
@@ -38,7 +40,7 @@ class Results:
         self._records: dict[str, Record] = {}
         self._files: dict[tuple[str, str], Any] = {}
         self._asked: dict[str, Mapping[str, comparisons.Asked]] = {}
-        self._comparing = comparisons.Comparing(self._asked_of, (earlier or {}).get("comparisons", ()))
+        self._comparing = comparisons.Comparing(self._asked_of, _rows((earlier or {}).get("comparisons")))
 
     def note(self, record: Record) -> None:
         """A step has come to its end."""
@@ -63,13 +65,21 @@ class Results:
             },
             "results": results,
             "starts": [row for row in everything if row["kind"] == "recycle-start"],
-            "paths": [self._path(step) for step in self._graph if step.kind == "path"],
-            "distances": [self._distance(step) for step in self._graph if step.kind == "distance"],
-            "precision": [self._precision(step) for step in self._graph if step.kind == "precision"],
+            "paths": self._each("path", self._path),
+            "distances": self._each("distance", self._distance),
+            "precision": self._each("precision", self._precision),
             "comparisons": self._comparing.rows(results),
             "convergence": comparisons.convergence(results),
             "steps": [self._step(step) for step in self._graph],
         }
+
+    def _each(self, kind: str, told: Callable[[Step], dict[str, Any]]) -> list[dict[str, Any]]:
+        found = []
+        for step in self._graph:
+            if step.kind == kind:
+                with _readable(step):
+                    found.append(told(step))
+        return found
 
     def _results(self) -> list[dict[str, Any]]:
         """Every scored model; one that is asked by several steps is one row."""
@@ -80,10 +90,11 @@ class Results:
                 if "start_of" in result:
                     continue
                 key = json.dumps(result, sort_keys=True)
-                if key not in rows:
-                    rows[key] = self._row(step, result)
-                    curves += self._curve(step, result)
-                self._add_scores(rows[key], step)
+                with _readable(step):
+                    if key not in rows:
+                        rows[key] = self._row(step, result)
+                        curves += self._curve(step, result)
+                    self._add_scores(rows[key], step)
         return [*rows.values(), *curves]
 
     def _row(self, step: Step, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,9 +252,10 @@ class Results:
             if identity not in self._asked:
                 step = self._steps[identity]
                 loss = bool(step.choices["settings"].get("loss"))
-                asked = comparisons.asked_in(
-                    self._json(step, "scores.json"), self._read(step, "scores.examples.jsonl") or ""
-                )
+                with _readable(step):
+                    asked = comparisons.asked_in(
+                        self._json(step, "scores.json"), self._read(step, "scores.examples.jsonl") or ""
+                    )
                 self._asked[identity] = {_task_name(task, loss): one for task, one in asked.items()}
             found.update(self._asked[identity])
         return found
@@ -261,6 +273,24 @@ class Results:
             text = self._read(step, name)
             self._files[key] = None if text is None else json.loads(text)
         return self._files[key]
+
+
+@contextmanager
+def _readable(step: Step) -> Iterator[None]:
+    """Say in words that the files of a finished step are not what it wrote."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        folders = [f"steps/{each.folder}" for each in (step, *(parent.step for parent in step.parents.values()))]
+        raise StudyError(
+            f"{step.name}: what steps/{step.folder} holds is damaged ({type(error).__name__}: {error}). Remove the folder "
+            f"(or that of what it stands on, where the damage is there: {', '.join(folders[1:]) or 'nothing'}) and run the "
+            "same command again; what else is done stays."
+        ) from error
+
+
+def _rows(found: Any) -> list[Any]:
+    return found if isinstance(found, list) else []
 
 
 def _score(found: Mapping[str, Any]) -> dict[str, Any]:

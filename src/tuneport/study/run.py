@@ -121,7 +121,7 @@ def _earlier(store: Store) -> dict[str, Any] | None:
     """The results of an earlier run, where they can be read."""
     try:
         found = json.loads(store.read(NAME) or b"null")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tuneport.errors import OutputError
+from tuneport.errors import OutputError, UsageError
 from tuneport.study.records import RECORD, finished_files
 
 STEPS = "steps"
@@ -34,7 +34,9 @@ LOCK = ".lock"
 PATIENCE = 60.0
 # The lock of a URL is renewed so often, and counts for so long.
 _RENEWED, _COUNTS = 15.0, 60.0
-_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+_REFUSED = (
+    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ELOOP, errno.EISDIR,
+)  # fmt: skip
 
 
 class Store(Protocol):
@@ -79,6 +81,8 @@ class Store(Protocol):
 def open_store(place: str | os.PathLike[str]) -> Store:
     """The store at a path or URL. Raises `OutputError` in words where there can be none."""
     text = os.fspath(place)
+    if not text:
+        raise UsageError("--out '': give a folder, or a URL.")
     if "://" in text:
         store = UrlStore(text.rstrip("/"))
         store.check()
@@ -117,8 +121,11 @@ class FolderStore:
         path = self.path / name
         with _told(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._refuse_links(path.parent)
             fresh = path.with_name(f"{path.name}.new")
-            fresh.write_bytes(content)
+            fresh.unlink(missing_ok=True)  # what a kill left; or a link, through which nothing is written
+            with open(fresh, "xb") as file:
+                file.write(content)
             fresh.replace(path)
 
     def sizes(self, folder: str) -> dict[str, int]:
@@ -129,6 +136,7 @@ class FolderStore:
         """A file or folder; nothing where it is not there."""
         path = self.path / name
         with _told(path):
+            self._refuse_links(path.parent)
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -139,6 +147,7 @@ class FolderStore:
         """The step's own folder."""
         place = self.path / STEPS / folder
         with _told(place):
+            self._refuse_links(place)
             place.mkdir(parents=True, exist_ok=True)
         with _alone(place, place):
             yield place
@@ -156,7 +165,10 @@ class FolderStore:
         """A lock on a file of the folder; it goes away with its process."""
         with _told(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - closed below, after the block
+            opened = os.open(
+                self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+            )
+            lock = open(opened, "a+", encoding="utf-8")  # noqa: SIM115 - closed below, after the block
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -171,6 +183,14 @@ class FolderStore:
 
     def clean(self) -> None:
         """Nothing is kept besides the results."""
+
+    def _refuse_links(self, place: Path) -> None:
+        """Raise `OutputError` where a link below the folder leads out of it: nothing else is written to or emptied."""
+        if not place.resolve().is_relative_to(self.path.resolve()):
+            raise OutputError(
+                f"{place} is a link that leads out of {self.path}, where nothing is written. Remove the link, or give "
+                "another --out."
+            )
 
 
 @dataclass(frozen=True)
@@ -366,9 +386,9 @@ def _sizes(folder: str | os.PathLike[str], prefix: str) -> Iterator[tuple[str, i
     except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
-        if entry.is_dir():
+        if entry.is_dir(follow_symlinks=False):
             yield from _sizes(entry.path, f"{prefix}{entry.name}/")
-        else:
+        elif entry.is_file(follow_symlinks=False):  # no step leaves links, and one that is met leads who knows where
             yield f"{prefix}{entry.name}", entry.stat().st_size
 
 
