@@ -112,6 +112,13 @@ def test_a_verdict_needs_the_p_value_that_is_left_after_all_tests() -> None:
     assert {finding.verdict for finding in among.findings} == {OPEN}
 
 
+def test_one_family_has_no_verdict_on_what_varies_between_families_alone(tmp_path: Path) -> None:
+    claims = judged(write_study(tmp_path, as_the_paper_says, families=1, n=40))
+    faster = claims["4"].findings[1]
+    assert faster.estimate.value == pytest.approx(0.5) and faster.verdict is None
+    assert all(finding.verdict is None for finding in claims["7b"].findings)
+
+
 def test_no_harm_needs_a_narrow_interval() -> None:
     assert Finding("x", Estimate(0.0, (-0.02, 0.02)), wanted="no harm").verdict == HOLDS
     assert Finding("x", Estimate(0.0, (-0.2, 0.2)), wanted="no harm").verdict == OPEN

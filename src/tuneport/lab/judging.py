@@ -130,12 +130,14 @@ def over_families_alone(what: str, j: Judging, measure: Callable[[Judging, Famil
 
 
 def estimate_over(what: str, values: Matrix) -> Finding:
-    """A mean over families, with a bootstrap over families alone."""
+    """A mean over families, with a bootstrap over families alone; of one family the number, without a verdict."""
     values = values[np.isfinite(values)]
+    if len(values) < 2:
+        value = float(values.mean()) if len(values) else float("nan")
+        return Finding(what, Estimate(value, (value, value)), wanted=None)
     rng = np.random.default_rng(0)
     draws = values[rng.integers(len(values), size=(4000, len(values)))].mean(axis=1)
-    p = measures.bootstrap_p(draws) if len(values) > 1 else None
-    return Finding(what, Estimate(float(values.mean()), measures.central(draws), None), p)
+    return Finding(what, Estimate(float(values.mean()), measures.central(draws)), measures.bootstrap_p(draws))
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
