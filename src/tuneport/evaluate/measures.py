@@ -135,6 +135,24 @@ def bootstrap_p(differences: Matrix) -> float:
     return min(1.0, 2 * (min(below, above) + 1) / (n + 1))
 
 
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Spearman's, with equals sharing their mean rank; None where one of the two does not vary."""
+    x, y = _ranks(one), _ranks(other)
+    if x.std() == 0 or y.std() == 0:
+        return None
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> Matrix:
+    given = np.array(values, dtype=np.float64)
+    ranks = np.empty(len(given))
+    ranks[np.argsort(given, kind="stable")] = np.arange(len(given), dtype=np.float64)
+    for value in np.unique(given):
+        same = given == value
+        ranks[same] = ranks[same].mean()
+    return ranks
+
+
 def holm(probabilities: Sequence[float]) -> list[float]:
     """The p values adjusted for their number by Holm's method, in the order given."""
     order = sorted(range(len(probabilities)), key=probabilities.__getitem__)

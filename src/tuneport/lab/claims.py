@@ -16,7 +16,7 @@ import numpy as np
 from tuneport.evaluate import measures
 from tuneport.evaluate.measures import Matrix
 from tuneport.lab.evidence import FURTHER, Family, Model, base
-from tuneport.lab.judging import Claim, Finding, Judging, estimate_over, over_families_alone, spearman
+from tuneport.lab.judging import Claim, Finding, Judging, estimate_over, over_families_alone
 
 VERSIONS = ("M1", "M2", "M3", "M4", "M5")
 EARLY, LATE = VERSIONS[:3], VERSIONS[3:]
@@ -220,7 +220,8 @@ def predictors(j: Judging) -> Claim:
         for name in told:
             pairs = [pair for pair in gains if pair in told[name]]
             if len(pairs) > 2:
-                named.setdefault(name, []).append(spearman([told[name][p] for p in pairs], [gains[p] for p in pairs]))
+                found = measures.rank_correlation([told[name][p] for p in pairs], [gains[p] for p in pairs])
+                named.setdefault(name, []).append(0.0 if found is None else found)
     findings = tuple(
         replace(estimate_over(name, np.array(values)), wanted=None, unit="Spearman")
         for name, values in named.items()

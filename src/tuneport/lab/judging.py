@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tuneport.evaluate import measures
-from tuneport.evaluate.crossed import NO_HARM, over_families
+from tuneport.evaluate.crossed import NO_HARM, does_no_harm, over_families
 from tuneport.evaluate.measures import Estimate, Matrix
 from tuneport.lab.evidence import Family, Model
 
@@ -39,7 +39,7 @@ class Finding:
         if self.wanted is None:
             return None
         if self.wanted == "no harm":
-            return HOLDS if low > -NO_HARM else FAILS if high < -NO_HARM else OPEN
+            return HOLDS if does_no_harm(self.estimate) else FAILS if high < -NO_HARM else OPEN
         if self.wanted == "below":
             low, high = -high, -low
         sure = self.p_adjusted is None or self.p_adjusted < 0.05
@@ -138,20 +138,3 @@ def estimate_over(what: str, values: Matrix) -> Finding:
     rng = np.random.default_rng(0)
     draws = values[rng.integers(len(values), size=(4000, len(values)))].mean(axis=1)
     return Finding(what, Estimate(float(values.mean()), measures.central(draws)), measures.bootstrap_p(draws))
-
-
-def spearman(one: Sequence[float], other: Sequence[float]) -> float:
-    """Rank correlation, ties sharing their mean rank; 0 where one of the two does not vary."""
-    ranks = [_ranks(np.array(values)) for values in (one, other)]
-    if any(rank.std() == 0 for rank in ranks):
-        return 0.0
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def _ranks(values: Matrix) -> Matrix:
-    order = values.argsort(kind="stable")
-    ranks = np.empty(len(values))
-    ranks[order] = np.arange(len(values), dtype=np.float64)
-    for value in np.unique(values):
-        ranks[values == value] = ranks[values == value].mean()
-    return ranks

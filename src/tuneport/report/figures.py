@@ -107,15 +107,7 @@ def curve_figure(panel: Panel, several_tunings: bool, versions: Sequence[str]) -
         bounds = [point.interval for point in curve.points]
         errors: dict[str, Any] = {}
         if all(bound is not None for bound in bounds):
-            errors["error_y"] = {
-                "type": "data",
-                "symmetric": False,
-                "array": [_scaled(b[1], panel.share) - v for b, v in zip(bounds, y, strict=True) if b],
-                "arrayminus": [v - _scaled(b[0], panel.share) for b, v in zip(bounds, y, strict=True) if b],
-                "thickness": 0.8,
-                "width": 0,
-                "color": style["line"]["color"],
-            }
+            errors["error_y"] = _error_bars(y, bounds, panel.share, style["line"]["color"])
         steps = [point.step for point in curve.points]
         data.append(
             {
@@ -281,15 +273,7 @@ def recycling_figure(matrix: Matrix, several_tunings: bool) -> Figure:
             "marker": {"symbol": SYMBOLS[place % len(SYMBOLS)], "size": 8, "color": colour},
         }
         if all(bounds):
-            trace["error_y"] = {
-                "type": "data",
-                "symmetric": False,
-                "array": [_scaled(b[1], matrix.share) - v for b, v in zip(bounds, values, strict=True) if b],
-                "arrayminus": [v - _scaled(b[0], matrix.share) for b, v in zip(bounds, values, strict=True) if b],
-                "thickness": 0.8,
-                "width": 0,
-                "color": colour,
-            }
+            trace["error_y"] = _error_bars(values, bounds, matrix.share, colour)
         data.append(trace)
     layout = {
         "height": 340,
@@ -305,6 +289,21 @@ def recycling_figure(matrix: Matrix, several_tunings: bool) -> Figure:
 def _legend() -> dict[str, Any]:
     """Above the drawing, where plotly makes the room for it."""
     return {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
+
+
+def _error_bars(
+    values: Sequence[float], bounds: Sequence[tuple[float, float] | None], share: bool, colour: str
+) -> dict[str, Any]:
+    """Intervals around values that are scaled already."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [_scaled(b[1], share) - v for b, v in zip(bounds, values, strict=True) if b],
+        "arrayminus": [v - _scaled(b[0], share) for b, v in zip(bounds, values, strict=True) if b],
+        "thickness": 0.8,
+        "width": 0,
+        "color": colour,
+    }
 
 
 def _scaled(value: float, share: bool) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tuneport.evaluate import measures
 from tuneport.evaluate.measures import Estimate
 from tuneport.report.estimates import Estimates
 from tuneport.report.reading import Reading
@@ -137,21 +138,7 @@ def rank_correlation(points: Sequence[Point]) -> float | None:
     """Spearman's; None for fewer than four points, or where one side is all the same."""
     if len(points) < 4:
         return None
-    x, y = _ranks(np.array([p.x for p in points])), _ranks(np.array([p.y.value for p in points]))
-    if x.std() == 0 or y.std() == 0:
-        return None
-    return float(np.corrcoef(x, y)[0, 1])
-
-
-def _ranks(values: Any) -> Any:
-    """Ranks, with the mean rank for equals."""
-    order = np.argsort(values, kind="stable")
-    ranks = np.empty(len(values))
-    ranks[order] = np.arange(len(values), dtype=float)
-    for value in np.unique(values):
-        same = values == value
-        ranks[same] = ranks[same].mean()
-    return ranks
+    return measures.rank_correlation([p.x for p in points], [p.y.value for p in points])
 
 
 # Two versions, in the order (source, target) where that counts, and the tuning where that does.
