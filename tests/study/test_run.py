@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -75,27 +74,34 @@ def test_the_command_in_a_record_does_the_same_by_hand(file: Path, whole: Path, 
     assert made.read_bytes() == (path.parent / "model" / "model.safetensors").read_bytes()
 
 
+DRIVER = Path(__file__).parents[1] / "fault_driver.py"
+
+
+def driven(file: Path, out: Path, jobs: int, **fault: Any) -> int:
+    """The status of a study in a process of its own, with `fault` in it."""
+    argv = ["study", str(file), "--out", str(out), "--jobs", str(jobs)]
+    job = json.dumps({"argv": argv, "under": str(out), **fault})
+    return subprocess.run(
+        [sys.executable, DRIVER, job], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ).returncode
+
+
 def test_killed_ten_times_a_study_ends_with_the_records_of_an_unbroken_run(
     file: Path, whole: Path, tmp_path: Path
 ) -> None:
-    out, chance = tmp_path / "out", random.Random(0)
-    ends = sorted(chance.sample(range(1, 29), 10))  # how many records there are when the next kill comes
-    words = [sys.executable, "-m", "tuneport", "study", str(file), "--out", str(out), "--jobs"]
-    for number, count in enumerate(ends):
-        running = subprocess.Popen([*words, str(1 + number % 2)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        until = time.monotonic() + 60
-        while len(list(out.glob("steps/*/record.json"))) < count:
-            assert running.poll() is None, running.stderr and running.stderr.read()
-            assert time.monotonic() < until
-            time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.02))
-        running.send_signal(signal.SIGKILL)
-        running.wait()
-        assert running.stderr is not None
-        running.stderr.close()
+    out, counts, chance = tmp_path / "out", tmp_path / "counts.json", random.Random(0)
+    far = []  # changes of files in an unbroken run's first process, by one job and by two
+    for jobs in (1, 2):
+        assert driven(file, tmp_path / f"by-{jobs}", jobs, counts=str(counts)) == 0
+        far.append(json.loads(counts.read_text())["change"])
+    kept = []
+    for number in range(10):
+        at = chance.randint(1, far[number % 2] // 11)  # ten of them do not reach the end
+        assert driven(file, out, 1 + number % 2, call="change", at=at, do="kill") == -signal.SIGKILL
+        kept.append(len(list(out.glob("steps/*/record.json"))))
+    assert kept == sorted(kept) and 0 < kept[-1] < 30, kept
     told = tuneport.study(file, out)
-    assert not told["already_done"]
-    assert told["failed"] == []
+    assert (told["already_done"], told["done_now"], told["failed"]) == (False, 30 - kept[-1], [])
     assert what_repeats(out) == what_repeats(whole)
     left = [path.name for path in out.rglob("*") if path.name.endswith((".partial", ".new", ".old"))]
     assert left == []
