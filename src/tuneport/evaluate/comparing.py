@@ -38,11 +38,12 @@ def compare(results: Mapping[str, Sequence[TaskResult]], seed: int) -> list[dict
             if earlier not in drawn or later not in drawn:
                 drawn |= _drawn(of_task, one, seed, resamples)
             changes = drawn[later] - drawn[earlier]
-            exact = one.right_or_wrong and other.right_or_wrong
-            if exact:
-                p = measures.mcnemar([score == 1.0 for score in one.scores], [score == 1.0 for score in other.scores])
-            else:
-                p = measures.bootstrap_p(changes) if one.scores != other.scores else 1.0
+            p, method = measures.tested(
+                np.array(one.scores),
+                np.array(other.scores),
+                changes,
+                right_or_wrong=one.right_or_wrong and other.right_or_wrong,
+            )
             rows.append(
                 {
                     "models": [earlier, later],
@@ -51,7 +52,7 @@ def compare(results: Mapping[str, Sequence[TaskResult]], seed: int) -> list[dict
                     "difference": _value(other) - _value(one),
                     "interval": list(measures.central(changes)),
                     "p": p,
-                    "method": "exact McNemar" if exact else "paired bootstrap",
+                    "method": method,
                     "n": len(one.outcomes),
                     **_across(one, other),
                 }

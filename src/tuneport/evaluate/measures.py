@@ -135,6 +135,16 @@ def bootstrap_p(differences: Matrix) -> float:
     return min(1.0, 2 * (min(below, above) + 1) / (n + 1))
 
 
+def tested(one: Matrix, other: Matrix, changes: Matrix, *, right_or_wrong: bool) -> tuple[float, str]:
+    """The p of "no difference" between two models' scores on the same examples, and by which test it was found.
+
+    `changes` are resampled differences; McNemar's exact test needs none, and takes scores that are all 0 or 1.
+    """
+    if right_or_wrong:
+        return mcnemar((one == 1.0).tolist(), (other == 1.0).tolist()), "exact McNemar"
+    return 1.0 if np.array_equal(one, other) else bootstrap_p(changes), "paired bootstrap"
+
+
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Spearman's, with equals sharing their mean rank; None where one of the two does not vary."""
     x, y = _ranks(one), _ranks(other)
