@@ -57,6 +57,18 @@ def test_a_link_to_nothing_in_a_steps_folder_stops_no_study(file: Path, tmp_path
     assert tuneport.study(file, tmp_path / "out")["already_done"]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["inputs.json", "results.json", "record.json"])
+def test_a_pipe_in_a_files_place_holds_up_nothing(file: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    tuneport.study(file, out)
+    place = sorted(out.rglob(name))[0]
+    place.unlink()
+    os.mkfifo(place)
+    assert tuneport.study(file, out)["failed"] == []
+    assert place.is_file()
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"versions": {}, "pairs": []}'])
 def test_a_damaged_result_is_named_with_its_folder_and_all_others_are_read(
     file: Path, tmp_path: Path, content: str

@@ -77,13 +77,11 @@ def test_the_command_in_a_record_does_the_same_by_hand(file: Path, whole: Path, 
 DRIVER = Path(__file__).parents[1] / "fault_driver.py"
 
 
-def driven(file: Path, out: Path, jobs: int, **fault: Any) -> int:
-    """The status of a study in a process of its own, with `fault` in it."""
+def driven(file: Path, out: Path, jobs: int, **fault: Any) -> subprocess.CompletedProcess[str]:
+    """A study in a process of its own, with `fault` in it."""
     argv = ["study", str(file), "--out", str(out), "--jobs", str(jobs)]
     job = json.dumps({"argv": argv, "under": str(out), **fault})
-    return subprocess.run(
-        [sys.executable, DRIVER, job], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ).returncode
+    return subprocess.run([sys.executable, str(DRIVER), job], capture_output=True, text=True)
 
 
 def test_killed_ten_times_a_study_ends_with_the_records_of_an_unbroken_run(
@@ -92,12 +90,12 @@ def test_killed_ten_times_a_study_ends_with_the_records_of_an_unbroken_run(
     out, counts, chance = tmp_path / "out", tmp_path / "counts.json", random.Random(0)
     far = []  # changes of files in an unbroken run's first process, by one job and by two
     for jobs in (1, 2):
-        assert driven(file, tmp_path / f"by-{jobs}", jobs, counts=str(counts)) == 0
+        assert driven(file, tmp_path / f"by-{jobs}", jobs, counts=str(counts)).returncode == 0
         far.append(json.loads(counts.read_text())["change"])
     kept = []
     for number in range(10):
         at = chance.randint(1, far[number % 2] // 11)  # ten of them do not reach the end
-        assert driven(file, out, 1 + number % 2, call="change", at=at, do="kill") == -signal.SIGKILL
+        assert driven(file, out, 1 + number % 2, call="change", at=at, do="kill").returncode == -signal.SIGKILL
         kept.append(len(list(out.glob("steps/*/record.json"))))
     assert kept == sorted(kept) and 0 < kept[-1] < 30, kept
     told = tuneport.study(file, out)
@@ -105,6 +103,19 @@ def test_killed_ten_times_a_study_ends_with_the_records_of_an_unbroken_run(
     assert what_repeats(out) == what_repeats(whole)
     left = [path.name for path in out.rglob("*") if path.name.endswith((".partial", ".new", ".old"))]
     assert left == []
+
+
+@pytest.mark.parametrize(("jobs", "at"), [(1, 100), (2, 15)])  # with two, others do most changes of files
+def test_a_scheduler_that_ends_a_study_is_told_that_it_goes_on(
+    file: Path, whole: Path, tmp_path: Path, jobs: int, at: int
+) -> None:
+    out = tmp_path / "out"
+    ended = driven(file, out, jobs, call="change", at=at, do="terminate")
+    assert ended.returncode == 1
+    assert ended.stderr == "tuneport: Stopped. The same command goes on where this one stopped.\n"
+    assert len(list(out.glob("steps/*/record.json"))) < 30
+    assert tuneport.study(file, out)["failed"] == []
+    assert what_repeats(out) == what_repeats(whole)
 
 
 def test_a_failed_step_leaves_its_error_and_what_does_not_depend_on_it_goes_on(
