@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config import FIXED, is_manner, resolve
-from tuneport.checkpoint.open import Checkpoint, TensorReader, reading
+from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.diagnose.pieces import pieces
 from tuneport.errors import CheckpointError, PairingError, listing
 from tuneport.pairing.shared import Shared, share

@@ -21,7 +21,9 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from tuneport.checkpoint.open import Checkpoint, TensorReader, open_checkpoint
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.open import open_checkpoint
+from tuneport.checkpoint.reading import TensorReader
 from tuneport.checkpoint.tokenizer import tokenizer_fingerprint
 from tuneport.diagnose.bend import barrier, halves, next_point, rises, token_mean
 from tuneport.diagnose.line import Line, joined, laid, opened
