@@ -16,7 +16,7 @@ import pytest
 import torch
 from ran import Cli
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import tuneport
 from tune import tiny_tuning
@@ -288,6 +288,20 @@ def test_an_adapter_learns_the_rows_of_new_tokens(base: Path, chats: Path, tmp_p
     ]
     assert (out / "chat_template.jinja").exists()
     assert "<|im_end|>" in AutoTokenizer.from_pretrained(out).get_vocab()
+
+
+def test_an_adapter_that_is_carried_over_stops_where_its_template_ends_an_answer(
+    base: Path, chats: Path, tmp_path: Path, cli: Cli
+) -> None:
+    tuned = tune(
+        base, [chats], SftRecipe(steps=2, learning_rate=1e-2), out=tmp_path / "a", chat_template="chatml", lora=Lora(2)
+    ).out
+    other = base_model(tmp_path / "other", seed=1)
+    done = cli("transfer", "--base", base, "--tuned", tuned, "--onto", other, "--out", tmp_path / "out")
+    assert done.status == 0, done.err
+    stops = GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.convert_ids_to_tokens(stops) == ["<|im_end|>", AutoTokenizer.from_pretrained(base).eos_token]
 
 
 def test_preferences_do_not_teach_an_adapter_new_tokens(base: Path, tmp_path: Path) -> None:
