@@ -628,6 +628,23 @@ def test_faults_of_a_curves_examples_are_told_before_anything_is_trained(
     assert not list(tmp_path.glob("out*"))
 
 
+@pytest.mark.parametrize(
+    ("tasks", "told"),
+    [
+        ((), "the examples are `messages`, and the model has no chat template"),
+        (("no-such-task",), "the harness has no task 'no-such-task'"),
+        (("gsm8k",), "The task gsm8k: Its data is not in the cache"),
+    ],
+)
+def test_a_curve_that_cannot_be_read_is_told_before_anything_is_trained(
+    base: Path, sums: Path, tmp_path: Path, tasks: tuple[str, ...], told: str
+) -> None:
+    talk = write_rows(tmp_path / "talk.jsonl", [{"messages": [{"role": "user", "content": "a"}], "answer": "b"}])
+    with pytest.raises(TuneportError, match=told):
+        tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(eval_every=5, tasks=tasks or (str(talk),)))
+    assert not list(tmp_path.glob("out*"))
+
+
 def _too_large(queue: Any, *arguments: Any, **choices: Any) -> None:
     """Fine-tune where no file may grow beyond 20 KB, and say what came of it."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -109,6 +109,7 @@ def prepare(
     chat = prepare_chat(tokenizer, chat_template, end_token, needed=messages)
     if chat.end_id is None:
         raise UsageError("The tokenizer names no end token, so answers would have no end. Give one: --end-token TOKEN.")
+    selection.check(tokenizer)
     taught = () if lora is None else _taught(recipe, lora, chat, tokenizer)
     unlearned = [] if lora is None else _unlearned(start, recipe, lora, chat, tokenizer, taught)
     length = _sequence_length(start, recipe)
