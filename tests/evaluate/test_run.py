@@ -211,7 +211,8 @@ def test_prompts_cut_at_the_context_length_are_counted(models: Path, tmp_path: P
 
 
 def test_unknown_models_tasks_and_choices_end_in_words(models: Path, towns: Path, tmp_path: Path) -> None:
-    out = tmp_path / "o.json"
+    out, binary = tmp_path / "o.json", tmp_path / "binary.jsonl"
+    binary.write_bytes(b"\xe1\x00\xff\n")
     for expected, wrong in (
         ("no such folder", {"models": [tmp_path / "none"]}),
         ("given more than once", {"models": [models / "all", models / "all"]}),
@@ -222,6 +223,13 @@ def test_unknown_models_tasks_and_choices_end_in_words(models: Path, towns: Path
         ("--max-new-tokens", {"max_new_tokens": 0}),
         ("--limit", {"limit": 0}),
         ("--backend 'gguf'", {"backend": "gguf"}),
+        ("--device 'gpu'", {"device": "gpu"}),
+        ("--device cuda:99: torch finds no such device", {"device": "cuda:99"}),
+        ("--dtype 'half'", {"dtype": "half"}),
+        ("stands there twice", {"tasks": [towns, towns]}),
+        (r"binary\.jsonl:1: no UTF-8", {"trained_on": [binary]}),
+        ("is no text", {"chat_template": binary}),
+        ("there is no such file, and as a model: model none", {"chat_template": "none"}),
         ("not among the models", {"recovered_gain": [["all", "half", "all"]]}),
     ):
         arguments: dict[str, Any] = {"models": [models / "all"], "tasks": [towns], "out": out, **SHORT, **wrong}
@@ -262,6 +270,36 @@ def test_an_adapter_is_scored_on_the_model_it_adapts(models: Path, towns: Path, 
     still, wild = (found["tasks"]["towns"]["value"] for found in record["models"])
     assert still == 1.0 > wild
     assert str(tmp_path) not in (tmp_path / "o.json").read_text()
+
+
+def test_an_adapter_that_cannot_be_read_ends_in_words(models: Path, towns: Path, tmp_path: Path) -> None:
+    for name, content in (("adapter_model.bin", b"pickled"), ("adapter_model.safetensors", b"cut short")):
+        folder = tmp_path / name
+        folder.mkdir()
+        settings = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": str(models / "all")}
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+        (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match="is a pickle; load the adapter with peft and save it again"):
+        tuneport.evaluate([tmp_path / "adapter_model.bin"], [towns], tmp_path / "o.json", **SHORT)
+    with pytest.raises(CheckpointError, match="it cannot be loaded"):
+        tuneport.evaluate([tmp_path / "adapter_model.safetensors"], [towns], tmp_path / "p.json", **SHORT)
+
+
+def test_a_template_comes_from_an_adapter_too_and_one_that_is_none_is_told(models: Path, tmp_path: Path) -> None:
+    bare = tiny_scored.copy_model(models / "all", tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    talk = [{"messages": [{"role": "user", "content": tiny_scored.question("anna")}], "answer": "in paris"}]
+    asked = tiny_scored.write_rows(tmp_path / "talk.jsonl", talk)
+    adapter = tmp_path / "adapter"
+    tiny_scored.make_tokenizer().save_pretrained(adapter)
+    settings = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": str(bare)}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    (adapter / "adapter_model.safetensors").touch()
+    record = tuneport.evaluate([bare], [asked], tmp_path / "o.json", chat_template=adapter, **SHORT)
+    assert record["models"][0]["tasks"]["talk"]["value"] == 1.0
+    (tmp_path / "broken.jinja").write_text("{% for message")
+    with pytest.raises(CheckpointError, match="--chat-template is no template, line 1"):
+        tuneport.evaluate([bare], [asked], tmp_path / "p.json", chat_template=tmp_path / "broken.jinja", **SHORT)
 
 
 def test_a_limit_asks_the_first_examples_only(models: Path, towns: Path, tmp_path: Path) -> None:

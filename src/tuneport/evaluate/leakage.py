@@ -106,9 +106,12 @@ def _digests(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _of_file(file: Path) -> Iterator[tuple[str, str]]:
-    with file.open(encoding="utf-8-sig") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            text = line.strip()
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError:
+                raise UsageError(f"--trained-on {file.name}:{number}: no UTF-8 text. Give JSONL files.") from None
             if not text:
                 continue
             parsed = parse_digest(text)
@@ -117,7 +120,7 @@ def _of_file(file: Path) -> Iterator[tuple[str, str]]:
                 continue
             try:
                 row = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise UsageError(f"--trained-on {file.name}:{number}: neither JSON nor a digest.") from None
             if isinstance(row, dict):
                 yield from ((example_digest(found), TRAINING) for found in _texts(row))
