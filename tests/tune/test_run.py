@@ -151,7 +151,7 @@ def test_the_card_says_what_was_done_and_how_it_goes_on_in_the_form_that_the_hub
 def test_the_same_command_again_says_that_it_is_done_and_another_is_refused(base: Path, sums: Path, full: Path) -> None:
     before = (full / "tune.json").stat().st_mtime_ns
     assert tune(base, [sums], QUICK, out=full).already_done
-    with pytest.raises(OutputError, match=r"another plan \(recipe differ"):
+    with pytest.raises(OutputError, match=r"another plan; what differs:(\n.*)*recipe\.steps \(then 12, now 13\)"):
         tune(base, [sums], SftRecipe(steps=13), out=full)
     assert (full / "tune.json").stat().st_mtime_ns == before
 
@@ -506,6 +506,27 @@ def test_a_model_without_tokenizer_files_is_refused_in_words(base: Path, sums: P
         file.unlink()
     with pytest.raises(CheckpointError, match=r"bare: transformers cannot read its tokenizer \(files: none\)"):
         tune(tmp_path / "bare", [sums], QUICK, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("tokenizer.json", '{"version": 1}', "broken: transformers cannot read its tokenizer"),
+        ("config.json", '{"model_type": "llama", "hidden_size": "x"}', "hidden_size"),
+    ],
+)
+def test_a_model_whose_files_are_damaged_is_refused_in_words(
+    base: Path, sums: Path, tmp_path: Path, name: str, content: str, told: str
+) -> None:
+    shutil.copytree(base, tmp_path / "broken")
+    (tmp_path / "broken" / name).write_text(content)
+    with pytest.raises(CheckpointError, match=told):
+        tune(tmp_path / "broken", [sums], QUICK, out=tmp_path / "out")
+
+
+def test_an_adapter_is_no_start_and_the_way_on_is_told(base: Path, adapter: Path, sums: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is an adapter.*--base base --tuned lora --onto base"):
+        tune(adapter, [sums], QUICK, out=tmp_path / "out")
 
 
 def test_a_disk_that_is_too_small_is_told_before_training(

@@ -114,6 +114,9 @@ def read_sources(names: Sequence[str | os.PathLike[str]], recipe: str, mix: Sequ
     twice = [label for label, count in Counter(labels).items() if count > 1]
     if twice:
         raise UsageError(f"--data: {', '.join(twice)} is given twice, or two files have one name. Rename one of them.")
+    repeated = [name for name, count in Counter(share.name for share in mix).items() if count > 1]
+    if repeated:
+        raise UsageError(f"--mix {', '.join(repeated)}: given more than once; one share of each --data is taken.")
     for share in mix:
         matching = [place for place, source in enumerate(sources) if share.name in _called(source, names[place])]
         if len(matching) != 1:
@@ -134,6 +137,8 @@ def _share_of(source: Source, share: Share, seed: int) -> Source:
 
 
 def _read(name: str, recipe: str) -> Source:
+    if not name:
+        raise DataError("--data is empty: give a file, or a data set id (org/name[@REVISION][:SPLIT][?…]).")
     path = Path(os.path.expanduser(name))
     digest = revision = None
     if path.is_file():
