@@ -114,13 +114,14 @@ def read_sources(names: Sequence[str | os.PathLike[str]], recipe: str, mix: Sequ
     twice = [label for label, count in Counter(labels).items() if count > 1]
     if twice:
         raise UsageError(f"--data: {', '.join(twice)} is given twice, or two files have one name. Rename one of them.")
-    repeated = [name for name, count in Counter(share.name for share in mix).items() if count > 1]
-    if repeated:
-        raise UsageError(f"--mix {', '.join(repeated)}: given more than once; one share of each --data is taken.")
+    shared: set[int] = set()
     for share in mix:
         matching = [place for place, source in enumerate(sources) if share.name in _called(source, names[place])]
         if len(matching) != 1:
             raise UsageError(f"--mix {share.name}: choose one of the --data: {', '.join(labels)}.")
+        if matching[0] in shared:
+            raise UsageError(f"--mix {share.name}: a share of {labels[matching[0]]} was given before. Give one.")
+        shared.add(matching[0])
         sources[matching[0]] = _share_of(sources[matching[0]], share, seed)
     return sources
 
