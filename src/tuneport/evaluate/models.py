@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,11 @@ def _find(spec: str, name: str) -> Seat:
     checkpoint = open_checkpoint(spec, "model")
     if checkpoint.hub_id is not None:
         at = {"name": checkpoint.hub_id, "revision": checkpoint.revision}
+        if checkpoint.adapter is not None:
+            from tuneport.checkpoint.hub import fetch
+
+            seat = _find_adapter(fetch(checkpoint).path, name)
+            return replace(seat, identity=at | {"base": seat.identity["base"]})
         return Seat(name, checkpoint.hub_id, checkpoint.revision, None, at)
     hasher = blake3()
     for file in _MANNERS:
@@ -113,6 +118,9 @@ def _find_adapter(folder: Path, name: str) -> Seat:
         raise CheckpointError(
             f"model {name}: {_ADAPTER} does not say which model it adapts; fill in `base_model_name_or_path`."
         )
+    revision = settings.get("revision")
+    if isinstance(revision, str) and not Path(base).is_dir() and "@" not in base:
+        base = f"{base}@{revision}"
     under = _find(base, base if not Path(base).is_dir() else Path(base).name)
     if not (folder / _ADAPTER_WEIGHTS).is_file():
         pickled = (folder / ADAPTER_PICKLE).is_file()
