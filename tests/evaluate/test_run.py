@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tuneport
 from tuneport.errors import CheckpointError, DoubtError, OutputError, ScoringError, UsageError
-from tuneport.evaluate.models import names_of
+from tuneport.evaluate.models import find_models, names_of
 
 SHORT: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu"}
 
@@ -283,6 +283,24 @@ def test_an_adapter_that_cannot_be_read_ends_in_words(models: Path, towns: Path,
         tuneport.evaluate([tmp_path / "adapter_model.bin"], [towns], tmp_path / "o.json", **SHORT)
     with pytest.raises(CheckpointError, match="it cannot be loaded"):
         tuneport.evaluate([tmp_path / "adapter_model.safetensors"], [towns], tmp_path / "p.json", **SHORT)
+
+
+def test_an_adapters_base_lies_here_or_beside_it_or_is_told(models: Path, towns: Path, tmp_path: Path) -> None:
+    (tmp_path / "beside").mkdir()
+    for name, base in (("here", str(models / "all")), ("beside/it", "all"), ("lost", "gone"), ("upon", "here")):
+        (tmp_path / name).mkdir()
+        settings = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": base}
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(settings))
+        (tmp_path / name / "adapter_model.safetensors").touch()
+    (tmp_path / "beside/all").symlink_to(models / "all")
+    (one, other) = find_models([tmp_path / "here", tmp_path / "beside/it"])
+    assert Path(one.source).resolve() == Path(other.source).resolve() == models / "all"
+    with pytest.raises(
+        CheckpointError, match=r"model lost: the model that it adapts is not to be had\. model gone: no such"
+    ):
+        find_models([tmp_path / "lost"])
+    with pytest.raises(CheckpointError, match="which is an adapter itself"):
+        find_models([tmp_path / "upon"])
 
 
 def test_a_template_comes_from_an_adapter_too_and_one_that_is_none_is_told(models: Path, tmp_path: Path) -> None:

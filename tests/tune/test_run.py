@@ -304,6 +304,20 @@ def test_an_adapter_that_is_carried_over_stops_where_its_template_ends_an_answer
     assert tokenizer.convert_ids_to_tokens(stops) == ["<|im_end|>", AutoTokenizer.from_pretrained(base).eos_token]
 
 
+def test_an_adapter_of_a_tied_model_is_scored_as_the_model_that_it_makes(chats: Path, tmp_path: Path, cli: Cli) -> None:
+    tied = base_model(tmp_path / "tied", tied=True, dtype=torch.float32)
+    recipe = SftRecipe(steps=4, learning_rate=3e-2)
+    adapter = tune(tied, [chats], recipe, out=tmp_path / "a", chat_template="chatml", lora=Lora(2)).out
+    tuneport.transfer(tied, adapter, tied, tmp_path / "whole")
+    rows = [{"messages": [{"role": "user", "content": f"a fox {n}"}], "answer": f"jumps {n}"} for n in range(4)]
+    asked = write_rows(tmp_path / "asked.jsonl", rows)
+    out = tmp_path / "o.json"
+    ran = cli("evaluate", adapter, tmp_path / "whole", "--tasks", asked, "--loss", "--device", "cpu", "--out", out)
+    assert ran.status == 0, ran.err
+    one, other = (m["tasks"]["asked"]["value"] for m in json.loads(out.read_text())["models"])
+    assert one == pytest.approx(other, rel=1e-4)
+
+
 def test_preferences_do_not_teach_an_adapter_new_tokens(base: Path, tmp_path: Path) -> None:
     talk = [{"role": "user", "content": "a"}]
     answers = [[{"role": "assistant", "content": said}] for said in "bc"]

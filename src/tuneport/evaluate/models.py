@@ -118,10 +118,7 @@ def _find_adapter(folder: Path, name: str) -> Seat:
         raise CheckpointError(
             f"model {name}: {_ADAPTER} does not say which model it adapts; fill in `base_model_name_or_path`."
         )
-    revision = settings.get("revision")
-    if isinstance(revision, str) and not Path(base).is_dir() and "@" not in base:
-        base = f"{base}@{revision}"
-    under = _find(base, base if not Path(base).is_dir() else Path(base).name)
+    under = _find_base(base, settings.get("revision"), folder, name)
     if not (folder / _ADAPTER_WEIGHTS).is_file():
         pickled = (folder / ADAPTER_PICKLE).is_file()
         raise CheckpointError(
@@ -136,6 +133,22 @@ def _find_adapter(folder: Path, name: str) -> Seat:
         "base": dict(under.identity),
     }
     return Seat(name, under.source, under.revision, str(folder), identity)
+
+
+def _find_base(base: str, revision: Any, folder: Path, name: str) -> Seat:
+    """The model that an adapter's config names: a folder, here or beside the adapter's, or a Hub id at its revision."""
+    place = next((place for place in (Path(base), folder.resolve().parent / base) if place.is_dir()), None)
+    if place is not None and (place / _ADAPTER).is_file():
+        raise CheckpointError(f"model {name}: it adapts {base}, which is an adapter itself. Merge that one first.")
+    try:
+        if place is not None:
+            return _find(str(place), place.name)
+        return _find(f"{base}@{revision}" if isinstance(revision, str) and "@" not in base else base, base)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"model {name}: the model that it adapts is not to be had. {error} {_ADAPTER} names it: a folder here or beside "
+            "the adapter's, or a Hub id."
+        ) from error
 
 
 def need_harness(backend: str) -> None:
@@ -294,6 +307,20 @@ def _checking(kind: type[Any]) -> type[Any]:
         def __init__(self, *arguments: Any, **named: Any) -> None:
             self._remembered: dict[str, list[int]] = {}
             super().__init__(*arguments, **named)
+
+        def _create_model(self, *arguments: Any, **named: Any) -> None:
+            # The harness would cut padded rows off, which saved modules and the loss need, and tie weights once more, by
+            # names that an adapter may have wrapped; peft has tied them.
+            adapter = named.pop("peft", None)
+            super()._create_model(*arguments, **named)
+            if adapter is None:
+                return
+            from peft import PeftModel
+
+            if len(self.tokenizer) > self._model.get_input_embeddings().weight.shape[0]:
+                self._model.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
+            self._model = PeftModel.from_pretrained(self._model, adapter)
+            self._model.tie_weights = lambda: None
 
         def tok_encode(self, string: Any, *arguments: Any, **named: Any) -> Any:
             if self.bare:
