@@ -1,7 +1,7 @@
 """Models compared in pairs on the same examples: which differences are real.
 
 In come the results of all models, out go the rows of `comparisons`. Right-or-wrong outcomes are tested by McNemar's
-exact test, others by the paired bootstrap; p values are adjusted for all rows of the table by Holm's method.
+exact test, others by the paired bootstrap (never below what so few examples can show); p values are adjusted for all rows of the table by Holm's method.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def compare(results: Mapping[str, Sequence[TaskResult]], seed: int) -> list[dict
             if exact:
                 p = measures.mcnemar([score == 1.0 for score in one.scores], [score == 1.0 for score in other.scores])
             else:
-                p = measures.bootstrap_p(changes) if one.scores != other.scores else 1.0
+                # Of few examples a bootstrap claims too much: where n differ, even all the same way, chance does it in 2 of 2^n.
+                differing = sum(a != b for a, b in zip(one.scores, other.scores, strict=True))
+                p = max(measures.bootstrap_p(changes), 2.0 ** (1 - differing)) if differing else 1.0
             rows.append(
                 {
                     "models": [earlier, later],
