@@ -619,6 +619,18 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out(full: Path, tmp_
     assert "1 example(s) are left out" in done.warnings[0]
 
 
+def test_tensorboard_shows_the_log_where_it_is_asked_for(base: Path, sums: Path, full: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(report_to="tensorboard")).out
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    logged = [line["loss"] for line in log_of(out)]
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(logged, rel=1e-4)
+    assert same(weights(out), weights(full))
+
+
 def test_evaluation_on_the_way_writes_a_curve_and_changes_no_weight(
     base: Path, sums: Path, full: Path, tmp_path: Path
 ) -> None:
