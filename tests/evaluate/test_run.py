@@ -246,6 +246,18 @@ def test_a_model_that_cannot_be_loaded_ends_in_words(models: Path, towns: Path, 
         tuneport.evaluate([broken], [towns], tmp_path / "o.json", **SHORT)
 
 
+def test_code_that_comes_with_a_model_is_neither_run_nor_asked_about(models: Path, towns: Path, tmp_path: Path) -> None:
+    foreign = tiny_scored.copy_model(models / "all", tmp_path / "foreign")
+    own = {"AutoConfig": "own.Config", "AutoTokenizer": ["own.Tokenizer", None]}
+    for name in ("config.json", "tokenizer_config.json"):
+        settings = json.loads((foreign / name).read_text()) | {"auto_map": own}
+        (foreign / name).write_text(json.dumps(settings | {"model_type": "own", "tokenizer_class": "Own"}))
+    (foreign / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(CheckpointError, match=r"foreign.*custom code"):
+        tuneport.evaluate([foreign], [towns], tmp_path / "o.json", **SHORT)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_folders_are_named_by_as_much_of_their_path_as_tells_them_apart(tmp_path: Path) -> None:
     for place in ("a/v1", "b/v1", "b/v2"):
         (tmp_path / place).mkdir(parents=True)

@@ -232,7 +232,7 @@ def look_over(seat: Seat, loading: Loading, *, needs_template: bool) -> Looked:
 
     Raises `CheckpointError` where it has no chat template and the examples need one.
     """
-    from jinja2 import TemplateSyntaxError
+    from jinja2 import TemplateError, TemplateSyntaxError
 
     tokenizer = tokenizer_of(seat)
     if not tokenizer.chat_template and loading.chat_template is not None:
@@ -248,8 +248,8 @@ def look_over(seat: Seat, loading: Loading, *, needs_template: bool) -> Looked:
         except TemplateSyntaxError as error:
             whose = "--chat-template" if tokenizer.chat_template == loading.chat_template else "its chat template"
             raise CheckpointError(f"model {seat.name}: {whose} is no template, line {error.lineno}: {error}") from None
-        except Exception:  # what a template says to one message is looked at by the checks, and by whoever asks
-            pass
+        except (TemplateError, TypeError, ValueError, KeyError):
+            pass  # what it says to this very message the checks tell, and whoever asks
     found = checks.ending_warnings(tokenizer, seat.name)
     if tokenizer.chat_template:
         found += checks.template_warnings(tokenizer, seat.name)
@@ -262,8 +262,9 @@ def tokenizer_of(seat: Seat) -> Any:
     from transformers import AutoTokenizer
 
     where = _tokenizer_place(seat)
-    try:
-        return AutoTokenizer.from_pretrained(where, revision=seat.revision if where == seat.source else None)
+    revision = seat.revision if where == seat.source else None
+    try:  # code that comes with a model is not run; None would ask on the terminal
+        return AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises no kind of its own
         raise CheckpointError(f"model {seat.name}: its tokenizer cannot be loaded: {_first_line(error)}") from error
 
@@ -279,7 +280,7 @@ def _ends(seat: Seat, tokenizer: Any) -> set[int]:
     try:
         settings = GenerationConfig.from_pretrained(seat.source, revision=seat.revision or "main")
     except OSError:  # no generation_config.json: transformers takes them from the config
-        config = AutoConfig.from_pretrained(seat.source, revision=seat.revision)
+        config = AutoConfig.from_pretrained(seat.source, revision=seat.revision, trust_remote_code=False)
         settings = GenerationConfig.from_model_config(config)
     own = settings.eos_token_id
     ends = set(own if isinstance(own, list) else [] if own is None else [own])
