@@ -303,6 +303,7 @@ def _checking(kind: type[Any]) -> type[Any]:
 
         name = ""
         tell: Callable[[list[str]], None]
+        _model: Any
         bare = False  # texts whose loss is measured begin after the prefix token, which is not to be predicted itself
 
         def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -318,10 +319,12 @@ def _checking(kind: type[Any]) -> type[Any]:
                 return
             from peft import PeftModel
 
-            if len(self.tokenizer) > self._model.get_input_embeddings().weight.shape[0]:
-                self._model.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
-            self._model = PeftModel.from_pretrained(self._model, adapter)
-            self._model.tie_weights = lambda: None
+            model: Any = self._model  # of the harness's class, which has no types
+            if len(self.tokenizer) > model.get_input_embeddings().weight.shape[0]:
+                model.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
+            model = PeftModel.from_pretrained(model, adapter)
+            model.tie_weights = lambda: None
+            self._model = model
 
         def tok_encode(self, string: Any, *arguments: Any, **named: Any) -> Any:
             if self.bare:
