@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tuneport
 from tuneport.errors import CheckpointError, DoubtError, OutputError, ScoringError, UsageError
-from tuneport.evaluate.models import find_models, names_of
+from tuneport.evaluate.models import _checking, find_models, names_of
 
 SHORT: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu"}
 
@@ -330,6 +330,17 @@ def test_a_template_comes_from_an_adapter_too_and_one_that_is_none_is_told(model
     (tmp_path / "broken.jinja").write_text("{% for message")
     with pytest.raises(CheckpointError, match="--chat-template is no template, line 1"):
         tuneport.evaluate([bare], [asked], tmp_path / "p.json", chat_template=tmp_path / "broken.jinja", **SHORT)
+
+
+def test_one_process_asks_everything_whatever_the_harness_thinks_of_its_share() -> None:
+    class OnOneOfFourGpus:
+        """What the harness's class is under `accelerate launch` with four GPUs, as far as its evaluator looks."""
+
+        def __init__(self) -> None:
+            self._rank, self._world_size = 2, 4
+
+    model = _checking(OnOneOfFourGpus)()
+    assert (model._rank, model._world_size) == (0, 1)
 
 
 def test_a_limit_asks_the_first_examples_only(models: Path, towns: Path, tmp_path: Path) -> None:

@@ -309,6 +309,9 @@ def _checking(kind: type[Any]) -> type[Any]:
         def __init__(self, *arguments: Any, **named: Any) -> None:
             self._remembered: dict[str, list[int]] = {}
             super().__init__(*arguments, **named)
+            # On several GPUs under `accelerate launch` the harness would ask its share only and gather the rest, for which
+            # nobody stands ready: one process asks, the others of a fine-tuning wait for it.
+            self._rank, self._world_size = 0, 1
 
         def _create_model(self, *arguments: Any, **named: Any) -> None:
             # The harness would cut padded rows off, which saved modules and the loss need, and tie weights once more, by

@@ -234,6 +234,7 @@ def _evaluate(
         state = trainer.accelerator.get_state_dict(trainer.model)
     if team.leads:
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []  # the harness seeds these too
         place = folder / f"step-{step}"
         shutil.rmtree(place, ignore_errors=True)
         parts = (model, state, prepared.tokenizer, prepared.start, prepared.chat)
@@ -253,6 +254,8 @@ def _evaluate(
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+        for number, state_of_gpu in enumerate(on_gpus):
+            torch.cuda.set_rng_state(state_of_gpu, number)
     trainer.model.train()
     team.wait()
 
