@@ -1,5 +1,6 @@
 """The folder of a run: unfinished until it ends well, continued by the same plan, never at others' cost."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_an_empty_folder_may_be_there(tmp_path: Path) -> None:
 def test_two_runs_at_once_into_the_same_place_are_one_too_many(tmp_path: Path) -> None:
     with (
         workplace(tmp_path / "run", PLAN),
-        pytest.raises(OutputError, match="in use"),
+        pytest.raises(OutputError, match=rf"in use by another run( \(process {os.getpid()}\))?\."),
         workplace(tmp_path / "run", PLAN),
     ):
         pass

@@ -310,7 +310,10 @@ def _peft_config(prepared: Prepared, model: Any, lora: Lora) -> Any:
     modules = {part for name, _ in model.named_modules() for part in (name, name.rpartition(".")[2])}
     absent = [name for name in (*_target_names(lora), *lora.modules_to_save) if name not in modules]
     if absent:
-        raise UsageError(f"--lora: {prepared.start.label} has no module named {', '.join(absent)}.")
+        there = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "weight")})
+        raise UsageError(
+            f"--lora: {prepared.start.label} has no module named {', '.join(absent)}. It has {', '.join(there)}."
+        )
     saved = list(lora.modules_to_save)
     trained: dict[str, list[int]] = {}
     taught = [prepared.tokenizer.convert_tokens_to_ids(token) for token in prepared.taught]
