@@ -42,9 +42,7 @@ def compare(results: Mapping[str, Sequence[TaskResult]], seed: int) -> list[dict
             if exact:
                 p = measures.mcnemar([score == 1.0 for score in one.scores], [score == 1.0 for score in other.scores])
             else:
-                # Of few examples a bootstrap claims too much: where n differ, even all the same way, chance does it in 2 of 2^n.
-                differing = sum(a != b for a, b in zip(one.scores, other.scores, strict=True))
-                p = max(measures.bootstrap_p(changes), 2.0 ** (1 - differing)) if differing else 1.0
+                p = measures.paired_p(one.scores, other.scores, changes)
             rows.append(
                 {
                     "models": [earlier, later],

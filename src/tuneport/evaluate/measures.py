@@ -135,6 +135,15 @@ def bootstrap_p(differences: Matrix) -> float:
     return min(1.0, 2 * (min(below, above) + 1) / (n + 1))
 
 
+def paired_p(one: Sequence[float], other: Sequence[float], changes: Matrix) -> float:
+    """`bootstrap_p` of two models on the same examples, never below what so few can show.
+
+    Where n scores differ, even all of them the same way, chance alone does that in 2 of 2ⁿ cases.
+    """
+    differing = sum(a != b for a, b in zip(one, other, strict=True))
+    return max(bootstrap_p(changes), 2.0 ** (1 - differing)) if differing else 1.0
+
+
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Spearman's, with equals sharing their mean rank; None where one of the two does not vary."""
     x, y = _ranks(one), _ranks(other)

@@ -164,7 +164,7 @@ class Comparing:
         if exact:
             p = measures.mcnemar((each[0].scores == 1.0).tolist(), (last.scores == 1.0).tolist())
         else:
-            p = 1.0 if np.array_equal(each[0].scores, last.scores) else measures.bootstrap_p(changes)
+            p = measures.paired_p(each[0].scores.tolist(), last.scores.tolist(), changes)
         return {
             **shared,
             "difference": last.value - each[0].value,
