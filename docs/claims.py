@@ -143,7 +143,7 @@ def _claim(claim: Mapping[str, Any]) -> str:
         shown = [f"{100 * number:+.1f}" if points else f"{number:.2f}" for number in (value, low, high)]
         verdict = f"**{finding['verdict']}**" if finding["verdict"] else ""
         what = finding["what"].replace("|", "\\|")
-        between = "one family" if low == high else f"{shown[1]} to {shown[2]}"
+        between = "one family" if finding["p"] is None and low == high else f"{shown[1]} to {shown[2]}"
         rows.append(f"| {what} | {shown[0]} | {between} | {verdict} |")
     remark = f"\n\n{claim['remark']}" if claim["remark"] else ""
     table = "\n".join(rows) if claim["findings"] else "Not asked in this study."

@@ -19,7 +19,8 @@ import sys
 from pathlib import Path
 
 import claims
-from render_results import EXPERIMENT_SEEDS, EXPERIMENTS, FIGURES, FRESH_SEEDS, OWN_FAMILIES, SEEDS
+from experiments import EXPERIMENT_SEEDS, EXPERIMENTS, OWN_FAMILIES
+from render_results import FIGURES, FRESH_SEEDS, SEEDS
 
 ROOT = Path(__file__).resolve().parent.parent
 

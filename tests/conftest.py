@@ -7,12 +7,15 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import Drive, Server, mounted
 from hypothesis import HealthCheck, settings
 from ran import Cli, Ran
 
@@ -60,3 +63,19 @@ def command() -> Cli:
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drive]:
+    server = Server(tmp_path_factory.mktemp("driver"))
+    yield server
+    assert server.process.stdin is not None
+    server.process.stdin.close()
+    assert server.process.wait(timeout=30) == 0
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Path]:
+    if shutil.which("mount") is None:
+        pytest.skip("no mount here")
+    yield from mounted("size=20m", tmp_path / "disk")

@@ -80,6 +80,10 @@ class Fault:
         os.kill(os.getpid(), signal.SIGINT)
         assert self.told.wait(60)
 
+    def terminate(self, half: Callable[[], object]) -> None:
+        """A scheduler asks the process to end."""
+        os.kill(os.getpid(), signal.SIGTERM)
+
     def handle(self, number: int, frame: object) -> None:
         """What the main thread does about it: as Python does, and a word to the waiting call."""
         self.told.set()

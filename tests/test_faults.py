@@ -11,45 +11,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+from faults import DRIVER, Drive
 from ran import Ran
 from safetensors.torch import load_file, save_file
 
-DRIVER = Path(__file__).parent / "fault_driver.py"
 KILLED = -signal.SIGKILL
-Drive = Callable[..., Ran]
-
-
-class Server:
-    """One driver process that forks for each job."""
-
-    def __init__(self, scratch: Path) -> None:
-        self.scratch = scratch
-        self.process = subprocess.Popen(
-            [sys.executable, str(DRIVER), "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def __call__(self, argv: list[str], **fault: Any) -> Ran:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        files = {name: str(self.scratch / name) for name in ("out", "err")}
-        self.process.stdin.write(json.dumps({"argv": argv, **files, **fault}) + "\n")
-        self.process.stdin.flush()
-        status = int(self.process.stdout.readline())
-        return Ran(status, Path(files["out"]).read_text(), Path(files["err"]).read_text())
-
-
-@pytest.fixture(scope="module")
-def drive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drive]:
-    server = Server(tmp_path_factory.mktemp("driver"))
-    yield server
-    assert server.process.stdin is not None
-    server.process.stdin.close()
-    assert server.process.wait(timeout=30) == 0
 
 
 def assert_told(ran: Ran, *words: str) -> None:
@@ -402,27 +373,6 @@ def test_a_damaged_input_stops_before_the_first_byte(drive: Drive, tmp_path: Pat
 
 
 # ---- the place to write to
-
-
-def mounted(options: str, place: Path) -> Iterator[Path]:
-    """A small tmpfs, where this user may mount one."""
-    place.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if done.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.decode().strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-@pytest.fixture
-def tmpfs(tmp_path: Path) -> Iterator[Path]:
-    if shutil.which("mount") is None:
-        pytest.skip("no mount here")
-    yield from mounted("size=20m", tmp_path / "disk")
 
 
 def test_a_disk_too_small_is_told_before_the_first_weight_is_written(

@@ -7,11 +7,14 @@ that --help is instant. Exit status: 0 done, 1 an error told in words, 2 wrong u
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         verb: Verb = options.verb
-        return _show(verb(options), options)
+        with _stopped_by_a_scheduler():
+            return _show(verb(options), options)
     except TuneportError as error:
         return _fail(options, type(error).__name__, str(error), error.exit_status)
     except KeyboardInterrupt:
@@ -46,6 +50,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1  # the reader of stdout went away, and wants no more
     except (OSError, MemoryError) as error:
         return _fail(options, type(error).__name__, _system_message(error), 1)
+
+
+@contextlib.contextmanager
+def _stopped_by_a_scheduler() -> Iterator[None]:
+    """SIGTERM, which schedulers send before they kill, ends a run as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def build_parser() -> argparse.ArgumentParser:

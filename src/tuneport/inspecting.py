@@ -14,7 +14,8 @@ from typing import Any
 
 from tuneport.checkpoint.adapter import module_changes
 from tuneport.checkpoint.adapter_config import AdapterConfig
-from tuneport.checkpoint.open import Checkpoint, open_checkpoint
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import TuneportError
 from tuneport.study.progress import is_study, progress

@@ -128,7 +128,7 @@ def _whole(folder: Path, running: Running | None) -> tuple[list[str], str, str]:
 
 def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
     from tuneport.checkpoint.folder import LICENCE_PREFIXES
-    from tuneport.checkpoint.open import open_folder
+    from tuneport.checkpoint.local import open_folder
     from tuneport.checkpoint.publish import CARD, weights_or_sidecar
 
     try:

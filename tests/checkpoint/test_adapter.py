@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from tuneport.checkpoint import adapter_config
 from tuneport.checkpoint.adapter import module_changes
 from tuneport.checkpoint.adapter_config import read_adapter_config
-from tuneport.checkpoint.open import Checkpoint, open_checkpoint
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.open import open_checkpoint
 from tuneport.errors import CheckpointError
 
 PLAIN: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from tuneport.checkpoint.config import FIXED, resolve
 from tuneport.checkpoint.config_merge import ConfigChoices, choosable_fields, merge_config
 from tuneport.checkpoint.merge3 import Findings, Three, same
+from tuneport.checkpoint.token_changes import AddedToken, TokenChanges
 from tuneport.checkpoint.token_names import TokenNames
-from tuneport.checkpoint.tokenizer import AddedToken, TokenChanges, Tokenizer
+from tuneport.checkpoint.tokenizer import Tokenizer
 
 LLAMA31_ROPE = {
     "factor": 8.0,

@@ -11,7 +11,8 @@ import tiny
 import torch
 from ran import Cli
 
-from tuneport.checkpoint.open import open_checkpoint, reading
+from tuneport.checkpoint.open import open_checkpoint
+from tuneport.checkpoint.reading import reading
 from tuneport.errors import CheckpointError
 
 

@@ -28,7 +28,8 @@ from transformers import (
 
 from tuneport.checkpoint.folder import SidecarFolder, is_sidecar
 from tuneport.checkpoint.sidecars import Sidecars, merge_sidecars
-from tuneport.checkpoint.tokenizer import AddedToken, TokenChanges, Tokenizer, read_tokenizer
+from tuneport.checkpoint.token_changes import AddedToken, TokenChanges
+from tuneport.checkpoint.tokenizer import Tokenizer, read_tokenizer
 from tuneport.errors import CheckpointError
 
 WORDS = ["<unk>", "<s>", "</s>", "a", "b"]

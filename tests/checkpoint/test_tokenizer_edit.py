@@ -19,8 +19,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.token_changes import TokenChanges, edit_added_tokens_decoder, rename_tokens
-from tuneport.checkpoint.tokenizer import edit_tokenizer, read_tokenizer
-from tuneport.checkpoint.tokenizer_edit import stale_files
+from tuneport.checkpoint.tokenizer import read_tokenizer
+from tuneport.checkpoint.tokenizer_edit import edit_tokenizer, stale_files
 from tuneport.pairing.vocabulary import VocabularyMatch, match_vocabulary
 
 TEXT = [

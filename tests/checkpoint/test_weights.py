@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from tuneport.checkpoint.open import open_checkpoint, open_folder
+from tuneport.checkpoint.local import open_folder
+from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.weights import INDEX, choose_weights
 from tuneport.errors import CheckpointError
 

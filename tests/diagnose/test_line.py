@@ -51,7 +51,7 @@ def make(folder: Path, seed: int, **settings: Any) -> Path:
 @contextmanager
 def line_of(a: Path, b: Path) -> Iterator[Line]:
     one, other = open_checkpoint(a, "A"), open_checkpoint(b, "B")
-    shared = joined(one, other)
+    shared, _ = joined(one, other)
     with opened(one, other) as readers:
         yield laid(AutoModelForCausalLM.from_pretrained(b, dtype=torch.float32), "B", shared, readers)
 
@@ -106,16 +106,18 @@ def test_models_that_compute_otherwise_have_no_line_and_every_reason_is_told(tmp
         PairingError, match=r"(?s)no line from A a to B b.*`rms_norm_eps` is 1e-06 in A and 0\.001"
     ) as told:
         joined(open_checkpoint(a, "A"), open_checkpoint(b, "B"))
-    assert "rope" in str(told.value)
+    assert "rope" in str(told.value) and "--allow-config" in str(told.value)
+    _, otherwise = joined(open_checkpoint(a, "A"), open_checkpoint(b, "B"), allow_config=True)
+    assert [reason.split("`")[1] for reason in otherwise] == ["rms_norm_eps", "rope_parameters"]
     tied = make(tmp_path / "tied", 1, tie_word_embeddings=True)
     with pytest.raises(PairingError, match=r"tie_word_embeddings"):
-        joined(open_checkpoint(a, "A"), open_checkpoint(tied, "B"))
+        joined(open_checkpoint(a, "A"), open_checkpoint(tied, "B"), allow_config=True)
 
 
 def test_a_model_that_holds_other_weights_than_its_files_is_refused_by_name(tmp_path: Path) -> None:
     a, b = make(tmp_path / "a", 0), make(tmp_path / "b", 1)
     one, other = open_checkpoint(a, "A"), open_checkpoint(b, "B")
-    shared = joined(one, other)
+    shared, _ = joined(one, other)
     model = AutoModelForCausalLM.from_pretrained(b, dtype=torch.float32)
     with opened(one, other) as readers:
         with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,19 @@ def test_the_same_again_is_already_done_and_anything_else_is_refused(
     assert again == {**record, "already_done": True}
     with pytest.raises(OutputError, match=r"settings\.threshold \(then 0\.05, now 0\.1\)"):
         tuneport.path(ends / "half", ends / "all", [ends / "towns.jsonl"], out, **{**same, "threshold": 0.1})
+
+
+def test_where_configs_differ_the_line_is_asked_for_and_computed_by_the_second_ones(ends: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(ends / "half", other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    data = [ends / "texts.jsonl"]
+    with pytest.raises(PairingError, match="rms_norm_eps"):
+        tuneport.path(other, ends / "all", data, points=3, refine=0, device="cpu")
+    record = tuneport.path(other, ends / "all", data, points=3, refine=0, device="cpu", allow_config=True)
+    assert record["loss"] == tuneport.path(ends / "half", ends / "all", data, points=3, refine=0, device="cpu")["loss"]
+    assert any("`rms_norm_eps` is 0.1 in A and 1e-06 in B" in warning for warning in record["warnings"])
 
 
 def test_from_a_model_to_itself_there_is_no_barrier(ends: Path) -> None:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tuneport
 from tuneport.errors import CheckpointError, DoubtError, OutputError, ScoringError, UsageError
 from tuneport.evaluate.models import _checking, find_models, names_of
+from tuneport.evaluate.outcomes import ASKED, end_of
 
 SHORT: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu"}
 
@@ -77,6 +78,23 @@ def test_what_the_models_say_is_what_plain_greedy_decoding_says(
         for task in ("prompts", "messages"):  # the template writes the very prompts
             said = [line["said"] for line in outcomes(out) if (line["model"], line["task"]) == (name, task)]
             assert said == expected, (name, task)
+
+
+def test_every_outcome_holds_what_was_asked(scored: tuple[dict[str, Any], Path]) -> None:
+    _, out = scored
+    wanted = {
+        "prompts": [row["prompt"] for row in tiny_scored.rows()],
+        "messages": [tiny_scored.question(name) for name in tiny_scored.FACTS],
+        "texts": [None] * len(tiny_scored.FACTS),  # all of a text is measured
+    }
+    for task, asked in wanted.items():
+        of_task = [line for line in outcomes(out) if (line["model"], line["task"]) == ("half", task)]
+        assert [line.get("asked") for line in of_task] == asked
+
+
+def test_of_a_long_prompt_the_end_is_kept() -> None:
+    assert end_of("why?") == "why?" and end_of("") is None
+    assert end_of("x" * 5000 + "why?") == "…" + "x" * (ASKED - 4) + "why?"
 
 
 def test_likelihoods_are_those_of_one_forward_pass_a_text(models: Path, scored: tuple[dict[str, Any], Path]) -> None:

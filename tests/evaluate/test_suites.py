@@ -332,6 +332,8 @@ def test_tasks_of_the_harness_by_name_are_scored_with_all_their_metrics(
     assert (tasks["arc_challenge"]["metric"], list(tasks["arc_challenge"]["others"])) == ("acc,none", ["acc_norm,none"])
     assert tasks["mmlu_stem"]["n"] > 20  # a group of subjects, pooled
     assert tasks["mmlu_stem"]["interval"] is not None
+    lines = [json.loads(line) for line in (tmp_path / "o.examples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert all(line["asked"].rstrip().endswith("Answer:") for line in lines)
 
 
 def test_a_task_that_the_harness_does_not_have_is_told_with_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:

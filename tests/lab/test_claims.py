@@ -125,6 +125,12 @@ def test_no_harm_needs_a_narrow_interval() -> None:
     assert Finding("x", Estimate(-0.1, (-0.2, -0.04)), wanted="no harm").verdict == FAILS
 
 
+def test_a_control_gains_nothing_where_a_tenth_of_the_real_gain_is_out_of_reach() -> None:
+    assert Finding("x", Estimate(0.0, (-0.02, 0.05)), wanted="nothing").verdict == HOLDS
+    assert Finding("x", Estimate(0.1, (0.0, 0.2)), wanted="nothing").verdict == OPEN
+    assert Finding("x", Estimate(0.3, (0.2, 0.4)), wanted="nothing").verdict == FAILS
+
+
 def test_of_several_budgets_the_shortest_is_meant_unless_one_is_named(tmp_path: Path) -> None:
     def longer_is_better(model: Model, steps: int, task: str, family: int) -> float:
         return 1.0 if steps >= 3 * STEPS else 0.0
@@ -157,7 +163,7 @@ def test_stages_are_judged_with_a_control_that_must_gain_nothing(tmp_path: Path)
 
     folder = write_study(tmp_path, stronger_by_stage, families=2, scored=scored)
     claim = stages_transfer(Judging(read_families([folder]), TASKS))
-    assert verdicts(claim) == [HOLDS] * 3
+    assert verdicts(claim) == [HOLDS] * 4
     control, *further = claim.findings[3:]
     assert control.estimate.value == pytest.approx(0.0, abs=0.02)
     assert [finding.estimate.value for finding in further] == pytest.approx([0.2, 0.2], abs=0.05)
@@ -169,12 +175,11 @@ def test_a_language_is_judged_on_its_own_questions_and_the_known_one_for_harm(tm
     scored += [(Model("transfer", old, new, language), 1) for language in languages]
 
     def gains_where_unknown(model: Model, steps: int, task: str, family: int) -> float:
-        if task == "malu-questions":
+        if task == "malu":
             return 0.6 if model == Model("transfer", old, new, "malu") else 0.1
         return 0.5 if model.kind == "tuned" else 0.8
 
-    tasks = [f"{language}-questions" for language in languages]
-    folder = write_study(tmp_path, gains_where_unknown, families=4, n=1500, scored=scored, tasks=tasks)
+    folder = write_study(tmp_path, gains_where_unknown, families=4, n=1500, scored=scored, tasks=languages)
     claim = languages_transfer(Judging(read_families([folder]), ()), languages, "taku")
     assert verdicts(claim) == [HOLDS, HOLDS]
     gain, harm, beaten = (finding.estimate.value for finding in claim.findings)

@@ -40,14 +40,15 @@ def wait_until(true: object, seconds: float) -> bool:
     return False
 
 
-def test_a_killed_run_leaves_no_worker_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "stopped"])
+def test_a_run_that_is_ended_leaves_no_worker_behind(tmp_path: Path, how: signal.Signals) -> None:
     script, told = tmp_path / "parent.py", tmp_path / "told"
     script.write_text(PARENT)
-    parent = subprocess.Popen([sys.executable, str(script), str(told)])
+    parent = subprocess.Popen([sys.executable, str(script), str(told)], stderr=subprocess.DEVNULL)
     assert wait_until(lambda: told.exists() and " " in told.read_text(), 120)
     worker, threads = map(int, told.read_text().split())
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
+    parent.send_signal(how)
+    parent.wait(timeout=60)  # the worker is at work for ten minutes
     assert threads == 1
     assert wait_until(lambda: not _alive(worker), 20)
 

@@ -10,7 +10,8 @@ import pytest
 import tiny
 import torch
 
-from tuneport.checkpoint.open import Checkpoint, open_checkpoint
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.open import open_checkpoint
 from tuneport.errors import PairingError
 from tuneport.pairing.adapted import lay_onto
 

@@ -114,16 +114,6 @@ class _Family:
         self.made = study.step("family", f"family versions, seed {family}")
 
     def write(self) -> None:
-        lines = [
-            {
-                "task": task,
-                "id": f"{task}-{n}",
-                "messages": [{"role": "user", "content": f"How much is {n} and {n % 7}?"}],
-            }
-            for task in TASKS
-            for n in range(N)
-        ]
-        _write_lines(self.study.root / "steps" / self.made["folder"] / "questions.jsonl", lines)
         for version in VERSIONS:
             self.score(Asked(Model(BASE, None, version), BASES[version], 0), None)
         for seed in self.study.seeds:
@@ -162,7 +152,9 @@ class _Family:
             for n, ok in enumerate(right):
                 answer = str(n + n % 7)
                 said = answer if ok else f"{n} and then?"
-                lines.append({"task": task, "id": f"{task}-{n}", "score": float(ok), "said": said, "answer": answer})
+                question = f"How much is {n} and {n % 7}?"
+                line = {"task": task, "id": f"{task}-{n}", "score": float(ok)}
+                lines.append(line | {"asked": question, "said": said, "answer": answer})
         result = self.result(asked, seed)
         step = self.study.step(
             "evaluate",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tuneport.report.answers import EACH, shortened, side_by_side
 from tuneport.report.findings import Findings
-from tuneport.report.outcomes import read_answers, read_outcomes, read_questions
+from tuneport.report.outcomes import read_answers, read_outcomes
 from tuneport.report.scored import BASE, TRANSFER, TUNED, Model
 
 
@@ -33,20 +33,6 @@ def test_every_answer_is_what_that_model_said_to_that_question(found: Findings) 
         assert asked.answer == str(number + number % 7)
         for answer in asked.said.values():
             assert answer.said == (asked.answer if answer.score else f"{number} and then?")
-
-
-def test_questions_are_told_apart_by_task_and_by_id_or_line(tmp_path: Path) -> None:
-    file = tmp_path / "maths.jsonl"
-    lines = [
-        json.dumps({"prompt": "one", "answer": "1"}),
-        "",
-        json.dumps({"prompt": "three", "answer": "3"}),
-        json.dumps({"task": "other", "id": "1", "messages": [{"role": "user", "content": "four"}], "answer": "4"}),
-        '{"prompt": "torn',
-    ]
-    file.write_text("\n".join(lines), encoding="utf-8")
-    wanted = {"maths": ["1", "3"], "other": ["1"]}
-    assert read_questions(file, wanted) == {("maths", "1"): "one", ("maths", "3"): "three", ("other", "1"): "four"}
 
 
 def test_a_torn_file_of_outcomes_gives_what_is_whole_in_it(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 import tuneport
 from study.tiny_study import write_study
-from tuneport.errors import OutputError, StudyError, TuneportError, UsageError
+from tuneport.errors import OutputError, TuneportError, UsageError
 from tuneport.study import records
 from tuneport.study.file import read_study
 
@@ -56,9 +57,24 @@ def test_a_link_to_nothing_in_a_steps_folder_stops_no_study(file: Path, tmp_path
     assert tuneport.study(file, tmp_path / "out")["already_done"]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["inputs.json", "results.json", "record.json"])
+def test_a_pipe_in_a_files_place_holds_up_nothing(file: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    tuneport.study(file, out)
+    place = sorted(out.rglob(name))[0]
+    place.unlink()
+    os.mkfifo(place)
+    assert tuneport.study(file, out)["failed"] == []
+    assert place.is_file()
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"versions": {}, "pairs": []}'])
-def test_a_damaged_result_is_named_with_its_folder(file: Path, tmp_path: Path, content: str) -> None:
+def test_a_damaged_result_is_named_with_its_folder_and_all_others_are_read(
+    file: Path, tmp_path: Path, content: str
+) -> None:
     tuneport.study(file, tmp_path / "out")
+    whole = json.loads((tmp_path / "out" / "results.json").read_text())
     damaged = sorted((tmp_path / "out" / "steps").glob("distance-*/distance.json"))[0]
     record = damaged.with_name("record.json")
     told = json.loads(record.read_text())
@@ -66,8 +82,18 @@ def test_a_damaged_result_is_named_with_its_folder(file: Path, tmp_path: Path, c
     if told["outputs"]["distance.json"] is not None:
         told["outputs"]["distance.json"]["size"] = len(content)
         record.write_text(json.dumps(told))
-    with pytest.raises(StudyError, match=f"steps/{damaged.parent.name} holds is damaged"):
-        tuneport.study(file, tmp_path / "out")
+    found = tuneport.study(file, tmp_path / "out")
+    (failed,) = found["failed"]
+    assert found["status"] == 1 and f"steps/{damaged.parent.name} holds is damaged" in failed["error"]
+    now = json.loads((tmp_path / "out" / "results.json").read_text())
+    (row,) = [row for row in now["distances"] if row["status"] == "failed"]
+    assert (row["folder"], row["distance"], row["error"]) == (damaged.parent.name, None, failed["error"])
+    others = [row for row in now["distances"] if row["status"] == "done"]
+    assert others == [row for row in whole["distances"] if row["folder"] != damaged.parent.name]
+    shutil.rmtree(damaged.parent)
+    again = tuneport.study(file, tmp_path / "out")
+    assert (again["failed"], again["done_now"]) == ([], 1)
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["distances"] == whole["distances"]
 
 
 @pytest.mark.parametrize("name", ["inputs.json", "results.json"])

@@ -7,18 +7,19 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import Drive
 from ran import Cli
 
 import tuneport
 from study.tiny_study import what_repeats, write_study
 from tuneport.errors import OutputError, UsageError
 from tuneport.study.store import open_store
+
+KILLED = -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
@@ -74,30 +75,24 @@ def test_the_command_in_a_record_does_the_same_by_hand(file: Path, whole: Path, 
     assert made.read_bytes() == (path.parent / "model" / "model.safetensors").read_bytes()
 
 
-DRIVER = Path(__file__).parents[1] / "fault_driver.py"
-
-
-def driven(file: Path, out: Path, jobs: int, **fault: Any) -> int:
-    """The status of a study in a process of its own, with `fault` in it."""
-    argv = ["study", str(file), "--out", str(out), "--jobs", str(jobs)]
-    job = json.dumps({"argv": argv, "under": str(out), **fault})
-    return subprocess.run(
-        [sys.executable, DRIVER, job], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ).returncode
+def argv(file: Path, out: Path, jobs: int = 1) -> list[str]:
+    return ["study", str(file), "--out", str(out), "--jobs", str(jobs)]
 
 
 def test_killed_ten_times_a_study_ends_with_the_records_of_an_unbroken_run(
-    file: Path, whole: Path, tmp_path: Path
+    file: Path, whole: Path, tmp_path: Path, drive: Drive
 ) -> None:
     out, counts, chance = tmp_path / "out", tmp_path / "counts.json", random.Random(0)
     far = []  # changes of files in an unbroken run's first process, by one job and by two
     for jobs in (1, 2):
-        assert driven(file, tmp_path / f"by-{jobs}", jobs, counts=str(counts)) == 0
+        place = tmp_path / f"by-{jobs}"
+        assert drive(argv(file, place, jobs), under=str(place), counts=str(counts)).status == 0
         far.append(json.loads(counts.read_text())["change"])
     kept = []
     for number in range(10):
         at = chance.randint(1, far[number % 2] // 11)  # ten of them do not reach the end
-        assert driven(file, out, 1 + number % 2, call="change", at=at, do="kill") == -signal.SIGKILL
+        fault = {"under": str(out), "call": "change", "at": at, "do": "kill"}
+        assert drive(argv(file, out, 1 + number % 2), **fault).status == KILLED
         kept.append(len(list(out.glob("steps/*/record.json"))))
     assert kept == sorted(kept) and 0 < kept[-1] < 30, kept
     told = tuneport.study(file, out)
@@ -105,6 +100,33 @@ def test_killed_ten_times_a_study_ends_with_the_records_of_an_unbroken_run(
     assert what_repeats(out) == what_repeats(whole)
     left = [path.name for path in out.rglob("*") if path.name.endswith((".partial", ".new", ".old"))]
     assert left == []
+
+
+@pytest.mark.parametrize(("jobs", "at"), [(1, 100), (2, 15)])  # with two, others do most changes of files
+def test_a_scheduler_that_ends_a_study_is_told_that_it_goes_on(
+    file: Path, whole: Path, tmp_path: Path, drive: Drive, jobs: int, at: int
+) -> None:
+    out = tmp_path / "out"
+    ended = drive(argv(file, out, jobs), under=str(out), call="change", at=at, do="terminate")
+    assert ended.status == 1
+    assert ended.err == "tuneport: Stopped. The same command goes on where this one stopped.\n"
+    assert len(list(out.glob("steps/*/record.json"))) < 30
+    assert tuneport.study(file, out)["failed"] == []
+    assert what_repeats(out) == what_repeats(whole)
+
+
+@pytest.mark.parametrize("at", [1, 10, 200, 400, 800])
+def test_a_full_disk_ends_in_words_and_the_study_goes_on_when_there_is_room(
+    file: Path, whole: Path, tmpfs: Path, drive: Drive, at: int
+) -> None:
+    out, filler = tmpfs / "out", tmpfs / "filler"
+    ended = drive(argv(file, out), under=str(out), call="change", at=at, do="fill", path=str(filler))
+    assert ended.status == 1
+    assert "No space left on device" in ended.out + ended.err
+    assert "Traceback" not in ended.err
+    filler.unlink()
+    assert tuneport.study(file, out)["failed"] == []
+    assert what_repeats(out) == what_repeats(whole)
 
 
 def test_a_failed_step_leaves_its_error_and_what_does_not_depend_on_it_goes_on(

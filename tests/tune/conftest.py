@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tune import tiny_tuning
+from tune.quick import QUICK
+from tuneport.tune.run import tune
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +27,9 @@ def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Conversations of two turns."""
     return tiny_tuning.write_rows(tmp_path_factory.mktemp("tuning") / "chats.jsonl", tiny_tuning.chats())
+
+
+@pytest.fixture(scope="session")
+def full(base: Path, sums: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All parameters, fine-tuned."""
+    return tune(base, [sums], QUICK, out=tmp_path_factory.mktemp("run") / "full").out

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from tuneport.checkpoint.open import Checkpoint, open_checkpoint
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.open import open_checkpoint
 from tuneport.tune.memory import memory_per_device
 from tuneport.tune.recipes import DpoRecipe, Lora, SftRecipe
 from tuneport.tune.run import tune

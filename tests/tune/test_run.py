@@ -16,31 +16,16 @@ import pytest
 import torch
 from ran import Cli
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tuneport
 from tune import tiny_tuning
-from tune.tiny_tuning import END, PADDED_ROWS, base_model, log_of, sums, write_rows
-from tuneport.errors import CheckpointError, DataError, OutputError, TrainingError, TuneportError, UsageError
+from tune.quick import QUICK
+from tune.tiny_tuning import END, base_model, log_of, same, sums, weights, write_rows
+from tuneport.errors import CheckpointError, OutputError, TrainingError, TuneportError, UsageError
 from tuneport.tune.leakage import example_digest, read_digests
 from tuneport.tune.recipes import DpoRecipe, GrpoRecipe, Lora, Recipe, Running, SftRecipe, recipe_of
 from tuneport.tune.run import tune
-
-QUICK = SftRecipe(steps=12, learning_rate=3e-2, batch_size=8)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
-
-
-@pytest.fixture(scope="module")
-def full(base: Path, sums: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All parameters, fine-tuned."""
-    return tune(base, [sums], QUICK, out=tmp_path_factory.mktemp("run") / "full").out
 
 
 @pytest.fixture(scope="module")
@@ -229,260 +214,6 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_unbroken_one(
     assert not partial.exists()
 
 
-def test_new_tokens_take_padded_rows_first_and_the_matrix_grows_only_when_they_run_out(
-    base: Path, chats: Path, tmp_path: Path
-) -> None:
-    from transformers import AutoConfig
-
-    rows = weights(base)["model.embed_tokens.weight"].shape[0]
-    many = [f"<|new{place}|>" for place in range(PADDED_ROWS)]
-    header = json.dumps({"end_of_turn": "<|new0|>", "tokens": [*many, "<|more|>"]})
-    body = "{% for m in messages %}{{ m.role }}:{{ m.content }}<|new0|>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
-    (tmp_path / "many.jinja").write_text("{#- tuneport: " + header + " -#}\n" + body)
-    for name, template, expected in (("few", "chatml", rows), ("many", str(tmp_path / "many.jinja"), rows + 1)):
-        out = tune(base, [chats], SftRecipe(steps=2), out=tmp_path / name, chat_template=template).out
-        assert weights(out)["model.embed_tokens.weight"].shape[0] == expected
-        assert weights(out)["lm_head.weight"].shape[0] == expected
-        assert AutoConfig.from_pretrained(out).vocab_size == expected
-        tokenizer, model = AutoTokenizer.from_pretrained(out), AutoModelForCausalLM.from_pretrained(out)
-        end = tokenizer.eos_token_id
-        assert tokenizer.convert_ids_to_tokens(end) in ("<|im_end|>", "<|new0|>")
-        assert model.generation_config.eos_token_id == [end, AutoTokenizer.from_pretrained(base).eos_token_id]
-        assert model.config.eos_token_id == end
-        assert "assistant" in tokenizer.apply_chat_template(
-            [{"role": "user", "content": "x"}], tokenize=False, add_generation_prompt=True
-        )
-
-
-def test_a_fine_tuning_with_new_tokens_is_carried_to_another_version_by_their_strings(
-    base: Path, chats: Path, tmp_path: Path, cli: Cli
-) -> None:
-    tuned = tune(base, [chats], SftRecipe(steps=2, learning_rate=1e-3), out=tmp_path / "t", chat_template="chatml").out
-    other = base_model(tmp_path / "other", seed=1)
-    done = cli("transfer", "--base", base, "--tuned", tuned, "--onto", other, "--out", tmp_path / "out", "--json")
-    assert done.status == 0, done.err
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    ids = [tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>")]
-    assert ids == [
-        AutoTokenizer.from_pretrained(tuned).convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>")
-    ]
-    rows, taught = weights(tmp_path / "out")["lm_head.weight"], weights(tuned)["lm_head.weight"]
-    assert torch.equal(rows[ids], taught[ids])
-    assert tokenizer.eos_token == "<|im_end|>"
-
-
-def test_an_adapter_learns_the_rows_of_new_tokens(base: Path, chats: Path, tmp_path: Path) -> None:
-    out = tune(
-        base, [chats], SftRecipe(steps=4, learning_rate=1e-2), out=tmp_path / "a", chat_template="chatml", lora=Lora(4)
-    ).out
-    from peft import PeftModel
-
-    rows = [name for name in weights(out) if "trainable_tokens" in name]
-    assert len(rows) == 2, "of the embedding and of the head"
-    start = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    before = start.lm_head.weight.detach().clone()
-    merged = PeftModel.from_pretrained(start, out).merge_and_unload().lm_head.weight
-    changed = (merged != before).any(dim=1).nonzero().flatten().tolist()
-    assert changed == [
-        AutoTokenizer.from_pretrained(out).convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>")
-    ]
-    assert (out / "chat_template.jinja").exists()
-    assert "<|im_end|>" in AutoTokenizer.from_pretrained(out).get_vocab()
-
-
-def test_an_adapter_that_is_carried_over_stops_where_its_template_ends_an_answer(
-    base: Path, chats: Path, tmp_path: Path, cli: Cli
-) -> None:
-    tuned = tune(
-        base, [chats], SftRecipe(steps=2, learning_rate=1e-2), out=tmp_path / "a", chat_template="chatml", lora=Lora(2)
-    ).out
-    other = base_model(tmp_path / "other", seed=1)
-    done = cli("transfer", "--base", base, "--tuned", tuned, "--onto", other, "--out", tmp_path / "out")
-    assert done.status == 0, done.err
-    stops = GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert tokenizer.convert_ids_to_tokens(stops) == ["<|im_end|>", AutoTokenizer.from_pretrained(base).eos_token]
-
-
-@pytest.mark.parametrize("tokens", [1, PADDED_ROWS + 2], ids=["in padded rows", "in rows of their own"])
-def test_the_code_on_an_adapters_card_loads_what_was_trained(
-    base: Path, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: int
-) -> None:
-    named = json.dumps({"end_of_turn": "<|new0|>", "tokens": [f"<|new{n}|>" for n in range(tokens)]})
-    template = tmp_path / "chat.jinja"
-    body = "{% for m in messages %}{{ m.role + m.content + '<|new0|>' }}{% endfor %}"
-    ask = "{% if add_generation_prompt %}assistant{% endif %}"
-    template.write_text(f"{{#- tuneport: {named} -#}}\n{body}{ask}")
-    recipe = SftRecipe(steps=2, learning_rate=1e-2)
-    out = tune(base, [chats], recipe, out=tmp_path / "this-folder", chat_template=str(template), lora=Lora(2)).out
-    shutil.copytree(base, tmp_path / "base")
-    monkeypatch.chdir(tmp_path)
-    code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    loaded: dict[str, Any] = {}
-    exec(code, loaded)
-    assert loaded["model"].generation_config.eos_token_id[0] == loaded["tokenizer"].convert_tokens_to_ids("<|new0|>")
-    tuneport.transfer("base", out, "base", tmp_path / "whole")
-    ids = torch.tensor([loaded["tokenizer"]("the fox <|new0|>")["input_ids"]])
-    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.bfloat16)
-    with torch.no_grad():
-        found, wanted = loaded["model"](ids).logits.float(), whole(ids).logits.float()
-    torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.02)
-
-
-def test_an_adapter_of_a_tied_model_is_scored_as_the_model_that_it_makes(chats: Path, tmp_path: Path, cli: Cli) -> None:
-    tied = base_model(tmp_path / "tied", tied=True, dtype=torch.float32)
-    recipe = SftRecipe(steps=4, learning_rate=3e-2)
-    adapter = tune(tied, [chats], recipe, out=tmp_path / "a", chat_template="chatml", lora=Lora(2)).out
-    tuneport.transfer(tied, adapter, tied, tmp_path / "whole")
-    rows = [{"messages": [{"role": "user", "content": f"a fox {n}"}], "answer": f"jumps {n}"} for n in range(4)]
-    asked = write_rows(tmp_path / "asked.jsonl", rows)
-    out = tmp_path / "o.json"
-    ran = cli("evaluate", adapter, tmp_path / "whole", "--tasks", asked, "--loss", "--device", "cpu", "--out", out)
-    assert ran.status == 0, ran.err
-    one, other = (m["tasks"]["asked"]["value"] for m in json.loads(out.read_text())["models"])
-    assert one == pytest.approx(other, rel=1e-4)
-
-
-def test_preferences_do_not_teach_an_adapter_new_tokens(base: Path, tmp_path: Path) -> None:
-    talk = [{"role": "user", "content": "a"}]
-    answers = [[{"role": "assistant", "content": said}] for said in "bc"]
-    data = write_rows(tmp_path / "pairs.jsonl", [{"prompt": talk, "chosen": answers[0], "rejected": answers[1]}])
-    with pytest.raises(UsageError, match="Teach them by sft first"):
-        tune(base, [data], DpoRecipe(), out=tmp_path / "out", chat_template="chatml", lora=Lora(4))
-
-
-def test_the_loss_is_the_same_by_either_way_through_the_head(
-    base: Path, sums: Path, full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tuneport.tune import trainers
-
-    monkeypatch.setattr(trainers, "SMALL_LOGITS", 0)
-    out = tune(base, [sums], QUICK, out=tmp_path / "out").out
-    for name in ("loss", "tokens", "grad_norm"):
-        assert [line[name] for line in log_of(out)] == pytest.approx([line[name] for line in log_of(full)], rel=1e-3)
-
-
-def test_accumulated_batches_give_the_update_of_one_large_batch(
-    base: Path, sums: Path, full: Path, tmp_path: Path
-) -> None:
-    recipe = SftRecipe(steps=12, learning_rate=3e-2, batch_size=8, device_batch_size=2)
-    out = tune(base, [sums], recipe, out=tmp_path / "out").out
-    assert [line["loss"] for line in log_of(out)] == pytest.approx([line["loss"] for line in log_of(full)], rel=1e-3)
-
-
-def test_activations_that_are_computed_twice_give_the_same_losses(
-    base: Path, sums: Path, full: Path, tmp_path: Path
-) -> None:
-    recipe = SftRecipe(steps=12, learning_rate=3e-2, batch_size=8, gradient_checkpointing=True)
-    out = tune(base, [sums], recipe, out=tmp_path / "out").out
-    assert [line["loss"] for line in log_of(out)] == pytest.approx([line["loss"] for line in log_of(full)], rel=1e-4)
-
-
-def test_bfloat16_is_for_the_computation_weights_still_train_in_float32(sums: Path, tmp_path: Path) -> None:
-    # Steps of 1e-6 are lost on most weights that are kept in bfloat16, and on hardly any that are kept in float32.
-    base = base_model(tmp_path / "base", dtype=torch.float32)
-    recipe = SftRecipe(steps=4, learning_rate=1e-6, precision="bfloat16", schedule="constant", warmup_ratio=0.0)
-    done = tune(base, [sums], recipe, out=tmp_path / "out")
-    assert done.record["environment"]["computed_in"] == "bfloat16"
-    before, after = weights(base)["lm_head.weight"], weights(done.out)["lm_head.weight"]
-    assert (before != after).float().mean() > 0.9
-    assert (before.bfloat16() != after.bfloat16()).float().mean() < 0.3
-
-
-@pytest.mark.parametrize(
-    ("schedule", "rates"),
-    [("constant", [0, 0.5, 1, 1]), ("linear", [0, 0.5, 1, 0.5]), ("cosine", [0, 0.5, 1, 0.5])],
-)
-def test_the_rate_follows_its_schedule(
-    base: Path, sums: Path, tmp_path: Path, schedule: Any, rates: list[float]
-) -> None:
-    recipe = SftRecipe(steps=4, learning_rate=1e-3, schedule=schedule, warmup_ratio=0.5)
-    out = tune(base, [sums], recipe, out=tmp_path / "out").out
-    assert [line["learning_rate"] for line in log_of(out)] == pytest.approx([1e-3 * rate for rate in rates])
-
-
-def test_embeddings_norms_and_biases_are_not_decayed(base: Path, sums: Path, tmp_path: Path) -> None:
-    from tuneport.tune.prepare import prepare
-    from tuneport.tune.team import Team
-    from tuneport.tune.trainers import build_trainer, load_model
-
-    prepared = prepare(base, [sums], SftRecipe(steps=1, weight_decay=0.1))
-    trainer = build_trainer(prepared, load_model(prepared), tmp_path, Team(), Running())
-    decayed = set(trainer.get_decay_parameter_names(trainer.model))
-    everything = {name for name, _ in trainer.model.named_parameters()}
-    spared = {name for name in everything if "norm" in name or "embed" in name}
-    assert len(spared) == 4
-    assert decayed == everything - spared
-
-
-def test_no_parameter_is_dropped_in_training(tmp_path: Path, sums: Path) -> None:
-    from tuneport.tune.prepare import prepare
-    from tuneport.tune.trainers import load_model
-
-    base = base_model(tmp_path / "dropping", attention_dropout=0.5)
-    model = load_model(prepare(base, [sums], SftRecipe(steps=1))).train()
-    ids = torch.arange(20)[None]
-    assert torch.equal(model(ids).logits, model(ids).logits)
-    out = tune(base, [sums], SftRecipe(steps=1), out=tmp_path / "out").out
-    assert json.loads((out / "config.json").read_text())["attention_dropout"] == 0.5
-
-
-def test_tokens_that_generation_stops_at_already_are_left_as_they_are(tmp_path: Path, chats: Path) -> None:
-    base = base_model(tmp_path / "base")
-    for name in ("config.json", "generation_config.json"):
-        settings = json.loads((base / name).read_text())
-        settings["eos_token_id"] = [settings["eos_token_id"], 7]
-        (base / name).write_text(json.dumps(settings))
-    out = tune(base, [chats], SftRecipe(steps=1), out=tmp_path / "out", chat_template="tulu").out
-    for name in ("config.json", "generation_config.json"):
-        assert json.loads((out / name).read_text()) == json.loads((base / name).read_text())
-
-
-def test_an_end_that_generation_does_not_stop_at_is_told(tmp_path: Path, chats: Path) -> None:
-    template = "{% for m in messages %}{{ m.role }}:{{ m.content }}<|pad|>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
-    base = base_model(tmp_path / "base", template=template)
-    done = tune(base, [chats], SftRecipe(steps=1), out=tmp_path / "out")
-    assert any("does not stop" in words and "--end-token '<|pad|>'" in words for words in done.warnings)
-    mended = tune(base, [chats], SftRecipe(steps=1), out=tmp_path / "mended", end_token="<|pad|>")
-    assert not mended.warnings
-    ids = AutoTokenizer.from_pretrained(base).convert_tokens_to_ids(["<|pad|>", END])
-    assert json.loads((mended.out / "generation_config.json").read_text())["eos_token_id"] == ids
-
-
-@pytest.mark.parametrize(("tied", "dtype"), [(True, torch.bfloat16), (False, torch.float32), (False, torch.float16)])
-def test_tied_weights_stay_tied_and_each_dtype_is_kept(
-    tmp_path: Path, sums: Path, tied: bool, dtype: torch.dtype
-) -> None:
-    base = base_model(tmp_path / "base", tied=tied, dtype=dtype, pad=False)
-    out = tune(base, [sums], SftRecipe(steps=2, learning_rate=1e-2), out=tmp_path / "out").out
-    assert weights(out).keys() == weights(base).keys()
-    assert {tensor.dtype for tensor in weights(out).values()} == {dtype}
-    assert AutoTokenizer.from_pretrained(out).pad_token is None, "what pads in training is not the model's business"
-    assert "pad_token_id" not in json.loads((out / "generation_config.json").read_text())
-
-
-@pytest.mark.parametrize(("asked", "dtype"), [("float32", torch.float32), ("fp16", torch.float16)])
-def test_weights_can_be_stored_in_another_dtype_than_the_starts(
-    base: Path, sums: Path, full: Path, tmp_path: Path, cli: Cli, asked: str, dtype: torch.dtype
-) -> None:
-    words = ["--steps", "12", "--learning-rate", "3e-2", "--batch-size", "8", "--dtype", asked]
-    assert cli("tune", base, "--data", sums, "--out", tmp_path / "out", *words).status == 0
-    kept = weights(tmp_path / "out")
-    assert {tensor.dtype for tensor in kept.values()} == {dtype}
-    if dtype is torch.float32:  # float16 would round twice
-        assert same({name: tensor.to(torch.bfloat16) for name, tensor in kept.items()}, weights(full)), "same training"
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config == json.loads((base / "config.json").read_text()) | {"dtype": str(dtype).removeprefix("torch.")}
-    assert json.loads((tmp_path / "out" / "tune.json").read_text())["plan"]["dtype"] == config["dtype"]
-
-
-def test_a_dtype_that_weights_cannot_be_stored_in_is_told(base: Path, sums: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--dtype 'int8': choose bfloat16, float16 or float32"):
-        tune(base, [sums], QUICK, out=tmp_path / "out", dtype="int8")
-    with pytest.raises(UsageError, match=r"an adapter \(--lora\) is always stored in float32"):
-        tune(base, [sums], QUICK, out=tmp_path / "out", dtype="float32", lora=Lora(rank=2))
-
-
 def test_a_loss_that_is_no_number_stops_the_run_in_words(base: Path, sums: Path, tmp_path: Path) -> None:
     spoiled = base_model(tmp_path / "spoiled")
     for file in spoiled.glob("*.safetensors"):
@@ -549,111 +280,12 @@ def test_a_model_without_tokenizer_files_is_refused_in_words(base: Path, sums: P
         tune(tmp_path / "bare", [sums], QUICK, out=tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "told"),
-    [
-        ("tokenizer.json", '{"version": 1}', "broken: transformers cannot read its tokenizer"),
-        ("config.json", '{"model_type": "llama", "hidden_size": "x"}', "hidden_size"),
-    ],
-)
-def test_a_model_whose_files_are_damaged_is_refused_in_words(
-    base: Path, sums: Path, tmp_path: Path, name: str, content: str, told: str
-) -> None:
-    shutil.copytree(base, tmp_path / "broken")
-    (tmp_path / "broken" / name).write_text(content)
-    with pytest.raises(CheckpointError, match=told):
-        tune(tmp_path / "broken", [sums], QUICK, out=tmp_path / "out")
-
-
-def test_an_adapter_is_no_start_and_the_way_on_is_told(base: Path, adapter: Path, sums: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"is an adapter.*--base base --tuned lora --onto base"):
-        tune(adapter, [sums], QUICK, out=tmp_path / "out")
-
-
 def test_a_disk_that_is_too_small_is_told_before_training(
     base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))  # type: ignore[attr-defined]
     with pytest.raises(OutputError, match=r"the disk has 1,000 free"):
         tune(base, [sums], QUICK, out=tmp_path / "out")
-
-
-def test_preferences_are_learned(base: Path, full: Path, tmp_path: Path) -> None:
-    rows = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": " dog"} for row in sums()]
-    data = write_rows(tmp_path / "pairs.jsonl", rows)
-    recipe = DpoRecipe(steps=10, epochs=None, batch_size=8, learning_rate=1e-3, loss="sigmoid", beta=0.5)
-    out = tune(full, [data], recipe, out=tmp_path / "out").out
-    log = log_of(out)
-    assert log[0]["loss"] == pytest.approx(0.6931, abs=1e-3), "before the first step model and reference are one: log 2"
-    assert log[-1]["loss"] < 0.5
-    assert log[-1]["rewards/margins"] > log[1]["rewards/margins"]
-    assert not same(weights(full), weights(out))
-
-
-def test_a_verifiable_reward_is_raised(full: Path, tmp_path: Path) -> None:
-    rows = [{"prompt": row["prompt"], "answer": row["completion"].strip()} for row in sums(4)]
-    data = write_rows(tmp_path / "prompts.jsonl", rows)
-    recipe = GrpoRecipe(steps=30, batch_size=4, generations=16, answer_length=3, learning_rate=1e-2, kl=0.0)
-    out = tune(full, [data], recipe, out=tmp_path / "out").out
-    rewards = [line["reward"] for line in log_of(out)]
-    first, last = sum(rewards[:5]) / 5, sum(rewards[-15:]) / 15
-    assert first < 0.12
-    assert last > 2 * first
-
-
-def test_a_users_reward_counts_by_its_weight_and_may_look_at_any_field(
-    full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "rewards_of_a_test.py").write_text(
-        "def level(prompts, completions, level, **_):\n    return [float(value) for value in level]\n"
-        "def broken(completions, **_):\n    return completions[7000]\n"
-        "def short(completions, **_):\n    return [1.0]\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    data = write_rows(
-        tmp_path / "prompts.jsonl", [{"prompt": "1 + 1 =", "level": 3}, {"prompt": "1 + 2 =", "level": 5}]
-    )
-    choices = {"steps": 1, "batch_size": 2, "generations": 2, "answer_length": 2, "kl": 0.0}
-    recipe = GrpoRecipe(**choices, rewards=("0.5*rewards_of_a_test:level", "format=(?s).*"))
-    out = tune(full, [data], recipe, out=tmp_path / "out").out
-    assert log_of(out)[0]["reward"] == pytest.approx(0.5 * 4 + 1)
-    for name, words in (("broken", "failed with IndexError"), ("short", r"gave 1 value\(s\) for 4 completions")):
-        with pytest.raises(TrainingError, match=words):
-            tune(full, [data], GrpoRecipe(**choices, rewards=(f"rewards_of_a_test:{name}",)), out=tmp_path / name)
-
-
-def test_prompts_that_fill_no_update_and_tokens_that_the_reference_lacks_are_refused(
-    full: Path, base: Path, tmp_path: Path
-) -> None:
-    drawn = {"steps": 1, "generations": 2, "answer_length": 4, "rewards": ("format=.*",)}
-    few = write_rows(tmp_path / "few.jsonl", [{"prompt": f"{n} + 1 ="} for n in range(3)])
-    with pytest.raises(DataError, match=r"3 prompts fit, and an update takes 4.*--batch-size of 3 or less"):
-        tune(full, [few], GrpoRecipe(**drawn, batch_size=4), out=tmp_path / "out")
-    spoken = write_rows(tmp_path / "spoken.jsonl", [{"prompt": [{"role": "user", "content": "1 + 1 ="}]}])
-    with pytest.raises(UsageError, match=r"the reference .* has no rows for <\|im_start\|>.*--kl 0"):
-        tune(base, [spoken], GrpoRecipe(**drawn, batch_size=1), out=tmp_path / "out", chat_template="chatml")
-
-
-def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out(full: Path, tmp_path: Path) -> None:
-    data = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "the " * 70}, {"prompt": "1 + 1 ="}])
-    recipe = GrpoRecipe(
-        steps=1, batch_size=1, generations=2, answer_length=100, learning_rate=1e-6, kl=0.1, rewards=("format=.*",)
-    )
-    done = tune(full, [data], recipe, out=tmp_path / "out")
-    assert done.record["outcome"]["examples"]["without_answer"] == 1
-    assert "1 example(s) are left out" in done.warnings[0]
-
-
-def test_tensorboard_shows_the_log_where_it_is_asked_for(base: Path, sums: Path, full: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    out = tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(report_to="tensorboard")).out
-    events = EventAccumulator(str(out / "tensorboard"))
-    events.Reload()
-    logged = [line["loss"] for line in log_of(out)]
-    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(logged, rel=1e-4)
-    assert same(weights(out), weights(full))
 
 
 def test_evaluation_on_the_way_writes_a_curve_and_changes_no_weight(
@@ -699,23 +331,6 @@ def test_faults_of_a_curves_examples_are_told_before_anything_is_trained(
     wrong = write_rows(tmp_path / "test.jsonl", [{"prompt": "1 + 1 ="}])
     with pytest.raises(UsageError, match=r"test\.jsonl:1"):
         tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(eval_every=5, tasks=(str(wrong),)))
-    assert not list(tmp_path.glob("out*"))
-
-
-@pytest.mark.parametrize(
-    ("tasks", "told"),
-    [
-        ((), "the examples are `messages`, and the model has no chat template"),
-        (("no-such-task",), "the harness has no task 'no-such-task'"),
-        (("gsm8k",), "The task gsm8k: Its data is not in the cache"),
-    ],
-)
-def test_a_curve_that_cannot_be_read_is_told_before_anything_is_trained(
-    base: Path, sums: Path, tmp_path: Path, tasks: tuple[str, ...], told: str
-) -> None:
-    talk = write_rows(tmp_path / "talk.jsonl", [{"messages": [{"role": "user", "content": "a"}], "answer": "b"}])
-    with pytest.raises(TuneportError, match=told):
-        tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(eval_every=5, tasks=tasks or (str(talk),)))
     assert not list(tmp_path.glob("out*"))
 
 
@@ -798,3 +413,53 @@ def test_wrong_usage_is_told_apart_from_things_that_fail(
     assert done.status == status
     assert words in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("tokenizer.json", '{"version": 1}', "broken: transformers cannot read its tokenizer"),
+        ("config.json", '{"model_type": "llama", "hidden_size": "x"}', "hidden_size"),
+    ],
+)
+def test_a_model_whose_files_are_damaged_is_refused_in_words(
+    base: Path, sums: Path, tmp_path: Path, name: str, content: str, told: str
+) -> None:
+    shutil.copytree(base, tmp_path / "broken")
+    (tmp_path / "broken" / name).write_text(content)
+    with pytest.raises(CheckpointError, match=told):
+        tune(tmp_path / "broken", [sums], QUICK, out=tmp_path / "out")
+
+
+def test_an_adapter_is_no_start_and_the_way_on_is_told(base: Path, adapter: Path, sums: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is an adapter.*--base base --tuned lora --onto base"):
+        tune(adapter, [sums], QUICK, out=tmp_path / "out")
+
+
+def test_tensorboard_shows_the_log_where_it_is_asked_for(base: Path, sums: Path, full: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(report_to="tensorboard")).out
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    logged = [line["loss"] for line in log_of(out)]
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(logged, rel=1e-4)
+    assert same(weights(out), weights(full))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "told"),
+    [
+        ((), "the examples are `messages`, and the model has no chat template"),
+        (("no-such-task",), "the harness has no task 'no-such-task'"),
+        (("gsm8k",), "The task gsm8k: Its data is not in the cache"),
+    ],
+)
+def test_a_curve_that_cannot_be_read_is_told_before_anything_is_trained(
+    base: Path, sums: Path, tmp_path: Path, tasks: tuple[str, ...], told: str
+) -> None:
+    talk = write_rows(tmp_path / "talk.jsonl", [{"messages": [{"role": "user", "content": "a"}], "answer": "b"}])
+    with pytest.raises(TuneportError, match=told):
+        tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(eval_every=5, tasks=tasks or (str(talk),)))
+    assert not list(tmp_path.glob("out*"))

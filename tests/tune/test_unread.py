@@ -12,7 +12,7 @@ from ran import Cli
 from safetensors.torch import load_file, save_file
 
 from tune import tiny_tuning
-from tuneport.checkpoint.open import open_folder
+from tuneport.checkpoint.local import open_folder
 from tuneport.errors import UsageError
 from tuneport.tune.recipes import DpoRecipe, Lora, SftRecipe, parse_lora
 from tuneport.tune.run import rehearse, tune

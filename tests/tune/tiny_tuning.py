@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from families.tiny_tokenizers import byte_level, write_tokenizer
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 torch.set_num_threads(1)
@@ -89,3 +90,13 @@ def chats(count: int = 24) -> list[dict[str, Any]]:
 def log_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of log.jsonl."""
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder."""
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two models have the same tensors, to the bit."""
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())

@@ -17,8 +17,9 @@ from typing import Any
 
 from blake3 import blake3
 
+from tuneport.checkpoint.checkpoint import Checkpoint, WeightFile
 from tuneport.checkpoint.folder import MAX_SIDECAR_BYTES, SidecarFolder, is_sidecar
-from tuneport.checkpoint.open import Checkpoint, WeightFile, as_adapter, open_folder
+from tuneport.checkpoint.local import as_adapter, open_folder
 from tuneport.checkpoint.weights import ADAPTER, StoredTensor, choose_weights, join_files, tensors_of_file
 from tuneport.errors import CheckpointError, HubError
 

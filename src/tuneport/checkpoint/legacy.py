@@ -13,8 +13,8 @@ from typing import Any
 
 from blake3 import blake3
 
+from tuneport.checkpoint.checkpoint import Checkpoint, WeightFile
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.open import Checkpoint, WeightFile
 from tuneport.checkpoint.weights import StoredTensor, Weights, join_files
 from tuneport.errors import CheckpointError
 

@@ -12,30 +12,14 @@ from dataclasses import dataclass
 
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.header import render_header
-
-
-@dataclass(frozen=True)
-class Slot:
-    """The place of one tensor: its file, and where its ``nbytes`` bytes begin there."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: str
-    offset: int
-    nbytes: int
-
-    @property
-    def elements(self) -> int:
-        """Number of elements."""
-        return self.nbytes // DTYPES[self.dtype].itemsize
+from tuneport.checkpoint.weights import StoredTensor
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Slots by tensor name; for each file its header and full size; the index, where there is more than one file."""
+    """The place of each tensor by its name; for each file its header and full size; the index, where there is more than one file."""
 
-    slots: Mapping[str, Slot]
+    slots: Mapping[str, StoredTensor]
     headers: Mapping[str, bytes]
     sizes: Mapping[str, int]
     index_name: str | None
@@ -58,7 +42,7 @@ def lay_out(tensors: Sequence[tuple[str, str, tuple[int, ...]]], shard_bytes: in
             filled = 0
         shards[-1].append(tensor)
         filled += size
-    slots: dict[str, Slot] = {}
+    slots: dict[str, StoredTensor] = {}
     headers, sizes = {}, {}
     for number, shard in enumerate(shards, 1):
         file = f"{stem}.safetensors" if len(shards) == 1 else f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -70,7 +54,7 @@ def lay_out(tensors: Sequence[tuple[str, str, tuple[int, ...]]], shard_bytes: in
         headers[file] = render_header(entries, {"format": "pt"})
         sizes[file] = len(headers[file]) + position
         for name, (dtype, shape, begin, end) in entries.items():
-            slots[name] = Slot(name, dtype, shape, file, len(headers[file]) + begin, end - begin)
+            slots[name] = StoredTensor(name, dtype, shape, file, len(headers[file]) + begin, end - begin)
     if len(shards) == 1:
         return Layout(slots, headers, sizes, None, None)
     total = sum(slot.nbytes for slot in slots.values())

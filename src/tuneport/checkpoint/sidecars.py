@@ -28,9 +28,10 @@ from tuneport.checkpoint.sidecar_files import (
     SidecarFiles,
     read_sidecars,
 )
+from tuneport.checkpoint.token_changes import TokenChanges, edit_added_tokens_decoder
 from tuneport.checkpoint.token_names import TokenNames
-from tuneport.checkpoint.tokenizer import TokenChanges, Tokenizer, edit_added_tokens_decoder, edit_tokenizer
-from tuneport.checkpoint.tokenizer_edit import stale_files
+from tuneport.checkpoint.tokenizer import Tokenizer
+from tuneport.checkpoint.tokenizer_edit import edit_tokenizer, stale_files
 
 __all__ = ["Decision", "Difference", "Sidecars", "merge_sidecars"]
 

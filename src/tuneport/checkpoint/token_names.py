@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tuneport.checkpoint.merge3 import SIDES, Side
-from tuneport.checkpoint.tokenizer import TokenChanges, Tokenizer
+from tuneport.checkpoint.token_changes import TokenChanges
+from tuneport.checkpoint.tokenizer import Tokenizer
 
 _TOKEN_FIELD = re.compile(r"(^|_)token_(id|ids|index)$")
 _TOKEN_LISTS = {

@@ -16,20 +16,9 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.checkpoint.folder import TOKENIZER_FILES, SidecarFolder
-from tuneport.checkpoint.token_changes import ENTRY_DEFAULTS, AddedToken, TokenChanges, edit_added_tokens_decoder
+from tuneport.checkpoint.token_changes import ENTRY_DEFAULTS
 from tuneport.checkpoint.tokenizer_text import TokenizerText, locate_sections, parse_json
 from tuneport.errors import CheckpointError, PairingError
-
-__all__ = [
-    "AddedToken",
-    "TokenChanges",
-    "Tokenizer",
-    "edit_added_tokens_decoder",
-    "edit_tokenizer",
-    "read_tokenizer",
-    "tokenizer_fingerprint",
-    "tokenizers_agree",
-]
 
 # transformers adds the tokens it finds under these names, in this order, when the vocabulary lacks them.
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -120,17 +109,6 @@ def tokenizers_agree(folders: Sequence[SidecarFolder]) -> bool:
         return True
     prints = [tokenizer_fingerprint(folder) for folder in folders]
     return all(fingerprint == prints[0] for fingerprint in prints)
-
-
-def edit_tokenizer(target: SidecarFolder, changes: TokenChanges, tuned: SidecarFolder) -> dict[str, bytes]:
-    """The target's tokenizer files that change, by name; the pieces' merges and scores come from ``tuned``.
-
-    tokenizer_config.json and special_tokens_map.json are not among them (`edit_added_tokens_decoder`,
-    `token_changes.rename_tokens`).
-    """
-    from tuneport.checkpoint.tokenizer_edit import edited_files  # which reads what it wrote with this module
-
-    return edited_files(target, changes, tuned)
 
 
 def is_readable(folder: SidecarFolder) -> bool:

@@ -41,8 +41,12 @@ class _Pieces:
     scores: Mapping[str, float]
 
 
-def edited_files(target: SidecarFolder, changes: TokenChanges, tuned: SidecarFolder) -> dict[str, bytes]:
-    """The target's tokenizer files that change, by name."""
+def edit_tokenizer(target: SidecarFolder, changes: TokenChanges, tuned: SidecarFolder) -> dict[str, bytes]:
+    """The target's tokenizer files that change, by name; the pieces' merges and scores come from ``tuned``.
+
+    tokenizer_config.json and special_tokens_map.json are not among them (`edit_added_tokens_decoder`,
+    `token_changes.rename_tokens`).
+    """
     if not changes:
         return {}
     names = dict(changes.renamed)

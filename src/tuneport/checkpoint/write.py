@@ -17,7 +17,8 @@ from typing import Any
 
 from tuneport.checkpoint import journal
 from tuneport.checkpoint.journal import Journal, LeafRecord
-from tuneport.checkpoint.shards import Layout, Slot
+from tuneport.checkpoint.shards import Layout
+from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import OutputError, TakenError
 
 MANIFEST = "tuneport.json"
@@ -49,7 +50,7 @@ class OutputFolder:
                     os.ftruncate(descriptor, size)
                 _write_all(descriptor, memoryview(layout.headers[file]), 0)
 
-    def write(self, slot: Slot, start: int, content: memoryview) -> None:
+    def write(self, slot: StoredTensor, start: int, content: memoryview) -> None:
         """Write bytes of a tensor, from its byte ``start`` on."""
         with told(self.partial):
             _write_all(self._descriptors[slot.file], content, slot.offset + start)
@@ -59,7 +60,7 @@ class OutputFolder:
         with told(self.partial):
             self.journal.add(tensor, leaf, record)
 
-    def read_into(self, slot: Slot, start: int, buffer: memoryview) -> None:
+    def read_into(self, slot: StoredTensor, start: int, buffer: memoryview) -> None:
         """Read back bytes of a tensor that an earlier run wrote."""
         with told(self.partial):
             position, rest = slot.offset + start, buffer

@@ -36,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     line.add_argument(
         "--threshold", metavar="X", type=float, help="barrier in nats a token below which A and B count as connected"
     )
+    line.add_argument(
+        "--allow-config",
+        action="store_true",
+        help="compute all of the line by B's config, where A's differs in more than manners (rope scaling, say)",
+    )
     asking = parser.add_argument_group("asking")
     asking.add_argument("--loss-only", action="store_true", help="the loss of answers alone; generate nothing")
     asking.add_argument("--match", metavar="REGEX", help="what counts is this expression's group, not the whole answer")
@@ -70,6 +75,7 @@ def call(options: argparse.Namespace) -> dict[str, Any]:
         device=options.device,
         batch_size=options.batch_size,
         seed=options.seed,
+        allow_config=options.allow_config,
         overwrite=options.overwrite,
     )
     record.pop("plan", None)

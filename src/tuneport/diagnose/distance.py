@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
-from tuneport.checkpoint.open import Checkpoint, open_checkpoint, reading
+from tuneport.checkpoint.open import open_checkpoint
+from tuneport.checkpoint.reading import reading
 from tuneport.diagnose.pieces import pieces
 from tuneport.errors import NumericsError, UsageError
 from tuneport.pairing.shared import Shared, share

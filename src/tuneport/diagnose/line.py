@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config import FIXED, is_manner, resolve
-from tuneport.checkpoint.open import Checkpoint, TensorReader, reading
+from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.diagnose.pieces import pieces
 from tuneport.errors import CheckpointError, PairingError, listing
 from tuneport.pairing.shared import Shared, share
@@ -26,18 +27,25 @@ from tuneport.transfer.stream import Workspace
 
 # How many tokens fit does not change what is computed of those that do.
 _HARMLESS = {"max_position_embeddings"}
+_OF_THE_WEIGHTS = {"tie_word_embeddings"}  # says which tensors there are
 
 
-def joined(a: Checkpoint, b: Checkpoint) -> Shared:
-    """What lies on the line between two checkpoints. Raises `PairingError` where there is none, with every reason."""
+def joined(a: Checkpoint, b: Checkpoint, *, allow_config: bool = False) -> tuple[Shared, list[str]]:
+    """What lies on the line between two checkpoints, and by which fields of its config a computes otherwise than b.
+
+    Such fields stand against a line unless `allow_config`: then all of it is computed by b's config, and at α = 0 there is
+    not quite a. Raises `PairingError` where there is no line, with every reason.
+    """
     shared = share((a, b), (is_tied(a), is_tied(b)))
     reasons = [f"only one of them has `{name}`" for name in shared.alone]
     one, other = resolve(a.config).values, resolve(b.config).values
-    reasons += [
-        f"`{name}` is {one.get(name)!r} in {a.role} and {other.get(name)!r} in {b.role}"
+    differing = {
+        name: f"`{name}` is {one.get(name)!r} in {a.role} and {other.get(name)!r} in {b.role}"
         for name in sorted(set(one) | set(other))
         if one.get(name) != other.get(name) and not is_manner(name) and name not in FIXED | _HARMLESS
-    ]
+    }
+    otherwise = [reason for name, reason in differing.items() if allow_config and name not in _OF_THE_WEIGHTS]
+    reasons += [reason for reason in differing.values() if reason not in otherwise]
     with opened(a, b) as (reader, other_reader):
         readers, space = {"a": reader, "b": other_reader}, Workspace()
         reasons += [
@@ -48,9 +56,10 @@ def joined(a: Checkpoint, b: Checkpoint) -> Shared:
     if reasons:
         raise PairingError(
             f"There is no line from {a.role} {a.label} to {b.role} {b.label} on which weights alone would change:{listing(reasons)}\n"
-            "Give two checkpoints of one architecture."
+            "Give two checkpoints of one architecture. Where only a config differs, --allow-config computes all of the line by "
+            f"that of {b.role}."
         )
-    return shared
+    return shared, otherwise
 
 
 @contextmanager

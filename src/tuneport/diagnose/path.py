@@ -21,7 +21,9 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from tuneport.checkpoint.open import Checkpoint, TensorReader, open_checkpoint
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.open import open_checkpoint
+from tuneport.checkpoint.reading import TensorReader
 from tuneport.checkpoint.tokenizer import tokenizer_fingerprint
 from tuneport.diagnose.bend import barrier, halves, next_point, rises, token_mean
 from tuneport.diagnose.line import Line, joined, laid, opened
@@ -108,6 +110,7 @@ def path(
     device: str | None = None,
     batch_size: int | str = 16,
     seed: int = 0,
+    allow_config: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measure loss (and accuracy) on the straight line from `a` (α = 0) to `b` (α = 1), and the barrier between them.
@@ -115,7 +118,8 @@ def path(
     `data` are JSONL files of one's own examples (docs/formats.md): texts, or questions with answers, whose loss is that of
     the answer's tokens; answers are generated too unless `loss_only`. `points` (5) are set at equal distances, `refine`
     (4) more where the loss rises and bends; or `alphas` says where. `beyond` goes on past 1, to b + (beyond − 1)·(b − a).
-    Interpolation and arithmetic are float32; config, tokenizer and template are b's throughout. The barrier is *connected*
+    Interpolation and arithmetic are float32; config, tokenizer and template are b's throughout; where a's config would
+    compute otherwise there is no line, unless `allow_config`. The barrier is *connected*
     or not against `threshold` (nats a token), if one was stated. With `out` the record is written there, every example's
     outcome beside it. Returns the record; raises `TuneportError`.
     """
@@ -128,7 +132,7 @@ def path(
     examples = _examples(data, loss_only)
     one, other = fetched(open_checkpoint(a, "A")), fetched(open_checkpoint(b, "B"))
     names = names_of([os.fspath(a), os.fspath(b)])
-    shared = joined(one, other)
+    shared, otherwise = joined(one, other, allow_config=allow_config)
     seat = replace(find_models([os.fspath(b)])[0], name=names[1])
     loading = Loading("hf", device, "float32", checked_batch_size(batch_size), template_text(chat_template))
     with ExitStack() as stack:
@@ -146,6 +150,7 @@ def path(
                 "device": device,
                 "chat_template": loading.chat_template,
                 "seed": seed,
+                "allow_config": allow_config,
             },
             "versions": versions(),
         }
@@ -155,7 +160,7 @@ def path(
         kept = None if out is None else stack.enter_context(keeping(out, plan, overwrite))
         stack.enter_context(quietly())
         needs_template = any(example.messages for task in examples.losses for example in task.examples)
-        warnings = _told(shared, names) + look_over(seat, loading, needs_template=needs_template).warnings
+        warnings = _told(shared, otherwise, names) + look_over(seat, loading, needs_template=needs_template).warnings
         measuring = _Measuring(seat, loading, shared, readers, examples, asking, kept, warnings)
         locating = halves(examples.tasks, seed)
         found = _along(measuring, wanted, locating)
@@ -372,15 +377,18 @@ def _identity(checkpoint: Checkpoint, reader: TensorReader) -> dict[str, Any]:
     }
 
 
-def _told(shared: Shared, names: Sequence[str]) -> list[str]:
+def _told(shared: Shared, otherwise: Sequence[str], names: Sequence[str]) -> list[str]:
+    """In which respects the model at α = 0 is not quite the first one."""
+    found = [f"All of the line is computed by {names[1]}'s config: {'; '.join(otherwise)}."] if otherwise else []
     if shared.tokens is None or not any(shared.tokens[1]):
-        return []
+        return found
     common, (only_a, only_b) = shared.tokens[0], shared.tokens[1]
     reasons = [f"the rows of {only_b:,} that only {names[1]} has stay as they are all along the line"] if only_b else []
     reasons += [f"{only_a:,} that only {names[0]} has are left out"] if only_a else []
     return [
+        *found,
         f"{names[0]} and {names[1]} have {common:,} tokens in common; {', and '.join(reasons)}. So at α = 0 the model is "
-        f"not quite {names[0]}."
+        f"not quite {names[0]}.",
     ]
 
 

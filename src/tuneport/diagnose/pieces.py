@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.open import TensorReader
+from tuneport.checkpoint.reading import TensorReader
 from tuneport.pairing.shared import SharedTensor
 from tuneport.transfer import arithmetic, kernel
 from tuneport.transfer.arithmetic import Floats

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from tuneport.checkpoint.adapter import UNTRAINED
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.matrices import is_vocabulary
-from tuneport.checkpoint.open import Checkpoint
 from tuneport.checkpoint.sidecars import Decision, Sidecars, merge_sidecars
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.diff.vector import RAW, DiffVector

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.matrices import is_vocabulary
-from tuneport.checkpoint.open import Checkpoint
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.diff.vector import RAW, STEM
 from tuneport.pairing.adapted import check_ids, lay_onto

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.folder import SidecarFolder
-from tuneport.checkpoint.open import Checkpoint, open_folder
+from tuneport.checkpoint.local import open_folder
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError
 from tuneport.transfer.arithmetic import working_dtype

@@ -14,7 +14,7 @@ from typing import Any
 from tuneport.errors import UsageError
 from tuneport.evaluate.examples import Example, OwnTask
 from tuneport.evaluate.harness import ask
-from tuneport.evaluate.outcomes import Outcome, TaskResult
+from tuneport.evaluate.outcomes import Outcome, TaskResult, end_of
 
 METRICS = {"match": "exact_match", "choice": "acc", "loss": "loss"}
 
@@ -62,7 +62,8 @@ def ask_own(task: OwnTask, model: Any, asking: Asking) -> TaskResult:
     outcomes = []
     for example, sample, said in zip(examples, samples, told, strict=True):
         score, weight = _score(sample[METRICS[task.kind]])
-        outcomes.append(Outcome(example.id, score, weight, said, example.answer if task.kind != "loss" else None))
+        answer = example.answer if task.kind != "loss" else None
+        outcomes.append(Outcome(example.id, score, weight, _question(example), said, answer))
     return TaskResult(task.name, METRICS[task.kind], task.kind != "loss", tuple(outcomes))
 
 
@@ -94,6 +95,11 @@ def _prompts(examples: Sequence[Example], model: Any) -> list[str]:
     if dropped:
         model.tell([f"{model.name}: its chat template leaves out the system message of {dropped:,} examples."])
     return prompts
+
+
+def _question(example: Example) -> str | None:
+    """What is kept of a question: of one message its words, of several each with its role."""
+    return end_of(example.asked if len(example.messages or ()) == 1 else example.question)
 
 
 def _common(name: str, count: int) -> dict[str, Any]:

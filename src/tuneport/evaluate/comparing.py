@@ -1,7 +1,7 @@
 """Models compared in pairs on the same examples: which differences are real.
 
 In come the results of all models, out go the rows of `comparisons`. Right-or-wrong outcomes are tested by McNemar's
-exact test, others by the paired bootstrap (never below what so few examples can show); p values are adjusted for all rows of the table by Holm's method.
+exact test, others by the paired bootstrap; p values are adjusted for all rows of the table by Holm's method.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ def compare(results: Mapping[str, Sequence[TaskResult]], seed: int) -> list[dict
             if earlier not in drawn or later not in drawn:
                 drawn |= _drawn(of_task, one, seed, resamples)
             changes = drawn[later] - drawn[earlier]
-            exact = one.right_or_wrong and other.right_or_wrong
-            if exact:
-                p = measures.mcnemar([score == 1.0 for score in one.scores], [score == 1.0 for score in other.scores])
-            else:
-                p = measures.paired_p(one.scores, other.scores, changes)
+            p, method = measures.tested(
+                np.array(one.scores),
+                np.array(other.scores),
+                changes,
+                right_or_wrong=one.right_or_wrong and other.right_or_wrong,
+            )
             rows.append(
                 {
                     "models": [earlier, later],
@@ -51,7 +52,7 @@ def compare(results: Mapping[str, Sequence[TaskResult]], seed: int) -> list[dict
                     "difference": _value(other) - _value(one),
                     "interval": list(measures.central(changes)),
                     "p": p,
-                    "method": "exact McNemar" if exact else "paired bootstrap",
+                    "method": method,
                     "n": len(one.outcomes),
                     **_across(one, other),
                 }

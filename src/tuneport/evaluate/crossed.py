@@ -38,9 +38,8 @@ def over_families(
 
 def resampled_means(scores: Sequence[Matrix], *, seed: int = 0, resamples: int = RESAMPLES) -> Matrix:
     """Resampled mean scores, resamples × models."""
-    rng = np.random.default_rng(seed)
-    families, sizes = len(scores), {of_family.shape[1] for of_family in scores}
-    weights = rng.multinomial(families, np.full(families, 1 / families), size=resamples) / families
+    rng, sizes = np.random.default_rng(seed), {of_family.shape[1] for of_family in scores}
+    weights = families_drawn(rng, len(scores), resamples)
     shared = _counts(rng, sizes.pop(), resamples) if len(sizes) == 1 else None
     means = np.zeros((resamples, scores[0].shape[0]))
     for weight, of_family in zip(weights.T, scores, strict=True):
@@ -48,6 +47,12 @@ def resampled_means(scores: Sequence[Matrix], *, seed: int = 0, resamples: int =
         counts = _counts(rng, n, resamples) if shared is None else shared
         means += weight[:, np.newaxis] * (counts @ of_family.T / n)
     return means
+
+
+def families_drawn(rng: np.random.Generator, number: int, resamples: int) -> Matrix:
+    """What each of `number` families weighs in each resample (resamples × number, rows add up to 1)."""
+    drawn: Matrix = rng.multinomial(number, np.full(number, 1 / number), size=resamples) / number
+    return drawn
 
 
 def difference(after: int, before: int) -> Callable[[Matrix], Matrix]:

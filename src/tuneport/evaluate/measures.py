@@ -135,13 +135,16 @@ def bootstrap_p(differences: Matrix) -> float:
     return min(1.0, 2 * (min(below, above) + 1) / (n + 1))
 
 
-def paired_p(one: Sequence[float], other: Sequence[float], changes: Matrix) -> float:
-    """`bootstrap_p` of two models on the same examples, never below what so few can show.
+def tested(one: Matrix, other: Matrix, changes: Matrix, *, right_or_wrong: bool) -> tuple[float, str]:
+    """The p of "no difference" between two models' scores on the same examples, and by which test it was found.
 
-    Where n scores differ, even all of them the same way, chance alone does that in 2 of 2ⁿ cases.
+    `changes` are resampled differences; McNemar's exact test needs none, and takes scores that are all 0 or 1.
     """
-    differing = sum(a != b for a, b in zip(one, other, strict=True))
-    return max(bootstrap_p(changes), 2.0 ** (1 - differing)) if differing else 1.0
+    if right_or_wrong:
+        return mcnemar((one == 1.0).tolist(), (other == 1.0).tolist()), "exact McNemar"
+    # Where n scores differ, even all of them the same way, chance alone does that in 2 of 2ⁿ cases.
+    differing = int((one != other).sum())
+    return max(bootstrap_p(changes), 2.0 ** (1 - differing)) if differing else 1.0, "paired bootstrap"
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from tuneport.errors import ScoringError, UsageError
 from tuneport.evaluate.harness import evaluate
-from tuneport.evaluate.outcomes import Outcome, TaskResult
+from tuneport.evaluate.outcomes import Outcome, TaskResult, end_of
 from tuneport.evaluate.sandbox import Sandbox
 from tuneport.evaluate.suites import Suite, Variant
 from tuneport.evaluate.tasks import CONFIGS
@@ -268,7 +268,7 @@ def _of_metric(samples: Sequence[Mapping[str, Any]], key: str, member: str) -> l
         if scored is None:
             return None
         identity = f"{member} {sample['doc_id']}".strip()
-        found.append(Outcome(identity, *scored, _said(sample), _answer(sample)))
+        found.append(Outcome(identity, *scored, _asked(sample), _said(sample), _answer(sample)))
     return found
 
 
@@ -316,6 +316,12 @@ def _first_metric(task: Any, keys: Sequence[str]) -> str:
             if key.partition(",")[0] == name:
                 return key
     return keys[0] if keys else "none"
+
+
+def _asked(sample: Mapping[str, Any]) -> str | None:
+    """The end of the prompt as the model got it; of several choices all have the same."""
+    prompt = next((arguments[0] for arguments in sample["arguments"] if arguments), None)
+    return end_of(prompt) if isinstance(prompt, str) else None
 
 
 def _said(sample: Mapping[str, Any]) -> str | None:

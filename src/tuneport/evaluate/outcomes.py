@@ -13,14 +13,17 @@ from typing import Any
 from tuneport.evaluate import measures
 from tuneport.evaluate.measures import Estimate
 
+ASKED = 1000  # letters of a question that are kept; with shots before it, it stands at the prompt's end
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """One example: its score, its weight in the task's value, and what the model said where it said something."""
+    """One example: its score, its weight in the task's value, what was asked, and what the model said to it."""
 
     id: str
     score: float
     weight: float = 1.0
+    asked: str | None = None
     said: str | None = None
     answer: str | None = None
 
@@ -80,6 +83,11 @@ class TaskResult:
             **({} if self.variant is None else {"variant": self.variant}),
             **({"others": dict(self.others)} if self.others else {}),
         }
+
+
+def end_of(prompt: str) -> str | None:
+    """What is kept of a prompt: its end, with a mark where it was cut; None of an empty one."""
+    return (prompt if len(prompt) <= ASKED else f"…{prompt[-ASKED:]}") or None
 
 
 def as_json(result: TaskResult) -> dict[str, Any]:

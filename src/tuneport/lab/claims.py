@@ -295,8 +295,17 @@ def stages_transfer(j: Judging) -> Claim:
         )
         for stage in STAGES
     ]
-    moved = [Model("transfer", "M5", "M0", stage) for stage in STAGES]
-    findings.append(j.change("M0 + Δ − M0, all stages", moved, [base("M0")], None))
+    untrained = [*(Model("transfer", "M5", "M0", stage) for stage in STAGES), base("M0")]
+    trained = [*(Model("transfer", "M5", "M4", stage) for stage in STAGES), base("M4")]
+    findings.append(
+        j.finding(
+            "gain of M0 + Δ over M0, all stages, as a share of M4's",
+            [*untrained, *trained],
+            lambda m: (m[:, :3].mean(axis=1) - m[:, 3]) / (m[:, 4:7].mean(axis=1) - m[:, 7]),
+            "nothing",
+            unit="share",
+        )
+    )
     for before, after in pairwise(STAGES):
         pair = [[Model("transfer", "M5", "M4", stage)] for stage in (after, before)]
         findings.append(j.change(f"M4 + Δ({after}) − M4 + Δ({before})", pair[0], pair[1], None))
@@ -312,7 +321,7 @@ def languages_transfer(j: Judging, languages: Sequence[str], known: str) -> Clai
     findings = [
         j.change(
             f"{new} + Δ({language}) − {new}", [Model("transfer", old, new, language)], [base(new)],
-            "no harm" if language == known else "above", [f"{language}-questions"],
+            "no harm" if language == known else "above", [language],
         )
         for language in languages
     ]  # fmt: skip
@@ -321,7 +330,7 @@ def languages_transfer(j: Judging, languages: Sequence[str], known: str) -> Clai
         [base(new)],
         [Model("tuned", None, old, known)],
         None,
-        [f"{known}-questions"],
+        [known],
     )
     return Claim(
         "9", "Languages: recycling gains where the old fine-tuned model still beats the new one, and does no harm elsewhere.",

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tuneport.errors import StudyError
+from tuneport.evaluate.answered import answered
 from tuneport.evaluate.measures import Matrix
 
 Row = Mapping[str, Any]
@@ -99,12 +100,11 @@ class Family:
 
     def _examples(self, folder: str) -> dict[str, dict[str, float]]:
         if folder not in self._kept:
-            by_task: dict[str, dict[str, float]] = defaultdict(dict)
             lines = (self.folder / "steps" / folder / "scores.examples.jsonl").read_text(encoding="utf-8")
-            for line in lines.splitlines():
-                example = json.loads(line)
-                by_task[example["task"]][str(example["id"])] = float(example["score"])
-            self._kept[folder] = dict(by_task)
+            found = answered(json.loads(line) for line in lines.splitlines())
+            self._kept[folder] = {
+                task: dict(zip(of.ids, of.scores.tolist(), strict=True)) for task, of in found.items()
+            }
         return self._kept[folder]
 
 

@@ -2,7 +2,7 @@
 
 Over families by the crossed bootstrap of `evaluate.crossed`, p values adjusted by Holm's method for all tests of the page.
 Three verdicts: *holds* (the interval is clear on the claimed side), *does not hold* (clear on the other side), *not shown*. "No
-harm" is non-inferiority within 3 points.
+harm" is non-inferiority within 3 points, "nothing" a control's gain of less than a tenth of the real one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tuneport.evaluate.crossed import NO_HARM, does_no_harm, over_families
 from tuneport.evaluate.measures import Estimate, Matrix
 from tuneport.lab.evidence import Family, Model
 
+CONTROL = 0.1
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not shown"
 
 
@@ -28,7 +29,7 @@ class Finding:
     what: str
     estimate: Estimate
     p: float | None = None
-    wanted: str | None = "above"  # "above", "below", "no harm" or None
+    wanted: str | None = "above"  # "above", "below", "no harm", "nothing" or None
     unit: str = "points"
     p_adjusted: float | None = None
 
@@ -40,6 +41,8 @@ class Finding:
             return None
         if self.wanted == "no harm":
             return HOLDS if does_no_harm(self.estimate) else FAILS if high < -NO_HARM else OPEN
+        if self.wanted == "nothing":
+            return HOLDS if high < CONTROL else FAILS if low > CONTROL else OPEN
         if self.wanted == "below":
             low, high = -high, -low
         sure = self.p_adjusted is None or self.p_adjusted < 0.05

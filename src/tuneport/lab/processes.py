@@ -25,9 +25,14 @@ def two_processes() -> Iterator[ProcessPoolExecutor]:
 
     Raises `WorkerError` where one of them was ended from outside.
     """
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=_start_quietly)
     try:
         yield pool
+    except KeyboardInterrupt:
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()  # what a worker is at goes on where it stopped; nobody waits for its end
+        raise
     except BrokenProcessPool:
         raise WorkerError(
             "A worker process was ended from outside (by the system, for want of memory?). "

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from tuneport.checkpoint.adapter import Alike, Change, LowRank, module_changes
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.matrices import EMBEDDING, is_head_weight, is_vocabulary
-from tuneport.checkpoint.open import HUB_ID, Checkpoint
+from tuneport.checkpoint.open import HUB_ID
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.folder import TOKENIZER_FILES
 from tuneport.checkpoint.matrices import is_vocabulary
-from tuneport.checkpoint.open import Checkpoint
 from tuneport.checkpoint.tokenizer import Tokenizer, read_tokenizer, tokenizers_agree
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tuneport.checkpoint.adapter import UNTRAINED, Change
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.matrices import EMBEDDING, is_head_weight, is_vocabulary
-from tuneport.checkpoint.open import Checkpoint
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, UsageError
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tuneport.report.matrix import Matrix
-from tuneport.report.outcomes import Answer, read_answers, read_outcomes, read_questions
+from tuneport.report.outcomes import Answer, read_answers, read_outcomes
 from tuneport.report.reading import STEPS, Reading
 from tuneport.report.scored import BASE, TUNED, Model, Run
 
@@ -57,9 +56,8 @@ def side_by_side(reading: Reading, transfers: Sequence[Matrix]) -> SideBySide | 
         for folder in run.folders:
             for key, answer in read_answers(reading.root / STEPS / folder, chosen).items():
                 said[key][model] = answer
-    questions = _questions(reading, runs[first[0]], chosen)
     asked = tuple(
-        Asked(task, id, questions.get((task, id)), next((a.answer for a in found.values() if a.answer), None), found)
+        Asked(task, id, _first_known(found, "asked"), _first_known(found, "answer"), found)
         for (task, id), found in said.items()
         if found
     )
@@ -74,6 +72,10 @@ def side_by_side(reading: Reading, transfers: Sequence[Matrix]) -> SideBySide | 
 def shortened(text: str) -> str:
     """A long answer, cut with a word that it was."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text) - LONGEST:,} more letters)"
+
+
+def _first_known(found: Mapping[Model, Answer], name: str) -> str | None:
+    return next((value for answer in found.values() if (value := getattr(answer, name))), None)
 
 
 def _best_transfer(transfers: Sequence[Matrix]) -> Model | None:
@@ -125,23 +127,3 @@ def _chosen_examples(root: Path, runs: Mapping[Model, Run]) -> dict[str, list[st
             taken += [queue[turn] for queue in queues if turn < len(queue)]
         chosen[task] = taken[:EACH]
     return chosen
-
-
-def _questions(reading: Reading, run: Run, chosen: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], str]:
-    """What was asked, where the questions were made by a step of the study; others lie elsewhere."""
-    by_identity = {step.identity: step.folder for step in reading.steps if step.folder}
-    found: dict[tuple[str, str], str] = {}
-    for folder in run.folders:
-        record: Mapping[str, Any] = next((s.record for s in reading.steps if s.folder == folder and s.record), {})
-        parents = record.get("parents")
-        for role, parent in parents.items() if isinstance(parents, dict) else ():
-            if not role.startswith("tasks") or not isinstance(parent, dict):
-                continue
-            made_by = by_identity.get(str(parent.get("identity")))
-            if made_by is None:
-                continue
-            file = (reading.root / STEPS / made_by / str(parent.get("part"))).resolve()
-            if not file.is_relative_to(reading.root.resolve()):
-                continue  # no path from a file is followed outside
-            found |= read_questions(file, chosen)
-    return found

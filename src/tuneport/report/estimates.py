@@ -18,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tuneport.evaluate import measures
+from tuneport.evaluate.answered import Answered
+from tuneport.evaluate.crossed import families_drawn
 from tuneport.evaluate.measures import Estimate
-from tuneport.report.outcomes import Outcomes, read_outcomes
+from tuneport.report.outcomes import read_outcomes
 from tuneport.report.reading import STEPS
 from tuneport.report.scored import TRANSFER, Model, Run, Score
 
@@ -59,7 +61,7 @@ class _Cell:
     value: float
     drawn: Array | None
     group: int  # cells of one group were drawn on the same examples
-    right: Array | None  # of a single run: what was right and what was wrong
+    answered: Answered | None  # of a single run
     runs: int
     score: Score
     n: int
@@ -72,7 +74,7 @@ class _Part:
     run: Run
     drawn: Array | None
     group: int
-    right: Array | None
+    answered: Answered | None
 
 
 class Estimates:
@@ -121,9 +123,12 @@ class Estimates:
         if drawn is None:
             return Change(sign * value, None, 1.0, paired)
         drawn = sign * drawn
-        exact = _exact(mine[both[0]], theirs[both[0]]) if paired and len(both) == 1 else None
-        same = value == 0 and not drawn.any()
-        p = exact if exact is not None else 1.0 if same else measures.bootstrap_p(drawn)
+        one, other = (of[both[0]].answered if len(both) == 1 else None for of in (mine, theirs))
+        if paired and one is not None and other is not None:
+            exact = one.right_or_wrong and other.right_or_wrong
+            p, _ = measures.tested(other.scores, one.scores, drawn, right_or_wrong=exact)
+        else:
+            p = 1.0 if value == 0 and not drawn.any() else measures.bootstrap_p(drawn)
         return Change(sign * value, measures.central(drawn), p, paired)
 
     def recovered(self, target: Model, moved: Model, tuned: Model, task: str) -> Estimate | None:
@@ -137,17 +142,11 @@ class Estimates:
         values = [float(np.mean([cell.value for cell in side])) for side in sides]
         if len(drawn) < len(sides) or values[2] == values[0]:
             return None
-        base, over, full = drawn
-        low, high = measures.central(full - base)
-        if low <= 0 <= high:
-            return None
-        usable = full != base
-        shares = (over[usable] - base[usable]) / (full[usable] - base[usable])
-        return Estimate((values[1] - values[0]) / (values[2] - values[0]), measures.central(shares))
+        return measures.share_of_gain((values[0], values[1], values[2]), np.stack(drawn, axis=1))
 
     def _draw_family(self, family: int | None, runs: Sequence[Run], root: Path) -> None:
         """Resampled means of all models of a family; those asked the same examples share the draws."""
-        alike: dict[tuple[str, tuple[str, ...], bytes], list[tuple[Run, Outcomes]]] = {}
+        alike: dict[tuple[str, tuple[str, ...], bytes], list[tuple[Run, Answered]]] = {}
         alone: list[tuple[Run, str]] = []
         for run in runs:
             by_folder = {folder: read_outcomes(root / STEPS / folder) for folder in run.folders}
@@ -162,8 +161,7 @@ class Estimates:
             scores = np.stack([found.scores for _, found in members])
             drawn = measures.weighted_means(scores, members[0][1].weights, seed=self._seed, resamples=self.resamples)
             for column, (run, found) in enumerate(members):
-                right = found.scores if found.right_or_wrong else None
-                parts.setdefault((run.model, task), []).append(_Part(run, drawn[:, column], group, right))
+                parts.setdefault((run.model, task), []).append(_Part(run, drawn[:, column], group, found))
         self.without_outcomes += len(alone)
         for number, (run, task) in enumerate(alone):
             score = run.scores[task]
@@ -181,7 +179,7 @@ class Estimates:
                 value=float(np.mean([score.value for score in scores_of])),
                 drawn=np.mean(known, axis=0) if len(known) == len(found_parts) else None,
                 group=first.group,
-                right=first.right if len(found_parts) == 1 else None,
+                answered=first.answered if len(found_parts) == 1 else None,
                 runs=len(found_parts),
                 score=scores_of[0],
                 n=scores_of[0].n,
@@ -196,9 +194,7 @@ class Estimates:
             return known[0]
         number = len(known)
         if number not in self._chosen:
-            rng = np.random.default_rng([self._seed, number])
-            counts = rng.multinomial(number, np.full(number, 1 / number), size=self.resamples)
-            self._chosen[number] = counts / number
+            self._chosen[number] = families_drawn(np.random.default_rng([self._seed, number]), number, self.resamples)
         return np.asarray((self._chosen[number] * np.stack(known, axis=1)).sum(axis=1))
 
 
@@ -222,18 +218,10 @@ def interval_of(score: Score) -> tuple[float, float] | None:
     return score.value - _Z * score.stderr, score.value + _Z * score.stderr
 
 
-def _exact(one: _Cell, other: _Cell) -> float | None:
-    """McNemar's test of two models on the same questions; None where it does not apply."""
-    if one.right is None or other.right is None:
-        return None
-    return measures.mcnemar((one.right == 1.0).tolist(), (other.right == 1.0).tolist())
-
-
 def _minus(one: Array | None, other: Array | None) -> Array | None:
     return None if one is None or other is None else one - other
 
 
-def _agree(found: Outcomes, score: Score) -> bool:
+def _agree(found: Answered, score: Score) -> bool:
     """Whether the mean of these outcomes is the value that was reported: some metrics are no mean over examples."""
-    weight = float(found.weights.sum())
-    return weight > 0 and math.isclose(float(found.scores @ found.weights) / weight, score.value, abs_tol=1e-6)
+    return float(found.weights.sum()) > 0 and math.isclose(found.value, score.value, abs_tol=1e-6)

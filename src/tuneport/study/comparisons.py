@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from tuneport.evaluate import measures
+from tuneport.evaluate.answered import Answered, answered
 from tuneport.evaluate.comparing import LEVEL
 
 Row = Mapping[str, Any]
@@ -39,46 +40,17 @@ class Asked:
     metric: str
     higher_is_better: bool
     variant: str | None
-    ids: tuple[str, ...]
-    scores: measures.Matrix
-    weights: measures.Matrix
-
-    @property
-    def value(self) -> float:
-        """Σ weight·score / Σ weight."""
-        return float(self.scores @ self.weights / self.weights.sum())
-
-    @property
-    def right_or_wrong(self) -> bool:
-        """Whether exact tests apply."""
-        return bool(np.isin(self.scores, (0.0, 1.0)).all() and (self.weights == 1.0).all())
-
-    def like(self, other: Asked) -> bool:
-        """Whether both were asked the very same examples."""
-        return self.ids == other.ids and np.array_equal(self.weights, other.weights)
+    answered: Answered
 
 
 def asked_in(scores: Mapping[str, Any], examples: str) -> dict[str, Asked]:
     """By task, from a record of scores and its examples. Tasks whose value is no mean over examples are left out."""
-    tasks = scores["models"][0]["tasks"]
-    lines: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for line in examples.splitlines():
-        example = json.loads(line)
-        lines[example["task"]].append(example)
-    found = {}
-    for name, task in tasks.items():
-        of_task = lines.get(name, [])
-        if not of_task or task["interval"] is None:
-            continue
-        found[name] = Asked(
-            metric=task["metric"],
-            higher_is_better=bool(task["higher_is_better"]),
-            variant=task.get("variant"),
-            ids=tuple(str(example["id"]) for example in of_task),
-            scores=np.array([example["score"] for example in of_task], dtype=np.float64),
-            weights=np.array([example.get("weight", 1.0) for example in of_task], dtype=np.float64),
-        )
-    return found
+    by_task = answered(json.loads(line) for line in examples.splitlines())
+    return {
+        name: Asked(task["metric"], bool(task["higher_is_better"]), task.get("variant"), by_task[name])
+        for name, task in scores["models"][0]["tasks"].items()
+        if name in by_task and task["interval"] is not None
+    }
 
 
 class Comparing:
@@ -139,18 +111,18 @@ class Comparing:
         if any(each is None for each in asked):
             return {}
         each = [one for one in asked if one is not None]
-        if not all(each[0].like(other) for other in each[1:]):
+        if not all(each[0].answered.like(other.answered) for other in each[1:]):
             return {}
         drawn = [self._draw(row, task, one) for row, one in zip(rows, each, strict=True)]
         last = each[-1]
         shared = {
             "metric": last.metric,
             "higher_is_better": last.higher_is_better,
-            "n": len(last.ids),
+            "n": len(last.answered.ids),
             **_across(each),
         }
         if question == "recovered-gain":
-            base, tuned, moved = (one.value for one in each)
+            base, tuned, moved = (one.answered.value for one in each)
             share = measures.share_of_gain((base, moved, tuned), np.stack([drawn[0], drawn[2], drawn[1]], axis=1))
             return {
                 **shared,
@@ -160,24 +132,24 @@ class Comparing:
                 "interval": None if share is None else list(share.interval),
             }
         changes = drawn[1] - drawn[0]
-        exact = each[0].right_or_wrong and last.right_or_wrong
-        if exact:
-            p = measures.mcnemar((each[0].scores == 1.0).tolist(), (last.scores == 1.0).tolist())
-        else:
-            p = measures.paired_p(each[0].scores.tolist(), last.scores.tolist(), changes)
+        first, own = each[0].answered, last.answered
+        p, method = measures.tested(
+            first.scores, own.scores, changes, right_or_wrong=first.right_or_wrong and own.right_or_wrong
+        )
         return {
             **shared,
-            "difference": last.value - each[0].value,
+            "difference": own.value - first.value,
             "interval": list(measures.central(changes)),
             "p": p,
-            "method": "exact McNemar" if exact else "paired bootstrap",
+            "method": method,
         }
 
     def _draw(self, row: Row, task: str, asked: Asked) -> measures.Matrix:
         """Resampled values of one model; the seed is one, so that models on the same examples share each draw."""
         key = (_evaluation(row, task), task)
         if key not in self._drawn:
-            self._drawn[key] = measures.weighted_means(asked.scores[None, :], asked.weights, seed=0)[:, 0]
+            own = asked.answered
+            self._drawn[key] = measures.weighted_means(own.scores[None, :], own.weights, seed=0)[:, 0]
         return self._drawn[key]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneport.checkpoint.open import open_folder
+from tuneport.checkpoint.local import open_folder
 from tuneport.errors import TuneportError
 from tuneport.study.declared import Study
 from tuneport.study.graph import Graph, Step

@@ -274,7 +274,8 @@ class _Reader(Names):
     def _paths(self, content: Table) -> Lines:
         table = self.table(content, "paths", (), optional=True)
         path = ("paths",)
-        extra = ("max-new-tokens", "batch-size", "refine", "device", "chat-template", "match", "loss-only")
+        switches = ("loss-only", "allow-config")
+        extra = ("max-new-tokens", "batch-size", "refine", "device", "chat-template", "match", *switches)
         self.known(table, ("text", "data", "points", "threshold", *extra), path)
         text, data = (self.texts(table, key, path) for key in ("text", "data"))
         for key, specs in (("text", text), ("data", data)):
@@ -285,9 +286,10 @@ class _Reader(Names):
             value = self.whole(table, key, path, least=0 if key == "refine" else 1)
             if value is not None:
                 chosen[key.replace("-", "_")] = value
-        loss_only = self.flag(table, "loss-only", path)
-        if loss_only is not None:
-            chosen["loss_only"] = loss_only
+        for key in switches:
+            value_flag = self.flag(table, key, path)
+            if value_flag is not None:
+                chosen[key.replace("-", "_")] = value_flag
         for key in ("device", "chat-template", "match"):
             value_text = self.text(table, key, path)
             if value_text is not None:

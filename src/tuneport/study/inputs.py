@@ -16,7 +16,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from tuneport.checkpoint.open import open_folder
+from tuneport.checkpoint.local import open_folder
 from tuneport.errors import StudyError, TuneportError
 
 NAME = "inputs.json"

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from tuneport.errors import StudyError
 from tuneport.study import comparisons
 from tuneport.study.declared import Study
 from tuneport.study.graph import Graph, Step
@@ -40,11 +39,18 @@ class Results:
         self._records: dict[str, Record] = {}
         self._files: dict[tuple[str, str], Any] = {}
         self._asked: dict[str, Mapping[str, comparisons.Asked]] = {}
+        self._damaged: dict[str, str] = {}  # what is wrong with the files of a step that was done, by identity
         self._comparing = comparisons.Comparing(self._asked_of, _rows((earlier or {}).get("comparisons")))
 
     def note(self, record: Record) -> None:
         """A step has come to its end."""
         self._records[record.identity] = record
+        self._damaged.pop(record.identity, None)
+
+    @property
+    def damaged(self) -> list[tuple[Step, str]]:
+        """Steps that were done and whose files cannot be read, as far as they were looked at, and what is wrong."""
+        return [(self._steps[identity], wrong) for identity, wrong in self._damaged.items()]
 
     def document(self) -> dict[str, Any]:
         """What results.json holds now."""
@@ -77,8 +83,9 @@ class Results:
         found = []
         for step in self._graph:
             if step.kind == kind:
-                with _readable(step):
-                    found.append(told(step))
+                with self._reading(step):
+                    told(step)
+                found.append(told(step))  # of what is damaged the second time as of what has failed
         return found
 
     def _results(self) -> list[dict[str, Any]]:
@@ -90,11 +97,12 @@ class Results:
                 if "start_of" in result:
                     continue
                 key = json.dumps(result, sort_keys=True)
-                with _readable(step):
-                    if key not in rows:
-                        rows[key] = self._row(step, result)
-                        curves += self._curve(step, result)
-                    self._add_scores(rows[key], step)
+                if key not in rows:
+                    rows[key] = self._row(step, result)
+                    curves += self._curve(step, result)
+                with self._reading(step):
+                    self._scores(step)
+                self._add_scores(rows[key], step)
         return [*rows.values(), *curves]
 
     def _row(self, step: Step, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,11 +132,18 @@ class Results:
         if status != "done" and row["status"] != "failed":
             row |= {"status": status, "error": error}
         row["evaluations"].append({"identity": step.identity, "folder": step.folder, "status": status})
-        scores = self._json(step, "scores.json") if status == "done" else None
-        if scores is not None:
-            loss = bool(step.choices["settings"].get("loss"))
-            for task, found in scores["models"][0]["tasks"].items():
-                row["scores"][_task_name(task, loss)] = {**_score(found), "evaluation": step.identity}
+        row["scores"] |= self._scores(step) if status == "done" else {}
+
+    def _scores(self, step: Step) -> dict[str, dict[str, Any]]:
+        """What an evaluation found, by task; nothing where it is not done."""
+        scores = self._json(step, "scores.json") if self._status(step)[0] == "done" else None
+        if scores is None:
+            return {}
+        loss = bool(step.choices["settings"].get("loss"))
+        return {
+            _task_name(task, loss): {**_score(found), "evaluation": step.identity}
+            for task, found in scores["models"][0]["tasks"].items()
+        }
 
     def _curve(self, step: Step, result: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Points on the way of a fine-tuning, on validation data; the first is its start."""
@@ -136,9 +151,14 @@ class Results:
         if parent is None or parent.step.kind != "tune" or parent.step.choices["eval_every"] is None:
             return []
         tuned = parent.step
-        text = self._text(tuned, "model/curve.jsonl") if self._status(tuned)[0] == "done" else None
-        lines = [json.loads(line) for line in (text or "").splitlines()]
-        starts = [self._start(tuned)] if lines else []
+        points: list[tuple[int, dict[str, Any]]] = []
+        with self._reading(tuned):
+            text = self._text(tuned, "model/curve.jsonl") if self._status(tuned)[0] == "done" else None
+            points = [_point(json.loads(line)) for line in (text or "").splitlines()]
+        start = self._starts.get(tuned.identity) if points else None
+        if start is not None and self._status(start)[0] == "done":
+            with self._reading(start):
+                points.insert(0, _point({"step": 0, **self._json(start, "scores.json")["models"][0]}))
         before = tuned.about["before"]
         if before is None and "start" in tuned.parents:
             before = self._steps_total(tuned.parents["start"].step)
@@ -146,20 +166,14 @@ class Results:
         return [
             {
                 **kept,
-                "step": point["step"],
-                "steps_total": None if before is None else before + point["step"],
+                "step": number,
+                "steps_total": None if before is None else before + number,
                 "split": "validation",
-                "scores": {task: _score(found) for task, found in point["tasks"].items()},
+                "scores": scores,
                 "evaluations": [],
             }
-            for point in [*(start for start in starts if start is not None), *lines]
+            for number, scores in points
         ]
-
-    def _start(self, tuned: Step) -> dict[str, Any] | None:
-        """The first point of a curve: the model that the fine-tuning starts from, on the same data."""
-        step = self._starts.get(tuned.identity)
-        scores = self._json(step, "scores.json") if step is not None and self._status(step)[0] == "done" else None
-        return None if scores is None else {"step": 0, "tasks": scores["models"][0]["tasks"]}
 
     def _path(self, step: Step) -> dict[str, Any]:
         found = self._json(step, "path.json") if self._status(step)[0] == "done" else None
@@ -206,7 +220,9 @@ class Results:
         return {"status": status, "error": error, "identity": step.identity, "folder": step.folder}
 
     def _status(self, step: Step) -> tuple[str, str | None]:
-        """done, failed, or not run, and why; a model that was dropped was done."""
+        """done, failed, or not run, and why; a model that was dropped was done, what cannot be read is none."""
+        if step.identity in self._damaged:
+            return "failed", self._damaged[step.identity]
         record = self._records.get(step.identity)
         if record is not None:
             return ("failed", record.error) if record.outcome == "failed" else ("done", None)
@@ -252,13 +268,27 @@ class Results:
             if identity not in self._asked:
                 step = self._steps[identity]
                 loss = bool(step.choices["settings"].get("loss"))
-                with _readable(step):
+                asked: Mapping[str, comparisons.Asked] = {}
+                with self._reading(step):
                     asked = comparisons.asked_in(
                         self._json(step, "scores.json"), self._read(step, "scores.examples.jsonl") or ""
                     )
                 self._asked[identity] = {_task_name(task, loss): one for task, one in asked.items()}
             found.update(self._asked[identity])
         return found
+
+    @contextmanager
+    def _reading(self, step: Step) -> Iterator[None]:
+        """Take down in words that the files of a finished step are not what it wrote; the others are read all the same."""
+        try:
+            yield
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            folders = [f"steps/{parent.step.folder}" for parent in step.parents.values()]
+            self._damaged[step.identity] = (
+                f"{step.name}: what steps/{step.folder} holds is damaged ({type(error).__name__}: {error}). Remove the "
+                f"folder (or that of what it stands on, where the damage is there: {', '.join(folders) or 'nothing'}) and "
+                "run the same command again; what else is done stays."
+            )
 
     def _text(self, step: Step, name: str) -> str | None:
         key = (step.identity, name)
@@ -275,22 +305,13 @@ class Results:
         return self._files[key]
 
 
-@contextmanager
-def _readable(step: Step) -> Iterator[None]:
-    """Say in words that the files of a finished step are not what it wrote."""
-    try:
-        yield
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        folders = [f"steps/{each.folder}" for each in (step, *(parent.step for parent in step.parents.values()))]
-        raise StudyError(
-            f"{step.name}: what steps/{step.folder} holds is damaged ({type(error).__name__}: {error}). Remove the folder "
-            f"(or that of what it stands on, where the damage is there: {', '.join(folders[1:]) or 'nothing'}) and run the "
-            "same command again; what else is done stays."
-        ) from error
-
-
 def _rows(found: Any) -> list[Any]:
     return found if isinstance(found, list) else []
+
+
+def _point(found: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """A point of a curve: after how many steps, and the scores there by task."""
+    return int(found["step"]), {task: _score(scores) for task, scores in found["tasks"].items()}
 
 
 def _score(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def study(
             results.write()
         finally:
             store.clean()
-    return _told(declared, store, state, to_do)
+    return _told(declared, store, state, to_do, results.damaged)
 
 
 def _engine(
@@ -112,6 +112,11 @@ class _Results:
         now = time.monotonic()
         self._again_at = now + _SHARE * (now - begun)
 
+    @property
+    def damaged(self) -> list[dict[str, Any]]:
+        """Steps that were done, and what is wrong with what they left."""
+        return [{"name": step.name, "error": error} for step, error in self._results.damaged]
+
     def _read(self, step: Step, name: str) -> str | None:
         content = self._store.read(f"{STEPS}/{step.folder}/{name}")
         return None if content is None else content.decode("utf-8")
@@ -126,9 +131,11 @@ def _earlier(store: Store) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _told(declared: Study, store: Store, state: State, to_do: list[Step]) -> dict[str, Any]:
+def _told(
+    declared: Study, store: Store, state: State, to_do: list[Step], damaged: list[dict[str, Any]]
+) -> dict[str, Any]:
     """What was done, for machines and in words."""
-    failed = [{"name": record.name, "error": record.error} for record in state.failed]
+    failed = [*({"name": record.name, "error": record.error} for record in state.failed), *damaged]
     not_run = [{"name": step.name, "because": cause.name} for step, cause in state.not_run()]
     now = [
         step for step in to_do if step.identity in state.records and state.records[step.identity].outcome != "failed"

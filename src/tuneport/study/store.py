@@ -110,9 +110,10 @@ class FolderStore:
         return {f"{self.path}/": "", str(self.path): "the study's folder"}
 
     def read(self, name: str) -> bytes | None:
-        """A small file; None where it is not there."""
+        """A small file; None where none is there (a pipe is no file: nobody may ever write to it)."""
+        path = self.path / name
         try:
-            return (self.path / name).read_bytes()
+            return path.read_bytes() if path.is_file() else None
         except (FileNotFoundError, NotADirectoryError):
             return None
 

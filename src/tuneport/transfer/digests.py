@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count, root_of
-from tuneport.checkpoint.open import TensorReader
+from tuneport.checkpoint.reading import TensorReader
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.transfer.budget import Budget
 from tuneport.transfer.stream import Progress, Workspace, run_leaves

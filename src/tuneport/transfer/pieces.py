@@ -17,7 +17,7 @@ import numpy as np
 
 from tuneport.checkpoint.adapter import LowRank
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.open import TensorReader
+from tuneport.checkpoint.reading import TensorReader
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.pairing.rows import Runs
 from tuneport.transfer import arithmetic, kernel

@@ -16,10 +16,10 @@ from blake3 import blake3
 
 from tuneport import __version__
 from tuneport.checkpoint.adapter import Alike
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config import resolve
 from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count
-from tuneport.checkpoint.open import Checkpoint
-from tuneport.checkpoint.shards import Layout, Slot, lay_out
+from tuneport.checkpoint.shards import Layout, lay_out
 from tuneport.checkpoint.sidecars import Decision, Difference, merge_sidecars
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError, PairingError, SidecarError, TuneportError, listing
@@ -60,7 +60,7 @@ class OutputTask:
     """One tensor of the output: its line in the account, its place, its recipe."""
 
     line: TensorPair
-    slot: Slot
+    slot: StoredTensor
     recipe: Recipe
     scales: tuple[float, ...]
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from tuneport.checkpoint.adapter import Alike, LowRank
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.open import TensorReader
+from tuneport.checkpoint.reading import TensorReader
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.transfer import arithmetic, kernel
 from tuneport.transfer.arithmetic import Array, Floats

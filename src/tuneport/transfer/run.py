@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.digest import LEAF_BYTES
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.journal import LeafRecord
-from tuneport.checkpoint.open import Checkpoint, TensorReader, open_checkpoint, reading
+from tuneport.checkpoint.open import open_checkpoint
+from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.write import MANIFEST, AlreadyDone, OutputFolder, begin, check_place
 from tuneport.errors import CheckpointError, DoubtError, NumericsError, PairingError, listing
 from tuneport.pairing.tensors import ParentPair, stored_twice

@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.matrices import EMBEDDING, is_vocabulary
-from tuneport.checkpoint.open import Checkpoint
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.pairing.rows import Runs, runs_of

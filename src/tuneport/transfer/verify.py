@@ -18,9 +18,12 @@ from typing import Any
 
 from blake3 import blake3
 
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.digest import leaf_count
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.open import Checkpoint, TensorReader, open_checkpoint, open_folder, reading
+from tuneport.checkpoint.local import open_folder
+from tuneport.checkpoint.open import open_checkpoint
+from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import UsageError, VerificationError, listing
 from tuneport.pairing.tensors import Rule

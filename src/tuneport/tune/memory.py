@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tuneport.checkpoint.open import Checkpoint
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.tune.recipes import DpoRecipe, GrpoRecipe, Lora, Recipe
 
 _FLOAT32 = 4

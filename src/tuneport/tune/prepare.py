@@ -17,9 +17,10 @@ from typing import Any
 
 from blake3 import blake3
 
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
 from tuneport.checkpoint.folder import TOKENIZER_FILES
-from tuneport.checkpoint.open import Checkpoint, open_checkpoint
+from tuneport.checkpoint.open import open_checkpoint
 from tuneport.errors import CheckpointError, DataError, UsageError
 from tuneport.tune import encode
 from tuneport.tune.chat import Chat, prepare_chat

@@ -200,6 +200,7 @@ def _take_callbacks(
                 control.should_save = False  # the model itself is written next
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            team.wait()  # each process writes a part
             if team.leads:
                 (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
@@ -220,9 +221,6 @@ def _evaluate(
     trainer: Any, prepared: Prepared, folder: Path, step: int, logbook: Logbook, team: Team, running: Running
 ) -> None:
     """Save the model as it is, score it, and add a line to the curve. Random states are left as they were."""
-    import numpy as np
-    import torch
-
     import tuneport
     from tuneport.tune.save import save_model
 
@@ -233,31 +231,40 @@ def _evaluate(
     else:
         state = trainer.accelerator.get_state_dict(trainer.model)
     if team.leads:
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []  # the harness seeds these too
         place = folder / f"step-{step}"
         shutil.rmtree(place, ignore_errors=True)
         parts = (model, state, prepared.tokenizer, prepared.start, prepared.chat)
-        save_model(place, *parts, dtype=prepared.dtype, shard_size=running.shard_size)
-        scores = tuneport.evaluate(
-            models=[place],
-            tasks=list(running.tasks),
-            out=place / "scores.json",
-            # a model of a short context cannot say as much as a long one
-            max_new_tokens=min(running.max_new_tokens, max(prepared.length // 2, 1)),
-            batch_size=running.eval_batch_size,
-        )
+        with _random_states_kept():
+            save_model(place, *parts, dtype=prepared.dtype, shard_size=running.shard_size)
+            scores = tuneport.evaluate(
+                models=[place],
+                tasks=list(running.tasks),
+                out=place / "scores.json",
+                # a model of a short context cannot say as much as a long one
+                max_new_tokens=min(running.max_new_tokens, max(prepared.length // 2, 1)),
+                batch_size=running.eval_batch_size,
+            )
         (scored,) = scores["models"]
         line = {"step": step, "tokens": logbook.tokens, "seconds": round(logbook.seconds, 3), "tasks": scored["tasks"]}
         _add_to_curve(folder / CURVE, line)
         shutil.rmtree(place)
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        for number, state_of_gpu in enumerate(on_gpus):
-            torch.cuda.set_rng_state(state_of_gpu, number)
     trainer.model.train()
     team.wait()
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """What the block draws leaves no trace: Python's, numpy's and torch's generators, the device's too."""
+    import numpy as np
+    import torch
+
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 def _add_to_curve(path: Path, line: dict[str, Any]) -> None:

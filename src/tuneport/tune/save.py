@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config_merge import set_dtype
 from tuneport.checkpoint.folder import LICENCE_PREFIXES, TOKENIZER_FILES
-from tuneport.checkpoint.open import Checkpoint
 from tuneport.tune.chat import Chat
 
 # safetensors' names of dtypes, and torch's

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.matrices import EMBEDDING, is_head_weight
-from tuneport.checkpoint.open import Checkpoint, TensorReader, reading
+from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.weights import StoredTensor
 
 # Two other rows within a tenth of the row's own distance from the mean row. On models where it is known, unread rows stand

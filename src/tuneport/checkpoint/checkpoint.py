@@ -1,0 +1,89 @@
+"""A checkpoint as its headers tell it: names, shapes, dtypes, byte ranges, and the small files beside the weights.
+
+Nothing is opened here: folders and Hub ids become checkpoints in `open`, and their weights are read by `reading`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from tuneport.checkpoint.adapter_config import AdapterConfig
+from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.checkpoint.weights import StoredTensor
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One file that holds weights: its size, when it was changed (0 on the Hub), and the BLAKE3 of its header."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    header_digest: str
+    hub_digest: str | None = None
+    cached: bool = True
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk, or on the Hub, as its headers tell it. No weight has been read.
+
+    ``adapter`` is the config of a PEFT adapter, whose tensors are peft's and mean nothing without a base; ``behind`` is
+    the folder of that base, once it is known.
+    """
+
+    role: str
+    label: str
+    revision: str | None
+    path: Path
+    files: Mapping[str, WeightFile]
+    tensors: Mapping[str, StoredTensor]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    hub_id: str | None = None
+    legacy: bool = False
+    adapter: AdapterConfig | None = None
+    behind: Path | None = None
+
+    @property
+    def sidecars(self) -> SidecarFolder:
+        """The small files beside the weights."""
+        return SidecarFolder(self.role, self.label, self.path, self.behind)
+
+    @property
+    def parameters(self) -> int:
+        """Number of stored elements, buffers included."""
+        return sum(tensor.elements for tensor in self.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all stored tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def to_fetch(self) -> int:
+        """Bytes of weights that are on the Hub and not yet in the cache."""
+        return sum(file.size for file in self.files.values() if not file.cached)
+
+    def identity(self) -> dict[str, Any]:
+        """What the plan's digest and the manifest say of this input: headers, sizes and the Hub's hashes."""
+        hasher = blake3()
+        for file in sorted(self.files.values(), key=lambda file: file.name):
+            hasher.update(f"{file.name}\0{file.size}\0{file.header_digest}\0".encode())
+        return {
+            "role": self.role,
+            "name": self.hub_id or self.label,
+            "revision": self.revision,
+            "digest": f"headers:{hasher.hexdigest()}",
+            "bytes": sum(file.size for file in self.files.values()),
+            **({"hub": hashes} if (hashes := self._hub_hashes()) else {}),
+            **({"adapter": self.adapter.in_words()} if self.adapter is not None else {}),
+        }
+
+    def _hub_hashes(self) -> dict[str, str]:
+        """The Hub's own SHA-256 of each weight file, where it gives one."""
+        return {name: file.hub_digest for name, file in self.files.items() if file.hub_digest}
