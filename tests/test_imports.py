@@ -119,7 +119,7 @@ ALLOWED = {
     "pairing": {"errors", "checkpoint"},
     "transfer": {"errors", "verbs", "checkpoint", "pairing"},
     "diff": {"errors", "verbs", "checkpoint", "pairing", "transfer"},
-    "place": {"errors"},
+    "place": {"errors", "checkpoint"},  # checkpoint: how two plans differ, nothing else
     "tune": {"errors", "verbs", "checkpoint", "place"},
     "evaluate": {
         "errors",

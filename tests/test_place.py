@@ -1,5 +1,6 @@
 """The folder of a run: unfinished until it ends well, continued by the same plan, never at others' cost."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,19 @@ def test_a_folder_with_other_content_is_refused_and_stays_as_it_is(tmp_path: Pat
 def test_another_plan_is_refused_and_the_field_that_differs_is_named(tmp_path: Path) -> None:
     finish(tmp_path / "run")
     with (
-        pytest.raises(OutputError, match=r"another plan \(seed differ"),
+        pytest.raises(OutputError, match=r"another plan; what differs:\n  - seed \(then 0, now 1\)"),
         workplace(tmp_path / "run", PLAN | {"seed": 1}),
     ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/"])
+def test_a_folder_without_a_name_of_its_own_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(OutputError, match="no name of a folder"), workplace(Path(name), PLAN):
         pass
 
 
@@ -66,7 +77,7 @@ def test_an_empty_folder_may_be_there(tmp_path: Path) -> None:
 def test_two_runs_at_once_into_the_same_place_are_one_too_many(tmp_path: Path) -> None:
     with (
         workplace(tmp_path / "run", PLAN),
-        pytest.raises(OutputError, match="in use"),
+        pytest.raises(OutputError, match=rf"in use by another run( \(process {os.getpid()}\))?\."),
         workplace(tmp_path / "run", PLAN),
     ):
         pass

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import OutputError, TakenError
+from tuneport.checkpoint.journal import differing_fields
+from tuneport.errors import OutputError, TakenError, listing
 
 PLAN = "plan.json"
 
@@ -26,6 +27,8 @@ def workplace(out: Path, plan: Mapping[str, Any], record: str | None = None) -> 
     The plan stands in plan.json. With `record`, the name of a JSON file that the run writes at its end and that holds
     the plan under "plan", the finished folder has no plan.json of its own.
     """
+    if out.name in ("", ".."):
+        raise OutputError(f"{out} is no name of a folder to make. Give DIR a name of its own.")
     wanted = json.loads(json.dumps(plan))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         _compare(out, wanted, record)
@@ -55,10 +58,22 @@ def held(folder: Path, instead: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise OutputError(f"{folder} is in use by another run. Wait for it, or {instead}.") from None
+            raise OutputError(f"{folder} is in use by {_holder(lock)}. Wait for it, or {instead}.") from None
         yield
     finally:
         os.close(lock)
+
+
+def _holder(folder: int) -> str:
+    """Who holds the lock on an open folder, as far as the system tells (Linux does)."""
+    status = os.fstat(folder)
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        locks = []
+    pids = [lock[4] for lock in locks if len(lock) > 4 and lock[1] == "FLOCK" and place in lock]
+    return f"another run (process {pids[0]})" if pids else "another run"
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -73,10 +88,11 @@ def _compare(folder: Path, wanted: Any, record: str | None) -> None:
     found = _plan_in(folder, record)
     if found is None:
         raise TakenError(f"{folder} exists and holds something else. Choose another DIR, or move it away.")
-    if found != wanted:
-        fields = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+    different = differing_fields(found, wanted)
+    if different:
         raise TakenError(
-            f"{folder} was begun with another plan ({', '.join(fields)} differ). Choose another DIR, or move it away."
+            f"{folder} was begun with another plan; what differs:{listing(different, 10)}\n"
+            "Choose another DIR, or move it away."
         )
 
 

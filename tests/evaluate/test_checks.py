@@ -37,6 +37,11 @@ def test_a_template_of_another_model_is_known_by_marks_that_are_no_tokens() -> N
     assert "another model's" in warning
 
 
+def test_marks_that_are_read_as_text_are_not_blamed() -> None:
+    tulu = "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + eos_token }}{% endfor %}"
+    assert checks.template_warnings(make_tokenizer(template=tulu), "m") == []
+
+
 def test_a_mark_that_splits_into_several_tokens_is_told_with_their_number() -> None:
     import tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -93,6 +93,15 @@ def test_right_and_wrong_answers_are_tested_exactly_and_losses_by_the_bootstrap(
     assert row["real"] is True
 
 
+def test_a_few_losses_that_all_fall_prove_nothing() -> None:
+    before = [1.0, 2.0, 3.0, 4.0, 5.0]
+    losses = {"a": [result(before)], "b": [result([loss - 0.5 - loss / 100 for loss in before])]}
+    (row,) = compare(losses, seed=0)
+    assert (row["p"], row["real"]) == (2 / 2**5, False)
+    (more,) = compare({name: [result(found[0].scores * 4)] for name, found in losses.items()}, seed=0)
+    assert more["real"]
+
+
 def test_models_that_say_the_same_do_not_differ() -> None:
     for scores in ([1.0, 0.0, 1.0], [0.3, 0.7, 1.2]):
         (row,) = compare({"a": [result(scores)], "b": [result(scores)]}, seed=0)

@@ -90,6 +90,22 @@ def test_a_test_by_which_a_model_was_chosen_is_refused_unless_that_is_asked_for(
     assert "were used for selection" in record["warnings"][0]
 
 
+def test_what_tune_left_beside_a_model_is_looked_into_without_being_named(
+    models: Path, towns: Path, tmp_path: Path
+) -> None:
+    (task,) = read_tasks([towns])
+    digests = [sorted(example_digests(example)) for example in task.examples]
+    tuned = tiny_scored.copy_model(models / "all", tmp_path / "tuned")
+    write_digests(tuned / HASHES, digests[0])
+    arguments: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu"}
+    record = tuneport.evaluate([models / "all", tuned], [towns], tmp_path / "o.json", **arguments)
+    assert [(row["data"], row["use"], row["ids"]) for row in record["leakage"]] == [("tuned", "training", ["1"])]
+    assert leaked([task], [tuned], models=[tuned]) == record["leakage"], "named or not, it is told once"
+    write_digests(tuned / HASHES, digests[0], digests[1])
+    with pytest.raises(LeakageError, match=r"1 of 12 examples of towns were used for selection.*tuned.*\(2\)"):
+        tuneport.evaluate([tuned], [towns], tmp_path / "p.json", **arguments)
+
+
 def test_a_task_of_the_harness_is_known_by_its_name_where_a_curve_was_read_on_it(models: Path, tmp_path: Path) -> None:
     (tmp_path / HASHES).write_text("")
     record = {"selection": [{"task": "gsm8k", "data": None}, {"task": "towns", "data": "towns.jsonl", "examples": 12}]}

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tuneport
 from tuneport.errors import CheckpointError, DoubtError, OutputError, ScoringError, UsageError
-from tuneport.evaluate.models import names_of
+from tuneport.evaluate.models import _checking, find_models, names_of
 from tuneport.evaluate.outcomes import ASKED, end_of
 
 SHORT: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu"}
@@ -229,7 +229,8 @@ def test_prompts_cut_at_the_context_length_are_counted(models: Path, tmp_path: P
 
 
 def test_unknown_models_tasks_and_choices_end_in_words(models: Path, towns: Path, tmp_path: Path) -> None:
-    out = tmp_path / "o.json"
+    out, binary = tmp_path / "o.json", tmp_path / "binary.jsonl"
+    binary.write_bytes(b"\xe1\x00\xff\n")
     for expected, wrong in (
         ("no such folder", {"models": [tmp_path / "none"]}),
         ("given more than once", {"models": [models / "all", models / "all"]}),
@@ -240,6 +241,13 @@ def test_unknown_models_tasks_and_choices_end_in_words(models: Path, towns: Path
         ("--max-new-tokens", {"max_new_tokens": 0}),
         ("--limit", {"limit": 0}),
         ("--backend 'gguf'", {"backend": "gguf"}),
+        ("--device 'gpu'", {"device": "gpu"}),
+        ("--device cuda:99: torch finds no such device", {"device": "cuda:99"}),
+        ("--dtype 'half'", {"dtype": "half"}),
+        ("stands there twice", {"tasks": [towns, towns]}),
+        (r"binary\.jsonl:1: no UTF-8", {"trained_on": [binary]}),
+        ("is no text", {"chat_template": binary}),
+        ("there is no such file, and as a model: model none", {"chat_template": "none"}),
         ("not among the models", {"recovered_gain": [["all", "half", "all"]]}),
     ):
         arguments: dict[str, Any] = {"models": [models / "all"], "tasks": [towns], "out": out, **SHORT, **wrong}
@@ -254,6 +262,18 @@ def test_a_model_that_cannot_be_loaded_ends_in_words(models: Path, towns: Path, 
     (broken / "config.json").write_text(json.dumps(config))
     with pytest.raises((CheckpointError, ScoringError), match="broken"):
         tuneport.evaluate([broken], [towns], tmp_path / "o.json", **SHORT)
+
+
+def test_code_that_comes_with_a_model_is_neither_run_nor_asked_about(models: Path, towns: Path, tmp_path: Path) -> None:
+    foreign = tiny_scored.copy_model(models / "all", tmp_path / "foreign")
+    own = {"AutoConfig": "own.Config", "AutoTokenizer": ["own.Tokenizer", None]}
+    for name in ("config.json", "tokenizer_config.json"):
+        settings = json.loads((foreign / name).read_text()) | {"auto_map": own}
+        (foreign / name).write_text(json.dumps(settings | {"model_type": "own", "tokenizer_class": "Own"}))
+    (foreign / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(CheckpointError, match=r"foreign.*custom code"):
+        tuneport.evaluate([foreign], [towns], tmp_path / "o.json", **SHORT)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_folders_are_named_by_as_much_of_their_path_as_tells_them_apart(tmp_path: Path) -> None:
@@ -280,6 +300,65 @@ def test_an_adapter_is_scored_on_the_model_it_adapts(models: Path, towns: Path, 
     still, wild = (found["tasks"]["towns"]["value"] for found in record["models"])
     assert still == 1.0 > wild
     assert str(tmp_path) not in (tmp_path / "o.json").read_text()
+
+
+def test_an_adapter_that_cannot_be_read_ends_in_words(models: Path, towns: Path, tmp_path: Path) -> None:
+    for name, content in (("adapter_model.bin", b"pickled"), ("adapter_model.safetensors", b"cut short")):
+        folder = tmp_path / name
+        folder.mkdir()
+        settings = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": str(models / "all")}
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+        (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match="is a pickle; load the adapter with peft and save it again"):
+        tuneport.evaluate([tmp_path / "adapter_model.bin"], [towns], tmp_path / "o.json", **SHORT)
+    with pytest.raises(CheckpointError, match="it cannot be loaded"):
+        tuneport.evaluate([tmp_path / "adapter_model.safetensors"], [towns], tmp_path / "p.json", **SHORT)
+
+
+def test_an_adapters_base_lies_here_or_beside_it_or_is_told(models: Path, towns: Path, tmp_path: Path) -> None:
+    (tmp_path / "beside").mkdir()
+    for name, base in (("here", str(models / "all")), ("beside/it", "all"), ("lost", "gone"), ("upon", "here")):
+        (tmp_path / name).mkdir()
+        settings = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": base}
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(settings))
+        (tmp_path / name / "adapter_model.safetensors").touch()
+    (tmp_path / "beside/all").symlink_to(models / "all")
+    (one, other) = find_models([tmp_path / "here", tmp_path / "beside/it"])
+    assert Path(one.source).resolve() == Path(other.source).resolve() == models / "all"
+    with pytest.raises(
+        CheckpointError, match=r"model lost: the model that it adapts is not to be had\. model gone: no such"
+    ):
+        find_models([tmp_path / "lost"])
+    with pytest.raises(CheckpointError, match="which is an adapter itself"):
+        find_models([tmp_path / "upon"])
+
+
+def test_a_template_comes_from_an_adapter_too_and_one_that_is_none_is_told(models: Path, tmp_path: Path) -> None:
+    bare = tiny_scored.copy_model(models / "all", tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    talk = [{"messages": [{"role": "user", "content": tiny_scored.question("anna")}], "answer": "in paris"}]
+    asked = tiny_scored.write_rows(tmp_path / "talk.jsonl", talk)
+    adapter = tmp_path / "adapter"
+    tiny_scored.make_tokenizer().save_pretrained(adapter)
+    settings = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": str(bare)}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    (adapter / "adapter_model.safetensors").touch()
+    record = tuneport.evaluate([bare], [asked], tmp_path / "o.json", chat_template=adapter, **SHORT)
+    assert record["models"][0]["tasks"]["talk"]["value"] == 1.0
+    (tmp_path / "broken.jinja").write_text("{% for message")
+    with pytest.raises(CheckpointError, match="--chat-template is no template, line 1"):
+        tuneport.evaluate([bare], [asked], tmp_path / "p.json", chat_template=tmp_path / "broken.jinja", **SHORT)
+
+
+def test_one_process_asks_everything_whatever_the_harness_thinks_of_its_share() -> None:
+    class OnOneOfFourGpus:
+        """What the harness's class is under `accelerate launch` with four GPUs, as far as its evaluator looks."""
+
+        def __init__(self) -> None:
+            self._rank, self._world_size = 2, 4
+
+    model = _checking(OnOneOfFourGpus)()
+    assert (model._rank, model._world_size) == (0, 1)
 
 
 def test_a_limit_asks_the_first_examples_only(models: Path, towns: Path, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_finished_family_is_left_as_it_is_and_another_seed_refused(made: Path)
     before = (made / RECORD).stat().st_mtime_ns
     assert make_family(made, seed=0, recipe=RECIPE) == made
     assert (made / RECORD).stat().st_mtime_ns == before
-    with pytest.raises(OutputError, match="seed differ"):
+    with pytest.raises(OutputError, match=r"seed \(then 0, now 1\)"):
         make_family(made, seed=1, recipe=RECIPE)
 
 

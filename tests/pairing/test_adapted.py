@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +73,35 @@ def test_the_base_that_the_adapter_names_is_held_against_those_given(
     warnings = lay_onto(lora(tmp_path, base_model_name_or_path=named), base, False, target).warnings
     assert [words in warning for warning in warnings] == [True] if words else not warnings
     assert not any("/home" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "generation", "told"),
+    [
+        ({"eos_token": "<end>"}, None, True),
+        ({"eos_token": {"content": "<end>"}}, None, True),
+        ({"eos_token": "<end>"}, {"eos_token_id": 9}, False),
+        ({"eos_token": "<turn>", "added_tokens_decoder": {"7": {"content": "<turn>"}}}, None, False),
+        ({"eos_token": "</s>"}, None, False),
+        ({}, None, False),
+        (None, None, False),
+    ],
+)
+def test_an_end_token_that_nothing_has_generation_stop_at_is_told(
+    tmp_path: Path, settings: dict[str, object] | None, generation: dict[str, object] | None, told: bool
+) -> None:
+    folder = tiny.write_model(
+        tmp_path / "base",
+        tiny.llama(1),
+        tokenizer_config__json='{"eos_token": "</s>"}',
+        generation_config__json='{"eos_token_id": [2, 7]}',
+    )
+    adapter = tiny.write_lora(tmp_path / "lora", tiny.llama(1), rank=2)
+    for name, content in (("tokenizer_config.json", settings), ("generation_config.json", generation)):
+        if content is not None:
+            (adapter / name).write_text(json.dumps(content))
+    adapted = lay_onto(open_checkpoint(adapter, "tuned"), open_checkpoint(folder, "base"), tied=False)
+    assert [("may talk on past its answers" in warning) for warning in adapted.warnings] == ([True] if told else [])
 
 
 def test_everything_that_does_not_fit_the_base_is_told_at_once(tmp_path: Path) -> None:

@@ -242,6 +242,7 @@ def test_a_curve_begins_with_its_start_on_the_same_validation_data() -> None:
     assert tuned.choices["running"] == {"max_new_tokens": 9} and tuned.choices["eval_every"] == 5
     (start,) = [s for s in graph if {"start_of": tuned.identity} in s.about.get("results", ())]
     assert start.parents["model"].part == "M4" and start.parents["tasks.0"].part == "validation.jsonl"
+    assert start.about["running"] == {"allow_selection": True}, "an earlier stage may have read its curve on them too"
     assert start.parents["chat_template"].part == "chat.jinja", "a base has no template of its own"
 
 

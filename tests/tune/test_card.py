@@ -47,9 +47,11 @@ def test_an_adapter_is_loaded_onto_its_base_with_the_tokenizer_that_speaks_its_t
     assert "base_model_relation: adapter" in text and "library_name: peft" in text
     assert 'AutoModelForCausalLM.from_pretrained("org/base", revision="abc123")' in text
     assert 'AutoTokenizer.from_pretrained("this-folder")' in text
+    assert 'GenerationConfig.from_pretrained("this-folder")' in text and "resize_token_embeddings" in text
     plain = {"template": None, "end_token": "<|end|>", "new_tokens": []}
     text = render_card(record(lora=Lora(8).record(), chat=plain)).decode()
     assert 'AutoTokenizer.from_pretrained("org/base", revision="abc123")' in text
+    assert "GenerationConfig" not in text and "resize_token_embeddings" not in text
 
 
 def test_names_of_folders_are_no_links_and_tokens_no_html() -> None:

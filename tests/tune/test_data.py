@@ -176,6 +176,13 @@ def test_a_share_of_other_data_or_of_more_than_there_is_is_refused(tmp_path: Pat
         read_sources([write_rows(tmp_path / "sums.jsonl", sums())], "sft", [share], 0)
 
 
+def test_two_shares_of_one_source_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--mix sums\.jsonl: a share of sums\.jsonl was given before"):
+        read_sources(
+            [write_rows(tmp_path / "sums.jsonl", sums())], "sft", [Share("sums", 9), Share("sums.jsonl", 3)], 0
+        )
+
+
 def test_counts_and_fractions_are_told_apart_by_the_point() -> None:
     assert parse_share("a=b=16700") == Share("a=b", 16700)
     assert parse_share("a=1.0") == Share("a", 1.0)

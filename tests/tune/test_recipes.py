@@ -64,7 +64,9 @@ def test_an_adapter_is_read_from_its_words() -> None:
     assert parse_lora("rank=8").record()["alpha"] == 16
 
 
-@pytest.mark.parametrize("text", ["8", "rank=", "rank=x", "rank=0", "dora=true", "rank=8,alpha=-1", "rslora=yes"])
+@pytest.mark.parametrize(
+    "text", ["8", "rank=", "rank=x", "rank=0", "dora=true", "rank=8,alpha=-1", "rslora=yes", "rank=8,rank=4"]
+)
 def test_an_adapter_that_cannot_be_meant_is_wrong_usage(text: str) -> None:
     with pytest.raises(UsageError, match="--lora"):
         parse_lora(text)

@@ -136,7 +136,7 @@ def test_the_card_says_what_was_done_and_how_it_goes_on_in_the_form_that_the_hub
 def test_the_same_command_again_says_that_it_is_done_and_another_is_refused(base: Path, sums: Path, full: Path) -> None:
     before = (full / "tune.json").stat().st_mtime_ns
     assert tune(base, [sums], QUICK, out=full).already_done
-    with pytest.raises(OutputError, match=r"another plan \(recipe differ"):
+    with pytest.raises(OutputError, match=r"another plan; what differs:(\n.*)*recipe\.steps \(then 12, now 13\)"):
         tune(base, [sums], SftRecipe(steps=13), out=full)
     assert (full / "tune.json").stat().st_mtime_ns == before
 
@@ -237,6 +237,8 @@ def test_a_loss_that_is_no_number_stops_the_run_in_words(base: Path, sums: Path,
         ({"recipe": SftRecipe(steps=1, batch_size=8, device_batch_size=3)}, UsageError, "does not divide"),
         ({"running": Running(report_to="trackio")}, UsageError, "pip install trackio"),
         ({"lora": Lora(rank=2, targets=("no_such_module",))}, TuneportError, "no_such_module"),
+        ({"lora": Lora(rank=2, targets=("input_layernorm",))}, TrainingError, "is not supported"),
+        ({"lora": Lora(rank=2, targets=("q_proj", "lm_head"))}, TrainingError, "Remove `'lm_head'`"),
         ({"out": "nowhere/out"}, OutputError, "does not exist"),
         ({"out": "."}, OutputError, "give another"),
     ],
@@ -411,3 +413,53 @@ def test_wrong_usage_is_told_apart_from_things_that_fail(
     assert done.status == status
     assert words in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("tokenizer.json", '{"version": 1}', "broken: transformers cannot read its tokenizer"),
+        ("config.json", '{"model_type": "llama", "hidden_size": "x"}', "hidden_size"),
+    ],
+)
+def test_a_model_whose_files_are_damaged_is_refused_in_words(
+    base: Path, sums: Path, tmp_path: Path, name: str, content: str, told: str
+) -> None:
+    shutil.copytree(base, tmp_path / "broken")
+    (tmp_path / "broken" / name).write_text(content)
+    with pytest.raises(CheckpointError, match=told):
+        tune(tmp_path / "broken", [sums], QUICK, out=tmp_path / "out")
+
+
+def test_an_adapter_is_no_start_and_the_way_on_is_told(base: Path, adapter: Path, sums: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is an adapter.*--base base --tuned lora --onto base"):
+        tune(adapter, [sums], QUICK, out=tmp_path / "out")
+
+
+def test_tensorboard_shows_the_log_where_it_is_asked_for(base: Path, sums: Path, full: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(report_to="tensorboard")).out
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    logged = [line["loss"] for line in log_of(out)]
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(logged, rel=1e-4)
+    assert same(weights(out), weights(full))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "told"),
+    [
+        ((), "the examples are `messages`, and the model has no chat template"),
+        (("no-such-task",), "the harness has no task 'no-such-task'"),
+        (("gsm8k",), "The task gsm8k: Its data is not in the cache"),
+    ],
+)
+def test_a_curve_that_cannot_be_read_is_told_before_anything_is_trained(
+    base: Path, sums: Path, tmp_path: Path, tasks: tuple[str, ...], told: str
+) -> None:
+    talk = write_rows(tmp_path / "talk.jsonl", [{"messages": [{"role": "user", "content": "a"}], "answer": "b"}])
+    with pytest.raises(TuneportError, match=told):
+        tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(eval_every=5, tasks=tasks or (str(talk),)))
+    assert not list(tmp_path.glob("out*"))

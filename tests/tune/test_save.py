@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from ran import Cli
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+import tuneport
 from tune.quick import QUICK
 from tune.tiny_tuning import END, PADDED_ROWS, base_model, same, weights, write_rows
 from tuneport.errors import UsageError
@@ -140,3 +143,56 @@ def test_a_dtype_that_weights_cannot_be_stored_in_is_told(base: Path, sums: Path
         tune(base, [sums], QUICK, out=tmp_path / "out", dtype="int8")
     with pytest.raises(UsageError, match=r"an adapter \(--lora\) is always stored in float32"):
         tune(base, [sums], QUICK, out=tmp_path / "out", dtype="float32", lora=Lora(rank=2))
+
+
+def test_an_adapter_that_is_carried_over_stops_where_its_template_ends_an_answer(
+    base: Path, chats: Path, tmp_path: Path, cli: Cli
+) -> None:
+    tuned = tune(
+        base, [chats], SftRecipe(steps=2, learning_rate=1e-2), out=tmp_path / "a", chat_template="chatml", lora=Lora(2)
+    ).out
+    other = base_model(tmp_path / "other", seed=1)
+    done = cli("transfer", "--base", base, "--tuned", tuned, "--onto", other, "--out", tmp_path / "out")
+    assert done.status == 0, done.err
+    stops = GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.convert_ids_to_tokens(stops) == ["<|im_end|>", AutoTokenizer.from_pretrained(base).eos_token]
+
+
+@pytest.mark.parametrize("tokens", [1, PADDED_ROWS + 2], ids=["in padded rows", "in rows of their own"])
+def test_the_code_on_an_adapters_card_loads_what_was_trained(
+    base: Path, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    named = json.dumps({"end_of_turn": "<|new0|>", "tokens": [f"<|new{n}|>" for n in range(tokens)]})
+    template = tmp_path / "chat.jinja"
+    body = "{% for m in messages %}{{ m.role + m.content + '<|new0|>' }}{% endfor %}"
+    ask = "{% if add_generation_prompt %}assistant{% endif %}"
+    template.write_text(f"{{#- tuneport: {named} -#}}\n{body}{ask}")
+    recipe = SftRecipe(steps=2, learning_rate=1e-2)
+    out = tune(base, [chats], recipe, out=tmp_path / "this-folder", chat_template=str(template), lora=Lora(2)).out
+    shutil.copytree(base, tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    loaded: dict[str, Any] = {}
+    exec(code, loaded)
+    assert loaded["model"].generation_config.eos_token_id[0] == loaded["tokenizer"].convert_tokens_to_ids("<|new0|>")
+    tuneport.transfer("base", out, "base", tmp_path / "whole")
+    ids = torch.tensor([loaded["tokenizer"]("the fox <|new0|>")["input_ids"]])
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.bfloat16)
+    with torch.no_grad():
+        found, wanted = loaded["model"](ids).logits.float(), whole(ids).logits.float()
+    torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.02)
+
+
+def test_an_adapter_of_a_tied_model_is_scored_as_the_model_that_it_makes(chats: Path, tmp_path: Path, cli: Cli) -> None:
+    tied = base_model(tmp_path / "tied", tied=True, dtype=torch.float32)
+    recipe = SftRecipe(steps=4, learning_rate=3e-2)
+    adapter = tune(tied, [chats], recipe, out=tmp_path / "a", chat_template="chatml", lora=Lora(2)).out
+    tuneport.transfer(tied, adapter, tied, tmp_path / "whole")
+    rows = [{"messages": [{"role": "user", "content": f"a fox {n}"}], "answer": f"jumps {n}"} for n in range(4)]
+    asked = write_rows(tmp_path / "asked.jsonl", rows)
+    out = tmp_path / "o.json"
+    ran = cli("evaluate", adapter, tmp_path / "whole", "--tasks", asked, "--loss", "--device", "cpu", "--out", out)
+    assert ran.status == 0, ran.err
+    one, other = (m["tasks"]["asked"]["value"] for m in json.loads(out.read_text())["models"])
+    assert one == pytest.approx(other, rel=1e-4)

@@ -13,6 +13,8 @@ from typing import Any
 
 # What a template writes that is meant as one token: <|im_start|>, <end_of_turn>, </s>, [INST], <asst>.
 _MARK = re.compile(r"<\|[^<>|\s]+\|>|</?[A-Za-z][\w:-]*>|\[/?[A-Z][A-Z_]+\]|<｜[^<>｜\n]+｜>")
+# Tülu's and OLMo 2's marks: their models read them as the text that they are.
+_PLAIN = frozenset({"<|system|>", "<|user|>", "<|assistant|>"})
 _QUESTION, _ANSWER = "QQQQ", "AAAA"
 
 
@@ -33,6 +35,8 @@ def template_warnings(tokenizer: Any, label: str) -> list[str]:
         return rendered
     foreign = []
     for mark in dict.fromkeys(_MARK.findall(rendered)):
+        if mark in _PLAIN:
+            continue
         pieces = tokenizer.encode(mark, add_special_tokens=False)
         if len(pieces) != 1:
             foreign.append(f"{mark!r} ({len(pieces)} tokens)")

@@ -64,12 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="what models were trained or chosen on: JSONL files, or folders that `tune` wrote; your examples that "
-        "occur there are reported (repeatable)",
+        "occur there are reported, as are those that occur in what `tune` left beside the models (repeatable)",
     )
     judging.add_argument(
         "--allow-selection",
         action="store_true",
-        help="score examples too by which models were chosen, as their curves in --trained-on tell (default: stop)",
+        help="score examples too by which models were chosen, as their curves tell (default: stop)",
     )
     judging.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     run = parser.add_argument_group("the run")

@@ -67,6 +67,9 @@ def read_tasks(files: Sequence[Path], *, loss: bool = False) -> list[OwnTask]:
     With `loss`, examples with an answer are scored by the loss of that answer. Raises `UsageError` that lists
     every fault of every file.
     """
+    twice = sorted({str(file) for file in files if files.count(file) > 1})
+    if twice:
+        raise UsageError(f"--tasks: {', '.join(twice)} stands there twice; name each file once.")
     faults: list[str] = []
     grouped: dict[str, list[tuple[Kind, Example]]] = {}
     sources: dict[str, Path] = {}
@@ -115,7 +118,7 @@ def _rows(file: Path, faults: list[str]) -> list[tuple[int, Any]]:
             continue
         try:
             rows.append((number, json.loads(line)))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             faults.append(f"{file.name}:{number}: no JSON: {error}")
     if not rows and not any(fault.startswith(file.name) for fault in faults):
         faults.append(f"{file.name}: holds no examples")

@@ -20,15 +20,21 @@ TRAINING = "training"
 
 
 def leaked(
-    tasks: Sequence[OwnTask], trained_on: Sequence[str | Path], names: Sequence[str] = ()
+    tasks: Sequence[OwnTask],
+    trained_on: Sequence[str | Path],
+    names: Sequence[str] = (),
+    models: Sequence[Path] = (),
 ) -> list[dict[str, Any]]:
     """For each task, the ids of its examples that occur in the training or selection data, and in which of it.
 
     An example counts as seen if its question, or its question with the answer, is a training text up to case and
-    blanks. Of the harness's tasks only the names are known: ``names`` are compared with those of the curves. Raises
-    `UsageError` where there is nothing to read.
+    blanks. Of the harness's tasks only the names are known: ``names`` are compared with those of the curves. In folders
+    of ``models`` what `tune` left there is read too, where it is. Raises `UsageError` where there is nothing to read.
     """
-    if not trained_on:
+    sources = [(Path(source).expanduser(), Path(source).expanduser()) for source in trained_on]
+    named = {path.resolve() for path, _ in sources}
+    sources += [(model, model / HASHES) for model in models if model.resolve() not in named and _was_tuned(model)]
+    if not sources:
         return []
     wanted: dict[str, list[tuple[int, str]]] = {}
     for place, task in enumerate(tasks):
@@ -36,9 +42,9 @@ def leaked(
             for digest in example_digests(example):
                 wanted.setdefault(digest, []).append((place, example.id))
     rows: list[dict[str, Any]] = []
-    for source in trained_on:
-        path, seen = Path(source).expanduser(), set[tuple[str, int, str]]()
-        for digest, use in _digests(path):
+    for path, digests in sources:
+        seen = set[tuple[str, int, str]]()
+        for digest, use in _digests(digests):
             seen.update((use, *found) for found in wanted.get(digest, ()))
         for place, task in enumerate(tasks):
             for use in (TRAINING, SELECTION):
@@ -49,6 +55,10 @@ def leaked(
         for name in sorted(set(names) & _selected_by(path)):
             rows.append({"task": name, "data": path.name, "use": SELECTION, "count": None, "of": None, "ids": []})
     return rows
+
+
+def _was_tuned(folder: Path) -> bool:
+    return (folder / HASHES).is_file()
 
 
 def refuse_selection(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -106,9 +116,12 @@ def _digests(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _of_file(file: Path) -> Iterator[tuple[str, str]]:
-    with file.open(encoding="utf-8-sig") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            text = line.strip()
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError:
+                raise UsageError(f"--trained-on {file.name}:{number}: no UTF-8 text. Give JSONL files.") from None
             if not text:
                 continue
             parsed = parse_digest(text)
@@ -117,7 +130,7 @@ def _of_file(file: Path) -> Iterator[tuple[str, str]]:
                 continue
             try:
                 row = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise UsageError(f"--trained-on {file.name}:{number}: neither JSON nor a digest.") from None
             if isinstance(row, dict):
                 yield from ((example_digest(found), TRAINING) for found in _texts(row))

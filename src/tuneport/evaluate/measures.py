@@ -142,7 +142,9 @@ def tested(one: Matrix, other: Matrix, changes: Matrix, *, right_or_wrong: bool)
     """
     if right_or_wrong:
         return mcnemar((one == 1.0).tolist(), (other == 1.0).tolist()), "exact McNemar"
-    return 1.0 if np.array_equal(one, other) else bootstrap_p(changes), "paired bootstrap"
+    # Where n scores differ, even all of them the same way, chance alone does that in 2 of 2ⁿ cases.
+    differing = int((one != other).sum())
+    return max(bootstrap_p(changes), 2.0 ** (1 - differing)) if differing else 1.0, "paired bootstrap"
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:

@@ -7,19 +7,22 @@ the backend, which checks every prompt on its way and leaves the rest to the har
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.open import open_checkpoint
-from tuneport.errors import CheckpointError, UsageError
+from tuneport.checkpoint.weights import ADAPTER_PICKLE
+from tuneport.errors import CheckpointError, TuneportError, UsageError
 from tuneport.evaluate import checks
 from tuneport.evaluate.checks import Prompt
 
 BACKENDS = ("hf", "vllm")
-_ADAPTER = "adapter_config.json"
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+_ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Small files that change what a model says, beside its weights.
 _MANNERS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -84,6 +87,11 @@ def _find(spec: str, name: str) -> Seat:
     checkpoint = open_checkpoint(spec, "model")
     if checkpoint.hub_id is not None:
         at = {"name": checkpoint.hub_id, "revision": checkpoint.revision}
+        if checkpoint.adapter is not None:
+            from tuneport.checkpoint.hub import fetch
+
+            seat = _find_adapter(fetch(checkpoint).path, name)
+            return replace(seat, identity=at | {"base": seat.identity["base"]})
         return Seat(name, checkpoint.hub_id, checkpoint.revision, None, at)
     hasher = blake3()
     for file in _MANNERS:
@@ -110,7 +118,13 @@ def _find_adapter(folder: Path, name: str) -> Seat:
         raise CheckpointError(
             f"model {name}: {_ADAPTER} does not say which model it adapts; fill in `base_model_name_or_path`."
         )
-    under = _find(base, base if not Path(base).is_dir() else Path(base).name)
+    under = _find_base(base, settings.get("revision"), folder, name)
+    if not (folder / _ADAPTER_WEIGHTS).is_file():
+        pickled = (folder / ADAPTER_PICKLE).is_file()
+        raise CheckpointError(
+            f"model {name}: there is no {_ADAPTER_WEIGHTS} beside {_ADAPTER}. "
+            + (f"{ADAPTER_PICKLE} is a pickle; load the adapter with peft and save it again." if pickled else "")
+        )
     files = sorted(folder.glob("adapter_model.*"))
     identity = {
         "name": name,
@@ -119,6 +133,22 @@ def _find_adapter(folder: Path, name: str) -> Seat:
         "base": dict(under.identity),
     }
     return Seat(name, under.source, under.revision, str(folder), identity)
+
+
+def _find_base(base: str, revision: Any, folder: Path, name: str) -> Seat:
+    """The model that an adapter's config names: a folder, here or beside the adapter's, or a Hub id at its revision."""
+    place = next((place for place in (Path(base), folder.resolve().parent / base) if place.is_dir()), None)
+    if place is not None and (place / _ADAPTER).is_file():
+        raise CheckpointError(f"model {name}: it adapts {base}, which is an adapter itself. Merge that one first.")
+    try:
+        if place is not None:
+            return _find(str(place), place.name)
+        return _find(f"{base}@{revision}" if isinstance(revision, str) and "@" not in base else base, base)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"model {name}: the model that it adapts is not to be had. {error} {_ADAPTER} names it: a folder here or beside "
+            "the adapter's, or a Hub id."
+        ) from error
 
 
 def need_harness(backend: str) -> None:
@@ -136,6 +166,24 @@ def need_harness(backend: str) -> None:
         raise UsageError("--backend vllm: vLLM is not installed. Install it (pip install vllm), or use --backend hf.")
 
 
+def need_device(loading: Loading) -> None:
+    """Raise `UsageError` for a device or dtype that is none: the harness would take another device without a word."""
+    if loading.dtype is not None and loading.dtype not in DTYPES:
+        raise UsageError(f"--dtype {loading.dtype!r}: choose {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.")
+    if loading.device is None or loading.backend != "hf":
+        return
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", loading.device):
+        raise UsageError(f"--device {loading.device!r}: choose cpu, cuda, cuda:N or mps.")
+    import torch
+
+    kind, _, number = loading.device.partition(":")
+    there = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}[kind]
+    if int(number or 0) >= there:
+        raise UsageError(
+            f"--device {loading.device}: torch finds no such device here. Leave --device out for the best."
+        )
+
+
 def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None]) -> Any:
     """The harness's model for `seat`. `tell` gets the warnings of each lot of prompts before they are asked."""
     from lm_eval.api.registry import get_model
@@ -148,16 +196,17 @@ def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None]) -> Any
         device = loading.device or _best_device()
         arguments |= {"device": device, "dtype": loading.dtype or ("float32" if device == "cpu" else "auto")}
         if seat.adapter is not None:
-            arguments["peft"] = seat.adapter
-            if (Path(seat.adapter) / "tokenizer_config.json").is_file():
-                arguments["tokenizer"] = seat.adapter
+            arguments |= {"peft": seat.adapter, "tokenizer": _tokenizer_place(seat)}
     else:
         arguments |= {"dtype": loading.dtype or "auto"}
         if seat.adapter is not None:
             arguments["lora_local_path"] = seat.adapter
     try:
         model = kind(**arguments)
-    except (OSError, ValueError, RuntimeError, KeyError, AssertionError) as error:
+    except (TuneportError, MemoryError):
+        raise
+    except Exception as error:
+        # The harness, transformers, peft and safetensors raise anything; the cause is kept for --debug.
         raise CheckpointError(f"model {seat.name}: it cannot be loaded: {_first_line(error)}") from error
     if model.tokenizer.eos_token_id is None:
         raise CheckpointError(
@@ -183,13 +232,9 @@ def look_over(seat: Seat, loading: Loading, *, needs_template: bool) -> Looked:
 
     Raises `CheckpointError` where it has no chat template and the examples need one.
     """
-    from transformers import AutoTokenizer
+    from jinja2 import TemplateError, TemplateSyntaxError
 
-    where = seat.adapter if seat.adapter and (Path(seat.adapter) / "tokenizer_config.json").is_file() else seat.source
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=seat.revision if where == seat.source else None)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"model {seat.name}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+    tokenizer = tokenizer_of(seat)
     if not tokenizer.chat_template and loading.chat_template is not None:
         tokenizer.chat_template = loading.chat_template
     if needs_template and not tokenizer.chat_template:
@@ -197,11 +242,35 @@ def look_over(seat: Seat, loading: Loading, *, needs_template: bool) -> Looked:
             f"model {seat.name}: the examples are `messages` (or --chat, --variant tuned), and it has no chat template. "
             "Give --chat-template FILE|MODEL, or examples with a `prompt`."
         )
+    if needs_template:
+        try:
+            tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+        except TemplateSyntaxError as error:
+            whose = "--chat-template" if tokenizer.chat_template == loading.chat_template else "its chat template"
+            raise CheckpointError(f"model {seat.name}: {whose} is no template, line {error.lineno}: {error}") from None
+        except (TemplateError, TypeError, ValueError, KeyError):
+            pass  # what it says to this very message the checks tell, and whoever asks
     found = checks.ending_warnings(tokenizer, seat.name)
     if tokenizer.chat_template:
         found += checks.template_warnings(tokenizer, seat.name)
         found += checks.end_of_turn_warnings(tokenizer, _ends(seat, tokenizer), seat.name)
     return Looked(bool(tokenizer.chat_template), found)
+
+
+def tokenizer_of(seat: Seat) -> Any:
+    """The tokenizer that the model is asked with: an adapter's own, where its folder has one. Raises `CheckpointError`."""
+    from transformers import AutoTokenizer
+
+    where = _tokenizer_place(seat)
+    revision = seat.revision if where == seat.source else None
+    try:  # code that comes with a model is not run; None would ask on the terminal
+        return AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises no kind of its own
+        raise CheckpointError(f"model {seat.name}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+
+
+def _tokenizer_place(seat: Seat) -> str:
+    return seat.adapter if seat.adapter and (Path(seat.adapter) / "tokenizer_config.json").is_file() else seat.source
 
 
 def _ends(seat: Seat, tokenizer: Any) -> set[int]:
@@ -211,7 +280,7 @@ def _ends(seat: Seat, tokenizer: Any) -> set[int]:
     try:
         settings = GenerationConfig.from_pretrained(seat.source, revision=seat.revision or "main")
     except OSError:  # no generation_config.json: transformers takes them from the config
-        config = AutoConfig.from_pretrained(seat.source, revision=seat.revision)
+        config = AutoConfig.from_pretrained(seat.source, revision=seat.revision, trust_remote_code=False)
         settings = GenerationConfig.from_model_config(config)
     own = settings.eos_token_id
     ends = set(own if isinstance(own, list) else [] if own is None else [own])
@@ -234,11 +303,31 @@ def _checking(kind: type[Any]) -> type[Any]:
 
         name = ""
         tell: Callable[[list[str]], None]
+        _model: Any
         bare = False  # texts whose loss is measured begin after the prefix token, which is not to be predicted itself
 
         def __init__(self, *arguments: Any, **named: Any) -> None:
             self._remembered: dict[str, list[int]] = {}
             super().__init__(*arguments, **named)
+            # On several GPUs under `accelerate launch` the harness would ask its share only and gather the rest, for which
+            # nobody stands ready: one process asks, the others of a fine-tuning wait for it.
+            self._rank, self._world_size = 0, 1
+
+        def _create_model(self, *arguments: Any, **named: Any) -> None:
+            # The harness would cut padded rows off, which saved modules and the loss need, and tie weights once more, by
+            # names that an adapter may have wrapped; peft has tied them.
+            adapter = named.pop("peft", None)
+            super()._create_model(*arguments, **named)
+            if adapter is None:
+                return
+            from peft import PeftModel
+
+            model: Any = self._model  # of the harness's class, which has no types
+            if len(self.tokenizer) > model.get_input_embeddings().weight.shape[0]:
+                model.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
+            model = PeftModel.from_pretrained(model, adapter)
+            model.tie_weights = lambda: None
+            self._model = model
 
         def tok_encode(self, string: Any, *arguments: Any, **named: Any) -> Any:
             if self.bare:
@@ -301,4 +390,5 @@ def _answer_tokens(settings: Mapping[str, Any], default: int) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])

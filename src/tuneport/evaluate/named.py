@@ -191,7 +191,7 @@ def _in_words(name: str) -> Iterator[None]:
         if "gated" in text or "401" in text or "403" in text:
             hint = "Its data is gated: accept the licence on its page on the Hub, and log in (hf auth login)."
         elif any(word in text for word in ("offline", "connect", "couldn't reach", "couldn't find", "resolve")):
-            hint = "Its data is not in the cache, and where it lies is out of reach."
+            hint = "Its data is not in the cache, and where it lies is out of reach. Run once with the network on."
         else:
             hint = "It cannot be loaded."
         raise ScoringError(f"The task {name}: {hint} ({_brief(error)})") from error

@@ -14,13 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from tuneport import __version__
-from tuneport.errors import DoubtError, ScoringError, TuneportError, UsageError, listing
+from tuneport.errors import CheckpointError, DoubtError, ScoringError, TuneportError, UsageError, listing
 from tuneport.evaluate import comparing, leakage, olmes
 from tuneport.evaluate.asking import Asking, ask_own
 from tuneport.evaluate.examples import OwnTask, own_file, read_tasks
 from tuneport.evaluate.harness import quietly
 from tuneport.evaluate.keeping import Kept, already_done, examples_file, keeping
-from tuneport.evaluate.models import Loading, Seat, find_models, load, look_over, need_harness
+from tuneport.evaluate.models import (
+    Loading,
+    Seat,
+    find_models,
+    load,
+    look_over,
+    need_device,
+    need_harness,
+    tokenizer_of,
+)
 from tuneport.evaluate.named import NamedTask, ask_named, load_named, load_suite
 from tuneport.evaluate.outcomes import TaskResult
 from tuneport.evaluate.sandbox import Sandbox
@@ -95,8 +104,8 @@ def evaluate(
     triples of the models: target, transferred, tuned target. Every outcome stands in `out` with the suffix
     ``.examples.jsonl``. A `suite` (see `tuneport.evaluate.suites`) is asked of each model in its `variant`: ``base``,
     ``tuned``, or ``auto``, which takes a model with a chat template as tuned. `run_code_in` is the command of a sandbox
-    in which generated programs run. `trained_on` are files and folders in which examples of the tests are looked up; where
-    models were selected by them, nothing is scored, unless `allow_selection`. Returns the record; raises `TuneportError`.
+    in which generated programs run. `trained_on` are files and folders in which examples of the tests are looked up, as they
+    are in what `tune` left beside each model; where models were selected by them, nothing is scored, unless `allow_selection`. Returns the record; raises `TuneportError`.
     """
     need_harness(backend)
     program = olmes.find_program() if backend == "olmes" else None
@@ -112,9 +121,10 @@ def evaluate(
     asking = Asking(match=match, loss=loss, max_new_tokens=max_new_tokens, limit=limit)
     own = tuple(read_tasks(files, loss=loss))
     loading = Loading(backend, device, dtype, checked_batch_size(batch_size), template_text(chat_template))
+    need_device(loading)
     wanted = Wanted(own, tuple(names), asking, loading, chat, seed, suite, variant)
     triples = [_roles(triple, seats, models) for triple in recovered_gain]
-    leaks = leakage.leaked(own, trained_on, names)
+    leaks = leakage.leaked(own, trained_on, names, [Path(seat.adapter or seat.source) for seat in seats])
     if not allow_selection:
         leakage.refuse_selection(leaks)
     plan = wanted.plan(seats) | {"recovered_gain": triples, "leakage": leaks}
@@ -298,11 +308,14 @@ def template_text(source: str | Path | None) -> str | None:
         return None
     path = Path(source).expanduser()
     if path.is_file():
-        return path.read_text(encoding="utf-8")
-    from transformers import AutoTokenizer
-
-    seat = find_models([source])[0]
-    template = AutoTokenizer.from_pretrained(seat.source, revision=seat.revision).chat_template
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UsageError(f"--chat-template {source} is no text.") from None
+    try:
+        template = tokenizer_of(find_models([source])[0]).chat_template
+    except CheckpointError as error:
+        raise CheckpointError(f"--chat-template {source}: there is no such file, and as a model: {error}") from None
     if not isinstance(template, str):
         raise UsageError(f"--chat-template {source}: it has no chat template, or several by name. Give a file.")
     return template

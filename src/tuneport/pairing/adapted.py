@@ -54,7 +54,11 @@ def lay_onto(adapter: Checkpoint, base: Checkpoint, tied: bool, target: Checkpoi
     if faults:
         raise PairingError(f"{where} does not fit its base {base.label}:{listing(sorted(faults))}")
     model = replace(adapter, adapter=None, tensors=dict(sorted(tensors.items())), config=base.config, behind=base.path)
-    warnings = (*_tied_product(found, tied, adapter.adapter.tied), *_doubts(adapter, base, target))
+    warnings = (
+        *_tied_product(found, tied, adapter.adapter.tied),
+        *_lost_end(adapter, base),
+        *_doubts(adapter, base, target),
+    )
     return Adapted(model, found, tuple(alike), tuple(_decisions(model, adapter)), warnings)
 
 
@@ -227,6 +231,33 @@ def _tied_product(changes: Mapping[str, Change], tied: bool, kept_tied: bool) ->
                 "too, as in peft's own merge; it was trained with a head that stayed as it was (peft's "
                 "ensure_weight_tying was off)."
             )
+
+
+def _lost_end(adapter: Checkpoint, base: Checkpoint) -> Iterable[str]:
+    """An end token that the adapter's tokenizer brings, where no generation config in its folder has generation stop there."""
+    if (adapter.path / "generation_config.json").is_file():
+        return
+    own, ids = _end_token(adapter)
+    before, bases = _end_token(base)
+    stops = (base.sidecars.json("generation_config.json") or base.config).get("eos_token_id")
+    if own is None or own == before or (bases | ids).get(own) in (stops if isinstance(stops, list) else [stops]):
+        return
+    yield (
+        f"the adapter's tokenizer ends texts with {own!r}, the base's with {before!r}, and no generation_config.json in "
+        "the adapter's folder has generation stop there: the output may talk on past its answers. Put one beside the "
+        "adapter, with the token's id as `eos_token_id`."
+    )
+
+
+def _end_token(model: Checkpoint) -> tuple[str | None, dict[str, int]]:
+    """The end token that a tokenizer's settings name, and the ids of the tokens that they list."""
+    settings = model.sidecars.json("tokenizer_config.json") or {}
+    named, listed = settings.get("eos_token"), settings.get("added_tokens_decoder")
+    if isinstance(named, dict):
+        named = named.get("content")
+    entries = listed.items() if isinstance(listed, dict) else ()
+    ids = {str(entry.get("content")): int(id) for id, entry in entries if isinstance(entry, dict) and id.isdigit()}
+    return named if isinstance(named, str) else None, ids
 
 
 def _is_called(checkpoint: Checkpoint, named: str) -> bool:

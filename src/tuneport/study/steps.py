@@ -130,6 +130,8 @@ class Builder:
         taking.take("model", model.thing)
         taking.data("tasks", tasks)
         chosen, running = apart(settings)
+        if any("start_of" in result for result in results):
+            running = {**running, "allow_selection": True}  # a stage before may have read its curve on the same data
         template = chosen.pop("chat_template", None)
         if template is not None:
             taking.template(str(template))

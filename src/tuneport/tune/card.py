@@ -62,14 +62,20 @@ def _loading(plan: Mapping[str, Any]) -> list[str]:
         return [imports, "", f"model = {whole.format('this-folder', '')}", tokenizer.format("this-folder", "")]
     revision = f', revision="{start["revision"]}"' if start["revision"] and is_hub_id(start["name"]) else ""
     own = plan["chat"]["template"] in (None, "the model's own")
-    return [
+    lines = [
         "from peft import PeftModel",
-        imports,
+        imports if own else imports.replace(", AutoTokenizer", ", AutoTokenizer, GenerationConfig"),
         "",
-        f"base = {whole.format(start['name'], revision)}",
-        'model = PeftModel.from_pretrained(base, "this-folder")',
         tokenizer.format(start["name"], revision) if own else tokenizer.format("this-folder", ""),
+        f"base = {whole.format(start['name'], revision)}",
     ]
+    if plan["chat"]["new_tokens"]:
+        lines.append("if len(tokenizer) > base.get_input_embeddings().num_embeddings:")
+        lines.append("    base.resize_token_embeddings(len(tokenizer), mean_resizing=False)")
+    lines.append('model = PeftModel.from_pretrained(base, "this-folder")')
+    if not own:  # else generation would not stop where the template ends an answer
+        lines.append('model.generation_config = GenerationConfig.from_pretrained("this-folder")')
+    return lines
 
 
 def _transfer(start: Mapping[str, Any]) -> str:

@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "running": Running(
             save_every=options.save_every,
             eval_every=options.eval_every,
-            tasks=tuple(options.tasks.split(",")) if options.tasks else (),
+            tasks=tuple(name for name in (options.tasks or "").split(",") if name),
             max_new_tokens=options.max_new_tokens,
             eval_batch_size=options.eval_batch_size,
             report_to=options.report_to,

@@ -114,10 +114,14 @@ def read_sources(names: Sequence[str | os.PathLike[str]], recipe: str, mix: Sequ
     twice = [label for label, count in Counter(labels).items() if count > 1]
     if twice:
         raise UsageError(f"--data: {', '.join(twice)} is given twice, or two files have one name. Rename one of them.")
+    shared: set[int] = set()
     for share in mix:
         matching = [place for place, source in enumerate(sources) if share.name in _called(source, names[place])]
         if len(matching) != 1:
             raise UsageError(f"--mix {share.name}: choose one of the --data: {', '.join(labels)}.")
+        if matching[0] in shared:
+            raise UsageError(f"--mix {share.name}: a share of {labels[matching[0]]} was given before. Give one.")
+        shared.add(matching[0])
         sources[matching[0]] = _share_of(sources[matching[0]], share, seed)
     return sources
 
@@ -134,6 +138,8 @@ def _share_of(source: Source, share: Share, seed: int) -> Source:
 
 
 def _read(name: str, recipe: str) -> Source:
+    if not name:
+        raise DataError("--data is empty: give a file, or a data set id (org/name[@REVISION][:SPLIT][?…]).")
     path = Path(os.path.expanduser(name))
     digest = revision = None
     if path.is_file():

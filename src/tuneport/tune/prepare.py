@@ -110,6 +110,7 @@ def prepare(
     chat = prepare_chat(tokenizer, chat_template, end_token, needed=messages)
     if chat.end_id is None:
         raise UsageError("The tokenizer names no end token, so answers would have no end. Give one: --end-token TOKEN.")
+    selection.check(tokenizer)
     taught = () if lora is None else _taught(recipe, lora, chat, tokenizer)
     unlearned = [] if lora is None else _unlearned(start, recipe, lora, chat, tokenizer, taught)
     length = _sequence_length(start, recipe)
@@ -198,6 +199,8 @@ def forecast_in_words(told: dict[str, Any]) -> str:
         f"ends answers     {told['chat']['end_token']!r}, template: {told['chat']['template'] or 'none'}",
         f"memory (about)   {memory} (devices × memory of each, FSDP 2)",
     ]
+    if told["chat"]["new_tokens"]:
+        lines.append(f"new tokens       {', '.join(told['chat']['new_tokens'])}")
     if told["start"] is not None:
         lines.append(f"start            {told['start']['words']}")
     return "\n".join(lines)
@@ -213,7 +216,7 @@ def load_tokenizer(start: Checkpoint) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(start.path, trust_remote_code=False)  # None would ask on the terminal
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:  # transformers' and tokenizers' own, of a dozen kinds and of none
         here = [name for name in start.sidecars.names() if name in TOKENIZER_FILES or "token" in name]
         raise CheckpointError(
             f"{start.label}: transformers cannot read its tokenizer (files: {', '.join(here) or 'none'}). Put the "
@@ -227,6 +230,12 @@ def _open(model: str | os.PathLike[str]) -> Checkpoint:
         from tuneport.checkpoint.hub import fetch
 
         start = fetch(start)
+    if start.adapter is not None:
+        base = start.adapter.base_model or "BASE"
+        raise CheckpointError(
+            f"model {start.label} is an adapter, and has no weights to train on from. Lay it onto its base first: tuneport "
+            f"transfer --base {base} --tuned {start.label} --onto {base} --out DIR; then tune DIR."
+        )
     if not start.config:
         raise CheckpointError(f"model {start.label} has no config.json, so it cannot be trained.")
     return start

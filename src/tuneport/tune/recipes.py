@@ -227,10 +227,14 @@ class Lora:
 def parse_lora(text: str) -> Lora:
     """``rank=16,alpha=32,targets=all-linear,rslora=true,save=lm_head``; lists with ``+``. Raises `UsageError`."""
     given: dict[str, Any] = {}
+    seen: set[str] = set()
     for part in text.split(","):
         key, equals, value = part.strip().partition("=")
         if not equals or not value:
             raise UsageError(f"--lora {text!r}: write it as rank=16,alpha=32,targets=q_proj+v_proj,rslora=true.")
+        if key in seen:
+            raise UsageError(f"--lora {text!r}: {key} is given twice.")
+        seen.add(key)
         try:
             if key == "rank":
                 given["rank"] = int(value)

@@ -138,7 +138,12 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
     if padding is None:
         prepared.tokenizer.pad_token = prepared.chat.end_token
     try:
-        trainer = build_trainer(prepared, load_model(prepared), checkpoints, team, running)
+        model = load_model(prepared)
+        try:
+            trainer = build_trainer(prepared, model, checkpoints, team, running)
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]  # TRL's and peft's own refusals
+            raise TrainingError(f"{prepared.start.label} cannot be trained with these choices: {first}") from error
         _check_space(folder, trainer.model, prepared, running)
         _take_callbacks(trainer, prepared, folder, logbook, team, running)
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))

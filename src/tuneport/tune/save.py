@@ -70,6 +70,8 @@ def save_adapter(
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty form of a model card
     if chat.new_tokens or chat.sets_end:
         save_tokenizer(folder, tokenizer, start, chat)
+    if chat.sets_end:  # else a transfer would carry the template, and not that generation stops where it ends a turn
+        _write_generation_config(folder, start, chat)
 
 
 def save_tokenizer(folder: Path, tokenizer: Any, start: Checkpoint, chat: Chat) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuneport.errors import DataError
 from tuneport.evaluate.examples import OwnTask, own_file, read_tasks
 from tuneport.evaluate.leakage import example_digests
 
@@ -45,9 +46,25 @@ class Selection:
                 )
         return found
 
+    def check(self, tokenizer: Any) -> None:
+        """Raise `TuneportError` for what the first scoring would stop at: hours of training stand before it."""
+        spoken = sorted({file for file, task in self.own if any(example.messages for example in task.examples)})
+        if spoken and not tokenizer.chat_template:
+            raise DataError(
+                f"--tasks {', '.join(spoken)}: the examples are `messages`, and the model has no chat template. Give it "
+                "one with --chat-template, or examples with a `prompt`."
+            )
+        if self.names:
+            from tuneport.evaluate.harness import quietly
+            from tuneport.evaluate.named import load_named
+
+            with quietly():
+                load_named(self.names)
+
 
 def read_selection(tasks: Sequence[str]) -> Selection:
     """The examples behind the names. Raises `UsageError` with every fault of their files, before anything is trained."""
     files = {task: own_file(task) for task in tasks}
+    read_tasks([path for path in files.values() if path is not None])  # tells what is wrong with all of them together
     own = [(path.name, task) for path in files.values() if path is not None for task in read_tasks([Path(path)])]
     return Selection(tuple(own), tuple(name for name, path in files.items() if path is None))

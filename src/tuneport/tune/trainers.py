@@ -30,7 +30,6 @@ def load_model(prepared: Prepared) -> Any:
     A new token begins as the mean of all the others: near nothing in particular, and the same in every run.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     start = prepared.start
@@ -39,7 +38,9 @@ def load_model(prepared: Prepared) -> Any:
             start.path, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
         model, told = loaded
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # transformers', safetensors' and the Hub client's, of a dozen kinds
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrainingError(f"transformers cannot load {start.label} for training: {first}") from None
     lacking = sorted(told["missing_keys"])
@@ -309,7 +310,10 @@ def _peft_config(prepared: Prepared, model: Any, lora: Lora) -> Any:
     modules = {part for name, _ in model.named_modules() for part in (name, name.rpartition(".")[2])}
     absent = [name for name in (*_target_names(lora), *lora.modules_to_save) if name not in modules]
     if absent:
-        raise UsageError(f"--lora: {prepared.start.label} has no module named {', '.join(absent)}.")
+        there = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "weight")})
+        raise UsageError(
+            f"--lora: {prepared.start.label} has no module named {', '.join(absent)}. It has {', '.join(there)}."
+        )
     saved = list(lora.modules_to_save)
     trained: dict[str, list[int]] = {}
     taught = [prepared.tokenizer.convert_tokens_to_ids(token) for token in prepared.taught]
