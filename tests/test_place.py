@@ -1,7 +1,10 @@
 """The folder of a run: unfinished until it ends well, continued by the same plan, never at others' cost."""
 
+import json
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +85,67 @@ def test_two_runs_at_once_into_the_same_place_are_one_too_many(tmp_path: Path) -
     ):
         pass
     assert (tmp_path / "run").exists()
+
+
+def test_another_plans_folder_is_replaced_when_that_is_asked_for_and_the_new_one_is_whole(tmp_path: Path) -> None:
+    out, other = tmp_path / "run", PLAN | {"seed": 1}
+    finish(out)
+    (out / "thesis.txt").write_text("old")
+    with pytest.raises(KeyboardInterrupt), workplace(out, other, overwrite=True) as folder:
+        assert folder is not None
+        raise KeyboardInterrupt
+    assert (out / "thesis.txt").read_text() == "old"
+    with workplace(out, other, overwrite=True) as folder:
+        assert folder is not None
+        (folder / "result").write_text("new")
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+    assert {path.name for path in out.iterdir()} == {"plan.json", "result"}
+    with workplace(out, other, overwrite=True) as folder:
+        assert folder is None, "the same plan is done, and is not done again"
+
+
+# Without a record nothing tells a whole folder before it is marked.
+@pytest.mark.parametrize(("record", "renames"), [*((None, n) for n in (1, 2, 3)), *(("r.json", n) for n in range(4))])
+def test_a_kill_between_the_renames_is_made_good_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str | None, renames: int
+) -> None:
+    out, other = tmp_path / "run", PLAN | {"seed": 1}
+    finish(out)
+    left = [renames]
+
+    class KilledError(Exception):
+        pass
+
+    def counted(real: Any) -> Any:
+        def call(*arguments: Any, **choices: Any) -> Any:
+            if not left[0]:
+                raise KilledError
+            left[0] -= 1
+            return real(*arguments, **choices)
+
+        return call
+
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(KilledError),
+        workplace(out, other, record, overwrite=True) as folder,
+    ):
+        assert folder is not None
+        if record:
+            (folder / record).write_text(json.dumps({"plan": other}))
+        (folder / "result").write_text("new")
+        for owner, name in ((Path, "rename"), (Path, "touch"), (shutil, "rmtree")):
+            patched.setattr(owner, name, counted(getattr(owner, name)))
+    assert any((place / "result").exists() for place in tmp_path.iterdir())
+    with workplace(out, other, record, overwrite=True) as folder:
+        assert folder is None
+    assert (out / "result").read_text() == "new"
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+    assert not (out / ".replaces").exists()
+
+
+def test_what_has_the_name_that_the_old_folder_needs_is_told(tmp_path: Path) -> None:
+    finish(tmp_path / "run")
+    (tmp_path / "run.old").mkdir()
+    with pytest.raises(OutputError, match=r"run\.old is in the way"), workplace(tmp_path / "run", {}, overwrite=True):
+        pass

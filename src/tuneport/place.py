@@ -1,7 +1,7 @@
 """The folder of a long run: `DIR.partial` until everything is in it, then `DIR`.
 
 A run goes on where an earlier one with the same plan stopped, says so when it was done before, and refuses
-a folder that holds anything else; nothing that is there is ever removed.
+a folder that holds anything else; nothing that is there is ever removed, unless it is to be overwritten, by what is whole.
 """
 
 from __future__ import annotations
@@ -15,35 +15,46 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.journal import differing_fields
+from tuneport.checkpoint.replacing import REPLACES, check_room_for_old, finish_replacing, move_into_place
 from tuneport.errors import OutputError, TakenError, listing
 
 PLAN = "plan.json"
 
 
 @contextmanager
-def workplace(out: Path, plan: Mapping[str, Any], record: str | None = None) -> Iterator[Path | None]:
+def workplace(
+    out: Path, plan: Mapping[str, Any], record: str | None = None, *, overwrite: bool = False
+) -> Iterator[Path | None]:
     """The folder to work in, renamed to `out` when all went well; None if `out` holds this plan's results.
 
     The plan stands in plan.json. With `record`, the name of a JSON file that the run writes at its end and that holds
-    the plan under "plan", the finished folder has no plan.json of its own.
+    the plan under "plan", the finished folder has no plan.json of its own. With `overwrite` an `out` of another plan is
+    replaced when all went well.
     """
     if out.name in ("", ".."):
         raise OutputError(f"{out} is no name of a folder to make. Give DIR a name of its own.")
     wanted = json.loads(json.dumps(plan))
+    finish_replacing(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        _compare(out, wanted, record)
-        yield None
-        return
+        if not overwrite or _plan_in(out, record) == wanted:
+            _compare(out, wanted, record)
+            yield None
+            return
+        check_room_for_old(out)
     unfinished = out.with_name(f"{out.name}.partial")
     if unfinished.exists() and {file.name for file in unfinished.iterdir()} - {f"{PLAN}.new"}:
         _compare(unfinished, wanted, record)
     with held(unfinished, "choose another DIR"):
+        if _is_whole(unfinished, record):
+            move_into_place(out, unfinished)  # a kill came between the last write and the last rename
+            yield None
+            return
         if not (unfinished / PLAN).exists():
             write_whole(unfinished / PLAN, json.dumps(wanted, indent=1) + "\n")
         yield unfinished
         if record is not None:
             (unfinished / PLAN).unlink()
-        unfinished.rename(out)
+        move_into_place(out, unfinished)
 
 
 @contextmanager
@@ -81,6 +92,12 @@ def write_whole(path: Path, text: str) -> None:
     unfinished = path.with_name(f"{path.name}.new")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
+
+
+def _is_whole(unfinished: Path, record: str | None) -> bool:
+    """Whether only renames are left to do: the plan went, and the record is there; or it is marked to replace another."""
+    gone = record is not None and (unfinished / record).exists() and not (unfinished / PLAN).exists()
+    return gone or (unfinished / REPLACES).exists()
 
 
 def _compare(folder: Path, wanted: Any, record: str | None) -> None:

@@ -141,6 +141,23 @@ def test_the_same_command_again_says_that_it_is_done_and_another_is_refused(base
     assert (full / "tune.json").stat().st_mtime_ns == before
 
 
+def test_overwrite_replaces_another_plans_output_and_nothing_that_is_read(
+    base: Path, sums: Path, tmp_path: Path, cli: Cli
+) -> None:
+    out = tmp_path / "tuned"
+    flags = ["tune", base, "--data", sums, "--out", out, "--batch-size", "2"]
+    assert cli(*flags, "--steps", "1").status == 0
+    assert cli(*flags, "--steps", "2").status == 1
+    ran = cli(*flags, "--steps", "2", "--overwrite")
+    assert (ran.status, json.loads((out / "tune.json").read_text())["outcome"]["steps"]) == (0, 2), ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
+    own = out / "mine.jsonl"
+    shutil.copyfile(sums, own)
+    ran = cli("tune", base, "--data", own, "--out", out, "--steps", "3", "--overwrite")
+    assert ran.status == 1 and "mine.jsonl, which is read" in ran.err
+    assert own.exists()
+
+
 def test_two_runs_of_one_plan_give_the_same_bits(base: Path, sums: Path, full: Path, tmp_path: Path) -> None:
     again = tune(base, [sums], QUICK, out=tmp_path / "again").out
     assert same(weights(full), weights(again))

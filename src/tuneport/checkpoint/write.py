@@ -17,6 +17,7 @@ from typing import Any
 
 from tuneport.checkpoint import journal
 from tuneport.checkpoint.journal import Journal, LeafRecord
+from tuneport.checkpoint.replacing import REPLACES, check_room_for_old, finish_replacing, move_into_place
 from tuneport.checkpoint.shards import Layout
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import OutputError, TakenError
@@ -25,7 +26,6 @@ MANIFEST = "tuneport.json"
 # Larger writes ask the page cache for large blocks of memory, which cost a virtual machine up to three times as much.
 WRITE_BYTES = 2**18
 # Stands in a finished folder while an older one of the same name is being removed (--overwrite).
-REPLACES = ".replaces"
 
 
 class AlreadyDone(Exception):  # noqa: N818  (no error: the folder is there, made by the same plan)
@@ -88,7 +88,7 @@ class OutputFolder:
             fresh.rename(self.partial / MANIFEST)
             self.close()
             self.journal.path.unlink()
-            _move_into_place(self.out, self.partial)
+            move_into_place(self.out, self.partial)
 
     def discard(self) -> None:
         """Remove DIR.partial: nothing in it will be of use to a later run."""
@@ -216,37 +216,14 @@ def _is_at(descriptor: int, path: Path) -> bool:
 def _repair(out: Path, partial: Path) -> None:
     """Finish what a kill cut short between the last write and the end of the renames."""
     with told(out.parent):
-        if (out / REPLACES).is_file():
-            _remove_replaced(out)
+        finish_replacing(out)
         complete = (partial / MANIFEST).is_file() and not (partial / journal.NAME).exists()
         if complete and ((partial / REPLACES).is_file() or not os.path.lexists(out)):
-            _move_into_place(out, partial)
-
-
-def _move_into_place(out: Path, partial: Path) -> None:
-    if os.path.lexists(out):
-        (partial / REPLACES).touch()
-        out.rename(_old(out))
-    partial.rename(out)
-    if (out / REPLACES).is_file():
-        _remove_replaced(out)
-
-
-def _remove_replaced(out: Path) -> None:
-    old = _old(out)
-    if old.is_dir() and not old.is_symlink():
-        shutil.rmtree(old)
-    elif os.path.lexists(old):
-        old.unlink()
-    (out / REPLACES).unlink()
+            move_into_place(out, partial)
 
 
 def _partial(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
-
-
-def _old(out: Path) -> Path:
-    return out.with_name(out.name + ".old")
 
 
 def _check_ours(partial: Path) -> None:
@@ -273,8 +250,7 @@ def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrit
         if made_by is not None:
             how += ": " + "; ".join(journal.differing_fields(made_by, json.loads(json.dumps(plan)))[:5])
         raise TakenError(f"{out} {how}. Give another --out, or --overwrite to replace it.")
-    if os.path.lexists(_old(out)):
-        raise TakenError(f"{_old(out)} is in the way of --overwrite, which needs that name. Move it away first.")
+    check_room_for_old(out)
 
 
 def _check_space(out: Path, place: Path, needed: int) -> None:

@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--shard-size", metavar="SIZE", default="5GB", help="most bytes in a file (default: %(default)s)"
     )
+    group.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
     group.add_argument("--dry-run", action="store_true", help="show the plan and what it needs, and train nothing")
 
 
@@ -135,6 +136,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             max_new_tokens=options.max_new_tokens,
             eval_batch_size=options.eval_batch_size,
             report_to=options.report_to,
+            overwrite=options.overwrite,
             shard_size=options.shard_size,
         ),
     }

@@ -269,6 +269,7 @@ class Running:
     eval_batch_size: int = 16
     report_to: str | None = None
     shard_size: str = "5GB"
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers. Raises `UsageError`."""

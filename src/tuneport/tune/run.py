@@ -74,7 +74,7 @@ def tune(
 
     Full parameters, or an adapter with ``lora``. Weights are stored as the start's are, or in ``dtype`` (float32 keeps all
     that was learned). Raises `TuneportError` in words: data that do not fit, a model that cannot be trained, a place that
-    is taken. The same call again goes on, or says that it is done.
+    is taken (`Running.overwrite` replaces it). The same call again goes on, or says that it is done.
 
         tuneport.tune("v1", ["mine.jsonl"], SftRecipe(steps=300, batch_size=32), out="v1-tuned", chat_template="chatml")
     """
@@ -93,10 +93,10 @@ def tune(
             dtype=dtype,
             running=running,
         )
-        _check_place(place, prepared)
+        _check_place(place, prepared, [*names, *running.tasks, *([chat_template] if chat_template else [])])
         _show_warnings(prepared, team)
         plan = prepared.plan() if team.leads else {}
-        with team_workplace(team, place, plan, RECORD) as folder:
+        with team_workplace(team, place, plan, RECORD, overwrite=running.overwrite) as folder:
             if folder is not None:
                 with _discarded_if_nothing_began(folder, team), _told(folder):
                     _run(prepared, folder, plan, team, running)
@@ -328,11 +328,15 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def _check_place(out: Path, prepared: Prepared) -> None:
-    """Refuse places that cannot be meant."""
+def _check_place(out: Path, prepared: Prepared, read: Sequence[str | os.PathLike[str]]) -> None:
+    """Refuse places that cannot be meant, and such as hold a file that is read."""
     start = prepared.start.path.resolve()
     if out.resolve() == start or start in out.resolve().parents or out.resolve() in start.parents:
         raise OutputError(f"--out {out} is the model {prepared.start.label}, or holds it, or lies in it; give another.")
+    for name in read:
+        file = Path(os.path.expanduser(name))
+        if file.exists() and out.resolve() in (file.resolve(), *file.resolve().parents):
+            raise OutputError(f"--out {out} holds {name}, which is read; give a folder of its own.")
     if not out.resolve().parent.is_dir():
         raise OutputError(f"--out {out}: the folder {out.resolve().parent} does not exist. Make it first.")
 

@@ -57,7 +57,9 @@ def join_team() -> Team:
 
 
 @contextmanager
-def team_workplace(team: Team, out: Path, plan: dict[str, Any], record: str) -> Iterator[Path | None]:
+def team_workplace(
+    team: Team, out: Path, plan: dict[str, Any], record: str, *, overwrite: bool = False
+) -> Iterator[Path | None]:
     """`workplace` for a team: the leader holds the folder, and it is renamed when all have left it."""
     if not team.leads:
         found, message = team.share(None)
@@ -68,7 +70,7 @@ def team_workplace(team: Team, out: Path, plan: dict[str, Any], record: str) -> 
         return
     told = False
     try:
-        with workplace(out, plan, record) as folder:
+        with workplace(out, plan, record, overwrite=overwrite) as folder:
             team.share((None if folder is None else str(folder), None))
             told = True
             yield folder
