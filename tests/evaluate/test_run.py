@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +314,13 @@ def test_an_adapter_that_cannot_be_read_ends_in_words(models: Path, towns: Path,
         tuneport.evaluate([tmp_path / "adapter_model.bin"], [towns], tmp_path / "o.json", **SHORT)
     with pytest.raises(CheckpointError, match="it cannot be loaded"):
         tuneport.evaluate([tmp_path / "adapter_model.safetensors"], [towns], tmp_path / "p.json", **SHORT)
+
+
+def test_a_folder_with_a_model_and_an_adapter_is_neither(models: Path, towns: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "all", tmp_path / "both")
+    (tmp_path / "both" / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    with pytest.raises(CheckpointError, match=r"holds a model \(model\.safetensors\) and an adapter"):
+        tuneport.evaluate([tmp_path / "both"], [towns], tmp_path / "o.json", **SHORT)
 
 
 def test_an_adapters_base_lies_here_or_beside_it_or_is_told(models: Path, towns: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -139,6 +140,23 @@ def test_rows_and_columns_of_a_data_set_are_chosen_in_its_name(in_two_languages:
     assert (source.name, source.form, source.available) == (name, "prompt-completion", 6)
     (part,) = read_sources([name], "sft", [Share(name, 4)], 0)
     assert len(part.rows) == 4
+
+
+def test_of_a_data_set_only_the_rows_of_a_share_come_into_memory(
+    in_two_languages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    name, taken = "org/aya?prompt:inputs&completion:targets", list[int]()
+    whole = datasets.Dataset.to_list
+
+    def counted(self: datasets.Dataset) -> list[Any]:
+        taken.append(len(self))
+        return whole(self)
+
+    monkeypatch.setattr(datasets.Dataset, "to_list", counted)
+    (source,) = read_sources([name], "sft", [Share(name, 2)], 0)
+    assert (taken, len(source.rows), source.available) == ([2], 2, 9)
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are(in_two_languages: None) -> None:

@@ -20,6 +20,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 LEGACY_INDEX = "pytorch_model.bin.index.json"
 LEGACY_SINGLE = "pytorch_model.bin"
+MODEL_WEIGHTS = (INDEX, SINGLE, LEGACY_INDEX, LEGACY_SINGLE)
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_PICKLE = "adapter_model.bin"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.open import open_checkpoint
-from tuneport.checkpoint.weights import ADAPTER_PICKLE
+from tuneport.checkpoint.weights import ADAPTER_PICKLE, MODEL_WEIGHTS
 from tuneport.errors import CheckpointError, TuneportError, UsageError
 from tuneport.evaluate import checks
 from tuneport.evaluate.checks import Prompt
@@ -83,6 +83,12 @@ def _find(spec: str, name: str) -> Seat:
 
     folder = Path(spec).expanduser()
     if (folder / _ADAPTER).is_file():
+        own = [file for file in MODEL_WEIGHTS if (folder / file).is_file()]
+        if own:
+            raise CheckpointError(
+                f"model {name}: its folder holds a model ({own[0]}) and an adapter, of which transformers would load the "
+                "adapter alone. Keep each in a folder of its own."
+            )
         return _find_adapter(folder, name)
     checkpoint = open_checkpoint(spec, "model")
     if checkpoint.hub_id is not None:

@@ -19,7 +19,8 @@ from typing import Any
 
 from tuneport.errors import DataError
 from tuneport.tune.chat import Chat
-from tuneport.tune.data import Row, Source
+from tuneport.tune.data import Source
+from tuneport.tune.forms import Row
 from tuneport.tune.leakage import answered_digest, example_digest
 
 IGNORED = -100  # torch's label for a position that does not count in the loss

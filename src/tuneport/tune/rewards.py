@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import DataError, UsageError
-from tuneport.tune.data import Row
+from tuneport.tune.forms import Row
 
 Reward = Callable[..., list[float | None]]
 _WEIGHTED = re.compile(r"(?P<weight>\d+(?:\.\d+)?)\*(?P<rest>.+)", re.DOTALL)

@@ -1,0 +1,134 @@
+"""The forms that rows of training data have, which recipes train on which, and what is wrong with a row."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+Numbered = list[tuple[int, Row]]
+Faults = list[tuple[int, str]]
+
+# The fields of each form, and which recipes train on it.
+FORMS: Mapping[str, tuple[str, ...]] = {
+    "messages": ("messages",),
+    "prompt-completion": ("prompt", "completion"),
+    "text": ("text",),
+    "preference": ("prompt", "chosen", "rejected"),
+    "prompt": ("prompt",),
+}
+FORMS_OF = {"sft": ("messages", "prompt-completion", "text"), "dpo": ("preference",), "grpo": ("prompt",)}
+
+
+def form_of(rows: Numbered, recipe: str, where: str) -> tuple[str, list[str], Faults]:
+    """The one form of all rows, the fields that are not used, and what is wrong."""
+    wanted = FORMS_OF[recipe]
+    first: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    fields: Counter[str] = Counter()
+    by_reason: dict[str, list[int]] = defaultdict(list)
+    fitting: list[tuple[int, Row, str]] = []
+    for number, row in rows:
+        given = {field for field, value in row.items() if value is not None}
+        fields.update(given)
+        forms = [form for form in wanted if set(FORMS[form]) <= given]
+        if len(forms) == 1:
+            spoken = forms[0] != "messages" and isinstance(row.get("prompt"), list)
+            kind = f"{forms[0]} of messages" if spoken else forms[0]
+            first.setdefault(kind, number)
+            counts[kind] += 1
+            fitting.append((number, row, forms[0]))
+        elif forms:
+            by_reason[f"fits more than one form ({', '.join(forms)}); leave the fields of one"].append(number)
+        else:
+            has = ", ".join(sorted(given)) or "nothing"
+            by_reason[f"has {has}; {recipe} needs {_wanted(wanted)}"].append(number)
+    faults: Faults = [(numbers[0], f"{where} {_numbers(numbers)}: {reason}") for reason, numbers in by_reason.items()]
+    if len(first) > 1:
+        kinds = ", ".join(f"{counts[form]} × {form} (first: {where} {number})" for form, number in first.items())
+        faults.append((min(first.values()), f"forms are mixed: {kinds}; put each into a file of its own"))
+    for number, row, form in fitting:
+        faults += [(number, f"{where} {number}: {fault}") for fault in _CHECKS[form](row)]
+    form = next(iter(first), wanted[0]).removesuffix(" of messages")
+    used = {*FORMS[form], *(fields if form == "prompt" else ())}
+    return form, sorted(set(fields) - used), faults
+
+
+def _wanted(forms: Sequence[str]) -> str:
+    return ", or ".join(" and ".join(f"`{field}`" for field in FORMS[form]) for form in forms)
+
+
+def _numbers(numbers: Sequence[int], most: int = 5) -> str:
+    shown = ", ".join(str(number) for number in numbers[:most])
+    return shown if len(numbers) <= most else f"{shown} and {len(numbers) - most} more"
+
+
+def _check_text(row: Row, field: str) -> list[str]:
+    value = row[field]
+    if not isinstance(value, str):
+        return [f"`{field}` is a {type(value).__name__}, not a text"]
+    if not value.strip():
+        return [f"`{field}` is empty"]
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        return [f"`{field}` holds half a character (a lone surrogate)"]
+    return []
+
+
+def _check_messages(row: Row, field: str, *, last: str | None = None) -> list[str]:
+    value = row[field]
+    if not isinstance(value, list) or not value:
+        return [f"`{field}` is no list of messages"]
+    faults = []
+    for place, message in enumerate(value, 1):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            faults.append(f"`{field}`: message {place} has no role")
+        elif not isinstance(message.get("content"), str):
+            faults.append(f"`{field}`: message {place} ({message['role']}) has no text in `content`")
+    if not faults and last is not None and value[-1]["role"] != last:
+        faults.append(
+            f"`{field}` ends with the role {value[-1]['role']!r}, not {last!r}: there is no answer to train on"
+        )
+    if not faults and last == "assistant" and not value[-1]["content"].strip():
+        faults.append(f"`{field}`: the last answer is empty")
+    return faults
+
+
+def _check_conversation(row: Row) -> list[str]:
+    return _check_messages(row, "messages", last="assistant")
+
+
+def _check_completion(row: Row) -> list[str]:
+    return _check_answers(row, "completion")
+
+
+def _check_preference(row: Row) -> list[str]:
+    faults = [*_check_answers(row, "chosen"), *_check_answers(row, "rejected")]
+    if not faults and row["chosen"] == row["rejected"]:
+        faults.append("`chosen` and `rejected` are the same: there is no preference")
+    return list(dict.fromkeys(faults))
+
+
+def _check_answers(row: Row, answer: str) -> list[str]:
+    """A prompt and an answer, both texts or both lists of messages."""
+    if isinstance(row["prompt"], list) != isinstance(row[answer], list):
+        return [f"`prompt` and `{answer}` are not both texts, or both lists of messages"]
+    if isinstance(row["prompt"], list):
+        return [*_check_messages(row, "prompt"), *_check_messages(row, answer, last="assistant")]
+    prompt = [] if row["prompt"] == "" else _check_text(row, "prompt")  # an empty prompt is one: free generation
+    return [*prompt, *_check_text(row, answer)]
+
+
+def _check_prompt(row: Row) -> list[str]:
+    if isinstance(row["prompt"], list):
+        return _check_messages(row, "prompt")
+    return _check_text(row, "prompt")
+
+
+_CHECKS: Mapping[str, Callable[[Row], list[str]]] = {
+    "messages": _check_conversation,
+    "prompt-completion": _check_completion,
+    "text": lambda row: _check_text(row, "text"),
+    "preference": _check_preference,
+    "prompt": _check_prompt,
+}
