@@ -139,8 +139,8 @@ def _claim(claim: Mapping[str, Any]) -> str:
     rows = ["| | found | 95 % | |", "| --- | ---: | --- | --- |"]
     for finding in claim["findings"]:
         value, (low, high) = finding["estimate"]["value"], finding["estimate"]["interval"]
-        points = finding["unit"] == "points"
-        shown = [f"{100 * number:+.1f}" if points else f"{number:.2f}" for number in (value, low, high)]
+        written = {"points": lambda x: f"{100 * x:+.1f}", "nats": lambda x: f"{x:+.2f}"}
+        shown = [written.get(finding["unit"], lambda x: f"{x:.2f}")(number) for number in (value, low, high)]
         verdict = f"**{finding['verdict']}**" if finding["verdict"] else ""
         what = finding["what"].replace("|", "\\|")
         between = "one family" if finding["p"] is None and low == high else f"{shown[1]} to {shown[2]}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tuneport.lab.claims import VERSIONS
-from tuneport.lab.evidence import Model, base
+from tuneport.lab.evidence import LOSS, Model, base
 
 TASKS, UNSEEN = ("word-problems", "orders"), ("facts-completed",)
 STEPS = 100
@@ -48,21 +48,28 @@ def write_study(
     }  # fmt: skip
     for family in range(families):
         for number, (model, steps) in enumerate(every):
-            place = f"evaluate-{family}-{number}"
-            where = folder / "steps" / place
-            where.mkdir(parents=True)
-            lines = [
-                {"task": task, "id": str(example), "score": float(rng.random() < share(model, steps, task, family))}
-                for task in tasks
-                for example in range(n)
-            ]
-            (where / "scores.examples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            places = {task: f"evaluate-{'loss-' if task.endswith(LOSS) else ''}{family}-{number}" for task in tasks}
+            for place in sorted(set(places.values())):
+                (folder / "steps" / place).mkdir(parents=True)
+                lines = [
+                    {
+                        "task": task.removesuffix(LOSS),
+                        "id": str(example),
+                        "score": float(rng.random() < share(model, steps, task, family)),
+                    }
+                    for task in tasks
+                    for example in range(n if places[task] == place else 0)
+                ]
+                text = "".join(json.dumps(line) + "\n" for line in lines)
+                (folder / "steps" / place / "scores.examples.jsonl").write_text(text)
             told = {**model._asdict(), "family": family, "seed": 0}
             document["results"].append(
                 {
                     **told, "step": None, "steps_total": steps, "split": "test", "status": "done",
-                    "scores": {task: {"evaluation": place} for task in tasks},
-                    "evaluations": [{"identity": place, "folder": place, "status": "done"}],
+                    "scores": {task: {"evaluation": place} for task, place in places.items()},
+                    "evaluations": [
+                        {"identity": place, "folder": place, "status": "done"} for place in sorted(set(places.values()))
+                    ],
                 }
             )  # fmt: skip
             if model.kind in ("transfer-then-tune", "recycle-iterative", "recycle-direct"):

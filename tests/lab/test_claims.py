@@ -19,7 +19,7 @@ from tuneport.lab.claims import (
     languages_transfer,
     stages_transfer,
 )
-from tuneport.lab.evidence import Model, base, read_families
+from tuneport.lab.evidence import LOSS, Model, base, read_families
 from tuneport.lab.judging import FAILS, HOLDS, OPEN, Claim, Finding, Judging, adjusted
 
 
@@ -129,6 +129,20 @@ def test_a_control_gains_nothing_where_a_tenth_of_the_real_gain_is_out_of_reach(
     assert Finding("x", Estimate(0.0, (-0.02, 0.05)), wanted="nothing").verdict == HOLDS
     assert Finding("x", Estimate(0.1, (0.0, 0.2)), wanted="nothing").verdict == OPEN
     assert Finding("x", Estimate(0.3, (0.2, 0.4)), wanted="nothing").verdict == FAILS
+
+
+def test_harm_shows_in_the_loss_of_answers_too_where_that_was_asked_for(tmp_path: Path, held: dict[str, Claim]) -> None:
+    def worse_from_afar(model: Model, steps: int, task: str, family: int) -> float:
+        if not task.endswith(LOSS):
+            return as_the_paper_says(model, steps, task, family)
+        far = model.source in VERSIONS[:2] and model.target in VERSIONS[3:]
+        return 0.8 if far else 0.3
+
+    tasks = (*TASKS, *UNSEEN, f"{UNSEEN[0]}{LOSS}")
+    harm = judged(write_study(tmp_path, worse_from_afar, families=2, n=100, tasks=tasks))["3"].findings[-1]
+    assert (harm.unit, harm.verdict) == ("nats", HOLDS)
+    assert harm.estimate.value == pytest.approx(0.5, abs=0.1)
+    assert all(finding.unit == "points" for finding in held["3"].findings), "it was not asked for there"
 
 
 def test_of_several_budgets_the_shortest_is_meant_unless_one_is_named(tmp_path: Path) -> None:

@@ -109,6 +109,9 @@ def near_and_far(j: Judging) -> Claim:
                 "harm: M4, M5 + Δ(M1), Δ(M2) − the base, few-shot", far, [base(t) for t in LATE], "below", j.unseen
             )
         )
+        if j.has_losses():
+            by_loss = "harm, the same: the loss of the answers (nats a token)"
+            findings.append(j.change(by_loss, far, [base(t) for t in LATE], "above", j.losses(), unit="nats"))
     return Claim(
         "3", "Near versions help each other, far ones can harm; Δ3 still helps M4 and M5.",
         "section 4.2; Table 3 (Table 11 partly disagrees)", tuple(findings),

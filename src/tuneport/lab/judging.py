@@ -16,7 +16,7 @@ import numpy as np
 from tuneport.evaluate import measures
 from tuneport.evaluate.crossed import NO_HARM, does_no_harm, over_families
 from tuneport.evaluate.measures import Estimate, Matrix
-from tuneport.lab.evidence import Family, Model
+from tuneport.lab.evidence import LOSS, Family, Model, base
 
 CONTROL = 0.1
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not shown"
@@ -102,11 +102,27 @@ class Judging:
         before: Sequence[Any],
         wanted: str | None = "above",
         tasks: Sequence[str] | None = None,
+        unit: str = "points",
     ) -> Finding:
         """The mean score of some models minus that of others."""
         first = len(after)
         return self.finding(
-            what, [*after, *before], lambda m: m[:, :first].mean(axis=1) - m[:, first:].mean(axis=1), wanted, tasks
+            what,
+            [*after, *before],
+            lambda m: m[:, :first].mean(axis=1) - m[:, first:].mean(axis=1),
+            wanted,
+            tasks,
+            unit,
+        )
+
+    def losses(self) -> list[str]:
+        """The tasks of what no fine-tuning holds, by the loss of their answers."""
+        return [f"{task}{LOSS}" for task in self.unseen]
+
+    def has_losses(self) -> bool:
+        """Whether every family was asked for them."""
+        return all(
+            set(self.losses()) <= set(scores) for family in self.families for scores in [family.scores(base("M1"))]
         )
 
 
