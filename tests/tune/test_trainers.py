@@ -116,10 +116,10 @@ def test_a_verifiable_reward_is_raised(full: Path, tmp_path: Path) -> None:
 
 
 def test_a_users_reward_counts_by_its_weight_and_may_look_at_any_field(
-    full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "rewards_of_a_test.py").write_text(
-        "def level(prompts, completions, level, **_):\n    return [float(value) for value in level]\n"
+        "def level(prompts, completions, level, **_):\n    print('looked at')\n    return [float(value) for value in level]\n"
         "def broken(completions, **_):\n    return completions[7000]\n"
         "def short(completions, **_):\n    return [1.0]\n"
     )
@@ -131,6 +131,8 @@ def test_a_users_reward_counts_by_its_weight_and_may_look_at_any_field(
     recipe = GrpoRecipe(**choices, rewards=("0.5*rewards_of_a_test:level", "format=(?s).*"))
     out = tune(full, [data], recipe, out=tmp_path / "out").out
     assert log_of(out)[0]["reward"] == pytest.approx(0.5 * 4 + 1)
+    printed = capsys.readouterr()
+    assert printed.out == "" and "looked at" in printed.err, "stdout is for results"
     for name, words in (("broken", "failed with IndexError"), ("short", r"gave 1 value\(s\) for 4 completions")):
         with pytest.raises(TrainingError, match=words):
             tune(full, [data], GrpoRecipe(**choices, rewards=(f"rewards_of_a_test:{name}",)), out=tmp_path / name)

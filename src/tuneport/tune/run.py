@@ -16,7 +16,7 @@ import random
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -141,7 +141,7 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
         model = load_model(prepared)
         try:
             trainer = build_trainer(prepared, model, checkpoints, team, running)
-        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, ImportError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]  # TRL's and peft's own refusals
             raise TrainingError(f"{prepared.start.label} cannot be trained with these choices: {first}") from error
         _check_space(folder, trainer.model, prepared, running)
@@ -424,7 +424,8 @@ def _quietly() -> Iterator[None]:
         logger.setLevel(logging.ERROR)
     bars = _transformers_bars(False)
     try:
-        with warnings.catch_warnings():
+        # What libraries and rewards print is no result: stdout may be somebody's JSON.
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -236,6 +236,8 @@ def _arguments(prepared: Prepared, checkpoints: Path, team: Team, running: Runni
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # a loss that is no number must be seen
         "report_to": running.report_to or "none",
+        "project": "tuneport",
+        "run_name": checkpoints.parent.name.removesuffix(".partial"),
         "disable_tqdm": True,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": on_gpu,
