@@ -15,7 +15,7 @@ from tuneport.lab.processes import two_processes
 pytest.importorskip("torch")
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from tuneport.lab.processes import two_processes
 
@@ -25,6 +25,7 @@ def work(path):
     time.sleep(600)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever was started in the background ignores it
     with two_processes() as pool:
         pool.submit(work, sys.argv[1]).result()
 """
