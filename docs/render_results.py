@@ -48,6 +48,7 @@ def render(figures: Path = FIGURES) -> str:
         *([claims.render(figures_in(file))] if (file := figures / claims.FIGURES.name).exists() else []),
         published.render(figures),
         _bench(figures_in(figures / "bench.json")),
+        *_studies(figures),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -189,6 +190,27 @@ def _bench(record: dict[str, Any]) -> str:
         f"machine makes wall times swing; CPU seconds hardly do. {software}; tuneport's kernel: {machine['kernel']}.\n\n"
         + bench_table(record)
     )
+
+
+def _studies(figures: Path) -> list[str]:
+    """What a study costs besides its steps, and that kills change nothing; of what was run."""
+    parts = []
+    if (file := figures / "study-bench.json").exists():
+        told = figures_in(file)
+        parts.append(
+            f"To repeat: `make study-bench`. A study of {told['steps']} transfers of tiny models, one at a time, takes "
+            f"{told['whole_seconds']:.2f} s as a whole process, the transfers alone {told['steps_alone_seconds']:.2f} s: "
+            f"**{told['overhead_ms_a_step']:.1f} ms a step** for start, graph, records and results together."
+        )
+    if (file := figures / "study-kills.json").exists():
+        told = figures_in(file)
+        verdict = "the same" if not told["different"] else f"different in {', '.join(told['different'])}"
+        parts.append(
+            f"To repeat: `make study-kills`. A study of {told['steps']} steps on real models ({', '.join(told['kinds'])}), killed "
+            f"{told['kills']} times with SIGKILL, when {', '.join(map(str, told['records_at_each']))} records were there, two steps "
+            f"at once: all its records are {verdict} {'as' if not told['different'] else 'than'} an unbroken run's, seconds and versions aside."
+        )
+    return ["## What a study costs, and kills", *parts] if parts else []
 
 
 def main(arguments: Sequence[str]) -> int:
