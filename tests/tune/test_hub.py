@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from data_set_hub import DataSetHub
 from families.loopback_hub import LoopbackHub
 from huggingface_hub import ModelCard
 from pushing_hub import TOKEN, PushingHub
+
+from tune.tiny_tuning import write_rows
 
 
 def test_a_hub_id_is_fetched_fine_tuned_and_named_and_nothing_else_goes_over_the_network(
@@ -83,6 +86,30 @@ def test_a_fine_tuning_is_published_with_its_card_and_tells_nothing_of_the_machi
     for name, text in texts.items():
         assert TOKEN not in text and str(tmp_path) not in text and str(base.parent) not in text, name
         assert str(Path.home()) not in text and os.uname().nodename not in text, name
+
+
+def test_a_share_of_a_data_set_is_fetched_chosen_and_named_by_its_commit(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    rows = [{"inputs": f"{n} + 1 =", "targets": f"{n + 1}", "language": "tr" if n % 2 else "en"} for n in range(40)]
+    write_rows(tmp_path / "rows" / "train.jsonl", rows)
+    data = "org/rows@main:train?language=tr&prompt:inputs&completion:targets"
+    with DataSetHub({"org/rows": {"main": tmp_path / "rows"}}) as hub:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        choices = ["--mix", f"{data}=8", "--steps", "2", "--batch-size", "4", "--out", str(tmp_path / "out")]
+        done = subprocess.run(
+            [sys.executable, "-m", "tuneport", "tune", str(base), "--data", data, *choices],
+            capture_output=True,
+            text=True,
+            env=env,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        commit = hub.commit("org/rows", "main")
+    (told,) = json.loads((tmp_path / "out" / "tune.json").read_text())["plan"]["data"]
+    assert (told["name"], told["revision"], told["rows"], told["of"]) == (data, commit, 8, 20)
+    assert (told["form"], told["ignored_fields"]) == ("prompt-completion", ["language"])
 
 
 def test_data_of_a_data_set_that_is_not_there_is_refused_before_a_model_is_loaded(base: Path, tmp_path: Path) -> None:

@@ -158,13 +158,14 @@ def _read_hub(name: str, recipe: str, share: Share | None, seed: int) -> Source:
     if found is None or name.startswith((".", "/", "~")):
         raise DataError(f"{name}: no such file, and no data set id either (org/name[@REVISION][:SPLIT][?…]).")
     table = _load(found["id"], found["revision"], found["split"] or "train")
+    commit = _commit_of(table)
     wanted, taken = _choice(found["choice"], table, name) if found["choice"] else ({}, {})
     table = _having(table, wanted)
     places = _places(share, len(table), name, seed)
     used = table.select(places).to_list()
     rows = [(place + 1, _under_their_fields(row, taken)) for place, row in zip(places, used, strict=True)]
     form, ignored = _checked(rows, [], recipe, name, "row")
-    return Source(name, form, [row for _, row in rows], None, found["revision"], len(table), ignored)
+    return Source(name, form, [row for _, row in rows], None, commit or found["revision"], len(table), ignored)
 
 
 def _checked(rows: Numbered, faults: Faults, recipe: str, label: str, where: str) -> tuple[str, tuple[str, ...]]:
@@ -224,6 +225,12 @@ def _load(name: str, revision: str | None, split: str) -> Any:
             f"The data set {name} (split {split}) does not come from the Hub: {first}. Check the id, the split "
             "(org/name:SPLIT), your login and, offline, that it is in the cache."
         ) from None
+
+
+def _commit_of(table: Any) -> str | None:
+    """The commit that a data set was fetched at: the library keeps what it has fetched in a folder of that name."""
+    folders = {Path(file["filename"]).parent.name for file in table.cache_files}
+    return next((name for name in folders if re.fullmatch(r"[0-9a-f]{40}", name)), None)
 
 
 def _choice(text: str, table: Any, name: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
