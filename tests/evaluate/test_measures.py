@@ -50,3 +50,11 @@ def test_what_stayed_of_a_change_in_loss_is_its_share() -> None:
     found = measures.share_of_change([4.0, 4.2], [3.8, 4.0], [3.6, 3.8])
     assert found.value == pytest.approx(0.5)
     assert found.interval == pytest.approx((0.5, 0.5))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 40, 1020])
+def test_an_interval_of_nothing_or_everything_right_begins_or_ends_there(n: int) -> None:
+    low, high = measures.accuracy([False] * n).interval
+    assert low == 0.0 < high < 1.0
+    low, high = measures.accuracy([True] * n).interval
+    assert 0.0 < low < high == 1.0

@@ -223,6 +223,8 @@ def test_unknown_suites_and_variants_end_in_words(models: Path, tmp_path: Path) 
     for name in ("llama4", "global-mmlu", "global-mmlu:", "global-mmlu:turkish"):
         with pytest.raises(UsageError, match="choose llama3, global-mmlu:LANG, tulu3, livecodebench"):
             find_suite(name)
+    with pytest.raises(UsageError, match="--suite global-mmlu:zz: the harness has no task global_mmlu_full_zz"):
+        tuneport.evaluate([models / "all"], [], tmp_path / "o.json", suite="global-mmlu:zz")
     with pytest.raises(UsageError, match="--variant"):
         tuneport.evaluate([models / "all"], [], tmp_path / "o.json", suite="llama3", variant="both")
 

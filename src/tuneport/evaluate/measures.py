@@ -40,7 +40,8 @@ def accuracy(right: Sequence[bool]) -> Estimate:
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     stderr = math.sqrt(share * (1 - share) / (n - 1)) if n > 1 else None
-    return Estimate(share, (max(0.0, middle - half), min(1.0, middle + half)), stderr)
+    # Where none or all are right, one end is 0 or 1, which rounding would miss.
+    return Estimate(share, (middle - half if k else 0.0, middle + half if k < n else 1.0), stderr)
 
 
 def difference(after: Sequence[bool], before: Sequence[bool], seed: int = 0) -> Estimate:

@@ -51,7 +51,12 @@ def load_suite(suite: Suite, variant: Variant, sandbox: Sandbox | None = None) -
                 with _in_words(name):
                     tasks[name] = ConfigurableTask(config=CONFIGS[recipe.own](sandbox))
             else:
-                parts = _find_and_load(name)
+                try:
+                    parts = _find_and_load(name)
+                except UsageError:
+                    raise UsageError(
+                        f"--suite {suite.name}: the harness has no task {name}. --show prints the suite."
+                    ) from None
                 tasks |= parts[0]
                 groups |= parts[1]
         for task in tasks.values():
