@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from tuneport.evaluate.answered import LOSS
 from tuneport.lab.claims import VERSIONS
-from tuneport.lab.evidence import LOSS, Model, base
+from tuneport.lab.evidence import Model, base
 
 TASKS, UNSEEN = ("word-problems", "orders"), ("facts-completed",)
 STEPS = 100

@@ -9,6 +9,7 @@ import pytest
 
 from lab.made_up_study import STEPS, TASKS, UNSEEN, write_study
 from tuneport.errors import StudyError
+from tuneport.evaluate.answered import LOSS
 from tuneport.evaluate.measures import Estimate
 from tuneport.lab.claims import (
     EARLY,
@@ -19,7 +20,7 @@ from tuneport.lab.claims import (
     languages_transfer,
     stages_transfer,
 )
-from tuneport.lab.evidence import LOSS, Model, base, read_families
+from tuneport.lab.evidence import Model, base, read_families
 from tuneport.lab.judging import FAILS, HOLDS, OPEN, Claim, Finding, Judging, adjusted
 
 

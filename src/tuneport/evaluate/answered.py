@@ -14,6 +14,8 @@ import numpy as np
 
 from tuneport.evaluate.measures import Matrix
 
+LOSS = ", loss"  # ends the name under which the loss of a task's answers stands beside the task itself
+
 
 @dataclass(frozen=True)
 class Answered:

@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tuneport.errors import StudyError
-from tuneport.evaluate.answered import answered
+from tuneport.evaluate.answered import LOSS, answered
 from tuneport.evaluate.measures import Matrix
 
 Row = Mapping[str, Any]
 Scores = Mapping[str, Mapping[str, float]]  # by task, then by example
-LOSS = ", loss"  # ends the name of a task whose answers' loss is measured
 FURTHER = ("transfer-then-tune", "recycle-iterative", "recycle-direct")
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from tuneport.evaluate import measures
+from tuneport.evaluate.answered import LOSS
 from tuneport.evaluate.crossed import NO_HARM, does_no_harm, over_families
 from tuneport.evaluate.measures import Estimate, Matrix
-from tuneport.lab.evidence import LOSS, Family, Model, base
+from tuneport.lab.evidence import Family, Model, base
 
 CONTROL = 0.1
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not shown"

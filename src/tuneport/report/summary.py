@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tuneport.evaluate.answered import LOSS
 from tuneport.report.curves import Panel, with_match
 from tuneport.report.estimates import Estimates
 from tuneport.report.matrix import DONE, Cell, Comparison, Matrix, status_of
@@ -31,7 +32,7 @@ def summary(
         told.append(_transferred(matrix, reading.several_tunings))
     left_out = [matrix.task for matrix in transfers if matrix not in shares[:_MOST]]
     if left_out:
-        told.append(f"{listed(left_out)} {'is' if len(left_out) == 1 else 'are'} told below.")
+        told.append(f"{_named(left_out, estimates.tasks)} {'is' if len(left_out) == 1 else 'are'} told below.")
     told += _tuned_on([row for row in compared if row.share] or list(compared))
     starts, matched, sooner = with_match(panels)
     if starts:
@@ -84,8 +85,23 @@ def _asked(reading: Reading, estimates: Estimates) -> str:
         + (f"({listed(versions)})" if len(versions) <= 3 else f"({versions[0]} to {versions[-1]})")
         + (f" and asks for {what}" if what else "")
         + (f", over {over}" if over else "")
-        + (f", scored on {listed(estimates.tasks)}." if estimates.tasks else "; nothing is scored yet.")
+        + (
+            f", scored on {_named(estimates.tasks, estimates.tasks)}."
+            if estimates.tasks
+            else "; nothing is scored yet."
+        )
     )
+
+
+def _named(tasks: Sequence[str], everything: Sequence[str]) -> str:
+    """Tasks in a sentence; those that are the loss of another's answers are told together."""
+    losses = [task.removesuffix(LOSS) for task in tasks if task.endswith(LOSS)]
+    plain = [task for task in tasks if not task.endswith(LOSS)]
+    if not losses:
+        return listed(plain)
+    of_all = losses == [task for task in everything if not task.endswith(LOSS)]
+    by_loss = f"the loss of the answers to {'all of them' if of_all else listed(losses)}"
+    return f"{listed(plain)}, and {by_loss}" if plain else by_loss
 
 
 def _done(reading: Reading) -> str:

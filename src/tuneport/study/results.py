@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from tuneport.evaluate.answered import LOSS
 from tuneport.study import comparisons
 from tuneport.study.declared import Study
 from tuneport.study.graph import Graph, Step
@@ -320,4 +321,4 @@ def _score(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _task_name(task: str, loss: bool) -> str:
     """The loss of a task's answers stands beside the task itself."""
-    return f"{task}, loss" if loss else task
+    return f"{task}{LOSS}" if loss else task
