@@ -125,7 +125,8 @@ def _families(record: Mapping[str, Any]) -> str:
         if told["families"] < told["wanted"]
     ]
     return (
-        f"**Not all planned families are finished** ({'; '.join(missing)})."
+        f"**Not all planned families are finished** ({'; '.join(missing)}). Verdicts are provisional: a bootstrap over a handful of "
+        "families is surer than it should be, and one over a single family is about that family alone."
         if missing
         else "All planned families are in."
     )
