@@ -48,6 +48,12 @@ def test_the_first_table_is_the_papers_with_the_same_numbers_as_the_page(written
                 assert ("▼" in shown) == (cell.clearly < 0) and ("★" in shown) == cell.best_of_target
 
 
+def test_distances_stand_there_in_the_papers_letters(written: str, found: Findings) -> None:
+    (table,) = [each for each in tables(written) if each[0][0] == "versions"]
+    assert table[0][4:] == [text(name) for name in ("‖M_i − M_j‖", "‖Δ_i‖", "‖Δ_j‖", "cos(Δ_i, Δ_j)")]
+    assert len(table) == 2 + len(found.distances) and table[2][4] == f"{found.distances[0].distance:.4g}"
+
+
 def test_what_failed_stands_there(written: str) -> None:
     assert "## What failed, and why" in written and "the disk is full" in written
 

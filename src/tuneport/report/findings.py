@@ -8,7 +8,7 @@ from pathlib import Path
 from tuneport.report.answers import SideBySide, side_by_side
 from tuneport.report.curves import Panel, panels
 from tuneport.report.estimates import Estimates
-from tuneport.report.lines import Line, Scatter, lines, scatters
+from tuneport.report.lines import Apart, Line, Scatter, distances, lines, scatters
 from tuneport.report.matrix import Comparison, Matrix, Scaled, comparisons, matrices, recycling, scaled
 from tuneport.report.reading import Reading, read_study
 from tuneport.report.scored import THEN_TUNED, TRANSFER
@@ -30,6 +30,7 @@ class Findings:
     panels: tuple[Panel, ...]
     scatters: tuple[Scatter, ...]
     lines: tuple[Line, ...]
+    distances: tuple[Apart, ...]
     answers: SideBySide | None
 
 
@@ -51,5 +52,6 @@ def findings(study: str | Path) -> Findings:
         panels=tuple(curves),
         scatters=tuple(scatters(reading, estimates)),
         lines=tuple(lines(reading)),
+        distances=tuple(distances(reading)),
         answers=side_by_side(reading, transfers),
     )

@@ -44,6 +44,7 @@ def markdown(found: Findings, place: Path) -> str:
     parts += _curves(found.panels, reading)
     parts += _predictors(found)
     parts += _paths(found)
+    parts += _distances(found)
     parts += _failures(reading)
     if reading.notes:
         parts.append("## Notes of the study\n\n" + "\n".join(f"- {text(note)}" for note in reading.notes))
@@ -143,6 +144,18 @@ def _paths(found: Findings) -> list[str]:
         which = [DASH if each is None else str(each) for each in (line.family, line.seed)]
         rows.append([text(line.name), *map(text, which), barrier, known])
     return ["## Barriers", "Nats a token, with 95 % intervals.", _table(rows)]
+
+
+def _distances(found: Findings) -> list[str]:
+    if not found.distances:
+        return []
+    rows = [["versions", "fine-tuning", "family", "seed", "‖M_i − M_j‖", "‖Δ_i‖", "‖Δ_j‖", "cos(Δ_i, Δ_j)"]]
+    for row in found.distances:
+        which = [DASH if each is None else str(each) for each in (row.tuning, row.family, row.seed)]
+        measured = (row.distance, row.diff_norm_a, row.diff_norm_b, row.cosine)
+        numbers = [DASH if value is None else minus(f"{value:.4g}") for value in measured]
+        rows.append([text(f"{row.a} – {row.b}"), *map(text, which), *numbers])
+    return ["## Distances", _table([[text(name) for name in rows[0]], *rows[1:]])]
 
 
 def _failures(reading: Reading) -> list[str]:

@@ -93,8 +93,12 @@ def _done(reading: Reading) -> str:
     done = sum(run.status == DONE for run in runs)
     failed = sum(run.status == "failed" for run in runs)
     waiting = len(runs) - done - failed
+    broken = sum(step.outcome == "failed" for step in reading.steps)
     if done == len(runs):
-        return f"All {counted(done, 'result')} {'is' if done == 1 else 'are'} there; nothing failed."
+        there = f"All {counted(done, 'result')} {'is' if done == 1 else 'are'} there; " if runs else ""
+        if broken:
+            return f"{there}{counted(broken, 'step')} failed, as told below."
+        return f"{there}nothing failed." if there else "Nothing failed."
     told = [f"{done:,} of {counted(len(runs), 'result')} {'is' if done == 1 else 'are'} there"]
     told += [f"{failed:,} failed"] if failed else []
     told += [f"{waiting:,} {'was' if waiting == 1 else 'were'} not run"] if waiting else []
