@@ -140,7 +140,12 @@ def test_a_source_needs_a_fine_tuned_model_or_a_way_to_make_one() -> None:
         (["M1"], "", 'distances = "all"', "there is one version alone"),
         (["M1", "M2"], "", 'transfer = "all"', "no version has a fine-tuned model to begin with"),
         (["M1", "M2"], '[paths]\ndata = ["here.jsonl"]\n', 'paths = "all"', "or [paths] text for lines"),
-        (["M1", "M2"], '[paths]\ndata = ["here.jsonl"]\n', 'paths = [["M1", "M2"]]', "has nothing to measure on `data`"),
+        (
+            ["M1", "M2"],
+            '[paths]\ndata = ["here.jsonl"]\n',
+            'paths = [["M1", "M2"]]',
+            "has nothing to measure on `data`",
+        ),
     ],
 )
 def test_what_comes_to_nothing_is_told(names: list[str], more: str, do: str, words: str, tmp_path: Path) -> None:
