@@ -11,6 +11,7 @@ from report.test_page import HOSTILE, hostile_study
 from tuneport.report.findings import Findings
 from tuneport.report.markdown import markdown, text
 from tuneport.report.run import report
+from tuneport.report.wording import signed
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,12 @@ def test_distances_stand_there_in_the_papers_letters(written: str, found: Findin
     (table,) = [each for each in tables(written) if each[0][0] == "versions"]
     assert table[0][4:] == [text(name) for name in ("‖M_i − M_j‖", "‖Δ_i‖", "‖Δ_j‖", "cos(Δ_i, Δ_j)")]
     assert len(table) == 2 + len(found.distances) and table[2][4] == f"{found.distances[0].distance:.4g}"
+
+
+def test_iterative_minus_direct_stands_there(written: str, found: Findings) -> None:
+    (table,) = [each for each in tables(written) if each[0][-1] == "iterative minus direct"]
+    for row, (version, task, told) in zip(found.against_direct, table[2:], strict=True):
+        assert (version, task) == (row.model.target, row.task) and told.startswith(signed(row.change.value, row.share))
 
 
 def test_what_failed_stands_there(written: str) -> None:

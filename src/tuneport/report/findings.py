@@ -9,7 +9,17 @@ from tuneport.report.answers import SideBySide, side_by_side
 from tuneport.report.curves import Panel, panels
 from tuneport.report.estimates import Estimates
 from tuneport.report.lines import Apart, Line, Scatter, distances, lines, scatters
-from tuneport.report.matrix import Comparison, Matrix, Scaled, comparisons, matrices, recycling, scaled
+from tuneport.report.matrix import (
+    Comparison,
+    Matrix,
+    Recycled,
+    Scaled,
+    against_direct,
+    comparisons,
+    matrices,
+    recycling,
+    scaled,
+)
 from tuneport.report.reading import Reading, read_study
 from tuneport.report.scored import THEN_TUNED, TRANSFER
 from tuneport.report.summary import summary
@@ -25,6 +35,7 @@ class Findings:
     transfers: tuple[Matrix, ...]
     tuned_on: tuple[Matrix, ...]
     recycled: tuple[Matrix, ...]
+    against_direct: tuple[Recycled, ...]
     scaled: tuple[Scaled, ...]
     compared: tuple[Comparison, ...]
     panels: tuple[Panel, ...]
@@ -47,6 +58,7 @@ def findings(study: str | Path) -> Findings:
         transfers=tuple(transfers),
         tuned_on=tuple(matrices(reading, estimates, THEN_TUNED)),
         recycled=tuple(recycling(reading, estimates)),
+        against_direct=tuple(against_direct(reading, estimates)),
         scaled=tuple(scaled(reading, estimates)),
         compared=tuple(compared),
         panels=tuple(curves),

@@ -40,6 +40,7 @@ def markdown(found: Findings, place: Path) -> str:
             "Brackets hold 95 % intervals, **bold** is the best of its row, ★ the best Δ for its target, ▼ clearly below the "
             "base (p below 0.05 after Holm's adjustment within the table)."
         )
+    parts += _against_direct(found)
     parts += _compared(found.compared, reading)
     parts += _curves(found.panels, reading)
     parts += _predictors(found)
@@ -78,6 +79,19 @@ def _cell(cell: Cell | None, share: bool) -> str:
     told += [f"({signed(cell.gain.value, share)})"] if cell.gain and cell.over else []
     told += [f"*paper {minus(f'{cell.published:.1f}')}*"] if cell.published is not None else []
     return " ".join(told)
+
+
+def _against_direct(found: Findings) -> list[str]:
+    if not found.against_direct:
+        return []
+    rows = [["version", "task", "iterative minus direct"]]
+    for row in found.against_direct:
+        mark = {1: " ▲", -1: " ▼", 0: ""}[row.clearly]
+        told = f"{signed(row.change.value, row.share)}{mark} {span(row.change.interval, row.share, sign=True)}".rstrip()
+        name = row.model.target + (f", {row.model.tuning}" if found.reading.several_tunings else "")
+        rows.append([text(name), text(row.task), told])
+    words = "At the same steps for this version. The first version of a chain is one model for both."
+    return ["## Iterative against direct", words, _table(rows)]
 
 
 def _compared(rows: Sequence[Comparison], reading: Reading) -> list[str]:
@@ -152,9 +166,11 @@ def _distances(found: Findings) -> list[str]:
     rows = [["versions", "fine-tuning", "family", "seed", "‖M_i − M_j‖", "‖Δ_i‖", "‖Δ_j‖", "cos(Δ_i, Δ_j)"]]
     for row in found.distances:
         which = [DASH if each is None else str(each) for each in (row.tuning, row.family, row.seed)]
-        measured = (row.distance, row.diff_norm_a, row.diff_norm_b, row.cosine)
-        numbers = [DASH if value is None else minus(f"{value:.4g}") for value in measured]
-        rows.append([text(f"{row.a} – {row.b}"), *map(text, which), *numbers])
+        lengths = [
+            DASH if length is None else f"{length:.4g}" for length in (row.distance, row.diff_norm_a, row.diff_norm_b)
+        ]
+        cosine = DASH if row.cosine is None else minus(f"{row.cosine:.3f}")
+        rows.append([text(f"{row.a} – {row.b}"), *map(text, which), *lengths, cosine])
     return ["## Distances", _table([[text(name) for name in rows[0]], *rows[1:]])]
 
 

@@ -108,9 +108,10 @@ def distances(found: Findings) -> Section | None:
             Value(DASH if row.family is None else str(row.family), row.family),
             Value(DASH if row.seed is None else str(row.seed), row.seed),
             *(
-                Value(DASH if value is None else minus(f"{value:.4g}"), value)
-                for value in (row.distance, row.diff_norm_a, row.diff_norm_b, row.cosine)
+                Value(DASH if value is None else f"{value:.4g}", value)
+                for value in (row.distance, row.diff_norm_a, row.diff_norm_b)
             ),
+            Value(DASH if row.cosine is None else minus(f"{row.cosine:.3f}"), row.cosine),
         ]
         for row in found.distances
     ]

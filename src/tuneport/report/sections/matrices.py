@@ -98,6 +98,7 @@ def recycled(found: Findings) -> Section | None:
         ]
     compared = [row for row in found.compared if row.model.kind.startswith("recycle")]
     content += [
+        _against_direct(found),
         _compared(compared, found, "recycling"),
         curves([p for p in found.panels if p.kinds == "recycling"], found),
     ]
@@ -152,6 +153,51 @@ def _legend(matrix: Matrix, over: str) -> Markup:
         f"In {unit}. Beside each number what it gains over {over}, below it the 95 % interval. Bold: best of its row. "
         "★ best Δ for its target. ▼ clearly worse than the base.",
         class_="legend",
+    )
+
+
+def _against_direct(found: Findings) -> Markup | None:
+    if not found.against_direct:
+        return None
+    columns = [
+        Column("version"), Column("task"), Column("iterative minus direct", True), Column("steps in all, iterative", True),
+        Column("direct", True),
+    ]  # fmt: skip
+    several = found.reading.several_tunings
+    rows = [
+        [
+            Value(row.model.target + (f", {row.model.tuning}" if several else "")),
+            Value(row.task),
+            change_value(row.change, row.share, row.clearly),
+            *(Value(DASH if total is None else f"{total:,}", total) for total in row.totals),
+        ]
+        for row in found.against_direct
+    ]
+    csv = download(
+        "iterative-against-direct",
+        ["version", "tuning", "task", "difference", "low", "high", "steps_iterative", "steps_direct"],
+        [
+            [
+                row.model.target,
+                row.model.tuning,
+                row.task,
+                row.change.value,
+                *(row.change.interval or (None, None)),
+                *row.totals,
+            ]
+            for row in found.against_direct
+        ],
+    )
+    words = (
+        "At the same steps for this version; the iterative one stands on the steps of all versions before it too. The first "
+        "version of a chain is one model for both."
+    )
+    return tag(
+        "div",
+        tag("h3", "Iterative against direct"),
+        tag("p", words),
+        table("Iterative minus direct", columns, rows),
+        tag("div", csv, class_="under"),
     )
 
 
