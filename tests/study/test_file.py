@@ -196,6 +196,12 @@ def test_a_tuning_goes_on_from_one_that_exists_and_not_in_a_circle() -> None:
     assert "there is no fine-tuning 'b'" in fault(f'[study]\nname = "s"\n{versions()}{one}')
 
 
+def test_one_fine_tuning_and_several_by_name_do_not_mix() -> None:
+    other = '[tune.dpo]\nrecipe = "dpo"\ndata = ["org/d"]\nsteps = 1\n'
+    told = fault(f'[study]\nname = "s"\n{versions()}{TUNE}{other}')
+    assert "[tune] dpo: is a fine-tuning by name" in told and "[tune.NAME] of its own" in told
+
+
 def test_a_tuning_may_go_on_from_models_that_are_there_in_every_version() -> None:
     tune = '[tune]\nrecipe = "dpo"\ndata = ["org/d"]\nsteps = 1\nfrom = "sft"\n'
     there = versions(["M1", "M2"], '[version.tuned]\nsft = "org/sft@a"')

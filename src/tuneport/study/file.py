@@ -156,9 +156,16 @@ class _Reader(Names):
         table = self.table(content, "tune", (), optional=True)
         if not table:
             return ()
-        if all(isinstance(value, dict) for value in table.values()):
-            tunings = [self._tuning(name, table[name], ("tune", name)) for name in table]
+        named = [name for name, value in table.items() if isinstance(value, dict)]
+        if len(named) == len(table):
+            tunings = [self._tuning(name, table[name], ("tune", name)) for name in named]
         else:
+            for name in named:
+                self.fault(
+                    ("tune", name),
+                    "is a fine-tuning by name beside settings of [tune] itself; give each fine-tuning a [tune.NAME] of its own",
+                )
+            table = {key: value for key, value in table.items() if key not in named}
             recipe = table.get("recipe", "sft")
             tunings = [self._tuning(recipe if isinstance(recipe, str) else "sft", table, ("tune",))]
         after = {tuning.name: tuning.after for tuning in tunings}
