@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import pytest
 
 import tuneport
 from report.made_up import MadeUp
+from tuneport.report.estimates import Estimates
 from tuneport.report.findings import Findings, findings
 from tuneport.report.run import report
+from tuneport.report.summary import summary
 
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.title=1">"\'&lt;</script><!--\x00\ud800'
 VOID = {"meta", "link", "br", "hr", "input", "img"}
@@ -177,6 +180,16 @@ def test_the_paragraph_says_no_nothing_failed_where_a_step_failed_that_scores_no
     made.step("path", "path M1 – M5", outcome="failed", error="NumericsError: no loss.")
     words = " ".join(findings(made.write()).words)
     assert "results are there; 1 step failed, as told below." in words and "nothing failed" not in words
+
+
+def test_losses_of_answers_are_no_tasks_of_their_own_in_the_paragraph(found: Findings) -> None:
+    rows = [
+        replace(run, scores={name + end: score for name, score in run.scores.items() for end in ("", ", loss")})
+        for run in found.reading.runs
+    ]
+    reading = replace(found.reading, runs=tuple(rows))
+    words = " ".join(summary(reading, Estimates(reading.runs, reading.root), (), (), ()))
+    assert "scored on sums and facts, each with the loss of its answers." in words
 
 
 def hostile_study(place: Path) -> Path:

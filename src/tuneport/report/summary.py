@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from tuneport.report.curves import Panel, with_match
 from tuneport.report.estimates import Estimates
 from tuneport.report.matrix import DONE, Cell, Comparison, Matrix, status_of
-from tuneport.report.reading import Reading
+from tuneport.report.reading import LOSS, Reading
 from tuneport.report.scored import BASE, DIRECT, ITERATIVE, THEN_TUNED, TRANSFER, TUNED
 from tuneport.report.wording import counted, listed, ratio, signed, with_unit
 
@@ -30,8 +30,10 @@ def summary(
     for matrix in shares[:_MOST]:
         told.append(_transferred(matrix, reading.several_tunings))
     left_out = [matrix.task for matrix in transfers if matrix not in shares[:_MOST]]
-    if left_out:
-        told.append(f"{listed(left_out)} {'is' if len(left_out) == 1 else 'are'} told below.")
+    if len(left_out) > _MOST:
+        told.append(f"The other {len(left_out)} tables stand below.")
+    elif left_out:
+        told.append(f"{_tasks(left_out)} {'is' if len(left_out) == 1 else 'are'} told below.")
     told += _tuned_on([row for row in compared if row.share] or list(compared))
     starts, matched, sooner = with_match(panels)
     if starts:
@@ -84,8 +86,19 @@ def _asked(reading: Reading, estimates: Estimates) -> str:
         + (f"({listed(versions)})" if len(versions) <= 3 else f"({versions[0]} to {versions[-1]})")
         + (f" and asks for {what}" if what else "")
         + (f", over {over}" if over else "")
-        + (f", scored on {listed(estimates.tasks)}." if estimates.tasks else "; nothing is scored yet.")
+        + (f", scored on {_tasks(estimates.tasks)}." if estimates.tasks else "; nothing is scored yet.")
     )
+
+
+def _tasks(names: Sequence[str]) -> str:
+    """Tasks in words; the loss of a task's answers is said so, not named as another task."""
+    plain = [name for name in names if not name.endswith(LOSS)]
+    of_loss = [name.removesuffix(LOSS) for name in names if name.endswith(LOSS)]
+    if not of_loss:
+        return listed(plain)
+    if of_loss == plain:
+        return f"{listed(plain)}, {'each ' if len(plain) > 1 else ''}with the loss of its answers"
+    return listed([*plain, f"the loss of the answers of {listed(of_loss)}"])
 
 
 def _done(reading: Reading) -> str:
