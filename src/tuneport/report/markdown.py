@@ -17,7 +17,7 @@ from tuneport.report.markup import clean
 from tuneport.report.matrix import DONE, Cell, Comparison, Matrix
 from tuneport.report.reading import Reading
 from tuneport.report.scored import TUNED
-from tuneport.report.wording import DASH, minus, number, signed, span
+from tuneport.report.wording import DASH, FALLEN, minus, number, signed, span
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&@])")
 
@@ -91,6 +91,7 @@ def _against_direct(found: Findings) -> list[str]:
         name = row.model.target + (f", {row.model.tuning}" if found.reading.several_tunings else "")
         rows.append([text(name), text(row.task), told])
     words = "At the same steps for this version. The first version of a chain is one model for both."
+    words += "" if all(row.share for row in found.against_direct) else f" {FALLEN}"
     return ["## Iterative against direct", words, _table(rows)]
 
 
@@ -117,7 +118,10 @@ def _compared(rows: Sequence[Comparison], reading: Reading) -> list[str]:
         ]
         for row in rows
     ]
-    return ["## Against plain fine-tuning", "Score minus plain fine-tuning's; ▲ and ▼ are clear.", _table(table)]
+    words = "Score minus plain fine-tuning's; ▲ and ▼ are clear." + (
+        "" if all(row.share for row in rows) else f" {FALLEN}"
+    )
+    return ["## Against plain fine-tuning", words, _table(table)]
 
 
 def _curves(panels: Sequence[Panel], reading: Reading) -> list[str]:

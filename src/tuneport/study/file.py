@@ -160,9 +160,9 @@ class _Reader(Names):
         if len(named) == len(table):
             tunings = [self._tuning(name, table[name], ("tune", name)) for name in named]
         else:
-            for name in named:
+            for own in named:
                 self.fault(
-                    ("tune", name),
+                    ("tune", own),
                     "is a fine-tuning by name beside settings of [tune] itself; give each fine-tuning a [tune.NAME] of its own",
                 )
             table = {key: value for key, value in table.items() if key not in named}

@@ -14,7 +14,7 @@ from tuneport.report.sections import Section
 from tuneport.report.sections.curves import curves
 from tuneport.report.sections.figure import figure
 from tuneport.report.tables import Column, Value, change_value, download, matrix_rows, matrix_table, shown_value, table
-from tuneport.report.wording import DASH, counted, listed, with_unit
+from tuneport.report.wording import DASH, FALLEN, counted, listed, with_unit
 
 
 def transfers(found: Findings) -> Section | None:
@@ -191,7 +191,7 @@ def _against_direct(found: Findings) -> Markup | None:
     words = (
         "At the same steps for this version; the iterative one stands on the steps of all versions before it too. The first "
         "version of a chain is one model for both."
-    )
+    ) + ("" if all(row.share for row in found.against_direct) else f" {FALLEN}")
     return tag(
         "div",
         tag("h3", "Iterative against direct"),
@@ -228,7 +228,7 @@ def _compared(rows: Sequence[Comparison], found: Findings, name: str) -> Markup 
         tag(
             "p",
             "Each stands twice: against FT of its version at the same steps (the paper's comparison), and at the same total of "
-            "steps.",
+            "steps." + ("" if all(row.share for row in rows) else f" {FALLEN}"),
         ),
         [_compared_on(task, [row for row in rows if row.task == task], columns, several) for task in tasks],
         tag("div", download(f"{name}-against-plain", names, lines), class_="under"),
