@@ -261,6 +261,20 @@ def test_a_reader_that_goes_away_is_no_traceback(made: tiny.Trio, flags: tuple[s
     assert done.stderr == b""
 
 
+def test_an_error_whose_reader_goes_away_is_no_traceback(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "tuneport", "inspect", str(tmp_path / "nothing"), "--json"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"tuneport: ") and b"Traceback" not in done.stderr
+
+
 def test_a_full_disk_behind_stdout_is_told(made: tiny.Trio) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")

@@ -403,16 +403,20 @@ def _outcome(outcome: Any) -> dict[str, Any]:
 def _show(result: dict[str, Any], options: argparse.Namespace) -> int:
     words = result.pop("words", "")
     status = int(result.pop("status", 0))
+    _say(json.dumps(result, ensure_ascii=False) if options.json else words)
+    for warning in result.get("warnings", []):
+        print(f"warning: {warning}", file=sys.stderr)
+    return status
+
+
+def _say(text: str) -> None:
     try:
-        print(json.dumps(result, ensure_ascii=False) if options.json else words)
+        print(text)
         sys.stdout.flush()
     except OSError:
         # What could not be written must not be tried again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
-    for warning in result.get("warnings", []):
-        print(f"warning: {warning}", file=sys.stderr)
-    return status
 
 
 def _fail(options: argparse.Namespace, kind: str, message: str, status: int) -> int:
@@ -421,7 +425,8 @@ def _fail(options: argparse.Namespace, kind: str, message: str, status: int) -> 
 
         traceback.print_exc()
     if options.json:
-        print(json.dumps({"error": {"type": kind, "message": message}}, ensure_ascii=False))
+        with contextlib.suppress(BrokenPipeError):  # the reader of stdout went away; stderr says the same
+            _say(json.dumps({"error": {"type": kind, "message": message}}, ensure_ascii=False))
     print(f"tuneport: {message}", file=sys.stderr)
     return status
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from scipy.stats import spearmanr
 
 from tuneport.evaluate.measures import Estimate
 from tuneport.report.findings import Findings
-from tuneport.report.lines import Point, lines, rank_correlation
+from tuneport.report.lines import Apart, Point, distances, lines, rank_correlation
 
 numbers = st.integers(-5, 5).map(float)
 
@@ -44,3 +46,18 @@ def test_every_path_that_can_be_drawn_is_drawn(found: Findings) -> None:
     assert len(shown) == len(found.reading.paths) == 2 * 9
     assert {line.which for line in shown} == {"bases", "tuned", "transferred to tuned"}
     assert all(line.alphas[0] == 0 and line.alphas[-1] == 1 for line in shown)
+
+
+def test_every_distance_is_told_from_results_and_from_the_records_of_steps(found: Findings) -> None:
+    assert len(found.distances) == len(found.reading.distances) == 2 * 10
+    for told, row in zip(found.distances, found.reading.distances, strict=True):
+        assert (told.a, told.b, told.distance, told.cosine) == (row["a"], row["b"], row["distance"], row["cosine"])
+    of_step = {
+        **{"a": "M1", "b": "M2", "tuning": "sft", "family": 0, "seed": 1},
+        "pairs": [{"a": "a", "b": "b", "distance": 2.5, "cosine": -0.5}],
+        "versions": {"a": {"norm": 9.0, "diff_norm": 1.5}, "b": {"norm": 9.5, "diff_norm": None}},
+    }
+    not_run = {"a": "M1", "b": "M3", "tuning": "sft", "distance": None, "cosine": None}
+    assert distances(replace(found.reading, distances=(of_step, not_run))) == [
+        Apart("M1", "M2", "sft", 0, 1, 2.5, 1.5, None, -0.5)
+    ]

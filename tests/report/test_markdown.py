@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from report.test_page import HOSTILE, hostile_study
 from tuneport.report.findings import Findings
 from tuneport.report.markdown import markdown, text
 from tuneport.report.run import report
+from tuneport.report.wording import FALLEN, signed
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,28 @@ def test_the_first_table_is_the_papers_with_the_same_numbers_as_the_page(written
             else:
                 assert cell.shown is not None and f"{100 * cell.shown.value:.1f}" in shown
                 assert ("▼" in shown) == (cell.clearly < 0) and ("★" in shown) == cell.best_of_target
+
+
+def test_distances_stand_there_in_the_papers_letters(written: str, found: Findings) -> None:
+    (table,) = [each for each in tables(written) if each[0][0] == "versions"]
+    assert table[0][4:] == [text(name) for name in ("‖M_i − M_j‖", "‖Δ_i‖", "‖Δ_j‖", "cos(Δ_i, Δ_j)")]
+    assert len(table) == 2 + len(found.distances) and table[2][4] == f"{found.distances[0].distance:.4g}"
+
+
+def test_iterative_minus_direct_stands_there(written: str, found: Findings) -> None:
+    (table,) = [each for each in tables(written) if each[0][-1] == "iterative minus direct"]
+    for row, (version, task, told) in zip(found.against_direct, table[2:], strict=True):
+        assert (version, task) == (row.model.target, row.task) and told.startswith(signed(row.change.value, row.share))
+
+
+def test_which_way_a_loss_counts_is_said_where_one_is_compared(written: str, found: Findings) -> None:
+    assert FALLEN not in written, "here all is answers right or wrong"
+    losses = replace(
+        found,
+        compared=tuple(replace(row, share=False) for row in found.compared),
+        against_direct=tuple(replace(row, share=False) for row in found.against_direct),
+    )
+    assert markdown(losses, Path("report.md")).count(FALLEN) == 2
 
 
 def test_what_failed_stands_there(written: str) -> None:

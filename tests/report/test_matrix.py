@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from report.made_up import VERSIONS, MadeUp
 from tuneport.report.findings import Findings, findings
 from tuneport.report.matrix import DONE, FAILED, NOT_RUN, Cell, Matrix, comparisons, matrices, recycling
-from tuneport.report.scored import THEN_TUNED, TRANSFER, TUNED
+from tuneport.report.scored import DIRECT, THEN_TUNED, TRANSFER, TUNED
 
 
 def results(study: Path) -> list[dict[str, object]]:
@@ -161,3 +162,15 @@ def test_a_tuning_has_a_row_only_on_the_tasks_that_its_models_are_asked(tmp_path
     assert [row.label for row in by_task["turkish"].rows if row.role == "delta"] == [
         f"+ Δ({name}, turkish)" for name in VERSIONS
     ]
+
+
+def test_iterative_recycling_stands_against_direct_where_they_are_two_models(found: Findings) -> None:
+    assert {(row.model.target, row.task) for row in found.against_direct} == {
+        (version, task) for version in ("M3", "M4", "M5") for task in ("sums", "facts")
+    }
+    for row in found.against_direct:
+        direct = found.estimates.value(replace(row.model, kind=DIRECT), row.task)
+        own = found.estimates.value(row.model, row.task)
+        assert own is not None and direct is not None
+        assert row.change.value == pytest.approx(own.value - direct.value)
+        assert row.totals[0] is not None and row.totals[1] is not None and row.totals[0] > row.totals[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import pytest
 
 import tuneport
 from report.made_up import MadeUp
-from tuneport.report.findings import Findings
+from tuneport.report.estimates import Estimates
+from tuneport.report.findings import Findings, findings
 from tuneport.report.run import report
+from tuneport.report.summary import summary
 
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.title=1">"\'&lt;</script><!--\x00\ud800'
 VOID = {"meta", "link", "br", "hr", "input", "img"}
@@ -143,6 +146,12 @@ def test_what_failed_and_what_was_not_run_stand_there_with_their_reason(page: Pa
     assert "the disk is full" in section and "M5 + Δ(M1) → FT" in section and "not run" in section
 
 
+def test_distances_of_versions_stand_in_a_table_and_can_be_downloaded(page: Page, found: Findings) -> None:
+    ((_, section),) = [each for each in page.all("section") if each[0].get("id") == "distances"]
+    assert "M1 – M5" in section and f"{found.distances[0].distance:.4g}" in section
+    assert any(a.get("download") == "distances.csv" for a, _ in page.all("a"))
+
+
 def test_published_numbers_stand_beside_ours_and_are_called_so(page: Page) -> None:
     ((_, section),) = [each for each in page.all("section") if each[0].get("id") == "published"]
     assert "published, from another setup" in section and "77.1" in section and "10.6 in the text" in section
@@ -164,6 +173,23 @@ def test_the_paragraph_counts_what_failed_and_names_the_best(found: Findings) ->
     everything = sum(run.step is None for run in found.reading.runs)
     assert f"{done} of {everything} results are there, 1 failed and 1 was not run" in words
     assert f"Best: {best.model.name()} with" in words
+
+
+def test_the_paragraph_says_no_nothing_failed_where_a_step_failed_that_scores_nothing(tmp_path: Path) -> None:
+    made = MadeUp(tmp_path / "study", families=(0,), failed=None)
+    made.step("path", "path M1 – M5", outcome="failed", error="NumericsError: no loss.")
+    words = " ".join(findings(made.write()).words)
+    assert "results are there; 1 step failed, as told below." in words and "nothing failed" not in words
+
+
+def test_losses_of_answers_are_no_tasks_of_their_own_in_the_paragraph(found: Findings) -> None:
+    rows = [
+        replace(run, scores={name + end: score for name, score in run.scores.items() for end in ("", ", loss")})
+        for run in found.reading.runs
+    ]
+    reading = replace(found.reading, runs=tuple(rows))
+    words = " ".join(summary(reading, Estimates(reading.runs, reading.root), (), (), ()))
+    assert "scored on sums and facts, each with the loss of its answers." in words
 
 
 def hostile_study(place: Path) -> Path:

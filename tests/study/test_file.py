@@ -132,6 +132,52 @@ def test_a_source_needs_a_fine_tuned_model_or_a_way_to_make_one() -> None:
     assert "M1 has no fine-tuned model; give it `tuned`, or a [tune]" in fault(text)
 
 
+@pytest.mark.parametrize(
+    ("names", "more", "do", "words"),
+    [
+        (["M1"], TUNE, 'transfer = "all"', "there is one version alone"),
+        (["M1"], TUNE, 'recycle = "all"', "there is one version alone"),
+        (["M1"], "", 'distances = "all"', "there is one version alone"),
+        (["M1", "M2"], "", 'transfer = "all"', "no version has a fine-tuned model to begin with"),
+        (["M1", "M2"], '[paths]\ndata = ["here.jsonl"]\n', 'paths = "all"', "or [paths] text for lines"),
+        (
+            ["M1", "M2"],
+            '[paths]\ndata = ["here.jsonl"]\n',
+            'paths = [["M1", "M2"]]',
+            "has nothing to measure on `data`",
+        ),
+    ],
+)
+def test_what_comes_to_nothing_is_told(names: list[str], more: str, do: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "here.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n')
+    with pytest.raises(StudyError) as told:
+        declared(versions(names), more, f"[do]\n{do}", folder=tmp_path)
+    assert words in str(told.value) and "has 1 fault" in str(told.value)
+
+
+def test_lines_between_versions_need_no_fine_tuning(tmp_path: Path) -> None:
+    (tmp_path / "here.jsonl").write_text('{"text": "one and one"}\n')
+    text = '[paths]\ntext = ["here.jsonl"]\n[do]\npaths = "all"'
+    assert declared(versions(["M1", "M2", "M3"]), text, folder=tmp_path).doing.paths == (
+        ("M1", "M2"),
+        ("M1", "M3"),
+        ("M2", "M3"),
+    )
+    only = versions(["M4", "M5"], "target-only = true")
+    some = declared(versions(["M1"]), only, TUNE, text, folder=tmp_path).doing.paths
+    assert some == (("M1", "M4"), ("M1", "M5"), ("M4", "M5"))
+
+
+def test_folders_that_are_no_models_are_told_together_each_with_its_line(tmp_path: Path) -> None:
+    for name in ("empty", "cut"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "cut" / "model.safetensors").write_bytes(b"\x10")
+    text = "".join(f'[[version]]\nname = "{name}"\nmodel = "{name}"\n' for name in ("empty", "cut"))
+    with pytest.raises(StudyError, match=r"has 2 faults(.|\n)*:6: .*empty: no weights(.|\n)*:9: .*model cut: ") as told:
+        declared(text, TUNE, '[do]\ntransfer = [["empty", "cut"]]', folder=tmp_path)
+    assert "there is no version" not in str(told.value)
+
+
 def test_a_target_only_version_is_no_source_and_is_not_fine_tuned() -> None:
     last = '[[version]]\nname = "M6"\nmodel = "org/other"\ntarget-only = true\n'
     text = f'[study]\nname = "s"\n{versions()}{last}{TUNE}[do]\n'
@@ -150,6 +196,12 @@ def test_a_tuning_goes_on_from_one_that_exists_and_not_in_a_circle() -> None:
     assert "there is no fine-tuning 'b'" in fault(f'[study]\nname = "s"\n{versions()}{one}')
 
 
+def test_one_fine_tuning_and_several_by_name_do_not_mix() -> None:
+    other = '[tune.dpo]\nrecipe = "dpo"\ndata = ["org/d"]\nsteps = 1\n'
+    told = fault(f'[study]\nname = "s"\n{versions()}{TUNE}{other}')
+    assert "[tune] dpo: is a fine-tuning by name" in told and "[tune.NAME] of its own" in told
+
+
 def test_a_tuning_may_go_on_from_models_that_are_there_in_every_version() -> None:
     tune = '[tune]\nrecipe = "dpo"\ndata = ["org/d"]\nsteps = 1\nfrom = "sft"\n'
     there = versions(["M1", "M2"], '[version.tuned]\nsft = "org/sft@a"')
@@ -160,8 +212,8 @@ def test_a_tuning_may_go_on_from_models_that_are_there_in_every_version() -> Non
 
 
 def test_what_is_no_fault_and_may_be_meant_otherwise_is_warned_of() -> None:
-    (nothing,) = declared(versions()).warnings
-    assert "nothing is scored" in nothing
+    unscored, undone = declared(versions()).warnings
+    assert "nothing is scored" in unscored and "nothing is to be done" in undone
     epochs = TUNE.replace("steps = 100", "epochs = 2")
     (total,) = declared(versions(), epochs, EVALUATE, '[do]\nrecycle = "all"').warnings
     assert "study.toml:" in total and "the same total of steps cannot be counted" in total

@@ -17,6 +17,7 @@ from ran import Cli
 from tuneport.errors import UsageError
 from tuneport.study import records
 from tuneport.study.cost import Estimates
+from tuneport.study.describe import in_words, rehearse
 from tuneport.study.file import read_study
 from tuneport.study.graph import Graph, Step
 from tuneport.study.planning import chosen, of_families, plan
@@ -148,6 +149,16 @@ def test_what_is_not_known_is_null_and_said() -> None:
     total = estimates.total(graph)
     assert total["disk"] is None and total["gpu_hours"] is None and total["disk_unknown"] == 6
     assert any("no GPU is named" in line for line in estimates.assumptions())
+
+
+def test_where_nothing_is_left_to_do_nothing_is_written_or_computed(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(paper(DO).text)
+    for step in graph_of(paper(DO)):
+        put(tmp_path / "out", step)
+    told = rehearse(file, tmp_path / "out")
+    assert (told["cost"]["disk"], told["cost"]["gpu_hours"]) == (0, 0)
+    assert "to write    0 bytes\nto compute  0 GPU hours\n" in in_words(told)
 
 
 def test_sizes_of_models_on_this_machine_are_read_from_their_headers(tmp_path: Path) -> None:

@@ -8,8 +8,18 @@ from pathlib import Path
 from tuneport.report.answers import SideBySide, side_by_side
 from tuneport.report.curves import Panel, panels
 from tuneport.report.estimates import Estimates
-from tuneport.report.lines import Line, Scatter, lines, scatters
-from tuneport.report.matrix import Comparison, Matrix, Scaled, comparisons, matrices, recycling, scaled
+from tuneport.report.lines import Apart, Line, Scatter, distances, lines, scatters
+from tuneport.report.matrix import (
+    Comparison,
+    Matrix,
+    Recycled,
+    Scaled,
+    against_direct,
+    comparisons,
+    matrices,
+    recycling,
+    scaled,
+)
 from tuneport.report.reading import Reading, read_study
 from tuneport.report.scored import THEN_TUNED, TRANSFER
 from tuneport.report.summary import summary
@@ -25,11 +35,13 @@ class Findings:
     transfers: tuple[Matrix, ...]
     tuned_on: tuple[Matrix, ...]
     recycled: tuple[Matrix, ...]
+    against_direct: tuple[Recycled, ...]
     scaled: tuple[Scaled, ...]
     compared: tuple[Comparison, ...]
     panels: tuple[Panel, ...]
     scatters: tuple[Scatter, ...]
     lines: tuple[Line, ...]
+    distances: tuple[Apart, ...]
     answers: SideBySide | None
 
 
@@ -46,10 +58,12 @@ def findings(study: str | Path) -> Findings:
         transfers=tuple(transfers),
         tuned_on=tuple(matrices(reading, estimates, THEN_TUNED)),
         recycled=tuple(recycling(reading, estimates)),
+        against_direct=tuple(against_direct(reading, estimates)),
         scaled=tuple(scaled(reading, estimates)),
         compared=tuple(compared),
         panels=tuple(curves),
         scatters=tuple(scatters(reading, estimates)),
         lines=tuple(lines(reading)),
+        distances=tuple(distances(reading)),
         answers=side_by_side(reading, transfers),
     )

@@ -75,6 +75,21 @@ class Line:
     n: int | None
 
 
+@dataclass(frozen=True)
+class Apart:
+    """How far two versions lie from each other, how long their diff vectors are, and how alike; None: not measured."""
+
+    a: str
+    b: str
+    tuning: str | None
+    family: Any
+    seed: Any
+    distance: float | None
+    diff_norm_a: float | None
+    diff_norm_b: float | None
+    cosine: float | None
+
+
 def scatters(reading: Reading, estimates: Estimates) -> list[Scatter]:
     """Each predictor against recovered gain, on each task where there is something to see."""
     values = _predicted(reading)
@@ -134,6 +149,30 @@ def lines(reading: Reading) -> list[Line]:
     return found
 
 
+def distances(reading: Reading) -> list[Apart]:
+    """All distances that were measured."""
+    found = []
+    for row in reading.distances:
+        for told in _pairs(row):
+            a, b = row.get("a", told.get("a")), row.get("b", told.get("b"))
+            if not isinstance(a, str) or not isinstance(b, str) or _one(told.get("distance")) is None:
+                continue
+            found.append(
+                Apart(
+                    a=a,
+                    b=b,
+                    tuning=_name(row.get("tuning")),
+                    family=row.get("family"),
+                    seed=row.get("seed"),
+                    distance=_one(told.get("distance")),
+                    diff_norm_a=_one(row.get("diff_norm_a", _norm(row, "a"))),
+                    diff_norm_b=_one(row.get("diff_norm_b", _norm(row, "b"))),
+                    cosine=_one(told.get("cosine")),
+                )
+            )
+    return found
+
+
 def rank_correlation(points: Sequence[Point]) -> float | None:
     """Spearman's; None for fewer than four points, or where one side is all the same."""
     if len(points) < 4:
@@ -178,6 +217,13 @@ def _pairs(row: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     """The pairs of a row: the row itself, or those it lists."""
     listed = row.get("pairs")
     return [pair for pair in listed if isinstance(pair, dict)] if isinstance(listed, list) else [row]
+
+
+def _norm(row: Mapping[str, Any], side: str) -> Any:
+    """‖Δ‖ of one side, as the record of a step has it (results.json has it in the row itself)."""
+    versions = row.get("versions")
+    told = versions.get(side) if isinstance(versions, dict) else None
+    return told.get("diff_norm") if isinstance(told, dict) else None
 
 
 def _of(values: Mapping[Key, list[float]], model: Model) -> list[float]:

@@ -17,7 +17,7 @@ from tuneport.report.markup import clean
 from tuneport.report.matrix import DONE, Cell, Comparison, Matrix
 from tuneport.report.reading import Reading
 from tuneport.report.scored import TUNED
-from tuneport.report.wording import DASH, minus, number, signed, span
+from tuneport.report.wording import DASH, FALLEN, minus, number, signed, span
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&@])")
 
@@ -40,10 +40,12 @@ def markdown(found: Findings, place: Path) -> str:
             "Brackets hold 95 % intervals, **bold** is the best of its row, ★ the best Δ for its target, ▼ clearly below the "
             "base (p below 0.05 after Holm's adjustment within the table)."
         )
+    parts += _against_direct(found)
     parts += _compared(found.compared, reading)
     parts += _curves(found.panels, reading)
     parts += _predictors(found)
     parts += _paths(found)
+    parts += _distances(found)
     parts += _failures(reading)
     if reading.notes:
         parts.append("## Notes of the study\n\n" + "\n".join(f"- {text(note)}" for note in reading.notes))
@@ -79,6 +81,20 @@ def _cell(cell: Cell | None, share: bool) -> str:
     return " ".join(told)
 
 
+def _against_direct(found: Findings) -> list[str]:
+    if not found.against_direct:
+        return []
+    rows = [["version", "task", "iterative minus direct"]]
+    for row in found.against_direct:
+        mark = {1: " ▲", -1: " ▼", 0: ""}[row.clearly]
+        told = f"{signed(row.change.value, row.share)}{mark} {span(row.change.interval, row.share, sign=True)}".rstrip()
+        name = row.model.target + (f", {row.model.tuning}" if found.reading.several_tunings else "")
+        rows.append([text(name), text(row.task), told])
+    words = "At the same steps for this version. The first version of a chain is one model for both."
+    words += "" if all(row.share for row in found.against_direct) else f" {FALLEN}"
+    return ["## Iterative against direct", words, _table(rows)]
+
+
 def _compared(rows: Sequence[Comparison], reading: Reading) -> list[str]:
     if not rows:
         return []
@@ -102,7 +118,10 @@ def _compared(rows: Sequence[Comparison], reading: Reading) -> list[str]:
         ]
         for row in rows
     ]
-    return ["## Against plain fine-tuning", "Score minus plain fine-tuning's; ▲ and ▼ are clear.", _table(table)]
+    words = "Score minus plain fine-tuning's; ▲ and ▼ are clear." + (
+        "" if all(row.share for row in rows) else f" {FALLEN}"
+    )
+    return ["## Against plain fine-tuning", words, _table(table)]
 
 
 def _curves(panels: Sequence[Panel], reading: Reading) -> list[str]:
@@ -143,6 +162,20 @@ def _paths(found: Findings) -> list[str]:
         which = [DASH if each is None else str(each) for each in (line.family, line.seed)]
         rows.append([text(line.name), *map(text, which), barrier, known])
     return ["## Barriers", "Nats a token, with 95 % intervals.", _table(rows)]
+
+
+def _distances(found: Findings) -> list[str]:
+    if not found.distances:
+        return []
+    rows = [["versions", "fine-tuning", "family", "seed", "‖M_i − M_j‖", "‖Δ_i‖", "‖Δ_j‖", "cos(Δ_i, Δ_j)"]]
+    for row in found.distances:
+        which = [DASH if each is None else str(each) for each in (row.tuning, row.family, row.seed)]
+        lengths = [
+            DASH if length is None else f"{length:.4g}" for length in (row.distance, row.diff_norm_a, row.diff_norm_b)
+        ]
+        cosine = DASH if row.cosine is None else minus(f"{row.cosine:.3f}")
+        rows.append([text(f"{row.a} – {row.b}"), *map(text, which), *lengths, cosine])
+    return ["## Distances", _table([[text(name) for name in rows[0]], *rows[1:]])]
 
 
 def _failures(reading: Reading) -> list[str]:

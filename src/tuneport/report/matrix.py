@@ -315,6 +315,40 @@ def comparisons(reading: Reading, estimates: Estimates) -> list[Comparison]:
 
 
 @dataclass(frozen=True)
+class Recycled:
+    """Iterative recycling minus direct recycling of the same version, at the same steps for this version."""
+
+    model: Model
+    task: str
+    share: bool
+    change: Change
+    totals: tuple[int | None, int | None]  # steps that went into the iterative and the direct one, in all
+    clearly: int  # after Holm's adjustment within the task's table
+
+
+def against_direct(reading: Reading, estimates: Estimates) -> list[Recycled]:
+    """Each version's iterative recycling against its direct one; the first of a chain is one model for both, and left out."""
+    at_end = [run for run in reading.runs if run.step is None]
+    totals = {run.model: run.steps_total for run in at_end if run.model.kind in (ITERATIVE, DIRECT)}
+    pairs = [(model, replace(model, kind=DIRECT)) for model in totals if model.kind == ITERATIVE]
+    pairs = [
+        (one, other)
+        for one, other in pairs
+        if other in totals and (totals[one] is None or totals[one] != totals[other])
+    ]
+    found = []
+    for task in estimates.tasks:
+        changes = {one: estimates.change(one, other, task) for one, other in pairs}
+        real = clear(changes)
+        for one, other in pairs:
+            shown, change = estimates.value(one, task), changes[one]
+            if shown is not None and change is not None:
+                both = (totals[one], totals[other])
+                found.append(Recycled(one, task, shown.score.is_share, change, both, real.get(one, 0)))
+    return found
+
+
+@dataclass(frozen=True)
 class Scaled:
     """target + α·Δ for several α: what each scores."""
 

@@ -29,6 +29,7 @@ def page(found: Findings, place: Path) -> str:
         matrices.recycled(found),
         explained.predictors(found),
         explained.paths(found),
+        explained.distances(found),
         answers.answers(found.answers, found.reading.several_tunings),
         evidence.failures(found.reading),
         evidence.published(found),

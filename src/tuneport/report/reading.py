@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import ReportError
+from tuneport.evaluate.answered import LOSS
 from tuneport.report.scored import BASE, TUNED, Model, Run, Score
 
 RESULTS, RECORD, STEPS, STUDY = "results.json", "record.json", "steps", "study.toml"
-LOSS = ", loss"  # what results.json puts behind a task's name where the loss of its answers was measured
 _RUN_KEYS = ("kind", "source", "target", "tuning", "family", "seed", "steps_total", "scale", "rate")
 
 

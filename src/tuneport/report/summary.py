@@ -31,8 +31,10 @@ def summary(
     for matrix in shares[:_MOST]:
         told.append(_transferred(matrix, reading.several_tunings))
     left_out = [matrix.task for matrix in transfers if matrix not in shares[:_MOST]]
-    if left_out:
-        told.append(f"{_named(left_out, estimates.tasks)} {'is' if len(left_out) == 1 else 'are'} told below.")
+    if len(left_out) > _MOST:
+        told.append(f"The other {len(left_out)} tables stand below.")
+    elif left_out:
+        told.append(f"{_tasks(left_out)} {'is' if len(left_out) == 1 else 'are'} told below.")
     told += _tuned_on([row for row in compared if row.share] or list(compared))
     starts, matched, sooner = with_match(panels)
     if starts:
@@ -85,23 +87,19 @@ def _asked(reading: Reading, estimates: Estimates) -> str:
         + (f"({listed(versions)})" if len(versions) <= 3 else f"({versions[0]} to {versions[-1]})")
         + (f" and asks for {what}" if what else "")
         + (f", over {over}" if over else "")
-        + (
-            f", scored on {_named(estimates.tasks, estimates.tasks)}."
-            if estimates.tasks
-            else "; nothing is scored yet."
-        )
+        + (f", scored on {_tasks(estimates.tasks)}." if estimates.tasks else "; nothing is scored yet.")
     )
 
 
-def _named(tasks: Sequence[str], everything: Sequence[str]) -> str:
-    """Tasks in a sentence; those that are the loss of another's answers are told together."""
-    losses = [task.removesuffix(LOSS) for task in tasks if task.endswith(LOSS)]
-    plain = [task for task in tasks if not task.endswith(LOSS)]
-    if not losses:
+def _tasks(names: Sequence[str]) -> str:
+    """Tasks in words; the loss of a task's answers is said so, not named as another task."""
+    plain = [name for name in names if not name.endswith(LOSS)]
+    of_loss = [name.removesuffix(LOSS) for name in names if name.endswith(LOSS)]
+    if not of_loss:
         return listed(plain)
-    of_all = losses == [task for task in everything if not task.endswith(LOSS)]
-    by_loss = f"the loss of the answers to {'all of them' if of_all else listed(losses)}"
-    return f"{listed(plain)}, and {by_loss}" if plain else by_loss
+    if of_loss == plain:
+        return f"{listed(plain)}, {'each ' if len(plain) > 1 else ''}with the loss of its answers"
+    return listed([*plain, f"the loss of the answers of {listed(of_loss)}"])
 
 
 def _done(reading: Reading) -> str:
@@ -109,8 +107,12 @@ def _done(reading: Reading) -> str:
     done = sum(run.status == DONE for run in runs)
     failed = sum(run.status == "failed" for run in runs)
     waiting = len(runs) - done - failed
+    broken = sum(step.outcome == "failed" for step in reading.steps)
     if done == len(runs):
-        return f"All {counted(done, 'result')} {'is' if done == 1 else 'are'} there; nothing failed."
+        there = f"All {counted(done, 'result')} {'is' if done == 1 else 'are'} there; " if runs else ""
+        if broken:
+            return f"{there}{counted(broken, 'step')} failed, as told below."
+        return f"{there}nothing failed." if there else "Nothing failed."
     told = [f"{done:,} of {counted(len(runs), 'result')} {'is' if done == 1 else 'are'} there"]
     told += [f"{failed:,} failed"] if failed else []
     told += [f"{waiting:,} {'was' if waiting == 1 else 'were'} not run"] if waiting else []

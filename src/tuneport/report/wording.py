@@ -12,6 +12,7 @@ from tuneport.evaluate.measures import Estimate
 from tuneport.report.estimates import Change, Shown
 
 DASH = "–"
+FALLEN = "Where lower is better (a loss), a positive difference says how far it fell."  # differences are positive where better
 PER_CENT = "\N{NO-BREAK SPACE}%"
 Interval = tuple[float, float]
 

@@ -60,9 +60,11 @@ class Estimates:
         disks = [cost.disk for cost in costs if cost.disk is not None]
         hours = [cost.gpu_hours for cost in costs if cost.gpu_hours is not None]
         gpus = self._study.cost.get("gpus")
-        known_hours = len(hours) > sum(cost.gpu_hours == 0 for cost in costs)
+        # Nothing, of which parts are not known, is not known; nothing of which all is known is nothing.
+        known_disk = any(disks) or len(disks) == len(costs)
+        known_hours = any(hours) or len(hours) == len(costs)
         return {
-            "disk": sum(disks) if len(disks) > sum(cost.disk == 0 for cost in costs) else None,
+            "disk": sum(disks) if known_disk else None,
             "disk_unknown": len(costs) - len(disks),
             "gpu_hours": sum(hours) if known_hours else None,
             "gpu_hours_unknown": len(costs) - len(hours),

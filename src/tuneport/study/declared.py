@@ -81,6 +81,11 @@ class Doing:
     reduced_rate: float | None = None  # further fine-tuning at this part of the rate, reported apart
     carry: str = "float32"  # dtype in which recycle carries Δ
 
+    @property
+    def anything(self) -> bool:
+        """Whether a pair is named at all."""
+        return any((self.transfer, self.transfer_then_tune, self.recycle, self.paths, self.distances))
+
 
 @dataclass(frozen=True)
 class Resources:

@@ -20,8 +20,9 @@ def read_doing(
     path = ("do",)
     keys = ("transfer", "transfer-then-tune", "recycle", "paths", "distances")
     tables.known(table, (*keys, "scales", "same-total", "reduced-rate", "carry"), path)
-    pairs = {key: _pairs(tables, table, key, versions, tunings) for key in keys}
+    pairs = {key: _pairs(tables, table, key, versions, tunings, lines) for key in keys}
     _check(tables, pairs, versions, tunings)
+    _check_paths(tables, pairs["paths"], versions, tunings, lines)
     if "paths" in table and not lines.text and not lines.data:
         tables.fault(
             (*path, "paths"),
@@ -79,22 +80,65 @@ def _check(
         tables.fault(("do", "recycle"), f"{twice} is reached twice; in a chain each version has one before it")
 
 
+def _check_paths(
+    tables: Tables, pairs: Sequence[Pair], versions: Sequence[Version], tunings: Sequence[Tuning], lines: Lines
+) -> None:
+    """On data with answers a path begins at a fine-tuned model; a pair without one, and without text, would measure nothing."""
+    if not lines.data or lines.text:
+        return
+    sources = _sources(versions, tunings)
+    by_name = {version.name: version for version in versions}
+    for one, other in pairs:
+        if one not in sources and not by_name[one].tuned:
+            tables.fault(
+                ("do", "paths"),
+                f"[{one}, {other}] has nothing to measure on `data`, since {one} has no fine-tuned model; give [paths] "
+                "text to compare the versions, or a fine-tuning",
+            )
+
+
+def _sources(versions: Sequence[Version], tunings: Sequence[Tuning]) -> list[str]:
+    """Versions that have or get a diff vector."""
+    return [version.name for version in versions if not version.target_only and (version.tuned or tunings)]
+
+
+def _all(key: str, versions: Sequence[Version], tunings: Sequence[Tuning], lines: Lines) -> tuple[Pair, ...]:
+    """The pairs that "all" stands for."""
+    names, sources = [version.name for version in versions], _sources(versions, tunings)
+    every = tuple(itertools.combinations(names, 2))
+    if key == "distances":
+        return every
+    if key == "recycle":
+        return tuple(itertools.pairwise(version.name for version in versions if not version.target_only))
+    untuned = {v.name for v in versions if v.target_only} if key == "transfer-then-tune" else set()
+    found = tuple((one, other) for one in sources for other in names if one != other and other not in untuned)
+    if key == "paths" and lines.text:  # a line between two versions needs no fine-tuning
+        found += tuple((one, other) for one, other in every if one not in sources and other not in sources)
+    return found
+
+
+def _why_none(key: str, versions: Sequence[Version], tunings: Sequence[Tuning]) -> str:
+    """Why "all" is nothing here, and what to do."""
+    if len(versions) < 2:
+        return "there is one version alone; give another [[version]]"
+    if key in ("transfer", "transfer-then-tune", "paths") and not _sources(versions, tunings):
+        remedy = ", or [paths] text for lines between versions" if key == "paths" else ""
+        return f"no version has a fine-tuned model to begin with; give one `tuned`, or a [tune] that makes one{remedy}"
+    return "too few versions are fine-tuned; leave out a `target-only`, or give another [[version]]"
+
+
 def _pairs(
-    tables: Tables, table: Table, key: str, versions: Sequence[Version], tunings: Sequence[Tuning]
+    tables: Tables, table: Table, key: str, versions: Sequence[Version], tunings: Sequence[Tuning], lines: Lines
 ) -> tuple[Pair, ...]:
     value = table.get(key)
     if value is None:
         return ()
     names = [version.name for version in versions]
-    sources = [v.name for v in versions if not v.target_only and (v.tuned or tunings)]
     if value == "all":
-        if key == "recycle":
-            line = [version.name for version in versions if not version.target_only]
-            return tuple(itertools.pairwise(line))
-        if key == "distances":
-            return tuple((one, other) for place, one in enumerate(names) for other in names[place + 1 :])
-        untuned = {v.name for v in versions if v.target_only} if key == "transfer-then-tune" else set()
-        return tuple((one, other) for one in sources for other in names if one != other and other not in untuned)
+        everything = _all(key, versions, tunings, lines)
+        if not everything and versions:  # that there is none at all is told already
+            tables.fault(("do", key), f'"all" is no pair at all: {_why_none(key, versions, tunings)}')
+        return everything
     wanted = '"all", or pairs such as [["M1", "M2"], ["M2", "M3"]], each [source, target]'
     if not isinstance(value, list):
         tables.fault(("do", key), f"is {said(value)}; write {wanted}")

@@ -146,18 +146,26 @@ class _Reader(Names):
                 self.fault((*path, "tuned"), "is neither a model nor a table of models by name; write one")
             parameters = self.number(row, "parameters", path, above=0)
             target_only = self.flag(row, "target-only", path)
-            if isinstance(tuned, dict) and name is not None and model is not None:
-                kept = {key: value for key, value in tuned.items() if isinstance(value, str)}
-                found.append(Version(name, model, kept, bool(target_only), parameters))
+            if name is not None:  # where something else of it is wrong, pairs may still name it
+                given = tuned if isinstance(tuned, dict) else {}
+                kept = {key: value for key, value in given.items() if isinstance(value, str)}
+                found.append(Version(name, model or "", kept, bool(target_only), parameters))
         return tuple(found)
 
     def _tunings(self, content: Table) -> tuple[Tuning, ...]:
         table = self.table(content, "tune", (), optional=True)
         if not table:
             return ()
-        if all(isinstance(value, dict) for value in table.values()):
-            tunings = [self._tuning(name, table[name], ("tune", name)) for name in table]
+        named = [name for name, value in table.items() if isinstance(value, dict)]
+        if len(named) == len(table):
+            tunings = [self._tuning(name, table[name], ("tune", name)) for name in named]
         else:
+            for own in named:
+                self.fault(
+                    ("tune", own),
+                    "is a fine-tuning by name beside settings of [tune] itself; give each fine-tuning a [tune.NAME] of its own",
+                )
+            table = {key: value for key, value in table.items() if key not in named}
             recipe = table.get("recipe", "sft")
             tunings = [self._tuning(recipe if isinstance(recipe, str) else "sft", table, ("tune",))]
         after = {tuning.name: tuning.after for tuning in tunings}
@@ -370,6 +378,8 @@ class _Reader(Names):
         """What is no fault, and may still be meant otherwise."""
         if not study.evaluations:
             yield f"{self._path.name}: nothing is scored; give [evaluate] with tasks, suite or loss."
+            if not study.tunings and not study.doing.anything:
+                yield f'{self._path.name}: nothing is to be done; give [do], such as transfer = "all", or [tune].'
         further = study.doing.transfer_then_tune or study.doing.recycle
         for tuning in study.tunings:
             if further and study.doing.same_total and not settings.counts_steps(tuning.recipe, tuning.settings):

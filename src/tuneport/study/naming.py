@@ -1,6 +1,7 @@
 """What a study's file names: models, data, tasks and templates, each the lab's, beside the file, or somebody else's.
 
-In come names as they are written, out come faults for those that nothing answers to. Nothing is opened, and nobody is asked.
+In come names as they are written, out come faults for those that nothing answers to. Of a folder that should be a model the
+headers are read; nothing else is opened, and nobody is asked.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tuneport.checkpoint.local import open_folder
 from tuneport.checkpoint.open import HUB_ID
 from tuneport.errors import TuneportError
 from tuneport.lab import catalogue
@@ -34,9 +36,12 @@ class Names(Tables):
         if spec is None:
             return None
         place = (*path, key)
+        folder = None if spec.startswith(LAB) else self.folder(spec)
         if spec.startswith(LAB):
             self.of_lab(spec, place, "")
-        elif self.folder(spec) is None and _is_no_hub_id(spec):
+        elif folder is not None:
+            self.attempt(place, lambda: open_folder(folder, "model"))
+        elif _is_no_hub_id(spec):
             self.fault(place, f"{spec!r}: no such folder beside the file, and no Hub id either (org/name@revision)")
         return spec
 
@@ -99,7 +104,7 @@ class Names(Tables):
         try:
             check()
         except TuneportError as error:
-            self.fault(place, settings.in_file_words(str(error)))
+            self.fault(place, settings.in_file_words(str(error)).replace("\n", "\n    "))
 
 
 def _is_no_hub_id(spec: str, *endings: str) -> bool:

@@ -1,4 +1,4 @@
-"""Sections on when transfer works: what predicts it, and the loss along the paths between models."""
+"""Sections on when transfer works: what predicts it, the loss along the paths between models, and their distances."""
 
 from __future__ import annotations
 
@@ -87,6 +87,41 @@ def paths(found: Findings) -> Section | None:
         "Loss along the paths",
         [*content, tag("h3", "Barriers"), table("Barriers of all paths", columns, rows)],
     )
+
+
+def distances(found: Findings) -> Section | None:
+    """How far versions and their diff vectors lie apart."""
+    if not found.distances:
+        return None
+    intro = (
+        "Lengths of differences over all parameters: from one version to the other, and from each version to its fine-tuned "
+        "model; and the cosine of the angle between the two diff vectors. A dash stands where a version has no diff vector."
+    )
+    columns = [
+        Column("versions"), Column("fine-tuning"), Column("family", True), Column("seed", True),
+        Column("‖M_i − M_j‖", True), Column("‖Δ_i‖", True), Column("‖Δ_j‖", True), Column("cos(Δ_i, Δ_j)", True),
+    ]  # fmt: skip
+    rows = [
+        [
+            Value(f"{row.a} – {row.b}"),
+            Value(row.tuning or DASH),
+            Value(DASH if row.family is None else str(row.family), row.family),
+            Value(DASH if row.seed is None else str(row.seed), row.seed),
+            *(
+                Value(DASH if value is None else f"{value:.4g}", value)
+                for value in (row.distance, row.diff_norm_a, row.diff_norm_b)
+            ),
+            Value(DASH if row.cosine is None else minus(f"{row.cosine:.3f}"), row.cosine),
+        ]
+        for row in found.distances
+    ]
+    csv = download(
+        "distances",
+        ["a", "b", "tuning", "family", "seed", "distance", "diff_norm_a", "diff_norm_b", "cosine"],
+        [list(vars(row).values()) for row in found.distances],
+    )
+    content = [tag("p", intro), table("Distances of versions", columns, rows), tag("div", csv, class_="under")]
+    return "distances", "Distances", content
 
 
 def _scatter(scatter: Scatter) -> Markup:

@@ -14,7 +14,7 @@ from tuneport.report.sections import Section
 from tuneport.report.sections.curves import curves
 from tuneport.report.sections.figure import figure
 from tuneport.report.tables import Column, Value, change_value, download, matrix_rows, matrix_table, shown_value, table
-from tuneport.report.wording import DASH, counted, listed, with_unit
+from tuneport.report.wording import DASH, FALLEN, counted, listed, with_unit
 
 
 def transfers(found: Findings) -> Section | None:
@@ -98,6 +98,7 @@ def recycled(found: Findings) -> Section | None:
         ]
     compared = [row for row in found.compared if row.model.kind.startswith("recycle")]
     content += [
+        _against_direct(found),
         _compared(compared, found, "recycling"),
         curves([p for p in found.panels if p.kinds == "recycling"], found),
     ]
@@ -155,6 +156,51 @@ def _legend(matrix: Matrix, over: str) -> Markup:
     )
 
 
+def _against_direct(found: Findings) -> Markup | None:
+    if not found.against_direct:
+        return None
+    columns = [
+        Column("version"), Column("task"), Column("iterative minus direct", True), Column("steps in all, iterative", True),
+        Column("direct", True),
+    ]  # fmt: skip
+    several = found.reading.several_tunings
+    rows = [
+        [
+            Value(row.model.target + (f", {row.model.tuning}" if several else "")),
+            Value(row.task),
+            change_value(row.change, row.share, row.clearly),
+            *(Value(DASH if total is None else f"{total:,}", total) for total in row.totals),
+        ]
+        for row in found.against_direct
+    ]
+    csv = download(
+        "iterative-against-direct",
+        ["version", "tuning", "task", "difference", "low", "high", "steps_iterative", "steps_direct"],
+        [
+            [
+                row.model.target,
+                row.model.tuning,
+                row.task,
+                row.change.value,
+                *(row.change.interval or (None, None)),
+                *row.totals,
+            ]
+            for row in found.against_direct
+        ],
+    )
+    words = (
+        "At the same steps for this version; the iterative one stands on the steps of all versions before it too. The first "
+        "version of a chain is one model for both."
+    ) + ("" if all(row.share for row in found.against_direct) else f" {FALLEN}")
+    return tag(
+        "div",
+        tag("h3", "Iterative against direct"),
+        tag("p", words),
+        table("Iterative minus direct", columns, rows),
+        tag("div", csv, class_="under"),
+    )
+
+
 def _compared(rows: Sequence[Comparison], found: Findings, name: str) -> Markup | None:
     if not rows:
         return None
@@ -182,7 +228,7 @@ def _compared(rows: Sequence[Comparison], found: Findings, name: str) -> Markup 
         tag(
             "p",
             "Each stands twice: against FT of its version at the same steps (the paper's comparison), and at the same total of "
-            "steps.",
+            "steps." + ("" if all(row.share for row in rows) else f" {FALLEN}"),
         ),
         [_compared_on(task, [row for row in rows if row.task == task], columns, several) for task in tasks],
         tag("div", download(f"{name}-against-plain", names, lines), class_="under"),
