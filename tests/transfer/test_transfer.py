@@ -71,12 +71,29 @@ def test_any_mixture_of_dtypes_among_the_three_is_what_torch_computes(
     wanted = tiny.expected(made, scale)
     found = tiny.read_weights(where / "out")
     for name, value in wanted.items():
-        if value.dtype == torch.bfloat16 and torch.float64 in (parts[0][name].dtype, parts[1][name].dtype):
-            # torch rounds float64 to bfloat16 by way of float32; one rounding is at most one neighbour away.
+        if torch.float64 not in (parts[0][name].dtype, parts[1][name].dtype):
+            continue
+        # torch rounds float64 to the half formats by way of float32, which is twice; numpy rounds to float16 once.
+        if value.dtype == torch.float16:
+            exact = tiny.formula(*(part[name].double() for part in parts), scale)
+            wanted[name] = torch.from_numpy(exact.numpy().astype(np.float16))
+        if value.dtype == torch.bfloat16:  # one rounding is at most one neighbour away
             steps = (found[name].view(torch.int16).int() - value.view(torch.int16).int()).abs()
             assert int(steps.max()) <= 1
             wanted[name] = found[name]
     tiny.assert_same(found, wanted)
+
+
+def test_float64_is_rounded_to_float16_once(tmp_path: Path) -> None:
+    """Between two float16 neighbours, a float64 above the middle by less than float32 can tell: rounded twice it goes down."""
+    middle = 1 + 2.0**-11
+    zero = {name: torch.zeros_like(value) for name, value in tiny.llama(1, torch.float16).items()}
+    tuned = {name: torch.full_like(value, middle + 2.0**-40, dtype=torch.float64) for name, value in zero.items()}
+    made = tiny.trio(tmp_path, zero, tuned, zero)
+    transfer(*made.paths, tmp_path / "out")
+    for value in tiny.read_weights(tmp_path / "out").values():
+        assert value.dtype == torch.float16
+        assert (value == 1 + 2.0**-10).all()
 
 
 def test_base_plus_diff_restores_a_tuned_bfloat16_model(tmp_path: Path) -> None:
