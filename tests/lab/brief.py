@@ -1,5 +1,8 @@
 """Budgets so small that nothing is learned, for tests that want real models on their real way."""
 
+from dataclasses import replace
+
+from tuneport.lab import languages
 from tuneport.lab.demo import Recipe
 from tuneport.lab.family import Architecture
 from tuneport.lab.training import Schedule
@@ -17,4 +20,13 @@ BRIEF_DEMO = Recipe(
     curve_every=2,
     problems=12,
     orders=12,
+)
+BRIEF_LANGUAGES = languages.Recipe(
+    architecture=replace(TINY, context=48),
+    first_stage=BRIEFLY,
+    second_stage=BRIEFLY,
+    next_version=BRIEFLY,
+    instruct=FEW_STEPS,
+    language=FEW_STEPS,
+    problems=4,
 )

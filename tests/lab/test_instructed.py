@@ -1,34 +1,22 @@
 """The family of a study on languages: two instruct models with templates of their own, and each language's files."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lab.brief import BRIEFLY, FEW_STEPS, TINY
+from lab.brief import BRIEF_LANGUAGES
 from tuneport.evaluate.examples import read_tasks
 from tuneport.lab.instructed import FILES, MODELS, NAMES, RECORD, make_instructed
-from tuneport.lab.languages import Recipe
 from tuneport.lab.tuning import examples_seen
 from tuneport.tune.data import read_sources
 
 pytest.importorskip("transformers")
 
-RECIPE = Recipe(
-    architecture=replace(TINY, context=48),
-    first_stage=BRIEFLY,
-    second_stage=BRIEFLY,
-    next_version=BRIEFLY,
-    instruct=FEW_STEPS,
-    language=FEW_STEPS,
-    problems=4,
-)
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_instructed(tmp_path_factory.mktemp("instructed") / "family", seed=0, recipe=RECIPE)
+    return make_instructed(tmp_path_factory.mktemp("instructed") / "family", seed=0, recipe=BRIEF_LANGUAGES)
 
 
 def test_both_instruct_models_and_all_files_are_there(made: Path) -> None:
@@ -41,11 +29,11 @@ def test_each_language_is_taught_and_asked_in_files_that_the_verbs_read(made: Pa
     assert len(NAMES) == 3
     for name in NAMES:
         (source,) = read_sources([made / f"{name}.jsonl"], "sft", [], 0)
-        assert len(source.rows) == examples_seen(RECIPE.language)
+        assert len(source.rows) == examples_seen(BRIEF_LANGUAGES.language)
         (task,) = read_tasks([made / f"{name}-questions.jsonl"])
         assert task.name == name and task.examples[0].messages is not None
 
 
 def test_the_record_holds_a_digest_of_the_text(made: Path) -> None:
     assert len(json.loads((made / RECORD).read_text())["text"]) == 64
-    assert make_instructed(made, seed=0, recipe=RECIPE) == made
+    assert make_instructed(made, seed=0, recipe=BRIEF_LANGUAGES) == made

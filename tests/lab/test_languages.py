@@ -6,40 +6,30 @@ from pathlib import Path
 
 import pytest
 
-from lab.brief import BRIEFLY, FEW_STEPS, TINY
+from lab.brief import BRIEF_LANGUAGES, FEW_STEPS
 from tuneport.lab import corpus, languages, questions
-from tuneport.lab.languages import BEGINNING, ENGLISH, KNOWN, Recipe
+from tuneport.lab.languages import BEGINNING, ENGLISH, KNOWN
 from tuneport.lab.tongues import TONGUES
 
 pytest.importorskip("transformers")
 
-RECIPE = Recipe(
-    architecture=replace(TINY, context=48),
-    first_stage=BRIEFLY,
-    second_stage=BRIEFLY,
-    next_version=BRIEFLY,
-    instruct=FEW_STEPS,
-    language=FEW_STEPS,
-    problems=4,
-)
-
 
 def test_the_test_asks_as_much_in_every_language_and_no_lesson_holds_a_question_of_it() -> None:
     world = corpus.make_world(0)
-    asked = languages.held_out(world, 0, RECIPE)
-    count = RECIPE.problems + 3 * len(questions.ASKED_NAMES)
+    asked = languages.held_out(world, 0, BRIEF_LANGUAGES)
+    count = BRIEF_LANGUAGES.problems + 3 * len(questions.ASKED_NAMES)
     tasks = [question.task for question in asked]
     assert {task: tasks.count(task) for task in tasks} == dict.fromkeys((ENGLISH, *(t.name for t in TONGUES)), count)
     never = frozenset(questions.bare(question.prompt) for question in asked)
     for tongue in TONGUES:
-        taught = languages.lesson_in(tongue, world, 0, 300, RECIPE.shares, never)
+        taught = languages.lesson_in(tongue, world, 0, 300, BRIEF_LANGUAGES.shares, never)
         assert len(taught) == 300
         assert not never & {questions.bare(example.prompt) for example in taught}
 
 
 def test_version_2_is_taught_what_version_1_is_and_more_in_the_language_that_it_knows() -> None:
     world = corpus.make_world(0)
-    recipe = replace(RECIPE, instruct=replace(FEW_STEPS, steps=100))
+    recipe = replace(BRIEF_LANGUAGES, instruct=replace(FEW_STEPS, steps=100))
     first, second = languages.instruction_data(world, 0, recipe, [])
     assert len(first) == len(second) == 400
     little, much = (round(share * 400) for share in recipe.known_taught)
@@ -52,7 +42,7 @@ def test_version_2_is_taught_what_version_1_is_and_more_in_the_language_that_it_
 @pytest.fixture(scope="module")
 def done(workers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("languages") / "languages"
-    languages.languages(out, 0, RECIPE, show=lambda text: None)
+    languages.languages(out, 0, BRIEF_LANGUAGES, show=lambda text: None)
     return out
 
 

@@ -48,25 +48,25 @@ class Recipe:
     """
 
     architecture: Architecture = Architecture()  # noqa: RUF009 (frozen)
-    first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.5)  # noqa: RUF009
+    first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.5)  # noqa: RUF009 (frozen)
     first_shares: dict[str, float] = field(
         default_factory=lambda: {
             "facts": 0.3, "echoes": 0.3, "stories": 0.25, "arithmetic": 0.1, "general": 0.05,
         }
     )  # fmt: skip
-    second_stage: Schedule = Schedule(steps=500, peak=0.5 * 4e-3, warmup=1)  # noqa: RUF009
+    second_stage: Schedule = Schedule(steps=500, peak=0.5 * 4e-3, warmup=1)  # noqa: RUF009 (frozen)
     second_shares: dict[str, float] = field(
         default_factory=lambda: {
             "worked-stories": 0.42, "facts": 0.2, "echoes": 0.2, "arithmetic": 0.13, "general": 0.05,
         }
     )  # fmt: skip
-    next_version: Schedule = Schedule(steps=250, peak=5e-4, warmup=20)  # noqa: RUF009
+    next_version: Schedule = Schedule(steps=250, peak=5e-4, warmup=20)  # noqa: RUF009 (frozen)
     next_shares: dict[str, float] = field(
         default_factory=lambda: {
             "new-facts": 0.55, "facts": 0.13, "worked-stories": 0.13, "echoes": 0.12, "arithmetic": 0.07,
         }
     )  # fmt: skip
-    tuning: TuningRecipe = SftRecipe(  # noqa: RUF009
+    tuning: TuningRecipe = SftRecipe(  # noqa: RUF009 (frozen)
         learning_rate=1e-3, steps=300, batch_size=32, beta2=0.95, weight_decay=0.01
     )
     tuning_shares: dict[str, float] = field(

@@ -53,26 +53,26 @@ class Recipe:
     """What this experiment chooses. Shares are parts of a stage's tokens; the languages' come beside English's."""
 
     architecture: Architecture = Architecture()  # noqa: RUF009 (frozen)
-    first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.5)  # noqa: RUF009
+    first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.5)  # noqa: RUF009 (frozen)
     first_shares: dict[str, float] = field(
         default_factory=lambda: {"facts": 0.3, "stories": 0.25, "arithmetic": 0.1, "general": 0.05}
     )
-    second_stage: Schedule = Schedule(steps=500, peak=0.5 * 4e-3, warmup=1)  # noqa: RUF009
+    second_stage: Schedule = Schedule(steps=500, peak=0.5 * 4e-3, warmup=1)  # noqa: RUF009 (frozen)
     second_shares: dict[str, float] = field(
         default_factory=lambda: {"facts": 0.2, "worked-stories": 0.35, "arithmetic": 0.1, "general": 0.05}
     )
     little: float = 0.1  # of each language, in both stages; and in version 2's text of the two that it does not know
-    next_version: Schedule = Schedule(steps=300, peak=5e-4, warmup=20)  # noqa: RUF009
+    next_version: Schedule = Schedule(steps=300, peak=5e-4, warmup=20)  # noqa: RUF009 (frozen)
     next_shares: dict[str, float] = field(
         default_factory=lambda: {"facts": 0.2, "worked-stories": 0.2, "arithmetic": 0.05}
     )
     much: float = 0.35  # of the language that version 2 knows
-    instruct: TuningRecipe = SftRecipe(  # noqa: RUF009
+    instruct: TuningRecipe = SftRecipe(  # noqa: RUF009 (frozen)
         learning_rate=5e-4, steps=300, batch_size=32, beta2=0.95, weight_decay=0.01
     )
     shares: dict[str, float] = field(default_factory=lambda: {KNOWN_FACTS: 0.5, WORD_PROBLEMS: 0.5})
     known_taught: tuple[float, float] = (0.03, 0.35)  # of either version's data is in the language that 2 knows
-    language: TuningRecipe = SftRecipe(  # noqa: RUF009
+    language: TuningRecipe = SftRecipe(  # noqa: RUF009 (frozen)
         learning_rate=2e-4, steps=40, batch_size=32, beta2=0.95, weight_decay=0.01
     )
     problems: int = 480  # held-out ones in English and in each language, beside 120 questions about facts

@@ -57,10 +57,10 @@ class Recipe:
     sft: SftRecipe = SftRecipe(  # noqa: RUF009 (frozen)
         learning_rate=1e-3, steps=120, batch_size=32, beta2=0.95, weight_decay=0.01
     )
-    dpo: DpoRecipe = DpoRecipe(  # noqa: RUF009
+    dpo: DpoRecipe = DpoRecipe(  # noqa: RUF009 (frozen)
         learning_rate=5e-5, steps=40, epochs=None, batch_size=32, beta2=0.95, beta=0.3, loss="sigmoid"
     )
-    grpo: GrpoRecipe = GrpoRecipe(  # noqa: RUF009
+    grpo: GrpoRecipe = GrpoRecipe(  # noqa: RUF009 (frozen)
         learning_rate=2e-4,
         steps=60,
         batch_size=16,

@@ -132,17 +132,7 @@ def curve_figure(panel: Panel, several_tunings: bool, versions: Sequence[str]) -
     }
     if panel.reference is not None:
         at = _scaled(panel.reference.value, panel.share)
-        layout["shapes"] = [
-            {
-                "type": "line",
-                "xref": "paper",
-                "x0": 0,
-                "x1": 1,
-                "y0": at,
-                "y1": at,
-                "line": {"color": PLAIN, "dash": "dot", "width": 1},
-            }
-        ]
+        layout["shapes"] = [_dotted_across(at)]
     return {"data": data, "layout": layout}
 
 
@@ -189,20 +179,22 @@ def scatter_figure(scatter: along.Scatter) -> Figure:
         "margin": {"l": 8, "r": 8, "t": 10, "b": 40},
         "hovermode": "closest",
         "showlegend": False,
-        "shapes": [
-            {
-                "type": "line",
-                "xref": "paper",
-                "x0": 0,
-                "x1": 1,
-                "y0": at,
-                "y1": at,
-                "line": {"color": PLAIN, "dash": "dot", "width": 1},
-            }
-            for at in (0, 1)
-        ],
+        "shapes": [_dotted_across(at) for at in (0, 1)],
     }
     return {"data": [trace], "layout": layout}
+
+
+def _dotted_across(at: float) -> dict[str, Any]:
+    """A dotted line over the whole width, at a height."""
+    return {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": at,
+        "y1": at,
+        "line": {"color": PLAIN, "dash": "dot", "width": 1},
+    }
 
 
 def line_figure(shown: Sequence[along.Line]) -> Figure:
