@@ -229,6 +229,9 @@ def models() -> Iterator[Asked]:
         yield Asked(Model(THEN_TUNED, source, target, "sft"), end, 2 * STEPS, moved)
     for place, (before, version) in enumerate(pairwise(VERSIONS), 2):
         yield Asked(Model(DIRECT, before, version, "sft"), TUNINGS[version] + 0.04, 2 * STEPS)
+        if place > 2:
+            longer = Model(DIRECT, before, version, "sft", steps=place * STEPS)
+            yield Asked(longer, TUNINGS[version] + 0.05, place * STEPS)
         yield Asked(Model(ITERATIVE, before, version, "sft"), TUNINGS[version] + 0.07, place * STEPS)
 
 

@@ -164,13 +164,20 @@ def test_a_tuning_has_a_row_only_on_the_tasks_that_its_models_are_asked(tmp_path
     ]
 
 
-def test_iterative_recycling_stands_against_direct_where_they_are_two_models(found: Findings) -> None:
+def test_iterative_recycling_stands_twice_against_direct_where_they_are_two_models(found: Findings) -> None:
     assert {(row.model.target, row.task) for row in found.against_direct} == {
         (version, task) for version in ("M3", "M4", "M5") for task in ("sums", "facts")
     }
     for row in found.against_direct:
-        direct = found.estimates.value(replace(row.model, kind=DIRECT), row.task)
         own = found.estimates.value(row.model, row.task)
-        assert own is not None and direct is not None
-        assert row.change.value == pytest.approx(own.value - direct.value)
         assert row.totals[0] is not None and row.totals[1] is not None and row.totals[0] > row.totals[1]
+        for steps, change in ((None, row.same_steps), (row.totals[0], row.same_total)):
+            direct = found.estimates.value(replace(row.model, kind=DIRECT, steps=steps), row.task)
+            assert own is not None and direct is not None and change is not None
+            assert change.value == pytest.approx(own.value - direct.value)
+
+
+def test_a_longer_direct_recycling_stands_against_plain_fine_tuning_at_the_same_total_alone(found: Findings) -> None:
+    rows = [row for row in comparisons(found.reading, found.estimates) if row.model.kind == DIRECT and row.model.steps]
+    assert {row.model.target for row in rows} == {"M3", "M4", "M5"}
+    assert all(row.same_steps is None and row.total == row.model.steps for row in rows)

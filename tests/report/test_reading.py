@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from report.made_up import MadeUp
 from tuneport.errors import ReportError
 from tuneport.report.reading import read_study
-from tuneport.report.scored import BASE, TRANSFER, TUNED, Model
+from tuneport.report.scored import BASE, DIRECT, TRANSFER, TUNED, Model
 
 
 @pytest.fixture
@@ -36,6 +37,13 @@ def test_a_fine_tuning_of_more_steps_is_a_model_of_its_own(small: MadeUp) -> Non
     assert Model(TUNED, None, "M3", "sft") in models
     assert Model(TUNED, None, "M3", "sft", steps=500) in models
     assert Model(TUNED, None, "M3", "sft", steps=500).name() == "FT(M3) for 500 steps"
+
+
+def test_a_direct_recycling_of_more_steps_is_a_model_of_its_own(small: MadeUp) -> None:
+    models = {run.model for run in read_study(small.write()).runs if run.model.kind == DIRECT and run.step is None}
+    longer = Model(DIRECT, "M3", "M4", "sft", steps=1000)
+    assert {replace(longer, steps=None), longer} <= models
+    assert longer.name() == "M4 + Δdir(M3) → FT, 1000 steps in all"
 
 
 def test_the_curves_of_two_lengths_of_fine_tuning_are_kept_apart(small: MadeUp) -> None:

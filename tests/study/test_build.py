@@ -86,6 +86,28 @@ def test_iterative_recycling_is_algorithm_1_to_the_letter() -> None:
     assert totals == {"M2": 200, "M3": 300, "M4": 400, "M5": 500}
 
 
+def test_iterative_recycling_has_a_direct_rival_of_the_same_total_of_steps() -> None:
+    graph = graph_of(paper('recycle = "all"'))
+    totals: dict[str, dict[str, set[int]]] = {}
+    for row in results(graph):
+        totals.setdefault(row["kind"], {}).setdefault(row["target"], set()).add(row["steps_total"])
+    assert totals["recycle-iterative"] == {"M2": {200}, "M3": {300}, "M4": {400}, "M5": {500}}
+    assert totals["recycle-direct"] == {"M2": {200}, "M3": {200, 300}, "M4": {200, 400}, "M5": {200, 500}}
+    longer = named(graph, "tune M5 + Δdir(M4) → FT, 500 steps in all")
+    assert longer.choices["recipe"]["steps"] == 400, "100 of them are in Δ"
+    assert given(longer, "start") == "transfer M5 + Δdir(M4)"
+    without = graph_of(paper('recycle = "all"\nsame-total = false'))
+    assert {r["steps_total"] for r in results(without) if r["kind"] == "recycle-direct"} == {200}
+
+
+def test_of_a_diff_vector_that_only_one_of_two_versions_has_the_norm_is_asked() -> None:
+    target = '[[version]]\nname = "M0"\nmodel = "org/model@M0"\ntarget-only = true\n'
+    graph = graph_of(declared(target, versions(), TUNE, EVALUATE, '[do]\ndistances = [["M4", "M0"]]'))
+    (step,) = [step for step in graph if step.kind == "distance"]
+    assert step.name == "distance M0 – M4" and set(step.parents) == {"b_tuned"}
+    assert given(step, "b_tuned") == "tune FT(M4)" and step.about["distance"]["tuning"] == "sft"
+
+
 def test_recycling_carries_float32_and_measures_what_bfloat16_would_have_lost() -> None:
     graph = graph_of(paper('recycle = [["M1", "M2"], ["M2", "M3"]]'))
     assert {step.choices["dtype"] for step in graph if step.kind in ("tune", "transfer")} == {"float32"}
@@ -138,9 +160,10 @@ def test_the_steps_of_the_papers_olmo_study_counted_by_hand() -> None:
         + 20  # Table 4: from M_i + Δ_j, which has direct recycling and M_2* in it
         + 3  # M_3*, M_4*, M_5*
         + 5 + 3  # same totals: 60K for all five; 90K, 120K and 150K for M_3, M_4, M_5
+        + 3  # and of direct recycling as many as of iterative: 90K, 120K and 150K
     )  # fmt: skip
     transfers = 20 + 3  # Table 3, and the three starts of Algorithm 1 that are none of these
-    assert found["tune"] == fine_tunings == 36
+    assert found["tune"] == fine_tunings == 39
     assert found["transfer"] == transfers == 23
     assert found["evaluate"] == 5 + fine_tunings + transfers
     assert found["precision"] == 4

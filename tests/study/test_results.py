@@ -111,6 +111,16 @@ def test_further_fine_tuning_is_compared_at_the_same_steps_and_at_the_same_total
         "M2 + Δiter(M1) → FT", "M3 + Δiter(M2) → FT", "M4 + Δiter(M3) → FT", "M5 + Δiter(M4) → FT",
     ]  # fmt: skip
     assert iterative[0]["difference"] == 0 and iterative[0]["p"] == 1, "the same model twice"
+    for question, totals in (
+        ("iterative-against-direct", [200, 200, 200, 200]),
+        ("iterative-against-direct-same-total", [200, 300, 400, 500]),
+    ):
+        found = rows(document, question)
+        assert [row["against_steps_total"] for row in found] == [[total] for total in totals]
+        assert [row["steps_total"] for row in found] == [200, 300, 400, 500]
+    longer = "M5 + Δdir(M4) → FT, 500 steps in all"
+    assert not rows(document, "same-steps", name=longer)
+    assert [row["against_steps_total"] for row in rows(document, "same-total", name=longer)] == [[500]]
 
 
 def test_p_values_are_adjusted_within_a_table(both: tuple[Done, dict[str, Any]]) -> None:

@@ -182,6 +182,10 @@ def recycling(j: Judging) -> Claim:
             j.change("direct − none, the same steps for this version", direct, none),
             over_families_alone("steps saved by iterative, as a share of FT(M_i)'s", j, _steps_saved("recycle-iterative")),
             over_families_alone("steps saved by direct, as a share of FT(M_i)'s", j, _steps_saved("recycle-direct")),
+            j.change(
+                "iterative − direct, the same steps in all", iterative,
+                [(of, j.families[0].steps_total(one)) for one, of in zip(iterative, direct, strict=True)], None,
+            ),
             j.change("iterative − none, the same steps in all", iterative, at_total(iterative), None),
             j.change("direct − none, the same steps in all", direct, at_total(direct), None),
         ),
@@ -278,7 +282,7 @@ def _steps_saved(kind: str) -> Callable[[Judging, Family], float]:
 
     def saved(j: Judging, family: Family) -> float:
         rows = [row for row in family.convergence if row["kind"] == kind and row["level"] is not None and row["task"] in j.tasks
-                and "rate" not in row]  # fmt: skip
+                and "rate" not in row and family.is_plain(row)]  # fmt: skip
         shares = [
             0.0 if row["steps_to_match"] is None else 1 - row["steps_to_match"] / row["steps_of_reference"]
             for row in rows

@@ -82,6 +82,11 @@ class Family:
         found: int | None = self.rows[model][0]["steps_total"] if model in self.rows else None
         return found
 
+    def is_plain(self, row: Row) -> bool:
+        """Whether a row of `convergence` is about a model fine-tuned for the study's own number of steps."""
+        of_model = self.rows.get(Model(row["kind"], row["source"], row["target"], row["tuning"]), ())
+        return bool(of_model) and row["name"] == of_model[0]["name"]
+
     def matrix(self, models: Sequence[Model | tuple[Model, int | None]], tasks: Sequence[str]) -> Matrix:
         """Scores, models × examples, the examples of all `tasks` one after another; a model may come with its steps."""
         asked = [self.scores(model) if isinstance(model, Model) else self.scores(*model) for model in models]

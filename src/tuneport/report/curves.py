@@ -154,8 +154,17 @@ def steps_saved(panel: Panel, curve: Curve) -> int | None:
 
 
 def with_match(found: Iterable[Panel]) -> tuple[int, int, int]:
-    """Of the transferred starts with something to match: how many there are, how many do, how many do so sooner."""
-    judged = [(panel, curve) for panel in found if panel.gains for curve in panel.curves if curve.model.kind != TUNED]
+    """Of the transferred starts with something to match: how many there are, how many do, how many do so sooner.
+
+    A start that is fine-tuned for several numbers of steps counts once, with the study's own.
+    """
+    judged = [
+        (panel, curve)
+        for panel in found
+        if panel.gains
+        for curve in panel.curves
+        if curve.model.kind != TUNED and curve.model.steps is None
+    ]
     matched = [(panel, curve) for panel, curve in judged if curve.to_match is not None]
     sooner = [1 for panel, curve in matched if (steps_saved(panel, curve) or 0) > 0]
     return len(judged), len(matched), len(sooner)

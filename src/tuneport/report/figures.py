@@ -362,7 +362,7 @@ def _style(model: Model, versions: Sequence[str]) -> dict[str, Any]:
         colour, symbol, dash = PLAIN, "circle-open", "dot" if model.steps else "solid"
     elif model.kind in (ITERATIVE, DIRECT):
         place = 0 if model.kind == DIRECT else 1
-        colour, symbol, dash = COLOURS[place], SYMBOLS[place + 1], DASHES[place]
+        colour, symbol, dash = COLOURS[place], SYMBOLS[place + 1], "dot" if model.steps else DASHES[place]
     else:
         place = versions.index(model.source) if model.source in versions else 0
         colour, symbol = COLOURS[place % len(COLOURS)], SYMBOLS[place % len(SYMBOLS)]
@@ -385,4 +385,4 @@ def _short(model: Model) -> str:
     """What tells a model from the others of its target."""
     if model.kind == TUNED:
         return "FT" if model.steps is None else f"FT for {model.steps} steps"
-    return f"+ {model.delta} → FT"
+    return f"+ {model.delta} → FT" + ("" if model.steps is None else f", {model.steps} steps in all")

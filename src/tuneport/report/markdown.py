@@ -14,11 +14,12 @@ from tuneport.report.curves import Panel, steps_saved
 from tuneport.report.findings import Findings
 from tuneport.report.lines import PREDICTORS
 from tuneport.report.markup import clean
-from tuneport.report.matrix import DONE, Cell, Comparison, Matrix
+from tuneport.report.matrix import DONE, Cell, Comparison, Matrix, Recycled
 from tuneport.report.reading import Reading
 from tuneport.report.scored import TUNED
 from tuneport.report.wording import DASH, FALLEN, minus, number, signed, span
 
+_MARKS = {1: " ▲", -1: " ▼", 0: ""}
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&@])")
 
 
@@ -84,37 +85,37 @@ def _cell(cell: Cell | None, share: bool) -> str:
 def _against_direct(found: Findings) -> list[str]:
     if not found.against_direct:
         return []
-    rows = [["version", "task", "iterative minus direct"]]
+    rows = [["version", "task", "at the same steps", "at the same total"]]
     for row in found.against_direct:
-        mark = {1: " ▲", -1: " ▼", 0: ""}[row.clearly]
-        told = f"{signed(row.change.value, row.share)}{mark} {span(row.change.interval, row.share, sign=True)}".rstrip()
         name = row.model.target + (f", {row.model.tuning}" if found.reading.several_tunings else "")
-        rows.append([text(name), text(row.task), told])
-    words = "At the same steps for this version. The first version of a chain is one model for both."
+        rows.append([text(name), text(row.task), *_twice(row)])
+    words = "Iterative minus direct, at the same steps for this version and at the same total of steps. The first version of a "
+    words += "chain is one model for both."
     words += "" if all(row.share for row in found.against_direct) else f" {FALLEN}"
     return ["## Iterative against direct", words, _table(rows)]
+
+
+def _twice(row: Comparison | Recycled) -> list[str]:
+    """Both differences, each with its mark and interval."""
+    return [
+        DASH
+        if change is None
+        else f"{signed(change.value, row.share)}{_MARKS[clearly]} {span(change.interval, row.share, sign=True)}".rstrip()
+        for change, clearly in zip((row.same_steps, row.same_total), row.clearly, strict=True)
+    ]
 
 
 def _compared(rows: Sequence[Comparison], reading: Reading) -> list[str]:
     if not rows:
         return []
     several = reading.several_tunings
-
-    def change(row: Comparison, which: int) -> str:
-        found = (row.same_steps, row.same_total)[which]
-        if found is None:
-            return DASH
-        mark = {1: " ▲", -1: " ▼", 0: ""}[row.clearly[which]]
-        return f"{signed(found.value, row.share)}{mark} {span(found.interval, row.share, sign=True)}".rstrip()
-
     table = [["model", "task", "score", "at the same steps", "at the same total"]]
     table += [
         [
             text(row.model.name(several)),
             text(row.task),
             number(row.shown.value, row.share),
-            change(row, 0),
-            change(row, 1),
+            *_twice(row),
         ]
         for row in rows
     ]

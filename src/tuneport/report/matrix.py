@@ -235,7 +235,7 @@ def _recycled(
     made = {
         (run.model.kind, run.model.target): run.model
         for run in at_end
-        if run.model.kind in (DIRECT, ITERATIVE) and run.model.tuning == tuning
+        if run.model.kind in (DIRECT, ITERATIVE) and run.model.tuning == tuning and run.model.steps is None
     }
     targets = sorted({target for _, target in made}, key=lambda name: order.get(name, 0))
     status = status_of(at_end)
@@ -302,7 +302,7 @@ def comparisons(reading: Reading, estimates: Estimates) -> list[Comparison]:
         for model, total in models.items():
             plain = Model(TUNED, None, model.target, model.tuning)
             longer = replace(plain, steps=total)
-            twice[model, 0] = estimates.change(model, plain, task)
+            twice[model, 0] = estimates.change(model, plain, task) if model.steps is None else None
             twice[model, 1] = estimates.change(model, longer, task) if longer in known else None
         real = clear(twice)
         for model, total in models.items():
@@ -316,18 +316,19 @@ def comparisons(reading: Reading, estimates: Estimates) -> list[Comparison]:
 
 @dataclass(frozen=True)
 class Recycled:
-    """Iterative recycling minus direct recycling of the same version, at the same steps for this version."""
+    """Iterative recycling minus direct recycling of the same version, at the same steps for this version and in all."""
 
     model: Model
     task: str
     share: bool
-    change: Change
+    same_steps: Change | None
+    same_total: Change | None
     totals: tuple[int | None, int | None]  # steps that went into the iterative and the direct one, in all
-    clearly: int  # after Holm's adjustment within the task's table
+    clearly: tuple[int, int]  # after Holm's adjustment within the task's table
 
 
 def against_direct(reading: Reading, estimates: Estimates) -> list[Recycled]:
-    """Each version's iterative recycling against its direct one; the first of a chain is one model for both, and left out."""
+    """Each version's iterative recycling twice against its direct one; the first of a chain is one model for both, and left out."""
     at_end = [run for run in reading.runs if run.step is None]
     totals = {run.model: run.steps_total for run in at_end if run.model.kind in (ITERATIVE, DIRECT)}
     pairs = [(model, replace(model, kind=DIRECT)) for model in totals if model.kind == ITERATIVE]
@@ -338,13 +339,18 @@ def against_direct(reading: Reading, estimates: Estimates) -> list[Recycled]:
     ]
     found = []
     for task in estimates.tasks:
-        changes = {one: estimates.change(one, other, task) for one, other in pairs}
-        real = clear(changes)
+        twice: dict[tuple[Model, int], Change | None] = {}
         for one, other in pairs:
-            shown, change = estimates.value(one, task), changes[one]
-            if shown is not None and change is not None:
+            longer = replace(other, steps=totals[one])
+            twice[one, 0] = estimates.change(one, other, task)
+            twice[one, 1] = estimates.change(one, longer, task) if longer in totals else None
+        real = clear(twice)
+        for one, other in pairs:
+            shown = estimates.value(one, task)
+            if shown is not None and (twice[one, 0] or twice[one, 1]):
+                clearly = (real.get((one, 0), 0), real.get((one, 1), 0))
                 both = (totals[one], totals[other])
-                found.append(Recycled(one, task, shown.score.is_share, change, both, real.get(one, 0)))
+                found.append(Recycled(one, task, shown.score.is_share, twice[one, 0], twice[one, 1], both, clearly))
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from tuneport.errors import ReportError
 from tuneport.evaluate.answered import LOSS
-from tuneport.report.scored import BASE, TUNED, Model, Run, Score
+from tuneport.report.scored import BASE, DIRECT, TUNED, Model, Run, Score
 
 RESULTS, RECORD, STEPS, STUDY = "results.json", "record.json", "steps", "study.toml"
 _RUN_KEYS = ("kind", "source", "target", "tuning", "family", "seed", "steps_total", "scale", "rate")
@@ -265,11 +265,13 @@ def _scores(
 
 
 def _told_apart(runs: Sequence[Run]) -> tuple[Run, ...]:
-    """Fine-tunings of one version for other steps are other models; the shortest keeps the plain name.
+    """Fine-tunings of one start for other steps are other models; the shortest keeps the plain name.
 
     A curve is told by its name: its points count the steps so far.
     """
-    ends = [run for run in runs if run.model.kind == TUNED and run.step is None and run.steps_total is not None]
+    ends = [
+        run for run in runs if run.model.kind in (TUNED, DIRECT) and run.step is None and run.steps_total is not None
+    ]
     shortest: dict[Model, int] = {}
     named: dict[str, int] = {}
     for run in ends:
@@ -280,7 +282,7 @@ def _told_apart(runs: Sequence[Run]) -> tuple[Run, ...]:
     found = []
     for run in runs:
         total = run.steps_total if run.step is None or run.name is None else named.get(run.name)
-        if run.model.kind == TUNED and total is not None and total > shortest.get(run.model, total):
+        if run.model.kind in (TUNED, DIRECT) and total is not None and total > shortest.get(run.model, total):
             run = replace(run, model=replace(run.model, steps=total))
         found.append(run)
     return tuple(found)

@@ -16,7 +16,7 @@ _DELTA = {TRANSFER: "Δ", THEN_TUNED: "Δ", ITERATIVE: "Δiter", DIRECT: "Δdir"
 
 @dataclass(frozen=True)
 class Model:
-    """What a scored model is. `steps` tells fine-tunings of one version apart; None where there is only one length."""
+    """What a scored model is. `steps` tells fine-tunings of one start apart; None where there is only one length."""
 
     kind: str
     source: str | None
@@ -44,7 +44,7 @@ class Model:
         if self.kind == TRANSFER:
             return added
         rate = "" if self.rate in (None, 1) else f" at {self.rate:g} of the rate"
-        return f"{added} → FT{rate}"
+        return f"{added} → FT{rate}" + ("" if self.steps is None else f", {self.steps} steps in all")
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,16 @@ def _recyclings(run: Run) -> None:
         for tuning in run.trainable_of(chain[0]):
             for before, version, iterative in algorithm_1(run, chain, tuning):
                 run.evaluate(iterative, "recycle-iterative", before, tuning)
-                run.evaluate(run.recycle_directly(before, version, tuning), "recycle-direct", before, tuning)
+                for direct in _directly(run, before, version, tuning, iterative.steps_total):
+                    run.evaluate(direct, "recycle-direct", before, tuning)
+
+
+def _directly(run: Run, before: str, version: str, tuning: str, total: int | None) -> Iterator[Model]:
+    """Direct recycling for the paper's steps, and until as many went into it in all as into the iterative one."""
+    direct = run.recycle_directly(before, version, tuning)
+    yield direct
+    if run.study.doing.same_total and total is not None and total != direct.steps_total:
+        yield run.recycle_directly(before, version, tuning, total)
 
 
 def algorithm_1(run: Run, chain: tuple[str, ...], tuning: str) -> Iterator[tuple[str, str, Model]]:
@@ -123,10 +132,11 @@ def _distances(run: Run) -> None:
     """‖M_i − M_j‖, ‖Δ_i‖ and the cosine of Δ_i and Δ_j."""
     for source, target in run.study.doing.distances:
         a, b = _in_order(run.study, source, target)
-        tunings = [name for name in run.study.tuning_names if run.tuned(a, name) and run.tuned(b, name)]
-        for tuning in tunings:
+        tunings = {version: run.tunings_of(version) for version in (a, b)}
+        shared = [name for name in tunings[a] if name in tunings[b]]
+        for tuning in shared or [*tunings[a], *tunings[b]]:  # of a Δ that only one of them has, the norm is told
             run.distance(a, b, tuning)
-        if not tunings:
+        if not any(tunings.values()):
             run.distance(a, b, None)
 
 

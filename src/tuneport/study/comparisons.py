@@ -11,7 +11,8 @@ examples, in pairs, with intervals. The questions are the paper's:
 | `recovered-gain` | transfer | M_i and FT(M_i) | SEMANTICS, Measures |
 | `same-steps` | transfer-then-tune, recycle | FT(M_i), as many steps for this version | the paper's comparison |
 | `same-total` | transfer-then-tune, recycle | FT(M_i) for as many steps as went into it in all | |
-| `iterative-against-direct` | recycle-iterative | recycle-direct | Table 6 |
+| `iterative-against-direct` | recycle-iterative | recycle-direct, as many steps for this version | Table 6 |
+| `iterative-against-direct-same-total` | recycle-iterative | recycle-direct, as many steps in all | |
 """
 
 from __future__ import annotations
@@ -158,14 +159,14 @@ def _questions(rows: Sequence[Row]) -> Iterator[tuple[str, Row, Sequence[Row]]]:
     bases = {(row["target"], row["family"]): row for row in rows if row["kind"] == "base"}
     tuned: dict[Any, list[Row]] = defaultdict(list)
     moved: dict[Any, Row] = {}
-    direct: dict[Any, Row] = {}
+    direct: dict[Any, list[Row]] = defaultdict(list)
     for row in rows:
         if row["kind"] == "tuned":
             tuned[row["target"], row["tuning"], row["family"]].append(row)
         elif row["kind"] == "transfer" and "scale" not in row:
             moved[_pair(row)] = row
         elif row["kind"] == "recycle-direct":
-            direct[_pair(row)] = row
+            direct[_pair(row)].append(row)
     for row in rows:
         kind = row["kind"]
         base = bases.get((row["target"], row["family"])) or bases.get((row["target"], None))
@@ -174,7 +175,7 @@ def _questions(rows: Sequence[Row]) -> Iterator[tuple[str, Row, Sequence[Row]]]:
             for other in tuned[row["target"], row["tuning"], row["family"]] or tuned[row["target"], row["tuning"], None]
             if other["seed"] in (row["seed"], None)
         ]
-        plain = min(of_seed, key=lambda other: other["steps_total"] or 0, default=None)
+        plain = _shortest(of_seed)
         if kind != "base" and base is not None:
             yield "gain-over-base", row, [base]
         if kind == "transfer" and plain is not None:
@@ -184,13 +185,29 @@ def _questions(rows: Sequence[Row]) -> Iterator[tuple[str, Row, Sequence[Row]]]:
         if kind == "transfer-then-tune" and _pair(row) in moved:
             yield "gain-over-transfer", row, [moved[_pair(row)]]
         if kind in FURTHER and plain is not None:
-            yield "same-steps", row, [plain]
-            total = row["steps_total"]
-            longer = [other for other in of_seed if total is not None and other["steps_total"] == total]
-            if longer:
-                yield "same-total", row, longer[:1]
-        if kind == "recycle-iterative" and _pair(row) in direct:
-            yield "iterative-against-direct", row, [direct[_pair(row)]]
+            # A longer direct recycling stands beside the iterative one, at the same total alone.
+            if kind != "recycle-direct" or row is _shortest(direct[_pair(row)]):
+                yield "same-steps", row, [plain]
+            longer = _of_total(row, of_seed)
+            if longer is not None:
+                yield "same-total", row, [longer]
+        shortest = _shortest(direct[_pair(row)]) if kind == "recycle-iterative" else None
+        if shortest is not None:
+            yield "iterative-against-direct", row, [shortest]
+            longer = _of_total(row, direct[_pair(row)])
+            if longer is not None:
+                yield "iterative-against-direct-same-total", row, [longer]
+
+
+def _shortest(rows: Sequence[Row]) -> Row | None:
+    """Of fine-tunings for several numbers of steps, the one for the study's own."""
+    return min(rows, key=lambda row: row["steps_total"] or 0, default=None)
+
+
+def _of_total(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The one that as many steps went into in all."""
+    total = row["steps_total"]
+    return next((other for other in rows if total is not None and other["steps_total"] == total), None)
 
 
 def convergence(results: Sequence[Row]) -> list[dict[str, Any]]:

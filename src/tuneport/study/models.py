@@ -155,12 +155,16 @@ class Run:
         slower = "" if rate == 1 else f" at {rate:g} of the rate"
         return self.fine_tune(start, tuning, f"{start.name} → FT{slower}", rate=rate)
 
-    def recycle_directly(self, before: str, version: str, tuning: str) -> Model:
-        """FT(M_i + Δ^dir), where Δ^dir = FT(M_{i−1}) − M_{i−1}."""
+    def recycle_directly(self, before: str, version: str, tuning: str, steps_total: int | None = None) -> Model:
+        """FT(M_i + Δ^dir), where Δ^dir = FT(M_{i−1}) − M_{i−1}; until `steps_total` went into it in all, if given."""
         tuned = self.tuned(before, tuning)
         assert tuned is not None, "the file was checked"
         start = self.plus_delta(before, tuned, version, f"{version} + {self.delta(before, tuning, 'dir')}")
-        return self.fine_tune(start, tuning, f"{start.name} → FT")
+        if steps_total is None:
+            return self.fine_tune(start, tuning, f"{start.name} → FT")
+        assert start.steps_total is not None, "steps can be counted"
+        steps = steps_total - start.steps_total
+        return self.fine_tune(start, tuning, f"{start.name} → FT, {steps_total} steps in all", steps=steps)
 
     def evaluate(self, model: Model, kind: str, source: str | None, tuning: str, **more: Any) -> None:
         """Score a model on what its tuning is asked."""
@@ -211,17 +215,18 @@ class Run:
         )
 
     def distance(self, a: str, b: str, tuning: str | None) -> None:
-        """Distances of two versions, and of their diff vectors."""
+        """Distance of two versions, and norms and cosine of the diff vectors that they have of this tuning."""
         taking = Taking(self.builder, self.family)
         taking.take("a", self.base(a).thing)
         taking.take("b", self.base(b).thing)
         seed = None
         for role, version in (("a_tuned", a), ("b_tuned", b)) if tuning is not None else ():
             tuned = self.tuned(version, str(tuning))
-            assert tuned is not None
-            taking.take(role, tuned.thing)
-            seed = tuned.seed if tuned.seed is not None else seed
-        named = f"distance {a} – {b}" if len(self.study.tuning_names) < 2 else f"distance {a} – {b}, {tuning}"
+            if tuned is not None:
+                taking.take(role, tuned.thing)
+                seed = tuned.seed if tuned.seed is not None else seed
+        several = tuning is not None and len(self.study.tuning_names) > 1
+        named = f"distance {a} – {b}" + (f", {tuning}" if several else "")
         about = {"distance": {"a": a, "b": b, "tuning": tuning, **self._which(seed)}}
         taking.step("distance", self._named(named, seed), {}, about)
 

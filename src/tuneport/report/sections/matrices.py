@@ -160,37 +160,53 @@ def _against_direct(found: Findings) -> Markup | None:
     if not found.against_direct:
         return None
     columns = [
-        Column("version"), Column("task"), Column("iterative minus direct", True), Column("steps in all, iterative", True),
-        Column("direct", True),
+        Column("version"), Column("task"),
+        Column("at the same steps", True, "iterative minus direct, both fine-tuned for as many steps on this version"),
+        Column("at the same total", True, "iterative minus direct, as many steps in both, those for versions before counted"),
+        Column("steps in all, iterative", True), Column("direct", True),
     ]  # fmt: skip
     several = found.reading.several_tunings
     rows = [
         [
             Value(row.model.target + (f", {row.model.tuning}" if several else "")),
             Value(row.task),
-            change_value(row.change, row.share, row.clearly),
+            change_value(row.same_steps, row.share, row.clearly[0]),
+            change_value(row.same_total, row.share, row.clearly[1]),
             *(Value(DASH if total is None else f"{total:,}", total) for total in row.totals),
         ]
         for row in found.against_direct
     ]
     csv = download(
         "iterative-against-direct",
-        ["version", "tuning", "task", "difference", "low", "high", "steps_iterative", "steps_direct"],
+        [
+            "version",
+            "tuning",
+            "task",
+            "same_steps",
+            "low",
+            "high",
+            "same_total",
+            "low",
+            "high",
+            "steps_iterative",
+            "steps_direct",
+        ],
         [
             [
                 row.model.target,
                 row.model.tuning,
                 row.task,
-                row.change.value,
-                *(row.change.interval or (None, None)),
+                *((c.value, *(c.interval or (None, None))) if (c := row.same_steps) else [None] * 3),
+                *((c.value, *(c.interval or (None, None))) if (c := row.same_total) else [None] * 3),
                 *row.totals,
             ]
             for row in found.against_direct
         ],
     )
     words = (
-        "At the same steps for this version; the iterative one stands on the steps of all versions before it too. The first "
-        "version of a chain is one model for both."
+        "Iterative minus direct, twice: at the same steps for this version (the paper's comparison), where the iterative one "
+        "stands on the steps of all versions before it too, and at the same total of steps. The first version of a chain is "
+        "one model for both."
     ) + ("" if all(row.share for row in found.against_direct) else f" {FALLEN}")
     return tag(
         "div",
