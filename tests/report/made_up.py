@@ -64,6 +64,7 @@ class MadeUp:
     families: tuple[int, ...] = (0, 1)
     seeds: tuple[int, ...] = (0,)
     failed: tuple[int, int, str, str] | None = (0, 0, "M1", "M5")  # family, seed, source, target
+    tasks: tuple[str, ...] = TASKS
     error: str = "ScoringError: the model could not be scored on sums: the disk is full."
     rows: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -110,7 +111,7 @@ class _Family:
     def __init__(self, study: MadeUp, family: int) -> None:
         self.study, self.family = study, family
         self.rng = np.random.default_rng([7, family])
-        self.hard = {task: self.rng.random(N) for task in TASKS}
+        self.hard = {task: self.rng.random(N) for task in study.tasks}
         self.made = study.step("family", f"family versions, seed {family}")
 
     def write(self) -> None:

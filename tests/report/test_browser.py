@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from report.colours import contrast, luminance
+from report.made_up import MadeUp
 from report.test_page import hostile_study
+from tuneport.evaluate.answered import LOSS
 from tuneport.report.findings import Findings
 from tuneport.report.run import report
 
@@ -85,6 +87,28 @@ def test_it_opens_from_disk_draws_every_figure_and_says_and_asks_nothing(desk: S
     assert places > 20 and desk.page.locator(".plot .main-svg").count() >= places
     assert desk.complaints == []
     assert desk.requests == [page_file.as_uri()]
+
+
+def test_the_loss_of_answers_is_folded_and_drawn_when_it_is_opened_or_printed(browser: Any, tmp_path: Path) -> None:
+    made = MadeUp(tmp_path / "study", families=(0,), failed=None, tasks=("sums", f"sums{LOSS}"))
+    report(made.write())
+    seen = opened(browser, made.root / "report.html")
+    folds = seen.page.locator("details.task")
+    assert folds.count() >= 4 and {
+        *folds.locator("summary h3").evaluate_all("all => all.map(h => h.firstChild.data.trim())")
+    } == {f"sums{LOSS}"}
+    drawn = folds.locator(".main-svg")
+    assert drawn.count() == 0 and seen.page.locator("section > div > h3").count() > 0
+    folds.first.locator("summary").click()
+    folds.first.locator(".main-svg").first.wait_for(timeout=5_000)
+    assert folds.first.locator(".plot").first.bounding_box()["width"] > 300
+    seen.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert folds.evaluate_all("all => all.every(fold => fold.open)")
+    assert drawn.count() >= folds.locator(".plot").count()
+    seen.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert folds.evaluate_all("all => all.filter(fold => fold.open).length") == 1, "as its reader left it"
+    assert seen.complaints == []
+    seen.page.close()
 
 
 def test_the_cells_of_the_heat_map_show_their_numbers_when_pointed_at(desk: Seen, found: Findings) -> None:

@@ -105,6 +105,17 @@ def test_a_gain_over_nothing_is_not_recovered(one: Reading) -> None:
     assert Estimates(one.runs, one.root).recovered(M5, MOVED, M5, "sums") is None
 
 
+def test_where_fine_tuning_itself_harms_there_is_nothing_to_recover(one: Reading) -> None:
+    estimates = Estimates(one.runs, one.root)
+    harmed = Model(TRANSFER, "M1", "M5", "sft")
+    change = estimates.change(harmed, M5, "sums")
+    assert change is not None and change.interval is not None and change.interval[1] < 0, (
+        "as a fine-tuning it would harm"
+    )
+    assert estimates.recovered(M5, harmed, FT, "sums") is not None
+    assert estimates.recovered(M5, MOVED, harmed, "sums") is None
+
+
 def test_clear_is_judged_after_holms_adjustment_within_the_table() -> None:
     table = {name: Change(0.1, (0.01, 0.2), p, True) for name, p in (("a", 0.001), ("b", 0.02), ("c", 0.03))}
     assert clear({**table, "d": None}) == {"a": 1, "b": 1, "c": 1}

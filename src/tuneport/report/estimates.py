@@ -132,7 +132,10 @@ class Estimates:
         return Change(sign * value, measures.central(drawn), p, paired)
 
     def recovered(self, target: Model, moved: Model, tuned: Model, task: str) -> Estimate | None:
-        """(moved − target) / (tuned − target); None where the denominator's interval includes zero, or is unknown."""
+        """(moved − target) / (tuned − target); None where the denominator's interval includes zero, or is unknown.
+
+        None too where fine-tuning itself harms: a share of that would read as a gain.
+        """
         cells = [self._cells.get((model, task), {}) for model in (target, moved, tuned)]
         families = [family for family in cells[0] if family in cells[1] and family in cells[2]]
         if not families:
@@ -140,7 +143,8 @@ class Estimates:
         sides = [[of[family] for family in families] for of in cells]
         drawn = [d for side in sides if (d := self._over_families([cell.drawn for cell in side])) is not None]
         values = [float(np.mean([cell.value for cell in side])) for side in sides]
-        if len(drawn) < len(sides) or values[2] == values[0]:
+        sign = 1 if sides[0][0].score.higher_is_better else -1
+        if len(drawn) < len(sides) or sign * (values[2] - values[0]) <= 0:
             return None
         return measures.share_of_gain((values[0], values[1], values[2]), np.stack(drawn, axis=1))
 

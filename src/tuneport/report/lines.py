@@ -62,6 +62,7 @@ class Line:
     which: str
     a: str
     b: str
+    target: str
     family: Any
     seed: Any
     alphas: tuple[float, ...]
@@ -133,6 +134,7 @@ def lines(reading: Reading) -> list[Line]:
                 which=str(row.get("which") or "between two models"),
                 a=a,
                 b=b,
+                target=str(row.get("target") or b),
                 family=row.get("family"),
                 seed=row.get("seed"),
                 alphas=alphas,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tuneport.report.curves import Panel, steps_saved
+from tuneport.report.estimates import Change
 from tuneport.report.findings import Findings
 from tuneport.report.lines import PREDICTORS
 from tuneport.report.markup import clean
@@ -96,25 +97,29 @@ def _against_direct(found: Findings) -> list[str]:
 
 
 def _twice(row: Comparison | Recycled) -> list[str]:
-    """Both differences, each with its mark and interval."""
-    return [
-        DASH
-        if change is None
-        else f"{signed(change.value, row.share)}{_MARKS[clearly]} {span(change.interval, row.share, sign=True)}".rstrip()
-        for change, clearly in zip((row.same_steps, row.same_total), row.clearly, strict=True)
-    ]
+    """Both differences."""
+    changes = zip((row.same_steps, row.same_total), row.clearly, strict=True)
+    return [_change(change, row.share, clearly) for change, clearly in changes]
+
+
+def _change(change: Change | None, share: bool, clearly: int = 0) -> str:
+    """A difference with its mark and interval."""
+    if change is None:
+        return DASH
+    return f"{signed(change.value, share)}{_MARKS[clearly]} {span(change.interval, share, sign=True)}".rstrip()
 
 
 def _compared(rows: Sequence[Comparison], reading: Reading) -> list[str]:
     if not rows:
         return []
     several = reading.several_tunings
-    table = [["model", "task", "score", "at the same steps", "at the same total"]]
+    table = [["model", "task", "score", "over the base", "at the same steps", "at the same total"]]
     table += [
         [
             text(row.model.name(several)),
             text(row.task),
             number(row.shown.value, row.share),
+            _change(row.over_base, row.share),
             *_twice(row),
         ]
         for row in rows
@@ -150,7 +155,11 @@ def _predictors(found: Findings) -> list[str]:
         rho = scatter.rank_correlation
         named = PREDICTORS[scatter.predictor][0]
         rows.append([named, text(scatter.task), str(len(scatter.points)), DASH if rho is None else minus(f"{rho:.2f}")])
-    return ["## When does it work?", "Pairs share versions and are not independent; no test is made.", _table(rows)]
+    return [
+        "## When does it work?",
+        "Of pairs whose target gains by its own fine-tuning; they share versions and are not independent, and no test is made.",
+        _table(rows),
+    ]
 
 
 def _paths(found: Findings) -> list[str]:

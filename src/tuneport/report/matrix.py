@@ -285,6 +285,7 @@ class Comparison:
     task: str
     share: bool
     shown: Shown
+    over_base: Change | None
     same_steps: Change | None
     same_total: Change | None
     total: int | None
@@ -309,8 +310,9 @@ def comparisons(reading: Reading, estimates: Estimates) -> list[Comparison]:
             shown = estimates.value(model, task)
             if shown is not None:
                 clearly = (real.get((model, 0), 0), real.get((model, 1), 0))
+                over_base = estimates.change(model, Model(BASE, None, model.target), task)
                 of_total = (twice[model, 0], twice[model, 1], total, clearly)
-                found.append(Comparison(model, task, shown.score.is_share, shown, *of_total))
+                found.append(Comparison(model, task, shown.score.is_share, shown, over_base, *of_total))
     return found
 
 

@@ -9,8 +9,12 @@
     hoverlabel: { bgcolor: "#1c2128", bordercolor: "#59616c", font: { color: "#ffffff", size: 13 }, align: "left", namelength: -1 },
     dragmode: false,
   };
-  const waiting = [...document.querySelectorAll(".plot")];
+  // What lies in a closed fold has no width; it is drawn when it is opened.
+  const folded = (place) => { const fold = place.closest("details.task"); return fold !== null && !fold.open; };
+  const waiting = [...document.querySelectorAll(".plot")].filter((place) => !folded(place));
   const draw = (place) => {
+    if (place.dataset.drawn === "yes") return;
+    place.dataset.drawn = "yes";
     const figure = JSON.parse(place.querySelector(".figure-data").textContent);
     const axis = { showline: true, linecolor: "#8a8f97", tickcolor: "#8a8f97", ticks: "outside", zeroline: false, ticklen: 4 };
     const layout = { ...look, ...figure.layout };
@@ -25,14 +29,21 @@
     setTimeout(next, 0);
   };
   if (window.Plotly) next();
+  const folds = [...document.querySelectorAll("details.task")];
+  const drawn = (fold) => { if (window.Plotly) fold.querySelectorAll(".plot").forEach(draw); };
+  folds.forEach((fold) => fold.addEventListener("toggle", () => { if (fold.open) drawn(fold); }));
 
-  // On paper figures are as wide as it is, whatever the window was.
+  // On paper nothing is folded, and figures are as wide as it is, whatever the window was.
+  let opened = [];
   window.addEventListener("beforeprint", () => {
+    opened = folds.filter((fold) => !fold.open);
+    opened.forEach((fold) => { fold.open = true; drawn(fold); });
     while (waiting.length) draw(waiting.shift());
     document.querySelectorAll(".plot").forEach((place) => Plotly.relayout(place, { width: 640 }));
   });
   window.addEventListener("afterprint", () => {
     document.querySelectorAll(".plot").forEach((place) => Plotly.relayout(place, { width: null, autosize: true }));
+    opened.forEach((fold) => { fold.open = false; });
   });
 
   // Tables: by number where there is one, what is empty last; a third press gives the first order back.

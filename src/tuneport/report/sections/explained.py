@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from tuneport.report.lines import PREDICTORS, Line, Scatter
 from tuneport.report.markup import Markup, tag
 from tuneport.report.sections import Section
 from tuneport.report.sections.figure import figure
+from tuneport.report.sections.tasks import of_task
 from tuneport.report.tables import Column, Value, download, ratio_value, table
 from tuneport.report.wording import DASH, counted, listed, minus, number, span
 
@@ -29,13 +31,15 @@ def predictors(found: Findings) -> Section | None:
         return None
     intro = (
         "Each point is a pair of versions: how far apart they are, against how much of the target's fine-tuning gain their "
-        "transfer recovered (0: nothing, 1: all of it; dotted). Pairs share versions and are not independent; ρ is Spearman's "
-        "rank correlation, without a test."
+        "transfer recovered (0: nothing, 1: all of it; dotted). Where the target's own fine-tuning gains nothing, or harms, there "
+        "is nothing to recover, and no point. Pairs share versions and are not independent; ρ is Spearman's rank correlation, "
+        "without a test."
     )
     content: list[Any] = [tag("p", intro)]
-    for task in dict.fromkeys(scatter.task for scatter in found.scatters):
-        of_task = [scatter for scatter in found.scatters if scatter.task == task]
-        content += [tag("h3", task), tag("div", [_scatter(scatter) for scatter in of_task], class_="grid")]
+    tasks = list(dict.fromkeys(scatter.task for scatter in found.scatters))
+    for task in tasks:
+        drawn = [_scatter(scatter) for scatter in found.scatters if scatter.task == task]
+        content.append(of_task(task, tasks, tag("div", drawn, class_="grid")))
     return "when", "When does it work?", content
 
 
@@ -56,14 +60,12 @@ def paths(found: Findings) -> Section | None:
     content: list[Any] = [tag("p", intro)]
     for which in dict.fromkeys(line.which for line in found.lines):
         of_kind = [line for line in found.lines if line.which == which]
-        by_name = {
-            name: [line for line in of_kind if line.name == name] for name in dict.fromkeys(li.name for li in of_kind)
-        }
-        groups = [of_kind] if len(of_kind) <= _MOST_LINES else list(by_name.values())
         title = _WHICH.get(which, which)
+        title = f"{title[0].upper()}{title[1:]}"
+        groups = _grouped(of_kind, title)
         if len(groups) > 1:
-            content.append(tag("h3", f"{title[0].upper()}{title[1:]}"))
-        content.append(tag("div", [_path_figure(group, title, len(groups) > 1) for group in groups], class_="grid"))
+            content.append(tag("h3", title))
+        content.append(tag("div", [_path_figure(lines, named) for named, lines in groups.items()], class_="grid"))
     columns = [
         Column("path"), Column("kind"), Column("family", True), Column("seed", True), Column("barrier", True),
         Column("95 % interval", True), Column("at α", True), Column("connected"), Column("n", True),
@@ -148,8 +150,20 @@ def _scatter(scatter: Scatter) -> Markup:
     return figure(title, words, figures.scatter_figure(scatter), csv, table(f"{named}, {scatter.task}", columns, rows))
 
 
-def _path_figure(group: Sequence[Line], title: str, one_pair: bool) -> Markup:
-    named = f"{group[0].name}." if one_pair else f"{title[0].upper()}{title[1:]}."
+def _grouped(lines: Sequence[Line], title: str) -> dict[str, list[Line]]:
+    """Figures by their names: all paths in one, or one for each target, or one for each path over families and seeds."""
+    if len(lines) <= _MOST_LINES:
+        return {title: list(lines)}
+    by_target, by_name = defaultdict(list), defaultdict(list)
+    for line in lines:
+        by_target[f"To {line.target}"].append(line)
+        by_name[line.name].append(line)
+    return by_target if max(map(len, by_target.values())) <= _MOST_LINES else by_name
+
+
+def _path_figure(group: Sequence[Line], named: str) -> Markup:
+    named += "."
+    one_pair = len({line.name for line in group}) == 1
     highest = max(group, key=lambda line: line.barrier if line.barrier is not None else float("-inf"))
     words = counted(len(group), "path") + "."
     if highest.barrier is not None:

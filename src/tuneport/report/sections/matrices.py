@@ -13,6 +13,7 @@ from tuneport.report.reading import Reading
 from tuneport.report.sections import Section
 from tuneport.report.sections.curves import curves
 from tuneport.report.sections.figure import figure
+from tuneport.report.sections.tasks import of_task
 from tuneport.report.tables import Column, Value, change_value, download, matrix_rows, matrix_table, shown_value, table
 from tuneport.report.wording import DASH, FALLEN, counted, listed, with_unit
 
@@ -28,7 +29,7 @@ def transfers(found: Findings) -> Section | None:
     return (
         "transfer",
         "Transfer by addition",
-        [tag("p", intro), [_matrix(m, found, "the base") for m in found.transfers], _scaled(found)],
+        [tag("p", intro), _matrices(found.transfers, found, "the base"), _scaled(found)],
     )
 
 
@@ -60,12 +61,13 @@ def tuned_on(found: Findings) -> Section | None:
         return None
     intro = (
         "Fine-tuned again after the transfer, with the same data and schedule. Small numbers count what this adds to the "
-        "transferred model."
+        "transferred model (as Tables 4 and 12 of the paper do); gains over the base (Table 13) stand below, against plain "
+        "fine-tuning."
     )
     compared = [row for row in found.compared if row.model.kind == "transfer-then-tune"]
     content = [
         tag("p", intro),
-        [_matrix(matrix, found, "the transferred model") for matrix in found.tuned_on],
+        _matrices(found.tuned_on, found, "the transferred model"),
         _compared(compared, found, "transfer-then-tune"),
         curves(panels, found),
     ]
@@ -84,18 +86,17 @@ def recycled(found: Findings) -> Section | None:
             "fine-tuned by itself (direct), against nothing recycled. Small numbers are gains over the base.",
         )
     ]
+    tasks = [matrix.task for matrix in found.recycled]
     for matrix in found.recycled:
         words = "Score version by version; lines are iterative, direct and no recycling."
         csv = download(f"recycling-{matrix.task}", *matrix_rows(matrix, several))
-        content += [
-            tag("h3", matrix.task),
-            tag(
-                "div",
-                figure("Iterative, direct, none.", words, figures.recycling_figure(matrix, several), csv),
-                tag("div", matrix_table(matrix, several), _legend(matrix, "the base"), class_="beside"),
-                class_="pair",
-            ),
-        ]
+        pair = tag(
+            "div",
+            figure("Iterative, direct, none.", words, figures.recycling_figure(matrix, several), csv),
+            tag("div", matrix_table(matrix, several), _legend(matrix, "the base"), class_="beside"),
+            class_="pair",
+        )
+        content.append(of_task(matrix.task, tasks, pair))
     compared = [row for row in found.compared if row.model.kind.startswith("recycle")]
     content += [
         _against_direct(found),
@@ -106,20 +107,17 @@ def recycled(found: Findings) -> Section | None:
     return "recycling", "Recycling, version after version", [*content, precision]
 
 
+def _matrices(matrices: Sequence[Matrix], found: Findings, over: str) -> list[Markup]:
+    tasks = [matrix.task for matrix in matrices]
+    return [of_task(each.task, tasks, _matrix(each, found, over), _basis(each)) for each in matrices]
+
+
 def _matrix(matrix: Matrix, found: Findings, over: str) -> Markup:
     several = found.reading.several_tunings
     csv = download(f"{matrix.kind}-{matrix.task}", *matrix_rows(matrix, several))
     drawn = figure("Heat map.", _matrix_words(matrix, several), figures.heat_map(matrix, several), csv)
-    return tag(
-        "div",
-        tag("h3", matrix.task, " ", tag("small", _basis(matrix))),
-        tag(
-            "div",
-            drawn,
-            tag("div", matrix_table(matrix, several), _legend(matrix, over), class_="beside"),
-            class_="pair",
-        ),
-    )
+    beside = tag("div", matrix_table(matrix, several), _legend(matrix, over), class_="beside")
+    return tag("div", drawn, beside, class_="pair")
 
 
 def _basis(matrix: Matrix) -> str:
@@ -222,7 +220,7 @@ def _compared(rows: Sequence[Comparison], found: Findings, name: str) -> Markup 
         return None
     several = found.reading.several_tunings
     columns = [
-        Column("model"), Column("score", True),
+        Column("model"), Column("score", True), Column("over the base", True),
         Column("at the same steps", True, "minus plain fine-tuning for as many steps as this version got"),
         Column("at the same total", True, "minus plain fine-tuning for as many steps as went into the model in all"),
         Column("steps in all", True),
@@ -230,6 +228,7 @@ def _compared(rows: Sequence[Comparison], found: Findings, name: str) -> Markup 
     lines = [
         [
             row.model.name(several), row.task, row.shown.value,
+            *((c.value, *(c.interval or (None, None))) if (c := row.over_base) else [None] * 3),
             *((c.value, *(c.interval or (None, None))) if (c := row.same_steps) else [None] * 3),
             *((c.value, *(c.interval or (None, None))) if (c := row.same_total) else [None] * 3),
             row.total,
@@ -237,7 +236,21 @@ def _compared(rows: Sequence[Comparison], found: Findings, name: str) -> Markup 
         for row in rows
     ]  # fmt: skip
     tasks = list(dict.fromkeys(row.task for row in rows))
-    names = ["model", "task", "value", "same_steps", "low", "high", "same_total", "low", "high", "steps_in_all"]
+    names = [
+        "model",
+        "task",
+        "value",
+        "over_base",
+        "low",
+        "high",
+        "same_steps",
+        "low",
+        "high",
+        "same_total",
+        "low",
+        "high",
+        "steps_in_all",
+    ]
     return tag(
         "div",
         tag("h3", "Against plain fine-tuning"),
@@ -256,6 +269,7 @@ def _compared_on(task: str, rows: Sequence[Comparison], columns: Sequence[Column
         [
             Value(row.model.name(several)),
             shown_value(row.shown),
+            change_value(row.over_base, row.share),
             change_value(row.same_steps, row.share, row.clearly[0]),
             change_value(row.same_total, row.share, row.clearly[1]),
             Value(DASH if row.total is None else f"{row.total:,}", row.total),
