@@ -192,7 +192,7 @@ def test_a_tuning_goes_on_from_one_that_exists_and_not_in_a_circle() -> None:
     one = '[tune.a]\ndata = ["org/d"]\nsteps = 1\nfrom = "b"\n'
     two = '[tune.b]\ndata = ["org/d"]\nsteps = 1\nfrom = "a"\n'
     told = faults(f'[study]\nname = "s"\n{versions()}{one}{two}')
-    assert len(told) == 2 and all("runs in a circle" in line for line in told)
+    assert len(told) == 1 and "runs in a circle" in told[0], "once, though two are in it"
     assert "there is no fine-tuning 'b'" in fault(f'[study]\nname = "s"\n{versions()}{one}')
 
 
@@ -257,9 +257,10 @@ def test_families_are_the_labs() -> None:
 
 
 def test_names_of_the_lab_are_known() -> None:
-    assert "The lab makes no 'M9'. It makes lab:M0" in fault(
+    assert "The lab makes no 'M9'. Did you mean lab:M" in fault(
         '[study]\nname = "s"\n[[version]]\nname = "a"\nmodel = "lab:M9"\n'
     )
+    assert "It makes lab:M0, lab:M1" in fault('[study]\nname = "s"\n[[version]]\nname = "a"\nmodel = "lab:zzz"\n')
 
 
 def test_what_the_lab_makes_has_to_be_of_the_kind_that_is_wanted() -> None:

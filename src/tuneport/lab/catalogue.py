@@ -49,11 +49,11 @@ def find(spec: str) -> tuple[str, str]:
     name = spec.removeprefix(PREFIX)
     known = {short: found for recipe in RECIPES.values() for short, found in _places(recipe).items()}
     if name not in known:
-        near = get_close_matches(name, known, 1)
-        meant = f" Did you mean {PREFIX}{near[0]}?" if near else ""
-        raise UsageError(
-            f"The lab makes no {name!r}.{meant} It makes {', '.join(PREFIX + short for short in sorted(known))}."
-        )
+        near = get_close_matches(name, known, 3, cutoff=0.5)
+        if near:
+            meant = " or ".join(PREFIX + short for short in near)
+            raise UsageError(f"The lab makes no {name!r}. Did you mean {meant}?")
+        raise UsageError(f"The lab makes no {name!r}. It makes {', '.join(PREFIX + short for short in sorted(known))}.")
     return known[name]
 
 

@@ -174,7 +174,7 @@ class _Reader(Names):
             while name is not None and name not in seen:
                 seen.append(name)
                 name = after.get(name)
-            if name == tuning.name:
+            if name == tuning.name == min(seen):  # once, not once for each of its members
                 self.fault(self._of_tuning(tuning, "from"), f"runs in a circle: {' from '.join([*seen, name])}")
         return tuple(_ordered(tunings))
 
