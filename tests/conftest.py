@@ -49,13 +49,21 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
 
 @pytest.fixture
 def command() -> Cli:
-    """The command line as a process of its own: ``command("transfer", …, env={…}, cwd=…)``."""
+    """The command line as a process of its own: ``command("transfer", …, env={…}, cwd=…)``.
 
-    def run(*arguments: str | os.PathLike[str], env: dict[str, str] | None = None, cwd: Path | None = None) -> Ran:
+    ``env`` comes on top of this process's environment; ``environment`` is all of it.
+    """
+
+    def run(
+        *arguments: str | os.PathLike[str],
+        env: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> Ran:
         done = subprocess.run(
             [sys.executable, "-m", "tuneport", *map(os.fspath, arguments)],
             capture_output=True,
-            env={**os.environ, **(env or {})},
+            env={**(os.environ if environment is None else environment), **(env or {})},
             cwd=cwd,
             timeout=120,
             check=False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -37,13 +36,7 @@ class Shop:
         return self.root / "out"
 
     def environment(self, **more: str) -> dict[str, str]:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("HF_") and "proxy" not in name.lower()
-        }
-        own = {"HF_ENDPOINT": self.hub.url, "HF_HOME": str(self.root / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        return {name: value for name, value in {**kept, **own, "HF_TOKEN": TOKEN, **more}.items() if value}
+        return self.hub.environment(self.root / "hf", **{"HF_TOKEN": TOKEN, **more})
 
     def __call__(self, *arguments: str | Path, **more: str) -> Ran:
         command = [sys.executable, "-m", "tuneport", *map(str, arguments)]

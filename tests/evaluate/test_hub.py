@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from families.loopback_hub import LoopbackHub
 from peft import LoraConfig, get_peft_model
+from ran import Cli
 from transformers import AutoModelForCausalLM
 
 
 def test_an_adapter_is_scored_by_its_hub_id_on_the_revision_that_it_was_trained_on(
-    models: Path, towns: Path, tmp_path: Path
+    models: Path, towns: Path, command: Cli, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(models / "all", dtype=torch.float32)
@@ -30,19 +28,9 @@ def test_an_adapter_is_scored_by_its_hub_id_on_the_revision_that_it_was_trained_
         "org/adapter": {"main": tmp_path / "adapter"},
     }
     with LoopbackHub(repositories) as hub:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and name != "CI"}
-        env = {name: value for name, value in kept.items() if "proxy" not in name.lower()}
-        env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        asked = ["org/adapter", "--tasks", str(towns), "--max-new-tokens", "4", "--out", str(tmp_path / "o.json")]
-        done = subprocess.run(
-            [sys.executable, "-m", "tuneport", "evaluate", *asked, "--json"],
-            capture_output=True,
-            text=True,
-            env=env,
-            timeout=120,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    record = json.loads(done.stdout)
+        asked = ["org/adapter", "--tasks", towns, "--max-new-tokens", "4", "--out", tmp_path / "o.json"]
+        done = command("evaluate", *asked, "--json", environment=hub.environment(tmp_path / "hf"))
+    assert done.status == 0, done.err
+    record = done.json()
     assert [model["model"] for model in record["models"]] == ["org/adapter"]
     assert record["models"][0]["tasks"]["towns"]["value"] == 1.0

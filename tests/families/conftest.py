@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from ran import Cli, Ran
 
-from families.carrying import Carried, Run, Said
+from families.carrying import Carried
 from families.model_families import FAMILIES, Family
 from tuneport.cli import main
 
@@ -21,14 +22,14 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
+def run(capfd: pytest.CaptureFixture[str]) -> Cli:
     """The command line in this process."""
 
-    def call(*arguments: str | Path) -> Said:
+    def call(*arguments: str | Path) -> Ran:
         capfd.readouterr()
         status = main([str(argument) for argument in arguments])
         out, err = capfd.readouterr()
-        return Said(status, out, err)
+        return Ran(status, out, err)
 
     return call
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import threading
 from dataclasses import dataclass, field
@@ -118,6 +119,13 @@ class LoopbackHub:
             self._server.shutdown()
             self._server.server_close()
             self._thread.join()
+
+    def environment(self, home: Path, **more: str) -> dict[str, str]:
+        """For a process that knows no other Hub and keeps its cache in `home`; a variable that is empty is not set."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and name != "CI"}
+        kept = {name: value for name, value in kept.items() if "proxy" not in name.lower()}
+        own = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+        return {name: value for name, value in {**kept, **own, **more}.items() if value}
 
     def commit(self, repo: str, revision: str) -> str:
         """The commit that a revision stands for."""

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from ran import Cli
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from families.carrying import Carried, Run
+from families.carrying import Carried
 from families.model_families import TUNING, Family
 from families.slow_reference import carried as slowly_carried
 from families.slow_reference import differing, tokens_of
@@ -41,14 +42,14 @@ def backward(transfers: Callable[[str], Carried], tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture
-def out(backward: Family, run: Run, tmp_path: Path) -> Path:
+def out(backward: Family, run: Cli, tmp_path: Path) -> Path:
     said = run("transfer", *backward.parents, "--out", tmp_path / "out")
     assert said.status == 0, said.err
     assert said.err.count("warning: ") == said.err.count("<|eom_id|>") == 2  # one for each file that names it
     return tmp_path / "out"
 
 
-def test_every_tensor_is_what_the_formula_gives(backward: Family, out: Path, run: Run) -> None:
+def test_every_tensor_is_what_the_formula_gives(backward: Family, out: Path, run: Cli) -> None:
     wanted = slowly_carried(backward.base, backward.tuned, backward.target, out, {}, (False,) * 3)
     assert differing(read_weights(out), wanted) == []
     assert run("verify", out, *backward.parents, "--full").status == 0
@@ -66,12 +67,12 @@ def test_the_end_tokens_that_the_older_version_has_are_carried(backward: Family,
     assert written[0, said["input_ids"].shape[1] :].tolist() == [ids["<|eot_id|>"]]
 
 
-def test_strict_stops_at_a_lost_end_token(backward: Family, run: Run, tmp_path: Path) -> None:
+def test_strict_stops_at_a_lost_end_token(backward: Family, run: Cli, tmp_path: Path) -> None:
     said = run("transfer", *backward.parents, "--out", tmp_path / "out", "--strict")
     assert said.status == 1 and "<|eom_id|>" in said.err and not (tmp_path / "out").exists()
 
 
-def test_where_only_the_bases_own_end_token_is_left_the_run_stops(backward: Family, run: Run, tmp_path: Path) -> None:
+def test_where_only_the_bases_own_end_token_is_left_the_run_stops(backward: Family, run: Cli, tmp_path: Path) -> None:
     tuned = tmp_path / "tuned"
     shutil.copytree(backward.tuned, tuned)
     ids = tokens_of(tuned)

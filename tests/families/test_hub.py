@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,8 +13,9 @@ from typing import Any
 
 import pytest
 import tiny
+from ran import Cli, Ran
 
-from families.carrying import Carried, Said
+from families.carrying import Carried
 from families.loopback_hub import LoopbackHub, Request
 from families.slow_reference import differing
 from families.tiny_models import read_json, read_weights
@@ -50,27 +50,18 @@ def repositories(transfers: Transfers, tmp_path_factory: pytest.TempPathFactory)
     }
 
 
-Tuneport = Callable[..., Said]
-
-
-def as_process(hub: LoopbackHub, home: Path) -> Tuneport:
+def as_process(hub: LoopbackHub, home: Path) -> Cli:
     """The command line as a process that knows only this Hub and a cache of its own."""
 
-    def call(*arguments: str | Path, **more: str) -> Said:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("HF_") and "proxy" not in name.lower()
-        }
-        env = {**kept, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **more}
+    def call(*arguments: str | Path, **more: str) -> Ran:
         done = subprocess.run(
             [sys.executable, "-m", "tuneport", *map(str, arguments)],
             capture_output=True,
             text=True,
-            env=env,
+            env=hub.environment(home, **more),
             check=False,
         )
-        return Said(done.returncode, done.stdout, done.stderr)
+        return Ran(done.returncode, done.stdout, done.stderr)
 
     return call
 
@@ -82,7 +73,7 @@ def hub(repositories: dict[str, dict[str, Path]]) -> Iterator[LoopbackHub]:
 
 
 @pytest.fixture
-def tuneport(hub: LoopbackHub, tmp_path: Path) -> Tuneport:
+def tuneport(hub: LoopbackHub, tmp_path: Path) -> Cli:
     return as_process(hub, tmp_path / "hf")
 
 
@@ -102,7 +93,7 @@ class Story:
 
     hub: LoopbackHub
     root: Path
-    said: dict[str, Said]
+    said: dict[str, Ran]
     asked: dict[str, list[Request]]
     cached: dict[str, set[str]]
 
@@ -150,7 +141,7 @@ def test_a_transfer_between_hub_ids_is_that_between_folders(story: Story, transf
     assert differing(read_weights(out), read_weights(whole.out)) == []
     for name in SIDECARS - {"LICENSE"}:
         assert (out / name).read_bytes() == (whole.out / name).read_bytes()
-    assert story.said["verify"].json["kind"] == "full"
+    assert story.said["verify"].json()["kind"] == "full"
 
 
 def test_the_commit_of_a_revision_is_recorded_and_no_path(story: Story) -> None:
@@ -167,13 +158,13 @@ def test_the_commit_of_a_revision_is_recorded_and_no_path(story: Story) -> None:
 
 def test_a_dry_run_sees_the_weights_from_afar(story: Story) -> None:
     files = [path for folder in story.folders() for path in weights_of(folder)]
-    assert story.said["dry run"].json["bytes"]["fetch"] == sum(path.stat().st_size for path in files)
+    assert story.said["dry run"].json()["bytes"]["fetch"] == sum(path.stat().st_size for path in files)
     asked = story.asked["dry run"]
     assert not any(name.endswith(".safetensors") for name in fetched(asked) + sorted(story.cached["dry run"]))
     ranges = [request for request in asked if request.path.startswith("/cdn/")]
     headers = sum(8 + int.from_bytes(path.read_bytes()[:8], "little") for path in files)
     assert ranges and all(request.range for request in ranges) and sum(request.sent for request in ranges) == headers
-    assert story.said["dry run, server gone"].json["bytes"]["fetch"] == 0
+    assert story.said["dry run, server gone"].json()["bytes"]["fetch"] == 0
 
 
 def test_only_weights_that_count_and_sidecars_are_fetched_and_each_once(story: Story) -> None:
@@ -200,7 +191,7 @@ def test_without_the_hub_the_cache_is_enough(way: str, story: Story) -> None:
     assert differing(read_weights(story.root / way), read_weights(story.root / "out")) == []
     inputs = [read_json(story.root / name / "tuneport.json")["inputs"] for name in ("out", way)]
     assert inputs[0] == inputs[1]
-    assert story.said["again"].json["already_done"]
+    assert story.said["again"].json()["already_done"]
 
 
 @pytest.mark.parametrize("way", ["nothing cached", "headers seen"])
@@ -216,15 +207,15 @@ def test_what_the_cache_lacks_is_told_in_one_line(way: str, offline: bool, story
 
 
 def test_a_server_that_knows_no_ranges_is_read_no_further_than_needed(
-    hub: LoopbackHub, tuneport: Tuneport, tmp_path: Path
+    hub: LoopbackHub, tuneport: Cli, tmp_path: Path
 ) -> None:
     hub.ranges = False
     said = tuneport("transfer", *PARENTS, "--out", tmp_path / "out", "--dry-run", "--json")
     assert said.status == 0, said.err
-    assert said.json["counts"] == {"transferred": len(read_weights(hub.repositories["org/olmo"]["main"]))}
+    assert said.json()["counts"] == {"transferred": len(read_weights(hub.repositories["org/olmo"]["main"]))}
 
 
-def one_error(said: Said, out: Path) -> str:
+def one_error(said: Ran, out: Path) -> str:
     assert said.status == 1 and said.out == "", said
     assert said.err.startswith("tuneport: ") and said.err.count("tuneport: ") == 1 and "Traceback" not in said.err
     assert not out.exists() and not out.with_name(out.name + ".partial").exists()
@@ -243,7 +234,7 @@ REFUSALS: dict[str, tuple[tuple[str, int, str | None], list[str]]] = {
 
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_what_the_hub_refuses_is_told_with_what_to_do(
-    kind: str, hub: LoopbackHub, tuneport: Tuneport, tmp_path: Path
+    kind: str, hub: LoopbackHub, tuneport: Cli, tmp_path: Path
 ) -> None:
     refusal, words = REFUSALS[kind]
     hub.refusals["org/olmo"] = refusal
@@ -252,7 +243,7 @@ def test_what_the_hub_refuses_is_told_with_what_to_do(
         assert word.format(url=hub.url) in told
 
 
-def test_an_unknown_revision_and_an_unknown_id_are_named(hub: LoopbackHub, tuneport: Tuneport, tmp_path: Path) -> None:
+def test_an_unknown_revision_and_an_unknown_id_are_named(hub: LoopbackHub, tuneport: Cli, tmp_path: Path) -> None:
     parents = [word.replace("@stage1", "@stage9") for word in PARENTS]
     told = one_error(tuneport("transfer", *parents, "--out", tmp_path / "out"), tmp_path / "out")
     assert "base org/olmo has no revision 'stage9'" in told
@@ -261,9 +252,7 @@ def test_an_unknown_revision_and_an_unknown_id_are_named(hub: LoopbackHub, tunep
     assert "tuned org/olmo-instrct" in told and "Correct the id" in told
 
 
-def test_a_token_opens_what_is_private_and_is_written_nowhere(
-    hub: LoopbackHub, tuneport: Tuneport, tmp_path: Path
-) -> None:
+def test_a_token_opens_what_is_private_and_is_written_nowhere(hub: LoopbackHub, tuneport: Cli, tmp_path: Path) -> None:
     hub.token = "hf_" + "x" * 34
     told = one_error(tuneport("transfer", *PARENTS, "--out", tmp_path / "out"), tmp_path / "out")
     assert "HF_TOKEN" in told
@@ -275,10 +264,10 @@ def test_a_token_opens_what_is_private_and_is_written_nowhere(
     assert stored and set(stored) == {None}  # the store of large files is another host
 
 
-def test_inspect_tells_a_model_from_its_headers(hub: LoopbackHub, tuneport: Tuneport) -> None:
+def test_inspect_tells_a_model_from_its_headers(hub: LoopbackHub, tuneport: Cli) -> None:
     said = tuneport("inspect", "org/olmo@stage2", "--json")
     assert said.status == 0, said.err
-    described: dict[str, Any] = said.json
+    described: dict[str, Any] = said.json()
     assert described["name"] == "org/olmo" and described["revision"] == hub.commit("org/olmo", "stage2")
     stored = read_weights(hub.repositories["org/olmo"]["stage2"])
     assert described["parameters"] == sum(tensor.numel() for tensor in stored.values())
@@ -287,7 +276,7 @@ def test_inspect_tells_a_model_from_its_headers(hub: LoopbackHub, tuneport: Tune
 
 
 def test_a_header_that_lies_is_refused_before_the_weights_are_fetched(
-    hub: LoopbackHub, tuneport: Tuneport, tmp_path: Path
+    hub: LoopbackHub, tuneport: Cli, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(hub.repositories["org/olmo-instruct"]["main"], broken)
@@ -306,7 +295,7 @@ def test_a_header_that_lies_is_refused_before_the_weights_are_fetched(
 
 
 def test_an_adapter_on_the_hub_is_fetched_with_its_config_and_nothing_else(
-    hub: LoopbackHub, tuneport: Tuneport, tmp_path: Path
+    hub: LoopbackHub, tuneport: Cli, tmp_path: Path
 ) -> None:
     base, target = hub.repositories["org/olmo"]["stage1"], hub.repositories["org/olmo"]["stage2"]
     adapter = tiny.write_lora(tmp_path / "lora", read_weights(base), rank=2, base_model_name_or_path="org/olmo")
@@ -317,7 +306,7 @@ def test_an_adapter_on_the_hub_is_fetched_with_its_config_and_nothing_else(
     dry = tuneport("transfer", *parents, "--out", tmp_path / "out", "--dry-run", "--json")
     assert dry.status == 0, dry.err
     size = (adapter / "adapter_model.safetensors").stat().st_size
-    assert dry.json["bytes"]["fetch"] == size and fetched(hub.requests) == ["adapter_config.json"]
+    assert dry.json()["bytes"]["fetch"] == size and fetched(hub.requests) == ["adapter_config.json"]
     done = tuneport("transfer", *parents, "--out", tmp_path / "out", "--json")
     assert done.status == 0, done.err
     assert sorted(fetched(hub.requests)) == ["adapter_config.json", "adapter_model.safetensors"]

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
+from ran import Cli
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from families.carrying import Carried, Run
+from families.carrying import Carried
 from families.model_families import FAMILIES, folder_digest
 from families.slow_reference import carried as slowly_carried
 from families.slow_reference import differing, tokens_of
@@ -109,14 +110,14 @@ def test_dtypes_and_tying_are_the_targets(carried: Carried) -> None:
 
 
 @each_family
-def test_the_output_is_proved_in_full_from_its_parents(carried: Carried, run: Run) -> None:
+def test_the_output_is_proved_in_full_from_its_parents(carried: Carried, run: Cli) -> None:
     said = run("verify", carried.out, *carried.family.parents, "--full", "--json")
     assert said.status == 0, said.err
-    assert said.json["kind"] == "full" and said.json["tensors"] == len(read_weights(carried.out))
+    assert said.json()["kind"] == "full" and said.json()["tensors"] == len(read_weights(carried.out))
 
 
 @each_family
-def test_diff_then_apply_gives_the_same_bytes(carried: Carried, run: Run, tmp_path: Path) -> None:
+def test_diff_then_apply_gives_the_same_bytes(carried: Carried, run: Cli, tmp_path: Path) -> None:
     family, vector, out = carried.family, tmp_path / "vector", tmp_path / "applied"
     before = [folder_digest(folder) for folder in (family.base, family.tuned, family.target)]
     said = run("diff", "--base", family.base, "--tuned", family.tuned, "--out", vector)
@@ -130,12 +131,12 @@ def test_diff_then_apply_gives_the_same_bytes(carried: Carried, run: Run, tmp_pa
 
 
 @each_family
-def test_the_plan_says_beforehand_what_the_manifest_says_afterwards(carried: Carried, run: Run, tmp_path: Path) -> None:
+def test_the_plan_says_beforehand_what_the_manifest_says_afterwards(carried: Carried, run: Cli, tmp_path: Path) -> None:
     said = run(
         "transfer", *carried.family.parents, "--out", tmp_path / "out", "--shard-size", "60KB", "--dry-run", "--json"
     )
     assert said.status == 0, said.err
-    plan, manifest = said.json, carried.manifest
+    plan, manifest = said.json(), carried.manifest
     assert not (tmp_path / "out").exists()
     assert plan["files"] == sorted(path.name for path in carried.out.iterdir() if not path.name.endswith(".index.json"))
     assert plan["decisions"] == manifest["decisions"] and plan["config_differences"] == manifest["config_differences"]

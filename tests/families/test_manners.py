@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from ran import Cli
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from families.carrying import Carried, Run
+from families.carrying import Carried
 from families.model_families import CHATML, FAMILIES, Family
 from families.slow_reference import tokens_of
 from families.tiny_models import VOCABULARY, edit_json, read_json, read_weights
@@ -168,7 +169,7 @@ def test_new_tokens_take_padded_rows_and_no_matrix_is_trimmed(carried: Carried) 
     )
 
 
-def test_new_tokens_can_be_left_out(families: Callable[[str], Family], run: Run, tmp_path: Path) -> None:
+def test_new_tokens_can_be_left_out(families: Callable[[str], Family], run: Cli, tmp_path: Path) -> None:
     family = families("gpt2")
     said = run("transfer", *family.parents, "--out", tmp_path / "out", "--new-tokens", "drop", "--json")
     assert said.status == 0, said.err
@@ -219,7 +220,7 @@ def test_norms_and_biases_that_other_families_lack_are_carried_too(carried: Carr
 
 
 @pytest.mark.parametrize("carried", ["mixtral", "qwen2_moe", "olmoe"], indirect=True)
-def test_a_router_in_float32_stays_so_even_when_the_rest_is_cast(carried: Carried, run: Run, tmp_path: Path) -> None:
+def test_a_router_in_float32_stays_so_even_when_the_rest_is_cast(carried: Carried, run: Cli, tmp_path: Path) -> None:
     """mergekit #604, #609 and #316: dtypes that nobody asked for."""
     family = carried.family
     said = run("transfer", *family.parents, "--out", tmp_path / "out", "--dtype", "float16")
@@ -233,7 +234,7 @@ def test_a_router_in_float32_stays_so_even_when_the_rest_is_cast(carried: Carrie
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.float16
 
 
-def test_a_lost_end_token_stops_the_run(families: Callable[[str], Family], run: Run, tmp_path: Path) -> None:
+def test_a_lost_end_token_stops_the_run(families: Callable[[str], Family], run: Cli, tmp_path: Path) -> None:
     """A tuned model that ends with a token of its own cannot lose it without a word."""
     import shutil
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from ran import Cli
 from transformers import AutoModelForImageTextToText, AutoTokenizer, Gemma3Config
 
-from families.carrying import Run
 from families.model_families import DRIFT, SHAPE, TUNING, Family
 from families.slow_reference import carried as slowly_carried
 from families.slow_reference import differing, tokens_of
@@ -52,7 +52,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
     return Family(root, tied=True, added=("<look>",))
 
 
-def test_a_new_token_makes_the_language_model_grow_inside(family: Family, run: Run, tmp_path: Path) -> None:
+def test_a_new_token_makes_the_language_model_grow_inside(family: Family, run: Cli, tmp_path: Path) -> None:
     out = tmp_path / "out"
     said = run("transfer", *family.parents, "--out", out)
     assert said.status == 0 and said.err == "", said.err

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from ran import Cli
 
-from families.carrying import Carried, Run
+from families.carrying import Carried
 from families.slow_reference import differing
 from families.tiny_models import read_weights
 
@@ -49,7 +50,7 @@ class Payload:
 @pytest.mark.parametrize("files", [1, 3])
 @pytest.mark.parametrize("name", ["llama", "mixtral", "olmo2"])
 def test_pickled_parents_give_the_same_bits(
-    name: str, files: int, transfers: Transfers, run: Run, tmp_path: Path
+    name: str, files: int, transfers: Transfers, run: Cli, tmp_path: Path
 ) -> None:
     whole = transfers(name)
     base, tuned, target = (
@@ -64,7 +65,7 @@ def test_pickled_parents_give_the_same_bits(
     assert run("verify", tmp_path / "out", *parents, "--full").status == 0
 
 
-def test_tied_tensors_that_share_storage_in_a_pickle_count_once(transfers: Transfers, run: Run, tmp_path: Path) -> None:
+def test_tied_tensors_that_share_storage_in_a_pickle_count_once(transfers: Transfers, run: Cli, tmp_path: Path) -> None:
     whole = transfers("qwen3")
     tuned = pickled(whole.family.tuned, tmp_path / "tuned", 1)
     weights = read_weights(whole.family.tuned)
@@ -74,7 +75,7 @@ def test_tied_tensors_that_share_storage_in_a_pickle_count_once(transfers: Trans
     assert differing(read_weights(tmp_path / "out"), read_weights(whole.out)) == []
 
 
-def test_tensors_that_are_views_are_read_in_their_own_order(transfers: Transfers, run: Run, tmp_path: Path) -> None:
+def test_tensors_that_are_views_are_read_in_their_own_order(transfers: Transfers, run: Cli, tmp_path: Path) -> None:
     whole = transfers("llama")
     tuned = pickled(whole.family.tuned, tmp_path / "tuned", 1)
     strided = {
@@ -89,7 +90,7 @@ def test_tensors_that_are_views_are_read_in_their_own_order(transfers: Transfers
 
 @pytest.mark.parametrize("form", ["zip", "bare pickle", "beside weights"])
 def test_a_pickle_that_holds_code_is_refused_and_never_run(
-    form: str, transfers: Transfers, run: Run, tmp_path: Path
+    form: str, transfers: Transfers, run: Cli, tmp_path: Path
 ) -> None:
     whole, mark = transfers("llama"), tmp_path / "ran"
     tuned = pickled(whole.family.tuned, tmp_path / "tuned", 1)
@@ -119,7 +120,7 @@ def test_a_pickle_that_holds_code_is_refused_and_never_run(
         assert mark.exists()
 
 
-def test_a_pickle_beside_safetensors_is_not_even_opened(transfers: Transfers, run: Run, tmp_path: Path) -> None:
+def test_a_pickle_beside_safetensors_is_not_even_opened(transfers: Transfers, run: Cli, tmp_path: Path) -> None:
     whole, mark = transfers("llama"), tmp_path / "ran"
     tuned = tmp_path / "tuned"
     shutil.copytree(whole.family.tuned, tuned)
@@ -131,7 +132,7 @@ def test_a_pickle_beside_safetensors_is_not_even_opened(transfers: Transfers, ru
 
 
 @pytest.mark.parametrize("damage", ["cut short", "empty", "no tensors", "list", "complex", "missing shard"])
-def test_a_broken_pickle_is_one_clear_error(damage: str, transfers: Transfers, run: Run, tmp_path: Path) -> None:
+def test_a_broken_pickle_is_one_clear_error(damage: str, transfers: Transfers, run: Cli, tmp_path: Path) -> None:
     whole = transfers("llama")
     tuned = pickled(whole.family.tuned, tmp_path / "tuned", 2 if damage == "missing shard" else 1)
     path = tuned / "pytorch_model.bin"
@@ -164,7 +165,7 @@ def test_a_broken_pickle_is_one_clear_error(damage: str, transfers: Transfers, r
     assert "tuned" in said.err and culprit in said.err and not (tmp_path / "out").exists()
 
 
-def test_an_index_of_pickles_leads_nowhere_else(transfers: Transfers, run: Run, tmp_path: Path) -> None:
+def test_an_index_of_pickles_leads_nowhere_else(transfers: Transfers, run: Cli, tmp_path: Path) -> None:
     whole = transfers("llama")
     tuned = pickled(whole.family.tuned, tmp_path / "tuned", 2)
     index = tuned / "pytorch_model.bin.index.json"

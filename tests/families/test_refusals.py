@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from ran import Cli, Ran
 from safetensors.torch import save_file
 from transformers import (
     AutoModelForSequenceClassification,
@@ -17,7 +18,6 @@ from transformers import (
     LlamaConfig,
 )
 
-from families.carrying import Run, Said
 from families.model_families import FAMILIES, Family, folder_digest
 from families.slow_reference import differing
 from families.tiny_models import (
@@ -34,7 +34,7 @@ from families.tiny_models import (
 Families = Callable[[str], Family]
 
 
-def refused(run: Run, out: Path, *parents: str | Path) -> str:
+def refused(run: Cli, out: Path, *parents: str | Path) -> str:
     """The one message of a transfer that must not begin; a dry run says no as well."""
     said = run("transfer", *parents, "--out", out)
     assert said.status == 1 and said.out == "" and not out.exists() and not out.with_name("out.partial").exists()
@@ -43,7 +43,7 @@ def refused(run: Run, out: Path, *parents: str | Path) -> str:
     return said.err
 
 
-def test_qwen_2_5_onto_qwen_3_is_one_line_of_reason(families: Families, run: Run, tmp_path: Path) -> None:
+def test_qwen_2_5_onto_qwen_3_is_one_line_of_reason(families: Families, run: Cli, tmp_path: Path) -> None:
     old, new = families("qwen2"), families("qwen3")
     told = refused(run, tmp_path / "out", "--base", old.base, "--tuned", old.tuned, "--onto", new.target)
     assert told.count("\n") == 1
@@ -51,7 +51,7 @@ def test_qwen_2_5_onto_qwen_3_is_one_line_of_reason(families: Families, run: Run
     assert "architecture" in told and "model.layers" not in told
 
 
-def test_every_two_families_are_told_apart(families: Families, run: Run, tmp_path: Path) -> None:
+def test_every_two_families_are_told_apart(families: Families, run: Cli, tmp_path: Path) -> None:
     names = list(FAMILIES)
     for one, other in zip(names, [*names[1:], names[0]], strict=True):
         mine, theirs = families(one), families(other)
@@ -62,7 +62,7 @@ def test_every_two_families_are_told_apart(families: Families, run: Run, tmp_pat
         assert diff.status == 1 and all(f"`{kind}`" in diff.err for kind in types)
 
 
-def test_a_model_of_another_size_is_told_in_a_few_words(families: Families, run: Run, tmp_path: Path) -> None:
+def test_a_model_of_another_size_is_told_in_a_few_words(families: Families, run: Cli, tmp_path: Path) -> None:
     family = families("llama")
     size = read_json(family.base / "config.json")["vocab_size"]
     wide = LlamaConfig(
@@ -78,7 +78,7 @@ def test_a_model_of_another_size_is_told_in_a_few_words(families: Families, run:
     assert "×32" in told and "×64" in told and told.count("\n") < 5
 
 
-def test_a_model_with_more_layers_is_told_in_a_few_words(families: Families, run: Run, tmp_path: Path) -> None:
+def test_a_model_with_more_layers_is_told_in_a_few_words(families: Families, run: Cli, tmp_path: Path) -> None:
     family, deep = families("llama"), tmp_path / "deep"
     shutil.copytree(family.target, deep)
     weights = read_weights(deep)
@@ -101,7 +101,7 @@ def classifier(family: Family, folder: Path) -> Path:
     return folder
 
 
-def test_a_classifier_is_refused_with_the_flags_that_decide(families: Families, run: Run, tmp_path: Path) -> None:
+def test_a_classifier_is_refused_with_the_flags_that_decide(families: Families, run: Cli, tmp_path: Path) -> None:
     family = families("qwen3")
     tuned = classifier(family, tmp_path / "classifier")
     parents = ["--base", family.base, "--tuned", tuned, "--onto", family.target]
@@ -119,7 +119,7 @@ def test_a_classifier_is_refused_with_the_flags_that_decide(families: Families, 
 
 
 def test_the_body_of_a_classifier_without_a_head_to_match_can_be_carried_by_saying_so(
-    families: Families, run: Run, tmp_path: Path
+    families: Families, run: Cli, tmp_path: Path
 ) -> None:
     family = families("llama")
     tuned = classifier(family, tmp_path / "classifier")
@@ -137,7 +137,7 @@ def test_the_body_of_a_classifier_without_a_head_to_match_can_be_carried_by_sayi
 
 
 def test_a_value_head_beside_the_model_is_refused_until_it_is_dropped(
-    families: Families, run: Run, tmp_path: Path
+    families: Families, run: Cli, tmp_path: Path
 ) -> None:
     family, tuned = families("llama"), tmp_path / "tuned"
     shutil.copytree(family.tuned, tuned, ignore=shutil.ignore_patterns("*.safetensors*"))
@@ -210,7 +210,7 @@ QUANTISED: dict[str, tuple[Callable[[Weights], Weights], dict[str, Any]]] = {
 @pytest.mark.parametrize("side", ["base", "tuned", "target"])
 @pytest.mark.parametrize("kind", QUANTISED)
 def test_quantised_weights_are_refused_in_words(
-    kind: str, side: str, families: Families, run: Run, tmp_path: Path
+    kind: str, side: str, families: Families, run: Cli, tmp_path: Path
 ) -> None:
     family, (pack, config) = families("llama"), QUANTISED[kind]
     folder = tmp_path / side
@@ -225,7 +225,7 @@ def test_quantised_weights_are_refused_in_words(
     assert f"{side} {side} is quantised" in told and "dequantise" in told and told.count("\n") == 1
 
 
-def test_an_adapter_is_named_as_one(families: Families, run: Run, tmp_path: Path) -> None:
+def test_an_adapter_is_named_as_one(families: Families, run: Cli, tmp_path: Path) -> None:
     family, adapter = families("llama"), tmp_path / "adapter"
     write_json(adapter / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "org/base"})
     save_file({"base_model.model.q_proj.lora_A.weight": torch.ones(2, 2)}, adapter / "adapter_model.safetensors")
@@ -235,7 +235,7 @@ def test_an_adapter_is_named_as_one(families: Families, run: Run, tmp_path: Path
     assert "only --tuned takes one" in told and "merge_and_unload" in told
 
 
-def test_an_architecture_changed_by_tuning_stops_naming_the_flag(families: Families, run: Run, tmp_path: Path) -> None:
+def test_an_architecture_changed_by_tuning_stops_naming_the_flag(families: Families, run: Cli, tmp_path: Path) -> None:
     family, tuned = families("llama"), tmp_path / "tuned"
     shutil.copytree(family.tuned, tuned)
     stretched = {"factor": 4.0, "rope_type": "linear"}
@@ -250,16 +250,16 @@ def test_an_architecture_changed_by_tuning_stops_naming_the_flag(families: Famil
     assert written["rope_scaling"]["rope_type"] == "llama3" and written["rms_norm_eps"] == 1e-6
 
 
-def test_parents_are_never_written_to(families: Families, run: Run, tmp_path: Path) -> None:
+def test_parents_are_never_written_to(families: Families, run: Cli, tmp_path: Path) -> None:
     family = families("llama")
     before = [folder_digest(folder) for folder in (family.base, family.tuned, family.target)]
     for out in (family.base, family.target / "out", family.root):
-        said: Said = run("transfer", *family.parents, "--out", out)
+        said: Ran = run("transfer", *family.parents, "--out", out)
         assert said.status == 1 and re.search(r"out|inside|exists|there", said.err)
     assert [folder_digest(folder) for folder in (family.base, family.tuned, family.target)] == before
 
 
-def test_a_model_of_the_same_make_from_another_start_is_doubted(families: Families, run: Run, tmp_path: Path) -> None:
+def test_a_model_of_the_same_make_from_another_start_is_doubted(families: Families, run: Cli, tmp_path: Path) -> None:
     family, other = families("qwen3"), tmp_path / "other"
     shutil.copytree(family.target, other, ignore=shutil.ignore_patterns("*.safetensors*"))
     generator = torch.Generator().manual_seed(99)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from ran import Cli
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from families.carrying import Carried, Run
+from families.carrying import Carried
 from families.model_families import Family
 from families.slow_reference import differing, tokens_of
 from families.tiny_models import Weights, edit_json, read_json, read_weights, write_weights
@@ -39,13 +40,13 @@ def copy(family: Family, root: Path, side: str) -> Iterator[tuple[Family, Path, 
     assert list((root / side).iterdir())
 
 
-def transferred(run: Run, family: Family, out: Path, *flags: str) -> Weights:
+def transferred(run: Cli, family: Family, out: Path, *flags: str) -> Weights:
     said = run("transfer", *family.parents, "--out", out, *flags)
     assert said.status == 0, said.err
     return read_weights(out)
 
 
-def test_a_tuned_model_saved_as_float32_gives_the_same(transfers: Transfers, run: Run, tmp_path: Path) -> None:
+def test_a_tuned_model_saved_as_float32_gives_the_same(transfers: Transfers, run: Cli, tmp_path: Path) -> None:
     whole = transfers("llama")
     with copy(whole.family, tmp_path, "tuned") as (family, folder, weights):
         write_weights(folder, {name: tensor.float() for name, tensor in weights.items()}, shards=3)
@@ -56,7 +57,7 @@ def test_a_tuned_model_saved_as_float32_gives_the_same(transfers: Transfers, run
 
 @pytest.mark.parametrize("side", ["base", "tuned", "target"])
 @pytest.mark.parametrize("name", ["llama", "mistral"])
-def test_shards_do_not_matter(name: str, side: str, transfers: Transfers, run: Run, tmp_path: Path) -> None:
+def test_shards_do_not_matter(name: str, side: str, transfers: Transfers, run: Cli, tmp_path: Path) -> None:
     whole = transfers(name)
     with copy(whole.family, tmp_path, side) as (family, folder, weights):
         write_weights(folder, weights, shards=7)
@@ -64,7 +65,7 @@ def test_shards_do_not_matter(name: str, side: str, transfers: Transfers, run: R
     assert [path.name for path in (tmp_path / "out").glob("model*")] == ["model.safetensors"]
 
 
-def test_the_only_safetensors_file_counts_whatever_its_name(transfers: Transfers, run: Run, tmp_path: Path) -> None:
+def test_the_only_safetensors_file_counts_whatever_its_name(transfers: Transfers, run: Cli, tmp_path: Path) -> None:
     whole = transfers("qwen3")
     with copy(whole.family, tmp_path, "tuned") as (family, folder, weights):
         save_file(weights, folder / "epoch-3.safetensors", metadata={"format": "pt"})
@@ -73,7 +74,7 @@ def test_the_only_safetensors_file_counts_whatever_its_name(transfers: Transfers
 
 @pytest.mark.parametrize("storing", [*itertools.product(["embedding", "both", "head"], repeat=3)], ids="-".join)
 def test_a_tied_matrix_counts_once_whoever_stores_it_how(
-    storing: tuple[str, str, str], transfers: Transfers, run: Run, tmp_path: Path
+    storing: tuple[str, str, str], transfers: Transfers, run: Cli, tmp_path: Path
 ) -> None:
     """mergekit #390 and #424; the paper's own script adds the embedding's difference twice on tied models."""
     whole = transfers("qwen3")
@@ -95,7 +96,7 @@ def test_a_tied_matrix_counts_once_whoever_stores_it_how(
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "mixtral"])
 def test_a_tuned_model_that_transformers_saved_again_gives_the_same(
-    name: str, transfers: Transfers, run: Run, tmp_path: Path
+    name: str, transfers: Transfers, run: Cli, tmp_path: Path
 ) -> None:
     """Version 5 spells rope, dtype and tokenizers in a way of its own; none of this is a fine-tuning."""
     whole = transfers(name)
@@ -124,7 +125,7 @@ def test_a_tuned_model_that_transformers_saved_again_gives_the_same(
 
 @pytest.mark.parametrize("name", ["qwen2", "qwen3"])
 def test_a_tuned_model_trimmed_to_its_tokens_loses_nothing(
-    name: str, transfers: Transfers, run: Run, tmp_path: Path
+    name: str, transfers: Transfers, run: Cli, tmp_path: Path
 ) -> None:
     """Trainers resize to len(tokenizer), which takes the padding away."""
     whole = transfers(name)
@@ -148,7 +149,7 @@ def test_a_tuned_model_trimmed_to_its_tokens_loses_nothing(
 
 @pytest.mark.parametrize("side", ["base", "tuned", "target"])
 def test_a_tied_head_that_holds_something_else_is_never_dropped_without_a_word(
-    side: str, transfers: Transfers, run: Run, tmp_path: Path
+    side: str, transfers: Transfers, run: Cli, tmp_path: Path
 ) -> None:
     """transformers 5 does not tie two stored matrices that differ, so such a head counts (PEFT trains heads of tied models)."""
     whole = transfers("qwen3")
@@ -164,7 +165,7 @@ def test_a_tied_head_that_holds_something_else_is_never_dropped_without_a_word(
         assert said.status == 1 and HEAD in said.err
 
 
-def test_gpt2_as_it_lies_on_the_hub_keeps_its_mask_buffers(transfers: Transfers, run: Run, tmp_path: Path) -> None:
+def test_gpt2_as_it_lies_on_the_hub_keeps_its_mask_buffers(transfers: Transfers, run: Cli, tmp_path: Path) -> None:
     """No prefix, and the causal mask stored beside the weights."""
     whole = transfers("gpt2")
     masks = {f"h.{layer}.attn.bias": torch.tril(torch.ones(1, 1, 64, 64)) for layer in range(2)}
@@ -181,7 +182,7 @@ def test_gpt2_as_it_lies_on_the_hub_keeps_its_mask_buffers(transfers: Transfers,
 
 @pytest.mark.parametrize("sides", [["base", "target"], ["tuned"], ["target"]])
 def test_names_with_and_without_a_prefix_are_told_from_different_models(
-    sides: list[str], transfers: Transfers, run: Run, tmp_path: Path
+    sides: list[str], transfers: Transfers, run: Cli, tmp_path: Path
 ) -> None:
     """GPT-2 lies on the Hub without the prefix that transformers gives to every fine-tuning of it."""
     whole = transfers("gpt2")
@@ -201,7 +202,7 @@ def test_names_with_and_without_a_prefix_are_told_from_different_models(
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_mask_buffers_that_only_some_store_need_a_word(
-    layers: int, transfers: Transfers, run: Run, tmp_path: Path
+    layers: int, transfers: Transfers, run: Cli, tmp_path: Path
 ) -> None:
     whole = transfers("gpt2")
     masks = {f"transformer.h.{layer}.attn.bias": torch.tril(torch.ones(1, 1, 64, 64)) for layer in range(layers)}

@@ -10,25 +10,23 @@ instruct model, which has another chat template, and which has read and been tau
 
 from __future__ import annotations
 
-import json
 import random
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tuneport.lab import command, comparison, corpus, family, questions, tongues, tuning, vocabulary
 from tuneport.lab.comparison import difference, does_no_harm, gains
 from tuneport.lab.corpus import World
+from tuneport.lab.experiment import experiment
 from tuneport.lab.family import Architecture
 from tuneport.lab.lines import write_lines
 from tuneport.lab.questions import KNOWN_FACTS, WORD_PROBLEMS, Question, bare
 from tuneport.lab.tongues import TONGUES, Tongue
 from tuneport.lab.training import Schedule
-from tuneport.lab.workshop import found_before, gathered, need_models_extra, workshop
-from tuneport.place import workplace
+from tuneport.lab.workshop import Workshop, gathered
 from tuneport.tune.recipes import Recipe as TuningRecipe
 from tuneport.tune.recipes import SftRecipe
 
@@ -85,59 +83,49 @@ def languages(
 
     A run that was stopped goes on from the models it has.
     """
-    need_models_extra("This experiment")
-    out, recipe = Path(out), recipe or Recipe()
-    started = time.perf_counter()
-    with workplace(out, {"format": "tuneport-languages-1", "seed": seed, "recipe": asdict(recipe)}) as folder:
-        if folder is None:
-            return found_before(out, show)
+    recipe = recipe or Recipe()
 
+    def run(shop: Workshop) -> dict[str, Any]:
+        folder = shop.folder
         text = write_text(seed, recipe)
         first, second, following = text.stages
 
-        with workshop(folder) as shop:
-            test = folder / "questions" / "test.jsonl"
-            write_lines(test, map(questions.as_message, text.asked))
-            tuning.write_lesson(folder / "instruct-v1", text.instructions[0])
-            tuning.write_lesson(folder / "instruct-v2", text.instructions[1], template=TEMPLATE_OF_VERSION_2)
-            for name, lesson in text.lessons.items():
-                tuning.write_lesson(folder / name, lesson)
+        test = folder / "questions" / "test.jsonl"
+        write_lines(test, map(questions.as_message, text.asked))
+        tuning.write_lesson(folder / "instruct-v1", text.instructions[0])
+        tuning.write_lesson(folder / "instruct-v2", text.instructions[1], template=TEMPLATE_OF_VERSION_2)
+        for name, lesson in text.lessons.items():
+            tuning.write_lesson(folder / name, lesson)
 
-            # Both versions, and each one's instruct model.
-            v1, v2, v1_instruct, v2_instruct = (shop.model(name) for name in ("v1", "v2", "v1-instruct", "v2-instruct"))
-            size, lessons_of_v1 = recipe.architecture, (first, second)
-            shop.make(v1, family.pretrain_first, size, lessons_of_v1, seed, words(1)).result()
-            made_v2 = shop.make(v2, family.pretrain_next, v1, size, (following,), seed + 1, words(2))
-            shop.tune("v1-instruct", v1, folder / "instruct-v1", recipe.instruct, seed).result()
-            made_v2.result()
-            instructed = shop.tune("v2-instruct", v2, folder / "instruct-v2", recipe.instruct, seed)
+        # Both versions, and each one's instruct model.
+        v1, v2, v1_instruct, v2_instruct = (shop.model(name) for name in ("v1", "v2", "v1-instruct", "v2-instruct"))
+        size, lessons_of_v1 = recipe.architecture, (first, second)
+        shop.make(v1, family.pretrain_first, size, lessons_of_v1, seed, words(1)).result()
+        made_v2 = shop.make(v2, family.pretrain_next, v1, size, (following,), seed + 1, words(2))
+        shop.tune("v1-instruct", v1, folder / "instruct-v1", recipe.instruct, seed).result()
+        made_v2.result()
+        instructed = shop.tune("v2-instruct", v2, folder / "instruct-v2", recipe.instruct, seed)
 
-            # Version 1's instruct model learns each language; the diff vectors go onto version 2's instruct model.
-            taught = [
-                shop.tune(f"v1-{tongue.name}", v1_instruct, folder / tongue.name, recipe.language, seed)
-                for tongue in TONGUES
-            ]
-            for waiting in (instructed, *taught):
-                waiting.result()
-            norms = {}
-            for tongue in TONGUES:
-                tuned = shop.model(f"v1-{tongue.name}")
-                norms[tongue.name] = shop.transfer(f"v2-{tongue.name}", base=v1_instruct, tuned=tuned, onto=v2_instruct)
-            right = gathered([shop.ask({name: shop.model(name) for name in NAMES}, test)])
+        # Version 1's instruct model learns each language; the diff vectors go onto version 2's instruct model.
+        taught = [
+            shop.tune(f"v1-{tongue.name}", v1_instruct, folder / tongue.name, recipe.language, seed)
+            for tongue in TONGUES
+        ]
+        for waiting in (instructed, *taught):
+            waiting.result()
+        norms = {}
+        for tongue in TONGUES:
+            tuned = shop.model(f"v1-{tongue.name}")
+            norms[tongue.name] = shop.transfer(f"v2-{tongue.name}", base=v1_instruct, tuned=tuned, onto=v2_instruct)
+        right = gathered([shop.ask({name: shop.model(name) for name in NAMES}, test)])
 
         own_template = all(
             _template(shop.model(f"v2-{tongue.name}")) == _template(v2_instruct) != _template(v1_instruct)
             for tongue in TONGUES
         )
-        record = summarise(right, seed, own_template=own_template) | {
-            "norms": norms,
-            "seconds": round(time.perf_counter() - started, 1),
-            "resumed": shop.resumed,  # then the time is this run's alone
-            "recipe": asdict(recipe),
-        }
-        (folder / "summary.json").write_text(json.dumps(record, indent=1) + "\n")
-    show(comparison.table(record))
-    return record
+        return summarise(right, seed, own_template=own_template) | {"norms": norms}
+
+    return experiment("languages", out, seed, recipe, run, show)
 
 
 @dataclass(frozen=True)

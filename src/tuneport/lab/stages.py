@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +20,7 @@ from typing import Any
 
 from tuneport.lab import command, comparison, questions, scoring, tuning
 from tuneport.lab.comparison import difference, gains
+from tuneport.lab.experiment import experiment
 from tuneport.lab.grown import Grown, open_family
 from tuneport.lab.lines import write_lines
 from tuneport.lab.questions import (
@@ -32,8 +32,7 @@ from tuneport.lab.questions import (
     Question,
     for_its_number,
 )
-from tuneport.lab.workshop import found_before, gathered, need_models_extra, workshop
-from tuneport.place import workplace
+from tuneport.lab.workshop import Workshop, gathered
 from tuneport.tune.recipes import DpoRecipe, GrpoRecipe, SftRecipe
 
 NUMBER_ALONE = f"{WORD_PROBLEMS}-number"
@@ -82,12 +81,11 @@ def stages(
 
     `family` is the folder of a finished demo. A run that was stopped goes on from the models it has.
     """
-    need_models_extra("This experiment")
-    out, recipe, grown = Path(out), recipe or Recipe(), open_family(Path(family))
-    started, seed = time.perf_counter(), grown.seed
-    with workplace(out, {"format": "tuneport-stages-1", "seed": seed, "recipe": asdict(recipe)}) as folder:
-        if folder is None:
-            return found_before(out, show)
+    recipe, grown = recipe or Recipe(), open_family(Path(family))
+    seed = grown.seed
+
+    def run(shop: Workshop) -> dict[str, Any]:
+        folder = shop.folder
 
         # What each stage is taught: none of it is a question of the test.
         asked = grown.asked_about(INSTRUCTION_TASKS)
@@ -96,48 +94,40 @@ def stages(
         prompts = _each_once(_fresh(grown, "grpo", tuning.examples_seen(recipe.grpo), recipe.shares))
         questions.check_held_out(asked, [*examples, *problems, *prompts], [])
 
-        with workshop(folder) as shop:
-            test, numbers = (folder / "questions" / f"{name}.jsonl" for name in ("test", "numbers"))
-            problems_asked = grown.asked_about((WORD_PROBLEMS,))
-            write_lines(test, map(asdict, asked))
-            write_lines(numbers, (asdict(replace(for_its_number(q), task=NUMBER_ALONE)) for q in problems_asked))
-            tuning.write_lesson(folder / "sft", examples)
-            tuning.write_preferences(folder / "dpo", [(problem, without_steps(problem).answer) for problem in problems])
-            tuning.write_prompts(folder / "grpo", prompts)
-            answers: list[dict[str, Future[scoring.Right]]] = []
-            norms: dict[str, dict[str, float]] = {}
+        test, numbers = (folder / "questions" / f"{name}.jsonl" for name in ("test", "numbers"))
+        problems_asked = grown.asked_about((WORD_PROBLEMS,))
+        write_lines(test, map(asdict, asked))
+        write_lines(numbers, (asdict(replace(for_its_number(q), task=NUMBER_ALONE)) for q in problems_asked))
+        tuning.write_lesson(folder / "sft", examples)
+        tuning.write_preferences(folder / "dpo", [(problem, without_steps(problem).answer) for problem in problems])
+        tuning.write_prompts(folder / "grpo", prompts)
+        answers: list[dict[str, Future[scoring.Right]]] = []
+        norms: dict[str, dict[str, float]] = {}
 
-            def ask(models: dict[str, Path]) -> None:
-                answers.extend((shop.ask(models, test), shop.ask(models, numbers, match=LAST_NUMBER)))
+        def ask(models: dict[str, Path]) -> None:
+            answers.extend((shop.ask(models, test), shop.ask(models, numbers, match=LAST_NUMBER)))
 
-            def carry_over(stage: str) -> None:
-                """This stage's diff vector, from the base, onto version 2; ask both versions everything."""
-                tuned = shop.model(f"v1-{stage}")
-                norms[stage] = shop.transfer(f"v2-{stage}", base=grown.v1, tuned=tuned, onto=grown.v2)
-                ask({f"{version}-{stage}": shop.model(f"{version}-{stage}") for version in ("v1", "v2")})
+        def carry_over(stage: str) -> None:
+            """This stage's diff vector, from the base, onto version 2; ask both versions everything."""
+            tuned = shop.model(f"v1-{stage}")
+            norms[stage] = shop.transfer(f"v2-{stage}", base=grown.v1, tuned=tuned, onto=grown.v2)
+            ask({f"{version}-{stage}": shop.model(f"{version}-{stage}") for version in ("v1", "v2")})
 
-            # Each stage goes on from the one before; beside it that one's diff vector is carried over.
-            ask({"v1": grown.v1, "v2": grown.v2})
-            shop.tune("v1-sft", grown.v1, folder / "sft", recipe.sft, seed).result()
-            dpo = shop.tune("v1-dpo", shop.model("v1-sft"), folder / "dpo", recipe.dpo, seed)
-            carry_over("sft")
-            dpo.result()
-            grpo = shop.tune("v1-grpo", shop.model("v1-dpo"), folder / "grpo", recipe.grpo, seed)
-            carry_over("dpo")
-            grpo.result()
-            carry_over("grpo")
-            right = gathered(answers)
+        # Each stage goes on from the one before; beside it that one's diff vector is carried over.
+        ask({"v1": grown.v1, "v2": grown.v2})
+        shop.tune("v1-sft", grown.v1, folder / "sft", recipe.sft, seed).result()
+        dpo = shop.tune("v1-dpo", shop.model("v1-sft"), folder / "dpo", recipe.dpo, seed)
+        carry_over("sft")
+        dpo.result()
+        grpo = shop.tune("v1-grpo", shop.model("v1-dpo"), folder / "grpo", recipe.grpo, seed)
+        carry_over("dpo")
+        grpo.result()
+        carry_over("grpo")
+        right = gathered(answers)
 
-        record = summarise(right, seed) | {
-            "norms": norms,
-            "rewards": _rewards(shop.model("v1-grpo")),
-            "seconds": round(time.perf_counter() - started, 1),
-            "resumed": shop.resumed,  # then the time is this run's alone
-            "recipe": asdict(recipe),
-        }
-        (folder / "summary.json").write_text(json.dumps(record, indent=1) + "\n")
-    show(comparison.table(record))
-    return record
+        return summarise(right, seed) | {"norms": norms, "rewards": _rewards(shop.model("v1-grpo"))}
+
+    return experiment("stages", out, seed, recipe, run, show)
 
 
 def without_steps(question: Question) -> Question:

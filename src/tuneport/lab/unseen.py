@@ -9,10 +9,8 @@ tasks, and kinds of problems that no fine-tuning of the lab ever holds. Read `un
 
 from __future__ import annotations
 
-import json
 import random
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,12 +18,12 @@ from typing import Any
 
 from tuneport.lab import command, comparison, corpus, questions, tuning
 from tuneport.lab.comparison import difference, does_no_harm, gains
+from tuneport.lab.experiment import experiment
 from tuneport.lab.grown import open_family
 from tuneport.lab.lines import write_lines
 from tuneport.lab.questions import KNOWN_FACTS, LAST_NUMBER, ORDERS, WORD_PROBLEMS, Question, bare, for_its_number
 from tuneport.lab.vocabulary import SEPARATOR, chat_prompt
-from tuneport.lab.workshop import found_before, gathered, need_models_extra, workshop
-from tuneport.place import workplace
+from tuneport.lab.workshop import Workshop, gathered
 from tuneport.tune.recipes import Recipe as TuningRecipe
 from tuneport.tune.recipes import SftRecipe
 
@@ -62,12 +60,11 @@ def unseen(
 
     `family` is the folder of a finished demo. A run that was stopped goes on from the models it has.
     """
-    need_models_extra("This experiment")
-    out, recipe, grown = Path(out), recipe or Recipe(), open_family(Path(family))
-    started, seed = time.perf_counter(), grown.seed
-    with workplace(out, {"format": "tuneport-unseen-1", "seed": seed, "recipe": asdict(recipe)}) as folder:
-        if folder is None:
-            return found_before(out, show)
+    recipe, grown = recipe or Recipe(), open_family(Path(family))
+    seed = grown.seed
+
+    def run(shop: Workshop) -> dict[str, Any]:
+        folder = shop.folder
 
         # The demo's held-out questions, and new ones of kinds that nobody is ever taught.
         asked = grown.asked_about((WORD_PROBLEMS,)) + unseen_questions(seed, recipe.unseen_questions)
@@ -77,39 +74,32 @@ def unseen(
         )
         questions.check_held_out([*asked, *others], examples, [])
 
-        with workshop(folder) as shop:
-            numbers, completed, words = (shop.folder / "questions" / f"{name}.jsonl" for name in _FILES)
-            write_lines(numbers, (asdict(for_its_number(question)) for question in asked))
-            write_lines(completed, (asdict(_as_text(for_its_number(question))) for question in asked))
-            write_lines(words, map(asdict, others))
-            lesson = folder / "lesson"
-            tuning.write_lesson(lesson, examples)
+        numbers, completed, words = (folder / "questions" / f"{name}.jsonl" for name in _FILES)
+        write_lines(numbers, (asdict(for_its_number(question)) for question in asked))
+        write_lines(completed, (asdict(_as_text(for_its_number(question))) for question in asked))
+        write_lines(words, map(asdict, others))
+        lesson = folder / "lesson"
+        tuning.write_lesson(lesson, examples)
 
-            # Fine-tune both versions on word problems; carry it over; go on from there.
-            v1_tuned = shop.tune("v1-tuned", grown.v1, lesson, recipe.tuning, seed)
-            v2_tuned = shop.tune("v2-tuned", grown.v2, lesson, recipe.tuning, seed)
-            v1_tuned.result()
-            tuned, transferred = shop.model("v1-tuned"), shop.model("v2-transferred")
-            norms = shop.transfer("v2-transferred", base=grown.v1, tuned=tuned, onto=grown.v2)
-            further = shop.tune("v2-transferred-tuned", transferred, lesson, recipe.tuning, seed)
-            v2_tuned.result()
-            further.result()
+        # Fine-tune both versions on word problems; carry it over; go on from there.
+        v1_tuned = shop.tune("v1-tuned", grown.v1, lesson, recipe.tuning, seed)
+        v2_tuned = shop.tune("v2-tuned", grown.v2, lesson, recipe.tuning, seed)
+        v1_tuned.result()
+        tuned, transferred = shop.model("v1-tuned"), shop.model("v2-transferred")
+        norms = shop.transfer("v2-transferred", base=grown.v1, tuned=tuned, onto=grown.v2)
+        further = shop.tune("v2-transferred-tuned", transferred, lesson, recipe.tuning, seed)
+        v2_tuned.result()
+        further.result()
 
-            # Ask everybody; the bases, which have no chat format, as text to go on with too.
-            models = {name: shop.model(name) for name in NAMES} | {"v1": grown.v1, "v2": grown.v2}
-            answers = [shop.ask(models, numbers, match=LAST_NUMBER), shop.ask(models, words)]
-            answers += [shop.ask({"v1": grown.v1, "v2": grown.v2}, completed, match=LAST_NUMBER)]
-            right = gathered(answers)
+        # Ask everybody; the bases, which have no chat format, as text to go on with too.
+        models = {name: shop.model(name) for name in NAMES} | {"v1": grown.v1, "v2": grown.v2}
+        answers = [shop.ask(models, numbers, match=LAST_NUMBER), shop.ask(models, words)]
+        answers += [shop.ask({"v1": grown.v1, "v2": grown.v2}, completed, match=LAST_NUMBER)]
+        right = gathered(answers)
 
-        record = summarise(right, seed) | {
-            "norms": {"v2-transferred": norms},
-            "seconds": round(time.perf_counter() - started, 1),
-            "resumed": shop.resumed,  # then the time is this run's alone
-            "recipe": asdict(recipe),
-        }
-        (folder / "summary.json").write_text(json.dumps(record, indent=1) + "\n")
-    show(comparison.table(record))
-    return record
+        return summarise(right, seed) | {"norms": {"v2-transferred": norms}}
+
+    return experiment("unseen", out, seed, recipe, run, show)
 
 
 _FILES = ("numbers", "numbers-completed", "words")

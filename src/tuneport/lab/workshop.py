@@ -6,7 +6,6 @@ anybody is asked anything.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import UsageError
-from tuneport.lab import comparison, processes, scoring, tuning
+from tuneport.lab import processes, scoring, tuning
 from tuneport.tune.recipes import Recipe, Running
 
 SHARDS = "200KB"  # several, as large models have
@@ -96,10 +95,3 @@ def gathered(answers: Iterable[Mapping[str, Future[scoring.Right]]]) -> dict[str
         for name, future in of_file.items():
             right.setdefault(name, {}).update(future.result())
     return right
-
-
-def found_before(out: Path, show: Callable[[str], None]) -> dict[str, Any]:
-    """The record of a finished experiment, shown again."""
-    record: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    show(comparison.table(record))
-    return record
