@@ -128,6 +128,9 @@ class Adapter:
         return ["transfer", *(str(part) for pair in parents for part in pair), "--out", str(out), *more]
 
 
+Made = Callable[..., Adapter]  # by kind and dtype
+
+
 def make(where: Path, kind: Kind, dtype: torch.dtype = torch.bfloat16, *, tied: bool = True) -> Adapter:
     """Base, adapter and target on disk, every trained number random and none of them zero.
 

@@ -158,6 +158,19 @@ def test_a_regexs_group_is_the_answer(models: Path, tmp_path: Path) -> None:
     assert record["models"][0]["tasks"]["towns"]["value"] == 0.0
 
 
+def test_what_was_tokenised_before_is_kept_to_a_bound_that_changes_nothing(
+    models: Path, towns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for name, bound in (("kept", 1 << 20), ("forgotten", 1)):
+        monkeypatch.setattr("tuneport.evaluate.models._REMEMBERED", bound)
+        for loss in (False, True):
+            out = tmp_path / f"{name}-{loss}.json"
+            tuneport.evaluate([models / "half"], [towns], out, loss=loss, **SHORT)
+            found.append(out.with_suffix(".examples.jsonl").read_bytes())
+    assert found[:2] == found[2:]
+
+
 def test_the_loss_of_the_answers_tells_who_knows_them(models: Path, towns: Path, tmp_path: Path) -> None:
     record = tuneport.evaluate([models / "none", models / "all"], [towns], tmp_path / "o.json", loss=True, device="cpu")
     none, known = (model["tasks"]["towns"] for model in record["models"])

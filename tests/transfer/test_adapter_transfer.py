@@ -1,4 +1,4 @@
-"""A transfer with an adapter as its tuned side is a transfer with the model that peft would merge, kind by kind."""
+"""What a transfer does with an adapter and tells of it: fates, tokens, its own diff vector, its memory."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny
 import tiny_adapters
 import torch
-from peft import PeftModel
 from ran import Cli
 from safetensors.torch import save_file
-from tiny_adapters import KINDS, Adapter, edit, make
+from tiny_adapters import KINDS, Made, edit
 from transformers import AutoModelForCausalLM
 
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.diff.run import apply, diff
-from tuneport.errors import NumericsError, PairingError, TuneportError, VerificationError
+from tuneport.errors import TuneportError
 from tuneport.transfer import budget as budgets
 from tuneport.transfer import product
 from tuneport.transfer.choices import Choices, Running
@@ -32,239 +29,7 @@ from tuneport.transfer.plan import plan_transfer
 from tuneport.transfer.run import transfer
 from tuneport.transfer.verify import verify
 
-Made = Callable[..., Adapter]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Adapters by kind and dtype, each made once."""
-    found: dict[tuple[str, torch.dtype], Adapter] = {}
-
-    def get(kind: str, dtype: torch.dtype = torch.bfloat16) -> Adapter:
-        if (kind, dtype) not in found:
-            found[kind, dtype] = make(tmp_path_factory.mktemp("adapter"), KINDS[kind], dtype)
-        return found[kind, dtype]
-
-    return get
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "tuneport.json").read_text()))
-
-
-def by_name(folder: Path) -> dict[str, dict[str, Any]]:
-    return {entry["name"]: entry for entry in manifest(folder)["tensors"]}
-
-
-# ---- against peft's own merge
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", KINDS)
-def test_onto_its_own_base_it_gives_what_peft_merges(made: Made, kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    adapter = made(kind, dtype)
-    transfer(adapter.base, adapter.adapter, adapter.base, tmp_path / "out", Choices(dtype="float32"))
-    found, changed = tiny.read_weights(tmp_path / "out"), 0
-    assert set(found) <= set(adapter.merged)
-    base = tiny.read_weights(adapter.base)
-    for name, tensor in found.items():
-        merged = adapter.merged[name]
-        assert tensor.shape == merged.shape, name
-        if kind == "embedding kept tied" and "embed_tokens" in name:
-            merged = (merged + base[name].float()) / 2  # peft 0.21.2 merges the tied product twice; see the next test
-        torch.testing.assert_close(tensor, merged, rtol=1e-5, atol=1e-6, msg=name)
-        changed += tensor.shape != base[name].shape or not torch.equal(tensor, base[name].float())
-    assert changed >= 2, "the adapter must have changed something"
-
-
-@pytest.mark.parametrize(
-    "kind", ["plain", "fan_in_fan_out", "embedding kept tied", "embedding and head", "trained tokens of a tied model"]
-)
-def test_the_output_speaks_as_the_model_that_was_trained(made: Made, kind: str, tmp_path: Path) -> None:
-    """Not the merge but the adapter at work, as it was in training, is what counts in the end."""
-    adapter = made(kind, torch.float32)
-    transfer(adapter.base, adapter.adapter, adapter.base, tmp_path / "out")
-    base = AutoModelForCausalLM.from_pretrained(adapter.base)
-    tokens = torch.arange(12)[None]
-    with torch.no_grad():
-        before = base.eval()(tokens).logits
-        trained = PeftModel.from_pretrained(base, adapter.adapter).eval()(tokens).logits
-        found = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()(tokens).logits
-    torch.testing.assert_close(found, trained, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(before, trained, rtol=1e-2, atol=1e-2), "the adapter must make a difference"
-
-
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "embedding kept tied"])
-def test_in_bfloat16_it_is_the_merge_rounded_once(made: Made, kind: str, tmp_path: Path) -> None:
-    adapter = made(kind)
-    transfer(adapter.base, adapter.adapter, adapter.base, tmp_path / "out")
-    for name, tensor in tiny.read_weights(tmp_path / "out").items():
-        assert tensor.dtype == torch.bfloat16
-        # Half a step of bfloat16's seven bits, and float32's own roundings of the product.
-        error = (tensor.double() - adapter.merged[name].double()).abs()
-        assert bool((error <= adapter.merged[name].double().abs() * 2**-8 + 1e-6).all()), name
-
-
-@pytest.mark.parametrize("kind", ["plain", "rank-stabilised with patterns", "fan_in_fan_out", "embedding and head"])
-def test_onto_another_version_it_adds_the_product_in_float64_within_rounding(
-    made: Made, kind: str, tmp_path: Path
-) -> None:
-    adapter = made(kind)
-    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", Choices(dtype="float32", scale=0.5))
-    base, target = tiny.read_weights(adapter.base), tiny.read_weights(adapter.target)
-    for name, tensor in tiny.read_weights(tmp_path / "out").items():
-        delta = adapter.merged[name].double() - base[name].double()
-        torch.testing.assert_close(tensor.double(), target[name].double() + 0.5 * delta, rtol=1e-5, atol=1e-6, msg=name)
-
-
-# ---- to the last bit
-
-
-def product_in_words(a: torch.Tensor, b: torch.Tensor, scaling: float, transposed: bool) -> np.ndarray:
-    """Term after term, each product and each sum a float32 of its own: the definition, one element at a time."""
-    left, right = b.float().numpy(), a.float().numpy()
-    out = np.empty((left.shape[0], right.shape[1]), np.float32)
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            total = np.float32(left[i, 0] * right[0, j])
-            for k in range(1, right.shape[0]):
-                total = np.float32(total + np.float32(left[i, k] * right[k, j]))
-            out[i, j] = np.float32(total * np.float32(scaling))
-    return out.T if transposed else out
-
-
-@pytest.mark.parametrize("scale", [1.0, 0.3])
-@pytest.mark.parametrize("kind", ["two modules", "fan_in_fan_out", "embedding of a tied model"])
-def test_every_bit_is_that_of_the_definition(made: Made, kind: str, scale: float, tmp_path: Path) -> None:
-    adapter = made(kind)
-    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", Choices(scale=scale))
-    factors, checked = tiny_adapters.weights_of(adapter.adapter), 0
-    settings = KINDS[kind].settings
-    scaling = settings.get("lora_alpha", 8) / settings["r"]
-    found, target = tiny.read_weights(tmp_path / "out"), tiny.read_weights(adapter.target)
-    for name, tensor in found.items():
-        module = "base_model.model." + name.removesuffix(".weight")
-        if f"{module}.lora_A.weight" in factors:
-            a, b = factors[f"{module}.lora_A.weight"], factors[f"{module}.lora_B.weight"]
-            delta = product_in_words(a, b, scaling, transposed=kind == "fan_in_fan_out")
-        elif f"{module}.lora_embedding_A" in factors:
-            a, b = factors[f"{module}.lora_embedding_A"], factors[f"{module}.lora_embedding_B"]
-            delta = product_in_words(a, b, scaling, transposed=True)
-        else:
-            assert tiny.bits(tensor) == tiny.bits(target[name]), f"{name} is not trained"
-            continue
-        wide = target[name].float().numpy()
-        wanted = wide + (delta if scale == 1 else np.float32(scale) * delta)
-        assert tiny.bits(tensor) == tiny.bits(torch.from_numpy(wanted).bfloat16()), name
-        checked += 1
-    assert checked >= 2
-
-
-@pytest.mark.parametrize(
-    "kind", ["embedding and head", "fan_in_fan_out", "resized, trained tokens", "resized, embedding"]
-)
-def test_workers_pieces_tiles_shards_and_kernel_change_no_byte(
-    made: Made, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    adapter = made(kind)
-    parents = adapter.base, adapter.adapter, adapter.target
-    transfer(*parents, tmp_path / "out")
-    wanted = tiny.read_weights(tmp_path / "out")
-    transfer(*parents, tmp_path / "shards", Choices(shard_size="9KB"), Running(workers=3))
-    assert len(list((tmp_path / "shards").glob("*.safetensors"))) >= 3
-    tiny.assert_same(tiny.read_weights(tmp_path / "shards"), wanted)
-    for right, left in ((33, 9), (64, 5), (7, 1000)):
-        monkeypatch.setattr(product, "RIGHT", right)
-        monkeypatch.setattr(product, "LEFT", left)
-        monkeypatch.setattr(budgets, "PIECES", (65536,))
-        out = tmp_path / f"tiles-{right}-{left}"
-        transfer(*parents, out)
-        tiny.assert_same(tiny.read_weights(out), wanted)
-
-
-def test_the_numpy_kernel_gives_the_same_bytes(made: Made, tmp_path: Path, command: Cli) -> None:
-    adapter = made("rank-stabilised with patterns")
-    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", Choices(scale=0.7))
-    ran = command(*adapter.flags(tmp_path / "numpy", "--scale", "0.7"), env={"TUNEPORT_KERNEL": "numpy"})
-    assert ran.status == 0, ran.err
-    assert manifest(tmp_path / "numpy")["environment"]["kernel"] == "numpy"
-    tiny.assert_same(tiny.read_weights(tmp_path / "numpy"), tiny.read_weights(tmp_path / "out"))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_factors_and_weights_of_other_dtypes_are_added_in_the_working_dtype(
-    made: Made, dtype: torch.dtype, tmp_path: Path
-) -> None:
-    adapter = made("plain", dtype)
-    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out")
-    base, target = tiny.read_weights(adapter.base), tiny.read_weights(adapter.target)
-    factors = tiny_adapters.weights_of(adapter.adapter)
-    step = {torch.float16: 2**-11, torch.float64: 2**-50}[dtype]
-    for name, tensor in tiny.read_weights(tmp_path / "out").items():
-        module = "base_model.model." + name.removesuffix(".weight")
-        if f"{module}.lora_A.weight" not in factors:
-            continue
-        a, b = factors[f"{module}.lora_A.weight"].double(), factors[f"{module}.lora_B.weight"].double()
-        wanted = target[name].double() + 2 * b @ a
-        exact = step if factors[f"{module}.lora_A.weight"].dtype == torch.float64 or dtype == torch.float16 else 2**-22
-        assert tensor.dtype == dtype == base[name].dtype
-        assert bool(((tensor.double() - wanted).abs() <= exact * (wanted.abs() + 1)).all()), name
-
-
-# ---- a diff vector of its own
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_diff_then_apply_gives_every_byte_of_the_transfer(made: Made, kind: str, tmp_path: Path) -> None:
-    adapter = made(kind)
-    choices = Choices(scale=0.6)
-    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", choices)
-    diff(adapter.base, adapter.adapter, tmp_path / "diff")
-    apply([(tmp_path / "diff", 0.6)], adapter.target, tmp_path / "applied")
-    one, other = tiny.contents(tmp_path / "out"), tiny.contents(tmp_path / "applied")
-    told = {"README.md", "tuneport.json"}
-    assert {name: value for name, value in one.items() if name not in told} == {
-        name: value for name, value in other.items() if name not in told
-    }
-    verify(tmp_path / "out", adapter.base, adapter.adapter, adapter.target, full=True)
-    verify(tmp_path / "applied", adapter.base, adapter.adapter, adapter.target, full=True)
-    verify(tmp_path / "diff", adapter.base, adapter.adapter, full=True)
-
-
-def test_a_diff_vector_holds_what_was_trained_and_nothing_else(made: Made, tmp_path: Path) -> None:
-    adapter = made("trained tokens")
-    diff(adapter.base, adapter.adapter, tmp_path / "diff")
-    stored = tiny.read_weights(tmp_path / "diff")
-    assert sorted(stored) == [
-        "model.embed_tokens.weight",
-        "model.layers.0.self_attn.q_proj.weight",
-        "model.layers.1.self_attn.q_proj.weight",
-    ]
-    assert stored["model.embed_tokens.weight"].shape == (3, 32), "three trained rows of sixty"
-    base = tiny.read_weights(adapter.base)["model.embed_tokens.weight"].float()
-    rows = tiny_adapters.weights_of(adapter.adapter)[
-        "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
-    ]
-    assert torch.equal(stored["model.embed_tokens.weight"], rows.float() - base[[3, 7, 41]])
-    assert manifest(tmp_path / "diff")["diff"]["model.embed_tokens.weight"]["ids"] == [3, 7, 41]
-
-
-@pytest.mark.parametrize(
-    "ids",
-    [[3, 7], [3, 7, 7], [3, 7, 60], [3, 7, -1], "3", None],
-    ids=["few", "twice", "beyond", "negative", "text", "none"],
-)
-def test_a_diff_vector_whose_manifest_names_other_rows_is_refused(made: Made, ids: Any, tmp_path: Path) -> None:
-    adapter = made("trained tokens")
-    diff(adapter.base, adapter.adapter, tmp_path / "diff")
-    told = manifest(tmp_path / "diff")
-    told["diff"]["model.embed_tokens.weight"]["ids"] = ids
-    (tmp_path / "diff" / "tuneport.json").write_text(json.dumps(told))
-    with pytest.raises(TuneportError, match=r"ids|not stored as the manifest says"):
-        apply([(tmp_path / "diff", 1.0)], adapter.target, tmp_path / "out")
-
-
-# ---- choices, fates and words
+from .told import by_name, manifest
 
 
 def test_what_it_does_to_each_tensor_stands_in_the_manifest(made: Made, tmp_path: Path) -> None:
@@ -409,173 +174,54 @@ def test_a_dry_run_tells_what_the_adapter_trains_and_inspect_what_it_is(made: Ma
     assert told["changes"] == {"low-rank, r=3, scaling=1.66667": 4}
 
 
-# ---- what stands against it
+@pytest.mark.parametrize("kind", KINDS)
+def test_diff_then_apply_gives_every_byte_of_the_transfer(made: Made, kind: str, tmp_path: Path) -> None:
+    adapter = made(kind)
+    choices = Choices(scale=0.6)
+    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", choices)
+    diff(adapter.base, adapter.adapter, tmp_path / "diff")
+    apply([(tmp_path / "diff", 0.6)], adapter.target, tmp_path / "applied")
+    one, other = tiny.contents(tmp_path / "out"), tiny.contents(tmp_path / "applied")
+    told = {"README.md", "tuneport.json"}
+    assert {name: value for name, value in one.items() if name not in told} == {
+        name: value for name, value in other.items() if name not in told
+    }
+    verify(tmp_path / "out", adapter.base, adapter.adapter, adapter.target, full=True)
+    verify(tmp_path / "applied", adapter.base, adapter.adapter, adapter.target, full=True)
+    verify(tmp_path / "diff", adapter.base, adapter.adapter, full=True)
 
 
-def test_an_adapter_that_was_never_trained_is_a_zero_diff_vector(made: Made, tmp_path: Path) -> None:
-    adapter = made("two modules")
-
-    def forget(tensors: dict[str, torch.Tensor]) -> None:
-        tensors.update({name: torch.zeros_like(value) for name, value in tensors.items() if "lora_B" in name})
-
-    untrained = edit(shutil.copytree(adapter.adapter, tmp_path / "untrained"), forget)
-    with pytest.raises(NumericsError, match="zero"):
-        transfer(adapter.base, untrained, adapter.target, tmp_path / "out")
-
-
-def test_nan_in_a_factor_is_named_and_stops(made: Made, tmp_path: Path) -> None:
-    adapter = made("two modules")
-
-    def break_one(tensors: dict[str, torch.Tensor]) -> None:
-        next(value for name, value in tensors.items() if "layers.1.self_attn.v_proj.lora_A" in name)[0, 3] = math.nan
-
-    broken = edit(shutil.copytree(adapter.adapter, tmp_path / "broken"), break_one)
-    with pytest.raises(NumericsError, match=r"layers\.1\.self_attn\.v_proj\.weight.*16 in the output \(1 in tuned\)"):
-        transfer(adapter.base, broken, adapter.target, tmp_path / "out")
-
-
-def test_an_adapter_stands_only_where_the_tuned_model_does(made: Made, tmp_path: Path) -> None:
-    adapter = made("two modules")
-    for parents in ((adapter.adapter, adapter.base, adapter.target), (adapter.base, adapter.adapter, adapter.adapter)):
-        with pytest.raises(TuneportError, match="PEFT adapter; only --tuned takes one"):
-            transfer(*parents, tmp_path / "out")
-
-
-def test_a_base_that_the_adapter_does_not_fit_is_refused_with_every_reason(made: Made, tmp_path: Path) -> None:
-    adapter, other = made("plain"), made("fan_in_fan_out")
-    with pytest.raises(PairingError) as told:
-        transfer(other.base, adapter.adapter, other.target, tmp_path / "out")
-    assert "does not fit its base" in str(told.value) and str(told.value).count("has no such tensor") == 14
-
-    def shorten(tensors: dict[str, torch.Tensor]) -> None:
-        for name, value in tensors.items():
-            if "layers.0.mlp.up_proj.lora_B" in name:
-                tensors[name] = value[:-1]
-
-    shorter = edit(shutil.copytree(adapter.adapter, tmp_path / "shorter"), shorten)
-    with pytest.raises(PairingError, match=r"up_proj.weight` is 56×32, the adapter's product B·A for it 55×32"):
-        transfer(adapter.base, shorter, adapter.target, tmp_path / "out")
+def test_a_diff_vector_holds_what_was_trained_and_nothing_else(made: Made, tmp_path: Path) -> None:
+    adapter = made("trained tokens")
+    diff(adapter.base, adapter.adapter, tmp_path / "diff")
+    stored = tiny.read_weights(tmp_path / "diff")
+    assert sorted(stored) == [
+        "model.embed_tokens.weight",
+        "model.layers.0.self_attn.q_proj.weight",
+        "model.layers.1.self_attn.q_proj.weight",
+    ]
+    assert stored["model.embed_tokens.weight"].shape == (3, 32), "three trained rows of sixty"
+    base = tiny.read_weights(adapter.base)["model.embed_tokens.weight"].float()
+    rows = tiny_adapters.weights_of(adapter.adapter)[
+        "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+    ]
+    assert torch.equal(stored["model.embed_tokens.weight"], rows.float() - base[[3, 7, 41]])
+    assert manifest(tmp_path / "diff")["diff"]["model.embed_tokens.weight"]["ids"] == [3, 7, 41]
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"target_modules": ["q_proj", "lm_head"]}, "trains the head apart"),
-        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, "trains the embedding apart"),
-        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}, "saved two that differ"),
-        ({"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}, "saved two that differ"),
-        (
-            {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [1, 2], "lm_head": [1, 3]}},
-            "trains the head apart",
-        ),
-    ],
+    "ids",
+    [[3, 7], [3, 7, 7], [3, 7, 60], [3, 7, -1], "3", None],
+    ids=["few", "twice", "beyond", "negative", "text", "none"],
 )
-def test_a_tied_models_head_that_goes_its_own_way_is_refused(
-    settings: dict[str, Any], words: str, tmp_path: Path
-) -> None:
-    kind = tiny_adapters.Kind(lambda: tiny_adapters.llama(tied=True), {"r": 2, **settings})
-    adapter = make(tmp_path, kind, tied=False)
-    with pytest.raises(PairingError, match=words):
-        transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out")
-
-
-def test_a_tokenizer_that_moves_the_bases_tokens_is_refused(made: Made, tmp_path: Path) -> None:
-    adapter = made("embedding and head")
-    own = shutil.copytree(adapter.adapter, tmp_path / "own")
-    (own / "tokenizer.json").write_text(json.dumps(tiny.tokenizer([f"w{(i + 1) % 60}" for i in range(60)])))
-    for target in (adapter.base, adapter.target):
-        with pytest.raises(PairingError, match="gives 60 tokens of the base other ids"):
-            transfer(adapter.base, own, target, tmp_path / "out")
-    with pytest.raises(PairingError, match="gives 60 tokens of the base other ids"):
-        diff(adapter.base, own, tmp_path / "diff")
-
-
-def test_a_saved_head_that_the_base_lacks_is_refused_unless_dropped(made: Made, tmp_path: Path) -> None:
-    adapter = made("two modules")
-
-    def add(tensors: dict[str, torch.Tensor]) -> None:
-        tensors["base_model.model.score.weight"] = torch.ones(2, 32)
-
-    scoring = edit(shutil.copytree(adapter.adapter, tmp_path / "scoring"), add)
-    with pytest.raises(PairingError, match=r"`score.weight` \(2×32\) is in the tuned model.*--drop"):
-        transfer(adapter.base, scoring, adapter.target, tmp_path / "out")
-    transfer(adapter.base, scoring, adapter.target, tmp_path / "dropped", Choices(drop="^score"))
-    assert by_name(tmp_path / "dropped")["score.weight"]["action"] == "dropped"
-
-
-def test_a_difference_without_a_place_is_dropped_with_its_norm(made: Made, tmp_path: Path) -> None:
-    adapter = made("plain", torch.float32)
-    target = shutil.copytree(adapter.target, tmp_path / "target")
-    weights = tiny.read_weights(target)
-    name = "model.layers.1.mlp.up_proj.weight"
-    del weights[name]
-    save_file(weights, target / "model.safetensors", {"format": "pt"})
-    transfer(adapter.base, adapter.adapter, target, tmp_path / "out", Choices(drop="layers.1.mlp.up_proj"))
-    delta = adapter.merged[name] - tiny.read_weights(adapter.base)[name]
-    assert by_name(tmp_path / "out")[name]["norms"]["diff"] == pytest.approx(float(delta.norm()), rel=1e-5)
-
-
-def test_what_the_adapter_does_not_train_needs_no_place_in_the_target(made: Made, tmp_path: Path) -> None:
-    adapter = made("two modules")
-    target = shutil.copytree(adapter.target, tmp_path / "target")
-    config = json.loads((target / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
-    weights = tiny.read_weights(target)
-    del weights["lm_head.weight"]
-    save_file(weights, target / "model.safetensors", {"format": "pt"})
-    transfer(adapter.base, adapter.adapter, target, tmp_path / "out")
-    head = by_name(tmp_path / "out")["lm_head.weight"]
-    assert head["action"] == "dropped" and head["norms"]["diff"] == 0 and "does not train it" in head["reason"]
-
-
-def test_names_that_lack_a_prefix_throughout_are_found(made: Made, tmp_path: Path) -> None:
-    """GPT-2 on the Hub is saved without the `transformer.` that its classes, and so its adapters, have."""
-    adapter = made("fan_in_fan_out")
-    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out")
-    for role in ("base", "target"):
-        place = shutil.copytree(getattr(adapter, role), tmp_path / role)
-        tensors = tiny.read_weights(place)
-        tiny.write_weights(place, {name.removeprefix("transformer."): value for name, value in tensors.items()})
-    transfer(tmp_path / "base", adapter.adapter, tmp_path / "target", tmp_path / "short")
-    found = tiny.read_weights(tmp_path / "short")
-    tiny.assert_same(
-        {f"transformer.{name}": value for name, value in found.items()}, tiny.read_weights(tmp_path / "out")
-    )
-
-
-def test_a_tied_embeddings_product_goes_onto_both_matrices_of_an_untied_target(made: Made, tmp_path: Path) -> None:
-    adapter = made("embedding kept tied", torch.float32)
-    target = shutil.copytree(adapter.target, tmp_path / "target")
-    config = json.loads((target / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
-    weights = tiny.read_weights(target)
-    weights["lm_head.weight"] = tiny.moved(weights, 9)["model.embed_tokens.weight"]
-    tiny.write_weights(target, weights)
-    transfer(adapter.base, adapter.adapter, target, tmp_path / "out")
-    found = tiny.read_weights(tmp_path / "out")
-    delta = found["model.embed_tokens.weight"] - weights["model.embed_tokens.weight"]
-    assert float(delta.abs().max()) > 0.01
-    torch.testing.assert_close(found["lm_head.weight"] - weights["lm_head.weight"], delta, rtol=1e-4, atol=1e-6)
-
-
-def test_a_changed_adapter_is_noticed_by_resume_and_by_verify(made: Made, tmp_path: Path) -> None:
-    adapter = made("two modules")
-    own = shutil.copytree(adapter.adapter, tmp_path / "own")
-    transfer(adapter.base, own, adapter.target, tmp_path / "out")
-    assert transfer(adapter.base, own, adapter.target, tmp_path / "out").already_done
-    edit(own, lora_alpha=6)  # another scaling: not one byte of the weights is different
-    with pytest.raises(TuneportError, match="adapter_config"):
-        transfer(adapter.base, own, adapter.target, tmp_path / "out")
-    with pytest.raises(VerificationError, match="is not the one this was made from"):
-        verify(tmp_path / "out", adapter.base, own, adapter.target, full=True)
-
-
-def test_a_tied_embeddings_product_that_the_head_was_trained_without_is_told(made: Made, tmp_path: Path) -> None:
-    kept = made("embedding kept tied")
-    assert not transfer(kept.base, kept.adapter, kept.target, tmp_path / "kept").warnings
-    adapter = made("embedding of a tied model")
-    warnings = transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out").warnings
-    assert len(warnings) == 1 and "as in peft's own merge" in warnings[0]
+def test_a_diff_vector_whose_manifest_names_other_rows_is_refused(made: Made, ids: Any, tmp_path: Path) -> None:
+    adapter = made("trained tokens")
+    diff(adapter.base, adapter.adapter, tmp_path / "diff")
+    told = manifest(tmp_path / "diff")
+    told["diff"]["model.embed_tokens.weight"]["ids"] = ids
+    (tmp_path / "diff" / "tuneport.json").write_text(json.dumps(told))
+    with pytest.raises(TuneportError, match=r"ids|not stored as the manifest says"):
+        apply([(tmp_path / "diff", 1.0)], adapter.target, tmp_path / "out")
 
 
 MEASURE = """

@@ -25,6 +25,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Small files that change what a model says, beside its weights.
 _MANNERS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_REMEMBERED = 1 << 20  # tokens of texts that were asked before, as on every point of a path: some tens of MB at most
 
 
 @dataclass(frozen=True)
@@ -314,6 +315,7 @@ def _checking(kind: type[Any]) -> type[Any]:
 
         def __init__(self, *arguments: Any, **named: Any) -> None:
             self._remembered: dict[str, list[int]] = {}
+            self._tokens = 0  # in all of these
             super().__init__(*arguments, **named)
             # On several GPUs under `accelerate launch` the harness would ask its share only and gather the rest, for which
             # nobody stands ready: one process asks, the others of a fine-tuning wait for it.
@@ -340,9 +342,15 @@ def _checking(kind: type[Any]) -> type[Any]:
                 return super().tok_encode(string, add_special_tokens=False)
             if arguments or named or not isinstance(string, str):
                 return super().tok_encode(string, *arguments, **named)
-            if string not in self._remembered:
-                self._remembered[string] = super().tok_encode(string)
-            return self._remembered[string]
+            found = self._remembered.get(string)
+            if found is None:
+                found = super().tok_encode(string)
+                self._tokens += len(found)
+                if self._tokens > _REMEMBERED:
+                    self._remembered.clear()
+                    self._tokens = len(found)
+                self._remembered[string] = found
+            return found
 
         def generate_until(self, requests: Sequence[Any], *arguments: Any, **named: Any) -> Any:
             prompts = []
@@ -361,7 +369,6 @@ def _checking(kind: type[Any]) -> type[Any]:
                 lot = [requests[place] for place in places]
                 for place, answer in zip(places, super().generate_until(lot, *arguments, **named), strict=True):
                     answers[place] = answer
-            self._remembered.clear()
             return answers
 
         def _by_beginning(self, requests: Sequence[Any]) -> list[list[int]]:
@@ -379,9 +386,7 @@ def _checking(kind: type[Any]) -> type[Any]:
                 ids = self.tok_encode(context + continuation)
                 prompts.append(Prompt(request.task_name, str(request.doc_id), ids, self.max_length + 1))
             self._look_at(prompts)
-            found = super().loglikelihood(requests, *arguments, **named)
-            self._remembered.clear()
-            return found
+            return super().loglikelihood(requests, *arguments, **named)
 
         def _look_at(self, prompts: list[Prompt]) -> None:
             found = checks.beginning_warnings(prompts, self.tokenizer, self.name)

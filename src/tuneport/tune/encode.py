@@ -289,7 +289,8 @@ def _render(messages: list[dict[str, str]], first: int, tokenizer: Any, chat: Ch
         if message["role"] != "assistant" or place < first:
             continue
         asked = tokenizer.apply_chat_template(messages[:place], tokenize=False, add_generation_prompt=True)
-        until = tokenizer.apply_chat_template(messages[: place + 1], tokenize=False)
+        last = place == len(messages) - 1
+        until = whole if last else tokenizer.apply_chat_template(messages[: place + 1], tokenize=False)
         # Some templates write a line's end between turns only.
         if not (whole.startswith(until) or whole.startswith(until.rstrip())) or not until.startswith(asked):
             raise DataError(
