@@ -20,8 +20,8 @@ from tuneport.study.cost import Estimates
 from tuneport.study.describe import in_words, rehearse
 from tuneport.study.file import read_study
 from tuneport.study.graph import Graph, Step
+from tuneport.study.opening import open_store
 from tuneport.study.planning import chosen, of_families, plan
-from tuneport.study.store import open_store
 
 from .declaring import EVALUATE, TUNE, declared, graph_of, named, paper, versions
 from .test_build import LAB, LAB_EVALUATE, LAB_TUNE, STUDIES

@@ -17,7 +17,7 @@ from ran import Cli
 import tuneport
 from study.tiny_study import what_repeats, write_study
 from tuneport.errors import OutputError, UsageError
-from tuneport.study.store import open_store
+from tuneport.study.opening import open_store
 
 KILLED = -signal.SIGKILL
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from study.tiny_study import write_models
 from tuneport.study.engines.local import InThisProcess, local
+from tuneport.study.folder_store import FolderStore
 from tuneport.study.graph import Graph, Parent, Step
 from tuneport.study.perform import perform
 from tuneport.study.records import Record
 from tuneport.study.schedule import State, look, perform_all
-from tuneport.study.store import FolderStore
 from tuneport.study.work import Job
 
 

@@ -9,13 +9,17 @@ import socket
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
 
 import tuneport
 from study.tiny_study import what_repeats, write_study
 from tuneport.errors import OutputError
-from tuneport.study.store import LOCK, Store, UrlStore, open_store
+from tuneport.study.opening import open_store
+from tuneport.study.store import LOCK, Store
+from tuneport.study.url_store import UrlStore
 
 
 @pytest.fixture(params=["folder", "url"])
@@ -126,6 +130,38 @@ def test_an_error_behind_a_url_tells_nothing_of_the_scratch_folder(tmp_path: Pat
         )
     assert what_repeats(tmp_path / "url") == what_repeats(tmp_path / "folder")
     assert str(tmp_path) not in json.dumps(what_repeats(tmp_path / "url")["results.json"])
+
+
+class CredentialsError(Exception):
+    """An error of a library's own, as those of the clouds have."""
+
+
+class Locked(fsspec.AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
+    """Behind it nobody is let in; but `patient` calls are."""
+
+    protocol = "locked"
+    patient = 0
+
+    def cat_file(self, path: str, *_: Any, **__: Any) -> bytes:
+        type(self).patient -= 1
+        if type(self).patient >= 0:
+            raise FileNotFoundError(path)
+        raise CredentialsError("Unable to locate credentials\nof any kind")
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        raise CredentialsError("Unable to locate credentials")
+
+
+def test_what_goes_wrong_behind_a_url_is_said_in_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fsspec.register_implementation("locked", Locked, clobber=True)
+    said = r"locked://bucket/study: Unable to locate credentials \(CredentialsError\)\. Mend the cause"
+    with pytest.raises(OutputError, match=said):
+        open_store("locked://bucket/study")
+    monkeypatch.setattr(Locked, "patient", 2)
+    with pytest.raises(OutputError, match=said), open_store("locked://bucket/study").locked():
+        raise AssertionError("it was held")
 
 
 @pytest.mark.parametrize(

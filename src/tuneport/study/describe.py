@@ -13,8 +13,8 @@ from tuneport.study.cost import Estimates
 from tuneport.study.declared import Study
 from tuneport.study.file import read_study
 from tuneport.study.graph import Graph
+from tuneport.study.opening import open_store
 from tuneport.study.planning import Planned, chosen, of_families, plan
-from tuneport.study.store import open_store
 
 _MARKS = {"done": "✓", "to do": "·", "again": "↻"}
 

@@ -21,11 +21,12 @@ from tuneport.study.declared import Resources, Study
 from tuneport.study.engines.local import local
 from tuneport.study.file import read_study
 from tuneport.study.graph import Graph, Step
+from tuneport.study.opening import open_store
 from tuneport.study.planning import chosen, of_families
 from tuneport.study.records import Record
 from tuneport.study.results import NAME, Results
 from tuneport.study.schedule import Engine, State, look, perform_all
-from tuneport.study.store import STEPS, Store, open_store
+from tuneport.study.store import STEPS, Store
 
 ENGINES = ("local", "ray")
 FILE = "study.toml"

@@ -15,8 +15,8 @@ from tuneport.study import inputs
 from tuneport.study.build import build
 from tuneport.study.engines.local import local
 from tuneport.study.file import read_study
+from tuneport.study.opening import open_store
 from tuneport.study.schedule import look, perform_all
-from tuneport.study.store import open_store
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from tuneport.study.build import build
 from tuneport.study.declared import Resources
 from tuneport.study.engines.ray_cluster import ray_cluster
 from tuneport.study.file import read_study
+from tuneport.study.opening import open_store
 from tuneport.study.schedule import look, perform_all
-from tuneport.study.store import open_store
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 STORE = 80 * 2**20

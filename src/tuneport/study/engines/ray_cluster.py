@@ -16,7 +16,8 @@ from typing import Any
 from tuneport.errors import StudyError, UsageError, listing
 from tuneport.study.declared import Resources
 from tuneport.study.records import Record
-from tuneport.study.store import Store, UrlStore
+from tuneport.study.store import Store
+from tuneport.study.url_store import UrlStore
 from tuneport.study.work import Job, died, do
 
 RETRIES = 3
