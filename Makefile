@@ -55,7 +55,7 @@ bench: venv
 study-bench: venv
 	$(BIN)/python -m bench.study
 
-# A study of real models, killed ten times on its way, against an unbroken run: about half an hour.
+# A study of real models, killed ten times on its way, against an unbroken run: some six minutes.
 study-kills: venv
 	$(BIN)/python -m bench.study_kills --out study-kills-out
 

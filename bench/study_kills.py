@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of the moments at which the run is killed")
-    parser.add_argument("--within", type=float, default=6, help="most seconds from the mark to the kill")
+    parser.add_argument("--within", type=float, default=2, help="most seconds from the mark to the kill")
     options = parser.parse_args()
     whole, broken = options.out / "whole", options.out / "broken"
     run(options.file, whole, options.jobs)
