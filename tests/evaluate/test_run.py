@@ -171,6 +171,20 @@ def test_what_was_tokenised_before_is_kept_to_a_bound_that_changes_nothing(
     assert found[:2] == found[2:]
 
 
+def test_what_was_tokenised_before_is_forgotten_beyond_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Harness:
+        calls = 0
+
+        def tok_encode(self, string: str) -> list[int]:
+            self.calls += 1
+            return [0] * len(string)
+
+    monkeypatch.setattr("tuneport.evaluate.models._REMEMBERED", 10)
+    harness = _checking(Harness)()
+    for string, calls in (("aaaa", 1), ("bbbb", 2), ("aaaa", 2), ("cccc", 3), ("cccc", 3), ("aaaa", 4)):
+        assert len(harness.tok_encode(string)) == 4 and harness.calls == calls
+
+
 def test_the_loss_of_the_answers_tells_who_knows_them(models: Path, towns: Path, tmp_path: Path) -> None:
     record = tuneport.evaluate([models / "none", models / "all"], [towns], tmp_path / "o.json", loss=True, device="cpu")
     none, known = (model["tasks"]["towns"] for model in record["models"])

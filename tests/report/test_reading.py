@@ -10,6 +10,7 @@ import pytest
 
 from report.made_up import MadeUp
 from tuneport.errors import ReportError
+from tuneport.report.findings import findings
 from tuneport.report.reading import read_study
 from tuneport.report.scored import BASE, DIRECT, TRANSFER, TUNED, Model
 
@@ -154,3 +155,28 @@ def test_nothing_outside_the_folder_is_read_into_a_page(small: MadeUp, tmp_path:
     (root / "results.json").rename(tmp_path / "results.json")
     (root / "results.json").symlink_to(tmp_path / "results.json")
     assert any("leads out" in doubt for doubt in read_study(root).doubts)
+
+
+def test_a_few_steps_more_in_one_family_make_no_other_model(tmp_path: Path) -> None:
+    """Where steps are counted in epochs, families may differ by some."""
+    made = MadeUp(tmp_path / "study", families=(0, 1), failed=None)
+    made.write()
+    told = json.loads((made.root / "results.json").read_text())
+    for row in told["results"]:
+        if row["family"] == 1 and row["kind"] in ("tuned", "recycle-direct"):
+            row["steps_total"] += 2
+    (made.root / "results.json").write_text(json.dumps(told))
+    runs = [run for run in read_study(made.root).runs if run.model == Model(DIRECT, "M3", "M4", "sft")]
+    assert sorted(run.family for run in runs if run.step is None and run.family is not None) == [0, 1]
+
+
+def test_where_steps_cannot_be_counted_nothing_stands_at_the_same_total(small: MadeUp) -> None:
+    small.write()
+    told = json.loads((small.root / "results.json").read_text())
+    for row in told["results"]:
+        row["steps_total"] = None if row["kind"].startswith("recycle") else row["steps_total"]
+    (small.root / "results.json").write_text(json.dumps(told))
+    found = findings(small.root)
+    assert found.against_direct and all(row.same_total is None for row in found.against_direct)
+    recycled = [row for row in found.compared if row.model.kind.startswith("recycle")]
+    assert recycled and all(row.same_total is None and row.same_steps is not None for row in recycled)

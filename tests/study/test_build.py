@@ -100,6 +100,16 @@ def test_iterative_recycling_has_a_direct_rival_of_the_same_total_of_steps() -> 
     assert {r["steps_total"] for r in results(without) if r["kind"] == "recycle-direct"} == {200}
 
 
+def test_where_others_have_fine_tuned_a_version_of_the_chain_steps_are_not_counted() -> None:
+    given_one = '[[version]]\nname = "M2"\nmodel = "org/model@M2"\ntuned.sft = "org/tuned@M2"\n'
+    parts = (versions(("M1",)), given_one, versions(("M3",)))
+    tune = TUNE.replace("[tune]", "[tune.sft]")
+    graph = graph_of(declared(*parts, tune, EVALUATE, '[do]\nrecycle = [["M1", "M2"], ["M2", "M3"]]'))
+    found = {r["name"]: r["steps_total"] for r in results(graph) if r["kind"].startswith("recycle-")}
+    assert found["M3 + Δdir(M2) → FT"] is None and found["M3 + Δiter(M2) → FT"] == 300
+    assert not [name for name in found if "in all" in name]
+
+
 def test_of_a_diff_vector_that_only_one_of_two_versions_has_the_norm_is_asked() -> None:
     target = '[[version]]\nname = "M0"\nmodel = "org/model@M0"\ntarget-only = true\n'
     graph = graph_of(declared(target, versions(), TUNE, EVALUATE, '[do]\ndistances = [["M4", "M0"]]'))

@@ -112,15 +112,25 @@ def test_further_fine_tuning_is_compared_at_the_same_steps_and_at_the_same_total
     ]  # fmt: skip
     assert iterative[0]["difference"] == 0 and iterative[0]["p"] == 1, "the same model twice"
     for question, totals in (
-        ("iterative-against-direct", [200, 200, 200, 200]),
-        ("iterative-against-direct-same-total", [200, 300, 400, 500]),
+        ("iterative-against-direct", {200: 200, 300: 200, 400: 200, 500: 200}),
+        ("iterative-against-direct-same-total", {300: 300, 400: 400, 500: 500}),
     ):
         found = rows(document, question)
-        assert [row["against_steps_total"] for row in found] == [[total] for total in totals]
-        assert [row["steps_total"] for row in found] == [200, 300, 400, 500]
+        assert {row["steps_total"]: row["against_steps_total"][0] for row in found} == totals
     longer = "M5 + Δdir(M4) → FT, 500 steps in all"
     assert not rows(document, "same-steps", name=longer)
     assert [row["against_steps_total"] for row in rows(document, "same-total", name=longer)] == [[500]]
+
+
+def test_a_longer_fine_tuning_does_not_stand_in_for_one_that_failed() -> None:
+    done = Done(paper('recycle = "all"'), {})
+    for step in done.graph:
+        failed = step.name in ("evaluate M3 + Δdir(M2) → FT", "evaluate FT(M4)")
+        done.do(step, **({"outcome": "failed", "error": "the disk is full"} if failed else {}))
+    document = done.document()
+    assert {row["target"] for row in rows(document, "iterative-against-direct")} == {"M2", "M4", "M5"}
+    assert {row["target"] for row in rows(document, "same-steps", kind="recycle-iterative")} == {"M2", "M3", "M5"}
+    assert {row["target"] for row in rows(document, "same-total", kind="recycle-iterative")} == {"M2", "M3", "M4", "M5"}
 
 
 def test_p_values_are_adjusted_within_a_table(both: tuple[Done, dict[str, Any]]) -> None:

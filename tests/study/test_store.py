@@ -152,6 +152,11 @@ class Locked(fsspec.AbstractFileSystem):  # type: ignore[misc] # fsspec has no t
         raise CredentialsError("Unable to locate credentials")
 
 
+def refusing(*_: Any, **__: Any) -> None:
+    """A system that asks for its key before anything else."""
+    raise CredentialsError("Unable to locate credentials")
+
+
 def test_what_goes_wrong_behind_a_url_is_said_in_words(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -159,6 +164,10 @@ def test_what_goes_wrong_behind_a_url_is_said_in_words(
     said = r"locked://bucket/study: Unable to locate credentials \(CredentialsError\)\. Mend the cause"
     with pytest.raises(OutputError, match=said):
         open_store("locked://bucket/study")
+    monkeypatch.setattr(Locked, "__init__", refusing)
+    with pytest.raises(OutputError, match=said):
+        open_store("locked://bucket/study")
+    monkeypatch.undo()
     monkeypatch.setattr(Locked, "patient", 2)
     with pytest.raises(OutputError, match=said), open_store("locked://bucket/study").locked():
         raise AssertionError("it was held")

@@ -304,7 +304,9 @@ def comparisons(reading: Reading, estimates: Estimates) -> list[Comparison]:
             plain = Model(TUNED, None, model.target, model.tuning)
             longer = replace(plain, steps=total)
             twice[model, 0] = estimates.change(model, plain, task) if model.steps is None else None
-            twice[model, 1] = estimates.change(model, longer, task) if longer in known else None
+            twice[model, 1] = (
+                estimates.change(model, longer, task) if longer.steps is not None and longer in known else None
+            )
         real = clear(twice)
         for model, total in models.items():
             shown = estimates.value(model, task)
@@ -345,7 +347,9 @@ def against_direct(reading: Reading, estimates: Estimates) -> list[Recycled]:
         for one, other in pairs:
             longer = replace(other, steps=totals[one])
             twice[one, 0] = estimates.change(one, other, task)
-            twice[one, 1] = estimates.change(one, longer, task) if longer in totals else None
+            twice[one, 1] = (
+                estimates.change(one, longer, task) if longer.steps is not None and longer in totals else None
+            )
         real = clear(twice)
         for one, other in pairs:
             shown = estimates.value(one, task)

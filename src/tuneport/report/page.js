@@ -30,14 +30,20 @@
   };
   if (window.Plotly) next();
   const folds = [...document.querySelectorAll("details.task")];
-  const drawn = (fold) => { if (window.Plotly) fold.querySelectorAll(".plot").forEach(draw); };
-  folds.forEach((fold) => fold.addEventListener("toggle", () => { if (fold.open) drawn(fold); }));
+  const drawIn = (fold) => {
+    if (!window.Plotly) return;
+    fold.querySelectorAll(".plot").forEach((place) => {
+      if (place.dataset.drawn === "yes") Plotly.Plots.resize(place); // the window may be another by now
+      draw(place);
+    });
+  };
+  folds.forEach((fold) => fold.addEventListener("toggle", () => { if (fold.open) drawIn(fold); }));
 
-  // On paper nothing is folded, and figures are as wide as it is, whatever the window was.
+  // On paper no task is folded, and figures are as wide as it is, whatever the window was.
   let opened = [];
   window.addEventListener("beforeprint", () => {
     opened = folds.filter((fold) => !fold.open);
-    opened.forEach((fold) => { fold.open = true; drawn(fold); });
+    opened.forEach((fold) => { fold.open = true; drawIn(fold); });
     while (waiting.length) draw(waiting.shift());
     document.querySelectorAll(".plot").forEach((place) => Plotly.relayout(place, { width: 640 }));
   });

@@ -272,17 +272,23 @@ def _told_apart(runs: Sequence[Run]) -> tuple[Run, ...]:
     ends = [
         run for run in runs if run.model.kind in (TUNED, DIRECT) and run.step is None and run.steps_total is not None
     ]
-    shortest: dict[Model, int] = {}
-    named: dict[str, int] = {}
+    # Of each family and seed: where steps are counted in epochs, one may take a few more than another.
+    shortest: dict[tuple[Any, ...], int] = {}
+    named: dict[tuple[Any, ...], int] = {}
     for run in ends:
         assert run.steps_total is not None
-        shortest[run.model] = min(run.steps_total, shortest.get(run.model, run.steps_total))
+        key = (run.model, run.family, run.seed)
+        shortest[key] = min(run.steps_total, shortest.get(key, run.steps_total))
         if run.name is not None:
-            named[run.name] = run.steps_total
+            named[run.name, run.family, run.seed] = run.steps_total
     found = []
     for run in runs:
-        total = run.steps_total if run.step is None or run.name is None else named.get(run.name)
-        if run.model.kind in (TUNED, DIRECT) and total is not None and total > shortest.get(run.model, total):
+        total = run.steps_total if run.step is None or run.name is None else named.get((run.name, run.family, run.seed))
+        if (
+            run.model.kind in (TUNED, DIRECT)
+            and total is not None
+            and total > shortest.get((run.model, run.family, run.seed), total)
+        ):
             run = replace(run, model=replace(run.model, steps=total))
         found.append(run)
     return tuple(found)

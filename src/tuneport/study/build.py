@@ -84,7 +84,7 @@ def _directly(run: Run, before: str, version: str, tuning: str, total: int | Non
     """Direct recycling for the paper's steps, and until as many went into it in all as into the iterative one."""
     direct = run.recycle_directly(before, version, tuning)
     yield direct
-    if run.study.doing.same_total and total is not None and total != direct.steps_total:
+    if run.study.doing.same_total and None not in (total, direct.steps_total) and total != direct.steps_total:
         yield run.recycle_directly(before, version, tuning, total)
 
 
@@ -134,7 +134,7 @@ def _distances(run: Run) -> None:
         a, b = _in_order(run.study, source, target)
         tunings = {version: run.tunings_of(version) for version in (a, b)}
         shared = [name for name in tunings[a] if name in tunings[b]]
-        for tuning in shared or [*tunings[a], *tunings[b]]:  # of a Δ that only one of them has, the norm is told
+        for tuning in shared or [*tunings[a], *tunings[b]]:  # where they share none, the norm of each is told
             run.distance(a, b, tuning)
         if not any(tunings.values()):
             run.distance(a, b, None)

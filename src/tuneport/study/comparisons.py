@@ -72,8 +72,14 @@ class Comparing:
 
         A table is a question, a task and a kind of model, as in the paper; both kinds of recycling stand in one.
         """
-        done = [row for row in results if row["status"] == "done" and row["step"] is None and row["split"] == "test"]
-        found = [row for question, model, others in _questions(done) for row in self._compare(question, model, others)]
+        ends = [row for row in results if row["step"] is None and row["split"] == "test"]
+        found = [
+            row
+            for question, model, others in _questions(ends)
+            # Asked of all, so that a longer fine-tuning does not stand in for one that failed.
+            if all(each["status"] == "done" for each in (model, *others))
+            for row in self._compare(question, model, others)
+        ]
         tables: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
         for row in found:
             if "p" in row:
@@ -195,7 +201,7 @@ def _questions(rows: Sequence[Row]) -> Iterator[tuple[str, Row, Sequence[Row]]]:
         if shortest is not None:
             yield "iterative-against-direct", row, [shortest]
             longer = _of_total(row, direct[_pair(row)])
-            if longer is not None:
+            if longer is not None and longer is not shortest:
                 yield "iterative-against-direct-same-total", row, [longer]
 
 

@@ -6,6 +6,7 @@ A record comes last. What goes wrong on the way there is said in words, whatever
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -49,13 +50,14 @@ class UrlStore:
 
     def check(self) -> None:
         """Raise `OutputError` where nothing that is installed knows such URLs, or nobody may ask there."""
-        try:
-            self._system()
-        except (ImportError, ValueError) as error:
-            raise OutputError(
-                f"--out {self.url}: {error}. Such URLs need a package of their own (s3:// s3fs, gs:// gcsfs, …); install "
-                "it, or give a folder."
-            ) from None
+        with self._asking():
+            try:
+                self._system()
+            except (ImportError, ValueError) as error:
+                raise OutputError(
+                    f"--out {self.url}: {error}. Such URLs need a package of their own (s3:// s3fs, gs:// gcsfs, …); "
+                    "install it, or give a folder."
+                ) from None
         self.read(LOCK)
 
     def read(self, name: str) -> bytes | None:
@@ -162,7 +164,8 @@ class UrlStore:
         finally:
             stop.set()
             renewing.join()
-            self.remove(LOCK)
+            with contextlib.suppress(OutputError):  # after a minute it counts no more
+                self.remove(LOCK)
 
     def clean(self) -> None:
         """Remove the scratch folder of this machine."""
@@ -170,17 +173,19 @@ class UrlStore:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
-        """Say in words what goes wrong at the other end, and beside what is asked there."""
+        """Say in words what goes wrong at the other end, or on the way there."""
         try:
             yield
         except OutputError:
             raise
         except Exception as error:  # every system has errors of its own, of which the words are all that is known
-            told = (str(error).strip() or "no word of why").splitlines()[0].rstrip(".")
+            words = (str(error).strip() or "no word of why").splitlines()[0].rstrip(".")
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+            where = f"{self._scratch} or {self.url}" if full else self.url
             raise OutputError(
-                f"{self.url}: {told} ({type(error).__name__}). Mend the cause and run the same command again; what is done "
+                f"{where}: {words} ({type(error).__name__}). Mend the cause and run the same command again; what is done "
                 "stays."
-            ) from None
+            ) from error
 
     def _system(self) -> Any:
         import fsspec
