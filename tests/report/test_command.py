@@ -16,7 +16,7 @@ def test_it_says_where_the_page_lies_and_what_came_out(cli: Cli, study: Path) ->
     ran = cli("report", study, "--out", study / "said.html")
     assert ran.status == 0 and ran.err == "" and str(study / "said.html") in ran.out
     told = cli("report", study, "--json", "--format", "markdown", "--out", study / "said.md").json()
-    assert told["counts"] == {"done": 124, "failed": 1, "not run": 1}
+    assert told["counts"] == {"done": 130, "failed": 1, "not run": 1}
     assert told["summary"].startswith("The study made-up takes 5 versions (M1 to M5)")
     assert (study / "said.md").read_text(encoding="utf-8").startswith("# made")
     (study / "said.html").unlink()
