@@ -284,11 +284,8 @@ def _told_apart(runs: Sequence[Run]) -> tuple[Run, ...]:
     found = []
     for run in runs:
         total = run.steps_total if run.step is None or run.name is None else named.get((run.name, run.family, run.seed))
-        if (
-            run.model.kind in (TUNED, DIRECT)
-            and total is not None
-            and total > shortest.get((run.model, run.family, run.seed), total)
-        ):
+        least = shortest.get((run.model, run.family, run.seed))  # of nothing but fine-tunings
+        if total is not None and least is not None and total > least:
             run = replace(run, model=replace(run.model, steps=total))
         found.append(run)
     return tuple(found)

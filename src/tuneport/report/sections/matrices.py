@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tuneport.report import figures
+from tuneport.report.estimates import Change
 from tuneport.report.findings import Findings
 from tuneport.report.markup import Markup, tag
 from tuneport.report.matrix import Comparison, Matrix
@@ -176,28 +177,9 @@ def _against_direct(found: Findings) -> Markup | None:
     ]
     csv = download(
         "iterative-against-direct",
+        ["version", "tuning", "task", *_columns("same_steps", "same_total"), "steps_iterative", "steps_direct"],
         [
-            "version",
-            "tuning",
-            "task",
-            "same_steps",
-            "same_steps_low",
-            "same_steps_high",
-            "same_total",
-            "same_total_low",
-            "same_total_high",
-            "steps_iterative",
-            "steps_direct",
-        ],
-        [
-            [
-                row.model.target,
-                row.model.tuning,
-                row.task,
-                *((c.value, *(c.interval or (None, None))) if (c := row.same_steps) else [None] * 3),
-                *((c.value, *(c.interval or (None, None))) if (c := row.same_total) else [None] * 3),
-                *row.totals,
-            ]
+            [row.model.target, row.model.tuning, row.task, *_ends(row.same_steps, row.same_total), *row.totals]
             for row in found.against_direct
         ],
     )
@@ -215,6 +197,17 @@ def _against_direct(found: Findings) -> Markup | None:
     )
 
 
+def _columns(*differences: str) -> list[str]:
+    """Headings of differences as CSV, each followed by the ends of its interval."""
+    return [f"{name}{end}" for name in differences for end in ("", "_low", "_high")]
+
+
+def _ends(*changes: Change | None) -> list[float | None]:
+    """What stands under these headings."""
+    told = [(None, None, None) if c is None else (c.value, *(c.interval or (None, None))) for c in changes]
+    return [value for each in told for value in each]
+
+
 def _compared(rows: Sequence[Comparison], found: Findings, name: str) -> Markup | None:
     if not rows:
         return None
@@ -227,30 +220,14 @@ def _compared(rows: Sequence[Comparison], found: Findings, name: str) -> Markup 
     ]  # fmt: skip
     lines = [
         [
-            row.model.name(several), row.task, row.shown.value,
-            *((c.value, *(c.interval or (None, None))) if (c := row.over_base) else [None] * 3),
-            *((c.value, *(c.interval or (None, None))) if (c := row.same_steps) else [None] * 3),
-            *((c.value, *(c.interval or (None, None))) if (c := row.same_total) else [None] * 3),
+            *(row.model.name(several), row.task, row.shown.value),
+            *_ends(row.over_base, row.same_steps, row.same_total),
             row.total,
         ]
         for row in rows
-    ]  # fmt: skip
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    names = [
-        "model",
-        "task",
-        "value",
-        "over_base",
-        "over_base_low",
-        "over_base_high",
-        "same_steps",
-        "same_steps_low",
-        "same_steps_high",
-        "same_total",
-        "same_total_low",
-        "same_total_high",
-        "steps_in_all",
     ]
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    names = ["model", "task", "value", *_columns("over_base", "same_steps", "same_total"), "steps_in_all"]
     return tag(
         "div",
         tag("h3", "Against plain fine-tuning"),
