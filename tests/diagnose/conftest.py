@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,3 +23,22 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     tiny_scored.write_rows(folder / "texts.jsonl", texts)
     return folder
+
+
+@pytest.fixture(scope="session")
+def walked(ends: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """From `half` to `all` and beyond it, on questions."""
+    import tuneport
+
+    out = tmp_path_factory.mktemp("walked") / "path.json"
+    record = tuneport.path(
+        ends / "half",
+        ends / "all",
+        [ends / "towns.jsonl"],
+        out,
+        beyond=1.5,
+        threshold=0.05,
+        max_new_tokens=4,
+        device="cpu",
+    )
+    return record, out

@@ -15,31 +15,13 @@ import pytest
 pytest.importorskip("lm_eval")
 
 import tiny
-import tiny_scored
 from ran import Cli
 
 import tuneport
 from diagnose.tiny_lines import between, mirror, renumber
 from tuneport.errors import CheckpointError, OutputError, PairingError, UsageError
-from tuneport.transfer.choices import Choices
 
 SHORT: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu"}
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in out.with_suffix(".examples.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert found
-    return found
-
-
-@pytest.fixture(scope="module")
-def walked(ends: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """From `half` to `all` and beyond it, on questions."""
-    out = tmp_path_factory.mktemp("walked") / "path.json"
-    record = tuneport.path(
-        ends / "half", ends / "all", [ends / "towns.jsonl"], out, beyond=1.5, threshold=0.05, **SHORT
-    )
-    return record, out
 
 
 def test_losses_and_accuracies_are_those_of_folders_written_at_the_points(
@@ -60,46 +42,6 @@ def test_losses_and_accuracies_are_those_of_folders_written_at_the_points(
         assert at[alpha][0] == pytest.approx(wanted[0], rel=1e-9 if alpha in (0, 1) else 1e-4)
         assert at[alpha][1] == wanted[1]
     assert (at[0.0][1], at[1.0][1]) == (0.5, 1.0)
-
-
-def test_the_record_can_be_computed_again_from_the_outcomes_beside_it(walked: tuple[dict[str, Any], Path]) -> None:
-    record, out = walked
-    found = lines(out)
-    assert len(found) == 12 * len(record["alphas"])
-    by_point: dict[float, list[dict[str, Any]]] = {}
-    for line in found:
-        by_point.setdefault(line["alpha"], []).append(line)
-
-    def mean(alpha: float, half: str | None = None) -> float:
-        chosen = [line for line in by_point[alpha] if half in (None, line["half"])]
-        return sum(line["loss"] * line["tokens"] for line in chosen) / sum(line["tokens"] for line in chosen)
-
-    def rise(alpha: float, half: str | None = None) -> float:
-        return mean(alpha, half) - (1 - alpha) * mean(0.0, half) - alpha * mean(1.0, half)
-
-    assert record["loss"] == pytest.approx([mean(alpha) for alpha in record["alphas"]])
-    assert record["halves"]["measuring"]["loss"] == pytest.approx([mean(a, "measuring") for a in record["alphas"]])
-    assert record["rise"] == pytest.approx([rise(a) if a <= 1 else None for a in record["alphas"]])
-    assert record["accuracy"] == [sum(line["right"] for line in by_point[alpha]) / 12 for alpha in record["alphas"]]
-    inner = [alpha for alpha in record["alphas"] if 0 < alpha < 1]
-    assert record["at"] == max(inner, key=lambda alpha: rise(alpha, "locating"))
-    assert record["barrier"] == pytest.approx(rise(record["at"], "measuring"))
-    assert record["interval"][0] <= record["barrier"] <= record["interval"][1]
-    assert (record["n"], record["tokens"]) == (12, sum(line["tokens"] for line in by_point[0.0]))
-    assert record["halves"]["locating"]["n"] == record["halves"]["measuring"]["n"] == 6
-    assert json.loads(out.read_text(encoding="utf-8")) == {k: v for k, v in record.items() if k != "already_done"}
-
-
-def test_a_record_names_its_inputs_by_digest_and_nothing_of_this_machine(
-    ends: Path, walked: tuple[dict[str, Any], Path], tmp_path: Path
-) -> None:
-    record, out = walked
-    assert str(ends) not in out.read_text()
-    assert str(ends) not in out.with_suffix(".examples.jsonl").read_text()
-    choices = Choices(digest_inputs=True)
-    manifest = tuneport.transfer(ends / "half", ends / "all", ends / "half", tmp_path / "t", choices).manifest
-    base, tuned, _ = manifest["inputs"]
-    assert (record["plan"]["a"]["digest"], record["plan"]["b"]["digest"]) == (base["digest"], tuned["digest"])
 
 
 def test_the_same_again_is_already_done_and_anything_else_is_refused(
@@ -230,20 +172,6 @@ def _die_after(count: int) -> None:
 def test_choices_that_cannot_be_meant_are_refused(ends: Path, choices: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         tuneport.path(ends / "half", ends / "all", [ends / "towns.jsonl"], **choices)
-
-
-def test_data_that_gives_no_one_curve_is_refused(ends: Path, tmp_path: Path) -> None:
-    a, b = ends / "half", ends / "all"
-    with pytest.raises(UsageError, match="mixes texts and questions"):
-        tuneport.path(a, b, [ends / "towns.jsonl", ends / "texts.jsonl"])
-    few = tiny_scored.write_rows(tmp_path / "few.jsonl", tiny_scored.rows()[:3])
-    with pytest.raises(UsageError, match="3 examples; a barrier needs at least 4"):
-        tuneport.path(a, b, [few])
-    choices = [{"prompt": "where ?", "choices": ["in rome", "in oslo"], "answer": 0}]
-    with pytest.raises(UsageError, match="choices"):
-        tuneport.path(a, b, [tiny_scored.write_rows(tmp_path / "choices.jsonl", choices)])
-    with pytest.raises(UsageError, match="No data"):
-        tuneport.path(a, b, [])
 
 
 def test_models_without_a_line_between_them_are_refused(ends: Path, tmp_path: Path) -> None:

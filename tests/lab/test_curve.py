@@ -7,7 +7,7 @@ import pytest
 
 from tuneport.lab import curve, questions
 from tuneport.lab.questions import Question
-from tuneport.tune.run import CURVE
+from tuneport.tune.curve import CURVE
 
 ASKED = [Question(task, f"{task} {index}", "yes") for task in questions.INSTRUCTION_TASKS for index in range(100)]
 N = 3 * curve.EACH

@@ -8,6 +8,7 @@ import pytest
 
 from tune import tiny_tuning
 from tune.quick import QUICK
+from tuneport.tune.recipes import Lora
 from tuneport.tune.run import tune
 
 
@@ -33,3 +34,9 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def full(base: Path, sums: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All parameters, fine-tuned."""
     return tune(base, [sums], QUICK, out=tmp_path_factory.mktemp("run") / "full").out
+
+
+@pytest.fixture(scope="session")
+def adapter(base: Path, sums: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter, on the same examples."""
+    return tune(base, [sums], QUICK, out=tmp_path_factory.mktemp("run") / "lora", lora=Lora(rank=4)).out

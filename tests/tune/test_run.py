@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import resource
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -20,18 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tuneport
 from tune import tiny_tuning
+from tune.forked import tune_after_a_fork
 from tune.quick import QUICK
 from tune.tiny_tuning import END, base_model, log_of, same, sums, weights, write_rows
-from tuneport.errors import CheckpointError, OutputError, TrainingError, TuneportError, UsageError
+from tuneport.errors import OutputError, TrainingError
 from tuneport.tune.leakage import example_digest, read_digests
-from tuneport.tune.recipes import DpoRecipe, GrpoRecipe, Lora, Recipe, Running, SftRecipe, recipe_of
+from tuneport.tune.recipes import GrpoRecipe, Lora, Recipe, Running, SftRecipe, recipe_of
 from tuneport.tune.run import tune
-
-
-@pytest.fixture(scope="module")
-def adapter(base: Path, sums: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter."""
-    return tune(base, [sums], QUICK, out=tmp_path_factory.mktemp("run") / "lora", lora=Lora(rank=4)).out
 
 
 def test_the_output_is_a_checkpoint_in_the_starts_dtype_with_the_starts_own_manners(base: Path, full: Path) -> None:
@@ -141,42 +134,16 @@ def test_the_same_command_again_says_that_it_is_done_and_another_is_refused(base
     assert (full / "tune.json").stat().st_mtime_ns == before
 
 
-def test_overwrite_replaces_another_plans_output_and_nothing_that_is_read(
-    base: Path, sums: Path, tmp_path: Path, cli: Cli
-) -> None:
-    out = tmp_path / "tuned"
-    flags = ["tune", base, "--data", sums, "--out", out, "--batch-size", "2"]
-    assert cli(*flags, "--steps", "1").status == 0
-    assert cli(*flags, "--steps", "2").status == 1
-    ran = cli(*flags, "--steps", "2", "--overwrite")
-    assert (ran.status, json.loads((out / "tune.json").read_text())["outcome"]["steps"]) == (0, 2), ran.err
-    assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
-    own = out / "mine.jsonl"
-    shutil.copyfile(sums, own)
-    ran = cli("tune", base, "--data", own, "--out", out, "--steps", "3", "--overwrite")
-    assert ran.status == 1 and "mine.jsonl, which is read" in ran.err
-    assert own.exists()
-
-
 def test_two_runs_of_one_plan_give_the_same_bits(base: Path, sums: Path, full: Path, tmp_path: Path) -> None:
     again = tune(base, [sums], QUICK, out=tmp_path / "again").out
     assert same(weights(full), weights(again))
     assert [line["loss"] for line in log_of(again)] == [line["loss"] for line in log_of(full)]
 
 
-def _tune_after_a_fork(*arguments: Any, **choices: Any) -> None:
-    """In a forked child torch's pool of threads is made anew when first asked for, which several threads must not do at once.
-
-    A model is loaded by several; one of them then met "Invalid thread pool!" (seen once in some ten runs).
-    """
-    torch.set_num_threads(1)
-    tune(*arguments, **choices)
-
-
 def _killed(out: Path, after: int, *arguments: Any, **choices: Any) -> None:
     """Run `tune` in a child process and kill it, unasked, once so many steps are logged."""
     child = multiprocessing.get_context("fork").Process(
-        target=_tune_after_a_fork, args=arguments, kwargs={"out": out, **choices}
+        target=tune_after_a_fork, args=arguments, kwargs={"out": out, **choices}
     )
     child.start()
     log, deadline = out.with_name(f"{out.name}.partial") / "log.jsonl", time.monotonic() + 60
@@ -243,166 +210,6 @@ def test_a_loss_that_is_no_number_stops_the_run_in_words(base: Path, sums: Path,
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("choices", "error", "words"),
-    [
-        ({"model": "absent"}, TuneportError, "absent"),
-        ({"recipe": SftRecipe(steps=1, sequence_length=129)}, UsageError, "above the context of base, which is 128"),
-        ({"recipe": DpoRecipe()}, TuneportError, "dpo needs `prompt` and `chosen` and `rejected`"),
-        ({"recipe": GrpoRecipe()}, TuneportError, "no text in `answer`"),
-        ({"recipe": GrpoRecipe(answer_length=200)}, TuneportError, "leaves no room"),
-        ({"recipe": SftRecipe(steps=1, batch_size=8, device_batch_size=3)}, UsageError, "does not divide"),
-        ({"running": Running(report_to="trackio")}, UsageError, "pip install trackio"),
-        ({"lora": Lora(rank=2, targets=("no_such_module",))}, TuneportError, "no_such_module"),
-        ({"lora": Lora(rank=2, targets=("input_layernorm",))}, TrainingError, "is not supported"),
-        ({"lora": Lora(rank=2, targets=("q_proj", "lm_head"))}, TrainingError, "Remove `'lm_head'`"),
-        ({"out": "nowhere/out"}, OutputError, "does not exist"),
-        ({"out": "."}, OutputError, "give another"),
-    ],
-)
-def test_what_cannot_be_done_is_told_in_words_before_anything_is_made(
-    base: Path, tmp_path: Path, choices: dict[str, Any], error: type[TuneportError], words: str
-) -> None:
-    data = write_rows(tmp_path / "data.jsonl", sums())
-    if isinstance(choices.get("recipe"), GrpoRecipe) and choices["recipe"].answer_length == 200:
-        data = write_rows(tmp_path / "data.jsonl", [{"prompt": "a", "answer": "b"}])
-    given = {"model": base, "data": [data], "recipe": QUICK, "out": tmp_path / "out", **choices}
-    if "out" in choices:
-        given["out"] = base if choices["out"] == "." else tmp_path / choices["out"]
-    with pytest.raises(error) as caught:
-        tune(given.pop("model"), given.pop("data"), given.pop("recipe"), **given)
-    assert words in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"], "another choice may take the place"
-
-
-def test_a_model_that_needs_code_of_its_own_is_refused_without_running_or_asking(
-    base: Path, sums: Path, tmp_path: Path
-) -> None:
-    foreign = tmp_path / "foreign"
-    shutil.copytree(base, foreign)
-    config = json.loads((foreign / "config.json").read_text())
-    own = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
-    (foreign / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": own}))
-    (foreign / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises(TuneportError, match="foreign"):
-        tune(foreign, [sums], QUICK, out=tmp_path / "out")
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_model_without_tokenizer_files_is_refused_in_words(base: Path, sums: Path, tmp_path: Path) -> None:
-    shutil.copytree(base, tmp_path / "bare")
-    for file in (tmp_path / "bare").glob("tokenizer*"):
-        file.unlink()
-    with pytest.raises(CheckpointError, match=r"bare: transformers cannot read its tokenizer \(files: none\)"):
-        tune(tmp_path / "bare", [sums], QUICK, out=tmp_path / "out")
-
-
-def test_a_disk_that_is_too_small_is_told_before_training(
-    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))  # type: ignore[attr-defined]
-    with pytest.raises(OutputError, match=r"the disk has 1,000 free"):
-        tune(base, [sums], QUICK, out=tmp_path / "out")
-
-
-def test_evaluation_on_the_way_writes_a_curve_and_changes_no_weight(
-    base: Path, sums: Path, full: Path, tmp_path: Path
-) -> None:
-    pytest.importorskip("tuneport.evaluate")
-    rows = [{"prompt": row["prompt"], "answer": row["completion"].strip()} for row in tiny_tuning.sums(8)]
-    test = write_rows(tmp_path / "test.jsonl", rows)
-    out = tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(eval_every=5, tasks=(str(test),))).out
-    curve = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
-    assert [point["step"] for point in curve] == [5, 10, 12]
-    assert all(point["tasks"]["test"]["n"] == 8 for point in curve)
-    assert same(weights(out), weights(full))
-
-
-def test_what_a_curve_is_read_on_is_noted_as_selection_and_told_where_it_is_trained_on(
-    base: Path, sums: Path, tmp_path: Path, cli: Cli
-) -> None:
-    rows = [{"prompt": f"{n} + 1 =", "answer": "9"} for n in (5, 20, 30)]  # the first stands in the training data
-    (tmp_path / "curve").mkdir()
-    curve = write_rows(tmp_path / "curve" / "held-out.jsonl", rows)
-    running = Running(eval_every=2, tasks=(str(curve),), max_new_tokens=4)
-    done = tune(base, [sums], SftRecipe(steps=2), out=tmp_path / "out", running=running)
-    (warning,) = (warning for warning in done.warnings if "curve" in warning)
-    assert "1 of 3 examples of held-out (held-out.jsonl)" in warning and "training data (1)" in warning
-    assert done.record["selection"] == [{"task": "held-out", "data": "held-out.jsonl", "examples": 3}]
-    selected = read_digests(done.out / "tune-hashes.txt", selection=True)
-    assert {example_digest(row["prompt"]) for row in rows} <= selected
-    assert example_digest("20 + 1 =") not in read_digests(done.out / "tune-hashes.txt")
-
-    asked = ["--trained-on", done.out, "--max-new-tokens", "4", "--device", "cpu", "--out", tmp_path / "scores.json"]
-    refused = cli("evaluate", done.out, "--tasks", curve, *asked)
-    assert refused.status == 1 and "3 of 3 examples of held-out were used for selection" in refused.err
-    assert cli("evaluate", done.out, "--tasks", curve, *asked, "--allow-selection").status == 0
-    others = write_rows(tmp_path / "test.jsonl", [{"prompt": "40 + 1 =", "answer": "41"}])
-    fresh = cli("evaluate", done.out, "--tasks", others, *asked, "--overwrite")
-    assert fresh.status == 0 and "selection" not in fresh.err, fresh.err
-
-
-def test_faults_of_a_curves_examples_are_told_before_anything_is_trained(
-    base: Path, sums: Path, tmp_path: Path
-) -> None:
-    wrong = write_rows(tmp_path / "test.jsonl", [{"prompt": "1 + 1 ="}])
-    with pytest.raises(UsageError, match=r"test\.jsonl:1"):
-        tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(eval_every=5, tasks=(str(wrong),)))
-    assert not list(tmp_path.glob("out*"))
-
-
-def _too_large(queue: Any, *arguments: Any, **choices: Any) -> None:
-    """Fine-tune where no file may grow beyond 20 KB, and say what came of it."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    try:
-        _tune_after_a_fork(*arguments, **choices)
-    except Exception as error:
-        queue.put((type(error).__name__, str(error)))
-    else:
-        queue.put(("nothing", ""))
-
-
-@pytest.mark.parametrize("save_every", [3, 500], ids=["checkpoint", "model"])
-def test_a_file_that_cannot_be_written_is_told_in_words_and_the_run_goes_on_later(
-    base: Path, sums: Path, full: Path, tmp_path: Path, save_every: int
-) -> None:
-    context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
-    out, running = tmp_path / "out", Running(save_every=save_every)
-    child = context.Process(
-        target=_too_large, args=(queue, base, [sums], QUICK), kwargs={"out": out, "running": running}
-    )
-    child.start()
-    kind, words = queue.get()
-    child.join()
-    assert kind == "OutputError", words
-    assert "it goes on from the last whole checkpoint" in words
-    assert not out.exists()
-    assert same(weights(tune(base, [sums], QUICK, out=out, running=running).out), weights(full))
-
-
-def test_the_dry_run_says_what_would_happen_and_does_nothing(base: Path, sums: Path, tmp_path: Path, cli: Cli) -> None:
-    done = cli("tune", base, "--data", sums, "--steps", "20", "--out", tmp_path / "out", "--dry-run", "--json")
-    told = done.json()
-    assert done.status == 0
-    assert (told["steps"], told["epochs"], told["examples"]["examples"]) == (20, 4.0, 40)
-    assert told["tokens"] == 4 * told["examples"]["tokens"]
-    one, four = told["memory_per_device"]["1"], told["memory_per_device"]["4"]
-    assert one["gradients"] == 4 * told["parameters"]
-    assert one["optimizer"] == 8 * told["parameters"]
-    assert four["total"] < one["total"]
-    assert told["start"] is None
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_dry_run_knows_a_transferred_start(base: Path, full: Path, sums: Path, tmp_path: Path, cli: Cli) -> None:
-    other = base_model(tmp_path / "other", seed=1)
-    assert cli("transfer", "--base", base, "--tuned", full, "--onto", other, "--out", tmp_path / "moved").status == 0
-    told = cli("tune", tmp_path / "moved", "--data", sums, "--out", tmp_path / "out", "--dry-run")
-    assert "already fine-tuned by transfer (target + (tuned − base)" in told.out.replace("\n", " ")
-
-
 def test_the_command_line_and_python_do_the_same(base: Path, sums: Path, full: Path, tmp_path: Path, cli: Cli) -> None:
     flags = ["--steps", "12", "--learning-rate", "3e-2", "--batch-size", "8"]
     done = cli("tune", base, "--data", sums, *flags, "--out", tmp_path / "out", "--json")
@@ -432,27 +239,6 @@ def test_wrong_usage_is_told_apart_from_things_that_fail(
     assert "Traceback" not in done.err
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "told"),
-    [
-        ("tokenizer.json", '{"version": 1}', "broken: transformers cannot read its tokenizer"),
-        ("config.json", '{"model_type": "llama", "hidden_size": "x"}', "hidden_size"),
-    ],
-)
-def test_a_model_whose_files_are_damaged_is_refused_in_words(
-    base: Path, sums: Path, tmp_path: Path, name: str, content: str, told: str
-) -> None:
-    shutil.copytree(base, tmp_path / "broken")
-    (tmp_path / "broken" / name).write_text(content)
-    with pytest.raises(CheckpointError, match=told):
-        tune(tmp_path / "broken", [sums], QUICK, out=tmp_path / "out")
-
-
-def test_an_adapter_is_no_start_and_the_way_on_is_told(base: Path, adapter: Path, sums: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"is an adapter.*--base base --tuned lora --onto base"):
-        tune(adapter, [sums], QUICK, out=tmp_path / "out")
-
-
 def test_tensorboard_shows_the_log_where_it_is_asked_for(base: Path, sums: Path, full: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -463,20 +249,3 @@ def test_tensorboard_shows_the_log_where_it_is_asked_for(base: Path, sums: Path,
     logged = [line["loss"] for line in log_of(out)]
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(logged, rel=1e-4)
     assert same(weights(out), weights(full))
-
-
-@pytest.mark.parametrize(
-    ("tasks", "told"),
-    [
-        ((), "the examples are `messages`, and the model has no chat template"),
-        (("no-such-task",), "the harness has no task 'no-such-task'"),
-        (("gsm8k",), "The task gsm8k: Its data is not in the cache"),
-    ],
-)
-def test_a_curve_that_cannot_be_read_is_told_before_anything_is_trained(
-    base: Path, sums: Path, tmp_path: Path, tasks: tuple[str, ...], told: str
-) -> None:
-    talk = write_rows(tmp_path / "talk.jsonl", [{"messages": [{"role": "user", "content": "a"}], "answer": "b"}])
-    with pytest.raises(TuneportError, match=told):
-        tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(eval_every=5, tasks=tasks or (str(talk),)))
-    assert not list(tmp_path.glob("out*"))

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,26 +24,23 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.reading import TensorReader
 from tuneport.checkpoint.tokenizer import tokenizer_fingerprint
-from tuneport.diagnose.bend import barrier, halves, next_point, rises, token_mean
-from tuneport.diagnose.line import Line, joined, laid, opened
-from tuneport.errors import NumericsError, ScoringError, TuneportError, UsageError
-from tuneport.evaluate import measures
-from tuneport.evaluate.asking import Asking, ask_own
-from tuneport.evaluate.examples import OwnTask, read_tasks
+from tuneport.diagnose.bend import halves, next_point, token_mean
+from tuneport.diagnose.line import joined, opened
+from tuneport.diagnose.measuring import Measuring, Point, read_examples
+from tuneport.diagnose.record import FORMAT, Measured, lines_of, record_of
+from tuneport.errors import UsageError
+from tuneport.evaluate.asking import Asking
 from tuneport.evaluate.harness import quietly
-from tuneport.evaluate.keeping import Kept, already_done, examples_file, keeping
-from tuneport.evaluate.models import Loading, Seat, find_models, load, look_over, names_of, need_harness
-from tuneport.evaluate.outcomes import TaskResult
+from tuneport.evaluate.keeping import already_done, keeping
+from tuneport.evaluate.models import Loading, find_models, look_over, names_of, need_harness
 from tuneport.evaluate.run import checked_batch_size, digest_of_task, template_text, versions
 from tuneport.pairing.shared import Shared
 from tuneport.transfer.budget import budget
 from tuneport.transfer.digests import tensor_digests
 from tuneport.transfer.run import fetched
 
-FORMAT = "tuneport-path-1"
 POINTS = 5
 REFINE = 4
-_FEWEST = 4  # two examples to locate a peak, two to measure it
 
 
 @dataclass(frozen=True)
@@ -53,43 +49,6 @@ class Points:
 
     alphas: tuple[float, ...]
     refine: int
-
-
-@dataclass(frozen=True)
-class _Data:
-    """The examples as they are asked: the loss of each, and its answer where that is wanted."""
-
-    losses: tuple[OwnTask, ...]
-    answers: tuple[OwnTask, ...]
-
-    @property
-    def everything(self) -> tuple[OwnTask, ...]:
-        return self.losses + self.answers
-
-    @property
-    def tasks(self) -> list[str]:
-        """The task of each example, in order."""
-        return [task.name for task in self.losses for _ in task.examples]
-
-
-@dataclass(frozen=True)
-class _Point:
-    """What was measured at one point: each example's loss a token and its tokens, and whether its answer was right."""
-
-    results: tuple[TaskResult, ...]
-    count: int  # how many of the results are losses
-
-    @property
-    def losses(self) -> NDArray[np.float64]:
-        return np.array([score for result in self.results[: self.count] for score in result.scores])
-
-    @property
-    def tokens(self) -> NDArray[np.float64]:
-        return np.array([weight for result in self.results[: self.count] for weight in result.weights])
-
-    @property
-    def right(self) -> list[bool]:
-        return [score == 1.0 for result in self.results[self.count :] for score in result.scores]
 
 
 def path(
@@ -129,7 +88,7 @@ def path(
         raise UsageError(f"--threshold {threshold}: give a rise of loss from 0 on, in nats a token.")
     out = None if out is None else Path(out).expanduser()
     asking = Asking(match=match, max_new_tokens=max_new_tokens)
-    examples = _examples(data, loss_only)
+    examples = read_examples(data, loss_only)
     one, other = fetched(open_checkpoint(a, "A")), fetched(open_checkpoint(b, "B"))
     names = names_of([os.fspath(a), os.fspath(b)])
     shared, otherwise = joined(one, other, allow_config=allow_config)
@@ -161,66 +120,16 @@ def path(
         stack.enter_context(quietly())
         needs_template = any(example.messages for task in examples.losses for example in task.examples)
         warnings = _told(shared, otherwise, names) + look_over(seat, loading, needs_template=needs_template).warnings
-        measuring = _Measuring(seat, loading, shared, readers, examples, asking, kept, warnings)
+        measuring = Measuring(seat, loading, shared, readers, examples, asking, kept, warnings)
         locating = halves(examples.tasks, seed)
-        found = _along(measuring, wanted, locating)
-        record = _record(found, names, examples, locating, shared, threshold, warnings, plan, out)
+        measured = Measured(_along(measuring, wanted, locating), examples, locating)
+        record = record_of(measured, shared, warnings, plan, out)
         if kept is not None:
-            kept.finish(record, _lines(found, examples, locating))
+            kept.finish(record, lines_of(measured))
     return {**record, "plan": plan, "already_done": False}
 
 
-@dataclass
-class _Measuring:
-    """Measures points; the model is loaded for the first one that an earlier run has not measured."""
-
-    seat: Seat
-    loading: Loading
-    shared: Shared
-    readers: tuple[TensorReader, TensorReader]
-    examples: _Data
-    asking: Asking
-    kept: Kept | None
-    warnings: list[str]
-    done: int = 0
-    loaded: tuple[Any, Line] | None = None
-
-    def at(self, alpha: float) -> _Point:
-        """Everything asked at one point. Points are measured in the same order by every run of a plan."""
-        results = []
-        there = False
-        for number, task in enumerate(self.examples.everything):
-            earlier = None if self.kept is None else self.kept.get(self.done, number)
-            if earlier is None:
-                model, line = self._model()
-                if not there:
-                    line.put(alpha)
-                    there = True
-                _progress(f"α = {alpha:g} (point {self.done + 1}): {task.name}")
-                before = len(self.warnings)
-                result = _ask(task, model, self.asking, alpha)
-                earlier = result, self.warnings[before:]
-                if self.kept is not None:
-                    self.kept.put(self.done, number, *earlier)
-            else:
-                self.warnings += earlier[1]
-            results.append(earlier[0])
-        self.done += 1
-        point = _Point(tuple(results), len(self.examples.losses))
-        if not np.isfinite(point.losses).all():
-            raise NumericsError(
-                f"At α = {alpha:g} the loss is NaN or infinite. Choose points nearer to the two models."
-            )
-        return point
-
-    def _model(self) -> tuple[Any, Line]:
-        if self.loaded is None:
-            model = load(self.seat, self.loading, self.warnings.extend)
-            self.loaded = model, laid(model.model, f"B {self.seat.name}", self.shared, self.readers)
-        return self.loaded
-
-
-def _along(measuring: _Measuring, wanted: Points, locating: NDArray[np.bool_]) -> dict[float, _Point]:
+def _along(measuring: Measuring, wanted: Points, locating: NDArray[np.bool_]) -> dict[float, Point]:
     """All points, in order: those asked for, then those that the losses of the locating half ask for."""
     found = {alpha: measuring.at(alpha) for alpha in wanted.alphas}
     for turn in range(wanted.refine):
@@ -230,102 +139,6 @@ def _along(measuring: _Measuring, wanted: Points, locating: NDArray[np.bool_]) -
             break
         found[alpha] = measuring.at(alpha)
     return dict(sorted(found.items()))
-
-
-def _record(
-    found: Mapping[float, _Point],
-    names: Sequence[str],
-    examples: _Data,
-    locating: NDArray[np.bool_],
-    shared: Shared,
-    threshold: float | None,
-    warnings: Sequence[str],
-    plan: Mapping[str, Any],
-    out: Path | None,
-) -> dict[str, Any]:
-    """What `--out` holds, apart from the plan (see docs/formats.md)."""
-    seed = plan["settings"]["seed"]
-    tokens = found[0.0].tokens
-    assert all((point.tokens == tokens).all() for point in found.values()), "one tokenizer, the same tokens"
-    losses = {alpha: point.losses for alpha, point in found.items()}
-    drawn = measures.weighted_means(np.array(list(losses.values())), tokens, seed=seed)
-    curve = {alpha: token_mean(of_point, tokens) for alpha, of_point in losses.items()}
-    high = barrier(losses, tokens, locating, seed)
-    record: dict[str, Any] = {
-        "format": FORMAT,
-        "a": names[0],
-        "b": names[1],
-        "data": "answers" if examples.losses[0].examples[0].question else "texts",
-        "n": len(tokens),
-        "tokens": int(tokens.sum()),
-        "alphas": list(curve),
-        "loss": list(curve.values()),
-        "loss_interval": [list(measures.central(column)) for column in drawn.T],
-        "rise": [rises(curve).get(alpha) for alpha in curve],
-        "accuracy": None,
-        "accuracy_interval": None,
-        "barrier": None if high is None else high.value,
-        "interval": None if high is None else list(high.interval),
-        "at": None if high is None else high.at,
-        "threshold": threshold,
-        "connected": None if high is None else high.connected(threshold),
-        "halves": {
-            name: _half(losses, tokens, part) for name, part in (("locating", locating), ("measuring", ~locating))
-        },
-        "tasks": _by_task(found, examples),
-    }
-    if examples.answers:
-        right = [measures.accuracy(point.right) for point in found.values()]
-        record["accuracy"] = [estimate.value for estimate in right]
-        record["accuracy_interval"] = [list(estimate.interval) for estimate in right]
-    return {
-        **record,
-        "rows": None
-        if shared.tokens is None
-        else {"matched": shared.tokens[0], "only_a": shared.tokens[1][0], "only_b": shared.tokens[1][1]},
-        "warnings": list(dict.fromkeys(warnings)),
-        "settings": plan["settings"],
-        "versions": plan["versions"],
-        "examples": None if out is None else examples_file(out).name,
-    }
-
-
-def _half(losses: Mapping[float, NDArray[Any]], tokens: NDArray[Any], part: NDArray[np.bool_]) -> dict[str, Any]:
-    means = [token_mean(of_point[part], tokens[part]) for of_point in losses.values()]
-    return {"n": int(part.sum()), "tokens": int(tokens[part].sum()), "loss": means}
-
-
-def _by_task(found: Mapping[float, _Point], examples: _Data) -> dict[str, Any]:
-    told: dict[str, Any] = {}
-    for number, task in enumerate(examples.losses):
-        results = [point.results[number] for point in found.values()]
-        curve = [token_mean(np.array(result.scores), np.array(result.weights)) for result in results]
-        told[task.name] = {"n": len(task.examples), "loss": curve}
-    for number, task in enumerate(examples.answers, start=len(examples.losses)):
-        results = [point.results[number] for point in found.values()]
-        told[task.name]["accuracy"] = [sum(result.scores) / len(result.scores) for result in results]
-    return told
-
-
-def _lines(found: Mapping[float, _Point], examples: _Data, locating: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
-    """Every example at every point."""
-    for alpha, point in found.items():
-        place = 0
-        for number, task in enumerate(examples.losses):
-            said = point.results[point.count + number].outcomes if examples.answers else None
-            for at, outcome in enumerate(point.results[number].outcomes):
-                line: dict[str, Any] = {
-                    "alpha": alpha,
-                    "task": task.name,
-                    "id": outcome.id,
-                    "loss": outcome.score,
-                    "tokens": int(outcome.weight),
-                    "half": "locating" if locating[place] else "measuring",
-                }
-                if said is not None:
-                    line |= {"right": said[at].score == 1.0, "said": said[at].said, "answer": said[at].answer}
-                yield line
-                place += 1
 
 
 def _points(points: int | None, refine: int | None, alphas: Sequence[float] | None, beyond: float | None) -> Points:
@@ -348,21 +161,6 @@ def _points(points: int | None, refine: int | None, alphas: Sequence[float] | No
         further = (place / (count - 1) for place in range(count, math.ceil(beyond * (count - 1))))
         chosen |= {*further, float(beyond)}
     return Points(tuple(sorted(chosen)), REFINE if refine is None else refine)
-
-
-def _examples(data: Sequence[str | Path], loss_only: bool) -> _Data:
-    if not data:
-        raise UsageError("No data was given. Name a JSONL file of texts, or of questions with answers, with --data.")
-    losses = tuple(read_tasks([Path(file).expanduser() for file in data], loss=True))
-    kinds = {bool(task.examples[0].question) for task in losses}
-    if len(kinds) > 1:
-        named = "; ".join(f"{task.name}: {'answers' if task.examples[0].question else 'texts'}" for task in losses)
-        raise UsageError(f"The data mixes texts and questions with answers ({named}). Measure them in two runs.")
-    count = sum(len(task.examples) for task in losses)
-    if count < _FEWEST:
-        raise UsageError(f"The data holds {count} examples; a barrier needs at least {_FEWEST}, two to a half.")
-    answered = () if loss_only or kinds == {False} else tuple(replace(task, kind="match") for task in losses)
-    return _Data(losses, answered)
 
 
 def _identity(checkpoint: Checkpoint, reader: TensorReader) -> dict[str, Any]:
@@ -390,20 +188,3 @@ def _told(shared: Shared, otherwise: Sequence[str], names: Sequence[str]) -> lis
         f"{names[0]} and {names[1]} have {common:,} tokens in common; {', and '.join(reasons)}. So at α = 0 the model is "
         f"not quite {names[0]}.",
     ]
-
-
-def _ask(task: OwnTask, model: Any, asking: Asking, alpha: float) -> TaskResult:
-    try:
-        return ask_own(task, model, asking)
-    except TuneportError:
-        raise
-    except Exception as error:
-        # The harness and the libraries under it raise anything; the cause is kept for --debug.
-        raise ScoringError(
-            f"{task.name} could not be measured at α = {alpha:g}: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _progress(what: str) -> None:
-    if sys.stderr.isatty():
-        print(what, file=sys.stderr)

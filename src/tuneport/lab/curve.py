@@ -15,7 +15,7 @@ from typing import Any
 from tuneport.evaluate import measures
 from tuneport.lab.questions import INSTRUCTION_TASKS, Question
 from tuneport.lab.scoring import exact_matches
-from tuneport.tune.run import CURVE
+from tuneport.tune.curve import CURVE
 
 EACH = 80  # questions of a task: a curve is read on few, the scores at its end on all
 

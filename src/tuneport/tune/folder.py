@@ -1,0 +1,88 @@
+"""The folder of a run: whether it may lie there, whether the disk can hold it, and in words what is refused on the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tuneport.errors import OutputError, TrainingError, TuneportError
+from tuneport.tune.logbook import LOG
+from tuneport.tune.prepare import Prepared
+from tuneport.tune.recipes import Running
+from tuneport.tune.team import Team
+
+# What a system says when something cannot be written.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def check_place(out: Path, prepared: Prepared, read: Sequence[str | os.PathLike[str]]) -> None:
+    """Refuse places that cannot be meant, and such as hold a file that is read."""
+    start = prepared.start.path.resolve()
+    if out.resolve() == start or start in out.resolve().parents or out.resolve() in start.parents:
+        raise OutputError(f"--out {out} is the model {prepared.start.label}, or holds it, or lies in it; give another.")
+    for name in read:
+        file = Path(os.path.expanduser(name))
+        if file.exists() and out.resolve() in (file.resolve(), *file.resolve().parents):
+            raise OutputError(f"--out {out} holds {name}, which is read; give a folder of its own.")
+    if not out.resolve().parent.is_dir():
+        raise OutputError(f"--out {out}: the folder {out.resolve().parent} does not exist. Make it first.")
+
+
+def check_space(folder: Path, model: Any, prepared: Prepared, running: Running) -> None:
+    """Raise `OutputError` where the disk cannot hold the model and the checkpoints on the way."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    written = sum(parameter.numel() for parameter in model.parameters()) if prepared.lora is None else trained
+    on_the_way = 3 if prepared.steps > running.save_every else 0  # two stay, one more is being written
+    needed = 4 * written + on_the_way * (4 * written + 8 * trained)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"{folder}: the model and its checkpoints take up to {needed:,} bytes, the disk has {free:,} free. Free some "
+            "space, or choose another --out."
+        )
+
+
+@contextmanager
+def discarded_if_nothing_began(folder: Path, team: Team) -> Iterator[None]:
+    """Where a run is refused before its first step, DIR.partial goes: other choices may then take its place."""
+    try:
+        yield
+    except TuneportError:
+        log = folder / LOG
+        if team.leads and not (log.exists() and log.stat().st_size):
+            shutil.rmtree(folder)
+        raise
+
+
+@contextmanager
+def refusals_in_words(folder: Path) -> Iterator[None]:
+    """Say in words what disk and memory refuse in the middle of a run."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno not in _REFUSALS:
+            raise
+        raise OutputError(
+            f"Cannot write below {folder}: {getattr(error, 'strerror', None) or error}. Mend the cause and run the same "
+            "command again, it goes on from the last whole checkpoint."
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if "unexpected pos" in text or "failed writing" in text or "No space left" in text:  # torch.save, disk full
+            raise OutputError(
+                f"Cannot write below {folder}: {text.splitlines()[0]}. Is the disk full? Mend the cause and run the same "
+                "command again, it goes on from the last whole checkpoint."
+            ) from error
+        if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+            raise TrainingError(
+                "There is not enough memory. Give a smaller --device-batch-size (the update stays the same), "
+                "--gradient-checkpointing, or --lora; `--dry-run` estimates what is needed."
+            ) from error
+        raise
