@@ -6,36 +6,23 @@ import json
 import os
 import pickle
 import socket
-import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
-import fsspec
 import pytest
 
 import tuneport
 from study.tiny_study import what_repeats, write_study
 from tuneport.errors import OutputError
 from tuneport.study.opening import open_store
-from tuneport.study.store import LOCK, Store
-from tuneport.study.url_store import UrlStore
+from tuneport.study.store import Store
+
+pytestmark = pytest.mark.usefixtures("scratch")
 
 
 @pytest.fixture(params=["folder", "url"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A folder, and the same behind fsspec."""
     return open_store(tmp_path / "out" if request.param == "folder" else f"file://{tmp_path}/out")
-
-
-@pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a machine keeps what it works on."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))  # other processes are to see it too
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    return folder
 
 
 def test_small_files_are_written_whole_read_and_removed(store: Store, tmp_path: Path) -> None:
@@ -92,25 +79,6 @@ def test_one_run_holds_a_study_and_another_says_who(store: Store) -> None:
         pass
 
 
-@pytest.mark.parametrize(
-    ("pid", "host", "age", "held"),
-    [(None, "here", 5, True), (2**22 + 1, "here", 5, False), (1, "elsewhere", 5, True), (1, "elsewhere", 61, False)],
-)
-def test_the_lock_of_a_url_counts_while_its_holder_lives(
-    tmp_path: Path, pid: int | None, host: str, age: float, held: bool
-) -> None:
-    store = UrlStore(f"file://{tmp_path}/out")
-    name = socket.gethostname() if host == "here" else host
-    note = {"by": "somebody", "pid": pid or os.getpid(), "host": name, "at": time.time() - age}
-    store.write(LOCK, json.dumps(note).encode())
-    if held:
-        with pytest.raises(OutputError, match="in use by somebody"), store.locked():
-            raise AssertionError("it was held")
-    else:
-        with store.locked():
-            pass
-
-
 def test_a_study_behind_a_url_ends_as_in_a_folder_and_leaves_no_scratch(tmp_path: Path, scratch: Path) -> None:
     file = write_study(tmp_path / "models", keep="scored")
     for out in (str(tmp_path / "folder"), f"file://{tmp_path}/url"):
@@ -130,47 +98,6 @@ def test_an_error_behind_a_url_tells_nothing_of_the_scratch_folder(tmp_path: Pat
         )
     assert what_repeats(tmp_path / "url") == what_repeats(tmp_path / "folder")
     assert str(tmp_path) not in json.dumps(what_repeats(tmp_path / "url")["results.json"])
-
-
-class CredentialsError(Exception):
-    """An error of a library's own, as those of the clouds have."""
-
-
-class Locked(fsspec.AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
-    """Behind it nobody is let in; but `patient` calls are."""
-
-    protocol = "locked"
-    patient = 0
-
-    def cat_file(self, path: str, *_: Any, **__: Any) -> bytes:
-        type(self).patient -= 1
-        if type(self).patient >= 0:
-            raise FileNotFoundError(path)
-        raise CredentialsError("Unable to locate credentials\nof any kind")
-
-    def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        raise CredentialsError("Unable to locate credentials")
-
-
-def refusing(*_: Any, **__: Any) -> None:
-    """A system that asks for its key before anything else."""
-    raise CredentialsError("Unable to locate credentials")
-
-
-def test_what_goes_wrong_behind_a_url_is_said_in_words(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    fsspec.register_implementation("locked", Locked, clobber=True)
-    said = r"locked://bucket/study: Unable to locate credentials \(CredentialsError\)\. Mend the cause"
-    with pytest.raises(OutputError, match=said):
-        open_store("locked://bucket/study")
-    monkeypatch.setattr(Locked, "__init__", refusing)
-    with pytest.raises(OutputError, match=said):
-        open_store("locked://bucket/study")
-    monkeypatch.undo()
-    monkeypatch.setattr(Locked, "patient", 2)
-    with pytest.raises(OutputError, match=said), open_store("locked://bucket/study").locked():
-        raise AssertionError("it was held")
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,9 @@ def study(
     """Run the study that `file` declares, with its results in `out`: a folder, or a URL that fsspec knows.
 
     `engine` is local (`jobs` steps at a time) or ray (on the cluster at `ray_address`, or RAY_ADDRESS, else one of this
-    machine). `families` are seeds of the lab instead of the file's; `only` chooses steps, with all that they stand on. Returns what was done, with `failed` (steps with
-    their errors) and `not_run` (what stands on them). Raises `TuneportError` for what stands against the whole study.
+    machine). `families` are seeds of the lab instead of the file's; `only` chooses steps, with all that they stand on.
+    Returns what was done, with `failed` (steps with their errors) and `not_run` (what stands on them). Raises
+    `TuneportError` for what stands against the whole study.
     """
     if engine not in ENGINES:
         raise UsageError(f"--engine {engine!r}: choose {' or '.join(ENGINES)}.")

@@ -48,20 +48,24 @@ class Job:
 def do(job: Job) -> Record:
     """Do the step, and leave its record in the store."""
     began = time.monotonic()
+    failure: Record | None = None
     try:
         with job.store.working(job.step.folder) as place:
             try:
-                record = _done(job, place, began)
+                return _done(job, place, began)
             except Exception as error:
                 # A verb's error, a library's, or a defect of ours: it is this step's, and the study goes on without it.
-                record = _failed(job, place, error, began)
+                failure = _failed(job, place, error, began)
                 if not isinstance(error, TuneportError):
                     words = _without_places("".join(traceback.format_exception(error)), job, place)
                     job.store.write(f"{STEPS}/{job.step.folder}/{ERROR}", words.encode())
-                job.store.write(f"{STEPS}/{job.step.folder}/{RECORD}", record.content())
-    except TuneportError as error:  # no place to work in
-        record = records.ended(job.step, "failed", error=str(error), outputs=job.before)
-    return record
+                job.store.write(f"{STEPS}/{job.step.folder}/{RECORD}", failure.content())
+                return failure
+    except TuneportError as error:  # no place to work in, or none for the record of what failed
+        words = str(error)
+        if failure is not None and words != failure.error:
+            words = f"{failure.error}\nIts record could not be written either: {words}"
+        return records.ended(job.step, "failed", error=words, outputs=job.before)
 
 
 def _done(job: Job, place: Path, began: float) -> Record:
