@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tuneport.report.wording import minus
+
 
 def figures_in(file: Path) -> dict[str, Any]:
     """The figures that a run left."""
@@ -28,7 +30,7 @@ def share(scores: dict[str, Any], name: str) -> str:
 def percent(share: float, interval: Sequence[float]) -> str:
     """The same from numbers."""
     low, high = interval
-    return f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return minus(f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
 
 
 def or_never(steps: int | None) -> str:
@@ -47,13 +49,13 @@ def recovered(scores: dict[str, Any]) -> str:
     if scores["recovered_gain"] is None:
         return "not defined"
     low, high = scores["intervals"]["recovered_gain"]
-    return f"{scores['recovered_gain']:.2f} [{low:.2f}, {high:.2f}]"
+    return minus(f"{scores['recovered_gain']:z.2f} [{low:z.2f}, {high:z.2f}]")
 
 
 def difference(row: dict[str, Any]) -> str:
     """A difference in points, with its interval."""
     low, high = row["interval"]
-    return f"{100 * row['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return minus(f"{100 * row['difference']:+z.1f} [{100 * low:+z.1f}, {100 * high:+z.1f}]")
 
 
 def recovered_share(row: dict[str, Any]) -> str:
@@ -64,4 +66,5 @@ def recovered_share(row: dict[str, Any]) -> str:
 def control(scores: dict[str, Any]) -> str:
     """A control: its accuracy, and what share of the real gain it gained."""
     of_real = scores["share_of_real_gain"]
-    return f"{share(scores, 'accuracy')}; {'-' if of_real is None else f'{100 * of_real:.1f} %'}"
+    gained = "–" if of_real is None else minus(f"{100 * of_real:z.1f} %")
+    return f"{share(scores, 'accuracy')}; {gained}"

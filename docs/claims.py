@@ -18,6 +18,7 @@ from tuneport.errors import StudyError
 from tuneport.lab import claims
 from tuneport.lab.evidence import Family, base, read_families
 from tuneport.lab.judging import Claim, Judging, adjusted
+from tuneport.report.wording import minus
 
 FIGURES = Path(__file__).resolve().parent / "results" / "claims.json"
 TASKS = ("word-problems", "known-facts", "orders")
@@ -140,8 +141,9 @@ def _claim(claim: Mapping[str, Any]) -> str:
     rows = ["| | found | 95 % | |", "| --- | ---: | --- | --- |"]
     for finding in claim["findings"]:
         value, (low, high) = finding["estimate"]["value"], finding["estimate"]["interval"]
-        written = {"points": lambda x: f"{100 * x:+.1f}", "nats": lambda x: f"{x:+.2f}"}
-        shown = [written.get(finding["unit"], lambda x: f"{x:.2f}")(number) for number in (value, low, high)]
+        written = {"points": lambda x: f"{100 * x:+z.1f}", "nats": lambda x: f"{x:+z.2f}"}
+        write = written.get(finding["unit"], lambda x: f"{x:z.2f}")
+        shown = [minus(write(number)) for number in (value, low, high)]
         verdict = f"**{finding['verdict']}**" if finding["verdict"] else ""
         what = finding["what"].replace("|", "\\|")
         between = "one family" if finding["p"] is None and low == high else f"{shown[1]} to {shown[2]}"

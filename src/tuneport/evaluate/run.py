@@ -104,8 +104,9 @@ def evaluate(
     triples of the models: target, transferred, tuned target. Every outcome stands in `out` with the suffix
     ``.examples.jsonl``. A `suite` (see `tuneport.evaluate.suites`) is asked of each model in its `variant`: ``base``,
     ``tuned``, or ``auto``, which takes a model with a chat template as tuned. `run_code_in` is the command of a sandbox
-    in which generated programs run. `trained_on` are files and folders in which examples of the tests are looked up, as they
-    are in what `tune` left beside each model; where models were selected by them, nothing is scored, unless `allow_selection`. Returns the record; raises `TuneportError`.
+    in which generated programs run. `trained_on` are files and folders in which examples of the tests are looked up, as
+    they are in what `tune` left beside each model; where models were selected by them, nothing is scored, unless
+    `allow_selection`. Returns the record; raises `TuneportError`.
     """
     need_harness(backend)
     program = olmes.find_program() if backend == "olmes" else None
