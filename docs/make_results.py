@@ -16,11 +16,13 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import claims
 from experiments import EXPERIMENT_SEEDS, EXPERIMENTS, OWN_FAMILIES
-from render_results import FIGURES, FRESH_SEEDS, SEEDS
+from render_results import FIGURES, FRESH_SEEDS, SEEDS, TWINS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,6 +65,15 @@ def runs(out: Path) -> dict[str, tuple[list[str], Path | None]]:
     return found
 
 
+def note_seconds(folder: Path, seconds: float) -> None:
+    """How long a family of a study took from nothing to its end: the last one that was run counts."""
+    study, _, family = folder.name.rpartition("-family-")
+    known: dict[str, Any] = json.loads(TWINS.read_text()) if TWINS.exists() else {}
+    steps = len(json.loads((folder / "results.json").read_text())["steps"])
+    known[study] = {"family": int(family), "steps": steps, "seconds": round(seconds)}
+    TWINS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run what docs/results.md shows.")
     parser.add_argument("--out", type=Path, default=ROOT / "results-out", help="folder of the runs")
@@ -77,9 +88,12 @@ def main() -> int:
         command, figures = known[name]
         if figures is None or not figures.exists():
             print(f"{name} …", file=sys.stderr, flush=True)
+            unbroken, began = not (options.out / name).exists(), time.monotonic()
             ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL)
             if ended.returncode:
                 return ended.returncode
+            if figures is None and unbroken:
+                note_seconds(options.out / name, time.monotonic() - began)
         if figures is not None:
             shutil.copyfile(figures, FIGURES / f"{name}.json")
     if any(figures is None for _, figures in (known[name] for name in wanted)):

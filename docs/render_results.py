@@ -25,6 +25,7 @@ from cells import control, figures_in, or_never, percent, recovered, share, tabl
 from bench.table import render as bench_table  # noqa: E402 (needs the line above)
 
 PAGE, FIGURES = HERE / "results.md", HERE / "results"
+TWINS = FIGURES / "twins.json"
 SEEDS = (0, 1, 2)
 FRESH_SEEDS = (3, 4)  # run once; they had no part in choosing the recipe
 
@@ -201,6 +202,14 @@ def _studies(figures: Path) -> list[str]:
             f"To repeat: `make study-bench`. A study of {told['steps']} transfers of tiny models, one at a time, takes "
             f"{told['whole_seconds']:.2f} s as a whole process, the transfers alone {told['steps_alone_seconds']:.2f} s: "
             f"**{told['overhead_ms_a_step']:.1f} ms a step** for start, graph, records and results together."
+        )
+    if (file := figures / TWINS.name).exists():
+        rows = [["study", "family", "steps", "minutes"]]
+        for study, told in sorted(figures_in(file).items()):
+            rows.append([f"{study}.toml", str(told["family"]), str(told["steps"]), f"{told['seconds'] / 60:.1f}"])
+        parts.append(
+            "Whole families from nothing, alone on two cores, two steps at once (`tuneport study studies/NAME.toml --out DIR "
+            f"--family N --jobs 2`):\n\n{table(rows)}"
         )
     if (file := figures / "study-kills.json").exists():
         told = figures_in(file)

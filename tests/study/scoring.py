@@ -7,6 +7,8 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from blake3 import blake3
+
 from tuneport.evaluate.outcomes import Outcome, TaskResult
 from tuneport.study.declared import Study
 from tuneport.study.graph import Graph, Step
@@ -48,7 +50,11 @@ class Done:
             lines = [{"model": "m", "task": result.task, **vars(outcome)} for outcome in result.outcomes]
             scores = {"models": [{"model": "m", "tasks": {result.task: result.record(0)}}]}
             self.files[step.identity, "scores.json"] = json.dumps(scores)
-            self.files[step.identity, "scores.examples.jsonl"] = "".join(json.dumps(line) + "\n" for line in lines)
+            text = self.files[step.identity, "scores.examples.jsonl"] = "".join(
+                json.dumps(line) + "\n" for line in lines
+            )
+            seen = {"size": len(text.encode()), "blake3": blake3(text.encode()).hexdigest()}
+            more = {"outputs": {"scores.examples.jsonl": seen}} | more
         record = ended(step, more.pop("outcome", "done"), seconds=1.0, **more)
         self.results.note(record)
         return record

@@ -340,3 +340,23 @@ def test_a_file_read_twice_makes_the_same_graph() -> None:
 
 
 TEXT = f'[paths]\ntext = ["{Path(__file__).as_posix()}"]\n'
+
+
+def test_a_stage_from_outside_is_of_unknown_length_so_nothing_is_tuned_to_the_same_total() -> None:
+    stages = """
+[tune.sft]
+data = ["org/instructions"]
+steps = 250
+[tune.dpo]
+recipe = "dpo"
+from = "sft"
+data = ["org/preferences"]
+steps = 50
+"""
+    outside = '[[version]]\nname = "M2"\nmodel = "org/m@2"\n[version.tuned]\nsft = "org/m@2sft"\n'
+    graph = graph_of(
+        declared(versions(("M1",)), outside, stages, EVALUATE, '[do]\ntransfer-then-tune = [["M1", "M2"]]')
+    )
+    names = [step.name for step in graph]
+    assert "tune FT(M2, dpo)" in names
+    assert not [name for name in names if name.startswith("tune FT(M2, dpo) for")]

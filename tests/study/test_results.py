@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from tuneport.evaluate import measures
 from tuneport.evaluate.comparing import compare
 from tuneport.study.comparisons import convergence
 
-from .declaring import declared, paper
+from .declaring import EVALUATE, TUNE, declared, paper, versions
 from .scoring import Done, outcomes, step_of
 from .test_build import LAB, LAB_EVALUATE, LAB_TUNE
 
@@ -269,3 +270,74 @@ def test_paths_distances_and_precision_stand_with_their_names_and_numbers() -> N
     assert (apart["a"], apart["b"], apart["distance"], apart["diff_norm_a"], apart["cosine"]) == ("M4", "M5", 3, 1, 0.5)
     (lost,) = document["precision"]
     assert (lost["tuned"], lost["base"], lost["share_lost"]) == ("FT(M4)", "M4", 0.1)
+
+
+def test_an_evaluation_that_was_made_again_with_another_outcome_is_compared_again() -> None:
+    study = paper('transfer = [["M4", "M5"]]')
+    before = Done(study, RATES | {"M5 + Δ(M4)": 0.6}).do_all()
+    (old,) = rows(before, "gain-over-base", name="M5 + Δ(M4)")
+    again = Done(study, RATES | {"M5 + Δ(M4)": 0.95})
+    fresh = Done(study, RATES | {"M5 + Δ(M4)": 0.95}).do_all()
+    again.results = type(again.results)(study, again.graph, again.read, before)
+    assert again.do_all()["comparisons"] == fresh["comparisons"]
+    (row,) = rows(fresh, "gain-over-base", name="M5 + Δ(M4)")
+    assert row["evaluations"] == old["evaluations"] and row["difference"] > old["difference"] + 0.2
+
+
+def test_a_task_that_failed_takes_no_other_tasks_comparisons_with_it(tmp_path: Path) -> None:
+    (tmp_path / "answers.jsonl").write_text('{"prompt": "1 + 1 =", "answer": "2"}\n')
+    asked = EVALUATE + 'loss = ["answers.jsonl"]\n'
+    study = declared(versions(), TUNE, asked, '[do]\ntransfer = [["M4", "M5"]]', folder=tmp_path)
+    done = Done(study, RATES)
+    for step in done.graph:
+        failed = step.name == "evaluate M5 + Δ(M4), loss"
+        done.do(step, **({"outcome": "failed", "error": "no memory"} if failed else {}))
+    document = done.document()
+    (row,) = [row for row in document["results"] if row["name"] == "M5 + Δ(M4)"]
+    assert (row["status"], row["error"], list(row["scores"])) == ("failed", "no memory", ["gsm8k"])
+    for question in ("gain-over-base", "against-tuned", "recovered-gain"):
+        assert [row["task"] for row in rows(document, question, name="M5 + Δ(M4)")] == ["gsm8k"]
+
+
+STAGES = """
+[tune.sft]
+data = ["org/instructions"]
+steps = 250
+[tune.dpo]
+recipe = "dpo"
+from = "sft"
+data = ["org/preferences"]
+steps = 50
+"""
+
+
+def test_models_with_other_steps_on_their_version_are_not_said_to_have_the_same() -> None:
+    done = Done(declared(versions(("M1", "M2")), STAGES, EVALUATE, '[do]\ntransfer-then-tune = [["M1", "M2"]]'))
+    document = done.do_all()
+    steps = {row["name"]: (row["steps_total"], row["steps_on_target"]) for row in document["results"]}
+    assert steps["M2"] == (0, 0) and steps["FT(M2, dpo)"] == (300, 300)
+    assert steps["M2 + Δ(M1, sft) → FT"] == (500, 250) and steps["M2 + Δ(M1, dpo) → FT"] == (350, 50)
+    assert [row["against"] for row in rows(document, "same-steps")] == [["FT(M2, sft)"]]
+    (row,) = [row for row in rows(document, "against-tuned") if row["name"] == "M2 + Δ(M1, dpo) → FT"]
+    assert row["against"] == ["FT(M2, dpo)"]
+
+
+def test_a_fine_tuning_of_unknown_length_has_no_rival_at_the_same_steps() -> None:
+    others = 'tuned = "org/tuned"'
+    done = Done(declared(versions(("M1", "M2"), others), TUNE, EVALUATE, '[do]\ntransfer-then-tune = [["M1", "M2"]]'))
+    document = done.do_all()
+    assert {row["name"]: row["steps_on_target"] for row in document["results"]}["FT(M2)"] is None
+    assert not rows(document, "same-steps") and not rows(document, "same-total")
+    assert [row["against"] for row in rows(document, "against-tuned")] == [["FT(M2)"]]
+
+
+def test_pairs_of_one_model_under_two_names_have_a_row_each() -> None:
+    names = "".join(
+        f'[[version]]\nname = "{name}"\nmodel = "lab:{model}"\n'
+        for name, model in (("M1", "M1"), ("again", "M1"), ("M2", "M2"))
+    )
+    lines = '[paths]\ntext = ["lab:held-out-text"]\n[do]\npaths = [["M1", "M2"], ["again", "M2"]]\ndistances = "all"\n'
+    document = Done(declared(names, lines, head="families = [0]")).do_all()
+    assert [(row["a"], row["b"]) for row in document["paths"]] == [("M1", "M2"), ("again", "M2")]
+    pairs = {(row["a"], row["b"]) for row in document["distances"]}
+    assert pairs == {("M1", "again"), ("M1", "M2"), ("again", "M2")}

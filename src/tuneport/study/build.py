@@ -105,7 +105,7 @@ def _same_totals(run: Run) -> None:
     if not run.study.doing.same_total:
         return
     for target, tuning, steps in list(dict.fromkeys(run.totals)):
-        if not run.study.version(target).target_only and tuning not in run.study.version(target).tuned:
+        if run.can_be_tuned_longer(target, tuning):
             longer = run.fine_tune_base(target, tuning, steps)
             run.evaluate(longer, "tuned", None, tuning)
 

@@ -8,6 +8,7 @@ examples, in pairs, with intervals. The questions are the paper's:
 | `gain-over-base` | every model that is no base | M_i | Tables 1, 3, 6, 11, 13 |
 | `gain-over-transfer` | transfer-then-tune | M_i + Δ_j | Tables 4, 12 |
 | `against-tuned` | transfer | FT(M_i) | section 4.2's gap |
+| | transfer-then-tune, recycle | FT(M_i) of other steps, or of steps that nobody knows | |
 | `recovered-gain` | transfer | M_i and FT(M_i) | SEMANTICS, Measures |
 | `same-steps` | transfer-then-tune, recycle | FT(M_i), as many steps for this version | the paper's comparison |
 | `same-total` | transfer-then-tune, recycle | FT(M_i) for as many steps as went into it in all | |
@@ -57,13 +58,18 @@ def asked_in(scores: Mapping[str, Any], examples: str) -> dict[str, Asked]:
 class Comparing:
     """Compares rows, and keeps what is drawn, so that a row that is added costs what it adds.
 
-    ``asked`` gives what a row's model did, by task; ``earlier`` rows (of a results.json) of the same evaluations are taken as
-    they stand.
+    ``asked`` gives what a row's model did, by task, ``outcome`` a digest of what an evaluation (by identity) left. ``earlier``
+    rows (of a results.json) of the same evaluations with the same outcomes are taken as they stand.
     """
 
-    def __init__(self, asked: Callable[[Row], Mapping[str, Asked]], earlier: Iterable[Row] = ()) -> None:
+    def __init__(
+        self,
+        asked: Callable[[Row], Mapping[str, Asked]],
+        outcome: Callable[[str], str],
+        earlier: Iterable[Row] = (),
+    ) -> None:
         """Begin with what an earlier run has compared."""
-        self._asked = asked
+        self._asked, self._outcome = asked, outcome
         self._known = {_key(row): dict(row) for row in earlier if _is_whole(row)}
         self._drawn: dict[tuple[str, str], measures.Matrix] = {}
 
@@ -73,13 +79,8 @@ class Comparing:
         A table is a question, a task and a kind of model, as in the paper; both kinds of recycling stand in one.
         """
         ends = [row for row in results if row["step"] is None and row["split"] == "test"]
-        found = [
-            row
-            for question, model, others in _questions(ends)
-            # Asked of all, so that a longer fine-tuning does not stand in for one that failed.
-            if all(each["status"] == "done" for each in (model, *others))
-            for row in self._compare(question, model, others)
-        ]
+        # Asked of all, so that a longer fine-tuning does not stand in for one that failed; what failed has no scores.
+        found = [row for question, model, others in _questions(ends) for row in self._compare(question, model, others)]
         tables: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
         for row in found:
             if "p" in row:
@@ -94,7 +95,8 @@ class Comparing:
         rows = (*others, model)
         tasks = [task for task in model["scores"] if all(task in other["scores"] for other in others)]
         for task in tasks:
-            key = (question, task, tuple(_evaluation(row, task) for row in rows))
+            evaluations = tuple(_evaluation(row, task) for row in rows)
+            key = (question, task, evaluations, tuple(map(self._outcome, evaluations)))
             if key not in self._known:
                 self._known[key] = self._measured(task, rows, question)
             measured = self._known[key]
@@ -106,6 +108,7 @@ class Comparing:
                     **told,
                     **_measured_only(measured),
                     "evaluations": list(key[2]),
+                    "outcomes": list(key[3]),
                 } | {
                     "against": [other["name"] for other in others],
                     "against_steps_total": [other["steps_total"] for other in others],
@@ -193,7 +196,8 @@ def _questions(rows: Sequence[Row]) -> Iterator[tuple[str, Row, Sequence[Row]]]:
         if kind in FURTHER and plain is not None:
             # A longer direct recycling stands beside the iterative one, at the same total alone.
             if kind != "recycle-direct" or row is _shortest(direct[_pair(row)]):
-                yield "same-steps", row, [plain]
+                alike = _as_long(row, of_seed)
+                yield ("against-tuned", row, [plain]) if alike is None else ("same-steps", row, [alike])
             longer = _of_total(row, of_seed)
             if longer is not None:
                 yield "same-total", row, [longer]
@@ -208,6 +212,12 @@ def _questions(rows: Sequence[Row]) -> Iterator[tuple[str, Row, Sequence[Row]]]:
 def _shortest(rows: Sequence[Row]) -> Row | None:
     """Of fine-tunings for several numbers of steps, the one for the study's own."""
     return min(rows, key=lambda row: row["steps_total"] or 0, default=None)
+
+
+def _as_long(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The one that got as many steps as this model got on its own version."""
+    steps = row["steps_on_target"]
+    return next((other for other in rows if steps is not None and other["steps_on_target"] == steps), None)
 
 
 def _of_total(row: Row, rows: Sequence[Row]) -> Row | None:
@@ -293,12 +303,12 @@ def _is_whole(row: Any) -> bool:
         return False
     if not isinstance(row.get("p", 0.0), int | float):
         return False
-    names = row.get("evaluations")
-    return isinstance(names, list) and all(isinstance(name, str) for name in names)
+    lists = (row.get("evaluations"), row.get("outcomes"))
+    return all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
 
 
-def _key(row: Row) -> tuple[str, str, tuple[str, ...]]:
-    return row["question"], row["task"], tuple(row["evaluations"])
+def _key(row: Row) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
+    return row["question"], row["task"], tuple(row["evaluations"]), tuple(row["outcomes"])
 
 
 def _measured_only(row: Row) -> dict[str, Any]:

@@ -76,6 +76,14 @@ class Run:
             return None
         return self._tuned(version, tuning, name, None)
 
+    def can_be_tuned_longer(self, version: str, tuning: str) -> bool:
+        """Whether FT(M) can be made for another number of steps in all: by us, from the version or a stage of known steps."""
+        found, declared = self.study.version(version), self.study.tuning(tuning)
+        if found.target_only or tuning in found.tuned or declared is None:
+            return False
+        earlier = None if declared.after is None else self.tuned(version, declared.after)
+        return earlier is None or earlier.steps_total is not None
+
     def fine_tune_base(self, version: str, tuning: str, steps: int) -> Model:
         """FT(M) for another number of steps."""
         return self._tuned(version, tuning, f"FT({self._of(version, tuning)}) for {steps} steps", steps)
@@ -88,7 +96,8 @@ class Run:
             earlier = self.tuned(version, declared.after)
             assert earlier is not None, "the file was checked"
             start = earlier
-            if steps is not None and earlier.steps_total is not None:
+            if steps is not None:
+                assert earlier.steps_total is not None, "see can_be_tuned_longer"
                 steps -= earlier.steps_total
         return self.fine_tune(start, tuning, name, steps=steps)
 

@@ -41,7 +41,9 @@ class Results:
         self._files: dict[tuple[str, str], Any] = {}
         self._asked: dict[str, Mapping[str, comparisons.Asked]] = {}
         self._damaged: dict[str, str] = {}  # what is wrong with the files of a step that was done, by identity
-        self._comparing = comparisons.Comparing(self._asked_of, _rows((earlier or {}).get("comparisons")))
+        self._comparing = comparisons.Comparing(
+            self._asked_of, self._outcome_of, _rows((earlier or {}).get("comparisons"))
+        )
 
     def note(self, record: Record) -> None:
         """A step has come to its end."""
@@ -86,7 +88,8 @@ class Results:
             if step.kind == kind:
                 with self._reading(step):
                     told(step)
-                found.append(told(step))  # of what is damaged the second time as of what has failed
+                row = told(step)  # of what is damaged the second time as of what has failed
+                found += [row, *(row | pair for pair in step.about.get("also", ()))]
         return found
 
     def _results(self) -> list[dict[str, Any]]:
@@ -120,6 +123,7 @@ class Results:
             "seed": result["seed"],
             "step": None,
             "steps_total": total,
+            "steps_on_target": self._steps_on_target(step, result["kind"]),
             **{name: result[name] for name in ("rate", "scale") if name in result},
             "split": "test",
             "status": "done",
@@ -256,10 +260,39 @@ class Results:
             before = self._steps_total(parent.step)
         if step.kind == "transfer" or before is None:
             return before
+        own = self._own_steps(step)
+        return None if own is None else own + before
+
+    def _own_steps(self, step: Step) -> int | None:
+        """The steps of a fine-tuning; None where it goes by epochs and is not done."""
         record, own = self._records.get(step.identity), step.choices["recipe"]["steps"]
         if own is None and record is not None:
             own = record.measured.get("steps")
-        return None if own is None else int(own) + before
+        return None if own is None else int(own)
+
+    def _steps_on_target(self, evaluation: Step, kind: str) -> int | None:
+        """Fine-tuning steps on the version itself: since it was pretrained, or since a diff vector was added to it.
+
+        None where a fine-tuned model is from outside, or was fine-tuned for epochs and is not done.
+        """
+        if kind not in ("tuned", *comparisons.FURTHER):
+            return 0
+        steps, model = 0, evaluation.parents.get("model")
+        while model is not None and model.step.kind == "tune":
+            own, start = self._own_steps(model.step), model.step.parents.get("start")
+            if own is None:
+                return None
+            steps += own
+            if start is None or start.step.kind != "tune":
+                began: int | None = model.step.about["before"]
+                on_a_transfer = start is not None and start.step.kind == "transfer"
+                return steps if on_a_transfer or began == 0 else None
+            model = start
+        return None
+
+    def _outcome_of(self, evaluation: str) -> str:
+        """A digest of what an evaluation left, by its identity."""
+        return self._records[evaluation].digest[:16]
 
     def _asked_of(self, row: Mapping[str, Any]) -> Mapping[str, comparisons.Asked]:
         """What a row's model did, by task."""

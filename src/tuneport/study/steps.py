@@ -56,22 +56,27 @@ class Builder:
         self._graph = Graph()
         self._families: dict[tuple[str, int], Step] = {}
         self._results: dict[str, list[Mapping[str, Any]]] = {}
+        self._also: dict[str, list[Mapping[str, Any]]] = {}
         self.totals: dict[tuple[int | None, int], list[tuple[str, str, int]]] = {
             (family, seed): [] for family in study.families for seed in study.seeds
         }
 
     def add(self, step: Step) -> Step:
-        """Add a step, or find the one that is the same."""
-        return self._graph.add(step)
+        """Add a step, or find the one that is the same; what it is the answer of besides is remembered."""
+        found, row = self._graph.add(step), step.about.get(step.kind)
+        if row is not None and row != found.about[step.kind]:
+            also = self._also.setdefault(found.identity, [])
+            also += [row] if row not in also else []
+        return found
 
     def graph(self) -> Graph:
-        """All steps; those that score know which results they are the answer of."""
-        return Graph(
-            replace(step, about={**step.about, "results": self._results[step.identity]})
-            if step.identity in self._results
-            else step
-            for step in self._graph
-        )
+        """All steps; each knows everything that it is the answer of."""
+        return Graph(replace(step, about={**step.about, **self._answers(step)}) for step in self._graph)
+
+    def _answers(self, step: Step) -> dict[str, Any]:
+        """Results of what scores, and further pairs where two versions are the same model."""
+        found = {"results": self._results.get(step.identity), "also": self._also.get(step.identity)}
+        return {name: rows for name, rows in found.items() if rows is not None}
 
     def named(self, name: str, seed: int | None, family: int | None) -> str:
         """A step's name, with its seed and family where there are several."""
