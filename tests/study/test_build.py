@@ -279,6 +279,16 @@ def test_a_curve_begins_with_its_start_on_the_same_validation_data() -> None:
     assert start.parents["chat_template"].part == "chat.jinja", "a base has no template of its own"
 
 
+def test_a_curve_is_scored_as_the_tests_are() -> None:
+    asked = LAB_EVALUATE + 'match = "([0-9]+)"\nmax-new-tokens = 8\nvalidation = ["lab:validation"]\n'
+    study = declared(LAB, LAB_TUNE + "eval-every = 5\n", asked, head="families = [0]")
+    graph = graph_of(study)
+    tuned = named(graph, "tune FT(M5)")
+    assert tuned.choices["running"] == {"match": "([0-9]+)", "max_new_tokens": 8}
+    (start,) = [step for step in graph if step.name == "evaluate M5, start of a curve"]
+    assert start.choices["settings"]["match"] == "([0-9]+)"
+
+
 def test_paths_run_between_versions_tuned_models_and_along_the_diff_vector() -> None:
     lines = '[paths]\ntext = ["org.text"]\ndata = ["org.data"]\npoints = 7\n'
     with pytest.raises(Exception, match="no such file"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ran import Cli
 
+import tuneport
 from tune import tiny_tuning
 from tune.quick import QUICK
 from tune.tiny_tuning import same, weights, write_rows
@@ -28,6 +30,23 @@ def test_evaluation_on_the_way_writes_a_curve_and_changes_no_weight(
     assert [point["step"] for point in curve] == [5, 10, 12]
     assert all(point["tasks"]["test"]["n"] == 8 for point in curve)
     assert same(weights(out), weights(full))
+
+
+def test_what_counts_in_an_answer_is_what_evaluate_counts(base: Path, sums: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"max_new_tokens": 8, "device": "cpu", "allow_selection": True}
+    questions = write_rows(
+        tmp_path / "test.jsonl", [{"prompt": row["prompt"], "answer": "?"} for row in tiny_tuning.sums(8)]
+    )
+    tuneport.evaluate([base], [questions], tmp_path / "said.json", **asked)
+    said = [json.loads(line)["said"] for line in (tmp_path / "said.examples.jsonl").read_text().splitlines()]
+    rows = [{"prompt": row["prompt"], "answer": text[0]} for row, text in zip(tiny_tuning.sums(8), said, strict=True)]
+    test = write_rows(tmp_path / "test.jsonl", rows)  # of what the model says, its first letter is right
+    for match, right in ((r"^(.)", 1.0), (None, 0.0)):
+        running = Running(eval_every=1, tasks=(str(test),), match=match, max_new_tokens=8)
+        nothing = SftRecipe(steps=1, learning_rate=1e-12)
+        out = tune(base, [sums], nothing, out=tmp_path / f"out-{right}", running=running).out
+        (point,) = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+        assert point["tasks"]["test"]["value"] == right
 
 
 def test_what_a_curve_is_read_on_is_noted_as_selection_and_told_where_it_is_trained_on(

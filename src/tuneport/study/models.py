@@ -272,8 +272,11 @@ def _running(tuning: Tuning, validation: Evaluation | None) -> dict[str, Any]:
 
 
 def _curve_settings(tuning: Tuning, validation: Evaluation) -> dict[str, Any]:
-    asked = tuning.running.get("max_new_tokens", validation.settings.get("max_new_tokens"))
-    return {} if asked is None else {"max_new_tokens": asked}
+    asked = {
+        "match": validation.settings.get("match"),
+        "max_new_tokens": tuning.running.get("max_new_tokens", validation.settings.get("max_new_tokens")),
+    }
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _start_settings(tuning: Tuning, validation: Evaluation) -> dict[str, Any]:

@@ -61,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--eval-every", metavar="N", type=int, help="score the model every N steps, into curve.jsonl")
     group.add_argument("--tasks", metavar="NAME[,NAME…]", help="what to score with --eval-every, as for `evaluate`")
     group.add_argument(
+        "--match", metavar="REGEX", help="what counts there is this expression's group, as for `evaluate`"
+    )
+    group.add_argument(
         "--max-new-tokens", metavar="N", type=int, default=256, help="most tokens of an answer that is scored"
     )
     group.add_argument("--eval-batch-size", metavar="N", type=int, default=16, help="examples that are scored at once")
@@ -133,6 +136,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             save_every=options.save_every,
             eval_every=options.eval_every,
             tasks=tuple(name for name in (options.tasks or "").split(",") if name),
+            match=options.match,
             max_new_tokens=options.max_new_tokens,
             eval_batch_size=options.eval_batch_size,
             report_to=options.report_to,

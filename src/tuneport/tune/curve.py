@@ -46,6 +46,7 @@ def add_point(
                 models=[place],
                 tasks=list(running.tasks),
                 out=place / "scores.json",
+                match=running.match,
                 # a model of a short context cannot say as much as a long one
                 max_new_tokens=min(running.max_new_tokens, max(prepared.length // 2, 1)),
                 batch_size=running.eval_batch_size,
