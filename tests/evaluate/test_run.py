@@ -229,6 +229,8 @@ def test_a_model_without_a_template_meets_messages_in_words_before_any_is_scored
         [models / "all", bare], [tasks], tmp_path / "p.json", chat_template=models / "all", **SHORT
     )
     assert [model["tasks"]["m"]["value"] for model in record["models"]] == [1.0, 1.0]
+    shipped = tuneport.evaluate([bare], [tasks], tmp_path / "q.json", chat_template="chatml", **SHORT)
+    assert shipped["models"][0]["tasks"]["m"]["n"] == 1, "a template that comes along, by name"
 
 
 def test_what_looks_wrong_warns_and_stops_when_strict(models: Path, towns: Path, tmp_path: Path) -> None:

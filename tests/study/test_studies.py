@@ -4,6 +4,8 @@ The numbers were typed from the paper's text and then compared, cell by cell, by
 script found, how many numbers each table has and their sum, stands below: a number that is mistyped later moves a sum.
 """
 
+import importlib.util
+import json
 import socket
 import time
 from math import fsum
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tuneport.evaluate.asking import judge
 from tuneport.study.declared import Study
 from tuneport.study.describe import rehearse
 from tuneport.study.file import read_study
@@ -135,6 +138,24 @@ def test_fine_tunings_have_the_settings_of_section_3_1(name: str) -> None:
 def test_the_languages_are_told_apart_by_their_data() -> None:
     data = [tuning.data for tuning in paper("multilingual").tunings]
     assert len({tuple(one) for one in data}) == 3
+
+
+def test_the_curves_of_figures_2_to_4_are_read_on_the_problems_that_the_script_draws() -> None:
+    script = FOLDER / "grade_school.py"
+    spec = importlib.util.spec_from_file_location("grade_school", script)
+    assert spec is not None and spec.loader is not None
+    grade_school = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(grade_school)
+    rows = list(grade_school.problems())
+    assert [json.loads(line) for line in (FOLDER / "grade-school.jsonl").read_text().splitlines()] == rows
+    assert len({row["messages"][0]["content"] for row in rows}) == len(rows) == 160
+    study = paper("olmo2")
+    evaluation = study.evaluation("sft")
+    assert evaluation is not None and evaluation.validation == ("grade-school.jsonl",)
+    assert all(1 <= int(row["answer"]) < 1000 for row in rows)
+    right = judge(evaluation.settings["match"])
+    for said in ("So 3 * 4 = 12. The final answer is 12.", "1. First 5.\n2. The final answer is: $\\boxed{12}$", "12"):
+        assert right(said, "12") and not right(said, "2")
 
 
 def test_known_inconsistencies_are_stated() -> None:

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from tune.tiny_tuning import END, START, base_model
 from tuneport.errors import DataError, UsageError
-from tuneport.tune.chat import prepare_chat, template_names
+from tuneport.tune.chat import prepare_chat, shipped_template, spoken_by, template_names
 
 TALK = [{"role": "user", "content": "the fox"}, {"role": "assistant", "content": "jumps"}]
 
@@ -32,7 +32,7 @@ def test_texts_need_no_template_and_end_with_the_tokenizers_own_end(tokenizer: A
     assert tokenizer.get_vocab() == before
 
 
-@pytest.mark.parametrize(
+TEMPLATES = pytest.mark.parametrize(
     ("name", "rendered", "end", "new"),
     [
         (
@@ -51,6 +51,22 @@ def test_texts_need_no_template_and_end_with_the_tokenizers_own_end(tokenizer: A
         ("tulu", f"{START}<|user|>\nthe fox\n<|assistant|>\njumps{END}", END, ()),
     ],
 )
+
+
+@TEMPLATES
+def test_a_model_without_a_template_is_spoken_to_as_one_that_was_tuned_with_it(
+    tokenizer: Any, base: Path, name: str, rendered: str, end: str, new: tuple[str, ...]
+) -> None:
+    plain = AutoTokenizer.from_pretrained(base)
+    plain.chat_template = spoken_by(plain, shipped_template(name))
+    prepare_chat(tokenizer, name, None, needed=True)
+    for talk, more in ((TALK, False), (TALK[:1], True)):
+        wanted = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=more)
+        assert plain.apply_chat_template(talk, tokenize=False, add_generation_prompt=more) == wanted
+    assert spoken_by(plain, "{{ messages }}") == "{{ messages }}"
+
+
+@TEMPLATES
 def test_a_named_template_brings_its_tokens_and_its_end(
     tokenizer: Any, name: str, rendered: str, end: str, new: tuple[str, ...]
 ) -> None:

@@ -49,6 +49,15 @@ def test_what_counts_in_an_answer_is_what_evaluate_counts(base: Path, sums: Path
         assert point["tasks"]["test"]["value"] == right
 
 
+def test_an_expression_that_is_none_is_told_before_anything_is_trained(base: Path, sums: Path, tmp_path: Path) -> None:
+    test = write_rows(tmp_path / "test.jsonl", [{"prompt": "1 + 1 =", "answer": "2"}])
+    with pytest.raises(UsageError, match=r"--match '\(' is no regular expression"):
+        tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(eval_every=1, tasks=(str(test),), match="("))
+    with pytest.raises(UsageError, match="--match says what counts"):
+        Running(match="x")
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_what_a_curve_is_read_on_is_noted_as_selection_and_told_where_it_is_trained_on(
     base: Path, sums: Path, tmp_path: Path, cli: Cli
 ) -> None:

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asking.add_argument(
         "--max-new-tokens", metavar="N", type=int, default=256, help="longest answer (default: %(default)s)"
     )
-    asking.add_argument("--chat-template", metavar="FILE|MODEL", help="template, where B has none")
+    asking.add_argument("--chat-template", metavar="NAME|FILE|MODEL", help="template, where B has none")
     asking.add_argument("--device", help="cpu, cuda, mps or cuda:N (default: the best there is)")
     asking.add_argument("--batch-size", metavar="N", default="16", help="a number, or auto (default: %(default)s)")
     asking.add_argument("--seed", type=int, default=0, help="of the halves and the bootstrap (default: %(default)s)")

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     asking = parser.add_argument_group("asking")
     asking.add_argument("--chat", action="store_true", help="the harness's tasks through the models' chat templates")
-    asking.add_argument("--chat-template", metavar="FILE|MODEL", help="template for models that have none")
+    asking.add_argument("--chat-template", metavar="NAME|FILE|MODEL", help="template for models that have none")
     asking.add_argument("--limit", metavar="N", type=int, help="only the first N examples of each task, for a try")
     asking.add_argument("--backend", default="hf", help="hf, vllm or olmes (default: %(default)s)")
     asking.add_argument("--device", help="cpu, cuda, mps or cuda:N (default: the best there is)")

@@ -19,6 +19,7 @@ from tuneport.checkpoint.weights import ADAPTER_PICKLE, MODEL_WEIGHTS
 from tuneport.errors import CheckpointError, TuneportError, UsageError
 from tuneport.evaluate import checks
 from tuneport.evaluate.checks import Prompt
+from tuneport.tune.chat import spoken_by
 
 BACKENDS = ("hf", "vllm")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
@@ -221,7 +222,7 @@ def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None]) -> Any
             "Name it in tokenizer_config.json."
         )
     if not model.tokenizer.chat_template and loading.chat_template is not None:
-        model.tokenizer.chat_template = loading.chat_template
+        model.tokenizer.chat_template = spoken_by(model.tokenizer, loading.chat_template)
     model.name, model.tell = seat.name, tell
     return model
 
@@ -243,11 +244,11 @@ def look_over(seat: Seat, loading: Loading, *, needs_template: bool) -> Looked:
 
     tokenizer = tokenizer_of(seat)
     if not tokenizer.chat_template and loading.chat_template is not None:
-        tokenizer.chat_template = loading.chat_template
+        tokenizer.chat_template = spoken_by(tokenizer, loading.chat_template)
     if needs_template and not tokenizer.chat_template:
         raise CheckpointError(
             f"model {seat.name}: the examples are `messages` (or --chat, --variant tuned), and it has no chat template. "
-            "Give --chat-template FILE|MODEL, or examples with a `prompt`."
+            "Give --chat-template NAME|FILE|MODEL, or examples with a `prompt`."
         )
     if needs_template:
         try:

@@ -34,6 +34,7 @@ from tuneport.evaluate.named import NamedTask, ask_named, load_named, load_suite
 from tuneport.evaluate.outcomes import TaskResult
 from tuneport.evaluate.sandbox import Sandbox
 from tuneport.evaluate.suites import VARIANTS, Variant, find_suite
+from tuneport.tune.chat import shipped_template, template_names
 
 FORMAT = "tuneport-evaluation-1"
 _ACROSS = (
@@ -304,9 +305,11 @@ def _roles(triple: Sequence[str], seats: Sequence[Seat], models: Sequence[str | 
 
 
 def template_text(source: str | Path | None) -> str | None:
-    """The text of a chat template, from a file or from a model that has one."""
+    """The text of a chat template: one that comes along, by name, or from a file, or from a model that has one."""
     if source is None:
         return None
+    if source in template_names():
+        return shipped_template(str(source))
     path = Path(source).expanduser()
     if path.is_file():
         try:

@@ -10,7 +10,6 @@ from typing import Any
 
 from tuneport.study.declared import Evaluation, Pair, Study, Tuning
 from tuneport.study.graph import Parent
-from tuneport.study.settings import template_names
 from tuneport.study.steps import Builder, Model, Taking, apart
 from tuneport.tune.recipes import parse_lora, recipe_of
 
@@ -282,5 +281,4 @@ def _curve_settings(tuning: Tuning, validation: Evaluation) -> dict[str, Any]:
 def _start_settings(tuning: Tuning, validation: Evaluation) -> dict[str, Any]:
     """What a curve's start needs besides: a base has no chat template of its own."""
     template = validation.settings.get("chat_template", tuning.chat_template)
-    named = template is None or template in template_names()
-    return {**apart(validation.settings)[1], **({} if named else {"chat_template": template})}
+    return {**apart(validation.settings)[1], **({} if template is None else {"chat_template": template})}

@@ -75,11 +75,13 @@ class Names(Tables):
             )
 
     def template_or_model(self, spec: object, place: Place) -> None:
-        """A file, or a model that has one; not a name."""
+        """One that comes along, a file, or a model that has one."""
         if not isinstance(spec, str) or not spec:
             return
         if spec.startswith(LAB):
             self.of_lab(spec, place, ".jinja")
+        elif spec in settings.template_names():
+            return
         elif self.file(spec) is None and self.folder(spec) is None and _is_no_hub_id(spec, ".jinja"):
             self.fault(place, f"{spec!r}: no such file or folder beside the study's, and no Hub id either")
 

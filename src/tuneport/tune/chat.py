@@ -45,6 +45,26 @@ def template_names() -> list[str]:
     return sorted(entry.name.removesuffix(".jinja") for entry in folder.iterdir() if entry.name.endswith(".jinja"))
 
 
+def shipped_template(name: str) -> str:
+    """The text of a template that comes with tuneport, its first line too, which says what tokens it needs."""
+    return (resources.files("tuneport.tune") / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def spoken_by(tokenizer: Any, text: str) -> str:
+    """A template that comes along, as `tune` gives it to a model with this tokenizer; any other text as it is."""
+    header = _HEADER.match(text)
+    if header is None or text not in map(shipped_template, template_names()):
+        return text
+    return _beginning_as(tokenizer, text[header.end() :])
+
+
+def _beginning_as(tokenizer: Any, text: str) -> str:
+    """At inference a rendered conversation gets no token more, so the template itself must begin as the tokenizer does."""
+    if tokenizer.bos_token_id is not None and tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]:
+        return "{{- bos_token -}}\n" + text
+    return text
+
+
 def prepare_chat(tokenizer: Any, chosen: str | None, end_token: str | None, *, needed: bool) -> Chat:
     """Give ``tokenizer`` the template that is chosen (or leave its own), and say how answers end.
 
@@ -114,7 +134,7 @@ def _chosen_template(tokenizer: Any, chosen: str) -> tuple[str, list[str], str |
     if _is_text(chosen):
         text = chosen
     elif shipped:
-        text = (resources.files("tuneport.tune") / "templates" / f"{chosen}.jinja").read_text(encoding="utf-8")
+        text = shipped_template(chosen)
     elif path.is_file():
         try:
             text = path.read_text(encoding="utf-8")
@@ -133,10 +153,7 @@ def _chosen_template(tokenizer: Any, chosen: str) -> tuple[str, list[str], str |
     text = text[header.end() :]
     if not shipped:
         return _checked(tokenizer, text, chosen), tokens, end
-    # At inference a rendered conversation gets no token more, so the template itself must begin as the tokenizer does.
-    if tokenizer.bos_token_id is not None and tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]:
-        text = "{{- bos_token -}}\n" + text
-    return text, tokens, end or tokenizer.eos_token
+    return _beginning_as(tokenizer, text), tokens, end or tokenizer.eos_token
 
 
 def _checked(tokenizer: Any, text: str, chosen: str) -> str:

@@ -101,7 +101,7 @@ def prepare(
     running = running or Running()
     _need_extra(lora, running)
     dtype = _stored_dtype(dtype, lora)
-    selection = read_selection(running.tasks)
+    selection = read_selection(running.tasks, running.match)
     rewards = tuple(parse_reward(text) for text in recipe.rewards) if isinstance(recipe, GrpoRecipe) else ()
     start = _open(model)
     sources = read_sources(data, recipe.name, mix, recipe.seed)

@@ -283,12 +283,8 @@ class Running:
                 raise UsageError(f"{flag(name)} {getattr(self, name)}: give a whole number from 1 on.")
         if (self.eval_every is None) != (not self.tasks):
             raise UsageError("--eval-every and --tasks belong together: give both, or neither.")
-        if self.match is not None:
-            from tuneport.evaluate.asking import Asking
-
-            Asking(match=self.match)
-            if not self.tasks:
-                raise UsageError("--match says what counts in an answer of --tasks: give both, or neither.")
+        if self.match is not None and not self.tasks:
+            raise UsageError("--match says what counts in an answer of --tasks: give both, or --tasks alone.")
         if self.report_to not in (None, "tensorboard", "trackio"):
             raise UsageError(f"--report-to {self.report_to!r}: choose tensorboard or trackio.")
         if not re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]?I?B", self.shard_size.upper()):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import DataError
+from tuneport.evaluate.asking import Asking
 from tuneport.evaluate.examples import OwnTask, own_file, read_tasks
 from tuneport.evaluate.leakage import example_digests
 
@@ -62,8 +63,12 @@ class Selection:
                 load_named(self.names)
 
 
-def read_selection(tasks: Sequence[str]) -> Selection:
-    """The examples behind the names. Raises `UsageError` with every fault of their files, before anything is trained."""
+def read_selection(tasks: Sequence[str], match: str | None = None) -> Selection:
+    """The examples behind the names, whose answers `match` picks out.
+
+    Raises `UsageError` with every fault of their files, and where `match` is no expression, before anything is trained.
+    """
+    Asking(match=match)
     files = {task: own_file(task) for task in tasks}
     read_tasks([path for path in files.values() if path is not None])  # tells what is wrong with all of them together
     own = [(path.name, task) for path in files.values() if path is not None for task in read_tasks([Path(path)])]
