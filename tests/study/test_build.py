@@ -42,7 +42,7 @@ def test_a_transfer_is_target_plus_tuned_minus_base_and_every_model_is_evaluated
     made = {step.name for step in graph if step.kind in ("tune", "transfer")}
     assert scored == made | {f"org/model@M{i}" for i in range(1, 6)}
     assert {"kind": "transfer", "name": "M5 + Δ(M4)", "source": "M4", "target": "M5", "tuning": "sft",
-            "family": None, "seed": 0, "steps_total": 100} in results(graph)  # fmt: skip
+            "family": None, "seed": 0, "steps_total": 100, "steps_on_target": 0} in results(graph)  # fmt: skip
 
 
 def test_all_pairs_are_twenty_and_each_source_is_fine_tuned_once() -> None:

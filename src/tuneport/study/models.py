@@ -70,7 +70,7 @@ class Run:
         name = f"FT({self._of(version, tuning)})"
         if tuning in found.tuned:
             thing = self.builder.model(found.tuned[tuning], self.family)
-            return Model(name, version, thing, self.family, None, None)
+            return Model(name, version, thing, self.family, None, None, None)
         if found.target_only or self.study.tuning(tuning) is None:
             return None
         return self._tuned(version, tuning, name, None)
@@ -136,8 +136,11 @@ class Run:
         if validation is not None:
             settings = _curve_settings(declared, validation) | _start_settings(declared, validation)
             self.builder.score(start, validation.validation, settings, None, [{"start_of": made.identity}])
-        total = None if start.steps_total is None or recipe.steps is None else start.steps_total + recipe.steps
-        return Model(name, start.version, Parent(made), self.family, self.seed, total)
+        total, here = (
+            None if before is None or recipe.steps is None else before + recipe.steps
+            for before in (start.steps_total, start.steps_on_target)
+        )
+        return Model(name, start.version, Parent(made), self.family, self.seed, total, here)
 
     def transfer(self, source: str, target: str, tuning: str, scale: float = 1.0) -> Model:
         """M_target + α·Δ_source."""
@@ -261,6 +264,7 @@ def result_row(kind: str, source: str | None, model: Model, tuning: str, **more:
         "family": model.family,
         "seed": model.seed,
         "steps_total": model.steps_total,
+        "steps_on_target": model.steps_on_target,
         **more,
     }
 

@@ -110,9 +110,12 @@ class Results:
         return [*rows.values(), *curves]
 
     def _row(self, step: Step, result: Mapping[str, Any]) -> dict[str, Any]:
-        total = result["steps_total"]
-        if total is None:
-            total = self._steps_total(step.parents["model"].step) if "model" in step.parents else None
+        total, here = result["steps_total"], result["steps_on_target"]
+        made = step.parents["model"].step if "model" in step.parents else None
+        if made is not None and total is None:
+            total = self._steps_total(made)
+        if made is not None and here is None:
+            here = self._steps_on_target(made)
         return {
             "kind": result["kind"],
             "name": result["name"],
@@ -123,7 +126,7 @@ class Results:
             "seed": result["seed"],
             "step": None,
             "steps_total": total,
-            "steps_on_target": self._steps_on_target(step, result["kind"]),
+            "steps_on_target": here,
             **{name: result[name] for name in ("rate", "scale") if name in result},
             "split": "test",
             "status": "done",
@@ -270,25 +273,15 @@ class Results:
             own = record.measured.get("steps")
         return None if own is None else int(own)
 
-    def _steps_on_target(self, evaluation: Step, kind: str) -> int | None:
-        """Fine-tuning steps on the version itself: since it was pretrained, or since a diff vector was added to it.
-
-        None where a fine-tuned model is from outside, or was fine-tuned for epochs and is not done.
-        """
-        if kind not in ("tuned", *comparisons.FURTHER):
-            return 0
-        steps, model = 0, evaluation.parents.get("model")
-        while model is not None and model.step.kind == "tune":
-            own, start = self._own_steps(model.step), model.step.parents.get("start")
-            if own is None:
-                return None
-            steps += own
-            if start is None or start.step.kind != "tune":
-                began: int | None = model.step.about["before"]
-                on_a_transfer = start is not None and start.step.kind == "transfer"
-                return steps if on_a_transfer or began == 0 else None
-            model = start
-        return None
+    def _steps_on_target(self, step: Step) -> int | None:
+        """Those of them on the version itself: since it was pretrained, or since a diff vector was added to it."""
+        if step.kind != "tune":
+            return 0 if step.kind == "transfer" else None
+        own, start = self._own_steps(step), step.parents.get("start")
+        before: int | None = step.about["before"]
+        if start is not None and start.step.kind in ("tune", "transfer"):
+            before = self._steps_on_target(start.step)
+        return None if own is None or before is None else own + before
 
     def _outcome_of(self, evaluation: str) -> str:
         """A digest of what an evaluation left, by its identity."""

@@ -45,6 +45,7 @@ class Model:
     family: int | None
     seed: int | None = None
     steps_total: int | None = 0  # None: fine-tuned by others, who knows how long
+    steps_on_target: int | None = 0  # of these, on the version itself: none where a diff vector was just added to it
 
 
 class Builder:
