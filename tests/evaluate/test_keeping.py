@@ -17,7 +17,7 @@ import tiny_scored
 import tuneport
 from tuneport.errors import OutputError
 from tuneport.evaluate import run
-from tuneport.evaluate.keeping import already_done, keeping
+from tuneport.evaluate.keeping import already_done, examples_file, keeping
 from tuneport.evaluate.outcomes import Outcome, TaskResult
 
 RESULT = TaskResult("t", "exact_match", True, (Outcome("1", 1.0), Outcome("2", 0.0)))
@@ -102,6 +102,23 @@ def test_a_file_that_is_no_record_is_never_touched(tmp_path: Path) -> None:
     assert already_done(out, {}, overwrite=True) is None
     with pytest.raises(OutputError, match="is a folder"):
         already_done(tmp_path, {}, overwrite=True)
+
+
+def test_records_whose_names_differ_after_a_point_do_not_share_their_examples(tmp_path: Path) -> None:
+    names = {
+        "o.json": "o.examples.jsonl",
+        "o": "o.examples.jsonl",
+        "o.txt": "o.txt.examples.jsonl",
+        "line-0.4": "line-0.4.examples.jsonl",
+        "line-0.3": "line-0.3.examples.jsonl",
+        "line-0.3.json": "line-0.3.examples.jsonl",
+    }
+    assert {name: examples_file(tmp_path / name).name for name in names} == names
+    for alpha in ("0.3", "0.4"):
+        with keeping(tmp_path / f"line-{alpha}", {}, overwrite=False) as kept:
+            kept.finish({}, iter([{"alpha": alpha}]))
+    assert json.loads((tmp_path / "line-0.3.examples.jsonl").read_text()) == {"alpha": "0.3"}
+    assert json.loads((tmp_path / "line-0.4.examples.jsonl").read_text()) == {"alpha": "0.4"}
 
 
 def test_a_model_that_was_trained_on_is_another_model(models: Path, towns: Path, tmp_path: Path) -> None:

@@ -22,8 +22,12 @@ EXAMPLES = ".examples.jsonl"
 
 
 def examples_file(out: Path) -> Path:
-    """Where the per-example outcomes of ``out`` lie."""
-    return out.with_suffix(EXAMPLES)
+    """Where the per-example outcomes of ``out`` lie; only `.json` is an ending, so that line-0.3 and line-0.4 have their own.
+
+    >>> examples_file(Path("path.json")).name, examples_file(Path("line-0.4")).name
+    ('path.examples.jsonl', 'line-0.4.examples.jsonl')
+    """
+    return out.with_name(out.name.removesuffix(".json") + EXAMPLES)
 
 
 def already_done(out: Path, plan: Mapping[str, Any], overwrite: bool) -> dict[str, Any] | None:
