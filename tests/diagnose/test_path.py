@@ -167,6 +167,10 @@ def _die_after(count: int) -> None:
         ({"refine": -1}, "--refine -1"),
         ({"threshold": -0.1}, "--threshold -0.1"),
         ({"batch_size": 0}, "--batch-size 0"),
+        ({"batch_size": "autox"}, "--batch-size 'autox': give a whole number from 1 on, auto, or auto:N"),
+        ({"seed": -1}, "--seed -1: give a whole number from 0 on"),
+        ({"device": "foo"}, "--device 'foo': choose cpu, cuda"),
+        ({"device": "cuda:99"}, "--device cuda:99: torch finds no such device"),
     ],
 )
 def test_choices_that_cannot_be_meant_are_refused(ends: Path, choices: dict[str, Any], message: str) -> None:

@@ -268,6 +268,8 @@ def test_unknown_models_tasks_and_choices_end_in_words(models: Path, towns: Path
         ("no regular expression", {"match": "("}),
         ("has 2 groups", {"match": "(a)(b)"}),
         ("--batch-size", {"batch_size": 0}),
+        ("--batch-size 'autox'", {"batch_size": "autox"}),
+        ("--seed -1", {"seed": -1}),
         ("--max-new-tokens", {"max_new_tokens": 0}),
         ("--limit", {"limit": 0}),
         ("--backend 'gguf'", {"backend": "gguf"}),

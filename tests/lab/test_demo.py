@@ -95,6 +95,12 @@ def test_without_torch_the_demo_says_what_to_install(tmp_path: Path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+def test_a_seed_below_zero_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--seed -1: give a whole number from 0 on"):
+        demo(tmp_path / "demo", -1)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_curves_start_before_the_first_step_and_end_after_the_last(done: Path) -> None:
     record = json.loads((done / "summary.json").read_text())["transfer_then_tune"]
     for curve in ("from_target", "from_transferred"):

@@ -32,8 +32,8 @@ from tuneport.errors import UsageError
 from tuneport.evaluate.asking import Asking
 from tuneport.evaluate.harness import quietly
 from tuneport.evaluate.keeping import already_done, keeping
-from tuneport.evaluate.models import Loading, find_models, look_over, names_of, need_harness
-from tuneport.evaluate.run import checked_batch_size, digest_of_task, template_text, versions
+from tuneport.evaluate.models import Loading, find_models, look_over, names_of, need_device, need_harness
+from tuneport.evaluate.run import checked_batch_size, checked_seed, digest_of_task, template_text, versions
 from tuneport.pairing.shared import Shared
 from tuneport.transfer.budget import budget
 from tuneport.transfer.digests import tensor_digests
@@ -87,13 +87,15 @@ def path(
     if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):
         raise UsageError(f"--threshold {threshold}: give a rise of loss from 0 on, in nats a token.")
     out = None if out is None else Path(out).expanduser()
+    seed = checked_seed(seed)
     asking = Asking(match=match, max_new_tokens=max_new_tokens)
+    loading = Loading("hf", device, "float32", checked_batch_size(batch_size), template_text(chat_template))
+    need_device(loading)
     examples = read_examples(data, loss_only)
     one, other = fetched(open_checkpoint(a, "A")), fetched(open_checkpoint(b, "B"))
     names = names_of([os.fspath(a), os.fspath(b)])
     shared, otherwise = joined(one, other, allow_config=allow_config)
     seat = replace(find_models([os.fspath(b)])[0], name=names[1])
-    loading = Loading("hf", device, "float32", checked_batch_size(batch_size), template_text(chat_template))
     with ExitStack() as stack:
         readers = stack.enter_context(opened(one, other))
         plan: dict[str, Any] = {

@@ -6,6 +6,7 @@ each task, compare, write. A killed run goes on from what it has; finished resul
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -124,7 +125,7 @@ def evaluate(
     own = tuple(read_tasks(files, loss=loss))
     loading = Loading(backend, device, dtype, checked_batch_size(batch_size), template_text(chat_template))
     need_device(loading)
-    wanted = Wanted(own, tuple(names), asking, loading, chat, seed, suite, variant)
+    wanted = Wanted(own, tuple(names), asking, loading, chat, checked_seed(seed), suite, variant)
     triples = [_roles(triple, seats, models) for triple in recovered_gain]
     leaks = leakage.leaked(own, trained_on, names, [Path(seat.adapter or seat.source) for seat in seats])
     if not allow_selection:
@@ -327,15 +328,22 @@ def template_text(source: str | Path | None) -> str | None:
 
 def checked_batch_size(value: int | str) -> int | str:
     """A batch size as the harness takes it. Raises `UsageError`."""
-    if isinstance(value, str) and value.startswith("auto"):
+    if isinstance(value, str) and re.fullmatch(r"auto(:[1-9]\d*)?", value):
         return value
     try:
         number = int(value)
     except ValueError:
         number = 0
     if number < 1:
-        raise UsageError(f"--batch-size {value!r}: give a whole number from 1 on, or auto.")
+        raise UsageError(f"--batch-size {value!r}: give a whole number from 1 on, auto, or auto:N.")
     return number
+
+
+def checked_seed(value: int) -> int:
+    """A seed as numpy's bootstrap takes it. Raises `UsageError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UsageError(f"--seed {value!r}: give a whole number from 0 on.")
+    return value
 
 
 def digest_of_task(task: OwnTask) -> str:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tuneport.errors import UsageError
 from tuneport.lab import controls, corpus, curve, family, questions, scoring, showing, summary, tuning
 from tuneport.lab.family import Architecture
 from tuneport.lab.lines import write_lines
@@ -99,6 +100,8 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
     from tuneport.transfer.choices import Choices
 
     need_models_extra("The demo")
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"--seed {seed}: give a whole number from 0 on, below 2^32.")
     out, recipe = Path(out), recipe or Recipe()
     started = time.perf_counter()
     with workplace(out, {"format": "tuneport-demo-1", "seed": seed, "recipe": asdict(recipe)}) as folder:
