@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="JSONL file of texts, or of questions with answers, as for `evaluate` (repeatable)",
     )
     parser.add_argument("--out", metavar="FILE", help="JSON file to write; it appears when it is whole")
-    line = parser.add_argument_group("points on the line")
+    line = parser.add_argument_group("points on the line", "at most 1,000 in all")
     line.add_argument(
         "--points", metavar="N", type=int, help="so many at equal distances, A and B included (default: 5)"
     )

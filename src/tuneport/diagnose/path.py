@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tuneport.checkpoint.tokenizer import tokenizer_fingerprint
 from tuneport.diagnose.bend import halves, next_point, token_mean
 from tuneport.diagnose.line import joined, opened
 from tuneport.diagnose.measuring import Measuring, Point, read_examples
+from tuneport.diagnose.points import Points, points_of
 from tuneport.diagnose.record import FORMAT, Measured, lines_of, record_of
 from tuneport.errors import UsageError
 from tuneport.evaluate.asking import Asking
@@ -38,17 +39,6 @@ from tuneport.pairing.shared import Shared
 from tuneport.transfer.budget import budget
 from tuneport.transfer.digests import tensor_digests
 from tuneport.transfer.run import fetched
-
-POINTS = 5
-REFINE = 4
-
-
-@dataclass(frozen=True)
-class Points:
-    """Where losses are measured: `alphas` to begin with (0 and 1 always), then `refine` more where they bend."""
-
-    alphas: tuple[float, ...]
-    refine: int
 
 
 def path(
@@ -83,7 +73,7 @@ def path(
     outcome beside it. Returns the record; raises `TuneportError`.
     """
     need_harness("hf")
-    wanted = _points(points, refine, alphas, beyond)
+    wanted = points_of(points, refine, alphas, beyond)
     if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):
         raise UsageError(f"--threshold {threshold}: give a rise of loss from 0 on, in nats a token.")
     out = None if out is None else Path(out).expanduser()
@@ -141,28 +131,6 @@ def _along(measuring: Measuring, wanted: Points, locating: NDArray[np.bool_]) ->
             break
         found[alpha] = measuring.at(alpha)
     return dict(sorted(found.items()))
-
-
-def _points(points: int | None, refine: int | None, alphas: Sequence[float] | None, beyond: float | None) -> Points:
-    if alphas is not None and (points is not None or beyond is not None):
-        raise UsageError("--alphas says where the points are; leave out --points and --beyond.")
-    if refine is not None and refine < 0:
-        raise UsageError(f"--refine {refine}: give a number from 0 on.")
-    if alphas is not None:
-        if not all(math.isfinite(alpha) for alpha in alphas):
-            raise UsageError("--alphas: give finite numbers.")
-        given = {float(alpha) for alpha in alphas} | {0.0, 1.0}
-        return Points(tuple(sorted(given)), 0 if refine is None else refine)
-    count = POINTS if points is None else points
-    if count < 3:
-        raise UsageError(f"--points {count}: give at least 3, the two models and one between them.")
-    chosen = {place / (count - 1) for place in range(count)}
-    if beyond is not None:
-        if not (math.isfinite(beyond) and beyond > 1):
-            raise UsageError(f"--beyond {beyond}: give a number above 1, where the second model is.")
-        further = (place / (count - 1) for place in range(count, math.ceil(beyond * (count - 1))))
-        chosen |= {*further, float(beyond)}
-    return Points(tuple(sorted(chosen)), REFINE if refine is None else refine)
 
 
 def _identity(checkpoint: Checkpoint, reader: TensorReader) -> dict[str, Any]:

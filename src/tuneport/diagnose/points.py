@@ -1,0 +1,70 @@
+"""Where on a line losses are measured to begin with, and how many points that makes in all.
+
+In come the choices of `path`, out come `Points`: pure functions of numbers, which a study's file and its estimates ask too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tuneport.errors import UsageError
+
+POINTS = 5
+REFINE = 4
+MOST = 1_000  # on one line, each a pass of the model over all of the data
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where losses are measured: `alphas` to begin with (0 and 1 always), then `refine` more where they bend."""
+
+    alphas: tuple[float, ...]
+    refine: int
+
+
+def points_of(points: int | None, refine: int | None, alphas: Sequence[float] | None, beyond: float | None) -> Points:
+    """The points that `path` was asked for. Raises `UsageError` for what cannot be meant, and for more than `MOST`."""
+    if alphas is not None and (points is not None or beyond is not None):
+        raise UsageError("--alphas says where the points are; leave out --points and --beyond.")
+    if refine is not None and refine < 0:
+        raise UsageError(f"--refine {refine}: give a number from 0 on.")
+    if alphas is not None:
+        return _given(alphas, 0 if refine is None else refine)
+    count, more = POINTS if points is None else points, REFINE if refine is None else refine
+    if count < 3:
+        raise UsageError(f"--points {count}: give at least 3, the two models and one between them.")
+    if beyond is not None and not (math.isfinite(beyond) and beyond > 1):
+        raise UsageError(f"--beyond {beyond}: give a number above 1, where the second model is.")
+    if how_many(count, more, beyond) > MOST:
+        asked = f"--points {count}, --refine {more}" + ("" if beyond is None else f", --beyond {beyond:g}")
+        raise UsageError(_TOO_MANY.format(asked=asked))
+    chosen = {place / (count - 1) for place in range(count)}
+    if beyond is not None:
+        further = (place / (count - 1) for place in range(count, math.ceil(beyond * (count - 1))))
+        chosen |= {*further, float(beyond)}
+    return Points(tuple(sorted(chosen)), more)
+
+
+def how_many(points: int | None, refine: int | None, beyond: float | None) -> int:
+    """How many points that makes, all those counted that bends may ask for; of too many, some number above `MOST`.
+
+    >>> how_many(5, 4, 1.5)  # 0, 0.25 … 1, then 1.25 and 1.5, then four more
+    11
+    """
+    steps = min((POINTS if points is None else points) - 1, MOST)
+    last = steps if beyond is None else math.ceil(min(beyond, MOST) * steps)
+    return last + 1 + (REFINE if refine is None else refine)
+
+
+_TOO_MANY = f"{{asked}}: more than {MOST:,} points on one line, each a pass over all of the data. Give fewer."
+
+
+def _given(alphas: Sequence[float], refine: int) -> Points:
+    if not all(math.isfinite(alpha) for alpha in alphas):
+        raise UsageError("--alphas: give finite numbers.")
+    chosen = {float(alpha) for alpha in alphas} | {0.0, 1.0}
+    if len(chosen) + refine > MOST:
+        raise UsageError(_TOO_MANY.format(asked=f"--alphas (with 0 and 1 {len(chosen):,} numbers), --refine {refine}"))
+    return Points(tuple(sorted(chosen)), refine)
