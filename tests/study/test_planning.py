@@ -86,11 +86,29 @@ def test_a_study_of_which_only_a_part_is_asked_for_takes_what_that_stands_on() -
     graph = graph_of(paper(DO))
     names = {step.name for step in graph if step.identity in chosen(graph, only=["M5 + Δ(M4)"])}
     assert names == {"tune FT(M4)", "transfer M5 + Δ(M4)", "evaluate M5 + Δ(M4)"}
-    assert len(chosen(graph, only=["evaluate M?"])) == 5
+    assert len(chosen(graph, only=["evaluate M*"])) == 6 + 2, (
+        "those of M1 to M5, and of M5 + Δ(M4), which stands on two"
+    )
     with pytest.raises(UsageError, match=r"'FT\(M7\)': no step or model has this name. Did you mean 'FT\(M"):
         chosen(graph, only=["FT(M7)"])
     lab = graph_of(declared(LAB, LAB_TUNE, LAB_EVALUATE, head="families = [1, 2]"))
     assert len({step.identity for step in lab if step.kind == "family"}) == 2
+
+
+def test_a_part_is_asked_for_by_its_very_name_whatever_letters_it_has_and_only_a_star_stands_for_others() -> None:
+    names = ["M[1]", "M?", "M*", "M1", "MX"]
+    five = "".join(f'[[version]]\nname = "{name}"\nmodel = "org/model-{at}"\n' for at, name in enumerate(names))
+    graph = graph_of(declared(five, TUNE, EVALUATE, '[do]\ntransfer = [["M[1]", "MX"]]'))
+
+    def asked(pattern: str) -> set[str]:
+        return {step.name for step in graph if step.identity in chosen(graph, only=[pattern])}
+
+    assert asked("transfer MX + Δ(M[1])") == {"tune FT(M[1])", "transfer MX + Δ(M[1])"}
+    assert asked("evaluate M?") == {"evaluate M?"}
+    assert asked("evaluate M*") == {"evaluate M*"}, "a name that is there is no pattern"
+    assert asked("transfer *[1])") == asked("transfer MX + Δ(M[1])")
+    with pytest.raises(UsageError, match="no step or model has this name"):
+        chosen(graph, only=["evaluate M[1X]"])
 
 
 def test_families_can_be_asked_for_that_the_file_does_not_name() -> None:
@@ -133,6 +151,24 @@ def test_costs_are_those_of_the_formula() -> None:
     assert total["gpu_hours"] == pytest.approx(5 * tune.gpu_hours + 11 * scored.gpu_hours)
     assert total["days"] == pytest.approx(total["gpu_hours"] / 2 / 24)
     assert estimates.to_fetch() == 5 * 4_000_000_000
+
+
+def test_a_path_costs_all_of_its_points_those_set_later_and_those_beyond_too(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"text": "one and one"}\n')
+    both = '[paths]\ntext = ["texts.jsonl"]\ndata = ["texts.jsonl"]\npoints = 5\nrefine = 2\n'
+    parts = (both, '[do]\npaths = [["M1", "M2"]]\n', COST + "tokens-per-path = 100\n")
+    study = declared(versions(["M1", "M2"], "parameters = 2e9"), TUNE, *parts, folder=tmp_path)
+    graph = graph_of(study)
+    estimates = Estimates(study, graph)
+
+    def points(name: str) -> float:
+        hours = estimates.of(named(graph, name)).gpu_hours
+        assert hours is not None
+        return hours * 3600 * 300e12 * 0.5 / (2 * 2e9 * 100)
+
+    assert points("path M1 – M2") == pytest.approx(5 + 2)
+    assert points("path M2 – M2 + Δ(M1)") == pytest.approx(5 + 2 + 2), "and 1.25 and 1.5"
+    assert any("100 tokens at each point of a path" in line for line in estimates.assumptions())
 
 
 def test_recycling_in_float32_costs_twice_the_disk() -> None:

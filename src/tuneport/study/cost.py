@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.local import open_folder
+from tuneport.diagnose.points import how_many
 from tuneport.errors import TuneportError
 from tuneport.study.declared import Study
 from tuneport.study.graph import Graph, Step
@@ -100,6 +101,10 @@ class Estimates:
             )
         else:
             found.append("scoring is not counted ([cost] questions and tokens-per-question)")
+        if "tokens_per_path" in cost:
+            found.append(
+                f"{cost['tokens_per_path']:g} tokens at each point of a path, all of `refine` counted: an upper bound"
+            )
         found.append(f"{_ASSUMED_BYTES} bytes a parameter of a model on the Hub")
         found.append(f"a running fine-tuning has checkpoints of {_CHECKPOINT_BYTES} bytes a parameter besides")
         if self._study.keep == "scored":
@@ -146,9 +151,7 @@ class Estimates:
             tokens = self._study.cost.get("tokens_per_path")
             parameters = self._size(step, "b").parameters
             operations = (
-                None
-                if tokens is None or parameters is None
-                else _SCORING * parameters * tokens * step.choices["points"]
+                None if tokens is None or parameters is None else _SCORING * parameters * tokens * _points(step)
             )
             return Cost(0, self._hours(operations))
         if step.kind == "family":
@@ -174,3 +177,8 @@ class Estimates:
         if operations is None or rate is None:
             return None
         return float(operations / (rate * self._study.cost.get("utilisation", 1.0)) / 3600)
+
+
+def _points(step: Step) -> int:
+    """How many points of a line a path measures at most."""
+    return how_many(step.choices["points"], step.choices["settings"].get("refine"), step.choices["beyond"])

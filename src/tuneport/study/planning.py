@@ -6,7 +6,8 @@ with other choices, or from other parents, stands against the record of its name
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -117,15 +118,27 @@ def chosen(graph: Graph, only: Iterable[str] = ()) -> set[str]:
     """
     patterns = list(only)
     names = {step.identity: (step.name, str(step.about.get("model", step.name))) for step in graph}
+    every = [name for of_step in names.values() for name in of_step]
+    named: set[str] = set()
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for of_step in names.values() for name in of_step):
-            near = get_close_matches(pattern, [name for of_step in names.values() for name in of_step], 1)
+        found = _named(pattern, every)
+        if not found:
+            near = get_close_matches(pattern, every, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise UsageError(f"--only {pattern!r}: no step or model has this name.{hint} --dry-run lists the steps.")
-    found: set[str] = set()
+        named |= found
+    wanted: set[str] = set()
     for step in reversed(list(graph)):
-        asked = not patterns or any(fnmatchcase(name, pattern) for name in names[step.identity] for pattern in patterns)
-        if asked or step.identity in found:
-            found.add(step.identity)
-            found |= {parent.step.identity for parent in step.parents.values()}
-    return found
+        asked = not patterns or not named.isdisjoint(names[step.identity])
+        if asked or step.identity in wanted:
+            wanted.add(step.identity)
+            wanted |= {parent.step.identity for parent in step.parents.values()}
+    return wanted
+
+
+def _named(pattern: str, names: Collection[str]) -> set[str]:
+    """The one name that a pattern is, or those that it fits; only * is special, for versions may be called M[1] or M?."""
+    if pattern in names:
+        return {pattern}
+    literal = re.sub(r"[\[?]", r"[\g<0>]", pattern)
+    return {name for name in names if fnmatchcase(name, literal)}
