@@ -55,6 +55,10 @@ def study(
         raise UsageError(f"--engine {engine!r}: choose {' or '.join(ENGINES)}.")
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise UsageError(f"--jobs {jobs!r}: give a whole number from 1 on.")
+    if ray_address is not None and engine != "ray":
+        raise UsageError(
+            f"--ray-address {ray_address}: --engine {engine} has no cluster. Pass --engine ray, or leave it out."
+        )
     declared, store = of_families(read_study(file), families), open_store(out)
     with store.locked():
         taken = inputs.Inputs.kept(declared.path.parent, store.read(inputs.NAME))
