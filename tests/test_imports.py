@@ -147,6 +147,7 @@ EXCEPTIONS = {
     # What each kind of step does is a verb, imported when it is done; a file's choices are checked by the verb's own.
     *(("study/perform.py", room) for room in ("transfer", "diagnose", "evaluate", "tune")),
     ("study/settings.py", "transfer"),
+    *((f"study/{name}.py", "diagnose") for name in ("settings", "cost")),  # how many points a path has, nothing else
 }
 ROOF = {"__init__", "__main__", "cli", "inspecting", "publishing"}
 

@@ -90,8 +90,15 @@ def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:
 def test_one_task_stands_in_one_file(tmp_path: Path) -> None:
     one = write(tmp_path / "one.jsonl", {"task": "t", "prompt": "a", "answer": "b"})
     other = write(tmp_path / "other.jsonl", {"task": "t", "prompt": "c", "answer": "d"})
-    with pytest.raises(UsageError, match=r"other\.jsonl:1: the task 't' stands in one\.jsonl too"):
+    with pytest.raises(UsageError, match=r"other\.jsonl:1: the task 't' stands in one\.jsonl too; give one of"):
         read_tasks([one, other])
+    (tmp_path / "sub").mkdir()
+    same = write(tmp_path / "sub" / "one.jsonl", *({"task": "t", "prompt": q, "answer": "b"} for q in "efg"))
+    with pytest.raises(UsageError) as caught:
+        read_tasks([one, same])
+    head, told = str(caught.value).splitlines()
+    assert "1 fault(s)" in head, "once, not for each line"
+    assert f"one.jsonl:1: the task 't' stands in {one} too" in told, "where two files have one name, which of them"
 
 
 def test_a_file_that_is_not_there_or_empty_or_not_text_is_told(tmp_path: Path) -> None:

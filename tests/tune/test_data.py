@@ -195,7 +195,7 @@ def test_a_share_of_other_data_or_of_more_than_there_is_is_refused(tmp_path: Pat
 
 
 def test_two_shares_of_one_source_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--mix sums\.jsonl: a share of sums\.jsonl was given before"):
+    with pytest.raises(UsageError, match=r"--mix sums\.jsonl: a share of it was given before"):
         read_sources(
             [write_rows(tmp_path / "sums.jsonl", sums())], "sft", [Share("sums", 9), Share("sums.jsonl", 3)], 0
         )

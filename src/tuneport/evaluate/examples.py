@@ -73,13 +73,18 @@ def read_tasks(files: Sequence[Path], *, loss: bool = False) -> list[OwnTask]:
     faults: list[str] = []
     grouped: dict[str, list[tuple[Kind, Example]]] = {}
     sources: dict[str, Path] = {}
+    shared = set[tuple[str, Path]]()
     for file in files:
         for number, row in _rows(file, faults):
             name, kind, example = _parse(row, number, f"{file.name}:{number}", loss, file.stem, faults)
             if example is None or kind is None:
                 continue
             if sources.setdefault(name, file) != file:
-                faults.append(f"{file.name}:{number}: the task {name!r} stands in {sources[name].name} too")
+                if (name, file) not in shared:  # once, not for each of its lines
+                    other = sources[name].name if sources[name].name != file.name else sources[name]
+                    what = f"the task {name!r} stands in {other} too; give one of them another `task`"
+                    faults.append(f"{file.name}:{number}: {what}")
+                shared.add((name, file))
                 continue
             grouped.setdefault(name, []).append((kind, example))
     tasks = []

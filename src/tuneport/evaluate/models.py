@@ -174,14 +174,21 @@ def need_harness(backend: str) -> None:
         raise UsageError("--backend vllm: vLLM is not installed. Install it (pip install vllm), or use --backend hf.")
 
 
-def need_device(loading: Loading) -> None:
-    """Raise `UsageError` for a device or dtype that is none: the harness would take another device without a word."""
+def need_names(loading: Loading) -> None:
+    """Raise `UsageError` for a device or dtype that no machine has; torch is not asked."""
     if loading.dtype is not None and loading.dtype not in DTYPES:
         raise UsageError(f"--dtype {loading.dtype!r}: choose {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.")
     if loading.device is None or loading.backend != "hf":
         return
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", loading.device):
         raise UsageError(f"--device {loading.device!r}: choose cpu, cuda, cuda:N or mps.")
+
+
+def need_device(loading: Loading) -> None:
+    """Raise `UsageError` for a device or dtype that is none: the harness would take another device without a word."""
+    need_names(loading)
+    if loading.device is None or loading.backend != "hf":
+        return
     import torch
 
     kind, _, number = loading.device.partition(":")

@@ -10,13 +10,14 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.open import HUB_ID
 from tuneport.errors import StudyError
+from tuneport.evaluate.examples import OwnTask
 from tuneport.study import settings
+from tuneport.study.build import BEYOND
 from tuneport.study.declared import Evaluation, Lines, Resources, Study, Tuning, Version
 from tuneport.study.doing import read_doing
 from tuneport.study.expected import read_expected
@@ -24,6 +25,7 @@ from tuneport.study.inputs import LAB
 from tuneport.study.lines import Path as Place
 from tuneport.study.lines import lines_of
 from tuneport.study.naming import Names
+from tuneport.study.questions import need_apart, read_questions
 from tuneport.study.tables import Table, nearest
 
 KINDS = ("family", "tune", "transfer", "evaluate", "path", "distance", "precision")
@@ -188,8 +190,10 @@ class _Reader(Names):
         data = self.texts(table, "data", path, required=True)
         for spec in data:
             self.rows(spec, (*path, "data"))
-        for spec in self.texts(table, "mix", path):
-            self.attempt((*path, "mix"), partial(settings.check_mix, spec))
+        mix = self.texts(table, "mix", path)
+        places = {spec: self.as_given(spec) for spec in data}
+        for key, fault in settings.faults_of_sources(places, mix):
+            self.fault((*path, key), fault)
         chosen, running = settings.of_tuning(recipe, table)
         for key, fault in settings.faults_of_tuning(recipe, table, chosen, running):
             self.fault((*path, key) if key in table else path, fault)
@@ -204,7 +208,7 @@ class _Reader(Names):
             recipe=recipe,
             data=data,
             settings=chosen,
-            mix=self.texts(table, "mix", path),
+            mix=mix,
             after=self.text(table, "from", path),
             chat_template=template,
             end_token=self.text(table, "end-token", path),
@@ -215,10 +219,14 @@ class _Reader(Names):
 
     def _transferring(self, content: Table) -> Table:
         table = self.table(content, "transfer", (), optional=True)
-        self.known(table, settings.TRANSFER_KEYS, ("transfer",))
-        chosen: list[dict[str, Any]] = []
-        self.attempt(("transfer",), lambda: chosen.append(settings.of_transfer(table)))
-        return chosen[0] if chosen else {}
+        path = ("transfer",)
+        self.known(table, (*settings.TRANSFER_TEXTS, *settings.TRANSFER_LISTS), path)
+        texts = {key: self.text(table, key, path) for key in settings.TRANSFER_TEXTS}
+        lists = {key: self.texts(table, key, path) for key in settings.TRANSFER_LISTS}
+        given = {key: text for key, text in texts.items() if text is not None}
+        for key, fault in settings.faults_of_transfer(given, lists):
+            self.fault((*path, key), fault)
+        return {} if self.faults else settings.of_transfer(table)
 
     def _evaluations(
         self, content: Table, versions: Sequence[Version], tunings: Sequence[Tuning]
@@ -250,60 +258,65 @@ class _Reader(Names):
         suite = self.text(table, "suite", path)
         if suite is not None:
             self.attempt((*path, "suite"), lambda: settings.check_suite(suite))
-        chosen = {}
-        for key in settings.evaluation_keys():
-            if key in table:
-                fault = settings.fault_of_evaluation(key, table[key])
-                if fault is not None:
-                    self.fault((*path, key), fault)
-                chosen[key.replace("-", "_")] = table[key]
+        for key, fault in settings.faults_of_evaluation(table):
+            self.fault((*path, key), fault)
+        chosen = {key.replace("-", "_"): table[key] for key in settings.evaluation_keys() if key in table}
         self.template_or_model(chosen.get("chat_template"), (*path, "chat-template"))
         if not tasks and not loss and suite is None:
             self.fault(path, "asks nothing; give tasks, loss or suite")
         evaluation = Evaluation(tasks, suite, loss, validation, chosen)
-        self._not_selected_on_the_test(evaluation, path)
+        self._questions(evaluation, path)
         return evaluation
 
-    def _not_selected_on_the_test(self, evaluation: Evaluation, path: Place) -> None:
-        """Refuse validation data that stand in the test: curves would then choose the model by its test score."""
+    def _questions(self, evaluation: Evaluation, path: Place) -> None:
+        """Read the files; refuse validation data that stand in the test: curves would choose the model by its test score."""
+        tests = [
+            *self._read(evaluation.tasks, (*path, "tasks")),
+            *self._read(evaluation.loss, (*path, "loss"), loss=True),
+        ]
+        readable = self._read(evaluation.validation, (*path, "validation"))
         both = sorted({*evaluation.tasks, *evaluation.loss} & {*evaluation.validation})
         for spec in both:
             self.fault(
                 (*path, "validation"),
                 f"{spec!r} is a test task too: selection on the test set is refused; give other examples",
             )
-        if both or self.faults:
-            return
-        tests = [file for spec in (*evaluation.tasks, *evaluation.loss) if (file := self.file(spec)) is not None]
-        chosen = [file for spec in evaluation.validation if (file := self.file(spec)) is not None]
-        if tests and chosen:
-            self.attempt((*path, "validation"), lambda: settings.check_apart(list(dict.fromkeys(tests)), chosen))
+        if tests and readable and not both:
+            files = self._files(evaluation.validation)
+            self.attempt((*path, "validation"), lambda: need_apart(tests, files))
+
+    def _read(self, specs: Sequence[str], place: Place, *, loss: bool = False) -> list[OwnTask]:
+        """The tasks of those that are files; none where something is wrong with them, which is noted."""
+        specs = list(dict.fromkeys(specs))  # what stands there twice is told already
+        names = [spec for spec in specs if self.file(spec) is None]
+        found: list[OwnTask] = []
+        self.attempt(place, lambda: found.extend(read_questions(self._files(specs), names, loss=loss)))
+        return found
+
+    def _files(self, specs: Sequence[str]) -> list[Path]:
+        found = (self.file(spec) for spec in specs if not spec.startswith(LAB))
+        return [file for file in found if file is not None]
 
     def _paths(self, content: Table) -> Lines:
         table = self.table(content, "paths", (), optional=True)
         path = ("paths",)
         switches = ("loss-only", "allow-config")
-        extra = ("max-new-tokens", "batch-size", "refine", "device", "chat-template", "match", *switches)
-        self.known(table, ("text", "data", "points", "threshold", *extra), path)
+        asking = ("max-new-tokens", "batch-size", "device", "chat-template", "match")
+        self.known(table, ("text", "data", "points", "threshold", "refine", *asking, *switches), path)
         text, data = (self.texts(table, key, path) for key in ("text", "data"))
         for key, specs in (("text", text), ("data", data)):
             for spec in specs:
                 self.task(spec, (*path, key), named=False)
-        chosen: dict[str, Any] = {}
-        for key in ("max-new-tokens", "batch-size", "refine"):
-            value = self.whole(table, key, path, least=0 if key == "refine" else 1)
-            if value is not None:
-                chosen[key.replace("-", "_")] = value
         for key in switches:
-            value_flag = self.flag(table, key, path)
-            if value_flag is not None:
-                chosen[key.replace("-", "_")] = value_flag
-        for key in ("device", "chat-template", "match"):
-            value_text = self.text(table, key, path)
-            if value_text is not None:
-                chosen[key.replace("-", "_")] = value_text
-        self.template_or_model(chosen.get("chat_template"), (*path, "chat-template"))
-        points = self.whole(table, "points", path, least=3)
+            self.flag(table, key, path)
+        for key, fault in settings.faults_of_evaluation({key: table[key] for key in asking if key in table}):
+            self.fault((*path, key), fault)
+        self.template_or_model(table.get("chat-template"), (*path, "chat-template"))
+        points, refine = (self.whole(table, key, path, least=least) for key, least in (("points", 3), ("refine", 0)))
+        chosen = {key.replace("-", "_"): table[key] for key in (*asking, *switches, "refine") if key in table}
+        too_many = settings.fault_of_points(points, refine, BEYOND if data else None)
+        if too_many is not None:
+            self.fault((*path, "points" if "points" in table else "refine"), too_many)
         threshold = self.number(table, "threshold", path, least=0)
         default = Lines()
         return Lines(

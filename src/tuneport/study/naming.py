@@ -7,6 +7,7 @@ headers are read; nothing else is opened, and nobody is asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tuneport.checkpoint.local import open_folder
@@ -100,6 +101,16 @@ class Names(Tables):
     def file(self, spec: str) -> Path | None:
         """The file of this name beside the study's, if there is one."""
         return file_beside(self._beside, spec)
+
+    def as_given(self, spec: str) -> str:
+        """What a run is given of training data: where the file lies, the lab's by its name, or the name as it stands."""
+        found: list[str] = [spec]
+        if spec.startswith(LAB):
+            with suppress(TuneportError):  # told where it is read
+                found.append(catalogue.find(spec)[1])
+        elif (file := self.file(spec)) is not None:
+            found.append(str(file))
+        return found[-1]
 
     def attempt(self, place: Place, check: Callable[[], object]) -> None:
         """Note what a check of the package's own says, without the dashes of the command line."""

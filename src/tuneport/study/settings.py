@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import cache, partial
 from typing import Any
 
 from tuneport.errors import UsageError
+from tuneport.study.inputs import LAB
 from tuneport.tune.recipes import RECIPES, Running, parse_lora, recipe_of
 
 _RUNNING = {"save-every": "save_every", "max-new-tokens": "max_new_tokens", "eval-batch-size": "eval_batch_size"}
@@ -23,7 +23,8 @@ _APART = ("recipe", "from", "data", "mix", "chat-template", "end-token", "lora",
 _NOT_OF_EVALUATE = (
     "models", "tasks", "out", "suite", "loss", "recovered_gain", "trained_on", "strict", "overwrite", "seed",
 )  # fmt: skip
-TRANSFER_KEYS = ("drop", "vocabulary", "new-tokens", "rule", "config", "sidecar")
+TRANSFER_TEXTS = ("drop", "vocabulary", "new-tokens")
+TRANSFER_LISTS = ("rule", "config", "sidecar")
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -90,36 +91,78 @@ def evaluation_keys() -> tuple[str, ...]:
     return tuple(name.replace("_", "-") for name in _evaluation_kinds())
 
 
-def fault_of_evaluation(key: str, value: object) -> str | None:
-    """What is wrong with a value, in words."""
+def faults_of_evaluation(table: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is wrong with the values of [evaluate], or with those that [paths] shares with it: the key, and words."""
+    found = [
+        (key, _fault_of_value(key, table[key], table.get("backend", "hf"))) for key in evaluation_keys() if key in table
+    ]
+    return [(key, fault) for key, fault in found if fault is not None]
+
+
+def _fault_of_value(key: str, value: object, backend: str) -> str | None:
     kind = _evaluation_kinds()[key.replace("-", "_")]
     if kind.startswith("bool"):
         return None if isinstance(value, bool) else f"is {value!r}; write true or false"
     if "int" in kind:
         if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
             return None
-        if "str" in kind and isinstance(value, str) and value.startswith("auto"):
-            return None
+        if "str" in kind and isinstance(value, str):
+            return _refused(key, value, backend)
         return f"is {value!r}; give a whole number from 1 on" + (", or auto" if "str" in kind else "")
     if not isinstance(value, str) or not value:
         return f"is {value!r}; write a text in quotes"
-    if key == "match":
-        try:
-            re.compile(value)
-        except re.error as error:
-            return f"{value!r} is no regular expression: {error}"
     if key == "variant" and value not in ("auto", "base", "tuned"):
         return f"{value!r}: choose auto, base or tuned"
     if key == "backend" and value not in ("hf", "vllm", "olmes"):
         return f"{value!r}: choose hf, vllm or olmes"
-    return None
+    return _refused(key, value, backend)
 
 
-def check_mix(text: str) -> None:
-    """Raise `UsageError` unless `tune` takes it as --mix."""
-    from tuneport.tune.data import parse_share
+def _refused(key: str, value: str, backend: str) -> str | None:
+    """What the verbs say of a text where they check it, as they would only when they run."""
+    from tuneport.evaluate.asking import Asking
+    from tuneport.evaluate.models import Loading, need_names
+    from tuneport.evaluate.run import checked_batch_size
 
-    parse_share(text)
+    checks: Mapping[str, Callable[[], object]] = {
+        "match": lambda: Asking(match=value),
+        "batch-size": lambda: checked_batch_size(value),
+        "dtype": lambda: need_names(Loading(dtype=value)),
+        "device": lambda: need_names(Loading(backend, device=value)),
+    }
+    return _said(key, checks[key]) if key in checks else None
+
+
+def fault_of_points(points: int | None, refine: int | None, beyond: float | None) -> str | None:
+    """Whether these are more points than `path` takes on one line, in words."""
+    from tuneport.diagnose.points import MOST, how_many
+
+    if how_many(points, refine, beyond) <= MOST:
+        return None
+    along = "" if beyond is None else f", where a line along Δ goes on to α = {beyond:g}"
+    return f"more than {MOST:,} points on one line, refine counted{along}; give fewer"
+
+
+def faults_of_sources(places: Mapping[str, str], mix: Sequence[str]) -> list[tuple[str, str]]:
+    """What is wrong with the names of training data, and with each share of them: the key, and words.
+
+    ``places`` says where each of the data lies, or what `tune` is given of it, by the file's spelling.
+    """
+    from tuneport.tune.data import Share, need_names_apart, parse_share, shares_of
+
+    names, shares = list(places.values()), list[Share]()
+
+    def take(text: str) -> None:
+        share = parse_share(text)
+        if not share.name.startswith("~"):  # a record tells no place on this machine, and so the step does not know it
+            share = replace(share, name=places.get(share.name, share.name.removeprefix(LAB)))
+        shares_of(names, [share])
+        shares.append(share)
+
+    found = [("data", _said("data", lambda: need_names_apart(names)))]
+    found += [("mix", _said("mix", partial(take, text))) for text in mix]
+    found.append(("mix", _said("mix", lambda: shares_of(names, shares))))  # one that is named twice
+    return [(key, fault) for key, fault in found if fault is not None]
 
 
 def check_lora(text: str) -> None:
@@ -134,40 +177,35 @@ def check_suite(name: str) -> None:
     find_suite(name)
 
 
-def of_transfer(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The choices of every transfer that [transfer] makes, as JSON. Raises `UsageError` for what `transfer` would refuse."""
+def faults_of_transfer(texts: Mapping[str, str], lists: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """What `transfer` would refuse of [transfer], each text looked at by itself: the key, and words."""
     from tuneport.transfer.choices import Choices, parse_rule, parse_side
 
-    chosen = {key.replace("-", "_"): table[key] for key in ("drop", "vocabulary", "new-tokens") if key in table}
-    for name, value in chosen.items():
-        if not isinstance(value, str):
-            raise UsageError(f"{name.replace('_', '-')}: {value!r} is no text.")
-    for name in ("rule", "config", "sidecar"):
-        given = table.get(name, [])
-        if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
-            raise UsageError(f"{name}: {given!r} is no list of texts.")
+    def take(key: str, text: str) -> None:
+        if key == "rule":
+            Choices(rules=(parse_rule(text),))
+        elif key in TRANSFER_LISTS:
+            parse_side(text, f"--{key}")
+        else:
+            given: dict[str, Any] = {key.replace("-", "_"): text}
+            Choices(**given)
+
+    everything = [*texts.items(), *((key, text) for key, given in lists.items() for text in given)]
+    found = [(key, _said(key, partial(take, key, text))) for key, text in everything]
+    return [(key, fault) for key, fault in found if fault is not None]
+
+
+def of_transfer(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices of every transfer that [transfer] makes, as JSON; there are no faults in it."""
+    from tuneport.transfer.choices import parse_side
+
+    chosen = {key.replace("-", "_"): table[key] for key in TRANSFER_TEXTS if key in table}
     if "rule" in table:
         chosen["rules"] = list(table["rule"])
     for name in ("config", "sidecar"):
         if name in table:
             chosen[name] = dict(parse_side(text, f"--{name}") for text in table[name])
-    Choices(**{**chosen, "rules": tuple(parse_rule(text) for text in chosen.get("rules", []))})
     return chosen
-
-
-def check_apart(tests: Sequence[Path], validation: Sequence[Path]) -> None:
-    """Raise `UsageError` where an example of the validation data stands in the test."""
-    from tuneport.evaluate.examples import read_tasks
-    from tuneport.evaluate.leakage import leaked
-
-    rows = leaked(read_tasks(tests), validation)
-    if rows:
-        told = ", ".join(
-            f"{row['count']} of {row['of']} examples of {row['task']} ({row['ids'][0]}, …)" for row in rows
-        )
-        raise UsageError(
-            f"{told} stand in the validation data: selection on the test set is refused; give other examples."
-        )
 
 
 def template_names() -> list[str]:
@@ -180,6 +218,15 @@ def template_names() -> list[str]:
 def in_file_words(text: str) -> str:
     """A message of the command line's, as it reads in a file: flags without dashes, no full stop."""
     return re.sub(r"(?<![\w-])--([a-z])", r"\1", text).removesuffix(".")
+
+
+def _said(key: str, check: Callable[[], object]) -> str | None:
+    """What a verb's own check says against the value of a key, as it reads in a file; None where it takes it."""
+    try:
+        check()
+    except UsageError as error:
+        return in_file_words(str(error)).removeprefix(f"{key} ").removeprefix(f"{key}: ")
+    return None
 
 
 def _spelled(name: str) -> str:

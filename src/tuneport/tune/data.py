@@ -100,19 +100,30 @@ def read_sources(names: Sequence[str | os.PathLike[str]], recipe: str, mix: Sequ
     """
     if not names:
         raise UsageError("There is no training data: give --data.")
-    labels = [_label(os.fspath(name)) for name in names]
-    twice = [label for label, count in Counter(labels).items() if count > 1]
+    need_names_apart(names)
+    shares = shares_of(names, mix)
+    return [_read(os.fspath(name), recipe, shares.get(place), seed) for place, name in enumerate(names)]
+
+
+def need_names_apart(names: Sequence[str | os.PathLike[str]]) -> None:
+    """Raise `UsageError` where two sources would have one name in the record."""
+    twice = [label for label, count in Counter(_label(os.fspath(name)) for name in names).items() if count > 1]
     if twice:
         raise UsageError(f"--data: {', '.join(twice)} is given twice, or two files have one name. Rename one of them.")
+
+
+def shares_of(names: Sequence[str | os.PathLike[str]], mix: Sequence[Share]) -> dict[int, Share]:
+    """The share of each source that has one, by its place. Raises `UsageError` for a mix that names none, or one twice."""
+    labels = [_label(os.fspath(name)) for name in names]
     shares: dict[int, Share] = {}
     for share in mix:
         matching = [place for place, name in enumerate(names) if share.name in _called(labels[place], name)]
         if len(matching) != 1:
             raise UsageError(f"--mix {share.name}: choose one of the --data: {', '.join(labels)}.")
         if matching[0] in shares:
-            raise UsageError(f"--mix {share.name}: a share of {labels[matching[0]]} was given before. Give one.")
+            raise UsageError(f"--mix {labels[matching[0]]}: a share of it was given before. Give one.")
         shares[matching[0]] = share
-    return [_read(os.fspath(name), recipe, shares.get(place), seed) for place, name in enumerate(names)]
+    return shares
 
 
 def _label(name: str) -> str:

@@ -1,0 +1,36 @@
+"""The questions of a study's file, read before anything runs: what the verbs would refuse of them, told hours earlier.
+
+In come files of examples and names of the harness's tasks, out come tasks, or a `UsageError` that says what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tuneport.errors import UsageError
+from tuneport.evaluate.examples import OwnTask, read_tasks
+from tuneport.evaluate.leakage import leaked
+
+
+def read_questions(files: Sequence[Path], names: Iterable[str], *, loss: bool) -> list[OwnTask]:
+    """The tasks in files; `names` are asked beside them, so that none of theirs may be called the same."""
+    tasks = read_tasks(files, loss=loss)
+    both = sorted({task.name for task in tasks} & {*names})
+    if both:
+        raise UsageError(
+            f"{', '.join(both)}: so are a task of the harness and examples beside it called; give the examples another `task`."
+        )
+    return tasks
+
+
+def need_apart(tests: Sequence[OwnTask], validation: Sequence[Path]) -> None:
+    """Raise `UsageError` where an example of the validation data stands in the test."""
+    rows = leaked(tests, validation)
+    if rows:
+        told = ", ".join(
+            f"{row['count']} of {row['of']} examples of {row['task']} ({row['ids'][0]}, …)" for row in rows
+        )
+        raise UsageError(
+            f"{told} stand in the validation data: selection on the test set is refused; give other examples."
+        )
