@@ -617,3 +617,13 @@ def test_any_values_in_the_right_places_are_a_study_or_an_error_in_words(
 def test_any_text_is_a_study_or_an_error_in_words(text: str) -> None:
     with pytest.raises(StudyError, match=r"study\.toml"):
         study_of(text, PLACE)
+
+
+def test_a_task_that_is_asked_in_two_ways_is_a_fault_for_a_base_has_one_score_of_it() -> None:
+    stages = "[version.tuned]\nsft = 'org/m@sft'\ndpo = 'org/m@dpo'\n"
+    asked = '[evaluate]\ntasks = ["gsm8k", "mmlu"]\n[evaluate.dpo]\ntasks = ["gsm8k"]\n'
+    do = '[do]\ntransfer = "all"\n'
+    text = f'[study]\nname = "s"\n{versions(("M1", "M2"), stages)}'
+    told = fault(f"{text}{asked}max-new-tokens = 1024\n{do}")
+    assert "gsm8k: so does [evaluate] ask, with other settings (max-new-tokens), and a base has one score" in told
+    study_of(f"{text}{asked}batch-size = 4\n{do}", PLACE)

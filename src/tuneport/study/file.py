@@ -25,7 +25,7 @@ from tuneport.study.inputs import LAB
 from tuneport.study.lines import Path as Place
 from tuneport.study.lines import lines_of
 from tuneport.study.naming import Names
-from tuneport.study.questions import need_apart, read_questions
+from tuneport.study.questions import asked_in_two_ways, need_apart, read_questions
 from tuneport.study.tables import Table, nearest
 
 KINDS = ("family", "tune", "transfer", "evaluate", "path", "distance", "precision")
@@ -247,6 +247,13 @@ class _Reader(Names):
             found[""] = self._evaluation({key: table[key] for key in table if key not in own}, ("evaluate",))
         for name, values in own.items():
             found[name] = self._evaluation(values, ("evaluate", name))
+        for first, second, tasks, differ in asked_in_two_ways(found):
+            before = f"[evaluate.{first}]" if first else "[evaluate]"
+            self.fault(
+                ("evaluate", second),
+                f"{', '.join(tasks)}: so does {before} ask, with other settings ({', '.join(differ).replace('_', '-')}), and a base has "
+                "one score of a task; ask it alike in both, or in one of them",
+            )
         return found
 
     def _evaluation(self, table: Table, path: Place) -> Evaluation:

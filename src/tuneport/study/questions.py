@@ -5,12 +5,15 @@ In come files of examples and names of the harness's tasks, out come tasks, or a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tuneport.errors import UsageError
 from tuneport.evaluate.examples import OwnTask, read_tasks
 from tuneport.evaluate.leakage import leaked
+from tuneport.study.declared import Evaluation
+from tuneport.study.steps import apart
 
 
 def read_questions(files: Sequence[Path], names: Iterable[str], *, loss: bool) -> list[OwnTask]:
@@ -22,6 +25,21 @@ def read_questions(files: Sequence[Path], names: Iterable[str], *, loss: bool) -
             f"{', '.join(both)}: so are a task of the harness and examples beside it called; give the examples another `task`."
         )
     return tasks
+
+
+def asked_in_two_ways(evaluations: Mapping[str, Evaluation]) -> Iterator[tuple[str, str, list[str], list[str]]]:
+    """Two evaluations that ask the same tasks with other settings: their names, the tasks, and the settings.
+
+    Bases are asked everything, and have one score a task: it could be compared with one of the two alone.
+    """
+    for (first, one), (second, other) in itertools.combinations(evaluations.items(), 2):
+        chosen, others = apart(one.settings)[0], apart(other.settings)[0]
+        differ = sorted(name for name in {*chosen, *others} if chosen.get(name) != others.get(name))
+        tasks = [task for task in (*one.tasks, *one.loss) if task in (*other.tasks, *other.loss)]
+        if one.suite is not None and one.suite == other.suite:
+            tasks.append(f"suite {one.suite}")
+        if tasks and differ:
+            yield first, second, tasks, differ
 
 
 def need_apart(tests: Sequence[OwnTask], validation: Sequence[Path]) -> None:
