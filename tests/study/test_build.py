@@ -350,7 +350,7 @@ def test_a_file_read_twice_makes_the_same_graph() -> None:
     assert [step.identity for step in graph_of(study)] == [step.identity for step in graph_of(study)]
 
 
-TEXT = f'[paths]\ntext = ["{Path(__file__).as_posix()}"]\n'
+TEXT = f'[paths]\ntext = ["{(STUDIES / "grade-school.jsonl").as_posix()}"]\n'
 
 
 def test_a_stage_from_outside_is_of_unknown_length_so_nothing_is_tuned_to_the_same_total() -> None:

@@ -619,6 +619,14 @@ def test_any_text_is_a_study_or_an_error_in_words(text: str) -> None:
         study_of(text, PLACE)
 
 
+def test_the_files_that_lines_are_measured_on_are_read_too(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "torn.jsonl").write_text('{"text": "a"}\n{"text"')
+    lines = '[paths]\ntext = ["empty.jsonl"]\ndata = ["torn.jsonl"]\n[do]\npaths = [["M1", "M2"]]\n'
+    told = "\n".join(faults(f'[study]\nname = "s"\n{versions()}{TUNE}{lines}', tmp_path / "study.toml"))
+    assert "empty.jsonl" in told and "torn.jsonl:2" in told
+
+
 def test_a_task_that_is_asked_in_two_ways_is_a_fault_for_a_base_has_one_score_of_it() -> None:
     stages = "[version.tuned]\nsft = 'org/m@sft'\ndpo = 'org/m@dpo'\n"
     asked = '[evaluate]\ntasks = ["gsm8k", "mmlu"]\n[evaluate.dpo]\ntasks = ["gsm8k"]\n'

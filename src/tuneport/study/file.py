@@ -314,6 +314,7 @@ class _Reader(Names):
         for key, specs in (("text", text), ("data", data)):
             for spec in specs:
                 self.task(spec, (*path, key), named=False)
+            self._read([spec for spec in specs if self.file(spec) is not None], (*path, key), loss=True)
         for key in switches:
             self.flag(table, key, path)
         for key, fault in settings.faults_of_evaluation({key: table[key] for key in asking if key in table}):
