@@ -182,6 +182,24 @@ def test_the_paragraph_says_no_nothing_failed_where_a_step_failed_that_scores_no
     assert "results are there; 1 step failed, as told below." in words and "nothing failed" not in words
 
 
+def test_what_failed_under_other_choices_counts_nowhere_and_is_found_among_the_records(tmp_path: Path) -> None:
+    made = MadeUp(tmp_path / "study", families=(0,), failed=None)
+    root = made.write()
+    whole = report(root, format="markdown")
+    made.step("evaluate", "evaluate M1", outcome="failed", error="OSError: the disk was full.")
+    told = report(root)
+    assert told["summary"] == whole["summary"] and "nothing failed" in told["summary"]
+    assert f"of {len(made.steps) - 1} steps" in told["words"]
+    page = Page(Path(told["out"]).read_text(encoding="utf-8"))
+    sections = {each[0].get("id"): each[1] for each in page.all("section")}
+    assert (
+        "failures" not in sections and f"{len(made.steps) - 1} steps: {len(made.steps) - 1} done" in sections["records"]
+    )
+    assert "of other choices 1 record" in sections["records"] and "the disk was full" in sections["records"]
+    again = report(root, format="markdown")
+    assert "the disk was full" not in Path(again["out"]).read_text(encoding="utf-8")
+
+
 def test_losses_of_answers_are_no_tasks_of_their_own_in_the_paragraph(found: Findings) -> None:
     rows = [
         replace(run, scores={name + end: score for name, score in run.scores.items() for end in ("", ", loss")})

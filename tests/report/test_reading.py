@@ -89,6 +89,22 @@ def test_a_torn_record_is_named_and_the_rest_is_read(small: MadeUp) -> None:
     assert sum(step.record is None for step in reading.steps if step.outcome != "not run") == 1
 
 
+def test_records_of_other_choices_are_no_steps_of_the_study(small: MadeUp) -> None:
+    small.write()
+    steps = read_study(small.root).steps
+    before = MadeUp.step(small, "evaluate", "evaluate M1", outcome="failed", error="OSError: the disk was full.")
+    reading = read_study(small.root)
+    assert reading.steps == steps and not any(step.name == "evaluate M1" and step.error for step in steps)
+    assert [step.identity for step in reading.others] == [before["identity"]]
+
+
+def test_without_a_list_of_steps_every_record_is_one(small: MadeUp) -> None:
+    small.write()
+    (small.root / "results.json").unlink()
+    reading = read_study(small.root)
+    assert len(reading.steps) == len(list(small.root.glob("steps/*/record.json"))) and reading.others == ()
+
+
 def test_rows_that_are_not_results_are_named_and_left_out(small: MadeUp) -> None:
     small.write()
     told = json.loads((small.root / "results.json").read_text())

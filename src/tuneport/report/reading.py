@@ -53,6 +53,7 @@ class Reading:
     expected: tuple[Mapping[str, Any], ...]
     steps: tuple[Step, ...]
     doubts: tuple[str, ...]
+    others: tuple[Step, ...] = ()  # records of other choices, which are no steps of the study any more
 
     @property
     def several_tunings(self) -> bool:
@@ -83,7 +84,7 @@ def read_study(root: str | Path) -> Reading:
     text = _study_text(root, study)
     runs = _runs(results, records, doubts)
     declared = _declared(text)
-    steps = _steps(results, records)
+    steps, others = _steps(results, records)
     return Reading(
         root=root,
         name=str(study.get("name") or _table(declared, "study").get("name") or root.resolve().name),
@@ -97,6 +98,7 @@ def read_study(root: str | Path) -> Reading:
         expected=tuple(row for row in study.get("expected") or () if isinstance(row, dict)),
         steps=steps,
         doubts=tuple(doubts),
+        others=others,
     )
 
 
@@ -312,15 +314,21 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(json.dumps(row.get(name)) for name in (*_RUN_KEYS, "step"))
 
 
-def _steps(results: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> tuple[Step, ...]:
-    """The steps in the order of results.json, each with its record; records that it does not list come last."""
+def _steps(
+    results: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]
+) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """The steps in the order of results.json, each with its record, and the records that it does not list.
+
+    Those are of other choices, which the study had before. Where it lists none, every record is a step.
+    """
     rest = dict(records)
     found = []
     for row in _mappings(results, "steps"):
         folder = row.get("folder")
         record = rest.pop(folder, None) if isinstance(folder, str) else None
         found.append(_step(row, folder if isinstance(folder, str) else None, record))
-    return (*found, *(_step(record, folder, record) for folder, record in rest.items()))
+    unlisted = tuple(_step(record, folder, record) for folder, record in rest.items())
+    return (tuple(found), unlisted) if found else (unlisted, ())
 
 
 def _step(told: Mapping[str, Any], folder: str | None, record: Mapping[str, Any] | None) -> Step:

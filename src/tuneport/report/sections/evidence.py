@@ -184,7 +184,7 @@ def scores(found: Findings) -> Section | None:
 
 def records(reading: Reading, place: Path) -> Section | None:
     """Each step, with its command and its record; links lead from `place` to the files."""
-    if not reading.steps:
+    if not reading.steps and not reading.others:
         return None
     counts = {
         outcome: sum(step.outcome == outcome for step in reading.steps)
@@ -205,6 +205,8 @@ def records(reading: Reading, place: Path) -> Section | None:
         )
         for kind in kinds
     ]
+    if reading.others:
+        content.append(_of_other_choices(reading, place))
     return "records", "Every record and command", [tag("p", words), content]
 
 
@@ -262,6 +264,17 @@ def _record(step: Step, reading: Reading, place: Path) -> Markup:
     if not content:
         content.append(tag("p", "It was not run, so it has no record."))
     return tag("details", tag("summary", *told), content, id=_anchor(step), class_="record")
+
+
+def _of_other_choices(reading: Reading, place: Path) -> Markup:
+    """Records that lie there still, of what the study's file asked before it was changed."""
+    return tag(
+        "details",
+        tag("summary", tag("b", "of other choices"), f" {counted(len(reading.others), 'record')}"),
+        tag("p", "No steps of this study any more: its file or its inputs have changed since. They count nowhere."),
+        [_record(step, reading, place) for step in reading.others],
+        class_="steps",
+    )
 
 
 def _quoted(part: str) -> str:
