@@ -11,14 +11,23 @@ import pytest
 
 from report.made_up import VERSIONS, MadeUp
 from tuneport.report.findings import Findings, findings
-from tuneport.report.matrix import DONE, FAILED, NOT_RUN, Cell, Matrix, comparisons, matrices, recycling
-from tuneport.report.scored import DIRECT, THEN_TUNED, TRANSFER, TUNED
+from tuneport.report.matrix import FAILED, NOT_RUN, Cell, Matrix, comparisons, matrices, recycling
+from tuneport.report.scored import DIRECT, DONE, THEN_TUNED, TRANSFER, TUNED
 
 
 def results(study: Path) -> list[dict[str, object]]:
     told = json.loads((study / "results.json").read_text())["results"]
     assert len(told) > 100
     return [row for row in told if row["step"] is None]
+
+
+def lose(study: Path, name: str, task: str) -> None:
+    """Let one evaluation of a model have failed, and with it its score on a task."""
+    told = json.loads((study / "results.json").read_text())
+    (row,) = [row for row in told["results"] if row["name"] == name and row["step"] is None]
+    del row["scores"][task]
+    row |= {"status": "failed", "error": "OSError: no room."}
+    (study / "results.json").write_text(json.dumps(told))
 
 
 def cells(matrix: Matrix) -> dict[tuple[str, str], Cell]:
@@ -112,6 +121,17 @@ def test_a_mean_over_fewer_results_than_were_asked_for_says_of_how_many(found: F
     here = cells(found.transfers[0])
     assert here["+ Δ(M1)", "M5"].status == DONE and here["+ Δ(M1)", "M5"].results == (1, 2)
     assert here["+ Δ(M2)", "M5"].results == (2, 2)
+
+
+def test_a_model_of_which_one_evaluation_failed_shows_the_scores_that_it_has(tmp_path: Path) -> None:
+    made = MadeUp(tmp_path / "study", families=(0,), failed=None)
+    root = made.write()
+    lose(root, "M5 + Δ(M4)", "facts")
+    found = findings(root)
+    sums, facts = map(cells, found.transfers)
+    there, gone = sums["+ Δ(M4)", "M5"], facts["+ Δ(M4)", "M5"]
+    assert there.shown is not None and (there.status, there.reason, there.results) == (DONE, None, (1, 1))
+    assert gone.shown is None and gone.status == FAILED and "no room" in str(gone.reason)
 
 
 def test_published_numbers_stand_in_their_cells(found: Findings) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 import tuneport
 from report.made_up import MadeUp
+from report.test_matrix import lose
 from tuneport.report.estimates import Estimates
 from tuneport.report.findings import Findings, findings
 from tuneport.report.run import report
@@ -198,6 +199,21 @@ def test_what_failed_under_other_choices_counts_nowhere_and_is_found_among_the_r
     assert "of other choices 1 record" in sections["records"] and "the disk was full" in sections["records"]
     again = report(root, format="markdown")
     assert "the disk was full" not in Path(again["out"]).read_text(encoding="utf-8")
+
+
+def test_a_model_with_some_scores_is_not_without_any_result(tmp_path: Path) -> None:
+    root = MadeUp(tmp_path / "study", families=(0,), failed=None).write()
+    lose(root, "M5 + Δ(M4)", "facts")
+    told = report(root)
+    assert "results are there and 1 is there in part (in part: M5 + Δ(M4))." in told["summary"]
+    assert "Best: M5 + Δ(M4)" in told["summary"]
+    page = Page(Path(told["out"]).read_text(encoding="utf-8"))
+    ((_, section),) = [each for each in page.all("section") if each[0].get("id") == "failures"]
+    assert "failed, in part" in section and "no result at all" not in section
+    markdown = report(root, format="markdown")
+    assert "- M5 + Δ(M4), family 0, seed 0: failed, in part (OSError" in Path(markdown["out"]).read_text(
+        encoding="utf-8"
+    )
 
 
 def test_losses_of_answers_are_no_tasks_of_their_own_in_the_paragraph(found: Findings) -> None:

@@ -15,9 +15,9 @@ from tuneport.report.estimates import Change
 from tuneport.report.findings import Findings
 from tuneport.report.lines import PREDICTORS
 from tuneport.report.markup import clean
-from tuneport.report.matrix import DONE, Cell, Comparison, Matrix, Recycled
+from tuneport.report.matrix import Cell, Comparison, Matrix, Recycled
 from tuneport.report.reading import Reading
-from tuneport.report.scored import TUNED
+from tuneport.report.scored import DONE, TUNED
 from tuneport.report.wording import DASH, FALLEN, minus, number, signed, span
 
 _MARKS = {1: " ▲", -1: " ▼", 0: ""}
@@ -199,7 +199,9 @@ def _failures(reading: Reading) -> list[str]:
         which = "".join(
             f", {word} {each}" for word, each in (("family", run.family), ("seed", run.seed)) if each is not None
         )
-        lines.append(f"- {name}{which}: {text(run.status)}{f' ({text(run.error)})' if run.error else ''}")
+        lines.append(
+            f"- {name}{which}: {text(run.status)}{', in part' if run.in_part else ''}{f' ({text(run.error)})' if run.error else ''}"
+        )
     return ["## What failed, and why", "\n".join(lines)]
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from tuneport.evaluate.measures import Estimate
 from tuneport.report.estimates import Change, Estimates, Shown, clear
 from tuneport.report.reading import Reading
-from tuneport.report.scored import BASE, DIRECT, ITERATIVE, THEN_TUNED, TRANSFER, TUNED, Model, Run
+from tuneport.report.scored import BASE, DIRECT, DONE, ITERATIVE, THEN_TUNED, TRANSFER, TUNED, Model, Run
 
-DONE, FAILED, NOT_RUN, ABSENT = "done", "failed", "not run", "absent"
+FAILED, NOT_RUN, ABSENT = "failed", "not run", "absent"
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,10 @@ def _matrix(
         tuned = Model(TUNED, None, model.target, model.tuning)
         return Cell(
             model=model,
-            status=told,
-            reason=reason,
+            status=told if shown is None else DONE,
+            reason=reason if shown is None else None,
             shown=shown,
-            results=_counted(at_end, model),
+            results=_counted(at_end, model, task),
             gain=None if over is None else estimates.change(model, over, task),
             over=over,
             against_base=against,
@@ -158,10 +158,18 @@ def _matrix(
     )
 
 
-def _counted(at_end: Iterable[Run], model: Model) -> tuple[int, int]:
-    """How many results of a model are there, of how many."""
-    statuses = [run.status for run in at_end if run.model == model]
-    return statuses.count(DONE), len(statuses)
+def without_result(runs: Iterable[Run]) -> list[Model]:
+    """The models of which nothing is there at all, not a single score."""
+    found: dict[Model, bool] = {}
+    for run in runs:
+        found[run.model] = found.get(run.model, True) and run.missing
+    return [model for model, nothing in found.items() if nothing]
+
+
+def _counted(at_end: Iterable[Run], model: Model, task: str) -> tuple[int, int]:
+    """How many results of a model on a task are there, of how many."""
+    runs = [run for run in at_end if run.model == model]
+    return sum(task in run.scores for run in runs), len(runs)
 
 
 def _marked(rows: Sequence[Row]) -> list[Row]:
@@ -249,10 +257,10 @@ def _recycled(
         gain = None if kind == BASE else estimates.change(model, base, task)
         return Cell(
             model=model,
-            status=told,
-            reason=reason,
+            status=told if shown is None else DONE,
+            reason=reason if shown is None else None,
             shown=shown,
-            results=_counted(at_end, model),
+            results=_counted(at_end, model, task),
             gain=gain,
             over=None if kind == BASE else base,
             against_base=gain,

@@ -194,8 +194,8 @@ def _joined(runs: Iterable[Run]) -> list[Run]:
         found[key] = replace(
             before,
             scores={**before.scores, **run.scores},
-            # What is there is shown; that something is missing is told in its own section.
-            status="done" if before.scores or run.scores else worse.status,
+            # As in results.json: what is there is shown, and what is missing is told.
+            status=worse.status,
             error=worse.error,
         )
     return list(found.values())

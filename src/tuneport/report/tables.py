@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 from tuneport.report.markup import Markup, clean, tag
-from tuneport.report.matrix import DONE, Cell, Matrix
+from tuneport.report.matrix import Cell, Matrix
+from tuneport.report.scored import DONE
 from tuneport.report.wording import DASH, minus, number, points, ratio, signed, span
 
 

@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from tuneport.report.findings import Findings
 from tuneport.report.markup import Markup, tag
-from tuneport.report.matrix import DONE, status_of
+from tuneport.report.matrix import without_result
 from tuneport.report.reading import RECORD, STEPS, Reading, Step
-from tuneport.report.scored import BASE, Model
+from tuneport.report.scored import BASE, DONE, Model
 from tuneport.report.sections import Section
 from tuneport.report.tables import Column, Value, download, shown_value, table
 from tuneport.report.wording import DASH, counted, duration, listed, minus
@@ -22,8 +22,8 @@ _LONGEST_RECORD = 20_000  # letters shown of one; the file is a link away
 
 def failures(reading: Reading) -> Section | None:
     """Every step that failed, with its words, and every result that is missing."""
-    status = status_of(run for run in reading.runs if run.step is None)
-    missing = [run for run in reading.runs if run.step is None and run.status != DONE]
+    at_end = [run for run in reading.runs if run.step is None]
+    missing = [run for run in at_end if run.status != DONE]
     broken = [step for step in reading.steps if step.outcome == "failed"]
     if not missing and all(step.outcome in (DONE, "dropped") for step in reading.steps):
         return None
@@ -51,12 +51,12 @@ def failures(reading: Reading) -> Section | None:
                 Value(run.model.name(several)),
                 Value(DASH if run.family is None else str(run.family), run.family),
                 Value(DASH if run.seed is None else str(run.seed), run.seed),
-                Value(run.status),
+                Value(f"{run.status}, in part" if run.in_part else run.status),
                 Value(_first_line(run.error) or DASH, class_="prose"),
             ]
             for run in missing
         ]
-        content.append(table("Results that are missing", columns, rows))
+        content.append(table("Results that are missing, whole or in part", columns, rows))
     waiting = [step for step in reading.steps if step.outcome == "not run" and step.kind != "evaluate"]
     if waiting:
         columns = [Column("step"), Column("kind"), Column("why")]
@@ -65,12 +65,13 @@ def failures(reading: Reading) -> Section | None:
             for step in waiting
         ]
         content.append(table("Steps that were not run", columns, rows))
-    all_missing = sum(told != DONE for told, _ in status.values())
+    all_missing = len(without_result(at_end))
     if all_missing:
+        models = len({run.model for run in at_end})
         content.append(
             tag(
                 "p",
-                f"{counted(all_missing, 'model')} of {len(status)} {'has' if all_missing == 1 else 'have'} no result at all.",
+                f"{counted(all_missing, 'model')} of {models} {'has' if all_missing == 1 else 'have'} no result at all.",
             )
         )
     return "failures", "What failed, and why", content
