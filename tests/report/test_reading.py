@@ -47,6 +47,27 @@ def test_a_direct_recycling_of_more_steps_is_a_model_of_its_own(small: MadeUp) -
     assert longer.name() == "M4 + Δdir(M3) → FT, 1000 steps in all"
 
 
+@pytest.mark.parametrize("shortest", [None, 250])
+def test_where_steps_cannot_be_counted_models_are_told_apart_by_their_names(
+    small: MadeUp, shortest: int | None
+) -> None:
+    """What began from a model that others tuned has no total; of two such, seeds of one model share a name."""
+    small.write()
+    told = json.loads((small.root / "results.json").read_text())
+    for row in told["results"]:
+        if row["kind"] in ("tuned", "recycle-direct") and row["step"] is None:
+            row["steps_total"] = None if row["steps_total"] != 250 else shortest
+    (small.root / "results.json").write_text(json.dumps(told))
+    runs = [run for run in read_study(small.root).runs if run.model.kind in (TUNED, DIRECT) and run.step is None]
+    assert {run.model for run in runs if run.model.target == "M4"} == {
+        *(Model(TUNED, None, "M4", "sft", steps=steps) for steps in (None, 500)),
+        *(Model(DIRECT, "M3", "M4", "sft", steps=steps) for steps in (None, 1000)),
+    }
+    assert all(run.name == run.model.name() for run in runs)
+    compared = findings(small.root).compared
+    assert compared and all(row.same_total is None for row in compared), "350 steps of who knows how many are no total"
+
+
 def test_the_curves_of_two_lengths_of_fine_tuning_are_kept_apart(small: MadeUp) -> None:
     points = [run for run in read_study(small.write()).runs if run.step is not None and run.model.kind == TUNED]
     by_model = {model: [r.step for r in points if r.model == model] for model in {run.model for run in points}}
@@ -195,4 +216,5 @@ def test_where_steps_cannot_be_counted_nothing_stands_at_the_same_total(small: M
     found = findings(small.root)
     assert found.against_direct and all(row.same_total is None for row in found.against_direct)
     recycled = [row for row in found.compared if row.model.kind.startswith("recycle")]
-    assert recycled and all(row.same_total is None and row.same_steps is not None for row in recycled)
+    assert recycled and all(row.same_total is None for row in recycled)
+    assert all((row.same_steps is not None) == (row.model.steps is None) for row in recycled)

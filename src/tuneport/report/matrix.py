@@ -304,7 +304,7 @@ def comparisons(reading: Reading, estimates: Estimates) -> list[Comparison]:
     """Every model that was fine-tuned from a transferred start stands twice against plain fine-tuning."""
     at_end = [run for run in reading.runs if run.step is None]
     models = {run.model: run.steps_total for run in at_end if run.model.kind in (THEN_TUNED, ITERATIVE, DIRECT)}
-    known = {run.model for run in at_end}
+    known = {run.model for run in at_end if run.steps_total is not None}
     found = []
     for task in estimates.tasks:
         twice: dict[tuple[Model, int], Change | None] = {}
@@ -356,7 +356,9 @@ def against_direct(reading: Reading, estimates: Estimates) -> list[Recycled]:
             longer = replace(other, steps=totals[one])
             twice[one, 0] = estimates.change(one, other, task)
             twice[one, 1] = (
-                estimates.change(one, longer, task) if longer.steps is not None and longer in totals else None
+                estimates.change(one, longer, task)
+                if longer.steps is not None and totals.get(longer) is not None
+                else None
             )
         real = clear(twice)
         for one, other in pairs:

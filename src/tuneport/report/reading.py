@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from tuneport.evaluate.answered import LOSS
 from tuneport.report.scored import BASE, DIRECT, TUNED, Model, Run, Score
 
 RESULTS, RECORD, STEPS, STUDY = "results.json", "record.json", "steps", "study.toml"
+# How the study names a fine-tuning for another number of steps (study/models.py).
+_OF_STEPS = re.compile(r"(?: for (\d{1,9}) steps|, (\d{1,9}) steps in all)$")
 _RUN_KEYS = ("kind", "source", "target", "tuning", "family", "seed", "steps_total", "scale", "rate")
 
 
@@ -269,7 +272,8 @@ def _scores(
 def _told_apart(runs: Sequence[Run]) -> tuple[Run, ...]:
     """Fine-tunings of one start for other steps are other models; the shortest keeps the plain name.
 
-    A curve is told by its name: its points count the steps so far.
+    A curve is told by its name: its points count the steps so far. So is what began from a model that others tuned, who
+    knows for how long.
     """
     ends = [
         run for run in runs if run.model.kind in (TUNED, DIRECT) and run.step is None and run.steps_total is not None
@@ -289,8 +293,16 @@ def _told_apart(runs: Sequence[Run]) -> tuple[Run, ...]:
         least = shortest.get((run.model, run.family, run.seed))  # of nothing but fine-tunings
         if total is not None and least is not None and total > least:
             run = replace(run, model=replace(run.model, steps=total))
+        elif total is None or total == least:
+            run = replace(run, model=replace(run.model, steps=_steps_in(run)))
         found.append(run)
     return tuple(found)
+
+
+def _steps_in(run: Run) -> int | None:
+    """For how many steps a name says that this is, where it is for others than the study's own: FT(M2) for 350 steps."""
+    found = _OF_STEPS.search(run.name or "") if run.model.kind in (TUNED, DIRECT) else None
+    return None if found is None else int(found[1] or found[2])
 
 
 def _folders(records: Mapping[str, Mapping[str, Any]]) -> dict[tuple[Any, ...], list[str]]:
