@@ -11,6 +11,7 @@ import pytest
 from report.made_up import MadeUp
 from tuneport.errors import ReportError
 from tuneport.report.findings import findings
+from tuneport.report.lines import lines
 from tuneport.report.reading import read_study
 from tuneport.report.scored import BASE, DIRECT, TRANSFER, TUNED, Model
 
@@ -90,6 +91,22 @@ def test_without_results_json_the_page_is_made_of_the_records_and_says_so(small:
         failed[0].error
     )
     assert len(rebuilt.doubts) == 1 and "put together from" in rebuilt.doubts[0]
+
+
+def test_from_records_alone_a_start_is_no_model_and_a_path_keeps_its_threshold(small: MadeUp) -> None:
+    start = {"kind": "recycle-start", "name": "M2 + Δiter(M1)", "source": "M1", "target": "M2", "tuning": "sft"}
+    small.step("evaluate", "evaluate M2 + Δiter(M1)", about={"results": [start]})
+    # As records were once written: without what the barrier was held against.
+    measured = {"alphas": [0.0, 1.0], "loss": [1.0, 1.1], "barrier": 0.01, "interval": [0.0, 0.02]}
+    about = {"path": {"a": "M1", "b": "M2", "which": "bases"}}
+    small.step("path", "path M1 – M2", about=about, measured=measured, choices={"threshold": 0.05})
+    small.write()
+    whole = {run.model for run in read_study(small.root).runs}
+    (small.root / "results.json").unlink()
+    rebuilt = read_study(small.root)
+    assert {run.model for run in rebuilt.runs if run.status == "done"} <= whole
+    (line,) = lines(rebuilt)
+    assert line.threshold == 0.05 and line.connected is True
 
 
 @pytest.mark.parametrize("torn", ["", '{"results": [{"kind": "ba', "[]", '{"results": {}}', "[" * 100_000, "\x00"])

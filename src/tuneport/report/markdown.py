@@ -168,9 +168,8 @@ def _paths(found: Findings) -> list[str]:
     rows = [["path", "family", "seed", "barrier", "connected"]]
     for line in found.lines:
         barrier = DASH if line.barrier is None else minus(f"{line.barrier:.3f} {span(line.interval, False)}".rstrip())
-        known = {True: "yes", False: "no", None: "cannot be told"}[line.connected]
         which = [DASH if each is None else str(each) for each in (line.family, line.seed)]
-        rows.append([text(line.name), *map(text, which), barrier, known])
+        rows.append([text(line.name), *map(text, which), barrier, line.verdict])
     return ["## Barriers", "Nats a token, with 95 % intervals.", _table(rows)]
 
 

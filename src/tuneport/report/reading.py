@@ -22,6 +22,7 @@ from tuneport.report.scored import BASE, DIRECT, TUNED, Model, Run, Score
 RESULTS, RECORD, STEPS, STUDY = "results.json", "record.json", "steps", "study.toml"
 # How the study names a fine-tuning for another number of steps (study/models.py).
 _OF_STEPS = re.compile(r"(?: for (\d{1,9}) steps|, (\d{1,9}) steps in all)$")
+START = "recycle-start"  # M_i + Δ^iter before its fine-tuning, which is no model of the paper's tables
 _RUN_KEYS = ("kind", "source", "target", "tuning", "family", "seed", "steps_total", "scale", "rate")
 
 
@@ -165,7 +166,8 @@ def _from_records(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         kind = str(record.get("kind"))
         into = {"path": paths, "distance": distances, "precision": precision}.get(kind)
         if into is not None and measured:
-            into.append({**measured, **_mapping(about, kind), "folder": folder})
+            stated = {"threshold": _mapping(record, "choices").get("threshold")} if kind == "path" else {}
+            into.append({**stated, **measured, **_mapping(about, kind), "folder": folder})
     return {"results": rows, "paths": paths, "distances": distances, "precision": precision}
 
 
@@ -318,7 +320,9 @@ def _folders(records: Mapping[str, Mapping[str, Any]]) -> dict[tuple[Any, ...], 
 def _answered(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What results an evaluation is the answer of, as its record says."""
     results = _mapping(record, "about").get("results")
-    return [row for row in results if isinstance(row, dict) and "kind" in row] if isinstance(results, list) else []
+    if not isinstance(results, list):
+        return []
+    return [row for row in results if isinstance(row, dict) and row.get("kind") not in (None, START)]
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
