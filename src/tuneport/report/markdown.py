@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from tuneport.report import precision
 from tuneport.report.curves import Panel, steps_saved
 from tuneport.report.estimates import Change
 from tuneport.report.findings import Findings
@@ -44,6 +45,7 @@ def markdown(found: Findings, place: Path) -> str:
         )
     parts += _against_direct(found)
     parts += _compared(found.compared, reading)
+    parts += _precision(reading)
     parts += _curves(found.panels, reading)
     parts += _predictors(found)
     parts += _paths(found)
@@ -128,6 +130,19 @@ def _compared(rows: Sequence[Comparison], reading: Reading) -> list[str]:
         "" if all(row.share for row in rows) else f" {FALLEN}"
     )
     return ["## Against plain fine-tuning", words, _table(table)]
+
+
+def _precision(reading: Reading) -> list[str]:
+    rounded = precision.rounded(reading.precision)
+    if not rounded:
+        return []
+    rows = [["Δ of", "family", "seed", "kept in", "share of ‖Δ‖ lost", "elements that vanish"]]
+    for row in rounded:
+        which = [DASH if each is None else str(each) for each in (row.family, row.seed)]
+        shares = [DASH if each is None else precision.per_cent(each) for each in (row.lost, row.vanished)]
+        rows.append([text(row.tuned), *which, text(row.dtype), *shares])
+    words = text(precision.in_words(rounded, reading.carried))
+    return ["## Precision", words, _table([[text(name) for name in rows[0]], *rows[1:]])]
 
 
 def _curves(panels: Sequence[Panel], reading: Reading) -> list[str]:

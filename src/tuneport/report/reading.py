@@ -22,6 +22,7 @@ from tuneport.report.scored import BASE, DIRECT, TUNED, Model, Run, Score
 RESULTS, RECORD, STEPS, STUDY = "results.json", "record.json", "steps", "study.toml"
 # How the study names a fine-tuning for another number of steps (study/models.py).
 _OF_STEPS = re.compile(r"(?: for (\d{1,9}) steps|, (\d{1,9}) steps in all)$")
+CARRIED = "float32"  # what a study file that names no dtype has Δ carried in
 START = "recycle-start"  # M_i + Δ^iter before its fine-tuning, which is no model of the paper's tables
 _RUN_KEYS = ("kind", "source", "target", "tuning", "family", "seed", "steps_total", "scale", "rate")
 
@@ -57,6 +58,7 @@ class Reading:
     expected: tuple[Mapping[str, Any], ...]
     steps: tuple[Step, ...]
     doubts: tuple[str, ...]
+    carried: str | None = None  # the dtype in which recycling carries Δ, where the study's file says
     others: tuple[Step, ...] = ()  # records of other choices, which are no steps of the study any more
 
     @property
@@ -102,6 +104,7 @@ def read_study(root: str | Path) -> Reading:
         expected=tuple(row for row in study.get("expected") or () if isinstance(row, dict)),
         steps=steps,
         doubts=tuple(doubts),
+        carried=_carried(declared),
         others=others,
     )
 
@@ -384,6 +387,12 @@ def _versions(study: Mapping[str, Any], declared: Mapping[str, Any], runs: Itera
         told = [row.get("name") for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
     seen = [name for run in runs for name in (run.model.source, run.model.target)]
     return tuple(dict.fromkeys(name for name in (*told, *seen) if isinstance(name, str)))
+
+
+def _carried(declared: Mapping[str, Any]) -> str | None:
+    asked = _table(declared, "do")
+    carried = asked.get("carry", CARRIED)
+    return carried if asked.get("recycle") and isinstance(carried, str) else None
 
 
 def _table(declared: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tuneport.report import figures
+from tuneport.report import figures, precision
 from tuneport.report.estimates import Change
 from tuneport.report.findings import Findings
 from tuneport.report.markup import Markup, tag
@@ -104,8 +104,8 @@ def recycled(found: Findings) -> Section | None:
         _compared(compared, found, "recycling"),
         curves([p for p in found.panels if p.kinds == "recycling"], found),
     ]
-    precision = _precision(found.reading)
-    return "recycling", "Recycling, version after version", [*content, precision]
+    content.append(_precision(found.reading))
+    return "recycling", "Recycling, version after version", content
 
 
 def _matrices(matrices: Sequence[Matrix], found: Findings, over: str) -> list[Markup]:
@@ -268,30 +268,20 @@ def _precision(reading: Reading) -> Markup | None:
     if not reading.precision:
         return None
     columns = [
-        Column("Δ of"),
-        Column("family", True),
-        Column("kept in"),
-        Column("share of ‖Δ‖ lost", True),
-        Column("elements that vanish", True),
+        Column("Δ of"), Column("family", True), Column("seed", True), Column("kept in"),
+        Column("share of ‖Δ‖ lost", True), Column("elements that vanish", True),
+    ]  # fmt: skip
+    rounded = precision.rounded(reading.precision)
+    rows = [
+        [
+            Value(row.tuned),
+            *(Value(DASH if each is None else str(each), each) for each in (row.family, row.seed)),
+            Value(row.dtype),
+            *(Value(DASH if each is None else precision.per_cent(each), each) for each in (row.lost, row.vanished)),
+        ]
+        for row in rounded
     ]
-    rows = []
-    for row in reading.precision:
-        lost, gone, changed = row.get("share_lost"), row.get("vanished"), row.get("changed")
-        share = gone / changed if isinstance(gone, int) and isinstance(changed, int) and changed else None
-        family = row.get("family")
-        rows.append(
-            [
-                Value(str(row.get("tuned") or row.get("name") or "?")),
-                Value(DASH if family is None else str(family), family if isinstance(family, int) else None),
-                Value(str(row.get("dtype", "?"))),
-                Value(
-                    f"{100 * lost:.2f} %" if isinstance(lost, int | float) else DASH,
-                    float(lost) if isinstance(lost, int | float) else None,
-                ),
-                Value(f"{100 * share:.2f} %" if share is not None else DASH, share),
-            ]
-        )
-    words = "What carrying Δ from version to version in another dtype would have lost; the study carried it in full."
+    words = precision.in_words(rounded, reading.carried)
     return tag(
         "div", tag("h3", "Precision"), tag("p", words), table("What another dtype would have lost", columns, rows)
     )
