@@ -30,6 +30,14 @@ def lose(study: Path, name: str, task: str) -> None:
     (study / "results.json").write_text(json.dumps(told))
 
 
+def spoil(study: Path, name: str, task: str) -> None:
+    """Let a model know nothing any more of a task."""
+    told = json.loads((study / "results.json").read_text())
+    (row,) = [row for row in told["results"] if row["name"] == name and row["step"] is None]
+    row["scores"][task] |= {"value": 0.0, "stderr": 0.001}
+    (study / "results.json").write_text(json.dumps(told))
+
+
 def cells(matrix: Matrix) -> dict[tuple[str, str], Cell]:
     found = {}
     for row in matrix.rows:
@@ -106,6 +114,22 @@ def test_what_is_clearly_below_its_base_is_marked_and_what_might_be_chance_is_no
         if cell.against_base is not None and cell.against_base.interval is not None:
             low, high = cell.against_base.interval
             assert cell.clearly == 0 or low > 0 or high < 0
+
+
+def test_every_row_that_is_compared_with_its_base_is_marked(tmp_path: Path) -> None:
+    root = MadeUp(tmp_path / "study", families=(0,), failed=None).write()
+    spoil(root, "FT(M4)", "sums")
+    spoil(root, "M4 + Δ(M5) → FT", "sums")
+    spoil(root, "M4 + Δiter(M3) → FT", "sums")
+    found = findings(root)
+    for matrix, label in (
+        (found.transfers[0], "FT(·)"),
+        (found.tuned_on[0], "+ Δ(M5) → FT"),
+        (found.tuned_on[0], "FT(·)"),
+        (found.recycled[0], "FT(·), nothing recycled"),
+        (found.recycled[0], "+ Δiter → FT"),
+    ):
+        assert cells(matrix)[label, "M4"].clearly == -1 and cells(matrix)[label, "M3"].clearly == 1, label
 
 
 def test_a_failed_and_a_waiting_model_stay_visible_with_their_reason(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 import tuneport
 from report.made_up import MadeUp
-from report.test_matrix import lose
+from report.test_matrix import lose, spoil
 from tuneport.report.estimates import Estimates
 from tuneport.report.findings import Findings, findings
 from tuneport.report.run import report
@@ -125,10 +125,26 @@ def test_the_heat_map_and_the_table_hold_the_same_numbers(page: Page, found: Fin
 def test_degradations_and_the_best_are_told_by_more_than_colour(page: Page, found: Findings) -> None:
     matrix = found.transfers[0]
     table = page.all("table", "matrix")[0][1]
-    assert table.count("▼") == sum(cell.clearly < 0 for cell in matrix.deltas) > 0
+    assert table.count("▼") == sum(cell.clearly < 0 for cell in matrix.changed) > 0
     assert table.count(", clearly below the base") == table.count("▼")
     assert table.count("★") == sum(cell.best_of_target for cell in matrix.deltas) == 5
     assert table.count(", best in its row") == len(matrix.rows)
+
+
+def test_a_fine_tuning_that_harms_is_marked_in_page_and_markdown(tmp_path: Path) -> None:
+    root = MadeUp(tmp_path / "study", families=(0,), failed=None).write()
+    spoil(root, "FT(M4)", "sums")
+    page = Page(Path(report(root)["out"]).read_text(encoding="utf-8"))
+    shown = [text for _, text in page.all("tr", "role-tuned") if "▼" in text]
+    assert len(shown) == 3, "after transfer, further fine-tuning and recycling"
+    assert all("FT(·" in text and text.count(", clearly below the base") == 1 for text in shown)
+    words = " ".join(text for _, text in page.all("figcaption"))
+    assert "Clearly worse than the base: " in words and "FT(M4)" in words
+    rows = [unquote(str(a["href"])) for a, _ in page.all("a") if a.get("download") == "transfer-sums.csv"]
+    (line,) = [line for line in rows[0].splitlines() if line.startswith("FT(M4),")]
+    assert ",worse," in line
+    markdown = Path(report(root, format="markdown")["out"]).read_text(encoding="utf-8")
+    assert sum("▼" in line for line in markdown.splitlines() if line.startswith("| FT(·")) == 3
 
 
 def test_every_record_and_command_is_on_the_page(page: Page, study: Path) -> None:

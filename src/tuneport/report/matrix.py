@@ -65,6 +65,11 @@ class Matrix:
         """The cells of models that a diff vector was added to."""
         return [cell for row in self.rows if row.role == "delta" for cell in row.cells if cell is not None]
 
+    @property
+    def changed(self) -> list[Cell]:
+        """The cells of all models that stand against their base."""
+        return [cell for row in self.rows if row.role != "base" for cell in row.cells if cell is not None]
+
 
 def matrices(reading: Reading, estimates: Estimates, kind: str) -> list[Matrix]:
     """A table for each task on which models of this kind (transfer, transfer-then-tune) were, or should be, scored."""
@@ -174,7 +179,7 @@ def _counted(at_end: Iterable[Run], model: Model, task: str) -> tuple[int, int]:
 
 def _marked(rows: Sequence[Row]) -> list[Row]:
     """The rows with the best of each row, the best Δ of each target, and what is clearly above or below base marked."""
-    changes = {cell.model: cell.against_base for row in rows if row.role == "delta" for cell in row.cells if cell}
+    changes = {cell.model: cell.against_base for row in rows if row.role != "base" for cell in row.cells if cell}
     real = clear(changes)
     best_of_target: set[Model] = set()
     for place in range(len(rows[0].cells) if rows else 0):

@@ -131,7 +131,7 @@ def matrix_rows(matrix: Matrix, several_tunings: bool) -> tuple[list[str], list[
                     ),
                     *((gain.value, *(gain.interval or (None, None))) if gain else [None] * 3),
                     cell.over.name(several_tunings) if cell.over else None,
-                    {1: "better", -1: "worse", 0: "neither"}[cell.clearly] if row.role == "delta" else None,
+                    {1: "better", -1: "worse", 0: "neither"}[cell.clearly] if row.role != "base" else None,
                     *((recovered.value, *recovered.interval) if recovered else [None] * 3),
                     cell.published,
                 ]

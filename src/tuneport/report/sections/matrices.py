@@ -135,13 +135,14 @@ def _matrix_words(matrix: Matrix, several: bool) -> str:
         return "No model with a diff vector is scored yet."
     sign = 1 if matrix.share or cells[0].shown is None or cells[0].shown.score.higher_is_better else -1
     best = max(cells, key=lambda cell: sign * (cell.shown.value if cell.shown else 0))
-    worse = [cell.model.name(several) for cell in cells if cell.clearly < 0]
+    changed = [cell for cell in matrix.changed if cell.shown is not None]
+    worse = [cell.model.name(several) for cell in changed if cell.clearly < 0]
     told = f"Highest with Δ: {best.model.name(several)}, {with_unit(best.shown)}." if best.shown and sign > 0 else ""
     if sign < 0 and best.shown:
         told = f"Lowest with Δ: {best.model.name(several)}, {with_unit(best.shown)}."
     if not worse:
         return f"{told} None is clearly worse than its base."
-    named = listed(worse) if len(worse) <= 3 else f"{len(worse)} of {len(cells)}"
+    named = listed(worse) if len(worse) <= 3 else f"{len(worse)} of {len(changed)}"
     return f"{told} Clearly worse than the base: {named}."
 
 
