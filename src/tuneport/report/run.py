@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from tuneport.errors import OutputError, UsageError
 from tuneport.report.findings import findings
+from tuneport.report.reading import RESULTS, STEPS, STUDY
 
 PAGE, MARKDOWN = "report.html", "report.md"
+_OF_STUDY = (RESULTS, STUDY, "inputs.json")  # what `tuneport study` wrote, and steps/
 
 
 def report(
@@ -29,12 +31,14 @@ def report(
         raise UsageError(
             "The page needs plotly for its figures. Install it: pip install 'tuneport[report]', or pass --format markdown."
         )
-    found = findings(study)
+    root = Path(study).expanduser()
+    place = Path(out).expanduser() if out is not None else root / (PAGE if format == "page" else MARKDOWN)
+    _refuse_the_studys_own(place, root)
+    found = findings(root)
     if format == "page":
         from tuneport.report.page import page as render
     else:
         from tuneport.report.markdown import markdown as render
-    place = Path(out).expanduser() if out is not None else found.reading.root / (PAGE if format == "page" else MARKDOWN)
     _write(place, render(found, place))
     statuses = [run.status for run in found.reading.runs if run.step is None]
     return {
@@ -44,6 +48,16 @@ def report(
         "warnings": list(found.reading.doubts),
         "words": f"{place}: done, {len(statuses)} results of {len(found.reading.steps)} steps",
     }
+
+
+def _refuse_the_studys_own(place: Path, root: Path) -> None:
+    """Raise `UsageError` where the page would replace a file that the study stands on."""
+    whole, steps = place.parent.resolve() / place.name, root.resolve() / STEPS
+    if whole in [root.resolve() / name for name in _OF_STUDY] or whole.is_relative_to(steps):
+        raise UsageError(
+            f"--out {place}: that is the study's own, which a page would replace. Give another file, or leave --out out: "
+            f"{PAGE} or {MARKDOWN} is then written in {root}."
+        )
 
 
 def _write(place: Path, text: str) -> None:
