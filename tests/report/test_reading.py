@@ -158,6 +158,20 @@ def test_rows_that_are_not_results_are_named_and_left_out(small: MadeUp) -> None
     ]
 
 
+def test_a_standard_error_that_can_be_none_is_named_and_left_out(small: MadeUp) -> None:
+    small.write()
+    told = json.loads((small.root / "results.json").read_text())
+    told["results"][0]["scores"]["sums"] |= {"stderr": -0.1, "n": -3}
+    told["results"][1]["scores"]["sums"] |= {"value": 0.5, "stderr": 10**400}
+    told["paths"] = [{"alphas": [0, 1], "loss": [1, 10**400]}]
+    (small.root / "results.json").write_text(json.dumps(told))
+    found = findings(small.root)
+    (doubt,) = found.reading.doubts
+    assert doubt == "results.json: result 1: the standard error of sums is below zero, and is left out."
+    score = found.reading.runs[0].scores["sums"]
+    assert (score.stderr, score.n) == (None, 0)
+
+
 @pytest.mark.parametrize("what", ["missing", "file", "empty"])
 def test_where_there_is_nothing_to_report_the_error_says_what_to_give(tmp_path: Path, what: str) -> None:
     place = tmp_path / "place"

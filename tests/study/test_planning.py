@@ -247,3 +247,41 @@ def test_inspect_says_how_far_a_study_is(cli: Cli, tmp_path: Path) -> None:
     assert told["steps"] is None and told["done"] == len(graph) - 2, "a torn file is no traceback"
     shutil.rmtree(out / "steps")
     assert cli("inspect", out).status == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"results": [1], "steps": []}',
+        '{"results": null, "steps": []}',
+        '{"results": [], "steps": 3}',
+        '{"results": [], "steps": [{"identity": [1]}]}',
+        "[]",
+        "{",
+        "[" * 99_999,
+    ],
+)
+def test_inspect_says_of_a_damaged_results_json_that_it_is_one(cli: Cli, tmp_path: Path, content: str) -> None:
+    out = tmp_path / "out"
+    (step, *_) = graph_of(paper(DO))
+    put(out, step, "done")
+    (out / "study.toml").write_text(paper(DO).text)
+    (out / "results.json").write_text(content)
+    ran = cli("inspect", out, "--json")
+    assert ran.status == 0, ran.err
+    told = json.loads(ran.out)
+    assert told["done"] == 1 and "results.json" in told["doubts"][0] and "Run the study again" in told["doubts"][0]
+    (out / "results.json").unlink()
+    assert "doubts" not in json.loads(cli("inspect", out, "--json").out), "it has only begun"
+
+
+@pytest.mark.parametrize("damage", [{"seconds": "long"}, {"identity": [1]}])
+def test_inspect_counts_no_record_that_is_damaged(cli: Cli, tmp_path: Path, damage: dict[str, object]) -> None:
+    out = tmp_path / "out"
+    (step, *_) = graph_of(paper(DO))
+    put(out, step, "done")
+    (out / "study.toml").write_text(paper(DO).text)
+    (record,) = out.glob("steps/*/record.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | damage))
+    told = json.loads(cli("inspect", out, "--json").out)
+    assert told["done"] == 0

@@ -17,7 +17,7 @@ import numpy as np
 from tuneport.evaluate import measures
 from tuneport.evaluate.measures import Estimate
 from tuneport.report.estimates import Estimates
-from tuneport.report.reading import Reading
+from tuneport.report.reading import Reading, number_or
 from tuneport.report.scored import BASE, TRANSFER, TUNED, Model
 from tuneport.report.wording import DASH
 
@@ -264,6 +264,5 @@ def _numbers(value: Any) -> tuple[float, ...]:
 
 
 def _one(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        return None
-    return float(value)
+    found: float | None = number_or(value, None)
+    return found

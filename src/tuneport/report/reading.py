@@ -182,11 +182,23 @@ def _runs(results: Mapping[str, Any], records: Mapping[str, Any], doubts: list[s
     found = []
     for place, row in enumerate(results["results"]):
         run = _run(row, folders, measures_loss) if isinstance(row, dict) else None
-        if run is None:
+        negative = [] if run is None else [task for task, score in run.scores.items() if (score.stderr or 0) < 0]
+        if run is not None and negative:
+            doubts.append(
+                f"{RESULTS}: result {place + 1}: the standard error of {', '.join(negative)} is below zero, and is left out."
+            )
+            found.append(_without_errors(run, negative))
+        elif run is None:
             doubts.append(f"{RESULTS}: result {place + 1} is not what a study writes, and is left out.")
         else:
             found.append(run)
     return _joined(found)
+
+
+def _without_errors(run: Run, tasks: Collection[str]) -> Run:
+    """Without the standard errors of these tasks, which can be none."""
+    scores = {task: replace(score, stderr=None) if task in tasks else score for task, score in run.scores.items()}
+    return replace(run, scores=scores)
 
 
 def _joined(runs: Iterable[Run]) -> list[Run]:
@@ -219,8 +231,8 @@ def _run(row: Mapping[str, Any], folders: Mapping[Any, Sequence[str]], measures_
         source=source,
         target=target,
         tuning=str(tuning) if tuning and kind != BASE else None,
-        scale=_number(row.get("scale"), 1.0),
-        rate=_number(row.get("rate"), None),
+        scale=number_or(row.get("scale"), 1.0),
+        rate=number_or(row.get("rate"), None),
     )
     scores = row.get("scores")
     places = _places(row, folders)
@@ -254,7 +266,7 @@ def _scores(
 ) -> dict[str, Score]:
     found = {}
     for task, told in scores.items():
-        value = _number(told.get("value"), None) if isinstance(told, dict) else None
+        value = number_or(told.get("value"), None) if isinstance(told, dict) else None
         if value is None:
             continue
         metric = str(told.get("metric", "score"))
@@ -263,8 +275,8 @@ def _scores(
         found[task] = Score(
             metric=metric,
             value=value,
-            stderr=_number(told.get("stderr"), None),
-            n=_whole(told.get("n")) or 0,
+            stderr=number_or(told.get("stderr"), None),
+            n=max(0, _whole(told.get("n")) or 0),
             higher_is_better=bool(better)
             if better is not None
             else not any(word in metric for word in ("loss", "perplexity")),
@@ -357,7 +369,7 @@ def _step(told: Mapping[str, Any], folder: str | None, record: Mapping[str, Any]
         kind=str(both.get("kind", "?")),
         identity=str(both.get("identity", "")),
         outcome=str(both.get("outcome") or "not run"),
-        seconds=_number(both.get("seconds"), None),
+        seconds=number_or(both.get("seconds"), None),
         error=None if both.get("error") is None else str(both["error"]),
         folder=folder if record is not None else None,
         command=None if both.get("command") is None else str(both["command"]),
@@ -410,11 +422,14 @@ def _mappings(results: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any],
     return tuple(row for row in found if isinstance(row, dict)) if isinstance(found, list) else ()
 
 
-def _number(value: Any, otherwise: Any) -> Any:
+def number_or(value: Any, otherwise: Any) -> Any:
     """A finite number, or what stands for it."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return otherwise
-    return float(value)
+    try:
+        return float(value) if math.isfinite(value) else otherwise
+    except OverflowError:
+        return otherwise  # a whole number that is too large for one
 
 
 def _whole(value: Any) -> int | None:
