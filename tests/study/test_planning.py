@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import tiny
 from ran import Cli
@@ -285,3 +286,20 @@ def test_inspect_counts_no_record_that_is_damaged(cli: Cli, tmp_path: Path, dama
     record.write_text(json.dumps(json.loads(record.read_text()) | damage))
     told = json.loads(cli("inspect", out, "--json").out)
     assert told["done"] == 0
+
+
+def test_inspect_says_of_a_study_behind_a_url_what_it_says_of_its_folder(cli: Cli, tmp_path: Path) -> None:
+    graph, out = graph_of(paper(DO)), tmp_path / "out"
+    for step in graph:
+        put(out, step, "done")
+    (out / "study.toml").write_text(paper(DO).text)
+    (out / "results.json").write_text(json.dumps({"steps": [{"identity": s.identity} for s in graph], "results": []}))
+    url = "memory://inspected/out"
+    fsspec.filesystem("memory").put(str(out), "/inspected/out", recursive=True)
+    there, here = (json.loads(cli("inspect", place, "--json").out) for place in (url, out))
+    assert here["left"] == 0 and there.pop("next") == f"tuneport report {url} --out FILE"
+    assert here.pop("next") == f"tuneport report {out}" and there == here
+    ran = cli("inspect", "memory://inspected/nothing")
+    assert ran.status == 1 and "is no study" in ran.err and "copy what lies there to a folder" in ran.err
+    ran = cli("inspect", "nosuch://inspected")
+    assert ran.status == 1 and "nosuch" in ran.err and "Traceback" not in ran.err

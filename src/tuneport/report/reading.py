@@ -60,6 +60,7 @@ class Reading:
     doubts: tuple[str, ...]
     carried: str | None = None  # the dtype in which recycling carries Δ, where the study's file says
     others: tuple[Step, ...] = ()  # records of other choices, which are no steps of the study any more
+    url: str | None = None  # where it lies, if `root` is a copy of that and will be gone
 
     @property
     def several_tunings(self) -> bool:
@@ -67,18 +68,22 @@ class Reading:
         return len({run.model.tuning for run in self.runs if run.model.kind != BASE}) > 1
 
 
-def read_study(root: str | Path) -> Reading:
-    """What the folder of a study holds; raises `ReportError` where there is nothing to make a page of."""
+def read_study(root: str | Path, url: str | None = None) -> Reading:
+    """What the folder of a study holds; raises `ReportError` where there is nothing to make a page of.
+
+    `url` is where it lies, if `root` is a copy of that.
+    """
     root = Path(root).expanduser()
+    called = url or str(root)
     if not root.is_dir():
-        raise ReportError(f"{root} is no folder. Give the folder that `tuneport study … --out DIR` wrote.")
+        raise ReportError(f"{called} is no folder. Give the folder that `tuneport study … --out DIR` wrote.")
     doubts: list[str] = []
     records = _records(root, doubts)
     results = _results(root, doubts)
     if results is None:
         if not records:
             raise ReportError(
-                f"{root} holds neither a readable {RESULTS} nor any {STEPS}/…/{RECORD}, so there is nothing to report. "
+                f"{called} holds neither a readable {RESULTS} nor any {STEPS}/…/{RECORD}, so there is nothing to report. "
                 "Give the folder that `tuneport study … --out DIR` wrote."
             )
         doubts.append(
@@ -93,7 +98,11 @@ def read_study(root: str | Path) -> Reading:
     steps, others = _steps(results, records)
     return Reading(
         root=root,
-        name=str(study.get("name") or _table(declared, "study").get("name") or root.resolve().name),
+        name=str(
+            study.get("name")
+            or _table(declared, "study").get("name")
+            or (url or root.resolve().name).rpartition("/")[2]
+        ),
         text=text,
         notes=tuple(map(str, study.get("notes") or _table(declared, "study").get("notes") or ())),
         versions=_versions(study, declared, runs),
@@ -106,6 +115,7 @@ def read_study(root: str | Path) -> Reading:
         doubts=tuple(doubts),
         carried=_carried(declared),
         others=others,
+        url=url,
     )
 
 
@@ -130,7 +140,7 @@ def _text_within(root: Path, file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _is_folder(name: Any) -> bool:
+def is_folder(name: Any) -> bool:
     """Whether it names a step's folder, and nothing above or below."""
     return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
 
@@ -251,11 +261,11 @@ def _run(row: Mapping[str, Any], folders: Mapping[Any, Sequence[str]], measures_
 
 def _places(row: Mapping[str, Any], folders: Mapping[Any, Sequence[str]]) -> dict[str | None, str]:
     """The folders of the steps that scored a result, by identity; under None one that may be taken for any."""
-    if _is_folder(row.get("folder")):
+    if is_folder(row.get("folder")):
         return {None: row["folder"]}
     found: dict[str | None, str] = {}
     for step in _mappings(row, "evaluations"):
-        if isinstance(step.get("identity"), str) and _is_folder(step.get("folder")):
+        if isinstance(step.get("identity"), str) and is_folder(step.get("folder")):
             found[step["identity"]] = step["folder"]
     known = [] if row.get("step") is not None or found else folders.get(_key(row), ())
     return {**found, **({None: known[0]} if known else {})}

@@ -1,4 +1,4 @@
-"""The verb: a study's folder in, one page out. Nothing is computed but intervals; nothing is fetched.
+"""The verb: a study's folder in, one page out. Nothing is computed but intervals; nothing is fetched but a study behind a URL.
 
 `findings` reads and estimates, `page` or `markdown` puts it into a form, and the file appears when it is whole.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuneport.errors import OutputError, UsageError
+from tuneport.report.fetching import at_hand, url_of
 from tuneport.report.findings import findings
 from tuneport.report.reading import RESULTS, STEPS, STUDY
 
@@ -20,7 +21,7 @@ _OF_STUDY = (RESULTS, STUDY, "inputs.json")  # what `tuneport study` wrote, and 
 def report(
     study: str | Path, out: str | Path | None = None, *, format: Literal["page", "markdown"] = "page"
 ) -> dict[str, Any]:
-    """Write the page of a study's folder to `out` (default: report.html or report.md in it).
+    """Write the page of a study's folder, or URL, to `out` (default: report.html or report.md in the folder).
 
     The study may be unfinished: what failed and what was not run stands on the page. Returns `out`, `counts` of results
     by status, `summary` and `warnings`; raises `ReportError` where there is nothing to report.
@@ -31,15 +32,18 @@ def report(
         raise UsageError(
             "The page needs plotly for its figures. Install it: pip install 'tuneport[report]', or pass --format markdown."
         )
-    root = Path(study).expanduser()
-    place = Path(out).expanduser() if out is not None else root / (PAGE if format == "page" else MARKDOWN)
-    _refuse_the_studys_own(place, root)
-    found = findings(root)
+    url = url_of(study)
+    if out is None and url is not None:
+        raise UsageError(f"{url} is not on this machine, where the page is written. Say where: --out FILE.")
     if format == "page":
         from tuneport.report.page import page as render
     else:
         from tuneport.report.markdown import markdown as render
-    _write(place, render(found, place))
+    with at_hand(study) as root:
+        place = Path(out).expanduser() if out is not None else root / (PAGE if format == "page" else MARKDOWN)
+        _refuse_the_studys_own(place, root)
+        found = findings(root, url)
+        _write(place, render(found, place))
     statuses = [run.status for run in found.reading.runs if run.step is None]
     return {
         "out": str(place),

@@ -1,6 +1,6 @@
-"""How far a study's folder is, from what lies in it alone: neither the models nor the file it was declared in are needed.
+"""How far a study is, from what lies in its folder or behind its URL: neither the models nor the file it was declared in are needed.
 
-In comes the folder, out comes a description for `tuneport inspect`.
+In comes the store, out comes a description for `tuneport inspect`.
 """
 
 from __future__ import annotations
@@ -9,25 +9,29 @@ import json
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tuneport.study import records
 from tuneport.study.records import RECORD, Record
+from tuneport.study.store import STEPS, Store
+
+_STUDY, _RESULTS = "study.toml", "results.json"
 
 _ANEW = "Run the study again: it writes the file anew and repeats nothing."
 
 
-def is_study(folder: Path) -> bool:
-    """Whether a folder is what `tuneport study` writes."""
-    return (folder / "study.toml").is_file() and ((folder / "steps").is_dir() or (folder / "results.json").is_file())
+def is_study(store: Store) -> bool:
+    """Whether this is what `tuneport study` writes."""
+    return store.read(_STUDY) is not None and (store.read(_RESULTS) is not None or bool(store.sizes(STEPS)))
 
 
-def progress(folder: Path) -> dict[str, Any]:
+def progress(store: Store) -> dict[str, Any]:
     """What was asked, what of it is done, what failed and why."""
-    found = [record for path in sorted((folder / "steps").glob(f"*/{RECORD}")) if (record := _record(path)) is not None]
+    sizes = store.sizes(STEPS)
+    places = sorted(name for name in sizes if name.count("/") == 1 and name.endswith(f"/{RECORD}"))
+    found = [record for name in places if (record := _record(store, name)) is not None]
     doubts: list[str] = []
-    document = _results(folder, doubts)
+    document = _results(store, doubts)
     planned = {step["identity"] for step in document["steps"]}
     current = [record for record in found if record.identity in planned] if planned else found
     outcomes = Counter("failed" if record.outcome == "failed" else "done" for record in current)
@@ -35,7 +39,7 @@ def progress(folder: Path) -> dict[str, Any]:
     failed = [f"{record.name}: {record.error}" for record in current if record.outcome == "failed"]
     left = len(planned) - outcomes["done"]
     return {
-        "name": _name(folder),
+        "name": _name(store),
         "steps": len(planned) or None,
         "done": outcomes["done"],
         "failed": failed,
@@ -43,15 +47,19 @@ def progress(folder: Path) -> dict[str, Any]:
         "scored_models": len(scored),
         "of_other_choices": len(found) - len(current),
         "seconds": round(sum(record.seconds for record in current), 1),
-        "bytes": sum(path.stat().st_size for path in (folder / "steps").rglob("*") if path.is_file()),
+        "bytes": sum(sizes.values()),
         **({"doubts": doubts} if doubts else {}),
-        "next": f"tuneport report {folder.name}" if planned and left == 0 else "Run tuneport study again; it goes on.",
+        "next": _next(store) if planned and left == 0 else "Run tuneport study again; it goes on.",
     }
 
 
-def _record(path: Path) -> Record | None:
+def _next(store: Store) -> str:
+    return f"tuneport report {store.where}" + (" --out FILE" if "://" in store.where else "")
+
+
+def _record(store: Store, name: str) -> Record | None:
     try:
-        found = records.read(path.read_bytes())
+        found = records.read(store.read(f"{STEPS}/{name}") or b"")
     except OSError:
         return None
     if found is None or not isinstance(found.identity, str) or not isinstance(found.seconds, int | float):
@@ -59,12 +67,11 @@ def _record(path: Path) -> Record | None:
     return found
 
 
-def _results(folder: Path, doubts: list[str]) -> dict[str, list[dict[str, Any]]]:
+def _results(store: Store, doubts: list[str]) -> dict[str, list[dict[str, Any]]]:
     """The rows of results.json that can be read; ``doubts`` says where that is not all of it."""
     try:
-        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        found = {"results": [], "steps": []}
+        content = store.read(_RESULTS)
+        found = {"results": [], "steps": []} if content is None else json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
         found = None
         doubts.append(f"results.json cannot be read: {error}. {_ANEW}")
@@ -87,8 +94,8 @@ def _is_named(step: Mapping[str, Any]) -> bool:
     return isinstance(step.get("identity"), str)
 
 
-def _name(folder: Path) -> str:
+def _name(store: Store) -> str:
     try:
-        return str(tomllib.loads((folder / "study.toml").read_text(encoding="utf-8"))["study"]["name"])
+        return str(tomllib.loads((store.read(_STUDY) or b"").decode())["study"]["name"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return folder.name
+        return store.where.rpartition("/")[2]

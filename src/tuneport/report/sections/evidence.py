@@ -256,12 +256,10 @@ def _record(step: Step, reading: Reading, place: Path) -> Markup:
     if step.command:
         content.append([tag("p", "By hand:"), tag("pre", tag("code", step.command))])
     if step.folder and step.record is not None:
-        folder = os.path.relpath(reading.root / STEPS / step.folder, place.parent)
-        url = "/".join(_quoted(part) for part in [*Path(folder).parts, RECORD])
         shown = json.dumps(step.record, indent=1, ensure_ascii=False)
         if len(shown) > _LONGEST_RECORD:
             shown = f"{shown[:_LONGEST_RECORD]}\n… {len(shown) - _LONGEST_RECORD:,} more letters in the file"
-        content.append([tag("p", tag("a", f"{step.folder}/{RECORD}", href=url)), tag("pre", tag("code", shown))])
+        content.append([tag("p", _where(step.folder, reading, place)), tag("pre", tag("code", shown))])
     if not content:
         content.append(tag("p", "It was not run, so it has no record."))
     return tag("details", tag("summary", *told), content, id=_anchor(step), class_="record")
@@ -276,6 +274,14 @@ def _of_other_choices(reading: Reading, place: Path) -> Markup:
         [_record(step, reading, place) for step in reading.others],
         class_="steps",
     )
+
+
+def _where(folder: str, reading: Reading, place: Path) -> Markup:
+    """A link to a record from `place`; of a study behind a URL its name in the study (a URL may hold a password)."""
+    if reading.url is not None:
+        return tag("code", f"{STEPS}/{folder}/{RECORD}")
+    parts = Path(os.path.relpath(reading.root / STEPS / folder, place.parent)).parts
+    return tag("a", f"{folder}/{RECORD}", href="/".join(_quoted(part) for part in [*parts, RECORD]))
 
 
 def _quoted(part: str) -> str:
