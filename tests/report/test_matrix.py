@@ -165,6 +165,21 @@ def test_published_numbers_stand_in_their_cells(found: Findings) -> None:
     assert all(cell.published is None for cell in cells(found.transfers[1]).values()), "another task"
 
 
+def test_a_published_number_is_that_of_the_papers_own_table_of_such_models(tmp_path: Path) -> None:
+    root = MadeUp(tmp_path / "study", families=(0,), failed=None).write()
+    told = json.loads((root / "results.json").read_text())
+    base = {"table": "6", "task": "sums", "tuning": "sft", "note": "", "target": "M5"}
+    told["study"]["expected"] += [
+        {**base, "kind": TUNED, "source": None, "value": 75.6},
+        {**base, "kind": DIRECT, "source": "M4", "value": 74.6},
+    ]
+    (root / "results.json").write_text(json.dumps(told))
+    found = findings(root)
+    assert cells(found.transfers[0])["FT(·)", "M5"].published == 75.5
+    assert cells(found.recycled[0])["FT(·), nothing recycled", "M5"].published == 75.6
+    assert cells(found.recycled[0])["base", "M5"].published == 65.5, "Table 3 alone has it"
+
+
 def test_recycling_has_none_direct_and_iterative_and_gains_from_the_base(found: Findings) -> None:
     (sums, facts) = recycling(found.reading, found.estimates)
     assert [row.label for row in sums.rows] == ["base", "FT(·), nothing recycled", "+ Δdir → FT", "+ Δiter → FT"]

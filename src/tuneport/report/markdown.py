@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tuneport.report import precision
 from tuneport.report.curves import Panel, steps_saved
-from tuneport.report.estimates import Change
+from tuneport.report.estimates import Change, Shown
 from tuneport.report.findings import Findings
 from tuneport.report.lines import PREDICTORS
 from tuneport.report.markup import clean
@@ -43,6 +43,8 @@ def markdown(found: Findings, place: Path) -> str:
             "Brackets hold 95 % intervals, **bold** is the best of its row, ★ the best Δ for its target, ▼ clearly below the "
             "base (p below 0.05 after Holm's adjustment within the table)."
         )
+    parts += _scaled(found)
+    parts += _others(found)
     parts += _against_direct(found)
     parts += _compared(found.compared, reading)
     parts += _precision(reading)
@@ -83,6 +85,40 @@ def _cell(cell: Cell | None, share: bool) -> str:
     told += [f"({signed(cell.gain.value, share)})"] if cell.gain and cell.over else []
     told += [f"*paper {minus(f'{cell.published:.1f}')}*"] if cell.published is not None else []
     return " ".join(told)
+
+
+def _scaled(found: Findings) -> list[str]:
+    """target + α·Δ beside target + Δ."""
+    if not found.scaled:
+        return []
+    several = found.reading.several_tunings
+    rows = [["transfer", "task", *(f"α = {scale:g}" for scale, _ in found.scaled[0].shown)]]
+    for each in found.scaled:
+        name = f"{each.target} + α·Δ({each.source}{f', {each.tuning}' if several else ''})"
+        rows.append([text(name), text(each.task), *(_score(shown) for _, shown in each.shown)])
+    return ["## At other scales", _table(rows)]
+
+
+def _others(found: Findings) -> list[str]:
+    """Scored models that stand in none of the tables before and after."""
+    cells = [cell for of_kind in (found.transfers, found.tuned_on, found.recycled) for m in of_kind for cell in m.cells]
+    told = {cell.model for cell in cells} | {row.model for row in found.compared}
+    told |= {run.model for run in found.reading.runs if run.model.scale != 1}
+    tasks = found.estimates.tasks
+    rows = [["model", *map(text, tasks)]]
+    for model in dict.fromkeys(run.model for run in found.reading.runs if run.step is None):
+        shown = [found.estimates.value(model, task) for task in tasks]
+        if model not in told and any(shown):
+            rows.append([text(model.name(found.reading.several_tunings)), *map(_score, shown)])
+    return ["## Other models", _table(rows)] if len(rows) > 1 else []
+
+
+def _score(shown: Shown | None) -> str:
+    """A score with its interval."""
+    if shown is None:
+        return DASH
+    share = shown.score.is_share
+    return f"{number(shown.value, share)} {span(shown.interval, share)}".rstrip()
 
 
 def _against_direct(found: Findings) -> list[str]:

@@ -6,7 +6,7 @@ In come a study's runs and estimates, out comes a `Matrix` for each task: Tables
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,6 +64,11 @@ class Matrix:
     def deltas(self) -> list[Cell]:
         """The cells of models that a diff vector was added to."""
         return [cell for row in self.rows if row.role == "delta" for cell in row.cells if cell is not None]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every cell that there is."""
+        return [cell for row in self.rows for cell in row.cells if cell is not None]
 
     @property
     def changed(self) -> list[Cell]:
@@ -129,7 +134,7 @@ def _matrix(
             over=over,
             against_base=against,
             recovered=estimates.recovered(base, model, tuned, task) if model.source and shown else None,
-            published=_published(reading.expected, task, model),
+            published=_published(reading.expected, task, model, (kind,)),
         )
 
     rows = [Row("base", "base", tuple(cell(Model(BASE, None, target)) for target in targets))]
@@ -215,20 +220,28 @@ def _best(cells: Iterable[Cell | None]) -> set[Model]:
     return {model for model, shown in known if sign * shown.value == top}
 
 
-def _published(expected: Iterable[Mapping[str, Any]], task: str, model: Model) -> float | None:
-    """The paper's number for this model and task, as it is printed there (per cent)."""
-    for row in expected:
-        tuning = row.get("tuning") or model.tuning
-        if (
-            row.get("task") == task
-            and row.get("kind") == model.kind
-            and (row.get("source") or None) == model.source
-            and row.get("target") == model.target
-            and (model.kind == BASE or model.tuning is None or tuning == model.tuning)
-            and isinstance(row.get("value"), int | float)
-        ):
-            return float(row["value"])
-    return None
+def _published(expected: Sequence[Mapping[str, Any]], task: str, model: Model, kinds: Collection[str]) -> float | None:
+    """The paper's number for this model and task, as it is printed there (per cent).
+
+    Where several of its tables have one, that of a table that holds models of these `kinds` as well: FT(M5) on GSM8K is 75.5
+    in Table 3 and 75.6 in Table 6.
+    """
+    alike = {row.get("table") for row in expected if row.get("task") == task and row.get("kind") in kinds}
+    fitting = [row for row in expected if row.get("task") == task and _is_of(row, model)]
+    fitting.sort(key=lambda row: row.get("table") not in alike)
+    return float(fitting[0]["value"]) if fitting else None
+
+
+def _is_of(row: Mapping[str, Any], model: Model) -> bool:
+    """Whether a number that was expected is one of this model."""
+    tuning = row.get("tuning") or model.tuning
+    return (
+        row.get("kind") == model.kind
+        and (row.get("source") or None) == model.source
+        and row.get("target") == model.target
+        and (model.kind == BASE or model.tuning is None or tuning == model.tuning)
+        and isinstance(row.get("value"), int | float)
+    )
 
 
 def recycling(reading: Reading, estimates: Estimates) -> list[Matrix]:
@@ -269,7 +282,7 @@ def _recycled(
             gain=gain,
             over=None if kind == BASE else base,
             against_base=gain,
-            published=_published(reading.expected, task, model),
+            published=_published(reading.expected, task, model, (DIRECT, ITERATIVE)),
         )
 
     of = f", {tuning}" if reading.several_tunings and tuning else ""
