@@ -28,7 +28,7 @@ def rounded(rows: Iterable[Mapping[str, Any]]) -> list[Rounded]:
     """Every diff vector that was measured so, as results.json or the records of steps have it."""
     found = []
     for row in rows:
-        lost, gone, changed = row.get("share_lost"), row.get("vanished"), row.get("changed")
+        lost, gone, changed = row.get("share_lost"), _whole(row.get("vanished")), _whole(row.get("changed"))
         found.append(
             Rounded(
                 tuned=str(row.get("tuned") or row.get("name") or "?"),
@@ -36,7 +36,7 @@ def rounded(rows: Iterable[Mapping[str, Any]]) -> list[Rounded]:
                 seed=_whole(row.get("seed")),
                 dtype=str(row.get("dtype", "?")),
                 lost=float(lost) if isinstance(lost, int | float) else None,
-                vanished=gone / changed if _whole(gone) is not None and _whole(changed) else None,
+                vanished=gone / changed if gone is not None and changed else None,
             )
         )
     return found
