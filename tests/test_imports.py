@@ -210,7 +210,11 @@ def test_only_what_needs_models_imports_torch_and_only_where_it_is_needed() -> N
 
 
 # What an engine or a place needs beyond the core, imported where it is asked for.
-OF_EXTRAS = {("study/engines/ray_cluster.py", "ray"), ("study/url_store.py", "fsspec")}
+OF_EXTRAS = {
+    ("study/engines/ray_cluster.py", "ray"),
+    ("study/url_store.py", "fsspec"),
+    ("report/fetching.py", "fsspec"),
+}
 
 
 def test_the_core_imports_only_what_the_package_declares() -> None:

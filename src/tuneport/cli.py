@@ -139,8 +139,8 @@ def _add_apply(verbs: Any) -> None:
 
 
 def _add_inspect(verbs: Any) -> None:
-    parser = _verb(verbs, "inspect", _inspect, "say what a folder or Hub id is: checkpoint, diff vector, output")
-    parser.add_argument("path", metavar="PATH", help="folder or Hub id")
+    parser = _verb(verbs, "inspect", _inspect, "say what a folder or Hub id is: checkpoint, diff vector, output, study")
+    parser.add_argument("path", metavar="PATH", help="folder or Hub id; of a study, folder or URL")
 
 
 def _add_verify(verbs: Any) -> None:

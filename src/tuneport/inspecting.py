@@ -1,6 +1,6 @@
-"""What is in a folder: a checkpoint, a diff vector, an output of tuneport, or a study.
+"""What is in a folder: a checkpoint, a diff vector, an output of tuneport, or a study (that may lie behind a URL).
 
-In comes a path or a Hub id, out comes a description for machines and, rendered, for people. Only headers and small
+In comes a path, a Hub id or a URL, out comes a description for machines and, rendered, for people. Only headers and small
 files are read.
 """
 
@@ -17,7 +17,9 @@ from tuneport.checkpoint.adapter_config import AdapterConfig
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.write import MANIFEST
-from tuneport.errors import TuneportError
+from tuneport.errors import CheckpointError, TuneportError
+from tuneport.study.folder_store import FolderStore
+from tuneport.study.opening import open_store
 from tuneport.study.progress import is_study, progress
 from tuneport.transfer import kernel
 from tuneport.transfer.plan import is_tied
@@ -30,9 +32,11 @@ def inspect(spec: str | os.PathLike[str]) -> dict[str, Any]:
 
     The kinds are checkpoint, adapter, output, diff vector, unfinished output and study.
     """
+    if "://" in os.fspath(spec):
+        return _behind_url(os.fspath(spec))
     path = Path(os.path.expanduser(spec))
-    if is_study(path):
-        return {"kind": "study", **progress(path)}
+    if path.is_dir() and is_study(FolderStore(path)):
+        return {"kind": "study", **progress(FolderStore(path))}
     if path.is_dir() and (path / "journal.jsonl").exists():
         return {
             "kind": "unfinished output",
@@ -63,6 +67,16 @@ def in_words(description: Mapping[str, Any]) -> str:
             value = "; ".join(str(entry) for entry in value) or None
         lines.append(f"{key.replace('_', ' '):<14} {value if value is not None else '–'}")
     return "\n".join(lines)
+
+
+def _behind_url(url: str) -> dict[str, Any]:
+    """A study: nothing else of tuneport's lies behind URLs."""
+    store = open_store(url)
+    if not is_study(store):
+        raise CheckpointError(
+            f"{url} is no study. Behind a URL only those are known: copy what lies there to a folder, and inspect that."
+        )
+    return {"kind": "study", **progress(store)}
 
 
 def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -44,6 +44,17 @@ def test_a_place_that_cannot_be_written_is_told(cli: Cli, study: Path, tmp_path:
     assert ran.status == 1 and "cannot be written" in ran.err
 
 
+@pytest.mark.parametrize("name", ["results.json", "study.toml", "inputs.json", "steps", "steps/page.html", "steps/a/b"])
+def test_no_file_of_the_study_itself_is_replaced(cli: Cli, study: Path, tmp_path: Path, name: str) -> None:
+    before = {file: file.read_bytes() for file in (study / "results.json", study / "study.toml")}
+    (tmp_path / "link").symlink_to(study)
+    for root in (study, tmp_path / "link", study / "steps" / ".."):
+        ran = cli("report", study, "--format", "markdown", "--out", root / name)
+        assert ran.status == 2 and "the study's own" in ran.err and "another file" in ran.err
+    assert not (study / "inputs.json").exists() and not (study / "steps" / "page.html").exists()
+    assert all(file.read_bytes() == content for file, content in before.items())
+
+
 def test_without_plotly_the_page_is_refused_in_words_and_markdown_works(
     cli: Cli, study: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

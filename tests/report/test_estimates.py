@@ -13,7 +13,7 @@ from tuneport.evaluate import measures
 from tuneport.report.estimates import Change, Estimates, clear
 from tuneport.report.outcomes import read_outcomes
 from tuneport.report.reading import STEPS, Reading, read_study
-from tuneport.report.scored import BASE, TRANSFER, TUNED, Model
+from tuneport.report.scored import BASE, TRANSFER, TUNED, Model, Run, Score
 
 M5, MOVED, FT = Model(BASE, None, "M5"), Model(TRANSFER, "M4", "M5", "sft"), Model(TUNED, None, "M5", "sft")
 
@@ -84,6 +84,16 @@ def test_without_outcomes_the_standard_errors_stand_in_and_the_interval_is_wider
     assert not without.paired and without.value == with_outcomes.value
     assert without.interval is not None and with_outcomes.interval is not None
     assert without.interval[1] - without.interval[0] > with_outcomes.interval[1] - with_outcomes.interval[0]
+
+
+def test_seeds_without_outcomes_err_together_so_their_mean_errs_like_one_of_them(tmp_path: Path) -> None:
+    """They answer the same examples."""
+    scores = {seed: {"sums": Score("f1", 0.601, 0.03, 300)} for seed in (0, 1)}
+    runs = [Run(MOVED, 0, seed, None, 300, "done", None, scores[seed]) for seed in scores]
+    one, both = (Estimates(some, tmp_path).value(MOVED, "sums") for some in (runs[:1], runs))
+    assert one is not None and one.interval is not None and both is not None and both.interval is not None
+    assert both.seeds == 2 and both.interval == pytest.approx(one.interval)
+    assert both.interval == pytest.approx((0.601 - 1.96 * 0.03, 0.601 + 1.96 * 0.03), abs=0.004)
 
 
 def test_outcomes_that_do_not_give_the_reported_value_are_not_used(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 from tuneport.evaluate.measures import Estimate
 from tuneport.report.findings import Findings
 from tuneport.report.lines import Apart, Point, distances, lines, rank_correlation
+from tuneport.report.wording import DASH
 
 numbers = st.integers(-5, 5).map(float)
 
@@ -61,3 +62,25 @@ def test_every_distance_is_told_from_results_and_from_the_records_of_steps(found
     assert distances(replace(found.reading, distances=(of_step, not_run))) == [
         Apart("M1", "M2", "sft", 0, 1, 2.5, 1.5, None, -0.5)
     ]
+
+
+PATH = {"a": "M1", "b": "M2", "alphas": [0.0, 1.0], "loss": [1.0, 1.0], "barrier": 0.02, "interval": [0.01, 0.03]}
+
+
+@pytest.mark.parametrize(
+    ("told", "verdict"),
+    [
+        ({"threshold": 0.05, "connected": True}, "yes"),
+        ({"threshold": 0.02, "connected": None}, "cannot be told"),
+        ({"threshold": 0.05}, "yes"),
+        ({"threshold": 0.001}, "no"),
+        ({"threshold": 0.02}, "cannot be told"),
+        ({"threshold": 0.05, "interval": None, "barrier": None}, DASH),
+        ({}, DASH),
+    ],
+)
+def test_whether_a_path_is_connected_is_told_where_interval_and_threshold_tell_it(
+    found: Findings, told: dict[str, object], verdict: str
+) -> None:
+    (line,) = lines(replace(found.reading, paths=(PATH | told,)))
+    assert line.verdict == verdict

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from report.made_up import MadeUp
 from report.test_page import HOSTILE, hostile_study
-from tuneport.report.findings import Findings
+from tuneport.report.findings import Findings, findings
 from tuneport.report.markdown import markdown, text
 from tuneport.report.run import report
 from tuneport.report.wording import FALLEN, signed
@@ -72,6 +74,22 @@ def test_which_way_a_loss_counts_is_said_where_one_is_compared(written: str, fou
         against_direct=tuple(replace(row, share=False) for row in found.against_direct),
     )
     assert markdown(losses, Path("report.md")).count(FALLEN) == 2
+
+
+def test_transfers_at_other_scales_and_models_of_no_other_table_stand_there(tmp_path: Path) -> None:
+    root = MadeUp(tmp_path / "study", families=(0,), failed=None).write()
+    told = json.loads((root / "results.json").read_text())
+    for row in [row for row in told["results"] if row["name"] == "M5 + Δ(M4)"]:
+        told["results"].append({**row, "name": "M5 + 0.5·Δ(M4)", "scale": 0.5})
+    (root / "results.json").write_text(json.dumps(told))
+    found = findings(root)
+    written = tables(markdown(found, Path("report.md")))
+    (scales,) = [table for table in written if table[0][0] == "transfer"]
+    assert scales[0] == ["transfer", "task", "α = 0.5", "α = 1"] and len(scales) == 2 + len(found.scaled)
+    (row,) = [row for row in scales if row[:2] == ["M5 + α·Δ(M4)", "sums"]]
+    assert row[2] == row[3] and "[" in row[2]
+    (others,) = [table for table in written if table[0] == ["model", "sums", "facts"]]
+    assert [row[0] for row in others[2:]] == [f"FT({name}) for 500 steps" for name in ("M1", "M2", "M3", "M4", "M5")]
 
 
 def test_what_failed_stands_there(written: str) -> None:

@@ -11,14 +11,31 @@ import pytest
 
 from report.made_up import VERSIONS, MadeUp
 from tuneport.report.findings import Findings, findings
-from tuneport.report.matrix import DONE, FAILED, NOT_RUN, Cell, Matrix, comparisons, matrices, recycling
-from tuneport.report.scored import DIRECT, THEN_TUNED, TRANSFER, TUNED
+from tuneport.report.matrix import FAILED, NOT_RUN, Cell, Matrix, comparisons, matrices, recycling
+from tuneport.report.scored import DIRECT, DONE, THEN_TUNED, TRANSFER, TUNED
 
 
 def results(study: Path) -> list[dict[str, object]]:
     told = json.loads((study / "results.json").read_text())["results"]
     assert len(told) > 100
     return [row for row in told if row["step"] is None]
+
+
+def lose(study: Path, name: str, task: str) -> None:
+    """Let one evaluation of a model have failed, and with it its score on a task."""
+    told = json.loads((study / "results.json").read_text())
+    (row,) = [row for row in told["results"] if row["name"] == name and row["step"] is None]
+    del row["scores"][task]
+    row |= {"status": "failed", "error": "OSError: no room."}
+    (study / "results.json").write_text(json.dumps(told))
+
+
+def spoil(study: Path, name: str, task: str) -> None:
+    """Let a model know nothing any more of a task."""
+    told = json.loads((study / "results.json").read_text())
+    (row,) = [row for row in told["results"] if row["name"] == name and row["step"] is None]
+    row["scores"][task] |= {"value": 0.0, "stderr": 0.001}
+    (study / "results.json").write_text(json.dumps(told))
 
 
 def cells(matrix: Matrix) -> dict[tuple[str, str], Cell]:
@@ -99,6 +116,22 @@ def test_what_is_clearly_below_its_base_is_marked_and_what_might_be_chance_is_no
             assert cell.clearly == 0 or low > 0 or high < 0
 
 
+def test_every_row_that_is_compared_with_its_base_is_marked(tmp_path: Path) -> None:
+    root = MadeUp(tmp_path / "study", families=(0,), failed=None).write()
+    spoil(root, "FT(M4)", "sums")
+    spoil(root, "M4 + Δ(M5) → FT", "sums")
+    spoil(root, "M4 + Δiter(M3) → FT", "sums")
+    found = findings(root)
+    for matrix, label in (
+        (found.transfers[0], "FT(·)"),
+        (found.tuned_on[0], "+ Δ(M5) → FT"),
+        (found.tuned_on[0], "FT(·)"),
+        (found.recycled[0], "FT(·), nothing recycled"),
+        (found.recycled[0], "+ Δiter → FT"),
+    ):
+        assert cells(matrix)[label, "M4"].clearly == -1 and cells(matrix)[label, "M3"].clearly == 1, label
+
+
 def test_a_failed_and_a_waiting_model_stay_visible_with_their_reason(tmp_path: Path) -> None:
     made = MadeUp(tmp_path / "study", families=(0,), seeds=(0,), failed=(0, 0, "M1", "M5"))
     found = findings(made.write())
@@ -114,11 +147,37 @@ def test_a_mean_over_fewer_results_than_were_asked_for_says_of_how_many(found: F
     assert here["+ Δ(M2)", "M5"].results == (2, 2)
 
 
+def test_a_model_of_which_one_evaluation_failed_shows_the_scores_that_it_has(tmp_path: Path) -> None:
+    made = MadeUp(tmp_path / "study", families=(0,), failed=None)
+    root = made.write()
+    lose(root, "M5 + Δ(M4)", "facts")
+    found = findings(root)
+    sums, facts = map(cells, found.transfers)
+    there, gone = sums["+ Δ(M4)", "M5"], facts["+ Δ(M4)", "M5"]
+    assert there.shown is not None and (there.status, there.reason, there.results) == (DONE, None, (1, 1))
+    assert gone.shown is None and gone.status == FAILED and "no room" in str(gone.reason)
+
+
 def test_published_numbers_stand_in_their_cells(found: Findings) -> None:
     here = cells(found.transfers[0])
     assert here["+ Δ(M4)", "M5"].published == 77.1 and here["FT(·)", "M5"].published == 75.5
     assert here["base", "M5"].published == 65.5 and here["base", "M4"].published is None
     assert all(cell.published is None for cell in cells(found.transfers[1]).values()), "another task"
+
+
+def test_a_published_number_is_that_of_the_papers_own_table_of_such_models(tmp_path: Path) -> None:
+    root = MadeUp(tmp_path / "study", families=(0,), failed=None).write()
+    told = json.loads((root / "results.json").read_text())
+    base = {"table": "6", "task": "sums", "tuning": "sft", "note": "", "target": "M5"}
+    told["study"]["expected"] += [
+        {**base, "kind": TUNED, "source": None, "value": 75.6},
+        {**base, "kind": DIRECT, "source": "M4", "value": 74.6},
+    ]
+    (root / "results.json").write_text(json.dumps(told))
+    found = findings(root)
+    assert cells(found.transfers[0])["FT(·)", "M5"].published == 75.5
+    assert cells(found.recycled[0])["FT(·), nothing recycled", "M5"].published == 75.6
+    assert cells(found.recycled[0])["base", "M5"].published == 65.5, "Table 3 alone has it"
 
 
 def test_recycling_has_none_direct_and_iterative_and_gains_from_the_base(found: Findings) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 import tuneport
 from report.made_up import MadeUp
+from report.test_matrix import lose, spoil
 from tuneport.report.estimates import Estimates
 from tuneport.report.findings import Findings, findings
 from tuneport.report.run import report
@@ -124,10 +125,26 @@ def test_the_heat_map_and_the_table_hold_the_same_numbers(page: Page, found: Fin
 def test_degradations_and_the_best_are_told_by_more_than_colour(page: Page, found: Findings) -> None:
     matrix = found.transfers[0]
     table = page.all("table", "matrix")[0][1]
-    assert table.count("▼") == sum(cell.clearly < 0 for cell in matrix.deltas) > 0
+    assert table.count("▼") == sum(cell.clearly < 0 for cell in matrix.changed) > 0
     assert table.count(", clearly below the base") == table.count("▼")
     assert table.count("★") == sum(cell.best_of_target for cell in matrix.deltas) == 5
     assert table.count(", best in its row") == len(matrix.rows)
+
+
+def test_a_fine_tuning_that_harms_is_marked_in_page_and_markdown(tmp_path: Path) -> None:
+    root = MadeUp(tmp_path / "study", families=(0,), failed=None).write()
+    spoil(root, "FT(M4)", "sums")
+    page = Page(Path(report(root)["out"]).read_text(encoding="utf-8"))
+    shown = [text for _, text in page.all("tr", "role-tuned") if "▼" in text]
+    assert len(shown) == 3, "after transfer, further fine-tuning and recycling"
+    assert all("FT(·" in text and text.count(", clearly below the base") == 1 for text in shown)
+    words = " ".join(text for _, text in page.all("figcaption"))
+    assert "Clearly worse than the base: " in words and "FT(M4)" in words
+    rows = [unquote(str(a["href"])) for a, _ in page.all("a") if a.get("download") == "transfer-sums.csv"]
+    (line,) = [line for line in rows[0].splitlines() if line.startswith("FT(M4),")]
+    assert ",worse," in line
+    markdown = Path(report(root, format="markdown")["out"]).read_text(encoding="utf-8")
+    assert sum("▼" in line for line in markdown.splitlines() if line.startswith("| FT(·")) == 3
 
 
 def test_every_record_and_command_is_on_the_page(page: Page, study: Path) -> None:
@@ -180,6 +197,39 @@ def test_the_paragraph_says_no_nothing_failed_where_a_step_failed_that_scores_no
     made.step("path", "path M1 – M5", outcome="failed", error="NumericsError: no loss.")
     words = " ".join(findings(made.write()).words)
     assert "results are there; 1 step failed, as told below." in words and "nothing failed" not in words
+
+
+def test_what_failed_under_other_choices_counts_nowhere_and_is_found_among_the_records(tmp_path: Path) -> None:
+    made = MadeUp(tmp_path / "study", families=(0,), failed=None)
+    root = made.write()
+    whole = report(root, format="markdown")
+    made.step("evaluate", "evaluate M1", outcome="failed", error="OSError: the disk was full.")
+    told = report(root)
+    assert told["summary"] == whole["summary"] and "nothing failed" in told["summary"]
+    assert f"of {len(made.steps) - 1} steps" in told["words"]
+    page = Page(Path(told["out"]).read_text(encoding="utf-8"))
+    sections = {each[0].get("id"): each[1] for each in page.all("section")}
+    assert (
+        "failures" not in sections and f"{len(made.steps) - 1} steps: {len(made.steps) - 1} done" in sections["records"]
+    )
+    assert "of other choices 1 record" in sections["records"] and "the disk was full" in sections["records"]
+    again = report(root, format="markdown")
+    assert "the disk was full" not in Path(again["out"]).read_text(encoding="utf-8")
+
+
+def test_a_model_with_some_scores_is_not_without_any_result(tmp_path: Path) -> None:
+    root = MadeUp(tmp_path / "study", families=(0,), failed=None).write()
+    lose(root, "M5 + Δ(M4)", "facts")
+    told = report(root)
+    assert "results are there and 1 is there in part (in part: M5 + Δ(M4))." in told["summary"]
+    assert "Best: M5 + Δ(M4)" in told["summary"]
+    page = Page(Path(told["out"]).read_text(encoding="utf-8"))
+    ((_, section),) = [each for each in page.all("section") if each[0].get("id") == "failures"]
+    assert "failed, in part" in section and "no result at all" not in section
+    markdown = report(root, format="markdown")
+    assert "- M5 + Δ(M4), family 0, seed 0: failed, in part (OSError" in Path(markdown["out"]).read_text(
+        encoding="utf-8"
+    )
 
 
 def test_losses_of_answers_are_no_tasks_of_their_own_in_the_paragraph(found: Findings) -> None:

@@ -11,6 +11,7 @@ import pytest
 from report.made_up import MadeUp
 from tuneport.errors import ReportError
 from tuneport.report.findings import findings
+from tuneport.report.lines import lines
 from tuneport.report.reading import read_study
 from tuneport.report.scored import BASE, DIRECT, TRANSFER, TUNED, Model
 
@@ -47,6 +48,27 @@ def test_a_direct_recycling_of_more_steps_is_a_model_of_its_own(small: MadeUp) -
     assert longer.name() == "M4 + Δdir(M3) → FT, 1000 steps in all"
 
 
+@pytest.mark.parametrize("shortest", [None, 250])
+def test_where_steps_cannot_be_counted_models_are_told_apart_by_their_names(
+    small: MadeUp, shortest: int | None
+) -> None:
+    """What began from a model that others tuned has no total; of two such, seeds of one model share a name."""
+    small.write()
+    told = json.loads((small.root / "results.json").read_text())
+    for row in told["results"]:
+        if row["kind"] in ("tuned", "recycle-direct") and row["step"] is None:
+            row["steps_total"] = None if row["steps_total"] != 250 else shortest
+    (small.root / "results.json").write_text(json.dumps(told))
+    runs = [run for run in read_study(small.root).runs if run.model.kind in (TUNED, DIRECT) and run.step is None]
+    assert {run.model for run in runs if run.model.target == "M4"} == {
+        *(Model(TUNED, None, "M4", "sft", steps=steps) for steps in (None, 500)),
+        *(Model(DIRECT, "M3", "M4", "sft", steps=steps) for steps in (None, 1000)),
+    }
+    assert all(run.name == run.model.name() for run in runs)
+    compared = findings(small.root).compared
+    assert compared and all(row.same_total is None for row in compared), "350 steps of who knows how many are no total"
+
+
 def test_the_curves_of_two_lengths_of_fine_tuning_are_kept_apart(small: MadeUp) -> None:
     points = [run for run in read_study(small.write()).runs if run.step is not None and run.model.kind == TUNED]
     by_model = {model: [r.step for r in points if r.model == model] for model in {run.model for run in points}}
@@ -71,6 +93,22 @@ def test_without_results_json_the_page_is_made_of_the_records_and_says_so(small:
     assert len(rebuilt.doubts) == 1 and "put together from" in rebuilt.doubts[0]
 
 
+def test_from_records_alone_a_start_is_no_model_and_a_path_keeps_its_threshold(small: MadeUp) -> None:
+    start = {"kind": "recycle-start", "name": "M2 + Δiter(M1)", "source": "M1", "target": "M2", "tuning": "sft"}
+    small.step("evaluate", "evaluate M2 + Δiter(M1)", about={"results": [start]})
+    # As records were once written: without what the barrier was held against.
+    measured = {"alphas": [0.0, 1.0], "loss": [1.0, 1.1], "barrier": 0.01, "interval": [0.0, 0.02]}
+    about = {"path": {"a": "M1", "b": "M2", "which": "bases"}}
+    small.step("path", "path M1 – M2", about=about, measured=measured, choices={"threshold": 0.05})
+    small.write()
+    whole = {run.model for run in read_study(small.root).runs}
+    (small.root / "results.json").unlink()
+    rebuilt = read_study(small.root)
+    assert {run.model for run in rebuilt.runs if run.status == "done"} <= whole
+    (line,) = lines(rebuilt)
+    assert line.threshold == 0.05 and line.connected is True
+
+
 @pytest.mark.parametrize("torn", ["", '{"results": [{"kind": "ba', "[]", '{"results": {}}', "[" * 100_000, "\x00"])
 def test_a_torn_results_json_is_named_and_the_records_stand_in(small: MadeUp, torn: str) -> None:
     small.write()
@@ -89,6 +127,22 @@ def test_a_torn_record_is_named_and_the_rest_is_read(small: MadeUp) -> None:
     assert sum(step.record is None for step in reading.steps if step.outcome != "not run") == 1
 
 
+def test_records_of_other_choices_are_no_steps_of_the_study(small: MadeUp) -> None:
+    small.write()
+    steps = read_study(small.root).steps
+    before = MadeUp.step(small, "evaluate", "evaluate M1", outcome="failed", error="OSError: the disk was full.")
+    reading = read_study(small.root)
+    assert reading.steps == steps and not any(step.name == "evaluate M1" and step.error for step in steps)
+    assert [step.identity for step in reading.others] == [before["identity"]]
+
+
+def test_without_a_list_of_steps_every_record_is_one(small: MadeUp) -> None:
+    small.write()
+    (small.root / "results.json").unlink()
+    reading = read_study(small.root)
+    assert len(reading.steps) == len(list(small.root.glob("steps/*/record.json"))) and reading.others == ()
+
+
 def test_rows_that_are_not_results_are_named_and_left_out(small: MadeUp) -> None:
     small.write()
     told = json.loads((small.root / "results.json").read_text())
@@ -102,6 +156,20 @@ def test_rows_that_are_not_results_are_named_and_left_out(small: MadeUp) -> None
         "results.json: result 4",
         "results.json: result 5",
     ]
+
+
+def test_a_standard_error_that_can_be_none_is_named_and_left_out(small: MadeUp) -> None:
+    small.write()
+    told = json.loads((small.root / "results.json").read_text())
+    told["results"][0]["scores"]["sums"] |= {"stderr": -0.1, "n": -3}
+    told["results"][1]["scores"]["sums"] |= {"value": 0.5, "stderr": 10**400}
+    told["paths"] = [{"alphas": [0, 1], "loss": [1, 10**400]}]
+    (small.root / "results.json").write_text(json.dumps(told))
+    found = findings(small.root)
+    (doubt,) = found.reading.doubts
+    assert doubt == "results.json: result 1: the standard error of sums is below zero, and is left out."
+    score = found.reading.runs[0].scores["sums"]
+    assert (score.stderr, score.n) == (None, 0)
 
 
 @pytest.mark.parametrize("what", ["missing", "file", "empty"])
@@ -179,4 +247,5 @@ def test_where_steps_cannot_be_counted_nothing_stands_at_the_same_total(small: M
     found = findings(small.root)
     assert found.against_direct and all(row.same_total is None for row in found.against_direct)
     recycled = [row for row in found.compared if row.model.kind.startswith("recycle")]
-    assert recycled and all(row.same_total is None and row.same_steps is not None for row in recycled)
+    assert recycled and all(row.same_total is None for row in recycled)
+    assert all((row.same_steps is not None) == (row.model.steps is None) for row in recycled)

@@ -105,6 +105,14 @@ def test_each_kind_of_step_leaves_what_its_verb_writes(records: dict[str, dict[s
         assert record["measured"]
 
 
+def test_a_paths_record_says_all_that_results_json_says_of_it(records: dict[str, dict[str, Any]], out: Path) -> None:
+    """So that results.json can be put together from the records."""
+    measured = records["path M1 – M2"]["measured"]
+    row = next(row for row in json.loads((out / "results.json").read_text())["paths"] if row["a"] == "M1")
+    for name in ("alphas", "loss", "accuracy", "barrier", "interval", "at", "threshold", "connected"):
+        assert measured[name] == row[name], name
+
+
 def test_recycling_carries_float32_from_a_bfloat16_base(records: dict[str, dict[str, Any]], file: Path) -> None:
     def dtypes(folder: Path) -> set[torch.dtype]:
         return {tensor.dtype for path in folder.glob("*.safetensors") for tensor in load_file(path).values()}

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import tiny
 from ran import Cli
@@ -283,3 +284,58 @@ def test_inspect_says_how_far_a_study_is(cli: Cli, tmp_path: Path) -> None:
     assert told["steps"] is None and told["done"] == len(graph) - 2, "a torn file is no traceback"
     shutil.rmtree(out / "steps")
     assert cli("inspect", out).status == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"results": [1], "steps": []}',
+        '{"results": null, "steps": []}',
+        '{"results": [], "steps": 3}',
+        '{"results": [], "steps": [{"identity": [1]}]}',
+        "[]",
+        "{",
+        "[" * 99_999,
+    ],
+)
+def test_inspect_says_of_a_damaged_results_json_that_it_is_one(cli: Cli, tmp_path: Path, content: str) -> None:
+    out = tmp_path / "out"
+    (step, *_) = graph_of(paper(DO))
+    put(out, step, "done")
+    (out / "study.toml").write_text(paper(DO).text)
+    (out / "results.json").write_text(content)
+    ran = cli("inspect", out, "--json")
+    assert ran.status == 0, ran.err
+    told = json.loads(ran.out)
+    assert told["done"] == 1 and "results.json" in told["doubts"][0] and "Run the study again" in told["doubts"][0]
+    (out / "results.json").unlink()
+    assert "doubts" not in json.loads(cli("inspect", out, "--json").out), "it has only begun"
+
+
+@pytest.mark.parametrize("damage", [{"seconds": "long"}, {"identity": [1]}])
+def test_inspect_counts_no_record_that_is_damaged(cli: Cli, tmp_path: Path, damage: dict[str, object]) -> None:
+    out = tmp_path / "out"
+    (step, *_) = graph_of(paper(DO))
+    put(out, step, "done")
+    (out / "study.toml").write_text(paper(DO).text)
+    (record,) = out.glob("steps/*/record.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | damage))
+    told = json.loads(cli("inspect", out, "--json").out)
+    assert told["done"] == 0
+
+
+def test_inspect_says_of_a_study_behind_a_url_what_it_says_of_its_folder(cli: Cli, tmp_path: Path) -> None:
+    graph, out = graph_of(paper(DO)), tmp_path / "out"
+    for step in graph:
+        put(out, step, "done")
+    (out / "study.toml").write_text(paper(DO).text)
+    (out / "results.json").write_text(json.dumps({"steps": [{"identity": s.identity} for s in graph], "results": []}))
+    url = "memory://inspected/out"
+    fsspec.filesystem("memory").put(str(out), "/inspected/out", recursive=True)
+    there, here = (json.loads(cli("inspect", place, "--json").out) for place in (url, out))
+    assert here["left"] == 0 and there.pop("next") == f"tuneport report {url} --out FILE"
+    assert here.pop("next") == f"tuneport report {out}" and there == here
+    ran = cli("inspect", "memory://inspected/nothing")
+    assert ran.status == 1 and "is no study" in ran.err and "copy what lies there to a folder" in ran.err
+    ran = cli("inspect", "nosuch://inspected")
+    assert ran.status == 1 and "nosuch" in ran.err and "Traceback" not in ran.err

@@ -86,7 +86,7 @@ def _best_transfer(transfers: Sequence[Matrix]) -> Model | None:
 
 def _one_run_each(reading: Reading, best: Model | None) -> dict[Model, Run]:
     """Of every model the result of one family and one seed: those of the first result of the best transfer."""
-    done = [run for run in reading.runs if run.step is None and run.status == "done" and run.folders]
+    done = [run for run in reading.runs if run.step is None and run.folders]
     like = next((run for run in done if run.model == best), None) or next(iter(done), None)
     if like is None:
         return {}

@@ -8,7 +8,7 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `tuneport report`."""
-    parser.add_argument("study", metavar="DIR", help="folder that `tuneport study` wrote, finished or not")
+    parser.add_argument("study", metavar="DIR", help="folder or URL that `tuneport study` wrote, finished or not")
     parser.add_argument(
         "--format",
         choices=["page", "markdown"],
@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="page: one HTML file with figures, which opens without network; markdown: tables, for a model card or an "
         "issue (default: %(default)s)",
     )
-    parser.add_argument("--out", metavar="FILE", help="default: DIR/report.html, or DIR/report.md")
+    parser.add_argument(
+        "--out", metavar="FILE", help="default: DIR/report.html, or DIR/report.md; of a URL there is none"
+    )
 
 
 def call(options: argparse.Namespace) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 In come the runs of a study and their outcomes, example by example. Within a family all models share each draw of
 examples, so they are compared in pairs; families are drawn too (SEMANTICS, Measures: crossed bootstrap over families
-and examples). Seeds of fine-tuning are averaged first. Where outcomes are missing, a result is drawn from its value and
-standard error by itself, which makes differences wider, not narrower, as long as models err alike.
+and examples). Seeds of fine-tuning are averaged first. Where outcomes are missing, a model is drawn from its values and
+standard errors by itself, which makes differences wider, not narrower, as long as models err alike; its seeds answer the
+same examples, so they share that draw.
 """
 
 from __future__ import annotations
@@ -167,14 +168,15 @@ class Estimates:
             for column, (run, found) in enumerate(members):
                 parts.setdefault((run.model, task), []).append(_Part(run, drawn[:, column], group, found))
         self.without_outcomes += len(alone)
-        for number, (run, task) in enumerate(alone):
-            score = run.scores[task]
-            error = score.stderr if score.stderr is not None else (0.0 if score.n == 0 else None)
-            drawn_alone: Array | None = None
-            if error is not None:
-                rng = np.random.default_rng([self._seed, number, len(alike) + 1])
-                drawn_alone = rng.normal(score.value, error, self.resamples)
-            parts.setdefault((run.model, task), []).append(_Part(run, drawn_alone, -1 - number, None))
+        of_model: dict[tuple[Model, str], list[Run]] = {}
+        for run, task in alone:
+            of_model.setdefault((run.model, task), []).append(run)
+        for number, ((model, task), seeds) in enumerate(of_model.items()):
+            rng = np.random.default_rng([self._seed, number, len(alike) + 1])
+            errors = rng.standard_normal(self.resamples)
+            for run in seeds:
+                drawn_alone = _by_error(run.scores[task], errors)
+                parts.setdefault((model, task), []).append(_Part(run, drawn_alone, -1 - number, None))
         for (model, task), found_parts in parts.items():
             first = found_parts[0]
             scores_of = [part.run.scores[task] for part in found_parts]
@@ -220,6 +222,13 @@ def interval_of(score: Score) -> tuple[float, float] | None:
     if score.stderr is None:
         return None
     return score.value - _Z * score.stderr, score.value + _Z * score.stderr
+
+
+def _by_error(score: Score, errors: Array) -> Array | None:
+    """A result drawn from its value and standard error; None where that is not known."""
+    if score.stderr is None and score.n > 0:
+        return None
+    return score.value + (score.stderr or 0.0) * errors
 
 
 def _minus(one: Array | None, other: Array | None) -> Array | None:

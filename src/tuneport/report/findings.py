@@ -45,9 +45,9 @@ class Findings:
     answers: SideBySide | None
 
 
-def findings(study: str | Path) -> Findings:
-    """What a study's records say, before it is put into a form."""
-    reading = read_study(study)
+def findings(study: str | Path, url: str | None = None) -> Findings:
+    """What a study's records say, before it is put into a form; `url` is where they lie, if `study` is a copy of that."""
+    reading = read_study(study, url)
     estimates = Estimates(reading.runs, reading.root)
     transfers = matrices(reading, estimates, TRANSFER)
     compared, curves = comparisons(reading, estimates), panels(reading)

@@ -17,8 +17,9 @@ import numpy as np
 from tuneport.evaluate import measures
 from tuneport.evaluate.measures import Estimate
 from tuneport.report.estimates import Estimates
-from tuneport.report.reading import Reading
+from tuneport.report.reading import Reading, number_or
 from tuneport.report.scored import BASE, TRANSFER, TUNED, Model
+from tuneport.report.wording import DASH
 
 # In the order in which they are shown: what is drawn, and in which unit.
 PREDICTORS = {
@@ -74,6 +75,13 @@ class Line:
     threshold: float | None
     connected: bool | None
     n: int | None
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is connected, in words; a dash where no barrier was held against a threshold."""
+        if self.connected is None and (self.interval is None or self.threshold is None):
+            return DASH
+        return {True: "yes", False: "no", None: "cannot be told"}[self.connected]
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,7 @@ def lines(reading: Reading) -> list[Line]:
                 interval=(interval[0], interval[1]) if interval and len(interval) == 2 else None,
                 at=_one(row.get("at")),
                 threshold=_one(row.get("threshold")),
-                connected=row.get("connected") if isinstance(row.get("connected"), bool) else None,
+                connected=_connected(row),
                 n=row.get("n") if isinstance(row.get("n"), int) else None,
             )
         )
@@ -242,12 +250,19 @@ def _name(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def _connected(row: Mapping[str, Any]) -> bool | None:
+    """As the row says, or where it says nothing (records once left it out) as it would: all of the interval on one side."""
+    told, threshold, interval = row.get("connected"), _one(row.get("threshold")), _numbers(row.get("interval"))
+    if "connected" in row or threshold is None or len(interval) != 2:
+        return told if isinstance(told, bool) else None
+    return None if interval[0] <= threshold <= interval[1] else interval[1] < threshold
+
+
 def _numbers(value: Any) -> tuple[float, ...]:
     found = tuple(_one(each) for each in value) if isinstance(value, list | tuple) else ()
     return tuple(each for each in found if each is not None) if None not in found else ()
 
 
 def _one(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        return None
-    return float(value)
+    found: float | None = number_or(value, None)
+    return found

@@ -10,14 +10,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from tuneport.report import precision
 from tuneport.report.curves import Panel, steps_saved
-from tuneport.report.estimates import Change
+from tuneport.report.estimates import Change, Shown
 from tuneport.report.findings import Findings
 from tuneport.report.lines import PREDICTORS
 from tuneport.report.markup import clean
-from tuneport.report.matrix import DONE, Cell, Comparison, Matrix, Recycled
+from tuneport.report.matrix import Cell, Comparison, Matrix, Recycled
 from tuneport.report.reading import Reading
-from tuneport.report.scored import TUNED
+from tuneport.report.scored import DONE, TUNED
 from tuneport.report.wording import DASH, FALLEN, minus, number, signed, span
 
 _MARKS = {1: " ▲", -1: " ▼", 0: ""}
@@ -42,8 +43,11 @@ def markdown(found: Findings, place: Path) -> str:
             "Brackets hold 95 % intervals, **bold** is the best of its row, ★ the best Δ for its target, ▼ clearly below the "
             "base (p below 0.05 after Holm's adjustment within the table)."
         )
+    parts += _scaled(found)
+    parts += _others(found)
     parts += _against_direct(found)
     parts += _compared(found.compared, reading)
+    parts += _precision(reading)
     parts += _curves(found.panels, reading)
     parts += _predictors(found)
     parts += _paths(found)
@@ -81,6 +85,40 @@ def _cell(cell: Cell | None, share: bool) -> str:
     told += [f"({signed(cell.gain.value, share)})"] if cell.gain and cell.over else []
     told += [f"*paper {minus(f'{cell.published:.1f}')}*"] if cell.published is not None else []
     return " ".join(told)
+
+
+def _scaled(found: Findings) -> list[str]:
+    """target + α·Δ beside target + Δ."""
+    if not found.scaled:
+        return []
+    several = found.reading.several_tunings
+    rows = [["transfer", "task", *(f"α = {scale:g}" for scale, _ in found.scaled[0].shown)]]
+    for each in found.scaled:
+        name = f"{each.target} + α·Δ({each.source}{f', {each.tuning}' if several else ''})"
+        rows.append([text(name), text(each.task), *(_score(shown) for _, shown in each.shown)])
+    return ["## At other scales", _table(rows)]
+
+
+def _others(found: Findings) -> list[str]:
+    """Scored models that stand in none of the tables before and after."""
+    cells = [cell for of_kind in (found.transfers, found.tuned_on, found.recycled) for m in of_kind for cell in m.cells]
+    told = {cell.model for cell in cells} | {row.model for row in found.compared}
+    told |= {run.model for run in found.reading.runs if run.model.scale != 1}
+    tasks = found.estimates.tasks
+    rows = [["model", *map(text, tasks)]]
+    for model in dict.fromkeys(run.model for run in found.reading.runs if run.step is None):
+        shown = [found.estimates.value(model, task) for task in tasks]
+        if model not in told and any(shown):
+            rows.append([text(model.name(found.reading.several_tunings)), *map(_score, shown)])
+    return ["## Other models", _table(rows)] if len(rows) > 1 else []
+
+
+def _score(shown: Shown | None) -> str:
+    """A score with its interval."""
+    if shown is None:
+        return DASH
+    share = shown.score.is_share
+    return f"{number(shown.value, share)} {span(shown.interval, share)}".rstrip()
 
 
 def _against_direct(found: Findings) -> list[str]:
@@ -130,6 +168,19 @@ def _compared(rows: Sequence[Comparison], reading: Reading) -> list[str]:
     return ["## Against plain fine-tuning", words, _table(table)]
 
 
+def _precision(reading: Reading) -> list[str]:
+    rounded = precision.rounded(reading.precision)
+    if not rounded:
+        return []
+    rows = [["Δ of", "family", "seed", "kept in", "share of ‖Δ‖ lost", "elements that vanish"]]
+    for row in rounded:
+        which = [DASH if each is None else str(each) for each in (row.family, row.seed)]
+        shares = [DASH if each is None else precision.per_cent(each) for each in (row.lost, row.vanished)]
+        rows.append([text(row.tuned), *which, text(row.dtype), *shares])
+    words = text(precision.in_words(rounded, reading.carried))
+    return ["## Precision", words, _table([[text(name) for name in rows[0]], *rows[1:]])]
+
+
 def _curves(panels: Sequence[Panel], reading: Reading) -> list[str]:
     rows = [["target", "start", "task", "steps to match", "steps saved", "peak"]]
     for panel in panels:
@@ -168,9 +219,8 @@ def _paths(found: Findings) -> list[str]:
     rows = [["path", "family", "seed", "barrier", "connected"]]
     for line in found.lines:
         barrier = DASH if line.barrier is None else minus(f"{line.barrier:.3f} {span(line.interval, False)}".rstrip())
-        known = {True: "yes", False: "no", None: "cannot be told"}[line.connected]
         which = [DASH if each is None else str(each) for each in (line.family, line.seed)]
-        rows.append([text(line.name), *map(text, which), barrier, known])
+        rows.append([text(line.name), *map(text, which), barrier, line.verdict])
     return ["## Barriers", "Nats a token, with 95 % intervals.", _table(rows)]
 
 
@@ -199,7 +249,9 @@ def _failures(reading: Reading) -> list[str]:
         which = "".join(
             f", {word} {each}" for word, each in (("family", run.family), ("seed", run.seed)) if each is not None
         )
-        lines.append(f"- {name}{which}: {text(run.status)}{f' ({text(run.error)})' if run.error else ''}")
+        lines.append(
+            f"- {name}{which}: {text(run.status)}{', in part' if run.in_part else ''}{f' ({text(run.error)})' if run.error else ''}"
+        )
     return ["## What failed, and why", "\n".join(lines)]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,10 @@ from tuneport.evaluate.answered import LOSS
 from tuneport.report.scored import BASE, DIRECT, TUNED, Model, Run, Score
 
 RESULTS, RECORD, STEPS, STUDY = "results.json", "record.json", "steps", "study.toml"
+# How the study names a fine-tuning for another number of steps (study/models.py).
+_OF_STEPS = re.compile(r"(?: for (\d{1,9}) steps|, (\d{1,9}) steps in all)$")
+CARRIED = "float32"  # what a study file that names no dtype has Δ carried in
+START = "recycle-start"  # M_i + Δ^iter before its fine-tuning, which is no model of the paper's tables
 _RUN_KEYS = ("kind", "source", "target", "tuning", "family", "seed", "steps_total", "scale", "rate")
 
 
@@ -53,6 +58,9 @@ class Reading:
     expected: tuple[Mapping[str, Any], ...]
     steps: tuple[Step, ...]
     doubts: tuple[str, ...]
+    carried: str | None = None  # the dtype in which recycling carries Δ, where the study's file says
+    others: tuple[Step, ...] = ()  # records of other choices, which are no steps of the study any more
+    url: str | None = None  # where it lies, if `root` is a copy of that and will be gone
 
     @property
     def several_tunings(self) -> bool:
@@ -60,18 +68,22 @@ class Reading:
         return len({run.model.tuning for run in self.runs if run.model.kind != BASE}) > 1
 
 
-def read_study(root: str | Path) -> Reading:
-    """What the folder of a study holds; raises `ReportError` where there is nothing to make a page of."""
+def read_study(root: str | Path, url: str | None = None) -> Reading:
+    """What the folder of a study holds; raises `ReportError` where there is nothing to make a page of.
+
+    `url` is where it lies, if `root` is a copy of that.
+    """
     root = Path(root).expanduser()
+    called = url or str(root)
     if not root.is_dir():
-        raise ReportError(f"{root} is no folder. Give the folder that `tuneport study … --out DIR` wrote.")
+        raise ReportError(f"{called} is no folder. Give the folder that `tuneport study … --out DIR` wrote.")
     doubts: list[str] = []
     records = _records(root, doubts)
     results = _results(root, doubts)
     if results is None:
         if not records:
             raise ReportError(
-                f"{root} holds neither a readable {RESULTS} nor any {STEPS}/…/{RECORD}, so there is nothing to report. "
+                f"{called} holds neither a readable {RESULTS} nor any {STEPS}/…/{RECORD}, so there is nothing to report. "
                 "Give the folder that `tuneport study … --out DIR` wrote."
             )
         doubts.append(
@@ -83,10 +95,14 @@ def read_study(root: str | Path) -> Reading:
     text = _study_text(root, study)
     runs = _runs(results, records, doubts)
     declared = _declared(text)
-    steps = _steps(results, records)
+    steps, others = _steps(results, records)
     return Reading(
         root=root,
-        name=str(study.get("name") or _table(declared, "study").get("name") or root.resolve().name),
+        name=str(
+            study.get("name")
+            or _table(declared, "study").get("name")
+            or (url or root.resolve().name).rpartition("/")[2]
+        ),
         text=text,
         notes=tuple(map(str, study.get("notes") or _table(declared, "study").get("notes") or ())),
         versions=_versions(study, declared, runs),
@@ -97,6 +113,9 @@ def read_study(root: str | Path) -> Reading:
         expected=tuple(row for row in study.get("expected") or () if isinstance(row, dict)),
         steps=steps,
         doubts=tuple(doubts),
+        carried=_carried(declared),
+        others=others,
+        url=url,
     )
 
 
@@ -121,7 +140,7 @@ def _text_within(root: Path, file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _is_folder(name: Any) -> bool:
+def is_folder(name: Any) -> bool:
     """Whether it names a step's folder, and nothing above or below."""
     return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
 
@@ -160,7 +179,8 @@ def _from_records(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         kind = str(record.get("kind"))
         into = {"path": paths, "distance": distances, "precision": precision}.get(kind)
         if into is not None and measured:
-            into.append({**measured, **_mapping(about, kind), "folder": folder})
+            stated = {"threshold": _mapping(record, "choices").get("threshold")} if kind == "path" else {}
+            into.append({**stated, **measured, **_mapping(about, kind), "folder": folder})
     return {"results": rows, "paths": paths, "distances": distances, "precision": precision}
 
 
@@ -172,11 +192,23 @@ def _runs(results: Mapping[str, Any], records: Mapping[str, Any], doubts: list[s
     found = []
     for place, row in enumerate(results["results"]):
         run = _run(row, folders, measures_loss) if isinstance(row, dict) else None
-        if run is None:
+        negative = [] if run is None else [task for task, score in run.scores.items() if (score.stderr or 0) < 0]
+        if run is not None and negative:
+            doubts.append(
+                f"{RESULTS}: result {place + 1}: the standard error of {', '.join(negative)} is below zero, and is left out."
+            )
+            found.append(_without_errors(run, negative))
+        elif run is None:
             doubts.append(f"{RESULTS}: result {place + 1} is not what a study writes, and is left out.")
         else:
             found.append(run)
     return _joined(found)
+
+
+def _without_errors(run: Run, tasks: Collection[str]) -> Run:
+    """Without the standard errors of these tasks, which can be none."""
+    scores = {task: replace(score, stderr=None) if task in tasks else score for task, score in run.scores.items()}
+    return replace(run, scores=scores)
 
 
 def _joined(runs: Iterable[Run]) -> list[Run]:
@@ -192,8 +224,8 @@ def _joined(runs: Iterable[Run]) -> list[Run]:
         found[key] = replace(
             before,
             scores={**before.scores, **run.scores},
-            # What is there is shown; that something is missing is told in its own section.
-            status="done" if before.scores or run.scores else worse.status,
+            # As in results.json: what is there is shown, and what is missing is told.
+            status=worse.status,
             error=worse.error,
         )
     return list(found.values())
@@ -209,8 +241,8 @@ def _run(row: Mapping[str, Any], folders: Mapping[Any, Sequence[str]], measures_
         source=source,
         target=target,
         tuning=str(tuning) if tuning and kind != BASE else None,
-        scale=_number(row.get("scale"), 1.0),
-        rate=_number(row.get("rate"), None),
+        scale=number_or(row.get("scale"), 1.0),
+        rate=number_or(row.get("rate"), None),
     )
     scores = row.get("scores")
     places = _places(row, folders)
@@ -229,11 +261,11 @@ def _run(row: Mapping[str, Any], folders: Mapping[Any, Sequence[str]], measures_
 
 def _places(row: Mapping[str, Any], folders: Mapping[Any, Sequence[str]]) -> dict[str | None, str]:
     """The folders of the steps that scored a result, by identity; under None one that may be taken for any."""
-    if _is_folder(row.get("folder")):
+    if is_folder(row.get("folder")):
         return {None: row["folder"]}
     found: dict[str | None, str] = {}
     for step in _mappings(row, "evaluations"):
-        if isinstance(step.get("identity"), str) and _is_folder(step.get("folder")):
+        if isinstance(step.get("identity"), str) and is_folder(step.get("folder")):
             found[step["identity"]] = step["folder"]
     known = [] if row.get("step") is not None or found else folders.get(_key(row), ())
     return {**found, **({None: known[0]} if known else {})}
@@ -244,7 +276,7 @@ def _scores(
 ) -> dict[str, Score]:
     found = {}
     for task, told in scores.items():
-        value = _number(told.get("value"), None) if isinstance(told, dict) else None
+        value = number_or(told.get("value"), None) if isinstance(told, dict) else None
         if value is None:
             continue
         metric = str(told.get("metric", "score"))
@@ -253,8 +285,8 @@ def _scores(
         found[task] = Score(
             metric=metric,
             value=value,
-            stderr=_number(told.get("stderr"), None),
-            n=_whole(told.get("n")) or 0,
+            stderr=number_or(told.get("stderr"), None),
+            n=max(0, _whole(told.get("n")) or 0),
             higher_is_better=bool(better)
             if better is not None
             else not any(word in metric for word in ("loss", "perplexity")),
@@ -267,7 +299,8 @@ def _scores(
 def _told_apart(runs: Sequence[Run]) -> tuple[Run, ...]:
     """Fine-tunings of one start for other steps are other models; the shortest keeps the plain name.
 
-    A curve is told by its name: its points count the steps so far.
+    A curve is told by its name: its points count the steps so far. So is what began from a model that others tuned, who
+    knows for how long.
     """
     ends = [
         run for run in runs if run.model.kind in (TUNED, DIRECT) and run.step is None and run.steps_total is not None
@@ -287,8 +320,16 @@ def _told_apart(runs: Sequence[Run]) -> tuple[Run, ...]:
         least = shortest.get((run.model, run.family, run.seed))  # of nothing but fine-tunings
         if total is not None and least is not None and total > least:
             run = replace(run, model=replace(run.model, steps=total))
+        elif total is None or total == least:
+            run = replace(run, model=replace(run.model, steps=_steps_in(run)))
         found.append(run)
     return tuple(found)
+
+
+def _steps_in(run: Run) -> int | None:
+    """For how many steps a name says that this is, where it is for others than the study's own: FT(M2) for 350 steps."""
+    found = _OF_STEPS.search(run.name or "") if run.model.kind in (TUNED, DIRECT) else None
+    return None if found is None else int(found[1] or found[2])
 
 
 def _folders(records: Mapping[str, Mapping[str, Any]]) -> dict[tuple[Any, ...], list[str]]:
@@ -304,7 +345,9 @@ def _folders(records: Mapping[str, Mapping[str, Any]]) -> dict[tuple[Any, ...], 
 def _answered(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What results an evaluation is the answer of, as its record says."""
     results = _mapping(record, "about").get("results")
-    return [row for row in results if isinstance(row, dict) and "kind" in row] if isinstance(results, list) else []
+    if not isinstance(results, list):
+        return []
+    return [row for row in results if isinstance(row, dict) and row.get("kind") not in (None, START)]
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -312,15 +355,21 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(json.dumps(row.get(name)) for name in (*_RUN_KEYS, "step"))
 
 
-def _steps(results: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> tuple[Step, ...]:
-    """The steps in the order of results.json, each with its record; records that it does not list come last."""
+def _steps(
+    results: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]
+) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """The steps in the order of results.json, each with its record, and the records that it does not list.
+
+    Those are of other choices, which the study had before. Where it lists none, every record is a step.
+    """
     rest = dict(records)
     found = []
     for row in _mappings(results, "steps"):
         folder = row.get("folder")
         record = rest.pop(folder, None) if isinstance(folder, str) else None
         found.append(_step(row, folder if isinstance(folder, str) else None, record))
-    return (*found, *(_step(record, folder, record) for folder, record in rest.items()))
+    unlisted = tuple(_step(record, folder, record) for folder, record in rest.items())
+    return (tuple(found), unlisted) if found else (unlisted, ())
 
 
 def _step(told: Mapping[str, Any], folder: str | None, record: Mapping[str, Any] | None) -> Step:
@@ -330,7 +379,7 @@ def _step(told: Mapping[str, Any], folder: str | None, record: Mapping[str, Any]
         kind=str(both.get("kind", "?")),
         identity=str(both.get("identity", "")),
         outcome=str(both.get("outcome") or "not run"),
-        seconds=_number(both.get("seconds"), None),
+        seconds=number_or(both.get("seconds"), None),
         error=None if both.get("error") is None else str(both["error"]),
         folder=folder if record is not None else None,
         command=None if both.get("command") is None else str(both["command"]),
@@ -362,6 +411,12 @@ def _versions(study: Mapping[str, Any], declared: Mapping[str, Any], runs: Itera
     return tuple(dict.fromkeys(name for name in (*told, *seen) if isinstance(name, str)))
 
 
+def _carried(declared: Mapping[str, Any]) -> str | None:
+    asked = _table(declared, "do")
+    carried = asked.get("carry", CARRIED)
+    return carried if asked.get("recycle") and isinstance(carried, str) else None
+
+
 def _table(declared: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = declared.get(name)
     return found if isinstance(found, dict) else {}
@@ -377,11 +432,14 @@ def _mappings(results: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any],
     return tuple(row for row in found if isinstance(row, dict)) if isinstance(found, list) else ()
 
 
-def _number(value: Any, otherwise: Any) -> Any:
+def number_or(value: Any, otherwise: Any) -> Any:
     """A finite number, or what stands for it."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return otherwise
-    return float(value)
+    try:
+        return float(value) if math.isfinite(value) else otherwise
+    except OverflowError:
+        return otherwise  # a whole number that is too large for one
 
 
 def _whole(value: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""The verb: a study's folder in, one page out. Nothing is computed but intervals; nothing is fetched.
+"""The verb: a study's folder in, one page out. Nothing is computed but intervals; nothing is fetched but a study behind a URL.
 
 `findings` reads and estimates, `page` or `markdown` puts it into a form, and the file appears when it is whole.
 """
@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuneport.errors import OutputError, UsageError
+from tuneport.report.fetching import at_hand, url_of
 from tuneport.report.findings import findings
+from tuneport.report.reading import RESULTS, STEPS, STUDY
 
 PAGE, MARKDOWN = "report.html", "report.md"
+_OF_STUDY = (RESULTS, STUDY, "inputs.json")  # what `tuneport study` wrote, and steps/
 
 
 def report(
     study: str | Path, out: str | Path | None = None, *, format: Literal["page", "markdown"] = "page"
 ) -> dict[str, Any]:
-    """Write the page of a study's folder to `out` (default: report.html or report.md in it).
+    """Write the page of a study's folder, or URL, to `out` (default: report.html or report.md in the folder).
 
     The study may be unfinished: what failed and what was not run stands on the page. Returns `out`, `counts` of results
     by status, `summary` and `warnings`; raises `ReportError` where there is nothing to report.
@@ -29,13 +32,18 @@ def report(
         raise UsageError(
             "The page needs plotly for its figures. Install it: pip install 'tuneport[report]', or pass --format markdown."
         )
-    found = findings(study)
+    url = url_of(study)
+    if out is None and url is not None:
+        raise UsageError(f"{url} is not on this machine, where the page is written. Say where: --out FILE.")
     if format == "page":
         from tuneport.report.page import page as render
     else:
         from tuneport.report.markdown import markdown as render
-    place = Path(out).expanduser() if out is not None else found.reading.root / (PAGE if format == "page" else MARKDOWN)
-    _write(place, render(found, place))
+    with at_hand(study) as root:
+        place = Path(out).expanduser() if out is not None else root / (PAGE if format == "page" else MARKDOWN)
+        _refuse_the_studys_own(place, root)
+        found = findings(root, url)
+        _write(place, render(found, place))
     statuses = [run.status for run in found.reading.runs if run.step is None]
     return {
         "out": str(place),
@@ -44,6 +52,16 @@ def report(
         "warnings": list(found.reading.doubts),
         "words": f"{place}: done, {len(statuses)} results of {len(found.reading.steps)} steps",
     }
+
+
+def _refuse_the_studys_own(place: Path, root: Path) -> None:
+    """Raise `UsageError` where the page would replace a file that the study stands on."""
+    whole, steps = place.parent.resolve() / place.name, root.resolve() / STEPS
+    if whole in [root.resolve() / name for name in _OF_STUDY] or whole.is_relative_to(steps):
+        raise UsageError(
+            f"--out {place}: that is the study's own, which a page would replace. Give another file, or leave --out out: "
+            f"{PAGE} or {MARKDOWN} is then written in {root}."
+        )
 
 
 def _write(place: Path, text: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 BASE, TUNED, TRANSFER, THEN_TUNED = "base", "tuned", "transfer", "transfer-then-tune"
 ITERATIVE, DIRECT = "recycle-iterative", "recycle-direct"
+DONE = "done"
 _DELTA = {TRANSFER: "Δ", THEN_TUNED: "Δ", ITERATIVE: "Δiter", DIRECT: "Δdir"}
 
 
@@ -84,6 +85,16 @@ class Run:
     error: str | None
     scores: Mapping[str, Score]
     name: str | None = None  # as results.json calls it
+
+    @property
+    def in_part(self) -> bool:
+        """Whether some of its scores are there although not all that was asked was done."""
+        return self.status != DONE and bool(self.scores)
+
+    @property
+    def missing(self) -> bool:
+        """Whether nothing of it is there."""
+        return self.status != DONE and not self.scores
 
     @property
     def folders(self) -> tuple[str, ...]:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from tuneport.evaluate.answered import LOSS
 from tuneport.report.curves import Panel, with_match
 from tuneport.report.estimates import Estimates
-from tuneport.report.matrix import DONE, Cell, Comparison, Matrix, status_of
+from tuneport.report.matrix import Cell, Comparison, Matrix, without_result
 from tuneport.report.reading import Reading
-from tuneport.report.scored import BASE, DIRECT, ITERATIVE, THEN_TUNED, TRANSFER, TUNED
+from tuneport.report.scored import BASE, DIRECT, DONE, ITERATIVE, THEN_TUNED, TRANSFER, TUNED
 from tuneport.report.wording import counted, listed, ratio, signed, with_unit
 
-_MOST = 3  # tasks told of one by one
+_MOST = 3  # tasks, or models, told of one by one
 
 
 def summary(
@@ -105,8 +105,9 @@ def _tasks(names: Sequence[str]) -> str:
 def _done(reading: Reading) -> str:
     runs = [run for run in reading.runs if run.step is None]
     done = sum(run.status == DONE for run in runs)
-    failed = sum(run.status == "failed" for run in runs)
-    waiting = len(runs) - done - failed
+    in_part = [run for run in runs if run.in_part]
+    failed = sum(run.status == "failed" and run.missing for run in runs)
+    waiting = len(runs) - done - len(in_part) - failed
     broken = sum(step.outcome == "failed" for step in reading.steps)
     if done == len(runs):
         there = f"All {counted(done, 'result')} {'is' if done == 1 else 'are'} there; " if runs else ""
@@ -114,11 +115,19 @@ def _done(reading: Reading) -> str:
             return f"{there}{counted(broken, 'step')} failed, as told below."
         return f"{there}nothing failed." if there else "Nothing failed."
     told = [f"{done:,} of {counted(len(runs), 'result')} {'is' if done == 1 else 'are'} there"]
+    told += [f"{len(in_part):,} {'is' if len(in_part) == 1 else 'are'} there in part"] if in_part else []
     told += [f"{failed:,} failed"] if failed else []
     told += [f"{waiting:,} {'was' if waiting == 1 else 'were'} not run"] if waiting else []
-    missing = [m for m, (status, _) in status_of(runs).items() if status != DONE]
-    named = listed(m.name(reading.several_tunings) for m in missing) if len(missing) <= 3 else ""
-    return listed(told) + (f" (without any result: {named})" if named else "") + "."
+    several = reading.several_tunings
+    named = [
+        f"{words}: {listed(model.name(several) for model in models)}"
+        for words, models in (
+            ("in part", list(dict.fromkeys(run.model for run in in_part))),
+            ("without any result", without_result(runs)),
+        )
+        if 0 < len(models) <= _MOST
+    ]
+    return listed(told) + (f" ({'; '.join(named)})" if named else "") + "."
 
 
 def _transferred(matrix: Matrix, several_tunings: bool) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 from tuneport.report.markup import Markup, clean, tag
-from tuneport.report.matrix import DONE, Cell, Matrix
+from tuneport.report.matrix import Cell, Matrix
+from tuneport.report.scored import DONE
 from tuneport.report.wording import DASH, minus, number, points, ratio, signed, span
 
 
@@ -130,7 +131,7 @@ def matrix_rows(matrix: Matrix, several_tunings: bool) -> tuple[list[str], list[
                     ),
                     *((gain.value, *(gain.interval or (None, None))) if gain else [None] * 3),
                     cell.over.name(several_tunings) if cell.over else None,
-                    {1: "better", -1: "worse", 0: "neither"}[cell.clearly] if row.role == "delta" else None,
+                    {1: "better", -1: "worse", 0: "neither"}[cell.clearly] if row.role != "base" else None,
                     *((recovered.value, *recovered.interval) if recovered else [None] * 3),
                     cell.published,
                 ]

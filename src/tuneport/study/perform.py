@@ -146,7 +146,8 @@ def _path(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]
         beyond=choices.get("beyond"),
         **_settings(step, given),
     )
-    return {name: found[name] for name in ("alphas", "loss", "accuracy", "n", "barrier", "interval") if name in found}
+    told = ("alphas", "loss", "accuracy", "n", "barrier", "interval", "at", "threshold", "connected")
+    return {name: found[name] for name in told if name in found}
 
 
 def _distance(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:

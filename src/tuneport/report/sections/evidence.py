@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from tuneport.report.findings import Findings
 from tuneport.report.markup import Markup, tag
-from tuneport.report.matrix import DONE, status_of
+from tuneport.report.matrix import without_result
 from tuneport.report.reading import RECORD, STEPS, Reading, Step
-from tuneport.report.scored import BASE, Model
+from tuneport.report.scored import BASE, DONE, Model
 from tuneport.report.sections import Section
 from tuneport.report.tables import Column, Value, download, shown_value, table
 from tuneport.report.wording import DASH, counted, duration, listed, minus
@@ -22,8 +22,8 @@ _LONGEST_RECORD = 20_000  # letters shown of one; the file is a link away
 
 def failures(reading: Reading) -> Section | None:
     """Every step that failed, with its words, and every result that is missing."""
-    status = status_of(run for run in reading.runs if run.step is None)
-    missing = [run for run in reading.runs if run.step is None and run.status != DONE]
+    at_end = [run for run in reading.runs if run.step is None]
+    missing = [run for run in at_end if run.status != DONE]
     broken = [step for step in reading.steps if step.outcome == "failed"]
     if not missing and all(step.outcome in (DONE, "dropped") for step in reading.steps):
         return None
@@ -51,12 +51,12 @@ def failures(reading: Reading) -> Section | None:
                 Value(run.model.name(several)),
                 Value(DASH if run.family is None else str(run.family), run.family),
                 Value(DASH if run.seed is None else str(run.seed), run.seed),
-                Value(run.status),
+                Value(f"{run.status}, in part" if run.in_part else run.status),
                 Value(_first_line(run.error) or DASH, class_="prose"),
             ]
             for run in missing
         ]
-        content.append(table("Results that are missing", columns, rows))
+        content.append(table("Results that are missing, whole or in part", columns, rows))
     waiting = [step for step in reading.steps if step.outcome == "not run" and step.kind != "evaluate"]
     if waiting:
         columns = [Column("step"), Column("kind"), Column("why")]
@@ -65,12 +65,13 @@ def failures(reading: Reading) -> Section | None:
             for step in waiting
         ]
         content.append(table("Steps that were not run", columns, rows))
-    all_missing = sum(told != DONE for told, _ in status.values())
+    all_missing = len(without_result(at_end))
     if all_missing:
+        models = len({run.model for run in at_end})
         content.append(
             tag(
                 "p",
-                f"{counted(all_missing, 'model')} of {len(status)} {'has' if all_missing == 1 else 'have'} no result at all.",
+                f"{counted(all_missing, 'model')} of {models} {'has' if all_missing == 1 else 'have'} no result at all.",
             )
         )
     return "failures", "What failed, and why", content
@@ -184,7 +185,7 @@ def scores(found: Findings) -> Section | None:
 
 def records(reading: Reading, place: Path) -> Section | None:
     """Each step, with its command and its record; links lead from `place` to the files."""
-    if not reading.steps:
+    if not reading.steps and not reading.others:
         return None
     counts = {
         outcome: sum(step.outcome == outcome for step in reading.steps)
@@ -205,6 +206,8 @@ def records(reading: Reading, place: Path) -> Section | None:
         )
         for kind in kinds
     ]
+    if reading.others:
+        content.append(_of_other_choices(reading, place))
     return "records", "Every record and command", [tag("p", words), content]
 
 
@@ -253,15 +256,32 @@ def _record(step: Step, reading: Reading, place: Path) -> Markup:
     if step.command:
         content.append([tag("p", "By hand:"), tag("pre", tag("code", step.command))])
     if step.folder and step.record is not None:
-        folder = os.path.relpath(reading.root / STEPS / step.folder, place.parent)
-        url = "/".join(_quoted(part) for part in [*Path(folder).parts, RECORD])
         shown = json.dumps(step.record, indent=1, ensure_ascii=False)
         if len(shown) > _LONGEST_RECORD:
             shown = f"{shown[:_LONGEST_RECORD]}\n… {len(shown) - _LONGEST_RECORD:,} more letters in the file"
-        content.append([tag("p", tag("a", f"{step.folder}/{RECORD}", href=url)), tag("pre", tag("code", shown))])
+        content.append([tag("p", _where(step.folder, reading, place)), tag("pre", tag("code", shown))])
     if not content:
         content.append(tag("p", "It was not run, so it has no record."))
     return tag("details", tag("summary", *told), content, id=_anchor(step), class_="record")
+
+
+def _of_other_choices(reading: Reading, place: Path) -> Markup:
+    """Records that lie there still, of what the study's file asked before it was changed."""
+    return tag(
+        "details",
+        tag("summary", tag("b", "of other choices"), f" {counted(len(reading.others), 'record')}"),
+        tag("p", "No steps of this study any more: its file or its inputs have changed since. They count nowhere."),
+        [_record(step, reading, place) for step in reading.others],
+        class_="steps",
+    )
+
+
+def _where(folder: str, reading: Reading, place: Path) -> Markup:
+    """A link to a record from `place`; of a study behind a URL its name in the study (a URL may hold a password)."""
+    if reading.url is not None:
+        return tag("code", f"{STEPS}/{folder}/{RECORD}")
+    parts = Path(os.path.relpath(reading.root / STEPS / folder, place.parent)).parts
+    return tag("a", f"{folder}/{RECORD}", href="/".join(_quoted(part) for part in [*parts, RECORD]))
 
 
 def _quoted(part: str) -> str:

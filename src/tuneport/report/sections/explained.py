@@ -79,7 +79,7 @@ def paths(found: Findings) -> Section | None:
             Value(DASH if line.barrier is None else minus(f"{line.barrier:.3f}"), line.barrier),
             Value(span(line.interval, False) or DASH, line.interval[1] if line.interval else None),
             Value(DASH if line.at is None else f"{line.at:.2f}", line.at),
-            Value({True: "yes", False: "no", None: "cannot be told"}[line.connected]),
+            Value(line.verdict),
             Value(DASH if line.n is None else f"{line.n:,}", line.n),
         ]
         for line in found.lines

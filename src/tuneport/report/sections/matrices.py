@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tuneport.report import figures
+from tuneport.report import figures, precision
 from tuneport.report.estimates import Change
 from tuneport.report.findings import Findings
 from tuneport.report.markup import Markup, tag
@@ -104,8 +104,8 @@ def recycled(found: Findings) -> Section | None:
         _compared(compared, found, "recycling"),
         curves([p for p in found.panels if p.kinds == "recycling"], found),
     ]
-    precision = _precision(found.reading)
-    return "recycling", "Recycling, version after version", [*content, precision]
+    content.append(_precision(found.reading))
+    return "recycling", "Recycling, version after version", content
 
 
 def _matrices(matrices: Sequence[Matrix], found: Findings, over: str) -> list[Markup]:
@@ -135,13 +135,14 @@ def _matrix_words(matrix: Matrix, several: bool) -> str:
         return "No model with a diff vector is scored yet."
     sign = 1 if matrix.share or cells[0].shown is None or cells[0].shown.score.higher_is_better else -1
     best = max(cells, key=lambda cell: sign * (cell.shown.value if cell.shown else 0))
-    worse = [cell.model.name(several) for cell in cells if cell.clearly < 0]
+    changed = [cell for cell in matrix.changed if cell.shown is not None]
+    worse = [cell.model.name(several) for cell in changed if cell.clearly < 0]
     told = f"Highest with Δ: {best.model.name(several)}, {with_unit(best.shown)}." if best.shown and sign > 0 else ""
     if sign < 0 and best.shown:
         told = f"Lowest with Δ: {best.model.name(several)}, {with_unit(best.shown)}."
     if not worse:
         return f"{told} None is clearly worse than its base."
-    named = listed(worse) if len(worse) <= 3 else f"{len(worse)} of {len(cells)}"
+    named = listed(worse) if len(worse) <= 3 else f"{len(worse)} of {len(changed)}"
     return f"{told} Clearly worse than the base: {named}."
 
 
@@ -268,30 +269,20 @@ def _precision(reading: Reading) -> Markup | None:
     if not reading.precision:
         return None
     columns = [
-        Column("Δ of"),
-        Column("family", True),
-        Column("kept in"),
-        Column("share of ‖Δ‖ lost", True),
-        Column("elements that vanish", True),
+        Column("Δ of"), Column("family", True), Column("seed", True), Column("kept in"),
+        Column("share of ‖Δ‖ lost", True), Column("elements that vanish", True),
+    ]  # fmt: skip
+    rounded = precision.rounded(reading.precision)
+    rows = [
+        [
+            Value(row.tuned),
+            *(Value(DASH if each is None else str(each), each) for each in (row.family, row.seed)),
+            Value(row.dtype),
+            *(Value(DASH if each is None else precision.per_cent(each), each) for each in (row.lost, row.vanished)),
+        ]
+        for row in rounded
     ]
-    rows = []
-    for row in reading.precision:
-        lost, gone, changed = row.get("share_lost"), row.get("vanished"), row.get("changed")
-        share = gone / changed if isinstance(gone, int) and isinstance(changed, int) and changed else None
-        family = row.get("family")
-        rows.append(
-            [
-                Value(str(row.get("tuned") or row.get("name") or "?")),
-                Value(DASH if family is None else str(family), family if isinstance(family, int) else None),
-                Value(str(row.get("dtype", "?"))),
-                Value(
-                    f"{100 * lost:.2f} %" if isinstance(lost, int | float) else DASH,
-                    float(lost) if isinstance(lost, int | float) else None,
-                ),
-                Value(f"{100 * share:.2f} %" if share is not None else DASH, share),
-            ]
-        )
-    words = "What carrying Δ from version to version in another dtype would have lost; the study carried it in full."
+    words = precision.in_words(rounded, reading.carried)
     return tag(
         "div", tag("h3", "Precision"), tag("p", words), table("What another dtype would have lost", columns, rows)
     )
