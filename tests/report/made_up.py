@@ -105,6 +105,13 @@ class MadeUp:
         return self.steps[-1]
 
 
+def _on_target(asked: Asked) -> int:
+    """The steps on a version itself: all of a plain fine-tuning's, those after the transfer of another."""
+    if asked.model.kind in (BASE, TRANSFER):
+        return 0
+    return {TUNED: asked.total, DIRECT: asked.total - STEPS}.get(asked.model.kind, STEPS)
+
+
 class _Family:
     """One family: its questions, and the same hard ones for all its models, so that these err alike."""
 
@@ -142,6 +149,7 @@ class _Family:
             "family": self.family,
             "seed": seed,
             "steps_total": asked.total,
+            "steps_on_target": _on_target(asked),
         }
 
     def score(self, asked: Asked, seed: int | None) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from report.made_up import VERSIONS, MadeUp
 from tuneport.report.findings import Findings, findings
-from tuneport.report.matrix import FAILED, NOT_RUN, Cell, Matrix, comparisons, matrices, recycling
+from tuneport.report.further import comparisons
+from tuneport.report.matrix import FAILED, NOT_RUN, Cell, Matrix, matrices, recycling
 from tuneport.report.scored import DIRECT, DONE, THEN_TUNED, TRANSFER, TUNED
 
 
@@ -204,6 +205,23 @@ def test_each_further_fine_tuning_stands_against_ft_at_the_same_steps_and_at_the
         if (row.model.source, row.model.target) != ("M1", "M5"):  # it lacks one family's result
             assert row.same_steps.value == pytest.approx(row.shown.value - plain.value)
             assert row.same_total.value == pytest.approx(row.shown.value - longer.value)
+
+
+@pytest.mark.parametrize("others", [None, 300])
+def test_where_no_fine_tuning_is_known_to_have_had_as_many_steps_none_is_said_to(
+    tmp_path: Path, others: int | None
+) -> None:
+    """FT(M_i) from outside has steps that nobody knows; a stage upon a stage has had more."""
+    made = MadeUp(tmp_path / "study", families=(0,), seeds=(0,), failed=None)
+    made.write()
+    told = json.loads((made.root / "results.json").read_text())
+    for row in told["results"]:
+        if row["kind"] == TUNED and row["steps_total"] == 250:
+            row["steps_on_target"] = others
+    (made.root / "results.json").write_text(json.dumps(told))
+    found = findings(made.root)
+    rows = comparisons(found.reading, found.estimates)
+    assert rows and all(row.same_steps is None for row in rows) and any(row.same_total for row in rows)
 
 
 def test_a_tuning_has_a_row_only_on_the_tasks_that_its_models_are_asked(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import ReportError
+from tuneport.report.lenient import is_folder
 from tuneport.report.outcomes import EXAMPLES
-from tuneport.report.reading import RECORD, RESULTS, STEPS, STUDY, is_folder
+from tuneport.report.reading import RECORD, RESULTS, STEPS, STUDY
 
 _LOCAL = "file://"
 

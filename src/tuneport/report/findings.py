@@ -8,19 +8,11 @@ from pathlib import Path
 from tuneport.report.answers import SideBySide, side_by_side
 from tuneport.report.curves import Panel, panels
 from tuneport.report.estimates import Estimates
+from tuneport.report.further import Comparison, Recycled, against_direct, comparisons
 from tuneport.report.lines import Apart, Line, Scatter, distances, lines, scatters
-from tuneport.report.matrix import (
-    Comparison,
-    Matrix,
-    Recycled,
-    Scaled,
-    against_direct,
-    comparisons,
-    matrices,
-    recycling,
-    scaled,
-)
+from tuneport.report.matrix import Matrix, matrices, recycling
 from tuneport.report.reading import Reading, read_study
+from tuneport.report.scales import Scaled, scaled
 from tuneport.report.scored import THEN_TUNED, TRANSFER
 from tuneport.report.summary import summary
 

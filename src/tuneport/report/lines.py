@@ -17,7 +17,8 @@ import numpy as np
 from tuneport.evaluate import measures
 from tuneport.evaluate.measures import Estimate
 from tuneport.report.estimates import Estimates
-from tuneport.report.reading import Reading, number_or
+from tuneport.report.lenient import number_or
+from tuneport.report.reading import Reading
 from tuneport.report.scored import BASE, TRANSFER, TUNED, Model
 from tuneport.report.wording import DASH
 

@@ -14,9 +14,10 @@ from tuneport.report import precision
 from tuneport.report.curves import Panel, steps_saved
 from tuneport.report.estimates import Change, Shown
 from tuneport.report.findings import Findings
+from tuneport.report.further import Comparison, Recycled
 from tuneport.report.lines import PREDICTORS
 from tuneport.report.markup import clean
-from tuneport.report.matrix import Cell, Comparison, Matrix, Recycled
+from tuneport.report.matrix import Cell, Matrix
 from tuneport.report.reading import Reading
 from tuneport.report.scored import DONE, TUNED
 from tuneport.report.wording import DASH, FALLEN, minus, number, signed, span

@@ -85,6 +85,7 @@ class Run:
     error: str | None
     scores: Mapping[str, Score]
     name: str | None = None  # as results.json calls it
+    steps_on_target: int | None = None  # on the version itself, where they are known
 
     @property
     def in_part(self) -> bool:

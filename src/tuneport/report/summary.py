@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from tuneport.evaluate.answered import LOSS
 from tuneport.report.curves import Panel, with_match
 from tuneport.report.estimates import Estimates
-from tuneport.report.matrix import Cell, Comparison, Matrix, without_result
+from tuneport.report.further import Comparison
+from tuneport.report.matrix import Cell, Matrix, without_result
 from tuneport.report.reading import Reading
 from tuneport.report.scored import BASE, DIRECT, DONE, ITERATIVE, THEN_TUNED, TRANSFER, TUNED
 from tuneport.report.wording import counted, listed, ratio, signed, with_unit

@@ -8,8 +8,9 @@ from typing import Any
 from tuneport.report import figures, precision
 from tuneport.report.estimates import Change
 from tuneport.report.findings import Findings
+from tuneport.report.further import Comparison
 from tuneport.report.markup import Markup, tag
-from tuneport.report.matrix import Comparison, Matrix
+from tuneport.report.matrix import Matrix
 from tuneport.report.reading import Reading
 from tuneport.report.sections import Section
 from tuneport.report.sections.curves import curves
@@ -235,7 +236,8 @@ def _compared(rows: Sequence[Comparison], found: Findings, name: str) -> Markup 
         tag(
             "p",
             "Each stands twice: against FT of its version at the same steps (the paper's comparison), and at the same total of "
-            "steps." + ("" if all(row.share for row in rows) else f" {FALLEN}"),
+            "steps; where no fine-tuning is known to have had as many, nothing stands."
+            + ("" if all(row.share for row in rows) else f" {FALLEN}"),
         ),
         [_compared_on(task, [row for row in rows if row.task == task], columns, several) for task in tasks],
         tag("div", download(f"{name}-against-plain", names, lines), class_="under"),

@@ -1,0 +1,39 @@
+"""Values of JSON that others may have written or torn: what they are, or what stands for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def mapping(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The object of this name; an empty one where it is something else, or nothing."""
+    found = record.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def mappings(results: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], ...]:
+    """The objects in the list of this name."""
+    found = results.get(name)
+    return tuple(row for row in found if isinstance(row, dict)) if isinstance(found, list) else ()
+
+
+def number_or(value: Any, otherwise: Any) -> Any:
+    """A finite number, or what stands for it."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return otherwise
+    try:
+        return float(value) if math.isfinite(value) else otherwise
+    except OverflowError:
+        return otherwise  # a whole number that is too large for one
+
+
+def whole(value: Any) -> int | None:
+    """A whole number, or None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def is_folder(name: Any) -> bool:
+    """Whether it names a step's folder, and nothing above or below."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
