@@ -154,6 +154,21 @@ def test_costs_are_those_of_the_formula() -> None:
     assert estimates.to_fetch() == 5 * 4_000_000_000
 
 
+def test_questions_in_files_are_counted_and_each_point_of_a_curve_asks_them(tmp_path: Path) -> None:
+    rows = "".join(f'{{"prompt": "{n} + 1 =", "answer": "{n + 1}"}}\n' for n in range(7))
+    (tmp_path / "validation.jsonl").write_text(rows)
+    asked = EVALUATE + 'validation = ["validation.jsonl"]\n'
+    tuned = TUNE + "eval-every = 30\n"
+    parts = (versions(more="parameters = 2e9"), tuned, asked, f"[do]\n{DO}\n", COST)
+    study = declared(*parts, folder=tmp_path)
+    estimates, graph = Estimates(study, graph_of(study)), graph_of(study)
+    question = 2 * 2e9 * 200 / (300e12 * 0.5) / 3600
+    assert estimates.of(named(graph, "evaluate M4, start of a curve")).gpu_hours == pytest.approx(7 * question)
+    assert estimates.of(named(graph, "evaluate M4")).gpu_hours == pytest.approx(500 * question)
+    without = 6 * 2e9 * (100 * 8 * 1000) / (300e12 * 0.5) / 3600
+    assert estimates.of(named(graph, "tune FT(M4)")).gpu_hours == pytest.approx(without + 4 * 7 * question)
+
+
 def test_a_path_costs_all_of_its_points_those_set_later_and_those_beyond_too(tmp_path: Path) -> None:
     (tmp_path / "texts.jsonl").write_text('{"text": "one and one"}\n')
     both = '[paths]\ntext = ["texts.jsonl"]\ndata = ["texts.jsonl"]\npoints = 5\nrefine = 2\n'

@@ -6,6 +6,7 @@ for choosing machines, not promises: training takes 6·P floating-point operatio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ class Estimates:
         self._study = study
         self._known = dict(self._sizes())
         self._models: dict[str, _Size] = {}
+        self._counted: dict[str, int | None] = {}
         self._costs = {step.identity: self._cost(step) for step in graph}
 
     def of(self, step: Step) -> Cost:
@@ -97,7 +99,8 @@ class Estimates:
         )
         if {"questions", "tokens_per_question"} <= cost.keys():
             found.append(
-                f"{cost['questions']:g} questions of {cost['tokens_per_question']:g} tokens in each evaluation"
+                f"{cost['questions']:g} questions of {cost['tokens_per_question']:g} tokens in each evaluation; of files, as many "
+                "as they hold, curves too"
             )
         else:
             found.append("scoring is not counted ([cost] questions and tokens-per-question)")
@@ -146,7 +149,7 @@ class Estimates:
             disk = None if size.parameters is None or each is None else round(size.parameters * each)
             return Cost(disk, 0.0 if step.kind == "transfer" else self._training(step, size.parameters))
         if step.kind == "evaluate":
-            return Cost(0, self._scoring(self._size(step, "model").parameters))
+            return Cost(0, self._scoring(self._size(step, "model").parameters, self._questions(step, "tasks")))
         if step.kind == "path":
             tokens = self._study.cost.get("tokens_per_path")
             parameters = self._size(step, "b").parameters
@@ -164,13 +167,35 @@ class Estimates:
             return None
         tokens = self._study.cost.get("tokens_per_example") or recipe["sequence_length"] or _LONGEST
         examples = recipe["steps"] * recipe["batch_size"] * recipe.get("generations", 1)
-        return self._hours(_OPERATIONS[recipe["recipe"]] * parameters * examples * tokens)
+        trained = self._hours(_OPERATIONS[recipe["recipe"]] * parameters * examples * tokens)
+        every = step.choices["eval_every"]
+        if every is None or trained is None:
+            return trained
+        points: int = math.ceil(recipe["steps"] / every)
+        return trained + points * (self._scoring(parameters, self._questions(step, "validation")) or 0.0)
 
-    def _scoring(self, parameters: float | None) -> float | None:
-        cost = self._study.cost
-        if parameters is None or not {"questions", "tokens_per_question"} <= cost.keys():
+    def _questions(self, step: Step, role: str) -> float | None:
+        """How many a step asks: those that files beside the study's hold, and what is assumed where it asks others too."""
+        roles = [name for name in (*step.parents, *step.inputs) if name.rpartition(".")[0] == role]
+        counts = [self._count(step.inputs.get(name, "")) for name in roles]
+        others = step.choices.get("suite") is not None or None in counts
+        assumed: float | None = self._study.cost.get("questions") if others else 0
+        return None if assumed is None else assumed + sum(count for count in counts if count is not None)
+
+    def _count(self, place: str) -> int | None:
+        """The examples in a file; None for what is none."""
+        if place not in self._counted:
+            self._counted[place] = None
+            if place.endswith(".jsonl") and Path(place).is_file():
+                with open(place, "rb") as lines:
+                    self._counted[place] = sum(bool(line.strip()) for line in lines)
+        return self._counted[place]
+
+    def _scoring(self, parameters: float | None, questions: float | None) -> float | None:
+        tokens = self._study.cost.get("tokens_per_question")
+        if parameters is None or questions is None or tokens is None:
             return None
-        return self._hours(_SCORING * parameters * cost["questions"] * cost["tokens_per_question"])
+        return self._hours(_SCORING * parameters * questions * tokens)
 
     def _hours(self, operations: float | None) -> float | None:
         rate = self._study.cost.get("flops")
