@@ -15,9 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 import tuneport
 from tune.quick import QUICK
 from tune.tiny_tuning import END, PADDED_ROWS, base_model, same, weights, write_rows
+from tuneport.checkpoint.open import open_checkpoint
 from tuneport.errors import UsageError
+from tuneport.tune.chat import prepare_chat
 from tuneport.tune.recipes import DpoRecipe, Lora, SftRecipe
 from tuneport.tune.run import tune
+from tuneport.tune.save import save_tokenizer
 
 
 def test_new_tokens_take_padded_rows_first_and_the_matrix_grows_only_when_they_run_out(
@@ -196,3 +199,18 @@ def test_an_adapter_of_a_tied_model_is_scored_as_the_model_that_it_makes(chats: 
     assert ran.status == 0, ran.err
     one, other = (m["tasks"]["asked"]["value"] for m in json.loads(out.read_text())["models"])
     assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_a_tokenizer_says_nothing_of_where_and_how_the_start_was_read(base: Path, tmp_path: Path) -> None:
+    """Where HF_HUB_OFFLINE is set, transformers notes another thing than where it is not."""
+    written = []
+    for offline in (True, False):
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=offline)
+        chat = prepare_chat(tokenizer, "chatml", None, needed=True)
+        folder = tmp_path / f"offline-{offline}"
+        folder.mkdir()
+        save_tokenizer(folder, tokenizer, open_checkpoint(base, "base"), chat)
+        written.append((folder / "tokenizer_config.json").read_bytes())
+    assert written[0] == written[1]
+    assert b"local" not in written[0]
+    assert AutoTokenizer.from_pretrained(tmp_path / "offline-True").eos_token == "<|im_end|>"

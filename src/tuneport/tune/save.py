@@ -78,12 +78,21 @@ def save_tokenizer(folder: Path, tokenizer: Any, start: Checkpoint, chat: Chat) 
     """Write the tokenizer: the start's very files where nothing changed, its vocabulary's where no token is new."""
     if chat.new_tokens or chat.sets_end:
         tokenizer.save_pretrained(folder)
+        _forget_the_place(folder / "tokenizer_config.json")
     names = [] if chat.new_tokens else [*TOKENIZER_FILES]
     if not chat.sets_end and not chat.new_tokens:
         names += ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"]
     for name in names:
         if (start.path / name).is_file():
             shutil.copyfile(start.path / name, folder / name)
+
+
+def _forget_the_place(path: Path) -> None:
+    """transformers notes whether it read a folder and was offline, so the same fine-tuning would not be the same bytes."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("is_local", "local_files_only"):
+        settings.pop(name, None)
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def rows_of(model: Any) -> int:
