@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from report.made_up import VERSIONS, MadeUp
+from tuneport.evaluate.measures import holm
 from tuneport.report.findings import Findings, findings
 from tuneport.report.further import comparisons
 from tuneport.report.matrix import FAILED, NOT_RUN, Cell, Matrix, matrices, recycling
@@ -190,6 +191,16 @@ def test_recycling_has_none_direct_and_iterative_and_gains_from_the_base(found: 
             assert cell is not None and cell.shown is not None and cell.gain is not None
             assert base is not None and base.shown is not None
             assert cell.gain.value == pytest.approx(cell.shown.value - base.shown.value)
+
+
+def test_what_is_clear_is_adjusted_among_the_models_of_a_kind(found: Findings) -> None:
+    for matrix in matrices(found.reading, found.estimates, TRANSFER):
+        for role in ("delta", "tuned"):
+            cells = [
+                cell for row in matrix.rows if row.role == role for cell in row.cells if cell and cell.against_base
+            ]
+            adjusted = holm([cell.against_base.p for cell in cells if cell.against_base])
+            assert cells and [cell.clearly != 0 for cell in cells] == [p < 0.05 for p in adjusted]
 
 
 def test_each_further_fine_tuning_stands_against_ft_at_the_same_steps_and_at_the_same_total(found: Findings) -> None:

@@ -42,7 +42,7 @@ def markdown(found: Findings, place: Path) -> str:
     if found.transfers or found.tuned_on or found.recycled:
         parts.append(
             "Brackets hold 95 % intervals, **bold** is the best of its row, ★ the best Δ for its target, ▼ clearly below the "
-            "base (p below 0.05 after Holm's adjustment within the table)."
+            "base (p below 0.05 after Holm's adjustment among the models of a kind)."
         )
     parts += _scaled(found)
     parts += _others(found)

@@ -29,7 +29,7 @@ class Cell:
     gain: Change | None = None
     over: Model | None = None
     against_base: Change | None = None
-    clearly: int = 0  # against the base: 1 better, −1 worse, after Holm's adjustment within the table
+    clearly: int = 0  # against the base: 1 better, −1 worse, after Holm's adjustment among models of a kind
     recovered: Estimate | None = None
     published: float | None = None
     results: tuple[int, int] = (0, 0)  # how many are there, of how many families and seeds that were asked for
@@ -184,8 +184,7 @@ def _counted(at_end: Iterable[Run], model: Model, task: str) -> tuple[int, int]:
 
 def _marked(rows: Sequence[Row]) -> list[Row]:
     """The rows with the best of each row, the best Δ of each target, and what is clearly above or below base marked."""
-    changes = {cell.model: cell.against_base for row in rows if row.role != "base" for cell in row.cells if cell}
-    real = clear(changes)
+    real = _clear_by_kind([cell for row in rows if row.role != "base" for cell in row.cells if cell])
     best_of_target: set[Model] = set()
     for place in range(len(rows[0].cells) if rows else 0):
         column = [row.cells[place] for row in rows if row.role == "delta"]
@@ -205,6 +204,15 @@ def _marked(rows: Sequence[Row]) -> list[Row]:
         )
         found.append(replace(row, cells=cells))
     return found
+
+
+def _clear_by_kind(cells: Iterable[Cell]) -> dict[Model, int]:
+    """What is clear against the base, adjusted among models of a kind, as in results.json; recyclings are one kind."""
+    kinds: dict[str, dict[Model, Change | None]] = {}
+    for cell in cells:
+        kind = "recycle" if cell.model.kind in (ITERATIVE, DIRECT) else cell.model.kind
+        kinds.setdefault(kind, {})[cell.model] = cell.against_base
+    return {model: sign for changes in kinds.values() for model, sign in clear(changes).items()}
 
 
 def _best(cells: Iterable[Cell | None]) -> set[Model]:
