@@ -9,7 +9,7 @@ exits with status 1. Nothing else is raised on purpose, so any other exception i
      │    └── HubError       a model that the Hub does not give
      ├── PairingError        tensors, tokens or architectures that do not belong together
      ├── SidecarError        configs or tokenizer files that cannot be merged by rule
-     ├── DataError           training data that cannot be read, or does not fit the recipe
+     ├── DataError           training data or examples that cannot be read, or do not fit what is asked
      ├── TrainingError       a fine-tuning that cannot go on
      ├── NumericsError       NaN or infinity, or a diff vector that is zero
      ├── PublishError        a push that the Hub does not take, or that would replace what is not ours
@@ -56,7 +56,7 @@ class SidecarError(TuneportError):
 
 
 class DataError(TuneportError):
-    """Training data that cannot be read, that fits no form, or not the one its recipe needs."""
+    """Training data or examples that cannot be read, that fit no form, or not the one that is needed."""
 
 
 class TrainingError(TuneportError):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from tuneport.errors import UsageError
+from tuneport.errors import DataError
 from tuneport.evaluate.examples import read_tasks
 
 
@@ -20,9 +20,9 @@ def write(path: Path, *rows: Any) -> Path:
 
 
 def faults_of(path: Path, **choices: Any) -> list[str]:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(DataError) as caught:
         read_tasks([path], **choices)
-    assert caught.value.exit_status == 2
+    assert caught.value.exit_status == 1
     return [line.removeprefix("  - ") for line in str(caught.value).splitlines()[1:]]
 
 
@@ -90,11 +90,11 @@ def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:
 def test_one_task_stands_in_one_file(tmp_path: Path) -> None:
     one = write(tmp_path / "one.jsonl", {"task": "t", "prompt": "a", "answer": "b"})
     other = write(tmp_path / "other.jsonl", {"task": "t", "prompt": "c", "answer": "d"})
-    with pytest.raises(UsageError, match=r"other\.jsonl:1: the task 't' stands in one\.jsonl too; give one of"):
+    with pytest.raises(DataError, match=r"other\.jsonl:1: the task 't' stands in one\.jsonl too; give one of"):
         read_tasks([one, other])
     (tmp_path / "sub").mkdir()
     same = write(tmp_path / "sub" / "one.jsonl", *({"task": "t", "prompt": q, "answer": "b"} for q in "efg"))
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(DataError) as caught:
         read_tasks([one, same])
     head, told = str(caught.value).splitlines()
     assert "1 fault(s)" in head, "once, not for each line"
@@ -131,7 +131,7 @@ def test_whatever_stands_in_a_hostile_file_is_read_or_told_in_words(tmp_path: Pa
     path = write(tmp_path / "any.jsonl", *rows)
     try:
         tasks = read_tasks([path])
-    except UsageError as error:
+    except DataError as error:
         assert "any.jsonl" in str(error)
     else:
         assert sum(len(task.examples) for task in tasks) == len(rows)

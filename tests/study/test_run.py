@@ -17,6 +17,7 @@ from ran import Cli
 import tuneport
 from study.tiny_study import what_repeats, write_study
 from tuneport.errors import OutputError, UsageError
+from tuneport.study.describe import rehearse
 from tuneport.study.opening import open_store
 
 KILLED = -signal.SIGKILL
@@ -190,3 +191,17 @@ def test_wrong_usage_is_told(file: Path, tmp_path: Path, choices: dict[str, Any]
     with pytest.raises(UsageError, match=words):
         tuneport.study(file, tmp_path / "out", **choices)
     assert not (tmp_path / "out").exists()
+
+
+def test_another_studys_folder_is_not_taken_over(tmp_path: Path) -> None:
+    file = write_study(tmp_path / "models")
+    out = tmp_path / "out"
+    tuneport.study(file, out)
+    before = (out / "results.json").read_bytes()
+    file.write_text(file.read_text().replace('name = "', 'name = "other ', 1))
+    for go in (tuneport.study, rehearse):
+        with pytest.raises(OutputError, match=r"out holds the study .*, and this file declares 'other "):
+            go(file, out)
+    assert (out / "results.json").read_bytes() == before
+    (out / "study.toml").unlink()
+    assert tuneport.study(file, out)["already_done"], "the same study under another name"

@@ -13,7 +13,7 @@ import tuneport
 from tune import tiny_tuning
 from tune.quick import QUICK
 from tune.tiny_tuning import same, weights, write_rows
-from tuneport.errors import TuneportError, UsageError
+from tuneport.errors import DataError, TuneportError, UsageError
 from tuneport.tune.leakage import example_digest, read_digests
 from tuneport.tune.recipes import Running, SftRecipe
 from tuneport.tune.run import tune
@@ -86,7 +86,7 @@ def test_faults_of_a_curves_examples_are_told_before_anything_is_trained(
     base: Path, sums: Path, tmp_path: Path
 ) -> None:
     wrong = write_rows(tmp_path / "test.jsonl", [{"prompt": "1 + 1 ="}])
-    with pytest.raises(UsageError, match=r"test\.jsonl:1"):
+    with pytest.raises(DataError, match=r"test\.jsonl:1"):
         tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(eval_every=5, tasks=(str(wrong),)))
     assert not list(tmp_path.glob("out*"))
 

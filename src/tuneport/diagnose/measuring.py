@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tuneport.checkpoint.reading import TensorReader
 from tuneport.diagnose.line import Line, laid
-from tuneport.errors import NumericsError, ScoringError, TuneportError, UsageError
+from tuneport.errors import DataError, NumericsError, ScoringError, TuneportError, UsageError
 from tuneport.evaluate.asking import Asking, ask_own
 from tuneport.evaluate.examples import OwnTask, read_tasks
 from tuneport.evaluate.keeping import Kept
@@ -76,10 +76,10 @@ def read_examples(data: Sequence[str | Path], loss_only: bool) -> Data:
     kinds = {bool(task.examples[0].question) for task in losses}
     if len(kinds) > 1:
         named = "; ".join(f"{task.name}: {'answers' if task.examples[0].question else 'texts'}" for task in losses)
-        raise UsageError(f"The data mixes texts and questions with answers ({named}). Measure them in two runs.")
+        raise DataError(f"The data mixes texts and questions with answers ({named}). Measure them in two runs.")
     count = sum(len(task.examples) for task in losses)
     if count < _FEWEST:
-        raise UsageError(f"The data holds {count} examples; a barrier needs at least {_FEWEST}, two to a half.")
+        raise DataError(f"The data holds {count} examples; a barrier needs at least {_FEWEST}, two to a half.")
     answered = () if loss_only or kinds == {False} else tuple(replace(task, kind="match") for task in losses)
     return Data(losses, answered)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tuneport.errors import UsageError, listing
+from tuneport.errors import DataError, UsageError, listing
 
 Kind = Literal["match", "choice", "loss"]
 FIELDS = ("task", "id", "prompt", "messages", "text", "answer", "choices", "meta")
@@ -64,7 +64,7 @@ def own_file(task: str | Path) -> Path | None:
 def read_tasks(files: Sequence[Path], *, loss: bool = False) -> list[OwnTask]:
     """The tasks of JSONL files, in the order in which they first occur.
 
-    With `loss`, examples with an answer are scored by the loss of that answer. Raises `UsageError` that lists
+    With `loss`, examples with an answer are scored by the loss of that answer. Raises `DataError` that lists
     every fault of every file.
     """
     twice = sorted({str(file) for file in files if files.count(file) > 1})
@@ -101,7 +101,7 @@ def read_tasks(files: Sequence[Path], *, loss: bool = False) -> list[OwnTask]:
         faults += _duplicates(examples, where, name)
         tasks.append(OwnTask(name, first_kind, examples))
     if faults:
-        raise UsageError(f"{len(faults)} fault(s) in the examples; nothing was scored:{listing(faults)}")
+        raise DataError(f"{len(faults)} fault(s) in the examples; nothing was scored:{listing(faults)}")
     return tasks
 
 

@@ -13,7 +13,7 @@ from tuneport.study.cost import Estimates
 from tuneport.study.declared import Study
 from tuneport.study.file import read_study
 from tuneport.study.graph import Graph
-from tuneport.study.opening import open_store
+from tuneport.study.opening import open_own
 from tuneport.study.planning import Planned, chosen, of_families, plan
 
 _MARKS = {"done": "✓", "to do": "·", "again": "↻"}
@@ -27,7 +27,8 @@ def rehearse(
     only: Iterable[str] = (),
 ) -> dict[str, Any]:
     """What `tuneport study` would do with this file in this folder. Nothing is written, fetched or computed."""
-    study, store = of_families(read_study(file), families), open_store(out)
+    study = of_families(read_study(file), families)
+    store = open_own(out, study.name)
     graph = build(study, inputs.Inputs.kept(study.path.parent, store.read(inputs.NAME)))
     return forecast(study, graph, plan(graph, store, chosen(graph, only)))
 

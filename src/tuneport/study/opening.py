@@ -1,13 +1,14 @@
-"""A path or a URL becomes the store behind it."""
+"""A path or a URL becomes the store behind it, and what lies there is the study's own."""
 
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 
 from tuneport.errors import OutputError, UsageError
 from tuneport.study.folder_store import FolderStore
-from tuneport.study.store import Store
+from tuneport.study.store import STUDY, Store
 from tuneport.study.url_store import UrlStore
 
 
@@ -24,3 +25,18 @@ def open_store(place: str | os.PathLike[str]) -> Store:
     if path.exists() and not path.is_dir():
         raise OutputError(f"--out {text} is a file; give a folder, or a URL.")
     return FolderStore(path)
+
+
+def open_own(place: str | os.PathLike[str], name: str) -> Store:
+    """The store of the study of this name. Raises `OutputError` where another study's results lie there."""
+    store = open_store(place)
+    try:
+        other = tomllib.loads((store.read(STUDY) or b"").decode())["study"]["name"]
+    except (ValueError, KeyError, TypeError, RecursionError):  # nothing is there, or nothing that can be read
+        return store
+    if other != name:
+        raise OutputError(
+            f"{store.where} holds the study {other!r}, and this file declares {name!r}. Give another --out; or, if it is the same "
+            f"study under another name, remove {STUDY} there."
+        )
+    return store

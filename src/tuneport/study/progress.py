@@ -13,16 +13,16 @@ from typing import Any
 
 from tuneport.study import records
 from tuneport.study.records import RECORD, Record
-from tuneport.study.store import STEPS, Store
+from tuneport.study.store import STEPS, STUDY, Store
 
-_STUDY, _RESULTS = "study.toml", "results.json"
+_RESULTS = "results.json"
 
 _ANEW = "Run the study again: it writes the file anew and repeats nothing."
 
 
 def is_study(store: Store) -> bool:
     """Whether this is what `tuneport study` writes."""
-    return store.read(_STUDY) is not None and (store.read(_RESULTS) is not None or bool(store.sizes(STEPS)))
+    return store.read(STUDY) is not None and (store.read(_RESULTS) is not None or bool(store.sizes(STEPS)))
 
 
 def progress(store: Store) -> dict[str, Any]:
@@ -96,6 +96,6 @@ def _is_named(step: Mapping[str, Any]) -> bool:
 
 def _name(store: Store) -> str:
     try:
-        return str(tomllib.loads((store.read(_STUDY) or b"").decode())["study"]["name"])
+        return str(tomllib.loads((store.read(STUDY) or b"").decode())["study"]["name"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return store.where.rpartition("/")[2]

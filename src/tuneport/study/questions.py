@@ -1,6 +1,6 @@
 """The questions of a study's file, read before anything runs: what the verbs would refuse of them, told hours earlier.
 
-In come files of examples and names of the harness's tasks, out come tasks, or a `UsageError` that says what is wrong.
+In come files of examples and names of the harness's tasks, out come tasks, or an error that says what is wrong.
 """
 
 from __future__ import annotations

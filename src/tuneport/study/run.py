@@ -21,15 +21,14 @@ from tuneport.study.declared import Resources, Study
 from tuneport.study.engines.local import local
 from tuneport.study.file import read_study
 from tuneport.study.graph import Graph, Step
-from tuneport.study.opening import open_store
+from tuneport.study.opening import open_own
 from tuneport.study.planning import chosen, of_families
 from tuneport.study.records import Record
 from tuneport.study.results import NAME, Results
 from tuneport.study.schedule import Engine, State, look, perform_all
-from tuneport.study.store import STEPS, Store
+from tuneport.study.store import STEPS, STUDY, Store
 
 ENGINES = ("local", "ray")
-FILE = "study.toml"
 # results.json is written anew as steps end, for at most a twentieth of the time.
 _SHARE = 20
 
@@ -59,7 +58,8 @@ def study(
         raise UsageError(
             f"--ray-address {ray_address}: --engine {engine} has no cluster. Pass --engine ray, or leave it out."
         )
-    declared, store = of_families(read_study(file), families), open_store(out)
+    declared = of_families(read_study(file), families)
+    store = open_own(out, declared.name)
     with store.locked():
         taken = inputs.Inputs.kept(declared.path.parent, store.read(inputs.NAME))
         graph = build(declared, taken)
@@ -69,7 +69,7 @@ def study(
         to_do = list(state.to_do)
         try:
             store.write(inputs.NAME, _json(taken.record()))
-            store.write(FILE, declared.text.encode())
+            store.write(STUDY, declared.text.encode())
             with _engine(engine if to_do else "local", store, to_do, declared, jobs, ray_address) as running:
                 keep, resources = declared.keep, declared.resources
                 perform_all(state, store, running, keep=keep, resources=resources, on_record=results.note)

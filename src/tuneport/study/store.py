@@ -9,7 +9,7 @@ import contextlib
 from pathlib import Path
 from typing import Protocol
 
-STEPS = "steps"
+STEPS, STUDY = "steps", "study.toml"
 LOCK = ".lock"
 
 

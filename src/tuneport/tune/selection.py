@@ -66,7 +66,7 @@ class Selection:
 def read_selection(tasks: Sequence[str], match: str | None = None) -> Selection:
     """The examples behind the names, whose answers `match` picks out.
 
-    Raises `UsageError` with every fault of their files, and where `match` is no expression, before anything is trained.
+    Raises `DataError` with every fault of their files, and `UsageError` where `match` is none, before anything is trained.
     """
     Asking(match=match)
     files = {task: own_file(task) for task in tasks}
