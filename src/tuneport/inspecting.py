@@ -17,7 +17,7 @@ from tuneport.checkpoint.adapter_config import AdapterConfig
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.write import MANIFEST
-from tuneport.errors import CheckpointError, TuneportError
+from tuneport.errors import CheckpointError, OutputError, TuneportError
 from tuneport.study.folder_store import FolderStore
 from tuneport.study.opening import open_store
 from tuneport.study.progress import is_study, progress
@@ -71,7 +71,10 @@ def in_words(description: Mapping[str, Any]) -> str:
 
 def _behind_url(url: str) -> dict[str, Any]:
     """A study: nothing else of tuneport's lies behind URLs."""
-    store = open_store(url)
+    try:
+        store = open_store(url)
+    except OutputError as error:
+        raise CheckpointError(str(error).removeprefix("--out ")) from error
     if not is_study(store):
         raise CheckpointError(
             f"{url} is no study. Behind a URL only those are known: copy what lies there to a folder, and inspect that."

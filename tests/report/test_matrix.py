@@ -11,9 +11,11 @@ import pytest
 
 from report.made_up import VERSIONS, MadeUp
 from tuneport.evaluate.measures import holm
+from tuneport.report.estimates import Estimates
 from tuneport.report.findings import Findings, findings
 from tuneport.report.further import comparisons
 from tuneport.report.matrix import FAILED, NOT_RUN, Cell, Matrix, matrices, recycling
+from tuneport.report.reading import Reading
 from tuneport.report.scored import DIRECT, DONE, THEN_TUNED, TRANSFER, TUNED
 
 
@@ -233,6 +235,33 @@ def test_where_no_fine_tuning_is_known_to_have_had_as_many_steps_none_is_said_to
     found = findings(made.root)
     rows = comparisons(found.reading, found.estimates)
     assert rows and all(row.same_steps is None for row in rows) and any(row.same_total for row in rows)
+
+
+def test_results_that_do_not_tell_steps_on_a_version_and_those_that_are_not_there_hinder_no_comparison(
+    tmp_path: Path,
+) -> None:
+    """Files of before; and a result that failed, of which an epoch's steps are not known."""
+    made = MadeUp(tmp_path / "study", families=(0, 1), failed=None)
+    made.write()
+    told = json.loads((made.root / "results.json").read_text())
+    whole = [row.same_steps for row in comparisons(*_found(made.root))]
+    for row in told["results"]:
+        if row["family"] == 0 and row["name"] == "M5 + Δ(M1) → FT":
+            row |= {"steps_on_target": None, "scores": {}, "status": "failed", "error": "the disk is full"}
+    (made.root / "results.json").write_text(json.dumps(told))
+    assert [row.same_steps is not None for row in comparisons(*_found(made.root))] == [c is not None for c in whole]
+    made = MadeUp(tmp_path / "before", families=(0, 1), failed=None)
+    made.write()
+    told = json.loads((made.root / "results.json").read_text())
+    for row in told["results"]:
+        del row["steps_on_target"]
+    (made.root / "results.json").write_text(json.dumps(told))
+    assert [row.same_steps for row in comparisons(*_found(made.root))] == whole
+
+
+def _found(root: Path) -> tuple[Reading, Estimates]:
+    told = findings(root)
+    return told.reading, told.estimates
 
 
 def test_a_tuning_has_a_row_only_on_the_tasks_that_its_models_are_asked(tmp_path: Path) -> None:

@@ -635,3 +635,16 @@ def test_a_task_that_is_asked_in_two_ways_is_a_fault_for_a_base_has_one_score_of
     told = fault(f"{text}{asked}max-new-tokens = 1024\n{do}")
     assert "gsm8k: so does [evaluate] ask, with other settings (max-new-tokens), and a base has one score" in told
     study_of(f"{text}{asked}batch-size = 4\n{do}", PLACE)
+
+
+def test_a_loss_is_another_score_than_the_answers_and_depends_on_fewer_settings(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"prompt": "{name} + 1 =", "answer": "2"}}\n')
+    stages = "[version.tuned]\nsft = 'org/m@sft'\ndpo = 'org/m@dpo'\n"
+    head = f'[study]\nname = "s"\n{versions(("M1", "M2"), stages)}[do]\ntransfer = "all"\n'
+    place = tmp_path / "study.toml"
+    one = '[evaluate.sft]\ntasks = ["a.jsonl"]\nloss = ["b.jsonl"]\nmatch = "([0-9])"\n'
+    other = '[evaluate.dpo]\ntasks = ["c.jsonl"]\nloss = ["a.jsonl", "b.jsonl"]\nmax-new-tokens = 5\n'
+    study_of(head + one + other, place)
+    (told,) = faults(head + one + other + "limit = 1\n", place)
+    assert "the loss of b.jsonl: so does [evaluate.sft] ask, with other settings (limit)" in told

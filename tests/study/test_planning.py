@@ -165,6 +165,13 @@ def test_questions_in_files_are_counted_and_each_point_of_a_curve_asks_them(tmp_
     question = 2 * 2e9 * 200 / (300e12 * 0.5) / 3600
     assert estimates.of(named(graph, "evaluate M4, start of a curve")).gpu_hours == pytest.approx(7 * question)
     assert estimates.of(named(graph, "evaluate M4")).gpu_hours == pytest.approx(500 * question)
+    few = declared(*parts[:2], asked + "limit = 3\n", *parts[3:], folder=tmp_path)
+    start = named(graph_of(few), "evaluate M4, start of a curve")
+    assert Estimates(few, graph_of(few)).of(start).gpu_hours == pytest.approx(7 * question), "a curve knows no limit"
+    limited = '[evaluate]\ntasks = ["validation.jsonl"]\nlimit = 3\n'
+    tests = declared(parts[0], TUNE, limited, parts[3], COST, folder=tmp_path)
+    (step,) = [step for step in graph_of(tests) if step.name == "evaluate M4"]
+    assert Estimates(tests, graph_of(tests)).of(step).gpu_hours == pytest.approx(3 * question)
     without = 6 * 2e9 * (100 * 8 * 1000) / (300e12 * 0.5) / 3600
     assert estimates.of(named(graph, "tune FT(M4)")).gpu_hours == pytest.approx(without + 4 * 7 * question)
 
@@ -354,3 +361,12 @@ def test_inspect_says_of_a_study_behind_a_url_what_it_says_of_its_folder(cli: Cl
     assert ran.status == 1 and "is no study" in ran.err and "copy what lies there to a folder" in ran.err
     ran = cli("inspect", "nosuch://inspected")
     assert ran.status == 1 and "nosuch" in ran.err and "Traceback" not in ran.err
+
+
+def test_a_study_is_known_from_its_first_moment_on(tmp_path: Path, cli: Cli) -> None:
+    out = tmp_path / "out"
+    (out / "steps" / "tune-x").mkdir(parents=True)
+    (out / "study.toml").write_text('[study]\nname = "begun"\n')
+    (out / "inputs.json").write_text("{}")
+    told = cli("inspect", out, "--json")
+    assert told.status == 0 and told.json()["kind"] == "study" and told.json()["done"] == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tune.tiny_tuning import write_rows
-from tuneport.errors import UsageError
+from tuneport.errors import DataError
 from tuneport.tune.leakage import answered_digest, example_digest
 from tuneport.tune.selection import read_selection
 
@@ -39,5 +39,5 @@ def test_examples_that_are_trained_on_are_counted_by_task(tmp_path: Path) -> Non
 
 
 def test_a_file_with_faults_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"mine\.jsonl:1"):
+    with pytest.raises(DataError, match=r"mine\.jsonl:1"):
         read_selection([str(write_rows(tmp_path / "mine.jsonl", [{"prompt": "1 + 1 ="}]))])

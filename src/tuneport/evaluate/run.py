@@ -102,7 +102,7 @@ def evaluate(
     `tasks` are JSONL files of one's own examples (see docs/formats.md) and names of the harness's tasks. Own examples
     are answered greedily in at most `max_new_tokens`, and the whole answer has to match, or the group of the regular
     expression `match`; with `loss` their answer's loss is measured. `chat` puts the harness's tasks through the
-    models' chat templates; `chat_template` (a file, or a model) is for models without one. `recovered_gain` names
+    models' chat templates; `chat_template` (a name, a file, or a model) is for models without one. `recovered_gain` names
     triples of the models: target, transferred, tuned target. Every outcome stands beside `out` in a file that
     ends in ``.examples.jsonl``. A `suite` (see `tuneport.evaluate.suites`) is asked of each model in its `variant`: ``base``,
     ``tuned``, or ``auto``, which takes a model with a chat template as tuned. `run_code_in` is the command of a sandbox

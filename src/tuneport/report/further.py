@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tuneport.report.estimates import Change, Estimates, Shown, clear
 from tuneport.report.reading import Reading
-from tuneport.report.scored import BASE, DIRECT, ITERATIVE, THEN_TUNED, TUNED, Model
+from tuneport.report.scored import BASE, DIRECT, ITERATIVE, THEN_TUNED, TUNED, Model, Run
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,16 @@ def comparisons(reading: Reading, estimates: Estimates) -> list[Comparison]:
     at_end = [run for run in reading.runs if run.step is None]
     models = {run.model: run.steps_total for run in at_end if run.model.kind in (THEN_TUNED, ITERATIVE, DIRECT)}
     known = {run.model for run in at_end if run.steps_total is not None}
-    here: dict[Model, set[int | None]] = {}
+    scored: dict[Model, list[Run]] = {}
     for run in at_end:
-        here.setdefault(run.model, set()).add(run.steps_on_target)
+        scored.setdefault(run.model, []).extend([run] if run.scores else [])
     found = []
     for task in estimates.tasks:
         twice: dict[tuple[Model, int], Change | None] = {}
         for model, total in models.items():
             plain = Model(TUNED, None, model.target, model.tuning)
             longer = replace(plain, steps=total)
-            alike = model.steps is None and None not in here[model] and here[model] == here.get(plain)
+            alike = model.steps is None and _as_long(scored[model], scored.get(plain, []))
             twice[model, 0] = estimates.change(model, plain, task) if alike else None
             twice[model, 1] = (
                 estimates.change(model, longer, task) if longer.steps is not None and longer in known else None
@@ -52,6 +53,12 @@ def comparisons(reading: Reading, estimates: Estimates) -> list[Comparison]:
                 of_total = (twice[model, 0], twice[model, 1], total, clearly)
                 found.append(Comparison(model, task, shown.score.is_share, shown, over_base, *of_total))
     return found
+
+
+def _as_long(further: Sequence[Run], plain: Sequence[Run]) -> bool:
+    """Whether all that are compared are known to have had as many steps on their version."""
+    pairs = [(one, other) for one in further for other in plain if one.goes_with(other)]
+    return bool(pairs) and all(None is not one.steps_on_target == other.steps_on_target for one, other in pairs)
 
 
 @dataclass(frozen=True)

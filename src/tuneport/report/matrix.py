@@ -207,7 +207,7 @@ def _marked(rows: Sequence[Row]) -> list[Row]:
 
 
 def _clear_by_kind(cells: Iterable[Cell]) -> dict[Model, int]:
-    """What is clear against the base, adjusted among models of a kind, as in results.json; recyclings are one kind."""
+    """What is clear against the base, adjusted among models of a kind; recyclings are one kind."""
     kinds: dict[str, dict[Model, Change | None]] = {}
     for cell in cells:
         kind = "recycle" if cell.model.kind in (ITERATIVE, DIRECT) else cell.model.kind

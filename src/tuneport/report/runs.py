@@ -14,6 +14,7 @@ from tuneport.report.scored import BASE, DIRECT, TUNED, Model, Run, Score
 
 # How the study names a fine-tuning for another number of steps (study/models.py).
 _OF_STEPS = re.compile(r"(?: for (\d{1,9}) steps|, (\d{1,9}) steps in all)$")
+UNTOLD = -1  # steps on a version that files of before do not tell: those of the study, the same for all its models
 START = "recycle-start"  # M_i + Δ^iter before its fine-tuning, which is no model of the paper's tables
 _RUN_KEYS = ("kind", "source", "target", "tuning", "family", "seed", "steps_total", "scale", "rate")
 
@@ -87,7 +88,7 @@ def _run(row: Mapping[str, Any], folders: Mapping[Any, Sequence[str]], measures_
         seed=whole(row.get("seed")),
         step=whole(row.get("step")),
         steps_total=whole(row.get("steps_total")),
-        steps_on_target=whole(row.get("steps_on_target")),
+        steps_on_target=whole(row.get("steps_on_target", UNTOLD)),
         status=str(row.get("status") or "done"),
         error=None if row.get("error") is None else str(row["error"]),
         scores=_scores(scores if isinstance(scores, dict) else {}, places, measures_loss),

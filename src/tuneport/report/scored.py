@@ -87,6 +87,10 @@ class Run:
     name: str | None = None  # as results.json calls it
     steps_on_target: int | None = None  # on the version itself, where they are known
 
+    def goes_with(self, other: Run) -> bool:
+        """Whether the two are compared: of one family and seed, or of none where others made it."""
+        return other.family in (self.family, None) and other.seed in (self.seed, None)
+
     @property
     def in_part(self) -> bool:
         """Whether some of its scores are there although not all that was asked was done."""

@@ -180,7 +180,8 @@ class Estimates:
         counts = [self._count(step.inputs.get(name, "")) for name in roles]
         others = step.choices.get("suite") is not None or None in counts
         assumed: float | None = self._study.cost.get("questions") if others else 0
-        return None if assumed is None else assumed + sum(count for count in counts if count is not None)
+        limit = step.choices.get("settings", {}).get("limit") or math.inf
+        return None if assumed is None else assumed + sum(min(count, limit) for count in counts if count is not None)
 
     def _count(self, place: str) -> int | None:
         """The examples in a file; None for what is none."""

@@ -39,6 +39,10 @@ class FolderStore:
             return path.read_bytes() if path.is_file() else None
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except PermissionError as error:
+            raise OutputError(
+                f"Cannot read {path}: {error.strerror}. Mend the cause and run the same command again."
+            ) from None
 
     def write(self, name: str, content: bytes) -> None:
         """A small file, written beside its place and renamed."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuneport.study import records
+from tuneport.study.inputs import NAME as INPUTS
 from tuneport.study.records import RECORD, Record
 from tuneport.study.store import STEPS, STUDY, Store
 
@@ -21,8 +22,10 @@ _ANEW = "Run the study again: it writes the file anew and repeats nothing."
 
 
 def is_study(store: Store) -> bool:
-    """Whether this is what `tuneport study` writes."""
-    return store.read(STUDY) is not None and (store.read(_RESULTS) is not None or bool(store.sizes(STEPS)))
+    """Whether this is what `tuneport study` writes, from its first moment on."""
+    if store.read(STUDY) is None:
+        return False
+    return any(store.read(name) is not None for name in (INPUTS, _RESULTS)) or bool(store.sizes(STEPS))
 
 
 def progress(store: Store) -> dict[str, Any]:

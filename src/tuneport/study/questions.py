@@ -13,7 +13,7 @@ from tuneport.errors import UsageError
 from tuneport.evaluate.examples import OwnTask, read_tasks
 from tuneport.evaluate.leakage import leaked
 from tuneport.study.declared import Evaluation
-from tuneport.study.steps import apart
+from tuneport.study.steps import apart, of_loss
 
 
 def read_questions(files: Sequence[Path], names: Iterable[str], *, loss: bool) -> list[OwnTask]:
@@ -33,13 +33,17 @@ def asked_in_two_ways(evaluations: Mapping[str, Evaluation]) -> Iterator[tuple[s
     Bases are asked everything, and have one score a task: it could be compared with one of the two alone.
     """
     for (first, one), (second, other) in itertools.combinations(evaluations.items(), 2):
-        chosen, others = apart(one.settings)[0], apart(other.settings)[0]
-        differ = sorted(name for name in {*chosen, *others} if chosen.get(name) != others.get(name))
-        tasks = [task for task in (*one.tasks, *one.loss) if task in (*other.tasks, *other.loss)]
-        if one.suite is not None and one.suite == other.suite:
-            tasks.append(f"suite {one.suite}")
-        if tasks and differ:
-            yield first, second, tasks, differ
+        suites = [f"suite {one.suite}"] if one.suite is not None and one.suite == other.suite else []
+        tasks = [task for task in one.tasks if task in other.tasks] + suites
+        losses = [f"the loss of {task}" for task in one.loss if task in other.loss]
+        for shared, settings in (
+            (tasks, (one.settings, other.settings)),
+            (losses, (of_loss(one.settings), of_loss(other.settings))),
+        ):
+            chosen, others = (apart(each)[0] for each in settings)
+            differ = sorted(name for name in {*chosen, *others} if chosen.get(name) != others.get(name))
+            if shared and differ:
+                yield first, second, shared, differ
 
 
 def need_apart(tests: Sequence[OwnTask], validation: Sequence[Path]) -> None:

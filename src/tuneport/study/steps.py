@@ -119,9 +119,7 @@ class Builder:
         if evaluation.tasks or evaluation.suite is not None:
             self.score(model, evaluation.tasks, evaluation.settings, evaluation.suite, results)
         if evaluation.loss:
-            kept = ("limit", "chat_template", "backend", "device", "dtype", "batch_size")
-            settings = {name: value for name, value in evaluation.settings.items() if name in kept}
-            self.score(model, evaluation.loss, settings | {"loss": True}, None, results)
+            self.score(model, evaluation.loss, of_loss(evaluation.settings) | {"loss": True}, None, results)
 
     def score(
         self,
@@ -185,6 +183,12 @@ class Taking:
     def step(self, kind: str, name: str, choices: Mapping[str, Any], about: Mapping[str, Any]) -> Step:
         """The step that takes all of this."""
         return self._builder.add(Step(kind, name, {**choices, **self._choices}, self._parents, about, self._inputs))
+
+
+def of_loss(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an evaluation's settings the loss of answers depends on: nothing is generated."""
+    kept = ("limit", "chat_template", "backend", "device", "dtype", "batch_size")
+    return {name: value for name, value in settings.items() if name in kept}
 
 
 def apart(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

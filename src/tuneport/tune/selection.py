@@ -23,6 +23,7 @@ class Selection:
 
     own: tuple[tuple[str, OwnTask], ...] = ()
     names: tuple[str, ...] = ()
+    match: str | None = None  # what of an answer counts
 
     def digests(self) -> frozenset[str]:
         """Of each example of one's own files."""
@@ -30,7 +31,8 @@ class Selection:
 
     def record(self) -> list[dict[str, Any]]:
         """What tune.json says of it."""
-        own = [{"task": task.name, "data": file, "examples": len(task.examples)} for file, task in self.own]
+        counted = {} if self.match is None else {"match": self.match}
+        own = [{"task": task.name, "data": file, "examples": len(task.examples), **counted} for file, task in self.own]
         return [*own, *({"task": name, "data": None, "examples": None} for name in self.names)]
 
     def warnings(self, trained: Set[str]) -> list[str]:
@@ -72,4 +74,4 @@ def read_selection(tasks: Sequence[str], match: str | None = None) -> Selection:
     files = {task: own_file(task) for task in tasks}
     read_tasks([path for path in files.values() if path is not None])  # tells what is wrong with all of them together
     own = [(path.name, task) for path in files.values() if path is not None for task in read_tasks([Path(path)])]
-    return Selection(tuple(own), tuple(name for name, path in files.items() if path is None))
+    return Selection(tuple(own), tuple(name for name, path in files.items() if path is None), match)

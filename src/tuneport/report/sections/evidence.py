@@ -270,7 +270,10 @@ def _of_other_choices(reading: Reading, place: Path) -> Markup:
     return tag(
         "details",
         tag("summary", tag("b", "of other choices"), f" {counted(len(reading.others), 'record')}"),
-        tag("p", "No steps of this study any more: its file or its inputs have changed since. They count nowhere."),
+        tag(
+            "p",
+            "No steps of the study as it was asked last: its file, its inputs or its families are others. They count nowhere.",
+        ),
         [_record(step, reading, place) for step in reading.others],
         class_="steps",
     )
