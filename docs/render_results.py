@@ -208,7 +208,7 @@ def _studies(figures: Path) -> list[str]:
         for study, told in sorted(figures_in(file).items()):
             rows.append([f"{study}.toml", str(told["family"]), str(told["steps"]), f"{told['seconds'] / 60:.1f}"])
         parts.append(
-            "Whole families from nothing, alone on two cores, two steps at once (`tuneport study studies/NAME.toml --out DIR "
+            "Whole families from nothing, two steps at once on two cores, little beside them (`tuneport study studies/NAME.toml --out DIR "
             f"--family N --jobs 2`):\n\n{table(rows)}"
         )
     if (file := figures / "study-kills.json").exists():
