@@ -50,7 +50,7 @@ def test_the_dtype_that_was_carried_is_the_one_of_the_studys_choices(
     root = MadeUp(tmp_path / "study", families=(0,), failed=None).write()
     (root / "study.toml").write_text((root / "study.toml").read_text() + f"\n[do]\n{do}\n")
     for format in ("page", "markdown"):
-        written = Path(report(root, format=format)["out"]).read_text(encoding="utf-8")  # type: ignore[arg-type]
+        written = Path(report(root, format=format)["out"]).read_text(encoding="utf-8")  # type: ignore[arg-type] # one of the two formats of the line above
         assert (words or "Δ taken from that.") in written and "carried it in full" not in written
         assert words is not None or "The study itself" not in written
 

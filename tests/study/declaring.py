@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
+from tuneport.errors import StudyError
 from tuneport.study.build import build
 from tuneport.study.declared import Study
 from tuneport.study.file import study_of
@@ -20,6 +23,20 @@ steps = 100
 EVALUATE = """
 [evaluate]
 tasks = ["gsm8k"]
+"""
+
+
+PLACE = Path("nowhere") / "study.toml"
+# Preferences after instructions.
+STAGES = """
+[tune.sft]
+data = ["org/instructions"]
+steps = 250
+[tune.dpo]
+recipe = "dpo"
+from = "sft"
+data = ["org/preferences"]
+steps = 50
 """
 
 
@@ -56,3 +73,20 @@ def results(graph: Graph) -> list[dict[str, object]]:
         for result in step.about["results"]
         if "start_of" not in result
     ]
+
+
+def faults(text: str, place: Path = PLACE) -> list[str]:
+    with pytest.raises(StudyError) as caught:
+        study_of(text, place)
+    head, *told = str(caught.value).splitlines()
+    assert head.startswith("study.toml"), head
+    return [line.strip() for line in told]
+
+
+def fault(text: str) -> str:
+    (one,) = faults(text)
+    return one
+
+
+def with_do(do: str) -> str:
+    return f'[study]\nname = "s"\n{versions()}{TUNE}{EVALUATE}[do]\n{do}\n'

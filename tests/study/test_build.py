@@ -13,7 +13,7 @@ from tuneport.study.declared import Study
 from tuneport.study.file import read_study
 from tuneport.study.graph import Graph, Step
 
-from .declaring import EVALUATE, TUNE, declared, graph_of, named, paper, results, versions
+from .declaring import EVALUATE, STAGES, TUNE, declared, graph_of, named, paper, results, versions
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -354,19 +354,9 @@ TEXT = f'[paths]\ntext = ["{(STUDIES / "grade-school.jsonl").as_posix()}"]\n'
 
 
 def test_a_stage_from_outside_is_of_unknown_length_so_nothing_is_tuned_to_the_same_total() -> None:
-    stages = """
-[tune.sft]
-data = ["org/instructions"]
-steps = 250
-[tune.dpo]
-recipe = "dpo"
-from = "sft"
-data = ["org/preferences"]
-steps = 50
-"""
     outside = '[[version]]\nname = "M2"\nmodel = "org/m@2"\n[version.tuned]\nsft = "org/m@2sft"\n'
     graph = graph_of(
-        declared(versions(("M1",)), outside, stages, EVALUATE, '[do]\ntransfer-then-tune = [["M1", "M2"]]')
+        declared(versions(("M1",)), outside, STAGES, EVALUATE, '[do]\ntransfer-then-tune = [["M1", "M2"]]')
     )
     names = [step.name for step in graph]
     assert "tune FT(M2, dpo)" in names

@@ -12,7 +12,7 @@ from tuneport.evaluate import measures
 from tuneport.evaluate.comparing import compare
 from tuneport.study.comparisons import convergence
 
-from .declaring import EVALUATE, TUNE, declared, paper, versions
+from .declaring import EVALUATE, STAGES, TUNE, declared, paper, versions
 from .scoring import Done, outcomes, step_of
 from .test_build import LAB, LAB_EVALUATE, LAB_TUNE
 
@@ -297,18 +297,6 @@ def test_a_task_that_failed_takes_no_other_tasks_comparisons_with_it(tmp_path: P
     assert (row["status"], row["error"], list(row["scores"])) == ("failed", "no memory", ["gsm8k"])
     for question in ("gain-over-base", "against-tuned", "recovered-gain"):
         assert [row["task"] for row in rows(document, question, name="M5 + Δ(M4)")] == ["gsm8k"]
-
-
-STAGES = """
-[tune.sft]
-data = ["org/instructions"]
-steps = 250
-[tune.dpo]
-recipe = "dpo"
-from = "sft"
-data = ["org/preferences"]
-steps = 50
-"""
 
 
 def test_models_with_other_steps_on_their_version_are_not_said_to_have_the_same() -> None:

@@ -41,7 +41,7 @@ def test_overwrite_replaces_another_plans_output_and_nothing_that_is_read(
 def test_a_disk_that_is_too_small_is_told_before_training(
     base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))  # type: ignore[attr-defined] # a private name of shutil's, which is what disk_usage returns
     with pytest.raises(OutputError, match=r"the disk has 1,000 free"):
         tune(base, [sums], QUICK, out=tmp_path / "out")
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tuneport.report.lenient import whole
 from tuneport.report.wording import PER_CENT
 
 
@@ -28,12 +29,12 @@ def rounded(rows: Iterable[Mapping[str, Any]]) -> list[Rounded]:
     """Every diff vector that was measured so, as results.json or the records of steps have it."""
     found = []
     for row in rows:
-        lost, gone, changed = row.get("share_lost"), _whole(row.get("vanished")), _whole(row.get("changed"))
+        lost, gone, changed = row.get("share_lost"), whole(row.get("vanished")), whole(row.get("changed"))
         found.append(
             Rounded(
                 tuned=str(row.get("tuned") or row.get("name") or "?"),
-                family=_whole(row.get("family")),
-                seed=_whole(row.get("seed")),
+                family=whole(row.get("family")),
+                seed=whole(row.get("seed")),
                 dtype=str(row.get("dtype", "?")),
                 lost=float(lost) if isinstance(lost, int | float) else None,
                 vanished=gone / changed if gone is not None and changed else None,
@@ -55,7 +56,3 @@ def in_words(rows: Iterable[Rounded], carried: str | None) -> str:
 def per_cent(share: float) -> str:
     """A share with two decimals: such losses are small."""
     return f"{100 * share:.2f}{PER_CENT}"
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
