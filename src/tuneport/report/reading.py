@@ -96,11 +96,11 @@ def read_study(root: str | Path, url: str | None = None) -> Reading:
         root=root,
         name=str(
             study.get("name")
-            or _table(declared, "study").get("name")
+            or mapping(declared, "study").get("name")
             or (url or root.resolve().name).rpartition("/")[2]
         ),
         text=text,
-        notes=tuple(map(str, study.get("notes") or _table(declared, "study").get("notes") or ())),
+        notes=tuple(map(str, study.get("notes") or mapping(declared, "study").get("notes") or ())),
         versions=_versions(study, declared, runs),
         runs=told_apart(runs),
         paths=mappings(results, "paths"),
@@ -232,11 +232,6 @@ def _versions(study: Mapping[str, Any], declared: Mapping[str, Any], runs: Itera
 
 
 def _carried(declared: Mapping[str, Any]) -> str | None:
-    asked = _table(declared, "do")
+    asked = mapping(declared, "do")
     carried = asked.get("carry", CARRIED)
     return carried if asked.get("recycle") and isinstance(carried, str) else None
-
-
-def _table(declared: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = declared.get(name)
-    return found if isinstance(found, dict) else {}

@@ -96,7 +96,8 @@ class Comparing:
         tasks = [task for task in model["scores"] if all(task in other["scores"] for other in others)]
         for task in tasks:
             evaluations = tuple(_evaluation(row, task) for row in rows)
-            key = (question, task, evaluations, tuple(map(self._outcome, evaluations)))
+            outcomes = tuple(map(self._outcome, evaluations))
+            key = (question, task, evaluations, outcomes)
             if key not in self._known:
                 self._known[key] = self._measured(task, rows, question)
             measured = self._known[key]
@@ -107,8 +108,8 @@ class Comparing:
                     "task": task,
                     **told,
                     **_measured_only(measured),
-                    "evaluations": list(key[2]),
-                    "outcomes": list(key[3]),
+                    "evaluations": list(evaluations),
+                    "outcomes": list(outcomes),
                 } | {
                     "against": [other["name"] for other in others],
                     "against_steps_total": [other["steps_total"] for other in others],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from tuneport.errors import OutputError, UsageError
 from tuneport.study.folder_store import FolderStore
@@ -30,13 +31,18 @@ def open_store(place: str | os.PathLike[str]) -> Store:
 def open_own(place: str | os.PathLike[str], name: str) -> Store:
     """The store of the study of this name. Raises `OutputError` where another study's results lie there."""
     store = open_store(place)
-    try:
-        other = tomllib.loads((store.read(STUDY) or b"").decode())["study"]["name"]
-    except (ValueError, KeyError, TypeError, RecursionError):  # nothing is there, or nothing that can be read
-        return store
-    if other != name:
+    other = name_in(store)
+    if other is not None and other != name:
         raise OutputError(
             f"{store.where} holds the study {other!r}, and this file declares {name!r}. Give another --out; or, if it is the same "
             f"study under another name, remove {STUDY} there."
         )
     return store
+
+
+def name_in(store: Store) -> Any:
+    """What the file that lies there calls the study; None where none is there, or none that can be read."""
+    try:
+        return tomllib.loads((store.read(STUDY) or b"").decode())["study"]["name"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None

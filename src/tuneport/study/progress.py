@@ -6,13 +6,13 @@ In comes the store, out comes a description for `tuneport inspect`.
 from __future__ import annotations
 
 import json
-import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from tuneport.study import records
 from tuneport.study.inputs import NAME as INPUTS
+from tuneport.study.opening import name_in
 from tuneport.study.records import RECORD, Record
 from tuneport.study.store import STEPS, STUDY, Store
 
@@ -99,6 +99,7 @@ def _is_named(step: Mapping[str, Any]) -> bool:
 
 def _name(store: Store) -> str:
     try:
-        return str(tomllib.loads((store.read(STUDY) or b"").decode())["study"]["name"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return store.where.rpartition("/")[2]
+        found = name_in(store)
+    except OSError:
+        found = None
+    return store.where.rpartition("/")[2] if found is None else str(found)
