@@ -67,11 +67,15 @@ class Findings:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which side a value comes from. A conflict keeps the target's value until a person decides."""
+    """Which side a value comes from. A conflict keeps the target's value until a person decides.
+
+    ``contested``: the fine-tuning and the new version changed it in two ways, and the tuned model's was taken.
+    """
 
     side: Side
     reason: str
     conflict: bool = False
+    contested: bool = False
 
 
 def three_way(values: Three, *, manner: bool, choice: str | None = None) -> Verdict:
@@ -92,11 +96,13 @@ def three_way(values: Three, *, manner: bool, choice: str | None = None) -> Verd
         return Verdict("target", "the fine-tuning changed the architecture", conflict=True)
     if same(target, base):
         return Verdict("tuned", "target = base, the fine-tuning changed it")
-    return Verdict("tuned", "all three differ, manners come from the tuned model")
+    return Verdict("tuned", "all three differ, manners come from the tuned model", contested=True)
 
 
 def same(one: Any, other: Any) -> bool:
     """Whether two JSON values are equal: 10000 is 10000.0, NaN is NaN, true is not 1."""
+    if one is other:
+        return True
     if isinstance(one, bool) != isinstance(other, bool):
         return False
     if isinstance(one, float) and isinstance(other, float) and one != one and other != other:
