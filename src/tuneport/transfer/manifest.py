@@ -29,15 +29,7 @@ from tuneport.transfer.budget import Budget
 from tuneport.transfer.digests import tensor_digests
 from tuneport.transfer.pieces import Readers, Sum
 from tuneport.transfer.plan import FORMAT, OutputTask, Plan
-
-# A base and a target of one family have nearly the same weights; of two families, a cosine of about 0.
-UNRELATED_COSINE = 0.1
-# With the right roles the diff vector and the drift have nothing to do with each other; with base and tuned swapped,
-# both hold the same vector and their cosine is ‖Δ‖ / √(‖Δ‖² + ‖drift‖²).
-SWAPPED_COSINE = 0.3
-# A fine-tuning moves a model less than the training between two versions does; tuned and target may be swapped.
-SWAPPED_NORMS = 3.0
-
+from tuneport.transfer.roles import Figures, MatrixSums, figures, is_matrix, of_size, pooled_cosines
 
 ZERO_DIFF = (
     "The diff vector is zero: base and tuned hold the same weights in every tensor that takes part. "
@@ -93,6 +85,18 @@ class TensorResult:
         return totals
 
     @property
+    def matrix(self) -> MatrixSums:
+        """The sums as what they are, where the base was read.
+
+        Rows that only the target has are in its square, and not in the base's: where there are some, neither says
+        anything of the other.
+        """
+        diff, target, base, drift, along = self.sums
+        if not self._all_matched:
+            target = base = math.nan
+        return MatrixSums(self.task.slot.elements, diff, drift, along, base=base, target=target)
+
+    @property
     def has_diff(self) -> bool:
         """Whether a difference was added to it (or is what it holds)."""
         return not isinstance(self.task.recipe, Sum) or any(scale != 0 for scale in self.task.scales)
@@ -105,57 +109,52 @@ class TensorResult:
             return False
         return recipe.terms[0].minus is not None
 
+    @property
+    def _all_matched(self) -> bool:
+        """Whether every row has its partner in base, tuned and target."""
+        assert isinstance(self.task.recipe, Sum)
+        runs = [term.runs for term in self.task.recipe.terms if term.runs is not None]
+        return all(bool((each.partners[:, :3] >= 0).all()) for each in runs)
+
 
 @dataclass(frozen=True)
 class Measures:
-    """Norms and cosines over all tensors that took part. None where a figure has no meaning.
+    """What a run measured. None where a figure has no meaning, or was not measured.
 
-    ``diff_norm`` is ‖Δ‖, ``drift_norm`` ‖target − base‖, ``cosine`` that of the two, ``base_target_cosine`` that of the
-    weights themselves.
+    Over all tensors that took part: ``diff_norm`` is ‖Δ‖, ``drift_norm`` ‖target − base‖. Over the matrices among them:
+    ``cosine`` is that of the two, ``base_target_cosine`` that of the weights themselves, and ``roles`` what each says.
     """
 
     diff_norm: float | None
     drift_norm: float | None
     cosine: float | None
     base_target_cosine: float | None
+    roles: Figures
     is_zero: bool = False
 
     def record(self) -> dict[str, float | None]:
         """The measures as they stand in a manifest."""
-        return {name: value for name, value in asdict(self).items() if name != "is_zero"}
+        return {name: value for name, value in asdict(self).items() if name not in ("is_zero", "roles")}
 
 
 def measures(results: list[TensorResult]) -> Measures:
     """The measures of a run, from the sums of its tensors."""
     taking = [result for result in results if result.has_diff]
-    dd, tt, bb, gg, dg = [math.fsum(values) for values in zip(*(r.sums for r in taking), strict=True)] or [0.0] * SUMS
+    dd, _, _, gg, _ = [math.fsum(values) for values in zip(*(r.sums for r in taking), strict=True)] or [0.0] * SUMS
     zero = bool(taking) and dd == 0 and not any(result.nonfinite for result in taking)
-    has_base = all(r.reads_base for r in taking)
-    if not has_base:
-        return Measures(_root(dd) if taking else None, None, None, None, zero)
-    return Measures(_root(dd), _root(gg), _cosine(dg, dd, gg), _cosine((tt + bb - gg) / 2, tt, bb), zero)
-
-
-def doubts(plan: Plan, totals: Measures) -> tuple[str, ...]:
-    """What the measured norms say against the roles, in words."""
-    found = []
-    base_target, cosine = totals.base_target_cosine, totals.cosine
-    if base_target is not None and abs(base_target) < UNRELATED_COSINE:
-        found.append(
-            f"base and target look unrelated: the cosine of their weights is {base_target:.3f} (versions of one model "
-            "have nearly 1). A diff vector means nothing on another model's weights."
-        )
-    if cosine is not None and cosine > SWAPPED_COSINE:
-        found.append(
-            f"base and tuned, or base and target, look swapped: the diff vector points the way of target − base (cosine "
-            f"{cosine:.2f}, with the right roles near 0)."
-        )
-    if totals.diff_norm and totals.drift_norm and totals.diff_norm > SWAPPED_NORMS * totals.drift_norm:
-        found.append(
-            f"tuned and target look swapped: ‖Δ‖ = {totals.diff_norm:.4g} is far more than ‖target − base‖ = "
-            f"{totals.drift_norm:.4g}."
-        )
-    return tuple(found)
+    has_base = bool(taking) and all(r.reads_base for r in taking)
+    read = [r for r in taking if r.reads_base and is_matrix(r.task.slot.dtype, r.task.slot.shape)] if has_base else []
+    large = of_size([r.task.slot.elements for r in read])
+    matrices = [r.matrix for r, counts in zip(read, large, strict=True) if counts]
+    cosine, base_target = pooled_cosines(matrices)
+    return Measures(
+        _root(dd) if taking else None,
+        _root(gg) if has_base else None,
+        cosine,
+        base_target,
+        figures(matrices),
+        zero,
+    )
 
 
 def input_digests(plan: Plan, readers: Readers, pool: Budget) -> dict[str, dict[str, str]]:
@@ -313,11 +312,6 @@ def _by_name(entry: Mapping[str, Any]) -> str:
 
 def _root(square: float) -> float:
     return math.sqrt(square) if square >= 0 else math.nan
-
-
-def _cosine(product: float, one: float, other: float) -> float | None:
-    length = math.sqrt(one) * math.sqrt(other) if one >= 0 and other >= 0 else math.nan
-    return product / length if length > 0 and math.isfinite(length) else None
 
 
 def _finite(value: Any) -> Any:

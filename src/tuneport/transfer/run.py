@@ -36,7 +36,6 @@ from tuneport.transfer.choices import Choices, Running
 from tuneport.transfer.manifest import (
     ZERO_DIFF,
     TensorResult,
-    doubts,
     index_file,
     input_digests,
     make_manifest,
@@ -47,6 +46,7 @@ from tuneport.transfer.manifest import (
 from tuneport.transfer.pieces import Difference, Readers, Source, Sum, Term, equal, nonfinite_in
 from tuneport.transfer.plan import OutputTask, Plan, is_tied, plan_transfer
 from tuneport.transfer.product import are_alike
+from tuneport.transfer.roles import doubts
 from tuneport.transfer.stream import Progress, Workspace, run_leaves
 from tuneport.transfer.tokens import columns_of
 
@@ -105,7 +105,7 @@ def execute(plan: Plan, out: Path, running: Running) -> Outcome:
             if totals.is_zero:
                 folder.discard()
                 raise NumericsError(ZERO_DIFF)
-            warnings = (*plan.warnings, *doubts(plan, totals))
+            warnings = (*plan.warnings, *(doubt.message for doubt in doubts(totals.roles)))
             _stop_if_doubtful(warnings, running)
             manifest = make_manifest(
                 plan, record, results, dropped, totals, warnings, digests, pool, time.monotonic() - begun
