@@ -109,6 +109,10 @@ KINDS: dict[str, Kind] = {
     "resized, trained tokens": Kind(
         llama, {"r": 4, "target_modules": ["q_proj"], "trainable_token_indices": [61, 62, 4]}, rows=63
     ),
+    "resized, modules saved": Kind(
+        llama, {"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}, rows=63
+    ),
+    "biases": Kind(gpt2, {"r": 4, "target_modules": ["c_attn"], "bias": "all"}),
     "resized, tied": Kind(gemma, {"r": 4, "target_modules": ["q_proj"]}, rows=63),
 }  # fmt: skip  (one kind after another)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tuneport.checkpoint.adapter import module_changes
+from tuneport.checkpoint.adapter import read_changes
 from tuneport.checkpoint.adapter_config import AdapterConfig
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open import open_checkpoint
@@ -103,7 +103,7 @@ def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _adapter(checkpoint: Checkpoint, config: AdapterConfig) -> dict[str, Any]:
-    changes = module_changes(checkpoint.tensors, config, f"{checkpoint.role} {checkpoint.label}")
+    changes = read_changes(checkpoint.tensors, config, f"{checkpoint.role} {checkpoint.label}").changes
     return {
         "adapter": config.in_words(),
         "changes": dict(sorted(Counter(str(change) for change in changes.values()).items())),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 
 from tuneport.checkpoint import adapter_config
-from tuneport.checkpoint.adapter import module_changes
+from tuneport.checkpoint.adapter import read_changes
 from tuneport.checkpoint.adapter_config import read_adapter_config
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open import open_checkpoint
@@ -26,10 +27,16 @@ from tuneport.errors import CheckpointError
 
 PLAIN: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
+HEAD = "base_model.model.lm_head"
 
 
 def factors(name: str = Q, rank: int = 4, out: int = 8, into: int = 8) -> dict[str, torch.Tensor]:
     return {f"{name}.lora_A.weight": torch.ones(rank, into), f"{name}.lora_B.weight": torch.ones(out, rank)}
+
+
+def copies() -> dict[str, torch.Tensor]:
+    """A head that peft saved with its matrices: what was trained, and what was there before."""
+    return {f"{HEAD}.modules_to_save.weight": torch.ones(8, 8), f"{HEAD}.original_module.weight": torch.zeros(8, 8)}
 
 
 def write(folder: Path, tensors: dict[str, torch.Tensor], **settings: Any) -> Path:
@@ -45,7 +52,7 @@ def opened(folder: Path, tensors: dict[str, torch.Tensor], **settings: Any) -> C
 
 def read(checkpoint: Checkpoint) -> dict[str, str]:
     assert checkpoint.adapter is not None
-    changes = module_changes(checkpoint.tensors, checkpoint.adapter, "tuned")
+    changes = read_changes(checkpoint.tensors, checkpoint.adapter, "tuned").changes
     return {name: str(change) for name, change in changes.items()}
 
 
@@ -57,9 +64,11 @@ def test_every_tensor_that_peft_saves_is_accounted_for(kind: str, tmp_path: Path
     made = tiny_adapters.make(tmp_path, tiny_adapters.KINDS[kind])
     checkpoint = open_checkpoint(made.adapter, "tuned")
     assert checkpoint.adapter is not None
-    changes = module_changes(checkpoint.tensors, checkpoint.adapter, "tuned")
-    used = [tensor.name for change in changes.values() for tensor in change.sources]
-    assert sorted(used) == sorted(tiny_adapters.weights_of(made.adapter))
+    read = read_changes(checkpoint.tensors, checkpoint.adapter, "tuned")
+    used = {tensor.name for change in read.changes.values() for tensor in change.sources}
+    used |= {tensor.name for alike in read.alike for tensor in (alike.one, alike.other)}
+    rest = tiny_adapters.weights_of(made.adapter).keys() - used
+    assert all(".original_module." in name for name in rest), "peft's copies of what was there before count for nothing"
 
 
 def test_every_setting_of_the_installed_peft_is_used_refused_or_without_effect() -> None:
@@ -82,6 +91,56 @@ def test_rank_alpha_and_patterns_make_the_scaling(tmp_path: Path) -> None:
     assert scalings == {"a.v_proj": (9, 8 / math.sqrt(9)), "layers.0.x.v_proj": (9, 3 / math.sqrt(9))}
 
 
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        lambda name: name.replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default."),
+        lambda name: name.replace(".lora_A.", ".lora_A.my-own.").replace(".lora_B.", ".lora_B.my-own."),
+        lambda name: name.removeprefix("base_model.model."),
+        lambda name: "module." + name,
+        lambda name: "_orig_mod." + name,
+        lambda name: name.replace("base_model.model.", "base_model.model._orig_mod."),
+        lambda name: name.replace(".layers.0.", "._fsdp_wrapped_module.layers.0._fsdp_wrapped_module."),
+        lambda name: name.replace(".self_attn.", "._checkpoint_wrapped_module.self_attn."),
+    ],
+    ids=["default", "an own name", "no prefix", "ddp", "compiled", "compiled inside", "fsdp", "checkpointed"],
+)
+def test_what_trainers_put_around_peft_s_names_is_taken_off(spelled: Callable[[str], str], tmp_path: Path) -> None:
+    tensors = {spelled(name): value for name, value in factors().items()}
+    told = read(opened(tmp_path / "adapter", tensors))
+    assert told == {"model.layers.0.self_attn.q_proj.weight": "low-rank, r=4, scaling=2"}
+
+
+@pytest.mark.parametrize("own", ["", "default.", "my-own."])
+def test_a_saved_module_is_known_with_and_without_the_adapters_name(own: str, tmp_path: Path) -> None:
+    mlp = "base_model.model.model.layers.0.mlp"
+    tensors = {f"{Q}.lora_A.{own}weight": torch.ones(4, 8), f"{Q}.lora_B.{own}weight": torch.ones(8, 4)}
+    tensors |= {f"{mlp}.modules_to_save.{own}up_proj.weight": torch.ones(8, 8)}
+    assert read(opened(tmp_path / "adapter", tensors))["model.layers.0.mlp.up_proj.weight"] == "saved as a whole"
+
+
+def test_of_a_matrix_that_was_saved_three_times_the_trained_one_counts(tmp_path: Path) -> None:
+    thrice = {**copies(), f"{HEAD}.weight": torch.ones(8, 8)}
+    for tensors in (thrice, copies()):
+        checkpoint = opened(tmp_path / "adapter", tensors)
+        assert checkpoint.adapter is not None
+        found = read_changes(checkpoint.tensors, checkpoint.adapter, "tuned")
+        assert [change.whole.name for change in found.changes.values() if change.whole] == [
+            f"{HEAD}.weight" if tensors is thrice else f"{HEAD}.modules_to_save.weight"
+        ]
+        told = [(alike.one.name, alike.other.name, alike.copies) for alike in found.alike]
+        assert told == ([(f"{HEAD}.weight", f"{HEAD}.modules_to_save.weight", True)] if tensors is thrice else [])
+
+
+def test_biases_that_the_config_says_were_trained_must_be_there(tmp_path: Path) -> None:
+    bias = {f"{Q}.base_layer.bias": torch.ones(8), f"{Q.replace('q_', 'k_')}.bias": torch.ones(8)}
+    told = read(opened(tmp_path / "all", {**factors(), **bias}, bias="all"))
+    assert told["model.layers.0.self_attn.q_proj.bias"] == told["model.layers.0.self_attn.k_proj.bias"]
+    assert told["model.layers.0.self_attn.q_proj.bias"] == "saved as a whole"
+    with pytest.raises(CheckpointError, match="none of them is in the file"):
+        read(opened(tmp_path / "none", factors(), bias="lora_only"))
+
+
 # ---- what is refused
 
 
@@ -89,8 +148,6 @@ def test_rank_alpha_and_patterns_make_the_scaling(tmp_path: Path) -> None:
     ("settings", "words"),
     [
         ({"use_dora": True}, "DoRA"),
-        ({"bias": "all"}, "biases"),
-        ({"bias": "lora_only"}, "biases"),
         ({"lora_bias": True}, "LoRA biases"),
         ({"layer_replication": [[0, 2], [1, 2]]}, "layers were replicated"),
         ({"target_parameters": ["experts.gate_up_proj"]}, "experts"),
@@ -136,8 +193,8 @@ def test_settings_that_say_nothing_about_the_weights_change_nothing(settings: di
 
 def test_everything_that_stands_against_a_config_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as told:
-        opened(tmp_path / "adapter", factors(), use_dora=True, bias="all", layer_replication=[[0, 1]])
-    assert all(word in str(told.value) for word in ("use_dora", "bias", "layer_replication"))
+        opened(tmp_path / "adapter", factors(), use_dora=True, lora_bias=True, layer_replication=[[0, 1]])
+    assert all(word in str(told.value) for word in ("use_dora", "lora_bias", "layer_replication"))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +211,11 @@ def test_everything_that_stands_against_a_config_is_told_at_once(tmp_path: Path)
         ({f"{Q}.lora_A.weight": torch.ones(4, 0), f"{Q}.lora_B.weight": torch.ones(8, 4)}, "not rank×inputs"),
         ({**factors(), f"{Q}.lora_magnitude_vector": torch.ones(8)}, "kind of adapter that tuneport does not read"),
         ({**factors(), f"{Q}.lora_B.bias": torch.ones(8)}, "kind of adapter that tuneport does not read"),
-        ({**factors(), f"{Q}.lora_A.default.weight": torch.ones(4, 8)}, "kind of adapter that tuneport does not read"),
+        ({**factors(), f"{Q}.lora_A.default.weight": torch.ones(4, 8)}, "is saved twice"),
+        ({f"{Q}.lora_A.one.weight": torch.ones(4, 8), f"{Q}.lora_B.two.weight": torch.ones(8, 4)}, "several adapters"),
+        ({**factors(), f"{HEAD}.original_module.weight": torch.ones(8, 8)}, "what was trained of it is not"),
+        ({**copies(), f"{HEAD}.base_layer.weight": torch.ones(8, 8)}, "saved twice"),
+        ({**copies(), f"{HEAD}.weight": torch.ones(9, 8)}, "in two shapes"),
         ({**factors(), "model.norm.weight": torch.ones(8)}, "does not begin with `base_model.model.`"),
         ({**factors(), f"{Q}.weight": torch.ones(8, 8)}, "changed in another way as well"),
         ({name: value.int() for name, value in factors().items()}, "not a float dtype"),

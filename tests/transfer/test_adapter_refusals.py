@@ -91,6 +91,17 @@ def test_a_tied_models_head_that_goes_its_own_way_is_refused(
         transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out")
 
 
+def test_two_copies_of_one_matrix_that_differ_are_refused(made: Made, tmp_path: Path) -> None:
+    adapter = made("resized, modules saved")
+
+    def part(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["base_model.model.lm_head.modules_to_save.weight"][5] += 1
+
+    own = edit(shutil.copytree(adapter.adapter, tmp_path / "own"), part)
+    with pytest.raises(PairingError, match=r"holds one trained matrix twice.*lm_head\.modules_to_save\.weight"):
+        transfer(adapter.base, own, adapter.target, tmp_path / "out")
+
+
 def test_a_tokenizer_that_moves_the_bases_tokens_is_refused(made: Made, tmp_path: Path) -> None:
     adapter = made("embedding and head")
     own = shutil.copytree(adapter.adapter, tmp_path / "own")

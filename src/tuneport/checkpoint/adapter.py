@@ -7,27 +7,16 @@ every tensor in the file is accounted for, or all that is not is told at once.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tuneport.checkpoint.adapter_config import AdapterConfig
+from tuneport.checkpoint.adapter_names import Kind, Part, read_names
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError, listing
 
-PREFIX = "base_model.model."
-# What peft writes behind a module's name, and what it is. A module saved as a whole keeps the names it has anyway.
-_KINDS = (
-    (re.compile(r"\.lora_A\.weight$"), "A"),
-    (re.compile(r"\.lora_B\.weight$"), "B"),
-    (re.compile(r"\.lora_embedding_A$"), "embedding A"),
-    (re.compile(r"\.lora_embedding_B$"), "embedding B"),
-    (re.compile(r"(\.token_adapter)?\.base_layer\.weight$"), "whole"),
-    (re.compile(r"\.token_adapter\.trainable_tokens_delta$"), "rows"),
-)
-# What peft writes for adapters of other kinds: never the name of a weight.
-_FOREIGN = re.compile(r"\.(lora_\w+|base_layer|token_adapter|modules_to_save|original_module)(\.|$)")
+_FACTORS: frozenset[Kind] = frozenset({"A", "B", "embedding A", "embedding B"})
 
 
 @dataclass(frozen=True)
@@ -99,11 +88,15 @@ UNTRAINED = Change()
 
 @dataclass(frozen=True)
 class Alike:
-    """Two tensors of an adapter that must hold the same; ``transposed``: rows of one are columns of the other."""
+    """Two tensors of an adapter that must hold the same; ``transposed``: rows of one are columns of the other.
+
+    ``copies``: they are one matrix of one weight, written twice; else those of two weights that are tied.
+    """
 
     one: StoredTensor
     other: StoredTensor
     transposed: bool = False
+    copies: bool = False
 
     @property
     def fits(self) -> bool:
@@ -112,73 +105,79 @@ class Alike:
         return self.one.dtype == self.other.dtype and self.one.shape == shape
 
 
-def module_changes(tensors: Mapping[str, StoredTensor], config: AdapterConfig, where: str) -> dict[str, Change]:
-    """What the adapter does to each weight, by the name peft gives it.
+@dataclass(frozen=True)
+class Trained:
+    """What an adapter's file does: a `Change` for each weight, by the name peft gives it.
 
-    Raises `CheckpointError` that lists all that does not fit together.
+    ``alike`` are tensors that were written twice and must hold the same.
     """
-    parts, faults = _parts(tensors)
+
+    changes: Mapping[str, Change]
+    alike: tuple[Alike, ...] = ()
+
+
+def read_changes(tensors: Mapping[str, StoredTensor], config: AdapterConfig, where: str) -> Trained:
+    """What the adapter does to each weight. Raises `CheckpointError` that lists all that does not fit together."""
+    parts, faults = read_names(tensors)
+    faults += [f"`{n}` is {t.dtype}, not a float dtype" for n, t in tensors.items() if DTYPES[t.dtype].kind != "float"]
+    by_weight: dict[str, dict[Kind, StoredTensor]] = {}
+    for name, part in parts.items():
+        found = by_weight.setdefault(part.weight, {})
+        if part.kind in found:
+            faults.append(f"`{name}`: the weight of `{part.module}` is saved twice")
+        found[part.kind] = tensors[name]
+    modules = {part.weight: part.module for part in parts.values()}
+    adapted = sorted(modules[weight] for weight, found in by_weight.items() if found.keys() & _FACTORS)
+    scalings = config.scalings(adapted, where)
     changes: dict[str, Change] = {}
-    low_rank = sorted(module for module, found in parts.items() if found.keys() - {"whole", "rows"})
-    scalings = config.scalings(low_rank, where)
-    for module, found in parts.items():
-        change = Change(found.get("whole"))
-        if module in scalings:
-            factors = _low_rank(module, found, *scalings[module], faults)
-            change = replace(change, low_rank=factors)
+    alike: list[Alike] = []
+    for weight, found in by_weight.items():
+        whole, copies = _whole(weight, found, faults)
+        change, module = Change(whole), modules[weight]
+        if found.keys() & _FACTORS:
+            change = replace(change, low_rank=_low_rank(module, found, *scalings[module], faults))
         if "rows" in found:
-            rows = _rows(module, found["rows"], config, faults)
-            change = replace(change, rows=rows)
-            if module in scalings:
+            change = replace(change, rows=_rows(module, found["rows"], config, faults))
+            if found.keys() & _FACTORS:
                 faults.append(f"`{module}` has both LoRA factors and trained tokens")
-        changes[f"{module}.weight"] = change
-    wholes = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if _kind(name) is None}
-    for name, tensor in wholes.items():
-        if name in changes:
-            faults.append(f"`{name}` is saved as a whole, and changed in another way as well")
-        changes[name] = Change(whole=tensor)
+        changes[weight] = change
+        alike += copies
     if not changes and not faults:
         faults.append("it holds no tensors")
+    if config.biases and not any(part.leaf == "bias" for part in parts.values()):
+        faults.append("its config says that biases were trained (`bias`), and none of them is in the file")
     if faults:
         raise CheckpointError(f"{where}: the adapter's tensors do not fit together:{listing(sorted(faults))}")
-    return dict(sorted(changes.items()))
+    return Trained(dict(sorted(changes.items())), tuple(alike))
 
 
-def _parts(tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, dict[str, StoredTensor]], list[str]]:
-    """Tensors by module and kind, and what is wrong with names and dtypes."""
-    parts: dict[str, dict[str, StoredTensor]] = {}
-    faults = []
-    for name, tensor in tensors.items():
-        if not name.startswith(PREFIX):
-            faults.append(f"`{name}` does not begin with `{PREFIX}`, as peft's names do")
-            continue
-        if DTYPES[tensor.dtype].kind != "float":
-            faults.append(f"`{name}` is {tensor.dtype}, not a float dtype")
-        kind = _kind(name)
-        if kind is None:
-            if _FOREIGN.search(name):
-                faults.append(f"`{name}` belongs to a kind of adapter that tuneport does not read")
-            continue
-        module = name.removeprefix(PREFIX)[: -len(kind[0])]
-        if kind[1] in parts.setdefault(module, {}):
-            faults.append(f"`{name}`: the weight of `{module}` is saved twice")
-        parts[module][kind[1]] = tensor
-    return parts, faults
+def _whole(
+    weight: str, found: Mapping[Kind, StoredTensor], faults: list[str]
+) -> tuple[StoredTensor | None, list[Alike]]:
+    """The tensor that takes a weight's place.
 
-
-def _kind(name: str) -> tuple[str, str] | None:
-    """The end of a name that says what it is, and what that is; None for a tensor under its own name."""
-    for end, kind in _KINDS:
-        found = end.search(name)
-        if found:
-            return found.group(), kind
-    return None
+    Where a matrix was resized, peft writes a saved module three times: under its own name, as the copy that was trained
+    (the same numbers) and as the original, which counts for nothing.
+    """
+    plain, saved, whole = found.get("plain"), found.get("saved"), found.get("whole")
+    if "original" in found and plain is None and saved is None:
+        faults.append(f"`{weight}`: its original is in the file, and what was trained of it is not")
+    if plain is not None and found.keys() - {"plain", "saved", "original"}:
+        faults.append(f"`{weight}` is saved as a whole, and changed in another way as well")
+    if saved is not None and whole is not None:
+        faults.append(f"`{weight}` is saved twice, as a trained copy and as the layer under an adapter")
+    if plain is None or saved is None:
+        return plain or saved or whole, []
+    both = Alike(plain, saved, copies=True)
+    if not both.fits:
+        faults.append(f"`{weight}` is saved twice, in two shapes or dtypes")
+    return plain, [both]
 
 
 def _low_rank(
-    module: str, found: Mapping[str, StoredTensor], rank: int, scaling: float, faults: list[str]
+    module: str, found: Mapping[Kind, StoredTensor], rank: int, scaling: float, faults: list[str]
 ) -> LowRank | None:
-    kinds = found.keys() - {"whole", "rows"}
+    kinds = found.keys() & _FACTORS
     embedding = kinds == {"embedding A", "embedding B"}
     if not embedding and kinds != {"A", "B"}:
         faults.append(f"`{module}` has LoRA {' and '.join(sorted(kinds))}, but A and B belong together")

@@ -77,7 +77,10 @@ _CHANGED_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What the config says of the weights. ``token_ids``: trained tokens by the end of a module's name ("": embedding)."""
+    """What the config says of the weights. ``token_ids``: trained tokens by the end of a module's name ("": embedding).
+
+    ``biases``: some of the base's were trained, and are saved as a whole.
+    """
 
     rank: int
     alpha: float
@@ -86,6 +89,7 @@ class AdapterConfig:
     alphas: Mapping[str, float]
     transposed: bool
     tied: bool
+    biases: bool
     token_ids: Mapping[str, tuple[int, ...]]
     base_model: str | None
 
@@ -119,8 +123,6 @@ def read_adapter_config(content: Mapping[str, Any], where: str) -> AdapterConfig
             faults.append(f"`{name}`: {_REFUSED[name]}")
         elif name not in (*_USED, *_WITHOUT_EFFECT, *_REFUSED) and _is_set(value):
             faults.append(f"`{name}` is a setting that tuneport does not know")
-    if content.get("bias", "none") != "none":
-        faults.append(f"`bias` is {content['bias']!r}: biases were trained beside the LoRA weights")
     begun = content.get("init_lora_weights", True)
     if isinstance(begun, str) and begun.lower().startswith(_CHANGED_BASES):
         faults.append(
@@ -167,6 +169,7 @@ def _values(content: Mapping[str, Any], where: str) -> AdapterConfig:
         alphas=pattern("alpha_pattern", whole=False),
         transposed=switch("fan_in_fan_out"),
         tied=switch("ensure_weight_tying"),
+        biases=content.get("bias", "none") not in ("none", None),
         token_ids=_token_ids(content.get("trainable_token_indices"), faults),
         base_model=name if isinstance(name, str) and name else None,
     )

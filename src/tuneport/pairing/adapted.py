@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from tuneport.checkpoint.adapter import Alike, Change, LowRank, module_changes
+from tuneport.checkpoint.adapter import Alike, Change, LowRank, read_changes
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.matrices import EMBEDDING, is_head_weight, is_vocabulary
@@ -44,8 +44,8 @@ def lay_onto(adapter: Checkpoint, base: Checkpoint, tied: bool, target: Checkpoi
     assert adapter.adapter is not None
     where = f"{adapter.role} {adapter.label}"
     check_readable(base)
-    named = module_changes(adapter.tensors, adapter.adapter, where)
-    changes, alike, faults = _untied(_by_base_name(named, base), tied, adapter.adapter.tied)
+    read = read_changes(adapter.tensors, adapter.adapter, where)
+    changes, alike, faults = _untied(_by_base_name(read.changes, base), tied, adapter.adapter.tied)
     found: dict[str, Change] = {}
     tensors = dict(base.tensors)
     for name, change in changes.items():
@@ -59,7 +59,7 @@ def lay_onto(adapter: Checkpoint, base: Checkpoint, tied: bool, target: Checkpoi
         *_lost_end(adapter, base),
         *_doubts(adapter, base, target),
     )
-    return Adapted(model, found, tuple(alike), tuple(_decisions(model, adapter)), warnings)
+    return Adapted(model, found, (*read.alike, *alike), tuple(_decisions(model, adapter)), warnings)
 
 
 def check_ids(match: VocabularyMatch, tuned: Checkpoint) -> None:

@@ -248,11 +248,16 @@ def _check_tied(plan: Plan, readers: Readers) -> None:
         if (embedding.dtype, embedding.shape) != (head.dtype, head.shape)
         or not equal(Source(checkpoint.role, embedding), Source(checkpoint.role, head), readers, space, PIECE)
     ]
-    apart = [
-        f"`{alike.one.name}` and `{alike.other.name}`"
-        for alike in plan.alike
-        if not alike.fits or not are_alike(alike, readers["tuned"], space)
+    differing = [
+        alike for alike in plan.alike if not alike.fits or not are_alike(alike, readers["tuned"], space)
     ]
+    copies = [f"`{alike.one.name}` and `{alike.other.name}`" for alike in differing if alike.copies]
+    if copies:
+        raise PairingError(
+            f"The adapter holds one trained matrix twice, and the two differ: {'; '.join(copies)}. Load it with peft and save "
+            "it again (save_pretrained), or take the one that does not count out of its file."
+        )
+    apart = [f"`{alike.one.name}` and `{alike.other.name}`" for alike in differing]
     if apart:
         raise PairingError(
             "The base's config ties head and embedding, but the adapter trained them apart and saved two that differ: "
