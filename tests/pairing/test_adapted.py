@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -13,7 +14,7 @@ import torch
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.errors import PairingError
-from tuneport.pairing.adapted import lay_onto
+from tuneport.pairing.adapted import Adapted, lay_onto
 
 
 @pytest.fixture
@@ -75,33 +76,94 @@ def test_the_base_that_the_adapter_names_is_held_against_those_given(
     assert not any("/home" in warning for warning in warnings)
 
 
+ENDS = {"tokenizer_config.json": {"eos_token": "w2"}, "generation_config.json": {"eos_token_id": [2, 7], "top_k": 3}}
+
+
+def laid_with_files(tmp_path: Path, files: dict[str, object], behind: dict[str, dict[str, Any]] = ENDS) -> Adapted:
+    """An adapter with these small files on a base with those."""
+    base = tiny.write_model(tmp_path / "base", tiny.llama(1), settings=tiny.config(eos_token_id=2))
+    adapter = tiny.write_lora(tmp_path / "lora", tiny.llama(1), rank=2)
+    for folder, contents in ((base, behind), (adapter, files)):
+        for name, content in contents.items():
+            (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    return lay_onto(open_checkpoint(adapter, "tuned"), open_checkpoint(base, "base"), tied=False)
+
+
 @pytest.mark.parametrize(
-    ("settings", "generation", "told"),
+    ("settings", "stops"),
     [
-        ({"eos_token": "<end>"}, None, True),
-        ({"eos_token": {"content": "<end>"}}, None, True),
-        ({"eos_token": "<end>"}, {"eos_token_id": 9}, False),
-        ({"eos_token": "<turn>", "added_tokens_decoder": {"7": {"content": "<turn>"}}}, None, False),
-        ({"eos_token": "</s>"}, None, False),
-        ({}, None, False),
-        (None, None, False),
+        ({"eos_token": "w9"}, [9, 2, 7]),
+        ({"eos_token": {"content": "w9"}}, [9, 2, 7]),
+        ({"eos_token": "<turn>", "added_tokens_decoder": {"11": {"content": "<turn>"}}}, [11, 2, 7]),
+        ({"eos_token": "<turn>", "added_tokens_decoder": {"7": {"content": "<turn>"}}}, [2, 7]),
+        ({"eos_token": "w2"}, [2, 7]),
+        ({}, [2, 7]),
     ],
 )
-def test_an_end_token_that_nothing_has_generation_stop_at_is_told(
-    tmp_path: Path, settings: dict[str, object] | None, generation: dict[str, object] | None, told: bool
+def test_generation_stops_where_the_adapters_tokenizer_ends_texts(
+    tmp_path: Path, settings: dict[str, object], stops: list[int]
 ) -> None:
-    folder = tiny.write_model(
-        tmp_path / "base",
-        tiny.llama(1),
-        tokenizer_config__json='{"eos_token": "</s>"}',
-        generation_config__json='{"eos_token_id": [2, 7]}',
-    )
-    adapter = tiny.write_lora(tmp_path / "lora", tiny.llama(1), rank=2)
-    for name, content in (("tokenizer_config.json", settings), ("generation_config.json", generation)):
-        if content is not None:
-            (adapter / name).write_text(json.dumps(content))
-    adapted = lay_onto(open_checkpoint(adapter, "tuned"), open_checkpoint(folder, "base"), tied=False)
-    assert [("may talk on past its answers" in warning) for warning in adapted.warnings] == ([True] if told else [])
+    adapted = laid_with_files(tmp_path, {"tokenizer_config.json": settings})
+    assert adapted.model.sidecars.json("generation_config.json") == {"eos_token_id": stops, "top_k": 3}
+    told = {decision.subject: decision.choice for decision in adapted.decisions}
+    assert ("adapter.end_token" in told) == (len(stops) == 3) and not adapted.warnings
+
+
+def test_without_any_generation_config_it_is_made_of_the_bases_config(tmp_path: Path) -> None:
+    behind: dict[str, dict[str, Any]] = {"tokenizer_config.json": {"eos_token": "w2"}}
+    adapted = laid_with_files(tmp_path, {"special_tokens_map.json": {"eos_token": "w9"}}, behind)
+    assert adapted.model.sidecars.json("generation_config.json") == {"eos_token_id": [9, 2]}
+    assert "generation_config.json" in adapted.model.sidecars.names()
+
+
+def test_the_note_that_it_was_made_of_the_config_goes(tmp_path: Path) -> None:
+    behind = {**ENDS, "generation_config.json": {"eos_token_id": 2, "_from_model_config": True}}
+    adapted = laid_with_files(tmp_path, {"tokenizer_config.json": {"eos_token": "w9"}}, behind)
+    assert adapted.model.sidecars.json("generation_config.json") == {"eos_token_id": [9, 2]}
+
+
+def test_a_generation_config_of_its_own_says_where_it_stops(tmp_path: Path) -> None:
+    own = {"tokenizer_config.json": {"eos_token": "w9"}, "generation_config.json": {"eos_token_id": 5}}
+    assert laid_with_files(tmp_path, own).model.sidecars.json("generation_config.json") == {"eos_token_id": 5}
+
+
+def test_an_end_token_without_a_row_is_told(tmp_path: Path) -> None:
+    adapted = laid_with_files(tmp_path, {"tokenizer_config.json": {"eos_token": "<end>"}})
+    assert len(adapted.warnings) == 1 and "no row for it (id 24 of 24 rows)" in adapted.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "vocabulary"),
+    [
+        ({}, set(), "the base's"),
+        ({"chat_template.jinja": "own"}, {"chat_template.jinja"}, "the base's"),
+        ({"tokenizer_config.json": {"chat_template": "own"}}, {"tokenizer_config.json"}, "the base's"),
+        ({"tokenizer_config.json": {}, "added_tokens.json": {}}, {"tokenizer_config.json"}, "the base's"),
+        ({"special_tokens_map.json": {}}, {"special_tokens_map.json"}, "the base's"),
+        ({"tokenizer.json": tiny.tokenizer(tiny.WORDS)}, {"tokenizer.json"}, "the adapter's"),
+        (
+            {"tokenizer.json": tiny.tokenizer(tiny.WORDS), "tokenizer_config.json": {}, "vocab.json": {}},
+            {"tokenizer.json", "tokenizer_config.json", "vocab.json"},
+            "the adapter's",
+        ),
+    ],
+)
+def test_what_the_adapters_folder_lacks_is_the_bases_and_no_tokenizer_is_mixed(
+    tmp_path: Path, files: dict[str, object], own: set[str], vocabulary: str
+) -> None:
+    everything = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
+    behind: dict[str, Any] = {name: {} for name in everything} | {"chat_template.jinja": "the base's"}
+    adapted = laid_with_files(tmp_path, files, behind)
+    sidecars = adapted.model.sidecars
+    assert {name for name in sidecars.names() if sidecars.place(name).parent == tmp_path / "lora"} == own
+    told = {decision.subject: decision.choice for decision in adapted.decisions}
+    assert told["adapter.tokenizer"] == vocabulary
+    has_template = any("own" in str(files.get(name)) for name in ("chat_template.jinja", "tokenizer_config.json"))
+    assert ("adapter.template" in told) == has_template
+    if has_template:
+        assert sidecars.text("chat_template.jinja") in ("own", None), (
+            "the base's file would beat the adapter's settings"
+        )
 
 
 def test_everything_that_does_not_fit_the_base_is_told_at_once(tmp_path: Path) -> None:

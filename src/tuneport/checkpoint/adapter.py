@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tuneport.checkpoint.adapter_config import AdapterConfig
-from tuneport.checkpoint.adapter_names import Kind, Part, read_names
+from tuneport.checkpoint.adapter_names import Kind, read_names
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError, listing

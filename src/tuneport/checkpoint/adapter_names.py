@@ -7,7 +7,7 @@ torch.compile and FSDP, and the name that the adapter had in memory (``lora_A.de
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,7 +59,9 @@ def read_names(names: Iterable[str]) -> tuple[dict[str, Part], list[str]]:
     plain = {name: _unwrapped(name) for name in names}
     faults = []
     if any(name.startswith(PREFIX) for name in plain.values()):
-        faults = [f"`{n}` does not begin with `{PREFIX}`, as peft's names do" for n in plain if not _has_prefix(plain[n])]
+        faults = [
+            f"`{n}` does not begin with `{PREFIX}`, as peft's names do" for n in plain if not _has_prefix(plain[n])
+        ]
     own = _own_names(plain.values())
     if len(own) > 1:
         faults.append(f"it holds several adapters ({', '.join(sorted(own))}); save the one that is meant by itself")

@@ -34,7 +34,7 @@ class Checkpoint:
     """A model on disk, or on the Hub, as its headers tell it. No weight has been read.
 
     ``adapter`` is the config of a PEFT adapter, whose tensors are peft's and mean nothing without a base; ``behind`` is
-    the folder of that base, once it is known.
+    the folder of that base, once it is known, and ``made`` are small files that follow from the two, and lie nowhere.
     """
 
     role: str
@@ -48,11 +48,12 @@ class Checkpoint:
     legacy: bool = False
     adapter: AdapterConfig | None = None
     behind: Path | None = None
+    made: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def sidecars(self) -> SidecarFolder:
         """The small files beside the weights."""
-        return SidecarFolder(self.role, self.label, self.path, self.behind)
+        return SidecarFolder(self.role, self.label, self.path, self.behind, self.made)
 
     @property
     def parameters(self) -> int:

@@ -7,7 +7,8 @@ executed. A folder may be a checkpoint, a Hub snapshot in the cache, or the kept
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,10 @@ MANNER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-# What a tokenizer brings along: these files describe one tokenizer together, so none is taken from another folder.
-TOKEN_FILES = frozenset({*TOKENIZER_FILES, *MANNER_FILES} - {"config.json", "generation_config.json"})
+# Beside a vocabulary these say more of it; alone they are none.
+_BESIDE_A_VOCABULARY = ("merges.txt", "added_tokens.json")
+_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+_SETTINGS, _SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
 LICENCE_PREFIXES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "COPYING")
 
 # The largest tokenizer.json on the Hub has about 35 MB; what is larger is no tokenizer.
@@ -45,14 +48,16 @@ MAX_SIDECAR_BYTES = 128 * 2**20
 class SidecarFolder:
     """One folder's sidecars. ``role`` is base, tuned or target; ``label`` is what a person calls the model.
 
-    An adapter's folder holds few of them; ``behind`` it stands its base. The config is the base's, the tokenizer files and
-    the template are the adapter's own if it has any of them (all of them then), the licence is its own alone.
+    An adapter's folder holds few of them; ``behind`` it stands its base. The config is the base's and the licence the
+    adapter's own alone; of the rest (the vocabulary's files together, the settings, the template, the generation config)
+    each is the adapter's where its folder has it, and else the base's. ``made`` are files that lie nowhere, by name.
     """
 
     role: str
     label: str
     path: Path
     behind: Path | None = None
+    made: Mapping[str, bytes] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """Names of the sidecars that are here, sorted: known names, licences and ``*.py``, plain files only."""
@@ -63,29 +68,51 @@ class SidecarFolder:
             for entry in folder.iterdir()
             if is_sidecar(entry.name)
         }
-        return sorted(name for name in found if self.has(name))
+        return sorted(name for name in found | self.made.keys() if self.has(name))
 
     def place(self, name: str) -> Path:
-        """Where the sidecar ``name`` lies, if it is here."""
-        if self.behind is None:
-            return self.path / name
-        if name in TOKEN_FILES:
-            return (self.path if self.has_tokenizer_of_its_own else self.behind) / name
-        if name == "generation_config.json":
-            return (self.path if (self.path / name).is_file() else self.behind) / name
-        return (self.behind if name in MANNER_FILES else self.path) / name
+        """Where the sidecar ``name`` lies, if it is here and lies anywhere."""
+        return (self.path if self.behind is None or self._is_own(name) else self.behind) / name
+
+    def content(self, name: str) -> bytes | Path:
+        """The sidecar ``name``, which is here: its place, or its contents where it lies nowhere."""
+        return self.made[name] if name in self.made else self.place(name)
 
     @property
-    def has_tokenizer_of_its_own(self) -> bool:
-        """Whether tokenizer files lie in the folder itself, not only behind it."""
-        return any((self.path / name).is_file() for name in TOKEN_FILES)
+    def has_own_vocabulary(self) -> bool:
+        """Whether a vocabulary lies in the folder itself, not only behind it."""
+        return any(self._holds(name) for name in TOKENIZER_FILES if name not in _BESIDE_A_VOCABULARY)
+
+    @property
+    def has_own_template(self) -> bool:
+        """Whether a chat template lies in the folder itself."""
+        return any(map(self._holds, _TEMPLATE_FILES)) or (
+            self._holds(_SETTINGS) and bool((self.json(_SETTINGS) or {}).get("chat_template"))
+        )
+
+    def _holds(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a sidecar of an adapter is its own, and not its base's: files that say one thing are not mixed."""
+        if name in TOKENIZER_FILES:
+            return self.has_own_vocabulary
+        if name in _TEMPLATE_FILES:
+            return self.has_own_template or (self.has_own_vocabulary and self._holds(_SETTINGS))
+        if name == _SPECIAL:
+            return self._holds(name) or self._holds(_SETTINGS)
+        if name in (_SETTINGS, "generation_config.json"):
+            return self._holds(name)
+        return name not in MANNER_FILES
 
     def has(self, name: str) -> bool:
         """Whether the sidecar ``name`` is here."""
-        return self.place(name).is_file()
+        return name in self.made or self.place(name).is_file()
 
     def read(self, name: str) -> bytes | None:
         """The contents of one sidecar, or None where there is none."""
+        if name in self.made:
+            return self.made[name]
         path = self.place(name)
         try:
             if path.stat().st_size > MAX_SIDECAR_BYTES:

@@ -152,5 +152,5 @@ def _entry(pair: ParentPair) -> dict[str, Any]:
     }
 
 
-def _kept(folder: SidecarFolder) -> Mapping[str, Path]:
-    return {f"{folder.role}/{name}": folder.place(name) for name in folder.names() if not name.endswith(".py")}
+def _kept(folder: SidecarFolder) -> Mapping[str, bytes | Path]:
+    return {f"{folder.role}/{name}": folder.content(name) for name in folder.names() if not name.endswith(".py")}

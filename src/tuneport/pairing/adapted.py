@@ -14,10 +14,10 @@ from tuneport.checkpoint.adapter import Alike, Change, LowRank, read_changes
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.matrices import EMBEDDING, is_head_weight, is_vocabulary
-from tuneport.checkpoint.open import HUB_ID
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
+from tuneport.pairing.adapted_files import base_decisions, base_doubts, file_decisions, with_an_end
 from tuneport.pairing.tensors import check_readable
 from tuneport.pairing.vocabulary import VocabularyMatch
 
@@ -54,12 +54,11 @@ def lay_onto(adapter: Checkpoint, base: Checkpoint, tied: bool, target: Checkpoi
     if faults:
         raise PairingError(f"{where} does not fit its base {base.label}:{listing(sorted(faults))}")
     model = replace(adapter, adapter=None, tensors=dict(sorted(tensors.items())), config=base.config, behind=base.path)
-    warnings = (
-        *_tied_product(found, tied, adapter.adapter.tied),
-        *_lost_end(adapter, base),
-        *_doubts(adapter, base, target),
-    )
-    return Adapted(model, found, (*read.alike, *alike), tuple(_decisions(model, adapter)), warnings)
+    rows = max((tensor.shape[0] for name, tensor in tensors.items() if is_vocabulary(name)), default=None)
+    model, ends, unread = with_an_end(model, base, rows)
+    decisions = (*file_decisions(model), *ends, *base_decisions(adapter))
+    warnings = (*_tied_product(found, tied, adapter.adapter.tied), *unread, *base_doubts(adapter, base, target))
+    return Adapted(model, found, (*read.alike, *alike), decisions, warnings)
 
 
 def check_ids(match: VocabularyMatch, tuned: Checkpoint) -> None:
@@ -192,36 +191,6 @@ def _tuned_tensor(name: str, change: Change, base: StoredTensor | None) -> Store
     return replace(stored, name=name)
 
 
-def _decisions(model: Checkpoint, adapter: Checkpoint) -> Iterable[Decision]:
-    own = model.sidecars.has_tokenizer_of_its_own
-    yield Decision(
-        "adapter.tokenizer",
-        "the adapter's" if own else "the base's",
-        "its folder holds tokenizer files" if own else "its folder holds no tokenizer files",
-    )
-    yield Decision("adapter.config", "the base's", "an adapter has no config of its own")
-    named = adapter.adapter.base_model if adapter.adapter else None
-    if named:
-        yield Decision("adapter.base_model", _told(named), "the base that its adapter_config.json names")
-
-
-def _doubts(adapter: Checkpoint, base: Checkpoint, target: Checkpoint | None) -> Iterable[str]:
-    """The base that adapter_config.json names should be the one that is given, not the target."""
-    named = adapter.adapter.base_model if adapter.adapter else None
-    if named is None or _is_called(base, named):
-        return
-    if target is not None and _is_called(target, named):
-        yield (
-            f"base and target look swapped: the adapter says that it was trained on {_told(named)}, which is the name of "
-            f"the target ({target.label}), not of the base ({base.label})."
-        )
-    elif base.hub_id and HUB_ID.fullmatch(named):
-        yield (
-            f"the adapter says that it was trained on {_told(named)}, and the base given is {base.label}. Its difference "
-            "means nothing on another base, unless the two hold the same weights."
-        )
-
-
 def _tied_product(changes: Mapping[str, Change], tied: bool, kept_tied: bool) -> Iterable[str]:
     """A product on the embedding of a tied model goes onto the head too, which peft trained without it."""
     for name, change in changes.items():
@@ -231,45 +200,3 @@ def _tied_product(changes: Mapping[str, Change], tied: bool, kept_tied: bool) ->
                 "too, as in peft's own merge; it was trained with a head that stayed as it was (peft's "
                 "ensure_weight_tying was off)."
             )
-
-
-def _lost_end(adapter: Checkpoint, base: Checkpoint) -> Iterable[str]:
-    """An end token that the adapter's tokenizer brings, where no generation config in its folder has generation stop there."""
-    if (adapter.path / "generation_config.json").is_file():
-        return
-    own, ids = _end_token(adapter)
-    before, bases = _end_token(base)
-    stops = (base.sidecars.json("generation_config.json") or base.config).get("eos_token_id")
-    if own is None or own == before or (bases | ids).get(own) in (stops if isinstance(stops, list) else [stops]):
-        return
-    yield (
-        f"the adapter's tokenizer ends texts with {own!r}, the base's with {before!r}, and no generation_config.json in "
-        "the adapter's folder has generation stop there: the output may talk on past its answers. Put one beside the "
-        "adapter, with the token's id as `eos_token_id`."
-    )
-
-
-def _end_token(model: Checkpoint) -> tuple[str | None, dict[str, int]]:
-    """The end token that a tokenizer's settings name, and the ids of the tokens that they list."""
-    settings = model.sidecars.json("tokenizer_config.json") or {}
-    named, listed = settings.get("eos_token"), settings.get("added_tokens_decoder")
-    if isinstance(named, dict):
-        named = named.get("content")
-    entries = listed.items() if isinstance(listed, dict) else ()
-    ids = {str(entry.get("content")): int(id) for id, entry in entries if isinstance(entry, dict) and id.isdigit()}
-    return named if isinstance(named, str) else None, ids
-
-
-def _is_called(checkpoint: Checkpoint, named: str) -> bool:
-    own = checkpoint.hub_id or checkpoint.label
-    return _last(named).casefold() == _last(own).casefold()
-
-
-def _last(name: str) -> str:
-    """What a path or a Hub id ends with."""
-    return name.rstrip("/").rpartition("/")[2]
-
-
-def _told(name: str) -> str:
-    """A Hub id as it stands; of a path on the machine that trained the adapter its last part."""
-    return name if HUB_ID.fullmatch(name) else _last(name)

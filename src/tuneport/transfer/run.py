@@ -248,9 +248,7 @@ def _check_tied(plan: Plan, readers: Readers) -> None:
         if (embedding.dtype, embedding.shape) != (head.dtype, head.shape)
         or not equal(Source(checkpoint.role, embedding), Source(checkpoint.role, head), readers, space, PIECE)
     ]
-    differing = [
-        alike for alike in plan.alike if not alike.fits or not are_alike(alike, readers["tuned"], space)
-    ]
+    differing = [alike for alike in plan.alike if not alike.fits or not are_alike(alike, readers["tuned"], space)]
     copies = [f"`{alike.one.name}` and `{alike.other.name}`" for alike in differing if alike.copies]
     if copies:
         raise PairingError(
