@@ -115,10 +115,14 @@ def _add_diff(verbs: Any) -> None:
     parser.add_argument(
         "--encoding", choices=["exact"], default="exact", help="how the vector is stored (default: %(default)s)"
     )
-    parser.add_argument("--drop", metavar="REGEX", help="leave out tensors that only one of the two has")
     parser.add_argument(
-        "--vocabulary", choices=["strings", "positions"], help="match embedding rows by token string or by position"
+        "--drop",
+        metavar="REGEX",
+        action="append",
+        default=[],
+        help="leave out tensors that only one of the two has (repeatable)",
     )
+    _vocabulary(parser)
     parser.add_argument(
         "--shard-size", metavar="SIZE", default="5GB", help="most bytes in a file (default: %(default)s)"
     )
@@ -193,7 +197,13 @@ def _arithmetic(parser: argparse.ArgumentParser) -> None:
         help="another scale for tensors whose name the expression is found in; the last match wins; 0 leaves a tensor "
         "as the target has it (repeatable)",
     )
-    group.add_argument("--drop", metavar="REGEX", help="leave out tensors that have no place in the target")
+    group.add_argument(
+        "--drop",
+        metavar="REGEX",
+        action="append",
+        default=[],
+        help="leave out tensors that have no place in the target (repeatable)",
+    )
     group.add_argument(
         "--dtype", help="store tensors of the target's main dtype as bfloat16, float16, float32 or float64"
     )
@@ -217,18 +227,28 @@ def _policies(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--new-tokens",
-        choices=["append", "drop"],
+        choices=["append", "all", "drop"],
         default="append",
-        help="tokens only the tuned model has (default: append)",
+        help="append the tokens that only the tuned model has; all: also those that base and tuned have and the target "
+        "lacks; drop: none (default: append)",
     )
-    group.add_argument(
-        "--vocabulary", choices=["strings", "positions"], help="match embedding rows by token string or by position"
-    )
+    _vocabulary(group)
     group.add_argument(
         "--digest-inputs", action="store_true", help="digest every tensor of the inputs into the manifest"
     )
     group.add_argument(
         "--shard-size", metavar="SIZE", default="5GB", help="most bytes in a file (default: %(default)s)"
+    )
+
+
+def _vocabulary(group: Any) -> None:
+    group.add_argument(
+        "--vocabulary",
+        metavar="strings|positions",
+        action="append",
+        default=[],
+        help="match rows of embeddings and heads by token string or by position; REGEX=strings or REGEX=positions decides for "
+        "the tensors whose name the expression is found in (repeatable)",
     )
 
 
@@ -265,9 +285,10 @@ def _diff(options: argparse.Namespace) -> dict[str, Any]:
     from tuneport.checkpoint.open import open_checkpoint
     from tuneport.diff.extract import plan_diff
     from tuneport.diff.run import diff
-    from tuneport.transfer.choices import Choices
+    from tuneport.transfer.choices import Choices, parse_vocabulary
 
-    choices = Choices(drop=options.drop, vocabulary=options.vocabulary, shard_size=options.shard_size)
+    vocabulary, rules = parse_vocabulary(options.vocabulary)
+    choices = Choices(drop=options.drop, vocabulary=vocabulary, vocabulary_rules=rules, shard_size=options.shard_size)
     running = _running_of(options)
     if options.dry_run:
         parents = open_checkpoint(options.base, "base"), open_checkpoint(options.tuned, "tuned")
@@ -328,8 +349,9 @@ def _say_nothing(text: str) -> None:
 
 
 def _choices(options: argparse.Namespace) -> Any:
-    from tuneport.transfer.choices import Choices, parse_rule, parse_side
+    from tuneport.transfer.choices import Choices, parse_rule, parse_side, parse_vocabulary
 
+    vocabulary, vocabulary_rules = parse_vocabulary(options.vocabulary)
     return Choices(
         scale=options.scale,
         rules=tuple(parse_rule(text) for text in options.rule),
@@ -340,7 +362,8 @@ def _choices(options: argparse.Namespace) -> Any:
         config=dict(parse_side(text, "--config") for text in options.config),
         sidecar=dict(parse_side(text, "--sidecar") for text in options.sidecar),
         new_tokens=options.new_tokens,
-        vocabulary=options.vocabulary,
+        vocabulary=vocabulary,
+        vocabulary_rules=vocabulary_rules,
         digest_inputs=options.digest_inputs,
         shard_size=options.shard_size,
     )

@@ -18,13 +18,13 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import CheckpointError, OutputError, TuneportError
+from tuneport.pairing.matrices import Side, find_vocabulary_tensors
 from tuneport.study.folder_store import FolderStore
 from tuneport.study.opening import open_store
 from tuneport.study.progress import is_study, progress
 from tuneport.transfer import kernel
-from tuneport.transfer.plan import is_tied
+from tuneport.transfer.plan import is_tied, ties_of
 from tuneport.transfer.run import read_manifest
-from tuneport.transfer.tokens import vocabulary_rows
 
 
 def inspect(spec: str | os.PathLike[str]) -> dict[str, Any]:
@@ -83,7 +83,6 @@ def _behind_url(url: str) -> dict[str, Any]:
 
 
 def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    tied = is_tied(checkpoint)
     return {
         "name": checkpoint.hub_id or checkpoint.label,
         "revision": checkpoint.revision,
@@ -94,9 +93,9 @@ def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "dtypes": dict(sorted(Counter(tensor.dtype for tensor in checkpoint.tensors.values()).items())),
         "bytes": checkpoint.nbytes,
         "files": sorted(checkpoint.files),
-        "vocabulary_rows": vocabulary_rows(checkpoint, tied),
+        "vocabulary_rows": find_vocabulary_tensors([Side.of(checkpoint, ties_of(checkpoint))]).rows[0] or None,
         "tokens": _tokens(checkpoint),
-        "tied": tied,
+        "tied": is_tied(checkpoint),
         "chat_template": _has_template(checkpoint),
         "kernel": kernel.NAME,
     }

@@ -13,13 +13,14 @@ from hypothesis import strategies as some
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.errors import PairingError
 from tuneport.pairing.shared import Shared, share
+from tuneport.transfer.plan import ties_of
 
 EMBEDDING = "model.embed_tokens.weight"
 
 
 def shared_by(*paths: Path) -> Shared:
     checkpoints = [open_checkpoint(path, f"model {place}") for place, path in enumerate(paths)]
-    return share(checkpoints, [False] * len(paths))
+    return share(checkpoints, [ties_of(checkpoint) for checkpoint in checkpoints])
 
 
 def test_every_tensor_of_equal_models_is_shared_by_position(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_a_tied_head_counts_once_whoever_stores_it(tmp_path: Path) -> None:
         tiny.write_model(tmp_path / str(place), tensors, settings=settings)
         for place, tensors in enumerate((stored, single))
     ]
-    found = share([open_checkpoint(path, "model") for path in paths], [True, True])
+    found = shared_by(*paths)
     assert [tensor.name for tensor in found.tensors] == sorted(single)
 
 

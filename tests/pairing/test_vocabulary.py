@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,7 +18,13 @@ from hypothesis import strategies as st
 
 from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.errors import CheckpointError, PairingError
-from tuneport.pairing.vocabulary import RowMap, VocabularyMatch, match_vocabulary
+from tuneport.pairing.vocabulary import (
+    NewTokens,
+    RowMap,
+    VocabularyMatch,
+    match_vocabulary,
+    read_vocabularies,
+)
 
 ROLES = ("base", "tuned", "target")
 WORDS = [f"w{index}" for index in range(20)]
@@ -31,6 +37,16 @@ def folder(path: Path, role: str, tokens: Sequence[str], added: Sequence[str] = 
     model = {"type": "WordLevel", "vocab": {token: id for id, token in enumerate(tokens)}, "unk_token": "w0"}
     (path / "tokenizer.json").write_text(json.dumps({"added_tokens": entries, "model": model}), encoding="utf-8")
     return SidecarFolder(role, f"lab/{role}", path)
+
+
+def matched(
+    folders: Sequence[SidecarFolder],
+    rows: tuple[int, int, int],
+    new_tokens: NewTokens = "append",
+    vocabulary: Literal["strings", "positions"] | None = None,
+) -> VocabularyMatch:
+    base, tuned, target = folders
+    return match_vocabulary(read_vocabularies((base, tuned, target), vocabulary), rows, new_tokens)
 
 
 def match(
@@ -48,7 +64,7 @@ def match(
         for role, tokens, more in zip(ROLES, (base, tuned, target), added, strict=True)
     ]
     sizes = [len(tokens) + len(more) for tokens, more in zip((base, tuned, target), added, strict=True)]
-    return match_vocabulary(*three, matrix_rows=rows or (sizes[0], sizes[1], sizes[2]), **options)
+    return matched(three, rows or (sizes[0], sizes[1], sizes[2]), **options)
 
 
 def table(rows: RowMap) -> list[tuple[int, int, int]]:
@@ -73,7 +89,7 @@ def empty(path: Path, **files: str) -> list[SidecarFolder]:
 
 
 def test_identical_tokenizers_match_by_position_and_are_not_parsed(tmp_path: Path) -> None:
-    found = match_vocabulary(*empty(tmp_path, tokenizer__json="no JSON at all"), matrix_rows=(5, 6, 8))
+    found = matched(empty(tmp_path, tokenizer__json="no JSON at all"), (5, 6, 8))
     assert found.how == "identical" and found.tokenizers is None and not found.changes
     assert table(found.rows(5, 6, 8)) == [(row, row, row) if row < 5 else (row, -1, -1) for row in range(8)]
     assert table(found.rows(9, 9, 2)) == [(0, 0, 0), (1, 1, 1)]
@@ -81,38 +97,38 @@ def test_identical_tokenizers_match_by_position_and_are_not_parsed(tmp_path: Pat
 
 def test_unreadable_tokenizers_match_by_position_where_files_and_shapes_agree(tmp_path: Path) -> None:
     folders = empty(tmp_path, tokenizer__model="spm")
-    found = match_vocabulary(*folders, matrix_rows=(3, 3, 3))
+    found = matched(folders, (3, 3, 3))
     assert found.how == "identical" and found.matched == 3
     with pytest.raises(PairingError, match=r"3 \(base\), 3 \(tuned\), 4 \(target\).*strings.*--vocabulary positions"):
-        match_vocabulary(*folders, matrix_rows=(3, 3, 4))
+        matched(folders, (3, 3, 4))
     with pytest.raises(PairingError, match=r"(?s)3 tokenizers.*base.*only tokenizer\.model.*tuned.*target"):
-        match_vocabulary(*folders, matrix_rows=(3, 3, 3), vocabulary="strings")
+        matched(folders, (3, 3, 3), vocabulary="strings")
     (tmp_path / "target" / "tokenizer.model").write_text("another")
     with pytest.raises(PairingError, match=r"--vocabulary strings.*--vocabulary positions"):
-        match_vocabulary(*folders, matrix_rows=(3, 3, 3))
-    forced = match_vocabulary(*folders, matrix_rows=(3, 3, 4), vocabulary="positions")
+        matched(folders, (3, 3, 3))
+    forced = matched(folders, (3, 3, 4), vocabulary="positions")
     assert forced.how == "positions" and table(forced.rows(3, 3, 4))[2:] == [(2, 2, 2), (3, -1, -1)]
 
 
 def test_folders_of_weights_only_match_by_position_where_shapes_agree(tmp_path: Path) -> None:
     folders = empty(tmp_path)
-    assert match_vocabulary(*folders, matrix_rows=(3, 3, 3)).how == "positions"
+    assert matched(folders, (3, 3, 3)).how == "positions"
     with pytest.raises(PairingError, match="None of the three folders has tokenizer files"):
-        match_vocabulary(*folders, matrix_rows=(3, 4, 3))
+        matched(folders, (3, 4, 3))
 
 
 def test_a_tokenizer_that_only_one_model_lacks_stops_the_run(tmp_path: Path) -> None:
     folders = empty(tmp_path, tokenizer__json=json.dumps({"model": {"type": "WordLevel", "vocab": {"a": 0}}}))
     (tmp_path / "tuned" / "tokenizer.json").unlink()
     with pytest.raises(PairingError, match=r"tuned lab/tuned has no tokenizer files"):
-        match_vocabulary(*folders, matrix_rows=(3, 3, 3))
+        matched(folders, (3, 3, 3))
 
 
 def test_every_tokenizer_that_cannot_be_read_is_listed_at_once(tmp_path: Path) -> None:
     folders = empty(tmp_path, tokenizer__json="{}")
     (tmp_path / "tuned" / "tokenizer.json").write_text("[")
     with pytest.raises(CheckpointError, match=r"(?s)3 tokenizers.*lab/base.*lab/tuned.*lab/target"):
-        match_vocabulary(*folders, matrix_rows=(3, 3, 3))
+        matched(folders, (3, 3, 3))
 
 
 # Strings
@@ -276,6 +292,11 @@ def reference(
         place = base_at.get(target[row], len(tuned))
         if place < len(tuned) and target[row] not in tuned_at:
             consumed |= {tuned[place]} - set(base) - set(target)
+    for row in range(rows[2], len(target)):  # a token that only the tuned model has a row for
+        place = tuned_at.get(target[row], rows[1])
+        if place >= rows[1] or base_at.get(target[row], rows[0]) < rows[0]:
+            break
+        result.append((-1, -1, place))
     new = [token for id, token in enumerate(tuned) if id < rows[1] and token not in base and token not in target]
     for place, token in enumerate([token for token in new if token not in consumed] if append else []):
         row = len(target) + place
@@ -338,11 +359,11 @@ MEASURE = """
 import resource, sys, time
 from pathlib import Path
 from tuneport.checkpoint.folder import SidecarFolder
-from tuneport.pairing.vocabulary import match_vocabulary
+from tuneport.pairing.vocabulary import match_vocabulary, read_vocabularies
 folders = [SidecarFolder(role, role, Path(sys.argv[1]) / role) for role in ("base", "tuned", "target")]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start = time.process_time()
-match = match_vocabulary(*folders, matrix_rows=(128000, 128000, 128001))
+match = match_vocabulary(read_vocabularies(tuple(folders)), (128000, 128000, 128001))
 seconds = time.process_time() - start
 print(match.matched, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, seconds)
 """

@@ -23,14 +23,14 @@ _TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
 
 @dataclass(frozen=True)
 class ConfigChoices:
-    """What a person asked of the config: sides by dotted field, the weights' dtype, the embedding's rows.
+    """What a person asked of the config: sides by dotted field, the weights' dtype; and the rows of matrices that grew.
 
-    ``dtype`` is a name as transformers writes it (``bfloat16``).
+    ``dtype`` is a name as transformers writes it (``bfloat16``), ``vocab_rows`` has new numbers of rows by the old ones.
     """
 
     sides: Mapping[str, str]
     dtype: str | None
-    vocab_rows: int | None
+    vocab_rows: Mapping[int, int]
 
 
 def merge_config(configs: Three, choices: ConfigChoices, names: TokenNames, findings: Findings) -> dict[str, Any]:
@@ -39,9 +39,8 @@ def merge_config(configs: Three, choices: ConfigChoices, names: TokenNames, find
     if choices.dtype is not None:
         set_dtype(output, choices.dtype)
         findings.decided("config.dtype", choices.dtype, "asked for with --dtype")
-    if choices.vocab_rows is not None:
-        _set_vocab_size(output, choices.vocab_rows)
-        findings.decided("config.vocab_size", str(choices.vocab_rows), "the embedding grew by added tokens")
+    for field, size in _set_vocab_sizes(output, choices.vocab_rows).items():
+        findings.decided(f"config.{field}", str(size), "the vocabulary matrices grew by added tokens")
     return output
 
 
@@ -117,7 +116,8 @@ def _merge_field(
     value, said = shown.target, (verdict.side, verdict.reason)
     if verdict.side != "target":
         what, theirs = f"config.json `{prefix}{name}`", shown.of(verdict.side)
-        taken = taken_ids(name, verdict.side, theirs, names, what, prefix + name, findings, compared.base)
+        asked = choice is not None
+        taken = taken_ids(name, verdict.side, theirs, names, what, prefix + name, findings, compared.base, asked)
         if taken is None:
             said = ("target", "the output's tokenizer lacks the token")
         else:
@@ -135,11 +135,20 @@ class Taken:
 
 
 def taken_ids(
-    name: str, side: Side, value: Any, names: TokenNames, what: str, flag: str, findings: Findings, base: Any
+    name: str,
+    side: Side,
+    value: Any,
+    names: TokenNames,
+    what: str,
+    flag: str,
+    findings: Findings,
+    base: Any,
+    chosen: bool = False,
 ) -> Taken | None:
     """A value with ids of ``side`` as the output can have it; None, with a fault told, for a lost token.
 
     Of several end tokens some may be lost, as long as one is left that is not among the ``base`` model's names.
+    ``chosen``: a person asked for this side's value.
     """
     if not is_token_field(name):
         return Taken(value)
@@ -156,7 +165,9 @@ def taken_ids(
         if any(isinstance(old, int) and str(names.name(side, old)) not in (base or []) for old, _ in kept):
             findings.warnings.append(f"{lost}. The other end tokens are carried.")
             return Taken([new for _, new in kept])
-    if name == "eos_token_id":
+    if name == "eos_token_id" and not chosen and names.are_left_out(side, value):
+        findings.warnings.append(f"{lost}, as you chose. The output ends its answers as the target does.")
+    elif name == "eos_token_id":
         findings.refusals.append(
             f"{lost}, and a model whose end token is lost generates without end. Keep it with --new-tokens append "
             f"where only the tuned model has it, or decide with --config {flag}=target."
@@ -238,9 +249,30 @@ def set_dtype(config: dict[str, Any], dtype: str) -> None:
             config[name] = sub | {key: dtype for key in (DTYPE, "torch_dtype") if key in sub}
 
 
-def _set_vocab_size(config: dict[str, Any], rows: int) -> None:
-    texts = [name for name in _TEXT_CONFIGS if isinstance(config.get(name), dict)]
-    for name in texts:
-        config[name] = config[name] | {"vocab_size": rows}
-    if not texts or "vocab_size" in config:
-        config["vocab_size"] = rows
+def _set_vocab_sizes(config: dict[str, Any], grown: Mapping[int, int]) -> dict[str, int]:
+    """Have a config say the new number of rows wherever it said the old one; the fields, dotted, with their values.
+
+    Where it says another number than the weights had (a padded matrix), the text's ``vocab_size`` follows the largest.
+    """
+    if not grown:
+        return {}
+    changed = _replace_sizes(config, grown, "")
+    if not changed:
+        text = next((name for name in _TEXT_CONFIGS if isinstance(config.get(name), dict)), None)
+        if text is not None:
+            config[text] = config[text] | {"vocab_size": max(grown.values())}
+        else:
+            config["vocab_size"] = max(grown.values())
+        changed = {"vocab_size" if text is None else f"{text}.vocab_size": max(grown.values())}
+    return changed
+
+
+def _replace_sizes(config: dict[str, Any], grown: Mapping[int, int], prefix: str) -> dict[str, int]:
+    changed: dict[str, int] = {}
+    for name, value in config.items():
+        if _is_sub_config(name, value):
+            config[name] = dict(value)
+            changed |= _replace_sizes(config[name], grown, f"{prefix}{name}.")
+        elif "vocab_size" in name and isinstance(value, int) and value in grown:
+            config[name] = changed[prefix + name] = grown[value]
+    return changed

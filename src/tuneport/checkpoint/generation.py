@@ -57,7 +57,7 @@ def merge_generation(
             source = settings.of(verdict.side).get(name)
             what, flag = f"generation_config.json `{name}`", f"generation.{name}"
             theirs, ids_of = (None, verdict.side) if source is None else (source.value, source.ids_of)
-            taken = taken_ids(name, ids_of, theirs, names, what, flag, findings, compared.base)
+            taken = taken_ids(name, ids_of, theirs, names, what, flag, findings, compared.base, choice is not None)
             if taken is None:
                 verdict = Verdict("target", "the output's tokenizer lacks the token")
             else:

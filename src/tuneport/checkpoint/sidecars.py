@@ -7,7 +7,7 @@ not on the list of files that may travel, and every reason to stop at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,16 +69,20 @@ def merge_sidecars(
     *,
     changes: TokenChanges,
     tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None,
+    common: int | None,
+    left_out: Collection[str],
     config_choices: Mapping[str, str],
     sidecar_choices: Mapping[str, str],
     dtype: str | None,
-    vocab_rows: int | None,
+    vocab_rows: Mapping[int, int],
 ) -> Sidecars:
     """Merge the sidecars of three models (SEMANTICS, "Sidecars: a three-way merge").
 
-    ``tokenizers`` is None where they are byte-identical. ``config_choices`` maps config fields (dotted;
+    ``tokenizers`` is None where they are byte-identical; ``common`` and ``left_out`` as in `TokenNames`. ``config_choices``
+    maps config fields (dotted;
     ``generation.FIELD`` and ``tokenizer.FIELD`` for the other files) and ``sidecar_choices`` file names to base,
-    tuned or target. ``dtype`` is a safetensors name, ``vocab_rows`` the rows of an embedding that grew. Raises
+    tuned or target. ``dtype`` is a safetensors name, ``vocab_rows`` the rows of vocabulary
+    matrices that grew, by how many they had. Raises
     `CheckpointError` for files that cannot be read; reasons to stop come back as ``refusals``.
     """
     folders = Three(base, tuned, target)
@@ -90,7 +94,7 @@ def merge_sidecars(
         {name: side for name, side in config_choices.items() if side in SIDES},
         {SUBJECT if name in NAMES else name: side for name, side in sidecar_choices.items() if side in SIDES},
         changes,
-        TokenNames(tokenizers, changes),
+        TokenNames(tokenizers, changes, common, left_out),
         findings,
     )
     files: Files = {}
@@ -109,7 +113,7 @@ def merge_sidecars(
     )
 
 
-def _config(task: _Merge, dtype: str | None, vocab_rows: int | None) -> Files:
+def _config(task: _Merge, dtype: str | None, vocab_rows: Mapping[int, int]) -> Files:
     configs = task.read.configs
     if configs.target is None:
         task.findings.warnings.append("None of the three models has a config.json; the output has none either.")

@@ -7,7 +7,7 @@ tokenizer. The promise: an id is never copied between models whose tokenizers di
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from tuneport.checkpoint.merge3 import SIDES, Side
@@ -34,16 +34,28 @@ class TokenNames:
     ``tokenizers`` is None where they are byte-identical: then an id means the same everywhere.
     """
 
-    def __init__(self, tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None, changes: TokenChanges) -> None:
-        """Names for base, tuned and target, whose output differs from the target by ``changes``."""
+    def __init__(
+        self,
+        tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None,
+        changes: TokenChanges,
+        common: int | None = None,
+        left_out: Collection[str] = (),
+    ) -> None:
+        """Names for base, tuned and target, whose output differs from the target by ``changes``.
+
+        ``common``: rows match by position, so ids below it mean the same in all three, whatever their strings; the
+        tokenizers may then be known in part. ``left_out`` are tokens that a person's choice leaves out.
+        """
         self._tokenizers = tokenizers
+        self._common = 0 if common is None else common
+        self.left_out = frozenset(left_out)
         self.renamed = dict(changes.renamed)
         self._old_names = {new: old for old, new in changes.renamed}
         self._added = {token.token: token.id for token in changes.added}
 
     def name(self, side: Side, token_id: int) -> Name:
         """The string of ``token_id`` in one model's tokenizer, or the id itself where it has none."""
-        if self._tokenizers is None:
+        if self._tokenizers is None or token_id < self._common:
             return token_id
         name = self._tokenizers[SIDES.index(side)].token(token_id)
         return token_id if name is None else name
@@ -51,7 +63,7 @@ class TokenNames:
     def output_id(self, side: Side, token_id: int) -> int | None:
         """The id, in the output, of the token that ``side`` calls ``token_id``; None where the output lacks it."""
         # The output's ids are the target's: renames are in place, additions come behind.
-        if self._tokenizers is None or side == "target" or token_id < 0:
+        if self._tokenizers is None or side == "target" or token_id < self._common or token_id < 0:
             return token_id
         name = self.name(side, token_id)
         if isinstance(name, int):
@@ -62,10 +74,20 @@ class TokenNames:
             return None
         return self._tokenizers[2].ids.get(self._old_names.get(name, name))
 
+    def are_left_out(self, side: Side, value: Any) -> bool:
+        """Whether all tokens of a field that the output lacks are left out because a person chose so."""
+        ids = value if isinstance(value, list) else [value]
+        missing = [id for id in ids if isinstance(id, int) and self.output_id(side, id) is None]
+        return bool(self.left_out) and all(self.name(side, id) in self.left_out for id in missing)
+
     def has(self, token: str) -> bool:
         """Whether the output's tokenizer knows ``token``; identical tokenizers are taken at their word."""
         if self._tokenizers is None or token in self._added or token in self._old_names:
             return True
+        if self._common:
+            # Of a tokenizer that is known in part, a token that nobody lists, or that lies in the common rows, is there.
+            tuned, target = self._tokenizers[1:]
+            return token in target.ids or (not target.whole and tuned.ids.get(token, 0) < self._common)
         return token in self._tokenizers[2].ids and token not in self.renamed
 
     def mentioned_but_missing(self, text: str) -> list[str]:

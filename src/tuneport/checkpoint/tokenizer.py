@@ -32,12 +32,13 @@ class Tokenizer:
     """One tokenizer's vocabulary.
 
     ``ids`` by token string, added tokens included; ``added`` holds these with their entries, and ``beyond`` names
-    those of them that stand outside the model's own vocabulary.
+    those of them that stand outside the model's own vocabulary. Not ``whole``: there are others that could not be read.
     """
 
     ids: Mapping[str, int]
     added: Mapping[str, Mapping[str, Any]]
     beyond: frozenset[str] = frozenset()
+    whole: bool = True
 
     @cached_property
     def size(self) -> int:
@@ -81,6 +82,24 @@ def read_tokenizer(folder: SidecarFolder) -> Tokenizer:
     added = assign_added(ids, entries, entries_elsewhere(folder))
     _check_ids(ids, f"{where}: the vocabulary with its added tokens")
     return Tokenizer(ids, added, frozenset(islice(ids, pieces, None)))
+
+
+def read_listed_tokens(folder: SidecarFolder) -> Tokenizer:
+    """What can be known of a tokenizer of any kind: its vocabulary, else the tokens that small files list with their ids.
+
+    For rows that match by position, where nothing depends on it but the names in messages and settings: what is broken or
+    cannot be read is left out.
+    """
+    try:
+        return read_tokenizer(folder)
+    except (CheckpointError, PairingError):
+        pass  # of another kind, or broken; the lists beside it may still tell
+    try:
+        entries = [entry for entry in entries_elsewhere(folder) if "id" in entry]
+    except CheckpointError:
+        return Tokenizer({}, {}, whole=False)
+    ids = {entry["content"]: entry["id"] for entry in entries}
+    return Tokenizer(ids, {entry["content"]: {**ENTRY_DEFAULTS, **entry} for entry in entries}, frozenset(ids), False)
 
 
 def tokenizer_fingerprint(folder: SidecarFolder) -> dict[str, str]:

@@ -174,7 +174,7 @@ def _merge_role(
         verdict = three_way(shown, manner=True, choice=choice)
     token = shown.of(verdict.side)
     if verdict.side != "target" and token is not None and not names.has(token):
-        _lost(role, token, verdict.side, findings)
+        _lost(role, token, verdict.side, findings, choice is None and token in names.left_out)
         verdict, token = Verdict("target", f"the output's tokenizer lacks {token!r}"), shown.target
     if verdict.side != "target":
         if token is None:
@@ -238,9 +238,9 @@ def _merge_setting(name: str, settings: Three, choice: str | None, findings: Fin
     findings.differ(f"tokenizer_config.{name}", shown, shown.of(verdict.side))
 
 
-def _lost(role: str, token: str, side: Side, findings: Findings) -> None:
+def _lost(role: str, token: str, side: Side, findings: Findings, left_out: bool) -> None:
     lost = f"tokenizer_config.json `{role}`: the {side} model has {token!r}; the output's tokenizer has no such token"
-    if role == "eos_token":
+    if role == "eos_token" and not left_out:
         findings.refusals.append(
             f"{lost}, and a model whose end token is lost generates without end. "
             f"Keep it with --new-tokens append, or decide with --config tokenizer.{role}=target."

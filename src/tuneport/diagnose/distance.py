@@ -24,7 +24,7 @@ from tuneport.errors import NumericsError, UsageError
 from tuneport.pairing.shared import Shared, share
 from tuneport.transfer import arithmetic, kernel
 from tuneport.transfer.arithmetic import Floats
-from tuneport.transfer.plan import is_tied
+from tuneport.transfer.plan import ties_of
 from tuneport.transfer.run import fetched
 from tuneport.transfer.stream import Workspace
 
@@ -48,7 +48,7 @@ def distances(versions: Mapping[str, Spec], tuned: Mapping[str, Spec] | None = N
     names, with_diff = list(versions), [name for name in versions if name in tuned]
     checkpoints = [_opened(versions[name], name) for name in names]
     checkpoints += [_opened(tuned[name], f"tuned {name}") for name in with_diff]
-    shared = share(checkpoints, [is_tied(checkpoint) for checkpoint in checkpoints])
+    shared = share(checkpoints, [ties_of(checkpoint) for checkpoint in checkpoints])
     squares = np.zeros(len(names))
     apart = np.zeros((len(names), len(names)))
     products = np.zeros((len(with_diff), len(with_diff)))
@@ -101,7 +101,7 @@ def precision(base: Spec, tuned: Spec, dtype: str) -> dict[str, Any]:
     if stored is None:
         raise UsageError(f"{dtype!r} is no dtype to keep weights in; choose bfloat16, float16, float32 or float64.")
     checkpoints = [_opened(base, "base"), _opened(tuned, "tuned")]
-    shared = share(checkpoints, [is_tied(checkpoint) for checkpoint in checkpoints])
+    shared = share(checkpoints, [ties_of(checkpoint) for checkpoint in checkpoints])
     diff_square = lost_square = 0.0
     changed = vanished = 0
     for before, after in _numbers(checkpoints, shared, "F64"):

@@ -22,7 +22,7 @@ from tuneport.pairing.shared import Shared, share
 from tuneport.transfer import arithmetic, kernel
 from tuneport.transfer.arithmetic import Floats
 from tuneport.transfer.pieces import Source, equal
-from tuneport.transfer.plan import is_tied
+from tuneport.transfer.plan import ties_of
 from tuneport.transfer.stream import Workspace
 
 # How many tokens fit does not change what is computed of those that do.
@@ -36,7 +36,7 @@ def joined(a: Checkpoint, b: Checkpoint, *, allow_config: bool = False) -> tuple
     Such fields stand against a line unless `allow_config`: then all of it is computed by b's config, and at α = 0 there is
     not quite a. Raises `PairingError` where there is no line, with every reason.
     """
-    shared = share((a, b), (is_tied(a), is_tied(b)))
+    shared = share((a, b), (ties_of(a), ties_of(b)))
     reasons = [f"only one of them has `{name}`" for name in shared.alone]
     one, other = resolve(a.config).values, resolve(b.config).values
     differing = {

@@ -7,11 +7,12 @@ its parents' sidecars, so tokens are matched and configs merged as if base and t
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,11 +20,12 @@ from tuneport.checkpoint.adapter import UNTRAINED
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.folder import SidecarFolder
-from tuneport.checkpoint.matrices import is_vocabulary
+from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.sidecars import Decision, Sidecars, merge_sidecars
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.diff.vector import RAW, DiffVector
 from tuneport.errors import PairingError
+from tuneport.pairing.matrices import Side, columns_of, rows_of, vocabulary_axis, with_rows
 from tuneport.pairing.rows import Runs, runs_of
 from tuneport.pairing.tensors import (
     ParentPair,
@@ -35,12 +37,12 @@ from tuneport.pairing.tensors import (
     pair_target,
     scale_of,
 )
-from tuneport.pairing.vocabulary import VocabularyMatch, match_vocabulary
+from tuneport.pairing.vocabulary import VocabularyMatch
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
-from tuneport.transfer.pieces import RawRows, Recipe, Rounding, Source, Sum, Term
-from tuneport.transfer.plan import Cast, Plan, grown_rows, is_tied, is_written, place
-from tuneport.transfer.tokens import columns_of, token_decisions, vocabulary_rows, without_tokenizers
+from tuneport.transfer.pieces import Difference, RawRows, Recipe, Rounding, Source, Sum, Term
+from tuneport.transfer.plan import Cast, LostRows, Plan, grown_rows, is_tied, is_written, place, ties_of
+from tuneport.transfer.tokens import MatchedRows, lost_runs, match_rows, token_decisions, without_tokenizers
 
 
 def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: Checkpoint, choices: Choices) -> Plan:
@@ -48,14 +50,17 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
     check_readable(target)
     for vector in vectors:
         check_architectures(replace(vector.stored, config=vector.base_config), target)
-    tied_target = is_tied(target)
-    matches = [_match(vector, target, tied_target, choices) for vector in vectors]
+    ties_target = ties_of(target)
+    matched = [_match(vector, target, ties_target, choices) for vector in vectors]
+    matches = [each.match for each in matched]
     _check_one_vocabulary(vectors, matches)
     accounts = [
-        _account(vector, match, target, tied_target, choices) for vector, match in zip(vectors, matches, strict=True)
+        _account(vector, rows, target, ties_target, choices) for vector, rows in zip(vectors, matched, strict=True)
     ]
-    check_patterns(choices.rules, choices.drop, [*target.tensors, *(line.name for lines in accounts for line in lines)])
+    check_patterns(choices.patterns, [*target.tensors, *(line.name for lines in accounts for line in lines)])
     merged, refusals = _merge_accounts(accounts)
+    refusals = [*(line for rows in matched for line in rows.refusals), *refusals]
+    refusals += [line for vector, rows in zip(vectors, matched, strict=True) for line in _misread(vector, rows)]
     cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
     lines = [line for line in merged if is_written(line)]
     recipes = [_recipe(line, accounts, vectors, matches, scales, choices, cast) for line in lines]
@@ -79,24 +84,42 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         tensor_refusals=tuple(refusals),
         sidecar_refusals=sidecars.refusals,
         warnings=sidecars.warnings,
+        lost=tuple(recipe for each in zip(vectors, matches, accounts, strict=True) for recipe in _lost(*each)),
         extra={"scales": list(scales)},
     )
 
 
-def _match(vector: DiffVector, target: Checkpoint, tied_target: bool, choices: Choices) -> VocabularyMatch:
-    rows = vocabulary_rows(target, tied_target)
-    matrices = [entry for name, entry in vector.entries.items() if is_vocabulary(name) and _is_float(entry)]
-    if rows is None or not matrices:
-        return VocabularyMatch("identical", 0)
-    how = "positions" if vector.manifest.get("rows") == "positions" else choices.vocabulary
-    return match_vocabulary(
-        vector.base,
-        vector.tuned,
-        target.sidecars,
-        new_tokens=choices.new_tokens,
-        vocabulary=how,
-        matrix_rows=(matrices[0]["base"]["shape"][0], matrices[0]["tuned"]["shape"][0], rows),
-    )
+def _match(vector: DiffVector, target: Checkpoint, ties_target: Ties, choices: Choices) -> MatchedRows:
+    if vector.manifest.get("rows") == "positions" and choices.vocabulary is None:
+        choices = replace(choices, vocabulary="positions")
+    parents = [_side(vector, parent) for parent in ("base", "tuned")]
+    return match_rows((vector.base, vector.tuned, target.sidecars), [*parents, Side.of(target, ties_target)], choices)
+
+
+def _side(vector: DiffVector, parent: Literal["base", "tuned"]) -> Side:
+    """One of the parents, as the manifest and the kept sidecars remember it."""
+    config = vector.base_config if parent == "base" else vector.tuned.json("config.json") or vector.base_config
+    ties = _ties(vector)
+    stored = {name: _remembered(name, entry[parent]) for name, entry in vector.entries.items()}
+    return Side({ties.weight(name): tensor for name, tensor in stored.items()}, config)
+
+
+def _ties(vector: DiffVector) -> Ties:
+    base = replace(vector.stored, config=vector.base_config)
+    return Ties(is_tied(base), base.config.get("model_type"), vector.entries)
+
+
+def _misread(vector: DiffVector, matched: MatchedRows) -> list[str]:
+    """Matrices whose rows the vector was taken by token, or by position, and that the target would have otherwise."""
+    if vector.manifest.get("rows") != "strings":
+        return []
+    return [
+        f"`{name}`: its rows {'were' if entry.get('by_token') else 'were not'} matched by token when the diff vector "
+        f"{vector.stored.label} was taken, and with this target it is the other way round. Run `tuneport transfer` with the "
+        f"parents, or decide in both runs with --vocabulary '^{re.escape(name)}$=strings' or '=positions'."
+        for name, entry in vector.entries.items()
+        if _is_float(entry) and bool(entry.get("by_token")) != (name in matched.by_token)
+    ]
 
 
 def _check_one_vocabulary(vectors: Sequence[DiffVector], matches: Sequence[VocabularyMatch]) -> None:
@@ -109,24 +132,19 @@ def _check_one_vocabulary(vectors: Sequence[DiffVector], matches: Sequence[Vocab
 
 
 def _account(
-    vector: DiffVector, match: VocabularyMatch, target: Checkpoint, tied_target: bool, choices: Choices
+    vector: DiffVector, matched: MatchedRows, target: Checkpoint, ties_target: Ties, choices: Choices
 ) -> list[TensorPair]:
-    pairs = {name: _as_pair(name, entry) for name, entry in vector.entries.items()}
-    by_token = match.how == "strings" or any(
-        is_vocabulary(name) and name in target.tensors and target.tensors[name].shape[:1] != pair.base.shape[:1]
-        for name, pair in pairs.items()
-    )
-    tied = is_tied(replace(vector.stored, config=vector.base_config))
+    ties = _ties(vector)
     return pair_target(
-        pairs,
+        {ties.weight(name): _as_pair(name, entry) for name, entry in vector.entries.items()},
         {},
         target,
-        tied_parents=tied,
-        tied_target=tied_target,
-        vocabulary_rows=by_token,
+        ties_parents=ties,
+        ties_target=ties_target,
+        by_token=matched.by_token,
         rules=choices.rules,
-        drop=choices.drop,
-        gains_rows=bool(match.added),
+        drop=choices.dropped,
+        gains_rows=bool(matched.match.added),
     )
 
 
@@ -185,7 +203,7 @@ def _recipe(
         ids = vector.ids(own.pair.name)
         if own.by_token or ids is not None:
             runs, rows = _runs(own.pair, target, match, vector.raw_ids(own.pair.name), ids)
-            shape = (max(rows, shape[0]), *target.shape[1:])
+            shape = with_rows(target.shape, max(rows, shape[vocabulary_axis(shape)]))
         source = RawRows(Source(vector.role, raw), None, raw.dtype) if raw is not None else None
         plus = Source(vector.role, stored) if stored is not None else None
         terms.append(Term(plus, None, scale, runs, source))
@@ -209,10 +227,10 @@ def _runs(
 
     ``ids`` are the base's ids of the rows that are stored, in their order, where not all of them are.
     """
-    rows = match.rows(pair.base.shape[0], pair.tuned.shape[0], target.shape[0])
+    rows = match.rows(rows_of(pair.base), rows_of(pair.tuned), rows_of(target))
     plus = np.where((rows.target >= 0) & (rows.tuned >= 0), rows.base, -1)
     if ids is not None:
-        places = np.full(pair.base.shape[0] + 1, -1, np.int64)
+        places = np.full(rows_of(pair.base) + 1, -1, np.int64)
         places[list(ids)] = np.arange(len(ids))
         plus = places[plus]  # -1 finds the last entry, which is none
     raw = np.full(rows.rows, -1, np.int64)
@@ -221,11 +239,27 @@ def _runs(
         tuned_id = int(rows.tuned[row])
         if tuned_id not in position:
             raise PairingError(
-                f"`{pair.name}`: the diff vector holds no row for the tuned model's token {tuned_id}. Take it again "
-                "with this version of tuneport."
+                f"`{pair.name}`: the diff vector holds no row for the tuned model's token {tuned_id}: it keeps whole rows "
+                "only of tokens that its base lacks. Run `tuneport transfer` with the parents instead."
             )
         raw[row] = position[tuned_id]
     return runs_of(rows.target, plus, plus, raw, columns_of(target)), rows.rows
+
+
+def _lost(vector: DiffVector, match: VocabularyMatch, account: Sequence[TensorPair]) -> list[LostRows]:
+    """What the vector holds for rows of tokens that the target lacks, matrix by matrix."""
+    found = []
+    for line in account:
+        stored = vector.tensors.get(line.pair.name) if line.pair is not None and line.by_token else None
+        if stored is None or line.pair is None or vector.ids(line.pair.name) is not None:
+            continue
+        rows = match.lost_rows(rows_of(line.pair.base), rows_of(line.pair.tuned))
+        if len(rows):
+            runs = lost_runs(rows[:, 0], rows[:, 0], columns_of(stored))
+            term = Term(Source(vector.role, stored), None, 1.0, runs)
+            recipe = Difference(line.name, (term,), stored.dtype)
+            found.append(LostRows(recipe, len(rows) * columns_of(stored)))
+    return found
 
 
 def _check_working_dtype(vector: DiffVector, pair: ParentPair, target: StoredTensor) -> None:
@@ -242,7 +276,7 @@ def _merge_sidecars(
     matches: Sequence[VocabularyMatch],
     target: Checkpoint,
     choices: Choices,
-    grown: int | None,
+    grown: Mapping[int, int],
 ) -> tuple[Sidecars, list[Decision]]:
     """The merge of each vector in turn; the next one meets what the one before made of the target's sidecars."""
     folder = target.sidecars
@@ -258,6 +292,8 @@ def _merge_sidecars(
                 folder,
                 changes=match.changes,
                 tokenizers=match.tokenizers,
+                common=match.common,
+                left_out=match.dropped,
                 config_choices=choices.config,
                 sidecar_choices=choices.sidecar,
                 dtype=choices.dtype,

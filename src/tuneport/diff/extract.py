@@ -7,17 +7,21 @@ each in a folder of its own, so that the vector can be added to any target later
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tuneport.checkpoint.buffers import is_computed_buffer
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.folder import SidecarFolder
-from tuneport.checkpoint.matrices import is_vocabulary
+from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.diff.vector import RAW, STEM
 from tuneport.pairing.adapted import check_ids, lay_onto
+from tuneport.pairing.matrices import Side, columns_of, rows_of, with_rows
 from tuneport.pairing.rows import runs_of
 from tuneport.pairing.tensors import (
+    COMPUTED,
     ParentPair,
     TensorPair,
     check_architectures,
@@ -25,13 +29,13 @@ from tuneport.pairing.tensors import (
     check_readable,
     pair_parents,
 )
-from tuneport.pairing.vocabulary import RowMap, VocabularyMatch, match_vocabulary
+from tuneport.pairing.vocabulary import RowMap
 from tuneport.transfer.adapted_terms import Stored, stored
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
 from tuneport.transfer.pieces import Difference, RawRows, Recipe, Rows, Source, Term
-from tuneport.transfer.plan import Plan, is_tied, place
-from tuneport.transfer.tokens import columns_of, rows_matter, token_decisions, vocabulary_rows, without_tokenizers
+from tuneport.transfer.plan import Plan, is_tied, place, ties_of
+from tuneport.transfer.tokens import MatchedRows, match_rows, token_decisions, without_tokenizers
 
 
 def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
@@ -42,25 +46,31 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
     for checkpoint in (base, tuned):
         check_readable(checkpoint)
     check_architectures(base, tuned)
-    ties = is_tied(base), is_tied(tuned)
-    match = _match(base, tuned, ties, choices)
+    ties = ties_of(base), ties_of(tuned)
+    matched = _match(base, tuned, ties, choices)
+    match = matched.match
     if adapted is not None:
         check_ids(match, tuned)
-    by_token = rows_matter(match, base, tuned)
-    parents = pair_parents(base, tuned, ties, by_token, choices.drop, adapted.changes if adapted is not None else None)
-    check_patterns((), choices.drop, [*parents.pairs, *parents.alone])
+    changes = adapted.changes if adapted is not None else None
+    parents = pair_parents(base, tuned, ties, matched.by_token, choices.dropped, changes)
+    check_patterns(choices.patterns, [*(pair.name for pair in parents.pairs.values()), *parents.alone])
     account, lines, recipes = [], [], []
     entries: dict[str, dict[str, Any]] = {}
     for pair in parents.pairs.values():
+        if is_computed_buffer(pair.base):
+            account.append(TensorPair(pair.name, "dropped", COMPUTED))
+            continue
         told = str(pair.change) if pair.change is not None else ""
         line = TensorPair(pair.name, "copied" if pair.exact or pair.untrained else "transferred", told, pair)
         account.append(line)
-        entries[pair.name] = _entry(pair)
+        by_token = pair.name in matched.by_token
+        entries[pair.name] = _entry(pair, by_token)
         if pair.exact:
             continue
-        rows = (
-            match.rows(pair.base.shape[0], pair.tuned.shape[0], pair.base.shape[0]) if _rows(pair, by_token) else None
-        )
+        # Rows that an adapter trained are told apart from the others in any case.
+        apart = by_token or (pair.change is not None and pair.change.rows is not None)
+        base_rows = rows_of(pair.base)
+        rows = match.rows(base_rows, rows_of(pair.tuned), base_rows) if apart else None
         for recipe, shape in _recipes(pair, rows, entries[pair.name]):
             lines.append(line)
             recipes.append((recipe, shape, (1.0,)))
@@ -84,31 +94,23 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
             Decision("sidecars", "both parents'", "needed to merge them onto a target"),
         ),
         differences=(),
-        tensor_refusals=(*parents.refusals, *(line.reason for line in account if line.fate == "refused")),
+        tensor_refusals=(
+            *matched.refusals,
+            *parents.refusals,
+            *(line.reason for line in account if line.fate == "refused"),
+        ),
         sidecar_refusals=(),
         warnings=adapted.warnings if adapted is not None else (),
+        lost=(),
         extra={"diff": entries, "rows": match.how},
     )
 
 
-def _match(base: Checkpoint, tuned: Checkpoint, ties: tuple[bool, bool], choices: Choices) -> VocabularyMatch:
-    rows = [vocabulary_rows(checkpoint, tied) for checkpoint, tied in zip((base, tuned), ties, strict=True)]
-    if rows[0] is None or rows[1] is None:
-        return VocabularyMatch("identical", 0)
+def _match(base: Checkpoint, tuned: Checkpoint, ties: tuple[Ties, Ties], choices: Choices) -> MatchedRows:
     # New tokens are always kept: whether a target takes them is decided when the vector is applied.
-    return match_vocabulary(
-        base.sidecars,
-        tuned.sidecars,
-        SidecarFolder("target", base.label, base.path),
-        new_tokens="append",
-        vocabulary=choices.vocabulary,
-        matrix_rows=(rows[0], rows[1], rows[0]),
-    )
-
-
-def _rows(pair: ParentPair, by_token: bool) -> bool:
-    """Whether rows are matched; those that an adapter trained are told apart from the others in any case."""
-    return (by_token and is_vocabulary(pair.name)) or (pair.change is not None and pair.change.rows is not None)
+    choices = replace(choices, new_tokens="append")
+    folders = (base.sidecars, tuned.sidecars, SidecarFolder("target", base.label, base.path))
+    return match_rows(folders, [Side.of(base, ties[0]), Side.of(tuned, ties[1])], choices)
 
 
 def _recipes(pair: ParentPair, rows: RowMap | None, entry: dict[str, Any]) -> list[tuple[Recipe, tuple[int, ...]]]:
@@ -122,7 +124,7 @@ def _recipes(pair: ParentPair, rows: RowMap | None, entry: dict[str, Any]) -> li
     if kept.raw:
         entry["raw_ids"] = list(kept.raw_ids)
         raw = Rows(RAW + pair.name, kept.raw, columns_of(pair.tuned), pair.tuned.dtype)
-        found.append((raw, (len(kept.raw), *pair.tuned.shape[1:])))
+        found.append((raw, with_rows(pair.tuned.shape, len(kept.raw))))
     return found
 
 
@@ -132,7 +134,7 @@ def _stored(pair: ParentPair, rows: RowMap | None) -> Stored:
     work = working_dtype(pair.base.dtype, pair.tuned.dtype)
     if rows is None:
         return Stored(Difference(pair.name, (Term(tuned, base, 1.0),), work), pair.base.shape, None, (), ())
-    count = pair.base.shape[0]
+    count = rows_of(pair.base)
     paired = rows.tuned[:count].copy()
     paired[rows.base[:count] < 0] = -1
     here = rows.base[:count]
@@ -143,10 +145,11 @@ def _stored(pair: ParentPair, rows: RowMap | None) -> Stored:
     return Stored(difference, pair.base.shape, None, tuple((raw, id) for id in raw_ids), raw_ids)
 
 
-def _entry(pair: ParentPair) -> dict[str, Any]:
+def _entry(pair: ParentPair, by_token: bool) -> dict[str, Any]:
     """What the manifest keeps of a pair: enough to pair it with a target without its parents."""
     return {
         "stored": not pair.exact,
+        "by_token": by_token,
         "base": {"dtype": pair.base.dtype, "shape": list(pair.base.shape)},
         "tuned": {"dtype": pair.tuned.dtype, "shape": list(pair.tuned.shape)},
     }

@@ -18,6 +18,7 @@ from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.local import open_folder
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError
+from tuneport.pairing.matrices import with_rows
 from tuneport.transfer.arithmetic import working_dtype
 
 STEM = "diff"
@@ -107,4 +108,4 @@ def _agrees(entry: Mapping[str, Any], difference: StoredTensor | None, raw: Stor
         return False
     if raw is None:
         return not raw_ids
-    return raw.dtype == tuned["dtype"] and list(raw.shape) == [len(raw_ids), *tuned["shape"][1:]]
+    return raw.dtype == tuned["dtype"] and raw.shape == with_rows(tuple(tuned["shape"]), len(raw_ids))

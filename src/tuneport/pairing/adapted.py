@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from tuneport.checkpoint.adapter import Alike, Change, LowRank, read_changes
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.matrices import EMBEDDING, is_head_weight, is_vocabulary
+from tuneport.checkpoint.matrices import EMBEDDING, is_commonly_named, is_head_weight
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
@@ -157,7 +157,7 @@ def _fitting(name: str, change: Change, base: Checkpoint, transposed: bool, faul
         if low_rank.shape != stored.shape:
             product = "×".join(map(str, low_rank.shape))
             faults.append(f"`{name}` is {shape}, the adapter's product B·A for it {product}")
-    if rows is not None and not is_vocabulary(name):
+    if rows is not None and not is_commonly_named(name):
         faults.append(f"`{name}` has trained tokens, and is no embedding or head that tuneport knows")
     elif rows is not None and (len(stored.shape) != 2 or rows.tensor.shape[1] != stored.shape[1]):
         faults.append(f"`{name}` is {shape}, the adapter's trained rows for it have {rows.tensor.shape[1]} columns")
@@ -176,7 +176,7 @@ def _turned(low_rank: LowRank, name: str, shape: tuple[int, ...], transposed: bo
     if low_rank.shape != shape:
         return turned
     of_conv1d = base.config.get("model_type") in _TRANSPOSED_MODELS
-    return turned if (of_conv1d or transposed) and not is_vocabulary(name) else low_rank
+    return turned if (of_conv1d or transposed) and not is_commonly_named(name) else low_rank
 
 
 def _tuned_tensor(name: str, change: Change, base: StoredTensor | None) -> StoredTensor:

@@ -7,25 +7,25 @@ no partner everywhere is listed by name, and models of different kinds are refus
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tuneport.checkpoint.buffers import is_computed_buffer
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.folder import TOKENIZER_FILES
-from tuneport.checkpoint.matrices import is_vocabulary
+from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.tokenizer import Tokenizer, read_tokenizer, tokenizers_agree
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.errors import PairingError
+from tuneport.errors import PairingError, listing
+from tuneport.pairing.matrices import Side, VocabularyTensors, columns_of, find_vocabulary_tensors, rows_of
 from tuneport.pairing.tensors import (
     MOST_MUST_PAIR,
     check_architectures,
     check_readable,
-    find_tensor,
-    written_tensors,
 )
 
 Rows = NDArray[np.int64]
@@ -46,7 +46,7 @@ class SharedTensor:
     def elements(self) -> int:
         """Elements that have a partner everywhere."""
         last = self.tensors[-1]
-        return last.elements if self.rows is None else len(self.rows) * (last.elements // max(last.shape[0], 1))
+        return last.elements if self.rows is None else len(self.rows) * columns_of(last)
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Shared:
     tokens: tuple[int, tuple[int, ...]] | None
 
 
-def share(checkpoints: Sequence[Checkpoint], ties: Sequence[bool]) -> Shared:
-    """The tensors and rows that all ``checkpoints`` have. ``ties``: whether head and embedding are one, in each.
+def share(checkpoints: Sequence[Checkpoint], ties: Sequence[Ties]) -> Shared:
+    """The tensors and rows that all ``checkpoints`` have. ``ties`` say which names hold one weight in each.
 
     Raises `PairingError` where they are of different kinds, quantised, adapters, or share too little.
     """
@@ -76,15 +76,22 @@ def share(checkpoints: Sequence[Checkpoint], ties: Sequence[bool]) -> Shared:
             )
         check_readable(checkpoint)
     check_architectures(*checkpoints)
-    written = [written_tensors(checkpoint, tied) for checkpoint, tied in zip(checkpoints, ties, strict=True)]
-    tokenizers = _tokenizers(checkpoints)
+    sides = [Side.of(checkpoint, own) for checkpoint, own in zip(checkpoints, ties, strict=True)]
+    written = [_without_buffers(side.tensors) for side in sides]
+    tokenizers = _tokenizers(checkpoints, sides)
+    if tokenizers is not None:
+        sides = [replace(side, tokens=tokenizer.size) for side, tokenizer in zip(sides, tokenizers, strict=True)]
+    vocabulary = find_vocabulary_tensors(sides)
+    if vocabulary.undecided:
+        raise PairingError(f"{_names(checkpoints)} cannot be compared:{listing(list(vocabulary.undecided))}")
     shared_ids = None if tokenizers is None else _shared_ids(checkpoints, tokenizers)
     tensors: list[SharedTensor] = []
     exact: list[SharedTensor] = []
     alone: list[str] = []
     met: list[set[str]] = [set() for _ in checkpoints]
-    for name, last in written[-1].items():
-        found = [find_tensor(own, tied, name) for own, tied in zip(written[:-1], ties, strict=False)]
+    for last in written[-1].values():
+        name = last.name
+        found = [own.get(tied.weight(name)) for own, tied in zip(written[:-1], ties, strict=False)]
         partners = (*(partner for partner in found if partner is not None), last)
         for own, partner in zip(met, (*found, last), strict=True):
             if partner is not None:
@@ -92,10 +99,11 @@ def share(checkpoints: Sequence[Checkpoint], ties: Sequence[bool]) -> Shared:
         if len(partners) < len(checkpoints):
             alone.append(name)
             continue
-        together = _together(name, partners, shared_ids, checkpoints)
+        together = _together(name, partners, shared_ids if name in vocabulary.names else None, vocabulary, checkpoints)
         (exact if DTYPES[last.dtype].kind == "exact" else tensors).append(together)
-    for own, of_checkpoint in zip(met, written, strict=True):
-        alone += [name for name in of_checkpoint if name not in own and name not in alone]
+    for seen, of_checkpoint in zip(met, written, strict=True):
+        names = [tensor.name for tensor in of_checkpoint.values()]
+        alone += [name for name in names if name not in seen and name not in alone]
     _check_most(checkpoints, tensors, written)
     tokens = None
     if tokenizers is not None and shared_ids is not None:
@@ -103,30 +111,38 @@ def share(checkpoints: Sequence[Checkpoint], ties: Sequence[bool]) -> Shared:
     return Shared(tuple(tensors), tuple(exact), tuple(alone), tokens)
 
 
+def _without_buffers(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    return {weight: tensor for weight, tensor in tensors.items() if not is_computed_buffer(tensor)}
+
+
 def _together(
-    name: str, partners: tuple[StoredTensor, ...], shared_ids: Rows | None, checkpoints: Sequence[Checkpoint]
+    name: str,
+    partners: tuple[StoredTensor, ...],
+    shared_ids: Rows | None,
+    vocabulary: VocabularyTensors,
+    checkpoints: Sequence[Checkpoint],
 ) -> SharedTensor:
     if len({DTYPES[partner.dtype].kind for partner in partners}) > 1:
         raise PairingError(f"`{name}` holds {_each(checkpoints, [partner.dtype for partner in partners])}.")
     shapes = {partner.shape for partner in partners}
-    rows_may_differ = is_vocabulary(name) and all(shape for shape in shapes) and len({s[1:] for s in shapes}) == 1
-    if len(shapes) > 1 and not rows_may_differ:
+    by_token = name in vocabulary.names and len({(len(p.shape), columns_of(p)) for p in partners}) == 1
+    if len(shapes) > 1 and not by_token:
         told = ["×".join(map(str, partner.shape)) or "a scalar" for partner in partners]
         raise PairingError(f"`{name}` is {_each(checkpoints, told)}; only rows of embeddings may differ.")
-    if not rows_may_differ or (len(shapes) == 1 and shared_ids is None):
+    if not by_token or (len(shapes) == 1 and shared_ids is None):
         return SharedTensor(name, partners)
-    counts = [partner.shape[0] for partner in partners]
+    counts = [rows_of(partner) for partner in partners]
     if shared_ids is None:  # the same tokens by the same ids, padded to another number of rows
         return SharedTensor(name, partners, np.repeat(np.arange(min(counts))[:, None], len(partners), axis=1))
     return SharedTensor(name, partners, shared_ids[(shared_ids < counts).all(axis=1)])
 
 
-def _tokenizers(checkpoints: Sequence[Checkpoint]) -> list[Tokenizer] | None:
+def _tokenizers(checkpoints: Sequence[Checkpoint], sides: Sequence[Side]) -> list[Tokenizer] | None:
     """The vocabularies, where they have to be matched by token string; None where ids agree."""
     folders = [checkpoint.sidecars for checkpoint in checkpoints]
     if tokenizers_agree(folders):
-        rows = [{t.shape[:1] for name, t in c.tensors.items() if is_vocabulary(name)} for c in checkpoints]
-        if any(found != rows[0] for found in rows) and not any(folders[0].has(name) for name in TOKENIZER_FILES):
+        rows = find_vocabulary_tensors(sides).rows
+        if any(count != rows[0] for count in rows) and not any(folders[0].has(name) for name in TOKENIZER_FILES):
             raise PairingError(
                 f"{_names(checkpoints)}: their embeddings differ in rows, and none of them has a tokenizer that says "
                 "which row is which token. Put each model's tokenizer.json into its folder."

@@ -8,16 +8,18 @@ is refused with the flag that decides, all of them at once, and the caller stops
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tuneport.checkpoint.adapter import UNTRAINED, Change
+from tuneport.checkpoint.buffers import is_computed_buffer
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.matrices import EMBEDDING, is_head_weight, is_vocabulary
+from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, UsageError
+from tuneport.pairing.matrices import columns_of, rows_of, written_tensors
 
 Fate = Literal["transferred", "resized", "copied", "dropped", "refused"]
 
@@ -26,6 +28,8 @@ QUANTISED = re.compile(
     r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale(_inv)?|absmax|quant_map|SCB|quant_state\..*)$"
 )
 MOST_MUST_PAIR = 0.9
+# The fate's reason of a tensor that nobody reads.
+COMPUTED = "the model computes it itself; what is stored is not read"
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class ParentPair:
 
 @dataclass(frozen=True)
 class Parents:
-    """What base and tuned share, and the fate of what only one of them has, by name; pairs that do not fit."""
+    """What base and tuned share, by weight (`Ties.weight`), the fate of what only one of them has, by name, and misfits."""
 
     pairs: Mapping[str, ParentPair]
     alone: Mapping[str, TensorPair]
@@ -98,30 +102,11 @@ def main_dtype(tensors: Iterable[StoredTensor]) -> str:
     return max(counts, key=lambda dtype: counts[dtype]) if counts else "F32"
 
 
-def written_tensors(checkpoint: Checkpoint, tied: bool) -> dict[str, StoredTensor]:
-    """The tensors that count in a checkpoint: a tied head that is stored beside its embedding is the same one twice."""
-    embedding = [name for name in checkpoint.tensors if EMBEDDING.search(name)]
-    if not tied or not embedding:
-        return dict(checkpoint.tensors)
-    return {name: tensor for name, tensor in checkpoint.tensors.items() if not is_head_weight(name)}
-
-
-def stored_twice(checkpoint: Checkpoint, tied: bool) -> list[tuple[StoredTensor, StoredTensor]]:
-    """Embedding and head of a tied model that stores both; only the first of the two is carried."""
-    embeddings = [tensor for name, tensor in checkpoint.tensors.items() if EMBEDDING.search(name)]
-    written = written_tensors(checkpoint, tied)
-    heads = [tensor for name, tensor in checkpoint.tensors.items() if name not in written]
-    return [(embeddings[0], head) for head in heads]
-
-
-def find_tensor(written: Mapping[str, StoredTensor], tied: bool, name: str) -> StoredTensor | None:
-    """Of `written_tensors`, the one that another checkpoint calls ``name``: in a tied model embedding and head are one."""
-    if name in written:
-        return written[name]
-    if tied and (EMBEDDING.search(name) or is_head_weight(name)):
-        candidates = [tensor for other, tensor in written.items() if EMBEDDING.search(other) or is_head_weight(other)]
-        return candidates[0] if len(candidates) == 1 else None
-    return None
+def stored_twice(checkpoint: Checkpoint, ties: Ties) -> list[tuple[StoredTensor, StoredTensor]]:
+    """The copies that a tied model stores of one weight, each beside the one that is carried."""
+    written = written_tensors(checkpoint, ties)
+    copies = [(written[ties.weight(name)], tensor) for name, tensor in checkpoint.tensors.items()]
+    return [(carried, copy) for carried, copy in copies if carried is not copy]
 
 
 def check_readable(checkpoint: Checkpoint) -> None:
@@ -167,41 +152,45 @@ def check_architectures(*checkpoints: Checkpoint) -> None:
 def pair_parents(
     base: Checkpoint,
     tuned: Checkpoint,
-    tied: tuple[bool, bool],
-    vocabulary_rows: bool,
-    drop: str | None,
+    ties: tuple[Ties, Ties],
+    by_token: Set[str],
+    drop: Sequence[str],
     changes: Mapping[str, Change] | None = None,
 ) -> Parents:
-    """What can be subtracted from what. ``tied`` says whether head and embedding are one in base and in tuned.
+    """What can be subtracted from what. ``ties`` say which names hold one weight in base and in tuned.
 
-    ``vocabulary_rows``: rows of embeddings may differ, they match by token. ``changes``: what an adapter does to the
+    ``by_token`` are the tensors whose rows may differ, since they match by token. ``changes``: what an adapter does to the
     base's tensors, by name, where the tuned model is base and adapter.
     """
-    base_tensors, tuned_tensors = written_tensors(base, tied[0]), written_tensors(tuned, tied[1])
+    base_tensors = written_tensors(base, ties[0])
+    tuned_tensors = written_tensors(tuned, ties[1])
     pairs: dict[str, ParentPair] = {}
     refusals: list[str] = []
-    only_base = {}
-    paired_in_tuned = set()
-    for name, stored in base_tensors.items():
-        partner = find_tensor(tuned_tensors, tied[1], name)
+    only_base: list[StoredTensor] = []
+    paired_in_tuned: set[str] = set()
+    for stored in base_tensors.values():
+        name = stored.name
+        partner = tuned_tensors.get(ties[1].weight(name))
         if partner is None:
-            only_base[name] = stored
+            only_base.append(stored)
             continue
         paired_in_tuned.add(partner.name)
         pair = ParentPair(name, stored, partner, None if changes is None else changes.get(name, UNTRAINED))
         kinds = {DTYPES[stored.dtype].kind, DTYPES[partner.dtype].kind}
-        if len(kinds) > 1 or (pair.exact and stored.dtype != partner.dtype):
+        if is_computed_buffer(stored):
+            pass  # whatever the two hold, the model does not read it
+        elif len(kinds) > 1 or (pair.exact and stored.dtype != partner.dtype):
             refusals.append(f"`{name}` is {stored.dtype} in the base and {partner.dtype} in the tuned model.")
-        elif not _same_shape(stored.shape, partner.shape, vocabulary_rows and is_vocabulary(name)):
+        elif not _same_shape(stored, partner, name in by_token):
             refusals.append(
                 f"`{name}` is {_times(stored.shape)} in the base and {_times(partner.shape)} in the tuned model."
             )
-        pairs[name] = pair
-    only_tuned = {name: stored for name, stored in tuned_tensors.items() if name not in paired_in_tuned}
-    wanted = {name: stored for name, stored in base_tensors.items() if name in pairs or not _found(drop, name)}
+        pairs[ties[0].weight(name)] = pair
+    only_tuned = [stored for stored in written_tensors(tuned, ties[1]).values() if stored.name not in paired_in_tuned]
+    wanted = [pair.base for pair in pairs.values()] + [stored for stored in only_base if not _found(drop, stored.name)]
     _check_most_pair(base, tuned, sum(pair.base.elements for pair in pairs.values()), wanted)
-    alone = {name: _alone(name, stored, "base", drop) for name, stored in only_base.items()}
-    alone |= {name: _alone(name, stored, "tuned model", drop) for name, stored in only_tuned.items()}
+    alone = {stored.name: _alone(stored, "base", drop) for stored in only_base}
+    alone |= {stored.name: _alone(stored, "tuned model", drop) for stored in only_tuned}
     return Parents(pairs, alone, tuple(refusals))
 
 
@@ -210,61 +199,54 @@ def pair_target(
     alone: Mapping[str, TensorPair],
     target: Checkpoint,
     *,
-    tied_parents: bool,
-    tied_target: bool,
-    vocabulary_rows: bool,
+    ties_parents: Ties,
+    ties_target: Ties,
+    by_token: Set[str],
     rules: Sequence[Rule],
-    drop: str | None,
+    drop: Sequence[str],
     gains_rows: bool = False,
 ) -> list[TensorPair]:
     """The account: each tensor of the target and each leftover of the parents, with its fate.
 
-    ``alone`` are the lines of tensors that only one parent has.
-    ``vocabulary_rows``: embeddings whose rows differ are matched by token; ``gains_rows``: the output has tokens more.
+    ``pairs`` are the parents' by weight (`Ties.weight`), ``alone`` the lines of tensors that only one parent has.
+    ``by_token`` are the tensors whose rows match by token; ``gains_rows``: the output has tokens more.
     """
     account: list[TensorPair] = []
     used: set[str] = set()
-    written = written_tensors(target, tied_target)
+    written = {stored.name: stored for stored in written_tensors(target, ties_target).values()}
     for name, stored in written.items():
-        pair = _find_pair(pairs, name, tied_parents)
+        pair = pairs.get(ties_parents.weight(name))
         if pair is None:
             account.append(_without_diff(name, stored, alone.get(name), rules))
             continue
         used.add(pair.name)
-        account.append(_with_diff(name, pair, stored, vocabulary_rows, gains_rows, rules))
-    for name, pair in pairs.items():
-        if name not in used:
-            account.append(_without_place(name, pair, drop))
+        account.append(_with_diff(name, pair, stored, name in by_token, gains_rows, rules))
+    for pair in pairs.values():
+        if pair.name not in used:
+            account.append(_without_place(pair.name, pair, drop))
     account += [line for name, line in alone.items() if name not in written]
     _check_most_pair_target(pairs, target, account)
     return account
 
 
-def check_patterns(rules: Sequence[Rule], drop: str | None, names: Iterable[str]) -> None:
-    """A pattern that finds nothing is a slip of the pen. Raises `UsageError`."""
+def check_patterns(patterns: Iterable[tuple[str, str]], names: Iterable[str]) -> None:
+    """A pattern (of which flag, and its expression) that finds nothing is a slip of the pen. Raises `UsageError`."""
     names = list(names)
-    for pattern, flag in [(rule.pattern, "--rule") for rule in rules] + ([(drop, "--drop")] if drop else []):
+    for flag, pattern in patterns:
         if not any(re.search(pattern, name) for name in names):
             raise UsageError(f"{flag} {pattern!r} matches no tensor; names look like `{names[0] if names else '-'}`.")
-
-
-def _find_pair(pairs: Mapping[str, ParentPair], name: str, tied: bool) -> ParentPair | None:
-    if name in pairs:
-        return pairs[name]
-    if tied and (EMBEDDING.search(name) or is_head_weight(name)):
-        found = [pair for other, pair in pairs.items() if EMBEDDING.search(other) or is_head_weight(other)]
-        return found[0] if len(found) == 1 else None
-    return None
 
 
 def _with_diff(
     name: str,
     pair: ParentPair,
     target: StoredTensor,
-    vocabulary_rows: bool,
+    by_token: bool,
     gains_rows: bool,
     rules: Sequence[Rule],
 ) -> TensorPair:
+    if is_computed_buffer(target):
+        return TensorPair(name, "copied", COMPUTED, None, target)
     if pair.exact:
         if DTYPES[target.dtype].kind != "exact":
             reason = f"`{name}` is {pair.base.dtype} in the base and {target.dtype} in the target."
@@ -275,16 +257,15 @@ def _with_diff(
     if DTYPES[target.dtype].kind != "float":
         reason = f"`{name}` is {pair.base.dtype} in the base and {target.dtype} in the target."
         return TensorPair(name, "refused", reason, pair, target)
-    by_token = vocabulary_rows and is_vocabulary(name)
     how = str(pair.change) if pair.change is not None else ""
     same = target.shape == pair.base.shape == pair.tuned.shape
-    resized = not same and by_token and _same_shape(target.shape, pair.base.shape, True)
+    resized = not same and by_token and _same_shape(target, pair.base, True) and _same_shape(target, pair.tuned, True)
     if pair.untrained and (same or resized) and not (by_token and gains_rows):
         return TensorPair(name, "copied", how, pair, target)
     if same:
         return TensorPair(name, "transferred", how, pair, target, by_token)
     if resized:
-        rows = f"{pair.base.shape[0]}, {pair.tuned.shape[0]} and {target.shape[0]} rows in base, tuned and target"
+        rows = f"{rows_of(pair.base)}, {rows_of(pair.tuned)} and {rows_of(target)} rows in base, tuned and target"
         reason = f"{rows}; matched by token" + (f"; {how}" if how else "")
         return TensorPair(name, "resized", reason, pair, target, True)
     if scale_of(name, 1.0, rules) == 0:
@@ -296,7 +277,10 @@ def _with_diff(
     return TensorPair(name, "refused", reason, pair, target)
 
 
-def _alone(name: str, stored: StoredTensor, side: str, drop: str | None) -> TensorPair:
+def _alone(stored: StoredTensor, side: str, drop: Sequence[str]) -> TensorPair:
+    name = stored.name
+    if is_computed_buffer(stored):
+        return TensorPair(name, "dropped", COMPUTED)
     if _found(drop, name):
         return TensorPair(name, "dropped", f"only the {side} has it (--drop)")
     reason = (
@@ -307,6 +291,8 @@ def _alone(name: str, stored: StoredTensor, side: str, drop: str | None) -> Tens
 
 
 def _without_diff(name: str, target: StoredTensor, alone: TensorPair | None, rules: Sequence[Rule]) -> TensorPair:
+    if is_computed_buffer(target):
+        return TensorPair(name, "copied", COMPUTED, None, target)
     if alone is not None and alone.fate == "dropped":
         return TensorPair(name, "copied", alone.reason, None, target)
     if scale_of(name, 1.0, rules) == 0:
@@ -319,7 +305,9 @@ def _without_diff(name: str, target: StoredTensor, alone: TensorPair | None, rul
     return TensorPair(name, "refused", reason, None, target)
 
 
-def _without_place(name: str, pair: ParentPair, drop: str | None) -> TensorPair:
+def _without_place(name: str, pair: ParentPair, drop: Sequence[str]) -> TensorPair:
+    if is_computed_buffer(pair.base):
+        return TensorPair(name, "dropped", COMPUTED)
     if pair.untrained:
         return TensorPair(name, "dropped", f"the target has no such tensor; {pair.change}", pair)
     if _found(drop, name):
@@ -331,10 +319,8 @@ def _without_place(name: str, pair: ParentPair, drop: str | None) -> TensorPair:
     return TensorPair(name, "refused", reason, pair)
 
 
-def _check_most_pair(
-    base: Checkpoint, tuned: Checkpoint, paired: int, base_tensors: Mapping[str, StoredTensor]
-) -> None:
-    total = max(sum(tensor.elements for tensor in base_tensors.values()), 1)
+def _check_most_pair(base: Checkpoint, tuned: Checkpoint, paired: int, base_tensors: Sequence[StoredTensor]) -> None:
+    total = max(sum(tensor.elements for tensor in base_tensors), 1)
     if paired < MOST_MUST_PAIR * total:
         _refuse_as_a_whole(base, tuned, paired / total)
 
@@ -345,7 +331,10 @@ def _check_most_pair_target(pairs: Mapping[str, ParentPair], target: Checkpoint,
     unpaired = sum(line.target.elements for line in account if line.target and line.fate == "refused")
     if unpaired > (1 - MOST_MUST_PAIR) * total:
         example = next(line for line in account if line.fate == "refused")
-        reason = _other_prefix(pairs, target.tensors) or f"They look like different models: {example.reason}"
+        reason = (
+            _other_prefix({pair.name: pair for pair in pairs.values()}, target.tensors)
+            or f"They look like different models: {example.reason}"
+        )
         raise PairingError(
             f"Only {paired / total:.0%} of the parameters of target {target.label} ({_article(target)}) have a partner "
             f"in base and tuned. {reason}"
@@ -381,10 +370,10 @@ def _article(checkpoint: Checkpoint) -> str:
     return f"`{kind}` ({name})" if name else f"`{kind}`" if kind else "of unknown type"
 
 
-def _same_shape(one: tuple[int, ...], other: tuple[int, ...], rows_may_differ: bool) -> bool:
+def _same_shape(one: StoredTensor, other: StoredTensor, rows_may_differ: bool) -> bool:
     if rows_may_differ:
-        return len(one) == len(other) >= 1 and one[1:] == other[1:]
-    return one == other
+        return len(one.shape) == len(other.shape) >= 1 and columns_of(one) == columns_of(other)
+    return one.shape == other.shape
 
 
 def _times(shape: tuple[int, ...]) -> str:
@@ -395,5 +384,5 @@ def _exact_pattern(name: str) -> str:
     return "^" + re.escape(name) + "$"
 
 
-def _found(pattern: str | None, name: str) -> bool:
-    return pattern is not None and re.search(pattern, name) is not None
+def _found(patterns: Sequence[str], name: str) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns)

@@ -8,25 +8,56 @@ gets the difference of another token's row, and no token is dropped without bein
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tuneport.checkpoint.folder import TOKENIZER_FILES, SidecarFolder
 from tuneport.checkpoint.token_changes import AddedToken, TokenChanges
-from tuneport.checkpoint.tokenizer import Tokenizer, is_readable, read_tokenizer, tokenizers_agree
+from tuneport.checkpoint.tokenizer import (
+    Tokenizer,
+    is_readable,
+    read_listed_tokens,
+    read_tokenizer,
+    tokenizers_agree,
+)
 from tuneport.checkpoint.tokenizer_edit import can_rename
 from tuneport.errors import CheckpointError, PairingError, TuneportError, listing
 
 Rows = NDArray[np.int64]
 NONE = -1
+Folders = tuple[SidecarFolder, SidecarFolder, SidecarFolder]
+How = Literal["identical", "strings", "positions"]
+NewTokens = Literal["append", "all", "drop"]
 # What model makers call the slots they hold free for later: Llama, Mistral, Gemma, T5, Qwen, Nemotron, Phi.
 _PLACEHOLDER = re.compile(
     r"reserved|unused|placeholder|^\[control_\d+\]$|^<\|?(extra|dummy|special)(_id)?_\d+\|?>$", re.IGNORECASE
 )
+
+
+@dataclass(frozen=True)
+class Vocabularies:
+    """The vocabularies of base, tuned and target, read as far as matching their rows needs it.
+
+    ``tokenizers`` are whole with ``strings``; with ``positions`` they hold what can be read, to know tokens by name that
+    have no row in common; None where nothing had to be read. ``why`` is the reason for ``how``.
+    """
+
+    how: How
+    why: str
+    folders: Folders
+    tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None = field(default=None, repr=False)
+
+    @property
+    def sizes(self) -> tuple[int | None, int | None, int | None]:
+        """How many ids each tokenizer counts, where rows are matched by string."""
+        if self.how != "strings" or self.tokenizers is None:
+            return None, None, None
+        base, tuned, target = self.tokenizers
+        return base.size, tuned.size, target.size
 
 
 @dataclass(frozen=True)
@@ -59,14 +90,15 @@ class VocabularyMatch:
     """How the three vocabularies belong together; everything that is not simply matched is listed by name.
 
     ``matched`` counts the rows (identical, positions) or tokens (strings) of the embedding that carry Δ.
-    ``dropped`` are tokens that only the tuned model has, left out by ``--new-tokens drop``; ``rowless`` those for
-    which its matrix has no row; ``placeholders`` reserved slots that were paired by string and renumbered;
-    ``kept`` the target's tokens whose rows stay as they are; ``lost`` tokens of base and tuned that have no row
-    in the target. ``tokenizers`` are base's, tuned's and target's, if read. ``pairs`` holds ids of target,
-    base and tuned in columns, ``raw`` ids of output and tuned.
+    ``dropped`` are tokens that only the tuned model has, left out by ``--new-tokens drop`` or since rows match by position;
+    ``rowless`` those for which its matrix has no row; ``placeholders`` reserved slots that were paired by string and
+    renumbered; ``kept`` the target's tokens whose rows stay as they are; ``lost`` tokens of base and tuned that have no
+    row in the target, with their ids in base and tuned in ``lost_ids``. ``tokenizers`` are base's, tuned's and target's,
+    if read. ``pairs`` holds ids of target, base and tuned in columns, ``raw`` ids of output and tuned.
     """
 
-    how: Literal["identical", "strings", "positions"]
+    how: How
+    why: str
     matched: int
     base_size: int | None = None
     tuned_size: int | None = None
@@ -83,6 +115,12 @@ class VocabularyMatch:
     tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None = field(default=None, repr=False, compare=False)
     pairs: Rows | None = field(default=None, repr=False, compare=False)
     raw: Rows | None = field(default=None, repr=False, compare=False)
+    lost_ids: Rows | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def common(self) -> int | None:
+        """Ids below it mean the same in all three, where rows match by position because a person said so."""
+        return self.matched if self.how == "positions" and self.tokenizers is not None else None
 
     def rows(self, base_rows: int, tuned_rows: int, target_rows: int) -> RowMap:
         """Where each row of a matrix comes from that has so many rows in base, tuned and target."""
@@ -91,13 +129,15 @@ class VocabularyMatch:
             matched = np.full(target_rows, NONE, np.int64)
             matched[:common] = np.arange(common)
             return RowMap(target_rows, np.arange(target_rows, dtype=np.int64), matched, matched.copy())
-        rows = max(target_rows, int(self.raw[:, 0].max(initial=NONE)) + 1)
+        raw = np.concatenate(
+            [self.raw[self.raw[:, 1] < tuned_rows], self._without_row(base_rows, tuned_rows, target_rows)]
+        )
+        rows = max(target_rows, int(raw[:, 0].max(initial=NONE)) + 1)
         target, base, tuned = (np.full(rows, NONE, np.int64) for _ in range(3))
         target[:target_rows] = np.arange(target_rows)
         pairs = self.pairs[(self.pairs < (target_rows, base_rows, tuned_rows)).all(axis=1)]
         base[pairs[:, 0]] = pairs[:, 1]
         tuned[pairs[:, 0]] = pairs[:, 2]
-        raw = self.raw[self.raw[:, 1] < tuned_rows]
         target[raw[:, 0]] = NONE
         tuned[raw[:, 0]] = raw[:, 1]
         empty = np.flatnonzero((target == NONE) & (tuned == NONE))
@@ -109,43 +149,90 @@ class VocabularyMatch:
             )
         return RowMap(rows, target, base, tuned)
 
+    def lost_rows(self, base_rows: int, tuned_rows: int) -> Rows:
+        """Rows of base and tuned, in two columns, of the lost tokens: their difference has no place in the output."""
+        lost = np.empty((0, 2), np.int64) if self.lost_ids is None else self.lost_ids
+        return lost[(lost < (base_rows, tuned_rows)).all(axis=1)]
+
+    def _without_row(self, base_rows: int, tuned_rows: int, target_rows: int) -> Rows:
+        """Tokens right behind the target's last row, which base has no row for either and the tuned model has one for.
+
+        Gemma 3's tokenizer ends with an image token that the text models have no row for; one that was resized has.
+        """
+        found: list[tuple[int, int]] = []
+        if self.tokenizers is not None:
+            base, tuned, target = self.tokenizers
+            for id in range(target_rows, target.size):
+                token = target.token(id)
+                row = tuned_rows if token is None else tuned.ids.get(token, tuned_rows)
+                if row >= tuned_rows or token is None or base.ids.get(token, base_rows) < base_rows:
+                    break
+                found.append((id, row))
+        return np.array(found, np.int64).reshape(-1, 2)
+
+
+def read_vocabularies(folders: Folders, vocabulary: Literal["strings", "positions"] | None = None) -> Vocabularies:
+    """How the rows of base, tuned and target meet, and their tokenizers where these have to be read.
+
+    ``vocabulary`` forces rows to be matched by token string or by position. Raises `PairingError` for tokenizers whose
+    strings cannot be read, `CheckpointError` for broken files.
+    """
+    agree = tokenizers_agree(folders)
+    if vocabulary == "positions":
+        base, tuned, target = map(read_listed_tokens, folders)
+        return Vocabularies("positions", "--vocabulary positions", folders, None if agree else (base, tuned, target))
+    if vocabulary == "strings":
+        return Vocabularies("strings", "--vocabulary strings", folders, _read_all(folders))
+    if not agree:
+        return Vocabularies("strings", "the tokenizer files differ", folders, _read_all(folders))
+    if not _has_tokenizer(folders):
+        return Vocabularies("positions", "no tokenizer files", folders)
+    return Vocabularies("identical", "the tokenizer files are byte-identical", folders)
+
 
 def match_vocabulary(
-    base: SidecarFolder,
-    tuned: SidecarFolder,
-    target: SidecarFolder,
-    *,
-    new_tokens: Literal["append", "drop"] = "append",
-    vocabulary: Literal["strings", "positions"] | None = None,
-    matrix_rows: tuple[int, int, int],
+    vocabularies: Vocabularies, matrix_rows: tuple[int, int, int], new_tokens: NewTokens = "append"
 ) -> VocabularyMatch:
-    """Match the vocabularies of three models (SEMANTICS: Tokens).
+    """Match the vocabularies of three models (SEMANTICS: Tokens). Raises `PairingError` where they cannot be matched.
 
-    ``matrix_rows`` are the rows of the embeddings of base, tuned and target. ``vocabulary`` forces rows to be
-    matched by token string or by position. `PairingError` where they cannot be matched, `CheckpointError` for
-    broken files.
+    ``matrix_rows`` are the rows of the embeddings of base, tuned and target, 0 for a model that has none.
     """
-    folders = (base, tuned, target)
-    by_position = min(matrix_rows)
-    if vocabulary == "positions":
-        return VocabularyMatch("positions", by_position)
-    if vocabulary is None:
-        agree = tokenizers_agree(folders)
-        found = any(base.has(name) for name in TOKENIZER_FILES)
-        if agree and (is_readable(base) or len(set(matrix_rows)) == 1):
-            return VocabularyMatch("identical" if found else "positions", by_position)
-        if agree:
-            _refuse_shapes(folders, matrix_rows, found=found)
-    tokenizers = _read_all(folders)
-    return _match_strings(tokenizers, target, matrix_rows, append=new_tokens == "append")
+    base, _, target = vocabularies.folders
+    if vocabularies.tokenizers is not None and vocabularies.how == "strings":
+        match = _match_strings(vocabularies.tokenizers, target, matrix_rows, new_tokens)
+    elif vocabularies.tokenizers is not None:
+        match = _match_positions(vocabularies.tokenizers, matrix_rows)
+    elif len(set(matrix_rows)) > 1 and not is_readable(base) and vocabularies.why != "--vocabulary positions":
+        # Equal files of a kind that cannot be read do not say which tokens a longer matrix has rows for.
+        _refuse_shapes(vocabularies.folders, matrix_rows)
+    else:
+        match = VocabularyMatch(vocabularies.how, "", min(matrix_rows))
+    return replace(match, why=vocabularies.why)
+
+
+def _match_positions(
+    tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer], matrix_rows: tuple[int, int, int]
+) -> VocabularyMatch:
+    """Rows by position because a person said so. Tokens behind the rows in common are lost, by name where it is known."""
+    base, tuned, _ = tokenizers
+    base_rows, tuned_rows, target_rows = matrix_rows
+    common = min(matrix_rows)
+    known = sorted((id, token) for token, id in tuned.ids.items() if common <= id < tuned_rows)
+    return VocabularyMatch(
+        "positions",
+        "",
+        common,
+        dropped=tuple(token for id, token in known if id >= base_rows),
+        lost=tuple(token for id, token in known if id < base_rows and base.token(id) == token and id >= target_rows),
+        tokenizers=tokenizers,
+    )
 
 
 def _match_strings(
     tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer],
     folder: SidecarFolder,
     matrix_rows: tuple[int, int, int],
-    *,
-    append: bool,
+    new_tokens: NewTokens,
 ) -> VocabularyMatch:
     base, tuned, target = tokenizers
     base_rows, tuned_rows, target_rows = matrix_rows
@@ -157,41 +244,46 @@ def _match_strings(
         pairs[: len(shared), column] = np.fromiter(map(tokenizer.ids.__getitem__, shared), np.int64)
     for place, rename in enumerate(renames, start=len(shared)):
         pairs[place] = rename.target_id, rename.base_id, rename.tuned_id
-    pairs = pairs[(pairs < (target_rows, base_rows, tuned_rows)).all(axis=1)]
 
     new_names = {rename.new for rename in renames}
     only_tuned = [token for token in tuned.ids if token not in base.ids and token not in target.ids]
     only_tuned = sorted(set(only_tuned) - new_names, key=tuned.ids.__getitem__)
     rowless = [token for token in only_tuned if tuned.ids[token] >= tuned_rows]
     gained = [token for token in only_tuned if tuned.ids[token] < tuned_rows]
-    added = tuple(
-        AddedToken(token, target.size + place, tuned.added.get(token, {}))
-        for place, token in enumerate(gained if append else [])
-    )
-
-    carried = np.zeros(target_rows, bool)
-    carried[pairs[:, 0]] = True
-    kept = [token for token, id in target.ids.items() if id < target_rows and not carried[id]]
     lost = [
         token
         for token, id in base.ids.items()
         if token in tuned.ids and id < base_rows and target.ids.get(token, target_rows) >= target_rows
     ]
+    if new_tokens == "all":
+        more = {token for token in lost if token not in target.ids and tuned.ids[token] < tuned_rows}
+        gained = sorted([*gained, *more], key=tuned.ids.__getitem__)
+        lost = [token for token in lost if token not in more]
+    added = tuple(
+        AddedToken(token, target.size + place, tuned.added.get(token, {}))
+        for place, token in enumerate([] if new_tokens == "drop" else gained)
+    )
+
+    placed = (pairs < (target_rows, base_rows, tuned_rows)).all(axis=1)
+    carried = np.zeros(target_rows, bool)
+    carried[pairs[placed, 0]] = True
+    kept = [token for token, id in target.ids.items() if id < target_rows and not carried[id]]
     placeholders = [
         token
         for token, id in base.ids.items()
-        if target.ids.get(token, id) != id and token in tuned.ids and _PLACEHOLDER.search(token)
+        if target.ids.get(token, id) != id and token in tuned.ids and is_placeholder(token)
     ]
     match = VocabularyMatch(
         how="strings",
-        matched=len(pairs),
+        why="",
+        matched=int(placed.sum()),
         base_size=base.size,
         tuned_size=tuned.size,
         target_size=target.size,
         output_size=target.size + len(added),
         renamed=tuple(renames),
         added=added,
-        dropped=() if append else tuple(gained),
+        dropped=tuple(gained) if new_tokens == "drop" else (),
         rowless=tuple(rowless),
         placeholders=tuple(sorted(placeholders, key=base.ids.__getitem__)),
         kept=tuple(sorted(kept, key=target.ids.__getitem__)),
@@ -200,9 +292,19 @@ def _match_strings(
         tokenizers=tokenizers,
         pairs=pairs,
         raw=np.array([(token.id, tuned.ids[token.token]) for token in added], np.int64).reshape(-1, 2),
+        lost_ids=np.array([(base.ids[token], tuned.ids[token]) for token in lost], np.int64).reshape(-1, 2),
     )
     match.rows(*matrix_rows)
     return match
+
+
+def is_placeholder(token: str) -> bool:
+    """Whether a token's string says that its slot is held free for later."""
+    return _PLACEHOLDER.search(token) is not None
+
+
+def _has_tokenizer(folders: Iterable[SidecarFolder]) -> bool:
+    return any(folder.has(name) for folder in folders for name in TOKENIZER_FILES)
 
 
 def _find_renames(base: Tokenizer, tuned: Tokenizer, target: Tokenizer, folder: SidecarFolder) -> list[Rename]:
@@ -246,9 +348,7 @@ def _check_overlap(matched: int, tokenizers: tuple[Tokenizer, Tokenizer, Tokeniz
     )
 
 
-def _read_all(
-    folders: tuple[SidecarFolder, SidecarFolder, SidecarFolder],
-) -> tuple[Tokenizer, Tokenizer, Tokenizer]:
+def _read_all(folders: Folders) -> tuple[Tokenizer, Tokenizer, Tokenizer]:
     tokenizers: list[Tokenizer] = []
     faults: list[TuneportError] = []
     for folder in folders:
@@ -265,13 +365,11 @@ def _read_all(
     return base, tuned, target
 
 
-def _refuse_shapes(
-    folders: tuple[SidecarFolder, SidecarFolder, SidecarFolder], matrix_rows: tuple[int, int, int], *, found: bool
-) -> None:
+def _refuse_shapes(folders: Folders, matrix_rows: tuple[int, int, int]) -> NoReturn:
     rows = ", ".join(f"{count} ({folder.role})" for folder, count in zip(folders, matrix_rows, strict=True))
     state = (
         "The tokenizer files agree, but are of a kind whose token strings cannot be read"
-        if found
+        if _has_tokenizer(folders)
         else "None of the three folders has tokenizer files"
     )
     raise PairingError(

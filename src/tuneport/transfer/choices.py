@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
 from tuneport.errors import UsageError
@@ -19,6 +19,8 @@ from tuneport.pairing.tensors import Rule
 from tuneport.transfer.budget import parse_size
 
 SIDES = ("base", "tuned", "target")
+Matching = Literal["strings", "positions"]
+MATCHINGS = ("strings", "positions")
 DEFAULT_SHARD_SIZE = "5GB"
 
 
@@ -28,14 +30,15 @@ class Choices:
 
     scale: float = 1.0
     rules: tuple[Rule, ...] = ()
-    drop: str | None = None
+    drop: str | Sequence[str] | None = None
     dtype: str | None = None
     rounding: Literal["nearest", "stochastic"] = "nearest"
     seed: int = 0
     config: Mapping[str, str] = field(default_factory=dict)
     sidecar: Mapping[str, str] = field(default_factory=dict)
-    new_tokens: Literal["append", "drop"] = "append"
-    vocabulary: Literal["strings", "positions"] | None = None
+    new_tokens: Literal["append", "all", "drop"] = "append"
+    vocabulary: Matching | None = None
+    vocabulary_rules: Mapping[str, Matching] = field(default_factory=dict)
     digest_inputs: bool = False
     shard_size: str = DEFAULT_SHARD_SIZE
 
@@ -45,17 +48,22 @@ class Choices:
         for rule in self.rules:
             _check_pattern(rule.pattern, "--rule")
             _check_scale(rule.scale, f"--rule {rule.pattern}")
-        if self.drop is not None:
-            _check_pattern(self.drop, "--drop")
+        drop = (self.drop,) if isinstance(self.drop, str) else tuple(self.drop or ())
+        for pattern in drop:
+            _check_pattern(pattern, "--drop")
+        object.__setattr__(self, "drop", drop)
         if self.dtype is not None:
             spelled = FLOAT_SPELLINGS.get(self.dtype.lower(), self.dtype)
             if spelled not in FLOAT_SPELLINGS.values():
                 raise UsageError(f"--dtype {self.dtype!r}: choose bfloat16, float16, float32 or float64.")
             object.__setattr__(self, "dtype", spelled)
         _check_among(self.rounding, ("nearest", "stochastic"), "--rounding")
-        _check_among(self.new_tokens, ("append", "drop"), "--new-tokens")
+        _check_among(self.new_tokens, ("append", "all", "drop"), "--new-tokens")
         if self.vocabulary is not None:
-            _check_among(self.vocabulary, ("strings", "positions"), "--vocabulary")
+            _check_among(self.vocabulary, MATCHINGS, "--vocabulary")
+        for pattern, how in self.vocabulary_rules.items():
+            _check_pattern(pattern, "--vocabulary")
+            _check_among(how, MATCHINGS, f"--vocabulary {pattern}")
         for flag, chosen in (("--config", self.config), ("--sidecar", self.sidecar)):
             for name, side in chosen.items():
                 _check_among(side, SIDES, f"{flag} {name}")
@@ -67,6 +75,23 @@ class Choices:
     def shard_bytes(self) -> int:
         """The most bytes of a shard."""
         return parse_size(self.shard_size)
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The expressions of --drop."""
+        return tuple(self.drop or ())
+
+    @property
+    def patterns(self) -> list[tuple[str, str]]:
+        """Every expression that must find a tensor, with its flag."""
+        rules = [("--rule", rule.pattern) for rule in self.rules]
+        matched = [("--vocabulary", pattern) for pattern in self.vocabulary_rules]
+        return [*rules, *(("--drop", pattern) for pattern in self.dropped), *matched]
+
+    def how_to_match(self, name: str) -> Matching | None:
+        """How ``--vocabulary REGEX=…`` has a tensor's rows matched; the last expression that is found in its name counts."""
+        found = (how for pattern, how in reversed(list(self.vocabulary_rules.items())) if re.search(pattern, name))
+        return next(found, None)
 
     def record(self) -> dict[str, Any]:
         """The choices as JSON, for the plan and the manifest."""
@@ -106,6 +131,25 @@ def parse_rule(text: str) -> Rule:
     if not separator or not pattern or math.isnan(number):
         raise UsageError(f"--rule {text!r}: write it as REGEX=SCALE, for example 'embed_tokens=0'.")
     return Rule(pattern, number)
+
+
+def parse_vocabulary(texts: Sequence[str]) -> tuple[Matching | None, dict[str, Matching]]:
+    """What ``--vocabulary`` says of all matrices, and by expression of some. Raises `UsageError`."""
+    of_all: Matching | None = None
+    rules: dict[str, Matching] = {}
+    for text in texts:
+        pattern, separator, how = text.rpartition("=")
+        if how not in MATCHINGS or bool(separator) != bool(pattern):
+            raise UsageError(
+                f"--vocabulary {text!r}: write strings, positions, REGEX=strings or REGEX=positions, for example "
+                "'per_layer=strings'."
+            )
+        if pattern:
+            rules.pop(pattern, None)  # the last one wins, so it goes to the end
+            rules[pattern] = cast(Matching, how)
+        else:
+            of_all = cast(Matching, how)
+    return of_all, rules
 
 
 def parse_side(text: str, flag: str) -> tuple[str, str]:

@@ -51,7 +51,7 @@ def plan_as_json(plan: Plan, running: Running, out: Path | None = None) -> dict[
         "bytes": {"fetch": plan.bytes_to_fetch, "read": plan.bytes_to_read, "write": plan.bytes_to_write},
         "memory": None if pool is None else {"bytes": pool.estimate, "limit": pool.limit, "workers": pool.workers},
         "checked_while_running": list(CHECKED_WHILE_RUNNING),
-        "warnings": list(plan.warnings),
+        "warnings": [*plan.token_warnings, *plan.warnings],
         "refused": [*plan.refusals, *memory_refusal, *_place_refusals(plan, running, out), *_cache_refusals(plan)],
     }
 

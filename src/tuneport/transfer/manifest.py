@@ -123,6 +123,7 @@ class Measures:
 
     Over all tensors that took part: ``diff_norm`` is ‖Δ‖, ``drift_norm`` ‖target − base‖. Over the matrices among them:
     ``cosine`` is that of the two, ``base_target_cosine`` that of the weights themselves, and ``roles`` what each says.
+    ``lost_norm`` is ‖Δ‖ in rows of tokens that have no place in the output.
     """
 
     diff_norm: float | None
@@ -131,6 +132,15 @@ class Measures:
     base_target_cosine: float | None
     roles: Figures
     is_zero: bool = False
+    lost_norm: float | None = None
+
+    @property
+    def lost_share(self) -> float | None:
+        """The part of ‖Δ‖ that is in rows of tokens without a place in the output."""
+        if self.lost_norm is None or self.diff_norm is None:
+            return None
+        whole = math.hypot(self.lost_norm, self.diff_norm)
+        return self.lost_norm / whole if whole > 0 else 0.0
 
     def record(self) -> dict[str, float | None]:
         """The measures as they stand in a manifest."""

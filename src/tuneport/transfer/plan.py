@@ -19,11 +19,13 @@ from tuneport.checkpoint.adapter import Alike
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config import resolve
 from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count
+from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.shards import Layout, lay_out
 from tuneport.checkpoint.sidecars import Decision, Difference, merge_sidecars
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError, PairingError, SidecarError, TuneportError, listing
 from tuneport.pairing.adapted import check_ids, lay_onto
+from tuneport.pairing.matrices import Side, columns_of, rows_of, with_rows
 from tuneport.pairing.tensors import (
     ParentPair,
     TensorPair,
@@ -40,14 +42,15 @@ from tuneport.transfer.adapted_terms import adapted_terms
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.budget import DEFAULT_MAX_MEMORY, DEFAULT_MAX_MEMORY_PARSING
 from tuneport.transfer.choices import Choices
+from tuneport.transfer.pieces import Difference as DifferenceRecipe
 from tuneport.transfer.pieces import Recipe, Rounding, Rows, Source, Sum, Term
 from tuneport.transfer.product import NBYTES
 from tuneport.transfer.tokens import (
     Matrices,
-    columns_of,
+    lost_runs,
     match_rows,
-    rows_matter,
     token_decisions,
+    token_warnings,
     without_tokenizers,
 )
 
@@ -76,11 +79,20 @@ class OutputTask:
 
 
 @dataclass(frozen=True)
+class LostRows:
+    """Rows of one matrix that have a difference and no place in the output: their difference, and its elements."""
+
+    recipe: DifferenceRecipe
+    elements: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that will happen. ``refusals`` non-empty: the run would stop before the first byte.
 
     ``inputs`` are the checkpoints as they are given: of an adapter its own tensors. ``exact`` are pairs that must be equal
-    in base and tuned, ``alike`` tensors of an adapter that must be equal to each other.
+    in base and tuned, ``alike`` tensors of an adapter that must be equal to each other. ``lost`` are rows of tokens that
+    have no place in the output.
     """
 
     operation: Operation
@@ -99,12 +111,18 @@ class Plan:
     tensor_refusals: tuple[str, ...]
     sidecar_refusals: tuple[str, ...]
     warnings: tuple[str, ...]
+    lost: tuple[LostRows, ...]
     extra: Mapping[str, Any]
 
     @property
     def refusals(self) -> tuple[str, ...]:
         """Everything that stands against the run: what the tensors say first, then the small files."""
         return (*self.tensor_refusals, *self.sidecar_refusals)
+
+    @property
+    def token_warnings(self) -> tuple[str, ...]:
+        """What is lost with tokens that have no row in the output, before anything is measured."""
+        return tuple(line for match in self.vocabulary for line in token_warnings(match))
 
     @property
     def default_limit(self) -> int:
@@ -162,26 +180,28 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
     inputs = (base, tuned, target)
     adapted = lay_onto(tuned, base, is_tied(base), target) if tuned.adapter is not None else None
     tuned = adapted.model if adapted is not None else tuned
-    for checkpoint in (base, tuned, target):
+    models = (base, tuned, target)
+    for checkpoint in models:
         check_readable(checkpoint)
-    check_architectures(base, tuned, target)
-    ties = {checkpoint.role: is_tied(checkpoint) for checkpoint in (base, tuned, target)}
-    match = match_rows(base, tuned, target, ties, choices)
+    check_architectures(*models)
+    ties = [ties_of(checkpoint) for checkpoint in models]
+    folders = (base.sidecars, tuned.sidecars, target.sidecars)
+    matched = match_rows(folders, [Side.of(model, own) for model, own in zip(models, ties, strict=True)], choices)
+    match = matched.match
     if adapted is not None:
         check_ids(match, tuned)
-    by_token = rows_matter(match, base, tuned, target)
     changes = adapted.changes if adapted is not None else None
-    parents = pair_parents(base, tuned, (ties["base"], ties["tuned"]), by_token, choices.drop, changes)
-    check_patterns(choices.rules, choices.drop, [*target.tensors, *parents.pairs, *parents.alone])
+    parents = pair_parents(base, tuned, (ties[0], ties[1]), matched.by_token, choices.dropped, changes)
+    check_patterns(choices.patterns, [*target.tensors, *(pair.name for pair in parents.pairs.values()), *parents.alone])
     account = pair_target(
         parents.pairs,
         parents.alone,
         target,
-        tied_parents=ties["base"],
-        tied_target=ties["target"],
-        vocabulary_rows=by_token,
+        ties_parents=ties[0],
+        ties_target=ties[2],
+        by_token=matched.by_token,
         rules=choices.rules,
-        drop=choices.drop,
+        drop=choices.dropped,
         gains_rows=bool(match.added),
     )
     cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
@@ -194,6 +214,8 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         target.sidecars,
         changes=match.changes,
         tokenizers=match.tokenizers,
+        common=match.common,
+        left_out=match.dropped,
         config_choices=choices.config,
         sidecar_choices=choices.sidecar,
         dtype=choices.dtype,
@@ -221,9 +243,14 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
             *sidecars.decisions,
         ),
         differences=sidecars.differences,
-        tensor_refusals=(*parents.refusals, *(line.reason for line in account if line.fate == "refused")),
+        tensor_refusals=(
+            *matched.refusals,
+            *parents.refusals,
+            *(line.reason for line in account if line.fate == "refused"),
+        ),
         sidecar_refusals=sidecars.refusals,
         warnings=(*(adapted.warnings if adapted is not None else ()), *sidecars.warnings),
+        lost=_lost(account, match),
         extra={},
     )
 
@@ -256,6 +283,11 @@ def is_tied(checkpoint: Checkpoint) -> bool:
     return bool(resolve(config).values.get("tie_word_embeddings", False))
 
 
+def ties_of(checkpoint: Checkpoint) -> Ties:
+    """Which names of a checkpoint hold one weight, as its config has it."""
+    return Ties(is_tied(checkpoint), checkpoint.config.get("model_type"), checkpoint.tensors)
+
+
 def place(
     lines: Sequence[TensorPair],
     recipes: Sequence[tuple[Recipe, tuple[int, ...], tuple[float, ...]]],
@@ -272,13 +304,12 @@ def place(
     return layout, tasks
 
 
-def grown_rows(tasks: Sequence[OutputTask]) -> int | None:
-    """Rows of the output's embedding where it has more than the target's."""
-    for task in tasks:
-        target = task.line.target
-        if task.line.by_token and target is not None and task.slot.shape[0] > target.shape[0]:
-            return task.slot.shape[0]
-    return None
+def grown_rows(tasks: Sequence[OutputTask]) -> dict[int, int]:
+    """How many rows the output's vocabulary matrices have that have more than the target's, by how many those have."""
+    rows = [(task.line.target, task.slot) for task in tasks if task.line.by_token]
+    return {
+        rows_of(before): rows_of(now) for before, now in rows if before is not None and rows_of(now) > rows_of(before)
+    }
 
 
 def formula(choices: Choices) -> str:
@@ -301,8 +332,8 @@ def _recipe(
     scale = scale_of(line.name, choices.scale, choices.rules)
     change = line.pair.change
     matched = line.by_token or (change is not None and change.rows is not None)
-    rows = matrices.map(base.shape[0], tuned.shape[0], target.shape[0]) if matched else None
-    shape = (rows.rows, *target.shape[1:]) if rows is not None else target.shape
+    rows = matrices.map(rows_of(base), rows_of(tuned), rows_of(target)) if matched else None
+    shape = with_rows(target.shape, rows.rows) if rows is not None else target.shape
     if change is None:
         runs = matrices.runs(base, tuned, target) if matched else None
         terms: tuple[Term, ...] = (Term(Source("tuned", tuned), Source("base", base), scale, runs),)
@@ -310,6 +341,22 @@ def _recipe(
         terms = adapted_terms(line.pair, scale, rows, columns_of(target))
     work = working_dtype(base.dtype, tuned.dtype, target.dtype)
     return Sum(line.name, Source("target", target), terms, dtype, work, rounding), shape, (scale,)
+
+
+def _lost(account: Sequence[TensorPair], match: VocabularyMatch) -> tuple[LostRows, ...]:
+    """What the fine-tuning changed in rows of tokens that the target lacks, matrix by matrix."""
+    found = []
+    for line in account:
+        if line.pair is None or not line.by_token or line.pair.change is not None:
+            continue
+        base, tuned = line.pair.base, line.pair.tuned
+        rows = match.lost_rows(rows_of(base), rows_of(tuned))
+        if len(rows):
+            runs = lost_runs(rows[:, 0], rows[:, 1], columns_of(base))
+            term = Term(Source("tuned", tuned), Source("base", base), 1.0, runs)
+            recipe = DifferenceRecipe(line.name, (term,), working_dtype(base.dtype, tuned.dtype))
+            found.append(LostRows(recipe, len(rows) * columns_of(base)))
+    return tuple(found)
 
 
 def _sources(recipe: Recipe) -> list[StoredTensor]:

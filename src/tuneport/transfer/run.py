@@ -8,6 +8,7 @@ place. What a killed run finished is checked and kept.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.write import MANIFEST, AlreadyDone, OutputFolder, begin, check_place
 from tuneport.errors import CheckpointError, DoubtError, NumericsError, PairingError, listing
+from tuneport.pairing.matrices import columns_of, rows_of
 from tuneport.pairing.tensors import ParentPair, stored_twice
 from tuneport.pairing.vocabulary import RowMap
 from tuneport.transfer import arithmetic
@@ -44,11 +46,11 @@ from tuneport.transfer.manifest import (
     render_manifest,
 )
 from tuneport.transfer.pieces import Difference, Readers, Source, Sum, Term, equal, nonfinite_in
-from tuneport.transfer.plan import OutputTask, Plan, is_tied, plan_transfer
+from tuneport.transfer.plan import OutputTask, Plan, plan_transfer, ties_of
 from tuneport.transfer.product import are_alike
 from tuneport.transfer.roles import doubts
 from tuneport.transfer.stream import Progress, Workspace, run_leaves
-from tuneport.transfer.tokens import columns_of
+from tuneport.transfer.tokens import token_warnings
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def transfer(
 def execute(plan: Plan, out: Path, running: Running) -> Outcome:
     """Do what a plan says. The output appears under ``out`` when it is whole."""
     plan.stop_if_refused()
-    _stop_if_doubtful(plan.warnings, running)
+    _stop_if_doubtful((*plan.token_warnings, *plan.warnings), running)
     check_place(out, [checkpoint.path for checkpoint in plan.inputs if checkpoint.hub_id is None])
     record = plan.record()
     pool = budget(running.memory_limit, running.workers, plan.default_limit, plan.more_memory)
@@ -97,15 +99,17 @@ def execute(plan: Plan, out: Path, running: Running) -> Outcome:
             plan = replace(plan, inputs=tuple(fetched(checkpoint) for checkpoint in plan.inputs))
             with opened(plan.inputs) as readers:
                 results, dropped = _stream(plan, folder, readers, pool, running)
+                lost = _lost_norm(plan, readers)
                 digests = input_digests(plan, readers, pool)
                 for reader in readers.values():
                     reader.check_unchanged()
             check_sidecars_unchanged(plan, record)
-            totals = measures(results)
+            totals = replace(measures(results), lost_norm=lost)
             if totals.is_zero:
                 folder.discard()
                 raise NumericsError(ZERO_DIFF)
-            warnings = (*plan.warnings, *(doubt.message for doubt in doubts(totals.roles)))
+            told = [line for match in plan.vocabulary for line in token_warnings(match, totals.lost_share)]
+            warnings = (*told, *plan.warnings, *(doubt.message for doubt in doubts(totals.roles)))
             _stop_if_doubtful(warnings, running)
             manifest = make_manifest(
                 plan, record, results, dropped, totals, warnings, digests, pool, time.monotonic() - begun
@@ -244,7 +248,7 @@ def _check_tied(plan: Plan, readers: Readers) -> None:
     different = [
         f"{checkpoint.role} {checkpoint.label}: `{head.name}` is not the same as `{embedding.name}`"
         for checkpoint in plan.inputs
-        for embedding, head in stored_twice(checkpoint, is_tied(checkpoint))
+        for embedding, head in stored_twice(checkpoint, ties_of(checkpoint))
         if (embedding.dtype, embedding.shape) != (head.dtype, head.shape)
         or not equal(Source(checkpoint.role, embedding), Source(checkpoint.role, head), readers, space, PIECE)
     ]
@@ -278,6 +282,21 @@ def _measure_dropped(plan: Plan, readers: Readers) -> dict[str, float | None]:
     return norms
 
 
+def _lost_norm(plan: Plan, readers: Readers) -> float | None:
+    """‖Δ‖ of the rows whose tokens have no place in the output; None where an adapter made them and nothing was read."""
+    if not plan.lost and any(match.lost for match in plan.vocabulary):
+        return None
+    return math.sqrt(sum(_square(rows.recipe, rows.elements, readers) for rows in plan.lost))
+
+
+def _square(recipe: Difference, elements: int, readers: Readers) -> float:
+    """‖Δ‖² of a recipe's elements."""
+    space, sums = Workspace(), np.zeros(arithmetic.SUMS)
+    for start in range(0, elements, PIECE):
+        recipe.piece(start, min(start + PIECE, elements), start, readers, space, sums)
+    return float(sums[0])
+
+
 def _diff_norm(pair: ParentPair, readers: Readers) -> float | None:
     if pair.exact or pair.base.shape != pair.tuned.shape:
         return None
@@ -285,15 +304,11 @@ def _diff_norm(pair: ParentPair, readers: Readers) -> float | None:
     if pair.change is None:
         terms: tuple[Term, ...] = (Term(Source("tuned", pair.tuned), Source("base", pair.base), 1.0),)
     elif pair.change.rows is not None:
-        rows = np.arange(pair.base.shape[0], dtype=np.int64)
+        rows = np.arange(rows_of(pair.base), dtype=np.int64)
         terms = adapted_terms(pair, 1.0, RowMap(len(rows), rows, rows, rows), columns_of(pair.base))
     else:
         terms = () if pair.untrained else adapted_terms(pair, 1.0, None, columns_of(pair.base))
-    space, sums = Workspace(), np.zeros(arithmetic.SUMS)
-    for start in range(0, pair.base.elements, PIECE):
-        stop = min(start + PIECE, pair.base.elements)
-        Difference(pair.name, terms, work).piece(start, stop, start, readers, space, sums)
-    return float(sums[0] ** 0.5)
+    return math.sqrt(_square(Difference(pair.name, terms, work), pair.base.elements, readers))
 
 
 def _nonfinite(task: OutputTask, records: Mapping[tuple[str, int], LeafRecord]) -> int:

@@ -6,35 +6,49 @@ decisions for the manifest. How tokens are matched is `pairing/vocabulary.py`'s.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.checkpoint.matrices import EMBEDDING, is_vocabulary
+import numpy as np
+
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.pairing.rows import Runs, runs_of
-from tuneport.pairing.tensors import written_tensors
-from tuneport.pairing.vocabulary import RowMap, VocabularyMatch, match_vocabulary
+from tuneport.pairing.matrices import Side, VocabularyTensors, columns_of, find_vocabulary_tensors, rows_of
+from tuneport.pairing.rows import Ids, Runs, runs_of
+from tuneport.pairing.vocabulary import (
+    Folders,
+    RowMap,
+    VocabularyMatch,
+    is_placeholder,
+    match_vocabulary,
+    read_vocabularies,
+)
 from tuneport.transfer.choices import Choices
 
 
-def match_rows(
-    base: Checkpoint, tuned: Checkpoint, target: Checkpoint, ties: Mapping[str, bool], choices: Choices
-) -> VocabularyMatch:
-    """How the vocabularies of the three belong together; by position where there is no vocabulary matrix at all."""
-    rows = [vocabulary_rows(checkpoint, ties[checkpoint.role]) for checkpoint in (base, tuned, target)]
-    if any(count is None for count in rows):
-        return VocabularyMatch("identical", 0)
-    return match_vocabulary(
-        base.sidecars,
-        tuned.sidecars,
-        target.sidecars,
-        new_tokens=choices.new_tokens,
-        vocabulary=choices.vocabulary,
-        matrix_rows=(rows[0] or 0, rows[1] or 0, rows[2] or 0),
-    )
+@dataclass(frozen=True)
+class MatchedRows:
+    """How the vocabularies of the models belong together, and which tensors have rows to be matched by token.
+
+    ``by_token`` are names of tensors as they are stored in any of the models; every other tensor must have one shape.
+    """
+
+    match: VocabularyMatch
+    by_token: frozenset[str]
+    refusals: tuple[str, ...]
+
+
+def match_rows(folders: Folders, sides: Sequence[Side], choices: Choices) -> MatchedRows:
+    """Match the rows of base, tuned and target. The sides are those whose tensors are at hand, in this order."""
+    vocabularies = read_vocabularies(folders, choices.vocabulary)
+    # A diff vector has no target: base stands for it.
+    sizes = vocabularies.sizes
+    sides = [replace(side, tokens=tokens) for side, tokens in zip(sides, sizes, strict=False)]
+    found = find_vocabulary_tensors(sides, choices.how_to_match)
+    base, tuned, target = (*found.rows, found.rows[0])[:3]
+    match = match_vocabulary(vocabularies, (base, tuned, target), choices.new_tokens)
+    by_token = found.names if match.how == "strings" else _of_several_lengths(found, sides)
+    return MatchedRows(match, by_token, found.undecided)
 
 
 def without_tokenizers(match: VocabularyMatch) -> VocabularyMatch:
@@ -42,22 +56,14 @@ def without_tokenizers(match: VocabularyMatch) -> VocabularyMatch:
     return replace(match, tokenizers=None)
 
 
-def vocabulary_rows(checkpoint: Checkpoint, tied: bool) -> int | None:
-    """Rows of the embedding (or of the head, where no embedding is stored)."""
-    names = [name for name in written_tensors(checkpoint, tied) if is_vocabulary(name)]
-    names.sort(key=lambda name: not EMBEDDING.search(name))
-    return checkpoint.tensors[names[0]].shape[0] if names and checkpoint.tensors[names[0]].shape else None
-
-
-def rows_matter(match: VocabularyMatch, *checkpoints: Checkpoint) -> bool:
-    """Whether rows of vocabulary matrices need matching at all: other tokens, or another number of rows."""
-    if match.how == "strings":
-        return True
-    shapes = [
-        {tensor.shape[:1] for name, tensor in checkpoint.tensors.items() if is_vocabulary(name)}
-        for checkpoint in checkpoints
-    ]
-    return any(shape != shapes[0] for shape in shapes)
+def _of_several_lengths(found: VocabularyTensors, sides: Sequence[Side]) -> frozenset[str]:
+    """Of the vocabulary matrices those whose rows differ in number: equal ones meet row by row, as every tensor does."""
+    names: set[str] = set()
+    for weight in dict.fromkeys(weight for side in sides for weight in side.tensors):
+        stored = [side.tensors[weight] for side in sides if weight in side.tensors]
+        if stored[0].name in found.names and len({rows_of(tensor) for tensor in stored}) > 1:
+            names.update(tensor.name for tensor in stored)
+    return frozenset(names)
 
 
 class Matrices:
@@ -79,7 +85,7 @@ class Matrices:
     def runs(self, base: StoredTensor, tuned: StoredTensor, target: StoredTensor) -> Runs:
         """The same as runs of neighbours, for a transfer: raw rows come from the tuned model."""
         columns = columns_of(target)
-        key = (base.shape[0], tuned.shape[0], target.shape[0], columns)
+        key = (rows_of(base), rows_of(tuned), rows_of(target), columns)
         if key not in self._runs:
             rows = self.map(*key[:3])
             raw = rows.tuned.copy()
@@ -90,21 +96,16 @@ class Matrices:
         return self._runs[key]
 
 
-def columns_of(tensor: StoredTensor) -> int:
-    """Elements in one row."""
-    return math.prod(tensor.shape[1:])
+def lost_runs(base: Ids, tuned: Ids, columns: int) -> Runs:
+    """Runs of rows that have a difference and no place: those of base, and those of tuned (or of a stored difference)."""
+    none = np.full(len(base), -1, np.int64)
+    return runs_of(np.arange(len(base), dtype=np.int64), base, tuned, none, columns)
 
 
 def token_decisions(match: VocabularyMatch) -> list[Decision]:
     """What was decided about tokens, each kind in one line that names the first few."""
-    reasons = {
-        "identical": "the tokenizer files are byte-identical",
-        "strings": "the tokenizer files differ",
-        "positions": "no tokenizer files, or --vocabulary positions",
-    }
-    found = [
-        Decision("tokens", f"rows match by {'string' if match.how == 'strings' else 'position'}", reasons[match.how])
-    ]
+    how = "rows match by string" if match.how == "strings" else "rows match by position"
+    found = [Decision("tokens", how, match.why)]
     if match.added:
         shown = _few([f"{token.token} → {token.id}" for token in match.added])
         found.append(Decision("tokens.added", shown, "only the tuned model has them; their rows are the tuned model's"))
@@ -112,7 +113,7 @@ def token_decisions(match: VocabularyMatch) -> list[Decision]:
         shown = _few([f"{rename.old} → {rename.new}" for rename in match.renamed])
         found.append(Decision("tokens.renamed", shown, "the tuned model renamed them in place"))
     for subject, names, reason in (
-        ("tokens.dropped", match.dropped, "only the tuned model has them (--new-tokens drop)"),
+        ("tokens.dropped", match.dropped, f"only the tuned model has them ({_why_dropped(match)})"),
         ("tokens.rowless", match.rowless, "the tuned model's matrix has no row for them"),
         ("tokens.kept", match.kept, "base or tuned lack them; the rows stay as the target has them"),
         ("tokens.lost", match.lost, "the target lacks them; their difference has no place"),
@@ -121,6 +122,35 @@ def token_decisions(match: VocabularyMatch) -> list[Decision]:
         if names:
             found.append(Decision(subject, _few(list(names)), reason))
     return found
+
+
+def token_warnings(match: VocabularyMatch, lost_share: float | None = None) -> list[str]:
+    """What is lost with tokens that have no row in the output. ``lost_share`` is their part of ‖Δ‖, once it is measured."""
+    found = []
+    lost = [token for token in match.lost if lost_share or not is_placeholder(token)]
+    if lost:
+        share = f", {lost_share:.1%} of ‖Δ‖" if lost_share is not None else ""
+        found.append(
+            f"{len(lost)} token(s) of base and tuned are not in the target's vocabulary, so what the fine-tuning changed in "
+            f"their rows{share} is lost: {_few(lost)}. Pass `--new-tokens all` to append them with the tuned model's rows; "
+            "or, if the vocabulary was extended before the fine-tuning, give the model from before that as --base."
+        )
+    if match.how == "positions" and match.dropped:
+        found.append(
+            f"{len(match.dropped)} token(s) that only the tuned model has are lost, since rows match by position: "
+            f"{_few(list(match.dropped))}. To keep them, put each model's tokenizer.json into its folder "
+            "(AutoTokenizer's save_pretrained writes one) and run without `--vocabulary positions`."
+        )
+    if match.rowless:
+        found.append(
+            f"{len(match.rowless)} token(s) of the tuned tokenizer have no row in the tuned model and are left out: "
+            f"{_few(list(match.rowless))}."
+        )
+    return found
+
+
+def _why_dropped(match: VocabularyMatch) -> str:
+    return "--new-tokens drop" if match.how == "strings" else "rows match by position"
 
 
 def _few(names: list[str], most: int = 8) -> str:
