@@ -18,6 +18,7 @@ from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
 from tuneport.pairing.adapted_files import base_decisions, base_doubts, file_decisions, with_an_end
+from tuneport.pairing.matrices import Side, find_vocabulary_tensors
 from tuneport.pairing.tensors import check_readable
 from tuneport.pairing.vocabulary import VocabularyMatch
 
@@ -54,7 +55,7 @@ def lay_onto(adapter: Checkpoint, base: Checkpoint, tied: bool, target: Checkpoi
     if faults:
         raise PairingError(f"{where} does not fit its base {base.label}:{listing(sorted(faults))}")
     model = replace(adapter, adapter=None, tensors=dict(sorted(tensors.items())), config=base.config, behind=base.path)
-    rows = max((tensor.shape[0] for name, tensor in tensors.items() if is_vocabulary(name)), default=None)
+    rows = find_vocabulary_tensors([Side(tensors, base.config)]).rows[0] or None
     model, ends, unread = with_an_end(model, base, rows)
     decisions = (*file_decisions(model), *ends, *base_decisions(adapter))
     warnings = (*_tied_product(found, tied, adapter.adapter.tied), *unread, *base_doubts(adapter, base, target))

@@ -138,8 +138,8 @@ def token_warnings(match: VocabularyMatch, lost_share: float | None = None) -> l
     if match.how == "positions" and match.dropped:
         found.append(
             f"{len(match.dropped)} token(s) that only the tuned model has are lost, since rows match by position: "
-            f"{_few(list(match.dropped))}. To keep them, put each model's tokenizer.json into its folder "
-            "(AutoTokenizer's save_pretrained writes one) and run without `--vocabulary positions`."
+            f"{_few(list(match.dropped))}. To keep them, run without `--vocabulary positions`; where tuneport cannot read a "
+            "tokenizer, put the model's tokenizer.json into its folder first (AutoTokenizer's save_pretrained writes one)."
         )
     if match.rowless:
         found.append(
