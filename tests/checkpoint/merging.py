@@ -89,7 +89,7 @@ def merge(
     config: Mapping[str, str] | None = None,
     sidecar: Mapping[str, str] | None = None,
     dtype: str | None = None,
-    rows: int | None = None,
+    rows: Mapping[int, int] | None = None,
 ) -> Sidecars:
     folders = [
         write(root / name, files)
@@ -105,7 +105,7 @@ def merge(
         config_choices=config or {},
         sidecar_choices=sidecar or {},
         dtype=dtype,
-        vocab_rows=rows,
+        vocab_rows=rows or {},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -45,11 +46,11 @@ def merge(
     target: dict[str, Any],
     names: TokenNames | None = None,
     dtype: str | None = None,
-    vocab_rows: int | None = None,
+    vocab_rows: Mapping[int, int] | None = None,
     sides: dict[str, str] | None = None,
 ) -> tuple[dict[str, Any], Findings]:
     findings = Findings()
-    choices = ConfigChoices(sides or {}, dtype, vocab_rows)
+    choices = ConfigChoices(sides or {}, dtype, vocab_rows or {})
     names = names or TokenNames(None, TokenChanges())
     return merge_config(Three(base, tuned, target), choices, names, findings), findings
 
@@ -191,11 +192,23 @@ def test_an_asked_for_dtype_is_written_in_the_targets_spelling(target: dict[str,
 
 
 def test_grown_rows_are_written_wherever_the_vocabularys_size_stands() -> None:
-    output, _ = merge(LLAMA, LLAMA, LLAMA, vocab_rows=40)
+    output, _ = merge(LLAMA, LLAMA, LLAMA, vocab_rows={LLAMA["vocab_size"]: 40})
+    assert output == {**LLAMA, "vocab_size": 40}
+    text = {"model_type": "gemma3n_text", "vocab_size": 32, "vocab_size_per_layer_input": 30}
+    nested = {"model_type": "gemma3n", "text_config": text, "vision_config": {"vocab_size": 8}}
+    output, _ = merge(nested, nested, nested, vocab_rows={32: 40, 30: 38})
+    grown = {**text, "vocab_size": 40, "vocab_size_per_layer_input": 38}
+    assert output == {**nested, "text_config": grown}
+    output, _ = merge(nested, nested, nested, vocab_rows={30: 38})
+    assert output["text_config"] == {**text, "vocab_size_per_layer_input": 38}
+
+
+def test_a_padded_matrix_that_grew_sets_the_size_of_the_text() -> None:
+    output, _ = merge(LLAMA, LLAMA, LLAMA, vocab_rows={LLAMA["vocab_size"] + 3: 40})
     assert output == {**LLAMA, "vocab_size": 40}
     nested = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "vocab_size": 32}}
-    output, _ = merge(nested, nested, nested, vocab_rows=40)
-    assert output == {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "vocab_size": 40}}
+    output, _ = merge(nested, nested, nested, vocab_rows={64: 70})
+    assert output["text_config"]["vocab_size"] == 70
 
 
 def test_sub_configs_are_merged_field_by_field_with_their_own_defaults() -> None:

@@ -48,7 +48,7 @@ def test_the_outputs_files_load_in_transformers(tmp_path: Path) -> None:
     target = model(["<new>", "<unk>", "<s>", "</s>", "b", "a"])
     entry = {"content": "<|im_end|>", "special": True, "normalized": False}
     changes = TokenChanges(added=(AddedToken("<|im_end|>", 6, entry),))
-    sidecars = merge(tmp_path, base, tuned, target, changes, tokenizers=True, rows=20)
+    sidecars = merge(tmp_path, base, tuned, target, changes, tokenizers=True, rows={16: 20})
     assert not sidecars.refusals and not sidecars.warnings
     folder = put(sidecars, tmp_path / "output")
     config = AutoConfig.from_pretrained(folder)
@@ -257,7 +257,7 @@ def test_malformed_files_merge_or_end_in_a_clear_error(
             config_choices={},
             sidecar_choices={"config.json": "tuned"} if named else {},
             dtype="F32",
-            vocab_rows=99,
+            vocab_rows={16: 99},
         )  # fmt: skip  (flags)
     except CheckpointError as error:
         assert "the-" in str(error)

@@ -21,7 +21,7 @@ from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.token_changes import TokenChanges, edit_added_tokens_decoder, rename_tokens
 from tuneport.checkpoint.tokenizer import read_tokenizer
 from tuneport.checkpoint.tokenizer_edit import edit_tokenizer, stale_files
-from tuneport.pairing.vocabulary import VocabularyMatch, match_vocabulary
+from tuneport.pairing.vocabulary import VocabularyMatch, match_vocabulary, read_vocabularies
 
 TEXT = [
     "the quick brown fox jumps over the lazy dog",
@@ -111,7 +111,7 @@ def transfer(
     path: Path, base: SidecarFolder, tuned: SidecarFolder, target: SidecarFolder, rows: int = 1000, **options: Any
 ) -> tuple[VocabularyMatch, Path]:
     """Match three folders and write the output's tokenizer files beside the target's others."""
-    match = match_vocabulary(base, tuned, target, matrix_rows=(rows, rows, rows), **options)
+    match = match_vocabulary(read_vocabularies((base, tuned, target)), (rows, rows, rows), **options)
     out = path / "out"
     shutil.copytree(target.path, out)
     for name, content in edit_tokenizer(target, match.changes, tuned).items():

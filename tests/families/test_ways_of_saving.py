@@ -200,20 +200,15 @@ def test_names_with_and_without_a_prefix_are_told_from_different_models(
     assert differing(found, wanted) == []
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-def test_mask_buffers_that_only_some_store_need_a_word(
-    layers: int, transfers: Transfers, run: Cli, tmp_path: Path
+def test_mask_buffers_that_only_some_store_are_the_targets_and_stop_nothing(
+    transfers: Transfers, run: Cli, tmp_path: Path
 ) -> None:
     whole = transfers("gpt2")
-    masks = {f"transformer.h.{layer}.attn.bias": torch.tril(torch.ones(1, 1, 64, 64)) for layer in range(layers)}
+    masks = {f"transformer.h.{layer}.attn.bias": torch.tril(torch.ones(1, 1, 64, 64)) for layer in range(2)}
     for side in ("base", "target"):
         with copy(whole.family, tmp_path, side) as (family, folder, weights):
             write_weights(folder, weights | masks)
-    said = run("transfer", *family.parents, "--out", tmp_path / "out")
-    assert said.status == 1 and not (tmp_path / "out").exists()
-    if layers == 1:  # two would be more than a tenth of so small a model
-        assert all(name.replace(".", "\\.") in said.err for name in masks) and "--drop" in said.err
-    found = transferred(run, family, tmp_path / "out", "--drop", r"\.attn\.bias$")
+    found = transferred(run, family, tmp_path / "out")
     assert differing(found, read_weights(whole.out) | masks) == []
     fates = {entry["name"]: entry["action"] for entry in read_json(tmp_path / "out" / "tuneport.json")["tensors"]}
     assert {fates[name] for name in masks} == {"copied"}

@@ -134,14 +134,6 @@ class Measures:
     is_zero: bool = False
     lost_norm: float | None = None
 
-    @property
-    def lost_share(self) -> float | None:
-        """The part of ‖Δ‖ that is in rows of tokens without a place in the output."""
-        if self.lost_norm is None or self.diff_norm is None:
-            return None
-        whole = math.hypot(self.lost_norm, self.diff_norm)
-        return self.lost_norm / whole if whole > 0 else 0.0
-
     def record(self) -> dict[str, float | None]:
         """The measures as they stand in a manifest."""
         return {name: value for name, value in asdict(self).items() if name not in ("is_zero", "roles")}

@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ from tuneport.transfer.plan import OutputTask, Plan, plan_transfer, ties_of
 from tuneport.transfer.product import are_alike
 from tuneport.transfer.roles import doubts
 from tuneport.transfer.stream import Progress, Workspace, run_leaves
-from tuneport.transfer.tokens import token_warnings
+from tuneport.transfer.tokens import LostDifference, token_warnings
 
 
 @dataclass(frozen=True)
@@ -99,16 +99,16 @@ def execute(plan: Plan, out: Path, running: Running) -> Outcome:
             plan = replace(plan, inputs=tuple(fetched(checkpoint) for checkpoint in plan.inputs))
             with opened(plan.inputs) as readers:
                 results, dropped = _stream(plan, folder, readers, pool, running)
-                lost = _lost_norm(plan, readers)
+                lost = _lost_difference(plan, results, readers)
                 digests = input_digests(plan, readers, pool)
                 for reader in readers.values():
                     reader.check_unchanged()
             check_sidecars_unchanged(plan, record)
-            totals = replace(measures(results), lost_norm=lost)
+            totals = replace(measures(results), lost_norm=None if lost is None else lost.norm)
             if totals.is_zero:
                 folder.discard()
                 raise NumericsError(ZERO_DIFF)
-            told = [line for match in plan.vocabulary for line in token_warnings(match, totals.lost_share)]
+            told = [line for match in plan.vocabulary for line in token_warnings(match, lost)]
             warnings = (*told, *plan.warnings, *(doubt.message for doubt in doubts(totals.roles)))
             _stop_if_doubtful(warnings, running)
             manifest = make_manifest(
@@ -282,11 +282,18 @@ def _measure_dropped(plan: Plan, readers: Readers) -> dict[str, float | None]:
     return norms
 
 
-def _lost_norm(plan: Plan, readers: Readers) -> float | None:
-    """‖Δ‖ of the rows whose tokens have no place in the output; None where an adapter made them and nothing was read."""
-    if not plan.lost and any(match.lost for match in plan.vocabulary):
-        return None
-    return math.sqrt(sum(_square(rows.recipe, rows.elements, readers) for rows in plan.lost))
+def _lost_difference(plan: Plan, results: Sequence[TensorResult], readers: Readers) -> LostDifference | None:
+    """Δ in rows whose tokens have no place in the output; None where an adapter made them, and nothing was read."""
+    if not plan.lost:
+        return None if any(match.lost for match in plan.vocabulary) else LostDifference(0.0, 0.0, False)
+    lost = math.sqrt(sum(_square(rows.recipe, rows.elements, readers) for rows in plan.lost))
+    carried = [result for result in results if result.has_diff]
+    names = {rows.recipe.name for rows in plan.lost}
+    beside = [result for result in carried if result.task.slot.name in names]
+    mean = sum(result.sums[0] for result in beside) / max(sum(result.task.slot.elements for result in beside), 1)
+    own = lost**2 / sum(rows.elements for rows in plan.lost)
+    whole = math.hypot(lost, math.sqrt(sum(result.sums[0] for result in carried)))
+    return LostDifference(lost, lost / whole if whole > 0 else 0.0, own > 9 * mean)
 
 
 def _square(recipe: Difference, elements: int, readers: Readers) -> float:

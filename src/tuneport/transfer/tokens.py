@@ -124,12 +124,28 @@ def token_decisions(match: VocabularyMatch) -> list[Decision]:
     return found
 
 
-def token_warnings(match: VocabularyMatch, lost_share: float | None = None) -> list[str]:
-    """What is lost with tokens that have no row in the output. ``lost_share`` is their part of ‖Δ‖, once it is measured."""
+@dataclass(frozen=True)
+class LostDifference:
+    """What the lost tokens' rows held of the fine-tuning: ‖Δ‖ there, its part of the whole, and whether it stands out.
+
+    ``stands_out``: an element of these rows changed over three times as much as one of the rows that are carried.
+    """
+
+    norm: float
+    share: float
+    stands_out: bool
+
+
+def token_warnings(match: VocabularyMatch, measured: LostDifference | None = None) -> list[str]:
+    """What is lost with tokens that have no row in the output, in words; with its size once that is ``measured``.
+
+    A slot that was held free is no loss, unless the fine-tuning used it all the same.
+    """
     found = []
-    lost = [token for token in match.lost if lost_share or not is_placeholder(token)]
+    used = measured is not None and measured.stands_out
+    lost = [token for token in match.lost if used or not is_placeholder(token)]
     if lost:
-        share = f", {lost_share:.1%} of ‖Δ‖" if lost_share is not None else ""
+        share = f" ({measured.share:.1%} of ‖Δ‖)" if measured is not None else ""
         found.append(
             f"{len(lost)} token(s) of base and tuned are not in the target's vocabulary, so what the fine-tuning changed in "
             f"their rows{share} is lost: {_few(lost)}. Pass `--new-tokens all` to append them with the tuned model's rows; "
