@@ -320,7 +320,7 @@ def _without_place(name: str, pair: ParentPair, drop: Sequence[str]) -> TensorPa
 
 
 def _check_most_pair(base: Checkpoint, tuned: Checkpoint, paired: int, base_tensors: Sequence[StoredTensor]) -> None:
-    total = max(sum(tensor.elements for tensor in base_tensors), 1)
+    total = max(sum(tensor.elements for tensor in base_tensors if not is_computed_buffer(tensor)), 1)
     if paired < MOST_MUST_PAIR * total:
         _refuse_as_a_whole(base, tuned, paired / total)
 
