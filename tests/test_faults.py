@@ -304,9 +304,29 @@ def test_an_input_that_changes_while_it_is_read(
     assert not (tmp_path / "out").exists()
     others = [path for path in large.paths if path.name != role]
     assert all(tiny.contents(copy / path.name) == tiny.contents(path) for path in others)
+    assert "un again" in ran.err or do == "truncate"
     resumed = drive(argv)
-    assert_told(resumed)
-    assert not (tmp_path / "out").exists()
+    if do == "truncate":
+        assert_told(resumed)
+        assert not (tmp_path / "out").exists()
+        return
+    # What was begun is of an input that is no more, and in nobody's way: the message's advice works.
+    assert resumed.status == 0, resumed.err
+    assert drive(["verify", *argv[1:7], str(tmp_path / "out"), "--full"]).status == 0
+
+
+def test_killed_before_the_first_leaf_another_plan_takes_the_place(
+    drive: Drive, tmp_path: Path, small: tiny.Trio
+) -> None:
+    under = tmp_path / "at"
+    argv = small.flags(under / "out", *SHARDS)
+    for at in (1, 2):  # inside the headers of the two shards
+        assert drive(argv, call="pwrite", at=at, do="kill").status == KILLED
+        assert (under / "out.partial" / "journal.jsonl").exists()
+    other = small.flags(under / "out", "--scale", "0.5")
+    assert drive(other).status == 0
+    assert_only(under, "out")
+    assert drive(["verify", *other[1:7], str(under / "out"), "--full"]).status == 0
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,8 @@ def inspect(spec: str | os.PathLike[str]) -> dict[str, Any]:
             from tuneport.diff.vector import open_diff
 
             vector = open_diff(path)
-            return {"kind": "diff vector", **_checkpoint(vector.stored), **_manifest(manifest)}
-        return {"kind": "output", **_checkpoint(open_checkpoint(path, "output")), **_manifest(manifest)}
+            return {"kind": "diff vector", **_made(vector.stored, manifest)}
+        return {"kind": "output", **_made(open_checkpoint(path, "output"), manifest)}
     checkpoint = open_checkpoint(spec, "checkpoint")
     if checkpoint.adapter is not None:
         return {"kind": "adapter", **_adapter(checkpoint, checkpoint.adapter), **_checkpoint(checkpoint)}
@@ -98,6 +98,7 @@ def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "tied": is_tied(checkpoint),
         "chat_template": _has_template(checkpoint),
         "kernel": kernel.NAME,
+        "warnings": list(checkpoint.warnings),
     }
 
 
@@ -125,13 +126,15 @@ def _has_template(checkpoint: Checkpoint) -> bool:
     )
 
 
-def _manifest(manifest: dict[str, Any]) -> dict[str, Any]:
+def _made(checkpoint: Checkpoint, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What tuneport wrote: the folder as it is, and what its manifest says."""
     actions = Counter(entry["action"] for entry in manifest["tensors"])
     return {
+        **_checkpoint(checkpoint),
         "operation": manifest["operation"],
         "formula": manifest["formula"],
         "made_from": [f"{entry['role']}: {entry['name']}" for entry in manifest["inputs"]],
         "actions": dict(sorted(actions.items())),
         "measures": manifest["measures"],
-        "warnings": manifest["warnings"],
+        "warnings": [*checkpoint.warnings, *manifest["warnings"]],
     }

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from tuneport.checkpoint.local import open_folder
 from tuneport.checkpoint.open import open_checkpoint
-from tuneport.checkpoint.weights import INDEX, choose_weights
+from tuneport.checkpoint.weight_sets import INDEX, choose_weights
 from tuneport.errors import CheckpointError
 
 ONE = {"a": torch.ones(2), "b": torch.zeros(3)}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
+import torch
 from ran import Cli
 
-from tuneport.checkpoint.write import check_place
+from tuneport.checkpoint.write import OutputFolder, check_place
 from tuneport.errors import OutputError
 
 
@@ -153,3 +157,118 @@ def test_a_folder_to_stand_in_must_exist(cli: Cli, tmp_path: Path) -> None:
     made = tiny.trio(tmp_path / "in")
     ran = cli(*made.flags(tmp_path / "no" / "such" / "out"))
     assert ran.status == 1 and "Make it first" in ran.err
+
+
+def with_nan(tensors: tiny.Tensors, name: str) -> tiny.Tensors:
+    return {**tensors, name: tensors[name].fill_(float("nan"))}
+
+
+def nan_in_tuned(made: tiny.Trio) -> None:
+    tiny.write_weights(made.tuned, with_nan(tiny.llama(2), "lm_head.weight"))
+
+
+def other_integers(made: tiny.Trio) -> None:
+    for path, seed in zip(made.paths, (1, 2, 3), strict=True):
+        tiny.write_weights(path, {**tiny.llama(seed), "buffer": torch.tensor([1, 2, 3 if path == made.base else 4])})
+
+
+def two_heads(made: tiny.Trio) -> None:
+    for path in made.paths:
+        (path / "config.json").write_text(json.dumps(tiny.config(tie_word_embeddings=True)))
+
+
+def mended(made: tiny.Trio) -> None:
+    for seed, path in enumerate(made.paths, 1):
+        tiny.write_weights(path, tiny.moved(tiny.llama(1), seed) if seed > 1 else tiny.llama(1))
+        (path / "config.json").write_text(json.dumps(tiny.config()))
+
+
+def swapped(made: tiny.Trio) -> tiny.Trio:
+    return tiny.Trio(made.tuned, made.base, made.target, made.tensors)
+
+
+def nothing(made: tiny.Trio) -> None:
+    pass
+
+
+# How a first try ends: what is wrong with the models, its flags, what is said; then what is done about it.
+FIRST_TRIES: dict[str, tuple[Callable[[tiny.Trio], None], list[str], str, Callable[[tiny.Trio], None], list[str]]] = {
+    "NaN, and a rule": (nan_in_tuned, [], "NaN", nothing, ["--rule", "lm_head=0"]),
+    "NaN, and another input": (nan_in_tuned, [], "NaN", mended, []),
+    "NaN, and another dtype": (nan_in_tuned, [], "NaN", nothing, ["--dtype", "F32", "--rule", "lm_head=0"]),
+    "integers that differ": (other_integers, [], "integers", mended, []),
+    "two heads that are one": (two_heads, [], "tie_word_embeddings", mended, []),
+    "a zero diff vector": (
+        lambda made: tiny.write_weights(made.tuned, tiny.llama(1)),
+        [],
+        "diff vector is zero",
+        mended,
+        [],
+    ),
+    "a doubt, and other choices": (
+        lambda made: tiny.write_weights(made.target, tiny.llama(9)),
+        ["--strict"],
+        "--strict",
+        nothing,
+        ["--scale", "0.5"],
+    ),
+    "a disk too small, and a smaller dtype": (nothing, ["--dtype", "F64"], "bytes free", nothing, ["--dtype", "F16"]),
+}  # fmt: skip  (a row a line)
+
+
+@pytest.mark.parametrize("name", FIRST_TRIES)
+def test_a_first_try_that_was_refused_is_in_nobodys_way(
+    name: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, (wrong, flags, said, mend, others) = tiny.trio(tmp_path), FIRST_TRIES[name]
+    wrong(made)
+    with monkeypatch.context() as patch:
+        if "disk" in name:
+            patch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1000))
+        first = cli(*made.flags(tmp_path / "out", *flags))
+    assert first.status == 1 and said in first.err, first.err
+    assert not (tmp_path / "out").exists()
+    mend(made)
+    second = made.flags(tmp_path / "out", *others)
+    assert cli(*second, "--dry-run").status == 0
+    done = cli(*second)
+    assert done.status == 0, done.err
+    assert not (tmp_path / "out.partial").exists()
+    assert cli("verify", *second[1:7], tmp_path / "out", "--full").status == 0
+
+
+def test_what_a_refused_try_finished_is_of_use_to_the_same_plan_and_then_to_no_other(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny.trio(tmp_path)
+    nan_in_tuned(made)
+    assert cli(*made.flags(tmp_path / "out")).status == 1
+    journal = tmp_path / "out.partial" / "journal.jsonl"
+    finished = journal.read_text().count('"leaf"')
+    assert finished > 0
+    # A run of the same plan that is cut short: what it took up is of worth again.
+    monkeypatch.setattr(OutputFolder, "finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    cli(*made.flags(tmp_path / "out", "--allow-nonfinite"))
+    monkeypatch.undo()
+    other = cli(*made.flags(tmp_path / "out", "--scale", "0.5"))
+    assert other.status == 1 and "another plan" in other.err and "choices.scale" in other.err
+    done = cli(*made.flags(tmp_path / "out", "--allow-nonfinite"))
+    assert done.status == 0, done.err
+
+
+def test_a_try_that_finished_nothing_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
+    made, before = tiny.trio(tmp_path), {"base", "tuned", "target"}
+    other_integers(made)
+    assert cli(*made.flags(tmp_path / "out")).status == 1
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_what_lies_in_an_unfinished_folder_and_is_not_of_a_run_is_left_there(cli: Cli, tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    nan_in_tuned(made)
+    assert cli(*made.flags(tmp_path / "out")).status == 1
+    (tmp_path / "out.partial" / "mine").mkdir()
+    (tmp_path / "out.partial" / "mine" / "note.txt").write_text("mine")
+    other_integers(made)
+    assert "integers" in cli(*made.flags(tmp_path / "out")).err
+    assert (tmp_path / "out.partial" / "mine" / "note.txt").read_text() == "mine"

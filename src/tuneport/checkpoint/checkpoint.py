@@ -35,6 +35,7 @@ class Checkpoint:
 
     ``adapter`` is the config of a PEFT adapter, whose tensors are peft's and mean nothing without a base; ``behind`` is
     the folder of that base, once it is known, and ``made`` are small files that follow from the two, and lie nowhere.
+    ``warnings`` tell what lies beside the weights and was not read.
     """
 
     role: str
@@ -49,6 +50,7 @@ class Checkpoint:
     adapter: AdapterConfig | None = None
     behind: Path | None = None
     made: Mapping[str, bytes] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def sidecars(self) -> SidecarFolder:

@@ -8,10 +8,11 @@ and offline mode are honoured by the Hub client that does the work. Only weights
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from blake3 import blake3
 from tuneport.checkpoint.checkpoint import Checkpoint, WeightFile
 from tuneport.checkpoint.folder import MAX_SIDECAR_BYTES, SidecarFolder, is_sidecar
 from tuneport.checkpoint.local import as_adapter, open_folder
-from tuneport.checkpoint.weights import ADAPTER, StoredTensor, choose_weights, join_files, tensors_of_file
+from tuneport.checkpoint.two_sets import HUB, PICKLED, Read, compared, told_of_two, unreadable_beside
+from tuneport.checkpoint.weight_sets import ADAPTER, NAMED_IN_CONFIG, Weights, choose_weights
+from tuneport.checkpoint.weights import StoredTensor, check_gathered, join_files, tensors_of_file
 from tuneport.errors import CheckpointError, HubError
 
 
@@ -73,46 +76,109 @@ def free_in_cache() -> int:
 
 
 def _from_listing(repo: str, revision: str | None, role: str, info: Any) -> Checkpoint:
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    commit = str(info.sha)
-    where = f"{role} {repo}"
-    sizes = {entry.rfilename: int(entry.size or 0) for entry in info.siblings or () if "/" not in entry.rfilename}
-    hashes = {entry.rfilename: getattr(entry.lfs, "sha256", None) for entry in info.siblings or () if entry.lfs}
-
-    def download(name: str) -> Path:
-        with _needed(repo, revision, role):
-            return Path(hf_hub_download(repo, name, revision=commit))
-
-    weights = choose_weights(list(sizes), lambda name: download(name).read_bytes(), where)
-    for name, size in sizes.items():
-        if (is_sidecar(name) or name == ADAPTER) and size <= MAX_SIDECAR_BYTES:
-            download(name)
+    siblings = info.siblings or ()
+    sizes = {entry.rfilename: int(entry.size or 0) for entry in siblings}
+    hashes = {entry.rfilename: getattr(entry.lfs, "sha256", None) for entry in siblings if entry.lfs}
+    listed = _Listed(repo, str(info.sha), revision, role, sizes, hashes)
     place = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
-    folder = place / "snapshots" / commit
-    _remember(place, revision or constants.DEFAULT_REVISION, commit)
+    folder = place / "snapshots" / listed.commit
+    sidecars = [name for name in sizes if is_sidecar(name) or name == ADAPTER]
+    sidecars = [name for name in sidecars if sizes[name] <= MAX_SIDECAR_BYTES]
+    if "config.json" in sidecars:  # it may say which weights count
+        listed.fetched("config.json")
+    config = SidecarFolder(role, repo, folder).json("config.json") or {}
+    names = {name if "/" not in name else name.split("/")[0] + "/" for name in sizes}
+    named = config.get(NAMED_IN_CONFIG)
+    weights = choose_weights(names, lambda name: listed.fetched(name).read_bytes(), listed.where, named=named)
+    for name in sidecars:
+        listed.fetched(name)
+    _remember(place, revision or constants.DEFAULT_REVISION, listed.commit)
     if weights.legacy:  # pickles have no header that could be read from afar
         for name in weights.files:
-            download(name)
-        return _as_hub(open_folder(folder, role), repo, commit)
-    files: dict[str, WeightFile] = {}
-    per_file: dict[str, dict[str, StoredTensor]] = {}
-    for name in weights.files:
-        cached = try_to_load_from_cache(repo, name, revision=commit)
+            listed.fetched(name)
+        checkpoint = _as_hub(open_folder(folder, role), repo, listed.commit)
+        told = [listed.compared(weights, checkpoint.tensors, other) for other in weights.beside]
+        return replace(checkpoint, warnings=(*weights.warnings, *told))
+    files, tensors = listed.tensors(weights)
+    check_gathered(tensors, weights.pickled, listed.where)
+    warnings = (*weights.warnings, *(listed.compared(weights, tensors, other) for other in weights.beside))
+    checkpoint = Checkpoint(role, repo, listed.commit, folder, files, tensors, hub_id=repo, warnings=warnings)
+    return as_adapter(checkpoint, 0) if weights.adapter else replace(checkpoint, config=config)
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A repository at a commit: what it calls its files, how large they are, and how they are read."""
+
+    repo: str
+    commit: str
+    revision: str | None
+    role: str
+    sizes: Mapping[str, int]
+    hashes: Mapping[str, str | None]
+
+    @property
+    def where(self) -> str:
+        """What to call it."""
+        return f"{self.role} {self.repo}"
+
+    def fetched(self, name: str) -> Path:
+        """Where the file lies in the cache, to which it is brought."""
+        from huggingface_hub import hf_hub_download
+
+        with _needed(self.repo, self.revision, self.role):
+            return Path(hf_hub_download(self.repo, name, revision=self.commit))
+
+    def opened(self, name: str) -> tuple[Callable[[int, int], bytes], int, bool]:
+        """How to read bytes of a file, its size, and whether it is in the cache."""
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(self.repo, name, revision=self.commit)
         if isinstance(cached, str):
-            read = _reader_of(Path(cached))
-            size = Path(cached).stat().st_size
-        else:
-            read, size = _range_reader(repo, name, commit, revision, role), sizes[name]
-        per_file[name], header = tensors_of_file(name, size, read, f"{where}: {name}")
-        digest = blake3(header).hexdigest()
-        files[name] = WeightFile(name, size, 0, digest, hashes.get(name), isinstance(cached, str))
-    config = SidecarFolder(role, repo, folder).json("config.json") or {}
-    tensors = join_files(weights, per_file, where)
-    if weights.adapter:
-        return as_adapter(Checkpoint(role, repo, commit, folder, files, tensors, hub_id=repo), 0)
-    return Checkpoint(role, repo, commit, folder, files, tensors, config, hub_id=repo)
+            return _reader_of(Path(cached)), Path(cached).stat().st_size, True
+        return _range_reader(self.repo, name, self.commit, self.revision, self.role), self.sizes[name], False
+
+    def tensors(self, weights: Weights) -> tuple[dict[str, WeightFile], dict[str, StoredTensor]]:
+        """The files of a set of weights and, from their headers, what is in them."""
+        files: dict[str, WeightFile] = {}
+        per_file: dict[str, dict[str, StoredTensor]] = {}
+        for name in weights.files:
+            read, size, cached = self.opened(name)
+            per_file[name], header = tensors_of_file(name, size, read, f"{self.where}: {name}")
+            digest = blake3(header).hexdigest()
+            files[name] = WeightFile(name, size, 0, digest, self.hashes.get(name), cached)
+        return files, join_files(weights.index, per_file, self.where)
+
+    def compared(self, weights: Weights, tensors: Mapping[str, StoredTensor], beside: Weights) -> str:
+        """What to say of a second whole set. Raises `CheckpointError` where it differs from the one that counts."""
+        way_out = (
+            f"Download it without the files that are not meant (`hf download {self.repo} --revision {self.commit} "
+            f"--local-dir DIR --exclude '{_pattern(beside)}'`, or `--exclude '{_pattern(weights)}'`), and give DIR."
+        )
+        if weights.legacy or beside.legacy:
+            return told_of_two(weights, beside, PICKLED, self.where, way_out)
+        try:
+            _, others = self.tensors(beside)
+        except HubError:
+            raise
+        except CheckpointError as error:
+            return unreadable_beside(weights, beside, error)
+        found = compared(tensors, others, (self._reads(weights), self._reads(beside)), HUB)
+        return told_of_two(weights, beside, found, self.where, way_out)
+
+    def _reads(self, weights: Weights) -> Read:
+        readers = {name: self.opened(name)[0] for name in weights.files}
+        return lambda tensor, start, count: readers[tensor.file](tensor.offset + start, count)
+
+
+def _pattern(weights: Weights) -> str:
+    """A pattern for the files of one set of weights."""
+    if len(weights.files) == 1:
+        return weights.files[0]
+    return os.path.commonprefix(weights.files) + "*"  # noqa: RUF071  (names are compared letter by letter, no paths)
 
 
 def _remember(place: Path, revision: str, commit: str) -> None:

@@ -1,7 +1,8 @@
 """What a run has done so far, one JSON record a line, so that a killed run can go on.
 
-The first record is the plan, written whole or not at all. Then come records of runs (who holds the folder) and of
-leaves: 4 MiB of a tensor that are on disk, with their digest. A last line that a kill cut short is dropped.
+The first record is the plan, written whole or not at all. Then come records of runs (who holds the folder), of leaves
+(4 MiB of a tensor that are on disk, with their digest), and of a run that ended by a refusal of its own. A last line that a
+kill cut short is dropped.
 """
 
 from __future__ import annotations
@@ -59,9 +60,7 @@ class Journal:
                     entry = LeafRecord(bytes.fromhex(record["digest"]), sums, int(record["nonfinite"]))
                     self.leaves[record["tensor"], int(record["leaf"])] = entry
         except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise TakenError(
-                f"{self.path} is damaged ({error}). Remove {self.path.parent.name} and run again; it starts anew."
-            ) from None
+            raise _damaged(self.path.parent, error) from None
         _stop_if_different(self.path.parent, begun, plan)
         if len(whole) < len(content):
             os.truncate(self.path, len(whole))
@@ -78,6 +77,10 @@ class Journal:
         }
         self._append(entry)
 
+    def add_refusal(self, reason: str) -> None:
+        """Note that the run ends by a refusal: its leaves keep no other plan out."""
+        self._append({"refused": reason})
+
     def _append(self, record: Mapping[str, Any]) -> None:
         line = (json.dumps(record) + "\n").encode()
         with self._lock:
@@ -90,16 +93,45 @@ class Journal:
         os.close(self._descriptor)
 
 
-def check_plan(folder: Path, plan: Mapping[str, Any]) -> None:
-    """Raise `TakenError` if the folder's journal was begun with another plan, or cannot be read."""
+def can_be_discarded(folder: Path, plan: Mapping[str, Any]) -> bool:
+    """Whether the folder was begun with another plan than ``plan``, and holds nothing of worth.
+
+    Of worth are leaves, unless the run that wrote or took them up last ended by a refusal of its own. Raises `TakenError`
+    where another plan has such leaves there, or the journal cannot be read.
+    """
+    begun, leaves, refused = _looked_over(folder)
+    if leaves and not refused:
+        _stop_if_different(folder, begun, plan)
+    return bool(differing_fields(begun, dict(json.loads(json.dumps(plan)))))
+
+
+def holds_leaves(folder: Path) -> bool:
+    """Whether the folder's journal names a leaf. Raises `TakenError` where it cannot be read."""
+    return _looked_over(folder)[1]
+
+
+def _looked_over(folder: Path) -> tuple[Any, bool, bool]:
+    """The plan of a folder's journal, whether leaves were finished, and whether its last run ended by a refusal."""
+    begun: Any = None
+    leaves = refused = False
     try:
         with (folder / NAME).open("rb") as lines:
-            begun = json.loads(lines.readline())["plan"]
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break  # cut short by a kill
+                record = json.loads(line)
+                begun = record["plan"] if begun is None else begun
+                leaves = leaves or "leaf" in record
+                refused = "refused" in record or (refused and "run" not in record)
+        if begun is None:
+            raise ValueError("it is empty")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TakenError(
-            f"{folder / NAME} is damaged ({error}). Remove {folder.name} and run again; it starts anew."
-        ) from None
-    _stop_if_different(folder, begun, plan)
+        raise _damaged(folder, error) from None
+    return begun, leaves, refused
+
+
+def _damaged(folder: Path, error: Exception) -> TakenError:
+    return TakenError(f"{folder / NAME} is damaged ({error}). Remove {folder.name} and run again; it starts anew.")
 
 
 def _stop_if_different(folder: Path, begun: Any, plan: Mapping[str, Any]) -> None:

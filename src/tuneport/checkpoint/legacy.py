@@ -7,7 +7,6 @@ the models extra an error says so.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from blake3 import blake3
 
 from tuneport.checkpoint.checkpoint import Checkpoint, WeightFile
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.weights import StoredTensor, Weights, join_files
+from tuneport.checkpoint.weight_sets import Weights
+from tuneport.checkpoint.weights import StoredTensor, check_gathered, join_files
 from tuneport.errors import CheckpointError
 
 
@@ -31,8 +31,9 @@ def open_legacy(path: Path, role: str, label: str, weights: Weights) -> Checkpoi
         digest = blake3(described.encode()).hexdigest()
         files[name] = WeightFile(name, status.st_size, status.st_mtime_ns, digest)
         per_file[name] = entries
-    checkpoint = Checkpoint(role, label, None, path, files, join_files(weights, per_file, where), legacy=True)
-    return replace(checkpoint, config=checkpoint.sidecars.json("config.json") or {})
+    tensors = join_files(weights.index, per_file, where)
+    check_gathered(tensors, None, where)
+    return Checkpoint(role, label, None, path, files, tensors, legacy=True)
 
 
 class LegacyReader:

@@ -1,4 +1,7 @@
-"""A folder on this machine becomes a Checkpoint: the headers of its weight files and its small files are read, no weight."""
+"""A folder on this machine becomes a Checkpoint: the headers of its weight files and its small files are read, no weight.
+
+(But where a folder holds two sets of weights: these are compared.)
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,12 @@ from blake3 import blake3
 
 from tuneport.checkpoint.adapter_config import read_adapter_config
 from tuneport.checkpoint.checkpoint import Checkpoint, WeightFile
+from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.legacy import open_legacy
-from tuneport.checkpoint.weights import ADAPTER, StoredTensor, choose_weights, join_files, tensors_of_file
+from tuneport.checkpoint.reading import TensorReader, reading
+from tuneport.checkpoint.two_sets import LOCAL, PICKLED, Read, compared, told_of_two, unreadable_beside
+from tuneport.checkpoint.weight_sets import ADAPTER, NAMED_IN_CONFIG, Weights, choose_weights
+from tuneport.checkpoint.weights import StoredTensor, check_gathered, join_files, tensors_of_file
 from tuneport.errors import CheckpointError
 
 # A pattern for each of a hundred thousand modules fits.
@@ -23,21 +30,18 @@ def open_folder(path: Path, role: str, stem: str = "model") -> Checkpoint:
     label = path.resolve().name
     where = f"{role} {label}"
     try:
-        names = [entry.name for entry in path.iterdir() if entry.is_file()]
-        weights = choose_weights(names, lambda name: (path / name).read_bytes(), where, stem)
-        if weights.legacy:
-            return open_legacy(path, role, label, weights)
-        files, per_file = {}, {}
-        for name in weights.files:
-            files[name], per_file[name] = _read_file_header(path / name, f"{where}: {name}")
+        names = [entry.name + "/" * entry.is_dir() for entry in path.iterdir() if entry.is_file() or entry.is_dir()]
+        config = SidecarFolder(role, label, path).json("config.json") or {}
+        named = config.get(NAMED_IN_CONFIG)
+        weights = choose_weights(names, lambda name: (path / name).read_bytes(), where, stem, named)
+        checkpoint = _with_weights(path, role, label, weights)
+        warnings = (*weights.warnings, *(_compared(checkpoint, weights, other) for other in weights.beside))
+        checkpoint = replace(checkpoint, warnings=warnings)
         if weights.adapter:
-            status = (path / ADAPTER).stat()
+            return as_adapter(checkpoint, (path / ADAPTER).stat().st_mtime_ns)
     except OSError as error:
         raise CheckpointError(f"{where}: {error.filename} cannot be read: {error.strerror}.") from None
-    checkpoint = Checkpoint(role, label, None, path, files, join_files(weights, per_file, where))
-    if weights.adapter:
-        return as_adapter(checkpoint, status.st_mtime_ns)
-    return replace(checkpoint, config=checkpoint.sidecars.json("config.json") or {})
+    return replace(checkpoint, config=config)
 
 
 def as_adapter(checkpoint: Checkpoint, mtime_ns: int) -> Checkpoint:
@@ -49,6 +53,42 @@ def as_adapter(checkpoint: Checkpoint, mtime_ns: int) -> Checkpoint:
     config = read_adapter_config(checkpoint.sidecars.json(ADAPTER) or {}, where)
     file = WeightFile(ADAPTER, len(content), mtime_ns, blake3(content).hexdigest())
     return replace(checkpoint, adapter=config, files={**checkpoint.files, ADAPTER: file})
+
+
+def _with_weights(path: Path, role: str, label: str, weights: Weights) -> Checkpoint:
+    if weights.legacy:
+        return open_legacy(path, role, label, weights)
+    where = f"{role} {label}"
+    files, per_file = {}, {}
+    for name in weights.files:
+        files[name], per_file[name] = _read_file_header(path / name, f"{where}: {name}")
+    tensors = join_files(weights.index, per_file, where)
+    check_gathered(tensors, weights.pickled, where)
+    return Checkpoint(role, label, None, path, files, tensors)
+
+
+def _compared(checkpoint: Checkpoint, weights: Weights, beside: Weights) -> str:
+    """What to say of a second whole set. Raises `CheckpointError` where it differs from the one that counts."""
+    where = f"{checkpoint.role} {checkpoint.label}"
+    way_out = "Move the files that are not meant to another folder."
+    if beside.legacy != weights.legacy:
+        return told_of_two(weights, beside, PICKLED, where, way_out)
+    try:
+        other = _with_weights(checkpoint.path, checkpoint.role, checkpoint.label, beside)
+    except CheckpointError as error:
+        return unreadable_beside(weights, beside, error)
+    with reading(checkpoint) as one, reading(other) as two:
+        found = compared(checkpoint.tensors, other.tensors, (_reads(one), _reads(two)), LOCAL)
+    return told_of_two(weights, beside, found, where, way_out)
+
+
+def _reads(reader: TensorReader) -> Read:
+    def read(tensor: StoredTensor, start: int, count: int) -> bytes:
+        buffer = bytearray(count)
+        reader.read_into(tensor, start, memoryview(buffer))
+        return bytes(buffer)
+
+    return read
 
 
 def _read_file_header(path: Path, where: str) -> tuple[WeightFile, dict[str, StoredTensor]]:

@@ -1,8 +1,7 @@
-"""Which weights count, and what is in them.
+"""What is in the weight files that count: every tensor with the file and the byte range that hold it.
 
-In comes a listing of a folder (local, or a Hub repository seen from afar), out comes every tensor with the file and
-the byte range that hold it. Those the index names count; else model.safetensors; else the only .safetensors file;
-else legacy pytorch_model*.bin; else the search stops with the list. No path from an index leaves its folder.
+Which files count is for `weight_sets` to say. Index and files must tell the same story, and no path from an index leaves its
+folder; both may lie on this disk, or be seen from afar.
 """
 
 from __future__ import annotations
@@ -16,14 +15,6 @@ from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.header import header_length, parse_header
 from tuneport.errors import CheckpointError, listing
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-LEGACY_INDEX = "pytorch_model.bin.index.json"
-LEGACY_SINGLE = "pytorch_model.bin"
-MODEL_WEIGHTS = (INDEX, SINGLE, LEGACY_INDEX, LEGACY_SINGLE)
-ADAPTER = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_PICKLE = "adapter_model.bin"
 MAX_INDEX_BYTES = 64 * 2**20
 
 
@@ -44,66 +35,16 @@ class StoredTensor:
         return self.nbytes // DTYPES[self.dtype].itemsize
 
 
-@dataclass(frozen=True)
-class Weights:
-    """The files that count, by name, and where they were listed: ``index`` is the weight map, if there is one."""
-
-    files: tuple[str, ...]
-    index: Mapping[str, str] | None
-    legacy: bool = False
-    adapter: bool = False
-
-
-def choose_weights(names: list[str], read_index: Callable[[str], bytes], where: str, stem: str = "model") -> Weights:
-    """Which of the files ``names`` count. ``read_index`` fetches an index; ``where`` is what to call the folder."""
-    present = set(names)
-    own = (f"{stem}.safetensors.index.json", f"{stem}.safetensors", False)
-    for index_name, single_name, legacy in (own, (LEGACY_INDEX, LEGACY_SINGLE, True)):
-        if index_name in present:
-            index = _parse_index(read_index(index_name), f"{where}: {index_name}", legacy)
-            missing = sorted(set(index.values()) - present)
-            if missing:
-                raise CheckpointError(
-                    f"{where}: {index_name} names files that are not there:{listing(missing)}\n"
-                    "Download the checkpoint again, in full."
-                )
-            return Weights(tuple(sorted(set(index.values()))), index, legacy)
-        if single_name in present:
-            return Weights((single_name,), None, legacy)
-        if not legacy:
-            candidates = sorted(name for name in present if name.endswith(".safetensors"))
-            if len(candidates) == 1 and ADAPTER not in present:
-                return Weights((candidates[0],), None)
-            if candidates and ADAPTER not in present:
-                raise CheckpointError(
-                    f"{where}: {len(candidates)} safetensors files and no {INDEX}; which count cannot be known:"
-                    f"{listing(candidates)}\nKeep one of them, or add the index."
-                )
-    if ADAPTER in present:
-        return _adapter_weights(present, where)
-    raise CheckpointError(
-        f"{where}: no weights. Looked for {INDEX}, {SINGLE}, a single .safetensors file and {LEGACY_SINGLE}; "
-        f"the folder holds{listing(sorted(present)) or ' nothing'}"
-    )
-
-
-def _adapter_weights(present: set[str], where: str) -> Weights:
-    """A PEFT adapter's one file; it stands beside no model of its own."""
-    if ADAPTER_WEIGHTS in present:
-        return Weights((ADAPTER_WEIGHTS,), None, adapter=True)
-    pickled = (
-        f"{ADAPTER_PICKLE} is a pickle; load the adapter with peft and save it again (save_pretrained writes safetensors)."
-        if ADAPTER_PICKLE in present
-        else f"the folder holds{listing(sorted(present))}"
-    )
-    raise CheckpointError(f"{where} is a PEFT adapter without {ADAPTER_WEIGHTS}: {pickled}")
-
-
 def tensors_of_file(
     file: str, size: int, prefix: Callable[[int, int], bytes], where: str
 ) -> tuple[dict[str, StoredTensor], bytes]:
     """Tensors of one safetensors file and its raw header. ``prefix(start, count)`` reads bytes of the file."""
-    length = header_length(prefix(0, min(8, size)), size, where)
+    first = prefix(0, min(8, size))
+    if first == b"version ":
+        raise CheckpointError(
+            f"{where} is a Git LFS pointer, not the weights. Run `git lfs pull` in that folder, or download it again."
+        )
+    length = header_length(first, size, where)
     header = prefix(8, length)
     ranges = parse_header(header, size, where)
     found = {name: StoredTensor(name, r.dtype, r.shape, file, r.offset, r.nbytes) for name, r in ranges.items()}
@@ -111,7 +52,7 @@ def tensors_of_file(
 
 
 def join_files(
-    weights: Weights, per_file: Mapping[str, Mapping[str, StoredTensor]], where: str
+    index: Mapping[str, str] | None, per_file: Mapping[str, Mapping[str, StoredTensor]], where: str
 ) -> dict[str, StoredTensor]:
     """All tensors of a checkpoint, in the order of their names; index and files must tell the same story."""
     faults: list[str] = []
@@ -121,14 +62,14 @@ def join_files(
             if name in joined:
                 faults.append(f"`{name}` stands in {joined[name].file} and in {file}")
             joined[name] = tensor
-    if weights.index is not None:
-        for name, file in weights.index.items():
+    if index is not None:
+        for name, file in index.items():
             if name not in per_file[file]:
                 faults.append(f"the index places `{name}` in {file}, which does not hold it")
         faults += [
-            f"`{name}` stands in {tensor.file}, the index {'places it elsewhere' if name in weights.index else 'omits it'}"
+            f"`{name}` stands in {tensor.file}, the index {'places it elsewhere' if name in index else 'omits it'}"
             for name, tensor in joined.items()
-            if weights.index.get(name) != tensor.file
+            if index.get(name) != tensor.file
         ]
     if faults:
         raise CheckpointError(
@@ -137,7 +78,30 @@ def join_files(
     return dict(sorted(joined.items()))
 
 
-def _parse_index(content: bytes, where: str, legacy: bool) -> dict[str, str]:
+def check_gathered(tensors: Mapping[str, StoredTensor], pickled: str | None, where: str) -> None:
+    """Raise `CheckpointError` for what DeepSpeed's ZeRO-3 leaves of weights that it did not gather: matrices of shape [0].
+
+    ``pickled`` is a whole pickle beside these files, as zero_to_fp32.py writes it.
+    """
+    empty = [
+        tensor
+        for tensor in tensors.values()
+        if tensor.shape == (0,) and tensor.name.endswith("weight") and DTYPES[tensor.dtype].kind == "float"
+    ]
+    if not empty:
+        return
+    files = ", ".join(sorted({tensor.file for tensor in empty}))
+    more = f" If that wrote {pickled}, move {files} away, and {pickled} is read." if pickled is not None else ""
+    raise CheckpointError(
+        f"{where}: {len(empty)} weight(s) in {files} have the shape [0] (`{empty[0].name}`, say). The model was saved by "
+        "DeepSpeed ZeRO-3 without gathering. Run zero_to_fp32.py on the training checkpoint, or save again with "
+        f"`stage3_gather_16bit_weights_on_model_save` set to true.{more}"
+    )
+
+
+def parse_index(content: bytes, where: str, legacy: bool) -> dict[str, str]:
+    """Files by tensor name, as an index has them. Raises `CheckpointError`: what is damaged, or leads out of the folder."""
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tuneport.checkpoint.journal import Journal, LeafRecord
 from tuneport.checkpoint.replacing import REPLACES, check_room_for_old, finish_replacing, move_into_place
 from tuneport.checkpoint.shards import Layout
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.errors import OutputError, TakenError
+from tuneport.errors import HubError, OutputError, TakenError, TuneportError
 
 MANIFEST = "tuneport.json"
 # Larger writes ask the page cache for large blocks of memory, which cost a virtual machine up to three times as much.
@@ -118,11 +118,32 @@ def begin(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -
             _check_existing(out, plan, layout, overwrite)
         _check_ours(partial)
         partial.mkdir(exist_ok=True)
-        folder = OutputFolder(out, partial, plan, layout)
+        with told(partial):
+            if (partial / journal.NAME).exists() and journal.can_be_discarded(partial, plan):
+                _clear(partial)
         try:
-            yield folder
-        finally:
-            folder.close()
+            with closing(OutputFolder(out, partial, plan, layout)) as folder, _refusals_noted(folder):
+                yield folder
+        except BaseException:
+            with suppress(OSError):
+                if (partial / journal.NAME).exists() and not journal.holds_leaves(partial):
+                    _clear(partial)  # nothing was finished, so nothing is left in the way of another try
+                    partial.rmdir()
+            raise
+
+
+@contextmanager
+def _refusals_noted(folder: OutputFolder) -> Iterator[None]:
+    """Note in the journal that a run said no (NaN, doubts, inputs that changed); what failed from outside is taken up again."""
+    try:
+        yield
+    except (OutputError, HubError):
+        raise
+    except TuneportError as error:
+        if folder.partial.exists():
+            with told(folder.partial):
+                folder.journal.add_refusal(type(error).__name__)
+        raise
 
 
 def check_place(out: Path, inputs: list[Path]) -> None:
@@ -156,7 +177,7 @@ def place_refusals(
         partial = _partial(out)
         _check_ours(partial)
         if (partial / journal.NAME).exists():
-            journal.check_plan(partial, plan)
+            journal.can_be_discarded(partial, plan)
         written = _allocated(partial) if partial.is_dir() else 0
         _check_space(out, out.resolve().parent, layout.nbytes - written)
     except AlreadyDone:
@@ -232,6 +253,15 @@ def _check_ours(partial: Path) -> None:
         held = {entry.name for entry in partial.iterdir()} if partial.is_dir() else set()
     if held - {f"{journal.NAME}.new"} and not held & {journal.NAME, MANIFEST}:
         raise TakenError(f"{partial} is in the way, and not made by tuneport. Move it away, or give another --out.")
+
+
+def _clear(partial: Path) -> None:
+    """Remove what a run writes before its first leaf is finished; the journal last, by which the folder is known as ours."""
+    for shard in partial.glob("*.safetensors"):
+        if not shard.is_dir():
+            shard.unlink()
+    for name in (f"{journal.NAME}.new", journal.NAME):
+        (partial / name).unlink(missing_ok=True)
 
 
 def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -> None:

@@ -41,7 +41,7 @@ from tuneport.pairing.vocabulary import VocabularyMatch
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
 from tuneport.transfer.pieces import Difference, RawRows, Recipe, Rounding, Source, Sum, Term
-from tuneport.transfer.plan import Cast, LostRows, Plan, grown_rows, is_tied, is_written, place, ties_of
+from tuneport.transfer.plan import Cast, LostRows, Plan, grown_rows, is_tied, is_written, place, ties_of, told_at_opening
 from tuneport.transfer.tokens import MatchedRows, lost_runs, match_rows, token_decisions, without_tokenizers
 
 
@@ -83,7 +83,7 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         differences=sidecars.differences,
         tensor_refusals=tuple(refusals),
         sidecar_refusals=sidecars.refusals,
-        warnings=sidecars.warnings,
+        warnings=(*told_at_opening((*(vector.stored for vector in vectors), target)), *sidecars.warnings),
         lost=tuple(recipe for each in zip(vectors, matches, accounts, strict=True) for recipe in _lost(*each)),
         extra={"scales": list(scales)},
     )

@@ -34,7 +34,7 @@ from tuneport.transfer.adapted_terms import Stored, stored
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
 from tuneport.transfer.pieces import Difference, RawRows, Recipe, Rows, Source, Term
-from tuneport.transfer.plan import Plan, is_tied, place, ties_of
+from tuneport.transfer.plan import Plan, is_tied, place, ties_of, told_at_opening
 from tuneport.transfer.tokens import MatchedRows, match_rows, token_decisions, without_tokenizers
 
 
@@ -100,7 +100,7 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
             *(line.reason for line in account if line.fate == "refused"),
         ),
         sidecar_refusals=(),
-        warnings=adapted.warnings if adapted is not None else (),
+        warnings=(*told_at_opening(inputs), *(adapted.warnings if adapted is not None else ())),
         lost=(),
         extra={"diff": entries, "rows": match.how},
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.open import open_checkpoint
-from tuneport.checkpoint.weights import ADAPTER_PICKLE, MODEL_WEIGHTS
+from tuneport.checkpoint.weight_sets import ADAPTER_PICKLE, MODEL_WEIGHTS
 from tuneport.errors import CheckpointError, TuneportError, UsageError
 from tuneport.evaluate import checks
 from tuneport.evaluate.checks import Prompt

@@ -249,10 +249,19 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
             *(line.reason for line in account if line.fate == "refused"),
         ),
         sidecar_refusals=sidecars.refusals,
-        warnings=(*(adapted.warnings if adapted is not None else ()), *sidecars.warnings),
+        warnings=(
+            *told_at_opening(inputs),
+            *(adapted.warnings if adapted is not None else ()),
+            *sidecars.warnings,
+        ),
         lost=_lost(account, match),
         extra={},
     )
+
+
+def told_at_opening(inputs: Sequence[Checkpoint]) -> tuple[str, ...]:
+    """What lies beside the weights of the inputs and was not read, in words."""
+    return tuple(warning for checkpoint in inputs for warning in checkpoint.warnings)
 
 
 @dataclass(frozen=True)
