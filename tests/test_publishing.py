@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pushing_hub import TOKEN, PushingHub, account
 from ran import Cli, Ran
 
-from tuneport.checkpoint.publish import check_name
+from tuneport.checkpoint.publish import check_name, weights_or_sidecar
 from tuneport.errors import UsageError
 
 
@@ -376,3 +376,20 @@ def _until(true: Callable[[], bool], seconds: float = 60) -> None:
     while not true():
         assert time.monotonic() < end, "it never came"
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("preprocessor_config.json", True),
+        ("1_Pooling/config.json", True),
+        ("modules.json", True),
+        ("model-00001-of-00002.safetensors", True),
+        ("2_Dense/model.safetensors", False),
+        ("x/preprocessor_config.json", False),
+        ("modeling_x.py", False),
+        ("optimizer.pt", False),
+    ],
+)
+def test_a_fine_tunings_folder_may_hold_what_is_read_beside_weights_and_nothing_else(name: str, known: bool) -> None:
+    assert weights_or_sidecar(name) is known

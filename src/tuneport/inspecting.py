@@ -15,6 +15,8 @@ from typing import Any
 from tuneport.checkpoint.adapter import read_changes
 from tuneport.checkpoint.adapter_config import AdapterConfig
 from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.embedding_modules import module_names
+from tuneport.checkpoint.folder import PROCESSOR_FILES
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import CheckpointError, OutputError, TuneportError
@@ -97,6 +99,8 @@ def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "tokens": _tokens(checkpoint),
         "tied": is_tied(checkpoint),
         "chat_template": _has_template(checkpoint),
+        "processor_files": [name for name in PROCESSOR_FILES if checkpoint.sidecars.has(name)],
+        "modules": module_names(checkpoint.sidecars),
         "kernel": kernel.NAME,
         "warnings": list(checkpoint.warnings),
     }

@@ -113,7 +113,7 @@ def test_only_files_of_the_list_travel_and_what_stays_is_told(tmp_path: Path) ->
     files = model(
         LICENSE="free",
         modeling_x__py="1/0",
-        preprocessor_config__json={},
+        something__json={},
         model__safetensors="",
         optimizer__pt="",
         README__md="",
@@ -122,7 +122,7 @@ def test_only_files_of_the_list_travel_and_what_stays_is_told(tmp_path: Path) ->
     sidecars = merge(tmp_path, files, files, files)
     assert set(sidecars.files) == {*model(), "LICENSE", "modeling_x.py"}
     assert all(is_sidecar(name) for name in sidecars.files)
-    assert decided(sidecars, "preprocessor_config.json") == "left behind"
+    assert decided(sidecars, "something.json") == "left behind"
     assert "never run" in next(one.reason for one in sidecars.decisions if one.subject == "modeling_x.py")
 
 

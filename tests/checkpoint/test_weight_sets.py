@@ -290,3 +290,16 @@ def test_sets_too_large_to_compare_are_sampled_all_over_and_what_was_not_compare
     asked.clear()
     assert compared(found[0][0].tensors, found[1][0].tensors, reads, Effort(3, 10))[1] is False
     assert len(asked) <= 2 * 3
+
+
+def test_of_all_that_lies_beside_the_weights_the_files_on_the_list_are_there_and_no_other(
+    opened: Open, tmp_path: Path
+) -> None:
+    travel = ("config.json", "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+    travel += ("modules.json", "1_Pooling/config.json", "2_Dense/config.json", "chat_template.json", "LICENSE")
+    stay = ("optimizer.pt", "2_Dense/model.safetensors", "1_Pooling/other.json", "original/config.json", "x.json")
+    folder = put(tmp_path / "m", {SINGLE: ONE, **dict.fromkeys(travel, "{}"), **dict.fromkeys(stay, b"x")})
+    found = opened(folder)
+    assert found.sidecars.names() == sorted(travel)
+    here = {path.relative_to(found.path).as_posix() for path in found.path.rglob("*") if path.is_file()}
+    assert here == {*travel, *(() if found.hub_id else (SINGLE, *stay))}

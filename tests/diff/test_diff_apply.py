@@ -319,3 +319,37 @@ def test_a_vector_whose_manifest_and_tensors_tell_different_stories_is_refused(
     ran = cli("apply", delta, "--onto", made.target, "--out", tmp_path / "out")
     assert ran.status == 1, ran.out
     assert "Traceback" not in ran.err and not (tmp_path / "out").exists()
+
+
+def test_processor_files_and_modules_go_the_same_way_in_two_steps_as_in_one(cli: Cli, tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path / "models")
+    for place, mode in zip(made.paths, ("mean", "cls", "mean"), strict=True):
+        (place / "preprocessor_config.json").write_text(json.dumps({"size": 8 if place == made.base else 16}))
+        (place / "processor_config.json").write_text(json.dumps({"patch_size": 2, "of": place.name}))
+        modules = [
+            {"path": path, "type": f"x.{name}"} for path, name in (("", "Transformer"), ("1_Pooling", "Pooling"))
+        ]
+        (place / "modules.json").write_text(json.dumps(modules))
+        (place / "x.py").write_text("")
+        (place / "1_Pooling").mkdir()
+        (place / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": mode}))
+    once, vector, twice, again = (tmp_path / name for name in ("once", "vector", "twice", "again"))
+    assert cli(*made.flags(once)).status == 0
+    assert cli("diff", "--base", made.base, "--tuned", made.tuned, "--out", vector).status == 0
+    assert cli("apply", vector, "--onto", made.target, "--out", twice).status == 0
+    own = ("README.md", "tuneport.json")
+    found = {name: digest for name, digest in tiny.contents(once).items() if name not in own}
+    assert found == {name: digest for name, digest in tiny.contents(twice).items() if name not in own}
+    assert {"preprocessor_config.json", "processor_config.json", "modules.json", "1_Pooling/config.json"} < set(found)
+    assert json.loads((once / "processor_config.json").read_text())["of"] == "target"
+    assert json.loads((once / "1_Pooling" / "config.json").read_text()) == {"pooling_mode": "cls"}
+    assert cli("verify", once, "--base", made.base, "--tuned", made.tuned, "--onto", made.target, "--full").status == 0
+    assert cli("verify", twice, "--diff", vector, "--onto", made.target, "--full").status == 0
+    described = cli("inspect", once, "--json").json()
+    assert described["processor_files"] == ["preprocessor_config.json", "processor_config.json"]
+    assert described["modules"] == ["Transformer", "Pooling"]
+    # The merge of one vector is the target of the next.
+    assert cli("apply", vector, f"{vector}=0.5", "--onto", made.target, "--out", again).status == 0
+    assert json.loads((again / "1_Pooling" / "config.json").read_text()) == {"pooling_mode": "cls"}
+    (once / "1_Pooling" / "config.json").write_text("{}")
+    assert "1_Pooling/config.json was changed" in cli("verify", once).err

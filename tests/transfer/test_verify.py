@@ -184,7 +184,7 @@ def test_a_stray_file_is_found(out: Path, name: str) -> None:
         save_file(load_file(shards(out)[0]), out / name)
     else:
         (out / name).write_text("x")
-    with pytest.raises(VerificationError, match=name):
+    with pytest.raises(TuneportError, match=name):
         verify(out)
 
 

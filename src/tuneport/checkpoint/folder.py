@@ -7,6 +7,7 @@ executed. A folder may be a checkpoint, a Hub snapshot in the cache, or the kept
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,15 @@ MANNER_FILES = (
 _BESIDE_A_VOCABULARY = ("merges.txt", "added_tokens.json")
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 _SETTINGS, _SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
+# How images, sound and video become what a multimodal model reads.
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+# How sentence-transformers makes an embedding of what a model says; each module has a folder of its own.
+MODULES, EMBEDDING_CONFIG, TRANSFORMER_CONFIG = (
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+)
+MODULE_FOLDER = re.compile(r"\d{1,2}_[A-Za-z]\w{0,60}")
 LICENCE_PREFIXES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "COPYING")
 
 # The largest tokenizer.json on the Hub has about 35 MB; what is larger is no tokenizer.
@@ -60,15 +70,16 @@ class SidecarFolder:
     made: Mapping[str, bytes] = field(default_factory=dict)
 
     def names(self) -> list[str]:
-        """Names of the sidecars that are here, sorted: known names, licences and ``*.py``, plain files only."""
-        found = {
-            entry.name
-            for folder in (self.path, self.behind)
-            if folder is not None and folder.is_dir()
-            for entry in folder.iterdir()
-            if is_sidecar(entry.name)
-        }
-        return sorted(name for name in found | self.made.keys() if self.has(name))
+        """Names of the sidecars that are here, sorted: known names, licences and ``*.py``, plain files only.
+
+        Of folders inside, those of modules are looked into, and no link is followed.
+        """
+        found = set()
+        for folder in (self.path, self.behind):
+            for entry in folder.iterdir() if folder is not None and folder.is_dir() else ():
+                module = MODULE_FOLDER.fullmatch(entry.name) and not entry.is_symlink()
+                found.add(module_config(entry.name) if module else entry.name)
+        return sorted(name for name in found | self.made.keys() if is_sidecar(name) and self.has(name))
 
     def place(self, name: str) -> Path:
         """Where the sidecar ``name`` lies, if it is here and lies anywhere."""
@@ -101,7 +112,7 @@ class SidecarFolder:
             return self.has_own_template or (self.has_own_vocabulary and self._holds(_SETTINGS))
         if name == _SPECIAL:
             return self._holds(name) or self._holds(_SETTINGS)
-        if name in (_SETTINGS, "generation_config.json"):
+        if name in (_SETTINGS, "generation_config.json") or _is_companion(name):
             return self._holds(name)
         return name not in MANNER_FILES
 
@@ -145,8 +156,23 @@ class SidecarFolder:
         return value
 
 
+def module_config(folder: str) -> str:
+    """The name of the config of a module of sentence-transformers."""
+    return f"{folder}/config.json"
+
+
 def is_sidecar(name: str) -> bool:
     """Whether a file of this name may travel with weights (SEMANTICS: output files are an allow-list)."""
-    if name in TOKENIZER_FILES or name in MANNER_FILES:
+    if name in TOKENIZER_FILES or name in MANNER_FILES or _is_companion(name):
         return True
+    if "/" in name:
+        return False
     return name.upper().startswith(LICENCE_PREFIXES) or (name.endswith(".py") and not name.startswith("."))
+
+
+def _is_companion(name: str) -> bool:
+    """Whether a file says how a model is fed, or what is made of what it says."""
+    if name in PROCESSOR_FILES or name in (MODULES, EMBEDDING_CONFIG, TRANSFORMER_CONFIG):
+        return True
+    folder, separator, _ = name.partition("/")
+    return bool(separator) and name == module_config(folder) and MODULE_FOLDER.fullmatch(folder) is not None

@@ -21,7 +21,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from tuneport.checkpoint.folder import MANNER_FILES, TOKENIZER_FILES
+from tuneport.checkpoint.folder import LICENCE_PREFIXES, is_sidecar
 from tuneport.checkpoint.hub import status_of, transport_error
 from tuneport.errors import PublishError, UsageError, listing
 
@@ -79,8 +79,9 @@ class Published:
 
 def weights_or_sidecar(name: str) -> bool:
     """Whether a fine-tuning's folder holds a file of this name; licences and cards are told apart by the caller."""
-    known = {*MANNER_FILES, *TOKENIZER_FILES, *TUNING_FILES}
-    return name in known or _WEIGHTS.fullmatch(name) is not None
+    if name in TUNING_FILES or _WEIGHTS.fullmatch(name) is not None:
+        return True
+    return is_sidecar(name) and not name.endswith(".py") and not name.upper().startswith(LICENCE_PREFIXES)
 
 
 def check_name(repo: str) -> None:

@@ -18,8 +18,11 @@ from tuneport.checkpoint.chat_template import NAMES, SUBJECT, merge_template
 from tuneport.checkpoint.config import DTYPE
 from tuneport.checkpoint.config_merge import ConfigChoices, choosable_fields, merge_config
 from tuneport.checkpoint.dtypes import DTYPES, FLOAT_SPELLINGS
-from tuneport.checkpoint.folder import TOKENIZER_FILES, SidecarFolder
+from tuneport.checkpoint.embedding_modules import NAMES as EMBEDDING_FILES
+from tuneport.checkpoint.embedding_modules import merge_embedding
+from tuneport.checkpoint.folder import PROCESSOR_FILES, TOKENIZER_FILES, SidecarFolder
 from tuneport.checkpoint.merge3 import SIDES, Decision, Difference, Findings, Three, choices_under, render
+from tuneport.checkpoint.processors import merge_processors
 from tuneport.checkpoint.sidecar_files import (
     CONFIG,
     GENERATION_CONFIG,
@@ -101,6 +104,8 @@ def merge_sidecars(
     files |= _config(task, None if dtype is None else DTYPES[FLOAT_SPELLINGS.get(dtype, dtype)].torch, vocab_rows)
     files |= _generation(task)
     files |= _tokenizer(task)
+    files |= merge_processors(folders, task.file_sides, findings)
+    files |= merge_embedding(folders, task.file_sides, tokenizers is not None, findings)
     files |= merge_licences(folders, task.file_sides, findings)
     files |= copy_code(target, findings)
     tell_left_behind(folders, findings)
@@ -208,7 +213,7 @@ def _unknown_choices(
                 f"--config {name}: there is no such field here. Known are {names}"
                 + (", and generation.FIELD and tokenizer.FIELD." if not prefix else ".")
             )
-    files = {CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS, *NAMES}
+    files = {CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS, *NAMES, *PROCESSOR_FILES, *EMBEDDING_FILES}
     files |= {name for folder in folders for name in licences_of(folder)}
     for name in sorted(sidecar_choices.keys() - files):
         refusals.append(f"--sidecar {name}: there is no such choice here. Known are {', '.join(sorted(files))}.")

@@ -74,7 +74,7 @@ class OutputFolder:
         with told(self.partial):
             for name, content in files.items():
                 place = self.partial / name
-                place.parent.mkdir(exist_ok=True)
+                place.parent.mkdir(parents=True, exist_ok=True)
                 if isinstance(content, bytes):
                     place.write_bytes(content)
                 else:

@@ -311,6 +311,7 @@ def _merge_sidecars(
 def _written(merged: Sidecars, place: Path, like: SidecarFolder) -> SidecarFolder:
     place.mkdir()
     for name, content in merged.files.items():
+        (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
     return SidecarFolder("target", like.label, place)
 

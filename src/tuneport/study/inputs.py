@@ -102,25 +102,27 @@ class Inputs:
             names = sorted({*checkpoint.files, *checkpoint.sidecars.names()} - {"README.md"})
         except TuneportError as error:
             raise StudyError(f"{spec}: {error}") from None
-        return Outside(self._spelled(spec, path), self._digest([path / name for name in names]), str(path))
+        return Outside(self._spelled(spec, path), self._digest([path / name for name in names], path), str(path))
 
     def _spelled(self, spec: str, path: Path) -> str:
         """As the file has it, unless that would tell where it lies on this machine."""
         return path.name if spec.startswith("~") or Path(spec).is_absolute() else spec
 
-    def _digest(self, files: list[Path]) -> str:
+    def _digest(self, files: list[Path], folder: Path | None = None) -> str:
+        """The digest of one file, or of those of a folder, by their names in it."""
+        names = {file: file.name if folder is None else file.relative_to(folder).as_posix() for file in files}
         stamps = {}
-        for file in files:
+        for file, name in names.items():
             status = file.stat()
-            stamps[file.name] = [status.st_size, status.st_mtime_ns]
-        key = os.path.relpath(files[0].parent if len(files) > 1 else files[0], self._folder)
+            stamps[name] = [status.st_size, status.st_mtime_ns]
+        key = os.path.relpath(folder or files[0], self._folder)
         kept = self._met.get(key) or self._known.get(key)
         if isinstance(kept, dict) and kept.get("files") == stamps and isinstance(kept.get("digest"), str):
             self._met[key] = kept
             return str(kept["digest"])
         whole = blake3()
-        for file in files:
-            whole.update(f"{file.name}\0{_file_digest(file)}\0".encode())
+        for file, name in names.items():
+            whole.update(f"{name}\0{_file_digest(file)}\0".encode())
         digest = f"blake3:{whole.hexdigest()}" if len(files) > 1 else f"blake3:{_file_digest(files[0])}"
         self._met[key] = {"files": stamps, "digest": digest}
         return digest

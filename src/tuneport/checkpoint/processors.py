@@ -1,0 +1,98 @@
+"""Processor files of multimodal models: how images, sound and video become what the model reads.
+
+They belong to the part that reads them (vision tower, audio encoder), so the output's are the target's, whole files; a person
+may take one from another side. What the fine-tuning changed in them is not carried, and told. transformers 5 writes into
+sections of processor_config.json what stood in the other files, so settings are compared wherever they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tuneport.checkpoint.folder import PROCESSOR_FILES, SidecarFolder
+from tuneport.checkpoint.merge3 import Findings, Three, same
+
+PREPROCESSOR, PROCESSOR, VIDEO = PROCESSOR_FILES
+# Sections of processor_config.json, and the file that they stand for: transformers reads the section where there is one.
+_SECTIONS = {"image_processor": PREPROCESSOR, "feature_extractor": PREPROCESSOR, "video_processor": VIDEO}
+# Names of classes and notes of the library that wrote the file.
+_NO_SETTINGS = ("auto_map", "transformers_version")
+
+
+def merge_processors(folders: Three, sides: Mapping[str, str], findings: Findings) -> dict[str, bytes | Path]:
+    """The output's processor files. ``sides`` are the choices by file name; what cannot be meant is a refusal."""
+    files: dict[str, bytes | Path] = {}
+    for name in PROCESSOR_FILES:
+        side = sides.get(name)
+        folder: SidecarFolder = folders.of(side or "target")
+        if folder.has(name):
+            files[name] = folder.content(name)
+        elif side is not None and not folders.target.has(name):
+            findings.refusals.append(f"--sidecar {name}={side}: neither the {side} model nor the target has {name}.")
+        if side is not None:
+            findings.decided(name, side, "asked for with --sidecar")
+    _check_effect(folders, sides, findings)
+    if not sides.keys() & {*PROCESSOR_FILES}:
+        _tell_changes(folders, findings)
+    return files
+
+
+def _check_effect(folders: Three, sides: Mapping[str, str], findings: Findings) -> None:
+    """A file whose settings stand in a section of the output's processor_config.json is not read."""
+    reads = sides.get(PROCESSOR, "target")
+    sections = folders.of(reads).json(PROCESSOR) or {}
+    for section, name in _SECTIONS.items():
+        if isinstance(sections.get(section), dict) and sides.get(name, reads) != reads:
+            findings.refusals.append(
+                f"--sidecar {name}={sides[name]} has no effect: the output's {PROCESSOR} is that of the {reads} model, and "
+                f"transformers reads its `{section}` instead. Give --sidecar {PROCESSOR}={sides[name]} as well."
+            )
+
+
+def _tell_changes(folders: Three, findings: Findings) -> None:
+    base, tuned, target = (_settings(folder) for folder in folders)
+    if not tuned:
+        return
+    changed: dict[str, list[str]] = {}
+    for key, (value, file) in sorted(tuned.items()):
+        if key in base and not _alike(base[key][0], value) and not (key in target and _alike(target[key][0], value)):
+            changed.setdefault(file, []).append(key[1])
+    for file, fields in changed.items():
+        flags = f"--sidecar {file}=tuned"
+        flags += f" --sidecar {PROCESSOR}=tuned" if file != PROCESSOR and folders.target.has(PROCESSOR) else ""
+        findings.warnings.append(
+            f"The fine-tuning changed {', '.join(f'`{field}`' for field in fields)} in {file}; the output has the target's "
+            f"processor files. To have the tuned model's: {flags}."
+        )
+    if not changed and not base:
+        names = ", ".join(sorted({file for _, file in tuned.values()}))
+        findings.decided("processor files", "target", f"the base has none to compare the tuned model's with ({names})")
+
+
+def _settings(folder: SidecarFolder) -> dict[tuple[str, str], tuple[Any, str]]:
+    """Each setting by the file it belongs to and its name: the value, and the file it stands in."""
+    found: dict[tuple[str, str], tuple[Any, str]] = {}
+    for name in (PREPROCESSOR, VIDEO, PROCESSOR):
+        for field, value in (folder.json(name) or {}).items():
+            if name == PROCESSOR and field in _SECTIONS and isinstance(value, dict):
+                found |= {(_SECTIONS[field], inner): (one, name) for inner, one in value.items()}
+            else:
+                found[name, field] = value, name
+    return {
+        key: (value, file)
+        for key, (value, file) in found.items()
+        if value is not None
+        and not key[1].startswith("_")
+        and not key[1].endswith(("_class", "_type"))
+        and key[1] not in _NO_SETTINGS
+    }
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values say the same: a size of 224 was written as a number once, and as its edges later."""
+    for number, edges in ((one, other), (other, one)):
+        if isinstance(number, int | float) and isinstance(edges, dict) and edges:
+            return all(same(number, edge) for edge in edges.values())
+    return same(one, other)
