@@ -41,7 +41,17 @@ from tuneport.pairing.vocabulary import VocabularyMatch
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
 from tuneport.transfer.pieces import Difference, RawRows, Recipe, Rounding, Source, Sum, Term
-from tuneport.transfer.plan import Cast, LostRows, Plan, grown_rows, is_tied, is_written, place, ties_of, told_at_opening
+from tuneport.transfer.plan import (
+    Cast,
+    LostRows,
+    Plan,
+    grown_rows,
+    is_tied,
+    is_written,
+    place,
+    ties_of,
+    told_at_opening,
+)
 from tuneport.transfer.tokens import MatchedRows, lost_runs, match_rows, token_decisions, without_tokenizers
 
 
