@@ -15,6 +15,7 @@ from typing import Any
 from tuneport.checkpoint.adapter import read_changes
 from tuneport.checkpoint.adapter_config import AdapterConfig
 from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.config import is_tied
 from tuneport.checkpoint.embedding_modules import module_names
 from tuneport.checkpoint.folder import PROCESSOR_FILES
 from tuneport.checkpoint.open import open_checkpoint
@@ -25,7 +26,7 @@ from tuneport.study.folder_store import FolderStore
 from tuneport.study.opening import open_store
 from tuneport.study.progress import is_study, progress
 from tuneport.transfer import kernel
-from tuneport.transfer.plan import is_tied, ties_of
+from tuneport.transfer.plan import ties_of
 from tuneport.transfer.run import read_manifest
 
 
@@ -97,7 +98,7 @@ def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "files": sorted(checkpoint.files),
         "vocabulary_rows": find_vocabulary_tensors([Side.of(checkpoint, ties_of(checkpoint))]).rows[0] or None,
         "tokens": _tokens(checkpoint),
-        "tied": is_tied(checkpoint),
+        "tied": is_tied(checkpoint.config),
         "chat_template": _has_template(checkpoint),
         "processor_files": [name for name in PROCESSOR_FILES if checkpoint.sidecars.has(name)],
         "modules": module_names(checkpoint.sidecars),

@@ -125,6 +125,14 @@ def resolve(config: Mapping[str, Any], model_type: str | None = None) -> Fields:
     return Fields({name: value for name, value in values.items() if value is not None}, keys)
 
 
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether the config says that embedding and head are one matrix; the model type's default where it is silent."""
+    text = config.get("text_config")
+    if isinstance(text, dict) and "tie_word_embeddings" in text and "tie_word_embeddings" not in config:
+        config = text
+    return bool(config) and bool(resolve(config).values.get("tie_word_embeddings", False))
+
+
 def is_manner(name: str) -> bool:
     """Whether a field may come from the tuned model without changing what the target computes."""
     if name.startswith("_"):

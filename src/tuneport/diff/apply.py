@@ -18,6 +18,7 @@ import numpy as np
 
 from tuneport.checkpoint.adapter import UNTRAINED
 from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.config import is_tied
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.matrices import Ties
@@ -40,13 +41,13 @@ from tuneport.pairing.tensors import (
 from tuneport.pairing.vocabulary import VocabularyMatch
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
+from tuneport.transfer.contradictions import contradictions
 from tuneport.transfer.pieces import Difference, RawRows, Recipe, Rounding, Source, Sum, Term
 from tuneport.transfer.plan import (
     Cast,
     LostRows,
     Plan,
     grown_rows,
-    is_tied,
     is_written,
     place,
     ties_of,
@@ -76,6 +77,7 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
     recipes = [_recipe(line, accounts, vectors, matches, scales, choices, cast) for line in lines]
     layout, tasks = place(lines, recipes, choices.shard_bytes)
     sidecars, decisions = _merge_sidecars(vectors, matches, target, choices, grown_rows(tasks))
+    against = contradictions(sidecars.files, layout.slots, target)
     return Plan(
         operation="apply",
         formula="target + "
@@ -92,10 +94,10 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         decisions=tuple(decisions),
         differences=sidecars.differences,
         tensor_refusals=tuple(refusals),
-        sidecar_refusals=sidecars.refusals,
+        sidecar_refusals=(*sidecars.refusals, *against.refusals),
         warnings=(*told_at_opening((*(vector.stored for vector in vectors), target)), *sidecars.warnings),
         lost=tuple(recipe for each in zip(vectors, matches, accounts, strict=True) for recipe in _lost(*each)),
-        extra={"scales": list(scales)},
+        extra={"scales": list(scales), **against.record()},
     )
 
 
@@ -115,8 +117,7 @@ def _side(vector: DiffVector, parent: Literal["base", "tuned"]) -> Side:
 
 
 def _ties(vector: DiffVector) -> Ties:
-    base = replace(vector.stored, config=vector.base_config)
-    return Ties(is_tied(base), base.config.get("model_type"), vector.entries)
+    return Ties(is_tied(vector.base_config), vector.base_config.get("model_type"), vector.entries)
 
 
 def _misread(vector: DiffVector, matched: MatchedRows) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tuneport.checkpoint.buffers import is_computed_buffer
 from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.config import is_tied
 from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.sidecars import Decision
@@ -34,14 +35,14 @@ from tuneport.transfer.adapted_terms import Stored, stored
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
 from tuneport.transfer.pieces import Difference, RawRows, Recipe, Rows, Source, Term
-from tuneport.transfer.plan import Plan, is_tied, place, ties_of, told_at_opening
+from tuneport.transfer.plan import Plan, place, ties_of, told_at_opening
 from tuneport.transfer.tokens import MatchedRows, match_rows, token_decisions, without_tokenizers
 
 
 def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
     """The plan of tuned − base. Raises where the two do not belong together at all."""
     inputs = (base, tuned)
-    adapted = lay_onto(tuned, base, is_tied(base)) if tuned.adapter is not None else None
+    adapted = lay_onto(tuned, base, is_tied(base.config)) if tuned.adapter is not None else None
     tuned = adapted.model if adapted is not None else tuned
     for checkpoint in (base, tuned):
         check_readable(checkpoint)

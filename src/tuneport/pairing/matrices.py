@@ -26,7 +26,7 @@ _MOST_PADDING = 1.25
 _NUMBER = re.compile(r"\d+")
 _IN_A_LAYER = re.compile(r"\.\d+\.")
 # What people call an embedding or a head, also where a layer has one (Medusa's heads, DeepSeek's prediction layers).
-_LIKE_A_VOCABULARY = re.compile(r"embed|head|vocab|token|logit|output|predict", re.IGNORECASE)
+_LIKE_A_VOCABULARY = re.compile(r"(^|[._])(embed|unembed|(lm_?)?head|vocab|logit|predict)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -236,9 +236,8 @@ def _are_floats(stored: Iterable[tuple[int, StoredTensor]]) -> bool:
 
 
 def _is_of_a_layer(name: str) -> bool:
-    """Whether a name has the number of a layer and, behind it, nothing that an embedding or a head is called."""
-    inner = _IN_A_LAYER.search(name)
-    return inner is not None and not _LIKE_A_VOCABULARY.search(name, inner.end() - 1)
+    """Whether a name has the number of a layer, and nothing in it that an embedding or a head is called."""
+    return _IN_A_LAYER.search(name) is not None and not _LIKE_A_VOCABULARY.search(name)
 
 
 def _main_rows(side: Side, names: set[str]) -> int:

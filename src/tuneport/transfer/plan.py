@@ -17,7 +17,7 @@ from blake3 import blake3
 from tuneport import __version__
 from tuneport.checkpoint.adapter import Alike
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.checkpoint.config import resolve
+from tuneport.checkpoint.config import is_tied
 from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count
 from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.shards import Layout, lay_out
@@ -42,6 +42,7 @@ from tuneport.transfer.adapted_terms import adapted_terms
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.budget import DEFAULT_MAX_MEMORY, DEFAULT_MAX_MEMORY_PARSING
 from tuneport.transfer.choices import Choices
+from tuneport.transfer.contradictions import contradictions
 from tuneport.transfer.pieces import Difference as DifferenceRecipe
 from tuneport.transfer.pieces import Recipe, Rounding, Rows, Source, Sum, Term
 from tuneport.transfer.product import NBYTES
@@ -178,7 +179,7 @@ class Plan:
 def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choices: Choices) -> Plan:
     """The plan of target + scale·(tuned − base). Raises where the models do not belong together at all."""
     inputs = (base, tuned, target)
-    adapted = lay_onto(tuned, base, is_tied(base), target) if tuned.adapter is not None else None
+    adapted = lay_onto(tuned, base, is_tied(base.config), target) if tuned.adapter is not None else None
     tuned = adapted.model if adapted is not None else tuned
     models = (base, tuned, target)
     for checkpoint in models:
@@ -221,6 +222,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         dtype=choices.dtype,
         vocab_rows=grown_rows(tasks),
     )
+    against = contradictions(sidecars.files, layout.slots, target)
     return Plan(
         operation="transfer",
         formula=formula(choices),
@@ -248,14 +250,14 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
             *parents.refusals,
             *(line.reason for line in account if line.fate == "refused"),
         ),
-        sidecar_refusals=sidecars.refusals,
+        sidecar_refusals=(*sidecars.refusals, *against.refusals),
         warnings=(
             *told_at_opening(inputs),
             *(adapted.warnings if adapted is not None else ()),
             *sidecars.warnings,
         ),
         lost=_lost(account, match),
-        extra={},
+        extra=against.record(),
     )
 
 
@@ -281,20 +283,9 @@ def is_written(line: TensorPair) -> bool:
     return line.fate in ("transferred", "resized", "copied")
 
 
-def is_tied(checkpoint: Checkpoint) -> bool:
-    """Whether the config says that embedding and head are one matrix; the model type's default where it is silent."""
-    config = checkpoint.config
-    if not config:
-        return False
-    text = config.get("text_config")
-    if isinstance(text, dict) and "tie_word_embeddings" in text and "tie_word_embeddings" not in config:
-        config = text
-    return bool(resolve(config).values.get("tie_word_embeddings", False))
-
-
 def ties_of(checkpoint: Checkpoint) -> Ties:
     """Which names of a checkpoint hold one weight, as its config has it."""
-    return Ties(is_tied(checkpoint), checkpoint.config.get("model_type"), checkpoint.tensors)
+    return Ties(is_tied(checkpoint.config), checkpoint.config.get("model_type"), checkpoint.tensors)
 
 
 def place(

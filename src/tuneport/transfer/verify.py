@@ -30,6 +30,7 @@ from tuneport.pairing.tensors import Rule
 from tuneport.transfer.budget import DEFAULT_MAX_MEMORY_PARSING, Budget, budget
 from tuneport.transfer.card import render_card
 from tuneport.transfer.choices import Choices, Running
+from tuneport.transfer.contradictions import in_a_folder
 from tuneport.transfer.digests import tensor_digests
 from tuneport.transfer.kernel import no_sums
 from tuneport.transfer.manifest import input_digests
@@ -89,6 +90,7 @@ def verify(
     with reading(produced) as reader:
         faults += _compare_digests(manifest, produced, reader, pool)
     faults += _compare_files(manifest, out, set(produced.files))
+    faults += in_a_folder(out, produced, manifest) if operation != "diff" else []
     leaves = sum(leaf_count(tensor.nbytes) for tensor in produced.tensors.values())
     if plan is None:
         _stop_if(faults, out)

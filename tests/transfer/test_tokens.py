@@ -1,0 +1,180 @@
+"""What a transfer makes of tokens: rows that are lost are told with their size, and no choice leaves an id without a row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from ran import Cli
+
+EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+# A language was added to the vocabulary before the fine-tuning: base has its words as well.
+EXTENDED = [*tiny.WORDS, "salam", "dunia", "<|reserved_9|>"]
+
+
+def extended(tmp_path: Path, **files: str) -> list[str | Path]:
+    rows = len(EXTENDED)
+    base = tiny.llama(1, rows=rows)
+    sizes = tiny.config(vocab_size=rows)
+    tiny.write_model(tmp_path / "base", base, settings=sizes, words=EXTENDED)
+    tiny.write_model(tmp_path / "tuned", tiny.moved(base, 2), settings=sizes, words=EXTENDED, **files)
+    target = {name: value[:24] if name in (EMBED, HEAD) else value for name, value in tiny.moved(base, 3).items()}
+    tiny.write_model(tmp_path / "target", target)
+    parents = [f(tmp_path / role) for f, role in ((str, "base"), (str, "tuned"), (str, "target"))]
+    return ["--base", parents[0], "--tuned", parents[1], "--onto", parents[2]]
+
+
+def test_words_that_the_target_lacks_are_warned_of_with_their_share_and_strict_stops(cli: Cli, tmp_path: Path) -> None:
+    parents = extended(tmp_path)
+    ran = cli("transfer", *parents, "--out", tmp_path / "out")
+    assert ran.status == 0 and ran.err.count("warning: ") == 1
+    base, tuned = (tiny.read_weights(tmp_path / role) for role in ("base", "tuned"))
+    diff = {name: (tuned[name].float() - base[name].float()) for name in base}
+    lost = sum(float(diff[name][24:].double().square().sum()) for name in (EMBED, HEAD))
+    whole = sum(float(each.double().square().sum()) for each in diff.values())
+    assert "2 token(s) of base and tuned" in ran.err and "salam, dunia" in ran.err
+    assert f"({(lost / whole) ** 0.5:.1%} of ‖Δ‖)" in ran.err and "--new-tokens all" in ran.err
+    measures = json.loads((tmp_path / "out" / "tuneport.json").read_text())["measures"]
+    assert measures["lost_norm"] == pytest.approx(lost**0.5)
+    dry = cli("transfer", *parents, "--out", tmp_path / "dry", "--dry-run", "--json").json()
+    assert len(dry["warnings"]) == 1 and "salam, dunia" in dry["warnings"][0] and "of ‖Δ‖" not in dry["warnings"][0]
+    assert dry["tokens"][0]["lost"] == ["salam", "dunia", "<|reserved_9|>"]
+    strict = cli("transfer", *parents, "--out", tmp_path / "strict", "--strict")
+    assert strict.status == 1 and not list(tmp_path.glob("strict*"))
+
+
+def test_a_reserved_slot_that_the_fine_tuning_used_is_no_free_one(cli: Cli, tmp_path: Path) -> None:
+    parents = extended(tmp_path)
+    tuned = tiny.read_weights(tmp_path / "tuned")
+    tuned[HEAD][26] += 3.0
+    tiny.write_weights(tmp_path / "tuned", tuned)
+    ran = cli("transfer", *parents, "--out", tmp_path / "out")
+    assert "3 token(s) of base and tuned" in ran.err and "<|reserved_9|>" in ran.err
+
+
+def test_all_appends_them_with_the_tuned_models_rows(cli: Cli, tmp_path: Path) -> None:
+    parents = extended(tmp_path)
+    ran = cli("transfer", *parents, "--out", tmp_path / "out", "--new-tokens", "all")
+    assert ran.status == 0 and not ran.err
+    out, tuned = tiny.read_weights(tmp_path / "out"), tiny.read_weights(tmp_path / "tuned")
+    for name in (EMBED, HEAD):
+        assert out[name].shape == (27, 8) and torch.equal(out[name][24:], tuned[name][24:])
+    vocabulary = json.loads((tmp_path / "out" / "tokenizer.json").read_text())["model"]["vocab"]
+    assert [vocabulary[word] for word in EXTENDED[24:]] == [24, 25, 26]
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == 27
+    assert cli("verify", tmp_path / "out", *parents, "--full").status == 0
+
+
+def test_a_diff_vector_says_the_same_and_cannot_append_them(cli: Cli, tmp_path: Path) -> None:
+    parents = extended(tmp_path)
+    assert cli("diff", *parents[:4], "--out", tmp_path / "diff").status == 0
+    ran = cli("apply", tmp_path / "diff", "--onto", parents[5], "--out", tmp_path / "out")
+    carried = cli("transfer", *parents, "--out", tmp_path / "carried")
+    assert ran.status == 0 and ran.err == carried.err and "of ‖Δ‖" in ran.err
+    refused = cli("apply", tmp_path / "diff", "--onto", parents[5], "--out", tmp_path / "all", "--new-tokens", "all")
+    assert refused.status == 1 and "`tuneport transfer` with the parents" in refused.err
+
+
+def test_expressions_of_drop_add_up(cli: Cli, tmp_path: Path) -> None:
+    base = {**tiny.llama(1), "old.a": torch.ones(3), "old.b": torch.ones(3)}
+    trio = tiny.trio(tmp_path, base=base, tuned=tiny.moved(base, 2), target=tiny.moved(tiny.llama(1), 3))
+    one = cli(*trio.flags(tmp_path / "out", "--drop", r"old\.a"))
+    assert one.status == 1 and "`old.b`" in one.err and "`old.a`" not in one.err
+    assert cli(*trio.flags(tmp_path / "out", "--drop", r"old\.a", "--drop", r"old\.b")).status == 0
+    unknown = cli(*trio.flags(tmp_path / "no", "--drop", "old", "--drop", "no-such-tensor"))
+    assert unknown.status == 2 and "no-such-tensor" in unknown.err
+
+
+@pytest.mark.parametrize(
+    ("text", "status"), [("up_proj=maybe", 2), ("=strings", 2), ("tokens", 2), ("no-such=strings", 2), ("(=strings", 2)]
+)
+def test_a_vocabulary_choice_that_means_nothing_is_wrong_usage(
+    text: str, status: int, cli: Cli, tmp_path: Path
+) -> None:
+    base = tiny.llama(1)
+    trio = tiny.trio(tmp_path, base=base, tuned=tiny.moved(base, 2))
+    ran = cli(*trio.flags(tmp_path / "out", "--vocabulary", text))
+    assert ran.status == status and "--vocabulary" in ran.err and not (tmp_path / "out").exists()
+
+
+def test_a_matrix_nobody_knows_is_decided_by_an_expression(cli: Cli, tmp_path: Path) -> None:
+    """Another kind of model, whose embedding has as many rows as the model is wide inside."""
+    shuffled = tiny.WORDS[::-1]
+    settings = tiny.config(model_type="a-new-kind", intermediate_size=24)
+
+    def tensors(seed: int) -> tiny.Tensors:
+        made = torch.Generator().manual_seed(seed)
+        return {name: torch.randn(24, 8, generator=made) for name in ("model.table", "model.up")}
+
+    base = tensors(1)
+    models = {"base": base, "tuned": tiny.moved(base, 2), "target": tiny.moved(base, 3)}
+    for role, weights in models.items():
+        words = shuffled if role == "target" else tiny.WORDS
+        tiny.write_model(tmp_path / role, weights, settings=settings, words=words)
+    parents = ["--base", tmp_path / "base", "--tuned", tmp_path / "tuned", "--onto", tmp_path / "target"]
+    refused = cli("transfer", *parents, "--out", tmp_path / "out")
+    assert refused.status == 1 and "`model.table`" in refused.err and "`model.up`" in refused.err
+    choices = ["--vocabulary", r"^model\.table$=strings", "--vocabulary", r"^model\.up$=positions"]
+    assert cli("transfer", *parents, "--out", tmp_path / "out", *choices).status == 0
+    out = tiny.read_weights(tmp_path / "out")
+    diff = {name: models["tuned"][name] - base[name] for name in base}
+    assert torch.equal(out["model.up"], models["target"]["model.up"] + diff["model.up"])
+    assert torch.equal(out["model.table"], models["target"]["model.table"] + diff["model.table"].flip(0))
+    assert cli("diff", *parents[:4], "--out", tmp_path / "diff").status == 0
+    apply = ["apply", tmp_path / "diff", "--onto", tmp_path / "target", "--out", tmp_path / "applied"]
+    assert cli(*apply, *choices).status == 0
+    assert (tmp_path / "applied" / "model.safetensors").read_bytes() == (
+        tmp_path / "out" / "model.safetensors"
+    ).read_bytes()
+    assert cli("verify", tmp_path / "out", *parents, "--full").status == 0
+
+
+def with_ids(tmp_path: Path, role: str, **fields: Any) -> None:
+    path = tmp_path / role / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def small(tmp_path: Path) -> list[str | Path]:
+    base = tiny.llama(1)
+    weights = {"base": base, "tuned": tiny.moved(base, 2), "target": tiny.moved(base, 3)}
+    for role, tensors in weights.items():
+        tiny.write_model(tmp_path / role, tensors, settings=tiny.config(eos_token_id=2))
+    return ["--base", tmp_path / "base", "--tuned", tmp_path / "tuned", "--onto", tmp_path / "target"]
+
+
+def test_an_id_without_a_row_stops_before_the_first_byte(cli: Cli, tmp_path: Path) -> None:
+    parents = small(tmp_path)
+    with_ids(tmp_path, "tuned", eos_token_id=24)
+    ran = cli("transfer", *parents, "--out", tmp_path / "out")
+    assert ran.status == 1 and "`eos_token_id` names token 24, and the output's matrices have 24 rows" in ran.err
+    assert not list(tmp_path.glob("out*"))
+    assert cli("transfer", *parents, "--out", tmp_path / "out", "--config", "eos_token_id=target").status == 0
+
+
+def test_an_id_that_the_target_itself_has_no_row_for_is_noted_and_stops_nothing(cli: Cli, tmp_path: Path) -> None:
+    parents = small(tmp_path)
+    for role in ("base", "tuned", "target"):
+        with_ids(tmp_path, role, image_token_id=24)
+    assert cli("transfer", *parents, "--out", tmp_path / "out").status == 0
+    manifest = json.loads((tmp_path / "out" / "tuneport.json").read_text())
+    assert manifest["ids_without_row"] == [{"file": "config.json", "field": "image_token_id", "id": 24}]
+    assert cli("verify", tmp_path / "out").status == 0
+    assert cli("verify", tmp_path / "out", *parents, "--full").status == 0
+
+
+def test_a_tying_that_the_tensors_do_not_fit_is_refused_whichever_flag_made_it(cli: Cli, tmp_path: Path) -> None:
+    parents = small(tmp_path)
+    for role in ("base", "tuned", "target"):
+        weights = tiny.read_weights(tmp_path / role)
+        del weights[HEAD]
+        tiny.write_weights(tmp_path / role, weights)
+        with_ids(tmp_path, role, tie_word_embeddings=True)
+    with_ids(tmp_path, "tuned", tie_word_embeddings=False)
+    ran = cli("transfer", *parents, "--out", tmp_path / "out", "--config", "tie_word_embeddings=tuned")
+    assert ran.status == 1 and "which has one matrix for both" in ran.err.replace("which have", "which has")
+    assert "--config tie_word_embeddings=target" in ran.err and not list(tmp_path.glob("out*"))
+    assert cli("transfer", *parents, "--out", tmp_path / "out", "--config", "tie_word_embeddings=target").status == 0
