@@ -10,6 +10,7 @@ exits with status 1. Nothing else is raised on purpose, so any other exception i
      ├── PairingError        tensors, tokens or architectures that do not belong together
      ├── SidecarError        configs or tokenizer files that cannot be merged by rule
      ├── DataError           training data or examples that cannot be read, or do not fit what is asked
+     │    └── RenderingError a chat template that does not write a conversation, or is not a valid template
      ├── TrainingError       a fine-tuning that cannot go on
      ├── NumericsError       NaN or infinity, or a diff vector that is zero
      ├── PublishError        a push that the Hub does not take, or that would replace what is not ours
@@ -57,6 +58,15 @@ class SidecarError(TuneportError):
 
 class DataError(TuneportError):
     """Training data or examples that cannot be read, that fit no form, or not the one that is needed."""
+
+
+class RenderingError(DataError):
+    """A chat template does not write a conversation; ``broken``: it would write no other one either."""
+
+    def __init__(self, message: str, *, broken: bool = False) -> None:
+        """Keep the message, and whether the template itself is at fault."""
+        super().__init__(message)
+        self.broken = broken
 
 
 class TrainingError(TuneportError):

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from tune.tiny_tuning import END, START, base_model
-from tuneport.errors import DataError, UsageError
+from tuneport.errors import DataError, RenderingError, UsageError
 from tuneport.tune.chat import prepare_chat, shipped_template, spoken_by, template_names
 
 TALK = [{"role": "user", "content": "the fox"}, {"role": "assistant", "content": "jumps"}]
@@ -125,7 +125,7 @@ def test_a_template_that_never_ends_an_answer_needs_the_token_to_be_named(tokeni
 @pytest.mark.parametrize("content", ["{% for m in %}", "{{ messages[7].content }}{{ absent() }}"])
 def test_a_file_that_is_no_template_is_refused(tokenizer: Any, tmp_path: Path, content: str) -> None:
     (tmp_path / "bad.jinja").write_text(content)
-    with pytest.raises(UsageError, match="cannot be rendered"):
+    with pytest.raises(RenderingError, match="cannot be rendered"):
         prepare_chat(tokenizer, str(tmp_path / "bad.jinja"), None, needed=True)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from families.tiny_tokenizers import sentencepiece_like, write_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -137,6 +138,45 @@ def test_a_prompt_that_ends_inside_a_token_is_split_as_it_will_be_when_the_model
     assert tokenizer.decode(ids) == f"{START}the quick fox{END}"
     assert made.counts.parted == 1
     assert any("prompt(s) end inside a token" in words for words in made.counts.warnings(64))
+
+
+def test_a_completion_that_goes_on_in_a_word_gets_no_blank_before_it(tmp_path: Path) -> None:
+    document = sentencepiece_like(["<unk>", START, END], START)
+    document["normalizer"] = None
+    document["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": START, "eos_token": END}
+    write_tokenizer(tmp_path / "metaspace", document, named)
+    made, tokenizer = encoded(tmp_path / "metaspace", [{"prompt": "qui", "completion": "ck"}], tmp_path)
+    ids = list(made.columns["input_ids"].values)
+    assert tokenizer.convert_ids_to_tokens(ids) == [START, "▁", "qu", "i", "ck", END]
+
+
+def test_an_answer_that_begins_inside_a_token_of_the_template_is_counted(base: Path, tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.role + ': ' + m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    talk = [{"role": "user", "content": "the"}, {"role": "assistant", "content": "fox"}]
+    made, tokenizer = encoded(base, [{"messages": talk}], tmp_path, template=template)
+    ids, labels = list(made.columns["input_ids"].values), list(made.columns["labels"].values)
+    assert seen(tokenizer, ids, labels) == [f"ox{END}"], "the token ' f' holds the blank of the template too"
+    assert made.counts.hidden == 1
+    (warning,) = made.counts.warnings(64)
+    assert "1 answer(s) begin inside a token that the chat template's own text begins" in warning
+
+
+def test_of_preferences_a_token_that_begins_in_the_prompt_is_each_answers_own(base: Path, tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.role + ': ' + m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    sides = {name: [{"role": "assistant", "content": said}] for name, said in (("chosen", "fox"), ("rejected", "dog"))}
+    row = {"prompt": [{"role": "user", "content": "the"}], **sides}
+    sources = read_sources([write_rows(tmp_path / "data.jsonl", [row])], "dpo", [], 0)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    chat = prepare_chat(tokenizer, template, None, needed=True)
+    made = encode_preferences(sources, tokenizer, chat, 64)
+    texts = {name: tokenizer.decode(column.values) for name, column in made.columns.items()}
+    assert texts == {
+        "prompt_ids": "user: the<|end|>assistant:",
+        "chosen_ids": " fox<|end|>",
+        "rejected_ids": " dog<|end|>",
+    }
+    assert made.counts.warnings(64) == []
 
 
 def test_examples_that_lose_their_answer_are_left_out_and_counted_and_those_that_lose_a_part_too(

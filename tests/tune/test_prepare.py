@@ -12,7 +12,8 @@ from ran import Cli
 
 from tune.quick import QUICK
 from tune.tiny_tuning import base_model, sums, write_rows
-from tuneport.errors import CheckpointError, OutputError, TrainingError, TuneportError, UsageError
+from tuneport.errors import CheckpointError, OutputError, RenderingError, TrainingError, TuneportError, UsageError
+from tuneport.tune.prepare import prepare
 from tuneport.tune.recipes import DpoRecipe, GrpoRecipe, Lora, Running, SftRecipe
 from tuneport.tune.run import tune
 
@@ -111,3 +112,92 @@ def test_the_dry_run_knows_a_transferred_start(base: Path, full: Path, sums: Pat
     assert cli("transfer", "--base", base, "--tuned", full, "--onto", other, "--out", tmp_path / "moved").status == 0
     told = cli("tune", tmp_path / "moved", "--data", sums, "--out", tmp_path / "out", "--dry-run")
     assert "already fine-tuned by transfer (target + (tuned − base)" in told.out.replace("\n", " ")
+
+
+# Gemma's and Mistral's own templates refuse a system's message, and turns that do not alternate.
+STRICT = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Roles must alternate') }}"
+    "{% endif %}{{ m.role + ': ' + m.content + '<|end|>' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return base_model(tmp_path_factory.mktemp("strict") / "strict", template=STRICT)
+
+
+def turn(role: str, content: str = "the fox") -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+ANSWER = turn("assistant", "jumps")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rows"),
+    [
+        (
+            QUICK,
+            [
+                {"messages": [*asked, ANSWER]}
+                for asked in ([turn("system"), turn("user")], [turn("user")], 2 * [turn("user")])
+            ],
+        ),
+        (
+            DpoRecipe(steps=1, epochs=None, batch_size=1),
+            [
+                {"prompt": asked, "chosen": [ANSWER], "rejected": [turn("assistant", "over")]}
+                for asked in ([turn("system"), turn("user")], [turn("user")], 2 * [turn("user")])
+            ],
+        ),
+        (
+            GrpoRecipe(steps=1, epochs=None, batch_size=1, generations=2, answer_length=4),
+            [{"prompt": asked, "answer": "jumps"} for asked in ([turn("system")], [turn("user")], 2 * [turn("user")])],
+        ),
+    ],
+    ids=["sft", "dpo", "grpo"],
+)
+def test_all_lines_that_the_template_refuses_are_told_before_anything_is_made(
+    strict: Path, tmp_path: Path, recipe: Any, rows: list[dict[str, Any]]
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n\n".join(map(json.dumps, rows)))  # blank lines count too
+    with pytest.raises(RenderingError) as caught:
+        tune(strict, [data], recipe, out=tmp_path / "out")
+    assert str(caught.value) == (
+        "The chat template does not write 2 example(s):\n"
+        "  - data.jsonl: line 1: System role not supported\n"
+        "  - data.jsonl: line 5: Roles must alternate\n"
+        "Change these examples, or choose another --chat-template."
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
+
+
+def test_a_torn_template_of_the_models_own_ends_with_its_line_and_status_1(tmp_path: Path, cli: Cli) -> None:
+    torn = base_model(tmp_path / "torn", template="{% for m in messages %}\n{{ m.content }")
+    data = write_rows(tmp_path / "data.jsonl", [{"messages": [turn("user"), ANSWER]}])
+    ran = cli("tune", torn, "--data", data, "--steps", "1", "--out", tmp_path / "out", "--dry-run")
+    assert ran.status == 1
+    assert ran.err == (
+        "tuneport: The chat template cannot be rendered: line 2 of the template: unexpected '}'. "
+        "Choose another --chat-template.\n"
+    )
+
+
+def test_examples_of_a_curve_that_the_template_refuses_are_told_hours_before_they_are_scored(
+    strict: Path, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "data.jsonl", sums())
+    curve = write_rows(tmp_path / "curve.jsonl", [{"messages": [turn("system"), turn("user")], "answer": "jumps"}])
+    with pytest.raises(RenderingError, match=r"curve\.jsonl: line 1: System role not supported"):
+        tune(strict, [data], QUICK, out=tmp_path / "out", running=Running(eval_every=1, tasks=(str(curve),)))
+
+
+def test_a_template_that_writes_nothing_without_a_system_message_is_one(base: Path, tmp_path: Path) -> None:
+    template = STRICT.replace("== 'system'", "!= 'system'").replace("== 0", "== 1")
+    rows = [{"messages": [turn("system"), turn("user"), ANSWER]}]
+    path = tmp_path / "mine.jinja"
+    path.write_text(template)
+    prepared = prepare(base, [write_rows(tmp_path / "data.jsonl", rows)], QUICK, chat_template=str(path))
+    assert prepared.chat.end_token == "<|end|>"

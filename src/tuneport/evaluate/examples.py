@@ -16,6 +16,7 @@ from typing import Any, Literal
 from tuneport.errors import DataError, UsageError, listing
 
 Kind = Literal["match", "choice", "loss"]
+Way = Literal["prompt", "messages", "text"]
 FIELDS = ("task", "id", "prompt", "messages", "text", "answer", "choices", "meta")
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -30,6 +31,13 @@ class Example:
     prompt: str | None = None
     messages: tuple[Mapping[str, str], ...] | None = None
     choices: tuple[str, ...] = ()
+
+    @property
+    def way(self) -> Way:
+        """How it is asked: by a prompt as it stands, by messages through a template, or not at all: a text is measured."""
+        if self.messages is not None:
+            return "messages"
+        return "text" if self.prompt is None else "prompt"
 
     @property
     def question(self) -> str:
@@ -48,11 +56,15 @@ class Example:
 
 @dataclass(frozen=True)
 class OwnTask:
-    """Questions of one name that are scored in one way; `prompt` is None throughout where a `text` is measured."""
+    """Questions of one name that are scored in one way; `prompt` is None throughout where a `text` is measured.
+
+    `file` is the name of the file that they were read from.
+    """
 
     name: str
     kind: Kind
     examples: tuple[Example, ...] = field(repr=False)
+    file: str = field(default="", repr=False)
 
 
 def own_file(task: str | Path) -> Path | None:
@@ -91,21 +103,25 @@ def read_tasks(files: Sequence[Path], *, loss: bool = False) -> list[OwnTask]:
     for name, rows in grouped.items():
         first_kind = rows[0][0]
         where = sources[name].name
-        mixed = [example.line for kind, example in rows if kind != first_kind]
+        says = [_says(kind, example) for kind, example in rows]
+        mixed = [example.line for (_, example), said in zip(rows, says, strict=True) if said != says[0]]
         if mixed:
             faults.append(
-                f"{where}: the task {name!r} begins with {_SAYS[first_kind]}, but {_lines(mixed)} differ; "
-                "give them another `task`"
+                f"{where}: the task {name!r} begins with {says[0]}, but {_lines(mixed)} differ; give them another `task`"
             )
         examples = tuple(example for _, example in rows)
         faults += _duplicates(examples, where, name)
-        tasks.append(OwnTask(name, first_kind, examples))
+        tasks.append(OwnTask(name, first_kind, examples, where))
     if faults:
         raise DataError(f"{len(faults)} fault(s) in the examples; nothing was scored:{listing(faults)}")
     return tasks
 
 
-_SAYS: dict[Kind, str] = {"match": "answers to match", "choice": "choices", "loss": "texts to measure"}
+def _says(kind: Kind, example: Example) -> str:
+    """What a task of such examples holds."""
+    if kind == "loss":
+        return "texts to measure" if example.way == "text" else "answers to measure"
+    return "choices" if kind == "choice" else "answers to match"
 
 
 def _rows(file: Path, faults: list[str]) -> list[tuple[int, Any]]:

@@ -14,7 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import DataError, UsageError
+from tuneport.errors import DataError, RenderingError, UsageError
+from tuneport.tune.rendering import render
 
 _HEADER = re.compile(r"\A\{#-? *tuneport: *(\{.*?\}) *-?#\}\n?")
 _QUESTION, _ANSWER = "tuneport-question", "tuneport-answer"
@@ -70,8 +71,8 @@ def prepare_chat(tokenizer: Any, chosen: str | None, end_token: str | None, *, n
 
     ``chosen`` is the name of a template that comes along, a file, or the template itself.
 
-    ``needed``: the data holds messages. Raises `DataError` where there is no template for them, `UsageError` where the
-    choice names none, and where no token ends an answer.
+    ``needed``: the data holds messages. Raises `DataError` where there is no template for them, or one that cannot be
+    rendered, `UsageError` where the choice names none, and where no token ends an answer.
     """
     template: str | None = None
     tokens: list[str] = []
@@ -157,39 +158,62 @@ def _chosen_template(tokenizer: Any, chosen: str) -> tuple[str, list[str], str |
 
 
 def _checked(tokenizer: Any, text: str, chosen: str) -> str:
-    import jinja2
-
+    """The text of a template that writes a question and its answer. Raises `RenderingError`."""
     try:
-        tokenizer.apply_chat_template(_probe(), chat_template=text, tokenize=False)
-    except (jinja2.TemplateError, TypeError, KeyError) as error:
-        raise UsageError(f"--chat-template {chosen} cannot be rendered: {error}") from None
+        _probed(tokenizer, text)
+    except RenderingError as error:
+        whose = "The chat template that is given as text" if _is_text(chosen) else f"--chat-template {chosen}"
+        raise RenderingError(f"{whose} cannot be rendered: {error}", broken=True) from None
     return text
 
 
-def _probe() -> list[dict[str, str]]:
-    return [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+def _probed(tokenizer: Any, template: str | None = None) -> str:
+    """A question and its answer as the template writes them, after a system's message where it writes none without one."""
+    plain, with_system = _probes()
+    try:
+        return render(tokenizer, plain, template=template)
+    except RenderingError as error:
+        if error.broken:
+            raise
+        try:
+            return render(tokenizer, with_system, template=template)
+        except RenderingError:
+            raise error from None
+
+
+def _probes() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    talk = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+    return talk, [{"role": "system", "content": _QUESTION}, *talk]
 
 
 def _written(tokenizer: Any) -> list[str]:
     """The special tokens that the template writes around questions, answers and a system's message."""
-    import jinja2
-
     if not tokenizer.chat_template:
         return []
     special, found = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}, []
-    for messages in (_probe(), [{"role": "system", "content": _QUESTION}, *_probe()]):
+    for messages in _probes():
         try:
-            rendered = tokenizer.apply_chat_template(messages, tokenize=False)
-        except (jinja2.TemplateError, TypeError, KeyError):
-            continue  # some know no system's message
+            rendered = render(tokenizer, messages)
+        except RenderingError:
+            continue
         ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
         found += [str(tokenizer.convert_ids_to_tokens(id)) for id in ids if id in special]
     return found
 
 
 def _end_of_turn(tokenizer: Any) -> str | None:
-    """The first special token that the template writes after an answer."""
-    rendered: str = tokenizer.apply_chat_template(_probe(), tokenize=False)
+    """The first special token that the template writes after an answer. Raises `RenderingError` where it writes none."""
+    try:
+        rendered = _probed(tokenizer)
+    except RenderingError as error:
+        if error.broken:
+            raise RenderingError(
+                f"The chat template cannot be rendered: {error}. Choose another --chat-template.", broken=True
+            ) from None
+        raise RenderingError(
+            f"The chat template does not write a question and its answer, so the token that ends an answer is not known: "
+            f"{error}. Name it with --end-token TOKEN, or choose another --chat-template."
+        ) from None
     _, found, tail = rendered.rpartition(_ANSWER)
     if not found:
         return None

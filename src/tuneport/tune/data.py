@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,15 +32,24 @@ _LINES, _PARQUET = (".jsonl", ".json", ".ndjson"), (".parquet",)
 
 @dataclass(frozen=True)
 class Source:
-    """One file or data set: its rows in order, all of one form. ``digest`` is of the file's bytes (None: the Hub)."""
+    """One file or data set: its rows in order, all of one form. ``digest`` is of the file's bytes (None: the Hub).
+
+    ``numbers`` are the rows' places in it, counted from 1 by ``where``: by lines, or by rows.
+    """
 
     name: str
     form: str
     rows: Sequence[Row]
+    numbers: Sequence[int]
     digest: str | None = None
     revision: str | None = None
     available: int = 0
     ignored: tuple[str, ...] = ()
+    where: str = "line"
+
+    def place(self, row: int) -> str:
+        """Where one of the rows stands in the file or data set, for a person."""
+        return f"{self.where} {self.numbers[row]}"
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -159,8 +169,8 @@ def _read(name: str, recipe: str, share: Share | None, seed: int) -> Source:
         raise DataError(f"{name}: give a file that ends in {', '.join((*_LINES, *_PARQUET))}.")
     digest = f"blake3:{blake3(path.read_bytes()).hexdigest()}"
     form, ignored = _checked(rows, faults, recipe, label, where)
-    chosen = [rows[place][1] for place in _places(share, len(rows), label, seed)]
-    return Source(label, form, chosen, digest, None, len(rows), ignored)
+    chosen = [rows[place] for place in _places(share, len(rows), label, seed)]
+    return Source(label, form, *_apart(chosen), digest, None, len(rows), ignored, where)
 
 
 def _read_hub(name: str, recipe: str, share: Share | None, seed: int) -> Source:
@@ -176,7 +186,11 @@ def _read_hub(name: str, recipe: str, share: Share | None, seed: int) -> Source:
     used = table.select(places).to_list()
     rows = [(place + 1, _under_their_fields(row, taken)) for place, row in zip(places, used, strict=True)]
     form, ignored = _checked(rows, [], recipe, name, "row")
-    return Source(name, form, [row for _, row in rows], None, commit or found["revision"], len(table), ignored)
+    return Source(name, form, *_apart(rows), None, commit or found["revision"], len(table), ignored, "row")
+
+
+def _apart(rows: Numbered) -> tuple[list[Row], array[int]]:
+    return [row for _, row in rows], array("q", [number for number, _ in rows])
 
 
 def _checked(rows: Numbered, faults: Faults, recipe: str, label: str, where: str) -> tuple[str, tuple[str, ...]]:

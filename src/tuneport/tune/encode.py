@@ -7,27 +7,31 @@ how many examples lose their answer. What the loss sees:
 - ``text``: every token, and the end.
 - ``prompt`` and ``completion``: the completion, and the end token (added unless it is there).
 - ``messages``: every answer of the assistant, each with its end-of-turn token, and nothing else.
+
+Conversations that the chat template does not write are refused, all of them at once.
 """
 
 from __future__ import annotations
 
-import re
+import itertools
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuneport.errors import DataError
+from tuneport.errors import DataError, RenderingError
+from tuneport.tune.answers import marked_answers, marks_answers, tokens_inside, written_answers
 from tuneport.tune.chat import Chat
 from tuneport.tune.data import Source
 from tuneport.tune.forms import Row
+from tuneport.tune.joining import answer_after, beginning_of_texts, begun
 from tuneport.tune.leakage import answered_digest, example_digest
+from tuneport.tune.rendering import Unwritten, render
 
 IGNORED = -100  # torch's label for a position that does not count in the loss
 _BATCH = 512
-_GENERATION = re.compile(r"\{%-?\s*generation\b")
 
-Span = tuple[int, int]
+Refused = Callable[[int, RenderingError], None]  # by a row's place among those that are encoded together
 
 
 @dataclass
@@ -41,6 +45,7 @@ class Counts:
     cut: int = 0  # lost the end of an answer to the sequence length
     without_answer: int = 0  # left out: the prompt alone fills the sequence length
     parted: int = 0  # the tokens of prompt and answer together are not those of the prompt, then the answer's
+    hidden: int = 0  # begin inside a token of what the template writes before an answer, which is not learned
     endless: int = 0  # no end token in what is trained on
 
     def warnings(self, length: int) -> list[str]:
@@ -61,6 +66,11 @@ class Counts:
             found.append(
                 f"{self.parted} prompt(s) end inside a token of prompt and answer together; they are split as they "
                 "will be when the model is asked. End prompts where a word ends."
+            )
+        if self.hidden:
+            found.append(
+                f"{self.hidden} answer(s) begin inside a token that the chat template's own text begins, and that token is "
+                "not learned. Use a template whose text before an answer ends where a token ends: not in a blank."
             )
         return found
 
@@ -107,12 +117,14 @@ def encode_sft(sources: Sequence[Source], tokenizer: Any, chat: Chat, length: in
     """Token ids and labels of every example. Raises `DataError` where nothing is left to train on."""
     ids_column, labels_column, counts = Column(), Column(), Counts()
     digests: set[str] = set()
+    unwritten = _unwritten()
     for source in sources:
         for start in range(0, len(source.rows), _BATCH):
             rows = source.rows[start : start + _BATCH]
             for row in rows:
                 digests.update(_digests(row, source.form))
-            for ids, wanted in _encode_rows(rows, source.form, tokenizer, chat, counts):
+            refused = _noting(unwritten, source, start)
+            for ids, wanted in _encode_rows(rows, source.form, tokenizer, chat, counts, refused):
                 _end_check(ids, wanted, chat, counts)
                 labels = [id if mine else IGNORED for id, mine in zip(ids, wanted, strict=True)][:length]
                 # The first token is predicted from nothing, so its label counts for no loss.
@@ -126,6 +138,7 @@ def encode_sft(sources: Sequence[Source], tokenizer: Any, chat: Chat, length: in
                 counts.tokens += len(labels)
                 counts.answer_tokens += sum(label != IGNORED for label in labels[1:])
                 counts.longest = max(counts.longest, len(ids))
+    unwritten.check()
     _check_something(counts, length)
     return Encoded({"input_ids": ids_column, "labels": labels_column}, counts, frozenset(digests))
 
@@ -135,18 +148,21 @@ def encode_preferences(sources: Sequence[Source], tokenizer: Any, chat: Chat, le
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
     columns, counts = {name: Column() for name in names}, Counts()
     digests: set[str] = set()
-    for row in (row for source in sources for row in source.rows):
+    unwritten = _unwritten()
+    for row, refused in _each(sources, unwritten):
         sides = []
         for answer in ("chosen", "rejected"):
             pair = {"prompt": row["prompt"], "completion": row[answer]}
             digests.update(_digests(pair, "prompt-completion"))
-            ((ids, wanted),) = _encode_rows([pair], "prompt-completion", tokenizer, chat, counts)
-            _end_check(ids, wanted, chat, counts)
-            sides.append((ids, wanted.index(True)))
+            for ids, wanted in _encode_rows([pair], "prompt-completion", tokenizer, chat, counts, refused):
+                _end_check(ids, wanted, chat, counts)
+                sides.append((ids, wanted.index(True) if any(wanted) else len(ids)))
+        if len(sides) < 2:
+            continue
         (chosen, chosen_start), (rejected, rejected_start) = sides
-        start = min(chosen_start, rejected_start)
-        if chosen[:start] != rejected[:start]:
-            raise DataError("A prompt is rendered in two ways before its two answers; such a template cannot be used.")
+        # A token that begins in the prompt and ends in an answer is another one in the other answer, so it is the answers'.
+        same = sum(1 for _ in itertools.takewhile(lambda both: both[0] == both[1], zip(chosen, rejected, strict=False)))
+        start, counts.hidden = min(chosen_start, rejected_start, same), 0
         if start >= length:
             counts.without_answer += 1
             continue
@@ -159,6 +175,7 @@ def encode_preferences(sources: Sequence[Source], tokenizer: Any, chat: Chat, le
         counts.tokens += 2 * start + len(parts[1]) + len(parts[2])
         counts.answer_tokens += len(parts[1]) + len(parts[2])
         counts.longest = max(counts.longest, longest)
+    unwritten.check()
     _check_something(counts, length)
     return Encoded(columns, counts, frozenset(digests))
 
@@ -166,11 +183,16 @@ def encode_preferences(sources: Sequence[Source], tokenizer: Any, chat: Chat, le
 def prompt_lengths(sources: Sequence[Source], tokenizer: Any, length: int) -> tuple[list[list[bool]], Counts]:
     """For GRPO, which makes tokens of its prompts itself: which prompts leave room for an answer, and the counts."""
     counts, kept = Counts(), []
+    unwritten = _unwritten()
     for source in sources:
         fits = []
-        for row in source.rows:
+        for row, refused in _each([source], unwritten):
             if isinstance(row["prompt"], list):
-                text = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+                try:
+                    text = render(tokenizer, row["prompt"], ask=True)
+                except RenderingError as error:
+                    refused(0, error)
+                    continue
                 ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             else:
                 ids = tokenizer(row["prompt"])["input_ids"]
@@ -181,8 +203,25 @@ def prompt_lengths(sources: Sequence[Source], tokenizer: Any, length: int) -> tu
                 counts.tokens += len(ids)
                 counts.longest = max(counts.longest, len(ids))
         kept.append(fits)
+    unwritten.check()
     _check_something(counts, length)
     return kept, counts
+
+
+def _each(sources: Sequence[Source], unwritten: Unwritten) -> Iterator[tuple[Row, Refused]]:
+    """Every row, with what notes the template's refusal of it."""
+    for source in sources:
+        for place, row in enumerate(source.rows):
+            yield row, _noting(unwritten, source, place)
+
+
+def _unwritten() -> Unwritten:
+    return Unwritten("The chat template", "choose another --chat-template")
+
+
+def _noting(unwritten: Unwritten, source: Source, start: int) -> Refused:
+    """Notes what the template says to a row, counted from ``start`` of the source."""
+    return lambda place, error: unwritten.note(source.name, source.place(start + place), error)
 
 
 def prompt_digests(sources: Sequence[Source]) -> frozenset[str]:
@@ -204,9 +243,9 @@ def _check_something(counts: Counts, length: int) -> None:
 
 
 def _encode_rows(
-    rows: Sequence[Row], form: str, tokenizer: Any, chat: Chat, counts: Counts
+    rows: Sequence[Row], form: str, tokenizer: Any, chat: Chat, counts: Counts, refused: Refused
 ) -> Iterator[tuple[list[int], list[bool]]]:
-    """Of each row its token ids, and whether each is to be learned."""
+    """Of each row its token ids, and whether each is to be learned; none of those that the template refuses."""
     if form == "text":
         for ids in _tokens(tokenizer, [row["text"] for row in rows]):
             ended = _ended(ids, chat)
@@ -214,17 +253,14 @@ def _encode_rows(
         return
     if form == "messages" or isinstance(rows[0]["prompt"], list):
         conversations = [_conversation(row, form) for row in rows]
-        yield from _encode_conversations(conversations, tokenizer, chat)
+        yield from _encode_conversations(conversations, tokenizer, chat, counts, refused)
         return
     prompts = _tokens(tokenizer, [row["prompt"] for row in rows])
     together = _tokens(tokenizer, [row["prompt"] + row["completion"] for row in rows])
     for row, prompt, both in zip(rows, prompts, together, strict=True):
-        if both[: len(prompt)] == prompt and len(both) > len(prompt):
-            ids = both
-        else:  # when the model is asked, the prompt's own tokens are all it sees
-            counts.parted += 1
-            ids = prompt + tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
-        ids = _ended(ids, chat)
+        answer, parted = answer_after(prompt, both, row["completion"], lambda text: _plain(tokenizer, text))
+        counts.parted += parted
+        ids = _ended([*prompt, *answer], chat)
         yield ids, [False] * len(prompt) + [True] * (len(ids) - len(prompt))
 
 
@@ -234,10 +270,13 @@ def _tokens(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     Tokens that a tokenizer adds at the end are taken off again: what ends an answer is decided in one place.
     """
     plain: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    bos = tokenizer.bos_token_id
-    if bos is None or tokenizer("x")["input_ids"][:1] != [bos]:
-        return plain
-    return [ids if ids[:1] == [bos] else [bos, *ids] for ids in plain]
+    beginning = beginning_of_texts(tokenizer)
+    return [begun(ids, beginning) for ids in plain]
+
+
+def _plain(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _ended(ids: list[int], chat: Chat) -> list[int]:
@@ -257,7 +296,11 @@ def _conversation(row: Row, form: str) -> tuple[list[dict[str, str]], int]:
 
 
 def _encode_conversations(
-    conversations: Sequence[tuple[list[dict[str, str]], int]], tokenizer: Any, chat: Chat
+    conversations: Sequence[tuple[list[dict[str, str]], int]],
+    tokenizer: Any,
+    chat: Chat,
+    counts: Counts,
+    refused: Refused,
 ) -> Iterator[tuple[list[int], list[bool]]]:
     if not tokenizer.is_fast:
         raise DataError(
@@ -265,56 +308,25 @@ def _encode_conversations(
             "Use a model with a tokenizer.json, or data with `prompt` and `completion` texts."
         )
     # A template that marks its answers is believed where the whole conversation is learned.
-    if _GENERATION.search(str(tokenizer.chat_template)) and all(first == 0 for _, first in conversations):
-        for messages, _ in conversations:
-            marked = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
-            yield list(marked["input_ids"]), [bool(mine) for mine in marked["assistant_masks"]]
+    marks = marks_answers(tokenizer) and all(first == 0 for _, first in conversations)
+    marked, rendered = [], []
+    for place, (messages, first) in enumerate(conversations):
+        try:
+            if marks:
+                marked.append(marked_answers(messages, tokenizer))
+            else:
+                rendered.append(written_answers(messages, first, tokenizer, chat.end_token))
+        except RenderingError as error:
+            refused(place, error)
+    yield from marked
+    if not rendered:
         return
-    rendered = [_render(messages, first, tokenizer, chat) for messages, first in conversations]
     texts = [text for text, _ in rendered]
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     for (_, spans), ids, offsets in zip(rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        yield ids, _inside(offsets, spans)
-
-
-def _render(messages: list[dict[str, str]], first: int, tokenizer: Any, chat: Chat) -> tuple[str, list[Span]]:
-    """The conversation as text, and where in it the answers stand, each with its end-of-turn token.
-
-    An answer is what the template writes between the prompt that asks for it and the end of its turn; that can be
-    told where the template writes a shorter conversation as the beginning of a longer one.
-    """
-    whole: str = tokenizer.apply_chat_template(messages, tokenize=False)
-    spans = []
-    for place, message in enumerate(messages):
-        if message["role"] != "assistant" or place < first:
-            continue
-        asked = tokenizer.apply_chat_template(messages[:place], tokenize=False, add_generation_prompt=True)
-        last = place == len(messages) - 1
-        until = whole if last else tokenizer.apply_chat_template(messages[: place + 1], tokenize=False)
-        # Some templates write a line's end between turns only.
-        if not (whole.startswith(until) or whole.startswith(until.rstrip())) or not until.startswith(asked):
-            raise DataError(
-                "The chat template writes an answer differently once the conversation goes on, or once it is asked "
-                "for, so answers cannot be told from prompts in it. Mark them in the template with {% generation %} … "
-                "{% endgeneration %}, choose another --chat-template, or split the conversations."
-            )
-        end = len(until.rstrip())
-        if chat.end_token:
-            closing = until.rfind(chat.end_token, len(asked))
-            end = closing + len(chat.end_token) if closing >= 0 else end
-        spans.append((len(asked), end))
-    return whole, spans
-
-
-def _inside(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
-    """For each token whether it begins inside one of the spans (in their order)."""
-    found, waiting = [], iter([*spans, (2**62, 2**62)])
-    start, end = next(waiting)
-    for begin, stop in offsets:
-        while begin >= end:
-            start, end = next(waiting)
-        found.append(begin >= start and stop > begin)
-    return found
+        wanted, spanning = tokens_inside(offsets, spans)
+        counts.hidden += spanning
+        yield ids, wanted
 
 
 def _digests(row: Row, form: str) -> set[str]:

@@ -15,6 +15,7 @@ from tuneport.errors import DataError
 from tuneport.evaluate.asking import Asking
 from tuneport.evaluate.examples import OwnTask, own_file, read_tasks
 from tuneport.evaluate.leakage import example_digests
+from tuneport.evaluate.prompts import check_written
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Selection:
                 f"--tasks {', '.join(spoken)}: the examples are `messages`, and the model has no chat template. Give it "
                 "one with --chat-template, or examples with a `prompt`."
             )
+        whose = "--tasks: the chat template"
+        check_written(tokenizer, [task for _, task in self.own], whose, "choose another --chat-template")
         if self.names:
             from tuneport.evaluate.harness import quietly
             from tuneport.evaluate.named import load_named

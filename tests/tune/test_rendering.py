@@ -1,0 +1,84 @@
+"""Chat templates are programs of strangers: whatever they do ends in words, soon, with the lines that they refuse."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from tune.tiny_tuning import SPECIAL
+from tuneport.errors import RenderingError
+from tuneport.tune import rendering
+from tuneport.tune.rendering import Unwritten, render
+
+TALK = [{"role": "user", "content": "the fox"}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    import tokenizers
+
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(tokenizers.models.BPE()), eos_token=SPECIAL[1])
+
+
+@pytest.mark.parametrize(
+    ("template", "says", "broken"),
+    [
+        ("{{ raise_exception('System role not supported') }}", "System role not supported", False),
+        ("{{ raise_exception('a\nb \x1b[31mred.') }}", r"a b \x1b[31mred", False),
+        ("{{ messages[0].tool_calls[0].name }}", "'dict object' has no attribute 'tool_calls'", False),
+        ("{{ messages[7].content }}", "list object has no element 7", False),
+        ("{{ 1 / 0 }}", "division by zero", False),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "maximum recursion depth exceeded", False),
+        ("{% include 'more' %}", "no loader for this environment specified", False),
+        ("\n{{ messages | no_such_filter }}", "line 2 of the template: No filter named 'no_such_filter'", True),
+        ("{% for m in messages %}{{ m.content }", "line 1 of the template: unexpected '}'", True),
+        ("{{ 'x' * 10**9 }}", "it needs more than 512 MiB of memory for one conversation", True),
+        ("{{ 'x' * 20000000 }}", "it writes 20,000,000 letters for one conversation", True),
+    ],
+)
+def test_what_a_template_refuses_is_told_in_its_own_words(
+    tokenizer: Any, template: str, says: str, broken: bool
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGVTALRM)
+    with pytest.raises(RenderingError) as caught:
+        render(tokenizer, TALK, template=template)
+    assert (str(caught.value), caught.value.broken) == (says, broken)
+    assert (resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGVTALRM)) == before
+
+
+def test_a_template_without_an_end_is_stopped(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "SECONDS", 0.05)
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    with pytest.raises(RenderingError, match=r"^it writes no end within 0\.05 seconds$") as caught:
+        render(tokenizer, TALK, template=loops)
+    assert caught.value.broken
+    assert render(tokenizer, TALK, template="{{ messages[0].content }}", ask=True) == "the fox"
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+
+
+def test_all_lines_are_told_by_file_and_reason_and_many_are_counted() -> None:
+    unwritten = Unwritten("The chat template", "choose another")
+    unwritten.check()
+    for number in range(1, 31):
+        unwritten.note("a.jsonl", f"line {number}", RenderingError("no system"))
+    for number in (2, 2, 5):  # both answers of a pair are refused
+        unwritten.note("b.jsonl", f"line {number}", RenderingError("no tools"))
+    shown = ", ".join(f"line {number}" for number in range(1, 21))
+    with pytest.raises(RenderingError) as caught:
+        unwritten.check()
+    assert str(caught.value) == (
+        "The chat template does not write 32 example(s):\n"
+        f"  - a.jsonl: {shown} and 10 more: no system\n"
+        "  - b.jsonl: line 2, line 5: no tools\n"
+        "Change these examples, or choose another."
+    )
+
+
+def test_of_a_template_that_writes_nothing_at_all_the_first_line_is_enough() -> None:
+    unwritten = Unwritten("The chat template", "choose another")
+    with pytest.raises(RenderingError, match=r"^The chat template cannot be rendered: torn\. Choose another\.$"):
+        unwritten.note("a.jsonl", "line 1", RenderingError("torn", broken=True))
