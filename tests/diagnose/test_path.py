@@ -19,7 +19,7 @@ from ran import Cli
 
 import tuneport
 from diagnose.tiny_lines import between, mirror, renumber
-from tuneport.errors import CheckpointError, OutputError, PairingError, UsageError
+from tuneport.errors import CheckpointError, OutputError, PairingError, RenderingError, UsageError
 
 SHORT: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu"}
 
@@ -54,6 +54,33 @@ def test_the_same_again_is_already_done_and_anything_else_is_refused(
     assert again == {**record, "already_done": True}
     with pytest.raises(OutputError, match=r"settings\.threshold \(then 0\.05, now 0\.1\)"):
         tuneport.path(ends / "half", ends / "all", [ends / "towns.jsonl"], out, **{**same, "threshold": 0.1})
+
+
+def test_all_lines_that_the_second_models_template_refuses_are_told_before_it_is_loaded(
+    ends: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(ends / "all", tmp_path / "strict")
+    strict = (
+        "{% for m in messages %}{{ raise_exception('no ' + m.role) if m.role != 'user' else m.content }}{% endfor %}"
+    )
+    (tmp_path / "strict" / "chat_template.jinja").write_text(strict)
+    asked = [{"role": "user", "content": "a"}]
+    rows = [
+        {
+            "messages": [{"role": "system", "content": str(place)}, *asked] if place % 2 else asked,
+            "answer": "b",
+            "id": place,
+        }
+        for place in range(4)
+    ]
+    rows[2]["messages"] = [{"role": "user", "content": "c"}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(
+        RenderingError,
+        match=r"model strict: its chat template .* 2 example\(s\):\n  - t\.jsonl: line 2, line 4: no system",
+    ):
+        tuneport.path(ends / "half", tmp_path / "strict", [tmp_path / "t.jsonl"], tmp_path / "o.json", **SHORT)
+    assert not list(tmp_path.glob("o*"))
 
 
 def test_where_configs_differ_the_line_is_asked_for_and_computed_by_the_second_ones(ends: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tuneport
 from tuneport.errors import CheckpointError, DoubtError, OutputError, ScoringError, UsageError
-from tuneport.evaluate.models import _checking, find_models, names_of
+from tuneport.evaluate.checking import checking
+from tuneport.evaluate.models import find_models, names_of
 from tuneport.evaluate.outcomes import ASKED, end_of
 
 SHORT: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu"}
@@ -163,7 +164,7 @@ def test_what_was_tokenised_before_is_kept_to_a_bound_that_changes_nothing(
 ) -> None:
     found = []
     for name, bound in (("kept", 1 << 20), ("forgotten", 1)):
-        monkeypatch.setattr("tuneport.evaluate.models._REMEMBERED", bound)
+        monkeypatch.setattr("tuneport.evaluate.checking._REMEMBERED", bound)
         for loss in (False, True):
             out = tmp_path / f"{name}-{loss}.json"
             tuneport.evaluate([models / "half"], [towns], out, loss=loss, **SHORT)
@@ -175,12 +176,12 @@ def test_what_was_tokenised_before_is_forgotten_beyond_a_bound(monkeypatch: pyte
     class Harness:
         calls = 0
 
-        def tok_encode(self, string: str) -> list[int]:
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
             self.calls += 1
             return [0] * len(string)
 
-    monkeypatch.setattr("tuneport.evaluate.models._REMEMBERED", 10)
-    harness = _checking(Harness)()
+    monkeypatch.setattr("tuneport.evaluate.checking._REMEMBERED", 10)
+    harness = checking(Harness)()
     for string, calls in (("aaaa", 1), ("bbbb", 2), ("aaaa", 2), ("cccc", 3), ("cccc", 3), ("aaaa", 4)):
         assert len(harness.tok_encode(string)) == 4 and harness.calls == calls
 
@@ -385,7 +386,7 @@ def test_a_template_comes_from_an_adapter_too_and_one_that_is_none_is_told(model
     record = tuneport.evaluate([bare], [asked], tmp_path / "o.json", chat_template=adapter, **SHORT)
     assert record["models"][0]["tasks"]["talk"]["value"] == 1.0
     (tmp_path / "broken.jinja").write_text("{% for message")
-    with pytest.raises(CheckpointError, match="--chat-template is no template, line 1"):
+    with pytest.raises(CheckpointError, match="--chat-template cannot be rendered: line 1 of the template"):
         tuneport.evaluate([bare], [asked], tmp_path / "p.json", chat_template=tmp_path / "broken.jinja", **SHORT)
 
 
@@ -396,7 +397,7 @@ def test_one_process_asks_everything_whatever_the_harness_thinks_of_its_share() 
         def __init__(self) -> None:
             self._rank, self._world_size = 2, 4
 
-    model = _checking(OnOneOfFourGpus)()
+    model = checking(OnOneOfFourGpus)()
     assert (model._rank, model._world_size) == (0, 1)
 
 

@@ -110,8 +110,7 @@ def path(
             return {**done, "already_done": True}
         kept = None if out is None else stack.enter_context(keeping(out, plan, overwrite))
         stack.enter_context(quietly())
-        needs_template = any(example.messages for task in examples.losses for example in task.examples)
-        warnings = _told(shared, otherwise, names) + look_over(seat, loading, needs_template=needs_template).warnings
+        warnings = _told(shared, otherwise, names) + look_over(seat, loading, examples.losses).warnings
         measuring = Measuring(seat, loading, shared, readers, examples, asking, kept, warnings)
         locating = halves(examples.tasks, seed)
         measured = Measured(_along(measuring, wanted, locating), examples, locating)

@@ -1,20 +1,25 @@
 """One's own examples become tasks of the harness, in memory, and the harness's log becomes outcomes.
 
 In comes a task of examples and a loaded model, out comes a `TaskResult`. Prompts are given, answers generated and
-likelihoods taken by the harness; what is written here is how an example reads to it, and what counts as right.
+likelihoods taken by the harness; what is written here is how an example reads to it, which tokens are measured, and what
+counts as right.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tuneport.errors import UsageError
-from tuneport.evaluate.examples import Example, OwnTask
+from tuneport.errors import DataError, UsageError, listing
+from tuneport.evaluate.checks import join_warnings
+from tuneport.evaluate.examples import Example, OwnTask, Way
 from tuneport.evaluate.harness import ask
 from tuneport.evaluate.outcomes import Outcome, TaskResult, end_of
+from tuneport.evaluate.pairs import Paired, Pairing, answers_of
+from tuneport.evaluate.prompts import left_out, prompts_of
 
 METRICS = {"match": "exact_match", "choice": "acc", "loss": "loss"}
 
@@ -46,25 +51,48 @@ class Asking:
 
 
 def ask_own(task: OwnTask, model: Any, asking: Asking) -> TaskResult:
-    """Ask `model` every example of `task`, through the harness. Messages need a chat template (see `look_over`)."""
+    """Ask `model` every example of `task`, through the harness. Messages need a chat template (see `look_over`).
+
+    Raises `DataError` for answers that cannot be measured: those without a token, and those that no context holds.
+    """
     examples = task.examples[: asking.limit]
-    prompts = _prompts(examples, model)
-    build: Callable[..., dict[str, Any]] = {"match": _generation, "choice": _choice, "loss": _loss}[task.kind]
-    # A text alone has no prompt: all of it is measured, after the model's prefix token and no other.
-    model.bare = task.kind == "loss" and not examples[0].question
-    if model.bare:
-        build = _text_loss
-    try:
-        samples = ask(_common(task.name, len(examples)) | build(examples, prompts, model, asking), model)
-    finally:
-        model.bare = False
+    found: dict[str, Outcome] = {}
+    for way in ("prompt", "messages", "text"):
+        lot = [example for example in examples if example.way == way]
+        if lot:
+            found |= {outcome.id: outcome for outcome in _outcomes(task, lot, way, model, asking)}
+    outcomes = tuple(found[example.id] for example in examples)
+    return TaskResult(task.name, METRICS[task.kind], task.kind != "loss", outcomes)
+
+
+def _outcomes(task: OwnTask, examples: Sequence[Example], way: Way, model: Any, asking: Asking) -> list[Outcome]:
+    """Of examples that are all asked in one way."""
+    prompts = prompts_of(model.tokenizer, examples)
+    dropped = left_out(examples, prompts)
+    if dropped:
+        model.tell([f"{model.name}: its chat template leaves out the system message of {dropped:,} examples."])
+    with contextlib.ExitStack() as stack:
+        if way != "prompt":
+            # What a template writes is whole, and a text is measured after the prefix token: nothing is written before them.
+            stack.enter_context(model.as_written())
+        if task.kind == "match":
+            config = _generation(examples, prompts, asking)
+        elif way == "text":
+            counts = [len(model.plain_ids(example.answer)) for example in examples]
+            _need_tokens(task, zip(examples, counts, strict=True), model, room=None)
+            config = _text_loss(examples, counts)
+        else:
+            paired = _paired(task, examples, prompts, way, model)
+            stack.enter_context(model.given([of_example.pairs for of_example in paired]))
+            config = _choice(examples, prompts) if task.kind == "choice" else _loss(examples, prompts, paired)
+        samples = ask(_common(task.name, len(examples)) | config, model)
     told = _told(task.kind, examples, samples)
     outcomes = []
     for example, sample, said in zip(examples, samples, told, strict=True):
         score, weight = _score(sample[METRICS[task.kind]])
         answer = example.answer if task.kind != "loss" else None
         outcomes.append(Outcome(example.id, score, weight, _question(example), said, answer))
-    return TaskResult(task.name, METRICS[task.kind], task.kind != "loss", tuple(outcomes))
+    return outcomes
 
 
 def judge(match: str | None) -> Callable[[str, str], bool]:
@@ -81,20 +109,30 @@ def judge(match: str | None) -> Callable[[str, str], bool]:
     return right
 
 
-def _prompts(examples: Sequence[Example], model: Any) -> list[str]:
-    if not any(example.messages for example in examples):
-        return [example.prompt or "" for example in examples]
-    prompts, dropped = [], 0
-    for example in examples:
-        if example.messages is None:
-            prompts.append(example.prompt or "")
-            continue
-        text = model.apply_chat_template([dict(message) for message in example.messages])
-        dropped += any(m["role"] == "system" and m["content"].strip() not in text for m in example.messages)
-        prompts.append(text)
-    if dropped:
-        model.tell([f"{model.name}: its chat template leaves out the system message of {dropped:,} examples."])
-    return prompts
+def _paired(task: OwnTask, examples: Sequence[Example], prompts: Sequence[str], way: Way, model: Any) -> list[Paired]:
+    """The tokens of every example's prompt and answers; tells where a token spans the two."""
+    pairing = Pairing.of(model.tokenizer, model.plain_ids, encoder=model.backend == "seq2seq")
+    paired = [
+        pairing.paired(prompt, answers_of(example, prompt), rendered=way == "messages")
+        for example, prompt in zip(examples, prompts, strict=True)
+    ]
+    counts = ((example, len(pair.answer)) for example, of in zip(examples, paired, strict=True) for pair in of.pairs)
+    _need_tokens(task, counts, model, room=model.max_length)
+    model.tell(join_warnings(task.name, [example.id for example in examples], paired, model.name))
+    return paired
+
+
+def _need_tokens(task: OwnTask, counts: Iterable[tuple[Example, int]], model: Any, *, room: int | None) -> None:
+    """Raise `DataError` where an answer has no tokens to measure, or more than there is `room`."""
+    faults = []
+    for example, count in counts:
+        where = f"{task.file}:{example.line}"
+        if not count:
+            faults.append(f"{where}: an answer, choice or text has no tokens by this model's tokenizer")
+        elif room is not None and count > room:
+            faults.append(f"{where}: an answer has {count:,} tokens, more than the model's context of {room:,}")
+    if faults:
+        raise DataError(f"model {model.name}: {len(faults)} example(s) cannot be measured:{listing(faults)}")
 
 
 def _question(example: Example) -> str | None:
@@ -117,7 +155,7 @@ def _common(name: str, count: int) -> dict[str, Any]:
     }
 
 
-def _generation(examples: Sequence[Example], prompts: Sequence[str], _: Any, asking: Asking) -> dict[str, Any]:
+def _generation(examples: Sequence[Example], prompts: Sequence[str], asking: Asking) -> dict[str, Any]:
     right = judge(asking.match)
 
     def judged(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
@@ -134,41 +172,33 @@ def _generation(examples: Sequence[Example], prompts: Sequence[str], _: Any, ask
     }
 
 
-def _choice(examples: Sequence[Example], prompts: Sequence[str], _: Any, __: Asking) -> dict[str, Any]:
-    def choices(document: Mapping[str, Any]) -> list[str]:
-        place = document["place"]
-        return [_joined(prompts[place], choice, examples[place]) for choice in examples[place].choices]
-
+def _choice(examples: Sequence[Example], prompts: Sequence[str]) -> dict[str, Any]:
     return {
         "output_type": "multiple_choice",
         "doc_to_text": lambda document: prompts[document["place"]],
-        "doc_to_choice": choices,
+        "doc_to_choice": lambda document: list(examples[document["place"]].choices),
         "doc_to_target": lambda document: examples[document["place"]].choices.index(examples[document["place"]].answer),
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
     }
 
 
-def _loss(examples: Sequence[Example], prompts: Sequence[str], model: Any, _: Asking) -> dict[str, Any]:
-    answers = [_joined(prompt, example.answer, example) for prompt, example in zip(prompts, examples, strict=True)]
-
+def _loss(examples: Sequence[Example], prompts: Sequence[str], paired: Sequence[Paired]) -> dict[str, Any]:
     def judged(document: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, tuple[float, int]]:
-        place = document["place"]
-        _, continuation = model._encode_pair(prompts[place], answers[place])
-        return {"loss": (-results[0][0], len(continuation))}
+        (pair,) = paired[document["place"]].pairs
+        return {"loss": (-results[0][0], len(pair.answer))}
 
     return {
         "output_type": "loglikelihood",
         "doc_to_text": lambda document: prompts[document["place"]],
-        "doc_to_target": lambda document: answers[document["place"]],
+        "doc_to_target": lambda document: examples[document["place"]].answer,
         "process_results": judged,
         "metric_list": [{"metric": "loss", "aggregation": _per_token, "higher_is_better": False}],
     }
 
 
-def _text_loss(examples: Sequence[Example], _: Sequence[str], model: Any, __: Asking) -> dict[str, Any]:
+def _text_loss(examples: Sequence[Example], counts: Sequence[int]) -> dict[str, Any]:
     def judged(document: Mapping[str, Any], results: Sequence[float]) -> dict[str, tuple[float, int]]:
-        ids = model.tok_encode(examples[document["place"]].answer, add_special_tokens=False)
-        return {"loss": (-results[0], len(ids))}
+        return {"loss": (-results[0], counts[document["place"]])}
 
     return {
         "output_type": "loglikelihood_rolling",
@@ -177,13 +207,6 @@ def _text_loss(examples: Sequence[Example], _: Sequence[str], model: Any, __: As
         "process_results": judged,
         "metric_list": [{"metric": "loss", "aggregation": _per_token, "higher_is_better": False}],
     }
-
-
-def _joined(prompt: str, answer: str, example: Example) -> str:
-    """The answer as it follows the prompt: after a blank, unless one stands there or a template wrote the prompt."""
-    if example.messages is not None or prompt[-1:].isspace() or answer[:1].isspace():
-        return answer
-    return f" {answer}"
 
 
 def _per_token(items: Sequence[tuple[float, int]]) -> float:

@@ -11,11 +11,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tuneport.errors import RenderingError
+from tuneport.evaluate.pairs import Paired
+from tuneport.tune.rendering import render
+
 # What a template writes that is meant as one token: <|im_start|>, <end_of_turn>, </s>, [INST], <asst>.
 _MARK = re.compile(r"<\|[^<>|\s]+\|>|</?[A-Za-z][\w:-]*>|\[/?[A-Z][A-Z_]+\]|<｜[^<>｜\n]+｜>")
 # Tülu's and OLMo 2's marks: their models read them as the text that they are.
 _PLAIN = frozenset({"<|system|>", "<|user|>", "<|assistant|>"})
 _QUESTION, _ANSWER = "QQQQ", "AAAA"
+_TALK = ({"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER})
 
 
 @dataclass(frozen=True)
@@ -122,16 +127,84 @@ def length_warnings(prompts: Sequence[Prompt], label: str) -> list[str]:
     ]
 
 
+def answer_warnings(tokenizer: Any, label: str) -> list[str]:
+    """A template that writes something between the prompt that asks for an answer and the answer."""
+    rendered = _conversation(tokenizer, label)
+    if isinstance(rendered, list) or _ANSWER not in rendered:
+        return []
+    until = rendered[: rendered.rindex(_ANSWER)]
+    try:
+        asked = render(tokenizer, _TALK[:1], ask=True)
+    except RenderingError:
+        return []  # whoever asks will be told
+    ids = [tokenizer.encode(text + _ANSWER, add_special_tokens=False) for text in (asked, until)]
+    if ids[0] == ids[1]:
+        return []
+    otherwise = (
+        f"{until[len(asked) :]!r} between its prompt and an answer"
+        if until.startswith(asked)
+        else "an answer otherwise than it asks for one"
+    )
+    return [
+        f"{label}: the chat template writes {otherwise}. Choices and losses are measured as the model is asked: right after the "
+        "prompt. Where the model was trained on something between, begin choices and answers with it."
+    ]
+
+
+def join_warnings(task: str, ids: Sequence[str], paired: Sequence[Paired], label: str) -> list[str]:
+    """Examples in whose text one token holds the end of the prompt and the beginning of an answer."""
+    found = []
+    for join, words in _JOINED.items():
+        spanned = [
+            (id, of_example.token) for id, of_example in zip(ids, paired, strict=True) if of_example.join == join
+        ]
+        if spanned:
+            shown = "; ".join(f"{task} {id}: {token!r}" for id, token in spanned[:3]) + ("; …" if spanned[3:] else "")
+            found.append(f"{label}: in {len(spanned):,} of {len(ids):,} examples of {task} {words.format(shown=shown)}")
+    return found
+
+
+def spanned_warnings(spanned: Sequence[Prompt], prompts: Sequence[Prompt], label: str) -> list[str]:
+    """The same in the harness's own tasks, which stay as they are: published scores were taken so."""
+    if not spanned:
+        return []
+    return [
+        f"{label}: in {_counted(spanned, prompts)} one token holds the end of the prompt and the beginning of an answer "
+        f"({_where(spanned)}). lm-evaluation-harness scores such an answer without that token, so it seems likelier than it is."
+    ]
+
+
+def moved_warnings(task: str, count: int, metrics: Sequence[str], label: str) -> list[str]:
+    """Blanks and line ends at the end of prompts that the harness counts as an answer's first tokens."""
+    return [
+        f"{label}: {count:,} prompts of {task} end in blanks or line ends, which lm-evaluation-harness counts as the first "
+        f"tokens of each answer. {', '.join(metrics)} would be other numbers without them."
+    ]
+
+
+def refused_warnings(says: str, label: str) -> list[str]:
+    """A template that refuses the system's message in which the harness puts a task's description."""
+    return [
+        f"{label}: its chat template refuses a system message ({says}); lm-evaluation-harness leaves it out, and the task's "
+        "description with it."
+    ]
+
+
+_JOINED = {
+    "split": "one token holds the end of the prompt and the beginning of an answer ({shown}). They are scored with the tokens "
+    "that each has by itself, as when the model is asked. End prompts where a word ends, or begin answers with a blank.",
+    "blank": "one token holds the blank at the end of the prompt and the beginning of an answer ({shown}). The blank is "
+    "scored with the answer, which an asked model begins after the blank. Leave it out of the prompt or the chat template.",
+}
+
+
 def _conversation(tokenizer: Any, label: str) -> str | list[str]:
     """A question and an answer through the template; a warning where it cannot be rendered."""
-    from jinja2 import TemplateError
-
     if not tokenizer.chat_template:
         return ""
-    messages = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except (TemplateError, TypeError, ValueError, KeyError) as error:  # what templates are known to raise
+        return render(tokenizer, _TALK)
+    except RenderingError as error:
         return [f"{label}: the chat template cannot write a question and an answer: {error}"]
 
 

@@ -16,17 +16,19 @@ from typing import Any
 
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.weight_sets import ADAPTER_PICKLE, MODEL_WEIGHTS
-from tuneport.errors import CheckpointError, TuneportError, UsageError
+from tuneport.errors import CheckpointError, RenderingError, TuneportError, UsageError
 from tuneport.evaluate import checks
-from tuneport.evaluate.checks import Prompt
+from tuneport.evaluate.checking import checking
+from tuneport.evaluate.examples import OwnTask
+from tuneport.evaluate.prompts import check_written
 from tuneport.tune.chat import spoken_by
+from tuneport.tune.rendering import render
 
 BACKENDS = ("hf", "vllm")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Small files that change what a model says, beside its weights.
 _MANNERS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-_REMEMBERED = 1 << 20  # tokens of texts that were asked before, as on every point of a path: some tens of MB at most
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None]) -> Any
     """The harness's model for `seat`. `tell` gets the warnings of each lot of prompts before they are asked."""
     from lm_eval.api.registry import get_model
 
-    kind = _checking(get_model(loading.backend))
+    kind = checking(get_model(loading.backend))
     arguments: dict[str, Any] = {"pretrained": seat.source, "batch_size": loading.batch_size}
     if seat.revision is not None:
         arguments["revision"] = seat.revision
@@ -242,33 +244,39 @@ class Looked:
     warnings: list[str]
 
 
-def look_over(seat: Seat, loading: Loading, *, needs_template: bool) -> Looked:
+def look_over(
+    seat: Seat, loading: Loading, own: Sequence[OwnTask], *, limit: int | None = None, needs_template: bool = False
+) -> Looked:
     """What the model's tokenizer and generation settings would do to scores, told before anything is loaded.
 
-    Raises `CheckpointError` where it has no chat template and the examples need one.
+    `own` are the tasks that it is to be asked, the first `limit` examples of each; `needs_template`: others need a chat
+    template besides. Raises `CheckpointError` where it has none, `RenderingError` where it writes not all of the examples.
     """
-    from jinja2 import TemplateError, TemplateSyntaxError
-
     tokenizer = tokenizer_of(seat)
+    whose, remedy = f"model {seat.name}: its chat template", "mend the template"
     if not tokenizer.chat_template and loading.chat_template is not None:
         tokenizer.chat_template = spoken_by(tokenizer, loading.chat_template)
-    if needs_template and not tokenizer.chat_template:
+        whose, remedy = f"model {seat.name}: --chat-template", "choose another template"
+    spoken = [task for task in own if any(example.messages for example in task.examples[:limit])]
+    if (needs_template or spoken) and not tokenizer.chat_template:
         raise CheckpointError(
             f"model {seat.name}: the examples are `messages` (or --chat, --variant tuned), and it has no chat template. "
             "Give --chat-template NAME|FILE|MODEL, or examples with a `prompt`."
         )
     if needs_template:
         try:
-            tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
-        except TemplateSyntaxError as error:
-            whose = "--chat-template" if tokenizer.chat_template == loading.chat_template else "its chat template"
-            raise CheckpointError(f"model {seat.name}: {whose} is no template, line {error.lineno}: {error}") from None
-        except (TemplateError, TypeError, ValueError, KeyError):
-            pass  # what it says to this very message the checks tell, and whoever asks
+            render(tokenizer, [{"role": "user", "content": "a"}])
+        except RenderingError as error:
+            if error.broken:
+                raise RenderingError(f"{whose} cannot be rendered: {error}", broken=True) from None
+            # What it says to this very message the checks tell, and whoever asks.
+    check_written(tokenizer, spoken, whose, remedy, limit)
     found = checks.ending_warnings(tokenizer, seat.name)
     if tokenizer.chat_template:
         found += checks.template_warnings(tokenizer, seat.name)
         found += checks.end_of_turn_warnings(tokenizer, _ends(seat, tokenizer), seat.name)
+    if any(task.kind != "match" for task in spoken):
+        found += checks.answer_warnings(tokenizer, seat.name)
     return Looked(bool(tokenizer.chat_template), found)
 
 
@@ -308,104 +316,6 @@ def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _checking(kind: type[Any]) -> type[Any]:
-    """The harness's class, which looks at each lot of prompts before it asks them and remembers what it tokenised."""
-
-    class Checking(kind):  # type: ignore[misc] # the class is known at run time only
-        """`kind`, with a look at every prompt."""
-
-        name = ""
-        tell: Callable[[list[str]], None]
-        _model: Any
-        bare = False  # texts whose loss is measured begin after the prefix token, which is not to be predicted itself
-
-        def __init__(self, *arguments: Any, **named: Any) -> None:
-            self._remembered: dict[str, list[int]] = {}
-            self._tokens = 0  # in all of these
-            super().__init__(*arguments, **named)
-            # On several GPUs under `accelerate launch` the harness would ask its share only and gather the rest, for which
-            # nobody stands ready: one process asks, the others of a fine-tuning wait for it.
-            self._rank, self._world_size = 0, 1
-
-        def _create_model(self, *arguments: Any, **named: Any) -> None:
-            # The harness would cut padded rows off, which saved modules and the loss need, and tie weights once more, by
-            # names that an adapter may have wrapped; peft has tied them.
-            adapter = named.pop("peft", None)
-            super()._create_model(*arguments, **named)
-            if adapter is None:
-                return
-            from peft import PeftModel
-
-            model: Any = self._model  # of the harness's class, which has no types
-            if len(self.tokenizer) > model.get_input_embeddings().weight.shape[0]:
-                model.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
-            model = PeftModel.from_pretrained(model, adapter)
-            model.tie_weights = lambda: None
-            self._model = model
-
-        def tok_encode(self, string: Any, *arguments: Any, **named: Any) -> Any:
-            if self.bare:
-                return super().tok_encode(string, add_special_tokens=False)
-            if arguments or named or not isinstance(string, str):
-                return super().tok_encode(string, *arguments, **named)
-            found = self._remembered.get(string)
-            if found is None:
-                found = super().tok_encode(string)
-                self._tokens += len(found)
-                if self._tokens > _REMEMBERED:
-                    self._remembered.clear()
-                    self._tokens = len(found)
-                self._remembered[string] = found
-            return found
-
-        def generate_until(self, requests: Sequence[Any], *arguments: Any, **named: Any) -> Any:
-            prompts = []
-            for request in requests:
-                text, settings = request.args[0], request.args[1]
-                room = self.max_length - _answer_tokens(settings, self.max_gen_toks)
-                if room < 1:
-                    raise UsageError(
-                        f"{self.name}: {self.max_length - room} new tokens were asked for, and its context holds "
-                        f"{self.max_length} in all. Give fewer --max-new-tokens."
-                    )
-                prompts.append(Prompt(request.task_name, str(request.doc_id), self.tok_encode(text), room))
-            self._look_at(prompts)
-            answers: list[Any] = [None] * len(requests)
-            for places in self._by_beginning(requests):
-                lot = [requests[place] for place in places]
-                for place, answer in zip(places, super().generate_until(lot, *arguments, **named), strict=True):
-                    answers[place] = answer
-            return answers
-
-        def _by_beginning(self, requests: Sequence[Any]) -> list[list[int]]:
-            # The harness judges by the first prompt of a batch whether all of them hold the beginning token.
-            beginning = self.tokenizer.bos_token
-            lots: dict[bool, list[int]] = {}
-            for place, request in enumerate(requests):
-                lots.setdefault(bool(beginning) and request.args[0].startswith(beginning), []).append(place)
-            return list(lots.values())
-
-        def loglikelihood(self, requests: Sequence[Any], *arguments: Any, **named: Any) -> Any:
-            prompts = []
-            for request in requests:
-                context, continuation = request.args
-                ids = self.tok_encode(context + continuation)
-                prompts.append(Prompt(request.task_name, str(request.doc_id), ids, self.max_length + 1))
-            self._look_at(prompts)
-            return super().loglikelihood(requests, *arguments, **named)
-
-        def _look_at(self, prompts: list[Prompt]) -> None:
-            found = checks.beginning_warnings(prompts, self.tokenizer, self.name)
-            self.tell(found + checks.length_warnings(prompts, self.name))
-
-    return Checking
-
-
-def _answer_tokens(settings: Mapping[str, Any], default: int) -> int:
-    names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-    return int(next((settings[name] for name in names if settings.get(name) is not None), default))
 
 
 def _first_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import ScoringError, UsageError
+from tuneport.evaluate import checks
 from tuneport.evaluate.harness import evaluate
 from tuneport.evaluate.outcomes import Outcome, TaskResult, end_of
 from tuneport.evaluate.sandbox import Sandbox
@@ -204,6 +205,7 @@ def _in_words(name: str) -> Iterator[None]:
 
 def ask_named(task: NamedTask, model: Any, *, limit: int | None = None, **choices: Any) -> TaskResult:
     """Ask `model` a task or group of the harness; the harness judges."""
+    model.moved = 0
     found = evaluate(
         task.tasks,
         task.groups,
@@ -213,7 +215,18 @@ def ask_named(task: NamedTask, model: Any, *, limit: int | None = None, **choice
         fewshot_as_multiturn=task.chat,
         **choices,
     )
+    changed = sorted({metric for part in task.tasks.values() for metric in _of_whole_likelihoods(part)})
+    if model.moved and changed:
+        model.tell(checks.moved_warnings(task.name, model.moved, changed, model.name))
     return result_of(task, found)
+
+
+def _of_whole_likelihoods(task: Any) -> set[str]:
+    """The metrics that are other numbers where each answer has some tokens more, the same for all."""
+    metrics = {metric for metric in task.aggregation() if isinstance(metric, str)}
+    if task.get_config("output_type") == "multiple_choice":
+        return metrics - {"acc", "f1", "mcc", "brier_score"}
+    return metrics if task.get_config("output_type") == "loglikelihood" else set()
 
 
 def result_of(task: NamedTask, found: Mapping[str, Any]) -> TaskResult:

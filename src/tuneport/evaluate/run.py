@@ -146,10 +146,9 @@ def evaluate(
     results: dict[str, list[TaskResult]]
     with keeping(out, plan, overwrite) as kept, quietly():
         named = load_named(names, chat=chat) if names else []
-        needs_template = chat or variant == "tuned" or any(e.messages for task in own for e in task.examples)
         variants: list[Variant] = []
         for seat in seats:
-            looked = look_over(seat, loading, needs_template=needs_template)
+            looked = look_over(seat, loading, own, limit=limit, needs_template=chat or variant == "tuned")
             warnings += looked.warnings
             variants.append("tuned" if variant == "tuned" or (variant == "auto" and looked.template) else "base")
         suites = (
