@@ -174,6 +174,8 @@ def test_dtype_code_and_tokenizer_class_are_never_the_tuned_models() -> None:
 
 def test_the_name_of_another_model_is_dropped() -> None:
     assert merge(LLAMA, LLAMA, {**LLAMA, "_name_or_path": "/home/somebody/x"})[0] == LLAMA
+    named = {**LLAMA, "transformers_weights": "x.safetensors"}  # the output's weights have their usual names
+    assert merge(LLAMA, named, named)[0] == LLAMA and not merge(LLAMA, named, LLAMA)[1].refusals
 
 
 @pytest.mark.parametrize(

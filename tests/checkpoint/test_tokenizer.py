@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -342,3 +345,31 @@ def test_a_member_that_stands_twice_counts_as_the_library_counts_it(tmp_path: Pa
     assert read_tokenizer(folder).ids == {"a": 1}
     text = tokenizer_text(folder)
     assert text is not None and text.model_member("unk_token") == "a"
+
+
+def test_a_tokenizer_model_alone_is_read_after_what_its_refusal_advises(tmp_path: Path) -> None:
+    """With sentencepiece and protobuf, which are part of the models extra."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the quick brown fox", "jumps over the lazy dog"] * 20),
+        model_writer=model,
+        vocab_size=300,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    place = tmp_path / "DIR"
+    place.mkdir()
+    (place / "tokenizer.model").write_bytes(model.getvalue())
+    (place / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (place / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+    folder = SidecarFolder("base", "m", place)
+    with pytest.raises(PairingError) as refused:
+        read_tokenizer(folder)
+    assert "AutoTokenizer.from_pretrained(DIR).save_pretrained(NEW)" in str(refused.value)
+    AutoTokenizer.from_pretrained(place).save_pretrained(tmp_path / "NEW")
+    shutil.copy(tmp_path / "NEW" / "tokenizer.json", place)
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    assert read_tokenizer(folder).ids == {pieces.id_to_piece(id): id for id in range(300)}
+    said = AutoTokenizer.from_pretrained(place).encode("the lazy fox", add_special_tokens=False)
+    assert said == pieces.encode("the lazy fox")

@@ -23,8 +23,8 @@ from tuneport.errors import CheckpointError
 # The output's own affair, never merged: which library wrote it, where its code and tokenizer class come from (both
 # are the target's files), how many rows its embedding has.
 FIXED = {"transformers_version", "auto_map", "tokenizer_class", "vocab_size"}
-# What a path of somebody's machine, or another model's name, has no place in.
-DROPPED = {"_name_or_path", "name_or_path", "_commit_hash"}
+# What a path of somebody's machine, another model's name, or that of a weight file has no place in.
+DROPPED = {"_name_or_path", "name_or_path", "_commit_hash", "transformers_weights"}
 DTYPE = "dtype"
 
 # Fields that do not change what the model computes at inference. All others are architecture, the unknown ones

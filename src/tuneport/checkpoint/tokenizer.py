@@ -73,7 +73,8 @@ def read_tokenizer(folder: SidecarFolder) -> Tokenizer:
         raise PairingError(
             f"{where} has {f'only {found}' if found else 'no tokenizer files'}: token strings can only be read "
             "from tokenizer.json, from vocab.json with merges.txt, or from vocab.txt. Put the model's "
-            "tokenizer.json there (AutoTokenizer's save_pretrained writes one) and rows are matched with "
+            "tokenizer.json there (`AutoTokenizer.from_pretrained(DIR).save_pretrained(NEW)` writes one; what it needs to "
+            "read a tokenizer.model is part of tuneport[models]) and rows are matched with "
             "`--vocabulary strings`; or, where the three vocabularies are known to agree row by row, pass "
             "`--vocabulary positions`."
         )

@@ -110,7 +110,8 @@ def path(
             return {**done, "already_done": True}
         kept = None if out is None else stack.enter_context(keeping(out, plan, overwrite))
         stack.enter_context(quietly())
-        warnings = _told(shared, otherwise, names) + look_over(seat, loading, examples.losses).warnings
+        looked = look_over(seat, loading, examples.losses)
+        warnings = [*one.warnings, *_told(shared, otherwise, names), *looked.warnings]
         measuring = Measuring(seat, loading, shared, readers, examples, asking, kept, warnings)
         locating = halves(examples.tasks, seed)
         measured = Measured(_along(measuring, wanted, locating), examples, locating)

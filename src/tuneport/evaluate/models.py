@@ -33,13 +33,17 @@ _MANNERS = ("config.json", "generation_config.json", "tokenizer.json", "tokenize
 
 @dataclass(frozen=True)
 class Seat:
-    """A model among those that are scored: the name it has in the record, where it is loaded from, what it is."""
+    """A model among those that are scored: the name it has in the record, where it is loaded from, what it is.
+
+    ``told`` is what lies beside its weights and is not read.
+    """
 
     name: str
     source: str
     revision: str | None = None
     adapter: str | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def _find(spec: str, name: str) -> Seat:
 
             seat = _find_adapter(fetch(checkpoint).path, name)
             return replace(seat, identity=at | {"base": seat.identity["base"]})
-        return Seat(name, checkpoint.hub_id, checkpoint.revision, None, at)
+        return Seat(name, checkpoint.hub_id, checkpoint.revision, None, at, checkpoint.warnings)
     hasher = blake3()
     for file in _MANNERS:
         if (folder / file).is_file():
@@ -113,7 +117,7 @@ def _find(spec: str, name: str) -> Seat:
         "manners": hasher.hexdigest(),
         "changed": {file.name: file.mtime_ns for file in checkpoint.files.values()},
     }
-    return Seat(name, str(folder), None, None, identity)
+    return Seat(name, str(folder), None, None, identity, checkpoint.warnings)
 
 
 def _find_adapter(folder: Path, name: str) -> Seat:
@@ -142,7 +146,7 @@ def _find_adapter(folder: Path, name: str) -> Seat:
         "changed": {file.name: file.stat().st_mtime_ns for file in files},
         "base": dict(under.identity),
     }
-    return Seat(name, under.source, under.revision, str(folder), identity)
+    return Seat(name, under.source, under.revision, str(folder), identity, under.told)
 
 
 def _find_base(base: str, revision: Any, folder: Path, name: str) -> Seat:
@@ -271,7 +275,7 @@ def look_over(
                 raise RenderingError(f"{whose} cannot be rendered: {error}", broken=True) from None
             # What it says to this very message the checks tell, and whoever asks.
     check_written(tokenizer, spoken, whose, remedy, limit)
-    found = checks.ending_warnings(tokenizer, seat.name)
+    found = [*seat.told, *checks.ending_warnings(tokenizer, seat.name)]
     if tokenizer.chat_template:
         found += checks.template_warnings(tokenizer, seat.name)
         found += checks.end_of_turn_warnings(tokenizer, _ends(seat, tokenizer), seat.name)

@@ -146,6 +146,7 @@ def prepare(
         rewards=rewards,
         steps=steps,
         warnings=(
+            *start.warnings,
             *encoded.counts.warnings(length),
             *_endless(start, chat),
             *unlearned,
