@@ -62,6 +62,7 @@ def without(files: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 LORA = {"adapter_config.json": {"peft_type": "LORA", "r": 1}, "adapter_model.safetensors": FEWER}
+LORA_FILES = ("adapter_model.safetensors", "adapter_config.json")
 BYSTANDERS: dict[str, Any] = {
     "consolidated.safetensors": OTHER,
     "original/consolidated.00.pth": b"x",
@@ -111,6 +112,7 @@ READ = {
         shards(names=("model-extra.safetensors", SINGLE)), ("model-extra.safetensors", SINGLE), ("alone", SINGLE)
     ),
     "an adapter beside a model": Case({SINGLE: ONE, **LORA}, (SINGLE,), ("adapter", "transformers lays it over")),
+    "shards beside an adapter": Case({**LORA, SHARDS[0]: ONE}, (*LORA_FILES,), (SHARDS[0],)),
     "the file that config.json names": Case(
         {"config.json": {"transformers_weights": "x.safetensors"}, "x.safetensors": ONE, "y.safetensors": OTHER},
         ("x.safetensors",),
@@ -160,6 +162,7 @@ STOPPED = {
         ("global_step1/", "zero_to_fp32.py gath"),
     ),
     "FSDP's pieces": ({"pytorch_model_fsdp_0/__0_0.distcp": b""}, ("accelerate merge-weights",)),
+    "a pickle of another name": ({"pytorch_model_fsdp.bin": b""}, ("rename it to pytorch_model.bin",)),
     "GGUF": ({"model.Q4_K_M.gguf": b""}, ("model.Q4_K_M.gguf is GGUF",)),
     "a pointer of Git LFS": ({SINGLE: b"version https://git-lfs.github.com/spec/v1\n"}, ("Git LFS", "git lfs pull")),
     "what ZeRO-3 left": (
@@ -259,6 +262,19 @@ def test_a_second_set_is_told_in_the_plan_the_manifest_and_by_strict_and_the_out
     save_file({**whole, "b": whole["b"] + 1}, vector / "diff.safetensors")
     refused = cli("apply", vector, "--onto", onto, "--out", tmp_path / "not")
     assert refused.status == 1 and "`b` holds other values" in refused.err
+
+
+def test_a_fine_tuning_that_is_an_adapter_beside_its_base_is_told_where_the_diff_vector_is_zero(
+    cli: Cli, tmp_path: Path
+) -> None:
+    config = {"config.json": {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}}
+    base, tuned = (
+        put(tmp_path / "base", {**config, SINGLE: ONE}),
+        put(tmp_path / "tuned", {**config, SINGLE: ONE, **LORA}),
+    )
+    stopped = cli("transfer", "--base", base, "--tuned", tuned, "--onto", base, "--out", tmp_path / "out")
+    assert stopped.status == 1 and "diff vector is zero" in stopped.err
+    assert "tuned tuned: an adapter lies beside" in stopped.err
 
 
 @pytest.mark.parametrize("place", [0, 17, 499, 999])

@@ -35,6 +35,7 @@ _INSTEAD = (
     (r"zero_to_fp32\.py|global_step\d+/", "{} is DeepSpeed's; its zero_to_fp32.py gathers the weights."),
     (r".*\.distcp|pytorch_model_fsdp_\d+/", "{} is FSDP's; `accelerate merge-weights` gathers the weights."),
     (r".*\.gguf", "{} is GGUF, which is not read. Give the checkpoint that it was made from."),
+    (r"pytorch_model(_fsdp|\.[a-z]\w*)\.bin", "If {} holds the whole model, rename it to pytorch_model.bin."),
     (r"tf_model\.h5|flax_model\.msgpack|.*\.(ckpt|pth?)", "{} is not read. Save the model with save_pretrained."),
 )
 
@@ -189,7 +190,7 @@ def _warnings(
         )
     read = {file for one in (chosen, *beside) for file in one.files}
     shards = [name for name in sorted(present) if re.fullmatch(rf"{stem}-\d+-of-\d+\.safetensors", name)]
-    left = [name for name in shards if name not in read] if not chosen.adapter else []
+    left = [name for name in shards if name not in read]
     if left:
         yield (
             f"{where}: {len(left)} shard(s) that no index names are not read ({left[0]}, say); {chosen.name} counts. If they "

@@ -107,7 +107,8 @@ def execute(plan: Plan, out: Path, running: Running) -> Outcome:
             totals = replace(measures(results), lost_norm=None if lost is None else lost.norm)
             if totals.is_zero:
                 folder.discard()
-                raise NumericsError(ZERO_DIFF)
+                noticed = f"\nNoticed before:{listing(list(plan.warnings))}" if plan.warnings else ""
+                raise NumericsError(ZERO_DIFF + noticed)
             told = [line for match in plan.vocabulary for line in token_warnings(match, lost)]
             warnings = (*told, *plan.warnings, *(doubt.message for doubt in doubts(totals.roles)))
             _stop_if_doubtful(warnings, running)
