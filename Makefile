@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 venv: .venv/ready
 
 # torch comes first: the constraints pin a CPU build, and nothing else may choose another.
-.venv/ready: constraints.txt pyproject.toml src/tuneport/transfer/_kernel.c
+.venv/ready: constraints.txt pyproject.toml src/tuneport/transfer/_kernel.c $(wildcard src/tuneport/transfer/c/*)
 	$(PYTHON) -m venv .venv
 	$(PIP) install --quiet --constraint constraints.txt torch
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'

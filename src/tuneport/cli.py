@@ -412,6 +412,8 @@ def _outcome(outcome: Any) -> dict[str, Any]:
         words += f", ‖Δ‖ = {norms['diff_norm']:.4g}"
         if norms["drift_norm"] is not None:
             words += f", ‖target − base‖ = {norms['drift_norm']:.4g}"
+        if norms["rounding"] is not None and norms["rounding"]["error"] is not None:
+            words += f", rounding took {norms['rounding']['error']:.2g} of ‖Δ‖"
     return {
         "out": str(out),
         "already_done": outcome.already_done,

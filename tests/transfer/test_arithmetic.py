@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.transfer import arithmetic, kernel
+from tuneport.transfer.arithmetic import Draw
 
 # A number that numpy warns of would be a line on a user's stderr that says nothing.
 pytestmark = pytest.mark.filterwarnings("error")
@@ -58,11 +59,11 @@ def in_torch(base: Array, tuned: Array, target: Array, dtypes: tuple[str, str, s
 def in_numpy(base: Array, tuned: Array, target: Array, dtypes: tuple[str, str, str], scale: float, out: str) -> Array:
     work = arithmetic.working_dtype(*dtypes)
     b, u, t = (arithmetic.widen(bits, dtype, work) for bits, dtype in zip((base, tuned, target), dtypes, strict=True))
-    return arithmetic.narrow(arithmetic.add(t, arithmetic.difference(u, b), scale), out)
+    return arithmetic.narrow(arithmetic.add(t, arithmetic.scaled(arithmetic.difference(u, b), scale)), out)
 
 
 def assert_same_bits(one: Array, other: Array, dtype: str) -> None:
-    """The same bytes; which of two NaNs a sum keeps is the processor's choice, so NaN is NaN."""
+    """The same bytes; which of two NaNs torch keeps is the processor's choice, so NaN is NaN."""
     nan = np.isnan(arithmetic.widen(one, dtype, "F64"))
     assert np.array_equal(nan, np.isnan(arithmetic.widen(other, dtype, "F64")))
     different = (one.view(f"u{one.dtype.itemsize}") != other.view(f"u{other.dtype.itemsize}")) & ~nan
@@ -70,15 +71,16 @@ def assert_same_bits(one: Array, other: Array, dtype: str) -> None:
 
 
 def through_kernel(
-    parts: list[Array], dtype: str, scale: float, start: int = 0, sums: Array | None = None
+    parts: list[Array], dtype: str, scale: float, start: int = 0, sums: Array | None = None, draw: Draw | None = None
 ) -> tuple[Array, Array, int]:
     out, sums = np.empty_like(parts[2]), kernel.no_sums() if sums is None else sums
     views = [memoryview(part).cast("B") if part.size else memoryview(b"") for part in parts]
     target = memoryview(out).cast("B") if out.size else memoryview(bytearray())
-    return out, sums, kernel.transfer(*views, target, dtype, scale, start, sums)
+    return out, sums, kernel.transfer(*views, target, dtype, scale, start, sums, draw)
 
 
 SCALES = [1.0, -1.0, 0.5, 0.1, 3.7e20, 1e-30, -0.3333333333, 1e300, 1e-300]
+ONE_NAN = {"BF16": 0x7FC0, "F16": 0x7E00, "F32": 0x7FC00000, "F64": 0x7FF8000000000000}
 LENGTHS = st.one_of(
     st.integers(0, 70), st.sampled_from([255, 1023, 1024, 1025, 4097, kernel.BLOCK - 1, kernel.BLOCK + 1])
 )
@@ -103,15 +105,15 @@ def test_kernel_numpy_and_torch_agree_to_the_last_bit(
     parts = [random_bits(dtype, count, seed + number) for number in range(3)]
     out, _, bad = through_kernel(parts, dtype, scale, start * 1000)
     defined = in_numpy(*parts, (dtype,) * 3, scale, dtype)
-    assert_same_bits(out, defined, dtype)
+    assert out.tobytes() == defined.tobytes()
     assert_same_bits(out, in_torch(*parts, (dtype,) * 3, scale, dtype), dtype)
     assert (
         bad
         == arithmetic.count_nonfinite(defined, dtype)
         == int((~np.isfinite(arithmetic.widen(out, dtype, "F64"))).sum())
     )
-    if dtype == "BF16":
-        assert set(out[np.isnan(arithmetic.widen(out, dtype, "F32"))].tolist()) <= {0x7FC0}, "the quiet NaN of torch"
+    nan = out.view(f"<u{out.itemsize}")[np.isnan(arithmetic.widen(out, dtype, "F64"))]
+    assert set(nan.tolist()) <= {ONE_NAN[dtype]}, "the quiet NaN of torch, whichever NaNs went in"
 
 
 @given(
@@ -222,6 +224,7 @@ def test_sums_are_those_of_float64_to_seven_digits(dtype: str, count: int, seed:
     wanted = [d @ d, t @ t, b @ b, g @ g]
     assert bad == 0
     assert np.allclose(sums[:4], wanted, rtol=2e-6)
+    assert np.isclose(sums[5], wanted[0], rtol=2e-6)
     assert abs(sums[4] - d @ g) <= 2e-6 * math.sqrt(wanted[0] * wanted[3]) + 1e-12
 
 
@@ -271,50 +274,7 @@ def neighbours(value: float, dtype: str) -> tuple[float, float]:
     return float(every[place - 1]), float(every[min(place, every.size - 1)])
 
 
-@given(st.sampled_from(["BF16", "F16"]), st.floats(-6e4, 6e4), st.integers(0, 2**40))
-def test_stochastic_rounding_gives_a_neighbour_and_keeps_what_is_exact(dtype: str, value: float, seed: int) -> None:
-    single = np.full(64, value, np.float32)
-    low, high = neighbours(float(single[0]), dtype)
-    random = arithmetic.uniform(seed, "x", 0, 64)
-    found = set(as_torch(arithmetic.narrow_stochastic(single, dtype, random), dtype).double().tolist())
-    assert found <= ({low} if low == float(single[0]) else {low, high})
-
-
-@pytest.mark.parametrize("dtype", ["BF16", "F16"])
-@pytest.mark.parametrize("work", [np.float32, np.float64])
-@pytest.mark.parametrize("value", [1 + 2**-12, -1.7e-3, 3.1415926, 2**-25, -6.1e-5, 4321.25])
-def test_stochastic_rounding_has_the_right_mean(dtype: str, work: Any, value: float) -> None:
-    count = 200_000
-    values = np.full(count, value, work)
-    exact = float(values[0])
-    low, high = neighbours(exact, dtype)
-    random = arithmetic.uniform(5, f"{dtype}{value}", 0, count)
-    ups = int((as_torch(arithmetic.narrow_stochastic(values, dtype, random), dtype).double().numpy() == high).sum())
-    chance = (exact - low) / (high - low)
-    # Six standard deviations of a binomial, and two counts for where the chance is nearly none.
-    assert abs(ups - count * chance) <= 6 * math.sqrt(count * chance * (1 - chance)) + 2
-
-
-def test_stochastic_rounding_lets_nan_and_infinity_through() -> None:
-    values = np.array([np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 0.0, -0.0], np.float32)
-    found = (
-        as_torch(arithmetic.narrow_stochastic(values, "BF16", arithmetic.uniform(0, "x", 0, 7)), "BF16").float().numpy()
-    )
-    assert np.isnan(found[0])
-    assert found[1] == np.inf and found[2] == -np.inf
-    assert np.array_equal(np.signbit(found[5:]), [False, True])
-
-
-@given(st.integers(0, 1000), st.integers(0, 50), st.integers(0, 2**63))
-def test_random_bits_depend_on_seed_name_and_index_and_nothing_else(start: int, count: int, seed: int) -> None:
-    whole = arithmetic.uniform(seed, "model.norm.weight", 0, start + count)
-    assert np.array_equal(arithmetic.uniform(seed, "model.norm.weight", start, count), whole[start:])
-    if start > 8:
-        assert not np.array_equal(arithmetic.uniform(seed, "other", 0, start), whole[:start])
-        assert not np.array_equal(arithmetic.uniform(seed + 1, "model.norm.weight", 0, start), whole[:start])
-
-
 def test_the_difference_of_two_float32_is_not_promised_to_restore_the_tuned_model() -> None:
     base, tuned = np.float32([1.0]), np.float32([0.1])
-    back = arithmetic.add(base, arithmetic.difference(tuned, base), 1.0)
+    back = arithmetic.add(base, arithmetic.difference(tuned, base))
     assert back[0] == np.float32(0.100000024) != tuned[0]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.transfer import kernel
+from tuneport.transfer.arithmetic import Draw, draw_key
 from tuneport.transfer.stream import Workspace
 
 pytestmark = pytest.mark.skipif(kernel.NAME != "compiled", reason="no compiler was at hand when tuneport was installed")
@@ -45,19 +46,20 @@ def stored(dtype: str, count: int, seed: int) -> bytes:
     st.integers(1, 3 * kernel.BLOCK),
     st.integers(0, 2 * kernel.BLOCK),
     st.sampled_from([1.0, 0.25]),
+    st.sampled_from([None, Draw(draw_key(7, "x"), 0), Draw(draw_key(7, "x"), 2**33 + 77)]),
     st.lists(st.integers(0, 50), min_size=3, max_size=3),
 )
 def test_reading_on_the_way_changes_no_bit_and_no_sum(
-    opened: Opened, dtype: str, count: int, start: int, scale: float, places: list[int]
+    opened: Opened, dtype: str, count: int, start: int, scale: float, draw: Draw | None, places: list[int]
 ) -> None:
     parts = [stored(dtype, count, seed) for seed in range(3)]
     files = [opened(b"x" * place + part) for part, place in zip(parts, places, strict=True)]
     size = count * DTYPES[dtype].itemsize
     whole, read = memoryview(bytearray(size)), memoryview(bytearray(size))
     sums, sums_read = kernel.no_sums(), kernel.no_sums()
-    bad = kernel.transfer(*map(memoryview, parts), whole, dtype, scale, start, sums)
+    bad = kernel.transfer(*map(memoryview, parts), whole, dtype, scale, start, sums, draw)
     room = lambda nbytes: Workspace().buffer("inputs", nbytes)  # noqa: E731 (a name for what the stream passes)
-    assert kernel.transfer_files(files, places, room, read, dtype, scale, start, sums_read) == bad > 0
+    assert kernel.transfer_files(files, places, room, read, dtype, scale, start, sums_read, draw) == bad > 0
     assert read == whole
     assert np.array_equal(sums, sums_read, equal_nan=True)
 
@@ -81,3 +83,38 @@ def test_a_dtype_that_no_kernel_serves_is_left_to_the_caller() -> None:
         kernel.transfer_files([9, 9, 9], [0, 0, 0], lambda n: room.buffer("x", n), out, "F16", 1, 0, kernel.no_sums())
         is None
     )
+
+
+@pytest.fixture
+def widths() -> Iterator[list[int]]:
+    """The vectors that this machine has, in lanes; afterwards the widest serve again."""
+    found = [lanes for lanes in (4, 8, 16) if kernel._compiled.use(lanes)]
+    yield found
+    kernel._compiled.use(found[-1])
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+@pytest.mark.parametrize("draw", [None, Draw(draw_key(1, "x"), 2**32 - 100)])
+@pytest.mark.parametrize("scale", [1.0, -0.3])
+def test_vectors_of_any_width_give_the_same_bits_and_the_same_sums(
+    widths: list[int], dtype: str, draw: Draw | None, scale: float
+) -> None:
+    count = kernel.BLOCK + 12_345
+    parts = [stored(dtype, count, seed) for seed in range(3)]
+    diff = np.random.default_rng(4).standard_normal(count).astype(np.float32)
+    left = diff[: 37 * 19].reshape(37, 19)
+    found = []
+    for lanes in widths:
+        assert kernel._compiled.use(lanes)
+        out, sums, product = bytearray(len(parts[0])), kernel.no_sums(), np.empty((37, 53), np.float32)
+        bad = kernel.transfer(*map(memoryview, parts), memoryview(out), dtype, scale, 777, sums, draw)
+        added = bytearray(len(out))
+        bad += kernel.add(diff, memoryview(parts[2]), memoryview(added), dtype, scale, 777, sums, draw)
+        kernel.square(memoryview(parts[1]), dtype, 777, sums)
+        kernel.accumulate(left, diff[: 19 * 53].reshape(19, 53), product, True)
+        narrowed = kernel.narrow(diff, "BF16", draw)
+        wide = kernel.widen(np.frombuffer(parts[0], np.uint16), "BF16", "F32")
+        found.append(
+            (bytes(out), bytes(added), bad, sums.tobytes(), product.tobytes(), narrowed.tobytes(), wide.tobytes())
+        )
+    assert widths[0] == 4 and all(one == found[0] for one in found[1:])

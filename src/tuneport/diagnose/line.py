@@ -145,4 +145,4 @@ def _changed(line: Line) -> Iterator[str]:
 def _between(first: Floats, second: Floats, alpha: float) -> Floats:
     if alpha in (0, 1):
         return second if alpha else first
-    return arithmetic.add(first, arithmetic.difference(second, first), alpha)
+    return arithmetic.add(first, arithmetic.scaled(arithmetic.difference(second, first), alpha))

@@ -11,6 +11,7 @@ faster where it can.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ from tuneport.checkpoint.dtypes import DTYPES
 Array = NDArray[Any]
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
-# Sums of a piece, in this order: ‖Δ‖², ‖target‖², ‖base‖², ‖target − base‖², Δ·(target − base).
-SUMS = 5
+# Sums of a piece, in this order: ‖Δ‖², ‖target‖², ‖base‖², ‖target − base‖², Δ·(target − base) (of several diff vectors the
+# squares are added up, the rest is the first one's); then what rounding did, see `measure_rounding`.
+SUMS = 9
+ROUNDING = slice(5, 9)
 
 
 def working_dtype(*dtypes: str) -> str:
@@ -47,11 +50,19 @@ def widen(bits: Array, dtype: str, work: str) -> Floats:
 
 
 def narrow(values: Floats, dtype: str) -> Array:
-    """Working numbers rounded once to ``dtype``, to nearest, ties to even; overflow becomes infinity."""
+    """Working numbers rounded once to ``dtype``, to nearest, ties to even; overflow becomes infinity.
+
+    Every NaN becomes one: positive, quiet, without a payload.
+    """
     if dtype == "BF16":
         return _narrow_bf16(values)
     with np.errstate(over="ignore", invalid="ignore"):
-        return values.astype(DTYPES[dtype].numpy, copy=False)
+        rounded = values.astype(DTYPES[dtype].numpy, copy=False)
+    nan = np.isnan(rounded)
+    if nan.any():
+        rounded = rounded.copy() if rounded is values else rounded
+        rounded[nan] = np.nan
+    return rounded
 
 
 def difference(tuned: Floats, base: Floats) -> Floats:
@@ -60,11 +71,19 @@ def difference(tuned: Floats, base: Floats) -> Floats:
         return tuned - base
 
 
-def add(target: Floats, diff: Floats, scale: float) -> Floats:
-    """o = W(target) + W(scale)·d; scale 1 skips the product, scale 0 must be copied by the caller instead."""
+def scaled(diff: Floats, scale: float) -> Floats:
+    """p = W(scale)·d; scale 1 skips the product, scale 0 must be copied by the caller instead."""
     assert scale != 0, "scale 0 is a copy of bytes: -0.0 + 0·x would be +0.0"
+    if scale == 1:
+        return diff
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        return target + diff if scale == 1 else target + diff.dtype.type(scale) * diff
+        return diff.dtype.type(scale) * diff
+
+
+def add(target: Floats, added: Floats) -> Floats:
+    """o = W(target) + p."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return target + added
 
 
 def accumulate(left: Floats, right: Floats, out: Floats, begin: bool) -> None:
@@ -83,11 +102,30 @@ def accumulate(left: Floats, right: Floats, out: Floats, begin: bool) -> None:
 
 
 def measure(diff: Floats, target: Floats, base: Floats) -> Array:
-    """The five sums of a piece in float64: see `SUMS`."""
+    """The first five sums of a piece, in float64: see `SUMS`."""
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         d, t, b = diff.astype(np.float64), target.astype(np.float64), base.astype(np.float64)
         g = (target - base).astype(np.float64)
         return np.array([d @ d, t @ t, b @ b, g @ g, d @ g])
+
+
+def measure_rounding(out: Floats, target: Floats, added: Floats, unmoved: Floats) -> Array:
+    """What rounding did to a piece: ‖Δ‖², ‖(out − target) − Δ‖², how many elements of Δ are not zero, how many of these vanished.
+
+    Δ is what was to be ``added``, in W: the difference times its scale, or the sum of several. ``out`` is what was stored,
+    widened to W; where it is what would have been stored if Δ were zero (``unmoved``, widened likewise; the target's own
+    number unless it is cast), that element of Δ has vanished. Both differences are rounded to W; sums are float64. Elements
+    for which they give NaN or infinity are left out of all four.
+    """
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        error = (out - target) - added
+        measured = np.isfinite(error)
+        moves = (added != 0) & measured
+        squares = [
+            square(values if measured.all() else np.where(measured, values, values.dtype.type(0)))
+            for values in (added, error)
+        ]
+    return np.array([*squares, np.count_nonzero(moves), np.count_nonzero(moves & (out == unmoved))], np.float64)
 
 
 def square(values: Floats) -> float:
@@ -104,14 +142,35 @@ def count_nonfinite(bits: Array, dtype: str) -> int:
     return int(bits.size - np.count_nonzero(np.isfinite(bits)))
 
 
-def narrow_stochastic(values: Floats, dtype: str, random: NDArray[np.uint32]) -> Array:
+@dataclass(frozen=True)
+class Draw:
+    """Where the random numbers of stochastic rounding are drawn: a tensor's `draw_key`, and the index of an element."""
+
+    key: bytes
+    index: int
+
+    def at(self, offset: int) -> Draw:
+        """The same tensor, so many elements further on."""
+        return Draw(self.key, self.index + offset)
+
+
+def draw_key(seed: int, name: str) -> bytes:
+    """What tells the random numbers of one tensor from those of another: a function of seed and name, nothing else."""
+    return blake3(f"{seed}\0{name}".encode()).digest(16)
+
+
+def narrow_stochastic(values: Floats, dtype: str, draw: Draw) -> Array:
     """Working numbers rounded up or down to ``dtype`` with the chance that makes the mean right.
 
-    ``random`` holds one uniform number of 32 bits per element, see `uniform`. A number that the dtype holds exactly is
-    kept; NaN and infinity pass through.
+    A number that the dtype holds exactly is kept; NaN and infinity pass through; beyond the largest number, where a
+    neighbour would be infinity, the rounding is to nearest. From float32 to bfloat16 the chance is a multiple of 2⁻¹⁶ and
+    met exactly, by 16 random bits an element; else it is met to 2⁻³², by 32.
     """
     if DTYPES[dtype].itemsize >= values.dtype.itemsize:
         return narrow(values, dtype)
+    if dtype == "BF16" and values.dtype == np.float32:
+        return _narrow_bf16(values, uniform(draw, values.size, np.uint16))
+    random = uniform(draw, values.size, np.uint32)
     nearest = narrow(values, dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         error = np.abs(widen(nearest, dtype, "F64")) - np.abs(values.astype(np.float64))
@@ -125,19 +184,55 @@ def narrow_stochastic(values: Floats, dtype: str, random: NDArray[np.uint32]) ->
     return np.where(regular, chosen, _as_unsigned(nearest)).astype(chosen.dtype).view(DTYPES[dtype].numpy)
 
 
-def uniform(seed: int, name: str, start: int, count: int) -> NDArray[np.uint32]:
-    """Random bits of the elements ``start`` … of a tensor: a function of seed, name and index, nothing else."""
-    key = int.from_bytes(blake3(f"{seed}\0{name}".encode()).digest(16), "little")
-    first, last = start // 8, -(-(start + count) // 8)  # Philox gives four words of 64 bits for each counter
-    words = np.random.Philox(key=key, counter=first).random_raw((last - first) * 4)
-    return words.view(np.uint32)[start - first * 8 :][:count]
+def uniform(draw: Draw, count: int, dtype: type[np.uint16] | type[np.uint32]) -> Array:
+    """Random bits of ``count`` elements, 16 or 32 for each: a function of key and index, nothing else.
+
+    Words of 32 bits come from Threefry4x32-20, four for each counter of 64 bits; those of sixteen counters stand together,
+    the first word of each, then the second of each …, as a machine's vectors have them. With 16 bits two neighbours share a
+    word, the even index its lower half.
+    """
+    per_group = 64 * 4 // np.dtype(dtype).itemsize
+    first, last = draw.index // per_group, -(-(draw.index + count) // per_group)
+    counters = np.arange(16 * first, 16 * last, dtype=np.uint64)
+    words = np.stack(_threefry(counters, draw.key)).reshape(4, last - first, 16).transpose(1, 0, 2)
+    found: Array = np.ascontiguousarray(words).view(dtype).ravel()
+    return found[draw.index - first * per_group :][:count]
 
 
-def _narrow_bf16(values: Floats) -> Array:
+_ROTATIONS = ((10, 26), (11, 21), (13, 27), (23, 5), (6, 20), (17, 11), (25, 10), (18, 20))
+
+
+def _threefry(counters: NDArray[np.uint64], key: bytes) -> list[NDArray[np.uint32]]:
+    """Threefry4x32-20 (Salmon et al. 2011): four random words for each counter."""
+    keys = [*np.frombuffer(key, "<u4"), np.uint32(0x1BD11BDA)]
+    for part in keys[:4]:
+        keys[4] ^= part
+    words = [counters.astype(np.uint32), (counters >> np.uint64(32)).astype(np.uint32)]
+    words += [np.zeros_like(words[0]), np.zeros_like(words[0])]
+    words = [word + part for word, part in zip(words, keys, strict=False)]
+    for number in range(20):
+        for (one, other), by in zip(
+            (((0, 1), (2, 3)), ((0, 3), (2, 1)))[number % 2], _ROTATIONS[number % 8], strict=True
+        ):
+            words[one] = words[one] + words[other]
+            rotated = (words[other] << np.uint32(by)) | (words[other] >> np.uint32(32 - by))
+            words[other] = rotated ^ words[one]
+        if number % 4 == 3:
+            step = number // 4 + 1
+            words = [word + keys[(step + place) % 5] for place, word in enumerate(words)]
+            words[3] = words[3] + np.uint32(step)
+    return words
+
+
+def _narrow_bf16(values: Floats, random: NDArray[np.uint16] | None = None) -> Array:
+    """To nearest even; or away from zero where ``random``, added to what is cut off, carries over."""
     if values.dtype == np.float64:
         values = _to_odd_float32(values)
     bits = np.ascontiguousarray(values).view(np.uint32)
-    rounded = ((bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16).astype(np.uint16)
+    more = np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))
+    if random is not None:
+        more = np.where(bits & np.uint32(0x7FFFFFFF) < np.uint32(0x7F7F0000), random, more)
+    rounded = ((bits + more) >> 16).astype(np.uint16)
     nan = np.isnan(values)
     if nan.any():
         rounded[nan] = 0x7FC0  # the quiet NaN that torch writes

@@ -74,10 +74,18 @@ def _measures(manifest: Mapping[str, Any]) -> list[str]:
         "cosine": "cosine of the two",
         "base_target_cosine": "cosine of base and target",
     }
-    values = {words: manifest["measures"].get(field) for field, words in names.items()}
-    return table(
-        ["measure", "value"], [(words, "–" if value is None else f"{value:.6g}") for words, value in values.items()]
-    )
+    measures = manifest["measures"]
+    rows = [(words, _figure(measures.get(field))) for field, words in names.items()]
+    if "rounding" in measures:
+        lost = measures["rounding"] or {}
+        rows.append(("‖(output − target) − Δ‖ / ‖Δ‖, what rounding took from Δ", _figure(lost.get("error"))))
+        unchanged = "share of the nonzero elements of Δ that left the target unchanged"
+        rows.append((unchanged, _figure(lost.get("unchanged"))))
+    return table(["measure", "value"], rows)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.6g}"
 
 
 def _decisions(manifest: Mapping[str, Any]) -> list[str]:

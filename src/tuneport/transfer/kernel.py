@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tuneport.transfer import arithmetic
-from tuneport.transfer.arithmetic import SUMS, Array
+from tuneport.transfer.arithmetic import ROUNDING, SUMS, Array, Draw, Floats
 
 
 def _load() -> Any:
@@ -26,9 +26,10 @@ def _load() -> Any:
         module = importlib.import_module("tuneport.transfer._kernel")
     except ImportError:
         return None
-    return module if hasattr(module, "multiply") else None  # else it was built from an earlier version's source
+    return module if getattr(module, "INTERFACE", None) == _INTERFACE else None  # else from another version's source
 
 
+_INTERFACE = 2
 _compiled = _load()
 # Told in every manifest and by `tuneport inspect`.
 NAME = "compiled" if _compiled is not None else "numpy"
@@ -49,24 +50,25 @@ def transfer(
     scale: float,
     start: int,
     sums: Array,
+    draw: Draw | None = None,
 ) -> int:
     """o = t + s·(u − b) for bytes of one float dtype; adds to ``sums`` and returns the count of NaN and infinity.
 
-    ``start`` is the index of the first element in its leaf; ``sums`` are five float64 (`arithmetic.SUMS`), added to in
-    place. ``scale`` must not be 0. The rounding is to nearest even.
+    ``start`` is the index of the first element in its leaf; ``sums`` are float64 (`arithmetic.SUMS`), added to in place.
+    ``scale`` must not be 0. The rounding is to nearest even, or stochastic with ``draw``.
     """
     first = BLOCK - start % BLOCK
     if _compiled is not None and dtype in ("BF16", "F32"):
-        width = 2 if dtype == "BF16" else 4
-        count: int = _compiled.transfer(base, tuned, target, out, sums, width, first, BLOCK, scale != 1, scale)
+        how = (2 if dtype == "BF16" else 4, first, BLOCK, scale != 1, scale, _as_tuple(draw))
+        count: int = _compiled.transfer(base, tuned, target, out, sums, *how)
         return count
     work = arithmetic.working_dtype(dtype)
     b, u, t, o = (arithmetic.as_bits(buffer, dtype) for buffer in (base, tuned, target, out))
     for begin, end in blocks(start, o.size):
         wide_base, wide_target = widen(b[begin:end], dtype, work), widen(t[begin:end], dtype, work)
         diff = arithmetic.difference(widen(u[begin:end], dtype, work), wide_base)
-        o[begin:end] = narrow(arithmetic.add(wide_target, diff, scale), dtype)
-        sums += arithmetic.measure(diff, wide_target, wide_base)
+        sums[: ROUNDING.start] += arithmetic.measure(diff, wide_target, wide_base)
+        _add(diff, wide_target, o[begin:end], dtype, scale, sums, draw and draw.at(begin))
     return arithmetic.count_nonfinite(o, dtype)
 
 
@@ -79,6 +81,7 @@ def transfer_files(
     scale: float,
     start: int,
     sums: Array,
+    draw: Draw | None = None,
 ) -> int | None:
     """`transfer`, with base, tuned and target read from ``files`` (descriptors) at ``places`` on the way, block by block.
 
@@ -88,29 +91,54 @@ def transfer_files(
     if _compiled is None or dtype not in ("BF16", "F32"):
         return None
     width = 2 if dtype == "BF16" else 4
-    first = BLOCK - start % BLOCK
-    count: int | None = _compiled.transfer_files(
-        tuple(files), tuple(places), room(3 * BLOCK * width), out, sums, width, first, BLOCK, scale != 1, scale
-    )
+    how = (width, BLOCK - start % BLOCK, BLOCK, scale != 1, scale, _as_tuple(draw))
+    count: int | None = _compiled.transfer_files(tuple(files), tuple(places), room(3 * BLOCK * width), out, sums, *how)
     return count
 
 
-def add(diff: Array, target: memoryview, out: memoryview, dtype: str, scale: float, start: int, sums: Array) -> int:
+def add(
+    diff: Array,
+    target: memoryview,
+    out: memoryview,
+    dtype: str,
+    scale: float,
+    start: int,
+    sums: Array,
+    draw: Draw | None = None,
+) -> int:
     """o = t + s·d for a difference that is at hand in float32, and bytes of one float dtype; as `transfer` otherwise.
 
     The sums that need a base (‖base‖², ‖target − base‖² and the product with it) are left as they are.
     """
     if _compiled is not None and dtype in ("BF16", "F32"):
-        width, first = 2 if dtype == "BF16" else 4, BLOCK - start % BLOCK
-        count: int = _compiled.add(diff, target, out, sums, width, first, BLOCK, scale != 1, scale)
+        how = (2 if dtype == "BF16" else 4, BLOCK - start % BLOCK, BLOCK, scale != 1, scale, _as_tuple(draw))
+        count: int = _compiled.add(diff, target, out, sums, *how)
         return count
     t, o = (arithmetic.as_bits(buffer, dtype) for buffer in (target, out))
     for begin, end in blocks(start, o.size):
         wide = widen(t[begin:end], dtype, "F32")
-        o[begin:end] = narrow(arithmetic.add(wide, diff[begin:end], scale), dtype)
         sums[0] += arithmetic.square(diff[begin:end])
         sums[1] += arithmetic.square(wide)
+        _add(diff[begin:end], wide, o[begin:end], dtype, scale, sums, draw and draw.at(begin))
     return arithmetic.count_nonfinite(o, dtype)
+
+
+def _add(diff: Floats, target: Floats, out: Array, dtype: str, scale: float, sums: Array, draw: Draw | None) -> None:
+    """One block in numpy: o = t + s·d, rounded into ``out``, and what rounding did."""
+    added = arithmetic.scaled(diff, scale)
+    out[:] = narrow(arithmetic.add(target, added), dtype, draw)
+    stored = widen(out, dtype, "F64" if target.dtype == np.float64 else "F32")
+    sums[ROUNDING] += arithmetic.measure_rounding(stored, target, added, target)
+
+
+def square(values: memoryview, dtype: str, start: int, sums: Array) -> None:
+    """Adds ‖values‖² to the second of ``sums``, for bytes of one float dtype."""
+    if _compiled is not None and dtype in ("BF16", "F32"):
+        _compiled.square(values, sums, 2 if dtype == "BF16" else 4, BLOCK - start % BLOCK, BLOCK)
+        return
+    bits = arithmetic.as_bits(values, dtype)
+    for begin, end in blocks(start, bits.size):
+        sums[1] += arithmetic.square(widen(bits[begin:end], dtype, arithmetic.working_dtype(dtype)))
 
 
 def accumulate(left: Array, right: Array, out: Array, begin: bool) -> None:
@@ -124,7 +152,7 @@ def accumulate(left: Array, right: Array, out: Array, begin: bool) -> None:
     panel = np.empty((left.shape[1], _PANEL), np.float32)
     strides = [stride // 4 for matrix in (left, right, out) for stride in matrix.strides]
     assert strides[5] == 1 and left.shape[1] > 0
-    _compiled.multiply(
+    _compiled.accumulate(
         _from_first(left),
         _from_first(right),
         _from_first(out),
@@ -157,15 +185,19 @@ def widen(bits: Array, dtype: str, work: str) -> Array:
     return arithmetic.widen(bits, dtype, work)
 
 
-def narrow(values: Array, dtype: str) -> Array:
-    """Working numbers rounded to nearest even."""
+def narrow(values: Array, dtype: str, draw: Draw | None = None) -> Array:
+    """Working numbers rounded to nearest even, or stochastically with ``draw``."""
     if _compiled is not None and dtype == "BF16" and values.dtype == np.float32 and values.flags.c_contiguous:
         bits = np.empty(values.shape, np.uint16)
-        _compiled.narrow(values, bits)
+        _compiled.narrow(values, bits, _as_tuple(draw))
         return bits
-    return arithmetic.narrow(values, dtype)
+    return arithmetic.narrow(values, dtype) if draw is None else arithmetic.narrow_stochastic(values, dtype, draw)
+
+
+def _as_tuple(draw: Draw | None) -> tuple[bytes, int] | None:
+    return None if draw is None else (draw.key, draw.index)
 
 
 def no_sums() -> Array:
-    """Five zeros to add to."""
+    """Zeros to add to."""
     return np.zeros(SUMS, np.float64)

@@ -24,12 +24,13 @@ from tuneport.checkpoint.journal import LeafRecord
 from tuneport.pairing.tensors import main_dtype
 from tuneport.pairing.vocabulary import VocabularyMatch
 from tuneport.transfer import kernel
-from tuneport.transfer.arithmetic import SUMS
+from tuneport.transfer.arithmetic import ROUNDING, SUMS
 from tuneport.transfer.budget import Budget
 from tuneport.transfer.digests import tensor_digests
 from tuneport.transfer.pieces import Readers, Sum
 from tuneport.transfer.plan import FORMAT, OutputTask, Plan
 from tuneport.transfer.roles import Figures, MatrixSums, figures, is_matrix, of_size, pooled_cosines
+from tuneport.transfer.rounding import Rounded, loss_in_words, rounded, total
 
 ZERO_DIFF = (
     "The diff vector is zero: base and tuned hold the same weights in every tensor that takes part. "
@@ -78,7 +79,7 @@ class TensorResult:
 
     @property
     def sums(self) -> list[float]:
-        """The five sums of the tensor, added up in the order of its leaves."""
+        """The sums of the tensor (see `arithmetic.SUMS`), added up in the order of its leaves."""
         totals = [0.0] * SUMS
         for leaf in self.leaves:
             totals = [total + value for total, value in zip(totals, leaf.sums, strict=True)]
@@ -91,7 +92,7 @@ class TensorResult:
         Rows that only the target has are in its square, and not in the base's: where there are some, neither says
         anything of the other.
         """
-        diff, target, base, drift, along = self.sums
+        diff, target, base, drift, along = self.sums[: ROUNDING.start]
         if not self._all_matched:
             target = base = math.nan
         return MatrixSums(self.task.slot.elements, diff, drift, along, base=base, target=target)
@@ -100,6 +101,11 @@ class TensorResult:
     def has_diff(self) -> bool:
         """Whether a difference was added to it (or is what it holds)."""
         return not isinstance(self.task.recipe, Sum) or any(scale != 0 for scale in self.task.scales)
+
+    @property
+    def has_rounded(self) -> bool:
+        """Whether a difference was added to a target, and the sum rounded to what is stored."""
+        return self.has_diff and isinstance(self.task.recipe, Sum)
 
     @property
     def reads_base(self) -> bool:
@@ -121,8 +127,9 @@ class TensorResult:
 class Measures:
     """What a run measured. None where a figure has no meaning, or was not measured.
 
-    Over all tensors that took part: ``diff_norm`` is ‖Δ‖, ``drift_norm`` ‖target − base‖. Over the matrices among them:
-    ``cosine`` is that of the two, ``base_target_cosine`` that of the weights themselves, and ``roles`` what each says.
+    Over all tensors that took part: ``diff_norm`` is ‖Δ‖, ``drift_norm`` ‖target − base‖, ``rounding`` what storing the sums
+    took from Δ. Over the matrices among them: ``cosine`` is that of the two, ``base_target_cosine`` that of the weights
+    themselves, and ``roles`` what each says.
     ``lost_norm`` is ‖Δ‖ in rows of tokens that have no place in the output.
     """
 
@@ -131,10 +138,11 @@ class Measures:
     cosine: float | None
     base_target_cosine: float | None
     roles: Figures
+    rounding: Rounded | None = None
     is_zero: bool = False
     lost_norm: float | None = None
 
-    def record(self) -> dict[str, float | None]:
+    def record(self) -> dict[str, Any]:
         """The measures as they stand in a manifest."""
         return {name: value for name, value in asdict(self).items() if name not in ("is_zero", "roles")}
 
@@ -142,7 +150,7 @@ class Measures:
 def measures(results: list[TensorResult]) -> Measures:
     """The measures of a run, from the sums of its tensors."""
     taking = [result for result in results if result.has_diff]
-    dd, _, _, gg, _ = [math.fsum(values) for values in zip(*(r.sums for r in taking), strict=True)] or [0.0] * SUMS
+    dd, _, _, gg, *_ = [total(values) for values in zip(*(r.sums for r in taking), strict=True)] or [0.0] * SUMS
     zero = bool(taking) and dd == 0 and not any(result.nonfinite for result in taking)
     has_base = bool(taking) and all(r.reads_base for r in taking)
     read = [r for r in taking if r.reads_base and is_matrix(r.task.slot.dtype, r.task.slot.shape)] if has_base else []
@@ -155,8 +163,26 @@ def measures(results: list[TensorResult]) -> Measures:
         cosine,
         base_target,
         figures(matrices),
+        rounded(r.sums[ROUNDING] for r in taking if r.has_rounded) if any(r.has_rounded for r in taking) else None,
         zero,
     )
+
+
+def rounding_loss(plan: Plan, results: list[TensorResult], found: Rounded | None) -> tuple[str, ...]:
+    """In words, where rounding to nearest took too much of the diff vector. Stochastic rounding was chosen for that case."""
+    if found is None or plan.choices.rounding != "nearest":
+        return ()
+    main = main_dtype(task.line.target for task in plan.tasks if task.line.target)
+    errors: dict[tuple[str, str, bool], float] = {}
+    for result in results:
+        if not result.has_rounded:
+            continue
+        target, recipe = result.task.line.target, result.task.recipe
+        assert target is not None and isinstance(recipe, Sum)
+        kind = (result.task.slot.dtype, recipe.work, target.dtype == main)
+        errors[kind] = errors.get(kind, 0.0) + result.sums[ROUNDING][1]
+    told = loss_in_words(found, *max(errors, key=errors.__getitem__))
+    return () if told is None else (told,)
 
 
 def input_digests(plan: Plan, readers: Readers, pool: Budget) -> dict[str, dict[str, str]]:
@@ -258,6 +284,7 @@ def _tensor(result: TensorResult) -> dict[str, Any]:
             "target": _root(sums[1]) if isinstance(result.task.recipe, Sum) else None,
             "diff": _root(sums[0]) if result.has_diff else None,
         },
+        "rounding": rounded([sums[ROUNDING]]).record() if result.has_rounded else None,
     }
     if line.fate == "copied":
         entry["scale"] = None
@@ -278,6 +305,7 @@ def _dropped_tensors(plan: Plan, norms: Mapping[str, float | None]) -> list[dict
             "digest": None,
             "scale": None,
             "norms": {"target": None, "diff": norms.get(line.name)},
+            "rounding": None,
             "reason": line.reason,
         }
         for line in plan.account

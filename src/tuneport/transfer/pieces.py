@@ -21,7 +21,7 @@ from tuneport.checkpoint.reading import TensorReader
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.pairing.rows import Runs
 from tuneport.transfer import arithmetic, kernel
-from tuneport.transfer.arithmetic import Array, Floats
+from tuneport.transfer.arithmetic import Array, Draw, Floats
 from tuneport.transfer.product import fill
 from tuneport.transfer.stream import Workspace
 
@@ -98,7 +98,7 @@ class Sum:
     ) -> tuple[memoryview, int]:
         """Stored bytes of the elements from ``start`` to ``stop``, and how many of them are NaN or infinite.
 
-        ``origin`` is the first element of the leaf; ``sums`` (five float64) are added to.
+        ``origin`` is the first element of the leaf; ``sums`` (see `arithmetic.SUMS`) are added to.
         """
         itemsize = DTYPES[self.dtype].itemsize
         out = space.buffer("out", (stop - start) * itemsize)
@@ -128,44 +128,56 @@ class Sum:
         if target_at < 0:
             return self._raw(here, out)
         live = [(i, term, at) for i, term in enumerate(self.terms) if (at := _partners(term, start)) is not None]
-        if len(live) == 1 and self.rounding.how == "nearest" and self.target.tensor.dtype == self.dtype:
+        if not live and self.target.tensor.dtype == self.dtype:
+            here.copy(self.target, target_at, out, start - origin, sums)
+            return 0  # what is only copied from the target never stops a run
+        draw = self._draw(start)
+        if len(live) == 1 and self.target.tensor.dtype == self.dtype:
             _, term, (minus_at, plus_at) = live[0]
             if term.product is None and self._fits_kernel(term):
                 assert term.minus is not None and term.plus is not None
                 sources = ((term.minus, minus_at), (term.plus, plus_at), (self.target, target_at))
-                counted = here.transfer(sources, out, self.dtype, term.scale, start - origin, sums)
+                counted = here.transfer(sources, out, self.dtype, term.scale, start - origin, sums, draw)
                 if counted is not None:
                     return counted
                 base, tuned = here.bytes(term.minus, minus_at, "base"), here.bytes(term.plus, plus_at, "tuned")
                 target = here.bytes(self.target, target_at, "target")
-                return kernel.transfer(base, tuned, target, out, self.dtype, term.scale, start - origin, sums)
+                return kernel.transfer(base, tuned, target, out, self.dtype, term.scale, start - origin, sums, draw)
             if term.product is not None and term.plus is None and self.work == "F32":
                 diff = here.product(term.product, plus_at, stop - start, self.work)
                 target = here.bytes(self.target, target_at, "target")
-                return kernel.add(diff, target, out, self.dtype, term.scale, start - origin, sums)
+                return kernel.add(diff, target, out, self.dtype, term.scale, start - origin, sums, draw)
         target_bits = arithmetic.as_bits(here.bytes(self.target, target_at, "target"), self.target.tensor.dtype)
         out_bits = arithmetic.as_bits(out, self.dtype)
-        if not live and self.dtype == self.target.tensor.dtype:
-            out_bits[:] = target_bits
         for begin, end in kernel.blocks(start - origin, stop - start):
             wide = kernel.widen(target_bits[begin:end], self.target.tensor.dtype, self.work)
-            result = wide
-            for place, (number, term, (minus_at, plus_at)) in enumerate(live):
+            if not live:
+                sums[1] += arithmetic.square(wide)
+                out_bits[begin:end] = self._round(wide, start + begin)
+                continue
+            result, added = wide, None
+            for number, term, (minus_at, plus_at) in live:
                 diff, wide_base = here.difference(
                     term, minus_at + begin, plus_at + begin, end - begin, self.work, number
                 )
-                if place == 0:
-                    sums += arithmetic.measure(diff, wide, wide if wide_base is None else wide_base)
+                if added is None:
+                    measured = arithmetic.measure(diff, wide, wide if wide_base is None else wide_base)
+                    sums[: arithmetic.ROUNDING.start] += measured
                 else:
                     sums[0] += arithmetic.square(diff)
-                result = arithmetic.add(result, diff, term.scale)
-            if not live:
-                sums[1] += arithmetic.square(wide)
-            if live or self.dtype != self.target.tensor.dtype:
-                out_bits[begin:end] = self._round(result, start + begin)
-        if not live and self.dtype == self.target.tensor.dtype:
-            return 0  # what is only copied from the target never stops a run
-        return arithmetic.count_nonfinite(out_bits, self.dtype)
+                step = arithmetic.scaled(diff, term.scale)
+                result = arithmetic.add(result, step)
+                added = step if added is None else arithmetic.add(added, step)
+            assert added is not None
+            out_bits[begin:end] = self._round(result, start + begin)
+            stored = kernel.widen(out_bits[begin:end], self.dtype, self.work)
+            unmoved = wide
+            if self.dtype != self.target.tensor.dtype:
+                unmoved = kernel.widen(self._round(wide, start + begin), self.dtype, self.work)
+            sums[arithmetic.ROUNDING] += arithmetic.measure_rounding(stored, wide, added, unmoved)
+        bad = arithmetic.count_nonfinite(out_bits, self.dtype)
+        # Where nothing is added what the target has is cast, and counts only where the cast made it so.
+        return bad if live else bad - arithmetic.count_nonfinite(target_bits, self.target.tensor.dtype)
 
     def _raw(self, here: _Reading, out: memoryview) -> int:
         """Rows of new tokens: the tuned model's as they stand; scale and rules do not touch them."""
@@ -188,10 +200,14 @@ class Sum:
         return term.minus.tensor.dtype == term.plus.tensor.dtype == self.dtype
 
     def _round(self, values: Floats, index: int) -> Array:
-        if self.rounding.how == "nearest":
-            return kernel.narrow(values, self.dtype)
-        random = arithmetic.uniform(self.rounding.seed, self.name, index, values.size)
-        return arithmetic.narrow_stochastic(values, self.dtype, random)
+        return kernel.narrow(values, self.dtype, self._draw(index))
+
+    def _draw(self, index: int) -> Draw | None:
+        return Draw(self._key, index) if self.rounding.how == "stochastic" else None
+
+    @functools.cached_property
+    def _key(self) -> bytes:
+        return arithmetic.draw_key(self.rounding.seed, self.name)
 
 
 @dataclass(frozen=True)
@@ -223,7 +239,7 @@ class Difference:
             term, (minus_at, plus_at) = live[0]
             for first, last in kernel.blocks(begin - origin, end - begin):
                 diff, base = here.difference(term, minus_at + first, plus_at + first, last - first, self.dtype, 0)
-                values[begin - start + first : begin - start + last] = diff
+                values[begin - start + first : begin - start + last] = kernel.narrow(diff, self.dtype)
                 sums[0] += arithmetic.square(diff)
                 if base is not None:
                     sums[2] += arithmetic.square(base)
@@ -275,8 +291,21 @@ class _Reading:
         self.readers[source.role].read_into(source.tensor, at * itemsize, view)
         return view
 
+    def copy(self, source: Source, at: int, out: memoryview, start: int, sums: Array) -> None:
+        """Elements as they stand; adds their norm as a target's."""
+        dtype = source.tensor.dtype
+        self.readers[source.role].read_into(source.tensor, at * DTYPES[dtype].itemsize, out)
+        kernel.square(out, dtype, start, sums)
+
     def transfer(
-        self, sources: Sequence[tuple[Source, int]], out: memoryview, dtype: str, scale: float, start: int, sums: Array
+        self,
+        sources: Sequence[tuple[Source, int]],
+        out: memoryview,
+        dtype: str,
+        scale: float,
+        start: int,
+        sums: Array,
+        draw: Draw | None,
     ) -> int | None:
         """Base, tuned and target (each with its first element) read and computed in one go; None where that cannot be."""
         files, places = [], []
@@ -287,7 +316,7 @@ class _Reading:
             files.append(place[0])
             places.append(place[1] + at * DTYPES[dtype].itemsize)
         room = functools.partial(self.space.buffer, "inputs")
-        return kernel.transfer_files(files, places, room, out, dtype, scale, start, sums)
+        return kernel.transfer_files(files, places, room, out, dtype, scale, start, sums, draw)
 
     def difference(
         self, term: Term, minus_at: int, plus_at: int, count: int, work: str, number: int
@@ -305,7 +334,7 @@ class _Reading:
             )
             minus = kernel.widen(minus_bits, term.minus.tensor.dtype, work)
             diff = arithmetic.difference(diff, minus)
-        return (diff if product is None else arithmetic.add(diff, product, 1.0)), minus
+        return (diff if product is None else arithmetic.add(diff, product)), minus
 
     def product(self, product: Product, at: int, count: int, work: str) -> Floats:
         """So many elements of an adapter's product, from ``at`` on."""
@@ -323,7 +352,7 @@ class _Reading:
         work = arithmetic.working_dtype(dtype, raw.dtype)
         values = kernel.widen(bits, dtype, work)
         if raw.product is not None:
-            values = arithmetic.add(values, self.product(raw.product, at, self.stop - self.start, work), 1.0)
+            values = arithmetic.add(values, self.product(raw.product, at, self.stop - self.start, work))
         return kernel.narrow(values, raw.dtype)
 
 

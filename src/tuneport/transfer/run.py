@@ -44,6 +44,7 @@ from tuneport.transfer.manifest import (
     measures,
     misshapen,
     render_manifest,
+    rounding_loss,
 )
 from tuneport.transfer.pieces import Difference, Readers, Source, Sum, Term, equal, nonfinite_in
 from tuneport.transfer.plan import OutputTask, Plan, plan_transfer, ties_of
@@ -110,7 +111,12 @@ def execute(plan: Plan, out: Path, running: Running) -> Outcome:
                 noticed = f"\nNoticed before:{listing(list(plan.warnings))}" if plan.warnings else ""
                 raise NumericsError(ZERO_DIFF + noticed)
             told = [line for match in plan.vocabulary for line in token_warnings(match, lost)]
-            warnings = (*told, *plan.warnings, *(doubt.message for doubt in doubts(totals.roles)))
+            warnings = (
+                *told,
+                *plan.warnings,
+                *(doubt.message for doubt in doubts(totals.roles)),
+                *rounding_loss(plan, results, totals.rounding),
+            )
             _stop_if_doubtful(warnings, running)
             manifest = make_manifest(
                 plan, record, results, dropped, totals, warnings, digests, pool, time.monotonic() - begun
@@ -186,7 +192,12 @@ def _stream(
     def do(task: OutputTask, leaf: int, space: Workspace) -> bool:
         name = task.slot.name
         record = before.get((name, leaf))
-        if record is None or not _still_there(task, leaf, record, folder, space, pool.piece):
+        # An earlier version's journal may hold other sums.
+        if (
+            record is None
+            or len(record.sums) != arithmetic.SUMS
+            or not _still_there(task, leaf, record, folder, space, pool.piece)
+        ):
             record = _do_leaf(task, leaf, folder, readers, space, pool.piece)
             folder.note(name, leaf, record)
         records[name, leaf] = record

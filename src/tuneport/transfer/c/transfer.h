@@ -1,0 +1,215 @@
+/* One pass over a piece: out = target + scale·(tuned − base), rounded once, and measured. */
+#pragma once
+#include "draw.h"
+
+#define TINY 1e-30
+
+/* How elements are done: known where the code is inlined. */
+typedef struct {
+    int bf16, scaled, drawn, given;
+} How;
+
+/* Sums of one part of the lanes, ERROR beside the five before it; and counts: elements of Δ that are not zero, and elements
+ * of the output that are what the target has (all where Δ is zero are). */
+typedef struct {
+    f32x sum[PRODUCT + 1], error;
+    u32x nonzero, same;
+} Lanes;
+
+/* What is stored of a vector, as float32 bits. NaN comes out as anything, and `error` is not finite then. */
+INLINE u32x carry(f32x b, f32x u, f32x t, How how, f32x scale, u32x random, Lanes *lanes) {
+    f32x d = how.given ? u : u - b;
+    lanes->sum[DIFF] += d * d;
+    lanes->sum[TARGET] += t * t;
+    if (!how.given) {
+        f32x g = t - b;
+        lanes->sum[BASE] += b * b;
+        lanes->sum[DRIFT] += g * g;
+        lanes->sum[PRODUCT] += d * g;
+    }
+    f32x added = how.scaled ? d * scale : d, sum = t + added;
+    u32x stored = (u32x)sum;
+    if (how.bf16) stored = (how.drawn ? stochastic(sum, random) : nearest(sum)) & 0xffff0000;
+    f32x error = ((f32x)stored - t) - added;
+    lanes->error += error * error;
+    lanes->nonzero -= (u32x)(added != 0);
+    lanes->same -= (u32x)((f32x)stored == t);
+    return stored;
+}
+
+INLINE void row(const Piece *p, Py_ssize_t i, int part, How how, f32x scale, const uint16_t *random, Lanes *lanes) {
+    const int pairs = how.bf16 && !how.given;
+    Row b = {{0}, {0}}, u = load(p->tuned, i, part, pairs, pairs), t = load(p->target, i, part, how.bf16, pairs);
+    if (!how.given) b = load(p->base, i, part, how.bf16, pairs);
+    u32x one = {0}, other = {0};
+    if (how.drawn && pairs) {
+        memcpy(&other, random + 2 * LANES * part, sizeof other);
+        one = other & 0xffff, other >>= 16;
+    } else if (how.drawn) {
+        u16x halves[2];
+        memcpy(halves, random + LANES * part, sizeof *halves);
+        memcpy(halves + 1, random + LANES * part + SUM_LANES, sizeof *halves);
+        one = __builtin_convertvector(halves[0], u32x), other = __builtin_convertvector(halves[1], u32x);
+    }
+    one = carry(b.one, u.one, t.one, how, scale, one, lanes);
+    other = carry(b.other, u.other, t.other, how, scale, other, lanes);
+    store(p->out, i, part, how.bf16, pairs, one, other);
+}
+
+/* What is left of a block, less than a row, as a row of its own; what is added is zero. */
+INLINE void last_row(const Piece *p, Py_ssize_t i, Py_ssize_t count, How how, f32x scale, const uint16_t *random,
+                     Lanes *lanes) {
+    char room[4][4 * ROW] = {{0}};
+    size_t width = how.bf16 ? 2 : 4, width_tuned = how.given ? 4 : width;
+    Piece own = *p;
+    own.base = room[0], own.tuned = room[1], own.target = room[2], own.out = room[3];
+    if (!how.given) memcpy(room[0], p->base + width * (size_t)i, width * (size_t)count);
+    memcpy(room[1], p->tuned + width_tuned * (size_t)i, width_tuned * (size_t)count);
+    memcpy(room[2], p->target + width * (size_t)i, width * (size_t)count);
+    for (int part = 0; part < PARTS; part++) row(&own, 0, part, how, scale, random, lanes + part);
+    memcpy(p->out + width * (size_t)i, room[3], width * (size_t)count);
+}
+
+INLINE float single(const char *from, Py_ssize_t i, int bf16) {
+    uint32_t bits = 0;
+    float value;
+    memcpy((char *)&bits + (bf16 ? 2 : 0), from + (bf16 ? 2 : 4) * i, bf16 ? 2 : 4);
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+INLINE int is_finite(double x) { return x - x == 0; }
+
+/* A block element by element: NaN is stored as it must be, sums are double throughout, and what rounding did to NaN or
+ * infinity is left out of them. Returns how many elements of the output are NaN or infinite. */
+static __attribute__((noinline)) Py_ssize_t carefully(const Piece *p, Py_ssize_t start, Py_ssize_t stop, double *sums) {
+    Py_ssize_t bad = 0;
+    uint16_t room[DRAWN];
+    const uint16_t *random = room;
+    memset(sums, 0, SUMS * sizeof *sums);
+    for (Py_ssize_t i = start; i < stop; i++, random++) {
+        if (p->draw && (i - start) % CHUNK == 0)
+            random = draw_some(p->draw, i, stop - i < CHUNK ? stop - i : CHUNK, room);
+        float b = p->base ? single(p->base, i, p->bf16) : 0, u = single(p->tuned, i, p->base && p->bf16);
+        float t = single(p->target, i, p->bf16), d = p->base ? u - b : u, g = t - b;
+        float added = p->scaled ? d * p->scale : d;
+        f32x sum = (t + added) - (f32x){0}; /* a vector of one number; −0 stays what it is */
+        u32x stored = (u32x)sum;
+        if (p->bf16) stored = p->draw ? stochastic(sum, (u32x){0} + *random) : nearest(sum);
+        stored = one_nan(stored, sum);
+        if (p->bf16) stored &= 0xffff0000;
+        memcpy(p->out + (p->bf16 ? 2 : 4) * i, (const char *)&stored + (p->bf16 ? 2 : 0), p->bf16 ? 2 : 4);
+        float out = ((f32x)stored)[0], error = (out - t) - added;
+        bad += !is_finite(out);
+        sums[DIFF] += (double)d * d;
+        sums[TARGET] += (double)t * t;
+        if (p->base) {
+            sums[BASE] += (double)b * b;
+            sums[DRIFT] += (double)g * g;
+            sums[PRODUCT] += (double)d * g;
+        }
+        if (!is_finite(error)) continue;
+        sums[ADDED] += (double)added * added;
+        sums[ERROR] += (double)error * error;
+        sums[NONZERO] += added != 0;
+        sums[UNCHANGED] += added != 0 && out == t;
+    }
+    return bad;
+}
+
+/* Whether all numbers are those of `right`, or zero without it (−0 is zero). */
+static int all_equal(const char *left, const char *right, Py_ssize_t start, Py_ssize_t stop, int bf16) {
+    size_t width = bf16 ? 2 : 4, size = (size_t)(stop - start) * width;
+    const char *from = left + (size_t)start * width;
+    if (right && !memcmp(from, right + (size_t)start * width, size)) return 1;
+    if (!right && !single(from, 0, bf16) && !memcmp(from, from + width, size - width)) return 1;
+    for (Py_ssize_t i = start; i < stop; i++)
+        if (single(left, i, bf16) != (right ? single(right, i, bf16) : 0)) return 0;
+    return 1;
+}
+
+/* Whether squares were lost that are not of zeros: too small for float32, or too large, or of NaN. The error needs no
+ * look of its own: what it lacks is under 1e-40. */
+static int is_lost(const Piece *p, Py_ssize_t start, Py_ssize_t stop, const double *sums) {
+    for (int k = 0; k < SUMS; k++)
+        if (!is_finite(sums[k])) return 1;
+    if (sums[DIFF] >= TINY && sums[ADDED] < TINY) return 1;
+    if (sums[DIFF] < TINY && !all_equal(p->tuned, p->base, start, stop, p->base && p->bf16)) return 1;
+    if (sums[TARGET] < TINY && !all_equal(p->target, NULL, start, stop, p->bf16)) return 1;
+    if (!p->base) return 0;
+    return (sums[DRIFT] < TINY && !all_equal(p->target, p->base, start, stop, p->bf16)) ||
+           (sums[BASE] < TINY && !all_equal(p->base, NULL, start, stop, p->bf16));
+}
+
+/* Returns how many elements of the output are NaN or infinite. */
+INLINE Py_ssize_t block_of(const Piece *shared, Py_ssize_t start, Py_ssize_t stop, How how, double *sums) {
+    Piece own = *shared, *p = &own; /* what is written to `out` cannot change it, and the compiler knows */
+    f32x scale = (f32x){0} + p->scale;
+    uint16_t room[DRAWN];
+    const uint16_t *random = room;
+    double wide[PRODUCT + 2][SUM_LANES] = {{0}};
+    u32x nonzero[PARTS] = {{0}}, same[PARTS] = {{0}};
+    Py_ssize_t padding = (ROW - (stop - start) % ROW) % ROW;
+    for (Py_ssize_t i = start; i < stop;) {
+        Py_ssize_t end = stop - i < CHUNK ? stop : i + CHUNK, rows = (end - i) / ROW;
+        Lanes lanes[PARTS];
+        if (how.drawn) random = draw_some(p->draw, i, end - i, room);
+        for (int part = 0; part < PARTS; part++) { /* one after the other: the sums of one stay in registers */
+            Lanes here = {{{0}, {0}, {0}, {0}, {0}}, {0}, nonzero[part], same[part]};
+            for (Py_ssize_t r = 0; r < rows; r++) row(p, i + r * ROW, part, how, scale, random + r * ROW, &here);
+            lanes[part] = here;
+        }
+        if (i + rows * ROW < end)
+            last_row(p, i + rows * ROW, end - i - rows * ROW, how, scale, random + rows * ROW, lanes);
+        for (int part = 0; part < PARTS; part++) {
+            for (int lane = 0; lane < LANES; lane++) {
+                for (int k = 0; k <= PRODUCT; k++) wide[k][LANES * part + lane] += lanes[part].sum[k][lane];
+                wide[PRODUCT + 1][LANES * part + lane] += lanes[part].error[lane];
+            }
+            nonzero[part] = lanes[part].nonzero, same[part] = lanes[part].same;
+        }
+        i = end;
+    }
+    memset(sums, 0, SUMS * sizeof *sums);
+    for (int lane = 0; lane < SUM_LANES; lane++) {
+        for (int k = 0; k <= PRODUCT; k++) sums[k] += wide[k][lane];
+        sums[ERROR] += wide[PRODUCT + 1][lane];
+        sums[NONZERO] += nonzero[lane / LANES][lane % LANES];
+        sums[UNCHANGED] += same[lane / LANES][lane % LANES];
+    }
+    sums[ADDED] = how.scaled ? (double)p->scale * p->scale * sums[DIFF] : sums[DIFF];
+    sums[UNCHANGED] -= (double)(stop - start + padding) - sums[NONZERO];
+    return is_lost(p, start, stop, sums) ? carefully(p, start, stop, sums) : 0;
+}
+
+INLINE Py_ssize_t blocks_of(const Piece *p, Py_ssize_t n, Py_ssize_t first, Py_ssize_t block, How how, double *total) {
+    Py_ssize_t bad = 0;
+    for (Py_ssize_t start = 0, stop = first < n ? first : n; start < n;
+         start = stop, stop = n - stop < block ? n : stop + block) {
+        double sums[SUMS];
+        bad += block_of(p, start, stop, how, sums);
+        for (int k = 0; k < SUMS; k++) total[k] += sums[k];
+    }
+    return bad;
+}
+
+#define MAKE_TRANSFER(NAME, BF16, DRAWN, GIVEN)                                                                        \
+    ON_ITS_MACHINE static Py_ssize_t NAME(const Piece *p, Py_ssize_t n, Py_ssize_t first, Py_ssize_t block,              \
+                                        double *total) {                                                               \
+        return p->scaled ? blocks_of(p, n, first, block, (How){BF16, 1, DRAWN, GIVEN}, total)                          \
+                         : blocks_of(p, n, first, block, (How){BF16, 0, DRAWN, GIVEN}, total);                         \
+    }
+
+MAKE_TRANSFER(transfer_f32, 0, 0, 0)
+MAKE_TRANSFER(transfer_bf16, 1, 0, 0)
+MAKE_TRANSFER(transfer_bf16_drawn, 1, 1, 0)
+MAKE_TRANSFER(add_f32, 0, 0, 1)
+MAKE_TRANSFER(add_bf16, 1, 0, 1)
+MAKE_TRANSFER(add_bf16_drawn, 1, 1, 1)
+
+/* float32 holds what is computed: nothing is rounded stochastically there. */
+static Py_ssize_t transfer(const Piece *p, Py_ssize_t n, Py_ssize_t first, Py_ssize_t block, double *total) {
+    if (!p->bf16) return (p->base ? transfer_f32 : add_f32)(p, n, first, block, total);
+    if (!p->draw) return (p->base ? transfer_bf16 : add_bf16)(p, n, first, block, total);
+    return (p->base ? transfer_bf16_drawn : add_bf16_drawn)(p, n, first, block, total);
+}
