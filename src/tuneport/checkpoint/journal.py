@@ -59,7 +59,7 @@ class Journal:
                     sums = tuple(float.fromhex(value) for value in record["sums"])
                     entry = LeafRecord(bytes.fromhex(record["digest"]), sums, int(record["nonfinite"]))
                     self.leaves[record["tensor"], int(record["leaf"])] = entry
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+        except (ValueError, OverflowError, KeyError, IndexError, TypeError) as error:
             raise _damaged(self.path.parent, error) from None
         _stop_if_different(self.path.parent, begun, plan)
         if len(whole) < len(content):
