@@ -21,8 +21,8 @@ from tuneport.checkpoint.token_names import is_token_field
 from tuneport.errors import CheckpointError
 
 # The output's own affair, never merged: which library wrote it, where its code and tokenizer class come from (both
-# are the target's files), how many rows its embedding has.
-FIXED = {"transformers_version", "auto_map", "tokenizer_class", "vocab_size"}
+# are the target's files). Sizes of vocabularies follow the rows that are written.
+FIXED = {"transformers_version", "auto_map", "tokenizer_class"}
 # What a path of somebody's machine, another model's name, or that of a weight file has no place in.
 DROPPED = {"_name_or_path", "name_or_path", "_commit_hash", "transformers_weights"}
 DTYPE = "dtype"
@@ -123,6 +123,11 @@ def resolve(config: Mapping[str, Any], model_type: str | None = None) -> Fields:
         if key in config:
             keys[ROPE] = key
     return Fields({name: value for name, value in values.items() if value is not None}, keys)
+
+
+def is_fixed(name: str) -> bool:
+    """Whether a field is the target's own, whatever the others say: it is not compared, and no choice takes it from them."""
+    return name in FIXED or "vocab_size" in name
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuneport.checkpoint.config import DROPPED, DTYPE, FIXED, is_manner, resolve
+from tuneport.checkpoint.config import DROPPED, DTYPE, is_fixed, is_manner, resolve
 from tuneport.checkpoint.config_rope import ROPE, ROPE_KEYS, spell_rope
 from tuneport.checkpoint.merge3 import Findings, Side, Three, Verdict, conflict, in_short, same, three_way
 from tuneport.checkpoint.token_names import TokenNames, is_token_field
@@ -49,7 +49,9 @@ def choosable_fields(configs: Three, prefix: str = "") -> set[str]:
     known: set[str] = set()
     for config in configs:
         fields = resolve(config)
-        for name in {*fields.values, *config, *((DTYPE, "torch_dtype") if not prefix else ())} - FIXED - DROPPED:
+        for name in {*fields.values, *config, *((DTYPE, "torch_dtype") if not prefix else ())} - DROPPED:
+            if is_fixed(name):
+                continue
             sub = config.get(name)
             if _is_sub_config(name, sub):
                 known |= choosable_fields(Three(sub, {}, {}), f"{prefix}{name}.")
@@ -215,7 +217,7 @@ def _in_order(configs: Three, fields: Three) -> list[str]:
         order |= dict.fromkeys(names[key] for key in config if key in names)
     for field in fields:
         order |= dict.fromkeys(sorted(field.values))
-    return [name for name in order if name not in FIXED and name not in DROPPED]
+    return [name for name in order if not is_fixed(name) and name not in DROPPED]
 
 
 def _called(name: str, fields: Three) -> str:

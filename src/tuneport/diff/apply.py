@@ -50,6 +50,7 @@ from tuneport.transfer.plan import (
     grown_rows,
     is_written,
     place,
+    rows_without_room,
     ties_of,
     told_at_opening,
 )
@@ -76,7 +77,9 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
     lines = [line for line in merged if is_written(line)]
     recipes = [_recipe(line, accounts, vectors, matches, scales, choices, cast) for line in lines]
     layout, tasks = place(lines, recipes, choices.shard_bytes)
-    sidecars, decisions = _merge_sidecars(vectors, matches, target, choices, grown_rows(tasks))
+    grown = grown_rows(tasks)
+    refusals += rows_without_room(tasks, grown)
+    sidecars, decisions = _merge_sidecars(vectors, matches, target, choices, grown)
     against = contradictions(sidecars.files, layout.slots, target)
     return Plan(
         operation="apply",

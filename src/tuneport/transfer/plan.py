@@ -19,6 +19,7 @@ from tuneport.checkpoint.adapter import Alike
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config import is_tied
 from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count
+from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.shards import Layout, lay_out
 from tuneport.checkpoint.sidecars import Decision, Difference, merge_sidecars
@@ -209,6 +210,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
     matrices = Matrices(match)
     recipes = [_recipe(line, choices, cast, matrices) for line in account if is_written(line)]
     layout, tasks = place([line for line in account if is_written(line)], recipes, choices.shard_bytes)
+    grown = grown_rows(tasks)
     sidecars = merge_sidecars(
         base.sidecars,
         tuned.sidecars,
@@ -220,7 +222,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         config_choices=choices.config,
         sidecar_choices=choices.sidecar,
         dtype=choices.dtype,
-        vocab_rows=grown_rows(tasks),
+        vocab_rows=grown,
     )
     against = contradictions(sidecars.files, layout.slots, target)
     return Plan(
@@ -248,6 +250,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         tensor_refusals=(
             *matched.refusals,
             *parents.refusals,
+            *rows_without_room(tasks, grown),
             *(line.reason for line in account if line.fate == "refused"),
         ),
         sidecar_refusals=(*sidecars.refusals, *against.refusals),
@@ -310,6 +313,30 @@ def grown_rows(tasks: Sequence[OutputTask]) -> dict[int, int]:
     return {
         rows_of(before): rows_of(now) for before, now in rows if before is not None and rows_of(now) > rows_of(before)
     }
+
+
+def rows_without_room(tasks: Sequence[OutputTask], grown: Mapping[int, int]) -> list[str]:
+    """Tensors that have no place for new tokens where the vocabulary grows, in words.
+
+    CPM-Ant keeps its prompts behind the vocabulary, Llama 3.2 Vision its image token: a class builds such a matrix of the
+    vocabulary's size and a number of its own, so new tokens would take rows that mean something. DeepSeek 4 has tables of
+    integers by token, which no difference can be taken of.
+    """
+    found = []
+    for task in tasks if grown else ():
+        target, rows = task.line.target, 0 if task.line.target is None else rows_of(task.line.target)
+        if target is None or len(target.shape) < 2:
+            continue
+        if task.line.by_token and rows > min(grown) and rows not in grown:
+            found.append(
+                f"`{target.name}` has {rows - min(grown)} rows more than the vocabulary, which are not for tokens"
+            )
+        elif DTYPES[target.dtype].kind == "exact" and rows in grown:
+            found.append(f"`{target.name}` holds integers, a row for each token")
+    return [
+        f"{line}; the tuned model's new tokens have no place in it. Pass `--new-tokens drop` to leave them out."
+        for line in found
+    ]
 
 
 def formula(choices: Choices) -> str:
