@@ -20,7 +20,7 @@ from typing import Any
 
 from tuneport import __version__, publishing
 from tuneport.diagnose import command as diagnosing
-from tuneport.errors import TuneportError, UsageError
+from tuneport.errors import TuneportError, UsageError, in_brief
 from tuneport.evaluate import command as evaluating
 from tuneport.report import command as reporting
 from tuneport.study import command as studying
@@ -452,7 +452,7 @@ def _fail(options: argparse.Namespace, kind: str, message: str, status: int) -> 
     if options.json:
         with contextlib.suppress(BrokenPipeError):  # the reader of stdout went away; stderr says the same
             _say(json.dumps({"error": {"type": kind, "message": message}}, ensure_ascii=False))
-    print(f"tuneport: {message}", file=sys.stderr)
+    print(f"tuneport: {in_brief(message)}", file=sys.stderr)
     return status
 
 

@@ -117,9 +117,30 @@ class WorkerError(TuneportError):
     """A worker process was ended from outside, by the system or by a person."""
 
 
-def listing(items: list[str], most: int = 20) -> str:
-    """Indented lines, one per item; past ``most`` the rest is counted, never dropped without a word."""
-    shown = [f"\n  - {item}" for item in items[:most]]
-    if len(items) > most:
-        shown.append(f"\n  - … and {len(items) - most} more")
+_ITEM = "  - "
+MOST_SHOWN = 20
+
+
+def listing(items: list[str], most: int | None = None) -> str:
+    """Indented lines, one per item; past ``most`` the rest is counted, never dropped without a word.
+
+    Without ``most`` all of them are there: who shows a message to a person cuts it with `in_brief`.
+    """
+    shown = [f"\n{_ITEM}{item}" for item in items[:most]]
+    if most is not None and len(items) > most:
+        shown.append(f"\n{_ITEM}… and {len(items) - most} more")
     return "".join(shown)
+
+
+def in_brief(message: str) -> str:
+    """A message for a terminal: of each list in it the first twenty lines, and how many are not shown."""
+    shown: list[str] = []
+    listed = 0
+    for line in message.split("\n"):
+        listed = listed + 1 if line.startswith(_ITEM) else 0
+        if listed > MOST_SHOWN:
+            del shown[len(shown) - (listed > MOST_SHOWN + 1) :]
+            shown.append(f"{_ITEM}… and {listed - MOST_SHOWN} more (--json lists all)")
+        else:
+            shown.append(line)
+    return "\n".join(shown)
