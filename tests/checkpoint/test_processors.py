@@ -71,6 +71,34 @@ def test_what_the_fine_tuning_changed_is_told_and_the_flags_that_are_named_bring
     assert decided(brought, PROCESSOR) == "tuned"
 
 
+QWEN = {PRE: {"min_pixels": 3136, "max_pixels": 12845056, "do_pan_and_scan": None}}
+
+
+@pytest.mark.parametrize(
+    ("tuned", "fields"),
+    [
+        ({"size": {"shortest_edge": 3136, "longest_edge": 12845056}, "resample": 3}, None),
+        ({"size": {"min_pixels": 3136, "max_pixels": 12845056}}, None),
+        ({"size": {"shortest_edge": 3136, "longest_edge": 1003520}}, "`size`"),
+        ({"min_pixels": 3136, "max_pixels": 1003520}, "`size`"),
+        ({"do_pan_and_scan": True}, "`do_pan_and_scan`"),
+    ],
+)
+def test_bounds_on_pixels_are_read_in_every_spelling_and_a_null_is_a_value(
+    tuned: dict[str, Any], fields: str | None, tmp_path: Path
+) -> None:
+    for place, files in enumerate(({PRE: tuned}, {PROCESSOR: {"image_processor": tuned}})):
+        warnings = merged(tmp_path / str(place), QWEN, files, QWEN).warnings
+        assert len(warnings) == (fields is not None)
+        assert all(f"changed {fields} in " in warning for warning in warnings)
+
+
+def test_a_setting_that_only_the_tuned_model_has_is_noted_as_a_decision(tmp_path: Path) -> None:
+    sidecars = merged(tmp_path, APART, JOINED, APART)
+    (told,) = [one.reason for one in sidecars.decisions if one.subject == "processor files"]
+    assert "`do_sample_frames` in processor_config.json" in told and not sidecars.warnings
+
+
 def test_a_setting_that_the_new_version_changed_alike_or_that_is_chosen_is_not_told(tmp_path: Path) -> None:
     tuned = changed(APART, PRE, size=336)
     assert not merged(tmp_path, APART, tuned, tuned).warnings

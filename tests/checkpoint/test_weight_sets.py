@@ -108,6 +108,9 @@ READ = {
     ),
     "shards of another time": Case({**shards(), "model-00003-of-00003.safetensors": ONE}, SHARDS, ("00003-of-00003",)),
     "a shard that is left beside a whole file": Case({SINGLE: ONE, SHARDS[1]: ONE}, (SINGLE,), (SHARDS[1],)),
+    "a shard of a row without end": Case(
+        {SINGLE: ONE, "model-1-of-9999999999999.safetensors": ONE}, (SINGLE,), ("1-of-9",)
+    ),
     "a shard that has the whole file's name": Case(
         shards(names=("model-extra.safetensors", SINGLE)), ("model-extra.safetensors", SINGLE), ("alone", SINGLE)
     ),

@@ -53,11 +53,14 @@ def _check_effect(folders: Three, sides: Mapping[str, str], findings: Findings) 
 
 def _tell_changes(folders: Three, findings: Findings) -> None:
     base, tuned, target = (_settings(folder) for folder in folders)
-    if not tuned:
-        return
     changed: dict[str, list[str]] = {}
+    more = []  # a tool that saves a processor again fills in defaults, so what is new need not be a choice
     for key, (value, file) in sorted(tuned.items()):
-        if key in base and not _alike(base[key][0], value) and not (key in target and _alike(target[key][0], value)):
+        if value is None or (key in target and _alike(target[key][0], value)):
+            continue
+        if key not in base:
+            more.append(f"`{key[1]}` in {file}")
+        elif not _alike(base[key][0], value):
             changed.setdefault(file, []).append(key[1])
     for file, fields in changed.items():
         flags = f"--sidecar {file}=tuned"
@@ -66,28 +69,38 @@ def _tell_changes(folders: Three, findings: Findings) -> None:
             f"The fine-tuning changed {', '.join(f'`{field}`' for field in fields)} in {file}; the output has the target's "
             f"processor files. To have the tuned model's: {flags}."
         )
-    if not changed and not base:
-        names = ", ".join(sorted({file for _, file in tuned.values()}))
-        findings.decided("processor files", "target", f"the base has none to compare the tuned model's with ({names})")
+    if more:
+        findings.decided(
+            "processor files", "target", f"the tuned model has settings that the base lacks: {', '.join(more)}"
+        )
 
 
 def _settings(folder: SidecarFolder) -> dict[tuple[str, str], tuple[Any, str]]:
     """Each setting by the file it belongs to and its name: the value, and the file it stands in."""
     found: dict[tuple[str, str], tuple[Any, str]] = {}
     for name in (PREPROCESSOR, VIDEO, PROCESSOR):
-        for field, value in (folder.json(name) or {}).items():
-            if name == PROCESSOR and field in _SECTIONS and isinstance(value, dict):
-                found |= {(_SECTIONS[field], inner): (one, name) for inner, one in value.items()}
-            else:
-                found[name, field] = value, name
-    return {
-        key: (value, file)
-        for key, (value, file) in found.items()
-        if value is not None
-        and not key[1].startswith("_")
-        and not key[1].endswith(("_class", "_type"))
-        and key[1] not in _NO_SETTINGS
-    }
+        content = folder.json(name) or {}
+        sections = [section for section in _SECTIONS if name == PROCESSOR and isinstance(content.get(section), dict)]
+        inner = {section: content.pop(section) for section in sections}
+        for belongs, part in ((name, content), *((_SECTIONS[section], part) for section, part in inner.items())):
+            found |= {(belongs, field): (value, name) for field, value in _with_pixels_as_size(part).items()}
+    return {key: value for key, value in found.items() if _is_setting(key[1])}
+
+
+def _is_setting(field: str) -> bool:
+    return not field.startswith("_") and not field.endswith(("_class", "_type")) and field not in _NO_SETTINGS
+
+
+def _with_pixels_as_size(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Qwen's bounds on the pixels of an image, which transformers 5 writes as edges of its size."""
+    said = dict(settings)
+    size = dict(said["size"]) if isinstance(said.get("size"), dict) else {}
+    for old, new in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
+        own, inside = said.pop(old, None), size.pop(old, None)
+        bound = own if own is not None else inside
+        if bound is not None:
+            said["size"] = size = {**size, new: bound}
+    return said
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -78,8 +78,9 @@ def choose_weights(
     def indexed(name: str, single: str, legacy: bool = False) -> Weights | None:
         if name not in present:
             return None
+        content = read_index(name)
         try:
-            index = parse_index(read_index(name), f"{where}: {name}", legacy)
+            index = parse_index(content, f"{where}: {name}", legacy)
         except CheckpointError as error:
             raise CheckpointError(
                 f"{error} Or remove it: {single} lies beside it." if single in present else str(error)
@@ -141,7 +142,7 @@ def _numbered(present: set[str], stem: str) -> Iterator[tuple[str, ...]]:
         if found:
             rows.setdefault(found[2], {})[int(found[1])] = name
     for count, shards in rows.items():
-        if sorted(shards) == [*range(1, int(count) + 1)]:
+        if (min(shards), max(shards), len(shards)) == (1, int(count), int(count)):
             yield tuple(shards.values())
 
 
