@@ -122,6 +122,7 @@ def _add_diff(verbs: Any) -> None:
         default=[],
         help="leave out tensors that only one of the two has (repeatable)",
     )
+    _rename(parser)
     _vocabulary(parser)
     parser.add_argument(
         "--shard-size", metavar="SIZE", default="5GB", help="most bytes in a file (default: %(default)s)"
@@ -204,6 +205,7 @@ def _arithmetic(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="leave out tensors that have no place in the target (repeatable)",
     )
+    _rename(group)
     group.add_argument(
         "--dtype", help="store tensors of the target's main dtype as bfloat16, float16, float32 or float64"
     )
@@ -211,6 +213,17 @@ def _arithmetic(parser: argparse.ArgumentParser) -> None:
         "--rounding", choices=["nearest", "stochastic"], default="nearest", help="of the result (default: %(default)s)"
     )
     group.add_argument("--seed", type=int, default=0, help="for stochastic rounding (default: %(default)s)")
+
+
+def _rename(parser: Any) -> None:
+    parser.add_argument(
+        "--rename",
+        metavar="REGEX=REPLACEMENT",
+        action="append",
+        default=[],
+        help="replace what the expression finds in tensor names of base, tuned or adapter, before they are compared with the "
+        r"target's; split at the last =, \1 is the first group (repeatable, one after another)",
+    )
 
 
 def _policies(parser: argparse.ArgumentParser) -> None:
@@ -285,10 +298,16 @@ def _diff(options: argparse.Namespace) -> dict[str, Any]:
     from tuneport.checkpoint.open import open_checkpoint
     from tuneport.diff.extract import plan_diff
     from tuneport.diff.run import diff
-    from tuneport.transfer.choices import Choices, parse_vocabulary
+    from tuneport.transfer.choices import Choices, parse_rename, parse_vocabulary
 
     vocabulary, rules = parse_vocabulary(options.vocabulary)
-    choices = Choices(drop=options.drop, vocabulary=vocabulary, vocabulary_rules=rules, shard_size=options.shard_size)
+    choices = Choices(
+        drop=options.drop,
+        renames=tuple(parse_rename(text) for text in options.rename),
+        vocabulary=vocabulary,
+        vocabulary_rules=rules,
+        shard_size=options.shard_size,
+    )
     running = _running_of(options)
     if options.dry_run:
         parents = open_checkpoint(options.base, "base"), open_checkpoint(options.tuned, "tuned")
@@ -349,13 +368,14 @@ def _say_nothing(text: str) -> None:
 
 
 def _choices(options: argparse.Namespace) -> Any:
-    from tuneport.transfer.choices import Choices, parse_rule, parse_side, parse_vocabulary
+    from tuneport.transfer.choices import Choices, parse_rename, parse_rule, parse_side, parse_vocabulary
 
     vocabulary, vocabulary_rules = parse_vocabulary(options.vocabulary)
     return Choices(
         scale=options.scale,
         rules=tuple(parse_rule(text) for text in options.rule),
         drop=options.drop,
+        renames=tuple(parse_rename(text) for text in options.rename),
         dtype=options.dtype,
         rounding=options.rounding,
         seed=options.seed,

@@ -75,6 +75,11 @@ def read_names(names: Iterable[str]) -> tuple[dict[str, Part], list[str]]:
     return parts, faults
 
 
+def weight_names(names: Iterable[str]) -> list[str]:
+    """The weights that an adapter's tensors are for, as peft calls them; names that cannot be understood are left out."""
+    return list(dict.fromkeys(part.weight for part in read_names(names)[0].values()))
+
+
 def _has_prefix(name: str) -> bool:
     return name.startswith(PREFIX)
 

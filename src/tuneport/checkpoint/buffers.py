@@ -18,8 +18,13 @@ _CAUSAL_MASK = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention|trans
 
 
 def is_computed_buffer(tensor: StoredTensor) -> bool:
-    """Whether the model computes this tensor itself. A causal mask is told from a bias by its shape: …×n×n."""
-    if _COMPUTED.search(tensor.name):
+    """Whether the model computes this tensor itself."""
+    return is_computed(tensor.name, tensor.shape)
+
+
+def is_computed(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor of this name and shape is such a buffer. A causal mask is told from a bias by its shape: …×n×n."""
+    if _COMPUTED.search(name):
         return True
-    square = len(tensor.shape) >= 2 and tensor.shape[-1] == tensor.shape[-2]
-    return square and _CAUSAL_MASK.search(tensor.name) is not None
+    square = len(shape) >= 2 and shape[-1] == shape[-2]
+    return square and _CAUSAL_MASK.search(name) is not None

@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from tuneport.checkpoint.checkpoint import Checkpoint, WeightFile
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.views import read_view, stored_name
 from tuneport.checkpoint.weight_sets import Weights
 from tuneport.checkpoint.weights import StoredTensor, check_gathered, join_files
 from tuneport.errors import CheckpointError
@@ -49,11 +50,15 @@ class LegacyReader:
 
     def read_into(self, tensor: StoredTensor, start: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with the tensor's bytes from byte ``start`` on."""
+        read_view(tensor, start, buffer, self._read)
+
+    def _read(self, tensor: StoredTensor, start: int, buffer: memoryview) -> None:
         import torch
 
+        start += tensor.offset  # within the stored tensor
         itemsize = DTYPES[tensor.dtype].itemsize
         first, last = start // itemsize, -(-(start + len(buffer)) // itemsize)
-        piece = self._states[tensor.file][tensor.name].reshape(-1)[first:last].contiguous()
+        piece = self._states[tensor.file][stored_name(tensor)].reshape(-1)[first:last].contiguous()
         content = piece.view(torch.uint8).numpy()
         skip = start - first * itemsize
         buffer[:] = memoryview(content)[skip : skip + len(buffer)]

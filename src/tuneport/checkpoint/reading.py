@@ -13,6 +13,7 @@ from typing import Protocol
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.legacy import LegacyReader
+from tuneport.checkpoint.views import read_view
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError
 
@@ -66,6 +67,9 @@ class FileReader:
 
     def read_into(self, tensor: StoredTensor, start: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with the tensor's bytes from byte ``start`` on."""
+        read_view(tensor, start, buffer, self._read)
+
+    def _read(self, tensor: StoredTensor, start: int, buffer: memoryview) -> None:
         descriptor, position, rest = self._descriptors[tensor.file], tensor.offset + start, buffer
         try:
             while rest:
@@ -80,9 +84,9 @@ class FileReader:
                 f"{self._where}: {tensor.file} cannot be read at `{tensor.name}`: {error.strerror}."
             ) from None
 
-    def place(self, tensor: StoredTensor) -> tuple[int, int]:
-        """An open file's descriptor and the tensor's first byte in it."""
-        return self._descriptors[tensor.file], tensor.offset
+    def place(self, tensor: StoredTensor) -> tuple[int, int] | None:
+        """An open file's descriptor and the tensor's first byte in it; None where its bytes do not follow each other."""
+        return (self._descriptors[tensor.file], tensor.offset) if tensor.in_one_piece else None
 
     def check_unchanged(self) -> None:
         """Raise if a file was written to since it was opened: what was read may then be of two versions."""

@@ -18,9 +18,28 @@ from tuneport.errors import CheckpointError, listing
 MAX_INDEX_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a tensor lies in stored ones, where it is not simply one of them (`checkpoint.views` makes these).
+
+    It lies in the tensor that its file calls ``stored``, row after row, or with ``strides`` in elements for each dimension
+    of ``grid`` (its shape, dimensions cut further); or it is its ``parts``, joined along the dimension ``dim``, which parts of
+    one dimension less do not have (they are stacked).
+    """
+
+    stored: str = ""
+    grid: tuple[int, ...] | None = None
+    strides: tuple[int, ...] | None = None
+    parts: tuple[StoredTensor, ...] = ()
+    dim: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a checkpoint: safetensors dtype, shape, and the byte range of ``file`` that holds it."""
+    """One tensor of a checkpoint: safetensors dtype, shape, and the byte range of ``file`` that holds it.
+
+    With a ``view`` it is made of stored tensors; ``file`` and ``offset`` are then those of its first element.
+    """
 
     name: str
     dtype: str
@@ -28,11 +47,17 @@ class StoredTensor:
     file: str
     offset: int
     nbytes: int
+    view: View | None = None
 
     @property
     def elements(self) -> int:
         """Number of elements."""
         return self.nbytes // DTYPES[self.dtype].itemsize
+
+    @property
+    def in_one_piece(self) -> bool:
+        """Whether its bytes lie one after another, from ``offset`` on."""
+        return self.view is None or (self.view.strides is None and not self.view.parts)
 
 
 def tensors_of_file(

@@ -24,14 +24,15 @@ from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.sidecars import Decision, Sidecars, merge_sidecars
 from tuneport.checkpoint.weights import StoredTensor
+from tuneport.diff.spelling import align_vector
 from tuneport.diff.vector import RAW, DiffVector
 from tuneport.errors import PairingError
+from tuneport.pairing.kinds import check_architectures
 from tuneport.pairing.matrices import Side, columns_of, rows_of, vocabulary_axis, with_rows
 from tuneport.pairing.rows import Runs, runs_of
 from tuneport.pairing.tensors import (
     ParentPair,
     TensorPair,
-    check_architectures,
     check_patterns,
     check_readable,
     main_dtype,
@@ -60,8 +61,11 @@ from tuneport.transfer.tokens import MatchedRows, lost_runs, match_rows, token_d
 def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: Checkpoint, choices: Choices) -> Plan:
     """The plan of target + Σ scale·Δ. Raises where a vector and the target do not belong together at all."""
     check_readable(target)
+    inputs = (*(vector.stored for vector in vectors), target)
     for vector in vectors:
         check_architectures(replace(vector.stored, config=vector.base_config), target)
+    aligned = [align_vector(vector, target, choices.renames) for vector in vectors]
+    vectors = [vector for vector, _ in aligned]
     ties_target = ties_of(target)
     matched = [_match(vector, target, ties_target, choices) for vector in vectors]
     matches = [each.match for each in matched]
@@ -85,7 +89,7 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         operation="apply",
         formula="target + "
         + " + ".join(_in_words(v, scale, len(vectors)) for v, scale in zip(vectors, scales, strict=True)),
-        inputs=(*(vector.stored for vector in vectors), target),
+        inputs=inputs,
         choices=choices,
         account=tuple(merged),
         tasks=tuple(tasks),
@@ -94,7 +98,7 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         layout=layout,
         vocabulary=tuple(map(without_tokenizers, matches)),
         files=sidecars.files,
-        decisions=tuple(decisions),
+        decisions=(*(decision for _, told in aligned for decision in told), *decisions),
         differences=sidecars.differences,
         tensor_refusals=tuple(refusals),
         sidecar_refusals=(*sidecars.refusals, *against.refusals),

@@ -19,13 +19,14 @@ from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.diff.vector import RAW, STEM
 from tuneport.pairing.adapted import check_ids, lay_onto
+from tuneport.pairing.kinds import check_architectures
 from tuneport.pairing.matrices import Side, columns_of, rows_of, with_rows
 from tuneport.pairing.rows import runs_of
+from tuneport.pairing.spelling import align
 from tuneport.pairing.tensors import (
     COMPUTED,
     ParentPair,
     TensorPair,
-    check_architectures,
     check_patterns,
     check_readable,
     pair_parents,
@@ -42,7 +43,9 @@ from tuneport.transfer.tokens import MatchedRows, match_rows, token_decisions, w
 def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
     """The plan of tuned − base. Raises where the two do not belong together at all."""
     inputs = (base, tuned)
-    adapted = lay_onto(tuned, base, is_tied(base.config)) if tuned.adapter is not None else None
+    aligned = align(inputs, base, choices.renames)
+    base, tuned = aligned.checkpoints
+    adapted = lay_onto(tuned, base, is_tied(base.config), None, choices.renames) if tuned.adapter is not None else None
     tuned = adapted.model if adapted is not None else tuned
     for checkpoint in (base, tuned):
         check_readable(checkpoint)
@@ -76,6 +79,7 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
             lines.append(line)
             recipes.append((recipe, shape, (1.0,)))
     account += parents.alone.values()
+    refused = (*parents.refusals, *(line.reason for line in account if line.fate == "refused"))
     layout, tasks = place(lines, recipes, choices.shard_bytes, STEM)
     return Plan(
         operation="diff",
@@ -90,16 +94,13 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
         vocabulary=(without_tokenizers(match),),
         files={**_kept(base.sidecars), **_kept(tuned.sidecars)},
         decisions=(
+            *aligned.decisions,
             *(adapted.decisions if adapted is not None else ()),
             *token_decisions(match),
             Decision("sidecars", "both parents'", "needed to merge them onto a target"),
         ),
         differences=(),
-        tensor_refusals=(
-            *matched.refusals,
-            *parents.refusals,
-            *(line.reason for line in account if line.fate == "refused"),
-        ),
+        tensor_refusals=(*matched.refusals, *refused, *(aligned.hints() if refused else ())),
         sidecar_refusals=(),
         warnings=(*told_at_opening(inputs), *(adapted.warnings if adapted is not None else ())),
         lost=(),

@@ -7,7 +7,7 @@ The promise: every module of the adapter has found its weight, and fits it, or a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tuneport.checkpoint.adapter import Alike, Change, LowRank, read_changes
@@ -19,6 +19,9 @@ from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
 from tuneport.pairing.adapted_files import base_decisions, base_doubts, file_decisions, with_an_end
 from tuneport.pairing.matrices import Side, find_vocabulary_tensors
+from tuneport.pairing.spelling import check_distinct
+from tuneport.pairing.spelling_rules import Rename
+from tuneport.pairing.spelling_search import names_onto
 from tuneport.pairing.tensors import check_readable
 from tuneport.pairing.vocabulary import VocabularyMatch
 
@@ -37,8 +40,16 @@ class Adapted:
     warnings: tuple[str, ...] = field(default=())
 
 
-def lay_onto(adapter: Checkpoint, base: Checkpoint, tied: bool, target: Checkpoint | None = None) -> Adapted:
+def lay_onto(
+    adapter: Checkpoint,
+    base: Checkpoint,
+    tied: bool,
+    target: Checkpoint | None = None,
+    renames: Sequence[Rename] = (),
+) -> Adapted:
     """The tuned model of an adapter and its base; ``tied``: head and embedding of the base are one.
+
+    ``renames`` are applied to the names of the weights that the adapter changes.
 
     Raises `CheckpointError` or `PairingError` with everything that does not fit.
     """
@@ -46,7 +57,12 @@ def lay_onto(adapter: Checkpoint, base: Checkpoint, tied: bool, target: Checkpoi
     where = f"{adapter.role} {adapter.label}"
     check_readable(base)
     read = read_changes(adapter.tensors, adapter.adapter, where)
-    changes, alike, faults = _untied(_by_base_name(read.changes, base), tied, adapter.adapter.tied)
+    named = read.changes
+    for rename in renames:
+        others = {name: rename(name) for name in named}
+        check_distinct(others, rename, adapter)
+        named = {others[name]: change for name, change in named.items()}
+    changes, alike, faults = _untied(_by_base_name(named, base), tied, adapter.adapter.tied)
     found: dict[str, Change] = {}
     tensors = dict(base.tensors)
     for name, change in changes.items():
@@ -77,7 +93,13 @@ def check_ids(match: VocabularyMatch, tuned: Checkpoint) -> None:
 
 
 def _by_base_name(named: Mapping[str, Change], base: Checkpoint) -> dict[str, Change]:
-    """Changes by the base's names: a prefix that either side has throughout (GPT-2's ``transformer.``) is bridged."""
+    """Changes by the base's names, by the rules of its kind (`spelling_search`).
+
+    Where none finds them all, the prefix (GPT-2's ``transformer.``) that finds most: the others are then told by name.
+    """
+    found = names_onto({name: _weight_shape(change) for name, change in named.items()}, base.config, base.tensors)
+    if found is not None:
+        return {found[name]: change for name, change in named.items()}
     short = [
         ("", ""),
         *((prefix, "") for prefix in _prefixes(named)),
@@ -88,6 +110,13 @@ def _by_base_name(named: Mapping[str, Change], base: Checkpoint) -> dict[str, Ch
     )
     renamed = {given + name.removeprefix(taken): change for name, change in named.items()}
     return renamed if len(renamed) == len(named) else dict(named)  # two names must not become one
+
+
+def _weight_shape(change: Change) -> tuple[int, ...] | None:
+    """The shape of the weight that a change is for, as far as it tells: a product may still have to be turned."""
+    if change.whole is not None:
+        return change.whole.shape
+    return change.low_rank.shape if change.low_rank is not None else None
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:

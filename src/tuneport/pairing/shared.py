@@ -21,10 +21,11 @@ from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.tokenizer import Tokenizer, read_tokenizer, tokenizers_agree
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
+from tuneport.pairing.kinds import check_architectures
 from tuneport.pairing.matrices import Side, VocabularyTensors, columns_of, find_vocabulary_tensors, rows_of
+from tuneport.pairing.spelling import align
 from tuneport.pairing.tensors import (
     MOST_MUST_PAIR,
-    check_architectures,
     check_readable,
 )
 
@@ -76,6 +77,7 @@ def share(checkpoints: Sequence[Checkpoint], ties: Sequence[Ties]) -> Shared:
             )
         check_readable(checkpoint)
     check_architectures(*checkpoints)
+    checkpoints = [*align(checkpoints[:-1], checkpoints[-1]).checkpoints, checkpoints[-1]]
     sides = [Side.of(checkpoint, own) for checkpoint, own in zip(checkpoints, ties, strict=True)]
     written = [_without_buffers(side.tensors) for side in sides]
     tokenizers = _tokenizers(checkpoints, sides)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from tuneport.checkpoint.adapter import UNTRAINED, Change
 from tuneport.checkpoint.buffers import is_computed_buffer
@@ -19,7 +19,9 @@ from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, UsageError
+from tuneport.pairing.kinds import in_words
 from tuneport.pairing.matrices import columns_of, rows_of, written_tensors
+from tuneport.pairing.spelling_advice import advice
 
 Fate = Literal["transferred", "resized", "copied", "dropped", "refused"]
 
@@ -133,20 +135,6 @@ def check_readable(checkpoint: Checkpoint) -> None:
         )
     if other:
         raise PairingError(f"{where}: `{other[0]}` is complex ({checkpoint.tensors[other[0]].dtype}); not supported.")
-
-
-def check_architectures(*checkpoints: Checkpoint) -> None:
-    """One message when the models are of different kinds, instead of hundreds of names. Raises `PairingError`."""
-    kinds = {checkpoint.role: checkpoint.config.get("model_type") for checkpoint in checkpoints}
-    if len({kind for kind in kinds.values() if kind is not None}) > 1:
-        told = "; ".join(
-            f"{c.role} {c.label} is {_article(c)} with {len(c.tensors)} tensors and {c.parameters:,} parameters"
-            for c in checkpoints
-        )
-        raise PairingError(
-            f"These are different architectures: {told}. A diff vector can only be added to another version of the "
-            "same architecture."
-        )
 
 
 def pair_parents(
@@ -331,43 +319,21 @@ def _check_most_pair_target(pairs: Mapping[str, ParentPair], target: Checkpoint,
     unpaired = sum(line.target.elements for line in account if line.target and line.fate == "refused")
     if unpaired > (1 - MOST_MUST_PAIR) * total:
         example = next(line for line in account if line.fate == "refused")
-        reason = (
-            _other_prefix({pair.name: pair for pair in pairs.values()}, target.tensors)
-            or f"They look like different models: {example.reason}"
-        )
+        reason = advice({pair.name: pair.base for pair in pairs.values()}, "the base", target.tensors, "the target")
+        reason = reason or f"They look like different models: {example.reason}"
         raise PairingError(
-            f"Only {paired / total:.0%} of the parameters of target {target.label} ({_article(target)}) have a partner "
+            f"Only {paired / total:.0%} of the parameters of target {target.label} ({in_words(target)}) have a partner "
             f"in base and tuned. {reason}"
         )
 
 
 def _refuse_as_a_whole(one: Checkpoint, other: Checkpoint, share: float) -> None:
-    reason = _other_prefix(one.tensors, other.tensors)
+    reason = advice(other.tensors, f"the {other.role} model", one.tensors, f"the {one.role}")
     reason = reason or "They are different models; which one is not the one you meant?"
     raise PairingError(
-        f"Only {share:.0%} of the parameters of {one.role} {one.label} ({_article(one)}) have a partner in "
-        f"{other.role} {other.label} ({_article(other)}). {reason}"
+        f"Only {share:.0%} of the parameters of {one.role} {one.label} ({in_words(one)}) have a partner in "
+        f"{other.role} {other.label} ({in_words(other)}). {reason}"
     )
-
-
-def _other_prefix(ones: Mapping[str, Any], others: Mapping[str, Any]) -> str | None:
-    """What to do where names agree but for a prefix, as GPT-2's on the Hub and those of its fine-tunings do."""
-    for short, long in ((ones, others), (others, ones)):
-        prefixes = {name.partition(".")[0] + "." for name in long} - {name.partition(".")[0] + "." for name in short}
-        for prefix in prefixes:
-            if 2 * sum(prefix + name in long for name in short) > len(short):
-                return (
-                    f"Only one of them has the prefix `{prefix}` before its names: load each with AutoModelForCausalLM "
-                    "and save it again (save_pretrained), so that all are named alike."
-                )
-    return None
-
-
-def _article(checkpoint: Checkpoint) -> str:
-    kind = checkpoint.config.get("model_type")
-    architectures = checkpoint.config.get("architectures")
-    name = architectures[0] if isinstance(architectures, list) and architectures else None
-    return f"`{kind}` ({name})" if name else f"`{kind}`" if kind else "of unknown type"
 
 
 def _same_shape(one: StoredTensor, other: StoredTensor, rows_may_differ: bool) -> bool:

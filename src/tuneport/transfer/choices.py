@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 
 from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
 from tuneport.errors import UsageError
+from tuneport.pairing.spelling_rules import Rename
 from tuneport.pairing.tensors import Rule
 from tuneport.transfer.budget import parse_size
 
@@ -31,6 +32,7 @@ class Choices:
     scale: float = 1.0
     rules: tuple[Rule, ...] = ()
     drop: str | Sequence[str] | None = None
+    renames: tuple[Rename, ...] = ()
     dtype: str | None = None
     rounding: Literal["nearest", "stochastic"] = "nearest"
     seed: int = 0
@@ -52,6 +54,9 @@ class Choices:
         for pattern in drop:
             _check_pattern(pattern, "--drop")
         object.__setattr__(self, "drop", drop)
+        for rename in self.renames:
+            _check_pattern(rename.pattern, "--rename")
+            _check_replacement(rename)
         if self.dtype is not None:
             spelled = FLOAT_SPELLINGS.get(self.dtype.lower(), self.dtype)
             if spelled not in FLOAT_SPELLINGS.values():
@@ -152,6 +157,14 @@ def parse_vocabulary(texts: Sequence[str]) -> tuple[Matching | None, dict[str, M
     return of_all, rules
 
 
+def parse_rename(text: str) -> Rename:
+    """``REGEX=REPLACEMENT``, split at the last ``=``; the replacement may be empty, or hold ``\\1``. Raises `UsageError`."""
+    pattern, separator, replacement = text.rpartition("=")
+    if not separator or not pattern:
+        raise UsageError(f"--rename {text!r}: write it as REGEX=REPLACEMENT, for example '^transformer\\.='.")
+    return Rename(pattern, replacement)
+
+
 def parse_side(text: str, flag: str) -> tuple[str, str]:
     """``NAME=base|tuned|target``, split at the last ``=``. Raises `UsageError`."""
     name, separator, side = text.rpartition("=")
@@ -170,6 +183,16 @@ def _check_pattern(pattern: str, flag: str) -> None:
         re.compile(pattern)
     except re.error as error:
         raise UsageError(f"{flag} {pattern!r} is no regular expression: {error}.") from None
+
+
+def _check_replacement(rename: Rename) -> None:
+    """A replacement refers to groups that the expression has."""
+    try:
+        re.sub(rename.pattern, rename.replacement, "")  # the replacement is read before anything is looked for
+    except (re.error, IndexError) as error:
+        raise UsageError(
+            f"--rename {rename.pattern!r}: {rename.replacement!r} is not a valid replacement: {error}."
+        ) from None
 
 
 def _check_among(value: object, allowed: tuple[str, ...], flag: str) -> None:

@@ -23,14 +23,16 @@ from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.shards import Layout, lay_out
 from tuneport.checkpoint.sidecars import Decision, Difference, merge_sidecars
+from tuneport.checkpoint.views import room_to_read
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError, PairingError, SidecarError, TuneportError, listing
 from tuneport.pairing.adapted import check_ids, lay_onto
+from tuneport.pairing.kinds import check_architectures
 from tuneport.pairing.matrices import Side, columns_of, rows_of, with_rows
+from tuneport.pairing.spelling import align
 from tuneport.pairing.tensors import (
     ParentPair,
     TensorPair,
-    check_architectures,
     check_patterns,
     check_readable,
     main_dtype,
@@ -134,9 +136,11 @@ class Plan:
 
     @property
     def more_memory(self) -> int:
-        """Bytes that each worker needs beside its pieces: tiles of an adapter's factors."""
+        """Bytes that each worker needs beside its pieces: tiles of an adapter's factors, slabs of turned tensors."""
         pairs = [line.pair for line in self.account if line.pair is not None]
-        return NBYTES if any(pair.change is not None and pair.change.low_rank is not None for pair in pairs) else 0
+        factors = any(pair.change is not None and pair.change.low_rank is not None for pair in pairs)
+        slabs = room_to_read(source for task in self.tasks for source in _sources(task.recipe))
+        return (NBYTES if factors else 0) + slabs
 
     @property
     def bytes_to_read(self) -> int:
@@ -180,7 +184,11 @@ class Plan:
 def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choices: Choices) -> Plan:
     """The plan of target + scale·(tuned − base). Raises where the models do not belong together at all."""
     inputs = (base, tuned, target)
-    adapted = lay_onto(tuned, base, is_tied(base.config), target) if tuned.adapter is not None else None
+    aligned = align((base, tuned), target, choices.renames)
+    base, tuned = aligned.checkpoints
+    adapted = (
+        lay_onto(tuned, base, is_tied(base.config), target, choices.renames) if tuned.adapter is not None else None
+    )
     tuned = adapted.model if adapted is not None else tuned
     models = (base, tuned, target)
     for checkpoint in models:
@@ -206,6 +214,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         drop=choices.dropped,
         gains_rows=bool(match.added),
     )
+    refused = (*parents.refusals, *(line.reason for line in account if line.fate == "refused"))
     cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
     matrices = Matrices(match)
     recipes = [_recipe(line, choices, cast, matrices) for line in account if is_written(line)]
@@ -242,6 +251,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         vocabulary=(without_tokenizers(match),),
         files=sidecars.files,
         decisions=(
+            *aligned.decisions,
             *(adapted.decisions if adapted is not None else ()),
             *token_decisions(match),
             *sidecars.decisions,
@@ -249,9 +259,9 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         differences=sidecars.differences,
         tensor_refusals=(
             *matched.refusals,
-            *parents.refusals,
             *rows_without_room(tasks, grown),
-            *(line.reason for line in account if line.fate == "refused"),
+            *refused,
+            *(aligned.hints() if refused else ()),
         ),
         sidecar_refusals=(*sidecars.refusals, *against.refusals),
         warnings=(

@@ -26,6 +26,7 @@ from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import UsageError, VerificationError, listing
+from tuneport.pairing.spelling_rules import Rename
 from tuneport.pairing.tensors import Rule
 from tuneport.transfer.budget import DEFAULT_MAX_MEMORY_PARSING, Budget, budget
 from tuneport.transfer.card import render_card
@@ -149,7 +150,11 @@ def _choices_of(manifest: Mapping[str, Any]) -> Choices:
     try:
         recorded = dict(manifest["plan"]["choices"])
         recorded["rules"] = tuple(Rule(rule["pattern"], rule["scale"]) for rule in recorded["rules"])
-        return Choices(**{field.name: recorded[field.name] for field in fields(Choices)})
+        recorded["renames"] = tuple(
+            Rename(each["pattern"], each["replacement"]) for each in recorded.get("renames", ())
+        )
+        # What an earlier version did not ask is as it was then: the default.
+        return Choices(**{field.name: recorded[field.name] for field in fields(Choices) if field.name in recorded})
     except (KeyError, TypeError, AttributeError) as error:
         raise VerificationError(f"The manifest does not hold the choices it was made by ({error!r}).") from None
 

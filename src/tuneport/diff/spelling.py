@@ -1,0 +1,100 @@
+"""A stored diff vector in the target's spelling.
+
+In come a diff vector and the target it is to be added to, out comes the same vector under the target's names, as views of what
+is stored: differences, rows kept raw, and what its manifest remembers of base and tuned. The rules are those of `pairing.spelling`,
+found on the base's names and shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.sidecars import Decision
+from tuneport.checkpoint.views import UnviewableError, renamed, stored_name
+from tuneport.checkpoint.weights import StoredTensor
+from tuneport.diff.vector import RAW, DiffVector
+from tuneport.errors import PairingError
+from tuneport.pairing.spelling import align
+from tuneport.pairing.spelling_rules import Rename
+from tuneport.transfer.arithmetic import working_dtype
+
+Entry = Mapping[str, Any]
+
+
+def align_vector(
+    vector: DiffVector, target: Checkpoint, renames: Sequence[Rename] = ()
+) -> tuple[DiffVector, tuple[Decision, ...]]:
+    """The vector under the target's names, and by which rules. Raises `UsageError` for a bad rename, or `PairingError`."""
+    shapes = {name: _outline(name, entry) for name, entry in vector.entries.items()}
+    aligned = align([replace(vector.stored, tensors=shapes, config=vector.base_config)], target, renames)
+    if not aligned.decisions:
+        return vector, ()
+    entries: dict[str, Entry] = {}
+    tensors: dict[str, StoredTensor] = {}
+    for name, view in aligned.checkpoints[0].tensors.items():
+        try:
+            entry, difference = _translated(vector, view)
+        except UnviewableError as error:
+            raise PairingError(
+                f"{vector.role} {vector.stored.label}: `{name}` of the target is joined or cut of tensors that the diff "
+                f"vector keeps in different ways ({error}). Run `tuneport transfer` with its parents instead."
+            ) from None
+        entries[name] = entry
+        if difference is not None:
+            tensors[name] = renamed(difference, name)
+        raw = vector.stored.tensors.get(RAW + stored_name(view))
+        if raw is not None:
+            tensors[RAW + name] = renamed(raw, RAW + name)
+    stored = replace(vector.stored, tensors=dict(sorted(tensors.items())))
+    return replace(vector, stored=stored, entries=entries), aligned.decisions
+
+
+def _outline(name: str, entry: Entry) -> StoredTensor:
+    """A difference as its headers tell it, wherever it lies; of what is not stored as well."""
+    dtype = working_dtype(entry["base"]["dtype"], entry["tuned"]["dtype"])
+    shape = tuple(entry["base"]["shape"])
+    return StoredTensor(name, dtype, shape, "", 0, math.prod(shape) * DTYPES[dtype].itemsize)
+
+
+def _translated(vector: DiffVector, view: StoredTensor) -> tuple[Entry, StoredTensor | None]:
+    """What the manifest would say of a tensor of the target's spelling, and its difference where it is stored."""
+    leaves = list(_leaves(view))
+    entries = [vector.entries[stored_name(leaf)] for leaf in leaves]
+    whole = len(leaves) == 1 and view.in_one_piece and _outline("", entries[0]).shape == view.shape
+    if whole:
+        entry, difference = entries[0], vector.stored.tensors.get(stored_name(view))
+        return entry, difference
+    kinds = {(entry["base"]["dtype"], entry["tuned"]["dtype"], bool(entry["stored"])) for entry in entries}
+    if len(kinds) > 1:
+        raise UnviewableError("other dtypes, or trained in part")
+    if any(entry.get("by_token") for entry in entries):
+        raise UnviewableError("rows of tokens")
+    if any(
+        "ids" in entry or entry.get("raw_ids") or entry["base"]["shape"] != entry["tuned"]["shape"] for entry in entries
+    ):
+        raise UnviewableError("rows of tokens")
+    base, tuned, is_stored = kinds.pop()
+    shape = list(view.shape)
+    entry = {"stored": is_stored, "base": {"dtype": base, "shape": shape}, "tuned": {"dtype": tuned, "shape": shape}}
+    return entry, _over(view, vector.stored.tensors) if is_stored else None
+
+
+def _leaves(view: StoredTensor) -> list[StoredTensor]:
+    parts = view.view.parts if view.view is not None else ()
+    return [leaf for part in parts for leaf in _leaves(part)] if parts else [view]
+
+
+def _over(view: StoredTensor, stored: Mapping[str, StoredTensor]) -> StoredTensor:
+    """The same view of tensors that are stored: each outline in it replaced by what it outlines."""
+    if view.view is not None and view.view.parts:
+        parts = tuple(_over(part, stored) for part in view.view.parts)
+        return replace(view, file=parts[0].file, offset=parts[0].offset, view=replace(view.view, parts=parts))
+    lies = stored[stored_name(view)]
+    if lies.view is not None:
+        raise UnviewableError("a vector that was translated before")
+    return replace(view, file=lies.file, offset=lies.offset + view.offset)

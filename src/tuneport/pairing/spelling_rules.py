@@ -1,0 +1,459 @@
+"""transformers' own rules for the names of a model, applied to headers.
+
+In comes a config.json, out come the `Rules` of its kind: which names and layouts transformers reads as one model, from the
+committed `spellings.json` (docs/make_spellings.py makes it). They translate a checkpoint's tensors into those of the loaded model
+(``load``) or into those that are saved (``save``), as views of what is stored. A translation that transformers would not make, or
+that views cannot describe, raises `UnviewableError`.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from tuneport.checkpoint.views import (
+    UnviewableError,
+    joined,
+    narrowed,
+    renamed,
+    selected,
+    shuffled,
+    stacked,
+    transposed,
+)
+from tuneport.checkpoint.weights import StoredTensor
+
+Tensors = Mapping[str, StoredTensor]
+Shapes = Mapping[str, tuple[int, ...]]
+_Collected = dict[str, list[StoredTensor]]
+
+
+@dataclass(frozen=True)
+class Rename:
+    """``--rename REGEX=REPLACEMENT``: where the expression is found in a name of base or tuned, that takes its place."""
+
+    pattern: str
+    replacement: str
+
+    def __call__(self, name: str) -> str:
+        """The other name."""
+        return re.sub(self.pattern, self.replacement, name)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule: names that ``match`` get ``to`` in place of what matched, below ``scope`` only (None: everywhere).
+
+    ``sources`` and ``operations`` are those of a rule that also joins or splits tensors; ``each``: each branch of the
+    expression has its own replacement, once the first was met; ``offset`` is added to the number that was captured;
+    ``is_prefix``: whether it adds or takes away a prefix, which saving may leave out.
+    """
+
+    match: re.Pattern[str]
+    to: tuple[str, ...]
+    scope: str | None
+    prefix: str
+    sources: tuple[str, ...] = ()
+    operations: tuple[Mapping[str, Any], ...] = ()
+    each: bool = False
+    offset: int = 0
+    is_prefix: bool = False
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules of one kind of model, called ``name``, in the order in which transformers applies them."""
+
+    name: str
+    load: tuple[Rule, ...]
+    save: tuple[Rule, ...]
+    config: Mapping[str, Any]
+
+    def loaded(self, tensors: Tensors, shapes: Shapes) -> dict[str, StoredTensor]:
+        """Tensors of a checkpoint under the names of the loaded model; ``shapes`` are those it is known to have."""
+        return _converted(tensors, self.load, self.config, shapes, converters_first=False)
+
+    def saved(self, tensors: Tensors, shapes: Shapes, prefixes: bool = True) -> dict[str, StoredTensor]:
+        """Tensors of a loaded model under the names of a checkpoint; without ``prefixes`` none is put back."""
+        rules = [rule for rule in self.save if prefixes or not rule.is_prefix]
+        return _converted(tensors, rules, self.config, shapes, converters_first=True)
+
+    def take(self, names: Iterable[str]) -> bool:
+        """Whether loading by these rules would change any of the names."""
+        return any(_match(rule, name) is not None for name in names for rule in self.load)
+
+    def names(self, names: Iterable[str], load: bool) -> dict[str, str]:
+        """Other names for names alone (an adapter's modules, say), by the rules that only rename."""
+        rules = [rule for rule in (self.load if load else self.save) if not rule.operations]
+        met: set[int] = set()
+        return {name: _renamed_by(rules, name, met) for name in _in_turn(names, rules)}
+
+
+def rules_of(config: Mapping[str, Any]) -> Rules | None:
+    """The rules of the kind of model that a config.json tells of; None for kinds that have none."""
+    architectures, kind = config.get("architectures"), config.get("model_type")
+    name = architectures[0] if isinstance(architectures, list) and architectures else None
+    name = name.removeprefix("FSDP") if isinstance(name, str) else None
+    if name not in data()["classes"]:
+        name = data()["kinds"].get(kind) if isinstance(kind, str) else None
+    if name is None:
+        return None
+    load: list[Rule] = []
+    save: list[Rule] = []
+    for scope, path, default, key in data()["classes"][name]["parts"]:
+        inner = _kind_at(config, path)
+        key = data()["bare"].get(inner) if path and inner not in (None, default) else key
+        if key is None:
+            continue
+        prefix = data()["classes"][name]["prefix"]
+        load += _rules(key, "load", scope, prefix)
+        save[:0] = _rules(key, "save", scope, prefix)
+    return Rules(name, tuple(load), tuple(save), config) if load else None
+
+
+def legacy_rules() -> Rules:
+    """Names of parameters that transformers reads in any model (``LayerNorm.gamma``, ``weight_g``)."""
+    return Rules("legacy", tuple(_rules("legacy", "load", None, "")), tuple(_rules("legacy", "save", None, "")), {})
+
+
+@functools.cache
+def data() -> Mapping[str, Any]:
+    """The committed data (docs/make_spellings.py says what each table holds)."""
+    text = resources.files("tuneport.pairing").joinpath("spellings.json").read_text(encoding="utf-8")
+    found: Mapping[str, Any] = json.loads(text)
+    return found
+
+
+def _kind_at(config: Mapping[str, Any], path: str | None) -> str | None:
+    """The model type of the config that stands at a dotted place within another."""
+    value: Any = config
+    for name in path.split(".") if path else ():
+        value = value.get(name) if isinstance(value, Mapping) else None
+    kind = value.get("model_type") if isinstance(value, Mapping) else None
+    return kind if isinstance(kind, str) else None
+
+
+def _rules(key: str, way: str, scope: str | None, prefix: str) -> list[Rule]:
+    return [
+        Rule(
+            _compiled(entry["match"]),
+            tuple(entry["to"]),
+            scope,
+            prefix,
+            tuple(entry.get("from", ())),
+            tuple(entry.get("ops", ())),
+            entry.get("each", False),
+            entry.get("offset", 0),
+            entry.get("prefix", False),
+        )
+        for entry in data()["rules"][key][way]
+    ]
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
+def _converted(
+    tensors: Tensors, rules: Sequence[Rule], config: Mapping[str, Any], shapes: Shapes, converters_first: bool
+) -> dict[str, StoredTensor]:
+    """What transformers' loading or saving makes of the tensors, name by name (`core_model_loading`)."""
+    renames = [rule for rule in rules if not rule.operations]
+    converters = [rule for rule in rules if rule.operations]
+    groups: dict[str, tuple[Rule | None, dict[str, list[str]]]] = {}
+    met: set[int] = set()
+    final: Callable[[str], str] = (lambda name: _renamed_by(renames, name, met)) if converters_first else str
+    for name in _in_turn(tensors, renames):
+        other = name if converters_first else _renamed_by(renames, name, met)
+        other, rule, source = _first_of(converters, other)
+        if rule is None:
+            other = final(other)
+        if not converters_first and other not in shapes and name in shapes:
+            other, rule, source = name, None, ""  # it has its place already, and was not meant
+        held = groups.setdefault(other, (rule, {}))
+        if held[0] is not rule or (rule is None and held[1]):
+            raise UnviewableError(f"{name} and another tensor would both become {other}")
+        held[1].setdefault(source, []).append(name)
+    found: dict[str, StoredTensor] = {}
+    for other, (rule, sources) in groups.items():
+        if rule is None:
+            made = {other: tensors[sources[""][0]]}
+        else:
+            collected = {
+                source: [tensors[name] for name in (sorted(names, key=_natural) if len(names) > 1 else names)]
+                for source, names in sources.items()
+            }
+            where = _Where(other, config, lambda name: shapes.get(final(name)))
+            made = {final(name): tensor for name, tensor in _made(rule, collected, where).items()}
+        for name, tensor in made.items():
+            if name in found:
+                raise UnviewableError(f"two tensors would become {name}")
+            found[name] = renamed(tensor, name)
+    return found
+
+
+def _made(rule: Rule, collected: _Collected, where: _Where) -> dict[str, StoredTensor]:
+    """The tensors that a rule makes of those it collected, under their whole names."""
+    for operation in rule.operations:
+        collected = _OPERATIONS[operation["op"]](collected, rule, operation, where)
+    whole = where.name.replace("*.", "0.")
+    part = next((part for part in collected if part in whole), None)
+    if part is None:
+        raise UnviewableError(f"{where.name} is made under names that it does not hold")
+    before, _, after = whole.partition(part)
+    return {before + part + after: tensors[0] for part, tensors in collected.items()}
+
+
+def _first_of(converters: Sequence[Rule], name: str) -> tuple[str, Rule | None, str]:
+    """The first rule that takes a tensor, the name it gives, and which of its sources the tensor is."""
+    for rule in converters:
+        found = _match(rule, name)
+        if found is not None:
+            return _replaced(rule, name, found), rule, rule.sources[_branch(found[1])]
+    return name, None, ""
+
+
+def _renamed_by(rules: Sequence[Rule], name: str, met: set[int]) -> str:
+    """Every rule in turn; ``met`` remembers the rules of several branches whose first was seen."""
+    for rule in rules:
+        found = _match(rule, name)
+        if found is None:
+            continue
+        if rule.each:
+            if _branch(found[1]) == 0:
+                met.add(id(rule))
+            elif id(rule) not in met:
+                continue
+        name = _replaced(rule, name, found)
+    return name
+
+
+def _match(rule: Rule, name: str) -> tuple[str, re.Match[str]] | None:
+    """What comes before the scope of a rule, and what it matches there."""
+    before = ""
+    if rule.scope is not None:
+        scope = f"{rule.scope}." if rule.scope else ""
+        prefix = f"{rule.prefix}." if rule.prefix else ""
+        if name.startswith(prefix + scope):
+            before = prefix + scope
+        elif name.startswith(scope):
+            before = scope
+        else:
+            return None
+    found = rule.match.search(name.removeprefix(before))
+    return None if found is None else (before, found)
+
+
+def _branch(found: re.Match[str]) -> int:
+    return next(int(group[1:]) for group, text in found.groupdict().items() if text is not None)
+
+
+def _replaced(rule: Rule, name: str, matched: tuple[str, re.Match[str]]) -> str:
+    before, found = matched
+    branch = _branch(found)
+    to = rule.to[branch if rule.each else 0]
+    first = found.re.groupindex[f"g{branch}"]
+    if "\\" in to:
+        captured = {number: found.group(first + number) or "" for number in range(1, found.re.groups - first + 1)}
+        if rule.offset:
+            captured[1] = str(int(captured[1]) + rule.offset)
+        to = re.sub(r"\\(\d)", lambda place: captured.get(int(place.group(1)), ""), to)
+    return before + name.removeprefix(before).replace(found.group(0), to, 1)
+
+
+def _in_turn(names: Iterable[str], rules: Sequence[Rule]) -> Iterable[str]:
+    """Names in transformers' order, where a rule asks whether another name came before."""
+    return sorted(names, key=_natural) if any(rule.each for rule in rules) else names
+
+
+def _natural(name: str) -> tuple[tuple[Any, ...], ...]:
+    """Names in transformers' order: numbers by their value, before words; words by their letters, then a number at their end."""
+    parts: list[tuple[Any, ...]] = []
+    for part in name.split("."):
+        if part.isdigit():
+            parts.append((0, int(part)))
+        else:
+            text = part.rstrip("0123456789")
+            parts.append((1, text, int(part[len(text) :] or -1)))
+    return tuple(parts)
+
+
+@dataclass(frozen=True)
+class _Where:
+    """What an operation may look at: the name it makes (its first), the config, and the shape that a name is known to have."""
+
+    name: str
+    config: Mapping[str, Any]
+    shape: Callable[[str], tuple[int, ...] | None]
+
+    def lengths(self, rule: Rule, dim: int) -> list[int] | None:
+        """How long each tensor that a rule makes is known to be along ``dim``; None where one is not known."""
+        shapes = [self.shape(self.name.replace(rule.to[0], target)) for target in rule.to]
+        return [shape[dim] for shape in shapes if shape is not None and dim < len(shape)] if all(shapes) else None
+
+
+def _only(collected: _Collected) -> tuple[str, StoredTensor]:
+    if len(collected) != 1 or len(next(iter(collected.values()))) != 1:
+        raise UnviewableError(f"a tensor of {', '.join(collected)} is missing, or there are several")
+    source, tensors = next(iter(collected.items()))
+    return source, tensors[0]
+
+
+def _chunk(collected: _Collected, rule: Rule, operation: Mapping[str, Any], where: _Where) -> _Collected:
+    """Equal parts; where the parts are known, those (q, k and v are not equal, though transformers cuts them so)."""
+    _, tensor = _only(collected)
+    dim, targets = operation.get("dim", 0), _shards(rule, operation, where)
+    if dim >= len(tensor.shape):
+        raise UnviewableError(f"{tensor.name} has {len(tensor.shape)} dimensions")
+    lengths = where.lengths(rule, dim)
+    if lengths is None or len(lengths) != len(targets) or sum(lengths) != tensor.shape[dim]:
+        if tensor.shape[dim] % len(targets):
+            raise UnviewableError(f"{tensor.name} cannot be cut into {len(targets)} equal parts")
+        lengths = [tensor.shape[dim] // len(targets)] * len(targets)
+    return _cut(tensor, dim, targets, lengths)
+
+
+def _split(collected: _Collected, rule: Rule, operation: Mapping[str, Any], where: _Where) -> _Collected:
+    _, tensor = _only(collected)
+    dim = operation.get("dim", 0)
+    lengths = where.lengths(rule, dim)
+    if lengths is None or dim >= len(tensor.shape) or sum(lengths) != tensor.shape[dim]:
+        raise UnviewableError(f"how {tensor.name} is to be cut is not known")
+    return _cut(tensor, dim, rule.to, lengths)
+
+
+def _cut(tensor: StoredTensor, dim: int, names: Sequence[str], lengths: Sequence[int]) -> _Collected:
+    starts = itertools.accumulate(lengths, initial=0)
+    return {
+        name: [narrowed(tensor, dim, start, length)]
+        for name, start, length in zip(names, starts, lengths, strict=False)  # one start more: the end
+    }
+
+
+def _shards(rule: Rule, operation: Mapping[str, Any], where: _Where) -> Sequence[str]:
+    attribute = operation.get("num_shards_attribute")
+    if attribute is None:
+        return rule.to
+    text = where.config.get("text_config")
+    count = (text if isinstance(text, Mapping) else where.config).get(attribute)
+    if not isinstance(count, int) or not 0 < count < 100_000:
+        raise UnviewableError(f"the config does not say `{attribute}`")
+    return [rule.to[0].replace("*", str(place)) for place in range(count)]
+
+
+def _concatenate(collected: _Collected, rule: Rule, operation: Mapping[str, Any], where: _Where) -> _Collected:
+    missing = [source for source in rule.sources if source not in collected]
+    if missing and "num_shards_attribute" not in operation:
+        raise UnviewableError(f"{where.name}: {', '.join(missing)} is missing")
+    tensors = [tensor for source in rule.sources for tensor in collected.get(source, ())]
+    return {rule.to[0]: [joined(tensors, operation.get("dim", 0))]}
+
+
+def _merge(collected: _Collected, rule: Rule, operation: Mapping[str, Any], where: _Where) -> _Collected:
+    counts = {len(tensors) for tensors in collected.values()}
+    if len(counts) != 1 or len(collected) != len(rule.sources):
+        raise UnviewableError(f"{where.name}: experts are missing")
+    alone = len(collected) == 1 and len(rule.to) == 1
+    return {
+        rule.to[0] if alone else source: [stacked(tensors, operation.get("dim", 0))]
+        for source, tensors in collected.items()
+    }
+
+
+def _unmerge(collected: _Collected, rule: Rule, operation: Mapping[str, Any], where: _Where) -> _Collected:
+    if operation.get("dim", 0):
+        raise UnviewableError("experts that do not lie along the first dimension")
+    found = {}
+    for source, tensors in collected.items():
+        pattern = rule.to[0] if len(collected) == 1 and len(rule.to) == 1 else source
+        for place in range(tensors[0].shape[0] if tensors[0].shape else 0):
+            found[pattern.replace("*", str(place))] = [selected(tensors[0], place)]
+    return found
+
+
+def _transpose(collected: _Collected, rule: Rule, operation: Mapping[str, Any], where: _Where) -> _Collected:
+    source, tensor = _only(collected)
+    target = rule.to[0] if len(rule.to) == 1 else source
+    if operation.get("check_dims") and where.shape(where.name) in (None, tensor.shape):
+        return {target: [tensor]}
+    return {target: [transposed(tensor, operation.get("dim0", 0), operation.get("dim1", 1))]}
+
+
+def _interleave(collected: _Collected, rule: Rule, operation: Mapping[str, Any], where: _Where) -> _Collected:
+    _, tensor = _only(collected)
+    dim = operation.get("dim", 0)
+    if dim >= len(tensor.shape) or tensor.shape[dim] % 2:
+        raise UnviewableError(f"{tensor.name} holds no pairs")
+    half = tensor.shape[dim] // 2
+    return {rule.to[0]: [shuffled(tensor, dim, (1, 2, half) if operation.get("inverse") else (1, half, 2))]}
+
+
+def _permute(collected: _Collected, rule: Rule, operation: Mapping[str, Any], where: _Where) -> _Collected:
+    """Rows of rotary pairs, one beside the other, as halves; and backwards."""
+    config = where.config.get(operation.get("subconfig_key", ""), where.config)
+    heads = config.get("num_attention_heads", config.get("num_heads")) if isinstance(config, Mapping) else None
+    layers = operation.get("permute_layer_names")
+    found = {}
+    for source, tensors in collected.items():
+        target = source if (len(rule.to) > 1) != (len(rule.sources) > 1) else rule.to[0]
+        tensor = tensors[0]
+        if layers is None or any(layer in source for layer in layers):
+            if not isinstance(heads, int) or heads < 1 or not tensor.shape or tensor.shape[0] % (2 * heads):
+                raise UnviewableError(f"{tensor.name}: the config's heads are not its own")
+            half = tensor.shape[0] // heads // 2
+            tensor = shuffled(tensor, 0, (heads, 2, half) if operation.get("inverse") else (heads, half, 2))
+        found[target] = [tensor]
+    return found
+
+
+def _text_and_vision(collected: _Collected, rule: Rule, operation: Mapping[str, Any], where: _Where) -> _Collected:
+    """Experts of text and of vision in one list (ERNIE 4.5 VL): each half fused for itself."""
+    found = {}
+    for place, target in enumerate(rule.to):
+        groups = []
+        for source in rule.sources:
+            tensors = collected.get(source, [])
+            size = math.ceil(len(tensors) / len(rule.to))
+            if not tensors[place * size : (place + 1) * size]:
+                raise UnviewableError(f"{where.name}: experts are missing")
+            groups.append(stacked(tensors[place * size : (place + 1) * size], operation.get("stack_dim", 0)))
+        found[target] = [joined(groups, operation.get("concat_dim", 1))]
+    return found
+
+
+def _from_text_and_vision(collected: _Collected, rule: Rule, operation: Mapping[str, Any], where: _Where) -> _Collected:
+    found, dim = {}, operation.get("concat_dim", 1)
+    for place, target in enumerate(rule.to):
+        number = 0
+        for source in rule.sources:
+            if source not in collected:
+                raise UnviewableError(f"{where.name}: {source} is missing")
+            tensor = collected[source][0]
+            size = tensor.shape[dim] // len(rule.to)
+            part = narrowed(tensor, dim, place * size, size)
+            for index in range(part.shape[0]):
+                found[target.replace("*", str(number))] = [selected(part, index)]
+                number += 1
+    return found
+
+
+_OPERATIONS = {
+    "Chunk": _chunk,
+    "Concatenate": _concatenate,
+    "ErnieFuseAndSplitTextVisionExperts": _text_and_vision,
+    "ErnieSplitAndDecoupleTextVisionExperts": _from_text_and_vision,
+    "Interleave": _interleave,
+    "MergeModulelist": _merge,
+    "PermuteForRope": _permute,
+    "Split": _split,
+    "SplitModulelist": _unmerge,
+    "Transpose": _transpose,
+}
