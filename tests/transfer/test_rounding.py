@@ -19,6 +19,7 @@ from tiny_adapters import Made
 
 from tuneport.diff.run import apply, diff
 from tuneport.errors import DoubtError
+from tuneport.pairing.tensors import Rule
 from tuneport.transfer import arithmetic, budget, kernel
 from tuneport.transfer.choices import Choices, Running
 from tuneport.transfer.rounding import rounded
@@ -105,19 +106,13 @@ def test_what_is_copied_or_dropped_is_null_and_a_tensor_that_was_not_trained_has
     tuned = {**tiny.moved(base, 2), "model.norm.weight": base["model.norm.weight"]}
     made = tiny.trio(tmp_path, {**base, "gone": base["model.norm.weight"]}, {**tuned, "gone": tuned["lm_head.weight"][0]},
                      tiny.moved(base, 3))  # fmt: skip
-    transfer(*made.paths, tmp_path / "out", Choices(rules=(tuneport_rule("lm_head", 0),), drop="gone"))
+    transfer(*made.paths, tmp_path / "out", Choices(rules=(Rule("lm_head", 0.0),), drop="gone"))
     wanted = of_all(made, tmp_path / "out")
     del wanted["lm_head.weight"]
     assert_told(tmp_path / "out", wanted)
     assert by_name(tmp_path / "out")["model.norm.weight"]["rounding"] == {
         "error": None, "unchanged": None, "nonzero": 0,
     }  # fmt: skip
-
-
-def tuneport_rule(pattern: str, scale: float) -> Any:
-    from tuneport.pairing.tensors import Rule
-
-    return Rule(pattern, scale)
 
 
 def test_a_diff_rounds_nothing_onto_a_target(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ran import Cli
 
 import tuneport
 from tuneport.errors import NumericsError
+from tuneport.pairing.tensors import Rule
 from tuneport.transfer import budget as budgets
 from tuneport.transfer import run as running_module
 from tuneport.transfer.choices import Choices, Running
@@ -247,8 +248,20 @@ def test_overflow_on_the_way_to_a_narrower_dtype_is_named(tmp_path: Path) -> Non
     target = tiny.moved(base, 3)
     target["model.norm.weight"][3] = 1e6
     made = tiny.trio(tmp_path, base=base, target=target)
-    with pytest.raises(NumericsError, match=r"model\.norm\.weight.*made by the sum"):
+    with pytest.raises(NumericsError, match=r"model\.norm\.weight.*too large for float16.*\n.*--dtype bfloat16"):
         transfer(*made.paths, tmp_path / "out", Choices(dtype="float16"))
+    with pytest.raises(NumericsError, match=r"model\.norm\.weight.*1 in the output"):  # what is copied is cast as well
+        transfer(*made.paths, tmp_path / "out", Choices(dtype="float16", scale=0.0))
+    transfer(*made.paths, tmp_path / "out", Choices(dtype="bfloat16"))
+
+
+def test_infinity_that_the_target_has_is_cast_and_does_not_stop_a_run(tmp_path: Path) -> None:
+    target = tiny.llama(3, torch.float32)
+    target["model.norm.weight"][3] = -torch.inf
+    made = tiny.trio(tmp_path, base=tiny.llama(1, torch.float32), target=target)
+    transfer(*made.paths, tmp_path / "out", Choices(dtype="float16", rules=(Rule("norm", 0.0),)))
+    found = tiny.read_weights(tmp_path / "out")["model.norm.weight"]
+    tiny.assert_same({"norm": found}, {"norm": target["model.norm.weight"].half()})
 
 
 # ---- shapes at the edge

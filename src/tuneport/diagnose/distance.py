@@ -25,6 +25,7 @@ from tuneport.pairing.shared import Shared, share
 from tuneport.transfer import arithmetic, kernel
 from tuneport.transfer.arithmetic import Floats
 from tuneport.transfer.plan import ties_of
+from tuneport.transfer.rounding import rounded
 from tuneport.transfer.run import fetched
 from tuneport.transfer.stream import Workspace
 
@@ -95,33 +96,31 @@ def precision(base: Spec, tuned: Spec, dtype: str) -> dict[str, Any]:
     """What of Δ = tuned − base is lost where the tuned model is kept in `dtype`: rounding, then subtracting again.
 
     Returns `diff_norm` ‖Δ‖, `lost_norm` ‖(round(tuned) − base) − Δ‖, `share_lost` (their quotient; null where Δ is
-    zero), `changed` (elements of Δ that are not zero), `vanished` (how many of these would be), `dtype`, `parameters`.
+    zero), `changed` (elements of Δ that are not zero), `vanished` (how many of these are then what the base would be in
+    `dtype`), `dtype`, `parameters`. The same measure as a transfer's and a fine-tuning's (`arithmetic.measure_rounding`).
     """
     stored = FLOAT_SPELLINGS.get(dtype.lower())
     if stored is None:
         raise UsageError(f"{dtype!r} is no dtype to keep weights in; choose bfloat16, float16, float32 or float64.")
     checkpoints = [_opened(base, "base"), _opened(tuned, "tuned")]
     shared = share(checkpoints, [ties_of(checkpoint) for checkpoint in checkpoints])
-    diff_square = lost_square = 0.0
-    changed = vanished = 0
+    sums = np.zeros(4)
     for before, after in _numbers(checkpoints, shared, "F64"):
-        diff = arithmetic.difference(after, before)
-        kept = arithmetic.difference(kernel.widen(kernel.narrow(after, stored), stored, "F64"), before)
-        diff_square += arithmetic.square(diff)
-        lost_square += arithmetic.square(arithmetic.difference(kept, diff))
-        changed += int(np.count_nonzero(diff))
-        vanished += int(np.count_nonzero((diff != 0) & (kept == 0)))
-    if not math.isfinite(diff_square) or not math.isfinite(lost_square):
-        raise NumericsError(
-            f"{checkpoints[0].label} and {checkpoints[1].label}: a difference is NaN or infinite, or too large for {dtype}."
-        )
+        kept, unmoved = (kernel.widen(kernel.narrow(values, stored), stored, "F64") for values in (after, before))
+        if not (np.isfinite(kept).all() and np.isfinite(before).all()):
+            raise NumericsError(
+                f"{checkpoints[0].label} and {checkpoints[1].label}: a difference is NaN or infinite, or too large for "
+                f"{dtype}."
+            )
+        sums += arithmetic.measure_rounding(kept, before, arithmetic.difference(after, before), unmoved)
+    found = rounded([sums])
     return {
         "dtype": dtype,
-        "diff_norm": math.sqrt(diff_square),
-        "lost_norm": math.sqrt(lost_square),
-        "share_lost": math.sqrt(lost_square / diff_square) if diff_square else None,
-        "changed": changed,
-        "vanished": vanished,
+        "diff_norm": math.sqrt(sums[0]),
+        "lost_norm": math.sqrt(sums[1]),
+        "share_lost": found.error,
+        "changed": found.nonzero,
+        "vanished": int(sums[3]),
         **_accounted(shared),
     }
 

@@ -7,7 +7,7 @@ transfer in its one pass, a fine-tuning in its last cast, a comparison of two mo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,16 +37,16 @@ class Rounded:
         """Whether a person should be told."""
         return self.error is not None and self.error > MOST
 
-    def __str__(self) -> str:
-        """The figures in words, as part of a sentence."""
+    def in_words(self, out: str = "output", onto: str = "target") -> str:
+        """The figures as a clause about these two."""
         assert self.error is not None and self.unchanged is not None
         return (
-            f"‖(output − target) − Δ‖ is {self.error:.2g} of ‖Δ‖, and {self.unchanged:.0%} of the nonzero elements of Δ "
-            "left the target unchanged"
+            f"‖({out} − {onto}) − Δ‖ is {self.error:.2g} of ‖Δ‖, and {self.unchanged:.0%} of the nonzero elements of Δ left the "
+            f"{onto} unchanged"
         )
 
 
-def rounded(sums: Iterable[Sequence[float]]) -> Rounded:
+def rounded(sums: Iterable[Iterable[float]]) -> Rounded:
     """The figures of all these sums together, each as `arithmetic.measure_rounding` gives them."""
     added, error, nonzero, unchanged = [total(values) for values in zip(*sums, strict=True)] or [0.0] * 4
     known = added > 0 and math.isfinite(added) and math.isfinite(error)
@@ -74,7 +74,7 @@ def loss_in_words(found: Rounded, dtype: str, work: str, castable: bool) -> str 
     if not found.too_much:
         return None
     name = DTYPES[dtype].torch
-    told = f"rounding to {name} takes much of the diff vector: {found}."
+    told = f"rounding to {name} takes much of the diff vector: {found.in_words()}."
     if DTYPES[dtype].itemsize >= DTYPES[work].itemsize:
         return (
             f"{told} The differences are too small for {name}, whatever the flags. Check --base, --tuned and --scale."

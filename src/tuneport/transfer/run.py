@@ -337,14 +337,20 @@ def _nonfinite(task: OutputTask, records: Mapping[tuple[str, int], LeafRecord]) 
 
 def _tell_nonfinite(bad: list[tuple[OutputTask, int]], readers: Readers) -> str:
     """Name each tensor, the count, and where the NaN or infinity comes from."""
-    space, lines = Workspace(), []
+    space, lines, too_large = Workspace(), [], False
     for task, count in bad:
         sources = _input_counts(task, readers, space)
         origin = ", ".join(f"{number:,} in {role}" for role, number in sources.items() if number)
-        lines.append(f"`{task.slot.name}`: {count:,} in the output ({origin or 'made by the sum'})")
+        if not origin:
+            origin = "too large for float16" if task.slot.dtype == "F16" else "made by the sum"
+            too_large |= task.slot.dtype == "F16"
+        lines.append(f"`{task.slot.name}`: {count:,} in the output ({origin})")
+    told = f"NaN or infinity:{listing(lines)}\n"
+    if too_large:
+        told += "float16 ends at 65,504: choose --dtype bfloat16 or float32. "
     return (
-        f"NaN or infinity:{listing(lines)}\nMend the inputs, leave such a tensor as the target has it "
-        "(--rule NAME=0), or pass --allow-nonfinite to write it all the same."
+        f"{told}Mend the inputs, leave such a tensor as the target has it (--rule NAME=0), or pass --allow-nonfinite to write it "
+        "all the same."
     )
 
 

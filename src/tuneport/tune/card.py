@@ -35,6 +35,11 @@ def render_card(record: Mapping[str, Any]) -> bytes:
         f"{outcome['tokens']:,} tokens; the loss of the last steps was {_number(outcome['final_loss'])}. Made by tuneport "
         f"{record['environment']['tuneport']} on TRL.",
     ]
+    if (lost := record.get("rounding")) and lost["error"] is not None:
+        lines[-1] += (
+            f" Storing the weights took {lost['error']:.2g} of ‖Δ‖, the length of what was learned; {lost['unchanged']:.1%} of its "
+            "nonzero elements left the start unchanged."
+        )
     lines += warned(outcome["warnings"])
     lines += ["", "## Load it", "", "```python", *_loading(plan), "```", ""]
     lines += ["## Carry it to another version of the model", "", "```sh", _transfer(start), "```", ""]

@@ -154,10 +154,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     outcome = done.record["outcome"]
     words = f"{done.out}: already done" if done.already_done else f"{done.out}: done"
     words += f", {outcome['steps']} steps, loss {outcome['final_loss']:.4f}, {outcome['seconds']:.0f} s"
+    lost = done.record.get("rounding") or {}  # records of before have none
+    if lost.get("error"):
+        words += f", rounding took {lost['error']:.2g} of ‖Δ‖"
     return {
         "out": str(done.out),
         "already_done": done.already_done,
         "outcome": outcome,
+        "rounding": {name: lost[name] for name in ("error", "unchanged", "nonzero")} if lost else None,
         "warnings": list(done.warnings),
         "words": words,
     }

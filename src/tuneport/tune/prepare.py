@@ -23,12 +23,13 @@ from tuneport.checkpoint.folder import TOKENIZER_FILES
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.errors import CheckpointError, DataError, UsageError
 from tuneport.tune import encode
+from tuneport.tune.casting import TORCH_NAMES
 from tuneport.tune.chat import Chat, prepare_chat
 from tuneport.tune.data import Share, Source, read_sources
 from tuneport.tune.memory import memory_per_device
 from tuneport.tune.recipes import GrpoRecipe, Lora, Recipe, Running
 from tuneport.tune.rewards import Weighted, check_rewards, parse_reward
-from tuneport.tune.save import TORCH_NAMES, stops_of
+from tuneport.tune.save import stops_of
 from tuneport.tune.selection import Selection, read_selection
 from tuneport.tune.unread import unread
 

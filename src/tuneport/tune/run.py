@@ -24,6 +24,7 @@ from tuneport import __version__
 from tuneport.checkpoint.publish import CARD
 from tuneport.errors import TrainingError
 from tuneport.tune.card import render_card
+from tuneport.tune.casting import CastLoss
 from tuneport.tune.curve import add_point
 from tuneport.tune.data import Share
 from tuneport.tune.folder import check_place, check_space, discarded_if_nothing_began, refusals_in_words
@@ -95,7 +96,7 @@ def tune(
                     _run(prepared, folder, plan, team, running)
         team.wait()
         record = json.loads((place / RECORD).read_text(encoding="utf-8"))
-        return Tuned(place, record, prepared.warnings, already_done=folder is None)
+        return Tuned(place, record, tuple(record["outcome"]["warnings"]), already_done=folder is None)
 
 
 def rehearse(
@@ -144,14 +145,15 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
         state = trainer.accelerator.get_state_dict(trainer.model)
         prepared.tokenizer.pad_token, prepared.tokenizer.padding_side = padding, side
         if team.leads:
-            _write_model(folder, unwrapped, state, prepared, running)
+            loss = _write_model(folder, unwrapped, state, prepared, running)
             write_digests(folder / HASHES, prepared.encoded.digests, read_digests(folder / HASHES, selection=True))
             record: dict[str, Any] = {
                 "plan": plan,
-                "outcome": _outcome(prepared, logbook),
+                "outcome": _outcome(prepared, logbook, loss),
                 "environment": _environment(trainer),
             }
             record["selection"] = prepared.selection.record()
+            record["rounding"] = None if loss is None else loss.record()
             card = render_card(record)
             (folder / CARD).write_bytes(card)
             record["files"] = {CARD: blake3(card).hexdigest()}  # a card that was edited since is known by it
@@ -161,14 +163,15 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
         logbook.close()
 
 
-def _write_model(folder: Path, model: Any, state: Any, prepared: Prepared, running: Running) -> None:
+def _write_model(folder: Path, model: Any, state: Any, prepared: Prepared, running: Running) -> CastLoss | None:
+    """Returns what storing the weights took; None for an adapter, whose float32 is stored as it is."""
     from tuneport.tune.save import save_adapter, save_model
 
     parts = (model, state, prepared.tokenizer, prepared.start, prepared.chat)
     if prepared.lora is None:
-        save_model(folder, *parts, dtype=prepared.dtype, shard_size=running.shard_size)
-    else:
-        save_adapter(folder, *parts)
+        return save_model(folder, *parts, dtype=prepared.dtype, shard_size=running.shard_size)
+    save_adapter(folder, *parts)
+    return None
 
 
 def _take_callbacks(
@@ -210,7 +213,7 @@ def _take_callbacks(
         trainer.add_callback(Evaluator())
 
 
-def _outcome(prepared: Prepared, logbook: Logbook) -> dict[str, Any]:
+def _outcome(prepared: Prepared, logbook: Logbook, loss: CastLoss | None) -> dict[str, Any]:
     return {
         "steps": prepared.steps,
         "epochs": round(prepared.epochs, 4),
@@ -218,7 +221,7 @@ def _outcome(prepared: Prepared, logbook: Logbook) -> dict[str, Any]:
         "seconds": round(logbook.seconds, 3),
         "final_loss": logbook.final_loss(),
         "examples": prepared.encoded.counts.record(),
-        "warnings": list(prepared.warnings),
+        "warnings": [*prepared.warnings, *(() if loss is None else loss.warnings)],
     }
 
 

@@ -1,15 +1,13 @@
 """A fine-tuned model becomes an ordinary checkpoint, or an adapter, beside the sidecars of the model it came from.
 
 In come the trained model and the checkpoint it started from, out come files that differ from the start's only where the
-fine-tuning changed something: weights, rows for new tokens, the template, the end token. Weights were trained in float32;
-here each tensor is cast once, to nearest even, to the dtype in which the start stores it, or to the one that is asked for.
+fine-tuning changed something: weights, rows for new tokens, the template, the end token.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,19 +15,8 @@ from typing import Any
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config_merge import set_dtype
 from tuneport.checkpoint.folder import LICENCE_PREFIXES, TOKENIZER_FILES
+from tuneport.tune.casting import CastLoss, as_stored, cast_loss
 from tuneport.tune.chat import Chat
-
-# safetensors' names of dtypes, and torch's
-TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-def main_dtype(start: Checkpoint) -> str:
-    """torch's name of the dtype that most elements of a checkpoint are stored in."""
-    elements: Counter[str] = Counter()
-    for tensor in start.tensors.values():
-        if tensor.dtype in TORCH_NAMES:
-            elements[TORCH_NAMES[tensor.dtype]] += tensor.elements
-    return elements.most_common(1)[0][0] if elements else "float32"
 
 
 def save_model(
@@ -42,18 +29,20 @@ def save_model(
     *,
     dtype: str | None,
     shard_size: str,
-) -> None:
-    """Write weights, config, generation config, tokenizer and licence to ``folder``.
+) -> CastLoss:
+    """Write weights, config, generation config, tokenizer and licence to ``folder``; what storing the weights took.
 
     With ``dtype`` (torch's name) tensors of the start's main dtype are stored in it; others (a router in float32) stay.
     """
-    model.save_pretrained(folder, state_dict=_as_stored(state, start, dtype), max_shard_size=shard_size)
+    stored = as_stored(state, start, dtype)
+    model.save_pretrained(folder, state_dict=stored, max_shard_size=shard_size)
     _write_config(folder, model, start, chat, dtype)
     _write_generation_config(folder, start, chat)
     save_tokenizer(folder, tokenizer, start, chat)
     for file in start.path.iterdir():
         if file.is_file() and file.name.upper().startswith(LICENCE_PREFIXES):
             shutil.copyfile(file, folder / file.name)
+    return cast_loss(state, stored, start)
 
 
 def save_adapter(
@@ -110,27 +99,6 @@ def _rows_stored(start: Checkpoint) -> int:
     """Rows of the vocabulary as the start's config has them."""
     text = start.config.get("text_config", start.config)
     return int(text.get("vocab_size", start.config.get("vocab_size", 0)))
-
-
-def _as_stored(state: Mapping[str, Any], start: Checkpoint, dtype: str | None) -> dict[str, Any]:
-    """Each tensor in the dtype of its namesake in the start; tensors of one storage (tied ones) stay one."""
-    import torch
-
-    usual, cast = main_dtype(start), {}
-    found = {}
-    for name, tensor in state.items():
-        stored = start.tensors.get(name)
-        wanted = TORCH_NAMES.get(stored.dtype, usual) if stored is not None else usual
-        if dtype is not None and wanted == usual:
-            wanted = dtype
-        if not tensor.is_floating_point():
-            found[name] = tensor
-            continue
-        key = (tensor.data_ptr(), tuple(tensor.shape), wanted)
-        if key not in cast:
-            cast[key] = tensor.detach().to("cpu", getattr(torch, wanted))
-        found[name] = cast[key]
-    return found
 
 
 def _write_config(folder: Path, model: Any, start: Checkpoint, chat: Chat, dtype: str | None) -> None:
