@@ -76,7 +76,10 @@ def carry(packages: Path, root: Path, source: str, onto: str, rows: int, target_
     tuned_rows = max(rows, max(vocabularies[1].values()) + 1) if how == "new" or rows < len(vocabularies[1]) else rows
     base = made.standard_normal((tuned_rows, COLUMNS)).astype(np.float32)
     weights = [base[:rows], base + 0.01 * made.standard_normal(base.shape).astype(np.float32)]
-    weights.append(made.standard_normal((target_rows, COLUMNS)).astype(np.float32))
+    onto_rows = 0.1 * made.standard_normal((target_rows, COLUMNS)).astype(np.float32)
+    common = min(target_rows, rows)
+    onto_rows[:common] += base[:common]
+    weights.append(onto_rows)
     for role, document, matrix in zip(("base", "tuned", "target"), (old, tuned, new), weights, strict=True):
         _write(root / role, document, matrix)
     parents = ["--base", root / "base", "--tuned", root / "tuned", "--onto", root / "target", "--out", root / "out"]
@@ -157,7 +160,13 @@ def _write(folder: Path, document: dict[str, Any], matrix: np.ndarray[Any, Any])
     save_file({NAME: matrix}, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "tokenizer.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
-    sizes = {"hidden_size": COLUMNS, "vocab_size": len(matrix), "tie_word_embeddings": True, "num_attention_heads": 2, "torch_dtype": "float32"}
+    sizes = {
+        "hidden_size": COLUMNS,
+        "vocab_size": len(matrix),
+        "tie_word_embeddings": True,
+        "num_attention_heads": 2,
+        "torch_dtype": "float32",
+    }
     (folder / "config.json").write_text(
         json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"], **sizes})
     )

@@ -178,3 +178,37 @@ def test_a_tying_that_the_tensors_do_not_fit_is_refused_whichever_flag_made_it(c
     assert ran.status == 1 and "which has one matrix for both" in ran.err.replace("which have", "which has")
     assert "--config tie_word_embeddings=target" in ran.err and not list(tmp_path.glob("out*"))
     assert cli("transfer", *parents, "--out", tmp_path / "out", "--config", "tie_word_embeddings=target").status == 0
+
+
+@pytest.mark.parametrize("behind", [1, 8])
+def test_rows_that_are_not_for_tokens_leave_no_room_for_new_ones(behind: int, cli: Cli, tmp_path: Path) -> None:
+    """Llama 3.2 Vision's embedding has eight rows behind the vocabulary, Moshi's one; the head has none."""
+
+    def wide(weights: tiny.Tensors, rows: int) -> tiny.Tensors:
+        made = torch.Generator().manual_seed(9)
+        more = torch.randn(rows - 24 + behind, 8, generator=made).to(torch.bfloat16)
+        head = torch.randn(rows - 24, 8, generator=made).to(torch.bfloat16)
+        return {**weights, EMBED: torch.cat([weights[EMBED], more]), HEAD: torch.cat([weights[HEAD], head])}
+
+    base = tiny.llama(1)
+    sizes = tiny.config(vocab_size=26)
+    tiny.write_model(tmp_path / "base", wide(base, 24))
+    tiny.write_model(tmp_path / "tuned", wide(tiny.moved(base, 2), 26), settings=sizes, added=["<a>", "<b>"])
+    tiny.write_model(tmp_path / "target", wide(tiny.moved(base, 3), 24))
+    parents = ["--base", tmp_path / "base", "--tuned", tmp_path / "tuned", "--onto", tmp_path / "target"]
+    ran = cli("transfer", *parents, "--out", tmp_path / "out")
+    assert ran.status == 1 and f"`{EMBED}` has {behind} rows more than the vocabulary" in ran.err
+    assert cli("transfer", *parents, "--out", tmp_path / "out", "--new-tokens", "drop").status == 0
+
+
+def test_a_table_of_integers_by_token_leaves_no_room_for_new_ones(cli: Cli, tmp_path: Path) -> None:
+    table = {"mlp.gate.tid2eid": torch.arange(48).reshape(24, 2)}
+    base = tiny.llama(1)
+    tuned = {k: torch.cat([v, v[:1]]) if k in (EMBED, HEAD) else v for k, v in tiny.moved(base, 2).items()}
+    tiny.write_model(tmp_path / "base", {**base, **table})
+    tiny.write_model(tmp_path / "tuned", {**tuned, **table}, settings=tiny.config(vocab_size=25), added=["<a>"])
+    tiny.write_model(tmp_path / "target", {**tiny.moved(base, 3), **table})
+    parents = ["--base", tmp_path / "base", "--tuned", tmp_path / "tuned", "--onto", tmp_path / "target"]
+    ran = cli("transfer", *parents, "--out", tmp_path / "out")
+    assert ran.status == 1 and "`mlp.gate.tid2eid` holds integers, a row for each token" in ran.err
+    assert cli("transfer", *parents, "--out", tmp_path / "out", "--new-tokens", "drop").status == 0

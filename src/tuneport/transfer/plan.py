@@ -333,14 +333,13 @@ def rows_without_room(tasks: Sequence[OutputTask], grown: Mapping[int, int]) -> 
     integers by token, which no difference can be taken of.
     """
     found = []
+    least = min(grown, default=0)
     for task in tasks if grown else ():
         target, rows = task.line.target, 0 if task.line.target is None else rows_of(task.line.target)
         if target is None or len(target.shape) < 2:
             continue
-        if task.line.by_token and rows > min(grown) and rows not in grown:
-            found.append(
-                f"`{target.name}` has {rows - min(grown)} rows more than the vocabulary, which are not for tokens"
-            )
+        if task.line.by_token and rows > least and grown.get(rows, rows) - rows != grown[least] - least:
+            found.append(f"`{target.name}` has {rows - least} rows more than the vocabulary, which are not for tokens")
         elif DTYPES[target.dtype].kind == "exact" and rows in grown:
             found.append(f"`{target.name}` holds integers, a row for each token")
     return [
