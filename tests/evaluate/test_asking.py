@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -196,12 +198,17 @@ def test_what_the_harness_does_to_prompts_of_a_template_is_told(model: Any) -> N
 @pytest.mark.parametrize(
     ("row", "loss", "words"),
     [
-        ({"prompt": "where lives", "choices": ["in paris", " "], "answer": 0}, False, "t.jsonl:2: .* has no tokens"),
-        ({"text": " "}, False, "t.jsonl:2: .* has no tokens"),
+        (
+            {"prompt": "where lives", "choices": ["in paris", " "], "answer": 0},
+            False,
+            "t.jsonl:2: .* no tokens of the choice",
+        ),
+        ({"text": " "}, False, "t.jsonl:2: .* no tokens of the text"),
+        ({"prompt": " ", "answer": "anna"}, False, "t.jsonl:2: .* no tokens of the prompt"),
         (
             {"prompt": "where lives", "answer": "the town " * 30},
             True,
-            "an answer has 60 tokens, more than .* context of 48",
+            "the answer has 60 tokens, and a context holds 48",
         ),
     ],
 )
@@ -215,7 +222,7 @@ def test_an_answer_that_cannot_be_measured_is_told_with_its_line(
     )
     rows = [first if "choices" in row or "text" in row else {"prompt": "where", "answer": "anna"}, row]
     tasks = tiny_scored.write_rows(tmp_path / "t.jsonl", rows)
-    with pytest.raises(DataError, match=f"model all: 1 example.* cannot be measured:\n  - .*{words}"):
+    with pytest.raises(DataError, match=rf"model all cannot be asked 1 example\(s\):\n  - .*{words}"):
         tuneport.evaluate([models / "all"], [tasks], tmp_path / "o.json", loss=loss, device="cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["t.jsonl"]
 
@@ -250,6 +257,24 @@ def test_a_template_that_writes_something_before_an_answer_is_told_where_likelih
     (warning,) = measured["warnings"]
     assert "writes ' ' between its prompt and an answer" in warning
     assert tuneport.evaluate([folder], [tasks], tmp_path / "p.json", **given)["warnings"] == []
+
+
+def test_an_end_behind_every_text_is_told_where_prompts_are_gone_on_from_and_measured_nowhere(
+    folder: Path, tmp_path: Path
+) -> None:
+    ending = tmp_path / "ending"
+    shutil.copytree(folder, ending)
+    document = json.loads((ending / "tokenizer.json").read_text())
+    for part in ("single", "pair"):
+        document["post_processor"][part].append({"SpecialToken": {"id": END, "type_id": 0}})
+    document["post_processor"]["special_tokens"][END] = {"id": END, "ids": [1], "tokens": [END]}
+    (ending / "tokenizer.json").write_text(json.dumps(document))
+    tasks = tiny_scored.write_rows(tmp_path / "t.jsonl", [{"prompt": "the", "answer": "fox"}])
+    found = tuneport.evaluate([folder, ending], [tasks], tmp_path / "o.json", loss=True, device="cpu")
+    assert found["warnings"] == []
+    assert len({model["tasks"]["t"]["value"] for model in found["models"]}) == 1
+    asked = tuneport.evaluate([ending], [tasks], tmp_path / "p.json", max_new_tokens=2, device="cpu")
+    assert ["'<|end|>' behind every prompt" in warning for warning in asked["warnings"]] == [True]
 
 
 def test_texts_and_answers_of_one_task_are_not_mixed(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:
         {"prompt": "j", "answer": "k", "id": "1"},
         {"task": "prose", "text": "t"},
         {"task": "prose", "prompt": "l", "answer": "m"},
+        {"prompt": "n", "answer": "o", "id": "\ud83d"},
     )
     found = faults_of(path)
     told = "\n".join(found)
@@ -81,6 +82,7 @@ def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:
         (2, "'promt'"), (2, "no question"), (3, "no JSON"), (4, "`answer` is missing"), (5, "the question of line 1 again"),
         (6, "two or more"), (7, "one of the choices"), (8, "no `role`"), (9, "put it into `answer`"), (10, "give one of"),
         (11, "takes no `answer`"), (12, "neither text nor a number"), (13, "is no object"), (14, "the id '1' of line 1"),
+        (17, "half a character"),
     ):  # fmt: skip
         assert any(f"bad.jsonl:{line}:" in fault and word in fault for fault in found), (line, word, told)
     assert "line 16 differ" in told

@@ -174,13 +174,27 @@ def test_all_lines_that_the_template_refuses_are_told_before_anything_is_made(
     assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
 
 
+def test_a_template_that_refuses_whatever_it_is_given_is_told_by_the_examples(base: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "data.jsonl", 2 * [{"messages": [turn("user"), ANSWER]}])
+    for template, words in (
+        ("{{ messages[0].tool.name }}", "data.jsonl: line 1, line 2: 'dict object' has no attribute 'tool'"),
+        ("{{ messages | absent }}", "cannot be rendered: line 1 of the template: .* \\(data.jsonl: line 1\\)"),
+    ):
+        own = tmp_path / str(len(words))
+        shutil.copytree(base, own)
+        (own / "chat_template.jinja").write_text(template)
+        for model, chosen in ((own, None), (base, str(own / "chat_template.jinja"))):
+            with pytest.raises(RenderingError, match=words):
+                prepare(model, [data], QUICK, chat_template=chosen)
+
+
 def test_a_torn_template_of_the_models_own_ends_with_its_line_and_status_1(tmp_path: Path, cli: Cli) -> None:
     torn = base_model(tmp_path / "torn", template="{% for m in messages %}\n{{ m.content }")
     data = write_rows(tmp_path / "data.jsonl", [{"messages": [turn("user"), ANSWER]}])
     ran = cli("tune", torn, "--data", data, "--steps", "1", "--out", tmp_path / "out", "--dry-run")
     assert ran.status == 1
     assert ran.err == (
-        "tuneport: The chat template cannot be rendered: line 2 of the template: unexpected '}'. "
+        "tuneport: The chat template cannot be rendered: line 2 of the template: unexpected '}' (data.jsonl: line 1). "
         "Choose another --chat-template.\n"
     )
 

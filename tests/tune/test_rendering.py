@@ -17,11 +17,12 @@ from tuneport.tune.rendering import Unwritten, render
 TALK = [{"role": "user", "content": "the fox"}]
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
+def speaking(template: str) -> Any:
     import tokenizers
 
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(tokenizers.models.BPE()), eos_token=SPECIAL[1])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer(tokenizers.models.BPE()), eos_token=SPECIAL[1], chat_template=template
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,7 @@ def tokenizer() -> Any:
         ("{{ raise_exception('a\nb \x1b[31mred.') }}", r"a b \x1b[31mred", False),
         ("{{ messages[0].tool_calls[0].name }}", "'dict object' has no attribute 'tool_calls'", False),
         ("{{ messages[7].content }}", "list object has no element 7", False),
+        ("{{ '' }}", "it writes nothing", False),
         ("{{ 1 / 0 }}", "division by zero", False),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "maximum recursion depth exceeded", False),
         ("{% include 'more' %}", "no loader for this environment specified", False),
@@ -40,23 +42,21 @@ def tokenizer() -> Any:
         ("{{ 'x' * 20000000 }}", "it writes 20,000,000 letters for one conversation", True),
     ],
 )
-def test_what_a_template_refuses_is_told_in_its_own_words(
-    tokenizer: Any, template: str, says: str, broken: bool
-) -> None:
+def test_what_a_template_refuses_is_told_in_its_own_words(template: str, says: str, broken: bool) -> None:
     before = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGVTALRM)
     with pytest.raises(RenderingError) as caught:
-        render(tokenizer, TALK, template=template)
+        render(speaking(template), TALK)
     assert (str(caught.value), caught.value.broken) == (says, broken)
     assert (resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGVTALRM)) == before
 
 
-def test_a_template_without_an_end_is_stopped(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_without_an_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendering, "SECONDS", 0.05)
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(RenderingError, match=r"^it writes no end within 0\.05 seconds$") as caught:
-        render(tokenizer, TALK, template=loops)
+        render(speaking(loops), TALK)
     assert caught.value.broken
-    assert render(tokenizer, TALK, template="{{ messages[0].content }}", ask=True) == "the fox"
+    assert render(speaking("{{ messages[0].content }}"), TALK, ask=True) == "the fox"
     assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
 
 
@@ -80,5 +80,7 @@ def test_all_lines_are_told_by_file_and_reason_and_many_are_counted() -> None:
 
 def test_of_a_template_that_writes_nothing_at_all_the_first_line_is_enough() -> None:
     unwritten = Unwritten("The chat template", "choose another")
-    with pytest.raises(RenderingError, match=r"^The chat template cannot be rendered: torn\. Choose another\.$"):
+    with pytest.raises(
+        RenderingError, match=r"^The chat template cannot be rendered: torn \(a\.jsonl: line 1\)\. Choose another\.$"
+    ):
         unwritten.note("a.jsonl", "line 1", RenderingError("torn", broken=True))

@@ -110,7 +110,7 @@ def path(
             return {**done, "already_done": True}
         kept = None if out is None else stack.enter_context(keeping(out, plan, overwrite))
         stack.enter_context(quietly())
-        looked = look_over(seat, loading, examples.losses)
+        looked = look_over(seat, loading, examples.everything)
         warnings = [*one.warnings, *_told(shared, otherwise, names), *looked.warnings]
         measuring = Measuring(seat, loading, shared, readers, examples, asking, kept, warnings)
         locating = halves(examples.tasks, seed)

@@ -76,10 +76,11 @@ def _outcomes(task: OwnTask, examples: Sequence[Example], way: Way, model: Any, 
             # What a template writes is whole, and a text is measured after the prefix token: nothing is written before them.
             stack.enter_context(model.as_written())
         if task.kind == "match":
+            _need_tokens(task, zip(examples, (len(model.tok_encode(p)) for p in prompts), strict=True), model, "prompt")
             config = _generation(examples, prompts, asking)
         elif way == "text":
             counts = [len(model.plain_ids(example.answer)) for example in examples]
-            _need_tokens(task, zip(examples, counts, strict=True), model, room=None)
+            _need_tokens(task, zip(examples, counts, strict=True), model, "text")
             config = _text_loss(examples, counts)
         else:
             paired = _paired(task, examples, prompts, way, model)
@@ -117,22 +118,23 @@ def _paired(task: OwnTask, examples: Sequence[Example], prompts: Sequence[str], 
         for example, prompt in zip(examples, prompts, strict=True)
     ]
     counts = ((example, len(pair.answer)) for example, of in zip(examples, paired, strict=True) for pair in of.pairs)
-    _need_tokens(task, counts, model, room=model.max_length)
+    _need_tokens(task, counts, model, "choice" if task.kind == "choice" else "answer", room=model.max_length)
     model.tell(join_warnings(task.name, [example.id for example in examples], paired, model.name))
     return paired
 
 
-def _need_tokens(task: OwnTask, counts: Iterable[tuple[Example, int]], model: Any, *, room: int | None) -> None:
-    """Raise `DataError` where an answer has no tokens to measure, or more than there is `room`."""
+def _need_tokens(
+    task: OwnTask, counts: Iterable[tuple[Example, int]], model: Any, what: str, *, room: int | None = None
+) -> None:
+    """Raise `DataError` where `what` is asked or measured has no tokens, or more than there is `room`."""
     faults = []
     for example, count in counts:
-        where = f"{task.file}:{example.line}"
         if not count:
-            faults.append(f"{where}: an answer, choice or text has no tokens by this model's tokenizer")
+            faults.append(f"{task.file}:{example.line}: this tokenizer makes no tokens of the {what}")
         elif room is not None and count > room:
-            faults.append(f"{where}: an answer has {count:,} tokens, more than the model's context of {room:,}")
+            faults.append(f"{task.file}:{example.line}: the {what} has {count:,} tokens, and a context holds {room:,}")
     if faults:
-        raise DataError(f"model {model.name}: {len(faults)} example(s) cannot be measured:{listing(faults)}")
+        raise DataError(f"model {model.name} cannot be asked {len(faults)} example(s):{listing(faults)}")
 
 
 def _question(example: Example) -> str | None:

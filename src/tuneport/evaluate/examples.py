@@ -157,6 +157,10 @@ def _parse(
     unknown = sorted(set(row) - set(FIELDS))
     if unknown:
         found.append(f"unknown field(s) {', '.join(map(repr, unknown))}; known are {', '.join(FIELDS)}")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        found.append("holds half a character (a lone surrogate)")
     name = row.get("task", default_task)
     if not isinstance(name, str) or not name.strip():
         found.append("`task` is no name")

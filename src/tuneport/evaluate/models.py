@@ -249,12 +249,18 @@ class Looked:
 
 
 def look_over(
-    seat: Seat, loading: Loading, own: Sequence[OwnTask], *, limit: int | None = None, needs_template: bool = False
+    seat: Seat,
+    loading: Loading,
+    own: Sequence[OwnTask],
+    *,
+    limit: int | None = None,
+    others: bool = False,
+    needs_template: bool = False,
 ) -> Looked:
     """What the model's tokenizer and generation settings would do to scores, told before anything is loaded.
 
-    `own` are the tasks that it is to be asked, the first `limit` examples of each; `needs_template`: others need a chat
-    template besides. Raises `CheckpointError` where it has none, `RenderingError` where it writes not all of the examples.
+    `own` are the tasks that it is to be asked, the first `limit` examples of each; `others`: tasks of the harness besides,
+    which may need a template (`needs_template`). Raises `CheckpointError` where it has none, `RenderingError` where it writes not all of the examples.
     """
     tokenizer = tokenizer_of(seat)
     whose, remedy = f"model {seat.name}: its chat template", "mend the template"
@@ -275,13 +281,20 @@ def look_over(
                 raise RenderingError(f"{whose} cannot be rendered: {error}", broken=True) from None
             # What it says to this very message the checks tell, and whoever asks.
     check_written(tokenizer, spoken, whose, remedy, limit)
-    found = [*seat.told, *checks.ending_warnings(tokenizer, seat.name)]
+    found = list(seat.told)
+    if others or _generated(own, limit):
+        found += checks.ending_warnings(tokenizer, seat.name)
     if tokenizer.chat_template:
         found += checks.template_warnings(tokenizer, seat.name)
         found += checks.end_of_turn_warnings(tokenizer, _ends(seat, tokenizer), seat.name)
     if any(task.kind != "match" for task in spoken):
         found += checks.answer_warnings(tokenizer, seat.name)
     return Looked(bool(tokenizer.chat_template), found)
+
+
+def _generated(own: Sequence[OwnTask], limit: int | None) -> bool:
+    """Whether prompts are gone on from, to which the tokenizer adds what it adds to any text."""
+    return any(task.kind == "match" and any(e.way == "prompt" for e in task.examples[:limit]) for task in own)
 
 
 def tokenizer_of(seat: Seat) -> Any:

@@ -148,7 +148,9 @@ def evaluate(
         named = load_named(names, chat=chat) if names else []
         variants: list[Variant] = []
         for seat in seats:
-            looked = look_over(seat, loading, own, limit=limit, needs_template=chat or variant == "tuned")
+            needs_template = chat or variant == "tuned"
+            others = bool(named) or wanted_suite is not None
+            looked = look_over(seat, loading, own, limit=limit, others=others, needs_template=needs_template)
             warnings += looked.warnings
             variants.append("tuned" if variant == "tuned" or (variant == "auto" and looked.template) else "base")
         suites = (

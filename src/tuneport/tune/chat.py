@@ -94,6 +94,7 @@ def prepare_chat(tokenizer: Any, chosen: str | None, end_token: str | None, *, n
         assert len(tokenizer) == before + len(wanted)
     if template is not None:
         tokenizer.chat_template = template
+        _check(tokenizer, name_of_choice(chosen))
     end = end_token or named_end
     if end is None and tokenizer.chat_template and (needed or template is not None):
         end = _end_of_turn(tokenizer)
@@ -145,7 +146,7 @@ def _chosen_template(tokenizer: Any, chosen: str) -> tuple[str, list[str], str |
         raise UsageError(f"--chat-template {chosen!r}: no such file, and none of {', '.join(template_names())}.")
     header = _HEADER.match(text)
     if header is None:
-        return _checked(tokenizer, text, chosen), [], None
+        return text, [], None
     try:
         named = json.loads(header[1])
         tokens, end = [str(token) for token in named.get("tokens", [])], named.get("end_of_turn")
@@ -153,30 +154,35 @@ def _chosen_template(tokenizer: Any, chosen: str) -> tuple[str, list[str], str |
         raise UsageError(f"--chat-template {chosen}: its first line is no JSON object after `tuneport:`.") from None
     text = text[header.end() :]
     if not shipped:
-        return _checked(tokenizer, text, chosen), tokens, end
+        return text, tokens, end
     return _beginning_as(tokenizer, text), tokens, end or tokenizer.eos_token
 
 
-def _checked(tokenizer: Any, text: str, chosen: str) -> str:
-    """The text of a template that writes a question and its answer. Raises `RenderingError`."""
+def name_of_choice(chosen: str | None) -> str:
+    """What an error calls the template."""
+    if chosen is None:
+        return "The chat template"
+    return "The chat template that is given as text" if _is_text(chosen) else f"--chat-template {chosen}"
+
+
+def _check(tokenizer: Any, whose: str) -> None:
+    """Raise `RenderingError` where the template does not write a question and its answer."""
     try:
-        _probed(tokenizer, text)
+        _probed(tokenizer)
     except RenderingError as error:
-        whose = "The chat template that is given as text" if _is_text(chosen) else f"--chat-template {chosen}"
-        raise RenderingError(f"{whose} cannot be rendered: {error}", broken=True) from None
-    return text
+        raise RenderingError(f"{whose} cannot be rendered: {error}", broken=error.broken) from None
 
 
-def _probed(tokenizer: Any, template: str | None = None) -> str:
+def _probed(tokenizer: Any) -> str:
     """A question and its answer as the template writes them, after a system's message where it writes none without one."""
     plain, with_system = _probes()
     try:
-        return render(tokenizer, plain, template=template)
+        return render(tokenizer, plain)
     except RenderingError as error:
         if error.broken:
             raise
         try:
-            return render(tokenizer, with_system, template=template)
+            return render(tokenizer, with_system)
         except RenderingError:
             raise error from None
 

@@ -208,6 +208,22 @@ def prompt_lengths(sources: Sequence[Source], tokenizer: Any, length: int) -> tu
     return kept, counts
 
 
+def check_written(sources: Sequence[Source], tokenizer: Any, whose: str) -> None:
+    """Raise `RenderingError` with every line that the template does not write, of those that hold messages."""
+    unwritten = Unwritten(whose, "choose another --chat-template")
+    for row, refused in _each(sources, unwritten):
+        before = row.get("prompt") if "messages" not in row else []
+        if not isinstance(before, list):
+            continue
+        answers = [row[field] for field in ("messages", "completion", "chosen", "rejected") if field in row]
+        try:
+            for answer in answers or [[]]:
+                render(tokenizer, [*before, *answer], ask=not answer)
+        except RenderingError as error:
+            refused(0, error)
+    unwritten.check()
+
+
 def _each(sources: Sequence[Source], unwritten: Unwritten) -> Iterator[tuple[Row, Refused]]:
     """Every row, with what notes the template's refusal of it."""
     for source in sources:

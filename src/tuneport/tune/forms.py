@@ -70,9 +70,17 @@ def _check_text(row: Row, field: str) -> list[str]:
         return [f"`{field}` is a {type(value).__name__}, not a text"]
     if not value.strip():
         return [f"`{field}` is empty"]
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if _is_torn(value):
         return [f"`{field}` holds half a character (a lone surrogate)"]
     return []
+
+
+def _is_torn(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _check_messages(row: Row, field: str, *, last: str | None = None) -> list[str]:
@@ -85,6 +93,8 @@ def _check_messages(row: Row, field: str, *, last: str | None = None) -> list[st
             faults.append(f"`{field}`: message {place} has no role")
         elif not isinstance(message.get("content"), str):
             faults.append(f"`{field}`: message {place} ({message['role']}) has no text in `content`")
+        elif _is_torn(message["role"] + message["content"]):
+            faults.append(f"`{field}`: message {place} holds half a character (a lone surrogate)")
     if not faults and last is not None and value[-1]["role"] != last:
         faults.append(
             f"`{field}` ends with the role {value[-1]['role']!r}, not {last!r}: there is no answer to train on"

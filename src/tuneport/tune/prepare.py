@@ -21,10 +21,10 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
 from tuneport.checkpoint.folder import TOKENIZER_FILES
 from tuneport.checkpoint.open import open_checkpoint
-from tuneport.errors import CheckpointError, DataError, UsageError
+from tuneport.errors import CheckpointError, DataError, RenderingError, UsageError
 from tuneport.tune import encode
 from tuneport.tune.casting import TORCH_NAMES
-from tuneport.tune.chat import Chat, prepare_chat
+from tuneport.tune.chat import Chat, name_of_choice, prepare_chat
 from tuneport.tune.data import Share, Source, read_sources
 from tuneport.tune.memory import memory_per_device
 from tuneport.tune.recipes import GrpoRecipe, Lora, Recipe, Running
@@ -108,7 +108,12 @@ def prepare(
     sources = read_sources(data, recipe.name, mix, recipe.seed)
     tokenizer = load_tokenizer(start)
     messages = any(_holds_messages(source) for source in sources)
-    chat = prepare_chat(tokenizer, chat_template, end_token, needed=messages)
+    try:
+        chat = prepare_chat(tokenizer, chat_template, end_token, needed=messages)
+    except RenderingError:
+        if messages:  # rather than a probe, tell the examples that it refuses
+            encode.check_written(sources, tokenizer, name_of_choice(chat_template))
+        raise
     if chat.end_id is None:
         raise UsageError("The tokenizer names no end token, so answers would have no end. Give one: --end-token TOKEN.")
     selection.check(tokenizer)

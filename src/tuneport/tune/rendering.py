@@ -26,18 +26,19 @@ _LINES = 20  # that are told of one file for one reason
 Messages = Sequence[Mapping[str, Any]]
 
 
-def render(tokenizer: Any, messages: Messages, *, ask: bool = False, template: str | None = None) -> str:
-    """The conversation as text, by the tokenizer's template or by ``template``; ``ask``: with the beginning of an answer.
+def render(tokenizer: Any, messages: Messages, *, ask: bool = False) -> str:
+    """The conversation as text, by the tokenizer's template; ``ask``: with the beginning of an answer.
 
     Raises `RenderingError` with what the template says.
     """
     with refusals_in_words():
         text: str = tokenizer.apply_chat_template(
             [dict(message) for message in messages],
-            chat_template=template,
             tokenize=False,
             add_generation_prompt=ask,
         )
+    if not text:
+        raise RenderingError("it writes nothing")
     if len(text) > LONGEST + 4 * sum(len(str(message.get("content"))) for message in messages):
         raise RenderingError(f"it writes {len(text):,} letters for one conversation", broken=True)
     return text
@@ -73,7 +74,7 @@ class Unwritten:
     def __init__(self, whose: str, remedy: str) -> None:
         """Begin with none; ``whose`` names the template, ``remedy`` is what may be done about it."""
         self._whose, self._remedy = whose, remedy
-        self._lines: dict[tuple[str, str], list[str]] = {}
+        self._lines: dict[tuple[str, str], dict[str, None]] = {}  # by file and reason: places, in order
 
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))
@@ -82,15 +83,14 @@ class Unwritten:
         """Keep what the template says to a line of a file; of a template that writes nothing at all, tell it now."""
         if error.broken:
             remedy = self._remedy[:1].upper() + self._remedy[1:]
-            raise RenderingError(f"{self._whose} cannot be rendered: {error}. {remedy}.", broken=True)
-        places = self._lines.setdefault((file, str(error)), [])
-        if places[-1:] != [place]:  # of a pair, both answers may be refused
-            places.append(place)
+            raise RenderingError(f"{self._whose} cannot be rendered: {error} ({file}: {place}). {remedy}.", broken=True)
+        # A line may be refused twice: both answers of a pair, an answer that is measured and generated.
+        self._lines.setdefault((file, str(error)), {})[place] = None
 
     def check(self) -> None:
         """Raise `RenderingError` that lists every line, by file and by what the template says."""
         if self._lines:
-            told = [f"{file}: {_some(places)}: {said}" for (file, said), places in self._lines.items()]
+            told = [f"{file}: {_some(list(places))}: {said}" for (file, said), places in self._lines.items()]
             raise RenderingError(
                 f"{self._whose} does not write {len(self):,} example(s):{listing(told)}\n"
                 f"Change these examples, or {self._remedy}."
