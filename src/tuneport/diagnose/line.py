@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.checkpoint.config import FIXED, is_manner, resolve
+from tuneport.checkpoint.config import is_fixed, is_manner, resolve
 from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.diagnose.pieces import pieces
 from tuneport.errors import CheckpointError, PairingError, listing
@@ -42,7 +42,7 @@ def joined(a: Checkpoint, b: Checkpoint, *, allow_config: bool = False) -> tuple
     differing = {
         name: f"`{name}` is {one.get(name)!r} in {a.role} and {other.get(name)!r} in {b.role}"
         for name in sorted(set(one) | set(other))
-        if one.get(name) != other.get(name) and not is_manner(name) and name not in FIXED | _HARMLESS
+        if one.get(name) != other.get(name) and not is_manner(name) and not is_fixed(name) and name not in _HARMLESS
     }
     otherwise = [reason for name, reason in differing.items() if allow_config and name not in _OF_THE_WEIGHTS]
     reasons += [reason for reason in differing.values() if reason not in otherwise]
