@@ -70,6 +70,26 @@ def test_a_success_says_where_the_result_lies_on_stdout_and_nothing_on_stderr(
     assert str(tmp_path / "out") in ran.out and len(ran.out.splitlines()) == 1
 
 
+def test_a_run_and_a_plan_say_whose_template_and_which_end_token_the_output_has(
+    cli: Cli, made: tiny.Trio, tmp_path: Path
+) -> None:
+    for folder in (made.base, made.tuned, made.target):
+        settings = json.loads((folder / "config.json").read_text()) | {"eos_token_id": 23}
+        (folder / "config.json").write_text(json.dumps(settings))
+        (folder / "tokenizer.json").write_text(json.dumps(tiny.tokenizer(tiny.WORDS[:22], ["<s>", "</s>"])))
+    (made.tuned / "chat_template.jinja").write_text("{{ messages }}</s>")
+    said = "chat template of the tuned model; end token </s>"
+    out, delta, two = tmp_path / "out", tmp_path / "d", tmp_path / "two"
+    assert f"the output: {said}" in cli(*made.flags(out, "--dry-run")).out
+    ran = cli(*made.flags(out, "--json"))
+    template = {"template": ["tuned"], "end_tokens": [{"id": 23, "token": "</s>"}], "tokenizer_end_token": None}
+    assert json.loads(ran.out)["behaviour"] == template, ran.err
+    assert said in cli(*made.flags(out)).out  # already done
+    assert said not in cli("diff", "--base", made.base, "--tuned", made.tuned, "--out", delta).out
+    assert cli("apply", delta, "--onto", made.target, "--out", two).out.endswith(f"; {said}\n")
+    assert cli("verify", out).status == 0
+
+
 def test_json_is_one_object_on_stdout_for_every_verb(cli: Cli, made: tiny.Trio, tmp_path: Path) -> None:
     out, delta = tmp_path / "out", tmp_path / "d"
     for argv, key in (

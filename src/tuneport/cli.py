@@ -233,10 +233,15 @@ def _policies(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD=SIDE",
         action="append",
         default=[],
-        help="take a config field from base, tuned or target",
+        help="take a config field from base, tuned or target; generation.FIELD and tokenizer.FIELD for the other files, "
+        "tokenizer.SECTION for one section of tokenizer.json (repeatable)",
     )
     group.add_argument(
-        "--sidecar", metavar="NAME=SIDE", action="append", default=[], help="take a sidecar from base, tuned or target"
+        "--sidecar",
+        metavar="NAME=SIDE",
+        action="append",
+        default=[],
+        help="take a sidecar from base, tuned or target (repeatable)",
     )
     group.add_argument(
         "--new-tokens",
@@ -425,6 +430,8 @@ def _dry_run(plan: Any, options: argparse.Namespace, running: Any) -> dict[str, 
 
 
 def _outcome(outcome: Any) -> dict[str, Any]:
+    from tuneport.checkpoint.behaviour import behaviour_in_words
+
     manifest, out = outcome.manifest, outcome.out
     words = f"{out}: already done" if outcome.already_done else f"{out}: done, {len(manifest['tensors'])} tensors"
     norms = manifest["measures"]
@@ -434,11 +441,14 @@ def _outcome(outcome: Any) -> dict[str, Any]:
             words += f", ‖target − base‖ = {norms['drift_norm']:.4g}"
         if norms["rounding"] is not None and norms["rounding"]["error"] is not None:
             words += f", rounding took {norms['rounding']['error']:.2g} of ‖Δ‖"
+    if "behaviour" in manifest:
+        words += f"; {behaviour_in_words(manifest['behaviour'])}"
     return {
         "out": str(out),
         "already_done": outcome.already_done,
         "operation": manifest["operation"],
         "formula": manifest["formula"],
+        **{name: manifest[name] for name in ("behaviour",) if name in manifest},
         "measures": norms,
         "warnings": list(outcome.warnings),
         "words": words,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from tuneport.checkpoint.behaviour import behaviour_in_words
 from tuneport.checkpoint.sidecars import Sidecars
 
 from .merging import OTHER_TEMPLATE, TEMPLATE, WORDS, content_of, json_of, merge, model, put
@@ -79,6 +80,69 @@ def test_a_template_whose_tokens_the_output_lacks_warns(tmp_path: Path) -> None:
     tuned = model([*WORDS, "<|im_end|>"], ["<|im_end|>"], **OTHER_IN_FILE)
     sidecars = merge(tmp_path, model(), tuned, model(), tokenizers=True)
     assert "'<|im_end|>'" in sidecars.warnings[0] and "--sidecar chat_template=" in sidecars.warnings[0]
+
+
+def test_a_template_that_both_versions_changed_is_the_tuned_models_with_a_warning(tmp_path: Path) -> None:
+    third = {"chat_template__jinja": "{{ messages }}"}
+    sidecars = merge(tmp_path, model(**IN_FILE), model(**OTHER_IN_FILE), model(**third))
+    assert templates_of(sidecars) == {"file": OTHER_TEMPLATE}
+    assert "--sidecar chat_template=tuned" in sidecars.warnings[0] and len(sidecars.warnings) == 1
+    for side, template in (("tuned", OTHER_TEMPLATE), ("target", "{{ messages }}")):
+        choice = {"chat_template": side}
+        sidecars = merge(tmp_path / side, model(**IN_FILE), model(**OTHER_IN_FILE), model(**third), sidecar=choice)
+        assert templates_of(sidecars) == {"file": template} and not sidecars.warnings
+    assert not merge(tmp_path / "2", model(**IN_FILE), model(**OTHER_IN_FILE), model(**IN_FILE)).warnings
+
+
+def test_words_of_a_template_that_become_control_tokens_are_told(tmp_path: Path) -> None:
+    words = {"chat_template__jinja": "{% for m in messages %}[INST] {{ m.content }}</s>{% endfor %}"}
+    target = model([*WORDS, "[INST]"], ["[INST]"])
+    sidecars = merge(tmp_path, model(), model(**words), target, tokenizers=True)
+    assert "'[INST]'" in sidecars.warnings[0] and "'</s>'" not in sidecars.warnings[0]
+    target |= words
+    sidecars = merge(tmp_path / "2", model(), model(), target, tokenizers=True)
+    assert not sidecars.warnings  # the target's template was written for the target's tokens
+    own = model([*WORDS, "[INST]"], ["[INST]"], **words)
+    assert not merge(tmp_path / "3", own, own, own, tokenizers=True).warnings
+
+
+def test_whose_template_and_which_end_token_the_output_has_is_recorded(tmp_path: Path) -> None:
+    generation = {"generation_config__json": {"eos_token_id": [2, 4]}}
+    sidecars = merge(tmp_path, model(), model(**IN_FILE, **generation), model(**IN_FILE))
+    ends = [{"id": 2, "token": "</s>"}, {"id": 4, "token": None}]
+    assert sidecars.noted["behaviour"] == {
+        "template": ["target", "tuned"],
+        "end_tokens": ends,
+        "tokenizer_end_token": "</s>",
+    }
+    assert (
+        behaviour_in_words(sidecars.noted["behaviour"])
+        == "chat template of the target and the tuned model; end token </s>, id 4"
+    )
+    sidecars = merge(tmp_path / "2", model(), model(**generation), model(["x", *WORDS]), tokenizers=True)
+    words = "no chat template; end token </s>, b"
+    assert behaviour_in_words(sidecars.noted["behaviour"]) == words
+    other = model(tokenizer_config__json={"eos_token": "b"}, special_tokens_map__json=None)
+    assert "(the tokenizer's is b)" in behaviour_in_words(merge(tmp_path / "3", other, other, other).noted["behaviour"])
+
+
+def test_an_end_token_that_both_versions_changed_is_the_tuned_models_with_one_warning(tmp_path: Path) -> None:
+    def ending(id: int) -> dict[str, Any]:
+        return model(
+            config__json={"eos_token_id": id},
+            generation_config__json={"eos_token_id": id},
+            tokenizer_config__json={"eos_token": WORDS[id]},
+            special_tokens_map__json={"eos_token": WORDS[id]},
+        )
+
+    sidecars = merge(tmp_path, ending(2), ending(3), ending(4))
+    assert json_of(sidecars, "generation_config.json")["eos_token_id"] == 3
+    assert len(sidecars.warnings) == 1 and "end token" in sidecars.warnings[0]
+    for side in ("tuned", "target"):
+        flags = [f"{word.split('=')[0]}={side}" for word in sidecars.warnings[0].split() if word.endswith("=tuned")]
+        assert len(flags) == 3
+        config = dict(flag.split("=") for flag in flags)
+        assert not merge(tmp_path / side, ending(2), ending(3), ending(4), config=config).warnings
 
 
 def test_a_folder_of_more_templates_is_told_and_left(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_three_equal_models_give_the_targets_files_byte_for_byte(tmp_path: Path)
     sidecars = merge(tmp_path, files, files, files)
     assert set(sidecars.files) == set(files)
     assert all(content == tmp_path / "target" / name for name, content in sidecars.files.items())
-    assert sidecars == Sidecars(sidecars.files, (), (), (), ())
+    assert sidecars == Sidecars(sidecars.files, (), (), (), (), sidecars.noted)
 
 
 def test_the_outputs_files_load_in_transformers(tmp_path: Path) -> None:
@@ -178,13 +178,13 @@ def test_every_unreadable_file_is_told_at_once(tmp_path: Path) -> None:
 
 def test_choices_that_cannot_be_meant_are_refused_with_the_known_ones(tmp_path: Path) -> None:
     config = {"rope_tetha": "tuned", "generation.topp": "tuned", "eos_token_id": "mine", "vocab_size": "base"}
-    sidecars = merge(tmp_path, model(), model(), model(), config=config, sidecar={"tokenizer.json": "tuned"})
+    sidecars = merge(tmp_path, model(), model(), model(), config=config, sidecar={"vocab.json": "tuned"})
     assert len(sidecars.refusals) == 5
     text = "\n".join(sidecars.refusals)
     assert "--config rope_tetha: there is no such field here" in text and "rope_theta" in text
     assert "generation.top_p" in text
     assert "--config eos_token_id=mine: a side is base, tuned or target" in text
-    assert "--sidecar tokenizer.json: there is no such choice here. Known are chat_template," in text
+    assert "--sidecar vocab.json: there is no such choice here. Known are chat_template," in text
 
 
 ODD = st.recursive(

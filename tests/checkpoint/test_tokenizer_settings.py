@@ -87,6 +87,48 @@ def test_settings_are_merged_by_field_and_the_class_is_never_copied(tmp_path: Pa
     assert output == {**model()["tokenizer_config.json"], "padding_side": "left", "model_max_length": 2048}
 
 
+def test_settings_of_another_tokenizer_class_stay_behind_unless_somebody_chose_them(tmp_path: Path) -> None:
+    of_llama = {"tokenizer_class": "LlamaTokenizerFast", "legacy": False, "padding_side": "left"}
+    parents = model(), model(tokenizer_config__json=of_llama), model()
+    sidecars = merge(tmp_path, *parents)
+    output = json_of(sidecars, "tokenizer_config.json")
+    assert "legacy" not in output and output["padding_side"] == "left"
+    assert decided(sidecars, "tokenizer_config.legacy") == "target"
+    chosen = merge(tmp_path / "2", *parents, config={"tokenizer.legacy": "tuned"})
+    assert json_of(chosen, "tokenizer_config.json")["legacy"] is False
+    slow = model(tokenizer_config__json={"tokenizer_class": "LlamaTokenizer", "legacy": True})
+    same_class = merge(tmp_path / "3", slow, model(tokenizer_config__json=of_llama), slow)
+    assert json_of(same_class, "tokenizer_config.json")["legacy"] is False
+
+
+def test_an_explicit_null_is_said_and_silence_is_not(tmp_path: Path) -> None:
+    padded = model(tokenizer_config__json={"pad_token": "a"}, special_tokens_map__json={"pad_token": "a"})
+    taken = model(tokenizer_config__json={"pad_token": None})
+    sidecars = merge(tmp_path, padded, taken, padded)
+    assert json_of(sidecars, "tokenizer_config.json")["pad_token"] is None
+    assert "pad_token" not in json_of(sidecars, "special_tokens_map.json")
+    assert decided(sidecars, "tokenizer_config.pad_token") == "tuned" and not sidecars.warnings
+    assert isinstance(merge(tmp_path / "2", padded, model(), padded).files["tokenizer_config.json"], Path)
+    nothing = merge(tmp_path / "3", model(), taken, model())
+    assert isinstance(nothing.files["tokenizer_config.json"], Path)
+    endless = model(tokenizer_config__json={"eos_token": None}, special_tokens_map__json=None)
+    sidecars = merge(tmp_path / "4", model(), endless, model())
+    assert "generates without end" in sidecars.warnings[0]
+    assert json_of(sidecars, "tokenizer_config.json")["eos_token"] is None
+
+
+def test_roles_of_a_models_own_are_one_in_the_spellings_of_both_versions(tmp_path: Path) -> None:
+    top = model(tokenizer_config__json={"image_token": "a"})
+    old = model(tokenizer_config__json={"extra_special_tokens": {"image_token": "a"}})
+    new = model(tokenizer_config__json={"model_specific_special_tokens": {"image_token": "a"}})
+    for place, (base, tuned) in enumerate(((top, new), (old, new), (old, top))):
+        sidecars = merge(tmp_path / str(place), base, tuned, base)
+        assert isinstance(sidecars.files["tokenizer_config.json"], Path), sidecars.decisions
+    changed = model(tokenizer_config__json={"model_specific_special_tokens": {"image_token": "b"}})
+    output = json_of(merge(tmp_path / "changed", old, changed, old), "tokenizer_config.json")
+    assert output["extra_special_tokens"] == {"image_token": "b"} and "model_specific_special_tokens" not in output
+
+
 def test_no_limit_of_length_is_spelled_in_more_than_one_way(tmp_path: Path) -> None:
     tuned = model(tokenizer_config__json={"model_max_length": 1e30})
     assert isinstance(merge(tmp_path, model(), tuned, model()).files["tokenizer_config.json"], Path)

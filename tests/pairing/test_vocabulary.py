@@ -22,6 +22,7 @@ from tuneport.pairing.vocabulary import (
     NewTokens,
     RowMap,
     VocabularyMatch,
+    is_placeholder,
     match_vocabulary,
     read_vocabularies,
 )
@@ -185,6 +186,34 @@ def test_reserved_placeholders_are_paired_by_string_and_listed(tmp_path: Path) -
     assert len(found.lost) == 3 and all(token in found.lost for token in old[-3:])
     assert found.placeholders == tuple(token for id, token in enumerate(old) if place.get(token, id) != id)
     assert len(found.placeholders) > 200 and not found.renamed and not found.added
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "<|reserved_special_token_7|>",
+        "<reserved_106>",
+        "<unused0>",
+        "[unused1]",
+        "[control_8]",
+        "<SPECIAL_20>",
+        "<extra_id_0>",
+        "<|extra_0|>",
+        "<|dummy_85|>",
+        "<|placeholder1|>",
+        ">>UNUSED_261<<",
+        "<｜place▁holder▁no▁0｜>",
+    ],
+)
+def test_slots_that_makers_hold_free_are_placeholders(token: str) -> None:
+    assert is_placeholder(token)
+
+
+@pytest.mark.parametrize(
+    "token", ["▁reserved", "Ġunused", "placeholder", "_unused_", "<reserve", "special_1", "<|user|>"]
+)
+def test_words_of_the_vocabulary_are_no_placeholders(token: str) -> None:
+    assert not is_placeholder(token)
 
 
 def test_chat_tokens_on_reserved_slots_are_renames_in_place(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ beats the others, or tokenizer_config.json, or the older chat_template.json. The
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.folder import SidecarFolder
-from tuneport.checkpoint.merge3 import Findings, Side, Three, Verdict, in_short, render, three_way
+from tuneport.checkpoint.merge3 import SIDES, Findings, Side, Three, Verdict, in_short, render, three_way
+from tuneport.checkpoint.template_text import tokens_written
 from tuneport.checkpoint.token_names import TokenNames
 from tuneport.errors import CheckpointError
 
@@ -32,10 +33,14 @@ class Template:
 
 @dataclass(frozen=True)
 class PlacedTemplate:
-    """The output's template: as a file of its own, or as the value in tokenizer_config.json, or nowhere."""
+    """The output's template: as a file of its own, or as the value in tokenizer_config.json, or nowhere.
+
+    ``sides`` are the models that have this template, the one it was taken from first.
+    """
 
     files: Mapping[str, bytes | Path]
     in_config: Any = None
+    sides: tuple[Side, ...] = ()
 
 
 def read_template(folder: SidecarFolder, tokenizer_config: Mapping[str, Any]) -> Template | None:
@@ -72,13 +77,38 @@ def merge_template(
         findings.differ(SUBJECT, Three(*map(_brief, templates)), _brief(template))
     if template is None:
         return PlacedTemplate({})
-    for token in names.mentioned_but_missing("\n".join(template.texts.values())):
+    if verdict.contested:
         findings.warnings.append(
-            f"The chat template (of the {verdict.side} model) writes {token!r}, which the output's tokenizer does "
+            "The fine-tuning and the new version both changed the chat template; the output has the tuned model's. "
+            "--sidecar chat_template=tuned confirms it, =target takes the target's."
+        )
+    _check_tokens(template, verdict.side, names, findings)
+    placed = _place(template, verdict.side, folders, templates.target, into_config, findings)
+    alike = [side for side in SIDES if texts.of(side) == texts.of(verdict.side)]
+    return replace(placed, sides=(verdict.side, *(side for side in alike if side != verdict.side)))
+
+
+def _check_tokens(template: Template, side: Side, names: TokenNames, findings: Findings) -> None:
+    """Words of the template that the output's tokenizer reads in another way than the template's own."""
+    for token in _written(template, names.lost(), names):
+        findings.warnings.append(
+            f"The chat template (of the {side} model) writes {token!r}, which the output's tokenizer does "
             "not have as a token; it would be read as plain text. "
             "Decide with --sidecar chat_template=base|tuned|target."
         )
-    return _place(template, verdict.side, folders, templates.target, into_config, findings)
+    unknown = _written(template, names.unknown_to(side), names)
+    if unknown:
+        findings.warnings.append(
+            f"The chat template (of the {side} model) writes {', '.join(map(repr, unknown))} as text. The output's "
+            f"tokenizer reads each as one added token, which the {side} model's tokenizer does not have: the model "
+            "gets a token that it was not tuned with. Compare the answers with and without this template, or decide "
+            "with --sidecar chat_template=base|tuned|target."
+        )
+
+
+def _written(template: Template, tokens: list[str], names: TokenNames) -> list[str]:
+    others = names.added() if tokens else ()
+    return sorted({token for text in template.texts.values() for token in tokens_written(text, tokens, others)})
 
 
 def _verdict(templates: Three, choice: str | None, findings: Findings) -> Verdict:

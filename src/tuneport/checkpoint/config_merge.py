@@ -112,6 +112,8 @@ def _merge_field(
     if not any(name in field.keys for field in fields):
         return  # follows from other fields, which are merged themselves
     verdict = _verdict(name, compared, choice, fields)
+    if verdict.contested and name == "eos_token_id":
+        findings.contested_ends[prefix + called] = compared
     subject = f"config.{prefix}{called}"
     if verdict.conflict:
         findings.refusals.append(conflict(f"config.json `{prefix}{called}`", shown, prefix + called))

@@ -52,6 +52,8 @@ def merge_generation(
         if same(compared.base, compared.tuned) and same(compared.tuned, compared.target):
             continue
         verdict = three_way(compared, manner=True, choice=choice)
+        if verdict.contested and name == "eos_token_id":
+            findings.contested_ends[f"generation.{name}"] = compared
         value = shown.target
         if verdict.side != "target":
             source = settings.of(verdict.side).get(name)

@@ -49,12 +49,16 @@ class Difference:
 
 @dataclass
 class Findings:
-    """What a merge has to say, gathered while it runs, so that every fault is told at once."""
+    """What a merge has to say, gathered while it runs, so that every fault is told at once.
+
+    ``contested_ends`` holds the end token of the three where both sides changed it, by what ``--config`` calls it.
+    """
 
     decisions: list[Decision] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    contested_ends: dict[str, Three] = field(default_factory=dict)
 
     def decided(self, subject: str, choice: str, reason: str) -> None:
         """Note one decision."""

@@ -15,7 +15,7 @@ from tuneport.checkpoint.config import checked
 from tuneport.checkpoint.config_merge import choosable_fields
 from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.merge3 import SIDES, Three
-from tuneport.checkpoint.tokenizer_settings import TokenizerFiles
+from tuneport.checkpoint.tokenizer_files import TokenizerFiles
 from tuneport.errors import CheckpointError, listing
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"

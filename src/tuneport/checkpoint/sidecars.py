@@ -7,12 +7,15 @@ not on the list of files that may travel, and every reason to stop at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import functools
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint import generation, tokenizer_settings
+from tuneport.checkpoint.behaviour import behaviour
 from tuneport.checkpoint.bystanders import copy_code, licences_of, merge_licences, tell_left_behind
 from tuneport.checkpoint.chat_template import NAMES, SUBJECT, merge_template
 from tuneport.checkpoint.config import DTYPE
@@ -21,7 +24,17 @@ from tuneport.checkpoint.dtypes import DTYPES, FLOAT_SPELLINGS
 from tuneport.checkpoint.embedding_modules import NAMES as EMBEDDING_FILES
 from tuneport.checkpoint.embedding_modules import merge_embedding
 from tuneport.checkpoint.folder import PROCESSOR_FILES, TOKENIZER_FILES, SidecarFolder
-from tuneport.checkpoint.merge3 import SIDES, Decision, Difference, Findings, Three, choices_under, render
+from tuneport.checkpoint.merge3 import (
+    SIDES,
+    Decision,
+    Difference,
+    Findings,
+    Three,
+    choices_under,
+    in_short,
+    render,
+    same,
+)
 from tuneport.checkpoint.processors import merge_processors
 from tuneport.checkpoint.sidecar_files import (
     CONFIG,
@@ -33,8 +46,11 @@ from tuneport.checkpoint.sidecar_files import (
 )
 from tuneport.checkpoint.token_changes import TokenChanges, edit_added_tokens_decoder
 from tuneport.checkpoint.token_names import TokenNames
-from tuneport.checkpoint.tokenizer import Tokenizer
+from tuneport.checkpoint.tokenizer import Tokenizer, added_tokens_by_id
+from tuneport.checkpoint.tokenizer_check import NAMES as CHECKED
+from tuneport.checkpoint.tokenizer_check import tokenizer_faults
 from tuneport.checkpoint.tokenizer_edit import edit_tokenizer, stale_files
+from tuneport.checkpoint.tokenizer_merge import PREFIX, TOKENIZER, choosable, merge_tokenizer
 
 __all__ = ["Decision", "Difference", "Sidecars", "merge_sidecars"]
 
@@ -43,13 +59,18 @@ Files = dict[str, bytes | Path]
 
 @dataclass(frozen=True)
 class Sidecars:
-    """What stands beside the output's weights, and why."""
+    """What stands beside the output's weights, and why.
+
+    ``noted`` are fields of the manifest: ``behaviour`` (whose template, which end tokens), and ``tokenizer_faults`` that the
+    target has itself, if any.
+    """
 
     files: Mapping[str, bytes | Path]
     decisions: tuple[Decision, ...]
     differences: tuple[Difference, ...]
     refusals: tuple[str, ...]
     warnings: tuple[str, ...]
+    noted: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,6 +82,7 @@ class _Merge:
     config_sides: Mapping[str, str]
     file_sides: Mapping[str, str]
     changes: TokenChanges
+    tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None
     names: TokenNames
     findings: Findings
 
@@ -97,24 +119,60 @@ def merge_sidecars(
         {name: side for name, side in config_choices.items() if side in SIDES},
         {SUBJECT if name in NAMES else name: side for name, side in sidecar_choices.items() if side in SIDES},
         changes,
+        tokenizers,
         TokenNames(tokenizers, changes, common, left_out),
         findings,
     )
     files: Files = {}
     files |= _config(task, None if dtype is None else DTYPES[FLOAT_SPELLINGS.get(dtype, dtype)].torch, vocab_rows)
     files |= _generation(task)
-    files |= _tokenizer(task)
+    tokenizer, template, plain = _tokenizer(task)
+    files |= tokenizer
     files |= merge_processors(folders, task.file_sides, findings)
     files |= merge_embedding(folders, task.file_sides, tokenizers is not None, findings)
     files |= merge_licences(folders, task.file_sides, findings)
     files |= copy_code(target, findings)
     tell_left_behind(folders, findings)
+    _tell_contested_ends(findings)
+    noted = {"behaviour": _behaviour(task, files, template), **_check_tokenizer(task, files, plain)}
     return Sidecars(
         dict(sorted(files.items())),
         tuple(findings.decisions),
         tuple(findings.differences),
         tuple(findings.refusals),
         tuple(findings.warnings),
+        noted,
+    )
+
+
+def _tell_contested_ends(findings: Findings) -> None:
+    if not findings.contested_ends:
+        return
+    told = "; ".join(
+        f"{name}: {', '.join(f'{side} {in_short(value)}' for side, value in zip(SIDES, shown, strict=True))}"
+        for name, shown in findings.contested_ends.items()
+    )
+    flags = " ".join(f"--config {name}=tuned" for name in findings.contested_ends)
+    findings.warnings.append(
+        f"The fine-tuning and the new version both changed the end token; the output has the tuned model's ({told}). "
+        f"{flags} confirms it, =target takes the target's."
+    )
+
+
+def _behaviour(task: _Merge, files: Mapping[str, bytes | Path], template: Sequence[str]) -> dict[str, Any]:
+    def read(name: str) -> dict[str, Any] | None:
+        content = files.get(name)
+        if content is None:
+            return None
+        return dict(json.loads(content if isinstance(content, bytes) else content.read_bytes()))
+
+    listed = functools.cache(lambda: {} if task.tokenizers is not None else added_tokens_by_id(task.folders.target))
+    return behaviour(
+        template,
+        read(CONFIG) or {},
+        read(GENERATION_CONFIG),
+        {**(read(SPECIAL_TOKENS) or {}), **(read(TOKENIZER_CONFIG) or {})},
+        lambda id: task.names.output_token(id) or listed().get(id),
     )
 
 
@@ -146,36 +204,61 @@ def _generation(task: _Merge) -> Files:
     return {GENERATION_CONFIG: _file(task, GENERATION_CONFIG, generations.target, output)}
 
 
-def _tokenizer(task: _Merge) -> Files:
+def _tokenizer(task: _Merge) -> tuple[Files, tuple[str, ...], set[str]]:
+    """The tokenizer's files, the models that have the output's template, and added tokens that must stay plain."""
     target: SidecarFolder = task.folders.target
     templates, tokenizers = task.read.templates, task.read.tokenizers
     if templates.target is None and not any(target.has(name) for name in (*TOKENIZER_FILES, TOKENIZER_CONFIG)):
         if any(template is not None for template in templates):
             task.findings.decided(SUBJECT, "left behind", "the target has no tokenizer")
-        return {}
+        return {}, (), set()
     files: Files = {name: target.path / name for name in TOKENIZER_FILES if target.has(name)}
-    if task.changes:
-        files |= edit_tokenizer(target, task.changes, task.folders.tuned)
-        for name in stale_files(target, task.changes):
-            del files[name]
-            task.findings.decided(name, "left behind", "it cannot be edited, and lacks the tokens of tokenizer.json")
+    asked = choices_under(PREFIX, task.config_sides)
+    json_sides = _sides(task, TOKENIZER, choosable(task.folders), asked) if TOKENIZER in task.file_sides else asked
+    merged = merge_tokenizer(
+        task.folders, tokenizers, task.tokenizers, json_sides, task.changes, task.names, task.findings
+    )
+    known = None if task.tokenizers is None else task.tokenizers[2]
+    files |= edit_tokenizer(target, merged.changes, task.folders.tuned, merged.sections, known)
+    for name in stale_files(target, task.changes):
+        del files[name]
+        task.findings.decided(name, "left behind", "it cannot be edited, and lacks the tokens of tokenizer.json")
     special_tokens = tokenizer_settings.choosable_special_tokens(tokenizers)
     settings = tokenizer_settings.choosable_settings(tokenizers)
     sides = choices_under(tokenizer_settings.PREFIXES, task.config_sides)
     sides = _sides(task, SPECIAL_TOKENS, special_tokens, sides)
     sides = _sides(task, TOKENIZER_CONFIG, special_tokens | settings, sides)
-    config, special = tokenizer_settings.merge_tokenizer_settings(tokenizers, sides, task.names, task.findings)
+    config, special = tokenizer_settings.merge_tokenizer_settings(
+        tokenizers,
+        sides,
+        task.names,
+        task.findings,
+        flagged=merged.flagged,
+        post_processor=merged.post_processor,
+    )
     has_config = bool(config) or target.has(TOKENIZER_CONFIG)
     choice = task.file_sides.get(SUBJECT)
     placed = merge_template(task.folders, templates, choice, has_config, task.names, task.findings)
     files |= placed.files
     config.pop("chat_template", None) if placed.in_config is None else config.update(chat_template=placed.in_config)
-    config = edit_added_tokens_decoder(config, task.changes)
+    config = edit_added_tokens_decoder(config, merged.changes)
     if has_config:
         files[TOKENIZER_CONFIG] = _file(task, TOKENIZER_CONFIG, tokenizers.target.config, config)
     if special or target.has(SPECIAL_TOKENS):
         files[SPECIAL_TOKENS] = _file(task, SPECIAL_TOKENS, tokenizers.target.special, special)
-    return files
+    return files, placed.sides, merged.plain
+
+
+def _check_tokenizer(task: _Merge, files: Files, plain: set[str]) -> dict[str, Any]:
+    """What is wrong with the tokenizer is a reason to stop; what the target has itself is noted."""
+    faults = tokenizer_faults(files, plain)
+    if not faults:
+        return {}
+    target: SidecarFolder = task.folders.target
+    own = tokenizer_faults({name: target.path / name for name in CHECKED if target.has(name)})
+    task.findings.refusals += [fault.in_words() for fault in faults if fault not in own]
+    noted = [fault.record() for fault in faults if fault in own]
+    return {"tokenizer_faults": noted} if noted else {}
 
 
 def _sides(task: _Merge, file: str, fields: set[str], asked: Mapping[str, str]) -> dict[str, str]:
@@ -189,9 +272,8 @@ def _sides(task: _Merge, file: str, fields: set[str], asked: Mapping[str, str]) 
 
 def _file(task: _Merge, name: str, own: Mapping[str, Any] | None, output: Mapping[str, Any]) -> bytes | Path:
     """The target's own file where nothing in it changes, byte for byte; else the merged contents."""
-    text = render(output)
     path: Path = task.folders.target.path / name
-    return path if own is not None and text == render(own) else text
+    return path if own is not None and same(output, own) and list(output) == list(own) else render(output)
 
 
 def _unknown_choices(
@@ -204,6 +286,8 @@ def _unknown_choices(
         **dict.fromkeys(generation.PREFIXES, generation.choosable_settings(read.generations)),
         **dict.fromkeys(tokenizer_settings.PREFIXES, tokens),
     }
+    if any(name.startswith(PREFIX) for name in config_choices):
+        known[PREFIX[0]] = tokens | choosable(folders)
     refusals = []
     for name in config_choices:
         prefix = next(prefix for prefix in reversed(known) if name.startswith(prefix))
@@ -214,6 +298,7 @@ def _unknown_choices(
                 + (", and generation.FIELD and tokenizer.FIELD." if not prefix else ".")
             )
     files = {CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS, *NAMES, *PROCESSOR_FILES, *EMBEDDING_FILES}
+    files |= {TOKENIZER} if folders.target.has(TOKENIZER) else set()
     files |= {name for folder in folders for name in licences_of(folder)}
     for name in sorted(sidecar_choices.keys() - files):
         refusals.append(f"--sidecar {name}: there is no such choice here. Known are {', '.join(sorted(files))}.")

@@ -47,7 +47,12 @@ class TokenChanges:
 
     def __bool__(self) -> bool:
         """Whether there is any difference."""
-        return bool(self.renamed or self.added)
+        return bool(self.renamed or self.added or self.entries)
+
+    @property
+    def renamed_entries(self) -> dict[str, str]:
+        """New names by old ones, of added tokens: sections of a tokenizer.json may name these."""
+        return {old: new for old, new in self.renamed if new in self.entries}
 
 
 def edit_added_tokens_decoder(config: dict[str, Any], changes: TokenChanges) -> dict[str, Any]:
@@ -76,6 +81,22 @@ def edit_entries(entries: list[dict[str, Any]], changes: TokenChanges) -> list[d
         if token.entry:
             edited[token.token] = {"id": token.id, **_properties(token.token, token.entry)}
     return list(edited.values())
+
+
+def rename_everywhere(value: Any, names: Mapping[str, str]) -> Any:
+    """A section of a tokenizer.json whose strings, and labels of templates, are renamed; kinds of parts stay."""
+    if not names:
+        return value
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, list):
+        return [rename_everywhere(item, names) for item in value]
+    if isinstance(value, dict):
+        return {
+            names.get(key, key): item if key == "type" else rename_everywhere(item, names)
+            for key, item in value.items()
+        }
+    return value
 
 
 def rename_tokens(value: Any, changes: TokenChanges) -> Any:

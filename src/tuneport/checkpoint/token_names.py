@@ -52,6 +52,7 @@ class TokenNames:
         self.renamed = dict(changes.renamed)
         self._old_names = {new: old for old, new in changes.renamed}
         self._added = {token.token: token.id for token in changes.added}
+        self._listed = {token.token for token in changes.added if token.entry}
 
     def name(self, side: Side, token_id: int) -> Name:
         """The string of ``token_id`` in one model's tokenizer, or the id itself where it has none."""
@@ -66,13 +67,26 @@ class TokenNames:
         if self._tokenizers is None or side == "target" or token_id < self._common or token_id < 0:
             return token_id
         name = self.name(side, token_id)
-        if isinstance(name, int):
+        return None if isinstance(name, int) else self.id_of(name)
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token in the output; None where the output lacks it, or nothing was read."""
+        if token in self._added:
+            return self._added[token]
+        if self._tokenizers is None or token in self.renamed:
             return None
-        if name in self._added:
-            return self._added[name]
-        if name in self.renamed:
-            return None
-        return self._tokenizers[2].ids.get(self._old_names.get(name, name))
+        return self._tokenizers[2].ids.get(self._old_names.get(token, token))
+
+    def output_token(self, token_id: int) -> str | None:
+        """The string of an id of the output; None where nothing was read, or it has none."""
+        gained = {id: token for token, id in self._added.items()}
+        name = gained.get(token_id) or (None if self._tokenizers is None else self._tokenizers[2].token(token_id))
+        return name if name is None else self.renamed.get(name, name)
+
+    @property
+    def by_string(self) -> bool:
+        """Whether tokens are matched by string, all of them being known."""
+        return self._tokenizers is not None and not self._common
 
     def are_left_out(self, side: Side, value: Any) -> bool:
         """Whether all tokens of a field that the output lacks are left out because a person chose so."""
@@ -88,14 +102,30 @@ class TokenNames:
             # Of a tokenizer that is known in part, a token that nobody lists, or that lies in the common rows, is there.
             tuned, target = self._tokenizers[1:]
             return token in target.ids or (not target.whole and tuned.ids.get(token, 0) < self._common)
-        return token in self._tokenizers[2].ids and token not in self.renamed
+        return self.id_of(token) is not None
 
-    def mentioned_but_missing(self, text: str) -> list[str]:
-        """Added tokens of any of the three models that ``text`` mentions and the output lacks."""
+    def is_token_of(self, side: Side, token: str) -> bool:
+        """Whether one model's tokenizer is known to have ``token``."""
+        return self._tokenizers is not None and token in self._tokenizers[SIDES.index(side)].ids
+
+    def lost(self) -> list[str]:
+        """Added tokens of any of the three models that the output lacks."""
         if self._tokenizers is None:
             return []
         known = {token for tokenizer in self._tokenizers for token in tokenizer.added}
-        return sorted(token for token in known if token and token in text and not self.has(token))
+        return sorted(token for token in known if not self.has(token))
+
+    def unknown_to(self, side: Side) -> list[str]:
+        """Added tokens of the output that one model's tokenizer does not have at all."""
+        if self._tokenizers is None or not self._tokenizers[SIDES.index(side)].whole:
+            return []
+        return sorted(token for token in self.added() if not self.is_token_of(side, token))
+
+    def added(self) -> set[str]:
+        """Added tokens of the output, as far as tokenizers were read."""
+        if self._tokenizers is None:
+            return set()
+        return {self.renamed.get(token, token) for token in self._tokenizers[2].added} | self._listed
 
     def named(self, side: Side, field: str, value: Any) -> Any:
         """``value`` with ids replaced by strings, fit for comparing. A set of end tokens has no order."""

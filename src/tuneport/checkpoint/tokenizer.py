@@ -8,7 +8,7 @@ gives, nothing but the vocabulary is parsed, and a malformed file ends in one cl
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -17,7 +17,8 @@ from blake3 import blake3
 
 from tuneport.checkpoint.folder import TOKENIZER_FILES, SidecarFolder
 from tuneport.checkpoint.token_changes import ENTRY_DEFAULTS
-from tuneport.checkpoint.tokenizer_text import TokenizerText, locate_sections, parse_json
+from tuneport.checkpoint.tokenizer_sections import Sections, sections_of
+from tuneport.checkpoint.tokenizer_text import TokenizerText, first_members, locate_sections, parse_json
 from tuneport.errors import CheckpointError, PairingError
 
 # transformers adds the tokens it finds under these names, in this order, when the vocabulary lacks them.
@@ -33,12 +34,14 @@ class Tokenizer:
 
     ``ids`` by token string, added tokens included; ``added`` holds these with their entries, and ``beyond`` names
     those of them that stand outside the model's own vocabulary. Not ``whole``: there are others that could not be read.
+    ``sections`` is what tokenizer.json says beside its vocabulary; None where there is no such file.
     """
 
     ids: Mapping[str, int]
     added: Mapping[str, Mapping[str, Any]]
     beyond: frozenset[str] = frozenset()
     whole: bool = True
+    sections: Sections | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def size(self) -> int:
@@ -54,17 +57,24 @@ class Tokenizer:
         return self._tokens.get(id)
 
 
-def read_tokenizer(folder: SidecarFolder) -> Tokenizer:
-    """The vocabulary of a folder's tokenizer, read without torch.
+@dataclass(frozen=True)
+class Parsed:
+    """What was parsed of several tokenizer.json, by digest: what two of them share is parsed once."""
+
+    files: dict[str, tuple[dict[str, int], Sections]] = field(default_factory=dict)
+    vocabularies: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def read_tokenizer(folder: SidecarFolder, parsed: Parsed | None = None) -> Tokenizer:
+    """The vocabulary of a folder's tokenizer, read without torch; ``parsed`` is what was read of others before.
 
     `PairingError` for kinds that cannot be read so, `CheckpointError` for malformed files.
     """
     where = f"{folder.role} {folder.label}"
+    sections: Sections | None = None
     if folder.has("tokenizer.json"):
-        text = tokenizer_text(folder)
-        assert text is not None
-        ids = read_vocabulary(text)
-        entries = read_added_entries(text)
+        ids, sections = _read_json(folder, parsed or Parsed())
+        entries = list(sections.entries)
     elif is_readable(folder):
         ids = read_plain_vocabulary(folder)
         entries = []
@@ -81,8 +91,36 @@ def read_tokenizer(folder: SidecarFolder) -> Tokenizer:
     _check_ids(ids, f"{where}: the vocabulary")
     pieces = len(ids)
     added = assign_added(ids, entries, entries_elsewhere(folder))
-    _check_ids(ids, f"{where}: the vocabulary with its added tokens")
-    return Tokenizer(ids, added, frozenset(islice(ids, pieces, None)))
+    if len(ids) > pieces:
+        _check_ids(ids, f"{where}: the vocabulary with its added tokens")
+    return Tokenizer(ids, added, frozenset(islice(ids, pieces, None)), sections=sections)
+
+
+def added_tokens_by_id(folder: SidecarFolder) -> dict[int, str]:
+    """The added tokens that a folder's files list, by id; the vocabulary is not looked at."""
+    entries = [*_first_entries(folder), *entries_elsewhere(folder)]
+    return {entry["id"]: entry["content"] for entry in entries if "id" in entry}
+
+
+def read_sections(folder: SidecarFolder) -> Sections | None:
+    """What the folder's tokenizer.json says beside its vocabulary, which is not parsed; None where there is none."""
+    text = tokenizer_text(folder)
+    return None if text is None else sections_of(text, read_added_entries(text))
+
+
+def _read_json(folder: SidecarFolder, parsed: Parsed) -> tuple[dict[str, int], Sections]:
+    """The vocabulary of a tokenizer.json (a dict of one's own) and its sections."""
+    file = file_digest(folder, "tokenizer.json")
+    if file not in parsed.files:
+        text = tokenizer_text(folder)
+        assert text is not None
+        sections = sections_of(text, read_added_entries(text))
+        vocabulary = text.digest_of("vocab")
+        if vocabulary not in parsed.vocabularies:
+            parsed.vocabularies[vocabulary] = read_vocabulary(text)
+        parsed.files[file] = parsed.vocabularies[vocabulary], sections
+    ids, sections = parsed.files[file]
+    return dict(ids), sections
 
 
 def read_listed_tokens(folder: SidecarFolder) -> Tokenizer:
@@ -139,10 +177,13 @@ def is_readable(folder: SidecarFolder) -> bool:
     return "vocab.txt" in found and found <= {"vocab.txt", "added_tokens.json"}
 
 
-def tokenizer_text(folder: SidecarFolder) -> TokenizerText | None:
-    """The folder's tokenizer.json with its sections located, or None where there is none."""
+def tokenizer_text(folder: SidecarFolder, sections: Sections | None = None) -> TokenizerText | None:
+    """The folder's tokenizer.json with its sections located, or None where there is none; ``sections`` if known."""
     data = folder.read("tokenizer.json")
-    return None if data is None else locate_sections(data, f"{folder.role} {folder.label}: tokenizer.json")
+    if data is None:
+        return None
+    layout = None if sections is None else sections.layout
+    return locate_sections(data, f"{folder.role} {folder.label}: tokenizer.json", layout)
 
 
 def read_vocabulary(text: TokenizerText) -> dict[str, int]:
@@ -213,14 +254,7 @@ def entries_elsewhere(folder: SidecarFolder) -> list[dict[str, Any]]:
     config = folder.json("tokenizer_config.json") or {}
     entries: list[dict[str, Any]] = []
     if "added_tokens_decoder" in config:
-        decoder = config["added_tokens_decoder"]
-        listed = f"{where}: added_tokens_decoder in tokenizer_config.json"
-        if not isinstance(decoder, dict) or not all(isinstance(entry, dict) for entry in decoder.values()):
-            raise CheckpointError(f"{listed} is no object of tokens with their properties. Download it again.")
-        if not all(id.isascii() and id.isdigit() and len(id) < 12 for id in decoder):
-            raise CheckpointError(f"{listed} has a key that is no id. Download it again.")
-        entries = [{**entry, "id": int(id)} for id, entry in decoder.items()]
-        check_entries(entries, listed)
+        entries = decoder_entries(config, where)
     else:
         config = {**config, **(folder.json("special_tokens_map.json") or {})}
         special = {entry["content"] for entry in _named_entries(config)}
@@ -230,6 +264,17 @@ def entries_elsewhere(folder: SidecarFolder) -> list[dict[str, Any]]:
         check_entries(entries, f"{where}: added_tokens.json")
     entries.sort(key=lambda entry: int(entry["id"]))
     return entries + list(_named_entries(config))
+
+
+def decoder_entries(config: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """The ``added_tokens_decoder`` of a tokenizer_config.json, as a list of tokens with their ids."""
+    decoder = config.get("added_tokens_decoder", {})
+    listed = f"{where}: added_tokens_decoder in tokenizer_config.json"
+    if not isinstance(decoder, dict) or not all(isinstance(entry, dict) for entry in decoder.values()):
+        raise CheckpointError(f"{listed} is no object of tokens with their properties. Download it again.")
+    if not all(id.isascii() and id.isdigit() and len(id) < 12 for id in decoder):
+        raise CheckpointError(f"{listed} has a key that is no id. Download it again.")
+    return check_entries([{**entry, "id": int(id)} for id, entry in decoder.items()], listed)
 
 
 def _named_entries(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -254,7 +299,7 @@ def _is_scored_piece(pair: Any) -> bool:
 
 def _file_digests(folder: SidecarFolder) -> dict[str, str]:
     names = ("tokenizer.json",) if folder.has("tokenizer.json") else TOKENIZER_FILES
-    return {name: _file_digest(folder, name) for name in names if folder.has(name)}
+    return {name: file_digest(folder, name) for name in names if folder.has(name)}
 
 
 def _said(entries: Iterable[Mapping[str, Any]]) -> bytes:
@@ -263,13 +308,21 @@ def _said(entries: Iterable[Mapping[str, Any]]) -> bytes:
 
 def _added_contents(folder: SidecarFolder) -> set[str]:
     try:
-        text = tokenizer_text(folder)
-        return set() if text is None else {entry["content"] for entry in read_added_entries(text)}
+        return {entry["content"] for entry in _first_entries(folder)}
     except CheckpointError:
         return set()  # whoever reads this tokenizer will say so; identical ones are never read
 
 
-def _file_digest(folder: SidecarFolder, name: str) -> str:
+def _first_entries(folder: SidecarFolder) -> list[dict[str, Any]]:
+    """The added tokens of a tokenizer.json, which stand before its vocabulary as a rule."""
+    where = f"{folder.role} {folder.label}: tokenizer.json"
+    data = folder.read("tokenizer.json")
+    members = {} if data is None else first_members(data, where, "added_tokens")
+    return check_entries(members.get("added_tokens") or [], f"{where}: added_tokens")
+
+
+def file_digest(folder: SidecarFolder, name: str) -> str:
+    """BLAKE3 of one sidecar that is here."""
     digest = blake3()
     try:
         with folder.place(name).open("rb") as file:

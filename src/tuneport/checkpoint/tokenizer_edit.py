@@ -1,4 +1,4 @@
-"""The output's tokenizer files: the target's, with tokens renamed in place and added at the end.
+"""The output's tokenizer files: the target's, with tokens renamed in place and added, and with merged sections.
 
 In come the target's files, the changes, and the tuned model's files (for the merges and scores of added pieces);
 out come the files that differ, by name. The promise: every token of the target keeps its id and its meaning, each
@@ -10,23 +10,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from tuneport.checkpoint.folder import SidecarFolder
-from tuneport.checkpoint.token_changes import TokenChanges, edit_entries
+from tuneport.checkpoint.token_changes import TokenChanges, edit_entries, rename_everywhere
 from tuneport.checkpoint.tokenizer import (
+    Tokenizer,
     assign_added,
-    entries_elsewhere,
     read_added_entries,
     read_plain_vocabulary,
+    read_tokenizer,
     read_vocabulary,
     tokenizer_text,
 )
+from tuneport.checkpoint.tokenizer_sections import MEMBERS, OPTION
 from tuneport.checkpoint.tokenizer_text import Span, TokenizerText, indentation, locate_sections, render
 from tuneport.errors import SidecarError
 
-# Sections of a tokenizer.json that may name a special token by its string.
-_NAMING_SECTIONS = ("padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
 # What other readers take instead of tokenizer.json (sentencepiece, mistral-common, tiktoken); they stay unedited.
 _NATIVE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json", "qwen.tiktoken")
 
@@ -41,37 +42,49 @@ class _Pieces:
     scores: Mapping[str, float]
 
 
-def edit_tokenizer(target: SidecarFolder, changes: TokenChanges, tuned: SidecarFolder) -> dict[str, bytes]:
+def edit_tokenizer(
+    target: SidecarFolder,
+    changes: TokenChanges,
+    tuned: SidecarFolder,
+    sections: Mapping[str, Any] | None = None,
+    known: Tokenizer | None = None,
+) -> dict[str, bytes]:
     """The target's tokenizer files that change, by name; the pieces' merges and scores come from ``tuned``.
 
-    tokenizer_config.json and special_tokens_map.json are not among them (`edit_added_tokens_decoder`,
-    `token_changes.rename_tokens`).
+    ``sections`` are those of tokenizer.json that are not the target's, by their names in `Sections`; ``known`` is the
+    target's tokenizer, if it was read. Not among the files are tokenizer_config.json and special_tokens_map.json
+    (`edit_added_tokens_decoder`, `token_changes.rename_tokens`).
     """
-    if not changes:
+    if not changes and not sections:
         return {}
+    text = tokenizer_text(target, None if known is None else known.sections)
+    files: dict[str, bytes] = {}
+    if changes.renamed or changes.added or (changes.entries and text is not None):
+        text, files = _edit_tokens(text, target, changes, tuned, known or read_tokenizer(target))
+    if text is not None:
+        files["tokenizer.json"] = _put_sections(text, sections or {}).data
+    return {name: content for name, content in files.items() if content != target.read(name)}
+
+
+def _edit_tokens(
+    text: TokenizerText | None, target: SidecarFolder, changes: TokenChanges, tuned: SidecarFolder, known: Tokenizer
+) -> tuple[TokenizerText | None, dict[str, bytes]]:
+    """tokenizer.json, if there is one, and the older files, with tokens renamed and added."""
     names = dict(changes.renamed)
-    text = tokenizer_text(target)
-    vocabulary = read_plain_vocabulary(target) if text is None else read_vocabulary(text)
-    before = dict(vocabulary)
-    added = assign_added(before, read_added_entries(text) if text else [], entries_elsewhere(target))
-    wanted = {names.get(token, token): id for token, id in before.items()}
+    vocabulary = dict(islice(known.ids.items(), len(known.ids) - len(known.beyond)))
+    wanted = {names.get(token, token): id for token, id in known.ids.items()}
     wanted |= {token.token: token.id for token in changes.added}
     own = {token.token: token.id for token in changes.added if not token.entry}
-    listed = edit_entries(list(added.values()), changes)
+    listed = edit_entries([dict(entry) for entry in known.added.values()], changes)
     merges, scores = _tuned_pieces(tuned, text, set(own), set(wanted)) if own else ((), {})
     pieces = _Pieces(names, _inserts(vocabulary, names, own, listed, wanted), merges, scores)
-
-    files: dict[str, bytes] = {}
-    if text is not None:
-        files["tokenizer.json"] = _edit_tokenizer_json(text, changes, pieces, wanted)
-    files |= _edit_plain_vocabulary(target, pieces)
-    files |= _edit_added_tokens_json(target, changes, needed=text is None)
-    return {name: content for name, content in files.items() if content != target.read(name)}
+    files = _edit_plain_vocabulary(target, pieces) | _edit_added_tokens_json(target, changes, needed=text is None)
+    return None if text is None else _edit_tokenizer_json(text, changes, pieces, wanted, vocabulary), files
 
 
 def stale_files(target: SidecarFolder, changes: TokenChanges) -> list[str]:
     """The target's tokenizer files that cannot be edited and would contradict the output's: to be left behind."""
-    return [name for name in _NATIVE_FILES if changes and target.has(name)]
+    return [name for name in _NATIVE_FILES if (changes.renamed or changes.added) and target.has(name)]
 
 
 def can_rename(target: SidecarFolder, tokens: set[str]) -> set[str]:
@@ -109,19 +122,22 @@ def _inserts(
 
 
 def _edit_tokenizer_json(
-    text: TokenizerText, changes: TokenChanges, pieces: _Pieces, wanted: Mapping[str, int]
-) -> bytes:
-    if "added_tokens" not in text.members:
-        text = locate_sections(text.data.replace(b"{", b'{"added_tokens": [], ', 1), text.where)
+    text: TokenizerText,
+    changes: TokenChanges,
+    pieces: _Pieces,
+    wanted: Mapping[str, int],
+    vocabulary: Mapping[str, int],
+) -> TokenizerText:
+    text = _spelling_out(text, ["added_tokens"])
     entries = edit_entries(read_added_entries(text), changes)
-    entries.sort(key=lambda entry: wanted[entry["content"]])
+    if changes.added or changes.renamed:
+        entries.sort(key=lambda entry: wanted[entry["content"]])
     splices: dict[Span, tuple[Any, int]] = {text.members["added_tokens"]: (entries, 1)}
-    result = _splice(text, _sections(text, pieces, set(changes.entries), splices))
-    result = _append_merges(text.where, result, pieces.merges)
+    splices = _sections(text, pieces, changes.renamed_entries, splices)
+    result = _append_merges(_splice(text, splices), pieces.merges)
 
-    proof = locate_sections(result, f"{text.where} as edited")
-    ids = read_vocabulary(proof)
-    assign_added(ids, read_added_entries(proof))
+    ids = read_vocabulary(result) if text.model["vocab"] in splices else dict(vocabulary)
+    assign_added(ids, read_added_entries(result))
     wrong = [token for token, id in ids.items() if wanted.get(token) != id]
     wrong += [token.token for token in changes.added if token.token not in ids]
     if wrong:
@@ -135,19 +151,20 @@ def _edit_tokenizer_json(
 def _sections(
     text: TokenizerText,
     pieces: _Pieces,
-    special: set[str],
+    names: Mapping[str, str],
     splices: dict[Span, tuple[Any, int]],
 ) -> dict[Span, tuple[Any, int]]:
     """The sections that change, each with its new value and the depth at which it stands."""
-    names = {old: new for old, new in pieces.names.items() if new in special}
-    for section in _NAMING_SECTIONS if names else ():
+    for section in MEMBERS if names else ():
         value = text.member(section)
-        renamed = _rename_everywhere(value, names)
+        renamed = rename_everywhere(value, names)
         if renamed != value:
             splices[text.members[section]] = (renamed, 1)
     unknown = text.model_member("unk_token")
     if unknown in pieces.names:
         splices[text.model["unk_token"]] = (pieces.names[unknown], 2)
+    if not pieces.names and not pieces.ids:
+        return splices
     vocab = text.model_member("vocab")
     if isinstance(vocab, list):
         edited: Any = [[pieces.names.get(piece, piece), score] for piece, score in vocab]
@@ -165,24 +182,63 @@ def _edit_vocabulary(vocab: Mapping[str, int], pieces: _Pieces) -> dict[str, int
     return renamed | dict(sorted(pieces.ids.items(), key=lambda item: item[1]))
 
 
-def _splice(text: TokenizerText, splices: Mapping[Span, tuple[Any, int]]) -> bytes:
+def _put_sections(text: TokenizerText, sections: Mapping[str, Any]) -> TokenizerText:
+    text = _spelling_out(text, [name for name, value in sections.items() if value is not None])
+    splices: dict[Span, tuple[Any, int]] = {}
+    for name, value in sections.items():
+        members, level = (text.model, 2) if name.startswith(OPTION) else (text.members, 1)
+        span = members.get(name.removeprefix(OPTION))
+        if span is not None:
+            splices[span] = (value, level)
+    return _splice(text, splices)
+
+
+def _spelling_out(text: TokenizerText, names: list[str]) -> TokenizerText:
+    """The same document with every one of these members in it, null where it had none."""
+    options = [name.removeprefix(OPTION) for name in names if name.startswith(OPTION)]
+    lacking = [name for name in names if not name.startswith(OPTION) and name not in text.members]
+    lacking_options = [name for name in options if name not in text.model]
+    if not lacking and not lacking_options:
+        return text
+    data, model = text.data, text.members["model"].start + 1
+    start = data.index(b"{") + 1
+    data = data[:start] + _nulls(lacking) + data[start:model] + _nulls(lacking_options) + data[model:]
+    return locate_sections(data, text.where)
+
+
+def _nulls(names: list[str]) -> bytes:
+    return "".join(f"{json.dumps(name)}: null, " for name in names).encode()
+
+
+def _splice(text: TokenizerText, splices: Mapping[Span, tuple[Any, int]]) -> TokenizerText:
+    """The document with other values at some spans, each at a depth; what stands elsewhere moves along."""
     indent = indentation(text.data)
+    return _replace(text, {span: render(value, indent, level, text.data) for span, (value, level) in splices.items()})
+
+
+def _replace(text: TokenizerText, contents: Mapping[Span, bytes]) -> TokenizerText:
     parts: list[bytes] = []
-    position = 0
-    for span, (value, level) in sorted(splices.items(), key=lambda item: item[0].start):
-        parts += [text.data[position : span.start], render(value, indent, level, text.data)]
+    position, moves = 0, []
+    for span, content in sorted(contents.items(), key=lambda item: item[0].start):
+        parts += [text.data[position : span.start], content]
         position = span.end
-    return b"".join([*parts, text.data[position:]])
+        moves.append((span.end, len(content) - (span.end - span.start)))
+
+    def moved(span: Span) -> Span:
+        # What ends before a span begins at or before its start; what it holds ends at or before its end.
+        start = span.start + sum(by for end, by in moves if end <= span.start)
+        return Span(start, span.end + sum(by for end, by in moves if end <= span.end))
+
+    members, model = ({name: moved(span) for name, span in spans.items()} for spans in (text.members, text.model))
+    return TokenizerText(text.where, b"".join([*parts, text.data[position:]]), members, model)
 
 
-def _append_merges(where: str, data: bytes, merges: tuple[tuple[str, str], ...]) -> bytes:
+def _append_merges(text: TokenizerText, merges: tuple[tuple[str, str], ...]) -> TokenizerText:
     """The document with merges appended: last in rank, so that no merge of the target is decided otherwise."""
     if not merges:
-        return data
-    text = locate_sections(data, where)
-    span = text.model["merges"]
-    old = data[span.start : span.end]
-    body = old[1:-1].strip()
+        return text
+    data, span = text.data, text.model["merges"]
+    body = data[span.start + 1 : span.end - 1].strip()
     as_pairs = body.startswith(b"[")
     indent = indentation(data)
     items = [list(merge) if as_pairs else " ".join(merge) for merge in merges]
@@ -192,7 +248,7 @@ def _append_merges(where: str, data: bytes, merges: tuple[tuple[str, str], ...])
     joined = b"".join(b"," + gap + item for item in rendered)
     if not body:
         joined = joined[1:]
-    return data[: span.start] + b"[" + (gap + body if body else b"") + joined + last + b"]" + data[span.end :]
+    return _replace(text, {span: b"[" + (gap + body if body else b"") + joined + last + b"]"})
 
 
 def _tuned_pieces(
@@ -256,16 +312,3 @@ def _edit_added_tokens_json(target: SidecarFolder, changes: TokenChanges, *, nee
     entries = [{"id": id, "content": content} for content, id in (old or {}).items()]
     edited = {entry["content"]: entry["id"] for entry in edit_entries(entries, changes)}
     return {"added_tokens.json": (json.dumps(edited, indent=2, ensure_ascii=False) + "\n").encode("utf-8")}
-
-
-def _rename_everywhere(value: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(value, str):
-        return names.get(value, value)
-    if isinstance(value, list):
-        return [_rename_everywhere(item, names) for item in value]
-    if isinstance(value, dict):
-        return {
-            names.get(key, key): item if key == "type" else _rename_everywhere(item, names)
-            for key, item in value.items()
-        }
-    return value

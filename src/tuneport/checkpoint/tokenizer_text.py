@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from blake3 import blake3
 
 from tuneport.errors import CheckpointError
 
@@ -31,13 +33,14 @@ _STRING_AT = re.compile(_STRING)
 _SPACE_AT = re.compile(_SPACE)
 _SCALAR_AT = re.compile(_SCALAR)
 # A whole vocabulary or list of merges in one match; whatever else stands there is walked bracket by bracket.
-_LONG_LIST = re.compile(_list_of(rb"(?:" + _SCALAR + rb"|" + _list_of(_SCALAR) + rb")"))
+_PAIR = rb"\[" + _SPACE + _STRING + _SPACE + rb"," + _SPACE + _STRING + _SPACE + rb"\]"
+_ITEM = rb"(?:" + _PAIR + rb"|" + _SCALAR + rb"|" + _list_of(_SCALAR) + rb")"
+_LONG_LIST = re.compile(_list_of(_ITEM))
 _LONG_OBJECT = re.compile(
     _list_of(_STRING + _SPACE + rb":" + _SPACE + _SCALAR).replace(rb"\[", rb"\{", 1)[: -len(rb"\]")] + rb"\}"
 )
 _STRING_OR_BRACKET = re.compile(_STRING + rb"|[\[\]{}]")
-_PAIR = rb"\[" + _SPACE + rb"(" + _STRING + rb")" + _SPACE + rb"," + _SPACE + rb"(" + _STRING + rb")"
-_ONE_MERGE = re.compile(_PAIR + rb"|(" + _STRING + rb")")
+_SOME_ITEMS = re.compile(_ITEM + rb"(?:" + _SPACE + rb"," + _SPACE + _ITEM + rb"){0,4095}+")
 _HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -50,17 +53,35 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Where the members of a tokenizer.json and of its model lie, in the bytes that have this BLAKE3 ``digest``."""
+
+    digest: str
+    members: Mapping[str, Span]
+    model: Mapping[str, Span]
+
+
+@dataclass(frozen=True)
 class TokenizerText:
     """The bytes of a tokenizer.json, its members and its model's members; ``where`` names it in errors."""
 
     where: str
     data: bytes
-    members: dict[str, Span]
-    model: dict[str, Span]
+    members: Mapping[str, Span]
+    model: Mapping[str, Span]
+
+    @property
+    def layout(self) -> Layout:
+        """The spans without the bytes."""
+        return Layout(blake3(self.data).hexdigest(), self.members, self.model)
 
     def parse(self, span: Span) -> Any:
         """The value that stands at one span."""
-        return parse_json(self.data[span.start : span.end], self.where)
+        return self.parse_bytes(self.data[span.start : span.end])
+
+    def parse_bytes(self, data: bytes) -> Any:
+        """The value of a part of the document."""
+        return parse_json(data, self.where)
 
     def member(self, name: str) -> Any:
         """One member of the document, or None where it is missing."""
@@ -70,22 +91,42 @@ class TokenizerText:
         """One member of the model, or None where it is missing."""
         return self.parse(self.model[name]) if name in self.model else None
 
+    def digest_of(self, name: str) -> str:
+        """BLAKE3 of the bytes of one member of the model (its vocabulary, its merges), as they are written."""
+        span = self.model.get(name, Span(0, 0))
+        return blake3(memoryview(self.data)[span.start : span.end]).hexdigest()
+
     def merges(self) -> Iterator[tuple[str, str]]:
         """The merges of a BPE model one by one, written as "a b" or as ["a", "b"]."""
+        for items in self.merges_as_written():
+            for item in items:
+                left, _, right = item.partition(" ") if isinstance(item, str) else (item[0], "", item[-1])
+                yield left, right
+
+    def merges_as_written(self) -> Iterator[list[Any]]:
+        """The merges in either form, some thousands at a time: all of them take 100 MiB."""
         span = self.model.get("merges")
         if span is None:
             return
-        for match in _ONE_MERGE.finditer(self.data, span.start + 1, span.end):
-            left, right, together = match.groups()
-            if together is None:
-                yield _plain(left), _plain(right)
-            else:
-                first, _, second = _plain(together).partition(" ")
-                yield first, second
+        for match in _SOME_ITEMS.finditer(self.data, span.start + 1, span.end):
+            items = self.parse_bytes(b"[" + match.group() + b"]")
+            for item in items:
+                if not isinstance(item, str) and not _is_pair(item):
+                    raise CheckpointError(f"{self.where}: a merge is not a pair of strings. Download it again.")
+            yield items
 
 
-def locate_sections(data: bytes, where: str) -> TokenizerText:
-    """Find the sections of a tokenizer.json; `CheckpointError` where it is no such document."""
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], str)
+
+
+def locate_sections(data: bytes, where: str, known: Layout | None = None) -> TokenizerText:
+    """Find the sections of a tokenizer.json; `CheckpointError` where it is no such document.
+
+    ``known`` is a layout that was found before, perhaps of other bytes.
+    """
+    if known is not None and blake3(data).hexdigest() == known.digest:
+        return TokenizerText(where, data, known.members, known.model)
     text = _scan(data, where)
     if text is None:
         # Anything unusual (a name given twice, broken JSON): the full parser says what it means.
@@ -93,6 +134,16 @@ def locate_sections(data: bytes, where: str) -> TokenizerText:
     if text is None or "vocab" not in text.model:
         raise CheckpointError(f"{where} holds no model with a vocabulary. Download it again.")
     return text
+
+
+def first_members(data: bytes, where: str, last: str) -> dict[str, Any]:
+    """The members of a tokenizer.json up to ``last``, parsed; what stands behind it is not looked at."""
+    members: dict[str, Span] = {}
+    _scan_object(data, _skip_space(data, 0), members, {}, last)
+    if last not in members:  # there is none, or the text is unusual: the full parser says what it means
+        document = parse_json(data, where)
+        return dict(document) if isinstance(document, dict) else {}
+    return {name: parse_json(data[span.start : span.end], where) for name, span in members.items() if name != "model"}
 
 
 def parse_json(data: bytes, where: str) -> Any:
@@ -143,10 +194,12 @@ def _scan(data: bytes, where: str) -> TokenizerText | None:
     return TokenizerText(where, data, members, model)
 
 
-def _scan_object(data: bytes, start: int, members: dict[str, Span], inner: dict[str, dict[str, Span]]) -> int | None:
+def _scan_object(
+    data: bytes, start: int, members: dict[str, Span], inner: dict[str, dict[str, Span]], last: str | None = None
+) -> int | None:
     """Fill in the members of the object at ``start`` and say where it ends; None where the text raises any doubt.
 
-    ``inner`` names members that are objects to be scanned likewise.
+    ``inner`` names members that are objects to be scanned likewise, ``last`` one behind which nothing is scanned.
     """
     if data[start : start + 1] != b"{":
         return None
@@ -165,6 +218,8 @@ def _scan_object(data: bytes, start: int, members: dict[str, Span], inner: dict[
         if data[colon : colon + 1] != b":" or end is None or name in members:
             return None
         members[name] = Span(begin, end)
+        if name == last:
+            return None
         position = _skip_space(data, end)
         if data[position : position + 1] == b"}":
             return position + 1

@@ -104,7 +104,7 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         sidecar_refusals=(*sidecars.refusals, *against.refusals),
         warnings=(*told_at_opening((*(vector.stored for vector in vectors), target)), *sidecars.warnings),
         lost=tuple(recipe for each in zip(vectors, matches, accounts, strict=True) for recipe in _lost(*each)),
-        extra={"scales": list(scales), **against.record()},
+        extra={"scales": list(scales), **sidecars.noted, **against.record()},
     )
 
 

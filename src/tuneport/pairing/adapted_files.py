@@ -15,7 +15,7 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open import HUB_ID
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.tokenizer import read_added_entries, read_tokenizer, tokenizer_text
-from tuneport.checkpoint.tokenizer_settings import TokenizerFiles
+from tuneport.checkpoint.tokenizer_files import TokenizerFiles
 from tuneport.errors import TuneportError
 
 _GENERATION = "generation_config.json"

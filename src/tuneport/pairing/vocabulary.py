@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tuneport.checkpoint.folder import TOKENIZER_FILES, SidecarFolder
 from tuneport.checkpoint.token_changes import AddedToken, TokenChanges
 from tuneport.checkpoint.tokenizer import (
+    Parsed,
     Tokenizer,
     is_readable,
     read_listed_tokens,
@@ -32,9 +33,11 @@ NONE = -1
 Folders = tuple[SidecarFolder, SidecarFolder, SidecarFolder]
 How = Literal["identical", "strings", "positions"]
 NewTokens = Literal["append", "all", "drop"]
-# What model makers call the slots they hold free for later: Llama, Mistral, Gemma, T5, Qwen, Nemotron, Phi.
+# What model makers call the slots they hold free for later: Llama, Mistral, Gemma, T5, Qwen, Nemotron, Phi, Falcon, DeepSeek.
+# All are marked off by brackets; `▁reserved` is a word.
 _PLACEHOLDER = re.compile(
-    r"reserved|unused|placeholder|^\[control_\d+\]$|^<\|?(extra|dummy|special)(_id)?_\d+\|?>$", re.IGNORECASE
+    r"^(?:<|\[|>>)(?:.*(?:reserved|unused|place▁?holder).*|\|?(?:control|extra|dummy|special)(?:_id)?_\d+\|?)(?:>|\]|<<)$",
+    re.IGNORECASE,
 )
 
 
@@ -351,9 +354,10 @@ def _check_overlap(matched: int, tokenizers: tuple[Tokenizer, Tokenizer, Tokeniz
 def _read_all(folders: Folders) -> tuple[Tokenizer, Tokenizer, Tokenizer]:
     tokenizers: list[Tokenizer] = []
     faults: list[TuneportError] = []
+    parsed = Parsed()
     for folder in folders:
         try:
-            tokenizers.append(read_tokenizer(folder))
+            tokenizers.append(read_tokenizer(folder, parsed))
         except (PairingError, CheckpointError) as error:
             faults.append(error)
     if len(faults) == 1:

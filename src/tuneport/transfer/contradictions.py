@@ -15,6 +15,7 @@ from typing import Any
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config import is_tied, resolve
 from tuneport.checkpoint.token_names import is_token_field, map_ids
+from tuneport.checkpoint.tokenizer_check import tokenizer_in_a_folder
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.pairing.matrices import Side, find_vocabulary_tensors, rows_of
 
@@ -76,7 +77,7 @@ def in_a_folder(out: Path, produced: Checkpoint, manifest: Mapping[str, Any]) ->
     faults = [each.in_words(rows) for each in ids_without_row(files, rows) if each.record() not in noted]
     if lacks_its_head(produced.tensors, produced.config, is_tied(produced.config)):
         faults.append("config.json does not tie head and embedding, and only one of the two is stored")
-    return faults
+    return faults + tokenizer_in_a_folder(out, manifest.get("tokenizer_faults"))
 
 
 def ids_without_row(files: Mapping[str, bytes | Path], rows: int) -> list[IdWithoutRow]:

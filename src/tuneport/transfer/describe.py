@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tuneport.checkpoint.behaviour import behaviour_in_words
 from tuneport.checkpoint.write import place_refusals
 from tuneport.errors import OutputError
 from tuneport.transfer.budget import MIB, Budget, budget
@@ -47,6 +48,7 @@ def plan_as_json(plan: Plan, running: Running, out: Path | None = None) -> dict[
         "tokens": [token_record(match) for match in plan.vocabulary],
         "decisions": [asdict(decision) for decision in plan.decisions],
         "config_differences": [asdict(difference) for difference in plan.differences],
+        **{name: plan.extra[name] for name in ("behaviour",) if name in plan.extra},
         "files": sorted([*plan.layout.sizes, *plan.files, "README.md", "tuneport.json"]),
         "bytes": {"fetch": plan.bytes_to_fetch, "read": plan.bytes_to_read, "write": plan.bytes_to_write},
         "memory": None if pool is None else {"bytes": pool.estimate, "limit": pool.limit, "workers": pool.workers},
@@ -85,6 +87,8 @@ def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
         for entry in told["config_differences"]:
             values = " | ".join(_short(entry[key]) for key in ("base", "tuned", "target"))
             lines.append(f"  {entry['field']}: {values} → {_short(entry['output'])}")
+    if "behaviour" in plan.extra:
+        lines += ["", f"the output: {behaviour_in_words(plan.extra['behaviour'])}"]
     size = told["bytes"]
     lines += ["", f"bytes: {size['fetch']:,} to fetch, {size['read']:,} to read, {size['write']:,} to write"]
     if told["memory"]:

@@ -49,6 +49,7 @@ _SHAPE: Mapping[str, Any] = {
     "warnings": [str],
     "plan": {"choices": {}, "inputs": {"*": {"files": {"*": {}}}}},
     "scales?": [float],
+    "behaviour?": {"template": [str], "end_tokens": [{"id": int}]},
     "diff?": {
         "*": {
             "base": {"dtype": str, "shape": [int]},

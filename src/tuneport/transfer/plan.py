@@ -270,7 +270,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
             *sidecars.warnings,
         ),
         lost=_lost(account, match),
-        extra=against.record(),
+        extra={**sidecars.noted, **against.record()},
     )
 
 
