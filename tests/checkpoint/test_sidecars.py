@@ -32,7 +32,7 @@ def test_three_equal_models_give_the_targets_files_byte_for_byte(tmp_path: Path)
     sidecars = merge(tmp_path, files, files, files)
     assert set(sidecars.files) == set(files)
     assert all(content == tmp_path / "target" / name for name, content in sidecars.files.items())
-    assert sidecars == Sidecars(sidecars.files, (), (), (), (), sidecars.noted)
+    assert sidecars == Sidecars(sidecars.files, (), (), (), ())
 
 
 def test_the_outputs_files_load_in_transformers(tmp_path: Path) -> None:

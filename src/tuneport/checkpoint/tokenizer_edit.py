@@ -8,7 +8,7 @@ added token gets the id that was said, and the result is read again to prove it 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -72,7 +72,7 @@ def _edit_tokens(
     """tokenizer.json, if there is one, and the older files, with tokens renamed and added."""
     names = dict(changes.renamed)
     vocabulary = dict(islice(known.ids.items(), len(known.ids) - len(known.beyond)))
-    wanted = {names.get(token, token): id for token, id in known.ids.items()}
+    wanted = _renamed(known.ids, names)
     wanted |= {token.token: token.id for token in changes.added}
     own = {token.token: token.id for token in changes.added if not token.entry}
     listed = edit_entries([dict(entry) for entry in known.added.values()], changes)
@@ -95,7 +95,7 @@ def can_rename(target: SidecarFolder, tokens: set[str]) -> set[str]:
     in_question = tokens & vocabulary.keys()
     if not in_question:
         return tokens
-    for merge in _merges(target, text):
+    for merge in _merges(target, text, in_question):
         used |= in_question.intersection((*merge, "".join(merge)))
     return tokens - used
 
@@ -112,7 +112,7 @@ def _inserts(
     Added tokens outside the vocabulary get their ids by counting on from it. Where counting would give others (the
     vocabulary has gaps, or grows itself), they are written into the vocabulary too, which pins them.
     """
-    renamed = {names.get(token, token): id for token, id in vocabulary.items()}
+    renamed = _renamed(vocabulary, names)
     counted = {**renamed, **own}
     assign_added(counted, sorted(listed, key=lambda entry: wanted[entry["content"]]))
     gapless = max(renamed.values(), default=-1) + 1 == len(renamed)  # else the library's releases count differently
@@ -177,9 +177,12 @@ def _sections(
     return splices
 
 
+def _renamed(ids: Mapping[str, int], names: Mapping[str, str]) -> dict[str, int]:
+    return {names.get(token, token): id for token, id in ids.items()} if names else dict(ids)
+
+
 def _edit_vocabulary(vocab: Mapping[str, int], pieces: _Pieces) -> dict[str, int]:
-    renamed = {pieces.names.get(token, token): id for token, id in vocab.items()}
-    return renamed | dict(sorted(pieces.ids.items(), key=lambda item: item[1]))
+    return _renamed(vocab, pieces.names) | dict(sorted(pieces.ids.items(), key=lambda item: item[1]))
 
 
 def _put_sections(text: TokenizerText, sections: Mapping[str, Any]) -> TokenizerText:
@@ -256,25 +259,22 @@ def _tuned_pieces(
 ) -> tuple[tuple[tuple[str, str], ...], dict[str, float]]:
     """What makes the tuned model's ``own`` pieces come out of text: their merges in its order, or their scores."""
     text = tokenizer_text(tuned)
-    if text is not None and isinstance(text.model_member("vocab"), list):
+    if text is not None and text.is_list("vocab"):
         return (), {piece: score for piece, score in text.model_member("vocab") if piece in own}
     if target is not None and ("merges" not in target.model or target.model_member("continuing_subword_prefix")):
         return (), {}
-    kept = [
-        (left, right)
-        for left, right in _merges(tuned, text)
-        if not own.isdisjoint((left, right, left + right)) and {left, right, left + right} <= known
-    ]
-    return tuple(kept), {}
+    found = _merges(tuned, text, own)
+    return tuple((left, right) for left, right in found if {left, right, left + right} <= known), {}
 
 
-def _merges(folder: SidecarFolder, text: TokenizerText | None) -> Iterator[tuple[str, str]]:
+def _merges(folder: SidecarFolder, text: TokenizerText | None, pieces: Set[str]) -> Iterator[tuple[str, str]]:
+    """The merges that use or make one of these pieces, in order."""
     if text is not None:
-        yield from text.merges()
+        yield from text.merges(pieces)
         return
     for line in (folder.text("merges.txt") or "").split("\n"):
         left, _, right = line.rstrip("\r").partition(" ")
-        if right and not line.startswith("#version"):
+        if right and not line.startswith("#version") and not pieces.isdisjoint((left, right, left + right)):
             yield left, right
 
 

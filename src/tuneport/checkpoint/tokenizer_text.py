@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from blake3 import blake3
@@ -96,28 +97,31 @@ class TokenizerText:
         span = self.model.get(name, Span(0, 0))
         return blake3(memoryview(self.data)[span.start : span.end]).hexdigest()
 
-    def merges(self) -> Iterator[tuple[str, str]]:
-        """The merges of a BPE model one by one, written as "a b" or as ["a", "b"]."""
+    def merges(self, pieces: Set[str] | None = None) -> Iterator[tuple[str, str]]:
+        """The merges of a BPE model one by one, in order; only those that use or make one of ``pieces``, if given."""
         for items in self.merges_as_written():
             for item in items:
-                left, _, right = item.partition(" ") if isinstance(item, str) else (item[0], "", item[-1])
-                yield left, right
+                left, _, right = item.partition(" ") if isinstance(item, str) else (item[0], "", item[1])
+                if pieces is None or left in pieces or right in pieces or left + right in pieces:
+                    yield left, right
+
+    def is_list(self, name: str) -> bool:
+        """Whether a member of the model is a list."""
+        return name in self.model and self.data[self.model[name].start : self.model[name].start + 1] == b"["
 
     def merges_as_written(self) -> Iterator[list[Any]]:
-        """The merges in either form, some thousands at a time: all of them take 100 MiB."""
+        """The merges, each "a b" or ["a", "b"], some thousands at a time: all of them take 100 MiB."""
         span = self.model.get("merges")
         if span is None:
             return
         for match in _SOME_ITEMS.finditer(self.data, span.start + 1, span.end):
             items = self.parse_bytes(b"[" + match.group() + b"]")
-            for item in items:
-                if not isinstance(item, str) and not _is_pair(item):
-                    raise CheckpointError(f"{self.where}: a merge is not a pair of strings. Download it again.")
+            pairs = [item for item in items if not isinstance(item, str)]
+            if not set(map(type, pairs)) <= {list} or not (
+                set(map(len, pairs)) <= {2} and set(map(type, chain.from_iterable(pairs))) <= {str}
+            ):
+                raise CheckpointError(f"{self.where}: a merge is not a pair of strings. Download it again.")
             yield items
-
-
-def _is_pair(item: Any) -> bool:
-    return isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], str)
 
 
 def locate_sections(data: bytes, where: str, known: Layout | None = None) -> TokenizerText:
@@ -177,6 +181,11 @@ def render(value: Any, indent: int | None, level: int, like: bytes) -> bytes:
     if indent is None:
         separators = (",", ":") if b'": ' not in like[:4096] else (", ", ": ")
         return json.dumps(value, ensure_ascii=False, separators=separators).encode("utf-8")
+    if isinstance(value, dict) and value and not any(isinstance(item, dict | list) for item in value.values()):
+        # A vocabulary: with separators of one's own json stays in C, which is six times as fast as with its `indent`.
+        pad = "\n" + " " * (indent * (level + 1))
+        body = json.dumps(value, ensure_ascii=False, separators=("," + pad, ": "))[1:-1]
+        return f"{{{pad}{body}{pad[:-indent] if indent else pad}}}".encode()
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return text.replace("\n", "\n" + " " * (indent * level)).encode("utf-8")
 
