@@ -127,6 +127,12 @@ def test_a_choice_whose_token_spans_the_join_is_likely_as_its_own_tokens_are_and
     assert loss.score == pytest.approx(-slowly(folder, prompts[0], "B")[0], rel=1e-4)
 
 
+def test_choices_of_the_same_tokens_are_told(model: Any) -> None:
+    ask_own(task_of("choice", ["fox", "fox"], ("dog", "fox", " fox"), spoken=False), model, Asking())
+    (warning,) = model.told
+    assert "in 2 of 2 examples of t (1, 2) two choices have the same tokens" in warning
+
+
 def test_the_harness_is_not_let_count_a_choice_without_tokens_as_certain(folder: Path, model: Any) -> None:
     prompts = [f"{asked}\nanswer:" for asked in QUESTIONS]
     config = _common("picked", len(prompts)) | {

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuneport.errors import DataError, UsageError, listing
-from tuneport.evaluate.checks import join_warnings
+from tuneport.evaluate.checks import join_warnings, same_warnings
 from tuneport.evaluate.examples import Example, OwnTask, Way
 from tuneport.evaluate.harness import ask
 from tuneport.evaluate.outcomes import Outcome, TaskResult, end_of
@@ -119,7 +119,8 @@ def _paired(task: OwnTask, examples: Sequence[Example], prompts: Sequence[str], 
     ]
     counts = ((example, len(pair.answer)) for example, of in zip(examples, paired, strict=True) for pair in of.pairs)
     _need_tokens(task, counts, model, "choice" if task.kind == "choice" else "answer", room=model.max_length)
-    model.tell(join_warnings(task.name, [example.id for example in examples], paired, model.name))
+    ids = [example.id for example in examples]
+    model.tell(join_warnings(task.name, ids, paired, model.name) + same_warnings(task.name, ids, paired, model.name))
     return paired
 
 

@@ -164,6 +164,18 @@ def join_warnings(task: str, ids: Sequence[str], paired: Sequence[Paired], label
     return found
 
 
+def same_warnings(task: str, ids: Sequence[str], paired: Sequence[Paired], label: str) -> list[str]:
+    """Examples of which a tokenizer makes two choices one: words it does not know, blanks that it does not tell apart."""
+    same = [id for id, of in zip(ids, paired, strict=True) if len({tuple(p.answer) for p in of.pairs}) < len(of.pairs)]
+    if not same:
+        return []
+    shown = ", ".join(same[:3]) + (", …" if same[3:] else "")
+    return [
+        f"{label}: in {len(same):,} of {len(ids):,} examples of {task} ({shown}) two choices have the same tokens, so neither "
+        "can be likelier; the first of them is taken. Give choices that the tokenizer tells apart."
+    ]
+
+
 def spanned_warnings(spanned: Sequence[Prompt], prompts: Sequence[Prompt], label: str) -> list[str]:
     """The same in the harness's own tasks, which stay as they are: published scores were taken so."""
     if not spanned:
