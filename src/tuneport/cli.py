@@ -275,7 +275,9 @@ def _running(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--strict", action="store_true", help="stop where something looks wrong, instead of warning")
     group.add_argument("--allow-nonfinite", action="store_true", help="write NaN and infinity instead of stopping")
     group.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
-    group.add_argument("--dry-run", action="store_true", help="show the plan, from headers alone, and write nothing")
+    group.add_argument(
+        "--dry-run", action="store_true", help="show the plan, from headers and a sample of values, and write nothing"
+    )
     _resources(group)
 
 
@@ -296,7 +298,7 @@ def _transfer(options: argparse.Namespace) -> dict[str, Any]:
         roles = ((options.base, "base"), (options.tuned, "tuned"), (options.onto, "target"))
         inputs = [open_checkpoint(spec, role) for spec, role in roles]
         return _dry_run(plan_transfer(inputs[0], inputs[1], inputs[2], choices), options, running)
-    return _outcome(transfer(options.base, options.tuned, options.onto, options.out, choices, running))
+    return _outcome(transfer(options.base, options.tuned, options.onto, options.out, choices, running, _warn))
 
 
 def _diff(options: argparse.Namespace) -> dict[str, Any]:
@@ -317,7 +319,7 @@ def _diff(options: argparse.Namespace) -> dict[str, Any]:
     if options.dry_run:
         parents = open_checkpoint(options.base, "base"), open_checkpoint(options.tuned, "tuned")
         return _dry_run(plan_diff(*parents, choices), options, running)
-    return _outcome(diff(options.base, options.tuned, options.out, choices, running))
+    return _outcome(diff(options.base, options.tuned, options.out, choices, running, _warn))
 
 
 def _apply(options: argparse.Namespace) -> dict[str, Any]:
@@ -327,7 +329,7 @@ def _apply(options: argparse.Namespace) -> dict[str, Any]:
     diffs = [_diff_and_scale(text, options.scale) for text in options.diffs]
     if options.dry_run:
         return _dry_run(plan_of(diffs, options.onto, choices), options, running)
-    return _outcome(apply(diffs, options.onto, options.out, choices, running))
+    return _outcome(apply(diffs, options.onto, options.out, choices, running, _warn))
 
 
 def _inspect(options: argparse.Namespace) -> dict[str, Any]:
@@ -419,8 +421,9 @@ def _diff_and_scale(text: str, default: float) -> tuple[str, float]:
 
 def _dry_run(plan: Any, options: argparse.Namespace, running: Any) -> dict[str, Any]:
     from tuneport.transfer.describe import plan_as_json, plan_in_words
+    from tuneport.transfer.look import look
 
-    told = plan_as_json(plan, running, Path(options.out))
+    told = plan_as_json(plan, running, look(plan), Path(options.out))
     refused = told["refused"]
     if refused and options.json:
         error = {"type": "Refused", "message": f"{len(refused)} thing(s) stand against this {plan.operation}."}
@@ -451,17 +454,23 @@ def _outcome(outcome: Any) -> dict[str, Any]:
         **{name: manifest[name] for name in ("behaviour",) if name in manifest},
         "measures": norms,
         "warnings": list(outcome.warnings),
+        "told": outcome.told,
         "words": words,
     }
 
 
 def _show(result: dict[str, Any], options: argparse.Namespace) -> int:
-    words = result.pop("words", "")
+    words, told = result.pop("words", ""), result.pop("told", ())
     status = int(result.pop("status", 0))
     _say(json.dumps(result, ensure_ascii=False) if options.json else words)
     for warning in result.get("warnings", []):
-        print(f"warning: {warning}", file=sys.stderr)
+        if warning not in told:
+            _warn(warning)
     return status
+
+
+def _warn(warning: str) -> None:
+    print(f"warning: {warning}", file=sys.stderr)
 
 
 def _say(text: str) -> None:

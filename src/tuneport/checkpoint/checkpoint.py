@@ -36,6 +36,7 @@ class Checkpoint:
     ``adapter`` is the config of a PEFT adapter, whose tensors are peft's and mean nothing without a base; ``behind`` is
     the folder of that base, once it is known, and ``made`` are small files that follow from the two, and lie nowhere.
     ``warnings`` tell what lies beside the weights and was not read.
+    ``parents`` are the names that the Hub's listing gives for what the model was made from.
     """
 
     role: str
@@ -51,6 +52,7 @@ class Checkpoint:
     behind: Path | None = None
     made: Mapping[str, bytes] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
 
     @property
     def sidecars(self) -> SidecarFolder:

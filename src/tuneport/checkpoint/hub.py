@@ -26,6 +26,9 @@ from tuneport.checkpoint.weight_sets import ADAPTER, NAMED_IN_CONFIG, Weights, c
 from tuneport.checkpoint.weights import StoredTensor, check_gathered, join_files, tensors_of_file
 from tuneport.errors import CheckpointError, HubError
 
+# What a server that knows no ranges may send for nothing before a part in a file's middle.
+MOST_SKIPPED = 2**20
+
 
 def open_hub(repo: str, revision: str | None, role: str) -> Checkpoint:
     """A checkpoint on the Hub at a revision (a branch, a tag, or a commit; the default branch where none is given).
@@ -63,6 +66,42 @@ def fetch(checkpoint: Checkpoint) -> Checkpoint:
     if known != {name: (file.size, file.header_digest) for name, file in local.files.items()}:
         raise HubError(f"{checkpoint.role} {checkpoint.label}: the fetched weights are not those that were announced.")
     return local
+
+
+class RangesError(HubError):
+    """A server that sends whole files where a part in their middle was asked for."""
+
+
+class RangeReader:
+    """Reads bytes of a checkpoint's tensors where they lie: in the cache, or on the Hub by ranges. Safe for threads."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """Nothing is opened: each read is a request of its own, or opens the cached file."""
+        assert checkpoint.hub_id is not None and checkpoint.revision is not None
+        self._where = f"{checkpoint.role} {checkpoint.label}"
+        self._reads: dict[str, Callable[[int, int], bytes]] = {}
+        for name, file in checkpoint.files.items():
+            if file.cached:
+                self._reads[name] = _reader_of(checkpoint.path / name)
+            else:
+                repo, commit = checkpoint.hub_id, checkpoint.revision
+                self._reads[name] = _range_reader(repo, name, commit, commit, checkpoint.role, MOST_SKIPPED)
+
+    def read_into(self, tensor: StoredTensor, start: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the tensor's bytes from byte ``start`` on."""
+        content = self._reads[tensor.file](tensor.offset + start, len(buffer))
+        if len(content) != len(buffer):
+            raise HubError(f"{self._where}: {tensor.file} ends inside `{tensor.name}`. Try again later.")
+        buffer[:] = content
+
+    def place(self, tensor: StoredTensor) -> None:
+        """It does not lie in a file that is open."""
+
+    def check_unchanged(self) -> None:
+        """A commit does not change."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def free_in_cache() -> int:
@@ -106,7 +145,9 @@ def _from_listing(repo: str, revision: str | None, role: str, info: Any) -> Chec
     check_gathered(tensors, weights.pickled, listed.where)
     warnings = (*weights.warnings, *(listed.compared(weights, tensors, other) for other in weights.beside))
     checkpoint = Checkpoint(role, repo, listed.commit, folder, files, tensors, hub_id=repo, warnings=warnings)
-    return as_adapter(checkpoint, 0) if weights.adapter else replace(checkpoint, config=config)
+    return (
+        as_adapter(checkpoint, 0) if weights.adapter else replace(checkpoint, config=config, parents=_parents_in(info))
+    )
 
 
 @dataclass(frozen=True)
@@ -181,6 +222,12 @@ def _pattern(weights: Weights) -> str:
     return os.path.commonprefix(weights.files) + "*"  # noqa: RUF071  (names are compared letter by letter, no paths)
 
 
+def _parents_in(info: Any) -> tuple[str, ...]:
+    """What the model's card on the Hub names as its ``base_model``."""
+    named = getattr(getattr(info, "card_data", None), "base_model", None)
+    return tuple(str(name) for name in (named if isinstance(named, list) else [named]) if isinstance(name, str))
+
+
 def _remember(place: Path, revision: str, commit: str) -> None:
     """Note which commit a name stands for, as the Hub's client does: offline the name is all there is."""
     ref = place / "refs" / revision
@@ -222,7 +269,10 @@ def _reader_of(path: Path) -> Callable[[int, int], bytes]:
     return read
 
 
-def _range_reader(repo: str, name: str, commit: str, revision: str | None, role: str) -> Callable[[int, int], bytes]:
+def _range_reader(
+    repo: str, name: str, commit: str, revision: str | None, role: str, most_skipped: int | None = None
+) -> Callable[[int, int], bytes]:
+    """Reads parts of a file. A server that sends all of it is read up to the part, over ``most_skipped`` bytes at most."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils._headers import build_hf_headers
     from huggingface_hub.utils._http import get_session, hf_raise_for_status
@@ -235,6 +285,8 @@ def _range_reader(repo: str, name: str, commit: str, revision: str | None, role:
             hf_raise_for_status(response)
             # A server that does not know ranges sends everything: read no further than needed.
             skip = start if response.status_code == 200 else 0
+            if most_skipped is not None and skip > most_skipped:
+                raise RangesError(f"{role} {repo}: the server sends whole files only, not parts of them.")
             content = bytearray()
             for chunk in response.iter_bytes():
                 content += chunk

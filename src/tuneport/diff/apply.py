@@ -105,6 +105,7 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         warnings=(*told_at_opening((*(vector.stored for vector in vectors), target)), *sidecars.warnings),
         lost=tuple(recipe for each in zip(vectors, matches, accounts, strict=True) for recipe in _lost(*each)),
         extra={"scales": list(scales), **sidecars.noted, **against.record()},
+        base_samples={vector.role: vector.manifest.get("base_sample", {}) for vector in vectors},
     )
 
 

@@ -18,7 +18,7 @@ from tuneport.diff.vector import open_diff
 from tuneport.errors import UsageError
 from tuneport.transfer.choices import Choices, Running
 from tuneport.transfer.plan import Plan
-from tuneport.transfer.run import Outcome, execute
+from tuneport.transfer.run import Outcome, Warn, execute
 
 
 def diff(
@@ -27,14 +27,15 @@ def diff(
     out: str | os.PathLike[str],
     choices: Choices | None = None,
     running: Running | None = None,
+    warn: Warn | None = None,
 ) -> Outcome:
     """Write the diff vector tuned − base to the folder ``out``, in the working dtype, with both parents' digests.
 
-    ``tuned`` may be a PEFT adapter of the base. Of ``choices`` only drop, vocabulary, seed and shard size matter. Raises
-    `TuneportError`.
+    ``tuned`` may be a PEFT adapter of the base. Of ``choices`` only drop, vocabulary, seed and shard size matter. ``warn``
+    as in `transfer`. Raises `TuneportError`.
     """
     inputs = open_checkpoint(base, "base"), open_checkpoint(tuned, "tuned")
-    return execute(plan_diff(*inputs, choices or Choices()), Path(out), running or Running())
+    return execute(plan_diff(*inputs, choices or Choices()), Path(out), running or Running(), warn)
 
 
 def apply(
@@ -43,13 +44,14 @@ def apply(
     out: str | os.PathLike[str],
     choices: Choices | None = None,
     running: Running | None = None,
+    warn: Warn | None = None,
 ) -> Outcome:
     """Write target + Σ scale·Δ to the folder ``out``; the diff vectors are added one after another, in this order.
 
-    ``diffs`` are (folder, scale) pairs; ``choices.scale`` is not used, rules replace every scale. Raises
-    `TuneportError`.
+    ``diffs`` are (folder, scale) pairs; ``choices.scale`` is not used, rules replace every scale. ``warn`` as in
+    `transfer`. Raises `TuneportError`.
     """
-    return execute(plan_of(diffs, onto, choices or Choices()), Path(out), running or Running())
+    return execute(plan_of(diffs, onto, choices or Choices()), Path(out), running or Running(), warn)
 
 
 def plan_of(

@@ -1,7 +1,7 @@
 """A plan in words, and as JSON: what --dry-run shows.
 
 In comes a plan, out comes what will happen to every tensor (in counts, and by name where it is not simply
-transferred), tokens, sidecars, bytes, memory, and what would be refused. Nothing is read for it but what the plan holds.
+transferred), tokens, sidecars, what a sample of the weights says of the roles, bytes, memory, and what would be refused.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tuneport.checkpoint.write import place_refusals
 from tuneport.errors import OutputError
 from tuneport.transfer.budget import MIB, Budget, budget
 from tuneport.transfer.choices import Running
+from tuneport.transfer.look import Verdict
 from tuneport.transfer.manifest import token_record
 from tuneport.transfer.plan import Plan
 
@@ -23,13 +24,25 @@ CHECKED_WHILE_RUNNING = (
     "NaN and infinity in the inputs and in the sums",
     "that integer and boolean tensors are equal in base and tuned",
     "that a tied head stored beside its embedding holds the same",
-    "that the diff vector is not zero, and that base and target are related",
+    "that the diff vector is not zero",
     "that no input changes while it is read",
 )
 
 
-def plan_as_json(plan: Plan, running: Running, out: Path | None = None) -> dict[str, Any]:
-    """The plan as one JSON object; with ``out`` also what would be refused because of the place to write to."""
+STRICT = "--strict was given, and there are warnings (below or in `warnings`)."
+_COSINES = {
+    "base_target": "base and target",
+    "base_tuned": "base and tuned",
+    "at_base": "tuned − base and target − base",
+}
+
+
+def plan_as_json(plan: Plan, running: Running, seen: Verdict, out: Path | None = None) -> dict[str, Any]:
+    """The plan as one JSON object; with ``out`` also what would be refused because of the place to write to.
+
+    ``seen`` is what `look` saw of the weights.
+    """
+    warnings = [*plan.token_warnings, *plan.warnings, *seen.warnings]
     counts = Counter(line.fate for line in plan.account)
     pool, memory_refusal = _memory(plan, running)
     return {
@@ -53,8 +66,16 @@ def plan_as_json(plan: Plan, running: Running, out: Path | None = None) -> dict[
         "bytes": {"fetch": plan.bytes_to_fetch, "read": plan.bytes_to_read, "write": plan.bytes_to_write},
         "memory": None if pool is None else {"bytes": pool.estimate, "limit": pool.limit, "workers": pool.workers},
         "checked_while_running": list(CHECKED_WHILE_RUNNING),
-        "warnings": [*plan.token_warnings, *plan.warnings],
-        "refused": [*plan.refusals, *memory_refusal, *_place_refusals(plan, running, out), *_cache_refusals(plan)],
+        "roles": seen.record(),
+        "warnings": warnings,
+        "refused": [
+            *plan.refusals,
+            *seen.refusals,
+            *memory_refusal,
+            *_place_refusals(plan, running, out),
+            *_cache_refusals(plan),
+            *([STRICT] if running.strict and warnings else []),
+        ],
     }
 
 
@@ -97,12 +118,28 @@ def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
             f"memory: at most {memory['bytes'] / MIB:.0f} MiB of {memory['limit'] / MIB:.0f} MiB, "
             f"{memory['workers']} worker(s)"
         )
+    lines += _roles_in_words(told["roles"])
     lines += ["checked while running: " + "; ".join(told["checked_while_running"])]
     if told["warnings"]:
         lines += ["", "warnings:", *[f"  {warning}" for warning in told["warnings"]]]
     lines += ["", "refused:" if told["refused"] else "nothing is refused"]
     lines += [f"  {reason}" for reason in told["refused"]]
     return "\n".join(lines)
+
+
+def _roles_in_words(roles: dict[str, Any]) -> list[str]:
+    """What the sample says, and what is worth knowing."""
+    lines = []
+    for role, sample in roles["samples"].items():
+        if not sample["matrices"]:
+            continue
+        whose = "roles" if len(roles["samples"]) == 1 else f"roles ({role})"
+        figures = [f"{words} {sample[name]:.3f}" for name, words in _COSINES.items() if sample[name] is not None]
+        part = "all" if sample["complete"] else "a sample"
+        lines.append(
+            f"{whose}: cosines (median of {sample['matrices']} matrices, {part} of their elements): {', '.join(figures)}"
+        )
+    return lines + [f"note: {note['message']}" for note in roles["notes"]]
 
 
 def _place_refusals(plan: Plan, running: Running, out: Path | None) -> list[str]:

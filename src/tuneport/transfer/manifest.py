@@ -27,16 +27,11 @@ from tuneport.transfer import kernel
 from tuneport.transfer.arithmetic import ROUNDING, SUMS
 from tuneport.transfer.budget import Budget
 from tuneport.transfer.digests import tensor_digests
+from tuneport.transfer.look import Verdict
 from tuneport.transfer.pieces import Readers, Sum
 from tuneport.transfer.plan import FORMAT, OutputTask, Plan
 from tuneport.transfer.roles import Figures, MatrixSums, figures, is_matrix, of_size, pooled_cosines
 from tuneport.transfer.rounding import Rounded, loss_in_words, rounded, total
-
-ZERO_DIFF = (
-    "The diff vector is zero: base and tuned hold the same weights in every tensor that takes part. "
-    "Is --tuned the fine-tuned model, and --base the model it was fine-tuned from?"
-)
-
 
 # What every reader of a manifest relies on: kinds of values, by field; "*" is any name, "?" a field that may be missing.
 _SHAPE: Mapping[str, Any] = {
@@ -50,6 +45,7 @@ _SHAPE: Mapping[str, Any] = {
     "plan": {"choices": {}, "inputs": {"*": {"files": {"*": {}}}}},
     "scales?": [float],
     "behaviour?": {"template": [str], "end_tokens": [{"id": int}]},
+    "base_sample?": {"*": [{"start": int, "values": str}]},
     "diff?": {
         "*": {
             "base": {"dtype": str, "shape": [int]},
@@ -204,6 +200,7 @@ def make_manifest(
     results: list[TensorResult],
     dropped: Mapping[str, float | None],
     totals: Measures,
+    verdict: Verdict,
     warnings: tuple[str, ...],
     digests: Mapping[str, Mapping[str, str]],
     pool: Budget,
@@ -223,6 +220,7 @@ def make_manifest(
             **totals.record(),
             "dtype": main_dtype(task.line.target for task in plan.tasks if task.line.target) if plan.tasks else None,
         },
+        "roles": verdict.record(),
         "warnings": list(warnings),
         "files": {
             name: blake3(content if isinstance(content, bytes) else Path(content).read_bytes()).hexdigest()

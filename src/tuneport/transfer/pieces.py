@@ -356,6 +356,37 @@ class _Reading:
         return kernel.narrow(values, raw.dtype)
 
 
+@dataclass(frozen=True)
+class Met:
+    """The elements of one run that meet each other, in the working dtype; None: the recipe does not read it."""
+
+    diff: Floats
+    base: Floats | None
+    target: Floats | None
+
+
+def meet(recipe: Sum | Difference, start: int, stop: int, readers: Readers, space: Workspace) -> Met | None:
+    """What the run of ``start`` holds up to ``stop`` at most; None where an element has no partner, or takes no difference.
+
+    Of several differences the first that is there.
+    """
+    for term in recipe.terms:
+        at = _partners(term, start)
+        target = recipe.target if isinstance(recipe, Sum) else None
+        target_at = term.runs.target(start) if term.runs is not None else start
+        if at is None or target_at < 0:
+            continue
+        end = min([stop, *(term.runs.cuts(start, stop) if term.runs is not None else ())])
+        here = _Reading(start, end, readers, space)
+        work = recipe.work if isinstance(recipe, Sum) else recipe.dtype
+        diff, base = here.difference(term, *at, end - start, work, 0)
+        if target is None:
+            return Met(diff, base, None)
+        bits = arithmetic.as_bits(here.bytes(target, target_at, "target"), target.tensor.dtype)
+        return Met(diff, base, kernel.widen(bits, target.tensor.dtype, work))
+    return None
+
+
 def _as_it_stands(source: Source | None) -> RawRows:
     assert source is not None
     return RawRows(source, None, source.tensor.dtype)

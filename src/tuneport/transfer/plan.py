@@ -8,7 +8,7 @@ write. A plan is made before the first byte is written, and is what two runs mus
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,7 +96,7 @@ class Plan:
 
     ``inputs`` are the checkpoints as they are given: of an adapter its own tensors. ``exact`` are pairs that must be equal
     in base and tuned, ``alike`` tensors of an adapter that must be equal to each other. ``lost`` are rows of tokens that
-    have no place in the output.
+    have no place in the output. ``base_samples`` are what diff vectors remember of their bases, by role.
     """
 
     operation: Operation
@@ -117,6 +117,7 @@ class Plan:
     warnings: tuple[str, ...]
     lost: tuple[LostRows, ...]
     extra: Mapping[str, Any]
+    base_samples: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]] = field(default_factory=dict)
 
     @property
     def refusals(self) -> tuple[str, ...]:

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
-from statistics import median
+from dataclasses import asdict, dataclass, fields, replace
+from statistics import median, pstdev
 from typing import Any, Literal
 
+import numpy as np
+
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.transfer.arithmetic import Floats
 
 # Two versions of one model have a cosine well above this in the median matrix, two pretraining runs about 0.
 UNRELATED = 0.1
@@ -33,6 +36,9 @@ Kind = Literal[
     "swapped-with-tuned",
     "swapped-with-target",
     "target-holds-it",
+    "base-names-tuned",
+    "tuned-names-target",
+    "target-names-tuned",
 ]
 
 
@@ -69,6 +75,10 @@ class Figures:
     at_tuned: float | None = None
     at_target: float | None = None
 
+    def cosines(self) -> dict[str, float | None]:
+        """The medians by name."""
+        return {name: getattr(self, name) for name in _READ}
+
     def record(self) -> dict[str, float | None]:
         """The figures as JSON."""
         return asdict(self)
@@ -84,6 +94,31 @@ class Doubt:
     def record(self) -> dict[str, Any]:
         """The doubt as JSON."""
         return asdict(self)
+
+
+def sums_of(base: Floats, diff: Floats | None, target: Floats | None) -> MatrixSums:
+    """The sums of some elements, in float64; None: not read."""
+    base = base.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = MatrixSums(base.size, base=float(base @ base))
+        if diff is not None:
+            diff = diff.astype(np.float64)
+            tuned = base + diff
+            found = replace(found, diff=float(diff @ diff), tuned=float(tuned @ tuned))
+        if target is not None:
+            target = target.astype(np.float64)
+            drift = target - base
+            found = replace(found, target=float(target @ target), drift=float(drift @ drift))
+            if diff is not None:
+                found = replace(found, along=float(diff @ drift))
+        return found
+
+
+def together(parts: Sequence[MatrixSums]) -> MatrixSums:
+    """The sums of several pieces of one matrix."""
+    names = [field.name for field in fields(MatrixSums) if field.name != "elements"]
+    added = {name: math.fsum(getattr(part, name) for part in parts) for name in names}
+    return MatrixSums(sum(part.elements for part in parts), **added)
 
 
 def is_matrix(dtype: str, shape: Sequence[int]) -> bool:
@@ -119,6 +154,17 @@ def figures(matrices: Sequence[MatrixSums]) -> Figures:
     return Figures(len(matrices), sum(m.elements for m in matrices), **found)
 
 
+def margin(matrices: Sequence[MatrixSums], name: str) -> float:
+    """How far a median of a sample of matrices, each sampled, may be from that of all: three standard errors."""
+    known = [value for m in matrices if (value := _READ[name](m)) is not None]
+    if not known:
+        return math.inf
+    spread = (
+        1.2533 * pstdev(known) / math.sqrt(len(known))
+    )  # of a median, where the values are as a normal law has them
+    return 3 * math.hypot(spread, 1 / math.sqrt(sum(m.elements for m in matrices)))
+
+
 def doubts(found: Figures, error: Callable[[str], float] = lambda name: 0.0) -> tuple[Doubt, ...]:
     """What the figures say against the roles; at most one doubt of each sort.
 
@@ -143,15 +189,13 @@ def _unrelated(found: Figures, strange: dict[str, bool]) -> Doubt:
     told = [
         f"{words} {value:.3f}"
         for words, value in (
-            ("of base and target", found.base_target), ("of base and tuned", found.base_tuned),
-            ("of tuned and target", found.tuned_target),
+            ("base and target", found.base_target), ("base and tuned", found.base_tuned),
+            ("tuned and target", found.tuned_target),
         )
         if value is not None
     ]  # fmt: skip
-    measured = (
-        f"The cosine of their weights (median of {found.matrices} matrices) is {', '.join(told)}; versions of one "
-    )
-    measured += "model have 0.5 and more, models of two pretraining runs about 0."
+    measured = f"Cosines of their weights (median of {found.matrices} matrices): {', '.join(told)}. Versions of one model have "
+    measured += f"far more than {UNRELATED}, models of two pretraining runs about 0."
     if not strange["base_tuned"]:
         return Doubt(
             "base-and-target-unrelated",

@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ from tuneport.transfer.adapted_terms import adapted_terms
 from tuneport.transfer.budget import PIECE, Budget, budget
 from tuneport.transfer.card import render_card
 from tuneport.transfer.choices import Choices, Running
+from tuneport.transfer.kept_sample import keep_base
+from tuneport.transfer.look import ZERO_DIFF, look, settle
 from tuneport.transfer.manifest import (
-    ZERO_DIFF,
     TensorResult,
     index_file,
     input_digests,
@@ -49,18 +50,23 @@ from tuneport.transfer.manifest import (
 from tuneport.transfer.pieces import Difference, Readers, Source, Sum, Term, equal, nonfinite_in
 from tuneport.transfer.plan import OutputTask, Plan, plan_transfer, ties_of
 from tuneport.transfer.product import are_alike
-from tuneport.transfer.roles import doubts
 from tuneport.transfer.stream import Progress, Workspace, run_leaves
 from tuneport.transfer.tokens import LostDifference, token_warnings
+
+Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left behind: the folder, its manifest, and whether it had been there already."""
+    """What a run left behind: the folder, its manifest, and whether it had been there already.
+
+    ``told`` are those of the warnings that ``warn`` was called with beforehand.
+    """
 
     out: Path
     manifest: Mapping[str, Any]
     already_done: bool = False
+    told: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -75,23 +81,32 @@ def transfer(
     out: str | os.PathLike[str],
     choices: Choices | None = None,
     running: Running | None = None,
+    warn: Warn | None = None,
 ) -> Outcome:
     """Write target + (tuned − base) to the folder ``out`` (Lin et al. 2025, section 2).
 
     ``base``, ``tuned`` and ``onto`` are folders or Hub ids (``org/name@revision``); ``tuned`` may be a PEFT adapter of the
-    base. Raises `TuneportError`, and leaves
+    base. ``warn`` is called with each warning that is known before the first byte is written. Raises `TuneportError`, and leaves
     ``out`` untouched, for whatever stands against it; a killed run is taken up again by the same call.
     """
     choices = choices or Choices()
     inputs = [open_checkpoint(spec, role) for spec, role in ((base, "base"), (tuned, "tuned"), (onto, "target"))]
-    return execute(plan_transfer(inputs[0], inputs[1], inputs[2], choices), Path(out), running or Running())
+    return execute(plan_transfer(inputs[0], inputs[1], inputs[2], choices), Path(out), running or Running(), warn)
 
 
-def execute(plan: Plan, out: Path, running: Running) -> Outcome:
+def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -> Outcome:
     """Do what a plan says. The output appears under ``out`` when it is whole."""
     plan.stop_if_refused()
-    _stop_if_doubtful((*plan.token_warnings, *plan.warnings), running)
+    before = (*plan.token_warnings, *plan.warnings)
+    _stop_if_doubtful(before, running)
     check_place(out, [checkpoint.path for checkpoint in plan.inputs if checkpoint.hub_id is None])
+    seen = look(plan)
+    if seen.refusals:
+        raise NumericsError(_with_noticed("\n".join(seen.refusals), plan))
+    _stop_if_doubtful((*before, *seen.warnings), running)
+    if warn is not None:
+        for warning in (*plan.warnings, *seen.warnings):  # those of tokens wait for their share of Δ
+            warn(warning)
     record = plan.record()
     pool = budget(running.memory_limit, running.workers, plan.default_limit, plan.more_memory)
     try:
@@ -102,31 +117,35 @@ def execute(plan: Plan, out: Path, running: Running) -> Outcome:
                 results, dropped = _stream(plan, folder, readers, pool, running)
                 lost = _lost_difference(plan, results, readers)
                 digests = input_digests(plan, readers, pool)
+                if plan.operation == "diff":
+                    plan = replace(plan, extra={**plan.extra, "base_sample": keep_base(plan, readers)})
                 for reader in readers.values():
                     reader.check_unchanged()
             check_sidecars_unchanged(plan, record)
             totals = replace(measures(results), lost_norm=None if lost is None else lost.norm)
             if totals.is_zero:
                 folder.discard()
-                noticed = f"\nNoticed before:{listing(list(plan.warnings))}" if plan.warnings else ""
-                raise NumericsError(ZERO_DIFF + noticed)
-            told = [line for match in plan.vocabulary for line in token_warnings(match, lost)]
-            warnings = (
-                *told,
-                *plan.warnings,
-                *(doubt.message for doubt in doubts(totals.roles)),
-                *rounding_loss(plan, results, totals.rounding),
-            )
+                raise NumericsError(_with_noticed(ZERO_DIFF, plan))
+            verdict = settle(seen, totals.roles, totals.drift_norm)
+            tokens = [line for match in plan.vocabulary for line in token_warnings(match, lost)]
+            warnings = (*tokens, *plan.warnings, *verdict.warnings, *rounding_loss(plan, results, totals.rounding))
             _stop_if_doubtful(warnings, running)
             manifest = make_manifest(
-                plan, record, results, dropped, totals, warnings, digests, pool, time.monotonic() - begun
+                plan, record, results, dropped, totals, verdict, warnings, digests, pool, time.monotonic() - begun
             )
             card = render_card(manifest)
             manifest["files"]["README.md"] = blake3(card).hexdigest()
             folder.finish({**plan.files, **index_file(plan), "README.md": card}, render_manifest(manifest))
     except AlreadyDone:
         return Outcome(out, read_manifest(out), already_done=True)
-    return Outcome(out, manifest)
+    known = {doubt.kind for doubt in seen.doubts}
+    again = (doubt.message for doubt in verdict.doubts if doubt.kind in known)
+    return Outcome(out, manifest, told=(*plan.warnings, *again) if warn is not None else ())
+
+
+def _with_noticed(words: str, plan: Plan) -> str:
+    """An error with what was noticed before, which may be its cause."""
+    return words + (f"\nNoticed before:{listing(list(plan.warnings))}" if plan.warnings else "")
 
 
 def check_sidecars_unchanged(plan: Plan, record: Mapping[str, Any]) -> None:

@@ -33,6 +33,7 @@ from tuneport.transfer.card import render_card
 from tuneport.transfer.choices import Choices, Running
 from tuneport.transfer.contradictions import in_a_folder
 from tuneport.transfer.digests import tensor_digests
+from tuneport.transfer.kept_sample import keep_base
 from tuneport.transfer.kernel import no_sums
 from tuneport.transfer.manifest import input_digests
 from tuneport.transfer.plan import OutputTask, Plan, plan_transfer
@@ -103,6 +104,8 @@ def verify(
     plan = replace(plan, inputs=tuple(fetched(checkpoint) for checkpoint in plan.inputs))
     with opened(plan.inputs) as readers, reading(produced) as reader:
         faults += _compare_input_digests(manifest, plan, readers, pool, full)
+        if plan.operation == "diff" and manifest.get("base_sample", {}) != keep_base(plan, readers):
+            faults.append("the sample of the base in the manifest is not of this base")
         recomputed, different = _recompute(plan, produced, reader, readers, pool, full, seed)
     _stop_if(faults + different, out)
     return Proof("full" if full else "sample", len(produced.tensors), leaves, recomputed)

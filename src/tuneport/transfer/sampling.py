@@ -1,0 +1,184 @@
+"""Pieces of some matrices of base, tuned and target, read before the first byte is written.
+
+A plan says which elements meet; here a few of them are read, from files or from the Hub by ranges, and summed as the whole
+pass sums all of them. Which ones depends on names and sizes alone, so a sample is the same wherever the weights lie. Memory
+and bytes are bounded by the numbers below, whatever the model's size: 8 MiB are read at most of each input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.reading import TensorReader, reading
+from tuneport.pairing.rows import Runs
+from tuneport.transfer.kept_sample import met_again, pieces_of, spread
+from tuneport.transfer.pieces import Difference, Readers, Source, Sum, Term, meet
+from tuneport.transfer.plan import OutputTask, Plan
+from tuneport.transfer.roles import Figures, MatrixSums, figures, is_matrix, margin, of_size, sums_of, together
+from tuneport.transfer.stream import Workspace
+
+# Matrices that are looked at, spread over the model, and pieces of each, spread over the matrix.
+MATRICES = 32
+PIECES = 2
+ELEMENTS = 16384
+# Where rows are matched by token a piece ends with the neighbours that stay together: there are more of them, and shorter.
+RUNS = 8
+# Requests to the Hub that are under way at a time.
+REQUESTS = 8
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was looked at. ``complete``: all elements of all matrices that count, so nothing is uncertain."""
+
+    matrices: tuple[MatrixSums, ...]
+    complete: bool
+
+    @property
+    def figures(self) -> Figures:
+        """What the sample says of the roles."""
+        return figures(self.matrices)
+
+    def error(self, name: str) -> float:
+        """How far a figure of the sample may be from that of all elements."""
+        return 0.0 if self.complete else margin(self.matrices, name)
+
+    @property
+    def unchanged(self) -> bool | None:
+        """Whether tuned is the base, as far as was seen."""
+        known = [m.diff for m in self.matrices if not math.isnan(m.diff)]
+        return not any(known) if known else None
+
+    @property
+    def same(self) -> bool | None:
+        """Whether the target is the base, as far as was seen."""
+        known = [m.drift for m in self.matrices if not math.isnan(m.drift)]
+        return not any(known) if known else None
+
+    def record(self) -> dict[str, Any]:
+        """The sample as it stands in a manifest and in a plan."""
+        errors = {
+            name: round(self.error(name), 4) for name, value in self.figures.cosines().items() if value is not None
+        }
+        return {**self.figures.record(), "complete": self.complete, "error": errors}
+
+
+def take_samples(plan: Plan) -> dict[str, Sample]:
+    """Samples of the matrices that a plan adds to, or whose difference it takes, by the role that brings the difference."""
+    with _opened(plan.inputs) as (readers, afar):
+        if plan.operation == "apply":
+            found = {role: met_again(plan, role, readers) for role in plan.base_samples}
+            return {role: Sample(tuple(matrices), whole) for role, (matrices, whole) in found.items() if matrices}
+        return {"tuned": _take(plan, readers, afar)}
+
+
+def _take(plan: Plan, readers: Readers, afar: bool) -> Sample:
+    found = [candidate for task in plan.tasks if (candidate := _candidate(task)) is not None]
+    large = [c for c, counts in zip(found, of_size([c.elements for c in found]), strict=True) if counts]
+    drawn = random.Random(0)
+    chosen = spread(sorted(large, key=lambda candidate: candidate.recipe.name), MATRICES, drawn)
+    ranges = [(candidate, span) for candidate in chosen for span in _spans(candidate, drawn)]
+    shared = Workspace()
+
+    def read(one: tuple[_Candidate, tuple[int, int]]) -> MatrixSums | None:
+        return _sums(*one, readers, Workspace() if afar else shared)
+
+    with ThreadPoolExecutor(REQUESTS if afar else 1) as pool:
+        parts = list(zip(ranges, pool.map(read, ranges), strict=True))
+    matrices = [together([part for (of, _), part in parts if of is one and part is not None]) for one in chosen]
+    kept = tuple(matrix for matrix in matrices if matrix.elements)
+    return Sample(kept, sum(m.elements for m in kept) == sum(candidate.matched for candidate in large))
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A matrix that could be looked at. ``recipe`` reads it; ``has_diff``: what it calls the difference is one."""
+
+    recipe: Sum | Difference
+    elements: int
+    runs: Runs | None
+    has_diff: bool = True
+
+    @property
+    def matched(self) -> int:
+        """Elements of rows that all three have."""
+        return (
+            self.elements
+            if self.runs is None
+            else sum(stop - start for start, stop in _matched(self.runs, self.elements))
+        )
+
+
+def _candidate(task: OutputTask) -> _Candidate | None:
+    """The task as something to look at: its own recipe, or base beside target where an adapter makes the difference."""
+    recipe, pair, elements = task.recipe, task.line.pair, task.slot.elements
+    if pair is None or not is_matrix(task.slot.dtype, task.slot.shape) or not isinstance(recipe, Sum | Difference):
+        return None
+    if pair.change is not None:
+        if not isinstance(recipe, Sum) or task.line.by_token or pair.change.rows is not None:
+            return None
+        base = Source("base", pair.base)
+        return _Candidate(replace(recipe, terms=(Term(base, base, 1.0),)), elements, None, has_diff=False)
+    terms = [term for term in recipe.terms if term.scale and term.plus is not None and term.minus is not None]
+    return _Candidate(recipe, elements, terms[0].runs) if len(recipe.terms) == len(terms) == 1 else None
+
+
+def _spans(candidate: _Candidate, drawn: random.Random) -> Iterator[tuple[int, int]]:
+    """Which elements of a matrix are looked at: all of a small one, else pieces spread over it."""
+    if candidate.runs is not None:
+        yield from _matched_spans(candidate.runs, candidate.elements, drawn)
+    else:
+        yield from pieces_of(candidate.elements, PIECES, ELEMENTS, drawn)
+
+
+def _matched_spans(runs: Runs, elements: int, drawn: random.Random) -> Iterator[tuple[int, int]]:
+    """Pieces within runs of rows that all three have."""
+    spans = _matched(runs, elements)
+    rows = [(stop - start) // runs.columns for start, stop in spans]
+    if sum(rows) * runs.columns <= PIECES * ELEMENTS:
+        yield from spans
+        return
+    for place in drawn.choices(range(len(spans)), rows, k=RUNS):
+        start, stop = spans[place]
+        start += drawn.randrange(rows[place]) * runs.columns
+        yield start, min(start + PIECES * ELEMENTS // RUNS, stop)
+
+
+def _matched(runs: Runs, elements: int) -> list[tuple[int, int]]:
+    """The elements of each run of rows that all three have."""
+    ends = np.append(runs.starts[1:], elements // runs.columns)
+    matched = (runs.partners[:, :3] >= 0).all(axis=1)
+    pairs = zip(runs.starts[matched].tolist(), ends[matched].tolist(), strict=True)
+    return [(start * runs.columns, end * runs.columns) for start, end in pairs]
+
+
+def _sums(candidate: _Candidate, span: tuple[int, int], readers: Readers, space: Workspace) -> MatrixSums | None:
+    met = meet(candidate.recipe, *span, readers, space)
+    if met is None or met.base is None:
+        return None
+    return sums_of(met.base, met.diff if candidate.has_diff else None, met.target)
+
+
+@contextlib.contextmanager
+def _opened(checkpoints: Sequence[Checkpoint]) -> Iterator[tuple[dict[str, TensorReader], bool]]:
+    """Readers by role, and whether some of them read from the Hub."""
+    afar = [checkpoint for checkpoint in checkpoints if checkpoint.to_fetch]
+    with contextlib.ExitStack() as stack:
+        readers: dict[str, TensorReader] = {}
+        for checkpoint in checkpoints:
+            if checkpoint in afar:
+                from tuneport.checkpoint.hub import RangeReader
+
+                readers[checkpoint.role] = RangeReader(checkpoint)
+            else:
+                readers[checkpoint.role] = stack.enter_context(reading(checkpoint))
+        yield readers, bool(afar)
