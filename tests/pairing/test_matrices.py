@@ -64,7 +64,20 @@ def test_padded_rows_are_known_by_config_or_by_another_matrix_and_a_tokenizer_of
     assert found(named, bias).names == {named.name, bias.name}
     # nothing known: a stop that names it
     lonely = found(embedding)
-    assert not lonely.names and "slightly more rows than the tokenizer has tokens" in lonely.undecided[0]
+    assert not lonely.names and "nearly as many rows as the tokenizer has tokens" in lonely.undecided[0]
+
+
+@pytest.mark.parametrize("rows", [V - 1, V + 1, 512, 2 * V])
+def test_rows_that_nothing_explains_stop_as_far_as_a_vocabulary_may_be_padded_or_lack_rows(rows: int) -> None:
+    (line,) = found(tensor("model.table", rows, H)).undecided
+    assert "`model.table` has nearly as many rows as the tokenizer has tokens" in line
+    assert not found(tensor("model.table", 2 * V + 1, H)).undecided
+
+
+def test_one_model_with_a_full_vocabulary_does_not_hide_that_the_others_are_padded() -> None:
+    table = tensor("model.table", 320, H)
+    sides = [side(table, tokens=tokens, vocab_size=None) for tokens in (V, V, 320)]
+    assert len(find_vocabulary_tensors(sides).undecided) == 1
 
 
 def test_each_model_counts_by_its_own_sizes() -> None:
@@ -124,6 +137,20 @@ def test_names_decide_a_coincidence_for_kinds_that_are_known() -> None:
     assert found(*tensors, model_type="llama", intermediate_size=V, n_positions=V) == VocabularyTensors(
         frozenset({"model.embed_tokens.weight"}), (V, V, V)
     )
+
+
+def test_names_of_positions_are_none_of_a_vocabulary() -> None:
+    """OPT's table has two rows more than ``max_position_embeddings`` says."""
+    tensors = [tensor("model.decoder.embed_tokens.weight", V, H), tensor("model.decoder.embed_positions.weight", V, H)]
+    known = found(*tensors, model_type="opt", max_position_embeddings=V - 2)
+    assert known == VocabularyTensors(frozenset({tensors[0].name}), (V, V, V))
+    (line,) = found(tensors[0], tensor("pos.table", V, H)).undecided
+    assert "`pos.table`" in line and "its name is one of positions" in line
+
+
+def test_a_kind_is_not_known_by_a_model_that_has_none_of_its_names() -> None:
+    (line,) = found(tensor("tok.table", V, H), model_type="llama", intermediate_size=V).undecided
+    assert "`tok.table`" in line and "`intermediate_size`" in line
 
 
 def test_a_head_that_is_stored_the_other_way_round_stops() -> None:

@@ -21,11 +21,13 @@ from tuneport.checkpoint.token_names import is_token_field
 from tuneport.checkpoint.weights import StoredTensor
 
 How = Literal["strings", "positions"]
-# Above the tokenizer's count by at most this factor, a size that nothing explains may be a padded vocabulary.
-_MOST_PADDING = 1.25
+# Up to this factor above or below the tokenizer's count, a size that nothing explains may be the vocabulary's: padded to a
+# multiple of 64 or 128, or short of tokens without a row.
+_NEARLY = 2
 _NUMBER = re.compile(r"\d+")
 _IN_A_LAYER = re.compile(r"\.\d+\.")
 # What people call an embedding or a head, also where a layer has one (Medusa's heads, DeepSeek's prediction layers).
+_LIKE_POSITIONS = re.compile(r"(^|[._])(wpe|pos|position|positions|position_embeddings?|embed_positions)([._]|$)", re.IGNORECASE)
 _LIKE_A_VOCABULARY = re.compile(r"(^|[._])(embed|unembed|(lm_?)?head|vocab|logit|predict)", re.IGNORECASE)
 
 
@@ -126,8 +128,7 @@ class _Survey:
     def __init__(self, sides: Sequence[Side]) -> None:
         self._sides = sides
         self._kinds = {kind for side in sides for kind in _kinds(side.config)}
-        known = [side.config.get("model_type") for side in sides]
-        self._known = all(isinstance(kind, str) and is_known_kind(kind) for kind in known)
+        self._known = all(self._is_known(side) for side in sides)
         self._by_string = all(side.tokens is not None for side in sides)
         self._sizes = [self._sizes_of(side) for side in sides]
         self._fields = {
@@ -161,7 +162,7 @@ class _Survey:
             reason = self._coincidence(stored)
             return None if reason is None else f"has as many rows as the vocabulary, but {reason}"
         if self._is_nearly(stored) and self._coincidence(stored) is None:
-            return "has slightly more rows than the tokenizer has tokens, and nothing says why"
+            return "has nearly as many rows as the tokenizer has tokens, and nothing says why"
         if self._has_columns(stored):
             return "has as many columns as the vocabulary"
         return None
@@ -169,6 +170,12 @@ class _Survey:
     def _stored(self, weight: str) -> list[tuple[int, StoredTensor]]:
         found = [(place, side.tensors.get(weight)) for place, side in enumerate(self._sides)]
         return [(place, tensor) for place, tensor in found if tensor is not None]
+
+    def _is_known(self, side: Side) -> bool:
+        """Whether the names of all vocabulary matrices are known: transformers has the kind, and its names are those."""
+        kind = side.config.get("model_type")
+        named = any(is_named_vocabulary(tensor.name, self._kinds) for tensor in side.tensors.values())
+        return isinstance(kind, str) and is_known_kind(kind) and named
 
     def _is_named(self, stored: Iterable[tuple[int, StoredTensor]]) -> bool:
         return any(is_named_vocabulary(tensor.name, self._kinds) for _, tensor in stored)
@@ -178,7 +185,8 @@ class _Survey:
 
     def _is_nearly(self, stored: Iterable[tuple[int, StoredTensor]]) -> bool:
         return all(
-            (tokens := self._sides[place].tokens) is not None and tokens < rows_of(tensor) <= _MOST_PADDING * tokens
+            (tokens := self._sides[place].tokens) is not None
+            and (self._sizes[place].has(rows_of(tensor)) or tokens <= _NEARLY * rows_of(tensor) <= _NEARLY**2 * tokens)
             for place, tensor in stored
         )
 
@@ -201,6 +209,8 @@ class _Survey:
             return f"`{self._fields[rows]}` of config.json is the same number"
         if self._widths.get(rows, name) != name:
             return f"`{self._widths[rows]}` has as many columns"
+        if _LIKE_POSITIONS.search(name):
+            return "its name is one of positions"
         return "it belongs to a layer" if _is_of_a_layer(name) else None
 
     def _sizes_of(self, side: Side) -> _Sizes:
