@@ -7,7 +7,7 @@ contradiction that the target has itself is its own affair: it is noted, and sto
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,43 +50,52 @@ class Contradictions:
 
     refusals: tuple[str, ...]
     of_target: tuple[IdWithoutRow, ...]
+    without_head: bool = False
 
     def record(self) -> dict[str, Any]:
-        """The manifest's field ``ids_without_row``; nothing where there is none."""
-        return {"ids_without_row": [each.record() for each in self.of_target]} if self.of_target else {}
+        """The manifest's fields ``ids_without_row`` and ``without_head``; nothing where there is nothing to note."""
+        ids = {"ids_without_row": [each.record() for each in self.of_target]} if self.of_target else {}
+        return {**ids, "without_head": True} if self.without_head else ids
 
 
 def contradictions(
     files: Mapping[str, bytes | Path], tensors: Mapping[str, StoredTensor], target: Checkpoint
 ) -> Contradictions:
     """What the output's ``files`` say against its ``tensors``, which are the target's with more rows, if any."""
-    config = read_json(files.get("config.json"))
+    written = {name: read_json(files[name]) for name in FILES if name in files}
+    config = written.get("config.json", {})
     rows = vocabulary_rows(tensors, config)
-    own = set(ids_without_row(_kept(files, target), vocabulary_rows(target.tensors, target.config)))
-    found = ids_without_row(files, rows)
+    own = set(ids_without_row(_configs(target, written), vocabulary_rows(target.tensors, target.config)))
+    found = ids_without_row(written, rows)
     refusals = [each.in_words(rows) for each in found if each not in own]
     tying = _tying(config, is_tied(config), is_tied(target.config)) if config else None
-    return Contradictions((*refusals, *([tying] if tying else [])), tuple(each for each in found if each in own))
+    return Contradictions(
+        (*refusals, *([tying] if tying else [])),
+        tuple(each for each in found if each in own),
+        lacks_its_head(target.tensors, target.config, is_tied(target.config)),
+    )
 
 
-def in_a_folder(out: Path, produced: Checkpoint, manifest: Mapping[str, Any]) -> list[str]:
+def in_a_folder(produced: Checkpoint, manifest: Mapping[str, Any]) -> list[str]:
     """The contradictions of a finished output, but for those that its manifest says the target has itself."""
-    files = {name: out / name for name in FILES if (out / name).is_file()}
     rows = vocabulary_rows(produced.tensors, produced.config)
     noted = manifest.get("ids_without_row", [])
-    faults = [each.in_words(rows) for each in ids_without_row(files, rows) if each.record() not in noted]
-    if lacks_its_head(produced.tensors, produced.config, is_tied(produced.config)):
+    found = ids_without_row(_configs(produced), rows)
+    faults = [each.in_words(rows) for each in found if each.record() not in noted]
+    lacks_head = lacks_its_head(produced.tensors, produced.config, is_tied(produced.config))
+    if lacks_head and not manifest.get("without_head"):
         faults.append("config.json does not tie head and embedding, and only one of the two is stored")
-    return faults + tokenizer_in_a_folder(out, manifest.get("tokenizer_faults"))
+    return faults + tokenizer_in_a_folder(produced.path, manifest.get("tokenizer_faults"))
 
 
-def ids_without_row(files: Mapping[str, bytes | Path], rows: int) -> list[IdWithoutRow]:
-    """Every token id in config and generation config for which there is no row. ``files`` by name, as bytes or on disk."""
-    found = []
-    for name in FILES if rows else ():
-        config = read_json(files.get(name))
-        found += [IdWithoutRow(name, field, id) for field, id in _ids(config) if id >= rows]
-    return found
+def ids_without_row(configs: Mapping[str, Mapping[str, Any]], rows: int) -> list[IdWithoutRow]:
+    """Every token id in config and generation config, by file, for which there is no row."""
+    return [
+        IdWithoutRow(name, field, id)
+        for name, config in configs.items()
+        for field, id in (_ids(config) if rows else ())
+        if id >= rows
+    ]
 
 
 def vocabulary_rows(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> int:
@@ -116,9 +125,10 @@ def _tying(config: Mapping[str, Any], tied: bool, tied_target: bool) -> str | No
     )
 
 
-def _kept(files: Mapping[str, bytes | Path], target: Checkpoint) -> dict[str, bytes | Path]:
-    """The target's own files of the names that the output has."""
-    return {name: target.sidecars.place(name) for name in FILES if name in files and target.sidecars.has(name)}
+def _configs(model: Checkpoint, names: Iterable[str] = FILES) -> dict[str, Mapping[str, Any]]:
+    """The files of a folder that name token ids, of those names."""
+    read = {name: model.sidecars.json(name) for name in names}
+    return {name: config for name, config in read.items() if config is not None}
 
 
 def _ids(config: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, int]]:
@@ -131,9 +141,7 @@ def _ids(config: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterato
             yield from ((prefix + field, id) for id in dict.fromkeys(seen))
 
 
-def read_json(content: bytes | Path | None) -> Mapping[str, Any]:
-    """One of the output's small files as a JSON object; empty where there is none."""
-    if content is None:
-        return {}
-    value = json.loads(content if isinstance(content, bytes) else content.read_bytes())
-    return value if isinstance(value, Mapping) else {}
+def read_json(content: bytes | Path) -> Mapping[str, Any]:
+    """One of the output's small files, which is a JSON object."""
+    value: Mapping[str, Any] = json.loads(content if isinstance(content, bytes) else content.read_bytes())
+    return value

@@ -46,6 +46,7 @@ _SHAPE: Mapping[str, Any] = {
     "scales?": [float],
     "behaviour?": {"template": [str], "end_tokens": [{"id": int}]},
     "base_sample?": {"*": [{"start": int, "values": str}]},
+    "ids_without_row?": [{}],
     "diff?": {
         "*": {
             "base": {"dtype": str, "shape": [int]},

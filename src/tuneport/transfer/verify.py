@@ -92,7 +92,7 @@ def verify(
     with reading(produced) as reader:
         faults += _compare_digests(manifest, produced, reader, pool)
     faults += _compare_files(manifest, out, set(produced.files))
-    faults += in_a_folder(out, produced, manifest) if operation != "diff" else []
+    faults += in_a_folder(produced, manifest) if operation != "diff" else []
     leaves = sum(leaf_count(tensor.nbytes) for tensor in produced.tensors.values())
     if plan is None:
         _stop_if(faults, out)
