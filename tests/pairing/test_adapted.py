@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open import open_checkpoint
@@ -186,3 +187,40 @@ def test_a_square_weight_is_turned_where_the_kind_of_model_stores_it_so(tmp_path
         assert square is not None and square.transposed is turned
         oblong = changes["model.layers.0.mlp.up_proj.weight"].low_rank
         assert oblong is not None and not oblong.transposed, "24×8 tells by its shape"
+
+
+TABLE, HEAD = "backbone.embeddings", "lm_head"
+
+
+def mamba(tmp_path: Path, saved: dict[str, torch.Tensor], **settings: object) -> Adapted:
+    """An adapter of a tied Mamba, whose embedding has a name of its own."""
+    mixer = {f"backbone.layers.0.mixer.{name}.weight": torch.ones(16, 8) for name in ("in_proj", "other")}
+    base = {f"{TABLE}.weight": torch.ones(24, 8), **mixer}
+    config = tiny.config(model_type="mamba", architectures=["MambaForCausalLM"], tie_word_embeddings=True)
+    folder = tiny.write_lora(tmp_path / "lora", base, rank=2, **settings)
+    named = {f"base_model.model.{name}": tensor for name, tensor in saved.items()}
+    save_file({**load_file(folder / "adapter_model.safetensors"), **named}, folder / "adapter_model.safetensors")
+    written = tiny.write_model(tmp_path / "base", base, settings=config)
+    return lay_onto(open_checkpoint(folder, "tuned"), open_checkpoint(written, "base"), tied=True)
+
+
+def test_tied_matrices_are_one_under_the_names_of_their_kind(tmp_path: Path) -> None:
+    matrix = torch.zeros(24, 8)
+    both = {f"{TABLE}.weight": matrix, f"{HEAD}.weight": matrix.clone()}
+    adapted = mamba(tmp_path / "both", both, modules_to_save=["embeddings", "lm_head"])
+    assert f"{TABLE}.weight" in adapted.changes and f"{HEAD}.weight" not in adapted.changes
+    assert [(alike.one.name, alike.other.name) for alike in adapted.alike] == [
+        (f"base_model.model.{TABLE}.weight", f"base_model.model.{HEAD}.weight")
+    ]
+    with pytest.raises(PairingError, match="trains the embedding apart"):
+        mamba(tmp_path / "one", {f"{TABLE}.weight": matrix}, modules_to_save=["embeddings"])
+
+
+def test_trained_tokens_find_an_embedding_of_any_name(tmp_path: Path) -> None:
+    rows = {f"{TABLE}.token_adapter.trainable_tokens_delta": torch.zeros(2, 8)}
+    adapted = mamba(tmp_path / "tokens", rows, trainable_token_indices={"embeddings": [3, 5]})
+    trained = adapted.changes[f"{TABLE}.weight"].rows
+    assert trained is not None and tuple(trained.ids) == (3, 5)
+    none = {"backbone.layers.0.mixer.other.token_adapter.trainable_tokens_delta": torch.zeros(2, 8)}
+    with pytest.raises(PairingError, match="no embedding or head that tuneport knows"):
+        mamba(tmp_path / "layer", none, trainable_token_indices={"other": [3, 5]})

@@ -60,6 +60,14 @@ class Ties:
             return "" if self._alone else self._embedding
         return "" if self._alone and EMBEDDING.search(name) else name
 
+    def is_shared(self, name: str) -> bool:
+        """Whether the weight behind ``name`` has several names in a tied model, as head and embedding."""
+        if not self.tied:
+            return False
+        if self._of_kind:
+            return name in self._of_kind or name in self._of_kind.values()
+        return is_head_weight(name) or EMBEDDING.search(name) is not None
+
     def is_source(self, name: str) -> bool:
         """Whether the others of its group are copies of this one; a head is the copy, an embedding the source."""
         return self.weight(name) == name if self._of_kind else not is_head_weight(name)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from tuneport.checkpoint.adapter import Alike, Change, LowRank, read_changes
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.matrices import EMBEDDING, is_commonly_named, is_head_weight
+from tuneport.checkpoint.matrices import Ties, is_commonly_named
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
@@ -62,11 +62,13 @@ def lay_onto(
         others = {name: rename(name) for name in named}
         check_distinct(others, rename, adapter)
         named = {others[name]: change for name, change in named.items()}
-    changes, alike, faults = _untied(_by_base_name(named, base), tied, adapter.adapter.tied)
+    ties = Ties(tied, base.config.get("model_type"), base.tensors)
+    changes, alike, faults = _untied(_by_base_name(named, base), ties, adapter.adapter.tied)
+    by_token = find_vocabulary_tensors([Side.of(base, ties)]).names
     found: dict[str, Change] = {}
     tensors = dict(base.tensors)
     for name, change in changes.items():
-        fitting = _fitting(name, change, base, adapter.adapter.transposed, faults)
+        fitting = _fitting(name, change, base, name in by_token, adapter.adapter.transposed, faults)
         found[name], tensors[name] = fitting, _tuned_tensor(name, fitting, base.tensors.get(name))
     if faults:
         raise PairingError(f"{where} does not fit its base {base.label}:{listing(sorted(faults))}")
@@ -74,7 +76,7 @@ def lay_onto(
     rows = find_vocabulary_tensors([Side(tensors, base.config)]).rows[0] or None
     model, ends, unread = with_an_end(model, base, rows)
     decisions = (*file_decisions(model), *ends, *base_decisions(adapter))
-    warnings = (*_tied_product(found, tied, adapter.adapter.tied), *unread, *base_doubts(adapter, base, target))
+    warnings = (*_tied_product(found, ties, adapter.adapter.tied), *unread, *base_doubts(adapter, base, target))
     return Adapted(model, found, (*read.alike, *alike), decisions, warnings)
 
 
@@ -125,16 +127,17 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 
 
 def _untied(
-    changes: Mapping[str, Change], tied: bool, kept_tied: bool
+    changes: Mapping[str, Change], ties: Ties, kept_tied: bool
 ) -> tuple[dict[str, Change], list[Alike], list[str]]:
     """In a tied model head and embedding are one weight: the head's change must be the embedding's, told once.
 
     peft ties trained tokens by itself, adds an embedding's product to both when it merges, and ties the rest where
     ``ensure_weight_tying`` was set; else the head went its own way, and base and tuned model are no longer of one kind.
     """
-    heads = [name for name in changes if is_head_weight(name)]
-    embeddings = [name for name in changes if EMBEDDING.search(name)]
-    if not tied or not (heads or embeddings):
+    shared = [name for name in changes if ties.is_shared(name)]
+    heads = [name for name in shared if not ties.is_source(name)]
+    embeddings = [name for name in shared if ties.is_source(name)]
+    if not shared:
         return dict(changes), [], []
     if len(heads) > 1 or len(embeddings) > 1:
         return dict(changes), [], [f"several heads or embeddings are changed: {', '.join([*heads, *embeddings])}"]
@@ -172,7 +175,9 @@ def _trained(change: Change) -> StoredTensor | None:
     return change.rows.tensor if change.rows is not None else None
 
 
-def _fitting(name: str, change: Change, base: Checkpoint, transposed: bool, faults: list[str]) -> Change:
+def _fitting(
+    name: str, change: Change, base: Checkpoint, by_token: bool, transposed: bool, faults: list[str]
+) -> Change:
     """The change of one tensor, its product turned the way the weight is stored; what does not fit goes to ``faults``."""
     whole, low_rank, rows = change.whole, change.low_rank, change.rows
     stored = whole or base.tensors.get(name)
@@ -187,7 +192,7 @@ def _fitting(name: str, change: Change, base: Checkpoint, transposed: bool, faul
         if low_rank.shape != stored.shape:
             product = "×".join(map(str, low_rank.shape))
             faults.append(f"`{name}` is {shape}, the adapter's product B·A for it {product}")
-    if rows is not None and not is_commonly_named(name):
+    if rows is not None and not (by_token or is_commonly_named(name)):
         faults.append(f"`{name}` has trained tokens, and is no embedding or head that tuneport knows")
     elif rows is not None and (len(stored.shape) != 2 or rows.tensor.shape[1] != stored.shape[1]):
         faults.append(f"`{name}` is {shape}, the adapter's trained rows for it have {rows.tensor.shape[1]} columns")
@@ -221,10 +226,10 @@ def _tuned_tensor(name: str, change: Change, base: StoredTensor | None) -> Store
     return replace(stored, name=name)
 
 
-def _tied_product(changes: Mapping[str, Change], tied: bool, kept_tied: bool) -> Iterable[str]:
+def _tied_product(changes: Mapping[str, Change], ties: Ties, kept_tied: bool) -> Iterable[str]:
     """A product on the embedding of a tied model goes onto the head too, which peft trained without it."""
     for name, change in changes.items():
-        if tied and not kept_tied and EMBEDDING.search(name) and change.low_rank is not None:
+        if change.low_rank is not None and not kept_tied and ties.is_shared(name) and ties.is_source(name):
             yield (
                 f"`{name}`: the base ties head and embedding, so the adapter's product on the embedding becomes the head's "
                 "too, as in peft's own merge; it was trained with a head that stayed as it was (peft's "

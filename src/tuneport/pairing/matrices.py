@@ -27,7 +27,9 @@ _NEARLY = 2
 _NUMBER = re.compile(r"\d+")
 _IN_A_LAYER = re.compile(r"\.\d+\.")
 # What people call an embedding or a head, also where a layer has one (Medusa's heads, DeepSeek's prediction layers).
-_LIKE_POSITIONS = re.compile(r"(^|[._])(wpe|pos|position|positions|position_embeddings?|embed_positions)([._]|$)", re.IGNORECASE)
+_LIKE_POSITIONS = re.compile(
+    r"(^|[._])(wpe|pos|position|positions|position_embeddings?|embed_positions)([._]|$)", re.IGNORECASE
+)
 _LIKE_A_VOCABULARY = re.compile(r"(^|[._])(embed|unembed|(lm_?)?head|vocab|logit|predict)", re.IGNORECASE)
 
 
