@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from ran import Cli
+from safetensors.torch import load_file, save_file
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # A language was added to the vocabulary before the fine-tuning: base has its words as well.
@@ -212,3 +213,62 @@ def test_a_table_of_integers_by_token_leaves_no_room_for_new_ones(cli: Cli, tmp_
     ran = cli("transfer", *parents, "--out", tmp_path / "out")
     assert ran.status == 1 and "`mlp.gate.tid2eid` holds integers, a row for each token" in ran.err
     assert cli("transfer", *parents, "--out", tmp_path / "out", "--new-tokens", "drop").status == 0
+
+
+def test_a_target_that_lacks_its_head_gives_an_output_that_verifies(cli: Cli, tmp_path: Path) -> None:
+    parents = small(tmp_path)
+    for role in ("base", "tuned", "target"):
+        weights = tiny.read_weights(tmp_path / role)
+        del weights[HEAD]
+        tiny.write_weights(tmp_path / role, weights)
+    assert cli("transfer", *parents, "--out", tmp_path / "out").status == 0
+    assert json.loads((tmp_path / "out" / "tuneport.json").read_text())["without_head"] is True
+    assert cli("verify", tmp_path / "out").status == 0
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '"x"'])
+def test_a_broken_config_in_an_output_is_told_in_words(cli: Cli, tmp_path: Path, content: str) -> None:
+    parents = small(tmp_path)
+    assert cli("transfer", *parents, "--out", tmp_path / "out").status == 0
+    (tmp_path / "out" / "generation_config.json").write_text(content)
+    ran = cli("verify", tmp_path / "out")
+    assert ran.status == 1 and "generation_config.json" in ran.err and "JSON" in ran.err
+
+
+TRAINED = "token_adapter.trainable_tokens_delta"
+
+
+@pytest.mark.parametrize("way", ["whole", "rows", "elsewhere"])
+def test_what_an_adapter_changed_in_lost_rows_is_measured_as_of_a_full_model(
+    cli: Cli, tmp_path: Path, way: str
+) -> None:
+    """Words 24, 25 and the reserved slot 26 have no row in the target."""
+    parents = extended(tmp_path)
+    base, made = tiny.read_weights(tmp_path / "base"), torch.Generator().manual_seed(9)
+    adapter = tiny.write_lora(tmp_path / "lora", {"model.layers.0.mlp.up_proj.weight": torch.zeros(24, 8)}, rank=2)
+    rows = torch.randn(3, 8, generator=made)
+    ids = [0, 24, 25]
+    tuned = base[EMBED].float().clone()
+    tuned[ids] = rows
+    saved = {
+        "whole": ({f"base_model.model.{EMBED}": tuned}, {"modules_to_save": ["embed_tokens"]}),
+        "rows": (
+            {f"base_model.model.model.embed_tokens.{TRAINED}": rows},
+            {"trainable_token_indices": {"embed_tokens": ids}},
+        ),
+        "elsewhere": ({}, {}),
+    }[way]
+    factors = load_file(adapter / "adapter_model.safetensors")
+    save_file({**factors, **saved[0]}, adapter / "adapter_model.safetensors")
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**settings, **saved[1]}))
+    diff = (tuned - base[EMBED].float()).double() if way != "elsewhere" else torch.zeros(27, 8).double()
+    up = [factors[f"base_model.model.model.layers.0.mlp.up_proj.lora_{each}.weight"].double() for each in "BA"]
+    whole = float(diff.square().sum() + (4 * up[0] @ up[1]).square().sum()) ** 0.5
+    share = float(diff[24:].norm()) / whole
+    given = ["--base", parents[1], "--tuned", adapter, "--onto", parents[5]]
+    ran = cli("transfer", *given, "--out", tmp_path / "out")
+    assert ran.status == 0 and f"({share:.1%} of ‖Δ‖)" in ran.err and "salam, dunia" in ran.err
+    assert cli("diff", *given[:4], "--out", tmp_path / "diff").status == 0
+    applied = cli("apply", tmp_path / "diff", "--onto", parents[5], "--out", tmp_path / "applied")
+    assert applied.status == 0 and f"({share:.1%} of ‖Δ‖)" in applied.err

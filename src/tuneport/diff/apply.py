@@ -29,7 +29,7 @@ from tuneport.diff.vector import RAW, DiffVector
 from tuneport.errors import PairingError
 from tuneport.pairing.kinds import check_architectures
 from tuneport.pairing.matrices import Side, columns_of, rows_of, vocabulary_axis, with_rows
-from tuneport.pairing.rows import Runs, runs_of
+from tuneport.pairing.rows import Ids, Runs, runs_of
 from tuneport.pairing.tensors import (
     ParentPair,
     TensorPair,
@@ -79,7 +79,8 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
     refusals += [line for vector, rows in zip(vectors, matched, strict=True) for line in _misread(vector, rows)]
     cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
     lines = [line for line in merged if is_written(line)]
-    recipes = [_recipe(line, accounts, vectors, matches, scales, choices, cast) for line in lines]
+    by_name = [{line.name: line for line in reversed(account)} for account in accounts]
+    recipes = [_recipe(line, by_name, vectors, matches, scales, choices, cast) for line in lines]
     layout, tasks = place(lines, recipes, choices.shard_bytes)
     grown = grown_rows(tasks)
     refusals += rows_without_room(tasks, grown)
@@ -200,7 +201,7 @@ def _merge_accounts(accounts: Sequence[Sequence[TensorPair]]) -> tuple[list[Tens
 
 def _recipe(
     line: TensorPair,
-    accounts: Sequence[Sequence[TensorPair]],
+    accounts: Sequence[Mapping[str, TensorPair]],
     vectors: Sequence[DiffVector],
     matches: Sequence[VocabularyMatch],
     scales: Sequence[float],
@@ -212,7 +213,7 @@ def _recipe(
     used: list[float] = []
     work = [target.dtype]
     for vector, match, scale, account in zip(vectors, matches, scales, accounts, strict=True):
-        own = next((other for other in account if other.name == line.name), None)
+        own = account.get(line.name)
         if own is None or own.fate not in ("transferred", "resized") or own.pair is None:
             continue
         scale = scale_of(line.name, scale, choices.rules)
@@ -249,9 +250,7 @@ def _runs(
     rows = match.rows(rows_of(pair.base), rows_of(pair.tuned), rows_of(target))
     plus = np.where((rows.target >= 0) & (rows.tuned >= 0), rows.base, -1)
     if ids is not None:
-        places = np.full(rows_of(pair.base) + 1, -1, np.int64)
-        places[list(ids)] = np.arange(len(ids))
-        plus = places[plus]  # -1 finds the last entry, which is none
+        plus = _places(ids, rows_of(pair.base))[plus]
     raw = np.full(rows.rows, -1, np.int64)
     position = {id: index for index, id in enumerate(raw_ids)}
     for row in np.flatnonzero((rows.target < 0) & (rows.tuned >= 0)):
@@ -265,16 +264,25 @@ def _runs(
     return runs_of(rows.target, plus, plus, raw, columns_of(target)), rows.rows
 
 
+def _places(ids: tuple[int, ...], rows: int) -> Ids:
+    """For each of the base's rows its place among those that are stored, or -1. Row -1 finds the last entry, which is none."""
+    places = np.full(rows + 1, -1, np.int64)
+    places[list(ids)] = np.arange(len(ids))
+    return places
+
+
 def _lost(vector: DiffVector, match: VocabularyMatch, account: Sequence[TensorPair]) -> list[LostRows]:
     """What the vector holds for rows of tokens that the target lacks, matrix by matrix."""
     found = []
     for line in account:
         stored = vector.tensors.get(line.pair.name) if line.pair is not None and line.by_token else None
-        if stored is None or line.pair is None or vector.ids(line.pair.name) is not None:
+        if stored is None or line.pair is None:
             continue
+        ids = vector.ids(line.pair.name)
         rows = match.lost_rows(rows_of(line.pair.base), rows_of(line.pair.tuned))
         if len(rows):
-            runs = lost_runs(rows[:, 0], rows[:, 0], columns_of(stored))
+            places = rows[:, 0] if ids is None else _places(ids, rows_of(line.pair.base))[rows[:, 0]]
+            runs = lost_runs(places, places, columns_of(stored))
             term = Term(Source(vector.role, stored), None, 1.0, runs)
             recipe = Difference(line.name, (term,), stored.dtype)
             found.append(LostRows(recipe, len(rows) * columns_of(stored)))

@@ -221,12 +221,14 @@ def _match_positions(
     base_rows, tuned_rows, target_rows = matrix_rows
     common = min(matrix_rows)
     known = sorted((id, token) for token, id in tuned.ids.items() if common <= id < tuned_rows)
+    lost = [(id, token) for id, token in known if id < base_rows and base.token(id) == token and id >= target_rows]
     return VocabularyMatch(
         "positions",
         "",
         common,
         dropped=tuple(token for id, token in known if id >= base_rows),
-        lost=tuple(token for id, token in known if id < base_rows and base.token(id) == token and id >= target_rows),
+        lost=tuple(token for _, token in lost),
+        lost_ids=np.array([(id, id) for id, _ in lost], np.int64).reshape(-1, 2),
         tokenizers=tokenizers,
     )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from blake3 import blake3
 
 from tuneport import __version__
@@ -40,7 +41,7 @@ from tuneport.pairing.tensors import (
     pair_target,
     scale_of,
 )
-from tuneport.pairing.vocabulary import VocabularyMatch
+from tuneport.pairing.vocabulary import RowMap, VocabularyMatch
 from tuneport.transfer.adapted_terms import adapted_terms
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.budget import DEFAULT_MAX_MEMORY, DEFAULT_MAX_MEMORY_PARSING
@@ -384,15 +385,20 @@ def _lost(account: Sequence[TensorPair], match: VocabularyMatch) -> tuple[LostRo
     """What the fine-tuning changed in rows of tokens that the target lacks, matrix by matrix."""
     found = []
     for line in account:
-        if line.pair is None or not line.by_token or line.pair.change is not None:
+        if line.pair is None or not line.by_token or line.pair.untrained:
             continue
-        base, tuned = line.pair.base, line.pair.tuned
+        base, tuned, columns = line.pair.base, line.pair.tuned, columns_of(line.pair.base)
         rows = match.lost_rows(rows_of(base), rows_of(tuned))
-        if len(rows):
-            runs = lost_runs(rows[:, 0], rows[:, 1], columns_of(base))
-            term = Term(Source("tuned", tuned), Source("base", base), 1.0, runs)
-            recipe = DifferenceRecipe(line.name, (term,), working_dtype(base.dtype, tuned.dtype))
-            found.append(LostRows(recipe, len(rows) * columns_of(base)))
+        if not len(rows):
+            continue
+        if line.pair.change is None:
+            runs = lost_runs(rows[:, 0], rows[:, 1], columns)
+            terms: tuple[Term, ...] = (Term(Source("tuned", tuned), Source("base", base), 1.0, runs),)
+        else:
+            places = np.arange(len(rows), dtype=np.int64)
+            terms = adapted_terms(line.pair, 1.0, RowMap(len(rows), places, rows[:, 0], rows[:, 1]), columns)
+        recipe = DifferenceRecipe(line.name, terms, working_dtype(base.dtype, tuned.dtype))
+        found.append(LostRows(recipe, len(rows) * columns))
     return tuple(found)
 
 

@@ -316,7 +316,7 @@ def _measure_dropped(plan: Plan, readers: Readers) -> dict[str, float | None]:
 def _lost_difference(plan: Plan, results: Sequence[TensorResult], readers: Readers) -> LostDifference | None:
     """Δ in rows whose tokens have no place in the output; None where an adapter made them, and nothing was read."""
     if not plan.lost:
-        return None if any(match.lost for match in plan.vocabulary) else LostDifference(0.0, 0.0, False)
+        return LostDifference(0.0, 0.0, False)
     lost = math.sqrt(sum(_square(rows.recipe, rows.elements, readers) for rows in plan.lost))
     carried = [result for result in results if result.has_diff]
     names = {rows.recipe.name for rows in plan.lost}
