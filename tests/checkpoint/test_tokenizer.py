@@ -281,6 +281,20 @@ def test_merges_are_read_one_by_one_however_they_are_written(layout: dict[str, A
         document["model"]["merges"] = merges
         text = locate_sections(json.dumps(document, **layout).encode(), "here")
         assert list(text.merges()) == expected
+        for piece in (expected[3][0], "".join(expected[5]), "no such piece"):
+            about = [(left, right) for left, right in expected if piece in (left, right, left + right)]
+            assert list(text.merges({piece})) == about
+
+
+def test_a_piece_is_found_among_merges_however_it_is_escaped() -> None:
+    start = b'{"model": {"vocab": {}, "merges": ['
+    for merges, piece in (
+        (b'["<", "\\u007c"]', "<|"),
+        (b'"\\u003c |"', "<"),
+        (b'["\\/", "a"]', "/"),
+        (b'"\\\\ u"', "\\u"),
+    ):
+        assert len(list(locate_sections(start + merges + b"]}}", "here").merges({piece}))) == 1, merges
 
 
 JSON = st.recursive(

@@ -218,8 +218,7 @@ def _tokenizer(task: _Merge) -> tuple[Files, tuple[str, ...], set[str]]:
     merged = merge_tokenizer(
         task.folders, tokenizers, task.tokenizers, json_sides, task.changes, task.names, task.findings
     )
-    known = None if task.tokenizers is None else task.tokenizers[2]
-    files |= edit_tokenizer(target, merged.changes, task.folders.tuned, merged.sections, known)
+    files |= edit_tokenizer(target, merged.changes, task.folders.tuned, merged.sections, task.tokenizers)
     for name in stale_files(target, task.changes):
         del files[name]
         task.findings.decided(name, "left behind", "it cannot be edited, and lacks the tokens of tokenizer.json")

@@ -24,7 +24,7 @@ from tuneport.checkpoint.tokenizer import (
     read_vocabulary,
     tokenizer_text,
 )
-from tuneport.checkpoint.tokenizer_sections import MEMBERS, OPTION
+from tuneport.checkpoint.tokenizer_sections import MEMBERS, OPTION, Sections
 from tuneport.checkpoint.tokenizer_text import Span, TokenizerText, indentation, locate_sections, render
 from tuneport.errors import SidecarError
 
@@ -47,27 +47,34 @@ def edit_tokenizer(
     changes: TokenChanges,
     tuned: SidecarFolder,
     sections: Mapping[str, Any] | None = None,
-    known: Tokenizer | None = None,
+    read: tuple[Tokenizer, Tokenizer, Tokenizer] | None = None,
 ) -> dict[str, bytes]:
     """The target's tokenizer files that change, by name; the pieces' merges and scores come from ``tuned``.
 
-    ``sections`` are those of tokenizer.json that are not the target's, by their names in `Sections`; ``known`` is the
-    target's tokenizer, if it was read. Not among the files are tokenizer_config.json and special_tokens_map.json
-    (`edit_added_tokens_decoder`, `token_changes.rename_tokens`).
+    ``sections`` are those of tokenizer.json that are not the target's, by their names in `Sections`; ``read`` are the
+    tokenizers of base, tuned and target, if they were read. Not among the files are tokenizer_config.json and
+    special_tokens_map.json (`edit_added_tokens_decoder`, `token_changes.rename_tokens`).
     """
     if not changes and not sections:
         return {}
+    theirs, known = (None, None) if read is None else read[1:]
     text = tokenizer_text(target, None if known is None else known.sections)
     files: dict[str, bytes] = {}
     if changes.renamed or changes.added or (changes.entries and text is not None):
-        text, files = _edit_tokens(text, target, changes, tuned, known or read_tokenizer(target))
+        layout = None if theirs is None else theirs.sections
+        text, files = _edit_tokens(text, target, changes, tuned, layout, known or read_tokenizer(target))
     if text is not None:
         files["tokenizer.json"] = _put_sections(text, sections or {}).data
     return {name: content for name, content in files.items() if content != target.read(name)}
 
 
 def _edit_tokens(
-    text: TokenizerText | None, target: SidecarFolder, changes: TokenChanges, tuned: SidecarFolder, known: Tokenizer
+    text: TokenizerText | None,
+    target: SidecarFolder,
+    changes: TokenChanges,
+    tuned: SidecarFolder,
+    theirs: Sections | None,
+    known: Tokenizer,
 ) -> tuple[TokenizerText | None, dict[str, bytes]]:
     """tokenizer.json, if there is one, and the older files, with tokens renamed and added."""
     names = dict(changes.renamed)
@@ -76,7 +83,9 @@ def _edit_tokens(
     wanted |= {token.token: token.id for token in changes.added}
     own = {token.token: token.id for token in changes.added if not token.entry}
     listed = edit_entries([dict(entry) for entry in known.added.values()], changes)
-    merges, scores = _tuned_pieces(tuned, text, set(own), set(wanted)) if own else ((), {})
+    merges, scores = (
+        _tuned_pieces(tokenizer_text(tuned, theirs), tuned, text, set(own), set(wanted)) if own else ((), {})
+    )
     pieces = _Pieces(names, _inserts(vocabulary, names, own, listed, wanted), merges, scores)
     files = _edit_plain_vocabulary(target, pieces) | _edit_added_tokens_json(target, changes, needed=text is None)
     return None if text is None else _edit_tokenizer_json(text, changes, pieces, wanted, vocabulary), files
@@ -87,17 +96,14 @@ def stale_files(target: SidecarFolder, changes: TokenChanges) -> list[str]:
     return [name for name in _NATIVE_FILES if (changes.renamed or changes.added) and target.has(name)]
 
 
-def can_rename(target: SidecarFolder, tokens: set[str]) -> set[str]:
-    """Those tokens of the target that no merge builds or uses, so that a new name breaks no other token."""
-    text = tokenizer_text(target)
-    vocabulary = read_plain_vocabulary(target) if text is None else read_vocabulary(text)
-    used: set[str] = set()
-    in_question = tokens & vocabulary.keys()
-    if not in_question:
-        return tokens
-    for merge in _merges(target, text, in_question):
-        used |= in_question.intersection((*merge, "".join(merge)))
-    return tokens - used
+def can_rename(target: SidecarFolder, pieces: set[str], sections: Sections | None = None) -> set[str]:
+    """Those of the target's ``pieces`` that no merge builds or uses, so that a new name breaks no other token.
+
+    ``sections`` are those of its tokenizer.json, if they were read.
+    """
+    merges = _merges(target, tokenizer_text(target, sections), pieces)
+    used = {piece for left, right in merges for piece in (left, right, left + right)}
+    return pieces - used
 
 
 def _inserts(
@@ -136,7 +142,8 @@ def _edit_tokenizer_json(
     splices = _sections(text, pieces, changes.renamed_entries, splices)
     result = _append_merges(_splice(text, splices), pieces.merges)
 
-    ids = read_vocabulary(result) if text.model["vocab"] in splices else dict(vocabulary)
+    edited, _ = splices.get(text.model["vocab"], (vocabulary, 0))
+    ids = dict(edited) if isinstance(edited, Mapping) else read_vocabulary(result)
     assign_added(ids, read_added_entries(result))
     wrong = [token for token, id in ids.items() if wanted.get(token) != id]
     wrong += [token.token for token in changes.added if token.token not in ids]
@@ -255,10 +262,9 @@ def _append_merges(text: TokenizerText, merges: tuple[tuple[str, str], ...]) -> 
 
 
 def _tuned_pieces(
-    tuned: SidecarFolder, target: TokenizerText | None, own: set[str], known: set[str]
+    text: TokenizerText | None, tuned: SidecarFolder, target: TokenizerText | None, own: set[str], known: set[str]
 ) -> tuple[tuple[tuple[str, str], ...], dict[str, float]]:
     """What makes the tuned model's ``own`` pieces come out of text: their merges in its order, or their scores."""
-    text = tokenizer_text(tuned)
     if text is not None and text.is_list("vocab"):
         return (), {piece: score for piece, score in text.model_member("vocab") if piece in own}
     if target is not None and ("merges" not in target.model or target.model_member("continuing_subword_prefix")):

@@ -42,6 +42,10 @@ _LONG_OBJECT = re.compile(
 )
 _STRING_OR_BRACKET = re.compile(_STRING + rb"|[\[\]{}]")
 _SOME_ITEMS = re.compile(_ITEM + rb"(?:" + _SPACE + rb"," + _SPACE + _ITEM + rb"){0,4095}+")
+_INSIDE_PAIRS = re.compile(rb'"' + _SPACE + rb"," + _SPACE + rb'"')
+# Backslashes before what json need not escape: an odd number of them does.
+_NEEDLESS_ESCAPE = re.compile(rb"(\\++)(?:/|u(?!00[01]))")
+_FEW = 16
 _HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -99,11 +103,28 @@ class TokenizerText:
 
     def merges(self, pieces: Set[str] | None = None) -> Iterator[tuple[str, str]]:
         """The merges of a BPE model one by one, in order; only those that use or make one of ``pieces``, if given."""
+        if pieces is not None and not self._may_merge(pieces):
+            return
         for items in self.merges_as_written():
             for item in items:
                 left, _, right = item.partition(" ") if isinstance(item, str) else (item[0], "", item[1])
                 if pieces is None or left in pieces or right in pieces or left + right in pieces:
                     yield left, right
+
+    def _may_merge(self, pieces: Set[str]) -> bool:
+        """Whether any merge can use or make one of a few pieces: looked for in the bytes, before half a million are parsed."""
+        span = self.model.get("merges", Span(0, 0))
+        data = self.data[span.start : span.end]
+        if len(pieces) > _FEW or any(len(escape.group(1)) % 2 for escape in _NEEDLESS_ESCAPE.finditer(data)):
+            return True  # a piece may be spelled in more than one way
+        as_pairs = data[1:].lstrip().startswith(b"[")
+        made = _INSIDE_PAIRS.sub(b"", data) if as_pairs else data.replace(b" ", b"")
+        spelled = [json.dumps(piece, ensure_ascii=False)[1:-1].encode("utf-8", "surrogatepass") for piece in pieces]
+        return any(
+            b'"%b"' % piece in made
+            or (b'"%b"' % piece in data if as_pairs else b'"%b ' % piece in data or b' %b"' % piece in data)
+            for piece in spelled
+        )
 
     def is_list(self, name: str) -> bool:
         """Whether a member of the model is a list."""

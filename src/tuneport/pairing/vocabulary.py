@@ -246,20 +246,17 @@ def _match_strings(
     _check_overlap(len(shared) + len(renames), tokenizers)
     pairs = np.empty((len(shared) + len(renames), 3), np.int64)
     for column, tokenizer in enumerate((target, base, tuned)):
-        pairs[: len(shared), column] = np.fromiter(map(tokenizer.ids.__getitem__, shared), np.int64)
+        pairs[: len(shared), column] = np.fromiter(map(tokenizer.ids.__getitem__, shared), np.int64, len(shared))
     for place, rename in enumerate(renames, start=len(shared)):
         pairs[place] = rename.target_id, rename.base_id, rename.tuned_id
 
     new_names = {rename.new for rename in renames}
-    only_tuned = [token for token in tuned.ids if token not in base.ids and token not in target.ids]
-    only_tuned = sorted(set(only_tuned) - new_names, key=tuned.ids.__getitem__)
+    only_tuned = sorted(tuned.ids.keys() - base.ids.keys() - target.ids.keys() - new_names, key=tuned.ids.__getitem__)
     rowless = [token for token in only_tuned if tuned.ids[token] >= tuned_rows]
     gained = [token for token in only_tuned if tuned.ids[token] < tuned_rows]
-    lost = [
-        token
-        for token, id in base.ids.items()
-        if token in tuned.ids and id < base_rows and target.ids.get(token, target_rows) >= target_rows
-    ]
+    gone = {*((base.ids.keys() & tuned.ids.keys()) - target.ids.keys())}
+    gone |= {shared[place] for place in np.flatnonzero(pairs[: len(shared), 0] >= target_rows)}
+    lost = sorted((token for token in gone if base.ids[token] < base_rows), key=base.ids.__getitem__)
     if new_tokens == "all":
         more = {token for token in lost if token not in target.ids and tuned.ids[token] < tuned_rows}
         gained = sorted([*gained, *more], key=tuned.ids.__getitem__)
@@ -270,14 +267,10 @@ def _match_strings(
     )
 
     placed = (pairs < (target_rows, base_rows, tuned_rows)).all(axis=1)
-    carried = np.zeros(target_rows, bool)
-    carried[pairs[placed, 0]] = True
-    kept = [token for token, id in target.ids.items() if id < target_rows and not carried[id]]
-    placeholders = [
-        token
-        for token, id in base.ids.items()
-        if target.ids.get(token, id) != id and token in tuned.ids and is_placeholder(token)
-    ]
+    carried = set(pairs[placed, 0].tolist())
+    kept = [token for token, id in target.ids.items() if id < target_rows and id not in carried]
+    renumbered = [shared[place] for place in np.flatnonzero(pairs[: len(shared), 0] != pairs[: len(shared), 1])]
+    placeholders = [token for token in renumbered if is_placeholder(token)]
     match = VocabularyMatch(
         how="strings",
         why="",
@@ -314,7 +307,7 @@ def _has_tokenizer(folders: Iterable[SidecarFolder]) -> bool:
 
 def _find_renames(base: Tokenizer, tuned: Tokenizer, target: Tokenizer, folder: SidecarFolder) -> list[Rename]:
     """Tokens that the tuned model has in place of base's, where the target has the old one and not the new one."""
-    new_at = {id: token for token, id in tuned.ids.items() if token not in base.ids}
+    new_at = {tuned.ids[token]: token for token in tuned.ids.keys() - base.ids.keys()}
     renames = [
         Rename(old, new_at[id], id, id, target.ids[old])
         for old, id in base.ids.items()
@@ -322,7 +315,7 @@ def _find_renames(base: Tokenizer, tuned: Tokenizer, target: Tokenizer, folder: 
     ]
     # A piece that merges build or use cannot change its name without breaking them: its new form is a new token.
     pieces = {rename.old for rename in renames} - target.beyond
-    fixed = pieces - can_rename(folder, pieces) if pieces else set()
+    fixed = pieces - can_rename(folder, pieces, target.sections) if pieces else set()
     return [rename for rename in renames if rename.old not in fixed]
 
 
