@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -89,11 +89,12 @@ class Rules:
         """Whether loading by these rules would change any of the names."""
         return any(_match(rule, name) is not None for name in names for rule in self.load)
 
-    def names(self, names: Iterable[str], load: bool) -> dict[str, str]:
-        """Other names for names alone (an adapter's modules, say), by the rules that only rename."""
-        rules = [rule for rule in (self.load if load else self.save) if not rule.operations]
-        met: set[int] = set()
-        return {name: _renamed_by(rules, name, met) for name in _in_turn(names, rules)}
+    def names(self, names: Collection[str]) -> Iterator[dict[str, str]]:
+        """Other names for names alone (an adapter's modules, say), by the rules that only rename: loaded, saved."""
+        for rules in (self.load, self.save, [rule for rule in self.save if not rule.is_prefix]):
+            renames = [rule for rule in rules if not rule.operations]
+            met: set[int] = set()
+            yield {name: _renamed_by(renames, name, met) for name in _in_turn(names, renames)}
 
 
 def rules_of(config: Mapping[str, Any]) -> Rules | None:

@@ -86,17 +86,17 @@ def names_onto(
 ) -> dict[str, str] | None:
     """What weights of a model, given by name and shape, are called in ``reference``: an adapter's modules in its base.
 
-    None where no rule finds every one of them.
+    None where no rule finds every one of them; a head may be missing, as one that is tied is.
     """
     rules, shapes = rules_of(config), _shapes(reference)
     ways: list[dict[str, str]] = [{name: _without_wrappers(name) for name in names}]
-    ways += [rules.names(names, load) for load in (True, False)] if rules is not None else []
+    ways += rules.names(names) if rules is not None else []
     for way in ways:
         if len(set(way.values())) < len(way):
             continue
-        if all(name in reference for name in way.values()):
+        if all(name in reference or is_head_weight(name) for name in way.values()):
             return way
-        placed = _placed({way[name]: shape for name, shape in names.items()}, shapes, may_lack=False)
+        placed = _placed({way[name]: shape for name, shape in names.items()}, shapes, may_lack=True)
         if placed is not None:
             return {name: placed.get(other, other) for name, other in way.items()}
     return None
