@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -64,18 +64,20 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
     inputs = (*(vector.stored for vector in vectors), target)
     for vector in vectors:
         check_architectures(replace(vector.stored, config=vector.base_config), target)
-    aligned = [align_vector(vector, target, choices.renames) for vector in vectors]
-    vectors = [vector for vector, _ in aligned]
+    vectors, aligned = zip(*(align_vector(vector, target, choices) for vector in vectors), strict=True)
     ties_target = ties_of(target)
     matched = [_match(vector, target, ties_target, choices) for vector in vectors]
     matches = [each.match for each in matched]
     _check_one_vocabulary(vectors, matches)
     accounts = [
-        _account(vector, rows, target, ties_target, choices) for vector, rows in zip(vectors, matched, strict=True)
+        _account(vector, rows, target, ties_target, choices, own.outside)
+        for vector, rows, own in zip(vectors, matched, aligned, strict=True)
     ]
     check_patterns(choices.patterns, [*target.tensors, *(line.name for lines in accounts for line in lines)])
     merged, refusals = _merge_accounts(accounts)
     refusals = [*(line for rows in matched for line in rows.refusals), *refusals]
+    if any(line.fate == "refused" for lines in accounts for line in lines):
+        refusals += [hint for each in aligned for hint in each.hints()]
     refusals += [line for vector, rows in zip(vectors, matched, strict=True) for line in _misread(vector, rows)]
     cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
     lines = [line for line in merged if is_written(line)]
@@ -99,12 +101,13 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         layout=layout,
         vocabulary=tuple(map(without_tokenizers, matches)),
         files=sidecars.files,
-        decisions=(*(decision for _, told in aligned for decision in told), *decisions),
+        decisions=(*(decision for each in aligned for decision in each.decisions), *decisions),
         differences=sidecars.differences,
         tensor_refusals=tuple(refusals),
         sidecar_refusals=(*sidecars.refusals, *against.refusals),
         warnings=(*told_at_opening((*(vector.stored for vector in vectors), target)), *sidecars.warnings),
         lost=tuple(recipe for each in zip(vectors, matches, accounts, strict=True) for recipe in _lost(*each)),
+        dropped=tuple(recipe for each in zip(vectors, accounts, strict=True) for recipe in _dropped(*each)),
         extra={"scales": list(scales), **sidecars.noted, **against.record()},
         base_samples={vector.role: vector.manifest.get("base_sample", {}) for vector in vectors},
     )
@@ -152,7 +155,12 @@ def _check_one_vocabulary(vectors: Sequence[DiffVector], matches: Sequence[Vocab
 
 
 def _account(
-    vector: DiffVector, matched: MatchedRows, target: Checkpoint, ties_target: Ties, choices: Choices
+    vector: DiffVector,
+    matched: MatchedRows,
+    target: Checkpoint,
+    ties_target: Ties,
+    choices: Choices,
+    outside: Set[str],
 ) -> list[TensorPair]:
     ties = _ties(vector)
     return pair_target(
@@ -165,6 +173,7 @@ def _account(
         rules=choices.rules,
         drop=choices.dropped,
         gains_rows=bool(matched.match.added),
+        outside=outside,
     )
 
 
@@ -286,6 +295,17 @@ def _lost(vector: DiffVector, match: VocabularyMatch, account: Sequence[TensorPa
             term = Term(Source(vector.role, stored), None, 1.0, runs)
             recipe = Difference(line.name, (term,), stored.dtype)
             found.append(LostRows(recipe, len(rows) * columns_of(stored)))
+    return found
+
+
+def _dropped(vector: DiffVector, account: Sequence[TensorPair]) -> list[LostRows]:
+    """What the vector holds for tensors that have no place in the target."""
+    found = []
+    for line in account:
+        stored = vector.tensors.get(line.pair.name) if line.pair is not None and line.fate == "dropped" else None
+        if stored is not None:
+            recipe = Difference(line.name, (Term(Source(vector.role, stored), None, 1.0),), stored.dtype)
+            found.append(LostRows(recipe, stored.elements))
     return found
 
 

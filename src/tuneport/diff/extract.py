@@ -36,27 +36,28 @@ from tuneport.transfer.adapted_terms import Stored, stored
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
 from tuneport.transfer.pieces import Difference, RawRows, Recipe, Rows, Source, Term
-from tuneport.transfer.plan import Plan, place, ties_of, told_at_opening
+from tuneport.transfer.plan import Plan, dropped, place, ties_of, told_at_opening
 from tuneport.transfer.tokens import MatchedRows, match_rows, token_decisions, without_tokenizers
 
 
 def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
     """The plan of tuned − base. Raises where the two do not belong together at all."""
     inputs = (base, tuned)
-    aligned = align(inputs, base, choices.renames)
+    for checkpoint in inputs:
+        if checkpoint.adapter is None or checkpoint is base:
+            check_readable(checkpoint)
+    check_architectures(*inputs)
+    aligned = align(inputs, base, choices.renames, choices.dropped)
     base, tuned = aligned.checkpoints
     adapted = lay_onto(tuned, base, is_tied(base.config), None, choices.renames) if tuned.adapter is not None else None
     tuned = adapted.model if adapted is not None else tuned
-    for checkpoint in (base, tuned):
-        check_readable(checkpoint)
-    check_architectures(base, tuned)
     ties = ties_of(base), ties_of(tuned)
     matched = _match(base, tuned, ties, choices)
     match = matched.match
     if adapted is not None:
         check_ids(match, tuned)
     changes = adapted.changes if adapted is not None else None
-    parents = pair_parents(base, tuned, ties, matched.by_token, choices.dropped, changes)
+    parents = pair_parents(base, tuned, ties, matched.by_token, choices.dropped, changes, aligned.outside)
     check_patterns(choices.patterns, [*(pair.name for pair in parents.pairs.values()), *parents.alone])
     account, lines, recipes = [], [], []
     entries: dict[str, dict[str, Any]] = {}
@@ -92,7 +93,8 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
         alike=adapted.alike if adapted is not None else (),
         layout=layout,
         vocabulary=(without_tokenizers(match),),
-        files={**_kept(base.sidecars), **_kept(tuned.sidecars)},
+        # As they are: `apply` sees each in the words of the target's class.
+        files={**_kept(inputs[0].sidecars), **_kept((inputs[1] if adapted is None else tuned).sidecars)},
         decisions=(
             *aligned.decisions,
             *(adapted.decisions if adapted is not None else ()),
@@ -104,6 +106,7 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
         sidecar_refusals=(),
         warnings=(*told_at_opening(inputs), *(adapted.warnings if adapted is not None else ())),
         lost=(),
+        dropped=dropped(account),
         extra={"diff": entries, "rows": match.how},
     )
 

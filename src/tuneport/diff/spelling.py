@@ -8,35 +8,42 @@ found on the base's names and shapes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.sidecars import Decision
+from tuneport.checkpoint.sidecar_files import CONFIG
 from tuneport.checkpoint.views import UnviewableError, renamed, stored_name
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.diff.vector import RAW, DiffVector
 from tuneport.errors import PairingError
-from tuneport.pairing.spelling import align
-from tuneport.pairing.spelling_rules import Rename
+from tuneport.pairing.kinds import is_text_of
+from tuneport.pairing.spelling import Aligned, align, seen_as
 from tuneport.transfer.arithmetic import working_dtype
+from tuneport.transfer.choices import Choices
 
 Entry = Mapping[str, Any]
 
 
-def align_vector(
-    vector: DiffVector, target: Checkpoint, renames: Sequence[Rename] = ()
-) -> tuple[DiffVector, tuple[Decision, ...]]:
-    """The vector under the target's names, and by which rules. Raises `UsageError` for a bad rename, or `PairingError`."""
+def align_vector(vector: DiffVector, target: Checkpoint, choices: Choices) -> tuple[DiffVector, Aligned]:
+    """The vector under the target's names, and what was found. Raises `UsageError` for a bad rename, or `PairingError`."""
     shapes = {name: _outline(name, entry) for name, entry in vector.entries.items()}
-    aligned = align([replace(vector.stored, tensors=shapes, config=vector.base_config)], target, renames)
-    if not aligned.decisions:
-        return vector, ()
+    outline = replace(vector.stored, tensors=shapes, config=vector.base_config)
+    tuned = replace(outline, config=vector.tuned.json(CONFIG) or {})
+    alone = is_text_of(tuned.config, outline.config)
+    aligned = align([outline], target, choices.renames, choices.dropped, alone)
+    seen, config = aligned.checkpoints[0], target.config
+    made = {"base": seen.made, "tuned": seen_as(tuned, config).made}
+    return replace(_under(vector, seen.tensors), base_config=seen.config, made=made), aligned
+
+
+def _under(vector: DiffVector, views: Mapping[str, StoredTensor]) -> DiffVector:
+    """The vector whose tensors are these views of its own."""
     entries: dict[str, Entry] = {}
     tensors: dict[str, StoredTensor] = {}
-    for name, view in aligned.checkpoints[0].tensors.items():
+    for name, view in views.items():
         try:
             entry, difference = _translated(vector, view)
         except UnviewableError as error:
@@ -50,8 +57,7 @@ def align_vector(
         raw = vector.stored.tensors.get(RAW + stored_name(view))
         if raw is not None:
             tensors[RAW + name] = renamed(raw, RAW + name)
-    stored = replace(vector.stored, tensors=dict(sorted(tensors.items())))
-    return replace(vector, stored=stored, entries=entries), aligned.decisions
+    return replace(vector, stored=replace(vector.stored, tensors=dict(sorted(tensors.items()))), entries=entries)
 
 
 def _outline(name: str, entry: Entry) -> StoredTensor:

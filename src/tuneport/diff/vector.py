@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,31 @@ RAW = "raw:"
 
 @dataclass(frozen=True)
 class DiffVector:
-    """A stored diff vector. ``stored`` is its folder as a checkpoint; ``entries`` its account of the parents' tensors."""
+    """A stored diff vector. ``stored`` is its folder as a checkpoint; ``entries`` its account of the parents' tensors.
+
+    ``made`` are small files of a parent (base, tuned) that stand in place of those kept.
+    """
 
     role: str
     stored: Checkpoint
     entries: Mapping[str, Mapping[str, Any]]
     manifest: Mapping[str, Any]
     base_config: Mapping[str, Any]
+    made: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
 
     @property
     def base(self) -> SidecarFolder:
         """The sidecars of the base it was taken from."""
-        return SidecarFolder("base", f"{self.stored.label}/base", self.stored.path / "base")
+        return self._parent("base")
 
     @property
     def tuned(self) -> SidecarFolder:
         """The sidecars of the tuned model it was taken from."""
-        return SidecarFolder("tuned", f"{self.stored.label}/tuned", self.stored.path / "tuned")
+        return self._parent("tuned")
+
+    def _parent(self, role: str) -> SidecarFolder:
+        made = self.made.get(role, {})
+        return SidecarFolder(role, f"{self.stored.label}/{role}", self.stored.path / role, made=made)
 
     @property
     def tensors(self) -> dict[str, StoredTensor]:

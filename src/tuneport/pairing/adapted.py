@@ -72,7 +72,14 @@ def lay_onto(
         found[name], tensors[name] = fitting, _tuned_tensor(name, fitting, base.tensors.get(name))
     if faults:
         raise PairingError(f"{where} does not fit its base {base.label}:{listing(sorted(faults))}")
-    model = replace(adapter, adapter=None, tensors=dict(sorted(tensors.items())), config=base.config, behind=base.path)
+    model = replace(
+        adapter,
+        adapter=None,
+        tensors=dict(sorted(tensors.items())),
+        config=base.config,
+        behind=base.path,
+        made=base.made,
+    )
     rows = find_vocabulary_tensors([Side(tensors, base.config)]).rows[0] or None
     model, ends, unread = with_an_end(model, base, rows)
     decisions = (*file_decisions(model), *ends, *base_decisions(adapter))

@@ -8,30 +8,42 @@ fit.
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tuneport.checkpoint.adapter_names import weight_names
 from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.config_view import seen_as_text, seen_as_whole
+from tuneport.checkpoint.sidecar_files import CONFIG
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.views import renamed, stored_name
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.errors import UsageError
+from tuneport.errors import PairingError, UsageError
+from tuneport.pairing.kinds import in_words, is_text_of
 from tuneport.pairing.spelling_advice import renames_in_words
 from tuneport.pairing.spelling_rules import Rename
 from tuneport.pairing.spelling_search import find_translation
+from tuneport.pairing.tensors import BESIDE
+from tuneport.pairing.towers import beside, pattern_of
 
 Tensors = Mapping[str, StoredTensor]
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """Checkpoints under the reference's names. ``decisions`` say by which rules."""
+    """Checkpoints under the reference's names. ``decisions`` say by which rules.
+
+    ``outside`` are names beside the language model, where base or tuned is a language model alone.
+    """
 
     checkpoints: tuple[Checkpoint, ...]
     decisions: tuple[Decision, ...]
     reference: Checkpoint
+    outside: frozenset[str] = frozenset()
 
     def hints(self) -> tuple[str, ...]:
         """The renames that would pair what has no partner; where tensors are refused, this may be why."""
@@ -45,10 +57,19 @@ class Aligned:
         return tuple(dict.fromkeys(hint for hint in found if hint is not None))
 
 
-def align(parents: Sequence[Checkpoint], reference: Checkpoint, renames: Sequence[Rename] = ()) -> Aligned:
-    """The parents' tensors in the reference's spelling; an adapter's stay peft's. Raises `UsageError` for a bad rename.
+def align(
+    parents: Sequence[Checkpoint],
+    reference: Checkpoint,
+    renames: Sequence[Rename] = (),
+    drop: Sequence[str] = (),
+    alone: bool = False,
+) -> Aligned:
+    """The parents' tensors in the reference's spelling; an adapter's stay peft's.
 
-    ``reference`` may be one of the parents: ``--rename`` is then applied to it as well.
+    A language model beside multimodal ones is seen as one of them, its config too. ``reference`` may be one of the parents:
+    ``--rename`` is then applied to it as well. ``alone``: the parents hold a language model's tensors, whatever their
+    config says. Raises `UsageError` for a bad rename, and `PairingError` where a fine-tuned tower has nowhere to go and is
+    not in ``drop``.
     """
     _check_renames(renames, parents)
     written = reference.tensors
@@ -59,15 +80,63 @@ def align(parents: Sequence[Checkpoint], reference: Checkpoint, renames: Sequenc
         if parent.adapter is not None:
             found.append(parent)
             continue
-        tensors = rename_all(parent.tensors, renames, parent)
-        translation = find_translation(tensors, parent.config, written, reference.config)
-        tensors = translation.tensors if translation is not None else tensors
-        rules = ["--rename"] * bool(renames) + ([translation.rule] if translation is not None else [])
+        tensors, rules = rename_all(parent.tensors, renames, parent), ["--rename"] * bool(renames)
+        ways = [(written, reference.config)]
+        if is_text_of(reference.config, parent.config) and is_text_of(reference.config, parents[0].config):
+            # What the target lacks, base and tuned must call by one name all the same.
+            ways.insert(0, (rename_all(parents[0].tensors, renames, parents[0]), parents[0].config))
+        for others, config in ways:
+            translation = find_translation(tensors, parent.config, others, config)
+            if translation is not None:
+                tensors = translation.tensors
+                rules.append(translation.rule)
         if rules and (told := _examples(tensors)):
             decisions.append(Decision(f"names.{parent.role}", told, "; ".join(rules)))
             parent = replace(parent, tensors=dict(sorted(tensors.items())))
-        found.append(parent)
-    return Aligned(tuple(found), tuple(decisions), reference)
+        found.append(seen_as(parent, reference.config))
+    written_as = {checkpoint.role: (checkpoint, written) for checkpoint in [reference]}
+    written_as |= {own.role: (own, seen.tensors) for own, seen in zip(parents, found, strict=True) if not own.adapter}
+    outside = _outside(list(written_as.values()), alone, drop)
+    if outside & written.keys():
+        told = f"{len(outside & written.keys())} tensors stay as they are (`{min(outside & written.keys())}`, …)"
+        decisions.append(Decision("names.beside", told, BESIDE))
+    return Aligned(tuple(found), tuple(decisions), reference, outside)
+
+
+def seen_as(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
+    """A checkpoint with its config in the words of another class of its kind; as it is where there is none."""
+    if is_text_of(checkpoint.config, config):
+        seen = seen_as_whole(checkpoint.config, config)
+    elif is_text_of(config, checkpoint.config):
+        seen = seen_as_text(checkpoint.config, config)
+    else:
+        return checkpoint
+    return replace(checkpoint, config=seen, made={**checkpoint.made, CONFIG: json.dumps(seen).encode()})
+
+
+def _outside(checkpoints: Sequence[tuple[Checkpoint, Tensors]], alone: bool, drop: Sequence[str]) -> frozenset[str]:
+    """Names of what lies beside the language model, where one of the checkpoints is that alone; else none."""
+    configs = [checkpoint.config for checkpoint, _ in checkpoints]
+    texts = [
+        (checkpoint, tensors)
+        for checkpoint, tensors in checkpoints
+        if any(is_text_of(checkpoint.config, other) for other in configs)
+    ]
+    if alone and not texts:
+        texts = list(checkpoints[1:])
+    if not texts:
+        return frozenset()
+    towers = {id(checkpoint): beside(texts[0][1], tensors) for checkpoint, tensors in checkpoints}
+    for checkpoint, tensors in checkpoints:
+        lost = {name for name in towers[id(checkpoint)] if not any(re.search(pattern, name) for pattern in drop)}
+        if lost and not alone and (checkpoint.role == "tuned" or checkpoint.role.startswith("diff")):
+            others = " and ".join(f"{text.role} {text.label}" for text, _ in texts)
+            raise PairingError(
+                f"{checkpoint.role} {checkpoint.label} ({in_words(checkpoint)}) is multimodal, {others} the language model "
+                f"alone: {len(lost)} tensors (`{min(lost)}`, …) have no partner there. Give multimodal models, or carry "
+                f"the language model's part with --drop {shlex.quote(pattern_of(towers[id(checkpoint)], tensors))}."
+            )
+    return frozenset[str]().union(*towers.values())
 
 
 def rename_all(tensors: Tensors, renames: Sequence[Rename], of: Checkpoint) -> dict[str, StoredTensor]:

@@ -30,6 +30,8 @@ QUANTISED = re.compile(
     r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale(_inv)?|absmax|quant_map|SCB|quant_state\..*)$"
 )
 MOST_MUST_PAIR = 0.9
+# The fate's reason of a tensor beside the language model, where base or tuned is a language model alone.
+BESIDE = "beside the language model, which alone was fine-tuned; it is the target's"
 # The fate's reason of a tensor that nobody reads.
 COMPUTED = "the model computes it itself; what is stored is not read"
 
@@ -144,11 +146,13 @@ def pair_parents(
     by_token: Set[str],
     drop: Sequence[str],
     changes: Mapping[str, Change] | None = None,
+    outside: Set[str] = frozenset(),
 ) -> Parents:
     """What can be subtracted from what. ``ties`` say which names hold one weight in base and in tuned.
 
     ``by_token`` are the tensors whose rows may differ, since they match by token. ``changes``: what an adapter does to the
-    base's tensors, by name, where the tuned model is base and adapter.
+    base's tensors, by name, where the tuned model is base and adapter. ``outside``: names beside the language model, where one
+    of the models is that alone.
     """
     base_tensors = written_tensors(base, ties[0])
     tuned_tensors = written_tensors(tuned, ties[1])
@@ -175,9 +179,15 @@ def pair_parents(
             )
         pairs[ties[0].weight(name)] = pair
     only_tuned = [stored for stored in written_tensors(tuned, ties[1]).values() if stored.name not in paired_in_tuned]
-    wanted = [pair.base for pair in pairs.values()] + [stored for stored in only_base if not _found(drop, stored.name)]
+    wanted = [pair.base for pair in pairs.values()]
+    wanted += [stored for stored in only_base if not _found(drop, stored.name) and stored.name not in outside]
     _check_most_pair(base, tuned, sum(pair.base.elements for pair in pairs.values()), wanted)
-    alone = {stored.name: _alone(stored, "base", drop) for stored in only_base}
+    alone = {
+        stored.name: TensorPair(stored.name, "dropped", BESIDE)
+        if stored.name in outside
+        else _alone(stored, "base", drop)
+        for stored in only_base
+    }
     alone |= {stored.name: _alone(stored, "tuned model", drop) for stored in only_tuned}
     return Parents(pairs, alone, tuple(refusals))
 
@@ -193,17 +203,22 @@ def pair_target(
     rules: Sequence[Rule],
     drop: Sequence[str],
     gains_rows: bool = False,
+    outside: Set[str] = frozenset(),
 ) -> list[TensorPair]:
     """The account: each tensor of the target and each leftover of the parents, with its fate.
 
     ``pairs`` are the parents' by weight (`Ties.weight`), ``alone`` the lines of tensors that only one parent has.
-    ``by_token`` are the tensors whose rows match by token; ``gains_rows``: the output has tokens more.
+    ``by_token`` are the tensors whose rows match by token; ``gains_rows``: the output has tokens more. ``outside``: as in
+    `pair_parents`.
     """
     account: list[TensorPair] = []
     used: set[str] = set()
     written = {stored.name: stored for stored in written_tensors(target, ties_target).values()}
     for name, stored in written.items():
         pair = pairs.get(ties_parents.weight(name))
+        if pair is None and name in outside:
+            account.append(TensorPair(name, "copied", BESIDE, None, stored))
+            continue
         if pair is None:
             account.append(_without_diff(name, stored, alone.get(name), rules))
             continue

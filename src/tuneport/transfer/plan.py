@@ -85,7 +85,7 @@ class OutputTask:
 
 @dataclass(frozen=True)
 class LostRows:
-    """Rows of one matrix that have a difference and no place in the output: their difference, and its elements."""
+    """Rows of one tensor, or all of it, that have a difference and no place in the output: it, and its elements."""
 
     recipe: DifferenceRecipe
     elements: int
@@ -97,7 +97,8 @@ class Plan:
 
     ``inputs`` are the checkpoints as they are given: of an adapter its own tensors. ``exact`` are pairs that must be equal
     in base and tuned, ``alike`` tensors of an adapter that must be equal to each other. ``lost`` are rows of tokens that
-    have no place in the output. ``base_samples`` are what diff vectors remember of their bases, by role.
+    have no place in the output, ``dropped`` are whole tensors. ``base_samples`` are what diff vectors remember of their
+    bases, by role.
     """
 
     operation: Operation
@@ -117,6 +118,7 @@ class Plan:
     sidecar_refusals: tuple[str, ...]
     warnings: tuple[str, ...]
     lost: tuple[LostRows, ...]
+    dropped: tuple[LostRows, ...]
     extra: Mapping[str, Any]
     base_samples: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]] = field(default_factory=dict)
 
@@ -186,16 +188,17 @@ class Plan:
 def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choices: Choices) -> Plan:
     """The plan of target + scale·(tuned − base). Raises where the models do not belong together at all."""
     inputs = (base, tuned, target)
-    aligned = align((base, tuned), target, choices.renames)
+    for checkpoint in inputs:
+        if checkpoint.adapter is None or checkpoint is not tuned:
+            check_readable(checkpoint)
+    check_architectures(*inputs)
+    aligned = align((base, tuned), target, choices.renames, choices.dropped)
     base, tuned = aligned.checkpoints
     adapted = (
         lay_onto(tuned, base, is_tied(base.config), target, choices.renames) if tuned.adapter is not None else None
     )
     tuned = adapted.model if adapted is not None else tuned
     models = (base, tuned, target)
-    for checkpoint in models:
-        check_readable(checkpoint)
-    check_architectures(*models)
     ties = [ties_of(checkpoint) for checkpoint in models]
     folders = (base.sidecars, tuned.sidecars, target.sidecars)
     matched = match_rows(folders, [Side.of(model, own) for model, own in zip(models, ties, strict=True)], choices)
@@ -203,7 +206,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
     if adapted is not None:
         check_ids(match, tuned)
     changes = adapted.changes if adapted is not None else None
-    parents = pair_parents(base, tuned, (ties[0], ties[1]), matched.by_token, choices.dropped, changes)
+    parents = pair_parents(base, tuned, (ties[0], ties[1]), matched.by_token, choices.dropped, changes, aligned.outside)
     check_patterns(choices.patterns, [*target.tensors, *(pair.name for pair in parents.pairs.values()), *parents.alone])
     account = pair_target(
         parents.pairs,
@@ -215,6 +218,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         rules=choices.rules,
         drop=choices.dropped,
         gains_rows=bool(match.added),
+        outside=aligned.outside,
     )
     refused = (*parents.refusals, *(line.reason for line in account if line.fate == "refused"))
     cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
@@ -272,6 +276,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
             *sidecars.warnings,
         ),
         lost=_lost(account, match),
+        dropped=dropped(account),
         extra={**sidecars.noted, **against.record()},
     )
 
@@ -399,6 +404,25 @@ def _lost(account: Sequence[TensorPair], match: VocabularyMatch) -> tuple[LostRo
             terms = adapted_terms(line.pair, 1.0, RowMap(len(rows), places, rows[:, 0], rows[:, 1]), columns)
         recipe = DifferenceRecipe(line.name, terms, working_dtype(base.dtype, tuned.dtype))
         found.append(LostRows(recipe, len(rows) * columns))
+    return tuple(found)
+
+
+def dropped(account: Sequence[TensorPair]) -> tuple[LostRows, ...]:
+    """The differences of tensors that have no place in the output, where they can be told."""
+    found = []
+    for line in account:
+        pair = line.pair
+        if line.fate != "dropped" or pair is None or pair.exact or pair.base.shape != pair.tuned.shape:
+            continue
+        if pair.change is None:
+            terms: tuple[Term, ...] = (Term(Source("tuned", pair.tuned), Source("base", pair.base), 1.0),)
+        elif pair.change.rows is not None:
+            rows = np.arange(rows_of(pair.base), dtype=np.int64)
+            terms = adapted_terms(pair, 1.0, RowMap(len(rows), rows, rows, rows), columns_of(pair.base))
+        else:
+            terms = () if pair.untrained else adapted_terms(pair, 1.0, None, columns_of(pair.base))
+        recipe = DifferenceRecipe(line.name, terms, working_dtype(pair.base.dtype, pair.tuned.dtype))
+        found.append(LostRows(recipe, pair.base.elements))
     return tuple(found)
 
 

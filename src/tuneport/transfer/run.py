@@ -27,11 +27,8 @@ from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.write import MANIFEST, AlreadyDone, OutputFolder, begin, check_place
 from tuneport.errors import CheckpointError, DoubtError, NumericsError, PairingError, listing
-from tuneport.pairing.matrices import columns_of, rows_of
-from tuneport.pairing.tensors import ParentPair, stored_twice
-from tuneport.pairing.vocabulary import RowMap
+from tuneport.pairing.tensors import stored_twice
 from tuneport.transfer import arithmetic
-from tuneport.transfer.adapted_terms import adapted_terms
 from tuneport.transfer.budget import PIECE, Budget, budget
 from tuneport.transfer.card import render_card
 from tuneport.transfer.choices import Choices, Running
@@ -47,7 +44,7 @@ from tuneport.transfer.manifest import (
     render_manifest,
     rounding_loss,
 )
-from tuneport.transfer.pieces import Difference, Readers, Source, Sum, Term, equal, nonfinite_in
+from tuneport.transfer.pieces import Difference, Readers, Source, Sum, equal, nonfinite_in
 from tuneport.transfer.plan import OutputTask, Plan, plan_transfer, ties_of
 from tuneport.transfer.product import are_alike
 from tuneport.transfer.stream import Progress, Workspace, run_leaves
@@ -306,10 +303,12 @@ def _check_tied(plan: Plan, readers: Readers) -> None:
 
 def _measure_dropped(plan: Plan, readers: Readers) -> dict[str, float | None]:
     """‖Δ‖ of what has no place in the output, so that the manifest says what was lost."""
-    norms: dict[str, float | None] = {}
-    for line in plan.account:
-        if line.fate == "dropped":
-            norms[line.name] = _diff_norm(line.pair, readers) if line.pair else None
+    norms: dict[str, float | None] = dict.fromkeys(line.name for line in plan.account if line.fate == "dropped")
+    for left in plan.dropped:
+        # Of several diff vectors each has its own part.
+        norms[left.recipe.name] = math.hypot(
+            norms[left.recipe.name] or 0.0, math.sqrt(_square(left.recipe, left.elements, readers))
+        )
     return norms
 
 
@@ -333,20 +332,6 @@ def _square(recipe: Difference, elements: int, readers: Readers) -> float:
     for start in range(0, elements, PIECE):
         recipe.piece(start, min(start + PIECE, elements), start, readers, space, sums)
     return float(sums[0])
-
-
-def _diff_norm(pair: ParentPair, readers: Readers) -> float | None:
-    if pair.exact or pair.base.shape != pair.tuned.shape:
-        return None
-    work = arithmetic.working_dtype(pair.base.dtype, pair.tuned.dtype)
-    if pair.change is None:
-        terms: tuple[Term, ...] = (Term(Source("tuned", pair.tuned), Source("base", pair.base), 1.0),)
-    elif pair.change.rows is not None:
-        rows = np.arange(rows_of(pair.base), dtype=np.int64)
-        terms = adapted_terms(pair, 1.0, RowMap(len(rows), rows, rows, rows), columns_of(pair.base))
-    else:
-        terms = () if pair.untrained else adapted_terms(pair, 1.0, None, columns_of(pair.base))
-    return math.sqrt(_square(Difference(pair.name, terms, work), pair.base.elements, readers))
 
 
 def _nonfinite(task: OutputTask, records: Mapping[tuple[str, int], LeafRecord]) -> int:
