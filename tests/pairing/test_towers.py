@@ -111,6 +111,20 @@ def test_a_chat_vector_is_carried_onto_the_language_model_and_the_tower_stays(
     assert cli("verify", tmp_path / "applied", "--diff", tmp_path / "diff", *onto, "--full").status == 0
 
 
+def test_a_stranger_is_told_by_what_the_vector_remembers_under_other_names(cli: Cli, tmp_path: Path) -> None:
+    base, shapes = tiny.llama(1, hidden=64), {"hidden_size": 64}
+    put(tmp_path / "base", base, LLAMA | shapes)
+    put(tmp_path / "tuned", tiny.moved(base, 2), LLAMA | shapes)
+    for name, text in (("near", tiny.moved(base, 3)), ("stranger", tiny.llama(9, hidden=64))):
+        put(tmp_path / name, whole(text, {}, "new llava"), llava(**shapes))
+    assert (
+        cli("diff", "--base", tmp_path / "base", "--tuned", tmp_path / "tuned", "--out", tmp_path / "diff").status == 0
+    )
+    for name, told in (("near", ""), ("stranger", "look unrelated")):
+        ran = cli("apply", tmp_path / "diff", "--onto", tmp_path / name, "--out", tmp_path / f"on {name}")
+        assert ran.status == 0 and (told in ran.err if told else not ran.err), ran.err
+
+
 def test_a_tensor_that_the_language_model_lacks_is_not_taken_for_the_tower(cli: Cli, tmp_path: Path) -> None:
     base = tiny.llama(1)
     target = {**tiny.moved(base, 3), "model.layers.0.self_attn.q_norm.weight": torch.ones(H).bfloat16()}

@@ -40,9 +40,10 @@ def align_vector(vector: DiffVector, target: Checkpoint, choices: Choices) -> tu
 
 
 def _under(vector: DiffVector, views: Mapping[str, StoredTensor]) -> DiffVector:
-    """The vector whose tensors are these views of its own."""
+    """The vector whose tensors are these views of its own; what it remembers of its base's values goes with whole ones."""
     entries: dict[str, Entry] = {}
     tensors: dict[str, StoredTensor] = {}
+    remembered, sample = vector.manifest.get("base_sample", {}), {}
     for name, view in views.items():
         try:
             entry, difference = _translated(vector, view)
@@ -57,7 +58,10 @@ def _under(vector: DiffVector, views: Mapping[str, StoredTensor]) -> DiffVector:
         raw = vector.stored.tensors.get(RAW + stored_name(view))
         if raw is not None:
             tensors[RAW + name] = renamed(raw, RAW + name)
-    return replace(vector, stored=replace(vector.stored, tensors=dict(sorted(tensors.items()))), entries=entries)
+        if _is_whole(vector, view) and stored_name(view) in remembered:
+            sample[name] = remembered[stored_name(view)]
+    stored = replace(vector.stored, tensors=dict(sorted(tensors.items())))
+    return replace(vector, stored=stored, entries=entries, manifest={**vector.manifest, "base_sample": sample})
 
 
 def _outline(name: str, entry: Entry) -> StoredTensor:
@@ -69,12 +73,9 @@ def _outline(name: str, entry: Entry) -> StoredTensor:
 
 def _translated(vector: DiffVector, view: StoredTensor) -> tuple[Entry, StoredTensor | None]:
     """What the manifest would say of a tensor of the target's spelling, and its difference where it is stored."""
-    leaves = list(_leaves(view))
-    entries = [vector.entries[stored_name(leaf)] for leaf in leaves]
-    whole = len(leaves) == 1 and view.in_one_piece and _outline("", entries[0]).shape == view.shape
-    if whole:
-        entry, difference = entries[0], vector.stored.tensors.get(stored_name(view))
-        return entry, difference
+    if _is_whole(vector, view):
+        return vector.entries[stored_name(view)], vector.stored.tensors.get(stored_name(view))
+    entries = [vector.entries[stored_name(leaf)] for leaf in _leaves(view)]
     kinds = {(entry["base"]["dtype"], entry["tuned"]["dtype"], bool(entry["stored"])) for entry in entries}
     if len(kinds) > 1:
         raise UnviewableError("other dtypes, or trained in part")
@@ -88,6 +89,12 @@ def _translated(vector: DiffVector, view: StoredTensor) -> tuple[Entry, StoredTe
     shape = list(view.shape)
     entry = {"stored": is_stored, "base": {"dtype": base, "shape": shape}, "tuned": {"dtype": tuned, "shape": shape}}
     return entry, _over(view, vector.stored.tensors) if is_stored else None
+
+
+def _is_whole(vector: DiffVector, view: StoredTensor) -> bool:
+    """Whether a view is one of the vector's tensors, under whatever name."""
+    entry = vector.entries.get(stored_name(view))
+    return entry is not None and view.in_one_piece and tuple(entry["base"]["shape"]) == view.shape
 
 
 def _leaves(view: StoredTensor) -> list[StoredTensor]:
