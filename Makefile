@@ -31,6 +31,7 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/python docs/make_commands.py --check
 	$(BIN)/python docs/render_results.py --check
+	$(BIN)/python docs/make_compatibility.py --check
 
 types: venv
 	$(BIN)/mypy
@@ -38,6 +39,7 @@ types: venv
 docs: venv
 	$(BIN)/python docs/make_commands.py
 	$(BIN)/python docs/render_results.py
+	$(BIN)/python docs/make_compatibility.py
 
 # The core in an environment of its own: no torch, under 150 MB, and it transfers a checkpoint.
 core-check:

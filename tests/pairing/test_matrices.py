@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tuneport.checkpoint.buffers import is_computed_buffer
-from tuneport.checkpoint.matrices import Ties
+from tuneport.checkpoint.matrices import Ties, is_named_vocabulary
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.pairing.matrices import (
     Side,
@@ -218,3 +218,21 @@ def test_tied_names_are_one_weight_by_common_names_or_by_the_kinds_own() -> None
 )
 def test_buffers_that_a_model_computes_are_told_from_parameters(stored: StoredTensor, computed: bool) -> None:
     assert is_computed_buffer(stored) is computed
+
+
+@pytest.mark.parametrize("kind", ["mamba", "bert", "openai-gpt", "rwkv"])
+def test_the_table_of_names_is_what_transformers_own_classes_give(kind: str) -> None:
+    """Of a kind: every tensor that follows the vocabulary's size, built on the meta device, and what a tied config makes one."""
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    config = CONFIG_MAPPING[kind](vocab_size=100_003, tie_word_embeddings=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    sizes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    follow = {name for name, shape in sizes.items() if 100_003 in shape}
+    assert follow and follow == {name for name in sizes if is_named_vocabulary(name, [kind])}
+    ties = Ties(True, kind, list(sizes))
+    assert {name: ties.weight(name) for name in model.all_tied_weights_keys} == {
+        name: ties.weight(source) for name, source in model.all_tied_weights_keys.items()
+    }
