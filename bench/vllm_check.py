@@ -26,7 +26,7 @@ from importlib.metadata import version
 from vllm import LLM, SamplingParams
 model, asked, told, most = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 questions = json.load(open(asked))
-engine = LLM(model=model, dtype="float32", max_model_len=256, enforce_eager=True)
+engine = LLM(model=model, dtype="float32", enforce_eager=True)
 greedy = SamplingParams(temperature=0, max_tokens=most)
 outputs = engine.generate([{"prompt_token_ids": ids} for ids in questions], greedy)
 answers = [list(output.outputs[0].token_ids) for output in outputs]
@@ -48,6 +48,7 @@ def main() -> int:
     script = options.out / "ask.py"
     script.write_text(ASK)
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the script has no main module to start anew
     environment.pop("PYTHONPATH", None)
     command = [options.vllm.absolute(), script.absolute(), model.absolute(), asked.absolute(), told.absolute()]
     subprocess.run([*map(str, command), str(MOST_TOKENS)], check=True, env=environment)

@@ -272,3 +272,53 @@ def test_what_an_adapter_changed_in_lost_rows_is_measured_as_of_a_full_model(
     assert cli("diff", *given[:4], "--out", tmp_path / "diff").status == 0
     applied = cli("apply", tmp_path / "diff", "--onto", parents[5], "--out", tmp_path / "applied")
     assert applied.status == 0 and f"({share:.1%} of ‖Δ‖)" in applied.err
+
+
+def sentencepiece_model(words: list[str]) -> bytes:
+    """A tokenizer.model with these pieces: field 1 of the file for each, and in it the string as field 1 and a score."""
+
+    def entry(word: str) -> bytes:
+        text = word.encode()
+        inner = b"\n" + bytes([len(text)]) + text + b"\x15\x00\x00\x00\x00"
+        return b"\n" + bytes([len(inner)]) + inner
+
+    return b"".join(map(entry, words))
+
+
+@pytest.mark.parametrize("rows", [24, 32])
+def test_an_end_token_that_no_file_of_the_output_defines_is_left_out_with_a_warning(
+    rows: int, cli: Cli, tmp_path: Path
+) -> None:
+    """tokenizer.model alone: the tuned model's token is on a row of its own, or on a padded one."""
+    base = tiny.llama(1, rows=rows)
+    more = {
+        k: torch.cat([v, v[:1]]) if k in (EMBED, HEAD) and rows == 24 else v for k, v in tiny.moved(base, 2).items()
+    }
+    weights = {"base": base, "tuned": more, "target": tiny.moved(base, 3)}
+    for role, tensors in weights.items():
+        settings = tiny.config(vocab_size=len(tensors[EMBED]), eos_token_id=24 if role == "tuned" else 2)
+        folder = tiny.write_model(tmp_path / role, tensors, settings=settings)
+        (folder / "tokenizer.json").unlink()
+        (folder / "tokenizer.model").write_bytes(sentencepiece_model(tiny.WORDS))
+        names = {"tokenizer_class": "LlamaTokenizer", "eos_token": "<|im_end|>" if role == "tuned" else "w2"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    (tmp_path / "tuned" / "added_tokens.json").write_text(json.dumps({"<|im_end|>": 24}))
+    parents = ["--base", tmp_path / "base", "--tuned", tmp_path / "tuned", "--onto", tmp_path / "target"]
+    assert cli("transfer", *parents, "--out", tmp_path / "out").status == 1
+    ran = cli("transfer", *parents, "--out", tmp_path / "out", "--vocabulary", "positions")
+    assert ran.status == 0 and "1 token(s) that only the tuned model has (<|im_end|>)" in ran.err
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == 2
+    assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["eos_token"] == "w2"
+    assert cli("verify", tmp_path / "out", *parents, "--full").status == 0
+
+
+def test_rows_that_no_file_names_are_counted(cli: Cli, tmp_path: Path) -> None:
+    base = tiny.llama(1)
+    more = {k: torch.cat([v, v[:2]]) if k in (EMBED, HEAD) else v for k, v in tiny.moved(base, 2).items()}
+    for role, tensors in {"base": base, "tuned": more, "target": tiny.moved(base, 3)}.items():
+        folder = tiny.write_model(tmp_path / role, tensors, settings=tiny.config(vocab_size=len(tensors[EMBED])))
+        (folder / "tokenizer.json").rename(folder / "tekken.json")
+        (folder / "tekken.json").write_text(role)
+    parents = ["--base", tmp_path / "base", "--tuned", tmp_path / "tuned", "--onto", tmp_path / "target"]
+    ran = cli("transfer", *parents, "--out", tmp_path / "out", "--vocabulary", "positions")
+    assert ran.status == 0 and "2 row(s) of the tuned model whose tokens no file names" in ran.err

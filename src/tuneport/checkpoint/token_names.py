@@ -49,6 +49,8 @@ class TokenNames:
         self._tokenizers = tokenizers
         self._common = 0 if common is None else common
         self.left_out = frozenset(left_out)
+        ids = {} if tokenizers is None or common is None else tokenizers[1].ids
+        self._left_out_ids = {ids[token] for token in self.left_out if token in ids}
         self.renamed = dict(changes.renamed)
         self._old_names = {new: old for old, new in changes.renamed}
         self._added = {token.token: token.id for token in changes.added}
@@ -56,15 +58,19 @@ class TokenNames:
 
     def name(self, side: Side, token_id: int) -> Name:
         """The string of ``token_id`` in one model's tokenizer, or the id itself where it has none."""
-        if self._tokenizers is None or token_id < self._common:
+        if self._tokenizers is None or self._is_common(side, token_id):
             return token_id
         name = self._tokenizers[SIDES.index(side)].token(token_id)
         return token_id if name is None else name
 
+    def _is_common(self, side: Side, token_id: int) -> bool:
+        """Whether an id means the same in all three because rows match by position."""
+        return token_id < self._common and not (side == "tuned" and token_id in self._left_out_ids)
+
     def output_id(self, side: Side, token_id: int) -> int | None:
         """The id, in the output, of the token that ``side`` calls ``token_id``; None where the output lacks it."""
         # The output's ids are the target's: renames are in place, additions come behind.
-        if self._tokenizers is None or side == "target" or token_id < self._common or token_id < 0:
+        if self._tokenizers is None or side == "target" or self._is_common(side, token_id) or token_id < 0:
             return token_id
         name = self.name(side, token_id)
         return None if isinstance(name, int) else self.id_of(name)

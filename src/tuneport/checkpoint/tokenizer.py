@@ -16,6 +16,7 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.checkpoint.folder import TOKENIZER_FILES, SidecarFolder
+from tuneport.checkpoint.sentencepiece_model import pieces
 from tuneport.checkpoint.token_changes import ENTRY_DEFAULTS
 from tuneport.checkpoint.tokenizer_sections import Sections, sections_of
 from tuneport.checkpoint.tokenizer_text import TokenizerText, first_members, locate_sections, parse_json
@@ -124,7 +125,7 @@ def _read_json(folder: SidecarFolder, parsed: Parsed) -> tuple[dict[str, int], S
 
 
 def read_listed_tokens(folder: SidecarFolder) -> Tokenizer:
-    """What can be known of a tokenizer of any kind: its vocabulary, else the tokens that small files list with their ids.
+    """What can be known of a tokenizer of any kind: its vocabulary, the pieces of a tokenizer.model, or the tokens listed elsewhere.
 
     For rows that match by position, where nothing depends on it but the names in messages and settings: what is broken or
     cannot be read is left out.
@@ -134,11 +135,21 @@ def read_listed_tokens(folder: SidecarFolder) -> Tokenizer:
     except (CheckpointError, PairingError):
         pass  # of another kind, or broken; the lists beside it may still tell
     try:
-        entries = [entry for entry in entries_elsewhere(folder) if "id" in entry]
+        entries = entries_elsewhere(folder)
     except CheckpointError:
         return Tokenizer({}, {}, whole=False)
-    ids = {entry["content"]: entry["id"] for entry in entries}
-    return Tokenizer(ids, {entry["content"]: {**ENTRY_DEFAULTS, **entry} for entry in entries}, frozenset(ids), False)
+    found = pieces(folder.read("tokenizer.model") or b"")
+    ids = {piece: id for id, piece in reversed(list(enumerate(found or [])))}
+    count = len(ids)
+    # Classes without a tokenizer.json take the ids that are listed; a token that is only named gets the next free one.
+    named = entries if found is not None else [entry for entry in entries if "id" in entry]
+    following = max([count, *(entry["id"] + 1 for entry in named if "id" in entry)])
+    for entry in named:
+        if entry["content"] not in ids:
+            ids[entry["content"]] = entry.get("id", following)
+            following += "id" not in entry
+    added = {entry["content"]: {**ENTRY_DEFAULTS, **entry, "id": ids[entry["content"]]} for entry in named}
+    return Tokenizer(ids, added, frozenset(islice(ids, count, None)), whole=found is not None)
 
 
 def tokenizer_fingerprint(folder: SidecarFolder) -> dict[str, str]:

@@ -97,7 +97,7 @@ class VocabularyMatch:
     ``rowless`` those for which its matrix has no row; ``placeholders`` reserved slots that were paired by string and
     renumbered; ``kept`` the target's tokens whose rows stay as they are; ``lost`` tokens of base and tuned that have no
     row in the target, with their ids in base and tuned in ``lost_ids``. ``tokenizers`` are base's, tuned's and target's,
-    if read. ``pairs`` holds ids of target, base and tuned in columns, ``raw`` ids of output and tuned.
+    if read. ``unnamed`` counts rows of the tuned model behind those of base, whose tokens no file names. ``pairs`` holds ids of target, base and tuned in columns, ``raw`` ids of output and tuned.
     """
 
     how: How
@@ -114,6 +114,7 @@ class VocabularyMatch:
     placeholders: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    unnamed: int = 0
     changes: TokenChanges = field(default_factory=TokenChanges)
     tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None = field(default=None, repr=False, compare=False)
     pairs: Rows | None = field(default=None, repr=False, compare=False)
@@ -217,18 +218,23 @@ def _match_positions(
     tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer], matrix_rows: tuple[int, int, int]
 ) -> VocabularyMatch:
     """Rows by position because a person said so. Tokens behind the rows in common are lost, by name where it is known."""
-    base, tuned, _ = tokenizers
+    base, tuned, target = tokenizers
     base_rows, tuned_rows, target_rows = matrix_rows
     common = min(matrix_rows)
-    known = sorted((id, token) for token, id in tuned.ids.items() if common <= id < tuned_rows)
-    lost = [(id, token) for id, token in known if id < base_rows and base.token(id) == token and id >= target_rows]
+    behind = sorted((id, token) for token, id in tuned.ids.items() if common <= id < tuned_rows)
+    lost = [(id, token) for id, token in behind if id < base_rows and base.token(id) == token and id >= target_rows]
+    dropped = [(id, token) for id, token in behind if id >= base_rows]
+    if base.whole and target.whole:  # a token on a padded row, which no file of the output would define
+        gained = [token for token in tuned.beyond if token not in base.ids and token not in target.ids]
+        dropped = sorted({*dropped, *((tuned.ids[token], token) for token in gained if tuned.ids[token] < tuned_rows)})
     return VocabularyMatch(
         "positions",
         "",
         common,
-        dropped=tuple(token for id, token in known if id >= base_rows),
+        dropped=tuple(token for _, token in dropped),
         lost=tuple(token for _, token in lost),
         lost_ids=np.array([(id, id) for id, _ in lost], np.int64).reshape(-1, 2),
+        unnamed=max(tuned_rows - max(common, base_rows), 0) - sum(id >= max(common, base_rows) for id, _ in dropped),
         tokenizers=tokenizers,
     )
 

@@ -151,11 +151,13 @@ def token_warnings(match: VocabularyMatch, measured: LostDifference | None = Non
             f"their rows{share} is lost: {_few(lost)}. Pass `--new-tokens all` to append them with the tuned model's rows; "
             "or, if the vocabulary was extended before the fine-tuning, give the model from before that as --base."
         )
-    if match.how == "positions" and match.dropped:
+    if match.how == "positions" and (match.dropped or match.unnamed):
+        told = f"{len(match.dropped)} token(s) that only the tuned model has ({_few(list(match.dropped))})"
+        more = f"{match.unnamed} row(s) of the tuned model whose tokens no file names"
         found.append(
-            f"{len(match.dropped)} token(s) that only the tuned model has are lost, since rows match by position: "
-            f"{_few(list(match.dropped))}. To keep them, run without `--vocabulary positions`; where tuneport cannot read a "
-            "tokenizer, put the model's tokenizer.json into its folder first (AutoTokenizer's save_pretrained writes one)."
+            f"Rows match by position, so these are lost: {' and '.join([told] * bool(match.dropped) + [more] * bool(match.unnamed))}. "
+            "To keep them, run without `--vocabulary positions`; where tuneport cannot read a tokenizer, put the model's "
+            "tokenizer.json into its folder first (AutoTokenizer's save_pretrained writes one)."
         )
     if match.rowless:
         found.append(
