@@ -150,7 +150,6 @@ def test_biases_that_the_config_says_were_trained_must_be_there(tmp_path: Path) 
         ({"use_dora": True}, "DoRA"),
         ({"lora_bias": True}, "LoRA biases"),
         ({"layer_replication": [[0, 2], [1, 2]]}, "layers were replicated"),
-        ({"target_parameters": ["experts.gate_up_proj"]}, "experts"),
         ({"megatron_config": {"a": 1}}, "Megatron"),
         ({"use_qalora": True}, "QALoRA"),
         ({"alora_invocation_tokens": [1, 2]}, "aLoRA"),

@@ -117,6 +117,18 @@ def test_a_turned_tensor_is_read_in_slabs_not_element_by_element(monkeypatch: py
     assert (elements(shelf, turned, 11, 2399) == wanted[11:2399]).all()
 
 
+def test_every_nth_element_is_read_with_what_lies_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The factors of one expert among those of all, which lie side by side."""
+    shelf = Shelf()
+    sides = views.reshaped(shelf.put("B", counted((30, 8 * 5))), (30, 8, 5))
+    one = views.transposed(views.selected(views.transposed(sides, 0, 2), 3), 0, 1)
+    wanted = counted((30, 8, 5))[:, :, 3].reshape(-1)
+    assert (elements(shelf, one, 0, 240) == wanted).all()
+    assert shelf.reads == 1
+    monkeypatch.setattr(views, "_SLAB", 2 * 5 * 7)  # seven elements at a time
+    assert (elements(shelf, one, 11, 239) == wanted[11:239]).all()
+
+
 def test_tensors_of_other_dtypes_or_shapes_are_not_joined() -> None:
     shelf = Shelf()
     one, other = shelf.put("one", counted((2, 3))), shelf.put("other", counted((2, 4)))

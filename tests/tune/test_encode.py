@@ -18,10 +18,11 @@ from tuneport.tune.chat import prepare_chat
 from tuneport.tune.data import read_sources
 from tuneport.tune.encode import encode_preferences, encode_sft
 from tuneport.tune.leakage import answered_digest, example_digest
+from tuneport.tune.loading import load_model
 from tuneport.tune.prepare import Prepared, prepare
 from tuneport.tune.recipes import Running, SftRecipe
 from tuneport.tune.team import Team
-from tuneport.tune.trainers import build_trainer, load_model
+from tuneport.tune.trainers import build_trainer
 
 # One template writes a system message of its own where there is none, and marks answers; no conversation but the whole
 # one begins like it, so only the marks can tell.

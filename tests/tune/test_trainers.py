@@ -19,9 +19,9 @@ from tuneport.tune.run import tune
 def test_the_loss_is_the_same_by_either_way_through_the_head(
     base: Path, sums: Path, full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tuneport.tune import trainers
+    from tuneport.tune import losses
 
-    monkeypatch.setattr(trainers, "SMALL_LOGITS", 0)
+    monkeypatch.setattr(losses, "SMALL_LOGITS", 0)
     out = tune(base, [sums], QUICK, out=tmp_path / "out").out
     for name in ("loss", "tokens", "grad_norm"):
         assert [line[name] for line in log_of(out)] == pytest.approx([line[name] for line in log_of(full)], rel=1e-3)
@@ -67,9 +67,10 @@ def test_the_rate_follows_its_schedule(
 
 
 def test_embeddings_norms_and_biases_are_not_decayed(base: Path, sums: Path, tmp_path: Path) -> None:
+    from tuneport.tune.loading import load_model
     from tuneport.tune.prepare import prepare
     from tuneport.tune.team import Team
-    from tuneport.tune.trainers import build_trainer, load_model
+    from tuneport.tune.trainers import build_trainer
 
     prepared = prepare(base, [sums], SftRecipe(steps=1, weight_decay=0.1))
     trainer = build_trainer(prepared, load_model(prepared), tmp_path, Team(), Running())
@@ -81,8 +82,8 @@ def test_embeddings_norms_and_biases_are_not_decayed(base: Path, sums: Path, tmp
 
 
 def test_no_parameter_is_dropped_in_training(tmp_path: Path, sums: Path) -> None:
+    from tuneport.tune.loading import load_model
     from tuneport.tune.prepare import prepare
-    from tuneport.tune.trainers import load_model
 
     base = base_model(tmp_path / "dropping", attention_dropout=0.5)
     model = load_model(prepare(base, [sums], SftRecipe(steps=1))).train()

@@ -6,14 +6,14 @@ Nothing here imports tuneport: what the tests compare with must not come from wh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from families.tiny_tokenizers import byte_level, write_tokenizer
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 
 torch.set_num_threads(1)
 
@@ -58,6 +58,19 @@ def base_model(
     torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(**{**fields, **config})).to(dtype)
     model.save_pretrained(folder, max_shard_size="30KB")
+    return folder
+
+
+def base_of(folder: Path, config: Callable[..., PreTrainedConfig], *, auto: Any = AutoModelForCausalLM) -> Path:
+    """A base of any kind, with the same tokenizer and no padded rows; ``config`` is given its size and special ids."""
+    document = byte_level(SPECIAL, START)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": START, "eos_token": END, "pad_token": PAD}
+    write_tokenizer(folder, document, settings)
+    ids = {entry["content"]: entry["id"] for entry in document["added_tokens"]}
+    size = len(document["model"]["vocab"]) + len(SPECIAL)
+    torch.manual_seed(0)
+    made = config(vocab_size=size, bos_token_id=ids[START], eos_token_id=ids[END], pad_token_id=ids[PAD])
+    auto.from_config(made).to(torch.bfloat16).save_pretrained(folder)
     return folder
 
 

@@ -8,7 +8,7 @@ every tensor in the file is accounted for, or all that is not is told at once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tuneport.checkpoint.adapter_config import AdapterConfig
 from tuneport.checkpoint.adapter_names import Kind, read_names
@@ -44,6 +44,41 @@ class LowRank:
 
 
 @dataclass(frozen=True)
+class Stacked:
+    """Products one behind the other along a first dimension, all of one shape: experts that lie in one tensor.
+
+    ``a`` and ``b`` are the adapter's tensors, of which each product has a part.
+    """
+
+    a: StoredTensor
+    b: StoredTensor
+    products: tuple[LowRank, ...]
+
+    @property
+    def rank(self) -> int:
+        """The rank of each product."""
+        return self.products[0].rank
+
+    @property
+    def scaling(self) -> float:
+        """The scaling of each product."""
+        return self.products[0].scaling
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight."""
+        return (len(self.products), *self.products[0].shape)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The two factors of an adapter on a parameter: those of several experts lie one beside the other."""
+
+    a: StoredTensor
+    b: StoredTensor
+
+
+@dataclass(frozen=True)
 class TrainedRows:
     """Rows that take the place of the base's: row ``ids[i]`` of the weight is row i of ``tensor``."""
 
@@ -59,7 +94,7 @@ class Change:
     """
 
     whole: StoredTensor | None = None
-    low_rank: LowRank | None = None
+    low_rank: LowRank | Stacked | None = None
     rows: TrainedRows | None = None
 
     @property
@@ -77,7 +112,8 @@ class Change:
         """What the manifest says of it."""
         parts = ["saved as a whole"] if self.whole else []
         if self.low_rank:
-            parts.append(f"low-rank, r={self.low_rank.rank}, scaling={self.low_rank.scaling:g}")
+            experts = f" for each of {self.low_rank.shape[0]}" if isinstance(self.low_rank, Stacked) else ""
+            parts.append(f"low-rank, r={self.low_rank.rank}, scaling={self.low_rank.scaling:g}{experts}")
         if self.rows:
             parts.append(f"{len(self.rows.ids)} trained tokens")
         return "; ".join(parts) or "the adapter does not train it"
@@ -109,11 +145,13 @@ class Alike:
 class Trained:
     """What an adapter's file does: a `Change` for each weight, by the name peft gives it.
 
-    ``alike`` are tensors that were written twice and must hold the same.
+    ``alike`` are tensors that were written twice and must hold the same. ``parameters`` are factors by module, the outermost
+    first: which parameters of the module they are for, or whether they are its weight's, only the base can tell.
     """
 
     changes: Mapping[str, Change]
     alike: tuple[Alike, ...] = ()
+    parameters: Mapping[str, tuple[Factors, ...]] = field(default_factory=dict)
 
 
 def read_changes(tensors: Mapping[str, StoredTensor], config: AdapterConfig, where: str) -> Trained:
@@ -121,11 +159,17 @@ def read_changes(tensors: Mapping[str, StoredTensor], config: AdapterConfig, whe
     parts, faults = read_names(tensors)
     faults += [f"`{n}` is {t.dtype}, not a float dtype" for n, t in tensors.items() if DTYPES[t.dtype].kind != "float"]
     by_weight: dict[str, dict[Kind, StoredTensor]] = {}
+    by_module: dict[str, dict[int, dict[Kind, StoredTensor]]] = {}
     for name, part in parts.items():
-        found = by_weight.setdefault(part.weight, {})
+        of_parameter = part.kind in ("A", "B") and (part.depth or config.parameters_of(part.module))
+        if of_parameter:
+            found = by_module.setdefault(part.module, {}).setdefault(part.depth, {})
+        else:
+            found = by_weight.setdefault(part.weight, {})
         if part.kind in found:
             faults.append(f"`{name}`: the weight of `{part.module}` is saved twice")
         found[part.kind] = tensors[name]
+    parameters = {module: _levels(module, levels, config, faults) for module, levels in sorted(by_module.items())}
     modules = {part.weight: part.module for part in parts.values()}
     adapted = sorted(modules[weight] for weight, found in by_weight.items() if found.keys() & _FACTORS)
     scalings = config.scalings(adapted, where)
@@ -142,13 +186,13 @@ def read_changes(tensors: Mapping[str, StoredTensor], config: AdapterConfig, whe
                 faults.append(f"`{module}` has both LoRA factors and trained tokens")
         changes[weight] = change
         alike += copies
-    if not changes and not faults:
+    if not changes and not parameters and not faults:
         faults.append("it holds no tensors")
     if config.biases and not any(part.leaf == "bias" for part in parts.values()):
         faults.append("its config says that biases were trained (`bias`), and none of them is in the file")
     if faults:
         raise CheckpointError(f"{where}: the adapter's tensors do not fit together:{listing(sorted(faults))}")
-    return Trained(dict(sorted(changes.items())), tuple(alike))
+    return Trained(dict(sorted(changes.items())), tuple(alike), parameters)
 
 
 def _whole(
@@ -174,9 +218,34 @@ def _whole(
     return plain, [both]
 
 
+def _levels(
+    module: str, levels: Mapping[int, Mapping[Kind, StoredTensor]], config: AdapterConfig, faults: list[str]
+) -> tuple[Factors, ...]:
+    """The factors that peft put around one module, for one parameter after another."""
+    if sorted(levels) != list(range(len(levels))) or len(levels) > max(len(config.parameters_of(module)), 1):
+        faults.append(f"`{module}`: the config's `target_parameters` do not say what its factors are for")
+        return ()
+    found = []
+    for _, kinds in sorted(levels.items()):
+        if (factors := _factors(module, kinds, faults)) is not None:
+            found.append(Factors(*factors))
+    return tuple(found)
+
+
 def _low_rank(
     module: str, found: Mapping[Kind, StoredTensor], rank: int, scaling: float, faults: list[str]
 ) -> LowRank | None:
+    factors = _factors(module, found, faults)
+    if factors is None:
+        return None
+    if factors[0].shape[0] != rank:
+        faults.append(f"`{module}` has rank {factors[0].shape[0]}, the config says {rank}")
+    return LowRank(*factors, scaling, transposed="embedding A" in found)
+
+
+def _factors(
+    module: str, found: Mapping[Kind, StoredTensor], faults: list[str]
+) -> tuple[StoredTensor, StoredTensor] | None:
     kinds = found.keys() & _FACTORS
     embedding = kinds == {"embedding A", "embedding B"}
     if not embedding and kinds != {"A", "B"}:
@@ -188,9 +257,7 @@ def _low_rank(
         more = "; LoRA on convolutions is not read" if len(a.shape) > 2 else ""
         faults.append(f"`{module}`: A and B are {times}, not rank×inputs and outputs×rank{more}")
         return None
-    if a.shape[0] != rank:
-        faults.append(f"`{module}` has rank {a.shape[0]}, the config says {rank}")
-    return LowRank(a, b, scaling, transposed=embedding)
+    return a, b
 
 
 def _rows(module: str, tensor: StoredTensor, config: AdapterConfig, faults: list[str]) -> TrainedRows | None:

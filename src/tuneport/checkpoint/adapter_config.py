@@ -8,6 +8,7 @@ nothing about the weights, or the adapter is refused in words; so is a field tha
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from tuneport.checkpoint.module_patterns import first_matches
 from tuneport.errors import CheckpointError, listing
 
 MOST_RANK = 65536
+_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 MOST_ALPHA = 1e12
 _MERGE = "Merge it with peft (merge_and_unload().save_pretrained(…)) and give the merged folder."
 
@@ -34,13 +36,14 @@ _USED = (
     "trainable_token_indices",
     "ensure_weight_tying",
     "init_lora_weights",
+    "target_parameters",
+    "peft_version",
 )
 # Fields about how it was trained or is loaded. Which modules were adapted, the weights themselves say. VeLoRA changes
 # the backward pass alone; the settings of a way to begin (EVA, CorDA, LoftQ, LoRA-GA) say nothing beyond its name.
 _WITHOUT_EFFECT = (
     "task_type",
     "auto_mapping",
-    "peft_version",
     "inference_mode",
     "target_modules",
     "exclude_modules",
@@ -62,7 +65,6 @@ _REFUSED = {
     "use_dora": "DoRA rescales each row of the whole weight, which is no difference of its own",
     "lora_bias": "LoRA biases change biases as well",
     "layer_replication": "layers were replicated, so its layers are not the base's",
-    "target_parameters": "parameters were targeted instead of modules (experts of a mixture, say)",
     "megatron_config": "it was trained with Megatron's parallel layers",
     "use_qalora": "QALoRA pools the inputs of quantised layers",
     "alora_invocation_tokens": "an activated LoRA (aLoRA) changes the model only after some tokens, so no weights hold it",
@@ -79,7 +81,9 @@ _CHANGED_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
 class AdapterConfig:
     """What the config says of the weights. ``token_ids``: trained tokens by the end of a module's name ("": embedding).
 
-    ``biases``: some of the base's were trained, and are saved as a whole.
+    ``biases``: some of the base's were trained, and are saved as a whole. ``parameters`` are ends of names of what has an
+    adapter though it is no module (experts of a mixture in one tensor); ``old_parameters``: of a peft before 0.19, which
+    took their last two dimensions the other way round.
     """
 
     rank: int
@@ -92,12 +96,23 @@ class AdapterConfig:
     biases: bool
     token_ids: Mapping[str, tuple[int, ...]]
     base_model: str | None
+    parameters: tuple[str, ...] = ()
+    old_parameters: bool = False
 
     def in_words(self) -> str:
         """What a manifest says of an adapter."""
         kind = "rank-stabilised LoRA" if self.stabilised else "LoRA"
         patterns = ", with patterns" if self.ranks or self.alphas else ""
         return f"{kind}, r={self.rank}, alpha={self.alpha:g}{patterns}"
+
+    def parameters_of(self, module: str) -> list[str]:
+        """The parameters that a module may have an adapter on, as peft finds them, if it has such."""
+        found = []
+        for end in self.parameters:
+            before, _, parameter = end.rpartition(".")
+            if not before or module == before or module.endswith(f".{before}"):
+                found.append(parameter)
+        return found
 
     def scalings(self, modules: Iterable[str], where: str) -> dict[str, tuple[int, float]]:
         """Rank and scaling (alpha/r, rank-stabilised alpha/√r) of each module, patterns matched as peft does."""
@@ -172,6 +187,8 @@ def _values(content: Mapping[str, Any], where: str) -> AdapterConfig:
         biases=content.get("bias", "none") not in ("none", None),
         token_ids=_token_ids(content.get("trainable_token_indices"), faults),
         base_model=name if isinstance(name, str) and name else None,
+        parameters=_parameters(content.get("target_parameters"), faults),
+        old_parameters=_is_old(content.get("peft_version")),
     )
     if faults:
         raise CheckpointError(f"{where}: adapter_config.json says what cannot be meant:{listing(faults)}")
@@ -188,6 +205,21 @@ def _token_ids(value: Any, faults: list[str]) -> dict[str, tuple[int, ...]]:
         faults.append("`trainable_token_indices` is neither a list of different token ids nor such lists by module")
         return {}
     return {module: tuple(ids) for module, ids in by_module.items()}
+
+
+def _parameters(value: Any, faults: list[str]) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        faults.append("`target_parameters` is no list of names")
+        return ()
+    return tuple(dict.fromkeys(value))
+
+
+def _is_old(version: Any) -> bool:
+    """Whether a version of peft, as it writes it, is before 0.19; it has always done so since parameters were targets."""
+    numbers = _VERSION.match(version) if isinstance(version, str) else None
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) < (0, 19)
 
 
 def _is_set(value: Any) -> bool:

@@ -170,21 +170,40 @@ def _read_strided(tensor: StoredTensor, start: int, buffer: memoryview, read: Re
     itemsize = DTYPES[tensor.dtype].itemsize
     assert start % itemsize == 0 and len(buffer) % itemsize == 0, "views are read in whole elements"
     first, last = start // itemsize, (start + len(buffer)) // itemsize
-    run, outer = 1, len(grid)
-    while outer and (grid[outer - 1] == 1 or strides[outer - 1] == run):
-        run *= grid[outer - 1]
-        outer -= 1
+    step, run, outer = _last_run(grid, strides)
     unit = next((d for d in range(outer) if strides[d] == 1 and grid[d] > 1), None)
-    if run == 1 and unit is not None:
+    if step != 1 and unit is not None:
         _read_slabs(tensor, unit, (first, last), buffer, read)
         return
+    numbers = np.frombuffer(buffer, f"V{itemsize}")
+    most = max(_SLAB // (step * itemsize), 1) if step > 1 else run
     position = first
     while position < last:
         index, within = divmod(position, run)
-        count = min(run - within, last - position)
-        at = (_place(index, grid[:outer], strides[:outer]) + within) * itemsize
-        read(tensor, at, buffer[(position - first) * itemsize : (position - first + count) * itemsize])
+        count = min(run - within, last - position, most)
+        at = (_place(index, grid[:outer], strides[:outer]) + within * step) * itemsize
+        here = numbers[position - first : position - first + count]
+        if step == 1:
+            read(tensor, at, here.data.cast("B"))
+        else:  # what lies between is read along with them
+            span = np.empty((count - 1) * step + 1, here.dtype)
+            read(tensor, at, span.data.cast("B"))
+            here[:] = span[::step]
         position += count
+
+
+def _last_run(grid: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int, int]:
+    """How far apart neighbours lie, how many lie so, and how many dimensions are not in that run."""
+    step, run, outer = 1, 1, len(grid)
+    while outer:
+        size, stride = grid[outer - 1], strides[outer - 1]
+        if size != 1 and run == 1:
+            step = stride
+        elif size != 1 and stride != step * run:
+            break
+        run *= size
+        outer -= 1
+    return step, run, outer
 
 
 def _read_slabs(tensor: StoredTensor, unit: int, wanted: tuple[int, int], buffer: memoryview, read: Read) -> None:

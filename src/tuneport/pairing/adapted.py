@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tuneport.checkpoint.adapter import Alike, Change, LowRank, read_changes
+from tuneport.checkpoint.adapter import Alike, Change, LowRank, Stacked, read_changes
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.matrices import Ties, is_commonly_named
+from tuneport.checkpoint.matrices import Ties, is_commonly_named, is_head_weight
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
 from tuneport.pairing.adapted_files import base_decisions, base_doubts, file_decisions, with_an_end
+from tuneport.pairing.adapted_parameters import find_parameters
 from tuneport.pairing.matrices import Side, find_vocabulary_tensors
 from tuneport.pairing.spelling import check_distinct
 from tuneport.pairing.spelling_rules import Rename
@@ -57,7 +58,8 @@ def lay_onto(
     where = f"{adapter.role} {adapter.label}"
     check_readable(base)
     read = read_changes(adapter.tensors, adapter.adapter, where)
-    named = read.changes
+    parameters = find_parameters(read.parameters, adapter.adapter, base, where)
+    named = {**read.changes, **parameters.weights}
     for rename in renames:
         others = {name: rename(name) for name in named}
         check_distinct(others, rename, adapter)
@@ -65,6 +67,11 @@ def lay_onto(
     ties = Ties(tied, base.config.get("model_type"), base.tensors)
     changes, alike, faults = _untied(_by_base_name(named, base), ties, adapter.adapter.tied)
     by_token = find_vocabulary_tensors([Side.of(base, ties)]).names
+    faults += [
+        *parameters.faults,
+        *(f"`{name}` is changed in two ways" for name in changes.keys() & parameters.changes),
+    ]
+    changes |= parameters.changes
     found: dict[str, Change] = {}
     tensors = dict(base.tensors)
     for name, change in changes.items():
@@ -106,9 +113,12 @@ def _by_base_name(named: Mapping[str, Change], base: Checkpoint) -> dict[str, Ch
 
     Where none finds them all, the prefix (GPT-2's ``transformer.``) that finds most: the others are then told by name.
     """
-    found = names_onto({name: _weight_shape(change) for name, change in named.items()}, base.config, base.tensors)
-    if found is not None:
-        return {found[name]: change for name, change in named.items()}
+    sizes = {name: _weight_shape(change) for name, change in named.items()}
+    # A head that is tied to its embedding is stored nowhere.
+    for names in (sizes, {name: size for name, size in sizes.items() if not is_head_weight(name)}):
+        found = names_onto(names, base.config, base.tensors) if names else None
+        if found is not None:
+            return {found.get(name, name): change for name, change in named.items()}
     short = [
         ("", ""),
         *((prefix, "") for prefix in _prefixes(named)),
@@ -195,7 +205,9 @@ def _fitting(
         faults.append(f"`{name}` is {stored.dtype} in the base, and no float")
     shape = "×".join(map(str, stored.shape))
     if low_rank is not None:
-        low_rank = _turned(low_rank, name, stored.shape, transposed, base)
+        if not isinstance(low_rank, Stacked):
+            of_conv1d = transposed or base.config.get("model_type") in _TRANSPOSED_MODELS
+            low_rank = _turned(low_rank, stored.shape, of_conv1d and not (by_token or is_commonly_named(name)))
         if low_rank.shape != stored.shape:
             product = "×".join(map(str, low_rank.shape))
             faults.append(f"`{name}` is {shape}, the adapter's product B·A for it {product}")
@@ -208,17 +220,14 @@ def _fitting(
     return Change(whole, low_rank, rows)
 
 
-def _turned(low_rank: LowRank, name: str, shape: tuple[int, ...], transposed: bool, base: Checkpoint) -> LowRank:
-    """The product as the weight is stored. Where the shape does not tell (a square), the kind of model does."""
+def _turned(low_rank: LowRank, shape: tuple[int, ...], if_square: bool) -> LowRank:
+    """The product as the weight is stored; where the shape does not tell, ``if_square`` does."""
     if low_rank.transposed:
         return low_rank  # an embedding
     turned = replace(low_rank, transposed=True)
-    if low_rank.shape == shape != turned.shape or turned.shape != shape:
+    if turned.shape != shape or (low_rank.shape == shape and not if_square):
         return low_rank
-    if low_rank.shape != shape:
-        return turned
-    of_conv1d = base.config.get("model_type") in _TRANSPOSED_MODELS
-    return turned if (of_conv1d or transposed) and not is_commonly_named(name) else low_rank
+    return turned
 
 
 def _tuned_tensor(name: str, change: Change, base: StoredTensor | None) -> StoredTensor:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tuneport.checkpoint.adapter import LowRank
+from tuneport.checkpoint.adapter import LowRank, Stacked
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.reading import TensorReader
 from tuneport.checkpoint.weights import StoredTensor
@@ -39,7 +39,7 @@ class Product:
     """An adapter's product, and the role whose reader has its factors."""
 
     role: str
-    low_rank: LowRank
+    low_rank: LowRank | Stacked
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tuneport.checkpoint.adapter import Alike, LowRank
+from tuneport.checkpoint.adapter import Alike, LowRank, Stacked
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.reading import TensorReader
 from tuneport.checkpoint.weights import StoredTensor
@@ -40,8 +40,14 @@ class _Tile:
     end: int
 
 
-def fill(low_rank: LowRank, start: int, out: Floats, reader: TensorReader, space: Workspace) -> None:
+def fill(low_rank: LowRank | Stacked, start: int, out: Floats, reader: TensorReader, space: Workspace) -> None:
     """Fill ``out`` (one row of the working dtype) with the product's elements from ``start`` on, row after row."""
+    if isinstance(low_rank, Stacked):
+        size, stop = math.prod(low_rank.shape[1:]), start + out.size
+        for number in range(start // size, -(-stop // size)):
+            begin, end = max(start, number * size), min(stop, (number + 1) * size)
+            fill(low_rank.products[number], begin - number * size, out[begin - start : end - start], reader, space)
+        return
     columns = low_rank.shape[1]
     rows = max(LEFT // low_rank.rank, 1)
     position, stop = start, start + out.size

@@ -31,7 +31,7 @@ def render_card(record: Mapping[str, Any]) -> bytes:
         "",
         f"# {start['name'].rpartition('/')[2]}: {_NAMES[recipe]}",
         "",
-        f"{'An adapter of' if lora else 'All parameters of'} {model}, trained for {outcome['steps']:,} steps on "
+        f"{'An adapter of' if lora else 'All parameters of'} {_part(plan)}{model}, trained for {outcome['steps']:,} steps on "
         f"{outcome['tokens']:,} tokens; the loss of the last steps was {_number(outcome['final_loss'])}. Made by tuneport "
         f"{record['environment']['tuneport']} on TRL.",
     ]
@@ -51,6 +51,11 @@ def render_card(record: Mapping[str, Any]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
+def _part(plan: Mapping[str, Any]) -> str:
+    """What of a multimodal model was trained."""
+    return f"the {plan['part']} part alone of " if plan.get("part") else ""
+
+
 def _data_set(name: str) -> str:
     """A data set's id without the revision and split that a source's name may hold."""
     return name.partition("@")[0].partition(":")[0] if is_hub_id(name) else name
@@ -58,9 +63,10 @@ def _data_set(name: str) -> str:
 
 def _loading(plan: Mapping[str, Any]) -> list[str]:
     """How the model is loaded, or the adapter onto its base; the tokenizer lies beside it where the template came with it."""
-    start, imports = plan["model"], "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    kind = "AutoModelForImageTextToText" if plan.get("part") else "AutoModelForCausalLM"
+    start, imports = plan["model"], f"from transformers import {kind}, AutoTokenizer"
     whole, tokenizer = (
-        'AutoModelForCausalLM.from_pretrained("{}"{})',
+        kind + '.from_pretrained("{}"{})',
         'tokenizer = AutoTokenizer.from_pretrained("{}"{})',
     )
     if plan["lora"] is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,11 +62,13 @@ def discarded_if_nothing_began(folder: Path, team: Team) -> Iterator[None]:
 
 @contextmanager
 def refusals_in_words(folder: Path) -> Iterator[None]:
-    """Say in words what disk and memory refuse in the middle of a run."""
+    """Say in words what disk and memory refuse in the middle of a run, and what a library does not know of a model."""
     from safetensors import SafetensorError
 
     try:
         yield
+    except TuneportError:
+        raise
     except (OSError, SafetensorError) as error:
         if isinstance(error, OSError) and error.errno not in _REFUSALS:
             raise
@@ -85,4 +88,26 @@ def refusals_in_words(folder: Path) -> Iterator[None]:
                 "There is not enough memory. Give a smaller --device-batch-size (the update stays the same), "
                 "--gradient-checkpointing, or --lora; `--dry-run` estimates what is needed."
             ) from error
+        _tell_of_libraries(error)
         raise
+    except Exception as error:  # whatever a forward pass raises over a model that its class, or TRL, does not know
+        _tell_of_libraries(error)
+        raise
+
+
+def _tell_of_libraries(error: Exception) -> None:
+    """Raise what a library raised in words; an error of our own stays what it is."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = Path(frames[-1].filename) if frames else Path()
+    if Path(__file__).parents[1] in where.parents:
+        return
+    place = (
+        "/".join(where.parts[where.parts.index("site-packages") + 1 :])
+        if "site-packages" in where.parts
+        else where.name
+    )
+    first = (str(error).strip() or "no message").splitlines()[0]
+    raise TrainingError(
+        f"The training stopped in {place}: {type(error).__name__}: {first}. The installed libraries cannot train this model as "
+        "its config.json describes it, or with these choices. `--debug` shows the whole traceback."
+    ) from error

@@ -23,6 +23,7 @@ from tuneport.checkpoint.folder import TOKENIZER_FILES
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.errors import CheckpointError, DataError, RenderingError, UsageError
 from tuneport.tune import encode
+from tuneport.tune.architecture import is_multimodal, read_config
 from tuneport.tune.casting import TORCH_NAMES
 from tuneport.tune.chat import Chat, name_of_choice, prepare_chat
 from tuneport.tune.data import Share, Source, read_sources
@@ -35,12 +36,13 @@ from tuneport.tune.unread import unread
 
 FORMAT = "tuneport-tune/1"
 SEQUENCE_LENGTH = 2048  # section 3.1, footnote 4
+TEXT_PART = "text"  # what of a multimodal model is trained
 _NEEDED = ("torch", "transformers", "trl", "accelerate", "datasets")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A fine-tuning, ready to begin. ``taught`` are the tokens whose rows an adapter trains."""
+    """A fine-tuning, ready to begin. ``taught``: tokens whose rows an adapter trains; ``text_only``: other parts stay as they are."""
 
     start: Checkpoint
     recipe: Recipe
@@ -57,6 +59,7 @@ class Prepared:
     warnings: tuple[str, ...]
     taught: tuple[str, ...]
     selection: Selection
+    text_only: bool = False
 
     @property
     def epochs(self) -> float:
@@ -78,6 +81,7 @@ class Prepared:
             "recipe": {**self.recipe.record(), "sequence_length": self.length},
             "lora": None if self.lora is None else {**self.lora.record(), "tokens": list(self.taught)},
             **({} if self.dtype is None else {"dtype": self.dtype}),
+            **({"part": TEXT_PART} if self.text_only else {}),
             "data": [source.record() for source in self.sources],
             "chat": {
                 **self.chat.record(),
@@ -105,6 +109,7 @@ def prepare(
     selection = read_selection(running.tasks, running.match)
     rewards = tuple(parse_reward(text) for text in recipe.rewards) if isinstance(recipe, GrpoRecipe) else ()
     start = _open(model)
+    text_only = is_multimodal(read_config(start))
     sources = read_sources(data, recipe.name, mix, recipe.seed)
     tokenizer = load_tokenizer(start)
     messages = any(_holds_messages(source) for source in sources)
@@ -160,6 +165,7 @@ def prepare(
         ),
         taught=taught,
         selection=selection,
+        text_only=text_only,
     )
 
 
@@ -189,6 +195,7 @@ def forecast(prepared: Prepared, devices: Sequence[int] = (1, 2, 4, 8)) -> dict[
             ).record()
             for count in devices
         },
+        "part": TEXT_PART if prepared.text_only else None,
         "start": _transferred(prepared),
         "warnings": list(prepared.warnings),
     }
@@ -206,6 +213,8 @@ def forecast_in_words(told: dict[str, Any]) -> str:
         f"ends answers     {told['chat']['end_token']!r}, template: {told['chat']['template'] or 'none'}",
         f"memory (about)   {memory} (devices × memory of each, FSDP 2)",
     ]
+    if told["part"] is not None:
+        lines.append(f"trains           its {told['part']} part alone; all else (towers, projectors) stays as it is")
     if told["chat"]["new_tokens"]:
         lines.append(f"new tokens       {', '.join(told['chat']['new_tokens'])}")
     if told["start"] is not None:

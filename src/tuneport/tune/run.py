@@ -113,7 +113,8 @@ def rehearse(
 
 def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, running: Running) -> None:
     """Train, and write everything into ``folder``."""
-    from tuneport.tune.trainers import build_trainer, load_model
+    from tuneport.tune.loading import load_model
+    from tuneport.tune.trainers import build_trainer
 
     checkpoints = folder / CHECKPOINTS
     if team.leads:

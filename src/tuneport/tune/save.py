@@ -14,9 +14,12 @@ from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config_merge import set_dtype
-from tuneport.checkpoint.folder import LICENCE_PREFIXES, TOKENIZER_FILES
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.folder import LICENCE_PREFIXES, PROCESSOR_FILES, TOKENIZER_FILES
+from tuneport.checkpoint.reading import reading
 from tuneport.tune.casting import CastLoss, as_stored, cast_loss
 from tuneport.tune.chat import Chat
+from tuneport.tune.growth import grown_config
 
 
 def save_model(
@@ -34,15 +37,18 @@ def save_model(
 
     With ``dtype`` (torch's name) tensors of the start's main dtype are stored in it; others (a router in float32) stay.
     """
-    stored = as_stored(state, start, dtype)
-    model.save_pretrained(folder, state_dict=stored, max_shard_size=shard_size)
+    named = _by_the_starts_names(model, state)
+    stored = as_stored(named, start, dtype)
+    written = {**stored, **_unread(start, model, state)}
+    model.save_pretrained(folder, state_dict=written, max_shard_size=shard_size, save_original_format=False)
     _write_config(folder, model, start, chat, dtype)
     _write_generation_config(folder, start, chat)
     save_tokenizer(folder, tokenizer, start, chat)
     for file in start.path.iterdir():
-        if file.is_file() and file.name.upper().startswith(LICENCE_PREFIXES):
+        licence = file.name.upper().startswith(LICENCE_PREFIXES)
+        if file.is_file() and (licence or file.name in PROCESSOR_FILES):
             shutil.copyfile(file, folder / file.name)
-    return cast_loss(state, stored, start)
+    return cast_loss(named, stored, start)
 
 
 def save_adapter(
@@ -54,7 +60,7 @@ def save_adapter(
         config.base_model_name_or_path = name
         config.revision = start.revision if start.hub_id else None
     # Where rows were added, peft keeps the whole embedding; it is not asked to find that out, which goes to the Hub.
-    grown = rows_of(model) > _rows_stored(start)
+    grown = grown_config(start, model.get_base_model()) != start.config
     model.save_pretrained(folder, state_dict=state, save_embedding_layers=grown)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty form of a model card
     if chat.new_tokens or chat.sets_end:
@@ -84,33 +90,46 @@ def _forget_the_place(path: Path) -> None:
     path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def rows_of(model: Any) -> int:
-    """Rows of the input embedding."""
-    return int(model.get_input_embeddings().weight.shape[0])
-
-
 def stops_of(settings: Mapping[str, Any]) -> list[int]:
     """The tokens that a config or generation config lets generation stop at."""
     stops = settings.get("eos_token_id")
     return list(stops) if isinstance(stops, list) else [] if stops is None else [int(stops)]
 
 
-def _rows_stored(start: Checkpoint) -> int:
-    """Rows of the vocabulary as the start's config has them."""
-    text = start.config.get("text_config", start.config)
-    return int(text.get("vocab_size", start.config.get("vocab_size", 0)))
+def _by_the_starts_names(model: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's tensors under the names, and in the shapes, that transformers found in the start."""
+    from transformers.core_model_loading import revert_weight_conversion
+    from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
+    named: dict[str, Any] = revert_weight_conversion(model, remove_tied_weights_from_state_dict(dict(state), model))
+    return named
+
+
+def _unread(start: Checkpoint, model: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors of the start that its class has no place for (layers that predict further tokens): they stay as they are."""
+    import torch
+    from transformers.core_model_loading import revert_weight_conversion
+
+    everything = dict(state)
+    for name, source in model.all_tied_weights_keys.items():
+        everything.setdefault(name, everything.get(source))
+    empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in everything.items() if tensor is not None}
+    read = revert_weight_conversion(model, empty).keys()
+    found = {}
+    with reading(start) as reader:
+        for name, tensor in start.tensors.items():
+            if name not in read:
+                content = torch.empty(tensor.shape, dtype=getattr(torch, DTYPES[tensor.dtype].torch))
+                reader.read_into(tensor, 0, content.reshape(-1).view(torch.uint8).numpy().data)
+                found[name] = content
+    return found
 
 
 def _write_config(folder: Path, model: Any, start: Checkpoint, chat: Chat, dtype: str | None) -> None:
     """The start's config, with the rows that were added, the token that ends an answer, and the dtype if one is asked for."""
-    config = json.loads(json.dumps(dict(start.config)))
+    config = grown_config(start, model)
     if dtype is not None:
         set_dtype(config, dtype)
-    if rows_of(model) != _rows_stored(start):
-        text = config.get("text_config", config)
-        text["vocab_size"] = rows_of(model)
-        if "vocab_size" in config:
-            config["vocab_size"] = rows_of(model)
     if chat.sets_end and chat.end_id not in stops_of(config):
         config["eos_token_id"] = chat.end_id
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
@@ -127,4 +146,6 @@ def _write_generation_config(folder: Path, start: Checkpoint, chat: Chat) -> Non
     before = stops_of(settings) or stops_of(start.config)
     if chat.sets_end and chat.end_id is not None and chat.end_id not in before:
         settings["eos_token_id"] = [chat.end_id, *before] if before else chat.end_id
+        # Transformers 4 takes config.json's end token instead, where a file says that it was made of that config.
+        settings.pop("_from_model_config", None)
     path.write_text(json.dumps(settings, indent=2) + "\n")

@@ -10,55 +10,22 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tuneport.errors import TrainingError, UsageError
 from tuneport.tune.encode import Column
+from tuneport.tune.loading import other_modules
+from tuneport.tune.losses import wants_plain_loss, with_checked_loss, with_fitting_loss
 from tuneport.tune.prepare import Prepared
 from tuneport.tune.recipes import DpoRecipe, GrpoRecipe, Lora, Running
 from tuneport.tune.team import Team
 
-# Numbers; 64 MiB in float32, several times that with what is computed from them.
-SMALL_LOGITS = 2**24
-
-
-def load_model(prepared: Prepared) -> Any:
-    """The start in float32, rows added for new tokens, dropout off.
-
-    A new token begins as the mean of all the others: near nothing in particular, and the same in every run.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    start = prepared.start
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            start.path, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-        )
-        model, told = loaded
-    except MemoryError:
-        raise
-    except Exception as error:  # transformers', safetensors' and the Hub client's, of a dozen kinds
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TrainingError(f"transformers cannot load {start.label} for training: {first}") from None
-    lacking = sorted(told["missing_keys"])
-    if lacking:
-        raise TrainingError(
-            f"{start.label} lacks {len(lacking)} tensor(s) of its architecture, the first: {lacking[0]}."
-        )
-    new = [prepared.tokenizer.convert_tokens_to_ids(token) for token in prepared.chat.new_tokens]
-    rows = model.get_input_embeddings().weight.shape[0]
-    with torch.no_grad():
-        if new and max(new) >= rows:  # padded rows are used up first
-            model.resize_token_embeddings(max(new) + 1, mean_resizing=False)
-        old = [id for id in range(min(rows, len(prepared.tokenizer))) if id not in set(new)]
-        for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if new else ():
-            if layer is not None:
-                layer.weight[new] = layer.weight[old].mean(dim=0)
-    _switch_dropout_off(model)
-    return model
+# Kinds whose kernels read these modules' weights by themselves, past an adapter; peft refuses them by these names.
+_MAMBAS = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
+_MAMBA_KERNELS = ("out_proj", "conv1d")
 
 
 def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team, running: Running) -> Any:
@@ -75,7 +42,7 @@ def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team,
         from trl.trainer.dpo_trainer import DPOTrainer
 
         reference = None if prepared.lora else copy.deepcopy(model)  # with an adapter, the model without it
-        return _ours(DPOTrainer)(
+        return with_checked_loss(_ours(DPOTrainer), prepared.start.label)(
             **common,
             args=DPOConfig(**args, beta=recipe.beta, loss_type=[recipe.loss], max_length=None),
             ref_model=reference,
@@ -93,7 +60,7 @@ def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team,
             beta=recipe.kl,
             reward_weights=[reward.weight for reward in prepared.rewards],
         )
-        return _with_counted_passes(_ours(GRPOTrainer))(
+        return with_checked_loss(_with_counted_passes(_ours(GRPOTrainer)), prepared.start.label)(
             **common,
             args=settings,
             reward_funcs=[_named(reward.function, reward.name) for reward in prepared.rewards],
@@ -103,9 +70,7 @@ def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team,
     from trl.trainer.sft_trainer import SFTTrainer
 
     at_once, _ = divide(recipe.examples_per_step, team.size, recipe.device_batch_size)
-    trainer = _ours(SFTTrainer)
-    trainer = _with_plain_loss(trainer) if _wants_plain_loss(prepared, model, at_once) else trainer
-    return trainer(
+    return with_fitting_loss(_ours(SFTTrainer), wants_plain_loss(prepared, model, at_once))(
         **common,
         args=SFTConfig(**args, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
         train_dataset=_as_dataset(prepared.encoded.columns),
@@ -136,28 +101,6 @@ def _ours(trainer: Any) -> Any:
 
     Trainer.__name__ = trainer.__name__
     return Trainer
-
-
-def _with_plain_loss(trainer: Any) -> Any:
-    """TRL's SFT trainer with the loss that transformers computes from all logits: the same number.
-
-    TRL goes through the head in pieces, twice, and measures entropy and accuracy on the way. It saves memory where a
-    vocabulary is large, and takes as long as the rest of a step where a model is tiny.
-    """
-    import transformers
-
-    class Plain(trainer):  # type: ignore[misc]  # TRL has no types
-        def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-        ) -> Any:
-            seen = inputs["attention_mask"].sum()
-            self._total_train_tokens += int(self.accelerator.gather(seen).sum())
-            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
-            given = {**inputs, "use_cache": False}
-            return transformers.Trainer.compute_loss(self, model, given, return_outputs, num_items_in_batch)
-
-    Plain.__name__ = trainer.__name__
-    return Plain
 
 
 def _with_counted_passes(trainer: Any) -> Any:
@@ -195,15 +138,6 @@ class _CountedPasses:
 
     def __len__(self) -> int:
         return len(self.sampler)
-
-
-def _wants_plain_loss(prepared: Prepared, model: Any, at_once: int) -> bool:
-    """Where the logits of a batch are small; and with an adapter on the head, which TRL's way would not see."""
-    if hasattr(model.config.get_text_config(), "output_router_logits"):
-        return False  # a mixture of experts has a loss of its routing besides, which TRL adds
-    longest = min(prepared.length, prepared.encoded.counts.longest)
-    logits = at_once * longest * model.get_input_embeddings().weight.shape[0]
-    return logits <= SMALL_LOGITS or bool(prepared.taught)
 
 
 def _arguments(prepared: Prepared, checkpoints: Path, team: Team, running: Running) -> dict[str, Any]:
@@ -320,16 +254,18 @@ def _peft_config(prepared: Prepared, model: Any, lora: Lora) -> Any:
     trained: dict[str, list[int]] = {}
     taught = [prepared.tokenizer.convert_tokens_to_ids(token) for token in prepared.taught]
     if taught:
-        names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
+        names = {id(module): name for name, module in model.named_modules()}
         layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
         tied = len(layers) == 2 and layers[0].weight is layers[1].weight
         for layer in layers[:1] if tied else layers:
-            if names[id(layer)] not in (*saved, *_target_names(lora)):
+            # By its whole name: peft takes all modules whose names end with what it is given.
+            if names[id(layer)].rpartition(".")[2] not in (*saved, *_target_names(lora)):
                 trained[names[id(layer)]] = sorted(taught)
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.rank,  # type: ignore[arg-type]  # a float is fine
         target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+        exclude_modules=_excluded(prepared, model, lora),
         use_rslora=lora.rslora,
         lora_dropout=0.0,
         bias="none",
@@ -339,17 +275,24 @@ def _peft_config(prepared: Prepared, model: Any, lora: Lora) -> Any:
     )
 
 
+def _excluded(prepared: Prepared, model: Any, lora: Lora) -> str | None:
+    """Modules that get no adapter, as an expression: towers of a multimodal model; of all linear layers those that are more.
+
+    A Llama 4's router is a linear layer that returns two things; peft could not put an adapter around it.
+    """
+    from torch.nn import Linear
+
+    found = [re.escape(name) + r"(\..*)?" for name in other_modules(model)] if prepared.text_only else []
+    if isinstance(lora.targets, str):
+        more = {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, Linear) and type(module).forward is not Linear.forward
+        }
+        more.update(_MAMBA_KERNELS if model.config.model_type in _MAMBAS else ())
+        found += [rf"(.*\.)?{re.escape(name)}" for name in sorted(more)]
+    return "|".join(found) or None
+
+
 def _target_names(lora: Lora) -> tuple[str, ...]:
     return () if isinstance(lora.targets, str) else lora.targets
-
-
-def _switch_dropout_off(model: Any) -> None:
-    """Section 3.1 trains without dropout. The config that is saved keeps what it says."""
-    from torch import nn
-
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
-                setattr(module, name, 0.0)
