@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tuneport.checkpoint.merge3 import same
-from tuneport.checkpoint.section_meaning import map_tokens, meaning
+from tuneport.checkpoint.section_meaning import in_brief, map_tokens, meaning
 
 VOCABULARY = {"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4, "▁a": 5, "Ġa": 6, "▁": 7, "A": 8}
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -115,6 +115,12 @@ def test_what_gives_other_ids_is_not(section: str, one: Any, other: Any) -> None
     assert not same(plainly(section, one), plainly(section, other))
 
 
+def test_a_section_is_told_by_its_parts_and_their_tokens() -> None:
+    told = in_brief("post_processor", sequence({"type": "Fuse"}, template(), of="processors"))
+    assert told == "Fuse + TemplateProcessing(<s> A)"
+    assert in_brief("truncation", None) == "null" and in_brief("normalizer", sequence(of="normalizers")) == "nothing"
+
+
 def test_tokens_are_compared_by_name() -> None:
     shifted = {1: "<s>", 11: "<s>"}
     one, other = (meaning("post_processor", template(id=id), lambda id, _: shifted[id]) for id in (1, 11))
@@ -151,4 +157,5 @@ NESTED = st.recursive(
 
 @given(section=st.sampled_from(["normalizer", "post_processor", "padding"]), value=NESTED)
 def test_a_section_of_any_shape_is_the_same_as_itself(section: str, value: Any) -> None:
+    assert in_brief(section, value)
     assert same(plainly(section, value), plainly(section, json.loads(json.dumps(value))))

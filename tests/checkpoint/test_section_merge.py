@@ -159,6 +159,7 @@ def test_a_section_that_the_fine_tuning_took_away_goes(tmp_path: Path) -> None:
 def test_two_changes_of_one_section_stop_and_the_choice_that_is_named_decides(tmp_path: Path) -> None:
     parents = tokenizer(), tokenizer(pre_tokenizer=SPLIT), tokenizer(pre_tokenizer={"type": "Whitespace"})
     refusal = merged(tmp_path, *parents).refusals[0]
+    assert "base WhitespaceSplit; tuned Split" in refusal and "target Whitespace." in refusal
     assert "`pre_tokenizer`" in refusal and "--config tokenizer.pre_tokenizer=base|tuned|target" in refusal
     for side, tokens in (("tuned", ["a", "b"]), ("target", ["a", "<unk>", "b"]), ("base", ["<unk>"])):
         sidecars = merged(tmp_path / side, *parents, config={"tokenizer.pre_tokenizer": side})

@@ -86,6 +86,15 @@ def test_flags_that_only_tokenizer_config_changed_come_with_a_tokenizer_json_of_
     assert all(isinstance(content, Path) for content in silent.files.values())
 
 
+def test_a_token_that_a_list_makes_special_is_not_changed_by_a_file_that_says_so_itself(tmp_path: Path) -> None:
+    old, new = flagged(["<s>", "</s>"], {"</s>": {"special": False}}), tokenizer()
+    listed = settings(old, additional_special_tokens=["</s>"])
+    sidecars = merged(tmp_path, old, new, old, (listed, {"tokenizer_class": "PreTrainedTokenizerFast"}, listed))
+    assert all(isinstance(content, Path) for content in sidecars.files.values()), sidecars.decisions
+    unlisted = merged(tmp_path / "2", old, new, old, (settings(old), settings(new), settings(old)))
+    assert [one["special"] for one in flags_of(unlisted, "</s>")] == [True, True]
+
+
 def test_a_piece_that_the_fine_tuning_made_an_added_token_is_one_in_the_output(tmp_path: Path) -> None:
     new = tokenizer()
     new["added_tokens"].insert(0, new["added_tokens"][0] | {"id": 3, "content": "c", "special": False})

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tuneport.checkpoint.merge3 import in_short
+
 # Sections that may be a sequence of parts, and the member in which a sequence holds them.
 SEQUENCES: Mapping[str, str] = {
     "normalizer": "normalizers",
@@ -52,6 +54,30 @@ def meaning(section: str, value: Any, name: Callable[[int, str], Any]) -> Any:
         return {**_DEFAULTS.get(section, {}), **value} if isinstance(value, dict) else value
     parts = [_part(section, part) for part in _flat(value, SEQUENCES[section])]
     return [part for part in parts if part is not None] or None
+
+
+def in_brief(section: str, value: Any) -> str:
+    """A section for a message: its parts by kind, templates with their tokens, anything else cut short."""
+    if section not in SEQUENCES or not isinstance(value, dict):
+        return in_short(value)
+    return " + ".join(_part_in_brief(part) for part in _flat(value, SEQUENCES[section])) or "nothing"
+
+
+def _part_in_brief(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "TemplateProcessing" and isinstance(part.get("single"), list):
+        labels = [
+            item.get("id")
+            for piece in part["single"]
+            if isinstance(piece, dict)
+            for item in piece.values()
+            if isinstance(item, dict)
+        ]
+        return f"{kind}({' '.join(map(str, labels))})"
+    if not isinstance(kind, str):
+        return in_short(part, 60)
+    settings = {name: item for name, item in part.items() if name != "type"}
+    return f"{kind} {in_short(settings, 60)}" if settings else kind
 
 
 def map_tokens(value: Any, change: Change) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuneport.checkpoint.merge3 import SIDES, Findings, Side, Three, Verdict, in_short, same, three_way
-from tuneport.checkpoint.section_meaning import map_tokens, meaning
+from tuneport.checkpoint.section_meaning import in_brief, map_tokens, meaning
 from tuneport.checkpoint.token_changes import TokenChanges, rename_everywhere
 from tuneport.checkpoint.token_names import TokenNames
 from tuneport.checkpoint.tokenizer_sections import KIND, MEMBERS, OPTION, Sections, default_options
@@ -133,7 +133,7 @@ class _Merge:
             verdict = Verdict("target", "the tuned model's tokenizer class builds it, whatever the base's file says")
         if verdict.contested:
             self.findings.refusals.append(
-                f"tokenizer.json `{name}`: {_sides_in_short(shown)}. The fine-tuning and the new version both changed "
+                f"tokenizer.json `{name}`: {_sides_in_brief(name, shown)}. The fine-tuning and the new version both changed "
                 f"it. Decide with --config tokenizer.{name}=base|tuned|target."
             )
             verdict = Verdict("target", "both the fine-tuning and the new version changed it", conflict=True)
@@ -214,8 +214,8 @@ class _Merge:
             )
 
 
-def _sides_in_short(shown: Three) -> str:
-    return ", ".join(f"{side} {in_short(value)}" for side, value in zip(SIDES, shown, strict=True))
+def _sides_in_brief(name: str, shown: Three) -> str:
+    return "; ".join(f"{side} {in_brief(name, value)}" for side, value in zip(SIDES, shown, strict=True))
 
 
 def _brief(value: Any) -> Any:
