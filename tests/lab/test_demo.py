@@ -9,6 +9,7 @@ import pytest
 from lab.brief import BRIEF_DEMO
 from tuneport.cli import main
 from tuneport.errors import OutputError, UsageError
+from tuneport.lab import showing
 from tuneport.lab.demo import MODELS, Recipe, demo
 
 pytest.importorskip("transformers")
@@ -61,6 +62,12 @@ def test_every_transfer_went_through_the_engine(done: Path) -> None:
     transferred = [MODELS[name] for name in ("v2-transferred", "v1-backported", "v2-shuffled", "v2-foreign")]
     for place in transferred:
         assert json.loads((done / place / "tuneport.json").read_text())["operation"] == "transfer"
+
+
+def test_the_foreign_control_warns_and_the_demo_says_so(done: Path) -> None:
+    record = json.loads((done / "summary.json").read_text())
+    assert record["claims"]["the foreign control's transfer warns"]
+    assert "its transfer warned: base and target look unrelated" in showing.table(record)
 
 
 def test_a_second_run_finds_all_done_and_another_seed_is_refused(done: Path) -> None:

@@ -7,6 +7,8 @@ from tuneport.lab.demo import MODELS
 
 ASKED = questions.held_out_questions(corpus.make_world(0), 0, problems=40, orders=40)
 NORMS = {"diff_norm": 2.0, "drift_norm": 1.0}
+UNRELATED = {"kind": "base-and-target-unrelated", "message": "base and target look unrelated."}
+DOUBTS = {"v2-transferred": [], "v1-backported": [], "v2-shuffled": [], "v2-foreign": [UNRELATED]}
 
 
 def answering(share: float, *tasks: str) -> list[str]:
@@ -21,7 +23,7 @@ def answering(share: float, *tasks: str) -> list[str]:
 
 def record_of(**said: list[str]) -> dict[str, object]:
     answers = {model: said.get(model.replace("-", "_"), answering(0)) for model in MODELS}
-    return summary.summarise(ASKED, answers, norms=NORMS, seed=0, seconds=1.0)
+    return summary.summarise(ASKED, answers, norms=NORMS, doubts=DOUBTS, seed=0, seconds=1.0)
 
 
 def good() -> dict[str, object]:

@@ -3,7 +3,8 @@
 Version 1 is pretrained and goes on to version 2, whose text holds new facts and whose tokenizer has tokens
 inserted; version 1 is fine-tuned (`tuneport tune`), its diff vector is added to version 2 (`tuneport transfer`), and
 all are asked questions no training saw (`tuneport evaluate`). Version 2 is fine-tuned too, for comparison and for the
-way back, and once more from where the transfer left it; two controls must gain nothing. Read `demo` from top to bottom.
+way back, and once more from where the transfer left it; two controls must gain nothing, and the one of another family must
+warn. Read `demo` from top to bottom.
 """
 
 from __future__ import annotations
@@ -199,9 +200,12 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
             said = {name: future.result() for name, future in answered.items()}
             further.result()
 
-        norms = json.loads((models["v2-transferred"] / "tuneport.json").read_text())["measures"]
+        made = ("v2-transferred", "v1-backported", "v2-shuffled", "v2-foreign")
+        manifests = {name: json.loads((models[name] / "tuneport.json").read_text()) for name in made}
+        norms = manifests["v2-transferred"]["measures"]
+        doubts = {name: manifest["roles"]["doubts"] for name, manifest in manifests.items()}
         seconds = time.perf_counter() - started
-        record = summary.summarise(asked, said, norms=norms, seed=seed, seconds=seconds)
+        record = summary.summarise(asked, said, norms=norms, doubts=doubts, seed=seed, seconds=seconds)
         record["transfer_then_tune"] = curve.transfer_then_tune(
             asked, said, from_target=models["v2-tuned"], from_transferred=going_on
         )

@@ -66,6 +66,7 @@ def table(record: Mapping[str, Any]) -> str:
             + percent(control["accuracy"], control["intervals"]["accuracy"])
             + (f", {100 * share:.1f} % of the real gain" if share is not None else "")
         )
+        lines += [f"  its transfer warned: {doubt['message']}" for doubt in control.get("doubts", ())]
     lines += ["", *_curves(record["transfer_then_tune"]), ""]
     lines.append(f"Norms: diff vector {record['diff_norm']:.2f}, drift {record['drift_norm']:.2f}")
     lines += [

@@ -23,6 +23,7 @@ from tuneport.lab.questions import (
 from tuneport.lab.scoring import MAX_NEW_TOKENS, exact_matches
 
 SHARE_A_CONTROL_MAY_GAIN = 0.1
+_WITHIN = ("v2-transferred", "v1-backported", "v2-shuffled")
 _MEANING = {
     "v1_tuned": f"fine-tuned version 1, asked in chat form (task {NEW_FACTS}); about 0.05 is chance",
     "v2": (
@@ -42,10 +43,14 @@ def summarise(
     said: Mapping[str, Sequence[str]],
     *,
     norms: Mapping[str, float],
+    doubts: Mapping[str, Sequence[Mapping[str, str]]],
     seed: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """The record of a demo: `said[model]` holds each model's answers to `asked`, in the same order."""
+    """The record of a demo: `said[model]` holds each model's answers to `asked`, in the same order.
+
+    `doubts` are what the transfers' manifests say against the roles, by the model that was made.
+    """
     right = {model: exact_matches(answers, [q.answer for q in asked]) for model, answers in said.items()}
 
     def on(tasks: Sequence[str], names: Sequence[str] = ()) -> dict[str, list[bool]]:
@@ -62,7 +67,7 @@ def summarise(
     gain = transfer["gain"]
     tasks = {task: _transfer(on([task]), "v2", "v2-transferred", "v2-tuned", seed) for task in INSTRUCTION_TASKS}
     controls = {
-        name: _control(together, model, gain, seed)
+        name: _control(together, model, gain, seed) | {"doubts": list(doubts[model])}
         for name, model in (("shuffled", "v2-shuffled"), ("foreign_family", "v2-foreign"))
     }
     known = _new_knowledge(on, seed)
@@ -79,7 +84,11 @@ def summarise(
         "diff_norm": norms["diff_norm"],
         "drift_norm": norms["drift_norm"],
         "controls": controls,
-        "claims": _claims(transfer, tasks, known, controls),
+        "claims": _claims(transfer, tasks, known, controls)
+        | {
+            "the foreign control's transfer warns": bool(doubts["v2-foreign"]),
+            "no transfer within the family warns": not any(doubts[model] for model in _WITHIN),
+        },
         "how": {
             "instruction_tasks": list(INSTRUCTION_TASKS),
             "new_knowledge_tasks": list(NEW_KNOWLEDGE_TASKS),

@@ -19,7 +19,7 @@ import numpy as np
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.reading import TensorReader, reading
-from tuneport.pairing.rows import Runs
+from tuneport.pairing.rows import Ids, Runs
 from tuneport.transfer.kept_sample import met_again, pieces_of, spread
 from tuneport.transfer.pieces import Difference, Readers, Source, Sum, Term, meet
 from tuneport.transfer.plan import OutputTask, Plan
@@ -111,11 +111,9 @@ class _Candidate:
     @property
     def matched(self) -> int:
         """Elements of rows that all three have."""
-        return (
-            self.elements
-            if self.runs is None
-            else sum(stop - start for start, stop in _matched(self.runs, self.elements))
-        )
+        if self.runs is None:
+            return self.elements
+        return int(_matched(self.runs, self.elements)[1].sum()) * self.runs.columns
 
 
 def _candidate(task: OutputTask) -> _Candidate | None:
@@ -141,24 +139,26 @@ def _spans(candidate: _Candidate, drawn: random.Random) -> Iterator[tuple[int, i
 
 
 def _matched_spans(runs: Runs, elements: int, drawn: random.Random) -> Iterator[tuple[int, int]]:
-    """Pieces within runs of rows that all three have."""
-    spans = _matched(runs, elements)
-    rows = [(stop - start) // runs.columns for start, stop in spans]
-    if sum(rows) * runs.columns <= PIECES * ELEMENTS:
-        yield from spans
+    """Pieces within runs of rows that all three have: all of them, or some that are drawn by their rows."""
+    starts, rows = _matched(runs, elements)
+    ends = np.cumsum(rows)
+    if int(rows.sum()) * runs.columns <= PIECES * ELEMENTS:
+        for start, count in zip(starts.tolist(), rows.tolist(), strict=True):
+            yield start * runs.columns, (start + count) * runs.columns
         return
-    for place in drawn.choices(range(len(spans)), rows, k=RUNS):
-        start, stop = spans[place]
-        start += drawn.randrange(rows[place]) * runs.columns
-        yield start, min(start + PIECES * ELEMENTS // RUNS, stop)
+    for _ in range(RUNS):
+        row = drawn.randrange(int(ends[-1]))
+        place = int(np.searchsorted(ends, row, side="right"))
+        left = int(ends[place]) - row
+        start = (int(starts[place]) + int(rows[place]) - left) * runs.columns
+        yield start, min(start + PIECES * ELEMENTS // RUNS, start + left * runs.columns)
 
 
-def _matched(runs: Runs, elements: int) -> list[tuple[int, int]]:
-    """The elements of each run of rows that all three have."""
-    ends = np.append(runs.starts[1:], elements // runs.columns)
+def _matched(runs: Runs, elements: int) -> tuple[Ids, Ids]:
+    """The runs of rows that all three have: the first row of each, and how many."""
+    rows = np.diff(np.append(runs.starts, elements // runs.columns))
     matched = (runs.partners[:, :3] >= 0).all(axis=1)
-    pairs = zip(runs.starts[matched].tolist(), ends[matched].tolist(), strict=True)
-    return [(start * runs.columns, end * runs.columns) for start, end in pairs]
+    return runs.starts[matched], rows[matched]
 
 
 def _sums(candidate: _Candidate, span: tuple[int, int], readers: Readers, space: Workspace) -> MatrixSums | None:
