@@ -138,6 +138,19 @@ def test_patterns_are_those_of_the_parameters_names(tmp_path: Path) -> None:
     assert told == f"low-rank, r={RANK}, scaling=1.5 for each of {EXPERTS}"
 
 
+def test_patterns_of_a_module_beside_parameters_are_those_of_the_modules_name(tmp_path: Path) -> None:
+    """A target without a dot (peft's own for all-linear) could be a parameter of any module."""
+    base = mixture(tmp_path / "base", 1, apart=False)
+    adapter = lora(tmp_path / "lora", [(6, 8)], ["down_proj"], alpha_pattern={"q_proj": 12})
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    tensors |= {f"{module}.lora_A.weight": torch.ones(RANK, 8), f"{module}.lora_B.weight": torch.ones(8, RANK)}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    transfer(base, adapter, base, tmp_path / "out")
+    told = by_name(tmp_path / "out")["model.layers.0.self_attn.q_proj.weight"]["reason"]
+    assert told == f"low-rank, r={RANK}, scaling=6"
+
+
 @pytest.mark.parametrize(("version", "turned"), [("0.18.1", True), ("0.19.0", False), (None, False)])
 def test_of_square_experts_the_version_of_peft_says_how_they_lie(
     version: str | None, turned: bool, tmp_path: Path

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from tuneport.checkpoint.adapter import Alike, Change, LowRank, Stacked, read_changes
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.matrices import Ties, is_commonly_named, is_head_weight
+from tuneport.checkpoint.matrices import Ties, is_commonly_named
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
@@ -113,12 +113,9 @@ def _by_base_name(named: Mapping[str, Change], base: Checkpoint) -> dict[str, Ch
 
     Where none finds them all, the prefix (GPT-2's ``transformer.``) that finds most: the others are then told by name.
     """
-    sizes = {name: _weight_shape(change) for name, change in named.items()}
-    # A head that is tied to its embedding is stored nowhere.
-    for names in (sizes, {name: size for name, size in sizes.items() if not is_head_weight(name)}):
-        found = names_onto(names, base.config, base.tensors) if names else None
-        if found is not None:
-            return {found.get(name, name): change for name, change in named.items()}
+    found = names_onto({name: _weight_shape(change) for name, change in named.items()}, base.config, base.tensors)
+    if found is not None:
+        return {found[name]: change for name, change in named.items()}
     short = [
         ("", ""),
         *((prefix, "") for prefix in _prefixes(named)),

@@ -62,6 +62,12 @@ def find_parameters(
     faults: list[str] = []
     places = _places(parameters, config, base)
     for module, levels in parameters.items():
+        if (
+            not places[module] and len(levels) == 1
+        ):  # a module that the base stores nowhere, as a tied head: told by its name
+            scaling = config.scalings([module], where)[module][1]
+            weights[f"{module}.{_WEIGHT}"] = Change(low_rank=LowRank(levels[0].a, levels[0].b, scaling))
+            continue
         fits = list(_assignments(module, levels, places[module], config, base, where))
         if len(fits) != 1:
             known = ", ".join(
@@ -103,7 +109,7 @@ def _places(
     for (_, name), modules in groups.items():
         for spelling in spellings:
             names = names_onto({f"{module}.{name}": None for module in modules}, base.config, spelling)
-            if names is not None:
+            if names is not None and all(own in spelling for own in names.values()):
                 for module in modules:
                     own = names[f"{module}.{name}"]
                     found[module][name] = _Place(own, spelling[own])
@@ -120,12 +126,16 @@ def _assignments(
     where: str,
 ) -> Iterator[tuple[tuple[str, ...], tuple[_Fit, ...]]]:
     """Every way in which the factors of a module fit as many of its parameters, one each."""
-    scalings = config.scalings([f"{module}.{name}" for name in places], where)
+    targets = config.parameters_of(module)
+    called = {
+        name: f"{module}.{name}" if name in targets else module for name in places
+    }  # by which peft's patterns find it
+    scalings = config.scalings(list(called.values()), where)
     turned = config.old_parameters or base.config.get("model_type") in _TURNED_KINDS
     for names in itertools.permutations(places, len(levels)):
         fits = []
         for name, factors in zip(names, levels, strict=True):
-            rank, scaling = scalings[f"{module}.{name}"]
+            rank, scaling = scalings[called[name]]
             fit = _fit(factors, places[name], rank, scaling, turned)
             if fit is None:
                 break
