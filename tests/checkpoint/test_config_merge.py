@@ -100,8 +100,7 @@ def test_the_new_versions_rope_scaling_stays_when_the_tuned_model_was_saved_by_t
         ("tie_word_embeddings", True),
         ("sliding_window", 512),
         ("architectures", ["LlamaForSequenceClassification"]),
-        ("never_heard_of", 1),
-        ("quantization_config", {"bits": 4}),
+        ("attention_bias", True),
         ("rope_scaling", LLAMA31_ROPE),
     ],
 )  # fmt: skip  (one list)
@@ -147,16 +146,121 @@ def test_the_same_change_on_both_sides_is_no_conflict() -> None:
 
 
 def test_manners_follow_the_fine_tuning_and_are_listed() -> None:
-    output, findings = merge(LLAMA, {**LLAMA, "use_cache": False, "attention_dropout": 0.1}, LLAMA)
-    assert output == {**LLAMA, "use_cache": False, "attention_dropout": 0.1}
-    assert {one.subject for one in findings.decisions} == {"config.use_cache", "config.attention_dropout"}
+    output, findings = merge(LLAMA, {**LLAMA, "initializer_range": 0.1, "attention_dropout": 0.1}, LLAMA)
+    assert output == {**LLAMA, "initializer_range": 0.1, "attention_dropout": 0.1}
+    assert {one.subject for one in findings.decisions} == {"config.initializer_range", "config.attention_dropout"}
     output, _ = merge(LLAMA, {**LLAMA, "pad_token_id": 5}, {**LLAMA, "pad_token_id": 7})
     assert output["pad_token_id"] == 5
 
 
 def test_a_manner_that_tuning_set_back_to_its_default_is_left_out_again() -> None:
-    base = {**LLAMA, "use_cache": False}
+    base = {**LLAMA, "attention_dropout": 0.1}
     assert merge(base, LLAMA, base)[0] == LLAMA
+
+
+@pytest.mark.parametrize(
+    "switch", [{"use_cache": False}, {"gradient_checkpointing": True}, {"output_router_logits": True}]
+)
+def test_switches_of_training_never_travel(switch: dict[str, Any]) -> None:
+    output, findings = merge(LLAMA, {**LLAMA, **switch}, LLAMA)
+    assert output == LLAMA and not findings.refusals and not findings.warnings
+    assert [(one.choice, one.reason) for one in findings.decisions] == [("target", "a switch of training")]
+    assert merge(LLAMA, {**LLAMA, **switch}, LLAMA, sides=dict.fromkeys(switch, "tuned"))[0] == {**LLAMA, **switch}
+
+
+def test_how_many_positions_there_are_is_the_targets_unless_its_rope_computes_from_it() -> None:
+    # Qwen 2.5: 131072 in the base, 32768 in the instruct model, and plain rope
+    base, tuned = {**LLAMA, "max_position_embeddings": 131072}, {**LLAMA, "max_position_embeddings": 32768}
+    output, findings = merge(base, tuned, base)
+    assert output == base and not findings.refusals
+    dynamic = {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}
+    _, findings = merge({**base, **dynamic}, {**tuned, **dynamic}, {**base, **dynamic})
+    assert "`max_position_embeddings`: base 131072, tuned 32768, target 131072" in findings.refusals[0]
+
+
+def test_a_field_that_no_class_of_the_kind_reads_is_no_conflict_and_listed() -> None:
+    base = {**LLAMA, "model_type": "qwen2", "use_mrope": False, "max_window_layers": 24}
+    tuned = {**LLAMA, "model_type": "qwen2", "max_window_layers": 21}
+    output, findings = merge(base, tuned, base)
+    assert output == base and not findings.refusals and not findings.warnings
+    assert {one.field: one.tuned for one in findings.differences} == {"use_mrope": None, "max_window_layers": 21}
+    assert {one.reason for one in findings.decisions} == {"no class of this kind reads it"}
+    assert merge(base, tuned, base, sides={"max_window_layers": "tuned"})[0]["max_window_layers"] == 21
+    code = {"auto_map": {"AutoConfig": "configuration_mine.MyConfig"}}  # which may read any field
+    _, findings = merge(base, {**tuned, "max_window_layers": 24}, {**base, **code})
+    assert "only some of the three models have `use_mrope`" in findings.refusals[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "tuned", "named"),
+    [
+        ("gemma3_text", {"sliding_window_pattern": 6}, {"sliding_window_pattern": 3}, "layer_types"),
+        ("lfm2", {"full_attn_idxs": [1]}, {"full_attn_idxs": [0]}, "layer_types"),
+        ("nemotron_h", {"hybrid_override_pattern": "M*"}, {"hybrid_override_pattern": "M-"}, "layers_block_type"),
+        ("t5", {}, {"tie_word_embeddings": False}, "scale_decoder_outputs"),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "max_window_layers": 1},
+            {"use_sliding_window": True, "max_window_layers": 2},
+            "layer_types",
+        ),
+    ],
+)
+def test_a_change_of_what_only_feeds_other_fields_stops_at_those(
+    kind: str, base: dict[str, Any], tuned: dict[str, Any], named: str
+) -> None:
+    plain = {"model_type": kind, "num_hidden_layers": 4}
+    _, findings = merge({**plain, **base}, {**plain, **tuned}, {**plain, **base})
+    assert [f"--config {named}=base|tuned|target" in refusal for refusal in findings.refusals] == [True]
+    output, findings = merge({**plain, **base}, {**plain, **tuned}, {**plain, **base}, sides={named: "tuned"})
+    assert not findings.refusals and output[named] == resolve({**plain, **tuned}).values[named]
+
+
+def test_a_choice_for_what_the_class_works_out_whatever_the_file_says_is_an_error() -> None:
+    base = {"model_type": "deepseek_ocr2_text", "hidden_size": 64, "num_attention_heads": 4}
+    sides = {"hidden_size": "target", "head_dim": "tuned"}
+    _, findings = merge(base, {**base, "hidden_size": 128}, base, sides=sides)
+    assert "--config head_dim=tuned has no effect" in findings.refusals[0]
+
+
+def test_what_follows_from_a_change_is_not_told_besides() -> None:
+    plain = {"model_type": "qwen2", "num_hidden_layers": 2, "hidden_size": 64}
+    _, findings = merge(plain, {**plain, "num_hidden_layers": 3, "hidden_size": 128}, plain)
+    assert [refusal.split("`")[1] for refusal in findings.refusals] == ["num_hidden_layers", "hidden_size"]
+
+
+def test_what_says_that_weights_are_quantised_is_left_out_with_a_warning() -> None:
+    fp8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    output, findings = merge({**LLAMA, **fp8}, LLAMA, {**LLAMA, **fp8})
+    assert output == LLAMA and not findings.refusals
+    assert "base has quantization_config (fp8), target has quantization_config (fp8)" in findings.warnings[0]
+    nested = {"model_type": "kimi_k25", "text_config": {"model_type": "deepseek_v3", "hidden_size": 64, **fp8}}
+    output, findings = merge(nested, nested, nested)
+    assert output["text_config"] == {"model_type": "deepseek_v3", "hidden_size": 64}
+    assert "target has text_config.quantization_config (fp8)" in findings.warnings[0]
+
+
+OWN = {"model_type": "of_my_own", "hidden_size": 64, "depth": 2, "eos_token_id": 1}
+ANEW = {**OWN, "window": 3, "scale": 1.0, "sub_config": {"width": 4}}
+
+
+def test_of_a_kind_that_nobody_knows_one_message_names_the_flag_that_settles_all(  # as transformers would save it anew
+) -> None:
+    output, findings = merge(OWN, ANEW, OWN)
+    assert output == OWN
+    (refusal,) = findings.refusals
+    assert "--sidecar config.json=target" in refusal
+    assert "`window`, `scale`, `sub_config.width`" in refusal and "`of_my_own`" in refusal
+    sides = dict.fromkeys(choosable_fields(Three(OWN, ANEW, OWN)), "target")  # what that flag does
+    assert not merge(OWN, ANEW, OWN, sides=sides)[1].refusals
+    _, findings = merge(OWN, {**ANEW, "hidden_size": 32}, OWN)
+    assert len(findings.refusals) == 2 and "`hidden_size`: base 64, tuned 32" in findings.refusals[0]
+
+
+def test_one_field_under_two_names_has_one_side() -> None:
+    sides = {"rope_theta": "tuned", "rope_scaling": "target"}
+    _, findings = merge(LLAMA, {**LLAMA, "rope_theta": 1.0}, LLAMA, sides=sides)
+    assert "--config rope_scaling=target, --config rope_theta=tuned" in findings.refusals[0]
 
 
 def test_dtype_code_and_tokenizer_class_are_never_the_tuned_models() -> None:
@@ -220,7 +324,7 @@ def test_sub_configs_are_merged_field_by_field_with_their_own_defaults() -> None
     }
     tuned_text: dict[str, Any] = {
         **base["text_config"],
-        "use_cache": False,
+        "attention_dropout": 0.1,
         "tie_word_embeddings": True,
         "rope_theta": 1e6,
     }
@@ -228,17 +332,54 @@ def test_sub_configs_are_merged_field_by_field_with_their_own_defaults() -> None
         "model_type": "gemma3",
         "text_config": {**base["text_config"], "num_hidden_layers": 6},
     }
-    output, findings = merge(base, {**base, "text_config": tuned_text}, target)
-    assert output == {"model_type": "gemma3", "text_config": {**target["text_config"], "use_cache": False}}
+    tuned: dict[str, Any] = {
+        **base,
+        "text_config": tuned_text,
+        "tie_word_embeddings": True,
+        "vision_config": {"hidden_size": 768},
+    }
+    output, findings = merge(base, tuned, target)
+    assert output == {"model_type": "gemma3", "text_config": {**target["text_config"], "attention_dropout": 0.1}}
     assert not findings.refusals
     tuned_text["rms_norm_eps"] = 1.0
-    _, findings = merge(base, {**base, "text_config": tuned_text}, target)
+    _, findings = merge(base, tuned, target)
     assert "--config text_config.rms_norm_eps=" in findings.refusals[0]
-    output, findings = merge(
-        base, {**base, "text_config": tuned_text}, target, sides={"text_config.rms_norm_eps": "tuned"}
-    )
+    output, findings = merge(base, tuned, target, sides={"text_config.rms_norm_eps": "tuned"})
     assert output["text_config"]["rms_norm_eps"] == 1.0 and not findings.refusals
-    assert "text_config.rms_norm_eps" in choosable_fields(Three(base, {**base, "text_config": tuned_text}, target))
+    assert "text_config.rms_norm_eps" in choosable_fields(Three(base, tuned, target))
+    _, findings = merge(base, {**tuned, "tie_word_embeddings": False}, target)
+    assert "`tie_word_embeddings`: base true, tuned false, target true" in findings.refusals[0]
+
+
+def test_a_text_config_beside_the_others_takes_what_a_nested_one_says() -> None:
+    flat = {
+        "model_type": "qwen2_vl",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+        "attention_dropout": 0.0,
+        "vision_config": {"embed_dim": 32, "hidden_size": 64},
+    }
+    text = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "attention_dropout": 0.1}
+    text |= {
+        "rope_parameters": {"type": "default", "rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6}
+    }
+    nested: dict[str, Any] = {
+        "model_type": "qwen2_vl",
+        "text_config": {"model_type": "qwen2_vl_text", **text},
+        "vision_config": {"model_type": "qwen2_vl_vision", "embed_dim": 32, "hidden_size": 64, "depth": 32},
+        "tie_word_embeddings": False,
+    }
+    output, findings = merge(flat, nested, flat)
+    assert output == {**flat, "attention_dropout": 0.1} and not findings.refusals
+    output, findings = merge(nested, {**flat, "attention_dropout": 0.3}, nested)
+    assert output["text_config"] == {**nested["text_config"], "attention_dropout": 0.3}
+    nested["text_config"]["rms_norm_eps"] = 1.0
+    _, findings = merge(flat, nested, flat)
+    assert "--config text_config.rms_norm_eps=" in findings.refusals[0]
+    output, findings = merge(flat, nested, flat, sides={"text_config.rms_norm_eps": "tuned"})
+    assert output["rms_norm_eps"] == 1.0 and not findings.refusals
 
 
 def test_token_ids_are_compared_and_carried_by_string() -> None:
@@ -298,9 +439,9 @@ def test_a_tuned_config_that_does_not_name_its_class_is_no_change() -> None:
 VALUES = st.one_of(st.none(), st.booleans(), st.integers(0, 5), st.floats(), st.text(max_size=2))
 CONFIGS = st.dictionaries(
     st.sampled_from(
-        ["use_cache", "eos_token_id", "new_field", "rms_norm_eps", "attention_dropout", "sub_config", "dtype"]
+        ["initializer_range", "eos_token_id", "new_field", "rms_norm_eps", "attention_dropout", "sub_config", "dtype"]
     ),
-    VALUES | st.dictionaries(st.sampled_from(["use_cache", "depth"]), VALUES, max_size=2),
+    VALUES | st.dictionaries(st.sampled_from(["initializer_range", "depth"]), VALUES, max_size=2),
     max_size=6,
 ).map(lambda config: {"model_type": "llama", **config})
 

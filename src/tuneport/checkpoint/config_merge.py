@@ -1,24 +1,44 @@
 """config.json merged field by field.
 
-In come three configs and a person's choices, out goes the output's config in the target's spelling. The promise:
-architecture is the target's or a refusal, manners follow the fine-tuning, token ids mean the same strings as
-before.
+Three configs and a person's choices become the output's config in the target's spelling. The promise: architecture is the
+target's or a refusal, manners follow the fine-tuning, token ids mean the same strings as before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from tuneport.checkpoint.config import DROPPED, DTYPE, is_fixed, is_manner, resolve
-from tuneport.checkpoint.config_rope import ROPE, ROPE_KEYS, spell_rope
-from tuneport.checkpoint.merge3 import Findings, Side, Three, Verdict, conflict, in_short, same, three_way
+from tuneport.checkpoint.config import (
+    DROPPED,
+    DTYPE,
+    LEFTOVERS,
+    Place,
+    is_fixed,
+    is_manner,
+    resolve,
+)
+from tuneport.checkpoint.config_kinds import entry_of
+from tuneport.checkpoint.config_rope import ROPE, ROPE_KEYS, computes_from_length, spell_rope
+from tuneport.checkpoint.config_rules import inputs
+from tuneport.checkpoint.config_settings import set_dtype, set_vocab_sizes
+from tuneport.checkpoint.merge3 import SIDES, Findings, Side, Three, Verdict, conflict, in_short, same, three_way
 from tuneport.checkpoint.token_names import TokenNames, is_token_field
 
-# Sub-configs that are merged field by field; other objects (rope, quantisation, labels) are one value.
-_ONE_VALUE = {"quantization_config"}
-_TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
+# Switches of training that trainers leave behind in the config they save.
+_TRAINING = {"use_cache", "gradient_checkpointing", "output_router_logits"}
+# How many positions a model is meant for, under the names of several kinds. It bounds nothing but what is warned about,
+# unless the positions are computed from it.
+_LENGTHS = {
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "max_sequence_length",
+    "model_max_length",
+}
 
 
 @dataclass(frozen=True)
@@ -35,100 +55,274 @@ class ConfigChoices:
 
 def merge_config(configs: Three, choices: ConfigChoices, names: TokenNames, findings: Findings) -> dict[str, Any]:
     """The output's config.json; what stops the run, and every decision, goes into ``findings``."""
-    output = _merge(configs, "", None, choices, names, findings)
+    output = copy.deepcopy(dict(configs.target))
+    merge = _Merge(configs, _resolved(configs), choices, names, findings, output, _is_custom(configs))
+    for name in merge.in_order():
+        if bare(name) != DTYPE or choices.dtype is None:
+            merge.one(name)
+    merge.leave_out()
+    merge.tell_unsettled()
     if choices.dtype is not None:
         set_dtype(output, choices.dtype)
         findings.decided("config.dtype", choices.dtype, "asked for with --dtype")
-    for field, size in _set_vocab_sizes(output, choices.vocab_rows).items():
-        findings.decided(f"config.{field}", str(size), "the vocabulary matrices grew by added tokens")
+    for sized, size in set_vocab_sizes(output, choices.vocab_rows).items():
+        findings.decided(f"config.{sized}", str(size), "the vocabulary matrices grew by added tokens")
     return output
 
 
-def choosable_fields(configs: Three, prefix: str = "") -> set[str]:
+def choosable_fields(configs: Three) -> set[str]:
     """Every dotted name that ``--config`` understands for these three configs."""
     known: set[str] = set()
-    for config in configs:
-        fields = resolve(config)
-        for name in {*fields.values, *config, *((DTYPE, "torch_dtype") if not prefix else ())} - DROPPED:
-            if is_fixed(name):
-                continue
-            sub = config.get(name)
-            if _is_sub_config(name, sub):
-                known |= choosable_fields(Three(sub, {}, {}), f"{prefix}{name}.")
+    for fields in _resolved(configs):
+        named = {*fields.values, *fields.unread, *(".".join(place) for place in fields.places.values())}
+        for name in named:
+            known |= {name.removesuffix(ROPE) + key for key in ROPE_KEYS} if bare(name) == ROPE else {name}
+    known |= {DTYPE, "torch_dtype"}
+    return {name for name in known if not _is_kept_out(bare(name))}
+
+
+def _is_kept_out(name: str) -> bool:
+    return is_fixed(name) or name in DROPPED | LEFTOVERS
+
+
+def bare(name: str) -> str:
+    """A field's name without those of the sub-configs that it is in."""
+    return name.rpartition(".")[2]
+
+
+def _resolved(configs: Three) -> Three:
+    custom = _is_custom(configs)
+    return Three(*(resolve(config, custom=custom) for config in configs))
+
+
+def _is_custom(configs: Three) -> bool:
+    # Code beside one of the three models may read any field of any of them.
+    return any(config.get("auto_map") for config in configs)
+
+
+@dataclass
+class _Merge:
+    configs: Three
+    fields: Three  # of `Fields`
+    choices: ConfigChoices
+    names: TokenNames
+    findings: Findings
+    output: dict[str, Any]
+    custom: bool  # whether code beside a model may read any field
+    unsettled: list[str] = field(default_factory=list)
+
+    def in_order(self) -> Iterator[str]:
+        """Field names in the target's order, then the tuned model's, then base's; those of sub-configs come last."""
+        order: dict[str, None] = {}
+        for fields in reversed(self.fields):
+            order |= dict.fromkeys(fields.places)
+        for fields in self.fields:
+            order |= dict.fromkeys(sorted({**fields.values, **fields.unread}))
+        names = sorted(order, key=lambda name: name.count("."))
+        return (name for name in names if not _is_kept_out(bare(name)))
+
+    def one(self, name: str) -> None:
+        """Merge one field: into the output, or into the findings as a reason to stop."""
+        shown = Three(*(one.values.get(name, one.unread.get(name)) for one in self.fields))
+        compared = shown
+        if is_token_field(bare(name)):
+            sides = zip(SIDES, shown, strict=True)
+            compared = Three(*(self.names.named(side, bare(name), value) for side, value in sides))
+        if same(compared.base, compared.tuned) and same(compared.tuned, compared.target):
+            return
+        choice = self.choice(name)
+        if choice is None and not any(name in one.places for one in self.fields) and self.follows(name):
+            return
+        called = self.called(name)
+        verdict = self.verdict(name, compared, choice)
+        if verdict.contested and bare(name) == "eos_token_id":
+            self.findings.contested_ends[called] = compared
+        if verdict.conflict and not self.settled(name):
+            self.unsettled.append(called)
+        elif verdict.conflict:
+            self.findings.refusals.append(conflict(f"config.json `{called}`", shown, called))
+        value, said = shown.target, (verdict.side, verdict.reason)
+        if verdict.side != "target":
+            what, theirs = f"config.json `{called}`", shown.of(verdict.side)
+            ids = (bare(name), verdict.side, theirs, self.names, what, called, self.findings, compared.base)
+            taken = taken_ids(*ids, chosen=choice is not None)
+            if taken is None:
+                said = ("target", "the output's tokenizer lacks the token")
             else:
-                known.add(prefix + name)
-        if ROPE in fields.values:
-            known |= {prefix + key for key in ROPE_KEYS}
-    return known
+                value = taken.value
+                self.write(name, value, verdict.side)
+                if choice is not None and taken.value == theirs and not self.says(name, value):
+                    self.findings.refusals.append(
+                        f"--config {called}={choice} has no effect: the class of this kind works the field out from others, "
+                        "whatever the file says. Choose for those."
+                    )
+        self.findings.decided(f"config.{called}", *said)
+        self.findings.differ(called, shown, value)
 
+    def follows(self, name: str) -> bool:
+        """Whether a field that no file has differs only because others do, which are merged themselves."""
+        prefix = name.removesuffix(bare(name))
+        kind = self.fields.target.kinds.get(prefix)
+        if not entry_of(kind):
+            return True
+        for asked in (prefix + own for own in inputs(entry_of(kind).get("steps", ()), bare(name))):
+            values = [one.values.get(asked) for one in self.fields]
+            if any(asked in one.places for one in self.fields) and not all(same(values[0], value) for value in values):
+                return True
+        # What it was worked out from is no field of its own any more (Gemma 3's sliding_window_pattern).
+        return False
 
-def _merge(
-    configs: Three,
-    prefix: str,
-    model_type: str | None,
-    choices: ConfigChoices,
-    names: TokenNames,
-    findings: Findings,
-) -> dict[str, Any]:
-    fields = Three(*(resolve(config, model_type) for config in configs))
-    output = dict(configs.target)
-    for name in _in_order(configs, fields):
-        subs = [config.get(name) for config in configs]
-        if any(_is_sub_config(name, sub) for sub in subs) and all(sub is None or isinstance(sub, dict) for sub in subs):
-            kind = next((sub["model_type"] for sub in subs if sub and isinstance(sub.get("model_type"), str)), None)
-            merged = _merge(Three(*(sub or {} for sub in subs)), f"{prefix}{name}.", kind, choices, names, findings)
-            if merged or configs.target.get(name) is not None:
-                output[name] = merged
-            continue
-        if name != DTYPE or choices.dtype is None:
-            _merge_field(name, configs, fields, prefix, choices.sides, names, findings, output)
-    for name in DROPPED & output.keys():
-        del output[name]
-    return output
+    def verdict(self, name: str, compared: Three, choice: str | None) -> Verdict:
+        """Whose value the output has, and why."""
+        verdict = three_way(compared, manner=is_manner(bare(name)), choice=choice)
+        if choice is None and (verdict.conflict or verdict.side != "target"):
+            reason = self.reason_to_keep(name, compared)
+            return verdict if reason is None else Verdict("target", reason)
+        return verdict
 
+    def reason_to_keep(self, name: str, compared: Three) -> str | None:
+        """Why a field stays the target's, whatever became of it by fine-tuning; None where the three ways decide."""
+        own = bare(name)
+        if own == DTYPE:
+            return "the output has the target's dtype"
+        if own in _TRAINING:
+            return "a switch of training"
+        if own == "architectures" and compared.tuned is None:
+            # Weights saved by a trainer without its model class; a head of its own would show in the tensors.
+            return "the tuned config does not name its class"
+        if own.startswith("_") and is_manner(own):
+            return "a private note of the library that wrote the file"
+        if any(name in one.unread for one in self.fields):
+            return "no class of this kind reads it"
+        rope = name.removesuffix(own) + ROPE
+        if own in _LENGTHS and not any(computes_from_length(one.values.get(rope)) for one in self.fields):
+            return "its positions do not depend on it"
+        return None
 
-def _merge_field(
-    name: str,
-    configs: Three,
-    fields: Three,
-    prefix: str,
-    sides: Mapping[str, str],
-    names: TokenNames,
-    findings: Findings,
-    output: dict[str, Any],
-) -> None:
-    shown = Three(*(field.values.get(name) for field in fields))
-    compared = shown
-    if is_token_field(name):
-        compared = Three(
-            names.named("base", name, shown.base),
-            names.named("tuned", name, shown.tuned),
-            names.named("target", name, shown.target),
+    def settled(self, name: str) -> bool:
+        """Whether the files say what the field is, or the table knows it where they do not."""
+        if all(name in one.places for one in self.fields):
+            return True
+        return not any(name in one.open for one in self.fields) and all(one.knows(name) for one in self.fields)
+
+    def tell_unsettled(self) -> None:
+        """One message for all fields that only some of the files have and of which nobody knows what it means to lack them."""
+        if not self.unsettled:
+            return
+        kind = self.fields.target.kinds[""]
+        known = "this config" if kind is None else f"a `{kind}` config"
+        self.findings.refusals.append(
+            f"config.json: only some of the three models have {', '.join(f'`{name}`' for name in self.unsettled)}. tuneport does "
+            f"not know what {known} means by leaving them out. If another version of a library only wrote the tuned config.json "
+            "anew, pass --sidecar config.json=target; it settles all of them. Else decide each with "
+            f"--config {self.unsettled[0]}=base|tuned|target."
         )
-    called = _called(name, fields)
-    choice = _choice(name, prefix, fields, sides)
-    if same(compared.base, compared.tuned) and same(compared.tuned, compared.target):
-        return
-    if not any(name in field.keys for field in fields):
-        return  # follows from other fields, which are merged themselves
-    verdict = _verdict(name, compared, choice, fields)
-    if verdict.contested and name == "eos_token_id":
-        findings.contested_ends[prefix + called] = compared
-    subject = f"config.{prefix}{called}"
-    if verdict.conflict:
-        findings.refusals.append(conflict(f"config.json `{prefix}{called}`", shown, prefix + called))
-    value, said = shown.target, (verdict.side, verdict.reason)
-    if verdict.side != "target":
-        what, theirs = f"config.json `{prefix}{name}`", shown.of(verdict.side)
-        asked = choice is not None
-        taken = taken_ids(name, verdict.side, theirs, names, what, prefix + name, findings, compared.base, asked)
-        if taken is None:
-            said = ("target", "the output's tokenizer lacks the token")
-        else:
-            value = taken.value
-            _write(name, value, verdict.side, configs, fields, output)
-    findings.decided(subject, *said)
-    findings.differ(f"{prefix}{called}", shown, value)
+
+    def leave_out(self) -> None:
+        """Take out what no output has: names and paths of other models, and what says that weights are quantised."""
+        told = [
+            f"{side} has {'.'.join((*home, name))} ({_method(config[name])})"
+            for side, whole, fields in zip(SIDES, self.configs, self.fields, strict=True)
+            for home in dict.fromkeys(fields.homes.values())
+            for config in (_inside(whole, home),)
+            for name in sorted(LEFTOVERS & config.keys())
+            if config[name]
+        ]
+        if told:
+            self.findings.warnings.append(
+                f"config.json still says that weights are quantised: {', '.join(told)}. They are not: all are plain floats. "
+                "The output's config.json leaves the field out."
+            )
+        for home in dict.fromkeys(self.fields.target.homes.values()):
+            config = _inside(self.output, home)
+            for name in (DROPPED | LEFTOVERS) & config.keys():
+                del config[name]
+                if name in LEFTOVERS:
+                    where = ".".join((*home, name))
+                    self.findings.decided(f"config.{where}", "left out", "the output's weights are not quantised")
+
+    def write(self, name: str, value: Any, side: Side) -> None:
+        """Put another side's value into the output, where the target has the field or would have it."""
+        there, here = self.fields.of(side).places, self.fields.target.places
+        home = here[name][:-1] if name in here else self.home(name.rpartition(".")[0])
+        config = _made(self.output, home)
+        if bare(name) == ROPE:
+            own = config
+            if name in there and not any(key in config for key in ROPE_KEYS):
+                own = _inside(self.configs.of(side), there[name][:-1])  # a target that spells no rope takes over theirs
+            for key, part in spell_rope(value, own).items():
+                if part is not None or (key == "rope_scaling" and key in config):
+                    config[key] = part  # version 4 writes the absence of scaling out
+                else:
+                    config.pop(key, None)
+            return
+        key = here[name][-1] if name in here else there[name][-1] if name in there else bare(name)
+        if name in there or (is_token_field(bare(name)) and value is not None):
+            config[key] = value  # a default id means another token in the output
+            return
+        config.pop(key, None)
+        if not self.says(name, value):
+            config[key] = value  # the side works it out from what the target has otherwise
+
+    def says(self, name: str, value: Any) -> bool:
+        """Whether the output, as it is now, has a field with this value."""
+        return same(resolve(self.output, custom=self.custom).values.get(name), value)
+
+    def home(self, prefix: str) -> Place:
+        """Where the target has a sub-config, or would have it."""
+        homes = self.fields.target.homes
+        if not prefix:
+            return ()
+        if f"{prefix}." in homes:
+            place: Place = homes[f"{prefix}."]
+            return place
+        outer, _, own = prefix.rpartition(".")
+        return (*self.home(outer), own)
+
+    def called(self, name: str) -> str:
+        """What a person calls the field: as the target's file writes it."""
+        if bare(name) != ROPE:
+            return ".".join(self.fields.target.places.get(name, (name,)))
+        for fields in reversed(self.fields):
+            if place := fields.places.get(name):
+                return ".".join((*place[:-1], ROPE if place[-1] == ROPE else "rope_scaling"))
+        return name
+
+    def choice(self, name: str) -> str | None:
+        """The side that a person chose for a field, under whichever of its names."""
+        spellings = {name, *(".".join(one.places[name]) for one in self.fields if name in one.places)}
+        if bare(name) == ROPE:
+            spellings |= {one.removesuffix(bare(one)) + key for one in spellings for key in ROPE_KEYS}
+        elif bare(name) == DTYPE:
+            spellings.add("torch_dtype")
+        asked = {
+            spelling: self.choices.sides[spelling] for spelling in sorted(spellings) if spelling in self.choices.sides
+        }
+        if len(set(asked.values())) > 1:
+            told = ", ".join(f"--config {spelling}={side}" for spelling, side in asked.items())
+            self.findings.refusals.append(f"{told}: these are names of one field. Choose one side for it.")
+        return next(iter(asked.values()), None)
+
+
+def _method(quantisation: Any) -> str:
+    method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+    return str(method or "of an unknown kind")
+
+
+def _inside(config: Any, home: Place) -> Any:
+    """The object at a place of a config."""
+    for key in home:
+        config = config[key]
+    return config
+
+
+def _made(config: Any, home: Place) -> Any:
+    """The object at a place of a config, made where there is none."""
+    for key in home:
+        if not isinstance(config.get(key), dict):
+            config[key] = {}
+        config = config[key]
+    return config
 
 
 @dataclass(frozen=True)
@@ -179,104 +373,3 @@ def taken_ids(
     else:
         findings.warnings.append(f"{lost}. It stays as the target has it.")
     return None
-
-
-def _verdict(name: str, compared: Three, choice: str | None, fields: Three) -> Verdict:
-    if choice is None and name == DTYPE:
-        return Verdict("target", "the output has the target's dtype")
-    if choice is None and name == "architectures" and compared.tuned is None:
-        # Weights saved by a trainer without its model class; a head of its own would show in the tensors.
-        return Verdict("target", "the tuned config does not name its class")
-    if choice is None and name.startswith("_") and is_manner(name):
-        return Verdict("target", "a private note of the library that wrote the file")
-    return three_way(compared, manner=is_manner(name), choice=choice)
-
-
-def _write(name: str, value: Any, side: Side, configs: Three, fields: Three, output: dict[str, Any]) -> None:
-    if name == ROPE:
-        # A target that spells no rope takes over the other side's spelling.
-        spelling = configs.target if any(key in configs.target for key in ROPE_KEYS) else configs.of(side)
-        for key, part in spell_rope(value, spelling).items():
-            if part is not None or (key == "rope_scaling" and key in output):
-                output[key] = part  # version 4 writes the absence of scaling out
-            else:
-                output.pop(key, None)
-        return
-    there, here = fields.of(side).keys, fields.target.keys
-    if name in there:
-        output[here.get(name, there[name])] = value
-    elif is_token_field(name) and value is not None:
-        output[here.get(name, name)] = value  # a default id means another token in the output
-    else:
-        output.pop(here.get(name, name), None)
-
-
-def _in_order(configs: Three, fields: Three) -> list[str]:
-    """Field names in the target's order, then the tuned model's, then base's."""
-    order: dict[str, None] = {}
-    for config, field in zip(reversed(configs), reversed(fields), strict=True):
-        names = {key: name for name, key in field.keys.items()}
-        order |= dict.fromkeys(names[key] for key in config if key in names)
-    for field in fields:
-        order |= dict.fromkeys(sorted(field.values))
-    return [name for name in order if not is_fixed(name) and name not in DROPPED]
-
-
-def _called(name: str, fields: Three) -> str:
-    """What a person calls the field: as the target's file writes it."""
-    if name != ROPE:
-        return str(fields.target.keys.get(name, name))
-    for field in (fields.target, fields.tuned, fields.base):
-        if key := field.keys.get(ROPE):
-            return ROPE if key == ROPE else "rope_scaling"
-    return ROPE
-
-
-def _choice(name: str, prefix: str, fields: Three, sides: Mapping[str, str]) -> str | None:
-    spellings = {name, *(field.keys.get(name, name) for field in fields)}
-    spellings |= set(ROPE_KEYS) if name == ROPE else {"torch_dtype"} if name == DTYPE else set()
-    return next((sides[prefix + spelling] for spelling in sorted(spellings) if prefix + spelling in sides), None)
-
-
-def _is_sub_config(name: str, value: Any) -> bool:
-    return isinstance(value, dict) and name.endswith("_config") and name not in _ONE_VALUE
-
-
-def set_dtype(config: dict[str, Any], dtype: str) -> None:
-    """Have a config say that its weights are of ``dtype`` (as transformers writes it), where it says so."""
-    # `torch_dtype` is read by every version, `dtype` by none before 4.56.
-    present = [key for key in (DTYPE, "torch_dtype") if key in config]
-    for key in present or [DTYPE if ROPE in config else "torch_dtype"]:
-        config[key] = dtype
-    for name, sub in config.items():
-        if _is_sub_config(name, sub):
-            config[name] = sub | {key: dtype for key in (DTYPE, "torch_dtype") if key in sub}
-
-
-def _set_vocab_sizes(config: dict[str, Any], grown: Mapping[int, int]) -> dict[str, int]:
-    """Have a config say the new number of rows wherever it said the old one; the fields, dotted, with their values.
-
-    Where it says another number than the weights had (a padded matrix), the text's ``vocab_size`` follows the largest.
-    """
-    if not grown:
-        return {}
-    changed = _replace_sizes(config, grown, "")
-    if not changed:
-        text = next((name for name in _TEXT_CONFIGS if isinstance(config.get(name), dict)), None)
-        if text is not None:
-            config[text] = config[text] | {"vocab_size": max(grown.values())}
-        else:
-            config["vocab_size"] = max(grown.values())
-        changed = {"vocab_size" if text is None else f"{text}.vocab_size": max(grown.values())}
-    return changed
-
-
-def _replace_sizes(config: dict[str, Any], grown: Mapping[int, int], prefix: str) -> dict[str, int]:
-    changed: dict[str, int] = {}
-    for name, value in config.items():
-        if _is_sub_config(name, value):
-            config[name] = dict(value)
-            changed |= _replace_sizes(config[name], grown, f"{prefix}{name}.")
-        elif "vocab_size" in name and isinstance(value, int) and value in grown:
-            config[name] = changed[prefix + name] = grown[value]
-    return changed

@@ -1,7 +1,7 @@
 """Rotary positions, one value with two spellings.
 
-In comes a config, out goes its rope as transformers 5 has it (``rope_parameters``), whichever of ``rope_theta``,
-``rope_scaling``, ``rope_parameters`` and their older kin it is written with; and back into the target's spelling.
+A config's rope is read as transformers 5 has it (``rope_parameters``), whichever of ``rope_theta``, ``rope_scaling``,
+``rope_parameters`` and their older kin it is written with, and is written back in the target's spelling.
 """
 
 from __future__ import annotations
@@ -18,42 +18,67 @@ ROPE_KEYS = (
     "rotary_pct",
     "rotary_emb_base",
     "rope_local_base_freq",
+    "local_rope_theta",
+    "global_rope_theta",
     "rope_theta",
     "rope_scaling",
     ROPE,
 )
-_THETA_KEYS = ("rope_theta", "rotary_emb_base")
-_PARTIAL_KEYS = ("partial_rotary_factor", "rotary_pct")
+# What fills a rope that leaves something out, where the table does not say otherwise.
+_FILLED_BY = {
+    "rope_theta": ("rope_theta", "rotary_emb_base"),
+    "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
+}
 # Kinds whose range counts from the length of pretraining, which defaults to the model's length.
 _STRETCHED = ("llama3", "yarn", "longrope")
-_FULL, _SLIDING = "full_attention", "sliding_attention"
+# Kinds that compute from the length of the model itself, where no factor stands beside them.
+_OF_THE_LENGTH = ("dynamic", "yarn", "longrope")
+_FULL = "full_attention"
 
 
-def rope_of(config: Mapping[str, Any], default: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def rope_of(config: Mapping[str, Any], kind: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """A config's rope as transformers 5 spells it, by layer type where layers differ; None for no rope.
 
-    ``default`` is the rope of a bare config of this model type, None where the type has none or is unknown.
+    ``kind`` is what the table says of the model type's rope, None where it says nothing. ``bare`` is the rope of a config
+    that is silent; ``keys`` and ``filled`` say, by layer type (``""`` for all), which keys of the config and which values
+    stand for what a rope leaves out; ``scaled`` are the layer types that ``rope_scaling`` is for; ``types`` has older names
+    of kinds of rope.
     """
-    written = config.get("rope_scaling") or config.get(ROPE)
-    if written is not None and not isinstance(written, dict):
-        key = "rope_scaling" if config.get("rope_scaling") else ROPE
-        raise CheckpointError(f"config.json: `{key}` is {written!r}; an object or null is expected there.")
-    if written is None and default is None and not any(config.get(key) is not None for key in ROPE_KEYS):
+    if kind is None and not any(config.get(key) is not None for key in ROPE_KEYS):
         return None
-    if (written and _is_nested(written)) or (default and _is_nested(default)):
-        return _nested(config, written or {}, default or {})
-    parameters = dict(written or default or {})
-    theta, partial = _first(config, _THETA_KEYS), _first(config, _PARTIAL_KEYS)
-    if written is None:
-        parameters |= {
-            key: value
-            for key, value in (("rope_theta", theta), ("partial_rotary_factor", partial))
-            if value is not None
-        }
-    bare = default or {}
-    parameters.setdefault("rope_theta", bare.get("rope_theta") if theta is None else theta)
-    parameters.setdefault("partial_rotary_factor", bare.get("partial_rotary_factor") if partial is None else partial)
-    return _settled(parameters, config)
+    kind = kind or {}
+    bare: Mapping[str, Any] = kind.get("bare") or {}
+    scaling = config.get("rope_scaling")
+    written = scaling or config.get(ROPE)
+    if written is not None and not isinstance(written, dict):
+        raise _no_object("rope_scaling" if scaling else ROPE, written)
+    if not _is_nested(bare) and not _is_nested(written or {}):
+        return _settled(written or bare, "", config, kind)
+    rope: dict[str, Any] = {}
+    layered = _is_nested(written or {})
+    for label in {**bare, **(written if layered and written else {})}:
+        own = (written or {}).get(label) if layered else {}
+        if own is None and not bare.get(label):
+            continue  # layers without positions
+        if own is not None and not isinstance(own, dict):
+            if label in ("rope_theta", "rope_type", "partial_rotary_factor"):
+                continue  # left beside the layers by an earlier version, and read by none
+            raise _no_object(f"{ROPE}.{label}", own)
+        if not layered:
+            own = {**bare[label], **((written or {}) if label in kind.get("scaled", ()) else {})}
+        rope[label] = _settled(own or bare.get(label) or {}, label, config, kind)
+    return rope
+
+
+def computes_from_length(rope: Any) -> bool:
+    """Whether a rope, as `rope_of` gives it, depends on ``max_position_embeddings``."""
+    if not isinstance(rope, dict):
+        return False
+    layered = [value for value in rope.values() if isinstance(value, dict)]
+    return any(
+        one.get("rope_type") in _OF_THE_LENGTH and (one["rope_type"] == "dynamic" or one.get("factor") is None)
+        for one in layered or [rope]
+    )
 
 
 def spell_rope(parameters: Mapping[str, Any] | None, target: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,14 +88,15 @@ def spell_rope(parameters: Mapping[str, Any] | None, target: Mapping[str, Any]) 
         return dict.fromkeys(old_keys + [ROPE] * (ROPE in target))
     if ROPE in target or not old_keys:
         return {ROPE: dict(parameters)} | dict.fromkeys(old_keys)
-    theta_key = "rotary_emb_base" if "rotary_emb_base" in target else "rope_theta"
+    theta_key = next((key for key in ("rotary_emb_base", "global_rope_theta") if key in target), "rope_theta")
     partial_key = "rotary_pct" if "rotary_pct" in target else "partial_rotary_factor"
     scaling: dict[str, Any]
     if _is_nested(parameters):
-        full, sliding = dict(parameters.get(_FULL) or {}), dict(parameters.get(_SLIDING) or {})
+        full, sliding = dict(parameters.get(_FULL) or {}), dict(parameters.get("sliding_attention") or {})
         spelling = {theta_key: full.pop("rope_theta", None)}
-        if "rope_local_base_freq" in target:
-            spelling["rope_local_base_freq"] = sliding.pop("rope_theta", None)
+        for key in ("rope_local_base_freq", "local_rope_theta"):
+            if key in target:
+                spelling[key] = sliding.get("rope_theta")
         scaling = full
     else:
         scaling = dict(parameters)
@@ -82,44 +108,30 @@ def spell_rope(parameters: Mapping[str, Any] | None, target: Mapping[str, Any]) 
     return spelling | {"rope_scaling": None if plain else scaling}
 
 
-def _nested(config: Mapping[str, Any], written: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
-    layered = _is_nested(written)
-    default = default if _is_nested(default) else {}
-    theta = _first(config, _THETA_KEYS)
-    rope: dict[str, Any] = {}
-    for kind in {**default, **(written if layered else {})}:
-        bare = default.get(kind) or {}
-        own = written.get(kind) if layered else (written if kind == _FULL else None)
-        if own is not None and not isinstance(own, dict):
-            raise CheckpointError(f"config.json: `{ROPE}` has {own!r} for {kind}; an object or null is expected there.")
-        parameters = dict(own or {})
-        own_theta = theta
-        if kind == _SLIDING and "rope_local_base_freq" in config:
-            own_theta = config["rope_local_base_freq"]
-        elif kind == _SLIDING and (default.get(_FULL) or {}).get("rope_theta") != bare.get("rope_theta"):
-            own_theta = None  # Gemma 3: `rope_theta` is that of the full-attention layers
-        parameters.setdefault("rope_theta", bare.get("rope_theta") if own_theta is None else own_theta)
-        rope[kind] = _settled(parameters, config)
-    return rope
-
-
-def _settled(parameters: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    kind = parameters.get("rope_type") or parameters.get("type") or "default"
-    if config.get("model_type") == "phi3" and kind in ("su", "yarn"):
-        kind = "longrope"  # two earlier names of it
-    settled = {key: value for key, value in parameters.items() if value is not None and key != "type"}
-    settled["rope_type"] = kind
-    if settled.get("partial_rotary_factor") == 1:
-        del settled["partial_rotary_factor"]
-    if kind in _STRETCHED:
-        length = config.get("original_max_position_embeddings") or settled.get("original_max_position_embeddings")
-        settled["original_max_position_embeddings"] = length or config.get("max_position_embeddings")
-    return settled
+def _settled(own: Mapping[str, Any], label: str, config: Mapping[str, Any], kind: Mapping[str, Any]) -> dict[str, Any]:
+    filled: Mapping[str, Any] = kind.get("filled", {})
+    parameters = dict(filled.get(label, filled.get("", {})))
+    for name, keys in (kind["keys"].get(label, {}) if "keys" in kind else _FILLED_BY).items():
+        for key in keys:
+            if config.get(key) is not None:
+                parameters[name] = config[key]
+    parameters |= {key: value for key, value in own.items() if value is not None}
+    rope_type = parameters.get("rope_type") or parameters.pop("type", None) or "default"
+    parameters.pop("type", None)
+    parameters["rope_type"] = (
+        kind.get("types", {}).get(rope_type, rope_type) if isinstance(rope_type, str) else rope_type
+    )
+    if parameters.get("partial_rotary_factor") == 1:
+        del parameters["partial_rotary_factor"]
+    if parameters["rope_type"] in _STRETCHED:
+        length = config.get("original_max_position_embeddings") or parameters.get("original_max_position_embeddings")
+        parameters["original_max_position_embeddings"] = length or config.get("max_position_embeddings")
+    return parameters
 
 
 def _is_nested(parameters: Mapping[str, Any]) -> bool:
     return any(isinstance(value, dict) or key.endswith("_attention") for key, value in parameters.items())
 
 
-def _first(config: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
-    return next((config[key] for key in keys if config.get(key) is not None), None)
+def _no_object(key: str, found: Any) -> CheckpointError:
+    return CheckpointError(f"config.json: `{key}` is {found!r}; an object or null is expected there.")

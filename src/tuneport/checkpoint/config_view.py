@@ -11,7 +11,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from tuneport.checkpoint.config import defaults_of
+from tuneport.checkpoint.config_kinds import entry_of, kind_of
 from tuneport.checkpoint.token_names import is_token_field
 
 Config = Mapping[str, Any]
@@ -48,6 +48,6 @@ def seen_as_text(whole: Config, text: Config) -> dict[str, Any]:
 
 def _with_defaults(text: Config) -> dict[str, Any]:
     """A config's fields, with those that its own kind's defaults fill in: another kind may have other ones."""
-    kind = text.get("model_type")
-    defaults = defaults_of(kind if isinstance(kind, str) else None).get("defaults", {})
+    stated = entry_of(kind_of(text)).get("defaults", {})
+    defaults = {name: value for name, value in stated.items() if value is not None}  # null: what the class computes
     return {name: value for name, value in {**defaults, **text}.items() if name not in _OF_THE_CLASS}

@@ -19,6 +19,7 @@ from tuneport import __version__
 from tuneport.checkpoint.adapter import Alike
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config import is_tied
+from tuneport.checkpoint.config_kinds import kind_of
 from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.matrices import Ties
@@ -305,7 +306,7 @@ def is_written(line: TensorPair) -> bool:
 
 def ties_of(checkpoint: Checkpoint) -> Ties:
     """Which names of a checkpoint hold one weight, as its config has it."""
-    return Ties(is_tied(checkpoint.config), checkpoint.config.get("model_type"), checkpoint.tensors)
+    return Ties(is_tied(checkpoint.config), kind_of(checkpoint.config), checkpoint.tensors)
 
 
 def place(

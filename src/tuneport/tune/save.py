@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.checkpoint.config_merge import set_dtype
+from tuneport.checkpoint.config_settings import set_dtype
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.folder import LICENCE_PREFIXES, PROCESSOR_FILES, TOKENIZER_FILES
 from tuneport.checkpoint.reading import reading
