@@ -174,10 +174,17 @@ def test_quantised_weights_are_refused_in_words(cli: Cli, tmp_path: Path, role: 
     refused(run(cli, tmp_path, parts(**{role: tensors})), tmp_path, "quantised", role)
 
 
-def test_a_config_that_says_quantised_is_believed(cli: Cli, tmp_path: Path) -> None:
+def test_a_config_that_says_quantised_is_believed_of_packed_weights_alone(cli: Cli, tmp_path: Path) -> None:
+    config = json.dumps(tiny.config(quantization_config={"quant_method": "gptq"}))
+    packed = {**tiny.llama(1), "model.layers.0.mlp.up_proj.weight": torch.zeros(24, 2, dtype=torch.int32)}
+    made = tiny.trio(tmp_path / "packed" / "in", tuned=packed)
+    (made.tuned / "config.json").write_text(config)
+    refused(cli(*made.flags(tmp_path / "packed" / "out")), tmp_path / "packed", "gptq", "tuned", "up_proj")
     made = tiny.trio(tmp_path / "in")
-    (made.tuned / "config.json").write_text(json.dumps(tiny.config(quantization_config={"quant_method": "gptq"})))
-    refused(cli(*made.flags(tmp_path / "out")), tmp_path, "gptq", "tuned")
+    (made.tuned / "config.json").write_text(config)
+    ran = cli(*made.flags(tmp_path / "out"))
+    assert ran.status == 0 and "tuned has quantization_config (gptq)" in ran.err
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 
 def test_complex_weights_are_refused(cli: Cli, tmp_path: Path) -> None:

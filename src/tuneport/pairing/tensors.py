@@ -120,17 +120,25 @@ def check_readable(checkpoint: Checkpoint) -> None:
             f"{checkpoint.role} {checkpoint.label} is a PEFT adapter; only --tuned takes one. Merge it with peft "
             "(merge_and_unload().save_pretrained(…)) and give the merged folder."
         )
-    method = checkpoint.config.get("quantization_config")
+    method = checkpoint.config.get("quantization_config") or checkpoint.config.get("compression_config")
     quantised = [
         name
         for name, tensor in checkpoint.tensors.items()
         if DTYPES[tensor.dtype].kind == "quantised" or QUANTISED.search(name)
     ]
+    if method:
+        # Packed weights are matrices of integers. Where all are floats, only the config still says so, and the merge of the
+        # configs leaves that out with a warning.
+        quantised += [
+            name
+            for name, tensor in checkpoint.tensors.items()
+            if DTYPES[tensor.dtype].kind == "exact" and tensor.dtype != "BOOL" and len(tensor.shape) > 1
+        ]
     other = [name for name, tensor in checkpoint.tensors.items() if DTYPES[tensor.dtype].kind == "complex"]
     where = f"{checkpoint.role} {checkpoint.label}"
-    if method or quantised:
+    if quantised:
         kind = method.get("quant_method", "of unknown kind") if isinstance(method, dict) else "by its tensors"
-        shown = f", for example `{quantised[0]}` ({checkpoint.tensors[quantised[0]].dtype})" if quantised else ""
+        shown = f", for example `{quantised[0]}` ({checkpoint.tensors[quantised[0]].dtype})"
         raise PairingError(
             f"{where} is quantised ({kind}{shown}). Differences of quantised weights mean nothing; give the "
             "unquantised checkpoint, or dequantise it first."
@@ -325,7 +333,7 @@ def _without_place(name: str, pair: ParentPair, drop: Sequence[str]) -> TensorPa
 def _check_most_pair(base: Checkpoint, tuned: Checkpoint, paired: int, base_tensors: Sequence[StoredTensor]) -> None:
     total = max(sum(tensor.elements for tensor in base_tensors if not is_computed_buffer(tensor)), 1)
     if paired < MOST_MUST_PAIR * total:
-        refuse_as_a_whole(base, tuned, paired / total)
+        _refuse_as_a_whole(base, tuned, paired / total)
 
 
 def _check_most_pair_target(pairs: Mapping[str, ParentPair], target: Checkpoint, account: list[TensorPair]) -> None:
@@ -342,9 +350,8 @@ def _check_most_pair_target(pairs: Mapping[str, ParentPair], target: Checkpoint,
         )
 
 
-def refuse_as_a_whole(one: Checkpoint, other: Checkpoint, share: float) -> None:
-    """Raise the one message for two checkpoints of which only this share pairs; ``other`` is the one to be renamed."""
-    reason = advice(other.tensors, f"the {other.role}", one.tensors, f"the {one.role}")
+def _refuse_as_a_whole(one: Checkpoint, other: Checkpoint, share: float) -> None:
+    reason = advice(other.tensors, f"the {other.role} model", one.tensors, f"the {one.role}")
     reason = reason or "They are different models; which one is not the one you meant?"
     raise PairingError(
         f"Only {share:.0%} of the parameters of {one.role} {one.label} ({in_words(one)}) have a partner in "
