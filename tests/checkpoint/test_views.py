@@ -137,3 +137,18 @@ def test_tensors_of_other_dtypes_or_shapes_are_not_joined() -> None:
     assert views.joined([one, other], 1).shape == (2, 7)
     with pytest.raises(UnviewableError):
         views.narrowed(one, 0, 1, 2)
+
+
+def test_gate_and_up_that_alternate_are_taken_apart_and_put_together() -> None:
+    shelf = Shelf()
+    gate, up = counted((3, 4, 5)), counted((3, 4, 5), 100)
+    alternating = np.stack([gate, up], 2).reshape(3, 8, 5)
+    halves = views.shuffled(shelf.put("w13", alternating), 1, (1, 4, 2))
+    for start, wanted in ((0, gate), (4, up)):
+        part = views.narrowed(halves, 1, start, 4)
+        assert (elements(shelf, part, 0, 60) == wanted.reshape(-1)).all()
+    with pytest.raises(UnviewableError):
+        views.narrowed(halves, 1, 3, 2)
+    both = views.joined([shelf.put("gate", gate), shelf.put("up", up)], 1)
+    again = views.shuffled(both, 1, (1, 2, 4))
+    assert again.shape == (3, 8, 5) and (elements(shelf, again, 7, 113) == alternating.reshape(-1)[7:113]).all()

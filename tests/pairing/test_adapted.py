@@ -178,6 +178,18 @@ def test_everything_that_does_not_fit_the_base_is_told_at_once(tmp_path: Path) -
     assert "up_proj.weight` is changed by the adapter, and the base has no such tensor" in str(told.value)
 
 
+def test_a_head_that_has_another_name_on_disk_is_not_taken_for_one_that_is_missing(tmp_path: Path) -> None:
+    stored = {"gpt_neox.embed_in.weight": torch.ones(24, 8), "embed_out.weight": torch.ones(24, 8)}
+    settings = tiny.config(model_type="gpt_neox", architectures=["GPTNeoXForCausalLM"])
+    base = open_checkpoint(tiny.write_model(tmp_path / "base", stored, settings=settings), "base")
+    adapter = tiny.write_lora(tmp_path / "lora", {"gpt_neox.layers_proj.weight": torch.ones(8, 8)}, rank=2)
+    prefix = "base_model.model."
+    saved = {f"{prefix}lm_head.weight": torch.ones(24, 8), f"{prefix}gpt_neox.embed_in.weight": torch.ones(24, 8)}
+    save_file(saved, adapter / "adapter_model.safetensors")
+    adapted = lay_onto(open_checkpoint(adapter, "tuned"), base, tied=False)
+    assert sorted(adapted.changes) == ["embed_out.weight", "gpt_neox.embed_in.weight"]
+
+
 def test_a_square_weight_is_turned_where_the_kind_of_model_stores_it_so(tmp_path: Path) -> None:
     for model_type, said, turned in (("llama", False, False), ("llama", True, True), ("gpt2", False, True)):
         settings = tiny.config(model_type=model_type)

@@ -379,3 +379,15 @@ def test_renames_reach_the_weights_of_an_adapter(cli: Cli, tmp_path: Path) -> No
     ran = cli(*flags, "--rename", r"^net\.=", "--rename", r"\.up\.weight$=.up_proj.weight")
     assert (ran.status, ran.err) == (0, ""), ran.err
     assert cli(*flags, "--rename", "lora=x").status == 2, "names of weights, not peft's"
+
+
+def test_names_that_nobody_knows_are_told_before_tokens_are(cli: Cli, tmp_path: Path) -> None:
+    # Without its embedding's name a model has no vocabulary that could be told; that is not what is wrong with it.
+    base = tiny.llama(1)
+    strange = {name.replace("embed_tokens", "lookup").replace("lm_head", "out"): t for name, t in base.items()}
+    flags = models(tmp_path, {}, strange, tiny.moved(strange, 2), tiny.moved(base, 3))
+    for role in ("base", "tuned", "target"):
+        (tmp_path / role / "tokenizer.json").unlink()
+    refused = cli("transfer", *flags, "--out", tmp_path / "out")
+    assert refused.status == 1 and "Names differ" in refused.err and "tokenizer" not in refused.err
+    assert cli("transfer", *flags, "--out", tmp_path / "out", *flags_of(refused.err)).status == 0

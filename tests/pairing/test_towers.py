@@ -116,7 +116,7 @@ def test_a_stranger_is_told_by_what_the_vector_remembers_under_other_names(cli: 
     put(tmp_path / "base", base, LLAMA | shapes)
     put(tmp_path / "tuned", tiny.moved(base, 2), LLAMA | shapes)
     for name, text in (("near", tiny.moved(base, 3)), ("stranger", tiny.llama(9, hidden=64))):
-        put(tmp_path / name, whole(text, {}, "new llava"), llava(**shapes))
+        put(tmp_path / name, whole(text, {}, "old llava"), llava(**shapes))  # where every name is another
     assert (
         cli("diff", "--base", tmp_path / "base", "--tuned", tmp_path / "tuned", "--out", tmp_path / "diff").status == 0
     )

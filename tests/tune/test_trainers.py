@@ -81,6 +81,17 @@ def test_embeddings_norms_and_biases_are_not_decayed(base: Path, sums: Path, tmp
     assert decayed == everything - spared
 
 
+def test_a_linear_layer_that_gives_more_than_one_tensor_gets_no_adapter() -> None:
+    from transformers import Llama4TextConfig
+    from transformers.models.falcon.modeling_falcon import FalconLinear
+    from transformers.models.llama4.modeling_llama4 import Llama4Router
+
+    from tuneport.tune.trainers import gives_one_tensor
+
+    assert gives_one_tensor(torch.nn.Linear(4, 3)) and gives_one_tensor(FalconLinear(4, 3))
+    assert not gives_one_tensor(Llama4Router(Llama4TextConfig(hidden_size=4, num_local_experts=2)))
+
+
 def test_no_parameter_is_dropped_in_training(tmp_path: Path, sums: Path) -> None:
     from tuneport.tune.loading import load_model
     from tuneport.tune.prepare import prepare

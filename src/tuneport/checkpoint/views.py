@@ -50,29 +50,37 @@ def narrowed(tensor: StoredTensor, dim: int, start: int, length: int) -> StoredT
     shape = (*tensor.shape[:dim], length, *tensor.shape[dim + 1 :])
     if dim >= len(tensor.shape) or start < 0 or length < 0 or start + length > tensor.shape[dim]:
         raise UnviewableError(f"{tensor.name}: slices {start} to {start + length} of {tensor.shape}")
-    view = tensor.view
+    if length == tensor.shape[dim]:
+        return tensor
+    if tensor.shape[dim] == 1:
+        raise UnviewableError(f"{tensor.name}: nothing of {tensor.shape}")
+    view = _simple(tensor)
     if view is not None and view.parts:
         if dim == view.dim:
             return _narrowed_parts(tensor, view, start, length)
         inner = dim - (1 if _is_stack(tensor) and dim > view.dim else 0)
         return _rejoined(tensor, [narrowed(part, inner, start, length) for part in view.parts], view.dim)
     grid, strides = _grid(tensor)
-    if grid != tensor.shape:
-        raise UnviewableError(f"{tensor.name} is cut after its elements were put in another order")
-    itemsize = DTYPES[tensor.dtype].itemsize
-    return _strided(replace(tensor, offset=tensor.offset + start * strides[dim] * itemsize), shape, shape, strides)
+    axis, step = _axis_of(tensor, dim)
+    if start % step or length % step:
+        raise UnviewableError(f"{tensor.name} is cut between elements that were put in another order")
+    offset = tensor.offset + start // step * strides[axis] * DTYPES[tensor.dtype].itemsize
+    cut = (*grid[:axis], length // step, *grid[axis + 1 :])
+    return _strided(replace(tensor, offset=offset), shape, cut, strides)
 
 
 def selected(tensor: StoredTensor, index: int) -> StoredTensor:
     """One entry along the first dimension, without that dimension."""
-    view = tensor.view
+    view = _simple(tensor)
     if view is not None and view.parts and view.dim > 0:
         return _rejoined(tensor, [selected(part, index) for part in view.parts], view.dim - 1)
     if view is not None and view.parts and _is_stack(tensor):
         return view.parts[index]
     slice_ = narrowed(tensor, 0, index, 1)
     if slice_.view is not None and slice_.view.parts:
-        return selected(slice_.view.parts[0], 0)
+        if slice_ is tensor:
+            raise UnviewableError(f"{tensor.name}: parts of it are empty")
+        return selected(slice_, 0)
     grid, strides = _grid(slice_)
     return _strided(slice_, slice_.shape[1:], grid[1:], strides[1:])
 
@@ -104,7 +112,7 @@ def transposed(tensor: StoredTensor, one: int, other: int) -> StoredTensor:
         raise UnviewableError(f"{tensor.name} has {len(tensor.shape)} dimensions")
     if one == other:
         return tensor
-    view = tensor.view
+    view = _simple(tensor)
     if view is not None and view.parts:
         dim = {one: other, other: one}.get(view.dim, view.dim)
         if not _is_stack(tensor):
@@ -125,8 +133,10 @@ def transposed(tensor: StoredTensor, one: int, other: int) -> StoredTensor:
 def shuffled(tensor: StoredTensor, dim: int, counts: tuple[int, int, int]) -> StoredTensor:
     """``dim`` cut into n × a × b slices, and those put together again as n × b × a."""
     n, a, b = counts
+    if tensor.view is not None and tensor.view.parts:
+        return _shuffled_parts(tensor, tensor.view, dim, counts)
     grid, strides = _grid(tensor)
-    if (tensor.view and tensor.view.parts) or grid != tensor.shape or n * a * b != tensor.shape[dim]:
+    if grid != tensor.shape or n * a * b != tensor.shape[dim]:
         raise UnviewableError(f"{tensor.name}: {tensor.shape} cannot be put in another order")
     step = strides[dim]
     cut = (*grid[:dim], n, b, a, *grid[dim + 1 :])
@@ -152,7 +162,7 @@ def read_view(tensor: StoredTensor, start: int, buffer: memoryview, read: Read) 
 
 def _read_parts(tensor: StoredTensor, view: View, start: int, buffer: memoryview, read: Read) -> None:
     """One part after another, and again for each index of the dimensions before the one they are joined along."""
-    rounds = math.prod(tensor.shape[: view.dim])
+    rounds = math.prod((view.grid or tensor.shape)[: view.dim])
     sizes = [part.nbytes // rounds for part in view.parts]
     ends = list(itertools.accumulate(sizes))
     position, stop = start, start + len(buffer)
@@ -235,6 +245,40 @@ def _is_turned(tensor: StoredTensor) -> bool:
     return tensor.view.strides is not None or any(_is_turned(part) for part in tensor.view.parts)
 
 
+def _shuffled_parts(tensor: StoredTensor, view: View, dim: int, counts: tuple[int, int, int]) -> StoredTensor:
+    """Parts joined along ``dim``, one slice of each in turn."""
+    n, a, b = counts
+    if (
+        view.grid
+        or view.dim != dim
+        or _is_stack(tensor)
+        or n != 1
+        or [part.shape[dim] for part in view.parts] != [b] * a
+    ):
+        raise UnviewableError(f"{tensor.name}: its parts cannot be put in another order")
+    grid = (*tensor.shape[:dim], b, a, *tensor.shape[dim + 1 :])
+    return replace(tensor, view=View(grid=grid, parts=view.parts, dim=dim + 1))
+
+
+def _axis_of(tensor: StoredTensor, dim: int) -> tuple[int, int]:
+    """The first axis of a tensor's grid that belongs to a dimension, and how many slices of the dimension one of it is."""
+    grid, axis = _grid(tensor)[0], 0
+    for size in tensor.shape[:dim]:
+        axis = _end_of(grid, axis, size)
+    end = _end_of(grid, axis, tensor.shape[dim])
+    first = next(place for place in range(axis, end) if grid[place] != 1)
+    return first, math.prod(grid[first + 1 : end])
+
+
+def _end_of(grid: tuple[int, ...], axis: int, size: int) -> int:
+    """Where the axes end that, from ``axis`` on, are together a dimension of this size."""
+    product = 1
+    while product != size:
+        product *= grid[axis]
+        axis += 1
+    return axis
+
+
 def _narrowed_parts(tensor: StoredTensor, view: View, start: int, length: int) -> StoredTensor:
     if _is_stack(tensor):
         parts = view.parts[start : start + length] or [narrowed(view.parts[0], 0, 0, 0)]
@@ -252,6 +296,13 @@ def _narrowed_parts(tensor: StoredTensor, view: View, start: int, length: int) -
 def _rejoined(tensor: StoredTensor, parts: Sequence[StoredTensor], dim: int) -> StoredTensor:
     """Parts in place of a tensor's own, joined or stacked as those were."""
     return stacked(parts, dim) if _is_stack(tensor) else joined(parts, dim)
+
+
+def _simple(tensor: StoredTensor) -> View | None:
+    """The view of a tensor whose parts, if it has any, lie one behind the other along one of its dimensions."""
+    if tensor.view is not None and tensor.view.parts and tensor.view.grid is not None:
+        raise UnviewableError(f"{tensor.name}: its parts were put in another order")
+    return tensor.view
 
 
 def _is_stack(tensor: StoredTensor) -> bool:

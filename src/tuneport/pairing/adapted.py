@@ -19,6 +19,7 @@ from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
 from tuneport.pairing.adapted_files import base_decisions, base_doubts, file_decisions, with_an_end
 from tuneport.pairing.adapted_parameters import find_parameters
+from tuneport.pairing.adapted_ties import tied_products, untied
 from tuneport.pairing.matrices import Side, find_vocabulary_tensors
 from tuneport.pairing.spelling import check_distinct
 from tuneport.pairing.spelling_rules import Rename
@@ -65,7 +66,7 @@ def lay_onto(
         check_distinct(others, rename, adapter)
         named = {others[name]: change for name, change in named.items()}
     ties = Ties(tied, base.config.get("model_type"), base.tensors)
-    changes, alike, faults = _untied(_by_base_name(named, base), ties, adapter.adapter.tied)
+    changes, alike, faults = untied(_by_base_name(named, base), ties, adapter.adapter.tied)
     by_token = find_vocabulary_tensors([Side.of(base, ties)]).names
     faults += [
         *parameters.faults,
@@ -75,7 +76,8 @@ def lay_onto(
     found: dict[str, Change] = {}
     tensors = dict(base.tensors)
     for name, change in changes.items():
-        fitting = _fitting(name, change, base, name in by_token, adapter.adapter.transposed, faults)
+        of_tokens = name in by_token or ties.is_shared(name)
+        fitting = _fitting(name, change, base, of_tokens, adapter.adapter.transposed, faults)
         found[name], tensors[name] = fitting, _tuned_tensor(name, fitting, base.tensors.get(name))
     if faults:
         raise PairingError(f"{where} does not fit its base {base.label}:{listing(sorted(faults))}")
@@ -90,7 +92,7 @@ def lay_onto(
     rows = find_vocabulary_tensors([Side(tensors, base.config)]).rows[0] or None
     model, ends, unread = with_an_end(model, base, rows)
     decisions = (*file_decisions(model), *ends, *base_decisions(adapter))
-    warnings = (*_tied_product(found, ties, adapter.adapter.tied), *unread, *base_doubts(adapter, base, target))
+    warnings = (*tied_products(found, ties, adapter.adapter.tied), *unread, *base_doubts(adapter, base, target))
     return Adapted(model, found, (*read.alike, *alike), decisions, warnings)
 
 
@@ -138,55 +140,6 @@ def _weight_shape(change: Change) -> tuple[int, ...] | None:
 def _prefixes(names: Iterable[str]) -> list[str]:
     """What names begin with, each with its dot."""
     return sorted({name.partition(".")[0] + "." for name in names if "." in name})
-
-
-def _untied(
-    changes: Mapping[str, Change], ties: Ties, kept_tied: bool
-) -> tuple[dict[str, Change], list[Alike], list[str]]:
-    """In a tied model head and embedding are one weight: the head's change must be the embedding's, told once.
-
-    peft ties trained tokens by itself, adds an embedding's product to both when it merges, and ties the rest where
-    ``ensure_weight_tying`` was set; else the head went its own way, and base and tuned model are no longer of one kind.
-    """
-    shared = [name for name in changes if ties.is_shared(name)]
-    heads = [name for name in shared if not ties.is_source(name)]
-    embeddings = [name for name in shared if ties.is_source(name)]
-    if not shared:
-        return dict(changes), [], []
-    if len(heads) > 1 or len(embeddings) > 1:
-        return dict(changes), [], [f"several heads or embeddings are changed: {', '.join([*heads, *embeddings])}"]
-    apart = (
-        "the base's config ties head and embedding, and the adapter trains {} apart, so the two are one no longer. Merge "
-        "it with peft (merge_and_unload().save_pretrained(…)) onto a base without `tie_word_embeddings`, and give both."
-    )
-    if not embeddings:
-        return dict(changes), [], [f"`{heads[0]}`: {apart.format('the head')}"]
-    embedding = changes[embeddings[0]]
-    if not heads:
-        alone = embedding.whole is not None and embedding.low_rank is None and embedding.rows is None
-        faults = [f"`{embeddings[0]}`: {apart.format('the embedding')}"] if alone and not kept_tied else []
-        return dict(changes), [], faults
-    head = changes[heads[0]]
-    pairs = [(embedding.whole, head.whole), (_trained(embedding), _trained(head))]
-    same = all((one is None) == (other is None) for one, other in pairs)
-    if embedding.rows is not None and head.rows is not None:
-        same = same and embedding.rows.ids == head.rows.ids
-    alike = [Alike(one, other) for one, other in pairs if one is not None and other is not None]
-    if embedding.low_rank is not None and head.low_rank is not None:
-        same = same and kept_tied and embedding.low_rank.scaling == head.low_rank.scaling
-        alike += [
-            Alike(embedding.low_rank.a, head.low_rank.b, True),
-            Alike(embedding.low_rank.b, head.low_rank.a, True),
-        ]
-    elif embedding.low_rank is not None or head.low_rank is not None:
-        same = False
-    if not same:
-        return dict(changes), [], [f"`{heads[0]}`: {apart.format('the head')}"]
-    return {name: change for name, change in changes.items() if name != heads[0]}, alike, []
-
-
-def _trained(change: Change) -> StoredTensor | None:
-    return change.rows.tensor if change.rows is not None else None
 
 
 def _fitting(
@@ -237,14 +190,3 @@ def _tuned_tensor(name: str, change: Change, base: StoredTensor | None) -> Store
         wide = "F64" if "F64" in {stored.dtype, *(source.dtype for source in change.sources)} else "F32"
         stored = replace(stored, dtype=wide, nbytes=stored.elements * DTYPES[wide].itemsize)
     return replace(stored, name=name)
-
-
-def _tied_product(changes: Mapping[str, Change], ties: Ties, kept_tied: bool) -> Iterable[str]:
-    """A product on the embedding of a tied model goes onto the head too, which peft trained without it."""
-    for name, change in changes.items():
-        if change.low_rank is not None and not kept_tied and ties.is_shared(name) and ties.is_source(name):
-            yield (
-                f"`{name}`: the base ties head and embedding, so the adapter's product on the embedding becomes the head's "
-                "too, as in peft's own merge; it was trained with a head that stayed as it was (peft's "
-                "ensure_weight_tying was off)."
-            )

@@ -77,7 +77,7 @@ def share(checkpoints: Sequence[Checkpoint], ties: Sequence[Ties]) -> Shared:
             )
         check_readable(checkpoint)
     check_architectures(*checkpoints)
-    checkpoints = [*align(checkpoints[:-1], checkpoints[-1]).checkpoints, checkpoints[-1]]
+    checkpoints = [*align(checkpoints[:-1], checkpoints[-1], may_rename=False).checkpoints, checkpoints[-1]]
     sides = [Side.of(checkpoint, own) for checkpoint, own in zip(checkpoints, ties, strict=True)]
     written = [_without_buffers(side.tensors) for side in sides]
     tokenizers = _tokenizers(checkpoints, sides)

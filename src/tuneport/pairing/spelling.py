@@ -27,10 +27,13 @@ from tuneport.pairing.kinds import in_words, is_text_of
 from tuneport.pairing.spelling_advice import renames_in_words
 from tuneport.pairing.spelling_rules import Rename
 from tuneport.pairing.spelling_search import find_translation
-from tuneport.pairing.tensors import BESIDE
+from tuneport.pairing.tensors import BESIDE, refuse_as_a_whole
 from tuneport.pairing.towers import beside, pattern_of
 
 Tensors = Mapping[str, StoredTensor]
+
+# Of the smaller of two checkpoints; a head under another name is a third of a tiny model.
+LEAST_IN_COMMON = 0.5
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,14 @@ def align(
     renames: Sequence[Rename] = (),
     drop: Sequence[str] = (),
     alone: bool = False,
+    may_rename: bool = True,
 ) -> Aligned:
     """The parents' tensors in the reference's spelling; an adapter's stay peft's.
 
     A language model beside multimodal ones is seen as one of them, its config too. ``reference`` may be one of the parents:
     ``--rename`` is then applied to it as well. ``alone``: the parents hold a language model's tensors, whatever their
-    config says. Raises `UsageError` for a bad rename, and `PairingError` where a fine-tuned tower has nowhere to go and is
-    not in ``drop``.
+    config says. ``may_rename``: whether the caller has a ``--rename`` to advise. Raises `UsageError` for a bad rename, and
+    `PairingError` where names have nothing in common, or a fine-tuned tower has nowhere to go and is not in ``drop``.
     """
     _check_renames(renames, parents)
     written = reference.tensors
@@ -93,6 +97,8 @@ def align(
         if rules and (told := _examples(tensors)):
             decisions.append(Decision(f"names.{parent.role}", told, "; ".join(rules)))
             parent = replace(parent, tensors=dict(sorted(tensors.items())))
+        if may_rename:
+            _check_names(parent, tensors, reference, written)
         found.append(seen_as(parent, reference.config))
     written_as = {checkpoint.role: (checkpoint, written) for checkpoint in [reference]}
     written_as |= {own.role: (own, seen.tensors) for own, seen in zip(parents, found, strict=True) if not own.adapter}
@@ -101,6 +107,14 @@ def align(
         told = f"{len(outside & written.keys())} tensors stay as they are (`{min(outside & written.keys())}`, …)"
         decisions.append(Decision("names.beside", told, BESIDE))
     return Aligned(tuple(found), tuple(decisions), reference, outside)
+
+
+def _check_names(parent: Checkpoint, tensors: Tensors, reference: Checkpoint, written: Tensors) -> None:
+    """Raise `PairingError` where names have next to nothing in common: all else that could be said would miss the reason."""
+    total = min(sum(tensor.elements for tensor in each.values()) for each in (tensors, written))
+    common = sum(tensor.elements for name, tensor in tensors.items() if name in written)
+    if common < LEAST_IN_COMMON * total:
+        refuse_as_a_whole(replace(reference, tensors=written), replace(parent, tensors=tensors), common / total)
 
 
 def seen_as(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:

@@ -8,6 +8,7 @@ with one of the other, one to one and of its shape; heads, which may be tied, an
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -91,12 +92,12 @@ def names_onto(
     rules, shapes = rules_of(config), _shapes(reference)
     ways: list[dict[str, str]] = [{name: _without_wrappers(name) for name in names}]
     ways += rules.names(names) if rules is not None else []
-    for way in ways:
+    for may_lack, way in itertools.product((False, True), ways):  # a head that another rule finds is not missing
         if len(set(way.values())) < len(way):
             continue
-        if all(name in reference or is_head_weight(name) for name in way.values()):
+        if all(name in reference or (may_lack and is_head_weight(name)) for name in way.values()):
             return way
-        placed = _placed({way[name]: shape for name, shape in names.items()}, shapes, may_lack=True)
+        placed = _placed({way[name]: shape for name, shape in names.items()}, shapes, may_lack=may_lack)
         if placed is not None:
             return {name: placed.get(other, other) for name, other in way.items()}
     return None

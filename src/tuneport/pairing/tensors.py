@@ -333,7 +333,7 @@ def _without_place(name: str, pair: ParentPair, drop: Sequence[str]) -> TensorPa
 def _check_most_pair(base: Checkpoint, tuned: Checkpoint, paired: int, base_tensors: Sequence[StoredTensor]) -> None:
     total = max(sum(tensor.elements for tensor in base_tensors if not is_computed_buffer(tensor)), 1)
     if paired < MOST_MUST_PAIR * total:
-        _refuse_as_a_whole(base, tuned, paired / total)
+        refuse_as_a_whole(base, tuned, paired / total)
 
 
 def _check_most_pair_target(pairs: Mapping[str, ParentPair], target: Checkpoint, account: list[TensorPair]) -> None:
@@ -350,8 +350,9 @@ def _check_most_pair_target(pairs: Mapping[str, ParentPair], target: Checkpoint,
         )
 
 
-def _refuse_as_a_whole(one: Checkpoint, other: Checkpoint, share: float) -> None:
-    reason = advice(other.tensors, f"the {other.role} model", one.tensors, f"the {one.role}")
+def refuse_as_a_whole(one: Checkpoint, other: Checkpoint, share: float) -> None:
+    """Raise the one message for two checkpoints of which only this share pairs; ``other`` is the one to be renamed."""
+    reason = advice(other.tensors, f"the {other.role}", one.tensors, f"the {one.role}")
     reason = reason or "They are different models; which one is not the one you meant?"
     raise PairingError(
         f"Only {share:.0%} of the parameters of {one.role} {one.label} ({in_words(one)}) have a partner in "

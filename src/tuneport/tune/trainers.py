@@ -276,10 +276,7 @@ def _peft_config(prepared: Prepared, model: Any, lora: Lora) -> Any:
 
 
 def _excluded(prepared: Prepared, model: Any, lora: Lora) -> str | None:
-    """Modules that get no adapter, as an expression: towers of a multimodal model; of all linear layers those that are more.
-
-    A Llama 4's router is a linear layer that returns two things; peft could not put an adapter around it.
-    """
+    """Modules that get no adapter, as an expression: towers of a multimodal model; of all linear layers those that are more."""
     from torch.nn import Linear
 
     found = [re.escape(name) + r"(\..*)?" for name in other_modules(model)] if prepared.text_only else []
@@ -287,11 +284,24 @@ def _excluded(prepared: Prepared, model: Any, lora: Lora) -> str | None:
         more = {
             name.rpartition(".")[2]
             for name, module in model.named_modules()
-            if isinstance(module, Linear) and type(module).forward is not Linear.forward
+            if isinstance(module, Linear) and not gives_one_tensor(module)
         }
         more.update(_MAMBA_KERNELS if model.config.model_type in _MAMBAS else ())
         found += [rf"(.*\.)?{re.escape(name)}" for name in sorted(more)]
     return "|".join(found) or None
+
+
+def gives_one_tensor(layer: Any) -> bool:
+    """Whether a linear layer is one: Llama 4's router is too by its class, and gives two things, around which peft fails."""
+    import torch
+
+    if type(layer).forward is torch.nn.Linear.forward:
+        return True
+    with torch.no_grad():
+        try:
+            return isinstance(layer(torch.zeros(2, layer.in_features)), torch.Tensor)
+        except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):
+            return False  # it wants more than its inputs
 
 
 def _target_names(lora: Lora) -> tuple[str, ...]:
