@@ -32,7 +32,6 @@ lint: venv
 	$(BIN)/python docs/make_commands.py --check
 	$(BIN)/python docs/render_results.py --check
 	$(BIN)/python docs/make_compatibility.py --check
-	$(BIN)/python docs/make_config_defaults.py --check
 
 types: venv
 	$(BIN)/mypy
