@@ -33,7 +33,7 @@ def test_everything_that_a_transfer_would_refuse_is_told_at_once_each_with_its_l
         "'x=y': write it as REGEX=SCALE",
         "'x': write it as NAME=base",
         "'foo': choose strings or positions",
-        "'bar': choose append or drop",
+        "'bar': choose append, all or drop",
         "is 3; write a list of texts",
     ):
         assert words in together

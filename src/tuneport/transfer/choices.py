@@ -197,4 +197,4 @@ def _check_replacement(rename: Rename) -> None:
 
 def _check_among(value: object, allowed: tuple[str, ...], flag: str) -> None:
     if value not in allowed:
-        raise UsageError(f"{flag} {value!r}: choose {' or '.join(allowed)}.")
+        raise UsageError(f"{flag} {value!r}: choose {', '.join(allowed[:-1])} or {allowed[-1]}.")
