@@ -4,7 +4,8 @@
 
 Each run leaves its folder in DIR (`results-out`) and its figures in docs/results/. A run that is done is not done again,
 one that was stopped goes on; to repeat one, remove its folder. Alone on two cores: about four minutes a seed, two or
-three for each experiment on its models, a quarter of an hour for the published LLM, half an hour and 50 GB of disk for the
+three for each experiment on its models, a quarter of an hour for the published LLM, half an hour for the
+families on which roles are tried, half an hour and 50 GB of disk for the
 benchmark. The studies of many families (studies/lab-*.toml, one run a family) take longest, each run up to 25 minutes; what they
 say of the paper's claims is judged when all that were asked for have ended, from all that are there.
 """
@@ -45,6 +46,8 @@ def runs(out: Path) -> dict[str, tuple[list[str], Path | None]]:
     published = [*module, "tuneport.lab.published", "--out", str(out / "published")]
     found["published"] = (published, out / "published" / "summary.json")
     found["bench"] = ([*module, "bench.run", "--out", str(out / "bench")], out / "bench" / "bench.json")
+    trials = [sys.executable, str(ROOT / "docs" / "role_trials.py"), "--out", str(out / "roles")]
+    found["roles"] = (trials, out / "roles" / "roles.json")
     for study, seeds in claims.FAMILIES.items():
         for seed in seeds:
             folder = out / f"{study}-family-{seed}"

@@ -20,6 +20,7 @@ sys.path.insert(0, str(HERE.parent))  # bench/ lies beside docs/, and is no inst
 import claims  # noqa: E402
 import experiments  # noqa: E402
 import published  # noqa: E402
+import roles  # noqa: E402
 from cells import control, figures_in, or_never, percent, recovered, share, table  # noqa: E402
 
 from bench.table import render as bench_table  # noqa: E402 (needs the line above)
@@ -48,6 +49,7 @@ def render(figures: Path = FIGURES) -> str:
         *experiments.render(figures),
         *([claims.render(figures_in(file))] if (file := figures / claims.FIGURES.name).exists() else []),
         published.render(figures),
+        *([roles.render(figures_in(file))] if (file := figures / "roles.json").exists() else []),
         _bench(figures_in(figures / "bench.json")),
         *_studies(figures),
     ]
