@@ -10,10 +10,9 @@ from typing import Any
 from tuneport.report.wording import minus
 
 
-def figures_in(file: Path) -> dict[str, Any]:
+def figures_in(file: Path) -> Any:
     """The figures that a run left."""
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+from pages import write_or_compare
+
 from tuneport.cli import build_parser
 
 PAGE = Path(__file__).with_name("commands.md")
@@ -35,14 +37,7 @@ def render() -> str:
 
 
 def main() -> int:
-    page = render()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(page, encoding="utf-8")
-        return 0
-    if PAGE.read_text(encoding="utf-8") != page:
-        print("docs/commands.md is not what the command line says; run `make docs`.", file=sys.stderr)
-        return 1
-    return 0
+    return write_or_compare(PAGE, render(), sys.argv[1:], "the command line")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ not there is an error. ``--check`` compares the page with what is committed.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from cells import figures_in, table
+from pages import write_or_compare
 
 HERE = Path(__file__).resolve().parent
 PAGE, FIGURES, TESTS = HERE / "compatibility.md", HERE / "results", HERE.parent / "tests"
@@ -67,12 +68,12 @@ def render() -> str:
     parts = [
         "# Compatibility\n\nMade by `docs/make_compatibility.py` from the figures in `docs/results/` and the names of tests. "
         "What is listed was tried; what is not listed was not.",
-        _kinds(_figures("kinds.json")),
+        _kinds(figures_in(FIGURES / "kinds.json")),
         _layouts(),
-        _tokenizers(_figures("real-tokenizers.json")),
+        _tokenizers(figures_in(FIGURES / "real-tokenizers.json")),
     ]
     if (FIGURES / "vllm.json").exists():
-        parts.append(_vllm(_figures("vllm.json")))
+        parts.append(_vllm(figures_in(FIGURES / "vllm.json")))
     return "\n\n".join(parts) + "\n"
 
 
@@ -99,11 +100,11 @@ def _kinds(found: dict[str, Any]) -> str:
             f"- {len(whole)} kinds work both ways: {', '.join(f'`{kind}`' for kind in sorted(whole))}.",
             f"- {len({row[0] for row in rows})} kinds stop in one way or both:",
             "",
-            *_table(("kind", "way", "outcome", "what is said"), rows),
+            table([("kind", "way", "outcome", "what is said"), *rows]),
             "",
             f"- {len(unmade)} kinds could not be made tiny here, and were not tried:",
             "",
-            *_table(("kind", "why"), unmade),
+            table([("kind", "why"), *unmade]),
         ]
     )
 
@@ -113,7 +114,7 @@ def _layouts() -> str:
     if missing:
         raise SystemExit(f"docs/make_compatibility.py names tests that are not there: {', '.join(missing)}")
     rows = [(layout, done, f"`tests/{test}`") for layout, done, test in LAYOUTS]
-    return "\n".join(["## Layouts", "", *_table(("layout", "what is done", "shown by"), rows)])
+    return "\n".join(["## Layouts", "", table([("layout", "what is done", "shown by"), *rows])])
 
 
 def _tokenizers(found: list[dict[str, Any]]) -> str:
@@ -134,7 +135,7 @@ def _tokenizers(found: list[dict[str, Any]]) -> str:
             "compared with a reference by the tokenizers library's vocabulary, and the written tokenizer was loaded by it and by "
             f"transformers. {verdict}",
             "",
-            *_table(("pair", *columns), rows),
+            table([("pair", *columns), *rows]),
         ]
     )
 
@@ -151,27 +152,9 @@ def _vllm(figures: dict[str, Any]) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    return [line(head), line(["---"] * len(head)), *map(line, rows)]
-
-
-def _figures(name: str) -> Any:
-    return json.loads((FIGURES / name).read_text(encoding="utf-8"))
-
-
 def main() -> int:
     """Write the page, or compare it."""
-    page = render()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(page, encoding="utf-8")
-        return 0
-    if PAGE.read_text(encoding="utf-8") != page:
-        print("docs/compatibility.md is not what the figures say; run `make docs`.", file=sys.stderr)
-        return 1
-    return 0
+    return write_or_compare(PAGE, render(), sys.argv[1:], "docs/results/")
 
 
 if __name__ == "__main__":

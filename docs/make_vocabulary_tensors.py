@@ -41,7 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def table() -> dict[str, Any]:
     """The table as the installed transformers has it."""
-    from tuneport.checkpoint.matrices import is_commonly_named, ties_by_common_names
+    from tuneport.checkpoint.matrices import is_commonly_named
 
     kinds: set[str] = set()
     vocabulary: dict[str, set[str]] = {}
@@ -52,7 +52,7 @@ def table() -> dict[str, Any]:
         if unknown := {name for name in names if not is_commonly_named(name)}:
             vocabulary.setdefault(kind, set()).update(unknown)
         own = {name: source for name, source in ties.items() if name in names}
-        if any(not ties_by_common_names(name, source, names) for name, source in own.items()):
+        if any(not _is_common_tie(name, source, names) for name, source in own.items()):
             tied.setdefault(kind, {}).update(own)
     return {
         "kinds": sorted(kinds),
@@ -84,6 +84,13 @@ def models() -> Iterator[tuple[str, dict[str, tuple[int, ...]], dict[str, str]]]
             tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
             shapes = {name: tuple(tensor.shape) for name, tensor in tensors if tensor.is_floating_point()}
             yield kind, shapes, dict(model.all_tied_weights_keys)
+
+
+def _is_common_tie(name: str, source: str, names: set[str]) -> bool:
+    """Whether common names alone tell that ``name`` is tied to ``source``."""
+    from tuneport.checkpoint.matrices import EMBEDDING, is_head_weight
+
+    return is_head_weight(name) and [other for other in names if EMBEDDING.search(other)] == [source]
 
 
 def _enlarge(config: Any) -> None:

@@ -22,6 +22,7 @@ import experiments  # noqa: E402
 import published  # noqa: E402
 import roles  # noqa: E402
 from cells import control, figures_in, or_never, percent, recovered, share, table  # noqa: E402
+from pages import write_or_compare  # noqa: E402
 
 from bench.table import render as bench_table  # noqa: E402 (needs the line above)
 
@@ -226,17 +227,7 @@ def _studies(figures: Path) -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the page, or compare it: 0 if all is well."""
-    page = render()
-    if "--check" in arguments:
-        if not PAGE.exists() or PAGE.read_text() != page:
-            print(
-                f"{PAGE.name} is not what {FIGURES.name}/ says: run python docs/render_results.py",
-                file=sys.stderr,
-            )
-            return 1
-        return 0
-    PAGE.write_text(page)
-    return 0
+    return write_or_compare(PAGE, render(), arguments, "docs/results/")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any
 
@@ -71,12 +71,6 @@ class Ties:
     def is_source(self, name: str) -> bool:
         """Whether the others of its group are copies of this one; a head is the copy, an embedding the source."""
         return self.weight(name) == name if self._of_kind else not is_head_weight(name)
-
-
-def ties_by_common_names(name: str, source: str, names: Set[str]) -> bool:
-    """Whether `Ties` knows by common names alone that ``name`` is tied to ``source``."""
-    embeddings = [other for other in names if EMBEDDING.search(other)]
-    return is_head_weight(name) and embeddings == [source]
 
 
 @functools.cache

@@ -99,23 +99,18 @@ def rename_everywhere(value: Any, names: Mapping[str, str]) -> Any:
     return value
 
 
-def rename_tokens(value: Any, changes: TokenChanges) -> Any:
+def rename_tokens(value: Any, names: Mapping[str, str]) -> Any:
     """A special token, or a list or mapping of them, as in special_tokens_map.json, by their names in the output.
 
-    Strings, ``{"content": …}`` objects and lists of either are followed; keys stay.
+    Strings, ``{"content": …}`` objects and lists of either are followed; keys stay. ``names`` has new strings by old ones.
     """
-    names = dict(changes.renamed)
-
-    def follow(value: Any) -> Any:
-        if isinstance(value, str):
-            return names.get(value, value)
-        if isinstance(value, list):
-            return [follow(item) for item in value]
-        if isinstance(value, dict):
-            return {key: follow(item) for key, item in value.items()}
-        return value
-
-    return follow(value)
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, list):
+        return [rename_tokens(item, names) for item in value]
+    if isinstance(value, dict):
+        return {key: rename_tokens(item, names) for key, item in value.items()}
+    return value
 
 
 def _properties(content: str, entry: Mapping[str, Any]) -> dict[str, Any]:

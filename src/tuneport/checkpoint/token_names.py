@@ -54,6 +54,7 @@ class TokenNames:
         self.renamed = dict(changes.renamed)
         self._old_names = {new: old for old, new in changes.renamed}
         self._added = {token.token: token.id for token in changes.added}
+        self._gained = {token.id: token.token for token in changes.added}
         self._listed = {token.token for token in changes.added if token.entry}
 
     def name(self, side: Side, token_id: int) -> Name:
@@ -85,8 +86,7 @@ class TokenNames:
 
     def output_token(self, token_id: int) -> str | None:
         """The string of an id of the output; None where nothing was read, or it has none."""
-        gained = {id: token for token, id in self._added.items()}
-        name = gained.get(token_id) or (None if self._tokenizers is None else self._tokenizers[2].token(token_id))
+        name = self._gained.get(token_id) or (None if self._tokenizers is None else self._tokenizers[2].token(token_id))
         return name if name is None else self.renamed.get(name, name)
 
     @property
@@ -157,6 +157,18 @@ class TokenNames:
 def is_token_field(name: str) -> bool:
     """Whether a field of config.json or generation_config.json holds token ids."""
     return name in _TOKEN_LISTS or _TOKEN_FIELD.search(name) is not None
+
+
+def ids_of(field: str, value: Any) -> list[int]:
+    """The ids that a token field names, each once, in order."""
+    seen: dict[int, None] = {}
+
+    def visit(token_id: int) -> int:
+        seen[token_id] = None
+        return token_id
+
+    map_ids(field, value, visit)
+    return list(seen)
 
 
 def map_ids(field: str, value: Any, change: Callable[[int], Name]) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuneport.checkpoint.merge3 import Findings, Side, Three, Verdict, in_short, same, three_way
+from tuneport.checkpoint.token_changes import rename_tokens
 from tuneport.checkpoint.token_names import TokenNames
 from tuneport.checkpoint.tokenizer_classes import default_settings, named_by_class
 from tuneport.checkpoint.tokenizer_files import MORE, MORE_KEYS, ROLE, ROLE_KEYS, TokenizerFiles, content_of
@@ -96,7 +97,7 @@ class _Output:
         for holder in (self.config, self.special):
             for key, value in holder.items():
                 if ROLE.search(key) or key in MORE_KEYS or key in ROLE_KEYS:
-                    holder[key] = _renamed(value, renamed)
+                    holder[key] = rename_tokens(value, renamed)
 
     def set_role(self, role: str, token: str, source: TokenizerFiles) -> None:
         """Write a special token in the target's form: an object stays an object, a string a string."""
@@ -305,16 +306,6 @@ def _write_more(holder: dict[str, Any], key: str, wanted: list[str]) -> None:
         if other != key and isinstance(holder.get(other), list):
             del holder[other]
     holder[key] = [forms.get(token, token) for token in wanted]
-
-
-def _renamed(value: Any, renamed: Mapping[str, str]) -> Any:
-    if isinstance(value, str):
-        return renamed.get(value, value)
-    if isinstance(value, list):
-        return [_renamed(item, renamed) for item in value]
-    if isinstance(value, dict):
-        return {key: _renamed(item, renamed) for key, item in value.items()}
-    return value
 
 
 def _names_role(value: Any, role: str) -> bool:

@@ -7,14 +7,14 @@ contradiction that the target has itself is its own affair: it is noted, and sto
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config import is_tied, resolve
-from tuneport.checkpoint.token_names import is_token_field, map_ids
+from tuneport.checkpoint.token_names import ids_of, is_token_field
 from tuneport.checkpoint.tokenizer_check import tokenizer_in_a_folder
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.pairing.matrices import Side, find_vocabulary_tensors, rows_of
@@ -64,25 +64,28 @@ def contradictions(
     """What the output's ``files`` say against its ``tensors``, which are the target's with more rows, if any."""
     written = {name: read_json(files[name]) for name in FILES if name in files}
     config = written.get("config.json", {})
-    rows = vocabulary_rows(tensors, config)
-    own = set(ids_without_row(_configs(target, written), vocabulary_rows(target.tensors, target.config)))
+    names = vocabulary_names(target.tensors, target.config)
+    rows = most_rows(tensors, names)
+    own = set(ids_without_row(_configs(target, written), most_rows(target.tensors, names)))
     found = ids_without_row(written, rows)
     refusals = [each.in_words(rows) for each in found if each not in own]
-    tying = _tying(config, is_tied(config), is_tied(target.config)) if config else None
+    tied = is_tied(target.config)
+    tying = _tying(config, is_tied(config), tied) if config else None
     return Contradictions(
         (*refusals, *([tying] if tying else [])),
         tuple(each for each in found if each in own),
-        lacks_its_head(target.tensors, target.config, is_tied(target.config)),
+        lacks_its_head(target, names, tied),
     )
 
 
 def in_a_folder(produced: Checkpoint, manifest: Mapping[str, Any]) -> list[str]:
     """The contradictions of a finished output, but for those that its manifest says the target has itself."""
-    rows = vocabulary_rows(produced.tensors, produced.config)
+    names = vocabulary_names(produced.tensors, produced.config)
+    rows = most_rows(produced.tensors, names)
     noted = manifest.get("ids_without_row", [])
     found = ids_without_row(_configs(produced), rows)
     faults = [each.in_words(rows) for each in found if each.record() not in noted]
-    lacks_head = lacks_its_head(produced.tensors, produced.config, is_tied(produced.config))
+    lacks_head = lacks_its_head(produced, names, is_tied(produced.config))
     if lacks_head and not manifest.get("without_head"):
         faults.append("config.json does not tie head and embedding, and only one of the two is stored")
     return faults + tokenizer_in_a_folder(produced.path, manifest.get("tokenizer_faults"))
@@ -98,20 +101,26 @@ def ids_without_row(configs: Mapping[str, Mapping[str, Any]], rows: int) -> list
     ]
 
 
-def vocabulary_rows(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> int:
-    """Rows of the largest matrix with one row per token; 0 where there is none."""
-    names = find_vocabulary_tensors([Side(tensors, config)]).names
+def vocabulary_names(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> Set[str]:
+    """Names of the tensors of one model that have one row per token."""
+    return find_vocabulary_tensors([Side(tensors, config)]).names
+
+
+def most_rows(tensors: Mapping[str, StoredTensor], names: Set[str]) -> int:
+    """Rows of the largest of the tensors with one row per token; 0 where there is none."""
     return max((rows_of(tensor) for tensor in tensors.values() if tensor.name in names), default=0)
 
 
-def lacks_its_head(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any], tied: bool) -> bool:
-    """Whether a language model's config unties head and embedding while only one of them is stored."""
-    architectures = config.get("architectures")
-    names = [str(name) for name in architectures] if isinstance(architectures, list) else []
-    if tied or not any(name.endswith(_HAS_A_HEAD) for name in names):
+def lacks_its_head(model: Checkpoint, names: Set[str], tied: bool) -> bool:
+    """Whether a language model's config unties head and embedding while only one of them is stored.
+
+    ``names`` are those of the tensors with one row per token.
+    """
+    architectures = model.config.get("architectures")
+    classes = [str(name) for name in architectures] if isinstance(architectures, list) else []
+    if tied or not any(name.endswith(_HAS_A_HEAD) for name in classes):
         return False
-    found = find_vocabulary_tensors([Side(tensors, config)]).names
-    return sum(name in found and len(tensor.shape) == 2 for name, tensor in tensors.items()) == 1
+    return sum(name in names and len(tensor.shape) == 2 for name, tensor in model.tensors.items()) == 1
 
 
 def _tying(config: Mapping[str, Any], tied: bool, tied_target: bool) -> str | None:
@@ -136,9 +145,7 @@ def _ids(config: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterato
         if isinstance(value, Mapping) and depth < 8:
             yield from _ids(value, f"{prefix}{field}.", depth + 1)
         elif is_token_field(field):
-            seen: list[int] = []
-            map_ids(field, value, lambda id, seen=seen: seen.append(id) or id)  # type: ignore[misc]  # a visitor
-            yield from ((prefix + field, id) for id in dict.fromkeys(seen))
+            yield from ((prefix + field, id) for id in ids_of(field, value))
 
 
 def read_json(content: bytes | Path) -> Mapping[str, Any]:
