@@ -189,6 +189,7 @@ def test_imports_run_in_one_direction() -> None:
                 "chat",
                 "rendering",
                 "joining",
+                "architecture",
             )
             assert (room, parts[1]) != ("report", "evaluate") or parts[2] in ("answered", "crossed", "measures")
     assert looked_at == set(ALLOWED)

@@ -37,6 +37,14 @@ def test_a_head_that_was_trained_apart_is_refused() -> None:
     assert len(faults) == 1 and "trains the head apart" in faults[0]
 
 
+def test_of_a_decoder_without_its_encoder_the_embedding_stands_for_what_both_shared() -> None:
+    embedding, head = "model.decoder.embed_tokens.weight", "lm_head.weight"
+    changes = {head: whole(head, 6, 4), embedding: whole(embedding, 6, 4)}
+    found, alike, faults = untied(changes, Ties(True, "bart", [embedding]), kept_tied=False)
+    assert list(found) == [embedding] and not faults
+    assert [(one.one.name, one.other.name) for one in alike] == [(embedding, head)]
+
+
 def test_an_untied_model_keeps_all_changes() -> None:
     changes = {HEAD: whole(HEAD, 6, 4), EMBEDDING: whole(EMBEDDING, 6, 4)}
     assert untied(changes, Ties(False, "bert", [EMBEDDING, HEAD]), kept_tied=False) == (changes, [], [])

@@ -13,8 +13,10 @@ from ran import Cli
 from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText, AutoModelForSeq2SeqLM, BertConfig, LlavaConfig, T5Config
 
-from tune.tiny_tuning import base_of, same, weights
+import tuneport
+from tune.tiny_tuning import base_of, same, weights, write_rows
 from tuneport.errors import CheckpointError, TrainingError
+from tuneport.evaluate.models import find_models, tokenizer_of
 from tuneport.tune.loading import load_model
 from tuneport.tune.prepare import prepare
 from tuneport.tune.recipes import Lora, SftRecipe
@@ -68,6 +70,26 @@ def test_of_a_multimodal_model_the_text_part_is_trained_and_the_whole_is_written
 def test_an_adapter_of_a_multimodal_model_is_on_its_text_part_alone(seeing: Path, sums: Path, tmp_path: Path) -> None:
     out = tune(seeing, [sums], RECIPE, out=tmp_path / "out", lora=Lora(rank=2)).out
     assert len(weights(out)) == 14 and all(".language_model.layers.0." in name for name in weights(out))
+
+
+def test_a_multimodal_model_is_scored_as_the_whole_that_it_is(seeing: Path, tmp_path: Path) -> None:
+    asked = write_rows(
+        tmp_path / "asked.jsonl", [{"prompt": "the fox", "choices": [" jumps", " runs"], "answer": " jumps"}]
+    )
+    record = tuneport.evaluate([seeing], [asked], tmp_path / "scores.json", device="cpu", limit=1)
+    assert record["models"][0]["tasks"]["asked"]["n"] == 1
+
+
+def test_an_adapter_with_a_template_and_no_vocabulary_speaks_it_with_the_bases_tokens(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    own = shutil.copytree(adapter, tmp_path / "own")
+    (own / "adapter_config.json").write_text(
+        json.dumps({**json.loads((own / "adapter_config.json").read_text()), "base_model_name_or_path": str(base)})
+    )
+    (own / "chat_template.jinja").write_text("{{ messages[0].content }}<|end|>")
+    tokenizer = tokenizer_of(find_models([own])[0])
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi<|end|>"
 
 
 def test_a_dry_run_says_that_the_text_part_is_trained(seeing: Path, sums: Path, tmp_path: Path, cli: Cli) -> None:

@@ -14,6 +14,7 @@ from tuneport.errors import RenderingError, ScoringError, UsageError
 from tuneport.evaluate import checks
 from tuneport.evaluate.checks import Prompt
 from tuneport.evaluate.pairs import Pair
+from tuneport.tune.architecture import model_class
 from tuneport.tune.joining import going_on
 from tuneport.tune.rendering import refusals_in_words, render
 
@@ -46,6 +47,10 @@ def checking(kind: type[Any]) -> type[Any]:
             # The harness would cut padded rows off, which saved modules and the loss need, and tie weights once more, by
             # names that an adapter may have wrapped; peft has tied them.
             adapter = named.pop("peft", None)
+            if (
+                self.backend == "causal"
+            ):  # of some multimodal models transformers' own choice is the text part, of others none
+                self.AUTO_MODEL_CLASS = model_class(self.config)
             super()._create_model(*arguments, **named)
             if adapter is None:
                 return

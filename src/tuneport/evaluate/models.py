@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tuneport.checkpoint.chat_template import read_template
+from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.weight_sets import ADAPTER_PICKLE, MODEL_WEIGHTS
 from tuneport.errors import CheckpointError, RenderingError, TuneportError, UsageError
@@ -234,6 +236,7 @@ def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None]) -> Any
             f"model {seat.name}: its tokenizer names no `eos_token`, and the harness needs one. "
             "Name it in tokenizer_config.json."
         )
+    _speak(model.tokenizer, seat)
     if not model.tokenizer.chat_template and loading.chat_template is not None:
         model.tokenizer.chat_template = spoken_by(model.tokenizer, loading.chat_template)
     model.name, model.tell = seat.name, tell
@@ -304,13 +307,30 @@ def tokenizer_of(seat: Seat) -> Any:
     where = _tokenizer_place(seat)
     revision = seat.revision if where == seat.source else None
     try:  # code that comes with a model is not run; None would ask on the terminal
-        return AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises no kind of its own
         raise CheckpointError(f"model {seat.name}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+    _speak(tokenizer, seat)
+    return tokenizer
 
 
 def _tokenizer_place(seat: Seat) -> str:
-    return seat.adapter if seat.adapter and (Path(seat.adapter) / "tokenizer_config.json").is_file() else seat.source
+    return seat.adapter if seat.adapter and _files_of(seat.adapter, seat).has_own_vocabulary else seat.source
+
+
+def _speak(tokenizer: Any, seat: Seat) -> None:
+    """Give a base's tokenizer the template that stands in an adapter's folder without a vocabulary."""
+    if seat.adapter is not None and _tokenizer_place(seat) == seat.source:
+        files = _files_of(seat.adapter, seat)
+        template = read_template(files, files.json("tokenizer_config.json") or {})
+        if template is not None:
+            tokenizer.chat_template = (
+                dict(template.texts) if len(template.texts) > 1 else next(iter(template.texts.values()))
+            )
+
+
+def _files_of(adapter: str, seat: Seat) -> SidecarFolder:
+    return SidecarFolder("model", seat.name, Path(adapter))
 
 
 def _ends(seat: Seat, tokenizer: Any) -> set[int]:

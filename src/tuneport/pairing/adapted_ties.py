@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from tuneport.checkpoint.adapter import Alike, Change, LowRank
-from tuneport.checkpoint.matrices import Ties
+from tuneport.checkpoint.matrices import EMBEDDING, Ties
 from tuneport.checkpoint.weights import StoredTensor
 
 _APART = (
@@ -30,25 +30,23 @@ def untied(
     alike: list[Alike] = []
     faults: list[str] = []
     for weight, names in groups.items():
-        sources = [name for name in names if ties.is_source(name)]
-        copies = [name for name in names if not ties.is_source(name)]
-        if len(sources) > 1 or len(copies) > 1:
-            faults.append(f"several heads or embeddings are changed: {', '.join([*copies, *sources])}")
-        elif not sources and (whole := changes[copies[0]].whole) is not None and len(whole.shape) == 1:
-            found[weight] = found.pop(copies[0])  # a head's bias, which nothing but the head uses
-        elif not sources:
-            faults.append(f"`{copies[0]}`: {_APART.format('the head')}")
-        elif not copies:
-            only = changes[sources[0]]
-            if only.whole is not None and only.low_rank is None and only.rows is None and not kept_tied:
-                faults.append(f"`{sources[0]}`: {_APART.format('the embedding')}")
-        else:
-            same = _same(changes[sources[0]], changes[copies[0]], kept_tied)
+        # Of a decoder that was one half of a model the source is not there; the embedding then stands for it.
+        names.sort(key=lambda name: (not ties.is_source(name), EMBEDDING.search(name) is None))
+        first, copies = names[0], names[1:]
+        own = changes[first]
+        if not ties.is_source(first) and own.whole is not None and len(own.whole.shape) == 1 and not copies:
+            found[weight] = found.pop(first)  # a head's bias, which nothing but the head uses
+        elif not copies and not ties.is_source(first) and EMBEDDING.search(first) is None:
+            faults.append(f"`{first}`: {_APART.format('the head')}")
+        elif not copies and own.whole is not None and own.low_rank is None and own.rows is None and not kept_tied:
+            faults.append(f"`{first}`: {_APART.format('the embedding')}")
+        for copy in copies:
+            same = _same(own, changes[copy], kept_tied)
             if same is None:
-                faults.append(f"`{copies[0]}`: {_APART.format('the head')}")
+                faults.append(f"`{copy}`: {_APART.format('the head')}")
             else:
                 alike += same
-                del found[copies[0]]
+                del found[copy]
     return found, alike, faults
 
 
