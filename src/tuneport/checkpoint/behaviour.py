@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tuneport.checkpoint.config import resolve
+from tuneport.checkpoint.config import TEXT_CONFIGS, resolve
 
 _OWNERS = {2: "the {} and the {} model", 3: "all three models"}
-_TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
 
 
 def behaviour(
@@ -26,7 +25,7 @@ def behaviour(
     ``template`` are the models that have the output's chat template, the one it was taken from first. The other values
     are the output's config, generation config (None: it has none) and special tokens; ``token`` names an id.
     """
-    ids = _end_ids(config, generation)
+    ids = end_ids(config, generation)
     named = tokenizer.get("eos_token")
     named = named.get("content") if isinstance(named, dict) else named
     return {
@@ -53,13 +52,13 @@ def _printable(token: str) -> str:
     return token if token.isprintable() else repr(token)
 
 
-def _end_ids(config: Mapping[str, Any], generation: Mapping[str, Any] | None) -> list[int]:
+def end_ids(config: Mapping[str, Any], generation: Mapping[str, Any] | None) -> list[int]:
     """As transformers has it: generation_config.json where there is one, else the config, or its text part."""
     found: Any = None
     if generation is not None:
         found = generation.get("eos_token_id")
     elif config:
-        texts = [config[name] for name in _TEXT_CONFIGS if isinstance(config.get(name), dict)]
+        texts = [config[name] for name in TEXT_CONFIGS if isinstance(config.get(name), dict)]
         found = next(
             (ids for one in (config, *texts) if (ids := resolve(one).values.get("eos_token_id")) is not None), None
         )

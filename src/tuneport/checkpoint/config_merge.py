@@ -24,11 +24,22 @@ from tuneport.checkpoint.config_kinds import entry_of
 from tuneport.checkpoint.config_rope import ROPE, ROPE_KEYS, computes_from_length, spell_rope
 from tuneport.checkpoint.config_rules import inputs
 from tuneport.checkpoint.config_settings import set_dtype, set_vocab_sizes
-from tuneport.checkpoint.merge3 import SIDES, Findings, Side, Three, Verdict, conflict, in_short, same, three_way
+from tuneport.checkpoint.merge3 import (
+    SIDES,
+    Findings,
+    Side,
+    Three,
+    Verdict,
+    conflict,
+    in_short,
+    same,
+    says_null,
+    three_way,
+)
 from tuneport.checkpoint.token_names import TokenNames, is_token_field
 
 # Switches of training that trainers leave behind in the config they save.
-_TRAINING = {"use_cache", "gradient_checkpointing", "output_router_logits"}
+TRAINING = {"use_cache", "gradient_checkpointing", "output_router_logits"}
 # How many positions a model is meant for, under the names of several kinds. It bounds nothing but what is warned about,
 # unless the positions are computed from it.
 _LENGTHS = {
@@ -150,6 +161,9 @@ class _Merge:
                 said = ("target", "the output's tokenizer lacks the token")
             else:
                 value = taken.value
+                null = value is None and name in self.fields.tuned.places and shown.target is not None
+                if null and choice is None and bare(name) != "eos_token_id":
+                    self.findings.warnings.append(says_null(what, shown.target, called))
                 self.write(name, value, verdict.side)
                 if choice is not None and taken.value == theirs and not self.says(name, value):
                     self.findings.refusals.append(
@@ -185,7 +199,7 @@ class _Merge:
         own = bare(name)
         if own == DTYPE:
             return "the output has the target's dtype"
-        if own in _TRAINING:
+        if own in TRAINING:
             return "a switch of training"
         if own == "architectures" and compared.tuned is None:
             # Weights saved by a trainer without its model class; a head of its own would show in the tensors.

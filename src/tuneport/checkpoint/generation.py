@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuneport.checkpoint.config import generation_defaults, resolve
-from tuneport.checkpoint.config_merge import taken_ids
-from tuneport.checkpoint.merge3 import SIDES, Findings, Side, Three, Verdict, same, three_way
+from tuneport.checkpoint.config_merge import TRAINING, taken_ids
+from tuneport.checkpoint.merge3 import SIDES, Findings, Side, Three, Verdict, same, says_null, three_way
 from tuneport.checkpoint.token_names import TokenNames, is_token_field
 
 PREFIXES = ("generation.", "generation_config.")
@@ -52,6 +52,8 @@ def merge_generation(
         if same(compared.base, compared.tuned) and same(compared.tuned, compared.target):
             continue
         verdict = three_way(compared, manner=True, choice=choice)
+        if choice is None and name in TRAINING and verdict.side != "target":
+            verdict = Verdict("target", "a switch of training")
         if verdict.contested and name == "eos_token_id":
             findings.contested_ends[f"generation.{name}"] = compared
         value = shown.target
@@ -63,6 +65,8 @@ def merge_generation(
             if taken is None:
                 verdict = Verdict("target", "the output's tokenizer lacks the token")
             else:
+                if choice is None and source is not None and source.value is None and name != "eos_token_id":
+                    findings.warnings.append(says_null(what, shown.target, flag))
                 value, changed = shown.of(verdict.side) if taken.value is None else taken.value, True
                 if source is None:
                     output.pop(name, None)
@@ -112,4 +116,6 @@ def _same_token(name: str, one: _Setting, others: Mapping[str, _Setting], names:
 
 def _ids_of(config: Mapping[str, Any], side: Side) -> dict[str, _Setting]:
     values = resolve(config).values
-    return {name: _Setting(values[name], side) for name in _FROM_CONFIG if name in values}
+    # What the whole does not say, its text part says.
+    found = {name: values.get(name, values.get(f"text_config.{name}")) for name in _FROM_CONFIG}
+    return {name: _Setting(value, side) for name, value in found.items() if value is not None}

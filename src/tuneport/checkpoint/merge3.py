@@ -127,6 +127,14 @@ def conflict(what: str, shown: Three, flag: str) -> str:
     )
 
 
+def says_null(what: str, target: Any, flag: str) -> str:
+    """The warning of a value that the tuned model takes away by an explicit null."""
+    return (
+        f"{what}: the tuned model says null, and so does the output; the target has {in_short(target)}. "
+        f"Keep that with --config {flag}=target."
+    )
+
+
 def in_short(value: Any, most: int = 160) -> str:
     """A value for a message: JSON, cut in the middle of nowhere when it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)

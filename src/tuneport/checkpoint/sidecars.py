@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tuneport.checkpoint import generation, tokenizer_settings
-from tuneport.checkpoint.behaviour import behaviour
+from tuneport.checkpoint import generation, ineffective, tokenizer_settings
+from tuneport.checkpoint.behaviour import behaviour, end_ids
 from tuneport.checkpoint.bystanders import copy_code, licences_of, merge_licences, tell_left_behind
 from tuneport.checkpoint.chat_template import NAMES, SUBJECT, merge_template
-from tuneport.checkpoint.config import DTYPE
-from tuneport.checkpoint.config_merge import ConfigChoices, choosable_fields, merge_config
+from tuneport.checkpoint.config import DTYPE, resolve
+from tuneport.checkpoint.config_merge import ConfigChoices, bare, choosable_fields, merge_config
 from tuneport.checkpoint.dtypes import DTYPES, FLOAT_SPELLINGS
 from tuneport.checkpoint.embedding_modules import NAMES as EMBEDDING_FILES
 from tuneport.checkpoint.embedding_modules import merge_embedding
@@ -126,6 +126,10 @@ def merge_sidecars(
     files: Files = {}
     files |= _config(task, None if dtype is None else DTYPES[FLOAT_SPELLINGS.get(dtype, dtype)].torch, vocab_rows)
     files |= _generation(task)
+    findings.refusals += ineffective.of_no_file(
+        task.file_sides, {name for name in task.file_sides if any(folder.has(name) for folder in folders)}
+    )
+    findings.refusals += ineffective.beside_dtype(task.config_sides, dtype)
     tokenizer, template, plain = _tokenizer(task)
     files |= tokenizer
     files |= merge_processors(folders, task.file_sides, findings)
@@ -135,6 +139,7 @@ def merge_sidecars(
     tell_left_behind(folders, findings)
     _tell_contested_ends(findings)
     noted = {"behaviour": _behaviour(task, files, template), **_check_tokenizer(task, files, plain)}
+    _tell_lost_end(task, noted["behaviour"], GENERATION_CONFIG in files)
     return Sidecars(
         dict(sorted(files.items())),
         tuple(findings.decisions),
@@ -156,6 +161,23 @@ def _tell_contested_ends(findings: Findings) -> None:
     findings.warnings.append(
         f"The fine-tuning and the new version both changed the end token; the output has the tuned model's ({told}). "
         f"{flags} confirms it, =target takes the target's."
+    )
+
+
+def _tell_lost_end(task: _Merge, output: Mapping[str, Any], has_generation: bool) -> None:
+    """Warn where the target knows when to stop and the output does not, unless a person asked for it."""
+    config, generation_config = task.read.configs.target, task.read.generations.target
+    asked = any(name.rpartition(".")[2] == "eos_token_id" for name in task.config_sides)
+    if output["end_tokens"] or asked or task.file_sides.keys() & {CONFIG, GENERATION_CONFIG}:
+        return
+    if not end_ids(config or {}, generation_config):
+        return
+    what, flag = (GENERATION_CONFIG, "generation.eos_token_id") if has_generation else (CONFIG, "eos_token_id")
+    if not has_generation and "eos_token_id" not in resolve(config or {}).values:
+        flag = "text_config.eos_token_id"
+    task.findings.warnings.append(
+        f"The tuned model's {what} names no end token, and so the output's names none: it generates without end. Keep the "
+        f"target's with --config {flag}=target."
     )
 
 
@@ -197,11 +219,27 @@ def _generation(task: _Merge) -> Files:
     if whole is not None and generations.of(whole) is None:
         return {}
     output = generation.merge_generation(generations, configs, sides, task.names, task.findings)
+    if whole is None:
+        chosen = {name: side for name, side in task.config_sides.items() if bare(name) not in asked}
+        needed = _needed(task, chosen)
+        task.findings.refusals += ineffective.decided_by_generation(chosen, needed, configs, output, task.names)
     if output is None:
         return {}
     if generations.target is None and whole is None:
         task.findings.decided(GENERATION_CONFIG, "tuned", "the target has none")
     return {GENERATION_CONFIG: _file(task, GENERATION_CONFIG, generations.target, output)}
+
+
+def _needed(task: _Merge, choices: Mapping[str, str]) -> set[str]:
+    """The choices without which config.json could not be merged."""
+    needed = set()
+    for name in choices:
+        if bare(name) == "eos_token_id" and task.read.configs.target is not None:
+            findings = Findings()
+            others = {other: side for other, side in task.config_sides.items() if other != name}
+            merge_config(task.read.configs, ConfigChoices(others, None, {}), task.names, findings)
+            needed |= {name} if any(f"--config {name}=" in refusal for refusal in findings.refusals) else set()
+    return needed
 
 
 def _tokenizer(task: _Merge) -> tuple[Files, tuple[str, ...], set[str]]:
