@@ -76,7 +76,8 @@ def through_kernel(
     out, sums = np.empty_like(parts[2]), kernel.no_sums() if sums is None else sums
     views = [memoryview(part).cast("B") if part.size else memoryview(b"") for part in parts]
     target = memoryview(out).cast("B") if out.size else memoryview(bytearray())
-    return out, sums, kernel.transfer(*views, target, dtype, scale, start, sums, draw)
+    dtypes = kernel.Dtypes(dtype, dtype, dtype, dtype, arithmetic.working_dtype(dtype))
+    return out, sums, kernel.transfer(*views, target, dtypes, scale, start, sums, draw)
 
 
 SCALES = [1.0, -1.0, 0.5, 0.1, 3.7e20, 1e-30, -0.3333333333, 1e300, 1e-300]
@@ -126,6 +127,11 @@ def test_any_mixture_of_dtypes_agrees_with_torch(dtypes: list[str], count: int, 
     parts = [random_bits(dtype, count, seed + number) for number, dtype in enumerate(dtypes[:3])]
     three = (dtypes[0], dtypes[1], dtypes[2])
     found = in_numpy(parts[0], parts[1], parts[2], three, scale, dtypes[3])
+    out, sums = np.empty(count, DTYPES[dtypes[3]].numpy), kernel.no_sums()
+    views = [memoryview(part).cast("B") if count else memoryview(bytearray()) for part in (*parts, out)]
+    stored = kernel.Dtypes(*three, dtypes[3], arithmetic.working_dtype(*three))
+    bad = kernel.transfer(*views, stored, scale, 0, sums)
+    assert out.tobytes() == found.tobytes() and bad == arithmetic.count_nonfinite(found, dtypes[3])
     if dtypes[3] in ("BF16", "F16") and "F64" in three:
         return  # torch rounds float64 to sixteen bits twice, by way of float32; exact references are below
     assert_same_bits(found, in_torch(parts[0], parts[1], parts[2], three, scale, dtypes[3]), dtypes[3])

@@ -35,6 +35,10 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
         os.close(descriptor)
 
 
+def alike(dtype: str) -> kernel.Dtypes:
+    return kernel.Dtypes(dtype, dtype, dtype, dtype, "F32")
+
+
 def stored(dtype: str, count: int, seed: int) -> bytes:
     drawn = np.random.default_rng(seed).standard_normal(count).astype(np.float32)
     drawn[::97] = np.inf  # so that there is something to count
@@ -57,9 +61,9 @@ def test_reading_on_the_way_changes_no_bit_and_no_sum(
     size = count * DTYPES[dtype].itemsize
     whole, read = memoryview(bytearray(size)), memoryview(bytearray(size))
     sums, sums_read = kernel.no_sums(), kernel.no_sums()
-    bad = kernel.transfer(*map(memoryview, parts), whole, dtype, scale, start, sums, draw)
+    bad = kernel.transfer(*map(memoryview, parts), whole, alike(dtype), scale, start, sums, draw)
     room = lambda nbytes: Workspace().buffer("inputs", nbytes)  # noqa: E731 (a name for what the stream passes)
-    assert kernel.transfer_files(files, places, room, read, dtype, scale, start, sums_read, draw) == bad > 0
+    assert kernel.transfer_files(files, places, room, read, alike(dtype), scale, start, sums_read, draw) == bad > 0
     assert read == whole
     assert np.array_equal(sums, sums_read, equal_nan=True)
 
@@ -72,7 +76,10 @@ def test_a_file_that_ends_too_soon_gives_nothing_and_adds_nothing(opened: Opened
     sums = kernel.no_sums()
     out, room = memoryview(bytearray(2 * count)), Workspace()
     files = [opened(part) for part in parts]
-    assert kernel.transfer_files(files, [0, 0, 0], lambda n: room.buffer("inputs", n), out, "BF16", 1, 0, sums) is None
+    assert (
+        kernel.transfer_files(files, [0, 0, 0], lambda n: room.buffer("inputs", n), out, alike("BF16"), 1, 0, sums)
+        is None
+    )
     assert not sums.any()
 
 
@@ -80,7 +87,9 @@ def test_a_dtype_that_no_kernel_serves_is_left_to_the_caller() -> None:
     room = Workspace()
     out = memoryview(bytearray(16))
     assert (
-        kernel.transfer_files([9, 9, 9], [0, 0, 0], lambda n: room.buffer("x", n), out, "F16", 1, 0, kernel.no_sums())
+        kernel.transfer_files(
+            [9, 9, 9], [0, 0, 0], lambda n: room.buffer("x", n), out, alike("F16"), 1, 0, kernel.no_sums()
+        )
         is None
     )
 
@@ -107,9 +116,9 @@ def test_vectors_of_any_width_give_the_same_bits_and_the_same_sums(
     for lanes in widths:
         assert kernel._compiled.use(lanes)
         out, sums, product = bytearray(len(parts[0])), kernel.no_sums(), np.empty((37, 53), np.float32)
-        bad = kernel.transfer(*map(memoryview, parts), memoryview(out), dtype, scale, 777, sums, draw)
+        bad = kernel.transfer(*map(memoryview, parts), memoryview(out), alike(dtype), scale, 777, sums, draw)
         added = bytearray(len(out))
-        bad += kernel.add(diff, memoryview(parts[2]), memoryview(added), dtype, scale, 777, sums, draw)
+        bad += kernel.add(diff, memoryview(parts[2]), memoryview(added), (dtype, dtype), scale, 777, sums, draw)
         kernel.square(memoryview(parts[1]), dtype, 777, sums)
         kernel.accumulate(left, diff[: 19 * 53].reshape(19, 53), product, True)
         narrowed = kernel.narrow(diff, "BF16", draw)

@@ -327,7 +327,7 @@ def test_kernel_and_numpy_count_the_same_and_measure_the_same(
     with pytest.MonkeyPatch.context() as patch:
         if not compiled:
             patch.setattr(kernel, "_compiled", None)
-        kernel.transfer(*views, dtype, scale, 70_000, sums)
+        kernel.transfer(*views, kernel.Dtypes(dtype, dtype, dtype, dtype, work), scale, 70_000, sums)
     stored = arithmetic.widen(out, dtype, work)
     wanted = arithmetic.measure_rounding(stored, target, added, target)
     assert sums[7:].tolist() == wanted[2:].tolist()

@@ -13,7 +13,7 @@
 #include <errno.h>
 #include <unistd.h>
 
-#define INTERFACE 2 /* kernel.py asks for it: a module that was built from another version's source is not used */
+#define INTERFACE 4 /* kernel.py asks for it: a module that was built from another version's source is not used */
 
 static const Kernel *kernel; /* the widest that this machine can run */
 
@@ -54,24 +54,33 @@ static int choose(PyObject *given, void *to) {
     return 1;
 }
 
+/* Bytes of a number in three buffers, as the kernel wants to know it; 0 where that is none of its mixtures. */
+static int mixture(int parents, int target, int out, Bf16 *bf16) {
+    *bf16 = (Bf16){parents == 2, target == 2, out == 2};
+    if ((parents != 2 && parents != 4) || (target != 2 && target != 4) || (out != 2 && out != 4)) return 0;
+    return bf16->parents <= bf16->target && bf16->target <= bf16->out;
+}
+
 static PyObject *py_transfer(PyObject *self, PyObject *args) {
     (void)self;
     Py_buffer base, tuned, target, out, sums;
     Py_ssize_t first, block, nonfinite;
-    int width, scaled;
+    int widths[3], scaled;
     double scale;
+    Bf16 bf16;
     Chosen chosen;
-    if (!PyArg_ParseTuple(args, "y*y*y*w*w*innpdO&", &base, &tuned, &target, &out, &sums, &width, &first, &block,
-                          &scaled, &scale, choose, &chosen))
+    if (!PyArg_ParseTuple(args, "y*y*y*w*w*(iii)nnpdO&", &base, &tuned, &target, &out, &sums, widths, widths + 1, widths + 2,
+                          &first, &block, &scaled, &scale, choose, &chosen))
         return NULL;
     PyObject *result = NULL;
-    if ((width != 2 && width != 4) || base.len != out.len || tuned.len != out.len || target.len != out.len ||
-        out.len % width || sums.len != SUMS * (Py_ssize_t)sizeof(double) || first < 1 || block < 1) {
+    Py_ssize_t n = widths[2] > 0 ? out.len / widths[2] : 0;
+    if (!mixture(widths[0], widths[1], widths[2], &bf16) || base.len != n * widths[0] || tuned.len != n * widths[0] ||
+        target.len != n * widths[1] || out.len != n * widths[2] || sums.len != SUMS * (Py_ssize_t)sizeof(double) ||
+        first < 1 || block < 1) {
         PyErr_SetString(PyExc_ValueError, "buffers of one length, nine doubles of sums and a positive grid are needed");
     } else {
-        Py_ssize_t n = out.len / width;
         Py_BEGIN_ALLOW_THREADS;
-        Piece piece = {base.buf, tuned.buf, target.buf, out.buf, width == 2, scaled, (float)scale, chosen.draw};
+        Piece piece = {base.buf, tuned.buf, target.buf, out.buf, bf16, scaled, (float)scale, chosen.draw};
         nonfinite = kernel->transfer(&piece, n, first, block, sums.buf);
         Py_END_ALLOW_THREADS;
         result = PyLong_FromSsize_t(nonfinite);
@@ -126,7 +135,8 @@ static PyObject *py_transfer_files(PyObject *self, PyObject *args) {
             for (int k = 0; k < 3 && whole; k++)
                 whole = read_all(files[k], in + k * block * width, count, places[k] + start * width);
             if (!whole) break;
-            Piece piece = {in, in + block * width, in + 2 * block * width, (char *)out.buf + start * width, width == 2,
+            Bf16 bf16 = {width == 2, width == 2, width == 2};
+            Piece piece = {in, in + block * width, in + 2 * block * width, (char *)out.buf + start * width, bf16,
                            scaled, (float)scale, chosen.draw};
             bad += kernel->transfer(&piece, stop - start, block, block, total);
             chosen.first.index += (uint64_t)(stop - start);
@@ -202,24 +212,47 @@ static PyObject *py_square(PyObject *self, PyObject *args) {
     return result;
 }
 
+static PyObject *py_loss(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer parts[4], sums;
+    if (!PyArg_ParseTuple(args, "y*y*y*y*w*", parts, parts + 1, parts + 2, parts + 3, &sums)) return NULL;
+    PyObject *result = NULL;
+    int alike = parts[0].len % (Py_ssize_t)sizeof(float) == 0;
+    for (int k = 1; k < 4; k++) alike &= parts[k].len == parts[0].len;
+    if (!alike || sums.len != SUMS * (Py_ssize_t)sizeof(double)) {
+        PyErr_SetString(PyExc_ValueError, "four buffers of as many float32 and nine doubles of sums are needed");
+    } else {
+        const float *const from[4] = {parts[0].buf, parts[1].buf, parts[2].buf, parts[3].buf};
+        Py_BEGIN_ALLOW_THREADS;
+        kernel->loss(from, parts[0].len / (Py_ssize_t)sizeof(float), sums.buf);
+        Py_END_ALLOW_THREADS;
+        result = Py_NewRef(Py_None);
+    }
+    for (int k = 0; k < 4; k++) PyBuffer_Release(parts + k);
+    PyBuffer_Release(&sums);
+    return result;
+}
+
 static PyObject *py_add(PyObject *self, PyObject *args) {
     (void)self;
     Py_buffer diff, target, out, sums;
     Py_ssize_t first, block, nonfinite;
-    int width, scaled;
+    int widths[2], scaled;
     double scale;
+    Bf16 bf16;
     Chosen chosen;
-    if (!PyArg_ParseTuple(args, "y*y*w*w*innpdO&", &diff, &target, &out, &sums, &width, &first, &block, &scaled, &scale,
-                          choose, &chosen))
+    if (!PyArg_ParseTuple(args, "y*y*w*w*(ii)nnpdO&", &diff, &target, &out, &sums, widths, widths + 1, &first, &block,
+                          &scaled, &scale, choose, &chosen))
         return NULL;
     PyObject *result = NULL;
-    if ((width != 2 && width != 4) || target.len != out.len || out.len % width || diff.len / 4 != out.len / width ||
-        diff.len % 4 || sums.len != SUMS * (Py_ssize_t)sizeof(double) || first < 1 || block < 1) {
+    Py_ssize_t n = diff.len / (Py_ssize_t)sizeof(float);
+    if (!mixture(4, widths[0], widths[1], &bf16) || diff.len != n * (Py_ssize_t)sizeof(float) ||
+        target.len != n * widths[0] || out.len != n * widths[1] || sums.len != SUMS * (Py_ssize_t)sizeof(double) ||
+        first < 1 || block < 1) {
         PyErr_SetString(PyExc_ValueError, "buffers of one length, nine doubles of sums and a positive grid are needed");
     } else {
-        Py_ssize_t n = out.len / width;
         Py_BEGIN_ALLOW_THREADS;
-        Piece piece = {NULL, diff.buf, target.buf, out.buf, width == 2, scaled, (float)scale, chosen.draw};
+        Piece piece = {NULL, diff.buf, target.buf, out.buf, bf16, scaled, (float)scale, chosen.draw};
         nonfinite = kernel->transfer(&piece, n, first, block, sums.buf);
         Py_END_ALLOW_THREADS;
         result = PyLong_FromSsize_t(nonfinite);
@@ -278,13 +311,13 @@ static PyObject *py_use(PyObject *self, PyObject *args) {
 
 static PyMethodDef methods[] = {
     {"transfer", py_transfer, METH_VARARGS,
-     "transfer(base, tuned, target, out, sums, width, first, block, scaled, scale, rounding)"
-     " -> count of NaN and infinity in out"},
+     "transfer(base, tuned, target, out, sums, (bytes of a number of base and tuned, target, out), first, block, scaled, scale,"
+     " rounding) -> count of NaN and infinity in out"},
     {"transfer_files", py_transfer_files, METH_VARARGS,
      "transfer_files((descriptors of base, tuned, target), (places in them), room, out, sums, width, first, block, scaled,"
      " scale, rounding) -> count of NaN and infinity in out, or None where a read failed"},
     {"add", py_add, METH_VARARGS,
-     "add(diff, target, out, sums, width, first, block, scaled, scale, rounding)"
+     "add(diff, target, out, sums, (bytes of a number of target, out), first, block, scaled, scale, rounding)"
      " -> count of NaN and infinity in out"},
     {"accumulate", py_accumulate, METH_VARARGS,
      "accumulate(left, right, out, panel, rows, columns, depth, left_row, left_k, right_k, right_column, out_row, begin): "
@@ -292,6 +325,7 @@ static PyMethodDef methods[] = {
     {"widen", py_widen, METH_VARARGS, "widen(bf16_bits, float32_out)"},
     {"narrow", py_narrow, METH_VARARGS, "narrow(float32, bf16_bits_out, rounding)"},
     {"square", py_square, METH_VARARGS, "square(values, sums, width, first, block)"},
+    {"loss", py_loss, METH_VARARGS, "loss(out, target, added, unmoved, sums), all float32: see arithmetic.measure_rounding"},
     {"use", py_use, METH_VARARGS,
      "use(lanes) -> whether this machine can run the kernel of 4, 8 or 16 lanes, which serves from now on: for tests, all"
      " give the same"},

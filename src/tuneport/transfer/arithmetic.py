@@ -23,6 +23,9 @@ from tuneport.checkpoint.dtypes import DTYPES
 Array = NDArray[Any]
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
+# An exponent of all ones in formats of sixteen bits: infinity or NaN.
+_EXPONENT = {"BF16": 0x7F80, "F16": 0x7C00}
+
 # Sums of a piece, in this order: ‖Δ‖², ‖target‖², ‖base‖², ‖target − base‖², Δ·(target − base) (of several diff vectors the
 # squares are added up, the rest is the first one's); then what rounding did, see `measure_rounding`.
 SUMS = 9
@@ -58,7 +61,7 @@ def narrow(values: Floats, dtype: str) -> Array:
         return _narrow_bf16(values)
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = values.astype(DTYPES[dtype].numpy, copy=False)
-    nan = np.isnan(rounded)
+    nan = np.isnan(values)
     if nan.any():
         rounded = rounded.copy() if rounded is values else rounded
         rounded[nan] = np.nan
@@ -120,12 +123,12 @@ def measure_rounding(out: Floats, target: Floats, added: Floats, unmoved: Floats
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         error = (out - target) - added
         measured = np.isfinite(error)
-        moves = (added != 0) & measured
-        squares = [
-            square(values if measured.all() else np.where(measured, values, values.dtype.type(0)))
-            for values in (added, error)
-        ]
-    return np.array([*squares, np.count_nonzero(moves), np.count_nonzero(moves & (out == unmoved))], np.float64)
+        moves, vanished = added != 0, out == unmoved
+        if not measured.all():
+            added, error = np.where(measured, added, 0), np.where(measured, error, 0)
+            moves &= measured
+    counts = np.count_nonzero(moves), np.count_nonzero(moves & vanished)
+    return np.array([square(added), square(error), *counts], np.float64)
 
 
 def square(values: Floats) -> float:
@@ -137,8 +140,9 @@ def square(values: Floats) -> float:
 
 def count_nonfinite(bits: Array, dtype: str) -> int:
     """How many of the stored numbers are NaN or infinite."""
-    if dtype == "BF16":
-        return int(np.count_nonzero((bits & 0x7F80) == 0x7F80))
+    if dtype in _EXPONENT:
+        exponent = _EXPONENT[dtype]
+        return int(np.count_nonzero((bits.view(np.uint16) & exponent) == exponent))
     return int(bits.size - np.count_nonzero(np.isfinite(bits)))
 
 

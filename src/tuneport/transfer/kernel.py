@@ -10,7 +10,7 @@ import importlib
 import itertools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def _load() -> Any:
     return module if getattr(module, "INTERFACE", None) == _INTERFACE else None  # else from another version's source
 
 
-_INTERFACE = 2
+_INTERFACE = 4
 _compiled = _load()
 # Told in every manifest and by `tuneport inspect`.
 NAME = "compiled" if _compiled is not None else "numpy"
@@ -37,8 +37,31 @@ NAME = "compiled" if _compiled is not None else "numpy"
 # Sums are added up over blocks of this many elements, counted from the start of each leaf (a leaf holds whole blocks):
 # they are the same for any piece size that is a multiple of it, and for any number of workers.
 BLOCK = 65536
+# What the kernel computes with, and the bytes of a number; the rest numpy does.
+_WIDTHS = {"BF16": 2, "F32": 4}
 # Columns that the kernel multiplies together.
 _PANEL = 32
+
+
+class Dtypes(NamedTuple):
+    """How the numbers of base, tuned, target and output are stored, and the working dtype."""
+
+    base: str
+    tuned: str
+    target: str
+    out: str
+    work: str
+
+    @property
+    def one_width(self) -> int | None:
+        """Bytes of a number, where the compiled kernel serves and all four are stored alike."""
+        alike = len({self.base, self.tuned, self.target, self.out}) == 1 and self.served
+        return _WIDTHS[self.out] if alike else None
+
+    @property
+    def served(self) -> bool:
+        """Whether the compiled kernel computes with these."""
+        return _compiled is not None and self.work == "F32" and all(dtype in _WIDTHS for dtype in self[:4])
 
 
 def transfer(
@@ -46,30 +69,45 @@ def transfer(
     tuned: memoryview,
     target: memoryview,
     out: memoryview,
-    dtype: str,
+    dtypes: Dtypes,
     scale: float,
     start: int,
     sums: Array,
     draw: Draw | None = None,
 ) -> int:
-    """o = t + s·(u − b) for bytes of one float dtype; adds to ``sums`` and returns the count of NaN and infinity.
+    """o = t + s·(u − b) for bytes of float dtypes; adds to ``sums`` and returns the count of NaN and infinity.
 
     ``start`` is the index of the first element in its leaf; ``sums`` are float64 (`arithmetic.SUMS`), added to in place.
     ``scale`` must not be 0. The rounding is to nearest even, or stochastic with ``draw``.
     """
-    first = BLOCK - start % BLOCK
-    if _compiled is not None and dtype in ("BF16", "F32"):
-        how = (2 if dtype == "BF16" else 4, first, BLOCK, scale != 1, scale, _as_tuple(draw))
+    if (width := dtypes.one_width) is not None:
+        how = ((width,) * 3, BLOCK - start % BLOCK, BLOCK, scale != 1, scale, _as_tuple(draw))
         count: int = _compiled.transfer(base, tuned, target, out, sums, *how)
         return count
-    work = arithmetic.working_dtype(dtype)
-    b, u, t, o = (arithmetic.as_bits(buffer, dtype) for buffer in (base, tuned, target, out))
+    b, u, t, o = map(arithmetic.as_bits, (base, tuned, target, out), dtypes[:4])
+    work, bad = dtypes.work, 0
     for begin, end in blocks(start, o.size):
-        wide_base, wide_target = widen(b[begin:end], dtype, work), widen(t[begin:end], dtype, work)
-        diff = arithmetic.difference(widen(u[begin:end], dtype, work), wide_base)
-        sums[: ROUNDING.start] += arithmetic.measure(diff, wide_target, wide_base)
-        _add(diff, wide_target, o[begin:end], dtype, scale, sums, draw and draw.at(begin))
-    return arithmetic.count_nonfinite(o, dtype)
+        wide_base, wide_tuned = widen(b[begin:end], dtypes.base, work), widen(u[begin:end], dtypes.tuned, work)
+        here = draw and draw.at(begin)
+        if dtypes.served:
+            part, width = _as_far_as_needed(t[begin:end], dtypes.target, dtypes.out)
+            how = ((4, width, _WIDTHS[dtypes.out]), BLOCK, BLOCK, scale != 1, scale, _as_tuple(here))
+            bad += _compiled.transfer(wide_base, wide_tuned, part, o[begin:end], sums, *how)
+            continue
+        wide_target = widen(t[begin:end], dtypes.target, work)
+        diff = arithmetic.difference(wide_tuned, wide_base)
+        added = arithmetic.scaled(diff, scale)
+        if _compiled is not None and work == "F32":  # all but the rounding
+            own, total = no_sums(), np.empty_like(wide_target)
+            _compiled.transfer(
+                wide_base, wide_tuned, wide_target, total, own, (4, 4, 4), BLOCK, BLOCK, scale != 1, scale, None
+            )
+            sums[: ROUNDING.start] += own[: ROUNDING.start]
+        else:
+            total = arithmetic.add(wide_target, added)
+            sums[: ROUNDING.start] += arithmetic.measure(diff, wide_target, wide_base)
+        bad += settle(total, added, wide_target, o[begin:end], dtypes.target, dtypes.out, sums, here)
+    return bad
 
 
 def transfer_files(
@@ -77,7 +115,7 @@ def transfer_files(
     places: Sequence[int],
     room: Callable[[int], memoryview],
     out: memoryview,
-    dtype: str,
+    dtypes: Dtypes,
     scale: float,
     start: int,
     sums: Array,
@@ -88,53 +126,78 @@ def transfer_files(
     A block of each input is used while it lies in the second-level cache, in ``room`` of the size that is asked for.
     None where no kernel serves, or a read failed: the caller then reads by itself, and learns why.
     """
-    if _compiled is None or dtype not in ("BF16", "F32"):
+    width = dtypes.one_width
+    if width is None:
         return None
-    width = 2 if dtype == "BF16" else 4
     how = (width, BLOCK - start % BLOCK, BLOCK, scale != 1, scale, _as_tuple(draw))
     count: int | None = _compiled.transfer_files(tuple(files), tuple(places), room(3 * BLOCK * width), out, sums, *how)
     return count
 
 
 def add(
-    diff: Array,
+    diff: Floats,
     target: memoryview,
     out: memoryview,
-    dtype: str,
+    dtypes: tuple[str, str],
     scale: float,
     start: int,
     sums: Array,
     draw: Draw | None = None,
 ) -> int:
-    """o = t + s·d for a difference that is at hand in float32, and bytes of one float dtype; as `transfer` otherwise.
+    """o = t + s·d for a difference that is at hand in the working dtype; ``dtypes`` are the target's and the output's.
 
-    The sums that need a base (‖base‖², ‖target − base‖² and the product with it) are left as they are.
+    The sums that need a base (‖base‖², ‖target − base‖² and the product with it) are left as they are; else as `transfer`.
     """
-    if _compiled is not None and dtype in ("BF16", "F32"):
-        how = (2 if dtype == "BF16" else 4, BLOCK - start % BLOCK, BLOCK, scale != 1, scale, _as_tuple(draw))
-        count: int = _compiled.add(diff, target, out, sums, *how)
-        return count
-    t, o = (arithmetic.as_bits(buffer, dtype) for buffer in (target, out))
+    t, o = map(arithmetic.as_bits, (target, out), dtypes)
+    work, bad = "F64" if diff.dtype == np.float64 else "F32", 0
     for begin, end in blocks(start, o.size):
-        wide = widen(t[begin:end], dtype, "F32")
+        here = draw and draw.at(begin)
+        if _compiled is not None and work == "F32" and all(dtype in _WIDTHS for dtype in dtypes):
+            part, width = _as_far_as_needed(t[begin:end], *dtypes)
+            how = ((width, _WIDTHS[dtypes[1]]), BLOCK, BLOCK, scale != 1, scale, _as_tuple(here))
+            bad += _compiled.add(diff[begin:end], part, o[begin:end], sums, *how)
+            continue
+        wide = widen(t[begin:end], dtypes[0], work)
         sums[0] += arithmetic.square(diff[begin:end])
         sums[1] += arithmetic.square(wide)
-        _add(diff[begin:end], wide, o[begin:end], dtype, scale, sums, draw and draw.at(begin))
-    return arithmetic.count_nonfinite(o, dtype)
+        added = arithmetic.scaled(diff[begin:end], scale)
+        bad += settle(arithmetic.add(wide, added), added, wide, o[begin:end], *dtypes, sums, here)
+    return bad
 
 
-def _add(diff: Floats, target: Floats, out: Array, dtype: str, scale: float, sums: Array, draw: Draw | None) -> None:
-    """One block in numpy: o = t + s·d, rounded into ``out``, and what rounding did."""
-    added = arithmetic.scaled(diff, scale)
-    out[:] = narrow(arithmetic.add(target, added), dtype, draw)
-    stored = widen(out, dtype, "F64" if target.dtype == np.float64 else "F32")
-    sums[ROUNDING] += arithmetic.measure_rounding(stored, target, added, target)
+def settle(
+    total: Floats,
+    added: Floats,
+    target: Floats,
+    out: Array,
+    target_dtype: str,
+    dtype: str,
+    sums: Array,
+    draw: Draw | None,
+) -> int:
+    """Rounds a block into ``out``, measures what that did to what was ``added``, and counts NaN and infinity."""
+    out[:] = narrow(total, dtype, draw)
+    work = "F64" if target.dtype == np.float64 else "F32"
+    unmoved = target if target_dtype == dtype else widen(narrow(target, dtype, draw), dtype, work)
+    stored = widen(out, dtype, work)
+    if _compiled is not None and work == "F32":
+        _compiled.loss(stored, target, added, unmoved, sums)
+    else:
+        sums[ROUNDING] += arithmetic.measure_rounding(stored, target, added, unmoved)
+    return arithmetic.count_nonfinite(out, dtype)
+
+
+def _as_far_as_needed(target: Array, dtype: str, out: str) -> tuple[Array, int]:
+    """A target's numbers, and their bytes, as the kernel takes them: bfloat16 only for an output in bfloat16."""
+    if dtype == "BF16" and out != "BF16":
+        return widen(target, dtype, "F32"), 4
+    return target, _WIDTHS[dtype]
 
 
 def square(values: memoryview, dtype: str, start: int, sums: Array) -> None:
     """Adds ‖values‖² to the second of ``sums``, for bytes of one float dtype."""
-    if _compiled is not None and dtype in ("BF16", "F32"):
-        _compiled.square(values, sums, 2 if dtype == "BF16" else 4, BLOCK - start % BLOCK, BLOCK)
+    if _compiled is not None and dtype in _WIDTHS:
+        _compiled.square(values, sums, _WIDTHS[dtype], BLOCK - start % BLOCK, BLOCK)
         return
     bits = arithmetic.as_bits(values, dtype)
     for begin, end in blocks(start, bits.size):

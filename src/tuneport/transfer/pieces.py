@@ -131,26 +131,26 @@ class Sum:
         if not live and self.target.tensor.dtype == self.dtype:
             here.copy(self.target, target_at, out, start - origin, sums)
             return 0  # what is only copied from the target never stops a run
-        draw = self._draw(start)
-        if len(live) == 1 and self.target.tensor.dtype == self.dtype:
+        draw, stored = self._draw(start), self.target.tensor.dtype
+        if len(live) == 1:
             _, term, (minus_at, plus_at) = live[0]
-            if term.product is None and self._fits_kernel(term):
-                assert term.minus is not None and term.plus is not None
+            if term.minus is not None and term.plus is not None and term.product is None:
+                dtypes = kernel.Dtypes(term.minus.tensor.dtype, term.plus.tensor.dtype, stored, self.dtype, self.work)
                 sources = ((term.minus, minus_at), (term.plus, plus_at), (self.target, target_at))
-                counted = here.transfer(sources, out, self.dtype, term.scale, start - origin, sums, draw)
+                counted = here.transfer(sources, out, dtypes, term.scale, start - origin, sums, draw)
                 if counted is not None:
                     return counted
                 base, tuned = here.bytes(term.minus, minus_at, "base"), here.bytes(term.plus, plus_at, "tuned")
                 target = here.bytes(self.target, target_at, "target")
-                return kernel.transfer(base, tuned, target, out, self.dtype, term.scale, start - origin, sums, draw)
-            if term.product is not None and term.plus is None and self.work == "F32":
-                diff = here.product(term.product, plus_at, stop - start, self.work)
+                return kernel.transfer(base, tuned, target, out, dtypes, term.scale, start - origin, sums, draw)
+            if term.minus is None:
+                diff, _ = here.difference(term, minus_at, plus_at, stop - start, self.work, 0)
                 target = here.bytes(self.target, target_at, "target")
-                return kernel.add(diff, target, out, self.dtype, term.scale, start - origin, sums, draw)
-        target_bits = arithmetic.as_bits(here.bytes(self.target, target_at, "target"), self.target.tensor.dtype)
-        out_bits = arithmetic.as_bits(out, self.dtype)
+                return kernel.add(diff, target, out, (stored, self.dtype), term.scale, start - origin, sums, draw)
+        target_bits = arithmetic.as_bits(here.bytes(self.target, target_at, "target"), stored)
+        out_bits, bad = arithmetic.as_bits(out, self.dtype), 0
         for begin, end in kernel.blocks(start - origin, stop - start):
-            wide = kernel.widen(target_bits[begin:end], self.target.tensor.dtype, self.work)
+            wide = kernel.widen(target_bits[begin:end], stored, self.work)
             if not live:
                 sums[1] += arithmetic.square(wide)
                 out_bits[begin:end] = self._round(wide, start + begin)
@@ -169,15 +169,11 @@ class Sum:
                 result = arithmetic.add(result, step)
                 added = step if added is None else arithmetic.add(added, step)
             assert added is not None
-            out_bits[begin:end] = self._round(result, start + begin)
-            stored = kernel.widen(out_bits[begin:end], self.dtype, self.work)
-            unmoved = wide
-            if self.dtype != self.target.tensor.dtype:
-                unmoved = kernel.widen(self._round(wide, start + begin), self.dtype, self.work)
-            sums[arithmetic.ROUNDING] += arithmetic.measure_rounding(stored, wide, added, unmoved)
-        bad = arithmetic.count_nonfinite(out_bits, self.dtype)
-        # Where nothing is added what the target has is cast, and counts only where the cast made it so.
-        return bad if live else bad - arithmetic.count_nonfinite(target_bits, self.target.tensor.dtype)
+            draw = self._draw(start + begin)
+            bad += kernel.settle(result, added, wide, out_bits[begin:end], stored, self.dtype, sums, draw)
+        if not live:  # cast, and told only where the cast made it so
+            bad = arithmetic.count_nonfinite(out_bits, self.dtype) - arithmetic.count_nonfinite(target_bits, stored)
+        return bad
 
     def _raw(self, here: _Reading, out: memoryview) -> int:
         """Rows of new tokens: the tuned model's as they stand; scale and rules do not touch them."""
@@ -193,11 +189,6 @@ class Sum:
                     out_bits[:] = self._round(kernel.widen(bits, dtype, self.work), here.start)
                 return arithmetic.count_nonfinite(out_bits, self.dtype)
         raise AssertionError(f"{self.name}: row of element {here.start} has no source")
-
-    def _fits_kernel(self, term: Term) -> bool:
-        if term.minus is None or term.plus is None:
-            return False
-        return term.minus.tensor.dtype == term.plus.tensor.dtype == self.dtype
 
     def _round(self, values: Floats, index: int) -> Array:
         return kernel.narrow(values, self.dtype, self._draw(index))
@@ -301,7 +292,7 @@ class _Reading:
         self,
         sources: Sequence[tuple[Source, int]],
         out: memoryview,
-        dtype: str,
+        dtypes: kernel.Dtypes,
         scale: float,
         start: int,
         sums: Array,
@@ -314,9 +305,9 @@ class _Reading:
             if place is None:
                 return None
             files.append(place[0])
-            places.append(place[1] + at * DTYPES[dtype].itemsize)
+            places.append(place[1] + at * DTYPES[source.tensor.dtype].itemsize)
         room = functools.partial(self.space.buffer, "inputs")
-        return kernel.transfer_files(files, places, room, out, dtype, scale, start, sums, draw)
+        return kernel.transfer_files(files, places, room, out, dtypes, scale, start, sums, draw)
 
     def difference(
         self, term: Term, minus_at: int, plus_at: int, count: int, work: str, number: int

@@ -23,12 +23,18 @@ typedef struct {
     uint64_t index;
 } Draw;
 
+/* What buffers hold: bfloat16, or else float32. Where the parents do, all do; where the target does, the output does. */
+typedef struct {
+    int parents, target, out;
+} Bf16;
+
 /* Buffers of one call, and what is done to them: out = target + scale·(tuned − base). Without `base` the difference is
  * given: `tuned` holds it, in float32. Without `draw` the rounding is to nearest. */
 typedef struct {
     const char *base, *tuned, *target;
     char *out;
-    int bf16, scaled;
+    Bf16 bf16;
+    int scaled;
     float scale;
     const Draw *draw;
 } Piece;
@@ -50,6 +56,7 @@ typedef struct {
     void (*square)(const char *values, Py_ssize_t n, int bf16, Py_ssize_t first, Py_ssize_t block, double *total);
     void (*widen)(const uint16_t *from, float *to, Py_ssize_t n);
     void (*narrow)(const float *from, uint16_t *to, Py_ssize_t n, const Draw *draw);
+    void (*loss)(const float *const from[4], Py_ssize_t n, double *total);
     void (*multiply)(const Product *product);
 } Kernel;
 

@@ -9,5 +9,5 @@
 #include "product.h"
 #include "transfer.h"
 
-const Kernel kernel_of_16_lanes = {transfer, square, widen, narrow, multiply};
+const Kernel kernel_of_16_lanes = {transfer, square, widen, narrow, loss_of, multiply};
 #endif

@@ -8,4 +8,4 @@
 #include "product.h"
 #include "transfer.h"
 
-const Kernel kernel_of_4_lanes = {transfer, square, widen, narrow, multiply};
+const Kernel kernel_of_4_lanes = {transfer, square, widen, narrow, loss_of, multiply};

@@ -6,17 +6,24 @@
 
 /* How elements are done: known where the code is inlined. */
 typedef struct {
-    int bf16, scaled, drawn, given;
+    Bf16 bf16;
+    int scaled, drawn, given;
 } How;
 
 /* Sums of one part of the lanes, ERROR beside the five before it; and counts: elements of Δ that are not zero, and elements
- * of the output that are what the target has (all where Δ is zero are). */
+ * of the output that are what they would be if Δ were zero (all where it is zero are). */
 typedef struct {
     f32x sum[PRODUCT + 1], error;
     u32x nonzero, same;
 } Lanes;
 
-/* What is stored of a vector, as float32 bits. NaN comes out as anything, and `error` is not finite then. */
+/* What is stored of a vector, as float32 bits. NaN comes out as anything. */
+INLINE u32x settled(f32x sum, How how, u32x random) {
+    if (!how.bf16.out) return (u32x)sum;
+    return (how.drawn ? stochastic(sum, random) : nearest(sum)) & 0xffff0000;
+}
+
+/* One vector of each buffer. Where NaN or infinity is stored `error` is not finite. */
 INLINE u32x carry(f32x b, f32x u, f32x t, How how, f32x scale, u32x random, Lanes *lanes) {
     f32x d = how.given ? u : u - b;
     lanes->sum[DIFF] += d * d;
@@ -28,19 +35,18 @@ INLINE u32x carry(f32x b, f32x u, f32x t, How how, f32x scale, u32x random, Lane
         lanes->sum[PRODUCT] += d * g;
     }
     f32x added = how.scaled ? d * scale : d, sum = t + added;
-    u32x stored = (u32x)sum;
-    if (how.bf16) stored = (how.drawn ? stochastic(sum, random) : nearest(sum)) & 0xffff0000;
+    u32x stored = settled(sum, how, random), unmoved = how.bf16.target ? (u32x)t : settled(t, how, random);
     f32x error = ((f32x)stored - t) - added;
     lanes->error += error * error;
     lanes->nonzero -= (u32x)(added != 0);
-    lanes->same -= (u32x)((f32x)stored == t);
+    lanes->same -= (u32x)((f32x)stored == (f32x)unmoved);
     return stored;
 }
 
 INLINE void row(const Piece *p, Py_ssize_t i, int part, How how, f32x scale, const uint16_t *random, Lanes *lanes) {
-    const int pairs = how.bf16 && !how.given;
-    Row b = {{0}, {0}}, u = load(p->tuned, i, part, pairs, pairs), t = load(p->target, i, part, how.bf16, pairs);
-    if (!how.given) b = load(p->base, i, part, how.bf16, pairs);
+    const int pairs = how.bf16.parents; /* then all four are */
+    Row b = {{0}, {0}}, u = load(p->tuned, i, part, pairs, pairs), t = load(p->target, i, part, how.bf16.target, pairs);
+    if (!how.given) b = load(p->base, i, part, pairs, pairs);
     u32x one = {0}, other = {0};
     if (how.drawn && pairs) {
         memcpy(&other, random + 2 * LANES * part, sizeof other);
@@ -53,21 +59,22 @@ INLINE void row(const Piece *p, Py_ssize_t i, int part, How how, f32x scale, con
     }
     one = carry(b.one, u.one, t.one, how, scale, one, lanes);
     other = carry(b.other, u.other, t.other, how, scale, other, lanes);
-    store(p->out, i, part, how.bf16, pairs, one, other);
+    store(p->out, i, part, how.bf16.out, pairs, one, other);
 }
 
 /* What is left of a block, less than a row, as a row of its own; what is added is zero. */
 INLINE void last_row(const Piece *p, Py_ssize_t i, Py_ssize_t count, How how, f32x scale, const uint16_t *random,
                      Lanes *lanes) {
     char room[4][4 * ROW] = {{0}};
-    size_t width = how.bf16 ? 2 : 4, width_tuned = how.given ? 4 : width;
+    const size_t parents = how.bf16.parents ? 2 : 4, target = how.bf16.target ? 2 : 4, out = how.bf16.out ? 2 : 4;
+    const size_t at = (size_t)i, n = (size_t)count;
     Piece own = *p;
     own.base = room[0], own.tuned = room[1], own.target = room[2], own.out = room[3];
-    if (!how.given) memcpy(room[0], p->base + width * (size_t)i, width * (size_t)count);
-    memcpy(room[1], p->tuned + width_tuned * (size_t)i, width_tuned * (size_t)count);
-    memcpy(room[2], p->target + width * (size_t)i, width * (size_t)count);
+    if (!how.given) memcpy(room[0], p->base + parents * at, parents * n);
+    memcpy(room[1], p->tuned + parents * at, parents * n);
+    memcpy(room[2], p->target + target * at, target * n);
     for (int part = 0; part < PARTS; part++) row(&own, 0, part, how, scale, random, lanes + part);
-    memcpy(p->out + width * (size_t)i, room[3], width * (size_t)count);
+    memcpy(p->out + out * at, room[3], out * n);
 }
 
 INLINE float single(const char *from, Py_ssize_t i, int bf16) {
@@ -86,19 +93,19 @@ static __attribute__((noinline)) Py_ssize_t carefully(const Piece *p, Py_ssize_t
     Py_ssize_t bad = 0;
     uint16_t room[DRAWN];
     const uint16_t *random = room;
+    const How how = {p->bf16, p->scaled, p->draw != NULL, !p->base};
+    const Bf16 bf16 = p->bf16;
     memset(sums, 0, SUMS * sizeof *sums);
     for (Py_ssize_t i = start; i < stop; i++, random++) {
         if (p->draw && (i - start) % CHUNK == 0)
             random = draw_some(p->draw, i, stop - i < CHUNK ? stop - i : CHUNK, room);
-        float b = p->base ? single(p->base, i, p->bf16) : 0, u = single(p->tuned, i, p->base && p->bf16);
-        float t = single(p->target, i, p->bf16), d = p->base ? u - b : u, g = t - b;
+        float b = p->base ? single(p->base, i, bf16.parents) : 0, u = single(p->tuned, i, bf16.parents);
+        float t = single(p->target, i, bf16.target), d = p->base ? u - b : u, g = t - b;
         float added = p->scaled ? d * p->scale : d;
         f32x sum = (t + added) - (f32x){0}; /* a vector of one number; −0 stays what it is */
-        u32x stored = (u32x)sum;
-        if (p->bf16) stored = p->draw ? stochastic(sum, (u32x){0} + *random) : nearest(sum);
-        stored = one_nan(stored, sum);
-        if (p->bf16) stored &= 0xffff0000;
-        memcpy(p->out + (p->bf16 ? 2 : 4) * i, (const char *)&stored + (p->bf16 ? 2 : 0), p->bf16 ? 2 : 4);
+        u32x drawn = (u32x){0} + (p->draw ? *random : 0), stored = one_nan(settled(sum, how, drawn), sum);
+        memcpy(p->out + (bf16.out ? 2 : 4) * i, (const char *)&stored + (bf16.out ? 2 : 0), bf16.out ? 2 : 4);
+        float unmoved = bf16.target ? t : ((f32x)settled(t - (f32x){0}, how, drawn))[0];
         float out = ((f32x)stored)[0], error = (out - t) - added;
         bad += !is_finite(out);
         sums[DIFF] += (double)d * d;
@@ -112,20 +119,23 @@ static __attribute__((noinline)) Py_ssize_t carefully(const Piece *p, Py_ssize_t
         sums[ADDED] += (double)added * added;
         sums[ERROR] += (double)error * error;
         sums[NONZERO] += added != 0;
-        sums[UNCHANGED] += added != 0 && out == t;
+        sums[UNCHANGED] += added != 0 && out == unmoved;
     }
     return bad;
 }
 
-/* Whether all numbers are those of `right`, or zero without it (−0 is zero). */
-static int all_equal(const char *left, const char *right, Py_ssize_t start, Py_ssize_t stop, int bf16) {
-    size_t width = bf16 ? 2 : 4, size = (size_t)(stop - start) * width;
-    const char *from = left + (size_t)start * width;
-    if (right && !memcmp(from, right + (size_t)start * width, size)) return 1;
-    if (!right && !single(from, 0, bf16) && !memcmp(from, from + width, size - width)) return 1;
+/* Whether all numbers of two buffers are the same (−0 is zero). */
+static int all_equal(const char *left, int left_bf16, const char *right, int right_bf16, Py_ssize_t start, Py_ssize_t stop) {
+    size_t width = left_bf16 ? 2 : 4, at = (size_t)start * width;
+    if (left_bf16 == right_bf16 && !memcmp(left + at, right + at, (size_t)(stop - start) * width)) return 1;
     for (Py_ssize_t i = start; i < stop; i++)
-        if (single(left, i, bf16) != (right ? single(right, i, bf16) : 0)) return 0;
+        if (single(left, i, left_bf16) != single(right, i, right_bf16)) return 0;
     return 1;
+}
+
+static int all_zero(const char *from, int bf16, Py_ssize_t start, Py_ssize_t stop) {
+    const char *first = from + (bf16 ? 2 : 4) * start;
+    return !single(first, 0, bf16) && all_equal(from, bf16, from + (bf16 ? 2 : 4), bf16, start, stop - 1);
 }
 
 /* Whether squares were lost that are not of zeros: too small for float32, or too large, or of NaN. The error needs no
@@ -134,11 +144,12 @@ static int is_lost(const Piece *p, Py_ssize_t start, Py_ssize_t stop, const doub
     for (int k = 0; k < SUMS; k++)
         if (!is_finite(sums[k])) return 1;
     if (sums[DIFF] >= TINY && sums[ADDED] < TINY) return 1;
-    if (sums[DIFF] < TINY && !all_equal(p->tuned, p->base, start, stop, p->base && p->bf16)) return 1;
-    if (sums[TARGET] < TINY && !all_equal(p->target, NULL, start, stop, p->bf16)) return 1;
-    if (!p->base) return 0;
-    return (sums[DRIFT] < TINY && !all_equal(p->target, p->base, start, stop, p->bf16)) ||
-           (sums[BASE] < TINY && !all_equal(p->base, NULL, start, stop, p->bf16));
+    const int parents = p->bf16.parents, target = p->bf16.target;
+    if (sums[TARGET] < TINY && !all_zero(p->target, target, start, stop)) return 1;
+    if (!p->base) return sums[DIFF] < TINY && !all_zero(p->tuned, parents, start, stop);
+    return (sums[DIFF] < TINY && !all_equal(p->tuned, parents, p->base, parents, start, stop)) ||
+           (sums[DRIFT] < TINY && !all_equal(p->target, target, p->base, parents, start, stop)) ||
+           (sums[BASE] < TINY && !all_zero(p->base, parents, start, stop));
 }
 
 /* Returns how many elements of the output are NaN or infinite. */
@@ -193,23 +204,36 @@ INLINE Py_ssize_t blocks_of(const Piece *p, Py_ssize_t n, Py_ssize_t first, Py_s
     return bad;
 }
 
-#define MAKE_TRANSFER(NAME, BF16, DRAWN, GIVEN)                                                                        \
-    ON_ITS_MACHINE static Py_ssize_t NAME(const Piece *p, Py_ssize_t n, Py_ssize_t first, Py_ssize_t block,              \
-                                        double *total) {                                                               \
-        return p->scaled ? blocks_of(p, n, first, block, (How){BF16, 1, DRAWN, GIVEN}, total)                          \
-                         : blocks_of(p, n, first, block, (How){BF16, 0, DRAWN, GIVEN}, total);                         \
+#define MAKE_TRANSFER(NAME, PARENTS, TARGET, OUT, DRAWN, GIVEN)                                                        \
+    ON_ITS_MACHINE static Py_ssize_t NAME(const Piece *p, Py_ssize_t n, Py_ssize_t first, Py_ssize_t block,            \
+                                          double *total) {                                                             \
+        return p->scaled ? blocks_of(p, n, first, block, (How){{PARENTS, TARGET, OUT}, 1, DRAWN, GIVEN}, total)        \
+                         : blocks_of(p, n, first, block, (How){{PARENTS, TARGET, OUT}, 0, DRAWN, GIVEN}, total);       \
     }
 
-MAKE_TRANSFER(transfer_f32, 0, 0, 0)
-MAKE_TRANSFER(transfer_bf16, 1, 0, 0)
-MAKE_TRANSFER(transfer_bf16_drawn, 1, 1, 0)
-MAKE_TRANSFER(add_f32, 0, 0, 1)
-MAKE_TRANSFER(add_bf16, 1, 0, 1)
-MAKE_TRANSFER(add_bf16_drawn, 1, 1, 1)
+MAKE_TRANSFER(transfer_f32, 0, 0, 0, 0, 0)
+MAKE_TRANSFER(transfer_bf16, 1, 1, 1, 0, 0)
+MAKE_TRANSFER(transfer_bf16_drawn, 1, 1, 1, 1, 0)
+MAKE_TRANSFER(onto_bf16, 0, 1, 1, 0, 0)
+MAKE_TRANSFER(onto_bf16_drawn, 0, 1, 1, 1, 0)
+MAKE_TRANSFER(cast_to_bf16, 0, 0, 1, 0, 0)
+MAKE_TRANSFER(cast_to_bf16_drawn, 0, 0, 1, 1, 0)
+MAKE_TRANSFER(add_f32, 0, 0, 0, 0, 1)
+MAKE_TRANSFER(add_bf16, 0, 1, 1, 0, 1)
+MAKE_TRANSFER(add_bf16_drawn, 0, 1, 1, 1, 1)
+MAKE_TRANSFER(add_cast, 0, 0, 1, 0, 1)
+MAKE_TRANSFER(add_cast_drawn, 0, 0, 1, 1, 1)
 
-/* float32 holds what is computed: nothing is rounded stochastically there. */
+typedef Py_ssize_t Transfer(const Piece *, Py_ssize_t, Py_ssize_t, Py_ssize_t, double *);
+
 static Py_ssize_t transfer(const Piece *p, Py_ssize_t n, Py_ssize_t first, Py_ssize_t block, double *total) {
-    if (!p->bf16) return (p->base ? transfer_f32 : add_f32)(p, n, first, block, total);
-    if (!p->draw) return (p->base ? transfer_bf16 : add_bf16)(p, n, first, block, total);
-    return (p->base ? transfer_bf16_drawn : add_bf16_drawn)(p, n, first, block, total);
+    static Transfer *const onto_f32[] = {transfer_f32, add_f32}; /* where all that is computed is stored */
+    static Transfer *const onto[3][2][2] = {                     /* by what holds bfloat16; given; drawn */
+        {{cast_to_bf16, cast_to_bf16_drawn}, {add_cast, add_cast_drawn}},
+        {{onto_bf16, onto_bf16_drawn}, {add_bf16, add_bf16_drawn}},
+        {{transfer_bf16, transfer_bf16_drawn}, {NULL, NULL}},
+    };
+    const int given = !p->base, drawn = p->draw != NULL;
+    Transfer *found = p->bf16.out ? onto[p->bf16.target + p->bf16.parents][given][drawn] : onto_f32[given];
+    return found(p, n, first, block, total);
 }
