@@ -73,13 +73,17 @@ class RangesError(HubError):
 
 
 class RangeReader:
-    """Reads bytes of a checkpoint's tensors where they lie: in the cache, or on the Hub by ranges. Safe for threads."""
+    """Reads samples of a checkpoint's tensors where they lie: in the cache, or on the Hub by ranges. Safe for threads.
+
+    What is read is kept, so a range is fetched once.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Nothing is opened: each read is a request of its own, or opens the cached file."""
         assert checkpoint.hub_id is not None and checkpoint.revision is not None
         self._where = f"{checkpoint.role} {checkpoint.label}"
         self._reads: dict[str, Callable[[int, int], bytes]] = {}
+        self._kept: dict[tuple[str, int, int], bytes] = {}
         for name, file in checkpoint.files.items():
             if file.cached:
                 self._reads[name] = _reader_of(checkpoint.path / name)
@@ -89,7 +93,10 @@ class RangeReader:
 
     def read_into(self, tensor: StoredTensor, start: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with the tensor's bytes from byte ``start`` on."""
-        content = self._reads[tensor.file](tensor.offset + start, len(buffer))
+        wanted = tensor.file, tensor.offset + start, len(buffer)
+        content = self._kept.get(wanted)
+        if content is None:
+            content = self._kept[wanted] = self._reads[tensor.file](*wanted[1:])
         if len(content) != len(buffer):
             raise HubError(f"{self._where}: {tensor.file} ends inside `{tensor.name}`. Try again later.")
         buffer[:] = content

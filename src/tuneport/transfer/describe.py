@@ -67,6 +67,7 @@ def plan_as_json(plan: Plan, running: Running, seen: Verdict, out: Path | None =
         "memory": None if pool is None else {"bytes": pool.estimate, "limit": pool.limit, "workers": pool.workers},
         "checked_while_running": list(CHECKED_WHILE_RUNNING),
         "roles": seen.record(),
+        "rounding": None if seen.rounding is None else seen.rounding.record(),
         "warnings": warnings,
         "refused": [
             *plan.refusals,
@@ -119,6 +120,7 @@ def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
             f"{memory['workers']} worker(s)"
         )
     lines += _roles_in_words(told["roles"])
+    lines += _rounding_in_words(told["rounding"])
     lines += ["checked while running: " + "; ".join(told["checked_while_running"])]
     if told["warnings"]:
         lines += ["", "warnings:", *[f"  {warning}" for warning in told["warnings"]]]
@@ -140,6 +142,16 @@ def _roles_in_words(roles: dict[str, Any]) -> list[str]:
             f"{whose}: cosines (median of {sample['matrices']} matrices, {part} of their elements): {', '.join(figures)}"
         )
     return lines + [f"note: {note['message']}" for note in roles["notes"]]
+
+
+def _rounding_in_words(rounding: dict[str, Any] | None) -> list[str]:
+    """What rounding takes from the sample's difference."""
+    if rounding is None or rounding["error"] is None:
+        return []
+    part = "all" if rounding["complete"] else "a sample"
+    return [
+        f"rounding: takes {rounding['error']:.2g} of ‖Δ‖ ({rounding['matrices']} matrices, {part} of their elements)"
+    ]
 
 
 def _place_refusals(plan: Plan, running: Running, out: Path | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 `look` reads a sample of the weights, the names in the models' files, and whether two models are the same files; `settle` puts
 the measures of a whole pass in the place of the sample's. Both give doubts (warnings, which stop with --strict) and notes.
+What rounding will take is told from the same sample; the whole pass measures it anew.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from tuneport.checkpoint.hub import RangesError
 from tuneport.transfer.named import named_doubts
 from tuneport.transfer.plan import Plan
 from tuneport.transfer.roles import Doubt, Figures, doubts
-from tuneport.transfer.sampling import Sample, take_samples
+from tuneport.transfer.rounding_loss import RoundingSample, expected_loss, sample_rounding
+from tuneport.transfer.sampling import Sample, opened_for_samples, take_samples
 
 ZERO_DIFF = (
     "The diff vector is zero: base and tuned hold the same weights in every tensor that takes part. "
@@ -35,7 +37,8 @@ class Note:
 class Verdict:
     """What is known of the roles. ``whole`` is None before the whole pass, ``refusals`` what makes a run senseless.
 
-    ``samples`` are by the role that brings the difference: the tuned model's, or each diff vector's.
+    ``samples`` are by the role that brings the difference: the tuned model's, or each diff vector's. ``rounding`` is what was
+    seen of it before the whole pass, ``losses`` says so where it takes too much.
     """
 
     samples: Mapping[str, Sample]
@@ -43,11 +46,13 @@ class Verdict:
     doubts: tuple[Doubt, ...]
     notes: tuple[Note, ...] = ()
     refusals: tuple[str, ...] = ()
+    rounding: RoundingSample | None = None
+    losses: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The doubts in words."""
-        return tuple(doubt.message for doubt in self.doubts)
+        """The doubts in words, and what rounding is seen to take."""
+        return (*(doubt.message for doubt in self.doubts), *self.losses)
 
     def record(self) -> dict[str, Any]:
         """The verdict as it stands in a manifest and in a plan."""
@@ -69,8 +74,11 @@ def look(plan: Plan) -> Verdict:
     if _same_files(given, "base", "target"):
         notes.append(_SAME_TARGET)
     samples: dict[str, Sample] = {}
+    rounding = None
     try:
-        samples = take_samples(plan)
+        with opened_for_samples(plan.inputs) as opened:
+            samples = take_samples(plan, opened)
+            rounding = sample_rounding(plan, opened)
     except RangesError as error:
         notes.append(Note("not-sampled", f"The weights were not sampled beforehand: {error}"))
     for sample in samples.values():
@@ -83,11 +91,13 @@ def look(plan: Plan) -> Verdict:
         for role, sample in samples.items()
         for doubt in doubts(sample.figures, sample.error)
     ]
-    return Verdict(samples, None, (*found, *named_doubts(plan.inputs)), tuple(notes), refusals)
+    doubted = (*found, *named_doubts(plan.inputs))
+    return Verdict(samples, None, doubted, tuple(notes), refusals, rounding, expected_loss(plan, rounding))
 
 
 def settle(seen: Verdict, measured: Figures, drift_norm: float | None) -> Verdict:
     """The verdict after the whole pass, whose figures take the place of the sample's wherever it has them."""
+    seen = replace(seen, rounding=None, losses=())
     known: dict[str, Any] = {name: value for name, value in measured.cosines().items() if value is not None}
     notes = [note for note in seen.notes if note.kind == "not-sampled"]
     if drift_norm == 0:

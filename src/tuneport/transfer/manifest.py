@@ -31,7 +31,8 @@ from tuneport.transfer.look import Verdict
 from tuneport.transfer.pieces import Readers, Sum
 from tuneport.transfer.plan import FORMAT, OutputTask, Plan
 from tuneport.transfer.roles import Figures, MatrixSums, figures, is_matrix, of_size, pooled_cosines
-from tuneport.transfer.rounding import Rounded, loss_in_words, rounded, total
+from tuneport.transfer.rounding import Rounded, rounded, total
+from tuneport.transfer.rounding_loss import RoundedPart, loss
 
 # What every reader of a manifest relies on: kinds of values, by field; "*" is any name, "?" a field that may be missing.
 _SHAPE: Mapping[str, Any] = {
@@ -167,20 +168,8 @@ def measures(results: list[TensorResult]) -> Measures:
 
 
 def rounding_loss(plan: Plan, results: list[TensorResult], found: Rounded | None) -> tuple[str, ...]:
-    """In words, where rounding to nearest took too much of the diff vector. Stochastic rounding was chosen for that case."""
-    if found is None or plan.choices.rounding != "nearest":
-        return ()
-    main = main_dtype(task.line.target for task in plan.tasks if task.line.target)
-    errors: dict[tuple[str, str, bool], float] = {}
-    for result in results:
-        if not result.has_rounded:
-            continue
-        target, recipe = result.task.line.target, result.task.recipe
-        assert target is not None and isinstance(recipe, Sum)
-        kind = (result.task.slot.dtype, recipe.work, target.dtype == main)
-        errors[kind] = errors.get(kind, 0.0) + result.sums[ROUNDING][1]
-    told = loss_in_words(found, *max(errors, key=errors.__getitem__))
-    return () if told is None else (told,)
+    """In words, where rounding to nearest took too much of the diff vector."""
+    return loss(plan, [RoundedPart(r.task, tuple(r.sums[ROUNDING])) for r in results if r.has_rounded], found)
 
 
 def input_digests(plan: Plan, readers: Readers, pool: Budget) -> dict[str, dict[str, str]]:

@@ -125,7 +125,8 @@ def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -
                 raise NumericsError(_with_noticed(ZERO_DIFF, plan))
             verdict = settle(seen, totals.roles, totals.drift_norm)
             tokens = [line for match in plan.vocabulary for line in token_warnings(match, lost)]
-            warnings = (*tokens, *plan.warnings, *verdict.warnings, *rounding_loss(plan, results, totals.rounding))
+            losses = rounding_loss(plan, results, totals.rounding)
+            warnings = (*tokens, *plan.warnings, *verdict.warnings, *losses)
             _stop_if_doubtful(warnings, running)
             manifest = make_manifest(
                 plan, record, results, dropped, totals, verdict, warnings, digests, pool, time.monotonic() - begun
@@ -136,7 +137,7 @@ def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -
     except AlreadyDone:
         return Outcome(out, read_manifest(out), already_done=True)
     known = {doubt.kind for doubt in seen.doubts}
-    again = (doubt.message for doubt in verdict.doubts if doubt.kind in known)
+    again = (*(doubt.message for doubt in verdict.doubts if doubt.kind in known), *(losses if seen.losses else ()))
     return Outcome(out, manifest, told=(*plan.warnings, *again) if warn is not None else ())
 
 

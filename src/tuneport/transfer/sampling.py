@@ -2,7 +2,7 @@
 
 A plan says which elements meet; here a few of them are read, from files or from the Hub by ranges, and summed as the whole
 pass sums all of them. Which ones depends on names and sizes alone, so a sample is the same wherever the weights lie. Memory
-and bytes are bounded by the numbers below, whatever the model's size: 8 MiB are read at most of each input.
+and bytes are bounded by the numbers below, whatever the model's size: 8 MiB are read at most of each input, and from the Hub each byte once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ ELEMENTS = 16384
 RUNS = 8
 # Requests to the Hub that are under way at a time.
 REQUESTS = 8
+
+Span = tuple[int, int]  # elements from … to before …
 
 
 @dataclass(frozen=True)
@@ -72,41 +74,48 @@ class Sample:
         return {**self.figures.record(), "complete": self.complete, "error": errors}
 
 
-def take_samples(plan: Plan) -> dict[str, Sample]:
+@dataclass(frozen=True)
+class Opened:
+    """Readers by role; ``workers``: how many may read at a time, several where each range is a request."""
+
+    readers: Readers
+    workers: int
+
+
+def take_samples(plan: Plan, opened: Opened) -> dict[str, Sample]:
     """Samples of the matrices that a plan adds to, or whose difference it takes, by the role that brings the difference."""
-    with _opened(plan.inputs) as (readers, afar):
-        if plan.operation == "apply":
-            found = {role: met_again(plan, role, readers) for role in plan.base_samples}
-            return {role: Sample(tuple(matrices), whole) for role, (matrices, whole) in found.items() if matrices}
-        return {"tuned": _take(plan, readers, afar)}
+    if plan.operation == "apply":
+        found = {role: met_again(plan, role, opened.readers) for role in plan.base_samples}
+        return {role: Sample(tuple(matrices), whole) for role, (matrices, whole) in found.items() if matrices}
+    return {"tuned": _take(plan, opened)}
 
 
-def _take(plan: Plan, readers: Readers, afar: bool) -> Sample:
+def _take(plan: Plan, opened: Opened) -> Sample:
     found = [candidate for task in plan.tasks if (candidate := _candidate(task)) is not None]
-    large = [c for c, counts in zip(found, of_size([c.elements for c in found]), strict=True) if counts]
-    drawn = random.Random(0)
-    chosen = spread(sorted(large, key=lambda candidate: candidate.recipe.name), MATRICES, drawn)
-    ranges = [(candidate, span) for candidate in chosen for span in _spans(candidate, drawn)]
-    shared = Workspace()
+    large, chosen = draw(found)
+    ranges = [(candidate, span) for candidate, spans in chosen for span in spans]
 
-    def read(one: tuple[_Candidate, tuple[int, int]]) -> MatrixSums | None:
-        return _sums(*one, readers, Workspace() if afar else shared)
+    def read(one: tuple[_Candidate, Span]) -> MatrixSums | None:
+        return _sums(*one, opened.readers)
 
-    with ThreadPoolExecutor(REQUESTS if afar else 1) as pool:
+    with ThreadPoolExecutor(opened.workers) as pool:
         parts = list(zip(ranges, pool.map(read, ranges), strict=True))
-    matrices = [together([part for (of, _), part in parts if of is one and part is not None]) for one in chosen]
+    matrices = [together([part for (of, _), part in parts if of is one and part is not None]) for one, _ in chosen]
     kept = tuple(matrix for matrix in matrices if matrix.elements)
     return Sample(kept, sum(m.elements for m in kept) == sum(candidate.matched for candidate in large))
 
 
 @dataclass(frozen=True, eq=False)
-class _Candidate:
-    """A matrix that could be looked at. ``recipe`` reads it; ``has_diff``: what it calls the difference is one."""
+class Matrix:
+    """A matrix that could be looked at. ``runs``: which of its rows meet, where they are matched by token."""
 
-    recipe: Sum | Difference
-    elements: int
+    task: OutputTask
     runs: Runs | None
-    has_diff: bool = True
+
+    @property
+    def elements(self) -> int:
+        """How many it has."""
+        return self.task.slot.elements
 
     @property
     def matched(self) -> int:
@@ -116,29 +125,48 @@ class _Candidate:
         return int(_matched(self.runs, self.elements)[1].sum()) * self.runs.columns
 
 
+M = TypeVar("M", bound=Matrix)
+
+
+def draw(found: Sequence[M]) -> tuple[list[M], list[tuple[M, list[Span]]]]:
+    """Those that are large enough to count; and a few of these, each with the elements to look at, the same on every call."""
+    large = [one for one, counts in zip(found, of_size([one.elements for one in found]), strict=True) if counts]
+    drawn = random.Random(0)
+    chosen = spread(sorted(large, key=lambda one: one.task.slot.name), MATRICES, drawn)
+    return large, [(one, list(_spans(one, drawn))) for one in chosen]
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate(Matrix):
+    """``recipe`` reads it; ``has_diff``: what it calls the difference is one."""
+
+    recipe: Sum | Difference
+    has_diff: bool = True
+
+
 def _candidate(task: OutputTask) -> _Candidate | None:
     """The task as something to look at: its own recipe, or base beside target where an adapter makes the difference."""
-    recipe, pair, elements = task.recipe, task.line.pair, task.slot.elements
+    recipe, pair = task.recipe, task.line.pair
     if pair is None or not is_matrix(task.slot.dtype, task.slot.shape) or not isinstance(recipe, Sum | Difference):
         return None
     if pair.change is not None:
         if not isinstance(recipe, Sum) or task.line.by_token or pair.change.rows is not None:
             return None
         base = Source("base", pair.base)
-        return _Candidate(replace(recipe, terms=(Term(base, base, 1.0),)), elements, None, has_diff=False)
+        return _Candidate(task, None, replace(recipe, terms=(Term(base, base, 1.0),)), has_diff=False)
     terms = [term for term in recipe.terms if term.scale and term.plus is not None and term.minus is not None]
-    return _Candidate(recipe, elements, terms[0].runs) if len(recipe.terms) == len(terms) == 1 else None
+    return _Candidate(task, terms[0].runs, recipe) if len(recipe.terms) == len(terms) == 1 else None
 
 
-def _spans(candidate: _Candidate, drawn: random.Random) -> Iterator[tuple[int, int]]:
+def _spans(one: Matrix, drawn: random.Random) -> Iterator[Span]:
     """Which elements of a matrix are looked at: all of a small one, else pieces spread over it."""
-    if candidate.runs is not None:
-        yield from _matched_spans(candidate.runs, candidate.elements, drawn)
+    if one.runs is not None:
+        yield from _matched_spans(one.runs, one.elements, drawn)
     else:
-        yield from pieces_of(candidate.elements, PIECES, ELEMENTS, drawn)
+        yield from pieces_of(one.elements, PIECES, ELEMENTS, drawn)
 
 
-def _matched_spans(runs: Runs, elements: int, drawn: random.Random) -> Iterator[tuple[int, int]]:
+def _matched_spans(runs: Runs, elements: int, drawn: random.Random) -> Iterator[Span]:
     """Pieces within runs of rows that all three have: all of them, or some that are drawn by their rows."""
     starts, rows = _matched(runs, elements)
     ends = np.cumsum(rows)
@@ -161,16 +189,16 @@ def _matched(runs: Runs, elements: int) -> tuple[Ids, Ids]:
     return runs.starts[matched], rows[matched]
 
 
-def _sums(candidate: _Candidate, span: tuple[int, int], readers: Readers, space: Workspace) -> MatrixSums | None:
-    met = meet(candidate.recipe, *span, readers, space)
+def _sums(candidate: _Candidate, span: Span, readers: Readers) -> MatrixSums | None:
+    met = meet(candidate.recipe, *span, readers, Workspace())
     if met is None or met.base is None:
         return None
     return sums_of(met.base, met.diff if candidate.has_diff else None, met.target)
 
 
 @contextlib.contextmanager
-def _opened(checkpoints: Sequence[Checkpoint]) -> Iterator[tuple[dict[str, TensorReader], bool]]:
-    """Readers by role, and whether some of them read from the Hub."""
+def opened_for_samples(checkpoints: Sequence[Checkpoint]) -> Iterator[Opened]:
+    """Readers of these, from disk or from the Hub by ranges."""
     afar = [checkpoint for checkpoint in checkpoints if checkpoint.to_fetch]
     with contextlib.ExitStack() as stack:
         readers: dict[str, TensorReader] = {}
@@ -181,4 +209,4 @@ def _opened(checkpoints: Sequence[Checkpoint]) -> Iterator[tuple[dict[str, Tenso
                 readers[checkpoint.role] = RangeReader(checkpoint)
             else:
                 readers[checkpoint.role] = stack.enter_context(reading(checkpoint))
-        yield readers, bool(afar)
+        yield Opened(readers, REQUESTS if afar else 1)
