@@ -309,6 +309,17 @@ def test_grown_rows_are_written_wherever_the_vocabularys_size_stands() -> None:
     assert output["text_config"] == {**text, "vocab_size_per_layer_input": 38}
 
 
+def test_sub_configs_are_known_by_their_kind_whatever_they_are_called() -> None:
+    halves = {"model_type": "t5_gemma_module", "vocab_size": 32, "torch_dtype": "bfloat16"}
+    whole = {"model_type": "t5gemma", "vocab_size": 32, "encoder": halves, "decoder": halves}
+    output, _ = merge(whole, whole, whole, vocab_rows={32: 34}, dtype="float32")
+    grown = {**halves, "vocab_size": 34, "torch_dtype": "float32"}
+    assert output == {**whole, "vocab_size": 34, "encoder": grown, "decoder": grown, "torch_dtype": "float32"}
+    deeper = {"model_type": "t5gemma2", "encoder": {"text_config": {"vocab_size": 32}}, "decoder": {"vocab_size": 32}}
+    output, _ = merge(deeper, deeper, deeper, vocab_rows={32: 34})
+    assert output["encoder"]["text_config"] == output["decoder"] == {"vocab_size": 34}
+
+
 def test_a_padded_matrix_that_grew_sets_the_size_of_the_text() -> None:
     output, _ = merge(LLAMA, LLAMA, LLAMA, vocab_rows={LLAMA["vocab_size"] + 3: 40})
     assert output == {**LLAMA, "vocab_size": 40}

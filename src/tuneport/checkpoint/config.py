@@ -155,11 +155,6 @@ def is_manner(name: str) -> bool:
     return name in _MANNERS or name in generation_defaults() or is_token_field(name) or bool(_DROPOUT.search(name))
 
 
-def is_sub_config(name: str) -> bool:
-    """Whether an object of that name is merged field by field; others (rope, quantisation, labels) are one value."""
-    return name.endswith("_config") and name not in ("quantization_config", "per_layer_config")
-
-
 def generation_defaults() -> Mapping[str, Any]:
     """What generation_config.json means by leaving a field out."""
     return of_every_kind("generation")
@@ -353,9 +348,9 @@ def _by_layer(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_part(name: str, value: Any, entry: Mapping[str, Any]) -> bool:
-    """Whether a field that the table does not know as a sub-config is one."""
-    known = (*entry.get("taken", ()), *entry.get("defaults", ()))
-    return isinstance(value, dict) and is_sub_config(name) and name not in known
+    """Whether a field that the table does not know as a sub-config is one, merged field by field; others are one value."""
+    known = (*entry.get("taken", ()), *entry.get("defaults", ()), "quantization_config", "per_layer_config")
+    return isinstance(value, dict) and name.endswith("_config") and name not in known
 
 
 def _of_text(key: str, part: Mapping[str, Any]) -> bool:
