@@ -87,8 +87,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "indexer_n_heads": 2,
         "indexer_kv_heads": 1,
     },
-    "dots3_note_vision_encoder": {"adapter_in_dim": HIDDEN},
-    "dots3_note_audio_encoder": {"adapter_input_size": HIDDEN},
+    "dots3_note_vision_encoder": {"adapter_in_dim": HIDDEN, "adapter_out_dim": HIDDEN},
+    "dots3_note_audio_encoder": {"adapter_input_size": HIDDEN, "adapter_output_size": HIDDEN},
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
         "layer_types": ["full_attention"] * LAYERS,
