@@ -41,7 +41,7 @@ def main(chosen: list[str]) -> None:
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
     before = json.loads(RESULTS.read_text(encoding="utf-8")) if chosen else {}
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGALRM, too_long)
     for kind, what, auto in kinds():
         if chosen and kind not in chosen:
             continue
@@ -66,11 +66,11 @@ def _carry(kind: str, auto: str, root: Path, grows: bool) -> dict[str, str]:
     """One transfer; ``works`` with what was checked, ``refused`` with the message, or ``wrong`` with what is."""
     import transformers
 
-    old, talk, new = _tokenizer([]), _tokenizer(TALK), _tokenizer([TOOL])
+    old, talk, new = tokenizer_of([]), tokenizer_of(TALK), tokenizer_of([TOOL])
     size = old.get_vocab_size()
     rows = size + 1 if grows else (size + 2 + 15) // 16 * 16
-    made = tiny_model(kind, auto, _config(kind, rows)).to(torch.bfloat16)
-    base = _saved(made, root / "base")
+    made = tiny_model(kind, auto, config_of(kind, rows)).to(torch.bfloat16)
+    base = saved(made, root / "base")
     matrices = _vocabulary_tensors(kind, auto, base, rows, root / "longer")
     # Of some multimodal kinds the automatic class makes the text model, whose folder it then does not know.
     loading = getattr(transformers, auto) if type(made.config) is transformers.CONFIG_MAPPING[kind] else type(made)
@@ -91,14 +91,14 @@ def _carry(kind: str, auto: str, root: Path, grows: bool) -> dict[str, str]:
         shutil.copytree(root / "base", root / role)
         _write(root / role, weights)
     for role, tokenizer in (("base", old), ("tuned", talk), ("target", new)):
-        _put(root / role, tokenizer, TALK[1] if role == "tuned" else END)
+        put_tokenizer(root / role, tokenizer, TALK[1] if role == "tuned" else END)
     _edit(root / "tuned" / "config.json", rows, tuned_rows, talk.token_to_id(TALK[1]))
     _edit(root / "tuned" / "generation_config.json", rows, tuned_rows, talk.token_to_id(TALK[1]))
     try:
         outcome = transfer(root / "base", root / "tuned", root / "target", root / "out")
     except TuneportError as error:
         return {"refused": " ".join(str(error).split())[:300]}
-    wrong = _compare(_read(root / "out"), base, tuned, target, matrices, size)
+    wrong = _compare(read_weights(root / "out"), base, tuned, target, matrices, size)
     if wrong:
         return {"wrong": wrong}
     try:
@@ -120,7 +120,7 @@ def _carry(kind: str, auto: str, root: Path, grows: bool) -> dict[str, str]:
 
 def _vocabulary_tensors(kind: str, auto: str, stored: Weights, rows: int, scratch: Path) -> dict[str, int]:
     """Which tensors follow the vocabulary's size, and in which dimension: those that are 7 longer with 7 entries more."""
-    longer = _saved(tiny_model(kind, auto, _config(kind, rows + 7)).to(torch.bfloat16), scratch)
+    longer = saved(tiny_model(kind, auto, config_of(kind, rows + 7)).to(torch.bfloat16), scratch)
     found = {}
     for name, tensor in stored.items():
         axes = [axis for axis, (a, b) in enumerate(zip(tensor.shape, longer[name].shape, strict=True)) if b - a == 7]
@@ -129,7 +129,7 @@ def _vocabulary_tensors(kind: str, auto: str, stored: Weights, rows: int, scratc
     return found
 
 
-def _config(kind: str, rows: int) -> Any:
+def config_of(kind: str, rows: int) -> Any:
     config = tiny_config(kind, rows)
     try:
         parts = (config, config.get_text_config())
@@ -142,13 +142,13 @@ def _config(kind: str, rows: int) -> Any:
     return config
 
 
-def _saved(model: Any, folder: Path) -> Weights:
+def saved(model: Any, folder: Path) -> Weights:
     with torch.no_grad():
         for parameter in model.parameters():  # nothing is left at its zero or one
             parameter += 0.1 * torch.randn_like(parameter)
     with contextlib.redirect_stderr(io.StringIO()):
         model.save_pretrained(folder)
-    return _read(folder)
+    return read_weights(folder)
 
 
 def _compare(
@@ -191,7 +191,7 @@ def _near(weights: Weights, seed: int, size: float) -> Weights:
     }
 
 
-def _read(folder: Path) -> Weights:
+def read_weights(folder: Path) -> Weights:
     return {name: t for file in folder.glob("*.safetensors") for name, t in load_file(file).items()}
 
 
@@ -202,7 +202,7 @@ def _write(folder: Path, weights: Weights) -> None:
     save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _tokenizer(more: list[str]) -> Tokenizer:
+def tokenizer_of(more: list[str]) -> Tokenizer:
     pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={piece: id for id, piece in enumerate(pieces)}, merges=[]))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -210,7 +210,7 @@ def _tokenizer(more: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def _put(folder: Path, tokenizer: Tokenizer, end: str) -> None:
+def put_tokenizer(folder: Path, tokenizer: Tokenizer, end: str) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "pad_token": END}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -236,7 +236,7 @@ def _edit(path: Path, rows: int, tuned_rows: int, end: int) -> None:
     path.write_text(json.dumps(follow(json.loads(path.read_text()))))
 
 
-def _too_long(signal: int, frame: Any) -> None:
+def too_long(signal: int, frame: Any) -> None:
     raise NotMadeError(f"not done in {MOST_SECONDS} s")
 
 
