@@ -126,6 +126,19 @@ def test_only_files_of_the_list_travel_and_what_stays_is_told(tmp_path: Path) ->
     assert "never run" in next(one.reason for one in sidecars.decisions if one.subject == "modeling_x.py")
 
 
+def test_folders_that_stay_are_told_and_a_processors_own_tokenizer_is_a_warning(tmp_path: Path) -> None:
+    for role in ("base", "tuned", "target"):
+        for name in ("images", "qformer_tokenizer", ".cache"):
+            (tmp_path / role / name).mkdir(parents=True)
+        (tmp_path / role / "qformer_tokenizer" / "tokenizer_config.json").write_text("{}")
+    sidecars = merge(tmp_path, model(), model(), model())
+    assert decided(sidecars, "images/") == "left behind"
+    (warning,) = sidecars.warnings
+    assert "qformer_tokenizer/" in warning and "Copy the folder" in warning
+    assert set(sidecars.files) == {*model()}
+    assert not [one for one in sidecars.decisions if "cache" in one.subject]
+
+
 def test_both_licences_are_kept_where_they_differ(tmp_path: Path) -> None:
     sidecars = merge(tmp_path, model(LICENSE="old"), model(LICENSE="old"), model(LICENSE="new"))
     assert content_of(sidecars, "LICENSE") == b"new"

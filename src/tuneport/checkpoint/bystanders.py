@@ -72,13 +72,21 @@ def copy_code(target: SidecarFolder, findings: Findings) -> dict[str, Path]:
 
 
 def tell_left_behind(folders: Three, findings: Findings) -> None:
-    """Name the files beside the target's weights that do not travel, and templates that no merge reads."""
+    """Name what lies beside the target's weights and does not travel, and templates that no merge reads."""
     target: SidecarFolder = folders.target
-    if target.path.is_dir():
-        for entry in sorted(target.path.iterdir()):
-            plain = entry.is_file() and not entry.name.startswith(".") and not is_sidecar(entry.name)
-            if plain and not entry.name.endswith(_NOT_SIDECARS) and entry.name != "tuneport.json":
-                findings.decided(entry.name, "left behind", "not on the list of files that travel")
+    known = {name.partition("/")[0] for name in target.names()}
+    for entry in sorted(target.path.iterdir()) if target.path.is_dir() else ():
+        if entry.name.startswith(".") or entry.name in known or is_sidecar(entry.name):
+            continue
+        if entry.is_file() and not entry.name.endswith(_NOT_SIDECARS) and entry.name != "tuneport.json":
+            findings.decided(entry.name, "left behind", "not on the list of files that travel")
+        elif (entry / "tokenizer_config.json").is_file():
+            findings.warnings.append(
+                f"target {target.label}: {entry.name}/ holds a tokenizer of the processor's own, which is not carried. "
+                "Copy the folder into the output, or AutoProcessor does not load it."
+            )
+        elif entry.is_dir() and entry.name != MORE_TEMPLATES:
+            findings.decided(f"{entry.name}/", "left behind", "of folders, only those of modules.json travel")
     for side in SIDES:
         if (folders.of(side).path / MORE_TEMPLATES).is_dir():
             findings.warnings.append(
