@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GptOssConfig, MixtralConfig, PreTrainedConfig
 
 from tuneport.diff.run import apply, diff
-from tuneport.errors import TuneportError
+from tuneport.errors import PairingError, TuneportError
 from tuneport.transfer.choices import Choices
 from tuneport.transfer.run import transfer
 from tuneport.transfer.verify import verify
@@ -71,7 +71,7 @@ def mixture(path: Path, seed: int, apart: bool, hidden: int = 8, inner: int = 6)
         "gate_up_proj": torch.randn(EXPERTS, 2 * inner, hidden, generator=made).bfloat16(),
         "down_proj": torch.randn(EXPERTS, hidden, inner, generator=made).bfloat16(),
     }
-    tensors = tiny.llama(seed)
+    tensors = {name: tensor for name, tensor in tiny.llama(seed).items() if ".mlp." not in name}
     if apart:
         for expert in range(EXPERTS):
             before = f"model.layers.0.block_sparse_moe.experts.{expert}"
@@ -182,3 +182,61 @@ def test_factors_that_fit_no_parameter_are_refused(
     base = mixture(tmp_path / "base", 1, apart=False)
     with pytest.raises(TuneportError, match=words):
         transfer(base, lora(tmp_path / "lora", shapes, parameters), base, tmp_path / "out")
+
+
+# ---- adapters on single experts, as versions before transformers 5 made them
+
+
+def expert_lora(path: Path, experts: tuple[int, ...] = (0, 2), **whole: torch.Tensor) -> Path:
+    """Factors on w1 and w2 of some experts, of another rank for each matrix; ``whole`` are tensors saved as they are."""
+    made, tensors = torch.Generator().manual_seed(4), {}
+    for expert in experts:
+        for matrix, (inputs, outputs) in {"w1": (8, 6), "w2": (6, 8)}.items():
+            module = f"base_model.model.model.layers.0.block_sparse_moe.experts.{expert}.{matrix}"
+            tensors[f"{module}.lora_A.weight"] = torch.randn(RANK, inputs, generator=made)
+            tensors[f"{module}.lora_B.weight"] = torch.randn(outputs, RANK, generator=made)
+    path.mkdir()
+    save_file(tensors | whole, path / "adapter_model.safetensors")
+    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": RANK, "lora_alpha": 3}))
+    return path
+
+
+@pytest.mark.parametrize("base_apart", [True, False])
+@pytest.mark.parametrize("target_apart", [True, False])
+def test_adapters_on_single_experts_find_them_wherever_they_lie(
+    base_apart: bool, target_apart: bool, tmp_path: Path
+) -> None:
+    base, target = mixture(tmp_path / "base", 1, base_apart), mixture(tmp_path / "target", 2, target_apart)
+    adapter = expert_lora(tmp_path / "lora")
+    transfer(base, adapter, target, tmp_path / "out", Choices(vocabulary="positions"))
+    verify(tmp_path / "out", base, adapter, target, full=True)
+    factors, before = tiny.read_weights(adapter), tiny.read_weights(mixture(tmp_path / "apart", 2, apart=True))
+    wanted = dict(before)
+    for name in before:
+        module = "base_model.model." + name.removesuffix(".weight")
+        if f"{module}.lora_A.weight" in factors:
+            product = 1.5 * (factors[f"{module}.lora_B.weight"] @ factors[f"{module}.lora_A.weight"])
+            wanted[name] = (before[name].float() + product).bfloat16()
+    out = tiny.read_weights(tmp_path / "out")
+    if not target_apart:
+        fused = {name: tensor for name, tensor in out.items() if "experts" in name}
+        assert {name.rpartition(".")[2] for name in fused} == {"gate_up_proj", "down_proj"}
+        up, down = (fused[f"model.layers.0.mlp.experts.{name}"] for name in ("gate_up_proj", "down_proj"))
+        for expert in range(EXPERTS):
+            place = f"model.layers.0.block_sparse_moe.experts.{expert}"
+            out[f"{place}.w1.weight"], out[f"{place}.w3.weight"] = up[expert].split(6)
+            out[f"{place}.w2.weight"] = down[expert]
+    changed = 0
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(out[name], tensor, msg=name)
+        changed += not torch.equal(out[name], before[name])
+    assert changed == 4
+
+
+def test_parts_that_are_saved_whole_are_told_with_what_to_do(tmp_path: Path) -> None:
+    base, target = mixture(tmp_path / "base", 1, apart=True), mixture(tmp_path / "target", 2, apart=False)
+    name = "base_model.model.model.layers.0.block_sparse_moe.experts.1.w1.modules_to_save.weight"
+    adapter = expert_lora(tmp_path / "lora", **{name: torch.ones(6, 8)})
+    with pytest.raises(PairingError, match="in the spelling that the adapter was trained on"):
+        transfer(base, adapter, target, tmp_path / "out", Choices(vocabulary="positions"))
+    transfer(base, adapter, base, tmp_path / "there", Choices(vocabulary="positions"))

@@ -33,6 +33,11 @@ class LowRank:
     transposed: bool = False
 
     @property
+    def factors(self) -> tuple[StoredTensor, ...]:
+        """The adapter's tensors that it is made of."""
+        return self.a, self.b
+
+    @property
     def rank(self) -> int:
         """The rank of the product."""
         return self.a.shape[0]
@@ -45,29 +50,29 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Stacked:
-    """Products one behind the other along a first dimension, all of one shape: experts that lie in one tensor.
+    """Products one behind the other, all of one size: of experts that lie in one tensor. None: that part is not trained.
 
-    ``a`` and ``b`` are the adapter's tensors, of which each product has a part.
+    ``shape`` is the weight's; ``factors`` are the adapter's tensors, of which each product has a part or the whole.
     """
 
-    a: StoredTensor
-    b: StoredTensor
-    products: tuple[LowRank, ...]
+    products: tuple[LowRank | None, ...]
+    shape: tuple[int, ...]
+    factors: tuple[StoredTensor, ...]
+
+    @property
+    def trained(self) -> tuple[LowRank, ...]:
+        """The products that are there."""
+        return tuple(product for product in self.products if product is not None)
 
     @property
     def rank(self) -> int:
-        """The rank of each product."""
-        return self.products[0].rank
+        """The highest rank of a product."""
+        return max(product.rank for product in self.trained)
 
     @property
     def scaling(self) -> float:
-        """The scaling of each product."""
-        return self.products[0].scaling
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the weight."""
-        return (len(self.products), *self.products[0].shape)
+        """The scaling of the first product."""
+        return self.trained[0].scaling
 
 
 @dataclass(frozen=True)
@@ -105,14 +110,14 @@ class Change:
     @property
     def sources(self) -> tuple[StoredTensor, ...]:
         """The adapter's tensors that it is made of."""
-        factors = (self.low_rank.a, self.low_rank.b) if self.low_rank else ()
+        factors = self.low_rank.factors if self.low_rank else ()
         return tuple(t for t in (self.whole, *factors, self.rows.tensor if self.rows else None) if t is not None)
 
     def __str__(self) -> str:
         """What the manifest says of it."""
         parts = ["saved as a whole"] if self.whole else []
         if self.low_rank:
-            experts = f" for each of {self.low_rank.shape[0]}" if isinstance(self.low_rank, Stacked) else ""
+            experts = f" for each of {len(self.low_rank.trained)}" if isinstance(self.low_rank, Stacked) else ""
             parts.append(f"low-rank, r={self.low_rank.rank}, scaling={self.low_rank.scaling:g}{experts}")
         if self.rows:
             parts.append(f"{len(self.rows.ids)} trained tokens")

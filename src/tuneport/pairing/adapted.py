@@ -15,10 +15,12 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.matrices import Ties, is_commonly_named
 from tuneport.checkpoint.sidecars import Decision
+from tuneport.checkpoint.views import UnviewableError
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
 from tuneport.pairing.adapted_files import base_decisions, base_doubts, file_decisions, with_an_end
 from tuneport.pairing.adapted_parameters import find_parameters
+from tuneport.pairing.adapted_parts import put_together
 from tuneport.pairing.adapted_ties import tied_products, untied
 from tuneport.pairing.matrices import Side, find_vocabulary_tensors
 from tuneport.pairing.spelling import check_distinct
@@ -66,7 +68,14 @@ def lay_onto(
         check_distinct(others, rename, adapter)
         named = {others[name]: change for name, change in named.items()}
     ties = Ties(tied, base.config.get("model_type"), base.tensors)
-    changes, alike, faults = untied(_by_base_name(named, base), ties, adapter.adapter.tied)
+    try:
+        by_base_name = _by_base_name(named, base)
+    except UnviewableError as error:
+        raise PairingError(
+            f"{where} changes parts of tensors as they cannot be followed: {error}. Give a base and a target in the spelling that "
+            "the adapter was trained on."
+        ) from None
+    changes, alike, faults = untied(by_base_name, ties, adapter.adapter.tied)
     by_token = find_vocabulary_tensors([Side.of(base, ties)]).names
     faults += [
         *parameters.faults,
@@ -113,11 +122,16 @@ def check_ids(match: VocabularyMatch, tuned: Checkpoint) -> None:
 def _by_base_name(named: Mapping[str, Change], base: Checkpoint) -> dict[str, Change]:
     """Changes by the base's names, by the rules of its kind (`spelling_search`).
 
-    Where none finds them all, the prefix (GPT-2's ``transformer.``) that finds most: the others are then told by name.
+    Where none finds them all, the prefix (GPT-2's ``transformer.``) that finds most: the others are then told by name. Raises
+    `UnviewableError`.
     """
-    found = names_onto({name: _weight_shape(change) for name, change in named.items()}, base.config, base.tensors)
+    shapes = {name: _weight_shape(change) for name, change in named.items()}
+    found = names_onto(shapes, base.config, base.tensors)
     if found is not None:
         return {found[name]: change for name, change in named.items()}
+    whole = put_together(named, shapes, base)
+    if whole is not None:
+        return whole
     short = [
         ("", ""),
         *((prefix, "") for prefix in _prefixes(named)),

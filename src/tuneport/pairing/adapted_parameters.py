@@ -159,7 +159,7 @@ def _shares(fit: _Fit) -> Iterator[tuple[str, LowRank | Stacked]]:
     """What each tensor of the base gets of the product. Raises `UnviewableError`."""
     shape = fit.place.tensor.shape
     dimensions = tuple(range(len(shape)))
-    for leaf, begins, of in _leaves(fit.place.tensor, (0,) * len(shape), dimensions):
+    for leaf, begins, of in leaves(fit.place.tensor, (0,) * len(shape), dimensions):
         sizes = [1] * len(shape)
         for dimension, size in zip(of, leaf.shape, strict=True):
             sizes[dimension] = size
@@ -168,7 +168,7 @@ def _shares(fit: _Fit) -> Iterator[tuple[str, LowRank | Stacked]]:
         region = [(begin, size) for begin, size in zip(begins, sizes, strict=True)][-2:]
         products = tuple(_product(fit, expert, region) for expert in range(first, first + count))
         if len(leaf.shape) == 3:
-            yield stored_name(leaf), Stacked(fit.factors.a, fit.factors.b, products)
+            yield stored_name(leaf), Stacked(products, leaf.shape, (fit.factors.a, fit.factors.b))
         elif len(leaf.shape) == 2 and len(products) == 1:
             yield stored_name(leaf), products[0]
         else:
@@ -186,7 +186,7 @@ def _product(fit: _Fit, expert: int, region: Sequence[tuple[int, int]]) -> LowRa
     return LowRank(narrowed(a, 1, *columns), narrowed(b, 0, *rows), fit.scaling)
 
 
-def _leaves(
+def leaves(
     tensor: StoredTensor, begins: tuple[int, ...], of: tuple[int, ...]
 ) -> Iterator[tuple[StoredTensor, tuple[int, ...], tuple[int, ...]]]:
     """The base's tensors that one in memory is made of, where each begins in it, and along which of its dimensions it lies."""
@@ -200,5 +200,5 @@ def _leaves(
     for part in view.parts:
         begin = tuple(b + at if dimension == of[view.dim] else b for dimension, b in enumerate(begins))
         stacked = len(part.shape) < len(tensor.shape)
-        yield from _leaves(part, begin, (*of[: view.dim], *of[view.dim + 1 :]) if stacked else of)
+        yield from leaves(part, begin, (*of[: view.dim], *of[view.dim + 1 :]) if stacked else of)
         at += 1 if stacked else part.shape[view.dim]

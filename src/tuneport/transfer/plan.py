@@ -435,7 +435,7 @@ def _sources(recipe: Recipe) -> list[StoredTensor]:
     for term in recipe.terms:
         if term.scale and (term.plus is not None or term.product is not None):
             parts += [source.tensor for source in (term.plus, term.minus) if source is not None]
-            parts += [term.product.low_rank.a, term.product.low_rank.b] if term.product is not None else []
+            parts += term.product.low_rank.factors if term.product is not None else []
     return parts
 
 

@@ -43,10 +43,14 @@ class _Tile:
 def fill(low_rank: LowRank | Stacked, start: int, out: Floats, reader: TensorReader, space: Workspace) -> None:
     """Fill ``out`` (one row of the working dtype) with the product's elements from ``start`` on, row after row."""
     if isinstance(low_rank, Stacked):
-        size, stop = math.prod(low_rank.shape[1:]), start + out.size
+        size, stop = math.prod(low_rank.shape) // len(low_rank.products), start + out.size
         for number in range(start // size, -(-stop // size)):
             begin, end = max(start, number * size), min(stop, (number + 1) * size)
-            fill(low_rank.products[number], begin - number * size, out[begin - start : end - start], reader, space)
+            product, part = low_rank.products[number], out[begin - start : end - start]
+            if product is None:
+                part[:] = 0
+            else:
+                fill(product, begin - number * size, part, reader, space)
         return
     columns = low_rank.shape[1]
     rows = max(LEFT // low_rank.rank, 1)
