@@ -51,7 +51,10 @@ def _walk(kind: str, auto: str, root: Path) -> dict[str, Any]:
     try:
         signal.alarm(MOST_SECONDS)
         tokenizer = tokenizer_of([])
-        model = tiny_model(kind, auto, config_of(kind, tokenizer.get_vocab_size())).to(torch.bfloat16)
+        config = config_of(kind, tokenizer.get_vocab_size())
+        if getattr(config, "is_decoder", True) is False:
+            config.is_decoder = True  # such a kind is an encoder unless its config says otherwise
+        model = tiny_model(kind, auto, config).to(torch.bfloat16)
         saved(model, root / "base")
         put_tokenizer(root / "base", tokenizer, END)
         type(model).from_pretrained(root / "base")
@@ -64,7 +67,7 @@ def _walk(kind: str, auto: str, root: Path) -> dict[str, Any]:
         try:
             told[way] = _tuned(type(model), root, way, lora)
         except TuneportError as error:
-            told[way] = {"refused": " ".join(str(error).split())[:300]}
+            told[way] = {"refused": " ".join(str(error).split())[:600]}
         except Exception as error:  # whatever comes: it is what the walk is to find
             told[way] = {"wrong": _first_line(error)}
         finally:
@@ -88,7 +91,7 @@ def _tuned(made: type[Any], root: Path, way: str, lora: Lora | None) -> dict[str
     try:
         transfer(root / "base", out, carried, root / f"{way}-carried")
     except TuneportError as error:
-        return {"not carried": " ".join(str(error).split())[:300]}
+        return {"not carried": " ".join(str(error).split())[:600]}
     if lora is None:
         theirs, ours = read_weights(out), read_weights(root / f"{way}-carried")
         different = [name for name in theirs if name not in ours or not torch.equal(theirs[name], ours[name])]
@@ -122,7 +125,7 @@ def _computes(made: type[Any], base: Path, out: Path, lora: Lora | None) -> str 
     chat = [{"role": "user", "content": "a"}]
     ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)["input_ids"][:, :8]
     with torch.no_grad():
-        logits = model(input_ids=ids).logits
+        logits = model(input_ids=ids, use_cache=False).logits
     if not logits.isfinite().all() or logits.shape[-1] < len(tokenizer):
         return f"logits of shape {tuple(logits.shape)} for {len(tokenizer)} tokens, or not all finite"
     return None

@@ -236,3 +236,17 @@ def test_trained_tokens_find_an_embedding_of_any_name(tmp_path: Path) -> None:
     none = {"backbone.layers.0.mixer.other.token_adapter.trainable_tokens_delta": torch.zeros(2, 8)}
     with pytest.raises(PairingError, match="no embedding or head that tuneport knows"):
         mamba(tmp_path / "layer", none, trainable_token_indices={"other": [3, 5]})
+
+
+def test_what_is_done_to_a_shared_weight_reaches_it_by_whatever_name_the_base_stores(tmp_path: Path) -> None:
+    shared, own = "prophetnet.word_embeddings.weight", "prophetnet.decoder.word_embeddings"
+    base = {shared: torch.ones(24, 8), "prophetnet.decoder.layers.0.self_attn.out_proj.weight": torch.ones(8, 8)}
+    folder = tiny.write_lora(tmp_path / "lora", base, rank=2, trainable_token_indices={own: [3, 5]})
+    rows = {f"base_model.model.{own}.token_adapter.trainable_tokens_delta": torch.zeros(2, 8)}
+    save_file({**load_file(folder / "adapter_model.safetensors"), **rows}, folder / "adapter_model.safetensors")
+    config = tiny.config(model_type="prophetnet", architectures=["ProphetNetForCausalLM"], tie_word_embeddings=True)
+    written = tiny.write_model(tmp_path / "base", base, settings=config)
+    adapted = lay_onto(open_checkpoint(folder, "tuned"), open_checkpoint(written, "base"), tied=True)
+    trained = adapted.changes[shared].rows
+    assert trained is not None and trained.ids == (3, 5)
+    assert adapted.model.tensors.keys() == base.keys(), "nothing of its own that no one reads"

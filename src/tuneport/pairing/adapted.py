@@ -76,6 +76,12 @@ def lay_onto(
             "the adapter was trained on."
         ) from None
     changes, alike, faults = untied(by_base_name, ties, adapter.adapter.tied)
+    # A decoder that was half of a model calls the shared weight by another name than its base has stored it.
+    stored = {ties.weight(name): name for name in base.tensors if ties.is_shared(name)}
+    changes = {
+        name if name in base.tensors or not ties.is_shared(name) else stored.get(ties.weight(name), name): change
+        for name, change in changes.items()
+    }
     by_token = find_vocabulary_tensors([Side.of(base, ties)]).names
     faults += [
         *parameters.faults,
