@@ -69,6 +69,9 @@ def render() -> str:
         "# Compatibility\n\nMade by `docs/make_compatibility.py` from the figures in `docs/results/` and the names of tests. "
         "What is listed was tried; what is not listed was not.",
         _kinds(figures_in(FIGURES / "kinds.json")),
+        _tuning(figures_in(FIGURES / "tuning.json")),
+        _spellings(figures_in(FIGURES / "spellings.json")),
+        _configs(figures_in(FIGURES / "configs.json")),
         _layouts(),
         _tokenizers(figures_in(FIGURES / "real-tokenizers.json")),
     ]
@@ -105,6 +108,73 @@ def _kinds(found: dict[str, Any]) -> str:
             f"- {len(unmade)} kinds could not be made tiny here, and were not tried:",
             "",
             table([("kind", "why"), *unmade]),
+        ]
+    )
+
+
+def _tuning(found: dict[str, Any]) -> str:
+    made = {kind: told for kind, told in found.items() if "not made" not in told}
+    work = {way: sorted(kind for kind in made if "works" in made[kind][way]) for way in ("full", "adapter")}
+    rows = [
+        (f"`{kind}`", way, outcome, text)
+        for kind, told in made.items()
+        for way in ("full", "adapter")
+        for outcome, text in told[way].items()
+        if outcome != "works"
+    ]
+    return "\n".join(
+        [
+            "## Fine-tuning with new tokens",
+            "",
+            f"`tune` trained tiny models of {len(made)} of the {len(found)} causal kinds for two steps on chats whose template "
+            "needs two tokens that the model lacks: all parameters, and an adapter. What it wrote was loaded by transformers and peft "
+            "and computed with the new tokens; `transfer` then carried it onto its own base, which gives the tuned weights "
+            "again. Encoders were made decoders by their config.",
+            "",
+            f"- {len(work['full'])} kinds work in full, {len(work['adapter'])} with an adapter, "
+            f"{len(set(work['full']) & set(work['adapter']))} both ways.",
+            "- The others:",
+            "",
+            table([("kind", "way", "outcome", "what is said"), *rows]),
+        ]
+    )
+
+
+def _spellings(found: dict[str, Any]) -> str:
+    counts = found["counts"]
+    unmade = [(f"`{name}`", told["not made"]) for name, told in found["classes"].items() if "not made" in told]
+    return "\n".join(
+        [
+            "## Names",
+            "",
+            f"Of the {len(found['classes'])} model classes for which transformers {found['transformers']} loads other names than it "
+            "saves, tiny models were carried with base and tuned in one spelling and the target in the other, both ways, "
+            "by `transfer` and by `diff` and `apply`, and compared byte for byte.",
+            "",
+            f"- {counts['works']} work, {counts['one spelling']} turned out to have one spelling, "
+            f"{sum(counts.get(key, 0) for key in ('refused', 'wrong'))} were refused or wrong.",
+            f"- {counts['not made']} could not be made tiny here, and were not tried:",
+            "",
+            table([("class", "why"), *unmade]),
+        ]
+    )
+
+
+def _configs(found: dict[str, Any]) -> str:
+    refused = ", ".join(f"`{kind}` {count}" for kind, count in found["refused"].items()) or "none"
+    passed = ", ".join(f"`{kind}` {', '.join(fields)}" for kind, fields in found["passed"].items()) or "none"
+    return "\n".join(
+        [
+            "## Configs",
+            "",
+            f"The default config of {found['kinds']} kinds, written in up to four ways (defaults left out, all fields, as "
+            f"transformers {found['transformers']} saves it, as transformers 4 wrote it), as base, tuned and target in all "
+            f"{found['mixtures']:,} mixtures; and with a field changed that changes what a model computes, {found['changes']:,} "
+            "mixtures.",
+            "",
+            f"- Stopped although nothing had changed: {sum(found['refused'].values())} ({refused}); each in one message that names "
+            "`--sidecar config.json=target`.",
+            f"- Passed although something had changed: {found['changes'] - found['stopped']} ({passed}).",
         ]
     )
 
