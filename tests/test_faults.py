@@ -361,7 +361,7 @@ def test_inputs_or_choices_that_changed_between_a_kill_and_its_resume_stop_namin
         case "config":
             (small.target / "config.json").write_text(json.dumps(tiny.config(max_position_embeddings=77)))
         case "scale":
-            argv = [*argv, "--scale", "0.5"]
+            argv = [*argv, "--scale", "2"]
         case "rule":
             argv = [*argv, "--rule", "norm=0"]
         case _:
