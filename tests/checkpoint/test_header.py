@@ -251,12 +251,22 @@ ENTRY = b'{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
         pytest.param(b'{"\xff":' + ENTRY + b"}", b"1234", id="not UTF-8"),
         pytest.param(b'{"a\n":' + ENTRY + b"}", b"1234", id="a control character in a name"),
         pytest.param(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", b"", id="deep nesting"),
+        pytest.param(
+            b'{"a":{"dtype":"F32","shape":[' + b"1," * 64 + b'1],"data_offsets":[0,4]}}', b"1234", id="65 dimensions"
+        ),
         pytest.param(b'{"__metadata__":{"n":1},"a":' + ENTRY + b"}", b"1234", id="a number in the metadata"),
         pytest.param(b'{"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}', b"1", id="four bits an element"),
     ],
 )
 def test_a_hostile_header_is_refused(header: bytes, data: bytes) -> None:
     assert ours(file_of(header, data)) is None
+
+
+def test_one_name_twice_among_two_hundred_thousand_is_found_at_once() -> None:
+    names = [f"n{number}" for number in range(200_000)] + ["n7"]
+    header = "{" + ",".join(f'"{name}":{{}}' for name in names) + "}"
+    with pytest.raises(CheckpointError, match="names 'n7' twice"):
+        parse_header(header.encode(), 8 + len(header), "file")
 
 
 def test_a_header_of_any_size_is_refused_before_it_is_read() -> None:

@@ -2,12 +2,14 @@
 
 In come the first bytes of a file, out goes where each tensor's bytes lie. The promise: nothing is accepted that the
 official reader refuses (its rules are repeated here, with the same limits), and what is refused beyond it is refused
-on purpose: duplicate names, sub-byte formats, unknown fields, headers over 16 MiB. docs/formats.md lists them.
+on purpose: duplicate names, sub-byte formats, unknown fields, more than 64 dimensions, headers over 16 MiB. docs/formats.md
+lists them.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -18,6 +20,8 @@ from tuneport.errors import CheckpointError
 # The official reader stops at 100 MB; a parsed header takes about ten times its bytes, which no memory bound survives.
 MAX_HEADER_BYTES = 16 * 2**20
 _SIZE_LIMIT = 2**64
+# numpy's and torch's own limit; work on a shape grows faster than its length.
+MOST_DIMENSIONS = 64
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,8 @@ def _load_json(header: bytes, where: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise CheckpointError(f"{where}: the header names {twice[0]!r} twice; which one counts cannot be known.")
+            twice = min(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+            raise CheckpointError(f"{where}: the header names {twice!r} twice; which one counts cannot be known.")
         return result
 
     def whole(text: str) -> int:
@@ -147,6 +150,10 @@ def _entries(parsed: dict[str, Any], where: str) -> Iterator[tuple[str, tuple[st
             )
         if not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
             raise CheckpointError(f"{where}: tensor `{name}` has a malformed shape or data_offsets.")
+        if len(shape) > MOST_DIMENSIONS:
+            raise CheckpointError(
+                f"{where}: tensor `{name}` has {len(shape):,} dimensions, over the limit of {MOST_DIMENSIONS}."
+            )
         yield name, (dtype, tuple(shape), offsets[0], offsets[1])
 
 
@@ -155,5 +162,5 @@ def _is_sizes(values: object) -> bool:
 
 
 def _check_text(text: str, where: str) -> None:
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise CheckpointError(f"{where}: the header holds half a surrogate pair in {text.encode('unicode_escape')!r}.")

@@ -197,15 +197,15 @@ def _merge_accounts(accounts: Sequence[Sequence[TensorPair]]) -> tuple[list[Tens
     """One account of several vectors: a target's tensor is transferred if any vector has a difference for it."""
     order = {"refused": 0, "resized": 1, "transferred": 2, "copied": 3, "dropped": 4}
     merged: dict[str, TensorPair] = {}
-    refusals: list[str] = []
+    refusals: dict[str, None] = {}
     for lines in accounts:
         for line in lines:
-            if line.fate == "refused" and line.reason not in refusals:
-                refusals.append(line.reason)
+            if line.fate == "refused":
+                refusals[line.reason] = None
             held = merged.get(line.name)
             if held is None or order[line.fate] < order[held.fate]:
                 merged[line.name] = line
-    return list(merged.values()), refusals
+    return list(merged.values()), list(refusals)
 
 
 def _recipe(
@@ -226,7 +226,7 @@ def _recipe(
         if own is None or own.fate not in ("transferred", "resized") or own.pair is None:
             continue
         scale = scale_of(line.name, scale, choices.rules)
-        stored = vector.tensors.get(own.pair.name)
+        stored = vector.difference(own.pair.name)
         _check_working_dtype(vector, own.pair, target)
         raw, runs = vector.stored.tensors.get(RAW + own.pair.name), None
         ids = vector.ids(own.pair.name)
@@ -284,7 +284,7 @@ def _lost(vector: DiffVector, match: VocabularyMatch, account: Sequence[TensorPa
     """What the vector holds for rows of tokens that the target lacks, matrix by matrix."""
     found = []
     for line in account:
-        stored = vector.tensors.get(line.pair.name) if line.pair is not None and line.by_token else None
+        stored = vector.difference(line.pair.name) if line.pair is not None and line.by_token else None
         if stored is None or line.pair is None:
             continue
         ids = vector.ids(line.pair.name)
@@ -302,7 +302,7 @@ def _dropped(vector: DiffVector, account: Sequence[TensorPair]) -> list[LostRows
     """What the vector holds for tensors that have no place in the target."""
     found = []
     for line in account:
-        stored = vector.tensors.get(line.pair.name) if line.pair is not None and line.fate == "dropped" else None
+        stored = vector.difference(line.pair.name) if line.pair is not None and line.fate == "dropped" else None
         if stored is not None:
             recipe = Difference(line.name, (Term(Source(vector.role, stored), None, 1.0),), stored.dtype)
             found.append(LostRows(recipe, stored.elements))
@@ -310,7 +310,7 @@ def _dropped(vector: DiffVector, account: Sequence[TensorPair]) -> list[LostRows
 
 
 def _check_working_dtype(vector: DiffVector, pair: ParentPair, target: StoredTensor) -> None:
-    stored = vector.tensors.get(pair.name)
+    stored = vector.difference(pair.name)
     if target.dtype == "F64" and stored is not None and stored.dtype != "F64":
         raise PairingError(
             f"`{target.name}` is float64 in the target, but the diff vector {vector.stored.label} was taken in float32, "

@@ -19,6 +19,7 @@ from tuneport.checkpoint.local import open_folder
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError
 from tuneport.pairing.matrices import with_rows
+from tuneport.pairing.vocabulary import MOST_ROWS
 from tuneport.transfer.arithmetic import working_dtype
 
 STEM = "diff"
@@ -54,10 +55,9 @@ class DiffVector:
         made = self.made.get(role, {})
         return SidecarFolder(role, f"{self.stored.label}/{role}", self.stored.path / role, made=made)
 
-    @property
-    def tensors(self) -> dict[str, StoredTensor]:
-        """The differences by tensor name, without the raw rows."""
-        return {name: tensor for name, tensor in self.stored.tensors.items() if not name.startswith(RAW)}
+    def difference(self, name: str) -> StoredTensor | None:
+        """The difference that is stored for a tensor; None where none is."""
+        return None if name.startswith(RAW) else self.stored.tensors.get(name)
 
     def raw_ids(self, name: str) -> tuple[int, ...]:
         """Ids in the tuned tokenizer of the rows that are kept raw for a tensor, in their stored order."""
@@ -99,6 +99,8 @@ def _agrees(entry: Mapping[str, Any], difference: StoredTensor | None, raw: Stor
     base, tuned, raw_ids = entry["base"], entry["tuned"], entry.get("raw_ids", [])
     ids = entry.get("ids")
     if min([*base["shape"], *tuned["shape"], *raw_ids, *(ids or ())], default=0) < 0:
+        return False
+    if ids is not None and max(base["shape"], default=0) > MOST_ROWS:
         return False
     if not {base["dtype"], tuned["dtype"]} <= set(DTYPES):
         return False

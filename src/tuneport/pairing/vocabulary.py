@@ -30,6 +30,8 @@ from tuneport.errors import CheckpointError, PairingError, TuneportError, listin
 
 Rows = NDArray[np.int64]
 NONE = -1
+# Rows that are matched one by one; the largest vocabularies have 300,000.
+MOST_ROWS = 2**22
 Folders = tuple[SidecarFolder, SidecarFolder, SidecarFolder]
 How = Literal["identical", "strings", "positions"]
 NewTokens = Literal["append", "all", "drop"]
@@ -127,7 +129,16 @@ class VocabularyMatch:
         return self.matched if self.how == "positions" and self.tokenizers is not None else None
 
     def rows(self, base_rows: int, tuned_rows: int, target_rows: int) -> RowMap:
-        """Where each row of a matrix comes from that has so many rows in base, tuned and target."""
+        """Where each row of a matrix comes from that has so many rows in base, tuned and target.
+
+        Raises `PairingError` for more rows than a vocabulary has: a diff vector's manifest may claim any number.
+        """
+        if max(base_rows, tuned_rows, target_rows) > MOST_ROWS:
+            raise PairingError(
+                f"A matrix with one row per token is said to have {base_rows:,} rows in the base, {tuned_rows:,} in the tuned "
+                f"model and {target_rows:,} in the target. More than {MOST_ROWS:,} are not read: a file is damaged, download "
+                "it or make it again."
+            )
         if self.pairs is None or self.raw is None:
             common = min(base_rows, tuned_rows, target_rows)
             matched = np.full(target_rows, NONE, np.int64)
