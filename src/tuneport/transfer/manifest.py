@@ -21,6 +21,7 @@ from blake3 import blake3
 from tuneport import __version__
 from tuneport.checkpoint.digest import root_of
 from tuneport.checkpoint.journal import LeafRecord
+from tuneport.json_text import finite
 from tuneport.pairing.tensors import main_dtype
 from tuneport.pairing.vocabulary import VocabularyMatch
 from tuneport.transfer import kernel
@@ -196,8 +197,8 @@ def make_manifest(
     pool: Budget,
     seconds: float,
 ) -> dict[str, Any]:
-    """The manifest of a run, as a JSON object."""
-    return {
+    """The manifest of a run, as the JSON object that a reader of the file gets."""
+    manifest = {
         "format": FORMAT,
         "operation": plan.operation,
         "formula": plan.formula,
@@ -228,11 +229,13 @@ def make_manifest(
             "seconds": round(seconds, 3),
         },
     }
+    found: dict[str, Any] = finite(manifest)
+    return found
 
 
 def render_manifest(manifest: Mapping[str, Any]) -> bytes:
-    """The manifest as it stands on disk. Numbers that JSON has no word for (NaN) become null."""
-    return (json.dumps(_finite(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """The manifest as it stands on disk."""
+    return (json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def misshapen(value: Any, shape: Any = _SHAPE, path: str = "") -> str | None:
@@ -331,11 +334,3 @@ def _by_name(entry: Mapping[str, Any]) -> str:
 
 def _root(square: float) -> float:
     return math.sqrt(square) if square >= 0 else math.nan
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -18,6 +18,7 @@ import numpy as np
 
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.transfer.arithmetic import Floats
+from tuneport.transfer.rounding import total
 
 # Two versions of one model have a cosine well above this in the median matrix, two pretraining runs about 0.
 UNRELATED = 0.1
@@ -117,7 +118,7 @@ def sums_of(base: Floats, diff: Floats | None, target: Floats | None) -> MatrixS
 def together(parts: Sequence[MatrixSums]) -> MatrixSums:
     """The sums of several pieces of one matrix."""
     names = [field.name for field in fields(MatrixSums) if field.name != "elements"]
-    added = {name: math.fsum(getattr(part, name) for part in parts) for name in names}
+    added = {name: total(getattr(part, name) for part in parts) for name in names}
     return MatrixSums(sum(part.elements for part in parts), **added)
 
 
@@ -137,13 +138,11 @@ def pooled_cosines(matrices: Iterable[MatrixSums]) -> tuple[float | None, float 
     angles = [m for m in matrices if math.isfinite(m.along + m.diff + m.drift)]
     related = [m for m in angles if math.isfinite(m.base + m.target)]
     return (
+        _cosine(total(m.along for m in angles), total(m.diff for m in angles), total(m.drift for m in angles)),
         _cosine(
-            math.fsum(m.along for m in angles), math.fsum(m.diff for m in angles), math.fsum(m.drift for m in angles)
-        ),
-        _cosine(
-            math.fsum((m.base + m.target - m.drift) / 2 for m in related),
-            math.fsum(m.base for m in related),
-            math.fsum(m.target for m in related),
+            total((m.base + m.target - m.drift) / 2 for m in related),
+            total(m.base for m in related),
+            total(m.target for m in related),
         ),
     )
 

@@ -19,7 +19,7 @@ from tuneport.transfer.arithmetic import ROUNDING, SUMS
 from tuneport.transfer.pieces import Readers, Sum
 from tuneport.transfer.plan import OutputTask, Plan
 from tuneport.transfer.roles import is_matrix
-from tuneport.transfer.rounding import MOST, Rounded, loss_in_words, rounded
+from tuneport.transfer.rounding import MOST, Rounded, loss_in_words, rounded, total
 from tuneport.transfer.sampling import Matrix, Opened, Span, draw
 from tuneport.transfer.stream import Workspace
 
@@ -54,8 +54,8 @@ class RoundingSample:
         ]
         if len(without) < 2:
             return math.inf
-        middle = math.fsum(without) / len(without)
-        spread_out = math.fsum((error - middle) ** 2 for error in without)
+        middle = total(without) / len(without)
+        spread_out = total((error - middle) ** 2 for error in without)
         return 3 * math.sqrt(spread_out * (len(without) - 1) / len(without))
 
     def record(self) -> dict[str, Any]:

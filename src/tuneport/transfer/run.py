@@ -322,7 +322,7 @@ def _lost_difference(plan: Plan, results: Sequence[TensorResult], readers: Reade
     names = {rows.recipe.name for rows in plan.lost}
     beside = [result for result in carried if result.task.slot.name in names]
     mean = sum(result.sums[0] for result in beside) / max(sum(result.task.slot.elements for result in beside), 1)
-    own = lost**2 / sum(rows.elements for rows in plan.lost)
+    own = lost * lost / sum(rows.elements for rows in plan.lost)
     whole = math.hypot(lost, math.sqrt(sum(result.sums[0] for result in carried)))
     return LostDifference(lost, lost / whole if whole > 0 else 0.0, own > 9 * mean)
 

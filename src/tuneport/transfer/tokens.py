@@ -6,6 +6,7 @@ decisions for the manifest. How tokens are matched is `pairing/vocabulary.py`'s.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -145,7 +146,7 @@ def token_warnings(match: VocabularyMatch, measured: LostDifference | None = Non
     used = measured is not None and measured.stands_out
     lost = [token for token in match.lost if used or not is_placeholder(token)]
     if lost:
-        share = f" ({measured.share:.1%} of ‖Δ‖)" if measured is not None else ""
+        share = f" ({measured.share:.1%} of ‖Δ‖)" if measured is not None and math.isfinite(measured.share) else ""
         found.append(
             f"{len(lost)} token(s) of base and tuned are not in the target's vocabulary, so what the fine-tuning changed in "
             f"their rows{share} is lost: {_few(lost)}. Pass `--new-tokens all` to append them with the tuned model's rows; "

@@ -7,7 +7,6 @@ cannot vouch for itself. With them the plan is made again and bytes are recomput
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import threading
@@ -26,6 +25,7 @@ from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import UsageError, VerificationError, listing
+from tuneport.json_text import as_json
 from tuneport.pairing.spelling_rules import Rename
 from tuneport.pairing.tensors import Rule
 from tuneport.transfer.budget import DEFAULT_MAX_MEMORY_PARSING, Budget, budget
@@ -272,7 +272,7 @@ def _compare_words(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
         "decisions": [asdict(decision) for decision in plan.decisions],
         "config_differences": [asdict(difference) for difference in plan.differences],
     }
-    said = json.loads(json.dumps(wanted))
+    said = as_json(wanted)
     return [
         f"{field} in the manifest is not what these parents give"
         for field in said

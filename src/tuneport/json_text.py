@@ -1,0 +1,96 @@
+"""JSON that others wrote, read within bounds; and JSON of ours that every reader takes.
+
+Python's own reader ends a document of deep nesting in a RecursionError, takes half a surrogate pair that no file can be written
+with, and makes whole numbers that no float can hold. Here each of these is a ValueError in words, like any other damage.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Far more than a config, a tokenizer or a manifest needs, far less than the functions that walk over them can take.
+MOST_DEPTH = 100
+# Digits of a whole number that a float64 can still hold.
+MOST_DIGITS = 308
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_LONG_NUMBER = re.compile(rf"[0-9]{{{MOST_DIGITS + 1},}}")
+
+
+def read_json(content: str | bytes) -> Any:
+    """The value of a JSON document in UTF-8.
+
+    Raises ValueError, and nothing else, where it is none, is nested too deeply, or holds text or numbers that cannot be kept.
+    """
+    text = content.decode("utf-8") if isinstance(content, bytes) else content
+    try:
+        value = json.loads(text, parse_int=_whole) if _LONG_NUMBER.search(text) else json.loads(text)
+    except RecursionError:
+        raise _too_deep() from None
+    if text.count("[") + text.count("{") > MOST_DEPTH:
+        _check_depth(value)
+    if _SURROGATE.search(text):
+        for found in _texts(value):
+            check_text(found)
+    return value
+
+
+def check_text(text: str) -> None:
+    """Raise ValueError where a text holds what UTF-8 cannot: half a surrogate pair, or a byte of a name that is not UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = text.encode("ascii", "backslashreplace").decode()
+        shown = shown if len(shown) <= 60 else f"{shown[:59]}…"
+        raise ValueError(f"it holds half a surrogate pair, which UTF-8 cannot store: '{shown}'") from None
+
+
+def finite(value: Any) -> Any:
+    """The value with null for every number that JSON has no word for (NaN, infinity)."""
+    if isinstance(value, Mapping):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_json(value: Any) -> Any:
+    """The value as a reader of its JSON gets it: lists for tuples, null for numbers that are not finite."""
+    return json.loads(json.dumps(finite(value)))
+
+
+def _whole(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(
+            f"it holds a whole number of {len(text)} digits, {text[:20]}…; at most {MOST_DIGITS} can be read"
+        )
+    return int(text)
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MOST_DEPTH + 1):
+        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [child for children in inner for child in children if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"its lists and objects are nested more than {MOST_DEPTH} deep")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    left = [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, dict):
+            left += [*each, *each.values()]
+        elif isinstance(each, list):
+            left += each
