@@ -6,13 +6,15 @@ while it is read is told.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Protocol
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.legacy import LegacyReader
+from tuneport.checkpoint.open_files import KeptFile
 from tuneport.checkpoint.views import read_view
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError
@@ -24,8 +26,8 @@ class TensorReader(Protocol):
     def read_into(self, tensor: StoredTensor, start: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with the tensor's bytes from byte ``start`` on."""
 
-    def place(self, tensor: StoredTensor) -> tuple[int, int] | None:
-        """An open file's descriptor and the tensor's first byte in it; None where it does not lie in a file as it is."""
+    def place(self, tensor: StoredTensor) -> AbstractContextManager[tuple[int, int]] | None:
+        """A file's descriptor, open meanwhile, and the tensor's first byte in it; None where it does not lie in a file as it is."""
 
     def check_unchanged(self) -> None:
         """Raise `CheckpointError` if a file is no longer the one whose header was read."""
@@ -51,54 +53,78 @@ class FileReader:
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Open every file and see that it is still the one whose header was read."""
         self._where = f"{checkpoint.role} {checkpoint.label}"
-        self._files = checkpoint.files
-        self._descriptors: dict[str, int] = {}
-        try:
-            for name in checkpoint.files:
-                self._descriptors[name] = os.open(checkpoint.path / name, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            self.close()
-            raise CheckpointError(f"{self._where}: {error.filename} cannot be opened: {error.strerror}.") from None
-        self._seen = {name: _stamp(os.fstat(descriptor)) for name, descriptor in self._descriptors.items()}
+        self._seen: dict[str, tuple[int, ...]] = {}
+        self._files = {
+            name: KeptFile(checkpoint.path / name, os.O_RDONLY, functools.partial(self._check, name))
+            for name in checkpoint.files
+        }
         for name, file in checkpoint.files.items():
-            if self._seen[name][0] != file.size or (file.mtime_ns and self._seen[name][1] != file.mtime_ns):
+            with self._used(name):
+                size, mtime_ns = self._seen[name][:2]
+            if size != file.size or (file.mtime_ns and mtime_ns != file.mtime_ns):
                 self.close()
                 raise CheckpointError(f"{self._where}: {name} was changed since its header was read. Run again.")
+
+    @contextmanager
+    def _used(self, name: str) -> Iterator[int]:
+        with ExitStack() as stack:
+            try:
+                descriptor = stack.enter_context(self._files[name].used())
+            except OSError as error:
+                self.close()
+                raise CheckpointError(f"{self._where}: {error.filename} cannot be opened: {error.strerror}.") from None
+            yield descriptor
+
+    def _check(self, name: str, descriptor: int) -> None:
+        """Raise if the file that was opened is not the one that was opened first."""
+        stamp = _stamp(os.fstat(descriptor))
+        if self._seen.setdefault(name, stamp) != stamp:
+            raise CheckpointError(f"{self._where}: {name} changed while it was read. Run again.")
 
     def read_into(self, tensor: StoredTensor, start: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with the tensor's bytes from byte ``start`` on."""
         read_view(tensor, start, buffer, self._read)
 
     def _read(self, tensor: StoredTensor, start: int, buffer: memoryview) -> None:
-        descriptor, position, rest = self._descriptors[tensor.file], tensor.offset + start, buffer
+        position, rest = tensor.offset + start, buffer
         try:
-            while rest:
-                count = os.preadv(descriptor, [rest], position)
-                if count == 0:
-                    raise CheckpointError(
-                        f"{self._where}: {tensor.file} ends inside `{tensor.name}`; it was cut short while it was read."
-                    )
-                position, rest = position + count, rest[count:]
+            with self._used(tensor.file) as descriptor:
+                while rest:
+                    count = os.preadv(descriptor, [rest], position)
+                    if count == 0:
+                        raise CheckpointError(
+                            f"{self._where}: {tensor.file} ends inside `{tensor.name}`; it was cut short while it was read."
+                        )
+                    position, rest = position + count, rest[count:]
         except OSError as error:
             raise CheckpointError(
                 f"{self._where}: {tensor.file} cannot be read at `{tensor.name}`: {error.strerror}."
             ) from None
 
-    def place(self, tensor: StoredTensor) -> tuple[int, int] | None:
+    def place(self, tensor: StoredTensor) -> AbstractContextManager[tuple[int, int]] | None:
         """An open file's descriptor and the tensor's first byte in it; None where its bytes do not follow each other."""
-        return (self._descriptors[tensor.file], tensor.offset) if tensor.in_one_piece else None
+        return self._placed(tensor) if tensor.in_one_piece else None
+
+    @contextmanager
+    def _placed(self, tensor: StoredTensor) -> Iterator[tuple[int, int]]:
+        with self._used(tensor.file) as descriptor:
+            yield descriptor, tensor.offset
 
     def check_unchanged(self) -> None:
         """Raise if a file was written to since it was opened: what was read may then be of two versions."""
-        changed = [name for name, fd in self._descriptors.items() if _stamp(os.fstat(fd)) != self._seen[name]]
+        changed = []
+        for name in self._files:
+            with self._used(name) as descriptor:
+                if _stamp(os.fstat(descriptor)) != self._seen[name]:
+                    changed.append(name)
         if changed:
             raise CheckpointError(f"{self._where}: {', '.join(changed)} changed while it was read. Run again.")
 
     def close(self) -> None:
         """Close every file."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+        for file in self._files.values():
+            file.close()
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, status.st_mtime_ns
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino

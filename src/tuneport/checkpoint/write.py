@@ -17,6 +17,7 @@ from typing import Any
 
 from tuneport.checkpoint import journal
 from tuneport.checkpoint.journal import Journal, LeafRecord
+from tuneport.checkpoint.open_files import KeptFile
 from tuneport.checkpoint.replacing import REPLACES, check_room_for_old, finish_replacing, move_into_place
 from tuneport.checkpoint.shards import Layout
 from tuneport.checkpoint.weights import StoredTensor
@@ -36,24 +37,28 @@ class OutputFolder:
     """DIR.partial while it is being filled. Use `begin`; ``resumed`` tells how many leaves an earlier run left."""
 
     def __init__(self, out: Path, partial: Path, plan: Mapping[str, Any], layout: Layout) -> None:
-        """Open the journal, and every shard at its full size."""
+        """Open the journal, and make every shard, of its full size."""
         self.out, self.partial, self.layout = out, partial, layout
-        self._descriptors: dict[str, int] = {}
+        self._shards: dict[str, KeptFile] = {}
+        self._closed = False
         with told(partial):
             self.journal = Journal(partial, plan)
             self.resumed = len(self.journal.leaves)
             _check_space(out, partial, layout.nbytes - _allocated(partial))
             for file, size in layout.sizes.items():
-                descriptor = os.open(partial / file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-                self._descriptors[file] = descriptor
-                if os.fstat(descriptor).st_size != size:
-                    os.ftruncate(descriptor, size)
-                _write_all(descriptor, memoryview(layout.headers[file]), 0)
+                self._shards[file] = KeptFile(partial / file, os.O_RDWR | os.O_NOFOLLOW)
+                descriptor = os.open(partial / file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+                try:
+                    if os.fstat(descriptor).st_size != size:
+                        os.ftruncate(descriptor, size)
+                    _write_all(descriptor, memoryview(layout.headers[file]), 0)
+                finally:
+                    os.close(descriptor)
 
     def write(self, slot: StoredTensor, start: int, content: memoryview) -> None:
         """Write bytes of a tensor, from its byte ``start`` on."""
-        with told(self.partial):
-            _write_all(self._descriptors[slot.file], content, slot.offset + start)
+        with told(self.partial), self._shards[slot.file].used() as descriptor:
+            _write_all(descriptor, content, slot.offset + start)
 
     def note(self, tensor: str, leaf: int, record: LeafRecord) -> None:
         """Journal a leaf whose bytes are written."""
@@ -62,10 +67,10 @@ class OutputFolder:
 
     def read_into(self, slot: StoredTensor, start: int, buffer: memoryview) -> None:
         """Read back bytes of a tensor that an earlier run wrote."""
-        with told(self.partial):
+        with told(self.partial), self._shards[slot.file].used() as descriptor:
             position, rest = slot.offset + start, buffer
             while rest:
-                count = os.preadv(self._descriptors[slot.file], [rest], position)
+                count = os.preadv(descriptor, [rest], position)
                 assert count, "the shard has its full size"
                 position, rest = position + count, rest[count:]
 
@@ -98,10 +103,11 @@ class OutputFolder:
 
     def close(self) -> None:
         """Close shards and journal; DIR.partial stays as it is."""
-        if self._descriptors:
+        if not self._closed:
+            self._closed = True
             self.journal.close()
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+        for shard in self._shards.values():
+            shard.close()
 
 
 @contextmanager

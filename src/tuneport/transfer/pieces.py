@@ -8,6 +8,7 @@ Nothing is written here.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -300,14 +301,16 @@ class _Reading:
     ) -> int | None:
         """Base, tuned and target (each with its first element) read and computed in one go; None where that cannot be."""
         files, places = [], []
-        for source, at in sources:
-            place = self.readers[source.role].place(source.tensor)
-            if place is None:
-                return None
-            files.append(place[0])
-            places.append(place[1] + at * DTYPES[source.tensor.dtype].itemsize)
-        room = functools.partial(self.space.buffer, "inputs")
-        return kernel.transfer_files(files, places, room, out, dtypes, scale, start, sums, draw)
+        with contextlib.ExitStack() as open_meanwhile:
+            for source, at in sources:
+                place = self.readers[source.role].place(source.tensor)
+                if place is None:
+                    return None
+                descriptor, first = open_meanwhile.enter_context(place)
+                files.append(descriptor)
+                places.append(first + at * DTYPES[source.tensor.dtype].itemsize)
+            room = functools.partial(self.space.buffer, "inputs")
+            return kernel.transfer_files(files, places, room, out, dtypes, scale, start, sums, draw)
 
     def difference(
         self, term: Term, minus_at: int, plus_at: int, count: int, work: str, number: int
