@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
 import os
 import signal
@@ -22,8 +21,11 @@ from tuneport import __version__, publishing
 from tuneport.diagnose import command as diagnosing
 from tuneport.errors import TuneportError, UsageError, in_brief
 from tuneport.evaluate import command as evaluating
+from tuneport.json_text import finite
+from tuneport.printable import printable, printable_json
 from tuneport.report import command as reporting
 from tuneport.study import command as studying
+from tuneport.terminal import open_streams, tell
 from tuneport.tune import command as tune
 
 Verb = Callable[[argparse.Namespace], dict[str, Any]]
@@ -33,9 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     # numpy's BLAS would start a thread for every CPU; the core works with threads of its own.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without Δ or −, a name that is no Unicode
+    open_streams()
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
@@ -462,15 +462,26 @@ def _outcome(outcome: Any) -> dict[str, Any]:
 def _show(result: dict[str, Any], options: argparse.Namespace) -> int:
     words, told = result.pop("words", ""), result.pop("told", ())
     status = int(result.pop("status", 0))
-    _say(json.dumps(result, ensure_ascii=False) if options.json else words)
+    try:
+        _say(_as_one_object(result) if options.json else printable(words))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        tell(f"tuneport: Done, but the result could not be written to stdout: {error.strerror or error}.")
+        status = 1
     for warning in result.get("warnings", []):
         if warning not in told:
             _warn(warning)
     return status
 
 
+def _as_one_object(result: dict[str, Any]) -> str:
+    """One line of JSON that any reader takes, and any terminal."""
+    return printable_json(json.dumps(finite(result), ensure_ascii=False, allow_nan=False))
+
+
 def _warn(warning: str) -> None:
-    print(f"warning: {warning}", file=sys.stderr)
+    tell(f"warning: {warning}")
 
 
 def _say(text: str) -> None:
@@ -489,9 +500,9 @@ def _fail(options: argparse.Namespace, kind: str, message: str, status: int) -> 
 
         traceback.print_exc()
     if options.json:
-        with contextlib.suppress(BrokenPipeError):  # the reader of stdout went away; stderr says the same
-            _say(json.dumps({"error": {"type": kind, "message": message}}, ensure_ascii=False))
-    print(f"tuneport: {in_brief(message)}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the reader of stdout went away, or its disk is full; stderr says the same
+            _say(_as_one_object({"error": {"type": kind, "message": message}}))
+    tell(f"tuneport: {in_brief(message)}")
     return status
 
 

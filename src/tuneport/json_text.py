@@ -72,7 +72,7 @@ def _whole(text: str) -> int:
 
 def _check_depth(value: Any) -> None:
     level = [value]
-    for _ in range(MOST_DEPTH + 1):
+    for _ in range(MOST_DEPTH):
         inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
         level = [child for children in inner for child in children if isinstance(child, dict | list)]
         if not level:

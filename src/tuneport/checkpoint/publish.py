@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from blake3 import blake3
 from tuneport.checkpoint.folder import LICENCE_PREFIXES, is_sidecar
 from tuneport.checkpoint.hub import status_of, transport_error
 from tuneport.errors import PublishError, UsageError, listing
+from tuneport.terminal import is_watched
 
 CARD = "README.md"
 # The records by which a folder that tuneport wrote is known, and how their formats begin.
@@ -141,7 +141,7 @@ def upload(folder: Path, names: Sequence[str], to: Destination, message: str, de
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    if not sys.stderr.isatty():
+    if not is_watched():
         disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it remarks upon commits that would be empty
     api, stays = HfApi(), {*names, _HUBS_OWN}

@@ -5,7 +5,6 @@ The second model is loaded once, for the first point that an earlier run has not
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from tuneport.evaluate.keeping import Kept
 from tuneport.evaluate.models import Loading, Seat, load
 from tuneport.evaluate.outcomes import TaskResult
 from tuneport.pairing.shared import Shared
+from tuneport.terminal import is_watched, tell
 
 _FEWEST = 4  # two examples to locate a peak, two to measure it
 
@@ -147,5 +147,5 @@ def _ask(task: OwnTask, model: Any, asking: Asking, alpha: float) -> TaskResult:
 
 
 def _progress(what: str) -> None:
-    if sys.stderr.isatty():
-        print(what, file=sys.stderr)
+    if is_watched():
+        tell(what)

@@ -12,9 +12,10 @@ import io
 import logging
 import os
 import random
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from tuneport.terminal import is_watched
 
 SEED = 1234  # the harness's own, for shots and for the libraries
 _LOUD = ("lm_eval", "lm-eval", "transformers", "datasets", "accelerate", "filelock", "httpx", "urllib3")
@@ -61,7 +62,7 @@ def quietly() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        if not sys.stderr.isatty():
+        if not is_watched():
             stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         for logger in loggers:
             logger.setLevel(logging.ERROR)

@@ -7,7 +7,6 @@ each task, compare, write. A killed run goes on from what it has; finished resul
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +34,7 @@ from tuneport.evaluate.named import NamedTask, ask_named, load_named, load_suite
 from tuneport.evaluate.outcomes import TaskResult
 from tuneport.evaluate.sandbox import Sandbox
 from tuneport.evaluate.suites import VARIANTS, Variant, find_suite
+from tuneport.terminal import is_watched, tell
 from tuneport.tune.chat import shipped_template, template_names
 
 FORMAT = "tuneport-evaluation-1"
@@ -366,5 +366,5 @@ def versions() -> dict[str, str]:
 
 
 def _progress(what: str) -> None:
-    if sys.stderr.isatty():
-        print(what, file=sys.stderr)
+    if is_watched():
+        tell(what)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -27,6 +26,7 @@ from tuneport.study.records import Record
 from tuneport.study.results import NAME, Results
 from tuneport.study.schedule import Engine, State, look, perform_all
 from tuneport.study.store import STEPS, STUDY, Store
+from tuneport.terminal import is_watched, tell
 
 ENGINES = ("local", "ray")
 # results.json is written anew as steps end, for at most a twentieth of the time.
@@ -105,9 +105,9 @@ class _Results:
         """A step has ended, or was let go: tell who looks, and write unless that was done just now."""
         self._results.note(record)
         self._number += record.outcome != "dropped"
-        if record.outcome != "dropped" and sys.stderr.isatty():
+        if record.outcome != "dropped" and is_watched():
             how = "failed" if record.outcome == "failed" else f"{record.seconds:.1f} s"
-            print(f"[{self._number}/{self._of}] {record.name}: {how}", file=sys.stderr, flush=True)
+            tell(f"[{self._number}/{self._of}] {record.name}: {how}")
         if time.monotonic() >= self._again_at:
             self.write()
 

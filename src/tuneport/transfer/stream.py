@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+from tuneport.terminal import is_watched, write
+
 
 class Task(Protocol):
     """Something with leaves: usually one tensor of the output."""
@@ -52,7 +54,7 @@ class Progress:
         """``total`` bytes are to be done."""
         self._what, self._total, self._done = what, max(total, 1), 0
         self._begun = time.monotonic()
-        self._shown = sys.stderr.isatty()
+        self._shown = is_watched()
 
     def add(self, nbytes: int) -> None:
         """``nbytes`` more are done."""
@@ -63,14 +65,12 @@ class Progress:
         if self._shown:
             rate = self._done / max(time.monotonic() - self._begun, 1e-3)
             share = min(self._done / self._total, 1)
-            sys.stderr.write(f"\r{self._what} {share:4.0%} of {self._total / 1e9:.2f} GB, {rate / 1e9:.2f} GB/s ")
-            sys.stderr.flush()
+            write(f"\r{self._what} {share:4.0%} of {self._total / 1e9:.2f} GB, {rate / 1e9:.2f} GB/s ")
 
     def clear(self) -> None:
         """Remove the line."""
         if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            write("\r\x1b[K")
 
 
 def run_leaves(

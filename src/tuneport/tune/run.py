@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +22,7 @@ from blake3 import blake3
 from tuneport import __version__
 from tuneport.checkpoint.publish import CARD
 from tuneport.errors import TrainingError
+from tuneport.terminal import is_watched, tell, write
 from tuneport.tune.card import render_card
 from tuneport.tune.casting import CastLoss
 from tuneport.tune.curve import add_point
@@ -270,12 +270,12 @@ def _step_of(checkpoint: Path) -> int:
 
 def _show_warnings(prepared: Prepared, team: Team) -> None:
     """On a terminal, before the hours begin; the record has them too, and whoever called is given them at the end."""
-    if team.leads and sys.stderr.isatty():
+    if team.leads and is_watched():
         for warning in prepared.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            tell(f"warning: {warning}")
 
 
 def _show_progress(step: int, steps: int, loss: float, team: Team) -> None:
-    if team.leads and sys.stderr.isatty():
+    if team.leads and is_watched():
         end = "\n" if step >= steps else ""
-        print(f"\rstep {step}/{steps}, loss {loss:.4f} ", end=end, file=sys.stderr, flush=True)
+        write(f"\rstep {step}/{steps}, loss {loss:.4f} {end}")
