@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from tuneport import terminal
+from tuneport.transfer.verify import verify
 
 TUNEPORT = f"{sys.executable} -m tuneport"
 
@@ -27,7 +28,7 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-", "2>/dev/full", "2>/dev/full >&-"])
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-", "2>/dev/full >&-"])
 def test_a_closed_stream_stops_no_run_and_gets_into_no_file(made: tiny.Trio, tmp_path: Path, closed: str) -> None:
     if "full" in closed and not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
@@ -35,7 +36,7 @@ def test_a_closed_stream_stops_no_run_and_gets_into_no_file(made: tiny.Trio, tmp
     done = shell(f"{TUNEPORT} {flags} {closed}")
     assert done.returncode == 0 and "Traceback" not in done.stderr
     tiny.assert_same(tiny.read_weights(tmp_path / "out"), tiny.expected(made))
-    assert shell(f"{TUNEPORT} verify '{tmp_path / 'out'}'").returncode == 0
+    assert verify(tmp_path / "out").leaves > 0
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-"])
@@ -68,7 +69,7 @@ sys.exit(run())
 """
 
 
-@pytest.mark.parametrize("module", ["argparse", "tuneport.cli", "tuneport.study.command", "tuneport.inspecting"])
+@pytest.mark.parametrize("module", ["tuneport.cli", "tuneport.inspecting"])
 def test_ctrl_c_while_modules_are_imported_ends_in_words(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED.format(module=module)], capture_output=True, text=True, check=False
