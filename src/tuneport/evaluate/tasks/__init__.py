@@ -127,7 +127,8 @@ def livecodebench(sandbox: Sandbox | None) -> dict[str, Any]:
     if sandbox is None:
         raise UsageError(
             "LiveCodeBench runs what models write. Name a sandbox that runs Python from its stdin, for example "
-            "--run-code-in 'docker run --rm -i --network none python:3.12 python -'; nothing is run outside of it."
+            "--run-code-in 'docker run --rm -i --network none --memory 4g --pids-limit 256 python:3.12 python -'; nothing is "
+            "run outside of it."
         )
 
     def documents(**_: Any) -> Any:
