@@ -118,30 +118,40 @@ ALLOWED = {
     "json_text": set(),
     "printable": set(),
     "terminal": {"printable"},
+    "foreign": {"errors"},
     "verbs": set(),
-    "checkpoint": {"errors"},
-    "pairing": {"errors", "checkpoint"},
-    "transfer": {"errors", "verbs", "checkpoint", "pairing"},
-    "diff": {"errors", "verbs", "checkpoint", "pairing", "transfer"},
-    "place": {"errors", "checkpoint"},  # checkpoint: how two plans differ, nothing else
-    "tune": {"errors", "verbs", "checkpoint", "place", "transfer"},  # transfer: how rounding is measured, nothing else
+    "checkpoint": {"errors", "foreign"},
+    "pairing": {"errors", "foreign", "checkpoint"},
+    "transfer": {"errors", "foreign", "verbs", "checkpoint", "pairing"},
+    "diff": {"errors", "foreign", "verbs", "checkpoint", "pairing", "transfer"},
+    "place": {"errors", "foreign", "checkpoint"},  # checkpoint: how two plans differ, and what is ours, nothing else
+    "tune": {
+        "errors",
+        "foreign",
+        "verbs",
+        "checkpoint",
+        "place",
+        "transfer",
+    },  # transfer: how rounding is measured, nothing else
     "evaluate": {
         "errors",
+        "foreign",
         "verbs",
         "checkpoint",
         "place",
         "tune",
     },  # tune: how an example's digest is formed, how templates are rendered, where prompts end in tokens
-    "diagnose": {"errors", "checkpoint", "pairing", "transfer", "evaluate"},
+    "diagnose": {"errors", "foreign", "checkpoint", "pairing", "transfer", "evaluate"},
     "study": {
         "errors",
+        "foreign",
         "verbs",
         "checkpoint",
         "tune",
         "evaluate",
         "lab",
     },  # settings, measures, names; what steps do: below
-    "report": {"errors", "verbs", "evaluate"},  # evaluate: what outcomes are worth (measures), nothing else
+    "report": {"errors", "foreign", "verbs", "evaluate"},  # evaluate: what outcomes are worth (measures), nothing else
 }
 # `verify` proves what `apply` wrote as well; it looks at diff vectors inside its functions only. The examples of a curve are
 # read as `evaluate` will read them, before anything is trained.

@@ -1,8 +1,8 @@
 """The folder of a run: unfinished until it ends well, continued by the same plan, never at others' cost."""
 
+import contextlib
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,31 +87,99 @@ def test_two_runs_at_once_into_the_same_place_are_one_too_many(tmp_path: Path) -
     assert (tmp_path / "run").exists()
 
 
+TUNED = {"format": "tuneport-tune/1", "seed": 0}
+RECORD = "tune.json"
+
+
+def tuned(out: Path, plan: dict[str, Any] = TUNED, result: str = "old") -> None:
+    with workplace(out, plan, RECORD, overwrite=True) as folder:
+        assert folder is not None
+        (folder / "log.jsonl").write_text(result)
+        (folder / RECORD).write_text(json.dumps({"plan": plan}))
+
+
 def test_another_plans_folder_is_replaced_when_that_is_asked_for_and_the_new_one_is_whole(tmp_path: Path) -> None:
-    out, other = tmp_path / "run", PLAN | {"seed": 1}
-    finish(out)
-    (out / "thesis.txt").write_text("old")
-    with pytest.raises(KeyboardInterrupt), workplace(out, other, overwrite=True) as folder:
+    out, other = tmp_path / "run", TUNED | {"seed": 1}
+    tuned(out)
+    with pytest.raises(KeyboardInterrupt), workplace(out, other, RECORD, overwrite=True) as folder:
         assert folder is not None
         raise KeyboardInterrupt
-    assert (out / "thesis.txt").read_text() == "old"
-    with workplace(out, other, overwrite=True) as folder:
-        assert folder is not None
-        (folder / "result").write_text("new")
+    assert (out / "log.jsonl").read_text() == "old"
+    tuned(out, other, "new")
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
-    assert {path.name for path in out.iterdir()} == {"plan.json", "result"}
-    with workplace(out, other, overwrite=True) as folder:
+    assert {path.name: path.read_text() for path in out.iterdir()}["log.jsonl"] == "new"
+    with workplace(out, other, RECORD, overwrite=True) as folder:
         assert folder is None, "the same plan is done, and is not done again"
 
 
-# Without a record nothing tells a whole folder before it is marked.
-@pytest.mark.parametrize(("record", "renames"), [*((None, n) for n in (1, 2, 3)), *(("r.json", n) for n in range(4))])
+@pytest.mark.parametrize("what", ["another's folder", "a file", "a link to a folder of ours", "a stray in ours"])
+def test_what_is_not_ours_is_replaced_by_no_flag(tmp_path: Path, what: str) -> None:
+    out, mine = tmp_path / "run", tmp_path / "run" / "thesis.txt"
+    match what:
+        case "another's folder":
+            out.mkdir()
+            mine.write_text("mine")
+        case "a file":
+            out.write_text("mine")
+        case "a link to a folder of ours":
+            tuned(tmp_path / "elsewhere")
+            out.symlink_to(tmp_path / "elsewhere")
+        case _:
+            tuned(out)
+            mine.write_text("mine")
+    before = {path.name: path.lstat().st_ino for path in tmp_path.rglob("*")}
+    with (
+        pytest.raises(OutputError, match="--overwrite does not replace it"),
+        workplace(out, TUNED | {"seed": 1}, RECORD, overwrite=True),
+    ):
+        pass
+    assert {path.name: path.lstat().st_ino for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "mark", ["", "{}", "null", "[1]", '{"device": 1, "inode": 2}', '{"device": 1e999, "inode": 2}']
+)
+def test_a_mark_that_does_not_hold_the_folder_beside_it_proves_nothing(tmp_path: Path, mark: str) -> None:
+    out, old = tmp_path / "run", tmp_path / "run.old"
+    tuned(out)
+    (out / ".replaces").write_text(mark)
+    tuned(old)
+    with workplace(out, TUNED, RECORD) as folder:
+        assert folder is None
+    assert (old / RECORD).exists()
+
+
+def test_a_mark_that_holds_a_folder_of_somebody_else_removes_nothing(tmp_path: Path) -> None:
+    out, old = tmp_path / "run", tmp_path / "run.old"
+    tuned(out)
+    old.mkdir()
+    (old / "thesis.txt").write_text("mine")
+    (out / ".replaces").write_text(json.dumps({"device": old.stat().st_dev, "inode": old.stat().st_ino}))
+    with workplace(out, TUNED, RECORD) as folder:
+        assert folder is None
+    assert (old / "thesis.txt").exists()
+
+
+def test_a_run_that_is_refused_removes_nothing(tmp_path: Path) -> None:
+    out, old = tmp_path / "run", tmp_path / "run.old"
+    tuned(out)
+    tuned(old)
+    (out / ".replaces").write_text(json.dumps({"device": old.stat().st_dev, "inode": old.stat().st_ino}))
+    with pytest.raises(OutputError, match="another plan"), workplace(out, TUNED | {"seed": 1}, RECORD):
+        pass
+    assert (old / RECORD).exists()
+    with workplace(out, TUNED, RECORD) as folder:
+        assert folder is None
+    assert not old.exists() and not (out / ".replaces").exists()
+
+
+@pytest.mark.parametrize("at", range(24))
 def test_a_kill_between_the_renames_is_made_good_by_the_next_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str | None, renames: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    out, other = tmp_path / "run", PLAN | {"seed": 1}
-    finish(out)
-    left = [renames]
+    out, other = tmp_path / "run", TUNED | {"seed": 1}
+    tuned(out)
+    left = [at]
 
     class KilledError(Exception):
         pass
@@ -127,25 +195,31 @@ def test_a_kill_between_the_renames_is_made_good_by_the_next_run(
 
     with (
         monkeypatch.context() as patched,
-        pytest.raises(KilledError),
-        workplace(out, other, record, overwrite=True) as folder,
+        contextlib.suppress(KilledError),
+        workplace(out, other, RECORD, overwrite=True) as folder,
     ):
         assert folder is not None
-        if record:
-            (folder / record).write_text(json.dumps({"plan": other}))
-        (folder / "result").write_text("new")
-        for owner, name in ((Path, "rename"), (Path, "touch"), (shutil, "rmtree")):
+        (folder / RECORD).write_text(json.dumps({"plan": other}))
+        (folder / "log.jsonl").write_text("new")
+        for owner, name in ((Path, "rename"), (Path, "unlink"), (os, "open"), (os, "unlink"), (os, "rmdir")):
             patched.setattr(owner, name, counted(getattr(owner, name)))
-    assert any((place / "result").exists() for place in tmp_path.iterdir())
-    with workplace(out, other, record, overwrite=True) as folder:
-        assert folder is None
-    assert (out / "result").read_text() == "new"
+    assert any(
+        (place / "log.jsonl").read_text() == "new" for place in tmp_path.iterdir() if (place / "log.jsonl").exists()
+    )
+    with workplace(out, other, RECORD, overwrite=True) as folder:
+        if folder is not None:
+            assert at < 2, "the plan was still there: the run itself goes on"
+            (folder / RECORD).write_text(json.dumps({"plan": other}))
+    assert (out / "log.jsonl").read_text() == "new"
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
-    assert not (out / ".replaces").exists()
+    assert {path.name for path in out.iterdir()} == {RECORD, "log.jsonl"}
 
 
 def test_what_has_the_name_that_the_old_folder_needs_is_told(tmp_path: Path) -> None:
-    finish(tmp_path / "run")
+    tuned(tmp_path / "run")
     (tmp_path / "run.old").mkdir()
-    with pytest.raises(OutputError, match=r"run\.old is in the way"), workplace(tmp_path / "run", {}, overwrite=True):
+    with (
+        pytest.raises(OutputError, match=r"run\.old is in the way"),
+        workplace(tmp_path / "run", {}, RECORD, overwrite=True),
+    ):
         pass

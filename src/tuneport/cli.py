@@ -274,7 +274,11 @@ def _running(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the run")
     group.add_argument("--strict", action="store_true", help="stop where something looks wrong, instead of warning")
     group.add_argument("--allow-nonfinite", action="store_true", help="write NaN and infinity instead of stopping")
-    group.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an output of tuneport that is there already; anything else stays",
+    )
     group.add_argument(
         "--dry-run", action="store_true", help="show the plan, from headers and a sample of values, and write nothing"
     )

@@ -7,6 +7,7 @@ exits with status 1. Nothing else is raised on purpose, so any other exception i
      ├── UsageError          a choice that cannot be meant (exit status 2)
      ├── CheckpointError     a file or folder that is not a readable checkpoint
      │    └── HubError       a model that the Hub does not give
+     ├── ForeignFileError    a file of others that is not opened: a pipe, a device, a link out of its folder (an OSError too)
      ├── PairingError        tensors, tokens or architectures that do not belong together
      ├── SidecarError        configs or tokenizer files that cannot be merged by rule
      ├── DataError           training data or examples that cannot be read, or do not fit what is asked
@@ -46,6 +47,17 @@ class CheckpointError(TuneportError):
 
 class HubError(CheckpointError):
     """A model that the Hub does not give: unknown, gated, or out of reach."""
+
+
+class ForeignFileError(TuneportError, OSError):
+    """A file of others that is not opened: no plain file, too large, or a link that leads out of its folder.
+
+    Also an `OSError`, with ``strerror`` and ``filename``: who puts into words what the system refuses says this as well.
+    """
+
+    def __str__(self) -> str:
+        """Which file, and why."""
+        return f"{self.filename}: {self.strerror}."
 
 
 class PairingError(TuneportError):

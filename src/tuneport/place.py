@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.journal import differing_fields
-from tuneport.checkpoint.replacing import REPLACES, check_room_for_old, finish_replacing, move_into_place
+from tuneport.checkpoint.replacing import check_replaceable, finish_replacing, is_empty_folder, move_into_place
 from tuneport.errors import OutputError, TakenError, listing
+from tuneport.foreign import read_bytes, write_new
 
 PLAN = "plan.json"
 
@@ -29,27 +30,29 @@ def workplace(
 
     The plan stands in plan.json. With `record`, the name of a JSON file that the run writes at its end and that holds
     the plan under "plan", the finished folder has no plan.json of its own. With `overwrite` an `out` of another plan is
-    replaced when all went well.
+    replaced when all went well, if it is tuneport's own: its record says so.
     """
+    assert record is not None or not overwrite, "what is replaced is known by its record"
     if out.name in ("", ".."):
         raise OutputError(f"{out} is no name of a folder to make. Give DIR a name of its own.")
     wanted = json.loads(json.dumps(plan))
-    finish_replacing(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if os.path.lexists(out) and not is_empty_folder(out):
         if not overwrite or _plan_in(out, record) == wanted:
             _compare(out, wanted, record)
+            finish_replacing(out)
             yield None
             return
-        check_room_for_old(out)
+        check_replaceable(out)
     unfinished = out.with_name(f"{out.name}.partial")
-    if unfinished.exists() and {file.name for file in unfinished.iterdir()} - {f"{PLAN}.new"}:
+    if os.path.lexists(unfinished) and {file.name for file in unfinished.iterdir()} - {f"{PLAN}.new"}:
         _compare(unfinished, wanted, record)
     with held(unfinished, "choose another DIR"):
+        finish_replacing(out)
         if _is_whole(unfinished, record):
             move_into_place(out, unfinished)  # a kill came between the last write and the last rename
             yield None
             return
-        if not (unfinished / PLAN).exists():
+        if not os.path.lexists(unfinished / PLAN):
             write_whole(unfinished / PLAN, json.dumps(wanted, indent=1) + "\n")
         yield unfinished
         if record is not None:
@@ -62,7 +65,7 @@ def held(folder: Path, instead: str) -> Iterator[None]:
     """Make a folder and lock it against a second run; the lock goes away with its process, and follows a rename."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}.") from None
     try:
@@ -90,14 +93,13 @@ def _holder(folder: int) -> str:
 def write_whole(path: Path, text: str) -> None:
     """Write a file beside its place, then rename it: it is whole, or it is not there."""
     unfinished = path.with_name(f"{path.name}.new")
-    unfinished.write_text(text, encoding="utf-8")
+    write_new(unfinished, text.encode("utf-8"))
     unfinished.replace(path)
 
 
 def _is_whole(unfinished: Path, record: str | None) -> bool:
-    """Whether only renames are left to do: the plan went, and the record is there; or it is marked to replace another."""
-    gone = record is not None and (unfinished / record).exists() and not (unfinished / PLAN).exists()
-    return gone or (unfinished / REPLACES).exists()
+    """Whether only renames are left to do: the plan went, and the record is there."""
+    return record is not None and (unfinished / record).is_file() and not os.path.lexists(unfinished / PLAN)
 
 
 def _compare(folder: Path, wanted: Any, record: str | None) -> None:
@@ -117,8 +119,8 @@ def _plan_in(folder: Path, record: str | None) -> dict[str, Any] | None:
     """The plan a folder was begun with; None where it holds none."""
     for name, key in ((PLAN, None), (record, "plan")):
         try:
-            found = json.loads((folder / name).read_text()) if name else None
-        except (OSError, ValueError):
+            found = json.loads(read_bytes(folder / name, folder)) if name else None
+        except (OSError, ValueError, RecursionError):
             continue
         found = found.get(key) if key and isinstance(found, dict) else found
         if isinstance(found, dict):

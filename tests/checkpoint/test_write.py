@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,8 +62,8 @@ def test_another_plan_at_the_same_place_stops_and_names_what_differs(cli: Cli, t
     assert not (tmp_path / "out.partial").exists()
 
 
-@pytest.mark.parametrize("what", ["folder", "empty folder", "file", "dangling link", "link to a folder"])
-def test_what_is_there_already_stops_the_run_and_stays(cli: Cli, tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("what", ["folder", "file", "dangling link", "link to a folder", "foreign manifest", "loop"])
+def test_what_is_there_already_and_not_ours_stays_whatever_the_flags(cli: Cli, tmp_path: Path, what: str) -> None:
     made, out = tiny.trio(tmp_path), tmp_path / "out"
     keep = tmp_path / "elsewhere"
     keep.mkdir()
@@ -71,33 +72,94 @@ def test_what_is_there_already_stops_the_run_and_stays(cli: Cli, tmp_path: Path,
         case "folder":
             out.mkdir()
             (out / "mine.txt").write_text("mine")
-        case "empty folder":
+        case "foreign manifest":
             out.mkdir()
+            (out / "tuneport.json").write_text('{"plan": {"format": "tuneport/1"}}')
         case "file":
             out.write_text("mine")
         case "dangling link":
             out.symlink_to(tmp_path / "nowhere")
+        case "loop":
+            out.symlink_to("out")
         case _:
             out.symlink_to(keep)
-    ran = cli(*made.flags(out))
-    assert ran.status == 1
-    assert "--overwrite" in ran.err
-    assert os.path.lexists(out)
-    assert not (tmp_path / "out.partial").exists()
+    before = tiny.contents(keep), out.lstat().st_ino
+    for flags in ([], ["--overwrite"], ["--dry-run"], ["--overwrite", "--dry-run"]):
+        ran = cli(*made.flags(out, *flags))
+        assert ran.status == 1 and str(out) in ran.err + ran.out and "Traceback" not in ran.err, (flags, ran)
+        assert not os.path.lexists(tmp_path / "out.partial") and not os.path.lexists(tmp_path / "out.old")
+    assert (tiny.contents(keep), out.lstat().st_ino) == before
+
+
+def test_an_empty_folder_is_filled_when_overwrite_says_so(cli: Cli, tmp_path: Path) -> None:
+    made, out = tiny.trio(tmp_path), tmp_path / "out"
+    out.mkdir()
+    assert cli(*made.flags(out)).status == 1
     assert cli(*made.flags(out, "--overwrite")).status == 0
-    assert out.is_dir() and not out.is_symlink()
-    assert (keep / "mine.txt").read_text() == "mine", "what a replaced link points at is not touched"
-    assert not os.path.lexists(tmp_path / "out.old")
+    assert (out / "tuneport.json").exists()
+
+
+def test_overwrite_stops_at_a_file_of_somebody_else_in_a_folder_of_ours(cli: Cli, tmp_path: Path) -> None:
+    made, out = tiny.trio(tmp_path), tmp_path / "out"
+    assert cli(*made.flags(out)).status == 0
+    (out / "notes").mkdir()
+    (out / "notes" / "thesis.tex").write_text("mine")
+    ran = cli(*made.flags(out, "--scale", "0.5", "--overwrite"))
+    assert ran.status == 1 and "notes/thesis.tex" in ran.err
+    shutil.move(out / "notes", tmp_path / "notes")
+    assert cli(*made.flags(out, "--scale", "0.5", "--overwrite")).status == 0
+
+
+def test_a_refused_run_does_not_believe_a_mark(cli: Cli, tmp_path: Path) -> None:
+    made, out, old = tiny.trio(tmp_path), tmp_path / "m", tmp_path / "m.old"
+    for folder in (out, old):
+        folder.mkdir()
+        (folder / "mine.txt").write_text("mine")
+    for mark in ("", json.dumps({"device": old.stat().st_dev, "inode": old.stat().st_ino})):
+        (out / ".replaces").write_text(mark)
+        for flags in ([], ["--overwrite"]):
+            assert cli(*made.flags(out, *flags)).status == 1
+            assert (old / "mine.txt").exists() and (out / "mine.txt").exists()
 
 
 def test_overwrite_stops_where_the_name_of_the_old_folder_is_taken(cli: Cli, tmp_path: Path) -> None:
     made = tiny.trio(tmp_path)
-    for name in ("out", "out.old"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "mine.txt").write_text("mine")
-    ran = cli(*made.flags(tmp_path / "out", "--overwrite"))
+    assert cli(*made.flags(tmp_path / "out")).status == 0
+    (tmp_path / "out.old").mkdir()
+    (tmp_path / "out.old" / "mine.txt").write_text("mine")
+    (tmp_path / "out" / ".replaces").write_text("")
+    ran = cli(*made.flags(tmp_path / "out", "--scale", "2", "--overwrite"))
     assert ran.status == 1 and "out.old" in ran.err
-    assert (tmp_path / "out" / "mine.txt").exists() and (tmp_path / "out.old" / "mine.txt").exists()
+    assert (tmp_path / "out" / "tuneport.json").exists() and (tmp_path / "out.old" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.json", "tuneport.json.new", "journal.jsonl.new", ".replaces"]
+)
+def test_nothing_is_written_through_a_link_in_an_unfinished_folder(cli: Cli, tmp_path: Path, name: str) -> None:
+    made, mine = tiny.trio(tmp_path), tmp_path / "mine.txt"
+    nan_in_tuned(made)
+    assert cli(*made.flags(tmp_path / "out")).status == 1
+    place = tmp_path / "out.partial" / name
+    for link in (Path.symlink_to, Path.hardlink_to):
+        mine.write_text("mine")
+        place.unlink(missing_ok=True)
+        link(place, mine)
+        cli(*made.flags(tmp_path / "out", "--allow-nonfinite"))
+        assert mine.read_text() == "mine"
+        if (tmp_path / "out").exists():
+            assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+            (tmp_path / "out").rename(tmp_path / "out.partial")
+            (tmp_path / "out.partial" / "tuneport.json").rename(tmp_path / "manifest")
+
+
+def test_an_unfinished_folder_that_is_a_link_is_not_taken_over(cli: Cli, tmp_path: Path) -> None:
+    made, elsewhere = tiny.trio(tmp_path), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "out.partial").symlink_to(elsewhere)
+    ran = cli(*made.flags(tmp_path / "out"))
+    assert ran.status == 1 and "out.partial" in ran.err
+    assert not any(elsewhere.iterdir())
 
 
 def test_a_folder_called_partial_that_tuneport_did_not_begin_is_left_alone(cli: Cli, tmp_path: Path) -> None:
@@ -270,5 +332,6 @@ def test_what_lies_in_an_unfinished_folder_and_is_not_of_a_run_is_left_there(cli
     (tmp_path / "out.partial" / "mine").mkdir()
     (tmp_path / "out.partial" / "mine" / "note.txt").write_text("mine")
     other_integers(made)
-    assert "integers" in cli(*made.flags(tmp_path / "out")).err
+    ran = cli(*made.flags(tmp_path / "out"))
+    assert ran.status == 1 and "mine/note.txt" in ran.err, "it is told before it would be moved into the output"
     assert (tmp_path / "out.partial" / "mine" / "note.txt").read_text() == "mine"

@@ -69,16 +69,44 @@ def test_a_killed_run_leaves_nothing_that_looks_whole_and_goes_on_where_it_stopp
 def test_what_is_kept_of_another_plan_is_refused_with_the_field_or_thrown_away_when_overwriting(
     tmp_path: Path,
 ) -> None:
-    out = tmp_path / "o.json"
-    with keeping(out, {"limit": 1}, overwrite=False) as kept:
+    out, plan = tmp_path / "o.json", {"format": run.FORMAT}
+    with keeping(out, plan | {"limit": 1}, overwrite=False) as kept:
         kept.put(0, 0, RESULT, ["warned"])
-    with keeping(out, {"limit": 1}, overwrite=False) as kept:
+    with keeping(out, plan | {"limit": 1}, overwrite=False) as kept:
         assert kept.get(0, 0) == (RESULT, ["warned"])
         assert kept.get(0, 1) is None
-    with pytest.raises(OutputError, match=r"limit \(then 1, now 2\)"), keeping(out, {"limit": 2}, overwrite=False):
+    other = plan | {"limit": 2}
+    with pytest.raises(OutputError, match=r"limit \(then 1, now 2\)"), keeping(out, other, overwrite=False):
         pass
-    with keeping(out, {"limit": 2}, overwrite=True) as kept:
+    with keeping(out, other, overwrite=True) as kept:
         assert kept.get(0, 0) is None
+
+
+@pytest.mark.parametrize("plan", [None, {"format": run.FORMAT, "limit": 1}, {"mine": 1}, {"format": run.FORMAT}])
+def test_what_lies_in_the_folder_and_is_of_no_run_stays(tmp_path: Path, plan: object) -> None:
+    out, folder = tmp_path / "o.json", tmp_path / "o.json.partial"
+    (folder / "notes").mkdir(parents=True)
+    (folder / "notes" / "mine.txt").write_text("mine")
+    if plan is not None:
+        (folder / "plan.json").write_text(json.dumps(plan))
+    with (
+        pytest.raises(OutputError, match=r"Move that away|another plan"),
+        keeping(out, {"format": run.FORMAT}, overwrite=True) as kept,
+    ):
+        kept.finish({}, iter([]))
+    assert (folder / "notes" / "mine.txt").read_text() == "mine" and not out.exists()
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    out, mine, plan = tmp_path / "o.json", tmp_path / "mine.txt", {"format": run.FORMAT}
+    mine.write_text("mine")
+    with keeping(out, plan, overwrite=False) as kept:
+        for name in ("examples.jsonl", "record.json.new", "000-000.json.new", "record.json"):
+            (kept.folder / name).symlink_to(mine)
+        kept.put(0, 0, RESULT, [])
+        kept.finish({}, iter([{"a": 1}]))
+    assert mine.read_text() == "mine" and json.loads(out.read_text())["plan"] == plan
+    assert examples_file(out).read_text() == '{"a": 1}\n' and not examples_file(out).is_symlink()
 
 
 def test_a_second_run_at_the_same_place_is_refused(tmp_path: Path) -> None:
@@ -92,16 +120,41 @@ def test_a_second_run_at_the_same_place_is_refused(tmp_path: Path) -> None:
             pass
 
 
-def test_a_file_that_is_no_record_is_never_touched(tmp_path: Path) -> None:
-    out = tmp_path / "o.json"
-    for content in ("my notes", json.dumps([1]), json.dumps({"no": "plan"})):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_that_is_no_record_is_never_touched_by_no_flag(tmp_path: Path, overwrite: bool) -> None:
+    out, record = tmp_path / "o.json", json.dumps({"plan": {"format": run.FORMAT}})
+    for content in ("my notes", json.dumps([1]), json.dumps({"no": "plan"}), json.dumps({"plan": {"format": "x"}})):
         out.write_text(content)
         with pytest.raises(OutputError, match="is no record of an evaluation"):
-            already_done(out, {}, overwrite=False)
+            already_done(out, {}, overwrite)
         assert out.read_text() == content
-    assert already_done(out, {}, overwrite=True) is None
     with pytest.raises(OutputError, match="is a folder"):
-        already_done(tmp_path, {}, overwrite=True)
+        already_done(tmp_path, {}, overwrite)
+    out.unlink()
+    (tmp_path / "record").write_text(record)
+    out.symlink_to(tmp_path / "record")
+    with pytest.raises(OutputError, match="is no record of an evaluation"):
+        already_done(out, {}, overwrite)
+    out.unlink()
+    os.mkfifo(out)
+    with pytest.raises(OutputError, match="is no record of an evaluation"):
+        already_done(out, {}, overwrite)
+    out.unlink()
+    examples_file(out).write_text("my own lines")
+    with pytest.raises(OutputError, match=r"o\.examples\.jsonl exists"):
+        already_done(out, {}, overwrite)
+
+
+def test_a_kill_between_the_two_renames_is_made_good(tmp_path: Path) -> None:
+    out, plan = tmp_path / "o.json", {"format": run.FORMAT}
+    with keeping(out, plan, overwrite=False) as kept:
+        (kept.folder / "record.json").write_text(json.dumps({"plan": plan}))
+        examples_file(out).write_text("{}\n")
+    assert already_done(out, plan, overwrite=False) is None
+    with keeping(out, plan, overwrite=False) as kept:
+        kept.finish({}, iter([{"a": 1}]))
+    assert json.loads(examples_file(out).read_text()) == {"a": 1}
+    assert already_done(out, plan, overwrite=True) is None
 
 
 def test_records_whose_names_differ_after_a_point_do_not_share_their_examples(tmp_path: Path) -> None:

@@ -13,13 +13,18 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from tuneport.errors import TakenError
+from tuneport.foreign import open_own, opened, read_bytes, write_new
 
 NAME = "journal.jsonl"
+# A leaf takes about 250 bytes: that many stand for 16 TiB of output. The longest line is the plan.
+MOST_BYTES = 2**30
+_MOST_LINE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)  # one for each 4 MiB
@@ -39,17 +44,20 @@ class Journal:
         self.path = folder / NAME
         self._lock = Lock()
         self.leaves: dict[tuple[str, int], LeafRecord] = {}
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             fresh = folder / f"{NAME}.new"
-            fresh.write_text(json.dumps({"plan": plan}) + "\n", encoding="utf-8")
+            write_new(fresh, (json.dumps({"plan": plan}) + "\n").encode())
             fresh.rename(self.path)
         else:
             self._read(plan)
-        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._descriptor = open_own(self.path, os.O_WRONLY | os.O_APPEND)
         self._append({"run": _this_process()})
 
     def _read(self, plan: Mapping[str, Any]) -> None:
-        content = self.path.read_bytes()
+        try:
+            content = read_bytes(self.path, self.path.parent, MOST_BYTES)
+        except OSError as error:
+            raise _damaged(self.path.parent, error) from None
         whole = content[: content.rfind(b"\n") + 1]
         try:
             records = [json.loads(line) for line in whole.splitlines()]
@@ -115,8 +123,8 @@ def _looked_over(folder: Path) -> tuple[Any, bool, bool]:
     begun: Any = None
     leaves = refused = False
     try:
-        with (folder / NAME).open("rb") as lines:
-            for line in lines:
+        with opened(folder / NAME, folder, MOST_BYTES) as lines:
+            for line in iter(partial(lines.readline, _MOST_LINE_BYTES), b""):
                 if not line.endswith(b"\n"):
                     break  # cut short by a kill
                 record = json.loads(line)
@@ -145,18 +153,15 @@ def _stop_if_different(folder: Path, begun: Any, plan: Mapping[str, Any]) -> Non
 
 def holder(folder: Path) -> str:
     """Who began the run that last wrote to the folder's journal, for a message."""
+    last = b""
     try:
-        lines = (folder / NAME).read_bytes().splitlines()
-    except OSError:
+        with opened(folder / NAME, folder, MOST_BYTES) as lines:
+            for line in iter(partial(lines.readline, _MOST_LINE_BYTES), b""):
+                last = line if line.startswith(b'{"run"') else last
+        run = json.loads(last)["run"]
+        return f"process {run['pid']} on {run['host']}, since {run['since']}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another run"
-    for line in reversed(lines):
-        try:
-            run = json.loads(line).get("run")
-        except (ValueError, AttributeError):
-            continue
-        if isinstance(run, dict):
-            return f"process {run.get('pid')} on {run.get('host')}, since {run.get('since')}"
-    return "another run"
 
 
 def differing_fields(one: Any, other: Any, path: str = "") -> list[str]:

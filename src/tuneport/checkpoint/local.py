@@ -20,6 +20,7 @@ from tuneport.checkpoint.two_sets import LOCAL, PICKLED, Read, compared, told_of
 from tuneport.checkpoint.weight_sets import ADAPTER, NAMED_IN_CONFIG, Weights, choose_weights
 from tuneport.checkpoint.weights import StoredTensor, check_gathered, join_files, tensors_of_file
 from tuneport.errors import CheckpointError
+from tuneport.foreign import resolved
 
 # A pattern for each of a hundred thousand modules fits.
 MOST_CONFIG_BYTES = 8 * 2**20
@@ -27,7 +28,7 @@ MOST_CONFIG_BYTES = 8 * 2**20
 
 def open_folder(path: Path, role: str, stem: str = "model") -> Checkpoint:
     """A checkpoint from a local folder; ``stem`` is how its weight files begin."""
-    label = path.resolve().name
+    label = resolved(path).name
     where = f"{role} {label}"
     try:
         names = [entry.name + "/" * entry.is_dir() for entry in path.iterdir() if entry.is_file() or entry.is_dir()]

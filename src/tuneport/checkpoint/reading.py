@@ -55,7 +55,7 @@ class FileReader:
         self._where = f"{checkpoint.role} {checkpoint.label}"
         self._seen: dict[str, tuple[int, ...]] = {}
         self._files = {
-            name: KeptFile(checkpoint.path / name, os.O_RDONLY, functools.partial(self._check, name))
+            name: KeptFile(checkpoint.path / name, os.O_RDONLY | os.O_NONBLOCK, functools.partial(self._check, name))
             for name in checkpoint.files
         }
         for name, file in checkpoint.files.items():

@@ -1,45 +1,189 @@
-"""A finished folder takes its place, and that of another if one is there: by renames that a kill in between cannot spoil.
+"""A finished folder takes its place, and that of another of ours if one is there: by renames that a kill cannot spoil.
 
-DIR.partial is marked, DIR becomes DIR.old, DIR.partial becomes DIR, DIR.old goes, and the mark last. Whoever finds the mark knows
-what is left to do.
+DIR.partial is marked, DIR becomes DIR.old, DIR.partial becomes DIR, DIR.old goes, and the mark last. The mark holds which
+folder is replaced (device and inode); whoever finds it knows what is left to do. Ours is what has a manifest of ours: nothing
+else is ever replaced or removed, whatever a mark says, and a mark is looked at only by a run that is not refused.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from tuneport.errors import TakenError
+from tuneport.checkpoint.folder import LICENCE_PREFIXES, is_sidecar
+from tuneport.errors import TakenError, listing
+from tuneport.foreign import read_bytes, write_new
 
 REPLACES = ".replaces"
+_MOST_MARK_BYTES = 4096
+TUNING = "tune.json"
+# What each kind of folder has as its manifest, with the field that says so and how its value begins.
+MANIFESTS: dict[str, tuple[tuple[str, ...], str]] = {
+    "tuneport.json": (("format",), "tuneport/"),
+    TUNING: (("plan", "format"), "tuneport-tune/"),
+}
+_SHARDS = re.compile(r"(model|diff)(-\d{5}-of-\d{5})?\.safetensors")
+_OF_A_RUN = (REPLACES, "tuneport.json", "journal.jsonl", "README.md")
+# The largest there are: those of a hundred thousand tensors.
+MOST_MANIFEST_BYTES = 256 * 2**20
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder is one that tuneport made: no link to one, and with a manifest of ours in it."""
+    return not folder.is_symlink() and any(
+        _begins(_object(folder / name), path, start) for name, (path, start) in MANIFESTS.items()
+    )
+
+
+def is_record(file: Path, start: str) -> bool:
+    """Whether a file is a record of ours, whose plan's format begins with ``start``: no link to one."""
+    return not file.is_symlink() and _begins(_object(file), ("plan", "format"), start)
 
 
 def move_into_place(out: Path, partial: Path) -> None:
-    """Rename ``partial`` to ``out``; what is there goes when the new folder stands."""
-    if os.path.lexists(out):
-        (partial / REPLACES).touch()
+    """Rename ``partial`` to ``out``; a folder of ours that is there goes when the new one stands.
+
+    Raises `TakenError` where something else is there.
+    """
+    if os.path.lexists(out) and not is_empty_folder(out):
+        check_replaceable(out)
+        _mark(partial, out)
         out.rename(_old(out))
     partial.rename(out)
     finish_replacing(out)
 
 
 def finish_replacing(out: Path) -> None:
-    """Remove what ``out`` has replaced, if a run was killed before it did so."""
-    if not (out / REPLACES).is_file():
+    """Remove what ``out`` has replaced, if a run was killed before it did so: the very folder that is marked, if it is ours."""
+    if _marked(out) is None:
         return
-    old = _old(out)
-    if old.is_dir() and not old.is_symlink():
-        shutil.rmtree(old)
-    elif os.path.lexists(old):
-        old.unlink()
+    if _is_replaced(out):
+        _remove(_old(out))
     (out / REPLACES).unlink()
 
 
-def check_room_for_old(out: Path) -> None:
-    """Raise `TakenError` where the name that ``out`` will have for a moment is taken."""
-    if os.path.lexists(_old(out)):
+def check_replaceable(out: Path) -> None:
+    """Raise `TakenError` where --overwrite may not replace ``out``, or the name it will have for a moment is taken."""
+    if not is_ours(out):
+        raise TakenError(
+            f"{out} was not made by tuneport (it holds no manifest of it), so --overwrite does not replace it. Move it away, "
+            "or give another --out."
+        )
+    strays = _strays(out)
+    if strays:
+        raise TakenError(
+            f"{out} holds what tuneport did not write, so --overwrite does not replace it:{listing(strays, 8)}\n"
+            "Move that away, or give another --out."
+        )
+    if os.path.lexists(_old(out)) and not _is_replaced(out):
         raise TakenError(f"{_old(out)} is in the way of --overwrite, which needs that name. Move it away first.")
+
+
+def _is_replaced(out: Path) -> bool:
+    """Whether DIR.old is the very folder that ``out`` is marked to have replaced, and ours (or what is left of it)."""
+    old = _old(out)
+    there = old.is_dir() and not old.is_symlink() and _marked(out) == _identity(old)
+    return there and (is_ours(old) or is_empty_folder(old))
+
+
+def _strays(out: Path) -> list[str]:
+    """What is below a folder of ours and was not written by us, by its name."""
+    listed: set[str] = set()
+    for name, (path, start) in MANIFESTS.items():
+        found = _object(out / name)
+        if _begins(found, path, start):
+            files = found.get("files")
+            listed |= {name, *(files if isinstance(files, dict) else ())}
+            listed |= set(filter(_is_of_a_tuning, _below(out, ""))) if name == TUNING else set()
+    return sorted(
+        name for name in _below(out, "") if name not in listed and name != REPLACES and not _SHARDS.fullmatch(name)
+    )
+
+
+def strays_in_partial(partial: Path) -> list[str]:
+    """What is in an unfinished folder of a transfer, a diff or an apply, and no such run writes, by its name."""
+    return sorted(name for name in _below(partial, "") if not _is_of_an_output(name))
+
+
+def _is_of_an_output(name: str) -> bool:
+    name = name.removesuffix(".new")
+    for parent in ("", "base/", "tuned/"):  # those of a diff vector keep its parents' small files
+        own = name.removeprefix(parent)
+        if is_sidecar(own) or own.upper().startswith(LICENCE_PREFIXES):
+            return True
+    return name in _OF_A_RUN or _SHARDS.fullmatch(name.removesuffix(".index.json")) is not None
+
+
+def _is_of_a_tuning(name: str) -> bool:
+    from tuneport.checkpoint.publish import CARD, weights_or_sidecar
+
+    kept = weights_or_sidecar(name) or name == CARD or name.upper().startswith(LICENCE_PREFIXES)
+    return kept or name.startswith("tensorboard/")
+
+
+def _object(file: Path) -> Any:
+    """What a JSON file holds; None where it cannot be read."""
+    try:
+        return json.loads(read_bytes(file, most=MOST_MANIFEST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _begins(value: Any, path: tuple[str, ...], start: str) -> bool:
+    """Whether a JSON value has, at ``path``, a text that begins with ``start``."""
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return isinstance(value, str) and value.startswith(start)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_dev, status.st_ino
+
+
+def _mark(partial: Path, out: Path) -> None:
+    device, inode = _identity(out)
+    write_new(partial / REPLACES, json.dumps({"device": device, "inode": inode}).encode())
+
+
+def _marked(folder: Path) -> tuple[int, int] | None:
+    """What the mark in a folder says is replaced; None where there is no mark that can be read."""
+    try:
+        found = json.loads(read_bytes(folder / REPLACES, inside=folder, most=_MOST_MARK_BYTES))
+        return int(found["device"]), int(found["inode"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return None
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, its manifest last: by it the rest is known as ours if a kill comes in between."""
+    for entry in os.scandir(folder):
+        if entry.name in MANIFESTS:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            Path(entry.path).unlink()
+    shutil.rmtree(folder)
+
+
+def _below(folder: Path, prefix: str) -> Iterator[str]:
+    """Names of all that is below a folder and no folder, relative to it; links are not followed."""
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below(Path(entry.path), f"{prefix}{entry.name}/")
+        else:
+            yield f"{prefix}{entry.name}"
+
+
+def is_empty_folder(path: Path) -> bool:
+    """Whether there is a folder, and nothing in it."""
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
 def _old(out: Path) -> Path:

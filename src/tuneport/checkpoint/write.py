@@ -18,15 +18,23 @@ from typing import Any
 from tuneport.checkpoint import journal
 from tuneport.checkpoint.journal import Journal, LeafRecord
 from tuneport.checkpoint.open_files import KeptFile
-from tuneport.checkpoint.replacing import REPLACES, check_room_for_old, finish_replacing, move_into_place
+from tuneport.checkpoint.replacing import (
+    MOST_MANIFEST_BYTES,
+    check_replaceable,
+    finish_replacing,
+    is_empty_folder,
+    is_ours,
+    move_into_place,
+    strays_in_partial,
+)
 from tuneport.checkpoint.shards import Layout
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.errors import HubError, OutputError, TakenError, TuneportError
+from tuneport.errors import HubError, OutputError, TakenError, TuneportError, listing
+from tuneport.foreign import check_inside, open_own, read_bytes, resolved, write_new
 
 MANIFEST = "tuneport.json"
 # Larger writes ask the page cache for large blocks of memory, which cost a virtual machine up to three times as much.
 WRITE_BYTES = 2**18
-# Stands in a finished folder while an older one of the same name is being removed (--overwrite).
 
 
 class AlreadyDone(Exception):  # noqa: N818  (no error: the folder is there, made by the same plan)
@@ -47,7 +55,7 @@ class OutputFolder:
             _check_space(out, partial, layout.nbytes - _allocated(partial))
             for file, size in layout.sizes.items():
                 self._shards[file] = KeptFile(partial / file, os.O_RDWR | os.O_NOFOLLOW)
-                descriptor = os.open(partial / file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+                descriptor = open_own(partial / file, os.O_RDWR)
                 try:
                     if os.fstat(descriptor).st_size != size:
                         os.ftruncate(descriptor, size)
@@ -80,16 +88,12 @@ class OutputFolder:
             for name, content in files.items():
                 place = self.partial / name
                 place.parent.mkdir(parents=True, exist_ok=True)
-                if isinstance(content, bytes):
-                    place.write_bytes(content)
-                else:
-                    shutil.copyfile(content, place)
+                check_inside(place.parent, self.partial)
+                write_new(place, content)
             expected = {*files, *self.layout.sizes, journal.NAME}
-            for stray in sorted(self.partial.rglob("*")):
-                if stray.is_file() and stray.relative_to(self.partial).as_posix() not in expected:
-                    stray.unlink()  # written by an earlier, killed run of this very plan with other software
+            _remove_remains(self.partial, expected)
             fresh = self.partial / f"{MANIFEST}.new"
-            fresh.write_bytes(manifest)
+            write_new(fresh, manifest)
             fresh.rename(self.partial / MANIFEST)
             self.close()
             self.journal.path.unlink()
@@ -119,10 +123,10 @@ def begin(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -
     """
     partial = _partial(out)
     with _locked(out, partial):
+        _check_ours(partial)
         _repair(out, partial)
         if os.path.lexists(out):
-            _check_existing(out, plan, layout, overwrite)
-        _check_ours(partial)
+            _take_up_existing(out, partial, plan, layout, overwrite)
         partial.mkdir(exist_ok=True)
         with told(partial):
             if (partial / journal.NAME).exists() and journal.can_be_discarded(partial, plan):
@@ -154,22 +158,22 @@ def _refusals_noted(folder: OutputFolder) -> Iterator[None]:
 
 def check_place(out: Path, inputs: list[Path]) -> None:
     """Refuse places where an output would destroy what it is made of. Raises `OutputError`."""
-    resolved = out.resolve()
+    place = resolved(out)
     for path in inputs:
-        other = path.resolve()
-        if resolved == other or resolved in other.parents:
+        other = resolved(path)
+        if place == other or place in other.parents:
             raise OutputError(f"--out {out} holds the input {path}; give a folder of its own.")
-        if _partial(resolved) in (other, *other.parents):
+        if _partial(place) in (other, *other.parents):
             raise OutputError(
                 f"--out {out} would be written in {_partial(out)}, which is the input {path}, or holds it; give another "
                 "--out."
             )
-        if other in resolved.parents:
+        if other in place.parents:
             raise OutputError(f"--out {out} lies inside the input {path}; give a folder outside it.")
-    if resolved in Path.cwd().resolve().parents or resolved == Path.cwd().resolve():
+    if place in resolved(Path.cwd()).parents or place == resolved(Path.cwd()):
         raise OutputError(f"--out {out} is the folder you stand in, or one above it; give a folder of its own.")
-    if not out.name or not resolved.parent.is_dir():
-        raise OutputError(f"--out {out}: the folder {resolved.parent} does not exist. Make it first.")
+    if not out.name or not place.parent.is_dir():
+        raise OutputError(f"--out {out}: the folder {place.parent} does not exist. Make it first.")
 
 
 def place_refusals(
@@ -185,7 +189,7 @@ def place_refusals(
         if (partial / journal.NAME).exists():
             journal.can_be_discarded(partial, plan)
         written = _allocated(partial) if partial.is_dir() else 0
-        _check_space(out, out.resolve().parent, layout.nbytes - written)
+        _check_space(out, resolved(out).parent, layout.nbytes - written)
     except AlreadyDone:
         return []
     except OutputError as error:
@@ -198,6 +202,8 @@ def told(place: Path) -> Iterator[None]:
     """Say in words what the operating system refused while writing under ``place``."""
     try:
         yield
+    except TuneportError:
+        raise
     except OSError as error:
         if isinstance(error, BlockingIOError):
             raise
@@ -216,7 +222,7 @@ def _locked(out: Path, partial: Path) -> Iterator[None]:
         while True:
             made = not partial.exists()
             partial.mkdir(exist_ok=True)
-            descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -241,12 +247,34 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _repair(out: Path, partial: Path) -> None:
-    """Finish what a kill cut short between the last write and the end of the renames."""
+    """Finish the move that a kill cut short after the last write, where nothing is in its place; nothing is removed."""
+    with told(out.parent):
+        if _is_complete(partial) and not os.path.lexists(out):
+            partial.rename(out)
+
+
+def _take_up_existing(out: Path, partial: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -> None:
+    """Raise where this run may not go on; else finish what an earlier run with --overwrite was killed in."""
+    try:
+        _check_existing(out, plan, layout, overwrite)
+    except AlreadyDone:
+        with told(out.parent):
+            finish_replacing(out)
+        raise
     with told(out.parent):
         finish_replacing(out)
-        complete = (partial / MANIFEST).is_file() and not (partial / journal.NAME).exists()
-        if complete and ((partial / REPLACES).is_file() or not os.path.lexists(out)):
+        if _is_complete(partial) and _is_of_plan(partial, plan):
             move_into_place(out, partial)
+            raise AlreadyDone(str(out))
+
+
+def _is_complete(partial: Path) -> bool:
+    return is_ours(partial) and not os.path.lexists(partial / journal.NAME)
+
+
+def _is_of_plan(folder: Path, plan: Mapping[str, Any]) -> bool:
+    made_by = read_plan(folder)
+    return made_by is not None and not journal.differing_fields(made_by, json.loads(json.dumps(plan)))
 
 
 def _partial(out: Path) -> Path:
@@ -254,11 +282,18 @@ def _partial(out: Path) -> Path:
 
 
 def _check_ours(partial: Path) -> None:
-    """A folder that merely has this name is not taken over: what is not of the plan would be removed at the end."""
+    """Raise where a folder merely has this name, or holds what no run writes: at the end that would go, or be published."""
     with told(partial):
-        held = {entry.name for entry in partial.iterdir()} if partial.is_dir() else set()
-    if held - {f"{journal.NAME}.new"} and not held & {journal.NAME, MANIFEST}:
-        raise TakenError(f"{partial} is in the way, and not made by tuneport. Move it away, or give another --out.")
+        if not partial.is_dir() or partial.is_symlink():
+            return
+        strays = strays_in_partial(partial)
+        begun = os.path.lexists(partial / journal.NAME) or is_ours(partial)
+        if begun and strays:
+            raise TakenError(
+                f"{partial} holds what tuneport did not write:{listing(strays, 8)}\nMove that away, or give another --out."
+            )
+        if not begun and {entry.name for entry in partial.iterdir()} - {f"{journal.NAME}.new"}:
+            raise TakenError(f"{partial} is in the way, and not made by tuneport. Move it away, or give another --out.")
 
 
 def _clear(partial: Path) -> None:
@@ -281,12 +316,16 @@ def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrit
                 f"{out} was made by this plan, but {', '.join(lost)} is gone or has another size. "
                 "Give --overwrite to make it anew, or another --out."
             )
+    if is_empty_folder(out) and overwrite:
+        return
     if not overwrite:
-        how = "was made by another plan" if made_by is not None else "is there already, and not made by tuneport"
+        if made_by is None and not is_ours(out):
+            raise TakenError(f"{out} is there already, and not made by tuneport. Move it away, or give another --out.")
+        how = "was made by another plan" if made_by is not None else "was made by tuneport, otherwise"
         if made_by is not None:
             how += ": " + "; ".join(journal.differing_fields(made_by, json.loads(json.dumps(plan)))[:5])
         raise TakenError(f"{out} {how}. Give another --out, or --overwrite to replace it.")
-    check_room_for_old(out)
+    check_replaceable(out)
 
 
 def _check_space(out: Path, place: Path, needed: int) -> None:
@@ -296,6 +335,15 @@ def _check_space(out: Path, place: Path, needed: int) -> None:
             f"The disk of {out} has {free:,} bytes free, the output needs {needed:,} more. "
             "Free some space, or give another --out."
         )
+
+
+def _remove_remains(partial: Path, expected: set[str]) -> None:
+    """Remove what an earlier, killed run of this very plan wrote with other software; what no run writes is told before."""
+    strange = set(strays_in_partial(partial))
+    for path in sorted(partial.rglob("*")):
+        name = path.relative_to(partial).as_posix()
+        if name not in expected | strange and (path.is_symlink() or not path.is_dir()):
+            path.unlink()
 
 
 def _allocated(folder: Path) -> int:
@@ -310,9 +358,9 @@ def _has(path: Path, size: int) -> bool:
 def read_plan(out: Path) -> dict[str, Any] | None:
     """The plan in a finished folder's manifest, or None where there is no such manifest."""
     try:
-        manifest = json.loads((out / MANIFEST).read_bytes())
+        manifest = json.loads(read_bytes(out / MANIFEST, most=MOST_MANIFEST_BYTES))
         plan = manifest["plan"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return plan if isinstance(plan, dict) else None
 

@@ -7,6 +7,8 @@ another plan is refused, with what differs, unless it is to be replaced.
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,11 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.journal import differing_fields
+from tuneport.checkpoint.replacing import MOST_MANIFEST_BYTES, is_record
 from tuneport.errors import OutputError, TakenError, listing
 from tuneport.evaluate.outcomes import TaskResult, as_json, from_json
+from tuneport.foreign import create, read_bytes
 from tuneport.place import PLAN, held, write_whole
 
 EXAMPLES = ".examples.jsonl"
+# How the records begin that are kept like this: of evaluations, and of paths between two models.
+_FORMATS = ("tuneport-evaluation-", "tuneport-path-")
+_RECORD, _LINES = "record.json", "examples.jsonl"
+_OF_OLMES = re.compile(r"olmes-\d{3}")
+_OF_A_RUN = re.compile(r"(plan\.json|record\.json|\d{3}-\d{3}\.json)(\.new)?|examples\.jsonl")
 
 
 def examples_file(out: Path) -> Path:
@@ -33,17 +42,24 @@ def examples_file(out: Path) -> Path:
 def already_done(out: Path, plan: Mapping[str, Any], overwrite: bool) -> dict[str, Any] | None:
     """The record in ``out`` if it is of this very plan; None if there is none, or it is to be replaced.
 
-    Raises `OutputError` where something else stands there.
+    Raises `OutputError` where something else stands there; with ``overwrite`` only a record of ours is replaced.
     """
     if out.is_dir():
         raise OutputError(f"{out} is a folder; --out names a file.")
-    if not out.exists() or overwrite:
+    examples = examples_file(out)
+    if not os.path.lexists(out):
+        # A kill between the two renames of `Kept.finish` leaves the examples there, and the record where it was written.
+        if os.path.lexists(examples) and not (_partial(out) / _RECORD).is_file():
+            raise TakenError(f"{examples} exists, and would be overwritten. Move it away, or choose another --out.")
         return None
-    try:
-        found = json.loads(out.read_text(encoding="utf-8"))
-        begun = found["plan"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise TakenError(f"{out} exists and is no record of an evaluation. Choose another --out.") from None
+    if not any(is_record(out, start) for start in _FORMATS):
+        raise TakenError(f"{out} exists and is no record of an evaluation. Choose another --out.")
+    if os.path.lexists(examples) and (examples.is_symlink() or not examples.is_file()):
+        raise TakenError(f"{examples} is no plain file, and would be replaced. Move it away, or choose another --out.")
+    if overwrite:
+        return None
+    found = json.loads(read_bytes(out, most=MOST_MANIFEST_BYTES))
+    begun = found["plan"]
     different = differing_fields(begun, json.loads(json.dumps(plan)))
     if different:
         raise TakenError(
@@ -56,7 +72,7 @@ def already_done(out: Path, plan: Mapping[str, Any], overwrite: bool) -> dict[st
 @contextmanager
 def keeping(out: Path, plan: Mapping[str, Any], overwrite: bool) -> Iterator[Kept]:
     """The results kept so far, locked against a second run; what is kept of another plan is refused."""
-    folder = out.with_name(f"{out.name}.partial")
+    folder = _partial(out)
     with held(folder, "choose another --out"):
         try:
             yield Kept(out, folder, plan, overwrite)
@@ -74,17 +90,19 @@ class Kept:
         self._out, self.folder = out, folder
         self.plan = json.loads(json.dumps(plan))
         begun = folder / PLAN
-        if begun.exists():
-            different = _differing(begun, self.plan)
-            if different and not overwrite:
+        if os.path.lexists(begun):
+            different, ours = _differing(begun, self.plan)
+            if different and not (overwrite and ours):
                 raise TakenError(
                     f"{folder} was begun with another plan; what differs:{listing(different, 10)}\n"
                     "Give the same models, tasks and choices to go on, or pass --overwrite to start anew."
                 )
             if different:
+                self._check_all_ours()
                 for file in folder.iterdir():
                     shutil.rmtree(file) if file.is_dir() else file.unlink()
-        if not begun.exists():
+        if not os.path.lexists(begun):
+            self._check_all_ours()
             write_whole(begun, json.dumps(self.plan))
 
     def get(self, model: int, task: int) -> tuple[TaskResult, list[str]] | None:
@@ -92,7 +110,7 @@ class Kept:
         file = self._file(model, task)
         if not file.exists():
             return None
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(read_bytes(file, self.folder, MOST_MANIFEST_BYTES))
         return from_json(found["result"]), list(found["warnings"])
 
     def put(self, model: int, task: int, result: TaskResult, warnings: list[str]) -> None:
@@ -101,21 +119,41 @@ class Kept:
 
     def finish(self, record: Mapping[str, Any], lines: Iterator[Mapping[str, Any]]) -> None:
         """Write the examples, then the record, each beside its place and renamed; what was kept goes."""
-        examples = self.folder / "examples.jsonl"
-        with examples.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        self._check_all_ours()
+        examples = self.folder / _LINES
+        with create(examples) as file:
+            file.writelines((json.dumps(line, ensure_ascii=False) + "\n").encode() for line in lines)
         text = json.dumps({**record, "plan": self.plan}, indent=1, ensure_ascii=False) + "\n"
-        write_whole(self.folder / "record.json", text)
+        write_whole(self.folder / _RECORD, text)
         examples.replace(examples_file(self._out))
-        (self.folder / "record.json").replace(self._out)
+        (self.folder / _RECORD).replace(self._out)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _check_all_ours(self) -> None:
+        """Raise `TakenError` for what no run writes there: in the end the folder goes, with all that is in it."""
+        others = sorted(
+            entry.name
+            for entry in self.folder.iterdir()
+            if not (_OF_OLMES if entry.is_dir() and not entry.is_symlink() else _OF_A_RUN).fullmatch(entry.name)
+        )
+        if others:
+            raise TakenError(
+                f"{self.folder} holds what tuneport did not write:{listing(others, 8)}\nMove that away, or choose another --out."
+            )
 
     def _file(self, model: int, task: int) -> Path:
         return self.folder / f"{model:03d}-{task:03d}.json"
 
 
-def _differing(begun: Path, plan: Any) -> list[str]:
+def _partial(out: Path) -> Path:
+    return out.with_name(f"{out.name}.partial")
+
+
+def _differing(begun: Path, plan: Any) -> tuple[list[str], bool]:
+    """In which fields a plan differs from the one that was begun with, and whether that is one of ours."""
     try:
-        return differing_fields(json.loads(begun.read_text(encoding="utf-8")), plan)
-    except (OSError, ValueError):
+        found = json.loads(read_bytes(begun, begun.parent))
+        ours = isinstance(found, dict) and str(found.get("format")).startswith(_FORMATS)
+        return differing_fields(found, plan), ours
+    except (OSError, ValueError, RecursionError):
         raise TakenError(f"{begun} is damaged. Remove {begun.parent.name} and run again; it starts anew.") from None

@@ -13,6 +13,7 @@ from typing import Any
 
 from tuneport.errors import LeakageError, UsageError, listing
 from tuneport.evaluate.examples import Example, OwnTask
+from tuneport.foreign import resolved
 from tuneport.tune.leakage import HASHES, SELECTION, example_digest, parse_digest
 
 RECORD = "tune.json"  # what `tune` leaves beside a model, with its digests
@@ -32,8 +33,8 @@ def leaked(
     of ``models`` what `tune` left there is read too, where it is. Raises `UsageError` where there is nothing to read.
     """
     sources = [(Path(source).expanduser(), Path(source).expanduser()) for source in trained_on]
-    named = {path.resolve() for path, _ in sources}
-    sources += [(model, model / HASHES) for model in models if model.resolve() not in named and _was_tuned(model)]
+    named = {resolved(path) for path, _ in sources}
+    sources += [(model, model / HASHES) for model in models if resolved(model) not in named and _was_tuned(model)]
     if not sources:
         return []
     wanted: dict[str, list[tuple[int, str]]] = {}

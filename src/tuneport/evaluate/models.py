@@ -23,6 +23,7 @@ from tuneport.evaluate import checks
 from tuneport.evaluate.checking import checking
 from tuneport.evaluate.examples import OwnTask
 from tuneport.evaluate.prompts import check_written
+from tuneport.foreign import resolved
 from tuneport.tune.chat import spoken_by
 from tuneport.tune.rendering import render
 
@@ -72,7 +73,7 @@ def find_models(models: Sequence[str | Path]) -> list[Seat]:
 
 def names_of(specs: Sequence[str]) -> list[str]:
     """What the models are called in the record: a Hub id as it stands, a folder by as much of its path as tells it apart."""
-    folders = {spec: Path(spec).expanduser().resolve().parts for spec in specs if Path(spec).expanduser().is_dir()}
+    folders = {spec: resolved(Path(spec).expanduser()).parts for spec in specs if Path(spec).expanduser().is_dir()}
     names = []
     for spec in specs:
         parts = folders.get(spec)
@@ -153,7 +154,7 @@ def _find_adapter(folder: Path, name: str) -> Seat:
 
 def _find_base(base: str, revision: Any, folder: Path, name: str) -> Seat:
     """The model that an adapter's config names: a folder, here or beside the adapter's, or a Hub id at its revision."""
-    place = next((place for place in (Path(base), folder.resolve().parent / base) if place.is_dir()), None)
+    place = next((place for place in (Path(base), resolved(folder).parent / base) if place.is_dir()), None)
     if place is not None and (place / _ADAPTER).is_file():
         raise CheckpointError(f"model {name}: it adapts {base}, which is an adapter itself. Merge that one first.")
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tuneport.errors import ReportError
 from tuneport.evaluate.answered import LOSS
+from tuneport.foreign import resolved
 from tuneport.report.lenient import mapping, mappings, number_or
 from tuneport.report.runs import answered_by, runs_of, told_apart
 from tuneport.report.scored import BASE, Run
@@ -97,7 +98,7 @@ def read_study(root: str | Path, url: str | None = None) -> Reading:
         name=str(
             study.get("name")
             or mapping(declared, "study").get("name")
-            or (url or root.resolve().name).rpartition("/")[2]
+            or (url or resolved(root).name).rpartition("/")[2]
         ),
         text=text,
         notes=tuple(map(str, study.get("notes") or mapping(declared, "study").get("notes") or ())),
@@ -131,7 +132,7 @@ def _results(root: Path, doubts: list[str]) -> dict[str, Any] | None:
 
 def _text_within(root: Path, file: Path) -> str:
     """A file's text. A page is passed on, so what a link leads to outside the folder is not read into it."""
-    if not file.resolve().is_relative_to(root.resolve()):
+    if not resolved(file).is_relative_to(resolved(root)):
         raise ValueError("it is a link that leads out of the study's folder")
     return file.read_text(encoding="utf-8")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuneport.errors import OutputError, UsageError
+from tuneport.foreign import resolved
 from tuneport.report.fetching import at_hand, url_of
 from tuneport.report.findings import findings
 from tuneport.report.reading import RESULTS, STEPS, STUDY
@@ -56,8 +57,8 @@ def report(
 
 def _refuse_the_studys_own(place: Path, root: Path) -> None:
     """Raise `UsageError` where the page would replace a file that the study stands on."""
-    whole, steps = place.parent.resolve() / place.name, root.resolve() / STEPS
-    if whole in [root.resolve() / name for name in _OF_STUDY] or whole.is_relative_to(steps):
+    whole, steps = resolved(place.parent) / place.name, resolved(root) / STEPS
+    if whole in [resolved(root) / name for name in _OF_STUDY] or whole.is_relative_to(steps):
         raise UsageError(
             f"--out {place}: that is the study's own, which a page would replace. Give another file, or leave --out out: "
             f"{PAGE} or {MARKDOWN} is then written in {root}."

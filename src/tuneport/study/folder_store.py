@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneport.errors import OutputError
+from tuneport.foreign import resolved
 from tuneport.study.holding import alone, this_process, told
 from tuneport.study.records import RECORD
 from tuneport.study.store import LOCK, STEPS
@@ -114,7 +115,7 @@ class FolderStore:
 
     def _refuse_links(self, place: Path) -> None:
         """Raise `OutputError` where a link below the folder leads out of it: nothing else is written to or emptied."""
-        if not place.resolve().is_relative_to(self.path.resolve()):
+        if not resolved(place).is_relative_to(resolved(self.path)):
             raise OutputError(
                 f"{place} is a link that leads out of {self.path}, where nothing is written. Remove the link, or give "
                 "another --out."

@@ -71,7 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--shard-size", metavar="SIZE", default="5GB", help="most bytes in a file (default: %(default)s)"
     )
-    group.add_argument("--overwrite", action="store_true", help="replace an output that is there already")
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an output of tuneport that is there already; anything else stays",
+    )
     group.add_argument("--dry-run", action="store_true", help="show the plan and what it needs, and train nothing")
 
 

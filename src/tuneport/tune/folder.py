@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import OutputError, TrainingError, TuneportError
+from tuneport.foreign import resolved
 from tuneport.tune.logbook import LOG
 from tuneport.tune.prepare import Prepared
 from tuneport.tune.recipes import Running
@@ -23,15 +24,15 @@ _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, er
 
 def check_place(out: Path, prepared: Prepared, read: Sequence[str | os.PathLike[str]]) -> None:
     """Refuse places that cannot be meant, and such as hold a file that is read."""
-    start = prepared.start.path.resolve()
-    if out.resolve() == start or start in out.resolve().parents or out.resolve() in start.parents:
+    start = resolved(prepared.start.path)
+    if resolved(out) == start or start in resolved(out).parents or resolved(out) in start.parents:
         raise OutputError(f"--out {out} is the model {prepared.start.label}, or holds it, or lies in it; give another.")
     for name in read:
         file = Path(os.path.expanduser(name))
-        if file.exists() and out.resolve() in (file.resolve(), *file.resolve().parents):
+        if file.exists() and resolved(out) in (resolved(file), *resolved(file).parents):
             raise OutputError(f"--out {out} holds {name}, which is read; give a folder of its own.")
-    if not out.resolve().parent.is_dir():
-        raise OutputError(f"--out {out}: the folder {out.resolve().parent} does not exist. Make it first.")
+    if not resolved(out).parent.is_dir():
+        raise OutputError(f"--out {out}: the folder {resolved(out).parent} does not exist. Make it first.")
 
 
 def check_space(folder: Path, model: Any, prepared: Prepared, running: Running) -> None:

@@ -1,0 +1,196 @@
+"""Files of others, and the one way in which they are opened.
+
+A file is opened if it is a plain file: no named pipe (nobody may ever write to it), no device (it may have no end). It is read
+up to a bound, and where it belongs to a folder it must lie in it, links followed, or in the blobs of the Hub's cache. What is
+refused is an error in words that is also an `OSError`, so whoever tells what the system refuses tells this too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from tuneport.errors import ForeignFileError
+
+# Records, settings and cards; what has a larger bound of its own gives it.
+MOST_BYTES = 64 * 2**20
+_PIECE = 2**20
+_KINDS = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def open_descriptor(path: str | os.PathLike[str], inside: Path | None = None) -> int:
+    """A descriptor of a plain file, for reading; the caller closes it.
+
+    Links are followed: anywhere without ``inside``, else as `check_inside` allows. Raises `ForeignFileError` for what is not
+    to be opened, and `OSError` for what cannot be.
+    """
+    place = Path(os.path.realpath(path, strict=True))
+    if inside is not None:
+        check_inside(path, inside)
+    _check_plain(place.stat(), path)  # before it is opened: to open a device may do something
+    # Between the two looks a pipe may have taken its place: nothing waits for its other end.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        descriptor = os.open(place, flags)
+    except OSError as error:
+        error.filename = os.fspath(path)
+        raise
+    try:
+        _check_plain(os.fstat(descriptor), path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], inside: Path | None = None, most: int | None = None) -> Iterator[BinaryIO]:
+    """A plain file, open for reading in pieces or lines; see `open_descriptor`. ``most`` bounds its size."""
+    with os.fdopen(open_descriptor(path, inside), "rb") as file:
+        if most is not None and os.fstat(file.fileno()).st_size > most:
+            raise _too_large(path, most)
+        yield file
+
+
+def read_bytes(path: str | os.PathLike[str], inside: Path | None = None, most: int = MOST_BYTES) -> bytes:
+    """The contents of a plain file of at most ``most`` bytes; see `open_descriptor`."""
+    with opened(path, inside, most) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1)  # one more: it may grow meanwhile, or be of a kind that tells no size
+        while piece := file.read(_PIECE):
+            content += piece
+            if len(content) > most:
+                raise _too_large(path, most)
+    return content
+
+
+def read_text(path: str | os.PathLike[str], inside: Path | None = None, most: int = MOST_BYTES) -> str:
+    """The contents of a plain file as UTF-8 text. Raises `UnicodeDecodeError`, and as `read_bytes` does."""
+    return read_bytes(path, inside, most).decode("utf-8")
+
+
+def contents(content: bytes | Path, most: int = 128 * 2**20) -> bytes:
+    """What a small file holds that is given by its contents, or by its place."""
+    return content if isinstance(content, bytes) else read_bytes(content, most=most)
+
+
+def write_new(path: Path, content: bytes | Path) -> None:
+    """Write a file anew. What has its name goes first, so nothing is written through a link that lies there."""
+    with create(path) as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            with opened(content) as source:
+                while piece := source.read(_PIECE):
+                    file.write(piece)
+
+
+@contextmanager
+def create(path: Path) -> Iterator[BinaryIO]:
+    """A new file, open for writing; what has its name goes first, and no link is followed."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    with os.fdopen(descriptor, "wb") as file:
+        yield file
+
+
+def open_own(path: Path, flags: int) -> int:
+    """A descriptor of a file of a run's own folder, to go on writing to it, made if it is not there; the caller closes it.
+
+    Raises `ForeignFileError` where a link, a pipe or a file that has another name elsewhere was put in its place.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise ForeignFileError(
+                error.errno, "it is a link or a pipe, not the file of a run. Remove it", str(path)
+            ) from None
+        raise
+    try:
+        status = os.fstat(descriptor)
+        _check_plain(status, path)
+        if status.st_nlink > 1:
+            raise ForeignFileError(errno.EMLINK, "it has a second name (a hard link). Remove it", str(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def check_file(path: str | os.PathLike[str], inside: Path | None = None) -> bool:
+    """Whether there is a file at ``path``, or at the end of its links; False for a folder, and where there is nothing.
+
+    Raises `ForeignFileError` for a file that `open_descriptor` would not open.
+    """
+    try:
+        status = Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # links that lead in a circle lead to nothing
+            return False
+        raise
+    if stat.S_ISDIR(status.st_mode):
+        return False
+    if inside is not None:
+        check_inside(path, inside)
+    _check_plain(status, path)
+    return True
+
+
+def check_inside(path: str | os.PathLike[str], folder: Path) -> None:
+    """Raise `ForeignFileError` unless ``path``, links followed, lies in ``folder`` or in the blobs of the Hub's cache."""
+    place, root = resolved(Path(path)), resolved(folder)
+    if not place.is_relative_to(root) and not _is_blob(place, root):
+        raise ForeignFileError(
+            errno.ELOOP,
+            f"a link leads out of the folder, to {place}. Replace the link by a copy of that file, or remove it",
+            os.fspath(path),
+        )
+
+
+def resolved(path: Path) -> Path:
+    """Where a path leads, links followed; links that lead in a circle are followed once, where `Path.resolve` would raise."""
+    return Path(os.path.realpath(path))
+
+
+def _is_blob(place: Path, root: Path) -> bool:
+    """Whether a file lies among the blobs of a repository in the Hub's cache, to which its snapshots link."""
+    repository = place.parent.parent
+    if place.parent.name != "blobs" or not repository.name.startswith(("models--", "datasets--")):
+        return False
+    own = root.parent.name == "snapshots" and root.parent.parent == repository
+    return own or repository.parent == _hub_cache()
+
+
+def _hub_cache() -> Path:
+    """Where the Hub's client keeps its cache, without importing it."""
+    home = os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
+    return resolved(Path(os.path.expandvars(cache)).expanduser())
+
+
+def _check_plain(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if stat.S_ISREG(status.st_mode):
+        return
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
+    kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "something else")
+    raise ForeignFileError(
+        errno.EINVAL, f"it is {kind}, not a plain file. Remove it, or put a plain file there", os.fspath(path)
+    )
+
+
+def _too_large(path: str | os.PathLike[str], most: int) -> ForeignFileError:
+    return ForeignFileError(errno.EFBIG, f"it has more than {most:,} bytes, the limit for such a file", os.fspath(path))
