@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # Far more than a config, a tokenizer or a manifest needs, far less than the functions that walk over them can take.
@@ -60,6 +60,36 @@ def finite(value: Any) -> Any:
 def as_json(value: Any) -> Any:
     """The value as a reader of its JSON gets it: lists for tuples, null for numbers that are not finite."""
     return json.loads(json.dumps(finite(value)))
+
+
+def chunks(value: Any, level: int = 0) -> Iterator[str]:
+    """The JSON of a value bit by bit, as ``json.dumps(value, indent=1, ensure_ascii=False)`` writes it.
+
+    Sequences and mappings of any class are written as lists and objects, so one that makes its entries when they are asked for
+    is never held as a whole. Raises ValueError for a number that is not finite.
+    """
+    if isinstance(value, Mapping):
+        entries: Iterator[tuple[str, Any]] = ((f"{_dumps(str(key))}: ", entry) for key, entry in value.items())
+        begin, end = "{}"
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        entries = (("", entry) for entry in value)
+        begin, end = "[]"
+    else:
+        yield _dumps(value)
+        return
+    line, between = "\n" + " " * (level + 1), ""
+    for name, entry in entries:
+        yield f"{between or begin}{line}{name}"
+        between = ","
+        if isinstance(entry, str | int | float | None):
+            yield _dumps(entry)
+        else:
+            yield from chunks(entry, level + 1)
+    yield f"{line[:-1]}{end}" if between else begin + end
+
+
+def _dumps(value: str | float | None) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def _whole(text: str) -> int:

@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from threading import Lock
 from typing import Any
 
 from tuneport.errors import TakenError
-from tuneport.foreign import open_own, opened, read_bytes, write_new
+from tuneport.foreign import open_own, opened, write_new
 
 NAME = "journal.jsonl"
 # A leaf takes about 250 bytes: that many stand for 16 TiB of output. The longest line is the plan.
@@ -43,7 +43,7 @@ class Journal:
         """Open the folder's journal, or begin one with ``plan``. Raises `TakenError` if it was begun otherwise."""
         self.path = folder / NAME
         self._lock = Lock()
-        self.leaves: dict[tuple[str, int], LeafRecord] = {}
+        self._before = 0  # where the lines of earlier runs end
         if not os.path.lexists(self.path):
             fresh = folder / f"{NAME}.new"
             write_new(fresh, (json.dumps({"plan": plan}) + "\n").encode())
@@ -54,24 +54,38 @@ class Journal:
         self._append({"run": _this_process()})
 
     def _read(self, plan: Mapping[str, Any]) -> None:
+        begun: Any = None
         try:
-            content = read_bytes(self.path, self.path.parent, MOST_BYTES)
-        except OSError as error:
-            raise _damaged(self.path.parent, error) from None
-        whole = content[: content.rfind(b"\n") + 1]
-        try:
-            records = [json.loads(line) for line in whole.splitlines()]
-            begun = records[0]["plan"]
-            for record in records[1:]:
-                if "leaf" in record:
-                    sums = tuple(float.fromhex(value) for value in record["sums"])
-                    entry = LeafRecord(bytes.fromhex(record["digest"]), sums, int(record["nonfinite"]))
-                    self.leaves[record["tensor"], int(record["leaf"])] = entry
-        except (ValueError, OverflowError, KeyError, IndexError, TypeError) as error:
+            for end, record in self._records():
+                begun = record["plan"] if begun is None else begun
+                _leaf_of(record)
+                self._before = end
+            if begun is None:
+                raise ValueError("it is empty")
+        except (OSError, ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
             raise _damaged(self.path.parent, error) from None
         _stop_if_different(self.path.parent, begun, plan)
-        if len(whole) < len(content):
-            os.truncate(self.path, len(whole))
+        if self._before < self.path.stat().st_size:
+            os.truncate(self.path, self._before)
+
+    def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Each whole line, and where it ends."""
+        end = 0
+        with opened(self.path, self.path.parent, MOST_BYTES) as lines:
+            for line in iter(partial(lines.readline, _MOST_LINE_BYTES), b""):
+                if not line.endswith(b"\n"):
+                    return  # cut short by a kill
+                end += len(line)
+                yield end, json.loads(line)
+
+    def recorded(self) -> Iterator[tuple[str, int, LeafRecord]]:
+        """The leaves that earlier runs journalled, read line by line: tensor, leaf and record. Of two of one leaf the last counts."""
+        for end, record in self._records():
+            if end > self._before:
+                return
+            leaf = _leaf_of(record)
+            if leaf is not None:
+                yield leaf
 
     def add(self, tensor: str, leaf: int, record: LeafRecord) -> None:
         """Note that a leaf's bytes are written."""
@@ -99,6 +113,16 @@ class Journal:
     def close(self) -> None:
         """Close the file; the journal stays."""
         os.close(self._descriptor)
+
+
+def _leaf_of(record: Mapping[str, Any]) -> tuple[str, int, LeafRecord] | None:
+    if "leaf" not in record:
+        return None
+    sums = tuple(float.fromhex(value) for value in record["sums"])
+    leaf = LeafRecord(bytes.fromhex(record["digest"]), sums, int(record["nonfinite"]))
+    if not isinstance(record["tensor"], str):
+        raise TypeError("the name of a tensor must be a string")
+    return record["tensor"], int(record["leaf"]), leaf
 
 
 def can_be_discarded(folder: Path, plan: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from tuneport.checkpoint.replacing import (
 from tuneport.checkpoint.shards import Layout
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import HubError, OutputError, TakenError, TuneportError, listing
-from tuneport.foreign import check_inside, open_own, read_bytes, resolved, write_new
+from tuneport.foreign import create, check_inside, open_own, read_bytes, resolved, write_new
 
 MANIFEST = "tuneport.json"
 # Larger writes ask the page cache for large blocks of memory, which cost a virtual machine up to three times as much.
@@ -42,7 +42,7 @@ class AlreadyDone(Exception):  # noqa: N818  (no error: the folder is there, mad
 
 
 class OutputFolder:
-    """DIR.partial while it is being filled. Use `begin`; ``resumed`` tells how many leaves an earlier run left."""
+    """DIR.partial while it is being filled. Use `begin`."""
 
     def __init__(self, out: Path, partial: Path, plan: Mapping[str, Any], layout: Layout) -> None:
         """Open the journal, and make every shard, of its full size."""
@@ -51,7 +51,6 @@ class OutputFolder:
         self._closed = False
         with told(partial):
             self.journal = Journal(partial, plan)
-            self.resumed = len(self.journal.leaves)
             _check_space(out, partial, layout.nbytes - _allocated(partial))
             for file, size in layout.sizes.items():
                 self._shards[file] = KeptFile(partial / file, os.O_RDWR | os.O_NOFOLLOW)
@@ -82,7 +81,7 @@ class OutputFolder:
                 assert count, "the shard has its full size"
                 position, rest = position + count, rest[count:]
 
-    def finish(self, files: Mapping[str, bytes | Path], manifest: bytes) -> None:
+    def finish(self, files: Mapping[str, bytes | Path], manifest: Iterable[bytes]) -> None:
         """Write the small files and the manifest, then rename DIR.partial to DIR."""
         with told(self.partial):
             for name, content in files.items():
@@ -93,7 +92,8 @@ class OutputFolder:
             expected = {*files, *self.layout.sizes, journal.NAME}
             _remove_remains(self.partial, expected)
             fresh = self.partial / f"{MANIFEST}.new"
-            write_new(fresh, manifest)
+            with create(fresh) as file:
+                file.writelines(manifest)
             fresh.rename(self.partial / MANIFEST)
             self.close()
             self.journal.path.unlink()

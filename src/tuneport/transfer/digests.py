@@ -20,9 +20,8 @@ from tuneport.transfer.stream import Progress, Workspace, run_leaves
 
 @dataclass(frozen=True)
 class _Hashing:
-    """One tensor to be hashed; its place in the list."""
+    """One tensor to be hashed."""
 
-    place: int
     tensor: StoredTensor
     reader: TensorReader
 
@@ -37,17 +36,17 @@ class _Hashing:
 
 def tensor_digests(tensors: Sequence[tuple[StoredTensor, TensorReader]], pool: Budget, what: str) -> list[str]:
     """The digest of each tensor; ``what`` is said to a terminal meanwhile."""
-    tasks = [_Hashing(place, tensor, reader) for place, (tensor, reader) in enumerate(tensors)]
+    tasks = [_Hashing(tensor, reader) for tensor, reader in tensors]
     found = [[b""] * task.leaves for task in tasks]
 
-    def do(task: _Hashing, leaf: int, space: Workspace) -> bool:
+    def do(number: int, task: _Hashing, leaf: int, space: Workspace) -> bool:
         hasher, start = blake3(), leaf * LEAF_BYTES
         end = min(start + LEAF_BYTES, task.tensor.nbytes)
         for position in range(start, end, 2 * pool.piece):
             view = space.buffer("hashed", min(2 * pool.piece, end - position))
             task.reader.read_into(task.tensor, position, view)
             hasher.update(view)
-        found[task.place][leaf] = hasher.digest()
+        found[number][leaf] = hasher.digest()
         return True
 
     run_leaves(tasks, do, pool.workers, Progress(what, sum(task.tensor.nbytes for task in tasks)))

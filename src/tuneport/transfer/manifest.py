@@ -7,21 +7,19 @@ and digests, no absolute paths. docs/formats.md describes each field.
 
 from __future__ import annotations
 
-import json
 import math
 import platform
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from blake3 import blake3
 
 from tuneport import __version__
-from tuneport.checkpoint.digest import root_of
-from tuneport.checkpoint.journal import LeafRecord
-from tuneport.json_text import finite
+from tuneport.json_text import chunks, finite
 from tuneport.pairing.tensors import main_dtype
 from tuneport.pairing.vocabulary import VocabularyMatch
 from tuneport.transfer import kernel
@@ -30,11 +28,14 @@ from tuneport.transfer.budget import Budget
 from tuneport.transfer.digests import tensor_digests
 from tuneport.transfer.look import Verdict
 from tuneport.transfer.pieces import Readers, Sum
-from tuneport.transfer.plan import FORMAT, OutputTask, Plan
-from tuneport.transfer.roles import Figures, MatrixSums, figures, is_matrix, of_size, pooled_cosines
+from tuneport.transfer.plan import FORMAT, Plan
+from tuneport.transfer.results import Results, TensorResult
+from tuneport.transfer.roles import Figures, counts, figures, is_matrix, pooled_cosines
 from tuneport.transfer.rounding import Rounded, rounded, total
 from tuneport.transfer.rounding_loss import RoundedPart, loss
 
+# Bits of JSON that are written together.
+_CHUNKS = 10_000
 # What every reader of a manifest relies on: kinds of values, by field; "*" is any name, "?" a field that may be missing.
 _SHAPE: Mapping[str, Any] = {
     "operation": str,
@@ -61,69 +62,6 @@ _SHAPE: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class TensorResult:
-    """A finished tensor of the output and the records of its leaves."""
-
-    task: OutputTask
-    leaves: tuple[LeafRecord, ...]
-
-    @property
-    def digest(self) -> str:
-        """The tensor's digest."""
-        return root_of([leaf.digest for leaf in self.leaves])
-
-    @property
-    def nonfinite(self) -> int:
-        """How many elements are NaN or infinite."""
-        return sum(leaf.nonfinite for leaf in self.leaves)
-
-    @property
-    def sums(self) -> list[float]:
-        """The sums of the tensor (see `arithmetic.SUMS`), added up in the order of its leaves."""
-        totals = [0.0] * SUMS
-        for leaf in self.leaves:
-            totals = [total + value for total, value in zip(totals, leaf.sums, strict=True)]
-        return totals
-
-    @property
-    def matrix(self) -> MatrixSums:
-        """The sums as what they are, where the base was read.
-
-        Rows that only the target has are in its square, and not in the base's: where there are some, neither says
-        anything of the other.
-        """
-        diff, target, base, drift, along = self.sums[: ROUNDING.start]
-        if not self._all_matched:
-            target = base = math.nan
-        return MatrixSums(self.task.slot.elements, diff, drift, along, base=base, target=target)
-
-    @property
-    def has_diff(self) -> bool:
-        """Whether a difference was added to it (or is what it holds)."""
-        return not isinstance(self.task.recipe, Sum) or any(scale != 0 for scale in self.task.scales)
-
-    @property
-    def has_rounded(self) -> bool:
-        """Whether a difference was added to a target, and the sum rounded to what is stored."""
-        return self.has_diff and isinstance(self.task.recipe, Sum)
-
-    @property
-    def reads_base(self) -> bool:
-        """Whether the whole of the base's tensor was read and measured: for an adapter's change it is not."""
-        recipe, pair = self.task.recipe, self.task.line.pair
-        if not isinstance(recipe, Sum) or (pair is not None and pair.change is not None):
-            return False
-        return recipe.terms[0].minus is not None
-
-    @property
-    def _all_matched(self) -> bool:
-        """Whether every row has its partner in base, tuned and target."""
-        assert isinstance(self.task.recipe, Sum)
-        runs = [term.runs for term in self.task.recipe.terms if term.runs is not None]
-        return all(bool((each.partners[:, :3] >= 0).all()) for each in runs)
-
-
-@dataclass(frozen=True)
 class Measures:
     """What a run measured. None where a figure has no meaning, or was not measured.
 
@@ -147,15 +85,28 @@ class Measures:
         return {name: value for name, value in asdict(self).items() if name not in ("is_zero", "roles")}
 
 
-def measures(results: list[TensorResult]) -> Measures:
+def measures(results: Results) -> Measures:
     """The measures of a run, from the sums of its tensors."""
-    taking = [result for result in results if result.has_diff]
-    dd, _, _, gg, *_ = [total(values) for values in zip(*(r.sums for r in taking), strict=True)] or [0.0] * SUMS
-    zero = bool(taking) and dd == 0 and not any(result.nonfinite for result in taking)
-    has_base = bool(taking) and all(r.reads_base for r in taking)
-    read = [r for r in taking if r.reads_base and is_matrix(r.task.slot.dtype, r.task.slot.shape)] if has_base else []
-    large = of_size([r.task.slot.elements for r in read])
-    matrices = [r.matrix for r, counts in zip(read, large, strict=True) if counts]
+    diffs, drifts, largest = array("d"), array("d"), 0
+    has_base, nonfinite = True, False
+    parts = [array("d") for _ in range(SUMS)[ROUNDING]]
+    for result in results:
+        if not result.has_diff:
+            continue
+        sums = result.sums
+        diffs.append(sums[0])
+        drifts.append(sums[3])
+        nonfinite |= bool(result.nonfinite)
+        has_base &= result.reads_base
+        if result.has_rounded:
+            for column, value in zip(parts, sums[ROUNDING], strict=True):
+                column.append(value)
+        if result.reads_base and _is_matrix(result):
+            largest = max(largest, result.task.slot.elements)
+    taking = bool(diffs)
+    dd, gg = total(diffs), total(drifts)
+    has_base = has_base and taking
+    matrices = [r.matrix for r in _matrices(results) if counts(r.task.slot.elements, largest)] if has_base else []
     cosine, base_target = pooled_cosines(matrices)
     return Measures(
         _root(dd) if taking else None,
@@ -163,14 +114,22 @@ def measures(results: list[TensorResult]) -> Measures:
         cosine,
         base_target,
         figures(matrices),
-        rounded(r.sums[ROUNDING] for r in taking if r.has_rounded) if any(r.has_rounded for r in taking) else None,
-        zero,
+        rounded(zip(*parts, strict=True)) if parts[0] else None,
+        taking and dd == 0 and not nonfinite,
     )
 
 
-def rounding_loss(plan: Plan, results: list[TensorResult], found: Rounded | None) -> tuple[str, ...]:
+def _matrices(results: Results) -> Iterator[TensorResult]:
+    return (result for result in results if result.has_diff and result.reads_base and _is_matrix(result))
+
+
+def _is_matrix(result: TensorResult) -> bool:
+    return is_matrix(result.task.slot.dtype, result.task.slot.shape)
+
+
+def rounding_loss(plan: Plan, results: Results, found: Rounded | None) -> tuple[str, ...]:
     """In words, where rounding to nearest took too much of the diff vector."""
-    return loss(plan, [RoundedPart(r.task, tuple(r.sums[ROUNDING])) for r in results if r.has_rounded], found)
+    return loss(plan, (RoundedPart(r.task, tuple(r.sums[ROUNDING])) for r in results if r.has_rounded), found)
 
 
 def input_digests(plan: Plan, readers: Readers, pool: Budget) -> dict[str, dict[str, str]]:
@@ -188,7 +147,7 @@ def input_digests(plan: Plan, readers: Readers, pool: Budget) -> dict[str, dict[
 def make_manifest(
     plan: Plan,
     record: Mapping[str, Any],
-    results: list[TensorResult],
+    results: Results,
     dropped: Mapping[str, float | None],
     totals: Measures,
     verdict: Verdict,
@@ -204,7 +163,7 @@ def make_manifest(
         "formula": plan.formula,
         "inputs": [_input(checkpoint.identity(), digests.get(checkpoint.role)) for checkpoint in plan.inputs],
         "decisions": [asdict(decision) for decision in plan.decisions],
-        "tensors": [*sorted(map(_tensor, results), key=_by_name), *_dropped_tensors(plan, dropped)],
+        "tensors": [],
         "config_differences": [asdict(difference) for difference in plan.differences],
         "tokens": [token_record(match) for match in plan.vocabulary],
         "measures": {
@@ -230,12 +189,44 @@ def make_manifest(
         },
     }
     found: dict[str, Any] = finite(manifest)
+    found["tensors"] = _Tensors(results, _dropped_tensors(plan, dropped))
     return found
 
 
-def render_manifest(manifest: Mapping[str, Any]) -> bytes:
-    """The manifest as it stands on disk."""
-    return (json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+class _Tensors(Sequence[dict[str, Any]]):
+    """The entries of a manifest's ``tensors``, each made when it is looked at: by name, then those that were dropped."""
+
+    def __init__(self, results: Results, dropped: list[dict[str, Any]]) -> None:
+        names = [result.task.slot.name for result in results]
+        self._order = array("q", sorted(range(len(names)), key=names.__getitem__))
+        self._results, self._dropped = results, dropped
+
+    def __len__(self) -> int:
+        return len(self._order) + len(self._dropped)
+
+    @overload
+    def __getitem__(self, place: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, place: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        written = place < len(self._order)
+        entry = _tensor(self._results[self._order[place]]) if written else self._dropped[place - len(self._order)]
+        found: dict[str, Any] = finite(entry)
+        return found
+
+
+def render_manifest(manifest: Mapping[str, Any]) -> Iterator[bytes]:
+    """The manifest as it stands on disk, bit by bit: it is never in memory as a whole."""
+    lines: list[str] = []
+    for text in chunks(manifest):
+        lines.append(text)
+        if len(lines) == _CHUNKS:
+            yield "".join(lines).encode()
+            lines.clear()
+    yield "".join([*lines, "\n"]).encode()
 
 
 def misshapen(value: Any, shape: Any = _SHAPE, path: str = "") -> str | None:
@@ -326,10 +317,6 @@ def _input(identity: dict[str, Any], digests: Mapping[str, str] | None) -> dict[
 def index_file(plan: Plan) -> dict[str, bytes]:
     """The index of the output's shards, by its name; empty for a single file."""
     return {plan.layout.index_name: plan.layout.index or b""} if plan.layout.index_name else {}
-
-
-def _by_name(entry: Mapping[str, Any]) -> str:
-    return str(entry["name"])
 
 
 def _root(square: float) -> float:

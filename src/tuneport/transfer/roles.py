@@ -43,7 +43,7 @@ Kind = Literal[
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # one for each matrix
 class MatrixSums:
     """What was measured of one matrix, as sums over its elements. NaN: not measured.
 
@@ -130,7 +130,12 @@ def is_matrix(dtype: str, shape: Sequence[int]) -> bool:
 def of_size(sizes: Sequence[int]) -> list[bool]:
     """Which matrices are large enough to say something of the model, by their numbers of elements."""
     largest = max(sizes, default=0)
-    return [size > 0 and size >= SMALL * largest for size in sizes]
+    return [counts(size, largest) for size in sizes]
+
+
+def counts(size: int, largest: int) -> bool:
+    """Whether a matrix of this size is large enough, where the largest has so many elements."""
+    return size > 0 and size >= SMALL * largest
 
 
 def pooled_cosines(matrices: Iterable[MatrixSums]) -> tuple[float | None, float | None]:

@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ from tuneport.transfer.choices import Choices, Running
 from tuneport.transfer.kept_sample import keep_base
 from tuneport.transfer.look import ZERO_DIFF, look, settle
 from tuneport.transfer.manifest import (
-    TensorResult,
     index_file,
     input_digests,
     make_manifest,
@@ -47,6 +46,7 @@ from tuneport.transfer.manifest import (
 from tuneport.transfer.pieces import Difference, Readers, Source, Sum, equal, nonfinite_in
 from tuneport.transfer.plan import OutputTask, Plan, plan_transfer, ties_of
 from tuneport.transfer.product import are_alike
+from tuneport.transfer.results import Results
 from tuneport.transfer.stream import Progress, Workspace, run_leaves
 from tuneport.transfer.tokens import LostDifference, token_warnings
 
@@ -200,33 +200,25 @@ def leaf_pieces(task: OutputTask, leaf: int, piece: int) -> Iterator[tuple[int, 
 
 def _stream(
     plan: Plan, folder: OutputFolder, readers: Readers, pool: Budget, running: Running
-) -> tuple[list[TensorResult], dict[str, float | None]]:
+) -> tuple[Results, dict[str, float | None]]:
     _check_exact(plan, readers)
     _check_tied(plan, readers)
-    records: dict[tuple[str, int], LeafRecord] = {}
-    before = folder.journal.leaves
+    results = Results(plan.tasks)
+    results.take_up(folder.journal.recorded())
 
-    def do(task: OutputTask, leaf: int, space: Workspace) -> bool:
-        name = task.slot.name
-        record = before.get((name, leaf))
-        # An earlier version's journal may hold other sums.
-        if (
-            record is None
-            or len(record.sums) != arithmetic.SUMS
-            or not _still_there(task, leaf, record, folder, space, pool.piece)
-        ):
+    def do(number: int, task: OutputTask, leaf: int, space: Workspace) -> bool:
+        record = results.journalled(number, leaf)
+        if record is None or not _still_there(task, leaf, record, folder, space, pool.piece):
             record = _do_leaf(task, leaf, folder, readers, space, pool.piece)
-            folder.note(name, leaf, record)
-        records[name, leaf] = record
+            folder.note(task.slot.name, leaf, record)
+        results.put(number, leaf, record)
         return running.allow_nonfinite or not record.nonfinite
 
     run_leaves(plan.tasks, do, pool.workers, Progress(plan.operation, sum(task.slot.nbytes for task in plan.tasks)))
-    bad = [(task, count) for task in plan.tasks if (count := _nonfinite(task, records))]
-    if bad and not running.allow_nonfinite:
-        raise NumericsError(_tell_nonfinite(bad, readers))
-    results = [
-        TensorResult(task, tuple(records[task.slot.name, leaf] for leaf in range(task.leaves))) for task in plan.tasks
-    ]
+    if not running.allow_nonfinite:
+        bad = [(task, count) for n, task in enumerate(plan.tasks) if (count := results.nonfinite(n))]
+        if bad:
+            raise NumericsError(_tell_nonfinite(bad, readers))
     return results, _measure_dropped(plan, readers)
 
 
@@ -313,17 +305,16 @@ def _measure_dropped(plan: Plan, readers: Readers) -> dict[str, float | None]:
     return norms
 
 
-def _lost_difference(plan: Plan, results: Sequence[TensorResult], readers: Readers) -> LostDifference | None:
+def _lost_difference(plan: Plan, results: Results, readers: Readers) -> LostDifference | None:
     """Δ in rows whose tokens have no place in the output; None where an adapter made them, and nothing was read."""
     if not plan.lost:
         return LostDifference(0.0, 0.0, False)
     lost = math.sqrt(sum(_square(rows.recipe, rows.elements, readers) for rows in plan.lost))
-    carried = [result for result in results if result.has_diff]
     names = {rows.recipe.name for rows in plan.lost}
-    beside = [result for result in carried if result.task.slot.name in names]
+    beside = [result for result in results if result.has_diff and result.task.slot.name in names]
     mean = sum(result.sums[0] for result in beside) / max(sum(result.task.slot.elements for result in beside), 1)
     own = lost * lost / sum(rows.elements for rows in plan.lost)
-    whole = math.hypot(lost, math.sqrt(sum(result.sums[0] for result in carried)))
+    whole = math.hypot(lost, math.sqrt(sum(result.sums[0] for result in results if result.has_diff)))
     return LostDifference(lost, lost / whole if whole > 0 else 0.0, own > 9 * mean)
 
 
@@ -333,11 +324,6 @@ def _square(recipe: Difference, elements: int, readers: Readers) -> float:
     for start in range(0, elements, PIECE):
         recipe.piece(start, min(start + PIECE, elements), start, readers, space, sums)
     return float(sums[0])
-
-
-def _nonfinite(task: OutputTask, records: Mapping[tuple[str, int], LeafRecord]) -> int:
-    done = (records.get((task.slot.name, leaf)) for leaf in range(task.leaves))
-    return sum(record.nonfinite for record in done if record is not None)
 
 
 def _tell_nonfinite(bad: list[tuple[OutputTask, int]], readers: Readers) -> str:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from tuneport.terminal import is_watched, write
 
@@ -75,17 +75,17 @@ class Progress:
 
 def run_leaves(
     tasks: Sequence[TaskT],
-    do: Callable[[TaskT, int, Workspace], bool],
+    do: Callable[[int, TaskT, int, Workspace], bool],
     workers: int,
     progress: Progress,
 ) -> None:
-    """Do every leaf of every task; ``do`` returns False to have no leaf of a later task begun.
+    """Do every leaf of every task; ``do`` gets the task's number too, and returns False to have no leaf of a later task begun.
 
     The first exception of a worker ends the run and is raised here, after all workers have stopped; so does an
     interrupt of the main thread.
     """
-    shared = _Shared(_leaves_of(tasks))
-    threads = [threading.Thread(target=_work, args=(shared, tasks, do, progress), daemon=True) for _ in range(workers)]
+    shared = _Shared[TaskT](_leaves_of(tasks))
+    threads = [threading.Thread(target=_work, args=(shared, do, progress), daemon=True) for _ in range(workers)]
     for thread in threads:
         thread.start()
     try:
@@ -104,16 +104,16 @@ def run_leaves(
         raise shared.error
 
 
-class _Shared:
+class _Shared(Generic[TaskT]):
     """What the workers share: the leaves still to do, and the first error."""
 
-    def __init__(self, leaves: Iterator[tuple[int, int]]) -> None:
+    def __init__(self, leaves: Iterator[tuple[int, TaskT, int]]) -> None:
         self._leaves = leaves
         self._lock = threading.Lock()
         self._last_task = sys.maxsize
         self.error: BaseException | None = None
 
-    def take(self) -> tuple[int, int] | None:
+    def take(self) -> tuple[int, TaskT, int] | None:
         with self._lock:
             found = next(self._leaves, None)
             return found if found is not None and found[0] <= self._last_task else None
@@ -128,21 +128,19 @@ class _Shared:
             self.error = self.error or error
 
 
-def _leaves_of(tasks: Sequence[Task]) -> Iterator[tuple[int, int]]:
+def _leaves_of(tasks: Sequence[TaskT]) -> Iterator[tuple[int, TaskT, int]]:
     for number, task in enumerate(tasks):
         for leaf in range(task.leaves):
-            yield number, leaf
+            yield number, task, leaf
 
 
-def _work(
-    shared: _Shared, tasks: Sequence[TaskT], do: Callable[[TaskT, int, Workspace], bool], progress: Progress
-) -> None:
+def _work(shared: _Shared[TaskT], do: Callable[[int, TaskT, int, Workspace], bool], progress: Progress) -> None:
     workspace = Workspace()
     try:
         while (found := shared.take()) is not None:
-            number, leaf = found
-            if not do(tasks[number], leaf, workspace):
+            number, task, leaf = found
+            if not do(number, task, leaf, workspace):
                 shared.stop_after(number)
-            progress.add(tasks[number].leaf_bytes)
+            progress.add(task.leaf_bytes)
     except BaseException as error:  # handed to the main thread, which raises it
         shared.stop(error)

@@ -312,12 +312,11 @@ def _recompute(
         for leaf in range(task.leaves)
     ]
     chosen = set(leaves if full else random.Random(seed).sample(leaves, min(SAMPLE, len(leaves))))
-    numbers = {task.slot.name: number for number, task in enumerate(plan.tasks)}
     different: dict[str, int] = {}
     lock = threading.Lock()
 
-    def do(task: OutputTask, leaf: int, space: Workspace) -> bool:
-        if (numbers[task.slot.name], leaf) not in chosen:
+    def do(number: int, task: OutputTask, leaf: int, space: Workspace) -> bool:
+        if (number, leaf) not in chosen:
             return True
         itemsize, sums = DTYPES[task.slot.dtype].itemsize, no_sums()
         for start, stop, origin in leaf_pieces(task, leaf, pool.piece):
