@@ -30,7 +30,7 @@ from tuneport.checkpoint.replacing import (
 from tuneport.checkpoint.shards import Layout
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import HubError, OutputError, TakenError, TuneportError, listing
-from tuneport.foreign import create, check_inside, open_own, read_bytes, resolved, write_new
+from tuneport.foreign import check_inside, create, open_own, read_bytes, resolved, write_new
 
 MANIFEST = "tuneport.json"
 # Larger writes ask the page cache for large blocks of memory, which cost a virtual machine up to three times as much.
