@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 
-.PHONY: venv demo real test lint types docs docs-check core-check vllm-check fuzz bench study-bench study-kills results clean
+.PHONY: venv demo real test lint types docs docs-check core-check vllm-check fuzz sanitize bench study-bench study-kills kills results clean
 
 venv: .venv/ready
 
@@ -60,6 +60,19 @@ vllm-check: venv .venv-vllm/ready
 fuzz: venv
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q -m hostile --timeout 0
 
+SANITIZERS = -fsanitize=address,undefined -fno-sanitize-recover=undefined
+# Python itself is not built with them: they are loaded before it, and what it leaks at its end is not ours.
+SANITIZED = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	PYTHONPATH=build/sanitize
+KERNEL_TESTS = tests/transfer/test_kernel.py tests/transfer/test_arithmetic.py tests/transfer/test_product.py \
+	tests/transfer/test_rounding.py tests/transfer/test_stochastic.py tests/transfer/test_transfer.py
+# The kernel under AddressSanitizer and UndefinedBehaviorSanitizer (gcc), through the tests that drive it.
+sanitize: venv
+	rm -rf build/sanitize
+	CFLAGS="$(SANITIZERS) -g -fno-omit-frame-pointer" LDFLAGS="$(SANITIZERS)" $(PIP) install --quiet --no-deps --target build/sanitize .
+	$(SANITIZED) $(BIN)/python -c "import tuneport.transfer._kernel as kernel; assert 'sanitize' in kernel.__file__"
+	$(SANITIZED) $(BIN)/python -m pytest -q -p no:cacheprovider $(KERNEL_TESTS)
+
 bench: venv
 	$(PYTHON) bench/prepare.py
 	$(BIN)/python -m bench.run --out bench-out
@@ -70,7 +83,11 @@ study-bench: venv
 
 # A study of real models, killed ten times on its way, against an unbroken run: some six minutes.
 study-kills: venv
-	$(BIN)/python -m bench.study_kills --out study-kills-out
+	$(BIN)/python -m bench.study_kills --out study-kills-out kills-out
+
+# Every command that writes, killed at 25 moments each, and run again: an hour.
+kills: demo
+	$(BIN)/python -m bench.kills --out kills-out
 
 # The long proofs whose figures docs/results.md shows; resumable, `docs/make_results.py --only NAME` runs one of them.
 results: venv
@@ -80,4 +97,4 @@ results: venv
 	$(BIN)/python docs/render_results.py
 
 clean:
-	rm -rf .venv .venv-bench .venv-core .venv-vllm vllm-out build demo-out real-out bench-out results-out study-kills-out
+	rm -rf .venv .venv-bench .venv-core .venv-vllm vllm-out build demo-out real-out bench-out results-out study-kills-out kills-out

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
@@ -16,23 +17,16 @@ from tuneport.transfer.arithmetic import Draw, draw_key
 from tuneport.transfer.stream import Workspace
 
 pytestmark = pytest.mark.skipif(kernel.NAME != "compiled", reason="no compiler was at hand when tuneport was installed")
-Opened = Callable[[bytes], int]
 
 
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
-    """Makes files, and opens them for reading."""
-    folder, descriptors = tmp_path_factory.mktemp("files"), []
-
-    def make(content: bytes) -> int:
-        path = folder / str(len(descriptors))
-        path.write_bytes(content)
-        descriptors.append(os.open(path, os.O_RDONLY))
-        return descriptors[-1]
-
-    yield make
-    for descriptor in descriptors:
-        os.close(descriptor)
+@contextmanager
+def opened(*contents: bytes) -> Iterator[list[int]]:
+    """Descriptors of files that hold these, for as long as they are needed."""
+    with ExitStack() as files:
+        made = [files.enter_context(tempfile.TemporaryFile(buffering=0)) for _ in contents]
+        for file, content in zip(made, contents, strict=True):
+            file.write(content)
+        yield [file.fileno() for file in made]
 
 
 def alike(dtype: str) -> kernel.Dtypes:
@@ -54,32 +48,33 @@ def stored(dtype: str, count: int, seed: int) -> bytes:
     st.lists(st.integers(0, 50), min_size=3, max_size=3),
 )
 def test_reading_on_the_way_changes_no_bit_and_no_sum(
-    opened: Opened, dtype: str, count: int, start: int, scale: float, draw: Draw | None, places: list[int]
+    dtype: str, count: int, start: int, scale: float, draw: Draw | None, places: list[int]
 ) -> None:
     parts = [stored(dtype, count, seed) for seed in range(3)]
-    files = [opened(b"x" * place + part) for part, place in zip(parts, places, strict=True)]
     size = count * DTYPES[dtype].itemsize
     whole, read = memoryview(bytearray(size)), memoryview(bytearray(size))
     sums, sums_read = kernel.no_sums(), kernel.no_sums()
     bad = kernel.transfer(*map(memoryview, parts), whole, alike(dtype), scale, start, sums, draw)
     room = lambda nbytes: Workspace().buffer("inputs", nbytes)  # noqa: E731 (a name for what the stream passes)
-    assert kernel.transfer_files(files, places, room, read, alike(dtype), scale, start, sums_read, draw) == bad > 0
+    with opened(*(b"x" * place + part for part, place in zip(parts, places, strict=True))) as files:
+        found = kernel.transfer_files(files, places, room, read, alike(dtype), scale, start, sums_read, draw)
+    assert found == bad > 0
     assert read == whole
     assert np.array_equal(sums, sums_read, equal_nan=True)
 
 
 @pytest.mark.parametrize("short", [0, 1, 2])
-def test_a_file_that_ends_too_soon_gives_nothing_and_adds_nothing(opened: Opened, short: int) -> None:
+def test_a_file_that_ends_too_soon_gives_nothing_and_adds_nothing(short: int) -> None:
     count = 2 * kernel.BLOCK + 5
     parts = [stored("BF16", count, seed) for seed in range(3)]
     parts[short] = parts[short][:-1]
     sums = kernel.no_sums()
     out, room = memoryview(bytearray(2 * count)), Workspace()
-    files = [opened(part) for part in parts]
-    assert (
-        kernel.transfer_files(files, [0, 0, 0], lambda n: room.buffer("inputs", n), out, alike("BF16"), 1, 0, sums)
-        is None
-    )
+    with opened(*parts) as files:
+        found = kernel.transfer_files(
+            files, [0, 0, 0], lambda n: room.buffer("inputs", n), out, alike("BF16"), 1, 0, sums
+        )
+    assert found is None
     assert not sums.any()
 
 
