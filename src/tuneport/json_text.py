@@ -20,19 +20,20 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _LONG_NUMBER = re.compile(rf"[0-9]{{{MOST_DIGITS + 1},}}")
 
 
-def read_json(content: str | bytes) -> Any:
+def read_json(content: str | bytes, *, kept: bool = True) -> Any:
     """The value of a JSON document in UTF-8.
 
-    Raises ValueError, and nothing else, where it is none, is nested too deeply, or holds text or numbers that cannot be kept.
+    ``kept``: it must be possible to write its texts and to compute with its numbers; else whoever asks looks at each. Raises
+    ValueError, and nothing else, where it is none, is nested too deeply, or holds what cannot be kept.
     """
-    text = content.decode("utf-8") if isinstance(content, bytes) else content
+    text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
     try:
-        value = json.loads(text, parse_int=_whole) if _LONG_NUMBER.search(text) else json.loads(text)
+        value = json.loads(text, parse_int=_whole) if kept and _LONG_NUMBER.search(text) else json.loads(text)
     except RecursionError:
         raise _too_deep() from None
     if text.count("[") + text.count("{") > MOST_DEPTH:
         _check_depth(value)
-    if _SURROGATE.search(text):
+    if kept and _SURROGATE.search(text):
         for found in _texts(value):
             check_text(found)
     return value
@@ -45,7 +46,9 @@ def check_text(text: str) -> None:
     except UnicodeEncodeError:
         shown = text.encode("ascii", "backslashreplace").decode()
         shown = shown if len(shown) <= 60 else f"{shown[:59]}…"
-        raise ValueError(f"it holds half a surrogate pair, which UTF-8 cannot store: '{shown}'") from None
+        raise ValueError(
+            f"it holds half a character (of a surrogate pair), which UTF-8 cannot store: '{shown}'"
+        ) from None
 
 
 def finite(value: Any) -> Any:

@@ -18,6 +18,7 @@ from tuneport.checkpoint.journal import differing_fields
 from tuneport.checkpoint.replacing import check_replaceable, finish_replacing, is_empty_folder, move_into_place
 from tuneport.errors import OutputError, TakenError, listing
 from tuneport.foreign import read_bytes, write_new
+from tuneport.json_text import read_json
 
 PLAN = "plan.json"
 
@@ -119,8 +120,8 @@ def _plan_in(folder: Path, record: str | None) -> dict[str, Any] | None:
     """The plan a folder was begun with; None where it holds none."""
     for name, key in ((PLAN, None), (record, "plan")):
         try:
-            found = json.loads(read_bytes(folder / name, folder)) if name else None
-        except (OSError, ValueError, RecursionError):
+            found = read_json(read_bytes(folder / name, folder)) if name else None
+        except (OSError, ValueError):
             continue
         found = found.get(key) if key and isinstance(found, dict) else found
         if isinstance(found, dict):

@@ -10,12 +10,12 @@ import re
 
 # C0 without tab and line feed, delete, C1; separators of lines and paragraphs; what turns the direction of writing; halves
 # of surrogate pairs, as which bytes that are not UTF-8 reach Python.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def printable(text: str) -> str:
-    """The text, of one line or several, with an escape in the place of each character that is not safe to print."""
-    return _UNSAFE.sub(_escaped, text)
+def printable(text: str, instead: str | None = None) -> str:
+    """The text, of one line or several, with an escape in the place of each character that is not safe; or with ``instead``."""
+    return _UNSAFE.sub(_escaped if instead is None else instead, text)
 
 
 def printable_line(text: str) -> str:

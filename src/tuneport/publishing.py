@@ -8,7 +8,6 @@ neither stop the push; nobody meant to publish them.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneport.errors import OutputError, PublishError, UsageError, listing
+from tuneport.json_text import read_json
 
 if TYPE_CHECKING:
     from tuneport.checkpoint.publish import Destination, Published
@@ -132,7 +132,7 @@ def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
     from tuneport.checkpoint.publish import CARD, weights_or_sidecar
 
     try:
-        record = json.loads((folder / "tune.json").read_bytes())
+        record = read_json((folder / "tune.json").read_bytes())
         plan, steps = record["plan"], record["outcome"]["steps"]
         message = f"tuneport tune: {plan['recipe']['recipe']} of {plan['model']['name']}, {steps} steps"
         revision = plan["model"].get("revision")

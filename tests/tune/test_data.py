@@ -85,7 +85,7 @@ def test_all_faults_of_a_file_are_told_with_their_lines(tmp_path: Path) -> None:
         ("sft", {"messages": [{"content": "a"}]}, "message 1 has no role"),
         ("sft", {"prompt": [{"role": "user", "content": "a"}], "completion": "b"}, "not both texts"),
         ("sft", {"prompt": "a", "completion": "\ud83d"}, "half a character"),
-        ("sft", {"messages": [{"role": "user", "content": "\ud83d"}]}, "message 1 holds half a character"),
+        ("sft", {"messages": [{"role": "user", "content": "\ud83d"}]}, "half a character"),
         ("sft", {"text": "a", "prompt": "a", "completion": "b"}, "fits more than one form"),
         ("dpo", {"prompt": "a", "chosen": "b", "rejected": "b"}, "there is no preference"),
         ("dpo", {"prompt": "a", "completion": "b"}, "dpo needs `prompt` and `chosen` and `rejected`"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from tuneport.checkpoint.chat_template import MORE_TEMPLATES
 from tuneport.checkpoint.folder import LICENCE_PREFIXES, SidecarFolder, is_sidecar
 from tuneport.checkpoint.merge3 import SIDES, Findings, Three
+from tuneport.printable import printable_line
 
 # Weights and their kin, and what describes a repository: the engine writes its own, so their absence says nothing.
 _NOT_SIDECARS = (
@@ -79,14 +80,16 @@ def tell_left_behind(folders: Three, findings: Findings) -> None:
         if entry.name.startswith(".") or entry.name in known or is_sidecar(entry.name):
             continue
         if entry.is_file() and not entry.name.endswith(_NOT_SIDECARS) and entry.name != "tuneport.json":
-            findings.decided(entry.name, "left behind", "not on the list of files that travel")
+            findings.decided(printable_line(entry.name), "left behind", "not on the list of files that travel")
         elif (entry / "tokenizer_config.json").is_file():
             findings.warnings.append(
-                f"target {target.label}: {entry.name}/ holds a tokenizer of the processor's own, which is not carried. "
+                f"target {target.label}: {printable_line(entry.name)}/ holds a tokenizer of the processor's own, which is not carried. "
                 "Copy the folder into the output, or AutoProcessor does not load it."
             )
         elif entry.is_dir() and entry.name != MORE_TEMPLATES:
-            findings.decided(f"{entry.name}/", "left behind", "of folders, only those of modules.json travel")
+            findings.decided(
+                f"{printable_line(entry.name)}/", "left behind", "of folders, only those of modules.json travel"
+            )
     for side in SIDES:
         if (folders.of(side).path / MORE_TEMPLATES).is_dir():
             findings.warnings.append(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
+from tuneport.printable import printable_line
+
 
 def is_hub_id(name: str) -> bool:
     """Whether a recorded name is one of the Hub's: the name of a folder holds no slash, a Hub id always does."""
@@ -44,11 +46,21 @@ def cell(text: str, most: int = 160) -> str:
     return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
+def document(lines: Iterable[str]) -> bytes:
+    """The card of these lines: what stands in one of them cannot begin another, or hold what is not safe to print."""
+    return "".join(f"{printable_line(line)}\n" for line in lines).encode()
+
+
 def warned(warnings: Iterable[str]) -> list[str]:
     """Each warning in a paragraph of its own; tokens in angle brackets are no HTML."""
-    return [line for warning in warnings for line in ("", f"> **Warning:** {warning.replace('<', '&lt;')}")]
+    return [
+        line
+        for warning in warnings
+        for line in ("", f"> **Warning:** {warning.replace('<', '&lt;').replace(chr(10), ' ')}")
+    ]
 
 
 def label(name: str, revision: str | None) -> str:
     """A model or data set with the revision that was read."""
+    name = name.replace("<", "&lt;")
     return f"{name} @ {revision}" if revision else name

@@ -7,7 +7,6 @@ one that has weights of its own is named, and sentence-transformers refuses the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from tuneport.checkpoint.folder import (
 )
 from tuneport.checkpoint.merge3 import Findings, Three, same, three_way
 from tuneport.errors import CheckpointError
+from tuneport.json_text import read_json
 
 NAMES = (MODULES, EMBEDDING_CONFIG, TRANSFORMER_CONFIG)
 # Modules that are all config (sentence-transformers 6.2).
@@ -112,8 +112,8 @@ def _modules(folder: SidecarFolder) -> tuple[_Module, ...] | None:
         return None
     where = f"{folder.role} {folder.label}: {MODULES}"
     try:
-        listed = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        listed = read_json(text)
+    except ValueError as error:
         raise CheckpointError(f"{where} is not valid JSON ({error}).") from None
     if not isinstance(listed, list) or not all(
         isinstance(one, dict) and isinstance(one.get("path"), str) and isinstance(one.get("type"), str)

@@ -6,14 +6,15 @@ executed. A folder may be a checkpoint, a Hub snapshot in the cache, or the kept
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tuneport.errors import CheckpointError
+from tuneport.json_text import check_text, read_json
+from tuneport.printable import printable_line
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -79,7 +80,9 @@ class SidecarFolder:
             for entry in folder.iterdir() if folder is not None and folder.is_dir() else ():
                 module = MODULE_FOLDER.fullmatch(entry.name) and not entry.is_symlink()
                 found.add(module_config(entry.name) if module else entry.name)
-        return sorted(name for name in found | self.made.keys() if is_sidecar(name) and self.has(name))
+        names = sorted(name for name in found | self.made.keys() if is_sidecar(name) and self.has(name))
+        check_names(names, f"{self.role} {self.label}")
+        return names
 
     def place(self, name: str) -> Path:
         """Where the sidecar ``name`` lies, if it is here and lies anywhere."""
@@ -148,12 +151,35 @@ class SidecarFolder:
         if text is None:
             return None
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            value = read_json(text)
+        except ValueError as error:
             raise CheckpointError(f"{self.role} {self.label}: {name} is not valid JSON ({error}).") from None
         if not isinstance(value, dict):
             raise CheckpointError(f"{self.role} {self.label}: {name} holds no JSON object.")
+        if name == "config.json":
+            _check_kinds(value, f"{self.role} {self.label}: {name}")
         return value
+
+
+def _check_kinds(config: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    """Raise where a ``model_type``, by which tables are asked, is not a string; those of sub-configs too."""
+    kind = config.get("model_type")
+    if kind is not None and not isinstance(kind, str):
+        raise CheckpointError(f"{where}: `{prefix}model_type` must be a string. Download it again, or mend it.")
+    for name, inner in config.items():
+        if isinstance(inner, dict):
+            _check_kinds(inner, where, f"{prefix}{name}.")
+
+
+def check_names(names: Iterable[str], where: str) -> None:
+    """Raise `CheckpointError` where a file that would be read or copied has a name that no manifest can hold."""
+    for name in names:
+        try:
+            check_text(name)
+        except ValueError:
+            raise CheckpointError(
+                f"{where}: the name of the file {printable_line(name)} is not UTF-8. Rename it."
+            ) from None
 
 
 def module_config(folder: str) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 
 from tuneport.errors import TakenError
 from tuneport.foreign import open_own, opened, write_new
+from tuneport.json_text import read_json
 
 NAME = "journal.jsonl"
 # A leaf takes about 250 bytes: that many stand for 16 TiB of output. The longest line is the plan.
@@ -62,7 +63,7 @@ class Journal:
                 self._before = end
             if begun is None:
                 raise ValueError("it is empty")
-        except (OSError, ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
             raise _damaged(self.path.parent, error) from None
         _stop_if_different(self.path.parent, begun, plan)
         if self._before < self.path.stat().st_size:
@@ -76,7 +77,7 @@ class Journal:
                 if not line.endswith(b"\n"):
                     return  # cut short by a kill
                 end += len(line)
-                yield end, json.loads(line)
+                yield end, read_json(line)
 
     def recorded(self) -> Iterator[tuple[str, int, LeafRecord]]:
         """The leaves that earlier runs journalled, read line by line: tensor, leaf and record. Of two of one leaf the last counts."""
@@ -151,7 +152,7 @@ def _looked_over(folder: Path) -> tuple[Any, bool, bool]:
             for line in iter(partial(lines.readline, _MOST_LINE_BYTES), b""):
                 if not line.endswith(b"\n"):
                     break  # cut short by a kill
-                record = json.loads(line)
+                record = read_json(line)
                 begun = record["plan"] if begun is None else begun
                 leaves = leaves or "leaf" in record
                 refused = "refused" in record or (refused and "run" not in record)
@@ -182,9 +183,9 @@ def holder(folder: Path) -> str:
         with opened(folder / NAME, folder, MOST_BYTES) as lines:
             for line in iter(partial(lines.readline, _MOST_LINE_BYTES), b""):
                 last = line if line.startswith(b'{"run"') else last
-        run = json.loads(last)["run"]
+        run = read_json(last)["run"]
         return f"process {run['pid']} on {run['host']}, since {run['since']}"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another run"
 
 

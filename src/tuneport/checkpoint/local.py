@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from tuneport.checkpoint.adapter_config import read_adapter_config
 from tuneport.checkpoint.checkpoint import Checkpoint, WeightFile
-from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.checkpoint.folder import SidecarFolder, check_names
 from tuneport.checkpoint.legacy import open_legacy
 from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.two_sets import LOCAL, PICKLED, Read, compared, told_of_two, unreadable_beside
@@ -21,6 +21,7 @@ from tuneport.checkpoint.weight_sets import ADAPTER, NAMED_IN_CONFIG, Weights, c
 from tuneport.checkpoint.weights import StoredTensor, check_gathered, join_files, tensors_of_file
 from tuneport.errors import CheckpointError
 from tuneport.foreign import resolved
+from tuneport.printable import printable_line
 
 # A pattern for each of a hundred thousand modules fits.
 MOST_CONFIG_BYTES = 8 * 2**20
@@ -28,13 +29,14 @@ MOST_CONFIG_BYTES = 8 * 2**20
 
 def open_folder(path: Path, role: str, stem: str = "model") -> Checkpoint:
     """A checkpoint from a local folder; ``stem`` is how its weight files begin."""
-    label = resolved(path).name
+    label = printable_line(resolved(path).name)
     where = f"{role} {label}"
     try:
         names = [entry.name + "/" * entry.is_dir() for entry in path.iterdir() if entry.is_file() or entry.is_dir()]
         config = SidecarFolder(role, label, path).json("config.json") or {}
         named = config.get(NAMED_IN_CONFIG)
         weights = choose_weights(names, lambda name: (path / name).read_bytes(), where, stem, named)
+        check_names(weights.files, where)
         checkpoint = _with_weights(path, role, label, weights)
         warnings = (*weights.warnings, *(_compared(checkpoint, weights, other) for other in weights.beside))
         checkpoint = replace(checkpoint, warnings=warnings)

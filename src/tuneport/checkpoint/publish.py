@@ -8,7 +8,6 @@ Hub client that does the work.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import warnings
@@ -23,6 +22,7 @@ from blake3 import blake3
 from tuneport.checkpoint.folder import LICENCE_PREFIXES, is_sidecar
 from tuneport.checkpoint.hub import status_of, transport_error
 from tuneport.errors import PublishError, UsageError, listing
+from tuneport.json_text import read_json
 from tuneport.terminal import is_watched
 
 CARD = "README.md"
@@ -231,7 +231,7 @@ def _record(repo: str, commit: str, name: str) -> dict[str, Any] | None:
     from huggingface_hub import hf_hub_download
 
     try:
-        record = json.loads(Path(hf_hub_download(repo, name, revision=commit)).read_bytes())
+        record = read_json(Path(hf_hub_download(repo, name, revision=commit)).read_bytes())
         told = record["format"] if name == "tuneport.json" else record["plan"]["format"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

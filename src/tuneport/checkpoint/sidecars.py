@@ -8,7 +8,6 @@ not on the list of files that may travel, and every reason to stop at once.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +50,7 @@ from tuneport.checkpoint.tokenizer_check import NAMES as CHECKED
 from tuneport.checkpoint.tokenizer_check import tokenizer_faults
 from tuneport.checkpoint.tokenizer_edit import edit_tokenizer, stale_files
 from tuneport.checkpoint.tokenizer_merge import PREFIX, TOKENIZER, choosable, merge_tokenizer
+from tuneport.json_text import read_json
 
 __all__ = ["Decision", "Difference", "Sidecars", "merge_sidecars"]
 
@@ -186,7 +186,7 @@ def _behaviour(task: _Merge, files: Mapping[str, bytes | Path], template: Sequen
         content = files.get(name)
         if content is None:
             return None
-        return dict(json.loads(content if isinstance(content, bytes) else content.read_bytes()))
+        return dict(read_json(content if isinstance(content, bytes) else content.read_bytes()))
 
     listed = functools.cache(lambda: {} if task.tokenizers is not None else added_tokens_by_id(task.folders.target))
     return behaviour(

@@ -17,6 +17,7 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.errors import CheckpointError
+from tuneport.json_text import read_json
 
 # Possessive quantifiers never step back, so the expressions run in linear time and constant memory on any input.
 _SPACE = rb"[ \t\r\n]*+"
@@ -46,7 +47,6 @@ _INSIDE_PAIRS = re.compile(rb'"' + _SPACE + rb"," + _SPACE + rb'"')
 # Backslashes before what json need not escape: an odd number of them does.
 _NEEDLESS_ESCAPE = re.compile(rb"(\\++)(?:/|u(?!00[01]))")
 _FEW = 16
-_HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -174,14 +174,9 @@ def first_members(data: bytes, where: str, last: str) -> dict[str, Any]:
 def parse_json(data: bytes, where: str) -> Any:
     """JSON as Python values; `CheckpointError` for what is none, and for strings that are no text."""
     try:
-        value = json.loads(data.decode("utf-8"))
-        if _HALF_SURROGATE.search(data):
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except RecursionError:
-        raise CheckpointError(f"{where} is nested too deeply for a tokenizer. Download it again.") from None
+        return read_json(data.decode("utf-8"))
     except ValueError as error:  # broken JSON, broken UTF-8, half a surrogate pair, a number of 5,000 digits
         raise CheckpointError(f"{where} is not valid JSON ({error}). Download it again.") from None
-    return value
 
 
 def _canonical(document: Any, where: str) -> bytes:
@@ -212,7 +207,7 @@ def render(value: Any, indent: int | None, level: int, like: bytes) -> bytes:
 
 
 def _plain(string: bytes) -> str:
-    return str(json.loads(string)) if b"\\" in string else string[1:-1].decode("utf-8")
+    return str(read_json(string)) if b"\\" in string else string[1:-1].decode("utf-8")
 
 
 def _scan(data: bytes, where: str) -> TokenizerText | None:

@@ -31,6 +31,7 @@ from tuneport.checkpoint.shards import Layout
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import HubError, OutputError, TakenError, TuneportError, listing
 from tuneport.foreign import check_inside, create, open_own, read_bytes, resolved, write_new
+from tuneport.json_text import read_json
 
 MANIFEST = "tuneport.json"
 # Larger writes ask the page cache for large blocks of memory, which cost a virtual machine up to three times as much.
@@ -358,9 +359,9 @@ def _has(path: Path, size: int) -> bool:
 def read_plan(out: Path) -> dict[str, Any] | None:
     """The plan in a finished folder's manifest, or None where there is no such manifest."""
     try:
-        manifest = json.loads(read_bytes(out / MANIFEST, most=MOST_MANIFEST_BYTES))
+        manifest = read_json(read_bytes(out / MANIFEST, most=MOST_MANIFEST_BYTES))
         plan = manifest["plan"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return plan if isinstance(plan, dict) else None
 

@@ -6,6 +6,7 @@ Scores are kept as numbers only, so that a study of millions of answers fits int
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,9 @@ def answered(lines: Iterable[Mapping[str, Any]]) -> dict[str, Answered]:
     for line in lines:
         try:
             task, id, score, weight = line["task"], str(line["id"]), float(line["score"]), float(line.get("weight", 1))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
+            continue
+        if not (math.isfinite(score) and math.isfinite(weight)):
             continue
         ids, scores, weights = by_task.setdefault(str(task), ([], [], []))
         ids.append(id)

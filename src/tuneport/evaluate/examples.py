@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuneport.errors import DataError, UsageError, listing
+from tuneport.json_text import read_json
 
 Kind = Literal["match", "choice", "loss"]
 Way = Literal["prompt", "messages", "text"]
@@ -138,8 +139,8 @@ def _rows(file: Path, faults: list[str]) -> list[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            rows.append((number, json.loads(line)))
-        except (ValueError, RecursionError) as error:
+            rows.append((number, read_json(line)))
+        except ValueError as error:
             faults.append(f"{file.name}:{number}: no JSON: {error}")
     if not rows and not any(fault.startswith(file.name) for fault in faults):
         faults.append(f"{file.name}: holds no examples")

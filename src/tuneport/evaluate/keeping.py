@@ -20,6 +20,7 @@ from tuneport.checkpoint.replacing import MOST_MANIFEST_BYTES, is_record
 from tuneport.errors import OutputError, TakenError, listing
 from tuneport.evaluate.outcomes import TaskResult, as_json, from_json
 from tuneport.foreign import create, read_bytes
+from tuneport.json_text import read_json
 from tuneport.place import PLAN, held, write_whole
 
 EXAMPLES = ".examples.jsonl"
@@ -58,8 +59,11 @@ def already_done(out: Path, plan: Mapping[str, Any], overwrite: bool) -> dict[st
         raise TakenError(f"{examples} is no plain file, and would be replaced. Move it away, or choose another --out.")
     if overwrite:
         return None
-    found = json.loads(read_bytes(out, most=MOST_MANIFEST_BYTES))
-    begun = found["plan"]
+    try:
+        found = read_json(read_bytes(out, most=MOST_MANIFEST_BYTES))
+        begun = found["plan"]
+    except (ValueError, KeyError, TypeError):
+        raise TakenError(f"{out} is damaged. Move it away, or choose another --out.") from None
     different = differing_fields(begun, json.loads(json.dumps(plan)))
     if different:
         raise TakenError(
@@ -106,12 +110,15 @@ class Kept:
             write_whole(begun, json.dumps(self.plan))
 
     def get(self, model: int, task: int) -> tuple[TaskResult, list[str]] | None:
-        """A result of an earlier run, with its warnings."""
+        """A result of an earlier run, with its warnings; None where there is none that can be read: it is scored again."""
         file = self._file(model, task)
         if not file.exists():
             return None
-        found = json.loads(read_bytes(file, self.folder, MOST_MANIFEST_BYTES))
-        return from_json(found["result"]), list(found["warnings"])
+        try:
+            found = read_json(read_bytes(file, self.folder, MOST_MANIFEST_BYTES))
+            return from_json(found["result"]), list(found["warnings"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     def put(self, model: int, task: int, result: TaskResult, warnings: list[str]) -> None:
         """Keep a result."""
@@ -152,8 +159,8 @@ def _partial(out: Path) -> Path:
 def _differing(begun: Path, plan: Any) -> tuple[list[str], bool]:
     """In which fields a plan differs from the one that was begun with, and whether that is one of ours."""
     try:
-        found = json.loads(read_bytes(begun, begun.parent))
+        found = read_json(read_bytes(begun, begun.parent))
         ours = isinstance(found, dict) and str(found.get("format")).startswith(_FORMATS)
         return differing_fields(found, plan), ours
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         raise TakenError(f"{begun} is damaged. Remove {begun.parent.name} and run again; it starts anew.") from None

@@ -6,7 +6,6 @@ model), out comes which examples occur there. Only digests are held, so training
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from tuneport.errors import LeakageError, UsageError, listing
 from tuneport.evaluate.examples import Example, OwnTask
 from tuneport.foreign import resolved
+from tuneport.json_text import read_json
 from tuneport.tune.leakage import HASHES, SELECTION, example_digest, parse_digest
 
 RECORD = "tune.json"  # what `tune` leaves beside a model, with its digests
@@ -130,8 +130,8 @@ def _of_file(file: Path) -> Iterator[tuple[str, str]]:
                 yield parsed[0], SELECTION if parsed[1] else TRAINING
                 continue
             try:
-                row = json.loads(text)
-            except (ValueError, RecursionError):
+                row = read_json(text)
+            except ValueError:
                 raise UsageError(f"--trained-on {file.name}:{number}: neither JSON nor a digest.") from None
             if isinstance(row, dict):
                 yield from ((example_digest(found), TRAINING) for found in _texts(row))
@@ -142,7 +142,7 @@ def _selected_by(path: Path) -> set[str]:
     found: set[str] = set()
     for file in path.rglob(RECORD) if path.is_dir() else ():
         try:
-            told = json.loads(file.read_bytes()).get("selection") or []
+            told = read_json(file.read_bytes()).get("selection") or []
             found |= {str(row["task"]) for row in told if row["data"] is None}
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UsageError(f"--trained-on {path}: {file.name} is damaged; tune again, or restore it.") from None

@@ -6,7 +6,6 @@ the backend, which checks every prompt on its way and leaves the rest to the har
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from tuneport.evaluate.checking import checking
 from tuneport.evaluate.examples import OwnTask
 from tuneport.evaluate.prompts import check_written
 from tuneport.foreign import resolved
+from tuneport.json_text import read_json
 from tuneport.tune.chat import spoken_by
 from tuneport.tune.rendering import render
 
@@ -127,7 +127,7 @@ def _find_adapter(folder: Path, name: str) -> Seat:
     from blake3 import blake3
 
     try:
-        settings = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))
+        settings = read_json((folder / _ADAPTER).read_text(encoding="utf-8"))
         base = settings["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"model {name}: {_ADAPTER} does not say which model it adapts ({error}).") from None

@@ -9,14 +9,13 @@ between tags by hand.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from html import escape
 from typing import Any
 
+from tuneport.printable import printable
+
 _VOID = frozenset({"meta", "link", "br", "hr", "input"})
-# Of no meaning in a text and refused by browsers' parsers in some places; a lone surrogate cannot be written at all.
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 Content = "str | Iterable[Content] | None"
 
@@ -60,4 +59,4 @@ def script_data(value: Any) -> Markup:
 
 def clean(text: str) -> str:
     """Control characters shown as such, so that what a model wrote can be read and written."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+    return printable(text.replace("\r\n", "\n"), "\N{REPLACEMENT CHARACTER}")

@@ -5,13 +5,14 @@ In comes a step's folder, out come one array a task, and on demand the answers t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tuneport.evaluate.answered import Answered, answered
+from tuneport.json_text import read_json
+from tuneport.report.lenient import number_or
 
 EXAMPLES = "scores.examples.jsonl"
 
@@ -38,10 +39,10 @@ def read_answers(folder: Path, wanted: Mapping[str, Collection[str]]) -> dict[tu
         task, id, said = str(line.get("task")), str(line.get("id")), line.get("said")
         if said is None or id not in wanted.get(task, ()):
             continue
-        score = line.get("score")
-        if isinstance(score, int | float):
+        score = number_or(line.get("score"), None)
+        if score is not None:
             asked, right = (None if line.get(name) is None else str(line[name]) for name in ("asked", "answer"))
-            found[task, id] = Answer(str(said), float(score), asked, right)
+            found[task, id] = Answer(str(said), score, asked, right)
     return found
 
 
@@ -57,8 +58,8 @@ def _lines(folder: Path) -> Iterator[dict[str, Any]]:
     with opened:
         for text in opened:
             try:
-                line = json.loads(text)
-            except (ValueError, RecursionError):
+                line = read_json(text, kept=False)
+            except ValueError:
                 continue  # the torn end of a file; what is missing shows as examples that are not paired
             if isinstance(line, dict):
                 yield line

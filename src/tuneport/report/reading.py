@@ -6,7 +6,6 @@ instead, and `doubts` says so; what cannot be read is named, never passed over.
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 from tuneport.errors import ReportError
 from tuneport.evaluate.answered import LOSS
 from tuneport.foreign import resolved
+from tuneport.json_text import read_json
 from tuneport.report.lenient import mapping, mappings, number_or
 from tuneport.report.runs import answered_by, runs_of, told_apart
 from tuneport.report.scored import BASE, Run
@@ -118,10 +118,10 @@ def read_study(root: str | Path, url: str | None = None) -> Reading:
 
 def _results(root: Path, doubts: list[str]) -> dict[str, Any] | None:
     try:
-        found = json.loads(_text_within(root, root / RESULTS))
+        found = read_json(_text_within(root, root / RESULTS), kept=False)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         doubts.append(f"{RESULTS} cannot be read: {error}.")
         return None
     if not isinstance(found, dict) or not isinstance(found.get("results"), list):
@@ -142,8 +142,8 @@ def _records(root: Path, doubts: list[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for file in sorted((root / STEPS).glob(f"*/{RECORD}")):
         try:
-            record = json.loads(_text_within(root, file))
-        except (OSError, ValueError, RecursionError) as error:
+            record = read_json(_text_within(root, file), kept=False)
+        except (OSError, ValueError) as error:
             doubts.append(f"{STEPS}/{file.parent.name}/{RECORD} cannot be read: {error}.")
             continue
         if isinstance(record, dict):

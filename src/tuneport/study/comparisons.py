@@ -18,7 +18,6 @@ examples, in pairs, with intervals. The questions are the paper's:
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ import numpy as np
 from tuneport.evaluate import measures
 from tuneport.evaluate.answered import Answered, answered
 from tuneport.evaluate.comparing import LEVEL
+from tuneport.json_text import read_json
 
 Row = Mapping[str, Any]
 FURTHER = ("transfer-then-tune", "recycle-iterative", "recycle-direct")
@@ -47,7 +47,7 @@ class Asked:
 
 def asked_in(scores: Mapping[str, Any], examples: str) -> dict[str, Asked]:
     """By task, from a record of scores and its examples. Tasks whose value is no mean over examples are left out."""
-    by_task = answered(json.loads(line) for line in examples.splitlines())
+    by_task = answered(read_json(line) for line in examples.splitlines())
     return {
         name: Asked(task["metric"], bool(task["higher_is_better"]), task.get("variant"), by_task[name])
         for name, task in scores["models"][0]["tasks"].items()

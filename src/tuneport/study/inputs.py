@@ -7,7 +7,6 @@ known by its id and revision as written.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from blake3 import blake3
 
 from tuneport.checkpoint.local import open_folder
 from tuneport.errors import StudyError, TuneportError
+from tuneport.json_text import read_json
 
 NAME = "inputs.json"
 LAB = "lab:"
@@ -70,8 +70,8 @@ class Inputs:
     def kept(cls, folder: Path, content: bytes | None) -> Inputs:
         """With the digests that inputs.json of an earlier run holds; a damaged list is made anew."""
         try:
-            known = json.loads(content or b"{}")
-        except (ValueError, RecursionError):
+            known = read_json(content or b"{}")
+        except ValueError:
             known = {}
         return cls(folder, known if isinstance(known, dict) else {})
 

@@ -5,11 +5,11 @@ In comes the store, out comes a description for `tuneport inspect`.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from tuneport.json_text import read_json
 from tuneport.study import records
 from tuneport.study.inputs import NAME as INPUTS
 from tuneport.study.opening import name_in
@@ -74,8 +74,8 @@ def _results(store: Store, doubts: list[str]) -> dict[str, list[dict[str, Any]]]
     """The rows of results.json that can be read; ``doubts`` says where that is not all of it."""
     try:
         content = store.read(_RESULTS)
-        found = {"results": [], "steps": []} if content is None else json.loads(content)
-    except (OSError, ValueError, RecursionError) as error:
+        found = {"results": [], "steps": []} if content is None else read_json(content)
+    except (OSError, ValueError) as error:
         found = None
         doubts.append(f"results.json cannot be read: {error}. {_ANEW}")
     told = found if isinstance(found, dict) else {}

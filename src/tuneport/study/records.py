@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from blake3 import blake3
 
+from tuneport.json_text import read_json
 from tuneport.study.command_line import by_hand
 from tuneport.study.graph import Step
 
@@ -115,12 +116,12 @@ def dropped(record: Record) -> Record:
 def read(content: bytes) -> Record | None:
     """A record from the bytes of record.json; None where they are no whole record (a kill, another program)."""
     try:
-        found = json.loads(content)
+        found = read_json(content)
         if found.pop("format") != FORMAT:
             return None
         names = {each.name for each in fields(Record)}
         record = Record(**{name: value for name, value in found.items() if name in names})
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+    except (ValueError, TypeError, AttributeError, KeyError):
         return None
     mappings = (record.choices, record.parents, record.measured, record.outputs, record.about)
     whole = record.outcome in get_args(Outcome) and all(isinstance(one, dict) for one in mappings)

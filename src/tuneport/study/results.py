@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tuneport.evaluate.answered import LOSS
+from tuneport.json_text import read_json
 from tuneport.study import comparisons
 from tuneport.study.declared import Study
 from tuneport.study.graph import Graph, Step
@@ -162,7 +163,7 @@ class Results:
         points: list[tuple[int, dict[str, Any]]] = []
         with self._reading(tuned):
             text = self._text(tuned, "model/curve.jsonl") if self._status(tuned)[0] == "done" else None
-            points = [_point(json.loads(line)) for line in (text or "").splitlines()]
+            points = [_point(read_json(line)) for line in (text or "").splitlines()]
         start = self._starts.get(tuned.identity) if points else None
         if start is not None and self._status(start)[0] == "done":
             with self._reading(start):
@@ -328,7 +329,7 @@ class Results:
         key = (step.identity, f"{name} parsed")
         if key not in self._files:
             text = self._read(step, name)
-            self._files[key] = None if text is None else json.loads(text)
+            self._files[key] = None if text is None else read_json(text)
         return self._files[key]
 
 

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from tuneport.errors import UsageError
+from tuneport.json_text import read_json
 from tuneport.study import inputs
 from tuneport.study.build import build
 from tuneport.study.declared import Resources, Study
@@ -131,8 +132,8 @@ class _Results:
 def _earlier(store: Store) -> dict[str, Any] | None:
     """The results of an earlier run, where they can be read."""
     try:
-        found = json.loads(store.read(NAME) or b"null")
-    except (ValueError, RecursionError):
+        found = read_json(store.read(NAME) or b"null")
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import OutputError
+from tuneport.json_text import read_json
 from tuneport.study.holding import alone, this_process, told
 from tuneport.study.records import RECORD, finished_files
 from tuneport.study.store import LOCK, STEPS
@@ -215,11 +216,11 @@ def _now() -> dict[str, Any]:
 def _held(content: bytes | None) -> str | None:
     """Who holds the lock of a URL; None where nobody does, or he is dead."""
     try:
-        found = json.loads(content or b"")
+        found = read_json(content or b"")
         age = time.time() - float(found["at"])
         if found["host"] == socket.gethostname() and not _alive(int(found["pid"])):
             return None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         return None
     return f"{found.get('by')} (last seen {age:.0f} s ago; it counts for {_COUNTS:.0f} s)" if age < _COUNTS else None
 

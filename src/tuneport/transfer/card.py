@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from tuneport.checkpoint.card import front_matter, label, table, warned
+from tuneport.checkpoint.card import cell, document, front_matter, label, table, warned
 
 _TITLES = {"transfer": "fine-tuning carried over", "apply": "diff vector applied", "diff": "diff vector"}
 _MOST_DECISIONS = 60
@@ -35,12 +35,15 @@ def render_card(manifest: Mapping[str, Any]) -> bytes:
     ]
     code = sorted(name for name in manifest["files"] if name.endswith(".py"))
     if code:
-        lines += ["", f"The target's code was copied and never run: {', '.join(code)}. Read it before you trust it."]
+        lines += [
+            "",
+            f"The target's code was copied and never run: {', '.join(map(cell, code))}. Read it before you trust it.",
+        ]
     lines += [
         "",
         "`tuneport.json` holds all of this for machines, with a digest of every tensor; `tuneport verify` checks it.",
     ]
-    return ("\n".join(lines) + "\n").encode()
+    return document(lines)
 
 
 def _front_matter(manifest: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from tuneport.checkpoint.config import is_tied, resolve
 from tuneport.checkpoint.token_names import ids_of, is_token_field
 from tuneport.checkpoint.tokenizer_check import tokenizer_in_a_folder
 from tuneport.checkpoint.weights import StoredTensor
+from tuneport.json_text import read_json
 from tuneport.pairing.matrices import Side, find_vocabulary_tensors, rows_of
 
 FILES = ("config.json", "generation_config.json")
@@ -62,7 +63,7 @@ def contradictions(
     files: Mapping[str, bytes | Path], tensors: Mapping[str, StoredTensor], target: Checkpoint
 ) -> Contradictions:
     """What the output's ``files`` say against its ``tensors``, which are the target's with more rows, if any."""
-    written = {name: read_json(files[name]) for name in FILES if name in files}
+    written = {name: read_json_file(files[name]) for name in FILES if name in files}
     config = written.get("config.json", {})
     names = vocabulary_names(target.tensors, target.config)
     rows = most_rows(tensors, names)
@@ -148,7 +149,7 @@ def _ids(config: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterato
             yield from ((prefix + field, id) for id in ids_of(field, value))
 
 
-def read_json(content: bytes | Path) -> Mapping[str, Any]:
+def read_json_file(content: bytes | Path) -> Mapping[str, Any]:
     """One of the output's small files, which is a JSON object."""
-    value: Mapping[str, Any] = json.loads(content if isinstance(content, bytes) else content.read_bytes())
+    value: Mapping[str, Any] = read_json(content if isinstance(content, bytes) else content.read_bytes())
     return value

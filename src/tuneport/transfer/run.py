@@ -27,6 +27,7 @@ from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.write import MANIFEST, AlreadyDone, OutputFolder, begin, check_place
 from tuneport.errors import CheckpointError, DoubtError, NumericsError, PairingError, listing
+from tuneport.json_text import read_json
 from tuneport.pairing.tensors import stored_twice
 from tuneport.transfer import arithmetic
 from tuneport.transfer.budget import PIECE, Budget, budget
@@ -155,13 +156,12 @@ def check_sidecars_unchanged(plan: Plan, record: Mapping[str, Any]) -> None:
 
 def read_manifest(out: Path) -> dict[str, Any]:
     """The manifest of a finished folder. Raises `CheckpointError` where there is none, or it is no manifest."""
-    import json
 
     try:
-        manifest = json.loads((out / MANIFEST).read_bytes())
+        manifest = read_json((out / MANIFEST).read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{out} has no {MANIFEST}; it was not made by tuneport, or is not finished.") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{out / MANIFEST} cannot be read: {error}.") from None
     if not isinstance(manifest, dict) or not str(manifest.get("format", "")).startswith("tuneport/"):
         raise CheckpointError(f"{out / MANIFEST} is no manifest of tuneport.")

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from tuneport.checkpoint.card import front_matter, is_hub_id, label, table, warned
+from tuneport.checkpoint.card import document, front_matter, is_hub_id, label, table, warned
 
 _NAMES = {"sft": "supervised fine-tuning", "dpo": "preferences (DPO)", "grpo": "verifiable rewards (GRPO)"}
 
@@ -48,7 +48,7 @@ def render_card(record: Mapping[str, Any]) -> bytes:
         "`tune.json` holds all of this for machines, `log.jsonl` every step. `tune-hashes.txt` holds digests of the training "
         "examples: `tuneport evaluate --trained-on this-folder` finds test examples among them."
     )
-    return ("\n".join(lines) + "\n").encode()
+    return document(lines)
 
 
 def _part(plan: Mapping[str, Any]) -> str:

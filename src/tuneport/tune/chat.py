@@ -6,7 +6,6 @@ needs (as tokens of their own, so that a later transfer matches them by string),
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import DataError, RenderingError, UsageError
+from tuneport.json_text import read_json
 from tuneport.tune.rendering import render
 
 _HEADER = re.compile(r"\A\{#-? *tuneport: *(\{.*?\}) *-?#\}\n?")
@@ -148,7 +148,7 @@ def _chosen_template(tokenizer: Any, chosen: str) -> tuple[str, list[str], str |
     if header is None:
         return text, [], None
     try:
-        named = json.loads(header[1])
+        named = read_json(header[1])
         tokens, end = [str(token) for token in named.get("tokens", [])], named.get("end_of_turn")
     except (ValueError, AttributeError, TypeError):
         raise UsageError(f"--chat-template {chosen}: its first line is no JSON object after `tuneport:`.") from None

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tuneport.json_text import read_json
 from tuneport.place import write_whole
 from tuneport.tune.logbook import Logbook
 from tuneport.tune.prepare import Prepared
@@ -76,6 +77,15 @@ def _random_states_kept() -> Iterator[None]:
 
 def _add_to_curve(path: Path, line: dict[str, Any]) -> None:
     """The curve with this step's line; lines of the same or later steps, from a run that was killed, go."""
-    old = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
-    kept = [*(point for point in old if point["step"] < line["step"]), line]
+    old = [_point(text) for text in path.read_bytes().splitlines()] if path.exists() else []
+    kept = [*(point for point in old if point is not None and point["step"] < line["step"]), line]
     write_whole(path, "".join(json.dumps(point) + "\n" for point in kept))
+
+
+def _point(text: bytes) -> dict[str, Any] | None:
+    """A line of the curve; None for one that is torn or damaged."""
+    try:
+        point = read_json(text)
+    except ValueError:
+        return None
+    return point if isinstance(point, dict) and isinstance(point.get("step"), int) else None

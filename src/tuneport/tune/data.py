@@ -20,6 +20,7 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.errors import DataError, UsageError, listing
+from tuneport.json_text import read_json
 from tuneport.tune.forms import FORMS, Faults, Numbered, Row, form_of
 
 HUB = re.compile(  # ORG/NAME[@REVISION][:SPLIT][?COLUMN=VALUE&FIELD:COLUMN&…]
@@ -212,11 +213,11 @@ def _read_lines(path: Path) -> tuple[Numbered, Faults]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = read_json(line)
             except UnicodeDecodeError:
                 faults.append((number, f"line {number}: no UTF-8 text"))
                 continue
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 faults.append((number, f"line {number}: no JSON ({error})"))
                 continue
             if isinstance(row, dict):

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import TrainingError
+from tuneport.json_text import read_json
 from tuneport.place import write_whole
 
 LOG = "log.jsonl"
 # What TRL reports beyond these and stays in the log: rewards and preferences, and what tells of a run gone wrong.
 _KEPT = ("reward", "reward_std", "kl", "grad_norm", "completions/mean_length", "rewards/accuracies", "rewards/margins")
+# What a run that goes on needs of each line.
+_NUMBERS = ("step", "loss", "tokens", "seconds")
 
 
 class Logbook:
@@ -78,11 +81,14 @@ class Logbook:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; a torn last one is dropped."""
+    """The whole lines of a log, up to one that is torn or damaged."""
     found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            found.append(json.loads(line))
+            line = read_json(text)
         except ValueError:
             break
+        if not isinstance(line, dict) or not all(isinstance(line.get(name), int | float) for name in _NUMBERS):
+            break
+        found.append(line)
     return found

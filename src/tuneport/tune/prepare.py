@@ -6,7 +6,6 @@ weights are raised here, before any place is written to.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
 from tuneport.checkpoint.folder import TOKENIZER_FILES
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.errors import CheckpointError, DataError, RenderingError, UsageError
+from tuneport.json_text import read_json
 from tuneport.tune import encode
 from tuneport.tune.architecture import is_multimodal, read_config
 from tuneport.tune.casting import TORCH_NAMES
@@ -353,7 +353,7 @@ def _endless(start: Checkpoint, chat: Chat) -> list[str]:
 def _transferred(prepared: Prepared) -> dict[str, Any] | None:
     """What the model's manifest says, where the model is the output of a transfer."""
     try:
-        manifest = json.loads((Path(prepared.start.path) / "tuneport.json").read_text(encoding="utf-8"))
+        manifest = read_json((Path(prepared.start.path) / "tuneport.json").read_text(encoding="utf-8"))
         operation, formula = manifest["operation"], manifest["formula"]
         inputs = [{"role": given["role"], "name": given["name"]} for given in manifest["inputs"]]
         measures = manifest["measures"]

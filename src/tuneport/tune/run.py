@@ -22,6 +22,7 @@ from blake3 import blake3
 from tuneport import __version__
 from tuneport.checkpoint.publish import CARD
 from tuneport.errors import TrainingError
+from tuneport.json_text import read_json
 from tuneport.terminal import is_watched, tell, write
 from tuneport.tune.card import render_card
 from tuneport.tune.casting import CastLoss
@@ -95,7 +96,7 @@ def tune(
                 with discarded_if_nothing_began(folder, team), refusals_in_words(folder):
                     _run(prepared, folder, plan, team, running)
         team.wait()
-        record = json.loads((place / RECORD).read_text(encoding="utf-8"))
+        record = read_json((place / RECORD).read_text(encoding="utf-8"))
         return Tuned(place, record, tuple(record["outcome"]["warnings"]), already_done=folder is None)
 
 

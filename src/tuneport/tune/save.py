@@ -17,6 +17,7 @@ from tuneport.checkpoint.config_settings import set_dtype
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.folder import LICENCE_PREFIXES, PROCESSOR_FILES, TOKENIZER_FILES
 from tuneport.checkpoint.reading import reading
+from tuneport.json_text import read_json
 from tuneport.tune.casting import CastLoss, as_stored, cast_loss
 from tuneport.tune.chat import Chat
 from tuneport.tune.growth import grown_config
@@ -84,7 +85,7 @@ def save_tokenizer(folder: Path, tokenizer: Any, start: Checkpoint, chat: Chat) 
 
 def _forget_the_place(path: Path) -> None:
     """transformers notes whether it read a folder and was offline, so the same fine-tuning would not be the same bytes."""
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings = read_json(path.read_text(encoding="utf-8"))
     for name in ("is_local", "local_files_only"):
         settings.pop(name, None)
     path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
