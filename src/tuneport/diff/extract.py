@@ -14,7 +14,7 @@ from typing import Any
 from tuneport.checkpoint.buffers import is_computed_buffer
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config import is_tied
-from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.checkpoint.folder import MANNER_FILES, SidecarFolder
 from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.diff.vector import RAW, STEM
@@ -161,4 +161,8 @@ def _entry(pair: ParentPair, by_token: bool) -> dict[str, Any]:
 
 
 def _kept(folder: SidecarFolder) -> Mapping[str, bytes | Path]:
+    """A parent's small files, whose settings can be read: what is damaged is told now, not when the vector is applied."""
+    for name in MANNER_FILES:
+        if name.endswith(".json"):
+            folder.json(name)
     return {f"{folder.role}/{name}": folder.content(name) for name in folder.names() if not name.endswith(".py")}
