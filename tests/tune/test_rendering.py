@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-import signal
+import os
+import threading
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
+from transformers import tokenization_utils_base as utils_base
 
 from tune.tiny_tuning import SPECIAL
 from tuneport.errors import RenderingError
@@ -43,21 +44,30 @@ def speaking(template: str) -> Any:
     ],
 )
 def test_what_a_template_refuses_is_told_in_its_own_words(template: str, says: str, broken: bool) -> None:
-    before = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGVTALRM)
     with pytest.raises(RenderingError) as caught:
         render(speaking(template), TALK)
     assert (str(caught.value), caught.value.broken) == (says, broken)
-    assert (resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGVTALRM)) == before
 
 
-def test_a_template_without_an_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendering, "SECONDS", 0.05)
-    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-    with pytest.raises(RenderingError, match=r"^it writes no end within 0\.05 seconds$") as caught:
-        render(speaking(loops), TALK)
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+# Two lists that hold themselves twice, 60 deep: they are compared in code that looks at no signal.
+LISTS = (
+    "{% set n = namespace(a=[], b=[]) %}{% for i in range(60) %}{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}"
+    "{% endfor %}{{ n.a == n.b }}"
+)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("template", [LOOPS, LISTS, "{{ 9 ** (9 ** 9) }}", "{{ messages | tojson | length }}" + LISTS])
+def test_a_template_without_an_end_is_stopped_wherever_it_computes(
+    template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendering, "SECONDS", 0.2)
+    with pytest.raises(RenderingError, match=r"^it writes no end within 0\.2 seconds$") as caught:
+        render(speaking(template), TALK)
     assert caught.value.broken
+    monkeypatch.undo()
     assert render(speaking("{{ messages[0].content }}"), TALK, ask=True) == "the fox"
-    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
 
 
 def test_all_lines_are_told_by_file_and_reason_and_many_are_counted() -> None:
@@ -84,3 +94,35 @@ def test_of_a_template_that_writes_nothing_at_all_the_first_line_is_enough() -> 
         RenderingError, match=r"^The chat template cannot be rendered: torn \(a\.jsonl: line 1\)\. Choose another\.$"
     ):
         unwritten.note("a.jsonl", "line 1", RenderingError("torn", broken=True))
+
+
+def test_what_a_template_marks_as_answers_comes_back_from_the_child_as_transformers_gives_it() -> None:
+    marking = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}!{% endfor %}"
+    with rendering.rendered_in_a_child():
+        inside = utils_base.render_jinja_template([TALK], chat_template=marking, return_assistant_tokens_mask=True)
+    outside = utils_base.render_jinja_template([TALK], chat_template=marking, return_assistant_tokens_mask=True)
+    assert inside == (["the fox!"], [[[0, 7]]])
+    assert outside == (["the fox!"], [[(0, 7)]])
+
+
+def test_a_template_is_stopped_in_another_thread_and_after_a_fork_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "SECONDS", 0.2)
+    said: list[str] = []
+
+    def refused() -> None:
+        try:
+            render(speaking(LISTS), TALK)
+        except RenderingError as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=refused)
+    thread.start()
+    thread.join()
+    assert said == ["it writes no end within 0.2 seconds"]
+    assert render(speaking("{{ messages[0].content }}"), TALK) == "the fox"
+    child = os.fork()
+    if child == 0:
+        same = render(speaking("{{ messages[0].content }}"), TALK) == "the fox"
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert render(speaking("{{ messages[0].content }}"), TALK) == "the fox"

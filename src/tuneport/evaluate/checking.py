@@ -12,6 +12,7 @@ from typing import Any
 
 from tuneport.errors import RenderingError, ScoringError, UsageError
 from tuneport.evaluate import checks
+from tuneport.evaluate.adapter_settings import check_adapter
 from tuneport.evaluate.checks import Prompt
 from tuneport.evaluate.pairs import Pair
 from tuneport.tune.architecture import model_class
@@ -59,6 +60,7 @@ def checking(kind: type[Any]) -> type[Any]:
             model: Any = self._model  # of the harness's class, which has no types
             if len(self.tokenizer) > model.get_input_embeddings().weight.shape[0]:
                 model.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
+            check_adapter(adapter, (name for name, _ in (*model.named_modules(), *model.named_parameters())))
             model = PeftModel.from_pretrained(model, adapter)
             model.tie_weights = lambda: None
             self._model = model

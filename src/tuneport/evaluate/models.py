@@ -19,11 +19,11 @@ from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.weight_sets import ADAPTER_PICKLE, MODEL_WEIGHTS
 from tuneport.errors import CheckpointError, RenderingError, TuneportError, UsageError
 from tuneport.evaluate import checks
+from tuneport.evaluate.adapter_settings import check_adapter
 from tuneport.evaluate.checking import checking
 from tuneport.evaluate.examples import OwnTask
 from tuneport.evaluate.prompts import check_written
 from tuneport.foreign import resolved
-from tuneport.json_text import read_json
 from tuneport.tune.chat import spoken_by
 from tuneport.tune.rendering import render
 
@@ -126,11 +126,8 @@ def _find(spec: str, name: str) -> Seat:
 def _find_adapter(folder: Path, name: str) -> Seat:
     from blake3 import blake3
 
-    try:
-        settings = read_json((folder / _ADAPTER).read_text(encoding="utf-8"))
-        base = settings["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"model {name}: {_ADAPTER} does not say which model it adapts ({error}).") from None
+    settings = SidecarFolder("model", name, folder).json(_ADAPTER) or {}
+    base = settings.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise CheckpointError(
             f"model {name}: {_ADAPTER} does not say which model it adapts; fill in `base_model_name_or_path`."
@@ -225,6 +222,9 @@ def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None]) -> Any
         arguments |= {"dtype": loading.dtype or "auto"}
         if seat.adapter is not None:
             arguments["lora_local_path"] = seat.adapter
+            check_adapter(
+                seat.adapter, (name.rpartition(".")[0] for name in open_checkpoint(seat.source, "model").tensors)
+            )
     try:
         model = kind(**arguments)
     except (TuneportError, MemoryError):

@@ -1,21 +1,18 @@
 """Conversations become the text that a chat template writes; what a template refuses becomes words.
 
-Every template is rendered here. It is a program of whoever made the model: it may raise anything (a role that it does not
-know, turns that do not alternate), run without an end, or take all memory. All of that is a `RenderingError`, and a file's
-conversations that cannot be written are told together, with their lines.
+Every template is rendered here, in a child process with limits. It is a program of whoever made the model: it may raise anything
+(a role that it does not know, turns that do not alternate), run without an end, or take all memory. All of that is a
+`RenderingError`, and a file's conversations that cannot be written are told together, with their lines.
 """
 
 from __future__ import annotations
 
-import resource
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from tuneport.errors import RenderingError, listing
+from tuneport.limited import LimitError, ask
 
 SECONDS = 5.0  # of computing, for one conversation; the longest take milliseconds
 MEMORY = 2**29  # bytes, for one conversation
@@ -39,8 +36,6 @@ def render(tokenizer: Any, messages: Messages, *, ask: bool = False) -> str:
         )
     if not text:
         raise RenderingError("it writes nothing")
-    if len(text) > LONGEST + 4 * sum(len(str(message.get("content"))) for message in messages):
-        raise RenderingError(f"it writes {len(text):,} letters for one conversation", broken=True)
     return text
 
 
@@ -50,22 +45,81 @@ def refusals_in_words() -> Iterator[None]:
     from jinja2 import TemplateSyntaxError
 
     try:
-        with _limited_time(), _limited_memory():
+        with rendered_in_a_child():
             yield
     except RenderingError:
         raise
-    except _EndlessError:
-        raise RenderingError(f"it writes no end within {SECONDS:g} seconds", broken=True) from None
-    except MemoryError:
-        raise RenderingError(
-            f"it needs more than {MEMORY >> 20} MiB of memory for one conversation", broken=True
-        ) from None
     except TemplateSyntaxError as error:
         raise RenderingError(
             f"line {error.lineno} of the template: {_plain(error.message or '')}", broken=True
         ) from None
-    except Exception as error:  # a template computes what it likes: it divides by zero, or runs out of memory
+    except Exception as error:  # a template computes what it likes: it divides by zero, or finds no such message
         raise RenderingError(_plain(str(error)) or type(error).__name__) from None
+
+
+@contextmanager
+def rendered_in_a_child() -> Iterator[None]:
+    """Within it transformers renders every template in a child with limits, whoever asks: TRL and the harness do so too.
+
+    transformers has no other place to bound a template, which may compute in code that looks at no signal.
+    """
+    from transformers import tokenization_utils_base
+
+    asking: Any = tokenization_utils_base  # which exports the function by accident
+
+    before = asking.render_jinja_template
+    asking.render_jinja_template = _render_in_a_child
+    try:
+        yield
+    finally:
+        asking.render_jinja_template = before
+
+
+def _render_in_a_child(conversations: Sequence[Messages], **given: Any) -> tuple[list[str], list[list[Any]]]:
+    """As transformers' `render_jinja_template`, with limits; raises `RenderingError` where the template breaks them."""
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    request = {"conversations": [[dict(message) for message in messages] for messages in conversations], **given}
+    try:
+        answer = ask("tuneport.tune.rendering:renderer", request, seconds=SECONDS, memory=MEMORY)
+    except LimitError as error:
+        much = f"needs more than {MEMORY >> 20} MiB of memory for one conversation"
+        less = f"writes no end within {SECONDS:g} seconds"
+        raise RenderingError(f"it {much if error.memory else less}", broken=True) from None
+    if "syntax" in answer:
+        raise TemplateSyntaxError(answer["syntax"], answer["line"])
+    if "template" in answer:
+        raise TemplateError(answer["template"])
+    if "other" in answer:
+        raise RenderingError(_plain(answer["other"]))
+    for text, messages in zip(answer["texts"], conversations, strict=True):
+        if len(text) > LONGEST + 4 * sum(len(str(message.get("content"))) for message in messages):
+            raise RenderingError(f"it writes {len(text):,} letters for one conversation", broken=True)
+    return answer["texts"], answer["marked"]
+
+
+def renderer() -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """In the child: what renders, with everything imported that it needs."""
+    from jinja2 import TemplateError, TemplateSyntaxError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+        """The texts and what the template marks in them as answers, or what it raises."""
+        try:
+            rendered: Any = render_jinja_template(**request)  # declared as a text, which it is not
+            texts, marked = rendered
+        except TemplateSyntaxError as error:
+            return {"syntax": error.message or "", "line": error.lineno}
+        except TemplateError as error:
+            return {"template": str(error)}
+        except MemoryError:
+            raise
+        except Exception as error:  # as above
+            return {"other": str(error) or type(error).__name__}
+        return {"texts": texts, "marked": marked}
+
+    answer({"conversations": [[{"role": "user", "content": ""}]], "chat_template": "{{ messages[0].content }}"})
+    return answer
 
 
 class Unwritten:
@@ -107,44 +161,3 @@ def _plain(text: str) -> str:
     line = " ".join(text.split()).rstrip(".")
     shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
     return shown if len(shown) <= _SAID else f"{shown[: _SAID - 1]}…"
-
-
-class _EndlessError(Exception):
-    """The time is up; never seen outside."""
-
-
-@contextmanager
-def _limited_time() -> Iterator[None]:
-    """End what computes longer. Signals are the main thread's, so elsewhere there is no limit."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _EndlessError
-
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
-
-
-@contextmanager
-def _limited_memory() -> Iterator[None]:
-    """Let the process grow no further than by `MEMORY`, where Linux tells how large it is."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    try:
-        with open("/proc/self/statm", "rb", buffering=0) as sizes:
-            pages = int(sizes.read(64).split()[0])
-    except OSError:  # macOS, which would not keep to a limit either
-        yield
-        return
-    limit = pages * resource.getpagesize() + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (limit if soft == resource.RLIM_INFINITY else min(soft, limit), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,6 +35,7 @@ from tuneport.tune.logbook import Logbook
 from tuneport.tune.prepare import Prepared, forecast, forecast_in_words, prepare
 from tuneport.tune.quiet import quietly
 from tuneport.tune.recipes import Lora, Recipe, Running, recipe_of
+from tuneport.tune.rendering import rendered_in_a_child
 from tuneport.tune.team import Team, join_team, team_workplace
 
 RECORD = "tune.json"
@@ -133,7 +135,9 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
     padding, side = prepared.tokenizer.pad_token, prepared.tokenizer.padding_side
     if padding is None:
         prepared.tokenizer.pad_token = prepared.chat.end_token
-    try:
+    with ExitStack() as stack:
+        stack.callback(logbook.close)
+        stack.enter_context(rendered_in_a_child())  # TRL renders prompts of messages too
         model = load_model(prepared)
         try:
             trainer = build_trainer(prepared, model, checkpoints, team, running)
@@ -161,8 +165,6 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
             record["files"] = {CARD: blake3(card).hexdigest()}  # a card that was edited since is known by it
             (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             shutil.rmtree(checkpoints)
-    finally:
-        logbook.close()
 
 
 def _write_model(folder: Path, model: Any, state: Any, prepared: Prepared, running: Running) -> CastLoss | None:
