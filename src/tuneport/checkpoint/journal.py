@@ -18,6 +18,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from blake3 import blake3
+
 from tuneport.errors import TakenError
 from tuneport.foreign import open_own, opened, write_new
 from tuneport.json_text import read_json
@@ -98,7 +100,7 @@ class Journal:
             "sums": sums,
             "nonfinite": record.nonfinite,
         }
-        self._append(entry)
+        self._append({**entry, "check": _check(entry)})
 
     def add_refusal(self, reason: str) -> None:
         """Note that the run ends by a refusal: its leaves keep no other plan out."""
@@ -116,13 +118,22 @@ class Journal:
         os.close(self._descriptor)
 
 
+def _check(entry: Mapping[str, Any]) -> str:
+    """A digest of a leaf's record: its sums cannot be counted again from the bytes alone, so damage of the line must show."""
+    named = [entry[name] for name in ("tensor", "leaf", "digest", "sums", "nonfinite")]
+    return blake3(json.dumps(named).encode()).hexdigest()[:32]
+
+
 def _leaf_of(record: Mapping[str, Any]) -> tuple[str, int, LeafRecord] | None:
+    """The leaf of a line; None where it tells of none, or is not as it was written: that leaf is computed again."""
     if "leaf" not in record:
         return None
     sums = tuple(float.fromhex(value) for value in record["sums"])
     leaf = LeafRecord(bytes.fromhex(record["digest"]), sums, int(record["nonfinite"]))
     if not isinstance(record["tensor"], str):
         raise TypeError("the name of a tensor must be a string")
+    if record.get("check") != _check(record):
+        return None
     return record["tensor"], int(record["leaf"]), leaf
 
 
