@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneport.errors import OutputError, PublishError, UsageError, listing
+from tuneport.foreign import read_bytes
 from tuneport.json_text import read_json
 
 if TYPE_CHECKING:
@@ -115,12 +116,13 @@ def _whole(folder: Path, running: Running | None) -> tuple[list[str], str, str]:
         from tuneport.transfer.run import read_manifest
         from tuneport.transfer.verify import verify
 
+        names = _files(folder)
         verify(folder, running=running)  # no stray files, and every byte as the manifest says
         manifest = read_manifest(folder)
         inputs = "\n".join(
             f"{entry['role']}: {entry['name']} {entry['revision'] or ''}" for entry in manifest["inputs"]
         )
-        return _files(folder), f"tuneport {manifest['operation']}: {manifest['formula']}", inputs
+        return names, f"tuneport {manifest['operation']}: {manifest['formula']}", inputs
     if (folder / "tune.json").is_file():
         return _whole_tuning(folder)
     raise OutputError(f"{folder} is no finished folder of tuneport: it holds neither {MANIFEST} nor tune.json.")
@@ -130,22 +132,23 @@ def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
     from tuneport.checkpoint.folder import LICENCE_PREFIXES
     from tuneport.checkpoint.local import open_folder
     from tuneport.checkpoint.publish import CARD, weights_or_sidecar
+    from tuneport.checkpoint.replacing import MOST_MANIFEST_BYTES
 
     try:
-        record = read_json((folder / "tune.json").read_bytes())
+        record = read_json(read_bytes(folder / "tune.json", folder, MOST_MANIFEST_BYTES))
         plan, steps = record["plan"], record["outcome"]["steps"]
         message = f"tuneport tune: {plan['recipe']['recipe']} of {plan['model']['name']}, {steps} steps"
         revision = plan["model"].get("revision")
         written = (record.get("files") or {}).get(CARD)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError(f"{folder / 'tune.json'} is damaged ({error!r}); tune again, or restore it.") from None
+    names = _files(folder)
     open_folder(folder, "output")  # every header, and every shard at its full size
     if written is not None and (not (folder / CARD).is_file() or _digest(folder / CARD) != written):
         raise PublishError(
             f"{folder / CARD} is not as tune wrote it. Restore it and push; then edit the card on the Hub, where later "
             "pushes will not replace it unasked."
         )
-    names = _files(folder)
     strays = [
         name
         for name in names
@@ -160,8 +163,17 @@ def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
 def _digest(path: Path) -> str:
     from blake3 import blake3
 
-    return blake3(path.read_bytes()).hexdigest()
+    return blake3(read_bytes(path, path.parent)).hexdigest()
 
 
 def _files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """Names of all that is below a folder. Raises `PublishError` for what is no plain file of its own there."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    names = [path.relative_to(folder).as_posix() for path in found]
+    odd = [name for name, path in zip(names, found, strict=True) if path.is_symlink() or not path.is_file()]
+    if odd:
+        raise PublishError(
+            f"{folder} holds links, or what is no plain file; nothing from elsewhere is published:{listing(odd)}\n"
+            "Replace a link by a copy of the file it leads to, if that is meant to be public, and move the rest away."
+        )
+    return names

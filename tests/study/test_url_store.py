@@ -13,10 +13,12 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFile
 
-from tuneport.errors import OutputError
+from tuneport.errors import OutputError, TuneportError
 from tuneport.study import url_store
 from tuneport.study.opening import open_store
+from tuneport.study.scratch import scratch_of
 from tuneport.study.store import LOCK
 from tuneport.study.url_store import UrlStore
 
@@ -134,3 +136,82 @@ def test_what_goes_wrong_behind_a_url_is_said_in_words(
     monkeypatch.setattr(Locked, "patient", 2)
     with pytest.raises(OutputError, match=said), open_store("locked://bucket/study").locked():
         raise AssertionError("it was held")
+
+
+@pytest.mark.parametrize("key", ["../../../../../evil.txt", "..", "a/../b", "a//b", "."])
+def test_a_key_that_leads_out_of_its_folder_is_not_fetched(scratch: Path, tmp_path: Path, key: str) -> None:
+    system = fsspec.filesystem("memory")
+    name = f"/escape/s/steps/a-1/model/{key}"
+    for each in ("/escape/s/steps/a-1/model/config.json", name):
+        system.store[each] = MemoryFile(system, each, b"x")
+    try:
+        store = UrlStore("memory://escape/s")
+        for ask in (lambda: store.bring("a-1", "model", "0123456789abcdef"), lambda: store.sizes("steps")):
+            with pytest.raises(OutputError, match="leads out of"):
+                ask()
+        assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name in ("evil.txt", "b")]
+    finally:
+        system.store.clear()
+
+
+def test_the_scratch_folder_has_a_name_that_others_cannot_foresee(
+    scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = set()
+    for user in ("one", "other"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / user))
+        found |= {scratch_of("memory://b/s") for _ in range(2)}
+    assert len(found) == 2 and all(place.parent == scratch for place in found)
+    assert (tmp_path / "one" / "tuneport" / "scratch-key").stat().st_mode & 0o777 == 0o600
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert scratch_of("memory://b/s") == scratch_of("memory://b/s")
+
+
+@pytest.mark.parametrize("what", ["a link", "a file", "others may write"])
+def test_a_scratch_folder_that_others_may_have_made_is_not_used(scratch: Path, tmp_path: Path, what: str) -> None:
+    store = UrlStore("memory://b/s")
+    place, elsewhere = scratch_of(store.url), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    match what:
+        case "a link":
+            place.symlink_to(elsewhere)
+        case "a file":
+            place.write_text("")
+        case _:
+            place.mkdir()
+            place.chmod(0o777)
+    for use in (
+        lambda: store.bring("a-1", "model", "0123456789abcdef"),
+        store.clean,
+        lambda: store.remove("steps/a-1"),
+    ):
+        with pytest.raises(OutputError, match="not a folder of yours alone"):
+            use()
+    with pytest.raises(OutputError, match="not a folder of yours alone"), store.working("a-1"):
+        pass
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_scratch_folder_is_its_owners_alone(scratch: Path) -> None:
+    with UrlStore("memory://b/s").working("a-1"):
+        assert [place.stat().st_mode & 0o777 for place in scratch.iterdir()] == [0o700]
+
+
+def test_behind_a_url_of_this_machine_links_and_pipes_lead_nowhere(scratch: Path, tmp_path: Path) -> None:
+    store, model = UrlStore(f"file://{tmp_path}/out"), tmp_path / "out" / "steps" / "a-1" / "model"
+    model.mkdir(parents=True)
+    (tmp_path / "secret").write_text("hf_SECRET")
+    (model / "LICENSE").symlink_to(tmp_path / "secret")
+    with pytest.raises(TuneportError, match="leads out of the folder"):
+        store.bring("a-1", "model", "0123456789abcdef")
+    (model / "LICENSE").unlink()
+    os.mkfifo(model / "LICENSE")
+    with pytest.raises(TuneportError, match="named pipe"):
+        store.bring("a-1", "model", "0123456789abcdef")
+    os.mkfifo(tmp_path / "out" / "results.json")
+    assert store.read("results.json") is None
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "linked").symlink_to(tmp_path / "elsewhere")
+    for ask in (lambda: store.write("linked/x", b""), lambda: store.remove("linked/x")):
+        with pytest.raises(TuneportError, match="leads out of the folder"):
+            ask()

@@ -7,12 +7,15 @@ executed. A folder may be a checkpoint, a Hub snapshot in the cache, or the kept
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tuneport.errors import CheckpointError
+from tuneport.foreign import check_file, opened, read_bytes
 from tuneport.json_text import check_text, read_json
 from tuneport.printable import printable_line
 
@@ -51,13 +54,18 @@ MODULES, EMBEDDING_CONFIG, TRANSFORMER_CONFIG = (
 MODULE_FOLDER = re.compile(r"\d{1,2}_[A-Za-z]\w{0,60}")
 LICENCE_PREFIXES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "COPYING")
 
-# The largest tokenizer.json on the Hub has about 35 MB; what is larger is no tokenizer.
+# The largest tokenizer.json on the Hub has about 35 MB; what is larger is no tokenizer. Of the others, the largest are settings
+# that list every added token, and adapters' settings with a pattern for each of a hundred thousand modules.
 MAX_SIDECAR_BYTES = 128 * 2**20
+_MAX_OTHER_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
 class SidecarFolder:
     """One folder's sidecars. ``role`` is base, tuned or target; ``label`` is what a person calls the model.
+
+    A sidecar is a plain file inside ``path`` (or ``within``, where the folder is a part of another), in ``behind``, or in
+    the Hub's cache: whatever asks for another kind of file, or for one that a link leads to elsewhere, raises `CheckpointError`.
 
     An adapter's folder holds few of them; ``behind`` it stands its base. The config is the base's and the licence the
     adapter's own alone; of the rest (the vocabulary's files together, the settings, the template, the generation config)
@@ -69,6 +77,7 @@ class SidecarFolder:
     path: Path
     behind: Path | None = None
     made: Mapping[str, bytes] = field(default_factory=dict)
+    within: Path | None = None
 
     def names(self) -> list[str]:
         """Names of the sidecars that are here, sorted: known names, licences and ``*.py``, plain files only.
@@ -86,7 +95,7 @@ class SidecarFolder:
 
     def place(self, name: str) -> Path:
         """Where the sidecar ``name`` lies, if it is here and lies anywhere."""
-        return (self.path if self.behind is None or self._is_own(name) else self.behind) / name
+        return self._where(name)[0]
 
     def content(self, name: str) -> bytes | Path:
         """The sidecar ``name``, which is here: its place, or its contents where it lies nowhere."""
@@ -105,7 +114,7 @@ class SidecarFolder:
         )
 
     def _holds(self, name: str) -> bool:
-        return (self.path / name).is_file()
+        return self._is_there(self.path / name, self.within or self.path)
 
     def _is_own(self, name: str) -> bool:
         """Whether a sidecar of an adapter is its own, and not its base's: files that say one thing are not mixed."""
@@ -121,21 +130,43 @@ class SidecarFolder:
 
     def has(self, name: str) -> bool:
         """Whether the sidecar ``name`` is here."""
-        return name in self.made or self.place(name).is_file()
+        return name in self.made or self._is_there(*self._where(name))
+
+    def _where(self, name: str) -> tuple[Path, Path]:
+        """Where a sidecar lies, if it does, and the folder that it must not lead out of."""
+        if self.behind is None or self._is_own(name):
+            return self.path / name, self.within or self.path
+        return self.behind / name, self.behind
+
+    def _is_there(self, path: Path, root: Path) -> bool:
+        with self._told(path.name):
+            return check_file(path, root)
+
+    @contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(f"{self.role} {self.label}: {name} cannot be read: {error.strerror}.") from None
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[BinaryIO]:
+        """The sidecar ``name``, which is here, open for reading in pieces."""
+        if name in self.made:
+            yield BytesIO(self.made[name])
+            return
+        with self._told(name), opened(*self._where(name), most_bytes(name)) as file:
+            yield file
 
     def read(self, name: str) -> bytes | None:
         """The contents of one sidecar, or None where there is none."""
         if name in self.made:
             return self.made[name]
-        path = self.place(name)
-        try:
-            if path.stat().st_size > MAX_SIDECAR_BYTES:
-                raise CheckpointError(f"{self.role} {self.label}: {name} has over {MAX_SIDECAR_BYTES} bytes.")
-            return path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        place, root = self._where(name)
+        if not self._is_there(place, root):
             return None
-        except OSError as error:
-            raise CheckpointError(f"{self.role} {self.label}: {name} cannot be read: {error.strerror}.") from None
+        with self._told(name):
+            return read_bytes(place, root, most_bytes(name))
 
     def text(self, name: str) -> str | None:
         """One sidecar as UTF-8 text, or None where there is none."""
@@ -180,6 +211,11 @@ def check_names(names: Iterable[str], where: str) -> None:
             raise CheckpointError(
                 f"{where}: the name of the file {printable_line(name)} is not UTF-8. Rename it."
             ) from None
+
+
+def most_bytes(name: str) -> int:
+    """How large a sidecar of this name may be."""
+    return MAX_SIDECAR_BYTES if name in TOKENIZER_FILES else _MAX_OTHER_BYTES
 
 
 def module_config(folder: str) -> str:

@@ -23,11 +23,13 @@ from tuneport.checkpoint.folder import MAX_SIDECAR_BYTES, SidecarFolder, is_side
 from tuneport.checkpoint.local import as_adapter, open_folder
 from tuneport.checkpoint.two_sets import HUB, PICKLED, Read, compared, told_of_two, unreadable_beside
 from tuneport.checkpoint.weight_sets import ADAPTER, NAMED_IN_CONFIG, Weights, choose_weights
-from tuneport.checkpoint.weights import StoredTensor, check_gathered, join_files, tensors_of_file
+from tuneport.checkpoint.weights import MAX_INDEX_BYTES, StoredTensor, check_gathered, join_files, tensors_of_file
 from tuneport.errors import CheckpointError, HubError
+from tuneport.foreign import check_file, opened, read_bytes, read_text, write_new
 
 # What a server that knows no ranges may send for nothing before a part in a file's middle.
 MOST_SKIPPED = 2**20
+_MOST_REF_BYTES = 4096
 
 
 def open_hub(repo: str, revision: str | None, role: str) -> Checkpoint:
@@ -138,7 +140,9 @@ def _from_listing(repo: str, revision: str | None, role: str, info: Any) -> Chec
     config = SidecarFolder(role, repo, folder).json("config.json") or {}
     names = {name if "/" not in name else name.split("/")[0] + "/" for name in sizes}
     named = config.get(NAMED_IN_CONFIG)
-    weights = choose_weights(names, lambda name: listed.fetched(name).read_bytes(), listed.where, named=named)
+    weights = choose_weights(
+        names, lambda name: read_bytes(listed.fetched(name), most=MAX_INDEX_BYTES), listed.where, named=named
+    )
     for name in sidecars:
         listed.fetched(name)
     _remember(place, revision or constants.DEFAULT_REVISION, listed.commit)
@@ -241,9 +245,9 @@ def _remember(place: Path, revision: str, commit: str) -> None:
     if revision == commit or ".." in ref.parts:
         return
     with suppress(OSError):  # a cache that may be read only
-        if not ref.exists() or ref.read_text() != commit:
+        if not check_file(ref) or read_text(ref, most=_MOST_REF_BYTES) != commit:
             ref.parent.mkdir(parents=True, exist_ok=True)
-            ref.write_text(commit)
+            write_new(ref, commit.encode())
 
 
 def _from_cache(repo: str, revision: str | None, role: str, why: str) -> Checkpoint:
@@ -269,7 +273,7 @@ def _as_hub(checkpoint: Checkpoint, repo: str, commit: str | None) -> Checkpoint
 
 def _reader_of(path: Path) -> Callable[[int, int], bytes]:
     def read(start: int, count: int) -> bytes:
-        with path.open("rb") as file:
+        with opened(path) as file:
             file.seek(start)
             return file.read(count)
 

@@ -18,6 +18,7 @@ from tuneport.checkpoint.views import read_view, stored_name
 from tuneport.checkpoint.weight_sets import Weights
 from tuneport.checkpoint.weights import StoredTensor, check_gathered, join_files
 from tuneport.errors import CheckpointError
+from tuneport.foreign import check_file
 
 
 def open_legacy(path: Path, role: str, label: str, weights: Weights) -> Checkpoint:
@@ -85,6 +86,7 @@ def _load(path: Path, where: str) -> dict[str, Any]:
             f"{where}: reading legacy .bin weights needs torch. Install it (pip install 'tuneport[models]'), "
             "or convert the checkpoint to safetensors."
         ) from None
+    check_file(path)  # no pipe and no device; a link may lead to another disk, as that of any weight file
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:

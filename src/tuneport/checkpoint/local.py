@@ -18,9 +18,9 @@ from tuneport.checkpoint.legacy import open_legacy
 from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.two_sets import LOCAL, PICKLED, Read, compared, told_of_two, unreadable_beside
 from tuneport.checkpoint.weight_sets import ADAPTER, NAMED_IN_CONFIG, Weights, choose_weights
-from tuneport.checkpoint.weights import StoredTensor, check_gathered, join_files, tensors_of_file
+from tuneport.checkpoint.weights import MAX_INDEX_BYTES, StoredTensor, check_gathered, join_files, tensors_of_file
 from tuneport.errors import CheckpointError
-from tuneport.foreign import resolved
+from tuneport.foreign import opened, read_bytes, resolved
 from tuneport.printable import printable_line
 
 # A pattern for each of a hundred thousand modules fits.
@@ -32,10 +32,10 @@ def open_folder(path: Path, role: str, stem: str = "model") -> Checkpoint:
     label = printable_line(resolved(path).name)
     where = f"{role} {label}"
     try:
-        names = [entry.name + "/" * entry.is_dir() for entry in path.iterdir() if entry.is_file() or entry.is_dir()]
+        names = [entry.name + "/" * entry.is_dir() for entry in path.iterdir() if entry.exists()]
         config = SidecarFolder(role, label, path).json("config.json") or {}
         named = config.get(NAMED_IN_CONFIG)
-        weights = choose_weights(names, lambda name: (path / name).read_bytes(), where, stem, named)
+        weights = choose_weights(names, lambda name: read_bytes(path / name, path, MAX_INDEX_BYTES), where, stem, named)
         check_names(weights.files, where)
         checkpoint = _with_weights(path, role, label, weights)
         warnings = (*weights.warnings, *(_compared(checkpoint, weights, other) for other in weights.beside))
@@ -95,7 +95,7 @@ def _reads(reader: TensorReader) -> Read:
 
 
 def _read_file_header(path: Path, where: str) -> tuple[WeightFile, dict[str, StoredTensor]]:
-    with path.open("rb") as file:
+    with opened(path) as file:  # weights may be links to another disk: they are never copied as they stand
         status = os.fstat(file.fileno())
 
         def prefix(start: int, count: int) -> bytes:

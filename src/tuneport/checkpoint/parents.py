@@ -10,6 +10,7 @@ import re
 
 from tuneport.checkpoint.card import is_hub_id
 from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.foreign import read_bytes
 
 CARD = "README.md"
 _MOST_CARD_BYTES = 2**20
@@ -45,9 +46,7 @@ def _of_card(checkpoint: Checkpoint) -> list[str]:
     """``base_model`` in the front matter of README.md: one name, or a list of them."""
     path = checkpoint.path / CARD
     try:
-        if not path.is_file() or path.stat().st_size > _MOST_CARD_BYTES:
-            return []
-        front = _FRONT.match(path.read_bytes().decode("utf-8", "replace"))
+        front = _FRONT.match(read_bytes(path, checkpoint.path, _MOST_CARD_BYTES).decode("utf-8", "replace"))
     except OSError:
         return []  # a card is for people; nothing depends on it
     entry = _ENTRY.search(front[1]) if front else None

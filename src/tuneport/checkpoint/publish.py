@@ -21,7 +21,9 @@ from blake3 import blake3
 
 from tuneport.checkpoint.folder import LICENCE_PREFIXES, is_sidecar
 from tuneport.checkpoint.hub import status_of, transport_error
+from tuneport.checkpoint.replacing import MOST_MANIFEST_BYTES
 from tuneport.errors import PublishError, UsageError, listing
+from tuneport.foreign import read_bytes
 from tuneport.json_text import read_json
 from tuneport.terminal import is_watched
 
@@ -231,7 +233,7 @@ def _record(repo: str, commit: str, name: str) -> dict[str, Any] | None:
     from huggingface_hub import hf_hub_download
 
     try:
-        record = read_json(Path(hf_hub_download(repo, name, revision=commit)).read_bytes())
+        record = read_json(read_bytes(hf_hub_download(repo, name, revision=commit), most=MOST_MANIFEST_BYTES))
         told = record["format"] if name == "tuneport.json" else record["plan"]["format"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -241,7 +243,7 @@ def _record(repo: str, commit: str, name: str) -> dict[str, Any] | None:
 def _digest(repo: str, commit: str, name: str) -> str:
     from huggingface_hub import hf_hub_download
 
-    return blake3(Path(hf_hub_download(repo, name, revision=commit)).read_bytes()).hexdigest()
+    return blake3(read_bytes(hf_hub_download(repo, name, revision=commit), most=MOST_MANIFEST_BYTES)).hexdigest()
 
 
 def _in_words(record: dict[str, Any]) -> str:

@@ -50,6 +50,7 @@ from tuneport.checkpoint.tokenizer_check import NAMES as CHECKED
 from tuneport.checkpoint.tokenizer_check import tokenizer_faults
 from tuneport.checkpoint.tokenizer_edit import edit_tokenizer, stale_files
 from tuneport.checkpoint.tokenizer_merge import PREFIX, TOKENIZER, choosable, merge_tokenizer
+from tuneport.foreign import contents
 from tuneport.json_text import read_json
 
 __all__ = ["Decision", "Difference", "Sidecars", "merge_sidecars"]
@@ -186,7 +187,7 @@ def _behaviour(task: _Merge, files: Mapping[str, bytes | Path], template: Sequen
         content = files.get(name)
         if content is None:
             return None
-        return dict(read_json(content if isinstance(content, bytes) else content.read_bytes()))
+        return dict(read_json(contents(content)))
 
     listed = functools.cache(lambda: {} if task.tokenizers is not None else added_tokens_by_id(task.folders.target))
     return behaviour(

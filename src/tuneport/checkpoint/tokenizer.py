@@ -336,7 +336,7 @@ def file_digest(folder: SidecarFolder, name: str) -> str:
     """BLAKE3 of one sidecar that is here."""
     digest = blake3()
     try:
-        with folder.place(name).open("rb") as file:
+        with folder.opened(name) as file:
             while piece := file.read(_PIECE):
                 digest.update(piece)
     except OSError as error:

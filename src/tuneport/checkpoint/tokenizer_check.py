@@ -15,6 +15,7 @@ from tuneport.checkpoint.folder import TOKENIZER_FILES
 from tuneport.checkpoint.tokenizer import check_entries, decoder_entries
 from tuneport.checkpoint.tokenizer_files import TokenizerFiles
 from tuneport.checkpoint.tokenizer_text import first_members, locate_sections, parse_json
+from tuneport.foreign import contents
 
 Files = Mapping[str, bytes | Path]
 _CONFIG, _SPECIAL, _JSON = "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"
@@ -114,7 +115,7 @@ def _vocabulary(files: Files) -> Callable[[str], bool]:
 
 def _read(files: Files, name: str) -> bytes | None:
     content = files.get(name)
-    return content.read_bytes() if isinstance(content, Path) else content
+    return None if content is None else contents(content)
 
 
 def _object(files: Files, name: str) -> dict[str, Any]:

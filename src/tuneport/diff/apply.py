@@ -27,6 +27,7 @@ from tuneport.checkpoint.weights import StoredTensor
 from tuneport.diff.spelling import align_vector
 from tuneport.diff.vector import RAW, DiffVector
 from tuneport.errors import PairingError
+from tuneport.foreign import contents, write_new
 from tuneport.pairing.kinds import check_architectures
 from tuneport.pairing.matrices import Side, columns_of, rows_of, vocabulary_axis, with_rows
 from tuneport.pairing.rows import Ids, Runs, runs_of
@@ -359,13 +360,13 @@ def _written(merged: Sidecars, place: Path, like: SidecarFolder) -> SidecarFolde
     place.mkdir()
     for name, content in merged.files.items():
         (place / name).parent.mkdir(exist_ok=True)
-        (place / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+        write_new(place / name, content)
     return SidecarFolder("target", like.label, place)
 
 
 def _kept(content: bytes | Path, scratch: Path) -> bytes | Path:
     """A path into the scratch folder would vanish with it."""
-    return content.read_bytes() if isinstance(content, Path) and scratch in content.parents else content
+    return contents(content) if isinstance(content, Path) and scratch in content.parents else content
 
 
 def _in_words(vector: DiffVector, scale: float, count: int) -> str:

@@ -53,7 +53,9 @@ class DiffVector:
 
     def _parent(self, role: str) -> SidecarFolder:
         made = self.made.get(role, {})
-        return SidecarFolder(role, f"{self.stored.label}/{role}", self.stored.path / role, made=made)
+        return SidecarFolder(
+            role, f"{self.stored.label}/{role}", self.stored.path / role, made=made, within=self.stored.path
+        )
 
     def difference(self, name: str) -> StoredTensor | None:
         """The difference that is stored for a tensor; None where none is."""
@@ -90,7 +92,7 @@ def open_diff(spec: str | os.PathLike[str], role: str = "diff") -> DiffVector:
     for name, entry in entries.items():
         if not _agrees(entry, stored.tensors.get(name), stored.tensors.get(RAW + name)):
             raise CheckpointError(f"{role} {path}: `{name}` is not stored as the manifest says. Make the vector again.")
-    config = SidecarFolder("base", path.name, path / "base").json("config.json") or {}
+    config = SidecarFolder("base", path.name, path / "base", within=path).json("config.json") or {}
     return DiffVector(role, stored, entries, manifest, config)
 
 

@@ -17,6 +17,7 @@ from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.tokenizer import read_added_entries, read_tokenizer, tokenizer_text
 from tuneport.checkpoint.tokenizer_files import TokenizerFiles
 from tuneport.errors import TuneportError
+from tuneport.foreign import check_file
 
 _GENERATION = "generation_config.json"
 # Where a model has no generation_config.json, transformers takes these from its config.json.
@@ -28,7 +29,7 @@ def with_an_end(model: Checkpoint, base: Checkpoint, rows: int | None) -> tuple[
 
     ``model`` is the adapter with its base behind it, ``rows`` those of its vocabulary.
     """
-    if (model.path / _GENERATION).is_file():
+    if check_file(model.path / _GENERATION, model.path):
         return model, [], []
     own, before = _end_token(model), _end_token(base)
     if own is None or own == before:

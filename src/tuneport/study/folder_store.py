@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneport.errors import OutputError
-from tuneport.foreign import resolved
+from tuneport.checkpoint.replacing import MOST_MANIFEST_BYTES
+from tuneport.errors import ForeignFileError, OutputError
+from tuneport.foreign import open_own, read_bytes, resolved
 from tuneport.study.holding import alone, this_process, told
 from tuneport.study.records import RECORD
 from tuneport.study.store import LOCK, STEPS
@@ -34,13 +35,13 @@ class FolderStore:
         return {f"{self.path}/": "", str(self.path): "the study's folder"}
 
     def read(self, name: str) -> bytes | None:
-        """A small file; None where none is there (a pipe is no file: nobody may ever write to it)."""
+        """A small file; None where none is there. A pipe is none (nobody may ever write to it), nor is what a link leads to elsewhere."""
         path = self.path / name
         try:
-            return path.read_bytes() if path.is_file() else None
-        except (FileNotFoundError, NotADirectoryError):
+            return read_bytes(path, self.path, MOST_MANIFEST_BYTES)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ForeignFileError):
             return None
-        except PermissionError as error:
+        except OSError as error:
             raise OutputError(
                 f"Cannot read {path}: {error.strerror}. Mend the cause and run the same command again."
             ) from None
@@ -94,9 +95,7 @@ class FolderStore:
         """A lock on a file of the folder; it goes away with its process."""
         with told(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            opened = os.open(
-                self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
-            )
+            opened = open_own(self.path / LOCK, os.O_RDWR | os.O_APPEND)
             lock = open(opened, "a+", encoding="utf-8")  # noqa: SIM115 - closed below, after the block
         with lock:
             try:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tuneport.errors import OutputError
+from tuneport.foreign import open_own
 
 # A process that was killed lets go of its locks at once, one on a node that died within some seconds.
 PATIENCE = 60.0
@@ -24,10 +25,10 @@ _REFUSED = (
 def alone(place: Path, lock: Path, patience: float = PATIENCE) -> Iterator[None]:
     """Hold `lock` (a folder, or a file to be made); waits for one who is about to die, raises if he lives on."""
     if lock.is_dir():
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(lock, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     else:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_own(lock, os.O_RDWR)
     try:
         until = time.monotonic() + patience
         while True:

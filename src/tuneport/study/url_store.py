@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import math
 import os
 import secrets
 import shutil
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -22,10 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import OutputError
+from tuneport.checkpoint.replacing import MOST_MANIFEST_BYTES
+from tuneport.errors import ForeignFileError, OutputError
+from tuneport.foreign import check_file, check_inside, read_bytes
 from tuneport.json_text import read_json
 from tuneport.study.holding import alone, this_process, told
 from tuneport.study.records import RECORD, finished_files
+from tuneport.study.scratch import made, scratch_of
 from tuneport.study.store import LOCK, STEPS
 
 # The lock of a URL is renewed so often, and counts for so long.
@@ -64,9 +65,12 @@ class UrlStore:
     def read(self, name: str) -> bytes | None:
         """A small file; None where it is not there."""
         with self._asking():
+            system, place = self._system(), self._at(name)
             try:
-                content: bytes = self._system().cat_file(self._at(name))
-            except FileNotFoundError:
+                if _is_local(system):
+                    return read_bytes(place, Path(self._at("")), MOST_MANIFEST_BYTES)
+                content: bytes = system.cat_file(place)
+            except (FileNotFoundError, ForeignFileError):
                 return None
             return content
 
@@ -74,6 +78,7 @@ class UrlStore:
         """A small file: under another name first, since not every system writes a file as a whole."""
         with self._asking():
             system, place = self._system(), self._at(name)
+            self._refuse_links(system, place.rpartition("/")[0])
             system.makedirs(place.rpartition("/")[0], exist_ok=True)
             fresh = f"{place}.{secrets.token_hex(4)}.new"
             system.pipe_file(fresh, content)
@@ -85,15 +90,22 @@ class UrlStore:
             system, place = self._system(), self._at(folder)
             system.invalidate_cache()
             found: Mapping[str, Any] = system.find(place, detail=True)
+        for name in found:
+            if not name.startswith(f"{place}/") or {"", ".", ".."} & set(name[len(place) + 1 :].split("/")):
+                raise OutputError(
+                    f"{self.url}: the key {name!r} leads out of {folder}, so nothing of it is read. Remove it there."
+                )
         return {name[len(place) + 1 :]: int(entry["size"] or 0) for name, entry in found.items()}
 
     def remove(self, name: str) -> None:
         """A file or folder; nothing where it is not there."""
         with self._asking(), contextlib.suppress(FileNotFoundError):
-            self._system().rm(self._at(name), recursive=True)
+            system, place = self._system(), self._at(name)
+            self._refuse_links(system, place.rpartition("/")[0])
+            system.rm(place, recursive=True)
         parts = Path(name).parts
-        if parts[0] == STEPS and len(parts) > 1:  # and what of it was brought here
-            for brought in self._scratch.glob(f"brought/{parts[1]}-*"):
+        if parts[0] == STEPS and len(parts) > 1 and os.path.lexists(self._scratch):  # and what of it was brought here
+            for brought in made(self._scratch).glob(f"brought/{parts[1]}-*"):
                 shutil.rmtree(brought.joinpath(*parts[2:]), ignore_errors=True)
 
     @contextlib.contextmanager
@@ -101,6 +113,7 @@ class UrlStore:
         """A scratch folder, which a killed try on this machine has left as it was."""
         place = self._scratch / "work" / folder
         with told(place):
+            made(self._scratch)
             place.mkdir(parents=True, exist_ok=True)
         with alone(place, self._scratch / "locks" / folder):
             yield place
@@ -112,9 +125,11 @@ class UrlStore:
             for file in finished_files(place):
                 name = file.relative_to(place).as_posix()
                 system.makedirs(f"{there}/{name}".rpartition("/")[0], exist_ok=True)
+                self._refuse_links(system, f"{there}/{name}")
                 system.put_file(str(file), f"{there}/{name}")
         self.write(f"{STEPS}/{folder}/{RECORD}", record)
         kept = self._brought(folder, key)
+        made(self._scratch)
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(kept, ignore_errors=True)
         place.rename(kept)
@@ -124,6 +139,7 @@ class UrlStore:
         kept, lock = self._brought(folder, key), self._scratch / "locks" / f"{folder}.brought"
         whole = kept / part
         with told(kept):
+            made(self._scratch)
             kept.mkdir(parents=True, exist_ok=True)
         with alone(whole, lock, patience=math.inf):  # however long it takes another step here to fetch it
             if not whole.exists():
@@ -140,9 +156,12 @@ class UrlStore:
     def _fetch(self, name: str, whole: Path) -> None:
         system, there = self._system(), self._at(name)
         for inner in list(self.sizes(name)) if system.isdir(there) else [""]:
-            local = whole / inner if inner else whole
+            local, source = whole / inner if inner else whole, f"{there}/{inner}".rstrip("/")
+            check_inside(local, whole)
+            if _is_local(system):  # where there may be pipes, and links that lead away
+                check_file(source, Path(self._at("")))
             local.parent.mkdir(parents=True, exist_ok=True)
-            system.get_file(f"{there}/{inner}".rstrip("/"), str(local))
+            system.get_file(source, str(local))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -170,6 +189,8 @@ class UrlStore:
 
     def clean(self) -> None:
         """Remove the scratch folder of this machine."""
+        if os.path.lexists(self._scratch):
+            made(self._scratch)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -177,7 +198,7 @@ class UrlStore:
         """Say in words what goes wrong at the other end, or on the way there."""
         try:
             yield
-        except OutputError:
+        except (OutputError, ForeignFileError):
             raise
         except Exception as error:  # every system has errors of its own, of which the words are all that is known
             words = (str(error).strip() or "no word of why").splitlines()[0].rstrip(".")
@@ -202,11 +223,20 @@ class UrlStore:
     @property
     def _scratch(self) -> Path:
         """One folder of this user for each URL, below TMPDIR."""
-        mark = hashlib.sha256(self.url.encode()).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"tuneport-study-{os.getuid()}-{mark}"
+        return scratch_of(self.url)
+
+    def _refuse_links(self, system: Any, place: str) -> None:
+        """Raise `OutputError` where a link leads out of a study's folder that is behind a URL of this machine."""
+        if _is_local(system):
+            check_inside(place, Path(self._at("")))
 
     def _brought(self, folder: str, key: str) -> Path:
         return self._scratch / "brought" / f"{folder}-{key[:12]}"
+
+
+def _is_local(system: Any) -> bool:
+    """Whether a URL is one of this machine's own folders."""
+    return "file" in ((system.protocol,) if isinstance(system.protocol, str) else system.protocol)
 
 
 def _now() -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tuneport.checkpoint.config import is_tied, resolve
 from tuneport.checkpoint.token_names import ids_of, is_token_field
 from tuneport.checkpoint.tokenizer_check import tokenizer_in_a_folder
 from tuneport.checkpoint.weights import StoredTensor
+from tuneport.foreign import contents
 from tuneport.json_text import read_json
 from tuneport.pairing.matrices import Side, find_vocabulary_tensors, rows_of
 
@@ -151,5 +152,5 @@ def _ids(config: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterato
 
 def read_json_file(content: bytes | Path) -> Mapping[str, Any]:
     """One of the output's small files, which is a JSON object."""
-    value: Mapping[str, Any] = read_json(content if isinstance(content, bytes) else content.read_bytes())
+    value: Mapping[str, Any] = read_json(contents(content))
     return value

@@ -12,13 +12,13 @@ import platform
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from blake3 import blake3
 
 from tuneport import __version__
+from tuneport.foreign import contents
 from tuneport.json_text import chunks, finite
 from tuneport.pairing.tensors import main_dtype
 from tuneport.pairing.vocabulary import VocabularyMatch
@@ -173,8 +173,7 @@ def make_manifest(
         "roles": verdict.record(),
         "warnings": list(warnings),
         "files": {
-            name: blake3(content if isinstance(content, bytes) else Path(content).read_bytes()).hexdigest()
-            for name, content in {**plan.files, **index_file(plan)}.items()
+            name: blake3(contents(content)).hexdigest() for name, content in {**plan.files, **index_file(plan)}.items()
         },
         "plan": dict(record),
         **plan.extra,

@@ -28,6 +28,7 @@ from tuneport.checkpoint.sidecars import Decision, Difference, merge_sidecars
 from tuneport.checkpoint.views import room_to_read
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError, PairingError, SidecarError, TuneportError, listing
+from tuneport.foreign import contents
 from tuneport.pairing.adapted import check_ids, lay_onto
 from tuneport.pairing.kinds import check_architectures
 from tuneport.pairing.matrices import Side, columns_of, rows_of, with_rows
@@ -449,6 +450,6 @@ def _stamp(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _digest_of_file(content: bytes | Path) -> str:
     try:
-        return blake3(content if isinstance(content, bytes) else content.read_bytes()).hexdigest()
+        return blake3(contents(content)).hexdigest()
     except OSError as error:
         raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}.") from None

@@ -25,8 +25,10 @@ from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.journal import LeafRecord
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.reading import TensorReader, reading
+from tuneport.checkpoint.replacing import MOST_MANIFEST_BYTES
 from tuneport.checkpoint.write import MANIFEST, AlreadyDone, OutputFolder, begin, check_place
 from tuneport.errors import CheckpointError, DoubtError, NumericsError, PairingError, listing
+from tuneport.foreign import read_bytes
 from tuneport.json_text import read_json
 from tuneport.pairing.tensors import stored_twice
 from tuneport.transfer import arithmetic
@@ -158,10 +160,12 @@ def read_manifest(out: Path) -> dict[str, Any]:
     """The manifest of a finished folder. Raises `CheckpointError` where there is none, or it is no manifest."""
 
     try:
-        manifest = read_json((out / MANIFEST).read_bytes())
+        manifest = read_json(read_bytes(out / MANIFEST, out, MOST_MANIFEST_BYTES))
     except FileNotFoundError:
         raise CheckpointError(f"{out} has no {MANIFEST}; it was not made by tuneport, or is not finished.") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{out / MANIFEST} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
         raise CheckpointError(f"{out / MANIFEST} cannot be read: {error}.") from None
     if not isinstance(manifest, dict) or not str(manifest.get("format", "")).startswith("tuneport/"):
         raise CheckpointError(f"{out / MANIFEST} is no manifest of tuneport.")

@@ -20,11 +20,13 @@ from blake3 import blake3
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.digest import leaf_count
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.folder import most_bytes
 from tuneport.checkpoint.local import open_folder
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import UsageError, VerificationError, listing
+from tuneport.foreign import check_file, read_bytes
 from tuneport.json_text import as_json
 from tuneport.pairing.spelling_rules import Rename
 from tuneport.pairing.tensors import Rule
@@ -203,14 +205,20 @@ def _compare_files(manifest: Mapping[str, Any], out: Path, shards: set[str]) -> 
     faults = []
     for name, digest in recorded.items():
         place = out / name
-        if ".." in Path(name).parts or Path(name).is_absolute() or not place.is_file():
-            faults.append(f"{name} is in the manifest, but not in the folder")
-        elif blake3(place.read_bytes()).hexdigest() != digest:
-            faults.append(f"{name} was changed")
+        try:
+            if ".." in Path(name).parts or Path(name).is_absolute() or not check_file(place, out):
+                faults.append(f"{name} is in the manifest, but not in the folder")
+            elif blake3(read_bytes(place, out, most_bytes(name))).hexdigest() != digest:
+                faults.append(f"{name} was changed")
+        except OSError as error:
+            faults.append(f"{name} cannot be read: {error.strerror}")
     if recorded.get(CARD) != _digest_of_card(manifest):
         faults.append(f"{CARD} is not the one that the manifest gives")
     known = {*recorded, *shards, MANIFEST}
-    strays = [path.relative_to(out).as_posix() for path in sorted(out.rglob("*")) if path.is_file()]
+    # Links and all else that is no folder: what is behind a link is not in the output, though a loader would take it.
+    strays = [
+        path.relative_to(out).as_posix() for path in sorted(out.rglob("*")) if path.is_symlink() or not path.is_dir()
+    ]
     return faults + [f"{name} is in the folder, but not in the manifest" for name in strays if name not in known]
 
 
