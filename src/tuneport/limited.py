@@ -38,17 +38,22 @@ class LimitError(Exception):
         self.memory = memory
 
 
-def ask(maker: str, request: Mapping[str, Any], *, seconds: float, memory: int) -> Any:
+def ask(maker: str, request: Mapping[str, Any], *, seconds: float, memory: int, stays: bool = True) -> Any:
     """What is answered to ``request`` in a child with so much CPU time and so many bytes more.
 
     ``maker`` (``module:name``) is called once in the child, without limits: it imports what is needed, and gives the
-    function that answers requests with what JSON can hold. Raises `LimitError` where the child was ended.
+    function that answers requests with what JSON can hold. The child ``stays`` for the next. Raises `LimitError` where it was
+    ended.
     """
     with _LOCK:
         child = _CHILDREN.get(maker)
         if child is None or not child.is_usable():
             child = _CHILDREN[maker] = _Child(maker)
-        return child.ask({"seconds": seconds, "memory": memory, "request": request}, seconds)
+        try:
+            return child.ask({"seconds": seconds, "memory": memory, "request": request}, seconds)
+        finally:
+            if not stays:
+                child.end()
 
 
 class _Child:

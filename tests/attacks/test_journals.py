@@ -82,9 +82,7 @@ def test_a_journal_that_hides_a_nan_does_not_let_it_through(tmp_path: Path, monk
         transfer(*made.paths, tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    "line", ["[" * 5000, '{"leaf": ' + "9" * 400 + "}", '{"plan": "\\ud800"}', '{"leaf": 0}', "7"]
-)
+@pytest.mark.parametrize("line", ["[" * 5000, '{"leaf": ' + "9" * 400 + "}", '{"plan": "\\ud800"}', '{"leaf": 0}', "7"])
 def test_a_line_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     made = tiny.trio(tmp_path / "models")
     journal = stopped(made, tmp_path / "out", monkeypatch)

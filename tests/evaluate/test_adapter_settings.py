@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tuneport import expressions
 from tuneport.errors import CheckpointError
-from tuneport.evaluate import adapter_settings
 from tuneport.evaluate.adapter_settings import check_expressions, check_settings
 
 MODULES = [f"model.layers.{n}.self_attn.{part}_proj" for n in range(30) for part in "qkvo"] + ["model.embed_tokens"]
@@ -50,9 +50,9 @@ def test_what_people_write_is_matched(settings: dict[str, Any]) -> None:
 def test_an_expression_without_an_end_is_refused_in_whatever_field(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter_settings, "SECONDS", 0.3)
+    monkeypatch.setattr(expressions, "SECONDS", 0.3)
     field = next(iter(settings))
-    words = rf"model tuned: adapter_config.json: matching its expressions \(`{field}`\) with the names of 121 modules takes more than 0.3 seconds"
+    words = rf"model tuned: adapter_config.json: matching its expressions \(`{field}`\) with 121 names takes more than 0.3 seconds"
     with pytest.raises(CheckpointError, match=words):
         check_expressions(settings, MODULES, "tuned")
 
@@ -60,7 +60,7 @@ def test_an_expression_without_an_end_is_refused_in_whatever_field(
 def test_what_is_no_expression_or_too_many_ends_in_words() -> None:
     with pytest.raises(CheckpointError, match=r"`target_modules`: '\(' is not a valid regular expression: "):
         check_expressions({"target_modules": "("}, MODULES, "tuned")
-    with pytest.raises(CheckpointError, match=r"holds 100,000 expressions \(`rank_pattern`\) for 121 modules"):
+    with pytest.raises(CheckpointError, match=r"there are 100,000 expressions \(`rank_pattern`\) for 121 names"):
         check_expressions({"rank_pattern": {f"a{n}*": 4 for n in range(100_000)}}, MODULES, "tuned")
 
 

@@ -267,3 +267,22 @@ def test_a_manifest_with_anything_in_it_ends_in_words(
             look()
         except TuneportError as error:
             assert str(error)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"rules": [{"pattern": "([a-z_.0-9]+)+!", "scale": 1.0}]},
+        {"drop": ["([a-z_.0-9]+)+!"]},
+        {"renames": [{"pattern": ".+", "replacement": "b" * 60}], "drop": ["(b+)+!"]},
+        {"vocabulary_rules": {"([a-z_.0-9]+)+!": "strings"}},
+    ],
+)
+def test_an_expression_without_an_end_in_a_manifest_is_told(
+    finished: tuple[tiny.Trio, Path], out: Path, choices: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuneport.expressions.SECONDS", 0.3)
+    edit(out, lambda manifest: manifest["plan"]["choices"].update(choices))
+    with pytest.raises(VerificationError, match=r"The choices in the manifest cannot be followed: matching its expr"):
+        full(finished[0], out)

@@ -14,6 +14,7 @@ from tuneport.errors import CheckpointError
 
 # Steps of the regular expression engine, at worst, over all patterns and modules: some seconds.
 MOST_STEPS = 5 * 10**8
+MOST_LETTERS = 2**20  # of all expressions together, which have to be compiled
 _LITERAL = re.compile(r"[\w.-]+")
 _TOKEN = re.compile(
     r"(?P<open>\((?:\?:)?(?!\?))|(?P<close>\))|(?P<either>\|)|(?P<times>[*+?]\??|\{\d{1,4}(?:,\d{0,4})?\}\??)"
@@ -29,6 +30,11 @@ def first_matches(patterns: Sequence[str], modules: Iterable[str], where: str) -
     """
     modules, found, compiled = list(modules), dict[str, str](), dict[str, re.Pattern[str]]()
     steps, longest = 0.0, max(map(len, modules), default=1)
+    letters = sum(len(pattern) for pattern in patterns if not _LITERAL.fullmatch(pattern))
+    if letters > MOST_LETTERS:
+        raise CheckpointError(
+            f"{where}: its patterns have {letters:,} letters, over the limit of {MOST_LETTERS:,}. Write the modules' names out instead."
+        )
     for pattern in patterns:
         steps += len(modules) * (1 if _LITERAL.fullmatch(pattern) else _worst(pattern, longest, where))
         if steps > MOST_STEPS:

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.weights import tensors_of_file
 from tuneport.errors import CheckpointError
-from tuneport.limited import LimitError, ask
+from tuneport.expressions import Expression, ExpressionError, try_expressions
 
-SECONDS = 5.0  # of computing, for all expressions and names; those that people write take milliseconds
-MEMORY = 2**29
-MOST_MATCHES = 10**7
 MOST_LAYERS = 10_000
 _FILE = "adapter_config.json"
 _PLAIN = re.compile(r"[\w.-]*")
@@ -74,53 +71,18 @@ def check_settings(settings: Mapping[str, Any], largest: int, label: str) -> Non
 
 def check_expressions(settings: Mapping[str, Any], modules: Iterable[str], label: str) -> None:
     """Match every expression as peft will. Raises `CheckpointError` where that takes too long, or too much memory."""
-    names = sorted(set(modules))
-    found = dict.fromkeys(_expressions(settings))
-    if not found:
-        return
-    fields = ", ".join(f"`{field}`" for field in dict.fromkeys(field for field, _ in found))
-    advice = "Write the modules' names out as a list instead."
-    if len(found) * len(names) > MOST_MATCHES:
-        raise CheckpointError(
-            f"model {label}: {_FILE} holds {len(found):,} expressions ({fields}) for {len(names):,} modules. {advice}"
-        )
-    try:
-        fault = ask(
-            "tuneport.evaluate.adapter_settings:matcher",
-            {"expressions": list(found), "names": names},
-            seconds=SECONDS,
-            memory=MEMORY,
-        )
-    except LimitError as error:
-        much = f"more than {MEMORY >> 20} MiB of memory" if error.memory else f"more than {SECONDS:g} seconds"
-        raise CheckpointError(
-            f"model {label}: {_FILE}: matching its expressions ({fields}) with the names of {len(names):,} modules takes "
-            f"{much}. {advice}"
-        ) from None
-    if fault is not None:
-        raise CheckpointError(f"model {label}: {_FILE}: {fault} {advice}")
-
-
-def matcher() -> Callable[[Mapping[str, Any]], str | None]:
-    """In the child: what matches."""
-    return _match
-
-
-def _match(request: Mapping[str, Any]) -> str | None:
-    """Match everything; what is wrong with an expression, if something is."""
-    for field, expression in request["expressions"]:
+    expressions = []
+    for field, text in _expressions(settings):
         form = _FORMS.get(field, _END)
         assert form is not None
-        try:
-            compiled = re.compile(form.format(expression))
-        except (re.error, OverflowError, RecursionError) as error:
-            return f"`{field}`: {expression[:80]!r} is not a valid regular expression: {error}."
-        for name in request["names"]:
-            if form is _WHOLE:
-                compiled.fullmatch(name)
-            else:
-                compiled.match(name)
-    return None
+        how = "fullmatch" if form is _WHOLE else "match"
+        expressions.append(Expression(field, form.format(text), how, shown=text))
+    try:
+        try_expressions(expressions, modules)
+    except ExpressionError as error:
+        raise CheckpointError(
+            f"model {label}: {_FILE}: {error}. Write the modules' names out as a list instead."
+        ) from None
 
 
 def _expressions(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

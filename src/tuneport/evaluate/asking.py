@@ -38,7 +38,7 @@ class Asking:
         if self.match is not None:
             try:
                 groups = re.compile(self.match).groups
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise UsageError(f"--match {self.match!r} is no regular expression: {error}.") from None
             if groups > 1:
                 raise UsageError(f"--match {self.match!r} has {groups} groups; give one, the answer, or none.")

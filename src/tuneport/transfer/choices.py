@@ -181,7 +181,7 @@ def _check_scale(scale: object, flag: str) -> None:
 def _check_pattern(pattern: str, flag: str) -> None:
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(f"{flag} {pattern!r} is no regular expression: {error}.") from None
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
+from tuneport.checkpoint.adapter_names import weight_names
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.digest import leaf_count
 from tuneport.checkpoint.dtypes import DTYPES
@@ -26,6 +27,7 @@ from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import UsageError, VerificationError, listing
+from tuneport.expressions import Expression, ExpressionError, try_expressions
 from tuneport.foreign import check_file, read_bytes
 from tuneport.json_text import as_json
 from tuneport.pairing.spelling_rules import Rename
@@ -128,7 +130,6 @@ def _plan_again(
 
     if not (base or tuned or onto or diffs):
         return None
-    choices = _choices_of(manifest)
     if diffs:
         if operation != "apply" or onto is None:
             raise UsageError("--diff goes with --onto, for an output of `tuneport apply`.")
@@ -136,24 +137,31 @@ def _plan_again(
         if len(scales) != len(diffs):
             raise VerificationError(f"The output was made of {len(scales)} diff vector(s), {len(diffs)} are given.")
         vectors = [open_diff(spec, "diff" if len(diffs) == 1 else f"diff{i}") for i, spec in enumerate(diffs, 1)]
-        return plan_apply(vectors, scales, open_checkpoint(onto, "target"), choices)
+        target = open_checkpoint(onto, "target")
+        names = [name for vector in vectors for name in (*vector.entries, *vector.stored.tensors)]
+        return plan_apply(vectors, scales, target, _choices_of(manifest, [*names, *target.tensors]))
     if base is None or tuned is None or (onto is None and operation != "diff"):
         raise UsageError("Give all of the parents: --base, --tuned and, for an output model, --onto.")
     parents = open_checkpoint(base, "base"), open_checkpoint(tuned, "tuned")
+    names = [name for parent in parents for name in (*parent.tensors, *weight_names(parent.tensors))]
     if operation == "diff":
-        return plan_diff(*parents, choices)
+        return plan_diff(*parents, _choices_of(manifest, names))
     assert onto is not None
+    target = open_checkpoint(onto, "target")
+    choices = _choices_of(manifest, [*names, *target.tensors])
     if operation == "apply":
         scales = manifest.get("scales", [])
         if len(scales) != 1:
             raise UsageError(f"The output was made of {len(scales)} diff vectors; give each with --diff, and --onto.")
         choices = replace(choices, scale=scales[0])
-    return plan_transfer(*parents, open_checkpoint(onto, "target"), choices)
+    return plan_transfer(*parents, target, choices)
 
 
-def _choices_of(manifest: Mapping[str, Any]) -> Choices:
+def _choices_of(manifest: Mapping[str, Any], names: Sequence[str]) -> Choices:
+    """The choices in the manifest, whose expressions are of whoever wrote it: they are tried with ``names`` first."""
     try:
         recorded = dict(manifest["plan"]["choices"])
+        try_expressions(list(_expressions(recorded)), ["", *names])
         recorded["rules"] = tuple(Rule(rule["pattern"], rule["scale"]) for rule in recorded["rules"])
         recorded["renames"] = tuple(
             Rename(each["pattern"], each["replacement"]) for each in recorded.get("renames", ())
@@ -162,6 +170,20 @@ def _choices_of(manifest: Mapping[str, Any]) -> Choices:
         return Choices(**{field.name: recorded[field.name] for field in fields(Choices) if field.name in recorded})
     except (KeyError, TypeError, AttributeError) as error:
         raise VerificationError(f"The manifest does not hold the choices it was made by ({error!r}).") from None
+    except ExpressionError as error:
+        raise VerificationError(f"The choices in the manifest cannot be followed: {error}.") from None
+
+
+def _expressions(recorded: Mapping[str, Any]) -> Iterator[Expression]:
+    for each in recorded.get("renames", ()):
+        yield Expression("renames", each["pattern"], "sub", each["replacement"])
+    drop = recorded.get("drop") or ()
+    for each in recorded["rules"]:
+        yield Expression("rules", each["pattern"])
+    for pattern in [drop] if isinstance(drop, str) else drop:
+        yield Expression("drop", pattern)
+    for pattern in recorded.get("vocabulary_rules", {}):
+        yield Expression("vocabulary_rules", pattern)
 
 
 def _written_entries(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

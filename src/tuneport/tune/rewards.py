@@ -72,7 +72,7 @@ def exact(completions: Sequence[Any], answer: Sequence[str], **_: Any) -> list[f
 def _format(pattern: str) -> Reward:
     try:
         compiled = re.compile(pattern, re.DOTALL)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(f"--reward format={pattern!r} is no regular expression: {error}.") from None
 
     def format(completions: Sequence[Any], **_: Any) -> list[float | None]:
