@@ -24,7 +24,7 @@ _SIZE_LIMIT = 2**64
 MOST_DIMENSIONS = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorRange:
     """One tensor of a header: its dtype, shape, and where its bytes lie, counted from the start of the file."""
 

@@ -23,7 +23,14 @@ from tuneport.checkpoint.folder import MAX_SIDECAR_BYTES, SidecarFolder, is_side
 from tuneport.checkpoint.local import as_adapter, open_folder
 from tuneport.checkpoint.two_sets import HUB, PICKLED, Read, compared, told_of_two, unreadable_beside
 from tuneport.checkpoint.weight_sets import ADAPTER, NAMED_IN_CONFIG, Weights, choose_weights
-from tuneport.checkpoint.weights import MAX_INDEX_BYTES, StoredTensor, check_gathered, join_files, tensors_of_file
+from tuneport.checkpoint.weights import (
+    MAX_INDEX_BYTES,
+    StoredTensor,
+    TensorTable,
+    check_gathered,
+    join_files,
+    tensors_of_file,
+)
 from tuneport.errors import CheckpointError, HubError
 from tuneport.foreign import check_file, opened, read_bytes, read_text, write_new
 
@@ -193,10 +200,10 @@ class _Listed:
             return _reader_of(Path(cached)), Path(cached).stat().st_size, True
         return _range_reader(self.repo, name, self.commit, self.revision, self.role), self.sizes[name], False
 
-    def tensors(self, weights: Weights) -> tuple[dict[str, WeightFile], dict[str, StoredTensor]]:
+    def tensors(self, weights: Weights) -> tuple[dict[str, WeightFile], TensorTable]:
         """The files of a set of weights and, from their headers, what is in them."""
         files: dict[str, WeightFile] = {}
-        per_file: dict[str, dict[str, StoredTensor]] = {}
+        per_file: dict[str, TensorTable] = {}
         for name in weights.files:
             read, size, cached = self.opened(name)
             per_file[name], header = tensors_of_file(name, size, read, f"{self.where}: {name}")

@@ -18,7 +18,14 @@ from tuneport.checkpoint.legacy import open_legacy
 from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.two_sets import LOCAL, PICKLED, Read, compared, told_of_two, unreadable_beside
 from tuneport.checkpoint.weight_sets import ADAPTER, NAMED_IN_CONFIG, Weights, choose_weights
-from tuneport.checkpoint.weights import MAX_INDEX_BYTES, StoredTensor, check_gathered, join_files, tensors_of_file
+from tuneport.checkpoint.weights import (
+    MAX_INDEX_BYTES,
+    StoredTensor,
+    TensorTable,
+    check_gathered,
+    join_files,
+    tensors_of_file,
+)
 from tuneport.errors import CheckpointError
 from tuneport.foreign import opened, read_bytes, resolved
 from tuneport.printable import printable_line
@@ -94,7 +101,7 @@ def _reads(reader: TensorReader) -> Read:
     return read
 
 
-def _read_file_header(path: Path, where: str) -> tuple[WeightFile, dict[str, StoredTensor]]:
+def _read_file_header(path: Path, where: str) -> tuple[WeightFile, TensorTable]:
     with opened(path) as file:  # weights may be links to another disk: they are never copied as they stand
         status = os.fstat(file.fileno())
 

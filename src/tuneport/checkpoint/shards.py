@@ -6,63 +6,111 @@ wide elements stand first, so that each begins at a multiple of its element size
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.header import render_header
-from tuneport.checkpoint.weights import StoredTensor
+from tuneport.checkpoint.weights import StoredTensor, TensorTable
+from tuneport.lazily import LazyMapping
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The place of each tensor by its name; for each file its header and full size; the index, where there is more than one file."""
+    """The place of each tensor by its name; the full size of each file; the name of the index, where there are several files.
 
-    slots: Mapping[str, StoredTensor]
-    headers: Mapping[str, bytes]
+    ``order`` has the places in ``slots`` of the tensors in the order of their bytes, ``tensors`` those in the list that was laid
+    out. Headers and index are made when they are asked for.
+    """
+
+    slots: TensorTable
     sizes: Mapping[str, int]
     index_name: str | None
-    index: bytes | None
+    order: Sequence[int]
+    tensors: Sequence[int]
+    _places: Mapping[str, range]  # which part of ``order`` each file has
 
     @property
+    def headers(self) -> Mapping[str, bytes]:
+        """The header of each file."""
+        return LazyMapping(self._places, self._header)
+
+    @property
+    def index(self) -> bytes | None:
+        """The index as it stands on disk."""
+        if self.index_name is None:
+            return None
+        total = sum(slot.nbytes for slot in self.slots.values())
+        text = bytearray(f'{{\n  "metadata": {{\n    "total_size": {total}\n  }},\n  "weight_map": {{'.encode())
+        for number, slot in enumerate(self.slots.values()):
+            comma = "," if number else ""
+            text += f"{comma}\n    {json.dumps(slot.name)}: {json.dumps(slot.file)}".encode()
+        return bytes(text + b"\n  }\n}\n")
+
+    @functools.cached_property
     def nbytes(self) -> int:
         """Bytes of all files."""
         return sum(self.sizes.values()) + len(self.index or b"")
 
+    def _header(self, file: str) -> bytes:
+        entries, position = {}, 0
+        for place in self._places[file]:
+            slot = self.slots.at(self.order[place])
+            entries[slot.name] = (slot.dtype, slot.shape, position, position + slot.nbytes)
+            position += slot.nbytes
+        return _rendered(entries)
 
-def lay_out(tensors: Sequence[tuple[str, str, tuple[int, ...]]], shard_bytes: int, stem: str = "model") -> Layout:
+
+Entries = Mapping[str, tuple[str, tuple[int, ...], int, int]]
+
+
+def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...]]], shard_bytes: int, stem: str = "model") -> Layout:
     """The layout of (name, dtype, shape) in shards of at most ``shard_bytes`` (a larger tensor has one of its own)."""
-    shards: list[list[tuple[str, str, tuple[int, ...]]]] = [[]]
+    kinds: dict[tuple[str, tuple[int, ...]], int] = {}
+    names: list[str] = []
+    kind, ends = array("I"), array("Q")  # of each tensor; of each shard, in tensors
     filled = 0
-    for tensor in tensors:
-        size = _nbytes(tensor)
-        if shards[-1] and filled + size > shard_bytes:
-            shards.append([])
+    for name, dtype, shape in tensors:
+        size = _nbytes((name, dtype, shape))
+        if names and len(names) > (ends[-1] if ends else 0) and filled + size > shard_bytes:
+            ends.append(len(names))
             filled = 0
-        shards[-1].append(tensor)
+        names.append(name)
+        kind.append(kinds.setdefault((dtype, shape), len(kinds)))
         filled += size
-    slots: dict[str, StoredTensor] = {}
-    headers, sizes = {}, {}
-    for number, shard in enumerate(shards, 1):
-        file = f"{stem}.safetensors" if len(shards) == 1 else f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
-        position, entries = 0, {}
-        for tensor in sorted(shard, key=lambda tensor: -DTYPES[tensor[1]].itemsize):
-            name, dtype, shape = tensor
-            entries[name] = (dtype, shape, position, position + _nbytes(tensor))
-            position += _nbytes(tensor)
-        headers[file] = render_header(entries, {"format": "pt"})
-        sizes[file] = len(headers[file]) + position
-        for name, (dtype, shape, begin, end) in entries.items():
-            slots[name] = StoredTensor(name, dtype, shape, file, len(headers[file]) + begin, end - begin)
-    if len(shards) == 1:
-        return Layout(slots, headers, sizes, None, None)
-    total = sum(slot.nbytes for slot in slots.values())
-    weight_map = {name: slots[name].file for name in sorted(slots)}
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    return Layout(
-        slots, headers, sizes, f"{stem}.safetensors.index.json", (json.dumps(index, indent=2) + "\n").encode()
-    )
+    ends.append(len(names))
+    shapes = list(kinds)
+    in_order = array("Q")
+    sizes: dict[str, int] = {}
+    places: dict[str, range] = {}
+
+    def placed() -> Iterator[StoredTensor]:
+        for number, end in enumerate(ends, 1):
+            one = len(ends) == 1
+            file = f"{stem}.safetensors" if one else f"{stem}-{number:05d}-of-{len(ends):05d}.safetensors"
+            places[file] = range(len(in_order), end)
+            shard = sorted(places[file], key=lambda place: -DTYPES[shapes[kind[place]][0]].itemsize)
+            entries, position = {}, 0
+            for place in shard:
+                nbytes = _nbytes((names[place], *shapes[kind[place]]))
+                entries[names[place]] = (*shapes[kind[place]], position, position + nbytes)
+                position += nbytes
+            header = len(_rendered(entries))
+            sizes[file] = header + position
+            in_order.extend(shard)
+            for name, (dtype, shape, start, stop) in entries.items():
+                yield StoredTensor(name, dtype, shape, file, header + start, stop - start)
+
+    slots = TensorTable(placed())
+    order = array("Q", (slots.place(names[place]) for place in in_order))
+    return Layout(slots, sizes, None if len(ends) == 1 else f"{stem}.safetensors.index.json", order, in_order, places)
+
+
+def _rendered(entries: Entries) -> bytes:
+    return render_header(entries, {"format": "pt"})
 
 
 def _nbytes(tensor: tuple[str, str, tuple[int, ...]]) -> int:

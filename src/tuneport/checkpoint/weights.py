@@ -6,8 +6,12 @@ folder; both may lie on this disk, or be seen from afar.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Mapping
+import sys
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +20,8 @@ from tuneport.checkpoint.header import header_length, parse_header
 from tuneport.errors import CheckpointError, listing
 
 MAX_INDEX_BYTES = 64 * 2**20
+# Names that stand in several files, of which all are looked for.
+_MOST_TOLD = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +66,72 @@ class StoredTensor:
         return self.view is None or (self.view.strides is None and not self.view.parts)
 
 
-def tensors_of_file(
-    file: str, size: int, prefix: Callable[[int, int], bytes], where: str
-) -> tuple[dict[str, StoredTensor], bytes]:
+class TensorTable(Mapping[str, StoredTensor]):
+    """Stored tensors by name, in columns: some forty bytes each, beside a name that all checkpoints share.
+
+    They are in the order of ``names``, where two of one name stand beside each other. A tensor is made when it is looked at.
+    """
+
+    def __init__(self, tensors: Iterable[StoredTensor]) -> None:
+        """The table of these tensors."""
+        names: list[str] = []
+        kinds: dict[tuple[str, tuple[int, ...], int], int] = {}
+        files: dict[str, int] = {}
+        kind, file, offset = array("I"), array("I"), array("Q")
+        self._views: dict[str, StoredTensor] = {}  # what does not lie in a file as it is called
+        for tensor in tensors:
+            name = sys.intern(tensor.name)
+            names.append(name)
+            kind.append(kinds.setdefault((tensor.dtype, tensor.shape, tensor.nbytes), len(kinds)))
+            file.append(files.setdefault(tensor.file, len(files)))
+            offset.append(tensor.offset)
+            if tensor.view is not None:
+                self._views[name] = tensor
+        order = sorted(range(len(names)), key=names.__getitem__)
+        self.names = [names[place] for place in order]
+        self._kinds, self._files = list(kinds), list(files)
+        self._kind, self._file, self._offset = (
+            array(column.typecode, (column[place] for place in order)) for column in (kind, file, offset)
+        )
+
+    def at(self, place: int) -> StoredTensor:
+        """The tensor at a place in the order of names."""
+        name = self.names[place]
+        if name in self._views:
+            return self._views[name]
+        dtype, shape, nbytes = self._kinds[self._kind[place]]
+        return StoredTensor(name, dtype, shape, self._files[self._file[place]], self._offset[place], nbytes)
+
+    def place(self, name: str) -> int:
+        """Where a name stands in their order, or -1."""
+        place = bisect_left(self.names, name)
+        return place if place < len(self.names) and self.names[place] == name else -1
+
+    def twice(self) -> list[str]:
+        """Names that stand there more than once."""
+        return [one for one, other in zip(self.names, self.names[1:], strict=False) if one == other]
+
+    def __len__(self) -> int:
+        """How many tensors there are."""
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        """Their names."""
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a tensor of this name."""
+        return isinstance(name, str) and self.place(name) >= 0
+
+    def __getitem__(self, name: str) -> StoredTensor:
+        """The tensor of a name."""
+        place = self.place(name)
+        if place < 0:
+            raise KeyError(name)
+        return self.at(place)
+
+
+def tensors_of_file(file: str, size: int, prefix: Callable[[int, int], bytes], where: str) -> tuple[TensorTable, bytes]:
     """Tensors of one safetensors file and its raw header. ``prefix(start, count)`` reads bytes of the file."""
     first = prefix(0, min(8, size))
     if first == b"version ":
@@ -72,21 +141,19 @@ def tensors_of_file(
     length = header_length(first, size, where)
     header = prefix(8, length)
     ranges = parse_header(header, size, where)
-    found = {name: StoredTensor(name, r.dtype, r.shape, file, r.offset, r.nbytes) for name, r in ranges.items()}
-    return found, header
+    found = (StoredTensor(name, r.dtype, r.shape, file, r.offset, r.nbytes) for name, r in ranges.items())
+    return TensorTable(found), header
 
 
 def join_files(
     index: Mapping[str, str] | None, per_file: Mapping[str, Mapping[str, StoredTensor]], where: str
-) -> dict[str, StoredTensor]:
+) -> TensorTable:
     """All tensors of a checkpoint, in the order of their names; index and files must tell the same story."""
-    faults: list[str] = []
-    joined: dict[str, StoredTensor] = {}
-    for file, tensors in per_file.items():
-        for name, tensor in tensors.items():
-            if name in joined:
-                faults.append(f"`{name}` stands in {joined[name].file} and in {file}")
-            joined[name] = tensor
+    joined = TensorTable(itertools.chain.from_iterable(tensors.values() for tensors in per_file.values()))
+    faults = [
+        f"`{name}` stands in {' and in '.join(file for file, tensors in per_file.items() if name in tensors)}"
+        for name in joined.twice()[:_MOST_TOLD]
+    ]
     if index is not None:
         for name, file in index.items():
             if name not in per_file[file]:
@@ -100,7 +167,7 @@ def join_files(
         raise CheckpointError(
             f"{where}: index and files disagree:{listing(faults)}\nDownload the checkpoint again, or mend its index."
         )
-    return dict(sorted(joined.items()))
+    return joined
 
 
 def check_gathered(tensors: Mapping[str, StoredTensor], pickled: str | None, where: str) -> None:

@@ -6,9 +6,11 @@ its parents' sidecars, so tokens are matched and configs merged as if base and t
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import tempfile
+from array import array
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +30,12 @@ from tuneport.diff.spelling import align_vector
 from tuneport.diff.vector import RAW, DiffVector
 from tuneport.errors import PairingError
 from tuneport.foreign import contents, write_new
+from tuneport.lazily import LazyMapping, LazySequence
 from tuneport.pairing.kinds import check_architectures
 from tuneport.pairing.matrices import Side, columns_of, rows_of, vocabulary_axis, with_rows
 from tuneport.pairing.rows import Ids, Runs, runs_of
 from tuneport.pairing.tensors import (
+    Account,
     ParentPair,
     TensorPair,
     check_patterns,
@@ -46,11 +50,12 @@ from tuneport.transfer.choices import Choices
 from tuneport.transfer.contradictions import contradictions
 from tuneport.transfer.pieces import Difference, RawRows, Recipe, Rounding, Source, Sum, Term
 from tuneport.transfer.plan import (
+    WRITTEN,
     Cast,
     LostRows,
+    Made,
     Plan,
     grown_rows,
-    is_written,
     place,
     rows_without_room,
     ties_of,
@@ -74,18 +79,28 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         _account(vector, rows, target, ties_target, choices, own.outside)
         for vector, rows, own in zip(vectors, matched, aligned, strict=True)
     ]
-    check_patterns(choices.patterns, [*target.tensors, *(line.name for lines in accounts for line in lines)])
-    merged, refusals = _merge_accounts(accounts)
+    check_patterns(choices.patterns, itertools.chain(target.tensors, *(account.names for account in accounts)))
+    merged, refusals = _merge_accounts(accounts, target)
     refusals = [*(line for rows in matched for line in rows.refusals), *refusals]
-    if any(line.fate == "refused" for lines in accounts for line in lines):
+    if any(True for account in accounts for _ in account.places("refused")):
         refusals += [hint for each in aligned for hint in each.hints()]
     refusals += [line for vector, rows in zip(vectors, matched, strict=True) for line in _misread(vector, rows)]
     cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
-    lines = [line for line in merged if is_written(line)]
-    by_name = [{line.name: line for line in reversed(account)} for account in accounts]
-    recipes = [_recipe(line, by_name, vectors, matches, scales, choices, cast) for line in lines]
-    layout, tasks = place(lines, recipes, choices.shard_bytes)
-    grown = grown_rows(tasks)
+    written = array("Q", merged.places(*WRITTEN))
+    kept: dict[int, Made] = {}  # of matrices that are taken by their rows
+
+    def make(number: int) -> Made:
+        if number in kept:
+            return kept[number]
+        line = merged[written[number]]
+        own = [line] if len(accounts) == 1 else [account.find(line.name) for account in accounts]
+        made = line, *_recipe(line, own, vectors, matches, scales, choices, cast)
+        if isinstance(made[1], Sum) and any(term.runs is not None for term in made[1].terms):
+            kept[number] = made
+        return made
+
+    layout, tasks = place(LazySequence(len(written), make), choices.shard_bytes)
+    grown = grown_rows(merged, layout)
     refusals += rows_without_room(tasks, grown)
     sidecars, decisions = _merge_sidecars(vectors, matches, target, choices, grown)
     against = contradictions(sidecars.files, layout.slots, target)
@@ -95,8 +110,8 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         + " + ".join(_in_words(v, scale, len(vectors)) for v, scale in zip(vectors, scales, strict=True)),
         inputs=inputs,
         choices=choices,
-        account=tuple(merged),
-        tasks=tuple(tasks),
+        account=merged,
+        tasks=tasks,
         exact=(),  # base and tuned were compared when the vector was taken
         alike=(),
         layout=layout,
@@ -125,8 +140,15 @@ def _side(vector: DiffVector, parent: Literal["base", "tuned"]) -> Side:
     """One of the parents, as the manifest and the kept sidecars remember it."""
     config = vector.base_config if parent == "base" else vector.tuned.json("config.json") or vector.base_config
     ties = _ties(vector)
-    stored = {name: _remembered(name, entry[parent]) for name, entry in vector.entries.items()}
-    return Side({ties.weight(name): tensor for name, tensor in stored.items()}, config)
+    names = _names(ties, vector)
+    return Side(
+        LazyMapping(names, lambda weight: _remembered(names[weight], vector.entries[names[weight]][parent])), config
+    )
+
+
+def _names(ties: Ties, vector: DiffVector) -> Mapping[str, str]:
+    """The vector's names by weight: of several that hold one weight the last one."""
+    return LazyMapping(vector.entries, str) if not ties.tied else {ties.weight(name): name for name in vector.entries}
 
 
 def _ties(vector: DiffVector) -> Ties:
@@ -162,10 +184,11 @@ def _account(
     ties_target: Ties,
     choices: Choices,
     outside: Set[str],
-) -> list[TensorPair]:
+) -> Account:
     ties = _ties(vector)
+    names = _names(ties, vector)
     return pair_target(
-        {ties.weight(name): _as_pair(name, entry) for name, entry in vector.entries.items()},
+        LazyMapping(names, lambda weight: _as_pair(names[weight], vector.entries[names[weight]])),
         {},
         target,
         ties_parents=ties,
@@ -194,24 +217,34 @@ def _remembered(name: str, entry: Mapping[str, Any]) -> StoredTensor:
     return StoredTensor(name, entry["dtype"], shape, "", 0, nbytes)
 
 
-def _merge_accounts(accounts: Sequence[Sequence[TensorPair]]) -> tuple[list[TensorPair], list[str]]:
+def _merge_accounts(accounts: Sequence[Account], target: Checkpoint) -> tuple[Account, list[str]]:
     """One account of several vectors: a target's tensor is transferred if any vector has a difference for it."""
+    refusals = list(dict.fromkeys(line.reason for account in accounts for line in account.of("refused")))
+    if len(accounts) == 1:
+        return accounts[0], refusals
     order = {"refused": 0, "resized": 1, "transferred": 2, "copied": 3, "dropped": 4}
-    merged: dict[str, TensorPair] = {}
-    refusals: dict[str, None] = {}
-    for lines in accounts:
-        for line in lines:
-            if line.fate == "refused":
-                refusals[line.reason] = None
-            held = merged.get(line.name)
-            if held is None or order[line.fate] < order[held.fate]:
-                merged[line.name] = line
-    return list(merged.values()), list(refusals)
+    chosen: dict[str, tuple[Account, int]] = {}
+    for account in accounts:
+        for number, line in enumerate(account):
+            held = chosen.get(line.name)
+            if held is None or order[line.fate] < order[held[0][held[1]].fate]:
+                chosen[line.name] = account, number
+
+    def pair(name: str) -> ParentPair:
+        account, number = chosen[name]
+        found = account[number].pair
+        assert found is not None, "asked for of lines with a pair only"
+        return found
+
+    merged = Account(LazyMapping(chosen, pair), Ties(False, None, ()), target.tensors)
+    for account, number in chosen.values():
+        merged.append(account[number])
+    return merged, refusals
 
 
 def _recipe(
     line: TensorPair,
-    accounts: Sequence[Mapping[str, TensorPair]],
+    lines: Sequence[TensorPair | None],
     vectors: Sequence[DiffVector],
     matches: Sequence[VocabularyMatch],
     scales: Sequence[float],
@@ -222,8 +255,7 @@ def _recipe(
     target, terms, shape = line.target, [], line.target.shape
     used: list[float] = []
     work = [target.dtype]
-    for vector, match, scale, account in zip(vectors, matches, scales, accounts, strict=True):
-        own = account.get(line.name)
+    for vector, match, scale, own in zip(vectors, matches, scales, lines, strict=True):
         if own is None or own.fate not in ("transferred", "resized") or own.pair is None:
             continue
         scale = scale_of(line.name, scale, choices.rules)
@@ -281,11 +313,11 @@ def _places(ids: tuple[int, ...], rows: int) -> Ids:
     return places
 
 
-def _lost(vector: DiffVector, match: VocabularyMatch, account: Sequence[TensorPair]) -> list[LostRows]:
+def _lost(vector: DiffVector, match: VocabularyMatch, account: Account) -> list[LostRows]:
     """What the vector holds for rows of tokens that the target lacks, matrix by matrix."""
     found = []
-    for line in account:
-        stored = vector.difference(line.pair.name) if line.pair is not None and line.by_token else None
+    for line in account.by_token():
+        stored = vector.difference(line.pair.name) if line.pair is not None else None
         if stored is None or line.pair is None:
             continue
         ids = vector.ids(line.pair.name)
@@ -299,11 +331,11 @@ def _lost(vector: DiffVector, match: VocabularyMatch, account: Sequence[TensorPa
     return found
 
 
-def _dropped(vector: DiffVector, account: Sequence[TensorPair]) -> list[LostRows]:
+def _dropped(vector: DiffVector, account: Account) -> list[LostRows]:
     """What the vector holds for tensors that have no place in the target."""
     found = []
-    for line in account:
-        stored = vector.difference(line.pair.name) if line.pair is not None and line.fate == "dropped" else None
+    for line in account.of("dropped"):
+        stored = vector.difference(line.pair.name) if line.pair is not None else None
         if stored is not None:
             recipe = Difference(line.name, (Term(Source(vector.role, stored), None, 1.0),), stored.dtype)
             found.append(LostRows(recipe, stored.elements))

@@ -6,6 +6,8 @@ each in a folder of its own, so that the vector can be added to any target later
 
 from __future__ import annotations
 
+import itertools
+from array import array
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from tuneport.checkpoint.folder import MANNER_FILES, SidecarFolder
 from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.diff.vector import RAW, STEM
+from tuneport.lazily import LazySequence
 from tuneport.pairing.adapted import check_ids, lay_onto
 from tuneport.pairing.kinds import check_architectures
 from tuneport.pairing.matrices import Side, columns_of, rows_of, with_rows
@@ -25,6 +28,7 @@ from tuneport.pairing.rows import runs_of
 from tuneport.pairing.spelling import align
 from tuneport.pairing.tensors import (
     COMPUTED,
+    Account,
     ParentPair,
     TensorPair,
     check_patterns,
@@ -36,7 +40,7 @@ from tuneport.transfer.adapted_terms import Stored, stored
 from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
 from tuneport.transfer.pieces import Difference, RawRows, Recipe, Rows, Source, Term
-from tuneport.transfer.plan import Plan, dropped, place, ties_of, told_at_opening
+from tuneport.transfer.plan import Made, Plan, dropped, place, ties_of, told_at_opening
 from tuneport.transfer.tokens import MatchedRows, match_rows, token_decisions, without_tokenizers
 
 
@@ -58,38 +62,59 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
         check_ids(match, tuned)
     changes = adapted.changes if adapted is not None else None
     parents = pair_parents(base, tuned, ties, matched.by_token, choices.dropped, changes, aligned.outside)
-    check_patterns(choices.patterns, [*(pair.name for pair in parents.pairs.values()), *parents.alone])
-    account, lines, recipes = [], [], []
+    names = itertools.chain((pair.name for pair in parents.pairs.values()), parents.alone)
+    check_patterns(choices.patterns, names)
+    account = Account(parents.pairs, ties[0], {})
     entries: dict[str, dict[str, Any]] = {}
+    same: dict[str, dict[str, Any]] = {}  # what the manifest says of most tensors is said of many others
+    written, parts = array("Q"), array("B")
+    kept: dict[str, list[_Part]] = {}  # of matrices that are taken by their rows
+
+    def parts_of(pair: ParentPair) -> list[_Part]:
+        if pair.name in kept:
+            return kept[pair.name]
+        entry = _entry(pair, pair.name in matched.by_token)
+        # Rows that an adapter trained are told apart from the others in any case.
+        apart = entry["by_token"] or (pair.change is not None and pair.change.rows is not None)
+        base_rows = rows_of(pair.base)
+        rows = match.rows(base_rows, rows_of(pair.tuned), base_rows) if apart else None
+        found = [] if pair.exact else _recipes(pair, rows, entry)
+        if apart:
+            kept[pair.name] = found
+        if pair.name not in entries:
+            entries[pair.name] = same.setdefault(repr(entry), entry)
+        return found
+
     for pair in parents.pairs.values():
         if is_computed_buffer(pair.base):
             account.append(TensorPair(pair.name, "dropped", COMPUTED))
             continue
         told = str(pair.change) if pair.change is not None else ""
-        line = TensorPair(pair.name, "copied" if pair.exact or pair.untrained else "transferred", told, pair)
+        account.append(TensorPair(pair.name, "copied" if pair.exact or pair.untrained else "transferred", told, pair))
+        for number, _ in enumerate(parts_of(pair)):
+            written.append(len(account) - 1)
+            parts.append(number)
+    for line in parents.alone.values():
         account.append(line)
-        by_token = pair.name in matched.by_token
-        entries[pair.name] = _entry(pair, by_token)
-        if pair.exact:
-            continue
-        # Rows that an adapter trained are told apart from the others in any case.
-        apart = by_token or (pair.change is not None and pair.change.rows is not None)
-        base_rows = rows_of(pair.base)
-        rows = match.rows(base_rows, rows_of(pair.tuned), base_rows) if apart else None
-        for recipe, shape in _recipes(pair, rows, entries[pair.name]):
-            lines.append(line)
-            recipes.append((recipe, shape, (1.0,)))
-    account += parents.alone.values()
-    refused = (*parents.refusals, *(line.reason for line in account if line.fate == "refused"))
-    layout, tasks = place(lines, recipes, choices.shard_bytes, STEM)
+    refused = (*parents.refusals, *(line.reason for line in account.of("refused")))
+
+    def make(number: int) -> Made:
+        line = account[written[number]]
+        assert line.pair is not None
+        recipe, shape = parts_of(line.pair)[parts[number]]
+        return line, recipe, shape, (1.0,)
+
+    layout, tasks = place(LazySequence(len(written), make), choices.shard_bytes, STEM)
     return Plan(
         operation="diff",
         formula="tuned − base",
         inputs=inputs,
         choices=choices,
-        account=tuple(account),
-        tasks=tuple(tasks),
-        exact=tuple(line.pair for line in account if line.pair and line.pair.exact and not line.pair.untrained),
+        account=account,
+        tasks=tasks,
+        exact=tuple(
+            line.pair for line in account.of("copied") if line.pair and line.pair.exact and not line.pair.untrained
+        ),
         alike=adapted.alike if adapted is not None else (),
         layout=layout,
         vocabulary=(without_tokenizers(match),),
@@ -118,9 +143,12 @@ def _match(base: Checkpoint, tuned: Checkpoint, ties: tuple[Ties, Ties], choices
     return match_rows(folders, [Side.of(base, ties[0]), Side.of(tuned, ties[1])], choices)
 
 
-def _recipes(pair: ParentPair, rows: RowMap | None, entry: dict[str, Any]) -> list[tuple[Recipe, tuple[int, ...]]]:
+_Part = tuple[Recipe, tuple[int, ...]]
+
+
+def _recipes(pair: ParentPair, rows: RowMap | None, entry: dict[str, Any]) -> list[_Part]:
     kept = _stored(pair, rows) if pair.change is None else stored(pair, rows, columns_of(pair.base))
-    found: list[tuple[Recipe, tuple[int, ...]]] = []
+    found: list[_Part] = []
     entry["stored"] = kept.difference is not None
     if kept.difference is not None:
         found.append((kept.difference, kept.shape))

@@ -16,7 +16,7 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.sidecar_files import CONFIG
 from tuneport.checkpoint.views import UnviewableError, renamed, stored_name
-from tuneport.checkpoint.weights import StoredTensor
+from tuneport.checkpoint.weights import StoredTensor, TensorTable
 from tuneport.diff.vector import RAW, DiffVector
 from tuneport.errors import PairingError
 from tuneport.pairing.kinds import is_text_of
@@ -29,7 +29,7 @@ Entry = Mapping[str, Any]
 
 def align_vector(vector: DiffVector, target: Checkpoint, choices: Choices) -> tuple[DiffVector, Aligned]:
     """The vector under the target's names, and what was found. Raises `UsageError` for a bad rename, or `PairingError`."""
-    shapes = {name: _outline(name, entry) for name, entry in vector.entries.items()}
+    shapes = TensorTable(_outline(name, entry) for name, entry in vector.entries.items())
     outline = replace(vector.stored, tensors=shapes, config=vector.base_config)
     tuned = replace(outline, config=vector.tuned.json(CONFIG) or {})
     alone = is_text_of(tuned.config, outline.config)
@@ -42,7 +42,7 @@ def align_vector(vector: DiffVector, target: Checkpoint, choices: Choices) -> tu
 def _under(vector: DiffVector, views: Mapping[str, StoredTensor]) -> DiffVector:
     """The vector whose tensors are these views of its own; what it remembers of its base's values goes with whole ones."""
     entries: dict[str, Entry] = {}
-    tensors: dict[str, StoredTensor] = {}
+    tensors: list[StoredTensor] = []
     remembered, sample = vector.manifest.get("base_sample", {}), {}
     for name, view in views.items():
         try:
@@ -54,13 +54,13 @@ def _under(vector: DiffVector, views: Mapping[str, StoredTensor]) -> DiffVector:
             ) from None
         entries[name] = entry
         if difference is not None:
-            tensors[name] = renamed(difference, name)
+            tensors.append(renamed(difference, name))
         raw = vector.stored.tensors.get(RAW + stored_name(view))
         if raw is not None:
-            tensors[RAW + name] = renamed(raw, RAW + name)
+            tensors.append(renamed(raw, RAW + name))
         if _is_whole(vector, view) and stored_name(view) in remembered:
             sample[name] = remembered[stored_name(view)]
-    stored = replace(vector.stored, tensors=dict(sorted(tensors.items())))
+    stored = replace(vector.stored, tensors=TensorTable(tensors))
     return replace(vector, stored=stored, entries=entries, manifest={**vector.manifest, "base_sample": sample})
 
 

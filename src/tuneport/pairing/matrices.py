@@ -62,14 +62,43 @@ class Side:
         return cls(written_tensors(checkpoint, ties), checkpoint.config, tokens)
 
 
-def written_tensors(checkpoint: Checkpoint, ties: Ties) -> dict[str, StoredTensor]:
+def written_tensors(checkpoint: Checkpoint, ties: Ties) -> Mapping[str, StoredTensor]:
     """The tensors that count, by weight: one that is stored under several tied names is the same one several times."""
-    found: dict[str, StoredTensor] = {}
-    for name, tensor in checkpoint.tensors.items():
+    if not ties.tied:
+        return checkpoint.tensors
+    counts: dict[str, str] = {}  # of the weights that have several names, the stored name that counts
+    weights: dict[str, str | None] = {}  # of these names, the first by its weight
+    for name in checkpoint.tensors:
+        if not ties.is_shared(name):
+            continue
         weight = ties.weight(name)
-        if weight not in found or ties.is_source(name):
-            found[weight] = tensor
-    return found
+        weights[name] = None if weight in counts else weight
+        if weight not in counts or ties.is_source(name):
+            counts[weight] = name
+    return _Written(checkpoint.tensors, counts, weights)
+
+
+class _Written(Mapping[str, StoredTensor]):
+    """Tensors by weight, where some names hold one weight: a weight stands where the first of its names stood."""
+
+    def __init__(
+        self, tensors: Mapping[str, StoredTensor], counts: Mapping[str, str], weights: Mapping[str, str | None]
+    ) -> None:
+        self._tensors, self._counts, self._weights = tensors, counts, weights
+
+    def __len__(self) -> int:
+        return len(self._tensors) - len(self._weights) + len(self._counts)
+
+    def __iter__(self) -> Iterator[str]:
+        found = (self._weights.get(name, name) for name in self._tensors)
+        return (weight for weight in found if weight is not None)
+
+    def __getitem__(self, weight: str) -> StoredTensor:
+        if weight in self._counts:
+            return self._tensors[self._counts[weight]]
+        if weight in self._weights:
+            raise KeyError(weight)
+        return self._tensors[weight]
 
 
 def vocabulary_axis(shape: Sequence[int]) -> int:

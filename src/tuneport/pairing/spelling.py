@@ -21,7 +21,7 @@ from tuneport.checkpoint.config_view import seen_as_text, seen_as_whole
 from tuneport.checkpoint.sidecar_files import CONFIG
 from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.views import renamed, stored_name
-from tuneport.checkpoint.weights import StoredTensor
+from tuneport.checkpoint.weights import StoredTensor, TensorTable
 from tuneport.errors import PairingError, UsageError
 from tuneport.pairing.kinds import in_words, is_text_of
 from tuneport.pairing.spelling_advice import renames_in_words
@@ -96,7 +96,7 @@ def align(
                 rules.append(translation.rule)
         if rules and (told := _examples(tensors)):
             decisions.append(Decision(f"names.{parent.role}", told, "; ".join(rules)))
-            parent = replace(parent, tensors=dict(sorted(tensors.items())))
+            parent = replace(parent, tensors=TensorTable(tensors.values()))
         if may_rename:
             _check_names(parent, tensors, reference, written)
         found.append(seen_as(parent, reference.config))
@@ -153,13 +153,13 @@ def _outside(checkpoints: Sequence[tuple[Checkpoint, Tensors]], alone: bool, dro
     return frozenset[str]().union(*towers.values())
 
 
-def rename_all(tensors: Tensors, renames: Sequence[Rename], of: Checkpoint) -> dict[str, StoredTensor]:
+def rename_all(tensors: Tensors, renames: Sequence[Rename], of: Checkpoint) -> Tensors:
     """Tensors under the names that ``--rename`` gives. Raises `UsageError` where two would have one name."""
     for rename in renames:
         names = {name: rename(name) for name in tensors}
         check_distinct(names, rename, of)
         tensors = {other: renamed(tensors[name], other) for name, other in names.items()}
-    return dict(tensors)
+    return tensors
 
 
 def _examples(tensors: Tensors, most: int = 3) -> str:
@@ -187,7 +187,7 @@ def _sources(tensor: StoredTensor) -> Iterator[str]:
 
 def _check_renames(renames: Sequence[Rename], parents: Sequence[Checkpoint]) -> None:
     names: dict[str, None] = {}
-    for parent in parents:
+    for parent in parents if renames else ():
         names |= dict.fromkeys(parent.tensors if parent.adapter is None else weight_names(parent.tensors))
     for rename in renames:
         if not any(re.search(rename.pattern, name) for name in names):

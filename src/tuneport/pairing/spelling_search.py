@@ -77,7 +77,7 @@ def find_translation(own: Tensors, config: Config, reference: Tensors, reference
             best, fewest = Translation(_named(turned.found, wrapped), told), left
         if not left:
             break
-    if best is None or all(tensor is own.get(name) for name, tensor in best.tensors.items()):
+    if best is None or all(tensor == own.get(name) for name, tensor in best.tensors.items()):
         return None
     return best
 

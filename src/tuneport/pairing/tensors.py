@@ -7,10 +7,12 @@ is refused with the flag that decides, all of them at once, and the caller stops
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple, overload
 
 from tuneport.checkpoint.adapter import UNTRAINED, Change
 from tuneport.checkpoint.buffers import is_computed_buffer
@@ -36,7 +38,7 @@ BESIDE = "beside the language model, which alone was fine-tuned; it is the targe
 COMPUTED = "the model computes it itself; what is stored is not read"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # one for each tensor
 class ParentPair:
     """A tensor of base and tuned: ``diff`` has a value wherever both are there. ``exact`` are integers and booleans.
 
@@ -68,7 +70,7 @@ class Parents:
     refusals: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # one for each tensor
 class TensorPair:
     """One line of the account: a tensor of the output, or one that has no place in it."""
 
@@ -108,9 +110,11 @@ def main_dtype(tensors: Iterable[StoredTensor]) -> str:
 
 def stored_twice(checkpoint: Checkpoint, ties: Ties) -> list[tuple[StoredTensor, StoredTensor]]:
     """The copies that a tied model stores of one weight, each beside the one that is carried."""
+    if not ties.tied:
+        return []
     written = written_tensors(checkpoint, ties)
-    copies = [(written[ties.weight(name)], tensor) for name, tensor in checkpoint.tensors.items()]
-    return [(carried, copy) for carried, copy in copies if carried is not copy]
+    shared = [(written[ties.weight(name)], name) for name in checkpoint.tensors if ties.is_shared(name)]
+    return [(carried, checkpoint.tensors[name]) for carried, name in shared if carried.name != name]
 
 
 def check_readable(checkpoint: Checkpoint) -> None:
@@ -164,18 +168,19 @@ def pair_parents(
     """
     base_tensors = written_tensors(base, ties[0])
     tuned_tensors = written_tensors(tuned, ties[1])
-    pairs: dict[str, ParentPair] = {}
+    pairs = _Pairs(base_tensors, tuned_tensors, ties[1], changes)
     refusals: list[str] = []
     only_base: list[StoredTensor] = []
     paired_in_tuned: set[str] = set()
-    for stored in base_tensors.values():
-        name = stored.name
-        partner = tuned_tensors.get(ties[1].weight(name))
-        if partner is None:
+    paired = 0
+    for weight, stored in base_tensors.items():
+        if weight not in pairs:
             only_base.append(stored)
             continue
+        pair = pairs[weight]
+        name, partner = pair.name, pair.tuned
+        paired += stored.elements
         paired_in_tuned.add(partner.name)
-        pair = ParentPair(name, stored, partner, None if changes is None else changes.get(name, UNTRAINED))
         kinds = {DTYPES[stored.dtype].kind, DTYPES[partner.dtype].kind}
         if is_computed_buffer(stored):
             pass  # whatever the two hold, the model does not read it
@@ -185,11 +190,9 @@ def pair_parents(
             refusals.append(
                 f"`{name}` is {_times(stored.shape)} in the base and {_times(partner.shape)} in the tuned model."
             )
-        pairs[ties[0].weight(name)] = pair
-    only_tuned = [stored for stored in written_tensors(tuned, ties[1]).values() if stored.name not in paired_in_tuned]
-    wanted = [pair.base for pair in pairs.values()]
-    wanted += [stored for stored in only_base if not _found(drop, stored.name) and stored.name not in outside]
-    _check_most_pair(base, tuned, sum(pair.base.elements for pair in pairs.values()), wanted)
+    only_tuned = [stored for stored in tuned_tensors.values() if stored.name not in paired_in_tuned]
+    wanted = (stored for stored in only_base if not _found(drop, stored.name) and stored.name not in outside)
+    _check_most_pair(base, tuned, paired, itertools.chain((base_tensors[weight] for weight in pairs), wanted))
     alone = {
         stored.name: TensorPair(stored.name, "dropped", BESIDE)
         if stored.name in outside
@@ -198,6 +201,33 @@ def pair_parents(
     }
     alone |= {stored.name: _alone(stored, "tuned model", drop) for stored in only_tuned}
     return Parents(pairs, alone, tuple(refusals))
+
+
+class _Pairs(Mapping[str, ParentPair]):
+    """Tensors of base and tuned that hold one weight, by weight; each pair is made when it is looked at."""
+
+    def __init__(
+        self,
+        base: Mapping[str, StoredTensor],
+        tuned: Mapping[str, StoredTensor],
+        ties_tuned: Ties,
+        changes: Mapping[str, Change] | None,
+    ) -> None:
+        self._base, self._tuned, self._ties, self._changes = base, tuned, ties_tuned, changes
+
+    def __iter__(self) -> Iterator[str]:
+        return (weight for weight in self._base if weight in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, weight: object) -> bool:
+        return weight in self._base and self._ties.weight(self._base[str(weight)].name) in self._tuned
+
+    def __getitem__(self, weight: str) -> ParentPair:
+        base = self._base[weight]
+        tuned, changes = self._tuned[self._ties.weight(base.name)], self._changes
+        return ParentPair(base.name, base, tuned, None if changes is None else changes.get(base.name, UNTRAINED))
 
 
 def pair_target(
@@ -212,17 +242,18 @@ def pair_target(
     drop: Sequence[str],
     gains_rows: bool = False,
     outside: Set[str] = frozenset(),
-) -> list[TensorPair]:
+) -> Account:
     """The account: each tensor of the target and each leftover of the parents, with its fate.
 
     ``pairs`` are the parents' by weight (`Ties.weight`), ``alone`` the lines of tensors that only one parent has.
     ``by_token`` are the tensors whose rows match by token; ``gains_rows``: the output has tokens more. ``outside``: as in
     `pair_parents`.
     """
-    account: list[TensorPair] = []
+    written = dict.fromkeys(stored.name for stored in written_tensors(target, ties_target).values())
+    account = Account(pairs, ties_parents, target.tensors)
     used: set[str] = set()
-    written = {stored.name: stored for stored in written_tensors(target, ties_target).values()}
-    for name, stored in written.items():
+    for name in written:
+        stored = target.tensors[name]
         pair = pairs.get(ties_parents.weight(name))
         if pair is None and name in outside:
             account.append(TensorPair(name, "copied", BESIDE, None, stored))
@@ -235,14 +266,86 @@ def pair_target(
     for pair in pairs.values():
         if pair.name not in used:
             account.append(_without_place(pair.name, pair, drop))
-    account += [line for name, line in alone.items() if name not in written]
+    for name, line in alone.items():
+        if name not in written:
+            account.append(line)
     _check_most_pair_target(pairs, target, account)
     return account
 
 
+class Account(Sequence[TensorPair]):
+    """Lines of an account, each made when it is looked at: of a line only its name and its kind are kept."""
+
+    def __init__(self, pairs: Mapping[str, ParentPair], ties: Ties, target: Mapping[str, StoredTensor]) -> None:
+        """An account without lines, of the parents' ``pairs`` by weight and the tensors of a target."""
+        self._pairs, self._ties, self._target = pairs, ties, target
+        self.names: list[str] = []
+        self._kind = array("I")
+        self._kinds: dict[_Kind, int] = {}
+        self._by_number: list[_Kind] = []
+        self._places: dict[str, int] = {}  # made when a line is first asked for by name
+
+    def append(self, line: TensorPair) -> None:
+        """Add a line; its pair is the parents' of that name, and its target the target's tensor of that name."""
+        kind = _Kind(line.fate, line.reason, line.pair is not None, line.target is not None, line.by_token)
+        if kind not in self._kinds:
+            self._kinds[kind] = len(self._kinds)
+            self._by_number.append(kind)
+        self.names.append(line.name)
+        self._kind.append(self._kinds[kind])
+
+    def of(self, *fates: Fate) -> Iterator[TensorPair]:
+        """The lines with one of these fates."""
+        return (self[place] for place in self.places(*fates))
+
+    def places(self, *fates: Fate) -> Iterator[int]:
+        """Where the lines with one of these fates stand."""
+        wanted = {number for number, kind in enumerate(self._by_number) if kind.fate in fates}
+        return (place for place, number in enumerate(self._kind) if number in wanted)
+
+    def by_token(self) -> Iterator[TensorPair]:
+        """The lines whose rows are matched by token."""
+        wanted = {number for number, kind in enumerate(self._by_number) if kind.by_token}
+        return (self[place] for place, number in enumerate(self._kind) if number in wanted)
+
+    def find(self, name: str) -> TensorPair | None:
+        """The line of this name."""
+        if len(self._places) != len(self.names):
+            self._places = {known: place for place, known in enumerate(self.names)}
+        return self[self._places[name]] if name in self._places else None
+
+    def __len__(self) -> int:
+        """How many lines there are."""
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, place: int) -> TensorPair: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[TensorPair]: ...
+    def __getitem__(self, place: int | slice) -> TensorPair | list[TensorPair]:
+        """A line, or some."""
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        name, kind = self.names[place], self._by_number[self._kind[place]]
+        pair = self._pairs[self._ties.weight(name)] if kind.has_pair else None
+        target = self._target[name] if kind.has_target else None
+        return TensorPair(name, kind.fate, kind.reason, pair, target, kind.by_token)
+
+
+class _Kind(NamedTuple):
+    """What many lines of an account have in common."""
+
+    fate: Fate
+    reason: str
+    has_pair: bool
+    has_target: bool
+    by_token: bool
+
+
 def check_patterns(patterns: Iterable[tuple[str, str]], names: Iterable[str]) -> None:
     """A pattern (of which flag, and its expression) that finds nothing is a slip of the pen. Raises `UsageError`."""
-    names = list(names)
+    patterns = list(patterns)
+    names = list(names) if patterns else []
     for flag, pattern in patterns:
         if not any(re.search(pattern, name) for name in names):
             raise UsageError(f"{flag} {pattern!r} matches no tensor; names look like `{names[0] if names else '-'}`.")
@@ -330,18 +433,22 @@ def _without_place(name: str, pair: ParentPair, drop: Sequence[str]) -> TensorPa
     return TensorPair(name, "refused", reason, pair)
 
 
-def _check_most_pair(base: Checkpoint, tuned: Checkpoint, paired: int, base_tensors: Sequence[StoredTensor]) -> None:
+def _check_most_pair(base: Checkpoint, tuned: Checkpoint, paired: int, base_tensors: Iterable[StoredTensor]) -> None:
     total = max(sum(tensor.elements for tensor in base_tensors if not is_computed_buffer(tensor)), 1)
     if paired < MOST_MUST_PAIR * total:
         refuse_as_a_whole(base, tuned, paired / total)
 
 
-def _check_most_pair_target(pairs: Mapping[str, ParentPair], target: Checkpoint, account: list[TensorPair]) -> None:
-    total = max(sum(line.target.elements for line in account if line.target), 1)
-    paired = sum(line.target.elements for line in account if line.target and line.pair and line.fate != "refused")
-    unpaired = sum(line.target.elements for line in account if line.target and line.fate == "refused")
+def _check_most_pair_target(pairs: Mapping[str, ParentPair], target: Checkpoint, account: Account) -> None:
+    total = paired = unpaired = 0
+    for line in account:
+        elements = line.target.elements if line.target is not None else 0
+        total += elements
+        paired += elements if line.pair is not None and line.fate != "refused" else 0
+        unpaired += elements if line.fate == "refused" else 0
+    total = max(total, 1)
     if unpaired > (1 - MOST_MUST_PAIR) * total:
-        example = next(line for line in account if line.fate == "refused")
+        example = next(account.of("refused"))
         reason = advice({pair.name: pair.base for pair in pairs.values()}, "the base", target.tensors, "the target")
         reason = reason or f"They look like different models: {example.reason}"
         raise PairingError(

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import random
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError
 from tuneport.transfer import arithmetic
 from tuneport.transfer.arithmetic import Floats
 from tuneport.transfer.pieces import Difference, Readers, Source, Sum
-from tuneport.transfer.plan import Plan
+from tuneport.transfer.plan import OutputTask, Plan
 from tuneport.transfer.roles import MatrixSums, is_matrix, of_size, sums_of, together
 
 # Matrices of which something is kept, spread over the model, and pieces of each, spread over the matrix: 128 KiB in float32.
@@ -30,17 +33,17 @@ T = TypeVar("T")
 
 def keep_base(plan: Plan, readers: Readers) -> dict[str, list[dict[str, Any]]]:
     """Some of the base's values, by tensor, in pieces: from which element on, and their bytes."""
-    matrices = [
-        task.line.pair.base
-        for task in plan.tasks
-        if task.line.pair is not None
-        and isinstance(task.recipe, Difference)
-        and not any(term.runs for term in task.recipe.terms)
-        and is_matrix(task.line.pair.base.dtype, task.line.pair.base.shape)
-    ]
-    large = [m for m, counts in zip(matrices, of_size([m.elements for m in matrices]), strict=True) if counts]
+    numbers, sizes, names = array("Q"), array("Q"), list[str]()
+    for number, task in enumerate(plan.tasks):
+        base = _taken_whole(task)
+        if base is not None:
+            numbers.append(number)
+            sizes.append(base.elements)
+            names.append(base.name)
+    large = [place for place, counts in enumerate(of_size(sizes)) if counts]
     drawn, kept = random.Random(0), {}
-    for base in spread(sorted(large, key=lambda tensor: tensor.name), MATRICES, drawn):
+    places = spread(sorted(large, key=names.__getitem__), MATRICES, drawn)
+    for base in filter(None, (_taken_whole(plan.tasks[numbers[place]]) for place in places)):
         pieces = []
         for start, stop in pieces_of(base.elements, PIECES, ELEMENTS, drawn):
             values = _read(Source("base", base), start, stop - start, readers)
@@ -54,23 +57,32 @@ def met_again(plan: Plan, role: str, readers: Readers) -> tuple[list[MatrixSums]
 
     Rows that are matched by token are left out.
     """
-    pairs = [
-        (task.recipe, term.plus, task.line.pair)
-        for task in plan.tasks
-        if isinstance(task.recipe, Sum) and task.line.pair is not None and is_matrix(task.slot.dtype, task.slot.shape)
-        for term in task.recipe.terms
-        if term.plus is not None and term.plus.role == role and term.runs is None
-    ]
-    large = [
-        p for p, counts in zip(pairs, of_size([r.target.tensor.elements for r, _, _ in pairs]), strict=True) if counts
-    ]
     kept = plan.base_samples[role]
+    sizes, held = array("Q"), []
+    for task in plan.tasks:
+        recipe, pair = task.recipe, task.line.pair
+        if not isinstance(recipe, Sum) or pair is None or not is_matrix(task.slot.dtype, task.slot.shape):
+            continue
+        for term in recipe.terms:
+            if term.plus is not None and term.plus.role == role and term.runs is None:
+                if kept.get(pair.name):
+                    held.append((len(sizes), recipe, term.plus, pair))
+                sizes.append(recipe.target.tensor.elements)
+    large = of_size(sizes)
     found = [
         together([_met(piece, pair.base.dtype, diff, recipe, readers) for piece in kept[pair.name]])
-        for recipe, diff, pair in large
-        if kept.get(pair.name)
+        for place, recipe, diff, pair in held
+        if large[place]
     ]
-    return found, sum(m.elements for m in found) == sum(recipe.target.tensor.elements for recipe, _, _ in large)
+    return found, sum(m.elements for m in found) == sum(itertools.compress(sizes, large))
+
+
+def _taken_whole(task: OutputTask) -> StoredTensor | None:
+    """The base's tensor, where a difference of whole matrices is taken."""
+    pair = task.line.pair
+    if pair is None or not isinstance(task.recipe, Difference) or any(term.runs for term in task.recipe.terms):
+        return None
+    return pair.base if is_matrix(pair.base.dtype, pair.base.shape) else None
 
 
 def pieces_of(elements: int, pieces: int, size: int, drawn: random.Random) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ import platform
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from blake3 import blake3
@@ -20,6 +20,7 @@ from blake3 import blake3
 from tuneport import __version__
 from tuneport.foreign import contents
 from tuneport.json_text import chunks, finite
+from tuneport.lazily import LazySequence
 from tuneport.pairing.tensors import main_dtype
 from tuneport.pairing.vocabulary import VocabularyMatch
 from tuneport.transfer import kernel
@@ -30,7 +31,7 @@ from tuneport.transfer.look import Verdict
 from tuneport.transfer.pieces import Readers, Sum
 from tuneport.transfer.plan import FORMAT, Plan
 from tuneport.transfer.results import Results, TensorResult
-from tuneport.transfer.roles import Figures, counts, figures, is_matrix, pooled_cosines
+from tuneport.transfer.roles import Figures, MatrixColumns, figures, is_matrix, pooled_cosines
 from tuneport.transfer.rounding import Rounded, rounded, total
 from tuneport.transfer.rounding_loss import RoundedPart, loss
 
@@ -87,9 +88,10 @@ class Measures:
 
 def measures(results: Results) -> Measures:
     """The measures of a run, from the sums of its tensors."""
-    diffs, drifts, largest = array("d"), array("d"), 0
+    diffs, drifts = array("d"), array("d")
     has_base, nonfinite = True, False
     parts = [array("d") for _ in range(SUMS)[ROUNDING]]
+    read = MatrixColumns()
     for result in results:
         if not result.has_diff:
             continue
@@ -101,12 +103,12 @@ def measures(results: Results) -> Measures:
         if result.has_rounded:
             for column, value in zip(parts, sums[ROUNDING], strict=True):
                 column.append(value)
-        if result.reads_base and _is_matrix(result):
-            largest = max(largest, result.task.slot.elements)
+        if result.reads_base and is_matrix(result.task.slot.dtype, result.task.slot.shape):
+            read.append(result.matrix)
     taking = bool(diffs)
     dd, gg = total(diffs), total(drifts)
     has_base = has_base and taking
-    matrices = [r.matrix for r in _matrices(results) if counts(r.task.slot.elements, largest)] if has_base else []
+    matrices = read.large() if has_base else ()
     cosine, base_target = pooled_cosines(matrices)
     return Measures(
         _root(dd) if taking else None,
@@ -117,14 +119,6 @@ def measures(results: Results) -> Measures:
         rounded(zip(*parts, strict=True)) if parts[0] else None,
         taking and dd == 0 and not nonfinite,
     )
-
-
-def _matrices(results: Results) -> Iterator[TensorResult]:
-    return (result for result in results if result.has_diff and result.reads_base and _is_matrix(result))
-
-
-def _is_matrix(result: TensorResult) -> bool:
-    return is_matrix(result.task.slot.dtype, result.task.slot.shape)
 
 
 def rounding_loss(plan: Plan, results: Results, found: Rounded | None) -> tuple[str, ...]:
@@ -188,33 +182,21 @@ def make_manifest(
         },
     }
     found: dict[str, Any] = finite(manifest)
-    found["tensors"] = _Tensors(results, _dropped_tensors(plan, dropped))
+    found["tensors"] = _tensors(results, _dropped_tensors(plan, dropped))
     return found
 
 
-class _Tensors(Sequence[dict[str, Any]]):
+def _tensors(results: Results, dropped: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     """The entries of a manifest's ``tensors``, each made when it is looked at: by name, then those that were dropped."""
+    names = [slot.name for slot in results.slots]
+    order = array("q", sorted(range(len(names)), key=names.__getitem__))
 
-    def __init__(self, results: Results, dropped: list[dict[str, Any]]) -> None:
-        names = [result.task.slot.name for result in results]
-        self._order = array("q", sorted(range(len(names)), key=names.__getitem__))
-        self._results, self._dropped = results, dropped
-
-    def __len__(self) -> int:
-        return len(self._order) + len(self._dropped)
-
-    @overload
-    def __getitem__(self, place: int) -> dict[str, Any]: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[dict[str, Any]]: ...
-    def __getitem__(self, place: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
-        if isinstance(place, slice):
-            return [self[each] for each in range(*place.indices(len(self)))]
-        place = range(len(self))[place]
-        written = place < len(self._order)
-        entry = _tensor(self._results[self._order[place]]) if written else self._dropped[place - len(self._order)]
-        found: dict[str, Any] = finite(entry)
+    def make(place: int) -> dict[str, Any]:
+        written = place < len(order)
+        found: dict[str, Any] = finite(_tensor(results[order[place]]) if written else dropped[place - len(order)])
         return found
+
+    return LazySequence(len(order) + len(dropped), make)
 
 
 def render_manifest(manifest: Mapping[str, Any]) -> Iterator[bytes]:
@@ -290,8 +272,7 @@ def _dropped_tensors(plan: Plan, norms: Mapping[str, float | None]) -> list[dict
             "rounding": None,
             "reason": line.reason,
         }
-        for line in plan.account
-        if line.fate == "dropped"
+        for line in plan.account.of("dropped")
     ]
 
 

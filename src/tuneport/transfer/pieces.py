@@ -27,7 +27,7 @@ from tuneport.transfer.product import fill
 from tuneport.transfer.stream import Workspace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """A tensor and the name under which its reader is found in `Readers`."""
 

@@ -7,6 +7,8 @@ write. A plan is made before the first byte is written, and is what two runs mus
 
 from __future__ import annotations
 
+import itertools
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,11 +31,14 @@ from tuneport.checkpoint.views import room_to_read
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError, PairingError, SidecarError, TuneportError, listing
 from tuneport.foreign import contents
+from tuneport.lazily import LazySequence
 from tuneport.pairing.adapted import check_ids, lay_onto
 from tuneport.pairing.kinds import check_architectures
 from tuneport.pairing.matrices import Side, columns_of, rows_of, with_rows
 from tuneport.pairing.spelling import align
 from tuneport.pairing.tensors import (
+    Account,
+    Fate,
     ParentPair,
     TensorPair,
     check_patterns,
@@ -63,9 +68,11 @@ from tuneport.transfer.tokens import (
 
 FORMAT = "tuneport/1"
 Operation = Literal["transfer", "apply", "diff"]
+# The fates of tensors that are in the output.
+WRITTEN: tuple[Fate, ...] = ("transferred", "resized", "copied")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # one for each tensor
 class OutputTask:
     """One tensor of the output: its line in the account, its place, its recipe."""
 
@@ -107,8 +114,8 @@ class Plan:
     formula: str
     inputs: tuple[Checkpoint, ...]
     choices: Choices
-    account: tuple[TensorPair, ...]
-    tasks: tuple[OutputTask, ...]
+    account: Account
+    tasks: Sequence[OutputTask]
     exact: tuple[ParentPair, ...]
     alike: tuple[Alike, ...]
     layout: Layout
@@ -143,10 +150,16 @@ class Plan:
     @property
     def more_memory(self) -> int:
         """Bytes that each worker needs beside its pieces: tiles of an adapter's factors, slabs of turned tensors."""
-        pairs = [line.pair for line in self.account if line.pair is not None]
+        adapted = any(checkpoint.adapter is not None for checkpoint in self.inputs)
+        pairs = (line.pair for line in self.account if line.pair is not None) if adapted else ()
         factors = any(pair.change is not None and pair.change.low_rank is not None for pair in pairs)
         slabs = room_to_read(source for task in self.tasks for source in _sources(task.recipe))
         return (NBYTES if factors else 0) + slabs
+
+    @property
+    def slots(self) -> Sequence[StoredTensor]:
+        """The place of each task's tensor, in the order of the tasks."""
+        return LazySequence(len(self.tasks), lambda number: self.layout.slots.at(self.layout.order[number]))
 
     @property
     def bytes_to_read(self) -> int:
@@ -209,7 +222,8 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         check_ids(match, tuned)
     changes = adapted.changes if adapted is not None else None
     parents = pair_parents(base, tuned, (ties[0], ties[1]), matched.by_token, choices.dropped, changes, aligned.outside)
-    check_patterns(choices.patterns, [*target.tensors, *(pair.name for pair in parents.pairs.values()), *parents.alone])
+    names = itertools.chain(target.tensors, (pair.name for pair in parents.pairs.values()), parents.alone)
+    check_patterns(choices.patterns, names)
     account = pair_target(
         parents.pairs,
         parents.alone,
@@ -222,12 +236,17 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         gains_rows=bool(match.added),
         outside=aligned.outside,
     )
-    refused = (*parents.refusals, *(line.reason for line in account if line.fate == "refused"))
+    refused = (*parents.refusals, *(line.reason for line in account.of("refused")))
     cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
     matrices = Matrices(match)
-    recipes = [_recipe(line, choices, cast, matrices) for line in account if is_written(line)]
-    layout, tasks = place([line for line in account if is_written(line)], recipes, choices.shard_bytes)
-    grown = grown_rows(tasks)
+    written = array("Q", account.places(*WRITTEN))
+
+    def make(number: int) -> Made:
+        line = account[written[number]]
+        return line, *_recipe(line, choices, cast, matrices)
+
+    layout, tasks = place(LazySequence(len(written), make), choices.shard_bytes)
+    grown = grown_rows(account, layout)
     sidecars = merge_sidecars(
         base.sidecars,
         tuned.sidecars,
@@ -247,12 +266,12 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         formula=formula(choices),
         inputs=inputs,
         choices=choices,
-        account=tuple(account),
-        tasks=tuple(tasks),
+        account=account,
+        tasks=tasks,
         exact=tuple(
             line.pair
-            for line in account
-            if line.pair and line.pair.exact and not line.pair.untrained and line.fate != "refused"
+            for line in account.of("copied", "dropped")
+            if line.pair and line.pair.exact and not line.pair.untrained
         ),
         alike=adapted.alike if adapted is not None else (),
         layout=layout,
@@ -300,37 +319,33 @@ class Cast:
         return self.to if self.to is not None and dtype == self.main else dtype
 
 
-def is_written(line: TensorPair) -> bool:
-    """Whether a line of the account is a tensor of the output."""
-    return line.fate in ("transferred", "resized", "copied")
-
-
 def ties_of(checkpoint: Checkpoint) -> Ties:
     """Which names of a checkpoint hold one weight, as its config has it."""
     return Ties(is_tied(checkpoint.config), kind_of(checkpoint.config), checkpoint.tensors)
 
 
-def place(
-    lines: Sequence[TensorPair],
-    recipes: Sequence[tuple[Recipe, tuple[int, ...], tuple[float, ...]]],
-    shard_bytes: int,
-    stem: str = "model",
-) -> tuple[Layout, list[OutputTask]]:
-    """The layout of the output and its tasks, in the order of their bytes."""
-    layout = lay_out([(r.name, r.dtype, shape) for r, shape, _ in recipes], shard_bytes, stem)
-    tasks = [
-        OutputTask(line, layout.slots[recipe.name], recipe, scales)
-        for line, (recipe, _, scales) in zip(lines, recipes, strict=True)
-    ]
-    tasks.sort(key=lambda task: (task.slot.file, task.slot.offset))
-    return layout, tasks
+# A line of the account, what is made of it, in which shape, and the scales that were used.
+Made = tuple[TensorPair, Recipe, tuple[int, ...], tuple[float, ...]]
 
 
-def grown_rows(tasks: Sequence[OutputTask]) -> dict[int, int]:
+def place(made: Sequence[Made], shard_bytes: int, stem: str = "model") -> tuple[Layout, Sequence[OutputTask]]:
+    """The layout of the output and its tasks, in the order of their bytes; a task is made when it is looked at."""
+    layout = lay_out(((recipe.name, recipe.dtype, shape) for _, recipe, shape, _ in made), shard_bytes, stem)
+
+    def make(number: int) -> OutputTask:
+        line, recipe, _, scales = made[layout.tensors[number]]
+        return OutputTask(line, layout.slots.at(layout.order[number]), recipe, scales)
+
+    return layout, LazySequence(len(made), make)
+
+
+def grown_rows(account: Account, layout: Layout) -> dict[int, int]:
     """How many rows the output's vocabulary matrices have that have more than the target's, by how many those have."""
-    rows = [(task.line.target, task.slot) for task in tasks if task.line.by_token]
+    rows = [(line.target, layout.slots.get(line.name)) for line in account.by_token()]
     return {
-        rows_of(before): rows_of(now) for before, now in rows if before is not None and rows_of(now) > rows_of(before)
+        rows_of(before): rows_of(now)
+        for before, now in rows
+        if before is not None and now is not None and rows_of(now) > rows_of(before)
     }
 
 
@@ -388,11 +403,11 @@ def _recipe(
     return Sum(line.name, Source("target", target), terms, dtype, work, rounding), shape, (scale,)
 
 
-def _lost(account: Sequence[TensorPair], match: VocabularyMatch) -> tuple[LostRows, ...]:
+def _lost(account: Account, match: VocabularyMatch) -> tuple[LostRows, ...]:
     """What the fine-tuning changed in rows of tokens that the target lacks, matrix by matrix."""
     found = []
-    for line in account:
-        if line.pair is None or not line.by_token or line.pair.untrained:
+    for line in account.by_token():
+        if line.pair is None or line.pair.untrained:
             continue
         base, tuned, columns = line.pair.base, line.pair.tuned, columns_of(line.pair.base)
         rows = match.lost_rows(rows_of(base), rows_of(tuned))
@@ -409,12 +424,12 @@ def _lost(account: Sequence[TensorPair], match: VocabularyMatch) -> tuple[LostRo
     return tuple(found)
 
 
-def dropped(account: Sequence[TensorPair]) -> tuple[LostRows, ...]:
+def dropped(account: Account) -> tuple[LostRows, ...]:
     """The differences of tensors that have no place in the output, where they can be told."""
     found = []
-    for line in account:
+    for line in account.of("dropped"):
         pair = line.pair
-        if line.fate != "dropped" or pair is None or pair.exact or pair.base.shape != pair.tuned.shape:
+        if pair is None or pair.exact or pair.base.shape != pair.tuned.shape:
             continue
         if pair.change is None:
             terms: tuple[Term, ...] = (Term(Source("tuned", pair.tuned), Source("base", pair.base), 1.0),)

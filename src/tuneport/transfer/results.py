@@ -14,8 +14,9 @@ from typing import overload
 
 import numpy as np
 
-from tuneport.checkpoint.digest import LEAF_BYTES, root_of
+from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count, root_of
 from tuneport.checkpoint.journal import LeafRecord
+from tuneport.checkpoint.weights import StoredTensor
 from tuneport.transfer.arithmetic import ROUNDING, SUMS
 from tuneport.transfer.pieces import Sum
 from tuneport.transfer.plan import OutputTask
@@ -90,12 +91,12 @@ class TensorResult:
 class Results(Sequence[TensorResult]):
     """The results of all tasks, in their order. Leaves may be noted by several threads at once."""
 
-    def __init__(self, tasks: Sequence[OutputTask]) -> None:
-        """Nothing is known yet."""
-        self._tasks = tasks
+    def __init__(self, tasks: Sequence[OutputTask], slots: Sequence[StoredTensor]) -> None:
+        """Nothing is known yet. ``slots`` are the places of the tasks' tensors, which are told sooner than a task."""
+        self._tasks, self.slots = tasks, slots
         self._first = array("q", [0])
-        for task in tasks:
-            self._first.append(self._first[-1] + task.leaves)
+        for slot in slots:
+            self._first.append(self._first[-1] + leaf_count(slot.nbytes))
         leaves = self._first[-1]
         self._digests = np.zeros((leaves, 32), np.uint8)
         self._sums = np.zeros((leaves, SUMS))
@@ -106,7 +107,7 @@ class Results(Sequence[TensorResult]):
         """Note what an earlier run journalled: tensor, leaf and record. It counts when `put` again."""
         numbers: Mapping[str, int] = {}
         for name, leaf, record in journalled:
-            numbers = numbers or {task.slot.name: number for number, task in enumerate(self._tasks)}
+            numbers = numbers or {slot.name: number for number, slot in enumerate(self.slots)}
             number = numbers.get(name, -1)
             if number >= 0 and 0 <= leaf < self.leaves(number) and _is_of_this_version(record):
                 self._note(number, leaf, record, _JOURNALLED)

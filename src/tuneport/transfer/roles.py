@@ -9,6 +9,7 @@ docs/results.md on which models the bounds were chosen and counted.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from statistics import median, pstdev
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.lazily import LazySequence
 from tuneport.transfer.arithmetic import Floats
 from tuneport.transfer.rounding import total
 
@@ -130,26 +132,47 @@ def is_matrix(dtype: str, shape: Sequence[int]) -> bool:
 def of_size(sizes: Sequence[int]) -> list[bool]:
     """Which matrices are large enough to say something of the model, by their numbers of elements."""
     largest = max(sizes, default=0)
-    return [counts(size, largest) for size in sizes]
+    return [size > 0 and size >= SMALL * largest for size in sizes]
 
 
-def counts(size: int, largest: int) -> bool:
-    """Whether a matrix of this size is large enough, where the largest has so many elements."""
-    return size > 0 and size >= SMALL * largest
+class MatrixColumns:
+    """What was measured of many matrices, as columns of numbers."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._elements = array("Q")
+        self._sums = {field.name: array("d") for field in fields(MatrixSums) if field.name != "elements"}
+
+    def append(self, matrix: MatrixSums) -> None:
+        """Add one."""
+        self._elements.append(matrix.elements)
+        for name, column in self._sums.items():
+            column.append(getattr(matrix, name))
+
+    def large(self) -> Sequence[MatrixSums]:
+        """Those that are large enough to say something of the model."""
+        places = array("Q", (place for place, counts in enumerate(of_size(self._elements)) if counts))
+        columns = list(self._sums.values())
+
+        def make(number: int) -> MatrixSums:
+            place = places[number]
+            return MatrixSums(self._elements[place], *(column[place] for column in columns))
+
+        return LazySequence(len(places), make)
 
 
 def pooled_cosines(matrices: Iterable[MatrixSums]) -> tuple[float | None, float | None]:
     """Over all matrices together: the cosine of Δ and target − base, and that of base and target."""
-    angles = [m for m in matrices if math.isfinite(m.along + m.diff + m.drift)]
-    related = [m for m in angles if math.isfinite(m.base + m.target)]
-    return (
-        _cosine(total(m.along for m in angles), total(m.diff for m in angles), total(m.drift for m in angles)),
-        _cosine(
-            total((m.base + m.target - m.drift) / 2 for m in related),
-            total(m.base for m in related),
-            total(m.target for m in related),
-        ),
-    )
+    angles, related = [array("d"), array("d"), array("d")], [array("d"), array("d"), array("d")]
+    for m in matrices:
+        if not math.isfinite(m.along + m.diff + m.drift):
+            continue
+        for column, value in zip(angles, (m.along, m.diff, m.drift), strict=True):
+            column.append(value)
+        if math.isfinite(m.base + m.target):
+            for column, value in zip(related, ((m.base + m.target - m.drift) / 2, m.base, m.target), strict=True):
+                column.append(value)
+    return _cosine(*map(total, angles)), _cosine(*map(total, related))
 
 
 def figures(matrices: Sequence[MatrixSums]) -> Figures:

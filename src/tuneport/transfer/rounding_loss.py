@@ -73,7 +73,7 @@ def sample_rounding(plan: Plan, opened: Opened) -> RoundingSample | None:
     """Compute pieces of some matrices of a plan; None where it adds to none, or rounds by chance."""
     if plan.choices.rounding != "nearest":
         return None
-    large, chosen = draw([matrix for task in plan.tasks if (matrix := _matrix(task)) is not None])
+    matched, chosen = draw(plan.tasks, _matrix)
 
     def compute(one: tuple[Matrix, list[Span]]) -> RoundedPart:
         return _compute(*one, opened.readers)
@@ -81,7 +81,7 @@ def sample_rounding(plan: Plan, opened: Opened) -> RoundingSample | None:
     with ThreadPoolExecutor(opened.workers) as pool:
         parts = tuple(pool.map(compute, chosen))
     seen = sum(stop - start for _, spans in chosen for start, stop in spans)
-    return RoundingSample(parts, seen == sum(matrix.matched for matrix in large)) if parts else None
+    return RoundingSample(parts, seen == matched) if parts else None
 
 
 def loss(plan: Plan, parts: Iterable[RoundedPart], found: Rounded | None, *, seen: str = "") -> tuple[str, ...]:

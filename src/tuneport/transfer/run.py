@@ -207,7 +207,7 @@ def _stream(
 ) -> tuple[Results, dict[str, float | None]]:
     _check_exact(plan, readers)
     _check_tied(plan, readers)
-    results = Results(plan.tasks)
+    results = Results(plan.tasks, plan.slots)
     results.take_up(folder.journal.recorded())
 
     def do(number: int, task: OutputTask, leaf: int, space: Workspace) -> bool:
@@ -218,9 +218,9 @@ def _stream(
         results.put(number, leaf, record)
         return running.allow_nonfinite or not record.nonfinite
 
-    run_leaves(plan.tasks, do, pool.workers, Progress(plan.operation, sum(task.slot.nbytes for task in plan.tasks)))
+    run_leaves(plan.tasks, do, pool.workers, Progress(plan.operation, sum(slot.nbytes for slot in plan.slots)))
     if not running.allow_nonfinite:
-        bad = [(task, count) for n, task in enumerate(plan.tasks) if (count := results.nonfinite(n))]
+        bad = [(plan.tasks[n], count) for n in range(len(plan.tasks)) if (count := results.nonfinite(n))]
         if bad:
             raise NumericsError(_tell_nonfinite(bad, readers))
     return results, _measure_dropped(plan, readers)
@@ -303,7 +303,7 @@ def _check_tied(plan: Plan, readers: Readers) -> None:
 
 def _measure_dropped(plan: Plan, readers: Readers) -> dict[str, float | None]:
     """‖Δ‖ of what has no place in the output, so that the manifest says what was lost."""
-    norms: dict[str, float | None] = dict.fromkeys(line.name for line in plan.account if line.fate == "dropped")
+    norms: dict[str, float | None] = dict.fromkeys(line.name for line in plan.account.of("dropped"))
     for left in plan.dropped:
         # Of several diff vectors each has its own part.
         norms[left.recipe.name] = math.hypot(

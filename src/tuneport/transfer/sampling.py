@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -91,8 +92,7 @@ def take_samples(plan: Plan, opened: Opened) -> dict[str, Sample]:
 
 
 def _take(plan: Plan, opened: Opened) -> Sample:
-    found = [candidate for task in plan.tasks if (candidate := _candidate(task)) is not None]
-    large, chosen = draw(found)
+    matched, chosen = draw(plan.tasks, _candidate)
     ranges = [(candidate, span) for candidate, spans in chosen for span in spans]
 
     def read(one: tuple[_Candidate, Span]) -> MatrixSums | None:
@@ -102,7 +102,7 @@ def _take(plan: Plan, opened: Opened) -> Sample:
         parts = list(zip(ranges, pool.map(read, ranges), strict=True))
     matrices = [together([part for (of, _), part in parts if of is one and part is not None]) for one, _ in chosen]
     kept = tuple(matrix for matrix in matrices if matrix.elements)
-    return Sample(kept, sum(m.elements for m in kept) == sum(candidate.matched for candidate in large))
+    return Sample(kept, sum(m.elements for m in kept) == matched)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +128,22 @@ class Matrix:
 M = TypeVar("M", bound=Matrix)
 
 
-def draw(found: Sequence[M]) -> tuple[list[M], list[tuple[M, list[Span]]]]:
-    """Those that are large enough to count; and a few of these, each with the elements to look at, the same on every call."""
-    large = [one for one, counts in zip(found, of_size([one.elements for one in found]), strict=True) if counts]
+def draw(tasks: Sequence[OutputTask], seen: Callable[[OutputTask], M | None]) -> tuple[int, list[tuple[M, list[Span]]]]:
+    """Of the tasks that are ``seen`` as matrices and large enough to count: the elements that meet in all of them, and a few of
+    these matrices, each with the elements to look at, the same on every call."""
+    numbers, elements, matched, names = array("Q"), array("Q"), array("Q"), list[str]()
+    for number, task in enumerate(tasks):
+        one = seen(task)
+        if one is not None:
+            numbers.append(number)
+            elements.append(one.elements)
+            matched.append(one.matched)
+            names.append(task.slot.name)
+    large = [place for place, counts in enumerate(of_size(elements)) if counts]
     drawn = random.Random(0)
-    chosen = spread(sorted(large, key=lambda one: one.task.slot.name), MATRICES, drawn)
-    return large, [(one, list(_spans(one, drawn))) for one in chosen]
+    places = spread(sorted(large, key=names.__getitem__), MATRICES, drawn)
+    chosen = [one for place in places if (one := seen(tasks[numbers[place]])) is not None]
+    return sum(matched[place] for place in large), [(one, list(_spans(one, drawn))) for one in chosen]
 
 
 @dataclass(frozen=True, eq=False)

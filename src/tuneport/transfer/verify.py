@@ -25,6 +25,7 @@ from tuneport.checkpoint.folder import most_bytes
 from tuneport.checkpoint.local import open_folder
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.reading import TensorReader, reading
+from tuneport.checkpoint.weights import StoredTensor
 from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import UsageError, VerificationError, listing
 from tuneport.expressions import Expression, ExpressionError, try_expressions
@@ -337,9 +338,9 @@ def _recompute(
 ) -> tuple[int, list[str]]:
     leaves = [
         (number, leaf)
-        for number, task in enumerate(plan.tasks)
-        if _is_there(task, produced)  # what is missing was told before
-        for leaf in range(task.leaves)
+        for number, slot in enumerate(plan.slots)
+        if _is_there(slot, produced)  # what is missing was told before
+        for leaf in range(leaf_count(slot.nbytes))
     ]
     chosen = set(leaves if full else random.Random(seed).sample(leaves, min(SAMPLE, len(leaves))))
     different: dict[str, int] = {}
@@ -360,15 +361,15 @@ def _recompute(
                     different[task.slot.name] = min(found, different.get(task.slot.name, found))
         return True
 
-    run_leaves(plan.tasks, do, pool.workers, Progress("recompute", sum(task.slot.nbytes for task in plan.tasks)))
+    run_leaves(plan.tasks, do, pool.workers, Progress("recompute", sum(slot.nbytes for slot in plan.slots)))
     return len(chosen), [
         f"`{name}`: element {element} is not what the parents give" for name, element in sorted(different.items())
     ]
 
 
-def _is_there(task: OutputTask, produced: Checkpoint) -> bool:
-    tensor = produced.tensors.get(task.slot.name)
-    return tensor is not None and (tensor.dtype, tensor.shape) == (task.slot.dtype, task.slot.shape)
+def _is_there(slot: StoredTensor, produced: Checkpoint) -> bool:
+    tensor = produced.tensors.get(slot.name)
+    return tensor is not None and (tensor.dtype, tensor.shape) == (slot.dtype, slot.shape)
 
 
 def _stop_if(faults: list[str], out: Path) -> None:
