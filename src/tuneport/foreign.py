@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -77,6 +77,19 @@ def read_bytes(path: str | os.PathLike[str], inside: Path | None = None, most: i
 def read_text(path: str | os.PathLike[str], inside: Path | None = None, most: int = MOST_BYTES) -> str:
     """The contents of a plain file as UTF-8 text. Raises `UnicodeDecodeError`, and as `read_bytes` does."""
     return read_bytes(path, inside, most).decode("utf-8")
+
+
+def read_lines(path: str | os.PathLike[str], inside: Path | None = None) -> Generator[bytes, None, None]:
+    """The lines of a plain file of any size, one at a time; see `open_descriptor`. A line is bounded, as `read_bytes` is."""
+    with opened(path, inside) as file:
+        while line := file.readline(MOST_BYTES + 1):
+            if len(line) > MOST_BYTES:
+                raise ForeignFileError(
+                    errno.EFBIG,
+                    f"it has a line of more than {MOST_BYTES:,} bytes, the limit for a line",
+                    os.fspath(path),
+                )
+            yield line
 
 
 def contents(content: bytes | Path, most: int = 128 * 2**20) -> bytes:

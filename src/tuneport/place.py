@@ -48,6 +48,7 @@ def workplace(
     if os.path.lexists(unfinished) and {file.name for file in unfinished.iterdir()} - {f"{PLAN}.new"}:
         _compare(unfinished, wanted, record)
     with held(unfinished, "choose another DIR"):
+        _refuse_links(unfinished)
         finish_replacing(out)
         if _is_whole(unfinished, record):
             move_into_place(out, unfinished)  # a kill came between the last write and the last rename
@@ -96,6 +97,13 @@ def write_whole(path: Path, text: str) -> None:
     unfinished = path.with_name(f"{path.name}.new")
     write_new(unfinished, text.encode("utf-8"))
     unfinished.replace(path)
+
+
+def _refuse_links(unfinished: Path) -> None:
+    """Raise `TakenError` for links in the folder: libraries that write there would write through them."""
+    links = sorted(path.relative_to(unfinished).as_posix() for path in unfinished.rglob("*") if path.is_symlink())
+    if links:
+        raise TakenError(f"{unfinished} holds links, through which nothing is written. Remove them:{listing(links, 8)}")
 
 
 def _is_whole(unfinished: Path, record: str | None) -> bool:

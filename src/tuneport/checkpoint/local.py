@@ -12,6 +12,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from tuneport.checkpoint.adapter_config import read_adapter_config
+from tuneport.checkpoint.chat_template import MORE_TEMPLATES
 from tuneport.checkpoint.checkpoint import Checkpoint, WeightFile
 from tuneport.checkpoint.folder import SidecarFolder, check_names
 from tuneport.checkpoint.legacy import open_legacy
@@ -27,9 +28,10 @@ from tuneport.checkpoint.weights import (
     tensors_of_file,
 )
 from tuneport.errors import CheckpointError
-from tuneport.foreign import opened, read_bytes, resolved
+from tuneport.foreign import check_file, opened, read_bytes, resolved
 from tuneport.printable import printable_line
 
+_WEIGHTS = (".safetensors", ".bin")
 # A pattern for each of a hundred thousand modules fits.
 MOST_CONFIG_BYTES = 8 * 2**20
 
@@ -52,6 +54,16 @@ def open_folder(path: Path, role: str, stem: str = "model") -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"{where}: {error.filename} cannot be read: {error.strerror}.") from None
     return replace(checkpoint, config=config)
+
+
+def check_for_loaders(folder: Path) -> None:
+    """Raise `ForeignFileError` where transformers or peft, given the folder, would open what is not to be opened.
+
+    They open files by names of their own, through any link: each file must be a plain one, and inside, but for weights.
+    """
+    places = [folder, *(folder / name for name in (MORE_TEMPLATES,) if (folder / name).is_dir())]
+    for entry in (entry for place in places for entry in sorted(place.iterdir())):
+        check_file(entry, None if entry.name.endswith(_WEIGHTS) else folder)
 
 
 def as_adapter(checkpoint: Checkpoint, mtime_ns: int) -> Checkpoint:

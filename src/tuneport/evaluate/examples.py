@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuneport.errors import DataError, UsageError, listing
+from tuneport.foreign import read_bytes
 from tuneport.json_text import read_json
 
 Kind = Literal["match", "choice", "loss"]
 Way = Literal["prompt", "messages", "text"]
 FIELDS = ("task", "id", "prompt", "messages", "text", "answer", "choices", "meta")
 ROLES = ("system", "user", "assistant", "tool")
+_MOST_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _says(kind: Kind, example: Example) -> str:
 def _rows(file: Path, faults: list[str]) -> list[tuple[int, Any]]:
     rows: list[tuple[int, Any]] = []
     try:
-        content = file.read_bytes().decode("utf-8-sig")
+        content = read_bytes(file, most=_MOST_BYTES).decode("utf-8-sig")
     except OSError as error:
         faults.append(f"{file}: cannot be read: {error.strerror}")
         return rows

@@ -7,12 +7,14 @@ model), out comes which examples occur there. Only digests are held, so training
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tuneport.checkpoint.replacing import MOST_MANIFEST_BYTES
 from tuneport.errors import LeakageError, UsageError, listing
 from tuneport.evaluate.examples import Example, OwnTask
-from tuneport.foreign import resolved
+from tuneport.foreign import check_file, read_bytes, read_lines, resolved
 from tuneport.json_text import read_json
 from tuneport.tune.leakage import HASHES, SELECTION, example_digest, parse_digest
 
@@ -106,18 +108,18 @@ def _digests(path: Path) -> Iterator[tuple[str, str]]:
     """Every digest, and what the example was used for."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix == ".jsonl" or file.name == HASHES)
-    elif path.is_file():
+    elif check_file(path):
         files = [path]
     else:
         raise UsageError(f"--trained-on {path}: no such file or folder.")
     if not files:
         raise UsageError(f"--trained-on {path}: holds no .jsonl file and no {HASHES}.")
     for file in files:
-        yield from _of_file(file)
+        yield from _of_file(file, path if path.is_dir() else None)
 
 
-def _of_file(file: Path) -> Iterator[tuple[str, str]]:
-    with file.open("rb") as lines:
+def _of_file(file: Path, folder: Path | None) -> Iterator[tuple[str, str]]:
+    with closing(read_lines(file, folder)) as lines:
         for number, line in enumerate(lines, 1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
@@ -142,7 +144,7 @@ def _selected_by(path: Path) -> set[str]:
     found: set[str] = set()
     for file in path.rglob(RECORD) if path.is_dir() else ():
         try:
-            told = read_json(file.read_bytes()).get("selection") or []
+            told = read_json(read_bytes(file, path, MOST_MANIFEST_BYTES)).get("selection") or []
             found |= {str(row["task"]) for row in told if row["data"] is None}
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UsageError(f"--trained-on {path}: {file.name} is damaged; tune again, or restore it.") from None

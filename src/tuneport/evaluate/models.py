@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.chat_template import read_template
-from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.checkpoint.folder import SidecarFolder, most_bytes
+from tuneport.checkpoint.local import check_for_loaders
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.weight_sets import ADAPTER_PICKLE, MODEL_WEIGHTS
 from tuneport.errors import CheckpointError, RenderingError, TuneportError, UsageError
@@ -23,7 +24,7 @@ from tuneport.evaluate.adapter_settings import check_adapter
 from tuneport.evaluate.checking import checking
 from tuneport.evaluate.examples import OwnTask
 from tuneport.evaluate.prompts import check_written
-from tuneport.foreign import resolved
+from tuneport.foreign import check_file, read_bytes, resolved
 from tuneport.tune.chat import spoken_by
 from tuneport.tune.rendering import render
 
@@ -93,7 +94,9 @@ def _find(spec: str, name: str) -> Seat:
     from blake3 import blake3
 
     folder = Path(spec).expanduser()
-    if (folder / _ADAPTER).is_file():
+    if folder.is_dir():
+        check_for_loaders(folder)
+    if check_file(folder / _ADAPTER, folder):
         own = [file for file in MODEL_WEIGHTS if (folder / file).is_file()]
         if own:
             raise CheckpointError(
@@ -113,7 +116,7 @@ def _find(spec: str, name: str) -> Seat:
     hasher = blake3()
     for file in _MANNERS:
         if (folder / file).is_file():
-            hasher.update(f"{file}\0".encode() + (folder / file).read_bytes())
+            hasher.update(f"{file}\0".encode() + read_bytes(folder / file, folder, most_bytes(file)))
     identity = {
         "name": name,
         "digest": checkpoint.identity()["digest"],
@@ -142,7 +145,7 @@ def _find_adapter(folder: Path, name: str) -> Seat:
     files = sorted(folder.glob("adapter_model.*"))
     identity = {
         "name": name,
-        "adapter": blake3((folder / _ADAPTER).read_bytes()).hexdigest(),
+        "adapter": blake3(read_bytes(folder / _ADAPTER, folder)).hexdigest(),
         "changed": {file.name: file.stat().st_mtime_ns for file in files},
         "base": dict(under.identity),
     }

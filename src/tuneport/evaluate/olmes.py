@@ -15,6 +15,7 @@ from typing import Any
 from tuneport.errors import ScoringError, UsageError
 from tuneport.evaluate.models import Loading, Seat
 from tuneport.evaluate.outcomes import TaskResult
+from tuneport.foreign import read_text
 from tuneport.json_text import read_json
 
 # What OLMES calls the rows of Table 10. The others stand in no suite of OLMES that we know of.
@@ -59,7 +60,7 @@ def ask(program: str, seat: Seat, tasks: Mapping[str, str], loading: Loading, fo
         last = " ".join(done.stderr.split())[-300:] or "it said nothing"
         raise ScoringError(f"model {seat.name}: OLMES ended with status {done.returncode}: …{last}")
     try:
-        told = read_json((folder / "metrics.json").read_text(encoding="utf-8"))
+        told = read_json(read_text(folder / "metrics.json", folder))
         by_alias = {str(task["alias"]): task for task in told["tasks"]}
         return [_result(name, by_alias[alias]) for name, alias in tasks.items()]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -34,6 +34,7 @@ from tuneport.evaluate.named import NamedTask, ask_named, load_named, load_suite
 from tuneport.evaluate.outcomes import TaskResult
 from tuneport.evaluate.sandbox import Sandbox
 from tuneport.evaluate.suites import VARIANTS, Variant, find_suite
+from tuneport.foreign import check_file, read_text
 from tuneport.terminal import is_watched, tell
 from tuneport.tune.chat import shipped_template, template_names
 
@@ -313,9 +314,9 @@ def template_text(source: str | Path | None) -> str | None:
     if source in template_names():
         return shipped_template(str(source))
     path = Path(source).expanduser()
-    if path.is_file():
+    if check_file(path):
         try:
-            return path.read_text(encoding="utf-8")
+            return read_text(path)
         except UnicodeDecodeError:
             raise UsageError(f"--chat-template {source} is no text.") from None
     try:

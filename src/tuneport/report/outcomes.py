@@ -6,11 +6,13 @@ In comes a step's folder, out come one array a task, and on demand the answers t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tuneport.evaluate.answered import Answered, answered
+from tuneport.foreign import read_lines
 from tuneport.json_text import read_json
 from tuneport.report.lenient import number_or
 
@@ -51,14 +53,10 @@ def _lines(folder: Path) -> Iterator[dict[str, Any]]:
     file = folder / EXAMPLES
     if file.is_symlink() or folder.is_symlink():
         return  # a page is passed on: what lies elsewhere is not read into it
-    try:
-        opened = file.open(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    with opened:
-        for text in opened:
+    with suppress(OSError), closing(read_lines(file, folder)) as lines:
+        for text in lines:
             try:
-                line = read_json(text, kept=False)
+                line = read_json(text.decode("utf-8", "replace"), kept=False)
             except ValueError:
                 continue  # the torn end of a file; what is missing shows as examples that are not paired
             if isinstance(line, dict):

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import ReportError
+from tuneport.errors import ForeignFileError, ReportError
 from tuneport.evaluate.answered import LOSS
-from tuneport.foreign import resolved
+from tuneport.foreign import read_text, resolved
 from tuneport.json_text import read_json
 from tuneport.report.lenient import mapping, mappings, number_or
 from tuneport.report.runs import answered_by, runs_of, told_apart
 from tuneport.report.scored import BASE, Run
 
+# A page is made in memory, many times as large as what it shows.
+_MOST_BYTES = 128 * 2**20
 RESULTS, RECORD, STEPS, STUDY = "results.json", "record.json", "steps", "study.toml"
 CARRIED = "float32"  # what a study file that names no dtype has Δ carried in
 
@@ -134,7 +136,10 @@ def _text_within(root: Path, file: Path) -> str:
     """A file's text. A page is passed on, so what a link leads to outside the folder is not read into it."""
     if not resolved(file).is_relative_to(resolved(root)):
         raise ValueError("it is a link that leads out of the study's folder")
-    return file.read_text(encoding="utf-8")
+    try:
+        return read_text(file, root, _MOST_BYTES)
+    except ForeignFileError as error:
+        raise ValueError(error.strerror) from None
 
 
 def _records(root: Path, doubts: list[str]) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 from tuneport.checkpoint.local import open_folder
 from tuneport.diagnose.points import how_many
 from tuneport.errors import TuneportError
+from tuneport.foreign import read_lines
 from tuneport.study.declared import Study
 from tuneport.study.graph import Graph, Step
 from tuneport.study.inputs import folder_beside
@@ -188,8 +189,7 @@ class Estimates:
         if place not in self._counted:
             self._counted[place] = None
             if place.endswith(".jsonl") and Path(place).is_file():
-                with open(place, "rb") as lines:
-                    self._counted[place] = sum(bool(line.strip()) for line in lines)
+                self._counted[place] = sum(bool(line.strip()) for line in read_lines(place))
         return self._counted[place]
 
     def _scoring(self, parameters: float | None, questions: float | None) -> float | None:

@@ -16,6 +16,7 @@ from typing import Any
 from tuneport.checkpoint.open import HUB_ID
 from tuneport.errors import StudyError
 from tuneport.evaluate.examples import OwnTask
+from tuneport.foreign import read_bytes
 from tuneport.study import settings
 from tuneport.study.build import BEYOND
 from tuneport.study.declared import Evaluation, Lines, Resources, Study, Tuning, Version
@@ -43,7 +44,7 @@ def read_study(path: str | os.PathLike[str]) -> Study:
             raise StudyError(f"{path} is no file. Give the TOML file of a study.")
         if place.stat().st_size > MOST_BYTES:
             raise StudyError(f"{path} has more than {MOST_BYTES // 2**20} MiB; a study's file is some pages of TOML.")
-        text = place.read_bytes().decode("utf-8-sig")
+        text = read_bytes(place, most=MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None)
         raise StudyError(f"{path} cannot be read: {reason or error}. Give the TOML file of a study.") from None

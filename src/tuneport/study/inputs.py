@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from tuneport.checkpoint.local import open_folder
 from tuneport.errors import StudyError, TuneportError
+from tuneport.foreign import opened
 from tuneport.json_text import read_json
 
 NAME = "inputs.json"
@@ -130,7 +131,7 @@ class Inputs:
 
 def _file_digest(file: Path) -> str:
     digest = blake3()
-    with open(file, "rb") as content:
+    with opened(file) as content:
         while piece := content.read(2**22):
             digest.update(piece)
     return digest.hexdigest()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import DataError, RenderingError, UsageError
+from tuneport.foreign import check_file, read_text
 from tuneport.json_text import read_json
 from tuneport.tune.rendering import render
 
@@ -137,9 +138,9 @@ def _chosen_template(tokenizer: Any, chosen: str) -> tuple[str, list[str], str |
         text = chosen
     elif shipped:
         text = shipped_template(chosen)
-    elif path.is_file():
+    elif check_file(path):
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except UnicodeDecodeError:
             raise UsageError(f"--chat-template {chosen} is no text.") from None
     else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tuneport.foreign import read_lines
 from tuneport.json_text import read_json
 from tuneport.place import write_whole
 from tuneport.tune.logbook import Logbook
@@ -77,7 +79,7 @@ def _random_states_kept() -> Iterator[None]:
 
 def _add_to_curve(path: Path, line: dict[str, Any]) -> None:
     """The curve with this step's line; lines of the same or later steps, from a run that was killed, go."""
-    old = [_point(text) for text in path.read_bytes().splitlines()] if path.exists() else []
+    old = [_point(text) for text in read_lines(path, path.parent)] if os.path.lexists(path) else []
     kept = [*(point for point in old if point is not None and point["step"] < line["step"]), line]
     write_whole(path, "".join(json.dumps(point) + "\n" for point in kept))
 

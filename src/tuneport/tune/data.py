@@ -13,6 +13,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.errors import DataError, UsageError, listing
+from tuneport.foreign import check_file, opened, read_lines
 from tuneport.json_text import read_json
 from tuneport.tune.forms import FORMS, Faults, Numbered, Row, form_of
 
@@ -159,7 +161,7 @@ def _read(name: str, recipe: str, share: Share | None, seed: int) -> Source:
     path, label = Path(os.path.expanduser(name)), _label(name)
     if path.is_dir():
         raise DataError(f"{name} is a folder. Give the files in it, each with a --data of its own.")
-    if not path.is_file():
+    if not check_file(path):
         return _read_hub(name, recipe, share, seed)
     where = "line"
     if path.suffix in _LINES:
@@ -168,10 +170,18 @@ def _read(name: str, recipe: str, share: Share | None, seed: int) -> Source:
         (rows, faults), where = _read_parquet(path), "row"
     else:
         raise DataError(f"{name}: give a file that ends in {', '.join((*_LINES, *_PARQUET))}.")
-    digest = f"blake3:{blake3(path.read_bytes()).hexdigest()}"
+    digest = f"blake3:{_digest(path)}"
     form, ignored = _checked(rows, faults, recipe, label, where)
     chosen = [rows[place] for place in _places(share, len(rows), label, seed)]
     return Source(label, form, *_apart(chosen), digest, None, len(rows), ignored, where)
+
+
+def _digest(path: Path) -> str:
+    whole = blake3()
+    with opened(path) as file:
+        while piece := file.read(2**22):
+            whole.update(piece)
+    return whole.hexdigest()
 
 
 def _read_hub(name: str, recipe: str, share: Share | None, seed: int) -> Source:
@@ -208,7 +218,7 @@ def _checked(rows: Numbered, faults: Faults, recipe: str, label: str, where: str
 def _read_lines(path: Path) -> tuple[Numbered, Faults]:
     rows: Numbered = []
     faults: Faults = []
-    with open(path, "rb") as lines:
+    with closing(read_lines(path)) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

@@ -14,11 +14,14 @@ from pathlib import Path
 from blake3 import blake3
 
 from tuneport.errors import DataError
+from tuneport.foreign import read_bytes
 from tuneport.place import write_whole
 
 HASHES = "tune-hashes.txt"
 SELECTION = "selection"  # follows a digest of an example that was scored on the way
 _BYTES = 16
+# Seventeen million examples.
+_MOST_BYTES = 2**30
 
 
 def example_digest(text: str) -> str:
@@ -51,7 +54,7 @@ def parse_digest(line: str) -> tuple[str, bool] | None:
 def read_digests(path: Path, *, selection: bool = False) -> frozenset[str]:
     """The digests in a file that `write_digests` wrote, of training or of selection. Raises `DataError` for anything else."""
     found = set()
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_bytes(path, path.parent, _MOST_BYTES).decode("utf-8", "replace").splitlines():
         parsed = parse_digest(line)
         if parsed is None:
             raise DataError(f"{path}: {line[:40]!r} is no digest of an example; the file is not one that tune wrote.")

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from tuneport.errors import TrainingError
+from tuneport.foreign import read_lines
 from tuneport.json_text import read_json
 from tuneport.place import write_whole
 
@@ -83,7 +85,7 @@ class Logbook:
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a log, up to one that is torn or damaged."""
     found = []
-    for text in path.read_bytes().splitlines() if path.exists() else []:
+    for text in read_lines(path, path.parent) if os.path.lexists(path) else ():
         try:
             line = read_json(text)
         except ValueError:

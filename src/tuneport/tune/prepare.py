@@ -11,7 +11,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
@@ -19,8 +18,12 @@ from blake3 import blake3
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
 from tuneport.checkpoint.folder import TOKENIZER_FILES
+from tuneport.checkpoint.local import check_for_loaders
 from tuneport.checkpoint.open import open_checkpoint
+from tuneport.checkpoint.replacing import MOST_MANIFEST_BYTES
+from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import CheckpointError, DataError, RenderingError, UsageError
+from tuneport.foreign import opened, read_bytes
 from tuneport.json_text import read_json
 from tuneport.tune import encode
 from tuneport.tune.architecture import is_multimodal, read_config
@@ -252,6 +255,7 @@ def _open(model: str | os.PathLike[str]) -> Checkpoint:
             f"model {start.label} is an adapter, and has no weights to train on from. Lay it onto its base first: tuneport "
             f"transfer --base {base} --tuned {start.label} --onto {base} --out DIR; then tune DIR."
         )
+    check_for_loaders(start.path)
     if not start.config:
         raise CheckpointError(f"model {start.label} has no config.json, so it cannot be trained.")
     return start
@@ -266,7 +270,7 @@ def _weights_digest(start: Checkpoint) -> str:
     whole = blake3()
     for name in sorted(start.files):
         file = blake3()
-        with open(start.path / name, "rb") as weights:
+        with opened(start.path / name) as weights:
             while piece := weights.read(2**22):
                 file.update(piece)
         whole.update(f"{name}\0{file.hexdigest()}\0".encode())
@@ -353,7 +357,7 @@ def _endless(start: Checkpoint, chat: Chat) -> list[str]:
 def _transferred(prepared: Prepared) -> dict[str, Any] | None:
     """What the model's manifest says, where the model is the output of a transfer."""
     try:
-        manifest = read_json((Path(prepared.start.path) / "tuneport.json").read_text(encoding="utf-8"))
+        manifest = read_json(read_bytes(prepared.start.path / MANIFEST, prepared.start.path, MOST_MANIFEST_BYTES))
         operation, formula = manifest["operation"], manifest["formula"]
         inputs = [{"role": given["role"], "name": given["name"]} for given in manifest["inputs"]]
         measures = manifest["measures"]

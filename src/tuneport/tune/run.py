@@ -22,7 +22,9 @@ from blake3 import blake3
 
 from tuneport import __version__
 from tuneport.checkpoint.publish import CARD
+from tuneport.checkpoint.replacing import MOST_MANIFEST_BYTES
 from tuneport.errors import TrainingError
+from tuneport.foreign import read_bytes
 from tuneport.json_text import read_json
 from tuneport.terminal import is_watched, tell, write
 from tuneport.tune.card import render_card
@@ -98,7 +100,7 @@ def tune(
                 with discarded_if_nothing_began(folder, team), refusals_in_words(folder):
                     _run(prepared, folder, plan, team, running)
         team.wait()
-        record = read_json((place / RECORD).read_text(encoding="utf-8"))
+        record = read_json(read_bytes(place / RECORD, place, MOST_MANIFEST_BYTES))
         return Tuned(place, record, tuple(record["outcome"]["warnings"]), already_done=folder is None)
 
 

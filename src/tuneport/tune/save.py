@@ -7,7 +7,6 @@ fine-tuning changed something: weights, rows for new tokens, the template, the e
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from tuneport.checkpoint.config_settings import set_dtype
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.folder import LICENCE_PREFIXES, PROCESSOR_FILES, TOKENIZER_FILES
 from tuneport.checkpoint.reading import reading
+from tuneport.foreign import check_file, read_text, write_new
 from tuneport.json_text import read_json
 from tuneport.tune.casting import CastLoss, as_stored, cast_loss
 from tuneport.tune.chat import Chat
@@ -47,8 +47,8 @@ def save_model(
     save_tokenizer(folder, tokenizer, start, chat)
     for file in start.path.iterdir():
         licence = file.name.upper().startswith(LICENCE_PREFIXES)
-        if file.is_file() and (licence or file.name in PROCESSOR_FILES):
-            shutil.copyfile(file, folder / file.name)
+        if (licence or file.name in PROCESSOR_FILES) and check_file(file, start.path):
+            write_new(folder / file.name, file)
     return cast_loss(named, stored, start)
 
 
@@ -79,13 +79,13 @@ def save_tokenizer(folder: Path, tokenizer: Any, start: Checkpoint, chat: Chat) 
     if not chat.sets_end and not chat.new_tokens:
         names += ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"]
     for name in names:
-        if (start.path / name).is_file():
-            shutil.copyfile(start.path / name, folder / name)
+        if check_file(start.path / name, start.path):
+            write_new(folder / name, start.path / name)
 
 
 def _forget_the_place(path: Path) -> None:
     """transformers notes whether it read a folder and was offline, so the same fine-tuning would not be the same bytes."""
-    settings = read_json(path.read_text(encoding="utf-8"))
+    settings = read_json(read_text(path, path.parent))
     for name in ("is_local", "local_files_only"):
         settings.pop(name, None)
     path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
