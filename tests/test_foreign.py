@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import socket
 from pathlib import Path
@@ -133,3 +134,65 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, write: str, link: obj
             foreign.open_own(place, os.O_RDWR)
     assert mine.read_text() == "mine"
     assert write == "open_own" or (place.read_text() == "new" and not place.is_symlink())
+
+
+# What opens a file, by its name as it is called.
+OPENING = {"open", "read_text", "read_bytes", "copyfile", "copy2", "copytree", "fromfile", "memmap", "read_table"}
+OPENING |= {"update_mmap", "cat_file", "loadtxt", "safe_open", "load_file", "shutil.copy", "torch.load", "np.load"}
+# Files of nobody else: those that come with tuneport or a library, those of the system, and its null device.
+OWN = (
+    "resources.files(",
+    "(resources.files(",
+    "(files(",
+    "(here / ",
+    "os.open(os.devnull",
+    "open('/proc/",
+    "open(f'/proc/",
+)
+OWN += ("Path('/proc/", "Path(f'/proc/")
+KNOWN = {
+    ("checkpoint/legacy.py", "torch.load"): "after check_file; torch maps the file itself",
+    (
+        "checkpoint/open_files.py",
+        "os.open",
+    ): "opened first by open_descriptor or open_own; the caller's flags, and its check of the file",
+    ("checkpoint/write.py", "os.open"): "the run's own folder, to lock it; no link is followed",
+    ("evaluate/named.py", "path.read_text"): "lm_eval's own task files",
+    ("evaluate/tasks/__init__.py", "fsspec.open"): "a file of lm_eval's data set, downloaded by its address",
+    ("lab/memory.py", "(task / 'children').read_text"): "/proc",
+    ("lab/versions.py", "torch.load"): "the state of a training that the lab itself goes on with",
+    ("place.py", "os.open"): "the run's own folder, to lock it; no link is followed",
+    ("report/fetching.py", "system.cat_file"): "behind a URL there are objects, no pipes",
+    ("study/folder_store.py", "open"): "a descriptor that open_own gave",
+    ("study/holding.py", "os.open"): "a folder, to lock it",
+    ("study/records.py", "hasher.update_mmap"): "what a step wrote itself; finished_files gives plain files only",
+    ("study/scratch.py", "os.open"): "a new file, O_EXCL",
+    (
+        "study/url_store.py",
+        "system.cat_file",
+    ): "behind a URL there are objects; those of this machine go through read_bytes",
+    ("terminal.py", "open"): "a standard stream's descriptor",
+    ("tune/data.py", "pyarrow.parquet.read_table"): "after check_file; pyarrow opens it itself",
+    ("tune/logbook.py", "open"): "just written anew by write_whole, in a folder without links",
+}
+
+
+def test_every_file_of_others_is_opened_here_and_every_other_place_has_a_reason() -> None:
+    source = Path(foreign.__file__).parent
+    met, files = set(), sorted(source.rglob("*.py"))
+    assert len(files) > 200
+    for path in files:
+        place = path.relative_to(source).as_posix()
+        if place == "foreign.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called, whole = ast.unparse(node.func), ast.unparse(node)
+            if not {called, called.rpartition(".")[2]} & OPENING or whole.startswith(OWN):
+                continue
+            if "." not in called and called != "open":
+                continue  # a function of tuneport.foreign
+            assert (place, called) in KNOWN, f"{place}: {whole}: open it by tuneport.foreign"
+            met.add((place, called))
+    assert met == set(KNOWN), "a reason for what is not there any more"

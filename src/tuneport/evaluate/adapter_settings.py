@@ -17,6 +17,7 @@ from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.weights import tensors_of_file
 from tuneport.errors import CheckpointError
 from tuneport.expressions import Expression, ExpressionError, try_expressions
+from tuneport.foreign import opened
 
 MOST_LAYERS = 10_000
 _FILE = "adapter_config.json"
@@ -103,7 +104,7 @@ def _expressions(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _largest_dimension(weights: Path, name: str) -> int:
     """The largest dimension of a tensor in an adapter's file."""
-    with weights.open("rb") as file:
+    with opened(weights) as file:
 
         def prefix(start: int, count: int) -> bytes:
             file.seek(start)

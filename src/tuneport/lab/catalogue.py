@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import UsageError
+from tuneport.foreign import read_text
 from tuneport.lab import instructed, versions
 
 PREFIX = "lab:"
@@ -76,7 +77,7 @@ def make(chosen: Mapping[str, Any], out: Path) -> dict[str, Any]:
             f"The lab's recipe {chosen['recipe']!r} has changed since this study was planned. Run it from its file again."
         )
     RECIPES[chosen["recipe"]].make(out, chosen["size"], chosen["seed"])
-    record = json.loads((out / versions.RECORD).read_text(encoding="utf-8"))
+    record = json.loads(read_text(out / versions.RECORD))
     return {name: record[name] for name in ("text", "examples")}
 
 

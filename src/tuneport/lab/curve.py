@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.evaluate import measures
+from tuneport.foreign import read_text
 from tuneport.lab.questions import INSTRUCTION_TASKS, Question
 from tuneport.lab.scoring import exact_matches
 from tuneport.tune.curve import CURVE
@@ -59,7 +60,7 @@ def _right_before(chosen: Sequence[Question], asked: Sequence[Question], said: S
 
 def _points(folder: Path) -> list[dict[str, Any]]:
     found = []
-    for line in (folder / CURVE).read_text(encoding="utf-8").splitlines():
+    for line in read_text(folder / CURVE).splitlines():
         told = json.loads(line)
         right = sum(round(task["value"] * task["n"]) for task in told["tasks"].values())
         found.append(_point(told["step"], right, sum(task["n"] for task in told["tasks"].values())))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import UsageError
+from tuneport.foreign import read_text
 from tuneport.lab import controls, corpus, curve, family, questions, scoring, showing, summary, tuning
 from tuneport.lab.family import Architecture
 from tuneport.lab.lines import write_lines
@@ -107,7 +108,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
     started = time.perf_counter()
     with workplace(out, {"format": "tuneport-demo-1", "seed": seed, "recipe": asdict(recipe)}) as folder:
         if folder is None:
-            record = json.loads((out / "summary.json").read_text())
+            record = json.loads(read_text(out / "summary.json"))
             show(showing.table(record))
             return Summary(out, record, already_done=True)
 
@@ -201,7 +202,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
             further.result()
 
         made = ("v2-transferred", "v1-backported", "v2-shuffled", "v2-foreign")
-        manifests = {name: json.loads((models[name] / "tuneport.json").read_text()) for name in made}
+        manifests = {name: json.loads(read_text(models[name] / "tuneport.json")) for name in made}
         norms = manifests["v2-transferred"]["measures"]
         doubts = {name: manifest["roles"]["doubts"] for name, manifest in manifests.items()}
         seconds = time.perf_counter() - started

@@ -18,6 +18,7 @@ import numpy as np
 from tuneport.errors import StudyError
 from tuneport.evaluate.answered import LOSS, answered
 from tuneport.evaluate.measures import Matrix
+from tuneport.foreign import read_text
 
 Row = Mapping[str, Any]
 Scores = Mapping[str, Mapping[str, float]]  # by task, then by example
@@ -104,7 +105,7 @@ class Family:
 
     def _examples(self, folder: str) -> dict[str, dict[str, float]]:
         if folder not in self._kept:
-            lines = (self.folder / "steps" / folder / "scores.examples.jsonl").read_text(encoding="utf-8")
+            lines = read_text(self.folder / "steps" / folder / "scores.examples.jsonl", most=2**30)
             found = answered(json.loads(line) for line in lines.splitlines())
             self._kept[folder] = {
                 task: dict(zip(of.ids, of.scores.tolist(), strict=True)) for task, of in found.items()
@@ -117,7 +118,7 @@ def read_families(folders: Iterable[Path]) -> list[Family]:
     found = []
     for folder in folders:
         try:
-            document = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+            document = json.loads(read_text(folder / "results.json"))
             seeds = document["study"]["families"]
         except (OSError, ValueError, KeyError) as error:
             raise StudyError(f"{folder} holds no results.json to read: run `tuneport study` first.") from error

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuneport.foreign import read_text
 from tuneport.lab import comparison
 from tuneport.lab.workshop import Workshop, need_models_extra, workshop
 from tuneport.place import workplace
@@ -47,6 +48,6 @@ def experiment(
                 "recipe": asdict(recipe),
             }
             (folder / SUMMARY).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    record: dict[str, Any] = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+    record: dict[str, Any] = json.loads(read_text(out / SUMMARY))
     show(comparison.table(record))
     return record

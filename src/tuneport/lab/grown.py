@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneport.errors import UsageError
+from tuneport.foreign import read_text
 from tuneport.lab import corpus, questions
 from tuneport.lab.corpus import World
 from tuneport.lab.questions import Question
@@ -37,7 +38,7 @@ class Grown:
 def open_family(folder: Path) -> Grown:
     """The family of a finished demo. Raises `UsageError` where `folder` is none."""
     try:
-        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        plan = json.loads(read_text(folder / PLAN))
         if plan["format"] != _FORMAT or not (folder / "summary.json").is_file():
             raise ValueError("begun as something else, or not finished")
         seed = int(plan["seed"])

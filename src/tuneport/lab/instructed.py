@@ -14,6 +14,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from tuneport.errors import UsageError
+from tuneport.foreign import read_text
 from tuneport.lab import family, languages, questions, tuning
 from tuneport.lab.family import Architecture
 from tuneport.lab.languages import ENGLISH, TEMPLATE_OF_VERSION_2, Recipe, Text
@@ -67,7 +68,7 @@ def make_instructed(out: str | Path, size: str = "small", seed: int = 0, recipe:
                 tuning.fine_tune(made, base, folder / f"lesson-{version}", recipe.instruct, seed, Running())
         record = {
             "format": FORMAT,
-            "plan": json.loads((folder / "plan.json").read_text(encoding="utf-8")),
+            "plan": json.loads(read_text(folder / "plan.json")),
             "text": _digest(text),
             "examples": {name: len(lesson) for name, lesson in text.lessons.items()} | {"test": len(text.asked)},
         }

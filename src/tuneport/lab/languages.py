@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tuneport.foreign import read_text
 from tuneport.lab import command, comparison, corpus, family, questions, tongues, tuning, vocabulary
 from tuneport.lab.comparison import difference, does_no_harm, gains
 from tuneport.lab.corpus import World
@@ -282,7 +283,7 @@ def _question(tongue: Tongue, asked: tongues.Asked) -> Question:
 
 
 def _template(model: Path) -> str:
-    return (model / "chat_template.jinja").read_text(encoding="utf-8")
+    return read_text(model / "chat_template.jinja")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

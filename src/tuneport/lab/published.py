@@ -25,6 +25,7 @@ import numpy as np
 
 from tuneport.errors import TuneportError
 from tuneport.evaluate import measures
+from tuneport.foreign import read_text
 from tuneport.lab import prose, records, scoring, tuning
 from tuneport.lab.lines import write_lines
 from tuneport.lab.memory import Cost, run_measured
@@ -63,7 +64,7 @@ def published(out: str | Path, recipe: Recipe | None = None) -> dict[str, Any]:
     started = time.perf_counter()
     with workplace(out, {"format": "tuneport-published-2", "recipe": asdict(recipe)}) as folder:
         if folder is None:
-            found: dict[str, Any] = json.loads((out / "summary.json").read_text())
+            found: dict[str, Any] = json.loads(read_text(out / "summary.json"))
             return found
 
         def tell(what: str) -> None:
@@ -132,7 +133,7 @@ def published(out: str | Path, recipe: Recipe | None = None) -> dict[str, Any]:
                 name: {
                     "seconds": cost.seconds,
                     "peak_mib": cost.peak_mib,
-                    "measures": json.loads((models[name] / "tuneport.json").read_text())["measures"],
+                    "measures": json.loads(read_text(models[name] / "tuneport.json"))["measures"],
                 }
                 for name, cost in costs.items()
             },

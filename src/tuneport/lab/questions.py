@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuneport.errors import TuneportError
+from tuneport.foreign import read_text
 from tuneport.lab import corpus
 from tuneport.lab.corpus import World
 from tuneport.lab.vocabulary import ASSISTANT, SEPARATOR, USER, chat_prompt
@@ -120,7 +121,7 @@ def as_message(question: Question) -> dict[str, object]:
 
 def read_questions(path: Path) -> list[Question]:
     """The questions of a file that has one of them a line."""
-    return [Question(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [Question(**json.loads(line)) for line in read_text(path).splitlines()]
 
 
 def for_its_number(problem: Question) -> Question:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tuneport.evaluate.examples import read_tasks
 from tuneport.evaluate.keeping import examples_file
+from tuneport.foreign import read_text
 
 MAX_NEW_TOKENS = 24
 BATCH = 256
@@ -58,4 +59,4 @@ def _evaluate(model: Path, tasks: Path, out: Path, **choices: Any) -> None:
 
 
 def _outcomes(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in examples_file(out).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in read_text(examples_file(out), most=2**30).splitlines()]

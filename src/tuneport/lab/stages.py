@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tuneport.foreign import read_text
 from tuneport.lab import command, comparison, questions, scoring, tuning
 from tuneport.lab.comparison import difference, gains
 from tuneport.lab.experiment import experiment
@@ -196,7 +197,7 @@ def _each_once(drawn: Sequence[Question]) -> list[Question]:
 
 def _rewards(tuned: Path) -> dict[str, float]:
     """The mean reward of GRPO's first and last ten steps, from its log."""
-    log = [json.loads(line) for line in (tuned / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    log = [json.loads(line) for line in read_text(tuned / "log.jsonl").splitlines()]
     found = [line["reward"] for line in log]
     first, last = found[:10], found[-10:]
     return {"first": sum(first) / len(first), "last": sum(last) / len(last)}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import UsageError
+from tuneport.foreign import read_text
 from tuneport.lab import corpus, family, training, tuning, vocabulary
 from tuneport.lab.family import Architecture
 from tuneport.lab.lines import write_lines, write_once
@@ -98,7 +99,7 @@ def make_family(out: str | Path, size: str = "small", seed: int = 0, recipe: Ver
         _pretrain(folder, recipe, text, seed)
         record = {
             "format": FORMAT,
-            "plan": json.loads((folder / "plan.json").read_text(encoding="utf-8")),
+            "plan": json.loads(read_text(folder / "plan.json")),
             "text": text.digest(),
             "examples": {"taught": len(text.taught), "test": len(text.test), "few_shot": len(text.few_shot)},
         }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuneport.errors import OutputError, UsageError
-from tuneport.foreign import resolved
+from tuneport.foreign import resolved, write_new
 from tuneport.report.fetching import at_hand, url_of
 from tuneport.report.findings import findings
 from tuneport.report.reading import RESULTS, STEPS, STUDY
@@ -71,9 +71,7 @@ def _write(place: Path, text: str) -> None:
         raise OutputError(f"{place} is a folder; --out names a file.")
     unfinished = place.with_name(f"{place.name}.new")
     try:
-        unfinished.unlink(missing_ok=True)  # what a kill left; or a link, through which nothing is written
-        with open(unfinished, "x", encoding="utf-8") as file:
-            file.write(text)
+        write_new(unfinished, text.encode("utf-8"))
         unfinished.replace(place)
     except OSError as error:
         raise OutputError(f"{place} cannot be written: {error.strerror or error}. Choose another --out.") from None

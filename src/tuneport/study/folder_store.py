@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tuneport.checkpoint.replacing import MOST_MANIFEST_BYTES
 from tuneport.errors import ForeignFileError, OutputError
-from tuneport.foreign import open_own, read_bytes, resolved
+from tuneport.foreign import open_own, read_bytes, resolved, write_new
 from tuneport.study.holding import alone, this_process, told
 from tuneport.study.records import RECORD
 from tuneport.study.store import LOCK, STEPS
@@ -53,9 +53,7 @@ class FolderStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._refuse_links(path.parent)
             fresh = path.with_name(f"{path.name}.new")
-            fresh.unlink(missing_ok=True)  # what a kill left; or a link, through which nothing is written
-            with open(fresh, "xb") as file:
-                file.write(content)
+            write_new(fresh, content)
             fresh.replace(path)
 
     def sizes(self, folder: str) -> dict[str, int]:

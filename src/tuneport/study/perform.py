@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import StudyError
+from tuneport.foreign import write_new
 from tuneport.study.graph import Parent, Step
 
 Given = Mapping[str, Path | str]  # by role: a local path, or a name (Hub id, task of the harness)
@@ -192,5 +193,5 @@ def _with_tuples(choices: Mapping[str, Any]) -> dict[str, Any]:
 def _write(path: Path, found: Mapping[str, Any]) -> None:
     """A result that its verb only returns."""
     fresh = path.with_name(f"{path.name}.new")
-    fresh.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_new(fresh, (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
     fresh.rename(path)

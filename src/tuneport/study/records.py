@@ -157,7 +157,12 @@ def finished_files(place: Path) -> Iterator[Path]:
     """The files of a step, in order, without its record and without what was cut short."""
     for path in sorted(place.rglob("*")):
         parts = path.relative_to(place).parts
-        if path.is_file() and parts[0] not in (RECORD, ERROR) and not any(p.endswith(_UNFINISHED) for p in parts):
+        if (
+            path.is_file()
+            and not path.is_symlink()
+            and parts[0] not in (RECORD, ERROR)
+            and not any(p.endswith(_UNFINISHED) for p in parts)
+        ):
             yield path
 
 
