@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize, safe_open
 
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.header import MAX_HEADER_BYTES, header_length, parse_header, render_header
+from tuneport.checkpoint.header import MAX_HEADER_BYTES, header_length, parse_header, render_header, rendered_length
 from tuneport.errors import CheckpointError
 
 Read = dict[str, tuple[str, tuple[int, ...], bytes]]
@@ -298,13 +298,15 @@ def test_a_rendered_header_is_read_back_by_the_official_reader(made: tuple[dict[
         for name, entry in header.items()
         if name != "__metadata__"
     }
-    content = render_header(tensors, {"format": "pt"}) + data
+    entries = [(name, *entry) for name, entry in tensors.items()]
+    content = render_header(entries, {"format": "pt"}) + data
+    assert rendered_length(entries, {"format": "pt"}) == len(content) - len(data)
     theirs = official(content)
     assert theirs is not None and {name: (t[0], t[1], data[t[2] : t[3]]) for name, t in tensors.items()} == theirs
     assert int.from_bytes(content[:8], "little") % 8 == 0, "data begins at a multiple of eight"
 
 
 def test_metadata_of_a_rendered_header_is_what_the_official_reader_shows(tmp_path: Path) -> None:
-    (tmp_path / "x.safetensors").write_bytes(render_header({"x": ("F32", (1,), 0, 4)}, {"format": "pt"}) + b"1234")
+    (tmp_path / "x.safetensors").write_bytes(render_header([("x", "F32", (1,), 0, 4)], {"format": "pt"}) + b"1234")
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}

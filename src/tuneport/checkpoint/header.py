@@ -8,9 +8,10 @@ lists them.
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -86,17 +87,41 @@ def parse_header(header: bytes, file_size: int, where: str) -> dict[str, TensorR
     return tensors
 
 
-def render_header(tensors: Mapping[str, tuple[str, tuple[int, ...], int, int]], metadata: Mapping[str, str]) -> bytes:
-    """A file's first bytes: eight of length, then JSON padded to a multiple of eight.
+# Of each tensor: name, dtype, shape, and where its bytes begin and end, counted from the end of the header.
+Entries = Iterable[tuple[str, str, tuple[int, ...], int, int]]
 
-    ``tensors`` maps each name to (dtype, shape, begin, end), byte offsets counted from the end of the header.
-    """
-    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    for name, (dtype, shape, begin, end) in tensors.items():
-        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+
+def render_header(entries: Entries, metadata: Mapping[str, str]) -> bytes:
+    """A file's first bytes: eight of length, then JSON padded to a multiple of eight."""
+    content = io.BytesIO(bytes(8))
+    content.seek(8)
+    content.writelines(_rendered(entries, metadata))
+    content.write(b" " * (-content.tell() % 8))
+    length = content.tell() - 8
+    content.seek(0)
+    content.write(length.to_bytes(8, "little"))
+    return content.getvalue()
+
+
+def rendered_length(entries: Entries, metadata: Mapping[str, str]) -> int:
+    """How many bytes `render_header` gives."""
+    length = 8 + sum(map(len, _rendered(entries, metadata)))
+    return length + -length % 8
+
+
+def _rendered(entries: Entries, metadata: Mapping[str, str]) -> Iterator[bytes]:
+    """The JSON of a header, tensor by tensor: at once, it takes ten times its bytes."""
+    between = "{"
+    if metadata:
+        told = json.dumps(dict(metadata), separators=(",", ":"), ensure_ascii=False)
+        yield f'{{"__metadata__":{told}'.encode()
+        between = ","
+    for name, dtype, shape, begin, end in entries:
+        called, sizes = json.dumps(name, ensure_ascii=False), ",".join(map(str, shape))
+        entry = f'{{"dtype":"{dtype}","shape":[{sizes}],"data_offsets":[{begin},{end}]}}'
+        yield f"{between}{called}:{entry}".encode()
+        between = ","
+    yield b"}" if between == "," else b"{}"
 
 
 def _load_json(header: bytes, where: str) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.header import render_header
+from tuneport.checkpoint.header import Entries, render_header, rendered_length
 from tuneport.checkpoint.weights import StoredTensor, TensorTable
 from tuneport.lazily import LazyMapping
+
+_METADATA = {"format": "pt"}
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,15 @@ class Layout:
         return sum(self.sizes.values()) + len(self.index or b"")
 
     def _header(self, file: str) -> bytes:
-        entries, position = {}, 0
-        for place in self._places[file]:
-            slot = self.slots.at(self.order[place])
-            entries[slot.name] = (slot.dtype, slot.shape, position, position + slot.nbytes)
-            position += slot.nbytes
-        return _rendered(entries)
+        return render_header(_entries(self.slots.at(self.order[place]) for place in self._places[file]), _METADATA)
 
 
-Entries = Mapping[str, tuple[str, tuple[int, ...], int, int]]
+def _entries(slots: Iterable[StoredTensor]) -> Entries:
+    """What a header says of tensors that lie one after another."""
+    position = 0
+    for slot in slots:
+        yield slot.name, slot.dtype, slot.shape, position, position + slot.nbytes
+        position += slot.nbytes
 
 
 def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...]]], shard_bytes: int, stem: str = "model") -> Layout:
@@ -93,24 +95,22 @@ def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...]]], shard_bytes: in
             file = f"{stem}.safetensors" if one else f"{stem}-{number:05d}-of-{len(ends):05d}.safetensors"
             places[file] = range(len(in_order), end)
             shard = sorted(places[file], key=lambda place: -DTYPES[shapes[kind[place]][0]].itemsize)
-            entries, position = {}, 0
+
+            def tensor(place: int, offset: int = 0) -> StoredTensor:
+                dtype, shape = shapes[kind[place]]
+                return StoredTensor(names[place], dtype, shape, file, offset, _nbytes((names[place], dtype, shape)))  # noqa: B023
+
+            position = rendered_length(_entries(map(tensor, shard)), _METADATA)
             for place in shard:
-                nbytes = _nbytes((names[place], *shapes[kind[place]]))
-                entries[names[place]] = (*shapes[kind[place]], position, position + nbytes)
-                position += nbytes
-            header = len(_rendered(entries))
-            sizes[file] = header + position
+                found = tensor(place, position)
+                yield found
+                position += found.nbytes
+            sizes[file] = position
             in_order.extend(shard)
-            for name, (dtype, shape, start, stop) in entries.items():
-                yield StoredTensor(name, dtype, shape, file, header + start, stop - start)
 
     slots = TensorTable(placed())
     order = array("Q", (slots.place(names[place]) for place in in_order))
     return Layout(slots, sizes, None if len(ends) == 1 else f"{stem}.safetensors.index.json", order, in_order, places)
-
-
-def _rendered(entries: Entries) -> bytes:
-    return render_header(entries, {"format": "pt"})
 
 
 def _nbytes(tensor: tuple[str, str, tuple[int, ...]]) -> int:

@@ -1,7 +1,7 @@
 """How many workers, and how large the pieces, so that memory stays under --max-memory.
 
 In come the bound and what the process holds already, out come workers and piece size. Sizes are in bytes, pieces in
-elements. What a run needs does not depend on the size of the model.
+elements. What a run needs depends on the number of tensors and leaves, not on their size.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ _TEMPORARIES = 10 * BLOCK * 8
 _THREAD = MIB // 2
 # What the command line holds before a run begins: the interpreter, numpy and tuneport.
 _BARE = 32 * MIB
-# The journal, the digests of leaves and the manifest being written.
+# The manifest being written, and what is known of each leaf (`results`).
 _BOOKKEEPING = 6 * MIB
+_BYTES_PER_LEAF = 120
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -45,20 +46,24 @@ class Budget:
     limit: int
 
 
-def budget(limit: int | None, workers: int | None, default: int = DEFAULT_MAX_MEMORY, more: int = 0) -> Budget:
+def budget(
+    limit: int | None, workers: int | None, default: int = DEFAULT_MAX_MEMORY, more: int = 0, leaves: int = 0
+) -> Budget:
     """The largest pool that fits into ``limit`` bytes. Raises `OutputError` naming the minimum where none does.
 
-    ``more`` are bytes that each worker needs beside its pieces: tiles of an adapter's factors.
+    ``more`` are bytes that each worker needs beside its pieces: tiles of an adapter's factors. ``leaves``: how many will be
+    written. What the plan takes for each tensor is held already.
     Without a limit ``default`` holds; in a process that holds much already (a notebook with torch in it), it bounds
     what the run adds.
     """
     held = memory_held()
     if limit is None:
         limit = max(default, held + default - _BARE)
+    bookkeeping = _BOOKKEEPING + leaves * _BYTES_PER_LEAF
     wanted = workers if workers is not None else usable_cpus()
     for count in range(wanted, 0, -1):
         for piece in PIECES:
-            estimate = held + _BOOKKEEPING + count * (piece * _BYTES_PER_ELEMENT + _TEMPORARIES + _THREAD + more)
+            estimate = held + bookkeeping + count * (piece * _BYTES_PER_ELEMENT + _TEMPORARIES + _THREAD + more)
             if estimate <= limit:
                 return Budget(count, piece, estimate, limit)
     raise OutputError(

@@ -175,7 +175,7 @@ def _cache_refusals(plan: Plan) -> list[str]:
 
 def _memory(plan: Plan, running: Running) -> tuple[Budget | None, list[str]]:
     try:
-        return budget(running.memory_limit, running.workers, plan.default_limit, plan.more_memory), []
+        return budget(running.memory_limit, running.workers, plan.default_limit, plan.more_memory, plan.leaves), []
     except OutputError as error:
         return None, [str(error)]
 

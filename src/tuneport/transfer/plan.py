@@ -162,6 +162,11 @@ class Plan:
         return LazySequence(len(self.tasks), lambda number: self.layout.slots.at(self.layout.order[number]))
 
     @property
+    def leaves(self) -> int:
+        """Leaves of 4 MiB of the output."""
+        return sum(leaf_count(slot.nbytes) for slot in self.slots)
+
+    @property
     def bytes_to_read(self) -> int:
         """Bytes of weights that the run reads (each output tensor's sources once)."""
         return sum(source.nbytes for task in self.tasks for source in _sources(task.recipe))

@@ -108,7 +108,7 @@ def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -
         for warning in (*plan.warnings, *seen.warnings):  # those of tokens wait for their share of Δ
             warn(warning)
     record = plan.record()
-    pool = budget(running.memory_limit, running.workers, plan.default_limit, plan.more_memory)
+    pool = budget(running.memory_limit, running.workers, plan.default_limit, plan.more_memory, plan.leaves)
     try:
         with begin(out, record, plan.layout, running.overwrite) as folder:
             begun = time.monotonic()
