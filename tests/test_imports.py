@@ -112,7 +112,15 @@ def test_the_verbs_can_be_called_from_python_whatever_was_imported_before() -> N
 
 
 # Which rooms a room may know (DESIGN: direction of imports). The roof (cli, inspecting, __init__) knows all.
-EVERYWHERE = {"errors", "expressions", "json_text", "lazily", "limited", "printable", "terminal"}  # what every room may know
+EVERYWHERE = {
+    "errors",
+    "expressions",
+    "json_text",
+    "lazily",
+    "limited",
+    "printable",
+    "terminal",
+}  # what every room may know
 ALLOWED = {
     "errors": set(),
     "expressions": {"limited"},

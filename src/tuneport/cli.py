@@ -50,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1  # the reader of stdout went away, and wants no more
     except (OSError, MemoryError) as error:
         return _fail(options, type(error).__name__, _system_message(error), 1)
+    except BaseException as error:
+        if (
+            type(error).__name__ != "PanicException"
+        ):  # of no class that can be imported: each library in Rust has its own
+            raise
+        return _fail(options, "PanicException", _panic_message(error), 1)
 
 
 @contextlib.contextmanager
@@ -508,6 +514,15 @@ def _fail(options: argparse.Namespace, kind: str, message: str, status: int) -> 
             _say(_as_one_object({"error": {"type": kind, "message": message}}))
     tell(f"tuneport: {in_brief(message)}")
     return status
+
+
+def _panic_message(error: BaseException) -> str:
+    """What a library in Rust (tokenizers, safetensors) stopped at, and what the usual cause is."""
+    told = " ".join(printable(str(error)).split())[:300]
+    return (
+        f"A library stopped at what it was given: {told}. Where it names `retry-limit`, an expression in the model's "
+        "tokenizer.json takes too long on one of the texts: leave that text out, or use another tokenizer."
+    )
 
 
 def _system_message(error: OSError | MemoryError) -> str:

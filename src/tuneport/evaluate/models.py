@@ -33,6 +33,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Small files that change what a model says, beside its weights.
 _MANNERS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ def _find(spec: str, name: str) -> Seat:
             seat = _find_adapter(fetch(checkpoint).path, name)
             return replace(seat, identity=at | {"base": seat.identity["base"]})
         return Seat(name, checkpoint.hub_id, checkpoint.revision, None, at, checkpoint.warnings)
+    for file in _SETTINGS:  # transformers reads them again, without a bound of depth
+        SidecarFolder("model", name, folder).json(file)
     hasher = blake3()
     for file in _MANNERS:
         if (folder / file).is_file():
@@ -342,12 +345,23 @@ def _ends(seat: Seat, tokenizer: Any) -> set[int]:
     from transformers import AutoConfig, GenerationConfig
 
     try:
-        settings = GenerationConfig.from_pretrained(seat.source, revision=seat.revision or "main")
-    except OSError:  # no generation_config.json: transformers takes them from the config
-        config = AutoConfig.from_pretrained(seat.source, revision=seat.revision, trust_remote_code=False)
-        settings = GenerationConfig.from_model_config(config)
+        try:
+            settings = GenerationConfig.from_pretrained(seat.source, revision=seat.revision or "main")
+        except OSError:  # no generation_config.json: transformers takes them from the config
+            config = AutoConfig.from_pretrained(seat.source, revision=seat.revision, trust_remote_code=False)
+            settings = GenerationConfig.from_model_config(config)
+    except Exception as error:  # a file of others: transformers raises anything
+        raise CheckpointError(
+            f"model {seat.name}: its generation settings cannot be read: {_first_line(error)}. Mend generation_config.json or "
+            "config.json."
+        ) from error
     own = settings.eos_token_id
-    ends = set(own if isinstance(own, list) else [] if own is None else [own])
+    listed = own if isinstance(own, list) else [] if own is None else [own]
+    if not all(type(token) is int for token in listed):
+        raise CheckpointError(
+            f"model {seat.name}: `eos_token_id` in its generation settings is {str(own)[:60]!r}, not a token id or a list of these."
+        )
+    ends = set(listed)
     return ends if tokenizer.eos_token_id is None else ends | {int(tokenizer.eos_token_id)}
 
 

@@ -16,6 +16,7 @@ from tuneport.checkpoint.config_settings import set_dtype
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.folder import LICENCE_PREFIXES, PROCESSOR_FILES, TOKENIZER_FILES
 from tuneport.checkpoint.reading import reading
+from tuneport.errors import CheckpointError
 from tuneport.foreign import check_file, read_text, write_new
 from tuneport.json_text import read_json
 from tuneport.tune.casting import CastLoss, as_stored, cast_loss
@@ -92,9 +93,15 @@ def _forget_the_place(path: Path) -> None:
 
 
 def stops_of(settings: Mapping[str, Any]) -> list[int]:
-    """The tokens that a config or generation config lets generation stop at."""
+    """The tokens that a config or generation config lets generation stop at. Raises `CheckpointError` for what is none."""
     stops = settings.get("eos_token_id")
-    return list(stops) if isinstance(stops, list) else [] if stops is None else [int(stops)]
+    listed = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    if not all(type(stop) is int for stop in listed):
+        raise CheckpointError(
+            f"`eos_token_id` in the model's config or generation config is {str(stops)[:60]!r}, not a token id or a list of these. "
+            "Correct it."
+        )
+    return list(listed)
 
 
 def _by_the_starts_names(model: Any, state: Mapping[str, Any]) -> dict[str, Any]:
