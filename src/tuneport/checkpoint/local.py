@@ -36,9 +36,9 @@ _WEIGHTS = (".safetensors", ".bin")
 MOST_CONFIG_BYTES = 8 * 2**20
 
 
-def open_folder(path: Path, role: str, stem: str = "model") -> Checkpoint:
-    """A checkpoint from a local folder; ``stem`` is how its weight files begin."""
-    label = printable_line(resolved(path).name)
+def open_folder(path: Path, role: str, stem: str = "model", label: str | None = None) -> Checkpoint:
+    """A checkpoint from a local folder; ``stem`` is how its weight files begin, ``label`` what it is called if not by its name."""
+    label = printable_line(label or resolved(path).name)
     where = f"{role} {label}"
     try:
         names = [entry.name + "/" * entry.is_dir() for entry in path.iterdir() if entry.exists()]

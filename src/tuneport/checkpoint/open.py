@@ -15,10 +15,10 @@ from tuneport.errors import CheckpointError
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./+-]+))?")
 
 
-def open_checkpoint(spec: str | os.PathLike[str], role: str) -> Checkpoint:
+def open_checkpoint(spec: str | os.PathLike[str], role: str, label: str | None = None) -> Checkpoint:
     """A checkpoint from a folder, or from a Hub id such as ``org/name`` or ``org/name@revision``.
 
-    A folder that exists comes first. Raises `CheckpointError`, naming what was looked for and what to do.
+    A folder that exists comes first; ``label`` is what it is called where that is not its own name. Raises `CheckpointError`, naming what was looked for and what to do.
     """
     text = os.fspath(spec)
     if not text:
@@ -29,7 +29,7 @@ def open_checkpoint(spec: str | os.PathLike[str], role: str) -> Checkpoint:
             raise CheckpointError(f"{role} {text} is unfinished; run the command that began it again, it goes on.")
         if (path / "diff.safetensors").exists() or (path / "diff.safetensors.index.json").exists():
             raise CheckpointError(f"{role} {text} is a diff vector; add it to a model with `tuneport apply`.")
-        return open_folder(path, role)
+        return open_folder(path, role, label=label)
     if path.exists():
         raise CheckpointError(f"{role} {text} is a file; give the folder that holds it, with its config.json.")
     found = HUB_ID.fullmatch(text)

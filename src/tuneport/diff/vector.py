@@ -70,8 +70,8 @@ class DiffVector:
         return tuple(self.entries[name]["ids"]) if "ids" in self.entries[name] else None
 
 
-def open_diff(spec: str | os.PathLike[str], role: str = "diff") -> DiffVector:
-    """A diff vector from its folder. Raises `CheckpointError` where it is none, or incomplete."""
+def open_diff(spec: str | os.PathLike[str], role: str = "diff", label: str | None = None) -> DiffVector:
+    """A diff vector from its folder, called ``label`` if not by its name. Raises `CheckpointError` where it is none, or incomplete."""
     from tuneport.transfer.run import read_manifest
 
     path = Path(os.path.expanduser(spec))
@@ -82,7 +82,7 @@ def open_diff(spec: str | os.PathLike[str], role: str = "diff") -> DiffVector:
     manifest = read_manifest(path)
     if manifest.get("operation") != "diff":
         raise CheckpointError(f"{role} {path} is no diff vector (its manifest says {manifest.get('operation')!r}).")
-    stored = replace(open_folder(path, role, stem=STEM), role=role)
+    stored = replace(open_folder(path, role, stem=STEM, label=label), role=role)
     entries = manifest.get("diff")
     names = {name for name in stored.tensors if not name.startswith(RAW)}
     if not isinstance(entries, dict) or names != {name for name, entry in entries.items() if entry.get("stored")}:

@@ -8,7 +8,6 @@ place. What a killed run finished is checked and kept.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,23 +34,20 @@ from tuneport.transfer import arithmetic
 from tuneport.transfer.budget import PIECE, Budget, budget
 from tuneport.transfer.card import render_card
 from tuneport.transfer.choices import Choices, Running
+from tuneport.transfer.conclusion import conclude, lost_difference, measure_dropped
 from tuneport.transfer.kept_sample import keep_base
-from tuneport.transfer.look import ZERO_DIFF, look, settle
+from tuneport.transfer.look import ZERO_DIFF, look
 from tuneport.transfer.manifest import (
     index_file,
     input_digests,
-    make_manifest,
-    measures,
     misshapen,
     render_manifest,
-    rounding_loss,
 )
-from tuneport.transfer.pieces import Difference, Readers, Source, Sum, equal, nonfinite_in
+from tuneport.transfer.pieces import Readers, Source, Sum, equal, nonfinite_in
 from tuneport.transfer.plan import OutputTask, Plan, plan_transfer, ties_of
 from tuneport.transfer.product import are_alike
 from tuneport.transfer.results import Results
 from tuneport.transfer.stream import Progress, Workspace, run_leaves
-from tuneport.transfer.tokens import LostDifference, token_warnings
 
 Warn = Callable[[str], None]
 
@@ -115,32 +111,27 @@ def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -
             plan = replace(plan, inputs=tuple(fetched(checkpoint) for checkpoint in plan.inputs))
             with opened(plan.inputs) as readers:
                 results, dropped = _stream(plan, folder, readers, pool, running)
-                lost = _lost_difference(plan, results, readers)
+                lost = lost_difference(plan, results, readers)
                 digests = input_digests(plan, readers, pool)
                 if plan.operation == "diff":
                     plan = replace(plan, extra={**plan.extra, "base_sample": keep_base(plan, readers)})
                 for reader in readers.values():
                     reader.check_unchanged()
             check_sidecars_unchanged(plan, record)
-            totals = replace(measures(results), lost_norm=None if lost is None else lost.norm)
-            if totals.is_zero:
+            found = conclude(plan, seen, results, lost)
+            if found.totals.is_zero:
                 folder.discard()
                 raise NumericsError(_with_noticed(ZERO_DIFF, plan))
-            verdict = settle(seen, totals.roles, totals.drift_norm)
-            tokens = [line for match in plan.vocabulary for line in token_warnings(match, lost)]
-            losses = rounding_loss(plan, results, totals.rounding)
-            warnings = (*tokens, *plan.warnings, *verdict.warnings, *losses)
-            _stop_if_doubtful(warnings, running)
-            manifest = make_manifest(
-                plan, record, results, dropped, totals, verdict, warnings, digests, pool, time.monotonic() - begun
-            )
+            _stop_if_doubtful(found.warnings, running)
+            manifest = found.manifest(plan, record, results, dropped, digests, pool, time.monotonic() - begun)
             card = render_card(manifest)
             manifest["files"]["README.md"] = blake3(card).hexdigest()
             folder.finish({**plan.files, **index_file(plan), "README.md": card}, render_manifest(manifest))
     except AlreadyDone:
         return Outcome(out, read_manifest(out), already_done=True)
     known = {doubt.kind for doubt in seen.doubts}
-    again = (*(doubt.message for doubt in verdict.doubts if doubt.kind in known), *(losses if seen.losses else ()))
+    doubted = (doubt.message for doubt in found.verdict.doubts if doubt.kind in known)
+    again = (*doubted, *(found.losses if seen.losses else ()))
     return Outcome(out, manifest, told=(*plan.warnings, *again) if warn is not None else ())
 
 
@@ -223,7 +214,7 @@ def _stream(
         bad = [(plan.tasks[n], count) for n in range(len(plan.tasks)) if (count := results.nonfinite(n))]
         if bad:
             raise NumericsError(_tell_nonfinite(bad, readers))
-    return results, _measure_dropped(plan, readers)
+    return results, measure_dropped(plan, readers)
 
 
 def _do_leaf(
@@ -299,38 +290,6 @@ def _check_tied(plan: Plan, readers: Readers) -> None:
             f"lost:{listing(different)}\nIf the head counts, set `tie_word_embeddings` to false in that config.json; if "
             "it does not, take it out of the checkpoint."
         )
-
-
-def _measure_dropped(plan: Plan, readers: Readers) -> dict[str, float | None]:
-    """‖Δ‖ of what has no place in the output, so that the manifest says what was lost."""
-    norms: dict[str, float | None] = dict.fromkeys(line.name for line in plan.account.of("dropped"))
-    for left in plan.dropped:
-        # Of several diff vectors each has its own part.
-        norms[left.recipe.name] = math.hypot(
-            norms[left.recipe.name] or 0.0, math.sqrt(_square(left.recipe, left.elements, readers))
-        )
-    return norms
-
-
-def _lost_difference(plan: Plan, results: Results, readers: Readers) -> LostDifference | None:
-    """Δ in rows whose tokens have no place in the output; None where an adapter made them, and nothing was read."""
-    if not plan.lost:
-        return LostDifference(0.0, 0.0, False)
-    lost = math.sqrt(sum(_square(rows.recipe, rows.elements, readers) for rows in plan.lost))
-    names = {rows.recipe.name for rows in plan.lost}
-    beside = [result for result in results if result.has_diff and result.task.slot.name in names]
-    mean = sum(result.sums[0] for result in beside) / max(sum(result.task.slot.elements for result in beside), 1)
-    own = lost * lost / sum(rows.elements for rows in plan.lost)
-    whole = math.hypot(lost, math.sqrt(sum(result.sums[0] for result in results if result.has_diff)))
-    return LostDifference(lost, lost / whole if whole > 0 else 0.0, own > 9 * mean)
-
-
-def _square(recipe: Difference, elements: int, readers: Readers) -> float:
-    """‖Δ‖² of a recipe's elements."""
-    space, sums = Workspace(), np.zeros(arithmetic.SUMS)
-    for start in range(0, elements, PIECE):
-        recipe.piece(start, min(start + PIECE, elements), start, readers, space, sums)
-    return float(sums[0])
 
 
 def _tell_nonfinite(bad: list[tuple[OutputTask, int]], readers: Readers) -> str:

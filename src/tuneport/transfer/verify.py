@@ -21,7 +21,7 @@ from tuneport.checkpoint.adapter_names import weight_names
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.digest import leaf_count
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.folder import most_bytes
+from tuneport.checkpoint.journal import LeafRecord
 from tuneport.checkpoint.local import open_folder
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.reading import TensorReader, reading
@@ -29,19 +29,23 @@ from tuneport.checkpoint.weights import StoredTensor
 from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import UsageError, VerificationError, listing
 from tuneport.expressions import Expression, ExpressionError, try_expressions
-from tuneport.foreign import check_file, read_bytes
 from tuneport.json_text import as_json
 from tuneport.pairing.spelling_rules import Rename
 from tuneport.pairing.tensors import Rule
 from tuneport.transfer.budget import DEFAULT_MAX_MEMORY_PARSING, Budget, budget
 from tuneport.transfer.card import render_card
 from tuneport.transfer.choices import Choices, Running
+from tuneport.transfer.conclusion import conclude, lost_difference, measure_dropped
 from tuneport.transfer.contradictions import in_a_folder
 from tuneport.transfer.digests import tensor_digests
+from tuneport.transfer.entries import compare_entries
 from tuneport.transfer.kept_sample import keep_base
 from tuneport.transfer.kernel import no_sums
+from tuneport.transfer.look import look
 from tuneport.transfer.manifest import input_digests
 from tuneport.transfer.plan import OutputTask, Plan, plan_transfer
+from tuneport.transfer.recorded import OF_THAT_RUN, OF_THAT_VECTOR, differences
+from tuneport.transfer.results import Results
 from tuneport.transfer.run import fetched, leaf_pieces, opened, read_manifest
 from tuneport.transfer.stream import Progress, Workspace, run_leaves
 
@@ -52,12 +56,16 @@ SAMPLE = 64
 
 @dataclass(frozen=True)
 class Proof:
-    """What was proved: ``integrity only``, ``sample`` or ``full``; how many tensors and leaves were looked at."""
+    """What was proved: ``integrity only``, ``sample`` or ``full``; how many tensors and leaves were looked at.
+
+    ``of_that_run`` are the manifest's fields that a full proof takes as they stand: what only the run itself could know.
+    """
 
     kind: str
     tensors: int
     leaves: int
     recomputed: int
+    of_that_run: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line for a person."""
@@ -65,7 +73,10 @@ class Proof:
         if self.kind == "integrity only":
             return f"integrity only: {whole}. Give --base, --tuned and --onto to prove where they come from."
         part = "all of them" if self.kind == "full" else f"a sample of {self.recomputed} leaves"
-        return f"{self.kind}: {whole}, and {part} were recomputed from the parents, bit for bit."
+        proved = f"{self.kind}: {whole}, and {part} were recomputed from the parents, bit for bit."
+        if not self.of_that_run:
+            return proved
+        return f"{proved} Every field of the manifest was, but what only that run could know: {', '.join(self.of_that_run)}."
 
 
 def verify(
@@ -104,16 +115,47 @@ def verify(
         return Proof("integrity only", len(produced.tensors), leaves, 0)
     faults += _compare_parents(manifest, plan)
     faults += _compare_plans(manifest, plan)
+    faults += [
+        f"the header of {name} is not what these parents give"
+        for name, header in plan.layout.headers.items()
+        if name in produced.files and produced.files[name].header_digest != blake3(header[8:]).hexdigest()
+    ]
     if plan.refusals:
         _stop_if(faults, out)
     plan = replace(plan, inputs=tuple(fetched(checkpoint) for checkpoint in plan.inputs))
     with opened(plan.inputs) as readers, reading(produced) as reader:
-        faults += _compare_input_digests(manifest, plan, readers, pool, full)
+        digests = _digests_again(manifest, plan, readers, pool) if full else {}
+        faults += _compare_input_digests(manifest, digests)
         if plan.operation == "diff" and manifest.get("base_sample", {}) != keep_base(plan, readers):
             faults.append("the sample of the base in the manifest is not of this base")
-        recomputed, different = _recompute(plan, produced, reader, readers, pool, full, seed)
-    _stop_if(faults + different, out)
-    return Proof("full" if full else "sample", len(produced.tensors), leaves, recomputed)
+        results, recomputed, different = _recompute(plan, produced, reader, readers, pool, full, seed)
+        faults += different
+        if (
+            full
+            and manifest["operation"] == plan.operation
+            and recomputed == sum(leaf_count(slot.nbytes) for slot in plan.slots)
+        ):
+            faults += differences(manifest, _manifest_again(plan, manifest, results, readers, digests, pool))
+    _stop_if(faults, out)
+    if not full:
+        return Proof("sample", len(produced.tensors), leaves, recomputed)
+    known = OF_THAT_RUN if manifest["operation"] == plan.operation else (*OF_THAT_RUN, *OF_THAT_VECTOR)
+    return Proof("full", len(produced.tensors), leaves, recomputed, known)
+
+
+def _manifest_again(
+    plan: Plan,
+    manifest: Mapping[str, Any],
+    results: Results,
+    readers: Mapping[str, TensorReader],
+    digests: Mapping[str, Mapping[str, str]],
+    pool: Budget,
+) -> dict[str, Any]:
+    """The manifest as a run of today would write it from these parents."""
+    if plan.operation == "diff":
+        plan = replace(plan, extra={**plan.extra, "base_sample": manifest.get("base_sample")})
+    found = conclude(plan, look(plan), results, lost_difference(plan, results, readers))
+    return found.manifest(plan, plan.record(), results, measure_dropped(plan, readers), digests, pool, 0.0)
 
 
 def _plan_again(
@@ -131,24 +173,27 @@ def _plan_again(
 
     if not (base or tuned or onto or diffs):
         return None
+    # Words tell of a model by its name: by the one that it had then, wherever it lies now.
+    called = {entry["role"]: entry["name"] for entry in manifest["inputs"]}
     if diffs:
         if operation != "apply" or onto is None:
             raise UsageError("--diff goes with --onto, for an output of `tuneport apply`.")
         scales = manifest.get("scales", [])
         if len(scales) != len(diffs):
             raise VerificationError(f"The output was made of {len(scales)} diff vector(s), {len(diffs)} are given.")
-        vectors = [open_diff(spec, "diff" if len(diffs) == 1 else f"diff{i}") for i, spec in enumerate(diffs, 1)]
-        target = open_checkpoint(onto, "target")
+        roles = ["diff"] if len(diffs) == 1 else [f"diff{i}" for i in range(1, len(diffs) + 1)]
+        vectors = [open_diff(spec, role, called.get(role)) for spec, role in zip(diffs, roles, strict=True)]
+        target = open_checkpoint(onto, "target", called.get("target"))
         names = [name for vector in vectors for name in (*vector.entries, *vector.stored.tensors)]
         return plan_apply(vectors, scales, target, _choices_of(manifest, [*names, *target.tensors]))
     if base is None or tuned is None or (onto is None and operation != "diff"):
         raise UsageError("Give all of the parents: --base, --tuned and, for an output model, --onto.")
-    parents = open_checkpoint(base, "base"), open_checkpoint(tuned, "tuned")
+    parents = open_checkpoint(base, "base", called.get("base")), open_checkpoint(tuned, "tuned", called.get("tuned"))
     names = [name for parent in parents for name in (*parent.tensors, *weight_names(parent.tensors))]
     if operation == "diff":
         return plan_diff(*parents, _choices_of(manifest, names))
     assert onto is not None
-    target = open_checkpoint(onto, "target")
+    target = open_checkpoint(onto, "target", called.get("target"))
     choices = _choices_of(manifest, [*names, *target.tensors])
     if operation == "apply":
         scales = manifest.get("scales", [])
@@ -225,24 +270,10 @@ def _compare_digests(
 
 def _compare_files(manifest: Mapping[str, Any], out: Path, shards: set[str]) -> list[str]:
     recorded = manifest.get("files", {})
-    faults = []
-    for name, digest in recorded.items():
-        place = out / name
-        try:
-            if ".." in Path(name).parts or Path(name).is_absolute() or not check_file(place, out):
-                faults.append(f"{name} is in the manifest, but not in the folder")
-            elif blake3(read_bytes(place, out, most_bytes(name))).hexdigest() != digest:
-                faults.append(f"{name} was changed")
-        except OSError as error:
-            faults.append(f"{name} cannot be read: {error.strerror}")
+    faults = compare_entries(recorded, {*shards, MANIFEST}, out)
     if recorded.get(CARD) != _digest_of_card(manifest):
         faults.append(f"{CARD} is not the one that the manifest gives")
-    known = {*recorded, *shards, MANIFEST}
-    # Links and all else that is no folder: what is behind a link is not in the output, though a loader would take it.
-    strays = [
-        path.relative_to(out).as_posix() for path in sorted(out.rglob("*")) if path.is_symlink() or not path.is_dir()
-    ]
-    return faults + [f"{name} is in the folder, but not in the manifest" for name in strays if name not in known]
+    return faults
 
 
 def _digest_of_card(manifest: Mapping[str, Any]) -> str | None:
@@ -311,14 +342,16 @@ def _compare_words(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
     ]
 
 
-def _compare_input_digests(
-    manifest: Mapping[str, Any], plan: Plan, readers: Mapping[str, TensorReader], pool: Budget, full: bool
-) -> list[str]:
-    """Digests of the inputs, where the manifest has them and --full was asked for."""
-    recorded = {entry["role"]: entry["tensors"] for entry in manifest.get("inputs", []) if "tensors" in entry}
-    if not full or not recorded:
-        return []
-    given = input_digests(replace(plan, choices=replace(plan.choices, digest_inputs=True)), readers, pool)
+def _digests_again(
+    manifest: Mapping[str, Any], plan: Plan, readers: Mapping[str, TensorReader], pool: Budget
+) -> dict[str, dict[str, str]]:
+    """Digests of the inputs, where the manifest has them."""
+    asked = plan.choices.digest_inputs or any("tensors" in entry for entry in manifest["inputs"])
+    return input_digests(replace(plan, choices=replace(plan.choices, digest_inputs=asked)), readers, pool)
+
+
+def _compare_input_digests(manifest: Mapping[str, Any], given: Mapping[str, Mapping[str, str]]) -> list[str]:
+    recorded = {entry["role"]: entry["tensors"] for entry in manifest["inputs"] if "tensors" in entry}
     return [
         f"{role}: `{name}` is not the tensor this was made from"
         for role, digests in recorded.items()
@@ -335,7 +368,9 @@ def _recompute(
     pool: Budget,
     full: bool,
     seed: int,
-) -> tuple[int, list[str]]:
+) -> tuple[Results, int, list[str]]:
+    """The results of the leaves that were computed again, how many these are, and what is different on disk."""
+    results = Results(plan.tasks, plan.slots)
     leaves = [
         (number, leaf)
         for number, slot in enumerate(plan.slots)
@@ -349,9 +384,11 @@ def _recompute(
     def do(number: int, task: OutputTask, leaf: int, space: Workspace) -> bool:
         if (number, leaf) not in chosen:
             return True
-        itemsize, sums = DTYPES[task.slot.dtype].itemsize, no_sums()
+        itemsize, sums, hasher, bad = DTYPES[task.slot.dtype].itemsize, no_sums(), blake3(), 0
         for start, stop, origin in leaf_pieces(task, leaf, pool.piece):
-            content, _ = task.recipe.piece(start, stop, origin, readers, space, sums)
+            content, count = task.recipe.piece(start, stop, origin, readers, space, sums)
+            hasher.update(content)
+            bad += count
             written = space.buffer("written", len(content))
             reader.read_into(produced.tensors[task.slot.name], start * itemsize, written)
             if written != content:
@@ -359,12 +396,15 @@ def _recompute(
                 with lock:
                     found = start + first // itemsize
                     different[task.slot.name] = min(found, different.get(task.slot.name, found))
+        results.put(number, leaf, LeafRecord(hasher.digest(), tuple(sums.tolist()), bad))
         return True
 
     run_leaves(plan.tasks, do, pool.workers, Progress("recompute", sum(slot.nbytes for slot in plan.slots)))
-    return len(chosen), [
-        f"`{name}`: element {element} is not what the parents give" for name, element in sorted(different.items())
-    ]
+    return (
+        results,
+        len(chosen),
+        [f"`{name}`: element {element} is not what the parents give" for name, element in sorted(different.items())],
+    )
 
 
 def _is_there(slot: StoredTensor, produced: Checkpoint) -> bool:

@@ -1,0 +1,108 @@
+"""A manifest held against the one that the parents give, field by field.
+
+Every field is computed again, or stands in `OF_THAT_RUN`: what only the run itself could know. `verify` names these, and
+docs/formats.md says why each is there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+# ``*`` is any name, ``[]`` any place in a list; what lies below a field belongs to it.
+OF_THAT_RUN = (
+    "environment",  # the machine, its software, the time it took
+    "inputs[].name",  # what a parent was called, which commit it was, what the Hub said of it
+    "inputs[].revision",
+    "inputs[].hub",
+    "plan.inputs.*.name",
+    "plan.inputs.*.revision",
+    "plan.inputs.*.files.*.mtime_ns",  # a copy of a file has another
+    "plan.inputs.*.files.*.ctime_ns",
+    "plan.version",  # the software's, as in environment
+    "plan.choices",  # each as far as it has an effect: the seed has none where nothing is drawn
+)
+# What `apply` says and three models alone cannot: it names the diff vector, and was measured with it.
+OF_THAT_VECTOR = (
+    "formula", "inputs", "decisions", "config_differences", "tensors[].norms", "tensors[].rounding", "tokens", "measures",
+    "roles", "warnings", "scales", "plan",
+)  # fmt: skip
+# Compared with words of their own, whatever the operation and without --full.
+_ELSEWHERE = (
+    "operation", "formula", "decisions", "config_differences", "files", "tensors[].action", "tensors[].shape",
+    "tensors[].dtype", "tensors[].digest", "tensors[].scale", "base_sample",
+)  # fmt: skip
+# Sums are added up in one order by the kernel; numpy's, and another machine's, agree to seven digits or so.
+_SAME, _ALIKE = 1e-12, 1e-5
+
+
+def differences(said: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Where a manifest is not what the parents give, in words; ``found`` is made from them, as a run would make it."""
+    skipped = re.compile("|".join(map(_pattern, (*OF_THAT_RUN, *_ELSEWHERE))))
+    close = _SAME if _same_machine(said.get("environment"), found["environment"]) else _ALIKE
+    return [*_of_itself(said), *_differing(said, found, "", "", skipped, close)]
+
+
+def _of_itself(said: Mapping[str, Any]) -> Iterator[str]:
+    """What a manifest says twice."""
+    inputs = {entry["role"]: entry for entry in said["inputs"]}
+    plan = said["plan"]
+    for role, named in plan["inputs"].items():
+        for field in ("name", "revision"):
+            if inputs.get(role, {}).get(field) != named.get(field):
+                yield f"{field} of {role} is not the same in inputs and plan"
+    if plan.get("version") != _mapping(said.get("environment")).get("tuneport"):
+        yield "the version of tuneport is not the same in plan and environment"
+
+
+def _differing(said: Any, found: Any, path: str, shape: str, skipped: re.Pattern[str], close: float) -> Iterator[str]:
+    """``path`` is where the two values stand, for a person; ``shape`` the same with ``[]`` for places in lists."""
+    if shape and skipped.match(shape):
+        return
+    if isinstance(said, Mapping) and isinstance(found, Mapping):
+        for name in sorted({*said, *found}):
+            where, inner = (f"{path}.{name}", f"{shape}.{name}") if path else (name, name)
+            if skipped.match(inner):
+                continue
+            if name not in said or name not in found:
+                told = "is missing" if name not in said else "is in the manifest, but not in what these parents give"
+                yield f"{where} {told}"
+            else:
+                yield from _differing(said[name], found[name], where, inner, skipped, close)
+    elif _is_list(said) and _is_list(found) and len(said) == len(found):
+        for place, (one, other) in enumerate(zip(said, found, strict=True)):
+            name = one.get("name") if path == "tensors" and isinstance(one, Mapping) else None
+            told = f"`{name}`" if isinstance(name, str) else f"{path}[{place}]"
+            yield from _differing(one, other, told, f"{shape}[]", skipped, close)
+    elif not _same(said, found, close):
+        yield f"{path} is {_short(said)} in the manifest, these parents give {_short(found)}"
+
+
+def _same(said: Any, found: Any, close: float) -> bool:
+    if isinstance(found, float) and isinstance(said, int | float) and not isinstance(said, bool):
+        return math.isclose(said, found, rel_tol=close, abs_tol=close * 1e-3)
+    return type(said) is type(found) and bool(said == found)
+
+
+def _same_machine(said: Any, ours: Mapping[str, Any]) -> bool:
+    return all(_mapping(said).get(name) == ours[name] for name in ("kernel", "numpy", "system"))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _short(value: Any) -> str:
+    text = f"a list of {len(value)}" if _is_list(value) else repr(value)
+    return text if len(text) <= 100 else f"{text[:99]}…"
+
+
+def _pattern(field: str) -> str:
+    """The expression of a field and what lies below it; a name may hold dots."""
+    return re.escape(field).replace(r"\*", ".+") + r"(?=[.\[]|$)"
