@@ -22,7 +22,14 @@ def test_each_task_has_its_examples_in_order_with_their_weights() -> None:
     assert found["texts"].value == (3 * 2.0 + 1 * 4.0) / 4 and not found["texts"].right_or_wrong
 
 
-@pytest.mark.parametrize("line", [{}, {"task": "t", "id": 2}, {"task": "t", "id": 2, "score": "high"}])
+BEYOND = [
+    {"task": "t", "id": 2, "score": 1, "weight": 1} | {name: value}
+    for name in ("score", "weight")
+    for value in (10**400, float("nan"), float("inf"), [1])
+]
+
+
+@pytest.mark.parametrize("line", [{}, {"task": "t", "id": 2}, {"task": "t", "id": 2, "score": "high"}, *BEYOND])
 def test_a_line_that_is_no_example_is_passed_over(line: dict[str, object]) -> None:
     assert answered([{"task": "t", "id": 1, "score": 0.5}, line])["t"].ids == ("1",)
 

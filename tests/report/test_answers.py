@@ -40,12 +40,14 @@ def test_a_torn_file_of_outcomes_gives_what_is_whole_in_it(tmp_path: Path) -> No
     weighed = {"task": "loss", "id": "a", "score": 2.5, "weight": 3}
     file = tmp_path / "scores.examples.jsonl"
     file.write_text(
-        f'{json.dumps(line)}\n{json.dumps(weighed)}\n{{"task": "sums"}}\n[1]\n{{"task": "su', encoding="utf-8"
+        f"{json.dumps(line)}\n{json.dumps(weighed)}\n{json.dumps({**line, 'id': 'huge', 'score': 10**400})}\n"
+        f'{{"task": "sums"}}\n[1]\n{"[" * 5000}\n{{"task": "su',
+        encoding="utf-8",
     )
     found = read_outcomes(tmp_path)
     assert found["sums"].ids == ("a",) and found["sums"].right_or_wrong
     assert found["loss"].weights.tolist() == [3.0] and not found["loss"].right_or_wrong
-    assert set(read_answers(tmp_path, {"sums": ["a"], "loss": ["a"]})) == {("sums", "a")}
+    assert set(read_answers(tmp_path, {"sums": ["a", "huge"], "loss": ["a"]})) == {("sums", "a")}
     assert read_outcomes(tmp_path / "missing") == {}
 
 

@@ -19,7 +19,10 @@ from tuneport.checkpoint.weights import StoredTensor
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One file that holds weights: its size, when it was changed (0 on the Hub), and the BLAKE3 of its header."""
+    """One file that holds weights: its size, when it was changed (0 on the Hub), and the BLAKE3 of its header.
+
+    ``mtime_ns`` can be put back by whoever rewrites a file, ``ctime_ns`` cannot; a chmod or a new link changes it as well.
+    """
 
     name: str
     size: int
@@ -27,6 +30,7 @@ class WeightFile:
     header_digest: str
     hub_digest: str | None = None
     cached: bool = True
+    ctime_ns: int = 0
 
 
 @dataclass(frozen=True)

@@ -163,9 +163,7 @@ def _from_listing(repo: str, revision: str | None, role: str, info: Any) -> Chec
     check_gathered(tensors, weights.pickled, listed.where)
     warnings = (*weights.warnings, *(listed.compared(weights, tensors, other) for other in weights.beside))
     checkpoint = Checkpoint(role, repo, listed.commit, folder, files, tensors, hub_id=repo, warnings=warnings)
-    return (
-        as_adapter(checkpoint, 0) if weights.adapter else replace(checkpoint, config=config, parents=_parents_in(info))
-    )
+    return as_adapter(checkpoint) if weights.adapter else replace(checkpoint, config=config, parents=_parents_in(info))
 
 
 @dataclass(frozen=True)
@@ -274,7 +272,7 @@ def _from_cache(repo: str, revision: str | None, role: str, why: str) -> Checkpo
 
 def _as_hub(checkpoint: Checkpoint, repo: str, commit: str | None) -> Checkpoint:
     """A folder of the cache, seen as the model on the Hub: the commit says what it is, file times say nothing."""
-    files = {name: replace(file, mtime_ns=0) for name, file in checkpoint.files.items()}
+    files = {name: replace(file, mtime_ns=0, ctime_ns=0) for name, file in checkpoint.files.items()}
     return replace(checkpoint, label=repo, hub_id=repo, revision=commit, files=files)
 
 

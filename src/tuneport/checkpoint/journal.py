@@ -178,13 +178,33 @@ def _damaged(folder: Path, error: Exception) -> TakenError:
     return TakenError(f"{folder / NAME} is damaged ({error}). Remove {folder.name} and run again; it starts anew.")
 
 
+def only_times_differ(one: Any, other: Any) -> bool:
+    """Whether two plans that differ are the same but for the times of their inputs."""
+    return not differing_fields(_without_times(one), _without_times(other))
+
+
+# What to say then: ctime_ns cannot be put back, so "give the same inputs" would be no advice.
+ONLY_TIMES = (
+    "Only times of inputs differ: these files were written again or copied, or their permissions, links or place changed "
+    "(which changes ctime_ns alone). Their weights may be others, so what was made of them is not taken up."
+)
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_times(each) for name, each in value.items() if name not in ("mtime_ns", "ctime_ns")}
+    return [_without_times(each) for each in value] if isinstance(value, list) else value
+
+
 def _stop_if_different(folder: Path, begun: Any, plan: Mapping[str, Any]) -> None:
-    different = differing_fields(begun, dict(json.loads(json.dumps(plan))))
-    if different:
-        raise TakenError(
-            f"{folder} was begun with another plan; what differs: {'; '.join(different)}.\n"
-            f"Give the same inputs and choices to go on, or remove {folder.name} to start anew."
-        )
+    now = dict(json.loads(json.dumps(plan)))
+    different = differing_fields(begun, now)
+    if not different:
+        return
+    advice = f"Give the same inputs and choices to go on, or remove {folder.name} to start anew."
+    if only_times_differ(begun, now):
+        advice = f"{ONLY_TIMES} Remove {folder.name} and run again; it starts anew."
+    raise TakenError(f"{folder} was begun with another plan; what differs: {'; '.join(different)}.\n{advice}")
 
 
 def holder(folder: Path) -> str:

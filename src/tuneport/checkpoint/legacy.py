@@ -31,11 +31,16 @@ def open_legacy(path: Path, role: str, label: str, weights: Weights) -> Checkpoi
         entries = {tensor: _describe(value, tensor, name, where) for tensor, value in state.items()}
         described = repr([(entry.name, entry.dtype, entry.shape) for entry in entries.values()])
         digest = blake3(described.encode()).hexdigest()
-        files[name] = WeightFile(name, status.st_size, status.st_mtime_ns, digest)
+        files[name] = WeightFile(name, status.st_size, status.st_mtime_ns, digest, ctime_ns=status.st_ctime_ns)
         per_file[name] = entries
     tensors = join_files(weights.index, per_file, where)
     check_gathered(tensors, None, where)
     return Checkpoint(role, label, None, path, files, tensors, legacy=True)
+
+
+def _times(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ctime_ns
 
 
 class LegacyReader:
@@ -45,7 +50,7 @@ class LegacyReader:
         """Map every file."""
         where = f"{checkpoint.role} {checkpoint.label}"
         self._files = {file.name: checkpoint.path / file.name for file in checkpoint.files.values()}
-        self._sizes = {name: path.stat().st_mtime_ns for name, path in self._files.items()}
+        self._seen = {name: _times(path) for name, path in self._files.items()}
         self._where = where
         self._states = {name: _load(path, f"{where}: {name}") for name, path in self._files.items()}
 
@@ -69,7 +74,7 @@ class LegacyReader:
 
     def check_unchanged(self) -> None:
         """Raise if a file was changed since it was mapped."""
-        changed = [name for name, path in self._files.items() if path.stat().st_mtime_ns != self._sizes[name]]
+        changed = [name for name, path in self._files.items() if _times(path) != self._seen[name]]
         if changed:
             raise CheckpointError(f"{self._where}: {', '.join(changed)} changed while it was read. Run again.")
 

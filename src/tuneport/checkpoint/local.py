@@ -50,7 +50,7 @@ def open_folder(path: Path, role: str, stem: str = "model", label: str | None = 
         warnings = (*weights.warnings, *(_compared(checkpoint, weights, other) for other in weights.beside))
         checkpoint = replace(checkpoint, warnings=warnings)
         if weights.adapter:
-            return as_adapter(checkpoint, (path / ADAPTER).stat().st_mtime_ns)
+            return as_adapter(checkpoint, (path / ADAPTER).stat())
     except OSError as error:
         raise CheckpointError(f"{where}: {error.filename} cannot be read: {error.strerror}.") from None
     return replace(checkpoint, config=config)
@@ -66,14 +66,15 @@ def check_for_loaders(folder: Path) -> None:
         check_file(entry, None if entry.name.endswith(_WEIGHTS) else folder)
 
 
-def as_adapter(checkpoint: Checkpoint, mtime_ns: int) -> Checkpoint:
+def as_adapter(checkpoint: Checkpoint, status: os.stat_result | None = None) -> Checkpoint:
     """The checkpoint with what its adapter_config.json says, which counts as much as the weights: it scales them."""
     where = f"{checkpoint.role} {checkpoint.label}"
     content = checkpoint.sidecars.read(ADAPTER) or b""
     if len(content) > MOST_CONFIG_BYTES:
         raise CheckpointError(f"{where}: {ADAPTER} has {len(content)} bytes, over the limit of {MOST_CONFIG_BYTES}.")
     config = read_adapter_config(checkpoint.sidecars.json(ADAPTER) or {}, where)
-    file = WeightFile(ADAPTER, len(content), mtime_ns, blake3(content).hexdigest())
+    mtime, ctime = (status.st_mtime_ns, status.st_ctime_ns) if status is not None else (0, 0)
+    file = WeightFile(ADAPTER, len(content), mtime, blake3(content).hexdigest(), ctime_ns=ctime)
     return replace(checkpoint, adapter=config, files={**checkpoint.files, ADAPTER: file})
 
 
@@ -122,4 +123,5 @@ def _read_file_header(path: Path, where: str) -> tuple[WeightFile, TensorTable]:
             return file.read(count)
 
         tensors, header = tensors_of_file(path.name, status.st_size, prefix, where)
-    return WeightFile(path.name, status.st_size, status.st_mtime_ns, blake3(header).hexdigest()), tensors
+    digest = blake3(header).hexdigest()
+    return WeightFile(path.name, status.st_size, status.st_mtime_ns, digest, ctime_ns=status.st_ctime_ns), tensors

@@ -60,8 +60,13 @@ class FileReader:
         }
         for name, file in checkpoint.files.items():
             with self._used(name):
-                size, mtime_ns = self._seen[name][:2]
-            if size != file.size or (file.mtime_ns and mtime_ns != file.mtime_ns):
+                seen = self._seen[name][:3]
+            then = (
+                file.size,
+                file.mtime_ns or seen[1],
+                file.ctime_ns or seen[2],
+            )  # of a file of the Hub no times are known
+            if seen != then:
                 self.close()
                 raise CheckpointError(f"{self._where}: {name} was changed since its header was read. Run again.")
 
@@ -127,4 +132,4 @@ class FileReader:
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino

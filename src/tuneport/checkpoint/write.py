@@ -324,8 +324,10 @@ def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrit
             raise TakenError(f"{out} is there already, and not made by tuneport. Move it away, or give another --out.")
         how = "was made by another plan" if made_by is not None else "was made by tuneport, otherwise"
         if made_by is not None:
-            how += ": " + "; ".join(journal.differing_fields(made_by, json.loads(json.dumps(plan)))[:5])
-        raise TakenError(f"{out} {how}. Give another --out, or --overwrite to replace it.")
+            now = json.loads(json.dumps(plan))
+            how += ": " + "; ".join(journal.differing_fields(made_by, now)[:5])
+            how += f". {journal.ONLY_TIMES}" if journal.only_times_differ(made_by, now) else ""
+        raise TakenError(f"{out} {how.removesuffix('.')}. Give another --out, or --overwrite to replace it.")
     check_replaceable(out)
 
 

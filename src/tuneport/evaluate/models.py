@@ -124,7 +124,7 @@ def _find(spec: str, name: str) -> Seat:
         "name": name,
         "digest": checkpoint.identity()["digest"],
         "manners": hasher.hexdigest(),
-        "changed": {file.name: file.mtime_ns for file in checkpoint.files.values()},
+        "changed": {file.name: [file.mtime_ns, file.ctime_ns] for file in checkpoint.files.values()},
     }
     return Seat(name, str(folder), None, None, identity, checkpoint.warnings)
 
@@ -149,7 +149,7 @@ def _find_adapter(folder: Path, name: str) -> Seat:
     identity = {
         "name": name,
         "adapter": blake3(read_bytes(folder / _ADAPTER, folder)).hexdigest(),
-        "changed": {file.name: file.stat().st_mtime_ns for file in files},
+        "changed": {file.name: [status.st_mtime_ns, status.st_ctime_ns] for file in files if (status := file.stat())},
         "base": dict(under.identity),
     }
     return Seat(name, under.source, under.revision, str(folder), identity, under.told)

@@ -118,7 +118,8 @@ def _scores(
             continue
         metric = str(told.get("metric", "score"))
         better = told.get("higher_is_better")
-        folder = places.get(told.get("evaluation")) or places.get(None)
+        by = told.get("evaluation")
+        folder = (places.get(by) if isinstance(by, str) else None) or places.get(None)
         found[task] = Score(
             metric=metric,
             value=value,

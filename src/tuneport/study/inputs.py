@@ -115,7 +115,7 @@ class Inputs:
         stamps = {}
         for file, name in names.items():
             status = file.stat()
-            stamps[name] = [status.st_size, status.st_mtime_ns]
+            stamps[name] = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         key = os.path.relpath(folder or files[0], self._folder)
         kept = self._met.get(key) or self._known.get(key)
         if isinstance(kept, dict) and kept.get("files") == stamps and isinstance(kept.get("digest"), str):

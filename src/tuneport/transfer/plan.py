@@ -183,7 +183,7 @@ class Plan:
         return self.layout.nbytes + small
 
     def record(self) -> dict[str, Any]:
-        """What makes two runs the same, as JSON: choices, and headers, size and mtime of every input."""
+        """What makes two runs the same, as JSON: choices, and headers, size and times of every input."""
         return {
             "format": FORMAT,
             "version": __version__,
@@ -462,7 +462,12 @@ def _sources(recipe: Recipe) -> list[StoredTensor]:
 
 def _stamp(checkpoint: Checkpoint) -> dict[str, Any]:
     files = {
-        file.name: {"size": file.size, "mtime_ns": file.mtime_ns, "header": file.header_digest}
+        file.name: {
+            "size": file.size,
+            "mtime_ns": file.mtime_ns,
+            "ctime_ns": file.ctime_ns,
+            "header": file.header_digest,
+        }
         for file in checkpoint.files.values()
     }
     return {"name": checkpoint.hub_id or checkpoint.label, "revision": checkpoint.revision, "files": files}
