@@ -26,6 +26,7 @@ from typing import Any
 from bench.compare import compare
 from bench.contestants import CONTESTANTS, PEER_PYTHON, PYTHON, ROOT, TUNEPORT, Contestant, environment
 from bench.measure import Figures, measure
+from bench.scale import QUICK, TENSORS, scale
 from bench.table import render
 from bench.triple import ROLES, VARIANTS, Triple, build, check_space
 
@@ -37,7 +38,7 @@ def main() -> int:
     out = Path(options.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     compileall.compile_dir(ROOT / "src" / "tuneport", quiet=1)  # as an installed package is
-    names = options.only.split(",") if options.only else [*[c.name for c in CONTESTANTS], "starts", "memory"]
+    names = options.only.split(",") if options.only else [*[c.name for c in CONTESTANTS], "starts", "memory", "scale"]
     chosen = [contestant for contestant in CONTESTANTS if contestant.name in names]
     if chosen and chosen[0].name != "floor":
         chosen.insert(0, CONTESTANTS[0])  # ratios need it
@@ -61,6 +62,8 @@ def main() -> int:
             record["starts"] = _starts(triple)
     if "memory" in names:
         record["memory"] = [_memory(out, name) for name in (["0.1B"] if options.quick else ["0.1B", "1.2B", "4B"])]
+    if "scale" in names:
+        record["scale"] = scale(out, QUICK if options.quick else TENSORS)
     (out / "bench.json").write_text(json.dumps(record, indent=1) + "\n")
     (out / "rounds-so-far.json").unlink(missing_ok=True)
     print(render(record))
@@ -68,7 +71,7 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    names = ", ".join([*[contestant.name for contestant in CONTESTANTS], "starts", "memory"])
+    names = ", ".join([*[contestant.name for contestant in CONTESTANTS], "starts", "memory", "scale"])
     parser = argparse.ArgumentParser(prog="python -m bench.run", description="The peers, side by side.")
     parser.add_argument("--out", default="bench-out", help="folder for triples, logs and bench.json")
     parser.add_argument("--quick", action="store_true", help="0.1 B parameters and one round")

@@ -11,6 +11,8 @@ from typing import Any
 LIMITS_MIB = {"same": 128, "differ": 256}  # --max-memory's defaults
 DRY_RUN_SECONDS = {"same": 1.0, "differ": 3.0}
 HELP_SECONDS = 0.3
+# Of the time that a tensor takes, from one number of tensors to ten times as many: what is linear keeps near 1.
+MOST_GROWTH = 1.5
 
 
 def render(record: dict[str, Any]) -> str:
@@ -34,8 +36,27 @@ def render(record: dict[str, Any]) -> str:
                 f"| {labels[name]} | {entry['wall']:.2f} | {entry['wall_ratio']:.2f} | {entry['cpu']:.2f} "
                 f"| {entry['cpu_ratio']:.2f} | {entry['most_pss']:.0f} | {words} |"
             )
+    lines += _scale(record.get("scale", []))
     lines += ["", *(f"- {line}" for line in promises(record))]
     return "\n".join(lines)
+
+
+def _scale(found: list[dict[str, Any]]) -> list[str]:
+    """What many small tensors cost, a row for each command."""
+    if not found:
+        return []
+    numbers = [f"{entry['tensors']:,}" for entry in found]
+    lines = [
+        "",
+        "Tensors of 16 bytes, in shards of 250: user CPU time in seconds, and peak PSS in MiB, at so many of them",
+        "",
+        "| command | " + " | ".join(numbers) + " |",
+        "| --- |" + " ---: |" * len(numbers),
+    ]
+    for command in found[0]["commands"]:
+        cells = [entry["commands"][command] for entry in found]
+        lines.append(f"| {command} | " + " | ".join(f"{c['user']:.1f} s, {c['pss']:.0f} MiB" for c in cells) + " |")
+    return lines
 
 
 def promises(record: dict[str, Any]) -> list[str]:
@@ -53,6 +74,14 @@ def promises(record: dict[str, Any]) -> list[str]:
         found.append(("tuneport --help above bare Python", starts["help_above_bare"], HELP_SECONDS, " s"))
         for variant, seconds in starts["dry_run"].items():
             found.append((f"dry run, tokenizers {variant}", seconds, DRY_RUN_SECONDS[variant], " s"))
+    if len(record.get("scale", [])) > 1:
+        *_, fewer, most = record["scale"]
+        times = most["tensors"] / fewer["tensors"]
+        for command, took in most["commands"].items():
+            growth = took["user"] / fewer["commands"][command]["user"] / times
+            what = f"{command}: user CPU time a tensor at {most['tensors']:,}, times that at {fewer['tensors']:,}"
+            found.append((what, growth, MOST_GROWTH, ""))
+            found.append((f"{command} of {most['tensors']:,} tensors", took["pss"], LIMITS_MIB["same"], " MiB"))
     lines = [
         f"{what}: {value:.3g}{unit}, promised at most {most:g}{unit}: {'held' if value <= most else 'NOT held'}"
         for what, value, most, unit in found
