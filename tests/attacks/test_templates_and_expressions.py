@@ -178,3 +178,15 @@ def test_a_tokenizers_expression_without_an_end_ends_in_words(cli: Cli, copied: 
     )
     ran = evaluated(cli, copied, asked, tmp_path)
     assert ran.status == 1 and "an expression in the model's tokenizer.json takes too long" in ran.err, ran.err
+
+
+@pytest.mark.parametrize("verb", [evaluated, tuned, walked])
+def test_a_billion_layers_in_a_config_end_in_words(
+    verb: Callable[..., Ran], cli: Cli, copied: Path, spoken: Path, tmp_path: Path
+) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**9}))
+    ran = verb(cli, copied, spoken, tmp_path)
+    assert ran.status == 1 and "`num_hidden_layers` is 1000000000, and the weights have room for 1,000" in ran.err, (
+        ran.err
+    )

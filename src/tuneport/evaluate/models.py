@@ -15,6 +15,7 @@ from typing import Any
 
 from tuneport.checkpoint.chat_template import read_template
 from tuneport.checkpoint.folder import SidecarFolder, most_bytes
+from tuneport.checkpoint.layer_counts import check_layer_counts
 from tuneport.checkpoint.local import check_for_loaders
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.weight_sets import ADAPTER_PICKLE, MODEL_WEIGHTS
@@ -106,6 +107,7 @@ def _find(spec: str, name: str) -> Seat:
             )
         return _find_adapter(folder, name)
     checkpoint = open_checkpoint(spec, "model")
+    check_layer_counts(checkpoint)
     if checkpoint.hub_id is not None:
         at = {"name": checkpoint.hub_id, "revision": checkpoint.revision}
         if checkpoint.adapter is not None:

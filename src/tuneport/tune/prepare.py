@@ -18,6 +18,7 @@ from blake3 import blake3
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
 from tuneport.checkpoint.folder import TOKENIZER_FILES
+from tuneport.checkpoint.layer_counts import check_layer_counts
 from tuneport.checkpoint.local import check_for_loaders
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.replacing import MOST_MANIFEST_BYTES
@@ -245,6 +246,7 @@ def load_tokenizer(start: Checkpoint) -> Any:
 
 def _open(model: str | os.PathLike[str]) -> Checkpoint:
     start = open_checkpoint(model, "model")
+    check_layer_counts(start)
     if start.to_fetch:
         from tuneport.checkpoint.hub import fetch
 
