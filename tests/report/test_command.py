@@ -10,6 +10,8 @@ import pytest
 from ran import Cli
 
 from report.made_up import MadeUp
+from tuneport.errors import OutputError
+from tuneport.report.run import report
 
 
 def test_it_says_where_the_page_lies_and_what_came_out(cli: Cli, study: Path) -> None:
@@ -62,3 +64,20 @@ def test_without_plotly_the_page_is_refused_in_words_and_markdown_works(
     ran = cli("report", study)
     assert ran.status == 2 and "pip install 'tuneport[report]'" in ran.err
     assert cli("report", study, "--format", "markdown", "--out", tmp_path / "page.md").status == 0
+
+
+def test_a_page_replaces_only_a_page(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.md"
+    for content in ("my thesis", "", "# x\n<!-- tuneport report 00 -->\n"):
+        out.write_text(content)
+        with pytest.raises(OutputError, match="Move it away"):
+            report(study, out, format="markdown")
+        assert out.read_text() == content
+    out.unlink()
+    report(study, out, format="markdown")
+    report(study, out, format="markdown")
+    mine = f"my own words\n{out.read_text()}"
+    out.write_text(mine)
+    with pytest.raises(OutputError, match="edited since"):
+        report(study, out, format="markdown")
+    assert out.read_text() == mine

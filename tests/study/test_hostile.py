@@ -124,3 +124,13 @@ def test_a_device_or_a_pipe_is_no_studys_file(tmp_path: Path) -> None:
 def test_an_empty_out_is_wrong_usage(file: Path) -> None:
     with pytest.raises(UsageError, match="--out"):
         tuneport.study(file, "")
+
+
+@pytest.mark.parametrize("name", ["results.json", "inputs.json", "study.toml"])
+def test_a_file_of_somebody_else_is_not_written_over(file: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / name).write_text("my own")
+    with pytest.raises(OutputError, match=name):
+        tuneport.study(file, out)
+    assert (out / name).read_text() == "my own" and {path.name for path in out.iterdir()} == {name}

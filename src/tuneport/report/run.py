@@ -5,16 +5,22 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from tuneport.errors import OutputError, UsageError
-from tuneport.foreign import resolved, write_new
+from blake3 import blake3
+
+from tuneport.errors import OutputError, TakenError, UsageError
+from tuneport.foreign import read_bytes, resolved, write_new
 from tuneport.report.fetching import at_hand, url_of
 from tuneport.report.findings import findings
 from tuneport.report.reading import RESULTS, STEPS, STUDY
 
+# A comment of each form, which is not shown.
+_SEALS = {"page": (b"<!-- tuneport report ", b" -->\n"), "markdown": (b"\n[//]: # (tuneport report ", b")\n")}
+_MOST_BYTES = 256 * 2**20
 PAGE, MARKDOWN = "report.html", "report.md"
 _OF_STUDY = (RESULTS, STUDY, "inputs.json")  # what `tuneport study` wrote, and steps/
 
@@ -44,7 +50,7 @@ def report(
         place = Path(out).expanduser() if out is not None else root / (PAGE if format == "page" else MARKDOWN)
         _refuse_the_studys_own(place, root)
         found = findings(root, url)
-        _write(place, render(found, place))
+        _write(place, _sealed(render(found, place), format))
     statuses = [run.status for run in found.reading.runs if run.step is None]
     return {
         "out": str(place),
@@ -65,13 +71,36 @@ def _refuse_the_studys_own(place: Path, root: Path) -> None:
         )
 
 
-def _write(place: Path, text: str) -> None:
+def _sealed(text: str, format: str) -> bytes:
+    """The file: the text, and a comment by which a later report knows it again if nobody edited it."""
+    content, (begin, end) = text.encode("utf-8"), _SEALS[format]
+    return content + begin + blake3(content).hexdigest().encode() + end
+
+
+def _is_page(place: Path) -> bool:
+    """Whether a file is one that this verb wrote, in either form, and as it wrote it."""
+    try:
+        content = b"" if place.is_symlink() else read_bytes(place, most=_MOST_BYTES)
+    except OSError:
+        return False
+    for begin, end in _SEALS.values():
+        text, found, digest = content.rpartition(begin)
+        if found and digest == blake3(text).hexdigest().encode() + end:
+            return True
+    return False
+
+
+def _write(place: Path, content: bytes) -> None:
     """Beside its place, then renamed: a page is whole or not there."""
     if place.is_dir():
         raise OutputError(f"{place} is a folder; --out names a file.")
+    if os.path.lexists(place) and not _is_page(place):
+        raise TakenError(
+            f"{place} is there already, and no page that tuneport report wrote, or edited since. Move it away, or give another --out."
+        )
     unfinished = place.with_name(f"{place.name}.new")
     try:
-        write_new(unfinished, text.encode("utf-8"))
+        write_new(unfinished, content)
         unfinished.replace(place)
     except OSError as error:
         raise OutputError(f"{place} cannot be written: {error.strerror or error}. Choose another --out.") from None

@@ -9,7 +9,8 @@ from typing import Any
 
 from tuneport.errors import OutputError, UsageError
 from tuneport.study.folder_store import FolderStore
-from tuneport.study.store import STUDY, Store
+from tuneport.study.records import RECORD
+from tuneport.study.store import STEPS, STUDY, WRITTEN, Store
 from tuneport.study.url_store import UrlStore
 
 
@@ -32,12 +33,24 @@ def open_own(place: str | os.PathLike[str], name: str) -> Store:
     """The store of the study of this name. Raises `OutputError` where another study's results lie there."""
     store = open_store(place)
     other = name_in(store)
+    if other is None:
+        _check_no_others(store)
     if other is not None and other != name:
         raise OutputError(
             f"{store.where} holds the study {other!r}, and this file declares {name!r}. Give another --out; or, if it is the same "
             f"study under another name, remove {STUDY} there."
         )
     return store
+
+
+def _check_no_others(store: Store) -> None:
+    """Raise `OutputError` where files that a study would write over are there, and nothing says that a study wrote them."""
+    there = [name for name in (STUDY, *WRITTEN) if store.read(name) is not None]
+    if there and not any(name.endswith(f"/{RECORD}") for name in store.sizes(STEPS)):
+        raise OutputError(
+            f"{store.where} holds {', '.join(there)}, and no study that wrote them: they would be overwritten. Move them away, or "
+            "give another --out."
+        )
 
 
 def name_in(store: Store) -> Any:

@@ -69,8 +69,8 @@ def study(
         results = _Results(declared, graph, store, state)
         to_do = list(state.to_do)
         try:
+            store.write(STUDY, declared.text.encode())  # first: by it the rest is known as this study's
             store.write(inputs.NAME, _json(taken.record()))
-            store.write(STUDY, declared.text.encode())
             with _engine(engine if to_do else "local", store, to_do, declared, jobs, ray_address) as running:
                 keep, resources = declared.keep, declared.resources
                 perform_all(state, store, running, keep=keep, resources=resources, on_record=results.note)

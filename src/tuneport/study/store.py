@@ -11,6 +11,8 @@ from typing import Protocol
 
 STEPS, STUDY = "steps", "study.toml"
 LOCK = ".lock"
+# What a study writes beside its steps and its own file.
+WRITTEN = ("inputs.json", "results.json")
 
 
 class Store(Protocol):

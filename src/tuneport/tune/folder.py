@@ -13,6 +13,8 @@ from typing import Any
 
 from tuneport.errors import OutputError, TrainingError, TuneportError
 from tuneport.foreign import resolved
+from tuneport.place import PLAN
+from tuneport.tune.leakage import HASHES
 from tuneport.tune.logbook import LOG
 from tuneport.tune.prepare import Prepared
 from tuneport.tune.recipes import Running
@@ -20,6 +22,10 @@ from tuneport.tune.team import Team
 
 # What a system says when something cannot be written.
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
+
+CHECKPOINTS = "checkpoints"
+# What a run has written before its first step; where anything else lies in the folder, it stays.
+_BEGUN = {PLAN, LOG, HASHES, CHECKPOINTS, "tensorboard"}
 
 
 def check_place(out: Path, prepared: Prepared, read: Sequence[str | os.PathLike[str]]) -> None:
@@ -56,7 +62,11 @@ def discarded_if_nothing_began(folder: Path, team: Team) -> Iterator[None]:
         yield
     except TuneportError:
         log = folder / LOG
-        if team.leads and not (log.exists() and log.stat().st_size):
+        if (
+            team.leads
+            and not (log.exists() and log.stat().st_size)
+            and {entry.name for entry in folder.iterdir()} <= _BEGUN
+        ):
             shutil.rmtree(folder)
         raise
 

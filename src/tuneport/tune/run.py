@@ -31,7 +31,7 @@ from tuneport.tune.card import render_card
 from tuneport.tune.casting import CastLoss
 from tuneport.tune.curve import add_point
 from tuneport.tune.data import Share
-from tuneport.tune.folder import check_place, check_space, discarded_if_nothing_began, refusals_in_words
+from tuneport.tune.folder import CHECKPOINTS, check_place, check_space, discarded_if_nothing_began, refusals_in_words
 from tuneport.tune.leakage import HASHES, read_digests, write_digests
 from tuneport.tune.logbook import Logbook
 from tuneport.tune.prepare import Prepared, forecast, forecast_in_words, prepare
@@ -41,7 +41,6 @@ from tuneport.tune.rendering import rendered_in_a_child
 from tuneport.tune.team import Team, join_team, team_workplace
 
 RECORD = "tune.json"
-CHECKPOINTS = "checkpoints"
 WHOLE = "whole"  # stands in a checkpoint whose every file is written
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 
