@@ -508,7 +508,7 @@ def _fail(options: argparse.Namespace, kind: str, message: str, status: int) -> 
     if options.debug:
         import traceback
 
-        traceback.print_exc()
+        tell(traceback.format_exc())
     if options.json:
         with contextlib.suppress(OSError):  # the reader of stdout went away, or its disk is full; stderr says the same
             _say(_as_one_object({"error": {"type": kind, "message": message}}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from ran import Cli
 
 from tuneport.errors import TuneportError, VerificationError
 from tuneport.transfer.choices import Choices
@@ -79,3 +81,17 @@ def test_links_to_the_blobs_of_the_hubs_cache_are_what_its_snapshots_hold(out: P
     (snapshot / "more").symlink_to("../../blobs")
     with pytest.raises(VerificationError, match="more is in the folder, but not in the manifest; it is a link"):
         verify(snapshot)
+
+
+@pytest.mark.parametrize("token", [7, [], {"a": 1}, "x\x1b"])
+def test_a_manifest_with_a_token_that_is_none_ends_no_run_in_a_traceback(
+    cli: Cli, tmp_path: Path, token: object
+) -> None:
+    made = tiny.trio(tmp_path / "models", generation_config__json='{"eos_token_id": 1}')
+    flags = made.flags(tmp_path / "out")
+    assert cli(*flags).status == 0
+    manifest = json.loads((tmp_path / "out" / "tuneport.json").read_text())
+    manifest["behaviour"] |= {"end_tokens": [{"id": 1, "token": token}], "tokenizer_end_token": token}
+    (tmp_path / "out" / "tuneport.json").write_text(json.dumps(manifest))
+    for ran in (cli("inspect", tmp_path / "out"), cli(*flags), cli("verify", tmp_path / "out")):
+        assert ran.status in (0, 1) and "\x1b" not in ran.out + ran.err

@@ -48,8 +48,9 @@ def behaviour_in_words(record: Mapping[str, Any]) -> str:
     return f"{whose}; end token {told}{also}"
 
 
-def _printable(token: str) -> str:
-    return token if token.isprintable() else repr(token)
+def _printable(token: object) -> str:
+    text = str(token)  # a manifest may come from anywhere
+    return text if text.isprintable() else repr(text)
 
 
 def end_ids(config: Mapping[str, Any], generation: Mapping[str, Any] | None) -> list[int]:
