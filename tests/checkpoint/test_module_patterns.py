@@ -84,3 +84,22 @@ def test_a_pattern_that_could_run_for_ever_or_is_none_is_refused_at_once(pattern
 def test_many_plain_names_are_matched_quickly() -> None:
     modules = [f"model.layers.{layer}.self_attn.{part}_proj" for layer in range(126) for part in "qkvo"]
     assert first_matches(list(reversed(modules)), modules, "adapter") == {module: module for module in modules}
+
+
+@given(
+    st.lists(st.text("ab.-", min_size=1, max_size=5), min_size=1, max_size=8),
+    st.lists(st.text("ab.", min_size=1, max_size=7), max_size=8),
+)
+def test_names_in_which_a_dot_stands_for_any_character_are_matched_as_peft_does(
+    patterns: list[str], modules: list[str]
+) -> None:
+    found = first_matches(patterns, modules, "adapter")
+    for module in modules:
+        expected = [pattern for pattern in patterns if re.match(rf"(.*\.)?({pattern})$", module)]
+        assert found.get(module) == (expected[0] if expected else None)
+
+
+@pytest.mark.timeout(60)  # each with each would be ten thousand million looks
+def test_a_name_for_each_of_a_hundred_thousand_modules_is_found() -> None:
+    modules = [f"model.layers.{n // 1000}.mlp.experts.{n % 1000}.up_proj" for n in range(100_000)]
+    assert first_matches(list(reversed(modules)), modules, "adapter") == {module: module for module in modules}

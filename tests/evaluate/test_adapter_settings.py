@@ -60,6 +60,8 @@ def test_an_expression_without_an_end_is_refused_in_whatever_field(
 def test_what_is_no_expression_or_too_many_ends_in_words() -> None:
     with pytest.raises(CheckpointError, match=r"`target_modules`: '\(' is not a valid regular expression: "):
         check_expressions({"target_modules": "("}, MODULES, "tuned")
+    with pytest.raises(CheckpointError, match=r"`target_modules` has 1,000,000 entries, and the model 121 names"):
+        check_expressions({"target_modules": [f"a{n}" for n in range(1_000_000)]}, MODULES, "tuned")
     with pytest.raises(CheckpointError, match=r"there are 100,000 expressions \(`rank_pattern`\) for 121 names"):
         check_expressions({"rank_pattern": {f"a{n}*": 4 for n in range(100_000)}}, MODULES, "tuned")
 

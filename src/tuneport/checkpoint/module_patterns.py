@@ -8,7 +8,7 @@ never ends; so only those are tried whose worst case can be computed, and only w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tuneport.errors import CheckpointError
 
@@ -28,38 +28,82 @@ def first_matches(patterns: Sequence[str], modules: Iterable[str], where: str) -
     peft's own rule: ``re.match(rf"(.*\\.)?({pattern})$", module)``. Raises `CheckpointError` for a pattern that is no
     regular expression, or whose worst case is too long.
     """
-    modules, found, compiled = list(modules), dict[str, str](), dict[str, re.Pattern[str]]()
-    steps, longest = 0.0, max(map(len, modules), default=1)
-    letters = sum(len(pattern) for pattern in patterns if not _LITERAL.fullmatch(pattern))
+    modules, found = list(modules), dict[str, str]()
+    plain, expressions = _Plain(), dict[int, str]()
+    for order, pattern in enumerate(patterns):
+        if _LITERAL.fullmatch(pattern):
+            plain.add(pattern, order)
+        else:
+            expressions[order] = pattern
+    letters = sum(map(len, expressions.values()))
     if letters > MOST_LETTERS:
         raise CheckpointError(
             f"{where}: its patterns have {letters:,} letters, over the limit of {MOST_LETTERS:,}. Write the modules' names out instead."
         )
-    for pattern in patterns:
-        steps += len(modules) * (1 if _LITERAL.fullmatch(pattern) else _worst(pattern, longest, where))
+    steps, longest = float(20 * sum(map(plain.steps, modules))), max(map(len, modules), default=1)
+    for pattern in expressions.values():
+        steps += len(modules) * _worst(pattern, longest, where)
         if steps > MOST_STEPS:
-            raise CheckpointError(
-                f"{where}: matching {len(patterns)} patterns with {len(modules)} modules could take too long "
-                f"({pattern[:80]!r} is one of them). Write the modules' names out instead."
-            )
-        if not _LITERAL.fullmatch(pattern):
-            compiled[pattern] = _compiled(pattern, where)
+            break
+    if steps > MOST_STEPS:
+        shown = next(iter(expressions.values()), next(iter(patterns), ""))
+        raise CheckpointError(
+            f"{where}: matching {len(patterns)} patterns with {len(modules)} modules could take too long "
+            f"({shown[:80]!r} is one of them). Write the modules' names out instead."
+        )
+    compiled = {order: _compiled(pattern, where) for order, pattern in expressions.items()}
     for module in modules:
-        for pattern in patterns:
-            expression = compiled.get(pattern)
-            if expression.match(module) if expression is not None else _ends_with(module, pattern):
-                found[module] = pattern
+        first = plain.first(module)
+        for order, expression in compiled.items():
+            if first is not None and order > first:
                 break
+            if expression.match(module):
+                first = order
+                break
+        if first is not None:
+            found[module] = patterns[first]
     return found
 
 
-def _ends_with(module: str, pattern: str) -> bool:
-    """Whether a pattern of letters, digits and dots (each stands for any character) is the end of a module's name."""
-    begin = len(module) - len(pattern)
-    if begin < 0 or not module.endswith(pattern.rpartition(".")[2]) or (begin and module[begin - 1] != "."):
-        return False
-    end = module[begin:]
-    return end == pattern or all(one in (other, ".") for one, other in zip(pattern, end, strict=True))
+class _Plain:
+    """Patterns of letters, digits, dashes and dots, each of which dots stands for any character.
+
+    Those whose dots stand at the same places are kept together: one of them matches a name's end if it is that end with
+    dots written at these places, so one look finds it, however many there are.
+    """
+
+    def __init__(self) -> None:
+        self._by_length: dict[int, dict[tuple[int, ...], dict[str, int]]] = {}
+
+    def add(self, pattern: str, order: int) -> None:
+        """Keep a pattern; the first of several equal ones counts."""
+        dots = tuple(place for place, letter in enumerate(pattern) if letter == ".")
+        self._by_length.setdefault(len(pattern), {}).setdefault(dots, {}).setdefault(pattern, order)
+
+    def steps(self, module: str) -> int:
+        """How often is looked for a module."""
+        return sum(len(self._by_length.get(len(end), ())) for end in _ends(module))
+
+    def first(self, module: str) -> int | None:
+        """The place of the first pattern that the module ends with."""
+        found: int | None = None
+        for end in _ends(module):
+            for dots, patterns in self._by_length.get(len(end), {}).items():
+                letters = list(end)
+                for dot in dots:
+                    letters[dot] = "."
+                order = patterns.get("".join(letters))
+                if order is not None and (found is None or order < found):
+                    found = order
+        return found
+
+
+def _ends(module: str) -> Iterator[str]:
+    """The module's name, and what stands behind each of its dots."""
+    yield module
+    for place, letter in enumerate(module):
+        if letter == ".":
+            yield module[place + 1 :]
 
 
 def _worst(pattern: str, length: int, where: str) -> float:

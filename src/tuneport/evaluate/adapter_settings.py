@@ -20,6 +20,7 @@ from tuneport.expressions import Expression, ExpressionError, try_expressions
 from tuneport.foreign import opened
 
 MOST_LAYERS = 10_000
+MOST_COMPARED = 10**8  # entries of a list times names, which peft compares one by one
 _FILE = "adapter_config.json"
 _PLAIN = re.compile(r"[\w.-]*")
 # How peft uses an expression of a field with a module's name.
@@ -33,6 +34,15 @@ _FORMS = {
     "base_model_name_or_path": None,  # no expression
     "revision": None,
 }
+# Fields whose entries peft compares with every module's name.
+_BY_MODULE = (
+    "target_modules",
+    "exclude_modules",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_parameters",
+)
 
 
 def check_adapter(folder: str, modules: Iterable[str]) -> None:
@@ -72,6 +82,14 @@ def check_settings(settings: Mapping[str, Any], largest: int, label: str) -> Non
 
 def check_expressions(settings: Mapping[str, Any], modules: Iterable[str], label: str) -> None:
     """Match every expression as peft will. Raises `CheckpointError` where that takes too long, or too much memory."""
+    names = set(modules)
+    for field in _BY_MODULE:
+        listed = settings.get(field)
+        if isinstance(listed, list | dict) and len(listed) * len(names) > MOST_COMPARED:
+            raise CheckpointError(
+                f"model {label}: {_FILE}: `{field}` has {len(listed):,} entries, and the model {len(names):,} names: to compare "
+                "each with each would take too long. Give fewer entries, as ends of names."
+            )
     expressions = []
     for field, text in _expressions(settings):
         form = _FORMS.get(field, _END)
@@ -79,7 +97,7 @@ def check_expressions(settings: Mapping[str, Any], modules: Iterable[str], label
         how = "fullmatch" if form is _WHOLE else "match"
         expressions.append(Expression(field, form.format(text), how, shown=text))
     try:
-        try_expressions(expressions, modules)
+        try_expressions(expressions, names)
     except ExpressionError as error:
         raise CheckpointError(
             f"model {label}: {_FILE}: {error}. Write the modules' names out as a list instead."
