@@ -21,7 +21,7 @@ from tuneport import __version__, publishing
 from tuneport.diagnose import command as diagnosing
 from tuneport.errors import TuneportError, UsageError, in_brief
 from tuneport.evaluate import command as evaluating
-from tuneport.json_text import finite
+from tuneport.json_text import check_text, finite
 from tuneport.printable import printable, printable_json
 from tuneport.report import command as reporting
 from tuneport.study import command as studying
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         verb: Verb = options.verb
+        _check_arguments(options)
         with _stopped_by_a_scheduler():
             return _show(verb(options), options)
     except TuneportError as error:
@@ -56,6 +57,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):  # of no class that can be imported: each library in Rust has its own
             raise
         return _fail(options, "PanicException", _panic_message(error), 1)
+
+
+# Places that the verbs of the core open by themselves, whatever their names are; torch, transformers and records cannot.
+_CORE = ("transfer", "diff", "apply", "inspect", "verify")
+_PLACES = ("base", "tuned", "onto", "out", "path", "diffs", "diff")
+
+
+def _check_arguments(options: argparse.Namespace) -> None:
+    """Raise `UsageError` for an argument that no record of the run could hold."""
+    for name, value in vars(options).items():
+        if options.name in _CORE and name in _PLACES:
+            continue
+        for text in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(text, str):
+                try:
+                    check_text(text)
+                except ValueError:
+                    raise UsageError(
+                        f"{text}: the name is not UTF-8. Rename the file or folder, and give the new name."
+                    ) from None
 
 
 @contextlib.contextmanager
@@ -178,7 +199,7 @@ def _add_demo(verbs: Any) -> None:
 
 def _verb(verbs: Any, name: str, verb: Verb, what: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
-    parser.set_defaults(verb=verb)
+    parser.set_defaults(verb=verb, name=name)
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     return parser

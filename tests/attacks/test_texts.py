@@ -145,3 +145,30 @@ def test_a_name_cannot_begin_a_line_of_a_card(cli: Cli, made: tiny.Trio, tmp_pat
     for card in ((tmp_path / "out" / "README.md").read_text(), render_card(manifest).decode()):
         assert "Forged" in card and "<b>" not in card
         assert not [line for line in card.splitlines() if line.startswith("# Forged")]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "m", "--tasks", "q\udcff.jsonl", "--out", "s.json"],
+        ["evaluate", "m", "--tasks", "q.jsonl", "--out", "s\udcff.json"],
+        ["tune", "m\udcff", "--data", "d.jsonl", "--recipe", "sft", "--out", "o"],
+        ["study", "s\udcff.toml", "--out", "o"],
+        ["report", "o\udcff"],
+        ["path", "a", "b\udcff", "--data", "d.jsonl", "--out", "p.json"],
+        ["transfer", "--base", "a", "--tuned", "b", "--onto", "c", "--out", "o", "--rule", "x\udcff=0"],
+    ],
+)
+def test_an_argument_that_no_record_could_hold_is_refused_before_any_work(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = cli(*arguments)
+    assert ran.status == 2 and "\\udcff" in ran.err and "is not UTF-8" in ran.err and not list(tmp_path.iterdir())
+
+
+def test_the_core_goes_to_and_from_folders_of_any_name(cli: Cli, made: tiny.Trio, tmp_path: Path) -> None:
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/o\xff\x1b"))
+    assert cli(*made.flags(out)).status == 0
+    assert cli("verify", out, *made.flags(out)[1:7], "--full").status == 0
+    assert cli("inspect", out, "--json").json()["kind"]
