@@ -127,6 +127,7 @@ ALLOWED = {
     "json_text": set(),
     "lazily": set(),
     "limited": set(),
+    "long_json": {"json_text"},
     "printable": set(),
     "terminal": {"printable"},
     "foreign": {"errors"},

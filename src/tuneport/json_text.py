@@ -39,6 +39,11 @@ def read_json(content: str | bytes, *, kept: bool = True) -> Any:
     return value
 
 
+def takes_a_closer_look(text: str) -> bool:
+    """Whether a JSON text may hold what `read_json` refuses and Python's own reader takes."""
+    return "\\u" in text or text.count("[") + text.count("{") > MOST_DEPTH or _LONG_NUMBER.search(text) is not None
+
+
 def check_text(text: str) -> None:
     """Raise ValueError where a text holds what UTF-8 cannot: half a surrogate pair, or a byte of a name that is not UTF-8."""
     try:

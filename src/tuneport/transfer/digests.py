@@ -6,14 +6,17 @@ pieces, within the budget of the run.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from blake3 import blake3
 
 from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count, root_of
 from tuneport.checkpoint.reading import TensorReader
 from tuneport.checkpoint.weights import StoredTensor
+from tuneport.lazily import LazySequence
 from tuneport.transfer.budget import Budget
 from tuneport.transfer.stream import Progress, Workspace, run_leaves
 
@@ -34,10 +37,13 @@ class _Hashing:
         return min(LEAF_BYTES, self.tensor.nbytes)
 
 
-def tensor_digests(tensors: Sequence[tuple[StoredTensor, TensorReader]], pool: Budget, what: str) -> list[str]:
+def tensor_digests(tensors: Sequence[tuple[StoredTensor, TensorReader]], pool: Budget, what: str) -> Sequence[str]:
     """The digest of each tensor; ``what`` is said to a terminal meanwhile."""
-    tasks = [_Hashing(tensor, reader) for tensor, reader in tensors]
-    found = [[b""] * task.leaves for task in tasks]
+    first, total = array("q", [0]), 0
+    for tensor, _ in tensors:
+        first.append(first[-1] + leaf_count(tensor.nbytes))
+        total += tensor.nbytes
+    found = np.zeros((first[-1], 32), np.uint8)
 
     def do(number: int, task: _Hashing, leaf: int, space: Workspace) -> bool:
         hasher, start = blake3(), leaf * LEAF_BYTES
@@ -46,8 +52,9 @@ def tensor_digests(tensors: Sequence[tuple[StoredTensor, TensorReader]], pool: B
             view = space.buffer("hashed", min(2 * pool.piece, end - position))
             task.reader.read_into(task.tensor, position, view)
             hasher.update(view)
-        found[number][leaf] = hasher.digest()
+        found[first[number] + leaf] = np.frombuffer(hasher.digest(), np.uint8)
         return True
 
-    run_leaves(tasks, do, pool.workers, Progress(what, sum(task.tensor.nbytes for task in tasks)))
-    return [root_of(leaves) for leaves in found]
+    tasks = LazySequence(len(tensors), lambda number: _Hashing(*tensors[number]))
+    run_leaves(tasks, do, pool.workers, Progress(what, total))
+    return LazySequence(len(tensors), lambda n: root_of([leaf.tobytes() for leaf in found[first[n] : first[n + 1]]]))

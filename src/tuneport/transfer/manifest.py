@@ -18,9 +18,11 @@ import numpy as np
 from blake3 import blake3
 
 from tuneport import __version__
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.reading import TensorReader
 from tuneport.foreign import contents
 from tuneport.json_text import chunks, finite
-from tuneport.lazily import LazySequence
+from tuneport.lazily import LazyMapping, LazySequence
 from tuneport.pairing.tensors import main_dtype
 from tuneport.pairing.vocabulary import VocabularyMatch
 from tuneport.transfer import kernel
@@ -35,6 +37,9 @@ from tuneport.transfer.roles import Figures, MatrixColumns, figures, is_matrix, 
 from tuneport.transfer.rounding import Rounded, rounded, total
 from tuneport.transfer.rounding_loss import RoundedPart, loss
 
+# What a manifest has for each tensor: long lists and objects, and an object whose values are nearly all alike.
+PACKED = (("tensors",), ("inputs", "[]", "tensors"))
+ALIKE = (("diff",),)
 # Bits of JSON that are written together.
 _CHUNKS = 10_000
 # What every reader of a manifest relies on: kinds of values, by field; "*" is any name, "?" a field that may be missing.
@@ -126,16 +131,19 @@ def rounding_loss(plan: Plan, results: Results, found: Rounded | None) -> tuple[
     return loss(plan, (RoundedPart(r.task, tuple(r.sums[ROUNDING])) for r in results if r.has_rounded), found)
 
 
-def input_digests(plan: Plan, readers: Readers, pool: Budget) -> dict[str, dict[str, str]]:
+def input_digests(plan: Plan, readers: Readers, pool: Budget) -> dict[str, Mapping[str, str]]:
     """Digests of every tensor of every input, by role and name: with --digest-inputs, and always for a diff."""
     if not (plan.choices.digest_inputs or plan.operation == "diff"):
         return {}
-    tensors = [(c.role, tensor) for c in plan.inputs for tensor in c.tensors.values()]
-    digests = tensor_digests([(tensor, readers[role]) for role, tensor in tensors], pool, "digest of inputs")
-    found: dict[str, dict[str, str]] = {}
-    for (role, tensor), digest in zip(tensors, digests, strict=True):
-        found.setdefault(role, {})[tensor.name] = digest
-    return found
+    return {checkpoint.role: _digests_of(checkpoint, readers[checkpoint.role], pool) for checkpoint in plan.inputs}
+
+
+def _digests_of(checkpoint: Checkpoint, reader: TensorReader, pool: Budget) -> Mapping[str, str]:
+    names = sorted(checkpoint.tensors)
+    tensors = LazySequence(len(names), lambda place: (checkpoint.tensors[names[place]], reader))
+    digests = tensor_digests(tensors, pool, f"digest of {checkpoint.role}")
+    places = {name: place for place, name in enumerate(names)}
+    return LazyMapping(places, lambda name: digests[places[name]])
 
 
 def make_manifest(
@@ -155,7 +163,7 @@ def make_manifest(
         "format": FORMAT,
         "operation": plan.operation,
         "formula": plan.formula,
-        "inputs": [_input(checkpoint.identity(), digests.get(checkpoint.role)) for checkpoint in plan.inputs],
+        "inputs": [],
         "decisions": [asdict(decision) for decision in plan.decisions],
         "tensors": [],
         "config_differences": [asdict(difference) for difference in plan.differences],
@@ -182,6 +190,7 @@ def make_manifest(
         },
     }
     found: dict[str, Any] = finite(manifest)
+    found["inputs"] = [_input(finite(each.identity()), digests.get(each.role)) for each in plan.inputs]
     found["tensors"] = _tensors(results, _dropped_tensors(plan, dropped))
     return found
 
@@ -216,21 +225,17 @@ def misshapen(value: Any, shape: Any = _SHAPE, path: str = "") -> str | None:
         kinds = (int, float) if shape is float else (shape,)
         return None if isinstance(value, kinds) and not isinstance(value, bool) else path
     if isinstance(shape, list):
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return path
+        inner = ((f"{path}[{place}]", entry, shape[0]) for place, entry in enumerate(value))
+    elif isinstance(value, Mapping):
+        any_name = "*" in shape
         inner = (
-            [(f"{path}[{place}]", entry, shape[0]) for place, entry in enumerate(value)]
-            if isinstance(value, list)
-            else None
+            (f"{path}.{name.rstrip('?')}".lstrip("."), value.get(name.rstrip("?")), shape["*" if any_name else name])
+            for name in (value if any_name else shape)
+            if any_name or not name.endswith("?") or name.rstrip("?") in value
         )
-    elif isinstance(value, dict):
-        names = dict.fromkeys(value, shape["*"]) if "*" in shape else shape
-        inner = [
-            (f"{path}.{name.rstrip('?')}".lstrip("."), value.get(name.rstrip("?")), kind)
-            for name, kind in names.items()
-            if not name.endswith("?") or name.rstrip("?") in value
-        ]
     else:
-        inner = None
-    if inner is None:
         return path
     return next((found for where, entry, kind in inner if (found := misshapen(entry, kind, where)) is not None), None)
 
@@ -288,10 +293,12 @@ def token_record(match: VocabularyMatch) -> dict[str, Any]:
 
 
 def _input(identity: dict[str, Any], digests: Mapping[str, str] | None) -> dict[str, Any]:
-    if digests:
-        whole = blake3("".join(f"{name}\0{digest}\0" for name, digest in sorted(digests.items())).encode())
-        return {**identity, "digest": f"tensors:{whole.hexdigest()}", "tensors": dict(sorted(digests.items()))}
-    return identity
+    if not digests:
+        return identity
+    whole = blake3()
+    for name, digest in digests.items():
+        whole.update(f"{name}\0{digest}\0".encode())
+    return {**identity, "digest": f"tensors:{whole.hexdigest()}", "tensors": digests}
 
 
 def index_file(plan: Plan) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ cannot vouch for itself. With them the plan is made again and bytes are recomput
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import threading
@@ -30,6 +31,7 @@ from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import UsageError, VerificationError, listing
 from tuneport.expressions import Expression, ExpressionError, try_expressions
 from tuneport.json_text import as_json
+from tuneport.lazily import LazySequence
 from tuneport.pairing.spelling_rules import Rename
 from tuneport.pairing.tensors import Rule
 from tuneport.transfer.budget import DEFAULT_MAX_MEMORY_PARSING, Budget, budget
@@ -232,39 +234,44 @@ def _expressions(recorded: Mapping[str, Any]) -> Iterator[Expression]:
         yield Expression("vocabulary_rules", pattern)
 
 
-def _written_entries(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _written_entries(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
-        return {entry["name"]: entry for entry in manifest["tensors"] if entry["action"] != "dropped"}
+        for entry in manifest["tensors"]:
+            if entry["action"] != "dropped":
+                yield entry["name"], entry
     except (KeyError, TypeError) as error:
         raise VerificationError(f"The manifest's list of tensors is damaged ({error!r}).") from None
 
 
 def _compare_tables(manifest: Mapping[str, Any], produced: Checkpoint) -> list[str]:
-    entries, faults = _written_entries(manifest), []
-    for name in sorted(set(entries) | set(produced.tensors)):
+    faults, left = [], set(produced.tensors)
+    for name, entry in _written_entries(manifest):
         if name not in produced.tensors:
             faults.append(f"`{name}` is in the manifest, but not in the files")
-        elif name not in entries:
-            faults.append(f"`{name}` is in the files, but not in the manifest")
-        else:
-            entry, tensor = entries[name], produced.tensors[name]
-            if entry.get("dtype") != tensor.dtype or entry.get("shape") != list(tensor.shape):
-                faults.append(
-                    f"`{name}` is {tensor.dtype} {list(tensor.shape)}, the manifest says {entry.get('dtype')} "
-                    f"{entry.get('shape')}"
-                )
-    return faults
+            continue
+        if name not in left:
+            faults.append(f"`{name}` is listed twice in the manifest")
+        left.discard(name)
+        tensor = produced.tensors[name]
+        if entry.get("dtype") != tensor.dtype or entry.get("shape") != list(tensor.shape):
+            faults.append(
+                f"`{name}` is {tensor.dtype} {list(tensor.shape)}, the manifest says {entry.get('dtype')} "
+                f"{entry.get('shape')}"
+            )
+    return faults + [f"`{name}` is in the files, but not in the manifest" for name in sorted(left)]
 
 
 def _compare_digests(
     manifest: Mapping[str, Any], produced: Checkpoint, reader: TensorReader, pool: Budget
 ) -> list[str]:
-    entries = _written_entries(manifest)
-    digests = tensor_digests([(tensor, reader) for tensor in produced.tensors.values()], pool, "digests")
+    names = list(produced.tensors)
+    tensors = LazySequence(len(names), lambda number: (produced.tensors[names[number]], reader))
+    digests = tensor_digests(tensors, pool, "digests")
+    places = {name: place for place, name in enumerate(names)}
     return [
-        f"`{name}` has the digest {digest}, the manifest says {entries[name].get('digest')}"
-        for name, digest in zip(produced.tensors, digests, strict=True)
-        if name in entries and entries[name].get("digest") != digest
+        f"`{name}` has the digest {digest}, the manifest says {entry.get('digest')}"
+        for name, entry in _written_entries(manifest)
+        if name in places and entry.get("digest") != (digest := digests[places[name]])
     ]
 
 
@@ -300,12 +307,13 @@ def _compare_parents(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
 
 def _compare_plans(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
     faults = [f"these parents would be refused: {reason}" for reason in plan.refusals]
-    entries = _written_entries(manifest)
-    for task in plan.tasks:
-        entry = entries.pop(task.slot.name, None)
-        if entry is None:
-            faults.append(f"`{task.slot.name}` is missing")
+    numbers = {slot.name: number for number, slot in enumerate(plan.slots)}
+    for name, entry in _written_entries(manifest):
+        number = numbers.pop(name, None)
+        if number is None:
+            faults.append(f"`{name}` is in the output, but not in what these parents give")
             continue
+        task = plan.tasks[number]
         scale = None if task.line.fate == "copied" else task.scales[0] if len(task.scales) == 1 else list(task.scales)
         for field, wanted in (
             ("action", task.line.fate),
@@ -315,9 +323,9 @@ def _compare_plans(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
         ):
             if entry.get(field) != wanted:
                 faults.append(
-                    f"`{task.slot.name}`: {field} is {entry.get(field)!r} in the manifest, these parents give {wanted!r}"
+                    f"`{name}`: {field} is {entry.get(field)!r} in the manifest, these parents give {wanted!r}"
                 )
-    faults += [f"`{name}` is in the output, but not in what these parents give" for name in entries]
+    faults += [f"`{name}` is missing" for name in numbers]
     recorded = manifest.get("files", {})
     for name, digest in plan.sidecar_digests().items():
         if recorded.get(name) != digest:
@@ -344,7 +352,7 @@ def _compare_words(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
 
 def _digests_again(
     manifest: Mapping[str, Any], plan: Plan, readers: Mapping[str, TensorReader], pool: Budget
-) -> dict[str, dict[str, str]]:
+) -> dict[str, Mapping[str, str]]:
     """Digests of the inputs, where the manifest has them."""
     asked = plan.choices.digest_inputs or any("tensors" in entry for entry in manifest["inputs"])
     return input_digests(replace(plan, choices=replace(plan.choices, digest_inputs=asked)), readers, pool)
@@ -371,18 +379,18 @@ def _recompute(
 ) -> tuple[Results, int, list[str]]:
     """The results of the leaves that were computed again, how many these are, and what is different on disk."""
     results = Results(plan.tasks, plan.slots)
-    leaves = [
-        (number, leaf)
-        for number, slot in enumerate(plan.slots)
-        if _is_there(slot, produced)  # what is missing was told before
-        for leaf in range(leaf_count(slot.nbytes))
-    ]
-    chosen = set(leaves if full else random.Random(seed).sample(leaves, min(SAMPLE, len(leaves))))
+    there = [
+        number for number, slot in enumerate(plan.slots) if _is_there(slot, produced)
+    ]  # what is missing was told before
+    counts = [results.leaves(number) for number in there]
+    places = range(sum(counts))
+    begins = dict(zip(there, itertools.accumulate(counts, initial=0), strict=False))
+    chosen = places if full else set(random.Random(seed).sample(places, min(SAMPLE, len(places))))
     different: dict[str, int] = {}
     lock = threading.Lock()
 
     def do(number: int, task: OutputTask, leaf: int, space: Workspace) -> bool:
-        if (number, leaf) not in chosen:
+        if number not in begins or begins[number] + leaf not in chosen:
             return True
         itemsize, sums, hasher, bad = DTYPES[task.slot.dtype].itemsize, no_sums(), blake3(), 0
         for start, stop, origin in leaf_pieces(task, leaf, pool.piece):
