@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +19,8 @@ def maker() -> Callable[[Mapping[str, Any]], Any]:
     return lambda request: eval(request["text"], {"os": os, **request})
 
 
-def asked(text: str, seconds: float = 5.0, memory: int = 2**28, **given: Any) -> Any:
-    return ask(HERE, {"text": text, **given}, seconds=seconds, memory=memory)
+def asked(text: str, seconds: float = 5.0, memory: int = 2**28, stays: bool = True, **given: Any) -> Any:
+    return ask(HERE, {"text": text, **given}, seconds=seconds, memory=memory, stays=stays)
 
 
 def test_an_answer_comes_from_one_child_that_stays() -> None:
@@ -52,3 +54,15 @@ def test_a_child_that_breaks_a_limit_is_ended_and_the_next_question_has_a_new_on
 
 def test_time_that_is_not_computed_does_not_count() -> None:
     assert asked("os.waitpid(os.posix_spawn('/bin/sh', ['sh', '-c', ':'], {}), 0)[1]", seconds=0.2) == 0
+
+
+def test_a_child_imports_nothing_from_the_folder_that_the_command_is_run_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json", "importlib", "pickle", "sitecustomize", "tuneport"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'made')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    before = asked("os.getpid()", stays=False)
+    assert asked("os.getpid()") != before
+    assert not (tmp_path / "made").exists()

@@ -62,7 +62,8 @@ class _Child:
     def __init__(self, maker: str) -> None:
         self._owner = os.getpid()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _BEGIN, json.dumps(sys.path), maker],
+            # Isolated: else a json.py in the folder that the command is run in, perhaps a model's, would be imported.
+            [sys.executable, "-I", "-c", _BEGIN, json.dumps([str(entry) for entry in sys.path]), maker],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         if self._read(_TO_BEGIN) is None:

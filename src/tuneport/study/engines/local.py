@@ -154,7 +154,7 @@ def _new_worker() -> _Worker:
     ours, theirs = Pipe()
     dying, living = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-c", _START, json.dumps(sys.path), str(theirs.fileno()), str(dying)],
+        [sys.executable, "-P", "-c", _START, json.dumps(sys.path), str(theirs.fileno()), str(dying)],
         pass_fds=(theirs.fileno(), dying),
         stdin=subprocess.DEVNULL,
     )
