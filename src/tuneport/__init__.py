@@ -10,11 +10,14 @@ The verbs are imported when they are first used, so that importing tuneport cost
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+# Without importing typing, which takes longer than all else here: Ctrl-C meanwhile would end in a traceback (see __main__).
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from tuneport.diagnose.path import path as path
     from tuneport.diff.run import apply as apply
     from tuneport.diff.run import diff as diff
