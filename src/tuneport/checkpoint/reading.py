@@ -120,7 +120,11 @@ class FileReader:
         changed = []
         for name in self._files:
             with self._used(name) as descriptor:
-                if _stamp(os.fstat(descriptor)) != self._seen[name]:
+                now = os.fstat(descriptor)
+                seen = self._seen[name]
+                # To be unlinked changes a file's ctime as well; what is open is still what was planned with.
+                unlinked = now.st_nlink == 0 and _stamp(now)[:2] == seen[:2]
+                if _stamp(now) != seen and not unlinked:
                     changed.append(name)
         if changed:
             raise CheckpointError(f"{self._where}: {', '.join(changed)} changed while it was read. Run again.")
