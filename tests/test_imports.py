@@ -134,7 +134,7 @@ ALLOWED = {
     "verbs": set(),
     "checkpoint": {"errors", "foreign"},
     "pairing": {"errors", "foreign", "checkpoint"},
-    "transfer": {"errors", "foreign", "verbs", "checkpoint", "pairing"},
+    "transfer": {"errors", "foreign", "long_json", "verbs", "checkpoint", "pairing"},
     "diff": {"errors", "foreign", "verbs", "checkpoint", "pairing", "transfer"},
     "place": {"errors", "foreign", "checkpoint"},  # checkpoint: how two plans differ, and what is ours, nothing else
     "tune": {
