@@ -78,3 +78,8 @@ def test_a_download_holds_the_rows_and_no_formula(rows: list[list[str]]) -> None
     for wanted, got in zip(rows, read[1:], strict=True):
         assert [cell.removeprefix("'") for cell in got] == [clean(cell).removeprefix("'") for cell in wanted]
         assert not any(cell[:1] in ("=", "+", "-", "@", "\t") for cell in got)
+
+
+def test_nothing_on_a_page_moves_a_cursor_or_turns_the_direction_of_writing() -> None:
+    shown = str(tag("p", "a\x1b[2J\x9b\x85\u202eb\u2066\r\nc\ud800", title="\x7f"))
+    assert shown == '<p title="\ufffd">a\ufffd[2J\ufffd\ufffd\ufffdb\ufffd\nc\ufffd</p>'

@@ -62,3 +62,9 @@ def test_names_of_folders_are_no_links_and_tokens_no_html() -> None:
     assert "| rewards | exact, format=a\\|b |" in text
     assert "> **Warning:** it never read &lt;user>, &lt;asst>" in text
     assert "| end_token | &lt;\\|im_end\\|> |" in text
+
+
+def test_a_name_begins_no_line_of_its_own() -> None:
+    card = render_card(record(model={"name": "m\n# Forged \x1b[2J<b>", "revision": None})).decode()
+    assert "Forged" in card and "\x1b" not in card
+    assert not [line for line in card.splitlines() if line.startswith("# Forged")]
