@@ -129,6 +129,15 @@ _CHILDREN: dict[str, _Child] = {}
 _LOCK = threading.Lock()
 
 
+def _free_lock() -> None:
+    """After a fork nobody in the new process holds the lock, whoever held it in the old one."""
+    global _LOCK
+    _LOCK = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_free_lock)
+
+
 @atexit.register
 def _end_all() -> None:
     for child in _CHILDREN.values():
