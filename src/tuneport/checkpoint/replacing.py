@@ -17,7 +17,8 @@ from typing import Any
 
 from tuneport.checkpoint.folder import LICENCE_PREFIXES, is_sidecar
 from tuneport.errors import TakenError, listing
-from tuneport.foreign import read_bytes, write_new
+from tuneport.foreign import opened, read_bytes, write_new
+from tuneport.long_json import read_long_json
 
 REPLACES = ".replaces"
 _MOST_MARK_BYTES = 4096
@@ -31,6 +32,9 @@ _SHARDS = re.compile(r"(model|diff)(-\d{5}-of-\d{5})?\.safetensors")
 _OF_A_RUN = (REPLACES, "tuneport.json", "journal.jsonl", "README.md")
 # The largest there are: those of a hundred thousand tensors.
 MOST_MANIFEST_BYTES = 256 * 2**20
+# What it has for each tensor: long lists and objects, and an object whose values are nearly all alike.
+_PACKED = (("tensors",), ("inputs", "[]", "tensors"))
+_ALIKE = (("diff",),)
 
 
 def is_ours(folder: Path) -> bool:
@@ -126,11 +130,17 @@ def _is_of_a_tuning(name: str) -> bool:
     return kept or name.startswith("tensorboard/")
 
 
+def read_record(file: Path, inside: Path | None = None) -> Any:
+    """What a manifest holds, whatever wrote it; what it has for each tensor is kept packed. Raises `OSError` and ValueError."""
+    with opened(file, inside, MOST_MANIFEST_BYTES) as content:
+        return read_long_json(content, _PACKED, _ALIKE)
+
+
 def _object(file: Path) -> Any:
     """What a JSON file holds; None where it cannot be read."""
     try:
-        return json.loads(read_bytes(file, most=MOST_MANIFEST_BYTES))
-    except (OSError, ValueError, RecursionError):
+        return read_record(file)
+    except (OSError, ValueError):
         return None
 
 

@@ -19,19 +19,18 @@ from tuneport.checkpoint import journal
 from tuneport.checkpoint.journal import Journal, LeafRecord
 from tuneport.checkpoint.open_files import KeptFile
 from tuneport.checkpoint.replacing import (
-    MOST_MANIFEST_BYTES,
     check_replaceable,
     finish_replacing,
     is_empty_folder,
     is_ours,
     move_into_place,
+    read_record,
     strays_in_partial,
 )
 from tuneport.checkpoint.shards import Layout
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import HubError, OutputError, TakenError, TuneportError, listing
-from tuneport.foreign import check_inside, create, open_own, read_bytes, resolved, write_new
-from tuneport.json_text import read_json
+from tuneport.foreign import check_inside, create, open_own, resolved, write_new
 
 MANIFEST = "tuneport.json"
 # Larger writes ask the page cache for large blocks of memory, which cost a virtual machine up to three times as much.
@@ -361,7 +360,7 @@ def _has(path: Path, size: int) -> bool:
 def read_plan(out: Path) -> dict[str, Any] | None:
     """The plan in a finished folder's manifest, or None where there is no such manifest."""
     try:
-        manifest = read_json(read_bytes(out / MANIFEST, most=MOST_MANIFEST_BYTES))
+        manifest = read_record(out / MANIFEST)
         plan = manifest["plan"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -37,9 +37,6 @@ from tuneport.transfer.roles import Figures, MatrixColumns, figures, is_matrix, 
 from tuneport.transfer.rounding import Rounded, rounded, total
 from tuneport.transfer.rounding_loss import RoundedPart, loss
 
-# What a manifest has for each tensor: long lists and objects, and an object whose values are nearly all alike.
-PACKED = (("tensors",), ("inputs", "[]", "tensors"))
-ALIKE = (("diff",),)
 # Bits of JSON that are written together.
 _CHUNKS = 10_000
 # What every reader of a manifest relies on: kinds of values, by field; "*" is any name, "?" a field that may be missing.

@@ -18,17 +18,15 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from tuneport import foreign
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.digest import LEAF_BYTES
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.journal import LeafRecord
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.reading import TensorReader, reading
-from tuneport.checkpoint.replacing import MOST_MANIFEST_BYTES
+from tuneport.checkpoint.replacing import read_record
 from tuneport.checkpoint.write import MANIFEST, AlreadyDone, OutputFolder, begin, check_place
 from tuneport.errors import CheckpointError, DoubtError, NumericsError, PairingError, listing
-from tuneport.long_json import read_long_json
 from tuneport.pairing.tensors import stored_twice
 from tuneport.transfer import arithmetic
 from tuneport.transfer.budget import PIECE, Budget, budget
@@ -38,8 +36,6 @@ from tuneport.transfer.conclusion import conclude, lost_difference, measure_drop
 from tuneport.transfer.kept_sample import keep_base
 from tuneport.transfer.look import ZERO_DIFF, look
 from tuneport.transfer.manifest import (
-    ALIKE,
-    PACKED,
     index_file,
     input_digests,
     misshapen,
@@ -153,8 +149,7 @@ def read_manifest(out: Path) -> dict[str, Any]:
     """The manifest of a finished folder. Raises `CheckpointError` where there is none, or it is no manifest."""
 
     try:
-        with foreign.opened(out / MANIFEST, out, MOST_MANIFEST_BYTES) as file:
-            manifest = read_long_json(file, PACKED, ALIKE)
+        manifest = read_record(out / MANIFEST, out)
     except FileNotFoundError:
         raise CheckpointError(f"{out} has no {MANIFEST}; it was not made by tuneport, or is not finished.") from None
     except OSError as error:

@@ -104,8 +104,8 @@ def verify(
     if plan is None and full:
         raise UsageError("--full recomputes from the parents: give --base, --tuned and --onto (or --diff and --onto).")
     produced = open_folder(out, "output", stem="diff" if operation == "diff" else "model")
-    more = plan.more_memory if plan is not None else 0
-    pool = budget(running.memory_limit, running.workers, DEFAULT_MAX_MEMORY_PARSING, more)
+    more, leaves = (0, 0) if plan is None else (plan.more_memory, plan.leaves)
+    pool = budget(running.memory_limit, running.workers, DEFAULT_MAX_MEMORY_PARSING, more, leaves)
     faults = _compare_tables(manifest, produced)
     with reading(produced) as reader:
         faults += _compare_digests(manifest, produced, reader, pool)
