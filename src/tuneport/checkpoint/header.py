@@ -13,7 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.errors import CheckpointError
@@ -125,11 +125,23 @@ def _rendered(entries: Entries, metadata: Mapping[str, str]) -> Iterator[bytes]:
 
 
 def _load_json(header: bytes, where: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    kinds: dict[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...]]] = {}
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Entry:
         result = dict(pairs)
         if len(result) != len(pairs):
             twice = min(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
             raise CheckpointError(f"{where}: the header names {twice!r} twice; which one counts cannot be known.")
+        dtype, shape, offsets = result.get("dtype"), result.get("shape"), result.get("data_offsets")
+        if (
+            len(result) == 3
+            and isinstance(dtype, str)
+            and _is_sizes(shape)
+            and _is_sizes(offsets)
+            and len(offsets) == 2
+        ):
+            kind = dtype, tuple(shape)  # an entry as it should be: kept small, since there may be 100,000
+            return _Entry(*kinds.setdefault(kind, kind), *offsets)
         return result
 
     def whole(text: str) -> int:
@@ -147,7 +159,8 @@ def _load_json(header: bytes, where: str) -> dict[str, Any]:
         parsed = json.loads(text, object_pairs_hook=unique, parse_int=whole, parse_float=refuse, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: the header is not valid JSON ({error}).") from None
-    assert isinstance(parsed, dict)
+    if not isinstance(parsed, dict):
+        raise CheckpointError(f"{where}: the header is the entry of one tensor, and names none.")
     return parsed
 
 
@@ -163,17 +176,24 @@ def _entries(parsed: dict[str, Any], where: str) -> Iterator[tuple[str, tuple[st
                 _check_text(key, where)
                 _check_text(value, where)
             continue
-        if not isinstance(info, dict) or set(info) != {"dtype", "shape", "data_offsets"}:
+        if isinstance(info, _Entry):
+            dtype, shape, offsets = info.dtype, info.shape, [info.begin, info.end]
+        elif isinstance(info, dict) and set(info) == {"dtype", "shape", "data_offsets"}:
+            dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
+        else:
             raise CheckpointError(
                 f"{where}: tensor `{name}` must have dtype, shape and data_offsets, and nothing else."
             )
-        dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
         if not isinstance(dtype, str) or dtype not in DTYPES:
             raise CheckpointError(
                 f"{where}: tensor `{name}` has the dtype {dtype!r}, which tuneport does not read (sub-byte formats "
                 f"have no byte ranges). It reads {', '.join(DTYPES)}."
             )
-        if not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
+        if (
+            not _is_sizes(list(shape) if isinstance(shape, tuple) else shape)
+            or not _is_sizes(offsets)
+            or len(offsets) != 2
+        ):
             raise CheckpointError(f"{where}: tensor `{name}` has a malformed shape or data_offsets.")
         if len(shape) > MOST_DIMENSIONS:
             raise CheckpointError(
@@ -182,7 +202,16 @@ def _entries(parsed: dict[str, Any], where: str) -> Iterator[tuple[str, tuple[st
         yield name, (dtype, tuple(shape), offsets[0], offsets[1])
 
 
-def _is_sizes(values: object) -> bool:
+class _Entry(NamedTuple):
+    """A tensor's entry of a header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def _is_sizes(values: object) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < _SIZE_LIMIT for value in values)
 
 
