@@ -132,7 +132,7 @@ ALLOWED = {
     "terminal": {"printable"},
     "foreign": {"errors"},
     "verbs": set(),
-    "checkpoint": {"errors", "foreign"},
+    "checkpoint": {"errors", "foreign", "long_json"},
     "pairing": {"errors", "foreign", "checkpoint"},
     "transfer": {"errors", "foreign", "long_json", "verbs", "checkpoint", "pairing"},
     "diff": {"errors", "foreign", "verbs", "checkpoint", "pairing", "transfer"},
