@@ -118,6 +118,7 @@ EVERYWHERE = {
     "json_text",
     "lazily",
     "limited",
+    "long_json",
     "printable",
     "terminal",
 }  # what every room may know

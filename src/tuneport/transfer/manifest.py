@@ -175,7 +175,7 @@ def make_manifest(
             name: blake3(contents(content)).hexdigest() for name, content in {**plan.files, **index_file(plan)}.items()
         },
         "plan": dict(record),
-        **plan.extra,
+        **{name: {} if name == "diff" else value for name, value in plan.extra.items()},
         "environment": {
             "tuneport": __version__,
             "python": platform.python_version(),
@@ -188,6 +188,8 @@ def make_manifest(
     }
     found: dict[str, Any] = finite(manifest)
     found["inputs"] = [_input(finite(each.identity()), digests.get(each.role)) for each in plan.inputs]
+    if "diff" in plan.extra:
+        found["diff"] = plan.extra["diff"]  # as it is: most of its entries are one and the same
     found["tensors"] = _tensors(results, _dropped_tensors(plan, dropped))
     return found
 
