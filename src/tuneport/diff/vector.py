@@ -84,8 +84,7 @@ def open_diff(spec: str | os.PathLike[str], role: str = "diff", label: str | Non
         raise CheckpointError(f"{role} {path} is no diff vector (its manifest says {manifest.get('operation')!r}).")
     stored = replace(open_folder(path, role, stem=STEM, label=label), role=role)
     entries = manifest.get("diff")
-    names = {name for name in stored.tensors if not name.startswith(RAW)}
-    if not isinstance(entries, dict) or names != {name for name, entry in entries.items() if entry.get("stored")}:
+    if not isinstance(entries, dict) or not _name_the_same(entries, stored):
         raise CheckpointError(
             f"{role} {path}: the manifest and the stored tensors tell different stories. Make it again."
         )
@@ -94,6 +93,13 @@ def open_diff(spec: str | os.PathLike[str], role: str = "diff", label: str | Non
             raise CheckpointError(f"{role} {path}: `{name}` is not stored as the manifest says. Make the vector again.")
     config = SidecarFolder("base", path.name, path / "base", within=path).json("config.json") or {}
     return DiffVector(role, stored, entries, manifest, config)
+
+
+def _name_the_same(entries: Mapping[str, Mapping[str, Any]], stored: Checkpoint) -> bool:
+    """Whether the entries of stored differences, and no others, have a tensor of their name."""
+    differences = sum(not name.startswith(RAW) for name in stored.tensors)
+    named = [name for name, entry in entries.items() if entry.get("stored")]
+    return len(named) == differences and all(name in stored.tensors and not name.startswith(RAW) for name in named)
 
 
 def _agrees(entry: Mapping[str, Any], difference: StoredTensor | None, raw: StoredTensor | None) -> bool:
