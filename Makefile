@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 
-.PHONY: venv demo real test lint types docs docs-check core-check vllm-check fuzz sanitize bench study-bench study-kills kills results clean
+.PHONY: venv demo real test lint types docs docs-check core-check vllm-check fuzz fuzz-readers sanitize bench study-bench study-kills kills results clean
 
 venv: .venv/ready
 
@@ -56,9 +56,10 @@ vllm-check: venv .venv-vllm/ready
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
-# Hostile headers and indexes, 10,000 cases and more (CI runs a few hundred).
+# Hostile headers and indexes, 10,000 cases and more, and 10,000 damaged inputs through whole commands (CI tries a few hundred of each).
 fuzz: venv
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q -m hostile --timeout 0
+	$(BIN)/python -m bench.mutations
 
 SANITIZERS = -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # Python itself is not built with them: they are loaded before it, and what it leaks at its end is not ours.
@@ -66,6 +67,15 @@ SANITIZED = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-n
 	PYTHONPATH=build/sanitize
 KERNEL_TESTS = tests/transfer/test_kernel.py tests/transfer/test_arithmetic.py tests/transfer/test_product.py \
 	tests/transfer/test_rounding.py tests/transfer/test_stochastic.py tests/transfer/test_transfer.py
+# A coverage-guided fuzzer (atheris, in an environment of its own) over the readers of others' files: an hour.
+fuzz-readers: .venv-fuzz/ready
+	.venv-fuzz/bin/python -m bench.fuzz_readers
+
+.venv-fuzz/ready: constraints.txt
+	$(PYTHON) -m venv .venv-fuzz
+	.venv-fuzz/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt atheris==3.0.0 --editable .
+	touch $@
+
 # The kernel under AddressSanitizer and UndefinedBehaviorSanitizer (gcc), through the tests that drive it.
 sanitize: venv
 	rm -rf build/sanitize
@@ -97,4 +107,4 @@ results: venv
 	$(BIN)/python docs/render_results.py
 
 clean:
-	rm -rf .venv .venv-bench .venv-core .venv-vllm vllm-out build demo-out real-out bench-out results-out study-kills-out kills-out
+	rm -rf .venv .venv-bench .venv-core .venv-vllm .venv-fuzz vllm-out build demo-out real-out bench-out results-out study-kills-out kills-out

@@ -5,13 +5,15 @@
 
 A job is {"argv": […], "under": folder, "call": what, "at": N, "do": what, …}. ``call`` is ``change`` (anything that
 changes a file below ``under``), ``pwrite``, ``write`` or ``preadv``; the N-th such call, counted from 1, is preceded by
-``do``. Nothing here imports torch, so a job starts in milliseconds.
+``do``. ``seconds`` and ``address_space`` (bytes) bound a job that may have no end. Nothing here imports torch, so a job
+starts in milliseconds.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -118,6 +120,10 @@ class Fault:
 
 
 def run(job: dict[str, Any]) -> int:
+    if "seconds" in job:
+        signal.alarm(job["seconds"])
+    if "address_space" in job:
+        resource.setrlimit(resource.RLIMIT_AS, (job["address_space"],) * 2)
     fault = Fault(job)
     signal.signal(signal.SIGINT, fault.handle)
     try:

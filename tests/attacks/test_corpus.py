@@ -1,0 +1,32 @@
+"""The inputs that a coverage-guided fuzzer has found (`make fuzz-readers`), read again: a value, or an error in words."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from attacks.readers import READ, seeds
+from tuneport.errors import TuneportError
+
+CORPUS = Path(__file__).parent / "corpus"
+
+
+@pytest.mark.parametrize("name", READ)
+def test_whatever_the_fuzzer_found_is_read_or_told_in_words(name: str, tmp_path: Path) -> None:
+    found = sorted((CORPUS / name).iterdir())
+    assert len(found) > 20, "the corpus is there"
+    for number, path in enumerate(found):
+        place = tmp_path / str(number)
+        place.mkdir()
+        with suppress(TuneportError):
+            READ[name](path.read_bytes(), place)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_the_fuzzer_begins_with_is_read(name: str, tmp_path: Path) -> None:
+    for number, data in enumerate(seeds(name)):
+        place = tmp_path / str(number)
+        place.mkdir()
+        READ[name](data, place)
