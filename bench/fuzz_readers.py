@@ -13,6 +13,7 @@ import contextlib
 import io
 import json
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -30,11 +31,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=900)
     parser.add_argument("--only", default=",".join(READERS))
     parser.add_argument("--corpus", type=Path, default=CORPUS)
+    parser.add_argument("--out", type=Path, help="file for the figures")
     parser.add_argument("--reader", choices=READERS, help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args()
     if options.reader:
         fuzz(options.reader, rest)
-    told, bad = {}, 0
+    told = {}
     for name in options.only.split(","):
         corpus = options.corpus / name
         corpus.mkdir(parents=True, exist_ok=True)
@@ -51,13 +53,22 @@ def main() -> int:
             f"-artifact_prefix={corpus}/crash-",
         ]
         done = subprocess.run([*command, str(corpus)], capture_output=True, text=True, cwd=ROOT, check=False)
-        runs = [line for line in done.stderr.splitlines() if "DONE" in line or "cov:" in line]
-        told[name] = {"status": done.returncode, "last": runs[-1:] and runs[-1].strip()}
+        ended = re.findall(r"^#(\d+)\s+DONE\s+cov: (\d+)", done.stderr, re.MULTILINE)
+        runs, covered = map(int, ended[-1]) if ended else (0, 0)
+        kept = len(list(corpus.iterdir()))
+        told[name] = {
+            "seconds": options.seconds,
+            "runs": runs,
+            "covered": covered,
+            "kept": kept,
+            "crashed": bool(done.returncode),
+        }
         print(name, json.dumps(told[name]), flush=True)
         if done.returncode:
-            bad += 1
             print(done.stderr[-3000:], file=sys.stderr)
-    return 1 if bad else 0
+    if options.out:
+        options.out.write_text(json.dumps(told, indent=1) + "\n")
+    return 1 if any(one["crashed"] for one in told.values()) else 0
 
 
 def begin(name: str, corpus: Path) -> None:

@@ -20,6 +20,7 @@ sys.path.insert(0, str(HERE.parent))  # bench/ lies beside docs/, and is no inst
 import claims  # noqa: E402
 import experiments  # noqa: E402
 import published  # noqa: E402
+import reliability  # noqa: E402
 import roles  # noqa: E402
 from cells import control, figures_in, or_never, percent, recovered, share, table  # noqa: E402
 from pages import write_or_compare  # noqa: E402
@@ -53,6 +54,7 @@ def render(figures: Path = FIGURES) -> str:
         *([roles.render(figures_in(file))] if (file := figures / "roles.json").exists() else []),
         _bench(figures_in(figures / "bench.json")),
         *_studies(figures),
+        *reliability.render(figures),
     ]
     return "\n\n".join(parts) + "\n"
 
