@@ -14,8 +14,9 @@ def render(figures: Path) -> list[str]:
         told = figures_in(file)
         rows = [
             ("command", "changes of files", "kills"),
-            *((n, o["changes"], o["kills"]) for n, o in told["commands"].items()),
+            *((name, str(one["changes"]), str(one["kills"])) for name, one in told["commands"].items()),
         ]
+        held = f"not in {len(told['wrong'])} cases" if told["wrong"] else "always"
         parts.append(
             f"To repeat: `make kills`. Every command that writes, killed with SIGKILL before one of its changes of files, {told['kills']} times "
             "over all, the moments spread over the run. After each kill nothing that looks whole was there but a whole output, the inputs "
