@@ -46,11 +46,15 @@ FINE_TUNING = ("--steps", "8", "--batch-size", "8", "--learning-rate", "1e-3", "
 
 @dataclass(frozen=True)
 class Command:
-    """A command that writes ``out``; ``before`` is run first, unbroken, where the command finds an older output."""
+    """A command that writes ``out``, and ``beside`` it files of these names.
+
+    ``before`` is run first, unbroken, where the command finds an older output.
+    """
 
     name: str
     argv: Callable[[Path], list[str]]
     before: Callable[[Path], list[str]] | None = None
+    beside: tuple[str, ...] = ()
 
 
 def commands(made: Path) -> Iterator[Command]:
@@ -72,7 +76,8 @@ def commands(made: Path) -> Iterator[Command]:
     yield Command("tune", lambda out: ["tune", f"{MODELS}/v1", *data, "--out", f"{out}"])
     yield Command("tune --lora", lambda out: ["tune", f"{MODELS}/v1", *data, "--lora", "rank=2", "--out", f"{out}"])
     asked = ["--tasks", f"{DEMO}/questions.jsonl", "--limit", "12", "--max-new-tokens", "24", "--device", "cpu"]
-    yield Command("evaluate", lambda out: ["evaluate", f"{MODELS}/v1-tuned", f"{MODELS}/v2", *asked, "--out", f"{out}"])
+    scored = ["evaluate", f"{MODELS}/v1-tuned", f"{MODELS}/v2", *asked]
+    yield Command("evaluate", lambda out: [*scored, "--out", f"{out}"], beside=("out.examples.jsonl",))
 
 
 def main() -> int:
@@ -127,7 +132,7 @@ def killed(command: Command, place: Path, kills: int) -> tuple[dict[str, int], l
             faults.append(f"killed at change {at}, the same command ends with status {again}")
         elif result(out) != whole:
             faults.append(f"killed at change {at}, the same command ends with another output")
-        left = sorted(path.name for path in scratch.iterdir() if path != out)
+        left = sorted(path.name for path in scratch.iterdir() if path != out and path.name not in command.beside)
         if left:
             faults.append(f"killed at change {at}, the same command leaves {', '.join(left)}")
     if digests(DEMO) != inputs:
@@ -181,7 +186,8 @@ def result(out: Path, gone_is: dict[str, Any] | None = None) -> dict[str, Any]:
         if name == ".replaces" or path.suffix == ".md":  # the card repeats figures of the manifest, times too
             continue
         try:
-            found[name] = lasting(json.loads(content))
+            lines = content.splitlines() if path.suffix == ".jsonl" else [content]
+            found[name] = [lasting(json.loads(line)) for line in lines]
         except ValueError:
             found[name] = blake3(content).hexdigest()
     return found
@@ -190,7 +196,8 @@ def result(out: Path, gone_is: dict[str, Any] | None = None) -> dict[str, Any]:
 def lasting(value: Any) -> Any:
     """JSON without what passes; digests of files that hold such values pass with them."""
     if isinstance(value, dict):
-        return {name: lasting(item) for name, item in value.items() if name not in PASSING and not name.endswith(".md")}
+        passing = {name for name in value if name in PASSING or name.endswith((".md", "log.jsonl"))}
+        return {name: lasting(item) for name, item in value.items() if name not in passing}
     return [lasting(item) for item in value] if isinstance(value, list) else value
 
 

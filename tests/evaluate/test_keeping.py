@@ -157,6 +157,23 @@ def test_a_kill_between_the_two_renames_is_made_good(tmp_path: Path) -> None:
     assert already_done(out, plan, overwrite=True) is None
 
 
+@pytest.mark.parametrize("left", [{}, {"000-000.json": "{}"}, {"plan.json": json.dumps({"format": run.FORMAT})}])
+def test_what_a_kill_at_the_very_end_left_goes_when_the_run_is_done(left: dict[str, str], tmp_path: Path) -> None:
+    out, plan = tmp_path / "o.json", {"format": run.FORMAT}
+    with keeping(out, plan, overwrite=False) as kept:
+        kept.finish({}, iter([]))
+    folder = tmp_path / "o.json.partial"
+    folder.mkdir()
+    for name, content in left.items():
+        (folder / name).write_text(content)
+    assert already_done(out, plan, overwrite=False) is not None and not folder.exists()
+    for name, content in {"mine.txt": "x", "plan.json": json.dumps({"format": run.FORMAT, "limit": 1})}.items():
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+        assert already_done(out, plan, overwrite=False) is not None and (folder / name).exists()
+        (folder / "mine.txt").unlink(missing_ok=True)
+
+
 def test_records_whose_names_differ_after_a_point_do_not_share_their_examples(tmp_path: Path) -> None:
     names = {
         "o.json": "o.examples.jsonl",

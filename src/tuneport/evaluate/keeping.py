@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,18 @@ def already_done(out: Path, plan: Mapping[str, Any], overwrite: bool) -> dict[st
             f"{out} holds another evaluation; what differs:{listing(different, 10)}\n"
             "Choose another --out, or pass --overwrite."
         )
+    _finish_removing(_partial(out), begun)
     return dict(found)
+
+
+def _finish_removing(folder: Path, plan: Any) -> None:
+    """What a run that was killed at its very end has left of a plan that is done; nothing that is not of it."""
+    if folder.is_symlink() or not folder.is_dir() or _others(folder):
+        return
+    begun = folder / PLAN
+    if not os.path.lexists(begun) or _differing(begun, plan) == ([], True):
+        with suppress(OutputError), held(folder, "choose another --out"):  # whoever holds it is at work there
+            shutil.rmtree(folder)
 
 
 @contextmanager
@@ -138,11 +149,7 @@ class Kept:
 
     def _check_all_ours(self) -> None:
         """Raise `TakenError` for what no run writes there: in the end the folder goes, with all that is in it."""
-        others = sorted(
-            entry.name
-            for entry in self.folder.iterdir()
-            if not (_OF_OLMES if entry.is_dir() and not entry.is_symlink() else _OF_A_RUN).fullmatch(entry.name)
-        )
+        others = _others(self.folder)
         if others:
             raise TakenError(
                 f"{self.folder} holds what tuneport did not write:{listing(others, 8)}\nMove that away, or choose another --out."
@@ -150,6 +157,15 @@ class Kept:
 
     def _file(self, model: int, task: int) -> Path:
         return self.folder / f"{model:03d}-{task:03d}.json"
+
+
+def _others(folder: Path) -> list[str]:
+    """What is in the folder of a run, and no run writes there."""
+    return sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if not (_OF_OLMES if entry.is_dir() and not entry.is_symlink() else _OF_A_RUN).fullmatch(entry.name)
+    )
 
 
 def _partial(out: Path) -> Path:
