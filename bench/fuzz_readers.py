@@ -1,14 +1,16 @@
 """`make fuzz-readers`: a coverage-guided fuzzer (atheris) over what reads files of others; each reader for so many seconds.
 
-    python -m bench.fuzz_readers [--seconds 900] [--only header,tokenizer,journal,diff] [--corpus DIR]
+    python -m bench.fuzz_readers [--seconds 900] [--only header,tokenizer,journal,diff] [--corpus DIR] [--out FILE]
 
-A reader may give a value or raise a `TuneportError`; whatever else it raises is a crash, and its input is kept beside the corpus. The
-corpus lies in tests/attacks/corpus and is read again by a test in each run of CI. atheris is in an environment of its own.
+A reader may give a value or raise a `TuneportError`; whatever else it raises is a crash, whose input is kept as well. What was kept
+lies in tests/attacks/corpus, one file for each reader, and is read again by a test in each run of CI. atheris is in an environment
+of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import io
 import json
@@ -17,6 +19,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,46 +41,54 @@ def main() -> int:
         fuzz(options.reader, rest)
     told = {}
     for name in options.only.split(","):
-        corpus = options.corpus / name
-        corpus.mkdir(parents=True, exist_ok=True)
-        if not any(corpus.iterdir()):
-            begin(name, corpus)
-        limits = [f"-max_total_time={options.seconds}", "-rss_limit_mb=2048", "-timeout=20", "-max_len=16384"]
-        command = [
-            sys.executable,
-            "-m",
-            "bench.fuzz_readers",
-            "--reader",
-            name,
-            *limits,
-            f"-artifact_prefix={corpus}/crash-",
-        ]
-        done = subprocess.run([*command, str(corpus)], capture_output=True, text=True, cwd=ROOT, check=False)
+        with tempfile.TemporaryDirectory() as scratch:
+            corpus = Path(scratch)
+            for number, data in enumerate(kept(name, options.corpus)):
+                (corpus / f"kept-{number}").write_bytes(data)
+            limits = [f"-max_total_time={options.seconds}", "-rss_limit_mb=2048", "-timeout=20", "-max_len=16384"]
+            command = [
+                sys.executable,
+                "-m",
+                "bench.fuzz_readers",
+                "--reader",
+                name,
+                *limits,
+                f"-artifact_prefix={corpus}/",
+            ]
+            done = subprocess.run([*command, str(corpus)], capture_output=True, text=True, cwd=ROOT, check=False)
+            found = sorted({file.read_bytes() for file in corpus.iterdir()})
+        keep(name, options.corpus, found)
         ended = re.findall(r"^#(\d+)\s+DONE\s+cov: (\d+)", done.stderr, re.MULTILINE)
         runs, covered = map(int, ended[-1]) if ended else (0, 0)
-        kept = len(list(corpus.iterdir()))
+        crashed = bool(done.returncode)
         told[name] = {
             "seconds": options.seconds,
             "runs": runs,
             "covered": covered,
-            "kept": kept,
-            "crashed": bool(done.returncode),
+            "kept": len(found),
+            "crashed": crashed,
         }
         print(name, json.dumps(told[name]), flush=True)
-        if done.returncode:
+        if crashed:
             print(done.stderr[-3000:], file=sys.stderr)
     if options.out:
         options.out.write_text(json.dumps(told, indent=1) + "\n")
     return 1 if any(one["crashed"] for one in told.values()) else 0
 
 
-def begin(name: str, corpus: Path) -> None:
-    """Put right inputs into an empty corpus."""
+def kept(name: str, corpus: Path) -> list[bytes]:
+    """What earlier runs have kept for a reader; right inputs where there is nothing."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from attacks.readers import seeds
+    from attacks.readers import corpus_of, seeds
 
-    for number, data in enumerate(seeds(name)):
-        (corpus / f"seed-{number}").write_bytes(data)
+    return corpus_of(name, corpus) or seeds(name)
+
+
+def keep(name: str, corpus: Path, found: list[bytes]) -> None:
+    """Keep inputs of a reader as lines of base64."""
+    corpus.mkdir(parents=True, exist_ok=True)
+    lines = [base64.b64encode(zlib.compress(data, 9)).decode() + "\n" for data in found]
+    (corpus / f"{name}.txt").write_text("".join(lines), encoding="ascii")
 
 
 def fuzz(name: str, arguments: list[str]) -> None:

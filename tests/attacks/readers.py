@@ -5,11 +5,13 @@ Nothing here imports torch or pytest: the fuzzer runs in an environment of its o
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 import shutil
 import struct
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -79,6 +81,13 @@ READ: Mapping[str, Callable[[bytes, Path], None]] = {
     "journal": journal,
     "diff": of_diff,
 }
+
+
+def corpus_of(name: str, corpus: Path) -> list[bytes]:
+    """What the fuzzer has kept for a reader: lines of base64 of what zlib has made smaller."""
+    file = corpus / f"{name}.txt"
+    lines = file.read_text(encoding="ascii").splitlines() if file.exists() else []
+    return [zlib.decompress(base64.b64decode(line)) for line in lines]
 
 
 def seeds(name: str) -> list[bytes]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attacks.readers import READ, seeds
+from attacks.readers import READ, corpus_of, seeds
 from tuneport.errors import TuneportError
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -15,13 +15,13 @@ CORPUS = Path(__file__).parent / "corpus"
 
 @pytest.mark.parametrize("name", READ)
 def test_whatever_the_fuzzer_found_is_read_or_told_in_words(name: str, tmp_path: Path) -> None:
-    found = sorted((CORPUS / name).iterdir())
+    found = corpus_of(name, CORPUS)
     assert len(found) > 20, "the corpus is there"
-    for number, path in enumerate(found):
+    for number, data in enumerate(found):
         place = tmp_path / str(number)
         place.mkdir()
         with suppress(TuneportError):
-            READ[name](path.read_bytes(), place)
+            READ[name](data, place)
 
 
 @pytest.mark.parametrize("name", READ)
