@@ -59,7 +59,7 @@ vllm-check: venv .venv-vllm/ready
 # Hostile headers and indexes, 10,000 cases and more, and 10,000 damaged inputs through whole commands (CI tries a few hundred of each).
 fuzz: venv
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q -m hostile --timeout 0
-	$(BIN)/python -m bench.mutations
+	$(BIN)/python -m bench.mutations --out docs/results/mutations.json
 
 SANITIZERS = -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # Python itself is not built with them: they are loaded before it, and what it leaks at its end is not ours.
@@ -69,7 +69,7 @@ KERNEL_TESTS = tests/transfer/test_kernel.py tests/transfer/test_arithmetic.py t
 	tests/transfer/test_rounding.py tests/transfer/test_stochastic.py tests/transfer/test_transfer.py
 # A coverage-guided fuzzer (atheris, in an environment of its own) over the readers of others' files: an hour.
 fuzz-readers: .venv-fuzz/ready
-	.venv-fuzz/bin/python -m bench.fuzz_readers
+	.venv-fuzz/bin/python -m bench.fuzz_readers --out docs/results/fuzz-readers.json
 
 .venv-fuzz/ready: constraints.txt
 	$(PYTHON) -m venv .venv-fuzz
