@@ -22,9 +22,12 @@ SECONDS, ADDRESS_SPACE = 30, 4 * 2**30
 
 @dataclass(frozen=True)
 class Attack:
-    """A command over a folder of inputs; ``damaged`` are those of which a file is damaged first."""
+    """A command over a copy of the inputs, in which a file of one of ``damaged`` is damaged first.
 
-    argv: Callable[[Path], list[str]]
+    ``argv`` has the copy, and the inputs themselves: what is gone on with must find those that it was begun with.
+    """
+
+    argv: Callable[[Path, Path], list[str]]
     damaged: tuple[str, ...]
 
 
@@ -38,9 +41,9 @@ def adapted(place: Path) -> list[str]:
 
 MODELS = ("base", "tuned", "onto")
 ATTACKS = {
-    "transfer": Attack(lambda place: ["transfer", *trio(place), "--out", f"{place}/new"], MODELS),
+    "transfer": Attack(lambda place, inputs: ["transfer", *trio(place), "--out", f"{place}/new"], MODELS),
     "transfer of other tokens": Attack(
-        lambda place: [
+        lambda place, inputs: [
             "transfer",
             "--base",
             f"{place}/base",
@@ -53,16 +56,19 @@ ATTACKS = {
         ],
         ("base", "worded", "onto"),
     ),
-    "transfer of an adapter": Attack(lambda place: ["transfer", *adapted(place), "--out", f"{place}/new"], ("lora",)),
-    "diff": Attack(lambda place: ["diff", *trio(place)[:4], "--out", f"{place}/new"], ("base", "tuned")),
-    "apply": Attack(
-        lambda place: ["apply", f"{place}/vector", "--onto", f"{place}/onto", "--out", f"{place}/new"], ("vector",)
+    "transfer of an adapter": Attack(
+        lambda place, inputs: ["transfer", *adapted(place), "--out", f"{place}/new"], ("lora",)
     ),
-    "verify": Attack(lambda place: ["verify", f"{place}/out", *trio(place), "--full"], ("out",)),
-    "inspect": Attack(lambda place: ["inspect", f"{place}/worded"], ("worded",)),
-    "inspect a vector": Attack(lambda place: ["inspect", f"{place}/vector"], ("vector",)),
-    "inspect an adapter": Attack(lambda place: ["inspect", f"{place}/lora"], ("lora",)),
-    "go on": Attack(lambda place: ["transfer", *trio(place), "--out", f"{place}/begun"], ("begun.partial",)),
+    "diff": Attack(lambda place, inputs: ["diff", *trio(place)[:4], "--out", f"{place}/new"], ("base", "tuned")),
+    "apply": Attack(
+        lambda place, inputs: ["apply", f"{place}/vector", "--onto", f"{place}/onto", "--out", f"{place}/new"],
+        ("vector",),
+    ),
+    "verify": Attack(lambda place, inputs: ["verify", f"{place}/out", *trio(place), "--full"], ("out",)),
+    "inspect": Attack(lambda place, inputs: ["inspect", f"{place}/worded"], ("worded",)),
+    "inspect a vector": Attack(lambda place, inputs: ["inspect", f"{place}/vector"], ("vector",)),
+    "inspect an adapter": Attack(lambda place, inputs: ["inspect", f"{place}/lora"], ("lora",)),
+    "go on": Attack(lambda place, inputs: ["transfer", *trio(inputs), "--out", f"{place}/begun"], ("begun.partial",)),
 }  # fmt: skip  (one command reads better in one line)
 
 
@@ -75,9 +81,9 @@ def make_inputs(place: Path, drive: Drive) -> Path:
     tiny.write_model(place / "worded", tiny.moved(base, 4), words=words, chat_template__jinja="{{ messages }}w2")
     tiny.write_lora(place / "lora", base, rank=2)
     for name, made in (("diff", "vector"), ("transfer", "out")):
-        assert drive(ATTACKS[name].argv(place)).status == 0
+        assert drive(ATTACKS[name].argv(place, place)).status == 0
         (place / "new").rename(place / made)
-    begun = ATTACKS["go on"].argv(place)
+    begun = ATTACKS["go on"].argv(place, place)
     assert drive(begun, under=str(place), call="pwrite", at=5, do="kill").status != 0
     return place
 
@@ -91,7 +97,7 @@ def fault(name: str, seed: int, inputs: Path, drive: Drive, scratch: Path) -> st
     role = drawn.choice(attack.damaged)
     told = f"{name}, seed {seed}: {role}/{damage(place / role, drawn)}: "
     before = tiny.contents(place)
-    ran = drive(attack.argv(place), seconds=SECONDS, address_space=ADDRESS_SPACE)
+    ran = drive(attack.argv(place, inputs), seconds=SECONDS, address_space=ADDRESS_SPACE)
     said = ran.out + ran.err
     if ran.status not in (0, 1) or "Traceback" in said:
         return told + f"status {ran.status}: {said[-600:]}"

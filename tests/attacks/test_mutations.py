@@ -32,6 +32,6 @@ def test_what_is_damaged_ends_in_words_or_changes_nothing(
 def test_undamaged_every_command_comes_to_its_end(inputs: Path, drive: Drive, tmp_path: Path) -> None:
     for name, attack in ATTACKS.items():
         place = shutil.copytree(inputs, tmp_path / name.replace(" ", "-"))
-        ran = drive(attack.argv(place))
+        ran = drive(attack.argv(place, inputs))
         assert ran.status == 0, (name, ran)
     assert json.loads((tmp_path / "go-on" / "begun" / "tuneport.json").read_text())["operation"] == "transfer"
