@@ -387,3 +387,12 @@ def test_a_tokenizer_model_alone_is_read_after_what_its_refusal_advises(tmp_path
     assert read_tokenizer(folder).ids == {pieces.id_to_piece(id): id for id in range(300)}
     said = AutoTokenizer.from_pretrained(place).encode("the lazy fox", add_special_tokens=False)
     assert said == pieces.encode("the lazy fox")
+
+
+@pytest.mark.parametrize(("option", "value"), [("unk_token", ["a"]), ("byte_fallback", "yes"), ("dropout", "0.1")])
+def test_an_option_that_no_tokenizer_has_there_is_told(option: str, value: Any, tmp_path: Path) -> None:
+    made = json.loads(train("BPE").to_str())
+    made["model"][option] = value
+    (tmp_path / "tokenizer.json").write_text(json.dumps(made))
+    with pytest.raises(CheckpointError, match=rf"`model\.{option}` is .*, which no tokenizer has there"):
+        read_tokenizer(SidecarFolder("base", "x", tmp_path))

@@ -286,3 +286,15 @@ def test_an_expression_without_an_end_in_a_manifest_is_told(
     edit(out, lambda manifest: manifest["plan"]["choices"].update(choices))
     with pytest.raises(VerificationError, match=r"The choices in the manifest cannot be followed: matching its expr"):
         full(finished[0], out)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [{"vocabulary": "tuned"}, {"scale": "x"}, {"renames": [{"pattern": "no such tensor", "replacement": "b"}]}],
+)
+def test_choices_that_no_run_would_take_are_the_manifests_fault(
+    finished: tuple[tiny.Trio, Path], out: Path, choices: dict[str, Any]
+) -> None:
+    edit(out, lambda manifest: manifest["plan"]["choices"].update(choices))
+    with pytest.raises(VerificationError, match="choices"):
+        full(finished[0], out)

@@ -64,12 +64,26 @@ class Sections:
         return default_options(self.kind).get(option) if value is None else value
 
 
+# What the tokenizers library reads there, or null.
+_OPTION_TYPES: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("unk_token", "continuing_subword_prefix", "end_of_word_suffix"), (str,)),
+    **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), (bool,)),
+    **dict.fromkeys(("unk_id", "max_input_chars_per_word"), (int,)),
+    "dropout": (float, int),
+}
+
+
 def sections_of(text: TokenizerText, entries: Sequence[Mapping[str, Any]]) -> Sections:
     """The sections of a tokenizer.json whose added tokens have been read; the vocabulary is not parsed for them."""
     values = {name: text.member(name) for name in MEMBERS}
     values |= {OPTION + name: text.model_member(name) for name in text.model if name not in _PIECES}
     for name, value in values.items():
         _check_depth(value, f"{text.where}: `{name}`")
+        wanted = _OPTION_TYPES.get(name.removeprefix(OPTION)) if name.startswith(OPTION) else None
+        if wanted is not None and value is not None and type(value) not in wanted:
+            raise CheckpointError(
+                f"{text.where}: `{name}` is {in_short(value)}, which no tokenizer has there. Download it again."
+            )
     kind = _kind(values, text.model)
     kept = {name: value for name, value in values.items() if value is not None} | ({KIND: kind} if kind else {})
     return Sections(kept, entries, text.digest_of("vocab" if kind == "Unigram" else "merges"), text.layout)

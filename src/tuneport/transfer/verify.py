@@ -12,6 +12,7 @@ import os
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -187,22 +188,32 @@ def _plan_again(
         vectors = [open_diff(spec, role, called.get(role)) for spec, role in zip(diffs, roles, strict=True)]
         target = open_checkpoint(onto, "target", called.get("target"))
         names = [name for vector in vectors for name in (*vector.entries, *vector.stored.tensors)]
-        return plan_apply(vectors, scales, target, _choices_of(manifest, [*names, *target.tensors]))
+        with _following():
+            return plan_apply(vectors, scales, target, _choices_of(manifest, [*names, *target.tensors]))
     if base is None or tuned is None or (onto is None and operation != "diff"):
         raise UsageError("Give all of the parents: --base, --tuned and, for an output model, --onto.")
     parents = open_checkpoint(base, "base", called.get("base")), open_checkpoint(tuned, "tuned", called.get("tuned"))
     names = [name for parent in parents for name in (*parent.tensors, *weight_names(parent.tensors))]
     if operation == "diff":
-        return plan_diff(*parents, _choices_of(manifest, names))
+        with _following():
+            return plan_diff(*parents, _choices_of(manifest, names))
     assert onto is not None
     target = open_checkpoint(onto, "target", called.get("target"))
-    choices = _choices_of(manifest, [*names, *target.tensors])
-    if operation == "apply":
-        scales = manifest.get("scales", [])
-        if len(scales) != 1:
-            raise UsageError(f"The output was made of {len(scales)} diff vectors; give each with --diff, and --onto.")
-        choices = replace(choices, scale=scales[0])
-    return plan_transfer(*parents, target, choices)
+    scales = manifest.get("scales", [])
+    if operation == "apply" and len(scales) != 1:
+        raise UsageError(f"The output was made of {len(scales)} diff vectors; give each with --diff, and --onto.")
+    with _following():
+        choices = _choices_of(manifest, [*names, *target.tensors])
+        return plan_transfer(*parents, target, replace(choices, scale=scales[0]) if operation == "apply" else choices)
+
+
+@contextmanager
+def _following() -> Iterator[None]:
+    """Choices of a manifest that no run would take are its fault, not that of whoever verifies it."""
+    try:
+        yield
+    except UsageError as error:
+        raise VerificationError(f"The choices in the manifest cannot be followed: {error}") from None
 
 
 def _choices_of(manifest: Mapping[str, Any], names: Sequence[str]) -> Choices:
