@@ -64,7 +64,7 @@ fuzz: venv
 SANITIZERS = -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # Python itself is not built with them: they are loaded before it, and what it leaks at its end is not ours.
 SANITIZED = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-	PYTHONPATH=build/sanitize
+	PYTHONPATH=.sanitized
 KERNEL_TESTS = tests/transfer/test_kernel.py tests/transfer/test_arithmetic.py tests/transfer/test_product.py \
 	tests/transfer/test_rounding.py tests/transfer/test_stochastic.py tests/transfer/test_transfer.py
 # A coverage-guided fuzzer (atheris, in an environment of its own) over the readers of others' files: an hour.
@@ -78,8 +78,9 @@ fuzz-readers: .venv-fuzz/ready
 
 # The kernel under AddressSanitizer and UndefinedBehaviorSanitizer (gcc), through the tests that drive it.
 sanitize: venv
-	rm -rf build/sanitize
-	CFLAGS="$(SANITIZERS) -g -fno-omit-frame-pointer" LDFLAGS="$(SANITIZERS)" $(PIP) install --quiet --no-deps --target build/sanitize .
+	rm -rf build .sanitized
+	CFLAGS="$(SANITIZERS) -g -fno-omit-frame-pointer" LDFLAGS="$(SANITIZERS)" $(PIP) install --quiet --no-deps --target .sanitized .
+	rm -rf build  # or the next build would find these objects there, and take them
 	$(SANITIZED) $(BIN)/python -c "import tuneport.transfer._kernel as kernel; assert 'sanitize' in kernel.__file__"
 	$(SANITIZED) $(BIN)/python -m pytest -q -p no:cacheprovider $(KERNEL_TESTS)
 
@@ -107,4 +108,4 @@ results: venv
 	$(BIN)/python docs/render_results.py
 
 clean:
-	rm -rf .venv .venv-bench .venv-core .venv-vllm .venv-fuzz vllm-out build demo-out real-out bench-out results-out study-kills-out kills-out
+	rm -rf .venv .venv-bench .venv-core .venv-vllm .venv-fuzz vllm-out build demo-out real-out bench-out results-out study-kills-out kills-out .sanitized
