@@ -18,7 +18,7 @@ def render(figures: Path) -> list[str]:
         ]
         held = f"not in {len(told['wrong'])} cases" if told["wrong"] else "always"
         parts.append(
-            f"To repeat: `make kills`. Every command that writes, killed with SIGKILL before one of its changes of files, {told['kills']} times "
+            f"To repeat: `make kills`. Commands that write, killed with SIGKILL before one of their changes of files, {told['kills']} times "
             "over all, the moments spread over the run. After each kill nothing that looks whole was there but a whole output, the inputs "
             "were untouched, and the same command ended with the output of an unbroken run: "
             f"{held}.\n\n{table(rows)}"
