@@ -156,6 +156,32 @@ def test_a_kind_is_not_known_by_a_model_that_has_none_of_its_names() -> None:
 def test_a_head_that_is_stored_the_other_way_round_stops() -> None:
     (line,) = found(tensor("model.embed_tokens.weight", V, H), tensor("model.unembedding", H, V)).undecided
     assert "`model.unembedding`" in line and "has as many columns as the vocabulary" in line
+    assert r"--vocabulary '^model\.unembedding$=positions'" in line and "=strings" not in line
+
+
+def test_a_table_of_all_layers_with_the_vocabulary_in_its_midst_stops() -> None:
+    (line,) = found(tensor("model.embed_tokens.weight", V, H), tensor("model.tables", 3, V, 8)).undecided
+    assert "`model.tables`" in line and "has as many columns as the vocabulary" in line
+
+
+@pytest.mark.parametrize("shape", [(H, V), (3, V, 8), (H,)])
+def test_a_tensor_without_a_row_for_each_token_is_not_matched_by_token_by_any_choice(shape: tuple[int, ...]) -> None:
+    table, other = tensor("model.embed_tokens.weight", V, H), tensor("model.other", *shape)
+    decided = find_vocabulary_tensors([side(table, other)] * 3, lambda name: "strings" if "other" in name else None)
+    (line,) = decided.undecided
+    assert "`model.other` has not a row for each token" in line and "=positions'" in line
+    assert decided.names == {table.name}
+
+
+def test_a_head_that_the_class_of_a_known_kind_does_not_have_stops_where_another_size_is_the_same() -> None:
+    tensors = [
+        tensor("model.embed_tokens.weight", V, H),
+        tensor("model.layers.0.mlp.up_proj.weight", V, H),
+        tensor("model.layers.0.mlp.down_proj.weight", H, V),
+        tensor("medusa_head.0.1.weight", V, H),
+    ]
+    (line,) = found(*tensors, model_type="llama", intermediate_size=V).undecided
+    assert "`medusa_head.0.1.weight`" in line and "`intermediate_size` of config.json is the same number" in line
 
 
 def test_the_small_vocabulary_of_a_vision_tower_is_none_of_the_texts() -> None:

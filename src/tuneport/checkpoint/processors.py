@@ -30,7 +30,8 @@ def merge_processors(folders: Three, sides: Mapping[str, str], findings: Finding
         if folder.has(name):
             files[name] = folder.content(name)
         elif side is not None and not folders.target.has(name):
-            findings.refusals.append(f"--sidecar {name}={side}: neither the {side} model nor the target has {name}.")
+            both = "the target does not have" if side == "target" else f"neither the {side} model nor the target has"
+            findings.refusals.append(f"--sidecar {name}={side}: {both} {name}.")
         if side is not None:
             findings.decided(name, side, "asked for with --sidecar")
     _check_effect(folders, sides, findings)

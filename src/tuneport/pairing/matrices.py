@@ -33,6 +33,22 @@ _LIKE_POSITIONS = re.compile(
 _LIKE_A_VOCABULARY = re.compile(r"(^|[._])(embed|unembed|(lm_?)?head|vocab|logit|predict)", re.IGNORECASE)
 
 
+# What is told after the reason, with the flags that decide; a `\0` keeps reason and advice apart.
+_EITHER = (
+    "\0, so it is not clear whether each row belongs to a token. The tokenizers differ, so it matters. Pass --vocabulary "
+    "'{expression}=positions' if it has nothing to do with tokens, or --vocabulary '{expression}=strings' to match its rows "
+    "by token."
+)
+_COLUMNS = (
+    "\0, and only rows can be matched by token. The tokenizers differ, so it matters. Pass --vocabulary "
+    "'{expression}=positions' if it has nothing to do with tokens; if it has, pass --rule '{expression}=0' as well, which "
+    "leaves it as the target has it."
+)
+_NO_ROWS = (
+    "\0, so its rows cannot be matched by token. Pass --vocabulary '{expression}=positions', or no choice for it."
+)
+
+
 @dataclass(frozen=True)
 class VocabularyTensors:
     """The tensors with one row per token, by all names they are stored under, and the rows of the main one in each model.
@@ -136,7 +152,7 @@ def find_vocabulary_tensors(
         stored = [side.tensors.get(weight) for side in sides]
         called = next(tensor.name for tensor in reversed(stored) if tensor is not None)
         how = decided(called)
-        doubt = None if how is not None else survey.doubt(weight)
+        doubt = survey.doubt(weight) if how is None else survey.objection(weight) if how == "strings" else None
         if doubt is not None:
             undecided.setdefault(_NUMBER.sub("N", called) + "\0" + doubt, []).append(called)
         elif how == "strings" or (how is None and survey.is_vocabulary(weight)):
@@ -185,18 +201,40 @@ class _Survey:
         return self._fits(stored) and self._coincidence(stored) is None
 
     def doubt(self, weight: str) -> str | None:
-        """Why it cannot be known whether the tensor has one row per token, where that matters."""
+        """Why it cannot be known whether the tensor has one row per token, where that matters; with the way out."""
         stored = self._stored(weight)
-        if self._known or not self._by_string or not _are_floats(stored) or self._is_named(stored):
+        if not self._by_string or not _are_floats(stored) or self._is_named(stored):
             return None
-        if self._fits(stored):
-            reason = self._coincidence(stored)
-            return None if reason is None else f"has as many rows as the vocabulary, but {reason}"
+        fits = self._fits(stored)
+        if fits and self._is_doubtful(stored):
+            return f"has as many rows as the vocabulary, but {self._coincidence(stored)}{_EITHER}"
+        if fits or self._known:
+            return None
         if self._is_nearly(stored) and self._coincidence(stored) is None:
-            return "has nearly as many rows as the tokenizer has tokens, and nothing says why"
+            return f"has nearly as many rows as the tokenizer has tokens, and nothing says why{_EITHER}"
         if self._has_columns(stored):
-            return "has as many columns as the vocabulary"
+            return f"has as many columns as the vocabulary{_COLUMNS}"
         return None
+
+    def objection(self, weight: str) -> str | None:
+        """Why the rows of a tensor cannot be matched by token, though a person said so; with the way out."""
+        stored = self._stored(weight)
+        if not self._by_string:
+            return None
+        if _are_floats(stored) and all(self._sizes[place].may_count(rows_of(tensor)) for place, tensor in stored):
+            return None
+        return f"has not a row for each token{_NO_ROWS}"
+
+    def _is_doubtful(self, stored: Sequence[tuple[int, StoredTensor]]) -> bool:
+        """Whether a tensor with as many rows as the vocabulary may have them for another reason, or by coincidence.
+
+        Of a kind that transformers has all vocabulary matrices are known by name, so names tell it of all tensors but those
+        that its class does not have: what is called a head or an embedding (Medusa's heads) may be either.
+        """
+        if self._coincidence(stored) is None:
+            return False
+        name = stored[0][1].name
+        return not self._known or bool(_LIKE_A_VOCABULARY.search(name) and not _LIKE_POSITIONS.search(name))
 
     def _stored(self, weight: str) -> list[tuple[int, StoredTensor]]:
         found = [(place, side.tensors.get(weight)) for place, side in enumerate(self._sides)]
@@ -222,13 +260,20 @@ class _Survey:
         )
 
     def _has_columns(self, stored: Sequence[tuple[int, StoredTensor]]) -> bool:
-        """Whether the last dimension counts the vocabulary, as in a head that is stored the other way round."""
-        name, size = stored[0][1].name, stored[0][1].shape[-1]
-        return (
-            all(self._sizes[place].has(tensor.shape[-1]) and rows_of(tensor) != size for place, tensor in stored)
-            and all(len(tensor.shape) > 1 for _, tensor in stored)
-            and size not in self._fields
-            and not _is_of_a_layer(name)
+        """Whether a later dimension counts the vocabulary, as in a head that is stored the other way round."""
+        first = stored[0][1]
+        if _is_of_a_layer(first.name):
+            return False
+        return any(
+            size not in self._fields
+            and all(
+                len(tensor.shape) == len(first.shape)
+                and self._sizes[place].has(tensor.shape[axis])
+                and rows_of(tensor) != size
+                for place, tensor in stored
+            )
+            for axis, size in enumerate(first.shape)
+            if axis > vocabulary_axis(first.shape)
         )
 
     def _coincidence(self, stored: Sequence[tuple[int, StoredTensor]]) -> str | None:
@@ -305,11 +350,7 @@ def _kinds(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _told(pattern: str, alike: Sequence[str]) -> str:
-    doubt = pattern.partition("\0")[2]
+    reason, advice = pattern.split("\0")[1:]
     more = f" (and {len(alike) - 1} like it)" if len(alike) > 1 else ""
     expression = r"\d+".join(map(re.escape, _NUMBER.split(alike[0]))) if len(alike) > 1 else re.escape(alike[0])
-    return (
-        f"`{alike[0]}`{more} {doubt}, so it is not clear whether each row belongs to a token. The tokenizers differ, so it "
-        f"matters. Pass --vocabulary '^{expression}$=positions' if it has nothing to do with tokens, or "
-        f"--vocabulary '^{expression}$=strings' to match its rows by token."
-    )
+    return f"`{alike[0]}`{more} {reason}{advice.format(expression=f'^{expression}$')}"
