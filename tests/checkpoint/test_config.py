@@ -338,6 +338,8 @@ def test_a_kind_of_an_earlier_name_is_the_one_that_transformers_has_today() -> N
         "hidden_size": 8192,
     }
     assert differing({**old, "alibi": False}, {**new, "new_decoder_architecture": True}) == []
+    classes = [{**new, "architectures": [name]} for name in ("RWForCausalLM", "FalconForCausalLM", "RWKVForCausalLM")]
+    assert differing(*classes[:2]) == [] and differing(*classes[1:]) == ["architectures"]
     seven = {"model_type": "RefinedWebModel", "n_head": 71, "n_layer": 32, "multi_query": True}
     assert differing(seven, {"model_type": "falcon", "num_attention_heads": 71, "num_hidden_layers": 32}) == []
 

@@ -139,6 +139,11 @@ def test_names_decide_a_coincidence_for_kinds_that_are_known() -> None:
     )
 
 
+def test_names_decide_for_a_kind_under_a_name_of_before() -> None:
+    tensors = [tensor("transformer.word_embeddings.weight", V, H), tensor("transformer.h.0.mlp.up.weight", V, H)]
+    assert found(*tensors, model_type="RefinedWeb", ffn_hidden_size=V).names == {tensors[0].name}
+
+
 def test_names_of_positions_are_none_of_a_vocabulary() -> None:
     """OPT's table has two rows more than ``max_position_embeddings`` says."""
     tensors = [tensor("model.decoder.embed_tokens.weight", V, H), tensor("model.decoder.embed_positions.weight", V, H)]

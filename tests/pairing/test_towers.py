@@ -13,6 +13,7 @@ import torch
 from ran import Cli
 
 from tuneport.checkpoint.config_view import seen_as_text, seen_as_whole
+from tuneport.pairing.kinds import belong_together
 from tuneport.pairing.towers import beside, pattern_of
 
 Tensors = tiny.Tensors
@@ -187,6 +188,14 @@ def test_a_fine_tuned_tower_has_nowhere_to_go_on_a_text_model_unless_it_is_dropp
     again = cli("apply", tmp_path / "diff", *onto, "--out", tmp_path / "applied", *drop)
     assert again.status == 0, again.err
     tiny.assert_same(tiny.read_weights(tmp_path / "applied"), carried(base, tuned, target))
+
+
+def test_falcon_and_what_it_was_called_are_one_kind() -> None:
+    kinds: list[dict[str, Any]] = [
+        {"model_type": kind} for kind in ("RefinedWeb", "RefinedWebModel", "falcon", "llama")
+    ]
+    assert all(belong_together(one, kinds[2]) and belong_together(kinds[2], one) for one in kinds[:3])
+    assert not belong_together(kinds[0], kinds[3])
 
 
 def test_another_language_model_inside_is_another_architecture(cli: Cli, tmp_path: Path) -> None:

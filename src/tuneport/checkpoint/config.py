@@ -85,6 +85,7 @@ _MANNERS = {
     "pad_token",
     DTYPE,
 }  # fmt: skip  (groups with their reason)
+_FORMER_CLASS = re.compile(r"^RW(?=Model$|For[A-Z])")
 _DROPOUT = re.compile(r"(^|_)(dropout|pdrop|dropout_prob|dropout_rate|drop_rate|drop_path_rate|layerdrop)$")
 # OPT's switch is the one field with a leading underscore that the forward pass reads; the others are private notes
 # of the library that wrote the file.
@@ -263,8 +264,10 @@ class _Reading:
             fields.pop(name, None)
         architectures = fields.get("architectures")
         if isinstance(architectures, list):
-            # Sharded training has saved the name of its wrapper around the class: FSDPLlamaForCausalLM.
-            fields["architectures"] = [str(name).removeprefix("FSDP") for name in architectures]
+            # Sharded training has saved the name of its wrapper around the class: FSDPLlamaForCausalLM. Falcon's class was RW.
+            fields["architectures"] = [
+                _FORMER_CLASS.sub("Falcon", str(name).removeprefix("FSDP")) for name in architectures
+            ]
         for name in ("id2label", "label2id"):
             if isinstance(fields.get(name), dict) and all(map(_GENERIC.match, map(str, _labels(fields[name])))):
                 fields.pop(name)  # version 5 makes up two labels for every model

@@ -21,6 +21,7 @@ import numpy as np
 from tuneport.checkpoint.adapter import UNTRAINED
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config import is_tied
+from tuneport.checkpoint.config_kinds import kind_of
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.matrices import Ties
@@ -152,7 +153,7 @@ def _names(ties: Ties, vector: DiffVector) -> Mapping[str, str]:
 
 
 def _ties(vector: DiffVector) -> Ties:
-    return Ties(is_tied(vector.base_config), vector.base_config.get("model_type"), vector.entries)
+    return Ties(is_tied(vector.base_config), kind_of(vector.base_config), vector.entries)
 
 
 def _misread(vector: DiffVector, matched: MatchedRows) -> list[str]:

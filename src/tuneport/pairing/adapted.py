@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from tuneport.checkpoint.adapter import Alike, Change, LowRank, Stacked, read_changes
 from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.config_kinds import kind_of
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.matrices import Ties, is_commonly_named
 from tuneport.checkpoint.sidecars import Decision
@@ -67,7 +68,7 @@ def lay_onto(
         others = {name: rename(name) for name in named}
         check_distinct(others, rename, adapter)
         named = {others[name]: change for name, change in named.items()}
-    ties = Ties(tied, base.config.get("model_type"), base.tensors)
+    ties = Ties(tied, kind_of(base.config), base.tensors)
     try:
         by_base_name = _by_base_name(named, base)
     except UnviewableError as error:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.config_kinds import kind_of
 from tuneport.errors import PairingError
 from tuneport.pairing.spelling_rules import data
 
@@ -19,13 +20,13 @@ Config = Mapping[str, Any]
 
 def is_text_of(text: Config, whole: Config) -> bool:
     """Whether ``text`` is the config of a language model that stands inside models of ``whole``'s kind."""
-    kind = text.get("model_type")
-    return kind is not None and kind != whole.get("model_type") and kind in _texts(whole)
+    kind = kind_of(text)
+    return kind is not None and kind != kind_of(whole) and kind in _texts(whole)
 
 
 def belong_together(one: Config, other: Config) -> bool:
     """Whether two configs are of one kind, or one is the text class of the other's; a config without a type is of any."""
-    kinds = one.get("model_type"), other.get("model_type")
+    kinds = kind_of(one), kind_of(other)
     if None in kinds or kinds[0] == kinds[1]:
         return True
     return is_text_of(one, other) or is_text_of(other, one)
@@ -59,9 +60,9 @@ def in_words(checkpoint: Checkpoint) -> str:
 def _texts(whole: Config) -> set[str]:
     """Model types of the language model inside a multimodal one: its own, and the one with the same tensors."""
     inner = whole.get("text_config")
-    kind = inner.get("model_type") if isinstance(inner, Mapping) else None
-    if not isinstance(kind, str):
-        kind = data()["texts"].get(whole.get("model_type"))
+    kind = kind_of(inner) if isinstance(inner, Mapping) else None
+    if kind is None:
+        kind = data()["texts"].get(kind_of(whole))
     if kind is None:
         return set()
     return {kind, data()["twins"].get(kind, kind)}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.config_kinds import kind_of
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.matrices import EMBEDDING, Ties, is_head_weight, is_known_kind, is_named_vocabulary
 from tuneport.checkpoint.token_names import is_token_field
@@ -242,9 +243,9 @@ class _Survey:
 
     def _is_known(self, side: Side) -> bool:
         """Whether the names of all vocabulary matrices are known: transformers has the kind, and its names are those."""
-        kind = side.config.get("model_type")
+        kind = kind_of(side.config)
         named = any(is_named_vocabulary(tensor.name, self._kinds) for tensor in side.tensors.values())
-        return isinstance(kind, str) and is_known_kind(kind) and named
+        return kind is not None and is_known_kind(kind) and named
 
     def _is_named(self, stored: Iterable[tuple[int, StoredTensor]]) -> bool:
         return any(is_named_vocabulary(tensor.name, self._kinds) for _, tensor in stored)
@@ -345,8 +346,9 @@ def _numbers(config: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Ite
 
 def _kinds(config: Mapping[str, Any]) -> Iterator[str]:
     for part in (config, *(value for value in config.values() if isinstance(value, Mapping))):
-        if isinstance(part.get("model_type"), str):
-            yield part["model_type"]
+        kind = kind_of(part)
+        if kind is not None:
+            yield kind
 
 
 def _told(pattern: str, alike: Sequence[str]) -> str:

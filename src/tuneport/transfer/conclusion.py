@@ -51,7 +51,8 @@ def conclude(plan: Plan, seen: Verdict, results: Results, lost: LostDifference |
     """What all leaves together say, beside what was ``seen`` of a sample."""
     totals = replace(measures(results), lost_norm=None if lost is None else lost.norm)
     verdict = settle(seen, totals.roles, totals.drift_norm)
-    tokens = [line for match in plan.vocabulary for line in token_warnings(match, lost)]
+    of_vector = plan.operation == "apply"
+    tokens = [line for match in plan.vocabulary for line in token_warnings(match, lost, of_vector=of_vector)]
     losses = rounding_loss(plan, results, totals.rounding)
     return Conclusion(totals, verdict, (*tokens, *plan.warnings, *verdict.warnings, *losses), losses)
 

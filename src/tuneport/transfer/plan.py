@@ -139,7 +139,8 @@ class Plan:
     @property
     def token_warnings(self) -> tuple[str, ...]:
         """What is lost with tokens that have no row in the output, before anything is measured."""
-        return tuple(line for match in self.vocabulary for line in token_warnings(match))
+        of_vector = self.operation == "apply"
+        return tuple(line for match in self.vocabulary for line in token_warnings(match, of_vector=of_vector))
 
     @property
     def default_limit(self) -> int:

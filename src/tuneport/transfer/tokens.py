@@ -137,10 +137,23 @@ class LostDifference:
     stands_out: bool
 
 
-def token_warnings(match: VocabularyMatch, measured: LostDifference | None = None) -> list[str]:
+_OF_MODELS = (
+    "Pass `--new-tokens all` to append them with the tuned model's rows; or, if the vocabulary was extended before the "
+    "fine-tuning, give the model from before that as --base."
+)
+_OF_VECTOR = (
+    "The diff vector does not keep their whole rows: run `tuneport transfer --new-tokens all` with its parents to append them; "
+    "or, if the vocabulary was extended before the fine-tuning, take the vector anew with the model from before that as --base."
+)
+
+
+def token_warnings(
+    match: VocabularyMatch, measured: LostDifference | None = None, *, of_vector: bool = False
+) -> list[str]:
     """What is lost with tokens that have no row in the output, in words; with its size once that is ``measured``.
 
-    A slot that was held free is no loss, unless the fine-tuning used it all the same.
+    A slot that was held free is no loss, unless the fine-tuning used it all the same. A vector (``of_vector``) has only the
+    differences of tokens that base and tuned share, so the way out begins at its parents.
     """
     found = []
     used = measured is not None and measured.stands_out
@@ -149,8 +162,7 @@ def token_warnings(match: VocabularyMatch, measured: LostDifference | None = Non
         share = f" ({measured.share:.1%} of ‖Δ‖)" if measured is not None and math.isfinite(measured.share) else ""
         found.append(
             f"{len(lost)} token(s) of base and tuned are not in the target's vocabulary, so what the fine-tuning changed in "
-            f"their rows{share} is lost: {_few(lost)}. Pass `--new-tokens all` to append them with the tuned model's rows; "
-            "or, if the vocabulary was extended before the fine-tuning, give the model from before that as --base."
+            f"their rows{share} is lost: {_few(lost)}. {_OF_VECTOR if of_vector else _OF_MODELS}"
         )
     if match.how == "positions" and (match.dropped or match.unnamed):
         told = f"{len(match.dropped)} token(s) that only the tuned model has ({_few(list(match.dropped))})"
