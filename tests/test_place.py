@@ -215,6 +215,47 @@ def test_a_kill_between_the_renames_is_made_good_by_the_next_run(
     assert {path.name for path in out.iterdir()} == {RECORD, "log.jsonl"}
 
 
+# The plan, four files and three folders of checkpoints, and the name.
+@pytest.mark.parametrize("at", range(9))
+def test_what_only_an_unfinished_run_needs_is_all_there_until_the_result_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    out, left = tmp_path / "run", [at]
+    needed = {"2/model", "2/whole", "4/model", "4/whole"}
+
+    class KilledError(Exception):
+        pass
+
+    def counted(real: Any) -> Any:
+        def call(*arguments: Any, **choices: Any) -> Any:
+            if not left[0]:
+                raise KilledError
+            left[0] -= 1
+            return real(*arguments, **choices)
+
+        return call
+
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(KilledError),
+        workplace(out, TUNED, RECORD, on_the_way=["checkpoints"]) as folder,
+    ):
+        assert folder is not None
+        for name in needed:
+            (folder / "checkpoints" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "checkpoints" / name).touch()
+        (folder / RECORD).write_text(json.dumps({"plan": TUNED}))
+        for name in ("rename", "unlink", "rmdir"):
+            patched.setattr(os, name, counted(getattr(os, name)))
+    with workplace(out, TUNED, RECORD, on_the_way=["checkpoints"]) as folder:
+        assert (folder is None) == (at > 0), "once the plan has gone the run itself has nothing left to do"
+        if folder is not None:
+            there = (folder / "checkpoints").rglob("*")
+            assert {str(path.relative_to(folder / "checkpoints")) for path in there if path.is_file()} == needed
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+    assert {path.name for path in out.iterdir()} == {RECORD}
+
+
 def test_what_has_the_name_that_the_old_folder_needs_is_told(tmp_path: Path) -> None:
     tuned(tmp_path / "run")
     (tmp_path / "run.old").mkdir()

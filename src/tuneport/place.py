@@ -9,7 +9,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,21 @@ PLAN = "plan.json"
 
 @contextmanager
 def workplace(
-    out: Path, plan: Mapping[str, Any], record: str | None = None, *, overwrite: bool = False
+    out: Path,
+    plan: Mapping[str, Any],
+    record: str | None = None,
+    *,
+    overwrite: bool = False,
+    on_the_way: Sequence[str] = (),
 ) -> Iterator[Path | None]:
     """The folder to work in, renamed to `out` when all went well; None if `out` holds this plan's results.
 
     The plan stands in plan.json. With `record`, the name of a JSON file that the run writes at its end and that holds
     the plan under "plan", the finished folder has no plan.json of its own. With `overwrite` an `out` of another plan is
-    replaced when all went well, if it is tuneport's own: its record says so.
+    replaced when all went well, if it is tuneport's own: its record says so. Folders named in `on_the_way` hold what only
+    an unfinished run needs: the finished one has none of them.
     """
+    assert record is not None or not on_the_way, "nothing else would tell that they are no longer needed"
     assert record is not None or not overwrite, "what is replaced is known by its record"
     if out.name in ("", ".."):
         raise OutputError(f"{out} is no name of a folder to make. Give DIR a name of its own.")
@@ -51,15 +59,15 @@ def workplace(
         _refuse_links(unfinished)
         finish_replacing(out)
         if _is_whole(unfinished, record):
-            move_into_place(out, unfinished)  # a kill came between the last write and the last rename
+            _finish(out, unfinished, on_the_way)  # a kill came between the last write and the last rename
             yield None
             return
         if not os.path.lexists(unfinished / PLAN):
             write_whole(unfinished / PLAN, json.dumps(wanted, indent=1) + "\n")
         yield unfinished
         if record is not None:
-            (unfinished / PLAN).unlink()
-        move_into_place(out, unfinished)
+            (unfinished / PLAN).unlink()  # from here on the result is whole, and nothing but `_finish` is left to do
+        _finish(out, unfinished, on_the_way)
 
 
 @contextmanager
@@ -106,8 +114,16 @@ def _refuse_links(unfinished: Path) -> None:
         raise TakenError(f"{unfinished} holds links, through which nothing is written. Remove them:{listing(links, 8)}")
 
 
+def _finish(out: Path, unfinished: Path, on_the_way: Sequence[str]) -> None:
+    """Remove what the finished folder does not have, and rename it."""
+    for name in on_the_way:
+        if (unfinished / name).exists():
+            shutil.rmtree(unfinished / name)
+    move_into_place(out, unfinished)
+
+
 def _is_whole(unfinished: Path, record: str | None) -> bool:
-    """Whether only renames are left to do: the plan went, and the record is there."""
+    """Whether only `_finish` is left to do: the plan went, and the record is there."""
     return record is not None and (unfinished / record).is_file() and not os.path.lexists(unfinished / PLAN)
 
 

@@ -91,6 +91,7 @@ def test_an_adapter_is_one_that_peft_loads_onto_the_start_and_names_it_without_a
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "base"
     assert config["lora_dropout"] == 0
+    assert config["target_modules"] == sorted(config["target_modules"]), "a set has another order in every process"
     start = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     ids = torch.tensor([[1, 2, 3]])
     plain = start(ids).logits
@@ -189,6 +190,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_unbroken_one(
     cut_short = partial / "checkpoints" / "checkpoint-59"
     cut_short.mkdir()
     (cut_short / "trainer_state.json").write_text("{")
+    (partial / ".tmpA1b2C3").write_bytes(b"weights that were being written, as safetensors names them until then")
     resumed = tune(base, [sums], recipe, out=out, **choices).out
     unbroken = tune(base, [sums], recipe, out=tmp_path / "unbroken", lora=lora).out
     assert same(weights(resumed), weights(unbroken))
@@ -196,6 +198,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_unbroken_one(
         assert [line[name] for line in log_of(resumed)] == [line[name] for line in log_of(unbroken)]
     assert len({line["loss"] for line in log_of(unbroken)}) > recipe.steps / 2, "something was learned from each"
     assert not partial.exists()
+    assert {path.name for path in resumed.iterdir()} == {path.name for path in unbroken.iterdir()}
 
 
 def test_a_loss_that_is_no_number_stops_the_run_in_words(base: Path, sums: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from tuneport.errors import OutputError, TrainingError, TuneportError
 from tuneport.foreign import resolved
 from tuneport.place import PLAN
+from tuneport.tune.checkpoints import CHECKPOINTS
 from tuneport.tune.leakage import HASHES
 from tuneport.tune.logbook import LOG
 from tuneport.tune.prepare import Prepared
@@ -23,7 +24,6 @@ from tuneport.tune.team import Team
 # What a system says when something cannot be written.
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
-CHECKPOINTS = "checkpoints"
 # What a run has written before its first step; where anything else lies in the folder, it stays.
 _BEGUN = {PLAN, LOG, HASHES, CHECKPOINTS, "tensorboard"}
 

@@ -29,9 +29,10 @@ from tuneport.json_text import read_json
 from tuneport.terminal import is_watched, tell, write
 from tuneport.tune.card import render_card
 from tuneport.tune.casting import CastLoss
+from tuneport.tune.checkpoints import CHECKPOINTS, last_whole, mark_whole, step_of
 from tuneport.tune.curve import add_point
 from tuneport.tune.data import Share
-from tuneport.tune.folder import CHECKPOINTS, check_place, check_space, discarded_if_nothing_began, refusals_in_words
+from tuneport.tune.folder import check_place, check_space, discarded_if_nothing_began, refusals_in_words
 from tuneport.tune.leakage import HASHES, read_digests, write_digests
 from tuneport.tune.logbook import Logbook
 from tuneport.tune.prepare import Prepared, forecast, forecast_in_words, prepare
@@ -41,7 +42,6 @@ from tuneport.tune.rendering import rendered_in_a_child
 from tuneport.tune.team import Team, join_team, team_workplace
 
 RECORD = "tune.json"
-WHOLE = "whole"  # stands in a checkpoint whose every file is written
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 
 
@@ -128,8 +128,10 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
         write_digests(folder / HASHES, (), before | prepared.selection.digests())
         for scored in folder.glob("step-*"):  # a model that was being scored when an earlier run was killed
             shutil.rmtree(scored)
-    resumed = team.share(_last_whole(checkpoints) if team.leads else None)
-    logbook = Logbook(folder, 0 if resumed is None else _step_of(Path(resumed)), writes=team.leads)
+        for torn in folder.glob(".tmp??????"):  # weights that were being written: safetensors names them at the end
+            torn.unlink()
+    resumed = team.share(last_whole(checkpoints) if team.leads else None)
+    logbook = Logbook(folder, 0 if resumed is None else step_of(resumed), writes=team.leads)
     if running.report_to == "tensorboard":
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
     # What the trainers do to the tokenizer (a padding token, a side) is for training only.
@@ -165,7 +167,6 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
             (folder / CARD).write_bytes(card)
             record["files"] = {CARD: blake3(card).hexdigest()}  # a card that was edited since is known by it
             (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            shutil.rmtree(checkpoints)
 
 
 def _write_model(folder: Path, model: Any, state: Any, prepared: Prepared, running: Running) -> CastLoss | None:
@@ -203,7 +204,7 @@ def _take_callbacks(
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             team.wait()  # each process writes a part
             if team.leads:
-                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+                mark_whole(Path(args.output_dir), state.global_step)
 
     class Evaluator(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -255,21 +256,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _last_whole(checkpoints: Path) -> str | None:
-    """The last checkpoint that was written to its end; what was cut short is removed."""
-    whole = []
-    for folder in checkpoints.glob("checkpoint-*"):
-        if (folder / WHOLE).exists():
-            whole.append(folder)
-        else:
-            shutil.rmtree(folder)
-    return str(max(whole, key=_step_of)) if whole else None
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _show_warnings(prepared: Prepared, team: Team) -> None:

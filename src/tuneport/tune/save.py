@@ -61,6 +61,9 @@ def save_adapter(
     for config in model.peft_config.values():
         config.base_model_name_or_path = name
         config.revision = start.revision if start.hub_id else None
+        for field, value in vars(config).items():
+            if isinstance(value, set):  # names of modules, which peft would write in another order in every process
+                setattr(config, field, sorted(value))
     # Where rows were added, peft keeps the whole embedding; it is not asked to find that out, which goes to the Hub.
     grown = grown_config(start, model.get_base_model()) != start.config
     model.save_pretrained(folder, state_dict=state, save_embedding_layers=grown)

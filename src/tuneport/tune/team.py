@@ -14,6 +14,7 @@ from typing import Any
 
 from tuneport.errors import TrainingError, TuneportError
 from tuneport.place import workplace
+from tuneport.tune.checkpoints import CHECKPOINTS
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def team_workplace(
         return
     told = False
     try:
-        with workplace(out, plan, record, overwrite=overwrite) as folder:
+        with workplace(out, plan, record, overwrite=overwrite, on_the_way=[CHECKPOINTS]) as folder:
             team.share((None if folder is None else str(folder), None))
             told = True
             yield folder

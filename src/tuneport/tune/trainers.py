@@ -166,7 +166,7 @@ def _arguments(prepared: Prepared, checkpoints: Path, team: Team, running: Runni
         "gradient_checkpointing": recipe.gradient_checkpointing,
         "save_strategy": "steps",
         "save_steps": running.save_every,
-        "save_total_limit": 2,  # the one before stays until the newest is whole
+        "save_total_limit": None,  # older ones are removed once the newest is marked (checkpoints.py)
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # a loss that is no number must be seen
         "report_to": running.report_to or "none",
