@@ -70,6 +70,29 @@ def test_all_appends_them_with_the_tuned_models_rows(cli: Cli, tmp_path: Path) -
     assert cli("verify", tmp_path / "out", *parents, "--full").status == 0
 
 
+@pytest.mark.parametrize("rows", [(24, 27, 24), (27, 27, 24)])
+def test_equal_tokenizers_with_tokens_that_not_all_models_have_a_row_for_lose_none_in_silence(
+    cli: Cli, tmp_path: Path, rows: tuple[int, int, int]
+) -> None:
+    """Gemma 3's tokenizer has a token more than its text models have rows; a resized one has a row for it."""
+    longest = tiny.llama(1, rows=27)
+    models = {"base": longest, "tuned": tiny.moved(longest, 2), "target": tiny.moved(longest, 3)}
+    for (role, weights), own in zip(models.items(), rows, strict=True):
+        cut = {name: value[:own] if name in (EMBED, HEAD) else value for name, value in weights.items()}
+        tiny.write_model(tmp_path / role, cut, settings=tiny.config(vocab_size=own), words=EXTENDED)
+    parents = ["--base", tmp_path / "base", "--tuned", tmp_path / "tuned", "--onto", tmp_path / "target"]
+    ran = cli("transfer", *parents, "--out", tmp_path / "out")
+    out, tuned = tiny.read_weights(tmp_path / "out"), models["tuned"]
+    if rows[0] == 27:  # base has them too: a difference without a place, unless they are all to come
+        assert "salam, dunia" in ran.err and "is lost" in ran.err and out[EMBED].shape[0] == 24
+        ran = cli("transfer", *parents, "--out", tmp_path / "all", "--new-tokens", "all")
+        out = tiny.read_weights(tmp_path / "all")
+    assert ran.status == 0 and not ran.err
+    for name in (EMBED, HEAD):
+        assert out[name].shape[0] == 27 and torch.equal(out[name][24:], tuned[name][24:])
+    assert json.loads((tmp_path / "target" / "config.json").read_text())["vocab_size"] == 24
+
+
 def test_a_diff_vector_says_the_same_and_cannot_append_them(cli: Cli, tmp_path: Path) -> None:
     parents = extended(tmp_path)
     assert cli("diff", *parents[:4], "--out", tmp_path / "diff").status == 0

@@ -99,7 +99,8 @@ class VocabularyMatch:
     ``rowless`` those for which its matrix has no row; ``placeholders`` reserved slots that were paired by string and
     renumbered; ``kept`` the target's tokens whose rows stay as they are; ``lost`` tokens of base and tuned that have no
     row in the target, with their ids in base and tuned in ``lost_ids``. ``tokenizers`` are base's, tuned's and target's,
-    if read. ``unnamed`` counts rows of the tuned model behind those of base, whose tokens no file names. ``pairs`` holds ids of target, base and tuned in columns, ``raw`` ids of output and tuned.
+    if read. ``unnamed`` counts rows of the tuned model behind those of base, whose tokens no file names.
+    ``all_tokens``: a token that the target has no row for gets one though base has it too (``--new-tokens all``). ``pairs`` holds ids of target, base and tuned in columns, ``raw`` ids of output and tuned.
     """
 
     how: How
@@ -117,6 +118,7 @@ class VocabularyMatch:
     kept: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     unnamed: int = 0
+    all_tokens: bool = False
     changes: TokenChanges = field(default_factory=TokenChanges)
     tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None = field(default=None, repr=False, compare=False)
     pairs: Rows | None = field(default=None, repr=False, compare=False)
@@ -145,7 +147,7 @@ class VocabularyMatch:
             matched[:common] = np.arange(common)
             return RowMap(target_rows, np.arange(target_rows, dtype=np.int64), matched, matched.copy())
         raw = np.concatenate(
-            [self.raw[self.raw[:, 1] < tuned_rows], self._without_row(base_rows, tuned_rows, target_rows)]
+            [self.raw[self.raw[:, 1] < tuned_rows], self._without_row((base_rows, tuned_rows, target_rows))]
         )
         rows = max(target_rows, int(raw[:, 0].max(initial=NONE)) + 1)
         target, base, tuned = (np.full(rows, NONE, np.int64) for _ in range(3))
@@ -169,20 +171,9 @@ class VocabularyMatch:
         lost = np.empty((0, 2), np.int64) if self.lost_ids is None else self.lost_ids
         return lost[(lost < (base_rows, tuned_rows)).all(axis=1)]
 
-    def _without_row(self, base_rows: int, tuned_rows: int, target_rows: int) -> Rows:
-        """Tokens right behind the target's last row, which base has no row for either and the tuned model has one for.
-
-        Gemma 3's tokenizer ends with an image token that the text models have no row for; one that was resized has.
-        """
-        found: list[tuple[int, int]] = []
-        if self.tokenizers is not None:
-            base, tuned, target = self.tokenizers
-            for id in range(target_rows, target.size):
-                token = target.token(id)
-                row = tuned_rows if token is None else tuned.ids.get(token, tuned_rows)
-                if row >= tuned_rows or token is None or base.ids.get(token, base_rows) < base_rows:
-                    break
-                found.append((id, row))
+    def _without_row(self, matrix_rows: tuple[int, int, int]) -> Rows:
+        """Ids of output and tuned of the tokens right behind the target's last row."""
+        found = [] if self.tokenizers is None else _rowless(self.tokenizers, matrix_rows, self.all_tokens)
         return np.array(found, np.int64).reshape(-1, 2)
 
 
@@ -203,6 +194,22 @@ def read_vocabularies(folders: Folders, vocabulary: Literal["strings", "position
     if not _has_tokenizer(folders):
         return Vocabularies("positions", "no tokenizer files", folders)
     return Vocabularies("identical", "the tokenizer files are byte-identical", folders)
+
+
+def with_tokens_behind(vocabularies: Vocabularies, matrix_rows: tuple[int, int, int]) -> Vocabularies:
+    """The vocabularies, read whole where equal tokenizers have tokens that only some of the models have a row for.
+
+    By position the longer models' rows of these tokens would be lost without a word: what is behind the shortest matrix may as
+    well be padding. ``matrix_rows`` as in `match_vocabulary`.
+    """
+    fewest, most = min(matrix_rows), max(matrix_rows)
+    if vocabularies.how != "identical" or fewest in (0, most) or not is_readable(vocabularies.folders[0]):
+        return vocabularies
+    tokenizers = _read_all(vocabularies.folders)
+    if tokenizers[0].size <= fewest:
+        return vocabularies
+    why = "the tokenizer files are byte-identical, and have tokens that not all models have a row for"
+    return replace(vocabularies, how="strings", why=why, tokenizers=tokenizers)
 
 
 def match_vocabulary(
@@ -277,7 +284,8 @@ def _match_strings(
     if new_tokens == "all":
         more = {token for token in lost if token not in target.ids and tuned.ids[token] < tuned_rows}
         gained = sorted([*gained, *more], key=tuned.ids.__getitem__)
-        lost = [token for token in lost if token not in more]
+        placed_all = {target.token(id) for id, _ in _rowless(tokenizers, matrix_rows, all_tokens=True)}
+        lost = [token for token in lost if token not in more and token not in placed_all]
     added = tuple(
         AddedToken(token, target.size + place, tuned.added.get(token, {}))
         for place, token in enumerate([] if new_tokens == "drop" else gained)
@@ -303,6 +311,7 @@ def _match_strings(
         placeholders=tuple(sorted(placeholders, key=base.ids.__getitem__)),
         kept=tuple(sorted(kept, key=target.ids.__getitem__)),
         lost=tuple(lost),
+        all_tokens=new_tokens == "all",
         changes=_changes(renames, added, tuned, target),
         tokenizers=tokenizers,
         pairs=pairs,
@@ -311,6 +320,25 @@ def _match_strings(
     )
     match.rows(*matrix_rows)
     return match
+
+
+def _rowless(
+    tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer], matrix_rows: tuple[int, int, int], all_tokens: bool
+) -> list[tuple[int, int]]:
+    """Ids in target and tuned of the tokens right behind the target's last row, which the tuned model has a row for.
+
+    Gemma 3's tokenizer ends with an image token that the text models have no row for; one that was resized has. Base must
+    have none either, unless ``all_tokens`` are wanted.
+    """
+    (base, tuned, target), (base_rows, tuned_rows, target_rows) = tokenizers, matrix_rows
+    found: list[tuple[int, int]] = []
+    for id in range(target_rows, target.size):
+        token = target.token(id)
+        row = tuned_rows if token is None else tuned.ids.get(token, tuned_rows)
+        if row >= tuned_rows or token is None or (not all_tokens and base.ids.get(token, base_rows) < base_rows):
+            break
+        found.append((id, row))
+    return found
 
 
 def is_placeholder(token: str) -> bool:

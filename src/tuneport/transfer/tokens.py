@@ -19,10 +19,12 @@ from tuneport.pairing.rows import Ids, Runs, runs_of
 from tuneport.pairing.vocabulary import (
     Folders,
     RowMap,
+    Vocabularies,
     VocabularyMatch,
     is_placeholder,
     match_vocabulary,
     read_vocabularies,
+    with_tokens_behind,
 )
 from tuneport.transfer.choices import Choices
 
@@ -42,14 +44,24 @@ class MatchedRows:
 def match_rows(folders: Folders, sides: Sequence[Side], choices: Choices) -> MatchedRows:
     """Match the rows of base, tuned and target. The sides are those whose tensors are at hand, in this order."""
     vocabularies = read_vocabularies(folders, choices.vocabulary)
-    # A diff vector has no target: base stands for it.
-    sizes = vocabularies.sizes
-    sides = [replace(side, tokens=tokens) for side, tokens in zip(sides, sizes, strict=False)]
-    found = find_vocabulary_tensors(sides, choices.how_to_match)
-    base, tuned, target = (*found.rows, found.rows[0])[:3]
-    match = match_vocabulary(vocabularies, (base, tuned, target), choices.new_tokens)
+    sides, found, rows = _found(vocabularies, sides, choices)
+    behind = with_tokens_behind(vocabularies, rows)
+    if behind is not vocabularies:
+        vocabularies = behind
+        sides, found, rows = _found(vocabularies, sides, choices)
+    match = match_vocabulary(vocabularies, rows, choices.new_tokens)
     by_token = found.names if match.how == "strings" else _of_several_lengths(found, sides)
     return MatchedRows(match, by_token, found.undecided)
+
+
+def _found(
+    vocabularies: Vocabularies, sides: Sequence[Side], choices: Choices
+) -> tuple[Sequence[Side], VocabularyTensors, tuple[int, int, int]]:
+    """The sides with the sizes of their tokenizers, the vocabulary matrices, and the rows of the main one in each model."""
+    sides = [replace(side, tokens=tokens) for side, tokens in zip(sides, vocabularies.sizes, strict=False)]
+    found = find_vocabulary_tensors(sides, choices.how_to_match)
+    base, tuned, target = (*found.rows, found.rows[0])[:3]  # a diff vector has no target: base stands for it
+    return sides, found, (base, tuned, target)
 
 
 def without_tokenizers(match: VocabularyMatch) -> VocabularyMatch:
