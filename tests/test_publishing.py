@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from pushing_hub import TOKEN, PushingHub, account
 from ran import Cli, Ran
 
-from tuneport.checkpoint.publish import check_name, weights_or_sidecar
+from tuneport.checkpoint.publish import check_name
+from tuneport.checkpoint.replacing import weights_or_sidecar
 from tuneport.errors import UsageError
 
 

@@ -28,6 +28,9 @@ exits with status 1. Nothing else is raised on purpose, so any other exception i
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 
 class TuneportError(Exception):
     """The parent of all: ``str(error)`` is the whole message for a person."""
@@ -156,3 +159,9 @@ def in_brief(message: str) -> str:
         else:
             shown.append(line)
     return "\n".join(shown)
+
+
+def in_short(value: Any, most: int = 160) -> str:
+    """A value for a message: JSON, cut in the middle of nowhere when it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= most else text[:most] + "…"

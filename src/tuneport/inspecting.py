@@ -22,12 +22,12 @@ from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import CheckpointError, OutputError, TuneportError
 from tuneport.pairing.matrices import Side, find_vocabulary_tensors
+from tuneport.pairing.tensors import ties_of
 from tuneport.study.folder_store import FolderStore
 from tuneport.study.opening import open_store
 from tuneport.study.progress import is_study, progress
 from tuneport.transfer import kernel
-from tuneport.transfer.plan import ties_of
-from tuneport.transfer.run import read_manifest
+from tuneport.transfer.manifest import read_manifest
 
 
 def inspect(spec: str | os.PathLike[str]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _whole(folder: Path, running: Running | None) -> tuple[list[str], str, str]:
     from tuneport.checkpoint.write import MANIFEST
 
     if (folder / MANIFEST).is_file():
-        from tuneport.transfer.run import read_manifest
+        from tuneport.transfer.manifest import read_manifest
         from tuneport.transfer.verify import verify
 
         names = _files(folder)
@@ -131,8 +131,7 @@ def _whole(folder: Path, running: Running | None) -> tuple[list[str], str, str]:
 def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
     from tuneport.checkpoint.folder import LICENCE_PREFIXES
     from tuneport.checkpoint.local import open_folder
-    from tuneport.checkpoint.publish import CARD, weights_or_sidecar
-    from tuneport.checkpoint.replacing import MOST_MANIFEST_BYTES
+    from tuneport.checkpoint.replacing import CARD, MOST_MANIFEST_BYTES, weights_or_sidecar
 
     try:
         record = read_json(read_bytes(folder / "tune.json", folder, MOST_MANIFEST_BYTES))

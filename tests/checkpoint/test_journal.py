@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneport.checkpoint.journal import NAME, Journal, LeafRecord, differing_fields, holder
+from tuneport.checkpoint.folder import JOURNAL
+from tuneport.checkpoint.journal import Journal, LeafRecord, differing_fields, holder
 from tuneport.errors import OutputError
 
 PLAN = {"choices": {"scale": 1.0, "rules": []}, "inputs": {"base": {"files": {"m": {"size": 3}}}}}
@@ -22,7 +23,7 @@ def begun(folder: Path, leaves: int = 3) -> Path:
     for leaf in range(leaves):
         journal.add("a.weight", leaf, RECORD)
     journal.close()
-    return folder / NAME
+    return folder / JOURNAL
 
 
 def test_leaves_come_back_to_the_last_bit(tmp_path: Path) -> None:
@@ -55,7 +56,7 @@ def test_whatever_a_kill_left_of_the_last_line_the_lines_before_it_are_kept(tmp_
 
 @given(st.data())
 def test_a_damaged_journal_is_taken_up_or_refused_in_words(tmp_path: Path, data: st.DataObject) -> None:
-    path = begun(tmp_path) if not (tmp_path / NAME).exists() else tmp_path / NAME
+    path = begun(tmp_path) if not (tmp_path / JOURNAL).exists() else tmp_path / JOURNAL
     good = (tmp_path / "good").read_bytes() if (tmp_path / "good").exists() else path.read_bytes()
     (tmp_path / "good").write_bytes(good)
     content = bytearray(good)

@@ -13,7 +13,7 @@ from hypothesis import strategies as some
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.errors import PairingError
 from tuneport.pairing.shared import Shared, share
-from tuneport.transfer.plan import ties_of
+from tuneport.pairing.tensors import ties_of
 
 EMBEDDING = "model.embed_tokens.weight"
 

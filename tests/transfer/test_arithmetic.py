@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tuneport.checkpoint import floats
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.transfer import arithmetic, kernel
 from tuneport.transfer.arithmetic import Draw
@@ -57,15 +58,15 @@ def in_torch(base: Array, tuned: Array, target: Array, dtypes: tuple[str, str, s
 
 
 def in_numpy(base: Array, tuned: Array, target: Array, dtypes: tuple[str, str, str], scale: float, out: str) -> Array:
-    work = arithmetic.working_dtype(*dtypes)
-    b, u, t = (arithmetic.widen(bits, dtype, work) for bits, dtype in zip((base, tuned, target), dtypes, strict=True))
-    return arithmetic.narrow(arithmetic.add(t, arithmetic.scaled(arithmetic.difference(u, b), scale)), out)
+    work = floats.working_dtype(*dtypes)
+    b, u, t = (floats.widen(bits, dtype, work) for bits, dtype in zip((base, tuned, target), dtypes, strict=True))
+    return floats.narrow(arithmetic.add(t, arithmetic.scaled(floats.difference(u, b), scale)), out)
 
 
 def assert_same_bits(one: Array, other: Array, dtype: str) -> None:
     """The same bytes; which of two NaNs torch keeps is the processor's choice, so NaN is NaN."""
-    nan = np.isnan(arithmetic.widen(one, dtype, "F64"))
-    assert np.array_equal(nan, np.isnan(arithmetic.widen(other, dtype, "F64")))
+    nan = np.isnan(floats.widen(one, dtype, "F64"))
+    assert np.array_equal(nan, np.isnan(floats.widen(other, dtype, "F64")))
     different = (one.view(f"u{one.dtype.itemsize}") != other.view(f"u{other.dtype.itemsize}")) & ~nan
     assert not different.any(), f"{int(different.sum())} of {one.size} differ, first at {int(np.argmax(different))}"
 
@@ -76,7 +77,7 @@ def through_kernel(
     out, sums = np.empty_like(parts[2]), kernel.no_sums() if sums is None else sums
     views = [memoryview(part).cast("B") if part.size else memoryview(b"") for part in parts]
     target = memoryview(out).cast("B") if out.size else memoryview(bytearray())
-    dtypes = kernel.Dtypes(dtype, dtype, dtype, dtype, arithmetic.working_dtype(dtype))
+    dtypes = kernel.Dtypes(dtype, dtype, dtype, dtype, floats.working_dtype(dtype))
     return out, sums, kernel.transfer(*views, target, dtypes, scale, start, sums, draw)
 
 
@@ -108,12 +109,8 @@ def test_kernel_numpy_and_torch_agree_to_the_last_bit(
     defined = in_numpy(*parts, (dtype,) * 3, scale, dtype)
     assert out.tobytes() == defined.tobytes()
     assert_same_bits(out, in_torch(*parts, (dtype,) * 3, scale, dtype), dtype)
-    assert (
-        bad
-        == arithmetic.count_nonfinite(defined, dtype)
-        == int((~np.isfinite(arithmetic.widen(out, dtype, "F64"))).sum())
-    )
-    nan = out.view(f"<u{out.itemsize}")[np.isnan(arithmetic.widen(out, dtype, "F64"))]
+    assert bad == floats.count_nonfinite(defined, dtype) == int((~np.isfinite(floats.widen(out, dtype, "F64"))).sum())
+    nan = out.view(f"<u{out.itemsize}")[np.isnan(floats.widen(out, dtype, "F64"))]
     assert set(nan.tolist()) <= {ONE_NAN[dtype]}, "the quiet NaN of torch, whichever NaNs went in"
 
 
@@ -129,9 +126,9 @@ def test_any_mixture_of_dtypes_agrees_with_torch(dtypes: list[str], count: int, 
     found = in_numpy(parts[0], parts[1], parts[2], three, scale, dtypes[3])
     out, sums = np.empty(count, DTYPES[dtypes[3]].numpy), kernel.no_sums()
     views = [memoryview(part).cast("B") if count else memoryview(bytearray()) for part in (*parts, out)]
-    stored = kernel.Dtypes(*three, dtypes[3], arithmetic.working_dtype(*three))
+    stored = kernel.Dtypes(*three, dtypes[3], floats.working_dtype(*three))
     bad = kernel.transfer(*views, stored, scale, 0, sums)
-    assert out.tobytes() == found.tobytes() and bad == arithmetic.count_nonfinite(found, dtypes[3])
+    assert out.tobytes() == found.tobytes() and bad == floats.count_nonfinite(found, dtypes[3])
     if dtypes[3] in ("BF16", "F16") and "F64" in three:
         return  # torch rounds float64 to sixteen bits twice, by way of float32; exact references are below
     assert_same_bits(found, in_torch(parts[0], parts[1], parts[2], three, scale, dtypes[3]), dtypes[3])
@@ -139,7 +136,7 @@ def test_any_mixture_of_dtypes_agrees_with_torch(dtypes: list[str], count: int, 
 
 def test_every_bfloat16_survives_widening_and_narrowing() -> None:
     every = np.arange(65536, dtype=np.uint16)
-    for widen, narrow in ((kernel.widen, kernel.narrow), (arithmetic.widen, arithmetic.narrow)):
+    for widen, narrow in ((kernel.widen, kernel.narrow), (floats.widen, floats.narrow)):
         wide = widen(every, "BF16", "F32")
         back = narrow(wide, "BF16")
         nan = np.isnan(wide)
@@ -184,7 +181,7 @@ halves = st.integers(0, 0x7F7E).map(lambda bits: float((Fraction(float_of(bits))
     )
 )
 def test_float64_becomes_bfloat16_in_one_rounding(value: float) -> None:
-    found = int(arithmetic.narrow(np.array([value]), "BF16")[0])
+    found = int(floats.narrow(np.array([value]), "BF16")[0])
     assert found == rounded_exactly(value)
     assert int(kernel.narrow(np.array([value]), "BF16")[0]) == found
 
@@ -211,13 +208,13 @@ half_ties = st.integers(0, 0x7BFE).map(
     )
 )
 def test_float64_becomes_float16_in_one_rounding(value: float) -> None:
-    for narrow in (arithmetic.narrow, kernel.narrow):
+    for narrow in (floats.narrow, kernel.narrow):
         assert int(narrow(np.array([value]), "F16").view(np.uint16)[0]) == packed_float16(value)
 
 
 def test_float64_to_bfloat16_differs_from_two_roundings_where_it_must() -> None:
     value = 1 + 2**-8 + 2**-40  # just above a tie: through float32 it would become the tie, and then the even neighbour
-    assert float(as_torch(arithmetic.narrow(np.array([value]), "BF16"), "BF16")) == 1 + 2**-7
+    assert float(as_torch(floats.narrow(np.array([value]), "BF16"), "BF16")) == 1 + 2**-7
     assert float(torch.tensor(value).bfloat16()) == 1.0, "two roundings lose it; if not, this test needs another number"
 
 
@@ -225,7 +222,7 @@ def test_float64_to_bfloat16_differs_from_two_roundings_where_it_must() -> None:
 def test_sums_are_those_of_float64_to_seven_digits(dtype: str, count: int, seed: int) -> None:
     parts = [random_bits(dtype, count, seed + number, calm=True) for number in range(3)]
     _, sums, bad = through_kernel(parts, dtype, 1.0)
-    b, u, t = (arithmetic.widen(part, dtype, "F64") for part in parts)
+    b, u, t = (floats.widen(part, dtype, "F64") for part in parts)
     d, g = u - b, t - b
     wanted = [d @ d, t @ t, b @ b, g @ g]
     assert bad == 0
@@ -240,7 +237,7 @@ def test_sums_keep_their_digits_where_squares_leave_float32(dtype: str, size: fl
     made = np.random.default_rng(1)
     parts = [kernel.narrow((made.standard_normal(3000) * size).astype(np.float32), dtype) for _ in range(3)]
     _, sums, _ = through_kernel(parts, dtype, 1.0)
-    b, u, t = (arithmetic.widen(part, dtype, "F64") for part in parts)
+    b, u, t = (floats.widen(part, dtype, "F64") for part in parts)
     assert np.allclose(sums[:4], [(u - b) @ (u - b), t @ t, b @ b, (t - b) @ (t - b)], rtol=1e-5)
 
 
@@ -282,5 +279,5 @@ def neighbours(value: float, dtype: str) -> tuple[float, float]:
 
 def test_the_difference_of_two_float32_is_not_promised_to_restore_the_tuned_model() -> None:
     base, tuned = np.float32([1.0]), np.float32([0.1])
-    back = arithmetic.add(base, arithmetic.difference(tuned, base))
+    back = arithmetic.add(base, floats.difference(tuned, base))
     assert back[0] == np.float32(0.100000024) != tuned[0]

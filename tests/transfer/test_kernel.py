@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.reading import Workspace
 from tuneport.transfer import kernel
 from tuneport.transfer.arithmetic import Draw, draw_key
-from tuneport.transfer.stream import Workspace
 
 pytestmark = pytest.mark.skipif(kernel.NAME != "compiled", reason="no compiler was at hand when tuneport was installed")
 

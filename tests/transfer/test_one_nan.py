@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tuneport.checkpoint import floats
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.transfer import arithmetic, kernel
+from tuneport.transfer import kernel
 from tuneport.transfer.arithmetic import Draw, draw_key
 
 pytestmark = [
@@ -55,7 +56,7 @@ def both_ways(compute: Callable[[], Bits]) -> Bits:
 
 def assert_one_nan(bits: Bits, dtype: str) -> None:
     stored = bits.view(f"<u{DTYPES[dtype].itemsize}")
-    values = arithmetic.widen(stored.view(DTYPES[dtype].numpy), dtype, "F64")
+    values = floats.widen(stored.view(DTYPES[dtype].numpy), dtype, "F64")
     assert set(stored[np.isnan(values)].tolist()) <= {ONE_NAN[dtype]}
 
 
@@ -71,7 +72,7 @@ def test_sums_of_any_dtypes(
 ) -> None:
     dtypes = [dtypes[0]] * 4 if alike else dtypes
     parts = [drawn(dtype, count, seed + place) for place, dtype in enumerate(dtypes[:3])]
-    how = kernel.Dtypes(*dtypes, arithmetic.working_dtype(*dtypes[:3]))
+    how = kernel.Dtypes(*dtypes, floats.working_dtype(*dtypes[:3]))
 
     def compute() -> Bits:
         out = np.zeros(count, DTYPES[dtypes[3]].numpy)
@@ -112,12 +113,12 @@ def test_differences_that_are_at_hand(
 def test_casts_and_differences_that_are_stored(
     stored: str, dtype: str, count: int, draw: Draw | None, seed: int
 ) -> None:
-    work = arithmetic.working_dtype(stored)
+    work = floats.working_dtype(stored)
     one, other = (drawn(stored, count, seed + place).view(DTYPES[stored].numpy) for place in range(2))
 
     def compute() -> Bits:
         wide, minus = (kernel.widen(bits, stored, work) for bits in (one, other))
-        found = [kernel.narrow(wide, dtype, draw), kernel.narrow(arithmetic.difference(wide, minus), dtype, draw)]
+        found = [kernel.narrow(wide, dtype, draw), kernel.narrow(floats.difference(wide, minus), dtype, draw)]
         return np.concatenate(found)
 
     assert_one_nan(both_ways(compute), dtype)

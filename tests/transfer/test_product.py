@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tuneport.checkpoint import floats
 from tuneport.checkpoint.adapter import Alike, LowRank
+from tuneport.checkpoint.reading import Workspace
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.transfer import arithmetic, kernel, product
-from tuneport.transfer.stream import Workspace
 
 Array = NDArray[Any]
 
@@ -73,7 +74,7 @@ def test_any_range_in_any_tiles_is_the_definition(case: tuple[Any, ...], data: s
     memory = Memory(("a", dtype_a, bits_a), ("b", dtype_b, bits_b))
     low_rank = LowRank(memory.tensors["a"], memory.tensors["b"], scaling, transposed)
     assert low_rank.shape == (rows, columns)
-    a, b = arithmetic.widen(bits_a, dtype_a, work), arithmetic.widen(bits_b, dtype_b, work)
+    a, b = floats.widen(bits_a, dtype_a, work), floats.widen(bits_b, dtype_b, work)
     whole = slow(a, b, scaling, a.dtype.type)
     whole = (whole.T if transposed else whole).reshape(-1)
     start = data.draw(st.integers(0, whole.size - 1))
@@ -129,10 +130,10 @@ def test_a_difference_at_hand_is_added_as_arithmetic_defines_it(
     out, sums = np.empty_like(target), kernel.no_sums()
     views = [memoryview(part).cast("B") if count else memoryview(bytearray()) for part in (target, out)]
     bad = kernel.add(diff, *views, (dtype, dtype), scale, 7000, sums)
-    wide = arithmetic.widen(target, dtype, "F32")
-    wanted = arithmetic.narrow(arithmetic.add(wide, arithmetic.scaled(diff, scale)), dtype)
-    assert out.tobytes() == wanted.tobytes() and bad == arithmetic.count_nonfinite(wanted, dtype)
-    assert np.allclose(sums[:5], [arithmetic.square(diff), arithmetic.square(wide), 0, 0, 0], rtol=2e-6)
+    wide = floats.widen(target, dtype, "F32")
+    wanted = floats.narrow(arithmetic.add(wide, arithmetic.scaled(diff, scale)), dtype)
+    assert out.tobytes() == wanted.tobytes() and bad == floats.count_nonfinite(wanted, dtype)
+    assert np.allclose(sums[:5], [floats.square(diff), floats.square(wide), 0, 0, 0], rtol=2e-6)
 
 
 def test_sums_of_an_added_difference_do_not_depend_on_how_a_leaf_is_cut() -> None:

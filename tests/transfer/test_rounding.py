@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ran import Cli
 from tiny_adapters import Made
 
+from tuneport.checkpoint import floats
 from tuneport.checkpoint.open import open_checkpoint
 from tuneport.diff.run import apply, diff, plan_of
 from tuneport.errors import DoubtError
@@ -25,7 +26,7 @@ from tuneport.transfer import arithmetic, budget, kernel, sampling
 from tuneport.transfer.choices import Choices, Running
 from tuneport.transfer.look import look
 from tuneport.transfer.plan import Plan, plan_transfer
-from tuneport.transfer.rounding import rounded
+from tuneport.transfer.rounding import measure_rounding, rounded
 from tuneport.transfer.rounding_loss import RoundingSample, expected_loss
 from tuneport.transfer.run import execute, transfer
 
@@ -324,17 +325,17 @@ def test_kernel_and_numpy_count_the_same_and_measure_the_same(
     parts = [drawn(dtype, count, kind, made) for _ in range(3)]
     if kind == "sparse":
         parts[1] = np.where(made.random(count) < 0.01, parts[1], parts[0])
-    work = arithmetic.working_dtype(dtype)
-    base, tuned, target = (arithmetic.widen(part, dtype, work) for part in parts)
-    added = arithmetic.scaled(arithmetic.difference(tuned, base), scale)
+    work = floats.working_dtype(dtype)
+    base, tuned, target = (floats.widen(part, dtype, work) for part in parts)
+    added = arithmetic.scaled(floats.difference(tuned, base), scale)
     out, sums = np.empty_like(parts[2]), kernel.no_sums()
     views = [memoryview(part).cast("B") if count else memoryview(bytearray()) for part in (*parts, out)]
     with pytest.MonkeyPatch.context() as patch:
         if not compiled:
             patch.setattr(kernel, "_compiled", None)
         kernel.transfer(*views, kernel.Dtypes(dtype, dtype, dtype, dtype, work), scale, 70_000, sums)
-    stored = arithmetic.widen(out, dtype, work)
-    wanted = arithmetic.measure_rounding(stored, target, added, target)
+    stored = floats.widen(out, dtype, work)
+    wanted = measure_rounding(stored, target, added, target)
     assert sums[7:].tolist() == wanted[2:].tolist()
     assert np.allclose(sums[5:7], wanted[:2], rtol=1e-5, atol=0, equal_nan=True)
 
@@ -349,7 +350,7 @@ def drawn(dtype: str, count: int, kind: str, made: np.random.Generator) -> Array
     where = made.random(count)
     values[where < 0.1] = 0
     values[where < 0.05] = -0.0
-    return arithmetic.narrow(values, dtype)
+    return floats.narrow(values, dtype)
 
 
 def test_nothing_to_add_is_nothing_lost() -> None:

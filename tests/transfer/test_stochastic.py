@@ -11,6 +11,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tuneport.checkpoint import floats
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.transfer import arithmetic, kernel
 from tuneport.transfer.arithmetic import Draw, draw_key
@@ -23,7 +24,7 @@ INFINITY = {"BF16": 0x7F80, "F16": 0x7C00}
 
 
 def numbers(bits: Any, dtype: str) -> Any:
-    return arithmetic.widen(np.asarray(bits).astype("<u2").view(DTYPES[dtype].numpy), dtype, "F64")
+    return floats.widen(np.asarray(bits).astype("<u2").view(DTYPES[dtype].numpy), dtype, "F64")
 
 
 def neighbours(value: float, dtype: str) -> tuple[float, float]:
@@ -116,7 +117,7 @@ def test_from_float32_to_bfloat16_every_chance_is_met_exactly() -> None:
     every = np.arange(65536, dtype=np.uint16)
     for cut in (0, 1, 77, 0x8000, 0xFFFF):
         values = np.full(65536, (0x3F80 << 16) + cut, np.uint32).view(np.float32)
-        assert int((arithmetic._narrow_bf16(values, every) == 0x3F81).sum()) == cut
+        assert int((floats.narrow_bf16(values, every) == 0x3F81).sum()) == cut
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16"])
@@ -124,7 +125,7 @@ def test_nan_infinity_and_what_is_beyond_the_largest_number_are_rounded_to_neare
     largest = numbers([INFINITY[dtype] - 1], dtype)[0]
     values = np.array([np.nan, np.inf, -np.inf, largest * 1.0001, -largest * 1.003, 0.0, -0.0] * 9, np.float32)
     found = kernel.narrow(values, dtype, Draw(KEY, 0))
-    assert found.tobytes() == arithmetic.narrow(values, dtype).tobytes()
+    assert found.tobytes() == floats.narrow(values, dtype).tobytes()
 
 
 @given(
@@ -140,8 +141,8 @@ def test_kernel_and_numpy_agree_to_the_last_bit(count: int, scale: float, index:
         base, tuned, target = made.integers(0, 65536, (3, count), dtype=np.uint16)
     else:
         base, tuned, target = (kernel.narrow(made.standard_normal(count).astype(np.float32), "BF16") for _ in range(3))
-    wide = [arithmetic.widen(part, "BF16", "F32") for part in (base, tuned, target)]
-    diff = arithmetic.difference(wide[1], wide[0])
+    wide = [floats.widen(part, "BF16", "F32") for part in (base, tuned, target)]
+    diff = floats.difference(wide[1], wide[0])
     total = arithmetic.add(wide[2], arithmetic.scaled(diff, scale))
     wanted = arithmetic.narrow_stochastic(total, "BF16", draw)
     out, sums = np.empty_like(target), kernel.no_sums()

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tuneport.checkpoint.chat_template import MORE_TEMPLATES
-from tuneport.checkpoint.folder import LICENCE_PREFIXES, SidecarFolder, is_sidecar
+from tuneport.checkpoint.folder import LICENCE_PREFIXES, MORE_TEMPLATES, SidecarFolder, is_sidecar
 from tuneport.checkpoint.merge3 import SIDES, Findings, Three
 from tuneport.printable import printable_line
 

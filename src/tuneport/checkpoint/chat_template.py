@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.folder import SidecarFolder
-from tuneport.checkpoint.merge3 import SIDES, Findings, Side, Three, Verdict, in_short, render, three_way
+from tuneport.checkpoint.merge3 import SIDES, Findings, Side, Three, Verdict, render, three_way
 from tuneport.checkpoint.template_text import tokens_written
 from tuneport.checkpoint.token_names import TokenNames
-from tuneport.errors import CheckpointError
+from tuneport.errors import CheckpointError, in_short
 
 JINJA, CONFIG, JSON = "chat_template.jinja", "tokenizer_config.json", "chat_template.json"
 SUBJECT = "chat_template"
 NAMES = (SUBJECT, JINJA, JSON)
-MORE_TEMPLATES = "additional_chat_templates"
 
 
 @dataclass(frozen=True)

@@ -24,19 +24,9 @@ from tuneport.checkpoint.config_kinds import entry_of
 from tuneport.checkpoint.config_rope import ROPE, ROPE_KEYS, computes_from_length, spell_rope
 from tuneport.checkpoint.config_rules import inputs
 from tuneport.checkpoint.config_settings import set_dtype, set_vocab_sizes
-from tuneport.checkpoint.merge3 import (
-    SIDES,
-    Findings,
-    Side,
-    Three,
-    Verdict,
-    conflict,
-    in_short,
-    same,
-    says_null,
-    three_way,
-)
+from tuneport.checkpoint.merge3 import SIDES, Findings, Side, Three, Verdict, conflict, same, says_null, three_way
 from tuneport.checkpoint.token_names import TokenNames, is_token_field
+from tuneport.errors import in_short
 
 # Switches of training that trainers leave behind in the config they save.
 TRAINING = {"use_cache", "gradient_checkpointing", "output_router_logits"}

@@ -19,6 +19,8 @@ from tuneport.foreign import check_file, opened, read_bytes
 from tuneport.json_text import check_text, read_json
 from tuneport.printable import printable_line
 
+MORE_TEMPLATES = "additional_chat_templates"
+JOURNAL = "journal.jsonl"  # of a folder that is still written
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.json",

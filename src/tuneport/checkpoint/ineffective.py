@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from tuneport.checkpoint.config import DTYPE, generation_defaults, resolve
-from tuneport.checkpoint.merge3 import Three, in_short, same
+from tuneport.checkpoint.merge3 import Three, same
 from tuneport.checkpoint.sidecar_files import CONFIG, GENERATION_CONFIG, SPECIAL_TOKENS, TOKENIZER_CONFIG
 from tuneport.checkpoint.token_names import TokenNames, is_token_field
+from tuneport.errors import in_short
 
 # The settings of generation that models themselves read in config.json as well.
 _OF_MODELS = {"use_cache", "output_scores", "return_dict_in_generate"}

@@ -20,11 +20,11 @@ from typing import Any
 
 from blake3 import blake3
 
+from tuneport.checkpoint.folder import JOURNAL
 from tuneport.errors import TakenError
 from tuneport.foreign import open_own, opened, write_new
 from tuneport.json_text import read_json
 
-NAME = "journal.jsonl"
 # A leaf takes about 250 bytes: that many stand for 16 TiB of output. The longest line is the plan.
 MOST_BYTES = 2**30
 _MOST_LINE_BYTES = 64 * 2**20
@@ -44,11 +44,11 @@ class Journal:
 
     def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
         """Open the folder's journal, or begin one with ``plan``. Raises `TakenError` if it was begun otherwise."""
-        self.path = folder / NAME
+        self.path = folder / JOURNAL
         self._lock = Lock()
         self._before = 0  # where the lines of earlier runs end
         if not os.path.lexists(self.path):
-            fresh = folder / f"{NAME}.new"
+            fresh = folder / f"{JOURNAL}.new"
             write_new(fresh, (json.dumps({"plan": plan}) + "\n").encode())
             fresh.rename(self.path)
         else:
@@ -159,7 +159,7 @@ def _looked_over(folder: Path) -> tuple[Any, bool, bool]:
     begun: Any = None
     leaves = refused = False
     try:
-        with opened(folder / NAME, folder, MOST_BYTES) as lines:
+        with opened(folder / JOURNAL, folder, MOST_BYTES) as lines:
             for line in iter(partial(lines.readline, _MOST_LINE_BYTES), b""):
                 if not line.endswith(b"\n"):
                     break  # cut short by a kill
@@ -175,7 +175,7 @@ def _looked_over(folder: Path) -> tuple[Any, bool, bool]:
 
 
 def _damaged(folder: Path, error: Exception) -> TakenError:
-    return TakenError(f"{folder / NAME} is damaged ({error}). Remove {folder.name} and run again; it starts anew.")
+    return TakenError(f"{folder / JOURNAL} is damaged ({error}). Remove {folder.name} and run again; it starts anew.")
 
 
 def only_times_differ(one: Any, other: Any) -> bool:
@@ -211,7 +211,7 @@ def holder(folder: Path) -> str:
     """Who began the run that last wrote to the folder's journal, for a message."""
     last = b""
     try:
-        with opened(folder / NAME, folder, MOST_BYTES) as lines:
+        with opened(folder / JOURNAL, folder, MOST_BYTES) as lines:
             for line in iter(partial(lines.readline, _MOST_LINE_BYTES), b""):
                 last = line if line.startswith(b'{"run"') else last
         run = read_json(last)["run"]

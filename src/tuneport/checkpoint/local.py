@@ -12,9 +12,8 @@ from pathlib import Path
 from blake3 import blake3
 
 from tuneport.checkpoint.adapter_config import read_adapter_config
-from tuneport.checkpoint.chat_template import MORE_TEMPLATES
 from tuneport.checkpoint.checkpoint import Checkpoint, WeightFile
-from tuneport.checkpoint.folder import SidecarFolder, check_names
+from tuneport.checkpoint.folder import MORE_TEMPLATES, SidecarFolder, check_names
 from tuneport.checkpoint.legacy import open_legacy
 from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.two_sets import LOCAL, PICKLED, Read, compared, told_of_two, unreadable_beside

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
+from tuneport.errors import in_short
+
 Side = Literal["base", "tuned", "target"]
 SIDES: tuple[Side, Side, Side] = ("base", "tuned", "target")
 
@@ -133,12 +135,6 @@ def says_null(what: str, target: Any, flag: str) -> str:
         f"{what}: the tuned model says null, and so does the output; the target has {in_short(target)}. "
         f"Keep that with --config {flag}=target."
     )
-
-
-def in_short(value: Any, most: int = 160) -> str:
-    """A value for a message: JSON, cut in the middle of nowhere when it is long."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= most else text[:most] + "…"
 
 
 def choices_under(prefixes: tuple[str, ...], choices: Mapping[str, str]) -> dict[str, str]:

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.folder import JOURNAL
 from tuneport.checkpoint.hub import open_hub
-from tuneport.checkpoint.journal import NAME as JOURNAL
 from tuneport.checkpoint.local import open_folder
 from tuneport.errors import CheckpointError
 
@@ -36,3 +36,12 @@ def open_checkpoint(spec: str | os.PathLike[str], role: str, label: str | None =
     if found and not text.startswith((".", "/", "~")):
         return open_hub(found["repo"], found["revision"], role)
     raise CheckpointError(f"{role} {text}: no such folder, and no Hub id either (org/name or org/name@revision).")
+
+
+def fetched(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with its weights on this disk: those of a Hub id are brought to the standard cache."""
+    if checkpoint.hub_id is None or not checkpoint.to_fetch:
+        return checkpoint
+    from tuneport.checkpoint.hub import fetch
+
+    return fetch(checkpoint)

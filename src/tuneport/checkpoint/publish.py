@@ -19,21 +19,17 @@ from typing import Any
 
 from blake3 import blake3
 
-from tuneport.checkpoint.folder import LICENCE_PREFIXES, is_sidecar
 from tuneport.checkpoint.hub import status_of, transport_error
-from tuneport.checkpoint.replacing import MOST_MANIFEST_BYTES
+from tuneport.checkpoint.replacing import CARD, MOST_MANIFEST_BYTES, weights_or_sidecar
 from tuneport.errors import PublishError, UsageError, listing
 from tuneport.foreign import read_bytes
 from tuneport.json_text import read_json
 from tuneport.terminal import is_watched
 
-CARD = "README.md"
 # The records by which a folder that tuneport wrote is known, and how their formats begin.
 RECORDS = {"tuneport.json": "tuneport/", "tune.json": "tuneport-tune/"}
-TUNING_FILES = ("tune.json", "log.jsonl", "curve.jsonl", "tune-hashes.txt", "adapter_config.json")
 # What the Hub puts into every repository; no push touches it.
 _HUBS_OWN = ".gitattributes"
-_WEIGHTS = re.compile(r"(adapter_model|model|diff)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96}")
 
 
@@ -77,13 +73,6 @@ class Published:
         more += f"; {len(self.kept)} other files left as they were" if self.kept else ""
         more += f"; replaced commit {self.replaced[:12]}" if self.replaced and not self.unchanged else ""
         return f"{self.url}: {done}, commit {self.commit[:12]}{more}"
-
-
-def weights_or_sidecar(name: str) -> bool:
-    """Whether a fine-tuning's folder holds a file of this name; licences and cards are told apart by the caller."""
-    if name in TUNING_FILES or _WEIGHTS.fullmatch(name) is not None:
-        return True
-    return is_sidecar(name) and not name.endswith(".py") and not name.upper().startswith(LICENCE_PREFIXES)
 
 
 def check_name(repo: str) -> None:

@@ -6,11 +6,12 @@ while it is read is told.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.legacy import LegacyReader
@@ -137,3 +138,26 @@ class FileReader:
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino
+
+
+class Workspace:
+    """The reused buffers of one worker, by name. ``kept`` is what it found out last and may need again, by name."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._buffers: dict[str, bytearray] = {}
+        self.kept: dict[str, tuple[Any, Any]] = {}
+
+    def buffer(self, name: str, nbytes: int) -> memoryview:
+        """A view of ``nbytes`` bytes on the worker's buffer ``name``; what it held before is overwritten."""
+        held = self._buffers.get(name)
+        if held is None or len(held) < nbytes:
+            held = self._buffers[name] = bytearray(nbytes)
+        return memoryview(held)[:nbytes]
+
+
+@contextlib.contextmanager
+def readers_by_role(checkpoints: tuple[Checkpoint, ...]) -> Iterator[dict[str, TensorReader]]:
+    """Readers of several checkpoints, by role."""
+    with contextlib.ExitStack() as stack:
+        yield {checkpoint.role: stack.enter_context(reading(checkpoint)) for checkpoint in checkpoints}

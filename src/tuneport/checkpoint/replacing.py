@@ -21,6 +21,7 @@ from tuneport.foreign import opened, read_bytes, write_new
 from tuneport.long_json import read_long_json
 
 REPLACES = ".replaces"
+CARD = "README.md"
 _MOST_MARK_BYTES = 4096
 TUNING = "tune.json"
 # What each kind of folder has as its manifest, with the field that says so and how its value begins.
@@ -29,6 +30,8 @@ MANIFESTS: dict[str, tuple[tuple[str, ...], str]] = {
     TUNING: (("plan", "format"), "tuneport-tune/"),
 }
 _SHARDS = re.compile(r"(model|diff)(-\d{5}-of-\d{5})?\.safetensors")
+TUNING_FILES = ("tune.json", "log.jsonl", "curve.jsonl", "tune-hashes.txt", "adapter_config.json")
+_WEIGHTS = re.compile(r"(adapter_model|model|diff)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 _OF_A_RUN = (REPLACES, "tuneport.json", "journal.jsonl", "README.md")
 # The largest there are: those of a hundred thousand tensors.
 MOST_MANIFEST_BYTES = 256 * 2**20
@@ -124,7 +127,6 @@ def _is_of_an_output(name: str) -> bool:
 
 
 def _is_of_a_tuning(name: str) -> bool:
-    from tuneport.checkpoint.publish import CARD, weights_or_sidecar
 
     kept = weights_or_sidecar(name) or name == CARD or name.upper().startswith(LICENCE_PREFIXES)
     return kept or name.startswith("tensorboard/")
@@ -198,3 +200,10 @@ def is_empty_folder(path: Path) -> bool:
 
 def _old(out: Path) -> Path:
     return out.with_name(out.name + ".old")
+
+
+def weights_or_sidecar(name: str) -> bool:
+    """Whether a fine-tuning's folder holds a file of this name; licences and cards are told apart by the caller."""
+    if name in TUNING_FILES or _WEIGHTS.fullmatch(name) is not None:
+        return True
+    return is_sidecar(name) and not name.endswith(".py") and not name.upper().startswith(LICENCE_PREFIXES)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tuneport.checkpoint.merge3 import in_short
+from tuneport.errors import in_short
 
 # Sections that may be a sequence of parts, and the member in which a sequence holds them.
 SEQUENCES: Mapping[str, str] = {

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuneport.checkpoint.merge3 import SIDES, Findings, Side, Three, Verdict, in_short, same, three_way
+from tuneport.checkpoint.merge3 import SIDES, Findings, Side, Three, Verdict, same, three_way
 from tuneport.checkpoint.section_meaning import in_brief, map_tokens, meaning
 from tuneport.checkpoint.token_changes import TokenChanges, rename_everywhere
 from tuneport.checkpoint.token_names import TokenNames
 from tuneport.checkpoint.tokenizer_sections import KIND, MEMBERS, OPTION, Sections, default_options
+from tuneport.errors import in_short
 
 # Longer values (a precompiled table of characters has 300 kB) are shown by their length.
 _LONGEST_SHOWN = 4000

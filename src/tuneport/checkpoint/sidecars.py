@@ -23,17 +23,7 @@ from tuneport.checkpoint.dtypes import DTYPES, FLOAT_SPELLINGS
 from tuneport.checkpoint.embedding_modules import NAMES as EMBEDDING_FILES
 from tuneport.checkpoint.embedding_modules import merge_embedding
 from tuneport.checkpoint.folder import PROCESSOR_FILES, TOKENIZER_FILES, SidecarFolder
-from tuneport.checkpoint.merge3 import (
-    SIDES,
-    Decision,
-    Difference,
-    Findings,
-    Three,
-    choices_under,
-    in_short,
-    render,
-    same,
-)
+from tuneport.checkpoint.merge3 import SIDES, Decision, Difference, Findings, Three, choices_under, render, same
 from tuneport.checkpoint.processors import merge_processors
 from tuneport.checkpoint.sidecar_files import (
     CONFIG,
@@ -50,6 +40,7 @@ from tuneport.checkpoint.tokenizer_check import NAMES as CHECKED
 from tuneport.checkpoint.tokenizer_check import tokenizer_faults
 from tuneport.checkpoint.tokenizer_edit import edit_tokenizer, stale_files
 from tuneport.checkpoint.tokenizer_merge import PREFIX, TOKENIZER, choosable, merge_tokenizer
+from tuneport.errors import in_short
 from tuneport.foreign import contents
 from tuneport.json_text import read_json
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from tuneport.checkpoint.merge3 import SIDES, Findings, Three, in_short, three_way
+from tuneport.checkpoint.merge3 import SIDES, Findings, Three, three_way
 from tuneport.checkpoint.token_changes import ENTRY_DEFAULTS, TokenChanges
 from tuneport.checkpoint.token_names import TokenNames
 from tuneport.checkpoint.tokenizer_files import TokenizerFiles
+from tuneport.errors import in_short
 
 FLAGS = "added_tokens"
 Entries = Mapping[str, Mapping[str, Any]]

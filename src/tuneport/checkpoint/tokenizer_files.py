@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuneport.checkpoint.merge3 import in_short
 from tuneport.checkpoint.tokenizer import decoder_entries
-from tuneport.errors import CheckpointError
+from tuneport.errors import CheckpointError, in_short
 
 # What says which code reads the files, or where they lay; and what has a merge of its own.
 FIXED = {

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuneport.checkpoint.merge3 import in_short
 from tuneport.checkpoint.tokenizer_text import Layout, TokenizerText
-from tuneport.errors import CheckpointError
+from tuneport.errors import CheckpointError, in_short
 
 MEMBERS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
 # Options of a model stand in the flat table of sections as `model.dropout`.

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from tuneport.checkpoint.merge3 import Findings, Side, Three, Verdict, in_short, same, three_way
+from tuneport.checkpoint.merge3 import Findings, Side, Three, Verdict, same, three_way
 from tuneport.checkpoint.token_changes import rename_tokens
 from tuneport.checkpoint.token_names import TokenNames
 from tuneport.checkpoint.tokenizer_classes import default_settings, named_by_class
 from tuneport.checkpoint.tokenizer_files import MORE, MORE_KEYS, ROLE, ROLE_KEYS, TokenizerFiles, content_of
+from tuneport.errors import in_short
 
 PREFIXES = ("tokenizer.", "tokenizer_config.")
 # Settings that every tokenizer class of transformers reads; any other is of one class (`legacy`, `sp_model_kwargs`).

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint import journal
+from tuneport.checkpoint.folder import JOURNAL
 from tuneport.checkpoint.journal import Journal, LeafRecord
 from tuneport.checkpoint.open_files import KeptFile
 from tuneport.checkpoint.replacing import (
@@ -89,7 +90,7 @@ class OutputFolder:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 check_inside(place.parent, self.partial)
                 write_new(place, content)
-            expected = {*files, *self.layout.sizes, journal.NAME}
+            expected = {*files, *self.layout.sizes, JOURNAL}
             _remove_remains(self.partial, expected)
             fresh = self.partial / f"{MANIFEST}.new"
             with create(fresh) as file:
@@ -129,14 +130,14 @@ def begin(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -
             _take_up_existing(out, partial, plan, layout, overwrite)
         partial.mkdir(exist_ok=True)
         with told(partial):
-            if (partial / journal.NAME).exists() and journal.can_be_discarded(partial, plan):
+            if (partial / JOURNAL).exists() and journal.can_be_discarded(partial, plan):
                 _clear(partial)
         try:
             with closing(OutputFolder(out, partial, plan, layout)) as folder, _refusals_noted(folder):
                 yield folder
         except BaseException:
             with suppress(OSError):
-                if (partial / journal.NAME).exists() and not journal.holds_leaves(partial):
+                if (partial / JOURNAL).exists() and not journal.holds_leaves(partial):
                     _clear(partial)  # nothing was finished, so nothing is left in the way of another try
                     partial.rmdir()
             raise
@@ -186,7 +187,7 @@ def place_refusals(
             _check_existing(out, plan, layout, overwrite)
         partial = _partial(out)
         _check_ours(partial)
-        if (partial / journal.NAME).exists():
+        if (partial / JOURNAL).exists():
             journal.can_be_discarded(partial, plan)
         written = _allocated(partial) if partial.is_dir() else 0
         _check_space(out, resolved(out).parent, layout.nbytes - written)
@@ -269,7 +270,7 @@ def _take_up_existing(out: Path, partial: Path, plan: Mapping[str, Any], layout:
 
 
 def _is_complete(partial: Path) -> bool:
-    return is_ours(partial) and not os.path.lexists(partial / journal.NAME)
+    return is_ours(partial) and not os.path.lexists(partial / JOURNAL)
 
 
 def _is_of_plan(folder: Path, plan: Mapping[str, Any]) -> bool:
@@ -287,12 +288,12 @@ def _check_ours(partial: Path) -> None:
         if not partial.is_dir() or partial.is_symlink():
             return
         strays = strays_in_partial(partial)
-        begun = os.path.lexists(partial / journal.NAME) or is_ours(partial)
+        begun = os.path.lexists(partial / JOURNAL) or is_ours(partial)
         if begun and strays:
             raise TakenError(
                 f"{partial} holds what tuneport did not write:{listing(strays, 8)}\nMove that away, or give another --out."
             )
-        if not begun and {entry.name for entry in partial.iterdir()} - {f"{journal.NAME}.new"}:
+        if not begun and {entry.name for entry in partial.iterdir()} - {f"{JOURNAL}.new"}:
             raise TakenError(f"{partial} is in the way, and not made by tuneport. Move it away, or give another --out.")
 
 
@@ -301,7 +302,7 @@ def _clear(partial: Path) -> None:
     for shard in partial.glob("*.safetensors"):
         if not shard.is_dir():
             shard.unlink()
-    for name in (f"{journal.NAME}.new", journal.NAME):
+    for name in (f"{JOURNAL}.new", JOURNAL):
         (partial / name).unlink(missing_ok=True)
 
 

@@ -15,19 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from tuneport.checkpoint import floats
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
-from tuneport.checkpoint.open import open_checkpoint
-from tuneport.checkpoint.reading import reading
+from tuneport.checkpoint.floats import Floats
+from tuneport.checkpoint.open import fetched, open_checkpoint
+from tuneport.checkpoint.reading import Workspace, reading
 from tuneport.diagnose.pieces import pieces
 from tuneport.errors import NumericsError, UsageError
 from tuneport.pairing.shared import Shared, share
-from tuneport.transfer import arithmetic, kernel
-from tuneport.transfer.arithmetic import Floats
-from tuneport.transfer.plan import ties_of
-from tuneport.transfer.rounding import rounded
-from tuneport.transfer.run import fetched
-from tuneport.transfer.stream import Workspace
+from tuneport.pairing.tensors import ties_of
+from tuneport.transfer.rounding import measure_rounding, rounded
 
 Spec = str | os.PathLike[str]
 
@@ -56,11 +54,11 @@ def distances(versions: Mapping[str, Spec], tuned: Mapping[str, Spec] | None = N
     base_of = [names.index(name) for name in with_diff]
     for numbers in _numbers(checkpoints, shared):
         bases = numbers[: len(names)]
-        squares += [arithmetic.square(base) for base in bases]
+        squares += [floats.square(base) for base in bases]
         for i, j in itertools.combinations(range(len(names)), 2):
-            apart[i, j] += arithmetic.square(arithmetic.difference(bases[i], bases[j]))
+            apart[i, j] += floats.square(floats.difference(bases[i], bases[j]))
         diffs = [
-            arithmetic.difference(tuned_numbers, bases[base]).astype(np.float64)
+            floats.difference(tuned_numbers, bases[base]).astype(np.float64)
             for tuned_numbers, base in zip(numbers[len(names) :], base_of, strict=True)
         ]
         for i, j in itertools.combinations_with_replacement(range(len(diffs)), 2):
@@ -97,7 +95,7 @@ def precision(base: Spec, tuned: Spec, dtype: str) -> dict[str, Any]:
 
     Returns `diff_norm` ‖Δ‖, `lost_norm` ‖(round(tuned) − base) − Δ‖, `share_lost` (their quotient; null where Δ is
     zero), `changed` (elements of Δ that are not zero), `vanished` (how many of these are then what the base would be in
-    `dtype`), `dtype`, `parameters`. The same measure as a transfer's and a fine-tuning's (`arithmetic.measure_rounding`).
+    `dtype`), `dtype`, `parameters`. The same measure as a transfer's and a fine-tuning's (`measure_rounding`).
     """
     stored = FLOAT_SPELLINGS.get(dtype.lower())
     if stored is None:
@@ -106,13 +104,13 @@ def precision(base: Spec, tuned: Spec, dtype: str) -> dict[str, Any]:
     shared = share(checkpoints, [ties_of(checkpoint) for checkpoint in checkpoints])
     sums = np.zeros(4)
     for before, after in _numbers(checkpoints, shared, "F64"):
-        kept, unmoved = (kernel.widen(kernel.narrow(values, stored), stored, "F64") for values in (after, before))
+        kept, unmoved = (floats.widen(floats.narrow(values, stored), stored, "F64") for values in (after, before))
         if not (np.isfinite(kept).all() and np.isfinite(before).all()):
             raise NumericsError(
                 f"{checkpoints[0].label} and {checkpoints[1].label}: a difference is NaN or infinite, or too large for "
                 f"{dtype}."
             )
-        sums += arithmetic.measure_rounding(kept, before, arithmetic.difference(after, before), unmoved)
+        sums += measure_rounding(kept, before, floats.difference(after, before), unmoved)
     found = rounded([sums])
     return {
         "dtype": dtype,

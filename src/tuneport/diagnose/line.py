@@ -13,17 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tuneport.checkpoint import floats
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config import is_fixed, is_manner, resolve
-from tuneport.checkpoint.reading import TensorReader, reading
+from tuneport.checkpoint.floats import Floats
+from tuneport.checkpoint.reading import TensorReader, Workspace, reading
 from tuneport.diagnose.pieces import pieces
 from tuneport.errors import CheckpointError, PairingError, listing
 from tuneport.pairing.shared import Shared, share
+from tuneport.pairing.tensors import ties_of
 from tuneport.transfer import arithmetic, kernel
-from tuneport.transfer.arithmetic import Floats
 from tuneport.transfer.pieces import Source, equal
-from tuneport.transfer.plan import ties_of
-from tuneport.transfer.stream import Workspace
 
 # How many tokens fit does not change what is computed of those that do.
 _HARMLESS = {"max_position_embeddings"}
@@ -145,4 +145,4 @@ def _changed(line: Line) -> Iterator[str]:
 def _between(first: Floats, second: Floats, alpha: float) -> Floats:
     if alpha in (0, 1):
         return second if alpha else first
-    return arithmetic.add(first, arithmetic.scaled(arithmetic.difference(second, first), alpha))
+    return arithmetic.add(first, arithmetic.scaled(floats.difference(second, first), alpha))

@@ -21,7 +21,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.checkpoint.open import open_checkpoint
+from tuneport.checkpoint.open import fetched, open_checkpoint
 from tuneport.checkpoint.reading import TensorReader
 from tuneport.checkpoint.tokenizer import tokenizer_fingerprint
 from tuneport.diagnose.bend import halves, next_point, token_mean
@@ -38,7 +38,6 @@ from tuneport.evaluate.run import checked_batch_size, checked_seed, digest_of_ta
 from tuneport.pairing.shared import Shared
 from tuneport.transfer.budget import budget
 from tuneport.transfer.digests import tensor_digests
-from tuneport.transfer.run import fetched
 
 
 def path(

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tuneport.checkpoint import floats
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.reading import TensorReader
+from tuneport.checkpoint.floats import Floats
+from tuneport.checkpoint.reading import TensorReader, Workspace
 from tuneport.pairing.shared import SharedTensor
-from tuneport.transfer import arithmetic, kernel
-from tuneport.transfer.arithmetic import Floats
-from tuneport.transfer.stream import Workspace
 
 PIECE = 2**16  # elements; the numbers of ten models stay in the second-level cache
 
@@ -30,14 +29,14 @@ def pieces(
     the next piece is asked for.
     """
     if work is None:
-        work = arithmetic.working_dtype(*(tensor.dtype for tensor in shared.tensors))
+        work = floats.working_dtype(*(tensor.dtype for tensor in shared.tensors))
     for starts, count in _stretches(shared):
         found = []
         for place, (tensor, reader, start) in enumerate(zip(shared.tensors, readers, starts, strict=True)):
             itemsize = DTYPES[tensor.dtype].itemsize
             view = space.buffer(str(place), count * itemsize)
             reader.read_into(tensor, start * itemsize, view)
-            found.append(kernel.widen(arithmetic.as_bits(view, tensor.dtype), tensor.dtype, work))
+            found.append(floats.widen(floats.as_bits(view, tensor.dtype), tensor.dtype, work))
         yield starts[-1], found
 
 

@@ -23,6 +23,7 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config import is_tied
 from tuneport.checkpoint.config_kinds import kind_of
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.floats import working_dtype
 from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.sidecars import Decision, Sidecars, merge_sidecars
@@ -44,9 +45,9 @@ from tuneport.pairing.tensors import (
     main_dtype,
     pair_target,
     scale_of,
+    ties_of,
 )
 from tuneport.pairing.vocabulary import VocabularyMatch
-from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
 from tuneport.transfer.contradictions import contradictions
 from tuneport.transfer.pieces import Difference, RawRows, Recipe, Rounding, Source, Sum, Term
@@ -59,7 +60,6 @@ from tuneport.transfer.plan import (
     grown_rows,
     place,
     rows_without_room,
-    ties_of,
     told_at_opening,
 )
 from tuneport.transfer.tokens import MatchedRows, lost_runs, match_rows, token_decisions, without_tokenizers

@@ -16,6 +16,7 @@ from typing import Any
 from tuneport.checkpoint.buffers import is_computed_buffer
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config import is_tied
+from tuneport.checkpoint.floats import working_dtype
 from tuneport.checkpoint.folder import MANNER_FILES, SidecarFolder
 from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.sidecars import Decision
@@ -34,13 +35,13 @@ from tuneport.pairing.tensors import (
     check_patterns,
     check_readable,
     pair_parents,
+    ties_of,
 )
 from tuneport.pairing.vocabulary import RowMap
 from tuneport.transfer.adapted_terms import Stored, stored
-from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
 from tuneport.transfer.pieces import Difference, RawRows, Recipe, Rows, Source, Term
-from tuneport.transfer.plan import Made, Plan, dropped, place, ties_of, told_at_opening
+from tuneport.transfer.plan import Made, Plan, dropped, place, told_at_opening
 from tuneport.transfer.tokens import MatchedRows, match_rows, token_decisions, without_tokenizers
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.floats import working_dtype
 from tuneport.checkpoint.sidecar_files import CONFIG
 from tuneport.checkpoint.views import UnviewableError, renamed, stored_name
 from tuneport.checkpoint.weights import StoredTensor, TensorTable
@@ -21,7 +22,6 @@ from tuneport.diff.vector import RAW, DiffVector
 from tuneport.errors import PairingError
 from tuneport.pairing.kinds import is_text_of
 from tuneport.pairing.spelling import Aligned, align, seen_as
-from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.choices import Choices
 
 Entry = Mapping[str, Any]

@@ -14,13 +14,13 @@ from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.floats import working_dtype
 from tuneport.checkpoint.folder import SidecarFolder
 from tuneport.checkpoint.local import open_folder
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError
 from tuneport.pairing.matrices import with_rows
 from tuneport.pairing.vocabulary import MOST_ROWS
-from tuneport.transfer.arithmetic import working_dtype
 
 STEM = "diff"
 # The raw rows of tensor NAME stand in the tensor RAW + NAME.
@@ -72,7 +72,7 @@ class DiffVector:
 
 def open_diff(spec: str | os.PathLike[str], role: str = "diff", label: str | None = None) -> DiffVector:
     """A diff vector from its folder, called ``label`` if not by its name. Raises `CheckpointError` where it is none, or incomplete."""
-    from tuneport.transfer.run import read_manifest
+    from tuneport.transfer.manifest import read_manifest
 
     path = Path(os.path.expanduser(spec))
     if not path.is_dir():

@@ -1,6 +1,6 @@
 """How a claim is judged: numbers over families with their intervals, and what they say of it.
 
-Over families by the crossed bootstrap of `evaluate.crossed`, p values adjusted by Holm's method for all tests of the page.
+Over families by the crossed bootstrap (`over_families`), p values adjusted by Holm's method for all tests of the page.
 Three verdicts: *holds* (the interval is clear on the claimed side), *does not hold* (clear on the other side), *not shown*. "No
 harm" is non-inferiority within 3 points, "nothing" a control's gain of less than a tenth of the real one.
 """
@@ -15,8 +15,7 @@ import numpy as np
 
 from tuneport.evaluate import measures
 from tuneport.evaluate.answered import LOSS
-from tuneport.evaluate.crossed import NO_HARM, does_no_harm, over_families
-from tuneport.evaluate.measures import Estimate, Matrix
+from tuneport.evaluate.measures import NO_HARM, Estimate, Matrix, does_no_harm, over_families
 from tuneport.lab.evidence import Family, Model, base
 
 CONTROL = 0.1

@@ -56,7 +56,7 @@ class Workshop:
         """Carry tuned − base onto another model, prove every byte of it; returns the norms the manifest tells."""
         from tuneport import transfer, verify
         from tuneport.transfer.choices import Choices
-        from tuneport.transfer.run import read_manifest
+        from tuneport.transfer.manifest import read_manifest
 
         out = self.model(name)
         transfer(base=base, tuned=tuned, onto=onto, out=out, choices=Choices(shard_size=SHARDS))

@@ -17,6 +17,8 @@ from typing import Literal, NamedTuple, overload
 from tuneport.checkpoint.adapter import UNTRAINED, Change
 from tuneport.checkpoint.buffers import is_computed_buffer
 from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.config import is_tied
+from tuneport.checkpoint.config_kinds import kind_of
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.weights import StoredTensor
@@ -483,3 +485,8 @@ def _exact_pattern(name: str) -> str:
 
 def _found(patterns: Sequence[str], name: str) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
+
+
+def ties_of(checkpoint: Checkpoint) -> Ties:
+    """Which names of a checkpoint hold one weight, as its config has it."""
+    return Ties(is_tied(checkpoint.config), kind_of(checkpoint.config), checkpoint.tensors)

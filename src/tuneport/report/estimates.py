@@ -20,8 +20,7 @@ import numpy.typing as npt
 
 from tuneport.evaluate import measures
 from tuneport.evaluate.answered import Answered
-from tuneport.evaluate.crossed import families_drawn
-from tuneport.evaluate.measures import Estimate
+from tuneport.evaluate.measures import Estimate, families_drawn
 from tuneport.report.outcomes import read_outcomes
 from tuneport.report.reading import STEPS
 from tuneport.report.scored import TRANSFER, Model, Run, Score

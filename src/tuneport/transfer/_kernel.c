@@ -325,7 +325,7 @@ static PyMethodDef methods[] = {
     {"widen", py_widen, METH_VARARGS, "widen(bf16_bits, float32_out)"},
     {"narrow", py_narrow, METH_VARARGS, "narrow(float32, bf16_bits_out, rounding)"},
     {"square", py_square, METH_VARARGS, "square(values, sums, width, first, block)"},
-    {"loss", py_loss, METH_VARARGS, "loss(out, target, added, unmoved, sums), all float32: see arithmetic.measure_rounding"},
+    {"loss", py_loss, METH_VARARGS, "loss(out, target, added, unmoved, sums), all float32: see measure_rounding"},
     {"use", py_use, METH_VARARGS,
      "use(lanes) -> whether this machine can run the kernel of 4, 8 or 16 lanes, which serves from now on: for tests, all"
      " give the same"},

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tuneport.checkpoint.floats import working_dtype
 from tuneport.pairing.rows import runs_of
 from tuneport.pairing.tensors import ParentPair
 from tuneport.pairing.vocabulary import RowMap
-from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.pieces import Difference, Product, RawRows, Source, Term
 
 Ids = NDArray[np.int64]

@@ -12,66 +12,18 @@ faster where it can.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
 from tuneport.checkpoint.dtypes import DTYPES
-
-Array = NDArray[Any]
-Floats = NDArray[np.float32] | NDArray[np.float64]
-
-# An exponent of all ones in formats of sixteen bits: infinity or NaN.
-_EXPONENT = {"BF16": 0x7F80, "F16": 0x7C00}
+from tuneport.checkpoint.floats import Array, Floats, narrow, narrow_bf16, widen
 
 # Sums of a piece, in this order: ‖Δ‖², ‖target‖², ‖base‖², ‖target − base‖², Δ·(target − base) (of several diff vectors the
 # squares are added up, the rest is the first one's); then what rounding did, see `measure_rounding`.
 SUMS = 9
 ROUNDING = slice(5, 9)
-
-
-def working_dtype(*dtypes: str) -> str:
-    """The safetensors name of W for inputs of these dtypes."""
-    return "F64" if "F64" in dtypes else "F32"
-
-
-def as_bits(buffer: memoryview | bytes | bytearray, dtype: str) -> Array:
-    """The stored numbers of a byte buffer, without a copy."""
-    return np.frombuffer(buffer, dtype=DTYPES[dtype].numpy)
-
-
-def widen(bits: Array, dtype: str, work: str) -> Floats:
-    """Stored numbers in the working dtype, exactly (every stored float fits into W)."""
-    if dtype == "BF16":
-        wide = np.empty(bits.shape, np.uint32)
-        np.left_shift(bits, 16, out=wide, dtype=np.uint32, casting="unsafe")
-        bits = wide.view(np.float32)
-    with np.errstate(invalid="ignore"):  # numpy would warn of a signalling NaN
-        return bits.astype(np.float32, copy=False) if work == "F32" else bits.astype(np.float64, copy=False)
-
-
-def narrow(values: Floats, dtype: str) -> Array:
-    """Working numbers rounded once to ``dtype``, to nearest, ties to even; overflow becomes infinity.
-
-    Every NaN becomes one: positive, quiet, without a payload.
-    """
-    if dtype == "BF16":
-        return _narrow_bf16(values)
-    with np.errstate(over="ignore", invalid="ignore"):
-        rounded = values.astype(DTYPES[dtype].numpy, copy=False)
-    nan = np.isnan(values)
-    if nan.any():
-        rounded = rounded.copy() if rounded is values else rounded
-        rounded[nan] = np.nan
-    return rounded
-
-
-def difference(tuned: Floats, base: Floats) -> Floats:
-    """The diff vector of a piece: d = W(tuned) − W(base)."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return tuned - base
 
 
 def scaled(diff: Floats, scale: float) -> Floats:
@@ -112,40 +64,6 @@ def measure(diff: Floats, target: Floats, base: Floats) -> Array:
         return np.array([d @ d, t @ t, b @ b, g @ g, d @ g])
 
 
-def measure_rounding(out: Floats, target: Floats, added: Floats, unmoved: Floats) -> Array:
-    """What rounding did to a piece: ‖Δ‖², ‖(out − target) − Δ‖², how many elements of Δ are not zero, how many of these vanished.
-
-    Δ is what was to be ``added``, in W: the difference times its scale, or the sum of several. ``out`` is what was stored,
-    widened to W; where it is what would have been stored if Δ were zero (``unmoved``, widened likewise; the target's own
-    number unless it is cast), that element of Δ has vanished. Both differences are rounded to W; sums are float64. Elements
-    for which they give NaN or infinity are left out of all four.
-    """
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        error = (out - target) - added
-        measured = np.isfinite(error)
-        moves, vanished = added != 0, out == unmoved
-        if not measured.all():
-            added, error = np.where(measured, added, 0), np.where(measured, error, 0)
-            moves &= measured
-    counts = np.count_nonzero(moves), np.count_nonzero(moves & vanished)
-    return np.array([square(added), square(error), *counts], np.float64)
-
-
-def square(values: Floats) -> float:
-    """Sum of squares in float64."""
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        wide = values.astype(np.float64)
-        return float(wide @ wide)
-
-
-def count_nonfinite(bits: Array, dtype: str) -> int:
-    """How many of the stored numbers are NaN or infinite."""
-    if dtype in _EXPONENT:
-        exponent = _EXPONENT[dtype]
-        return int(np.count_nonzero((bits.view(np.uint16) & exponent) == exponent))
-    return int(bits.size - np.count_nonzero(np.isfinite(bits)))
-
-
 @dataclass(frozen=True)
 class Draw:
     """Where the random numbers of stochastic rounding are drawn: a tensor's `draw_key`, and the index of an element."""
@@ -173,7 +91,7 @@ def narrow_stochastic(values: Floats, dtype: str, draw: Draw) -> Array:
     if DTYPES[dtype].itemsize >= values.dtype.itemsize:
         return narrow(values, dtype)
     if dtype == "BF16" and values.dtype == np.float32:
-        return _narrow_bf16(values, uniform(draw, values.size, np.uint16))
+        return narrow_bf16(values, uniform(draw, values.size, np.uint16))
     random = uniform(draw, values.size, np.uint32)
     nearest = narrow(values, dtype)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -226,34 +144,6 @@ def _threefry(counters: NDArray[np.uint64], key: bytes) -> list[NDArray[np.uint3
             words = [word + keys[(step + place) % 5] for place, word in enumerate(words)]
             words[3] = words[3] + np.uint32(step)
     return words
-
-
-def _narrow_bf16(values: Floats, random: NDArray[np.uint16] | None = None) -> Array:
-    """To nearest even; or away from zero where ``random``, added to what is cut off, carries over."""
-    if values.dtype == np.float64:
-        values = _to_odd_float32(values)
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    more = np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))
-    if random is not None:
-        more = np.where(bits & np.uint32(0x7FFFFFFF) < np.uint32(0x7F7F0000), random, more)
-    rounded = ((bits + more) >> 16).astype(np.uint16)
-    nan = np.isnan(values)
-    if nan.any():
-        rounded[nan] = 0x7FC0  # the quiet NaN that torch writes
-    return rounded
-
-
-def _to_odd_float32(values: Floats) -> NDArray[np.float32]:
-    """Float64 to float32, rounded to odd: a second rounding then gives what one rounding would have given."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        single = values.astype(np.float32)
-        back = single.astype(np.float64)
-    bits = single.view(np.uint32).copy()
-    inexact = np.isfinite(values) & (back != values)
-    toward_zero = inexact & (np.abs(back) > np.abs(values))
-    bits[toward_zero] -= np.uint32(1)
-    bits[inexact] |= np.uint32(1)
-    return bits.view(np.float32)
 
 
 def _as_unsigned(bits: Array) -> Array:

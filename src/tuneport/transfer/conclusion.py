@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tuneport.checkpoint.reading import Workspace
 from tuneport.transfer import arithmetic
 from tuneport.transfer.budget import PIECE, Budget
 from tuneport.transfer.look import Verdict, settle
@@ -19,7 +20,6 @@ from tuneport.transfer.manifest import Measures, make_manifest, measures, roundi
 from tuneport.transfer.pieces import Difference, Readers
 from tuneport.transfer.plan import Plan
 from tuneport.transfer.results import Results
-from tuneport.transfer.stream import Workspace
 from tuneport.transfer.tokens import LostDifference, token_warnings
 
 

@@ -14,11 +14,11 @@ import numpy as np
 from blake3 import blake3
 
 from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count, root_of
-from tuneport.checkpoint.reading import TensorReader
+from tuneport.checkpoint.reading import TensorReader, Workspace
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.lazily import LazySequence
 from tuneport.transfer.budget import Budget
-from tuneport.transfer.stream import Progress, Workspace, run_leaves
+from tuneport.transfer.stream import Progress, run_leaves
 
 
 @dataclass(frozen=True)

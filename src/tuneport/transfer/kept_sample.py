@@ -14,11 +14,11 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from tuneport.checkpoint import floats
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.floats import Floats
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError
-from tuneport.transfer import arithmetic
-from tuneport.transfer.arithmetic import Floats
 from tuneport.transfer.pieces import Difference, Readers, Source, Sum
 from tuneport.transfer.plan import OutputTask, Plan
 from tuneport.transfer.roles import MatrixSums, is_matrix, of_size, sums_of, together
@@ -130,4 +130,4 @@ def _read(source: Source, start: int, count: int, readers: Readers) -> bytes:
 
 
 def _wide(content: bytes, dtype: str) -> Floats:
-    return arithmetic.widen(arithmetic.as_bits(content, dtype), dtype, "F64")
+    return floats.widen(floats.as_bits(content, dtype), dtype, "F64")

@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tuneport.checkpoint import floats
+from tuneport.checkpoint.floats import Array, Floats
 from tuneport.transfer import arithmetic
-from tuneport.transfer.arithmetic import ROUNDING, SUMS, Array, Draw, Floats
+from tuneport.transfer.arithmetic import ROUNDING, SUMS, Draw
+from tuneport.transfer.rounding import measure_rounding
 
 
 def _load() -> Any:
@@ -84,7 +87,7 @@ def transfer(
         how = ((width,) * 3, BLOCK - start % BLOCK, BLOCK, scale != 1, scale, _as_tuple(draw))
         count: int = _compiled.transfer(base, tuned, target, out, sums, *how)
         return count
-    b, u, t, o = map(arithmetic.as_bits, (base, tuned, target, out), dtypes[:4])
+    b, u, t, o = map(floats.as_bits, (base, tuned, target, out), dtypes[:4])
     work, bad = dtypes.work, 0
     for begin, end in blocks(start, o.size):
         wide_base, wide_tuned = widen(b[begin:end], dtypes.base, work), widen(u[begin:end], dtypes.tuned, work)
@@ -95,7 +98,7 @@ def transfer(
             bad += _compiled.transfer(wide_base, wide_tuned, part, o[begin:end], sums, *how)
             continue
         wide_target = widen(t[begin:end], dtypes.target, work)
-        diff = arithmetic.difference(wide_tuned, wide_base)
+        diff = floats.difference(wide_tuned, wide_base)
         added = arithmetic.scaled(diff, scale)
         if _compiled is not None and work == "F32":  # all but the rounding
             own, total = no_sums(), np.empty_like(wide_target)
@@ -148,7 +151,7 @@ def add(
 
     The sums that need a base (‖base‖², ‖target − base‖² and the product with it) are left as they are; else as `transfer`.
     """
-    t, o = map(arithmetic.as_bits, (target, out), dtypes)
+    t, o = map(floats.as_bits, (target, out), dtypes)
     work, bad = "F64" if diff.dtype == np.float64 else "F32", 0
     for begin, end in blocks(start, o.size):
         here = draw and draw.at(begin)
@@ -158,8 +161,8 @@ def add(
             bad += _compiled.add(diff[begin:end], part, o[begin:end], sums, *how)
             continue
         wide = widen(t[begin:end], dtypes[0], work)
-        sums[0] += arithmetic.square(diff[begin:end])
-        sums[1] += arithmetic.square(wide)
+        sums[0] += floats.square(diff[begin:end])
+        sums[1] += floats.square(wide)
         added = arithmetic.scaled(diff[begin:end], scale)
         bad += settle(arithmetic.add(wide, added), added, wide, o[begin:end], *dtypes, sums, here)
     return bad
@@ -183,8 +186,8 @@ def settle(
     if _compiled is not None and work == "F32":
         _compiled.loss(stored, target, added, unmoved, sums)
     else:
-        sums[ROUNDING] += arithmetic.measure_rounding(stored, target, added, unmoved)
-    return arithmetic.count_nonfinite(out, dtype)
+        sums[ROUNDING] += measure_rounding(stored, target, added, unmoved)
+    return floats.count_nonfinite(out, dtype)
 
 
 def _as_far_as_needed(target: Array, dtype: str, out: str) -> tuple[Array, int]:
@@ -199,9 +202,9 @@ def square(values: memoryview, dtype: str, start: int, sums: Array) -> None:
     if _compiled is not None and dtype in _WIDTHS:
         _compiled.square(values, sums, _WIDTHS[dtype], BLOCK - start % BLOCK, BLOCK)
         return
-    bits = arithmetic.as_bits(values, dtype)
+    bits = floats.as_bits(values, dtype)
     for begin, end in blocks(start, bits.size):
-        sums[1] += arithmetic.square(widen(bits[begin:end], dtype, arithmetic.working_dtype(dtype)))
+        sums[1] += floats.square(widen(bits[begin:end], dtype, floats.working_dtype(dtype)))
 
 
 def accumulate(left: Array, right: Array, out: Array, begin: bool) -> None:
@@ -245,7 +248,7 @@ def widen(bits: Array, dtype: str, work: str) -> Array:
         wide = np.empty(bits.shape, np.float32)
         _compiled.widen(bits, wide)
         return wide
-    return arithmetic.widen(bits, dtype, work)
+    return floats.widen(bits, dtype, work)
 
 
 def narrow(values: Array, dtype: str, draw: Draw | None = None) -> Array:
@@ -254,7 +257,7 @@ def narrow(values: Array, dtype: str, draw: Draw | None = None) -> Array:
         bits = np.empty(values.shape, np.uint16)
         _compiled.narrow(values, bits, _as_tuple(draw))
         return bits
-    return arithmetic.narrow(values, dtype) if draw is None else arithmetic.narrow_stochastic(values, dtype, draw)
+    return floats.narrow(values, dtype) if draw is None else arithmetic.narrow_stochastic(values, dtype, draw)
 
 
 def _as_tuple(draw: Draw | None) -> tuple[bytes, int] | None:

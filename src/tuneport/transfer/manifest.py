@@ -12,6 +12,7 @@ import platform
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from blake3 import blake3
 from tuneport import __version__
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.reading import TensorReader
+from tuneport.checkpoint.replacing import read_record
+from tuneport.checkpoint.write import MANIFEST
+from tuneport.errors import CheckpointError
 from tuneport.foreign import contents
 from tuneport.json_text import chunks, finite
 from tuneport.lazily import LazyMapping, LazySequence
@@ -307,3 +311,24 @@ def index_file(plan: Plan) -> dict[str, bytes]:
 
 def _root(square: float) -> float:
     return math.sqrt(square) if square >= 0 else math.nan
+
+
+def read_manifest(out: Path) -> dict[str, Any]:
+    """The manifest of a finished folder. Raises `CheckpointError` where there is none, or it is no manifest."""
+
+    try:
+        manifest = read_record(out / MANIFEST, out)
+    except FileNotFoundError:
+        raise CheckpointError(f"{out} has no {MANIFEST}; it was not made by tuneport, or is not finished.") from None
+    except OSError as error:
+        raise CheckpointError(f"{out / MANIFEST} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise CheckpointError(f"{out / MANIFEST} cannot be read: {error}.") from None
+    if not isinstance(manifest, dict) or not str(manifest.get("format", "")).startswith("tuneport/"):
+        raise CheckpointError(f"{out / MANIFEST} is no manifest of tuneport.")
+    damaged = misshapen(manifest)
+    if damaged:
+        raise CheckpointError(
+            f"{out / MANIFEST} is damaged: `{damaged}` is missing, or of another kind than tuneport writes."
+        )
+    return manifest

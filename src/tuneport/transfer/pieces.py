@@ -16,15 +16,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tuneport.checkpoint import floats
 from tuneport.checkpoint.adapter import LowRank, Stacked
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.reading import TensorReader
+from tuneport.checkpoint.floats import Array, Floats
+from tuneport.checkpoint.reading import TensorReader, Workspace
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.pairing.rows import Runs
 from tuneport.transfer import arithmetic, kernel
-from tuneport.transfer.arithmetic import Array, Draw, Floats
+from tuneport.transfer.arithmetic import Draw
 from tuneport.transfer.product import fill
-from tuneport.transfer.stream import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +149,12 @@ class Sum:
                 diff, _ = here.difference(term, minus_at, plus_at, stop - start, self.work, 0)
                 target = here.bytes(self.target, target_at, "target")
                 return kernel.add(diff, target, out, (stored, self.dtype), term.scale, start - origin, sums, draw)
-        target_bits = arithmetic.as_bits(here.bytes(self.target, target_at, "target"), stored)
-        out_bits, bad = arithmetic.as_bits(out, self.dtype), 0
+        target_bits = floats.as_bits(here.bytes(self.target, target_at, "target"), stored)
+        out_bits, bad = floats.as_bits(out, self.dtype), 0
         for begin, end in kernel.blocks(start - origin, stop - start):
             wide = kernel.widen(target_bits[begin:end], stored, self.work)
             if not live:
-                sums[1] += arithmetic.square(wide)
+                sums[1] += floats.square(wide)
                 out_bits[begin:end] = self._round(wide, start + begin)
                 continue
             result, added = wide, None
@@ -165,7 +166,7 @@ class Sum:
                     measured = arithmetic.measure(diff, wide, wide if wide_base is None else wide_base)
                     sums[: arithmetic.ROUNDING.start] += measured
                 else:
-                    sums[0] += arithmetic.square(diff)
+                    sums[0] += floats.square(diff)
                 step = arithmetic.scaled(diff, term.scale)
                 result = arithmetic.add(result, step)
                 added = step if added is None else arithmetic.add(added, step)
@@ -173,7 +174,7 @@ class Sum:
             draw = self._draw(start + begin)
             bad += kernel.settle(result, added, wide, out_bits[begin:end], stored, self.dtype, sums, draw)
         if not live:  # cast, and told only where the cast made it so
-            bad = arithmetic.count_nonfinite(out_bits, self.dtype) - arithmetic.count_nonfinite(target_bits, stored)
+            bad = floats.count_nonfinite(out_bits, self.dtype) - floats.count_nonfinite(target_bits, stored)
         return bad
 
     def _raw(self, here: _Reading, out: memoryview) -> int:
@@ -183,12 +184,12 @@ class Sum:
             if at >= 0:
                 raw = term.raw or _as_it_stands(term.plus)
                 bits, dtype = here.raw(raw, at), raw.dtype
-                out_bits = arithmetic.as_bits(out, self.dtype)
+                out_bits = floats.as_bits(out, self.dtype)
                 if dtype == self.dtype:
                     out_bits[:] = bits
                 else:
                     out_bits[:] = self._round(kernel.widen(bits, dtype, self.work), here.start)
-                return arithmetic.count_nonfinite(out_bits, self.dtype)
+                return floats.count_nonfinite(out_bits, self.dtype)
         raise AssertionError(f"{self.name}: row of element {here.start} has no source")
 
     def _round(self, values: Floats, index: int) -> Array:
@@ -218,7 +219,7 @@ class Difference:
     ) -> tuple[memoryview, int]:
         """Stored bytes of the elements from ``start`` to ``stop``, and how many of them are NaN or infinite."""
         out = space.buffer("out", (stop - start) * DTYPES[self.dtype].itemsize)
-        values = arithmetic.as_bits(out, self.dtype)
+        values = floats.as_bits(out, self.dtype)
         runs = [term.runs for term in self.terms if term.runs is not None]
         cuts = sorted({start, stop, *(cut for each in runs for cut in each.cuts(start, stop))})
         for begin, end in itertools.pairwise(cuts):
@@ -232,10 +233,10 @@ class Difference:
             for first, last in kernel.blocks(begin - origin, end - begin):
                 diff, base = here.difference(term, minus_at + first, plus_at + first, last - first, self.dtype, 0)
                 values[begin - start + first : begin - start + last] = kernel.narrow(diff, self.dtype)
-                sums[0] += arithmetic.square(diff)
+                sums[0] += floats.square(diff)
                 if base is not None:
-                    sums[2] += arithmetic.square(base)
-        return out, arithmetic.count_nonfinite(values, self.dtype)
+                    sums[2] += floats.square(base)
+        return out, floats.count_nonfinite(values, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,7 @@ class Rows:
         """Stored bytes of the elements from ``start`` to ``stop``."""
         columns = self.columns
         out = space.buffer("out", (stop - start) * DTYPES[self.dtype].itemsize)
-        values = arithmetic.as_bits(out, self.dtype)
+        values = floats.as_bits(out, self.dtype)
         position = start
         while position < stop:
             row, column = divmod(position, columns)
@@ -262,7 +263,7 @@ class Rows:
             raw, place = self.rows[row]
             values[position - start : position - start + count] = here.raw(raw, place * columns + column)
             position += count
-        return out, arithmetic.count_nonfinite(values, self.dtype)
+        return out, floats.count_nonfinite(values, self.dtype)
 
 
 Recipe = Sum | Difference | Rows
@@ -320,14 +321,14 @@ class _Reading:
         if term.plus is None:
             assert product is not None, "a term without plus and product has no partners"
             return product, None
-        plus_bits = arithmetic.as_bits(self.bytes(term.plus, plus_at, f"tuned{number}", count), term.plus.tensor.dtype)
+        plus_bits = floats.as_bits(self.bytes(term.plus, plus_at, f"tuned{number}", count), term.plus.tensor.dtype)
         diff, minus = kernel.widen(plus_bits, term.plus.tensor.dtype, work), None
         if term.minus is not None:
-            minus_bits = arithmetic.as_bits(
+            minus_bits = floats.as_bits(
                 self.bytes(term.minus, minus_at, f"base{number}", count), term.minus.tensor.dtype
             )
             minus = kernel.widen(minus_bits, term.minus.tensor.dtype, work)
-            diff = arithmetic.difference(diff, minus)
+            diff = floats.difference(diff, minus)
         return (diff if product is None else arithmetic.add(diff, product)), minus
 
     def product(self, product: Product, at: int, count: int, work: str) -> Floats:
@@ -340,10 +341,10 @@ class _Reading:
     def raw(self, raw: RawRows, at: int) -> Array:
         """The run's elements as they stand in the tuned model, from ``at`` on, in its dtype."""
         dtype = raw.source.tensor.dtype
-        bits = arithmetic.as_bits(self.bytes(raw.source, at, "tuned"), dtype)
+        bits = floats.as_bits(self.bytes(raw.source, at, "tuned"), dtype)
         if raw.product is None and dtype == raw.dtype:
             return bits
-        work = arithmetic.working_dtype(dtype, raw.dtype)
+        work = floats.working_dtype(dtype, raw.dtype)
         values = kernel.widen(bits, dtype, work)
         if raw.product is not None:
             values = arithmetic.add(values, self.product(raw.product, at, self.stop - self.start, work))
@@ -376,7 +377,7 @@ def meet(recipe: Sum | Difference, start: int, stop: int, readers: Readers, spac
         diff, base = here.difference(term, *at, end - start, work, 0)
         if target is None:
             return Met(diff, base, None)
-        bits = arithmetic.as_bits(here.bytes(target, target_at, "target"), target.tensor.dtype)
+        bits = floats.as_bits(here.bytes(target, target_at, "target"), target.tensor.dtype)
         return Met(diff, base, kernel.widen(bits, target.tensor.dtype, work))
     return None
 
@@ -415,5 +416,5 @@ def nonfinite_in(source: Source, readers: Readers, space: Workspace, piece: int)
         size = min(piece, source.tensor.elements - start)
         view = space.buffer("target", size * itemsize)
         readers[source.role].read_into(source.tensor, start * itemsize, view)
-        count += arithmetic.count_nonfinite(arithmetic.as_bits(view, source.tensor.dtype), source.tensor.dtype)
+        count += floats.count_nonfinite(floats.as_bits(view, source.tensor.dtype), source.tensor.dtype)
     return count

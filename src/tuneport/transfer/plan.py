@@ -21,10 +21,9 @@ from tuneport import __version__
 from tuneport.checkpoint.adapter import Alike
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.config import is_tied
-from tuneport.checkpoint.config_kinds import kind_of
 from tuneport.checkpoint.digest import LEAF_BYTES, leaf_count
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.matrices import Ties
+from tuneport.checkpoint.floats import working_dtype
 from tuneport.checkpoint.shards import Layout, lay_out
 from tuneport.checkpoint.sidecars import Decision, Difference, merge_sidecars
 from tuneport.checkpoint.views import room_to_read
@@ -47,10 +46,10 @@ from tuneport.pairing.tensors import (
     pair_parents,
     pair_target,
     scale_of,
+    ties_of,
 )
 from tuneport.pairing.vocabulary import RowMap, VocabularyMatch
 from tuneport.transfer.adapted_terms import adapted_terms
-from tuneport.transfer.arithmetic import working_dtype
 from tuneport.transfer.budget import DEFAULT_MAX_MEMORY, DEFAULT_MAX_MEMORY_PARSING
 from tuneport.transfer.choices import Choices
 from tuneport.transfer.contradictions import contradictions
@@ -323,11 +322,6 @@ class Cast:
     def of(self, dtype: str) -> str:
         """The stored dtype of an output tensor whose target has ``dtype``."""
         return self.to if self.to is not None and dtype == self.main else dtype
-
-
-def ties_of(checkpoint: Checkpoint) -> Ties:
-    """Which names of a checkpoint hold one weight, as its config has it."""
-    return Ties(is_tied(checkpoint.config), kind_of(checkpoint.config), checkpoint.tensors)
 
 
 # A line of the account, what is made of it, in which shape, and the scales that were used.

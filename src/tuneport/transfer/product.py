@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tuneport.checkpoint import floats
 from tuneport.checkpoint.adapter import Alike, LowRank, Stacked
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.reading import TensorReader
+from tuneport.checkpoint.floats import Array, Floats
+from tuneport.checkpoint.reading import TensorReader, Workspace
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.transfer import arithmetic, kernel
-from tuneport.transfer.arithmetic import Array, Floats
-from tuneport.transfer.stream import Workspace
+from tuneport.transfer import kernel
 
 # The most elements of a factor that are held at a time: of the one whose columns are the weight's columns, which is held
 # from piece to piece if it is not larger, and of the other.
@@ -181,7 +181,7 @@ def _read(
         for row in range(height):
             at = ((rows[0] + row) * stored + columns[0]) * itemsize
             reader.read_into(tensor, at, view[row * width * itemsize : (row + 1) * width * itemsize])
-    wide = kernel.widen(arithmetic.as_bits(view, tensor.dtype), tensor.dtype, "F64" if dtype == np.float64 else "F32")
+    wide = kernel.widen(floats.as_bits(view, tensor.dtype), tensor.dtype, "F64" if dtype == np.float64 else "F32")
     matrix = wide.reshape(height, width)
     space.kept[name] = what, matrix
     return matrix

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.floats import Floats
 from tuneport.lazily import LazySequence
-from tuneport.transfer.arithmetic import Floats
 from tuneport.transfer.rounding import total
 
 # Two versions of one model have a cosine well above this in the median matrix, two pretraining runs about 0.

@@ -1,7 +1,7 @@
-"""What rounding took from a diff vector: figures from the sums of pieces, and the words where it took too much.
+"""What rounding took from a diff vector: figures from the sums of pieces.
 
-Whoever stores weights in fewer bits than they were computed in measures it the same way (`arithmetic.measure_rounding`): a
-transfer in its one pass, a fine-tuning in its last cast, a comparison of two models on disk.
+Whoever stores weights in fewer bits than they were computed in measures it the same way (`measure_rounding`): a transfer in its
+one pass, a fine-tuning in its last cast, a comparison of two models on disk.
 """
 
 from __future__ import annotations
@@ -11,7 +11,29 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tuneport.checkpoint.dtypes import DTYPES
+import numpy as np
+
+from tuneport.checkpoint.floats import Array, Floats, square
+
+
+def measure_rounding(out: Floats, target: Floats, added: Floats, unmoved: Floats) -> Array:
+    """What rounding did to a piece: ‖Δ‖², ‖(out − target) − Δ‖², how many elements of Δ are not zero, how many of these vanished.
+
+    Δ is what was to be ``added``, in W: the difference times its scale, or the sum of several. ``out`` is what was stored,
+    widened to W; where it is what would have been stored if Δ were zero (``unmoved``, widened likewise; the target's own
+    number unless it is cast), that element of Δ has vanished. Both differences are rounded to W; sums are float64. Elements
+    for which they give NaN or infinity are left out of all four.
+    """
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        error = (out - target) - added
+        measured = np.isfinite(error)
+        moves, vanished = added != 0, out == unmoved
+        if not measured.all():
+            added, error = np.where(measured, added, 0), np.where(measured, error, 0)
+            moves &= measured
+    counts = np.count_nonzero(moves), np.count_nonzero(moves & vanished)
+    return np.array([square(added), square(error), *counts], np.float64)
+
 
 # Over this part of ‖Δ‖ a loss is told; docs/results.md says on which models it was looked at.
 MOST = 0.1
@@ -47,7 +69,7 @@ class Rounded:
 
 
 def rounded(sums: Iterable[Iterable[float]]) -> Rounded:
-    """The figures of all these sums together, each as `arithmetic.measure_rounding` gives them."""
+    """The figures of all these sums together, each as `measure_rounding` gives them."""
     added, error, nonzero, unchanged = [total(values) for values in zip(*sums, strict=True)] or [0.0] * 4
     known = added > 0 and math.isfinite(added) and math.isfinite(error)
     return Rounded(
@@ -63,24 +85,3 @@ def total(values: Iterable[float]) -> float:
         return math.fsum(values)
     except (OverflowError, ValueError):
         return math.nan
-
-
-def loss_in_words(found: Rounded, dtype: str, work: str, castable: bool) -> str | None:
-    """The warning of a transfer whose output lost too much by rounding to nearest; None where it did not.
-
-    ``dtype`` is that of the tensors which lost most, computed in ``work``; ``castable``: ``--dtype`` would store these in
-    another.
-    """
-    if not found.too_much:
-        return None
-    name = DTYPES[dtype].torch
-    told = f"rounding to {name} takes much of the diff vector: {found.in_words()}."
-    if DTYPES[dtype].itemsize >= DTYPES[work].itemsize:
-        return (
-            f"{told} The differences are too small for {name}, whatever the flags. Check --base, --tuned and --scale."
-        )
-    chance = "--rounding stochastic, which rounds each number up or down by chance and so keeps Δ on average"
-    if not castable:
-        return f"{told} Choose {chance}."
-    wider = "float32" if DTYPES[dtype].itemsize < DTYPES["F32"].itemsize else "float64"
-    return f"{told} Choose --dtype {wider}, which takes twice the space, or {chance}."

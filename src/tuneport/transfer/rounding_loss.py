@@ -14,19 +14,20 @@ from typing import Any
 
 import numpy as np
 
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.reading import Workspace
 from tuneport.pairing.tensors import main_dtype
 from tuneport.transfer.arithmetic import ROUNDING, SUMS
 from tuneport.transfer.pieces import Readers, Sum
 from tuneport.transfer.plan import OutputTask, Plan
 from tuneport.transfer.roles import is_matrix
-from tuneport.transfer.rounding import MOST, Rounded, loss_in_words, rounded, total
+from tuneport.transfer.rounding import MOST, Rounded, rounded, total
 from tuneport.transfer.sampling import Matrix, Opened, Span, draw
-from tuneport.transfer.stream import Workspace
 
 
 @dataclass(frozen=True)
 class RoundedPart:
-    """What rounding did to a tensor or to part of it: sums as `arithmetic.measure_rounding` has them."""
+    """What rounding did to a tensor or to part of it: sums as `measure_rounding` has them."""
 
     task: OutputTask
     sums: tuple[float, ...]
@@ -125,3 +126,24 @@ def _compute(matrix: Matrix, spans: Sequence[Span], readers: Readers) -> Rounded
         matrix.task.recipe.piece(start, stop, start, readers, space, sums)
     seen = sum(stop - start for start, stop in spans)
     return RoundedPart(matrix.task, tuple((sums[ROUNDING] * (matrix.matched / seen if seen else 0)).tolist()))
+
+
+def loss_in_words(found: Rounded, dtype: str, work: str, castable: bool) -> str | None:
+    """The warning of a transfer whose output lost too much by rounding to nearest; None where it did not.
+
+    ``dtype`` is that of the tensors which lost most, computed in ``work``; ``castable``: ``--dtype`` would store these in
+    another.
+    """
+    if not found.too_much:
+        return None
+    name = DTYPES[dtype].torch
+    told = f"rounding to {name} takes much of the diff vector: {found.in_words()}."
+    if DTYPES[dtype].itemsize >= DTYPES[work].itemsize:
+        return (
+            f"{told} The differences are too small for {name}, whatever the flags. Check --base, --tuned and --scale."
+        )
+    chance = "--rounding stochastic, which rounds each number up or down by chance and so keeps Δ on average"
+    if not castable:
+        return f"{told} Choose {chance}."
+    wider = "float32" if DTYPES[dtype].itemsize < DTYPES["F32"].itemsize else "float64"
+    return f"{told} Choose --dtype {wider}, which takes twice the space, or {chance}."

@@ -7,7 +7,6 @@ place. What a killed run finished is checked and kept.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,16 +17,15 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint import floats
 from tuneport.checkpoint.digest import LEAF_BYTES
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.journal import LeafRecord
-from tuneport.checkpoint.open import open_checkpoint
-from tuneport.checkpoint.reading import TensorReader, reading
-from tuneport.checkpoint.replacing import read_record
-from tuneport.checkpoint.write import MANIFEST, AlreadyDone, OutputFolder, begin, check_place
+from tuneport.checkpoint.open import fetched, open_checkpoint
+from tuneport.checkpoint.reading import Workspace, readers_by_role
+from tuneport.checkpoint.write import AlreadyDone, OutputFolder, begin, check_place
 from tuneport.errors import CheckpointError, DoubtError, NumericsError, PairingError, listing
-from tuneport.pairing.tensors import stored_twice
+from tuneport.pairing.tensors import stored_twice, ties_of
 from tuneport.transfer import arithmetic
 from tuneport.transfer.budget import PIECE, Budget, budget
 from tuneport.transfer.card import render_card
@@ -38,14 +36,14 @@ from tuneport.transfer.look import ZERO_DIFF, look
 from tuneport.transfer.manifest import (
     index_file,
     input_digests,
-    misshapen,
+    read_manifest,
     render_manifest,
 )
 from tuneport.transfer.pieces import Readers, Source, Sum, equal, nonfinite_in
-from tuneport.transfer.plan import OutputTask, Plan, plan_transfer, ties_of
+from tuneport.transfer.plan import OutputTask, Plan, plan_transfer
 from tuneport.transfer.product import are_alike
 from tuneport.transfer.results import Results
-from tuneport.transfer.stream import Progress, Workspace, run_leaves
+from tuneport.transfer.stream import Progress, run_leaves
 
 Warn = Callable[[str], None]
 
@@ -107,7 +105,7 @@ def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -
         with begin(out, record, plan.layout, running.overwrite) as folder:
             begun = time.monotonic()
             plan = replace(plan, inputs=tuple(fetched(checkpoint) for checkpoint in plan.inputs))
-            with opened(plan.inputs) as readers:
+            with readers_by_role(plan.inputs) as readers:
                 results, dropped = _stream(plan, folder, readers, pool, running)
                 lost = lost_difference(plan, results, readers)
                 digests = input_digests(plan, readers, pool)
@@ -143,43 +141,6 @@ def check_sidecars_unchanged(plan: Plan, record: Mapping[str, Any]) -> None:
     changed = sorted(name for name, digest in plan.sidecar_digests().items() if record["sidecars"][name] != digest)
     if changed:
         raise CheckpointError(f"{', '.join(changed)} changed while the weights were carried over. Run again.")
-
-
-def read_manifest(out: Path) -> dict[str, Any]:
-    """The manifest of a finished folder. Raises `CheckpointError` where there is none, or it is no manifest."""
-
-    try:
-        manifest = read_record(out / MANIFEST, out)
-    except FileNotFoundError:
-        raise CheckpointError(f"{out} has no {MANIFEST}; it was not made by tuneport, or is not finished.") from None
-    except OSError as error:
-        raise CheckpointError(f"{out / MANIFEST} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise CheckpointError(f"{out / MANIFEST} cannot be read: {error}.") from None
-    if not isinstance(manifest, dict) or not str(manifest.get("format", "")).startswith("tuneport/"):
-        raise CheckpointError(f"{out / MANIFEST} is no manifest of tuneport.")
-    damaged = misshapen(manifest)
-    if damaged:
-        raise CheckpointError(
-            f"{out / MANIFEST} is damaged: `{damaged}` is missing, or of another kind than tuneport writes."
-        )
-    return manifest
-
-
-def fetched(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with its weights on this disk: those of a Hub id are brought to the standard cache."""
-    if checkpoint.hub_id is None or not checkpoint.to_fetch:
-        return checkpoint
-    from tuneport.checkpoint.hub import fetch
-
-    return fetch(checkpoint)
-
-
-@contextlib.contextmanager
-def opened(checkpoints: tuple[Checkpoint, ...]) -> Iterator[dict[str, TensorReader]]:
-    """Readers of several checkpoints, by role."""
-    with contextlib.ExitStack() as stack:
-        yield {checkpoint.role: stack.enter_context(reading(checkpoint)) for checkpoint in checkpoints}
 
 
 def leaf_pieces(task: OutputTask, leaf: int, piece: int) -> Iterator[tuple[int, int, int]]:
@@ -238,7 +199,7 @@ def _still_there(
         folder.read_into(task.slot, start * dtype.itemsize, view)
         hasher.update(view)
         if dtype.kind == "float":
-            bad += arithmetic.count_nonfinite(arithmetic.as_bits(view, task.slot.dtype), task.slot.dtype)
+            bad += floats.count_nonfinite(floats.as_bits(view, task.slot.dtype), task.slot.dtype)
     # Those that are only copied from the target were not counted: such a leaf is computed again.
     return hasher.digest() == record.digest and bad == record.nonfinite
 

@@ -19,13 +19,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.checkpoint.reading import TensorReader, reading
+from tuneport.checkpoint.reading import TensorReader, Workspace, reading
 from tuneport.pairing.rows import Ids, Runs
 from tuneport.transfer.kept_sample import met_again, pieces_of, spread
 from tuneport.transfer.pieces import Difference, Readers, Source, Sum, Term, meet
 from tuneport.transfer.plan import OutputTask, Plan
 from tuneport.transfer.roles import Figures, MatrixSums, figures, is_matrix, margin, of_size, sums_of, together
-from tuneport.transfer.stream import Workspace
 
 # Matrices that are looked at, spread over the model, and pieces of each, spread over the matrix.
 MATRICES = 32

@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from tuneport.checkpoint.reading import Workspace
 from tuneport.terminal import is_watched, write
 
 
@@ -29,22 +30,6 @@ class Task(Protocol):
 
 
 TaskT = TypeVar("TaskT", bound=Task)
-
-
-class Workspace:
-    """The reused buffers of one worker, by name. ``kept`` is what it found out last and may need again, by name."""
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self._buffers: dict[str, bytearray] = {}
-        self.kept: dict[str, tuple[Any, Any]] = {}
-
-    def buffer(self, name: str, nbytes: int) -> memoryview:
-        """A view of ``nbytes`` bytes on the worker's buffer ``name``; what it held before is overwritten."""
-        held = self._buffers.get(name)
-        if held is None or len(held) < nbytes:
-            held = self._buffers[name] = bytearray(nbytes)
-        return memoryview(held)[:nbytes]
 
 
 class Progress:

@@ -25,8 +25,8 @@ from tuneport.checkpoint.digest import leaf_count
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.journal import LeafRecord
 from tuneport.checkpoint.local import open_folder
-from tuneport.checkpoint.open import open_checkpoint
-from tuneport.checkpoint.reading import TensorReader, reading
+from tuneport.checkpoint.open import fetched, open_checkpoint
+from tuneport.checkpoint.reading import TensorReader, Workspace, readers_by_role, reading
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.checkpoint.write import MANIFEST
 from tuneport.errors import UsageError, VerificationError, listing
@@ -45,12 +45,12 @@ from tuneport.transfer.entries import compare_entries
 from tuneport.transfer.kept_sample import keep_base
 from tuneport.transfer.kernel import no_sums
 from tuneport.transfer.look import look
-from tuneport.transfer.manifest import input_digests
+from tuneport.transfer.manifest import input_digests, read_manifest
 from tuneport.transfer.plan import OutputTask, Plan, plan_transfer
 from tuneport.transfer.recorded import OF_THAT_RUN, OF_THAT_VECTOR, differences
 from tuneport.transfer.results import Results
-from tuneport.transfer.run import fetched, leaf_pieces, opened, read_manifest
-from tuneport.transfer.stream import Progress, Workspace, run_leaves
+from tuneport.transfer.run import leaf_pieces
+from tuneport.transfer.stream import Progress, run_leaves
 
 CARD = "README.md"
 # Leaves of 4 MiB that are recomputed without --full.
@@ -126,7 +126,7 @@ def verify(
     if plan.refusals:
         _stop_if(faults, out)
     plan = replace(plan, inputs=tuple(fetched(checkpoint) for checkpoint in plan.inputs))
-    with opened(plan.inputs) as readers, reading(produced) as reader:
+    with readers_by_role(plan.inputs) as readers, reading(produced) as reader:
         digests = _digests_again(manifest, plan, readers, pool) if full else {}
         faults += _compare_input_digests(manifest, digests)
         if plan.operation == "diff" and manifest.get("base_sample", {}) != keep_base(plan, readers):

@@ -1,7 +1,7 @@
 """The last cast of a fine-tuning: weights were trained in float32, and are stored in the dtype that the start has them in.
 
 Each tensor is cast once, to nearest even, and measured against the start a piece at a time, by the same formula as a transfer
-(`arithmetic.measure_rounding`): what is learned in steps smaller than the stored dtype's would be lost without a word.
+(`measure_rounding`): what is learned in steps smaller than the stored dtype's would be lost without a word.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from tuneport.checkpoint import floats
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.floats import Array
 from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import listing
-from tuneport.transfer import arithmetic, kernel
-from tuneport.transfer.arithmetic import Array
-from tuneport.transfer.rounding import Rounded, rounded
+from tuneport.transfer import kernel
+from tuneport.transfer.rounding import Rounded, measure_rounding, rounded
 
 # safetensors' names of dtypes, and torch's
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -159,19 +160,19 @@ def _made_infinite(tensor: Any, stored: Any) -> int:
 
 
 def _measured(tensor: Any, stored: Any, before: StoredTensor, reader: TensorReader) -> Array:
-    """The four sums of `arithmetic.measure_rounding`, over the elements that the start has."""
+    """The four sums of `measure_rounding`, over the elements that the start has."""
     name = _NAMES[_torch_name(stored)]
-    work = arithmetic.working_dtype(before.dtype)
+    work = floats.working_dtype(before.dtype)
     learned, kept, sums = tensor.detach().reshape(-1), stored.reshape(-1), np.zeros(4)
     for first in range(0, before.elements, PIECE):
         last = min(first + PIECE, before.elements)
         buffer = bytearray((last - first) * DTYPES[before.dtype].itemsize)
         reader.read_into(before, first * DTYPES[before.dtype].itemsize, memoryview(buffer))
-        was = kernel.widen(arithmetic.as_bits(buffer, before.dtype), before.dtype, work)
-        now = arithmetic.widen(learned[first:last].float().cpu().numpy(), "F32", work)
+        was = kernel.widen(floats.as_bits(buffer, before.dtype), before.dtype, work)
+        now = floats.widen(learned[first:last].float().cpu().numpy(), "F32", work)
         out = kernel.widen(_bits(kept[first:last], name), name, work)
         unmoved = was if name == before.dtype else kernel.widen(kernel.narrow(was, name), name, work)
-        sums += arithmetic.measure_rounding(out, was, arithmetic.difference(now, was), unmoved)
+        sums += measure_rounding(out, was, floats.difference(now, was), unmoved)
     return sums
 
 

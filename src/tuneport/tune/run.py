@@ -21,8 +21,7 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport import __version__
-from tuneport.checkpoint.publish import CARD
-from tuneport.checkpoint.replacing import MOST_MANIFEST_BYTES
+from tuneport.checkpoint.replacing import CARD, MOST_MANIFEST_BYTES
 from tuneport.errors import TrainingError
 from tuneport.foreign import read_bytes
 from tuneport.json_text import read_json
