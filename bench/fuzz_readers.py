@@ -79,7 +79,7 @@ def main() -> int:
 def kept(name: str, corpus: Path) -> list[bytes]:
     """What earlier runs have kept for a reader; right inputs where there is nothing."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from attacks.readers import corpus_of, seeds
+    from support.fuzzed_readers import corpus_of, seeds
 
     return corpus_of(name, corpus) or seeds(name)
 
@@ -97,8 +97,8 @@ def fuzz(name: str, arguments: list[str]) -> None:
 
     sys.path.insert(0, str(ROOT / "tests"))
     with atheris.instrument_imports(include=["tuneport"]):
-        from attacks.readers import READ
-    from attacks.mutate import mutated
+        from support.fuzzed_readers import READ
+    from support.mutated_files import mutated
 
     def mutate(data: bytes, most: int, seed: int) -> bytes:
         """Half of the time as libFuzzer does, else JSON as JSON."""

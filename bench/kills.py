@@ -3,7 +3,7 @@
     python -m bench.kills [--out DIR] [--kills 25] [--only NAME,…]
 
 After each kill nothing under the output's name may be there but a whole output, the inputs must be untouched, and the same
-command must end with the output of a run that nobody killed. The moments are counted calls (tests/fault_driver.py), so they are
+command must end with the output of a run that nobody killed. The moments are counted calls (tests/support/fault_driver.py), so they are
 the same on any machine. In comes the demo's family, out comes a JSON file of figures; the exit status is 1 if anything was wrong.
 """
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # the commands and what must be true of them are the tests' own
-from attacks.commands import ATTACKS, fault, make_inputs  # noqa: E402 (needs the line above)
-from faults import Server  # noqa: E402
+from support.attacked_commands import ATTACKS, fault, make_inputs  # noqa: E402 (needs the line above)
+from support.broken_disks import Server  # noqa: E402
 
 MOST_TOLD = 20
 

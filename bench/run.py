@@ -195,7 +195,7 @@ def _machine() -> dict[str, Any]:
     packages = ("numpy", "blake3", "torch", "transformers", "safetensors", "tokenizers", "tuneport")
     peers = "from importlib.metadata import version as v; print(v('mergekit'), v('residuals'), v('peft'))"
     found = subprocess.run([str(PEER_PYTHON), "-c", peers], check=True, stdout=subprocess.PIPE, text=True).stdout
-    kernel = "import tuneport.transfer.kernel as k; print(k.NAME)"
+    kernel = "import tuneport.engine.kernel as k; print(k.NAME)"
     built = subprocess.run([str(PYTHON), "-c", kernel], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     model = [line.split(":")[1].strip() for line in _read("/proc/cpuinfo") if line.startswith("model name")]
     memory = [int(line.split()[1]) // 1024 for line in _read("/proc/meminfo") if line.startswith("MemTotal")]

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from tuneport.study.build import build
-from tuneport.study.file import read_study
-from tuneport.study.inputs import Inputs
-from tuneport.study.perform import perform
+from tuneport.studies.file.study_file import read_study
+from tuneport.studies.graph.build import build
+from tuneport.studies.graph.inputs import Inputs
+from tuneport.studies.run.perform import perform
 
 _VERSIONS = 5
 _SHAPES = {"model.embed_tokens.weight": (24, 8), "model.norm.weight": (8,), "lm_head.weight": (24, 8)}

@@ -71,7 +71,7 @@ def main() -> int:
 
 def carried(out: Path, seed: int) -> tuple[Path, Path]:
     """The transferred model, and the family it is of; what is there already stays."""
-    from tuneport.lab.versions import make_family
+    from tuneport.families.versions import make_family
 
     family = make_family(out / "family", "large", seed)
     tuned, model = out / "M4-tuned", out / "M5-carried"

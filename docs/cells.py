@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneport.report.wording import minus
+from tuneport.reporting.tables.wording import minus
 
 
 def figures_in(file: Path) -> Any:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import StudyError
-from tuneport.lab import claims
-from tuneport.lab.evidence import Family, base, read_families
-from tuneport.lab.judging import Claim, Judging, adjusted
-from tuneport.report.wording import minus
+from tuneport.families import claims
+from tuneport.families.judging import Claim, Judging, adjusted
+from tuneport.families.study_evidence import Family, base, read_families
+from tuneport.reporting.tables.wording import minus
 
 FIGURES = Path(__file__).resolve().parent / "results" / "claims.json"
 TASKS = ("word-problems", "known-facts", "orders")

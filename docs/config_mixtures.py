@@ -26,10 +26,10 @@ import transformers
 from config_ropes import made_of, plain_json
 from transformers import PreTrainedConfig
 
-from tuneport.checkpoint.config_merge import ConfigChoices, merge_config
-from tuneport.checkpoint.merge3 import Findings, Three
-from tuneport.checkpoint.token_changes import TokenChanges
-from tuneport.checkpoint.token_names import TokenNames
+from tuneport.sidecars.config_merge import ConfigChoices, merge_config
+from tuneport.sidecars.three_way import Findings, Three
+from tuneport.sidecars.token_ids import TokenNames
+from tuneport.tokenizer.token_changes import TokenChanges
 
 RESULT = Path(__file__).resolve().parent / "results" / "configs.json"
 Config = dict[str, Any]

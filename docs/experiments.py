@@ -25,7 +25,7 @@ _CARE = (
 TOLD = {  # of each experiment its title, what was done, and what to make of it (written on seeds 0 and 1)
     "unseen": (
         "Unseen tasks (Table 5 at small scale)",
-        "To repeat: `python -m tuneport.lab.unseen --out DIR --seed N`. Both versions of the demo's family are fine-tuned on "
+        "To repeat: `python -m tuneport.families.unseen --out DIR --seed N`. Both versions of the demo's family are fine-tuned on "
         "word problems and nothing else; the diff vector of version 1 goes onto version 2, which is also fine-tuned from "
         "there. Beside the word problems all are asked the demo's other tasks, and kinds of problems that no fine-tuning and "
         "no text holds: with three events instead of one or two, about two things of which one has to be left aside, and "
@@ -46,7 +46,7 @@ TOLD = {  # of each experiment its title, what was done, and what to make of it 
     ),
     "stages": (
         "Stages of alignment (Tables 7 and 8 at small scale)",
-        "To repeat: `python -m tuneport.lab.stages --out DIR --seed N`. Version 1 of the demo's family goes through SFT (half of "
+        "To repeat: `python -m tuneport.families.stages --out DIR --seed N`. Version 1 of the demo's family goes through SFT (half of "
         "the word problems answered without their steps), DPO (answers with steps preferred to those without) and GRPO (a "
         "reward of 1 for the whole answer to the letter). Each stage's diff vector is taken from version 1's base and added to "
         "version 2, which is never trained. Answers count to the letter, so a right number without its steps is wrong; under "
@@ -64,7 +64,7 @@ TOLD = {  # of each experiment its title, what was done, and what to make of it 
     ),
     "languages": (
         "Languages (Table 2 at small scale)",
-        "To repeat: `python -m tuneport.lab.languages --out DIR --seed N`. A family of its own reads English and a little of three "
+        "To repeat: `python -m tuneport.families.languages --out DIR --seed N`. A family of its own reads English and a little of three "
         "procedural languages, which have words and an order of their own for the same world. Version 1 is taught to follow "
         "instructions, nearly all of them English, and its instruct model is fine-tuned on each language. The diff vectors "
         "(language − instruct) go onto version 2's own instruct model: it has another chat template, and it has read and been "

@@ -18,8 +18,8 @@ PAGE, FIGURES, TESTS = HERE / "compatibility.md", HERE / "results", HERE.parent 
 
 # layout, what is done, the test that shows it
 LAYOUTS: tuple[tuple[str, str, str], ...] = (
-    ("weights in one file, in shards, with an index", "read alike", "families/test_ways_of_saving.py"),
-    ("`pytorch_model.bin`", "read without running anything", "families/test_pickled.py"),
+    ("weights in one file, in shards, with an index", "read alike", "end_to_end/test_ways_of_saving.py"),
+    ("`pytorch_model.bin`", "read without running anything", "end_to_end/test_pickled.py"),
     ("two whole sets of weights that differ", "stop, with who loads which", "checkpoint/test_weight_sets.py"),
     (
         "an index whose shards are gone, beside a whole file",
@@ -34,12 +34,12 @@ LAYOUTS: tuple[tuple[str, str, str], ...] = (
     (
         "embeddings, heads, biases of heads, per-layer embeddings under any name",
         "known by their rows; rows match by token",
-        "pairing/test_matrices.py",
+        "pairing/test_vocabulary_matrices.py",
     ),
     (
         "a size equal to the vocabulary's by coincidence",
         "names decide for known kinds; else stop",
-        "pairing/test_matrices.py",
+        "pairing/test_vocabulary_matrices.py",
     ),
     (
         "padded vocabularies, tokens prepended, permuted, renamed, added",
@@ -49,17 +49,17 @@ LAYOUTS: tuple[tuple[str, str, str], ...] = (
     (
         "a vocabulary that was extended before the fine-tuning",
         "a warning; `--new-tokens all`",
-        "transfer/test_tokens.py",
+        "engine/test_tokens.py",
     ),
     ("`tokenizer.model` alone", "by position where files and shapes agree; else stop", "pairing/test_vocabulary.py"),
     (
         "rotary frequencies, causal masks, position ids that are stored",
         "the target's, listed",
-        "pairing/test_matrices.py",
+        "pairing/test_vocabulary_matrices.py",
     ),
-    ("processor files of multimodal models", "the target's", "checkpoint/test_processors.py"),
-    ("sentence-transformers' modules", "merged as behaviour", "checkpoint/test_embedding_modules.py"),
-    ("LoRA adapters of peft, TRL and others", "read without merging", "transfer/test_adapter_transfer.py"),
+    ("processor files of multimodal models", "the target's", "sidecars/test_processors.py"),
+    ("sentence-transformers' modules", "merged as behaviour", "sidecars/test_embedding_modules.py"),
+    ("LoRA adapters of peft, TRL and others", "read without merging", "engine/test_adapter_transfer.py"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Make ``src/tuneport/checkpoint/config_defaults.json``: what transformers' config classes know that a config.json does not say.
+"""Make ``src/tuneport/sidecars/config_defaults.json``: what transformers' config classes know that a config.json does not say.
 
     python docs/make_config_defaults.py            write the table
     python docs/make_config_defaults.py --check    status 1 if the table is not what the installed classes say
@@ -33,10 +33,10 @@ from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig
 from transformers.configuration_utils import _LEGACY_LAYER_TYPE_REMAP
 from transformers.models.auto import modeling_auto
 
-from tuneport.checkpoint import config_kinds
-from tuneport.checkpoint.config import resolve
-from tuneport.checkpoint.config_kinds import entry_of
-from tuneport.checkpoint.merge3 import same
+from tuneport.sidecars import config_kinds
+from tuneport.sidecars.config import resolve
+from tuneport.sidecars.config_kinds import entry_of
+from tuneport.sidecars.three_way import same
 
 TABLE = Path(__file__).resolve().parents[1] / "src" / "tuneport" / "checkpoint" / "config_defaults.json"
 

@@ -39,11 +39,11 @@ def runs(out: Path) -> dict[str, tuple[list[str], Path | None]]:
     for name in EXPERIMENTS:
         for seed in EXPERIMENT_SEEDS:
             folder = out / f"{name}-seed-{seed}"
-            command = [*module, f"tuneport.lab.{name}", "--out", str(folder), "--seed", str(seed)]
+            command = [*module, f"tuneport.families.{name}", "--out", str(folder), "--seed", str(seed)]
             if name not in OWN_FAMILIES:
                 command += ["--family", str(out / f"demo-seed-{seed}")]
             found[folder.name] = (command, folder / "summary.json")
-    published = [*module, "tuneport.lab.published", "--out", str(out / "published")]
+    published = [*module, "tuneport.families.published", "--out", str(out / "published")]
     found["published"] = (published, out / "published" / "summary.json")
     found["bench"] = ([*module, "bench.run", "--out", str(out / "bench")], out / "bench" / "bench.json")
     trials = [sys.executable, str(ROOT / "docs" / "role_trials.py"), "--out", str(out / "roles")]

@@ -1,4 +1,4 @@
-"""Writes ``src/tuneport/checkpoint/tokenizer_classes.json``: what the tokenizer classes of transformers 5 build by themselves.
+"""Writes ``src/tuneport/tokenizer/tokenizer_classes.json``: what the tokenizer classes of transformers 5 build by themselves.
 
 Many classes read vocabulary, merges and post-processor from tokenizer.json and make the rest anew, whatever the file says.
 What such a class saves was not changed by a fine-tuning. Run this after an upgrade of transformers

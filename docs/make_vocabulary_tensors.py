@@ -1,8 +1,8 @@
-"""Writes ``src/tuneport/checkpoint/vocabulary_tensors.json``: which tensors of each kind of model have one row per token.
+"""Writes ``src/tuneport/pairing/vocabulary_tensors.json``: which tensors of each kind of model have one row per token.
 
 Every class that transformers has for causal, sequence-to-sequence and multimodal language models is built on the meta
 device (no memory is taken) with a vocabulary size that nothing else in it has; a tensor with that many rows belongs to the
-vocabulary. The table holds what the common names of `tuneport.checkpoint.matrices` do not cover, which tensors a tied
+vocabulary. The table holds what the common names of `tuneport.pairing.vocabulary_names` do not cover, which tensors a tied
 config makes one, and which kinds were looked at. Run it after an upgrade of transformers; ``--check`` compares.
 """
 
@@ -41,7 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def table() -> dict[str, Any]:
     """The table as the installed transformers has it."""
-    from tuneport.checkpoint.matrices import is_commonly_named
+    from tuneport.pairing.vocabulary_names import is_commonly_named
 
     kinds: set[str] = set()
     vocabulary: dict[str, set[str]] = {}
@@ -88,7 +88,7 @@ def models() -> Iterator[tuple[str, dict[str, tuple[int, ...]], dict[str, str]]]
 
 def _is_common_tie(name: str, source: str, names: set[str]) -> bool:
     """Whether common names alone tell that ``name`` is tied to ``source``."""
-    from tuneport.checkpoint.matrices import EMBEDDING, is_head_weight
+    from tuneport.pairing.vocabulary_names import EMBEDDING, is_head_weight
 
     return is_head_weight(name) and [other for other in names if EMBEDDING.search(other)] == [source]
 

@@ -2,7 +2,7 @@
 
     python docs/role_families.py --out DIR --families 201,202,…
 
-`FAMILIES` names the seeds: on some the thresholds of `tuneport.transfer.roles` were chosen, on the others they are only
+`FAMILIES` names the seeds: on some the thresholds of `tuneport.comparison.roles` were chosen, on the others they are only
 counted. Each model is made once; a run that was stopped goes on from the models it has. A family takes ten minutes on one core.
 """
 
@@ -56,7 +56,7 @@ def make(folder: Path, seed: int) -> None:
     os.environ["TQDM_DISABLE"] = "1"
     import torch
 
-    from tuneport.lab import vocabulary
+    from tuneport.families import word_tokenizers
 
     torch.set_num_threads(1)
     with tied_models(seed in TIED):
@@ -64,14 +64,14 @@ def make(folder: Path, seed: int) -> None:
     write_language(folder, seed)
     for name, tuning in TUNINGS.items():
         if not (folder / name).exists():
-            tune(folder / name, folder, tuning, seed, vocabulary.END)
+            tune(folder / name, folder, tuning, seed, word_tokenizers.END)
 
 
 def versions(folder: Path, seed: int) -> None:
     """The versions: M0 to M5 of one pretraining, and others that go on from them."""
-    from tuneport.lab import corpus, family
-    from tuneport.lab import versions as lab
-    from tuneport.lab.training import Schedule
+    from tuneport.families import corpus, family
+    from tuneport.families import versions as lab
+    from tuneport.families.pretraining import Schedule
 
     recipe = lab.SMALL
     lab.make_family(folder, seed=seed, recipe=recipe)
@@ -104,7 +104,7 @@ def tied_models(wanted: bool) -> Iterator[None]:
     """Within this, the lab's new models have one matrix for embedding and head, where that is ``wanted``."""
     from transformers import LlamaForCausalLM
 
-    from tuneport.lab import family
+    from tuneport.families import family
 
     plain = family.new_model
 
@@ -125,7 +125,7 @@ def embeddings_replaced(start: Path, out: Path, seed: int) -> Path:
     import torch
     from transformers import AutoTokenizer
 
-    from tuneport.lab import family
+    from tuneport.families import family
 
     if not out.exists():
         torch.manual_seed(seed)
@@ -139,8 +139,8 @@ def embeddings_replaced(start: Path, out: Path, seed: int) -> Path:
 
 def write_language(folder: Path, seed: int) -> None:
     """The instructions in another language: every word is another one, the marks and the chat tokens stay."""
-    from tuneport.lab import corpus
-    from tuneport.lab.lines import write_lines
+    from tuneport.families import corpus
+    from tuneport.families.written_once import write_lines
 
     words = sorted({*corpus.NAMES, *corpus.NOUNS, *corpus.VERBS, *corpus.ADJECTIVES, *corpus.PEOPLE, *corpus.THINGS})
     other = dict(zip(words, random.Random(f"language {seed}").sample(words, len(words)), strict=True))
@@ -158,7 +158,7 @@ def write_language(folder: Path, seed: int) -> None:
 def tune(out: Path, folder: Path, tuning: Tuning, seed: int, end: str) -> None:
     """One fine-tuning, by the public verb."""
     import tuneport
-    from tuneport.tune.recipes import DpoRecipe, Lora, Recipe, Running, SftRecipe
+    from tuneport.tuning.recipes import DpoRecipe, Lora, Recipe, Running, SftRecipe
 
     chats = (folder / tuning.start / "chat_template.jinja").exists()
     kind: type[Recipe] = DpoRecipe if tuning.recipe == "dpo" else SftRecipe

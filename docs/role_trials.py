@@ -121,12 +121,12 @@ def strange(trials: Sequence[Trial], seed: int, other: Path) -> Iterator[Trial]:
 
 def run(trial: Trial, folder: Path) -> dict[str, Any]:
     """The trial as a transfer: doubts of the sample (whole and small), of the whole pass; other warnings; figures."""
-    from tuneport.checkpoint.open import open_checkpoint
-    from tuneport.transfer import sampling
-    from tuneport.transfer.choices import Choices, Running
-    from tuneport.transfer.look import look
-    from tuneport.transfer.plan import plan_transfer
-    from tuneport.transfer.run import execute
+    from tuneport.checkpoint.open_model import open_checkpoint
+    from tuneport.engine.checks import sampling
+    from tuneport.engine.checks.before_writing import look
+    from tuneport.engine.options import Choices, Running
+    from tuneport.engine.plan import plan_transfer
+    from tuneport.engine.run import execute
 
     given = [(trial.base, "base"), (trial.tuned, "tuned"), (trial.target, "target")]
     plan = plan_transfer(*(open_checkpoint(folder / name, role) for name, role in given), Choices())

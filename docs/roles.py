@@ -7,7 +7,7 @@ from typing import Any
 
 from cells import table
 
-from tuneport.report.wording import minus
+from tuneport.reporting.tables.wording import minus
 
 _TOLD = {
     ("honest", ""): "honest: every fine-tuning, every other version as the target",

@@ -27,8 +27,8 @@ from safetensors.torch import load_file, save_file
 from tiny_kinds import NotMadeError, kinds, tiny_config, tiny_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from tuneport.engine.run import transfer
 from tuneport.errors import TuneportError
-from tuneport.transfer.run import transfer
 
 RESULTS = Path(__file__).parent / "results" / "kinds.json"
 END, TALK, TOOL = "<|endoftext|>", ["<|im_start|>", "<|im_end|>"], "<|tool|>"

@@ -24,10 +24,10 @@ from make_spellings import language_models
 from safetensors.torch import load_file, save_file
 from tiny_kinds import LAYERS, NotMadeError, tiny_config
 
-from tuneport.diff.run import apply, diff
+from tuneport.diffvector.run import apply, diff
+from tuneport.engine.run import transfer
 from tuneport.errors import TuneportError
 from tuneport.pairing.spelling_rules import data
-from tuneport.transfer.run import transfer
 
 RESULTS = Path(__file__).parent / "results" / "spellings.json"
 ROWS = 96

@@ -22,10 +22,10 @@ import torch
 from tiny_kinds import NotMadeError, kinds, tiny_model
 from walk_kinds import END, MOST_SECONDS, config_of, put_tokenizer, read_weights, saved, tokenizer_of, too_long
 
+from tuneport.engine.run import transfer
 from tuneport.errors import TuneportError
-from tuneport.transfer.run import transfer
-from tuneport.tune.recipes import Lora, SftRecipe
-from tuneport.tune.run import tune
+from tuneport.tuning.recipes import Lora, SftRecipe
+from tuneport.tuning.run import tune
 
 RESULTS = Path(__file__).parent / "results" / "tuning.json"
 WAYS: dict[str, Lora | None] = {"full": None, "adapter": Lora(rank=2)}

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import Drive, Server, mounted
 from hypothesis import HealthCheck, settings
-from ran import Cli, Ran
+from support.broken_disks import Drive, Server, mounted
+from support.command_results import Cli, Ran
 
 _COMMON: dict[str, Any] = {
     "deadline": None,

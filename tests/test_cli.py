@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
-from ran import Cli
+from support import tiny_checkpoints as tiny
+from support.command_results import Cli
 
 import tuneport
 

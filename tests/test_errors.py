@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import tiny
 import torch
-from ran import Cli
+from support import tiny_checkpoints as tiny
+from support.command_results import Cli
 
 from tuneport.errors import in_brief, listing
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from faults import DRIVER, Drive
-from ran import Ran
 from safetensors.torch import load_file, save_file
+from support import tiny_checkpoints as tiny
+from support.broken_disks import DRIVER, Drive
+from support.command_results import Ran
 
 KILLED = -signal.SIGKILL
 
@@ -47,7 +47,7 @@ def assert_nothing_looks_complete(out: Path, whole: dict[str, Any], drive: Drive
 
 
 def open_as_model(path: Path) -> None:
-    from tuneport.checkpoint.open import open_checkpoint
+    from tuneport.checkpoint.open_model import open_checkpoint
 
     open_checkpoint(path, "base")
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
-import tiny
+from support import tiny_checkpoints as tiny
 
 import tuneport
 
@@ -82,11 +83,11 @@ def test_importing_tuneport_imports_next_to_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb",
+    "command",
     ["", "transfer", "diff", "apply", "inspect", "verify", "tune", "evaluate", "path", "study", "report", "demo"],
 )
-def test_help_imports_neither_numpy_nor_torch(verb: str) -> None:
-    arguments = [verb, "--help"] if verb else ["--help"]
+def test_help_imports_neither_numpy_nor_torch(command: str) -> None:
+    arguments = [command, "--help"] if command else ["--help"]
     code = f"from tuneport.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit as stop:\n    assert not stop.code"
     found = loaded_by(code)
     assert "tuneport.cli" in found
@@ -100,83 +101,55 @@ def test_a_local_transfer_does_not_import_the_hub_client(tmp_path: Path) -> None
     assert not found & {"huggingface_hub", "requests", "httpx", *HEAVY}
 
 
-def test_the_verbs_can_be_called_from_python_whatever_was_imported_before() -> None:
-    for first in ("tuneport", "tuneport.transfer.plan", "tuneport.diff.vector", "tuneport.tune.run", "tuneport.cli"):
+PUBLIC = ("apply", "diff", "evaluate", "inspect", "path", "publish", "report", "study", "transfer", "tune", "verify")
+
+
+def test_the_public_functions_are_plain_functions_whatever_was_imported_before() -> None:
+    for first in (
+        "tuneport",
+        "tuneport.engine.plan",
+        "tuneport.diffvector.vector",
+        "tuneport.tuning.run",
+        "tuneport.cli",
+    ):
         found = loaded_by(
-            f"import {first}\nimport tuneport\nfrom tuneport import transfer, diff, apply, evaluate, inspect, path, publish, report, study, tune, verify\n"
-            "verbs = (transfer, diff, apply, evaluate, inspect, path, publish, report, study, tune, verify, tuneport.transfer, tuneport.diff)\n"
-            "assert all(map(callable, verbs))\n"
-            "assert sorted(tuneport.__all__) == tuneport.__all__ and set(tuneport.__all__) <= set(dir(tuneport))"
+            f"import types, {first}, tuneport\n"
+            f"assert all(isinstance(getattr(tuneport, name), types.FunctionType) for name in {PUBLIC!r})\n"
+            "assert sorted(tuneport.__all__) == tuneport.__all__ and set(tuneport.__all__) <= set(dir(tuneport))\n"
+            f"assert set({PUBLIC!r}) <= set(tuneport.__all__)"
         )
         assert "tuneport" in found
 
 
-# Which rooms a room may know (DESIGN: direction of imports). The roof (cli, inspecting, __init__) knows all.
-EVERYWHERE = {
+# The house (DESIGN): each room imports only from those listed before it, inside functions too. The lazy `__init__` is no room.
+ORDER = (
     "errors",
-    "expressions",
-    "json_text",
-    "lazily",
-    "limited",
-    "long_json",
-    "printable",
+    "files",
     "terminal",
-}  # what every room may know
-ALLOWED = {
-    "errors": set(),
-    "expressions": {"limited"},
-    "json_text": set(),
-    "lazily": set(),
-    "limited": set(),
-    "long_json": {"json_text"},
-    "printable": set(),
-    "terminal": {"printable"},
-    "foreign": {"errors"},
-    "verbs": set(),
-    "checkpoint": {"errors", "foreign", "long_json"},
-    "pairing": {"errors", "foreign", "checkpoint"},
-    "transfer": {"errors", "foreign", "long_json", "verbs", "checkpoint", "pairing"},
-    "diff": {"errors", "foreign", "verbs", "checkpoint", "pairing", "transfer"},
-    "place": {"errors", "foreign", "checkpoint"},  # checkpoint: how two plans differ, and what is ours, nothing else
-    "tune": {
-        "errors",
-        "foreign",
-        "verbs",
-        "checkpoint",
-        "place",
-        "transfer",
-    },  # transfer: how rounding is measured, nothing else
-    "evaluate": {
-        "errors",
-        "foreign",
-        "verbs",
-        "checkpoint",
-        "place",
-        "tune",
-    },  # tune: how an example's digest is formed, how templates are rendered, where prompts end in tokens
-    "diagnose": {"errors", "foreign", "checkpoint", "pairing", "transfer", "evaluate"},
-    "study": {
-        "errors",
-        "foreign",
-        "verbs",
-        "checkpoint",
-        "tune",
-        "evaluate",
-        "lab",
-    },  # settings, measures, names; what steps do: below
-    "report": {"errors", "foreign", "verbs", "evaluate"},  # evaluate: what outcomes are worth (measures), nothing else
-}
-# `verify` proves what `apply` wrote as well; it looks at diff vectors inside its functions only. The examples of a curve are
-# read as `evaluate` will read them, before anything is trained.
-EXCEPTIONS = {
-    ("transfer/verify.py", "diff"),
-    ("tune/selection.py", "evaluate"),
-    # What each kind of step does is a verb, imported when it is done; a file's choices are checked by the verb's own.
-    *(("study/perform.py", room) for room in ("transfer", "diagnose", "evaluate", "tune")),
-    ("study/settings.py", "transfer"),
-    *((f"study/{name}.py", "diagnose") for name in ("settings", "cost")),  # how many points a path has, nothing else
-}
-ROOF = {"__init__", "__main__", "cli", "inspecting", "publishing"}
+    "statistics",
+    "checkpoint",
+    "tokenizer",
+    "output",
+    "sidecars",
+    "pairing",
+    "comparison",
+    "engine",
+    "diffvector",
+    "verification",
+    "publishing",
+    "results",
+    "examples",
+    "scoring",
+    "tuning",
+    "diagnosis",
+    "families",
+    "studies",
+    "reporting",
+    "inspection",
+    "commands",
+    "cli",
+    "__main__",
+)
 
 
 def imported(tree: ast.AST) -> list[tuple[str, ast.AST]]:
@@ -196,43 +169,50 @@ def sources() -> list[Path]:
     return found
 
 
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
 def test_imports_run_in_one_direction() -> None:
-    looked_at = set()
+    rooms = {room_of(path) for path in sources()} - {"__init__"}
+    assert rooms == set(ORDER), "a room that the order does not know, or one that is gone"
     for path in sources():
-        room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-        if room in ROOF or room == "lab":
+        room = room_of(path)
+        if room == "__init__":
             continue
-        assert room in ALLOWED, f"{room} is a new room: say what it may know"
-        looked_at.add(room)
         for name, _ in imported(ast.parse(path.read_text(encoding="utf-8"))):
             parts = name.split(".")
-            if parts[0] != "tuneport" or len(parts) < 2 or parts[1] in ("__version__", room):
+            if parts[0] != "tuneport" or len(parts) < 2 or parts[1] not in ORDER:
                 continue
-            known = (
-                parts[1] in ALLOWED[room] | EVERYWHERE or (path.relative_to(SOURCE).as_posix(), parts[1]) in EXCEPTIONS
-            )
-            assert known, f"{path.relative_to(SOURCE)} imports {name}"
-            assert (room, parts[1]) != ("tune", "transfer") or parts[2] in ("arithmetic", "kernel", "rounding"), name
-            assert (room, parts[1]) != ("evaluate", "tune") or parts[2] in (
-                "leakage",
-                "chat",
-                "rendering",
-                "joining",
-                "architecture",
-            )
-            assert (room, parts[1]) != ("report", "evaluate") or parts[2] in ("answered", "crossed", "measures")
-    assert looked_at == set(ALLOWED)
+            assert ORDER.index(parts[1]) <= ORDER.index(room), f"{path.relative_to(SOURCE)} imports {name}"
 
 
-# What may use the models extra, inside its functions. The lab may anywhere.
-MODELS_EXTRA = ("evaluate/", "tune/", "diagnose/line.py", "study/perform.py")
+def test_reporting_reads_results_and_nothing_that_made_them() -> None:
+    known = {"errors", "files", "statistics", "results", "reporting"}
+    for path in (SOURCE / "reporting").rglob("*.py"):
+        for name, _ in imported(ast.parse(path.read_text(encoding="utf-8"))):
+            parts = name.split(".")
+            assert parts[0] != "tuneport" or parts[1] in (*known, "__version__"), (
+                f"{path.relative_to(SOURCE)} imports {name}"
+            )
+
+
+def test_no_folder_holds_more_than_twenty_files_and_no_two_files_have_one_name() -> None:
+    folders = Counter(path.parent for path in sources())
+    assert {folder.name: number for folder, number in folders.items() if number > 20} == {"families": 35, "tuning": 22}
+    names = Counter(path.name for path in sources() if path.name not in ("__init__.py", "__main__.py", "run.py"))
+    assert {name for name, number in names.items() if number > 1} == set()
+
+
+# What may use the models extra, inside its functions. The families may anywhere.
+MODELS_EXTRA = ("scoring/", "tuning/", "examples/", "diagnosis/line.py", "studies/run/perform.py")
 
 
 def test_only_what_needs_models_imports_torch_and_only_where_it_is_needed() -> None:
     users = set()
     for path in sources():
         place = path.relative_to(SOURCE).as_posix()
-        if place.startswith("lab/"):
+        if place.startswith("families/"):
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         top = {id(node) for node in tree.body}
@@ -241,15 +221,15 @@ def test_only_what_needs_models_imports_torch_and_only_where_it_is_needed() -> N
                 users.add(place)
                 assert id(node) not in top, f"{place} imports {name} at the top"
     core = {place for place in users if not place.startswith(MODELS_EXTRA)}
-    assert core == {"checkpoint/legacy.py"}
-    assert any(place.startswith("evaluate/") for place in users)
+    assert core == {"checkpoint/pytorch_bin.py"}
+    assert any(place.startswith("scoring/") for place in users)
 
 
 # What an engine or a place needs beyond the core, imported where it is asked for.
 OF_EXTRAS = {
-    ("study/engines/ray_cluster.py", "ray"),
-    ("study/url_store.py", "fsspec"),
-    ("report/fetching.py", "fsspec"),
+    ("studies/run/engines/ray_cluster.py", "ray"),
+    ("studies/run/url_store.py", "fsspec"),
+    ("reporting/fetching.py", "fsspec"),
 }
 
 
@@ -257,7 +237,7 @@ def test_the_core_imports_only_what_the_package_declares() -> None:
     allowed = {*sys.stdlib_module_names, "tuneport", "numpy", "blake3", "huggingface_hub"}
     for path in sources():
         place = path.relative_to(SOURCE).as_posix()
-        if place.startswith(("lab/", *MODELS_EXTRA)) or place == "checkpoint/legacy.py":
+        if place.startswith(("families/", *MODELS_EXTRA)) or place == "checkpoint/pytorch_bin.py":
             continue
         for name, _ in imported(ast.parse(path.read_text(encoding="utf-8"))):
             top = name.partition(".")[0]

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from ran import Cli
+from support import tiny_checkpoints as tiny
+from support.command_results import Cli
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 ROPE = {

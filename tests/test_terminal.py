@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
+from support import tiny_checkpoints as tiny
 
 from tuneport import terminal
-from tuneport.transfer.verify import verify
+from tuneport.verification import verify
 
 TUNEPORT = f"{sys.executable} -m tuneport"
 
@@ -69,7 +69,7 @@ sys.exit(run())
 """
 
 
-@pytest.mark.parametrize("module", ["tuneport.cli", "tuneport.inspecting"])
+@pytest.mark.parametrize("module", ["tuneport.cli", "tuneport.inspection"])
 def test_ctrl_c_while_modules_are_imported_ends_in_words(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED.format(module=module)], capture_output=True, text=True, check=False

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
-import tiny
-from pushing_hub import TOKEN, PushingHub
+from support import tiny_checkpoints as tiny
+from support.pushing_hub import TOKEN, PushingHub
 
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
 NUMBER = r"[-+]?[\d][\d,.]*(?:e[-+]?\d+)?"
@@ -98,18 +98,18 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walked]:
 
 def _like_the_demo(folder: Path) -> None:
     """What `tuneport demo` leaves of models and data, with models that have read next to nothing."""
-    from tuneport.lab import corpus, demo, family, questions, tuning
-    from tuneport.lab.family import Architecture
-    from tuneport.lab.training import Schedule
+    from tuneport.families import corpus, demo, family, lessons, order_questions
+    from tuneport.families.family import Architecture
+    from tuneport.families.pretraining import Schedule
 
     (folder / "models").mkdir(parents=True)
     world = corpus.make_world(0)
-    asked = questions.held_out_questions(world, 0, problems=40, orders=40)
-    examples = questions.training_questions(world, 0, 192, shares=demo.Recipe().tuning_shares, never=asked)
-    tuning.write_lesson(folder / "lesson", examples)
+    asked = order_questions.held_out_questions(world, 0, problems=40, orders=40)
+    examples = order_questions.training_questions(world, 0, 192, shares=demo.Recipe().tuning_shares, never=asked)
+    lessons.write_lesson(folder / "lesson", examples)
     lines = (json.dumps(asdict(question)) for question in asked[::8])
-    (folder / "questions.jsonl").write_text("\n".join(lines) + "\n")
-    text = [f"{questions.bare(example.prompt)} {example.answer}" for example in examples]
+    (folder / "order_questions.jsonl").write_text("\n".join(lines) + "\n")
+    text = [f"{order_questions.bare(example.prompt)} {example.answer}" for example in examples]
     size = Architecture(hidden=16, layers=1, heads=2, feedforward=32)
     lesson = [(Schedule(steps=3, peak=1e-3, warmup=1, batch=8), text)]
     family.pretrain_first(folder / "models/v1", size, lesson, seed=0)

@@ -4,7 +4,7 @@
 
     tuneport.transfer(base="v1", tuned="v1-tuned", onto="v2", out="v2-tuned")
 
-The verbs are imported when they are first used, so that importing tuneport costs nothing.
+The functions are imported when they are first used, so that importing tuneport costs nothing.
 """
 
 from __future__ import annotations
@@ -18,36 +18,40 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from tuneport.diagnose.path import path as path
-    from tuneport.diff.run import apply as apply
-    from tuneport.diff.run import diff as diff
-    from tuneport.evaluate.run import evaluate as evaluate
-    from tuneport.inspecting import inspect as inspect
-    from tuneport.publishing import publish as publish
-    from tuneport.report.run import report as report
-    from tuneport.study.run import study as study
-    from tuneport.transfer.run import transfer as transfer
-    from tuneport.transfer.verify import verify as verify
-    from tuneport.tune.run import tune as tune
+    from tuneport.diagnosis.loss_path import path as path
+    from tuneport.diffvector.run import apply as apply
+    from tuneport.diffvector.run import diff as diff
+    from tuneport.engine.run import transfer as transfer
+    from tuneport.inspection import inspect as inspect
+    from tuneport.publishing.push import publish as publish
+    from tuneport.reporting.run import report as report
+    from tuneport.scoring.run import evaluate as evaluate
+    from tuneport.studies.run.run import study as study
+    from tuneport.tuning.run import tune as tune
+    from tuneport.verification import verify as verify
 
 __all__ = ["apply", "diff", "evaluate", "inspect", "path", "publish", "report", "study", "transfer", "tune", "verify"]
 
-# Where each verb lives; diff, evaluate, report, study, transfer and tune are packages that can be called (see verbs.py).
+# Where each public function lives.
 _HOMES = {
-    "apply": "tuneport.diff.run",
-    "inspect": "tuneport.inspecting",
-    "path": "tuneport.diagnose.path",
-    "publish": "tuneport.publishing",
-    "verify": "tuneport.transfer.verify",
+    "apply": "tuneport.diffvector.run",
+    "diff": "tuneport.diffvector.run",
+    "evaluate": "tuneport.scoring.run",
+    "inspect": "tuneport.inspection",
+    "path": "tuneport.diagnosis.loss_path",
+    "publish": "tuneport.publishing.push",
+    "report": "tuneport.reporting.run",
+    "study": "tuneport.studies.run.run",
+    "transfer": "tuneport.engine.run",
+    "tune": "tuneport.tuning.run",
+    "verify": "tuneport.verification",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("diff", "evaluate", "report", "study", "transfer", "tune"):
-        return importlib.import_module(f"tuneport.{name}")
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'tuneport' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tuneport' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -17,16 +17,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneport import __version__, publishing
-from tuneport.diagnose import command as diagnosing
+from tuneport import __version__
+from tuneport.commands import evaluate as evaluating
+from tuneport.commands import path as diagnosing
+from tuneport.commands import report as reporting
+from tuneport.commands import study as studying
+from tuneport.commands import tune
 from tuneport.errors import TuneportError, UsageError, in_brief
-from tuneport.evaluate import command as evaluating
-from tuneport.json_text import check_text, finite
-from tuneport.printable import printable, printable_json
-from tuneport.report import command as reporting
-from tuneport.study import command as studying
+from tuneport.files.json_text import check_text, finite
+from tuneport.files.printable import printable, printable_json
+from tuneport.publishing import push
 from tuneport.terminal import open_streams, tell
-from tuneport.tune import command as tune
 
 Verb = Callable[[argparse.Namespace], dict[str, Any]]
 
@@ -125,14 +126,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_transfer(verbs: Any) -> None:
     parser = _verb(
-        verbs, "transfer", publishing.pushing(_transfer), "write target + (tuned − base), streamed, nothing in between"
+        verbs, "transfer", push.pushing(_transfer), "write target + (tuned − base), streamed, nothing in between"
     )
     _parents(parser, onto=True)
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write; it appears when it is whole")
     _arithmetic(parser)
     _policies(parser)
     _running(parser)
-    publishing.add_arguments(parser)
+    push.add_arguments(parser)
 
 
 def _add_diff(verbs: Any) -> None:
@@ -158,7 +159,7 @@ def _add_diff(verbs: Any) -> None:
 
 
 def _add_apply(verbs: Any) -> None:
-    parser = _verb(verbs, "apply", publishing.pushing(_apply), "add kept diff vectors to a target, one after another")
+    parser = _verb(verbs, "apply", push.pushing(_apply), "add kept diff vectors to a target, one after another")
     parser.add_argument(
         "diffs", metavar="DIFF[=SCALE]", nargs="+", help="folder that `tuneport diff` wrote, and its scale"
     )
@@ -167,7 +168,7 @@ def _add_apply(verbs: Any) -> None:
     _arithmetic(parser)
     _policies(parser)
     _running(parser)
-    publishing.add_arguments(parser)
+    push.add_arguments(parser)
 
 
 def _add_inspect(verbs: Any) -> None:
@@ -186,9 +187,9 @@ def _add_verify(verbs: Any) -> None:
 
 
 def _add_tune(verbs: Any) -> None:
-    parser = _verb(verbs, "tune", publishing.pushing(tune.run), "fine-tune a model, on TRL")
+    parser = _verb(verbs, "tune", push.pushing(tune.run), "fine-tune a model, on TRL")
     tune.add_arguments(parser)
-    publishing.add_arguments(parser)
+    push.add_arguments(parser)
 
 
 def _add_demo(verbs: Any) -> None:
@@ -320,9 +321,9 @@ def _resources(parser: Any) -> None:
 
 
 def _transfer(options: argparse.Namespace) -> dict[str, Any]:
-    from tuneport.checkpoint.open import open_checkpoint
-    from tuneport.transfer.plan import plan_transfer
-    from tuneport.transfer.run import transfer
+    from tuneport.checkpoint.open_model import open_checkpoint
+    from tuneport.engine.plan import plan_transfer
+    from tuneport.engine.run import transfer
 
     choices, running = _choices(options), _running_of(options)
     if options.dry_run:
@@ -333,10 +334,10 @@ def _transfer(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _diff(options: argparse.Namespace) -> dict[str, Any]:
-    from tuneport.checkpoint.open import open_checkpoint
-    from tuneport.diff.extract import plan_diff
-    from tuneport.diff.run import diff
-    from tuneport.transfer.choices import Choices, parse_rename, parse_vocabulary
+    from tuneport.checkpoint.open_model import open_checkpoint
+    from tuneport.diffvector.extract import plan_diff
+    from tuneport.diffvector.run import diff
+    from tuneport.engine.options import Choices, parse_rename, parse_vocabulary
 
     vocabulary, rules = parse_vocabulary(options.vocabulary)
     choices = Choices(
@@ -354,7 +355,7 @@ def _diff(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _apply(options: argparse.Namespace) -> dict[str, Any]:
-    from tuneport.diff.run import apply, plan_of
+    from tuneport.diffvector.run import apply, plan_of
 
     choices, running = _choices(options), _running_of(options)
     diffs = [_diff_and_scale(text, options.scale) for text in options.diffs]
@@ -364,7 +365,7 @@ def _apply(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _inspect(options: argparse.Namespace) -> dict[str, Any]:
-    from tuneport.inspecting import in_words, inspect
+    from tuneport.inspection import in_words, inspect
 
     description = inspect(options.path)
     return {**description, "words": in_words(description)}
@@ -373,8 +374,8 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
 def _verify(options: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from tuneport.transfer.choices import Running
-    from tuneport.transfer.verify import verify
+    from tuneport.engine.options import Running
+    from tuneport.verification import verify
 
     proof = verify(
         options.out,
@@ -391,7 +392,7 @@ def _verify(options: argparse.Namespace) -> dict[str, Any]:
 
 def _demo(options: argparse.Namespace) -> dict[str, Any]:
     try:
-        from tuneport.lab.demo import demo
+        from tuneport.families.demo import demo
     except ModuleNotFoundError as error:
         raise UsageError(
             f"The demo needs {error.name}, which the core does without. Install it: pip install 'tuneport[models]'."
@@ -406,7 +407,7 @@ def _say_nothing(text: str) -> None:
 
 
 def _choices(options: argparse.Namespace) -> Any:
-    from tuneport.transfer.choices import Choices, parse_rename, parse_rule, parse_side, parse_vocabulary
+    from tuneport.engine.options import Choices, parse_rename, parse_rule, parse_side, parse_vocabulary
 
     vocabulary, vocabulary_rules = parse_vocabulary(options.vocabulary)
     return Choices(
@@ -428,7 +429,7 @@ def _choices(options: argparse.Namespace) -> Any:
 
 
 def _running_of(options: argparse.Namespace) -> Any:
-    from tuneport.transfer.choices import Running
+    from tuneport.engine.options import Running
 
     return Running(
         strict=options.strict,
@@ -451,8 +452,8 @@ def _diff_and_scale(text: str, default: float) -> tuple[str, float]:
 
 
 def _dry_run(plan: Any, options: argparse.Namespace, running: Any) -> dict[str, Any]:
-    from tuneport.transfer.describe import plan_as_json, plan_in_words
-    from tuneport.transfer.look import look
+    from tuneport.engine.checks.before_writing import look
+    from tuneport.engine.plan_text import plan_as_json, plan_in_words
 
     told = plan_as_json(plan, running, look(plan), Path(options.out))
     refused = told["refused"]
@@ -464,7 +465,7 @@ def _dry_run(plan: Any, options: argparse.Namespace, running: Any) -> dict[str, 
 
 
 def _outcome(outcome: Any) -> dict[str, Any]:
-    from tuneport.checkpoint.behaviour import behaviour_in_words
+    from tuneport.sidecars.behaviour import behaviour_in_words
 
     manifest, out = outcome.manifest, outcome.out
     words = f"{out}: already done" if outcome.already_done else f"{out}: done, {len(manifest['tensors'])} tensors"

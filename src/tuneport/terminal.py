@@ -10,7 +10,7 @@ import io
 import os
 import sys
 
-from tuneport.printable import printable
+from tuneport.files.printable import printable
 
 
 def open_streams() -> None:

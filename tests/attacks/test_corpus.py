@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from support.fuzzed_readers import READ, corpus_of, seeds
 
-from attacks.readers import READ, corpus_of, seeds
 from tuneport.errors import TuneportError
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
+from support import tiny_checkpoints as tiny
 
-from tuneport.checkpoint.journal import _check
-from tuneport.checkpoint.write import OutputFolder
+from tuneport.engine.options import Running
+from tuneport.engine.run import transfer
 from tuneport.errors import NumericsError, TakenError
-from tuneport.transfer.choices import Running
-from tuneport.transfer.run import transfer
+from tuneport.output.journal import _check
+from tuneport.output.write import OutputFolder
 
 Lines = list[dict[str, Any]]
 

@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny
-from ran import Cli
+from support import tiny_checkpoints as tiny
+from support.command_results import Cli
 
 from tuneport.errors import PublishError, TuneportError
-from tuneport.publishing import publish
+from tuneport.publishing.push import publish
 
 SECRET = "hf_SECRET"
 SMALL = ("LICENSE", "NOTICE.txt", "chat_template.jinja", "modeling_x.py", "merges.txt", "generation_config.json")
@@ -107,7 +107,7 @@ def test_nothing_from_elsewhere_is_published(
     cli: Cli, tmp_path: Path, secret: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, out = tiny.trio(tmp_path), tmp_path / "out"
-    monkeypatch.setattr("tuneport.checkpoint.publish.look_at", lambda *given: pytest.fail("it got as far as the Hub"))
+    monkeypatch.setattr("tuneport.publishing.commit.look_at", lambda *given: pytest.fail("it got as far as the Hub"))
     assert cli(*made.flags(out)).status == 0
     tuned = shutil.copytree(made.tuned, tmp_path / "a-tuning")
     plan = {"format": "tuneport-tune/1", "model": {"name": "base"}, "recipe": {"recipe": "sft"}}

@@ -7,11 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny
-from faults import Drive
 from hypothesis import settings
-
-from attacks.commands import ATTACKS, fault, make_inputs
+from support import tiny_checkpoints as tiny
+from support.attacked_commands import ATTACKS, fault, make_inputs
+from support.broken_disks import Drive
 
 
 @pytest.fixture(scope="module")

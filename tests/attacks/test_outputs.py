@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
-from ran import Cli
+from support import tiny_checkpoints as tiny
+from support.command_results import Cli
 
+from tuneport.engine.options import Choices
+from tuneport.engine.run import transfer
 from tuneport.errors import TuneportError, VerificationError
-from tuneport.transfer.choices import Choices
-from tuneport.transfer.run import transfer
-from tuneport.transfer.verify import verify
+from tuneport.verification import verify
 
 
 @pytest.fixture

@@ -9,18 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
-from ran import Cli, Ran
+from support import tiny_checkpoints as tiny
+from support.command_results import Cli, Ran
 
 from tuneport.errors import DataError, TuneportError
-from tuneport.evaluate.examples import read_tasks
-from tuneport.evaluate.leakage import leaked
-from tuneport.evaluate.models import find_models
-from tuneport.evaluate.run import template_text
-from tuneport.report.run import report
-from tuneport.study.file import read_study
-from tuneport.tune.data import read_sources
-from tuneport.tune.leakage import read_digests
+from tuneport.examples.digests import read_digests
+from tuneport.examples.leakage import leaked
+from tuneport.examples.questions import read_tasks
+from tuneport.examples.training_data import read_sources
+from tuneport.reporting.run import report
+from tuneport.scoring.models import find_models
+from tuneport.scoring.run import template_text
+from tuneport.studies.file.study_file import read_study
 
 pytestmark = pytest.mark.timeout(120)
 

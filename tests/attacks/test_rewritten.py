@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
+from support import tiny_checkpoints as tiny
 
-from tuneport.checkpoint.open import open_checkpoint
+from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.reading import reading
-from tuneport.checkpoint.write import OutputFolder
+from tuneport.engine.options import Running
+from tuneport.engine.run import transfer
 from tuneport.errors import CheckpointError, TakenError
-from tuneport.transfer.choices import Running
-from tuneport.transfer.run import transfer
+from tuneport.output.write import OutputFolder
 
 
 @pytest.fixture

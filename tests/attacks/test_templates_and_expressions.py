@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("lm_eval")
 
-import tiny_scored
-from ran import Cli, Ran
+from support import tiny_scored
+from support.command_results import Cli, Ran
 
 ENDLESS = "([a-z_.0-9]+)+!"
 # Two lists that hold themselves twice, 60 deep: they are compared in code that looks at no signal.
@@ -83,7 +83,7 @@ def test_a_template_without_an_end_or_a_bound_ends_in_words(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if template is not GROWS:
-        monkeypatch.setattr("tuneport.tune.rendering.SECONDS", 0.3)
+        monkeypatch.setattr("tuneport.examples.rendering.SECONDS", 0.3)
     (copied / "chat_template.jinja").write_text(template)
     ran = verb(cli, copied, spoken, tmp_path)
     assert ran.status == 1 and words in ran.err, ran.err
@@ -129,7 +129,7 @@ def test_what_an_adapter_asks_of_peft_ends_in_words(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tuneport.expressions.SECONDS", 0.3)
+    monkeypatch.setattr("tuneport.files.expressions.SECONDS", 0.3)
     ran = evaluated(cli, adapted(**settings), spoken, tmp_path)
     assert ran.status == 1 and words in ran.err, ran.err
 

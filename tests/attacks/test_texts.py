@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from ran import Cli, Ran
+from support import tiny_checkpoints as tiny
+from support.command_results import Cli, Ran
 
-from tuneport.transfer.card import render_card
+from tuneport.engine.transfer_card import render_card
 
 FILES: dict[str, Any] = {
     "config.json": tiny.config(),

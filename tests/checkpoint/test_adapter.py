@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-import tiny_adapters
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
 from safetensors.torch import save_file
+from support import tiny_adapters
+from support import tiny_checkpoints as tiny
 
 from tuneport.checkpoint import adapter_config
 from tuneport.checkpoint.adapter import read_changes
 from tuneport.checkpoint.adapter_config import read_adapter_config
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.checkpoint.open import open_checkpoint
+from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.errors import CheckpointError
 
 PLAIN: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}

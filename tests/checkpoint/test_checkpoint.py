@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import tiny
+from support import tiny_checkpoints as tiny
 
-from tuneport.checkpoint.open import open_checkpoint
+from tuneport.checkpoint.open_model import open_checkpoint
 
 
 def test_the_identity_of_a_checkpoint_depends_on_headers_and_not_on_where_it_lies(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny
+from support import tiny_checkpoints as tiny
 
 from tuneport.checkpoint import open_files
-from tuneport.checkpoint.open import open_checkpoint
 from tuneport.checkpoint.open_files import KeptFile
+from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.reading import reading
 from tuneport.errors import CheckpointError
 

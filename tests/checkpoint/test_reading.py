@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-import tiny
+from support import tiny_checkpoints as tiny
 
-from tuneport.checkpoint.open import open_checkpoint
+from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.reading import reading
 from tuneport.errors import CheckpointError
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from families.loopback_hub import LoopbackHub
 from huggingface_hub import constants
-from ran import Cli
 from safetensors.numpy import load_file, save_file
+from support.command_results import Cli
+from support.loopback_hub import LoopbackHub
 
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.checkpoint.local import open_folder
-from tuneport.checkpoint.open import open_checkpoint
+from tuneport.checkpoint.local_folder import open_folder
+from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.two_sets import Effort, compared
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from support import tiny_checkpoints as tiny
 
-from tuneport.checkpoint.local import open_folder
-from tuneport.checkpoint.open import open_checkpoint
+from tuneport.checkpoint.local_folder import open_folder
+from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.weight_sets import INDEX, choose_weights
 from tuneport.errors import CheckpointError
 

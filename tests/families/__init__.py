@@ -1,1 +1,0 @@
-"""Layouts of real model families, through the real engine and command line."""

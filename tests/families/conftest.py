@@ -1,69 +1,29 @@
-"""Families of tiny models, built once a session, and the command line to carry them with."""
+"""One tiny demo for all tests of the lab that start from a finished one, and two workers for all experiments."""
 
-from __future__ import annotations
-
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the Hub's client
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-import torch
-from ran import Cli, Ran
+from support.brief_recipes import BRIEF_DEMO
 
-from families.carrying import Carried
-from families.model_families import FAMILIES, Family
-from tuneport.cli import main
-
-torch.set_num_threads(1)
+from tuneport.families import processes
+from tuneport.families.demo import demo
 
 
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Cli:
-    """The command line in this process."""
-
-    def call(*arguments: str | Path) -> Ran:
-        capfd.readouterr()
-        status = main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return Ran(status, out, err)
-
-    return call
+@pytest.fixture(scope="package")
+def workers() -> Iterator[None]:
+    """The lab's two processes, started once: that each loads torch, TRL and the harness is most of a brief run's time."""
+    pytest.importorskip("transformers")
+    with processes.two_processes() as pool, pytest.MonkeyPatch.context() as patch:
+        for place in ("processes", "demo"):
+            patch.setattr(f"tuneport.families.{place}.two_processes", lambda: nullcontext(pool))
+        yield
 
 
-@pytest.fixture(scope="session")
-def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
-    """A family by name; its checkpoints are shared, nobody writes into them."""
-    built: dict[str, Family] = {}
-
-    def family(name: str) -> Family:
-        if name not in built:
-            built[name] = FAMILIES[name](tmp_path_factory.mktemp(name))
-        return built[name]
-
-    return family
-
-
-@pytest.fixture(scope="session")
-def transfers(families: Callable[[str], Family], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Carried]:
-    """The finished transfer of a family by name."""
-    done: dict[str, Carried] = {}
-
-    def transfer(name: str) -> Carried:
-        if name not in done:
-            family, out = families(name), tmp_path_factory.mktemp(f"{name}-out") / "out"
-            flags = [*family.parents, "--out", str(out), "--shard-size", "60KB"]
-            assert main(["transfer", *flags]) == 0
-            done[name] = Carried(family, out)
-        return done[name]
-
-    return transfer
-
-
-@pytest.fixture
-def carried(request: pytest.FixtureRequest, transfers: Callable[[str], Carried]) -> Carried:
-    """The transfer of the family that a test is parametrised with."""
-    return transfers(request.param)
+@pytest.fixture(scope="package")
+def finished_demo(workers: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo's folder, to be read only."""
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    assert not demo(out, seed=0, recipe=BRIEF_DEMO).already_done
+    return out

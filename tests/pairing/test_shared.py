@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from support import tiny_checkpoints as tiny
 
-from tuneport.checkpoint.open import open_checkpoint
+from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.errors import PairingError
 from tuneport.pairing.shared import Shared, share
 from tuneport.pairing.tensors import ties_of

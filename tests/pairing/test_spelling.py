@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from ran import Cli
 from safetensors.torch import save_file
+from support import tiny_checkpoints as tiny
+from support.command_results import Cli
 
 Tensors = tiny.Tensors
 H, WIDE, E, ROWS = 8, 12, 3, 24

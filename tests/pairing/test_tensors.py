@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from ran import Cli, Ran
+from support import tiny_checkpoints as tiny
+from support.command_results import Cli, Ran
 
 NEW = torch.ones(3, dtype=torch.bfloat16)
 

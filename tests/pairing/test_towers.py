@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from ran import Cli
+from support import tiny_checkpoints as tiny
+from support.command_results import Cli
 
-from tuneport.checkpoint.config_view import seen_as_text, seen_as_whole
+from tuneport.pairing.config_view import seen_as_text, seen_as_whole
 from tuneport.pairing.kinds import belong_together
 from tuneport.pairing.towers import beside, pattern_of
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.errors import CheckpointError, PairingError
 from tuneport.pairing.vocabulary import (
     NewTokens,
@@ -387,7 +387,7 @@ def test_rows_agree_with_a_slow_reference(
 MEASURE = """
 import resource, sys, time
 from pathlib import Path
-from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.pairing.vocabulary import match_vocabulary, read_vocabularies
 folders = [SidecarFolder(role, role, Path(sys.argv[1]) / role) for role in ("base", "tuned", "target")]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -13,7 +13,7 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.checkpoint.adapter_config import AdapterConfig
-from tuneport.checkpoint.folder import SidecarFolder
+from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.checkpoint.weights import StoredTensor
 
 

@@ -19,8 +19,8 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.checkpoint.checkpoint import Checkpoint, WeightFile
-from tuneport.checkpoint.folder import MAX_SIDECAR_BYTES, SidecarFolder, is_sidecar
-from tuneport.checkpoint.local import as_adapter, open_folder
+from tuneport.checkpoint.local_folder import as_adapter, open_folder
+from tuneport.checkpoint.small_files import MAX_SIDECAR_BYTES, SidecarFolder, is_sidecar
 from tuneport.checkpoint.two_sets import HUB, PICKLED, Read, compared, told_of_two, unreadable_beside
 from tuneport.checkpoint.weight_sets import ADAPTER, NAMED_IN_CONFIG, Weights, choose_weights
 from tuneport.checkpoint.weights import (
@@ -32,7 +32,7 @@ from tuneport.checkpoint.weights import (
     tensors_of_file,
 )
 from tuneport.errors import CheckpointError, HubError
-from tuneport.foreign import check_file, opened, read_bytes, read_text, write_new
+from tuneport.files.opening import check_file, opened, read_bytes, read_text, write_new
 
 # What a server that knows no ranges may send for nothing before a part in a file's middle.
 MOST_SKIPPED = 2**20

@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
 
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.checkpoint.legacy import LegacyReader
 from tuneport.checkpoint.open_files import KeptFile
+from tuneport.checkpoint.pytorch_bin import LegacyReader
 from tuneport.checkpoint.views import read_view
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError

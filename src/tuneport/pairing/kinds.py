@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.checkpoint.config_kinds import kind_of
 from tuneport.errors import PairingError
 from tuneport.pairing.spelling_rules import data
+from tuneport.sidecars.config_kinds import kind_of
 
 Config = Mapping[str, Any]
 

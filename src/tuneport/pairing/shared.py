@@ -13,21 +13,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tuneport.checkpoint.buffers import is_computed_buffer
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.folder import TOKENIZER_FILES
-from tuneport.checkpoint.matrices import Ties
-from tuneport.checkpoint.tokenizer import Tokenizer, read_tokenizer, tokenizers_agree
+from tuneport.checkpoint.small_files import TOKENIZER_FILES
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
+from tuneport.pairing.buffers import is_computed_buffer
 from tuneport.pairing.kinds import check_architectures
-from tuneport.pairing.matrices import Side, VocabularyTensors, columns_of, find_vocabulary_tensors, rows_of
 from tuneport.pairing.spelling import align
-from tuneport.pairing.tensors import (
-    MOST_MUST_PAIR,
-    check_readable,
-)
+from tuneport.pairing.tensors import MOST_MUST_PAIR, check_readable
+from tuneport.pairing.vocabulary_matrices import Side, VocabularyTensors, columns_of, find_vocabulary_tensors, rows_of
+from tuneport.pairing.vocabulary_names import Ties
+from tuneport.tokenizer.tokenizer import Tokenizer, read_tokenizer, tokenizers_agree
 
 Rows = NDArray[np.int64]
 

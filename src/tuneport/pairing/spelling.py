@@ -17,18 +17,18 @@ from typing import Any
 
 from tuneport.checkpoint.adapter_names import weight_names
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.checkpoint.config_view import seen_as_text, seen_as_whole
-from tuneport.checkpoint.sidecar_files import CONFIG
-from tuneport.checkpoint.sidecars import Decision
 from tuneport.checkpoint.views import renamed, stored_name
 from tuneport.checkpoint.weights import StoredTensor, TensorTable
 from tuneport.errors import PairingError, UsageError
+from tuneport.pairing.config_view import seen_as_text, seen_as_whole
 from tuneport.pairing.kinds import in_words, is_text_of
 from tuneport.pairing.spelling_advice import renames_in_words
 from tuneport.pairing.spelling_rules import Rename
 from tuneport.pairing.spelling_search import find_translation
 from tuneport.pairing.tensors import BESIDE, refuse_as_a_whole
 from tuneport.pairing.towers import beside, pattern_of
+from tuneport.sidecars.merge import Decision
+from tuneport.sidecars.read import CONFIG
 
 Tensors = Mapping[str, StoredTensor]
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tuneport.checkpoint.buffers import is_computed
-from tuneport.checkpoint.matrices import is_commonly_named, is_head_weight
 from tuneport.checkpoint.views import UnviewableError, renamed, stored_name
 from tuneport.checkpoint.weights import StoredTensor
+from tuneport.pairing.buffers import is_computed
 from tuneport.pairing.kinds import is_text_of
 from tuneport.pairing.spelling_rules import Rules, Shapes, Tensors, data, legacy_rules, rules_of
+from tuneport.pairing.vocabulary_names import is_commonly_named, is_head_weight
 
 Config = Mapping[str, Any]
 Step = Callable[[Tensors], dict[str, StoredTensor]]

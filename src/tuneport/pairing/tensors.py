@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, overload
 
 from tuneport.checkpoint.adapter import UNTRAINED, Change
-from tuneport.checkpoint.buffers import is_computed_buffer
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.checkpoint.config import is_tied
-from tuneport.checkpoint.config_kinds import kind_of
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.matrices import Ties
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, UsageError
+from tuneport.pairing.buffers import is_computed_buffer
 from tuneport.pairing.kinds import in_words
-from tuneport.pairing.matrices import columns_of, rows_of, written_tensors
 from tuneport.pairing.spelling_advice import advice
+from tuneport.pairing.vocabulary_matrices import columns_of, rows_of, written_tensors
+from tuneport.pairing.vocabulary_names import Ties
+from tuneport.sidecars.config import is_tied
+from tuneport.sidecars.config_kinds import kind_of
 
 Fate = Literal["transferred", "resized", "copied", "dropped", "refused"]
 

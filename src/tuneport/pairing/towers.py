@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Set
 
-from tuneport.checkpoint.matrices import is_head_weight
+from tuneport.pairing.vocabulary_names import is_head_weight
 
 
 def beside(language: Iterable[str], names: Iterable[str]) -> frozenset[str]:

@@ -15,9 +15,11 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from tuneport.checkpoint.folder import TOKENIZER_FILES, SidecarFolder
-from tuneport.checkpoint.token_changes import AddedToken, TokenChanges
-from tuneport.checkpoint.tokenizer import (
+from tuneport.checkpoint.small_files import TOKENIZER_FILES, SidecarFolder
+from tuneport.errors import CheckpointError, PairingError, TuneportError, listing
+from tuneport.tokenizer.edit import can_rename
+from tuneport.tokenizer.token_changes import AddedToken, TokenChanges
+from tuneport.tokenizer.tokenizer import (
     Parsed,
     Tokenizer,
     is_readable,
@@ -25,8 +27,6 @@ from tuneport.checkpoint.tokenizer import (
     read_tokenizer,
     tokenizers_agree,
 )
-from tuneport.checkpoint.tokenizer_edit import can_rename
-from tuneport.errors import CheckpointError, PairingError, TuneportError, listing
 
 Rows = NDArray[np.int64]
 NONE = -1

@@ -1,0 +1,47 @@
+"""A folder or a Hub id@revision becomes a Checkpoint. Only headers and small files are read here."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.hub import open_hub
+from tuneport.checkpoint.local_folder import open_folder
+from tuneport.checkpoint.small_files import JOURNAL
+from tuneport.errors import CheckpointError
+
+HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./+-]+))?")
+
+
+def open_checkpoint(spec: str | os.PathLike[str], role: str, label: str | None = None) -> Checkpoint:
+    """A checkpoint from a folder, or from a Hub id such as ``org/name`` or ``org/name@revision``.
+
+    A folder that exists comes first; ``label`` is what it is called where that is not its own name. Raises `CheckpointError`, naming what was looked for and what to do.
+    """
+    text = os.fspath(spec)
+    if not text:
+        raise CheckpointError(f"{role}: the name of the folder or Hub id is empty.")
+    path = Path(os.path.expanduser(text))
+    if path.is_dir():
+        if (path / JOURNAL).exists():
+            raise CheckpointError(f"{role} {text} is unfinished; run the command that began it again, it goes on.")
+        if (path / "diff.safetensors").exists() or (path / "diff.safetensors.index.json").exists():
+            raise CheckpointError(f"{role} {text} is a diff vector; add it to a model with `tuneport apply`.")
+        return open_folder(path, role, label=label)
+    if path.exists():
+        raise CheckpointError(f"{role} {text} is a file; give the folder that holds it, with its config.json.")
+    found = HUB_ID.fullmatch(text)
+    if found and not text.startswith((".", "/", "~")):
+        return open_hub(found["repo"], found["revision"], role)
+    raise CheckpointError(f"{role} {text}: no such folder, and no Hub id either (org/name or org/name@revision).")
+
+
+def fetched(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with its weights on this disk: those of a Hub id are brought to the standard cache."""
+    if checkpoint.hub_id is None or not checkpoint.to_fetch:
+        return checkpoint
+    from tuneport.checkpoint.hub import fetch
+
+    return fetch(checkpoint)

@@ -1,0 +1,1 @@
+"""Models side by side by their weights: norms, cosines, distances."""

@@ -1,0 +1,148 @@
+"""A loaded model that is moved along the straight line between two checkpoints, in place.
+
+In come the model that was loaded from the second checkpoint and the files of both; `put(α)` overwrites its weights
+tensor by tensor, so that one model is in memory and nothing is written. What stands at α is what
+``tuneport transfer --base A --tuned B --onto A --scale α --dtype float32`` would write; at 0 and 1 the checkpoints
+themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tuneport.checkpoint import floats
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.floats import Floats
+from tuneport.checkpoint.reading import TensorReader, Workspace, reading
+from tuneport.comparison.pieces_side_by_side import pieces
+from tuneport.engine import arithmetic, kernel
+from tuneport.engine.pieces import Source, equal
+from tuneport.errors import CheckpointError, PairingError, listing
+from tuneport.pairing.shared import Shared, share
+from tuneport.pairing.tensors import ties_of
+from tuneport.sidecars.config import is_fixed, is_manner, resolve
+
+# How many tokens fit does not change what is computed of those that do.
+_HARMLESS = {"max_position_embeddings"}
+_OF_THE_WEIGHTS = {"tie_word_embeddings"}  # says which tensors there are
+
+
+def joined(a: Checkpoint, b: Checkpoint, *, allow_config: bool = False) -> tuple[Shared, list[str]]:
+    """What lies on the line between two checkpoints, and by which fields of its config a computes otherwise than b.
+
+    Such fields stand against a line unless `allow_config`: then all of it is computed by b's config, and at α = 0 there is
+    not quite a. Raises `PairingError` where there is no line, with every reason.
+    """
+    shared = share((a, b), (ties_of(a), ties_of(b)))
+    reasons = [f"only one of them has `{name}`" for name in shared.alone]
+    one, other = resolve(a.config).values, resolve(b.config).values
+    differing = {
+        name: f"`{name}` is {one.get(name)!r} in {a.role} and {other.get(name)!r} in {b.role}"
+        for name in sorted(set(one) | set(other))
+        if one.get(name) != other.get(name) and not is_manner(name) and not is_fixed(name) and name not in _HARMLESS
+    }
+    otherwise = [reason for name, reason in differing.items() if allow_config and name not in _OF_THE_WEIGHTS]
+    reasons += [reason for reason in differing.values() if reason not in otherwise]
+    with opened(a, b) as (reader, other_reader):
+        readers, space = {"a": reader, "b": other_reader}, Workspace()
+        reasons += [
+            f"`{tensor.name}` holds integers and is not the same in both"
+            for tensor in shared.exact
+            if not equal(Source("a", tensor.tensors[0]), Source("b", tensor.tensors[1]), readers, space, 2**20)
+        ]
+    if reasons:
+        raise PairingError(
+            f"There is no line from {a.role} {a.label} to {b.role} {b.label} on which weights alone would change:{listing(reasons)}\n"
+            "Give two checkpoints of one architecture. Where only a config differs, --allow-config computes all of the line by "
+            f"that of {b.role}."
+        )
+    return shared, otherwise
+
+
+@contextmanager
+def opened(a: Checkpoint, b: Checkpoint) -> Iterator[tuple[TensorReader, TensorReader]]:
+    """Readers of both."""
+    with reading(a) as one, reading(b) as other:
+        yield one, other
+
+
+@dataclass(frozen=True)
+class Line:
+    """A model, and where along the line its weights come from."""
+
+    model: Any  # a transformers model in float32, loaded from the second checkpoint
+    shared: Shared
+    readers: tuple[TensorReader, TensorReader]
+    places: dict[str, Any]  # the model's parameter or buffer of each shared tensor, as one row
+
+    def put(self, alpha: float) -> None:
+        """Overwrite the model's weights by those at `alpha`: 0 is the first checkpoint, 1 the second."""
+        import torch
+
+        space = Workspace()
+        with torch.no_grad():
+            for tensor in self.shared.tensors:
+                place = self.places[tensor.name]
+                for start, (first, second) in pieces(tensor, self.readers, space):
+                    values = kernel.narrow(_between(first, second, alpha), "F32")
+                    place[start : start + values.size].copy_(torch.from_numpy(values))
+        for reader in self.readers:
+            reader.check_unchanged()
+
+
+def laid(model: Any, label: str, shared: Shared, readers: tuple[TensorReader, TensorReader]) -> Line:
+    """The line for a model that was just loaded from the second checkpoint.
+
+    Raises `CheckpointError` where the model's weights are not the checkpoint's, tensor by tensor: transformers may split,
+    join or leave out some while loading, and these cannot be put in place.
+    """
+    own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    prefix = f"{model.base_model_prefix}."
+    places: dict[str, Any] = {}
+    for tensor in shared.tensors:
+        for name in (tensor.name, prefix + tensor.name, tensor.name.removeprefix(prefix)):
+            found = own.get(name)
+            if found is not None and tuple(found.shape) == tensor.tensors[-1].shape and found.is_contiguous():
+                places[tensor.name] = found.detach().view(-1)
+                break
+    filled = {place.data_ptr() for place in places.values()}
+    faults = [f"`{tensor.name}` has no place in the model" for tensor in shared.tensors if tensor.name not in places]
+    faults += [
+        f"the model's `{name}` is not in the checkpoint"
+        for name, parameter in model.named_parameters()
+        if parameter.data_ptr() not in filled
+    ]
+    line = Line(model, shared, readers, places)
+    if not faults:
+        faults = [f"`{name}` is not what the checkpoint holds" for name in _changed(line)]
+    if faults:
+        raise CheckpointError(
+            f"{label}: transformers loads it into weights that are not its tensors one by one:{listing(faults)}\n"
+            "Load it with AutoModelForCausalLM and save it again (save_pretrained); where that does not help, models of "
+            "this kind cannot be moved along a line yet."
+        )
+    return line
+
+
+def _changed(line: Line) -> Iterator[str]:
+    """Names of tensors that the model holds otherwise than the second checkpoint, bit by bit."""
+    import torch
+
+    space = Workspace()
+    for tensor in line.shared.tensors:
+        place = line.places[tensor.name]
+        for start, (_, second) in pieces(tensor, line.readers, space):
+            wanted = torch.from_numpy(kernel.narrow(second, "F32"))
+            held = place[start : start + wanted.numel()].cpu()
+            if held.dtype != torch.float32 or not torch.equal(held.view(torch.int32), wanted.view(torch.int32)):
+                yield tensor.name
+                break
+
+
+def _between(first: Floats, second: Floats, alpha: float) -> Floats:
+    if alpha in (0, 1):
+        return second if alpha else first
+    return arithmetic.add(first, arithmetic.scaled(floats.difference(second, first), alpha))

@@ -1,0 +1,159 @@
+"""The verb: loss, and accuracy where the data has answers, along the straight line between two models; the barrier.
+
+Read `path` from top to bottom: find everything and tell every fault, plan, load the second model once, move it from point
+to point, set more points where the losses of one half of the data bend, and say how high the barrier is on the other half.
+A killed run goes on from the points it has; a record is never half there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.open_model import fetched, open_checkpoint
+from tuneport.checkpoint.reading import TensorReader
+from tuneport.diagnosis.bend import halves, next_point, token_mean
+from tuneport.diagnosis.line import joined, opened
+from tuneport.diagnosis.measuring import Measuring, Point, read_examples
+from tuneport.diagnosis.path_record import FORMAT, Measured, lines_of, record_of
+from tuneport.diagnosis.points import Points, points_of
+from tuneport.engine.budget import budget
+from tuneport.engine.tensor_digests import tensor_digests
+from tuneport.errors import UsageError
+from tuneport.pairing.shared import Shared
+from tuneport.scoring.asking import Asking
+from tuneport.scoring.harness import quietly
+from tuneport.scoring.keeping import already_done, keeping
+from tuneport.scoring.models import Loading, find_models, look_over, names_of, need_device, need_harness
+from tuneport.scoring.run import checked_batch_size, checked_seed, digest_of_task, template_text, versions
+from tuneport.tokenizer.tokenizer import tokenizer_fingerprint
+
+
+def path(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    data: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    points: int | None = None,
+    refine: int | None = None,
+    alphas: Sequence[float] | None = None,
+    beyond: float | None = None,
+    threshold: float | None = None,
+    loss_only: bool = False,
+    match: str | None = None,
+    max_new_tokens: int = 256,
+    chat_template: str | Path | None = None,
+    device: str | None = None,
+    batch_size: int | str = 16,
+    seed: int = 0,
+    allow_config: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Measure loss (and accuracy) on the straight line from `a` (α = 0) to `b` (α = 1), and the barrier between them.
+
+    `data` are JSONL files of one's own examples (docs/formats.md): texts, or questions with answers, whose loss is that of
+    the answer's tokens; answers are generated too unless `loss_only`. `points` (5) are set at equal distances, `refine`
+    (4) more where the loss rises and bends; or `alphas` says where. `beyond` goes on past 1, to b + (beyond − 1)·(b − a).
+    Interpolation and arithmetic are float32; config, tokenizer and template are b's throughout; where a's config would
+    compute otherwise there is no line, unless `allow_config`. The barrier is *connected*
+    or not against `threshold` (nats a token), if one was stated. With `out` the record is written there, every example's
+    outcome beside it. Returns the record; raises `TuneportError`.
+    """
+    need_harness("hf")
+    wanted = points_of(points, refine, alphas, beyond)
+    if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):
+        raise UsageError(f"--threshold {threshold}: give a rise of loss from 0 on, in nats a token.")
+    out = None if out is None else Path(out).expanduser()
+    seed = checked_seed(seed)
+    asking = Asking(match=match, max_new_tokens=max_new_tokens)
+    loading = Loading("hf", device, "float32", checked_batch_size(batch_size), template_text(chat_template))
+    need_device(loading)
+    examples = read_examples(data, loss_only)
+    one, other = fetched(open_checkpoint(a, "A")), fetched(open_checkpoint(b, "B"))
+    names = names_of([os.fspath(a), os.fspath(b)])
+    shared, otherwise = joined(one, other, allow_config=allow_config)
+    seat = replace(find_models([os.fspath(b)])[0], name=names[1])
+    with ExitStack() as stack:
+        readers = stack.enter_context(opened(one, other))
+        plan: dict[str, Any] = {
+            "format": FORMAT,
+            "a": {"name": names[0], **_identity(one, readers[0])},
+            "b": {"name": names[1], **_identity(other, readers[1]), "manners": seat.identity.get("manners")},
+            "data": [{"task": task.name, "digest": digest_of_task(task)} for task in examples.everything],
+            "settings": {
+                **asdict(wanted),
+                "threshold": threshold,
+                "match": match,
+                "max_new_tokens": max_new_tokens,
+                "device": device,
+                "chat_template": loading.chat_template,
+                "seed": seed,
+                "allow_config": allow_config,
+            },
+            "versions": versions(),
+        }
+        plan = json.loads(json.dumps(plan))  # as it stands in the record: lists, not tuples
+        if out is not None and (done := already_done(out, plan, overwrite)) is not None:
+            return {**done, "already_done": True}
+        kept = None if out is None else stack.enter_context(keeping(out, plan, overwrite))
+        stack.enter_context(quietly())
+        looked = look_over(seat, loading, examples.everything)
+        warnings = [*one.warnings, *_told(shared, otherwise, names), *looked.warnings]
+        measuring = Measuring(seat, loading, shared, readers, examples, asking, kept, warnings)
+        locating = halves(examples.tasks, seed)
+        measured = Measured(_along(measuring, wanted, locating), examples, locating)
+        record = record_of(measured, shared, warnings, plan, out)
+        if kept is not None:
+            kept.finish(record, lines_of(measured))
+    return {**record, "plan": plan, "already_done": False}
+
+
+def _along(measuring: Measuring, wanted: Points, locating: NDArray[np.bool_]) -> dict[float, Point]:
+    """All points, in order: those asked for, then those that the losses of the locating half ask for."""
+    found = {alpha: measuring.at(alpha) for alpha in wanted.alphas}
+    for turn in range(wanted.refine):
+        curve = {a: token_mean(point.losses[locating], point.tokens[locating]) for a, point in found.items()}
+        alpha = next_point(curve, turn)
+        if alpha is None:
+            break
+        found[alpha] = measuring.at(alpha)
+    return dict(sorted(found.items()))
+
+
+def _identity(checkpoint: Checkpoint, reader: TensorReader) -> dict[str, Any]:
+    """What makes it the same weights, of the same tokens, wherever they lie: digests of all tensors and the tokenizer."""
+    tensors = list(checkpoint.tensors.values())
+    digests = tensor_digests([(tensor, reader) for tensor in tensors], budget(None, None), "digests")
+    whole = blake3("".join(f"{t.name}\0{digest}\0" for t, digest in zip(tensors, digests, strict=True)).encode())
+    return {
+        "revision": checkpoint.revision,
+        "digest": f"tensors:{whole.hexdigest()}",
+        "tokenizer": tokenizer_fingerprint(checkpoint.sidecars),
+    }
+
+
+def _told(shared: Shared, otherwise: Sequence[str], names: Sequence[str]) -> list[str]:
+    """In which respects the model at α = 0 is not quite the first one."""
+    found = [f"All of the line is computed by {names[1]}'s config: {'; '.join(otherwise)}."] if otherwise else []
+    if shared.tokens is None or not any(shared.tokens[1]):
+        return found
+    common, (only_a, only_b) = shared.tokens[0], shared.tokens[1]
+    reasons = [f"the rows of {only_b:,} that only {names[1]} has stay as they are all along the line"] if only_b else []
+    reasons += [f"{only_a:,} that only {names[0]} has are left out"] if only_a else []
+    return [
+        *found,
+        f"{names[0]} and {names[1]} have {common:,} tokens in common; {', and '.join(reasons)}. So at α = 0 the model is "
+        f"not quite {names[0]}.",
+    ]

@@ -1,0 +1,407 @@
+"""The plan of adding kept diff vectors to a target: target + Σ scale·Δ.
+
+In come diff vectors, their scales and a target, out comes the same kind of `Plan` as for a transfer: each vector brings
+its parents' sidecars, so tokens are matched and configs merged as if base and tuned stood beside it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import tempfile
+from array import array
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tuneport.checkpoint.adapter import UNTRAINED
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.floats import working_dtype
+from tuneport.checkpoint.small_files import SidecarFolder
+from tuneport.checkpoint.weights import StoredTensor
+from tuneport.diffvector.respelled import align_vector
+from tuneport.diffvector.vector import RAW, DiffVector
+from tuneport.engine.checks.contradictions import contradictions
+from tuneport.engine.options import Choices
+from tuneport.engine.pieces import Difference, RawRows, Recipe, Rounding, Source, Sum, Term
+from tuneport.engine.plan import (
+    WRITTEN,
+    Cast,
+    LostRows,
+    Made,
+    Plan,
+    grown_rows,
+    place,
+    rows_without_room,
+    told_at_opening,
+)
+from tuneport.engine.tokens import MatchedRows, lost_runs, match_rows, token_decisions, without_tokenizers
+from tuneport.errors import PairingError
+from tuneport.files.on_demand import LazyMapping, LazySequence
+from tuneport.files.opening import contents, write_new
+from tuneport.pairing.kinds import check_architectures
+from tuneport.pairing.rows import Ids, Runs, runs_of
+from tuneport.pairing.tensors import (
+    Account,
+    ParentPair,
+    TensorPair,
+    check_patterns,
+    check_readable,
+    main_dtype,
+    pair_target,
+    scale_of,
+    ties_of,
+)
+from tuneport.pairing.vocabulary import VocabularyMatch
+from tuneport.pairing.vocabulary_matrices import Side, columns_of, rows_of, vocabulary_axis, with_rows
+from tuneport.pairing.vocabulary_names import Ties
+from tuneport.sidecars.config import is_tied
+from tuneport.sidecars.config_kinds import kind_of
+from tuneport.sidecars.merge import Decision, Sidecars, merge_sidecars
+
+
+def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: Checkpoint, choices: Choices) -> Plan:
+    """The plan of target + Σ scale·Δ. Raises where a vector and the target do not belong together at all."""
+    check_readable(target)
+    inputs = (*(vector.stored for vector in vectors), target)
+    for vector in vectors:
+        check_architectures(replace(vector.stored, config=vector.base_config), target)
+    vectors, aligned = zip(*(align_vector(vector, target, choices) for vector in vectors), strict=True)
+    ties_target = ties_of(target)
+    matched = [_match(vector, target, ties_target, choices) for vector in vectors]
+    matches = [each.match for each in matched]
+    _check_one_vocabulary(vectors, matches)
+    accounts = [
+        _account(vector, rows, target, ties_target, choices, own.outside)
+        for vector, rows, own in zip(vectors, matched, aligned, strict=True)
+    ]
+    check_patterns(choices.patterns, itertools.chain(target.tensors, *(account.names for account in accounts)))
+    merged, refusals = _merge_accounts(accounts, target)
+    refusals = [*(line for rows in matched for line in rows.refusals), *refusals]
+    if any(True for account in accounts for _ in account.places("refused")):
+        refusals += [hint for each in aligned for hint in each.hints()]
+    refusals += [line for vector, rows in zip(vectors, matched, strict=True) for line in _misread(vector, rows)]
+    cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
+    written = array("Q", merged.places(*WRITTEN))
+    kept: dict[int, Made] = {}  # of matrices that are taken by their rows
+
+    def make(number: int) -> Made:
+        if number in kept:
+            return kept[number]
+        line = merged[written[number]]
+        own = [line] if len(accounts) == 1 else [account.find(line.name) for account in accounts]
+        made = line, *_recipe(line, own, vectors, matches, scales, choices, cast)
+        if isinstance(made[1], Sum) and any(term.runs is not None for term in made[1].terms):
+            kept[number] = made
+        return made
+
+    layout, tasks = place(LazySequence(len(written), make), choices.shard_bytes)
+    grown = grown_rows(merged, layout)
+    refusals += rows_without_room(tasks, grown)
+    sidecars, decisions = _merge_sidecars(vectors, matches, target, choices, grown)
+    against = contradictions(sidecars.files, layout.slots, target)
+    return Plan(
+        operation="apply",
+        formula="target + "
+        + " + ".join(_in_words(v, scale, len(vectors)) for v, scale in zip(vectors, scales, strict=True)),
+        inputs=inputs,
+        choices=choices,
+        account=merged,
+        tasks=tasks,
+        exact=(),  # base and tuned were compared when the vector was taken
+        alike=(),
+        layout=layout,
+        vocabulary=tuple(map(without_tokenizers, matches)),
+        files=sidecars.files,
+        decisions=(*(decision for each in aligned for decision in each.decisions), *decisions),
+        differences=sidecars.differences,
+        tensor_refusals=tuple(refusals),
+        sidecar_refusals=(*sidecars.refusals, *against.refusals),
+        warnings=(*told_at_opening((*(vector.stored for vector in vectors), target)), *sidecars.warnings),
+        lost=tuple(recipe for each in zip(vectors, matches, accounts, strict=True) for recipe in _lost(*each)),
+        dropped=tuple(recipe for each in zip(vectors, accounts, strict=True) for recipe in _dropped(*each)),
+        extra={"scales": list(scales), **sidecars.noted, **against.record()},
+        base_samples={vector.role: vector.manifest.get("base_sample", {}) for vector in vectors},
+    )
+
+
+def _match(vector: DiffVector, target: Checkpoint, ties_target: Ties, choices: Choices) -> MatchedRows:
+    if vector.manifest.get("rows") == "positions" and choices.vocabulary is None:
+        choices = replace(choices, vocabulary="positions")
+    parents = [_side(vector, parent) for parent in ("base", "tuned")]
+    return match_rows((vector.base, vector.tuned, target.sidecars), [*parents, Side.of(target, ties_target)], choices)
+
+
+def _side(vector: DiffVector, parent: Literal["base", "tuned"]) -> Side:
+    """One of the parents, as the manifest and the kept sidecars remember it."""
+    config = vector.base_config if parent == "base" else vector.tuned.json("config.json") or vector.base_config
+    ties = _ties(vector)
+    names = _names(ties, vector)
+    return Side(
+        LazyMapping(names, lambda weight: _remembered(names[weight], vector.entries[names[weight]][parent])), config
+    )
+
+
+def _names(ties: Ties, vector: DiffVector) -> Mapping[str, str]:
+    """The vector's names by weight: of several that hold one weight the last one."""
+    return LazyMapping(vector.entries, str) if not ties.tied else {ties.weight(name): name for name in vector.entries}
+
+
+def _ties(vector: DiffVector) -> Ties:
+    return Ties(is_tied(vector.base_config), kind_of(vector.base_config), vector.entries)
+
+
+def _misread(vector: DiffVector, matched: MatchedRows) -> list[str]:
+    """Matrices whose rows the vector was taken by token, or by position, and that the target would have otherwise."""
+    if vector.manifest.get("rows") != "strings":
+        return []
+    return [
+        f"`{name}`: its rows {'were' if entry.get('by_token') else 'were not'} matched by token when the diff vector "
+        f"{vector.stored.label} was taken, and with this target it is the other way round. Run `tuneport transfer` with the "
+        f"parents, or decide in both runs with --vocabulary '^{re.escape(name)}$=strings' or '=positions'."
+        for name, entry in vector.entries.items()
+        if _is_float(entry) and bool(entry.get("by_token")) != (name in matched.by_token)
+    ]
+
+
+def _check_one_vocabulary(vectors: Sequence[DiffVector], matches: Sequence[VocabularyMatch]) -> None:
+    changing = [vector.stored.label for vector, match in zip(vectors, matches, strict=True) if match.changes]
+    if len(changing) > 1:
+        raise PairingError(
+            f"{' and '.join(changing)} each add or rename tokens; which id each gets would depend on their order. "
+            "Apply them in separate runs, one after another."
+        )
+
+
+def _account(
+    vector: DiffVector,
+    matched: MatchedRows,
+    target: Checkpoint,
+    ties_target: Ties,
+    choices: Choices,
+    outside: Set[str],
+) -> Account:
+    ties = _ties(vector)
+    names = _names(ties, vector)
+    return pair_target(
+        LazyMapping(names, lambda weight: _as_pair(names[weight], vector.entries[names[weight]])),
+        {},
+        target,
+        ties_parents=ties,
+        ties_target=ties_target,
+        by_token=matched.by_token,
+        rules=choices.rules,
+        drop=choices.dropped,
+        gains_rows=bool(matched.match.added),
+        outside=outside,
+    )
+
+
+def _as_pair(name: str, entry: Mapping[str, Any]) -> ParentPair:
+    """Base and tuned as the manifest remembers them: shapes and dtypes, no bytes. What is not stored was not trained."""
+    change = UNTRAINED if _is_float(entry) and not entry["stored"] else None
+    return ParentPair(name, _remembered(name, entry["base"]), _remembered(name, entry["tuned"]), change)
+
+
+def _is_float(entry: Mapping[str, Any]) -> bool:
+    return DTYPES[entry["base"]["dtype"]].kind == "float"
+
+
+def _remembered(name: str, entry: Mapping[str, Any]) -> StoredTensor:
+    shape = tuple(entry["shape"])
+    nbytes = math.prod(shape) * DTYPES[entry["dtype"]].itemsize
+    return StoredTensor(name, entry["dtype"], shape, "", 0, nbytes)
+
+
+def _merge_accounts(accounts: Sequence[Account], target: Checkpoint) -> tuple[Account, list[str]]:
+    """One account of several vectors: a target's tensor is transferred if any vector has a difference for it."""
+    refusals = list(dict.fromkeys(line.reason for account in accounts for line in account.of("refused")))
+    if len(accounts) == 1:
+        return accounts[0], refusals
+    order = {"refused": 0, "resized": 1, "transferred": 2, "copied": 3, "dropped": 4}
+    chosen: dict[str, tuple[Account, int]] = {}
+    for account in accounts:
+        for number, line in enumerate(account):
+            held = chosen.get(line.name)
+            if held is None or order[line.fate] < order[held[0][held[1]].fate]:
+                chosen[line.name] = account, number
+
+    def pair(name: str) -> ParentPair:
+        account, number = chosen[name]
+        found = account[number].pair
+        assert found is not None, "asked for of lines with a pair only"
+        return found
+
+    merged = Account(LazyMapping(chosen, pair), Ties(False, None, ()), target.tensors)
+    for account, number in chosen.values():
+        merged.append(account[number])
+    return merged, refusals
+
+
+def _recipe(
+    line: TensorPair,
+    lines: Sequence[TensorPair | None],
+    vectors: Sequence[DiffVector],
+    matches: Sequence[VocabularyMatch],
+    scales: Sequence[float],
+    choices: Choices,
+    cast: Cast,
+) -> tuple[Recipe, tuple[int, ...], tuple[float, ...]]:
+    assert line.target is not None
+    target, terms, shape = line.target, [], line.target.shape
+    used: list[float] = []
+    work = [target.dtype]
+    for vector, match, scale, own in zip(vectors, matches, scales, lines, strict=True):
+        if own is None or own.fate not in ("transferred", "resized") or own.pair is None:
+            continue
+        scale = scale_of(line.name, scale, choices.rules)
+        stored = vector.difference(own.pair.name)
+        _check_working_dtype(vector, own.pair, target)
+        raw, runs = vector.stored.tensors.get(RAW + own.pair.name), None
+        ids = vector.ids(own.pair.name)
+        if own.by_token or ids is not None:
+            runs, rows = _runs(own.pair, target, match, vector.raw_ids(own.pair.name), ids)
+            shape = with_rows(target.shape, max(rows, shape[vocabulary_axis(shape)]))
+        source = RawRows(Source(vector.role, raw), None, raw.dtype) if raw is not None else None
+        plus = Source(vector.role, stored) if stored is not None else None
+        terms.append(Term(plus, None, scale, runs, source))
+        used.append(scale)
+        work += [stored.dtype] if stored is not None else [own.pair.base.dtype, own.pair.tuned.dtype]
+    rounding = Rounding(choices.rounding, choices.seed)
+    recipe = Sum(
+        line.name, Source("target", target), tuple(terms), cast.of(target.dtype), working_dtype(*work), rounding
+    )
+    return recipe, shape, tuple(used) or (0.0,)
+
+
+def _runs(
+    pair: ParentPair,
+    target: StoredTensor,
+    match: VocabularyMatch,
+    raw_ids: tuple[int, ...],
+    ids: tuple[int, ...] | None,
+) -> tuple[Runs, int]:
+    """Rows of the target, of the stored difference (by the base's id), and of the raw rows (by their order).
+
+    ``ids`` are the base's ids of the rows that are stored, in their order, where not all of them are.
+    """
+    rows = match.rows(rows_of(pair.base), rows_of(pair.tuned), rows_of(target))
+    plus = np.where((rows.target >= 0) & (rows.tuned >= 0), rows.base, -1)
+    if ids is not None:
+        plus = _places(ids, rows_of(pair.base))[plus]
+    raw = np.full(rows.rows, -1, np.int64)
+    position = {id: index for index, id in enumerate(raw_ids)}
+    for row in np.flatnonzero((rows.target < 0) & (rows.tuned >= 0)):
+        tuned_id = int(rows.tuned[row])
+        if tuned_id not in position:
+            raise PairingError(
+                f"`{pair.name}`: the diff vector holds no row for the tuned model's token {tuned_id}: it keeps whole rows "
+                "only of tokens that its base lacks. Run `tuneport transfer` with the parents instead."
+            )
+        raw[row] = position[tuned_id]
+    return runs_of(rows.target, plus, plus, raw, columns_of(target)), rows.rows
+
+
+def _places(ids: tuple[int, ...], rows: int) -> Ids:
+    """For each of the base's rows its place among those that are stored, or -1. Row -1 finds the last entry, which is none."""
+    places = np.full(rows + 1, -1, np.int64)
+    places[list(ids)] = np.arange(len(ids))
+    return places
+
+
+def _lost(vector: DiffVector, match: VocabularyMatch, account: Account) -> list[LostRows]:
+    """What the vector holds for rows of tokens that the target lacks, matrix by matrix."""
+    found = []
+    for line in account.by_token():
+        stored = vector.difference(line.pair.name) if line.pair is not None else None
+        if stored is None or line.pair is None:
+            continue
+        ids = vector.ids(line.pair.name)
+        rows = match.lost_rows(rows_of(line.pair.base), rows_of(line.pair.tuned))
+        if len(rows):
+            places = rows[:, 0] if ids is None else _places(ids, rows_of(line.pair.base))[rows[:, 0]]
+            runs = lost_runs(places, places, columns_of(stored))
+            term = Term(Source(vector.role, stored), None, 1.0, runs)
+            recipe = Difference(line.name, (term,), stored.dtype)
+            found.append(LostRows(recipe, len(rows) * columns_of(stored)))
+    return found
+
+
+def _dropped(vector: DiffVector, account: Account) -> list[LostRows]:
+    """What the vector holds for tensors that have no place in the target."""
+    found = []
+    for line in account.of("dropped"):
+        stored = vector.difference(line.pair.name) if line.pair is not None else None
+        if stored is not None:
+            recipe = Difference(line.name, (Term(Source(vector.role, stored), None, 1.0),), stored.dtype)
+            found.append(LostRows(recipe, stored.elements))
+    return found
+
+
+def _check_working_dtype(vector: DiffVector, pair: ParentPair, target: StoredTensor) -> None:
+    stored = vector.difference(pair.name)
+    if target.dtype == "F64" and stored is not None and stored.dtype != "F64":
+        raise PairingError(
+            f"`{target.name}` is float64 in the target, but the diff vector {vector.stored.label} was taken in float32, "
+            "so the result would not be that of a transfer. Run `tuneport transfer` with its parents instead."
+        )
+
+
+def _merge_sidecars(
+    vectors: Sequence[DiffVector],
+    matches: Sequence[VocabularyMatch],
+    target: Checkpoint,
+    choices: Choices,
+    grown: Mapping[int, int],
+) -> tuple[Sidecars, list[Decision]]:
+    """The merge of each vector in turn; the next one meets what the one before made of the target's sidecars."""
+    folder = target.sidecars
+    decisions: list[Decision] = []
+    refusals: list[str] = []
+    warnings: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, (vector, match) in enumerate(zip(vectors, matches, strict=True)):
+            last = number == len(vectors) - 1
+            merged = merge_sidecars(
+                vector.base,
+                vector.tuned,
+                folder,
+                changes=match.changes,
+                tokenizers=match.tokenizers,
+                common=match.common,
+                left_out=match.dropped,
+                config_choices=choices.config,
+                sidecar_choices=choices.sidecar,
+                dtype=choices.dtype,
+                vocab_rows=grown,
+            )
+            decisions += [*token_decisions(match), *merged.decisions]
+            refusals += merged.refusals
+            warnings += merged.warnings
+            if not last:
+                folder = _written(merged, Path(scratch) / str(number), folder)
+        files = {name: _kept(content, Path(scratch)) for name, content in merged.files.items()}
+    return replace(merged, files=files, refusals=tuple(refusals), warnings=tuple(warnings)), decisions
+
+
+def _written(merged: Sidecars, place: Path, like: SidecarFolder) -> SidecarFolder:
+    place.mkdir()
+    for name, content in merged.files.items():
+        (place / name).parent.mkdir(exist_ok=True)
+        write_new(place / name, content)
+    return SidecarFolder("target", like.label, place)
+
+
+def _kept(content: bytes | Path, scratch: Path) -> bytes | Path:
+    """A path into the scratch folder would vanish with it."""
+    return contents(content) if isinstance(content, Path) and scratch in content.parents else content
+
+
+def _in_words(vector: DiffVector, scale: float, count: int) -> str:
+    name = "Δ" if count == 1 else f"Δ({vector.stored.label})"
+    return name if scale == 1 else f"{scale:g} · {name}"

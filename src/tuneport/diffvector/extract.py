@@ -1,0 +1,197 @@
+"""The plan of taking a diff vector: tuned − base, stored in the working dtype.
+
+In come two checkpoints, out comes a `Plan` whose tensors are differences, and whose sidecars are those of both parents,
+each in a folder of its own, so that the vector can be added to any target later without them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.floats import working_dtype
+from tuneport.checkpoint.small_files import MANNER_FILES, SidecarFolder
+from tuneport.diffvector.vector import RAW, STEM
+from tuneport.engine.adapted_terms import Stored, stored
+from tuneport.engine.options import Choices
+from tuneport.engine.pieces import Difference, RawRows, Recipe, Rows, Source, Term
+from tuneport.engine.plan import Made, Plan, dropped, place, told_at_opening
+from tuneport.engine.tokens import MatchedRows, match_rows, token_decisions, without_tokenizers
+from tuneport.files.on_demand import LazySequence
+from tuneport.pairing.adapters.adapted import check_ids, lay_onto
+from tuneport.pairing.buffers import is_computed_buffer
+from tuneport.pairing.kinds import check_architectures
+from tuneport.pairing.rows import runs_of
+from tuneport.pairing.spelling import align
+from tuneport.pairing.tensors import (
+    COMPUTED,
+    Account,
+    ParentPair,
+    TensorPair,
+    check_patterns,
+    check_readable,
+    pair_parents,
+    ties_of,
+)
+from tuneport.pairing.vocabulary import RowMap
+from tuneport.pairing.vocabulary_matrices import Side, columns_of, rows_of, with_rows
+from tuneport.pairing.vocabulary_names import Ties
+from tuneport.sidecars.config import is_tied
+from tuneport.sidecars.merge import Decision
+
+
+def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
+    """The plan of tuned − base. Raises where the two do not belong together at all."""
+    inputs = (base, tuned)
+    for checkpoint in inputs:
+        if checkpoint.adapter is None or checkpoint is base:
+            check_readable(checkpoint)
+    check_architectures(*inputs)
+    aligned = align(inputs, base, choices.renames, choices.dropped)
+    base, tuned = aligned.checkpoints
+    adapted = lay_onto(tuned, base, is_tied(base.config), None, choices.renames) if tuned.adapter is not None else None
+    tuned = adapted.model if adapted is not None else tuned
+    ties = ties_of(base), ties_of(tuned)
+    matched = _match(base, tuned, ties, choices)
+    match = matched.match
+    if adapted is not None:
+        check_ids(match, tuned)
+    changes = adapted.changes if adapted is not None else None
+    parents = pair_parents(base, tuned, ties, matched.by_token, choices.dropped, changes, aligned.outside)
+    names = itertools.chain((pair.name for pair in parents.pairs.values()), parents.alone)
+    check_patterns(choices.patterns, names)
+    account = Account(parents.pairs, ties[0], {})
+    entries: dict[str, dict[str, Any]] = {}
+    same: dict[str, dict[str, Any]] = {}  # what the manifest says of most tensors is said of many others
+    written, parts = array("Q"), array("B")
+    kept: dict[str, list[_Part]] = {}  # of matrices that are taken by their rows
+
+    def parts_of(pair: ParentPair) -> list[_Part]:
+        if pair.name in kept:
+            return kept[pair.name]
+        entry = _entry(pair, pair.name in matched.by_token)
+        # Rows that an adapter trained are told apart from the others in any case.
+        apart = entry["by_token"] or (pair.change is not None and pair.change.rows is not None)
+        base_rows = rows_of(pair.base)
+        rows = match.rows(base_rows, rows_of(pair.tuned), base_rows) if apart else None
+        found = [] if pair.exact else _recipes(pair, rows, entry)
+        if apart:
+            kept[pair.name] = found
+        if pair.name not in entries:
+            entries[pair.name] = same.setdefault(repr(entry), entry)
+        return found
+
+    for pair in parents.pairs.values():
+        if is_computed_buffer(pair.base):
+            account.append(TensorPair(pair.name, "dropped", COMPUTED))
+            continue
+        told = str(pair.change) if pair.change is not None else ""
+        account.append(TensorPair(pair.name, "copied" if pair.exact or pair.untrained else "transferred", told, pair))
+        for number, _ in enumerate(parts_of(pair)):
+            written.append(len(account) - 1)
+            parts.append(number)
+    for line in parents.alone.values():
+        account.append(line)
+    refused = (*parents.refusals, *(line.reason for line in account.of("refused")))
+
+    def make(number: int) -> Made:
+        line = account[written[number]]
+        assert line.pair is not None
+        recipe, shape = parts_of(line.pair)[parts[number]]
+        return line, recipe, shape, (1.0,)
+
+    layout, tasks = place(LazySequence(len(written), make), choices.shard_bytes, STEM)
+    return Plan(
+        operation="diff",
+        formula="tuned − base",
+        inputs=inputs,
+        choices=choices,
+        account=account,
+        tasks=tasks,
+        exact=tuple(
+            line.pair for line in account.of("copied") if line.pair and line.pair.exact and not line.pair.untrained
+        ),
+        alike=adapted.alike if adapted is not None else (),
+        layout=layout,
+        vocabulary=(without_tokenizers(match),),
+        # As they are: `apply` sees each in the words of the target's class.
+        files={**_kept(inputs[0].sidecars), **_kept((inputs[1] if adapted is None else tuned).sidecars)},
+        decisions=(
+            *aligned.decisions,
+            *(adapted.decisions if adapted is not None else ()),
+            *token_decisions(match),
+            Decision("sidecars", "both parents'", "needed to merge them onto a target"),
+        ),
+        differences=(),
+        tensor_refusals=(*matched.refusals, *refused, *(aligned.hints() if refused else ())),
+        sidecar_refusals=(),
+        warnings=(*told_at_opening(inputs), *(adapted.warnings if adapted is not None else ())),
+        lost=(),
+        dropped=dropped(account),
+        extra={"diff": entries, "rows": match.how},
+    )
+
+
+def _match(base: Checkpoint, tuned: Checkpoint, ties: tuple[Ties, Ties], choices: Choices) -> MatchedRows:
+    # New tokens are always kept: whether a target takes them is decided when the vector is applied.
+    choices = replace(choices, new_tokens="append")
+    folders = (base.sidecars, tuned.sidecars, SidecarFolder("target", base.label, base.path))
+    return match_rows(folders, [Side.of(base, ties[0]), Side.of(tuned, ties[1])], choices)
+
+
+_Part = tuple[Recipe, tuple[int, ...]]
+
+
+def _recipes(pair: ParentPair, rows: RowMap | None, entry: dict[str, Any]) -> list[_Part]:
+    kept = _stored(pair, rows) if pair.change is None else stored(pair, rows, columns_of(pair.base))
+    found: list[_Part] = []
+    entry["stored"] = kept.difference is not None
+    if kept.difference is not None:
+        found.append((kept.difference, kept.shape))
+    if kept.ids is not None:
+        entry["ids"] = list(kept.ids)
+    if kept.raw:
+        entry["raw_ids"] = list(kept.raw_ids)
+        raw = Rows(RAW + pair.name, kept.raw, columns_of(pair.tuned), pair.tuned.dtype)
+        found.append((raw, with_rows(pair.tuned.shape, len(kept.raw))))
+    return found
+
+
+def _stored(pair: ParentPair, rows: RowMap | None) -> Stored:
+    """What is kept of a tensor of a full model: all its rows, those without partner as zero."""
+    base, tuned = Source("base", pair.base), Source("tuned", pair.tuned)
+    work = working_dtype(pair.base.dtype, pair.tuned.dtype)
+    if rows is None:
+        return Stored(Difference(pair.name, (Term(tuned, base, 1.0),), work), pair.base.shape, None, (), ())
+    count = rows_of(pair.base)
+    paired = rows.tuned[:count].copy()
+    paired[rows.base[:count] < 0] = -1
+    here = rows.base[:count]
+    term = Term(tuned, base, 1.0, runs_of(here, here, paired, here, columns_of(pair.base)))
+    raw_ids = tuple(int(id) for id in rows.tuned[(rows.target < 0) & (rows.tuned >= 0)])
+    raw = RawRows(tuned, None, pair.tuned.dtype)
+    difference = Difference(pair.name, (term,), work)
+    return Stored(difference, pair.base.shape, None, tuple((raw, id) for id in raw_ids), raw_ids)
+
+
+def _entry(pair: ParentPair, by_token: bool) -> dict[str, Any]:
+    """What the manifest keeps of a pair: enough to pair it with a target without its parents."""
+    return {
+        "stored": not pair.exact,
+        "by_token": by_token,
+        "base": {"dtype": pair.base.dtype, "shape": list(pair.base.shape)},
+        "tuned": {"dtype": pair.tuned.dtype, "shape": list(pair.tuned.shape)},
+    }
+
+
+def _kept(folder: SidecarFolder) -> Mapping[str, bytes | Path]:
+    """A parent's small files, whose settings can be read: what is damaged is told now, not when the vector is applied."""
+    for name in MANNER_FILES:
+        if name.endswith(".json"):
+            folder.json(name)
+    return {f"{folder.role}/{name}": folder.content(name) for name in folder.names() if not name.endswith(".py")}

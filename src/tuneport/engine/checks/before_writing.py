@@ -1,0 +1,148 @@
+"""What can be told before the first byte is written, and again when all is measured: one verdict on the roles.
+
+`look` reads a sample of the weights, the names in the models' files, and whether two models are the same files; `settle` puts
+the measures of a whole pass in the place of the sample's. Both give doubts (warnings, which stop with --strict) and notes.
+What rounding will take is told from the same sample; the whole pass measures it anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.hub import RangesError
+from tuneport.comparison.roles import Doubt, Figures, doubts
+from tuneport.engine.checks.rounding_loss import RoundingSample, expected_loss, sample_rounding
+from tuneport.engine.checks.sampling import Sample, opened_for_samples, take_samples
+from tuneport.engine.checks.stated_parents import named_doubts
+from tuneport.engine.plan import Plan
+
+ZERO_DIFF = (
+    "The diff vector is zero: base and tuned hold the same weights in every tensor that takes part. "
+    "Is --tuned the fine-tuned model, and --base the model it was fine-tuned from?"
+)
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something worth knowing that is no doubt: its kind, and in words."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of the roles. ``whole`` is None before the whole pass, ``refusals`` what makes a run senseless.
+
+    ``samples`` are by the role that brings the difference: the tuned model's, or each diff vector's. ``rounding`` is what was
+    seen of it before the whole pass, ``losses`` says so where it takes too much.
+    """
+
+    samples: Mapping[str, Sample]
+    whole: Figures | None
+    doubts: tuple[Doubt, ...]
+    notes: tuple[Note, ...] = ()
+    refusals: tuple[str, ...] = ()
+    rounding: RoundingSample | None = None
+    losses: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The doubts in words, and what rounding is seen to take."""
+        return (*(doubt.message for doubt in self.doubts), *self.losses)
+
+    def record(self) -> dict[str, Any]:
+        """The verdict as it stands in a manifest and in a plan."""
+        return {
+            "samples": {role: sample.record() for role, sample in self.samples.items()},
+            "whole": None if self.whole is None else self.whole.record(),
+            "doubts": [doubt.record() for doubt in self.doubts],
+            "notes": [asdict(note) for note in self.notes],
+        }
+
+
+def look(plan: Plan) -> Verdict:
+    """What a sample and the small files say. A refused plan is not looked at. Raises `HubError` where no answer comes."""
+    if plan.refusals:
+        return Verdict({}, None, ())
+    given = {checkpoint.role: checkpoint for checkpoint in plan.inputs}
+    notes: list[Note] = []
+    refusals = (ZERO_DIFF,) if _same_files(given, "base", "tuned") else ()
+    if _same_files(given, "base", "target"):
+        notes.append(_SAME_TARGET)
+    samples: dict[str, Sample] = {}
+    rounding = None
+    try:
+        with opened_for_samples(plan.inputs) as opened:
+            samples = take_samples(plan, opened)
+            rounding = sample_rounding(plan, opened)
+    except RangesError as error:
+        notes.append(Note("not-sampled", f"The weights were not sampled beforehand: {error}"))
+    for sample in samples.values():
+        if sample.unchanged and not refusals:
+            notes.append(_NO_DIFFERENCE)
+        if sample.same and _SAME_TARGET not in notes:
+            notes.append(_NO_DRIFT)
+    found = [
+        _of_vector(doubt, given[role].label if len(plan.base_samples) > 1 else "")
+        for role, sample in samples.items()
+        for doubt in doubts(sample.figures, sample.error)
+    ]
+    doubted = (*found, *named_doubts(plan.inputs))
+    return Verdict(samples, None, doubted, tuple(notes), refusals, rounding, expected_loss(plan, rounding))
+
+
+def settle(seen: Verdict, measured: Figures, drift_norm: float | None) -> Verdict:
+    """The verdict after the whole pass, whose figures take the place of the sample's wherever it has them."""
+    seen = replace(seen, rounding=None, losses=())
+    known: dict[str, Any] = {name: value for name, value in measured.cosines().items() if value is not None}
+    notes = [note for note in seen.notes if note.kind == "not-sampled"]
+    if drift_norm == 0:
+        notes.append(_SAME_TARGET)
+    if not known:
+        return replace(seen, notes=tuple(notes))
+    sample = seen.samples.get("tuned")
+    joined = measured if sample is None else replace(measured, **{**sample.figures.cosines(), **known})
+
+    def error(name: str) -> float:
+        return 0.0 if name in known or sample is None else sample.error(name)
+
+    named = (doubt for doubt in seen.doubts if doubt.kind in _NAMED)
+    return replace(seen, whole=measured, doubts=(*doubts(joined, error), *named), notes=tuple(notes))
+
+
+_NAMED = ("base-names-tuned", "tuned-names-target", "target-names-tuned")
+_NO_DIFFERENCE = Note(
+    "no-difference-seen", "A sample shows no difference between base and tuned; the run stops if there is none."
+)
+_NO_DRIFT = Note("same-target-seen", "A sample shows no difference between base and target.")
+_SAME_TARGET = Note(
+    "target-is-base",
+    "Base and target hold the same weights: the output is the tuned model again, with the target's files.",
+)
+
+
+def _of_vector(doubt: Doubt, name: str) -> Doubt:
+    """A doubt about one of several diff vectors."""
+    return replace(doubt, message=f"{name}: {doubt.message}") if name else doubt
+
+
+def _same_files(given: dict[str, Checkpoint], one: str, other: str) -> bool:
+    """Whether two models are the very same files: one folder, or the same contents by the Hub's own hashes."""
+    if one not in given or other not in given:
+        return False
+    first, second = given[one], given[other]
+    if first.adapter is not None or second.adapter is not None or first.files.keys() != second.files.keys():
+        return False
+    return all(_same_file(first, second, name) for name in first.files)
+
+
+def _same_file(first: Checkpoint, second: Checkpoint, name: str) -> bool:
+    hashes = first.files[name].hub_digest, second.files[name].hub_digest
+    if hashes[0] is not None and hashes[0] == hashes[1]:
+        return True
+    places = [checkpoint.path / name for checkpoint in (first, second)]
+    return all(place.is_file() for place in places) and places[0].samefile(places[1])

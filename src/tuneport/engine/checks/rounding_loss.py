@@ -1,0 +1,149 @@
+"""Whether rounding takes too much of a diff vector: of a sample beforehand, of the whole pass afterwards.
+
+The sample computes pieces of some matrices as the run will compute them, from any number of diff vectors or an adapter, and
+writes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.reading import Workspace
+from tuneport.comparison.roles import is_matrix
+from tuneport.comparison.rounding import MOST, Rounded, rounded, total
+from tuneport.engine.arithmetic import ROUNDING, SUMS
+from tuneport.engine.checks.sampling import Matrix, Opened, Span, draw
+from tuneport.engine.pieces import Readers, Sum
+from tuneport.engine.plan import OutputTask, Plan
+from tuneport.pairing.tensors import main_dtype
+
+
+@dataclass(frozen=True)
+class RoundedPart:
+    """What rounding did to a tensor or to part of it: sums as `measure_rounding` has them."""
+
+    task: OutputTask
+    sums: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RoundingSample:
+    """What rounding takes from pieces of some matrices. ``complete``: all elements of all matrices that count."""
+
+    parts: tuple[RoundedPart, ...]
+    complete: bool
+
+    @property
+    def found(self) -> Rounded:
+        """The figures of all pieces together."""
+        return rounded(part.sums for part in self.parts)
+
+    @property
+    def margin(self) -> float:
+        """How far the error may be from that of all elements: three standard errors, by leaving out each matrix in turn."""
+        if self.complete:
+            return 0.0
+        without = [
+            rounded(part.sums for part in self.parts if part is not left_out).error or 0.0 for left_out in self.parts
+        ]
+        if len(without) < 2:
+            return math.inf
+        middle = total(without) / len(without)
+        spread_out = total((error - middle) ** 2 for error in without)
+        return 3 * math.sqrt(spread_out * (len(without) - 1) / len(without))
+
+    def record(self) -> dict[str, Any]:
+        """The sample as JSON."""
+        margin = self.margin
+        return {
+            **self.found.record(),
+            "matrices": len(self.parts),
+            "complete": self.complete,
+            "margin": round(margin, 4) if math.isfinite(margin) else None,
+        }
+
+
+def sample_rounding(plan: Plan, opened: Opened) -> RoundingSample | None:
+    """Compute pieces of some matrices of a plan; None where it adds to none, or rounds by chance."""
+    if plan.choices.rounding != "nearest":
+        return None
+    matched, chosen = draw(plan.tasks, _matrix)
+
+    def compute(one: tuple[Matrix, list[Span]]) -> RoundedPart:
+        return _compute(*one, opened.readers)
+
+    with ThreadPoolExecutor(opened.workers) as pool:
+        parts = tuple(pool.map(compute, chosen))
+    seen = sum(stop - start for _, spans in chosen for start, stop in spans)
+    return RoundingSample(parts, seen == matched) if parts else None
+
+
+def loss(plan: Plan, parts: Iterable[RoundedPart], found: Rounded | None, *, seen: str = "") -> tuple[str, ...]:
+    """The warning, where rounding to nearest takes too much. Stochastic rounding was chosen for that case.
+
+    ``seen`` says in words on what the figures were ``found``, if not on all of the ``parts``' tensors.
+    """
+    if found is None or not found.too_much or plan.choices.rounding != "nearest":
+        return ()
+    main = main_dtype(task.line.target for task in plan.tasks if task.line.target)
+    errors: dict[tuple[str, str, bool], float] = {}
+    for part in parts:
+        target, recipe = part.task.line.target, part.task.recipe
+        assert target is not None and isinstance(recipe, Sum)
+        kind = (part.task.slot.dtype, recipe.work, target.dtype == main)
+        errors[kind] = errors.get(kind, 0.0) + part.sums[1]
+    told = loss_in_words(found, *max(errors, key=errors.__getitem__))
+    return () if told is None else (f"{seen}{told}",)
+
+
+def expected_loss(plan: Plan, sample: RoundingSample | None) -> tuple[str, ...]:
+    """The warning beforehand, where what rounding takes is too much whatever the sample may have missed."""
+    if sample is None or sample.found.error is None or sample.found.error - sample.margin <= MOST:
+        return ()
+    seen = "" if sample.complete else f"as a sample of {len(sample.parts)} matrices shows, "
+    return loss(plan, sample.parts, sample.found, seen=seen)
+
+
+def _matrix(task: OutputTask) -> Matrix | None:
+    """The task as something to look at: a sum of matrices, whose rows are matched in one way if at all."""
+    if not isinstance(task.recipe, Sum) or not any(task.scales) or not is_matrix(task.slot.dtype, task.slot.shape):
+        return None
+    first, *others = (term.runs for term in task.recipe.terms)
+    return Matrix(task, first) if all(other is first for other in others) else None
+
+
+def _compute(matrix: Matrix, spans: Sequence[Span], readers: Readers) -> RoundedPart:
+    """The sums of the spans, scaled up to the whole matrix, which so counts as much as it has elements."""
+    sums, space = np.zeros(SUMS), Workspace()
+    for start, stop in spans:
+        matrix.task.recipe.piece(start, stop, start, readers, space, sums)
+    seen = sum(stop - start for start, stop in spans)
+    return RoundedPart(matrix.task, tuple((sums[ROUNDING] * (matrix.matched / seen if seen else 0)).tolist()))
+
+
+def loss_in_words(found: Rounded, dtype: str, work: str, castable: bool) -> str | None:
+    """The warning of a transfer whose output lost too much by rounding to nearest; None where it did not.
+
+    ``dtype`` is that of the tensors which lost most, computed in ``work``; ``castable``: ``--dtype`` would store these in
+    another.
+    """
+    if not found.too_much:
+        return None
+    name = DTYPES[dtype].torch
+    told = f"rounding to {name} takes much of the diff vector: {found.in_words()}."
+    if DTYPES[dtype].itemsize >= DTYPES[work].itemsize:
+        return (
+            f"{told} The differences are too small for {name}, whatever the flags. Check --base, --tuned and --scale."
+        )
+    chance = "--rounding stochastic, which rounds each number up or down by chance and so keeps Δ on average"
+    if not castable:
+        return f"{told} Choose {chance}."
+    wider = "float32" if DTYPES[dtype].itemsize < DTYPES["F32"].itemsize else "float64"
+    return f"{told} Choose --dtype {wider}, which takes twice the space, or {chance}."

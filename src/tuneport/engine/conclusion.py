@@ -1,0 +1,89 @@
+"""What is known when all leaves are done: figures, the verdict on the roles, warnings, and the manifest that says so.
+
+In come a plan and the results of its leaves. A run concludes to write its manifest, `verify --full` to hold one against it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tuneport.checkpoint.reading import Workspace
+from tuneport.engine import arithmetic
+from tuneport.engine.budget import PIECE, Budget
+from tuneport.engine.checks.before_writing import Verdict, settle
+from tuneport.engine.leaf_results import Results
+from tuneport.engine.manifest import Measures, make_manifest, measures, rounding_loss
+from tuneport.engine.pieces import Difference, Readers
+from tuneport.engine.plan import Plan
+from tuneport.engine.tokens import LostDifference, token_warnings
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """The figures of a whole pass, and what they say. ``losses`` are those of the warnings that tell what rounding took."""
+
+    totals: Measures
+    verdict: Verdict
+    warnings: tuple[str, ...]
+    losses: tuple[str, ...]
+
+    def manifest(
+        self,
+        plan: Plan,
+        record: Mapping[str, Any],
+        results: Results,
+        dropped: Mapping[str, float | None],
+        digests: Mapping[str, Mapping[str, str]],
+        pool: Budget,
+        seconds: float,
+    ) -> dict[str, Any]:
+        """The manifest, without the card's digest."""
+        said = (self.totals, self.verdict, self.warnings)
+        return make_manifest(plan, record, results, dropped, *said, digests, pool, seconds)
+
+
+def conclude(plan: Plan, seen: Verdict, results: Results, lost: LostDifference | None) -> Conclusion:
+    """What all leaves together say, beside what was ``seen`` of a sample."""
+    totals = replace(measures(results), lost_norm=None if lost is None else lost.norm)
+    verdict = settle(seen, totals.roles, totals.drift_norm)
+    of_vector = plan.operation == "apply"
+    tokens = [line for match in plan.vocabulary for line in token_warnings(match, lost, of_vector=of_vector)]
+    losses = rounding_loss(plan, results, totals.rounding)
+    return Conclusion(totals, verdict, (*tokens, *plan.warnings, *verdict.warnings, *losses), losses)
+
+
+def measure_dropped(plan: Plan, readers: Readers) -> dict[str, float | None]:
+    """‖Δ‖ of what has no place in the output, so that the manifest says what was lost."""
+    norms: dict[str, float | None] = dict.fromkeys(line.name for line in plan.account.of("dropped"))
+    for left in plan.dropped:
+        # Of several diff vectors each has its own part.
+        norms[left.recipe.name] = math.hypot(
+            norms[left.recipe.name] or 0.0, math.sqrt(_square(left.recipe, left.elements, readers))
+        )
+    return norms
+
+
+def lost_difference(plan: Plan, results: Results, readers: Readers) -> LostDifference | None:
+    """Δ in rows whose tokens have no place in the output; None where an adapter made them, and nothing was read."""
+    if not plan.lost:
+        return LostDifference(0.0, 0.0, False)
+    lost = math.sqrt(sum(_square(rows.recipe, rows.elements, readers) for rows in plan.lost))
+    names = {rows.recipe.name for rows in plan.lost}
+    beside = [result for result in results if result.has_diff and result.task.slot.name in names]
+    mean = sum(result.sums[0] for result in beside) / max(sum(result.task.slot.elements for result in beside), 1)
+    own = lost * lost / sum(rows.elements for rows in plan.lost)
+    whole = math.hypot(lost, math.sqrt(sum(result.sums[0] for result in results if result.has_diff)))
+    return LostDifference(lost, lost / whole if whole > 0 else 0.0, own > 9 * mean)
+
+
+def _square(recipe: Difference, elements: int, readers: Readers) -> float:
+    """‖Δ‖² of a recipe's elements."""
+    space, sums = Workspace(), np.zeros(arithmetic.SUMS)
+    for start in range(0, elements, PIECE):
+        recipe.piece(start, min(start + PIECE, elements), start, readers, space, sums)
+    return float(sums[0])

@@ -1,0 +1,334 @@
+"""The manifest: what was done, for machines.
+
+In come the plan and what the stream measured, out comes the JSON object that stands in the output as tuneport.json:
+inputs with their digests, every decision with its reason, every tensor with its fate, digest and norms. It holds names
+and digests, no absolute paths. docs/formats.md describes each field.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+
+from tuneport import __version__
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.reading import TensorReader
+from tuneport.comparison.roles import Figures, MatrixColumns, figures, is_matrix, pooled_cosines
+from tuneport.comparison.rounding import Rounded, rounded, total
+from tuneport.engine import kernel
+from tuneport.engine.arithmetic import ROUNDING, SUMS
+from tuneport.engine.budget import Budget
+from tuneport.engine.checks.before_writing import Verdict
+from tuneport.engine.checks.rounding_loss import RoundedPart, loss
+from tuneport.engine.leaf_results import Results, TensorResult
+from tuneport.engine.pieces import Readers, Sum
+from tuneport.engine.plan import FORMAT, Plan
+from tuneport.engine.tensor_digests import tensor_digests
+from tuneport.errors import CheckpointError
+from tuneport.files.json_text import chunks, finite
+from tuneport.files.on_demand import LazyMapping, LazySequence
+from tuneport.files.opening import contents
+from tuneport.output.replacing import read_record
+from tuneport.output.write import MANIFEST
+from tuneport.pairing.tensors import main_dtype
+from tuneport.pairing.vocabulary import VocabularyMatch
+
+# Bits of JSON that are written together.
+_CHUNKS = 10_000
+# What every reader of a manifest relies on: kinds of values, by field; "*" is any name, "?" a field that may be missing.
+_SHAPE: Mapping[str, Any] = {
+    "operation": str,
+    "formula": str,
+    "inputs": [{"role": str, "name": str, "tensors?": {"*": str}}],
+    "tensors": [{"name": str, "action": str}],
+    "files": {"*": str},
+    "measures": {},
+    "warnings": [str],
+    "plan": {"choices": {}, "inputs": {"*": {"files": {"*": {}}}}},
+    "scales?": [float],
+    "behaviour?": {"template": [str], "end_tokens": [{"id": int}]},
+    "base_sample?": {"*": [{"start": int, "values": str}]},
+    "ids_without_row?": [{}],
+    "diff?": {
+        "*": {
+            "base": {"dtype": str, "shape": [int]},
+            "tuned": {"dtype": str, "shape": [int]},
+            "raw_ids?": [int],
+            "ids?": [int],
+        }
+    },
+}
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What a run measured. None where a figure has no meaning, or was not measured.
+
+    Over all tensors that took part: ``diff_norm`` is ‖Δ‖, ``drift_norm`` ‖target − base‖, ``rounding`` what storing the sums
+    took from Δ. Over the matrices among them: ``cosine`` is that of the two, ``base_target_cosine`` that of the weights
+    themselves, and ``roles`` what each says.
+    ``lost_norm`` is ‖Δ‖ in rows of tokens that have no place in the output.
+    """
+
+    diff_norm: float | None
+    drift_norm: float | None
+    cosine: float | None
+    base_target_cosine: float | None
+    roles: Figures
+    rounding: Rounded | None = None
+    is_zero: bool = False
+    lost_norm: float | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The measures as they stand in a manifest."""
+        return {name: value for name, value in asdict(self).items() if name not in ("is_zero", "roles")}
+
+
+def measures(results: Results) -> Measures:
+    """The measures of a run, from the sums of its tensors."""
+    diffs, drifts = array("d"), array("d")
+    has_base, nonfinite = True, False
+    parts = [array("d") for _ in range(SUMS)[ROUNDING]]
+    read = MatrixColumns()
+    for result in results:
+        if not result.has_diff:
+            continue
+        sums = result.sums
+        diffs.append(sums[0])
+        drifts.append(sums[3])
+        nonfinite |= bool(result.nonfinite)
+        has_base &= result.reads_base
+        if result.has_rounded:
+            for column, value in zip(parts, sums[ROUNDING], strict=True):
+                column.append(value)
+        if result.reads_base and is_matrix(result.task.slot.dtype, result.task.slot.shape):
+            read.append(result.matrix)
+    taking = bool(diffs)
+    dd, gg = total(diffs), total(drifts)
+    has_base = has_base and taking
+    matrices = read.large() if has_base else ()
+    cosine, base_target = pooled_cosines(matrices)
+    return Measures(
+        _root(dd) if taking else None,
+        _root(gg) if has_base else None,
+        cosine,
+        base_target,
+        figures(matrices),
+        rounded(zip(*parts, strict=True)) if parts[0] else None,
+        taking and dd == 0 and not nonfinite,
+    )
+
+
+def rounding_loss(plan: Plan, results: Results, found: Rounded | None) -> tuple[str, ...]:
+    """In words, where rounding to nearest took too much of the diff vector."""
+    return loss(plan, (RoundedPart(r.task, tuple(r.sums[ROUNDING])) for r in results if r.has_rounded), found)
+
+
+def input_digests(plan: Plan, readers: Readers, pool: Budget) -> dict[str, Mapping[str, str]]:
+    """Digests of every tensor of every input, by role and name: with --digest-inputs, and always for a diff."""
+    if not (plan.choices.digest_inputs or plan.operation == "diff"):
+        return {}
+    return {checkpoint.role: _digests_of(checkpoint, readers[checkpoint.role], pool) for checkpoint in plan.inputs}
+
+
+def _digests_of(checkpoint: Checkpoint, reader: TensorReader, pool: Budget) -> Mapping[str, str]:
+    names = sorted(checkpoint.tensors)
+    tensors = LazySequence(len(names), lambda place: (checkpoint.tensors[names[place]], reader))
+    digests = tensor_digests(tensors, pool, f"digest of {checkpoint.role}")
+    places = {name: place for place, name in enumerate(names)}
+    return LazyMapping(places, lambda name: digests[places[name]])
+
+
+def make_manifest(
+    plan: Plan,
+    record: Mapping[str, Any],
+    results: Results,
+    dropped: Mapping[str, float | None],
+    totals: Measures,
+    verdict: Verdict,
+    warnings: tuple[str, ...],
+    digests: Mapping[str, Mapping[str, str]],
+    pool: Budget,
+    seconds: float,
+) -> dict[str, Any]:
+    """The manifest of a run, as the JSON object that a reader of the file gets."""
+    manifest = {
+        "format": FORMAT,
+        "operation": plan.operation,
+        "formula": plan.formula,
+        "inputs": [],
+        "decisions": [asdict(decision) for decision in plan.decisions],
+        "tensors": [],
+        "config_differences": [asdict(difference) for difference in plan.differences],
+        "tokens": [token_record(match) for match in plan.vocabulary],
+        "measures": {
+            **totals.record(),
+            "dtype": main_dtype(task.line.target for task in plan.tasks if task.line.target) if plan.tasks else None,
+        },
+        "roles": verdict.record(),
+        "warnings": list(warnings),
+        "files": {
+            name: blake3(contents(content)).hexdigest() for name, content in {**plan.files, **index_file(plan)}.items()
+        },
+        "plan": dict(record),
+        **{name: {} if name == "diff" else value for name, value in plan.extra.items()},
+        "environment": {
+            "tuneport": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "system": f"{platform.system()} {platform.machine()}",
+            "kernel": kernel.NAME,
+            "workers": pool.workers,
+            "seconds": round(seconds, 3),
+        },
+    }
+    found: dict[str, Any] = finite(manifest)
+    found["inputs"] = [_input(finite(each.identity()), digests.get(each.role)) for each in plan.inputs]
+    if "diff" in plan.extra:
+        found["diff"] = plan.extra["diff"]  # as it is: most of its entries are one and the same
+    found["tensors"] = _tensors(results, _dropped_tensors(plan, dropped))
+    return found
+
+
+def _tensors(results: Results, dropped: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The entries of a manifest's ``tensors``, each made when it is looked at: by name, then those that were dropped."""
+    names = [slot.name for slot in results.slots]
+    order = array("q", sorted(range(len(names)), key=names.__getitem__))
+
+    def make(place: int) -> dict[str, Any]:
+        written = place < len(order)
+        found: dict[str, Any] = finite(_tensor(results[order[place]]) if written else dropped[place - len(order)])
+        return found
+
+    return LazySequence(len(order) + len(dropped), make)
+
+
+def render_manifest(manifest: Mapping[str, Any]) -> Iterator[bytes]:
+    """The manifest as it stands on disk, bit by bit: it is never in memory as a whole."""
+    lines: list[str] = []
+    for text in chunks(manifest):
+        lines.append(text)
+        if len(lines) == _CHUNKS:
+            yield "".join(lines).encode()
+            lines.clear()
+    yield "".join([*lines, "\n"]).encode()
+
+
+def misshapen(value: Any, shape: Any = _SHAPE, path: str = "") -> str | None:
+    """The first field of a manifest that is not of the kind tuneport writes, or None: manifests come from anywhere."""
+    if isinstance(shape, type):
+        kinds = (int, float) if shape is float else (shape,)
+        return None if isinstance(value, kinds) and not isinstance(value, bool) else path
+    if isinstance(shape, list):
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return path
+        inner = ((f"{path}[{place}]", entry, shape[0]) for place, entry in enumerate(value))
+    elif isinstance(value, Mapping):
+        any_name = "*" in shape
+        inner = (
+            (f"{path}.{name.rstrip('?')}".lstrip("."), value.get(name.rstrip("?")), shape["*" if any_name else name])
+            for name in (value if any_name else shape)
+            if any_name or not name.endswith("?") or name.rstrip("?") in value
+        )
+    else:
+        return path
+    return next((found for where, entry, kind in inner if (found := misshapen(entry, kind, where)) is not None), None)
+
+
+def _tensor(result: TensorResult) -> dict[str, Any]:
+    line, slot, sums = result.task.line, result.task.slot, result.sums
+    entry: dict[str, Any] = {
+        "name": slot.name,
+        "action": line.fate,
+        "shape": list(slot.shape),
+        "dtype": slot.dtype,
+        "digest": result.digest,
+        "scale": result.task.scales[0] if len(result.task.scales) == 1 else list(result.task.scales),
+        "norms": {
+            "target": _root(sums[1]) if isinstance(result.task.recipe, Sum) else None,
+            "diff": _root(sums[0]) if result.has_diff else None,
+        },
+        "rounding": rounded([sums[ROUNDING]]).record() if result.has_rounded else None,
+    }
+    if line.fate == "copied":
+        entry["scale"] = None
+    if line.reason:
+        entry["reason"] = line.reason
+    if result.nonfinite:
+        entry["nonfinite"] = result.nonfinite
+    return entry
+
+
+def _dropped_tensors(plan: Plan, norms: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": line.name,
+            "action": "dropped",
+            "shape": list(line.pair.base.shape) if line.pair else None,
+            "dtype": line.pair.base.dtype if line.pair else None,
+            "digest": None,
+            "scale": None,
+            "norms": {"target": None, "diff": norms.get(line.name)},
+            "rounding": None,
+            "reason": line.reason,
+        }
+        for line in plan.account.of("dropped")
+    ]
+
+
+def token_record(match: VocabularyMatch) -> dict[str, Any]:
+    """How the tokens were matched, as it stands in a manifest and in a plan."""
+    return {
+        "how": match.how,
+        "matched": match.matched,
+        "renamed": [asdict(rename) for rename in match.renamed],
+        "added": [{"token": token.token, "id": token.id} for token in match.added],
+        **{kind: list(getattr(match, kind)) for kind in ("dropped", "rowless", "placeholders", "kept", "lost")},
+    }
+
+
+def _input(identity: dict[str, Any], digests: Mapping[str, str] | None) -> dict[str, Any]:
+    if not digests:
+        return identity
+    whole = blake3()
+    for name, digest in digests.items():
+        whole.update(f"{name}\0{digest}\0".encode())
+    return {**identity, "digest": f"tensors:{whole.hexdigest()}", "tensors": digests}
+
+
+def index_file(plan: Plan) -> dict[str, bytes]:
+    """The index of the output's shards, by its name; empty for a single file."""
+    return {plan.layout.index_name: plan.layout.index or b""} if plan.layout.index_name else {}
+
+
+def _root(square: float) -> float:
+    return math.sqrt(square) if square >= 0 else math.nan
+
+
+def read_manifest(out: Path) -> dict[str, Any]:
+    """The manifest of a finished folder. Raises `CheckpointError` where there is none, or it is no manifest."""
+
+    try:
+        manifest = read_record(out / MANIFEST, out)
+    except FileNotFoundError:
+        raise CheckpointError(f"{out} has no {MANIFEST}; it was not made by tuneport, or is not finished.") from None
+    except OSError as error:
+        raise CheckpointError(f"{out / MANIFEST} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise CheckpointError(f"{out / MANIFEST} cannot be read: {error}.") from None
+    if not isinstance(manifest, dict) or not str(manifest.get("format", "")).startswith("tuneport/"):
+        raise CheckpointError(f"{out / MANIFEST} is no manifest of tuneport.")
+    damaged = misshapen(manifest)
+    if damaged:
+        raise CheckpointError(
+            f"{out / MANIFEST} is damaged: `{damaged}` is missing, or of another kind than tuneport writes."
+        )
+    return manifest

@@ -1,0 +1,468 @@
+"""What will happen, from headers alone.
+
+In come checkpoints and choices, out comes a `Plan`: the fate of every tensor, the recipe and the place of every output
+tensor, every decision about tokens and sidecars with its reason, what would be refused, and the bytes to fetch, read and
+write. A plan is made before the first byte is written, and is what two runs must share to be the same run.
+"""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from blake3 import blake3
+
+from tuneport import __version__
+from tuneport.checkpoint.adapter import Alike
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.floats import working_dtype
+from tuneport.checkpoint.views import room_to_read
+from tuneport.checkpoint.weights import StoredTensor
+from tuneport.engine.adapted_terms import adapted_terms
+from tuneport.engine.budget import DEFAULT_MAX_MEMORY, DEFAULT_MAX_MEMORY_PARSING
+from tuneport.engine.checks.contradictions import contradictions
+from tuneport.engine.options import Choices
+from tuneport.engine.pieces import Difference as DifferenceRecipe
+from tuneport.engine.pieces import Recipe, Rounding, Rows, Source, Sum, Term
+from tuneport.engine.product import NBYTES
+from tuneport.engine.tokens import Matrices, lost_runs, match_rows, token_decisions, token_warnings, without_tokenizers
+from tuneport.errors import CheckpointError, PairingError, SidecarError, TuneportError, listing
+from tuneport.files.on_demand import LazySequence
+from tuneport.files.opening import contents
+from tuneport.output.digest import LEAF_BYTES, leaf_count
+from tuneport.output.shards import Layout, lay_out
+from tuneport.pairing.adapters.adapted import check_ids, lay_onto
+from tuneport.pairing.kinds import check_architectures
+from tuneport.pairing.spelling import align
+from tuneport.pairing.tensors import (
+    Account,
+    Fate,
+    ParentPair,
+    TensorPair,
+    check_patterns,
+    check_readable,
+    main_dtype,
+    pair_parents,
+    pair_target,
+    scale_of,
+    ties_of,
+)
+from tuneport.pairing.vocabulary import RowMap, VocabularyMatch
+from tuneport.pairing.vocabulary_matrices import Side, columns_of, rows_of, with_rows
+from tuneport.sidecars.config import is_tied
+from tuneport.sidecars.merge import Decision, Difference, merge_sidecars
+
+FORMAT = "tuneport/1"
+Operation = Literal["transfer", "apply", "diff"]
+# The fates of tensors that are in the output.
+WRITTEN: tuple[Fate, ...] = ("transferred", "resized", "copied")
+
+
+@dataclass(frozen=True, slots=True)  # one for each tensor
+class OutputTask:
+    """One tensor of the output: its line in the account, its place, its recipe."""
+
+    line: TensorPair
+    slot: StoredTensor
+    recipe: Recipe
+    scales: tuple[float, ...]
+
+    @property
+    def leaves(self) -> int:
+        """Leaves of 4 MiB of the output."""
+        return leaf_count(self.slot.nbytes)
+
+    @property
+    def leaf_bytes(self) -> int:
+        """Bytes of a leaf (the last one may be shorter)."""
+        return min(LEAF_BYTES, self.slot.nbytes)
+
+
+@dataclass(frozen=True)
+class LostRows:
+    """Rows of one tensor, or all of it, that have a difference and no place in the output: it, and its elements."""
+
+    recipe: DifferenceRecipe
+    elements: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that will happen. ``refusals`` non-empty: the run would stop before the first byte.
+
+    ``inputs`` are the checkpoints as they are given: of an adapter its own tensors. ``exact`` are pairs that must be equal
+    in base and tuned, ``alike`` tensors of an adapter that must be equal to each other. ``lost`` are rows of tokens that
+    have no place in the output, ``dropped`` are whole tensors. ``base_samples`` are what diff vectors remember of their
+    bases, by role.
+    """
+
+    operation: Operation
+    formula: str
+    inputs: tuple[Checkpoint, ...]
+    choices: Choices
+    account: Account
+    tasks: Sequence[OutputTask]
+    exact: tuple[ParentPair, ...]
+    alike: tuple[Alike, ...]
+    layout: Layout
+    vocabulary: tuple[VocabularyMatch, ...]
+    files: Mapping[str, bytes | Path]
+    decisions: tuple[Decision, ...]
+    differences: tuple[Difference, ...]
+    tensor_refusals: tuple[str, ...]
+    sidecar_refusals: tuple[str, ...]
+    warnings: tuple[str, ...]
+    lost: tuple[LostRows, ...]
+    dropped: tuple[LostRows, ...]
+    extra: Mapping[str, Any]
+    base_samples: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]] = field(default_factory=dict)
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """Everything that stands against the run: what the tensors say first, then the small files."""
+        return (*self.tensor_refusals, *self.sidecar_refusals)
+
+    @property
+    def token_warnings(self) -> tuple[str, ...]:
+        """What is lost with tokens that have no row in the output, before anything is measured."""
+        of_vector = self.operation == "apply"
+        return tuple(line for match in self.vocabulary for line in token_warnings(match, of_vector=of_vector))
+
+    @property
+    def default_limit(self) -> int:
+        """The memory bound where none is given: vocabularies that had to be parsed need more."""
+        parsed = any(match.how == "strings" for match in self.vocabulary)
+        return DEFAULT_MAX_MEMORY_PARSING if parsed else DEFAULT_MAX_MEMORY
+
+    @property
+    def more_memory(self) -> int:
+        """Bytes that each worker needs beside its pieces: tiles of an adapter's factors, slabs of turned tensors."""
+        adapted = any(checkpoint.adapter is not None for checkpoint in self.inputs)
+        pairs = (line.pair for line in self.account if line.pair is not None) if adapted else ()
+        factors = any(pair.change is not None and pair.change.low_rank is not None for pair in pairs)
+        slabs = room_to_read(source for task in self.tasks for source in _sources(task.recipe))
+        return (NBYTES if factors else 0) + slabs
+
+    @property
+    def slots(self) -> Sequence[StoredTensor]:
+        """The place of each task's tensor, in the order of the tasks."""
+        return LazySequence(len(self.tasks), lambda number: self.layout.slots.at(self.layout.order[number]))
+
+    @property
+    def leaves(self) -> int:
+        """Leaves of 4 MiB of the output."""
+        return sum(leaf_count(slot.nbytes) for slot in self.slots)
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Bytes of weights that the run reads (each output tensor's sources once)."""
+        return sum(source.nbytes for task in self.tasks for source in _sources(task.recipe))
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        """Bytes of weights on the Hub that are not in the cache."""
+        return sum(checkpoint.to_fetch for checkpoint in self.inputs)
+
+    @property
+    def bytes_to_write(self) -> int:
+        """Bytes of the output: shards, index and sidecars."""
+        small = sum(len(c) if isinstance(c, bytes) else c.stat().st_size for c in self.files.values())
+        return self.layout.nbytes + small
+
+    def record(self) -> dict[str, Any]:
+        """What makes two runs the same, as JSON: choices, and headers, size and times of every input."""
+        return {
+            "format": FORMAT,
+            "version": __version__,
+            "operation": self.operation,
+            "choices": self.choices.record(),
+            "inputs": {checkpoint.role: _stamp(checkpoint) for checkpoint in self.inputs},
+            "sidecars": self.sidecar_digests(),
+        }
+
+    def sidecar_digests(self) -> dict[str, str]:
+        """BLAKE3 of every small file of the output, as it is now."""
+        return {name: _digest_of_file(content) for name, content in self.files.items()}
+
+    def stop_if_refused(self) -> None:
+        """Raise with every reason at once, if there is one."""
+        if not self.refusals:
+            return
+        kind: type[TuneportError] = PairingError if self.tensor_refusals else SidecarError
+        raise kind(f"{len(self.refusals)} thing(s) stand against this {self.operation}:{listing(list(self.refusals))}")
+
+
+def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choices: Choices) -> Plan:
+    """The plan of target + scale·(tuned − base). Raises where the models do not belong together at all."""
+    inputs = (base, tuned, target)
+    for checkpoint in inputs:
+        if checkpoint.adapter is None or checkpoint is not tuned:
+            check_readable(checkpoint)
+    check_architectures(*inputs)
+    aligned = align((base, tuned), target, choices.renames, choices.dropped)
+    base, tuned = aligned.checkpoints
+    adapted = (
+        lay_onto(tuned, base, is_tied(base.config), target, choices.renames) if tuned.adapter is not None else None
+    )
+    tuned = adapted.model if adapted is not None else tuned
+    models = (base, tuned, target)
+    ties = [ties_of(checkpoint) for checkpoint in models]
+    folders = (base.sidecars, tuned.sidecars, target.sidecars)
+    matched = match_rows(folders, [Side.of(model, own) for model, own in zip(models, ties, strict=True)], choices)
+    match = matched.match
+    if adapted is not None:
+        check_ids(match, tuned)
+    changes = adapted.changes if adapted is not None else None
+    parents = pair_parents(base, tuned, (ties[0], ties[1]), matched.by_token, choices.dropped, changes, aligned.outside)
+    names = itertools.chain(target.tensors, (pair.name for pair in parents.pairs.values()), parents.alone)
+    check_patterns(choices.patterns, names)
+    account = pair_target(
+        parents.pairs,
+        parents.alone,
+        target,
+        ties_parents=ties[0],
+        ties_target=ties[2],
+        by_token=matched.by_token,
+        rules=choices.rules,
+        drop=choices.dropped,
+        gains_rows=bool(match.added),
+        outside=aligned.outside,
+    )
+    refused = (*parents.refusals, *(line.reason for line in account.of("refused")))
+    cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
+    matrices = Matrices(match)
+    written = array("Q", account.places(*WRITTEN))
+
+    def make(number: int) -> Made:
+        line = account[written[number]]
+        return line, *_recipe(line, choices, cast, matrices)
+
+    layout, tasks = place(LazySequence(len(written), make), choices.shard_bytes)
+    grown = grown_rows(account, layout)
+    sidecars = merge_sidecars(
+        base.sidecars,
+        tuned.sidecars,
+        target.sidecars,
+        changes=match.changes,
+        tokenizers=match.tokenizers,
+        common=match.common,
+        left_out=match.dropped,
+        config_choices=choices.config,
+        sidecar_choices=choices.sidecar,
+        dtype=choices.dtype,
+        vocab_rows=grown,
+    )
+    against = contradictions(sidecars.files, layout.slots, target)
+    return Plan(
+        operation="transfer",
+        formula=formula(choices),
+        inputs=inputs,
+        choices=choices,
+        account=account,
+        tasks=tasks,
+        exact=tuple(
+            line.pair
+            for line in account.of("copied", "dropped")
+            if line.pair and line.pair.exact and not line.pair.untrained
+        ),
+        alike=adapted.alike if adapted is not None else (),
+        layout=layout,
+        vocabulary=(without_tokenizers(match),),
+        files=sidecars.files,
+        decisions=(
+            *aligned.decisions,
+            *(adapted.decisions if adapted is not None else ()),
+            *token_decisions(match),
+            *sidecars.decisions,
+        ),
+        differences=sidecars.differences,
+        tensor_refusals=(
+            *matched.refusals,
+            *rows_without_room(tasks, grown),
+            *refused,
+            *(aligned.hints() if refused else ()),
+        ),
+        sidecar_refusals=(*sidecars.refusals, *against.refusals),
+        warnings=(
+            *told_at_opening(inputs),
+            *(adapted.warnings if adapted is not None else ()),
+            *sidecars.warnings,
+        ),
+        lost=_lost(account, match),
+        dropped=dropped(account),
+        extra={**sidecars.noted, **against.record()},
+    )
+
+
+def told_at_opening(inputs: Sequence[Checkpoint]) -> tuple[str, ...]:
+    """What lies beside the weights of the inputs and was not read, in words."""
+    return tuple(warning for checkpoint in inputs for warning in checkpoint.warnings)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """``--dtype``: tensors of the target's ``main`` dtype are stored as ``to``; others keep theirs."""
+
+    main: str
+    to: str | None
+
+    def of(self, dtype: str) -> str:
+        """The stored dtype of an output tensor whose target has ``dtype``."""
+        return self.to if self.to is not None and dtype == self.main else dtype
+
+
+# A line of the account, what is made of it, in which shape, and the scales that were used.
+Made = tuple[TensorPair, Recipe, tuple[int, ...], tuple[float, ...]]
+
+
+def place(made: Sequence[Made], shard_bytes: int, stem: str = "model") -> tuple[Layout, Sequence[OutputTask]]:
+    """The layout of the output and its tasks, in the order of their bytes; a task is made when it is looked at."""
+    layout = lay_out(((recipe.name, recipe.dtype, shape) for _, recipe, shape, _ in made), shard_bytes, stem)
+
+    def make(number: int) -> OutputTask:
+        line, recipe, _, scales = made[layout.tensors[number]]
+        return OutputTask(line, layout.slots.at(layout.order[number]), recipe, scales)
+
+    return layout, LazySequence(len(made), make)
+
+
+def grown_rows(account: Account, layout: Layout) -> dict[int, int]:
+    """How many rows the output's vocabulary matrices have that have more than the target's, by how many those have."""
+    rows = [(line.target, layout.slots.get(line.name)) for line in account.by_token()]
+    return {
+        rows_of(before): rows_of(now)
+        for before, now in rows
+        if before is not None and now is not None and rows_of(now) > rows_of(before)
+    }
+
+
+def rows_without_room(tasks: Sequence[OutputTask], grown: Mapping[int, int]) -> list[str]:
+    """Tensors that have no place for new tokens where the vocabulary grows, in words.
+
+    CPM-Ant keeps its prompts behind the vocabulary, Llama 3.2 Vision its image token: a class builds such a matrix of the
+    vocabulary's size and a number of its own, so new tokens would take rows that mean something. DeepSeek 4 has tables of
+    integers by token, which no difference can be taken of.
+    """
+    found = []
+    least = min(grown, default=0)
+    for task in tasks if grown else ():
+        target, rows = task.line.target, 0 if task.line.target is None else rows_of(task.line.target)
+        if target is None or len(target.shape) < 2:
+            continue
+        if task.line.by_token and rows > least and grown.get(rows, rows) - rows != grown[least] - least:
+            found.append(f"`{target.name}` has {rows - least} rows more than the vocabulary, which are not for tokens")
+        elif DTYPES[target.dtype].kind == "exact" and rows in grown:
+            found.append(f"`{target.name}` holds integers, a row for each token")
+    return [
+        f"{line}; the tuned model's new tokens have no place in it. Pass `--new-tokens drop` to leave them out."
+        for line in found
+    ]
+
+
+def formula(choices: Choices) -> str:
+    """The formula in words that a manifest shows."""
+    scale = "" if choices.scale == 1 else f"{choices.scale:g} · "
+    rules = "".join(f"; {rule.scale:g} where /{rule.pattern}/" for rule in choices.rules)
+    return f"target + {scale}(tuned − base){rules}"
+
+
+def _recipe(
+    line: TensorPair, choices: Choices, cast: Cast, matrices: Matrices
+) -> tuple[Recipe, tuple[int, ...], tuple[float, ...]]:
+    assert line.target is not None
+    target, dtype = line.target, cast.of(line.target.dtype)
+    rounding = Rounding(choices.rounding, choices.seed)
+    if line.fate == "copied" or line.pair is None:
+        work = working_dtype(target.dtype)
+        return Sum(line.name, Source("target", target), (), dtype, work, rounding), target.shape, (0.0,)
+    base, tuned = line.pair.base, line.pair.tuned
+    scale = scale_of(line.name, choices.scale, choices.rules)
+    change = line.pair.change
+    matched = line.by_token or (change is not None and change.rows is not None)
+    rows = matrices.map(rows_of(base), rows_of(tuned), rows_of(target)) if matched else None
+    shape = with_rows(target.shape, rows.rows) if rows is not None else target.shape
+    if change is None:
+        runs = matrices.runs(base, tuned, target) if matched else None
+        terms: tuple[Term, ...] = (Term(Source("tuned", tuned), Source("base", base), scale, runs),)
+    else:
+        terms = adapted_terms(line.pair, scale, rows, columns_of(target))
+    work = working_dtype(base.dtype, tuned.dtype, target.dtype)
+    return Sum(line.name, Source("target", target), terms, dtype, work, rounding), shape, (scale,)
+
+
+def _lost(account: Account, match: VocabularyMatch) -> tuple[LostRows, ...]:
+    """What the fine-tuning changed in rows of tokens that the target lacks, matrix by matrix."""
+    found = []
+    for line in account.by_token():
+        if line.pair is None or line.pair.untrained:
+            continue
+        base, tuned, columns = line.pair.base, line.pair.tuned, columns_of(line.pair.base)
+        rows = match.lost_rows(rows_of(base), rows_of(tuned))
+        if not len(rows):
+            continue
+        if line.pair.change is None:
+            runs = lost_runs(rows[:, 0], rows[:, 1], columns)
+            terms: tuple[Term, ...] = (Term(Source("tuned", tuned), Source("base", base), 1.0, runs),)
+        else:
+            places = np.arange(len(rows), dtype=np.int64)
+            terms = adapted_terms(line.pair, 1.0, RowMap(len(rows), places, rows[:, 0], rows[:, 1]), columns)
+        recipe = DifferenceRecipe(line.name, terms, working_dtype(base.dtype, tuned.dtype))
+        found.append(LostRows(recipe, len(rows) * columns))
+    return tuple(found)
+
+
+def dropped(account: Account) -> tuple[LostRows, ...]:
+    """The differences of tensors that have no place in the output, where they can be told."""
+    found = []
+    for line in account.of("dropped"):
+        pair = line.pair
+        if pair is None or pair.exact or pair.base.shape != pair.tuned.shape:
+            continue
+        if pair.change is None:
+            terms: tuple[Term, ...] = (Term(Source("tuned", pair.tuned), Source("base", pair.base), 1.0),)
+        elif pair.change.rows is not None:
+            rows = np.arange(rows_of(pair.base), dtype=np.int64)
+            terms = adapted_terms(pair, 1.0, RowMap(len(rows), rows, rows, rows), columns_of(pair.base))
+        else:
+            terms = () if pair.untrained else adapted_terms(pair, 1.0, None, columns_of(pair.base))
+        recipe = DifferenceRecipe(line.name, terms, working_dtype(pair.base.dtype, pair.tuned.dtype))
+        found.append(LostRows(recipe, pair.base.elements))
+    return tuple(found)
+
+
+def _sources(recipe: Recipe) -> list[StoredTensor]:
+    """What a recipe reads in whole; rows that are taken as they stand are few."""
+    if isinstance(recipe, Rows):
+        return []
+    parts = [recipe.target.tensor] if isinstance(recipe, Sum) else []
+    for term in recipe.terms:
+        if term.scale and (term.plus is not None or term.product is not None):
+            parts += [source.tensor for source in (term.plus, term.minus) if source is not None]
+            parts += term.product.low_rank.factors if term.product is not None else []
+    return parts
+
+
+def _stamp(checkpoint: Checkpoint) -> dict[str, Any]:
+    files = {
+        file.name: {
+            "size": file.size,
+            "mtime_ns": file.mtime_ns,
+            "ctime_ns": file.ctime_ns,
+            "header": file.header_digest,
+        }
+        for file in checkpoint.files.values()
+    }
+    return {"name": checkpoint.hub_id or checkpoint.label, "revision": checkpoint.revision, "files": files}
+
+
+def _digest_of_file(content: bytes | Path) -> str:
+    try:
+        return blake3(contents(content)).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}.") from None

@@ -1,0 +1,185 @@
+"""A plan in words, and as JSON: what --dry-run shows.
+
+In comes a plan, out comes what will happen to every tensor (in counts, and by name where it is not simply
+transferred), tokens, sidecars, what a sample of the weights says of the roles, bytes, memory, and what would be refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tuneport.engine.budget import MIB, Budget, budget
+from tuneport.engine.checks.before_writing import Verdict
+from tuneport.engine.manifest import token_record
+from tuneport.engine.options import Running
+from tuneport.engine.plan import Plan
+from tuneport.errors import OutputError
+from tuneport.output.write import place_refusals
+from tuneport.sidecars.behaviour import behaviour_in_words
+
+CHECKED_WHILE_RUNNING = (
+    "NaN and infinity in the inputs and in the sums",
+    "that integer and boolean tensors are equal in base and tuned",
+    "that a tied head stored beside its embedding holds the same",
+    "that the diff vector is not zero",
+    "that no input changes while it is read",
+)
+
+
+STRICT = "--strict was given, and there are warnings (below or in `warnings`)."
+_COSINES = {
+    "base_target": "base and target",
+    "base_tuned": "base and tuned",
+    "at_base": "tuned − base and target − base",
+}
+
+
+def plan_as_json(plan: Plan, running: Running, seen: Verdict, out: Path | None = None) -> dict[str, Any]:
+    """The plan as one JSON object; with ``out`` also what would be refused because of the place to write to.
+
+    ``seen`` is what `look` saw of the weights.
+    """
+    warnings = [*plan.token_warnings, *plan.warnings, *seen.warnings]
+    counts = Counter(line.fate for line in plan.account)
+    pool, memory_refusal = _memory(plan, running)
+    return {
+        "operation": plan.operation,
+        "formula": plan.formula,
+        "inputs": [
+            {**c.identity(), "parameters": c.parameters, "tensors": len(c.tensors), "bytes_to_fetch": c.to_fetch}
+            for c in plan.inputs
+        ],
+        "counts": dict(sorted(counts.items())),
+        "tensors": [
+            {"name": line.name, "action": line.fate, "reason": line.reason, "by_token": line.by_token}
+            for line in plan.account
+            if line.fate != "transferred" or line.by_token or line.reason
+        ],
+        "tokens": [token_record(match) for match in plan.vocabulary],
+        "decisions": [asdict(decision) for decision in plan.decisions],
+        "config_differences": [asdict(difference) for difference in plan.differences],
+        **{name: plan.extra[name] for name in ("behaviour",) if name in plan.extra},
+        "files": sorted([*plan.layout.sizes, *plan.files, "README.md", "tuneport.json"]),
+        "bytes": {"fetch": plan.bytes_to_fetch, "read": plan.bytes_to_read, "write": plan.bytes_to_write},
+        "memory": None if pool is None else {"bytes": pool.estimate, "limit": pool.limit, "workers": pool.workers},
+        "checked_while_running": list(CHECKED_WHILE_RUNNING),
+        "roles": seen.record(),
+        "rounding": None if seen.rounding is None else seen.rounding.record(),
+        "warnings": warnings,
+        "refused": [
+            *plan.refusals,
+            *seen.refusals,
+            *memory_refusal,
+            *_place_refusals(plan, running, out),
+            *_cache_refusals(plan),
+            *([STRICT] if running.strict and warnings else []),
+        ],
+    }
+
+
+def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
+    """The plan for a person, from what `plan_as_json` told."""
+    lines = [f"{plan.operation}: {plan.formula}", ""]
+    for entry, checkpoint in zip(told["inputs"], plan.inputs, strict=True):
+        revision = f" @ {entry['revision']}" if entry["revision"] else ""
+        lines.append(
+            f"  {entry['role']:<7} {entry['name']}{revision}: {entry['tensors']} tensors, {entry['parameters']:,} "
+            f"parameters in {len(checkpoint.files)} file(s)"
+        )
+    lines += ["", "tensors: " + ", ".join(f"{count} {fate}" for fate, count in told["counts"].items())]
+    adapted = {line.name for line in plan.account if line.pair is not None and line.pair.change is not None}
+    alike = Counter((tensor["action"], tensor["reason"]) for tensor in told["tensors"] if tensor["name"] in adapted)
+    for (action, reason), count in alike.items():  # an adapter does the same to many
+        example = next(t["name"] for t in told["tensors"] if (t["action"], t["reason"]) == (action, reason))
+        more = f" and {count - 1} more" if count > 1 else ""
+        lines.append(f"  {action:<11} {example}{more}: {reason}")
+    for tensor in told["tensors"]:
+        if tensor["name"] in adapted:
+            continue
+        how = " (rows matched by token)" if tensor["by_token"] and tensor["action"] == "transferred" else ""
+        reason = f": {tensor['reason']}" if tensor["reason"] else ""
+        lines.append(f"  {tensor['action']:<11} {tensor['name']}{how}{reason}")
+    lines += ["", "decisions:"]
+    lines += [f"  {entry['subject']}: {entry['choice']} ({entry['reason']})" for entry in told["decisions"]]
+    if told["config_differences"]:
+        lines += ["", "fields that are not the same everywhere (base | tuned | target → output):"]
+        for entry in told["config_differences"]:
+            values = " | ".join(_short(entry[key]) for key in ("base", "tuned", "target"))
+            lines.append(f"  {entry['field']}: {values} → {_short(entry['output'])}")
+    if "behaviour" in plan.extra:
+        lines += ["", f"the output: {behaviour_in_words(plan.extra['behaviour'])}"]
+    size = told["bytes"]
+    lines += ["", f"bytes: {size['fetch']:,} to fetch, {size['read']:,} to read, {size['write']:,} to write"]
+    if told["memory"]:
+        memory = told["memory"]
+        lines.append(
+            f"memory: at most {memory['bytes'] / MIB:.0f} MiB of {memory['limit'] / MIB:.0f} MiB, "
+            f"{memory['workers']} worker(s)"
+        )
+    lines += _roles_in_words(told["roles"])
+    lines += _rounding_in_words(told["rounding"])
+    lines += ["checked while running: " + "; ".join(told["checked_while_running"])]
+    if told["warnings"]:
+        lines += ["", "warnings:", *[f"  {warning}" for warning in told["warnings"]]]
+    lines += ["", "refused:" if told["refused"] else "nothing is refused"]
+    lines += [f"  {reason}" for reason in told["refused"]]
+    return "\n".join(lines)
+
+
+def _roles_in_words(roles: dict[str, Any]) -> list[str]:
+    """What the sample says, and what is worth knowing."""
+    lines = []
+    for role, sample in roles["samples"].items():
+        if not sample["matrices"]:
+            continue
+        whose = "roles" if len(roles["samples"]) == 1 else f"roles ({role})"
+        figures = [f"{words} {sample[name]:.3f}" for name, words in _COSINES.items() if sample[name] is not None]
+        part = "all" if sample["complete"] else "a sample"
+        lines.append(
+            f"{whose}: cosines (median of {sample['matrices']} matrices, {part} of their elements): {', '.join(figures)}"
+        )
+    return lines + [f"note: {note['message']}" for note in roles["notes"]]
+
+
+def _rounding_in_words(rounding: dict[str, Any] | None) -> list[str]:
+    """What rounding takes from the sample's difference."""
+    if rounding is None or rounding["error"] is None:
+        return []
+    part = "all" if rounding["complete"] else "a sample"
+    return [
+        f"rounding: takes {rounding['error']:.2g} of ‖Δ‖ ({rounding['matrices']} matrices, {part} of their elements)"
+    ]
+
+
+def _place_refusals(plan: Plan, running: Running, out: Path | None) -> list[str]:
+    if out is None or plan.refusals:
+        return []
+    local = [checkpoint.path for checkpoint in plan.inputs if checkpoint.hub_id is None]
+    return place_refusals(out, local, plan.record(), plan.layout, running.overwrite)
+
+
+def _cache_refusals(plan: Plan) -> list[str]:
+    """The disk of the Hub cache must hold what is to be fetched."""
+    if not plan.bytes_to_fetch:
+        return []
+    from tuneport.checkpoint.hub import free_in_cache
+
+    free = free_in_cache()
+    if plan.bytes_to_fetch <= free:
+        return []
+    return [f"{plan.bytes_to_fetch:,} bytes are to be fetched, the disk of the Hub cache has {free:,} free."]
+
+
+def _memory(plan: Plan, running: Running) -> tuple[Budget | None, list[str]]:
+    try:
+        return budget(running.memory_limit, running.workers, plan.default_limit, plan.more_memory, plan.leaves), []
+    except OutputError as error:
+        return None, [str(error)]
+
+
+def _short(value: Any, most: int = 60) -> str:
+    text = str(value)
+    return text if len(text) <= most else text[: most - 1] + "…"

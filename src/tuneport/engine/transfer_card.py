@@ -1,0 +1,103 @@
+"""The card: what was done, for people.
+
+In comes the manifest, and nothing else, out comes README.md as the Hub reads it: front matter with ``base_model`` and tags,
+then the formula, how to load the model, what was decided and what was measured.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from tuneport.output.model_card import cell, document, front_matter, label, table, warned
+
+_TITLES = {"transfer": "fine-tuning carried over", "apply": "diff vector applied", "diff": "diff vector"}
+_MOST_DECISIONS = 60
+
+
+def render_card(manifest: Mapping[str, Any]) -> bytes:
+    """README.md of an output."""
+    lines = [*_front_matter(manifest), "", f"# {_title(manifest)}", "", *_what_was_done(manifest)]
+    if manifest["operation"] != "diff":
+        lines += ["", "## Load it", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+        lines += ['model = AutoModelForCausalLM.from_pretrained("this-folder")']
+        lines += ['tokenizer = AutoTokenizer.from_pretrained("this-folder")', "```"]
+    lines += [
+        "",
+        "## What was measured",
+        "",
+        *_measures(manifest),
+        "",
+        "## What was decided",
+        "",
+        *_decisions(manifest),
+    ]
+    code = sorted(name for name in manifest["files"] if name.endswith(".py"))
+    if code:
+        lines += [
+            "",
+            f"The target's code was copied and never run: {', '.join(map(cell, code))}. Read it before you trust it.",
+        ]
+    lines += [
+        "",
+        "`tuneport.json` holds all of this for machines, with a digest of every tensor; `tuneport verify` checks it.",
+    ]
+    return document(lines)
+
+
+def _front_matter(manifest: Mapping[str, Any]) -> list[str]:
+    adapted = ["peft"] if any("adapter" in entry for entry in manifest["inputs"]) else []
+    return front_matter(
+        ["tuneport", "fine-tuning-transfer", manifest["operation"], *adapted],
+        library="transformers" if manifest["operation"] != "diff" else None,
+        parents=[entry["name"] for entry in manifest["inputs"]],
+        relation="merge",
+    )
+
+
+def _title(manifest: Mapping[str, Any]) -> str:
+    last, operation = _label(manifest["inputs"][-1]), manifest["operation"]
+    return f"Diff vector of {last}" if operation == "diff" else f"{last}: {_TITLES[operation]}"
+
+
+def _what_was_done(manifest: Mapping[str, Any]) -> list[str]:
+    counts = Counter(entry["action"] for entry in manifest["tensors"])
+    told = ", ".join(f"{number} {action}" for action, number in sorted(counts.items()))
+    lines = [f"    {manifest['formula']}", ""]
+    lines += [f"- **{entry['role']}**: {_label(entry)}" for entry in manifest["inputs"]]
+    lines += ["", f"Tensors: {told}. Made by tuneport {manifest['environment']['tuneport']} without any training."]
+    return lines + warned(manifest["warnings"])
+
+
+def _measures(manifest: Mapping[str, Any]) -> list[str]:
+    names = {
+        "diff_norm": "‖Δ‖, the length of the diff vector",
+        "drift_norm": "‖target − base‖, how far the versions are apart",
+        "cosine": "cosine of the two",
+        "base_target_cosine": "cosine of base and target",
+    }
+    measures = manifest["measures"]
+    rows = [(words, _figure(measures.get(field))) for field, words in names.items()]
+    if "rounding" in measures:
+        lost = measures["rounding"] or {}
+        rows.append(("‖(output − target) − Δ‖ / ‖Δ‖, what rounding took from Δ", _figure(lost.get("error"))))
+        unchanged = "share of the nonzero elements of Δ that left the target unchanged"
+        rows.append((unchanged, _figure(lost.get("unchanged"))))
+    return table(["measure", "value"], rows)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.6g}"
+
+
+def _decisions(manifest: Mapping[str, Any]) -> list[str]:
+    decisions = manifest["decisions"]
+    rows = [[decision[key] for key in ("subject", "choice", "reason")] for decision in decisions[:_MOST_DECISIONS]]
+    if len(decisions) > _MOST_DECISIONS:
+        rows.append(["…", f"{len(decisions) - _MOST_DECISIONS} more in tuneport.json", ""])
+    return table(["what", "choice", "why"], rows)
+
+
+def _label(entry: Mapping[str, Any]) -> str:
+    return label(str(entry["name"]), entry.get("revision"))

@@ -1,0 +1,1 @@
+"""Files of examples, their digests, and the chat templates that write them."""

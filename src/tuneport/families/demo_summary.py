@@ -1,0 +1,187 @@
+"""From all answers to the demo's summary: what came over, what it is worth, what the controls say.
+
+Pure: questions and answers in, a record for `summary.json` out. Every number has its 95 % interval and its
+n beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tuneport import statistics
+from tuneport.families import corpus
+from tuneport.families.family_scores import MAX_NEW_TOKENS, exact_matches
+from tuneport.families.order_questions import (
+    INSTRUCTION_TASKS,
+    NEW_FACTS,
+    NEW_FACTS_COMPLETED,
+    NEW_KNOWLEDGE_TASKS,
+    WORD_PROBLEMS,
+    Question,
+)
+from tuneport.statistics import Estimate
+
+SHARE_A_CONTROL_MAY_GAIN = 0.1
+_WITHIN = ("v2-transferred", "v1-backported", "v2-shuffled")
+_MEANING = {
+    "v1_tuned": f"fine-tuned version 1, asked in chat form (task {NEW_FACTS}); about 0.05 is chance",
+    "v2": (
+        f"version 2, which has no chat format, completing a sentence of its text ({NEW_FACTS_COMPLETED}); "
+        f"asked in chat form it scores what `forms` says under {NEW_FACTS}"
+    ),
+    "v2_transferred": f"version 2 + diff vector of version 1, asked in chat form (task {NEW_FACTS})",
+    "v2_tuned": f"version 2 fine-tuned directly, asked in chat form (task {NEW_FACTS})",
+    "difference": f"v2_transferred - v1_tuned on the same questions (task {NEW_FACTS})",
+    "inserted_names": "the questions about names whose token only version 2 has; version 1 reads <unk>",
+    "readable_names": "the questions about names that version 1 can spell but has never read",
+}
+
+
+def summarise(
+    asked: Sequence[Question],
+    said: Mapping[str, Sequence[str]],
+    *,
+    norms: Mapping[str, float],
+    doubts: Mapping[str, Sequence[Mapping[str, str]]],
+    seed: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """The record of a demo: `said[model]` holds each model's answers to `asked`, in the same order.
+
+    `doubts` are what the transfers' manifests say against the roles, by the model that was made.
+    """
+    right = {model: exact_matches(answers, [q.answer for q in asked]) for model, answers in said.items()}
+
+    def on(tasks: Sequence[str], names: Sequence[str] = ()) -> dict[str, list[bool]]:
+        """Right or wrong, per model, on the questions of these tasks (and about these names only)."""
+        chosen = [
+            index
+            for index, question in enumerate(asked)
+            if question.task in tasks and (not names or set(names) & set(question.prompt.split()))
+        ]
+        return {model: [flags[index] for index in chosen] for model, flags in right.items()}
+
+    together = on(INSTRUCTION_TASKS)
+    transfer = _transfer(together, "v2", "v2-transferred", "v2-tuned", seed)
+    gain = transfer["gain"]
+    tasks = {task: _transfer(on([task]), "v2", "v2-transferred", "v2-tuned", seed) for task in INSTRUCTION_TASKS}
+    controls = {
+        name: _control(together, model, gain, seed) | {"doubts": list(doubts[model])}
+        for name, model in (("shuffled", "v2-shuffled"), ("foreign_family", "v2-foreign"))
+    }
+    known = _new_knowledge(on, seed)
+    return {
+        "format": "tuneport-demo-1",
+        "seed": seed,
+        "n": transfer["n"],
+        "seconds": round(seconds, 1),
+        **{key: value for key, value in transfer.items() if key != "n"},
+        "source": {model: _number(statistics.accuracy(together[model])) for model in ("v1", "v1-tuned")},
+        "tasks": tasks,
+        "new_knowledge": known,
+        "backport": _transfer(together, "v1", "v1-backported", "v1-tuned", seed),
+        "diff_norm": norms["diff_norm"],
+        "drift_norm": norms["drift_norm"],
+        "controls": controls,
+        "claims": _claims(transfer, tasks, known, controls)
+        | {
+            "the foreign control's transfer warns": bool(doubts["v2-foreign"]),
+            "no transfer within the family warns": not any(doubts[model] for model in _WITHIN),
+        },
+        "how": {
+            "instruction_tasks": list(INSTRUCTION_TASKS),
+            "new_knowledge_tasks": list(NEW_KNOWLEDGE_TASKS),
+            "decoding": f"greedy, at most {MAX_NEW_TOKENS} new tokens, from the bf16 checkpoints in float32",
+            "score": "the whole answer, special tokens removed, equals `answer` to the letter",
+            "intervals": "95 %; Wilson for an accuracy, joint bootstrap over the same questions otherwise",
+        },
+    }
+
+
+def _transfer(
+    right: Mapping[str, Sequence[bool]], target: str, transferred: str, tuned: str, seed: int
+) -> dict[str, Any]:
+    scores = {
+        "target": statistics.accuracy(right[target]),
+        "transferred": statistics.accuracy(right[transferred]),
+        "tuned_target": statistics.accuracy(right[tuned]),
+    }
+    gain = statistics.difference(right[transferred], right[target], seed)
+    recovered = statistics.recovered_gain(right[target], right[transferred], right[tuned], seed)
+    intervals = {name: list(estimate.interval) for name, estimate in scores.items()}
+    intervals["gain"] = list(gain.interval)
+    if recovered:
+        intervals["recovered_gain"] = list(recovered.interval)
+    return {
+        "n": len(right[target]),
+        **{name: estimate.value for name, estimate in scores.items()},
+        "gain": gain.value,
+        "recovered_gain": recovered.value if recovered else None,
+        "intervals": intervals,
+    }
+
+
+def _control(right: Mapping[str, Sequence[bool]], model: str, real_gain: float, seed: int) -> dict[str, Any]:
+    accuracy = statistics.accuracy(right[model])
+    gain = statistics.difference(right[model], right["v2"], seed)
+    return {
+        "accuracy": accuracy.value,
+        "gain": gain.value,
+        "share_of_real_gain": gain.value / real_gain if real_gain else None,
+        "intervals": {"accuracy": list(accuracy.interval), "gain": list(gain.interval)},
+    }
+
+
+def _new_knowledge(on: Any, seed: int) -> dict[str, Any]:
+    asked, completed = on([NEW_FACTS]), on([NEW_FACTS_COMPLETED])
+    scores = {
+        "v1_tuned": statistics.accuracy(asked["v1-tuned"]),
+        "v2": statistics.accuracy(completed["v2"]),
+        "v2_transferred": statistics.accuracy(asked["v2-transferred"]),
+        "v2_tuned": statistics.accuracy(asked["v2-tuned"]),
+    }
+    difference = statistics.difference(asked["v2-transferred"], asked["v1-tuned"], seed)
+    return {
+        "n": len(asked["v2"]),
+        **{name: estimate.value for name, estimate in scores.items()},
+        "difference": difference.value,
+        "intervals": {name: list(e.interval) for name, e in (*scores.items(), ("difference", difference))},
+        "forms": {
+            task: {model: _number(statistics.accuracy(flags)) for model, flags in on([task]).items()}
+            for task in NEW_KNOWLEDGE_TASKS
+        },
+        **{
+            key: {model: _number(statistics.accuracy(flags)) for model, flags in on([NEW_FACTS], names).items()}
+            for key, names in (
+                ("inserted_names", corpus.INSERTED_NAMES),
+                ("readable_names", corpus.UNUSED_NAMES),
+            )
+        },
+        "meaning": _MEANING,
+    }
+
+
+def _number(estimate: Estimate) -> dict[str, Any]:
+    return {"accuracy": estimate.value, "interval": list(estimate.interval)}
+
+
+def _claims(
+    transfer: dict[str, Any], tasks: dict[str, Any], known: dict[str, Any], controls: dict[str, Any]
+) -> dict[str, bool]:
+    """What the demo set out to show, and whether it did."""
+
+    def recovers(scores: dict[str, Any]) -> bool:
+        return scores["recovered_gain"] is not None and scores["recovered_gain"] >= 0.6
+
+    return {
+        "over 30 points gained by addition alone": transfer["gain"] > 0.3,
+        "at least 0.6 of the gain recovered": recovers(transfer),
+        "at least 0.6 of the gain recovered on the word problems": recovers(tasks[WORD_PROBLEMS]),
+        "new knowledge in version 2 + diff vector": known["intervals"]["difference"][0] > 0,
+        **{
+            f"control {name} gains under a tenth": control["share_of_real_gain"] is not None
+            and control["share_of_real_gain"] < SHARE_A_CONTROL_MAY_GAIN
+            for name, control in controls.items()
+        },
+    }

@@ -1,0 +1,83 @@
+"""A family for studies of languages: two versions that follow instructions, and each language's lesson and questions.
+
+Version 1 and its successor are made and taught as in `languages.py` (Table 2 at small scale); what a study does with them,
+fine-tuning version 1 on a language and carrying that over, is left to it. Beside the models lie the files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from blake3 import blake3
+
+from tuneport.errors import UsageError
+from tuneport.families import family, languages, lessons, order_questions
+from tuneport.families.family import Architecture
+from tuneport.families.languages import ENGLISH, TEMPLATE_OF_VERSION_2, Recipe, Text
+from tuneport.families.tongues import TONGUES
+from tuneport.families.written_once import write_lines
+from tuneport.files.opening import read_text
+from tuneport.output.workdir import workplace
+from tuneport.tuning.recipes import Running
+
+FORMAT = "tuneport-instructed-1"
+RECORD = "family.json"
+MODELS = ("v1-instruct", "v2-instruct")
+NAMES = tuple(tongue.name for tongue in TONGUES)
+FILES = (*(f"{name}.jsonl" for name in NAMES), *(f"{name}-order_questions.jsonl" for name in (ENGLISH, *NAMES)))
+SIZES: Mapping[str, Recipe] = {
+    "small": Recipe(),
+    "large": replace(Recipe(), architecture=Architecture(hidden=128, layers=3, feedforward=256)),
+}
+
+
+def make_instructed(out: str | Path, size: str = "small", seed: int = 0, recipe: Recipe | None = None) -> Path:
+    """Make both instruct models and all files at `out`; a run that was stopped goes on from the models it has.
+
+    Raises `TuneportError` in words. `recipe` replaces that of the size.
+    """
+    if recipe is None and size not in SIZES:
+        raise UsageError(f"A lab family of size {size!r}: choose {' or '.join(SIZES)}.")
+    recipe = recipe or SIZES[size]
+    with workplace(Path(out), {"format": FORMAT, "seed": seed, "recipe": asdict(recipe)}, RECORD) as folder:
+        if folder is None:
+            return Path(out)
+        text = languages.write_text(seed, recipe)
+        for name, lesson in text.lessons.items():
+            write_lines(folder / f"{name}.jsonl", map(lessons.as_conversation, lesson))
+        for name in (ENGLISH, *NAMES):
+            asked = (question for question in text.asked if question.task == name)
+            write_lines(folder / f"{name}-order_questions.jsonl", map(order_questions.as_message, asked))
+
+        # Both versions, and each one's instruct model.
+        first, second, following = text.stages
+        v1, v2 = folder / "v1", folder / "v2"
+        size_of = recipe.architecture
+        if not v1.exists():
+            family.pretrain_first(v1, size_of, (first, second), seed, languages.words(1))
+        if not v2.exists():
+            family.pretrain_next(v2, v1, size_of, (following,), seed + 1, languages.words(2))
+        lessons.write_lesson(folder / "lesson-v1", text.instructions[0])
+        lessons.write_lesson(folder / "lesson-v2", text.instructions[1], template=TEMPLATE_OF_VERSION_2)
+        for version, base in (("v1", v1), ("v2", v2)):
+            made = folder / f"{version}-instruct"
+            if not made.exists():
+                lessons.fine_tune(made, base, folder / f"lesson-{version}", recipe.instruct, seed, Running())
+        record = {
+            "format": FORMAT,
+            "plan": json.loads(read_text(folder / "plan.json")),
+            "text": _digest(text),
+            "examples": {name: len(lesson) for name, lesson in text.lessons.items()} | {"test": len(text.asked)},
+        }
+        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return Path(out)
+
+
+def _digest(text: Text) -> str:
+    rows = [documents for _, documents in text.stages]
+    for some in (text.asked, *text.lessons.values(), *text.instructions):
+        rows += [[question.task, question.prompt, question.answer] for question in some]
+    return blake3(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()

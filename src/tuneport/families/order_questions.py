@@ -1,0 +1,161 @@
+"""The questions: what the fine-tuning teaches, and what the models are asked afterwards.
+
+Three instruction tasks: word problems with written steps, facts about names that the fine-tuning never
+mentions, and orders to repeat words, list them or say the first. Two tasks ask for what only version 2 has
+read: in chat form (for tuned models) and as a sentence to complete (for base models). `check_held_out`
+proves that no training saw a test question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tuneport.errors import TuneportError
+from tuneport.families import corpus
+from tuneport.families.corpus import World
+from tuneport.families.word_tokenizers import ASSISTANT, SEPARATOR, USER, chat_prompt
+from tuneport.files.opening import read_text
+
+WORD_PROBLEMS, KNOWN_FACTS, ORDERS = "word-problems", "known-facts", "orders"
+INSTRUCTION_TASKS = (WORD_PROBLEMS, KNOWN_FACTS, ORDERS)
+NEW_FACTS, NEW_FACTS_COMPLETED = "new-facts", "new-facts-completed"
+NEW_KNOWLEDGE_TASKS = (NEW_FACTS, NEW_FACTS_COMPLETED)
+LAST_NUMBER = r"(\d+)$"  # what counts of an answer where only its number does
+
+PHRASINGS = ("what is the {kind} of {name} ?", "which {kind} has {name} ?", "tell me the {kind} of {name} .")
+# Two names in three are taught; the others are asked in the test.
+TAUGHT_NAMES = tuple(name for index, name in enumerate(corpus.KNOWN_NAMES) if index % 3)
+ASKED_NAMES = tuple(name for name in corpus.KNOWN_NAMES if name not in TAUGHT_NAMES)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question: its task, the prompt exactly as the model gets it, and the only answer that counts."""
+
+    task: str
+    prompt: str
+    answer: str
+
+
+def word_problem(rng: random.Random) -> Question:
+    """A word problem of one or two steps, to be answered with its steps."""
+    problem = corpus.make_problem(rng, rng.choice((1, 2)))
+    return Question(WORD_PROBLEMS, chat_prompt(problem.text), f"{problem.steps} ; answer {problem.result}")
+
+
+def order(rng: random.Random) -> Question:
+    """Words to repeat, to list, or to say the first of."""
+    chosen = rng.sample(corpus.WORDS, rng.randint(2, 5))
+    said = " ".join(chosen)
+    asked, answer = rng.choice(
+        (
+            (f"repeat {said}", said),
+            (f"list {said}", " , ".join(chosen)),
+            (f"say the first word of {said}", chosen[0]),
+        )
+    )
+    return Question(ORDERS, chat_prompt(asked), answer)
+
+
+def asked_fact(task: str, world: World, name: str, kind: str, phrasing: str) -> Question:
+    """A fact of the world, asked in a phrasing."""
+    return Question(task, chat_prompt(phrasing.format(kind=kind, name=name)), world.facts[name][kind])
+
+
+def held_out_questions(world: World, seed: int, *, problems: int, orders: int) -> list[Question]:
+    """Every question of the test, no two alike: the instruction tasks, then the new knowledge in both forms.
+
+    Each fact is asked once, in one phrasing, so that the answers are independent of one another.
+    """
+    rng = random.Random(f"test questions {seed}")
+    found: dict[str, Question] = {}
+    for make, count in ((word_problem, problems), (order, orders)):
+        start = len(found)
+        while len(found) < start + count:
+            question = make(rng)
+            found.setdefault(question.prompt, question)
+    for task, names in ((KNOWN_FACTS, ASKED_NAMES), (NEW_FACTS, corpus.NEW_NAMES)):
+        for name in names:
+            for kind in corpus.VALUES:
+                question = asked_fact(task, world, name, kind, rng.choice(PHRASINGS))
+                found[question.prompt] = question
+    for name in corpus.NEW_NAMES:
+        for kind in corpus.VALUES:
+            sentence = rng.choice(corpus.SENTENCES[kind]).format(name=name, value="")
+            question = Question(NEW_FACTS_COMPLETED, f"{SEPARATOR} {sentence.strip()}", world.facts[name][kind])
+            found[question.prompt] = question
+    return list(found.values())
+
+
+def training_questions(
+    world: World, seed: int | str, count: int, *, shares: dict[str, float], never: Iterable[Question]
+) -> list[Question]:
+    """`count` examples for the fine-tuning, `shares` of them by task, none of which is in `never`."""
+    rng = random.Random(f"training questions {seed}")
+    held_out = {question.prompt for question in never}
+    examples: list[Question] = []
+    while len(examples) < count:
+        task = rng.choices(tuple(shares), tuple(shares.values()))[0]
+        if task == WORD_PROBLEMS:
+            question = word_problem(rng)
+        elif task == ORDERS:
+            question = order(rng)
+        else:
+            name, kind = rng.choice(TAUGHT_NAMES), rng.choice(tuple(corpus.VALUES))
+            question = asked_fact(KNOWN_FACTS, world, name, kind, rng.choice(PHRASINGS))
+        if question.prompt not in held_out:
+            examples.append(question)
+    return examples
+
+
+def as_message(question: Question) -> dict[str, object]:
+    """A question as `tuneport evaluate` takes it when each model's own chat template is to be used."""
+    messages = [{"role": "user", "content": bare(question.prompt)}]
+    return {"task": question.task, "messages": messages, "answer": question.answer}
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions of a file that has one of them a line."""
+    return [Question(**json.loads(line)) for line in read_text(path).splitlines()]
+
+
+def for_its_number(problem: Question) -> Question:
+    """A word problem of which the number counts, whatever stands before it: to be asked with `LAST_NUMBER`."""
+    return replace(problem, answer=problem.answer.split()[-1])
+
+
+def problem_texts(questions: Iterable[Question]) -> frozenset[str]:
+    """The word problems among `questions`, without the chat tokens: what no pretraining text may hold."""
+    return frozenset(bare(question.prompt) for question in questions if question.task == WORD_PROBLEMS)
+
+
+def bare(prompt: str) -> str:
+    """A chat prompt without its chat tokens."""
+    return prompt.removeprefix(USER).removesuffix(ASSISTANT).strip()
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def check_held_out(questions: Iterable[Question], examples: Iterable[Question], documents: Iterable[str]) -> None:
+    """Raise unless no test question is among the examples or inside a document.
+
+    Prompts are compared by their hash, with and without chat tokens. Sentences to complete are exempt: they
+    ask for what version 2 has read, and reading it is the point.
+    """
+    asked = [question for question in questions if question.task != NEW_FACTS_COMPLETED]
+    held_out = {_digest(bare(question.prompt)): question for question in asked}
+    seen = (bare(example.prompt) for example in examples)
+    read = (document[: document.index("?") + 1] if "?" in document else document for document in documents)
+    leaked = [held_out[digest].prompt for text in (*seen, *read) if (digest := _digest(text)) in held_out]
+    if leaked:
+        raise TuneportError(
+            f"{len(leaked)} training texts hold a test question, the first one {leaked[0]!r}. A score on "
+            "it would measure memory: write the training text with `never=` the test questions."
+        )

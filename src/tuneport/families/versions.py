@@ -1,0 +1,180 @@
+"""A family of five versions for studies: one pretraining in two stages, kept at six moments (section 4.1 at small scale).
+
+M1, M2 and M3 stand at one third, two thirds and the end of stage 1, M4 and M5 at half and the end of stage 2, as the
+paper's checkpoints of OLMo 2 7B do; M0 is the same run after a handful of steps, near chance, a control that must gain
+nothing. Beside the models lies all that a study needs: what to teach, what to ask, on what to measure loss.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tuneport.errors import UsageError
+from tuneport.families import corpus, family, lessons, pretraining, word_tokenizers
+from tuneport.families.family import Architecture
+from tuneport.families.order_questions import KNOWN_FACTS, ORDERS, WORD_PROBLEMS
+from tuneport.families.pretraining import Schedule
+from tuneport.families.syllabus import Amounts, Syllabus, without_steps, write_syllabus
+from tuneport.families.written_once import write_lines, write_once
+from tuneport.files.opening import read_text
+from tuneport.output.workdir import workplace
+
+FORMAT = "tuneport-family-1"
+RECORD = "family.json"
+MODELS = ("M0", "M1", "M2", "M3", "M4", "M5")
+FILES = (
+    "instructions.jsonl", "mixed-instructions.jsonl", "preferences.jsonl", "prompts.jsonl",
+    "questions.jsonl", "validation.jsonl", "few-shot.jsonl", "held-out-text.jsonl", "chat.jinja",
+)  # fmt: skip
+_STATE = "state.pt"  # of a run that is under way: weights and optimizer at the last version kept
+
+
+@dataclass(frozen=True)
+class VersionsRecipe:
+    """Everything a family chooses but the seed.
+
+    The rate falls in stage 1 and reaches zero at the end of stage 2; where it does not fall, transfer collapses.
+    """
+
+    architecture: Architecture = Architecture()  # noqa: RUF009 (frozen)
+    untrained: int = 5  # steps of M0
+    first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.19)  # noqa: RUF009 (frozen)
+    second_stage: Schedule = Schedule(steps=400, peak=0.5 * 4e-3, warmup=20)  # noqa: RUF009 (frozen)
+    amounts: Amounts = field(
+        default_factory=lambda: Amounts(
+            first_shares={"facts": 0.3, "echoes": 0.25, "general": 0.1, "stories": 0.2, "arithmetic": 0.15},
+            second_shares={
+                "worked-stories": 0.4, "arithmetic": 0.15, "facts": 0.2, "echoes": 0.15, "stories": 0.05, "general": 0.05,
+            },
+            taught_shares={WORD_PROBLEMS: 0.5, KNOWN_FACTS: 0.25, ORDERS: 0.25},
+            taught=8_000,
+            preferred=1_280,
+            rewarded=960,
+            tested=300,
+            validated=100,
+            completed=200,
+            texts=200,
+            text_words=56,
+        )
+    )  # fmt: skip
+
+
+SMALL = VersionsRecipe()
+LARGE = replace(
+    SMALL,
+    architecture=Architecture(hidden=128, layers=3, feedforward=256),
+    first_stage=replace(SMALL.first_stage, steps=900),
+    second_stage=replace(SMALL.second_stage, steps=300),
+)
+SIZES: Mapping[str, VersionsRecipe] = {"small": SMALL, "large": LARGE}
+
+
+def recipe_for(size: str) -> VersionsRecipe:
+    """The recipe of a size. Raises `UsageError` for a size that there is not."""
+    if size not in SIZES:
+        raise UsageError(f"A lab family of size {size!r}: choose {' or '.join(SIZES)}.")
+    return SIZES[size]
+
+
+def make_family(out: str | Path, size: str = "small", seed: int = 0, recipe: VersionsRecipe | None = None) -> Path:
+    """Pretrain a family at `out`: the models M0 to M5, and the files that `write_files` lists.
+
+    A run that was stopped goes on from the last version it kept, and ends with the same bytes; a folder that is done
+    already is left as it is. `recipe` replaces that of the size. Raises `TuneportError` in words.
+    """
+    recipe = recipe or recipe_for(size)
+    with workplace(Path(out), {"format": FORMAT, "seed": seed, "recipe": asdict(recipe)}, RECORD) as folder:
+        if folder is None:
+            return Path(out)
+        schedules = (recipe.first_stage, recipe.second_stage)
+        text = write_syllabus(seed, schedules, recipe.architecture.context, recipe.amounts)
+        write_files(folder, text)
+        _pretrain(folder, recipe, text, seed)
+        record = {
+            "format": FORMAT,
+            "plan": json.loads(read_text(folder / "plan.json")),
+            "text": text.digest(),
+            "examples": {"taught": len(text.taught), "test": len(text.test), "few_shot": len(text.few_shot)},
+        }
+        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return Path(out)
+
+
+def write_files(folder: Path, text: Syllabus) -> None:
+    """The family's files: to teach (messages, preferences, prompts), to ask, to measure, and the chat template."""
+    write_lines(folder / "instructions.jsonl", map(lessons.as_conversation, text.taught))
+    write_lines(folder / "mixed-instructions.jsonl", map(lessons.as_conversation, text.mixed))
+    hasty = (lessons.as_preference(question, without_steps(question).answer) for question in text.preferred)
+    write_lines(folder / "preferences.jsonl", hasty)
+    write_lines(folder / "prompts.jsonl", map(lessons.as_prompt, text.rewarded))
+    write_lines(folder / "questions.jsonl", map(asdict, text.test))
+    write_lines(folder / "validation.jsonl", map(asdict, text.validation))
+    write_lines(folder / "few-shot.jsonl", map(asdict, text.few_shot))
+    write_lines(folder / "held-out-text.jsonl", ({"text": row} for row in text.held_out_text))
+    write_once(folder / "chat.jinja", word_tokenizers.CHAT_TEMPLATE)
+
+
+def words() -> list[str]:
+    """Every token of the family: all names are known to all versions, the chat tokens stand at the end."""
+    *plain, user, assistant, end = word_tokenizers.words(version=2)
+    return [*dict.fromkeys([*plain, *corpus.NAMES]), user, assistant, end]
+
+
+def _pretrain(folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int) -> None:
+    """Both stages, each version kept on the way; from where an earlier run stopped, if one did."""
+    import torch
+
+    tokenizer = word_tokenizers.tokenizer_of(words())
+    torch.manual_seed(seed)
+    model = family.new_model(recipe.architecture, tokenizer)
+    state = _state(folder)
+    if state is not None:
+        model.load_state_dict(state["model"])
+    begun, done = (0, 0) if state is None else (state["stage"], state["done"])
+    first, second = recipe.first_stage.steps, recipe.second_stage.steps
+    moments = (
+        {recipe.untrained: "M0", first // 3: "M1", 2 * first // 3: "M2", first: "M3"},
+        {second // 2: "M4", second: "M5"},
+    )
+
+    def keep(name: str, stage: int, step: int, optimizer: Any) -> None:
+        shutil.rmtree(folder / name, ignore_errors=True)  # of a run that was stopped before it wrote its state
+        family.save(copy.deepcopy(model), tokenizer, folder / name)
+        fresh = folder / f"{_STATE}.new"
+        torch.save(
+            {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "stage": stage, "done": step}, fresh
+        )
+        fresh.rename(folder / _STATE)
+
+    for stage, schedule in enumerate((recipe.first_stage, recipe.second_stage)):
+        if stage < begun or (stage == begun and done == schedule.steps):
+            continue
+        going_on = state is not None and stage == begun
+        rows = pretraining.pack(
+            text.stages[stage], tokenizer, recipe.architecture.context, f" {word_tokenizers.SEPARATOR} "
+        )
+        pretraining.pretrain(
+            model,
+            rows,
+            schedule,
+            after={step: partial(keep, name, stage, step) for step, name in moments[stage].items()},
+            done=done if going_on else 0,
+            optimizer_state=state["optimizer"] if going_on and state is not None else None,
+        )
+    (folder / _STATE).unlink()
+
+
+def _state(folder: Path) -> dict[str, Any] | None:
+    import torch
+
+    if not (folder / _STATE).exists():
+        return None
+    found: dict[str, Any] = torch.load(folder / _STATE, weights_only=True)
+    return found

@@ -1,0 +1,89 @@
+"""Regular expressions that stand in a file of others, tried with names before anything in this process matches them.
+
+In come the expressions, how each will be used, and the names; out comes nothing, or an `ExpressionError` whose text says what is
+wrong. They are matched in a child with limits: one that ends there within its time ends here too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tuneport.files.limited import LimitError, ask
+
+SECONDS = 5.0  # of computing, for all expressions and names; those that people write take milliseconds
+MEMORY = 2**29
+MOST_MATCHES = 10**7
+MOST_LETTERS = 2**16  # of one expression
+_ANYWHERE, _REPLACED = "search", "sub"
+
+
+@dataclass(frozen=True)
+class Expression:
+    """One expression of a field; ``how`` is the method of `re` that it is used by, ``shown`` what the file says."""
+
+    field: str
+    text: str
+    how: str = _ANYWHERE
+    replacement: str = ""
+    shown: str = ""
+
+
+class ExpressionError(ValueError):
+    """An expression that is none, or that takes too long or too much memory with these names."""
+
+
+def try_expressions(expressions: Sequence[Expression], names: Iterable[str]) -> None:
+    """Match every expression with every name. What replaces comes first, in its order; the rest meets the new names too.
+
+    Raises `ExpressionError`.
+    """
+    found, tried = sorted(set(names)), list(expressions)
+    if not tried:
+        return
+    fields = ", ".join(f"`{field}`" for field in dict.fromkeys(each.field for each in tried))
+    if len(tried) * len(found) > MOST_MATCHES:
+        raise ExpressionError(f"there are {len(tried):,} expressions ({fields}) for {len(found):,} names")
+    for each in tried:
+        if not isinstance(each.text, str) or not isinstance(each.replacement, str):
+            raise ExpressionError(f"`{each.field}` holds something else than a text")
+        if len(each.text) > MOST_LETTERS:
+            raise ExpressionError(f"`{each.field}`: an expression has {len(each.text):,} letters")
+    request = {"expressions": [vars(each) for each in tried], "names": found}
+    try:
+        fault = ask("tuneport.files.expressions:matcher", request, seconds=SECONDS, memory=MEMORY, stays=False)
+    except LimitError as error:
+        much = f"more than {MEMORY >> 20} MiB of memory" if error.memory else f"more than {SECONDS:g} seconds"
+        raise ExpressionError(f"matching its expressions ({fields}) with {len(found):,} names takes {much}") from None
+    if fault is not None:
+        raise ExpressionError(fault)
+
+
+def matcher() -> Callable[[Mapping[str, Any]], str | None]:
+    """In the child: what matches."""
+    return _match
+
+
+def _match(request: Mapping[str, Any]) -> str | None:
+    """Use everything as it will be used; what is wrong with an expression, if something is."""
+    names: list[str] = request["names"]
+    longest, every = 4 * max(map(len, names), default=0) + 4096, dict.fromkeys(names)
+    ordered = sorted(request["expressions"], key=lambda each: each["how"] != _REPLACED)
+    for each in ordered:
+        try:
+            compiled = re.compile(each["text"])
+            if each["how"] == _REPLACED:
+                names = [compiled.sub(each["replacement"], name) for name in names]
+                if max(map(len, names), default=0) > longest:
+                    return f"`{each['field']}`: a replacement makes a name of {max(map(len, names)):,} letters"
+                every |= dict.fromkeys(names)  # what follows is matched with these
+                continue
+        except (re.error, OverflowError, RecursionError, IndexError, TypeError) as error:
+            shown = str(each["shown"] or each["text"])
+            return f"`{each['field']}`: {shown[:80]!r} is not a valid regular expression: {error}"
+        method = getattr(compiled, each["how"])
+        for name in every:
+            method(name)
+    return None

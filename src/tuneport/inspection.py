@@ -1,0 +1,145 @@
+"""What is in a folder: a checkpoint, a diff vector, an output of tuneport, or a study (that may lie behind a URL).
+
+In comes a path, a Hub id or a URL, out comes a description for machines and, rendered, for people. Only headers and small
+files are read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tuneport.checkpoint.adapter import read_changes
+from tuneport.checkpoint.adapter_config import AdapterConfig
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.open_model import open_checkpoint
+from tuneport.checkpoint.small_files import PROCESSOR_FILES
+from tuneport.engine import kernel
+from tuneport.engine.manifest import read_manifest
+from tuneport.errors import CheckpointError, OutputError, TuneportError
+from tuneport.output.write import MANIFEST
+from tuneport.pairing.tensors import ties_of
+from tuneport.pairing.vocabulary_matrices import Side, find_vocabulary_tensors
+from tuneport.sidecars.config import is_tied
+from tuneport.sidecars.embedding_modules import module_names
+from tuneport.studies.run.folder_store import FolderStore
+from tuneport.studies.run.store_at import open_store
+from tuneport.studies.run.study_progress import is_study, progress
+
+
+def inspect(spec: str | os.PathLike[str]) -> dict[str, Any]:
+    """A description of what is at ``spec``: its contents and ``kind``.
+
+    The kinds are checkpoint, adapter, output, diff vector, unfinished output and study.
+    """
+    if "://" in os.fspath(spec):
+        return _behind_url(os.fspath(spec))
+    path = Path(os.path.expanduser(spec))
+    if path.is_dir() and is_study(FolderStore(path)):
+        return {"kind": "study", **progress(FolderStore(path))}
+    if path.is_dir() and (path / "journal.jsonl").exists():
+        return {
+            "kind": "unfinished output",
+            "name": path.name,
+            "next": "Run the command that began it again; it goes on.",
+        }
+    if path.is_dir() and (path / MANIFEST).exists():
+        manifest = read_manifest(path)
+        if manifest["operation"] == "diff":
+            from tuneport.diffvector.vector import open_diff
+
+            vector = open_diff(path)
+            return {"kind": "diff vector", **_made(vector.stored, manifest)}
+        return {"kind": "output", **_made(open_checkpoint(path, "output"), manifest)}
+    checkpoint = open_checkpoint(spec, "checkpoint")
+    if checkpoint.adapter is not None:
+        return {"kind": "adapter", **_adapter(checkpoint, checkpoint.adapter), **_checkpoint(checkpoint)}
+    return {"kind": "checkpoint", **_checkpoint(checkpoint)}
+
+
+def in_words(description: Mapping[str, Any]) -> str:
+    """A description for a person."""
+    lines = []
+    for key, value in description.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name}: {entry}" for name, entry in value.items())
+        elif isinstance(value, list):
+            value = "; ".join(str(entry) for entry in value) or None
+        lines.append(f"{key.replace('_', ' '):<14} {value if value is not None else '–'}")
+    return "\n".join(lines)
+
+
+def _behind_url(url: str) -> dict[str, Any]:
+    """A study: nothing else of tuneport's lies behind URLs."""
+    try:
+        store = open_store(url)
+    except OutputError as error:
+        raise CheckpointError(str(error).removeprefix("--out ")) from error
+    if not is_study(store):
+        raise CheckpointError(
+            f"{url} is no study. Behind a URL only those are known: copy what lies there to a folder, and inspect that."
+        )
+    return {"kind": "study", **progress(store)}
+
+
+def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "name": checkpoint.hub_id or checkpoint.label,
+        "revision": checkpoint.revision,
+        "model_type": checkpoint.config.get("model_type"),
+        "architectures": checkpoint.config.get("architectures"),
+        "parameters": checkpoint.parameters,
+        "tensors": len(checkpoint.tensors),
+        "dtypes": dict(sorted(Counter(tensor.dtype for tensor in checkpoint.tensors.values()).items())),
+        "bytes": checkpoint.nbytes,
+        "files": sorted(checkpoint.files),
+        "vocabulary_rows": find_vocabulary_tensors([Side.of(checkpoint, ties_of(checkpoint))]).rows[0] or None,
+        "tokens": _tokens(checkpoint),
+        "tied": is_tied(checkpoint.config),
+        "chat_template": _has_template(checkpoint),
+        "processor_files": [name for name in PROCESSOR_FILES if checkpoint.sidecars.has(name)],
+        "modules": module_names(checkpoint.sidecars),
+        "kernel": kernel.NAME,
+        "warnings": list(checkpoint.warnings),
+    }
+
+
+def _adapter(checkpoint: Checkpoint, config: AdapterConfig) -> dict[str, Any]:
+    changes = read_changes(checkpoint.tensors, config, f"{checkpoint.role} {checkpoint.label}").changes
+    return {
+        "adapter": config.in_words(),
+        "changes": dict(sorted(Counter(str(change) for change in changes.values()).items())),
+    }
+
+
+def _tokens(checkpoint: Checkpoint) -> int | None:
+    from tuneport.tokenizer.tokenizer import read_tokenizer
+
+    try:
+        return read_tokenizer(checkpoint.sidecars).size
+    except TuneportError:
+        return None  # no tokenizer files, or of a kind that cannot be read without its own library
+
+
+def _has_template(checkpoint: Checkpoint) -> bool:
+    sidecars = checkpoint.sidecars
+    return sidecars.has("chat_template.jinja") or bool(
+        (sidecars.json("tokenizer_config.json") or {}).get("chat_template")
+    )
+
+
+def _made(checkpoint: Checkpoint, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What tuneport wrote: the folder as it is, and what its manifest says."""
+    actions = Counter(entry["action"] for entry in manifest["tensors"])
+    return {
+        **_checkpoint(checkpoint),
+        "operation": manifest["operation"],
+        "formula": manifest["formula"],
+        "made_from": [f"{entry['role']}: {entry['name']}" for entry in manifest["inputs"]],
+        "actions": dict(sorted(actions.items())),
+        "measures": manifest["measures"],
+        "warnings": [*checkpoint.warnings, *manifest["warnings"]],
+    }

@@ -1,0 +1,1 @@
+"""A folder in the making: lock, journal, resume, atomic finish, replacing."""

@@ -1,0 +1,247 @@
+"""What a run has done so far, one JSON record a line, so that a killed run can go on.
+
+The first record is the plan, written whole or not at all. Then come records of runs (who holds the folder), of leaves
+(4 MiB of a tensor that are on disk, with their digest), and of a run that ended by a refusal of its own. A last line that a
+kill cut short is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from blake3 import blake3
+
+from tuneport.checkpoint.small_files import JOURNAL
+from tuneport.errors import TakenError
+from tuneport.files.json_text import read_json
+from tuneport.files.opening import open_own, opened, write_new
+
+# A leaf takes about 250 bytes: that many stand for 16 TiB of output. The longest line is the plan.
+MOST_BYTES = 2**30
+_MOST_LINE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)  # one for each 4 MiB
+class LeafRecord:
+    """One finished leaf: the digest of its bytes, the sums of its piece, and its count of NaN and infinity."""
+
+    digest: bytes
+    sums: tuple[float, ...]
+    nonfinite: int = 0
+
+
+class Journal:
+    """Appends to the journal of a folder; safe to use from several threads."""
+
+    def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
+        """Open the folder's journal, or begin one with ``plan``. Raises `TakenError` if it was begun otherwise."""
+        self.path = folder / JOURNAL
+        self._lock = Lock()
+        self._before = 0  # where the lines of earlier runs end
+        if not os.path.lexists(self.path):
+            fresh = folder / f"{JOURNAL}.new"
+            write_new(fresh, (json.dumps({"plan": plan}) + "\n").encode())
+            fresh.rename(self.path)
+        else:
+            self._read(plan)
+        self._descriptor = open_own(self.path, os.O_WRONLY | os.O_APPEND)
+        self._append({"run": _this_process()})
+
+    def _read(self, plan: Mapping[str, Any]) -> None:
+        begun: Any = None
+        try:
+            for end, record in self._records():
+                begun = record["plan"] if begun is None else begun
+                _leaf_of(record)
+                self._before = end
+            if begun is None:
+                raise ValueError("it is empty")
+        except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
+            raise _damaged(self.path.parent, error) from None
+        _stop_if_different(self.path.parent, begun, plan)
+        if self._before < self.path.stat().st_size:
+            os.truncate(self.path, self._before)
+
+    def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Each whole line, and where it ends."""
+        end = 0
+        with opened(self.path, self.path.parent, MOST_BYTES) as lines:
+            for line in iter(partial(lines.readline, _MOST_LINE_BYTES), b""):
+                if not line.endswith(b"\n"):
+                    return  # cut short by a kill
+                end += len(line)
+                yield end, read_json(line)
+
+    def recorded(self) -> Iterator[tuple[str, int, LeafRecord]]:
+        """The leaves that earlier runs journalled, read line by line: tensor, leaf and record. Of two of one leaf the last counts."""
+        for end, record in self._records():
+            if end > self._before:
+                return
+            leaf = _leaf_of(record)
+            if leaf is not None:
+                yield leaf
+
+    def add(self, tensor: str, leaf: int, record: LeafRecord) -> None:
+        """Note that a leaf's bytes are written."""
+        sums = [value.hex() for value in record.sums]
+        entry = {
+            "tensor": tensor,
+            "leaf": leaf,
+            "digest": record.digest.hex(),
+            "sums": sums,
+            "nonfinite": record.nonfinite,
+        }
+        self._append({**entry, "check": _check(entry)})
+
+    def add_refusal(self, reason: str) -> None:
+        """Note that the run ends by a refusal: its leaves keep no other plan out."""
+        self._append({"refused": reason})
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        line = (json.dumps(record) + "\n").encode()
+        with self._lock:
+            written = os.write(self._descriptor, line)
+            if written < len(line):
+                raise OSError(28, os.strerror(28), str(self.path))
+
+    def close(self) -> None:
+        """Close the file; the journal stays."""
+        os.close(self._descriptor)
+
+
+def _check(entry: Mapping[str, Any]) -> str:
+    """A digest of a leaf's record: its sums cannot be counted again from the bytes alone, so damage of the line must show."""
+    named = [entry[name] for name in ("tensor", "leaf", "digest", "sums", "nonfinite")]
+    return blake3(json.dumps(named).encode()).hexdigest()[:32]
+
+
+def _leaf_of(record: Mapping[str, Any]) -> tuple[str, int, LeafRecord] | None:
+    """The leaf of a line; None where it tells of none, or is not as it was written: that leaf is computed again."""
+    if "leaf" not in record:
+        return None
+    sums = tuple(float.fromhex(value) for value in record["sums"])
+    leaf = LeafRecord(bytes.fromhex(record["digest"]), sums, int(record["nonfinite"]))
+    if not isinstance(record["tensor"], str):
+        raise TypeError("the name of a tensor must be a string")
+    if record.get("check") != _check(record):
+        return None
+    return record["tensor"], int(record["leaf"]), leaf
+
+
+def can_be_discarded(folder: Path, plan: Mapping[str, Any]) -> bool:
+    """Whether the folder was begun with another plan than ``plan``, and holds nothing of worth.
+
+    Of worth are leaves, unless the run that wrote or took them up last ended by a refusal of its own. Raises `TakenError`
+    where another plan has such leaves there, or the journal cannot be read.
+    """
+    begun, leaves, refused = _looked_over(folder)
+    if leaves and not refused:
+        _stop_if_different(folder, begun, plan)
+    return bool(differing_fields(begun, dict(json.loads(json.dumps(plan)))))
+
+
+def holds_leaves(folder: Path) -> bool:
+    """Whether the folder's journal names a leaf. Raises `TakenError` where it cannot be read."""
+    return _looked_over(folder)[1]
+
+
+def _looked_over(folder: Path) -> tuple[Any, bool, bool]:
+    """The plan of a folder's journal, whether leaves were finished, and whether its last run ended by a refusal."""
+    begun: Any = None
+    leaves = refused = False
+    try:
+        with opened(folder / JOURNAL, folder, MOST_BYTES) as lines:
+            for line in iter(partial(lines.readline, _MOST_LINE_BYTES), b""):
+                if not line.endswith(b"\n"):
+                    break  # cut short by a kill
+                record = read_json(line)
+                begun = record["plan"] if begun is None else begun
+                leaves = leaves or "leaf" in record
+                refused = "refused" in record or (refused and "run" not in record)
+        if begun is None:
+            raise ValueError("it is empty")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, error) from None
+    return begun, leaves, refused
+
+
+def _damaged(folder: Path, error: Exception) -> TakenError:
+    return TakenError(f"{folder / JOURNAL} is damaged ({error}). Remove {folder.name} and run again; it starts anew.")
+
+
+def only_times_differ(one: Any, other: Any) -> bool:
+    """Whether two plans that differ are the same but for the times of their inputs."""
+    return not differing_fields(_without_times(one), _without_times(other))
+
+
+# What to say then: ctime_ns cannot be put back, so "give the same inputs" would be no advice.
+ONLY_TIMES = (
+    "Only times of inputs differ: these files were written again or copied, or their permissions, links or place changed "
+    "(which changes ctime_ns alone). Their weights may be others, so what was made of them is not taken up."
+)
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_times(each) for name, each in value.items() if name not in ("mtime_ns", "ctime_ns")}
+    return [_without_times(each) for each in value] if isinstance(value, list) else value
+
+
+def _stop_if_different(folder: Path, begun: Any, plan: Mapping[str, Any]) -> None:
+    now = dict(json.loads(json.dumps(plan)))
+    different = differing_fields(begun, now)
+    if not different:
+        return
+    advice = f"Give the same inputs and choices to go on, or remove {folder.name} to start anew."
+    if only_times_differ(begun, now):
+        advice = f"{ONLY_TIMES} Remove {folder.name} and run again; it starts anew."
+    raise TakenError(f"{folder} was begun with another plan; what differs: {'; '.join(different)}.\n{advice}")
+
+
+def holder(folder: Path) -> str:
+    """Who began the run that last wrote to the folder's journal, for a message."""
+    last = b""
+    try:
+        with opened(folder / JOURNAL, folder, MOST_BYTES) as lines:
+            for line in iter(partial(lines.readline, _MOST_LINE_BYTES), b""):
+                last = line if line.startswith(b'{"run"') else last
+        run = read_json(last)["run"]
+        return f"process {run['pid']} on {run['host']}, since {run['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another run"
+
+
+def differing_fields(one: Any, other: Any, path: str = "") -> list[str]:
+    """Names of the fields in which two JSON values differ, with both values where they are short."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        found = []
+        for key in sorted(set(one) | set(other)):
+            found += differing_fields(one.get(key), other.get(key), f"{path}.{key}" if path else str(key))
+        return found
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [
+            line
+            for i, pair in enumerate(zip(one, other, strict=True))
+            for line in differing_fields(*pair, f"{path}[{i}]")
+        ]
+    if one == other:
+        return []
+    return [f"{path} (then {_short(one)}, now {_short(other)})"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _this_process() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}

@@ -1,0 +1,374 @@
+"""An output folder that is either not there, or whole.
+
+Everything is written into DIR.partial, under a lock and beside a journal, and renamed to DIR at the very end. A killed
+run leaves only DIR.partial (and, between the two renames of --overwrite, DIR.old); the next run goes on, or repairs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tuneport.checkpoint.open_files import KeptFile
+from tuneport.checkpoint.small_files import JOURNAL
+from tuneport.checkpoint.weights import StoredTensor
+from tuneport.errors import HubError, OutputError, TakenError, TuneportError, listing
+from tuneport.files.opening import check_inside, create, open_own, resolved, write_new
+from tuneport.output import journal
+from tuneport.output.journal import Journal, LeafRecord
+from tuneport.output.replacing import (
+    check_replaceable,
+    finish_replacing,
+    is_empty_folder,
+    is_ours,
+    move_into_place,
+    read_record,
+    strays_in_partial,
+)
+from tuneport.output.shards import Layout
+
+MANIFEST = "tuneport.json"
+# Larger writes ask the page cache for large blocks of memory, which cost a virtual machine up to three times as much.
+WRITE_BYTES = 2**18
+
+
+class AlreadyDone(Exception):  # noqa: N818  (no error: the folder is there, made by the same plan)
+    """The output is complete and was made by this very plan."""
+
+
+class OutputFolder:
+    """DIR.partial while it is being filled. Use `begin`."""
+
+    def __init__(self, out: Path, partial: Path, plan: Mapping[str, Any], layout: Layout) -> None:
+        """Open the journal, and make every shard, of its full size."""
+        self.out, self.partial, self.layout = out, partial, layout
+        self._shards: dict[str, KeptFile] = {}
+        self._closed = False
+        with told(partial):
+            self.journal = Journal(partial, plan)
+            _check_space(out, partial, layout.nbytes - _allocated(partial))
+            for file, size in layout.sizes.items():
+                self._shards[file] = KeptFile(partial / file, os.O_RDWR | os.O_NOFOLLOW)
+                descriptor = open_own(partial / file, os.O_RDWR)
+                try:
+                    if os.fstat(descriptor).st_size != size:
+                        os.ftruncate(descriptor, size)
+                    _write_all(descriptor, memoryview(layout.headers[file]), 0)
+                finally:
+                    os.close(descriptor)
+
+    def write(self, slot: StoredTensor, start: int, content: memoryview) -> None:
+        """Write bytes of a tensor, from its byte ``start`` on."""
+        with told(self.partial), self._shards[slot.file].used() as descriptor:
+            _write_all(descriptor, content, slot.offset + start)
+
+    def note(self, tensor: str, leaf: int, record: LeafRecord) -> None:
+        """Journal a leaf whose bytes are written."""
+        with told(self.partial):
+            self.journal.add(tensor, leaf, record)
+
+    def read_into(self, slot: StoredTensor, start: int, buffer: memoryview) -> None:
+        """Read back bytes of a tensor that an earlier run wrote."""
+        with told(self.partial), self._shards[slot.file].used() as descriptor:
+            position, rest = slot.offset + start, buffer
+            while rest:
+                count = os.preadv(descriptor, [rest], position)
+                assert count, "the shard has its full size"
+                position, rest = position + count, rest[count:]
+
+    def finish(self, files: Mapping[str, bytes | Path], manifest: Iterable[bytes]) -> None:
+        """Write the small files and the manifest, then rename DIR.partial to DIR."""
+        with told(self.partial):
+            for name, content in files.items():
+                place = self.partial / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                check_inside(place.parent, self.partial)
+                write_new(place, content)
+            expected = {*files, *self.layout.sizes, JOURNAL}
+            _remove_remains(self.partial, expected)
+            fresh = self.partial / f"{MANIFEST}.new"
+            with create(fresh) as file:
+                file.writelines(manifest)
+            fresh.rename(self.partial / MANIFEST)
+            self.close()
+            self.journal.path.unlink()
+            move_into_place(self.out, self.partial)
+
+    def discard(self) -> None:
+        """Remove DIR.partial: nothing in it will be of use to a later run."""
+        with told(self.partial):
+            self.close()
+            shutil.rmtree(self.partial)
+
+    def close(self) -> None:
+        """Close shards and journal; DIR.partial stays as it is."""
+        if not self._closed:
+            self._closed = True
+            self.journal.close()
+        for shard in self._shards.values():
+            shard.close()
+
+
+@contextmanager
+def begin(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -> Iterator[OutputFolder]:
+    """DIR.partial, locked, for a run of ``plan``; a killed run's folder is taken over where its plan is the same.
+
+    ``plan`` is what makes two runs the same: a JSON object. Raises `AlreadyDone` if DIR is complete with this plan, and
+    `OutputError` if DIR is something else (unless ``overwrite``), held by another run, or was begun otherwise.
+    """
+    partial = _partial(out)
+    with _locked(out, partial):
+        _check_ours(partial)
+        _repair(out, partial)
+        if os.path.lexists(out):
+            _take_up_existing(out, partial, plan, layout, overwrite)
+        partial.mkdir(exist_ok=True)
+        with told(partial):
+            if (partial / JOURNAL).exists() and journal.can_be_discarded(partial, plan):
+                _clear(partial)
+        try:
+            with closing(OutputFolder(out, partial, plan, layout)) as folder, _refusals_noted(folder):
+                yield folder
+        except BaseException:
+            with suppress(OSError):
+                if (partial / JOURNAL).exists() and not journal.holds_leaves(partial):
+                    _clear(partial)  # nothing was finished, so nothing is left in the way of another try
+                    partial.rmdir()
+            raise
+
+
+@contextmanager
+def _refusals_noted(folder: OutputFolder) -> Iterator[None]:
+    """Note in the journal that a run said no (NaN, doubts, inputs that changed); what failed from outside is taken up again."""
+    try:
+        yield
+    except (OutputError, HubError):
+        raise
+    except TuneportError as error:
+        if folder.partial.exists():
+            with told(folder.partial):
+                folder.journal.add_refusal(type(error).__name__)
+        raise
+
+
+def check_place(out: Path, inputs: list[Path]) -> None:
+    """Refuse places where an output would destroy what it is made of. Raises `OutputError`."""
+    place = resolved(out)
+    for path in inputs:
+        other = resolved(path)
+        if place == other or place in other.parents:
+            raise OutputError(f"--out {out} holds the input {path}; give a folder of its own.")
+        if _partial(place) in (other, *other.parents):
+            raise OutputError(
+                f"--out {out} would be written in {_partial(out)}, which is the input {path}, or holds it; give another "
+                "--out."
+            )
+        if other in place.parents:
+            raise OutputError(f"--out {out} lies inside the input {path}; give a folder outside it.")
+    if place in resolved(Path.cwd()).parents or place == resolved(Path.cwd()):
+        raise OutputError(f"--out {out} is the folder you stand in, or one above it; give a folder of its own.")
+    if not out.name or not place.parent.is_dir():
+        raise OutputError(f"--out {out}: the folder {place.parent} does not exist. Make it first.")
+
+
+def place_refusals(
+    out: Path, inputs: list[Path], plan: Mapping[str, Any], layout: Layout, overwrite: bool
+) -> list[str]:
+    """Why a run would not write to ``out``, told without touching anything; empty where it would, or is done already."""
+    try:
+        check_place(out, inputs)
+        if os.path.lexists(out):
+            _check_existing(out, plan, layout, overwrite)
+        partial = _partial(out)
+        _check_ours(partial)
+        if (partial / JOURNAL).exists():
+            journal.can_be_discarded(partial, plan)
+        written = _allocated(partial) if partial.is_dir() else 0
+        _check_space(out, resolved(out).parent, layout.nbytes - written)
+    except AlreadyDone:
+        return []
+    except OutputError as error:
+        return [str(error)]
+    return []
+
+
+@contextmanager
+def told(place: Path) -> Iterator[None]:
+    """Say in words what the operating system refused while writing under ``place``."""
+    try:
+        yield
+    except TuneportError:
+        raise
+    except OSError as error:
+        if isinstance(error, BlockingIOError):
+            raise
+        why = error.strerror or str(error)
+        where = error.filename or place
+        raise OutputError(
+            f"Cannot write {where}: {why}. What is finished stays in {place}; mend the cause and run the same command "
+            "again, it goes on from there."
+        ) from None
+
+
+@contextmanager
+def _locked(out: Path, partial: Path) -> Iterator[None]:
+    """Hold DIR.partial; a lock on the folder itself goes away with its process, and follows a rename."""
+    with told(out.parent):
+        while True:
+            made = not partial.exists()
+            partial.mkdir(exist_ok=True)
+            descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise OutputError(f"{partial} is held by {journal.holder(partial)}. Wait for it, or stop it.") from None
+            if _is_at(descriptor, partial):
+                break
+            os.close(descriptor)  # the run that held it finished and renamed it in this very moment
+    try:
+        yield
+    finally:
+        if made and _is_at(descriptor, partial) and not any(partial.iterdir()):
+            partial.rmdir()
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _repair(out: Path, partial: Path) -> None:
+    """Finish the move that a kill cut short after the last write, where nothing is in its place; nothing is removed."""
+    with told(out.parent):
+        if _is_complete(partial) and not os.path.lexists(out):
+            partial.rename(out)
+
+
+def _take_up_existing(out: Path, partial: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -> None:
+    """Raise where this run may not go on; else finish what an earlier run with --overwrite was killed in."""
+    try:
+        _check_existing(out, plan, layout, overwrite)
+    except AlreadyDone:
+        with told(out.parent):
+            finish_replacing(out)
+        raise
+    with told(out.parent):
+        finish_replacing(out)
+        if _is_complete(partial) and _is_of_plan(partial, plan):
+            move_into_place(out, partial)
+            raise AlreadyDone(str(out))
+
+
+def _is_complete(partial: Path) -> bool:
+    return is_ours(partial) and not os.path.lexists(partial / JOURNAL)
+
+
+def _is_of_plan(folder: Path, plan: Mapping[str, Any]) -> bool:
+    made_by = read_plan(folder)
+    return made_by is not None and not journal.differing_fields(made_by, json.loads(json.dumps(plan)))
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
+
+
+def _check_ours(partial: Path) -> None:
+    """Raise where a folder merely has this name, or holds what no run writes: at the end that would go, or be published."""
+    with told(partial):
+        if not partial.is_dir() or partial.is_symlink():
+            return
+        strays = strays_in_partial(partial)
+        begun = os.path.lexists(partial / JOURNAL) or is_ours(partial)
+        if begun and strays:
+            raise TakenError(
+                f"{partial} holds what tuneport did not write:{listing(strays, 8)}\nMove that away, or give another --out."
+            )
+        if not begun and {entry.name for entry in partial.iterdir()} - {f"{JOURNAL}.new"}:
+            raise TakenError(f"{partial} is in the way, and not made by tuneport. Move it away, or give another --out.")
+
+
+def _clear(partial: Path) -> None:
+    """Remove what a run writes before its first leaf is finished; the journal last, by which the folder is known as ours."""
+    for shard in partial.glob("*.safetensors"):
+        if not shard.is_dir():
+            shard.unlink()
+    for name in (f"{JOURNAL}.new", JOURNAL):
+        (partial / name).unlink(missing_ok=True)
+
+
+def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -> None:
+    made_by = read_plan(out)
+    if made_by is not None and not journal.differing_fields(made_by, json.loads(json.dumps(plan))):
+        lost = [file for file, size in layout.sizes.items() if not _has(out / file, size)]
+        if not lost:
+            raise AlreadyDone(str(out))
+        if not overwrite:
+            raise TakenError(
+                f"{out} was made by this plan, but {', '.join(lost)} is gone or has another size. "
+                "Give --overwrite to make it anew, or another --out."
+            )
+    if is_empty_folder(out) and overwrite:
+        return
+    if not overwrite:
+        if made_by is None and not is_ours(out):
+            raise TakenError(f"{out} is there already, and not made by tuneport. Move it away, or give another --out.")
+        how = "was made by another plan" if made_by is not None else "was made by tuneport, otherwise"
+        if made_by is not None:
+            now = json.loads(json.dumps(plan))
+            how += ": " + "; ".join(journal.differing_fields(made_by, now)[:5])
+            how += f". {journal.ONLY_TIMES}" if journal.only_times_differ(made_by, now) else ""
+        raise TakenError(f"{out} {how.removesuffix('.')}. Give another --out, or --overwrite to replace it.")
+    check_replaceable(out)
+
+
+def _check_space(out: Path, place: Path, needed: int) -> None:
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise OutputError(
+            f"The disk of {out} has {free:,} bytes free, the output needs {needed:,} more. "
+            "Free some space, or give another --out."
+        )
+
+
+def _remove_remains(partial: Path, expected: set[str]) -> None:
+    """Remove what an earlier, killed run of this very plan wrote with other software; what no run writes is told before."""
+    strange = set(strays_in_partial(partial))
+    for path in sorted(partial.rglob("*")):
+        name = path.relative_to(partial).as_posix()
+        if name not in expected | strange and (path.is_symlink() or not path.is_dir()):
+            path.unlink()
+
+
+def _allocated(folder: Path) -> int:
+    """Bytes on disk that a folder's files take already (a shard that is not filled yet is sparse)."""
+    return sum(path.stat().st_blocks * 512 for path in folder.iterdir() if path.is_file())
+
+
+def _has(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def read_plan(out: Path) -> dict[str, Any] | None:
+    """The plan in a finished folder's manifest, or None where there is no such manifest."""
+    try:
+        manifest = read_record(out / MANIFEST)
+        plan = manifest["plan"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return plan if isinstance(plan, dict) else None
+
+
+def _write_all(descriptor: int, content: memoryview, position: int) -> None:
+    while content:
+        count = os.pwrite(descriptor, content[:WRITE_BYTES], position)
+        position, content = position + count, content[count:]

@@ -1,0 +1,213 @@
+"""An adapter laid onto its base: the tuned model that the two of them are.
+
+In come a PEFT adapter and the base it is given with, out comes an `Adapted`: the tuned model's tensors by the base's
+names, and what the adapter does to each. Nothing is merged; a tensor that the adapter does not train is the base's own.
+The promise: every module of the adapter has found its weight, and fits it, or all that have not are told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tuneport.checkpoint.adapter import Alike, Change, LowRank, Stacked, read_changes
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.views import UnviewableError
+from tuneport.checkpoint.weights import StoredTensor
+from tuneport.errors import PairingError, listing
+from tuneport.pairing.adapters.adapted_files import base_decisions, base_doubts, file_decisions, with_an_end
+from tuneport.pairing.adapters.adapted_parameters import find_parameters
+from tuneport.pairing.adapters.adapted_parts import put_together
+from tuneport.pairing.adapters.adapted_ties import tied_products, untied
+from tuneport.pairing.spelling import check_distinct
+from tuneport.pairing.spelling_rules import Rename
+from tuneport.pairing.spelling_search import names_onto
+from tuneport.pairing.tensors import check_readable
+from tuneport.pairing.vocabulary import VocabularyMatch
+from tuneport.pairing.vocabulary_matrices import Side, find_vocabulary_tensors
+from tuneport.pairing.vocabulary_names import Ties, is_commonly_named
+from tuneport.sidecars.config_kinds import kind_of
+from tuneport.sidecars.merge import Decision
+
+# transformers' Conv1D, which stores a weight as inputs×outputs, is what these models are made of.
+_TRANSPOSED_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """The tuned model that base and adapter are. ``alike`` are tensors of the adapter that must hold the same."""
+
+    model: Checkpoint
+    changes: Mapping[str, Change]
+    alike: tuple[Alike, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    warnings: tuple[str, ...] = field(default=())
+
+
+def lay_onto(
+    adapter: Checkpoint,
+    base: Checkpoint,
+    tied: bool,
+    target: Checkpoint | None = None,
+    renames: Sequence[Rename] = (),
+) -> Adapted:
+    """The tuned model of an adapter and its base; ``tied``: head and embedding of the base are one.
+
+    ``renames`` are applied to the names of the weights that the adapter changes.
+
+    Raises `CheckpointError` or `PairingError` with everything that does not fit.
+    """
+    assert adapter.adapter is not None
+    where = f"{adapter.role} {adapter.label}"
+    check_readable(base)
+    read = read_changes(adapter.tensors, adapter.adapter, where)
+    parameters = find_parameters(read.parameters, adapter.adapter, base, where)
+    named = {**read.changes, **parameters.weights}
+    for rename in renames:
+        others = {name: rename(name) for name in named}
+        check_distinct(others, rename, adapter)
+        named = {others[name]: change for name, change in named.items()}
+    ties = Ties(tied, kind_of(base.config), base.tensors)
+    try:
+        by_base_name = _by_base_name(named, base)
+    except UnviewableError as error:
+        raise PairingError(
+            f"{where} changes parts of tensors as they cannot be followed: {error}. Give a base and a target in the spelling that "
+            "the adapter was trained on."
+        ) from None
+    changes, alike, faults = untied(by_base_name, ties, adapter.adapter.tied)
+    # A decoder that was half of a model calls the shared weight by another name than its base has stored it.
+    stored = {ties.weight(name): name for name in base.tensors if ties.is_shared(name)}
+    changes = {
+        name if name in base.tensors or not ties.is_shared(name) else stored.get(ties.weight(name), name): change
+        for name, change in changes.items()
+    }
+    by_token = find_vocabulary_tensors([Side.of(base, ties)]).names
+    faults += [
+        *parameters.faults,
+        *(f"`{name}` is changed in two ways" for name in changes.keys() & parameters.changes),
+    ]
+    changes |= parameters.changes
+    found: dict[str, Change] = {}
+    tensors = dict(base.tensors)
+    for name, change in changes.items():
+        of_tokens = name in by_token or ties.is_shared(name)
+        fitting = _fitting(name, change, base, of_tokens, adapter.adapter.transposed, faults)
+        found[name], tensors[name] = fitting, _tuned_tensor(name, fitting, base.tensors.get(name))
+    if faults:
+        raise PairingError(f"{where} does not fit its base {base.label}:{listing(sorted(faults))}")
+    model = replace(
+        adapter,
+        adapter=None,
+        tensors=dict(sorted(tensors.items())),
+        config=base.config,
+        behind=base.path,
+        made=base.made,
+    )
+    rows = find_vocabulary_tensors([Side(tensors, base.config)]).rows[0] or None
+    model, ends, unread = with_an_end(model, base, rows)
+    decisions = (*file_decisions(model), *ends, *base_decisions(adapter))
+    warnings = (*tied_products(found, ties, adapter.adapter.tied), *unread, *base_doubts(adapter, base, target))
+    return Adapted(model, found, (*read.alike, *alike), decisions, warnings)
+
+
+def check_ids(match: VocabularyMatch, tuned: Checkpoint) -> None:
+    """Raise `PairingError` where the adapter's tokenizer gives the base's tokens other ids.
+
+    An adapter's rows change those of the base at the same ids; which token's rows they then are, nobody can mean.
+    """
+    moved = 0 if match.pairs is None else int((match.pairs[:, 1] != match.pairs[:, 2]).sum())
+    if moved:
+        raise PairingError(
+            f"{tuned.role} {tuned.label}: the adapter's tokenizer gives {moved} tokens of the base other ids, but an "
+            "adapter is trained on the base's own. Take the tokenizer files out of its folder, or give the base that it "
+            "was trained on."
+        )
+
+
+def _by_base_name(named: Mapping[str, Change], base: Checkpoint) -> dict[str, Change]:
+    """Changes by the base's names, by the rules of its kind (`spelling_search`).
+
+    Where none finds them all, the prefix (GPT-2's ``transformer.``) that finds most: the others are then told by name. Raises
+    `UnviewableError`.
+    """
+    shapes = {name: _weight_shape(change) for name, change in named.items()}
+    found = names_onto(shapes, base.config, base.tensors)
+    if found is not None:
+        return {found[name]: change for name, change in named.items()}
+    whole = put_together(named, shapes, base)
+    if whole is not None:
+        return whole
+    short = [
+        ("", ""),
+        *((prefix, "") for prefix in _prefixes(named)),
+        *(("", prefix) for prefix in _prefixes(base.tensors)),
+    ]
+    taken, given = max(
+        short, key=lambda pair: sum(pair[1] + name.removeprefix(pair[0]) in base.tensors for name in named)
+    )
+    renamed = {given + name.removeprefix(taken): change for name, change in named.items()}
+    return renamed if len(renamed) == len(named) else dict(named)  # two names must not become one
+
+
+def _weight_shape(change: Change) -> tuple[int, ...] | None:
+    """The shape of the weight that a change is for, as far as it tells: a product may still have to be turned."""
+    if change.whole is not None:
+        return change.whole.shape
+    return change.low_rank.shape if change.low_rank is not None else None
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """What names begin with, each with its dot."""
+    return sorted({name.partition(".")[0] + "." for name in names if "." in name})
+
+
+def _fitting(
+    name: str, change: Change, base: Checkpoint, by_token: bool, transposed: bool, faults: list[str]
+) -> Change:
+    """The change of one tensor, its product turned the way the weight is stored; what does not fit goes to ``faults``."""
+    whole, low_rank, rows = change.whole, change.low_rank, change.rows
+    stored = whole or base.tensors.get(name)
+    if stored is None or (whole is None and name not in base.tensors):
+        faults.append(f"`{name}` is changed by the adapter, and the base has no such tensor")
+        return change
+    if DTYPES[stored.dtype].kind != "float" and not (whole and low_rank is None):
+        faults.append(f"`{name}` is {stored.dtype} in the base, and no float")
+    shape = "×".join(map(str, stored.shape))
+    if low_rank is not None:
+        if not isinstance(low_rank, Stacked):
+            of_conv1d = transposed or base.config.get("model_type") in _TRANSPOSED_MODELS
+            low_rank = _turned(low_rank, stored.shape, of_conv1d and not (by_token or is_commonly_named(name)))
+        if low_rank.shape != stored.shape:
+            product = "×".join(map(str, low_rank.shape))
+            faults.append(f"`{name}` is {shape}, the adapter's product B·A for it {product}")
+    if rows is not None and not (by_token or is_commonly_named(name)):
+        faults.append(f"`{name}` has trained tokens, and is no embedding or head that tuneport knows")
+    elif rows is not None and (len(stored.shape) != 2 or rows.tensor.shape[1] != stored.shape[1]):
+        faults.append(f"`{name}` is {shape}, the adapter's trained rows for it have {rows.tensor.shape[1]} columns")
+    elif rows is not None and max(rows.ids, default=0) >= stored.shape[0]:
+        faults.append(f"`{name}` has {stored.shape[0]} rows, the adapter trains token {max(rows.ids)}")
+    return Change(whole, low_rank, rows)
+
+
+def _turned(low_rank: LowRank, shape: tuple[int, ...], if_square: bool) -> LowRank:
+    """The product as the weight is stored; where the shape does not tell, ``if_square`` does."""
+    if low_rank.transposed:
+        return low_rank  # an embedding
+    turned = replace(low_rank, transposed=True)
+    if turned.shape != shape or (low_rank.shape == shape and not if_square):
+        return low_rank
+    return turned
+
+
+def _tuned_tensor(name: str, change: Change, base: StoredTensor | None) -> StoredTensor:
+    """The tuned model's tensor as its header would tell it; its bytes lie nowhere, unless it was saved as a whole.
+
+    What a product or trained rows make is kept in the working dtype: it is never rounded to the base's.
+    """
+    stored = change.whole or base or change.sources[0]
+    if change.low_rank is not None or change.rows is not None:
+        wide = "F64" if "F64" in {stored.dtype, *(source.dtype for source in change.sources)} else "F32"
+        stored = replace(stored, dtype=wide, nbytes=stored.elements * DTYPES[wide].itemsize)
+    return replace(stored, name=name)

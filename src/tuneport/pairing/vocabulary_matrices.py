@@ -1,0 +1,358 @@
+"""Which tensors have one row per token, told by their rows.
+
+A vocabulary matrix (embedding, head, a head's bias, per-layer embeddings) has as many rows as the vocabulary of its model has
+entries, in each of the models that are compared: as config.json or the tokenizer counts them, or as another matrix with a
+known name has them. Where another size of the model is the same number, names decide for the kinds of models that
+transformers has (`tuneport.pairing.vocabulary_names`); for others nobody can know, and the run stops with the flag that decides.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.weights import StoredTensor
+from tuneport.pairing.vocabulary_names import EMBEDDING, Ties, is_head_weight, is_known_kind, is_named_vocabulary
+from tuneport.sidecars.config_kinds import kind_of
+from tuneport.sidecars.token_ids import is_token_field
+
+How = Literal["strings", "positions"]
+# Up to this factor above or below the tokenizer's count, a size that nothing explains may be the vocabulary's: padded to a
+# multiple of 64 or 128, or short of tokens without a row.
+_NEARLY = 2
+_NUMBER = re.compile(r"\d+")
+_IN_A_LAYER = re.compile(r"\.\d+\.")
+# What people call an embedding or a head, also where a layer has one (Medusa's heads, DeepSeek's prediction layers).
+_LIKE_POSITIONS = re.compile(
+    r"(^|[._])(wpe|pos|position|positions|position_embeddings?|embed_positions)([._]|$)", re.IGNORECASE
+)
+_LIKE_A_VOCABULARY = re.compile(r"(^|[._])(embed|unembed|(lm_?)?head|vocab|logit|predict)", re.IGNORECASE)
+
+
+# What is told after the reason, with the flags that decide; a `\0` keeps reason and advice apart.
+_EITHER = (
+    "\0, so it is not clear whether each row belongs to a token. The tokenizers differ, so it matters. Pass --vocabulary "
+    "'{expression}=positions' if it has nothing to do with tokens, or --vocabulary '{expression}=strings' to match its rows "
+    "by token."
+)
+_COLUMNS = (
+    "\0, and only rows can be matched by token. The tokenizers differ, so it matters. Pass --vocabulary "
+    "'{expression}=positions' if it has nothing to do with tokens; if it has, pass --rule '{expression}=0' as well, which "
+    "leaves it as the target has it."
+)
+_NO_ROWS = (
+    "\0, so its rows cannot be matched by token. Pass --vocabulary '{expression}=positions', or no choice for it."
+)
+
+
+@dataclass(frozen=True)
+class VocabularyTensors:
+    """The tensors with one row per token, by all names they are stored under, and the rows of the main one in each model.
+
+    ``undecided`` says, a line each, of which tensors it cannot be known. ``rows`` are 0 for a model without such a matrix.
+    """
+
+    names: frozenset[str]
+    rows: tuple[int, ...]
+    undecided: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the models: its tensors by weight (`written_tensors`), and what counts its vocabulary.
+
+    ``tokens`` is the size of its tokenizer; None where the tokenizers are equal, and were not read.
+    """
+
+    tensors: Mapping[str, StoredTensor]
+    config: Mapping[str, Any]
+    tokens: int | None = None
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, ties: Ties, tokens: int | None = None) -> Side:
+        """The side of a checkpoint."""
+        return cls(written_tensors(checkpoint, ties), checkpoint.config, tokens)
+
+
+def written_tensors(checkpoint: Checkpoint, ties: Ties) -> Mapping[str, StoredTensor]:
+    """The tensors that count, by weight: one that is stored under several tied names is the same one several times."""
+    if not ties.tied:
+        return checkpoint.tensors
+    counts: dict[str, str] = {}  # of the weights that have several names, the stored name that counts
+    weights: dict[str, str | None] = {}  # of these names, the first by its weight
+    for name in checkpoint.tensors:
+        if not ties.is_shared(name):
+            continue
+        weight = ties.weight(name)
+        weights[name] = None if weight in counts else weight
+        if weight not in counts or ties.is_source(name):
+            counts[weight] = name
+    return _Written(checkpoint.tensors, counts, weights)
+
+
+class _Written(Mapping[str, StoredTensor]):
+    """Tensors by weight, where some names hold one weight: a weight stands where the first of its names stood."""
+
+    def __init__(
+        self, tensors: Mapping[str, StoredTensor], counts: Mapping[str, str], weights: Mapping[str, str | None]
+    ) -> None:
+        self._tensors, self._counts, self._weights = tensors, counts, weights
+
+    def __len__(self) -> int:
+        return len(self._tensors) - len(self._weights) + len(self._counts)
+
+    def __iter__(self) -> Iterator[str]:
+        found = (self._weights.get(name, name) for name in self._tensors)
+        return (weight for weight in found if weight is not None)
+
+    def __getitem__(self, weight: str) -> StoredTensor:
+        if weight in self._counts:
+            return self._tensors[self._counts[weight]]
+        if weight in self._weights:
+            raise KeyError(weight)
+        return self._tensors[weight]
+
+
+def vocabulary_axis(shape: Sequence[int]) -> int:
+    """The dimension that counts tokens: the first one, or the second of a bias that is stored as 1×V (BART's)."""
+    return 1 if len(shape) == 2 and shape[0] == 1 else 0
+
+
+def rows_of(tensor: StoredTensor) -> int:
+    """Rows of a vocabulary matrix; 1 for a scalar."""
+    return tensor.shape[vocabulary_axis(tensor.shape)] if tensor.shape else 1
+
+
+def columns_of(tensor: StoredTensor) -> int:
+    """Elements in one row of a vocabulary matrix."""
+    return math.prod(tensor.shape[vocabulary_axis(tensor.shape) + 1 :])
+
+
+def with_rows(shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
+    """The shape of a vocabulary matrix with another number of rows."""
+    axis = vocabulary_axis(shape)
+    return (*shape[:axis], rows, *shape[axis + 1 :])
+
+
+def find_vocabulary_tensors(
+    sides: Sequence[Side], decided: Callable[[str], How | None] = lambda name: None
+) -> VocabularyTensors:
+    """The vocabulary matrices that the models have in common (SEMANTICS: Tokens).
+
+    ``decided`` is what a person said of a tensor with ``--vocabulary REGEX=strings|positions``.
+    """
+    survey = _Survey(sides)
+    names: set[str] = set()
+    undecided: dict[str, list[str]] = {}
+    for weight in dict.fromkeys(weight for side in sides for weight in side.tensors):
+        stored = [side.tensors.get(weight) for side in sides]
+        called = next(tensor.name for tensor in reversed(stored) if tensor is not None)
+        how = decided(called)
+        doubt = survey.doubt(weight) if how is None else survey.objection(weight) if how == "strings" else None
+        if doubt is not None:
+            undecided.setdefault(_NUMBER.sub("N", called) + "\0" + doubt, []).append(called)
+        elif how == "strings" or (how is None and survey.is_vocabulary(weight)):
+            names.update(tensor.name for tensor in stored if tensor is not None)
+    return VocabularyTensors(
+        frozenset(names),
+        tuple(_main_rows(side, names) for side in sides),
+        tuple(_told(pattern, alike) for pattern, alike in undecided.items()),
+    )
+
+
+def vocabulary_sizes(config: Mapping[str, Any]) -> dict[str, int]:
+    """Every size of a vocabulary that a config names, by dotted field, those of its sub-configs included."""
+    return {field: value for field, value in _numbers(config) if "vocab_size" in field.rpartition(".")[2]}
+
+
+class _Survey:
+    """What the sizes of all sides say about one tensor."""
+
+    def __init__(self, sides: Sequence[Side]) -> None:
+        self._sides = sides
+        self._kinds = {kind for side in sides for kind in _kinds(side.config)}
+        self._known = all(self._is_known(side) for side in sides)
+        self._by_string = all(side.tokens is not None for side in sides)
+        self._sizes = [self._sizes_of(side) for side in sides]
+        self._fields = {
+            value: field
+            for side in sides
+            for field, value in _numbers(side.config)
+            if "vocab" not in field and not is_token_field(field.rpartition(".")[2])
+        }
+        self._widths = {
+            size: tensor.name
+            for side in sides
+            for tensor in side.tensors.values()
+            for size in tensor.shape[vocabulary_axis(tensor.shape) + 1 :]
+        }
+
+    def is_vocabulary(self, weight: str) -> bool:
+        """Whether the tensor has one row per token in every model that has it."""
+        stored = self._stored(weight)
+        if not _are_floats(stored):
+            return False
+        if self._is_named(stored):
+            return all(self._sizes[place].may_count(rows_of(tensor)) for place, tensor in stored)
+        return self._fits(stored) and self._coincidence(stored) is None
+
+    def doubt(self, weight: str) -> str | None:
+        """Why it cannot be known whether the tensor has one row per token, where that matters; with the way out."""
+        stored = self._stored(weight)
+        if not self._by_string or not _are_floats(stored) or self._is_named(stored):
+            return None
+        fits = self._fits(stored)
+        if fits and self._is_doubtful(stored):
+            return f"has as many rows as the vocabulary, but {self._coincidence(stored)}{_EITHER}"
+        if fits or self._known:
+            return None
+        if self._is_nearly(stored) and self._coincidence(stored) is None:
+            return f"has nearly as many rows as the tokenizer has tokens, and nothing says why{_EITHER}"
+        if self._has_columns(stored):
+            return f"has as many columns as the vocabulary{_COLUMNS}"
+        return None
+
+    def objection(self, weight: str) -> str | None:
+        """Why the rows of a tensor cannot be matched by token, though a person said so; with the way out."""
+        stored = self._stored(weight)
+        if not self._by_string:
+            return None
+        if _are_floats(stored) and all(self._sizes[place].may_count(rows_of(tensor)) for place, tensor in stored):
+            return None
+        return f"has not a row for each token{_NO_ROWS}"
+
+    def _is_doubtful(self, stored: Sequence[tuple[int, StoredTensor]]) -> bool:
+        """Whether a tensor with as many rows as the vocabulary may have them for another reason, or by coincidence.
+
+        Of a kind that transformers has all vocabulary matrices are known by name, so names tell it of all tensors but those
+        that its class does not have: what is called a head or an embedding (Medusa's heads) may be either.
+        """
+        if self._coincidence(stored) is None:
+            return False
+        name = stored[0][1].name
+        return not self._known or bool(_LIKE_A_VOCABULARY.search(name) and not _LIKE_POSITIONS.search(name))
+
+    def _stored(self, weight: str) -> list[tuple[int, StoredTensor]]:
+        found = [(place, side.tensors.get(weight)) for place, side in enumerate(self._sides)]
+        return [(place, tensor) for place, tensor in found if tensor is not None]
+
+    def _is_known(self, side: Side) -> bool:
+        """Whether the names of all vocabulary matrices are known: transformers has the kind, and its names are those."""
+        kind = kind_of(side.config)
+        named = any(is_named_vocabulary(tensor.name, self._kinds) for tensor in side.tensors.values())
+        return kind is not None and is_known_kind(kind) and named
+
+    def _is_named(self, stored: Iterable[tuple[int, StoredTensor]]) -> bool:
+        return any(is_named_vocabulary(tensor.name, self._kinds) for _, tensor in stored)
+
+    def _fits(self, stored: Iterable[tuple[int, StoredTensor]]) -> bool:
+        return all(self._sizes[place].has(rows_of(tensor)) for place, tensor in stored)
+
+    def _is_nearly(self, stored: Iterable[tuple[int, StoredTensor]]) -> bool:
+        return all(
+            (tokens := self._sides[place].tokens) is not None
+            and (self._sizes[place].has(rows_of(tensor)) or tokens <= _NEARLY * rows_of(tensor) <= _NEARLY**2 * tokens)
+            for place, tensor in stored
+        )
+
+    def _has_columns(self, stored: Sequence[tuple[int, StoredTensor]]) -> bool:
+        """Whether a later dimension counts the vocabulary, as in a head that is stored the other way round."""
+        first = stored[0][1]
+        if _is_of_a_layer(first.name):
+            return False
+        return any(
+            size not in self._fields
+            and all(
+                len(tensor.shape) == len(first.shape)
+                and self._sizes[place].has(tensor.shape[axis])
+                and rows_of(tensor) != size
+                for place, tensor in stored
+            )
+            for axis, size in enumerate(first.shape)
+            if axis > vocabulary_axis(first.shape)
+        )
+
+    def _coincidence(self, stored: Sequence[tuple[int, StoredTensor]]) -> str | None:
+        """What else may be the reason that the tensor has so many rows, in words; None where it can only be the vocabulary."""
+        if len({rows_of(tensor) for _, tensor in stored}) > 1:
+            return None  # no other size of a model follows its vocabulary from version to version
+        name, rows = stored[0][1].name, rows_of(stored[0][1])
+        if rows in self._fields:
+            return f"`{self._fields[rows]}` of config.json is the same number"
+        if self._widths.get(rows, name) != name:
+            return f"`{self._widths[rows]}` has as many columns"
+        if _LIKE_POSITIONS.search(name):
+            return "its name is one of positions"
+        return "it belongs to a layer" if _is_of_a_layer(name) else None
+
+    def _sizes_of(self, side: Side) -> _Sizes:
+        named = {
+            rows_of(tensor)
+            for tensor in side.tensors.values()
+            if len(tensor.shape) == 2 and is_named_vocabulary(tensor.name, self._kinds)
+        }
+        counted = {*vocabulary_sizes(side.config).values(), *named} - {0, 1}
+        # A codebook of a vision or audio tower is another vocabulary, and much smaller than the text's.
+        least = (side.tokens if side.tokens is not None else max(counted, default=0)) / 2
+        counted |= {side.tokens} if side.tokens is not None else set()
+        return _Sizes(frozenset(size for size in counted if size >= least), least)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """How many entries the vocabulary of one model has, by each of those that count it."""
+
+    counted: frozenset[int]
+    least: float
+
+    def has(self, rows: int) -> bool:
+        return rows in self.counted
+
+    def may_count(self, rows: int) -> bool:
+        """Whether a matrix whose name says that it counts tokens can have so many rows."""
+        return rows >= self.least
+
+
+def _are_floats(stored: Iterable[tuple[int, StoredTensor]]) -> bool:
+    return all(DTYPES[tensor.dtype].kind == "float" and tensor.shape for _, tensor in stored)
+
+
+def _is_of_a_layer(name: str) -> bool:
+    """Whether a name has the number of a layer, and nothing in it that an embedding or a head is called."""
+    return _IN_A_LAYER.search(name) is not None and not _LIKE_A_VOCABULARY.search(name)
+
+
+def _main_rows(side: Side, names: set[str]) -> int:
+    """Rows of the embedding, else of the largest matrix with one row per token."""
+    found = [tensor for tensor in side.tensors.values() if tensor.name in names and tensor.shape]
+    found.sort(key=lambda t: (not EMBEDDING.search(t.name), is_head_weight(t.name), -t.elements))
+    return rows_of(found[0]) if found else 0
+
+
+def _numbers(config: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, int]]:
+    """Whole numbers of a config by dotted field; of a list each of them."""
+    for field, value in config.items():
+        if isinstance(value, Mapping) and depth < 8:
+            yield from _numbers(value, f"{prefix}{field}.", depth + 1)
+        for number in value if isinstance(value, list) else (value,):
+            if isinstance(number, int) and not isinstance(number, bool):
+                yield f"{prefix}{field}", number
+
+
+def _kinds(config: Mapping[str, Any]) -> Iterator[str]:
+    for part in (config, *(value for value in config.values() if isinstance(value, Mapping))):
+        kind = kind_of(part)
+        if kind is not None:
+            yield kind
+
+
+def _told(pattern: str, alike: Sequence[str]) -> str:
+    reason, advice = pattern.split("\0")[1:]
+    more = f" (and {len(alike) - 1} like it)" if len(alike) > 1 else ""
+    expression = r"\d+".join(map(re.escape, _NUMBER.split(alike[0]))) if len(alike) > 1 else re.escape(alike[0])
+    return f"`{alike[0]}`{more} {reason}{advice.format(expression=f'^{expression}$')}"

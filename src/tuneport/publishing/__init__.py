@@ -1,0 +1,1 @@
+"""A finished folder goes to the Hub."""

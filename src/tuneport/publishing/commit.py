@@ -1,0 +1,289 @@
+"""A finished folder becomes a model on the Hub, in one commit.
+
+In come a repository's name, a folder and the names of its files, out comes the commit that holds exactly those. What a
+repository holds is looked at first: nothing that tuneport did not push is replaced unless that was asked for, and a
+push that was cut short leaves the repository as it was. HF_TOKEN, HF_ENDPOINT and offline mode are honoured by the
+Hub client that does the work.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from tuneport.checkpoint.hub import status_of, transport_error
+from tuneport.errors import PublishError, UsageError, listing
+from tuneport.files.json_text import read_json
+from tuneport.files.opening import read_bytes
+from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES, weights_or_sidecar
+from tuneport.terminal import is_watched
+
+# The records by which a folder that tuneport wrote is known, and how their formats begin.
+RECORDS = {"tuneport.json": "tuneport/", "tune.json": "tuneport-tune/"}
+# What the Hub puts into every repository; no push touches it.
+_HUBS_OWN = ".gitattributes"
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96}")
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A repository as it is before a push; ``commit`` is None where there is none yet.
+
+    ``holds`` says in words what is there, ``replaced`` whether a push replaces it. ``removable`` are files that go where
+    the new folder has none of that name, ``others`` those that stay beside it.
+    """
+
+    repo: str
+    url: str
+    commit: str | None = None
+    holds: str = "a new repository"
+    replaced: bool = False
+    removable: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a push left on the Hub. ``unchanged``: the repository held these very files before."""
+
+    repo: str
+    url: str
+    commit: str
+    commit_url: str
+    files: tuple[str, ...]
+    bytes: int
+    replaced: str | None = None
+    removed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    unchanged: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        done = "holds this already" if self.unchanged else f"published, {len(self.files)} files, {self.bytes:,} bytes"
+        more = f"; {len(self.removed)} older files removed" if self.removed else ""
+        more += f"; {len(self.kept)} other files left as they were" if self.kept else ""
+        more += f"; replaced commit {self.replaced[:12]}" if self.replaced and not self.unchanged else ""
+        return f"{self.url}: {done}, commit {self.commit[:12]}{more}"
+
+
+def check_name(repo: str) -> None:
+    """Raise `UsageError` unless ``repo`` can be a repository's name, ORG/NAME. Nothing is asked over the network."""
+    problem = ""
+    if "@" in repo:
+        problem = "A push goes to the main branch: leave away what follows @"
+    elif not _NAME.fullmatch(repo):
+        problem = "Letters, digits, - _ . are allowed, with one slash between owner and name"
+    elif any(part[0] in "-." or part[-1] in "-." or "--" in part or ".." in part for part in repo.split("/")):
+        problem = "A name neither begins nor ends with - or ., and holds neither -- nor .."
+    elif repo.endswith(".git"):
+        problem = "A name does not end with .git"
+    if problem:
+        raise UsageError(
+            f"--push-to {repo}: no name of a repository. {problem}; write ORG/NAME, or your user's name/NAME."
+        )
+
+
+def look_at(repo: str, overwrite: bool = False) -> Destination:
+    """Look at the repository to push to; nothing is written. Raises `PublishError` for whatever stands against it.
+
+    Asked before the work as well as after it: a token that cannot write is known before the hours, not after them.
+    ``overwrite`` allows to replace what tuneport did not push.
+    """
+    check_name(repo)
+    from huggingface_hub import HfApi, constants, get_token
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    if constants.HF_HUB_OFFLINE:
+        raise PublishError(
+            f"--push-to {repo}: offline mode is on. Unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE), or leave --push-to away."
+        )
+    with _told(repo):
+        if get_token() is None:
+            raise PublishError(
+                f"--push-to {repo}: there is no token. Make one that may write at {constants.ENDPOINT}/settings/tokens, "
+                "then log in (hf auth login) or set HF_TOKEN."
+            )
+        _check_rights(repo, HfApi().whoami())
+        url = f"{constants.ENDPOINT}/{repo}"
+        try:
+            info = HfApi().model_info(repo, files_metadata=True)
+        except RepositoryNotFoundError:
+            return Destination(repo, url)
+        names = sorted(entry.rfilename for entry in info.siblings or () if entry.rfilename != _HUBS_OWN)
+        if not names:
+            return Destination(repo, url, str(info.sha), "a repository that is empty")
+        return _look_inside(repo, url, str(info.sha), names, overwrite)
+
+
+def upload(folder: Path, names: Sequence[str], to: Destination, message: str, description: str = "") -> Published:
+    """Push the files ``names`` of ``folder`` in one commit; nothing is replaced that was not there when ``to`` was seen.
+
+    Raises `PublishError`. What had arrived when an earlier push was cut short is not sent again.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    if not is_watched():
+        disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it remarks upon commits that would be empty
+    api, stays = HfApi(), {*names, _HUBS_OWN}
+    removed = tuple(name for name in to.removable if name not in stays)
+    with _told(to.repo), warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        parent = to.commit
+        if parent is None:
+            api.create_repo(to.repo, exist_ok=True)
+            info = api.model_info(to.repo)
+            if any(entry.rfilename != _HUBS_OWN for entry in info.siblings or ()):
+                raise PublishError(f"{to.url} was filled by somebody else just now. Look at it, then run again.")
+            parent = str(info.sha) if info.sha else None
+        # One commit, where `upload_folder` makes several of a large folder: the main branch is never half a model.
+        commit = api.create_commit(
+            to.repo,
+            [
+                *(CommitOperationDelete(name) for name in removed),
+                *(CommitOperationAdd(name, folder / name) for name in names),
+            ],
+            commit_message=message,
+            commit_description=description,
+            parent_commit=parent,
+        )
+    return Published(
+        to.repo,
+        to.url,
+        commit.oid,
+        str(commit.commit_url),
+        tuple(sorted(names)),
+        sum((folder / name).stat().st_size for name in names),
+        to.commit if to.replaced else None,
+        removed,
+        tuple(name for name in to.others if name not in stays),
+        commit.oid == to.commit,
+        tuple(str(remark.message) for remark in remarks if issubclass(remark.category, UserWarning)),
+    )
+
+
+def _check_rights(repo: str, me: Any) -> None:
+    """Raise where the token's own account says that it cannot push there; what it leaves open the push will tell."""
+    from huggingface_hub import constants
+
+    token = (me.get("auth") or {}).get("accessToken") or {}
+    if token.get("role") == "read":
+        raise PublishError(
+            f"--push-to {repo}: the token may read only. Make one that may write at {constants.ENDPOINT}/settings/tokens, "
+            "and set HF_TOKEN to it."
+        )
+    (owner, name), user = repo.split("/"), str(me.get("name", ""))
+    if not user or not isinstance(me.get("orgs"), list):
+        return
+    owners = [user, *(str(org.get("name")) for org in me["orgs"])]
+    if owner.lower() not in {known.lower() for known in owners}:
+        raise PublishError(
+            f"--push-to {repo}: the token is that of {user}, who is not {owner} and no member of it. Push to one of: "
+            f"{', '.join(f'{known}/{name}' for known in owners[:10])}."
+        )
+
+
+def _look_inside(repo: str, url: str, commit: str, names: list[str], overwrite: bool) -> Destination:
+    """What a repository with files in it holds: an earlier push of tuneport, or something that must not go unasked."""
+    if overwrite:
+        holds = f"a repository whose {len(names)} files are replaced (--push-overwrite)"
+        return Destination(repo, url, commit, holds, True, tuple(names))
+    found = next((name for name in RECORDS if name in names), None)
+    record = None if found is None else _record(repo, commit, found)
+    if found is None or record is None:
+        raise PublishError(
+            f"{url} holds files that tuneport did not push:{listing(names, 8)}\nPush to another name, or give "
+            "--push-overwrite to replace all of them (its history keeps them)."
+        )
+    card = (record.get("files") or {}).get(CARD)
+    if card is not None and CARD in names and card != _digest(repo, commit, CARD):
+        raise PublishError(
+            f"{CARD} was edited at {url} after tuneport pushed it, and would be replaced. Push to another name, or give "
+            "--push-overwrite (its history keeps the text)."
+        )
+    listed = record.get("files") or {}
+    ours = tuple(name for name in names if name in listed or name in RECORDS or weights_or_sidecar(name))
+    holds = f"an earlier push of tuneport ({_in_words(record)})"
+    return Destination(repo, url, commit, holds, True, ours, tuple(name for name in names if name not in ours))
+
+
+def _record(repo: str, commit: str, name: str) -> dict[str, Any] | None:
+    """The record that an earlier push left, or None where the file is none of tuneport's."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        record = read_json(read_bytes(hf_hub_download(repo, name, revision=commit), most=MOST_MANIFEST_BYTES))
+        told = record["format"] if name == "tuneport.json" else record["plan"]["format"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return record if str(told).startswith(RECORDS[name]) and isinstance(record.get("files", {}), dict) else None
+
+
+def _digest(repo: str, commit: str, name: str) -> str:
+    from huggingface_hub import hf_hub_download
+
+    return blake3(read_bytes(hf_hub_download(repo, name, revision=commit), most=MOST_MANIFEST_BYTES)).hexdigest()
+
+
+def _in_words(record: dict[str, Any]) -> str:
+    """What a record is of."""
+    if "formula" in record:
+        return f"{record.get('operation')}: {record['formula']}"
+    return f"tune: {((record.get('plan') or {}).get('model') or {}).get('name')}"
+
+
+@contextmanager
+def _told(repo: str) -> Iterator[None]:
+    """Say in words, with the next action, what the Hub answered to a push."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    where = f"--push-to {repo}"
+    tokens = f"{constants.ENDPOINT}/settings/tokens"
+    try:
+        try:
+            yield
+        except RuntimeError as error:  # how the client wraps what befell one file
+            raise (error.__cause__ if isinstance(error.__cause__, Exception) else error) from None
+    except PublishError:
+        raise
+    except (OfflineModeIsEnabled, transport_error()) as error:
+        raise PublishError(
+            f"{where}: the Hub at {constants.ENDPOINT} cannot be reached ({_first_line(error)}). Try again later; what has "
+            "arrived is not sent again."
+        ) from None
+    except HfHubHTTPError as error:
+        status = status_of(error)
+        if status == 401 and not isinstance(error, RepositoryNotFoundError):
+            told = f"the Hub does not accept the token. Make one that may write at {tokens}, and set HF_TOKEN to it"
+        elif status in (401, 403) or isinstance(error, RepositoryNotFoundError):
+            told = (
+                f"the token may not write there ({status}). Set HF_TOKEN to one that may ({tokens}), or push to a name of "
+                "your own"
+            )
+        elif status in (409, 412):
+            told = "somebody else changed the repository meanwhile. Look at it, then run the same command again"
+        elif status == 429:
+            told = "the Hub asks for patience (429). Run the same command again in some minutes"
+        else:
+            told = f"the Hub answered {status} ({_first_line(error)}). Run the same command again later"
+        raise PublishError(f"{where}: {told}.") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PublishError(
+            f"{where}: it stopped ({_first_line(error)}). Run the same command again; what has arrived is not sent again."
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]

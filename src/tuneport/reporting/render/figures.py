@@ -1,0 +1,388 @@
+"""Figures as plotly understands them: plain dictionaries, made of what the tables hold.
+
+Colours say nothing that a symbol, a dash or a text does not say too. Axes, grids and letters get theirs from the page's
+style sheet, so that one figure serves light, dark and print; traces have colours that stand out on both. Names come
+from files, and plotly reads a little HTML in texts, so each is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from tuneport.reporting.render.markup import clean
+from tuneport.reporting.tables import predictors as along
+from tuneport.reporting.tables.matrix import Cell, Matrix
+from tuneport.reporting.tables.scored_models import DIRECT, ITERATIVE, TUNED, Model
+from tuneport.reporting.tables.training_curves import Panel
+from tuneport.reporting.tables.wording import PER_CENT, minus, number, points, ratio, span, with_unit
+
+Figure = dict[str, Any]
+# 3 : 1 and more against white and against the dark background; told apart with the common colour blindnesses.
+COLOURS = ("#2f7fc1", "#d1600a", "#12936f", "#b3609a", "#a37a00", "#6b75c9", "#c4524f", "#4d8b93")
+PLAIN = "#7a7f87"
+# Nuñez, Anderton and Renslow 2018: as even to the eye as to most colour-blind eyes; dark is low.
+CIVIDIS = (
+    "#00204c", "#00306f", "#2a406c", "#48526b", "#5e626e", "#727374", "#878479", "#9e9677", "#b6a971", "#d0be67", "#ead357",
+    "#ffe945",
+)  # fmt: skip
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "star", "hexagon")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+
+def text(value: str) -> str:
+    """A text that plotly shows as it stands."""
+    return escape(clean(value), quote=False).replace("\n", " ")
+
+
+def heat_map(matrix: Matrix, several_tunings: bool) -> Figure:
+    """The matrix by colour (cividis: perceptually uniform, safe for colour blindness), each cell with its number."""
+    rows = list(reversed(matrix.rows))  # plotly counts from below
+    values = [[None if not c or not c.shown else _scaled(c.shown.value, matrix.share) for c in r.cells] for r in rows]
+    known = [value for row in values for value in row if value is not None]
+    low = 0.0 if matrix.share else min(known, default=0.0)
+    high = max(max(known, default=100.0), low + (10.0 if matrix.share else 1e-3))
+    told = [
+        [
+            _on_colour(_in_cell(cell, matrix.share), value, (low, high), matrix.share)
+            for cell, value in zip(*row, strict=True)
+        ]
+        for row in zip((row.cells for row in rows), values, strict=True)
+    ]
+    hover = [[_hover(cell, matrix.share, several_tunings) for cell in row.cells] for row in rows]
+    trace = {
+        "type": "heatmap",
+        "x": [text(target) for target in matrix.targets],
+        "y": [text(row.label) for row in rows],
+        "z": values,
+        "text": told,
+        "customdata": hover,
+        "texttemplate": "%{text}",
+        "textfont": {"size": 12},  # else plotly measures the markup too, and shrinks the letters
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "hoverongaps": False,
+        "colorscale": [[place / (len(CIVIDIS) - 1), colour] for place, colour in enumerate(_scale(matrix.share))],
+        "zmin": low,
+        "zmax": high,
+        "xgap": 2,
+        "ygap": 2,
+        "showscale": False,  # every cell has its number
+    }
+    layout = {
+        "height": 96 + 44 * len(rows),
+        "xaxis": {
+            "type": "category",
+            "side": "top",
+            "showgrid": False,
+            "fixedrange": True,
+            "ticks": "",
+            "showline": False,
+        },
+        "yaxis": {
+            "type": "category",
+            "showgrid": False,
+            "fixedrange": True,
+            "ticks": "",
+            "showline": False,
+            "automargin": True,
+        },
+        "margin": {"l": 8, "r": 8, "t": 36, "b": 8},
+    }
+    return {"data": [trace], "layout": layout}
+
+
+def curve_figure(panel: Panel, several_tunings: bool, versions: Sequence[str]) -> Figure:
+    """Accuracy against steps of one target, one line a start; a dotted line where plain fine-tuning ends."""
+    data: list[dict[str, Any]] = []
+    for curve in panel.curves:
+        style = _style(curve.model, versions)
+        y = [_scaled(point.value, panel.share) for point in curve.points]
+        name = text(curve.model.name(several_tunings))
+        hover = [
+            f"{name}<br>{point.step:,} steps: {number(point.value, panel.share)}{PER_CENT if panel.share else ''} "
+            f"{span(point.interval, panel.share)}<br>n = {point.n:,}"
+            for point in curve.points
+        ]
+        bounds = [point.interval for point in curve.points]
+        errors: dict[str, Any] = {}
+        if all(bound is not None for bound in bounds):
+            errors["error_y"] = _error_bars(y, bounds, panel.share, style["line"]["color"])
+        steps = [point.step for point in curve.points]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": text(_short(curve.model)),
+                "x": steps,
+                "y": y,
+                "customdata": hover,
+                "hovertemplate": "%{customdata}<extra></extra>",
+                **style,
+                **errors,
+            }
+        )
+    layout: dict[str, Any] = {
+        "height": 300 + 12 * len(panel.curves),
+        "xaxis": {"title": {"text": "steps of fine-tuning"}, "rangemode": "tozero", "fixedrange": True},
+        "yaxis": {"title": {"text": "%" if panel.share else "loss"}, "fixedrange": True, "automargin": True},
+        "legend": _legend(),
+        "margin": {"l": 8, "r": 8, "t": 10, "b": 40},
+        "hovermode": "closest",
+    }
+    if panel.reference is not None:
+        at = _scaled(panel.reference.value, panel.share)
+        layout["shapes"] = [_dotted_across(at)]
+    return {"data": data, "layout": layout}
+
+
+def scatter_figure(scatter: along.Scatter) -> Figure:
+    """One predictor against recovered gain, each pair of versions a point with its name."""
+    named, unit = along.PREDICTORS[scatter.predictor]
+    names = [text(f"{p.source} → {p.target}{f', {p.tuning}' if p.tuning else ''}") for p in scatter.points]
+    hover = [
+        f"{name}<br>{text(named)}: {minus(f'{p.x:.3g}')}<br>recovered gain: {ratio(p.y)}"
+        for name, p in zip(names, scatter.points, strict=True)
+    ]
+    y = [p.y.value for p in scatter.points]
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [p.x for p in scatter.points],
+        "y": y,
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": [p.y.interval[1] - p.y.value for p in scatter.points],
+            "arrayminus": [p.y.value - p.y.interval[0] for p in scatter.points],
+            "thickness": 0.8,
+            "width": 0,
+            "color": COLOURS[0],
+        },
+        "text": names,
+        "customdata": hover,
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "marker": {"color": COLOURS[0], "size": 8},
+    }
+    low, high = min(*y, 0.0), max(*y, 1.0)
+    room = 0.12 * (high - low)
+    layout = {
+        "height": 300,
+        "xaxis": {"title": {"text": text(unit)}, "fixedrange": True},
+        "yaxis": {
+            "title": {"text": "recovered gain"},
+            "fixedrange": True,
+            "automargin": True,
+            # A gain over nearly nothing has an interval that would squeeze all others flat.
+            "range": [low - room, high + room],
+        },
+        "margin": {"l": 8, "r": 8, "t": 10, "b": 40},
+        "hovermode": "closest",
+        "showlegend": False,
+        "shapes": [_dotted_across(at) for at in (0, 1)],
+    }
+    return {"data": [trace], "layout": layout}
+
+
+def _dotted_across(at: float) -> dict[str, Any]:
+    """A dotted line over the whole width, at a height."""
+    return {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": at,
+        "y1": at,
+        "line": {"color": PLAIN, "dash": "dot", "width": 1},
+    }
+
+
+def line_figure(shown: Sequence[along.Line]) -> Figure:
+    """Loss along several paths of one kind, and dotted the straight line between the losses of their ends."""
+    data: list[dict[str, Any]] = []
+    for place, line in enumerate(shown):
+        colour = COLOURS[place % len(COLOURS)]
+        name = text(_of(line, shown))
+        order = sorted(range(len(line.alphas)), key=line.alphas.__getitem__)
+        x, y = [line.alphas[i] for i in order], [line.loss[i] for i in order]
+        hover = [f"{name}<br>α = {a:.3g}: loss {loss:.3f}" for a, loss in zip(x, y, strict=True)]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name,
+                "legendgroup": str(place),
+                "x": x,
+                "y": y,
+                "customdata": hover,
+                "hovertemplate": "%{customdata}<extra></extra>",
+                "line": {"color": colour, "width": 2},
+                "marker": {"symbol": SYMBOLS[place % len(SYMBOLS)], "size": 7, "color": colour},
+            }
+        )
+        if 0.0 in x and 1.0 in x:
+            ends = [y[x.index(0.0)], y[x.index(1.0)]]
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines",
+                    "x": [0, 1],
+                    "y": ends,
+                    "legendgroup": str(place),
+                    "showlegend": False,
+                    "hoverinfo": "skip",
+                    "line": {"color": colour, "width": 1, "dash": "dot"},
+                }
+            )
+    layout = {
+        "height": 290 + 12 * len(shown),
+        "xaxis": {"title": {"text": "α"}, "fixedrange": True},
+        "yaxis": {"title": {"text": "loss, nats a token"}, "fixedrange": True, "automargin": True},
+        "legend": _legend(),
+        "margin": {"l": 8, "r": 8, "t": 10, "b": 40},
+        "hovermode": "closest",
+    }
+    return {"data": data, "layout": layout}
+
+
+def recycling_figure(matrix: Matrix, several_tunings: bool) -> Figure:
+    """Iterative, direct and none, version by version."""
+    data = []
+    for place, row in enumerate(row for row in matrix.rows):
+        known = [(target, cell) for target, cell in zip(matrix.targets, row.cells, strict=True) if cell and cell.shown]
+        values = [_scaled(cell.shown.value, matrix.share) for _, cell in known if cell.shown]
+        bounds = [cell.shown.interval for _, cell in known if cell.shown]
+        colour = PLAIN if row.role == "base" else COLOURS[place - 1]
+        trace: dict[str, Any] = {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": text(row.label),
+            "x": [text(target) for target, _ in known],
+            "y": values,
+            "customdata": [_hover(cell, matrix.share, several_tunings) for _, cell in known],
+            "hovertemplate": "%{customdata}<extra></extra>",
+            "line": {"color": colour, "dash": DASHES[place % len(DASHES)], "width": 2},
+            "marker": {"symbol": SYMBOLS[place % len(SYMBOLS)], "size": 8, "color": colour},
+        }
+        if all(bounds):
+            trace["error_y"] = _error_bars(values, bounds, matrix.share, colour)
+        data.append(trace)
+    layout = {
+        "height": 340,
+        "xaxis": {"type": "category", "fixedrange": True},
+        "yaxis": {"title": {"text": "%" if matrix.share else "loss"}, "fixedrange": True, "automargin": True},
+        "legend": _legend(),
+        "margin": {"l": 8, "r": 8, "t": 10, "b": 40},
+        "hovermode": "closest",
+    }
+    return {"data": data, "layout": layout}
+
+
+def _legend() -> dict[str, Any]:
+    """Above the drawing, where plotly makes the room for it."""
+    return {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
+
+
+def _error_bars(
+    values: Sequence[float], bounds: Sequence[tuple[float, float] | None], share: bool, colour: str
+) -> dict[str, Any]:
+    """Intervals around values that are scaled already."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [_scaled(b[1], share) - v for b, v in zip(bounds, values, strict=True) if b],
+        "arrayminus": [v - _scaled(b[0], share) for b, v in zip(bounds, values, strict=True) if b],
+        "thickness": 0.8,
+        "width": 0,
+        "color": colour,
+    }
+
+
+def _scaled(value: float, share: bool) -> float:
+    return round(100 * value if share else value, 6)
+
+
+def _scale(share: bool) -> Sequence[str]:
+    """Better is brighter: of a loss that is less."""
+    return CIVIDIS if share else CIVIDIS[::-1]
+
+
+def _on_colour(words: str, value: float | None, ends: tuple[float, float], share: bool) -> str:
+    """Words in black or white, whichever stands out more from the colour of the cell."""
+    if not words:
+        return words
+    if value is None:  # on the page itself
+        return f'<span style="color:{PLAIN}">{words}</span>'
+    scale = _scale(share)
+    place = (value - ends[0]) / (ends[1] - ends[0]) * (len(scale) - 1)
+    below = min(int(place), len(scale) - 2)
+    one, other = (_channels(scale[at]) for at in (below, below + 1))
+    mixed = [a + (place - below) * (b - a) for a, b in zip(one, other, strict=True)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in mixed]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    black_stands_out_more = (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05)
+    return f'<span style="color:{"#000000" if black_stands_out_more else "#ffffff"}">{words}</span>'
+
+
+def _channels(colour: str) -> tuple[float, ...]:
+    return tuple(int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+
+
+def _in_cell(cell: Cell | None, share: bool) -> str:
+    if cell is None:
+        return ""
+    if cell.shown is None:
+        return text(cell.status)
+    marks = ("★" if cell.best_of_target else "") + ("▼" if cell.clearly < 0 else "")
+    return number(cell.shown.value, share) + (f" {marks}" if marks else "")
+
+
+def _hover(cell: Cell | None, share: bool, several_tunings: bool) -> str:
+    """All of a cell's numbers."""
+    if cell is None:
+        return ""
+    name = f"<b>{text(cell.model.name(several_tunings))}</b>"
+    if cell.shown is None:
+        return f"{name}<br>{text(cell.status)}"
+    told = [name, f"{with_unit(cell.shown)}, n = {cell.shown.n:,}"]
+    if cell.results[0] < cell.results[1]:
+        told.append(f"{cell.results[0]} of {cell.results[1]} results are there")
+    if cell.gain is not None and cell.over is not None:
+        told.append(f"{points(cell.gain, share)} over {text(cell.over.name(several_tunings))}")
+    if cell.recovered is not None:
+        told.append(f"recovered gain {ratio(cell.recovered)}")
+    if cell.published is not None:
+        told.append(f"published, other setup: {minus(f'{cell.published:g}')}")
+    return "<br>".join(told)
+
+
+def _style(model: Model, versions: Sequence[str]) -> dict[str, Any]:
+    """A start keeps its colour, symbol and dash from panel to panel."""
+    if model.kind == TUNED:
+        colour, symbol, dash = PLAIN, "circle-open", "dot" if model.steps else "solid"
+    elif model.kind in (ITERATIVE, DIRECT):
+        place = 0 if model.kind == DIRECT else 1
+        colour, symbol, dash = COLOURS[place], SYMBOLS[place + 1], "dot" if model.steps else DASHES[place]
+    else:
+        place = versions.index(model.source) if model.source in versions else 0
+        colour, symbol = COLOURS[place % len(COLOURS)], SYMBOLS[place % len(SYMBOLS)]
+        dash = "dash" if model.rate not in (None, 1) else "solid"
+    return {
+        "line": {"color": colour, "dash": dash, "width": 2},
+        "marker": {"symbol": symbol, "size": 7, "color": colour},
+    }
+
+
+def _of(line: along.Line, among: Sequence[along.Line]) -> str:
+    """What tells a path from the others of a figure: its models, its family, its seed."""
+    told = [line.name] if len({each.name for each in among}) > 1 else []
+    told += [f"family {line.family}"] if len({each.family for each in among}) > 1 else []
+    told += [f"seed {line.seed}"] if len({each.seed for each in among}) > 1 else []
+    return ", ".join(told) or line.name
+
+
+def _short(model: Model) -> str:
+    """What tells a model from the others of its target."""
+    if model.kind == TUNED:
+        return "FT" if model.steps is None else f"FT for {model.steps} steps"
+    return f"+ {model.delta} → FT" + ("" if model.steps is None else f", {model.steps} steps in all")

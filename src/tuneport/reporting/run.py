@@ -1,0 +1,106 @@
+"""The verb: a study's folder in, one page out. Nothing is computed but intervals; nothing is fetched but a study behind a URL.
+
+`findings` reads and estimates, `page` or `markdown` puts it into a form, and the file appears when it is whole.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from blake3 import blake3
+
+from tuneport.errors import OutputError, TakenError, UsageError
+from tuneport.files.opening import read_bytes, resolved, write_new
+from tuneport.reporting.fetching import at_hand, url_of
+from tuneport.reporting.tables.findings import findings
+from tuneport.reporting.tables.study_reading import RESULTS, STEPS, STUDY
+
+# A comment of each form, which is not shown.
+_SEALS = {"page": (b"<!-- tuneport report ", b" -->\n"), "markdown": (b"\n[//]: # (tuneport report ", b")\n")}
+_MOST_BYTES = 256 * 2**20
+PAGE, MARKDOWN = "report.html", "report.md"
+_OF_STUDY = (RESULTS, STUDY, "inputs.json")  # what `tuneport study` wrote, and steps/
+
+
+def report(
+    study: str | Path, out: str | Path | None = None, *, format: Literal["page", "markdown"] = "page"
+) -> dict[str, Any]:
+    """Write the page of a study's folder, or URL, to `out` (default: report.html or report.md in the folder).
+
+    The study may be unfinished: what failed and what was not run stands on the page. Returns `out`, `counts` of results
+    by status, `summary` and `warnings`; raises `ReportError` where there is nothing to report.
+    """
+    if format not in ("page", "markdown"):
+        raise UsageError(f"--format {format!r}: choose page or markdown.")
+    if format == "page" and find_spec("plotly") is None:
+        raise UsageError(
+            "The page needs plotly for its figures. Install it: pip install 'tuneport[report]', or pass --format markdown."
+        )
+    url = url_of(study)
+    if out is None and url is not None:
+        raise UsageError(f"{url} is not on this machine, where the page is written. Say where: --out FILE.")
+    if format == "page":
+        from tuneport.reporting.render.page import page as render
+    else:
+        from tuneport.reporting.render.markdown import markdown as render
+    with at_hand(study) as root:
+        place = Path(out).expanduser() if out is not None else root / (PAGE if format == "page" else MARKDOWN)
+        _refuse_the_studys_own(place, root)
+        found = findings(root, url)
+        _write(place, _sealed(render(found, place), format))
+    statuses = [run.status for run in found.reading.runs if run.step is None]
+    return {
+        "out": str(place),
+        "counts": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
+        "summary": " ".join(found.words),
+        "warnings": list(found.reading.doubts),
+        "words": f"{place}: done, {len(statuses)} results of {len(found.reading.steps)} steps",
+    }
+
+
+def _refuse_the_studys_own(place: Path, root: Path) -> None:
+    """Raise `UsageError` where the page would replace a file that the study stands on."""
+    whole, steps = resolved(place.parent) / place.name, resolved(root) / STEPS
+    if whole in [resolved(root) / name for name in _OF_STUDY] or whole.is_relative_to(steps):
+        raise UsageError(
+            f"--out {place}: that is the study's own, which a page would replace. Give another file, or leave --out out: "
+            f"{PAGE} or {MARKDOWN} is then written in {root}."
+        )
+
+
+def _sealed(text: str, format: str) -> bytes:
+    """The file: the text, and a comment by which a later report knows it again if nobody edited it."""
+    content, (begin, end) = text.encode("utf-8"), _SEALS[format]
+    return content + begin + blake3(content).hexdigest().encode() + end
+
+
+def _is_page(place: Path) -> bool:
+    """Whether a file is one that this verb wrote, in either form, and as it wrote it."""
+    try:
+        content = b"" if place.is_symlink() else read_bytes(place, most=_MOST_BYTES)
+    except OSError:
+        return False
+    for begin, end in _SEALS.values():
+        text, found, digest = content.rpartition(begin)
+        if found and digest == blake3(text).hexdigest().encode() + end:
+            return True
+    return False
+
+
+def _write(place: Path, content: bytes) -> None:
+    """Beside its place, then renamed: a page is whole or not there."""
+    if place.is_dir():
+        raise OutputError(f"{place} is a folder; --out names a file.")
+    if os.path.lexists(place) and not _is_page(place):
+        raise TakenError(
+            f"{place} is there already, and no page that tuneport report wrote, or edited since. Move it away, or give another --out."
+        )
+    unfinished = place.with_name(f"{place.name}.new")
+    try:
+        write_new(unfinished, content)
+        unfinished.replace(place)
+    except OSError as error:
+        raise OutputError(f"{place} cannot be written: {error.strerror or error}. Choose another --out.") from None

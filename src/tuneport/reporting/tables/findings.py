@@ -1,0 +1,61 @@
+"""What a study's records say, before it is put into a form: every table, curve, line and answer of the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuneport.reporting.tables.answers_side_by_side import SideBySide, side_by_side
+from tuneport.reporting.tables.estimates import Estimates
+from tuneport.reporting.tables.further_tuning import Comparison, Recycled, against_direct, comparisons
+from tuneport.reporting.tables.matrix import Matrix, matrices, recycling
+from tuneport.reporting.tables.predictors import Apart, Line, Scatter, distances, lines, scatters
+from tuneport.reporting.tables.scales import Scaled, scaled
+from tuneport.reporting.tables.scored_models import THEN_TUNED, TRANSFER
+from tuneport.reporting.tables.study_reading import Reading, read_study
+from tuneport.reporting.tables.study_summary import summary
+from tuneport.reporting.tables.training_curves import Panel, panels
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that stands on the page, in its order."""
+
+    reading: Reading
+    estimates: Estimates
+    words: tuple[str, ...]
+    transfers: tuple[Matrix, ...]
+    tuned_on: tuple[Matrix, ...]
+    recycled: tuple[Matrix, ...]
+    against_direct: tuple[Recycled, ...]
+    scaled: tuple[Scaled, ...]
+    compared: tuple[Comparison, ...]
+    panels: tuple[Panel, ...]
+    scatters: tuple[Scatter, ...]
+    lines: tuple[Line, ...]
+    distances: tuple[Apart, ...]
+    answers: SideBySide | None
+
+
+def findings(study: str | Path, url: str | None = None) -> Findings:
+    """What a study's records say, before it is put into a form; `url` is where they lie, if `study` is a copy of that."""
+    reading = read_study(study, url)
+    estimates = Estimates(reading.runs, reading.root)
+    transfers = matrices(reading, estimates, TRANSFER)
+    compared, curves = comparisons(reading, estimates), panels(reading)
+    return Findings(
+        reading=reading,
+        estimates=estimates,
+        words=tuple(summary(reading, estimates, transfers, compared, curves)),
+        transfers=tuple(transfers),
+        tuned_on=tuple(matrices(reading, estimates, THEN_TUNED)),
+        recycled=tuple(recycling(reading, estimates)),
+        against_direct=tuple(against_direct(reading, estimates)),
+        scaled=tuple(scaled(reading, estimates)),
+        compared=tuple(compared),
+        panels=tuple(curves),
+        scatters=tuple(scatters(reading, estimates)),
+        lines=tuple(lines(reading)),
+        distances=tuple(distances(reading)),
+        answers=side_by_side(reading, transfers),
+    )

@@ -1,0 +1,269 @@
+"""What might predict how well a transfer works, held against how well it did: distances, cosines and barriers.
+
+In come the paths and distances of a study and its recovered gains, out come points, one for each pair of versions, and
+the rank correlation of each predictor. Barriers are read from the path on which they were measured, never computed
+here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tuneport import statistics
+from tuneport.reporting.tables.estimates import Estimates
+from tuneport.reporting.tables.lenient import number_or
+from tuneport.reporting.tables.scored_models import BASE, TRANSFER, TUNED, Model
+from tuneport.reporting.tables.study_reading import Reading
+from tuneport.reporting.tables.wording import DASH
+from tuneport.statistics import Estimate
+
+# In the order in which they are shown: what is drawn, and in which unit.
+PREDICTORS = {
+    "distance": ("distance between the versions", "‖M_i − M_j‖"),
+    "cosine": ("cosine of the two diff vectors", "cos(Δ_i, Δ_j)"),
+    "barrier of bases": ("barrier between the versions", "nats a token"),
+    "barrier of tuned": ("barrier between the tuned versions", "nats a token"),
+    "barrier of transferred": ("barrier from target + Δ to the tuned target", "nats a token"),
+    "apart": ("versions apart, knowing nothing else", "|i − j|"),
+}
+_WHICH = {"bases": "barrier of bases", "tuned": "barrier of tuned", "transferred to tuned": "barrier of transferred"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One pair of versions: a predictor's value, and how much of the target's gain Δ recovered."""
+
+    source: str
+    target: str
+    tuning: str | None
+    x: float
+    y: Estimate
+    families: int
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """One predictor on one task."""
+
+    predictor: str
+    task: str
+    points: tuple[Point, ...]
+    rank_correlation: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """Loss along one path, of one family and seed."""
+
+    name: str
+    which: str
+    a: str
+    b: str
+    target: str
+    family: Any
+    seed: Any
+    alphas: tuple[float, ...]
+    loss: tuple[float, ...]
+    accuracy: tuple[float, ...] | None
+    barrier: float | None
+    interval: tuple[float, float] | None
+    at: float | None
+    threshold: float | None
+    connected: bool | None
+    n: int | None
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is connected, in words; a dash where no barrier was held against a threshold."""
+        if self.connected is None and (self.interval is None or self.threshold is None):
+            return DASH
+        return {True: "yes", False: "no", None: "cannot be told"}[self.connected]
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far two versions lie from each other, how long their diff vectors are, and how alike; None: not measured."""
+
+    a: str
+    b: str
+    tuning: str | None
+    family: Any
+    seed: Any
+    distance: float | None
+    diff_norm_a: float | None
+    diff_norm_b: float | None
+    cosine: float | None
+
+
+def scatters(reading: Reading, estimates: Estimates) -> list[Scatter]:
+    """Each predictor against recovered gain, on each task where there is something to see."""
+    values = _predicted(reading)
+    transfers = dict.fromkeys(
+        run.model for run in reading.runs if run.model.kind == TRANSFER and run.model.scale == 1 and run.step is None
+    )
+    found = []
+    for task in estimates.tasks:
+        gains = {}
+        for model in transfers:
+            base, tuned = Model(BASE, None, model.target), Model(TUNED, None, model.target, model.tuning)
+            gain = estimates.recovered(base, model, tuned, task)
+            if gain is not None:
+                gains[model] = gain
+        for predictor in PREDICTORS:
+            points = []
+            for model, gain in gains.items():
+                x = _of(values[predictor], model)
+                if x:
+                    points.append(Point(str(model.source), model.target, model.tuning, float(np.mean(x)), gain, len(x)))
+            if len(points) >= 2:
+                found.append(Scatter(predictor, task, tuple(points), rank_correlation(points)))
+    # Versions apart is the rival to beat: it says nothing by itself.
+    measured = {scatter.task for scatter in found if scatter.predictor != "apart"}
+    return [scatter for scatter in found if scatter.task in measured]
+
+
+def lines(reading: Reading) -> list[Line]:
+    """All paths, as far as they can be drawn."""
+    found = []
+    for row in reading.paths:
+        alphas, loss = _numbers(row.get("alphas")), _numbers(row.get("loss"))
+        if not alphas or len(alphas) != len(loss):
+            continue
+        accuracy = _numbers(row.get("accuracy"))
+        interval = _numbers(row.get("interval"))
+        a, b = str(row.get("a", "A")), str(row.get("b", "B"))
+        found.append(
+            Line(
+                name=f"{a} – {b}",
+                which=str(row.get("which") or "between two models"),
+                a=a,
+                b=b,
+                target=str(row.get("target") or b),
+                family=row.get("family"),
+                seed=row.get("seed"),
+                alphas=alphas,
+                loss=loss,
+                accuracy=accuracy if accuracy and len(accuracy) == len(alphas) else None,
+                barrier=_one(row.get("barrier")),
+                interval=(interval[0], interval[1]) if interval and len(interval) == 2 else None,
+                at=_one(row.get("at")),
+                threshold=_one(row.get("threshold")),
+                connected=_connected(row),
+                n=row.get("n") if isinstance(row.get("n"), int) else None,
+            )
+        )
+    return found
+
+
+def distances(reading: Reading) -> list[Apart]:
+    """All distances that were measured."""
+    found = []
+    for row in reading.distances:
+        for told in _pairs(row):
+            a, b = row.get("a", told.get("a")), row.get("b", told.get("b"))
+            if not isinstance(a, str) or not isinstance(b, str) or _one(told.get("distance")) is None:
+                continue
+            found.append(
+                Apart(
+                    a=a,
+                    b=b,
+                    tuning=_name(row.get("tuning")),
+                    family=row.get("family"),
+                    seed=row.get("seed"),
+                    distance=_one(told.get("distance")),
+                    diff_norm_a=_one(row.get("diff_norm_a", _norm(row, "a"))),
+                    diff_norm_b=_one(row.get("diff_norm_b", _norm(row, "b"))),
+                    cosine=_one(told.get("cosine")),
+                )
+            )
+    return found
+
+
+def rank_correlation(points: Sequence[Point]) -> float | None:
+    """Spearman's; None for fewer than four points, or where one side is all the same."""
+    if len(points) < 4:
+        return None
+    return statistics.rank_correlation([p.x for p in points], [p.y.value for p in points])
+
+
+# Two versions, in the order (source, target) where that counts, and the tuning where that does.
+Key = tuple[tuple[str, str] | frozenset[str], str | None]
+
+
+def _predicted(reading: Reading) -> dict[str, dict[Key, list[float]]]:
+    """By predictor and pair, the values of all families and seeds."""
+    found: dict[str, dict[Key, list[float]]] = {predictor: defaultdict(list) for predictor in PREDICTORS}
+    for row in reading.paths:
+        predictor, barrier = _WHICH.get(str(row.get("which"))), _one(row.get("barrier"))
+        source, target = row.get("source"), row.get("target")
+        if predictor is None or barrier is None or not isinstance(source, str) or not isinstance(target, str):
+            continue
+        directed = predictor == "barrier of transferred"
+        pair = (source, target) if directed else frozenset((source, target))
+        tuning = None if predictor == "barrier of bases" else _name(row.get("tuning"))
+        found[predictor][pair, tuning].append(barrier)
+    for row in reading.distances:
+        for told in _pairs(row):
+            a, b = told.get("a"), told.get("b")
+            if not isinstance(a, str) or not isinstance(b, str):
+                continue
+            for predictor, tuning in (("distance", None), ("cosine", _name(row.get("tuning")))):
+                value = _one(told.get(predictor))
+                if value is not None:
+                    found[predictor][frozenset((a, b)), tuning].append(value)
+    place = {name: number for number, name in enumerate(reading.versions)}
+    for run in reading.runs:
+        source, target = run.model.source, run.model.target
+        if run.model.kind == TRANSFER and source in place and target in place:
+            found["apart"][frozenset((source, target)), None] = [float(abs(place[source] - place[target]))]
+    return found
+
+
+def _pairs(row: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    """The pairs of a row: the row itself, or those it lists."""
+    listed = row.get("pairs")
+    return [pair for pair in listed if isinstance(pair, dict)] if isinstance(listed, list) else [row]
+
+
+def _norm(row: Mapping[str, Any], side: str) -> Any:
+    """‖Δ‖ of one side, as the record of a step has it (results.json has it in the row itself)."""
+    versions = row.get("versions")
+    told = versions.get(side) if isinstance(versions, dict) else None
+    return told.get("diff_norm") if isinstance(told, dict) else None
+
+
+def _of(values: Mapping[Key, list[float]], model: Model) -> list[float]:
+    """What is known of a transfer's pair, with its direction where that counts, and its tuning where that does."""
+    assert model.source is not None
+    for pair in ((model.source, model.target), frozenset((model.source, model.target))):
+        for tuning in (model.tuning, None):
+            if values.get((pair, tuning)):
+                return values[pair, tuning]
+    return []
+
+
+def _name(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _connected(row: Mapping[str, Any]) -> bool | None:
+    """As the row says, or where it says nothing (records once left it out) as it would: all of the interval on one side."""
+    told, threshold, interval = row.get("connected"), _one(row.get("threshold")), _numbers(row.get("interval"))
+    if "connected" in row or threshold is None or len(interval) != 2:
+        return told if isinstance(told, bool) else None
+    return None if interval[0] <= threshold <= interval[1] else interval[1] < threshold
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    found = tuple(_one(each) for each in value) if isinstance(value, list | tuple) else ()
+    return tuple(each for each in found if each is not None) if None not in found else ()
+
+
+def _one(value: Any) -> float | None:
+    found: float | None = number_or(value, None)
+    return found

@@ -1,0 +1,1 @@
+"""The records of scores: one way to read them, one way to compare."""

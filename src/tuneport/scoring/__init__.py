@@ -1,0 +1,1 @@
+"""Scores, on lm-evaluation-harness: `run` asks, room `results` compares."""

@@ -1,0 +1,234 @@
+"""One's own examples become tasks of the harness, in memory, and the harness's log becomes outcomes.
+
+In comes a task of examples and a loaded model, out comes a `TaskResult`. Prompts are given, answers generated and
+likelihoods taken by the harness; what is written here is how an example reads to it, which tokens are measured, and what
+counts as right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tuneport.errors import DataError, UsageError, listing
+from tuneport.examples.questions import Example, OwnTask, Way
+from tuneport.results.outcomes import Outcome, TaskResult, end_of
+from tuneport.scoring.checks import join_warnings, same_warnings
+from tuneport.scoring.harness import ask
+from tuneport.scoring.pairs import Paired, Pairing, answers_of
+from tuneport.scoring.prompts import left_out, prompts_of
+
+METRICS = {"match": "exact_match", "choice": "acc", "loss": "loss"}
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How one's own examples are asked and judged."""
+
+    match: str | None = None
+    loss: bool = False
+    max_new_tokens: int = 256
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values. Raises `UsageError`."""
+        if self.match is not None:
+            try:
+                groups = re.compile(self.match).groups
+            except (re.error, OverflowError, RecursionError) as error:
+                raise UsageError(f"--match {self.match!r} is no regular expression: {error}.") from None
+            if groups > 1:
+                raise UsageError(f"--match {self.match!r} has {groups} groups; give one, the answer, or none.")
+            if self.loss:
+                raise UsageError("--match picks an answer out of what a model says; --loss generates nothing.")
+        if self.max_new_tokens < 1:
+            raise UsageError(f"--max-new-tokens {self.max_new_tokens}: give at least 1.")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"--limit {self.limit}: give at least 1.")
+
+
+def ask_own(task: OwnTask, model: Any, asking: Asking) -> TaskResult:
+    """Ask `model` every example of `task`, through the harness. Messages need a chat template (see `look_over`).
+
+    Raises `DataError` for answers that cannot be measured: those without a token, and those that no context holds.
+    """
+    examples = task.examples[: asking.limit]
+    found: dict[str, Outcome] = {}
+    for way in ("prompt", "messages", "text"):
+        lot = [example for example in examples if example.way == way]
+        if lot:
+            found |= {outcome.id: outcome for outcome in _outcomes(task, lot, way, model, asking)}
+    outcomes = tuple(found[example.id] for example in examples)
+    return TaskResult(task.name, METRICS[task.kind], task.kind != "loss", outcomes)
+
+
+def _outcomes(task: OwnTask, examples: Sequence[Example], way: Way, model: Any, asking: Asking) -> list[Outcome]:
+    """Of examples that are all asked in one way."""
+    prompts = prompts_of(model.tokenizer, examples)
+    dropped = left_out(examples, prompts)
+    if dropped:
+        model.tell([f"{model.name}: its chat template leaves out the system message of {dropped:,} examples."])
+    with contextlib.ExitStack() as stack:
+        if way != "prompt":
+            # What a template writes is whole, and a text is measured after the prefix token: nothing is written before them.
+            stack.enter_context(model.as_written())
+        if task.kind == "match":
+            _need_tokens(task, zip(examples, (len(model.tok_encode(p)) for p in prompts), strict=True), model, "prompt")
+            config = _generation(examples, prompts, asking)
+        elif way == "text":
+            counts = [len(model.plain_ids(example.answer)) for example in examples]
+            _need_tokens(task, zip(examples, counts, strict=True), model, "text")
+            config = _text_loss(examples, counts)
+        else:
+            paired = _paired(task, examples, prompts, way, model)
+            stack.enter_context(model.given([of_example.pairs for of_example in paired]))
+            config = _choice(examples, prompts) if task.kind == "choice" else _loss(examples, prompts, paired)
+        samples = ask(_common(task.name, len(examples)) | config, model)
+    told = _told(task.kind, examples, samples)
+    outcomes = []
+    for example, sample, said in zip(examples, samples, told, strict=True):
+        score, weight = _score(sample[METRICS[task.kind]])
+        answer = example.answer if task.kind != "loss" else None
+        outcomes.append(Outcome(example.id, score, weight, _question(example), said, answer))
+    return outcomes
+
+
+def judge(match: str | None) -> Callable[[str, str], bool]:
+    """Whether what a model said is the answer: to the letter, blanks around it aside, or by a regex's group."""
+
+    def right(said: str, answer: str) -> bool:
+        if match is not None:
+            found = re.search(match, said)
+            if found is None:
+                return False
+            said = found.group(1 if found.re.groups else 0) or ""
+        return said.strip() == answer.strip()
+
+    return right
+
+
+def _paired(task: OwnTask, examples: Sequence[Example], prompts: Sequence[str], way: Way, model: Any) -> list[Paired]:
+    """The tokens of every example's prompt and answers; tells where a token spans the two."""
+    pairing = Pairing.of(model.tokenizer, model.plain_ids, encoder=model.backend == "seq2seq")
+    paired = [
+        pairing.paired(prompt, answers_of(example, prompt), rendered=way == "messages")
+        for example, prompt in zip(examples, prompts, strict=True)
+    ]
+    counts = ((example, len(pair.answer)) for example, of in zip(examples, paired, strict=True) for pair in of.pairs)
+    _need_tokens(task, counts, model, "choice" if task.kind == "choice" else "answer", room=model.max_length)
+    ids = [example.id for example in examples]
+    model.tell(join_warnings(task.name, ids, paired, model.name) + same_warnings(task.name, ids, paired, model.name))
+    return paired
+
+
+def _need_tokens(
+    task: OwnTask, counts: Iterable[tuple[Example, int]], model: Any, what: str, *, room: int | None = None
+) -> None:
+    """Raise `DataError` where `what` is asked or measured has no tokens, or more than there is `room`."""
+    faults = []
+    for example, count in counts:
+        if not count:
+            faults.append(f"{task.file}:{example.line}: this tokenizer makes no tokens of the {what}")
+        elif room is not None and count > room:
+            faults.append(f"{task.file}:{example.line}: the {what} has {count:,} tokens, and a context holds {room:,}")
+    if faults:
+        raise DataError(f"model {model.name} cannot be asked {len(faults)} example(s):{listing(faults)}")
+
+
+def _question(example: Example) -> str | None:
+    """What is kept of a question: of one message its words, of several each with its role."""
+    return end_of(example.asked if len(example.messages or ()) == 1 else example.question)
+
+
+def _common(name: str, count: int) -> dict[str, Any]:
+    def documents(**_: Any) -> Any:
+        from datasets import Dataset
+
+        return {"test": Dataset.from_dict({"place": list(range(count))})}
+
+    return {
+        "task": name,
+        "custom_dataset": documents,
+        "test_split": "test",
+        "num_fewshot": 0,
+        "target_delimiter": "",
+    }
+
+
+def _generation(examples: Sequence[Example], prompts: Sequence[str], asking: Asking) -> dict[str, Any]:
+    right = judge(asking.match)
+
+    def judged(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+        return {"exact_match": float(right(results[0], examples[document["place"]].answer))}
+
+    return {
+        "output_type": "generate_until",
+        "doc_to_text": lambda document: prompts[document["place"]],
+        "doc_to_target": lambda document: examples[document["place"]].answer,
+        "process_results": judged,
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        # No stop but the end tokens; the harness adds the tokenizer's own.
+        "generation_kwargs": {"until": [], "max_gen_toks": asking.max_new_tokens, "do_sample": False},
+    }
+
+
+def _choice(examples: Sequence[Example], prompts: Sequence[str]) -> dict[str, Any]:
+    return {
+        "output_type": "multiple_choice",
+        "doc_to_text": lambda document: prompts[document["place"]],
+        "doc_to_choice": lambda document: list(examples[document["place"]].choices),
+        "doc_to_target": lambda document: examples[document["place"]].choices.index(examples[document["place"]].answer),
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+
+
+def _loss(examples: Sequence[Example], prompts: Sequence[str], paired: Sequence[Paired]) -> dict[str, Any]:
+    def judged(document: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, tuple[float, int]]:
+        (pair,) = paired[document["place"]].pairs
+        return {"loss": (-results[0][0], len(pair.answer))}
+
+    return {
+        "output_type": "loglikelihood",
+        "doc_to_text": lambda document: prompts[document["place"]],
+        "doc_to_target": lambda document: examples[document["place"]].answer,
+        "process_results": judged,
+        "metric_list": [{"metric": "loss", "aggregation": _per_token, "higher_is_better": False}],
+    }
+
+
+def _text_loss(examples: Sequence[Example], counts: Sequence[int]) -> dict[str, Any]:
+    def judged(document: Mapping[str, Any], results: Sequence[float]) -> dict[str, tuple[float, int]]:
+        return {"loss": (-results[0], counts[document["place"]])}
+
+    return {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": lambda _: "",
+        "doc_to_target": lambda document: examples[document["place"]].answer,
+        "process_results": judged,
+        "metric_list": [{"metric": "loss", "aggregation": _per_token, "higher_is_better": False}],
+    }
+
+
+def _per_token(items: Sequence[tuple[float, int]]) -> float:
+    return sum(nll for nll, _ in items) / sum(tokens for _, tokens in items)
+
+
+def _score(value: Any) -> tuple[float, float]:
+    if isinstance(value, tuple | list):  # a sum of losses, and over how many tokens
+        return value[0] / value[1], float(value[1])
+    return float(value), 1.0
+
+
+def _told(kind: str, examples: Sequence[Example], samples: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    if kind == "match":
+        return [sample["filtered_resps"][0].strip() for sample in samples]
+    if kind == "loss":
+        return [None] * len(samples)
+    said: list[str | None] = []
+    for example, sample in zip(examples, samples, strict=True):
+        likelihoods = [likelihood for likelihood, _ in sample["filtered_resps"]]
+        said.append(example.choices[likelihoods.index(max(likelihoods))])
+    return said

@@ -1,0 +1,380 @@
+"""A model folder or Hub id becomes a model that lm-evaluation-harness can ask.
+
+In comes a `Seat` (where the model is, and what makes it the same model again), out comes the harness's own class for
+the backend, which checks every prompt on its way and leaves the rest to the harness. Loaded once for all tasks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tuneport.checkpoint.local_folder import check_for_loaders
+from tuneport.checkpoint.open_model import open_checkpoint
+from tuneport.checkpoint.small_files import SidecarFolder, most_bytes
+from tuneport.checkpoint.weight_sets import ADAPTER_PICKLE, MODEL_WEIGHTS
+from tuneport.errors import CheckpointError, RenderingError, TuneportError, UsageError
+from tuneport.examples.chat import spoken_by
+from tuneport.examples.questions import OwnTask
+from tuneport.examples.rendering import render
+from tuneport.files.opening import check_file, read_bytes, resolved
+from tuneport.scoring import checks
+from tuneport.scoring.adapter_settings import check_adapter
+from tuneport.scoring.checking import checking
+from tuneport.scoring.layer_counts import check_layer_counts
+from tuneport.scoring.prompts import check_written
+from tuneport.sidecars.chat_template import read_template
+
+BACKENDS = ("hf", "vllm")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+_ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Small files that change what a model says, beside its weights.
+_MANNERS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A model among those that are scored: the name it has in the record, where it is loaded from, what it is.
+
+    ``told`` is what lies beside its weights and is not read.
+    """
+
+    name: str
+    source: str
+    revision: str | None = None
+    adapter: str | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded; none of it is about the questions."""
+
+    backend: str = "hf"
+    device: str | None = None
+    dtype: str | None = None
+    batch_size: int | str = 16
+    chat_template: str | None = None
+
+
+def find_models(models: Sequence[str | Path]) -> list[Seat]:
+    """Every model, found and named. Raises `CheckpointError` or `UsageError` before anything is loaded."""
+    specs = [str(model) for model in models]
+    if not specs:
+        raise UsageError("No model was given. Name one folder or Hub id, or several to be compared.")
+    twice = sorted({spec for spec in specs if specs.count(spec) > 1})
+    if twice:
+        raise UsageError(f"{', '.join(twice)}: given more than once; each model is scored once.")
+    return [_find(spec, name) for spec, name in zip(specs, names_of(specs), strict=True)]
+
+
+def names_of(specs: Sequence[str]) -> list[str]:
+    """What the models are called in the record: a Hub id as it stands, a folder by as much of its path as tells it apart."""
+    folders = {spec: resolved(Path(spec).expanduser()).parts for spec in specs if Path(spec).expanduser().is_dir()}
+    names = []
+    for spec in specs:
+        parts = folders.get(spec)
+        if parts is None:
+            names.append(spec)
+            continue
+        length = 1
+        while length < len(parts) and any(
+            other != spec and others[-length:] == parts[-length:] for other, others in folders.items()
+        ):
+            length += 1
+        names.append("/".join(parts[-length:]))
+    return names
+
+
+def _find(spec: str, name: str) -> Seat:
+    from blake3 import blake3
+
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        check_for_loaders(folder)
+    if check_file(folder / _ADAPTER, folder):
+        own = [file for file in MODEL_WEIGHTS if (folder / file).is_file()]
+        if own:
+            raise CheckpointError(
+                f"model {name}: its folder holds a model ({own[0]}) and an adapter, of which transformers would load the "
+                "adapter alone. Keep each in a folder of its own."
+            )
+        return _find_adapter(folder, name)
+    checkpoint = open_checkpoint(spec, "model")
+    check_layer_counts(checkpoint)
+    if checkpoint.hub_id is not None:
+        at = {"name": checkpoint.hub_id, "revision": checkpoint.revision}
+        if checkpoint.adapter is not None:
+            from tuneport.checkpoint.hub import fetch
+
+            seat = _find_adapter(fetch(checkpoint).path, name)
+            return replace(seat, identity=at | {"base": seat.identity["base"]})
+        return Seat(name, checkpoint.hub_id, checkpoint.revision, None, at, checkpoint.warnings)
+    for file in _SETTINGS:  # transformers reads them again, without a bound of depth
+        SidecarFolder("model", name, folder).json(file)
+    hasher = blake3()
+    for file in _MANNERS:
+        if (folder / file).is_file():
+            hasher.update(f"{file}\0".encode() + read_bytes(folder / file, folder, most_bytes(file)))
+    identity = {
+        "name": name,
+        "digest": checkpoint.identity()["digest"],
+        "manners": hasher.hexdigest(),
+        "changed": {file.name: [file.mtime_ns, file.ctime_ns] for file in checkpoint.files.values()},
+    }
+    return Seat(name, str(folder), None, None, identity, checkpoint.warnings)
+
+
+def _find_adapter(folder: Path, name: str) -> Seat:
+    from blake3 import blake3
+
+    settings = SidecarFolder("model", name, folder).json(_ADAPTER) or {}
+    base = settings.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise CheckpointError(
+            f"model {name}: {_ADAPTER} does not say which model it adapts; fill in `base_model_name_or_path`."
+        )
+    under = _find_base(base, settings.get("revision"), folder, name)
+    if not (folder / _ADAPTER_WEIGHTS).is_file():
+        pickled = (folder / ADAPTER_PICKLE).is_file()
+        raise CheckpointError(
+            f"model {name}: there is no {_ADAPTER_WEIGHTS} beside {_ADAPTER}. "
+            + (f"{ADAPTER_PICKLE} is a pickle; load the adapter with peft and save it again." if pickled else "")
+        )
+    files = sorted(folder.glob("adapter_model.*"))
+    identity = {
+        "name": name,
+        "adapter": blake3(read_bytes(folder / _ADAPTER, folder)).hexdigest(),
+        "changed": {file.name: [status.st_mtime_ns, status.st_ctime_ns] for file in files if (status := file.stat())},
+        "base": dict(under.identity),
+    }
+    return Seat(name, under.source, under.revision, str(folder), identity, under.told)
+
+
+def _find_base(base: str, revision: Any, folder: Path, name: str) -> Seat:
+    """The model that an adapter's config names: a folder, here or beside the adapter's, or a Hub id at its revision."""
+    place = next((place for place in (Path(base), resolved(folder).parent / base) if place.is_dir()), None)
+    if place is not None and (place / _ADAPTER).is_file():
+        raise CheckpointError(f"model {name}: it adapts {base}, which is an adapter itself. Merge that one first.")
+    try:
+        if place is not None:
+            return _find(str(place), place.name)
+        return _find(f"{base}@{revision}" if isinstance(revision, str) and "@" not in base else base, base)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"model {name}: the model that it adapts is not to be had. {error} {_ADAPTER} names it: a folder here or beside "
+            "the adapter's, or a Hub id."
+        ) from error
+
+
+def need_harness(backend: str) -> None:
+    """Raise `UsageError` where the harness or the backend is not installed."""
+    if backend == "olmes":
+        return  # a program of its own
+    if backend not in BACKENDS:
+        raise UsageError(f"--backend {backend!r}: choose {', '.join(BACKENDS)} or olmes.")
+    if find_spec("lm_eval") is None or find_spec("torch") is None:
+        raise UsageError(
+            "Scoring is lm-evaluation-harness's work, which the core does without. "
+            "Install it: pip install 'tuneport[models]'."
+        )
+    if backend == "vllm" and find_spec("vllm") is None:
+        raise UsageError("--backend vllm: vLLM is not installed. Install it (pip install vllm), or use --backend hf.")
+
+
+def need_names(loading: Loading) -> None:
+    """Raise `UsageError` for a device or dtype that no machine has; torch is not asked."""
+    if loading.dtype is not None and loading.dtype not in DTYPES:
+        raise UsageError(f"--dtype {loading.dtype!r}: choose {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.")
+    if loading.device is None or loading.backend != "hf":
+        return
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", loading.device):
+        raise UsageError(f"--device {loading.device!r}: choose cpu, cuda, cuda:N or mps.")
+
+
+def need_device(loading: Loading) -> None:
+    """Raise `UsageError` for a device or dtype that is none: the harness would take another device without a word."""
+    need_names(loading)
+    if loading.device is None or loading.backend != "hf":
+        return
+    import torch
+
+    kind, _, number = loading.device.partition(":")
+    there = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}[kind]
+    if int(number or 0) >= there:
+        raise UsageError(
+            f"--device {loading.device}: torch finds no such device here. Leave --device out for the best."
+        )
+
+
+def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None]) -> Any:
+    """The harness's model for `seat`. `tell` gets the warnings of each lot of prompts before they are asked."""
+    from lm_eval.api.registry import get_model
+
+    kind = checking(get_model(loading.backend))
+    arguments: dict[str, Any] = {"pretrained": seat.source, "batch_size": loading.batch_size}
+    if seat.revision is not None:
+        arguments["revision"] = seat.revision
+    if loading.backend == "hf":
+        device = loading.device or _best_device()
+        arguments |= {"device": device, "dtype": loading.dtype or ("float32" if device == "cpu" else "auto")}
+        if seat.adapter is not None:
+            arguments |= {"peft": seat.adapter, "tokenizer": _tokenizer_place(seat)}
+    else:
+        arguments |= {"dtype": loading.dtype or "auto"}
+        if seat.adapter is not None:
+            arguments["lora_local_path"] = seat.adapter
+            check_adapter(
+                seat.adapter, (name.rpartition(".")[0] for name in open_checkpoint(seat.source, "model").tensors)
+            )
+    try:
+        model = kind(**arguments)
+    except (TuneportError, MemoryError):
+        raise
+    except Exception as error:
+        # The harness, transformers, peft and safetensors raise anything; the cause is kept for --debug.
+        raise CheckpointError(f"model {seat.name}: it cannot be loaded: {_first_line(error)}") from error
+    if model.tokenizer.eos_token_id is None:
+        raise CheckpointError(
+            f"model {seat.name}: its tokenizer names no `eos_token`, and the harness needs one. "
+            "Name it in tokenizer_config.json."
+        )
+    _speak(model.tokenizer, seat)
+    if not model.tokenizer.chat_template and loading.chat_template is not None:
+        model.tokenizer.chat_template = spoken_by(model.tokenizer, loading.chat_template)
+    model.name, model.tell = seat.name, tell
+    return model
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was seen of a model before it is loaded: whether it has a chat template, and what looks wrong."""
+
+    template: bool
+    warnings: list[str]
+
+
+def look_over(
+    seat: Seat,
+    loading: Loading,
+    own: Sequence[OwnTask],
+    *,
+    limit: int | None = None,
+    others: bool = False,
+    needs_template: bool = False,
+) -> Looked:
+    """What the model's tokenizer and generation settings would do to scores, told before anything is loaded.
+
+    `own` are the tasks that it is to be asked, the first `limit` examples of each; `others`: tasks of the harness besides,
+    which may need a template (`needs_template`). Raises `CheckpointError` where it has none, `RenderingError` where it writes not all of the examples.
+    """
+    tokenizer = tokenizer_of(seat)
+    whose, remedy = f"model {seat.name}: its chat template", "mend the template"
+    if not tokenizer.chat_template and loading.chat_template is not None:
+        tokenizer.chat_template = spoken_by(tokenizer, loading.chat_template)
+        whose, remedy = f"model {seat.name}: --chat-template", "choose another template"
+    spoken = [task for task in own if any(example.messages for example in task.examples[:limit])]
+    if (needs_template or spoken) and not tokenizer.chat_template:
+        raise CheckpointError(
+            f"model {seat.name}: the examples are `messages` (or --chat, --variant tuned), and it has no chat template. "
+            "Give --chat-template NAME|FILE|MODEL, or examples with a `prompt`."
+        )
+    if needs_template:
+        try:
+            render(tokenizer, [{"role": "user", "content": "a"}])
+        except RenderingError as error:
+            if error.broken:
+                raise RenderingError(f"{whose} cannot be rendered: {error}", broken=True) from None
+            # What it says to this very message the checks tell, and whoever asks.
+    check_written(tokenizer, spoken, whose, remedy, limit)
+    found = list(seat.told)
+    if others or _generated(own, limit):
+        found += checks.ending_warnings(tokenizer, seat.name)
+    if tokenizer.chat_template:
+        found += checks.template_warnings(tokenizer, seat.name)
+        found += checks.end_of_turn_warnings(tokenizer, _ends(seat, tokenizer), seat.name)
+    if any(task.kind != "match" for task in spoken):
+        found += checks.answer_warnings(tokenizer, seat.name)
+    return Looked(bool(tokenizer.chat_template), found)
+
+
+def _generated(own: Sequence[OwnTask], limit: int | None) -> bool:
+    """Whether prompts are gone on from, to which the tokenizer adds what it adds to any text."""
+    return any(task.kind == "match" and any(e.way == "prompt" for e in task.examples[:limit]) for task in own)
+
+
+def tokenizer_of(seat: Seat) -> Any:
+    """The tokenizer that the model is asked with: an adapter's own, where its folder has one. Raises `CheckpointError`."""
+    from transformers import AutoTokenizer
+
+    where = _tokenizer_place(seat)
+    revision = seat.revision if where == seat.source else None
+    try:  # code that comes with a model is not run; None would ask on the terminal
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises no kind of its own
+        raise CheckpointError(f"model {seat.name}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+    _speak(tokenizer, seat)
+    return tokenizer
+
+
+def _tokenizer_place(seat: Seat) -> str:
+    return seat.adapter if seat.adapter and _files_of(seat.adapter, seat).has_own_vocabulary else seat.source
+
+
+def _speak(tokenizer: Any, seat: Seat) -> None:
+    """Give a base's tokenizer the template that stands in an adapter's folder without a vocabulary."""
+    if seat.adapter is not None and _tokenizer_place(seat) == seat.source:
+        files = _files_of(seat.adapter, seat)
+        template = read_template(files, files.json("tokenizer_config.json") or {})
+        if template is not None:
+            tokenizer.chat_template = (
+                dict(template.texts) if len(template.texts) > 1 else next(iter(template.texts.values()))
+            )
+
+
+def _files_of(adapter: str, seat: Seat) -> SidecarFolder:
+    return SidecarFolder("model", seat.name, Path(adapter))
+
+
+def _ends(seat: Seat, tokenizer: Any) -> set[int]:
+    """The ids at which generation stops: the model's own, and the tokenizer's end token, which the harness adds."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        try:
+            settings = GenerationConfig.from_pretrained(seat.source, revision=seat.revision or "main")
+        except OSError:  # no generation_config.json: transformers takes them from the config
+            config = AutoConfig.from_pretrained(seat.source, revision=seat.revision, trust_remote_code=False)
+            settings = GenerationConfig.from_model_config(config)
+    except Exception as error:  # a file of others: transformers raises anything
+        raise CheckpointError(
+            f"model {seat.name}: its generation settings cannot be read: {_first_line(error)}. Mend generation_config.json or "
+            "config.json."
+        ) from error
+    own = settings.eos_token_id
+    listed = own if isinstance(own, list) else [] if own is None else [own]
+    if not all(type(token) is int for token in listed):
+        raise CheckpointError(
+            f"model {seat.name}: `eos_token_id` in its generation settings is {str(own)[:60]!r}, not a token id or a list of these."
+        )
+    ends = set(listed)
+    return ends if tokenizer.eos_token_id is None else ends | {int(tokenizer.eos_token_id)}
+
+
+def _best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _first_line(error: Exception) -> str:
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])

@@ -1,0 +1,364 @@
+"""The verb: models and tasks in, one record of scores out, with every example's outcome beside it.
+
+Read `evaluate` from top to bottom: find everything and tell every fault, plan, look the models over, ask each model
+each task, compare, write. A killed run goes on from what it has; finished results are never half there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tuneport import __version__
+from tuneport.errors import CheckpointError, DoubtError, ScoringError, TuneportError, UsageError, listing
+from tuneport.examples import leakage
+from tuneport.examples.chat import shipped_template, template_names
+from tuneport.examples.questions import OwnTask, own_file, read_tasks
+from tuneport.files.opening import check_file, read_text
+from tuneport.results import comparing
+from tuneport.results.outcomes import TaskResult
+from tuneport.scoring import olmes
+from tuneport.scoring.asking import Asking, ask_own
+from tuneport.scoring.harness import quietly
+from tuneport.scoring.keeping import Kept, already_done, examples_file, keeping
+from tuneport.scoring.models import Loading, Seat, find_models, load, look_over, need_device, need_harness, tokenizer_of
+from tuneport.scoring.named import NamedTask, ask_named, load_named, load_suite
+from tuneport.scoring.sandbox.sandbox import Sandbox
+from tuneport.scoring.suites import VARIANTS, Variant, find_suite
+from tuneport.terminal import is_watched, tell
+
+FORMAT = "tuneport-evaluation-1"
+_ACROSS = (
+    "Suite {suite}: models without a chat template are asked its base variant, the others its tuned one. Differences "
+    "between the two (flagged `across_variants`) are partly the tasks'; compare with --variant base or tuned."
+)
+_LIBRARIES = ("lm_eval", "transformers", "torch", "tokenizers", "datasets", "numpy", "vllm", "peft")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Everything that decides the scores, apart from the models."""
+
+    own: tuple[OwnTask, ...]
+    names: tuple[str, ...]
+    asking: Asking
+    loading: Loading
+    chat: bool = False
+    seed: int = 0
+    suite: str | None = None
+    variant: str = "auto"
+
+    def plan(self, seats: Sequence[Seat]) -> dict[str, Any]:
+        """What makes two evaluations the same. The batch size does not: a smaller one goes on where memory ran out."""
+        loading = asdict(self.loading)
+        del loading["batch_size"]
+        return {
+            "format": FORMAT,
+            "models": [dict(seat.identity) for seat in seats],
+            "tasks": [*({"task": task.name, "digest": digest_of_task(task)} for task in self.own), *self.names],
+            "settings": {**asdict(self.asking), **loading, "chat": self.chat, "seed": self.seed},
+            **({} if self.suite is None else {"suite": self.suite, "variant": self.variant}),
+            "versions": versions(),
+        }
+
+
+def evaluate(
+    models: Sequence[str | Path],
+    tasks: Sequence[str | Path],
+    out: str | Path,
+    *,
+    suite: str | None = None,
+    variant: str = "auto",
+    run_code_in: str | None = None,
+    match: str | None = None,
+    loss: bool = False,
+    max_new_tokens: int = 256,
+    limit: int | None = None,
+    chat: bool = False,
+    chat_template: str | Path | None = None,
+    backend: str = "hf",
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | str = 16,
+    recovered_gain: Sequence[Sequence[str]] = (),
+    trained_on: Sequence[str | Path] = (),
+    allow_selection: bool = False,
+    strict: bool = False,
+    overwrite: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score `models` on `tasks` with lm-evaluation-harness, and write the record to `out`.
+
+    `tasks` are JSONL files of one's own examples (see docs/formats.md) and names of the harness's tasks. Own examples
+    are answered greedily in at most `max_new_tokens`, and the whole answer has to match, or the group of the regular
+    expression `match`; with `loss` their answer's loss is measured. `chat` puts the harness's tasks through the
+    models' chat templates; `chat_template` (a name, a file, or a model) is for models without one. `recovered_gain` names
+    triples of the models: target, transferred, tuned target. Every outcome stands beside `out` in a file that
+    ends in ``.examples.jsonl``. A `suite` (see `tuneport.scoring.suites`) is asked of each model in its `variant`: ``base``,
+    ``tuned``, or ``auto``, which takes a model with a chat template as tuned. `run_code_in` is the command of a sandbox
+    in which generated programs run. `trained_on` are files and folders in which examples of the tests are looked up, as
+    they are in what `tune` left beside each model; where models were selected by them, nothing is scored, unless
+    `allow_selection`. Returns the record; raises `TuneportError`.
+    """
+    need_harness(backend)
+    program = olmes.find_program() if backend == "olmes" else None
+    out = Path(out).expanduser()
+    seats = find_models(models)
+    wanted_suite = None if suite is None else find_suite(suite)
+    if variant not in ("auto", *VARIANTS):
+        raise UsageError(f"--variant {variant!r}: choose auto, base or tuned.")
+    sandbox = None if run_code_in is None else Sandbox(run_code_in)
+    if sandbox is not None:
+        sandbox.check()
+    files, names = _sorted_tasks(tasks, wanted_suite is not None)
+    asking = Asking(match=match, loss=loss, max_new_tokens=max_new_tokens, limit=limit)
+    own = tuple(read_tasks(files, loss=loss))
+    loading = Loading(backend, device, dtype, checked_batch_size(batch_size), template_text(chat_template))
+    need_device(loading)
+    wanted = Wanted(own, tuple(names), asking, loading, chat, checked_seed(seed), suite, variant)
+    triples = [_roles(triple, seats, models) for triple in recovered_gain]
+    leaks = leakage.leaked(own, trained_on, names, [Path(seat.adapter or seat.source) for seat in seats])
+    if not allow_selection:
+        leakage.refuse_selection(leaks)
+    plan = wanted.plan(seats) | {"recovered_gain": triples, "leakage": leaks}
+    done = already_done(out, plan, overwrite)
+    if done is not None:
+        return {**done, "already_done": True}
+    warnings = [leakage.in_words(row) for row in leaks]
+    if program is not None:
+        if own:
+            raise UsageError("--backend olmes scores OLMES' own tasks; score files of your own with --backend hf.")
+        with keeping(out, plan, overwrite) as kept:
+            scored = _score_by_olmes(program, seats, olmes.names_of(suite, names), loading, kept)
+            record = _record(scored, plan, loading, triples, leaks, warnings, out)
+            kept.finish(record, _lines(scored))
+        return {**record, "plan": kept.plan, "already_done": False}
+    results: dict[str, list[TaskResult]]
+    with keeping(out, plan, overwrite) as kept, quietly():
+        named = load_named(names, chat=chat) if names else []
+        variants: list[Variant] = []
+        for seat in seats:
+            needs_template = chat or variant == "tuned"
+            others = bool(named) or wanted_suite is not None
+            looked = look_over(seat, loading, own, limit=limit, others=others, needs_template=needs_template)
+            warnings += looked.warnings
+            variants.append("tuned" if variant == "tuned" or (variant == "auto" and looked.template) else "base")
+        suites = (
+            {} if wanted_suite is None else {v: load_suite(wanted_suite, v, sandbox) for v in dict.fromkeys(variants)}
+        )
+        if len(suites) > 1:
+            warnings.append(_ACROSS.format(suite=suite))
+        _no_two_alike([*own, *named, *next(iter(suites.values()), [])])
+        if strict and warnings:
+            raise DoubtError(f"--strict: nothing was scored, since something looks wrong:{listing(warnings)}")
+        results = {}
+        for place, seat in enumerate(seats):
+            everything: list[OwnTask | NamedTask] = [*own, *named, *suites.get(variants[place], [])]
+            found, told = _score(place, seat, len(seats), everything, wanted, kept, strict)
+            results[seat.name] = found
+            warnings += told
+        record = _record(results, plan, loading, triples, leaks, warnings, out)
+        kept.finish(record, _lines(results))
+    return {**record, "plan": kept.plan, "already_done": False}
+
+
+def _record(
+    results: Mapping[str, Sequence[TaskResult]],
+    plan: Mapping[str, Any],
+    loading: Loading,
+    triples: Sequence[Sequence[str]],
+    leaks: Sequence[Mapping[str, Any]],
+    warnings: Sequence[str],
+    out: Path,
+) -> dict[str, Any]:
+    """What `--out` holds, apart from the plan (see docs/formats.md)."""
+    seed = plan["settings"]["seed"]
+    return {
+        "format": FORMAT,
+        "models": [
+            {"model": name, "tasks": {result.task: result.record(seed) for result in of_model}}
+            for name, of_model in results.items()
+        ],
+        "comparisons": comparing.compare(results, seed),
+        "recovered_gain": [row for triple in triples for row in comparing.recovered(results, triple, seed)],
+        "leakage": list(leaks),
+        "warnings": list(dict.fromkeys(warnings)),
+        "settings": plan["settings"] | {"batch_size": loading.batch_size},
+        "versions": plan["versions"],
+        "examples": examples_file(out).name,
+    }
+
+
+def _score_by_olmes(
+    program: str, seats: Sequence[Seat], tasks: Mapping[str, str], loading: Loading, kept: Kept
+) -> dict[str, list[TaskResult]]:
+    results: dict[str, list[TaskResult]] = {}
+    for place, seat in enumerate(seats):
+        earlier = [kept.get(place, number) for number in range(len(tasks))]
+        if all(earlier):
+            results[seat.name] = [found[0] for found in earlier if found is not None]
+            continue
+        _progress(f"{seat.name} ({place + 1} of {len(seats)}): OLMES, {len(tasks)} tasks")
+        results[seat.name] = olmes.ask(program, seat, tasks, loading, kept.folder / f"olmes-{place:03d}")
+        for number, result in enumerate(results[seat.name]):
+            kept.put(place, number, result, [])
+    return results
+
+
+def _score(
+    place: int,
+    seat: Seat,
+    of: int,
+    everything: Sequence[OwnTask | NamedTask],
+    wanted: Wanted,
+    kept: Kept,
+    strict: bool,
+) -> tuple[list[TaskResult], list[str]]:
+    """One model on every task, from what is kept or from the model, which is loaded only where something is missing."""
+    results: list[TaskResult] = []
+    warnings: list[str] = []
+    told: list[str] = []
+
+    def tell(found: list[str]) -> None:
+        if strict and found:
+            raise DoubtError(f"--strict: scoring stopped, since something looks wrong:{listing(found)}")
+        told.extend(found)
+
+    model = None
+    for number, task in enumerate(everything):
+        earlier = kept.get(place, number)
+        if earlier is None:
+            if model is None:
+                model = load(seat, wanted.loading, tell)
+            _progress(f"{seat.name} ({place + 1} of {of}): {task.name} ({number + 1} of {len(everything)})")
+            told.clear()
+            earlier = _ask(task, model, wanted.asking, seat), list(told)
+            kept.put(place, number, *earlier)
+        results.append(earlier[0])
+        warnings += earlier[1]
+    return results, warnings
+
+
+def _ask(task: OwnTask | NamedTask, model: Any, asking: Asking, seat: Seat) -> TaskResult:
+    try:
+        if isinstance(task, OwnTask):
+            return ask_own(task, model, asking)
+        return ask_named(task, model, limit=asking.limit)
+    except TuneportError:
+        raise
+    except Exception as error:
+        # The harness and the libraries under it raise anything; the cause is kept for --debug.
+        raise ScoringError(
+            f"model {seat.name} could not be scored on {task.name}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _lines(results: Mapping[str, Sequence[TaskResult]]) -> Iterator[dict[str, Any]]:
+    for name, of_model in results.items():
+        for result in of_model:
+            left_out = {"weight"} if result.right_or_wrong else set()
+            for outcome in result.outcomes:
+                told = {key: value for key, value in vars(outcome).items() if value is not None and key not in left_out}
+                yield {"model": name, "task": result.task, **told}
+
+
+def _sorted_tasks(tasks: Sequence[str | Path], has_suite: bool) -> tuple[list[Path], list[str]]:
+    """Own files, and names of the harness's tasks."""
+    files: list[Path] = []
+    names: list[str] = []
+    for task in map(str, tasks):
+        path = own_file(task)
+        if path is not None:
+            files.append(path)
+        else:
+            names.append(task)
+    if not files and not names and not has_suite:
+        raise UsageError("No task was given. Name a JSONL file of your own or a task of lm-evaluation-harness.")
+    return files, list(dict.fromkeys(names))
+
+
+def _no_two_alike(tasks: Sequence[OwnTask | NamedTask]) -> None:
+    names = [task.name for task in tasks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"--tasks: {', '.join(twice)} stands there twice, or in two groups; name each once.")
+
+
+def _roles(triple: Sequence[str], seats: Sequence[Seat], models: Sequence[str | Path]) -> list[str]:
+    """The names in the record of a triple that is given as the models were, or by those names."""
+    if len(triple) != 3:
+        raise UsageError("--recovered-gain takes three of the models: target, transferred, tuned target.")
+    known = {str(model): seat.name for model, seat in zip(models, seats, strict=True)}
+    known |= {seat.name: seat.name for seat in seats}
+    unknown = [str(role) for role in triple if str(role) not in known]
+    if unknown:
+        raise UsageError(f"--recovered-gain: {', '.join(unknown)} is not among the models that are scored.")
+    return [known[str(role)] for role in triple]
+
+
+def template_text(source: str | Path | None) -> str | None:
+    """The text of a chat template: one that comes along, by name, or from a file, or from a model that has one."""
+    if source is None:
+        return None
+    if source in template_names():
+        return shipped_template(str(source))
+    path = Path(source).expanduser()
+    if check_file(path):
+        try:
+            return read_text(path)
+        except UnicodeDecodeError:
+            raise UsageError(f"--chat-template {source} is no text.") from None
+    try:
+        template = tokenizer_of(find_models([source])[0]).chat_template
+    except CheckpointError as error:
+        raise CheckpointError(f"--chat-template {source}: there is no such file, and as a model: {error}") from None
+    if not isinstance(template, str):
+        raise UsageError(f"--chat-template {source}: it has no chat template, or several by name. Give a file.")
+    return template
+
+
+def checked_batch_size(value: int | str) -> int | str:
+    """A batch size as the harness takes it. Raises `UsageError`."""
+    if isinstance(value, str) and re.fullmatch(r"auto(:[1-9]\d*)?", value):
+        return value
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise UsageError(f"--batch-size {value!r}: give a whole number from 1 on, auto, or auto:N.")
+    return number
+
+
+def checked_seed(value: int) -> int:
+    """A seed as numpy's bootstrap takes it. Raises `UsageError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UsageError(f"--seed {value!r}: give a whole number from 0 on.")
+    return value
+
+
+def digest_of_task(task: OwnTask) -> str:
+    """The digest of a task's name, kind and examples."""
+    from blake3 import blake3
+
+    return blake3(repr(replace(task)).encode() + repr(task.examples).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """The versions of the libraries that decide scores."""
+    found = {"tuneport": __version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _progress(what: str) -> None:
+    if is_watched():
+        tell(what)

@@ -1,0 +1,246 @@
+"""Generated programs are run nowhere but in a sandbox that the user names: a command that runs Python from its stdin.
+
+In comes a model's program and a problem, out comes whether it passed. The sandbox gets the program and the inputs; what it
+printed comes back, within a bound, and is compared here. No expected output, no verdict and no secret of this process
+enters the sandbox, so nothing that a program does there can make it pass but the right outputs.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import secrets
+import selectors
+import shlex
+import signal
+import subprocess
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tuneport.errors import ScoringError, UsageError
+from tuneport.scoring.sandbox.code_problems import read_problem
+
+_SECONDS_A_TEST, _SECONDS = 6, 180
+_MEMORY, _FILE_SIZE = 2**31, 2**26  # bytes of one process, and of one file
+_HEAD = 256  # bytes of the line before an output
+_SAID = 2000  # bytes of the command's own messages that are kept
+_TO_END = 10.0  # seconds that a command gets to end by itself
+_CONTAINERS = ("docker", "podman", "nerdctl")
+# What the command is given of this process's environment: nothing that may hold a token.
+_ENVIRONMENT = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TMPDIR|TERM|XDG_RUNTIME_DIR|DBUS_SESSION_BUS_ADDRESS"
+    r"|(?:DOCKER|CONTAINER)_(?:HOST|CONTEXT|CONFIG|CERT_PATH|TLS_VERIFY)"
+)
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """The user's command, such as ``docker run --rm -i --network none python:3.12 python -``."""
+
+    command: str
+
+    def check(self) -> None:
+        """Run a program of one line. Raises `UsageError` where the command does not run Python."""
+        passing = {"public_test_cases": json.dumps([{"input": "2", "output": "4"}]), "private_test_cases": ""}
+        told: list[str] = []
+        if not self.passes("print(int(input()) * 2)", passing, told) or self.passes("print(5)", passing):
+            said = f" It says: {told[-1]}" if told and told[-1] else ""
+            raise UsageError(f"--run-code-in {self.command!r}: it does not run a Python program from its stdin.{said}")
+
+    def passes(self, code: str, document: Mapping[str, Any], told: list[str] | None = None) -> bool:
+        """Whether a program passes all tests of a problem; a program that hangs or ends the sandbox does not.
+
+        ``told`` gets what the command itself said. Raises `ScoringError` where it cannot be run, or for no problem.
+        """
+        problem = read_problem(document)
+        job = {
+            "code": code,
+            "function": problem.function,
+            "inputs": [given for given, _ in problem.tests],
+            "seconds": _SECONDS_A_TEST,
+            "memory": _MEMORY,
+            "file_size": _FILE_SIZE,
+            "most": problem.longest_output,
+            "user": None,
+            "processes": 0,
+        }
+        packed = base64.b64encode(zlib.compress(json.dumps(job).encode())).decode()
+        program = f"{_source('runner')}\nmain({packed!r}, {_source('child')!r})\n"
+        with self._running(program.encode()) as running:
+            right = bool(problem.tests)
+            for number in range(len(problem.tests)):
+                said = running.next_output(problem.longest_output)
+                if said is None or not problem.is_right(number, said):
+                    right = False
+                    break
+            else:
+                running.wait()
+            if told is not None:
+                told.append(running.messages())
+        return right
+
+    @contextmanager
+    def _running(self, program: bytes) -> Iterator[_Running]:
+        try:
+            argv, ending = _named(shlex.split(self.command))
+            process = subprocess.Popen(
+                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0,
+                env={name: value for name, value in os.environ.items() if _ENVIRONMENT.fullmatch(name)},
+            )  # fmt: skip
+        except (OSError, ValueError, IndexError) as error:
+            raise ScoringError(f"--run-code-in {self.command!r} cannot be run: {error}") from None
+        running = _Running(process, program, time.monotonic() + _SECONDS)
+        try:
+            yield running
+        finally:
+            running.close()
+            if not running.ended:
+                _end(process, ending)
+
+
+class _Running:
+    """A command that was given a program on its stdin, and whose output is read no further than it is asked for."""
+
+    def __init__(self, process: subprocess.Popen[bytes], program: bytes, deadline: float) -> None:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        self._process, self._deadline = process, deadline
+        self.ended = False  # by itself, after its last output
+        self._program = memoryview(program)
+        self._output, self._messages, self._over = bytearray(), bytearray(), False
+        self._selector = selectors.DefaultSelector()
+        self._pipes = (process.stdin, process.stdout, process.stderr)
+        os.set_blocking(process.stdin.fileno(), False)
+        self._selector.register(process.stdin, selectors.EVENT_WRITE)
+        self._selector.register(process.stdout, selectors.EVENT_READ)
+        self._selector.register(process.stderr, selectors.EVENT_READ)
+
+    def next_output(self, most: int) -> bytes | None:
+        """What the program printed to the next input; None where it failed, or the sandbox says no such thing."""
+        while b"\n" not in self._output:
+            if len(self._output) > _HEAD or not self._go_on(_HEAD):
+                return None
+        line, _, rest = bytes(self._output).partition(b"\n")
+        try:
+            head = json.loads(line)
+            ended, length = head["ended"], head["length"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+        if ended != "done" or type(length) is not int or not 0 <= length <= most:
+            return None
+        self._output = bytearray(rest)
+        while len(self._output) < length:
+            if not self._go_on(length):
+                return None
+        said = bytes(self._output[:length])
+        del self._output[:length]
+        return said
+
+    def wait(self) -> None:
+        """Give the command time to end by itself, as it does after the last output; what it still says is passed over."""
+        self._deadline = min(self._deadline, time.monotonic() + _TO_END)
+        while self._go_on(0):
+            self._output.clear()
+        with suppress(subprocess.TimeoutExpired):  # then it is ended by others
+            self._process.wait(max(0.0, self._deadline - time.monotonic()))
+            self.ended = True
+
+    def messages(self) -> str:
+        """The beginning of what the command said on stderr, as one line."""
+        line = " ".join(self._messages.decode("utf-8", "replace").split())
+        return "".join(letter if letter.isprintable() else "?" for letter in line)[:300]
+
+    def close(self) -> None:
+        """Close the pipes."""
+        self._selector.close()
+        for pipe in self._pipes:
+            with suppress(OSError):  # what was not written to a command that has ended
+                pipe.close()
+
+    def _go_on(self, wanted: int) -> bool:
+        """Write and read what is possible now. False at the end of the output, or of the time."""
+        if self._over:
+            return False
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            return False
+        stdin, stdout, stderr = self._pipes
+        for key, _ in self._selector.select(left):
+            if key.fileobj is stdin:
+                self._write(stdin)
+            elif key.fileobj is stdout:
+                piece = os.read(stdout.fileno(), max(65536, wanted - len(self._output)))
+                self._output += piece
+                self._over = not piece
+            else:
+                piece = os.read(stderr.fileno(), 65536)
+                self._messages += piece[: _SAID - len(self._messages)]
+                if not piece:
+                    self._selector.unregister(stderr)
+        return True
+
+    def _write(self, stdin: Any) -> None:
+        try:
+            written = os.write(stdin.fileno(), self._program[: 1 << 16])
+            self._program = self._program[written:]
+        except BlockingIOError:
+            return
+        except OSError:  # the command reads no further, or has ended
+            self._program = self._program[:0]
+        if not self._program:
+            self._selector.unregister(stdin)
+            with suppress(OSError):
+                stdin.close()
+
+
+def _named(argv: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """The command, its container named where it makes one, and the command that ends this container.
+
+    The client of a container can be killed while the container goes on: it has to be ended by name.
+    """
+    found = [place for place, word in enumerate(argv) if Path(word).name in _CONTAINERS]
+    if not found or "run" not in argv[found[0] :]:
+        return list(argv), None
+    run = argv.index("run", found[0])
+    own = [word for word in argv[run:] if word == "--name" or word.startswith("--name=")]
+    if own:
+        after = argv[run:][list(argv[run:]).index(own[0]) + 1 :]
+        name = own[0].partition("=")[2] or (after[0] if after else "")
+        return list(argv), [*argv[:run], "kill", name]
+    name = f"tuneport-{secrets.token_hex(8)}"
+    return [*argv[: run + 1], "--name", name, *argv[run + 1 :]], [*argv[:run], "kill", name]
+
+
+def _end(process: subprocess.Popen[bytes], ending: list[str] | None) -> None:
+    """End a command that has not ended as it should: its container by name, then its processes."""
+    if ending is not None:
+        with suppress(OSError, subprocess.TimeoutExpired):  # the container has ended, or its client is killed below
+            subprocess.run(
+                ending, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TO_END, check=False,
+                env={name: value for name, value in os.environ.items() if _ENVIRONMENT.fullmatch(name)},
+            )  # fmt: skip
+    for number in (signal.SIGTERM, signal.SIGKILL):  # at the first the runner ends what the program began
+        with suppress(ProcessLookupError, PermissionError):  # ended meanwhile; or sudo's, which its container ends
+            os.killpg(process.pid, number)
+        try:
+            process.wait(_TO_END if number == signal.SIGTERM else 1)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _source(name: str) -> str:
+    return (resources.files("tuneport.scoring.sandbox") / f"{name}.py").read_text(encoding="utf-8")
+
+
+def program_in(said: str) -> str:
+    """The last fenced block of an answer, or all of it where there is none."""
+    blocks = re.findall(r"```(?:[Pp]ython)?[ \t]*\n(.*?)(?:```|\Z)", said, re.DOTALL)
+    return str(blocks[-1]) if blocks else said

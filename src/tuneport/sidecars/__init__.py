@@ -1,0 +1,1 @@
+"""The small files beside the weights, merged three ways: config, generation config, template, processors."""

@@ -1,0 +1,178 @@
+"""The chat template, one value with three places.
+
+In come three folders, out go the output's template and the one place where it stands: chat_template.jinja, which
+beats the others, or tokenizer_config.json, or the older chat_template.json. The promise: never in two places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tuneport.checkpoint.small_files import SidecarFolder
+from tuneport.errors import CheckpointError, in_short
+from tuneport.sidecars.template_text import tokens_written
+from tuneport.sidecars.three_way import SIDES, Findings, Side, Three, Verdict, render, three_way
+from tuneport.sidecars.token_ids import TokenNames
+
+JINJA, CONFIG, JSON = "chat_template.jinja", "tokenizer_config.json", "chat_template.json"
+SUBJECT = "chat_template"
+NAMES = (SUBJECT, JINJA, JSON)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A model's templates by name (``default`` alone, as a rule), and where it has one: the first place counts."""
+
+    texts: Mapping[str, str]
+    places: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PlacedTemplate:
+    """The output's template: as a file of its own, or as the value in tokenizer_config.json, or nowhere.
+
+    ``sides`` are the models that have this template, the one it was taken from first.
+    """
+
+    files: Mapping[str, bytes | Path]
+    in_config: Any = None
+    sides: tuple[Side, ...] = ()
+
+
+def read_template(folder: SidecarFolder, tokenizer_config: Mapping[str, Any]) -> Template | None:
+    """A folder's chat template. Raises `CheckpointError` where one stands that is no template."""
+    found: dict[str, dict[str, str]] = {}
+    text = folder.text(JINJA)
+    if text is not None:
+        found[JINJA] = {"default": text}
+    for place, holder in ((CONFIG, tokenizer_config), (JSON, folder.json(JSON) or {})):
+        if holder.get("chat_template") is not None:
+            found[place] = _named(holder["chat_template"], f"{folder.role} {folder.label}: {place}")
+    if not found:
+        return None
+    return Template(next(iter(found.values())), tuple(found))
+
+
+def merge_template(
+    folders: Three,
+    templates: Three,
+    choice: str | None,
+    into_config: bool,
+    names: TokenNames,
+    findings: Findings,
+) -> PlacedTemplate:
+    """Which template the output has, and where.
+
+    ``into_config`` says that the output has a tokenizer_config.json in which a template may stand.
+    """
+    verdict = _verdict(templates, choice, findings)
+    template: Template | None = templates.of(verdict.side)
+    texts = Three(*(None if one is None else _comparable(one) for one in templates))
+    if choice is not None or not (texts.base == texts.tuned == texts.target):
+        findings.decided(SUBJECT, verdict.side, verdict.reason)
+        findings.differ(SUBJECT, Three(*map(_brief, templates)), _brief(template))
+    if template is None:
+        return PlacedTemplate({})
+    if verdict.contested:
+        findings.warnings.append(
+            "The fine-tuning and the new version both changed the chat template; the output has the tuned model's. "
+            "--sidecar chat_template=tuned confirms it, =target takes the target's."
+        )
+    _check_tokens(template, verdict.side, names, findings)
+    placed = _place(template, verdict.side, folders, templates.target, into_config, findings)
+    alike = [side for side in SIDES if texts.of(side) == texts.of(verdict.side)]
+    return replace(placed, sides=(verdict.side, *(side for side in alike if side != verdict.side)))
+
+
+def _check_tokens(template: Template, side: Side, names: TokenNames, findings: Findings) -> None:
+    """Words of the template that the output's tokenizer reads in another way than the template's own."""
+    for token in _written(template, names.lost(), names):
+        findings.warnings.append(
+            f"The chat template (of the {side} model) writes {token!r}, which the output's tokenizer does "
+            "not have as a token; it would be read as plain text. "
+            "Decide with --sidecar chat_template=base|tuned|target."
+        )
+    unknown = _written(template, names.unknown_to(side), names)
+    if unknown:
+        findings.warnings.append(
+            f"The chat template (of the {side} model) writes {', '.join(map(repr, unknown))} as text. The output's "
+            f"tokenizer reads each as one added token, which the {side} model's tokenizer does not have: the model "
+            "gets a token that it was not tuned with. Compare the answers with and without this template, or decide "
+            "with --sidecar chat_template=base|tuned|target."
+        )
+
+
+def _written(template: Template, tokens: list[str], names: TokenNames) -> list[str]:
+    others = names.added() if tokens else ()
+    return sorted({token for text in template.texts.values() for token in tokens_written(text, tokens, others)})
+
+
+def _verdict(templates: Three, choice: str | None, findings: Findings) -> Verdict:
+    if choice is None and templates.tuned is None and templates.base is not None:
+        findings.warnings.append(
+            "The base has a chat template and the tuned model has none: base and tuned may have been swapped. "
+            "The target's template stays; --sidecar chat_template=tuned takes it away."
+        )
+        return Verdict("target", "the tuned model has no template, which is more often lost than taken away")
+    return three_way(Three(*map(_comparable, templates)), manner=True, choice=choice)
+
+
+def _place(
+    template: Template,
+    side: Side,
+    folders: Three,
+    target: Template | None,
+    into_config: bool,
+    findings: Findings,
+) -> PlacedTemplate:
+    place = (target or template).places[0]
+    if target is not None and len(target.places) > 1:
+        rest = ", ".join(target.places[1:])
+        findings.decided(SUBJECT, place, f"the target has it in {rest} too; it stands in one place")
+    several = set(template.texts) != {"default"}
+    if several and into_config:
+        place = CONFIG  # the only one of the three that can hold templates by name
+    elif place == CONFIG and not into_config:
+        place = JINJA
+    if place == CONFIG:
+        named = [{"name": name, "template": text} for name, text in template.texts.items()]
+        return PlacedTemplate({}, named if several else template.texts["default"])
+    source: Path = folders.of(side).place(place)
+    if template.places[0] == place and side == "target":
+        return PlacedTemplate({place: source})
+    text = template.texts.get("default", next(iter(template.texts.values())))
+    return PlacedTemplate({place: render({"chat_template": text}) if place == JSON else _utf8(text)})
+
+
+def _named(value: Any, where: str) -> dict[str, str]:
+    if isinstance(value, str):
+        return {"default": value}
+    entries = value if isinstance(value, list) else None
+    if isinstance(value, dict):
+        entries = [{"name": name, "template": text} for name, text in value.items()]
+    if entries and all(
+        isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
+        for entry in entries
+    ):
+        return {entry["name"]: entry["template"] for entry in entries}
+    raise CheckpointError(
+        f"{where}: `chat_template` is {in_short(value, 60)}; a text or a list of named texts is expected."
+    )
+
+
+def _comparable(template: Template | None) -> dict[str, str] | None:
+    # Jinja drops one newline at the end, so a file with it and a value without are the same template.
+    return None if template is None else {name: text.removesuffix("\n") for name, text in template.texts.items()}
+
+
+def _brief(template: Template | None) -> str | None:
+    if template is None:
+        return None
+    return f"{sum(map(len, template.texts.values()))} characters in {template.places[0]}"
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,222 @@
+"""The files by which sentence-transformers makes an embedding of what a model says: modules, pooling, prompts.
+
+They are merged three ways like other behaviour, file by file (modules.json together with the folders it names): what the
+fine-tuning changed comes along. A target that has none takes the tuned model's. Of a module only its config is carried:
+one that has weights of its own is named, and sentence-transformers refuses the output until they are put there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tuneport.checkpoint.small_files import (
+    EMBEDDING_CONFIG,
+    MODULE_FOLDER,
+    MODULES,
+    TRANSFORMER_CONFIG,
+    SidecarFolder,
+    module_config,
+)
+from tuneport.errors import CheckpointError
+from tuneport.files.json_text import read_json
+from tuneport.sidecars.three_way import Findings, Three, same, three_way
+
+NAMES = (MODULES, EMBEDDING_CONFIG, TRANSFORMER_CONFIG)
+# Modules that are all config (sentence-transformers 6.2).
+_WITHOUT_WEIGHTS = (
+    "Pooling",
+    "Normalize",
+    "Dropout",
+    "SpladePooling",
+    "HierarchicalTokenPooling",
+    "LogitScore",
+    "MultiVectorMask",
+)
+_OLD_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+# What a file that is silent says, and what says nothing of an embedding.
+_DEFAULTS: Mapping[str, Any] = {
+    "similarity_fn_name": "cosine",
+    "model_type": "SentenceTransformer",
+    "include_prompt": True,
+    "pooling_mode": "mean",
+    "module_input_name": "sentence_embedding",
+    "module_output_name": "sentence_embedding",
+}
+_NOTES = ("__version__", "requirements")
+
+
+def merge_embedding(
+    folders: Three, sides: Mapping[str, str], ids_differ: bool, findings: Findings
+) -> dict[str, bytes | Path]:
+    """The output's files for sentence-transformers. ``sides`` are choices by file name; ``ids_differ`` those of tokens."""
+    files: dict[str, bytes | Path] = {}
+    modules = Three(*map(_modules, folders))
+    side = _side(MODULES, Three(*map(_said_of_modules, modules)), folders, sides, findings)
+    if side is not None:
+        folder: SidecarFolder = folders.of(side)
+        configs = [one.file for one in modules.of(side) or () if one.file is not None and folder.has(one.file)]
+        files |= {name: folder.content(name) for name in (MODULES, *configs)}
+        _tell_what_is_not_carried(modules.of(side) or (), side, folders, findings)
+        if ids_differ and side != "target":
+            _tell_ids(configs, folder, findings)
+    for name, said in ((EMBEDDING_CONFIG, _said_of_embedding), (TRANSFORMER_CONFIG, _said_of_transformer)):
+        side = _side(name, said(Three(*(folder.json(name) for folder in folders))), folders, sides, findings)
+        if side is not None:
+            files[name] = folders.of(side).content(name)
+    return files
+
+
+@dataclass(frozen=True)
+class _Module:
+    """One line of modules.json: the folder of a module (the model's own has none), its class, and its config."""
+
+    path: str
+    type: str
+    config: Mapping[str, Any]
+
+    @property
+    def file(self) -> str | None:
+        """The name of its config in the model's folder; None for a path that is not followed."""
+        return module_config(self.path) if MODULE_FOLDER.fullmatch(self.path) else None
+
+    @property
+    def name(self) -> str:
+        """The name of its class, wherever a version of sentence-transformers keeps it."""
+        return self.type.rpartition(".")[2]
+
+    @property
+    def is_official(self) -> bool:
+        """Whether it is of sentence-transformers, not of code that lies beside the model."""
+        return self.type.startswith("sentence_transformers.")
+
+
+def module_names(folder: SidecarFolder) -> list[str]:
+    """The modules that sentence-transformers makes of a folder, in order; none where it has no modules.json."""
+    return [one.name for one in _modules(folder) or ()]
+
+
+def _modules(folder: SidecarFolder) -> tuple[_Module, ...] | None:
+    """The modules of a folder, in order. Raises `CheckpointError` where modules.json is no list of them."""
+    text = folder.text(MODULES)
+    if text is None:
+        return None
+    where = f"{folder.role} {folder.label}: {MODULES}"
+    try:
+        listed = read_json(text)
+    except ValueError as error:
+        raise CheckpointError(f"{where} is not valid JSON ({error}).") from None
+    if not isinstance(listed, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("path"), str) and isinstance(one.get("type"), str)
+        for one in listed
+    ):
+        raise CheckpointError(f"{where} is not a list of modules, each with `path` and `type`.")
+    found = [_Module(one["path"], one["type"], {}) for one in listed]
+    return tuple(replace(one, config=folder.json(one.file) or {}) if one.file else one for one in found)
+
+
+def _side(name: str, said: Three, folders: Three, sides: Mapping[str, str], findings: Findings) -> str | None:
+    """The side that a file comes from, or None where the output has none; the decision is noted."""
+    choice = sides.get(name)
+    if choice is not None and not folders.of(choice).has(name):
+        findings.refusals.append(f"--sidecar {name}={choice}: the {choice} model has no {name}.")
+        return None
+    if choice is not None:
+        findings.decided(name, choice, "asked for with --sidecar")
+        return choice
+    if said.tuned is None or (same(said.base, said.tuned) and same(said.tuned, said.target)):
+        return "target" if said.target is not None else None
+    if said.target is None:
+        findings.decided(name, "tuned", "the target has none")
+        return "tuned"
+    verdict = three_way(said, manner=True)
+    findings.decided(name, verdict.side, verdict.reason)
+    findings.differ(name, said, said.of(verdict.side))
+    if verdict.side == "tuned" and not same(said.base, said.target):
+        findings.warnings.append(
+            f"{name}: base, tuned and target all differ, and the output has the tuned model's. Decide with --sidecar "
+            f"{name}=base|tuned|target."
+        )
+    return verdict.side
+
+
+def _said_of_modules(modules: tuple[_Module, ...] | None) -> list[dict[str, Any]] | None:
+    """What modules do, whichever version of sentence-transformers wrote them down."""
+    if modules is None:
+        return None
+    return [{"module": one.name, **_without_defaults(_with_one_mode(one.config))} for one in modules]
+
+
+def _with_one_mode(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A pooling config as versions from 5.4 on write it: one field for the mode, in place of six flags."""
+    renamed = {"embedding_dimension" if key == "word_embedding_dimension" else key: one for key, one in config.items()}
+    modes = [mode for flag, mode in _OLD_MODES.items() if renamed.pop(flag, False) is True]
+    if modes:
+        renamed.setdefault("pooling_mode", modes[0] if len(modes) == 1 else modes)
+    return renamed
+
+
+def _said_of_embedding(contents: Three) -> Three:
+    return Three(*(None if one is None else _without_defaults(one) for one in contents))
+
+
+def _said_of_transformer(contents: Three) -> Three:
+    """The settings that base and tuned both have: a later version keeps some of them elsewhere (max_seq_length)."""
+    if contents.base is None or contents.tuned is None:
+        return contents
+    shared = contents.base.keys() & contents.tuned.keys()
+    target = (
+        None if contents.target is None else {name: contents.target.get(name, contents.base[name]) for name in shared}
+    )
+    return Three(
+        {name: contents.base[name] for name in shared}, {name: contents.tuned[name] for name in shared}, target
+    )
+
+
+def _without_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    prompts = config.get("prompts")
+    said = {
+        **config,
+        "prompts": {key: one for key, one in prompts.items() if one} if isinstance(prompts, dict) else prompts,
+    }
+    return {
+        name: value
+        for name, value in said.items()
+        if name not in _NOTES and value is not None and value != {} and not same(value, _DEFAULTS.get(name))
+    }
+
+
+def _tell_what_is_not_carried(modules: tuple[_Module, ...], side: str, folders: Three, findings: Findings) -> None:
+    """Modules with weights or code of their own."""
+    for module in modules:
+        code = f"{module.type.partition('.')[0]}.py"  # `ORG/NAME--FILE.CLASS` is fetched from the Hub
+        if not module.is_official and "--" not in module.type and not folders.target.has(code):
+            findings.warnings.append(
+                f"{MODULES} (of the {side} model) names {module.type}, code that the target does not have and that is not "
+                f"carried: put the {side} model's {code} beside the output's weights, if you trust it."
+            )
+        if module.path and module.name not in _WITHOUT_WEIGHTS:
+            findings.warnings.append(
+                f"{MODULES} (of the {side} model) names {module.path} ({module.name}), which has weights of its own: they are "
+                f"not carried, and sentence-transformers will not load the output without them. Copy {module.path} from the "
+                f"{side} model, or decide with --sidecar {MODULES}=base|tuned|target."
+            )
+
+
+def _tell_ids(configs: list[str], folder: SidecarFolder, findings: Findings) -> None:
+    for name in configs:
+        ids = [field for field in folder.json(name) or {} if "token_id" in field]
+        if ids:
+            findings.warnings.append(
+                f"{name} has {', '.join(f'`{field}`' for field in ids)} by the ids of the {folder.role} model's tokenizer, "
+                "and the output's tokenizer has others. Correct them by hand."
+            )

@@ -1,0 +1,192 @@
+"""Token ids carried by token string.
+
+In come ids as a config of base, tuned or target has them, out go the ids of the same strings in the output's
+tokenizer. The promise: an id is never copied between models whose tokenizers differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from typing import Any
+
+from tuneport.sidecars.three_way import SIDES, Side
+from tuneport.tokenizer.token_changes import TokenChanges
+from tuneport.tokenizer.tokenizer import Tokenizer
+
+_TOKEN_FIELD = re.compile(r"(^|_)token_(id|ids|index)$")
+_TOKEN_LISTS = {
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "bad_words_ids",
+    "force_words_ids",
+    "forced_decoder_ids",
+    "sequence_bias",
+}  # fmt: skip  (one list)
+
+# A token is known by its string; where no string is known (identical tokenizers, -1, padded rows) by its id.
+Name = str | int
+
+
+class TokenNames:
+    """The strings behind ids, of the three tokenizers and of the output's.
+
+    ``tokenizers`` is None where they are byte-identical: then an id means the same everywhere.
+    """
+
+    def __init__(
+        self,
+        tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None,
+        changes: TokenChanges,
+        common: int | None = None,
+        left_out: Collection[str] = (),
+    ) -> None:
+        """Names for base, tuned and target, whose output differs from the target by ``changes``.
+
+        ``common``: rows match by position, so ids below it mean the same in all three, whatever their strings; the
+        tokenizers may then be known in part. ``left_out`` are tokens that a person's choice leaves out.
+        """
+        self._tokenizers = tokenizers
+        self._common = 0 if common is None else common
+        self.left_out = frozenset(left_out)
+        ids = {} if tokenizers is None or common is None else tokenizers[1].ids
+        self._left_out_ids = {ids[token] for token in self.left_out if token in ids}
+        self.renamed = dict(changes.renamed)
+        self._old_names = {new: old for old, new in changes.renamed}
+        self._added = {token.token: token.id for token in changes.added}
+        self._gained = {token.id: token.token for token in changes.added}
+        self._listed = {token.token for token in changes.added if token.entry}
+
+    def name(self, side: Side, token_id: int) -> Name:
+        """The string of ``token_id`` in one model's tokenizer, or the id itself where it has none."""
+        if self._tokenizers is None or self._is_common(side, token_id):
+            return token_id
+        name = self._tokenizers[SIDES.index(side)].token(token_id)
+        return token_id if name is None else name
+
+    def _is_common(self, side: Side, token_id: int) -> bool:
+        """Whether an id means the same in all three because rows match by position."""
+        return token_id < self._common and not (side == "tuned" and token_id in self._left_out_ids)
+
+    def output_id(self, side: Side, token_id: int) -> int | None:
+        """The id, in the output, of the token that ``side`` calls ``token_id``; None where the output lacks it."""
+        # The output's ids are the target's: renames are in place, additions come behind.
+        if self._tokenizers is None or side == "target" or self._is_common(side, token_id) or token_id < 0:
+            return token_id
+        name = self.name(side, token_id)
+        return None if isinstance(name, int) else self.id_of(name)
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token in the output; None where the output lacks it, or nothing was read."""
+        if token in self._added:
+            return self._added[token]
+        if self._tokenizers is None or token in self.renamed:
+            return None
+        return self._tokenizers[2].ids.get(self._old_names.get(token, token))
+
+    def output_token(self, token_id: int) -> str | None:
+        """The string of an id of the output; None where nothing was read, or it has none."""
+        name = self._gained.get(token_id) or (None if self._tokenizers is None else self._tokenizers[2].token(token_id))
+        return name if name is None else self.renamed.get(name, name)
+
+    @property
+    def by_string(self) -> bool:
+        """Whether tokens are matched by string, all of them being known."""
+        return self._tokenizers is not None and not self._common
+
+    def are_left_out(self, side: Side, value: Any) -> bool:
+        """Whether all tokens of a field that the output lacks are left out because a person chose so."""
+        ids = value if isinstance(value, list) else [value]
+        missing = [id for id in ids if isinstance(id, int) and self.output_id(side, id) is None]
+        return bool(self.left_out) and all(self.name(side, id) in self.left_out for id in missing)
+
+    def has(self, token: str) -> bool:
+        """Whether the output's tokenizer knows ``token``; identical tokenizers are taken at their word."""
+        if self._tokenizers is None or token in self._added or token in self._old_names:
+            return True
+        if self._common:
+            # Of a tokenizer that is known in part, a token that nobody lists, or that lies in the common rows, is there.
+            tuned, target = self._tokenizers[1:]
+            return token in target.ids or (not target.whole and tuned.ids.get(token, 0) < self._common)
+        return self.id_of(token) is not None
+
+    def is_token_of(self, side: Side, token: str) -> bool:
+        """Whether one model's tokenizer is known to have ``token``."""
+        return self._tokenizers is not None and token in self._tokenizers[SIDES.index(side)].ids
+
+    def lost(self) -> list[str]:
+        """Added tokens of any of the three models that the output lacks."""
+        if self._tokenizers is None:
+            return []
+        known = {token for tokenizer in self._tokenizers for token in tokenizer.added}
+        return sorted(token for token in known if not self.has(token))
+
+    def unknown_to(self, side: Side) -> list[str]:
+        """Added tokens of the output that one model's tokenizer does not have at all."""
+        if self._tokenizers is None or not self._tokenizers[SIDES.index(side)].whole:
+            return []
+        return sorted(token for token in self.added() if not self.is_token_of(side, token))
+
+    def added(self) -> set[str]:
+        """Added tokens of the output, as far as tokenizers were read."""
+        if self._tokenizers is None:
+            return set()
+        return {self.renamed.get(token, token) for token in self._tokenizers[2].added} | self._listed
+
+    def named(self, side: Side, field: str, value: Any) -> Any:
+        """``value`` with ids replaced by strings, fit for comparing. A set of end tokens has no order."""
+        names = map_ids(field, value, lambda token_id: self.name(side, token_id))
+        if field == "eos_token_id" and names is not None:
+            return sorted(set(map(str, names if isinstance(names, list) else [names])))
+        return names
+
+    def carried(self, side: Side, field: str, value: Any) -> tuple[Any, list[str]]:
+        """``value`` with the output's ids, and the tokens that the output lacks."""
+        missing: list[str] = []
+
+        def carry(token_id: int) -> int:
+            there = self.output_id(side, token_id)
+            if there is None:
+                name = self.name(side, token_id)
+                missing.append(f"`{name}`" if isinstance(name, str) else f"id {name}, which has no string")
+            return -1 if there is None else there
+
+        return map_ids(field, value, carry), missing
+
+
+def is_token_field(name: str) -> bool:
+    """Whether a field of config.json or generation_config.json holds token ids."""
+    return name in _TOKEN_LISTS or _TOKEN_FIELD.search(name) is not None
+
+
+def ids_of(field: str, value: Any) -> list[int]:
+    """The ids that a token field names, each once, in order."""
+    seen: dict[int, None] = {}
+
+    def visit(token_id: int) -> int:
+        seen[token_id] = None
+        return token_id
+
+    map_ids(field, value, visit)
+    return list(seen)
+
+
+def map_ids(field: str, value: Any, change: Callable[[int], Name]) -> Any:
+    """``value`` of a token field with every id changed; what is no id (a position, a bias) stays."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return change(value)
+    if not isinstance(value, list):
+        return value
+    if field == "forced_decoder_ids":  # pairs of position and id
+        return [
+            [*pair[:1], *(map_ids("", item, change) for item in pair[1:])] if isinstance(pair, list) else pair
+            for pair in value
+        ]  # fmt: skip  (one shape a line)
+    if field == "sequence_bias":  # pairs of ids and bias
+        return [
+            [*(map_ids("", item, change) for item in pair[:1]), *pair[1:]] if isinstance(pair, list) else pair
+            for pair in value
+        ]  # fmt: skip  (one shape a line)
+    return [map_ids("", item, change) for item in value]

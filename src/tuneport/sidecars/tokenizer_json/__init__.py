@@ -1,0 +1,1 @@
+"""A tokenizer.json merged three ways, section by section."""

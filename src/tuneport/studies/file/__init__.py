@@ -1,0 +1,1 @@
+"""A study's TOML file, read and checked."""

@@ -1,0 +1,124 @@
+"""What a study's file names: models, data, tasks and templates, each the lab's, beside the file, or somebody else's.
+
+In come names as they are written, out come faults for those that nothing answers to. Of a folder that should be a model the
+headers are read; nothing else is opened, and nobody is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from tuneport.checkpoint.local_folder import open_folder
+from tuneport.checkpoint.open_model import HUB_ID
+from tuneport.errors import TuneportError
+from tuneport.examples.training_data import HUB
+from tuneport.families import catalogue
+from tuneport.studies.file import settings
+from tuneport.studies.file.toml_lines import Path as Place
+from tuneport.studies.file.toml_tables import Table, Tables
+from tuneport.studies.graph.inputs import LAB, file_beside, folder_beside
+
+_ROWS = (".jsonl", ".json", ".ndjson", ".parquet")
+
+
+class Names(Tables):
+    """Tables whose values name things."""
+
+    def __init__(self, folder: Path, lines: Mapping[Place, int]) -> None:
+        """``folder`` is where the file lies."""
+        super().__init__(lines)
+        self._beside = folder
+
+    def model(self, table: Table, key: str, path: Place, required: bool = False) -> str | None:
+        """A model: the lab's, a folder, or a Hub id."""
+        spec = self.text(table, key, path, required=required)
+        if spec is None:
+            return None
+        place = (*path, key)
+        folder = None if spec.startswith(LAB) else self.folder(spec)
+        if spec.startswith(LAB):
+            self.of_lab(spec, place, "")
+        elif folder is not None:
+            self.attempt(place, lambda: open_folder(folder, "model"))
+        elif _is_no_hub_id(spec):
+            self.fault(place, f"{spec!r}: no such folder beside the file, and no Hub id either (org/name@revision)")
+        return spec
+
+    def rows(self, spec: str, place: Place) -> None:
+        """Training data: the lab's, a file, or a data set."""
+        if spec.startswith(LAB):
+            self.of_lab(spec, place, ".jsonl")
+        elif self.file(spec) is None and (spec.endswith(_ROWS) or HUB.fullmatch(spec) is None):
+            self.fault(
+                place,
+                f"{spec!r}: no such file beside the study's, and no data set either (org/name[@REVISION][:SPLIT][?…])",
+            )
+
+    def task(self, spec: str, place: Place, named: bool) -> None:
+        """Questions: the lab's, a file, or (where `named`) a task of the harness by name."""
+        if spec.startswith(LAB):
+            self.of_lab(spec, place, ".jsonl")
+        elif self.file(spec) is None and (not named or spec.endswith(_ROWS) or "/" in spec):
+            self.fault(
+                place,
+                f"{spec!r}: no such file beside the study's; give a .jsonl file{' or the name of a task' if named else ''}",
+            )
+
+    def template(self, spec: str, place: Place) -> None:
+        """A chat template: the lab's, a file, or one that comes along."""
+        if spec.startswith(LAB):
+            self.of_lab(spec, place, ".jinja")
+        elif self.file(spec) is None and spec not in settings.template_names():
+            self.fault(
+                place, f"{spec!r}: no such file beside the study's, and none of {', '.join(settings.template_names())}"
+            )
+
+    def template_or_model(self, spec: object, place: Place) -> None:
+        """One that comes along, a file, or a model that has one."""
+        if not isinstance(spec, str) or not spec:
+            return
+        if spec.startswith(LAB):
+            self.of_lab(spec, place, ".jinja")
+        elif spec in settings.template_names():
+            return
+        elif self.file(spec) is None and self.folder(spec) is None and _is_no_hub_id(spec, ".jinja"):
+            self.fault(place, f"{spec!r}: no such file or folder beside the study's, and no Hub id either")
+
+    def of_lab(self, spec: str, place: Place, ending: str) -> None:
+        """Something that the lab makes, and of the kind that is wanted here."""
+        found: list[str] = []
+        self.attempt(place, lambda: found.append(catalogue.find(spec)[1]))
+        if found and Path(found[0]).suffix != ending:
+            wanted = {"": "a model", ".jsonl": "a file of examples", ".jinja": "a chat template"}[ending]
+            self.fault(place, f"{spec!r} is {found[0]} of the lab's family, not {wanted}")
+
+    def folder(self, spec: str) -> Path | None:
+        """The folder of this name beside the file, if there is one."""
+        return folder_beside(self._beside, spec)
+
+    def file(self, spec: str) -> Path | None:
+        """The file of this name beside the study's, if there is one."""
+        return file_beside(self._beside, spec)
+
+    def as_given(self, spec: str) -> str:
+        """What a run is given of training data: where the file lies, the lab's by its name, or the name as it stands."""
+        found: list[str] = [spec]
+        if spec.startswith(LAB):
+            with suppress(TuneportError):  # told where it is read
+                found.append(catalogue.find(spec)[1])
+        elif (file := self.file(spec)) is not None:
+            found.append(str(file))
+        return found[-1]
+
+    def attempt(self, place: Place, check: Callable[[], object]) -> None:
+        """Note what a check of the package's own says, without the dashes of the command line."""
+        try:
+            check()
+        except TuneportError as error:
+            self.fault(place, settings.in_file_words(str(error)).replace("\n", "\n    "))
+
+
+def _is_no_hub_id(spec: str, *endings: str) -> bool:
+    return spec.startswith((".", "/", "~")) or spec.endswith(endings) or HUB_ID.fullmatch(spec) is None

@@ -1,0 +1,447 @@
+"""A study's file, read and checked as a whole.
+
+In comes the path of a TOML file, out comes a `Study`. The promise: every fault is told at once, with its line and with what to
+do, and no file makes anything else happen than a `Study` or a `StudyError`. docs/formats.md describes the file.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tuneport.checkpoint.open_model import HUB_ID
+from tuneport.errors import StudyError
+from tuneport.examples.questions import OwnTask
+from tuneport.files.opening import read_bytes
+from tuneport.studies.declared import Evaluation, Lines, Resources, Study, Tuning, Version
+from tuneport.studies.file import settings
+from tuneport.studies.file.do_table import read_doing
+from tuneport.studies.file.expected_numbers import read_expected
+from tuneport.studies.file.named_models import Names
+from tuneport.studies.file.question_files import asked_in_two_ways, need_apart, read_questions
+from tuneport.studies.file.toml_lines import Path as Place
+from tuneport.studies.file.toml_lines import lines_of
+from tuneport.studies.file.toml_tables import Table, nearest
+from tuneport.studies.graph.build import BEYOND
+from tuneport.studies.graph.inputs import LAB
+
+KINDS = ("family", "tune", "transfer", "evaluate", "path", "distance", "precision")
+MOST_BYTES = 4 * 2**20
+_SECTIONS = (
+    "study", "version", "tune", "transfer", "evaluate", "paths", "do", "resources", "cost", "expected",
+)  # fmt: skip
+
+
+def read_study(path: str | os.PathLike[str]) -> Study:
+    """The study that a file declares. Raises `StudyError` with every fault of it, each with its line."""
+    place = Path(os.path.expanduser(path))
+    try:
+        if place.exists() and not place.is_file():  # a device has no end, a pipe may never begin
+            raise StudyError(f"{path} is no file. Give the TOML file of a study.")
+        if place.stat().st_size > MOST_BYTES:
+            raise StudyError(f"{path} has more than {MOST_BYTES // 2**20} MiB; a study's file is some pages of TOML.")
+        text = read_bytes(place, most=MOST_BYTES).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None)
+        raise StudyError(f"{path} cannot be read: {reason or error}. Give the TOML file of a study.") from None
+    return study_of(text, place)
+
+
+def study_of(text: str, path: Path) -> Study:
+    """The study that a text declares, as if it stood in the file `path`."""
+    try:
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        what = "values are nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise StudyError(f"{path.name} is no TOML: {what}.") from None
+    reader = _Reader(path, lines_of(text))
+    study = reader.study(content, text)
+    if reader.faults:
+        told = [f"{path.name}:{line}: {what}" for line, what in sorted(dict.fromkeys(reader.faults))]
+        count = f"{len(told)} faults" if len(told) > 1 else "1 fault"
+        raise StudyError(f"{path.name} has {count}; nothing was done.\n  " + "\n  ".join(told))
+    assert study is not None, "what is not read is a fault"
+    return study
+
+
+class _Reader(Names):
+    """Reads the tables one after another, and notes what is wrong with each."""
+
+    def __init__(self, path: Path, lines: Mapping[Place, int]) -> None:
+        super().__init__(path.parent, lines)
+        self._path = path
+
+    # What a file says, table by table
+
+    def study(self, content: Table, text: str) -> Study | None:
+        self.known(content, _SECTIONS, ())
+        head = self.table(content, "study", ())
+        self.known(head, ("name", "seeds", "families", "lab", "keep", "notes"), ("study",))
+        name = self.text(head, "name", ("study",), required=True)
+        seeds = self.seeds(head, "seeds", (0,))
+        families = self.seeds(head, "families", (0,))
+        lab = self.among(head, "lab", ("study",), ("small", "large")) or "small"
+        keep = self.among(head, "keep", ("study",), ("all", "scored")) or "all"
+        notes = self.texts(head, "notes", ("study",))
+        tunings = self._tunings(content)
+        versions = self._versions(content, tunings)
+        from_lab = _names_the_lab(content)
+        if "families" in head and not from_lab:
+            self.fault(("study", "families"), "nothing comes from the lab, which makes families; leave it out")
+        evaluations = self._evaluations(content, versions, tunings)
+        lines = self._paths(content)
+        doing = read_doing(self, content, versions, tunings, lines)
+        study = Study(
+            name=name or "",
+            path=self._path,
+            text=text,
+            versions=versions,
+            seeds=seeds,
+            families=families if from_lab else (None,),
+            lab=lab,
+            keep=keep,
+            tunings=tunings,
+            transferring=self._transferring(content),
+            evaluations=evaluations,
+            lines=lines,
+            doing=doing,
+            resources=self._resources(content),
+            cost=self._cost(content),
+            expected=read_expected(self, content, versions, tunings, doing),
+            notes=notes,
+        )
+        self._curves(study)
+        self._goes_on(study)
+        return None if self.faults else replace(study, warnings=tuple(self._warn(study)))
+
+    def _versions(self, content: Table, tunings: Sequence[Tuning]) -> tuple[Version, ...]:
+        rows = content.get("version")
+        if rows is None:
+            self.fault((), "there is no version; write a [[version]] with name and model for each")
+            return ()
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            self.fault(("version",), "versions are a list of tables; write [[version]] with two brackets for each")
+            return ()
+        alone = tunings[0].name if len(tunings) == 1 else "tuned"
+        found: list[Version] = []
+        for place, row in enumerate(rows):
+            path = ("version", place)
+            self.known(row, ("name", "model", "parameters", "tuned", "target-only"), path)
+            name = self.text(row, "name", path, required=True)
+            model = self.model(row, "model", path, required=True)
+            if name is not None and any(version.name == name for version in found):
+                self.fault((*path, "name"), f"{name!r} is the name of another version too; give each its own")
+                continue
+            tuned = row.get("tuned", {})
+            if isinstance(tuned, str):
+                tuned = {alone: tuned}
+                self.model({"tuned": tuned[alone]}, "tuned", path)
+            elif isinstance(tuned, dict):
+                for key in tuned:
+                    self.model(tuned, key, (*path, "tuned"))
+                    if not key.strip():
+                        self.fault((*path, "tuned"), "a fine-tuning has an empty name; give it one")
+            else:
+                self.fault((*path, "tuned"), "is neither a model nor a table of models by name; write one")
+            parameters = self.number(row, "parameters", path, above=0)
+            target_only = self.flag(row, "target-only", path)
+            if name is not None:  # where something else of it is wrong, pairs may still name it
+                given = tuned if isinstance(tuned, dict) else {}
+                kept = {key: value for key, value in given.items() if isinstance(value, str)}
+                found.append(Version(name, model or "", kept, bool(target_only), parameters))
+        return tuple(found)
+
+    def _tunings(self, content: Table) -> tuple[Tuning, ...]:
+        table = self.table(content, "tune", (), optional=True)
+        if not table:
+            return ()
+        named = [name for name, value in table.items() if isinstance(value, dict)]
+        if len(named) == len(table):
+            tunings = [self._tuning(name, table[name], ("tune", name)) for name in named]
+        else:
+            for own in named:
+                self.fault(
+                    ("tune", own),
+                    "is a fine-tuning by name beside settings of [tune] itself; give each fine-tuning a [tune.NAME] of its own",
+                )
+            table = {key: value for key, value in table.items() if key not in named}
+            recipe = table.get("recipe", "sft")
+            tunings = [self._tuning(recipe if isinstance(recipe, str) else "sft", table, ("tune",))]
+        after = {tuning.name: tuning.after for tuning in tunings}
+        for tuning in tunings:
+            seen, name = [tuning.name], tuning.after
+            while name is not None and name not in seen:
+                seen.append(name)
+                name = after.get(name)
+            if name == tuning.name == min(seen):  # once, not once for each of its members
+                self.fault(self._of_tuning(tuning, "from"), f"runs in a circle: {' from '.join([*seen, name])}")
+        return tuple(_ordered(tunings))
+
+    def _of_tuning(self, tuning: Tuning, key: str) -> Place:
+        """Where a key of a tuning stands: [tune] has one, or several by name."""
+        return ("tune", tuning.name, key) if ("tune", tuning.name) in self.lines else ("tune", key)
+
+    def _tuning(self, name: str, table: Table, path: Place) -> Tuning:
+        recipe = self.among(table, "recipe", path, settings.recipe_names()) or "sft"
+        self.known(table, settings.tuning_keys(recipe), path)
+        data = self.texts(table, "data", path, required=True)
+        for spec in data:
+            self.rows(spec, (*path, "data"))
+        mix = self.texts(table, "mix", path)
+        places = {spec: self.as_given(spec) for spec in data}
+        for key, fault in settings.faults_of_sources(places, mix):
+            self.fault((*path, key), fault)
+        chosen, running = settings.of_tuning(recipe, table)
+        for key, fault in settings.faults_of_tuning(recipe, table, chosen, running):
+            self.fault((*path, key) if key in table else path, fault)
+        template = self.text(table, "chat-template", path)
+        if template is not None:
+            self.template(template, (*path, "chat-template"))
+        lora = self.text(table, "lora", path)
+        if lora is not None:
+            self.attempt((*path, "lora"), lambda: settings.check_lora(lora))
+        return Tuning(
+            name=name,
+            recipe=recipe,
+            data=data,
+            settings=chosen,
+            mix=mix,
+            after=self.text(table, "from", path),
+            chat_template=template,
+            end_token=self.text(table, "end-token", path),
+            lora=lora,
+            eval_every=self.whole(table, "eval-every", path, least=1),
+            running=running,
+        )
+
+    def _transferring(self, content: Table) -> Table:
+        table = self.table(content, "transfer", (), optional=True)
+        path = ("transfer",)
+        self.known(table, (*settings.TRANSFER_TEXTS, *settings.TRANSFER_LISTS), path)
+        texts = {key: self.text(table, key, path) for key in settings.TRANSFER_TEXTS}
+        lists = {key: self.texts(table, key, path) for key in settings.TRANSFER_LISTS}
+        given = {key: text for key, text in texts.items() if text is not None}
+        for key, fault in settings.faults_of_transfer(given, lists):
+            self.fault((*path, key), fault)
+        return {} if self.faults else settings.of_transfer(table)
+
+    def _evaluations(
+        self, content: Table, versions: Sequence[Version], tunings: Sequence[Tuning]
+    ) -> Mapping[str, Evaluation]:
+        table = self.table(content, "evaluate", (), optional=True)
+        if not table:
+            return {}
+        names = {*(tuning.name for tuning in tunings), *(name for version in versions for name in version.tuned)}
+        own = {key: value for key, value in table.items() if isinstance(value, dict)}
+        for name in own:
+            if name not in names:
+                self.fault(
+                    ("evaluate", name),
+                    f"there is no fine-tuning {name!r}{nearest(name, names)}; name one, or leave it out",
+                )
+        found: dict[str, Evaluation] = {}
+        if len(own) < len(table):
+            found[""] = self._evaluation({key: table[key] for key in table if key not in own}, ("evaluate",))
+        for name, values in own.items():
+            found[name] = self._evaluation(values, ("evaluate", name))
+        for first, second, tasks, differ in asked_in_two_ways(found):
+            before = f"[evaluate.{first}]" if first else "[evaluate]"
+            self.fault(
+                ("evaluate", second),
+                f"{', '.join(tasks)}: so does {before} ask, with other settings ({', '.join(differ).replace('_', '-')}), and a base has "
+                "one score of a task; ask it alike in both, or in one of them",
+            )
+        return found
+
+    def _evaluation(self, table: Table, path: Place) -> Evaluation:
+        self.known(table, ("tasks", "suite", "loss", "validation", *settings.evaluation_keys()), path)
+        tasks, loss, validation = (self.texts(table, key, path) for key in ("tasks", "loss", "validation"))
+        for key, specs in (("tasks", tasks), ("loss", loss), ("validation", validation)):
+            for spec in specs:
+                self.task(spec, (*path, key), named=key != "loss")
+        suite = self.text(table, "suite", path)
+        if suite is not None:
+            self.attempt((*path, "suite"), lambda: settings.check_suite(suite))
+        for key, fault in settings.faults_of_evaluation(table):
+            self.fault((*path, key), fault)
+        chosen = {key.replace("-", "_"): table[key] for key in settings.evaluation_keys() if key in table}
+        self.template_or_model(chosen.get("chat_template"), (*path, "chat-template"))
+        if not tasks and not loss and suite is None:
+            self.fault(path, "asks nothing; give tasks, loss or suite")
+        evaluation = Evaluation(tasks, suite, loss, validation, chosen)
+        self._questions(evaluation, path)
+        return evaluation
+
+    def _questions(self, evaluation: Evaluation, path: Place) -> None:
+        """Read the files; refuse validation data that stand in the test: curves would choose the model by its test score."""
+        tests = [
+            *self._read(evaluation.tasks, (*path, "tasks")),
+            *self._read(evaluation.loss, (*path, "loss"), loss=True),
+        ]
+        readable = self._read(evaluation.validation, (*path, "validation"))
+        both = sorted({*evaluation.tasks, *evaluation.loss} & {*evaluation.validation})
+        for spec in both:
+            self.fault(
+                (*path, "validation"),
+                f"{spec!r} is a test task too: selection on the test set is refused; give other examples",
+            )
+        if tests and readable and not both:
+            files = self._files(evaluation.validation)
+            self.attempt((*path, "validation"), lambda: need_apart(tests, files))
+
+    def _read(self, specs: Sequence[str], place: Place, *, loss: bool = False) -> list[OwnTask]:
+        """The tasks of those that are files; none where something is wrong with them, which is noted."""
+        specs = list(dict.fromkeys(specs))  # what stands there twice is told already
+        names = [spec for spec in specs if self.file(spec) is None]
+        found: list[OwnTask] = []
+        self.attempt(place, lambda: found.extend(read_questions(self._files(specs), names, loss=loss)))
+        return found
+
+    def _files(self, specs: Sequence[str]) -> list[Path]:
+        found = (self.file(spec) for spec in specs if not spec.startswith(LAB))
+        return [file for file in found if file is not None]
+
+    def _paths(self, content: Table) -> Lines:
+        table = self.table(content, "paths", (), optional=True)
+        path = ("paths",)
+        switches = ("loss-only", "allow-config")
+        asking = ("max-new-tokens", "batch-size", "device", "chat-template", "match")
+        self.known(table, ("text", "data", "points", "threshold", "refine", *asking, *switches), path)
+        text, data = (self.texts(table, key, path) for key in ("text", "data"))
+        for key, specs in (("text", text), ("data", data)):
+            for spec in specs:
+                self.task(spec, (*path, key), named=False)
+            self._read([spec for spec in specs if self.file(spec) is not None], (*path, key), loss=True)
+        for key in switches:
+            self.flag(table, key, path)
+        for key, fault in settings.faults_of_evaluation({key: table[key] for key in asking if key in table}):
+            self.fault((*path, key), fault)
+        self.template_or_model(table.get("chat-template"), (*path, "chat-template"))
+        points, refine = (self.whole(table, key, path, least=least) for key, least in (("points", 3), ("refine", 0)))
+        chosen = {key.replace("-", "_"): table[key] for key in (*asking, *switches, "refine") if key in table}
+        too_many = settings.fault_of_points(points, refine, BEYOND if data else None)
+        if too_many is not None:
+            self.fault((*path, "points" if "points" in table else "refine"), too_many)
+        threshold = self.number(table, "threshold", path, least=0)
+        default = Lines()
+        return Lines(
+            text,
+            data,
+            default.points if points is None else points,
+            default.threshold if threshold is None else threshold,
+            chosen,
+        )
+
+    def _resources(self, content: Table) -> Mapping[str, Resources]:
+        table = self.table(content, "resources", (), optional=True)
+        self.known(table, KINDS, ("resources",))
+        found = {}
+        for kind in table:
+            row = self.table(table, kind, ("resources",))
+            self.known(row, ("cpus", "gpus"), ("resources", kind))
+            cpus = self.number(row, "cpus", ("resources", kind), least=0)
+            gpus = self.number(row, "gpus", ("resources", kind), least=0)
+            found[kind] = Resources(1 if cpus is None else cpus, gpus or 0)
+        return found
+
+    def _cost(self, content: Table) -> Table:
+        table = self.table(content, "cost", (), optional=True)
+        numbers = (
+            "flops",
+            "utilisation",
+            "gpus",
+            "tokens-per-example",
+            "questions",
+            "tokens-per-question",
+            "tokens-per-path",
+        )
+        self.known(table, ("gpu", *numbers), ("cost",))
+        found: dict[str, Any] = {}
+        gpu = self.text(table, "gpu", ("cost",))
+        if gpu is not None:
+            found["gpu"] = gpu
+        for key in numbers:
+            value = self.number(table, key, ("cost",), above=0)
+            if value is not None:
+                found[key.replace("-", "_")] = value
+        if found.get("utilisation", 0) > 1:
+            self.fault(("cost", "utilisation"), "is a part of the peak, from 0 to 1")
+        return found
+
+    # What tables say together
+
+    def _curves(self, study: Study) -> None:
+        for tuning in study.tunings:
+            evaluation = study.evaluation(tuning.name)
+            if tuning.eval_every is not None and (evaluation is None or not evaluation.validation):
+                self.fault(
+                    self._of_tuning(tuning, "eval-every"),
+                    "curves are read on validation data, which nobody names; give [evaluate] validation = […]",
+                )
+
+    def _goes_on(self, study: Study) -> None:
+        """`from` needs the tuning before it, in every version that is fine-tuned."""
+        for tuning in study.tunings:
+            if tuning.after is None:
+                continue
+            place, names = self._of_tuning(tuning, "from"), study.tuning_names
+            if tuning.after not in names:
+                self.fault(place, f"there is no fine-tuning {tuning.after!r}{nearest(tuning.after, names)}")
+            elif study.tuning(tuning.after) is None:
+                for version in study.versions:
+                    if not version.target_only and not {tuning.after, tuning.name} & version.tuned.keys():
+                        self.fault(place, f"{version.name} has no fine-tuning {tuning.after!r} to go on from")
+
+    def _warn(self, study: Study) -> Iterator[str]:
+        """What is no fault, and may still be meant otherwise."""
+        if not study.evaluations:
+            yield f"{self._path.name}: nothing is scored; give [evaluate] with tasks, suite or loss."
+            if not study.tunings and not study.doing.anything:
+                yield f'{self._path.name}: nothing is to be done; give [do], such as transfer = "all", or [tune].'
+        further = study.doing.transfer_then_tune or study.doing.recycle
+        for tuning in study.tunings:
+            if further and study.doing.same_total and not settings.counts_steps(tuning.recipe, tuning.settings):
+                line = self.line(self._of_tuning(tuning, "epochs"))
+                yield (
+                    f"{self._path.name}:{line}: {tuning.name} is trained for epochs, so that the same total of steps cannot be "
+                    "counted beforehand; give steps, or same-total = false."
+                )
+        yield from self._loose_revisions(study)
+
+    def _loose_revisions(self, study: Study) -> Iterator[str]:
+        repositories: dict[str, list[Version]] = {}
+        for version in study.versions:
+            found = HUB_ID.fullmatch(version.model)
+            if found and not version.model.startswith(LAB) and self.folder(version.model) is None:
+                repositories.setdefault(found["repo"], []).append(version)
+        for repository, sharing in repositories.items():
+            loose = [version.name for version in sharing if "@" not in version.model]
+            if loose and len(sharing) > 1:
+                yield (
+                    f"{self._path.name}:{self.line(('version',))}: {', '.join(loose)} of {repository} name no revision, and "
+                    "other versions share the id; write org/name@revision for each."
+                )
+
+
+def _names_the_lab(value: object) -> bool:
+    """Whether anything in the file is the lab's."""
+    if isinstance(value, dict):
+        return any(map(_names_the_lab, value.values()))
+    if isinstance(value, list):
+        return any(map(_names_the_lab, value))
+    return isinstance(value, str) and value.startswith(LAB)
+
+
+def _ordered(tunings: Sequence[Tuning]) -> list[Tuning]:
+    """Each after the one it goes on from; in a circle (a fault that is told) as they stand."""
+    found: list[Tuning] = []
+    waiting = list(tunings)
+    while waiting:
+        ready = [t for t in waiting if t.after is None or t.after not in {other.name for other in waiting}]
+        found += ready or waiting
+        waiting = [tuning for tuning in waiting if tuning not in found]
+    return found

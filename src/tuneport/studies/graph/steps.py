@@ -1,0 +1,199 @@
+"""Steps of a study: what they take, by role, and what scores a model.
+
+What a step takes is a role: a parent
+(`Step.parents`) or a thing from outside, whose spelling and digest stand in `Step.choices` and whose place in `Step.inputs`,
+under the same role. The kinds, their roles and their choices:
+
+| kind | roles | choices |
+| --- | --- | --- |
+| `family` | – | `recipe`, `size`, `seed`, `literal` (what the size stands for) |
+| `tune` | `start`, `data.0` …, `validation.0` …, `chat_template` | `recipe` (all of it, with its seed), `data`, `mix`, `end_token`, `lora`, `dtype` (None: the start's), `eval_every`, `running` |
+| `transfer` | `base`, `tuned`, `target` | `scale`, `dtype` (None: the target's), `settings` (further choices of `transfer`) |
+| `evaluate` | `model`, `tasks.0` …, `chat_template` | `suite`, `settings` (arguments of `evaluate`), `seed` |
+| `path` | `a`, `b`, `data.0` …, `chat_template` | `points`, `threshold`, `beyond` (None: from a to b), `settings` |
+| `distance` | `a`, `b`, and what there is of `a_tuned`, `b_tuned` | – |
+| `precision` | `base`, `tuned` | `dtype` |
+
+How a step goes about its work (batch size, device, how often it saves) is no choice about its outcome: it stands in
+`Step.about["running"]`. A thing from outside stands in `choices` as `{"given", "digest"}`; the numbered roles are in the order of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tuneport.families import catalogue
+from tuneport.studies.declared import Evaluation, Study
+from tuneport.studies.graph.graph import Graph, Parent, Step
+from tuneport.studies.graph.inputs import LAB, Inputs, Outside
+
+# Where memory ran out, a smaller batch goes on; none of these is a choice about the outcome.
+_RUNNING = ("batch_size", "eval_batch_size", "device", "save_every")
+
+Thing = Parent | Outside
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the study: its name in the paper's words, where it comes from, and what went into it."""
+
+    name: str
+    version: str
+    thing: Thing
+    family: int | None
+    seed: int | None = None
+    steps_total: int | None = 0  # None: fine-tuned by others, who knows how long
+    steps_on_target: int | None = 0  # of these, on the version itself: none where a diff vector was just added to it
+
+
+class Builder:
+    """The steps so far, and of which results each evaluation is the answer."""
+
+    def __init__(self, study: Study, inputs: Inputs) -> None:
+        self.study = study
+        self._inputs = inputs
+        self._graph = Graph()
+        self._families: dict[tuple[str, int], Step] = {}
+        self._results: dict[str, list[Mapping[str, Any]]] = {}
+        self._also: dict[str, list[Mapping[str, Any]]] = {}
+        self.totals: dict[tuple[int | None, int], list[tuple[str, str, int]]] = {
+            (family, seed): [] for family in study.families for seed in study.seeds
+        }
+
+    def add(self, step: Step) -> Step:
+        """Add a step, or find the one that is the same; what it is the answer of besides is remembered."""
+        found, row = self._graph.add(step), step.about.get(step.kind)
+        if row is not None and row != found.about[step.kind]:
+            also = self._also.setdefault(found.identity, [])
+            also += [row] if row not in also else []
+        return found
+
+    def graph(self) -> Graph:
+        """All steps; each knows everything that it is the answer of."""
+        return Graph(replace(step, about={**step.about, **self._answers(step)}) for step in self._graph)
+
+    def _answers(self, step: Step) -> dict[str, Any]:
+        """Results of what scores, and further pairs where two versions are the same model."""
+        found = {"results": self._results.get(step.identity), "also": self._also.get(step.identity)}
+        return {name: rows for name, rows in found.items() if rows is not None}
+
+    def named(self, name: str, seed: int | None, family: int | None) -> str:
+        """A step's name, with its seed and family where there are several."""
+        name += f", seed {seed}" if seed is not None and len(self.study.seeds) > 1 else ""
+        return name + (f", family {family}" if family is not None and len(self.study.families) > 1 else "")
+
+    def model(self, spec: str, family: int | None) -> Thing:
+        """A model by the file's name for it."""
+        return self._lab(spec, family) if spec.startswith(LAB) else self._inputs.model(spec)
+
+    def data(self, spec: str, family: int | None) -> Thing:
+        """Data or a task by the file's name for it."""
+        return self._lab(spec, family) if spec.startswith(LAB) else self._inputs.data(spec)
+
+    def template(self, spec: str, family: int | None) -> Thing:
+        """A chat template by the file's name for it; a folder is a model that has one."""
+        found = self.data(spec, family)
+        is_file = isinstance(found, Parent) or found.digest is not None
+        return found if is_file else self._inputs.model(spec)
+
+    def _lab(self, spec: str, family: int | None) -> Parent:
+        assert family is not None, "where the lab is asked for, families are counted"
+        recipe, part = catalogue.find(spec)
+        if (recipe, family) not in self._families:
+            choices = catalogue.choices(recipe, self.study.lab, family)
+            made = self.add(Step("family", f"family {recipe} {self.study.lab}, seed {family}", choices))
+            self._families[recipe, family] = made
+        return Parent(self._families[recipe, family], part)
+
+    def base(self, version: str, family: int | None) -> Model:
+        """M_i."""
+        thing = self.model(self.study.version(version).model, family)
+        return Model(version, version, thing, family)
+
+    def ask(self, model: Model, evaluation: Evaluation | None, results: list[dict[str, Any]]) -> None:
+        """Score a model; with `loss`, measure its answers' loss too."""
+        if evaluation is None:
+            return
+        if evaluation.tasks or evaluation.suite is not None:
+            self.score(model, evaluation.tasks, evaluation.settings, evaluation.suite, results)
+        if evaluation.loss:
+            self.score(model, evaluation.loss, of_loss(evaluation.settings) | {"loss": True}, None, results)
+
+    def score(
+        self,
+        model: Model,
+        tasks: tuple[str, ...],
+        settings: Mapping[str, Any],
+        suite: str | None,
+        results: list[dict[str, Any]],
+    ) -> Step:
+        """One evaluation of one model, which answers `results`."""
+        taking = Taking(self, model.family)
+        taking.take("model", model.thing)
+        taking.data("tasks", tasks)
+        chosen, running = apart(settings)
+        if any("start_of" in result for result in results):
+            running = {**running, "allow_selection": True}  # a stage before may have read its curve on the same data
+        template = chosen.pop("chat_template", None)
+        if template is not None:
+            taking.template(str(template))
+        name = self.named(f"evaluate {model.name}", model.seed, model.family)
+        name += ", loss" if chosen.get("loss") else ""
+        name += ", start of a curve" if any("start_of" in result for result in results) else ""
+        step = taking.step(
+            "evaluate", name, {"suite": suite, "settings": chosen, "seed": 0}, {"model": model.name, "running": running}
+        )
+        answered = self._results.setdefault(step.identity, [])
+        answered += [result for result in results if result not in answered]
+        return step
+
+
+class Taking:
+    """The things that a step takes, by role: parents, or what is there already."""
+
+    def __init__(self, builder: Builder, family: int | None) -> None:
+        self._builder, self._family = builder, family
+        self._parents: dict[str, Parent] = {}
+        self._choices: dict[str, Any] = {}
+        self._inputs: dict[str, str] = {}
+
+    def take(self, role: str, thing: Thing) -> None:
+        """Take a model, a file, or what a step makes."""
+        if isinstance(thing, Parent):
+            self._parents[role] = thing
+        else:
+            self._choices[role] = thing.choice
+            self._inputs[role] = thing.place
+
+    def data(self, role: str, specs: Iterable[str]) -> None:
+        """Take files or data sets, in their order, under numbered roles."""
+        for place, spec in enumerate(specs):
+            self.data_as(f"{role}.{place}", spec)
+
+    def data_as(self, role: str, spec: str) -> None:
+        """Take one file or data set."""
+        self.take(role, self._builder.data(spec, self._family))
+
+    def template(self, spec: str) -> None:
+        """A chat template: a file, a model's, or one by name."""
+        self.take("chat_template", self._builder.template(spec, self._family))
+
+    def step(self, kind: str, name: str, choices: Mapping[str, Any], about: Mapping[str, Any]) -> Step:
+        """The step that takes all of this."""
+        return self._builder.add(Step(kind, name, {**choices, **self._choices}, self._parents, about, self._inputs))
+
+
+def of_loss(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an evaluation's settings the loss of answers depends on: nothing is generated."""
+    kept = ("limit", "chat_template", "backend", "device", "dtype", "batch_size")
+    return {name: value for name, value in settings.items() if name in kept}
+
+
+def apart(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What decides an outcome, and how a step goes about its work, which does not: that may be changed between two runs."""
+    return (
+        {name: value for name, value in settings.items() if name not in _RUNNING},
+        {name: value for name, value in settings.items() if name in _RUNNING},
+    )

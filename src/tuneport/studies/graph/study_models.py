@@ -1,0 +1,288 @@
+"""The models of a study by their names in the paper: FT(M_i), M_i + Δ_j, and what is measured between them.
+
+In come names and choices, out come models, each with the step that makes it (`steps.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tuneport.studies.declared import Evaluation, Pair, Study, Tuning
+from tuneport.studies.graph.graph import Parent
+from tuneport.studies.graph.steps import Builder, Model, Taking, apart
+from tuneport.tuning.recipes import parse_lora, recipe_of
+
+CARRIED_LOSS = "bfloat16"  # what carrying Δ in it would have lost is measured (section 6 says nothing of dtypes)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One family and one seed of the fine-tuning: the models of the paper by name."""
+
+    builder: Builder
+    family: int | None
+    seed: int
+
+    @property
+    def study(self) -> Study:
+        """The study that all of it is of."""
+        return self.builder.study
+
+    @property
+    def totals(self) -> list[tuple[str, str, int]]:
+        """What was fine-tuned from a transferred start: version, tuning, all steps that went into it."""
+        return self.builder.totals[self.family, self.seed]
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The parts of the learning rate at which a transferred start is fine-tuned further."""
+        reduced = self.study.doing.reduced_rate
+        return (1.0,) if reduced is None else (1.0, reduced)
+
+    @property
+    def _carried(self) -> str | None:
+        """With recycling, what is fine-tuned keeps its precision; else everything is stored as its start is."""
+        return self.study.doing.carry if self.study.doing.recycle else None
+
+    def tunings_of(self, version: str) -> list[str]:
+        """The fine-tunings that a version has or can get."""
+        return [name for name in self.study.tuning_names if self.tuned(version, name) is not None]
+
+    def trainable_of(self, version: str) -> list[str]:
+        """Those of them that can be done."""
+        return [name for name in self.tunings_of(version) if self.study.tuning(name) is not None]
+
+    def delta(self, source: str, tuning: str, which: str = "") -> str:
+        """How a diff vector is called."""
+        return f"Δ{which}({self._of(source, tuning)})"
+
+    def _of(self, model: str, tuning: str) -> str:
+        return model if len(self.study.tuning_names) == 1 else f"{model}, {tuning}"
+
+    def base(self, version: str) -> Model:
+        """M_i, of this family."""
+        return self.builder.base(version, self.family)
+
+    def tuned(self, version: str, tuning: str) -> Model | None:
+        """FT(M): what is there already, or what [tune] makes of M; None where there is neither."""
+        found = self.study.version(version)
+        name = f"FT({self._of(version, tuning)})"
+        if tuning in found.tuned:
+            thing = self.builder.model(found.tuned[tuning], self.family)
+            return Model(name, version, thing, self.family, None, None, None)
+        if found.target_only or self.study.tuning(tuning) is None:
+            return None
+        return self._tuned(version, tuning, name, None)
+
+    def can_be_tuned_longer(self, version: str, tuning: str) -> bool:
+        """Whether FT(M) can be made for another number of steps in all: by us, from the version or a stage of known steps."""
+        found, declared = self.study.version(version), self.study.tuning(tuning)
+        if found.target_only or tuning in found.tuned or declared is None:
+            return False
+        earlier = None if declared.after is None else self.tuned(version, declared.after)
+        return earlier is None or earlier.steps_total is not None
+
+    def fine_tune_base(self, version: str, tuning: str, steps: int) -> Model:
+        """FT(M) for another number of steps."""
+        return self._tuned(version, tuning, f"FT({self._of(version, tuning)}) for {steps} steps", steps)
+
+    def _tuned(self, version: str, tuning: str, name: str, steps: int | None) -> Model:
+        declared = self.study.tuning(tuning)
+        assert declared is not None
+        start = self.base(version)
+        if declared.after is not None:
+            earlier = self.tuned(version, declared.after)
+            assert earlier is not None, "the file was checked"
+            start = earlier
+            if steps is not None:
+                assert earlier.steps_total is not None, "see can_be_tuned_longer"
+                steps -= earlier.steps_total
+        return self.fine_tune(start, tuning, name, steps=steps)
+
+    def fine_tune(self, start: Model, tuning: str, name: str, *, steps: int | None = None, rate: float = 1.0) -> Model:
+        """FT(start), with the paper's schedule from its beginning; `rate` is a part of the learning rate."""
+        declared = self.study.tuning(tuning)
+        assert declared is not None
+        settings = dict(declared.settings)
+        if steps is not None:
+            settings["steps"] = steps
+            settings.pop("epochs", None)
+        recipe = recipe_of(declared.recipe, **settings, seed=self.seed)
+        if rate != 1:
+            recipe = replace(recipe, learning_rate=recipe.learning_rate * rate)
+        validation = self._validation(tuning) if declared.eval_every is not None else None
+        taking = Taking(self.builder, self.family)
+        taking.take("start", start.thing)
+        taking.data("data", declared.data)
+        if declared.chat_template is not None:
+            taking.template(declared.chat_template)
+        if validation is not None:
+            taking.data("validation", validation.validation)
+        made = taking.step(
+            "tune",
+            self._named(f"tune {name}", self.seed),
+            {
+                "recipe": recipe.record(),
+                "mix": list(declared.mix),
+                "end_token": declared.end_token,
+                "lora": None if declared.lora is None else parse_lora(declared.lora).record(),
+                "dtype": self._carried,
+                "eval_every": declared.eval_every,
+                "running": _running(declared, validation),
+            },
+            {"model": name, "before": start.steps_total, "running": apart(declared.running)[1]},
+        )
+        if validation is not None:
+            settings = _curve_settings(declared, validation) | _start_settings(declared, validation)
+            self.builder.score(start, validation.validation, settings, None, [{"start_of": made.identity}])
+        total, here = (
+            None if before is None or recipe.steps is None else before + recipe.steps
+            for before in (start.steps_total, start.steps_on_target)
+        )
+        return Model(name, start.version, Parent(made), self.family, self.seed, total, here)
+
+    def transfer(self, source: str, target: str, tuning: str, scale: float = 1.0) -> Model:
+        """M_target + α·Δ_source."""
+        tuned = self.tuned(source, tuning)
+        assert tuned is not None, "the file was checked"
+        factor = "" if scale == 1 else f"{scale:g}·"
+        return self.plus_delta(source, tuned, target, f"{target} + {factor}{self.delta(source, tuning)}", scale)
+
+    def plus_delta(self, source: str, tuned: Model, target: str, name: str, scale: float = 1.0) -> Model:
+        """M_target + α·(tuned − M_source)."""
+        onto = self.base(target)
+        taking = Taking(self.builder, self.family)
+        for role, model in (("base", self.base(source)), ("tuned", tuned), ("target", onto)):
+            taking.take(role, model.thing)
+        choices = {"scale": scale, "dtype": self._carried, "settings": dict(self.study.transferring)}
+        about = {"model": name, "before": tuned.steps_total}
+        made = taking.step("transfer", self._named(f"transfer {name}", tuned.seed), choices, about)
+        return Model(name, target, Parent(made), self.family, tuned.seed, tuned.steps_total)
+
+    def transfer_then_tune(self, source: str, target: str, tuning: str, rate: float = 1.0) -> Model:
+        """FT(M_target + Δ_source)."""
+        start = self.transfer(source, target, tuning)
+        slower = "" if rate == 1 else f" at {rate:g} of the rate"
+        return self.fine_tune(start, tuning, f"{start.name} → FT{slower}", rate=rate)
+
+    def recycle_directly(self, before: str, version: str, tuning: str, steps_total: int | None = None) -> Model:
+        """FT(M_i + Δ^dir), where Δ^dir = FT(M_{i−1}) − M_{i−1}; until `steps_total` went into it in all, if given."""
+        tuned = self.tuned(before, tuning)
+        assert tuned is not None, "the file was checked"
+        start = self.plus_delta(before, tuned, version, f"{version} + {self.delta(before, tuning, 'dir')}")
+        if steps_total is None:
+            return self.fine_tune(start, tuning, f"{start.name} → FT")
+        assert start.steps_total is not None, "steps can be counted"
+        steps = steps_total - start.steps_total
+        return self.fine_tune(start, tuning, f"{start.name} → FT, {steps_total} steps in all", steps=steps)
+
+    def evaluate(self, model: Model, kind: str, source: str | None, tuning: str, **more: Any) -> None:
+        """Score a model on what its tuning is asked."""
+        trained = kind in ("transfer-then-tune", "recycle-iterative", "recycle-direct")
+        if trained and model.steps_total is not None:
+            self.totals.append((model.version, tuning, model.steps_total))
+        result = result_row(kind, source, model, tuning, **more)
+        self.builder.ask(model, self.study.evaluation(tuning), [result])
+
+    def precision(self, base: str, tuned: Model, tuning: str) -> None:
+        """What carrying Δ through bfloat16 would have lost."""
+        taking = Taking(self.builder, self.family)
+        taking.take("base", self.base(base).thing)
+        taking.take("tuned", tuned.thing)
+        about = {"precision": {"base": base, "tuned": tuned.name, "tuning": tuning, **self._which(tuned.seed)}}
+        taking.step(
+            "precision", self._named(f"precision {tuned.name} − {base}", tuned.seed), {"dtype": CARRIED_LOSS}, about
+        )
+
+    def path(
+        self,
+        a: Model,
+        b: Model,
+        data: tuple[str, ...],
+        which: str,
+        pair: Pair,
+        tuning: str | None,
+        beyond: float | None = None,
+    ) -> None:
+        """Loss on the line from `a` to `b`."""
+        lines = self.study.lines
+        taking = Taking(self.builder, self.family)
+        taking.take("a", a.thing)
+        taking.take("b", b.thing)
+        taking.data("data", data)
+        settings, running = apart(lines.settings)
+        template = settings.pop("chat_template", None)
+        if template is not None:
+            taking.template(str(template))
+        seed = a.seed if a.seed is not None else b.seed
+        choices = {"points": lines.points, "threshold": lines.threshold, "beyond": beyond, "settings": settings}
+        told = {"a": a.name, "b": b.name, "which": which, "source": pair[0], "target": pair[1], "tuning": tuning}
+        taking.step(
+            "path",
+            self._named(f"path {a.name} – {b.name}", seed),
+            choices,
+            {"path": told | self._which(seed), "running": running},
+        )
+
+    def distance(self, a: str, b: str, tuning: str | None) -> None:
+        """Distance of two versions, and norms and cosine of the diff vectors that they have of this tuning."""
+        taking = Taking(self.builder, self.family)
+        taking.take("a", self.base(a).thing)
+        taking.take("b", self.base(b).thing)
+        seed = None
+        for role, version in (("a_tuned", a), ("b_tuned", b)) if tuning is not None else ():
+            tuned = self.tuned(version, str(tuning))
+            if tuned is not None:
+                taking.take(role, tuned.thing)
+                seed = tuned.seed if tuned.seed is not None else seed
+        several = tuning is not None and len(self.study.tuning_names) > 1
+        named = f"distance {a} – {b}" + (f", {tuning}" if several else "")
+        about = {"distance": {"a": a, "b": b, "tuning": tuning, **self._which(seed)}}
+        taking.step("distance", self._named(named, seed), {}, about)
+
+    def _validation(self, tuning: str) -> Evaluation:
+        evaluation = self.study.evaluation(tuning)
+        assert evaluation is not None and evaluation.validation, "the file was checked"
+        return evaluation
+
+    def _which(self, seed: int | None) -> dict[str, Any]:
+        return {"family": self.family, "seed": seed}
+
+    def _named(self, name: str, seed: int | None) -> str:
+        return self.builder.named(name, seed, self.family)
+
+
+def result_row(kind: str, source: str | None, model: Model, tuning: str, **more: Any) -> dict[str, Any]:
+    """What a scored model is, for results.json."""
+    return {
+        "kind": kind,
+        "name": model.name,
+        "source": source,
+        "target": model.version,
+        "tuning": None if kind == "base" else tuning,
+        "family": model.family,
+        "seed": model.seed,
+        "steps_total": model.steps_total,
+        "steps_on_target": model.steps_on_target,
+        **more,
+    }
+
+
+def _running(tuning: Tuning, validation: Evaluation | None) -> dict[str, Any]:
+    """How a fine-tuning's curve is asked."""
+    return {**({} if validation is None else _curve_settings(tuning, validation)), **apart(tuning.running)[0]}
+
+
+def _curve_settings(tuning: Tuning, validation: Evaluation) -> dict[str, Any]:
+    asked = {
+        "match": validation.settings.get("match"),
+        "max_new_tokens": tuning.running.get("max_new_tokens", validation.settings.get("max_new_tokens")),
+    }
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _start_settings(tuning: Tuning, validation: Evaluation) -> dict[str, Any]:
+    """What a curve's start needs besides: a base has no chat template of its own."""
+    template = validation.settings.get("chat_template", tuning.chat_template)
+    return {**apart(validation.settings)[1], **({} if template is None else {"chat_template": template})}

@@ -1,0 +1,1 @@
+"""A study is run: schedule, engines, stores, records."""

@@ -1,0 +1,112 @@
+"""A study before it is run: what is done, to do and to do again, and what it will cost, for people and for machines."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tuneport.studies.declared import Study
+from tuneport.studies.file.study_file import read_study
+from tuneport.studies.graph import inputs
+from tuneport.studies.graph.build import build
+from tuneport.studies.graph.graph import Graph
+from tuneport.studies.run.cost import Estimates
+from tuneport.studies.run.planning import Planned, chosen, of_families, plan
+from tuneport.studies.run.store_at import open_own
+
+_MARKS = {"done": "✓", "to do": "·", "again": "↻"}
+
+
+def rehearse(
+    file: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    families: Iterable[int] = (),
+    only: Iterable[str] = (),
+) -> dict[str, Any]:
+    """What `tuneport study` would do with this file in this folder. Nothing is written, fetched or computed."""
+    study = of_families(read_study(file), families)
+    store = open_own(out, study.name)
+    graph = build(study, inputs.Inputs.kept(study.path.parent, store.read(inputs.NAME)))
+    return forecast(study, graph, plan(graph, store, chosen(graph, only)))
+
+
+def forecast(study: Study, graph: Graph, planned: Sequence[Planned]) -> dict[str, Any]:
+    """The dry run as JSON."""
+    estimates = Estimates(study, graph)
+    waiting = [one.step for one in planned if one.state != "done"]
+    return {
+        "study": study.name,
+        "steps": [
+            {
+                "name": one.step.name,
+                "kind": one.step.kind,
+                "identity": one.step.identity,
+                "folder": one.step.folder,
+                "state": one.state,
+                "why": list(one.why),
+                "parents": sorted({parent.step.name for parent in one.step.parents.values()}),
+                "disk": estimates.of(one.step).disk,
+                "gpu_hours": estimates.of(one.step).gpu_hours,
+            }
+            for one in planned
+        ],
+        "counts": {state: sum(one.state == state for one in planned) for state in _MARKS},
+        "cost": {
+            **estimates.total(waiting),
+            "to_fetch": estimates.to_fetch(),
+            "assumptions": estimates.assumptions(),
+        },
+        "notes": list(study.notes),
+        "warnings": list(study.warnings),
+    }
+
+
+def in_words(told: Mapping[str, Any]) -> str:
+    """The dry run for a person."""
+    steps, counts, cost = told["steps"], told["counts"], told["cost"]
+    lines = [
+        f"{told['study']}: {len(steps)} steps, {counts['done']} done, {counts['to do']} to do, {counts['again']} to do again",
+        "  " + ", ".join(f"{number} × {kind}" for kind, number in Counter(step["kind"] for step in steps).items()),
+        "",
+    ]
+    width = max((len(step["name"]) for step in steps), default=0)
+    for step in steps:
+        spent = ", ".join(
+            words
+            for words in (
+                _bytes(step["disk"]) if step["disk"] else "",
+                f"{step['gpu_hours']:.3g} GPU h" if step["gpu_hours"] else "",
+            )
+            if words
+        )
+        after = f"  ← {', '.join(step['parents'])}" if step["parents"] else ""
+        lines.append(f"{_MARKS[step['state']]} {step['name']:{width}}  {spent}{after}".rstrip())
+        lines += [f"    {why}" for why in step["why"]]
+    lines += ["", f"to write    {_bytes(cost['disk'])}{_unknown(cost['disk_unknown'])}"]
+    if cost["to_fetch"] is not None:
+        lines.append(f"to fetch    {_bytes(cost['to_fetch'])} from the Hub at most")
+    hours = "not known" if cost["gpu_hours"] is None else f"{cost['gpu_hours']:,.0f} GPU hours"
+    days = "" if cost["days"] is None else f", {cost['days']:.1f} days on the GPUs of [cost]"
+    lines.append(f"to compute  {hours}{days}{_unknown(cost['gpu_hours_unknown'])}")
+    lines += [f"  assumed: {assumption}" for assumption in cost["assumptions"]]
+    lines += [f"note: {note}" for note in told["notes"]]
+    lines.append(
+        f"{_MARKS['done']} done  {_MARKS['to do']} to do  {_MARKS['again']} done before, with other choices or parents"
+    )
+    return "\n".join(lines)
+
+
+def _unknown(count: int) -> str:
+    return f" (and {count} steps of which it is not known)" if count else ""
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return "not known"
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,179 @@
+"""Steps on this machine: one after another in this process, or several at once in quiet processes beside it.
+
+In come jobs, out come their records. A process that is ended from outside (by the system, for want of memory) takes one step
+with it, which is tried once more in a fresh one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any
+
+from tuneport.studies.run.step_records import Record
+from tuneport.studies.run.work import Job, died, do
+
+TRIES = 2
+_DIED = (
+    "The process that did this step was ended from outside, {tries} times (by the system, for want of memory?). Give fewer "
+    "--jobs, or close other programs, and run again; what is done stays."
+)
+
+
+class InThisProcess:
+    """One step after another."""
+
+    def __init__(self) -> None:
+        self._next: Job | None = None
+
+    def room(self) -> int:
+        """One, or none."""
+        return int(self._next is None)
+
+    def start(self, job: Job) -> None:
+        """Take a job; it is done when somebody waits for its end."""
+        self._next = job
+
+    def ended(self) -> list[Record]:
+        """Do what was taken."""
+        job, self._next = self._next, None
+        return [] if job is None else [do(job)]
+
+
+_START = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from tuneport.studies.run.engines.local import serve
+serve(int(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    connection: Connection[Any, Any]
+    living: int  # our end of a pipe that closes when we die
+    job: Job | None = None
+    tries: int = 0
+
+    def leave(self) -> None:
+        """Close what leads to it, and wait for its end, which that brings about."""
+        self.connection.close()
+        os.close(self.living)
+        self.process.wait()
+
+
+class Processes:
+    """Several processes, each with one step at a time."""
+
+    def __init__(self, count: int) -> None:
+        self._workers: list[_Worker] = []
+        self._count = count
+
+    def room(self) -> int:
+        """How many processes have nothing to do."""
+        return self._count - sum(worker.job is not None for worker in self._workers)
+
+    def start(self, job: Job) -> None:
+        """Give the job to a process that waits, or to a new one."""
+        for worker in self._workers:
+            if worker.job is None:
+                break
+        else:
+            worker = _new_worker()
+            self._workers.append(worker)
+        worker.job, worker.tries = job, 1
+        self._send(worker)
+
+    def ended(self) -> list[Record]:
+        """Records of the steps that have ended; waits for one."""
+        found: list[Record] = []
+        while not found:
+            busy = {id(worker.connection): worker for worker in self._workers if worker.job is not None}
+            for connection in wait([worker.connection for worker in busy.values()]):
+                worker = busy[id(connection)]
+                assert worker.job is not None
+                try:
+                    found.append(worker.connection.recv())
+                    worker.job = None
+                except (EOFError, OSError):
+                    record = self._after_a_death(worker)
+                    if record is not None:
+                        found.append(record)
+        return found
+
+    def close(self) -> None:
+        """Let the processes go; those that are at work are ended, and their steps can be taken up again."""
+        for worker in self._workers:
+            if worker.job is not None:
+                worker.process.kill()
+            worker.leave()
+        self._workers = []
+
+    def _send(self, worker: _Worker) -> None:
+        with contextlib.suppress(OSError):  # it died before: `ended` will find out
+            worker.connection.send(worker.job)
+
+    def _after_a_death(self, worker: _Worker) -> Record | None:
+        """Try its step again in a fresh process; a record of the failure when that was tried before."""
+        assert worker.job is not None
+        worker.leave()
+        job, tries = worker.job, worker.tries
+        self._workers.remove(worker)
+        if tries >= TRIES:
+            return died(job, _DIED.format(tries=tries))
+        fresh = _new_worker()
+        fresh.job, fresh.tries = job, tries + 1
+        self._workers.append(fresh)
+        self._send(fresh)
+        return None
+
+
+@contextlib.contextmanager
+def local(jobs: int = 1) -> Iterator[InThisProcess | Processes]:
+    """The engine for `jobs` steps at a time."""
+    if jobs == 1:
+        yield InThisProcess()
+        return
+    processes = Processes(jobs)
+    try:
+        yield processes
+    finally:
+        processes.close()
+
+
+def _new_worker() -> _Worker:
+    """A process of its own. Not one of multiprocessing's, which would run the caller's script once more."""
+    ours, theirs = Pipe()
+    dying, living = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", _START, json.dumps(sys.path), str(theirs.fileno()), str(dying)],
+        pass_fds=(theirs.fileno(), dying),
+        stdin=subprocess.DEVNULL,
+    )
+    theirs.close()
+    os.close(dying)
+    return _Worker(process, ours, living)
+
+
+def serve(connection: int, dying: int) -> None:
+    """Do what comes, until nobody sends any more; what a fresh process runs."""
+    threading.Thread(target=_end_with_parent, args=(dying,), daemon=True).start()
+    os.environ["TQDM_DISABLE"] = "1"  # some libraries' bars cannot be switched off otherwise
+    jobs: Connection[Any, Any] = Connection(connection)
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            jobs.send(do(jobs.recv()))
+
+
+def _end_with_parent(dying: int) -> None:
+    """A killed run leaves nobody behind who goes on writing into its folder: its end of the pipe closes with it."""
+    os.read(dying, 1)
+    os._exit(1)

@@ -1,0 +1,131 @@
+"""Results in a folder of this machine, or one that all machines see: steps work in place."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuneport.errors import ForeignFileError, OutputError
+from tuneport.files.opening import open_own, read_bytes, resolved, write_new
+from tuneport.output.replacing import MOST_MANIFEST_BYTES
+from tuneport.studies.run.holding import alone, this_process, told
+from tuneport.studies.run.step_records import RECORD
+from tuneport.studies.run.store import LOCK, STEPS
+
+
+@dataclass(frozen=True)
+class FolderStore:
+    """Results in a folder; several machines may share it, as long as they see it under the same path."""
+
+    path: Path
+
+    @property
+    def where(self) -> str:
+        """The folder."""
+        return str(self.path)
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The folder itself."""
+        return {f"{self.path}/": "", str(self.path): "the study's folder"}
+
+    def read(self, name: str) -> bytes | None:
+        """A small file; None where none is there. A pipe is none (nobody may ever write to it), nor is what a link leads to elsewhere."""
+        path = self.path / name
+        try:
+            return read_bytes(path, self.path, MOST_MANIFEST_BYTES)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ForeignFileError):
+            return None
+        except OSError as error:
+            raise OutputError(
+                f"Cannot read {path}: {error.strerror}. Mend the cause and run the same command again."
+            ) from None
+
+    def write(self, name: str, content: bytes) -> None:
+        """A small file, written beside its place and renamed."""
+        path = self.path / name
+        with told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._refuse_links(path.parent)
+            fresh = path.with_name(f"{path.name}.new")
+            write_new(fresh, content)
+            fresh.replace(path)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Size of every file below a folder, by name relative to it."""
+        return dict(_sizes(self.path / folder, ""))
+
+    def remove(self, name: str) -> None:
+        """A file or folder; nothing where it is not there."""
+        path = self.path / name
+        with told(path):
+            self._refuse_links(path.parent)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def working(self, folder: str) -> Iterator[Path]:
+        """The step's own folder."""
+        place = self.path / STEPS / folder
+        with told(place):
+            self._refuse_links(place)
+            place.mkdir(parents=True, exist_ok=True)
+        with alone(place, place):
+            yield place
+
+    def deliver(self, folder: str, place: Path, record: bytes, key: str) -> None:
+        """Everything is in place but the record."""
+        self.write(f"{STEPS}/{folder}/{RECORD}", record)
+
+    def bring(self, folder: str, part: str, key: str) -> Path:
+        """Where it lies."""
+        return self.path / STEPS / folder / part
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """A lock on a file of the folder; it goes away with its process."""
+        with told(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            opened = open_own(self.path / LOCK, os.O_RDWR | os.O_APPEND)
+            lock = open(opened, "a+", encoding="utf-8")  # noqa: SIM115 - closed below, after the block
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                holder = lock.read().strip() or "another run"
+                raise OutputError(f"{self.path} is in use by {holder}. Wait for it, or give another --out.") from None
+            lock.truncate(0)
+            lock.write(this_process())
+            lock.flush()
+            yield
+
+    def clean(self) -> None:
+        """Nothing is kept besides the results."""
+
+    def _refuse_links(self, place: Path) -> None:
+        """Raise `OutputError` where a link below the folder leads out of it: nothing else is written to or emptied."""
+        if not resolved(place).is_relative_to(resolved(self.path)):
+            raise OutputError(
+                f"{place} is a link that leads out of {self.path}, where nothing is written. Remove the link, or give "
+                "another --out."
+            )
+
+
+def _sizes(folder: str | os.PathLike[str], prefix: str) -> Iterator[tuple[str, int]]:
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _sizes(entry.path, f"{prefix}{entry.name}/")
+        elif entry.is_file(follow_symlinks=False):  # no step leaves links, and one that is met leads who knows where
+            yield f"{prefix}{entry.name}", entry.stat().st_size

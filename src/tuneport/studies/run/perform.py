@@ -1,0 +1,197 @@
+"""What each kind of step does: one public verb, called with the step's literal choices (`steps.py` lists them).
+
+In come a step, the things it takes (by role: a folder or file of another step, or what was there before) and a place to work
+in, out come files in that place and what was measured. A step that was killed is taken up again by the same call, because
+the verbs take up their work.
+
+| kind | leaves in its place |
+| --- | --- |
+| `family` | family/ with versions and data |
+| `tune`, `transfer` | model/ |
+| `evaluate` | scores.json, scores.examples.jsonl |
+| `path` | path.json, and what `path` leaves beside it |
+| `distance`, `precision` | distance.json, precision.json |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from tuneport.errors import StudyError
+from tuneport.files.opening import write_new
+from tuneport.studies.graph.graph import Parent, Step
+
+Given = Mapping[str, Path | str]  # by role: a local path, or a name (Hub id, task of the harness)
+_BY_TORCH = ("family", "tune", "evaluate", "path")
+_WITHIN = {"family": "family/"}  # a family's folder appears as a whole, so it lies inside the step's
+
+
+def perform(step: Step, given: Given, place: Path, threads: int = 1) -> dict[str, Any]:
+    """Do the work of a step into ``place``, on ``threads`` threads; what was measured. Raises what the verbs raise."""
+    if step.kind not in _KINDS:
+        raise StudyError(f"{step.name}: {step.kind!r} is no kind of step. Known: {', '.join(sorted(_KINDS))}.")
+    if step.kind not in _BY_TORCH:
+        return _KINDS[step.kind](step, given, place, threads)
+    from tuneport.scoring.threads import computing_on
+
+    with computing_on(threads):  # wherever a kind of step runs, on the same number: its bits are then the same
+        return _KINDS[step.kind](step, given, place, threads)
+
+
+def part_in_folder(parent: Parent) -> str:
+    """Where the part that is taken from a step lies in that step's folder."""
+    return _WITHIN.get(parent.step.kind, "") + parent.part
+
+
+def numbered(given: Mapping[str, Any], role: str) -> list[str]:
+    """The things of roles ``role.0``, ``role.1`` …, in this order."""
+    found = {int(name.rpartition(".")[2]): str(given[name]) for name in given if name.rpartition(".")[0] == role}
+    return [found[place] for place in sorted(found)]
+
+
+def _family(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
+    from tuneport.families.catalogue import make
+    from tuneport.scoring.harness import quietly
+
+    with quietly():
+        found = make(step.choices, place / "family")
+    # The losses on the way are those that one run has seen; after a kill, not all of them.
+    return {name: value for name, value in found.items() if name != "loss"}
+
+
+def _tune(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
+    import tuneport
+    from tuneport.tuning.recipes import Lora, Running, recipe_of
+
+    choices = step.choices
+    recipe = dict(_with_tuples(choices["recipe"]))
+    every = choices.get("eval_every")
+    curve = {} if every is None else {"eval_every": every, "tasks": tuple(numbered(given, "validation"))}
+    tuned = tuneport.tune(
+        str(given["start"]),
+        numbered(given, "data"),
+        recipe_of(recipe.pop("recipe"), **recipe),
+        out=place / "model",
+        mix=_shares(step, given),
+        chat_template=str(given["chat_template"]) if "chat_template" in given else None,
+        end_token=choices.get("end_token"),
+        lora=None if choices.get("lora") is None else Lora(**_with_tuples(choices["lora"])),
+        dtype=choices.get("dtype"),
+        running=Running(**curve, **choices.get("running", {}), **step.about.get("running", {})),
+    )
+    return {name: value for name, value in tuned.record["outcome"].items() if name != "seconds"}
+
+
+def _shares(step: Step, given: Given) -> list[Any]:
+    """How much of each source is used; a file is named as the study's file spells it, or by its own name."""
+    from dataclasses import replace
+
+    from tuneport.examples.training_data import parse_share
+
+    places = {
+        str(choice["given"]): str(given[role])
+        for role, choice in step.choices.items()
+        if role.startswith("data.") and isinstance(choice, Mapping)
+    }
+    shares = [parse_share(text) for text in step.choices.get("mix") or ()]
+    return [replace(share, name=places.get(share.name, share.name.removeprefix("lab:"))) for share in shares]
+
+
+def _transfer(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
+    from tuneport.engine.options import Choices, Running, parse_rule
+    from tuneport.engine.run import transfer
+
+    choices = step.choices
+    settings = {**choices.get("settings", {}), "scale": float(choices.get("scale", 1.0)), "dtype": choices.get("dtype")}
+    if "rules" in settings:
+        settings["rules"] = tuple(parse_rule(text) for text in settings["rules"])
+    known = {choice.name for choice in fields(Choices)}
+    foreign = sorted(settings.keys() - known)
+    if foreign:
+        raise StudyError(f"{step.name}: a transfer has no {', '.join(foreign)}. It has {', '.join(sorted(known))}.")
+    base, tuned, target = (str(given[role]) for role in ("base", "tuned", "target"))
+    outcome = transfer(base, tuned, target, place / "model", Choices(**settings), Running(workers=threads))
+    return {**outcome.manifest["measures"], "warnings": list(outcome.warnings)}
+
+
+def _evaluate(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
+    import tuneport
+
+    record = tuneport.evaluate(
+        [str(given["model"])],
+        numbered(given, "tasks"),
+        place / "scores.json",
+        suite=step.choices.get("suite"),
+        seed=int(step.choices.get("seed", 0)),
+        **_settings(step, given),
+    )
+    (scored,) = record["models"]
+    return {"tasks": scored["tasks"], "warnings": list(record["warnings"])}
+
+
+def _path(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
+    from tuneport.diagnosis.loss_path import path
+
+    choices = step.choices
+    found = path(
+        str(given["a"]),
+        str(given["b"]),
+        numbered(given, "data"),
+        place / "path.json",
+        points=choices.get("points"),
+        threshold=choices.get("threshold"),
+        beyond=choices.get("beyond"),
+        **_settings(step, given),
+    )
+    told = ("alphas", "loss", "accuracy", "n", "barrier", "interval", "at", "threshold", "connected")
+    return {name: found[name] for name in told if name in found}
+
+
+def _distance(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
+    from tuneport.comparison.distances import distances
+
+    tuned = {role.removesuffix("_tuned"): str(given[role]) for role in ("a_tuned", "b_tuned") if role in given}
+    found = distances({role: str(given[role]) for role in ("a", "b")}, tuned)
+    _write(place / "distance.json", found)
+    return found
+
+
+def _precision(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
+    from tuneport.comparison.distances import precision
+
+    found = precision(str(given["base"]), str(given["tuned"]), step.choices["dtype"])
+    _write(place / "precision.json", found)
+    return found
+
+
+_KINDS: Mapping[str, Callable[[Step, Given, Path, int], dict[str, Any]]] = {
+    "family": _family,
+    "tune": _tune,
+    "transfer": _transfer,
+    "evaluate": _evaluate,
+    "path": _path,
+    "distance": _distance,
+    "precision": _precision,
+}
+
+
+def _settings(step: Step, given: Given) -> dict[str, Any]:
+    """A verb's further arguments, with the chat template where it lies."""
+    template = {key: given[key] for key in ("chat_template",) if key in given}
+    return {**step.choices.get("settings", {}), **step.about.get("running", {}), **template}
+
+
+def _with_tuples(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Choices as the frozen records hold them; JSON has no tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in choices.items()}
+
+
+def _write(path: Path, found: Mapping[str, Any]) -> None:
+    """A result that its verb only returns."""
+    fresh = path.with_name(f"{path.name}.new")
+    write_new(fresh, (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
+    fresh.rename(path)

@@ -1,0 +1,175 @@
+"""`study`: a file becomes a graph, the graph is done, and results.json says what came out.
+
+In come the file of a study and a folder or URL, out come the results of every step with a record beside each. The same call
+again does what is left: what is done is not done again, what failed is tried again, what was killed is taken up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from tuneport.errors import UsageError
+from tuneport.files.json_text import read_json
+from tuneport.studies.declared import Resources, Study
+from tuneport.studies.file.study_file import read_study
+from tuneport.studies.graph import inputs
+from tuneport.studies.graph.build import build
+from tuneport.studies.graph.graph import Graph, Step
+from tuneport.studies.run.engines.local import local
+from tuneport.studies.run.planning import chosen, of_families
+from tuneport.studies.run.schedule import Engine, State, look, perform_all
+from tuneport.studies.run.step_records import Record
+from tuneport.studies.run.store import STEPS, STUDY, Store
+from tuneport.studies.run.store_at import open_own
+from tuneport.studies.run.study_results import NAME, Results
+from tuneport.terminal import is_watched, tell
+
+ENGINES = ("local", "ray")
+# results.json is written anew as steps end, for at most a twentieth of the time.
+_SHARE = 20
+
+
+def study(
+    file: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    engine: str = "local",
+    jobs: int = 1,
+    ray_address: str | None = None,
+    families: Iterable[int] = (),
+    only: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Run the study that `file` declares, with its results in `out`: a folder, or a URL that fsspec knows.
+
+    `engine` is local (`jobs` steps at a time) or ray (on the cluster at `ray_address`, or RAY_ADDRESS, else one of this
+    machine). `families` are seeds of the lab instead of the file's; `only` chooses steps, with all that they stand on.
+    Returns what was done, with `failed` (steps with their errors) and `not_run` (what stands on them). Raises
+    `TuneportError` for what stands against the whole study.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"--engine {engine!r}: choose {' or '.join(ENGINES)}.")
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
+        raise UsageError(f"--jobs {jobs!r}: give a whole number from 1 on.")
+    if ray_address is not None and engine != "ray":
+        raise UsageError(
+            f"--ray-address {ray_address}: --engine {engine} has no cluster. Pass --engine ray, or leave it out."
+        )
+    declared = of_families(read_study(file), families)
+    store = open_own(out, declared.name)
+    with store.locked():
+        taken = inputs.Inputs.kept(declared.path.parent, store.read(inputs.NAME))
+        graph = build(declared, taken)
+        wanted = chosen(graph, only)
+        state = look(graph, store, None if len(wanted) == len(graph) else wanted)
+        results = _Results(declared, graph, store, state)
+        to_do = list(state.to_do)
+        try:
+            store.write(STUDY, declared.text.encode())  # first: by it the rest is known as this study's
+            store.write(inputs.NAME, _json(taken.record()))
+            with _engine(engine if to_do else "local", store, to_do, declared, jobs, ray_address) as running:
+                keep, resources = declared.keep, declared.resources
+                perform_all(state, store, running, keep=keep, resources=resources, on_record=results.note)
+            results.write()
+        finally:
+            store.clean()
+    return _told(declared, store, state, to_do, results.damaged)
+
+
+def _engine(
+    name: str, store: Store, to_do: list[Step], declared: Study, jobs: int, address: str | None
+) -> AbstractContextManager[Engine]:
+    if name == "local":
+        return local(jobs)
+    from tuneport.studies.run.engines.ray_cluster import ray_cluster
+
+    kinds = {step.kind for step in to_do}
+    needs = [(kind, declared.resources.get(kind, Resources())) for kind in sorted(kinds)]
+    return ray_cluster(store, needs, address, jobs if jobs > 1 else None)
+
+
+class _Results:
+    """results.json, kept up to date as steps end."""
+
+    def __init__(self, declared: Study, graph: Graph, store: Store, state: State) -> None:
+        self._store, self._of, self._number = store, len(state.to_do), 0
+        self._results = Results(declared, graph, self._read, _earlier(store))
+        for record in state.records.values():
+            self._results.note(record)
+        self._again_at = 0.0
+
+    def note(self, record: Record) -> None:
+        """A step has ended, or was let go: tell who looks, and write unless that was done just now."""
+        self._results.note(record)
+        self._number += record.outcome != "dropped"
+        if record.outcome != "dropped" and is_watched():
+            how = "failed" if record.outcome == "failed" else f"{record.seconds:.1f} s"
+            tell(f"[{self._number}/{self._of}] {record.name}: {how}")
+        if time.monotonic() >= self._again_at:
+            self.write()
+
+    def write(self) -> None:
+        """Write it as things stand."""
+        begun = time.monotonic()
+        self._store.write(NAME, _json(self._results.document()))
+        now = time.monotonic()
+        self._again_at = now + _SHARE * (now - begun)
+
+    @property
+    def damaged(self) -> list[dict[str, Any]]:
+        """Steps that were done, and what is wrong with what they left."""
+        return [{"name": step.name, "error": error} for step, error in self._results.damaged]
+
+    def _read(self, step: Step, name: str) -> str | None:
+        content = self._store.read(f"{STEPS}/{step.folder}/{name}")
+        return None if content is None else content.decode("utf-8")
+
+
+def _earlier(store: Store) -> dict[str, Any] | None:
+    """The results of an earlier run, where they can be read."""
+    try:
+        found = read_json(store.read(NAME) or b"null")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _told(
+    declared: Study, store: Store, state: State, to_do: list[Step], damaged: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What was done, for machines and in words."""
+    failed = [*({"name": record.name, "error": record.error} for record in state.failed), *damaged]
+    not_run = [{"name": step.name, "because": cause.name} for step, cause in state.not_run()]
+    now = [
+        step for step in to_do if step.identity in state.records and state.records[step.identity].outcome != "failed"
+    ]
+    done = sum(record.outcome != "failed" for record in state.records.values())
+    told: dict[str, Any] = {
+        "study": declared.name,
+        "out": store.where,
+        "steps": len(state.graph),
+        "done": done,
+        "done_now": len(now),
+        "already_done": not to_do,
+        "failed": failed,
+        "not_run": not_run,
+        "warnings": list(declared.warnings),
+    }
+    how = "already done" if not to_do else f"{done} of {len(state.graph)} steps done, {len(now)} of them now"
+    lines = [f"{declared.name}: {how}. {store.where}/{NAME}"]
+    lines += [f"failed: {one['name']}\n    " + str(one["error"]).replace("\n", "\n    ") for one in failed]
+    lines += [f"not run: {one['name']} (it stands on {one['because']})" for one in not_run]
+    if failed:
+        what = f"{len(failed)} steps failed" if len(failed) > 1 else "1 step failed"
+        message = f"{what}, {len(not_run)} more stand on them. Mend the cause and run the same command again."
+        lines.append(message)
+        told |= {"error": {"type": "StudyError", "message": message}, "status": 1}
+    return {**told, "words": "\n".join(lines)}
+
+
+def _json(found: Any) -> bytes:
+    return (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,93 @@
+"""Evaluation on the way: the model as it is after some steps is saved, scored, and becomes a line of `curve.jsonl`.
+
+What training draws afterwards does not depend on it: random states are left as they were.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tuneport.files.json_text import read_json
+from tuneport.files.opening import read_lines
+from tuneport.output.workdir import write_whole
+from tuneport.tuning.logbook import Logbook
+from tuneport.tuning.prepare import Prepared
+from tuneport.tuning.recipes import Running
+from tuneport.tuning.team import Team
+
+CURVE = "curve.jsonl"
+
+
+def add_point(
+    trainer: Any, prepared: Prepared, folder: Path, step: int, logbook: Logbook, team: Team, running: Running
+) -> None:
+    """Save the model as it is, score it, and add a line to the curve."""
+    import tuneport
+    from tuneport.tuning.save import save_model
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if prepared.lora is not None:  # merged into a copy: taking a merge back would not give the same bits
+        model = copy.deepcopy(model).merge_and_unload()
+        state = model.state_dict()
+    else:
+        state = trainer.accelerator.get_state_dict(trainer.model)
+    if team.leads:
+        place = folder / f"step-{step}"
+        shutil.rmtree(place, ignore_errors=True)
+        parts = (model, state, prepared.tokenizer, prepared.start, prepared.chat)
+        with _random_states_kept():
+            save_model(place, *parts, dtype=prepared.dtype, shard_size=running.shard_size)
+            scores = tuneport.evaluate(
+                models=[place],
+                tasks=list(running.tasks),
+                out=place / "scores.json",
+                match=running.match,
+                # a model of a short context cannot say as much as a long one
+                max_new_tokens=min(running.max_new_tokens, max(prepared.length // 2, 1)),
+                batch_size=running.eval_batch_size,
+            )
+        (scored,) = scores["models"]
+        line = {"step": step, "tokens": logbook.tokens, "seconds": round(logbook.seconds, 3), "tasks": scored["tasks"]}
+        _add_to_curve(folder / CURVE, line)
+        shutil.rmtree(place)
+    trainer.model.train()
+    team.wait()
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """What the block draws leaves no trace: Python's, numpy's and torch's generators, the device's too."""
+    import numpy as np
+    import torch
+
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def _add_to_curve(path: Path, line: dict[str, Any]) -> None:
+    """The curve with this step's line; lines of the same or later steps, from a run that was killed, go."""
+    old = [_point(text) for text in read_lines(path, path.parent)] if os.path.lexists(path) else []
+    kept = [*(point for point in old if point is not None and point["step"] < line["step"]), line]
+    write_whole(path, "".join(json.dumps(point) + "\n" for point in kept))
+
+
+def _point(text: bytes) -> dict[str, Any] | None:
+    """A line of the curve; None for one that is torn or damaged."""
+    try:
+        point = read_json(text)
+    except ValueError:
+        return None
+    return point if isinstance(point, dict) and isinstance(point.get("step"), int) else None

@@ -1,0 +1,125 @@
+"""The start as a model to train: the class that its config names, in float32, with rows for new tokens, dropout off.
+
+A multimodal start is loaded as the whole that it is; its text part alone is trained, since the data are text. What cannot
+be trained as a language model (an encoder with a decoder, a model that sees what comes) is refused in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tuneport.errors import CheckpointError, TrainingError
+from tuneport.scoring.model_class import first_line, model_class, read_config
+from tuneport.tuning.growth import check_config, counted_elsewhere, give_rows
+from tuneport.tuning.prepare import Prepared
+
+
+def load_model(prepared: Prepared) -> Any:
+    """The start, ready to be given to a trainer. Raises `TrainingError`.
+
+    A new token begins as the mean of all the others: near nothing in particular, and the same in every run.
+    """
+    start = prepared.start
+    model = _loaded(prepared)
+    if new := [prepared.tokenizer.convert_tokens_to_ids(token) for token in prepared.chat.new_tokens]:
+        before = dict(_rows(model))
+        give_rows(model, start.label, new, len(prepared.tokenizer))
+        check_config(start, model)
+        if (
+            prepared.lora is not None
+            and before != dict(_rows(model))
+            and (more := counted_elsewhere(model, start.label))
+        ):
+            raise TrainingError(
+                f"--lora: {start.label} needs rows for {', '.join(prepared.chat.new_tokens)} in {', '.join(more)} too, which an "
+                "adapter cannot bring. Train all parameters, or choose a template whose tokens the model has."
+            )
+    _check_looks_back(model, start.label)
+    if prepared.text_only:
+        freeze_all_but_text(model)
+    _switch_dropout_off(model)
+    return model
+
+
+def freeze_all_but_text(model: Any) -> None:
+    """Towers and projectors stay as they are: text says nothing about them."""
+    trained = {id(parameter) for parameter in text_parameters(model)}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
+
+
+def text_parameters(model: Any) -> list[Any]:
+    """The parameters of a multimodal model's text part, with embedding and head."""
+    parts = (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings())
+    return [parameter for part in parts if part is not None for parameter in part.parameters()]
+
+
+def other_modules(model: Any) -> list[str]:
+    """The outermost modules of a multimodal model that have nothing of its text part in them."""
+    text = {id(parameter) for parameter in text_parameters(model)}
+    found: list[str] = []
+    for name, module in model.named_modules():
+        own = [id(parameter) for parameter in module.parameters()]
+        if name and own and text.isdisjoint(own) and not any(name.startswith(f"{outer}.") for outer in found):
+            found.append(name)
+    return found
+
+
+def _loaded(prepared: Prepared) -> Any:
+    import torch
+
+    start = prepared.start
+    try:
+        config = read_config(start)
+        told: Mapping[str, Any]
+        model, told = model_class(config).from_pretrained(
+            start.path, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
+    except (MemoryError, CheckpointError):
+        raise
+    except Exception as error:  # transformers', safetensors' and the Hub client's, of a dozen kinds
+        raise TrainingError(f"transformers cannot load {start.label} for training: {first_line(error)}") from None
+    lacking = sorted(told["missing_keys"])
+    if lacking:
+        raise TrainingError(
+            f"{start.label} lacks {len(lacking)} tensor(s) of its architecture, the first: {lacking[0]}."
+        )
+    return model
+
+
+def _rows(model: Any) -> Any:
+    return ((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
+
+
+def _check_looks_back(model: Any, label: str) -> None:
+    """An encoder (BERT without `is_decoder`) sees the tokens that it is to predict; its loss would mean nothing."""
+    import torch
+
+    if getattr(model.config, "is_decoder", True):
+        return
+    ids = torch.arange(4, 12)[None]
+    other = ids.clone()
+    other[0, -1] += 1
+    try:
+        with torch.no_grad():
+            one, two = (model.eval()(input_ids=each).logits[0, :-1] for each in (ids, other))
+    except Exception:  # whatever such a class wants beside its text: training says so
+        return
+    if not torch.allclose(one, two, rtol=1e-3, atol=1e-4 * float(one.abs().max())):
+        raise TrainingError(
+            f"{label} sees the tokens that follow (its config has `is_decoder`: false), so it cannot learn to write. Set it to "
+            "true in config.json if the model is meant to."
+        )
+
+
+def _switch_dropout_off(model: Any) -> None:
+    """Section 3.1 trains without dropout. The config that is saved keeps what it says."""
+    from torch import nn
+
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+                setattr(module, name, 0.0)

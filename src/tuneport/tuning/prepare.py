@@ -1,0 +1,404 @@
+"""Everything that is decided before a weight moves: model, tokens, template, examples, steps.
+
+In come the choices, out comes a `Prepared` that training and the dry run share. All refusals that do not need the
+weights are raised here, before any place is written to.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from blake3 import blake3
+
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
+from tuneport.checkpoint.local_folder import check_for_loaders
+from tuneport.checkpoint.open_model import open_checkpoint
+from tuneport.checkpoint.small_files import TOKENIZER_FILES
+from tuneport.errors import CheckpointError, DataError, RenderingError, UsageError
+from tuneport.examples.chat import Chat, name_of_choice, prepare_chat
+from tuneport.examples.training_data import Share, Source, read_sources
+from tuneport.files.json_text import read_json
+from tuneport.files.opening import opened, read_bytes
+from tuneport.output.replacing import MOST_MANIFEST_BYTES
+from tuneport.output.write import MANIFEST
+from tuneport.scoring.layer_counts import check_layer_counts
+from tuneport.scoring.model_class import is_multimodal, read_config
+from tuneport.tuning import encode
+from tuneport.tuning.casting import TORCH_NAMES
+from tuneport.tuning.memory import memory_per_device
+from tuneport.tuning.recipes import GrpoRecipe, Lora, Recipe, Running
+from tuneport.tuning.rewards import Weighted, check_rewards, parse_reward
+from tuneport.tuning.save import stops_of
+from tuneport.tuning.selection import Selection, read_selection
+from tuneport.tuning.unread import unread
+
+FORMAT = "tuneport-tune/1"
+SEQUENCE_LENGTH = 2048  # section 3.1, footnote 4
+TEXT_PART = "text"  # what of a multimodal model is trained
+_NEEDED = ("torch", "transformers", "trl", "accelerate", "datasets")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A fine-tuning, ready to begin. ``taught``: tokens whose rows an adapter trains; ``text_only``: other parts stay as they are."""
+
+    start: Checkpoint
+    recipe: Recipe
+    lora: Lora | None
+    dtype: str | None
+    sources: tuple[Source, ...]
+    tokenizer: Any
+    chat: Chat
+    length: int
+    encoded: encode.Encoded
+    kept: tuple[tuple[bool, ...], ...]
+    rewards: tuple[Weighted, ...]
+    steps: int
+    warnings: tuple[str, ...]
+    taught: tuple[str, ...]
+    selection: Selection
+    text_only: bool = False
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the data."""
+        return self.steps * self.recipe.batch_size / self.encoded.counts.examples
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens the run sees; for GRPO, of prompts only."""
+        seen = self.encoded.counts.tokens / self.encoded.counts.examples * self.recipe.batch_size * self.steps
+        return round(seen * (self.recipe.generations if isinstance(self.recipe, GrpoRecipe) else 1))
+
+    def plan(self) -> dict[str, Any]:
+        """What makes two runs the same: choices, and digests of whatever goes in."""
+        template = self.tokenizer.chat_template if self.chat.template else None
+        return {
+            "format": FORMAT,
+            "model": {**_identity(self.start), "digest": _weights_digest(self.start)},
+            "recipe": {**self.recipe.record(), "sequence_length": self.length},
+            "lora": None if self.lora is None else {**self.lora.record(), "tokens": list(self.taught)},
+            **({} if self.dtype is None else {"dtype": self.dtype}),
+            **({"part": TEXT_PART} if self.text_only else {}),
+            "data": [source.record() for source in self.sources],
+            "chat": {
+                **self.chat.record(),
+                "digest": None if template is None else f"blake3:{blake3(str(template).encode()).hexdigest()}",
+            },
+        }
+
+
+def prepare(
+    model: str | os.PathLike[str],
+    data: Sequence[str | os.PathLike[str]],
+    recipe: Recipe,
+    *,
+    mix: Sequence[Share] = (),
+    chat_template: str | None = None,
+    end_token: str | None = None,
+    lora: Lora | None = None,
+    dtype: str | None = None,
+    running: Running | None = None,
+) -> Prepared:
+    """Read and check everything that goes in. Raises `TuneportError` of the kind that fits."""
+    running = running or Running()
+    _need_extra(lora, running)
+    dtype = _stored_dtype(dtype, lora)
+    selection = read_selection(running.tasks, running.match)
+    rewards = tuple(parse_reward(text) for text in recipe.rewards) if isinstance(recipe, GrpoRecipe) else ()
+    start = _open(model)
+    text_only = is_multimodal(read_config(start))
+    sources = read_sources(data, recipe.name, mix, recipe.seed)
+    tokenizer = load_tokenizer(start)
+    messages = any(_holds_messages(source) for source in sources)
+    try:
+        chat = prepare_chat(tokenizer, chat_template, end_token, needed=messages)
+    except RenderingError:
+        if messages:  # rather than a probe, tell the examples that it refuses
+            encode.check_written(sources, tokenizer, name_of_choice(chat_template))
+        raise
+    if chat.end_id is None:
+        raise UsageError("The tokenizer names no end token, so answers would have no end. Give one: --end-token TOKEN.")
+    selection.check(tokenizer)
+    taught = () if lora is None else _taught(recipe, lora, chat, tokenizer)
+    unlearned = [] if lora is None else _unlearned(start, recipe, lora, chat, tokenizer, taught)
+    length = _sequence_length(start, recipe)
+    kept: list[list[bool]] = []
+    if isinstance(recipe, GrpoRecipe):
+        check_rewards(rewards, [(source.name, source.rows) for source in sources])
+        if recipe.answer_length >= length:
+            raise UsageError(
+                f"--answer-length {recipe.answer_length} leaves no room for a prompt in the sequence length of {length}."
+            )
+        kept, counts = encode.prompt_lengths(sources, tokenizer, length - recipe.answer_length + 1)
+        encoded = encode.Encoded({}, counts, encode.prompt_digests(sources))
+        _check_prompts(recipe, counts.examples, chat)
+    elif recipe.name == "dpo":
+        encoded = encode.encode_preferences(sources, tokenizer, chat, length)
+    else:
+        encoded = encode.encode_sft(sources, tokenizer, chat, length)
+    steps = recipe.steps
+    if steps is None:
+        assert recipe.epochs is not None, "the recipe checks that one of the two is given"
+        steps = max(1, math.ceil(recipe.epochs * encoded.counts.examples / recipe.batch_size))
+    return Prepared(
+        start=start,
+        recipe=recipe,
+        lora=lora,
+        dtype=dtype,
+        sources=tuple(sources),
+        tokenizer=tokenizer,
+        chat=chat,
+        length=length,
+        encoded=encoded,
+        kept=tuple(tuple(fits) for fits in kept),
+        rewards=rewards,
+        steps=steps,
+        warnings=(
+            *start.warnings,
+            *encoded.counts.warnings(length),
+            *_endless(start, chat),
+            *unlearned,
+            *selection.warnings(encoded.digests),
+        ),
+        taught=taught,
+        selection=selection,
+        text_only=text_only,
+    )
+
+
+def forecast(prepared: Prepared, devices: Sequence[int] = (1, 2, 4, 8)) -> dict[str, Any]:
+    """What a run would do: steps, tokens, memory on each device, and what a transferred start changes."""
+    recipe, counts = prepared.recipe, prepared.encoded.counts
+    computed = 4 if recipe.precision == "float32" else 2
+    return {
+        "model": _identity(prepared.start),
+        "parameters": prepared.start.parameters,
+        "recipe": prepared.recipe.record(),
+        "examples": counts.record(),
+        "sequence_length": prepared.length,
+        "chat": prepared.chat.record(),
+        "steps": prepared.steps,
+        "epochs": round(prepared.epochs, 3),
+        "tokens": prepared.tokens,
+        "memory_per_device": {
+            str(count): memory_per_device(
+                prepared.start,
+                recipe,
+                prepared.lora,
+                min(prepared.length, counts.longest),
+                count,
+                computed,
+                whole_logits=bool(prepared.taught),
+            ).record()
+            for count in devices
+        },
+        "part": TEXT_PART if prepared.text_only else None,
+        "start": _transferred(prepared),
+        "warnings": list(prepared.warnings),
+    }
+
+
+def forecast_in_words(told: dict[str, Any]) -> str:
+    """A forecast for a person."""
+    memory = "; ".join(f"{count} × {_size(bytes_['total'])}" for count, bytes_ in told["memory_per_device"].items())
+    counts = told["examples"]
+    lines = [
+        f"model            {told['model']['name']}, {told['parameters']:,} parameters",
+        f"examples         {counts['examples']:,} of {counts['tokens']:,} tokens, {counts['answer_tokens']:,} in answers",
+        f"sequence length  {told['sequence_length']} (longest example {counts['longest']})",
+        f"steps            {told['steps']:,} = {told['epochs']:g} epochs, about {told['tokens']:,} tokens",
+        f"ends answers     {told['chat']['end_token']!r}, template: {told['chat']['template'] or 'none'}",
+        f"memory (about)   {memory} (devices × memory of each, FSDP 2)",
+    ]
+    if told["part"] is not None:
+        lines.append(f"trains           its {told['part']} part alone; all else (towers, projectors) stays as it is")
+    if told["chat"]["new_tokens"]:
+        lines.append(f"new tokens       {', '.join(told['chat']['new_tokens'])}")
+    if told["start"] is not None:
+        lines.append(f"start            {told['start']['words']}")
+    return "\n".join(lines)
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
+
+
+def load_tokenizer(start: Checkpoint) -> Any:
+    """The start's tokenizer, as transformers reads it."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(start.path, trust_remote_code=False)  # None would ask on the terminal
+    except Exception as error:  # transformers' and tokenizers' own, of a dozen kinds and of none
+        here = [name for name in start.sidecars.names() if name in TOKENIZER_FILES or "token" in name]
+        raise CheckpointError(
+            f"{start.label}: transformers cannot read its tokenizer (files: {', '.join(here) or 'none'}). Put the "
+            f"tokenizer's files beside the weights. It says: {' '.join(str(error).split())[:300]}"
+        ) from None
+
+
+def _open(model: str | os.PathLike[str]) -> Checkpoint:
+    start = open_checkpoint(model, "model")
+    check_layer_counts(start)
+    if start.to_fetch:
+        from tuneport.checkpoint.hub import fetch
+
+        start = fetch(start)
+    if start.adapter is not None:
+        base = start.adapter.base_model or "BASE"
+        raise CheckpointError(
+            f"model {start.label} is an adapter, and has no weights to train on from. Lay it onto its base first: tuneport "
+            f"transfer --base {base} --tuned {start.label} --onto {base} --out DIR; then tune DIR."
+        )
+    check_for_loaders(start.path)
+    if not start.config:
+        raise CheckpointError(f"model {start.label} has no config.json, so it cannot be trained.")
+    return start
+
+
+def _identity(start: Checkpoint) -> dict[str, Any]:
+    return {"name": start.hub_id or start.label, "revision": start.revision}
+
+
+def _weights_digest(start: Checkpoint) -> str:
+    """BLAKE3 over the weight files: what the run started from, whatever it is called. Read once more by the run itself."""
+    whole = blake3()
+    for name in sorted(start.files):
+        file = blake3()
+        with opened(start.path / name) as weights:
+            while piece := weights.read(2**22):
+                file.update(piece)
+        whole.update(f"{name}\0{file.hexdigest()}\0".encode())
+    return f"files:{whole.hexdigest()}"
+
+
+def _holds_messages(source: Source) -> bool:
+    return source.form == "messages" or isinstance(source.rows[0].get("prompt"), list)
+
+
+def _sequence_length(start: Checkpoint, recipe: Recipe) -> int:
+    """What is chosen, if the model reaches so far; else the paper's, or the model's context where that is shorter."""
+    text = start.config.get("text_config", start.config)
+    context = text.get("max_position_embeddings") or text.get("n_positions")
+    if recipe.sequence_length is None:
+        return min(SEQUENCE_LENGTH, int(context)) if context else SEQUENCE_LENGTH
+    if context and recipe.sequence_length > int(context):
+        raise UsageError(
+            f"--sequence-length {recipe.sequence_length} is above the context of {start.label}, which is {context} "
+            "tokens (max_position_embeddings)."
+        )
+    return recipe.sequence_length
+
+
+def _check_prompts(recipe: GrpoRecipe, prompts: int, chat: Chat) -> None:
+    """Refuse what TRL would pass over: updates that no number of prompts fills, a reference without the new tokens' rows."""
+    if prompts < recipe.batch_size:
+        raise DataError(
+            f"grpo: {prompts} prompts fit, and an update takes {recipe.batch_size}. Give more data, or a --batch-size of "
+            f"{max(1, prompts)} or less."
+        )
+    if recipe.kl > 0 and chat.new_tokens:
+        raise UsageError(
+            f"grpo: the reference that --kl {recipe.kl:g} holds the model near has no rows for {', '.join(chat.new_tokens)}. "
+            "Teach these tokens by sft first, or give --kl 0."
+        )
+
+
+def _taught(recipe: Recipe, lora: Lora, chat: Chat, tokenizer: Any) -> tuple[str, ...]:
+    """The tokens whose rows the adapter trains. Raises `UsageError` for those that it cannot."""
+    usual = "chat" if chat.sets_end and recipe.name == "sft" else "new"
+    choice = usual if lora.tokens is None else lora.tokens
+    asked = choice if isinstance(choice, tuple) else chat.tokens if choice == "chat" else ()
+    unknown = sorted(set(asked) - tokenizer.get_vocab().keys())
+    if unknown:
+        raise UsageError(f"--lora tokens: the tokenizer has no {', '.join(unknown)}.")
+    taught = tuple(dict.fromkeys([*chat.new_tokens, *asked]))
+    if taught and recipe.name != "sft":
+        raise UsageError(
+            f"--lora: {recipe.name} cannot teach an adapter the rows of {', '.join(taught)}. Teach them by sft first, train "
+            "all parameters, or choose a template whose tokens the model has."
+        )
+    return taught
+
+
+def _unlearned(
+    start: Checkpoint, recipe: Recipe, lora: Lora, chat: Chat, tokenizer: Any, taught: Sequence[str]
+) -> list[str]:
+    """A warning where answers need tokens that the model has never read, and whose rows the adapter leaves as they are."""
+    whole = (*lora.modules_to_save, *(lora.targets if isinstance(lora.targets, tuple) else ()))
+    needed = {token: tokenizer.convert_tokens_to_ids(token) for token in chat.tokens if token not in taught}
+    found = unread(start, needed, trained=whole)
+    if not found:
+        return []
+    help = "Add tokens=chat to --lora" if recipe.name == "sft" else "Teach them by sft first"
+    return [
+        f"{start.label} seems never to have read {', '.join(found)}: by {' and '.join(sorted(set(found.values())))} they can "
+        f"hardly be told from other tokens, and this adapter does not change that. {help}, or train all parameters."
+    ]
+
+
+def _endless(start: Checkpoint, chat: Chat) -> list[str]:
+    """A warning where generation will not stop at what the fine-tuning teaches as the end of an answer."""
+    settings = start.sidecars.json("generation_config.json") or {}
+    stops = stops_of(settings) or stops_of(start.config)
+    if chat.sets_end or not stops or chat.end_id in stops:
+        return []
+    return [
+        f"Answers end with {chat.end_token!r}, at which generation with {start.label} does not stop (its eos_token_id is "
+        f"{stops}). Pass --end-token {chat.end_token!r} to have the fine-tuned model stop there."
+    ]
+
+
+def _transferred(prepared: Prepared) -> dict[str, Any] | None:
+    """What the model's manifest says, where the model is the output of a transfer."""
+    try:
+        manifest = read_json(read_bytes(prepared.start.path / MANIFEST, prepared.start.path, MOST_MANIFEST_BYTES))
+        operation, formula = manifest["operation"], manifest["formula"]
+        inputs = [{"role": given["role"], "name": given["name"]} for given in manifest["inputs"]]
+        measures = manifest["measures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    own = prepared.chat.template == "the model's own"
+    return {
+        "operation": operation,
+        "formula": formula,
+        "inputs": inputs,
+        "measures": measures,
+        "words": (
+            f"already fine-tuned by {operation} ({formula}). Steps, tokens and memory stay as they are; the start is "
+            "nearer (section 5 found the same level after fewer steps), so watch the curve (--eval-every) and stop "
+            + ("early. Template and end token came along." if own else "early.")
+        ),
+    }
+
+
+def _stored_dtype(asked: str | None, lora: Lora | None) -> str | None:
+    """torch's name of the dtype to store weights in; None: each in that of the start."""
+    if asked is None:
+        return None
+    spelled = FLOAT_SPELLINGS.get(asked.lower(), asked)
+    if spelled not in TORCH_NAMES:
+        raise UsageError(f"--dtype {asked!r}: choose bfloat16, float16 or float32; training computes in float32.")
+    if lora is not None:
+        raise UsageError("--dtype is of a model's weights; an adapter (--lora) is always stored in float32.")
+    return TORCH_NAMES[spelled]
+
+
+def _need_extra(lora: Lora | None, running: Running) -> None:
+    missing = [name for name in (*_NEEDED, *(("peft",) if lora else ())) if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"Fine-tuning needs {' and '.join(missing)}, which the core does without. Install the extra: "
+            "pip install 'tuneport[models]'."
+        )
+    if running.report_to is not None and find_spec(running.report_to) is None:
+        raise UsageError(f"--report-to {running.report_to}: it is not installed. pip install {running.report_to}")
+    if running.tasks and find_spec("lm_eval") is None:
+        raise UsageError("--eval-every needs lm_eval. Install the extra: pip install 'tuneport[models]'.")

@@ -1,0 +1,270 @@
+"""`tune`: a fine-tuning from its choices to a finished folder, on TRL.
+
+In come a model, data and a recipe, out comes DIR: an ordinary checkpoint (or an adapter) with `tune.json` (what was
+done), a card, `log.jsonl` (every step) and the digests of what it was trained on. Until all of that is there it is called
+DIR.partial; a killed run goes on from its last whole checkpoint and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from tuneport import __version__
+from tuneport.errors import TrainingError
+from tuneport.examples.digests import HASHES, read_digests, write_digests
+from tuneport.examples.rendering import rendered_in_a_child
+from tuneport.examples.training_data import Share
+from tuneport.files.json_text import read_json
+from tuneport.files.opening import read_bytes
+from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES
+from tuneport.terminal import is_watched, tell, write
+from tuneport.tuning.casting import CastLoss
+from tuneport.tuning.checkpoints import CHECKPOINTS, last_whole, mark_whole, step_of
+from tuneport.tuning.curve import add_point
+from tuneport.tuning.folder import check_place, check_space, discarded_if_nothing_began, refusals_in_words
+from tuneport.tuning.logbook import Logbook
+from tuneport.tuning.prepare import Prepared, forecast, forecast_in_words, prepare
+from tuneport.tuning.quiet import quietly
+from tuneport.tuning.recipes import Lora, Recipe, Running, recipe_of
+from tuneport.tuning.team import Team, join_team, team_workplace
+from tuneport.tuning.tuning_card import render_card
+
+RECORD = "tune.json"
+_PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A finished fine-tuning: its folder, its record, and whether it was there before."""
+
+    out: Path
+    record: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+    already_done: bool = False
+
+
+def tune(
+    model: str | os.PathLike[str],
+    data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
+    recipe: str | Recipe = "sft",
+    *,
+    out: str | os.PathLike[str],
+    mix: Sequence[Share] = (),
+    chat_template: str | None = None,
+    end_token: str | None = None,
+    lora: Lora | None = None,
+    dtype: str | None = None,
+    running: Running | None = None,
+) -> Tuned:
+    """Fine-tune ``model`` on ``data`` into the folder ``out``; ``recipe`` is a name or a `Recipe` with choices.
+
+    Full parameters, or an adapter with ``lora``. Weights are stored as the start's are, or in ``dtype`` (float32 keeps all
+    that was learned). Raises `TuneportError` in words: data that do not fit, a model that cannot be trained, a place that
+    is taken (`Running.overwrite` replaces it). The same call again goes on, or says that it is done.
+
+        tuneport.tune("v1", ["mine.jsonl"], SftRecipe(steps=300, batch_size=32), out="v1-tuned", chat_template="chatml")
+    """
+    names = [data] if isinstance(data, str | os.PathLike) else list(data)
+    running, place = running or Running(), Path(os.path.expanduser(out))
+    with quietly():
+        team = join_team()
+        prepared = prepare(
+            model,
+            names,
+            recipe_of(recipe),
+            mix=mix,
+            chat_template=chat_template,
+            end_token=end_token,
+            lora=lora,
+            dtype=dtype,
+            running=running,
+        )
+        check_place(place, prepared, [*names, *running.tasks, *([chat_template] if chat_template else [])])
+        _show_warnings(prepared, team)
+        plan = prepared.plan() if team.leads else {}
+        with team_workplace(team, place, plan, RECORD, overwrite=running.overwrite) as folder:
+            if folder is not None:
+                with discarded_if_nothing_began(folder, team), refusals_in_words(folder):
+                    _run(prepared, folder, plan, team, running)
+        team.wait()
+        record = read_json(read_bytes(place / RECORD, place, MOST_MANIFEST_BYTES))
+        return Tuned(place, record, tuple(record["outcome"]["warnings"]), already_done=folder is None)
+
+
+def rehearse(
+    model: str | os.PathLike[str],
+    data: Sequence[str | os.PathLike[str]],
+    recipe: str | Recipe = "sft",
+    **choices: Any,
+) -> dict[str, Any]:
+    """What `tune` would do with these choices, with words for a person; nothing is trained or written."""
+    with quietly():
+        told = forecast(prepare(model, data, recipe_of(recipe), **choices))
+    return {**told, "words": forecast_in_words(told)}
+
+
+def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, running: Running) -> None:
+    """Train, and write everything into ``folder``."""
+    from tuneport.tuning.loading import load_model
+    from tuneport.tuning.trainers import build_trainer
+
+    checkpoints = folder / CHECKPOINTS
+    if team.leads:
+        checkpoints.mkdir(exist_ok=True)
+        # A run that is gone on from may have been scored on other examples, which stay what they are.
+        before = read_digests(folder / HASHES, selection=True) if (folder / HASHES).exists() else frozenset[str]()
+        write_digests(folder / HASHES, (), before | prepared.selection.digests())
+        for scored in folder.glob("step-*"):  # a model that was being scored when an earlier run was killed
+            shutil.rmtree(scored)
+        for torn in folder.glob(".tmp??????"):  # weights that were being written: safetensors names them at the end
+            torn.unlink()
+    resumed = team.share(last_whole(checkpoints) if team.leads else None)
+    logbook = Logbook(folder, 0 if resumed is None else step_of(resumed), writes=team.leads)
+    if running.report_to == "tensorboard":
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
+    # What the trainers do to the tokenizer (a padding token, a side) is for training only.
+    padding, side = prepared.tokenizer.pad_token, prepared.tokenizer.padding_side
+    if padding is None:
+        prepared.tokenizer.pad_token = prepared.chat.end_token
+    with ExitStack() as stack:
+        stack.callback(logbook.close)
+        stack.enter_context(rendered_in_a_child())  # TRL renders prompts of messages too
+        model = load_model(prepared)
+        try:
+            trainer = build_trainer(prepared, model, checkpoints, team, running)
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, ImportError) as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]  # TRL's and peft's own refusals
+            raise TrainingError(f"{prepared.start.label} cannot be trained with these choices: {first}") from error
+        check_space(folder, trainer.model, prepared, running)
+        _take_callbacks(trainer, prepared, folder, logbook, team, running)
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        unwrapped = trainer.accelerator.unwrap_model(trainer.model)
+        state = trainer.accelerator.get_state_dict(trainer.model)
+        prepared.tokenizer.pad_token, prepared.tokenizer.padding_side = padding, side
+        if team.leads:
+            loss = _write_model(folder, unwrapped, state, prepared, running)
+            write_digests(folder / HASHES, prepared.encoded.digests, read_digests(folder / HASHES, selection=True))
+            record: dict[str, Any] = {
+                "plan": plan,
+                "outcome": _outcome(prepared, logbook, loss),
+                "environment": _environment(trainer),
+            }
+            record["selection"] = prepared.selection.record()
+            record["rounding"] = None if loss is None else loss.record()
+            card = render_card(record)
+            (folder / CARD).write_bytes(card)
+            record["files"] = {CARD: blake3(card).hexdigest()}  # a card that was edited since is known by it
+            (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_model(folder: Path, model: Any, state: Any, prepared: Prepared, running: Running) -> CastLoss | None:
+    """Returns what storing the weights took; None for an adapter, whose float32 is stored as it is."""
+    from tuneport.tuning.save import save_adapter, save_model
+
+    parts = (model, state, prepared.tokenizer, prepared.start, prepared.chat)
+    if prepared.lora is None:
+        return save_model(folder, *parts, dtype=prepared.dtype, shard_size=running.shard_size)
+    save_adapter(folder, *parts)
+    return None
+
+
+def _take_callbacks(
+    trainer: Any, prepared: Prepared, folder: Path, logbook: Logbook, team: Team, running: Running
+) -> None:
+    """Our eyes on TRL's loop: the log, marks on whole checkpoints, evaluation on the way."""
+    from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+    class Watcher(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            state.num_input_tokens_seen = 0  # GRPO would count on from the checkpoint's number, which the logbook adds
+
+        def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            logs = given["logs"]
+            if "loss" in logs:
+                logbook.note(state.global_step, logs)
+                state.log_history.clear()  # log.jsonl has it; every checkpoint would hold all of it again
+                _show_progress(state.global_step, prepared.steps, logs["loss"], team)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step >= state.max_steps:
+                control.should_save = False  # the model itself is written next
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            team.wait()  # each process writes a part
+            if team.leads:
+                mark_whole(Path(args.output_dir), state.global_step)
+
+    class Evaluator(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            assert running.eval_every is not None, "it is only here where there is something to do"
+            if state.global_step % running.eval_every == 0 or state.global_step >= state.max_steps:
+                add_point(trainer, prepared, folder, state.global_step, logbook, team, running)
+
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)
+    trainer.add_callback(Watcher())
+    if running.eval_every is not None:
+        trainer.add_callback(Evaluator())
+
+
+def _outcome(prepared: Prepared, logbook: Logbook, loss: CastLoss | None) -> dict[str, Any]:
+    return {
+        "steps": prepared.steps,
+        "epochs": round(prepared.epochs, 4),
+        "tokens": logbook.tokens,
+        "seconds": round(logbook.seconds, 3),
+        "final_loss": logbook.final_loss(),
+        "examples": prepared.encoded.counts.record(),
+        "warnings": [*prepared.warnings, *(() if loss is None else loss.warnings)],
+    }
+
+
+def _environment(trainer: Any) -> dict[str, Any]:
+    import torch
+
+    return {
+        "tuneport": __version__,
+        "python": platform.python_version(),
+        "packages": _versions(),
+        "device": trainer.accelerator.device.type,
+        "processes": trainer.accelerator.num_processes,
+        "distributed_type": trainer.accelerator.distributed_type.value,
+        "threads": torch.get_num_threads(),
+        "computed_in": "bfloat16" if trainer.args.bf16 else "float32",
+        "device_batch_size": trainer.args.per_device_train_batch_size,
+        "accumulation_steps": trainer.args.gradient_accumulation_steps,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _show_warnings(prepared: Prepared, team: Team) -> None:
+    """On a terminal, before the hours begin; the record has them too, and whoever called is given them at the end."""
+    if team.leads and is_watched():
+        for warning in prepared.warnings:
+            tell(f"warning: {warning}")
+
+
+def _show_progress(step: int, steps: int, loss: float, team: Team) -> None:
+    if team.leads and is_watched():
+        end = "\n" if step >= steps else ""
+        write(f"\rstep {step}/{steps}, loss {loss:.4f} {end}")

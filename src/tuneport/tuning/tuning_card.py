@@ -1,0 +1,119 @@
+"""The card of a fine-tuning: what was done to which model, with which data, and how it goes on to the next version.
+
+In comes the record that becomes tune.json, and nothing else, out comes README.md as the Hub reads it. Names are those of
+the record: Hub ids, or names of files and folders without a path.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from tuneport.output.model_card import document, front_matter, is_hub_id, label, table, warned
+
+_NAMES = {"sft": "supervised fine-tuning", "dpo": "preferences (DPO)", "grpo": "verifiable rewards (GRPO)"}
+
+
+def render_card(record: Mapping[str, Any]) -> bytes:
+    """README.md of a fine-tuned model or adapter."""
+    plan, outcome = record["plan"], record["outcome"]
+    recipe, lora, start = plan["recipe"]["recipe"], plan["lora"], plan["model"]
+    model = label(start["name"], start["revision"])
+    lines = [
+        *front_matter(
+            ["tuneport", "fine-tuning", recipe, *(["lora"] if lora else [])],
+            library="peft" if lora else "transformers",
+            parents=[start["name"]],
+            relation="adapter" if lora else "finetune",
+            datasets=[_data_set(source["name"]) for source in plan["data"]],
+        ),
+        "",
+        f"# {start['name'].rpartition('/')[2]}: {_NAMES[recipe]}",
+        "",
+        f"{'An adapter of' if lora else 'All parameters of'} {_part(plan)}{model}, trained for {outcome['steps']:,} steps on "
+        f"{outcome['tokens']:,} tokens; the loss of the last steps was {_number(outcome['final_loss'])}. Made by tuneport "
+        f"{record['environment']['tuneport']} on TRL.",
+    ]
+    if (lost := record.get("rounding")) and lost["error"] is not None:
+        lines[-1] += (
+            f" Storing the weights took {lost['error']:.2g} of ‖Δ‖, the length of what was learned; {lost['unchanged']:.1%} of its "
+            "nonzero elements left the start unchanged."
+        )
+    lines += warned(outcome["warnings"])
+    lines += ["", "## Load it", "", "```python", *_loading(plan), "```", ""]
+    lines += ["## Carry it to another version of the model", "", "```sh", _transfer(start), "```", ""]
+    lines += ["## Data", "", *_data(plan), "", "## Choices", "", *_choices(plan), ""]
+    lines.append(
+        "`tune.json` holds all of this for machines, `log.jsonl` every step. `tune-hashes.txt` holds digests of the training "
+        "examples: `tuneport evaluate --trained-on this-folder` finds test examples among them."
+    )
+    return document(lines)
+
+
+def _part(plan: Mapping[str, Any]) -> str:
+    """What of a multimodal model was trained."""
+    return f"the {plan['part']} part alone of " if plan.get("part") else ""
+
+
+def _data_set(name: str) -> str:
+    """A data set's id without the revision and split that a source's name may hold."""
+    return name.partition("@")[0].partition(":")[0] if is_hub_id(name) else name
+
+
+def _loading(plan: Mapping[str, Any]) -> list[str]:
+    """How the model is loaded, or the adapter onto its base; the tokenizer lies beside it where the template came with it."""
+    kind = "AutoModelForImageTextToText" if plan.get("part") else "AutoModelForCausalLM"
+    start, imports = plan["model"], f"from transformers import {kind}, AutoTokenizer"
+    whole, tokenizer = (
+        kind + '.from_pretrained("{}"{})',
+        'tokenizer = AutoTokenizer.from_pretrained("{}"{})',
+    )
+    if plan["lora"] is None:
+        return [imports, "", f"model = {whole.format('this-folder', '')}", tokenizer.format("this-folder", "")]
+    revision = f', revision="{start["revision"]}"' if start["revision"] and is_hub_id(start["name"]) else ""
+    own = plan["chat"]["template"] in (None, "the model's own")
+    lines = [
+        "from peft import PeftModel",
+        imports if own else imports.replace(", AutoTokenizer", ", AutoTokenizer, GenerationConfig"),
+        "",
+        tokenizer.format(start["name"], revision) if own else tokenizer.format("this-folder", ""),
+        f"base = {whole.format(start['name'], revision)}",
+    ]
+    if plan["chat"]["new_tokens"]:
+        lines.append("if len(tokenizer) > base.get_input_embeddings().num_embeddings:")
+        lines.append("    base.resize_token_embeddings(len(tokenizer), mean_resizing=False)")
+    lines.append('model = PeftModel.from_pretrained(base, "this-folder")')
+    if not own:  # else generation would not stop where the template ends an answer
+        lines.append('model.generation_config = GenerationConfig.from_pretrained("this-folder")')
+    return lines
+
+
+def _transfer(start: Mapping[str, Any]) -> str:
+    revision = f"@{start['revision']}" if start["revision"] and is_hub_id(start["name"]) else ""
+    base = shlex.quote(f"{start['name']}{revision}")
+    return f"tuneport transfer --base {base} --tuned this-folder --onto NEW-VERSION --out DIR"
+
+
+def _data(plan: Mapping[str, Any]) -> list[str]:
+    rows = [(source["name"], source["form"], f"{source['rows']:,}", f"{source['of']:,}") for source in plan["data"]]
+    return table(["data", "form", "rows used", "of"], rows)
+
+
+def _choices(plan: Mapping[str, Any]) -> list[str]:
+    chat = {name: plan["chat"][name] for name in ("template", "end_token", "new_tokens")}
+    adapter = {f"lora {name}": value for name, value in (plan["lora"] or {}).items()}
+    rows = [
+        (name, value) for name, value in {**plan["recipe"], **adapter, **chat}.items() if value not in (None, [], ())
+    ]
+    return table(["choice", "value"], [(name, _shown(value)) for name, value in rows])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4f}"

@@ -1,0 +1,436 @@
+"""Prove an output, from its manifest alone or from its parents.
+
+In comes a finished folder, and the models it was made from if they are at hand; out comes what was proved, or a
+`VerificationError` that lists everything that is not as it should be. Without parents this is integrity only: a manifest
+cannot vouch for itself. With them the plan is made again and bytes are recomputed: a seeded sample, or every one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from tuneport.checkpoint.adapter_names import weight_names
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.local_folder import open_folder
+from tuneport.checkpoint.open_model import fetched, open_checkpoint
+from tuneport.checkpoint.reading import TensorReader, Workspace, readers_by_role, reading
+from tuneport.checkpoint.weights import StoredTensor
+from tuneport.engine.budget import DEFAULT_MAX_MEMORY_PARSING, Budget, budget
+from tuneport.engine.checks.before_writing import look
+from tuneport.engine.checks.contradictions import in_a_folder
+from tuneport.engine.checks.kept_sample import keep_base
+from tuneport.engine.conclusion import conclude, lost_difference, measure_dropped
+from tuneport.engine.kernel import no_sums
+from tuneport.engine.leaf_results import Results
+from tuneport.engine.manifest import input_digests, read_manifest
+from tuneport.engine.options import Choices, Running
+from tuneport.engine.plan import OutputTask, Plan, plan_transfer
+from tuneport.engine.recorded_fields import OF_THAT_RUN, OF_THAT_VECTOR, differences
+from tuneport.engine.run import leaf_pieces
+from tuneport.engine.stream import Progress, run_leaves
+from tuneport.engine.tensor_digests import tensor_digests
+from tuneport.engine.transfer_card import render_card
+from tuneport.errors import UsageError, VerificationError, listing
+from tuneport.files.expressions import Expression, ExpressionError, try_expressions
+from tuneport.files.json_text import as_json
+from tuneport.files.on_demand import LazySequence
+from tuneport.output.digest import leaf_count
+from tuneport.output.entries import compare_entries
+from tuneport.output.journal import LeafRecord
+from tuneport.output.write import MANIFEST
+from tuneport.pairing.spelling_rules import Rename
+from tuneport.pairing.tensors import Rule
+
+CARD = "README.md"
+# Leaves of 4 MiB that are recomputed without --full.
+SAMPLE = 64
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was proved: ``integrity only``, ``sample`` or ``full``; how many tensors and leaves were looked at.
+
+    ``of_that_run`` are the manifest's fields that a full proof takes as they stand: what only the run itself could know.
+    """
+
+    kind: str
+    tensors: int
+    leaves: int
+    recomputed: int
+    of_that_run: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        whole = f"{self.tensors} tensors ({self.leaves} leaves of 4 MiB) are what the manifest says"
+        if self.kind == "integrity only":
+            return f"integrity only: {whole}. Give --base, --tuned and --onto to prove where they come from."
+        part = "all of them" if self.kind == "full" else f"a sample of {self.recomputed} leaves"
+        proved = f"{self.kind}: {whole}, and {part} were recomputed from the parents, bit for bit."
+        if not self.of_that_run:
+            return proved
+        return f"{proved} Every field of the manifest was, but what only that run could know: {', '.join(self.of_that_run)}."
+
+
+def verify(
+    out: str | os.PathLike[str],
+    base: str | os.PathLike[str] | None = None,
+    tuned: str | os.PathLike[str] | None = None,
+    onto: str | os.PathLike[str] | None = None,
+    *,
+    diffs: Sequence[str | os.PathLike[str]] = (),
+    full: bool = False,
+    seed: int = 0,
+    running: Running | None = None,
+) -> Proof:
+    """Check the folder ``out`` against its manifest and, with parents, against what they give.
+
+    An output of `apply` takes ``diffs`` and ``onto``, or the three models if it was one diff vector. ``seed`` chooses
+    the sample that is recomputed without ``full``. Raises `VerificationError` with every finding.
+    """
+    out, running = Path(os.path.expanduser(out)), running or Running()
+    manifest = read_manifest(out)
+    operation = str(manifest.get("operation"))
+    plan = _plan_again(manifest, operation, base, tuned, onto, diffs)
+    if plan is None and full:
+        raise UsageError("--full recomputes from the parents: give --base, --tuned and --onto (or --diff and --onto).")
+    produced = open_folder(out, "output", stem="diff" if operation == "diff" else "model")
+    more, leaves = (0, 0) if plan is None else (plan.more_memory, plan.leaves)
+    pool = budget(running.memory_limit, running.workers, DEFAULT_MAX_MEMORY_PARSING, more, leaves)
+    faults = _compare_tables(manifest, produced)
+    with reading(produced) as reader:
+        faults += _compare_digests(manifest, produced, reader, pool)
+    faults += _compare_files(manifest, out, set(produced.files))
+    faults += in_a_folder(produced, manifest) if operation != "diff" else []
+    leaves = sum(leaf_count(tensor.nbytes) for tensor in produced.tensors.values())
+    if plan is None:
+        _stop_if(faults, out)
+        return Proof("integrity only", len(produced.tensors), leaves, 0)
+    faults += _compare_parents(manifest, plan)
+    faults += _compare_plans(manifest, plan)
+    faults += [
+        f"the header of {name} is not what these parents give"
+        for name, header in plan.layout.headers.items()
+        if name in produced.files and produced.files[name].header_digest != blake3(header[8:]).hexdigest()
+    ]
+    if plan.refusals:
+        _stop_if(faults, out)
+    plan = replace(plan, inputs=tuple(fetched(checkpoint) for checkpoint in plan.inputs))
+    with readers_by_role(plan.inputs) as readers, reading(produced) as reader:
+        digests = _digests_again(manifest, plan, readers, pool) if full else {}
+        faults += _compare_input_digests(manifest, digests)
+        if plan.operation == "diff" and manifest.get("base_sample", {}) != keep_base(plan, readers):
+            faults.append("the sample of the base in the manifest is not of this base")
+        results, recomputed, different = _recompute(plan, produced, reader, readers, pool, full, seed)
+        faults += different
+        if (
+            full
+            and manifest["operation"] == plan.operation
+            and recomputed == sum(leaf_count(slot.nbytes) for slot in plan.slots)
+        ):
+            faults += differences(manifest, _manifest_again(plan, manifest, results, readers, digests, pool))
+    _stop_if(faults, out)
+    if not full:
+        return Proof("sample", len(produced.tensors), leaves, recomputed)
+    known = OF_THAT_RUN if manifest["operation"] == plan.operation else (*OF_THAT_RUN, *OF_THAT_VECTOR)
+    return Proof("full", len(produced.tensors), leaves, recomputed, known)
+
+
+def _manifest_again(
+    plan: Plan,
+    manifest: Mapping[str, Any],
+    results: Results,
+    readers: Mapping[str, TensorReader],
+    digests: Mapping[str, Mapping[str, str]],
+    pool: Budget,
+) -> dict[str, Any]:
+    """The manifest as a run of today would write it from these parents."""
+    if plan.operation == "diff":
+        plan = replace(plan, extra={**plan.extra, "base_sample": manifest.get("base_sample")})
+    found = conclude(plan, look(plan), results, lost_difference(plan, results, readers))
+    return found.manifest(plan, plan.record(), results, measure_dropped(plan, readers), digests, pool, 0.0)
+
+
+def _plan_again(
+    manifest: Mapping[str, Any],
+    operation: str,
+    base: str | os.PathLike[str] | None,
+    tuned: str | os.PathLike[str] | None,
+    onto: str | os.PathLike[str] | None,
+    diffs: Sequence[str | os.PathLike[str]],
+) -> Plan | None:
+    """The plan as the manifest's choices and the given parents make it; None where no parents are given."""
+    from tuneport.diffvector.apply import plan_apply
+    from tuneport.diffvector.extract import plan_diff
+    from tuneport.diffvector.vector import open_diff
+
+    if not (base or tuned or onto or diffs):
+        return None
+    # Words tell of a model by its name: by the one that it had then, wherever it lies now.
+    called = {entry["role"]: entry["name"] for entry in manifest["inputs"]}
+    if diffs:
+        if operation != "apply" or onto is None:
+            raise UsageError("--diff goes with --onto, for an output of `tuneport apply`.")
+        scales = manifest.get("scales", [])
+        if len(scales) != len(diffs):
+            raise VerificationError(f"The output was made of {len(scales)} diff vector(s), {len(diffs)} are given.")
+        roles = ["diff"] if len(diffs) == 1 else [f"diff{i}" for i in range(1, len(diffs) + 1)]
+        vectors = [open_diff(spec, role, called.get(role)) for spec, role in zip(diffs, roles, strict=True)]
+        target = open_checkpoint(onto, "target", called.get("target"))
+        names = [name for vector in vectors for name in (*vector.entries, *vector.stored.tensors)]
+        with _following():
+            return plan_apply(vectors, scales, target, _choices_of(manifest, [*names, *target.tensors]))
+    if base is None or tuned is None or (onto is None and operation != "diff"):
+        raise UsageError("Give all of the parents: --base, --tuned and, for an output model, --onto.")
+    parents = open_checkpoint(base, "base", called.get("base")), open_checkpoint(tuned, "tuned", called.get("tuned"))
+    names = [name for parent in parents for name in (*parent.tensors, *weight_names(parent.tensors))]
+    if operation == "diff":
+        with _following():
+            return plan_diff(*parents, _choices_of(manifest, names))
+    assert onto is not None
+    target = open_checkpoint(onto, "target", called.get("target"))
+    scales = manifest.get("scales", [])
+    if operation == "apply" and len(scales) != 1:
+        raise UsageError(f"The output was made of {len(scales)} diff vectors; give each with --diff, and --onto.")
+    with _following():
+        choices = _choices_of(manifest, [*names, *target.tensors])
+        return plan_transfer(*parents, target, replace(choices, scale=scales[0]) if operation == "apply" else choices)
+
+
+@contextmanager
+def _following() -> Iterator[None]:
+    """Choices of a manifest that no run would take are its fault, not that of whoever verifies it."""
+    try:
+        yield
+    except UsageError as error:
+        raise VerificationError(f"The choices in the manifest cannot be followed: {error}") from None
+
+
+def _choices_of(manifest: Mapping[str, Any], names: Sequence[str]) -> Choices:
+    """The choices in the manifest, whose expressions are of whoever wrote it: they are tried with ``names`` first."""
+    try:
+        recorded = dict(manifest["plan"]["choices"])
+        try_expressions(list(_expressions(recorded)), ["", *names])
+        recorded["rules"] = tuple(Rule(rule["pattern"], rule["scale"]) for rule in recorded["rules"])
+        recorded["renames"] = tuple(
+            Rename(each["pattern"], each["replacement"]) for each in recorded.get("renames", ())
+        )
+        # What an earlier version did not ask is as it was then: the default.
+        return Choices(**{field.name: recorded[field.name] for field in fields(Choices) if field.name in recorded})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise VerificationError(f"The manifest does not hold the choices it was made by ({error!r}).") from None
+    except ExpressionError as error:
+        raise VerificationError(f"The choices in the manifest cannot be followed: {error}.") from None
+
+
+def _expressions(recorded: Mapping[str, Any]) -> Iterator[Expression]:
+    for each in recorded.get("renames", ()):
+        yield Expression("renames", each["pattern"], "sub", each["replacement"])
+    drop = recorded.get("drop") or ()
+    for each in recorded["rules"]:
+        yield Expression("rules", each["pattern"])
+    for pattern in [drop] if isinstance(drop, str) else drop:
+        yield Expression("drop", pattern)
+    for pattern in recorded.get("vocabulary_rules", {}):
+        yield Expression("vocabulary_rules", pattern)
+
+
+def _written_entries(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        for entry in manifest["tensors"]:
+            if entry["action"] != "dropped":
+                yield entry["name"], entry
+    except (KeyError, TypeError) as error:
+        raise VerificationError(f"The manifest's list of tensors is damaged ({error!r}).") from None
+
+
+def _compare_tables(manifest: Mapping[str, Any], produced: Checkpoint) -> list[str]:
+    faults, left = [], set(produced.tensors)
+    for name, entry in _written_entries(manifest):
+        if name not in produced.tensors:
+            faults.append(f"`{name}` is in the manifest, but not in the files")
+            continue
+        if name not in left:
+            faults.append(f"`{name}` is listed twice in the manifest")
+        left.discard(name)
+        tensor = produced.tensors[name]
+        if entry.get("dtype") != tensor.dtype or entry.get("shape") != list(tensor.shape):
+            faults.append(
+                f"`{name}` is {tensor.dtype} {list(tensor.shape)}, the manifest says {entry.get('dtype')} "
+                f"{entry.get('shape')}"
+            )
+    return faults + [f"`{name}` is in the files, but not in the manifest" for name in sorted(left)]
+
+
+def _compare_digests(
+    manifest: Mapping[str, Any], produced: Checkpoint, reader: TensorReader, pool: Budget
+) -> list[str]:
+    names = list(produced.tensors)
+    tensors = LazySequence(len(names), lambda number: (produced.tensors[names[number]], reader))
+    digests = tensor_digests(tensors, pool, "digests")
+    places = {name: place for place, name in enumerate(names)}
+    return [
+        f"`{name}` has the digest {digest}, the manifest says {entry.get('digest')}"
+        for name, entry in _written_entries(manifest)
+        if name in places and entry.get("digest") != (digest := digests[places[name]])
+    ]
+
+
+def _compare_files(manifest: Mapping[str, Any], out: Path, shards: set[str]) -> list[str]:
+    recorded = manifest.get("files", {})
+    faults = compare_entries(recorded, {*shards, MANIFEST}, out)
+    if recorded.get(CARD) != _digest_of_card(manifest):
+        faults.append(f"{CARD} is not the one that the manifest gives")
+    return faults
+
+
+def _digest_of_card(manifest: Mapping[str, Any]) -> str | None:
+    try:
+        return blake3(render_card(manifest)).hexdigest()
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return None  # a manifest of another form gives no card
+
+
+def _compare_parents(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
+    """Whether the given parents have the headers of those the manifest names, role by role."""
+    recorded = manifest.get("plan", {}).get("inputs", {})
+    faults = []
+    for checkpoint in plan.inputs:
+        files = recorded.get(checkpoint.role, {}).get("files")
+        given = {file.name: {"size": file.size, "header": file.header_digest} for file in checkpoint.files.values()}
+        if files is None:
+            continue  # an output of apply, proved from base and tuned: the manifest names the diff vector only
+        wanted = {name: {"size": entry.get("size"), "header": entry.get("header")} for name, entry in files.items()}
+        if given != wanted:
+            faults.append(f"{checkpoint.role} {checkpoint.label} is not the one this was made from: its files differ")
+    return faults
+
+
+def _compare_plans(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
+    faults = [f"these parents would be refused: {reason}" for reason in plan.refusals]
+    numbers = {slot.name: number for number, slot in enumerate(plan.slots)}
+    for name, entry in _written_entries(manifest):
+        number = numbers.pop(name, None)
+        if number is None:
+            faults.append(f"`{name}` is in the output, but not in what these parents give")
+            continue
+        task = plan.tasks[number]
+        scale = None if task.line.fate == "copied" else task.scales[0] if len(task.scales) == 1 else list(task.scales)
+        for field, wanted in (
+            ("action", task.line.fate),
+            ("shape", list(task.slot.shape)),
+            ("dtype", task.slot.dtype),
+            ("scale", scale),
+        ):
+            if entry.get(field) != wanted:
+                faults.append(
+                    f"`{name}`: {field} is {entry.get(field)!r} in the manifest, these parents give {wanted!r}"
+                )
+    faults += [f"`{name}` is missing" for name in numbers]
+    recorded = manifest.get("files", {})
+    for name, digest in plan.sidecar_digests().items():
+        if recorded.get(name) != digest:
+            faults.append(f"{name} is not what these parents give")
+    return faults + _compare_words(manifest, plan)
+
+
+def _compare_words(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
+    """What the manifest says in words."""
+    if manifest["operation"] != plan.operation:
+        return []  # an output of apply, proved from base and tuned: its words name the diff vector
+    wanted = {
+        "formula": plan.formula,
+        "decisions": [asdict(decision) for decision in plan.decisions],
+        "config_differences": [asdict(difference) for difference in plan.differences],
+    }
+    said = as_json(wanted)
+    return [
+        f"{field} in the manifest is not what these parents give"
+        for field in said
+        if manifest.get(field) != said[field]
+    ]
+
+
+def _digests_again(
+    manifest: Mapping[str, Any], plan: Plan, readers: Mapping[str, TensorReader], pool: Budget
+) -> dict[str, Mapping[str, str]]:
+    """Digests of the inputs, where the manifest has them."""
+    asked = plan.choices.digest_inputs or any("tensors" in entry for entry in manifest["inputs"])
+    return input_digests(replace(plan, choices=replace(plan.choices, digest_inputs=asked)), readers, pool)
+
+
+def _compare_input_digests(manifest: Mapping[str, Any], given: Mapping[str, Mapping[str, str]]) -> list[str]:
+    recorded = {entry["role"]: entry["tensors"] for entry in manifest["inputs"] if "tensors" in entry}
+    return [
+        f"{role}: `{name}` is not the tensor this was made from"
+        for role, digests in recorded.items()
+        for name, digest in digests.items()
+        if role in given and given[role].get(name) != digest
+    ]
+
+
+def _recompute(
+    plan: Plan,
+    produced: Checkpoint,
+    reader: TensorReader,
+    readers: Mapping[str, TensorReader],
+    pool: Budget,
+    full: bool,
+    seed: int,
+) -> tuple[Results, int, list[str]]:
+    """The results of the leaves that were computed again, how many these are, and what is different on disk."""
+    results = Results(plan.tasks, plan.slots)
+    there = [
+        number for number, slot in enumerate(plan.slots) if _is_there(slot, produced)
+    ]  # what is missing was told before
+    counts = [results.leaves(number) for number in there]
+    places = range(sum(counts))
+    begins = dict(zip(there, itertools.accumulate(counts, initial=0), strict=False))
+    chosen = places if full else set(random.Random(seed).sample(places, min(SAMPLE, len(places))))
+    different: dict[str, int] = {}
+    lock = threading.Lock()
+
+    def do(number: int, task: OutputTask, leaf: int, space: Workspace) -> bool:
+        if number not in begins or begins[number] + leaf not in chosen:
+            return True
+        itemsize, sums, hasher, bad = DTYPES[task.slot.dtype].itemsize, no_sums(), blake3(), 0
+        for start, stop, origin in leaf_pieces(task, leaf, pool.piece):
+            content, count = task.recipe.piece(start, stop, origin, readers, space, sums)
+            hasher.update(content)
+            bad += count
+            written = space.buffer("written", len(content))
+            reader.read_into(produced.tensors[task.slot.name], start * itemsize, written)
+            if written != content:
+                first = next(i for i, (one, other) in enumerate(zip(written, content, strict=True)) if one != other)
+                with lock:
+                    found = start + first // itemsize
+                    different[task.slot.name] = min(found, different.get(task.slot.name, found))
+        results.put(number, leaf, LeafRecord(hasher.digest(), tuple(sums.tolist()), bad))
+        return True
+
+    run_leaves(plan.tasks, do, pool.workers, Progress("recompute", sum(slot.nbytes for slot in plan.slots)))
+    return (
+        results,
+        len(chosen),
+        [f"`{name}`: element {element} is not what the parents give" for name, element in sorted(different.items())],
+    )
+
+
+def _is_there(slot: StoredTensor, produced: Checkpoint) -> bool:
+    tensor = produced.tensors.get(slot.name)
+    return tensor is not None and (tensor.dtype, tensor.shape) == (slot.dtype, slot.shape)
+
+
+def _stop_if(faults: list[str], out: Path) -> None:
+    if faults:
+        raise VerificationError(f"{out} is not what it should be:{listing(faults)}")

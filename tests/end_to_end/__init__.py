@@ -1,0 +1,1 @@
+"""Layouts of real model families, through the real engine and command line."""

@@ -1,0 +1,396 @@
+"""`--push-to` against a Hub on the loopback interface, by the command line in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import tiny_checkpoints as tiny
+from support.command_results import Cli, Ran
+from support.pushing_hub import TOKEN, PushingHub, account
+
+from tuneport.errors import UsageError
+from tuneport.output.replacing import weights_or_sidecar
+from tuneport.publishing.commit import check_name
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A Hub that takes pushes, three models to carry, and the command line that knows only this Hub."""
+
+    hub: PushingHub
+    made: tiny.Trio
+    root: Path
+
+    @property
+    def out(self) -> Path:
+        return self.root / "out"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return self.hub.environment(self.root / "hf", **{"HF_TOKEN": TOKEN, **more})
+
+    def __call__(self, *arguments: str | Path, **more: str) -> Ran:
+        command = [sys.executable, "-m", "tuneport", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, env=self.environment(**more), timeout=120, check=False)
+        return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def transfer(self, *more: str, **environment: str) -> Ran:
+        return self(*self.made.flags(self.out, *more), **environment)
+
+    def refused(self, *more: str, **environment: str) -> str:
+        """What a push says that ends in words; no commit comes of it."""
+        before = dict(self.hub.heads)
+        done = self.transfer(*more, **environment)
+        assert done.status == 1 and "Traceback" not in done.err, done.err
+        assert self.hub.heads == before
+        return done.err
+
+    def sent(self) -> list[str]:
+        """Large files that were sent, in order."""
+        return [request.path for request in self.hub.requests if request.path.startswith("/store/")]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tiny.Trio:
+    return tiny.trio(tmp_path_factory.mktemp("models"), shards=(1, 1, 1))
+
+
+@pytest.fixture
+def shop(made: tiny.Trio, tmp_path: Path) -> Iterator[Shop]:
+    with PushingHub(root=tmp_path / "hub") as hub:
+        yield Shop(hub, made, tmp_path)
+
+
+def without_the_hubs_own(folder: Path) -> dict[str, str]:
+    found = tiny.contents(folder)
+    assert found.pop(".gitattributes")
+    return found
+
+
+def test_a_transfer_is_pushed_when_it_is_whole_and_comes_back_byte_for_byte(shop: Shop, made: tiny.Trio) -> None:
+    done = shop.transfer("--push-to", "org/carried", "--json")
+    assert done.status == 0, done.err
+    told = done.json()["published"]
+    assert told["repo"] == "org/carried" and told["url"] == f"{shop.hub.url}/org/carried"
+    assert told["commit"] == shop.hub.heads["org/carried"] and told["commit"] in told["commit_url"]
+    assert told["replaced"] is None and told["unchanged"] is False and done.err == ""
+    assert told["files"] == sorted(tiny.contents(shop.out)) and told["bytes"] == sum(
+        path.stat().st_size for path in shop.out.iterdir()
+    )
+    assert without_the_hubs_own(shop.hub.main("org/carried")) == tiny.contents(shop.out)
+    first, last = shop.hub.history["org/carried"]
+    assert "tuneport transfer: target + (tuned − base)" in last["summary"] and first["summary"] == "initial commit"
+    stores = [request.authorization for request in shop.hub.requests if request.path.startswith("/store/")]
+    assert stores == [None]  # the store of large files is another host
+
+    described = shop("inspect", "org/carried", "--json", HF_TOKEN="")
+    assert described.status == 0, described.err
+    assert described.json()["revision"] == told["commit"]
+    # The published model is a tuned model like any other: carrying it back gives what carrying the folder back gives.
+    back = ["--base", str(made.target), "--onto", str(made.base)]
+    for tuned, out in (("org/carried", "from-hub"), (str(shop.out), "from-folder")):
+        carried = shop("transfer", "--tuned", tuned, *back, "--out", shop.root / out, HF_TOKEN="")
+        assert carried.status == 0, carried.err
+    tiny.assert_same(tiny.read_weights(shop.root / "from-hub"), tiny.read_weights(shop.root / "from-folder"))
+    snapshot = next((shop.root / "hf").rglob(f"snapshots/{told['commit']}"))
+    fetched = tiny.contents(snapshot)
+    assert "model.safetensors" in fetched and fetched.items() <= tiny.contents(shop.out).items()
+
+
+def test_a_folder_that_is_there_already_is_published_and_twice_is_once(shop: Shop) -> None:
+    assert shop.transfer().status == 0
+    first = shop.transfer("--push-to", "org/carried")
+    assert first.status == 0 and "already done" in first.out and f"{shop.hub.url}/org/carried: published" in first.out
+    commits = list(shop.hub.history["org/carried"])
+    again = shop.transfer("--push-to", "org/carried", "--json")
+    assert again.json()["published"]["unchanged"] is True
+    assert shop.hub.history["org/carried"] == commits and len(shop.sent()) == 1
+
+
+def test_a_later_push_replaces_an_earlier_one_file_by_file(shop: Shop) -> None:
+    assert shop.transfer("--push-to", "me/carried", "--shard-size", "300").status == 0
+    shards = {path.name for path in shop.out.glob("model*")}
+    assert len(shards) > 2
+    first = shop.hub.heads["me/carried"]
+    shop.hub.make("me/carried", {**_bytes(shop.out), "plot.png": b"of somebody's"})
+    dry = shop.transfer("--overwrite", "--push-to", "me/carried", "--dry-run")
+    assert "an earlier push of tuneport (transfer: target + (tuned − base))" in dry.out
+    done = shop.transfer("--overwrite", "--push-to", "me/carried", "--json")
+    assert done.status == 0, done.err
+    told = done.json()["published"]
+    assert set(told["removed"]) == shards and told["kept"] == ["plot.png"] and told["replaced"] not in (None, first)
+    left = without_the_hubs_own(shop.hub.main("me/carried"))
+    assert left.pop("plot.png") and left == tiny.contents(shop.out)
+
+
+def test_what_tuneport_did_not_push_is_replaced_only_when_asked(shop: Shop) -> None:
+    shop.hub.make("me/other", {"config.json": b"{}", "model.safetensors": b"a year of work", "README.md": b"mine"})
+    told = shop.refused("--push-to", "me/other")
+    assert "me/other holds files that tuneport did not push" in told and "--push-overwrite" in told
+    assert "model.safetensors" in told and not shop.out.exists()  # known before the work
+    shop.hub.make("me/liar", {"tuneport.json": b'{"format": "something/1"}'})
+    assert "did not push" in shop.refused("--push-to", "me/liar")
+    done = shop.transfer("--push-to", "me/other", "--push-overwrite")
+    assert done.status == 0, done.err
+    assert without_the_hubs_own(shop.hub.main("me/other")) == tiny.contents(shop.out)
+
+
+def test_a_card_that_was_edited_on_the_hub_is_not_lost(shop: Shop) -> None:
+    assert shop.transfer("--push-to", "me/carried").status == 0
+    shop.hub.make("me/carried", {**_bytes(shop.out), "README.md": b"---\nlicense: mit\n---\nbetter words"})
+    told = shop.refused("--overwrite", "--scale", "0.5", "--push-to", "me/carried")
+    assert "README.md was edited at" in told and "--push-overwrite" in told
+
+
+def test_an_empty_repository_is_filled_and_keeps_its_place(shop: Shop) -> None:
+    shop.hub.make("org/empty")
+    dry = shop.transfer("--push-to", "org/empty", "--dry-run", "--json")
+    assert dry.json()["push"] == {
+        "repo": "org/empty",
+        "url": f"{shop.hub.url}/org/empty",
+        "holds": "a repository that is empty",
+        "replaces": None,
+    }
+    assert shop.transfer("--push-to", "org/empty").status == 0
+    assert without_the_hubs_own(shop.hub.main("org/empty")) == tiny.contents(shop.out)
+
+
+def test_a_dry_run_says_where_to_and_sends_nothing(shop: Shop) -> None:
+    dry = shop.transfer("--push-to", "org/carried", "--dry-run")
+    assert dry.status == 0 and f"would be pushed to {shop.hub.url}/org/carried (a new repository)" in dry.out
+    assert not shop.out.exists() and not shop.hub.repositories
+    assert {request.method for request in shop.hub.requests} == {"GET"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["carried", "a/b/c", "org/na me", "org/", "/abs", "./here", "org/x--y", "org/..", "org/x.git", "org/x@v2", "ö/x"],
+)
+def test_a_bad_name_is_told_before_anything_is_asked_or_done(name: str) -> None:
+    with pytest.raises(UsageError, match="ORG/NAME"):
+        check_name(name)
+
+
+def test_a_bad_name_is_wrong_usage_also_in_a_dry_run(cli: Cli, made: tiny.Trio, tmp_path: Path) -> None:
+    for more in ([], ["--dry-run"]):
+        done = cli(*made.flags(tmp_path / "out", "--push-to", "no-owner", *more))
+        assert done.status == 2 and "ORG/NAME" in done.err and not (tmp_path / "out").exists()
+    done = cli(*made.flags(tmp_path / "out", "--push-overwrite"))
+    assert done.status == 2 and "--push-to" in done.err
+
+
+def test_of_several_processes_only_the_first_one_pushes(
+    cli: Cli, made: tiny.Trio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = made.flags(tmp_path / "out", "--push-to", "me/carried")
+    done = cli(*flags)
+    assert done.status == 1 and "offline mode is on" in done.err and not (tmp_path / "out").exists()
+    monkeypatch.setenv("RANK", "1")
+    done = cli(*flags, "--json")
+    assert done.status == 0 and "published" not in done.json()
+
+
+@given(st.text("aZ9._-/@ é", max_size=14) | st.from_regex(r"[a.-]{0,3}/[a.-]{0,4}(\.git)?", fullmatch=True))
+def test_a_name_is_taken_just_where_the_hubs_own_client_takes_it(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        check_name(name)
+        taken = True
+    except UsageError:
+        taken = False
+    try:
+        validate_repo_id(name)
+        taken_there = name.count("/") == 1
+    except HFValidationError:
+        taken_there = False
+    assert taken == taken_there
+
+
+def test_what_stands_against_a_push_is_told_before_the_work(shop: Shop) -> None:
+    shop.hub.accounts |= {
+        "hf_" + "r" * 34: account("me", "org", role="read"),
+        "hf_" + "s" * 34: account("stranger", "elsewhere"),
+    }
+    cases = (
+        ({"HF_TOKEN": ""}, "there is no token"),
+        ({"HF_TOKEN": "hf_" + "z" * 34}, "does not accept the token"),
+        ({"HF_TOKEN": "hf_" + "r" * 34}, "the token may read only"),
+        ({"HF_TOKEN": "hf_" + "s" * 34}, "Push to one of: stranger/carried, elsewhere/carried"),
+        ({"HF_HUB_OFFLINE": "1"}, "offline mode is on"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached"),
+    )
+    for environment, words in cases:
+        told = shop.refused("--push-to", "org/carried", **environment)
+        assert words in told and "--push-to org/carried" in told, told
+        assert not shop.out.exists()
+        assert environment.get("HF_TOKEN", "") not in told or not environment.get("HF_TOKEN")
+
+
+def test_a_push_that_fails_leaves_the_finished_folder_and_says_so(shop: Shop) -> None:
+    shop.hub.make("org/carried")
+    refuse = {"PUT": (403, b"{}")}
+    shop.hub.before = lambda method, path: refuse.get(method)
+    told = shop.refused("--push-to", "org/carried")
+    assert "may not write there (403)" in told and f"{shop.out} is finished; the same command publishes it" in told
+    refuse.clear()
+    refuse["POST"] = (413, b'{"error": "too large"}')
+    assert "the Hub answered 413" in shop.refused("--push-to", "org/carried")
+    refuse.clear()
+    assert shop.transfer("--push-to", "org/carried").status == 0
+
+
+def test_somebody_elses_push_in_the_same_moment_is_not_overwritten(shop: Shop) -> None:
+    shop.hub.make("org/carried")
+
+    def meanwhile(method: str, path: str) -> None:
+        if path.endswith("/preupload/main"):
+            shop.hub.before = lambda method, path: None
+            shop.hub.make("org/carried", {"model.safetensors": b"theirs"})
+
+    shop.hub.before = meanwhile
+    done = shop.transfer("--push-to", "org/carried")
+    assert done.status == 1 and "somebody else changed the repository meanwhile" in done.err
+    assert (shop.hub.main("org/carried") / "model.safetensors").read_bytes() == b"theirs"
+
+
+def test_a_damaged_output_is_not_published(shop: Shop) -> None:
+    assert shop.transfer().status == 0
+    path = shop.out / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    told = shop.refused("--push-to", "org/carried")
+    assert "has the digest" in told and not shop.hub.repositories
+    content[-1] ^= 1
+    path.write_bytes(content)
+    (shop.out / "notes.txt").write_text("not to be published")
+    assert "notes.txt is in the folder, but not in the manifest" in shop.refused("--push-to", "org/carried")
+
+
+def test_a_push_that_is_killed_goes_on_and_sends_nothing_twice(shop: Shop) -> None:
+    assert shop.transfer("--shard-size", "300").status == 0
+    arrived: list[str] = []
+    hold = {"on": True}
+
+    def stuck(method: str, path: str) -> tuple[int, bytes] | None:
+        if method != "PUT":
+            return None
+        arrived.append(path)
+        if len(arrived) <= 2:
+            return None
+        while hold["on"]:  # two arrive, the others hang until the client is dead
+            time.sleep(0.01)
+        return 503, b"{}"
+
+    shop.hub.before = stuck
+    flags = shop.made.flags(shop.out, "--shard-size", "300", "--push-to", "org/carried")
+    command = [sys.executable, "-m", "tuneport", *flags]
+    process = subprocess.Popen(command, env=shop.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _until(lambda: len(arrived) > 2 and len(list((shop.root / "hub" / "store").glob("*[!w]"))) >= 2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    shards = sorted(path.name for path in shop.out.glob("*.safetensors"))
+    assert len(shards) > 3
+    assert set(tiny.contents(shop.hub.main("org/carried"))) == {".gitattributes"}  # nothing half
+    stored = {f"/store/{path.name}" for path in (shop.root / "hub" / "store").iterdir()}
+    hold["on"] = False
+    shop.hub.before = lambda method, path: None
+    before = len(shop.hub.requests)
+    done = shop.transfer("--shard-size", "300", "--push-to", "org/carried")
+    assert done.status == 0, done.err
+    again = {r.path for r in shop.hub.requests[before:] if r.method == "PUT"}
+    assert again and not again & stored
+    assert without_the_hubs_own(shop.hub.main("org/carried")) == tiny.contents(shop.out)
+
+
+def test_an_apply_is_pushed_and_so_is_a_diff_vector_from_python(shop: Shop, made: tiny.Trio) -> None:
+    delta = shop.root / "delta"
+    assert shop("diff", "--base", made.base, "--tuned", made.tuned, "--out", delta).status == 0
+    done = shop("apply", delta, "--onto", made.target, "--out", shop.out, "--push-to", "me/applied")
+    assert done.status == 0, done.err
+    assert without_the_hubs_own(shop.hub.main("me/applied")) == tiny.contents(shop.out)
+    code = f"import tuneport; print(tuneport.publish({str(delta)!r}, 'me/delta').commit)"
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=shop.environment(), capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip() == shop.hub.heads["me/delta"]
+    assert without_the_hubs_own(shop.hub.main("me/delta")) == tiny.contents(delta)
+
+
+def test_a_fine_tuning_is_pushed_with_its_records_and_nothing_else(shop: Shop, made: tiny.Trio) -> None:
+    tuned = _as_a_fine_tuning(made.tuned, shop.root / "tuned")
+    publish = f"import tuneport; print(tuneport.publish({str(tuned)!r}, 'me/tuned'))"
+
+    def run() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", publish]
+        return subprocess.run(command, env=shop.environment(), capture_output=True, text=True, check=False)
+
+    (tuned / "diary.txt").write_text("of a person")
+    assert "diary.txt" in run().stderr and not shop.hub.repositories
+    (tuned / "diary.txt").unlink()
+    assert run().returncode == 0
+    assert without_the_hubs_own(shop.hub.main("me/tuned")) == tiny.contents(tuned)
+    assert shop.hub.history["me/tuned"][-1]["summary"] == "tuneport tune: sft of base, 4 steps"
+    assert "holds this already" in run().stdout
+
+
+def test_a_folder_that_is_not_of_tuneport_or_not_finished_is_not_published(made: tiny.Trio, tmp_path: Path) -> None:
+    import tuneport
+    from tuneport.errors import OutputError
+
+    with pytest.raises(OutputError, match="no finished folder of tuneport"):
+        tuneport.publish(made.base, "me/base")
+    tuned = _as_a_fine_tuning(made.tuned, tmp_path / "tuned")
+    (tuned / "tune.json").write_text("{}")
+    with pytest.raises(OutputError, match="is damaged"):
+        tuneport.publish(tuned, "me/tuned")
+
+
+def _as_a_fine_tuning(model: Path, folder: Path) -> Path:
+    """A model folder with the records of `tune` beside it (tests/test_tutorial.py pushes what `tune` really wrote)."""
+    shutil.copytree(model, folder)
+    plan = {"format": "tuneport-tune/1", "model": {"name": "base", "revision": None}, "recipe": {"recipe": "sft"}}
+    (folder / "tune.json").write_text(json.dumps({"plan": plan, "outcome": {"steps": 4}}))
+    for name in ("log.jsonl", "tune-hashes.txt"):
+        (folder / name).write_text("")
+    return folder
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _until(true: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("preprocessor_config.json", True),
+        ("1_Pooling/config.json", True),
+        ("modules.json", True),
+        ("model-00001-of-00002.safetensors", True),
+        ("2_Dense/model.safetensors", False),
+        ("x/preprocessor_config.json", False),
+        ("modeling_x.py", False),
+        ("optimizer.pt", False),
+    ],
+)
+def test_a_fine_tunings_folder_may_hold_what_is_read_beside_weights_and_nothing_else(name: str, known: bool) -> None:
+    assert weights_or_sidecar(name) is known

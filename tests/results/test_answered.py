@@ -1,0 +1,41 @@
+"""The file of examples beside a record, read back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tuneport.results.answered import Answered, answered
+
+
+def test_each_task_has_its_examples_in_order_with_their_weights() -> None:
+    found = answered(
+        [
+            {"task": "sums", "id": 1, "score": 1.0},
+            {"task": "texts", "id": "a", "score": 2.0, "weight": 3.0},
+            {"task": "sums", "id": 2, "score": 0.0},
+            {"task": "texts", "id": "b", "score": 4.0, "weight": 1.0},
+        ]
+    )
+    assert list(found) == ["sums", "texts"]
+    assert found["sums"].ids == ("1", "2") and found["sums"].right_or_wrong
+    assert found["texts"].value == (3 * 2.0 + 1 * 4.0) / 4 and not found["texts"].right_or_wrong
+
+
+BEYOND = [
+    {"task": "t", "id": 2, "score": 1, "weight": 1} | {name: value}
+    for name in ("score", "weight")
+    for value in (10**400, float("nan"), float("inf"), [1])
+]
+
+
+@pytest.mark.parametrize("line", [{}, {"task": "t", "id": 2}, {"task": "t", "id": 2, "score": "high"}, *BEYOND])
+def test_a_line_that_is_no_example_is_passed_over(line: dict[str, object]) -> None:
+    assert answered([{"task": "t", "id": 1, "score": 0.5}, line])["t"].ids == ("1",)
+
+
+def test_two_models_are_alike_where_examples_order_and_weights_are() -> None:
+    one = Answered(("a", "b"), np.array([0.0, 1.0]), np.array([1.0, 1.0]))
+    assert one.like(Answered(("a", "b"), np.array([1.0, 1.0]), np.array([1.0, 1.0])))
+    assert not one.like(Answered(("b", "a"), one.scores, one.weights))
+    assert not one.like(Answered(("a", "b"), one.scores, np.array([2.0, 1.0])))

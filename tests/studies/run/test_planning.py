@@ -1,0 +1,371 @@
+"""What of a study is done, and why something is to be done again; what it costs; `--dry-run` and `inspect`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from support import tiny_checkpoints as tiny
+from support.command_results import Cli
+from support.declared_studies import EVALUATE, TUNE, declared, graph_of, named, paper, versions
+
+from studies.graph.test_build import LAB, LAB_EVALUATE, LAB_TUNE, STUDIES
+from tuneport.errors import UsageError
+from tuneport.studies.file.study_file import read_study
+from tuneport.studies.graph.graph import Graph, Step
+from tuneport.studies.run import step_records
+from tuneport.studies.run.cost import Estimates
+from tuneport.studies.run.describe import in_words, rehearse
+from tuneport.studies.run.planning import chosen, of_families, plan
+from tuneport.studies.run.store_at import open_store
+
+
+def put(out: Path, step: Step, outcome: str = "done", **more: Any) -> None:
+    """A step's folder as it stands when the step has ended."""
+    folder = out / "steps" / step.folder
+    folder.mkdir(parents=True)
+    (folder / "made").write_text("x")
+    outputs = {"made": {"size": 1, "blake3": "0"}}
+    record = step_records.ended(step, outcome, outputs=outputs, seconds=2.0, **more)  # type: ignore[arg-type]
+    (folder / "record.json").write_bytes(record.content())
+
+
+def states(graph: Graph, out: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
+    return {one.step.name: (one.state, one.why) for one in plan(graph, open_store(out))}
+
+
+DO = 'transfer = [["M4", "M5"]]'
+
+
+def test_a_step_is_done_once_its_record_and_its_outputs_are_there(tmp_path: Path) -> None:
+    graph = graph_of(paper(DO))
+    assert {state for state, _ in states(graph, tmp_path).values()} == {"to do"}
+    for step in graph:
+        put(tmp_path, step)
+    assert set(states(graph, tmp_path).values()) == {("done", ())}
+    step = named(graph, "tune FT(M4)")
+    (tmp_path / "steps" / step.folder / "made").write_text("longer")
+    assert states(graph, tmp_path)["tune FT(M4)"] == ("again", ("its outputs are not as they were: made",))
+
+
+def test_a_failed_step_is_to_do_and_says_what_happened(tmp_path: Path) -> None:
+    graph = graph_of(paper(DO))
+    put(tmp_path, named(graph, "tune FT(M4)"), "failed", error="the loss is nan")
+    assert states(graph, tmp_path)["tune FT(M4)"] == ("to do", ("failed before: the loss is nan",))
+
+
+def test_what_changed_is_shown_field_by_field_and_what_stands_on_it_names_its_parent(tmp_path: Path) -> None:
+    before = paper(DO)
+    for step in graph_of(before):
+        put(tmp_path, step)
+    slower = declared(versions(), TUNE + "learning-rate = 1e-6\n", EVALUATE, f"[do]\n{DO}")
+    found = states(graph_of(slower), tmp_path)
+    assert found["tune FT(M4)"] == ("again", ("recipe.learning_rate (then 5e-06, now 1e-06)",))
+    assert found["transfer M5 + Δ(M4)"] == ("again", ("tuned (tune FT(M4), which is made anew)",))
+    assert found["evaluate M4"] == ("done", ())
+    other = declared(
+        versions(["M1", "M2", "M3", "M4"]),
+        TUNE,
+        EVALUATE,
+        '[[version]]\nname = "M5"\nmodel = "org/new@a"',
+        f"[do]\n{DO}",
+    )
+    found = states(graph_of(other), tmp_path)
+    assert found["transfer M5 + Δ(M4)"] == ("again", ('target.given (then "org/model@M5", now "org/new@a")',))
+    assert found["tune FT(M4)"][0] == "done", "nothing of it changed"
+
+
+def test_a_study_of_which_only_a_part_is_asked_for_takes_what_that_stands_on() -> None:
+    graph = graph_of(paper(DO))
+    names = {step.name for step in graph if step.identity in chosen(graph, only=["M5 + Δ(M4)"])}
+    assert names == {"tune FT(M4)", "transfer M5 + Δ(M4)", "evaluate M5 + Δ(M4)"}
+    assert len(chosen(graph, only=["evaluate M*"])) == 6 + 2, (
+        "those of M1 to M5, and of M5 + Δ(M4), which stands on two"
+    )
+    with pytest.raises(UsageError, match=r"'FT\(M7\)': no step or model has this name. Did you mean 'FT\(M"):
+        chosen(graph, only=["FT(M7)"])
+    lab = graph_of(declared(LAB, LAB_TUNE, LAB_EVALUATE, head="families = [1, 2]"))
+    assert len({step.identity for step in lab if step.kind == "family"}) == 2
+
+
+def test_a_part_is_asked_for_by_its_very_name_whatever_letters_it_has_and_only_a_star_stands_for_others() -> None:
+    names = ["M[1]", "M?", "M*", "M1", "MX"]
+    five = "".join(f'[[version]]\nname = "{name}"\nmodel = "org/model-{at}"\n' for at, name in enumerate(names))
+    graph = graph_of(declared(five, TUNE, EVALUATE, '[do]\ntransfer = [["M[1]", "MX"]]'))
+
+    def asked(pattern: str) -> set[str]:
+        return {step.name for step in graph if step.identity in chosen(graph, only=[pattern])}
+
+    assert asked("transfer MX + Δ(M[1])") == {"tune FT(M[1])", "transfer MX + Δ(M[1])"}
+    assert asked("evaluate M?") == {"evaluate M?"}
+    assert asked("evaluate M*") == {"evaluate M*"}, "a name that is there is no pattern"
+    assert asked("transfer *[1])") == asked("transfer MX + Δ(M[1])")
+    with pytest.raises(UsageError, match="no step or model has this name"):
+        chosen(graph, only=["evaluate M[1X]"])
+
+
+def test_families_can_be_asked_for_that_the_file_does_not_name() -> None:
+    study = declared(LAB, LAB_TUNE, LAB_EVALUATE, head="families = [1, 2]")
+    of_one = graph_of(of_families(study, [7]))
+    assert {step.choices["seed"] for step in of_one if step.kind == "family"} == {7}
+    assert len(of_one) == len(graph_of(study)) / 2
+    assert of_families(study, []) is study
+    with pytest.raises(UsageError, match="comes from the lab"):
+        of_families(paper(DO), [1])
+    with pytest.raises(UsageError, match="from 0 on"):
+        of_families(study, [-1])
+
+
+COST = """
+[cost]
+gpu = "A100"
+flops = 300e12
+utilisation = 0.5
+gpus = 2
+tokens-per-example = 1000
+questions = 500
+tokens-per-question = 200
+"""
+
+
+def test_costs_are_those_of_the_formula() -> None:
+    study = declared(versions(more="parameters = 2e9"), TUNE, EVALUATE, f"[do]\n{DO}\n", COST)
+    graph = graph_of(study)
+    estimates = Estimates(study, graph)
+    tune = estimates.of(named(graph, "tune FT(M4)"))
+    assert tune.disk == 4_000_000_000, "two bytes a parameter, as the Hub's models are taken to have"
+    assert tune.gpu_hours == pytest.approx(6 * 2e9 * (100 * 8 * 1000) / (300e12 * 0.5) / 3600)
+    moved = estimates.of(named(graph, "transfer M5 + Δ(M4)"))
+    assert (moved.disk, moved.gpu_hours) == (4_000_000_000, 0)
+    scored = estimates.of(named(graph, "evaluate M5"))
+    assert scored.disk == 0 and scored.gpu_hours == pytest.approx(2 * 2e9 * 500 * 200 / (300e12 * 0.5) / 3600)
+    total = estimates.total(graph)
+    assert total["disk"] == 6 * 4_000_000_000
+    assert total["gpu_hours"] == pytest.approx(5 * tune.gpu_hours + 11 * scored.gpu_hours)
+    assert total["days"] == pytest.approx(total["gpu_hours"] / 2 / 24)
+    assert estimates.to_fetch() == 5 * 4_000_000_000
+
+
+def test_questions_in_files_are_counted_and_each_point_of_a_curve_asks_them(tmp_path: Path) -> None:
+    rows = "".join(f'{{"prompt": "{n} + 1 =", "answer": "{n + 1}"}}\n' for n in range(7))
+    (tmp_path / "validation.jsonl").write_text(rows)
+    asked = EVALUATE + 'validation = ["validation.jsonl"]\n'
+    tuned = TUNE + "eval-every = 30\n"
+    parts = (versions(more="parameters = 2e9"), tuned, asked, f"[do]\n{DO}\n", COST)
+    study = declared(*parts, folder=tmp_path)
+    estimates, graph = Estimates(study, graph_of(study)), graph_of(study)
+    question = 2 * 2e9 * 200 / (300e12 * 0.5) / 3600
+    assert estimates.of(named(graph, "evaluate M4, start of a curve")).gpu_hours == pytest.approx(7 * question)
+    assert estimates.of(named(graph, "evaluate M4")).gpu_hours == pytest.approx(500 * question)
+    few = declared(*parts[:2], asked + "limit = 3\n", *parts[3:], folder=tmp_path)
+    start = named(graph_of(few), "evaluate M4, start of a curve")
+    assert Estimates(few, graph_of(few)).of(start).gpu_hours == pytest.approx(7 * question), "a curve knows no limit"
+    limited = '[evaluate]\ntasks = ["validation.jsonl"]\nlimit = 3\n'
+    tests = declared(parts[0], TUNE, limited, parts[3], COST, folder=tmp_path)
+    (step,) = [step for step in graph_of(tests) if step.name == "evaluate M4"]
+    assert Estimates(tests, graph_of(tests)).of(step).gpu_hours == pytest.approx(3 * question)
+    without = 6 * 2e9 * (100 * 8 * 1000) / (300e12 * 0.5) / 3600
+    assert estimates.of(named(graph, "tune FT(M4)")).gpu_hours == pytest.approx(without + 4 * 7 * question)
+
+
+def test_a_path_costs_all_of_its_points_those_set_later_and_those_beyond_too(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"text": "one and one"}\n')
+    both = '[paths]\ntext = ["texts.jsonl"]\ndata = ["texts.jsonl"]\npoints = 5\nrefine = 2\n'
+    parts = (both, '[do]\npaths = [["M1", "M2"]]\n', COST + "tokens-per-path = 100\n")
+    study = declared(versions(["M1", "M2"], "parameters = 2e9"), TUNE, *parts, folder=tmp_path)
+    graph = graph_of(study)
+    estimates = Estimates(study, graph)
+
+    def points(name: str) -> float:
+        hours = estimates.of(named(graph, name)).gpu_hours
+        assert hours is not None
+        return hours * 3600 * 300e12 * 0.5 / (2 * 2e9 * 100)
+
+    assert points("path M1 – M2") == pytest.approx(5 + 2)
+    assert points("path M2 – M2 + Δ(M1)") == pytest.approx(5 + 2 + 2), "and 1.25 and 1.5"
+    assert any("100 tokens at each point of a path" in line for line in estimates.assumptions())
+
+
+def test_recycling_in_float32_costs_twice_the_disk() -> None:
+    study = declared(versions(more="parameters = 2e9"), TUNE, EVALUATE, '[do]\nrecycle = [["M1", "M2"]]\n')
+    graph = graph_of(study)
+    assert Estimates(study, graph).of(named(graph, "tune FT(M1)")).disk == 8_000_000_000
+
+
+def test_what_is_not_known_is_null_and_said() -> None:
+    study = paper(DO)
+    graph = graph_of(study)
+    estimates = Estimates(study, graph)
+    assert estimates.of(named(graph, "tune FT(M4)")).disk is None
+    total = estimates.total(graph)
+    assert total["disk"] is None and total["gpu_hours"] is None and total["disk_unknown"] == 6
+    assert any("no GPU is named" in line for line in estimates.assumptions())
+
+
+def test_where_nothing_is_left_to_do_nothing_is_written_or_computed(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(paper(DO).text)
+    for step in graph_of(paper(DO)):
+        put(tmp_path / "out", step)
+    told = rehearse(file, tmp_path / "out")
+    assert (told["cost"]["disk"], told["cost"]["gpu_hours"]) == (0, 0)
+    assert "to write    0 bytes\nto compute  0 GPU hours\n" in in_words(told)
+
+
+def test_sizes_of_models_on_this_machine_are_read_from_their_headers(tmp_path: Path) -> None:
+    tiny.write_model(tmp_path / "v1", tiny.llama(0))
+    tiny.write_model(tmp_path / "v2", tiny.llama(1))
+    both = "".join(f'[[version]]\nname = "{name}"\nmodel = "{name}"\n' for name in ("v1", "v2"))
+    study = declared(both, TUNE, EVALUATE, '[do]\ntransfer = [["v1", "v2"]]', folder=tmp_path)
+    graph = graph_of(study)
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in tiny.llama(0).values())
+    assert Estimates(study, graph).of(named(graph, "transfer v2 + Δ(v1)")).disk == stored
+
+
+def dry_run(cli: Cli, file: Path, out: Path) -> dict[str, Any]:
+    ran = cli("study", file, "--out", out, "--dry-run", "--json")
+    assert ran.status == 0, ran.err
+    found: dict[str, Any] = json.loads(ran.out)
+    return found
+
+
+@pytest.mark.parametrize("name", ["llama", "stages", "multilingual", "olmo2"])
+def test_the_papers_studies_are_rehearsed_without_network_and_write_nothing(
+    cli: Cli, tmp_path: Path, name: str
+) -> None:
+    told = dry_run(cli, STUDIES / f"{name}.toml", tmp_path / "out")
+    assert told["counts"]["done"] == 0 and told["counts"]["to do"] == len(told["steps"]) > 5
+    assert told["cost"]["disk"] > 10**10 and told["cost"]["assumptions"]
+    assert not (tmp_path / "out").exists()
+    study = read_study(STUDIES / f"{name}.toml")
+    assert study.expected and study.notes
+
+
+def test_a_rehearsal_needs_neither_torch_nor_the_hub(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom tuneport.cli import main\n"
+        f"assert main(['study', {str(STUDIES / 'olmo2.toml')!r}, '--out', {str(tmp_path / 'out')!r}, '--dry-run']) == 0\n"
+        "heavy = {'torch', 'transformers', 'trl', 'lm_eval', 'datasets', 'ray', 'requests', 'httpx', 'huggingface_hub'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "tune FT(M1) for 60000 steps" in done.stdout and "GPU hours" in done.stdout
+
+
+def test_a_rehearsal_in_words_shows_states_reasons_parents_and_cost(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(declared(versions(more="parameters = 2e9"), TUNE, EVALUATE, f"[do]\n{DO}\n", COST).text)
+    out = tmp_path / "out"
+    for step in graph_of(replace(read_study(file), path=file)):
+        if step.name == "tune FT(M4)":
+            put(out, step)
+        if step.name == "tune FT(M5)":
+            put(out, step, "failed", error="no space left")
+    words = cli("study", file, "--out", out, "--dry-run").out
+    assert "17 steps, 1 done, 16 to do" in words
+    assert "✓ tune FT(M4)" in words and "failed before: no space left" in words
+    assert "← transfer M5 + Δ(M4)" in words and "to write    20 GB" in words
+
+
+def test_a_faulty_file_ends_with_status_1_and_a_wrong_name_with_2(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("[study]\n")
+    ran = cli("study", tmp_path / "bad.toml", "--out", tmp_path / "out", "--dry-run")
+    assert ran.status == 1 and "bad.toml:1: [study]: `name` is missing" in ran.err and "Traceback" not in ran.err
+    ran = cli("study", STUDIES / "olmo2.toml", "--out", tmp_path / "out", "--dry-run", "--only", "FT(M9)")
+    assert ran.status == 2 and "no step or model has this name" in ran.err
+
+
+def test_inspect_says_how_far_a_study_is(cli: Cli, tmp_path: Path) -> None:
+    graph, out = graph_of(paper(DO)), tmp_path / "out"
+    for step in graph:
+        if step.name != "evaluate M1":
+            put(
+                out,
+                step,
+                "failed" if step.name == "evaluate M2" else "done",
+                error="oh" if step.name == "evaluate M2" else None,
+            )
+    (out / "study.toml").write_text(paper(DO).text)
+    steps = [{"identity": step.identity} for step in graph]
+    (out / "results.json").write_text(json.dumps({"steps": steps, "results": []}))
+    told = json.loads(cli("inspect", out, "--json").out)
+    assert told["kind"] == "study" and told["name"] == "five"
+    assert (told["steps"], told["done"], told["left"]) == (len(graph), len(graph) - 2, 2)
+    assert told["failed"] == ["evaluate M2: oh"] and "goes on" in told["next"]
+    (out / "results.json").write_text("{")
+    told = json.loads(cli("inspect", out, "--json").out)
+    assert told["steps"] is None and told["done"] == len(graph) - 2, "a torn file is no traceback"
+    shutil.rmtree(out / "steps")
+    assert cli("inspect", out).status == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"results": [1], "steps": []}',
+        '{"results": null, "steps": []}',
+        '{"results": [], "steps": 3}',
+        '{"results": [], "steps": [{"identity": [1]}]}',
+        "[]",
+        "{",
+        "[" * 99_999,
+    ],
+)
+def test_inspect_says_of_a_damaged_results_json_that_it_is_one(cli: Cli, tmp_path: Path, content: str) -> None:
+    out = tmp_path / "out"
+    (step, *_) = graph_of(paper(DO))
+    put(out, step, "done")
+    (out / "study.toml").write_text(paper(DO).text)
+    (out / "results.json").write_text(content)
+    ran = cli("inspect", out, "--json")
+    assert ran.status == 0, ran.err
+    told = json.loads(ran.out)
+    assert told["done"] == 1 and "results.json" in told["doubts"][0] and "Run the study again" in told["doubts"][0]
+    (out / "results.json").unlink()
+    assert "doubts" not in json.loads(cli("inspect", out, "--json").out), "it has only begun"
+
+
+@pytest.mark.parametrize("damage", [{"seconds": "long"}, {"identity": [1]}])
+def test_inspect_counts_no_record_that_is_damaged(cli: Cli, tmp_path: Path, damage: dict[str, object]) -> None:
+    out = tmp_path / "out"
+    (step, *_) = graph_of(paper(DO))
+    put(out, step, "done")
+    (out / "study.toml").write_text(paper(DO).text)
+    (record,) = out.glob("steps/*/record.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | damage))
+    told = json.loads(cli("inspect", out, "--json").out)
+    assert told["done"] == 0
+
+
+def test_inspect_says_of_a_study_behind_a_url_what_it_says_of_its_folder(cli: Cli, tmp_path: Path) -> None:
+    graph, out = graph_of(paper(DO)), tmp_path / "out"
+    for step in graph:
+        put(out, step, "done")
+    (out / "study.toml").write_text(paper(DO).text)
+    (out / "results.json").write_text(json.dumps({"steps": [{"identity": s.identity} for s in graph], "results": []}))
+    url = "memory://inspected/out"
+    fsspec.filesystem("memory").put(str(out), "/inspected/out", recursive=True)
+    there, here = (json.loads(cli("inspect", place, "--json").out) for place in (url, out))
+    assert here["left"] == 0 and there.pop("next") == f"tuneport report {url} --out FILE"
+    assert here.pop("next") == f"tuneport report {out}" and there == here
+    ran = cli("inspect", "memory://inspected/nothing")
+    assert ran.status == 1 and "is no study" in ran.err and "copy what lies there to a folder" in ran.err
+    ran = cli("inspect", "nosuch://inspected")
+    assert ran.status == 1 and "nosuch" in ran.err and "Traceback" not in ran.err
+
+
+def test_a_study_is_known_from_its_first_moment_on(tmp_path: Path, cli: Cli) -> None:
+    out = tmp_path / "out"
+    (out / "steps" / "tune-x").mkdir(parents=True)
+    (out / "study.toml").write_text('[study]\nname = "begun"\n')
+    (out / "inputs.json").write_text("{}")
+    told = cli("inspect", out, "--json")
+    assert told.status == 0 and told.json()["kind"] == "study" and told.json()["done"] == 0

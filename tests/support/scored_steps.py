@@ -1,0 +1,73 @@
+"""Records and files as steps leave them, with outcomes that are made up: right answers drawn at a rate that is chosen."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from blake3 import blake3
+
+from support.declared_studies import graph_of
+from tuneport.results.outcomes import Outcome, TaskResult
+from tuneport.studies.declared import Study
+from tuneport.studies.graph.graph import Graph, Step
+from tuneport.studies.run.step_records import Record, ended
+from tuneport.studies.run.study_results import Results
+
+QUESTIONS = 300
+
+
+def outcomes(name: str, rate: float, task: str = "gsm8k") -> TaskResult:
+    drawn = random.Random(f"{name} {task}")
+    examples = tuple(Outcome(f"q{place}", float(drawn.random() < rate)) for place in range(QUESTIONS))
+    return TaskResult(task, "exact_match", True, examples)
+
+
+class Done:
+    """A study whose steps have come to an end; `rates` say how often a model is right."""
+
+    def __init__(self, study: Study, rates: Mapping[str, float] | None = None) -> None:
+        self.study, self.graph = study, graph_of(study)
+        self.rates = dict(rates or {})
+        self.files: dict[tuple[str, str], str] = {}
+        self.reads = 0
+        self.results = Results(study, self.graph, self.read)
+
+    def read(self, step: Step, name: str) -> str | None:
+        self.reads += 1
+        return self.files.get((step.identity, name))
+
+    def task_of(self, step: Step) -> TaskResult:
+        name = str(step.about["model"])
+        return outcomes(f"{name} {step.choices['settings']}", self.rates.get(name, 0.5))
+
+    def do(self, step: Step, **more: Any) -> Record:
+        if step.kind == "evaluate":
+            result = self.task_of(step)
+            lines = [{"model": "m", "task": result.task, **vars(outcome)} for outcome in result.outcomes]
+            scores = {"models": [{"model": "m", "tasks": {result.task: result.record(0)}}]}
+            self.files[step.identity, "scores.json"] = json.dumps(scores)
+            text = self.files[step.identity, "scores.examples.jsonl"] = "".join(
+                json.dumps(line) + "\n" for line in lines
+            )
+            seen = {"size": len(text.encode()), "blake3": blake3(text.encode()).hexdigest()}
+            more = {"outputs": {"scores.examples.jsonl": seen}} | more
+        record = ended(step, more.pop("outcome", "done"), seconds=1.0, **more)
+        self.results.note(record)
+        return record
+
+    def do_all(self) -> dict[str, Any]:
+        for step in self.graph:
+            self.do(step)
+        return self.document()
+
+    def document(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(json.dumps(self.results.document()))
+        return found
+
+
+def step_of(graph: Graph, name: str) -> Step:
+    (found,) = [step for step in graph if step.name == name]
+    return found

@@ -1,0 +1,48 @@
+"""Estimates of memory: the parts that can be counted are counted right, and choices move them the right way."""
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.open_model import open_checkpoint
+from tuneport.tuning.memory import memory_per_device
+from tuneport.tuning.recipes import DpoRecipe, Lora, SftRecipe
+from tuneport.tuning.run import tune
+
+
+def start_of(base: Path) -> Checkpoint:
+    return open_checkpoint(base, "model")
+
+
+def test_of_all_parameters_four_bytes_weight_four_gradient_and_eight_optimizer(base: Path) -> None:
+    start = start_of(base)
+    found = memory_per_device(start, SftRecipe(), None, 64, 1, 4)
+    assert (found.weights, found.gradients, found.optimizer) == tuple(n * start.parameters for n in (4, 4, 8))
+    assert found.total == found.weights + found.gradients + found.optimizer + found.activations
+
+
+def test_an_adapters_parameters_are_those_that_peft_makes(base: Path, sums: Path, tmp_path: Path) -> None:
+    lora = Lora(rank=4)
+    out = tune(base, [sums], SftRecipe(steps=1), out=tmp_path / "adapter", lora=lora).out
+    made = sum(tensor.numel() for tensor in load_file(out / "adapter_model.safetensors").values())
+    assert memory_per_device(start_of(base), SftRecipe(), lora, 64, 1, 4).gradients == 4 * made
+
+
+def test_logits_count_where_they_are_held_whole(base: Path) -> None:
+    start, recipe = start_of(base), SftRecipe(device_batch_size=2)
+    plain, whole = (memory_per_device(start, recipe, Lora(4), 64, 1, 2, whole_logits=held) for held in (False, True))
+    assert whole.logits == 2 * 64 * start.config["vocab_size"] * (2 + 4 + 4)
+    assert (plain.logits, whole.total) == (0, plain.total + whole.logits)
+
+
+def test_devices_share_checkpointing_saves_activations_and_a_reference_costs_weights(base: Path) -> None:
+    start = start_of(base)
+    one = memory_per_device(start, SftRecipe(), None, 64, 1, 2)
+    four = memory_per_device(start, SftRecipe(), None, 64, 4, 2)
+    assert (four.gradients, four.optimizer) == (one.gradients // 4, one.optimizer // 4)
+    assert four.activations == one.activations // 4
+    saved = memory_per_device(start, SftRecipe(device_batch_size=2), None, 64, 1, 2)
+    assert saved.activations == one.activations // 4
+    reference = memory_per_device(start, DpoRecipe(), None, 64, 1, 2)
+    assert reference.weights == 2 * one.weights
