@@ -113,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_verify(verbs)
     _add_tune(verbs)
     evaluating.add_arguments(
-        _verb(verbs, "evaluate", evaluating.call, "score models and say which differences are real")
+        _verb(verbs, "evaluate", evaluating.call, "score models and say which differences are significant")
     )
     studying.add_arguments(_verb(verbs, "study", studying.call, "run a declared study of many versions as one graph"))
     diagnosing.add_arguments(_verb(verbs, "path", diagnosing.call, "measure loss on the line between two models"))
@@ -255,7 +255,7 @@ def _rename(parser: Any) -> None:
 
 
 def _policies(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what travels")
+    group = parser.add_argument_group("config, tokenizer, vocabulary")
     group.add_argument(
         "--config",
         metavar="FIELD=SIDE",

@@ -83,29 +83,29 @@ def test_right_and_wrong_answers_are_tested_exactly_and_losses_by_the_bootstrap(
     assert (row["models"], row["method"], row["n"]) == (["a", "b"], "exact McNemar", 12)
     assert row["difference"] == pytest.approx(0.75)
     assert row["p"] == pytest.approx(2 / 2**9)
-    assert row["real"] is True
+    assert row["significant"] is True
     rng = np.random.default_rng(0)
     before = rng.random(200)
     losses = {"a": [result(before.tolist())], "b": [result((before - 0.05 * rng.random(200)).tolist())]}
     (row,) = compare(losses, seed=0)
     assert row["method"] == "paired bootstrap"
     assert row["interval"][0] < row["difference"] < row["interval"][1] < 0
-    assert row["real"] is True
+    assert row["significant"] is True
 
 
 def test_a_few_losses_that_all_fall_prove_nothing() -> None:
     before = [1.0, 2.0, 3.0, 4.0, 5.0]
     losses = {"a": [result(before)], "b": [result([loss - 0.5 - loss / 100 for loss in before])]}
     (row,) = compare(losses, seed=0)
-    assert (row["p"], row["real"]) == (2 / 2**5, False)
+    assert (row["p"], row["significant"]) == (2 / 2**5, False)
     (more,) = compare({name: [result(found[0].scores * 4)] for name, found in losses.items()}, seed=0)
-    assert more["real"]
+    assert more["significant"]
 
 
 def test_models_that_say_the_same_do_not_differ() -> None:
     for scores in ([1.0, 0.0, 1.0], [0.3, 0.7, 1.2]):
         (row,) = compare({"a": [result(scores)], "b": [result(scores)]}, seed=0)
-        assert (row["p"], row["difference"], row["real"]) == (1.0, 0.0, False)
+        assert (row["p"], row["difference"], row["significant"]) == (1.0, 0.0, False)
 
 
 def test_the_more_rows_a_table_has_the_more_a_difference_has_to_show() -> None:
@@ -113,11 +113,11 @@ def test_the_more_rows_a_table_has_the_more_a_difference_has_to_show() -> None:
     # 9 against 1 of ten discordant: p = 0.021 alone
     one, other = [1.0] * 9 + [0.0] + [1.0] * 10, [0.0] * 9 + [1.0] + [1.0] * 10
     (alone,) = compare({"a": [result(one)], "b": [result(other)]}, seed=0)
-    assert alone["real"]
+    assert alone["significant"]
     noise = [result((rng.random(20) < 0.5).astype(float).tolist(), task=f"t{n}") for n in range(5)]
     rows = compare({"a": [result(one), *noise], "b": [result(other), *noise]}, seed=0)
     assert len(rows) == 6
-    assert not rows[0]["real"]
+    assert not rows[0]["significant"]
     assert rows[0]["p_adjusted"] == pytest.approx(6 * alone["p"])
 
 
@@ -127,7 +127,7 @@ def test_many_losses_compared_at_once_can_still_be_told_apart() -> None:
     models = {f"m{n}": [result((base + n * 0.5).tolist(), task=f"t{t}") for t in range(3)] for n in range(6)}
     rows = compare(models, seed=0)
     assert len(rows) == 45
-    assert all(row["real"] for row in rows)
+    assert all(row["significant"] for row in rows)
 
 
 def test_models_that_were_asked_other_examples_are_not_compared() -> None:

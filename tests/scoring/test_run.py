@@ -133,7 +133,7 @@ def test_comparisons_are_of_all_pairs_on_the_same_examples(scored: tuple[dict[st
     rows = {(row["task"], *row["models"]): row for row in record["comparisons"]}
     assert len(rows) == 4 * 3
     row = rows["prompts", "none", "all"]
-    assert (row["difference"], row["p"], row["method"], row["real"]) == (1.0, 2 / 2**12, "exact McNemar", True)
+    assert (row["difference"], row["p"], row["method"], row["significant"]) == (1.0, 2 / 2**12, "exact McNemar", True)
     assert rows["texts", "none", "all"]["method"] == "paired bootstrap"
     (gained,) = [row for row in record["recovered_gain"] if row["task"] == "prompts"]
     assert gained["recovered_gain"] == pytest.approx(0.5)
@@ -143,7 +143,7 @@ def test_a_record_holds_versions_settings_and_no_absolute_path(
     models: Path, scored: tuple[dict[str, Any], Path]
 ) -> None:
     record, out = scored
-    assert record["format"] == "tuneport-evaluation-1"
+    assert record["format"] == "tuneport.evaluation/1"
     assert {"lm_eval", "transformers", "torch", "tuneport"} <= set(record["versions"])
     assert record["settings"]["max_new_tokens"] == 4
     assert str(models) not in out.read_text()
@@ -198,7 +198,7 @@ def test_the_loss_of_the_answers_tells_who_knows_them(models: Path, towns: Path,
     assert [line["weight"] for line in outcomes(tmp_path / "o.json")] == [2.0] * 24  # "in", and the town
     (row,) = record["comparisons"]
     assert row["difference"] < 0
-    assert row["real"]
+    assert row["significant"]
 
 
 def test_the_same_command_again_is_already_done_and_another_is_refused(

@@ -70,7 +70,7 @@ class MadeUp:
     steps: list[dict[str, Any]] = field(default_factory=list)
     paths: list[dict[str, Any]] = field(default_factory=list)
     distances: list[dict[str, Any]] = field(default_factory=list)
-    precision: list[dict[str, Any]] = field(default_factory=list)
+    rounding: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self) -> Path:
         """The whole folder."""
@@ -80,9 +80,9 @@ class MadeUp:
             _Family(self, family).write()
         study = {"name": "made-up", "text": STUDY, "notes": [NOTE], "versions": VERSIONS, "tunings": ["sft"]}
         told = {
-            "format": "tuneport-results-1",
+            "format": "tuneport.results/1",
             "study": {**study, "expected": EXPECTED},
-            **{name: getattr(self, name) for name in ("paths", "distances", "precision", "steps")},
+            **{name: getattr(self, name) for name in ("paths", "distances", "rounding", "steps")},
             "results": self.rows,
             "comparisons": [],
         }
@@ -96,7 +96,7 @@ class MadeUp:
         outcome, error = record.get("outcome", "done"), record.get("error")
         told = {"name": name, "kind": kind, "identity": identity, "outcome": outcome, "error": error, "seconds": 1.5}
         defaults = {"choices": {}, "parents": {}, "measured": {}, "outputs": {}, "about": {}}
-        more = {"format": "tuneport-record-1", "command": f"tuneport {kind} '{name}'", "versions": {"tuneport": "0"}}
+        more = {"format": "tuneport.record/1", "command": f"tuneport {kind} '{name}'", "versions": {"tuneport": "0"}}
         place = self.root / "steps" / folder
         place.mkdir(parents=True)
         whole = {**defaults, **more, **record, **told}
@@ -202,7 +202,7 @@ class _Family:
         self.study.rows.append({**plain, **result, **more})
 
     def lines(self, seed: int) -> None:
-        """Paths, distances and precision."""
+        """Paths, distances and rounding."""
         which_seed = {"family": self.family, "seed": seed}
         for a, b in (("M1", "M3"), ("M3", "M4"), ("M4", "M5")):
             near = BLOCK[a] == BLOCK[b]
@@ -221,7 +221,7 @@ class _Family:
         for place, version in enumerate(VERSIONS[:-1], 1):
             told = {"base": version, "tuned": f"FT({version})", "tuning": "sft", "dtype": "bfloat16", **which_seed}
             measured = {"share_lost": 0.06 + 0.01 * place, "changed": 200_000, "vanished": 9_000 * place}
-            self.study.precision.append({**told, **measured})
+            self.study.rounding.append({**told, **measured})
 
 
 def models() -> Iterator[Asked]:

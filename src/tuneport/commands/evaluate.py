@@ -120,7 +120,7 @@ def call(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_words(record: Mapping[str, Any]) -> str:
-    """Scores with their intervals, then which differences are real."""
+    """Scores with their intervals, then which differences are significant."""
     scores = [["model", "task", "metric", "score", "95 % interval", "n"]]
     for model in record["models"]:
         for name, task in model["tasks"].items():
@@ -128,7 +128,7 @@ def in_words(record: Mapping[str, Any]) -> str:
             scores.append([model["model"], name, task["metric"], f"{task['value']:.3f}", interval, f"{task['n']:,}"])
     words = _table(scores)
     if record["comparisons"]:
-        rows = [["task", "difference", "", "95 % interval", "p", "real", "test"]]
+        rows = [["task", "difference", "", "95 % interval", "p", "significant", "test"]]
         for row in record["comparisons"]:
             rows.append(
                 [
@@ -137,11 +137,11 @@ def in_words(record: Mapping[str, Any]) -> str:
                     f"{row['difference']:+.3f}",
                     " to ".join(f"{end:+.3f}" for end in row["interval"]),
                     f"{row['p_adjusted']:.2g}",
-                    ("yes" if row["real"] else "no") + (" (other tasks)" if "across_variants" in row else ""),
+                    ("yes" if row["significant"] else "no") + (" (other tasks)" if "across_variants" in row else ""),
                     row["method"],
                 ]
             )
-        words += "\n\n" + _table(rows) + "\n(p by Holm's method for all rows; real: p below 0.05)"
+        words += "\n\n" + _table(rows) + "\n(p by Holm's method for all rows; significant: p below 0.05)"
     if record["recovered_gain"]:
         rows = [["task", "recovered gain of", "share", "95 % interval", "gain"]]
         for row in record["recovered_gain"]:

@@ -16,7 +16,7 @@ from tuneport.diagnosis.measuring import Data, Point
 from tuneport.pairing.shared import Shared
 from tuneport.scoring.keeping import examples_file
 
-FORMAT = "tuneport-path-1"
+FORMAT = "tuneport.path/1"
 
 
 @dataclass(frozen=True)

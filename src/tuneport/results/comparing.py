@@ -1,4 +1,4 @@
-"""Models compared in pairs on the same examples: which differences are real.
+"""Models compared in pairs on the same examples: which differences are significant.
 
 In come the results of all models, out go the rows of `comparisons`. Right-or-wrong outcomes are tested by McNemar's
 exact test, others by the paired bootstrap; p values are adjusted for all rows of the table by Holm's method.
@@ -58,7 +58,7 @@ def compare(results: Mapping[str, Sequence[TaskResult]], seed: int) -> list[dict
                 }
             )
     for row, adjusted in zip(rows, statistics.holm([row["p"] for row in rows]), strict=True):
-        row |= {"p_adjusted": adjusted, "real": adjusted < LEVEL}
+        row |= {"p_adjusted": adjusted, "significant": adjusted < LEVEL}
     return rows
 
 

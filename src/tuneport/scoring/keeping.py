@@ -25,7 +25,7 @@ from tuneport.results.outcomes import TaskResult, as_json, from_json
 
 EXAMPLES = ".examples.jsonl"
 # How the records begin that are kept like this: of evaluations, and of paths between two models.
-_FORMATS = ("tuneport-evaluation-", "tuneport-path-")
+_FORMATS = ("tuneport.evaluation/", "tuneport.path/")
 _RECORD, _LINES = "record.json", "examples.jsonl"
 _OF_OLMES = re.compile(r"olmes-\d{3}")
 _OF_A_RUN = re.compile(r"(plan\.json|record\.json|\d{3}-\d{3}\.json)(\.new)?|examples\.jsonl")

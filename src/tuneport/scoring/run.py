@@ -31,7 +31,7 @@ from tuneport.scoring.sandbox.sandbox import Sandbox
 from tuneport.scoring.suites import VARIANTS, Variant, find_suite
 from tuneport.terminal import is_watched, tell
 
-FORMAT = "tuneport-evaluation-1"
+FORMAT = "tuneport.evaluation/1"
 _ACROSS = (
     "Suite {suite}: models without a chat template are asked its base variant, the others its tuned one. Differences "
     "between the two (flagged `across_variants`) are partly the tasks'; compare with --variant base or tuned."

@@ -66,5 +66,5 @@ def test_a_file_that_names_no_dtype_means_the_one_that_studies_take(tmp_path: Pa
 def test_the_markdown_has_a_row_for_each_diff_vector(tmp_path: Path) -> None:
     made = MadeUp(tmp_path / "study", families=(0,), failed=None)
     written = Path(report(made.write(), format="markdown")["out"]).read_text(encoding="utf-8")
-    (_, table) = written.split("## Precision")
-    assert table.count("bfloat16") == len(made.precision) == 4 and "7.00\N{NO-BREAK SPACE}%" in table
+    (_, table) = written.split("## Rounding")
+    assert table.count("bfloat16") == len(made.rounding) == 4 and "7.00\N{NO-BREAK SPACE}%" in table

@@ -120,7 +120,7 @@ def test_of_a_diff_vector_that_only_one_of_two_versions_has_the_norm_is_asked() 
 def test_recycling_carries_float32_and_measures_what_bfloat16_would_have_lost() -> None:
     graph = graph_of(paper('recycle = [["M1", "M2"], ["M2", "M3"]]'))
     assert {step.choices["dtype"] for step in graph if step.kind in ("tune", "transfer")} == {"float32"}
-    lost = [step for step in graph if step.kind == "precision"]
+    lost = [step for step in graph if step.kind == "rounding"]
     assert [given(step, "tuned") for step in lost] == ["tune FT(M1)", "tune M2 + Δiter(M1) → FT"]
     assert {step.choices["dtype"] for step in lost} == {"bfloat16"}
     plain = graph_of(paper('transfer = "all"'))
@@ -176,7 +176,7 @@ def test_the_steps_of_the_papers_olmo_study_counted_by_hand() -> None:
     assert found["transfer"] == transfers == 23
     starts = 5 + transfers  # of curves: Figures 2 to 4
     assert found["evaluate"] == 5 + fine_tunings + transfers + starts
-    assert found["precision"] == 4
+    assert found["rounding"] == 4
     assert found["distance"] == 10
 
 

@@ -95,7 +95,7 @@ def test_each_kind_of_step_leaves_what_its_verb_writes(records: dict[str, dict[s
         "evaluate": "scores.json",
         "path": "path.json",
         "distance": "distance.json",
-        "precision": "precision.json",
+        "rounding": "rounding.json",
     }
     assert {record["kind"] for record in records.values()} == set(wanted)
     for record in records.values():
@@ -159,7 +159,7 @@ def test_the_commands_in_records_are_ones_that_the_command_line_takes(records: d
 
 
 def test_the_same_study_again_gives_the_same_records(file: Path, out: Path, tmp_path: Path) -> None:
-    told = tuneport.study(file, tmp_path / "out", only=["evaluate FT(M1)*", "precision*"])
+    told = tuneport.study(file, tmp_path / "out", only=["evaluate FT(M1)*", "rounding*"])
     assert told["failed"] == []
     again, first = what_repeats(tmp_path / "out"), what_repeats(out)
     del again["results.json"]
@@ -218,7 +218,7 @@ def test_results_are_what_the_verbs_wrote(records: dict[str, dict[str, Any]], ou
     )
     slowly = sum(float(((one[name] - other[name]) ** 2).sum()) for name in one) ** 0.5
     assert apart["distance"] == pytest.approx(slowly, rel=1e-6)
-    (lost,) = document["precision"]
+    (lost,) = document["rounding"]
     assert 0 <= lost["share_lost"] < 1 and lost["tuned"] == "FT(M1)"
     gain = next(
         row for row in document["comparisons"] if row["question"] == "gain-over-base" and row["kind"] == "transfer"

@@ -52,7 +52,7 @@ def test_every_step_leaves_a_record_and_the_results_know_it(file: Path, whole: P
     assert (whole / "study.toml").read_text() == file.read_text()
     for step in results["steps"]:
         record = json.loads((whole / "steps" / step["folder"] / "record.json").read_text())
-        assert (record["format"], record["identity"]) == ("tuneport-record-1", step["identity"])
+        assert (record["format"], record["identity"]) == ("tuneport.record/1", step["identity"])
         assert str(whole) not in json.dumps(record)
         assert str(file.parent) not in json.dumps(record)
 

@@ -31,7 +31,7 @@ def test_a_record_read_again_is_the_same() -> None:
     )
     assert step_records.read(record.content()) == record
     found = json.loads(record.content())
-    assert (found["format"], found["seconds"]) == ("tuneport-record-1", 1.235)
+    assert (found["format"], found["seconds"]) == ("tuneport.record/1", 1.235)
     assert found["parents"]["model"] == {"name": "family", "identity": FAMILY.identity, "part": "M4"}
     assert found["command"] == (
         f"tuneport evaluate steps/{FAMILY.folder}/family/M4 --tasks steps/{FAMILY.folder}/family/questions.jsonl,gsm8k "

@@ -140,7 +140,7 @@ def test_p_values_are_adjusted_within_a_table(both: tuple[Done, dict[str, Any]])
     for kind in ("tuned", "transfer", "recycle"):
         table = [row for row in everything if row["kind"].partition("-")[0] == kind]
         assert [row["p_adjusted"] for row in table] == pytest.approx(statistics.holm([row["p"] for row in table]))
-    assert {row["real"] for row in everything} == {True, False}
+    assert {row["significant"] for row in everything} == {True, False}
 
 
 def test_tasks_that_were_asked_differently_are_not_compared() -> None:
@@ -244,7 +244,7 @@ def test_there_is_nothing_to_match_where_fine_tuning_gained_nothing() -> None:
     assert matched(0.0, 0.0) is None and matched(0.2, 0.1) is None
 
 
-def test_paths_distances_and_precision_stand_with_their_names_and_numbers() -> None:
+def test_paths_distances_and_roundings_stand_with_their_names_and_numbers() -> None:
     lines = '[paths]\ntext = ["lab:held-out-text"]\n'
     study = declared(LAB, LAB_TUNE, LAB_EVALUATE, lines, '[do]\npaths = "all"\ndistances = "all"\nrecycle = "all"')
     done = Done(study)
@@ -260,14 +260,14 @@ def test_paths_distances_and_precision_stand_with_their_names_and_numbers() -> N
                 "pairs": [{"a": "a", "b": "b", "distance": 3, "cosine": 0.5}],
             }
             done.files[step.identity, "distance.json"] = json.dumps(found)
-        if step.kind == "precision":
-            done.files[step.identity, "precision.json"] = json.dumps({"dtype": "bfloat16", "share_lost": 0.1})
+        if step.kind == "rounding":
+            done.files[step.identity, "rounding.json"] = json.dumps({"dtype": "bfloat16", "share_lost": 0.1})
     document = done.document()
     (path,) = document["paths"]
     assert (path["a"], path["b"], path["barrier"], path["alphas"]) == ("M4", "M5", 1.5, [0, 0.5, 1])
     (apart,) = document["distances"]
     assert (apart["a"], apart["b"], apart["distance"], apart["diff_norm_a"], apart["cosine"]) == ("M4", "M5", 3, 1, 0.5)
-    (lost,) = document["precision"]
+    (lost,) = document["rounding"]
     assert (lost["tuned"], lost["base"], lost["share_lost"]) == ("FT(M4)", "M4", 0.1)
 
 

@@ -48,7 +48,7 @@ def markdown(found: Findings, place: Path) -> str:
     parts += _others(found)
     parts += _against_direct(found)
     parts += _compared(found.compared, reading)
-    parts += _precision(reading)
+    parts += _rounding(reading)
     parts += _curves(found.panels, reading)
     parts += _predictors(found)
     parts += _paths(found)
@@ -169,8 +169,8 @@ def _compared(rows: Sequence[Comparison], reading: Reading) -> list[str]:
     return ["## Against plain fine-tuning", words, _table(table)]
 
 
-def _precision(reading: Reading) -> list[str]:
-    rounded = kept_precision.rounded(reading.precision)
+def _rounding(reading: Reading) -> list[str]:
+    rounded = kept_precision.rounded(reading.rounding)
     if not rounded:
         return []
     rows = [["Δ of", "family", "seed", "kept in", "share of ‖Δ‖ lost", "elements that vanish"]]
@@ -179,7 +179,7 @@ def _precision(reading: Reading) -> list[str]:
         shares = [DASH if each is None else kept_precision.per_cent(each) for each in (row.lost, row.vanished)]
         rows.append([text(row.tuned), *which, text(row.dtype), *shares])
     words = text(kept_precision.in_words(rounded, reading.carried))
-    return ["## Precision", words, _table([[text(name) for name in rows[0]], *rows[1:]])]
+    return ["## Rounding", words, _table([[text(name) for name in rows[0]], *rows[1:]])]
 
 
 def _curves(panels: Sequence[Panel], reading: Reading) -> list[str]:

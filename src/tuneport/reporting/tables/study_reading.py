@@ -53,7 +53,7 @@ class Reading:
     runs: tuple[Run, ...]
     paths: tuple[Mapping[str, Any], ...]
     distances: tuple[Mapping[str, Any], ...]
-    precision: tuple[Mapping[str, Any], ...]
+    rounding: tuple[Mapping[str, Any], ...]
     expected: tuple[Mapping[str, Any], ...]
     steps: tuple[Step, ...]
     doubts: tuple[str, ...]
@@ -108,7 +108,7 @@ def read_study(root: str | Path, url: str | None = None) -> Reading:
         runs=told_apart(runs),
         paths=mappings(results, "paths"),
         distances=mappings(results, "distances"),
-        precision=mappings(results, "precision"),
+        rounding=mappings(results, "rounding"),
         expected=tuple(row for row in study.get("expected") or () if isinstance(row, dict)),
         steps=steps,
         doubts=tuple(doubts),
@@ -163,7 +163,7 @@ def _from_records(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     paths: list[dict[str, Any]] = []
     distances: list[dict[str, Any]] = []
-    precision: list[dict[str, Any]] = []
+    rounding: list[dict[str, Any]] = []
     for folder, record in records.items():
         about, measured = mapping(record, "about"), mapping(record, "measured")
         scores = mapping(measured, "tasks") or mapping(measured, "scores")
@@ -174,11 +174,11 @@ def _from_records(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             named = {f"{task}{LOSS}" if loss else task: told for task, told in scores.items()}
             rows.append({**result, **status, "step": None, "scores": named, "folder": folder})
         kind = str(record.get("kind"))
-        into = {"path": paths, "distance": distances, "precision": precision}.get(kind)
+        into = {"path": paths, "distance": distances, "rounding": rounding}.get(kind)
         if into is not None and measured:
             stated = {"threshold": mapping(record, "choices").get("threshold")} if kind == "path" else {}
             into.append({**stated, **measured, **mapping(about, kind), "folder": folder})
-    return {"results": rows, "paths": paths, "distances": distances, "precision": precision}
+    return {"results": rows, "paths": paths, "distances": distances, "rounding": rounding}
 
 
 def _steps(

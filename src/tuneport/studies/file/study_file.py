@@ -29,7 +29,7 @@ from tuneport.studies.file.toml_tables import Table, nearest
 from tuneport.studies.graph.build import BEYOND
 from tuneport.studies.graph.inputs import LAB
 
-KINDS = ("family", "tune", "transfer", "evaluate", "path", "distance", "precision")
+KINDS = ("family", "tune", "transfer", "evaluate", "path", "distance", "rounding")
 MOST_BYTES = 4 * 2**20
 _SECTIONS = (
     "study", "version", "tune", "transfer", "evaluate", "paths", "do", "resources", "cost", "expected",

@@ -95,7 +95,7 @@ def algorithm_1(run: Run, chain: tuple[str, ...], tuning: str) -> Iterator[tuple
     for before, version in itertools.pairwise(chain):  # line 5
         carried = run.plus_delta(before, starred, version, f"{version} + {run.delta(before, tuning, 'iter')}")  # line 6
         run.evaluate(carried, "recycle-start", before, tuning)
-        run.precision(before, starred, tuning)
+        run.rounding(before, starred, tuning)
         starred = run.fine_tune(carried, tuning, f"{carried.name} → FT")  # line 7
         yield before, version, starred
 

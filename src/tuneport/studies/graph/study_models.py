@@ -185,14 +185,14 @@ class Run:
         result = result_row(kind, source, model, tuning, **more)
         self.builder.ask(model, self.study.evaluation(tuning), [result])
 
-    def precision(self, base: str, tuned: Model, tuning: str) -> None:
+    def rounding(self, base: str, tuned: Model, tuning: str) -> None:
         """What carrying Δ through bfloat16 would have lost."""
         taking = Taking(self.builder, self.family)
         taking.take("base", self.base(base).thing)
         taking.take("tuned", tuned.thing)
-        about = {"precision": {"base": base, "tuned": tuned.name, "tuning": tuning, **self._which(tuned.seed)}}
+        about = {"rounding": {"base": base, "tuned": tuned.name, "tuning": tuning, **self._which(tuned.seed)}}
         taking.step(
-            "precision", self._named(f"precision {tuned.name} − {base}", tuned.seed), {"dtype": CARRIED_LOSS}, about
+            "rounding", self._named(f"rounding {tuned.name} − {base}", tuned.seed), {"dtype": CARRIED_LOSS}, about
         )
 
     def path(

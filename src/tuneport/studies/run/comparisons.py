@@ -88,7 +88,7 @@ class Comparing:
                 tables[row["question"], row["task"], kind].append(row)
         for table in tables.values():
             for row, adjusted in zip(table, statistics.holm([row["p"] for row in table]), strict=True):
-                row |= {"p_adjusted": adjusted, "real": adjusted < LEVEL}
+                row |= {"p_adjusted": adjusted, "significant": adjusted < LEVEL}
         return found
 
     def _compare(self, question: str, model: Row, others: Sequence[Row]) -> Iterator[dict[str, Any]]:

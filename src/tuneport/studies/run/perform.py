@@ -10,7 +10,7 @@ the verbs take up their work.
 | `tune`, `transfer` | model/ |
 | `evaluate` | scores.json, scores.examples.jsonl |
 | `path` | path.json, and what `path` leaves beside it |
-| `distance`, `precision` | distance.json, precision.json |
+| `distance`, `rounding` | distance.json, rounding.json |
 """
 
 from __future__ import annotations
@@ -160,11 +160,11 @@ def _distance(step: Step, given: Given, place: Path, threads: int) -> dict[str, 
     return found
 
 
-def _precision(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
+def _rounding(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
     from tuneport.comparison.distances import precision
 
     found = precision(str(given["base"]), str(given["tuned"]), step.choices["dtype"])
-    _write(place / "precision.json", found)
+    _write(place / "rounding.json", found)
     return found
 
 
@@ -175,7 +175,7 @@ _KINDS: Mapping[str, Callable[[Step, Given, Path, int], dict[str, Any]]] = {
     "evaluate": _evaluate,
     "path": _path,
     "distance": _distance,
-    "precision": _precision,
+    "rounding": _rounding,
 }
 
 

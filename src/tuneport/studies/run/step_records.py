@@ -20,7 +20,7 @@ from tuneport.files.json_text import read_json
 from tuneport.studies.graph.command_line import by_hand
 from tuneport.studies.graph.graph import Step
 
-FORMAT = "tuneport-record-1"
+FORMAT = "tuneport.record/1"
 RECORD = "record.json"
 ERROR = "error.txt"  # the traceback of a failure that no verb foresaw
 
@@ -37,7 +37,7 @@ _RECORDS = frozenset(
         "scores.json",
         "path.json",
         "distance.json",
-        "precision.json",
+        "rounding.json",
     }
 )
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "lm_eval", "numpy")

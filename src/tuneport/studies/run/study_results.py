@@ -18,7 +18,7 @@ from tuneport.studies.graph.graph import Graph, Step
 from tuneport.studies.run import comparisons
 from tuneport.studies.run.step_records import Record
 
-FORMAT = "tuneport-results-1"
+FORMAT = "tuneport.results/1"
 NAME = "results.json"
 Read = Callable[[Step, str], str | None]
 
@@ -77,7 +77,7 @@ class Results:
             "starts": [row for row in everything if row["kind"] == "recycle-start"],
             "paths": self._each("path", self._path),
             "distances": self._each("distance", self._distance),
-            "precision": self._each("precision", self._precision),
+            "rounding": self._each("rounding", self._rounding),
             "comparisons": self._comparing.rows(results),
             "convergence": comparisons.convergence(results),
             "steps": [self._step(step) for step in self._graph],
@@ -206,9 +206,9 @@ class Results:
             row |= {"diff_norm_a": one["diff_norm"], "diff_norm_b": other["diff_norm"]}
         return {**row, **self._place(step)}
 
-    def _precision(self, step: Step) -> dict[str, Any]:
-        found = self._json(step, "precision.json") if self._status(step)[0] == "done" else None
-        return {**step.about["precision"], **(found or {"dtype": step.choices["dtype"]}), **self._place(step)}
+    def _rounding(self, step: Step) -> dict[str, Any]:
+        found = self._json(step, "rounding.json") if self._status(step)[0] == "done" else None
+        return {**step.about["rounding"], **(found or {"dtype": step.choices["dtype"]}), **self._place(step)}
 
     def _step(self, step: Step) -> dict[str, Any]:
         record = self._records.get(step.identity)

@@ -115,7 +115,7 @@ def recycled(found: Findings) -> Section | None:
         _compared(compared, found, "recycling"),
         curves([p for p in found.panels if p.kinds == "recycling"], found),
     ]
-    content.append(_precision(found.reading))
+    content.append(_rounding(found.reading))
     return "recycling", "Recycling, version after version", content
 
 
@@ -277,14 +277,14 @@ def _compared_on(task: str, rows: Sequence[Comparison], columns: Sequence[Column
     return tag("details", summary, table(f"Against plain fine-tuning, {task}", columns, body), open=few)
 
 
-def _precision(reading: Reading) -> Markup | None:
-    if not reading.precision:
+def _rounding(reading: Reading) -> Markup | None:
+    if not reading.rounding:
         return None
     columns = [
         Column("Δ of"), Column("family", True), Column("seed", True), Column("kept in"),
         Column("share of ‖Δ‖ lost", True), Column("elements that vanish", True),
     ]  # fmt: skip
-    rounded = kept_precision.rounded(reading.precision)
+    rounded = kept_precision.rounded(reading.rounding)
     rows = [
         [
             Value(row.tuned),
@@ -299,5 +299,5 @@ def _precision(reading: Reading) -> Markup | None:
     ]
     words = kept_precision.in_words(rounded, reading.carried)
     return tag(
-        "div", tag("h3", "Precision"), tag("p", words), table("What another dtype would have lost", columns, rows)
+        "div", tag("h3", "Rounding"), tag("p", words), table("What another dtype would have lost", columns, rows)
     )
