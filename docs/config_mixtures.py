@@ -27,7 +27,7 @@ from config_ropes import made_of, plain_json
 from transformers import PreTrainedConfig
 
 from tuneport.sidecars.config_merge import ConfigChoices, merge_config
-from tuneport.sidecars.three_way import Findings, Three
+from tuneport.sidecars.three_way import MergeFindings, Three
 from tuneport.sidecars.token_ids import TokenNames
 from tuneport.tokenizer.token_changes import TokenChanges
 
@@ -161,7 +161,7 @@ def change(owner: PreTrainedConfig, field: str, entry: Mapping[str, Any]) -> Con
 
 
 def refusals(base: Config, tuned: Config, target: Config) -> list[str]:
-    findings = Findings()
+    findings = MergeFindings()
     merge_config(Three(base, tuned, target), ConfigChoices({}, None, None), TokenNames(None, TokenChanges()), findings)
     return findings.refusals
 

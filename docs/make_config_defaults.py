@@ -38,7 +38,7 @@ from tuneport.sidecars.config import resolve
 from tuneport.sidecars.config_kinds import entry_of
 from tuneport.sidecars.three_way import same
 
-TABLE = Path(__file__).resolve().parents[1] / "src" / "tuneport" / "checkpoint" / "config_defaults.json"
+TABLE = Path(__file__).resolve().parents[1] / "src" / "tuneport" / "sidecars" / "config_defaults.json"
 
 # Every `transformers.PretrainedConfig` of version 4 had these, and wrote them only where they differed.
 OF_VERSION_4 = {

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TABLE = Path(__file__).parents[1] / "src" / "tuneport" / "checkpoint" / "tokenizer_classes.json"
+TABLE = Path(__file__).parents[1] / "src" / "tuneport" / "tokenizer" / "tokenizer_classes.json"
 
 # Settings of tokenizer_config.json that some class makes its sections of.
 SETTINGS = ("add_prefix_space", "legacy", "do_lower_case", "strip_accents", "tokenize_chinese_chars", "keep_accents")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-TABLE = Path(__file__).parents[1] / "src" / "tuneport" / "checkpoint" / "vocabulary_tensors.json"
+TABLE = Path(__file__).parents[1] / "src" / "tuneport" / "pairing" / "vocabulary_tensors.json"
 # Larger than any vocabulary, so that no padding or image id of a default config lies beyond it; a prime, so that no
 # product of other sizes meets it.
 SIZE = 1_000_003

@@ -215,7 +215,7 @@ def test_a_result_that_will_be_gibberish_is_told_from_the_norms(cli: Cli, tmp_pa
 def test_a_shape_that_does_not_fit_is_told_before_anything_is_read_or_written(tmp_path: Path) -> None:
     """#328 of LoRA extraction: it failed after three hours on a shape that the headers had shown."""
     made = tiny.trio(tmp_path, target={**tiny.moved(tiny.llama(1), 3), "model.norm.weight": torch.ones(9).bfloat16()})
-    driver = Path(__file__).parent / "fault_driver.py"
+    driver = Path(__file__).parent / "support" / "fault_driver.py"
     job = {"argv": made.flags(tmp_path / "out"), "under": str(tmp_path), "counts": str(tmp_path / "counts.json")}
     done = subprocess.run([sys.executable, str(driver), json.dumps(job)], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "`model.norm.weight`" in done.stderr

@@ -108,7 +108,7 @@ def _like_the_demo(folder: Path) -> None:
     examples = order_questions.training_questions(world, 0, 192, shares=demo.Recipe().tuning_shares, never=asked)
     lessons.write_lesson(folder / "lesson", examples)
     lines = (json.dumps(asdict(question)) for question in asked[::8])
-    (folder / "order_questions.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "questions.jsonl").write_text("\n".join(lines) + "\n")
     text = [f"{order_questions.bare(example.prompt)} {example.answer}" for example in examples]
     size = Architecture(hidden=16, layers=1, heads=2, feedforward=32)
     lesson = [(Schedule(steps=3, peak=1e-3, warmup=1, batch=8), text)]

@@ -32,7 +32,7 @@ from tuneport.engine.checks.contradictions import in_a_folder
 from tuneport.engine.checks.kept_sample import keep_base
 from tuneport.engine.conclusion import conclude, lost_difference, measure_dropped
 from tuneport.engine.kernel import no_sums
-from tuneport.engine.leaf_results import Results
+from tuneport.engine.leaf_results import LeafResults
 from tuneport.engine.manifest import input_digests, read_manifest
 from tuneport.engine.options import Choices, Running
 from tuneport.engine.plan import OutputTask, Plan, plan_transfer
@@ -50,7 +50,7 @@ from tuneport.output.entries import compare_entries
 from tuneport.output.journal import LeafRecord
 from tuneport.output.write import MANIFEST
 from tuneport.pairing.spelling_rules import Rename
-from tuneport.pairing.tensors import Rule
+from tuneport.pairing.tensors import ScaleRule
 
 CARD = "README.md"
 # Leaves of 4 MiB that are recomputed without --full.
@@ -149,7 +149,7 @@ def verify(
 def _manifest_again(
     plan: Plan,
     manifest: Mapping[str, Any],
-    results: Results,
+    results: LeafResults,
     readers: Mapping[str, TensorReader],
     digests: Mapping[str, Mapping[str, str]],
     pool: Budget,
@@ -221,7 +221,7 @@ def _choices_of(manifest: Mapping[str, Any], names: Sequence[str]) -> Choices:
     try:
         recorded = dict(manifest["plan"]["choices"])
         try_expressions(list(_expressions(recorded)), ["", *names])
-        recorded["rules"] = tuple(Rule(rule["pattern"], rule["scale"]) for rule in recorded["rules"])
+        recorded["rules"] = tuple(ScaleRule(rule["pattern"], rule["scale"]) for rule in recorded["rules"])
         recorded["renames"] = tuple(
             Rename(each["pattern"], each["replacement"]) for each in recorded.get("renames", ())
         )
@@ -387,9 +387,9 @@ def _recompute(
     pool: Budget,
     full: bool,
     seed: int,
-) -> tuple[Results, int, list[str]]:
+) -> tuple[LeafResults, int, list[str]]:
     """The results of the leaves that were computed again, how many these are, and what is different on disk."""
-    results = Results(plan.tasks, plan.slots)
+    results = LeafResults(plan.tasks, plan.slots)
     there = [
         number for number, slot in enumerate(plan.slots) if _is_there(slot, produced)
     ]  # what is missing was told before

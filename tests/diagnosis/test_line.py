@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import tuneport
 from tuneport.checkpoint.open_model import open_checkpoint
-from tuneport.diagnosis.line import Line, joined, laid, opened
+from tuneport.diagnosis.line import LineBetween, joined, laid, opened
 from tuneport.engine.options import Choices
 from tuneport.errors import CheckpointError, PairingError
 
@@ -49,14 +49,14 @@ def make(folder: Path, seed: int, **settings: Any) -> Path:
 
 
 @contextmanager
-def line_of(a: Path, b: Path) -> Iterator[Line]:
+def line_of(a: Path, b: Path) -> Iterator[LineBetween]:
     one, other = open_checkpoint(a, "A"), open_checkpoint(b, "B")
     shared, _ = joined(one, other)
     with opened(one, other) as readers:
         yield laid(AutoModelForCausalLM.from_pretrained(b, dtype=torch.float32), "B", shared, readers)
 
 
-def held(line: Line) -> dict[str, torch.Tensor]:
+def held(line: LineBetween) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in line.model.state_dict().items()}
 
 

@@ -70,10 +70,10 @@ def test_the_norm_of_the_difference_is_that_of_the_merge(made: Made, tmp_path: P
 
 
 def test_rules_and_stochastic_rounding_hold_for_products_too(made: Made, tmp_path: Path) -> None:
-    from tuneport.pairing.tensors import Rule
+    from tuneport.pairing.tensors import ScaleRule
 
     adapter = made("plain")
-    choices = Choices(rules=(Rule("q_proj", 0), Rule("k_proj", -2)), rounding="stochastic", seed=3)
+    choices = Choices(rules=(ScaleRule("q_proj", 0), ScaleRule("k_proj", -2)), rounding="stochastic", seed=3)
     transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", choices)
     found, target, base = (tiny.read_weights(folder) for folder in (tmp_path / "out", adapter.target, adapter.base))
     for name, tensor in found.items():

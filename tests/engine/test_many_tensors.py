@@ -10,7 +10,7 @@ import pytest
 
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.engine.budget import MIB, budget
-from tuneport.engine.leaf_results import Results
+from tuneport.engine.leaf_results import LeafResults
 from tuneport.engine.options import Choices
 from tuneport.engine.plan import Plan, plan_transfer
 from tuneport.errors import OutputError
@@ -44,7 +44,7 @@ def test_a_plan_and_its_results_take_less_than_a_kilobyte_for_each_tensor(tmp_pa
     for number in (500, 2500):
         tracemalloc.start()
         plan = planned(tmp_path, number)
-        results = Results(plan.tasks, plan.slots)
+        results = LeafResults(plan.tasks, plan.slots)
         held.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
         assert len(results) == len(plan.account) == number

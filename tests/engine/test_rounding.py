@@ -30,7 +30,7 @@ from tuneport.engine.options import Choices, Running
 from tuneport.engine.plan import Plan, plan_transfer
 from tuneport.engine.run import execute, transfer
 from tuneport.errors import DoubtError
-from tuneport.pairing.tensors import Rule
+from tuneport.pairing.tensors import ScaleRule
 
 pytestmark = pytest.mark.filterwarnings("error")
 Sums = list[float]
@@ -112,7 +112,7 @@ def test_what_is_copied_or_dropped_is_null_and_a_tensor_that_was_not_trained_has
     tuned = {**tiny.moved(base, 2), "model.norm.weight": base["model.norm.weight"]}
     made = tiny.trio(tmp_path, {**base, "gone": base["model.norm.weight"]}, {**tuned, "gone": tuned["lm_head.weight"][0]},
                      tiny.moved(base, 3))  # fmt: skip
-    transfer(*made.paths, tmp_path / "out", Choices(rules=(Rule("lm_head", 0.0),), drop="gone"))
+    transfer(*made.paths, tmp_path / "out", Choices(rules=(ScaleRule("lm_head", 0.0),), drop="gone"))
     wanted = of_all(made, tmp_path / "out")
     del wanted["lm_head.weight"]
     assert_told(tmp_path / "out", wanted)

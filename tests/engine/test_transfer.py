@@ -21,7 +21,7 @@ from tuneport.engine import run as running_module
 from tuneport.engine.options import Choices, Running
 from tuneport.engine.run import transfer
 from tuneport.errors import NumericsError
-from tuneport.pairing.tensors import Rule
+from tuneport.pairing.tensors import ScaleRule
 
 pytestmark = pytest.mark.filterwarnings("error")
 FLOATS = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
@@ -259,7 +259,7 @@ def test_infinity_that_the_target_has_is_cast_and_does_not_stop_a_run(tmp_path: 
     target = tiny.llama(3, torch.float32)
     target["model.norm.weight"][3] = -torch.inf
     made = tiny.trio(tmp_path, base=tiny.llama(1, torch.float32), target=target)
-    transfer(*made.paths, tmp_path / "out", Choices(dtype="float16", rules=(Rule("norm", 0.0),)))
+    transfer(*made.paths, tmp_path / "out", Choices(dtype="float16", rules=(ScaleRule("norm", 0.0),)))
     found = tiny.read_weights(tmp_path / "out")["model.norm.weight"]
     tiny.assert_same({"norm": found}, {"norm": target["model.norm.weight"].half()})
 

@@ -12,7 +12,7 @@ import pytest
 
 from tuneport.files.limited import LimitError, ask
 
-HERE = "test_limited:maker"
+HERE = "files.test_limited:maker"
 
 
 def maker() -> Callable[[Mapping[str, Any]], Any]:

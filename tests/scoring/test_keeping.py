@@ -23,7 +23,7 @@ from tuneport.scoring.keeping import already_done, examples_file, keeping
 RESULT = TaskResult("t", "exact_match", True, (Outcome("1", 1.0), Outcome("2", 0.0)))
 SLOWLY = """
 import sys, time
-from tuneport.evaluate import keeping, run
+from tuneport.scoring import keeping, run
 put = keeping.Kept.put
 def slowly(self, *arguments):
     put(self, *arguments)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tuneport.sidecars.config import FIXED, resolve
 from tuneport.sidecars.config_merge import ConfigChoices, choosable_fields, merge_config
-from tuneport.sidecars.three_way import Findings, Three, same
+from tuneport.sidecars.three_way import MergeFindings, Three, same
 from tuneport.sidecars.token_ids import TokenNames
 from tuneport.tokenizer.token_changes import AddedToken, TokenChanges
 from tuneport.tokenizer.tokenizer import Tokenizer
@@ -48,8 +48,8 @@ def merge(
     dtype: str | None = None,
     vocab_rows: Mapping[int, int] | None = None,
     sides: dict[str, str] | None = None,
-) -> tuple[dict[str, Any], Findings]:
-    findings = Findings()
+) -> tuple[dict[str, Any], MergeFindings]:
+    findings = MergeFindings()
     choices = ConfigChoices(sides or {}, dtype, vocab_rows or {})
     names = names or TokenNames(None, TokenChanges())
     return merge_config(Three(base, tuned, target), choices, names, findings), findings

@@ -69,7 +69,7 @@ def test_an_update_that_cannot_be_dealt_evenly_is_refused() -> None:
 def test_the_shipped_configurations_are_what_accelerate_reads_and_say_that_nobody_ran_them(name: str) -> None:
     from accelerate.commands.config.config_args import ClusterConfig
 
-    file = resources.files("tuneport.tune") / "accelerate" / name
+    file = resources.files("tuneport.tuning") / "accelerate" / name
     text = file.read_text(encoding="utf-8")
     assert text.startswith("# Not run here")
     config = ClusterConfig.from_yaml_file(str(file))
@@ -83,5 +83,5 @@ def test_the_shipped_configurations_are_what_accelerate_reads_and_say_that_nobod
 
 
 def test_no_configuration_is_shipped_untested() -> None:
-    folder = resources.files("tuneport.tune") / "accelerate"
+    folder = resources.files("tuneport.tuning") / "accelerate"
     assert sorted(entry.name for entry in folder.iterdir()) == sorted(SHIPPED)

@@ -1,6 +1,6 @@
 """A PEFT adapter: what its file says it does, module by module.
 
-In come the tensors of adapter_model.safetensors and the adapter's config, out comes one `Change` for each weight:
+In come the tensors of adapter_model.safetensors and the adapter's config, out comes one `AdapterChange` for each weight:
 low-rank factors with their scaling, a whole tensor, or trained rows. Nothing is known of the base yet. The promise:
 every tensor in the file is accounted for, or all that is not is told at once.
 """
@@ -92,7 +92,7 @@ class TrainedRows:
 
 
 @dataclass(frozen=True)
-class Change:
+class AdapterChange:
     """What an adapter does to one weight: nothing at all, if all three are None.
 
     ``whole`` takes its place; ``low_rank`` is added to it (or to ``whole``); ``rows`` replace some of its rows.
@@ -124,7 +124,7 @@ class Change:
         return "; ".join(parts) or "the adapter does not train it"
 
 
-UNTRAINED = Change()
+UNTRAINED = AdapterChange()
 
 
 @dataclass(frozen=True)
@@ -148,13 +148,13 @@ class Alike:
 
 @dataclass(frozen=True)
 class Trained:
-    """What an adapter's file does: a `Change` for each weight, by the name peft gives it.
+    """What an adapter's file does: a `AdapterChange` for each weight, by the name peft gives it.
 
     ``alike`` are tensors that were written twice and must hold the same. ``parameters`` are factors by module, the outermost
     first: which parameters of the module they are for, or whether they are its weight's, only the base can tell.
     """
 
-    changes: Mapping[str, Change]
+    changes: Mapping[str, AdapterChange]
     alike: tuple[Alike, ...] = ()
     parameters: Mapping[str, tuple[Factors, ...]] = field(default_factory=dict)
 
@@ -178,11 +178,11 @@ def read_changes(tensors: Mapping[str, StoredTensor], config: AdapterConfig, whe
     modules = {part.weight: part.module for part in parts.values()}
     adapted = sorted(modules[weight] for weight, found in by_weight.items() if found.keys() & _FACTORS)
     scalings = config.scalings(adapted, where)
-    changes: dict[str, Change] = {}
+    changes: dict[str, AdapterChange] = {}
     alike: list[Alike] = []
     for weight, found in by_weight.items():
         whole, copies = _whole(weight, found, faults)
-        change, module = Change(whole), modules[weight]
+        change, module = AdapterChange(whole), modules[weight]
         if found.keys() & _FACTORS:
             change = replace(change, low_rank=_low_rank(module, found, *scalings[module], faults))
         if "rows" in found:

@@ -290,8 +290,9 @@ def _range_reader(
 ) -> Callable[[int, int], bytes]:
     """Reads parts of a file. A server that sends all of it is read up to the part, over ``most_skipped`` bytes at most."""
     from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils._headers import build_hf_headers
-    from huggingface_hub.utils._http import get_session, hf_raise_for_status
+
+    # Documented names, which the package does not mark as exported for type checkers.
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
     url = hf_hub_url(repo, name, revision=commit)
 

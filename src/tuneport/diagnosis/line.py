@@ -70,7 +70,7 @@ def opened(a: Checkpoint, b: Checkpoint) -> Iterator[tuple[TensorReader, TensorR
 
 
 @dataclass(frozen=True)
-class Line:
+class LineBetween:
     """A model, and where along the line its weights come from."""
 
     model: Any  # a transformers model in float32, loaded from the second checkpoint
@@ -93,7 +93,7 @@ class Line:
             reader.check_unchanged()
 
 
-def laid(model: Any, label: str, shared: Shared, readers: tuple[TensorReader, TensorReader]) -> Line:
+def laid(model: Any, label: str, shared: Shared, readers: tuple[TensorReader, TensorReader]) -> LineBetween:
     """The line for a model that was just loaded from the second checkpoint.
 
     Raises `CheckpointError` where the model's weights are not the checkpoint's, tensor by tensor: transformers may split,
@@ -115,7 +115,7 @@ def laid(model: Any, label: str, shared: Shared, readers: tuple[TensorReader, Te
         for name, parameter in model.named_parameters()
         if parameter.data_ptr() not in filled
     ]
-    line = Line(model, shared, readers, places)
+    line = LineBetween(model, shared, readers, places)
     if not faults:
         faults = [f"`{name}` is not what the checkpoint holds" for name in _changed(line)]
     if faults:
@@ -127,7 +127,7 @@ def laid(model: Any, label: str, shared: Shared, readers: tuple[TensorReader, Te
     return line
 
 
-def _changed(line: Line) -> Iterator[str]:
+def _changed(line: LineBetween) -> Iterator[str]:
     """Names of tensors that the model holds otherwise than the second checkpoint, bit by bit."""
     import torch
 

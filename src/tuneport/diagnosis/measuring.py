@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuneport.checkpoint.reading import TensorReader
-from tuneport.diagnosis.line import Line, laid
+from tuneport.diagnosis.line import LineBetween, laid
 from tuneport.errors import DataError, NumericsError, ScoringError, TuneportError, UsageError
 from tuneport.examples.questions import OwnTask, read_tasks
 from tuneport.pairing.shared import Shared
@@ -97,7 +97,7 @@ class Measuring:
     kept: Kept | None
     warnings: list[str]
     done: int = 0
-    loaded: tuple[Any, Line] | None = None
+    loaded: tuple[Any, LineBetween] | None = None
 
     def at(self, alpha: float) -> Point:
         """Everything asked at one point. Points are measured in the same order by every run of a plan."""
@@ -127,7 +127,7 @@ class Measuring:
             )
         return point
 
-    def _model(self) -> tuple[Any, Line]:
+    def _model(self) -> tuple[Any, LineBetween]:
         if self.loaded is None:
             model = load(self.seat, self.loading, self.warnings.extend)
             self.loaded = model, laid(model.model, f"B {self.seat.name}", self.shared, self.readers)

@@ -28,7 +28,7 @@ from tuneport.diffvector.respelled import align_vector
 from tuneport.diffvector.vector import RAW, DiffVector
 from tuneport.engine.checks.contradictions import contradictions
 from tuneport.engine.options import Choices
-from tuneport.engine.pieces import Difference, RawRows, Recipe, Rounding, Source, Sum, Term
+from tuneport.engine.pieces import DifferenceRecipe, RawRows, Recipe, Rounding, Source, Sum, Term
 from tuneport.engine.plan import (
     WRITTEN,
     Cast,
@@ -327,7 +327,7 @@ def _lost(vector: DiffVector, match: VocabularyMatch, account: Account) -> list[
             places = rows[:, 0] if ids is None else _places(ids, rows_of(line.pair.base))[rows[:, 0]]
             runs = lost_runs(places, places, columns_of(stored))
             term = Term(Source(vector.role, stored), None, 1.0, runs)
-            recipe = Difference(line.name, (term,), stored.dtype)
+            recipe = DifferenceRecipe(line.name, (term,), stored.dtype)
             found.append(LostRows(recipe, len(rows) * columns_of(stored)))
     return found
 
@@ -338,7 +338,7 @@ def _dropped(vector: DiffVector, account: Account) -> list[LostRows]:
     for line in account.of("dropped"):
         stored = vector.difference(line.pair.name) if line.pair is not None else None
         if stored is not None:
-            recipe = Difference(line.name, (Term(Source(vector.role, stored), None, 1.0),), stored.dtype)
+            recipe = DifferenceRecipe(line.name, (Term(Source(vector.role, stored), None, 1.0),), stored.dtype)
             found.append(LostRows(recipe, stored.elements))
     return found
 

@@ -19,7 +19,7 @@ from tuneport.checkpoint.small_files import MANNER_FILES, SidecarFolder
 from tuneport.diffvector.vector import RAW, STEM
 from tuneport.engine.adapted_terms import Stored, stored
 from tuneport.engine.options import Choices
-from tuneport.engine.pieces import Difference, RawRows, Recipe, Rows, Source, Term
+from tuneport.engine.pieces import DifferenceRecipe, RawRows, Recipe, Rows, Source, Term
 from tuneport.engine.plan import Made, Plan, dropped, place, told_at_opening
 from tuneport.engine.tokens import MatchedRows, match_rows, token_decisions, without_tokenizers
 from tuneport.files.on_demand import LazySequence
@@ -167,7 +167,7 @@ def _stored(pair: ParentPair, rows: RowMap | None) -> Stored:
     base, tuned = Source("base", pair.base), Source("tuned", pair.tuned)
     work = working_dtype(pair.base.dtype, pair.tuned.dtype)
     if rows is None:
-        return Stored(Difference(pair.name, (Term(tuned, base, 1.0),), work), pair.base.shape, None, (), ())
+        return Stored(DifferenceRecipe(pair.name, (Term(tuned, base, 1.0),), work), pair.base.shape, None, (), ())
     count = rows_of(pair.base)
     paired = rows.tuned[:count].copy()
     paired[rows.base[:count] < 0] = -1
@@ -175,7 +175,7 @@ def _stored(pair: ParentPair, rows: RowMap | None) -> Stored:
     term = Term(tuned, base, 1.0, runs_of(here, here, paired, here, columns_of(pair.base)))
     raw_ids = tuple(int(id) for id in rows.tuned[(rows.target < 0) & (rows.tuned >= 0)])
     raw = RawRows(tuned, None, pair.tuned.dtype)
-    difference = Difference(pair.name, (term,), work)
+    difference = DifferenceRecipe(pair.name, (term,), work)
     return Stored(difference, pair.base.shape, None, tuple((raw, id) for id in raw_ids), raw_ids)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuneport.checkpoint.floats import working_dtype
-from tuneport.engine.pieces import Difference, Product, RawRows, Source, Term
+from tuneport.engine.pieces import DifferenceRecipe, Product, RawRows, Source, Term
 from tuneport.pairing.rows import runs_of
 from tuneport.pairing.tensors import ParentPair
 from tuneport.pairing.vocabulary import RowMap
@@ -31,7 +31,7 @@ class Stored:
     the rows of tokens that the base lacks: where each comes from, and its id in the tuned tokenizer.
     """
 
-    difference: Difference | None
+    difference: DifferenceRecipe | None
     shape: tuple[int, ...]
     ids: tuple[int, ...] | None
     raw: tuple[tuple[RawRows, int], ...]
@@ -69,7 +69,7 @@ def stored(pair: ParentPair, rows: RowMap | None, columns: int) -> Stored:
     work = working_dtype(pair.base.dtype, pair.tuned.dtype)
     if rows is None:
         terms = () if change.is_none else adapted_terms(pair, 1.0, None, columns)
-        return Stored(Difference(pair.name, terms, work) if terms else None, pair.base.shape, None, (), ())
+        return Stored(DifferenceRecipe(pair.name, terms, work) if terms else None, pair.base.shape, None, (), ())
     count = pair.base.shape[0]
     base, tuned = rows.base[:count], np.where(rows.base[:count] >= 0, rows.tuned[:count], NONE)
     raw_ids = rows.tuned[(rows.target < 0) & (rows.tuned >= 0)]
@@ -84,14 +84,14 @@ def stored(pair: ParentPair, rows: RowMap | None, columns: int) -> Stored:
         runs = runs_of(places, base[ids], positions[ids], np.full(len(ids), NONE), columns)
         term = Term(Source("tuned", change.rows.tensor), Source("base", pair.base), 1.0, runs)
         return Stored(
-            Difference(pair.name, (term,), work) if len(ids) else None,
+            DifferenceRecipe(pair.name, (term,), work) if len(ids) else None,
             (len(ids), *pair.base.shape[1:]),
             tuple(ids.tolist()) if len(ids) else None,
             raw,
             told,
         )
     terms = adapted_terms(pair, 1.0, RowMap(count, base, base, tuned), columns)
-    return Stored(Difference(pair.name, terms, work), pair.base.shape, None, raw, told)
+    return Stored(DifferenceRecipe(pair.name, terms, work), pair.base.shape, None, raw, told)
 
 
 def _parts(pair: ParentPair) -> tuple[Source, Source | None, Product | None, RawRows]:

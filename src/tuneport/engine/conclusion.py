@@ -15,10 +15,10 @@ import numpy as np
 from tuneport.checkpoint.reading import Workspace
 from tuneport.engine import arithmetic
 from tuneport.engine.budget import PIECE, Budget
-from tuneport.engine.checks.before_writing import Verdict, settle
-from tuneport.engine.leaf_results import Results
+from tuneport.engine.checks.before_writing import RolesVerdict, settle
+from tuneport.engine.leaf_results import LeafResults
 from tuneport.engine.manifest import Measures, make_manifest, measures, rounding_loss
-from tuneport.engine.pieces import Difference, Readers
+from tuneport.engine.pieces import DifferenceRecipe, Readers
 from tuneport.engine.plan import Plan
 from tuneport.engine.tokens import LostDifference, token_warnings
 
@@ -28,7 +28,7 @@ class Conclusion:
     """The figures of a whole pass, and what they say. ``losses`` are those of the warnings that tell what rounding took."""
 
     totals: Measures
-    verdict: Verdict
+    verdict: RolesVerdict
     warnings: tuple[str, ...]
     losses: tuple[str, ...]
 
@@ -36,7 +36,7 @@ class Conclusion:
         self,
         plan: Plan,
         record: Mapping[str, Any],
-        results: Results,
+        results: LeafResults,
         dropped: Mapping[str, float | None],
         digests: Mapping[str, Mapping[str, str]],
         pool: Budget,
@@ -47,7 +47,7 @@ class Conclusion:
         return make_manifest(plan, record, results, dropped, *said, digests, pool, seconds)
 
 
-def conclude(plan: Plan, seen: Verdict, results: Results, lost: LostDifference | None) -> Conclusion:
+def conclude(plan: Plan, seen: RolesVerdict, results: LeafResults, lost: LostDifference | None) -> Conclusion:
     """What all leaves together say, beside what was ``seen`` of a sample."""
     totals = replace(measures(results), lost_norm=None if lost is None else lost.norm)
     verdict = settle(seen, totals.roles, totals.drift_norm)
@@ -68,7 +68,7 @@ def measure_dropped(plan: Plan, readers: Readers) -> dict[str, float | None]:
     return norms
 
 
-def lost_difference(plan: Plan, results: Results, readers: Readers) -> LostDifference | None:
+def lost_difference(plan: Plan, results: LeafResults, readers: Readers) -> LostDifference | None:
     """Δ in rows whose tokens have no place in the output; None where an adapter made them, and nothing was read."""
     if not plan.lost:
         return LostDifference(0.0, 0.0, False)
@@ -81,7 +81,7 @@ def lost_difference(plan: Plan, results: Results, readers: Readers) -> LostDiffe
     return LostDifference(lost, lost / whole if whole > 0 else 0.0, own > 9 * mean)
 
 
-def _square(recipe: Difference, elements: int, readers: Readers) -> float:
+def _square(recipe: DifferenceRecipe, elements: int, readers: Readers) -> float:
     """‖Δ‖² of a recipe's elements."""
     space, sums = Workspace(), np.zeros(arithmetic.SUMS)
     for start in range(0, elements, PIECE):

@@ -88,7 +88,7 @@ class TensorResult:
         return all(bool((each.partners[:, :3] >= 0).all()) for each in runs)
 
 
-class Results(Sequence[TensorResult]):
+class LeafResults(Sequence[TensorResult]):
     """The results of all tasks, in their order. Leaves may be noted by several threads at once."""
 
     def __init__(self, tasks: Sequence[OutputTask], slots: Sequence[StoredTensor]) -> None:

@@ -26,9 +26,9 @@ from tuneport.comparison.rounding import Rounded, rounded, total
 from tuneport.engine import kernel
 from tuneport.engine.arithmetic import ROUNDING, SUMS
 from tuneport.engine.budget import Budget
-from tuneport.engine.checks.before_writing import Verdict
+from tuneport.engine.checks.before_writing import RolesVerdict
 from tuneport.engine.checks.rounding_loss import RoundedPart, loss
-from tuneport.engine.leaf_results import Results, TensorResult
+from tuneport.engine.leaf_results import LeafResults, TensorResult
 from tuneport.engine.pieces import Readers, Sum
 from tuneport.engine.plan import FORMAT, Plan
 from tuneport.engine.tensor_digests import tensor_digests
@@ -92,7 +92,7 @@ class Measures:
         return {name: value for name, value in asdict(self).items() if name not in ("is_zero", "roles")}
 
 
-def measures(results: Results) -> Measures:
+def measures(results: LeafResults) -> Measures:
     """The measures of a run, from the sums of its tensors."""
     diffs, drifts = array("d"), array("d")
     has_base, nonfinite = True, False
@@ -127,7 +127,7 @@ def measures(results: Results) -> Measures:
     )
 
 
-def rounding_loss(plan: Plan, results: Results, found: Rounded | None) -> tuple[str, ...]:
+def rounding_loss(plan: Plan, results: LeafResults, found: Rounded | None) -> tuple[str, ...]:
     """In words, where rounding to nearest took too much of the diff vector."""
     return loss(plan, (RoundedPart(r.task, tuple(r.sums[ROUNDING])) for r in results if r.has_rounded), found)
 
@@ -150,10 +150,10 @@ def _digests_of(checkpoint: Checkpoint, reader: TensorReader, pool: Budget) -> M
 def make_manifest(
     plan: Plan,
     record: Mapping[str, Any],
-    results: Results,
+    results: LeafResults,
     dropped: Mapping[str, float | None],
     totals: Measures,
-    verdict: Verdict,
+    verdict: RolesVerdict,
     warnings: tuple[str, ...],
     digests: Mapping[str, Mapping[str, str]],
     pool: Budget,
@@ -198,7 +198,7 @@ def make_manifest(
     return found
 
 
-def _tensors(results: Results, dropped: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+def _tensors(results: LeafResults, dropped: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     """The entries of a manifest's ``tensors``, each made when it is looked at: by name, then those that were dropped."""
     names = [slot.name for slot in results.slots]
     order = array("q", sorted(range(len(names)), key=names.__getitem__))

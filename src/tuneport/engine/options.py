@@ -17,7 +17,7 @@ from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
 from tuneport.engine.budget import parse_size
 from tuneport.errors import UsageError
 from tuneport.pairing.spelling_rules import Rename
-from tuneport.pairing.tensors import Rule
+from tuneport.pairing.tensors import ScaleRule
 
 SIDES = ("base", "tuned", "target")
 Matching = Literal["strings", "positions"]
@@ -30,7 +30,7 @@ class Choices:
     """Everything that decides what the output is. Raises `UsageError` for values that cannot be meant."""
 
     scale: float = 1.0
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[ScaleRule, ...] = ()
     drop: str | Sequence[str] | None = None
     renames: tuple[Rename, ...] = ()
     dtype: str | None = None
@@ -126,7 +126,7 @@ class Running:
         return None if self.max_memory is None else parse_size(self.max_memory)
 
 
-def parse_rule(text: str) -> Rule:
+def parse_rule(text: str) -> ScaleRule:
     """``REGEX=SCALE``, split at the last ``=``. Raises `UsageError`."""
     pattern, separator, scale = text.rpartition("=")
     try:
@@ -135,7 +135,7 @@ def parse_rule(text: str) -> Rule:
         number = math.nan
     if not separator or not pattern or math.isnan(number):
         raise UsageError(f"--rule {text!r}: write it as REGEX=SCALE, for example 'embed_tokens=0'.")
-    return Rule(pattern, number)
+    return ScaleRule(pattern, number)
 
 
 def parse_vocabulary(texts: Sequence[str]) -> tuple[Matching | None, dict[str, Matching]]:

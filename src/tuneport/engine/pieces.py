@@ -1,6 +1,6 @@
 """What one piece of an output tensor is made of: read, subtract, scale, add, round.
 
-In comes a recipe (`Sum`: a target's tensor plus scaled differences; `Difference`: tuned minus base) and a range of
+In comes a recipe (`Sum`: a target's tensor plus scaled differences; `DifferenceRecipe`: tuned minus base) and a range of
 elements, out come the stored bytes of that range and its sums. A difference is tuned minus base, one that is stored, or
 an adapter's product. Rows that were matched by token are cut into runs of neighbours; everything else is one run.
 Nothing is written here.
@@ -204,7 +204,7 @@ class Sum:
 
 
 @dataclass(frozen=True)
-class Difference:
+class DifferenceRecipe:
     """Recipe of a stored diff vector, in W: the difference that ``terms`` describe, unscaled.
 
     A row is that of the one term in which it has partners, and zero where it has none.
@@ -266,7 +266,7 @@ class Rows:
         return out, floats.count_nonfinite(values, self.dtype)
 
 
-Recipe = Sum | Difference | Rows
+Recipe = Sum | DifferenceRecipe | Rows
 
 
 @dataclass(frozen=True)
@@ -360,7 +360,7 @@ class Met:
     target: Floats | None
 
 
-def meet(recipe: Sum | Difference, start: int, stop: int, readers: Readers, space: Workspace) -> Met | None:
+def meet(recipe: Sum | DifferenceRecipe, start: int, stop: int, readers: Readers, space: Workspace) -> Met | None:
     """What the run of ``start`` holds up to ``stop`` at most; None where an element has no partner, or takes no difference.
 
     Of several differences the first that is there.

@@ -28,8 +28,7 @@ from tuneport.engine.adapted_terms import adapted_terms
 from tuneport.engine.budget import DEFAULT_MAX_MEMORY, DEFAULT_MAX_MEMORY_PARSING
 from tuneport.engine.checks.contradictions import contradictions
 from tuneport.engine.options import Choices
-from tuneport.engine.pieces import Difference as DifferenceRecipe
-from tuneport.engine.pieces import Recipe, Rounding, Rows, Source, Sum, Term
+from tuneport.engine.pieces import DifferenceRecipe, Recipe, Rounding, Rows, Source, Sum, Term
 from tuneport.engine.product import NBYTES
 from tuneport.engine.tokens import Matrices, lost_runs, match_rows, token_decisions, token_warnings, without_tokenizers
 from tuneport.errors import CheckpointError, PairingError, SidecarError, TuneportError, listing
@@ -56,7 +55,7 @@ from tuneport.pairing.tensors import (
 from tuneport.pairing.vocabulary import RowMap, VocabularyMatch
 from tuneport.pairing.vocabulary_matrices import Side, columns_of, rows_of, with_rows
 from tuneport.sidecars.config import is_tied
-from tuneport.sidecars.merge import Decision, Difference, merge_sidecars
+from tuneport.sidecars.merge import Decision, FieldDifference, merge_sidecars
 
 FORMAT = "tuneport/1"
 Operation = Literal["transfer", "apply", "diff"]
@@ -114,7 +113,7 @@ class Plan:
     vocabulary: tuple[VocabularyMatch, ...]
     files: Mapping[str, bytes | Path]
     decisions: tuple[Decision, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[FieldDifference, ...]
     tensor_refusals: tuple[str, ...]
     sidecar_refusals: tuple[str, ...]
     warnings: tuple[str, ...]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.engine.budget import MIB, Budget, budget
-from tuneport.engine.checks.before_writing import Verdict
+from tuneport.engine.checks.before_writing import RolesVerdict
 from tuneport.engine.manifest import token_record
 from tuneport.engine.options import Running
 from tuneport.engine.plan import Plan
@@ -37,7 +37,7 @@ _COSINES = {
 }
 
 
-def plan_as_json(plan: Plan, running: Running, seen: Verdict, out: Path | None = None) -> dict[str, Any]:
+def plan_as_json(plan: Plan, running: Running, seen: RolesVerdict, out: Path | None = None) -> dict[str, Any]:
     """The plan as one JSON object; with ``out`` also what would be refused because of the place to write to.
 
     ``seen`` is what `look` saw of the weights.

@@ -26,7 +26,7 @@ from tuneport.engine.budget import PIECE, Budget, budget
 from tuneport.engine.checks.before_writing import ZERO_DIFF, look
 from tuneport.engine.checks.kept_sample import keep_base
 from tuneport.engine.conclusion import conclude, lost_difference, measure_dropped
-from tuneport.engine.leaf_results import Results
+from tuneport.engine.leaf_results import LeafResults
 from tuneport.engine.manifest import index_file, input_digests, read_manifest, render_manifest
 from tuneport.engine.options import Choices, Running
 from tuneport.engine.pieces import Readers, Source, Sum, equal, nonfinite_in
@@ -149,10 +149,10 @@ def leaf_pieces(task: OutputTask, leaf: int, piece: int) -> Iterator[tuple[int, 
 
 def _stream(
     plan: Plan, folder: OutputFolder, readers: Readers, pool: Budget, running: Running
-) -> tuple[Results, dict[str, float | None]]:
+) -> tuple[LeafResults, dict[str, float | None]]:
     _check_exact(plan, readers)
     _check_tied(plan, readers)
-    results = Results(plan.tasks, plan.slots)
+    results = LeafResults(plan.tasks, plan.slots)
     results.take_up(folder.journal.recorded())
 
     def do(number: int, task: OutputTask, leaf: int, space: Workspace) -> bool:

@@ -34,7 +34,7 @@ _LINES, _PARQUET = (".jsonl", ".json", ".ndjson"), (".parquet",)
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """One file or data set: its rows in order, all of one form. ``digest`` is of the file's bytes (None: the Hub).
 
     ``numbers`` are the rows' places in it, counted from 1 by ``where``: by lines, or by rows.
@@ -106,7 +106,9 @@ def parse_share(text: str) -> Share:
     )
 
 
-def read_sources(names: Sequence[str | os.PathLike[str]], recipe: str, mix: Sequence[Share], seed: int) -> list[Source]:
+def read_sources(
+    names: Sequence[str | os.PathLike[str]], recipe: str, mix: Sequence[Share], seed: int
+) -> list[DataSource]:
     """Every source, checked; of those that ``mix`` names, a seeded choice of rows, in their own order.
 
     Raises `DataError` with all faults of a file and their lines, `UsageError` for a mix that names no source.
@@ -155,7 +157,7 @@ def _places(share: Share | None, available: int, label: str, seed: int) -> Seque
     return sorted(random.Random(f"{seed} {label}").sample(range(available), share.of(available)))
 
 
-def _read(name: str, recipe: str, share: Share | None, seed: int) -> Source:
+def _read(name: str, recipe: str, share: Share | None, seed: int) -> DataSource:
     if not name:
         raise DataError("--data is empty: give a file, or a data set id (org/name[@REVISION][:SPLIT][?…]).")
     path, label = Path(os.path.expanduser(name)), _label(name)
@@ -173,7 +175,7 @@ def _read(name: str, recipe: str, share: Share | None, seed: int) -> Source:
     digest = f"blake3:{_digest(path)}"
     form, ignored = _checked(rows, faults, recipe, label, where)
     chosen = [rows[place] for place in _places(share, len(rows), label, seed)]
-    return Source(label, form, *_apart(chosen), digest, None, len(rows), ignored, where)
+    return DataSource(label, form, *_apart(chosen), digest, None, len(rows), ignored, where)
 
 
 def _digest(path: Path) -> str:
@@ -184,7 +186,7 @@ def _digest(path: Path) -> str:
     return whole.hexdigest()
 
 
-def _read_hub(name: str, recipe: str, share: Share | None, seed: int) -> Source:
+def _read_hub(name: str, recipe: str, share: Share | None, seed: int) -> DataSource:
     """Of a data set on the Hub only the rows that are used come into memory, and they alone are checked."""
     found = HUB.fullmatch(name)
     if found is None or name.startswith((".", "/", "~")):
@@ -197,7 +199,7 @@ def _read_hub(name: str, recipe: str, share: Share | None, seed: int) -> Source:
     used = table.select(places).to_list()
     rows = [(place + 1, _under_their_fields(row, taken)) for place, row in zip(places, used, strict=True)]
     form, ignored = _checked(rows, [], recipe, name, "row")
-    return Source(name, form, *_apart(rows), None, commit or found["revision"], len(table), ignored, "row")
+    return DataSource(name, form, *_apart(rows), None, commit or found["revision"], len(table), ignored, "row")
 
 
 def _apart(rows: Numbered) -> tuple[list[Row], array[int]]:

@@ -94,7 +94,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the demo found: its folder, what `demo_summary.json` holds, and whether it was found before."""
+    """What the demo found: its folder, what `summary.json` holds, and whether it was found before."""
 
     folder: Path
     record: dict[str, Any]
@@ -118,7 +118,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
     started = time.perf_counter()
     with workplace(out, {"format": "tuneport-demo-1", "seed": seed, "recipe": asdict(recipe)}) as folder:
         if folder is None:
-            record = json.loads(read_text(out / "demo_summary.json"))
+            record = json.loads(read_text(out / "summary.json"))
             show(showing.table(record))
             return Summary(out, record, already_done=True)
 
@@ -142,8 +142,8 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
             world, seed, lessons.examples_seen(recipe.tuning), shares=recipe.tuning_shares, never=asked
         )
         order_questions.check_held_out(asked, examples, [*first[1], *second[1], *following[1]])
-        write_lines(folder / "order_questions.jsonl", map(asdict, asked))
-        write_lines(folder / "demo_curve.jsonl", map(asdict, demo_curve.questions_of(asked)))
+        write_lines(folder / "questions.jsonl", map(asdict, asked))
+        write_lines(folder / "curve.jsonl", map(asdict, demo_curve.questions_of(asked)))
         lesson = folder / "lesson"
         lessons.write_lesson(lesson, examples)
 
@@ -162,7 +162,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
             Running(
                 shard_size=shards,
                 eval_every=recipe.curve_every,
-                tasks=(str(folder / "demo_curve.jsonl"),),
+                tasks=(str(folder / "curve.jsonl"),),
                 max_new_tokens=family_scores.MAX_NEW_TOKENS,
                 eval_batch_size=family_scores.BATCH,
             ),
@@ -205,7 +205,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
             further = make(pool, going_on, lessons.fine_tune, models["v2-transferred"], lesson, *watched)
             scores = folder / "scores"
             answered = {
-                name: pool.submit(family_scores.ask, path, folder / "order_questions.jsonl", scores / f"{name}.json")
+                name: pool.submit(family_scores.ask, path, folder / "questions.jsonl", scores / f"{name}.json")
                 for name, path in models.items()
             }
             said = {name: future.result() for name, future in answered.items()}
@@ -222,7 +222,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
         )
         record["resumed"] = resumed
         _write_answers(folder / "answers.jsonl", asked, said)
-        (folder / "demo_summary.json").write_text(json.dumps(record, indent=1) + "\n")
+        (folder / "summary.json").write_text(json.dumps(record, indent=1) + "\n")
     show(showing.answers_side_by_side(asked, said))
     show(showing.table(record))
     return Summary(out, record)
@@ -242,6 +242,6 @@ def _documents(
 
 
 def _write_answers(path: Path, asked: Sequence[Question], said: dict[str, list[str]]) -> None:
-    """Every model's answer to every question, one line a question, in the order of order_questions.jsonl."""
+    """Every model's answer to every question, one line a question, in the order of questions.jsonl."""
     lines = ({"task": q.task, "prompt": q.prompt, **{m: said[m][i] for m in said}} for i, q in enumerate(asked))
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))

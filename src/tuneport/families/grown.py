@@ -42,7 +42,7 @@ def open_family(folder: Path) -> Grown:
         if plan["format"] != _FORMAT or not (folder / "summary.json").is_file():
             raise ValueError("begun as something else, or not finished")
         seed = int(plan["seed"])
-        asked = tuple(order_questions.read_questions(folder / "order_questions.jsonl"))
+        asked = tuple(order_questions.read_questions(folder / "questions.jsonl"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"--family {folder} is no finished demo ({error}). Make one: tuneport demo --out {folder}, or leave "

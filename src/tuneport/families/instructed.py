@@ -27,7 +27,7 @@ FORMAT = "tuneport-instructed-1"
 RECORD = "family.json"
 MODELS = ("v1-instruct", "v2-instruct")
 NAMES = tuple(tongue.name for tongue in TONGUES)
-FILES = (*(f"{name}.jsonl" for name in NAMES), *(f"{name}-order_questions.jsonl" for name in (ENGLISH, *NAMES)))
+FILES = (*(f"{name}.jsonl" for name in NAMES), *(f"{name}-questions.jsonl" for name in (ENGLISH, *NAMES)))
 SIZES: Mapping[str, Recipe] = {
     "small": Recipe(),
     "large": replace(Recipe(), architecture=Architecture(hidden=128, layers=3, feedforward=256)),
@@ -50,7 +50,7 @@ def make_instructed(out: str | Path, size: str = "small", seed: int = 0, recipe:
             write_lines(folder / f"{name}.jsonl", map(lessons.as_conversation, lesson))
         for name in (ENGLISH, *NAMES):
             asked = (question for question in text.asked if question.task == name)
-            write_lines(folder / f"{name}-order_questions.jsonl", map(order_questions.as_message, asked))
+            write_lines(folder / f"{name}-questions.jsonl", map(order_questions.as_message, asked))
 
         # Both versions, and each one's instruct model.
         first, second, following = text.stages

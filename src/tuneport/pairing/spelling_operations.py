@@ -21,7 +21,7 @@ Collected = dict[str, list[StoredTensor]]
 
 
 @dataclass(frozen=True)
-class Rule:
+class SpellingRule:
     """One rule: names that ``match`` get ``to`` in place of what matched, below ``scope`` only (None: everywhere).
 
     ``sources`` and ``operations`` are those of a rule that also joins or splits tensors; ``each``: each branch of the
@@ -48,7 +48,7 @@ class Where:
     config: Mapping[str, Any]
     shape: Callable[[str], tuple[int, ...] | None]
 
-    def lengths(self, rule: Rule, dim: int) -> list[int] | None:
+    def lengths(self, rule: SpellingRule, dim: int) -> list[int] | None:
         """How long each tensor that a rule makes is known to be along ``dim``; None where one is not known."""
         shapes = [self.shape(self.name.replace(rule.to[0], target)) for target in rule.to]
         return [shape[dim] for shape in shapes if shape is not None and dim < len(shape)] if all(shapes) else None
@@ -61,7 +61,7 @@ def _only(collected: Collected) -> tuple[str, StoredTensor]:
     return source, tensors[0]
 
 
-def _chunk(collected: Collected, rule: Rule, operation: Mapping[str, Any], where: Where) -> Collected:
+def _chunk(collected: Collected, rule: SpellingRule, operation: Mapping[str, Any], where: Where) -> Collected:
     """Equal parts; where the parts are known, those (q, k and v are not equal, though transformers cuts them so)."""
     _, tensor = _only(collected)
     dim, targets = operation.get("dim", 0), _shards(rule, operation, where)
@@ -75,7 +75,7 @@ def _chunk(collected: Collected, rule: Rule, operation: Mapping[str, Any], where
     return _cut(tensor, dim, targets, lengths)
 
 
-def _split(collected: Collected, rule: Rule, operation: Mapping[str, Any], where: Where) -> Collected:
+def _split(collected: Collected, rule: SpellingRule, operation: Mapping[str, Any], where: Where) -> Collected:
     _, tensor = _only(collected)
     dim = operation.get("dim", 0)
     lengths = where.lengths(rule, dim)
@@ -92,7 +92,7 @@ def _cut(tensor: StoredTensor, dim: int, names: Sequence[str], lengths: Sequence
     }
 
 
-def _shards(rule: Rule, operation: Mapping[str, Any], where: Where) -> Sequence[str]:
+def _shards(rule: SpellingRule, operation: Mapping[str, Any], where: Where) -> Sequence[str]:
     attribute = operation.get("num_shards_attribute")
     if attribute is None:
         return rule.to
@@ -103,7 +103,7 @@ def _shards(rule: Rule, operation: Mapping[str, Any], where: Where) -> Sequence[
     return [rule.to[0].replace("*", str(place)) for place in range(count)]
 
 
-def _concatenate(collected: Collected, rule: Rule, operation: Mapping[str, Any], where: Where) -> Collected:
+def _concatenate(collected: Collected, rule: SpellingRule, operation: Mapping[str, Any], where: Where) -> Collected:
     missing = [source for source in rule.sources if source not in collected]
     if missing and "num_shards_attribute" not in operation:
         raise UnviewableError(f"{where.name}: {', '.join(missing)} is missing")
@@ -111,7 +111,7 @@ def _concatenate(collected: Collected, rule: Rule, operation: Mapping[str, Any],
     return {rule.to[0]: [joined(tensors, operation.get("dim", 0))]}
 
 
-def _merge(collected: Collected, rule: Rule, operation: Mapping[str, Any], where: Where) -> Collected:
+def _merge(collected: Collected, rule: SpellingRule, operation: Mapping[str, Any], where: Where) -> Collected:
     counts = {len(tensors) for tensors in collected.values()}
     if len(counts) != 1 or len(collected) != len(rule.sources):
         raise UnviewableError(f"{where.name}: experts are missing")
@@ -122,7 +122,7 @@ def _merge(collected: Collected, rule: Rule, operation: Mapping[str, Any], where
     }
 
 
-def _unmerge(collected: Collected, rule: Rule, operation: Mapping[str, Any], where: Where) -> Collected:
+def _unmerge(collected: Collected, rule: SpellingRule, operation: Mapping[str, Any], where: Where) -> Collected:
     if operation.get("dim", 0):
         raise UnviewableError("experts that do not lie along the first dimension")
     found = {}
@@ -133,7 +133,7 @@ def _unmerge(collected: Collected, rule: Rule, operation: Mapping[str, Any], whe
     return found
 
 
-def _transpose(collected: Collected, rule: Rule, operation: Mapping[str, Any], where: Where) -> Collected:
+def _transpose(collected: Collected, rule: SpellingRule, operation: Mapping[str, Any], where: Where) -> Collected:
     source, tensor = _only(collected)
     target = rule.to[0] if len(rule.to) == 1 else source
     if operation.get("check_dims") and where.shape(where.name) in (None, tensor.shape):
@@ -141,7 +141,7 @@ def _transpose(collected: Collected, rule: Rule, operation: Mapping[str, Any], w
     return {target: [transposed(tensor, operation.get("dim0", 0), operation.get("dim1", 1))]}
 
 
-def _interleave(collected: Collected, rule: Rule, operation: Mapping[str, Any], where: Where) -> Collected:
+def _interleave(collected: Collected, rule: SpellingRule, operation: Mapping[str, Any], where: Where) -> Collected:
     _, tensor = _only(collected)
     dim = operation.get("dim", 0)
     if dim >= len(tensor.shape) or tensor.shape[dim] % 2:
@@ -150,7 +150,7 @@ def _interleave(collected: Collected, rule: Rule, operation: Mapping[str, Any], 
     return {rule.to[0]: [shuffled(tensor, dim, (1, 2, half) if operation.get("inverse") else (1, half, 2))]}
 
 
-def _permute(collected: Collected, rule: Rule, operation: Mapping[str, Any], where: Where) -> Collected:
+def _permute(collected: Collected, rule: SpellingRule, operation: Mapping[str, Any], where: Where) -> Collected:
     """Rows of rotary pairs, one beside the other, as halves; and backwards."""
     config = where.config.get(operation.get("subconfig_key", ""), where.config)
     heads = config.get("num_attention_heads", config.get("num_heads")) if isinstance(config, Mapping) else None
@@ -168,7 +168,7 @@ def _permute(collected: Collected, rule: Rule, operation: Mapping[str, Any], whe
     return found
 
 
-def _text_and_vision(collected: Collected, rule: Rule, operation: Mapping[str, Any], where: Where) -> Collected:
+def _text_and_vision(collected: Collected, rule: SpellingRule, operation: Mapping[str, Any], where: Where) -> Collected:
     """Experts of text and of vision in one list (ERNIE 4.5 VL): each half fused for itself."""
     found = {}
     for place, target in enumerate(rule.to):
@@ -183,7 +183,9 @@ def _text_and_vision(collected: Collected, rule: Rule, operation: Mapping[str, A
     return found
 
 
-def _from_text_and_vision(collected: Collected, rule: Rule, operation: Mapping[str, Any], where: Where) -> Collected:
+def _from_text_and_vision(
+    collected: Collected, rule: SpellingRule, operation: Mapping[str, Any], where: Where
+) -> Collected:
     found, dim = {}, operation.get("concat_dim", 1)
     for place, target in enumerate(rule.to):
         number = 0

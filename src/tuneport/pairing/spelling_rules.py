@@ -18,7 +18,7 @@ from typing import Any
 
 from tuneport.checkpoint.views import UnviewableError, renamed
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.pairing.spelling_operations import OPERATIONS, Collected, Rule, Where
+from tuneport.pairing.spelling_operations import OPERATIONS, Collected, SpellingRule, Where
 
 Tensors = Mapping[str, StoredTensor]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -41,8 +41,8 @@ class Rules:
     """The rules of one kind of model, called ``name``, in the order in which transformers applies them."""
 
     name: str
-    load: tuple[Rule, ...]
-    save: tuple[Rule, ...]
+    load: tuple[SpellingRule, ...]
+    save: tuple[SpellingRule, ...]
     config: Mapping[str, Any]
 
     def loaded(self, tensors: Tensors, shapes: Shapes) -> dict[str, StoredTensor]:
@@ -75,8 +75,8 @@ def rules_of(config: Mapping[str, Any]) -> Rules | None:
         name = data()["kinds"].get(kind) if isinstance(kind, str) else None
     if name is None:
         return None
-    load: list[Rule] = []
-    save: list[Rule] = []
+    load: list[SpellingRule] = []
+    save: list[SpellingRule] = []
     for scope, path, default, key in data()["classes"][name]["parts"]:
         inner = _kind_at(config, path)
         key = data()["bare"].get(inner) if path and inner not in (None, default) else key
@@ -110,9 +110,9 @@ def _kind_at(config: Mapping[str, Any], path: str | None) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
-def _rules(key: str, way: str, scope: str | None, prefix: str) -> list[Rule]:
+def _rules(key: str, way: str, scope: str | None, prefix: str) -> list[SpellingRule]:
     return [
-        Rule(
+        SpellingRule(
             _compiled(entry["match"]),
             tuple(entry["to"]),
             scope,
@@ -133,12 +133,12 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _converted(
-    tensors: Tensors, rules: Sequence[Rule], config: Mapping[str, Any], shapes: Shapes, converters_first: bool
+    tensors: Tensors, rules: Sequence[SpellingRule], config: Mapping[str, Any], shapes: Shapes, converters_first: bool
 ) -> dict[str, StoredTensor]:
     """What transformers' loading or saving makes of the tensors, name by name (`core_model_loading`)."""
     renames = [rule for rule in rules if not rule.operations]
     converters = [rule for rule in rules if rule.operations]
-    groups: dict[str, tuple[Rule | None, dict[str, list[str]]]] = {}
+    groups: dict[str, tuple[SpellingRule | None, dict[str, list[str]]]] = {}
     met: set[int] = set()
     final: Callable[[str], str] = (lambda name: _renamed_by(renames, name, met)) if converters_first else str
     for name in _in_turn(tensors, renames):
@@ -170,7 +170,7 @@ def _converted(
     return found
 
 
-def _made(rule: Rule, collected: Collected, where: Where) -> dict[str, StoredTensor]:
+def _made(rule: SpellingRule, collected: Collected, where: Where) -> dict[str, StoredTensor]:
     """The tensors that a rule makes of those it collected, under their whole names."""
     for operation in rule.operations:
         collected = OPERATIONS[operation["op"]](collected, rule, operation, where)
@@ -182,7 +182,7 @@ def _made(rule: Rule, collected: Collected, where: Where) -> dict[str, StoredTen
     return {before + part + after: tensors[0] for part, tensors in collected.items()}
 
 
-def _first_of(converters: Sequence[Rule], name: str) -> tuple[str, Rule | None, str]:
+def _first_of(converters: Sequence[SpellingRule], name: str) -> tuple[str, SpellingRule | None, str]:
     """The first rule that takes a tensor, the name it gives, and which of its sources the tensor is."""
     for rule in converters:
         found = _match(rule, name)
@@ -191,7 +191,7 @@ def _first_of(converters: Sequence[Rule], name: str) -> tuple[str, Rule | None, 
     return name, None, ""
 
 
-def _renamed_by(rules: Sequence[Rule], name: str, met: set[int]) -> str:
+def _renamed_by(rules: Sequence[SpellingRule], name: str, met: set[int]) -> str:
     """Every rule in turn; ``met`` remembers the rules of several branches whose first was seen."""
     for rule in rules:
         found = _match(rule, name)
@@ -206,7 +206,7 @@ def _renamed_by(rules: Sequence[Rule], name: str, met: set[int]) -> str:
     return name
 
 
-def _match(rule: Rule, name: str) -> tuple[str, re.Match[str]] | None:
+def _match(rule: SpellingRule, name: str) -> tuple[str, re.Match[str]] | None:
     """What comes before the scope of a rule, and what it matches there."""
     before = ""
     if rule.scope is not None:
@@ -226,7 +226,7 @@ def _branch(found: re.Match[str]) -> int:
     return next(int(group[1:]) for group, text in found.groupdict().items() if text is not None)
 
 
-def _replaced(rule: Rule, name: str, matched: tuple[str, re.Match[str]]) -> str:
+def _replaced(rule: SpellingRule, name: str, matched: tuple[str, re.Match[str]]) -> str:
     before, found = matched
     branch = _branch(found)
     to = rule.to[branch if rule.each else 0]
@@ -239,7 +239,7 @@ def _replaced(rule: Rule, name: str, matched: tuple[str, re.Match[str]]) -> str:
     return before + name.removeprefix(before).replace(found.group(0), to, 1)
 
 
-def _in_turn(names: Iterable[str], rules: Sequence[Rule]) -> Iterable[str]:
+def _in_turn(names: Iterable[str], rules: Sequence[SpellingRule]) -> Iterable[str]:
     """Names in transformers' order, where a rule asks whether another name came before."""
     return sorted(names, key=_natural) if any(rule.each for rule in rules) else names
 

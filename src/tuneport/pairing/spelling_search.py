@@ -32,14 +32,14 @@ class Translation:
     rule: str
 
 
-class _Size(NamedTuple):
+class _Shape(NamedTuple):
     """A tensor's shape; one that was cut or joined must have its partner's, one that is whole may have other rows."""
 
     shape: tuple[int, ...]
     made: bool = False
 
 
-Sizes = Mapping[str, _Size]
+Sizes = Mapping[str, _Shape]
 # Puts tensors under the reference's names: which get another one, or None where that does not pair them.
 _Ending = Callable[[Sizes, Shapes], dict[str, str] | None]
 
@@ -285,7 +285,7 @@ def _beside(name: str, outer: Collection[str]) -> str | None:
     return places[0] if len(places) == 1 else None
 
 
-def _fits(size: _Size, shape: tuple[int, ...] | None) -> bool:
+def _fits(size: _Shape, shape: tuple[int, ...] | None) -> bool:
     if shape is None or size.made:
         return size.shape == shape
     return len(size.shape) == len(shape) and size.shape[1:] == shape[1:]
@@ -293,7 +293,7 @@ def _fits(size: _Size, shape: tuple[int, ...] | None) -> bool:
 
 def _might_fit(shape: tuple[int, ...] | None, other: tuple[int, ...]) -> bool:
     """Whether the two are the same but for rows, or turned."""
-    return shape is None or _fits(_Size(shape), other) or sorted(shape) == sorted(other)
+    return shape is None or _fits(_Shape(shape), other) or sorted(shape) == sorted(other)
 
 
 def _may_lack(name: str, shape: tuple[int, ...]) -> bool:
@@ -304,9 +304,9 @@ def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 
-def _sizes(tensors: Tensors, stored: Shapes) -> dict[str, _Size]:
+def _sizes(tensors: Tensors, stored: Shapes) -> dict[str, _Shape]:
     """Shapes of tensors, and whether each is a whole one of those that are ``stored``."""
     return {
-        name: _Size(tensor.shape, not tensor.in_one_piece or stored.get(stored_name(tensor)) != tensor.shape)
+        name: _Shape(tensor.shape, not tensor.in_one_piece or stored.get(stored_name(tensor)) != tensor.shape)
         for name, tensor in tensors.items()
     }

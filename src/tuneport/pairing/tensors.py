@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, overload
 
-from tuneport.checkpoint.adapter import UNTRAINED, Change
+from tuneport.checkpoint.adapter import UNTRAINED, AdapterChange
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.weights import StoredTensor
@@ -50,7 +50,7 @@ class ParentPair:
     name: str
     base: StoredTensor
     tuned: StoredTensor
-    change: Change | None = None
+    change: AdapterChange | None = None
 
     @property
     def exact(self) -> bool:
@@ -85,7 +85,7 @@ class TensorPair:
 
 
 @dataclass(frozen=True)
-class Rule:
+class ScaleRule:
     """``--rule REGEX=SCALE``: the last rule whose expression is found in a target's name replaces ``--scale``."""
 
     pattern: str
@@ -96,7 +96,7 @@ class Rule:
         return re.search(self.pattern, name) is not None
 
 
-def scale_of(name: str, scale: float, rules: Sequence[Rule]) -> float:
+def scale_of(name: str, scale: float, rules: Sequence[ScaleRule]) -> float:
     """The scale of one tensor."""
     return next((rule.scale for rule in reversed(rules) if rule.matches(name)), scale)
 
@@ -159,7 +159,7 @@ def pair_parents(
     ties: tuple[Ties, Ties],
     by_token: Set[str],
     drop: Sequence[str],
-    changes: Mapping[str, Change] | None = None,
+    changes: Mapping[str, AdapterChange] | None = None,
     outside: Set[str] = frozenset(),
 ) -> Parents:
     """What can be subtracted from what. ``ties`` say which names hold one weight in base and in tuned.
@@ -213,7 +213,7 @@ class _Pairs(Mapping[str, ParentPair]):
         base: Mapping[str, StoredTensor],
         tuned: Mapping[str, StoredTensor],
         ties_tuned: Ties,
-        changes: Mapping[str, Change] | None,
+        changes: Mapping[str, AdapterChange] | None,
     ) -> None:
         self._base, self._tuned, self._ties, self._changes = base, tuned, ties_tuned, changes
 
@@ -240,7 +240,7 @@ def pair_target(
     ties_parents: Ties,
     ties_target: Ties,
     by_token: Set[str],
-    rules: Sequence[Rule],
+    rules: Sequence[ScaleRule],
     drop: Sequence[str],
     gains_rows: bool = False,
     outside: Set[str] = frozenset(),
@@ -359,7 +359,7 @@ def _with_diff(
     target: StoredTensor,
     by_token: bool,
     gains_rows: bool,
-    rules: Sequence[Rule],
+    rules: Sequence[ScaleRule],
 ) -> TensorPair:
     if is_computed_buffer(target):
         return TensorPair(name, "copied", COMPUTED, None, target)
@@ -406,7 +406,7 @@ def _alone(stored: StoredTensor, side: str, drop: Sequence[str]) -> TensorPair:
     return TensorPair(name, "refused", reason)
 
 
-def _without_diff(name: str, target: StoredTensor, alone: TensorPair | None, rules: Sequence[Rule]) -> TensorPair:
+def _without_diff(name: str, target: StoredTensor, alone: TensorPair | None, rules: Sequence[ScaleRule]) -> TensorPair:
     if is_computed_buffer(target):
         return TensorPair(name, "copied", COMPUTED, None, target)
     if alone is not None and alone.fate == "dropped":

@@ -66,7 +66,7 @@ class Vocabularies:
 
 
 @dataclass(frozen=True)
-class Rename:
+class TokenRename:
     """A token that the tuned model has in place of one of base's, and its ids."""
 
     old: str
@@ -110,7 +110,7 @@ class VocabularyMatch:
     tuned_size: int | None = None
     target_size: int | None = None
     output_size: int | None = None
-    renamed: tuple[Rename, ...] = ()
+    renamed: tuple[TokenRename, ...] = ()
     added: tuple[AddedToken, ...] = ()
     dropped: tuple[str, ...] = ()
     rowless: tuple[str, ...] = ()
@@ -350,11 +350,11 @@ def _has_tokenizer(folders: Iterable[SidecarFolder]) -> bool:
     return any(folder.has(name) for folder in folders for name in TOKENIZER_FILES)
 
 
-def _find_renames(base: Tokenizer, tuned: Tokenizer, target: Tokenizer, folder: SidecarFolder) -> list[Rename]:
+def _find_renames(base: Tokenizer, tuned: Tokenizer, target: Tokenizer, folder: SidecarFolder) -> list[TokenRename]:
     """Tokens that the tuned model has in place of base's, where the target has the old one and not the new one."""
     new_at = {tuned.ids[token]: token for token in tuned.ids.keys() - base.ids.keys()}
     renames = [
-        Rename(old, new_at[id], id, id, target.ids[old])
+        TokenRename(old, new_at[id], id, id, target.ids[old])
         for old, id in base.ids.items()
         if id in new_at and old not in tuned.ids and old in target.ids and new_at[id] not in target.ids
     ]
@@ -364,7 +364,9 @@ def _find_renames(base: Tokenizer, tuned: Tokenizer, target: Tokenizer, folder: 
     return [rename for rename in renames if rename.old not in fixed]
 
 
-def _changes(renames: list[Rename], added: tuple[AddedToken, ...], tuned: Tokenizer, target: Tokenizer) -> TokenChanges:
+def _changes(
+    renames: list[TokenRename], added: tuple[AddedToken, ...], tuned: Tokenizer, target: Tokenizer
+) -> TokenChanges:
     entries: dict[str, Mapping[str, Any]] = {}
     if added:
         # Ids of added tokens come from counting: what stands before the new ones must be spelled out everywhere.

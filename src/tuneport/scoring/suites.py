@@ -26,7 +26,7 @@ _IFEVAL = ("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loo
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TaskRecipe:
     """How one variant of a task is asked: tasks of the harness (pooled) or one of ours, and what counts."""
 
     tasks: tuple[str, ...]
@@ -46,11 +46,11 @@ class SuiteTask:
     shots: int
     cot: bool
     metric: str
-    base: Recipe
-    tuned: Recipe
+    base: TaskRecipe
+    tuned: TaskRecipe
     deviations: tuple[str, ...] = ()
 
-    def recipe(self, variant: Variant) -> Recipe:
+    def recipe(self, variant: Variant) -> TaskRecipe:
         """The recipe of a variant."""
         return self.base if variant == "base" else self.tuned
 
@@ -66,18 +66,20 @@ class Suite:
     notes: tuple[str, ...] = ()
 
 
-def _generated(tasks: tuple[str, ...], metric: str, shots: int, template: str, **more: Any) -> tuple[Recipe, Recipe]:
+def _generated(
+    tasks: tuple[str, ...], metric: str, shots: int, template: str, **more: Any
+) -> tuple[TaskRecipe, TaskRecipe]:
     """One recipe for a base model, and the same through the chat template for a tuned one."""
     return (
-        Recipe(tasks, metric, template, shots, **more),
-        Recipe(tasks, metric, f"{template}, through the chat template, shots as turns", shots, chat=True, **more),
+        TaskRecipe(tasks, metric, template, shots, **more),
+        TaskRecipe(tasks, metric, f"{template}, through the chat template, shots as turns", shots, chat=True, **more),
     )
 
 
 _GSM8K_LLAMA = SuiteTask(
     "GSM8K", 8, True, "exact match acc.",
-    Recipe(("gsm8k_cot",), "exact_match,strict-match", "Q: … A: … The answer is N.", 8, max_new_tokens=1024),
-    Recipe(("gsm8k_cot_llama",), "exact_match,strict-match", "Llama's, shots as turns of a chat", 8, chat=True, max_new_tokens=1024),
+    TaskRecipe(("gsm8k_cot",), "exact_match,strict-match", "Q: … A: … The answer is N.", 8, max_new_tokens=1024),
+    TaskRecipe(("gsm8k_cot_llama",), "exact_match,strict-match", "Llama's, shots as turns of a chat", 8, chat=True, max_new_tokens=1024),
 )  # fmt: skip
 _MATH = SuiteTask(
     "MATH", 4, True, "exact match acc.",
@@ -92,8 +94,8 @@ _GPQA = SuiteTask(
 _LETTERS = "Question: … A. … B. … Answer:, letters compared by likelihood"
 _MMLU = SuiteTask(
     "MMLU", 0, True, "exact match acc.",
-    Recipe(("mmlu",), "acc,none", "the harness's, letters compared by likelihood", 0),
-    Recipe(("mmlu_cot_llama",), "exact_match,strict_match", "Llama's reasoning prompt", 0, chat=True),
+    TaskRecipe(("mmlu",), "acc,none", "the harness's, letters compared by likelihood", 0),
+    TaskRecipe(("mmlu_cot_llama",), "exact_match,strict_match", "Llama's reasoning prompt", 0, chat=True),
     deviations=(
         "base: by likelihood, without reasoning, which a base model does not keep to; the published 66.8 for Llama 3.1 8B "
         "is close to Meta's 5-shot score (66.7), not to a 0-shot one.",
@@ -110,8 +112,8 @@ LLAMA3 = Suite(
         _MATH,
         SuiteTask(
             "ARC-C", 0, False, "acc.",
-            Recipe(("tuneport_arc_challenge",), "acc,none", _LETTERS, 0, own="arc_challenge"),
-            Recipe(("arc_challenge_llama",), "exact_match,strict_match", "Llama's, the letter generated", 0, chat=True),
+            TaskRecipe(("tuneport_arc_challenge",), "acc,none", _LETTERS, 0, own="arc_challenge"),
+            TaskRecipe(("arc_challenge_llama",), "exact_match,strict_match", "Llama's, the letter generated", 0, chat=True),
             deviations=("base: Meta shows 25 examples to bases; the table says 0.",),
         ),
         _GPQA,
@@ -148,8 +150,8 @@ TULU3 = Suite(
         ),
         SuiteTask(
             "ARC-C", 5, False, "acc.",
-            Recipe(("tuneport_arc_challenge",), "acc,none", _LETTERS, 5, own="arc_challenge"),
-            Recipe(("tuneport_arc_challenge",), "acc,none", f"{_LETTERS}, through the chat template", 5, own="arc_challenge", chat=True),
+            TaskRecipe(("tuneport_arc_challenge",), "acc,none", _LETTERS, 5, own="arc_challenge"),
+            TaskRecipe(("tuneport_arc_challenge",), "acc,none", f"{_LETTERS}, through the chat template", 5, own="arc_challenge", chat=True),
             deviations=("The first five training questions are the shots; OLMES has five chosen by hand.",),
         ),
         _GPQA,
@@ -233,7 +235,9 @@ def find_suite(name: str) -> Suite:
 
 
 def _global_mmlu(language: str) -> Suite:
-    recipe = Recipe((f"global_mmlu_full_{language}",), "acc,none", "the harness's, letters compared by likelihood", 0)
+    recipe = TaskRecipe(
+        (f"global_mmlu_full_{language}",), "acc,none", "the harness's, letters compared by likelihood", 0
+    )
     title = f"Global MMLU ({language})"
     return Suite(
         f"global-mmlu:{language}",

@@ -14,7 +14,7 @@ from typing import Any
 from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.errors import CheckpointError, in_short
 from tuneport.sidecars.template_text import tokens_written
-from tuneport.sidecars.three_way import SIDES, Findings, Side, Three, Verdict, render, three_way
+from tuneport.sidecars.three_way import SIDES, MergeFindings, Side, Sided, Three, render, three_way
 from tuneport.sidecars.token_ids import TokenNames
 
 JINJA, CONFIG, JSON = "chat_template.jinja", "tokenizer_config.json", "chat_template.json"
@@ -62,7 +62,7 @@ def merge_template(
     choice: str | None,
     into_config: bool,
     names: TokenNames,
-    findings: Findings,
+    findings: MergeFindings,
 ) -> PlacedTemplate:
     """Which template the output has, and where.
 
@@ -87,7 +87,7 @@ def merge_template(
     return replace(placed, sides=(verdict.side, *(side for side in alike if side != verdict.side)))
 
 
-def _check_tokens(template: Template, side: Side, names: TokenNames, findings: Findings) -> None:
+def _check_tokens(template: Template, side: Side, names: TokenNames, findings: MergeFindings) -> None:
     """Words of the template that the output's tokenizer reads in another way than the template's own."""
     for token in _written(template, names.lost(), names):
         findings.warnings.append(
@@ -110,13 +110,13 @@ def _written(template: Template, tokens: list[str], names: TokenNames) -> list[s
     return sorted({token for text in template.texts.values() for token in tokens_written(text, tokens, others)})
 
 
-def _verdict(templates: Three, choice: str | None, findings: Findings) -> Verdict:
+def _verdict(templates: Three, choice: str | None, findings: MergeFindings) -> Sided:
     if choice is None and templates.tuned is None and templates.base is not None:
         findings.warnings.append(
             "The base has a chat template and the tuned model has none: base and tuned may have been swapped. "
             "The target's template stays; --sidecar chat_template=tuned takes it away."
         )
-        return Verdict("target", "the tuned model has no template, which is more often lost than taken away")
+        return Sided("target", "the tuned model has no template, which is more often lost than taken away")
     return three_way(Three(*map(_comparable, templates)), manner=True, choice=choice)
 
 
@@ -126,7 +126,7 @@ def _place(
     folders: Three,
     target: Template | None,
     into_config: bool,
-    findings: Findings,
+    findings: MergeFindings,
 ) -> PlacedTemplate:
     place = (target or template).places[0]
     if target is not None and len(target.places) > 1:

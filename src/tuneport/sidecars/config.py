@@ -124,7 +124,7 @@ def resolve(config: Mapping[str, Any], model_type: str | None = None, *, custom:
     config, so that any field may count (default: the config names such code). Raises `CheckpointError` where a field that
     must be understood is malformed.
     """
-    reading = _Reading(bool(config.get("auto_map")) if custom is None else custom)
+    reading = _FieldReading(bool(config.get("auto_map")) if custom is None else custom)
     values = reading.config(config, model_type, "", ())
     return Fields(
         {name: value for name, value in values.items() if value is not None},
@@ -177,7 +177,7 @@ def checked(config: Mapping[str, Any] | None, what: str, most: int = 64) -> Mapp
 
 
 @dataclass
-class _Reading:
+class _FieldReading:
     custom: bool
     places: dict[str, Place] = field(default_factory=dict)
     unread: dict[str, Any] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from tuneport.sidecars.config_kinds import entry_of
 from tuneport.sidecars.config_rules import inputs
 from tuneport.sidecars.config_settings import set_dtype, set_vocab_sizes
 from tuneport.sidecars.rope import ROPE, ROPE_KEYS, computes_from_length, spell_rope
-from tuneport.sidecars.three_way import SIDES, Findings, Side, Three, Verdict, conflict, same, says_null, three_way
+from tuneport.sidecars.three_way import SIDES, MergeFindings, Side, Sided, Three, conflict, same, says_null, three_way
 from tuneport.sidecars.token_ids import TokenNames, is_token_field
 
 # Switches of training that trainers leave behind in the config they save.
@@ -46,10 +46,10 @@ class ConfigChoices:
     vocab_rows: Mapping[int, int]
 
 
-def merge_config(configs: Three, choices: ConfigChoices, names: TokenNames, findings: Findings) -> dict[str, Any]:
+def merge_config(configs: Three, choices: ConfigChoices, names: TokenNames, findings: MergeFindings) -> dict[str, Any]:
     """The output's config.json; what stops the run, and every decision, goes into ``findings``."""
     output = copy.deepcopy(dict(configs.target))
-    merge = _Merge(configs, _resolved(configs), choices, names, findings, output, _is_custom(configs))
+    merge = _ConfigMerge(configs, _resolved(configs), choices, names, findings, output, _is_custom(configs))
     for name in merge.in_order():
         if bare(name) != DTYPE or choices.dtype is None:
             merge.one(name)
@@ -94,12 +94,12 @@ def _is_custom(configs: Three) -> bool:
 
 
 @dataclass
-class _Merge:
+class _ConfigMerge:
     configs: Three
     fields: Three  # of `Fields`
     choices: ConfigChoices
     names: TokenNames
-    findings: Findings
+    findings: MergeFindings
     output: dict[str, Any]
     custom: bool  # whether code beside a model may read any field
     unsettled: list[str] = field(default_factory=list)
@@ -168,12 +168,12 @@ class _Merge:
         # What it was worked out from is no field of its own any more (Gemma 3's sliding_window_pattern).
         return False
 
-    def verdict(self, name: str, compared: Three, choice: str | None) -> Verdict:
+    def verdict(self, name: str, compared: Three, choice: str | None) -> Sided:
         """Whose value the output has, and why."""
         verdict = three_way(compared, manner=is_manner(bare(name)), choice=choice)
         if choice is None and (verdict.conflict or verdict.side != "target"):
             reason = self.reason_to_keep(name, compared)
-            return verdict if reason is None else Verdict("target", reason)
+            return verdict if reason is None else Sided("target", reason)
         return verdict
 
     def reason_to_keep(self, name: str, compared: Three) -> str | None:
@@ -335,7 +335,7 @@ def taken_ids(
     names: TokenNames,
     what: str,
     flag: str,
-    findings: Findings,
+    findings: MergeFindings,
     base: Any,
     chosen: bool = False,
 ) -> Taken | None:

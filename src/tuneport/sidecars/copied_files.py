@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tuneport.checkpoint.small_files import LICENCE_PREFIXES, MORE_TEMPLATES, SidecarFolder, is_sidecar
 from tuneport.files.printable import printable_line
-from tuneport.sidecars.three_way import SIDES, Findings, Three
+from tuneport.sidecars.three_way import SIDES, MergeFindings, Three
 
 # Weights and their kin, and what describes a repository: the engine writes its own, so their absence says nothing.
 _NOT_SIDECARS = (
@@ -32,7 +32,7 @@ _NOT_SIDECARS = (
 )  # fmt: skip  (one list)
 
 
-def merge_licences(folders: Three, sides: Mapping[str, str], findings: Findings) -> dict[str, Path]:
+def merge_licences(folders: Three, sides: Mapping[str, str], findings: MergeFindings) -> dict[str, Path]:
     """The target's licences, and the tuned model's beside them where they say something else: both bind."""
     files: dict[str, Path] = {}
     for name in sorted({name for folder in folders for name in licences_of(folder)}):
@@ -63,7 +63,7 @@ def licences_of(folder: SidecarFolder) -> list[str]:
     return [name for name in folder.names() if name.upper().startswith(LICENCE_PREFIXES) and not name.endswith(".py")]
 
 
-def copy_code(target: SidecarFolder, findings: Findings) -> dict[str, Path]:
+def copy_code(target: SidecarFolder, findings: MergeFindings) -> dict[str, Path]:
     """The target's own modelling code."""
     names = [name for name in target.names() if name.endswith(".py")]
     for name in names:
@@ -71,7 +71,7 @@ def copy_code(target: SidecarFolder, findings: Findings) -> dict[str, Path]:
     return {name: target.path / name for name in names}
 
 
-def tell_left_behind(folders: Three, findings: Findings) -> None:
+def tell_left_behind(folders: Three, findings: MergeFindings) -> None:
     """Name what lies beside the target's weights and does not travel, and templates that no merge reads."""
     target: SidecarFolder = folders.target
     known = {name.partition("/")[0] for name in target.names()}

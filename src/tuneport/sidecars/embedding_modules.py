@@ -22,7 +22,7 @@ from tuneport.checkpoint.small_files import (
 )
 from tuneport.errors import CheckpointError
 from tuneport.files.json_text import read_json
-from tuneport.sidecars.three_way import Findings, Three, same, three_way
+from tuneport.sidecars.three_way import MergeFindings, Three, same, three_way
 
 NAMES = (MODULES, EMBEDDING_CONFIG, TRANSFORMER_CONFIG)
 # Modules that are all config (sentence-transformers 6.2).
@@ -56,7 +56,7 @@ _NOTES = ("__version__", "requirements")
 
 
 def merge_embedding(
-    folders: Three, sides: Mapping[str, str], ids_differ: bool, findings: Findings
+    folders: Three, sides: Mapping[str, str], ids_differ: bool, findings: MergeFindings
 ) -> dict[str, bytes | Path]:
     """The output's files for sentence-transformers. ``sides`` are choices by file name; ``ids_differ`` those of tokens."""
     files: dict[str, bytes | Path] = {}
@@ -124,7 +124,7 @@ def _modules(folder: SidecarFolder) -> tuple[_Module, ...] | None:
     return tuple(replace(one, config=folder.json(one.file) or {}) if one.file else one for one in found)
 
 
-def _side(name: str, said: Three, folders: Three, sides: Mapping[str, str], findings: Findings) -> str | None:
+def _side(name: str, said: Three, folders: Three, sides: Mapping[str, str], findings: MergeFindings) -> str | None:
     """The side that a file comes from, or None where the output has none; the decision is noted."""
     choice = sides.get(name)
     if choice is not None and not folders.of(choice).has(name):
@@ -195,7 +195,7 @@ def _without_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tell_what_is_not_carried(modules: tuple[_Module, ...], side: str, folders: Three, findings: Findings) -> None:
+def _tell_what_is_not_carried(modules: tuple[_Module, ...], side: str, folders: Three, findings: MergeFindings) -> None:
     """Modules with weights or code of their own."""
     for module in modules:
         code = f"{module.type.partition('.')[0]}.py"  # `ORG/NAME--FILE.CLASS` is fetched from the Hub
@@ -212,7 +212,7 @@ def _tell_what_is_not_carried(modules: tuple[_Module, ...], side: str, folders: 
             )
 
 
-def _tell_ids(configs: list[str], folder: SidecarFolder, findings: Findings) -> None:
+def _tell_ids(configs: list[str], folder: SidecarFolder, findings: MergeFindings) -> None:
     for name in configs:
         ids = [field for field in folder.json(name) or {} if "token_id" in field]
         if ids:

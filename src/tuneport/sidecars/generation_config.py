@@ -12,7 +12,7 @@ from typing import Any
 
 from tuneport.sidecars.config import generation_defaults, resolve
 from tuneport.sidecars.config_merge import TRAINING, taken_ids
-from tuneport.sidecars.three_way import SIDES, Findings, Side, Three, Verdict, same, says_null, three_way
+from tuneport.sidecars.three_way import SIDES, MergeFindings, Side, Sided, Three, same, says_null, three_way
 from tuneport.sidecars.token_ids import TokenNames, is_token_field
 
 PREFIXES = ("generation.", "generation_config.")
@@ -28,7 +28,7 @@ class _Setting:
 
 
 def merge_generation(
-    generations: Three, configs: Three, sides: Mapping[str, str], names: TokenNames, findings: Findings
+    generations: Three, configs: Three, sides: Mapping[str, str], names: TokenNames, findings: MergeFindings
 ) -> dict[str, Any] | None:
     """The output's generation_config.json, or None where it needs none.
 
@@ -53,7 +53,7 @@ def merge_generation(
             continue
         verdict = three_way(compared, manner=True, choice=choice)
         if choice is None and name in TRAINING and verdict.side != "target":
-            verdict = Verdict("target", "a switch of training")
+            verdict = Sided("target", "a switch of training")
         if verdict.contested and name == "eos_token_id":
             findings.contested_ends[f"generation.{name}"] = compared
         value = shown.target
@@ -63,7 +63,7 @@ def merge_generation(
             theirs, ids_of = (None, verdict.side) if source is None else (source.value, source.ids_of)
             taken = taken_ids(name, ids_of, theirs, names, what, flag, findings, compared.base, choice is not None)
             if taken is None:
-                verdict = Verdict("target", "the output's tokenizer lacks the token")
+                verdict = Sided("target", "the output's tokenizer lacks the token")
             else:
                 if choice is None and source is not None and source.value is None and name != "eos_token_id":
                     findings.warnings.append(says_null(what, shown.target, flag))

@@ -35,7 +35,16 @@ from tuneport.sidecars.read import (
     SidecarFiles,
     read_sidecars,
 )
-from tuneport.sidecars.three_way import SIDES, Decision, Difference, Findings, Three, choices_under, render, same
+from tuneport.sidecars.three_way import (
+    SIDES,
+    Decision,
+    FieldDifference,
+    MergeFindings,
+    Three,
+    choices_under,
+    render,
+    same,
+)
 from tuneport.sidecars.token_ids import TokenNames
 from tuneport.sidecars.tokenizer_json.tokenizer_merge import PREFIX, TOKENIZER, choosable, merge_tokenizer
 from tuneport.tokenizer.consistency import NAMES as CHECKED
@@ -44,7 +53,7 @@ from tuneport.tokenizer.edit import edit_tokenizer, stale_files
 from tuneport.tokenizer.token_changes import TokenChanges, edit_added_tokens_decoder
 from tuneport.tokenizer.tokenizer import Tokenizer, added_tokens_by_id
 
-__all__ = ["Decision", "Difference", "Sidecars", "merge_sidecars"]
+__all__ = ["Decision", "FieldDifference", "Sidecars", "merge_sidecars"]
 
 Files = dict[str, bytes | Path]
 
@@ -59,7 +68,7 @@ class Sidecars:
 
     files: Mapping[str, bytes | Path]
     decisions: tuple[Decision, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[FieldDifference, ...]
     refusals: tuple[str, ...]
     warnings: tuple[str, ...]
     noted: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -76,7 +85,7 @@ class _Merge:
     changes: TokenChanges
     tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None
     names: TokenNames
-    findings: Findings
+    findings: MergeFindings
 
 
 def merge_sidecars(
@@ -103,7 +112,7 @@ def merge_sidecars(
     `CheckpointError` for files that cannot be read; reasons to stop come back as ``refusals``.
     """
     folders = Three(base, tuned, target)
-    read, findings = read_sidecars(folders), Findings()
+    read, findings = read_sidecars(folders), MergeFindings()
     findings.refusals += _unknown_choices(read, folders, config_choices, sidecar_choices)
     task = _Merge(
         folders,
@@ -142,7 +151,7 @@ def merge_sidecars(
     )
 
 
-def _tell_contested_ends(findings: Findings) -> None:
+def _tell_contested_ends(findings: MergeFindings) -> None:
     if not findings.contested_ends:
         return
     told = "; ".join(
@@ -164,7 +173,7 @@ def _tell_lost_end(task: _Merge, output: Mapping[str, Any], has_generation: bool
         return
     if not end_ids(config or {}, generation_config):
         return
-    what, flag = (GENERATION_CONFIG, "generation_config.eos_token_id") if has_generation else (CONFIG, "eos_token_id")
+    what, flag = (GENERATION_CONFIG, "generation.eos_token_id") if has_generation else (CONFIG, "eos_token_id")
     if not has_generation and "eos_token_id" not in resolve(config or {}).values:
         flag = "text_config.eos_token_id"
     task.findings.warnings.append(
@@ -227,7 +236,7 @@ def _needed(task: _Merge, choices: Mapping[str, str]) -> set[str]:
     needed = set()
     for name in choices:
         if bare(name) == "eos_token_id" and task.read.configs.target is not None:
-            findings = Findings()
+            findings = MergeFindings()
             others = {other: side for other, side in task.config_sides.items() if other != name}
             merge_config(task.read.configs, ConfigChoices(others, None, {}), task.names, findings)
             needed |= {name} if any(f"--config {name}=" in refusal for refusal in findings.refusals) else set()
@@ -324,7 +333,7 @@ def _unknown_choices(
             names = ", ".join(sorted(prefix + field for field in known[prefix]))
             refusals.append(
                 f"--config {name}: there is no such field here. Known are {names}"
-                + (", and generation_config.FIELD and tokenizer.FIELD." if not prefix else ".")
+                + (", and generation.FIELD and tokenizer.FIELD." if not prefix else ".")
             )
     files = {CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS, *NAMES, *PROCESSOR_FILES, *EMBEDDING_FILES}
     files |= {TOKENIZER} if folders.target.has(TOKENIZER) else set()

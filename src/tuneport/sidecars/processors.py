@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.small_files import PROCESSOR_FILES, SidecarFolder
-from tuneport.sidecars.three_way import Findings, Three, same
+from tuneport.sidecars.three_way import MergeFindings, Three, same
 
 PREPROCESSOR, PROCESSOR, VIDEO = PROCESSOR_FILES
 # Sections of processor_config.json, and the file that they stand for: transformers reads the section where there is one.
@@ -21,7 +21,7 @@ _SECTIONS = {"image_processor": PREPROCESSOR, "feature_extractor": PREPROCESSOR,
 _NO_SETTINGS = ("auto_map", "transformers_version")
 
 
-def merge_processors(folders: Three, sides: Mapping[str, str], findings: Findings) -> dict[str, bytes | Path]:
+def merge_processors(folders: Three, sides: Mapping[str, str], findings: MergeFindings) -> dict[str, bytes | Path]:
     """The output's processor files. ``sides`` are the choices by file name; what cannot be meant is a refusal."""
     files: dict[str, bytes | Path] = {}
     for name in PROCESSOR_FILES:
@@ -40,7 +40,7 @@ def merge_processors(folders: Three, sides: Mapping[str, str], findings: Finding
     return files
 
 
-def _check_effect(folders: Three, sides: Mapping[str, str], findings: Findings) -> None:
+def _check_effect(folders: Three, sides: Mapping[str, str], findings: MergeFindings) -> None:
     """A file whose settings stand in a section of the output's processor_config.json is not read."""
     reads = sides.get(PROCESSOR, "target")
     sections = folders.of(reads).json(PROCESSOR) or {}
@@ -52,7 +52,7 @@ def _check_effect(folders: Three, sides: Mapping[str, str], findings: Findings) 
             )
 
 
-def _tell_changes(folders: Three, findings: Findings) -> None:
+def _tell_changes(folders: Three, findings: MergeFindings) -> None:
     base, tuned, target = (_settings(folder) for folder in folders)
     changed: dict[str, list[str]] = {}
     more = []  # a tool that saves a processor again fills in defaults, so what is new need not be a choice

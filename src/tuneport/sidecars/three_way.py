@@ -39,7 +39,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Difference:
+class FieldDifference:
     """A field in which the three models do not agree, and what the output has there."""
 
     field: str
@@ -50,14 +50,14 @@ class Difference:
 
 
 @dataclass
-class Findings:
+class MergeFindings:
     """What a merge has to say, gathered while it runs, so that every fault is told at once.
 
     ``contested_ends`` holds the end token of the three where both sides changed it, by what ``--config`` calls it.
     """
 
     decisions: list[Decision] = field(default_factory=list)
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[FieldDifference] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     contested_ends: dict[str, Three] = field(default_factory=dict)
@@ -68,11 +68,11 @@ class Findings:
 
     def differ(self, subject: str, shown: Three, output: Any) -> None:
         """Note that the three models do not agree on ``subject``."""
-        self.differences.append(Difference(subject, *shown, output))
+        self.differences.append(FieldDifference(subject, *shown, output))
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Sided:
     """Which side a value comes from. A conflict keeps the target's value until a person decides.
 
     ``contested``: the fine-tuning and the new version changed it in two ways, and the tuned model's was taken.
@@ -84,7 +84,7 @@ class Verdict:
     contested: bool = False
 
 
-def three_way(values: Three, *, manner: bool, choice: str | None = None) -> Verdict:
+def three_way(values: Three, *, manner: bool, choice: str | None = None) -> Sided:
     """Merge one value: what the fine-tuning changed comes along, what the new version changed stays.
 
     ``manner`` says that the value may come from the tuned model although the target has changed it too; without it
@@ -93,16 +93,16 @@ def three_way(values: Three, *, manner: bool, choice: str | None = None) -> Verd
     """
     base, tuned, target = values
     if choice is not None:
-        return Verdict(cast(Side, choice), "asked for")
+        return Sided(cast(Side, choice), "asked for")
     if same(tuned, target):
-        return Verdict("target", "tuned = target")
+        return Sided("target", "tuned = target")
     if same(tuned, base):
-        return Verdict("target", "tuned = base")
+        return Sided("target", "tuned = base")
     if not manner:
-        return Verdict("target", "the fine-tuning changed the architecture", conflict=True)
+        return Sided("target", "the fine-tuning changed the architecture", conflict=True)
     if same(target, base):
-        return Verdict("tuned", "target = base, the fine-tuning changed it")
-    return Verdict("tuned", "all three differ, manners come from the tuned model", contested=True)
+        return Sided("tuned", "target = base, the fine-tuning changed it")
+    return Sided("tuned", "all three differ, manners come from the tuned model", contested=True)
 
 
 def same(one: Any, other: Any) -> bool:

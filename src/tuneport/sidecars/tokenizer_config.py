@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuneport.errors import in_short
-from tuneport.sidecars.three_way import Findings, Side, Three, Verdict, same, three_way
+from tuneport.sidecars.three_way import MergeFindings, Side, Sided, Three, same, three_way
 from tuneport.sidecars.token_ids import TokenNames
 from tuneport.tokenizer.special_tokens import MORE, MORE_KEYS, ROLE, ROLE_KEYS, TokenizerFiles, content_of
 from tuneport.tokenizer.token_changes import rename_tokens
@@ -44,7 +44,7 @@ def merge_tokenizer_settings(
     files: Three,
     sides: Mapping[str, str],
     names: TokenNames,
-    findings: Findings,
+    findings: MergeFindings,
     *,
     flagged: Mapping[str, Mapping[str, Any]] | None = None,
     post_processor: Side = "target",
@@ -136,22 +136,22 @@ def _merge_role(
     files: Three,
     choice: str | None,
     names: TokenNames,
-    findings: Findings,
+    findings: MergeFindings,
     output: _Output,
 ) -> None:
     shown = Three(*(one.get(role) for one in roles))
     if shown.base == shown.tuned == shown.target:
         return
     if role not in roles.tuned and choice is None:
-        verdict = Verdict("target", "the tuned tokenizer does not say")
+        verdict = Sided("target", "the tuned tokenizer does not say")
     elif choice is None and role not in roles.base and shown.tuned == named_by_class(files.tuned.saved_by).get(role):
-        verdict = Verdict("target", "the tuned model's tokenizer class has it by itself")
+        verdict = Sided("target", "the tuned model's tokenizer class has it by itself")
     else:
         verdict = three_way(shown, manner=True, choice=choice)
     token = shown.of(verdict.side)
     if verdict.side != "target" and token is not None and not names.has(token):
         _lost(role, token, verdict.side, findings, names, choice is None and token in names.left_out)
-        verdict, token = Verdict("target", f"the output's tokenizer lacks {token!r}"), shown.target
+        verdict, token = Sided("target", f"the output's tokenizer lacks {token!r}"), shown.target
     if verdict.side != "target":
         if token is None:
             output.drop_role(role, said=role in roles.of(verdict.side))
@@ -164,7 +164,7 @@ def _merge_role(
     findings.differ(f"tokenizer_config.{role}", shown, written)
 
 
-def _tell_end(shown: Three, verdict: Verdict, written: str | None, choice: str | None, findings: Findings) -> None:
+def _tell_end(shown: Three, verdict: Sided, written: str | None, choice: str | None, findings: MergeFindings) -> None:
     if verdict.contested:
         findings.contested_ends["tokenizer.eos_token"] = shown
     if written is None and choice is None:
@@ -180,7 +180,7 @@ def _merge_more(
     choice: str | None,
     names: TokenNames,
     plain: Set[str],
-    findings: Findings,
+    findings: MergeFindings,
     output: _Output,
 ) -> None:
     """Special tokens without a role are merged one by one: what tuning added comes, what it took away goes.
@@ -222,7 +222,7 @@ def _merge_more(
     findings.differ(f"tokenizer_config.{key}", shown, wanted)
 
 
-def _follow_post_processor(name: str, settings: Three, side: Side, findings: Findings, output: _Output) -> None:
+def _follow_post_processor(name: str, settings: Three, side: Side, findings: MergeFindings, output: _Output) -> None:
     """A post-processor comes with the settings that would replace it, or without any where it had none."""
     shown = Three(*(one.get(name) for one in settings))
     if name in settings.of(side):
@@ -240,7 +240,7 @@ def _is_of_another_class(name: str, files: Three) -> bool:
     return name not in _OF_EVERY_CLASS and None not in codes and codes[0] != codes[1]
 
 
-def _leave_behind(name: str, settings: Three, files: Three, findings: Findings) -> None:
+def _leave_behind(name: str, settings: Three, files: Three, findings: MergeFindings) -> None:
     shown = Three(*(one.get(name) for one in settings))
     if name in settings.tuned and not same(shown.tuned, shown.base) and not same(shown.tuned, shown.target):
         reason = f"a setting of {files.tuned.code}, and the output is read by {files.target.code}"
@@ -254,7 +254,7 @@ def _says_the_default(name: str, value: Any, code: str | None) -> bool:
 
 
 def _merge_setting(
-    name: str, settings: Three, code: str | None, choice: str | None, findings: Findings, output: _Output
+    name: str, settings: Three, code: str | None, choice: str | None, findings: MergeFindings, output: _Output
 ) -> None:
     shown = Three(*(one.get(name) for one in settings))
     compared = Three(*(_limit(value) if name == "model_max_length" else value for value in shown))
@@ -275,7 +275,7 @@ def _merge_setting(
     findings.differ(f"tokenizer_config.{name}", shown, shown.of(verdict.side))
 
 
-def _lost(role: str, token: str, side: Side, findings: Findings, names: TokenNames, left_out: bool) -> None:
+def _lost(role: str, token: str, side: Side, findings: MergeFindings, names: TokenNames, left_out: bool) -> None:
     lost = f"tokenizer_config.json `{role}`: the {side} model has {token!r}; the output's tokenizer has no such token"
     if role == "eos_token" and not left_out:
         keep = "Keep it with --new-tokens append, or decide" if names.by_string else "Decide"

@@ -58,7 +58,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Layout:
+class SectionLayout:
     """Where the members of a tokenizer.json and of its model lie, in the bytes that have this BLAKE3 ``digest``."""
 
     digest: str
@@ -76,9 +76,9 @@ class TokenizerText:
     model: Mapping[str, Span]
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> SectionLayout:
         """The spans without the bytes."""
-        return Layout(blake3(self.data).hexdigest(), self.members, self.model)
+        return SectionLayout(blake3(self.data).hexdigest(), self.members, self.model)
 
     def parse(self, span: Span) -> Any:
         """The value that stands at one span."""
@@ -145,7 +145,7 @@ class TokenizerText:
             yield items
 
 
-def locate_sections(data: bytes, where: str, known: Layout | None = None) -> TokenizerText:
+def locate_sections(data: bytes, where: str, known: SectionLayout | None = None) -> TokenizerText:
     """Find the sections of a tokenizer.json; `CheckpointError` where it is no such document.
 
     ``known`` is a layout that was found before, perhaps of other bytes.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuneport.errors import CheckpointError, in_short
-from tuneport.tokenizer.json_sections import Layout, TokenizerText
+from tuneport.tokenizer.json_sections import SectionLayout, TokenizerText
 
 MEMBERS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
 # Options of a model stand in the flat table of sections as `model.dropout`.
@@ -45,7 +45,7 @@ class Sections:
     values: Mapping[str, Any] = field(default_factory=dict)
     entries: Sequence[Mapping[str, Any]] = ()
     pieces: str = ""
-    layout: Layout | None = None
+    layout: SectionLayout | None = None
 
     @property
     def kind(self) -> Any:

@@ -26,7 +26,7 @@ from tuneport.examples.digests import answered_digest, example_digest
 from tuneport.examples.forms import Row
 from tuneport.examples.joining import answer_after, beginning_of_texts, begun
 from tuneport.examples.rendering import Unwritten, render
-from tuneport.examples.training_data import Source
+from tuneport.examples.training_data import DataSource
 
 IGNORED = -100  # torch's label for a position that does not count in the loss
 _BATCH = 512
@@ -113,7 +113,7 @@ class Encoded:
         return [sum(lengths) for lengths in zip(*parts, strict=True)]
 
 
-def encode_sft(sources: Sequence[Source], tokenizer: Any, chat: Chat, length: int) -> Encoded:
+def encode_sft(sources: Sequence[DataSource], tokenizer: Any, chat: Chat, length: int) -> Encoded:
     """Token ids and labels of every example. Raises `DataError` where nothing is left to train on."""
     ids_column, labels_column, counts = Column(), Column(), Counts()
     digests: set[str] = set()
@@ -143,7 +143,7 @@ def encode_sft(sources: Sequence[Source], tokenizer: Any, chat: Chat, length: in
     return Encoded({"input_ids": ids_column, "labels": labels_column}, counts, frozenset(digests))
 
 
-def encode_preferences(sources: Sequence[Source], tokenizer: Any, chat: Chat, length: int) -> Encoded:
+def encode_preferences(sources: Sequence[DataSource], tokenizer: Any, chat: Chat, length: int) -> Encoded:
     """Token ids of prompts and of both answers. A pair is left out where the sequence length leaves no answer."""
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
     columns, counts = {name: Column() for name in names}, Counts()
@@ -180,7 +180,7 @@ def encode_preferences(sources: Sequence[Source], tokenizer: Any, chat: Chat, le
     return Encoded(columns, counts, frozenset(digests))
 
 
-def prompt_lengths(sources: Sequence[Source], tokenizer: Any, length: int) -> tuple[list[list[bool]], Counts]:
+def prompt_lengths(sources: Sequence[DataSource], tokenizer: Any, length: int) -> tuple[list[list[bool]], Counts]:
     """For GRPO, which makes tokens of its prompts itself: which prompts leave room for an answer, and the counts."""
     counts, kept = Counts(), []
     unwritten = _unwritten()
@@ -208,7 +208,7 @@ def prompt_lengths(sources: Sequence[Source], tokenizer: Any, length: int) -> tu
     return kept, counts
 
 
-def check_written(sources: Sequence[Source], tokenizer: Any, whose: str) -> None:
+def check_written(sources: Sequence[DataSource], tokenizer: Any, whose: str) -> None:
     """Raise `RenderingError` with every line that the template does not write, of those that hold messages."""
     unwritten = Unwritten(whose, "choose another --chat-template")
     for row, refused in _each(sources, unwritten):
@@ -224,7 +224,7 @@ def check_written(sources: Sequence[Source], tokenizer: Any, whose: str) -> None
     unwritten.check()
 
 
-def _each(sources: Sequence[Source], unwritten: Unwritten) -> Iterator[tuple[Row, Refused]]:
+def _each(sources: Sequence[DataSource], unwritten: Unwritten) -> Iterator[tuple[Row, Refused]]:
     """Every row, with what notes the template's refusal of it."""
     for source in sources:
         for place, row in enumerate(source.rows):
@@ -235,12 +235,12 @@ def _unwritten() -> Unwritten:
     return Unwritten("The chat template", "choose another --chat-template")
 
 
-def _noting(unwritten: Unwritten, source: Source, start: int) -> Refused:
+def _noting(unwritten: Unwritten, source: DataSource, start: int) -> Refused:
     """Notes what the template says to a row, counted from ``start`` of the source."""
     return lambda place, error: unwritten.note(source.name, source.place(start + place), error)
 
 
-def prompt_digests(sources: Sequence[Source]) -> frozenset[str]:
+def prompt_digests(sources: Sequence[DataSource]) -> frozenset[str]:
     """Digests of prompts, and of prompts with the answer that a reward compares with."""
     found: set[str] = set()
     for row in (row for source in sources for row in source.rows):

@@ -24,7 +24,7 @@ Field = tuple[str, ...]  # names on the way to a field of a config
 
 
 @dataclass(frozen=True)
-class Counted:
+class TokenRows:
     """A tensor that counts tokens: along which dimension, and how many."""
 
     name: str
@@ -102,7 +102,7 @@ def counted_elsewhere(model: Any, label: str) -> list[str]:
     return [one.name for one in _counted(model, label) if id(tensors[one.name]) not in own]
 
 
-def _counted(model: Any, label: str) -> list[Counted]:
+def _counted(model: Any, label: str) -> list[TokenRows]:
     """Every tensor of the model that counts tokens."""
     larger = copy.deepcopy(model.config)
     text = larger.get_text_config()
@@ -117,13 +117,13 @@ def _counted(model: Any, label: str) -> list[Counted]:
             axis for axis, (one, other) in enumerate(zip(shapes.get(name, ()), shape, strict=False)) if one != other
         ]
         if axes:
-            found.append(Counted(name, axes[0], shapes[name][axes[0]]))
+            found.append(TokenRows(name, axes[0], shapes[name][axes[0]]))
     if not found:
         raise TrainingError(f"{label}: no tensor of it counts tokens, so it cannot be given new ones.")
     return found
 
 
-def _check_alike(counted: Sequence[Counted], label: str, ids: Sequence[int]) -> None:
+def _check_alike(counted: Sequence[TokenRows], label: str, ids: Sequence[int]) -> None:
     """A token is known to all of these tensors or to none: some models have ids that only a part of them knows."""
     short = [one for one in counted if one.size <= max(ids)]
     if short and len({one.size for one in counted}) > 1:

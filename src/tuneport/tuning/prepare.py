@@ -22,7 +22,7 @@ from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.small_files import TOKENIZER_FILES
 from tuneport.errors import CheckpointError, DataError, RenderingError, UsageError
 from tuneport.examples.chat import Chat, name_of_choice, prepare_chat
-from tuneport.examples.training_data import Share, Source, read_sources
+from tuneport.examples.training_data import DataSource, Share, read_sources
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import opened, read_bytes
 from tuneport.output.replacing import MOST_MANIFEST_BYTES
@@ -52,7 +52,7 @@ class Prepared:
     recipe: Recipe
     lora: Lora | None
     dtype: str | None
-    sources: tuple[Source, ...]
+    sources: tuple[DataSource, ...]
     tokenizer: Any
     chat: Chat
     length: int
@@ -279,7 +279,7 @@ def _weights_digest(start: Checkpoint) -> str:
     return f"files:{whole.hexdigest()}"
 
 
-def _holds_messages(source: Source) -> bool:
+def _holds_messages(source: DataSource) -> bool:
     return source.form == "messages" or isinstance(source.rows[0].get("prompt"), list)
 
 

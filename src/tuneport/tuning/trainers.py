@@ -109,12 +109,12 @@ def _with_counted_passes(trainer: Any) -> Any:
     Answers need nothing more: transformers restores the random states that they are drawn from.
     """
 
-    class Counted(trainer):  # type: ignore[misc]  # TRL has no types
+    class CountingTrainer(trainer):  # type: ignore[misc]  # TRL has no types
         def _get_train_sampler(self, dataset: Any = None) -> _CountedPasses:
             return _CountedPasses(super()._get_train_sampler(dataset), self)
 
-    Counted.__name__ = trainer.__name__
-    return Counted
+    CountingTrainer.__name__ = trainer.__name__
+    return CountingTrainer
 
 
 class _CountedPasses:

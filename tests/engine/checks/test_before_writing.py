@@ -24,7 +24,7 @@ from tuneport.checkpoint.weights import StoredTensor
 from tuneport.diffvector.run import apply, diff, plan_of
 from tuneport.engine.checks import before_writing as look_module
 from tuneport.engine.checks import sampling
-from tuneport.engine.checks.before_writing import Verdict, look
+from tuneport.engine.checks.before_writing import RolesVerdict, look
 from tuneport.engine.options import Choices, Running
 from tuneport.engine.plan import plan_transfer
 from tuneport.engine.run import transfer
@@ -35,12 +35,12 @@ BASE = tiny.llama(1, torch.float32)
 STRANGER = tiny.llama(77, torch.float32)
 
 
-def seen(made: tiny.Trio) -> Verdict:
+def seen(made: tiny.Trio) -> RolesVerdict:
     roles = zip(made.paths, ("base", "tuned", "target"), strict=True)
     return look(plan_transfer(*(open_checkpoint(path, role) for path, role in roles), Choices()))
 
 
-def kinds(verdict: Verdict) -> list[str]:
+def kinds(verdict: RolesVerdict) -> list[str]:
     return [doubt.kind for doubt in verdict.doubts]
 
 
@@ -236,7 +236,7 @@ def test_a_vector_without_values_of_its_base_is_applied_unseen(vector: Path, hon
     del told["base_sample"]
     (old / "tuneport.json").write_text(json.dumps(told))
     found = look(plan_of([(old, 1.0)], honest.target, Choices()))
-    assert replace(found, rounding=None) == Verdict({}, None, ())
+    assert replace(found, rounding=None) == RolesVerdict({}, None, ())
 
 
 @pytest.mark.parametrize("piece", [{"values": "%%"}, {"values": ""}, {"start": 10**9}, {"start": -1}])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tuneport.checkpoint.adapter import Change
+from tuneport.checkpoint.adapter import AdapterChange
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.pairing.adapters.adapted_ties import untied
 from tuneport.pairing.vocabulary_names import Ties
@@ -12,11 +12,11 @@ BIAS, HEADS_BIAS = "cls.predictions.bias", "cls.predictions.decoder.bias"
 BERT = Ties(True, "bert", [EMBEDDING, BIAS])
 
 
-def whole(name: str, *shape: int) -> Change:
+def whole(name: str, *shape: int) -> AdapterChange:
     elements = 1
     for size in shape:
         elements *= size
-    return Change(whole=StoredTensor(name, "F32", shape, "adapter_model.safetensors", 0, 4 * elements))
+    return AdapterChange(whole=StoredTensor(name, "F32", shape, "adapter_model.safetensors", 0, 4 * elements))
 
 
 def test_head_and_embedding_saved_after_a_resize_are_one_and_the_heads_bias_is_the_stored_one() -> None:

@@ -34,7 +34,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RolesVerdict:
     """What is known of the roles. ``whole`` is None before the whole pass, ``refusals`` what makes a run senseless.
 
     ``samples`` are by the role that brings the difference: the tuned model's, or each diff vector's. ``rounding`` is what was
@@ -64,10 +64,10 @@ class Verdict:
         }
 
 
-def look(plan: Plan) -> Verdict:
+def look(plan: Plan) -> RolesVerdict:
     """What a sample and the small files say. A refused plan is not looked at. Raises `HubError` where no answer comes."""
     if plan.refusals:
-        return Verdict({}, None, ())
+        return RolesVerdict({}, None, ())
     given = {checkpoint.role: checkpoint for checkpoint in plan.inputs}
     notes: list[Note] = []
     refusals = (ZERO_DIFF,) if _same_files(given, "base", "tuned") else ()
@@ -92,10 +92,10 @@ def look(plan: Plan) -> Verdict:
         for doubt in doubts(sample.figures, sample.error)
     ]
     doubted = (*found, *named_doubts(plan.inputs))
-    return Verdict(samples, None, doubted, tuple(notes), refusals, rounding, expected_loss(plan, rounding))
+    return RolesVerdict(samples, None, doubted, tuple(notes), refusals, rounding, expected_loss(plan, rounding))
 
 
-def settle(seen: Verdict, measured: Figures, drift_norm: float | None) -> Verdict:
+def settle(seen: RolesVerdict, measured: Figures, drift_norm: float | None) -> RolesVerdict:
     """The verdict after the whole pass, whose figures take the place of the sample's wherever it has them."""
     seen = replace(seen, rounding=None, losses=())
     known: dict[str, Any] = {name: value for name, value in measured.cosines().items() if value is not None}

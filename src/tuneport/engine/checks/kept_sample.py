@@ -19,7 +19,7 @@ from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.floats import Floats
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.comparison.roles import MatrixSums, is_matrix, of_size, sums_of, together
-from tuneport.engine.pieces import Difference, Readers, Source, Sum
+from tuneport.engine.pieces import DifferenceRecipe, Readers, Source, Sum
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.errors import CheckpointError
 
@@ -80,7 +80,7 @@ def met_again(plan: Plan, role: str, readers: Readers) -> tuple[list[MatrixSums]
 def _taken_whole(task: OutputTask) -> StoredTensor | None:
     """The base's tensor, where a difference of whole matrices is taken."""
     pair = task.line.pair
-    if pair is None or not isinstance(task.recipe, Difference) or any(term.runs for term in task.recipe.terms):
+    if pair is None or not isinstance(task.recipe, DifferenceRecipe) or any(term.runs for term in task.recipe.terms):
         return None
     return pair.base if is_matrix(pair.base.dtype, pair.base.shape) else None
 

@@ -19,7 +19,7 @@ from tuneport.checkpoint.reading import Workspace
 from tuneport.comparison.roles import is_matrix
 from tuneport.comparison.rounding import MOST, Rounded, rounded, total
 from tuneport.engine.arithmetic import ROUNDING, SUMS
-from tuneport.engine.checks.sampling import Matrix, Opened, Span, draw
+from tuneport.engine.checks.sampling import Opened, SampledMatrix, Span, draw
 from tuneport.engine.pieces import Readers, Sum
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.pairing.tensors import main_dtype
@@ -76,7 +76,7 @@ def sample_rounding(plan: Plan, opened: Opened) -> RoundingSample | None:
         return None
     matched, chosen = draw(plan.tasks, _matrix)
 
-    def compute(one: tuple[Matrix, list[Span]]) -> RoundedPart:
+    def compute(one: tuple[SampledMatrix, list[Span]]) -> RoundedPart:
         return _compute(*one, opened.readers)
 
     with ThreadPoolExecutor(opened.workers) as pool:
@@ -111,15 +111,15 @@ def expected_loss(plan: Plan, sample: RoundingSample | None) -> tuple[str, ...]:
     return loss(plan, sample.parts, sample.found, seen=seen)
 
 
-def _matrix(task: OutputTask) -> Matrix | None:
+def _matrix(task: OutputTask) -> SampledMatrix | None:
     """The task as something to look at: a sum of matrices, whose rows are matched in one way if at all."""
     if not isinstance(task.recipe, Sum) or not any(task.scales) or not is_matrix(task.slot.dtype, task.slot.shape):
         return None
     first, *others = (term.runs for term in task.recipe.terms)
-    return Matrix(task, first) if all(other is first for other in others) else None
+    return SampledMatrix(task, first) if all(other is first for other in others) else None
 
 
-def _compute(matrix: Matrix, spans: Sequence[Span], readers: Readers) -> RoundedPart:
+def _compute(matrix: SampledMatrix, spans: Sequence[Span], readers: Readers) -> RoundedPart:
     """The sums of the spans, scaled up to the whole matrix, which so counts as much as it has elements."""
     sums, space = np.zeros(SUMS), Workspace()
     for start, stop in spans:

@@ -22,7 +22,7 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.reading import TensorReader, Workspace, reading
 from tuneport.comparison.roles import Figures, MatrixSums, figures, is_matrix, margin, of_size, sums_of, together
 from tuneport.engine.checks.kept_sample import met_again, pieces_of, spread
-from tuneport.engine.pieces import Difference, Readers, Source, Sum, Term, meet
+from tuneport.engine.pieces import DifferenceRecipe, Readers, Source, Sum, Term, meet
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.pairing.rows import Ids, Runs
 
@@ -105,7 +105,7 @@ def _take(plan: Plan, opened: Opened) -> Sample:
 
 
 @dataclass(frozen=True, eq=False)
-class Matrix:
+class SampledMatrix:
     """A matrix that could be looked at. ``runs``: which of its rows meet, where they are matched by token."""
 
     task: OutputTask
@@ -124,7 +124,7 @@ class Matrix:
         return int(_matched(self.runs, self.elements)[1].sum()) * self.runs.columns
 
 
-M = TypeVar("M", bound=Matrix)
+M = TypeVar("M", bound=SampledMatrix)
 
 
 def draw(tasks: Sequence[OutputTask], seen: Callable[[OutputTask], M | None]) -> tuple[int, list[tuple[M, list[Span]]]]:
@@ -146,17 +146,21 @@ def draw(tasks: Sequence[OutputTask], seen: Callable[[OutputTask], M | None]) ->
 
 
 @dataclass(frozen=True, eq=False)
-class _Candidate(Matrix):
+class _Candidate(SampledMatrix):
     """``recipe`` reads it; ``has_diff``: what it calls the difference is one."""
 
-    recipe: Sum | Difference
+    recipe: Sum | DifferenceRecipe
     has_diff: bool = True
 
 
 def _candidate(task: OutputTask) -> _Candidate | None:
     """The task as something to look at: its own recipe, or base beside target where an adapter makes the difference."""
     recipe, pair = task.recipe, task.line.pair
-    if pair is None or not is_matrix(task.slot.dtype, task.slot.shape) or not isinstance(recipe, Sum | Difference):
+    if (
+        pair is None
+        or not is_matrix(task.slot.dtype, task.slot.shape)
+        or not isinstance(recipe, Sum | DifferenceRecipe)
+    ):
         return None
     if pair.change is not None:
         if not isinstance(recipe, Sum) or task.line.by_token or pair.change.rows is not None:
@@ -167,7 +171,7 @@ def _candidate(task: OutputTask) -> _Candidate | None:
     return _Candidate(task, terms[0].runs, recipe) if len(recipe.terms) == len(terms) == 1 else None
 
 
-def _spans(one: Matrix, drawn: random.Random) -> Iterator[Span]:
+def _spans(one: SampledMatrix, drawn: random.Random) -> Iterator[Span]:
     """Which elements of a matrix are looked at: all of a small one, else pieces spread over it."""
     if one.runs is not None:
         yield from _matched_spans(one.runs, one.elements, drawn)

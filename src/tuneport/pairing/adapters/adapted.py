@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from tuneport.checkpoint.adapter import Alike, Change, LowRank, Stacked, read_changes
+from tuneport.checkpoint.adapter import AdapterChange, Alike, LowRank, Stacked, read_changes
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.views import UnviewableError
@@ -39,7 +39,7 @@ class Adapted:
     """The tuned model that base and adapter are. ``alike`` are tensors of the adapter that must hold the same."""
 
     model: Checkpoint
-    changes: Mapping[str, Change]
+    changes: Mapping[str, AdapterChange]
     alike: tuple[Alike, ...] = ()
     decisions: tuple[Decision, ...] = ()
     warnings: tuple[str, ...] = field(default=())
@@ -89,7 +89,7 @@ def lay_onto(
         *(f"`{name}` is changed in two ways" for name in changes.keys() & parameters.changes),
     ]
     changes |= parameters.changes
-    found: dict[str, Change] = {}
+    found: dict[str, AdapterChange] = {}
     tensors = dict(base.tensors)
     for name, change in changes.items():
         of_tokens = name in by_token or ties.is_shared(name)
@@ -126,7 +126,7 @@ def check_ids(match: VocabularyMatch, tuned: Checkpoint) -> None:
         )
 
 
-def _by_base_name(named: Mapping[str, Change], base: Checkpoint) -> dict[str, Change]:
+def _by_base_name(named: Mapping[str, AdapterChange], base: Checkpoint) -> dict[str, AdapterChange]:
     """Changes by the base's names, by the rules of its kind (`spelling_search`).
 
     Where none finds them all, the prefix (GPT-2's ``transformer.``) that finds most: the others are then told by name. Raises
@@ -151,7 +151,7 @@ def _by_base_name(named: Mapping[str, Change], base: Checkpoint) -> dict[str, Ch
     return renamed if len(renamed) == len(named) else dict(named)  # two names must not become one
 
 
-def _weight_shape(change: Change) -> tuple[int, ...] | None:
+def _weight_shape(change: AdapterChange) -> tuple[int, ...] | None:
     """The shape of the weight that a change is for, as far as it tells: a product may still have to be turned."""
     if change.whole is not None:
         return change.whole.shape
@@ -164,8 +164,8 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 
 
 def _fitting(
-    name: str, change: Change, base: Checkpoint, by_token: bool, transposed: bool, faults: list[str]
-) -> Change:
+    name: str, change: AdapterChange, base: Checkpoint, by_token: bool, transposed: bool, faults: list[str]
+) -> AdapterChange:
     """The change of one tensor, its product turned the way the weight is stored; what does not fit goes to ``faults``."""
     whole, low_rank, rows = change.whole, change.low_rank, change.rows
     stored = whole or base.tensors.get(name)
@@ -188,7 +188,7 @@ def _fitting(
         faults.append(f"`{name}` is {shape}, the adapter's trained rows for it have {rows.tensor.shape[1]} columns")
     elif rows is not None and max(rows.ids, default=0) >= stored.shape[0]:
         faults.append(f"`{name}` has {stored.shape[0]} rows, the adapter trains token {max(rows.ids)}")
-    return Change(whole, low_rank, rows)
+    return AdapterChange(whole, low_rank, rows)
 
 
 def _turned(low_rank: LowRank, shape: tuple[int, ...], if_square: bool) -> LowRank:
@@ -201,7 +201,7 @@ def _turned(low_rank: LowRank, shape: tuple[int, ...], if_square: bool) -> LowRa
     return turned
 
 
-def _tuned_tensor(name: str, change: Change, base: StoredTensor | None) -> StoredTensor:
+def _tuned_tensor(name: str, change: AdapterChange, base: StoredTensor | None) -> StoredTensor:
     """The tuned model's tensor as its header would tell it; its bytes lie nowhere, unless it was saved as a whole.
 
     What a product or trained rows make is kept in the working dtype: it is never rounded to the base's.

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from tuneport.checkpoint.adapter import Change, Factors, LowRank, Stacked
+from tuneport.checkpoint.adapter import AdapterChange, Factors, LowRank, Stacked
 from tuneport.checkpoint.adapter_config import AdapterConfig
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.views import UnviewableError, narrowed, reshaped, selected, stored_name, transposed
@@ -29,8 +29,8 @@ _WEIGHT = "weight"
 class Found:
     """What adapters on parameters are: ``weights`` of modules after all, by peft's names, and ``changes`` by the base's."""
 
-    weights: Mapping[str, Change]
-    changes: Mapping[str, Change]
+    weights: Mapping[str, AdapterChange]
+    changes: Mapping[str, AdapterChange]
     faults: tuple[str, ...]
 
 
@@ -57,8 +57,8 @@ def find_parameters(
     parameters: Mapping[str, tuple[Factors, ...]], config: AdapterConfig, base: Checkpoint, where: str
 ) -> Found:
     """The base's tensors that adapters on parameters change; what fits none is a fault, in words."""
-    weights: dict[str, Change] = {}
-    changes: dict[str, Change] = {}
+    weights: dict[str, AdapterChange] = {}
+    changes: dict[str, AdapterChange] = {}
     faults: list[str] = []
     places = _places(parameters, config, base)
     for module, levels in parameters.items():
@@ -66,7 +66,7 @@ def find_parameters(
             not places[module] and len(levels) == 1
         ):  # a module that the base stores nowhere, as a tied head: told by its name
             scaling = config.scalings([module], where)[module][1]
-            weights[f"{module}.{_WEIGHT}"] = Change(low_rank=LowRank(levels[0].a, levels[0].b, scaling))
+            weights[f"{module}.{_WEIGHT}"] = AdapterChange(low_rank=LowRank(levels[0].a, levels[0].b, scaling))
             continue
         fits = list(_assignments(module, levels, places[module], config, base, where))
         if len(fits) != 1:
@@ -82,10 +82,10 @@ def find_parameters(
             continue
         for name, fit in zip(*fits[0], strict=True):
             if name == _WEIGHT and len(fit.place.tensor.shape) == 2:
-                weights[f"{module}.{name}"] = Change(low_rank=LowRank(fit.factors.a, fit.factors.b, fit.scaling))
+                weights[f"{module}.{name}"] = AdapterChange(low_rank=LowRank(fit.factors.a, fit.factors.b, fit.scaling))
                 continue
             try:
-                changes |= {own: Change(low_rank=product) for own, product in _shares(fit)}
+                changes |= {own: AdapterChange(low_rank=product) for own, product in _shares(fit)}
             except UnviewableError as error:
                 faults.append(f"`{fit.place.name}` lies in the base as an adapter on it cannot be followed: {error}")
     return Found(weights, changes, tuple(faults))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from tuneport.checkpoint.adapter import Change, LowRank, Stacked
+from tuneport.checkpoint.adapter import AdapterChange, LowRank, Stacked
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.views import UnviewableError, stored_name
@@ -23,7 +23,7 @@ from tuneport.pairing.spelling_search import names_onto
 
 
 @dataclass(frozen=True)
-class _Part:
+class _PartOfFused:
     """A stored tensor that lies in another: in which, and at which of its elements it begins, if there in one piece."""
 
     whole: str
@@ -32,8 +32,8 @@ class _Part:
 
 
 def put_together(
-    named: Mapping[str, Change], shapes: Mapping[str, tuple[int, ...] | None], base: Checkpoint
-) -> dict[str, Change] | None:
+    named: Mapping[str, AdapterChange], shapes: Mapping[str, tuple[int, ...] | None], base: Checkpoint
+) -> dict[str, AdapterChange] | None:
     """Changes by the base's names, where parts of its tensors explain them all; else None.
 
     ``shapes`` are those of the weights that are changed, by name. Raises `UnviewableError` where a part lies in its whole so
@@ -43,8 +43,8 @@ def put_together(
         found = names_onto(shapes, base.config, {name: part.tensor for name, part in parts.items()})
         if found is None or not all(name in parts for name in found.values()):
             continue
-        changes: dict[str, Change] = {}
-        inside: dict[str, dict[str, Change]] = {}
+        changes: dict[str, AdapterChange] = {}
+        inside: dict[str, dict[str, AdapterChange]] = {}
         for name, change in named.items():
             part = parts[found[name]]
             if part.begins == 0 and part.tensor.elements == base.tensors[part.whole].elements:
@@ -57,9 +57,9 @@ def put_together(
     return None
 
 
-def _stored(base: Checkpoint) -> dict[str, _Part]:
+def _stored(base: Checkpoint) -> dict[str, _PartOfFused]:
     """What the base stores, of which its tensors here are made; without what lies in several."""
-    parts: dict[str, _Part] = {}
+    parts: dict[str, _PartOfFused] = {}
     twice: set[str] = set()
     for name, tensor in base.tensors.items():
         dimensions = tuple(range(len(tensor.shape)))
@@ -67,20 +67,20 @@ def _stored(base: Checkpoint) -> dict[str, _Part]:
             for leaf, begins, of in leaves(tensor, (0,) * len(tensor.shape), dimensions):
                 stored = stored_name(leaf)
                 twice |= {stored} & parts.keys()
-                parts[stored] = _Part(name, leaf, _begin(tensor, leaf, begins, of))
+                parts[stored] = _PartOfFused(name, leaf, _begin(tensor, leaf, begins, of))
     return {stored: part for stored, part in parts.items() if stored not in twice}
 
 
-def _cut(base: Checkpoint) -> dict[str, _Part]:
+def _cut(base: Checkpoint) -> dict[str, _PartOfFused]:
     """What the base's tensors are cut into where its kind is saved with experts apart."""
     rules = rules_of(base.config)
-    parts: dict[str, _Part] = {}
+    parts: dict[str, _PartOfFused] = {}
     if rules is not None and all(tensor.view is None for tensor in base.tensors.values()):
         with suppress(UnviewableError):
             for name, tensor in rules.saved(base.tensors, {}).items():
                 whole = base.tensors.get(stored_name(tensor))
                 if whole is not None and tensor.in_one_piece:
-                    parts[name] = _Part(
+                    parts[name] = _PartOfFused(
                         whole.name, tensor, (tensor.offset - whole.offset) // DTYPES[whole.dtype].itemsize
                     )
     return parts
@@ -98,14 +98,16 @@ def _begin(whole: StoredTensor, leaf: StoredTensor, begins: tuple[int, ...], of:
     return sum(begin * width for begin, width in zip(begins, widths, strict=True))
 
 
-def _together(whole: StoredTensor, parts: Mapping[str, _Part], changes: Mapping[str, Change]) -> Change:
+def _together(
+    whole: StoredTensor, parts: Mapping[str, _PartOfFused], changes: Mapping[str, AdapterChange]
+) -> AdapterChange:
     """The change of a tensor from those of its parts, which all are of one shape."""
     shapes = {part.tensor.shape for part in parts.values()}
     places = {part.begins: name for name, part in parts.items()}
     products: list[LowRank | None] = []
     for begin in range(0, whole.elements, parts[next(iter(parts))].tensor.elements):
         name = places.get(begin)
-        change = changes.get(name, Change()) if name is not None else None
+        change = changes.get(name, AdapterChange()) if name is not None else None
         if change is None or len(shapes) > 1 or change.whole or change.rows or isinstance(change.low_rank, Stacked):
             raise UnviewableError(
                 f"`{whole.name}` is made of `{next(iter(parts))}` and others in another way than in rows"
@@ -114,4 +116,4 @@ def _together(whole: StoredTensor, parts: Mapping[str, _Part], changes: Mapping[
             raise UnviewableError(f"`{name}` is not of the shape that the adapter's product has")
         products.append(change.low_rank)
     factors = tuple(factor for product in products if product is not None for factor in product.factors)
-    return Change(low_rank=Stacked(tuple(products), whole.shape, factors))
+    return AdapterChange(low_rank=Stacked(tuple(products), whole.shape, factors))

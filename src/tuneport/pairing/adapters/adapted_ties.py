@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tuneport.checkpoint.adapter import Alike, Change, LowRank
+from tuneport.checkpoint.adapter import AdapterChange, Alike, LowRank
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.pairing.vocabulary_names import EMBEDDING, Ties
 
@@ -19,8 +19,8 @@ _APART = (
 
 
 def untied(
-    changes: Mapping[str, Change], ties: Ties, kept_tied: bool
-) -> tuple[dict[str, Change], list[Alike], list[str]]:
+    changes: Mapping[str, AdapterChange], ties: Ties, kept_tied: bool
+) -> tuple[dict[str, AdapterChange], list[Alike], list[str]]:
     """Changes with one for each tied weight, under the name that is stored; what must be alike for that, and faults."""
     found = dict(changes)
     groups: dict[str, list[str]] = {}
@@ -50,7 +50,7 @@ def untied(
     return found, alike, faults
 
 
-def tied_products(changes: Mapping[str, Change], ties: Ties, kept_tied: bool) -> Iterable[str]:
+def tied_products(changes: Mapping[str, AdapterChange], ties: Ties, kept_tied: bool) -> Iterable[str]:
     """A product on the embedding of a tied model goes onto the head too, which peft trained without it."""
     for name, change in changes.items():
         if change.low_rank is not None and not kept_tied and ties.is_shared(name) and ties.is_source(name):
@@ -61,7 +61,7 @@ def tied_products(changes: Mapping[str, Change], ties: Ties, kept_tied: bool) ->
             )
 
 
-def _same(source: Change, copy: Change, kept_tied: bool) -> list[Alike] | None:
+def _same(source: AdapterChange, copy: AdapterChange, kept_tied: bool) -> list[Alike] | None:
     """What must hold the same for the two to be one change; None where they cannot be."""
     pairs = [(source.whole, copy.whole), (_trained(source), _trained(copy))]
     same = all((one is None) == (other is None) for one, other in pairs)
@@ -79,5 +79,5 @@ def _same(source: Change, copy: Change, kept_tied: bool) -> list[Alike] | None:
     return alike if same else None
 
 
-def _trained(change: Change) -> StoredTensor | None:
+def _trained(change: AdapterChange) -> StoredTensor | None:
     return change.rows.tensor if change.rows is not None else None

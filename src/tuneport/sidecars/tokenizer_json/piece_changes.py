@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping
 from blake3 import blake3
 
 from tuneport.checkpoint.small_files import SidecarFolder
-from tuneport.sidecars.three_way import Findings, Three
+from tuneport.sidecars.three_way import MergeFindings, Three
 from tuneport.tokenizer.json_sections import TokenizerText
 from tuneport.tokenizer.tokenizer import tokenizer_text
 
 
-def tell_piece_changes(folders: Three, sections: Three, known: Mapping[str, int] | None, findings: Findings) -> None:
+def tell_piece_changes(
+    folders: Three, sections: Three, known: Mapping[str, int] | None, findings: MergeFindings
+) -> None:
     """Warn where base and tuned make other pieces of a text, unless the target makes the tuned model's.
 
     ``known`` is base's vocabulary: pieces beyond it are the tuned model's own. None where it was not read.

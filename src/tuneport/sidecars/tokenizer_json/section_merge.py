@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuneport.errors import in_short
-from tuneport.sidecars.three_way import SIDES, Findings, Side, Three, Verdict, same, three_way
+from tuneport.sidecars.three_way import SIDES, MergeFindings, Side, Sided, Three, same, three_way
 from tuneport.sidecars.token_ids import TokenNames
 from tuneport.tokenizer.section_meaning import in_brief, map_tokens, meaning
 from tuneport.tokenizer.sections import KIND, MEMBERS, OPTION, Sections, default_options
@@ -43,7 +43,7 @@ def merge_sections(
     sides: Mapping[str, str],
     names: TokenNames,
     changes: TokenChanges,
-    findings: Findings,
+    findings: MergeFindings,
     *,
     rebuilt: Mapping[str, Any],
     template: Any = None,
@@ -56,7 +56,7 @@ def merge_sections(
     """
     if sections.tuned is None or (sections.target is None and sections.base is None):
         return MergedSections()
-    task = _Merge(
+    task = _SectionMerge(
         Three(*(one or Sections() for one in sections)), names, changes.renamed_entries, rebuilt, template, findings
     )
     if sections.target is None:
@@ -82,13 +82,13 @@ def merge_sections(
 
 
 @dataclass(frozen=True)
-class _Merge:
+class _SectionMerge:
     sections: Three
     names: TokenNames
     renamed: Mapping[str, str]
     rebuilt: Mapping[str, Any]
     template: Any
-    findings: Findings
+    findings: MergeFindings
 
     def options(self) -> list[str]:
         """The options of the three models, by name."""
@@ -131,13 +131,13 @@ class _Merge:
             return "target"
         verdict = three_way(compared, manner=True, choice=choice)
         if choice is None and verdict.side == "tuned" and self.is_rebuilt(name, compared.tuned):
-            verdict = Verdict("target", "the tuned model's tokenizer class builds it, whatever the base's file says")
+            verdict = Sided("target", "the tuned model's tokenizer class builds it, whatever the base's file says")
         if verdict.contested:
             self.findings.refusals.append(
                 f"tokenizer.json `{name}`: {_sides_in_brief(name, shown)}. The fine-tuning and the new version both changed "
                 f"it. Decide with --config tokenizer.{name}=base|tuned|target."
             )
-            verdict = Verdict("target", "both the fine-tuning and the new version changed it", conflict=True)
+            verdict = Sided("target", "both the fine-tuning and the new version changed it", conflict=True)
         self.findings.decided(f"tokenizer.{name}", verdict.side, verdict.reason)
         self.findings.differ(f"tokenizer.{name}", Three(*map(_brief, shown)), _brief(shown.of(verdict.side)))
         if choice is None and verdict.side == "tuned":

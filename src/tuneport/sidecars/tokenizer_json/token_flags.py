@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from tuneport.errors import in_short
-from tuneport.sidecars.three_way import SIDES, Findings, Three, three_way
+from tuneport.sidecars.three_way import SIDES, MergeFindings, Three, three_way
 from tuneport.sidecars.token_ids import TokenNames
 from tuneport.tokenizer.special_tokens import TokenizerFiles
 from tuneport.tokenizer.token_changes import ENTRY_DEFAULTS, TokenChanges
@@ -37,7 +37,7 @@ def effective_entries(
 
 
 def merge_flags(
-    entries: Three, choice: str | None, names: TokenNames, changes: TokenChanges, findings: Findings
+    entries: Three, choice: str | None, names: TokenNames, changes: TokenChanges, findings: MergeFindings
 ) -> dict[str, dict[str, Any]]:
     """Added tokens of the output, by string, whose flags are not those that the target gives them.
 
@@ -90,7 +90,7 @@ def _merge_token(flags: Three, choice: str | None) -> tuple[Mapping[str, Any] | 
     return flags.of(verdict.side), verdict.contested
 
 
-def _tell_plain(entries: Three, names: TokenNames, old_names: Mapping[str, str], findings: Findings) -> None:
+def _tell_plain(entries: Three, names: TokenNames, old_names: Mapping[str, str], findings: MergeFindings) -> None:
     """Tokens that the tuned tokenizer still has, no longer as added ones."""
     plain = [
         token

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tuneport.sidecars.three_way import Findings, Side, Three
+from tuneport.sidecars.three_way import MergeFindings, Side, Three
 from tuneport.sidecars.token_ids import TokenNames
 from tuneport.sidecars.tokenizer_json.piece_changes import tell_piece_changes
 from tuneport.sidecars.tokenizer_json.section_merge import MergedSections, choosable_sections, merge_sections
@@ -68,7 +68,7 @@ def merge_tokenizer(
     sides: Mapping[str, str],
     changes: TokenChanges,
     names: TokenNames,
-    findings: Findings,
+    findings: MergeFindings,
 ) -> MergedTokenizer:
     """Merge what three tokenizers say beside their vocabularies; ``files`` are their `TokenizerFiles`."""
     sections = read_all_sections(folders, tokenizers, asked=bool(sides))
