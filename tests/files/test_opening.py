@@ -159,7 +159,6 @@ KNOWN = {
     ("output/write.py", "os.open"): "the run's own folder, to lock it; no link is followed",
     ("scoring/named.py", "path.read_text"): "lm_eval's own task files",
     ("scoring/tasks/__init__.py", "fsspec.open"): "a file of lm_eval's data set, downloaded by its address",
-    ("families/peak_memory.py", "(task / 'children').read_text"): "/proc",
     ("families/versions.py", "torch.load"): "the state of a training that the lab itself goes on with",
     ("output/workdir.py", "os.open"): "the run's own folder, to lock it; no link is followed",
     ("reporting/fetching.py", "system.cat_file"): "behind a URL there are objects, no pipes",

@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from experiments.tables import make_spellings
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.pairing.spelling_rules import data, rules_of
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "make_spellings.py"
 
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_spellings", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_committed_rules_are_those_of_the_installed_transformers(script: ModuleType) -> None:
+def test_the_committed_rules_are_those_of_the_installed_transformers() -> None:
     assert len(data()["rules"]) > 100
     for key, entry in data()["rules"].items():
-        assert script.rules_of(key) == entry, f"{key}: run docs/make_spellings.py"
-    assert data()["wrappers"] == list(script.WRAPPERS) and data()["twins"] == script.TWINS
+        assert make_spellings.rules_of(key) == entry, f"{key}: run python -m experiments.tables.make_spellings"
+    assert data()["wrappers"] == list(make_spellings.WRAPPERS) and data()["twins"] == make_spellings.TWINS
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen2_vl", "t5gemma2"])
-def test_the_parts_of_a_class_are_those_of_its_model(script: ModuleType, kind: str) -> None:
+def test_the_parts_of_a_class_are_those_of_its_model(kind: str) -> None:
     import torch
     import transformers
 
     name = data()["kinds"][kind]
     with torch.device("meta"):
         model = getattr(transformers, name)(transformers.CONFIG_MAPPING[kind]())
-    assert [list(part) for part in script.parts_of(model)] == data()["classes"][name]["parts"]
+    assert [list(part) for part in make_spellings.parts_of(model)] == data()["classes"][name]["parts"]
 
 
 def header(shapes: dict[str, tuple[int, ...]]) -> dict[str, StoredTensor]:

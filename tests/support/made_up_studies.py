@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tuneport.families.claims import VERSIONS
-from tuneport.families.study_evidence import Model, base
+from experiments.claims.paper_claims import VERSIONS
+from experiments.claims.study_evidence import Model, base
 from tuneport.results.answered import LOSS
 
 TASKS, UNSEEN = ("word-problems", "orders"), ("facts-completed",)

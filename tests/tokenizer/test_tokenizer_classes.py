@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
+from experiments.tables import make_tokenizer_classes
 from tuneport.tokenizer.tokenizer_classes import built_by_class, named_by_class
-
-ROOT = Path(__file__).parents[2]
-
-
-def _maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_tokenizer_classes", ROOT / "docs" / "make_tokenizer_classes.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-MAKER = _maker()
 
 
 @pytest.mark.parametrize(
     "name", ["LlamaTokenizer", "GemmaTokenizer", "Qwen2Tokenizer", "BertTokenizer", "GPT2Tokenizer"]
 )
 def test_the_committed_table_is_that_of_the_installed_class(name: str) -> None:
-    # All 52 take five seconds: `python docs/make_tokenizer_classes.py` writes them, an upgrade changes all alike.
-    committed = json.loads(MAKER.TABLE.read_text(encoding="utf-8"))[name]
-    assert committed == json.loads(json.dumps(MAKER._entry(tokenizer_class_from_name(name))))
+    # All 52 take five seconds: `python -m experiments.tables.make_tokenizer_classes` writes them, an upgrade changes all alike.
+    committed = json.loads(make_tokenizer_classes.TABLE.read_text(encoding="utf-8"))[name]
+    assert committed == json.loads(json.dumps(make_tokenizer_classes._entry(tokenizer_class_from_name(name))))
 
 
 def test_a_class_builds_its_sections_of_the_settings_that_it_reads() -> None:

@@ -1,7 +1,7 @@
 """transformers' own rules for the names of a model, applied to headers.
 
 In comes a config.json, out come the `Rules` of its kind: which names and layouts transformers reads as one model, from the
-committed `spellings.json` (docs/make_spellings.py makes it). They translate a checkpoint's tensors into those of the loaded model
+committed `spellings.json` (experiments/tables/make_spellings.py makes it). They translate a checkpoint's tensors into those of the loaded model
 (``load``) or into those that are saved (``save``), as views of what is stored. A translation that transformers would not make, or
 that views cannot describe, raises `UnviewableError`.
 """
@@ -95,7 +95,7 @@ def legacy_rules() -> Rules:
 
 @functools.cache
 def data() -> Mapping[str, Any]:
-    """The committed data (docs/make_spellings.py says what each table holds)."""
+    """The committed data (experiments/tables/make_spellings.py says what each table holds)."""
     text = resources.files("tuneport.pairing").joinpath("spellings.json").read_text(encoding="utf-8")
     found: Mapping[str, Any] = json.loads(text)
     return found

@@ -1,0 +1,1 @@
+"""A published LLM, carried from one version to the next: `make real`."""

@@ -1,0 +1,1 @@
+"""Makes the tables that the package carries, from the installed transformers: run after an upgrade of it."""

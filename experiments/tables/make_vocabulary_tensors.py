@@ -1,0 +1,111 @@
+"""Writes ``src/tuneport/pairing/vocabulary_tensors.json``: which tensors of each kind of model have one row per token.
+
+Every class that transformers has for causal, sequence-to-sequence and multimodal language models is built on the meta
+device (no memory is taken) with a vocabulary size that nothing else in it has; a tensor with that many rows belongs to the
+vocabulary. The table holds what the common names of `tuneport.pairing.vocabulary_names` do not cover, which tensors a tied
+config makes one, and which kinds were looked at. Run it after an upgrade of transformers; ``--check`` compares.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TABLE = Path(__file__).parents[2] / "src" / "tuneport" / "pairing" / "vocabulary_tensors.json"
+# Larger than any vocabulary, so that no padding or image id of a default config lies beyond it; a prime, so that no
+# product of other sizes meets it.
+SIZE = 1_000_003
+# A class may have rows for prompts or images behind the vocabulary (CPM-Ant, Moshi, Molmo 2).
+MOST_BEHIND = 4096
+MAPPINGS = (
+    ("AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"),
+    ("AutoModelForSeq2SeqLM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"),
+    ("AutoModelForImageTextToText", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES"),
+    ("AutoModelForMultimodalLM", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES"),
+)
+# What a bare config of a kind lacks before its class can be built.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "dots1": {"n_routed_experts": 4},
+    "hunyuan_v1_dense": {"head_dim": 64},
+    "hunyuan_v1_moe": {"head_dim": 64},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
+    "ministral": {"head_dim": 64},
+    "nemotron": {"num_key_value_heads": 4},
+    "reformer": {"is_decoder": True},
+}
+
+
+def table() -> dict[str, Any]:
+    """The table as the installed transformers has it."""
+    from tuneport.pairing.vocabulary_names import is_commonly_named
+
+    kinds: set[str] = set()
+    vocabulary: dict[str, set[str]] = {}
+    tied: dict[str, dict[str, str]] = {}
+    for kind, shapes, ties in models():
+        kinds.add(kind)
+        names = {name for name, shape in shapes.items() if any(SIZE <= size <= SIZE + MOST_BEHIND for size in shape)}
+        if unknown := {name for name in names if not is_commonly_named(name)}:
+            vocabulary.setdefault(kind, set()).update(unknown)
+        own = {name: source for name, source in ties.items() if name in names}
+        if any(not _is_common_tie(name, source, names) for name, source in own.items()):
+            tied.setdefault(kind, {}).update(own)
+    return {
+        "kinds": sorted(kinds),
+        "vocabulary": {kind: sorted(names) for kind, names in sorted(vocabulary.items())},
+        "tied": {kind: dict(sorted(names.items())) for kind, names in sorted(tied.items())},
+    }
+
+
+def models() -> Iterator[tuple[str, dict[str, tuple[int, ...]], dict[str, str]]]:
+    """Kind, shapes by name, and names that a tied config makes one with another, of each class that can be built."""
+    import torch
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    transformers.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore")
+    for auto, mapping in MAPPINGS:
+        for kind in getattr(modeling_auto, mapping):
+            try:
+                config = transformers.CONFIG_MAPPING[kind](**SETTINGS.get(kind, {}))
+                _enlarge(config)
+                if hasattr(config, "tie_word_embeddings"):
+                    config.tie_word_embeddings = True
+                with torch.device("meta"):
+                    model = getattr(transformers, auto).from_config(config)
+            except Exception as error:  # whatever a class raises over its bare config: the kind is not looked at
+                print(f"{kind} ({auto}): {type(error).__name__}: {str(error).splitlines()[0][:120]}", file=sys.stderr)
+                continue
+            tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
+            shapes = {name: tuple(tensor.shape) for name, tensor in tensors if tensor.is_floating_point()}
+            yield kind, shapes, dict(model.all_tied_weights_keys)
+
+
+def _is_common_tie(name: str, source: str, names: set[str]) -> bool:
+    """Whether common names alone tell that ``name`` is tied to ``source``."""
+    from tuneport.pairing.vocabulary_names import EMBEDDING, is_head_weight
+
+    return is_head_weight(name) and [other for other in names if EMBEDDING.search(other)] == [source]
+
+
+def _enlarge(config: Any) -> None:
+    """Have every part of a config that shares the text's vocabulary say `SIZE`."""
+    text = config.get_text_config()
+    size = text.vocab_size
+    text.vocab_size = SIZE
+    for part in [config, *(value for value in vars(config).values() if hasattr(value, "model_type"))]:
+        for name, value in list(vars(part).items()):
+            if "vocab_size" in name and value == size:
+                setattr(part, name, SIZE)
+
+
+if __name__ == "__main__":
+    content = json.dumps(table(), indent=0) + "\n"
+    if "--check" in sys.argv:
+        sys.exit(0 if TABLE.read_text(encoding="utf-8") == content else f"{TABLE.name} is not what transformers gives.")
+    TABLE.write_text(content, encoding="utf-8")
