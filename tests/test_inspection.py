@@ -24,12 +24,13 @@ def test_an_output_tells_what_it_was_made_from(cli: Cli, tmp_path: Path) -> None
     made = tiny.trio(tmp_path)
     assert cli(*made.flags(tmp_path / "out")).status == 0
     told = cli("inspect", tmp_path / "out", "--json").json()
-    assert told["kind"] == "output" and told["actions"] == {"transferred": 6}
+    assert told["kind"] == "output" and told["fates"] == {"transferred": 6}
     assert told["made_from"] == ["base: base", "tuned: tuned", "target: target"]
 
 
 @pytest.mark.parametrize(
-    "manifest", ["{}", '{"format": "tuneport/1"}', '{"format": "other"}', "[]", "no JSON", "9" * 6000, "[" * 99999]
+    "manifest",
+    ["{}", '{"format": "tuneport.manifest/1"}', '{"format": "other"}', "[]", "no JSON", "9" * 6000, "[" * 99999],
 )
 def test_a_damaged_manifest_ends_in_words(cli: Cli, tmp_path: Path, manifest: str) -> None:
     place = tiny.write_model(tmp_path / "m", tiny.llama(1))

@@ -138,13 +138,13 @@ def test_a_scale_changed_everywhere_in_the_manifest_is_found(finished: tuple[tin
         full(finished[0], out)
 
 
-@pytest.mark.parametrize("field", ["scale", "action", "dtype", "shape"])
+@pytest.mark.parametrize("field", ["scale", "fate", "dtype", "shape"])
 def test_a_manifest_that_tells_another_story_of_one_tensor_is_found(
     finished: tuple[tiny.Trio, Path], out: Path, field: str
 ) -> None:
-    other = {"scale": 0.25, "action": "copied", "dtype": "F16", "shape": [8, 1]}[field]
+    other = {"scale": 0.25, "fate": "copied", "dtype": "F16", "shape": [8, 1]}[field]
     edit(out, lambda m: m["tensors"][0].update({field: other}))
-    with pytest.raises(VerificationError, match=field if field in ("scale", "action") else "the manifest says"):
+    with pytest.raises(VerificationError, match=field if field in ("scale", "fate") else "the manifest says"):
         full(finished[0], out)
 
 

@@ -64,7 +64,7 @@ def render(figures: Path) -> str:
             ]
         ),
         _rates([*others, record]),
-        f"Norm of version 2 − version 1: {transfer['v2-transferred']['measures']['drift_norm']:.2f}.",
+        f"Norm of version 2 − version 1: {transfer['v2-transferred']['measures']['shift_norm']:.2f}.",
         table(
             [
                 ["", "held"],

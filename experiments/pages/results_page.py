@@ -158,7 +158,7 @@ def _demo(records: Sequence[dict[str, Any]]) -> str:
                     for name in first["controls"]
                 ),
                 ["norm of the diff vector", *(f"{record['diff_norm']:.2f}" for record in records)],
-                ["norm of version 2 − version 1", *(f"{record['drift_norm']:.2f}" for record in records)],
+                ["norm of version 2 − version 1", *(f"{record['shift_norm']:.2f}" for record in records)],
                 ["seconds for everything, two cores", *(f"{record['seconds']:.0f}" for record in records)],
             ]
         )

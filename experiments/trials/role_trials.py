@@ -143,7 +143,7 @@ def run(trial: Trial, folder: Path) -> dict[str, Any]:
         "files": bool(plan.warnings),
         "figures": _rounded(roles["whole"] or roles["samples"]["tuned"]),
         "sampled": _rounded(small.samples["tuned"].record()),
-        "lengths": _rounded({name: manifest["measures"][name] for name in ("diff_norm", "drift_norm")}),
+        "lengths": _rounded({name: manifest["measures"][name] for name in ("diff_norm", "shift_norm")}),
         "rounding": (manifest["measures"]["rounding"] or {}).get("error"),
     }
 
@@ -233,7 +233,7 @@ def _by_length(found: Mapping[int, Sequence[Mapping[str, Any]]], kind: str) -> l
             given = (trial["base"], trial["tuned"], trial["target"])
             places = orders[trial["order"]]
             sides = lengths[tuple(given[places.index(place)] for place in range(3))]  # type: ignore[index]  # three names
-            ratio = sides["diff_norm"] / sides["drift_norm"]
+            ratio = sides["diff_norm"] / sides["shift_norm"]
             ratio = ratio if kind == "tuned" else 1 / ratio
             row = next(row for row in rows if row["from"] <= ratio < (row["to"] or math.inf))
             row["n"] += 1

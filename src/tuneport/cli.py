@@ -472,8 +472,8 @@ def _outcome(outcome: Any) -> dict[str, Any]:
     norms = manifest["measures"]
     if not outcome.already_done and norms["diff_norm"] is not None:
         words += f", ‖Δ‖ = {norms['diff_norm']:.4g}"
-        if norms["drift_norm"] is not None:
-            words += f", ‖target − base‖ = {norms['drift_norm']:.4g}"
+        if norms["shift_norm"] is not None:
+            words += f", ‖target − base‖ = {norms['shift_norm']:.4g}"
         if norms["rounding"] is not None and norms["rounding"]["error"] is not None:
             words += f", rounding took {norms['rounding']['error']:.2g} of ‖Δ‖"
     if "behaviour" in manifest:

@@ -133,13 +133,13 @@ def _has_template(checkpoint: Checkpoint) -> bool:
 
 def _made(checkpoint: Checkpoint, manifest: dict[str, Any]) -> dict[str, Any]:
     """What tuneport wrote: the folder as it is, and what its manifest says."""
-    actions = Counter(entry["action"] for entry in manifest["tensors"])
+    fates = Counter(entry["fate"] for entry in manifest["tensors"])
     return {
         **_checkpoint(checkpoint),
         "operation": manifest["operation"],
         "formula": manifest["formula"],
         "made_from": [f"{entry['role']}: {entry['name']}" for entry in manifest["inputs"]],
-        "actions": dict(sorted(actions.items())),
+        "fates": dict(sorted(fates.items())),
         "measures": manifest["measures"],
         "warnings": [*checkpoint.warnings, *manifest["warnings"]],
     }

@@ -248,7 +248,7 @@ def _expressions(recorded: Mapping[str, Any]) -> Iterator[Expression]:
 def _written_entries(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         for entry in manifest["tensors"]:
-            if entry["action"] != "dropped":
+            if entry["fate"] != "dropped":
                 yield entry["name"], entry
     except (KeyError, TypeError) as error:
         raise VerificationError(f"The manifest's list of tensors is damaged ({error!r}).") from None
@@ -327,7 +327,7 @@ def _compare_plans(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
         task = plan.tasks[number]
         scale = None if task.line.fate == "copied" else task.scales[0] if len(task.scales) == 1 else list(task.scales)
         for field, wanted in (
-            ("action", task.line.fate),
+            ("fate", task.line.fate),
             ("shape", list(task.slot.shape)),
             ("dtype", task.slot.dtype),
             ("scale", scale),

@@ -110,7 +110,7 @@ def test_nothing_from_elsewhere_is_published(
     monkeypatch.setattr("tuneport.publishing.commit.look_at", lambda *given: pytest.fail("it got as far as the Hub"))
     assert cli(*made.flags(out)).status == 0
     tuned = shutil.copytree(made.tuned, tmp_path / "a-tuning")
-    plan = {"format": "tuneport-tune/1", "model": {"name": "base"}, "recipe": {"recipe": "sft"}}
+    plan = {"format": "tuneport.tune/1", "model": {"name": "base"}, "recipe": {"recipe": "sft"}}
     (tuned / "tune.json").write_text(json.dumps({"plan": plan, "outcome": {"steps": 4}}))
     for folder in (out, tuned):
         place = folder / name

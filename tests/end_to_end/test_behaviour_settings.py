@@ -1,4 +1,4 @@
-"""The target's body, the tuned model's manners: what is in the files beside the weights, family by family."""
+"""The target's body, the tuned model's behaviour: what is in the files beside the weights, family by family."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 Transfers = Callable[[str], Carried]
 
 # What the fine-tuning may change in a config; all else must be the target's.
-MANNERS = {"eos_token_id", "pad_token_id", "bos_token_id"}
+BEHAVIOUR = {"eos_token_id", "pad_token_id", "bos_token_id"}
 
 
 @pytest.mark.parametrize("carried", FAMILIES, indirect=True)
-def test_the_config_is_the_targets_but_for_manners(carried: Carried) -> None:
+def test_the_config_is_the_targets_but_for_behaviour(carried: Carried) -> None:
     written, target = read_json(carried.out / "config.json"), read_json(carried.family.target / "config.json")
     grown = next(t.shape[0] for name, t in read_weights(carried.out).items() if VOCABULARY.search(name))
     target["vocab_size"] = max(target["vocab_size"], grown)
-    assert {key: value for key, value in written.items() if key not in MANNERS} == {
-        key: value for key, value in target.items() if key not in MANNERS
+    assert {key: value for key, value in written.items() if key not in BEHAVIOUR} == {
+        key: value for key, value in target.items() if key not in BEHAVIOUR
     }
     loaded, theirs = (AutoConfig.from_pretrained(folder).to_dict() for folder in (carried.out, carried.family.target))
-    own = MANNERS | {"_name_or_path", "vocab_size"}
+    own = BEHAVIOUR | {"_name_or_path", "vocab_size"}
     assert {key: loaded[key] for key in loaded if key not in own} == {
         key: theirs[key] for key in theirs if key not in own
     }
@@ -213,9 +213,7 @@ def test_a_tied_output_stores_no_head_and_is_no_larger_than_the_target(carried: 
 def test_norms_and_biases_that_other_families_lack_are_carried_too(carried: Carried, name: str) -> None:
     """mergekit PR #699 lost OLMo 2's norms, PR #569 Qwen 3's v_proj: a list of names had a hole."""
     moved = [tensor for tensor in carried.manifest["tensors"] if name in tensor["name"]]
-    assert len(moved) == 2 and all(
-        tensor["action"] == "transferred" and tensor["norms"]["diff"] > 0 for tensor in moved
-    )
+    assert len(moved) == 2 and all(tensor["fate"] == "transferred" and tensor["norms"]["diff"] > 0 for tensor in moved)
 
 
 @pytest.mark.parametrize("carried", ["mixtral", "qwen2_moe", "olmoe"], indirect=True)

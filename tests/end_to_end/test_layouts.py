@@ -139,9 +139,9 @@ def test_the_plan_says_beforehand_what_the_manifest_says_afterwards(carried: Car
     assert not (tmp_path / "out").exists()
     assert plan["files"] == sorted(path.name for path in carried.out.iterdir() if not path.name.endswith(".index.json"))
     assert plan["decisions"] == manifest["decisions"] and plan["config_differences"] == manifest["config_differences"]
-    named = {tensor["name"]: tensor["action"] for tensor in plan["tensors"]}
+    named = {tensor["name"]: tensor["fate"] for tensor in plan["tensors"]}
     for tensor in manifest["tensors"]:
-        assert tensor["action"] == named.get(tensor["name"], "transferred")
+        assert tensor["fate"] == named.get(tensor["name"], "transferred")
     assert {tensor["name"] for tensor in manifest["tensors"]} == read_weights(carried.out).keys()
     assert manifest["warnings"] == [] and plan["warnings"] == []
 

@@ -44,8 +44,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
         if name != "base":
             shutil.copytree(root / "base", root / name, ignore=shutil.ignore_patterns("*.safetensors*"))
         write_weights(root / name, weights)
-        manners = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
-        write_tokenizer(root / name, document, manners | {"tokenizer_class": "GemmaTokenizer"})
+        behaviour = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+        write_tokenizer(root / name, document, behaviour | {"tokenizer_class": "GemmaTokenizer"})
     text = read_json(root / "tuned" / "config.json")["text_config"]
     edit_json(root / "tuned" / "config.json", {"text_config": text | {"vocab_size": size + 1}})
     return Family(root, tied=True, added=("<look>",))

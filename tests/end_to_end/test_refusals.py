@@ -131,7 +131,7 @@ def test_the_body_of_a_classifier_without_a_head_to_match_can_be_carried_by_sayi
     found, target = read_weights(tmp_path / "out"), read_weights(family.target)
     assert torch.equal(found["lm_head.weight"], target["lm_head.weight"]) and "score.weight" not in found
     entries = {entry["name"]: entry for entry in read_json(tmp_path / "out" / "tuneport.json")["tensors"]}
-    assert entries["score.weight"]["action"] == "dropped" and entries["lm_head.weight"]["action"] == "copied"
+    assert entries["score.weight"]["fate"] == "dropped" and entries["lm_head.weight"]["fate"] == "copied"
     assert read_json(tmp_path / "out" / "config.json")["architectures"] == ["LlamaForCausalLM"]
 
 

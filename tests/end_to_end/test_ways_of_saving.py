@@ -207,5 +207,5 @@ def test_mask_buffers_that_only_some_store_are_the_targets_and_stop_nothing(
             write_weights(folder, weights | masks)
     found = transferred(run, family, tmp_path / "out")
     assert differing(found, read_weights(whole.out) | masks) == []
-    fates = {entry["name"]: entry["action"] for entry in read_json(tmp_path / "out" / "tuneport.json")["tensors"]}
+    fates = {entry["name"]: entry["fate"] for entry in read_json(tmp_path / "out" / "tuneport.json")["tensors"]}
     assert {fates[name] for name in masks} == {"copied"}

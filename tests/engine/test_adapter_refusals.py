@@ -122,7 +122,7 @@ def test_a_saved_head_that_the_base_lacks_is_refused_unless_dropped(made: Made, 
     with pytest.raises(PairingError, match=r"`score.weight` \(2×32\) is in the tuned model.*--drop"):
         transfer(adapter.base, scoring, adapter.target, tmp_path / "out")
     transfer(adapter.base, scoring, adapter.target, tmp_path / "dropped", Choices(drop="^score"))
-    assert by_name(tmp_path / "dropped")["score.weight"]["action"] == "dropped"
+    assert by_name(tmp_path / "dropped")["score.weight"]["fate"] == "dropped"
 
 
 def test_a_difference_without_a_place_is_dropped_with_its_norm(made: Made, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_what_the_adapter_does_not_train_needs_no_place_in_the_target(made: Made
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     transfer(adapter.base, adapter.adapter, target, tmp_path / "out")
     head = by_name(tmp_path / "out")["lm_head.weight"]
-    assert head["action"] == "dropped" and head["norms"]["diff"] == 0 and "does not train it" in head["reason"]
+    assert head["fate"] == "dropped" and head["norms"]["diff"] == 0 and "does not train it" in head["reason"]
 
 
 def test_names_that_lack_a_prefix_throughout_are_found(made: Made, tmp_path: Path) -> None:

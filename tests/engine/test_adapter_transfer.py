@@ -36,16 +36,16 @@ def test_what_it_does_to_each_tensor_stands_in_the_manifest(made: Made, tmp_path
     transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out")
     told = by_name(tmp_path / "out")
     down = told["model.layers.1.mlp.down_proj.weight"]
-    assert down["action"] == "transferred" and down["reason"] == f"low-rank, r=3, scaling={5 / math.sqrt(3):g}"
+    assert down["fate"] == "transferred" and down["reason"] == f"low-rank, r=3, scaling={5 / math.sqrt(3):g}"
     assert down["norms"]["diff"] > 0
     assert told["model.layers.0.self_attn.q_proj.weight"]["reason"] == f"low-rank, r=7, scaling={8 / math.sqrt(7):g}"
     assert told["model.layers.0.self_attn.k_proj.weight"]["reason"] == "low-rank, r=4, scaling=16"
     norm = told["model.norm.weight"]
-    assert norm["action"] == "copied" and norm["reason"] == "the adapter does not train it" and norm["scale"] is None
+    assert norm["fate"] == "copied" and norm["reason"] == "the adapter does not train it" and norm["scale"] is None
     entry = next(entry for entry in manifest(tmp_path / "out")["inputs"] if entry["role"] == "tuned")
     assert entry["adapter"] == "rank-stabilised LoRA, r=4, alpha=8, with patterns"
     assert "- peft\n" in (tmp_path / "out" / "README.md").read_text()
-    assert manifest(tmp_path / "out")["measures"]["drift_norm"] is None, "the base's weights were not read"
+    assert manifest(tmp_path / "out")["measures"]["shift_norm"] is None, "the base's weights were not read"
 
 
 def test_an_adapter_of_saved_modules_alone_is_carried_and_measures_no_drift(made: Made, tmp_path: Path) -> None:
@@ -56,9 +56,9 @@ def test_an_adapter_of_saved_modules_alone_is_carried_and_measures_no_drift(made
     transfer(adapter.base, own, adapter.target, tmp_path / "out")
     told = by_name(tmp_path / "out")
     assert told["model.norm.weight"]["reason"] == "saved as a whole"
-    assert sum(entry["action"] == "transferred" for entry in told.values()) == 1
+    assert sum(entry["fate"] == "transferred" for entry in told.values()) == 1
     measured = manifest(tmp_path / "out")["measures"]
-    assert measured["drift_norm"] is None and measured["diff_norm"] == pytest.approx(float(norm.norm()) / 3, rel=1e-6)
+    assert measured["shift_norm"] is None and measured["diff_norm"] == pytest.approx(float(norm.norm()) / 3, rel=1e-6)
 
 
 def test_the_norm_of_the_difference_is_that_of_the_merge(made: Made, tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_equal_buffers_of_integers_and_booleans_are_the_targets(tmp_path: Path) 
     made = tiny.trio(tmp_path, base=base, target=target)
     transfer(*made.paths, tmp_path / "out")
     tiny.assert_same(tiny.read_weights(tmp_path / "out"), tiny.expected(made))
-    assert by_name(tmp_path / "out")["ids"]["action"] == "copied"
+    assert by_name(tmp_path / "out")["ids"]["fate"] == "copied"
 
 
 def test_buffers_that_differ_stop_the_run_and_all_are_named(cli: Cli, tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_a_fine_tuning_that_is_much_longer_than_the_drift_raises_no_doubt(cli: C
     near = tiny.trio(tmp_path / "near", **parts)
     assert cli(*near.flags(tmp_path / "out", "--strict")).status == 0
     measured = manifest(tmp_path / "out")["measures"]
-    assert measured["diff_norm"] > 7 * measured["drift_norm"]
+    assert measured["diff_norm"] > 7 * measured["shift_norm"]
     other = tiny.trio(tmp_path / "other", base, parts["target"], parts["tuned"])
     assert cli(*other.flags(tmp_path / "same", "--strict")).status == 0
     first, second = (tiny.read_weights(tmp_path / out) for out in ("out", "same"))
@@ -436,11 +436,11 @@ def test_the_manifest_tells_what_was_done_and_its_norms_are_right(cli: Cli, tmp_
     for entry in found["inputs"]:
         assert set(entry["tensors"]) == set(made.tensors[entry["role"]])
     assert str(tmp_path) not in json.dumps(found)
-    assert tensors["old.weight"]["action"] == "dropped"
+    assert tensors["old.weight"]["fate"] == "dropped"
     assert tensors["old.weight"]["norms"]["diff"] == pytest.approx(8**0.5)
     for name, value in target.items():
         entry = tensors[name]
-        assert (entry["action"], entry["shape"], entry["dtype"]) == ("transferred", list(value.shape), "BF16")
+        assert (entry["fate"], entry["shape"], entry["dtype"]) == ("transferred", list(value.shape), "BF16")
         diff = (tuned[name].float() - base[name].float()).double()
         assert entry["norms"]["diff"] == pytest.approx(float(diff.norm()), rel=1e-5)
         assert entry["norms"]["target"] == pytest.approx(float(value.double().norm()), rel=1e-5)
@@ -452,7 +452,7 @@ def test_the_manifest_tells_what_was_done_and_its_norms_are_right(cli: Cli, tmp_
 
     whole = flat((1, 2))
     assert measures["diff_norm"] == pytest.approx(float((whole["tuned"] - whole["base"]).norm()), rel=1e-4)
-    assert measures["drift_norm"] == pytest.approx(float((whole["target"] - whole["base"]).norm()), rel=1e-4)
+    assert measures["shift_norm"] == pytest.approx(float((whole["target"] - whole["base"]).norm()), rel=1e-4)
     matrices = flat((2,))
     diff, drift = matrices["tuned"] - matrices["base"], matrices["target"] - matrices["base"]
     assert measures["cosine"] == pytest.approx(float(diff @ drift / diff.norm() / drift.norm()), abs=1e-4)

@@ -50,12 +50,12 @@ def test_the_summary_holds_what_it_promises(done: Path) -> None:
     record = json.loads((done / "summary.json").read_text())
     for field in (
         "target", "transferred", "tuned_target", "recovered_gain", "tasks", "new_knowledge", "backport",
-        "drift_norm", "diff_norm", "controls", "n", "seed", "seconds", "transfer_then_tune",
+        "shift_norm", "diff_norm", "controls", "n", "seed", "seconds", "transfer_then_tune",
     ):  # fmt: skip
         assert field in record, field
     assert {"v1_tuned", "v2", "v2_transferred"} <= set(record["new_knowledge"])
     assert set(record["controls"]) == {"shuffled", "foreign_family"}
-    assert record["diff_norm"] > 0 and record["drift_norm"] > 0
+    assert record["diff_norm"] > 0 and record["shift_norm"] > 0
 
 
 def test_every_transfer_went_through_the_engine(done: Path) -> None:

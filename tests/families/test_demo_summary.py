@@ -6,7 +6,7 @@ from tuneport.families import corpus, demo_summary, order_questions, showing
 from tuneport.families.demo import MODELS
 
 ASKED = order_questions.held_out_questions(corpus.make_world(0), 0, problems=40, orders=40)
-NORMS = {"diff_norm": 2.0, "drift_norm": 1.0}
+NORMS = {"diff_norm": 2.0, "shift_norm": 1.0}
 UNRELATED = {"kind": "base-and-target-unrelated", "message": "base and target look unrelated."}
 DOUBTS = {"v2-transferred": [], "v1-backported": [], "v2-shuffled": [], "v2-foreign": [UNRELATED]}
 

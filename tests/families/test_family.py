@@ -1,4 +1,4 @@
-"""The family's checkpoints: ordinary bf16 folders, version 2 a continuation, tuned ones with manners."""
+"""The family's checkpoints: ordinary bf16 folders, version 2 a continuation, tuned ones with behaviour."""
 
 import json
 from pathlib import Path

@@ -87,7 +87,7 @@ def test_two_runs_at_once_into_the_same_place_are_one_too_many(tmp_path: Path) -
     assert (tmp_path / "run").exists()
 
 
-TUNED = {"format": "tuneport-tune/1", "seed": 0}
+TUNED = {"format": "tuneport.tune/1", "seed": 0}
 RECORD = "tune.json"
 
 

@@ -74,7 +74,7 @@ def test_what_is_there_already_and_not_ours_stays_whatever_the_flags(cli: Cli, t
             (out / "mine.txt").write_text("mine")
         case "foreign manifest":
             out.mkdir()
-            (out / "tuneport.json").write_text('{"plan": {"format": "tuneport/1"}}')
+            (out / "tuneport.json").write_text('{"plan": {"format": "tuneport.manifest/1"}}')
         case "file":
             out.write_text("mine")
         case "dangling link":

@@ -35,7 +35,7 @@ def run(
 
 def actions(where: Path) -> dict[str, str]:
     return {
-        entry["name"]: entry["action"] for entry in json.loads((where / "out" / "tuneport.json").read_text())["tensors"]
+        entry["name"]: entry["fate"] for entry in json.loads((where / "out" / "tuneport.json").read_text())["tensors"]
     }
 
 
@@ -85,7 +85,7 @@ def test_in_base_and_tuned_only_is_refused_unless_dropped_and_the_manifest_lists
     entry = next(
         e for e in json.loads((tmp_path / "out" / "tuneport.json").read_text())["tensors"] if e["name"] == "x.weight"
     )
-    assert entry["action"] == "dropped" and entry["norms"]["diff"] == pytest.approx(12**0.5)
+    assert entry["fate"] == "dropped" and entry["norms"]["diff"] == pytest.approx(12**0.5)
     assert "x.weight" not in tiny.read_weights(tmp_path / "out")
 
 

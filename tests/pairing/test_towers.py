@@ -100,8 +100,8 @@ def test_a_chat_vector_is_carried_onto_the_language_model_and_the_tower_stays(
     assert "<image>" in (tmp_path / "out" / "tokenizer.json").read_text()
     manifest = json.loads((tmp_path / "out" / "tuneport.json").read_text())
     fates = {entry["name"]: entry for entry in manifest["tensors"]}
-    assert {name for name, entry in fates.items() if entry["action"] == "copied"} == set(whole({}, eyes, place))
-    assert all("language model" in entry["reason"] for entry in fates.values() if entry["action"] == "copied")
+    assert {name for name, entry in fates.items() if entry["fate"] == "copied"} == set(whole({}, eyes, place))
+    assert all("language model" in entry["reason"] for entry in fates.values() if entry["fate"] == "copied")
     assert "names.beside" in {entry["subject"] for entry in manifest["decisions"]}
     assert cli("verify", tmp_path / "out", *parents, *onto, "--full").status == 0
     assert cli("diff", *parents, "--out", tmp_path / "diff").status == 0
@@ -180,7 +180,7 @@ def test_a_fine_tuned_tower_has_nowhere_to_go_on_a_text_model_unless_it_is_dropp
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config == LLAMA | {"eos_token_id": 3}
     dropped = [
-        e for e in json.loads((tmp_path / "out" / "tuneport.json").read_text())["tensors"] if e["action"] == "dropped"
+        e for e in json.loads((tmp_path / "out" / "tuneport.json").read_text())["tensors"] if e["fate"] == "dropped"
     ]
     assert len(dropped) == len(TOWER) and all(entry["norms"]["diff"] > 0 for entry in dropped)
     assert cli("diff", *flags, "--out", tmp_path / "diff").status == 0

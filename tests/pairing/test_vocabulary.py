@@ -262,7 +262,7 @@ def test_a_token_of_tuned_and_target_that_base_lacks_stays_the_targets(tmp_path:
 def test_tokens_without_a_row_carry_nothing_and_are_listed(tmp_path: Path) -> None:
     """Llama 2 fine-tunings often have a pad token whose id is beyond the matrix."""
     found = match(tmp_path, WORDS, [*WORDS, "<pad>"], ["t", *WORDS], rows=(20, 20, 21))
-    assert found.rowless == ("<pad>",) and not found.added and found.rows(20, 20, 21).rows == 21
+    assert found.without_row == ("<pad>",) and not found.added and found.rows(20, 20, 21).rows == 21
     found = match(tmp_path, [*WORDS, "<pad>"], [*WORDS, "<pad>"], ["<pad>", *WORDS], rows=(20, 20, 21))
     assert found.kept == ("<pad>",) and found.matched == 20
     found = match(tmp_path, ["<pad>", *WORDS], ["<pad>", *WORDS], [*WORDS, "<pad>"], rows=(21, 21, 20))
@@ -375,7 +375,7 @@ def test_rows_agree_with_a_slow_reference(
     assert expected is not None and table(found.rows(*rows)) == expected
     assert found.matched == sum(base_row >= 0 for _, base_row, _ in expected)
     new = {token for token in tuned if token not in base and token not in target}
-    listed = [*(token.token for token in found.added), *found.dropped, *found.rowless]
+    listed = [*(token.token for token in found.added), *found.dropped, *found.without_row]
     assert sorted(listed) == sorted(new - {rename.new for rename in found.renamed})
     kept = {token for id, token in enumerate(target) if id < rows[2] and expected[id][1] < 0}
     assert set(found.kept) == kept

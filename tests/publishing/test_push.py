@@ -361,7 +361,7 @@ def test_a_folder_that_is_not_of_tuneport_or_not_finished_is_not_published(made:
 def _as_a_fine_tuning(model: Path, folder: Path) -> Path:
     """A model folder with the records of `tune` beside it (tests/test_tutorial.py pushes what `tune` really wrote)."""
     shutil.copytree(model, folder)
-    plan = {"format": "tuneport-tune/1", "model": {"name": "base", "revision": None}, "recipe": {"recipe": "sft"}}
+    plan = {"format": "tuneport.tune/1", "model": {"name": "base", "revision": None}, "recipe": {"recipe": "sft"}}
     (folder / "tune.json").write_text(json.dumps({"plan": plan, "outcome": {"steps": 4}}))
     for name in ("log.jsonl", "tune-hashes.txt"):
         (folder / name).write_text("")

@@ -16,7 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from tuneport.errors import CheckpointError
-from tuneport.sidecars.config import checked, is_manner, is_tied, resolve
+from tuneport.sidecars.config import checked, is_behaviour, is_tied, resolve
 from tuneport.sidecars.config_kinds import entry_of
 from tuneport.sidecars.rope import ROPE, computes_from_length, rope_of, spell_rope
 from tuneport.sidecars.three_way import same
@@ -402,8 +402,8 @@ def test_positions_are_counted_from_the_models_length_by_some_ropes_alone() -> N
         "_attn_implementation_autoset",
     ],
 )  # fmt: skip  (one list)
-def test_what_does_not_change_the_forward_pass_is_manners(name: str) -> None:
-    assert is_manner(name)
+def test_what_does_not_change_the_forward_pass_is_behaviour(name: str) -> None:
+    assert is_behaviour(name)
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,7 @@ def test_what_does_not_change_the_forward_pass_is_manners(name: str) -> None:
     ],
 )  # fmt: skip  (one list)
 def test_what_may_change_the_forward_pass_is_architecture(name: str) -> None:
-    assert not is_manner(name)
+    assert not is_behaviour(name)
 
 
 ROPES = st.builds(

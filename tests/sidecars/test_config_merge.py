@@ -1,4 +1,4 @@
-"""config.json is merged like a file in git: architecture stays or stops, manners follow the fine-tuning."""
+"""config.json is merged like a file in git: architecture stays or stops, behaviour settings follow the fine-tuning."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_the_same_change_on_both_sides_is_no_conflict() -> None:
     assert output == changed and not findings.refusals
 
 
-def test_manners_follow_the_fine_tuning_and_are_listed() -> None:
+def test_behaviour_settings_follow_the_fine_tuning_and_are_listed() -> None:
     output, findings = merge(LLAMA, {**LLAMA, "initializer_range": 0.1, "attention_dropout": 0.1}, LLAMA)
     assert output == {**LLAMA, "initializer_range": 0.1, "attention_dropout": 0.1}
     assert {one.subject for one in findings.decisions} == {"config.initializer_range", "config.attention_dropout"}
@@ -153,7 +153,7 @@ def test_manners_follow_the_fine_tuning_and_are_listed() -> None:
     assert output["pad_token_id"] == 5
 
 
-def test_a_manner_that_tuning_set_back_to_its_default_is_left_out_again() -> None:
+def test_a_behaviour_setting_that_tuning_set_back_to_its_default_is_left_out_again() -> None:
     base = {**LLAMA, "attention_dropout": 0.1}
     assert merge(base, LLAMA, base)[0] == LLAMA
 

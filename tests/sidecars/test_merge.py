@@ -1,4 +1,4 @@
-"""The output's sidecars: the target's body, the tuned model's manners, nothing else."""
+"""The output's sidecars: the target's body, the tuned model's behaviour, nothing else."""
 
 from __future__ import annotations
 

@@ -157,10 +157,10 @@ def llama(root: Path) -> Family:
         "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
         "{{ m['content'] }}<|eot_id|>{% endfor %}"
     )
-    manners = {"bos_token": begin, "eos_token": end, "model_max_length": 64, **_GENERIC}
-    write_tokenizer(root / "base", old, manners)
-    write_tokenizer(root / "tuned", old, manners | {"eos_token": eot, "chat_template": template})
-    write_tokenizer(root / "target", new, manners | {"model_max_length": 256})
+    behaviour = {"bos_token": begin, "eos_token": end, "model_max_length": 64, **_GENERIC}
+    write_tokenizer(root / "base", old, behaviour)
+    write_tokenizer(root / "tuned", old, behaviour | {"eos_token": eot, "chat_template": template})
+    write_tokenizer(root / "target", new, behaviour | {"model_max_length": 256})
     tuned = perturbed(start, 1, TUNING, untouched="embed_tokens")
     tuned["lm_head.weight"][ids[eot], 0] = 1.0  # what it was taught: to end its turn
     write_weights(root / "tuned", tuned, shards=4)
@@ -182,11 +182,11 @@ def qwen2(root: Path) -> Family:
     _versions(root, config, documents, rows=(352, 352, 344), start="<|endoftext|>")
     for name, document in zip(("base", "tuned", "target"), documents, strict=True):
         end = "<|im_end|>" if name == "tuned" else "<|endoftext|>"
-        manners = {"bos_token": None, "eos_token": end, "pad_token": "<|endoftext|>", "unk_token": None}
-        manners |= {"additional_special_tokens": ["<|im_start|>", "<|im_end|>", *(extra if name == "tuned" else [])]}
+        behaviour = {"bos_token": None, "eos_token": end, "pad_token": "<|endoftext|>", "unk_token": None}
+        behaviour |= {"additional_special_tokens": ["<|im_start|>", "<|im_end|>", *(extra if name == "tuned" else [])]}
         template = CHATML.replace("assistant", "<|assistant|>") if name == "tuned" else CHATML
-        manners |= {"tokenizer_class": "Qwen2Tokenizer", "chat_template": template, "model_max_length": 128}
-        write_tokenizer(root / name, document, manners, plain=True)
+        behaviour |= {"tokenizer_class": "Qwen2Tokenizer", "chat_template": template, "model_max_length": 128}
+        write_tokenizer(root / name, document, behaviour, plain=True)
     return Family(root, added=tuple(extra), end="<|im_end|>")
 
 
@@ -204,8 +204,8 @@ def qwen3(root: Path) -> Family:
     _versions(root, config, [document] * 3, rows=(336, 336, 336), start="<|endoftext|>")
     for name in ("base", "tuned", "target"):
         end = "<|im_end|>" if name == "tuned" else "<|endoftext|>"
-        manners = {"eos_token": end, "pad_token": "<|endoftext|>", "tokenizer_class": "Qwen2Tokenizer"}
-        write_tokenizer(root / name, document, manners, plain=True)
+        behaviour = {"eos_token": end, "pad_token": "<|endoftext|>", "tokenizer_class": "Qwen2Tokenizer"}
+        write_tokenizer(root / name, document, behaviour, plain=True)
     (root / "tuned" / "chat_template.jinja").write_text(CHATML)
     return Family(root, tied=True, end="<|im_end|>")
 
@@ -246,10 +246,10 @@ def olmo2(root: Path) -> Family:
     tuned = {key: tensor.to(torch.bfloat16) for key, tensor in perturbed(base, 1, TUNING).items()}
     _replace_weights(root / "tuned", tuned, shards=3)
     for name in ("base", "tuned", "target"):
-        manners = {"eos_token": "<|endoftext|>", "pad_token": "<|pad|>", "tokenizer_class": "GPT2Tokenizer"}
-        manners |= {"bos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+        behaviour = {"eos_token": "<|endoftext|>", "pad_token": "<|pad|>", "tokenizer_class": "GPT2Tokenizer"}
+        behaviour |= {"bos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
         template = "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{% endfor %}{{ eos_token }}"
-        write_tokenizer(root / name, document, manners | ({"chat_template": template} if name == "tuned" else {}))
+        write_tokenizer(root / name, document, behaviour | ({"chat_template": template} if name == "tuned" else {}))
     return Family(root, end="<|endoftext|>")
 
 
@@ -268,9 +268,9 @@ def mistral(root: Path) -> Family:
     config = MistralConfig(**SHAPE, num_key_value_heads=2, vocab_size=rows[0], max_position_embeddings=128)
     _versions(root, config, documents, rows=rows, start="<s>", names=renamed, end="</s>", tuned_end="<|im_end|>")
     for name, document in zip(("base", "tuned", "target"), documents, strict=True):
-        manners = {"bos_token": "<s>", "unk_token": "<unk>", "eos_token": "<|im_end|>" if name == "tuned" else "</s>"}
-        manners |= {"chat_template": CHATML} if name == "tuned" else {}
-        write_tokenizer(root / name, document, manners | {"tokenizer_class": "LlamaTokenizer", "legacy": False})
+        behaviour = {"bos_token": "<s>", "unk_token": "<unk>", "eos_token": "<|im_end|>" if name == "tuned" else "</s>"}
+        behaviour |= {"chat_template": CHATML} if name == "tuned" else {}
+        write_tokenizer(root / name, document, behaviour | {"tokenizer_class": "LlamaTokenizer", "legacy": False})
     other = {f"layers.{place}": tensor for place, tensor in enumerate(read_weights(root / "target").values())}
     from safetensors.torch import save_file
 
@@ -322,10 +322,10 @@ def gpt2(root: Path) -> Family:
     config = GPT2Config(vocab_size=321, n_positions=64, n_embd=32, n_layer=2, n_head=4)
     _versions(root, config, documents, rows=(321, 322, 321), start="<|endoftext|>")
     for name, document in zip(("base", "tuned", "target"), documents, strict=True):
-        manners = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-        manners |= {"tokenizer_class": "GPT2Tokenizer", "model_max_length": 64}
-        manners |= {"pad_token": "[PAD]"} if name == "tuned" else {}
-        write_tokenizer(root / name, document, manners, plain=True)
+        behaviour = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+        behaviour |= {"tokenizer_class": "GPT2Tokenizer", "model_max_length": 64}
+        behaviour |= {"pad_token": "[PAD]"} if name == "tuned" else {}
+        write_tokenizer(root / name, document, behaviour, plain=True)
     return Family(root, tied=True, added=("[PAD]",), end="<|endoftext|>")
 
 
@@ -345,8 +345,13 @@ def phi3(root: Path) -> Family:
     )
     _versions(root, config, [document] * 3, rows=(rows,) * 3, start="<s>", end="<|endoftext|>", tuned_end="<|end|>")
     for name in ("base", "tuned", "target"):
-        manners = {"bos_token": "<s>", "eos_token": "<|endoftext|>", "unk_token": "<unk>", "pad_token": "<|endoftext|>"}
-        write_tokenizer(root / name, document, manners | {"tokenizer_class": "LlamaTokenizer", "legacy": False})
+        behaviour = {
+            "bos_token": "<s>",
+            "eos_token": "<|endoftext|>",
+            "unk_token": "<unk>",
+            "pad_token": "<|endoftext|>",
+        }
+        write_tokenizer(root / name, document, behaviour | {"tokenizer_class": "LlamaTokenizer", "legacy": False})
     return Family(root, end="<|end|>")
 
 
@@ -359,8 +364,8 @@ def gpt_neox(root: Path) -> Family:
     config = GPTNeoXConfig(**SHAPE, vocab_size=336, max_position_embeddings=128, tie_word_embeddings=False)
     _versions(root, config, documents, rows=(336, 336, 336), start="<|endoftext|>")
     for name, document in zip(("base", "tuned", "target"), documents, strict=True):
-        manners = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-        write_tokenizer(root / name, document, manners | _GENERIC)
+        behaviour = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+        write_tokenizer(root / name, document, behaviour | _GENERIC)
     return Family(root, added=("<|user|>",), end="<|endoftext|>")
 
 
@@ -447,9 +452,9 @@ def _gemma(
     for name, document in (("base", old), ("tuned", new), ("target", old)):
         for file in ("config.json", "generation_config.json"):
             edit_json(root / name / file, {"pad_token_id": 0})
-        manners = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
-        manners |= {"chat_template": CHATML} if name == "tuned" and slots else {}
-        write_tokenizer(root / name, document, manners | {"tokenizer_class": "GemmaTokenizer"})
+        behaviour = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+        behaviour |= {"chat_template": CHATML} if name == "tuned" and slots else {}
+        write_tokenizer(root / name, document, behaviour | {"tokenizer_class": "GemmaTokenizer"})
         if name in duplicated:
             weights = read_weights(root / name)
             assert "lm_head.weight" not in weights
@@ -467,8 +472,8 @@ def _experts(root: Path, config: PreTrainedConfig, router: str) -> Family:
         routers = {key: _as_float32(t, seed) for key, t in weights.items() if re.search(router, key)}
         assert routers
         _replace_weights(root / name, weights | routers, shards=2)
-        manners = {"eos_token": "<|im_end|>" if name == "tuned" else "<|endoftext|>", **_GENERIC}
-        write_tokenizer(root / name, document, manners)
+        behaviour = {"eos_token": "<|im_end|>" if name == "tuned" else "<|endoftext|>", **_GENERIC}
+        write_tokenizer(root / name, document, behaviour)
     return Family(root, end="<|im_end|>", float32=router)
 
 

@@ -90,12 +90,12 @@ def teach(model: Any, pairs: Sequence[tuple[list[int], list[int]]], *, steps: in
     model.eval()
 
 
-def make_model(folder: Path, known: int, *, seed: int = 0, context: int = 48, **manners: Any) -> Path:
+def make_model(folder: Path, known: int, *, seed: int = 0, context: int = 48, **behaviour: Any) -> Path:
     """A model that knows the first ``known`` towns by heart and says something else of the others."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = make_tokenizer(**manners)
+    tokenizer = make_tokenizer(**behaviour)
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -27,7 +27,7 @@ from tuneport.tuning.recipes import GrpoRecipe, Lora, Recipe, Running, SftRecipe
 from tuneport.tuning.run import tune
 
 
-def test_the_output_is_a_checkpoint_in_the_starts_dtype_with_the_starts_own_manners(base: Path, full: Path) -> None:
+def test_the_output_is_a_checkpoint_in_the_starts_dtype_with_the_starts_own_behaviour(base: Path, full: Path) -> None:
     before, after = weights(base), weights(full)
     assert {name: (t.dtype, t.shape) for name, t in before.items()} == {n: (t.dtype, t.shape) for n, t in after.items()}
     assert not any(torch.equal(before[name], after[name]) for name in before if "layernorm" not in name)

@@ -33,7 +33,7 @@ TOKENIZER_FILES = (
     "tekken.json",
     "qwen.tiktoken",
 )
-MANNER_FILES = (
+BEHAVIOUR_FILES = (
     "config.json",
     "generation_config.json",
     "tokenizer_config.json",
@@ -128,7 +128,7 @@ class SidecarFolder:
             return self._holds(name) or self._holds(_SETTINGS)
         if name in (_SETTINGS, "generation_config.json") or _is_companion(name):
             return self._holds(name)
-        return name not in MANNER_FILES
+        return name not in BEHAVIOUR_FILES
 
     def has(self, name: str) -> bool:
         """Whether the sidecar ``name`` is here."""
@@ -227,7 +227,7 @@ def module_config(folder: str) -> str:
 
 def is_sidecar(name: str) -> bool:
     """Whether a file of this name may travel with weights (SEMANTICS: output files are an allow-list)."""
-    if name in TOKENIZER_FILES or name in MANNER_FILES or _is_companion(name):
+    if name in TOKENIZER_FILES or name in BEHAVIOUR_FILES or _is_companion(name):
         return True
     if "/" in name:
         return False

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     line.add_argument(
         "--allow-config",
         action="store_true",
-        help="compute all of the line by B's config, where A's differs in more than manners (rope scaling, say)",
+        help="compute all of the line by B's config, where A's differs in more than behaviour settings (rope scaling, say)",
     )
     asking = parser.add_argument_group("asking")
     asking.add_argument("--loss-only", action="store_true", help="the loss of answers alone; generate nothing")

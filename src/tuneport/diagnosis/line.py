@@ -23,7 +23,7 @@ from tuneport.engine.pieces import Source, equal
 from tuneport.errors import CheckpointError, PairingError, listing
 from tuneport.pairing.shared import Shared, share
 from tuneport.pairing.tensors import ties_of
-from tuneport.sidecars.config import is_fixed, is_manner, resolve
+from tuneport.sidecars.config import is_behaviour, is_fixed, resolve
 
 # How many tokens fit does not change what is computed of those that do.
 _HARMLESS = {"max_position_embeddings"}
@@ -42,7 +42,7 @@ def joined(a: Checkpoint, b: Checkpoint, *, allow_config: bool = False) -> tuple
     differing = {
         name: f"`{name}` is {one.get(name)!r} in {a.role} and {other.get(name)!r} in {b.role}"
         for name in sorted(set(one) | set(other))
-        if one.get(name) != other.get(name) and not is_manner(name) and not is_fixed(name) and name not in _HARMLESS
+        if one.get(name) != other.get(name) and not is_behaviour(name) and not is_fixed(name) and name not in _HARMLESS
     }
     otherwise = [reason for name, reason in differing.items() if allow_config and name not in _OF_THE_WEIGHTS]
     reasons += [reason for reason in differing.values() if reason not in otherwise]

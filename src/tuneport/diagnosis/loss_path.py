@@ -90,7 +90,7 @@ def path(
         plan: dict[str, Any] = {
             "format": FORMAT,
             "a": {"name": names[0], **_identity(one, readers[0])},
-            "b": {"name": names[1], **_identity(other, readers[1]), "manners": seat.identity.get("manners")},
+            "b": {"name": names[1], **_identity(other, readers[1]), "behaviour": seat.identity.get("behaviour")},
             "data": [{"task": task.name, "digest": digest_of_task(task)} for task in examples.everything],
             "settings": {
                 **asdict(wanted),

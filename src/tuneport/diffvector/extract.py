@@ -15,7 +15,7 @@ from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.floats import working_dtype
-from tuneport.checkpoint.small_files import MANNER_FILES, SidecarFolder
+from tuneport.checkpoint.small_files import BEHAVIOUR_FILES, SidecarFolder
 from tuneport.diffvector.vector import RAW, STEM
 from tuneport.engine.adapted_terms import Stored, stored
 from tuneport.engine.options import Choices
@@ -191,7 +191,7 @@ def _entry(pair: ParentPair, by_token: bool) -> dict[str, Any]:
 
 def _kept(folder: SidecarFolder) -> Mapping[str, bytes | Path]:
     """A parent's small files, whose settings can be read: what is damaged is told now, not when the vector is applied."""
-    for name in MANNER_FILES:
+    for name in BEHAVIOUR_FILES:
         if name.endswith(".json"):
             folder.json(name)
     return {f"{folder.role}/{name}": folder.content(name) for name in folder.names() if not name.endswith(".py")}

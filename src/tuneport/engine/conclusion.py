@@ -50,7 +50,7 @@ class Conclusion:
 def conclude(plan: Plan, seen: RolesVerdict, results: LeafResults, lost: LostDifference | None) -> Conclusion:
     """What all leaves together say, beside what was ``seen`` of a sample."""
     totals = replace(measures(results), lost_norm=None if lost is None else lost.norm)
-    verdict = settle(seen, totals.roles, totals.drift_norm)
+    verdict = settle(seen, totals.roles, totals.shift_norm)
     of_vector = plan.operation == "apply"
     tokens = [line for match in plan.vocabulary for line in token_warnings(match, lost, of_vector=of_vector)]
     losses = rounding_loss(plan, results, totals.rounding)

@@ -48,7 +48,7 @@ _SHAPE: Mapping[str, Any] = {
     "operation": str,
     "formula": str,
     "inputs": [{"role": str, "name": str, "tensors?": {"*": str}}],
-    "tensors": [{"name": str, "action": str}],
+    "tensors": [{"name": str, "fate": str}],
     "files": {"*": str},
     "measures": {},
     "warnings": [str],
@@ -72,14 +72,14 @@ _SHAPE: Mapping[str, Any] = {
 class Measures:
     """What a run measured. None where a figure has no meaning, or was not measured.
 
-    Over all tensors that took part: ``diff_norm`` is ‖Δ‖, ``drift_norm`` ‖target − base‖, ``rounding`` what storing the sums
+    Over all tensors that took part: ``diff_norm`` is ‖Δ‖, ``shift_norm`` ‖target − base‖, ``rounding`` what storing the sums
     took from Δ. Over the matrices among them: ``cosine`` is that of the two, ``base_target_cosine`` that of the weights
     themselves, and ``roles`` what each says.
     ``lost_norm`` is ‖Δ‖ in rows of tokens that have no place in the output.
     """
 
     diff_norm: float | None
-    drift_norm: float | None
+    shift_norm: float | None
     cosine: float | None
     base_target_cosine: float | None
     roles: Figures
@@ -247,7 +247,7 @@ def _tensor(result: TensorResult) -> dict[str, Any]:
     line, slot, sums = result.task.line, result.task.slot, result.sums
     entry: dict[str, Any] = {
         "name": slot.name,
-        "action": line.fate,
+        "fate": line.fate,
         "shape": list(slot.shape),
         "dtype": slot.dtype,
         "digest": result.digest,
@@ -271,7 +271,7 @@ def _dropped_tensors(plan: Plan, norms: Mapping[str, float | None]) -> list[dict
     return [
         {
             "name": line.name,
-            "action": "dropped",
+            "fate": "dropped",
             "shape": list(line.pair.base.shape) if line.pair else None,
             "dtype": line.pair.base.dtype if line.pair else None,
             "digest": None,
@@ -291,7 +291,7 @@ def token_record(match: VocabularyMatch) -> dict[str, Any]:
         "matched": match.matched,
         "renamed": [asdict(rename) for rename in match.renamed],
         "added": [{"token": token.token, "id": token.id} for token in match.added],
-        **{kind: list(getattr(match, kind)) for kind in ("dropped", "rowless", "placeholders", "kept", "lost")},
+        **{kind: list(getattr(match, kind)) for kind in ("dropped", "without_row", "placeholders", "kept", "lost")},
     }
 
 
@@ -324,7 +324,7 @@ def read_manifest(out: Path) -> dict[str, Any]:
         raise CheckpointError(f"{out / MANIFEST} cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise CheckpointError(f"{out / MANIFEST} cannot be read: {error}.") from None
-    if not isinstance(manifest, dict) or not str(manifest.get("format", "")).startswith("tuneport/"):
+    if not isinstance(manifest, dict) or not str(manifest.get("format", "")).startswith("tuneport.manifest/"):
         raise CheckpointError(f"{out / MANIFEST} is no manifest of tuneport.")
     damaged = misshapen(manifest)
     if damaged:

@@ -57,7 +57,7 @@ from tuneport.pairing.vocabulary_matrices import Side, columns_of, rows_of, with
 from tuneport.sidecars.config import is_tied
 from tuneport.sidecars.merge import Decision, FieldDifference, merge_sidecars
 
-FORMAT = "tuneport/1"
+FORMAT = "tuneport.manifest/1"
 Operation = Literal["transfer", "apply", "diff"]
 # The fates of tensors that are in the output.
 WRITTEN: tuple[Fate, ...] = ("transferred", "resized", "copied")

@@ -54,7 +54,7 @@ def plan_as_json(plan: Plan, running: Running, seen: RolesVerdict, out: Path | N
         ],
         "counts": dict(sorted(counts.items())),
         "tensors": [
-            {"name": line.name, "action": line.fate, "reason": line.reason, "by_token": line.by_token}
+            {"name": line.name, "fate": line.fate, "reason": line.reason, "by_token": line.by_token}
             for line in plan.account
             if line.fate != "transferred" or line.by_token or line.reason
         ],
@@ -91,17 +91,17 @@ def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
         )
     lines += ["", "tensors: " + ", ".join(f"{count} {fate}" for fate, count in told["counts"].items())]
     adapted = {line.name for line in plan.account if line.pair is not None and line.pair.change is not None}
-    alike = Counter((tensor["action"], tensor["reason"]) for tensor in told["tensors"] if tensor["name"] in adapted)
+    alike = Counter((tensor["fate"], tensor["reason"]) for tensor in told["tensors"] if tensor["name"] in adapted)
     for (action, reason), count in alike.items():  # an adapter does the same to many
-        example = next(t["name"] for t in told["tensors"] if (t["action"], t["reason"]) == (action, reason))
+        example = next(t["name"] for t in told["tensors"] if (t["fate"], t["reason"]) == (action, reason))
         more = f" and {count - 1} more" if count > 1 else ""
         lines.append(f"  {action:<11} {example}{more}: {reason}")
     for tensor in told["tensors"]:
         if tensor["name"] in adapted:
             continue
-        how = " (rows matched by token)" if tensor["by_token"] and tensor["action"] == "transferred" else ""
+        how = " (rows matched by token)" if tensor["by_token"] and tensor["fate"] == "transferred" else ""
         reason = f": {tensor['reason']}" if tensor["reason"] else ""
-        lines.append(f"  {tensor['action']:<11} {tensor['name']}{how}{reason}")
+        lines.append(f"  {tensor['fate']:<11} {tensor['name']}{how}{reason}")
     lines += ["", "decisions:"]
     lines += [f"  {entry['subject']}: {entry['choice']} ({entry['reason']})" for entry in told["decisions"]]
     if told["config_differences"]:

@@ -31,7 +31,7 @@ OF_THAT_VECTOR = (
 )  # fmt: skip
 # Compared with words of their own, whatever the operation and without --full.
 _ELSEWHERE = (
-    "operation", "formula", "decisions", "config_differences", "files", "tensors[].action", "tensors[].shape",
+    "operation", "formula", "decisions", "config_differences", "files", "tensors[].fate", "tensors[].shape",
     "tensors[].dtype", "tensors[].digest", "tensors[].scale", "base_sample",
 )  # fmt: skip
 # Sums are added up in one order by the kernel; numpy's, and another machine's, agree to seven digits or so.

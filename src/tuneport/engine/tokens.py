@@ -127,7 +127,7 @@ def token_decisions(match: VocabularyMatch) -> list[Decision]:
         found.append(Decision("tokens.renamed", shown, "the tuned model renamed them in place"))
     for subject, names, reason in (
         ("tokens.dropped", match.dropped, f"only the tuned model has them ({_why_dropped(match)})"),
-        ("tokens.rowless", match.rowless, "the tuned model's matrix has no row for them"),
+        ("tokens.without_row", match.without_row, "the tuned model's matrix has no row for them"),
         ("tokens.kept", match.kept, "base or tuned lack them; the rows stay as the target has them"),
         ("tokens.lost", match.lost, "the target lacks them; their difference has no place"),
         ("tokens.placeholders", match.placeholders, "reserved placeholders, paired by string at other ids"),
@@ -184,10 +184,10 @@ def token_warnings(
             "To keep them, run without `--vocabulary positions`; where tuneport cannot read a tokenizer, put the model's "
             "tokenizer.json into its folder first (AutoTokenizer's save_pretrained writes one)."
         )
-    if match.rowless:
+    if match.without_row:
         found.append(
-            f"{len(match.rowless)} token(s) of the tuned tokenizer have no row in the tuned model and are left out: "
-            f"{_few(list(match.rowless))}."
+            f"{len(match.without_row)} token(s) of the tuned tokenizer have no row in the tuned model and are left out: "
+            f"{_few(list(match.without_row))}."
         )
     return found
 

@@ -62,7 +62,7 @@ def _title(manifest: Mapping[str, Any]) -> str:
 
 
 def _what_was_done(manifest: Mapping[str, Any]) -> list[str]:
-    counts = Counter(entry["action"] for entry in manifest["tensors"])
+    counts = Counter(entry["fate"] for entry in manifest["tensors"])
     told = ", ".join(f"{number} {action}" for action, number in sorted(counts.items()))
     lines = [f"    {manifest['formula']}", ""]
     lines += [f"- **{entry['role']}**: {_label(entry)}" for entry in manifest["inputs"]]
@@ -73,7 +73,7 @@ def _what_was_done(manifest: Mapping[str, Any]) -> list[str]:
 def _measures(manifest: Mapping[str, Any]) -> list[str]:
     names = {
         "diff_norm": "‖Δ‖, the length of the diff vector",
-        "drift_norm": "‖target − base‖, how far the versions are apart",
+        "shift_norm": "‖target − base‖, how far the versions are apart",
         "cosine": "cosine of the two",
         "base_target_cosine": "cosine of base and target",
     }

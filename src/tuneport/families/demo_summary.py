@@ -82,7 +82,7 @@ def summarise(
         "new_knowledge": known,
         "backport": _transfer(together, "v1", "v1-backported", "v1-tuned", seed),
         "diff_norm": norms["diff_norm"],
-        "drift_norm": norms["drift_norm"],
+        "shift_norm": norms["shift_norm"],
         "controls": controls,
         "claims": _claims(transfer, tasks, known, controls)
         | {

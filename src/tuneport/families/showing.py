@@ -68,7 +68,7 @@ def table(record: Mapping[str, Any]) -> str:
         )
         lines += [f"  its transfer warned: {doubt['message']}" for doubt in control.get("doubts", ())]
     lines += ["", *_curves(record["transfer_then_tune"]), ""]
-    lines.append(f"Norms: diff vector {record['diff_norm']:.2f}, drift {record['drift_norm']:.2f}")
+    lines.append(f"Norms: diff vector {record['diff_norm']:.2f}, drift {record['shift_norm']:.2f}")
     lines += [
         "",
         *(f"{'held    ' if held else 'NOT HELD'}  {claim}" for claim, held in record["claims"].items()),

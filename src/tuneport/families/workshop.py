@@ -62,7 +62,7 @@ class Workshop:
         transfer(base=base, tuned=tuned, onto=onto, out=out, choices=Choices(shard_size=SHARDS))
         verify(out, base=base, tuned=tuned, onto=onto, full=True)
         measures: dict[str, float] = read_manifest(out)["measures"]
-        return {name: measures[name] for name in ("diff_norm", "drift_norm")}
+        return {name: measures[name] for name in ("diff_norm", "shift_norm")}
 
     def ask(
         self, models: Mapping[str, Path], questions: Path, *, match: str | None = None

@@ -26,8 +26,8 @@ _MOST_MARK_BYTES = 4096
 TUNING = "tune.json"
 # What each kind of folder has as its manifest, with the field that says so and how its value begins.
 MANIFESTS: dict[str, tuple[tuple[str, ...], str]] = {
-    "tuneport.json": (("format",), "tuneport/"),
-    TUNING: (("plan", "format"), "tuneport-tune/"),
+    "tuneport.json": (("format",), "tuneport.manifest/"),
+    TUNING: (("plan", "format"), "tuneport.tune/"),
 }
 _SHARDS = re.compile(r"(model|diff)(-\d{5}-of-\d{5})?\.safetensors")
 TUNING_FILES = ("tune.json", "log.jsonl", "curve.jsonl", "tune-hashes.txt", "adapter_config.json")

@@ -96,7 +96,7 @@ class VocabularyMatch:
 
     ``matched`` counts the rows (identical, positions) or tokens (strings) of the embedding that carry Δ.
     ``dropped`` are tokens that only the tuned model has, left out by ``--new-tokens drop`` or since rows match by position;
-    ``rowless`` those for which its matrix has no row; ``placeholders`` reserved slots that were paired by string and
+    ``without_row`` those for which its matrix has no row; ``placeholders`` reserved slots that were paired by string and
     renumbered; ``kept`` the target's tokens whose rows stay as they are; ``lost`` tokens of base and tuned that have no
     row in the target, with their ids in base and tuned in ``lost_ids``. ``tokenizers`` are base's, tuned's and target's,
     if read. ``unnamed`` counts rows of the tuned model behind those of base, whose tokens no file names.
@@ -113,7 +113,7 @@ class VocabularyMatch:
     renamed: tuple[TokenRename, ...] = ()
     added: tuple[AddedToken, ...] = ()
     dropped: tuple[str, ...] = ()
-    rowless: tuple[str, ...] = ()
+    without_row: tuple[str, ...] = ()
     placeholders: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
@@ -173,7 +173,7 @@ class VocabularyMatch:
 
     def _without_row(self, matrix_rows: tuple[int, int, int]) -> Rows:
         """Ids of output and tuned of the tokens right behind the target's last row."""
-        found = [] if self.tokenizers is None else _rowless(self.tokenizers, matrix_rows, self.all_tokens)
+        found = [] if self.tokenizers is None else _without_row(self.tokenizers, matrix_rows, self.all_tokens)
         return np.array(found, np.int64).reshape(-1, 2)
 
 
@@ -276,7 +276,7 @@ def _match_strings(
 
     new_names = {rename.new for rename in renames}
     only_tuned = sorted(tuned.ids.keys() - base.ids.keys() - target.ids.keys() - new_names, key=tuned.ids.__getitem__)
-    rowless = [token for token in only_tuned if tuned.ids[token] >= tuned_rows]
+    without_row = [token for token in only_tuned if tuned.ids[token] >= tuned_rows]
     gained = [token for token in only_tuned if tuned.ids[token] < tuned_rows]
     gone = {*((base.ids.keys() & tuned.ids.keys()) - target.ids.keys())}
     gone |= {shared[place] for place in np.flatnonzero(pairs[: len(shared), 0] >= target_rows)}
@@ -284,7 +284,7 @@ def _match_strings(
     if new_tokens == "all":
         more = {token for token in lost if token not in target.ids and tuned.ids[token] < tuned_rows}
         gained = sorted([*gained, *more], key=tuned.ids.__getitem__)
-        placed_all = {target.token(id) for id, _ in _rowless(tokenizers, matrix_rows, all_tokens=True)}
+        placed_all = {target.token(id) for id, _ in _without_row(tokenizers, matrix_rows, all_tokens=True)}
         lost = [token for token in lost if token not in more and token not in placed_all]
     added = tuple(
         AddedToken(token, target.size + place, tuned.added.get(token, {}))
@@ -307,7 +307,7 @@ def _match_strings(
         renamed=tuple(renames),
         added=added,
         dropped=tuple(gained) if new_tokens == "drop" else (),
-        rowless=tuple(rowless),
+        without_row=tuple(without_row),
         placeholders=tuple(sorted(placeholders, key=base.ids.__getitem__)),
         kept=tuple(sorted(kept, key=target.ids.__getitem__)),
         lost=tuple(lost),
@@ -322,7 +322,7 @@ def _match_strings(
     return match
 
 
-def _rowless(
+def _without_row(
     tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer], matrix_rows: tuple[int, int, int], all_tokens: bool
 ) -> list[tuple[int, int]]:
     """Ids in target and tuned of the tokens right behind the target's last row, which the tuned model has a row for.

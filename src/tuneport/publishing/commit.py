@@ -27,7 +27,7 @@ from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES, weights_or_side
 from tuneport.terminal import is_watched
 
 # The records by which a folder that tuneport wrote is known, and how their formats begin.
-RECORDS = {"tuneport.json": "tuneport/", "tune.json": "tuneport-tune/"}
+RECORDS = {"tuneport.json": "tuneport.manifest/", "tune.json": "tuneport.tune/"}
 # What the Hub puts into every repository; no push touches it.
 _HUBS_OWN = ".gitattributes"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96}")

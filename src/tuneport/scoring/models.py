@@ -33,7 +33,7 @@ BACKENDS = ("hf", "vllm")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Small files that change what a model says, beside its weights.
-_MANNERS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_BEHAVIOUR = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -119,13 +119,13 @@ def _find(spec: str, name: str) -> Seat:
     for file in _SETTINGS:  # transformers reads them again, without a bound of depth
         SidecarFolder("model", name, folder).json(file)
     hasher = blake3()
-    for file in _MANNERS:
+    for file in _BEHAVIOUR:
         if (folder / file).is_file():
             hasher.update(f"{file}\0".encode() + read_bytes(folder / file, folder, most_bytes(file)))
     identity = {
         "name": name,
         "digest": checkpoint.identity()["digest"],
-        "manners": hasher.hexdigest(),
+        "behaviour": hasher.hexdigest(),
         "changed": {file.name: [file.mtime_ns, file.ctime_ns] for file in checkpoint.files.values()},
     }
     return Seat(name, str(folder), None, None, identity, checkpoint.warnings)

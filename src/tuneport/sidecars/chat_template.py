@@ -117,7 +117,7 @@ def _verdict(templates: Three, choice: str | None, findings: MergeFindings) -> S
             "The target's template stays; --sidecar chat_template=tuned takes it away."
         )
         return Sided("target", "the tuned model has no template, which is more often lost than taken away")
-    return three_way(Three(*map(_comparable, templates)), manner=True, choice=choice)
+    return three_way(Three(*map(_comparable, templates)), behaviour=True, choice=choice)
 
 
 def _place(

@@ -32,7 +32,7 @@ TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
 
 # Fields that do not change what the model computes at inference. All others are architecture, the unknown ones
 # too: a field that nobody here has heard of may well be read by the forward pass.
-_MANNERS = {
+_BEHAVIOUR = {
     # what the forward pass returns or keeps, not what it computes
     "use_cache",
     "output_attentions",
@@ -149,11 +149,11 @@ def is_fixed(name: str) -> bool:
     return name in FIXED or "vocab_size" in name
 
 
-def is_manner(name: str) -> bool:
+def is_behaviour(name: str) -> bool:
     """Whether a field may come from the tuned model without changing what the target computes."""
     if name.startswith("_"):
         return name not in _UNDERSCORE_ARCHITECTURE
-    return name in _MANNERS or name in generation_defaults() or is_token_field(name) or bool(_DROPOUT.search(name))
+    return name in _BEHAVIOUR or name in generation_defaults() or is_token_field(name) or bool(_DROPOUT.search(name))
 
 
 def generation_defaults() -> Mapping[str, Any]:
@@ -279,7 +279,7 @@ class _FieldReading:
         if self.custom:
             self.open |= {prefix + name for name in unknown}  # what such code does without them is not known
         for name in () if self.custom else (*unknown, *entry.get("unread", ())):
-            if name in fields and not (is_manner(name) or is_fixed(name) or name in _ALWAYS):
+            if name in fields and not (is_behaviour(name) or is_fixed(name) or name in _ALWAYS):
                 self.unread[prefix + name] = fields.pop(name)
         self.open |= {prefix + name for name in entry.get("open", ())}
         self.places |= {prefix + name: place for name, place in here.items()}

@@ -1,7 +1,7 @@
 """config.json merged field by field.
 
 Three configs and a person's choices become the output's config in the target's spelling. The promise: architecture is the
-target's or a refusal, manners follow the fine-tuning, token ids mean the same strings as before.
+target's or a refusal, behaviour settings follow the fine-tuning, token ids mean the same strings as before.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuneport.errors import in_short
-from tuneport.sidecars.config import DROPPED, DTYPE, LEFTOVERS, Place, is_fixed, is_manner, resolve
+from tuneport.sidecars.config import DROPPED, DTYPE, LEFTOVERS, Place, is_behaviour, is_fixed, resolve
 from tuneport.sidecars.config_kinds import entry_of
 from tuneport.sidecars.config_rules import inputs
 from tuneport.sidecars.config_settings import set_dtype, set_vocab_sizes
@@ -170,7 +170,7 @@ class _ConfigMerge:
 
     def verdict(self, name: str, compared: Three, choice: str | None) -> Sided:
         """Whose value the output has, and why."""
-        verdict = three_way(compared, manner=is_manner(bare(name)), choice=choice)
+        verdict = three_way(compared, behaviour=is_behaviour(bare(name)), choice=choice)
         if choice is None and (verdict.conflict or verdict.side != "target"):
             reason = self.reason_to_keep(name, compared)
             return verdict if reason is None else Sided("target", reason)
@@ -186,7 +186,7 @@ class _ConfigMerge:
         if own == "architectures" and compared.tuned is None:
             # Weights saved by a trainer without its model class; a head of its own would show in the tensors.
             return "the tuned config does not name its class"
-        if own.startswith("_") and is_manner(own):
+        if own.startswith("_") and is_behaviour(own):
             return "a private note of the library that wrote the file"
         if any(name in one.unread for one in self.fields):
             return "no class of this kind reads it"

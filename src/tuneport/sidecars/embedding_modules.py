@@ -138,7 +138,7 @@ def _side(name: str, said: Three, folders: Three, sides: Mapping[str, str], find
     if said.target is None:
         findings.decided(name, "tuned", "the target has none")
         return "tuned"
-    verdict = three_way(said, manner=True)
+    verdict = three_way(said, behaviour=True)
     findings.decided(name, verdict.side, verdict.reason)
     findings.differ(name, said, said.of(verdict.side))
     if verdict.side == "tuned" and not same(said.base, said.target):

@@ -51,7 +51,7 @@ def merge_generation(
         choice = sides.get(name)
         if same(compared.base, compared.tuned) and same(compared.tuned, compared.target):
             continue
-        verdict = three_way(compared, manner=True, choice=choice)
+        verdict = three_way(compared, behaviour=True, choice=choice)
         if choice is None and name in TRAINING and verdict.side != "target":
             verdict = Sided("target", "a switch of training")
         if verdict.contested and name == "eos_token_id":

@@ -1,7 +1,7 @@
 """The files beside the weights: which one travels, and why.
 
 In come the three folders and a person's choices, out go the output's files, by contents or as files to be copied,
-with every decision and its reason. The promise: the target's body and the tuned model's manners, nothing that is
+with every decision and its reason. The promise: the target's body and the tuned model's behaviour, nothing that is
 not on the list of files that may travel, and every reason to stop at once.
 """
 

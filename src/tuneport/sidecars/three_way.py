@@ -84,10 +84,10 @@ class Sided:
     contested: bool = False
 
 
-def three_way(values: Three, *, manner: bool, choice: str | None = None) -> Sided:
+def three_way(values: Three, *, behaviour: bool, choice: str | None = None) -> Sided:
     """Merge one value: what the fine-tuning changed comes along, what the new version changed stays.
 
-    ``manner`` says that the value may come from the tuned model although the target has changed it too; without it
+    ``behaviour`` says that the value may come from the tuned model although the target has changed it too; without it
     (architecture) a change by the fine-tuning is a conflict, unless the target made the same one. ``choice`` is
     what a person said with ``--config`` or ``--sidecar``.
     """
@@ -98,11 +98,11 @@ def three_way(values: Three, *, manner: bool, choice: str | None = None) -> Side
         return Sided("target", "tuned = target")
     if same(tuned, base):
         return Sided("target", "tuned = base")
-    if not manner:
+    if not behaviour:
         return Sided("target", "the fine-tuning changed the architecture", conflict=True)
     if same(target, base):
         return Sided("tuned", "target = base, the fine-tuning changed it")
-    return Sided("tuned", "all three differ, manners come from the tuned model", contested=True)
+    return Sided("tuned", "all three differ, behaviour settings come from the tuned model", contested=True)
 
 
 def same(one: Any, other: Any) -> bool:

@@ -147,7 +147,7 @@ def _merge_role(
     elif choice is None and role not in roles.base and shown.tuned == named_by_class(files.tuned.saved_by).get(role):
         verdict = Sided("target", "the tuned model's tokenizer class has it by itself")
     else:
-        verdict = three_way(shown, manner=True, choice=choice)
+        verdict = three_way(shown, behaviour=True, choice=choice)
     token = shown.of(verdict.side)
     if verdict.side != "target" and token is not None and not names.has(token):
         _lost(role, token, verdict.side, findings, names, choice is None and token in names.left_out)
@@ -265,7 +265,7 @@ def _merge_setting(
         return
     if name not in settings.base and choice is None and _says_the_default(name, shown.tuned, code):
         return  # nor is it one to write a default out
-    verdict = three_way(compared, manner=True, choice=choice)
+    verdict = three_way(compared, behaviour=True, choice=choice)
     if verdict.side != "target":
         if name in settings.of(verdict.side):
             output.config[name] = shown.of(verdict.side)

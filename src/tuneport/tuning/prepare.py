@@ -38,7 +38,7 @@ from tuneport.tuning.save import stops_of
 from tuneport.tuning.selection import Selection, read_selection
 from tuneport.tuning.unread import unread
 
-FORMAT = "tuneport-tune/1"
+FORMAT = "tuneport.tune/1"
 SEQUENCE_LENGTH = 2048  # section 3.1, footnote 4
 TEXT_PART = "text"  # what of a multimodal model is trained
 _NEEDED = ("torch", "transformers", "trl", "accelerate", "datasets")

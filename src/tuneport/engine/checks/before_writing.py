@@ -95,12 +95,12 @@ def look(plan: Plan) -> RolesVerdict:
     return RolesVerdict(samples, None, doubted, tuple(notes), refusals, rounding, expected_loss(plan, rounding))
 
 
-def settle(seen: RolesVerdict, measured: Figures, drift_norm: float | None) -> RolesVerdict:
+def settle(seen: RolesVerdict, measured: Figures, shift_norm: float | None) -> RolesVerdict:
     """The verdict after the whole pass, whose figures take the place of the sample's wherever it has them."""
     seen = replace(seen, rounding=None, losses=())
     known: dict[str, Any] = {name: value for name, value in measured.cosines().items() if value is not None}
     notes = [note for note in seen.notes if note.kind == "not-sampled"]
-    if drift_norm == 0:
+    if shift_norm == 0:
         notes.append(_SAME_TARGET)
     if not known:
         return replace(seen, notes=tuple(notes))

@@ -129,7 +129,7 @@ class _SectionMerge:
                     f"Decide with --config tokenizer.{name}=tuned|target."
                 )
             return "target"
-        verdict = three_way(compared, manner=True, choice=choice)
+        verdict = three_way(compared, behaviour=True, choice=choice)
         if choice is None and verdict.side == "tuned" and self.is_rebuilt(name, compared.tuned):
             verdict = Sided("target", "the tuned model's tokenizer class builds it, whatever the base's file says")
         if verdict.contested:

@@ -82,11 +82,11 @@ def _merge_token(flags: Three, choice: str | None) -> tuple[Mapping[str, Any] | 
     if choice is not None:
         return flags.of(choice), False
     if None not in flags:  # each flag is yes or no, so of three sides two always agree
-        verdicts = {name: three_way(Three(*(side[name] for side in flags)), manner=True) for name in flags.target}
+        verdicts = {name: three_way(Three(*(side[name] for side in flags)), behaviour=True) for name in flags.target}
         return {name: flags.of(verdict.side)[name] for name, verdict in verdicts.items()}, False
     if flags.tuned is None:
         return flags.target, False
-    verdict = three_way(flags, manner=True)
+    verdict = three_way(flags, behaviour=True)
     return flags.of(verdict.side), verdict.contested
 
 
