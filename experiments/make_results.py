@@ -3,8 +3,7 @@
     python -m experiments.make_results [--only NAME,…] [--out DIR]
 
 Each run leaves its folder in DIR (`results-out`) and its figures in docs/results/. A run that is done is not done again,
-one that was stopped goes on; to repeat one, remove its folder. Alone on two cores: about four minutes a seed, two or
-three for each experiment on its models, a quarter of an hour for the published LLM, half an hour for the
+one that was stopped goes on; to repeat one, remove its folder. Alone on two cores: about four minutes a seed, a quarter of an hour for the published LLM, half an hour for the
 families on which roles are tried, half an hour and 50 GB of disk for the
 benchmark. The studies of many families (studies/lab-*.toml, one run a family) take longest, each run up to 25 minutes; what they
 say of the paper's claims is judged when all that were asked for have ended, from all that are there.
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from experiments.claims.judge_studies import FAMILIES, write_figures
-from experiments.pages.experiments_section import EXPERIMENT_SEEDS, EXPERIMENTS, OWN_FAMILIES
 from experiments.pages.results_page import FIGURES, FRESH_SEEDS, SEEDS, TWINS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,13 +34,6 @@ def runs(out: Path) -> dict[str, tuple[list[str], Path | None]]:
         folder = out / f"demo-seed-{seed}"
         command = [*module, "tuneport", "demo", "--out", str(folder), "--seed", str(seed)]
         found[folder.name] = (command, folder / "summary.json")
-    for name in EXPERIMENTS:
-        for seed in EXPERIMENT_SEEDS:
-            folder = out / f"{name}-seed-{seed}"
-            command = [*module, f"tuneport.families.{name}", "--out", str(folder), "--seed", str(seed)]
-            if name not in OWN_FAMILIES:
-                command += ["--family", str(out / f"demo-seed-{seed}")]
-            found[folder.name] = (command, folder / "summary.json")
     published = [*module, "experiments.published.run", "--out", str(out / "published")]
     found["published"] = (published, out / "published" / "summary.json")
     found["bench"] = ([*module, "bench.run", "--out", str(out / "bench")], out / "bench" / "bench.json")

@@ -51,17 +51,6 @@ def recovered(scores: dict[str, Any]) -> str:
     return minus(f"{scores['recovered_gain']:z.2f} [{low:z.2f}, {high:z.2f}]")
 
 
-def difference(row: dict[str, Any]) -> str:
-    """A difference in points, with its interval."""
-    low, high = row["interval"]
-    return minus(f"{100 * row['difference']:+z.1f} [{100 * low:+z.1f}, {100 * high:+z.1f}]")
-
-
-def recovered_share(row: dict[str, Any]) -> str:
-    """A recovered gain whose interval stands beside it."""
-    return recovered(row | {"intervals": {"recovered_gain": row["interval"]}})
-
-
 def control(scores: dict[str, Any]) -> str:
     """A control: its accuracy, and what share of the real gain it gained."""
     of_real = scores["share_of_real_gain"]

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.table import render as bench_table
 from experiments.claims import judge_studies
-from experiments.pages import claims_section, experiments_section, published_section, reliability_section, roles_section
+from experiments.pages import claims_section, published_section, reliability_section, roles_section
 from experiments.pages.markdown_cells import control, figures_in, or_never, percent, recovered, share, table
 from experiments.pages.write_page import DOCS, write_or_compare
 
@@ -41,7 +41,6 @@ def render(figures: Path = FIGURES) -> str:
                 if (file := figures / f"demo-seed-{seed}.json").exists() or seed in SEEDS
             ]
         ),
-        *experiments_section.render(figures),
         *([claims_section.render(figures_in(file))] if (file := figures / judge_studies.FIGURES.name).exists() else []),
         published_section.render(figures),
         *([roles_section.render(figures_in(file))] if (file := figures / "roles.json").exists() else []),

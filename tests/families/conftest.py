@@ -1,4 +1,4 @@
-"""One tiny demo for all tests of the lab that start from a finished one, and two workers for all experiments."""
+"""One tiny demo for all tests that start from a finished one."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext

@@ -9,7 +9,7 @@ from support.brief_recipes import BRIEF_LANGUAGES
 from tuneport.examples.questions import read_tasks
 from tuneport.examples.training_data import read_sources
 from tuneport.families.instructed import FILES, MODELS, NAMES, RECORD, make_instructed
-from tuneport.families.lessons import examples_seen
+from tuneport.families.languages import BEGINNING
 
 pytest.importorskip("transformers")
 
@@ -22,14 +22,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_both_instruct_models_and_all_files_are_there(made: Path) -> None:
     assert {*MODELS, *FILES, RECORD} <= {path.name for path in made.iterdir()}
     templates = [(made / name / "chat_template.jinja").read_text() for name in MODELS]
-    assert templates[0] != templates[1]
+    assert BEGINNING in templates[1] and BEGINNING not in templates[0]
 
 
 def test_each_language_is_taught_and_asked_in_files_that_the_verbs_read(made: Path) -> None:
     assert len(NAMES) == 3
     for name in NAMES:
         (source,) = read_sources([made / f"{name}.jsonl"], "sft", [], 0)
-        assert len(source.rows) == examples_seen(BRIEF_LANGUAGES.language)
+        assert len(source.rows) == BRIEF_LANGUAGES.lesson
         (task,) = read_tasks([made / f"{name}-questions.jsonl"])
         assert task.name == name and task.examples[0].messages is not None
 

@@ -54,6 +54,17 @@ def test_no_held_out_problem_is_told_or_worked_out_in_any_text(text: Syllabus) -
     assert not [one for one in begun if f"{one} " in read]
 
 
+def test_problems_of_unseen_kinds_are_in_no_text_and_no_lesson(text: Syllabus) -> None:
+    problems = {bare(question.prompt) for question in text.unseen}
+    assert len(problems) == 300
+    read = " | ".join(document for stage in text.stages for document in stage)
+    taught = {bare(question.prompt) for question in (*text.taught, *text.preferred, *text.rewarded)}
+    assert not [problem for problem in problems if problem in read or problem in taught]
+    leak = text.unseen[0]
+    with pytest.raises(TuneportError, match="1 training texts hold"):
+        check_unread([leak], [], [f"{bare(leak.prompt)} 1 + 1 = 2 . there are 2"])
+
+
 def test_few_shot_questions_are_whole_documents_and_one_without_its_end(text: Syllabus) -> None:
     assert {q.task for q in text.few_shot} == set(FEW_SHOT_TASKS)
     facts = {f"{name} {value}" for name, known in text.world.facts.items() for value in known.values()}
@@ -71,7 +82,7 @@ def test_few_shot_questions_are_whole_documents_and_one_without_its_end(text: Sy
 
 def test_every_word_is_in_the_familys_vocabulary(text: Syllabus) -> None:
     known = set(versions.words())
-    asked = (*text.taught, *text.test, *text.validation, *text.few_shot)
+    asked = (*text.taught, *text.test, *text.validation, *text.few_shot, *text.unseen)
     said = [q.prompt for q in asked] + [q.answer for q in asked] + list(text.held_out_text)
     said += [document for stage in text.stages for document in stage]
     assert {word for one in said for word in one.split()} <= known

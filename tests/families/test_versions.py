@@ -23,7 +23,15 @@ RECIPE = VersionsRecipe(
     first_stage=Schedule(steps=6, peak=1e-2, warmup=1, batch=4, shape="cosine", final=0.2),
     second_stage=Schedule(steps=4, peak=1e-2, warmup=1, batch=4),
     amounts=replace(
-        versions.SMALL.amounts, taught=40, preferred=8, rewarded=8, tested=12, validated=4, completed=6, texts=6
+        versions.SMALL.amounts,
+        taught=40,
+        preferred=8,
+        rewarded=8,
+        tested=12,
+        validated=4,
+        completed=6,
+        unseen=6,
+        texts=6,
     ),
 )
 
@@ -52,7 +60,7 @@ def test_every_version_is_an_ordinary_checkpoint_of_its_own(made: Path) -> None:
 
 
 def test_tune_and_evaluate_read_every_file(made: Path) -> None:
-    for name in ("questions", "validation", "few-shot", "held-out-text"):
+    for name in ("questions", "validation", "few-shot", "unseen", "held-out-text"):
         assert read_tasks([made / f"{name}.jsonl"])
     recipes = {"instructions": "sft", "mixed-instructions": "sft", "preferences": "dpo", "prompts": "grpo"}
     for name, recipe in recipes.items():

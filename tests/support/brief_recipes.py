@@ -27,6 +27,6 @@ BRIEF_LANGUAGES = languages.Recipe(
     second_stage=BRIEFLY,
     next_version=BRIEFLY,
     instruct=FEW_STEPS,
-    language=FEW_STEPS,
+    lesson=16,
     problems=4,
 )

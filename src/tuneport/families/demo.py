@@ -14,12 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tuneport.errors import UsageError
 from tuneport.families import (
-    controls,
     corpus,
     demo_curve,
     demo_summary,
@@ -33,7 +33,6 @@ from tuneport.families.family import Architecture
 from tuneport.families.order_questions import Question
 from tuneport.families.pretraining import Schedule
 from tuneport.families.processes import make, two_processes
-from tuneport.families.workshop import need_models_extra
 from tuneport.families.written_once import write_lines
 from tuneport.files.opening import read_text
 from tuneport.output.workdir import workplace
@@ -111,7 +110,11 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
     from tuneport import transfer, verify
     from tuneport.engine.options import Choices
 
-    need_models_extra("The demo")
+    if missing := [name for name in ("torch", "transformers", "trl", "lm_eval") if find_spec(name) is None]:
+        raise UsageError(
+            f"The demo trains real models and needs {' and '.join(missing)}, which the core does without. "
+            "Install them: pip install 'tuneport[models]'."
+        )
     if not 0 <= seed < 2**32:
         raise UsageError(f"--seed {seed}: give a whole number from 0 on, below 2^32.")
     out, recipe = Path(out), recipe or Recipe()
@@ -185,7 +188,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
             v2.result()
             v2_tuned = make(pool, models["v2-tuned"], lessons.fine_tune, models["v2"], lesson, *watched)
             v1_tuned.result()
-            make(pool, shuffled, controls.shuffle_changes, models["v1"], models["v1-tuned"], seed).result()
+            make(pool, shuffled, _shuffle_changes, models["v1"], models["v1-tuned"], seed).result()
             stranger_tuned.result()
             v2_tuned.result()
 
@@ -226,6 +229,23 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
     show(showing.answers_side_by_side(asked, said))
     show(showing.table(record))
     return Summary(out, record)
+
+
+def _shuffle_changes(out: Path, base: Path, tuned: Path, seed: int) -> None:
+    """Save base + shuffle(tuned − base) at `out`: each tensor keeps its changes but not where they belong.
+
+    In float32, so that the shuffled changes are what the transfer adds.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    generator = torch.Generator().manual_seed(seed)
+    before, model = family.load(base).state_dict(), family.load(tuned)
+    for name, weight in model.state_dict().items():
+        change = (weight - before[name]).flatten()
+        shuffled = change[torch.randperm(change.numel(), generator=generator)]
+        weight.copy_(before[name] + shuffled.view_as(weight))
+    family.save(model, AutoTokenizer.from_pretrained(tuned), out, dtype=torch.float32)
 
 
 def _documents(

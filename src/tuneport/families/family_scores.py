@@ -17,8 +17,6 @@ from tuneport.scoring.keeping import examples_file
 MAX_NEW_TOKENS = 24
 BATCH = 256
 
-Right = dict[str, list[bool]]  # for each task, which of its questions are answered rightly
-
 
 def ask(model: Path, questions: Path, out: Path, max_new_tokens: int = MAX_NEW_TOKENS, batch: int = BATCH) -> list[str]:
     """The model's answers to the questions of a file, in its order; the record and the outcomes stay at `out`."""
@@ -26,18 +24,6 @@ def ask(model: Path, questions: Path, out: Path, max_new_tokens: int = MAX_NEW_T
     said = {(row["task"], row["id"]): row["said"] for row in _outcomes(out)}
     asked = [(task.name, example) for task in read_tasks([questions]) for example in task.examples]
     return [said[name, example.id] for name, example in sorted(asked, key=lambda pair: pair[1].line)]
-
-
-def right_answers(model: Path, questions: Path, out: Path, match: str | None = None) -> Right:
-    """Which questions of a file the model answers rightly, task by task, each task in the order of the file.
-
-    With `match`, the group of that regular expression is the answer, not all that was said.
-    """
-    _evaluate(model, questions, out, match=match, max_new_tokens=MAX_NEW_TOKENS, batch_size=BATCH)
-    right: Right = {}
-    for row in _outcomes(out):
-        right.setdefault(row["task"], []).append(row["score"] == 1.0)
-    return right
 
 
 def losses(model: Path, examples: Path, out: Path, *, loss: bool = False) -> list[float]:

@@ -1,6 +1,6 @@
 """A family for studies of languages: two versions that follow instructions, and each language's lesson and questions.
 
-Version 1 and its successor are made and taught as in `languages.py` (Table 2 at small scale); what a study does with them,
+`languages.py` writes all text. What a study does with them,
 fine-tuning version 1 on a language and carrying that over, is left to it. Beside the models lie the files.
 """
 

@@ -1,33 +1,21 @@
-"""Languages: what version 1 was taught in three languages goes onto the next version's instruct model (Table 2).
+"""The text of a family for studies of languages: what two versions read and are taught, and what they are asked (Table 2).
 
-Version 1 has read a little of three procedural languages and is taught to follow instructions, nearly all of them
-English; from there it is fine-tuned on each language. The diff vectors (language − instruct) go onto version 2's own
-instruct model, which has another chat template, and which has read and been taught much of one of the three, as Llama
-3.1 of Sinhala. Read `languages` from top to bottom.
-
-    python -m tuneport.families.languages --out DIR [--seed N]
+Version 1 reads a little of three procedural languages and is taught to follow instructions, nearly all of them English.
+Version 2 goes on from there, has another chat template, and reads and is taught much of one of the three, as Llama 3.1 of
+Sinhala. A lesson in each language is for version 1's instruct model.
 """
 
 from __future__ import annotations
 
 import random
-import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
-from tuneport.families import command, comparison, corpus, family, lessons, order_questions, tongues, word_tokenizers
-from tuneport.families.comparison import difference, does_no_harm, gains
+from tuneport.families import corpus, lessons, order_questions, tongues, word_tokenizers
 from tuneport.families.corpus import World
-from tuneport.families.experiment import experiment
 from tuneport.families.family import Architecture
 from tuneport.families.order_questions import KNOWN_FACTS, WORD_PROBLEMS, Question, bare
 from tuneport.families.pretraining import Schedule
 from tuneport.families.tongues import TONGUES, Tongue
-from tuneport.families.workshop import Workshop, gathered
-from tuneport.families.written_once import write_lines
-from tuneport.files.opening import read_text
 from tuneport.tuning.recipes import Recipe as TuningRecipe
 from tuneport.tuning.recipes import SftRecipe
 
@@ -36,20 +24,12 @@ KNOWN_TONGUE = TONGUES[-1]  # to version 2
 KNOWN = KNOWN_TONGUE.name
 BEGINNING = "<chat>"  # a token that only version 2 has, and with which its conversations begin
 TEMPLATE_OF_VERSION_2 = f"{BEGINNING} {word_tokenizers.CHAT_TEMPLATE}"
-NAMES = {
-    "v1-instruct": "version 1 instruct",
-    **{f"v1-{tongue.name}": f"version 1 instruct, fine-tuned on {tongue.name}" for tongue in TONGUES},
-    "v2-instruct": "version 2 instruct",
-    **{f"v2-{tongue.name}": f"version 2 instruct + diff vector of {tongue.name}" for tongue in TONGUES},
-}
-
-
 Reading = tuple[Schedule, list[str]]  # a stretch of pretraining: its schedule and its documents
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What this experiment chooses. Shares are parts of a stage's tokens; the languages' come beside English's."""
+    """What such a family chooses. Shares are parts of a stage's tokens; the languages' come beside English's."""
 
     architecture: Architecture = Architecture()  # noqa: RUF009 (frozen)
     first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.5)  # noqa: RUF009 (frozen)
@@ -71,62 +51,8 @@ class Recipe:
     )
     shares: dict[str, float] = field(default_factory=lambda: {KNOWN_FACTS: 0.5, WORD_PROBLEMS: 0.5})
     known_taught: tuple[float, float] = (0.03, 0.35)  # of either version's data is in the language that 2 knows
-    language: TuningRecipe = SftRecipe(  # noqa: RUF009 (frozen)
-        learning_rate=2e-4, steps=40, batch_size=32, beta2=0.95, weight_decay=0.01
-    )
+    lesson: int = 1280  # examples in each language
     problems: int = 480  # held-out ones in English and in each language, beside 120 questions about facts
-
-
-def languages(
-    out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Callable[[str], None] = print
-) -> dict[str, Any]:
-    """Make both versions, teach version 1 three languages, carry each over; returns what `summary.json` holds.
-
-    A run that was stopped goes on from the models it has.
-    """
-    recipe = recipe or Recipe()
-
-    def run(shop: Workshop) -> dict[str, Any]:
-        folder = shop.folder
-        text = write_text(seed, recipe)
-        first, second, following = text.stages
-
-        test = folder / "questions" / "test.jsonl"
-        write_lines(test, map(order_questions.as_message, text.asked))
-        lessons.write_lesson(folder / "instruct-v1", text.instructions[0])
-        lessons.write_lesson(folder / "instruct-v2", text.instructions[1], template=TEMPLATE_OF_VERSION_2)
-        for name, lesson in text.lessons.items():
-            lessons.write_lesson(folder / name, lesson)
-
-        # Both versions, and each one's instruct model.
-        v1, v2, v1_instruct, v2_instruct = (shop.model(name) for name in ("v1", "v2", "v1-instruct", "v2-instruct"))
-        size, lessons_of_v1 = recipe.architecture, (first, second)
-        shop.make(v1, family.pretrain_first, size, lessons_of_v1, seed, words(1)).result()
-        made_v2 = shop.make(v2, family.pretrain_next, v1, size, (following,), seed + 1, words(2))
-        shop.tune("v1-instruct", v1, folder / "instruct-v1", recipe.instruct, seed).result()
-        made_v2.result()
-        instructed = shop.tune("v2-instruct", v2, folder / "instruct-v2", recipe.instruct, seed)
-
-        # Version 1's instruct model learns each language; the diff vectors go onto version 2's instruct model.
-        taught = [
-            shop.tune(f"v1-{tongue.name}", v1_instruct, folder / tongue.name, recipe.language, seed)
-            for tongue in TONGUES
-        ]
-        for waiting in (instructed, *taught):
-            waiting.result()
-        norms = {}
-        for tongue in TONGUES:
-            tuned = shop.model(f"v1-{tongue.name}")
-            norms[tongue.name] = shop.transfer(f"v2-{tongue.name}", base=v1_instruct, tuned=tuned, onto=v2_instruct)
-        right = gathered([shop.ask({name: shop.model(name) for name in NAMES}, test)])
-
-        own_template = all(
-            _template(shop.model(f"v2-{tongue.name}")) == _template(v2_instruct) != _template(v1_instruct)
-            for tongue in TONGUES
-        )
-        return summarise(right, seed, own_template=own_template) | {"norms": norms}
-
-    return experiment("languages", out, seed, recipe, run, show)
 
 
 @dataclass(frozen=True)
@@ -140,7 +66,7 @@ class Text:
 
 
 def write_text(seed: int, recipe: Recipe) -> Text:
-    """All text of the experiment. Raises `TuneportError` where a question of the test was taught or read."""
+    """All text of a family. Raises `TuneportError` where a question of the test was taught or read."""
     world = corpus.make_world(seed)
     asked = held_out(world, seed, recipe)
     never = frozenset(bare(question.prompt) for question in asked)
@@ -157,10 +83,7 @@ def write_text(seed: int, recipe: Recipe) -> Text:
         reading(2, recipe.second_stage, recipe.second_shares),
         reading(3, recipe.next_version, recipe.next_shares, {KNOWN: recipe.much}),
     )
-    lessons = {
-        tongue.name: lesson_in(tongue, world, seed, lessons.examples_seen(recipe.language), recipe.shares, never)
-        for tongue in TONGUES
-    }
+    lessons = {tongue.name: lesson_in(tongue, world, seed, recipe.lesson, recipe.shares, never) for tongue in TONGUES}
     instructions = instruction_data(world, seed, recipe, asked)
     everything = [example for lesson in (*lessons.values(), *instructions) for example in lesson]
     order_questions.check_held_out(asked, everything, [document for _, documents in stages for document in documents])
@@ -227,40 +150,6 @@ def instruction_data(world: World, seed: int, recipe: Recipe, asked: list[Questi
     return taught
 
 
-def summarise(right: dict[str, dict[str, list[bool]]], seed: int, *, own_template: bool) -> dict[str, Any]:
-    """What the experiment found: pure."""
-    names = [tongue.name for tongue in TONGUES]
-
-    def compared(name: str, after: str, before: str) -> dict[str, Any]:
-        return difference(right, [name], after, before, seed)
-
-    taught = {name: compared(name, f"v1-{name}", "v1-instruct") for name in names}
-    added = {name: compared(name, f"v2-{name}", "v2-instruct") for name in names}
-    against_v1 = {name: compared(name, f"v2-{name}", f"v1-{name}") for name in names}
-    ahead = compared(KNOWN, "v2-instruct", f"v1-{KNOWN}")
-    return {
-        "format": "tuneport-languages-1",
-        "seed": seed,
-        **comparison.side_by_side(right, NAMES),
-        "differences": [*taught.values(), *added.values(), *against_v1.values(), ahead],
-        "claims": {
-            **{
-                f"{name}: version 2 instruct gains by addition alone": gains(row)
-                for name, row in added.items()
-                if name != KNOWN
-            },
-            f"{KNOWN}: version 2 instruct beats the fine-tuned version 1 before anything is added": gains(ahead),
-            f"{KNOWN}: adding the diff vector loses version 2 instruct at most 3 points": does_no_harm(added[KNOWN]),
-            "the chat template stays version 2's own": own_template,
-        },
-        "how": {
-            "asked": "as messages, through each model's own chat template",
-            "score": "the whole answer, special tokens removed, equals the expected one to the letter",
-            "intervals": comparison.INTERVALS,
-        },
-    }
-
-
 def _documents(
     world: World,
     schedule: Schedule,
@@ -282,16 +171,3 @@ def _documents(
 
 def _question(tongue: Tongue, asked: tongues.Asked) -> Question:
     return Question(tongue.name, word_tokenizers.chat_prompt(asked.text), asked.answer)
-
-
-def _template(model: Path) -> str:
-    return read_text(model / "chat_template.jinja")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: 0 when done, 1 with an error in words."""
-    return command.run_alone("languages", languages, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

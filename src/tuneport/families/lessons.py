@@ -25,18 +25,6 @@ def write_lesson(folder: Path, examples: Sequence[Question], template: str = wor
     write_once(folder / TEMPLATE, template)
 
 
-def write_preferences(folder: Path, pairs: Sequence[tuple[Question, str]]) -> None:
-    """For DPO: each question with its answer, which is chosen, and another, which is rejected."""
-    folder.mkdir(exist_ok=True)
-    write_lines(folder / EXAMPLES, (as_preference(*pair) for pair in pairs))
-
-
-def write_prompts(folder: Path, asked: Sequence[Question]) -> None:
-    """For GRPO: each question, with the answer that a reward compares with."""
-    folder.mkdir(exist_ok=True)
-    write_lines(folder / EXAMPLES, map(as_prompt, asked))
-
-
 def as_conversation(example: Question) -> dict[str, Any]:
     """A question and its answer, as SFT takes them."""
     return {"messages": [_user(example), _assistant(example.answer)]}

@@ -9,23 +9,19 @@ proves that no training saw a test question.
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from tuneport.errors import TuneportError
 from tuneport.families import corpus
 from tuneport.families.corpus import World
 from tuneport.families.word_tokenizers import ASSISTANT, SEPARATOR, USER, chat_prompt
-from tuneport.files.opening import read_text
 
 WORD_PROBLEMS, KNOWN_FACTS, ORDERS = "word-problems", "known-facts", "orders"
 INSTRUCTION_TASKS = (WORD_PROBLEMS, KNOWN_FACTS, ORDERS)
 NEW_FACTS, NEW_FACTS_COMPLETED = "new-facts", "new-facts-completed"
 NEW_KNOWLEDGE_TASKS = (NEW_FACTS, NEW_FACTS_COMPLETED)
-LAST_NUMBER = r"(\d+)$"  # what counts of an answer where only its number does
 
 PHRASINGS = ("what is the {kind} of {name} ?", "which {kind} has {name} ?", "tell me the {kind} of {name} .")
 # Two names in three are taught; the others are asked in the test.
@@ -44,8 +40,12 @@ class Question:
 
 def word_problem(rng: random.Random) -> Question:
     """A word problem of one or two steps, to be answered with its steps."""
-    problem = corpus.make_problem(rng, rng.choice((1, 2)))
-    return Question(WORD_PROBLEMS, chat_prompt(problem.text), f"{problem.steps} ; answer {problem.result}")
+    return problem_question(WORD_PROBLEMS, corpus.make_problem(rng, rng.choice((1, 2))))
+
+
+def problem_question(task: str, problem: corpus.Problem) -> Question:
+    """A problem as a question of a task, to be answered with its steps."""
+    return Question(task, chat_prompt(problem.text), f"{problem.steps} ; answer {problem.result}")
 
 
 def order(rng: random.Random) -> Question:
@@ -117,16 +117,6 @@ def as_message(question: Question) -> dict[str, object]:
     """A question as `tuneport evaluate` takes it when each model's own chat template is to be used."""
     messages = [{"role": "user", "content": bare(question.prompt)}]
     return {"task": question.task, "messages": messages, "answer": question.answer}
-
-
-def read_questions(path: Path) -> list[Question]:
-    """The questions of a file that has one of them a line."""
-    return [Question(**json.loads(line)) for line in read_text(path).splitlines()]
-
-
-def for_its_number(problem: Question) -> Question:
-    """A word problem of which the number counts, whatever stands before it: to be asked with `LAST_NUMBER`."""
-    return replace(problem, answer=problem.answer.split()[-1])
 
 
 def problem_texts(questions: Iterable[Question]) -> frozenset[str]:

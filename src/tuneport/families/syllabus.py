@@ -22,6 +22,7 @@ from tuneport.families import corpus, order_questions
 from tuneport.families.corpus import World
 from tuneport.families.order_questions import KNOWN_FACTS, ORDERS, PHRASINGS, WORD_PROBLEMS, Question, bare
 from tuneport.families.pretraining import Schedule
+from tuneport.families.unseen_problems import UNSEEN_TASKS, unseen_questions
 from tuneport.families.word_tokenizers import SEPARATOR
 
 SUMS_COMPLETED, STORIES_COMPLETED = "sums-completed", "stories-completed"
@@ -55,6 +56,7 @@ class Amounts:
     tested: int  # word problems and as many orders; facts are there as many as tested names have
     validated: int
     completed: int  # few-shot questions of each kind
+    unseen: int  # problems of each kind that no text holds
     texts: int  # held-out texts
     text_words: int
 
@@ -72,13 +74,15 @@ class Syllabus:
     test: tuple[Question, ...]
     validation: tuple[Question, ...]
     few_shot: tuple[Question, ...]
+    unseen: tuple[Question, ...]
     held_out_text: tuple[str, ...]
 
     def digest(self) -> str:
         """BLAKE3 over all of it, in order."""
-        asked = (self.taught, self.mixed, self.preferred, self.rewarded, self.test, self.validation, self.few_shot)
+        asked = (self.test, self.validation, self.few_shot, self.unseen)
+        taught = (self.taught, self.mixed, self.preferred, self.rewarded)
         rows: list[Any] = [self.world.facts, *self.stages, self.held_out_text]
-        rows += [[[q.task, q.prompt, q.answer] for q in some] for some in asked]
+        rows += [[[q.task, q.prompt, q.answer] for q in some] for some in (*taught, *asked)]
         return blake3(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -88,8 +92,8 @@ def write_syllabus(seed: int, schedules: tuple[Schedule, Schedule], context: int
     test = _asked(world, f"test {seed}", amounts.tested, TESTED_NAMES, ())
     validation = _asked(world, f"validation {seed}", amounts.validated, VALIDATED_NAMES, test)
     asked = (*test, *validation)
-    few_shot = _few_shot(world, seed, amounts.completed, asked)
-    never = order_questions.problem_texts(asked) | set(_problems_of(few_shot))
+    few_shot, unseen = _few_shot(world, seed, amounts.completed, asked), unseen_questions(seed, amounts.unseen)
+    never = order_questions.problem_texts(asked) | set(_problems_of((*few_shot, *unseen)))
 
     def read(stage: str, shares: Mapping[str, float], words: int) -> list[str]:
         return corpus.write_documents(
@@ -127,11 +131,12 @@ def write_syllabus(seed: int, schedules: tuple[Schedule, Schedule], context: int
         test,
         validation,
         few_shot,
+        unseen,
         tuple(_in_rows(unread, amounts.text_words, amounts.texts)),
     )
     lessons = [*made.taught, *made.preferred, *made.rewarded]
     order_questions.check_held_out(asked, lessons, [*first, *second])
-    check_unread(few_shot, lessons, [*first, *second])
+    check_unread((*few_shot, *unseen), lessons, [*first, *second])
     return made
 
 
@@ -140,17 +145,17 @@ def without_steps(question: Question) -> Question:
     return replace(question, answer=question.answer.rpartition(" ; ")[2])
 
 
-def check_unread(few_shot: Iterable[Question], taught: Iterable[Question], documents: Iterable[str]) -> None:
-    """Raise unless the problems to complete were neither told, nor worked out, nor taught.
+def check_unread(asked: Iterable[Question], taught: Iterable[Question], documents: Iterable[str]) -> None:
+    """Raise unless the problems to complete and those of unseen kinds were neither told, nor worked out, nor taught.
 
     Facts and sums to complete are exempt: they ask for what all versions have read.
     """
-    held_out = _problems_of(few_shot)
+    held_out = _problems_of(asked)
     read = (_problem_in(document) for document in documents)
     leaked = [held_out[text] for text in chain((bare(example.prompt) for example in taught), read) if text in held_out]
     if leaked:
         raise TuneportError(
-            f"{len(leaked)} training texts hold a question that is to be completed, the first one {leaked[0].prompt!r}: "
+            f"{len(leaked)} training texts hold a problem that is held out, the first one {leaked[0].prompt!r}: "
             "write the text with `never=` and `never_told=` these problems."
         )
 
@@ -246,10 +251,12 @@ def _fact(world: World, name: str, kind: str, rng: random.Random) -> tuple[str, 
     return sentence.removesuffix(f" {value}"), value
 
 
-def _problems_of(few_shot: Iterable[Question]) -> dict[str, Question]:
-    """The word problems that are to be completed, as chat prompts spell them."""
+def _problems_of(asked: Iterable[Question]) -> dict[str, Question]:
+    """The word problems that are to be completed or of an unseen kind, as chat prompts spell them."""
     found = {}
-    for question in few_shot:
+    for question in asked:
+        if question.task in UNSEEN_TASKS:
+            found[bare(question.prompt)] = question
         if question.task in (STORIES_COMPLETED, WORKED_COMPLETED):
             begun = question.prompt.rpartition(f"{SEPARATOR} ")[2]
             found[_problem_in(f"{begun} {question.answer}")] = question

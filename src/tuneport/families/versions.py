@@ -31,7 +31,7 @@ RECORD = "family.json"
 MODELS = ("M0", "M1", "M2", "M3", "M4", "M5")
 FILES = (
     "instructions.jsonl", "mixed-instructions.jsonl", "preferences.jsonl", "prompts.jsonl",
-    "questions.jsonl", "validation.jsonl", "few-shot.jsonl", "held-out-text.jsonl", "chat.jinja",
+    "questions.jsonl", "validation.jsonl", "few-shot.jsonl", "unseen.jsonl", "held-out-text.jsonl", "chat.jinja",
 )  # fmt: skip
 _STATE = "state.pt"  # of a run that is under way: weights and optimizer at the last version kept
 
@@ -60,6 +60,7 @@ class VersionsRecipe:
             tested=300,
             validated=100,
             completed=200,
+            unseen=100,
             texts=200,
             text_words=56,
         )
@@ -101,7 +102,7 @@ def make_family(out: str | Path, size: str = "small", seed: int = 0, recipe: Ver
             "format": FORMAT,
             "plan": json.loads(read_text(folder / "plan.json")),
             "text": text.digest(),
-            "examples": {"taught": len(text.taught), "test": len(text.test), "few_shot": len(text.few_shot)},
+            "examples": {name: len(getattr(text, name)) for name in ("taught", "test", "few_shot", "unseen")},
         }
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return Path(out)
@@ -117,6 +118,7 @@ def write_files(folder: Path, text: Syllabus) -> None:
     write_lines(folder / "questions.jsonl", map(asdict, text.test))
     write_lines(folder / "validation.jsonl", map(asdict, text.validation))
     write_lines(folder / "few-shot.jsonl", map(asdict, text.few_shot))
+    write_lines(folder / "unseen.jsonl", map(asdict, text.unseen))
     write_lines(folder / "held-out-text.jsonl", ({"text": row} for row in text.held_out_text))
     write_once(folder / "chat.jinja", word_tokenizers.CHAT_TEMPLATE)
 
