@@ -2,14 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+KERNEL_SOURCES := src/tuneport/engine/_kernel.c $(wildcard src/tuneport/engine/c/*)
 export HF_HUB_OFFLINE := 1
 
-.PHONY: venv demo real test lint types docs docs-check core-check vllm-check fuzz fuzz-readers sanitize bench study-bench study-kills kills results clean
+.PHONY: venv demo real test test-core lint types docs docs-check core-check vllm-check fuzz fuzz-readers sanitize bench study-bench study-kills kills results clean
 
 venv: .venv/ready
 
 # torch comes first: the constraints pin a CPU build, and nothing else may choose another.
-.venv/ready: constraints.txt pyproject.toml src/tuneport/engine/_kernel.c $(wildcard src/tuneport/engine/c/*)
+.venv/ready: constraints.txt pyproject.toml $(KERNEL_SOURCES)
 	$(PYTHON) -m venv .venv
 	$(PIP) install --quiet --constraint constraints.txt torch
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
@@ -25,6 +26,16 @@ real: venv
 
 test: venv
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# The tests that need the core alone, in an environment that has nothing else (CI runs them with all others).
+test-core: .venv-test-core/ready
+	.venv-test-core/bin/python -m pytest -n auto --dist loadfile -m core
+
+.venv-test-core/ready: constraints.txt pyproject.toml $(KERNEL_SOURCES)
+	$(PYTHON) -m venv .venv-test-core
+	.venv-test-core/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+		pytest pytest-xdist pytest-timeout hypothesis --editable .
+	touch $@
 
 lint: venv
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from support.broken_disks import Drive, Server, mounted
 from support.command_results import Cli, Ran
+from support.needed_libraries import is_marked_models, libraries
 
 _COMMON: dict[str, Any] = {
     "deadline": None,
@@ -28,6 +30,26 @@ _COMMON: dict[str, Any] = {
 settings.register_profile("ci", max_examples=300, **_COMMON)
 settings.register_profile("long", max_examples=12_000, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def needs_models(file: Path) -> bool:
+    """Whether a file of tests needs more than the core: it, its helpers or its fixtures import more, or it says so."""
+    return bool(libraries(file)) or is_marked_models(file)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """In an environment with the core alone, files that need more cannot even be imported; nor can what needs their fixtures."""
+    if importlib.util.find_spec("torch") is not None:
+        return None
+    file = collection_path / "conftest.py" if collection_path.is_dir() else collection_path
+    is_of_tests = file.name == "conftest.py" or file.match("test_*.py")
+    return True if is_of_tests and file.exists() and needs_models(file) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test is of the `core`, or needs the `models` extra."""
+    for item in items:
+        item.add_marker(pytest.mark.models if needs_models(item.path) else pytest.mark.core)
 
 
 @pytest.fixture

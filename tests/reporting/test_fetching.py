@@ -13,6 +13,8 @@ from support.made_up_results import MadeUp
 
 from tuneport.reporting.run import report
 
+pytestmark = pytest.mark.models  # plotly, of the report extra, draws the page
+
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -13,6 +13,8 @@ from tuneport.reporting.tables.kept_precision import Rounded, rounded
 from tuneport.reporting.tables.study_reading import CARRIED, read_study
 from tuneport.studies.declared import Doing
 
+pytestmark = pytest.mark.models  # plotly, of the report extra, draws the page
+
 ROW = {
     "tuned": "FT(M1)",
     "family": 0,
