@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 KERNEL_SOURCES := src/tuneport/engine/_kernel.c $(wildcard src/tuneport/engine/c/*)
 export HF_HUB_OFFLINE := 1
 
-.PHONY: venv demo real test test-core lint types docs docs-check core-check vllm-check fuzz fuzz-readers sanitize bench study-bench study-kills kills results clean
+.PHONY: venv demo real test test-core lint types docs docs-check core-check vllm-check fuzz fuzz-readers sanitize bench study-bench study-kills kills same-bytes results clean
 
 venv: .venv/ready
 
@@ -86,6 +86,10 @@ fuzz-readers: .venv-fuzz/ready
 	$(PYTHON) -m venv .venv-fuzz
 	.venv-fuzz/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt atheris==3.0.0 --editable .
 	touch $@
+
+# Does this tree write the same bytes as an earlier commit? `make same-bytes BEFORE=COMMIT`, some minutes.
+same-bytes: venv
+	$(BIN)/python -m bench.same_bytes $(BEFORE)
 
 # The kernel under AddressSanitizer and UndefinedBehaviorSanitizer (gcc), through the tests that drive it.
 sanitize: venv
