@@ -214,3 +214,9 @@ def test_a_tokenizer_says_nothing_of_where_and_how_the_start_was_read(base: Path
     assert written[0] == written[1]
     assert b"local" not in written[0]
     assert AutoTokenizer.from_pretrained(tmp_path / "offline-True").eos_token == "<|im_end|>"
+
+
+def test_whoever_may_read_the_config_may_read_the_weights(full: Path, adapter: Path) -> None:
+    for folder in (full, adapter):
+        modes = {file.stat().st_mode & 0o777 for file in folder.iterdir() if file.is_file()}
+        assert len(modes) == 1, modes

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuneport.families import pretraining, word_tokenizers
 from tuneport.families.pretraining import Schedule
+from tuneport.tuning.save import share_weights
 
 if TYPE_CHECKING:
     import torch
@@ -92,6 +93,7 @@ def save(model: Any, tokenizer: Any, out: Path, *, dtype: torch.dtype | None = N
     model = model.to(dtype or torch.bfloat16)
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     model.save_pretrained(unfinished, max_shard_size=size // 3)
+    share_weights(unfinished)
     tokenizer.save_pretrained(unfinished)
     unfinished.rename(out)
 

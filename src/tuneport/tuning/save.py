@@ -43,6 +43,7 @@ def save_model(
     stored = as_stored(named, start, dtype)
     written = {**stored, **_unread(start, model, state)}
     model.save_pretrained(folder, state_dict=written, max_shard_size=shard_size, save_original_format=False)
+    share_weights(folder)
     _write_config(folder, model, start, chat, dtype)
     _write_generation_config(folder, start, chat)
     save_tokenizer(folder, tokenizer, start, chat)
@@ -67,11 +68,19 @@ def save_adapter(
     # Where rows were added, peft keeps the whole embedding; it is not asked to find that out, which goes to the Hub.
     grown = grown_config(start, model.get_base_model()) != start.config
     model.save_pretrained(folder, state_dict=state, save_embedding_layers=grown)
+    share_weights(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty form of a model card
     if chat.new_tokens or chat.sets_end:
         save_tokenizer(folder, tokenizer, start, chat)
     if chat.sets_end:  # else a transfer would carry the template, and not that generation stops where it ends a turn
         _write_generation_config(folder, start, chat)
+
+
+def share_weights(folder: Path) -> None:
+    """Give weights the permissions of the JSON files beside them: safetensors makes its files for their owner alone."""
+    usual = next(folder.glob("*config.json")).stat().st_mode
+    for file in folder.glob("*.safetensors"):
+        file.chmod(usual)
 
 
 def save_tokenizer(folder: Path, tokenizer: Any, start: Checkpoint, chat: Chat) -> None:
