@@ -91,6 +91,8 @@ def test_equal_tokenizers_with_tokens_that_not_all_models_have_a_row_for_lose_no
     for name in (EMBED, HEAD):
         assert out[name].shape[0] == 27 and torch.equal(out[name][24:], tuned[name][24:])
     assert json.loads((tmp_path / "target" / "config.json").read_text())["vocab_size"] == 24
+    by_position = cli("transfer", *parents, "--out", tmp_path / "by-position", "--vocabulary", "positions")
+    assert by_position.status == 0 and "lost" in by_position.err and "salam" in by_position.err
 
 
 def test_a_diff_vector_says_the_same_and_cannot_append_them(cli: Cli, tmp_path: Path) -> None:

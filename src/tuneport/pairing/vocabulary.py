@@ -203,7 +203,13 @@ def with_tokens_behind(vocabularies: Vocabularies, matrix_rows: tuple[int, int, 
     well be padding. ``matrix_rows`` as in `match_vocabulary`.
     """
     fewest, most = min(matrix_rows), max(matrix_rows)
-    if vocabularies.how != "identical" or fewest in (0, most) or not is_readable(vocabularies.folders[0]):
+    if fewest in (0, most) or not is_readable(vocabularies.folders[0]):
+        return vocabularies
+    if vocabularies.how == "positions" and vocabularies.tokenizers is None and _has_tokenizer(vocabularies.folders):
+        # A person wants positions: the rows behind the shortest matrix are lost, and told by the names of their tokens.
+        base, tuned, target = map(read_listed_tokens, vocabularies.folders)
+        return replace(vocabularies, tokenizers=(base, tuned, target))
+    if vocabularies.how != "identical":
         return vocabularies
     tokenizers = _read_all(vocabularies.folders)
     if tokenizers[0].size <= fewest:
