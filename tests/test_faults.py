@@ -476,7 +476,7 @@ def test_a_second_run_into_the_same_place_stops_and_says_who_holds_it(
     first = start(argv, call="pwrite", at=5, do="wait")
     assert first.stdout is not None and first.stdout.readline() == "reached\n"
     for other in (argv, small.flags(tmp_path / "at" / "out", "--scale", "2"), [*argv, "--overwrite"]):
-        assert_told(drive(other), "out.partial is held by process", str(first.pid))
+        assert_told(drive(other), "out.partial is in use by process", str(first.pid))
     out, err = first.communicate("go on\n", timeout=60)
     assert first.returncode == 0, err
     assert "done" in out

@@ -31,8 +31,8 @@ from tuneport.families import family_scores, lessons
 from tuneport.families.order_questions import Question
 from tuneport.families.pretraining import Schedule
 from tuneport.families.processes import make, two_processes
-from tuneport.families.written_once import write_lines
 from tuneport.files.opening import read_text
+from tuneport.files.writing import write_lines
 from tuneport.output.workdir import workplace
 from tuneport.tuning.recipes import Lora, Running, SftRecipe
 from tuneport.tuning.recipes import Recipe as TuningRecipe

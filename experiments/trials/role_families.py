@@ -140,7 +140,7 @@ def embeddings_replaced(start: Path, out: Path, seed: int) -> Path:
 def write_language(folder: Path, seed: int) -> None:
     """The instructions in another language: every word is another one, the marks and the chat tokens stay."""
     from tuneport.families import corpus
-    from tuneport.families.written_once import write_lines
+    from tuneport.files.writing import write_lines
 
     words = sorted({*corpus.NAMES, *corpus.NOUNS, *corpus.VERBS, *corpus.ADJECTIVES, *corpus.PEOPLE, *corpus.THINGS})
     other = dict(zip(words, random.Random(f"language {seed}").sample(words, len(words)), strict=True))

@@ -43,7 +43,7 @@ def test_where_there_is_no_study_it_fails_in_words(cli: Cli, tmp_path: Path) -> 
 def test_a_place_that_cannot_be_written_is_told(cli: Cli, study: Path, tmp_path: Path) -> None:
     assert "is a folder" in cli("report", study, "--format", "markdown", "--out", tmp_path).err
     ran = cli("report", study, "--format", "markdown", "--out", tmp_path / "missing" / "page.md")
-    assert ran.status == 1 and "cannot be written" in ran.err
+    assert ran.status == 1 and "Cannot write" in ran.err
 
 
 @pytest.mark.parametrize("name", ["results.json", "study.toml", "inputs.json", "steps", "steps/page.html", "steps/a/b"])

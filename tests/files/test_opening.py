@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tuneport.errors import ForeignFileError, TuneportError
-from tuneport.files import opening
+from tuneport.files import opening, writing
 
 
 def odd(kind: str, place: Path) -> None:
@@ -125,13 +125,13 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, write: str, link: obj
     mine.write_text("mine")
     link(place, mine)  # type: ignore[operator] # a method of Path, taken off it
     if write == "write_new":
-        opening.write_new(place, b"new")
+        writing.write_new(place, b"new")
     elif write == "create":
-        with opening.create(place) as file:
+        with writing.create(place) as file:
             file.write(b"new")
     else:
         with pytest.raises(ForeignFileError):
-            opening.open_own(place, os.O_RDWR)
+            writing.open_own(place, os.O_RDWR)
     assert mine.read_text() == "mine"
     assert write == "open_own" or (place.read_text() == "new" and not place.is_symlink())
 
@@ -156,14 +156,12 @@ KNOWN = {
         "checkpoint/open_files.py",
         "os.open",
     ): "opened first by open_descriptor or open_own; the caller's flags, and its check of the file",
-    ("output/write.py", "os.open"): "the run's own folder, to lock it; no link is followed",
     ("scoring/named.py", "path.read_text"): "lm_eval's own task files",
     ("scoring/tasks/__init__.py", "fsspec.open"): "a file of lm_eval's data set, downloaded by its address",
     ("families/versions.py", "torch.load"): "the state of a training that the lab itself goes on with",
-    ("output/workdir.py", "os.open"): "the run's own folder, to lock it; no link is followed",
+    ("files/writing.py", "os.open"): "our own files, made anew or opened to go on; no link is followed",
+    ("files/holding.py", "os.open"): "the run's own folder, to lock it; no link is followed",
     ("reporting/fetching.py", "system.cat_file"): "behind a URL there are objects, no pipes",
-    ("studies/run/folder_store.py", "open"): "a descriptor that open_own gave",
-    ("studies/run/holding.py", "os.open"): "a folder, to lock it",
     (
         "studies/run/step_records.py",
         "hasher.update_mmap",

@@ -11,7 +11,7 @@ import pytest
 from support.tiny_study import write_study
 
 import tuneport
-from tuneport.errors import OutputError, TuneportError, UsageError
+from tuneport.errors import ForeignFileError, OutputError, TuneportError, UsageError
 from tuneport.studies.file.study_file import read_study
 from tuneport.studies.run import step_records
 
@@ -25,7 +25,7 @@ def test_a_lock_that_is_a_link_empties_no_other_file(file: Path, tmp_path: Path)
     (tmp_path / "victim").write_text("mine")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".lock").symlink_to(tmp_path / "victim")
-    with pytest.raises(OutputError, match=r"\.lock|Cannot write"):
+    with pytest.raises(ForeignFileError, match=r"\.lock: it is a link"):
         tuneport.study(file, tmp_path / "out")
     assert (tmp_path / "victim").read_text() == "mine"
 

@@ -32,7 +32,8 @@ from tuneport.checkpoint.weights import (
     tensors_of_file,
 )
 from tuneport.errors import CheckpointError, HubError
-from tuneport.files.opening import check_file, opened, read_bytes, read_text, write_new
+from tuneport.files.opening import check_file, opened, read_bytes, read_text
+from tuneport.files.writing import write_new
 
 # What a server that knows no ranges may send for nothing before a part in a file's middle.
 MOST_SKIPPED = 2**20

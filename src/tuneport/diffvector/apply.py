@@ -43,7 +43,8 @@ from tuneport.engine.plan import (
 from tuneport.engine.tokens import MatchedRows, lost_runs, match_rows, token_decisions, without_tokenizers
 from tuneport.errors import PairingError
 from tuneport.files.on_demand import LazyMapping, LazySequence
-from tuneport.files.opening import contents, write_new
+from tuneport.files.opening import contents
+from tuneport.files.writing import write_new
 from tuneport.pairing.kinds import check_architectures
 from tuneport.pairing.rows import Ids, Runs, runs_of
 from tuneport.pairing.tensors import (

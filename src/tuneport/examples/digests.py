@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from tuneport.errors import DataError
 from tuneport.files.opening import read_bytes
-from tuneport.output.workdir import write_whole
+from tuneport.files.writing import write_whole
 
 HASHES = "tune-hashes.txt"
 SELECTION = "selection"  # follows a digest of an example that was scored on the way

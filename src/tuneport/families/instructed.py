@@ -18,8 +18,8 @@ from tuneport.families import family, languages, lessons, order_questions
 from tuneport.families.family import Architecture
 from tuneport.families.languages import ENGLISH, TEMPLATE_OF_VERSION_2, Recipe, Text
 from tuneport.families.tongues import TONGUES
-from tuneport.families.written_once import write_lines
 from tuneport.files.opening import read_text
+from tuneport.files.writing import write_lines
 from tuneport.output.workdir import workplace
 from tuneport.tuning.recipes import Running
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tuneport.families import word_tokenizers
 from tuneport.families.order_questions import Question, bare
-from tuneport.families.written_once import write_lines, write_once
+from tuneport.files.writing import write_lines, write_once
 from tuneport.tuning.recipes import Recipe, Running
 
 EXAMPLES, TEMPLATE = "examples.jsonl", "chat.jinja"

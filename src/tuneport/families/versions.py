@@ -22,8 +22,8 @@ from tuneport.families.family import Architecture
 from tuneport.families.order_questions import KNOWN_FACTS, ORDERS, WORD_PROBLEMS
 from tuneport.families.pretraining import Schedule
 from tuneport.families.syllabus import Amounts, Syllabus, without_steps, write_syllabus
-from tuneport.families.written_once import write_lines, write_once
 from tuneport.files.opening import read_text
+from tuneport.files.writing import whole, write_lines, write_once
 from tuneport.output.workdir import workplace
 
 FORMAT = "tuneport-family-1"
@@ -149,11 +149,9 @@ def _pretrain(folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int) -
     def keep(name: str, stage: int, step: int, optimizer: Any) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)  # of a run that was stopped before it wrote its state
         family.save(copy.deepcopy(model), tokenizer, folder / name)
-        fresh = folder / f"{_STATE}.new"
-        torch.save(
-            {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "stage": stage, "done": step}, fresh
-        )
-        fresh.rename(folder / _STATE)
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "stage": stage, "done": step}
+        with whole(folder / _STATE) as file:
+            torch.save(state, file)
 
     for stage, schedule in enumerate((recipe.first_stage, recipe.second_stage)):
         if stage < begun or (stage == begun and done == schedule.steps):

@@ -37,7 +37,7 @@ def open_descriptor(path: str | os.PathLike[str], inside: Path | None = None) ->
     place = Path(os.path.realpath(path, strict=True))
     if inside is not None:
         check_inside(path, inside)
-    _check_plain(place.stat(), path)  # before it is opened: to open a device may do something
+    check_plain(place.stat(), path)  # before it is opened: to open a device may do something
     # Between the two looks a pipe may have taken its place: nothing waits for its other end.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
     try:
@@ -46,7 +46,7 @@ def open_descriptor(path: str | os.PathLike[str], inside: Path | None = None) ->
         error.filename = os.fspath(path)
         raise
     try:
-        _check_plain(os.fstat(descriptor), path)
+        check_plain(os.fstat(descriptor), path)
     except BaseException:
         os.close(descriptor)
         raise
@@ -97,50 +97,6 @@ def contents(content: bytes | Path, most: int = 128 * 2**20) -> bytes:
     return content if isinstance(content, bytes) else read_bytes(content, most=most)
 
 
-def write_new(path: Path, content: bytes | Path) -> None:
-    """Write a file anew. What has its name goes first, so nothing is written through a link that lies there."""
-    with create(path) as file:
-        if isinstance(content, bytes):
-            file.write(content)
-        else:
-            with opened(content) as source:
-                while piece := source.read(_PIECE):
-                    file.write(piece)
-
-
-@contextmanager
-def create(path: Path) -> Iterator[BinaryIO]:
-    """A new file, open for writing; what has its name goes first, and no link is followed."""
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    with os.fdopen(descriptor, "wb") as file:
-        yield file
-
-
-def open_own(path: Path, flags: int) -> int:
-    """A descriptor of a file of a run's own folder, to go on writing to it, made if it is not there; the caller closes it.
-
-    Raises `ForeignFileError` where a link, a pipe or a file that has another name elsewhere was put in its place.
-    """
-    try:
-        descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise ForeignFileError(
-                error.errno, "it is a link or a pipe, not the file of a run. Remove it", str(path)
-            ) from None
-        raise
-    try:
-        status = os.fstat(descriptor)
-        _check_plain(status, path)
-        if status.st_nlink > 1:
-            raise ForeignFileError(errno.EMLINK, "it has a second name (a hard link). Remove it", str(path))
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
 def check_file(path: str | os.PathLike[str], inside: Path | None = None) -> bool:
     """Whether there is a file at ``path``, or at the end of its links; False for a folder, and where there is nothing.
 
@@ -158,7 +114,7 @@ def check_file(path: str | os.PathLike[str], inside: Path | None = None) -> bool
         return False
     if inside is not None:
         check_inside(path, inside)
-    _check_plain(status, path)
+    check_plain(status, path)
     return True
 
 
@@ -194,7 +150,8 @@ def _hub_cache() -> Path:
     return resolved(Path(os.path.expandvars(cache)).expanduser())
 
 
-def _check_plain(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+def check_plain(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+    """Raise `OSError` in words for what is no plain file."""
     if stat.S_ISREG(status.st_mode):
         return
     if stat.S_ISDIR(status.st_mode):

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +20,10 @@ from blake3 import blake3
 
 from tuneport.checkpoint.small_files import JOURNAL
 from tuneport.errors import TakenError
+from tuneport.files.holding import this_process
 from tuneport.files.json_text import read_json
-from tuneport.files.opening import open_own, opened, write_new
+from tuneport.files.opening import opened
+from tuneport.files.writing import open_own, write_whole
 
 # A leaf takes about 250 bytes: that many stand for 16 TiB of output. The longest line is the plan.
 MOST_BYTES = 2**30
@@ -48,13 +48,11 @@ class Journal:
         self._lock = Lock()
         self._before = 0  # where the lines of earlier runs end
         if not os.path.lexists(self.path):
-            fresh = folder / f"{JOURNAL}.new"
-            write_new(fresh, (json.dumps({"plan": plan}) + "\n").encode())
-            fresh.rename(self.path)
+            write_whole(self.path, json.dumps({"plan": plan}) + "\n")
         else:
             self._read(plan)
         self._descriptor = open_own(self.path, os.O_WRONLY | os.O_APPEND)
-        self._append({"run": _this_process()})
+        self._append({"run": this_process()})
 
     def _read(self, plan: Mapping[str, Any]) -> None:
         begun: Any = None
@@ -214,8 +212,7 @@ def holder(folder: Path) -> str:
         with opened(folder / JOURNAL, folder, MOST_BYTES) as lines:
             for line in iter(partial(lines.readline, _MOST_LINE_BYTES), b""):
                 last = line if line.startswith(b'{"run"') else last
-        run = read_json(last)["run"]
-        return f"process {run['pid']} on {run['host']}, since {run['since']}"
+        return str(read_json(last)["run"])
     except (OSError, ValueError, KeyError, TypeError):
         return "another run"
 
@@ -241,7 +238,3 @@ def differing_fields(one: Any, other: Any, path: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "…"
-
-
-def _this_process() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}

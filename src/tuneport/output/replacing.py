@@ -18,7 +18,8 @@ from typing import Any
 from tuneport.checkpoint.small_files import LICENCE_PREFIXES, is_sidecar
 from tuneport.errors import TakenError, listing
 from tuneport.files.long_json import read_long_json
-from tuneport.files.opening import opened, read_bytes, write_new
+from tuneport.files.opening import opened, read_bytes
+from tuneport.files.writing import write_new
 
 REPLACES = ".replaces"
 CARD = "README.md"

@@ -6,7 +6,6 @@ a folder that holds anything else; nothing that is there is ever removed, unless
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -16,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import OutputError, TakenError, listing
+from tuneport.files.holding import held
 from tuneport.files.json_text import read_json
-from tuneport.files.opening import read_bytes, write_new
+from tuneport.files.opening import read_bytes
+from tuneport.files.writing import write_whole
 from tuneport.output.journal import differing_fields
 from tuneport.output.replacing import check_replaceable, finish_replacing, is_empty_folder, move_into_place
 
@@ -55,7 +56,7 @@ def workplace(
     unfinished = out.with_name(f"{out.name}.partial")
     if os.path.lexists(unfinished) and {file.name for file in unfinished.iterdir()} - {f"{PLAN}.new"}:
         _compare(unfinished, wanted, record)
-    with held(unfinished, "choose another DIR"):
+    with held(unfinished, "Wait for it, or choose another DIR."):
         _refuse_links(unfinished)
         finish_replacing(out)
         if _is_whole(unfinished, record):
@@ -68,43 +69,6 @@ def workplace(
         if record is not None:
             (unfinished / PLAN).unlink()  # from here on the result is whole, and nothing but `_finish` is left to do
         _finish(out, unfinished, on_the_way)
-
-
-@contextmanager
-def held(folder: Path, instead: str) -> Iterator[None]:
-    """Make a folder and lock it against a second run; the lock goes away with its process, and follows a rename."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}.") from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OutputError(f"{folder} is in use by {_holder(lock)}. Wait for it, or {instead}.") from None
-        yield
-    finally:
-        os.close(lock)
-
-
-def _holder(folder: int) -> str:
-    """Who holds the lock on an open folder, as far as the system tells (Linux does)."""
-    status = os.fstat(folder)
-    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    try:
-        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    except OSError:
-        locks = []
-    pids = [lock[4] for lock in locks if len(lock) > 4 and lock[1] == "FLOCK" and place in lock]
-    return f"another run (process {pids[0]})" if pids else "another run"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place, then rename it: it is whole, or it is not there."""
-    unfinished = path.with_name(f"{path.name}.new")
-    write_new(unfinished, text.encode("utf-8"))
-    unfinished.replace(path)
 
 
 def _refuse_links(unfinished: Path) -> None:

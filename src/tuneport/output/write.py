@@ -6,7 +6,6 @@ run leaves only DIR.partial (and, between the two renames of --overwrite, DIR.ol
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -19,7 +18,9 @@ from tuneport.checkpoint.open_files import KeptFile
 from tuneport.checkpoint.small_files import JOURNAL
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import HubError, OutputError, TakenError, TuneportError, listing
-from tuneport.files.opening import check_inside, create, open_own, resolved, write_new
+from tuneport.files.holding import held, is_at
+from tuneport.files.opening import check_inside, resolved
+from tuneport.files.writing import open_own, told, whole, write_new
 from tuneport.output import journal
 from tuneport.output.journal import Journal, LeafRecord
 from tuneport.output.replacing import (
@@ -92,10 +93,8 @@ class OutputFolder:
                 write_new(place, content)
             expected = {*files, *self.layout.sizes, JOURNAL}
             _remove_remains(self.partial, expected)
-            fresh = self.partial / f"{MANIFEST}.new"
-            with create(fresh) as file:
+            with whole(self.partial / MANIFEST) as file:
                 file.writelines(manifest)
-            fresh.rename(self.partial / MANIFEST)
             self.close()
             self.journal.path.unlink()
             move_into_place(self.out, self.partial)
@@ -199,52 +198,15 @@ def place_refusals(
 
 
 @contextmanager
-def told(place: Path) -> Iterator[None]:
-    """Say in words what the operating system refused while writing under ``place``."""
-    try:
-        yield
-    except TuneportError:
-        raise
-    except OSError as error:
-        if isinstance(error, BlockingIOError):
-            raise
-        why = error.strerror or str(error)
-        where = error.filename or place
-        raise OutputError(
-            f"Cannot write {where}: {why}. What is finished stays in {place}; mend the cause and run the same command "
-            "again, it goes on from there."
-        ) from None
-
-
-@contextmanager
 def _locked(out: Path, partial: Path) -> Iterator[None]:
-    """Hold DIR.partial; a lock on the folder itself goes away with its process, and follows a rename."""
-    with told(out.parent):
-        while True:
-            made = not partial.exists()
-            partial.mkdir(exist_ok=True)
-            descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                raise OutputError(f"{partial} is held by {journal.holder(partial)}. Wait for it, or stop it.") from None
-            if _is_at(descriptor, partial):
-                break
-            os.close(descriptor)  # the run that held it finished and renamed it in this very moment
-    try:
-        yield
-    finally:
-        if made and _is_at(descriptor, partial) and not any(partial.iterdir()):
-            partial.rmdir()
-        os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+    """Hold DIR.partial; where it was made for this and nothing came into it, it goes again."""
+    made = not partial.exists()
+    with held(partial, "Wait for it, or stop it.", holder=lambda _: journal.holder(partial)) as descriptor:
+        try:
+            yield
+        finally:
+            if made and is_at(descriptor, partial) and not any(partial.iterdir()):
+                partial.rmdir()
 
 
 def _repair(out: Path, partial: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from blake3 import blake3
 
 from tuneport.errors import OutputError, TakenError, UsageError
-from tuneport.files.opening import read_bytes, resolved, write_new
+from tuneport.files.opening import read_bytes, resolved
+from tuneport.files.writing import told, write_whole
 from tuneport.reporting.fetching import at_hand, url_of
 from tuneport.reporting.tables.findings import findings
 from tuneport.reporting.tables.study_reading import RESULTS, STEPS, STUDY
@@ -98,9 +99,5 @@ def _write(place: Path, content: bytes) -> None:
         raise TakenError(
             f"{place} is there already, and no page that tuneport report wrote, or edited since. Move it away, or give another --out."
         )
-    unfinished = place.with_name(f"{place.name}.new")
-    try:
-        write_new(unfinished, content)
-        unfinished.replace(place)
-    except OSError as error:
-        raise OutputError(f"{place} cannot be written: {error.strerror or error}. Choose another --out.") from None
+    with told(place, "Choose another --out."):
+        write_whole(place, content)

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import OutputError, TakenError, listing
+from tuneport.files.holding import held
 from tuneport.files.json_text import read_json
-from tuneport.files.opening import create, read_bytes
+from tuneport.files.opening import read_bytes
+from tuneport.files.writing import create, write_whole
 from tuneport.output.journal import differing_fields
 from tuneport.output.replacing import MOST_MANIFEST_BYTES, is_record
-from tuneport.output.workdir import PLAN, held, write_whole
+from tuneport.output.workdir import PLAN
 from tuneport.results.outcomes import TaskResult, as_json, from_json
 
 EXAMPLES = ".examples.jsonl"
@@ -80,7 +82,10 @@ def _finish_removing(folder: Path, plan: Any) -> None:
         return
     begun = folder / PLAN
     if not os.path.lexists(begun) or _differing(begun, plan) == ([], True):
-        with suppress(OutputError), held(folder, "choose another --out"):  # whoever holds it is at work there
+        with (
+            suppress(OutputError),
+            held(folder, "Wait for it, or choose another --out."),
+        ):  # whoever holds it is at work there
             shutil.rmtree(folder)
 
 
@@ -88,7 +93,7 @@ def _finish_removing(folder: Path, plan: Any) -> None:
 def keeping(out: Path, plan: Mapping[str, Any], overwrite: bool) -> Iterator[Kept]:
     """The results kept so far, locked against a second run; what is kept of another plan is refused."""
     folder = _partial(out)
-    with held(folder, "choose another --out"):
+    with held(folder, "Wait for it, or choose another --out."):
         try:
             yield Kept(out, folder, plan, overwrite)
         finally:

@@ -17,7 +17,7 @@ from typing import Any
 
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_lines
-from tuneport.output.workdir import write_whole
+from tuneport.files.writing import write_whole
 from tuneport.tuning.logbook import Logbook
 from tuneport.tuning.prepare import Prepared
 from tuneport.tuning.recipes import Running

@@ -14,6 +14,7 @@ from typing import Any
 from tuneport.errors import OutputError, TrainingError, TuneportError
 from tuneport.examples.digests import HASHES
 from tuneport.files.opening import resolved
+from tuneport.files.writing import cannot_write
 from tuneport.output.workdir import PLAN
 from tuneport.tuning.checkpoints import CHECKPOINTS
 from tuneport.tuning.logbook import LOG
@@ -83,17 +84,11 @@ def refusals_in_words(folder: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         if isinstance(error, OSError) and error.errno not in _REFUSALS:
             raise
-        raise OutputError(
-            f"Cannot write below {folder}: {getattr(error, 'strerror', None) or error}. Mend the cause and run the same "
-            "command again, it goes on from the last whole checkpoint."
-        ) from error
+        raise cannot_write(folder, error) from error
     except (MemoryError, RuntimeError) as error:
         text = str(error)
         if "unexpected pos" in text or "failed writing" in text or "No space left" in text:  # torch.save, disk full
-            raise OutputError(
-                f"Cannot write below {folder}: {text.splitlines()[0]}. Is the disk full? Mend the cause and run the same "
-                "command again, it goes on from the last whole checkpoint."
-            ) from error
+            raise cannot_write(folder, OSError(f"{text.splitlines()[0]} (is the disk full?)")) from error
         if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
             raise TrainingError(
                 "There is not enough memory. Give a smaller --device-batch-size (the update stays the same), "

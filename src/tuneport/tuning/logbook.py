@@ -16,7 +16,7 @@ from typing import Any
 from tuneport.errors import TrainingError
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_lines
-from tuneport.output.workdir import write_whole
+from tuneport.files.writing import write_whole
 
 LOG = "log.jsonl"
 # What TRL reports beyond these and stays in the log: rewards and preferences, and what tells of a run gone wrong.

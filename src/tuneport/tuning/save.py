@@ -18,7 +18,8 @@ from tuneport.checkpoint.small_files import LICENCE_PREFIXES, PROCESSOR_FILES, T
 from tuneport.errors import CheckpointError
 from tuneport.examples.chat import Chat
 from tuneport.files.json_text import read_json
-from tuneport.files.opening import check_file, read_text, write_new
+from tuneport.files.opening import check_file, read_text
+from tuneport.files.writing import write_new
 from tuneport.sidecars.config_settings import set_dtype
 from tuneport.tuning.casting import CastLoss, as_stored, cast_loss
 from tuneport.tuning.growth import grown_config

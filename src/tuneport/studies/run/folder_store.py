@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneport.errors import ForeignFileError, OutputError
-from tuneport.files.opening import open_own, read_bytes, resolved, write_new
+from tuneport.files.holding import held, this_process
+from tuneport.files.opening import read_bytes, resolved
+from tuneport.files.writing import told, write_whole
 from tuneport.output.replacing import MOST_MANIFEST_BYTES
-from tuneport.studies.run.holding import alone, this_process, told
 from tuneport.studies.run.step_records import RECORD
-from tuneport.studies.run.store import LOCK, STEPS
+from tuneport.studies.run.store import LOCK, OF_A_STEP, PATIENCE, STEPS
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ class FolderStore:
         with told(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._refuse_links(path.parent)
-            fresh = path.with_name(f"{path.name}.new")
-            write_new(fresh, content)
-            fresh.replace(path)
+            write_whole(path, content)
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Size of every file below a folder, by name relative to it."""
@@ -77,7 +75,7 @@ class FolderStore:
         with told(place):
             self._refuse_links(place)
             place.mkdir(parents=True, exist_ok=True)
-        with alone(place, place):
+        with held(place, OF_A_STEP, patience=PATIENCE):
             yield place
 
     def deliver(self, folder: str, place: Path, record: bytes, key: str) -> None:
@@ -91,20 +89,11 @@ class FolderStore:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """A lock on a file of the folder; it goes away with its process."""
-        with told(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            opened = open_own(self.path / LOCK, os.O_RDWR | os.O_APPEND)
-            lock = open(opened, "a+", encoding="utf-8")  # noqa: SIM115 - closed below, after the block
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                holder = lock.read().strip() or "another run"
-                raise OutputError(f"{self.path} is in use by {holder}. Wait for it, or give another --out.") from None
-            lock.truncate(0)
-            lock.write(this_process())
-            lock.flush()
+        with held(
+            self.path / LOCK, "Wait for it, or give another --out.", what=self.path, as_file=True, holder=_named_in
+        ) as lock:
+            os.ftruncate(lock, 0)
+            os.write(lock, this_process().encode())
             yield
 
     def clean(self) -> None:
@@ -129,3 +118,7 @@ def _sizes(folder: str | os.PathLike[str], prefix: str) -> Iterator[tuple[str, i
             yield from _sizes(entry.path, f"{prefix}{entry.name}/")
         elif entry.is_file(follow_symlinks=False):  # no step leaves links, and one that is met leads who knows where
             yield f"{prefix}{entry.name}", entry.stat().st_size
+
+
+def _named_in(lock: int) -> str:
+    return os.pread(lock, 1000, 0).decode("utf-8", "replace").strip() or "another run"

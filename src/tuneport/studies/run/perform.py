@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import StudyError
-from tuneport.files.opening import write_new
+from tuneport.files.writing import write_whole
 from tuneport.studies.graph.graph import Parent, Step
 
 Given = Mapping[str, Path | str]  # by role: a local path, or a name (Hub id, task of the harness)
@@ -192,6 +192,4 @@ def _with_tuples(choices: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write(path: Path, found: Mapping[str, Any]) -> None:
     """A result that its verb only returns."""
-    fresh = path.with_name(f"{path.name}.new")
-    write_new(fresh, (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
-    fresh.rename(path)
+    write_whole(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")

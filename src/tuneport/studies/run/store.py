@@ -11,6 +11,9 @@ from typing import Protocol
 
 STEPS, STUDY = "steps", "study.toml"
 LOCK = ".lock"
+# A process that was killed lets go of its locks at once, one on a node that died within some seconds.
+PATIENCE = 60.0
+OF_A_STEP = "Another study works on this step; wait for it."
 # What a study writes beside its steps and its own file.
 WRITTEN = ("inputs.json", "results.json")
 

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import ForeignFileError, OutputError
+from tuneport.files.holding import held, this_process
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import check_file, check_inside, read_bytes
+from tuneport.files.writing import told
 from tuneport.output.replacing import MOST_MANIFEST_BYTES
-from tuneport.studies.run.holding import alone, this_process, told
 from tuneport.studies.run.scratch import made, scratch_of
 from tuneport.studies.run.step_records import RECORD, finished_files
-from tuneport.studies.run.store import LOCK, STEPS
+from tuneport.studies.run.store import LOCK, OF_A_STEP, PATIENCE, STEPS
 
 # The lock of a URL is renewed so often, and counts for so long.
 _RENEWED, _COUNTS = 15.0, 60.0
@@ -115,7 +116,7 @@ class UrlStore:
         with told(place):
             made(self._scratch)
             place.mkdir(parents=True, exist_ok=True)
-        with alone(place, self._scratch / "locks" / folder):
+        with held(self._scratch / "locks" / folder, OF_A_STEP, what=place, as_file=True, patience=PATIENCE):
             yield place
 
     def deliver(self, folder: str, place: Path, record: bytes, key: str) -> None:
@@ -141,7 +142,9 @@ class UrlStore:
         with told(kept):
             made(self._scratch)
             kept.mkdir(parents=True, exist_ok=True)
-        with alone(whole, lock, patience=math.inf):  # however long it takes another step here to fetch it
+        with held(
+            lock, OF_A_STEP, what=whole, as_file=True, patience=math.inf
+        ):  # however long it takes another step here to fetch it
             if not whole.exists():
                 coming = kept / f"{part.replace('/', '-')}.partial"
                 shutil.rmtree(coming, ignore_errors=True)
@@ -166,9 +169,9 @@ class UrlStore:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """A file that says who runs and is renewed; after a kill it counts for a minute, on the same machine not at all."""
-        held = _held(self.read(LOCK))
-        if held is not None:
-            raise OutputError(f"{self.url} is in use by {held}. Wait for it, or give another --out.")
+        holder = _holder(self.read(LOCK))
+        if holder is not None:
+            raise OutputError(f"{self.url} is in use by {holder}. Wait for it, or give another --out.")
         by, stop = this_process(), threading.Event()
 
         def renew() -> None:
@@ -243,7 +246,7 @@ def _now() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "at": time.time()}
 
 
-def _held(content: bytes | None) -> str | None:
+def _holder(content: bytes | None) -> str | None:
     """Who holds the lock of a URL; None where nobody does, or he is dead."""
     try:
         found = read_json(content or b"")

@@ -1,0 +1,83 @@
+"""A folder or file held against other processes, by a lock that goes away with its process and follows a rename."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tuneport.errors import OutputError
+from tuneport.files.writing import open_own, told
+
+
+@contextlib.contextmanager
+def held(
+    lock: Path,
+    advice: str,
+    *,
+    what: Path | None = None,
+    as_file: bool = False,
+    patience: float = 0.0,
+    holder: Callable[[int], str] | None = None,
+) -> Iterator[int]:
+    """Make a folder (or a file) if it is not there, and hold it; yields its descriptor.
+
+    Raises `OutputError` that says who holds it after ``patience`` seconds, with ``advice``; ``holder`` tells who of the
+    descriptor. Where the one who held it renamed it meanwhile, a new one is made and held.
+    """
+    until = time.monotonic() + patience
+    while True:
+        with told(lock):
+            descriptor = _opened(lock, as_file)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if is_at(descriptor, lock):
+                    break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    who = (holder or _of_the_system)(descriptor)
+                    os.close(descriptor)
+                    raise OutputError(f"{what or lock} is in use by {who}. {advice}") from None
+                time.sleep(0.05)
+            os.close(descriptor)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether what is open still has this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def this_process() -> str:
+    """Who this is, for another who has to wait."""
+    return f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
+
+
+def _opened(lock: Path, as_file: bool) -> int:
+    if as_file:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return open_own(lock, os.O_RDWR)
+    lock.mkdir(parents=True, exist_ok=True)
+    return os.open(lock, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _of_the_system(descriptor: int) -> str:
+    """Who holds what is open, as far as the system tells (Linux does, of this machine)."""
+    status = os.fstat(descriptor)
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        locks = []
+    pids = [lock[4] for lock in locks if len(lock) > 4 and lock[1] == "FLOCK" and place in lock]
+    return f"another run (process {pids[0]})" if pids else "another run"
