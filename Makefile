@@ -40,6 +40,7 @@ test-core: .venv-test-core/ready
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m experiments.pages.house_section --check
 	$(BIN)/python -m experiments.pages.commands_page --check
 	$(BIN)/python -m experiments.pages.results_page --check
 	$(BIN)/python -m experiments.pages.compatibility_page --check
@@ -48,6 +49,7 @@ types: venv
 	$(BIN)/mypy
 
 docs: venv
+	$(BIN)/python -m experiments.pages.house_section
 	$(BIN)/python -m experiments.pages.commands_page
 	$(BIN)/python -m experiments.pages.results_page
 	$(BIN)/python -m experiments.pages.compatibility_page

@@ -12,6 +12,7 @@ import pytest
 from support import tiny_checkpoints as tiny
 
 import tuneport
+from experiments.pages import house_section
 
 SOURCE = Path(tuneport.__file__).parent
 HEAVY = (
@@ -185,6 +186,11 @@ def test_imports_run_in_one_direction() -> None:
             if parts[0] != "tuneport" or len(parts) < 2 or parts[1] not in ORDER:
                 continue
             assert ORDER.index(parts[1]) <= ORDER.index(room), f"{path.relative_to(SOURCE)} imports {name}"
+
+
+def test_the_outline_in_the_design_is_that_of_the_source() -> None:
+    page = house_section.PAGE.read_text(encoding="utf-8")
+    assert house_section.with_outline(page, house_section.outline(ORDER)) == page, "run `make docs`"
 
 
 def test_reporting_reads_results_and_nothing_that_made_them() -> None:

@@ -1,1 +1,1 @@
-"""Will a transfer work, and why not: how far versions lie apart, and what lies between them."""
+"""Will a transfer work, and why not: what lies between two models."""
