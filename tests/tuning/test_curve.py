@@ -22,7 +22,7 @@ from tuneport.tuning.run import tune
 def test_evaluation_on_the_way_writes_a_curve_and_changes_no_weight(
     base: Path, sums: Path, full: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("tuneport.evaluate")
+    pytest.importorskip("lm_eval")
     rows = [{"prompt": row["prompt"], "answer": row["completion"].strip()} for row in tiny_tuning.sums(8)]
     test = write_rows(tmp_path / "test.jsonl", rows)
     out = tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(eval_every=5, tasks=(str(test),))).out

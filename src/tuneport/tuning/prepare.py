@@ -36,7 +36,6 @@ from tuneport.tuning.recipes import GrpoRecipe, Lora, Recipe, Running
 from tuneport.tuning.rewards import Weighted, check_rewards, parse_reward
 from tuneport.tuning.save import stops_of
 from tuneport.tuning.selection import Selection, read_selection
-from tuneport.tuning.unread import unread
 
 FORMAT = "tuneport.tune/1"
 SEQUENCE_LENGTH = 2048  # section 3.1, footnote 4
@@ -127,7 +126,7 @@ def prepare(
         raise UsageError("The tokenizer names no end token, so answers would have no end. Give one: --end-token TOKEN.")
     selection.check(tokenizer)
     taught = () if lora is None else _taught(recipe, lora, chat, tokenizer)
-    unlearned = [] if lora is None else _unlearned(start, recipe, lora, chat, tokenizer, taught)
+    left = [] if lora is None else _left(recipe, lora, chat)
     length = _sequence_length(start, recipe)
     kept: list[list[bool]] = []
     if isinstance(recipe, GrpoRecipe):
@@ -164,7 +163,7 @@ def prepare(
             *start.warnings,
             *encoded.counts.warnings(length),
             *_endless(start, chat),
-            *unlearned,
+            *left,
             *selection.warnings(encoded.digests),
         ),
         taught=taught,
@@ -328,19 +327,13 @@ def _taught(recipe: Recipe, lora: Lora, chat: Chat, tokenizer: Any) -> tuple[str
     return taught
 
 
-def _unlearned(
-    start: Checkpoint, recipe: Recipe, lora: Lora, chat: Chat, tokenizer: Any, taught: Sequence[str]
-) -> list[str]:
-    """A warning where answers need tokens that the model has never read, and whose rows the adapter leaves as they are."""
-    whole = (*lora.modules_to_save, *(lora.targets if isinstance(lora.targets, tuple) else ()))
-    needed = {token: tokenizer.convert_tokens_to_ids(token) for token in chat.tokens if token not in taught}
-    found = unread(start, needed, trained=whole)
-    if not found:
+def _left(recipe: Recipe, lora: Lora, chat: Chat) -> list[str]:
+    """A warning where a template comes with a recipe that cannot teach an adapter the rows of its tokens, and nothing else does."""
+    if recipe.name == "sft" or not chat.sets_end or not chat.tokens or lora.tokens is not None or lora.modules_to_save:
         return []
-    help = "Add tokens=chat to --lora" if recipe.name == "sft" else "Teach them by sft first"
     return [
-        f"{start.label} seems never to have read {', '.join(found)}: by {' and '.join(sorted(set(found.values())))} they can "
-        f"hardly be told from other tokens, and this adapter does not change that. {help}, or train all parameters."
+        f"The template's tokens {', '.join(chat.tokens)} keep their rows: {recipe.name} cannot teach an adapter these. If the model "
+        "has never read them, teach them by sft first, or train all parameters; --lora tokens=new says that they are known."
     ]
 
 
