@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
 
-from tuneport.engine.options import Choices
 from tuneport.engine.run import transfer
 from tuneport.engine.transfer_card import render_card
 from tuneport.errors import TuneportError, VerificationError
@@ -28,7 +27,7 @@ from tuneport.verification import Proof, verify
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[tiny.Trio, Path]:
     where = tmp_path_factory.mktemp("verify")
     made = tiny.trio(where / "in", shards=(1, 2, 1))
-    transfer(*made.paths, where / "out", Choices(scale=0.5, shard_size="600", digest_inputs=True))
+    transfer(*made.paths, where / "out", scale=0.5, shard_size="600", digest_inputs=True)
     return made, where / "out"
 
 
@@ -218,7 +217,7 @@ def test_the_sample_is_seeded(tmp_path: Path) -> None:
     """Of 200 leaves 64 are recomputed: a wrong one is found by some seeds and not by others, always the same."""
     base = {**tiny.llama(1), **{f"model.layers.{i}.w.weight": tiny.llama(i)["model.norm.weight"] for i in range(194)}}
     made = tiny.trio(tmp_path, base=base)
-    transfer(*made.paths, tmp_path / "out", Choices(shard_size="600"))
+    transfer(*made.paths, tmp_path / "out", shard_size="600")
     flip(tmp_path / "out", mend=True)
 
     def found(seed: int) -> bool:

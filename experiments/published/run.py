@@ -47,10 +47,10 @@ ANSWER_TOKENS = 40
 class Recipe:
     """Everything the run chooses: short trainings of version 1, and what is asked afterwards."""
 
-    reading: Schedule = Schedule(steps=40, peak=5e-5, warmup=4, batch=1)  # noqa: RUF009 (frozen)
+    reading: Schedule = Schedule(steps=40, peak=5e-5, warmup=4, batch=1)
     window: int = 512
-    tuning: TuningRecipe = SftRecipe(learning_rate=2e-5, steps=40, warmup_ratio=0.1)  # noqa: RUF009 (frozen)
-    lora: Lora = Lora(rank=16, alpha=32)  # noqa: RUF009 (frozen)
+    tuning: TuningRecipe = SftRecipe(learning_rate=2e-5, steps=40, warmup_ratio=0.1)
+    lora: Lora = Lora(rank=16, alpha=32)
     # 4e-4 was run first and lost most of what version 2 had learned, 1e-4 then taught too little (docs/results.md); the middle
     # was set before it was run.
     lora_learning_rate: float = 2e-4

@@ -124,7 +124,7 @@ def run(trial: Trial, folder: Path) -> dict[str, Any]:
     from tuneport.checkpoint.open_model import open_checkpoint
     from tuneport.engine.checks import sampling
     from tuneport.engine.checks.before_writing import look
-    from tuneport.engine.options import Choices, Running
+    from tuneport.engine.choices import Choices, Running
     from tuneport.engine.plan import plan_transfer
     from tuneport.engine.run import execute
 

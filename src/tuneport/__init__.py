@@ -2,7 +2,7 @@
 
     import tuneport
 
-    tuneport.transfer(base="v1", tuned="v1-tuned", onto="v2", out="v2-tuned")
+    tuneport.transfer("v1", "v1-tuned", "v2", "v2-tuned")
 
 The functions are imported when they are first used, so that importing tuneport costs nothing.
 """
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tuneport.diagnosis.loss_path import path as path
     from tuneport.diffvector.run import apply as apply
     from tuneport.diffvector.run import diff as diff
+    from tuneport.diffvector.run import plan as plan
     from tuneport.engine.run import transfer as transfer
     from tuneport.inspection import inspect as inspect
     from tuneport.publishing.push import publish as publish
@@ -30,7 +31,20 @@ if TYPE_CHECKING:
     from tuneport.tuning.run import tune as tune
     from tuneport.verification import verify as verify
 
-__all__ = ["apply", "diff", "evaluate", "inspect", "path", "publish", "report", "study", "transfer", "tune", "verify"]
+__all__ = [
+    "apply",
+    "diff",
+    "evaluate",
+    "inspect",
+    "path",
+    "plan",
+    "publish",
+    "report",
+    "study",
+    "transfer",
+    "tune",
+    "verify",
+]
 
 # Where each public function lives.
 _HOMES = {
@@ -39,6 +53,7 @@ _HOMES = {
     "evaluate": "tuneport.scoring.run",
     "inspect": "tuneport.inspection",
     "path": "tuneport.diagnosis.loss_path",
+    "plan": "tuneport.diffvector.run",
     "publish": "tuneport.publishing.push",
     "report": "tuneport.reporting.run",
     "study": "tuneport.studies.run.run",

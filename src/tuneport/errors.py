@@ -1,10 +1,11 @@
 """Every way in which tuneport says no, in words.
 
-An error names which thing, what is wrong with it and what to do next; the command line prints it as it stands and
-exits with status 1. Nothing else is raised on purpose, so any other exception is a defect of tuneport.
+An error names which thing, what is wrong with it and what to do next; the command line prints it and exits with status 1.
+Nothing else is raised on purpose, so any other exception is a defect of tuneport. A message names an option with `named`: who
+shows the message writes the name as its reader does (``learning_rate``, ``--learning-rate``).
 
     TuneportError
-     ├── UsageError          a choice that cannot be meant (exit status 2)
+     ├── UsageError          options that are not valid, with a fault for each (exit status 2; a TypeError too)
      ├── CheckpointError     a file or folder that is not a readable checkpoint
      │    └── HubError       a model that the Hub does not give
      ├── ForeignFileError    a file of others that is not opened: a pipe, a device, a link out of its folder (an OSError too)
@@ -29,7 +30,76 @@ exits with status 1. Nothing else is raised on purpose, so any other exception i
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+# Around the name of an option in a message. (repr() of a value never holds it.)
+_MARK = "\x1f"
+# Options of several values whose flag, or key in a file, is in the singular: it is given once for each.
+_SINGULAR = {"rules": "rule", "renames": "rename", "rewards": "reward", "diffs": "diff", "families": "family"}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a reader writes an option: as a keyword in Python, a flag of the command line, or a key in a study's file."""
+
+    prefix: str
+    dashes: bool
+    equals: str
+
+    def name(self, option: str) -> str:
+        """An option's name as this reader writes it."""
+        return self.prefix + (_SINGULAR.get(option, option).replace("_", "-") if self.dashes else option)
+
+    def message(self, text: str) -> str:
+        """A message with the names of its options as this reader writes them."""
+        return "".join(self.name(part) if place % 2 else part for place, part in enumerate(text.split(_MARK)))
+
+
+PYTHON = Style("", dashes=False, equals="=")
+FLAGS = Style("--", dashes=True, equals=" ")
+KEYS = Style("", dashes=True, equals=" = ")
+
+
+def named(option: str) -> str:
+    """The name of an option inside a message."""
+    return f"{_MARK}{option}{_MARK}"
+
+
+class _Absent:
+    """The value of an option that was not given, or whose value tells nothing."""
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT = _Absent()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with one option: its name, its value, the problem, and what to do (sentences, without full stop)."""
+
+    option: str
+    value: object
+    problem: str
+    remedy: str = ""
+
+    def words(self, style: Style = PYTHON) -> str:
+        """Problem and remedy, without the option."""
+        remedy = f" {self.remedy}{'' if self.remedy.endswith('?') else '.'}" if self.remedy else ""
+        return style.message(f"{self.problem}.{remedy}")
+
+    def message(self, style: Style = PYTHON) -> str:
+        """The whole fault, for a person."""
+        given = "" if isinstance(self.value, _Absent) else f"{style.equals}{_shown(self.value)}"
+        return f"{style.name(self.option)}{given}: {self.words(style)}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:120] + "…"
 
 
 class TuneportError(Exception):
@@ -37,11 +107,36 @@ class TuneportError(Exception):
 
     exit_status = 1
 
+    def __str__(self) -> str:
+        """The message, with options named as in Python."""
+        return self.message()
 
-class UsageError(TuneportError):
-    """A choice that cannot be meant: a regular expression that does not compile, a scale that is no number."""
+    def message(self, style: Style = PYTHON) -> str:
+        """The message, with options named as their reader writes them."""
+        return style.message(super().__str__())
+
+
+class UsageError(TuneportError, TypeError):
+    """Options that are not valid: ``faults`` says what is wrong with each. (A `TypeError` too, as Python's own is.)
+
+    A text instead of faults is for what is wrong with no single option, or with the machine (an extra that is not installed).
+    """
 
     exit_status = 2
+
+    def __init__(self, what: str | Fault | Sequence[Fault]) -> None:
+        """Keep the faults, or the text."""
+        self.text = what if isinstance(what, str) else ""
+        self.faults = () if isinstance(what, str) else (what,) if isinstance(what, Fault) else tuple(what)
+        super().__init__(what)
+
+    def message(self, style: Style = PYTHON) -> str:
+        """The text, or every fault."""
+        if not self.faults:
+            return style.message(self.text)
+        if len(self.faults) == 1:
+            return self.faults[0].message(style)
+        return f"{len(self.faults)} options are not valid:{listing([fault.message(style) for fault in self.faults])}"
 
 
 class CheckpointError(TuneportError):
@@ -58,7 +153,7 @@ class ForeignFileError(TuneportError, OSError):
     Also an `OSError`, with ``strerror`` and ``filename``: who puts into words what the system refuses says this as well.
     """
 
-    def __str__(self) -> str:
+    def message(self, style: Style = PYTHON) -> str:
         """Which file, and why."""
         return f"{self.filename}: {self.strerror}."
 

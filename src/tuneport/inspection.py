@@ -19,10 +19,14 @@ from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.small_files import PROCESSOR_FILES
 from tuneport.engine import kernel
 from tuneport.engine.manifest import read_manifest
+from tuneport.engine.run_options import InspectOptions
 from tuneport.errors import CheckpointError, OutputError, TuneportError
+from tuneport.functions import takes
+from tuneport.options import Place
 from tuneport.output.write import MANIFEST
 from tuneport.pairing.tensors import ties_of
 from tuneport.pairing.vocabulary_matrices import Side, find_vocabulary_tensors
+from tuneport.shown import Found
 from tuneport.sidecars.config import is_tied
 from tuneport.sidecars.embedding_modules import module_names
 from tuneport.studies.run.folder_store import FolderStore
@@ -30,11 +34,24 @@ from tuneport.studies.run.store_at import open_store
 from tuneport.studies.run.study_progress import is_study, progress
 
 
-def inspect(spec: str | os.PathLike[str]) -> dict[str, Any]:
-    """A description of what is at ``spec``: its contents and ``kind``.
+class Description(Found):
+    """What something is, by key as its JSON is."""
 
-    The kinds are checkpoint, adapter, output, diff vector, unfinished output and study.
+    def heading(self) -> str:
+        """One line: kind and name."""
+        return f"{self['kind']}: {self.get('name') or self.get('study')}"
+
+
+@takes(InspectOptions)
+def inspect(given: InspectOptions) -> Description:
+    """A description of what is in a folder, or at a Hub id: its contents and ``kind``.
+
+    The kinds are checkpoint, adapter, output, diff vector, unfinished output and study. Raises `TuneportError`.
     """
+    return Description(_described(given.path))
+
+
+def _described(spec: Place) -> dict[str, Any]:
     if "://" in os.fspath(spec):
         return _behind_url(os.fspath(spec))
     path = Path(os.path.expanduser(spec))
@@ -77,7 +94,7 @@ def _behind_url(url: str) -> dict[str, Any]:
     try:
         store = open_store(url)
     except OutputError as error:
-        raise CheckpointError(str(error).removeprefix("--out ")) from error
+        raise CheckpointError(str(error)) from error
     if not is_study(store):
         raise CheckpointError(
             f"{url} is no study. Behind a URL only those are known: copy what lies there to a folder, and inspect that."

@@ -30,35 +30,38 @@ from tuneport.engine.budget import DEFAULT_MAX_MEMORY_PARSING, Budget, budget
 from tuneport.engine.checks.before_writing import look
 from tuneport.engine.checks.contradictions import in_a_folder
 from tuneport.engine.checks.kept_sample import keep_base
+from tuneport.engine.choices import Choices
 from tuneport.engine.conclusion import conclude, lost_difference, measure_dropped
 from tuneport.engine.kernel import no_sums
 from tuneport.engine.leaf_results import LeafResults
 from tuneport.engine.manifest import input_digests, read_manifest
-from tuneport.engine.options import Choices, Running
 from tuneport.engine.plan import OutputTask, Plan, plan_transfer
 from tuneport.engine.recorded_fields import OF_THAT_RUN, OF_THAT_VECTOR, differences
 from tuneport.engine.run import leaf_pieces
+from tuneport.engine.run_options import VerifyOptions
 from tuneport.engine.stream import Progress, run_leaves
 from tuneport.engine.tensor_digests import tensor_digests
 from tuneport.engine.transfer_card import render_card
-from tuneport.errors import UsageError, VerificationError, listing
+from tuneport.errors import ABSENT, Fault, UsageError, VerificationError, listing, named
 from tuneport.files.expressions import Expression, ExpressionError, try_expressions
 from tuneport.files.json_text import as_json
 from tuneport.files.on_demand import LazySequence
+from tuneport.functions import takes
+from tuneport.options import Place
 from tuneport.output.digest import leaf_count
 from tuneport.output.entries import compare_entries
 from tuneport.output.journal import LeafRecord
 from tuneport.output.write import MANIFEST
-from tuneport.pairing.spelling_rules import Rename
-from tuneport.pairing.tensors import ScaleRule
+from tuneport.pairing.name_rules import Rename, ScaleRule
+from tuneport.shown import Shown
 
 CARD = "README.md"
 # Leaves of 4 MiB that are recomputed without --full.
 SAMPLE = 64
 
 
-@dataclass(frozen=True)
-class Proof:
+@dataclass(frozen=True, repr=False)
+class Proof(Shown):
     """What was proved: ``integrity only``, ``sample`` or ``full``; how many tensors and leaves were looked at.
 
     ``of_that_run`` are the manifest's fields that a full proof takes as they stand: what only the run itself could know.
@@ -70,11 +73,15 @@ class Proof:
     recomputed: int
     of_that_run: tuple[str, ...] = ()
 
+    def heading(self) -> str:
+        """One line."""
+        return str(self)
+
     def __str__(self) -> str:
         """One line for a person."""
         whole = f"{self.tensors} tensors ({self.leaves} leaves of 4 MiB) are what the manifest says"
         if self.kind == "integrity only":
-            return f"integrity only: {whole}. Give --base, --tuned and --onto to prove where they come from."
+            return f"integrity only: {whole}. Give base, tuned and target to prove where they come from."
         part = "all of them" if self.kind == "full" else f"a sample of {self.recomputed} leaves"
         proved = f"{self.kind}: {whole}, and {part} were recomputed from the parents, bit for bit."
         if not self.of_that_run:
@@ -82,28 +89,22 @@ class Proof:
         return f"{proved} Every field of the manifest was, but what only that run could know: {', '.join(self.of_that_run)}."
 
 
-def verify(
-    out: str | os.PathLike[str],
-    base: str | os.PathLike[str] | None = None,
-    tuned: str | os.PathLike[str] | None = None,
-    onto: str | os.PathLike[str] | None = None,
-    *,
-    diffs: Sequence[str | os.PathLike[str]] = (),
-    full: bool = False,
-    seed: int = 0,
-    running: Running | None = None,
-) -> Proof:
-    """Check the folder ``out`` against its manifest and, with parents, against what they give.
+@takes(VerifyOptions)
+def verify(given: VerifyOptions) -> Proof:
+    """Check a folder against its manifest and, with parents, against what they give.
 
-    An output of `apply` takes ``diffs`` and ``onto``, or the three models if it was one diff vector. ``seed`` chooses
-    the sample that is recomputed without ``full``. Raises `VerificationError` with every finding.
+    An output of `apply` takes ``diffs`` and ``onto``, or the three models if it was one diff vector. Raises `VerificationError`
+    with everything that is not as it should be.
+
+        tuneport.verify("v2-tuned", "v1", "v1-tuned", "v2", full=True)
     """
-    out, running = Path(os.path.expanduser(out)), running or Running()
+    out, running, full = Path(os.path.expanduser(given.out)), given.running, given.full
     manifest = read_manifest(out)
     operation = str(manifest.get("operation"))
-    plan = _plan_again(manifest, operation, base, tuned, onto, diffs)
+    plan = _plan_again(manifest, operation, given.base, given.tuned, given.onto, given.diffs)
     if plan is None and full:
-        raise UsageError("--full recomputes from the parents: give --base, --tuned and --onto (or --diff and --onto).")
+        parents = f"{named('base')}, {named('tuned')} and {named('onto')} (or {named('diffs')} and {named('onto')})"
+        raise UsageError(Fault("full", ABSENT, "recomputes from the parents", f"Give {parents}"))
     produced = open_folder(out, "output", stem="diff" if operation == "diff" else "model")
     more, leaves = (0, 0) if plan is None else (plan.more_memory, plan.leaves)
     pool = budget(running.memory_limit, running.workers, DEFAULT_MAX_MEMORY_PARSING, more, leaves)
@@ -131,7 +132,7 @@ def verify(
         faults += _compare_input_digests(manifest, digests)
         if plan.operation == "diff" and manifest.get("base_sample", {}) != keep_base(plan, readers):
             faults.append("the sample of the base in the manifest is not of this base")
-        results, recomputed, different = _recompute(plan, produced, reader, readers, pool, full, seed)
+        results, recomputed, different = _recompute(plan, produced, reader, readers, pool, full, given.seed)
         faults += different
         if (
             full
@@ -164,13 +165,13 @@ def _manifest_again(
 def _plan_again(
     manifest: Mapping[str, Any],
     operation: str,
-    base: str | os.PathLike[str] | None,
-    tuned: str | os.PathLike[str] | None,
-    onto: str | os.PathLike[str] | None,
-    diffs: Sequence[str | os.PathLike[str]],
+    base: Place | None,
+    tuned: Place | None,
+    onto: Place | None,
+    diffs: Sequence[Place],
 ) -> Plan | None:
     """The plan as the manifest's choices and the given parents make it; None where no parents are given."""
-    from tuneport.diffvector.apply import plan_apply
+    from tuneport.diffvector.apply_plan import plan_apply
     from tuneport.diffvector.extract import plan_diff
     from tuneport.diffvector.vector import open_diff
 
@@ -180,7 +181,7 @@ def _plan_again(
     called = {entry["role"]: entry["name"] for entry in manifest["inputs"]}
     if diffs:
         if operation != "apply" or onto is None:
-            raise UsageError("--diff goes with --onto, for an output of `tuneport apply`.")
+            raise UsageError(Fault("diffs", ABSENT, f"goes with {named('onto')}, for an output of `apply`"))
         scales = manifest.get("scales", [])
         if len(scales) != len(diffs):
             raise VerificationError(f"The output was made of {len(scales)} diff vector(s), {len(diffs)} are given.")
@@ -191,7 +192,9 @@ def _plan_again(
         with _following():
             return plan_apply(vectors, scales, target, _choices_of(manifest, [*names, *target.tensors]))
     if base is None or tuned is None or (onto is None and operation != "diff"):
-        raise UsageError("Give all of the parents: --base, --tuned and, for an output model, --onto.")
+        raise UsageError(
+            f"Give all of the parents: {named('base')}, {named('tuned')} and, for an output model, {named('onto')}."
+        )
     parents = open_checkpoint(base, "base", called.get("base")), open_checkpoint(tuned, "tuned", called.get("tuned"))
     names = [name for parent in parents for name in (*parent.tensors, *weight_names(parent.tensors))]
     if operation == "diff":
@@ -201,7 +204,9 @@ def _plan_again(
     target = open_checkpoint(onto, "target", called.get("target"))
     scales = manifest.get("scales", [])
     if operation == "apply" and len(scales) != 1:
-        raise UsageError(f"The output was made of {len(scales)} diff vectors; give each with --diff, and --onto.")
+        raise UsageError(
+            f"The output was made of {len(scales)} diff vectors; give each with {named('diffs')}, and {named('onto')}."
+        )
     with _following():
         choices = _choices_of(manifest, [*names, *target.tensors])
         return plan_transfer(*parents, target, replace(choices, scale=scales[0]) if operation == "apply" else choices)
@@ -227,6 +232,8 @@ def _choices_of(manifest: Mapping[str, Any], names: Sequence[str]) -> Choices:
         )
         # What an earlier version did not ask is as it was then: the default.
         return Choices(**{field.name: recorded[field.name] for field in fields(Choices) if field.name in recorded})
+    except UsageError:
+        raise
     except (KeyError, TypeError, AttributeError) as error:
         raise VerificationError(f"The manifest does not hold the choices it was made by ({error!r}).") from None
     except ExpressionError as error:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from support import tiny_checkpoints as tiny
 
-from tuneport.engine.options import Running
 from tuneport.engine.run import transfer
 from tuneport.errors import NumericsError, TakenError
 from tuneport.output.journal import _check
@@ -19,7 +18,7 @@ from tuneport.output.write import OutputFolder
 Lines = list[dict[str, Any]]
 
 
-def stopped(made: tiny.Trio, out: Path, monkeypatch: pytest.MonkeyPatch, running: Running | None = None) -> Path:
+def stopped(made: tiny.Trio, out: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Path:
     """The journal of a run that was stopped when all leaves were written."""
 
     def stop(*anything: Any) -> None:
@@ -27,7 +26,7 @@ def stopped(made: tiny.Trio, out: Path, monkeypatch: pytest.MonkeyPatch, running
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(OutputFolder, "finish", stop)
-        transfer(*made.paths, out, running=running)
+        transfer(*made.paths, out, **options)
     return out.with_name(f"{out.name}.partial") / "journal.jsonl"
 
 
@@ -70,7 +69,7 @@ def test_a_journal_that_hides_a_nan_does_not_let_it_through(tmp_path: Path, monk
     tuned = tiny.moved(tiny.llama(1), 2)
     tuned["model.norm.weight"][0] = float("nan")
     made = tiny.trio(tmp_path / "models", tuned=tuned)
-    journal = stopped(made, tmp_path / "out", monkeypatch, Running(allow_nonfinite=True))
+    journal = stopped(made, tmp_path / "out", monkeypatch, allow_nonfinite=True)
 
     def hide(lines: Lines) -> None:
         for line in lines:

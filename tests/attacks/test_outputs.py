@@ -12,7 +12,6 @@ import pytest
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
 
-from tuneport.engine.options import Choices
 from tuneport.engine.run import transfer
 from tuneport.errors import TuneportError, VerificationError
 from tuneport.verification import verify
@@ -21,7 +20,7 @@ from tuneport.verification import verify
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     made = tiny.trio(tmp_path / "models", LICENSE="ours")
-    transfer(*made.paths, tmp_path / "out", Choices(shard_size="600"))
+    transfer(*made.paths, tmp_path / "out", shard_size="600")
     assert verify(tmp_path / "out").leaves > 0
     return tmp_path / "out"
 

@@ -11,7 +11,6 @@ from support import tiny_checkpoints as tiny
 
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.reading import reading
-from tuneport.engine.options import Running
 from tuneport.engine.run import transfer
 from tuneport.errors import CheckpointError, TakenError
 from tuneport.output.write import OutputFolder
@@ -51,7 +50,7 @@ def test_a_finished_output_is_not_of_it(made: tiny.Trio, tmp_path: Path) -> None
         TakenError, match=r"ctime_ns .* Only times of inputs differ.* Give another --out, or --overwrite"
     ):
         transfer(*made.paths, tmp_path / "out")
-    assert not transfer(*made.paths, tmp_path / "out", running=Running(overwrite=True)).already_done
+    assert not transfer(*made.paths, tmp_path / "out", overwrite=True).already_done
 
 
 @pytest.mark.parametrize("change", ["rewritten", "chmod", "a new link"])

@@ -22,7 +22,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import tuneport
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.diagnosis.line import LineBetween, joined, laid, opened
-from tuneport.engine.options import Choices
 from tuneport.errors import CheckpointError, PairingError
 
 
@@ -66,7 +65,7 @@ def test_at_every_point_stand_the_bits_that_a_transfer_would_write(tmp_path: Pat
     with line_of(a, b) as line:
         for alpha in (0.5, 1.5, 0.1, -0.25):
             out = tmp_path / f"at-{alpha}"
-            tuneport.transfer(a, b, a, out, Choices(scale=alpha, dtype="float32"))
+            tuneport.transfer(a, b, a, out, scale=alpha, dtype="float32")
             wanted = tiny.read_weights(out)
             line.put(alpha)
             found = {name: value for name, value in held(line).items() if name in wanted}

@@ -12,7 +12,7 @@ pytest.importorskip("lm_eval")
 
 
 import tuneport
-from tuneport.engine.options import Choices
+from tuneport.engine.choices import Choices
 
 
 def lines(out: Path) -> list[dict[str, Any]]:

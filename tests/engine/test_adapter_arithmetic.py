@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM
 
 from tuneport.engine import budget as budgets
 from tuneport.engine import product
-from tuneport.engine.options import Choices, Running
 from tuneport.engine.run import transfer
 
 
@@ -25,7 +24,7 @@ from tuneport.engine.run import transfer
 @pytest.mark.parametrize("kind", KINDS)
 def test_onto_its_own_base_it_gives_what_peft_merges(made: Made, kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     adapter = made(kind, dtype)
-    transfer(adapter.base, adapter.adapter, adapter.base, tmp_path / "out", Choices(dtype="float32"))
+    transfer(adapter.base, adapter.adapter, adapter.base, tmp_path / "out", dtype="float32")
     found, changed = tiny.read_weights(tmp_path / "out"), 0
     assert set(found) <= set(adapter.merged)
     base = tiny.read_weights(adapter.base)
@@ -72,7 +71,7 @@ def test_onto_another_version_it_adds_the_product_in_float64_within_rounding(
     made: Made, kind: str, tmp_path: Path
 ) -> None:
     adapter = made(kind)
-    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", Choices(dtype="float32", scale=0.5))
+    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", dtype="float32", scale=0.5)
     base, target = tiny.read_weights(adapter.base), tiny.read_weights(adapter.target)
     for name, tensor in tiny.read_weights(tmp_path / "out").items():
         delta = adapter.merged[name].double() - base[name].double()
@@ -96,7 +95,7 @@ def product_in_words(a: torch.Tensor, b: torch.Tensor, scaling: float, transpose
 @pytest.mark.parametrize("kind", ["two modules", "fan_in_fan_out", "embedding of a tied model"])
 def test_every_bit_is_that_of_the_definition(made: Made, kind: str, scale: float, tmp_path: Path) -> None:
     adapter = made(kind)
-    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", Choices(scale=scale))
+    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", scale=scale)
     factors, checked = tiny_adapters.weights_of(adapter.adapter), 0
     settings = KINDS[kind].settings
     scaling = settings.get("lora_alpha", 8) / settings["r"]
@@ -129,7 +128,7 @@ def test_workers_pieces_tiles_shards_and_kernel_change_no_byte(
     parents = adapter.base, adapter.adapter, adapter.target
     transfer(*parents, tmp_path / "out")
     wanted = tiny.read_weights(tmp_path / "out")
-    transfer(*parents, tmp_path / "shards", Choices(shard_size="9KB"), Running(workers=3))
+    transfer(*parents, tmp_path / "shards", shard_size="9KB", workers=3)
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) >= 3
     tiny.assert_same(tiny.read_weights(tmp_path / "shards"), wanted)
     for right, left in ((33, 9), (64, 5), (7, 1000)):
@@ -143,7 +142,7 @@ def test_workers_pieces_tiles_shards_and_kernel_change_no_byte(
 
 def test_the_numpy_kernel_gives_the_same_bytes(made: Made, tmp_path: Path, command: Cli) -> None:
     adapter = made("rank-stabilised with patterns")
-    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", Choices(scale=0.7))
+    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", scale=0.7)
     ran = command(*adapter.flags(tmp_path / "numpy", "--scale", "0.7"), env={"TUNEPORT_KERNEL": "numpy"})
     assert ran.status == 0, ran.err
     assert manifest(tmp_path / "numpy")["environment"]["kernel"] == "numpy"

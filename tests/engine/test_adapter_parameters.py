@@ -15,7 +15,6 @@ from support.expected_warnings import by_name
 from transformers import AutoModelForCausalLM, GptOssConfig, MixtralConfig, PreTrainedConfig
 
 from tuneport.diffvector.run import apply, diff
-from tuneport.engine.options import Choices
 from tuneport.engine.run import transfer
 from tuneport.errors import PairingError, TuneportError
 from tuneport.verification import verify
@@ -108,7 +107,7 @@ def deltas(adapter: Path, depth: int, scaling: float) -> torch.Tensor:
 def test_each_tensor_of_the_target_gets_its_own_part_of_the_product(apart: bool, tmp_path: Path) -> None:
     base, target = mixture(tmp_path / "base", 1, apart=True), mixture(tmp_path / "target", 2, apart)
     adapter = lora(tmp_path / "lora", [(6, 8), (8, 12)], ["experts.down_proj", "experts.gate_up_proj"])
-    transfer(base, adapter, target, tmp_path / "out", Choices(dtype="float32"))
+    transfer(base, adapter, target, tmp_path / "out", dtype="float32")
     found, before = tiny.read_weights(tmp_path / "out"), tiny.read_weights(target)
     down, gate_up = deltas(adapter, 0, 1.5), deltas(adapter, 1, 1.5)
     for expert in range(EXPERTS):
@@ -156,7 +155,7 @@ def test_of_square_experts_the_version_of_peft_says_how_they_lie(
 ) -> None:
     base = mixture(tmp_path / "base", 1, apart=False, inner=8)
     adapter = lora(tmp_path / "lora", [(8, 8)], ["experts.down_proj"], peft_version=version)
-    transfer(base, adapter, base, tmp_path / "out", Choices(dtype="float32"))
+    transfer(base, adapter, base, tmp_path / "out", dtype="float32")
     name = "model.layers.0.mlp.experts.down_proj"
     moved = tiny.read_weights(tmp_path / "out")[name] - tiny.read_weights(base)[name].float()
     delta = deltas(adapter, 0, 1.5)
@@ -207,7 +206,7 @@ def test_adapters_on_single_experts_find_them_wherever_they_lie(
 ) -> None:
     base, target = mixture(tmp_path / "base", 1, base_apart), mixture(tmp_path / "target", 2, target_apart)
     adapter = expert_lora(tmp_path / "lora")
-    transfer(base, adapter, target, tmp_path / "out", Choices(vocabulary="positions"))
+    transfer(base, adapter, target, tmp_path / "out", vocabulary="positions")
     verify(tmp_path / "out", base, adapter, target, full=True)
     factors, before = tiny.read_weights(adapter), tiny.read_weights(mixture(tmp_path / "apart", 2, apart=True))
     wanted = dict(before)
@@ -237,5 +236,5 @@ def test_parts_that_are_saved_whole_are_told_with_what_to_do(tmp_path: Path) -> 
     name = "base_model.model.model.layers.0.block_sparse_moe.experts.1.w1.modules_to_save.weight"
     adapter = expert_lora(tmp_path / "lora", **{name: torch.ones(6, 8)})
     with pytest.raises(PairingError, match="in the spelling that the adapter was trained on"):
-        transfer(base, adapter, target, tmp_path / "out", Choices(vocabulary="positions"))
-    transfer(base, adapter, base, tmp_path / "there", Choices(vocabulary="positions"))
+        transfer(base, adapter, target, tmp_path / "out", vocabulary="positions")
+    transfer(base, adapter, base, tmp_path / "there", vocabulary="positions")

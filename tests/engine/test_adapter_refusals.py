@@ -17,7 +17,6 @@ from support.expected_warnings import by_name
 from support.tiny_adapters import Made, edit, make
 
 from tuneport.diffvector.run import diff
-from tuneport.engine.options import Choices
 from tuneport.engine.run import transfer
 from tuneport.errors import NumericsError, PairingError, TuneportError, VerificationError
 from tuneport.verification import verify
@@ -121,7 +120,7 @@ def test_a_saved_head_that_the_base_lacks_is_refused_unless_dropped(made: Made, 
     scoring = edit(shutil.copytree(adapter.adapter, tmp_path / "scoring"), add)
     with pytest.raises(PairingError, match=r"`score.weight` \(2×32\) is in the tuned model.*--drop"):
         transfer(adapter.base, scoring, adapter.target, tmp_path / "out")
-    transfer(adapter.base, scoring, adapter.target, tmp_path / "dropped", Choices(drop="^score"))
+    transfer(adapter.base, scoring, adapter.target, tmp_path / "dropped", drop="^score")
     assert by_name(tmp_path / "dropped")["score.weight"]["fate"] == "dropped"
 
 
@@ -132,7 +131,7 @@ def test_a_difference_without_a_place_is_dropped_with_its_norm(made: Made, tmp_p
     name = "model.layers.1.mlp.up_proj.weight"
     del weights[name]
     save_file(weights, target / "model.safetensors", {"format": "pt"})
-    transfer(adapter.base, adapter.adapter, target, tmp_path / "out", Choices(drop="layers.1.mlp.up_proj"))
+    transfer(adapter.base, adapter.adapter, target, tmp_path / "out", drop="layers.1.mlp.up_proj")
     delta = adapter.merged[name] - tiny.read_weights(adapter.base)[name]
     assert by_name(tmp_path / "out")[name]["norms"]["diff"] == pytest.approx(float(delta.norm()), rel=1e-5)
 

@@ -24,7 +24,7 @@ from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.diffvector.run import apply, diff
 from tuneport.engine import budget as budgets
 from tuneport.engine import product
-from tuneport.engine.options import Choices, Running
+from tuneport.engine.choices import Choices
 from tuneport.engine.plan import plan_transfer
 from tuneport.engine.run import transfer
 from tuneport.errors import TuneportError
@@ -70,11 +70,11 @@ def test_the_norm_of_the_difference_is_that_of_the_merge(made: Made, tmp_path: P
 
 
 def test_rules_and_stochastic_rounding_hold_for_products_too(made: Made, tmp_path: Path) -> None:
-    from tuneport.pairing.tensors import ScaleRule
-
     adapter = made("plain")
-    choices = Choices(rules=(ScaleRule("q_proj", 0), ScaleRule("k_proj", -2)), rounding="stochastic", seed=3)
-    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", choices)
+    rules = {"q_proj": 0, "k_proj": -2}
+    transfer(
+        adapter.base, adapter.adapter, adapter.target, tmp_path / "out", rules=rules, rounding="stochastic", seed=3
+    )
     found, target, base = (tiny.read_weights(folder) for folder in (tmp_path / "out", adapter.target, adapter.base))
     for name, tensor in found.items():
         if "q_proj" in name:
@@ -98,7 +98,7 @@ def test_new_tokens_of_an_adapter_are_appended_as_those_of_a_full_model(made: Ma
     assert embedding.shape[0] == 63
     rounded = adapter.merged["model.embed_tokens.weight"][60:].bfloat16().float()
     assert torch.equal(embedding[60:], rounded), "two trained rows, and one as the resizing left it"
-    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "dropped", Choices(new_tokens="drop"))
+    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "dropped", new_tokens="drop")
     assert tiny.read_weights(tmp_path / "dropped")["model.embed_tokens.weight"].shape[0] == 60
 
 
@@ -158,7 +158,7 @@ def test_the_base_that_the_adapter_names_is_compared_with_those_given(made: Made
     assert any("base and target look swapped" in warning for warning in outcome.warnings)
     assert "/some/where" not in (tmp_path / "out" / "tuneport.json").read_text()
     with pytest.raises(TuneportError, match="swapped"):
-        transfer(adapter.base, swapped, adapter.target, tmp_path / "strict", running=Running(strict=True))
+        transfer(adapter.base, swapped, adapter.target, tmp_path / "strict", strict=True)
     assert not transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "right").warnings
 
 
@@ -176,8 +176,7 @@ def test_a_dry_run_tells_what_the_adapter_trains_and_inspect_what_it_is(made: Ma
 @pytest.mark.parametrize("kind", KINDS)
 def test_diff_then_apply_gives_every_byte_of_the_transfer(made: Made, kind: str, tmp_path: Path) -> None:
     adapter = made(kind)
-    choices = Choices(scale=0.6)
-    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", choices)
+    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", scale=0.6)
     diff(adapter.base, adapter.adapter, tmp_path / "diff")
     apply([(tmp_path / "diff", 0.6)], adapter.target, tmp_path / "applied")
     one, other = tiny.contents(tmp_path / "out"), tiny.contents(tmp_path / "applied")

@@ -10,8 +10,8 @@ import pytest
 
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.engine.budget import MIB, budget
+from tuneport.engine.choices import Choices
 from tuneport.engine.leaf_results import LeafResults
-from tuneport.engine.options import Choices
 from tuneport.engine.plan import Plan, plan_transfer
 from tuneport.errors import OutputError
 

@@ -26,11 +26,11 @@ from tuneport.engine import arithmetic, budget, kernel
 from tuneport.engine.checks import sampling
 from tuneport.engine.checks.before_writing import look
 from tuneport.engine.checks.rounding_loss import RoundingSample, expected_loss
-from tuneport.engine.options import Choices, Running
+from tuneport.engine.choices import Choices, Running
 from tuneport.engine.plan import Plan, plan_transfer
 from tuneport.engine.run import execute, transfer
 from tuneport.errors import DoubtError
-from tuneport.pairing.tensors import ScaleRule
+from tuneport.pairing.name_rules import ScaleRule
 
 pytestmark = pytest.mark.filterwarnings("error")
 Sums = list[float]
@@ -90,7 +90,7 @@ def of_all(made: tiny.Trio, out: Path, scale: float = 1.0) -> dict[str, Sums]:
 def test_a_full_model(tmp_path: Path, dtype: torch.dtype, scale: float, rounding: Any) -> None:
     base = tiny.llama(1, dtype, hidden=32)
     made = tiny.trio(tmp_path, base, tiny.moved(base, 2, by=3e-3))
-    transfer(*made.paths, tmp_path / "out", Choices(scale=scale, rounding=rounding))
+    transfer(*made.paths, tmp_path / "out", scale=scale, rounding=rounding)
     assert_told(tmp_path / "out", of_all(made, tmp_path / "out", scale))
     unchanged = manifest(tmp_path / "out")["measures"]["rounding"]["unchanged"]
     assert (unchanged > 0) is (dtype in (torch.bfloat16, torch.float16)), "the test sees what it is about"
@@ -103,7 +103,7 @@ def test_a_cast_and_parents_of_another_dtype(tmp_path: Path, parents: torch.dtyp
     tuned, target = tiny.moved(whole, 2, by=1e-3), tiny.moved(whole, 3, by=0.05)
     parts = [{n: v.to(parents) for n, v in part.items()} for part in (whole, tuned)]
     made = tiny.trio(tmp_path, parts[0], parts[1], target)
-    transfer(*made.paths, tmp_path / "out", Choices(dtype=to))
+    transfer(*made.paths, tmp_path / "out", dtype=to)
     assert_told(tmp_path / "out", of_all(made, tmp_path / "out"))
 
 
@@ -112,7 +112,7 @@ def test_what_is_copied_or_dropped_is_null_and_a_tensor_that_was_not_trained_has
     tuned = {**tiny.moved(base, 2), "model.norm.weight": base["model.norm.weight"]}
     made = tiny.trio(tmp_path, {**base, "gone": base["model.norm.weight"]}, {**tuned, "gone": tuned["lm_head.weight"][0]},
                      tiny.moved(base, 3))  # fmt: skip
-    transfer(*made.paths, tmp_path / "out", Choices(rules=(ScaleRule("lm_head", 0.0),), drop="gone"))
+    transfer(*made.paths, tmp_path / "out", rules=(ScaleRule("lm_head", 0.0),), drop="gone")
     wanted = of_all(made, tmp_path / "out")
     del wanted["lm_head.weight"]
     assert_told(tmp_path / "out", wanted)
@@ -153,7 +153,7 @@ def test_applying_a_kept_diff_vector_tells_what_the_transfer_tells(tmp_path: Pat
     made = tiny.trio(tmp_path)
     diff(made.base, made.tuned, tmp_path / "delta")
     apply([(tmp_path / "delta", 0.5)], made.target, tmp_path / "in-two")
-    transfer(*made.paths, tmp_path / "at-once", Choices(scale=0.5))
+    transfer(*made.paths, tmp_path / "at-once", scale=0.5)
     one, other = (manifest(tmp_path / name)["measures"]["rounding"] for name in ("at-once", "in-two"))
     assert one == {**other, "error": pytest.approx(other["error"], rel=1e-5)}
 
@@ -182,7 +182,7 @@ def test_rows_that_are_matched_by_token(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 def test_an_adapter(made: Made, tmp_path: Path, rounding: Any) -> None:
     adapter = made("two modules")
-    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", Choices(scale=0.5, rounding=rounding))
+    transfer(adapter.base, adapter.adapter, adapter.target, tmp_path / "out", scale=0.5, rounding=rounding)
     found, target = tiny.read_weights(tmp_path / "out"), tiny.read_weights(adapter.target)
     factors = tiny.read_weights(adapter.adapter)
     wanted = {}
@@ -211,7 +211,7 @@ def test_neither_workers_nor_pieces_nor_a_kill_change_a_figure(
     found = []
     for place, (workers, pieces) in enumerate(((1, 8), (3, 1))):
         monkeypatch.setattr(budget, "PIECES", (pieces * kernel.BLOCK,))
-        transfer(*made.paths, tmp_path / f"out{place}", running=Running(workers=workers))
+        transfer(*made.paths, tmp_path / f"out{place}", workers=workers)
         found.append(manifest(tmp_path / f"out{place}"))
     assert found[0]["tensors"] == found[1]["tensors"] and found[0]["measures"] == found[1]["measures"]
     with pytest.raises(DoubtError):  # stops when everything is written; the next run takes all of it from the journal
@@ -228,7 +228,7 @@ def test_neither_workers_nor_pieces_nor_a_kill_change_a_figure(
 def strictly(made: tiny.Trio, out: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tuneport.comparison.rounding.MOST", 1e-6)
-        transfer(*made.paths, out, running=Running(strict=True))
+        transfer(*made.paths, out, strict=True)
 
 
 def test_a_journal_of_other_sums_is_computed_again(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_one_nan_does_not_hide_what_the_others_lost(tmp_path: Path) -> None:
     for place, value in ((0, math.nan), (1, math.inf)):
         made.tensors["tuned"]["lm_head.weight"][place, place] = value
     tiny.write_weights(made.tuned, made.tensors["tuned"])
-    transfer(*made.paths, tmp_path / "out", running=Running(allow_nonfinite=True))
+    transfer(*made.paths, tmp_path / "out", allow_nonfinite=True)
     told = by_name(tmp_path / "out")["lm_head.weight"]["rounding"]
     assert told["nonzero"] == 24 * 32 - 2 and told["error"] > 0.9
 

@@ -15,7 +15,6 @@ from tuneport.checkpoint import floats
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.engine import arithmetic, kernel
 from tuneport.engine.arithmetic import Draw, draw_key
-from tuneport.engine.options import Choices, Running
 from tuneport.engine.run import transfer
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -171,6 +170,6 @@ def test_workers_pieces_and_shards_change_no_byte_and_another_seed_does(
     for seed, workers, shard, piece in ((1, 1, "5GB", 8), (1, 3, "100KB", 1), (2, 1, "5GB", 8)):
         monkeypatch.setattr(budget, "PIECES", (piece * kernel.BLOCK,))
         out = tmp_path / f"out{seed}{workers}"
-        transfer(*made.paths, out, Choices(seed=seed, shard_size=shard, **choices), Running(workers=workers))
+        transfer(*made.paths, out, seed=seed, shard_size=shard, **choices, workers=workers)
         found.append({name: tiny.bits(tensor) for name, tensor in tiny.read_weights(out).items()})
     assert found[0] == found[1] != found[2]

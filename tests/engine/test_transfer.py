@@ -18,10 +18,9 @@ from support.command_results import Cli
 import tuneport
 from tuneport.engine import budget as budgets
 from tuneport.engine import run as running_module
-from tuneport.engine.options import Choices, Running
 from tuneport.engine.run import transfer
 from tuneport.errors import NumericsError
-from tuneport.pairing.tensors import ScaleRule
+from tuneport.pairing.name_rules import ScaleRule
 
 pytestmark = pytest.mark.filterwarnings("error")
 FLOATS = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
@@ -48,7 +47,7 @@ def by_name(folder: Path) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_the_output_is_what_torch_computes(tmp_path: Path, dtype: torch.dtype, scale: float) -> None:
     made = tiny.trio(tmp_path, base=tiny.llama(1, dtype))
-    transfer(*made.paths, tmp_path / "out", Choices(scale=scale))
+    transfer(*made.paths, tmp_path / "out", scale=scale)
     tiny.assert_same(tiny.read_weights(tmp_path / "out"), tiny.expected(made, scale))
 
 
@@ -68,7 +67,7 @@ def test_any_mixture_of_dtypes_among_the_three_is_what_torch_computes(
         own = dtypes[number * 6 :]
         parts.append({name: value.to(own[place]) for place, (name, value) in enumerate(tensors.items())})
     made = tiny.trio(where, *parts)
-    transfer(*made.paths, where / "out", Choices(scale=scale))
+    transfer(*made.paths, where / "out", scale=scale)
     wanted = tiny.expected(made, scale)
     found = tiny.read_weights(where / "out")
     for name, value in wanted.items():
@@ -119,14 +118,14 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> tiny.Trio:
 @pytest.fixture(scope="module")
 def reference(odd: tiny.Trio, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reference") / "out"
-    transfer(*odd.paths, out, Choices(scale=0.3), Running(workers=1))
+    transfer(*odd.paths, out, scale=0.3, workers=1)
     tiny.assert_same(tiny.read_weights(out), tiny.expected(odd, 0.3))
     return out
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
 def test_the_number_of_workers_does_not_matter(odd: tiny.Trio, reference: Path, tmp_path: Path, workers: int) -> None:
-    transfer(*odd.paths, tmp_path / "out", Choices(scale=0.3), Running(workers=workers, max_memory="2GiB"))
+    transfer(*odd.paths, tmp_path / "out", scale=0.3, workers=workers, max_memory="2GiB")
     assert tiny.outcome(tmp_path / "out") == tiny.outcome(reference)
 
 
@@ -136,7 +135,7 @@ def test_the_size_of_pieces_does_not_matter(
 ) -> None:
     piece = blocks * budgets.BLOCK
     monkeypatch.setattr(running_module, "budget", lambda *_: budgets.Budget(2, piece, 0, 0))
-    transfer(*odd.paths, tmp_path / "out", Choices(scale=0.3))
+    transfer(*odd.paths, tmp_path / "out", scale=0.3)
     assert tiny.outcome(tmp_path / "out") == tiny.outcome(reference)
 
 
@@ -149,10 +148,10 @@ def test_stochastic_rounding_too_is_the_same_for_any_pieces_and_workers_and_anot
         monkeypatch.setattr(
             running_module, "budget", lambda *_, w=workers, b=blocks: budgets.Budget(w, b * budgets.BLOCK, 0, 0)
         )
-        transfer(*odd.paths, tmp_path / str(number), Choices(scale=0.3, rounding=rounding, seed=5))
+        transfer(*odd.paths, tmp_path / str(number), scale=0.3, rounding=rounding, seed=5)
         found.append(weights(tmp_path / str(number)))
     assert found[0] == found[1] == found[2]
-    transfer(*odd.paths, tmp_path / "other", Choices(scale=0.3, rounding=rounding, seed=6))
+    transfer(*odd.paths, tmp_path / "other", scale=0.3, rounding=rounding, seed=6)
     assert (weights(tmp_path / "other") == found[0]) == (rounding == "nearest")
 
 
@@ -160,7 +159,7 @@ def test_stochastic_rounding_is_near_the_sum_and_right_on_average(tmp_path: Path
     base = {"model.norm.weight": torch.ones(60_000, dtype=torch.bfloat16)}
     tuned = {"model.norm.weight": torch.full((60_000,), 1.0 + 2**-7, dtype=torch.bfloat16)}
     made = tiny.trio(tmp_path, base=base, tuned=tuned, target={"model.norm.weight": 2 * base["model.norm.weight"]})
-    transfer(*made.paths, tmp_path / "out", Choices(rounding="stochastic", scale=0.5))  # 2 + 2⁻⁸; neighbours 2, 2 + 2⁻⁶
+    transfer(*made.paths, tmp_path / "out", rounding="stochastic", scale=0.5)  # 2 + 2⁻⁸; neighbours 2, 2 + 2⁻⁶
     found = tiny.read_weights(tmp_path / "out")["model.norm.weight"].float()
     assert set(found.tolist()) == {2.0, 2 + 2**-6}
     ups = int((found > 2).sum())
@@ -173,7 +172,7 @@ def test_neither_the_shards_of_the_inputs_nor_those_of_the_output_matter(
     tmp_path: Path, shards: tuple[int, int, int], size: str
 ) -> None:
     made = tiny.trio(tmp_path, shards=shards)
-    transfer(*made.paths, tmp_path / "out", Choices(shard_size=size))
+    transfer(*made.paths, tmp_path / "out", shard_size=size)
     tiny.assert_same(tiny.read_weights(tmp_path / "out"), tiny.expected(made))
     digests = {name: entry["digest"] for name, entry in by_name(tmp_path / "out").items()}
     plain = tiny.trio(tmp_path / "plain")
@@ -189,8 +188,8 @@ def test_scale_0_changes_no_byte_and_keeps_minus_zero(tmp_path: Path) -> None:
     target = tiny.moved(base, 3)
     target["model.norm.weight"][:4] = torch.tensor([-0.0, 0.0, -0.0, 1e-40])
     made = tiny.trio(tmp_path, base=base, target=target)
-    transfer(*made.paths, tmp_path / "zero", Choices(scale=0.0))
-    transfer(*made.paths, tmp_path / "minus", Choices(scale=-0.0))
+    transfer(*made.paths, tmp_path / "zero", scale=0.0)
+    transfer(*made.paths, tmp_path / "minus", scale=-0.0)
     tiny.assert_same(tiny.read_weights(tmp_path / "zero"), target)
     tiny.assert_same(tiny.read_weights(tmp_path / "minus"), target)
 
@@ -239,7 +238,7 @@ def test_dtype_casts_the_main_dtype_and_leaves_a_float32_router_and_the_config_s
 
 def test_dtype_casts_what_is_copied_as_well(tmp_path: Path) -> None:
     made = tiny.trio(tmp_path, base=tiny.llama(1, torch.float32))
-    transfer(*made.paths, tmp_path / "out", Choices(scale=0.0, dtype="bfloat16"))
+    transfer(*made.paths, tmp_path / "out", scale=0.0, dtype="bfloat16")
     tiny.assert_same(tiny.read_weights(tmp_path / "out"), {k: v.bfloat16() for k, v in made.tensors["target"].items()})
 
 
@@ -249,17 +248,17 @@ def test_overflow_on_the_way_to_a_narrower_dtype_is_named(tmp_path: Path) -> Non
     target["model.norm.weight"][3] = 1e6
     made = tiny.trio(tmp_path, base=base, target=target)
     with pytest.raises(NumericsError, match=r"model\.norm\.weight.*too large for float16.*\n.*--dtype bfloat16"):
-        transfer(*made.paths, tmp_path / "out", Choices(dtype="float16"))
+        transfer(*made.paths, tmp_path / "out", dtype="float16")
     with pytest.raises(NumericsError, match=r"model\.norm\.weight.*1 in the output"):  # what is copied is cast as well
-        transfer(*made.paths, tmp_path / "out", Choices(dtype="float16", scale=0.0))
-    transfer(*made.paths, tmp_path / "out", Choices(dtype="bfloat16"))
+        transfer(*made.paths, tmp_path / "out", dtype="float16", scale=0.0)
+    transfer(*made.paths, tmp_path / "out", dtype="bfloat16")
 
 
 def test_infinity_that_the_target_has_is_cast_and_does_not_stop_a_run(tmp_path: Path) -> None:
     target = tiny.llama(3, torch.float32)
     target["model.norm.weight"][3] = -torch.inf
     made = tiny.trio(tmp_path, base=tiny.llama(1, torch.float32), target=target)
-    transfer(*made.paths, tmp_path / "out", Choices(dtype="float16", rules=(ScaleRule("norm", 0.0),)))
+    transfer(*made.paths, tmp_path / "out", dtype="float16", rules=(ScaleRule("norm", 0.0),))
     found = tiny.read_weights(tmp_path / "out")["model.norm.weight"]
     tiny.assert_same({"norm": found}, {"norm": target["model.norm.weight"].half()})
 

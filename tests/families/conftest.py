@@ -8,7 +8,7 @@ import pytest
 from support.brief_recipes import BRIEF_DEMO
 
 from tuneport.families import processes
-from tuneport.families.demo import demo
+from tuneport.families.demo_run import demo
 
 
 @pytest.fixture(scope="package")

@@ -3,7 +3,7 @@
 import pytest
 
 from tuneport.families import corpus, demo_summary, order_questions, showing
-from tuneport.families.demo import MODELS
+from tuneport.families.demo_run import MODELS
 
 ASKED = order_questions.held_out_questions(corpus.make_world(0), 0, problems=40, orders=40)
 NORMS = {"diff_norm": 2.0, "shift_norm": 1.0}

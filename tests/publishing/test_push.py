@@ -19,9 +19,8 @@ from support import tiny_checkpoints as tiny
 from support.command_results import Cli, Ran
 from support.pushing_hub import TOKEN, PushingHub, account
 
-from tuneport.errors import UsageError
+from tuneport.engine.run_options import parse_repository
 from tuneport.output.replacing import weights_or_sidecar
-from tuneport.publishing.commit import check_name
 
 
 @dataclass(frozen=True)
@@ -177,8 +176,8 @@ def test_a_dry_run_says_where_to_and_sends_nothing(shop: Shop) -> None:
     ["carried", "a/b/c", "org/na me", "org/", "/abs", "./here", "org/x--y", "org/..", "org/x.git", "org/x@v2", "ö/x"],
 )
 def test_a_bad_name_is_told_before_anything_is_asked_or_done(name: str) -> None:
-    with pytest.raises(UsageError, match="ORG/NAME"):
-        check_name(name)
+    with pytest.raises(ValueError, match="ORG/NAME"):
+        parse_repository(name)
 
 
 def test_a_bad_name_is_wrong_usage_also_in_a_dry_run(cli: Cli, made: tiny.Trio, tmp_path: Path) -> None:
@@ -206,9 +205,9 @@ def test_a_name_is_taken_just_where_the_hubs_own_client_takes_it(name: str) -> N
     from huggingface_hub.utils import validate_repo_id
 
     try:
-        check_name(name)
+        parse_repository(name)
         taken = True
-    except UsageError:
+    except ValueError:
         taken = False
     try:
         validate_repo_id(name)
@@ -233,7 +232,7 @@ def test_what_stands_against_a_push_is_told_before_the_work(shop: Shop) -> None:
     )
     for environment, words in cases:
         told = shop.refused("--push-to", "org/carried", **environment)
-        assert words in told and "--push-to org/carried" in told, told
+        assert words in told and "org/carried" in told, told
         assert not shop.out.exists()
         assert environment.get("HF_TOKEN", "") not in told or not environment.get("HF_TOKEN")
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tuneport.families import languages
-from tuneport.families.demo import Recipe
+from tuneport.families.demo_run import Recipe
 from tuneport.families.family import Architecture
 from tuneport.families.pretraining import Schedule
 from tuneport.tuning.recipes import SftRecipe

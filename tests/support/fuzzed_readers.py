@@ -19,7 +19,7 @@ from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.checkpoint.weights import tensors_of_file
 from tuneport.diffvector.run import diff, plan_of
 from tuneport.engine.checks.before_writing import look
-from tuneport.engine.options import Choices
+from tuneport.engine.choices import Choices
 from tuneport.output.journal import Journal, can_be_discarded
 from tuneport.tokenizer.tokenizer import read_sections, read_tokenizer
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tuneport.commands.printing import Told, told
 from tuneport.errors import UsageError
 
 
@@ -77,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--overwrite", action="store_true", help="replace a record that is there already")
 
 
-def call(options: argparse.Namespace) -> dict[str, Any]:
+def _call(options: argparse.Namespace) -> dict[str, Any]:
     """Run the verb and put the outcome in words."""
     from tuneport.scoring import suites
 
@@ -166,3 +167,11 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+RECORDS: tuple[type, ...] = ()
+
+
+def call(options: argparse.Namespace) -> Told:
+    """Run the command."""
+    return told(_call(options))

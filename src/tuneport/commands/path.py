@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from tuneport.commands.printing import Told, told
 from tuneport.errors import UsageError
 
 
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asking.add_argument("--overwrite", action="store_true", help="replace a record that is there already")
 
 
-def call(options: argparse.Namespace) -> dict[str, Any]:
+def _call(options: argparse.Namespace) -> dict[str, Any]:
     """Run the verb and put the outcome in words."""
     from tuneport.diagnosis.loss_path import path
 
@@ -123,3 +124,11 @@ def _numbers(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"--alphas {text!r}: write numbers between commas, for example 0,0.5,1,1.5.") from None
+
+
+RECORDS: tuple[type, ...] = ()
+
+
+def call(options: argparse.Namespace) -> Told:
+    """Run the command."""
+    return told(_call(options))

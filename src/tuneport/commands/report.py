@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from tuneport.commands.printing import Told, told
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `tuneport report`."""
@@ -21,8 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def call(options: argparse.Namespace) -> dict[str, Any]:
+def _call(options: argparse.Namespace) -> dict[str, Any]:
     """Run the verb and say where the page lies."""
     from tuneport.reporting.run import report
 
     return report(options.study, options.out, format=options.format)
+
+
+RECORDS: tuple[type, ...] = ()
+
+
+def call(options: argparse.Namespace) -> Told:
+    """Run the command."""
+    return told(_call(options))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from tuneport.commands.printing import Told, told
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `tuneport study`."""
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def call(options: argparse.Namespace) -> dict[str, Any]:
+def _call(options: argparse.Namespace) -> dict[str, Any]:
     """Run the verb and put the outcome in words."""
     if options.dry_run:
         from tuneport.studies.run.describe import in_words, rehearse
@@ -59,3 +61,11 @@ def call(options: argparse.Namespace) -> dict[str, Any]:
         families=options.family,
         only=options.only,
     )
+
+
+RECORDS: tuple[type, ...] = ()
+
+
+def call(options: argparse.Namespace) -> Told:
+    """Run the command."""
+    return told(_call(options))

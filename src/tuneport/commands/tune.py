@@ -6,6 +6,9 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
+from tuneport.commands.printing import Told, told
+from tuneport.commands.pushing import pushing
+from tuneport.engine.run_options import PushOptions
 from tuneport.tuning.recipes import RECIPES, flag, parse_lora, recipe_of
 
 
@@ -120,7 +123,7 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def _call(options: argparse.Namespace) -> dict[str, Any]:
     """Do what the command line says; what is to be shown, as the other verbs give it."""
     from tuneport.examples.training_data import parse_share
     from tuneport.tuning.recipes import Running
@@ -169,3 +172,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "warnings": list(done.warnings),
         "words": words,
     }
+
+
+RECORDS: tuple[type, ...] = (PushOptions,)
+
+
+@pushing
+def call(options: argparse.Namespace) -> Told:
+    """Run the command."""
+    return told(_call(options))

@@ -18,7 +18,7 @@ from tuneport.checkpoint.floats import working_dtype
 from tuneport.checkpoint.small_files import BEHAVIOUR_FILES, SidecarFolder
 from tuneport.diffvector.vector import RAW, STEM
 from tuneport.engine.adapted_terms import Stored, stored
-from tuneport.engine.options import Choices
+from tuneport.engine.choices import Choices
 from tuneport.engine.pieces import DifferenceRecipe, RawRows, Recipe, Rows, Source, Term
 from tuneport.engine.plan import Made, Plan, dropped, place, told_at_opening
 from tuneport.engine.tokens import MatchedRows, match_rows, token_decisions, without_tokenizers
@@ -52,7 +52,7 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
         if checkpoint.adapter is None or checkpoint is base:
             check_readable(checkpoint)
     check_architectures(*inputs)
-    aligned = align(inputs, base, choices.renames, choices.dropped)
+    aligned = align(inputs, base, choices.renames, choices.drop)
     base, tuned = aligned.checkpoints
     adapted = lay_onto(tuned, base, is_tied(base.config), None, choices.renames) if tuned.adapter is not None else None
     tuned = adapted.model if adapted is not None else tuned
@@ -62,7 +62,7 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
     if adapted is not None:
         check_ids(match, tuned)
     changes = adapted.changes if adapted is not None else None
-    parents = pair_parents(base, tuned, ties, matched.by_token, choices.dropped, changes, aligned.outside)
+    parents = pair_parents(base, tuned, ties, matched.by_token, choices.drop, changes, aligned.outside)
     names = itertools.chain((pair.name for pair in parents.pairs.values()), parents.alone)
     check_patterns(choices.patterns, names)
     account = Account(parents.pairs, ties[0], {})

@@ -18,7 +18,7 @@ from tuneport.checkpoint.floats import working_dtype
 from tuneport.checkpoint.views import UnviewableError, renamed, stored_name
 from tuneport.checkpoint.weights import StoredTensor, TensorTable
 from tuneport.diffvector.vector import RAW, DiffVector
-from tuneport.engine.options import Choices
+from tuneport.engine.choices import Choices
 from tuneport.errors import PairingError
 from tuneport.pairing.kinds import is_text_of
 from tuneport.pairing.spelling import Aligned, align, seen_as
@@ -33,7 +33,7 @@ def align_vector(vector: DiffVector, target: Checkpoint, choices: Choices) -> tu
     outline = replace(vector.stored, tensors=shapes, config=vector.base_config)
     tuned = replace(outline, config=vector.tuned.json(CONFIG) or {})
     alone = is_text_of(tuned.config, outline.config)
-    aligned = align([outline], target, choices.renames, choices.dropped, alone)
+    aligned = align([outline], target, choices.renames, choices.drop, alone)
     seen, config = aligned.checkpoints[0], target.config
     made = {"base": seen.made, "tuned": seen_as(tuned, config).made}
     return replace(_under(vector, seen.tensors), base_config=seen.config, made=made), aligned

@@ -7,12 +7,11 @@ elements. What a run needs depends on the number of tensors and leaves, not on t
 from __future__ import annotations
 
 import os
-import re
 import sys
 from dataclasses import dataclass
 
 from tuneport.engine.kernel import BLOCK
-from tuneport.errors import OutputError, UsageError
+from tuneport.errors import OutputError
 
 MIB = 2**20
 DEFAULT_MAX_MEMORY = 128 * MIB
@@ -32,8 +31,6 @@ _BARE = 32 * MIB
 # The manifest being written, and what is known of each leaf (`results`).
 _BOOKKEEPING = 6 * MIB
 _BYTES_PER_LEAF = 120
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 @dataclass(frozen=True)
@@ -90,11 +87,3 @@ def memory_held() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size such as ``128MiB``, ``5GB`` or ``1000000``. Raises `UsageError`."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgGtT]?[iI]?)[bB]?\s*", text)
-    if not found or found[2].upper() not in _UNITS or float(found[1]) <= 0:
-        raise UsageError(f"{text!r} is no size; write it like 128MiB or 5GB.")
-    return int(float(found[1]) * _UNITS[found[2].upper()])

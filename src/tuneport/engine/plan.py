@@ -27,7 +27,7 @@ from tuneport.checkpoint.weights import StoredTensor
 from tuneport.engine.adapted_terms import adapted_terms
 from tuneport.engine.budget import DEFAULT_MAX_MEMORY, DEFAULT_MAX_MEMORY_PARSING
 from tuneport.engine.checks.contradictions import contradictions
-from tuneport.engine.options import Choices
+from tuneport.engine.choices import Choices
 from tuneport.engine.pieces import DifferenceRecipe, Recipe, Rounding, Rows, Source, Sum, Term
 from tuneport.engine.product import NBYTES
 from tuneport.engine.tokens import Matrices, lost_runs, match_rows, token_decisions, token_warnings, without_tokenizers
@@ -38,6 +38,7 @@ from tuneport.output.digest import LEAF_BYTES, leaf_count
 from tuneport.output.shards import Layout, lay_out
 from tuneport.pairing.adapters.adapted import check_ids, lay_onto
 from tuneport.pairing.kinds import check_architectures
+from tuneport.pairing.name_rules import scale_of
 from tuneport.pairing.spelling import align
 from tuneport.pairing.tensors import (
     Account,
@@ -49,7 +50,6 @@ from tuneport.pairing.tensors import (
     main_dtype,
     pair_parents,
     pair_target,
-    scale_of,
     ties_of,
 )
 from tuneport.pairing.vocabulary import RowMap, VocabularyMatch
@@ -204,7 +204,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         if checkpoint.adapter is None or checkpoint is not tuned:
             check_readable(checkpoint)
     check_architectures(*inputs)
-    aligned = align((base, tuned), target, choices.renames, choices.dropped)
+    aligned = align((base, tuned), target, choices.renames, choices.drop)
     base, tuned = aligned.checkpoints
     adapted = (
         lay_onto(tuned, base, is_tied(base.config), target, choices.renames) if tuned.adapter is not None else None
@@ -218,7 +218,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
     if adapted is not None:
         check_ids(match, tuned)
     changes = adapted.changes if adapted is not None else None
-    parents = pair_parents(base, tuned, (ties[0], ties[1]), matched.by_token, choices.dropped, changes, aligned.outside)
+    parents = pair_parents(base, tuned, (ties[0], ties[1]), matched.by_token, choices.drop, changes, aligned.outside)
     names = itertools.chain(target.tensors, (pair.name for pair in parents.pairs.values()), parents.alone)
     check_patterns(choices.patterns, names)
     account = pair_target(
@@ -229,7 +229,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         ties_target=ties[2],
         by_token=matched.by_token,
         rules=choices.rules,
-        drop=choices.dropped,
+        drop=choices.drop,
         gains_rows=bool(match.added),
         outside=aligned.outside,
     )

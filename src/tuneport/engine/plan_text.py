@@ -13,11 +13,12 @@ from typing import Any
 
 from tuneport.engine.budget import MIB, Budget, budget
 from tuneport.engine.checks.before_writing import RolesVerdict
+from tuneport.engine.choices import Running
 from tuneport.engine.manifest import token_record
-from tuneport.engine.options import Running
 from tuneport.engine.plan import Plan
 from tuneport.errors import OutputError
 from tuneport.output.write import place_refusals
+from tuneport.shown import Found
 from tuneport.sidecars.behaviour import behaviour_in_words
 
 CHECKED_WHILE_RUNNING = (
@@ -35,6 +36,29 @@ _COSINES = {
     "base_tuned": "base and tuned",
     "at_base": "tuned − base and target − base",
 }
+
+
+class PlannedRun(Found):
+    """What a run would do, by key as its JSON is."""
+
+    def __init__(self, plan: Plan, told: dict[str, Any]) -> None:
+        super().__init__(told)
+        self._plan = plan
+
+    def heading(self) -> str:
+        """One line: the sum, the number of tensors, and whether anything is refused."""
+        how = f"{len(self['refused'])} refused" if self["refused"] else "nothing is refused"
+        return f"plan of {self['operation']}: {self['formula']}, {sum(self['counts'].values())} tensors, {how}"
+
+    def table(self) -> list[list[str]]:
+        """The fates of tensors, and what is refused."""
+        counts = [[f"tensors {fate}", f"{count:,}"] for fate, count in self["counts"].items()]
+        said = [[kind, text] for kind, key in (("warning", "warnings"), ("refused", "refused")) for text in self[key]]
+        return [["", ""], *counts, *said]
+
+    def in_words(self) -> str:
+        """All of it, for a person."""
+        return plan_in_words(self._plan, self.to_dict())
 
 
 def plan_as_json(plan: Plan, running: Running, seen: RolesVerdict, out: Path | None = None) -> dict[str, Any]:

@@ -7,9 +7,8 @@ place. What a killed run finished is checked and kept.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,30 +21,31 @@ from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.open_model import fetched, open_checkpoint
 from tuneport.checkpoint.reading import Workspace, readers_by_role
 from tuneport.engine import arithmetic
-from tuneport.engine.budget import PIECE, Budget, budget
+from tuneport.engine.budget import Budget, budget
 from tuneport.engine.checks.before_writing import ZERO_DIFF, look
 from tuneport.engine.checks.kept_sample import keep_base
+from tuneport.engine.checks.while_running import check_exact, check_tied, nonfinite_in_words
+from tuneport.engine.choices import Running
 from tuneport.engine.conclusion import conclude, lost_difference, measure_dropped
 from tuneport.engine.leaf_results import LeafResults
 from tuneport.engine.manifest import index_file, input_digests, read_manifest, render_manifest
-from tuneport.engine.options import Choices, Running
-from tuneport.engine.pieces import Readers, Source, Sum, equal, nonfinite_in
+from tuneport.engine.pieces import Readers
 from tuneport.engine.plan import OutputTask, Plan, plan_transfer
-from tuneport.engine.product import are_alike
+from tuneport.engine.run_options import TransferOptions, Warn
 from tuneport.engine.stream import Progress, run_leaves
 from tuneport.engine.transfer_card import render_card
-from tuneport.errors import CheckpointError, DoubtError, NumericsError, PairingError, listing
+from tuneport.errors import CheckpointError, DoubtError, NumericsError, listing
+from tuneport.functions import takes
 from tuneport.output.digest import LEAF_BYTES
 from tuneport.output.journal import LeafRecord
 from tuneport.output.write import AlreadyDone, OutputFolder, begin, check_place
-from tuneport.pairing.tensors import stored_twice, ties_of
+from tuneport.shown import Shown
+from tuneport.sidecars.behaviour import behaviour_in_words
 
-Warn = Callable[[str], None]
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run left behind: the folder, its manifest, and whether it had been there already.
+@dataclass(frozen=True, repr=False)
+class Output(Shown):
+    """A finished folder, its manifest, and whether it had been there already.
 
     ``told`` are those of the warnings that ``warn`` was called with beforehand.
     """
@@ -60,28 +60,55 @@ class Outcome:
         """What looked wrong, in words."""
         return tuple(self.manifest.get("warnings", ()))
 
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints; ``manifest`` has all of it."""
+        manifest = self.manifest
+        return {
+            "out": str(self.out),
+            "already_done": self.already_done,
+            "operation": manifest["operation"],
+            "formula": manifest["formula"],
+            **{name: manifest[name] for name in ("behaviour",) if name in manifest},
+            "measures": manifest["measures"],
+            "warnings": list(self.warnings),
+        }
 
-def transfer(
-    base: str | os.PathLike[str],
-    tuned: str | os.PathLike[str],
-    onto: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    choices: Choices | None = None,
-    running: Running | None = None,
-    warn: Warn | None = None,
-) -> Outcome:
+    def heading(self) -> str:
+        """One line: where it is, how many tensors, what the norms are."""
+        manifest = self.manifest
+        if self.already_done:
+            words = f"{self.out}: already done"
+        else:
+            words = f"{self.out}: done, {len(manifest['tensors'])} tensors{_norms_in_words(manifest['measures'])}"
+        return words + (f"; {behaviour_in_words(manifest['behaviour'])}" if "behaviour" in manifest else "")
+
+
+def _norms_in_words(norms: Mapping[str, Any]) -> str:
+    if norms["diff_norm"] is None:
+        return ""
+    words = f", ‖Δ‖ = {norms['diff_norm']:.4g}"
+    if norms["shift_norm"] is not None:
+        words += f", ‖target − base‖ = {norms['shift_norm']:.4g}"
+    if norms["rounding"] is not None and norms["rounding"]["error"] is not None:
+        words += f", rounding took {norms['rounding']['error']:.2g} of ‖Δ‖"
+    return words
+
+
+@takes(TransferOptions)
+def transfer(given: TransferOptions) -> Output:
     """Write target + (tuned − base) to the folder ``out`` (Lin et al. 2025, section 2).
 
-    ``base``, ``tuned`` and ``onto`` are folders or Hub ids (``org/name@revision``); ``tuned`` may be a PEFT adapter of the
-    base. ``warn`` is called with each warning that is known before the first byte is written. Raises `TuneportError`, and leaves
-    ``out`` untouched, for whatever stands against it; a killed run is taken up again by the same call.
+    ``base``, ``tuned`` and ``onto`` are folders or Hub ids (``org/name@revision``). Raises `TuneportError`, and leaves ``out``
+    untouched, for whatever is wrong; a killed run goes on when the same call is made again.
+
+        tuneport.transfer("v1", "v1-tuned", "v2", "v2-tuned", scale=0.8, rules={"embed": 0})
     """
-    choices = choices or Choices()
-    inputs = [open_checkpoint(spec, role) for spec, role in ((base, "base"), (tuned, "tuned"), (onto, "target"))]
-    return execute(plan_transfer(inputs[0], inputs[1], inputs[2], choices), Path(out), running or Running(), warn)
+    roles = ((given.base, "base"), (given.tuned, "tuned"), (given.onto, "target"))
+    base, tuned, target = (open_checkpoint(spec, role) for spec, role in roles)
+    return execute(plan_transfer(base, tuned, target, given.choices), Path(given.out), given.running, given.warn)
 
 
-def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -> Outcome:
+def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -> Output:
     """Do what a plan says. The output appears under ``out`` when it is whole."""
     plan.stop_if_refused()
     before = (*plan.token_warnings, *plan.warnings)
@@ -119,11 +146,11 @@ def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -
             manifest["files"]["README.md"] = blake3(card).hexdigest()
             folder.finish({**plan.files, **index_file(plan), "README.md": card}, render_manifest(manifest))
     except AlreadyDone:
-        return Outcome(out, read_manifest(out), already_done=True)
+        return Output(out, read_manifest(out), already_done=True)
     known = {doubt.kind for doubt in seen.doubts}
     doubted = (doubt.message for doubt in found.verdict.doubts if doubt.kind in known)
     again = (*doubted, *(found.losses if seen.losses else ()))
-    return Outcome(out, manifest, told=(*plan.warnings, *again) if warn is not None else ())
+    return Output(out, manifest, told=(*plan.warnings, *again) if warn is not None else ())
 
 
 def _with_noticed(words: str, plan: Plan) -> str:
@@ -150,8 +177,8 @@ def leaf_pieces(task: OutputTask, leaf: int, piece: int) -> Iterator[tuple[int, 
 def _stream(
     plan: Plan, folder: OutputFolder, readers: Readers, pool: Budget, running: Running
 ) -> tuple[LeafResults, dict[str, float | None]]:
-    _check_exact(plan, readers)
-    _check_tied(plan, readers)
+    check_exact(plan, readers)
+    check_tied(plan, readers)
     results = LeafResults(plan.tasks, plan.slots)
     results.take_up(folder.journal.recorded())
 
@@ -167,7 +194,7 @@ def _stream(
     if not running.allow_nonfinite:
         bad = [(plan.tasks[n], count) for n in range(len(plan.tasks)) if (count := results.nonfinite(n))]
         if bad:
-            raise NumericsError(_tell_nonfinite(bad, readers))
+            raise NumericsError(nonfinite_in_words(bad, readers))
     return results, measure_dropped(plan, readers)
 
 
@@ -197,89 +224,6 @@ def _still_there(
             bad += floats.count_nonfinite(floats.as_bits(view, task.slot.dtype), task.slot.dtype)
     # Those that are only copied from the target were not counted: such a leaf is computed again.
     return hasher.digest() == record.digest and bad == record.nonfinite
-
-
-def _check_exact(plan: Plan, readers: Readers) -> None:
-    """Integers and booleans have no difference: base and tuned must be equal."""
-    space = Workspace()
-    different = [
-        pair.name
-        for pair in plan.exact
-        if pair.base.shape != pair.tuned.shape
-        or not equal(Source("base", pair.base), Source("tuned", pair.tuned), readers, space, PIECE)
-    ]
-    if different:
-        raise PairingError(
-            "These tensors hold integers or booleans and differ between base and tuned, so no difference can be "
-            f"carried over:{listing([f'`{name}`' for name in different])}"
-        )
-
-
-def _check_tied(plan: Plan, readers: Readers) -> None:
-    """A tied head that is stored beside its embedding must hold the same: transformers 5 unties two that differ."""
-    space = Workspace()
-    different = [
-        f"{checkpoint.role} {checkpoint.label}: `{head.name}` is not the same as `{embedding.name}`"
-        for checkpoint in plan.inputs
-        for embedding, head in stored_twice(checkpoint, ties_of(checkpoint))
-        if (embedding.dtype, embedding.shape) != (head.dtype, head.shape)
-        or not equal(Source(checkpoint.role, embedding), Source(checkpoint.role, head), readers, space, PIECE)
-    ]
-    differing = [alike for alike in plan.alike if not alike.fits or not are_alike(alike, readers["tuned"], space)]
-    copies = [f"`{alike.one.name}` and `{alike.other.name}`" for alike in differing if alike.copies]
-    if copies:
-        raise PairingError(
-            f"The adapter holds one trained matrix twice, and the two differ: {'; '.join(copies)}. Load it with peft and save "
-            "it again (save_pretrained), or take the one that does not count out of its file."
-        )
-    apart = [f"`{alike.one.name}` and `{alike.other.name}`" for alike in differing]
-    if apart:
-        raise PairingError(
-            "The base's config ties head and embedding, but the adapter trained them apart and saved two that differ: "
-            f"{'; '.join(apart)}. Merge it with peft onto a base without `tie_word_embeddings`, and give both."
-        )
-    if different:
-        raise PairingError(
-            "The config ties head and embedding, but both are stored and hold different values, so one of them would be "
-            f"lost:{listing(different)}\nIf the head counts, set `tie_word_embeddings` to false in that config.json; if "
-            "it does not, take it out of the checkpoint."
-        )
-
-
-def _tell_nonfinite(bad: list[tuple[OutputTask, int]], readers: Readers) -> str:
-    """Name each tensor, the count, and where the NaN or infinity comes from."""
-    space, lines, too_large = Workspace(), [], False
-    for task, count in bad:
-        sources = _input_counts(task, readers, space)
-        origin = ", ".join(f"{number:,} in {role}" for role, number in sources.items() if number)
-        if not origin:
-            origin = "too large for float16" if task.slot.dtype == "F16" else "made by the sum"
-            too_large |= task.slot.dtype == "F16"
-        lines.append(f"`{task.slot.name}`: {count:,} in the output ({origin})")
-    told = f"NaN or infinity:{listing(lines)}\n"
-    if too_large:
-        told += "float16 ends at 65,504: choose --dtype bfloat16 or float32. "
-    return (
-        f"{told}Mend the inputs, leave such a tensor as the target has it (--rule NAME=0), or pass --allow-nonfinite to write it "
-        "all the same."
-    )
-
-
-def _input_counts(task: OutputTask, readers: Readers, space: Workspace) -> dict[str, int]:
-    pair, target = task.line.pair, task.line.target
-    sources = [("target", target)] if target is not None else []
-    if pair is not None and pair.change is not None:
-        base = [("base", pair.base)] if pair.change.whole is not None or pair.change.rows is not None else []
-        sources = [*base, *(("tuned", tensor) for tensor in pair.change.sources), *sources]
-    elif pair is not None and not pair.exact:
-        sources = [("base", pair.base), ("tuned", pair.tuned), *sources]
-    if not isinstance(task.recipe, Sum):
-        sources = [(role, tensor) for role, tensor in sources if role != "target"]
-    counts: dict[str, int] = {}
-    for role, tensor in sources:
-        if role in readers:
-            counts[role] = counts.get(role, 0) + nonfinite_in(Source(role, tensor), readers, space, PIECE)
-    return counts
 
 
 def _stop_if_doubtful(warnings: tuple[str, ...], running: Running) -> None:

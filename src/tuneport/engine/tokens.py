@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.engine.options import Choices
+from tuneport.engine.choices import Choices
 from tuneport.pairing.rows import Ids, Runs, runs_of
 from tuneport.pairing.vocabulary import (
     Folders,

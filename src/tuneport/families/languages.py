@@ -31,24 +31,22 @@ Reading = tuple[Schedule, list[str]]  # a stretch of pretraining: its schedule a
 class Recipe:
     """What such a family chooses. Shares are parts of a stage's tokens; the languages' come beside English's."""
 
-    architecture: Architecture = Architecture()  # noqa: RUF009 (frozen)
-    first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.5)  # noqa: RUF009 (frozen)
+    architecture: Architecture = Architecture()
+    first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.5)
     first_shares: dict[str, float] = field(
         default_factory=lambda: {"facts": 0.3, "stories": 0.25, "arithmetic": 0.1, "general": 0.05}
     )
-    second_stage: Schedule = Schedule(steps=500, peak=0.5 * 4e-3, warmup=1)  # noqa: RUF009 (frozen)
+    second_stage: Schedule = Schedule(steps=500, peak=0.5 * 4e-3, warmup=1)
     second_shares: dict[str, float] = field(
         default_factory=lambda: {"facts": 0.2, "worked-stories": 0.35, "arithmetic": 0.1, "general": 0.05}
     )
     little: float = 0.1  # of each language, in both stages; and in version 2's text of the two that it does not know
-    next_version: Schedule = Schedule(steps=300, peak=5e-4, warmup=20)  # noqa: RUF009 (frozen)
+    next_version: Schedule = Schedule(steps=300, peak=5e-4, warmup=20)
     next_shares: dict[str, float] = field(
         default_factory=lambda: {"facts": 0.2, "worked-stories": 0.2, "arithmetic": 0.05}
     )
     much: float = 0.35  # of the language that version 2 knows
-    instruct: TuningRecipe = SftRecipe(  # noqa: RUF009 (frozen)
-        learning_rate=5e-4, steps=300, batch_size=32, beta2=0.95, weight_decay=0.01
-    )
+    instruct: TuningRecipe = SftRecipe(learning_rate=5e-4, steps=300, batch_size=32, beta2=0.95, weight_decay=0.01)
     shares: dict[str, float] = field(default_factory=lambda: {KNOWN_FACTS: 0.5, WORD_PROBLEMS: 0.5})
     known_taught: tuple[float, float] = (0.03, 0.35)  # of either version's data is in the language that 2 knows
     lesson: int = 1280  # examples in each language

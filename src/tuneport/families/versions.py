@@ -43,10 +43,10 @@ class VersionsRecipe:
     The rate falls in stage 1 and reaches zero at the end of stage 2; where it does not fall, transfer collapses.
     """
 
-    architecture: Architecture = Architecture()  # noqa: RUF009 (frozen)
+    architecture: Architecture = Architecture()
     untrained: int = 5  # steps of M0
-    first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.19)  # noqa: RUF009 (frozen)
-    second_stage: Schedule = Schedule(steps=400, peak=0.5 * 4e-3, warmup=20)  # noqa: RUF009 (frozen)
+    first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.19)
+    second_stage: Schedule = Schedule(steps=400, peak=0.5 * 4e-3, warmup=20)
     amounts: Amounts = field(
         default_factory=lambda: Amounts(
             first_shares={"facts": 0.3, "echoes": 0.25, "general": 0.1, "stories": 0.2, "arithmetic": 0.15},

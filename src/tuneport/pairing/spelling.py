@@ -19,11 +19,11 @@ from tuneport.checkpoint.adapter_names import weight_names
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.views import renamed, stored_name
 from tuneport.checkpoint.weights import StoredTensor, TensorTable
-from tuneport.errors import PairingError, UsageError
+from tuneport.errors import Fault, PairingError, UsageError
 from tuneport.pairing.config_view import seen_as_text, seen_as_whole
 from tuneport.pairing.kinds import in_words, is_text_of
+from tuneport.pairing.name_rules import Rename
 from tuneport.pairing.spelling_advice import renames_in_words
-from tuneport.pairing.spelling_rules import Rename
 from tuneport.pairing.spelling_search import find_translation
 from tuneport.pairing.tensors import BESIDE, refuse_as_a_whole
 from tuneport.pairing.towers import beside, pattern_of
@@ -193,7 +193,9 @@ def _check_renames(renames: Sequence[Rename], parents: Sequence[Checkpoint]) -> 
         if not any(re.search(rename.pattern, name) for name in names):
             roles = " and ".join(parent.role for parent in parents)
             example = next(iter(names), "-")
-            raise UsageError(f"--rename {rename.pattern!r} matches no tensor of {roles}; names look like `{example}`.")
+            raise UsageError(
+                Fault("renames", rename.pattern, f"matches no tensor of {roles}", f"Names look like `{example}`")
+            )
         names = dict.fromkeys(rename(name) for name in names)
 
 
@@ -203,7 +205,11 @@ def check_distinct(names: Mapping[str, str], rename: Rename, of: Checkpoint) -> 
     for name, other in names.items():
         if other in taken:
             raise UsageError(
-                f"--rename {rename.pattern}={rename.replacement} would give `{taken[other]}` and `{name}` of {of.role} {of.label} one name, `{other}`. Write an "
-                "expression that tells them apart."
+                Fault(
+                    "renames",
+                    f"{rename.pattern}={rename.replacement}",
+                    f"would give `{taken[other]}` and `{name}` of {of.role} {of.label} one name, `{other}`",
+                    "Write an expression that tells them apart",
+                )
             )
         taken[other] = name

@@ -10,7 +10,8 @@ import re
 import shlex
 from collections import Counter
 
-from tuneport.pairing.spelling_rules import Rename, Shapes, Tensors
+from tuneport.pairing.name_rules import Rename
+from tuneport.pairing.spelling_rules import Shapes, Tensors
 
 # A model that is called otherwise in more places than this is more likely another model.
 _MOST_RENAMES = 6

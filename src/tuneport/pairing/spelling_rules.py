@@ -25,18 +25,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Rename:
-    """``--rename REGEX=REPLACEMENT``: where the expression is found in a name of base or tuned, that takes its place."""
-
-    pattern: str
-    replacement: str
-
-    def __call__(self, name: str) -> str:
-        """The other name."""
-        return re.sub(self.pattern, self.replacement, name)
-
-
-@dataclass(frozen=True)
 class Rules:
     """The rules of one kind of model, called ``name``, in the order in which transformers applies them."""
 

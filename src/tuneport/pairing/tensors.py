@@ -18,9 +18,10 @@ from tuneport.checkpoint.adapter import UNTRAINED, AdapterChange
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.errors import PairingError, UsageError
+from tuneport.errors import Fault, PairingError, UsageError
 from tuneport.pairing.buffers import is_computed_buffer
 from tuneport.pairing.kinds import in_words
+from tuneport.pairing.name_rules import ScaleRule, scale_of
 from tuneport.pairing.spelling_advice import advice
 from tuneport.pairing.vocabulary_matrices import columns_of, rows_of, written_tensors
 from tuneport.pairing.vocabulary_names import Ties
@@ -82,23 +83,6 @@ class TensorPair:
     pair: ParentPair | None = None
     target: StoredTensor | None = None
     by_token: bool = False
-
-
-@dataclass(frozen=True)
-class ScaleRule:
-    """``--rule REGEX=SCALE``: the last rule whose expression is found in a target's name replaces ``--scale``."""
-
-    pattern: str
-    scale: float
-
-    def matches(self, name: str) -> bool:
-        """Whether the expression is found in ``name``."""
-        return re.search(self.pattern, name) is not None
-
-
-def scale_of(name: str, scale: float, rules: Sequence[ScaleRule]) -> float:
-    """The scale of one tensor."""
-    return next((rule.scale for rule in reversed(rules) if rule.matches(name)), scale)
 
 
 def main_dtype(tensors: Iterable[StoredTensor]) -> str:
@@ -345,12 +329,17 @@ class _Kind(NamedTuple):
 
 
 def check_patterns(patterns: Iterable[tuple[str, str]], names: Iterable[str]) -> None:
-    """A pattern (of which flag, and its expression) that finds nothing is a slip of the pen. Raises `UsageError`."""
+    """A pattern (of which option, and its expression) that finds nothing is a slip of the pen. Raises `UsageError`."""
     patterns = list(patterns)
     names = list(names) if patterns else []
-    for flag, pattern in patterns:
-        if not any(re.search(pattern, name) for name in names):
-            raise UsageError(f"{flag} {pattern!r} matches no tensor; names look like `{names[0] if names else '-'}`.")
+    example = f"Names look like `{names[0] if names else '-'}`"
+    faults = [
+        Fault(option, pattern, "matches no tensor", example)
+        for option, pattern in patterns
+        if not any(re.search(pattern, name) for name in names)
+    ]
+    if faults:
+        raise UsageError(faults)
 
 
 def _with_diff(

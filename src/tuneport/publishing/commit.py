@@ -9,7 +9,6 @@ Hub client that does the work.
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.checkpoint.hub import status_of, transport_error
-from tuneport.errors import PublishError, UsageError, listing
+from tuneport.errors import PublishError, listing
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
 from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES, weights_or_sidecar
@@ -30,7 +29,6 @@ from tuneport.terminal import is_watched
 RECORDS = {"tuneport.json": "tuneport.manifest/", "tune.json": "tuneport.tune/"}
 # What the Hub puts into every repository; no push touches it.
 _HUBS_OWN = ".gitattributes"
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96}")
 
 
 @dataclass(frozen=True)
@@ -75,41 +73,23 @@ class Published:
         return f"{self.url}: {done}, commit {self.commit[:12]}{more}"
 
 
-def check_name(repo: str) -> None:
-    """Raise `UsageError` unless ``repo`` can be a repository's name, ORG/NAME. Nothing is asked over the network."""
-    problem = ""
-    if "@" in repo:
-        problem = "A push goes to the main branch: leave away what follows @"
-    elif not _NAME.fullmatch(repo):
-        problem = "Letters, digits, - _ . are allowed, with one slash between owner and name"
-    elif any(part[0] in "-." or part[-1] in "-." or "--" in part or ".." in part for part in repo.split("/")):
-        problem = "A name neither begins nor ends with - or ., and holds neither -- nor .."
-    elif repo.endswith(".git"):
-        problem = "A name does not end with .git"
-    if problem:
-        raise UsageError(
-            f"--push-to {repo}: no name of a repository. {problem}; write ORG/NAME, or your user's name/NAME."
-        )
-
-
 def look_at(repo: str, overwrite: bool = False) -> Destination:
     """Look at the repository to push to; nothing is written. Raises `PublishError` for whatever stands against it.
 
     Asked before the work as well as after it: a token that cannot write is known before the hours, not after them.
     ``overwrite`` allows to replace what tuneport did not push.
     """
-    check_name(repo)
     from huggingface_hub import HfApi, constants, get_token
     from huggingface_hub.errors import RepositoryNotFoundError
 
     if constants.HF_HUB_OFFLINE:
         raise PublishError(
-            f"--push-to {repo}: offline mode is on. Unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE), or leave --push-to away."
+            f"Cannot push to {repo}: offline mode is on. Unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE), or do not push."
         )
     with _told(repo):
         if get_token() is None:
             raise PublishError(
-                f"--push-to {repo}: there is no token. Make one that may write at {constants.ENDPOINT}/settings/tokens, "
+                f"Cannot push to {repo}: there is no token. Make one that may write at {constants.ENDPOINT}/settings/tokens, "
                 "then log in (hf auth login) or set HF_TOKEN."
             )
         _check_rights(repo, HfApi().whoami())
@@ -179,7 +159,7 @@ def _check_rights(repo: str, me: Any) -> None:
     token = (me.get("auth") or {}).get("accessToken") or {}
     if token.get("role") == "read":
         raise PublishError(
-            f"--push-to {repo}: the token may read only. Make one that may write at {constants.ENDPOINT}/settings/tokens, "
+            f"Cannot push to {repo}: the token may read only. Make one that may write at {constants.ENDPOINT}/settings/tokens, "
             "and set HF_TOKEN to it."
         )
     (owner, name), user = repo.split("/"), str(me.get("name", ""))
@@ -188,7 +168,7 @@ def _check_rights(repo: str, me: Any) -> None:
     owners = [user, *(str(org.get("name")) for org in me["orgs"])]
     if owner.lower() not in {known.lower() for known in owners}:
         raise PublishError(
-            f"--push-to {repo}: the token is that of {user}, who is not {owner} and no member of it. Push to one of: "
+            f"Cannot push to {repo}: the token is that of {user}, who is not {owner} and no member of it. Push to one of: "
             f"{', '.join(f'{known}/{name}' for known in owners[:10])}."
         )
 
@@ -248,7 +228,7 @@ def _told(repo: str) -> Iterator[None]:
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-    where = f"--push-to {repo}"
+    where = f"Cannot push to {repo}"
     tokens = f"{constants.ENDPOINT}/settings/tokens"
     try:
         try:

@@ -1,4 +1,4 @@
-"""Publish what tuneport wrote, once it is proved whole: `--push-to ORG/NAME` of the verbs that write models.
+"""Publish what tuneport wrote, once it is proved whole: `publish`, and `--push-to ORG/NAME` of the commands.
 
 In come a finished folder and a repository's name, out comes the commit on the Hub. The folder is checked first: an
 output against the digests in its manifest, a fine-tuning for the files that its record belongs to. Files that are of
@@ -7,108 +7,33 @@ neither stop the push; nobody meant to publish them.
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from tuneport.errors import OutputError, PublishError, UsageError, listing
+from tuneport.engine.choices import Running
+from tuneport.engine.run_options import PublishOptions
+from tuneport.errors import OutputError, PublishError, listing
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
-
-if TYPE_CHECKING:
-    from tuneport.engine.options import Running
-    from tuneport.publishing.commit import Destination, Published
-
-Verb = Callable[[argparse.Namespace], dict[str, Any]]
+from tuneport.functions import takes
+from tuneport.publishing.commit import Published, look_at, upload
 
 
-def publish(
-    folder: str | os.PathLike[str], repo: str, *, overwrite: bool = False, running: Running | None = None
-) -> Published:
-    """Push a finished folder (an output, a diff vector, a fine-tuning) to the repository ``repo`` on the Hub.
+@takes(PublishOptions)
+def publish(given: PublishOptions) -> Published:
+    """Push a finished folder (an output, a diff vector, a fine-tuning) to a repository on the Hub.
 
     The repository is made if there is none; an earlier push of tuneport is replaced, anything else only with
     ``overwrite``. Raises `TuneportError`: a folder that is not whole, a token that cannot write, no network.
 
         tuneport.publish("v2-tuned", "me/my-model-v2")
     """
-    from tuneport.publishing.commit import check_name, look_at, upload
-
-    check_name(repo)
-    place = Path(os.path.expanduser(folder))
-    names, message, description = _whole(place, running)
-    return upload(place, names, look_at(repo, overwrite), message, description)
+    place = Path(os.path.expanduser(given.folder))
+    names, message, description = _whole(place, given.running)
+    return upload(place, names, look_at(given.repo, given.overwrite), message, description)
 
 
-def add_arguments(parser: Any) -> None:
-    """The flags of a verb whose output can be published."""
-    group = parser.add_argument_group("publishing")
-    group.add_argument(
-        "--push-to",
-        metavar="ORG/NAME",
-        help="when the output is whole, push it to this repository on the Hub (public, unless it is there already and "
-        "private, or your organisation's default is another); needs a token that may write",
-    )
-    group.add_argument(
-        "--push-overwrite", action="store_true", help="replace files there that tuneport did not push (default: stop)"
-    )
-
-
-def pushing(verb: Verb) -> Verb:
-    """The verb, and after it the push that `--push-to` asks for; the place is looked at before the work begins."""
-
-    def run(options: argparse.Namespace) -> dict[str, Any]:
-        if options.push_to is None:
-            if options.push_overwrite:
-                raise UsageError("--push-overwrite goes with --push-to ORG/NAME.")
-            return verb(options)
-        if os.environ.get("RANK", "0") != "0":
-            return verb(options)  # of several processes the first one pushes, as it alone writes
-        from tuneport.publishing.commit import look_at
-
-        place = look_at(options.push_to, options.push_overwrite)
-        result = verb(options)
-        if options.dry_run:
-            return _rehearsed(result, place)
-        try:
-            published = publish(
-                options.out, options.push_to, overwrite=options.push_overwrite, running=_running(options)
-            )
-        except PublishError as error:
-            raise PublishError(f"{error}\n{options.out} is finished; the same command publishes it.") from None
-        told = {name: value for name, value in asdict(published).items() if name != "warnings"}
-        return {
-            **result,
-            "published": told,
-            "warnings": [*result.get("warnings", []), *published.warnings],
-            "words": f"{result['words']}\n{published}",
-        }
-
-    return run
-
-
-def _running(options: argparse.Namespace) -> Running:
-    from tuneport.engine.options import Running
-
-    return Running(max_memory=getattr(options, "max_memory", None), workers=getattr(options, "workers", None))
-
-
-def _rehearsed(result: dict[str, Any], place: Destination) -> dict[str, Any]:
-    """What a dry run adds: where to, and what is there; nothing is pushed."""
-    push = {
-        "repo": place.repo,
-        "url": place.url,
-        "holds": place.holds,
-        "replaces": place.commit if place.replaced else None,
-    }
-    words = f"{result.get('words', '')}\nwould be pushed to {place.url} ({place.holds})"
-    return {**result, "push": push, "words": words}
-
-
-def _whole(folder: Path, running: Running | None) -> tuple[list[str], str, str]:
+def _whole(folder: Path, running: Running) -> tuple[list[str], str, str]:
     """Names of the files to push, and what the commit says, of a folder that is proved to be finished and unharmed."""
     from tuneport.output.write import MANIFEST
 
@@ -117,7 +42,9 @@ def _whole(folder: Path, running: Running | None) -> tuple[list[str], str, str]:
         from tuneport.verification import verify
 
         names = _files(folder)
-        verify(folder, running=running)  # no stray files, and every byte as the manifest says
+        verify(
+            folder, max_memory=running.max_memory, workers=running.workers
+        )  # no stray files, and every byte as the manifest says
         manifest = read_manifest(folder)
         inputs = "\n".join(
             f"{entry['role']}: {entry['name']} {entry['revision'] or ''}" for entry in manifest["inputs"]

@@ -25,7 +25,7 @@ from tuneport.diffvector.run import apply, diff, plan_of
 from tuneport.engine.checks import before_writing as look_module
 from tuneport.engine.checks import sampling
 from tuneport.engine.checks.before_writing import RolesVerdict, look
-from tuneport.engine.options import Choices, Running
+from tuneport.engine.choices import Choices
 from tuneport.engine.plan import plan_transfer
 from tuneport.engine.run import transfer
 from tuneport.errors import CheckpointError, DoubtError, VerificationError
@@ -81,7 +81,7 @@ def test_with_strict_a_dry_run_says_that_the_run_would_stop(cli: Cli, strange: t
 
 def test_strict_stops_before_the_first_byte(strange: tiny.Trio, tmp_path: Path) -> None:
     with pytest.raises(DoubtError, match="unrelated"):
-        transfer(*strange.paths, tmp_path / "out", running=Running(strict=True))
+        transfer(*strange.paths, tmp_path / "out", strict=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -94,7 +94,7 @@ def test_a_run_tells_each_doubt_once_and_before_it_writes(cli: Cli, strange: tin
 
 
 def test_the_whole_pass_says_what_the_sample_said(honest: tiny.Trio, tmp_path: Path) -> None:
-    roles = transfer(*honest.paths, tmp_path / "out", running=Running(strict=True)).manifest["roles"]
+    roles = transfer(*honest.paths, tmp_path / "out", strict=True).manifest["roles"]
     sample, whole = roles["samples"]["tuned"], roles["whole"]
     for name in ("matrices", "elements", "base_target", "at_base", "at_tuned", "at_target"):
         assert whole[name] == pytest.approx(sample[name], abs=1e-6), name
@@ -195,7 +195,7 @@ def test_a_server_that_sends_whole_files_only_leaves_a_note(honest: tiny.Trio, m
 @pytest.fixture(scope="module")
 def vector(honest: tiny.Trio, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("vector") / "delta"
-    diff(honest.base, honest.tuned, out, running=Running(strict=True))
+    diff(honest.base, honest.tuned, out, strict=True)
     return out
 
 
@@ -209,12 +209,12 @@ def test_a_diff_vector_knows_a_stranger_when_it_is_applied(
     vector: Path, honest: tiny.Trio, strange: tiny.Trio, tmp_path: Path
 ) -> None:
     assert kinds(look(plan_of([(vector, 1.0)], strange.target, Choices()))) == ["base-and-target-unrelated"]
-    apply([(vector, 1.0)], honest.target, tmp_path / "out", running=Running(strict=True))
+    apply([(vector, 1.0)], honest.target, tmp_path / "out", strict=True)
     sample = manifest(tmp_path / "out")["roles"]["samples"]["diff"]
     whole = transfer(*honest.paths, tmp_path / "at-once").manifest["roles"]["whole"]
     assert sample["at_base"] == pytest.approx(whole["at_base"], abs=1e-6), "so small a base is kept whole"
     with pytest.raises(DoubtError, match="unrelated"):
-        apply([(vector, 1.0)], strange.target, tmp_path / "strict", running=Running(strict=True))
+        apply([(vector, 1.0)], strange.target, tmp_path / "strict", strict=True)
 
 
 def test_a_diff_vector_onto_its_own_tuned_model_is_told(vector: Path, honest: tiny.Trio) -> None:
@@ -283,7 +283,7 @@ def test_a_target_that_is_the_base_is_noted_and_no_doubt(honest: tiny.Trio, tmp_
     target = shutil.copytree(honest.base, tmp_path / "copy") if copied else honest.base
     made = tiny.Trio(honest.base, honest.tuned, target, {})
     assert [note.kind for note in seen(made).notes] == ["same-target-seen" if copied else "target-is-base"]
-    roles = transfer(*made.paths, tmp_path / "out", running=Running(strict=True)).manifest["roles"]
+    roles = transfer(*made.paths, tmp_path / "out", strict=True).manifest["roles"]
     assert [note["kind"] for note in roles["notes"]] == ["target-is-base"] and roles["doubts"] == []
 
 

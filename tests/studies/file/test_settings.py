@@ -28,8 +28,8 @@ def test_everything_that_a_transfer_would_refuse_is_told_at_once_each_with_its_l
     ]
     together = "\n".join(told)
     for words in (
-        "'(' is no regular expression",
-        "'x=y': write it as REGEX=SCALE",
+        "'(' is not a valid regular expression",
+        "'x=y'",
         "'x': write it as NAME=base",
         "'foo': choose strings or positions",
         "'bar': choose append, all or drop",

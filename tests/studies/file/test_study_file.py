@@ -252,7 +252,7 @@ def test_settings_are_those_of_the_verbs_and_seeds_are_the_studys() -> None:
     assert study.transferring == {"drop": "score", "rules": ["embed=0"], "config": {"rope_theta": "target"}}
     text = f'[study]\nname = "s"\n{versions()}'
     assert "[tune] seed: is not known" in fault(text + TUNE + "seed = 1")
-    assert "no regular expression" in fault(text + '[transfer]\ndrop = "("')
+    assert "not a valid regular expression" in fault(text + '[transfer]\ndrop = "("')
     assert "choose llama3" in fault(text + '[evaluate]\nsuite = "none"')
     assert "of Lora" not in fault(text + TUNE + 'lora = "rank=0"')
 

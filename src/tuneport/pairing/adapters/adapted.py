@@ -20,8 +20,8 @@ from tuneport.pairing.adapters.adapted_files import base_decisions, base_doubts,
 from tuneport.pairing.adapters.adapted_parameters import find_parameters
 from tuneport.pairing.adapters.adapted_parts import put_together
 from tuneport.pairing.adapters.adapted_ties import tied_products, untied
+from tuneport.pairing.name_rules import Rename
 from tuneport.pairing.spelling import check_distinct
-from tuneport.pairing.spelling_rules import Rename
 from tuneport.pairing.spelling_search import names_onto
 from tuneport.pairing.tensors import check_readable
 from tuneport.pairing.vocabulary import VocabularyMatch

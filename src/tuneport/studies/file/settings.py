@@ -13,7 +13,8 @@ from dataclasses import fields, replace
 from functools import cache, partial
 from typing import Any
 
-from tuneport.errors import UsageError
+from tuneport.engine.choices import Choices, parse_sides
+from tuneport.errors import KEYS, UsageError
 from tuneport.studies.graph.inputs import LAB
 from tuneport.tuning.recipes import RECIPES, Running, parse_lora, recipe_of
 
@@ -25,6 +26,7 @@ _NOT_OF_EVALUATE = (
 )  # fmt: skip
 TRANSFER_TEXTS = ("drop", "vocabulary", "new-tokens")
 TRANSFER_LISTS = ("rule", "config", "sidecar")
+_OPTIONS = {"rule": "rules"}  # one key for several values, as a flag is
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -177,35 +179,15 @@ def check_suite(name: str) -> None:
     find_suite(name)
 
 
-def faults_of_transfer(texts: Mapping[str, str], lists: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """What `transfer` would refuse of [transfer], each text looked at by itself: the key, and words."""
-    from tuneport.engine.options import Choices, parse_rule, parse_side
-
-    def take(key: str, text: str) -> None:
-        if key == "rule":
-            Choices(rules=(parse_rule(text),))
-        elif key in TRANSFER_LISTS:
-            parse_side(text, f"--{key}")
-        else:
-            given: dict[str, Any] = {key.replace("-", "_"): text}
-            Choices(**given)
-
-    everything = [*texts.items(), *((key, text) for key, given in lists.items() for text in given)]
-    found = [(key, _said(key, partial(take, key, text))) for key, text in everything]
-    return [(key, fault) for key, fault in found if fault is not None]
-
-
-def of_transfer(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The choices of every transfer that [transfer] makes, as JSON; there are no faults in it."""
-    from tuneport.engine.options import parse_side
-
-    chosen = {key.replace("-", "_"): table[key] for key in TRANSFER_TEXTS if key in table}
-    if "rule" in table:
-        chosen["rules"] = list(table["rule"])
-    for name in ("config", "sidecar"):
-        if name in table:
-            chosen[name] = dict(parse_side(text, f"--{name}") for text in table[name])
-    return chosen
+def of_transfer(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The choices of every transfer that [transfer] makes, as JSON, and what is wrong with them: the key, and words."""
+    chosen = {_OPTIONS.get(key, key.replace("-", "_")): value for key, value in table.items()}
+    try:
+        Choices(**chosen)
+    except UsageError as error:
+        return {}, _of_faults(error)
+    sides: dict[str, Any] = {name: parse_sides(chosen[name]) for name in ("config", "sidecar") if name in chosen}
+    return {**chosen, **sides}, []
 
 
 def template_names() -> list[str]:
@@ -213,6 +195,11 @@ def template_names() -> list[str]:
     from tuneport.examples.chat import template_names as names
 
     return names()
+
+
+def _of_faults(error: UsageError) -> list[tuple[str, str]]:
+    """The faults of options, each with its key."""
+    return [(KEYS.name(fault.option), fault.words(KEYS).removesuffix(".")) for fault in error.faults]
 
 
 def in_file_words(text: str) -> str:

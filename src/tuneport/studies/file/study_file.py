@@ -224,10 +224,11 @@ class _Reader(Names):
         self.known(table, (*settings.TRANSFER_TEXTS, *settings.TRANSFER_LISTS), path)
         texts = {key: self.text(table, key, path) for key in settings.TRANSFER_TEXTS}
         lists = {key: self.texts(table, key, path) for key in settings.TRANSFER_LISTS}
-        given = {key: text for key, text in texts.items() if text is not None}
-        for key, fault in settings.faults_of_transfer(given, lists):
+        given = {key: value for key, value in (texts | lists).items() if value}
+        chosen, faults = settings.of_transfer({key: list(v) if isinstance(v, tuple) else v for key, v in given.items()})
+        for key, fault in faults:
             self.fault((*path, key), fault)
-        return {} if self.faults else settings.of_transfer(table)
+        return chosen
 
     def _evaluations(
         self, content: Table, versions: Sequence[Version], tunings: Sequence[Tuning]

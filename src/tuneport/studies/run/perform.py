@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -102,20 +101,13 @@ def _shares(step: Step, given: Given) -> list[Any]:
 
 
 def _transfer(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
-    from tuneport.engine.options import Choices, Running, parse_rule
-    from tuneport.engine.run import transfer
+    import tuneport
 
     choices = step.choices
     settings = {**choices.get("settings", {}), "scale": float(choices.get("scale", 1.0)), "dtype": choices.get("dtype")}
-    if "rules" in settings:
-        settings["rules"] = tuple(parse_rule(text) for text in settings["rules"])
-    known = {choice.name for choice in fields(Choices)}
-    foreign = sorted(settings.keys() - known)
-    if foreign:
-        raise StudyError(f"{step.name}: a transfer has no {', '.join(foreign)}. It has {', '.join(sorted(known))}.")
     base, tuned, target = (str(given[role]) for role in ("base", "tuned", "target"))
-    outcome = transfer(base, tuned, target, place / "model", Choices(**settings), Running(workers=threads))
-    return {**outcome.manifest["measures"], "warnings": list(outcome.warnings)}
+    output = tuneport.transfer(base, tuned, target, place / "model", **settings, workers=threads)
+    return {**output.manifest["measures"], "warnings": list(output.warnings)}
 
 
 def _evaluate(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:

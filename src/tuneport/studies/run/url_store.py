@@ -58,7 +58,7 @@ class UrlStore:
                 self._system()
             except (ImportError, ValueError) as error:
                 raise OutputError(
-                    f"--out {self.url}: {error}. Such URLs need a package of their own (s3:// s3fs, gs:// gcsfs, …); "
+                    f"{self.url}: {error}. Such URLs need a package of their own (s3:// s3fs, gs:// gcsfs, …); "
                     "install it, or give a folder."
                 ) from None
         self.read(LOCK)

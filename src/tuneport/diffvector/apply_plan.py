@@ -27,7 +27,7 @@ from tuneport.checkpoint.weights import StoredTensor
 from tuneport.diffvector.respelled import align_vector
 from tuneport.diffvector.vector import RAW, DiffVector
 from tuneport.engine.checks.contradictions import contradictions
-from tuneport.engine.options import Choices
+from tuneport.engine.choices import Choices
 from tuneport.engine.pieces import DifferenceRecipe, RawRows, Recipe, Rounding, Source, Sum, Term
 from tuneport.engine.plan import (
     WRITTEN,
@@ -46,6 +46,7 @@ from tuneport.files.on_demand import LazyMapping, LazySequence
 from tuneport.files.opening import contents
 from tuneport.files.writing import write_new
 from tuneport.pairing.kinds import check_architectures
+from tuneport.pairing.name_rules import scale_of
 from tuneport.pairing.rows import Ids, Runs, runs_of
 from tuneport.pairing.tensors import (
     Account,
@@ -55,7 +56,6 @@ from tuneport.pairing.tensors import (
     check_readable,
     main_dtype,
     pair_target,
-    scale_of,
     ties_of,
 )
 from tuneport.pairing.vocabulary import VocabularyMatch
@@ -197,7 +197,7 @@ def _account(
         ties_target=ties_target,
         by_token=matched.by_token,
         rules=choices.rules,
-        drop=choices.dropped,
+        drop=choices.drop,
         gains_rows=bool(matched.match.added),
         outside=outside,
     )

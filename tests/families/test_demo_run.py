@@ -10,7 +10,7 @@ from support.brief_recipes import BRIEF_DEMO
 from tuneport.cli import main
 from tuneport.errors import OutputError, UsageError
 from tuneport.families import showing
-from tuneport.families.demo import MODELS, Recipe, demo
+from tuneport.families.demo_run import MODELS, Recipe, demo
 
 pytest.importorskip("transformers")
 
@@ -96,7 +96,7 @@ def test_with_json_stdout_holds_one_object_and_nothing_else(
 
 
 def test_without_torch_the_demo_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuneport.families.demo.find_spec", lambda name: None if name == "torch" else object())
+    monkeypatch.setattr("tuneport.families.demo_run.find_spec", lambda name: None if name == "torch" else object())
     with pytest.raises(UsageError, match=r"needs torch.*pip install 'tuneport\[models\]'"):
         demo(tmp_path / "demo")
     assert not list(tmp_path.iterdir())

@@ -59,28 +59,26 @@ class Recipe:
     gently; the further it drifts, the less of the fine-tuning fits it.
     """
 
-    architecture: Architecture = Architecture()  # noqa: RUF009 (frozen)
-    first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.5)  # noqa: RUF009 (frozen)
+    architecture: Architecture = Architecture()
+    first_stage: Schedule = Schedule(steps=900, peak=4e-3, shape="cosine", final=0.5)
     first_shares: dict[str, float] = field(
         default_factory=lambda: {
             "facts": 0.3, "echoes": 0.3, "stories": 0.25, "arithmetic": 0.1, "general": 0.05,
         }
     )  # fmt: skip
-    second_stage: Schedule = Schedule(steps=500, peak=0.5 * 4e-3, warmup=1)  # noqa: RUF009 (frozen)
+    second_stage: Schedule = Schedule(steps=500, peak=0.5 * 4e-3, warmup=1)
     second_shares: dict[str, float] = field(
         default_factory=lambda: {
             "worked-stories": 0.42, "facts": 0.2, "echoes": 0.2, "arithmetic": 0.13, "general": 0.05,
         }
     )  # fmt: skip
-    next_version: Schedule = Schedule(steps=250, peak=5e-4, warmup=20)  # noqa: RUF009 (frozen)
+    next_version: Schedule = Schedule(steps=250, peak=5e-4, warmup=20)
     next_shares: dict[str, float] = field(
         default_factory=lambda: {
             "new-facts": 0.55, "facts": 0.13, "worked-stories": 0.13, "echoes": 0.12, "arithmetic": 0.07,
         }
     )  # fmt: skip
-    tuning: TuningRecipe = SftRecipe(  # noqa: RUF009 (frozen)
-        learning_rate=1e-3, steps=300, batch_size=32, beta2=0.95, weight_decay=0.01
-    )
+    tuning: TuningRecipe = SftRecipe(learning_rate=1e-3, steps=300, batch_size=32, beta2=0.95, weight_decay=0.01)
     tuning_shares: dict[str, float] = field(
         default_factory=lambda: {
             order_questions.KNOWN_FACTS: 0.4, order_questions.WORD_PROBLEMS: 0.35, order_questions.ORDERS: 0.25,
@@ -108,7 +106,6 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
     (`tuneport.errors.OutputError`).
     """
     from tuneport import transfer, verify
-    from tuneport.engine.options import Choices
 
     if missing := [name for name in ("torch", "transformers", "trl", "lm_eval") if find_spec(name) is None]:
         raise UsageError(
@@ -200,7 +197,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
                 (foreign, foreign_tuned, models["v2"], "v2-foreign"),
             ):
                 tell(f"transfer: {onto.name} + ({tuned.name} - {base.name})")
-                transfer(base=base, tuned=tuned, onto=onto, out=models[name], choices=Choices(shard_size=shards))
+                transfer(base=base, tuned=tuned, onto=onto, out=models[name], shard_size=shards)
                 verify(models[name], base=base, tuned=tuned, onto=onto, full=True)
 
             # Fine-tune once more, from where the transfer left version 2; ask everybody everything.

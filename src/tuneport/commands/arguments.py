@@ -1,0 +1,92 @@
+"""Flags made from records, and the options that were given, by record."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from tuneport.errors import FLAGS, UsageError
+from tuneport.files.json_text import check_text
+from tuneport.options import Declared, options_of
+
+_METAVARS = {int: "N", float: "X", str: "WORD"}
+# Places that the commands of the core open by themselves, whatever their names are; torch, transformers and records cannot.
+_CORE = ("transfer", "diff", "apply", "inspect", "verify")
+_PLACES = ("base", "tuned", "onto", "out", "path", "diffs")
+
+
+def add_options(parser: argparse.ArgumentParser, *records: type[Any]) -> None:
+    """A flag (or an argument) for each option of the records, in the groups that they name."""
+    groups: dict[str | None, Any] = {None: parser}
+    for record in records:
+        for one in options_of(record):
+            if one.spec.flag:
+                group = one.spec.group
+                if group not in groups:
+                    groups[group] = parser.add_argument_group(group)
+                _add(groups[group], one)
+
+
+def _add(group: Any, one: Declared) -> None:
+    spec, name = one.spec, FLAGS.name(one.name)
+    given: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(one)}
+    if one.kind is bool:
+        group.add_argument(name, dest=one.name, action="store_true", **given)
+        return
+    if one.kind in (int, float) or (one.single in (int, float) and spec.separator is None):
+        given["type"] = one.single
+    if one.choices and spec.parse is None:
+        given["choices"] = list(one.choices)
+    else:
+        given["metavar"] = spec.metavar or _METAVARS.get(one.single, "X")
+    if spec.nargs is not None:
+        given["nargs"] = spec.nargs
+    if spec.argument:
+        if spec.repeatable:
+            given["nargs"] = "+" if one.required else "*"
+        group.add_argument(one.name, **given)
+        return
+    if spec.repeatable:
+        given["action"] = "append"
+    group.add_argument(name, dest=one.name, required=one.required, **given)
+
+
+def _help(one: Declared) -> str:
+    return one.help.replace("%", "%%") + (" (repeatable)" if one.spec.repeatable and not one.spec.argument else "")
+
+
+def given_for(record: type[Any], options: argparse.Namespace) -> dict[str, Any]:
+    """What was given of a record's options, by name; texts that hold several values between separators are split."""
+    found = {}
+    for one in options_of(record):
+        if not one.spec.flag or one.name not in options:
+            continue
+        value, separator = getattr(options, one.name), one.spec.separator
+        if separator is not None:
+            texts = value if isinstance(value, list) else [value]
+            value = [part for text in texts for part in text.split(separator) if part]
+            value = [_number(part, one) for part in value] if one.single is float else value
+        found[one.name] = value
+    return found
+
+
+def _number(text: str, one: Declared) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text  # the record says what is wrong with it
+
+
+def check_encodable(options: argparse.Namespace) -> None:
+    """Raise `UsageError` for an argument that no record of the run could hold."""
+    for name, value in vars(options).items():
+        if options.name in _CORE and name in _PLACES:
+            continue
+        for text in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(text, str):
+                try:
+                    check_text(text)
+                except ValueError:
+                    raise UsageError(
+                        f"{text}: the name is not UTF-8. Rename the file or folder, and give the new name."
+                    ) from None

@@ -1,0 +1,94 @@
+"""What only the values tell: integers that differ, tied heads that are not the same, NaN and infinity."""
+
+from __future__ import annotations
+
+from tuneport.checkpoint.reading import Workspace
+from tuneport.engine.budget import PIECE
+from tuneport.engine.pieces import Readers, Source, Sum, equal, nonfinite_in
+from tuneport.engine.plan import OutputTask, Plan
+from tuneport.engine.product import are_alike
+from tuneport.errors import PairingError, listing
+from tuneport.pairing.tensors import stored_twice, ties_of
+
+
+def check_exact(plan: Plan, readers: Readers) -> None:
+    """Integers and booleans have no difference: base and tuned must be equal."""
+    space = Workspace()
+    different = [
+        pair.name
+        for pair in plan.exact
+        if pair.base.shape != pair.tuned.shape
+        or not equal(Source("base", pair.base), Source("tuned", pair.tuned), readers, space, PIECE)
+    ]
+    if different:
+        raise PairingError(
+            "These tensors hold integers or booleans and differ between base and tuned, so no difference can be "
+            f"carried over:{listing([f'`{name}`' for name in different])}"
+        )
+
+
+def check_tied(plan: Plan, readers: Readers) -> None:
+    """A tied head that is stored beside its embedding must hold the same: transformers 5 unties two that differ."""
+    space = Workspace()
+    different = [
+        f"{checkpoint.role} {checkpoint.label}: `{head.name}` is not the same as `{embedding.name}`"
+        for checkpoint in plan.inputs
+        for embedding, head in stored_twice(checkpoint, ties_of(checkpoint))
+        if (embedding.dtype, embedding.shape) != (head.dtype, head.shape)
+        or not equal(Source(checkpoint.role, embedding), Source(checkpoint.role, head), readers, space, PIECE)
+    ]
+    differing = [alike for alike in plan.alike if not alike.fits or not are_alike(alike, readers["tuned"], space)]
+    copies = [f"`{alike.one.name}` and `{alike.other.name}`" for alike in differing if alike.copies]
+    if copies:
+        raise PairingError(
+            f"The adapter holds one trained matrix twice, and the two differ: {'; '.join(copies)}. Load it with peft and save "
+            "it again (save_pretrained), or take the one that does not count out of its file."
+        )
+    apart = [f"`{alike.one.name}` and `{alike.other.name}`" for alike in differing]
+    if apart:
+        raise PairingError(
+            "The base's config ties head and embedding, but the adapter trained them apart and saved two that differ: "
+            f"{'; '.join(apart)}. Merge it with peft onto a base without `tie_word_embeddings`, and give both."
+        )
+    if different:
+        raise PairingError(
+            "The config ties head and embedding, but both are stored and hold different values, so one of them would be "
+            f"lost:{listing(different)}\nIf the head counts, set `tie_word_embeddings` to false in that config.json; if "
+            "it does not, take it out of the checkpoint."
+        )
+
+
+def nonfinite_in_words(bad: list[tuple[OutputTask, int]], readers: Readers) -> str:
+    """Name each tensor, the count, and where the NaN or infinity comes from."""
+    space, lines, too_large = Workspace(), [], False
+    for task, count in bad:
+        sources = _input_counts(task, readers, space)
+        origin = ", ".join(f"{number:,} in {role}" for role, number in sources.items() if number)
+        if not origin:
+            origin = "too large for float16" if task.slot.dtype == "F16" else "made by the sum"
+            too_large |= task.slot.dtype == "F16"
+        lines.append(f"`{task.slot.name}`: {count:,} in the output ({origin})")
+    told = f"NaN or infinity:{listing(lines)}\n"
+    if too_large:
+        told += "float16 ends at 65,504: choose --dtype bfloat16 or float32. "
+    return (
+        f"{told}Mend the inputs, leave such a tensor as the target has it (--rule NAME=0), or pass --allow-nonfinite to write it "
+        "all the same."
+    )
+
+
+def _input_counts(task: OutputTask, readers: Readers, space: Workspace) -> dict[str, int]:
+    pair, target = task.line.pair, task.line.target
+    sources = [("target", target)] if target is not None else []
+    if pair is not None and pair.change is not None:
+        base = [("base", pair.base)] if pair.change.whole is not None or pair.change.rows is not None else []
+        sources = [*base, *(("tuned", tensor) for tensor in pair.change.sources), *sources]
+    elif pair is not None and not pair.exact:
+        sources = [("base", pair.base), ("tuned", pair.tuned), *sources]
+    if not isinstance(task.recipe, Sum):
+        sources = [(role, tensor) for role, tensor in sources if role != "target"]
+    counts: dict[str, int] = {}
+    for role, tensor in sources:
+        if role in readers:
+            counts[role] = counts.get(role, 0) + nonfinite_in(Source(role, tensor), readers, space, PIECE)
+    return counts

@@ -1,0 +1,288 @@
+"""The options of a transfer: `Choices` decide what the output is, `Running` how a run goes about it.
+
+Choices are part of the plan, and of its digest; what is in `Running` changes no byte. The texts of the command line and of a
+study's file, and the numbers and mappings of a Python call, become the same checked records.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, cast
+
+from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
+from tuneport.errors import Fault, UsageError
+from tuneport.options import Bounds, Options, option, parse_size, size_text
+from tuneport.pairing.name_rules import Rename, ScaleRule
+
+SIDES = ("base", "tuned", "target")
+Matching = Literal["strings", "positions"]
+MATCHINGS = ("strings", "positions")
+DEFAULT_SHARD_SIZE = "5GB"
+_ARITHMETIC, _SIDECARS, _RUN = "arithmetic", "config, tokenizer, vocabulary", "the run"
+
+
+def _expression(text: object) -> str:
+    """A regular expression. Raises ValueError."""
+    if not isinstance(text, str):
+        raise ValueError("must be a regular expression, a string")
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{text!r} is not a valid regular expression: {error}") from None
+    return text
+
+
+def parse_scale(value: object) -> float:
+    """A scale from a number or a text. Raises ValueError."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(cast(Any, value))
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError("must be a finite number")
+    return number
+
+
+def _pairs(value: object, written: str) -> list[tuple[object, object]]:
+    """(left, right) of a mapping, of texts LEFT=RIGHT (split at the last ``=``), or of pairs. Raises ValueError."""
+    if isinstance(value, Mapping):
+        return list(value.items())
+    found: list[tuple[object, object]] = []
+    for each in [value] if isinstance(value, str) or not isinstance(value, Sequence) else value:
+        if isinstance(each, str):
+            left, separator, right = each.rpartition("=")
+            if not separator or not left:
+                raise ValueError(f"{each!r} must be written as {written}")
+            found.append((left, right))
+        elif isinstance(each, Sequence) and len(each) == 2:
+            found.append((each[0], each[1]))
+        else:
+            raise ValueError(f"must be a mapping, or texts {written}")
+    return found
+
+
+def parse_rules(value: object) -> tuple[ScaleRule, ...]:
+    """Rules from ``{REGEX: SCALE}``, texts ``REGEX=SCALE`` or rules. Raises ValueError."""
+    if isinstance(value, Sequence) and value and all(isinstance(each, ScaleRule) for each in value):
+        value = [(rule.pattern, rule.scale) for rule in value]
+    found = []
+    for pattern, scale in _pairs(value, "REGEX=SCALE, for example 'embed_tokens=0'"):
+        try:
+            found.append(ScaleRule(_expression(pattern), parse_scale(scale)))
+        except ValueError as error:
+            raise ValueError(f"{pattern}={scale}: {error}") from None
+    return tuple(found)
+
+
+def parse_renames(value: object) -> tuple[Rename, ...]:
+    """Renames from ``{REGEX: REPLACEMENT}``, texts ``REGEX=REPLACEMENT`` (it may be empty, or hold ``\\1``) or renames."""
+    if isinstance(value, Sequence) and value and all(isinstance(each, Rename) for each in value):
+        value = [(rename.pattern, rename.replacement) for rename in value]
+    found = []
+    for pattern, replacement in _pairs(value, r"REGEX=REPLACEMENT, for example '^transformer\.='"):
+        rename = Rename(_expression(pattern), str(replacement))
+        try:
+            re.sub(rename.pattern, rename.replacement, "")  # the replacement is read before anything is looked for
+        except (re.error, IndexError) as error:
+            raise ValueError(
+                f"{rename.pattern!r}: {rename.replacement!r} is not a valid replacement: {error}"
+            ) from None
+        found.append(rename)
+    return tuple(found)
+
+
+def parse_sides(value: object) -> dict[str, str]:
+    """Sides by name, from a mapping or texts ``NAME=base|tuned|target``. Raises ValueError."""
+    found = {}
+    for name, side in _pairs(value, "NAME=base, NAME=tuned or NAME=target"):
+        if side not in SIDES:
+            raise ValueError(f"{name}={side}: choose base, tuned or target")
+        found[str(name)] = str(side)
+    return found
+
+
+def parse_dtype(value: object) -> str:
+    """A float dtype as safetensors spells it, from its name or from torch's object of that name. Raises ValueError."""
+    name = str(value).removeprefix("torch.")
+    spelled = FLOAT_SPELLINGS.get(name.lower(), name)
+    if spelled not in FLOAT_SPELLINGS.values():
+        raise ValueError("must be bfloat16, float16, float32 or float64")
+    return spelled
+
+
+def _parse_drop(value: object) -> tuple[str, ...]:
+    return tuple(_expression(each) for each in ([value] if isinstance(value, str) else cast(Any, value or ())))
+
+
+def _parse_vocabulary(value: object) -> object:
+    """``strings`` or ``positions``, and by expression for some; from a text, texts, or a mapping. Raises ValueError."""
+    given = [value] if isinstance(value, str) else cast(Any, value or ())
+    words = [] if isinstance(given, Mapping) else [each for each in given if each in MATCHINGS]
+    some = given if isinstance(given, Mapping) else [each for each in given if each not in MATCHINGS]
+    written = "strings, positions, REGEX=strings or REGEX=positions, for example 'per_layer=strings'"
+    found: dict[str, str] = {}
+    for pattern, how in _pairs(some, written):
+        if how not in MATCHINGS:
+            raise ValueError(f"'{pattern}={how}' must be written as {written}")
+        found.pop(_expression(pattern), None)  # the last one wins, so it goes to the end
+        found[str(pattern)] = str(how)
+    return words[-1] if words and not found else (words[-1] if words else None, found) if found else None
+
+
+@dataclass(frozen=True)
+class Choices(Options):
+    """Everything that decides what the output is. Raises `UsageError` with every value that is not valid."""
+
+    scale: float = option(1.0, metavar="X", group=_ARITHMETIC, help="factor of the diff vector")
+    rules: tuple[ScaleRule, ...] = option(
+        (),
+        metavar="REGEX=SCALE",
+        repeatable=True,
+        group=_ARITHMETIC,
+        parse=parse_rules,
+        accepts="Mapping[str, float] | Sequence[str]",
+        help="another scale for tensors whose name the expression is found in; the last match wins; 0 leaves a tensor "
+        "as the target has it",
+    )
+    drop: tuple[str, ...] = option(
+        (),
+        metavar="REGEX",
+        repeatable=True,
+        group=_ARITHMETIC,
+        parse=_parse_drop,
+        accepts="str | Sequence[str]",
+        help="leave out tensors that have no place in the target; with `diff`, that only one of the two has",
+    )
+    renames: tuple[Rename, ...] = option(
+        (),
+        metavar="REGEX=REPLACEMENT",
+        repeatable=True,
+        group=_ARITHMETIC,
+        parse=parse_renames,
+        accepts="Mapping[str, str] | Sequence[str]",
+        help="replace what the expression finds in tensor names of base, tuned or adapter, before they are compared with the "
+        r"target's; split at the last =, \1 is the first group; several are replaced one after another",
+    )
+    dtype: str | None = option(
+        None,
+        metavar="DTYPE",
+        group=_ARITHMETIC,
+        parse=parse_dtype,
+        accepts="str | torch.dtype | None",
+        help="store tensors of the target's main dtype as bfloat16, float16, float32 or float64",
+    )
+    rounding: Literal["nearest", "stochastic"] = option("nearest", group=_ARITHMETIC, help="of the result")
+    seed: int = option(0, bounds=Bounds(least=0), group=_ARITHMETIC, help="for stochastic rounding")
+    config: Mapping[str, str] = option(
+        (),
+        metavar="FIELD=SIDE",
+        repeatable=True,
+        group=_SIDECARS,
+        parse=parse_sides,
+        accepts="Mapping[str, str] | Sequence[str]",
+        help="take a config field from base, tuned or target; generation.FIELD and tokenizer.FIELD for the other files, "
+        "tokenizer.SECTION for one section of tokenizer.json",
+    )
+    sidecar: Mapping[str, str] = option(
+        (),
+        metavar="NAME=SIDE",
+        repeatable=True,
+        group=_SIDECARS,
+        parse=parse_sides,
+        accepts="Mapping[str, str] | Sequence[str]",
+        help="take a sidecar from base, tuned or target",
+    )
+    new_tokens: Literal["append", "all", "drop"] = option(
+        "append",
+        group=_SIDECARS,
+        help="append the tokens that only the tuned model has; all: also those that base and tuned have and the target "
+        "lacks; drop: none",
+    )
+    vocabulary: Matching | None = option(
+        None,
+        metavar="strings|positions",
+        repeatable=True,
+        group=_SIDECARS,
+        parse=_parse_vocabulary,
+        accepts="str | Mapping[str, str] | Sequence[str] | None",
+        help="match rows of embeddings and heads by token string or by position; REGEX=strings or REGEX=positions decides for "
+        "the tensors whose name the expression is found in",
+    )
+    vocabulary_rules: Mapping[str, Matching] = field(default_factory=dict)
+    digest_inputs: bool = option(False, group=_SIDECARS, help="digest every tensor of the inputs into the manifest")
+    shard_size: str = option(
+        DEFAULT_SHARD_SIZE, metavar="SIZE", group=_SIDECARS, parse=size_text, help="most bytes in a file"
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value; a vocabulary's expressions go where `how_to_match` looks."""
+        super().__post_init__()
+        if isinstance(self.vocabulary, tuple):
+            of_all, rules = self.vocabulary
+            object.__setattr__(self, "vocabulary", of_all)
+            object.__setattr__(self, "vocabulary_rules", {**self.vocabulary_rules, **rules})
+        elif self.vocabulary_rules:  # of a record
+            try:
+                _parse_vocabulary(self.vocabulary_rules)
+            except ValueError as error:
+                raise UsageError(Fault("vocabulary", self.vocabulary_rules, str(error))) from None
+
+    @property
+    def shard_bytes(self) -> int:
+        """The most bytes of a shard."""
+        return parse_size(self.shard_size)
+
+    @property
+    def patterns(self) -> list[tuple[str, str]]:
+        """Every expression that must find a tensor, with its option."""
+        rules = [("rules", rule.pattern) for rule in self.rules]
+        matched = [("vocabulary", pattern) for pattern in self.vocabulary_rules]
+        return [*rules, *(("drop", pattern) for pattern in self.drop), *matched]
+
+    def how_to_match(self, name: str) -> Matching | None:
+        """How ``vocabulary`` has a tensor's rows matched; the last expression that is found in its name counts."""
+        found = (how for pattern, how in reversed(list(self.vocabulary_rules.items())) if re.search(pattern, name))
+        return next(found, None)
+
+    def record(self) -> dict[str, Any]:
+        """The choices as JSON, for the plan and the manifest."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Running(Options):
+    """How a run goes about its work; none of this changes a byte of the output."""
+
+    strict: bool = option(
+        False, identity=False, group=_RUN, help="stop where something looks wrong, instead of warning"
+    )
+    allow_nonfinite: bool = option(False, identity=False, group=_RUN, help="write NaN and infinity instead of stopping")
+    overwrite: bool = option(
+        False,
+        identity=False,
+        group=_RUN,
+        help="replace an output of tuneport that is there already; anything else stays",
+    )
+    max_memory: str | None = option(
+        None,
+        metavar="SIZE",
+        identity=False,
+        group=_RUN,
+        parse=size_text,
+        help="bound on memory (default: 128MiB; 256MiB where tokenizers differ)",
+    )
+    workers: int | None = option(
+        None,
+        identity=False,
+        group=_RUN,
+        bounds=Bounds(least=1),
+        help="worker threads (default: the usable CPUs)",
+    )
+
+    @property
+    def memory_limit(self) -> int | None:
+        """``max_memory`` in bytes, or None where the default holds."""
+        return None if self.max_memory is None else parse_size(self.max_memory)
