@@ -18,17 +18,17 @@ PAGE = DOCS / "commands.md"
 def render() -> str:
     os.environ["COLUMNS"] = "100"
     parser = build_parser()
-    verbs = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     parts = [
         "# Commands\n",
         "Made from the command line by `make docs`; `make lint` checks that it still agrees.\n",
         f"```text\n{parser.format_help()}```\n",
     ]
-    for name, verb in verbs.choices.items():
-        parts.append(f"## tuneport {name}\n\n```text\n{verb.format_help()}```\n")
+    for name, command in commands.choices.items():
+        parts.append(f"## tuneport {name}\n\n```text\n{command.format_help()}```\n")
     parts.append(
         "## Exit status\n\n"
-        '0: done. 1: an error, told in words on stderr (with `--json` also as `{"error": {…}}` on stdout). '
+        '0: done. 1: an error, with a message on stderr (with `--json` also as `{"error": {…}}` on stdout). '
         "2: wrong usage. A traceback only with `--debug`.\n"
     )
     return "\n".join(parts)

@@ -96,6 +96,11 @@ class Fault:
         given = "" if isinstance(self.value, _Absent) else f"{style.equals}{_shown(self.value)}"
         return f"{style.name(self.option)}{given}: {self.words(style)}"
 
+    def beside(self, style: Style) -> str:
+        """The fault where the option's name stands before it already: value, problem and remedy, without full stop."""
+        given = "" if isinstance(self.value, _Absent) else f"{_shown(self.value)}: "
+        return (given + self.words(style)).removesuffix(".")
+
 
 def _shown(value: object) -> str:
     text = repr(value)

@@ -15,7 +15,6 @@ from support import tiny_checkpoints as tiny
 from support.command_results import Cli
 
 from tuneport.diffvector.run import apply, diff
-from tuneport.engine.choices import Choices
 from tuneport.engine.recorded_fields import OF_THAT_RUN, differences
 from tuneport.engine.run import transfer
 from tuneport.errors import VerificationError
@@ -44,8 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tiny.Trio:
 def outputs(models: tiny.Trio, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Each operation's output, and the parents that prove it."""
     where = tmp_path_factory.mktemp("outputs")
-    choices = Choices(scale=0.5, shard_size="600", digest_inputs=True)
-    transfer(*models.paths, where / "transfer", choices)
+    transfer(*models.paths, where / "transfer", scale=0.5, shard_size="600", digest_inputs=True)
     diff(models.base, models.tuned, where / "diff")
     apply([(where / "diff", 0.5)], models.target, where / "apply")
     return {

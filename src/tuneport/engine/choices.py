@@ -68,13 +68,8 @@ def parse_rules(value: object) -> tuple[ScaleRule, ...]:
     """Rules from ``{REGEX: SCALE}``, texts ``REGEX=SCALE`` or rules. Raises ValueError."""
     if isinstance(value, Sequence) and value and all(isinstance(each, ScaleRule) for each in value):
         value = [(rule.pattern, rule.scale) for rule in value]
-    found = []
-    for pattern, scale in _pairs(value, "REGEX=SCALE, for example 'embed_tokens=0'"):
-        try:
-            found.append(ScaleRule(_expression(pattern), parse_scale(scale)))
-        except ValueError as error:
-            raise ValueError(f"{pattern}={scale}: {error}") from None
-    return tuple(found)
+    pairs = _pairs(value, "REGEX=SCALE, for example 'embed_tokens=0'")
+    return tuple(ScaleRule(_expression(pattern), parse_scale(scale)) for pattern, scale in pairs)
 
 
 def parse_renames(value: object) -> tuple[Rename, ...]:

@@ -30,9 +30,9 @@ def test_everything_that_a_transfer_would_refuse_is_told_at_once_each_with_its_l
     for words in (
         "'(' is not a valid regular expression",
         "'x=y'",
-        "'x': write it as NAME=base",
-        "'foo': choose strings or positions",
-        "'bar': choose append, all or drop",
+        "'x' must be written as NAME=base",
+        "'foo'",
+        "'bar': must be append, all or drop",
         "is 3; write a list of texts",
     ):
         assert words in together

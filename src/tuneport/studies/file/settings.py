@@ -199,7 +199,7 @@ def template_names() -> list[str]:
 
 def _of_faults(error: UsageError) -> list[tuple[str, str]]:
     """The faults of options, each with its key."""
-    return [(KEYS.name(fault.option), fault.words(KEYS).removesuffix(".")) for fault in error.faults]
+    return [(KEYS.name(fault.option), fault.beside(KEYS)) for fault in error.faults]
 
 
 def in_file_words(text: str) -> str:
