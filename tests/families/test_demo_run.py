@@ -96,7 +96,7 @@ def test_with_json_stdout_holds_one_object_and_nothing_else(
 
 
 def test_without_torch_the_demo_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuneport.families.demo_run.find_spec", lambda name: None if name == "torch" else object())
+    monkeypatch.setattr("tuneport.families.demo_run.missing", lambda *names: ["torch"])
     with pytest.raises(UsageError, match=r"needs torch.*pip install 'tuneport\[models\]'"):
         demo(tmp_path / "demo")
     assert not list(tmp_path.iterdir())

@@ -19,6 +19,7 @@ from tuneport.checkpoint.weight_sets import Weights
 from tuneport.checkpoint.weights import StoredTensor, check_gathered, join_files
 from tuneport.errors import CheckpointError
 from tuneport.files.opening import check_file
+from tuneport.libraries import how_to_install
 
 
 def open_legacy(path: Path, role: str, label: str, weights: Weights) -> Checkpoint:
@@ -88,8 +89,8 @@ def _load(path: Path, where: str) -> dict[str, Any]:
         import torch
     except ImportError:
         raise CheckpointError(
-            f"{where}: reading legacy .bin weights needs torch. Install it (pip install 'tuneport[models]'), "
-            "or convert the checkpoint to safetensors."
+            f"{where}: reading legacy .bin weights needs torch. {how_to_install('models')} Or convert the checkpoint to "
+            "safetensors."
         ) from None
     check_file(path)  # no pipe and no device; a link may lead to another disk, as that of any weight file
     try:

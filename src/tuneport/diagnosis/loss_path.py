@@ -31,9 +31,9 @@ from tuneport.diagnosis.points import Points, points_of
 from tuneport.engine.budget import budget
 from tuneport.engine.tensor_digests import tensor_digests
 from tuneport.errors import UsageError
+from tuneport.libraries import quietly
 from tuneport.pairing.shared import Shared
 from tuneport.scoring.asking import Asking
-from tuneport.scoring.harness import quietly
 from tuneport.scoring.keeping import already_done, keeping
 from tuneport.scoring.models import Loading, find_models, look_over, names_of, need_device, need_harness
 from tuneport.scoring.run import checked_batch_size, checked_seed, digest_of_task, template_text, versions

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from tuneport.families.pretraining import Schedule
 from tuneport.families.processes import make, two_processes
 from tuneport.files.opening import read_text
 from tuneport.files.writing import write_lines
+from tuneport.libraries import how_to_install, missing
 from tuneport.output.workdir import workplace
 from tuneport.tuning.recipes import Recipe as TuningRecipe
 from tuneport.tuning.recipes import Running, SftRecipe
@@ -107,10 +107,10 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
     """
     from tuneport import transfer, verify
 
-    if missing := [name for name in ("torch", "transformers", "trl", "lm_eval") if find_spec(name) is None]:
+    if absent := missing("torch", "transformers", "trl", "lm_eval"):
         raise UsageError(
-            f"The demo trains real models and needs {' and '.join(missing)}, which the core does without. "
-            "Install them: pip install 'tuneport[models]'."
+            f"The demo trains real models and needs {' and '.join(absent)}, which the core does without. "
+            + how_to_install("models")
         )
     if not 0 <= seed < 2**32:
         raise UsageError(f"--seed {seed}: give a whole number from 0 on, below 2^32.")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from blake3 import blake3
 from tuneport.errors import OutputError, TakenError, UsageError
 from tuneport.files.opening import read_bytes, resolved
 from tuneport.files.writing import told, write_whole
+from tuneport.libraries import how_to_install, missing
 from tuneport.reporting.fetching import at_hand, url_of
 from tuneport.reporting.tables.findings import findings
 from tuneport.reporting.tables.study_reading import RESULTS, STEPS, STUDY
@@ -36,9 +36,9 @@ def report(
     """
     if format not in ("page", "markdown"):
         raise UsageError(f"--format {format!r}: choose page or markdown.")
-    if format == "page" and find_spec("plotly") is None:
+    if format == "page" and missing("plotly"):
         raise UsageError(
-            "The page needs plotly for its figures. Install it: pip install 'tuneport[report]', or pass --format markdown."
+            f"The page needs plotly for its figures. {how_to_install('report')} Or pass --format markdown."
         )
     url = url_of(study)
     if out is None and url is not None:

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness, called in process and kept quiet.
+"""lm-evaluation-harness, called in process.
 
 `ask` runs one task config that is held in memory, without looking through the harness's own thousands of task files;
 `evaluate` runs tasks and groups that are loaded. It stands in for the harness's `simple_evaluate`, which would look
@@ -7,18 +7,11 @@ through all tasks, list the installed packages and ask the Hub about the model.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from tuneport.terminal import is_watched
-
 SEED = 1234  # the harness's own, for shots and for the libraries
-_LOUD = ("lm_eval", "lm-eval", "transformers", "datasets", "accelerate", "filelock", "httpx", "urllib3")
 
 
 def ask(config: Mapping[str, Any], model: Any) -> list[dict[str, Any]]:
@@ -52,22 +45,3 @@ def evaluate(tasks: Mapping[str, Any], groups: Mapping[str, Any], model: Any, **
     )
     assert found is not None, "the harness gives its results to the first process only"
     return dict(found)
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Keep the harness and the libraries under it quiet; on a terminal their progress bars stay."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    loggers = [logging.getLogger(name) for name in _LOUD]
-    levels = [logger.level for logger in loggers]
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        if not is_watched():
-            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

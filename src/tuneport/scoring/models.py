@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tuneport.examples.chat import spoken_by
 from tuneport.examples.questions import OwnTask
 from tuneport.examples.rendering import render
 from tuneport.files.opening import check_file, read_bytes, resolved
+from tuneport.libraries import how_to_install, missing
 from tuneport.scoring import checks
 from tuneport.scoring.adapter_settings import check_adapter
 from tuneport.scoring.checking import checking
@@ -179,12 +179,11 @@ def need_harness(backend: str) -> None:
         return  # a program of its own
     if backend not in BACKENDS:
         raise UsageError(f"--backend {backend!r}: choose {', '.join(BACKENDS)} or olmes.")
-    if find_spec("lm_eval") is None or find_spec("torch") is None:
+    if missing("lm_eval", "torch"):
         raise UsageError(
-            "Scoring is lm-evaluation-harness's work, which the core does without. "
-            "Install it: pip install 'tuneport[models]'."
+            f"Scoring is lm-evaluation-harness's work, which the core does without. {how_to_install('models')}"
         )
-    if backend == "vllm" and find_spec("vllm") is None:
+    if backend == "vllm" and missing("vllm"):
         raise UsageError("--backend vllm: vLLM is not installed. Install it (pip install vllm), or use --backend hf.")
 
 

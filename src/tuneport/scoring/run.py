@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from tuneport.examples import leakage
 from tuneport.examples.chat import shipped_template, template_names
 from tuneport.examples.questions import OwnTask, own_file, read_tasks
 from tuneport.files.opening import check_file, read_text
+from tuneport.libraries import packages, quietly
 from tuneport.results import comparing
 from tuneport.results.outcomes import TaskResult
 from tuneport.scoring import olmes
 from tuneport.scoring.asking import Asking, ask_own
-from tuneport.scoring.harness import quietly
 from tuneport.scoring.keeping import Kept, already_done, examples_file, keeping
 from tuneport.scoring.models import Loading, Seat, find_models, load, look_over, need_device, need_harness, tokenizer_of
 from tuneport.scoring.named import NamedTask, ask_named, load_named, load_suite
@@ -36,7 +35,6 @@ _ACROSS = (
     "Suite {suite}: models without a chat template are asked its base variant, the others its tuned one. Differences "
     "between the two (flagged `across_variants`) are partly the tasks'; compare with --variant base or tuned."
 )
-_LIBRARIES = ("lm_eval", "transformers", "torch", "tokenizers", "datasets", "numpy", "vllm", "peft")
 
 
 @dataclass(frozen=True)
@@ -350,13 +348,7 @@ def digest_of_task(task: OwnTask) -> str:
 
 def versions() -> dict[str, str]:
     """The versions of the libraries that decide scores."""
-    found = {"tuneport": __version__}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"tuneport": __version__, **packages()}
 
 
 def _progress(what: str) -> None:

@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 from blake3 import blake3
@@ -25,6 +24,7 @@ from tuneport.examples.chat import Chat, name_of_choice, prepare_chat
 from tuneport.examples.training_data import DataSource, Share, read_sources
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import opened, read_bytes
+from tuneport.libraries import how_to_install, missing
 from tuneport.output.replacing import MOST_MANIFEST_BYTES
 from tuneport.output.write import MANIFEST
 from tuneport.scoring.layer_counts import check_layer_counts
@@ -385,13 +385,11 @@ def _stored_dtype(asked: str | None, lora: Lora | None) -> str | None:
 
 
 def _need_extra(lora: Lora | None, running: Running) -> None:
-    missing = [name for name in (*_NEEDED, *(("peft",) if lora else ())) if find_spec(name) is None]
-    if missing:
+    if absent := missing(*_NEEDED, *(("peft",) if lora else ())):
         raise UsageError(
-            f"Fine-tuning needs {' and '.join(missing)}, which the core does without. Install the extra: "
-            "pip install 'tuneport[models]'."
+            f"Fine-tuning needs {' and '.join(absent)}, which the core does without. {how_to_install('models')}"
         )
-    if running.report_to is not None and find_spec(running.report_to) is None:
+    if running.report_to is not None and missing(running.report_to):
         raise UsageError(f"--report-to {running.report_to}: it is not installed. pip install {running.report_to}")
-    if running.tasks and find_spec("lm_eval") is None:
-        raise UsageError("--eval-every needs lm_eval. Install the extra: pip install 'tuneport[models]'.")
+    if running.tasks and missing("lm_eval"):
+        raise UsageError(f"--eval-every needs lm_eval. {how_to_install('models')}")

@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from tuneport.examples.rendering import rendered_in_a_child
 from tuneport.examples.training_data import Share
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
+from tuneport.libraries import packages, quietly
 from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES
 from tuneport.terminal import is_watched, tell, write
 from tuneport.tuning.casting import CastLoss
@@ -35,13 +35,11 @@ from tuneport.tuning.curve import add_point
 from tuneport.tuning.folder import check_place, check_space, discarded_if_nothing_began, refusals_in_words
 from tuneport.tuning.logbook import Logbook
 from tuneport.tuning.prepare import Prepared, forecast, forecast_in_words, prepare
-from tuneport.tuning.quiet import quietly
 from tuneport.tuning.recipes import Lora, Recipe, Running, recipe_of
 from tuneport.tuning.team import Team, join_team, team_workplace
 from tuneport.tuning.tuning_card import render_card
 
 RECORD = "tune.json"
-_PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def tune(
     """
     names = [data] if isinstance(data, str | os.PathLike) else list(data)
     running, place = running or Running(), Path(os.path.expanduser(out))
-    with quietly():
+    with quietly(to_stderr=True):
         team = join_team()
         prepared = prepare(
             model,
@@ -109,7 +107,7 @@ def rehearse(
     **choices: Any,
 ) -> dict[str, Any]:
     """What `tune` would do with these choices, with words for a person; nothing is trained or written."""
-    with quietly():
+    with quietly(to_stderr=True):
         told = forecast(prepare(model, data, recipe_of(recipe), **choices))
     return {**told, "words": forecast_in_words(told)}
 
@@ -236,7 +234,7 @@ def _environment(trainer: Any) -> dict[str, Any]:
     return {
         "tuneport": __version__,
         "python": platform.python_version(),
-        "packages": _versions(),
+        "packages": packages(),
         "device": trainer.accelerator.device.type,
         "processes": trainer.accelerator.num_processes,
         "distributed_type": trainer.accelerator.distributed_type.value,
@@ -245,16 +243,6 @@ def _environment(trainer: Any) -> dict[str, Any]:
         "device_batch_size": trainer.args.per_device_train_batch_size,
         "accumulation_steps": trainer.args.gradient_accumulation_steps,
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _show_warnings(prepared: Prepared, team: Team) -> None:

@@ -61,7 +61,7 @@ class Selection:
         whose = "--tasks: the chat template"
         check_written(tokenizer, [task for _, task in self.own], whose, "choose another --chat-template")
         if self.names:
-            from tuneport.scoring.harness import quietly
+            from tuneport.libraries import quietly
             from tuneport.scoring.named import load_named
 
             with quietly():

@@ -54,7 +54,7 @@ def numbered(given: Mapping[str, Any], role: str) -> list[str]:
 
 def _family(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
     from tuneport.families.catalogue import make
-    from tuneport.scoring.harness import quietly
+    from tuneport.libraries import quietly
 
     with quietly():
         found = make(step.choices, place / "family")

@@ -10,13 +10,14 @@ import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from blake3 import blake3
 
+from tuneport import __version__
 from tuneport.files.json_text import read_json
+from tuneport.libraries import packages
 from tuneport.studies.graph.command_line import by_hand
 from tuneport.studies.graph.graph import Step
 
@@ -40,7 +41,6 @@ _RECORDS = frozenset(
         "rounding.json",
     }
 )
-_PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "lm_eval", "numpy")
 
 Outcome = Literal["done", "failed", "dropped"]
 
@@ -103,7 +103,7 @@ def ended(
         outputs=dict(outputs or {}),
         command=by_hand(step),
         about=dict(step.about),
-        versions=_versions(),
+        versions={"python": platform.python_version(), "tuneport": __version__, **packages()},
         seconds=round(seconds, 3),
     )
 
@@ -191,18 +191,3 @@ def _digest(path: Path) -> str:
     if path.stat().st_size:
         hasher.update_mmap(path)
     return hasher.hexdigest()
-
-
-_known: dict[str, str] = {}
-
-
-def _versions() -> dict[str, str]:
-    """Versions of what may have computed; looked up once in a process, since it takes a while."""
-    if not _known:
-        _known["python"] = platform.python_version()
-        for package in ("tuneport", *_PACKAGES):
-            try:
-                _known[package] = version(package)
-            except PackageNotFoundError:
-                continue
-    return dict(_known)

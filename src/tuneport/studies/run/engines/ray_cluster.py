@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tuneport.errors import StudyError, UsageError, listing
+from tuneport.libraries import how_to_install
 from tuneport.studies.declared import Resources
 from tuneport.studies.run.step_records import Record
 from tuneport.studies.run.store import Store
@@ -84,7 +85,7 @@ def ray_cluster(
     try:
         import ray
     except ModuleNotFoundError:
-        raise UsageError("--engine ray needs Ray, which is not installed: pip install 'tuneport[ray]'.") from None
+        raise UsageError(f"--engine ray needs Ray, which is not installed. {how_to_install('ray')}") from None
     found = address or os.environ.get("RAY_ADDRESS")
     ours = not ray.is_initialized()
     if ours:

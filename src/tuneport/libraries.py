@@ -1,0 +1,87 @@
+"""Other people's libraries: their versions for the record, what to do where one is missing, and how to keep them from talking."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+from tuneport.terminal import is_watched
+
+# What decides the numbers of a fine-tuning or a score.
+_PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "lm_eval", "vllm", "numpy")
+_LOUD = ("lm_eval", "lm-eval", "transformers", "datasets", "accelerate", "trl", "peft", "filelock", "httpx", "urllib3")
+
+
+@functools.cache
+def packages() -> dict[str, str]:
+    """Versions of the libraries that may have computed, by name; not to be changed. Looked up once, since it takes a while."""
+    found = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def missing(*modules: str) -> list[str]:
+    """Those of these modules that are not installed; none of them is imported."""
+    return [name for name in modules if find_spec(name) is None]
+
+
+def how_to_install(extra: str) -> str:
+    """The line that installs an extra."""
+    return f"Install it: pip install 'tuneport[{extra}]', or from a clone: pip install -e '.[{extra}]'."
+
+
+@contextlib.contextmanager
+def quietly(to_stderr: bool = False) -> Iterator[None]:
+    """Their bars, remarks and warnings off while the block runs; what matters is in our records and warnings.
+
+    What they print is no result (stdout may be somebody's JSON): it goes nowhere, or with ``to_stderr`` there. On a terminal
+    stderr, with the bars of a scoring, stays.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    bars = _first_levels()
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    levels = [logger.level for logger in loggers]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr if to_stderr else io.StringIO()))
+        if not to_stderr and not is_watched():
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        if bars is not None:
+            bars.disable_progress_bar()
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if bars is not None:
+                bars.enable_progress_bar()
+
+
+def _first_levels() -> Any:
+    """Two libraries set their logger's level when it is first asked for, and would take back what is set before it.
+
+    Returns where transformers' bars can be switched; None where they are off, or nothing is installed.
+    """
+    there = [library for library in ("transformers", "datasets") if not missing(library)]
+    for library in there:
+        import_module(f"{library}.utils.logging").get_verbosity()
+    if "transformers" not in there:
+        return None
+    bars = import_module("transformers.utils.logging")
+    return bars if bars.is_progress_bar_enabled() else None
