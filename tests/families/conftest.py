@@ -16,7 +16,7 @@ def workers() -> Iterator[None]:
     """The lab's two processes, started once: that each loads torch, TRL and the harness is most of a brief run's time."""
     pytest.importorskip("transformers")
     with processes.two_processes() as pool, pytest.MonkeyPatch.context() as patch:
-        for place in ("processes", "demo"):
+        for place in ("processes", "demo_run"):
             patch.setattr(f"tuneport.families.{place}.two_processes", lambda: nullcontext(pool))
         yield
 

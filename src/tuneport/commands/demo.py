@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from tuneport.commands.arguments import given_for
 from tuneport.commands.printing import Told
-from tuneport.errors import UsageError
 from tuneport.options import Bounds, Options, Place, option
 
 
@@ -26,12 +25,8 @@ RECORDS = (DemoOptions,)
 def call(options: argparse.Namespace) -> Told:
     """Run the demo."""
     asked = DemoOptions(**given_for(DemoOptions, options))
-    try:
-        from tuneport.families.demo_run import demo
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"The demo needs {error.name}, which the core does without. Install it: pip install 'tuneport[models]'."
-        ) from None
+    from tuneport.families.demo_run import demo
+
     show = _say_nothing if options.json else print  # stdout then holds one object and nothing else
     summary = demo(os.fspath(asked.out), seed=asked.seed, show=show)
     return Told(f"{asked.out}: {'already done' if summary.already_done else 'done'}", summary.record)
