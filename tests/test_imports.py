@@ -254,6 +254,8 @@ OF_EXTRAS = {
     ("studies/run/engines/ray_cluster.py", "ray"),
     ("studies/run/url_store.py", "fsspec"),
     ("reporting/fetching.py", "fsspec"),
+    ("reporting/render/page.py", "jinja2"),
+    ("reporting/render/page.py", "markupsafe"),
 }
 
 

@@ -75,7 +75,7 @@ def judge(out: Path) -> dict[str, Any]:
 def _finished(folder: Path) -> list[Family]:
     families = read_families([folder])
     for family in families:
-        for model in family.rows:
+        for model in family.models:
             family.scores(model)
     return families
 

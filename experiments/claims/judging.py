@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims.study_evidence import Family, Model, base
+from experiments.claims.study_evidence import Family, base
 from tuneport import statistics
-from tuneport.results.answered import LOSS
+from tuneport.results.schema import LOSS, Model
 from tuneport.statistics import NO_HARM, Estimate, Matrix, does_no_harm, over_families
 
 CONTROL = 0.1

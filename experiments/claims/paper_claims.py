@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from experiments.claims.judging import Claim, Finding, Judging, estimate_over, over_families_alone
-from experiments.claims.study_evidence import FURTHER, Family, Model, base
+from experiments.claims.study_evidence import Family, base
 from tuneport import statistics
+from tuneport.results.schema import FURTHER, Model
 from tuneport.statistics import Matrix
 
 VERSIONS = ("M1", "M2", "M3", "M4", "M5")
@@ -127,7 +128,7 @@ def transfer_then_tune(j: Judging) -> Claim:
     same = j.change("FT(M_i + Δ_j) − FT(M_i), the same steps for this version", further, [j.tuned(t) for _, t in pairs])
     totals = j.change(
         "FT(M_i + Δ_j) − FT(M_i), the same steps in all", further,
-        [(j.tuned(t), j.families[0].steps_total(j.further(s, t))) for s, t in pairs], None,
+        [j.families[0].plain_at_same_total(j.further(s, t)) for s, t in pairs], None,
     )  # fmt: skip
 
     def spread(m: Matrix) -> Matrix:
@@ -170,8 +171,8 @@ def recycling(j: Judging) -> Claim:
     direct = [Model("recycle-direct", s, t, j.tuning) for s, t in steps]
     none = [j.tuned(t) for _, t in steps]
 
-    def at_total(models: Sequence[Model]) -> list[Any]:
-        return [(j.tuned(model.target), j.families[0].steps_total(model)) for model in models]
+    def at_total(models: Sequence[Model]) -> list[Model]:
+        return [j.families[0].plain_at_same_total(model) for model in models]
 
     return Claim(
         "6", "Iterative recycling is similar to or better than direct, both are better than none, and faster.",
@@ -184,7 +185,7 @@ def recycling(j: Judging) -> Claim:
             over_families_alone("steps saved by direct, as a share of FT(M_i)'s", j, _steps_saved("recycle-direct")),
             j.change(
                 "iterative − direct, the same steps in all", iterative,
-                [(of, j.families[0].steps_total(one)) for one, of in zip(iterative, direct, strict=True)], None,
+                [j.families[0].direct_at_same_total(model) for model in iterative], None,
             ),
             j.change("iterative − none, the same steps in all", iterative, at_total(iterative), None),
             j.change("direct − none, the same steps in all", direct, at_total(direct), None),
@@ -281,12 +282,7 @@ def _steps_saved(kind: str) -> Callable[[Judging, Family], float]:
     assert kind in FURTHER
 
     def saved(j: Judging, family: Family) -> float:
-        rows = [row for row in family.convergence if row["kind"] == kind and row["level"] is not None and row["task"] in j.tasks
-                and "rate" not in row and family.is_plain(row)]  # fmt: skip
-        shares = [
-            0.0 if row["steps_to_match"] is None else 1 - row["steps_to_match"] / row["steps_of_reference"]
-            for row in rows
-        ]
+        shares = family.steps_saved(kind, j.tasks)
         return float(np.mean(shares)) if shares else float("nan")
 
     return saved

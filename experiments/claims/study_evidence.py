@@ -6,37 +6,29 @@ curves, paths and distances. Only records are read.
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from tuneport.errors import StudyError
-from tuneport.files.opening import read_text
-from tuneport.results.answered import LOSS, answered
+from tuneport.errors import ReportError, StudyError
+from tuneport.results import curves
+from tuneport.results.example_scores import read_outcomes
+from tuneport.results.rivals import Rivals, direct_of, tuned_of
+from tuneport.results.schema import BASE, DONE, STEPS, Model, Run
+from tuneport.results.study_reading import Reading, read_study
 from tuneport.statistics import Matrix
 
 Row = Mapping[str, Any]
 Scores = Mapping[str, Mapping[str, float]]  # by task, then by example
-FURTHER = ("transfer-then-tune", "recycle-iterative", "recycle-direct")
-
-
-class Model(NamedTuple):
-    """A model of a study, in the words of results.json: FT(M_i) is ``tuned``, M_i + Δ_j is a ``transfer`` from j to i."""
-
-    kind: str
-    source: str | None
-    target: str
-    tuning: str | None = None
 
 
 def base(version: str) -> Model:
     """M_i."""
-    return Model("base", None, version)
+    return Model(BASE, None, version)
 
 
 @dataclass(frozen=True)
@@ -47,68 +39,84 @@ class Family:
     """
 
     name: str
-    rows: Mapping[Model, tuple[Row, ...]]  # test scores, shortest fine-tuning first
-    convergence: tuple[Row, ...]
+    runs: tuple[Run, ...]
     paths: tuple[Row, ...]
     distances: tuple[Row, ...]
     folder: Path
-    _scored: dict[tuple[Model, int | None], Scores] = field(default_factory=dict, repr=False, compare=False)
+    _scored: dict[Model, Scores] = field(default_factory=dict, repr=False, compare=False)
     _kept: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict, repr=False, compare=False)
 
-    def scores(self, model: Model, steps_total: int | None = None) -> Scores:
-        """Every example's score by task; of a fine-tuning by its own number of steps, the shortest if none is given."""
-        if (model, steps_total) not in self._scored:
-            self._scored[model, steps_total] = self._mean_scores(model, steps_total)
-        return self._scored[model, steps_total]
+    @cached_property
+    def rivals(self) -> Rivals:
+        """What models are compared with."""
+        return Rivals(self.runs)
 
-    def _mean_scores(self, model: Model, steps_total: int | None) -> Scores:
-        rows = self.rows.get(model, ())
-        if steps_total is not None:
-            rows = tuple(row for row in rows if row["steps_total"] == steps_total)
-        elif rows:
-            rows = tuple(row for row in rows if row["steps_total"] == rows[0]["steps_total"])
-        done = [self._read(row) for row in rows if row["status"] == "done"]
-        if not done:
-            raise StudyError(
-                f"{self.name}: {model} was not scored. Run the study again until nothing has failed; "
-                f"`tuneport report {self.folder}` shows what did."
-            )
-        return {
-            task: {example: sum(scores[task][example] for scores in done) / len(done) for example in done[0][task]}
-            for task in done[0]
-        }
+    @property
+    def models(self) -> list[Model]:
+        """The models whose fine-tuning went for the study's own steps and at its own rate, with nothing scaled."""
+        models = dict.fromkeys(run.model for run in self.runs)
+        return [model for model in models if model.steps is None and model.scale == model.rate == 1]
 
-    def steps_total(self, model: Model) -> int | None:
-        """All fine-tuning steps that went into a model."""
-        found: int | None = self.rows[model][0]["steps_total"] if model in self.rows else None
-        return found
+    def scores(self, model: Model) -> Scores:
+        """Every example's score by task."""
+        if model not in self._scored:
+            runs = [run for run in self.runs if run.model == model and run.step is None and run.status == DONE]
+            if not runs:
+                raise StudyError(
+                    f"{self.name}: {model.name()} was not scored. Run the study again until nothing has failed; "
+                    f"`tuneport report {self.folder}` shows what did."
+                )
+            done = [self._read(run) for run in runs]
+            self._scored[model] = {
+                task: {example: sum(scores[task][example] for scores in done) / len(done) for example in done[0][task]}
+                for task in done[0]
+            }
+        return self._scored[model]
 
-    def is_plain(self, row: Row) -> bool:
-        """Whether a row of `convergence` is about a model fine-tuned for the study's own number of steps."""
-        of_model = self.rows.get(Model(row["kind"], row["source"], row["target"], row["tuning"]), ())
-        return bool(of_model) and row["name"] == of_model[0]["name"]
+    def plain_at_same_total(self, model: Model) -> Model:
+        """FT(M_i) for as many steps as went into a model in all."""
+        return self.rivals.at_same_total(model) or replace(tuned_of(model), steps=self.rivals.total(model))
 
-    def matrix(self, models: Sequence[Model | tuple[Model, int | None]], tasks: Sequence[str]) -> Matrix:
-        """Scores, models × examples, the examples of all `tasks` one after another; a model may come with its steps."""
-        asked = [self.scores(model) if isinstance(model, Model) else self.scores(*model) for model in models]
+    def direct_at_same_total(self, model: Model) -> Model:
+        """Direct recycling for as many steps as went into an iterative one in all."""
+        return self.rivals.direct_at_same_total(model) or replace(direct_of(model), steps=self.rivals.total(model))
+
+    def matrix(self, models: Sequence[Model], tasks: Sequence[str]) -> Matrix:
+        """Scores, models × examples, the examples of all `tasks` one after another."""
+        asked = [self.scores(model) for model in models]
         examples = [(task, example) for task in tasks for example in sorted(asked[0][task])]
         return np.array([[scores[task][example] for task, example in examples] for scores in asked], dtype=np.float64)
 
-    def _read(self, row: Row) -> dict[str, dict[str, float]]:
-        """A row's scores by task and example, from the files that its evaluations left."""
-        folders = {evaluation["identity"]: evaluation["folder"] for evaluation in row["evaluations"]}
-        found: dict[str, dict[str, float]] = {}
-        for task, score in row["scores"].items():
-            examples = self._examples(folders[score["evaluation"]])
-            found[task] = examples[task.removesuffix(LOSS)]
+    def steps_saved(self, kind: str, tasks: Sequence[str]) -> list[float]:
+        """Of each model of a kind, seed and task that was followed: steps fewer than FT(M_i) takes, as a share of those.
+
+        0 where FT(M_i)'s end is never matched, or FT(M_i) gained nothing.
+        """
+        found = []
+        for model in [model for model in self.models if model.kind == kind]:
+            for seed in dict.fromkeys(run.seed for run in self.runs if run.model == model):
+                for task in tasks:
+                    own, plain = self._curve(model, seed, task), self._curve(tuned_of(model), seed, task)
+                    if own and plain:
+                        higher = next(r.scores[task].higher_is_better for r in self.runs if task in r.scores)
+                        end, level = plain[-1]
+                        reached = curves.steps_to_match(own, level, higher) if curves.gains(plain, higher) else None
+                        found.append(0.0 if reached is None else 1 - reached / end)
         return found
+
+    def _curve(self, model: Model, seed: int | None, task: str) -> list[tuple[int, float]]:
+        points = (run for run in self.runs if run.model == model and run.seed == seed and task in run.scores)
+        return sorted((run.step, run.scores[task].value) for run in points if run.step is not None)
+
+    def _read(self, run: Run) -> dict[str, dict[str, float]]:
+        """A result's scores by task and example, from the files that its evaluations left."""
+        return {task: self._examples(score.folder or "")[score.asked_as or task] for task, score in run.scores.items()}
 
     def _examples(self, folder: str) -> dict[str, dict[str, float]]:
         if folder not in self._kept:
-            lines = read_text(self.folder / "steps" / folder / "scores.examples.jsonl", most=2**30)
-            found = answered(json.loads(line) for line in lines.splitlines())
             self._kept[folder] = {
-                task: dict(zip(of.ids, of.scores.tolist(), strict=True)) for task, of in found.items()
+                task: dict(zip(of.ids, of.scores.tolist(), strict=True))
+                for task, of in read_outcomes(self.folder / STEPS / folder).items()
             }
         return self._kept[folder]
 
@@ -118,30 +126,17 @@ def read_families(folders: Iterable[Path]) -> list[Family]:
     found = []
     for folder in folders:
         try:
-            document = json.loads(read_text(folder / "results.json"))
-            seeds = document["study"]["families"]
-        except (OSError, ValueError, KeyError) as error:
+            reading = read_study(folder)
+        except ReportError as error:
             raise StudyError(f"{folder} holds no results.json to read: run `tuneport study` first.") from error
-        for seed in seeds:
-            found.append(_family(folder, document, seed))
+        found += [_family(folder, reading, seed) for seed in reading.families]
     return found
 
 
-def _family(folder: Path, document: Mapping[str, Any], seed: int | None) -> Family:
-    def of_family(name: str) -> tuple[Row, ...]:
-        return tuple(row for row in document[name] if row["family"] == seed)
+def _family(folder: Path, reading: Reading, seed: int | None) -> Family:
+    def of_family(rows: Iterable[Row]) -> tuple[Row, ...]:
+        return tuple(row for row in rows if row.get("family") == seed)
 
-    rows: dict[Model, list[Row]] = defaultdict(list)
-    for row in of_family("results"):
-        plain = row["split"] == "test" and row["step"] is None and "rate" not in row and "scale" not in row
-        if plain:
-            rows[Model(row["kind"], row["source"], row["target"], row["tuning"])].append(row)
-    ordered = {model: tuple(sorted(of, key=lambda row: row["steps_total"] or 0)) for model, of in rows.items()}
-    return Family(
-        f"{folder.name}, family {seed}",
-        ordered,
-        of_family("convergence"),
-        of_family("paths"),
-        of_family("distances"),
-        folder,
-    )
+    runs = tuple(run for run in reading.runs if run.family == seed)
+    name = f"{folder.name}, family {seed}"
+    return Family(name, runs, of_family(reading.paths), of_family(reading.distances), folder)

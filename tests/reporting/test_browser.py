@@ -17,7 +17,7 @@ from support.made_up_results import MadeUp
 from reporting.render.test_page import hostile_study
 from tuneport.reporting.run import report
 from tuneport.reporting.tables.findings import Findings
-from tuneport.results.answered import LOSS
+from tuneport.results.schema import LOSS
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TUNEPORT_NO_BROWSER") == "1", reason="TUNEPORT_NO_BROWSER=1: the page is not tried in a browser"

@@ -69,27 +69,24 @@ def test_a_pipe_in_a_files_place_holds_up_nothing(file: Path, tmp_path: Path, na
     assert place.is_file()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"versions": {}, "pairs": []}'])
+@pytest.mark.parametrize("measured", [{}, {"versions": {}, "pairs": []}, {"versions": 3}, {"pairs": "none"}])
 def test_a_damaged_result_is_named_with_its_folder_and_all_others_are_read(
-    file: Path, tmp_path: Path, content: str
+    file: Path, tmp_path: Path, measured: dict[str, object]
 ) -> None:
     tuneport.study(file, tmp_path / "out")
     whole = json.loads((tmp_path / "out" / "results.json").read_text())
-    damaged = sorted((tmp_path / "out" / "steps").glob("distance-*/distance.json"))[0]
-    record = damaged.with_name("record.json")
-    told = json.loads(record.read_text())
-    damaged.write_text(content)
-    if told["outputs"]["distance.json"] is not None:
-        told["outputs"]["distance.json"]["size"] = len(content)
-        record.write_text(json.dumps(told))
+    damaged = sorted((tmp_path / "out" / "steps").glob("distance-*/record.json"))[0]
+    told = json.loads(damaged.read_text())
+    damaged.write_text(json.dumps(told | {"measured": measured}))
     found = tuneport.study(file, tmp_path / "out")
     (failed,) = found["failed"]
     assert found["status"] == 1 and f"steps/{damaged.parent.name} holds is damaged" in failed["error"]
     now = json.loads((tmp_path / "out" / "results.json").read_text())
-    (row,) = [row for row in now["distances"] if row["status"] == "failed"]
-    assert (row["folder"], row["distance"], row["error"]) == (damaged.parent.name, None, failed["error"])
-    others = [row for row in now["distances"] if row["status"] == "done"]
-    assert others == [row for row in whole["distances"] if row["folder"] != damaged.parent.name]
+    (step,) = [step for step in now["steps"] if step["folder"] == damaged.parent.name]
+    assert step["error"] == failed["error"]
+    about = told["about"]["distance"]
+    assert now["distances"] == [row for row in whole["distances"] if not about.items() <= row.items()]
+    assert len(now["distances"]) == len(whole["distances"]) - 1
     shutil.rmtree(damaged.parent)
     again = tuneport.study(file, tmp_path / "out")
     assert (again["failed"], again["done_now"]) == ([], 1)
@@ -97,12 +94,12 @@ def test_a_damaged_result_is_named_with_its_folder_and_all_others_are_read(
 
 
 @pytest.mark.parametrize("name", ["inputs.json", "results.json"])
-@pytest.mark.parametrize("content", ["[" * 100_000, '{"comparisons": 5}', '{"comparisons": [5, {"evaluations": 1}]}'])
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"results": 5}', '{"steps": [5, {"identity": 1}]}'])
 def test_a_list_that_is_nonsense_is_made_anew(file: Path, tmp_path: Path, name: str, content: str) -> None:
     tuneport.study(file, tmp_path / "out")
     (tmp_path / "out" / name).write_text(content)
     assert tuneport.study(file, tmp_path / "out")["already_done"]
-    assert "comparisons" not in (tmp_path / "out" / "inputs.json").read_text()
+    assert "steps" not in json.loads((tmp_path / "out" / "inputs.json").read_text())
     assert json.loads((tmp_path / "out" / "results.json").read_text())["results"] is not None
 
 

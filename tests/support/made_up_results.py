@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tuneport.reporting.tables.scored_models import BASE, DIRECT, ITERATIVE, THEN_TUNED, TRANSFER, TUNED, Model
+from tuneport.results.schema import BASE, DIRECT, ITERATIVE, THEN_TUNED, TRANSFER, TUNED, Model
 
 VERSIONS = ("M1", "M2", "M3", "M4", "M5")
 BASES = {"M1": 0.06, "M2": 0.09, "M3": 0.12, "M4": 0.28, "M5": 0.3}
@@ -78,13 +78,12 @@ class MadeUp:
         (self.root / "study.toml").write_text(STUDY, encoding="utf-8")
         for family in self.families:
             _Family(self, family).write()
-        study = {"name": "made-up", "text": STUDY, "notes": [NOTE], "versions": VERSIONS, "tunings": ["sft"]}
+        study = {"name": "made-up", "notes": [NOTE], "versions": VERSIONS, "families": self.families}
         told = {
             "format": "tuneport.results/1",
             "study": {**study, "expected": EXPECTED},
             **{name: getattr(self, name) for name in ("paths", "distances", "rounding", "steps")},
             "results": self.rows,
-            "comparisons": [],
         }
         (self.root / "results.json").write_text(json.dumps(told), encoding="utf-8")
         return self.root
@@ -146,6 +145,9 @@ class _Family:
             "source": model.source,
             "target": model.target,
             "tuning": model.tuning,
+            "scale": model.scale,
+            "rate": model.rate,
+            "steps": model.steps,
             "family": self.family,
             "seed": seed,
             "steps_total": asked.total,
@@ -173,23 +175,22 @@ class _Family:
             parents={"tasks.0": {"name": "family", "identity": self.made["identity"], "part": "questions.jsonl"}},
         )
         _write_lines(self.study.root / "steps" / step["folder"] / "scores.examples.jsonl", lines)
-        scores = {task: {**told, "evaluation": step["identity"]} for task, told in tasks.items()}
-        self.row(result, scores=scores, evaluations=[{**_place(step), "status": "done"}])
+        scores = {task: {**told, "folder": step["folder"]} for task, told in tasks.items()}
+        self.row(result, scores=scores)
         if asked.start is not None:
             own = asked.total if asked.model.kind == TUNED else STEPS
             before = asked.total - own
             for number in range(0, own + 1, 50):
                 grown = (1 - math.exp(-3 * number / own)) / (1 - math.exp(-3))
                 value = round(N * (asked.start + (asked.share - asked.start) * grown)) / N
-                point = {"step": number, "steps_total": before + number, "split": "validation"}
+                point = {"step": number, "steps_total": before + number}
                 self.row({**result, **point}, scores={"validation": _score(value)})
 
     def fail(self, asked: Asked, seed: int) -> None:
         result = self.result(asked, seed)
         failure = {"outcome": "failed", "error": self.study.error}
-        step = self.study.step("evaluate", f"evaluate {asked.name}", about={"results": [result]}, **failure)
-        place = {**_place(step), "status": "failed"}
-        self.row(result, status="failed", error=self.study.error, evaluations=[place])
+        self.study.step("evaluate", f"evaluate {asked.name}", about={"results": [result]}, **failure)
+        self.row(result, status="failed", error=self.study.error)
 
     def wait(self, asked: Asked, seed: int, failed: Model) -> None:
         why = f"evaluate {failed.name()} failed: {self.study.error}"
@@ -198,7 +199,7 @@ class _Family:
         self.study.steps.append({**told, "name": f"tune {asked.name}", "kind": "tune", "folder": "nowhere"})
 
     def row(self, result: Mapping[str, Any], **more: Any) -> None:
-        plain = {"step": None, "split": "test", "status": "done", "error": None, "scores": {}, "evaluations": []}
+        plain = {"step": None, "status": "done", "error": None, "scores": {}}
         self.study.rows.append({**plain, **result, **more})
 
     def lines(self, seed: int) -> None:
@@ -219,7 +220,7 @@ class _Family:
             told = {"a": a, "b": b, "tuning": "sft", **which_seed, "cosine": 0.7 / apart}
             self.study.distances.append({**told, "distance": 4.0 * apart + self.rng.random()})
         for place, version in enumerate(VERSIONS[:-1], 1):
-            told = {"base": version, "tuned": f"FT({version})", "tuning": "sft", "dtype": "bfloat16", **which_seed}
+            told = {"tuned": f"FT({version})", "dtype": "bfloat16", **which_seed}
             measured = {"share_lost": 0.06 + 0.01 * place, "changed": 200_000, "vanished": 9_000 * place}
             self.study.rounding.append({**told, **measured})
 
@@ -268,12 +269,7 @@ def _path(high: float) -> dict[str, Any]:
         "threshold": 0.05,
         "connected": None if low <= 0.05 <= top else top < 0.05,
         "n": 120,
-        "status": "done",
     }
-
-
-def _place(step: Mapping[str, Any]) -> dict[str, Any]:
-    return {"identity": step["identity"], "folder": step["folder"]}
 
 
 def _write_lines(file: Path, lines: list[dict[str, Any]]) -> None:

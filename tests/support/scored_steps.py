@@ -7,8 +7,6 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from blake3 import blake3
-
 from support.declared_studies import graph_of
 from tuneport.results.outcomes import Outcome, TaskResult
 from tuneport.studies.declared import Study
@@ -32,11 +30,9 @@ class Done:
         self.study, self.graph = study, graph_of(study)
         self.rates = dict(rates or {})
         self.files: dict[tuple[str, str], str] = {}
-        self.reads = 0
         self.results = Results(study, self.graph, self.read)
 
     def read(self, step: Step, name: str) -> str | None:
-        self.reads += 1
         return self.files.get((step.identity, name))
 
     def task_of(self, step: Step) -> TaskResult:
@@ -46,14 +42,7 @@ class Done:
     def do(self, step: Step, **more: Any) -> Record:
         if step.kind == "evaluate":
             result = self.task_of(step)
-            lines = [{"model": "m", "task": result.task, **vars(outcome)} for outcome in result.outcomes]
-            scores = {"models": [{"model": "m", "tasks": {result.task: result.record(0)}}]}
-            self.files[step.identity, "scores.json"] = json.dumps(scores)
-            text = self.files[step.identity, "scores.examples.jsonl"] = "".join(
-                json.dumps(line) + "\n" for line in lines
-            )
-            seen = {"size": len(text.encode()), "blake3": blake3(text.encode()).hexdigest()}
-            more = {"outputs": {"scores.examples.jsonl": seen}} | more
+            more = {"measured": {"tasks": {result.task: result.record(0)}}} | more
         record = ended(step, more.pop("outcome", "done"), seconds=1.0, **more)
         self.results.note(record)
         return record

@@ -26,13 +26,14 @@ from tuneport.checkpoint.reading import TensorReader
 from tuneport.diagnosis.bend import halves, next_point, token_mean
 from tuneport.diagnosis.line import joined, opened
 from tuneport.diagnosis.measuring import Measuring, Point, read_examples
-from tuneport.diagnosis.path_record import FORMAT, Measured, lines_of, record_of
+from tuneport.diagnosis.path_record import Measured, lines_of, record_of
 from tuneport.diagnosis.points import Points, points_of
 from tuneport.engine.budget import budget
 from tuneport.engine.tensor_digests import tensor_digests
 from tuneport.errors import UsageError
 from tuneport.libraries import quietly
 from tuneport.pairing.shared import Shared
+from tuneport.results.schema import PATH_FORMAT
 from tuneport.scoring.asking import Asking
 from tuneport.scoring.keeping import already_done, keeping
 from tuneport.scoring.models import Loading, find_models, look_over, names_of, need_device, need_harness
@@ -88,7 +89,7 @@ def path(
     with ExitStack() as stack:
         readers = stack.enter_context(opened(one, other))
         plan: dict[str, Any] = {
-            "format": FORMAT,
+            "format": PATH_FORMAT,
             "a": {"name": names[0], **_identity(one, readers[0])},
             "b": {"name": names[1], **_identity(other, readers[1]), "behaviour": seat.identity.get("behaviour")},
             "data": [{"task": task.name, "digest": digest_of_task(task)} for task in examples.everything],

@@ -14,9 +14,8 @@ from tuneport import statistics
 from tuneport.diagnosis.bend import barrier, rises, token_mean
 from tuneport.diagnosis.measuring import Data, Point
 from tuneport.pairing.shared import Shared
+from tuneport.results.schema import PATH_FORMAT
 from tuneport.scoring.keeping import examples_file
-
-FORMAT = "tuneport.path/1"
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def record_of(
     curve = {alpha: token_mean(of_point, tokens) for alpha, of_point in losses.items()}
     high = barrier(losses, tokens, locating, seed)
     record: dict[str, Any] = {
-        "format": FORMAT,
+        "format": PATH_FORMAT,
         "a": plan["a"]["name"],
         "b": plan["b"]["name"],
         "data": "answers" if examples.losses[0].examples[0].question else "texts",

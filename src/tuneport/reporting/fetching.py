@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import ReportError
-from tuneport.reporting.tables.example_scores import EXAMPLES
-from tuneport.reporting.tables.lenient import is_folder
-from tuneport.reporting.tables.study_reading import RECORD, RESULTS, STEPS, STUDY
+from tuneport.results.lenient import is_folder
+from tuneport.results.schema import EXAMPLES, RECORD, RESULTS, STEPS, STUDY
 
 _LOCAL = "file://"
 

@@ -17,7 +17,7 @@ from tuneport.files.writing import told, write_whole
 from tuneport.libraries import how_to_install, missing
 from tuneport.reporting.fetching import at_hand, url_of
 from tuneport.reporting.tables.findings import findings
-from tuneport.reporting.tables.study_reading import RESULTS, STEPS, STUDY
+from tuneport.results.schema import RESULTS, STEPS, STUDY
 
 # A comment of each form, which is not shown.
 _SEALS = {"page": (b"<!-- tuneport report ", b" -->\n"), "markdown": (b"\n[//]: # (tuneport report ", b")\n")}
@@ -36,9 +36,10 @@ def report(
     """
     if format not in ("page", "markdown"):
         raise UsageError(f"--format {format!r}: choose page or markdown.")
-    if format == "page" and missing("plotly"):
+    lacking = missing("plotly", "jinja2") if format == "page" else []
+    if lacking:
         raise UsageError(
-            f"The page needs plotly for its figures. {how_to_install('report')} Or pass --format markdown."
+            f"The page needs {' and '.join(lacking)}. {how_to_install('report')} Or pass --format markdown."
         )
     url = url_of(study)
     if out is None and url is not None:
@@ -52,7 +53,7 @@ def report(
         _refuse_the_studys_own(place, root)
         found = findings(root, url)
         _write(place, _sealed(render(found, place), format))
-    statuses = [run.status for run in found.reading.runs if run.step is None]
+    statuses = [run.status for run in found.reading.at_end]
     return {
         "out": str(place),
         "counts": {status: statuses.count(status) for status in dict.fromkeys(statuses)},

@@ -24,10 +24,11 @@ from tuneport.output.journal import differing_fields
 from tuneport.output.replacing import MOST_MANIFEST_BYTES, is_record
 from tuneport.output.workdir import PLAN
 from tuneport.results.outcomes import TaskResult, as_json, from_json
+from tuneport.results.schema import EVALUATION_FORMAT, PATH_FORMAT
 
 EXAMPLES = ".examples.jsonl"
 # How the records begin that are kept like this: of evaluations, and of paths between two models.
-_FORMATS = ("tuneport.evaluation/", "tuneport.path/")
+_FORMATS = (EVALUATION_FORMAT, PATH_FORMAT)
 _RECORD, _LINES = "record.json", "examples.jsonl"
 _OF_OLMES = re.compile(r"olmes-\d{3}")
 _OF_A_RUN = re.compile(r"(plan\.json|record\.json|\d{3}-\d{3}\.json)(\.new)?|examples\.jsonl")

@@ -21,6 +21,7 @@ from tuneport.files.opening import check_file, read_text
 from tuneport.libraries import packages, quietly
 from tuneport.results import comparing
 from tuneport.results.outcomes import TaskResult
+from tuneport.results.schema import EVALUATION_FORMAT
 from tuneport.scoring import olmes
 from tuneport.scoring.asking import Asking, ask_own
 from tuneport.scoring.keeping import Kept, already_done, examples_file, keeping
@@ -30,7 +31,6 @@ from tuneport.scoring.sandbox.sandbox import Sandbox
 from tuneport.scoring.suites import VARIANTS, Variant, find_suite
 from tuneport.terminal import is_watched, tell
 
-FORMAT = "tuneport.evaluation/1"
 _ACROSS = (
     "Suite {suite}: models without a chat template are asked its base variant, the others its tuned one. Differences "
     "between the two (flagged `across_variants`) are partly the tasks'; compare with --variant base or tuned."
@@ -55,7 +55,7 @@ class Wanted:
         loading = asdict(self.loading)
         del loading["batch_size"]
         return {
-            "format": FORMAT,
+            "format": EVALUATION_FORMAT,
             "models": [dict(seat.identity) for seat in seats],
             "tasks": [*({"task": task.name, "digest": digest_of_task(task)} for task in self.own), *self.names],
             "settings": {**asdict(self.asking), **loading, "chat": self.chat, "seed": self.seed},
@@ -176,7 +176,7 @@ def _record(
     """What `--out` holds, apart from the plan (see docs/formats.md)."""
     seed = plan["settings"]["seed"]
     return {
-        "format": FORMAT,
+        "format": EVALUATION_FORMAT,
         "models": [
             {"model": name, "tasks": {result.task: result.record(seed) for result in of_model}}
             for name, of_model in results.items()

@@ -9,10 +9,14 @@ from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
+from jinja2 import UndefinedError
 
-from tuneport.reporting.render.html_tables import download
-from tuneport.reporting.render.markup import clean, script_data, tag
+from tuneport.reporting.render.page import clean, environment, saved, script_data
+from tuneport.reporting.sections.parts import Csv
+
+ONE = environment().from_string('<p title="{{ attribute }}">{{ words }}</p>')
 
 
 class Reader(HTMLParser):
@@ -48,7 +52,7 @@ texts = st.text(st.characters(codec=None), max_size=60) | st.sampled_from(
 
 @given(texts, texts)
 def test_a_text_and_an_attribute_are_read_back_as_they_were(words: str, attribute: str) -> None:
-    page = Reader(tag("p", words, title=attribute))
+    page = Reader(ONE.render(words=words, attribute=attribute))
     assert page.elements == [("p", {"title": clean(attribute)})]
     # A parser reads carriage returns as line ends.
     assert page.text.replace("\r\n", "\n").replace("\r", "\n") == clean(words).replace("\r\n", "\n").replace("\r", "\n")
@@ -61,18 +65,17 @@ def test_data_for_a_script_is_read_back_and_cannot_end_its_element(value: object
     assert json.loads(data) == value
 
 
-def test_markup_inside_markup_is_kept_and_none_is_nothing() -> None:
-    assert tag("p", tag("b", "a < b"), None, [" and ", 3]) == "<p><b>a &lt; b</b> and 3</p>"
-    assert tag("a", "x", href="#y", hidden=False, title=None, download=True) == '<a href="#y" download>x</a>'
+def test_a_text_that_is_missing_is_nothing_and_a_name_that_is_not_there_is_an_error() -> None:
+    assert ONE.render(words=None, attribute="#y") == '<p title="#y"></p>'
+    with pytest.raises(UndefinedError):
+        ONE.render(words="x")
 
 
 @given(st.lists(st.lists(texts, min_size=2, max_size=2), max_size=4))
 def test_a_download_holds_the_rows_and_no_formula(rows: list[list[str]]) -> None:
-    (_, attributes), *more = Reader(download("name", ["=one", "two"], rows)).elements
-    assert not more
-    kind, _, data = str(attributes["href"]).partition(",")
+    kind, _, data = saved(Csv("name", ["=one", "two"], rows)).partition(",")
     text = unquote(data, errors="surrogatepass").removeprefix("\ufeff")
-    assert kind == "data:text/csv;charset=utf-8" and attributes["download"] == "name.csv"
+    assert kind == "data:text/csv;charset=utf-8"
     read = list(csv.reader(io.StringIO(text, newline="")))
     assert read[0] == ["'=one", "two"]
     for wanted, got in zip(rows, read[1:], strict=True):
@@ -81,5 +84,5 @@ def test_a_download_holds_the_rows_and_no_formula(rows: list[list[str]]) -> None
 
 
 def test_nothing_on_a_page_moves_a_cursor_or_turns_the_direction_of_writing() -> None:
-    shown = str(tag("p", "a\x1b[2J\x9b\x85\u202eb\u2066\r\nc\ud800", title="\x7f"))
+    shown = ONE.render(words="a\x1b[2J\x9b\x85\u202eb\u2066\r\nc\ud800", attribute="\x7f")
     assert shown == '<p title="\ufffd">a\ufffd[2J\ufffd\ufffd\ufffdb\ufffd\nc\ufffd</p>'

@@ -227,9 +227,8 @@ def test_a_model_with_some_scores_is_not_without_any_result(tmp_path: Path) -> N
     ((_, section),) = [each for each in page.all("section") if each[0].get("id") == "failures"]
     assert "failed, in part" in section and "no result at all" not in section
     markdown = report(root, format="markdown")
-    assert "- M5 + Δ(M4), family 0, seed 0: failed, in part (OSError" in Path(markdown["out"]).read_text(
-        encoding="utf-8"
-    )
+    row = "| M5 + Δ(M4) | 0 | 0 | failed, in part | OSError: no room. |"
+    assert row in Path(markdown["out"]).read_text(encoding="utf-8")
 
 
 def test_losses_of_answers_are_no_tasks_of_their_own_in_the_paragraph(found: Findings) -> None:

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from tuneport.reporting.tables.answers_side_by_side import EACH, shortened, side_by_side
-from tuneport.reporting.tables.example_scores import read_answers, read_outcomes
 from tuneport.reporting.tables.findings import Findings
-from tuneport.reporting.tables.scored_models import BASE, TRANSFER, TUNED, Model
+from tuneport.results.example_scores import read_answers, read_outcomes
+from tuneport.results.schema import BASE, TRANSFER, TUNED, Model
 
 
 def test_a_few_examples_of_each_task_are_shown_on_which_the_first_models_differ(found: Findings) -> None:

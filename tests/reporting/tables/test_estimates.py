@@ -11,9 +11,9 @@ from support.made_up_results import MadeUp
 
 from tuneport import statistics
 from tuneport.reporting.tables.estimates import Change, Estimates, clear
-from tuneport.reporting.tables.example_scores import read_outcomes
-from tuneport.reporting.tables.scored_models import BASE, TRANSFER, TUNED, Model, Run, Score
-from tuneport.reporting.tables.study_reading import STEPS, Reading, read_study
+from tuneport.results.example_scores import read_outcomes
+from tuneport.results.schema import BASE, STEPS, TRANSFER, TUNED, Model, Run, Score
+from tuneport.results.study_reading import Reading, read_study
 
 M5, MOVED, FT = Model(BASE, None, "M5"), Model(TRANSFER, "M4", "M5", "sft"), Model(TUNED, None, "M5", "sft")
 

@@ -13,9 +13,9 @@ from support.made_up_results import VERSIONS, MadeUp
 from tuneport.reporting.tables.estimates import Estimates
 from tuneport.reporting.tables.findings import Findings, findings
 from tuneport.reporting.tables.further_tuning import comparisons
-from tuneport.reporting.tables.matrix import FAILED, NOT_RUN, Cell, Matrix, matrices, recycling
-from tuneport.reporting.tables.scored_models import DIRECT, DONE, THEN_TUNED, TRANSFER, TUNED
-from tuneport.reporting.tables.study_reading import Reading
+from tuneport.reporting.tables.matrix import Cell, Matrix, matrices, recycling
+from tuneport.results.schema import DIRECT, DONE, FAILED, NOT_RUN, THEN_TUNED, TRANSFER, TUNED, Model
+from tuneport.results.study_reading import Reading
 from tuneport.statistics import holm
 
 
@@ -209,15 +209,13 @@ def test_each_further_fine_tuning_stands_against_ft_at_the_same_steps_and_at_the
     rows = [row for row in comparisons(found.reading, found.estimates) if row.model.kind == THEN_TUNED]
     assert len(rows) == 2 * 20
     for row in rows:
-        plain = found.estimates.value(row.model.__class__(TUNED, None, row.model.target, row.model.tuning), row.task)
-        longer = found.estimates.value(
-            row.model.__class__(TUNED, None, row.model.target, row.model.tuning, steps=500), row.task
-        )
-        assert row.total == 500 and plain is not None and longer is not None
-        assert row.same_steps is not None and row.same_total is not None
+        plain = found.estimates.value(Model(TUNED, None, row.model.target, row.model.tuning), row.task)
+        longer = found.estimates.value(Model(TUNED, None, row.model.target, row.model.tuning, steps=500), row.task)
+        assert row.totals[0] == 500 and plain is not None and longer is not None
+        assert row.changes[0] is not None and row.changes[1] is not None
         if (row.model.source, row.model.target) != ("M1", "M5"):  # it lacks one family's result
-            assert row.same_steps.value == pytest.approx(row.shown.value - plain.value)
-            assert row.same_total.value == pytest.approx(row.shown.value - longer.value)
+            assert row.changes[0].value == pytest.approx(row.shown.value - plain.value)
+            assert row.changes[1].value == pytest.approx(row.shown.value - longer.value)
 
 
 @pytest.mark.parametrize("others", [None, 300])
@@ -234,29 +232,20 @@ def test_where_no_fine_tuning_is_known_to_have_had_as_many_steps_none_is_said_to
     (made.root / "results.json").write_text(json.dumps(told))
     found = findings(made.root)
     rows = comparisons(found.reading, found.estimates)
-    assert rows and all(row.same_steps is None for row in rows) and any(row.same_total for row in rows)
+    assert rows and all(row.changes[0] is None for row in rows) and any(row.changes[1] for row in rows)
 
 
-def test_results_that_do_not_tell_steps_on_a_version_and_those_that_are_not_there_hinder_no_comparison(
-    tmp_path: Path,
-) -> None:
-    """Files of before; and a result that failed, of which an epoch's steps are not known."""
+def test_a_result_that_is_not_there_hinders_no_comparison_of_the_others(tmp_path: Path) -> None:
+    """It failed, and an epoch's steps are not known."""
     made = MadeUp(tmp_path / "study", families=(0, 1), failed=None)
     made.write()
     told = json.loads((made.root / "results.json").read_text())
-    whole = [row.same_steps for row in comparisons(*_found(made.root))]
+    whole = [row.changes[0] for row in comparisons(*_found(made.root))]
     for row in told["results"]:
         if row["family"] == 0 and row["name"] == "M5 + Δ(M1) → FT":
             row |= {"steps_on_target": None, "scores": {}, "status": "failed", "error": "the disk is full"}
     (made.root / "results.json").write_text(json.dumps(told))
-    assert [row.same_steps is not None for row in comparisons(*_found(made.root))] == [c is not None for c in whole]
-    made = MadeUp(tmp_path / "before", families=(0, 1), failed=None)
-    made.write()
-    told = json.loads((made.root / "results.json").read_text())
-    for row in told["results"]:
-        del row["steps_on_target"]
-    (made.root / "results.json").write_text(json.dumps(told))
-    assert [row.same_steps for row in comparisons(*_found(made.root))] == whole
+    assert [row.changes[0] is not None for row in comparisons(*_found(made.root))] == [c is not None for c in whole]
 
 
 def _found(root: Path) -> tuple[Reading, Estimates]:
@@ -288,7 +277,7 @@ def test_iterative_recycling_stands_twice_against_direct_where_they_are_two_mode
     for row in found.against_direct:
         own = found.estimates.value(row.model, row.task)
         assert row.totals[0] is not None and row.totals[1] is not None and row.totals[0] > row.totals[1]
-        for steps, change in ((None, row.same_steps), (row.totals[0], row.same_total)):
+        for steps, change in ((None, row.changes[0]), (row.totals[0], row.changes[1])):
             direct = found.estimates.value(replace(row.model, kind=DIRECT, steps=steps), row.task)
             assert own is not None and direct is not None and change is not None
             assert change.value == pytest.approx(own.value - direct.value)
@@ -297,4 +286,4 @@ def test_iterative_recycling_stands_twice_against_direct_where_they_are_two_mode
 def test_a_longer_direct_recycling_stands_against_plain_fine_tuning_at_the_same_total_alone(found: Findings) -> None:
     rows = [row for row in comparisons(found.reading, found.estimates) if row.model.kind == DIRECT and row.model.steps]
     assert {row.model.target for row in rows} == {"M3", "M4", "M5"}
-    assert all(row.same_steps is None and row.total == row.model.steps for row in rows)
+    assert all(row.changes[0] is None and row.totals[0] == row.model.steps for row in rows)

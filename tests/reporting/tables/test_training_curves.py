@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tuneport.reporting.tables.scored_models import THEN_TUNED, TUNED, Model, Run, Score
-from tuneport.reporting.tables.study_reading import Reading
 from tuneport.reporting.tables.training_curves import panels, steps_saved, with_match
+from tuneport.results.schema import THEN_TUNED, TUNED, Model, Run, Score
+from tuneport.results.study_reading import Reading
 
 PLAIN, STARTED = Model(TUNED, None, "M2", "sft"), Model(THEN_TUNED, "M1", "M2", "sft")
 
@@ -21,7 +21,7 @@ def reading(curves: dict[Model, dict[int, float]], metric: str = "exact_match", 
         for model, points in curves.items()
         for step, value in points.items()
     ]
-    return Reading(Path(), "made-up", "", (), ("M1", "M2"), tuple(runs), (), (), (), (), (), ())
+    return Reading(Path(), "made-up", "", (), ("M1", "M2"), (0,), tuple(runs), (), (), (), (), (), ())
 
 
 def test_steps_to_match_count_until_a_curve_first_reaches_where_plain_fine_tuning_ends() -> None:

@@ -41,7 +41,8 @@ def test_a_transfer_is_target_plus_tuned_minus_base_and_every_model_is_evaluated
     made = {step.name for step in graph if step.kind in ("tune", "transfer")}
     assert scored == made | {f"org/model@M{i}" for i in range(1, 6)}
     assert {"kind": "transfer", "name": "M5 + Δ(M4)", "source": "M4", "target": "M5", "tuning": "sft",
-            "family": None, "seed": 0, "steps_total": 100, "steps_on_target": 0} in results(graph)  # fmt: skip
+            "scale": 1.0, "rate": 1.0, "steps": None, "family": None, "seed": 0, "steps_total": 100,
+            "steps_on_target": 0} in results(graph)  # fmt: skip
 
 
 def test_all_pairs_are_twenty_and_each_source_is_fine_tuned_once() -> None:
@@ -142,8 +143,8 @@ def test_fine_tuning_from_a_transferred_start_keeps_the_schedule_and_a_reduced_r
     assert plain.choices["recipe"] == further.choices["recipe"]
     slower = named(graph, "tune M5 + Δ(M4) → FT at 0.25 of the rate")
     assert slower.choices["recipe"] == {**plain.choices["recipe"], "learning_rate": 0.25 * 5e-6}
-    rates = [r.get("rate") for r in results(graph) if r["kind"] == "transfer-then-tune"]
-    assert rates == [None, 0.25]
+    rates = [r["rate"] for r in results(graph) if r["kind"] == "transfer-then-tune"]
+    assert rates == [1.0, 0.25]
 
 
 def test_every_model_tuned_further_has_a_rival_of_the_same_total_of_steps() -> None:

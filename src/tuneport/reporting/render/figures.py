@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from tuneport.reporting.render.markup import clean
+from tuneport.files.printable import printable
 from tuneport.reporting.tables import predictors as along
 from tuneport.reporting.tables.matrix import Cell, Matrix
-from tuneport.reporting.tables.scored_models import DIRECT, ITERATIVE, TUNED, Model
 from tuneport.reporting.tables.training_curves import Panel
 from tuneport.reporting.tables.wording import PER_CENT, minus, number, points, ratio, span, with_unit
+from tuneport.results.schema import DIRECT, ITERATIVE, TUNED, Model
 
 Figure = dict[str, Any]
 # 3 : 1 and more against white and against the dark background; told apart with the common colour blindnesses.
@@ -33,7 +33,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 def text(value: str) -> str:
     """A text that plotly shows as it stands."""
-    return escape(clean(value), quote=False).replace("\n", " ")
+    return escape(printable(value, "\N{REPLACEMENT CHARACTER}"), quote=False).replace("\n", " ")
 
 
 def heat_map(matrix: Matrix, several_tunings: bool) -> Figure:

@@ -1,91 +1,99 @@
-"""The page: findings become one HTML file that opens from disk, with nothing fetched from anywhere.
+"""The page: sections become one HTML file that opens from disk, with nothing fetched from anywhere.
 
-Style sheet, script and plotly stand in the file itself, so it can be mailed, attached or kept. Every figure has a
-sentence and a table that say the same, and its numbers as CSV.
+Style sheet, script and plotly stand in the file itself, so it can be mailed, attached or kept. Everything a study holds (names,
+errors, answers) was written by others, models among them: the template escapes every text, and none is marked as safe but our own
+files and data for scripts.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from tuneport import __version__
-from tuneport.reporting.render.markup import Markup, tag
-from tuneport.reporting.render.sections import answer_columns, evidence_tables, explanations, matrix_tables
+from tuneport.files.printable import printable
+from tuneport.reporting.sections.contents import sections
+from tuneport.reporting.sections.parts import Answers, Csv
+from tuneport.reporting.tables.answers_side_by_side import shortened
 from tuneport.reporting.tables.findings import Findings
-from tuneport.reporting.tables.study_reading import Reading
-
-# Nothing is fetched and nothing is sent, whatever stands in the records.
-_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; font-src data:"
-)
 
 
 def page(found: Findings, place: Path) -> str:
     """The whole file, for the place where it will lie (links to records are relative to it)."""
-    sections = [
-        matrix_tables.transfers(found),
-        matrix_tables.tuned_on(found),
-        matrix_tables.recycled(found),
-        explanations.predictors(found),
-        explanations.paths(found),
-        explanations.distances(found),
-        answer_columns.answers(found.answers, found.reading.several_tunings),
-        evidence_tables.failures(found.reading),
-        evidence_tables.published(found),
-        evidence_tables.scores(found),
-        evidence_tables.records(found.reading, place),
-        evidence_tables.reading_it(found),
-    ]
-    shown = [section for section in sections if section is not None]
-    links = [tag("li", tag("a", title, href=f"#{id}")) for id, title, _ in shown]
-    body = [
-        tag("a", "Skip to the results", href="#results", class_="skip"),
-        tag(
-            "header",
-            tag("p", "tuneport report", class_="kicker"),
-            tag("h1", found.reading.name),
-            tag("p", " ".join(found.words), class_="summary"),
-            _doubts(found.reading),
-            tag("nav", tag("ul", links), aria_label="Sections"),
-        ),
-        tag(
-            "main",
-            [
-                tag("section", tag("h2", title, id=f"{id}-title"), content, id=id, aria_labelledby=f"{id}-title")
-                for id, title, content in shown
-            ],
-            id="results",
-            tabindex="-1",
-        ),
-        tag(
-            "footer",
-            tag("p", f"Made from the records of a study by tuneport {__version__}; nothing on it is typed by hand."),
-        ),
-    ]
     here = files("tuneport.reporting.render")
-    head = [
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", name="generator", content=f"tuneport {__version__}"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("title", f"{found.reading.name} · tuneport report"),
-        tag("style", Markup((here / "page.css").read_text(encoding="utf-8"))),
-    ]
-    scripts = [
-        tag("script", Markup(_plotly())),
-        tag("script", Markup((here / "page.js").read_text(encoding="utf-8"))),
-    ]
-    return f"<!doctype html>\n{tag('html', tag('head', head), tag('body', body, scripts), lang='en')}\n"
+    plotly = files("plotly") / "package_data" / "plotly.min.js"  # one file less to lose than one beside the page
+    own = {"style": here / "page.css", "script": here / "page.js", "plotly": plotly}
+    template = environment().from_string((here / "page.html.jinja").read_text(encoding="utf-8"))
+    return template.render(
+        reading=found.reading,
+        summary=" ".join(found.words),
+        sections=sections(found, place),
+        version=__version__,
+        **{name: Markup(file.read_text(encoding="utf-8")) for name, file in own.items()},  # our own files
+    )
 
 
-def _plotly() -> str:
-    """plotly.js, as the installed package brings it: one file less to lose than one beside the page."""
-    return (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+def environment() -> Environment:
+    """What templates are rendered with: every text is escaped, with control characters shown as such; None is nothing."""
+    made = Environment(autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True)
+    made.filters |= {"script_data": script_data, "saved": saved, "sorted_by": _sorted_by, "shortened": shortened}
+    made.filters["answers_data"] = _answers_data
+    return made
 
 
-def _doubts(reading: Reading) -> Markup | None:
-    if not reading.doubts:
-        return None
-    return tag("div", tag("ul", [tag("li", doubt) for doubt in reading.doubts]), class_="doubts", role="note")
+def script_data(value: Any) -> Markup:
+    """JSON that can stand in a script element: nothing in it can end the element."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return Markup(
+        text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    )  # no <, > or & is left in it
+
+
+def saved(rows: Csv) -> str:
+    """The address of a file that is held in the page itself."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow([_safe(column) for column in rows.columns])
+    writer.writerows([_safe(value) for value in row] for row in rows.rows)
+    # A byte order mark: spreadsheets read Δ wrongly without it.
+    return "data:text/csv;charset=utf-8," + quote("\ufeff" + text.getvalue())
+
+
+def clean(text: str) -> str:
+    """Control characters shown as such, so that what a model wrote can be read and written."""
+    return printable(text.replace("\r\n", "\n"), "\N{REPLACEMENT CHARACTER}")
+
+
+def _shown(value: Any) -> Any:
+    if value is None:
+        return ""
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _sorted_by(value: Any) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def _safe(value: Any) -> Any:
+    """What a spreadsheet would run as a formula is marked as text; numbers stay numbers."""
+    if isinstance(value, str):
+        value = clean(value)
+        return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t") else value
+    return "" if value is None else value
+
+
+def _answers_data(part: Answers) -> dict[str, Any]:
+    """What each model said, by example, for the page's script to choose from."""
+    said = [[example.said.get(model) for model in part.found.models] for example in part.found.asked]
+    return {
+        "models": part.names,
+        "said": [[None if a is None else [shortened(a.said), a.score] for a in each] for each in said],
+    }

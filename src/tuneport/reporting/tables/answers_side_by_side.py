@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneport.reporting.tables.example_scores import Answer, read_answers, read_outcomes
 from tuneport.reporting.tables.matrix import Matrix
-from tuneport.reporting.tables.scored_models import BASE, TUNED, Model, Run
-from tuneport.reporting.tables.study_reading import STEPS, Reading
+from tuneport.results.example_scores import Answer, read_answers, read_outcomes
+from tuneport.results.schema import BASE, STEPS, TUNED, Model, Run
+from tuneport.results.study_reading import Reading
 
 EACH = 8  # examples of a task
 LONGEST = 600  # letters of an answer
@@ -39,6 +39,11 @@ class SideBySide:
     models: tuple[Model, ...]
     first: tuple[Model, ...]
     asked: tuple[Asked, ...]
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks of the examples."""
+        return list(dict.fromkeys(example.task for example in self.asked))
 
 
 def side_by_side(reading: Reading, transfers: Sequence[Matrix]) -> SideBySide | None:
@@ -86,7 +91,7 @@ def _best_transfer(transfers: Sequence[Matrix]) -> Model | None:
 
 def _one_run_each(reading: Reading, best: Model | None) -> dict[Model, Run]:
     """Of every model the result of one family and one seed: those of the first result of the best transfer."""
-    done = [run for run in reading.runs if run.step is None and run.folders]
+    done = [run for run in reading.at_end if run.folders]
     like = next((run for run in done if run.model == best), None) or next(iter(done), None)
     if like is None:
         return {}

@@ -19,10 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tuneport import statistics
-from tuneport.reporting.tables.example_scores import read_outcomes
-from tuneport.reporting.tables.scored_models import TRANSFER, Model, Run, Score
-from tuneport.reporting.tables.study_reading import STEPS
-from tuneport.results.answered import Answered
+from tuneport.results.example_scores import Answered, read_outcomes
+from tuneport.results.schema import STEPS, TRANSFER, Model, Run, Score
 from tuneport.statistics import Estimate, families_drawn
 
 Array = npt.NDArray[np.float64]

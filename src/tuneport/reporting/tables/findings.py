@@ -7,14 +7,13 @@ from pathlib import Path
 
 from tuneport.reporting.tables.answers_side_by_side import SideBySide, side_by_side
 from tuneport.reporting.tables.estimates import Estimates
-from tuneport.reporting.tables.further_tuning import Comparison, Recycled, against_direct, comparisons
-from tuneport.reporting.tables.matrix import Matrix, matrices, recycling
+from tuneport.reporting.tables.further_tuning import Comparison, against_direct, comparisons
+from tuneport.reporting.tables.matrix import Matrix, Scaled, matrices, recycling, scaled
 from tuneport.reporting.tables.predictors import Apart, Line, Scatter, distances, lines, scatters
-from tuneport.reporting.tables.scales import Scaled, scaled
-from tuneport.reporting.tables.scored_models import THEN_TUNED, TRANSFER
-from tuneport.reporting.tables.study_reading import Reading, read_study
 from tuneport.reporting.tables.study_summary import summary
 from tuneport.reporting.tables.training_curves import Panel, panels
+from tuneport.results.schema import THEN_TUNED, TRANSFER
+from tuneport.results.study_reading import Reading, read_study
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Findings:
     transfers: tuple[Matrix, ...]
     tuned_on: tuple[Matrix, ...]
     recycled: tuple[Matrix, ...]
-    against_direct: tuple[Recycled, ...]
+    against_direct: tuple[Comparison, ...]
     scaled: tuple[Scaled, ...]
     compared: tuple[Comparison, ...]
     panels: tuple[Panel, ...]

@@ -2,104 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from tuneport.reporting.tables.estimates import Change, Estimates, Shown, clear
-from tuneport.reporting.tables.scored_models import BASE, DIRECT, ITERATIVE, THEN_TUNED, TUNED, Model, Run
-from tuneport.reporting.tables.study_reading import Reading
+from tuneport.results.rivals import Rivals, base_of
+from tuneport.results.schema import Model
+from tuneport.results.study_reading import Reading
+
+Twice = tuple[Change | None, Change | None]  # at the same steps, at the same total
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model fine-tuned from a transferred start, against plain fine-tuning at the same steps and same total."""
+    """A model against its rival, twice; `clearly` is after Holm's adjustment within the task's table."""
 
     model: Model
     task: str
-    share: bool
     shown: Shown
-    over_base: Change | None
-    same_steps: Change | None
-    same_total: Change | None
-    total: int | None
-    clearly: tuple[int, int]  # after Holm's adjustment within the task's table
+    changes: Twice
+    clearly: tuple[int, int]
+    totals: tuple[int | None, ...]  # all steps that went into the model, and into a direct recycling beside it
+    over_base: Change | None = None
+
+    @property
+    def share(self) -> bool:
+        """Whether the scores are shares, shown in per cent."""
+        return self.shown.score.is_share
 
 
 def comparisons(reading: Reading, estimates: Estimates) -> list[Comparison]:
-    """Every model that was fine-tuned from a transferred start stands twice against plain fine-tuning."""
-    at_end = [run for run in reading.runs if run.step is None]
-    models = {run.model: run.steps_total for run in at_end if run.model.kind in (THEN_TUNED, ITERATIVE, DIRECT)}
-    known = {run.model for run in at_end if run.steps_total is not None}
-    scored: dict[Model, list[Run]] = {}
-    for run in at_end:
-        scored.setdefault(run.model, []).extend([run] if run.scores else [])
-    found = []
+    """Every model that was fine-tuned from a transferred start, against plain fine-tuning."""
+    rivals = Rivals(reading.runs)
+    of = {model: (rivals.at_same_steps(model), rivals.at_same_total(model)) for model in rivals.further}
+    return [
+        Comparison(
+            *(model, task, shown, changes, clearly, (rivals.total(model),)),
+            over_base=estimates.change(model, base_of(model), task),
+        )
+        for model, task, shown, changes, clearly in _compared(of, estimates)
+    ]
+
+
+def against_direct(reading: Reading, estimates: Estimates) -> list[Comparison]:
+    """Each version's iterative recycling against its direct one."""
+    rivals = Rivals(reading.runs)
+    pairs = dict(rivals.recycled())
+    of = {model: (direct, rivals.direct_at_same_total(model)) for model, direct in pairs.items()}
+    return [
+        Comparison(model, task, shown, changes, clearly, (rivals.total(model), rivals.total(pairs[model])))
+        for model, task, shown, changes, clearly in _compared(of, estimates)
+        if any(changes)
+    ]
+
+
+def _compared(
+    of: Mapping[Model, tuple[Model | None, Model | None]], estimates: Estimates
+) -> Iterator[tuple[Model, str, Shown, Twice, tuple[int, int]]]:
+    """Each model on each task with both changes against its rivals, and which are clear within the task's table."""
     for task in estimates.tasks:
-        twice: dict[tuple[Model, int], Change | None] = {}
-        for model, total in models.items():
-            plain = Model(TUNED, None, model.target, model.tuning)
-            longer = replace(plain, steps=total)
-            alike = model.steps is None and _as_long(scored[model], scored.get(plain, []))
-            twice[model, 0] = estimates.change(model, plain, task) if alike else None
-            twice[model, 1] = (
-                estimates.change(model, longer, task) if longer.steps is not None and longer in known else None
-            )
-        real = clear(twice)
-        for model, total in models.items():
+        twice = {
+            (model, which): None if rival is None else estimates.change(model, rival, task)
+            for model, both in of.items()
+            for which, rival in enumerate(both)
+        }
+        signs = clear(twice)
+        for model in of:
             shown = estimates.value(model, task)
             if shown is not None:
-                clearly = (real.get((model, 0), 0), real.get((model, 1), 0))
-                over_base = estimates.change(model, Model(BASE, None, model.target), task)
-                of_total = (twice[model, 0], twice[model, 1], total, clearly)
-                found.append(Comparison(model, task, shown.score.is_share, shown, over_base, *of_total))
-    return found
+                changes = twice[model, 0], twice[model, 1]
+                yield model, task, shown, changes, (signs.get((model, 0), 0), signs.get((model, 1), 0))
 
 
-def _as_long(further: Sequence[Run], plain: Sequence[Run]) -> bool:
-    """Whether all that are compared are known to have had as many steps on their version."""
-    pairs = [(one, other) for one in further for other in plain if one.goes_with(other)]
-    return bool(pairs) and all(None is not one.steps_on_target == other.steps_on_target for one, other in pairs)
-
-
-@dataclass(frozen=True)
-class Recycled:
-    """Iterative recycling minus direct recycling of the same version, at the same steps for this version and in all."""
-
-    model: Model
-    task: str
-    share: bool
-    same_steps: Change | None
-    same_total: Change | None
-    totals: tuple[int | None, int | None]  # steps that went into the iterative and the direct one, in all
-    clearly: tuple[int, int]  # after Holm's adjustment within the task's table
-
-
-def against_direct(reading: Reading, estimates: Estimates) -> list[Recycled]:
-    """Each version's iterative recycling twice against its direct one; the first of a chain is one model for both, and left out."""
-    at_end = [run for run in reading.runs if run.step is None]
-    totals = {run.model: run.steps_total for run in at_end if run.model.kind in (ITERATIVE, DIRECT)}
-    pairs = [(model, replace(model, kind=DIRECT)) for model in totals if model.kind == ITERATIVE]
-    pairs = [
-        (one, other)
-        for one, other in pairs
-        if other in totals and (totals[one] is None or totals[one] != totals[other])
-    ]
-    found = []
-    for task in estimates.tasks:
-        twice: dict[tuple[Model, int], Change | None] = {}
-        for one, other in pairs:
-            longer = replace(other, steps=totals[one])
-            twice[one, 0] = estimates.change(one, other, task)
-            twice[one, 1] = (
-                estimates.change(one, longer, task)
-                if longer.steps is not None and totals.get(longer) is not None
-                else None
-            )
-        real = clear(twice)
-        for one, other in pairs:
-            shown = estimates.value(one, task)
-            if shown is not None and (twice[one, 0] or twice[one, 1]):
-                clearly = (real.get((one, 0), 0), real.get((one, 1), 0))
-                both = (totals[one], totals[other])
-                found.append(Recycled(one, task, shown.score.is_share, twice[one, 0], twice[one, 1], both, clearly))
-    return found
+def counted_clear(rows: Iterable[Comparison], which: int) -> tuple[int, int, int]:
+    """Of the rows that have a rival: how many there are, how many are clearly above it, how many clearly below."""
+    signs = [row.clearly[which] for row in rows if row.changes[which] is not None]
+    return len(signs), signs.count(1), signs.count(-1)

@@ -6,26 +6,27 @@ In come a study's runs and estimates, out comes a `Matrix` for each task: Tables
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tuneport.reporting.tables.estimates import Change, Estimates, Shown, clear
-from tuneport.reporting.tables.scored_models import (
+from tuneport.results.rivals import base_of, start_of, tuned_of
+from tuneport.results.schema import (
     BASE,
     DIRECT,
     DONE,
+    FAILED,
     ITERATIVE,
+    NOT_RUN,
     THEN_TUNED,
     TRANSFER,
     TUNED,
     Model,
     Run,
 )
-from tuneport.reporting.tables.study_reading import Reading
+from tuneport.results.study_reading import Reading
 from tuneport.statistics import Estimate
-
-FAILED, NOT_RUN, ABSENT = "failed", "not run", "absent"
 
 
 @dataclass(frozen=True)
@@ -88,94 +89,131 @@ class Matrix:
 
 def matrices(reading: Reading, estimates: Estimates, kind: str) -> list[Matrix]:
     """A table for each task on which models of this kind (transfer, transfer-then-tune) were, or should be, scored."""
-    at_end = [run for run in reading.runs if run.step is None]
-    wanted = [run for run in at_end if run.model.kind == kind and run.model.scale == 1 and run.model.rate in (None, 1)]
+    wanted = [run for run in reading.at_end if run.model.kind == kind and run.model.scale == run.model.rate == 1]
+    return [_matrix(reading, estimates, kind, task, wanted) for task in _tasks(wanted, estimates)]
+
+
+def _tasks(wanted: Sequence[Run], estimates: Estimates) -> list[str]:
     if not wanted:
         return []
-    status = status_of(at_end)
-    tasks = [task for task in estimates.tasks if any(task in run.scores for run in wanted)] or list(estimates.tasks)
-    return [_matrix(reading, estimates, kind, task, wanted, at_end, status) for task in tasks]
+    return [task for task in estimates.tasks if any(task in run.scores for run in wanted)] or list(estimates.tasks)
 
 
-def status_of(runs: Iterable[Run]) -> dict[Model, tuple[str, str | None]]:
-    """What became of each model: done if any of its results is there, else failed or not run, with the first reason."""
-    found: dict[Model, tuple[str, str | None]] = {}
-    order = {DONE: 0, FAILED: 1, NOT_RUN: 2}
-    for run in runs:
-        now = (run.status, run.error)
-        if run.model not in found or order.get(run.status, 3) < order.get(found[run.model][0], 3):
-            found[run.model] = now
-    return found
-
-
-def _matrix(
-    reading: Reading,
-    estimates: Estimates,
-    kind: str,
-    task: str,
-    wanted: Sequence[Run],
-    at_end: Sequence[Run],
-    status: Mapping[Model, tuple[str, str | None]],
-) -> Matrix:
-    order = {name: place for place, name in enumerate(reading.versions)}
+def _matrix(reading: Reading, estimates: Estimates, kind: str, task: str, wanted: Sequence[Run]) -> Matrix:
     # A tuning has a row only where its models were asked this task (each language its own test).
-    scored_on = {run.model.tuning for run in at_end if run.model.kind != BASE and task in run.scores}
-    pairs = list(dict.fromkeys((run.model.source, run.model.tuning) for run in wanted if run.model.tuning in scored_on))
-    pairs.sort(key=lambda pair: order.get(pair[0] or "", 0))
-    tunings = list(dict.fromkeys(tuning for _, tuning in pairs))
-    several = reading.several_tunings
-    targets = sorted({run.model.target for run in wanted}, key=lambda name: order.get(name, 0))
+    scored_on = {run.model.tuning for run in reading.at_end if run.model.kind != BASE and task in run.scores}
+    order = _order(reading)
+    pairs = {(run.model.source or "", run.model.tuning): None for run in wanted if run.model.tuning in scored_on}
+    targets = sorted({run.model.target for run in wanted}, key=order)
+    cells = _Cells(reading, estimates, task, (kind,))
 
-    def cell(model: Model, over: Model | None = None) -> Cell | None:
-        told, reason = status.get(model, (ABSENT, None))
-        shown = estimates.value(model, task)
-        if told == ABSENT or (told == DONE and shown is None):
+    def row(label: str, role: str, models: Iterable[Model], over: Callable[[Model], Model] | None) -> Row:
+        made = [cells.of(model, None if over is None else over(model)) for model in models]
+        return Row(label, role, tuple(made))
+
+    rows = [row("base", "base", (Model(BASE, None, target) for target in targets), None)]
+    arrow, over = (" → FT", start_of) if kind == THEN_TUNED else ("", base_of)
+    for source, tuning in sorted(pairs, key=lambda pair: order(pair[0])):
+        label = f"+ Δ({source}{cells.of_tuning(tuning)}){arrow}"
+        rows.append(row(label, "delta", (Model(kind, source, target, tuning) for target in targets), over))
+    for tuning in dict.fromkeys(tuning for _, tuning in sorted(pairs, key=lambda pair: order(pair[0]))):
+        label = f"FT(·{cells.of_tuning(tuning)})"
+        tuned = row(label, "tuned", (Model(TUNED, None, target, tuning) for target in targets), base_of)
+        rows += [tuned] if any(tuned.cells) else []
+    return _whole(kind, task, targets, rows)
+
+
+def recycling(reading: Reading, estimates: Estimates) -> list[Matrix]:
+    """Iterative against direct against none (Table 6), on each task; gains count from M_i."""
+    wanted = [run for run in reading.at_end if run.model.kind in (DIRECT, ITERATIVE) and run.model.steps is None]
+    found = [
+        _recycled(reading, estimates, task, [run.model for run in wanted if run.model.tuning == tuning])
+        for tuning in dict.fromkeys(run.model.tuning for run in wanted)
+        for task in _tasks(wanted, estimates)
+    ]
+    return [matrix for matrix in found if matrix.n]
+
+
+def _recycled(reading: Reading, estimates: Estimates, task: str, made: Sequence[Model]) -> Matrix:
+    tuning = made[0].tuning
+    recycled = {(model.kind, model.target): model for model in made}
+    targets = sorted({model.target for model in made}, key=_order(reading))
+    cells = _Cells(reading, estimates, task, (DIRECT, ITERATIVE))
+    of = cells.of_tuning(tuning)
+
+    def cell(kind: str, target: str) -> Cell | None:
+        model = recycled.get((kind, target)) or Model(kind, None, target, None if kind == BASE else tuning)
+        return cells.of(model, None if kind == BASE else base_of(model), share=False)
+
+    kinds = (
+        (BASE, "base", "base"),
+        (TUNED, f"FT(·{of}), nothing recycled", "tuned"),
+        (DIRECT, f"+ Δdir{of} → FT", "delta"),
+        (ITERATIVE, f"+ Δiter{of} → FT", "delta"),
+    )
+    rows = [Row(label, role, tuple(cell(kind, target) for target in targets)) for kind, label, role in kinds]
+    return _whole("recycling", task, targets, [row for row in rows if any(row.cells)])
+
+
+def _order(reading: Reading) -> Callable[[str], int]:
+    place = {name: number for number, name in enumerate(reading.versions)}
+    return lambda name: place.get(name, 0)
+
+
+class _Cells:
+    """The cells of one table: each model's score, what it gains, and what the paper has."""
+
+    def __init__(self, reading: Reading, estimates: Estimates, task: str, kinds: Collection[str]) -> None:
+        self._reading, self._estimates, self._task, self._kinds = reading, estimates, task, kinds
+        self._runs: dict[Model, list[Run]] = {}
+        for run in reading.at_end:
+            self._runs.setdefault(run.model, []).append(run)
+
+    def of_tuning(self, tuning: str | None) -> str:
+        """The tuning's name for a label, where a study has several."""
+        return f", {tuning}" if self._reading.several_tunings and tuning else ""
+
+    def of(self, model: Model, over: Model | None, share: bool = True) -> Cell | None:
+        """A model's cell; None where nothing was asked of it. `share`: with the recovered gain of a transfer."""
+        task, runs, estimates = self._task, self._runs.get(model), self._estimates
+        if runs is None:
             return None
-        base = Model(BASE, None, model.target)
-        against = estimates.change(model, base, task) if model.kind != BASE else None
-        tuned = Model(TUNED, None, model.target, model.tuning)
+        status, reason = _status(runs)
+        shown = estimates.value(model, task)
+        if status == DONE and shown is None:
+            return None
+        base = base_of(model)
+        recovered = (
+            estimates.recovered(base, model, tuned_of(model), task) if share and model.source and shown else None
+        )
         return Cell(
             model=model,
-            status=told if shown is None else DONE,
+            status=status if shown is None else DONE,
             reason=reason if shown is None else None,
             shown=shown,
-            results=_counted(at_end, model, task),
+            results=(sum(task in run.scores for run in runs), len(runs)),
             gain=None if over is None else estimates.change(model, over, task),
             over=over,
-            against_base=against,
-            recovered=estimates.recovered(base, model, tuned, task) if model.source and shown else None,
-            published=_published(reading.expected, task, model, (kind,)),
+            against_base=None if model.kind == BASE else estimates.change(model, base, task),
+            recovered=recovered,
+            published=_published(self._reading.expected, task, model, self._kinds),
         )
 
-    rows = [Row("base", "base", tuple(cell(Model(BASE, None, target)) for target in targets))]
-    arrow = " → FT" if kind == THEN_TUNED else ""
-    for source, tuning in pairs:
-        label = f"+ Δ({source}{f', {tuning}' if several and tuning else ''}){arrow}"
-        cells = []
-        for target in targets:
-            start = Model(TRANSFER, source, target, tuning)
-            over = start if kind == THEN_TUNED else Model(BASE, None, target)
-            cells.append(cell(Model(kind, source, target, tuning), over))
-        rows.append(Row(label, "delta", tuple(cells)))
-    for tuning in tunings:
-        label = f"FT(·{f', {tuning}' if several and tuning else ''})"
-        base_of = [Model(BASE, None, target) for target in targets]
-        tuned_of = [cell(Model(TUNED, None, t, tuning), b) for t, b in zip(targets, base_of, strict=True)]
-        if any(tuned_of):
-            rows.append(Row(label, "tuned", tuple(tuned_of)))
-    marked = _marked(rows)
+
+def _status(runs: Sequence[Run]) -> tuple[str, str | None]:
+    """What became of a model: done if any of its results is there, else failed or not run, with the first reason."""
+    order = {DONE: 0, FAILED: 1, NOT_RUN: 2}
+    best = min(runs, key=lambda run: order.get(run.status, 3))
+    return best.status, best.error
+
+
+def _whole(kind: str, task: str, targets: Sequence[str], rows: Sequence[Row]) -> Matrix:
+    marked = tuple(_marked(rows))
     one = next((c.shown for row in marked for c in row.cells if c is not None and c.shown is not None), None)
-    return Matrix(
-        kind=kind,
-        task=task,
-        metric=one.score.metric if one else "",
-        share=one is None or one.score.is_share,
-        targets=tuple(targets),
-        rows=tuple(marked),
-        families=one.families if one else 0,
-        seeds=one.seeds if one else 0,
-        n=one.n if one else 0,
-    )
+    if one is None:
+        return Matrix(kind, task, "", True, tuple(targets), marked, 0, 0, 0)
+    score = one.score
+    return Matrix(kind, task, score.metric, score.is_share, tuple(targets), marked, one.families, one.seeds, one.n)
 
 
 def without_result(runs: Iterable[Run]) -> list[Model]:
@@ -186,15 +224,9 @@ def without_result(runs: Iterable[Run]) -> list[Model]:
     return [model for model, nothing in found.items() if nothing]
 
 
-def _counted(at_end: Iterable[Run], model: Model, task: str) -> tuple[int, int]:
-    """How many results of a model on a task are there, of how many."""
-    runs = [run for run in at_end if run.model == model]
-    return sum(task in run.scores for run in runs), len(runs)
-
-
 def _marked(rows: Sequence[Row]) -> list[Row]:
     """The rows with the best of each row, the best Δ of each target, and what is clearly above or below base marked."""
-    real = _clear_by_kind([cell for row in rows if row.role != "base" for cell in row.cells if cell])
+    signs = _clear_by_kind([cell for row in rows if row.role != "base" for cell in row.cells if cell])
     best_of_target: set[Model] = set()
     for place in range(len(rows[0].cells) if rows else 0):
         column = [row.cells[place] for row in rows if row.role == "delta"]
@@ -206,7 +238,7 @@ def _marked(rows: Sequence[Row]) -> list[Row]:
             cell
             and replace(
                 cell,
-                clearly=real.get(cell.model, 0),
+                clearly=signs.get(cell.model, 0),
                 best_of_row=cell.model in best,
                 best_of_target=cell.model in best_of_target,
             )
@@ -262,60 +294,27 @@ def _is_of(row: Mapping[str, Any], model: Model) -> bool:
     )
 
 
-def recycling(reading: Reading, estimates: Estimates) -> list[Matrix]:
-    """Iterative against direct against none (Table 6), on each task; gains count from M_i."""
-    at_end = [run for run in reading.runs if run.step is None]
-    wanted = [run for run in at_end if run.model.kind in (DIRECT, ITERATIVE)]
-    tasks = [task for task in estimates.tasks if any(task in run.scores for run in wanted)] or list(estimates.tasks)
-    tunings = dict.fromkeys(run.model.tuning for run in wanted)
-    found = [_recycled(reading, estimates, task, tuning, at_end) for tuning in tunings for task in tasks]
-    return [matrix for matrix in found if matrix is not None]
+@dataclass(frozen=True)
+class Scaled:
+    """target + α·Δ for several α: what each scores."""
+
+    source: str
+    target: str
+    tuning: str | None
+    task: str
+    shown: tuple[tuple[float, Shown | None], ...]
 
 
-def _recycled(
-    reading: Reading, estimates: Estimates, task: str, tuning: str | None, at_end: Sequence[Run]
-) -> Matrix | None:
-    order = {name: place for place, name in enumerate(reading.versions)}
-    made = {
-        (run.model.kind, run.model.target): run.model
-        for run in at_end
-        if run.model.kind in (DIRECT, ITERATIVE) and run.model.tuning == tuning and run.model.steps is None
-    }
-    targets = sorted({target for _, target in made}, key=lambda name: order.get(name, 0))
-    status = status_of(at_end)
-
-    def cell(kind: str, target: str) -> Cell | None:
-        model = made.get((kind, target)) or Model(kind, None, target, None if kind == BASE else tuning)
-        told, reason = status.get(model, (ABSENT, None))
-        shown, base = estimates.value(model, task), Model(BASE, None, target)
-        if told == ABSENT or (told == DONE and shown is None):
-            return None
-        gain = None if kind == BASE else estimates.change(model, base, task)
-        return Cell(
-            model=model,
-            status=told if shown is None else DONE,
-            reason=reason if shown is None else None,
-            shown=shown,
-            results=_counted(at_end, model, task),
-            gain=gain,
-            over=None if kind == BASE else base,
-            against_base=gain,
-            published=_published(reading.expected, task, model, (DIRECT, ITERATIVE)),
-        )
-
-    of = f", {tuning}" if reading.several_tunings and tuning else ""
-    kinds = (
-        (BASE, "base", "base"),
-        (TUNED, f"FT(·{of}), nothing recycled", "tuned"),
-        (DIRECT, f"+ Δdir{of} → FT", "delta"),
-        (ITERATIVE, f"+ Δiter{of} → FT", "delta"),
-    )
-    rows = [Row(label, role, tuple(cell(kind, target) for target in targets)) for kind, label, role in kinds]
-    marked = tuple(_marked([row for row in rows if any(row.cells)]))
-    one = next((c.shown for row in marked for c in row.cells if c and c.shown), None)
-    if one is None:
-        return None
-    score = one.score
-    return Matrix(
-        "recycling", task, score.metric, score.is_share, tuple(targets), marked, one.families, one.seeds, one.n
-    )
+def scaled(reading: Reading, estimates: Estimates) -> list[Scaled]:
+    """Every transfer that was done at several scales, on each task."""
+    moved = [run.model for run in reading.at_end if run.model.kind == TRANSFER]
+    scales = sorted({model.scale for model in moved})
+    if len(scales) < 2:
+        return []
+    found = []
+    for task in estimates.tasks:
+        for model in dict.fromkeys(replace(model, scale=1.0) for model in moved):
+            shown = tuple((scale, estimates.value(replace(model, scale=scale), task)) for scale in scales)
+            if any(each for _, each in shown):
+                found.append(Scaled(str(model.source), model.target, model.tuning, task, shown))
+    return found

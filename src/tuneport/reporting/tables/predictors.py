@@ -8,7 +8,7 @@ here.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,11 @@ import numpy as np
 
 from tuneport import statistics
 from tuneport.reporting.tables.estimates import Estimates
-from tuneport.reporting.tables.lenient import number_or
-from tuneport.reporting.tables.scored_models import BASE, TRANSFER, TUNED, Model
-from tuneport.reporting.tables.study_reading import Reading
 from tuneport.reporting.tables.wording import DASH
+from tuneport.results.lenient import number_or, text_or, whole
+from tuneport.results.rivals import base_of, tuned_of
+from tuneport.results.schema import TRANSFER, Model
+from tuneport.results.study_reading import Reading
 from tuneport.statistics import Estimate
 
 # In the order in which they are shown: what is drawn, and in which unit.
@@ -62,11 +63,9 @@ class Line:
 
     name: str
     which: str
-    a: str
-    b: str
     target: str
-    family: Any
-    seed: Any
+    family: int | None
+    seed: int | None
     alphas: tuple[float, ...]
     loss: tuple[float, ...]
     accuracy: tuple[float, ...] | None
@@ -92,9 +91,9 @@ class Apart:
     a: str
     b: str
     tuning: str | None
-    family: Any
-    seed: Any
-    distance: float | None
+    family: int | None
+    seed: int | None
+    distance: float
     diff_norm_a: float | None
     diff_norm_b: float | None
     cosine: float | None
@@ -104,14 +103,13 @@ def scatters(reading: Reading, estimates: Estimates) -> list[Scatter]:
     """Each predictor against recovered gain, on each task where there is something to see."""
     values = _predicted(reading)
     transfers = dict.fromkeys(
-        run.model for run in reading.runs if run.model.kind == TRANSFER and run.model.scale == 1 and run.step is None
+        run.model for run in reading.at_end if run.model.kind == TRANSFER and run.model.scale == 1
     )
     found = []
     for task in estimates.tasks:
         gains = {}
         for model in transfers:
-            base, tuned = Model(BASE, None, model.target), Model(TUNED, None, model.target, model.tuning)
-            gain = estimates.recovered(base, model, tuned, task)
+            gain = estimates.recovered(base_of(model), model, tuned_of(model), task)
             if gain is not None:
                 gains[model] = gain
         for predictor in PREDICTORS:
@@ -131,30 +129,29 @@ def lines(reading: Reading) -> list[Line]:
     """All paths, as far as they can be drawn."""
     found = []
     for row in reading.paths:
-        alphas, loss = _numbers(row.get("alphas")), _numbers(row.get("loss"))
+        alphas, loss, accuracy, interval = (
+            _numbers(row.get(name)) for name in ("alphas", "loss", "accuracy", "interval")
+        )
         if not alphas or len(alphas) != len(loss):
             continue
-        accuracy = _numbers(row.get("accuracy"))
-        interval = _numbers(row.get("interval"))
         a, b = str(row.get("a", "A")), str(row.get("b", "B"))
+        connected = row.get("connected")
         found.append(
             Line(
                 name=f"{a} – {b}",
-                which=str(row.get("which") or "between two models"),
-                a=a,
-                b=b,
-                target=str(row.get("target") or b),
-                family=row.get("family"),
-                seed=row.get("seed"),
+                which=text_or(row.get("which"), "between two models"),
+                target=text_or(row.get("target"), b),
+                family=whole(row.get("family")),
+                seed=whole(row.get("seed")),
                 alphas=alphas,
                 loss=loss,
-                accuracy=accuracy if accuracy and len(accuracy) == len(alphas) else None,
-                barrier=_one(row.get("barrier")),
-                interval=(interval[0], interval[1]) if interval and len(interval) == 2 else None,
-                at=_one(row.get("at")),
-                threshold=_one(row.get("threshold")),
-                connected=_connected(row),
-                n=row.get("n") if isinstance(row.get("n"), int) else None,
+                accuracy=accuracy if len(accuracy) == len(alphas) else None,
+                barrier=number_or(row.get("barrier"), None),
+                interval=(interval[0], interval[1]) if len(interval) == 2 else None,
+                at=number_or(row.get("at"), None),
+                threshold=number_or(row.get("threshold"), None),
+                connected=connected if isinstance(connected, bool) else None,
+                n=whole(row.get("n")),
             )
         )
     return found
@@ -164,23 +161,11 @@ def distances(reading: Reading) -> list[Apart]:
     """All distances that were measured."""
     found = []
     for row in reading.distances:
-        for told in _pairs(row):
-            a, b = row.get("a", told.get("a")), row.get("b", told.get("b"))
-            if not isinstance(a, str) or not isinstance(b, str) or _one(told.get("distance")) is None:
-                continue
-            found.append(
-                Apart(
-                    a=a,
-                    b=b,
-                    tuning=_name(row.get("tuning")),
-                    family=row.get("family"),
-                    seed=row.get("seed"),
-                    distance=_one(told.get("distance")),
-                    diff_norm_a=_one(row.get("diff_norm_a", _norm(row, "a"))),
-                    diff_norm_b=_one(row.get("diff_norm_b", _norm(row, "b"))),
-                    cosine=_one(told.get("cosine")),
-                )
-            )
+        a, b, distance = row.get("a"), row.get("b"), number_or(row.get("distance"), None)
+        if isinstance(a, str) and isinstance(b, str) and distance is not None:
+            others = (number_or(row.get(name), None) for name in ("diff_norm_a", "diff_norm_b", "cosine"))
+            which = (text_or(row.get("tuning"), None), whole(row.get("family")), whole(row.get("seed")))
+            found.append(Apart(a, b, *which, distance, *others))
     return found
 
 
@@ -199,42 +184,25 @@ def _predicted(reading: Reading) -> dict[str, dict[Key, list[float]]]:
     """By predictor and pair, the values of all families and seeds."""
     found: dict[str, dict[Key, list[float]]] = {predictor: defaultdict(list) for predictor in PREDICTORS}
     for row in reading.paths:
-        predictor, barrier = _WHICH.get(str(row.get("which"))), _one(row.get("barrier"))
+        predictor, barrier = _WHICH.get(str(row.get("which"))), number_or(row.get("barrier"), None)
         source, target = row.get("source"), row.get("target")
         if predictor is None or barrier is None or not isinstance(source, str) or not isinstance(target, str):
             continue
         directed = predictor == "barrier of transferred"
         pair = (source, target) if directed else frozenset((source, target))
-        tuning = None if predictor == "barrier of bases" else _name(row.get("tuning"))
+        tuning = None if predictor == "barrier of bases" else text_or(row.get("tuning"), None)
         found[predictor][pair, tuning].append(barrier)
-    for row in reading.distances:
-        for told in _pairs(row):
-            a, b = told.get("a"), told.get("b")
-            if not isinstance(a, str) or not isinstance(b, str):
-                continue
-            for predictor, tuning in (("distance", None), ("cosine", _name(row.get("tuning")))):
-                value = _one(told.get(predictor))
-                if value is not None:
-                    found[predictor][frozenset((a, b)), tuning].append(value)
+    for apart in distances(reading):
+        pair = frozenset((apart.a, apart.b))
+        found["distance"][pair, None].append(apart.distance)
+        if apart.cosine is not None:
+            found["cosine"][pair, apart.tuning].append(apart.cosine)
     place = {name: number for number, name in enumerate(reading.versions)}
     for run in reading.runs:
         source, target = run.model.source, run.model.target
         if run.model.kind == TRANSFER and source in place and target in place:
             found["apart"][frozenset((source, target)), None] = [float(abs(place[source] - place[target]))]
     return found
-
-
-def _pairs(row: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    """The pairs of a row: the row itself, or those it lists."""
-    listed = row.get("pairs")
-    return [pair for pair in listed if isinstance(pair, dict)] if isinstance(listed, list) else [row]
-
-
-def _norm(row: Mapping[str, Any], side: str) -> Any:
-    """‖Δ‖ of one side, as the record of a step has it (results.json has it in the row itself)."""
-    versions = row.get("versions")
-    told = versions.get(side) if isinstance(versions, dict) else None
-    return told.get("diff_norm") if isinstance(told, dict) else None
 
 
 def _of(values: Mapping[Key, list[float]], model: Model) -> list[float]:
@@ -247,23 +215,6 @@ def _of(values: Mapping[Key, list[float]], model: Model) -> list[float]:
     return []
 
 
-def _name(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _connected(row: Mapping[str, Any]) -> bool | None:
-    """As the row says, or where it says nothing (records once left it out) as it would: all of the interval on one side."""
-    told, threshold, interval = row.get("connected"), _one(row.get("threshold")), _numbers(row.get("interval"))
-    if "connected" in row or threshold is None or len(interval) != 2:
-        return told if isinstance(told, bool) else None
-    return None if interval[0] <= threshold <= interval[1] else interval[1] < threshold
-
-
 def _numbers(value: Any) -> tuple[float, ...]:
-    found = tuple(_one(each) for each in value) if isinstance(value, list | tuple) else ()
+    found = tuple(number_or(each, None) for each in value) if isinstance(value, list | tuple) else ()
     return tuple(each for each in found if each is not None) if None not in found else ()
-
-
-def _one(value: Any) -> float | None:
-    found: float | None = number_or(value, None)
-    return found

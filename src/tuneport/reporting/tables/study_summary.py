@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tuneport.reporting.tables.estimates import Estimates
-from tuneport.reporting.tables.further_tuning import Comparison
+from tuneport.reporting.tables.further_tuning import Comparison, counted_clear
 from tuneport.reporting.tables.matrix import Cell, Matrix, without_result
-from tuneport.reporting.tables.scored_models import BASE, DIRECT, DONE, ITERATIVE, THEN_TUNED, TRANSFER, TUNED
-from tuneport.reporting.tables.study_reading import Reading
 from tuneport.reporting.tables.training_curves import Panel, with_match
 from tuneport.reporting.tables.wording import counted, listed, ratio, signed, with_unit
-from tuneport.results.answered import LOSS
+from tuneport.results.schema import BASE, DIRECT, DONE, ITERATIVE, LOSS, THEN_TUNED, TRANSFER, TUNED
+from tuneport.results.study_reading import Reading
 
 _MOST = 3  # tasks, or models, told of one by one
 
@@ -50,26 +49,19 @@ def summary(
 
 
 def _asked(reading: Reading, estimates: Estimates) -> str:
-    at_end = [run for run in reading.runs if run.step is None]
+    at_end = reading.at_end
     models = dict.fromkeys(run.model for run in at_end)
     kinds = [
-        (TUNED, "fine-tuned model"),
-        (TRANSFER, "transfer by addition alone"),
-        (THEN_TUNED, "transfer that was fine-tuned further"),
-        (ITERATIVE, "step of iterative recycling"),
-        (DIRECT, "step of direct recycling"),
+        (TUNED, "fine-tuned model", "fine-tuned models"),
+        (TRANSFER, "transfer by addition alone", "transfers by addition alone"),
+        (THEN_TUNED, "transfer that was fine-tuned further", "transfers fine-tuned further"),
+        (ITERATIVE, "step of iterative recycling", "steps of iterative recycling"),
+        (DIRECT, "step of direct recycling", "steps of direct recycling"),
     ]
-    plural = {
-        "fine-tuned model": "fine-tuned models",
-        "transfer by addition alone": "transfers by addition alone",
-        "transfer that was fine-tuned further": "transfers fine-tuned further",
-        "step of iterative recycling": "steps of iterative recycling",
-        "step of direct recycling": "steps of direct recycling",
-    }
-    plain = [m for m in models if m.steps is None and m.scale == 1 and m.rate in (None, 1)]
-    counts = [(sum(m.kind == kind for m in plain), words) for kind, words in kinds]
-    others = len([m for m in models if m.kind != BASE]) - sum(count for count, _ in counts)
-    asked = [counted(count, words, plural[words]) for count, words in counts if count]
+    plain = [m for m in models if m.steps is None and m.scale == 1 and m.rate == 1]
+    counts = [(sum(m.kind == kind for m in plain), one, several) for kind, one, several in kinds]
+    others = len([m for m in models if m.kind != BASE]) - sum(count for count, _, _ in counts)
+    asked = [counted(*each) for each in counts if each[0]]
     asked += [f"{counted(others, 'variant')} of these (other steps, scales or rates)"] if others else []
     what = listed(asked)
     families = len({run.family for run in at_end if run.family is not None})
@@ -104,7 +96,7 @@ def _tasks(names: Sequence[str]) -> str:
 
 
 def _done(reading: Reading) -> str:
-    runs = [run for run in reading.runs if run.step is None]
+    runs = reading.at_end
     done = sum(run.status == DONE for run in runs)
     in_part = [run for run in runs if run.in_part]
     failed = sum(run.status == "failed" and run.missing for run in runs)
@@ -159,10 +151,9 @@ def _transferred(matrix: Matrix, several_tunings: bool) -> str:
 def _tuned_on(compared: Sequence[Comparison]) -> list[str]:
     told = []
     for which, words in ((0, "at the same steps"), (1, "at the same total of steps")):
-        known = [row for row in compared if (row.same_steps, row.same_total)[which] is not None]
+        known, better, worse = counted_clear(compared, which)
         if known:
-            better, worse = (sum(row.clearly[which] == sign for row in known) for sign in (1, -1))
             told.append(
-                f"clearly above plain fine-tuning's {words} in {better} of {len(known)} cases, clearly below in {worse}"
+                f"clearly above plain fine-tuning's {words} in {better} of {known} cases, clearly below in {worse}"
             )
     return [f"Fine-tuned from a transferred start, scores are {', and '.join(told)}."] if told else []

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tuneport import statistics
 from tuneport.reporting.tables.estimates import interval_of
-from tuneport.reporting.tables.scored_models import THEN_TUNED, TUNED, Model, Run, Score
-from tuneport.reporting.tables.study_reading import Reading
+from tuneport.results import curves as following
+from tuneport.results.schema import DIRECT, ITERATIVE, THEN_TUNED, TUNED, Model, Run, Score
+from tuneport.results.study_reading import Reading
 
 _RESAMPLES = 2000
 
@@ -64,7 +65,7 @@ def panels(reading: Reading) -> list[Panel]:
     for run in on_curve:
         for kinds, members in (
             ("further fine-tuning", (TUNED, THEN_TUNED)),
-            ("recycling", (TUNED, "recycle-iterative", "recycle-direct")),
+            ("recycling", (TUNED, ITERATIVE, DIRECT)),
         ):
             if run.model.kind in members:
                 for task in run.scores:
@@ -75,13 +76,12 @@ def panels(reading: Reading) -> list[Panel]:
         models = list(dict.fromkeys(run.model for run in runs))
         if len(models) < 2 or all(model.kind == TUNED for model in models):
             continue  # nothing to hold it against
-        models.sort(key=lambda m: (m.kind != TUNED, order.get(m.source or "", -1), -(m.rate or 1), m.steps or 0))
+        models.sort(key=lambda m: (m.kind != TUNED, order.get(m.source or "", -1), -m.rate, m.steps or 0))
         score = next(run.scores[task] for run in runs if task in run.scores)
         curves = [_curve(model, [run for run in runs if run.model == model], task) for model in models]
         plain = next((c for c in curves if c.model.kind == TUNED and c.model.steps is None and c.points), None)
         reference = plain.points[-1] if plain else None
-        sign = 1 if score.higher_is_better else -1
-        gains = plain is not None and sign * plain.points[-1].value > sign * plain.points[0].value
+        gains = plain is not None and following.gains(_values(plain), score.higher_is_better)
         found.append(
             Panel(
                 target=target,
@@ -138,12 +138,14 @@ def _interval(families: Sequence[Sequence[Score]], step: int) -> tuple[float, fl
 
 
 def _judged(curve: Curve, reference: Point | None, gains: bool, higher_is_better: bool) -> Curve:
-    sign = 1 if higher_is_better else -1
-    to_match = None
-    if reference is not None and gains:
-        to_match = next((p.step for p in curve.points if sign * p.value >= sign * reference.value), None)
-    peak = max(curve.points, key=lambda p: sign * p.value, default=None)
-    return Curve(curve.model, curve.points, to_match, peak)
+    points = _values(curve)
+    to_match = following.steps_to_match(points, reference.value, higher_is_better) if reference and gains else None
+    place = following.peak(points, higher_is_better)
+    return replace(curve, to_match=to_match, peak=None if place is None else curve.points[place])
+
+
+def _values(curve: Curve) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in curve.points]
 
 
 def steps_saved(panel: Panel, curve: Curve) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 
+from tuneport.results.schema import BASE, DIRECT, ITERATIVE, START, THEN_TUNED, TRANSFER, TUNED
 from tuneport.studies.declared import Pair, Study
 from tuneport.studies.graph.graph import Graph
 from tuneport.studies.graph.inputs import Inputs
@@ -40,7 +41,7 @@ def _bases(builder: Builder, family: int | None) -> None:
     for version in builder.study.versions:
         base = builder.base(version.name, family)
         for evaluation in builder.study.evaluations.values():
-            builder.ask(base, evaluation, [result_row("base", None, base, "")])
+            builder.ask(base, evaluation, [result_row(BASE, None, base, "")])
 
 
 def _fine_tunings(run: Run) -> None:
@@ -49,7 +50,7 @@ def _fine_tunings(run: Run) -> None:
         for tuning in run.study.tuning_names:
             tuned = run.tuned(version.name, tuning)
             if tuned is not None:
-                run.evaluate(tuned, "tuned", None, tuning)
+                run.evaluate(tuned, TUNED, None, tuning)
 
 
 def _transfers(run: Run) -> None:
@@ -58,7 +59,7 @@ def _transfers(run: Run) -> None:
         for tuning in run.tunings_of(source):
             for scale in run.study.doing.scales:
                 moved = run.transfer(source, target, tuning, scale)
-                run.evaluate(moved, "transfer", source, tuning, **({} if scale == 1 else {"scale": scale}))
+                run.evaluate(moved, TRANSFER, source, tuning, scale=scale)
 
 
 def _transfers_then_tunings(run: Run) -> None:
@@ -67,7 +68,7 @@ def _transfers_then_tunings(run: Run) -> None:
         for tuning in run.trainable_of(source):
             for rate in run.rates:
                 tuned = run.transfer_then_tune(source, target, tuning, rate)
-                run.evaluate(tuned, "transfer-then-tune", source, tuning, **({} if rate == 1 else {"rate": rate}))
+                run.evaluate(tuned, THEN_TUNED, source, tuning, rate=rate)
 
 
 def _recyclings(run: Run) -> None:
@@ -75,17 +76,19 @@ def _recyclings(run: Run) -> None:
     for chain in chains(run.study.doing.recycle):
         for tuning in run.trainable_of(chain[0]):
             for before, version, iterative in algorithm_1(run, chain, tuning):
-                run.evaluate(iterative, "recycle-iterative", before, tuning)
-                for direct in _directly(run, before, version, tuning, iterative.steps_total):
-                    run.evaluate(direct, "recycle-direct", before, tuning)
+                run.evaluate(iterative, ITERATIVE, before, tuning)
+                for direct, steps in _directly(run, before, version, tuning, iterative.steps_total):
+                    run.evaluate(direct, DIRECT, before, tuning, steps=steps)
 
 
-def _directly(run: Run, before: str, version: str, tuning: str, total: int | None) -> Iterator[Model]:
-    """Direct recycling for the paper's steps, and until as many went into it in all as into the iterative one."""
+def _directly(
+    run: Run, before: str, version: str, tuning: str, total: int | None
+) -> Iterator[tuple[Model, int | None]]:
+    """Direct recycling for the paper's steps, and until as many (here given) went into it in all as into the iterative one."""
     direct = run.recycle_directly(before, version, tuning)
-    yield direct
+    yield direct, None
     if run.study.doing.same_total and None not in (total, direct.steps_total) and total != direct.steps_total:
-        yield run.recycle_directly(before, version, tuning, total)
+        yield run.recycle_directly(before, version, tuning, total), total
 
 
 def algorithm_1(run: Run, chain: tuple[str, ...], tuning: str) -> Iterator[tuple[str, str, Model]]:
@@ -94,8 +97,8 @@ def algorithm_1(run: Run, chain: tuple[str, ...], tuning: str) -> Iterator[tuple
     assert starred is not None, "the file was checked"
     for before, version in itertools.pairwise(chain):  # line 5
         carried = run.plus_delta(before, starred, version, f"{version} + {run.delta(before, tuning, 'iter')}")  # line 6
-        run.evaluate(carried, "recycle-start", before, tuning)
-        run.rounding(before, starred, tuning)
+        run.evaluate(carried, START, before, tuning)
+        run.rounding(before, starred)
         starred = run.fine_tune(carried, tuning, f"{carried.name} → FT")  # line 7
         yield before, version, starred
 
@@ -107,7 +110,7 @@ def _same_totals(run: Run) -> None:
     for target, tuning, steps in list(dict.fromkeys(run.totals)):
         if run.can_be_tuned_longer(target, tuning):
             longer = run.fine_tune_base(target, tuning, steps)
-            run.evaluate(longer, "tuned", None, tuning)
+            run.evaluate(longer, TUNED, None, tuning, steps=steps)
 
 
 def _paths(run: Run) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tuneport.results.schema import BASE, FURTHER
 from tuneport.studies.declared import Evaluation, Pair, Study, Tuning
 from tuneport.studies.graph.graph import Parent
 from tuneport.studies.graph.steps import Builder, Model, Taking, apart
@@ -179,18 +180,17 @@ class Run:
 
     def evaluate(self, model: Model, kind: str, source: str | None, tuning: str, **more: Any) -> None:
         """Score a model on what its tuning is asked."""
-        trained = kind in ("transfer-then-tune", "recycle-iterative", "recycle-direct")
-        if trained and model.steps_total is not None:
+        if kind in FURTHER and model.steps_total is not None:
             self.totals.append((model.version, tuning, model.steps_total))
         result = result_row(kind, source, model, tuning, **more)
         self.builder.ask(model, self.study.evaluation(tuning), [result])
 
-    def rounding(self, base: str, tuned: Model, tuning: str) -> None:
+    def rounding(self, base: str, tuned: Model) -> None:
         """What carrying Δ through bfloat16 would have lost."""
         taking = Taking(self.builder, self.family)
         taking.take("base", self.base(base).thing)
         taking.take("tuned", tuned.thing)
-        about = {"rounding": {"base": base, "tuned": tuned.name, "tuning": tuning, **self._which(tuned.seed)}}
+        about = {"rounding": {"tuned": tuned.name, **self._which(tuned.seed)}}
         taking.step(
             "rounding", self._named(f"rounding {tuned.name} − {base}", tuned.seed), {"dtype": CARRIED_LOSS}, about
         )
@@ -260,7 +260,10 @@ def result_row(kind: str, source: str | None, model: Model, tuning: str, **more:
         "name": model.name,
         "source": source,
         "target": model.version,
-        "tuning": None if kind == "base" else tuning,
+        "tuning": None if kind == BASE else tuning,
+        "scale": 1.0,
+        "rate": 1.0,
+        "steps": None,  # fine-tuned until as many went into it in all, where that is not the study's own number
         "family": model.family,
         "seed": model.seed,
         "steps_total": model.steps_total,

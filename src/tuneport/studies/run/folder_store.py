@@ -14,8 +14,8 @@ from tuneport.files.holding import held, this_process
 from tuneport.files.opening import read_bytes, resolved
 from tuneport.files.writing import told, write_whole
 from tuneport.output.replacing import MOST_MANIFEST_BYTES
-from tuneport.studies.run.step_records import RECORD
-from tuneport.studies.run.store import LOCK, OF_A_STEP, PATIENCE, STEPS
+from tuneport.results.schema import RECORD, STEPS
+from tuneport.studies.run.store import LOCK, OF_A_STEP, PATIENCE
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from typing import Literal
 
 from tuneport.errors import UsageError
 from tuneport.output.journal import differing_fields
+from tuneport.results.schema import RECORD, STEPS
 from tuneport.studies.declared import Study
 from tuneport.studies.graph.graph import Graph, Step
 from tuneport.studies.run import step_records
 from tuneport.studies.run.schedule import look
-from tuneport.studies.run.step_records import RECORD, Record
-from tuneport.studies.run.store import STEPS, Store
+from tuneport.studies.run.step_records import Record
+from tuneport.studies.run.store import Store
 
 State = Literal["done", "to do", "again"]
 

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from tuneport.errors import UsageError
-from tuneport.files.json_text import read_json
+from tuneport.results.schema import RESULTS, STEPS, STUDY
 from tuneport.studies.declared import Resources, Study
 from tuneport.studies.file.study_file import read_study
 from tuneport.studies.graph import inputs
@@ -24,9 +24,9 @@ from tuneport.studies.run.engines.local import local
 from tuneport.studies.run.planning import chosen, of_families
 from tuneport.studies.run.schedule import Engine, State, look, perform_all
 from tuneport.studies.run.step_records import Record
-from tuneport.studies.run.store import STEPS, STUDY, Store
+from tuneport.studies.run.store import Store
 from tuneport.studies.run.store_at import open_own
-from tuneport.studies.run.study_results import NAME, Results
+from tuneport.studies.run.study_results import Results
 from tuneport.terminal import is_watched, tell
 
 ENGINES = ("local", "ray")
@@ -97,7 +97,7 @@ class _Results:
 
     def __init__(self, declared: Study, graph: Graph, store: Store, state: State) -> None:
         self._store, self._of, self._number = store, len(state.to_do), 0
-        self._results = Results(declared, graph, self._read, _earlier(store))
+        self._results = Results(declared, graph, self._read)
         for record in state.records.values():
             self._results.note(record)
         self._again_at = 0.0
@@ -115,7 +115,7 @@ class _Results:
     def write(self) -> None:
         """Write it as things stand."""
         begun = time.monotonic()
-        self._store.write(NAME, _json(self._results.document()))
+        self._store.write(RESULTS, _json(self._results.document()))
         now = time.monotonic()
         self._again_at = now + _SHARE * (now - begun)
 
@@ -127,15 +127,6 @@ class _Results:
     def _read(self, step: Step, name: str) -> str | None:
         content = self._store.read(f"{STEPS}/{step.folder}/{name}")
         return None if content is None else content.decode("utf-8")
-
-
-def _earlier(store: Store) -> dict[str, Any] | None:
-    """The results of an earlier run, where they can be read."""
-    try:
-        found = read_json(store.read(NAME) or b"null")
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _told(
@@ -160,7 +151,7 @@ def _told(
         "warnings": list(declared.warnings),
     }
     how = "already done" if not to_do else f"{done} of {len(state.graph)} steps done, {len(now)} of them now"
-    lines = [f"{declared.name}: {how}. {store.where}/{NAME}"]
+    lines = [f"{declared.name}: {how}. {store.where}/{RESULTS}"]
     lines += [f"failed: {one['name']}\n    " + str(one["error"]).replace("\n", "\n    ") for one in failed]
     lines += [f"not run: {one['name']} (it stands on {one['because']})" for one in not_run]
     if failed:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tuneport.results.schema import RECORD, STEPS
 from tuneport.studies.declared import Resources
 from tuneport.studies.graph.graph import Graph, Step
 from tuneport.studies.run import step_records
 from tuneport.studies.run.perform import perform
-from tuneport.studies.run.step_records import RECORD, Record
-from tuneport.studies.run.store import STEPS, Store
+from tuneport.studies.run.step_records import Record
+from tuneport.studies.run.store import Store
 from tuneport.studies.run.work import Job, Perform
 
 KEPT = ("all", "scored")

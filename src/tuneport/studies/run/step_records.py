@@ -18,11 +18,10 @@ from blake3 import blake3
 from tuneport import __version__
 from tuneport.files.json_text import read_json
 from tuneport.libraries import packages
+from tuneport.results.schema import RECORD, RECORD_FORMAT
 from tuneport.studies.graph.command_line import by_hand
 from tuneport.studies.graph.graph import Step
 
-FORMAT = "tuneport.record/1"
-RECORD = "record.json"
 ERROR = "error.txt"  # the traceback of a failure that no verb foresaw
 
 # What a verb leaves on its way, and removes when it is done.
@@ -70,7 +69,7 @@ class Record:
 
     def in_json(self) -> dict[str, Any]:
         """What record.json holds."""
-        return {"format": FORMAT, **asdict(self)}
+        return {"format": RECORD_FORMAT, **asdict(self)}
 
     def content(self) -> bytes:
         """The bytes of record.json."""
@@ -117,7 +116,7 @@ def read(content: bytes) -> Record | None:
     """A record from the bytes of record.json; None where they are no whole record (a kill, another program)."""
     try:
         found = read_json(content)
-        if found.pop("format") != FORMAT:
+        if found.pop("format") != RECORD_FORMAT:
             return None
         names = {each.name for each in fields(Record)}
         record = Record(**{name: value for name, value in found.items() if name in names})

@@ -9,13 +9,14 @@ import contextlib
 from pathlib import Path
 from typing import Protocol
 
-STEPS, STUDY = "steps", "study.toml"
+from tuneport.results.schema import RESULTS
+
 LOCK = ".lock"
 # A process that was killed lets go of its locks at once, one on a node that died within some seconds.
 PATIENCE = 60.0
 OF_A_STEP = "Another study works on this step; wait for it."
 # What a study writes beside its steps and its own file.
-WRITTEN = ("inputs.json", "results.json")
+WRITTEN = ("inputs.json", RESULTS)
 
 
 class Store(Protocol):

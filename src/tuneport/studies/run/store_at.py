@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import OutputError, UsageError
+from tuneport.results.schema import RECORD, STEPS, STUDY
 from tuneport.studies.run.folder_store import FolderStore
-from tuneport.studies.run.step_records import RECORD
-from tuneport.studies.run.store import STEPS, STUDY, WRITTEN, Store
+from tuneport.studies.run.store import WRITTEN, Store
 from tuneport.studies.run.url_store import UrlStore
 
 

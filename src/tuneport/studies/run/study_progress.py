@@ -9,23 +9,21 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from tuneport.files.json_text import read_json
+from tuneport.results.lenient import mappings
+from tuneport.results.schema import DONE, FAILED, RECORD, RESULTS, STEPS, STUDY
+from tuneport.results.study_reading import AGAIN, parsed_results
 from tuneport.studies.graph.inputs import NAME as INPUTS
 from tuneport.studies.run import step_records
-from tuneport.studies.run.step_records import RECORD, Record
-from tuneport.studies.run.store import STEPS, STUDY, Store
+from tuneport.studies.run.step_records import Record
+from tuneport.studies.run.store import Store
 from tuneport.studies.run.store_at import name_in
-
-_RESULTS = "results.json"
-
-_ANEW = "Run the study again: it writes the file anew and repeats nothing."
 
 
 def is_study(store: Store) -> bool:
     """Whether this is what `tuneport study` writes, from its first moment on."""
     if store.read(STUDY) is None:
         return False
-    return any(store.read(name) is not None for name in (INPUTS, _RESULTS)) or bool(store.sizes(STEPS))
+    return any(store.read(name) is not None for name in (INPUTS, RESULTS)) or bool(store.sizes(STEPS))
 
 
 def progress(store: Store) -> dict[str, Any]:
@@ -37,14 +35,14 @@ def progress(store: Store) -> dict[str, Any]:
     document = _results(store, doubts)
     planned = {step["identity"] for step in document["steps"]}
     current = [record for record in found if record.identity in planned] if planned else found
-    outcomes = Counter("failed" if record.outcome == "failed" else "done" for record in current)
-    scored = [row for row in document["results"] if row.get("status") == "done" and row.get("split") == "test"]
-    failed = [f"{record.name}: {record.error}" for record in current if record.outcome == "failed"]
-    left = len(planned) - outcomes["done"]
+    outcomes = Counter(FAILED if record.outcome == FAILED else DONE for record in current)
+    scored = [row for row in document["results"] if row.get("status") == DONE and row.get("step") is None]
+    failed = [f"{record.name}: {record.error}" for record in current if record.outcome == FAILED]
+    left = len(planned) - outcomes[DONE]
     return {
         "name": _name(store),
         "steps": len(planned) or None,
-        "done": outcomes["done"],
+        "done": outcomes[DONE],
         "failed": failed,
         "left": left if planned else None,
         "scored_models": len(scored),
@@ -70,31 +68,23 @@ def _record(store: Store, name: str) -> Record | None:
     return found
 
 
-def _results(store: Store, doubts: list[str]) -> dict[str, list[dict[str, Any]]]:
+def _results(store: Store, doubts: list[str]) -> dict[str, list[Mapping[str, Any]]]:
     """The rows of results.json that can be read; ``doubts`` says where that is not all of it."""
+    found: dict[str, Any] | None = {"results": [], "steps": []}
     try:
-        content = store.read(_RESULTS)
-        found = {"results": [], "steps": []} if content is None else read_json(content)
-    except (OSError, ValueError) as error:
-        found = None
-        doubts.append(f"results.json cannot be read: {error}. {_ANEW}")
-    told = found if isinstance(found, dict) else {}
+        content = store.read(RESULTS)
+        found = found if content is None else parsed_results(content, doubts)
+    except OSError as error:
+        doubts.append(f"{RESULTS} cannot be read: {error}.")
+    told = found or {}
     whole = {
-        "results": [row for row in _list(told, "results") if isinstance(row, dict)],
-        "steps": [step for step in _list(told, "steps") if isinstance(step, dict) and _is_named(step)],
+        "results": list(mappings(told, "results")),
+        "steps": [step for step in mappings(told, "steps") if isinstance(step.get("identity"), str)],
     }
-    if found is not None and any(told.get(name) != rows for name, rows in whole.items()):
-        doubts.append(f"results.json is not what a study writes. {_ANEW}")
+    if any(told.get(name, rows) != rows for name, rows in whole.items()):
+        doubts.append(f"{RESULTS} is not what a study writes.")
+    doubts[:] = [f"{doubt} {AGAIN}" for doubt in doubts]
     return whole
-
-
-def _list(told: Mapping[str, Any], name: str) -> list[Any]:
-    rows = told.get(name)
-    return rows if isinstance(rows, list) else []
-
-
-def _is_named(step: Mapping[str, Any]) -> bool:
-    return isinstance(step.get("identity"), str)
 
 
 def _name(store: Store) -> str:

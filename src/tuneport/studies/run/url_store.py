@@ -26,9 +26,10 @@ from tuneport.files.json_text import read_json
 from tuneport.files.opening import check_file, check_inside, read_bytes
 from tuneport.files.writing import told
 from tuneport.output.replacing import MOST_MANIFEST_BYTES
+from tuneport.results.schema import RECORD, STEPS
 from tuneport.studies.run.scratch import made, scratch_of
-from tuneport.studies.run.step_records import RECORD, finished_files
-from tuneport.studies.run.store import LOCK, OF_A_STEP, PATIENCE, STEPS
+from tuneport.studies.run.step_records import finished_files
+from tuneport.studies.run.store import LOCK, OF_A_STEP, PATIENCE
 
 # The lock of a URL is renewed so often, and counts for so long.
 _RENEWED, _COUNTS = 15.0, 60.0

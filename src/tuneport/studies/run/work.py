@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import StudyError, TakenError, TuneportError, listing
+from tuneport.results.schema import RECORD, STEPS
 from tuneport.studies.declared import Resources
 from tuneport.studies.graph.graph import Step
 from tuneport.studies.run import perform, step_records
-from tuneport.studies.run.step_records import ERROR, RECORD, Record
-from tuneport.studies.run.store import STEPS, Store
+from tuneport.studies.run.step_records import ERROR, Record
+from tuneport.studies.run.store import Store
 
 Perform = Callable[[Step, perform.Given, Path, int], Mapping[str, Any]]
 

@@ -1,7 +1,7 @@
-"""The scored models of a study as the page knows them: what each is, what it is called, what it scored.
+"""The schema of results: names of files, formats, kinds of models, and what a row of results.json says.
 
-A `Model` is what stays the same over families and seeds (M5 + Δ(M4), say); a `Run` is one of its results. Names are the
-study's own: M4, FT(M4), M5 + Δ(M4), M5 + Δ(M4) → FT, M5 + Δiter(M4) → FT, M5 + Δdir(M4) → FT.
+Nothing of tuneport is imported here. A `Model` is what stays the same over families and seeds (M5 + Δ(M4), say); a `Run` is
+one of its results. Names are the study's own: M4, FT(M4), M5 + Δ(M4), M5 + Δ(M4) → FT, M5 + Δiter(M4) → FT, M5 + Δdir(M4) → FT.
 """
 
 from __future__ import annotations
@@ -9,29 +9,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+RESULTS, STUDY, STEPS, RECORD = "results.json", "study.toml", "steps", "record.json"
+SCORES, EXAMPLES, CURVE = "scores.json", "scores.examples.jsonl", "model/curve.jsonl"  # in a step's folder
+EVALUATION_FORMAT, PATH_FORMAT = "tuneport.evaluation/1", "tuneport.path/1"
+RECORD_FORMAT, RESULTS_FORMAT = "tuneport.record/1", "tuneport.results/1"
+
 BASE, TUNED, TRANSFER, THEN_TUNED = "base", "tuned", "transfer", "transfer-then-tune"
 ITERATIVE, DIRECT = "recycle-iterative", "recycle-direct"
-DONE = "done"
-_DELTA = {TRANSFER: "Δ", THEN_TUNED: "Δ", ITERATIVE: "Δiter", DIRECT: "Δdir"}
+START = "recycle-start"  # M_i + Δ^iter before its fine-tuning: scored, and no model of the paper's tables
+FURTHER = (THEN_TUNED, ITERATIVE, DIRECT)  # fine-tuned from a transferred start
+DONE, FAILED, NOT_RUN, DROPPED = "done", "failed", "not run", "dropped"
+LOSS = ", loss"  # ends the name under which the loss of a task's answers stands beside the task itself
+_DELTA = {TRANSFER: "Δ", THEN_TUNED: "Δ", ITERATIVE: "Δiter", DIRECT: "Δdir", START: "Δiter"}
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a scored model is. `steps` tells fine-tunings of one start apart; None where there is only one length."""
+    """What a scored model is. `steps`: fine-tuned until as many went into it in all; None for the study's own number."""
 
     kind: str
     source: str | None
     target: str
     tuning: str | None = None
     scale: float = 1.0
-    rate: float | None = None
+    rate: float = 1.0
     steps: int | None = None
 
     @property
     def delta(self) -> str:
         """What was added to its target, and at which rate it was tuned on: Δ(M4)."""
-        rate = "" if self.rate in (None, 1) else f" at {self.rate:g} of the rate"
-        return f"{_DELTA.get(self.kind, 'Δ')}({self.source}){rate}"
+        return f"{_DELTA.get(self.kind, 'Δ')}({self.source}){self._at_rate}"
+
+    @property
+    def _at_rate(self) -> str:
+        return "" if self.rate == 1 else f" at {self.rate:g} of the rate"
 
     def name(self, with_tuning: bool = False) -> str:
         """What it is called; the tuning is named where a study has several."""
@@ -42,15 +53,14 @@ class Model:
             return f"FT({self.target}{of})" + ("" if self.steps is None else f" for {self.steps} steps")
         factor = "" if self.scale == 1 else f"{self.scale:g}·"
         added = f"{self.target} + {factor}{_DELTA.get(self.kind, 'Δ')}({self.source}{of})"
-        if self.kind == TRANSFER:
+        if self.kind in (TRANSFER, START):
             return added
-        rate = "" if self.rate in (None, 1) else f" at {self.rate:g} of the rate"
-        return f"{added} → FT{rate}" + ("" if self.steps is None else f", {self.steps} steps in all")
+        return f"{added} → FT{self._at_rate}" + ("" if self.steps is None else f", {self.steps} steps in all")
 
 
 @dataclass(frozen=True)
 class Score:
-    """One number of results.json: the value of a task's metric, its standard error, and how many examples it is of."""
+    """The value of a task's metric, its standard error, and of how many examples it is."""
 
     metric: str
     value: float
@@ -58,7 +68,7 @@ class Score:
     n: int
     higher_is_better: bool = True
     folder: str | None = None  # of the step that scored it
-    asked_as: str | None = None  # the task's name there, where it is another one
+    asked_as: str | None = None  # the task's name in the step's examples, where it is another one
 
     @property
     def is_share(self) -> bool:
@@ -80,12 +90,11 @@ class Run:
     family: int | None
     seed: int | None
     step: int | None
-    steps_total: int | None
+    steps_total: int | None  # all fine-tuning steps that went into it; None where others made it
     status: str
     error: str | None
     scores: Mapping[str, Score]
-    name: str | None = None  # as results.json calls it
-    steps_on_target: int | None = None  # on the version itself, where they are known
+    steps_on_target: int | None = None  # of these, on the version itself
 
     def goes_with(self, other: Run) -> bool:
         """Whether the two are compared: of one family and seed, or of none where others made it."""

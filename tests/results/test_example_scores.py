@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from tuneport.results.answered import Answered, answered
+from tuneport.results.example_scores import answered
 
 
 def test_each_task_has_its_examples_in_order_with_their_weights() -> None:
@@ -32,10 +31,3 @@ BEYOND = [
 @pytest.mark.parametrize("line", [{}, {"task": "t", "id": 2}, {"task": "t", "id": 2, "score": "high"}, *BEYOND])
 def test_a_line_that_is_no_example_is_passed_over(line: dict[str, object]) -> None:
     assert answered([{"task": "t", "id": 1, "score": 0.5}, line])["t"].ids == ("1",)
-
-
-def test_two_models_are_alike_where_examples_order_and_weights_are() -> None:
-    one = Answered(("a", "b"), np.array([0.0, 1.0]), np.array([1.0, 1.0]))
-    assert one.like(Answered(("a", "b"), np.array([1.0, 1.0]), np.array([1.0, 1.0])))
-    assert not one.like(Answered(("b", "a"), one.scores, one.weights))
-    assert not one.like(Answered(("a", "b"), one.scores, np.array([2.0, 1.0])))

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.made_up_results import MadeUp
+from support.made_up_results import VERSIONS, MadeUp
 
 from tuneport.errors import ReportError
 from tuneport.reporting.tables.findings import findings
 from tuneport.reporting.tables.predictors import lines
-from tuneport.reporting.tables.scored_models import BASE, DIRECT, TRANSFER, TUNED, Model
-from tuneport.reporting.tables.study_reading import read_study
+from tuneport.results.schema import BASE, DIRECT, TRANSFER, TUNED, Model
+from tuneport.results.study_reading import read_study
 
 
 @pytest.fixture
@@ -48,25 +48,21 @@ def test_a_direct_recycling_of_more_steps_is_a_model_of_its_own(small: MadeUp) -
     assert longer.name() == "M4 + Δdir(M3) → FT, 1000 steps in all"
 
 
-@pytest.mark.parametrize("shortest", [None, 250])
-def test_where_steps_cannot_be_counted_models_are_told_apart_by_their_names(
-    small: MadeUp, shortest: int | None
-) -> None:
-    """What began from a model that others tuned has no total; of two such, seeds of one model share a name."""
+def test_models_whose_steps_cannot_be_counted_are_told_apart_and_have_no_rival_at_the_same_total(small: MadeUp) -> None:
+    """What began from a model that others tuned has no total."""
     small.write()
     told = json.loads((small.root / "results.json").read_text())
     for row in told["results"]:
         if row["kind"] in ("tuned", "recycle-direct") and row["step"] is None:
-            row["steps_total"] = None if row["steps_total"] != 250 else shortest
+            row["steps_total"] = None
     (small.root / "results.json").write_text(json.dumps(told))
-    runs = [run for run in read_study(small.root).runs if run.model.kind in (TUNED, DIRECT) and run.step is None]
+    runs = [run for run in read_study(small.root).at_end if run.model.kind in (TUNED, DIRECT)]
     assert {run.model for run in runs if run.model.target == "M4"} == {
         *(Model(TUNED, None, "M4", "sft", steps=steps) for steps in (None, 500)),
         *(Model(DIRECT, "M3", "M4", "sft", steps=steps) for steps in (None, 1000)),
     }
-    assert all(run.name == run.model.name() for run in runs)
     compared = findings(small.root).compared
-    assert compared and all(row.same_total is None for row in compared), "350 steps of who knows how many are no total"
+    assert compared and all(row.changes[1] is None for row in compared)
 
 
 def test_the_curves_of_two_lengths_of_fine_tuning_are_kept_apart(small: MadeUp) -> None:
@@ -93,20 +89,27 @@ def test_without_results_json_the_page_is_made_of_the_records_and_says_so(small:
     assert len(rebuilt.doubts) == 1 and "put together from" in rebuilt.doubts[0]
 
 
-def test_from_records_alone_a_start_is_no_model_and_a_path_keeps_its_threshold(small: MadeUp) -> None:
+def test_from_records_alone_a_start_is_no_model_and_what_was_measured_is_there(small: MadeUp) -> None:
     start = {"kind": "recycle-start", "name": "M2 + Δiter(M1)", "source": "M1", "target": "M2", "tuning": "sft"}
-    small.step("evaluate", "evaluate M2 + Δiter(M1)", about={"results": [start]})
-    # As records were once written: without what the barrier was held against.
-    measured = {"alphas": [0.0, 1.0], "loss": [1.0, 1.1], "barrier": 0.01, "interval": [0.0, 0.02]}
-    about = {"path": {"a": "M1", "b": "M2", "which": "bases"}}
-    small.step("path", "path M1 – M2", about=about, measured=measured, choices={"threshold": 0.05})
+    small.step("evaluate", "evaluate M2 + Δiter(M1)", about={"results": [start]}, measured={"tasks": {}})
+    path = {"alphas": [0.0, 1.0], "loss": [1.0, 1.1], "barrier": 0.01, "interval": [0.0, 0.02], "connected": True}
+    small.step("path", "path", about={"path": {"a": "M1", "b": "M2", "which": "bases"}}, measured=path)
+    norms = {"a": {"norm": 9.0, "diff_norm": 1.5}, "b": {"norm": 9.5, "diff_norm": None}}
+    apart = {"versions": norms, "pairs": [{"a": "a", "b": "b", "distance": 2.5, "cosine": -0.5}]}
+    small.step("distance", "distance", about={"distance": {"a": "M1", "b": "M2"}}, measured=apart)
+    small.step("distance", "nonsense", about={"distance": {"a": "M1", "b": "M2"}}, measured={"versions": 3})
     small.write()
     whole = {run.model for run in read_study(small.root).runs}
     (small.root / "results.json").unlink()
     rebuilt = read_study(small.root)
     assert {run.model for run in rebuilt.runs if run.status == "done"} <= whole
+    assert rebuilt.versions == VERSIONS and rebuilt.name == "made-up", "as the study's file has them"
     (line,) = lines(rebuilt)
-    assert line.threshold == 0.05 and line.connected is True
+    assert line.barrier == 0.01 and line.connected is True
+    (row,) = rebuilt.distances
+    assert (row["distance"], row["diff_norm_a"], row["diff_norm_b"], row["cosine"]) == (2.5, 1.5, None, -0.5)
+    (nonsense,) = [doubt for doubt in rebuilt.doubts if "is not what a study writes" in doubt]
+    assert "distance-0003/record.json" in nonsense
 
 
 @pytest.mark.parametrize("torn", ["", '{"results": [{"kind": "ba', "[]", '{"results": {}}', "[" * 100_000, "\x00"])
@@ -193,15 +196,16 @@ def test_names_are_the_studys_own() -> None:
     assert Model("recycle-direct", "M4", "M5", "sft").name() == "M5 + Δdir(M4) → FT"
 
 
-def test_a_model_that_two_steps_scored_is_one_with_the_scores_of_both(small: MadeUp) -> None:
+def test_a_model_that_two_steps_scored_is_one_with_the_scores_of_both_when_put_together(small: MadeUp) -> None:
     small.write()
-    told = json.loads((small.root / "results.json").read_text())
-    row = next(row for row in told["results"] if row["kind"] == "base")
-    loss = {"sums, loss": {"metric": "loss", "value": 1.25, "stderr": 0.02, "n": 200}}
-    told["results"].append({**row, "scores": loss})
-    (small.root / "results.json").write_text(json.dumps(told))
-    run = next(run for run in read_study(small.root).runs if run.model == Model(BASE, None, row["target"]))
-    assert set(run.scores) == {"sums", "facts", "sums, loss"}
+    row = next(row for row in small.rows if row["kind"] == "base")
+    result = {name: value for name, value in row.items() if name not in ("step", "status", "error", "scores")}
+    loss = {"metric": "loss", "value": 1.25, "stderr": 0.02, "n": 200, "higher_is_better": False}
+    about, choices = {"results": [result]}, {"settings": {"loss": True}}
+    small.step("evaluate", "evaluate, loss", about=about, choices=choices, measured={"tasks": {"sums": loss}})
+    (small.root / "results.json").unlink()
+    (run,) = [run for run in read_study(small.root).runs if run.model == Model(BASE, None, row["target"])]
+    assert set(run.scores) == {"sums", "facts", "sums, loss"} and run.scores["sums, loss"].asked_as == "sums"
     assert not run.scores["sums, loss"].is_share and run.scores["sums"].is_share
 
 
@@ -213,9 +217,8 @@ def test_nothing_outside_the_folder_is_read_into_a_page(small: MadeUp, tmp_path:
     (root / "study.toml").symlink_to(secret)
     results = json.loads((root / "results.json").read_text())
     for row in results["results"]:
-        row["folder"] = "../../elsewhere"
-        for evaluation in row.get("evaluations", ()):
-            evaluation["folder"] = "../../elsewhere"
+        for score in row["scores"].values():
+            score["folder"] = "../../elsewhere"
     (root / "results.json").write_text(json.dumps(results))
     reading = read_study(root)
     assert "a secret" not in reading.text
@@ -245,7 +248,7 @@ def test_where_steps_cannot_be_counted_nothing_stands_at_the_same_total(small: M
         row["steps_total"] = None if row["kind"].startswith("recycle") else row["steps_total"]
     (small.root / "results.json").write_text(json.dumps(told))
     found = findings(small.root)
-    assert found.against_direct and all(row.same_total is None for row in found.against_direct)
+    assert found.against_direct and all(row.changes[1] is None for row in found.against_direct)
     recycled = [row for row in found.compared if row.model.kind.startswith("recycle")]
-    assert recycled and all(row.same_total is None for row in recycled)
-    assert all((row.same_steps is not None) == (row.model.steps is None) for row in recycled)
+    assert recycled and all(row.changes[1] is None for row in recycled)
+    assert all((row.changes[0] is not None) == (row.model.steps is None) for row in recycled)

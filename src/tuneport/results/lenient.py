@@ -37,3 +37,8 @@ def whole(value: Any) -> int | None:
 def is_folder(name: Any) -> bool:
     """Whether it names a step's folder, and nothing above or below."""
     return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
+
+
+def text_or(value: Any, otherwise: Any) -> Any:
+    """A text that is not empty, or what stands for it."""
+    return value if isinstance(value, str) and value else otherwise

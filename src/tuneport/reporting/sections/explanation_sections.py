@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 from tuneport.reporting.render import figures
-from tuneport.reporting.render.html_tables import Column, Value, download, ratio_value, table
-from tuneport.reporting.render.markup import Markup, tag
-from tuneport.reporting.render.sections import Section
-from tuneport.reporting.render.sections.figure import figure
-from tuneport.reporting.render.sections.tasks import of_task
+from tuneport.reporting.sections.matrix_sections import of_task
+from tuneport.reporting.sections.parts import (
+    Block,
+    Column,
+    Csv,
+    Figure,
+    Group,
+    Part,
+    Section,
+    Table,
+    Value,
+    optional,
+    ratio_value,
+)
 from tuneport.reporting.tables.findings import Findings
 from tuneport.reporting.tables.predictors import PREDICTORS, Line, Scatter
 from tuneport.reporting.tables.wording import DASH, counted, listed, minus, number, span
@@ -35,12 +43,10 @@ def predictors(found: Findings) -> Section | None:
         "is nothing to recover, and no point. Pairs share versions and are not independent; ρ is Spearman's rank correlation, "
         "without a test."
     )
-    content: list[Any] = [tag("p", intro)]
     tasks = list(dict.fromkeys(scatter.task for scatter in found.scatters))
-    for task in tasks:
-        drawn = [_scatter(scatter) for scatter in found.scatters if scatter.task == task]
-        content.append(of_task(task, tasks, tag("div", drawn, class_="grid")))
-    return "when", "When does it work?", content
+    drawn = {task: [_scatter(scatter) for scatter in found.scatters if scatter.task == task] for task in tasks}
+    blocks = [of_task(task, tasks, [Group(drawn[task], "grid")]) for task in tasks]
+    return Section("when", "When does it work?", [intro, *blocks])
 
 
 def paths(found: Findings) -> Section | None:
@@ -57,15 +63,13 @@ def paths(found: Findings) -> Section | None:
             else ""
         )
     )
-    content: list[Any] = [tag("p", intro)]
+    parts: list[Part] = [intro]
     for which in dict.fromkeys(line.which for line in found.lines):
-        of_kind = [line for line in found.lines if line.which == which]
         title = _WHICH.get(which, which)
         title = f"{title[0].upper()}{title[1:]}"
-        groups = _grouped(of_kind, title)
-        if len(groups) > 1:
-            content.append(tag("h3", title))
-        content.append(tag("div", [_path_figure(lines, named) for named, lines in groups.items()], class_="grid"))
+        groups = _grouped([line for line in found.lines if line.which == which], title)
+        grid = Group([_path_figure(lines, named) for named, lines in groups.items()], "grid")
+        parts.append(Block(title, [grid]) if len(groups) > 1 else grid)
     columns = [
         Column("path"), Column("kind"), Column("family", True), Column("seed", True), Column("barrier", True),
         Column("95 % interval", True), Column("at α", True), Column("connected"), Column("n", True),
@@ -74,21 +78,18 @@ def paths(found: Findings) -> Section | None:
         [
             Value(line.name),
             Value(_WHICH.get(line.which, line.which)),
-            Value(DASH if line.family is None else str(line.family), line.family),
-            Value(DASH if line.seed is None else str(line.seed), line.seed),
-            Value(DASH if line.barrier is None else minus(f"{line.barrier:.3f}"), line.barrier),
+            optional(line.family),
+            optional(line.seed),
+            optional(line.barrier, lambda barrier: minus(f"{barrier:.3f}")),
             Value(span(line.interval, False) or DASH, line.interval[1] if line.interval else None),
-            Value(DASH if line.at is None else f"{line.at:.2f}", line.at),
+            optional(line.at, "{:.2f}".format),
             Value(line.verdict),
-            Value(DASH if line.n is None else f"{line.n:,}", line.n),
+            optional(line.n, "{:,}".format),
         ]
         for line in found.lines
     ]
-    return (
-        "paths",
-        "Loss along the paths",
-        [*content, tag("h3", "Barriers"), table("Barriers of all paths", columns, rows)],
-    )
+    barriers = Block("Barriers", ["Nats a token.", Table("Barriers of all paths", columns, rows)])
+    return Section("paths", "Loss along the paths", [*parts, barriers])
 
 
 def distances(found: Findings) -> Section | None:
@@ -107,31 +108,22 @@ def distances(found: Findings) -> Section | None:
         [
             Value(f"{row.a} – {row.b}"),
             Value(row.tuning or DASH),
-            Value(DASH if row.family is None else str(row.family), row.family),
-            Value(DASH if row.seed is None else str(row.seed), row.seed),
-            *(
-                Value(DASH if value is None else f"{value:.4g}", value)
-                for value in (row.distance, row.diff_norm_a, row.diff_norm_b)
-            ),
-            Value(DASH if row.cosine is None else minus(f"{row.cosine:.3f}"), row.cosine),
+            optional(row.family),
+            optional(row.seed),
+            *(optional(value, "{:.4g}".format) for value in (row.distance, row.diff_norm_a, row.diff_norm_b)),
+            optional(row.cosine, lambda cosine: minus(f"{cosine:.3f}")),
         ]
         for row in found.distances
     ]
-    csv = download(
-        "distances",
-        ["a", "b", "tuning", "family", "seed", "distance", "diff_norm_a", "diff_norm_b", "cosine"],
-        [list(vars(row).values()) for row in found.distances],
-    )
-    content = [tag("p", intro), table("Distances of versions", columns, rows), tag("div", csv, class_="under")]
-    return "distances", "Distances", content
+    names = ["a", "b", "tuning", "family", "seed", "distance", "diff_norm_a", "diff_norm_b", "cosine"]
+    csv = Csv("distances", names, [list(vars(row).values()) for row in found.distances])
+    return Section("distances", "Distances", [intro, Table("Distances of versions", columns, rows, csv)])
 
 
-def _scatter(scatter: Scatter) -> Markup:
+def _scatter(scatter: Scatter) -> Figure:
     named, unit = PREDICTORS[scatter.predictor]
-    rho = scatter.rank_correlation
-    words = f"{counted(len(scatter.points), 'pair')}" + (
-        "." if rho is None else f", ρ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{minus(f'{rho:.2f}')}."
-    )
+    rho, gap = scatter.rank_correlation, "\N{NO-BREAK SPACE}"
+    words = counted(len(scatter.points), "pair") + ("." if rho is None else f", ρ{gap}={gap}{minus(f'{rho:.2f}')}.")
     columns = [Column("transfer"), Column(unit, True), Column("recovered gain", True)]
     rows = [
         [
@@ -141,13 +133,13 @@ def _scatter(scatter: Scatter) -> Markup:
         ]
         for p in scatter.points
     ]
-    csv = download(
+    csv = Csv(
         f"{scatter.predictor}-{scatter.task}",
         ["source", "target", "tuning", scatter.predictor, "recovered_gain", "low", "high", "families"],
         [[p.source, p.target, p.tuning, p.x, p.y.value, *p.y.interval, p.families] for p in scatter.points],
     )
-    title = f"{named[0].upper()}{named[1:]}."
-    return figure(title, words, figures.scatter_figure(scatter), csv, table(f"{named}, {scatter.task}", columns, rows))
+    title, table = f"{named[0].upper()}{named[1:]}.", Table(f"{named}, {scatter.task}", columns, rows)
+    return Figure(title, words, figures.scatter_figure(scatter), csv, table)
 
 
 def _grouped(lines: Sequence[Line], title: str) -> dict[str, list[Line]]:
@@ -161,7 +153,7 @@ def _grouped(lines: Sequence[Line], title: str) -> dict[str, list[Line]]:
     return by_target if max(map(len, by_target.values())) <= _MOST_LINES else by_name
 
 
-def _path_figure(group: Sequence[Line], named: str) -> Markup:
+def _path_figure(group: Sequence[Line], named: str) -> Figure:
     named += "."
     one_pair = len({line.name for line in group}) == 1
     highest = max(group, key=lambda line: line.barrier if line.barrier is not None else float("-inf"))
@@ -169,35 +161,17 @@ def _path_figure(group: Sequence[Line], named: str) -> Markup:
     if highest.barrier is not None:
         words += f" Highest barrier: {minus(f'{highest.barrier:.3f}')} {span(highest.interval, False)}".rstrip()
         words += "." if one_pair or len(group) == 1 else f", {highest.name}."
-    lines = [
-        [
-            line.name,
-            line.which,
-            line.family,
-            line.seed,
-            alpha,
-            loss,
-            *(() if line.accuracy is None else (line.accuracy[place],)),
-        ]
-        for line in group
-        for place, (alpha, loss) in enumerate(zip(line.alphas, line.loss, strict=True))
-    ]
     columns = [
-        Column("path"),
-        Column("family", True),
-        Column("α", True),
-        Column("loss", True),
-        Column("accuracy", True),
-    ]
-    rows = [
-        [
-            Value(line[0]),
-            Value(DASH if line[2] is None else str(line[2]), line[2]),
-            Value(f"{line[4]:.3f}", line[4]),
-            Value(f"{line[5]:.3f}", line[5]),
-            Value(number(line[6], True), line[6]) if len(line) > 6 else Value(DASH),
-        ]
-        for line in lines
-    ]
-    csv = download(f"path-{named}", ["path", "kind", "family", "seed", "alpha", "loss", "accuracy"], lines)
-    return figure(named, words, figures.line_figure(group), csv, table(f"Loss along: {named}", columns, rows))
+        Column("path"), Column("family", True), Column("α", True), Column("loss", True), Column("accuracy", True),
+    ]  # fmt: skip
+    rows, lines = [], []
+    for line in group:
+        for place, (alpha, loss) in enumerate(zip(line.alphas, line.loss, strict=True)):
+            right = None if line.accuracy is None else line.accuracy[place]
+            values = Value(f"{alpha:.3f}", alpha), Value(f"{loss:.3f}", loss)
+            accuracy = optional(right, lambda share: number(share, True))
+            rows.append([Value(line.name), optional(line.family), *values, accuracy])
+            known = () if right is None else (right,)
+            lines.append([line.name, line.which, line.family, line.seed, alpha, loss, *known])
+    csv = Csv(f"path-{named}", ["path", "kind", "family", "seed", "alpha", "loss", "accuracy"], lines)
+    return Figure(named, words, figures.line_figure(group), csv, Table(f"Loss along: {named}", columns, rows))

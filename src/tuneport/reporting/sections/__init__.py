@@ -1,0 +1,1 @@
+"""What a page says: its sections in order, which HTML and Markdown both print."""

@@ -1,0 +1,248 @@
+"""Sections that let a reader check: answers, what failed, published numbers, all scores, every record, how to read it all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from urllib.parse import quote
+
+from tuneport.reporting.sections.parts import (
+    Answers,
+    Block,
+    Bullets,
+    Column,
+    Csv,
+    Fold,
+    Link,
+    Part,
+    Pre,
+    Section,
+    Span,
+    Table,
+    Value,
+    ends,
+    optional,
+    shown_value,
+)
+from tuneport.reporting.tables.findings import Findings
+from tuneport.reporting.tables.matrix import without_result
+from tuneport.reporting.tables.wording import counted, duration, listed, minus
+from tuneport.results.lenient import number_or
+from tuneport.results.schema import BASE, DONE, DROPPED, FAILED, NOT_RUN, RECORD, STEPS, Model
+from tuneport.results.study_reading import Reading, Step
+
+_LONGEST_RECORD = 20_000  # letters shown of one; the file is a link away
+
+
+def answers(found: Findings) -> Section | None:
+    """Answers of three models at a time; another may be chosen for each."""
+    shown = found.answers
+    if shown is None:
+        return None
+    which = listed(
+        f"{word} {each}" for word, each in (("family", shown.family), ("seed", shown.seed)) if each is not None
+    )
+    intro = (
+        f"A few questions{f' ({which})' if which else ''} where the models shown first differ, in the files' order: not a sample. "
+        "✓ counted as right, ✗ as wrong."
+    )
+    names = [model.name(found.reading.several_tunings) for model in shown.models]
+    return Section("answers", "Answers side by side", [intro, Answers(shown, names)], page_only=True)
+
+
+def failures(reading: Reading) -> Section | None:
+    """Every step that failed, with its words, and every result that is missing."""
+    missing = [run for run in reading.at_end if run.status != DONE]
+    if not missing and all(step.outcome in (DONE, DROPPED) for step in reading.steps):
+        return None
+    parts: list[Part] = ["Nothing is left out: what failed is here with its words, and what stood on it was not run."]
+    for step in reading.steps:
+        if step.outcome == FAILED:
+            told: list[Part] = [Pre(step.error or "The record says no more."), Link("Its record", f"#{_anchor(step)}")]
+            parts.append(Fold(step.name, [Span(" failed", "value")], told, open=True))
+    if missing:
+        columns = [Column("model"), Column("family", True), Column("seed", True), Column("status"), Column("why")]
+        rows = [
+            [
+                Value(run.model.name(reading.several_tunings)),
+                optional(run.family),
+                optional(run.seed),
+                Value(f"{run.status}, in part" if run.in_part else run.status),
+                _why(run.error),
+            ]
+            for run in missing
+        ]
+        parts.append(Table("Results that are missing, whole or in part", columns, rows))
+    waiting = [step for step in reading.steps if step.outcome == NOT_RUN and step.kind != "evaluate"]
+    if waiting:
+        rows = [[Value(step.name), Value(step.kind), _why(step.error)] for step in waiting]
+        parts.append(Table("Steps that were not run", [Column("step"), Column("kind"), Column("why")], rows))
+    nothing = len(without_result(reading.at_end))
+    if nothing:
+        models = len({run.model for run in reading.at_end})
+        has = "has" if nothing == 1 else "have"
+        parts.append(f"{counted(nothing, 'model')} of {models} {has} no result at all.")
+    return Section("failures", "What failed, and why", parts)
+
+
+def published(found: Findings) -> Section | None:
+    """The paper's numbers beside ours."""
+    reading, several = found.reading, found.reading.several_tunings
+    known = list(dict.fromkeys(run.model.tuning for run in reading.runs))
+    columns = [
+        Column("table"), Column("model"), Column("task"), Column("published", True), Column("here", True),
+        Column("difference", True), Column("note"),
+    ]  # fmt: skip
+    rows, lines = [], []
+    for row in reading.expected:
+        kind, source, target, task = (
+            str(row.get("kind")),
+            row.get("source") or None,
+            str(row.get("target")),
+            str(row.get("task")),
+        )
+        models = [Model(kind, source, target, None if kind == BASE else t) for t in (row.get("tuning") or None, *known)]
+        shown = {model: found.estimates.value(model, task) for model in models}
+        model = next((model for model in models if shown[model] is not None), models[0])
+        ours, value = shown[model], number_or(row.get("value"), None)
+        share = ours is not None and ours.score.is_share
+        apart = None if ours is None or value is None or not share else 100 * ours.value - value
+        rows.append(
+            [
+                Value(f"Table {row.get('table', '?')}"),
+                Value(model.name(several)),
+                Value(task),
+                optional(value, lambda number: minus(f"{number:.1f}")),
+                shown_value(ours),
+                optional(apart, lambda points: minus(f"{points:+.1f}")),
+                Value(str(row.get("note") or "")),
+            ]
+        )
+        lines.append([f"Table {row.get('table', '?')}", model.name(several), task, value, ours.value if ours else None])
+    if not rows:
+        return None
+    intro = "The paper's numbers, published, from another setup: to be read beside ours, not as a test of them."
+    csv = Csv("published", ["table", "model", "task", "published", "here"], lines)
+    return Section(
+        "published", "Published numbers", [intro, Table("Published numbers beside ours", columns, rows, csv)]
+    )
+
+
+def scores(found: Findings) -> Section | None:
+    """Every scored model on every task."""
+    reading, tasks = found.reading, found.estimates.tasks
+    if not tasks:
+        return None
+    columns = [Column("model"), Column("kind"), *(Column(task, True) for task in tasks)]
+    rows, lines = [], []
+    for model in dict.fromkeys(run.model for run in reading.at_end):
+        shown = [found.estimates.value(model, task) for task in tasks]
+        if not any(shown):
+            continue
+        name = model.name(reading.several_tunings)
+        rows.append([Value(name), Value(model.kind), *map(shown_value, shown)])
+        what = [name, model.kind, model.source, model.target, model.tuning]
+        lines += [
+            [*what, task, s.score.metric, s.value, *ends(s.interval), s.n, s.families, s.seeds]
+            for task, s in zip(tasks, shown, strict=True)
+            if s
+        ]
+    names = ["model", "kind", "source", "target", "tuning", "task", "metric", "value", "low", "high", "n"]
+    csv = Csv("scores", [*names, "families", "seeds"], lines)
+    intro = "Every scored model on every task, with 95 % intervals; headings sort."
+    return Section("scores", "All scores", [intro, Table("All scores", columns, rows, csv)])
+
+
+def records(reading: Reading, place: Path) -> Section | None:
+    """Each step, with its command and its record; links lead from `place` to the files."""
+    if not reading.steps and not reading.others:
+        return None
+    counts = Counter(step.outcome for step in reading.steps)
+    seconds = sum(step.seconds or 0 for step in reading.steps)
+    words = (
+        f"{counted(len(reading.steps), 'step')}: {listed(f'{n:,} {outcome}' for outcome, n in counts.items())}; "
+        f"{duration(seconds)} of work in all. Each opens to the command that does the same by hand, and to its record."
+    )
+    parts: list[Part] = [words]
+    for kind, number in Counter(step.kind for step in reading.steps).items():
+        of_kind = [_record(step, reading, place) for step in reading.steps if step.kind == kind]
+        parts.append(Fold(kind, [Span(f" {counted(number, 'step')}", "value")], of_kind, "steps"))
+    if reading.others:
+        others = "No steps of the study as it was asked last: its file, its inputs or its families are others. They count nowhere."
+        listed_apart: list[Part] = [others, *(_record(step, reading, place) for step in reading.others)]
+        parts.append(
+            Fold(
+                "of other choices", [Span(f" {counted(len(reading.others), 'record')}", "value")], listed_apart, "steps"
+            )
+        )
+    return Section("records", "Every record and command", parts, page_only=True)
+
+
+def reading_it(found: Findings) -> Section:
+    """What the numbers rest on, in words."""
+    reading, estimates = found.reading, found.estimates
+    told = [
+        "Intervals are 95 %: Wilson's for the right answers of one model; for several families, differences and recovered "
+        f"gains from one joint bootstrap of {estimates.resamples:,} draws over model families and, within a family, over the "
+        "examples that all models share. Fine-tuning seeds are averaged first.",
+        "“Clearly” and the signs ▲ and ▼ mean p < 0.05 after Holm's adjustment within a table. What is not marked is not "
+        "shown to be the same.",
+        "Recovered gain is (score(target + Δ) − score(target)) / (score(tuned target) − score(target)); a dash where the "
+        "tuned target's own gain may be nothing.",
+        "Curves, peaks and steps to match are read on validation data; everything else on test data.",
+    ]
+    families = {run.family for run in reading.runs if run.family is not None}
+    if len(families) < 2:
+        told.append(
+            "There is one model family: intervals speak of other questions to these models, not of other pretraining runs."
+        )
+    elif len(families) < 5:
+        told.append(
+            f"There are only {len(families)} model families: an interval over so few is too narrow, and speaks of little "
+            "more than these."
+        )
+    if estimates.without_outcomes:
+        told.append(
+            f"{counted(estimates.without_outcomes, 'score')} came without outcomes example by example; differences from them are "
+            "judged by their standard errors, as if asked other questions."
+        )
+    parts: list[Part] = [Bullets(told)]
+    parts += [Block("Notes of the study", [Bullets(reading.notes)])] if reading.notes else []
+    if reading.text:
+        parts.append(Fold("The study file", [], [Pre(reading.text, code=True)], page_only=True))
+    return Section("reading", "How to read this", parts)
+
+
+def _record(step: Step, reading: Reading, place: Path) -> Fold:
+    notes = [Span(step.outcome, f"outcome {step.outcome.replace(' ', '-')}")]
+    notes += [Span(duration(step.seconds), "interval")] if step.seconds is not None else []
+    parts: list[Part] = []
+    if step.error:
+        parts.append(Pre(step.error))
+    if step.command:
+        parts += ["By hand:", Pre(step.command, code=True)]
+    if step.folder and step.record is not None:
+        shown = json.dumps(step.record, indent=1, ensure_ascii=False)
+        if len(shown) > _LONGEST_RECORD:
+            shown = f"{shown[:_LONGEST_RECORD]}\n… {len(shown) - _LONGEST_RECORD:,} more letters in the file"
+        parts += [_link(step.folder, reading, place), Pre(shown, code=True)]
+    return Fold(step.name, notes, parts or ["It was not run, so it has no record."], "record", anchor=_anchor(step))
+
+
+def _link(folder: str, reading: Reading, place: Path) -> Link:
+    """A link to a record from `place`; of a study behind a URL its name in the study (a URL may hold a password)."""
+    if reading.url is not None:
+        return Link(f"{STEPS}/{folder}/{RECORD}", None)
+    parts = Path(os.path.relpath(reading.root / STEPS / folder, place.parent)).parts
+    return Link(f"{folder}/{RECORD}", "/".join(quote(part, safe="") for part in [*parts, RECORD]))
+
+
+def _anchor(step: Step) -> str:
+    return f"step-{step.identity or step.folder or step.name}".replace(" ", "-")
+
+
+def _why(words: str | None) -> Value:
+    lines = (words or "").strip().splitlines()
+    return Value(lines[0] if lines else "–", style="prose")

@@ -1,0 +1,26 @@
+"""Curves of fine-tuning: the peak, whether anything is gained, and after how many steps a level is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Points = Sequence[tuple[int, float]]  # steps and values, in the order of steps
+
+
+def peak(points: Points, higher_is_better: bool) -> int | None:
+    """The place of the best value, the first of equals; None where there is no point."""
+    values = [value if higher_is_better else -value for _, value in points]
+    return values.index(max(values)) if values else None
+
+
+def gains(points: Points, higher_is_better: bool) -> bool:
+    """Whether the end is better than the start: where it is not, there is nothing to match."""
+    if not points:
+        return False
+    start, end = points[0][1], points[-1][1]
+    return end > start if higher_is_better else end < start
+
+
+def steps_to_match(points: Points, level: float, higher_is_better: bool) -> int | None:
+    """The first point that is as good as `level`, 0 where the start already is; None where none is."""
+    return next((step for step, value in points if (value >= level if higher_is_better else value <= level)), None)

@@ -1,0 +1,61 @@
+"""What a step has measured becomes a row of results.json: the same whether a study writes it or a page puts it together.
+
+Each takes what the step's record says it is about and what it measured. Raises KeyError, TypeError, ValueError or AttributeError
+where that is not what such a step writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tuneport.results.schema import LOSS
+
+Row = dict[str, Any]
+_SCORE = ("metric", "value", "stderr", "n", "higher_is_better")
+_OF_PATH = ("accuracy", "n", "barrier", "interval", "at", "threshold", "connected")
+_ROUNDED = ("dtype", "share_lost", "changed", "vanished")
+
+
+def score_row(found: Mapping[str, Any]) -> Row:
+    """One task's score, as an evaluation or a point of a curve has it."""
+    return {name: found[name] for name in _SCORE}
+
+
+def score_rows(measured: Mapping[str, Any], folder: str, loss: bool) -> dict[str, Row]:
+    """What an evaluation found, by task; the loss of a task's answers stands beside the task itself."""
+    return {
+        f"{task}{LOSS}" if loss else task: {
+            **score_row(found),
+            "folder": folder,
+            **({"asked_as": task} if loss else {}),
+        }
+        for task, found in measured["tasks"].items()
+    }
+
+
+def path_row(about: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:
+    """Loss along a path."""
+    points = {name: list(measured[name]) for name in ("alphas", "loss")}
+    return {**about, **points, **{name: measured.get(name) for name in _OF_PATH}}
+
+
+def distance_row(about: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:
+    """Two versions, and their diff vectors."""
+    one, other = measured["versions"].values()
+    (pair,) = measured["pairs"]
+    lengths = {"diff_norm_a": one["diff_norm"], "diff_norm_b": other["diff_norm"]}
+    return {**about, "distance": pair["distance"], "cosine": pair["cosine"], **lengths}
+
+
+def rounding_row(about: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:
+    """What keeping a fine-tuned model in another dtype would have lost of its diff vector."""
+    return {**about, **{name: measured[name] for name in _ROUNDED}}
+
+
+# By kind of step: the list of results.json, and what makes a row of it.
+MEASURES = {
+    "path": ("paths", path_row),
+    "distance": ("distances", distance_row),
+    "rounding": ("rounding", rounding_row),
+}
