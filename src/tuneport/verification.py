@@ -11,9 +11,10 @@ import itertools
 import os
 import random
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -188,15 +189,15 @@ def _plan_again(
         roles = ["diff"] if len(diffs) == 1 else [f"diff{i}" for i in range(1, len(diffs) + 1)]
         vectors = [open_diff(spec, role, called.get(role)) for spec, role in zip(diffs, roles, strict=True)]
         target = open_checkpoint(onto, "target", called.get("target"))
-        names = [name for vector in vectors for name in (*vector.entries, *vector.stored.tensors)]
+        names = (name for vector in vectors for name in (*vector.entries, *vector.stored.tensors))
         with _following():
-            return plan_apply(vectors, scales, target, _choices_of(manifest, [*names, *target.tensors]))
+            return plan_apply(vectors, scales, target, _choices_of(manifest, chain(names, target.tensors)))
     if base is None or tuned is None or (onto is None and operation != "diff"):
         raise UsageError(
             f"Give all of the parents: {named('base')}, {named('tuned')} and, for an output model, {named('onto')}."
         )
     parents = open_checkpoint(base, "base", called.get("base")), open_checkpoint(tuned, "tuned", called.get("tuned"))
-    names = [name for parent in parents for name in (*parent.tensors, *weight_names(parent.tensors))]
+    names = (name for parent in parents for name in chain(parent.tensors, weight_names(parent.tensors)))
     if operation == "diff":
         with _following():
             return plan_diff(*parents, _choices_of(manifest, names))
@@ -208,7 +209,7 @@ def _plan_again(
             f"The output was made of {len(scales)} diff vectors; give each with {named('diffs')}, and {named('onto')}."
         )
     with _following():
-        choices = _choices_of(manifest, [*names, *target.tensors])
+        choices = _choices_of(manifest, chain(names, target.tensors))
         return plan_transfer(*parents, target, replace(choices, scale=scales[0]) if operation == "apply" else choices)
 
 
@@ -221,11 +222,12 @@ def _following() -> Iterator[None]:
         raise VerificationError(f"The choices in the manifest cannot be followed: {error}") from None
 
 
-def _choices_of(manifest: Mapping[str, Any], names: Sequence[str]) -> Choices:
+def _choices_of(manifest: Mapping[str, Any], names: Iterable[str]) -> Choices:
     """The choices in the manifest, whose expressions are of whoever wrote it: they are tried with ``names`` first."""
     try:
         recorded = dict(manifest["plan"]["choices"])
-        try_expressions(list(_expressions(recorded)), ["", *names])
+        if expressions := list(_expressions(recorded)):  # a hundred thousand names are listed only where there is one
+            try_expressions(expressions, ["", *names])
         recorded["rules"] = tuple(ScaleRule(rule["pattern"], rule["scale"]) for rule in recorded["rules"])
         recorded["renames"] = tuple(
             Rename(each["pattern"], each["replacement"]) for each in recorded.get("renames", ())
