@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from typing import Protocol
 
 from tuneport.results.schema import RECORD, STEPS
@@ -128,9 +129,11 @@ def perform_all(
     children = state.graph.children()
     steps = {step.identity: step for step in state.graph}
     pending = {step.identity for step in state.to_do}
-    waiting = {identity: _missing(steps[identity], state) for identity in pending}
+    # What failed is never done there, so nothing that stands on it gets ready.
+    waiting = TopologicalSorter({step.identity: _missing(step, state) for step in state.to_do})
+    waiting.prepare()
     rank = _by_what_they_hold_up(state.to_do, children)
-    ready = sorted((identity for identity, missing in waiting.items() if not missing), key=rank.__getitem__)
+    ready = sorted(waiting.get_ready(), key=rank.__getitem__)
     running: set[str] = set()
 
     def note(record: Record) -> None:
@@ -156,14 +159,9 @@ def perform_all(
             if record.outcome == "done":
                 state.whole.add(record.identity)
                 pending.discard(record.identity)
-                for child in children[record.identity]:
-                    missing = waiting.get(child.identity, set())
-                    if record.identity in missing:
-                        missing.discard(record.identity)
-                        if not missing:
-                            ready.append(child.identity)
-                ready.sort(key=rank.__getitem__)
+                waiting.done(record.identity)
             let_go([step, *(parent.step for parent in step.parents.values())])
+        ready = sorted([*ready, *waiting.get_ready()], key=rank.__getitem__)
     state.to_do = _needed(state)
 
 
