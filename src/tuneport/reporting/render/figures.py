@@ -50,46 +50,23 @@ def heat_map(matrix: Matrix, several_tunings: bool) -> Figure:
         ]
         for row in zip((row.cells for row in rows), values, strict=True)
     ]
-    hover = [[_hover(cell, matrix.share, several_tunings) for cell in row.cells] for row in rows]
+    colours = _scale(matrix.share)
     trace = {
-        "type": "heatmap",
-        "x": [text(target) for target in matrix.targets],
-        "y": [text(row.label) for row in rows],
-        "z": values,
-        "text": told,
-        "customdata": hover,
-        "texttemplate": "%{text}",
+        "type": "heatmap", "x": [text(target) for target in matrix.targets], "y": [text(row.label) for row in rows], "z": values,
+        "text": told, "texttemplate": "%{text}",
         "textfont": {"size": 12},  # else plotly measures the markup too, and shrinks the letters
-        "hovertemplate": "%{customdata}<extra></extra>",
+        **_hovering([[_hover(cell, matrix.share, several_tunings) for cell in row.cells] for row in rows]),
         "hoverongaps": False,
-        "colorscale": [[place / (len(CIVIDIS) - 1), colour] for place, colour in enumerate(_scale(matrix.share))],
-        "zmin": low,
-        "zmax": high,
-        "xgap": 2,
-        "ygap": 2,
+        "colorscale": [[place / (len(colours) - 1), colour] for place, colour in enumerate(colours)],
+        "zmin": low, "zmax": high, "xgap": 2, "ygap": 2,
         "showscale": False,  # every cell has its number
+    }  # fmt: skip
+    axis = {"type": "category", "showgrid": False, "fixedrange": True, "ticks": "", "showline": False}
+    axes = {"xaxis": {**axis, "side": "top"}, "yaxis": {**axis, "automargin": True}}
+    return {
+        "data": [trace],
+        "layout": {"height": 96 + 44 * len(rows), **axes, "margin": {"l": 8, "r": 8, "t": 36, "b": 8}},
     }
-    layout = {
-        "height": 96 + 44 * len(rows),
-        "xaxis": {
-            "type": "category",
-            "side": "top",
-            "showgrid": False,
-            "fixedrange": True,
-            "ticks": "",
-            "showline": False,
-        },
-        "yaxis": {
-            "type": "category",
-            "showgrid": False,
-            "fixedrange": True,
-            "ticks": "",
-            "showline": False,
-            "automargin": True,
-        },
-        "margin": {"l": 8, "r": 8, "t": 36, "b": 8},
-    }
-    return {"data": [trace], "layout": layout}
 
 
 def curve_figure(panel: Panel, several_tunings: bool, versions: Sequence[str]) -> Figure:
@@ -108,31 +85,15 @@ def curve_figure(panel: Panel, several_tunings: bool, versions: Sequence[str]) -
         errors: dict[str, Any] = {}
         if all(bound is not None for bound in bounds):
             errors["error_y"] = _error_bars(y, bounds, panel.share, style["line"]["color"])
-        steps = [point.step for point in curve.points]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": text(_short(curve.model)),
-                "x": steps,
-                "y": y,
-                "customdata": hover,
-                "hovertemplate": "%{customdata}<extra></extra>",
-                **style,
-                **errors,
-            }
-        )
-    layout: dict[str, Any] = {
-        "height": 300 + 12 * len(panel.curves),
-        "xaxis": {"title": {"text": "steps of fine-tuning"}, "rangemode": "tozero", "fixedrange": True},
-        "yaxis": {"title": {"text": "%" if panel.share else "loss"}, "fixedrange": True, "automargin": True},
-        "legend": _legend(),
-        "margin": {"l": 8, "r": 8, "t": 10, "b": 40},
-        "hovermode": "closest",
-    }
+        line = _line(text(_short(curve.model)), [point.step for point in curve.points], y, hover)
+        data.append({**line, **style, **errors})
+    layout = _layout(
+        300 + 12 * len(panel.curves),
+        {"title": {"text": "steps of fine-tuning"}, "rangemode": "tozero"},
+        "%" if panel.share else "loss",
+    )
     if panel.reference is not None:
-        at = _scaled(panel.reference.value, panel.share)
-        layout["shapes"] = [_dotted_across(at)]
+        layout["shapes"] = [_dotted_across(_scaled(panel.reference.value, panel.share))]
     return {"data": data, "layout": layout}
 
 
@@ -146,54 +107,18 @@ def scatter_figure(scatter: along.Scatter) -> Figure:
     ]
     y = [p.y.value for p in scatter.points]
     trace = {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [p.x for p in scatter.points],
-        "y": y,
-        "error_y": {
-            "type": "data",
-            "symmetric": False,
-            "array": [p.y.interval[1] - p.y.value for p in scatter.points],
-            "arrayminus": [p.y.value - p.y.interval[0] for p in scatter.points],
-            "thickness": 0.8,
-            "width": 0,
-            "color": COLOURS[0],
-        },
-        "text": names,
-        "customdata": hover,
-        "hovertemplate": "%{customdata}<extra></extra>",
+        "type": "scatter", "mode": "markers", "x": [p.x for p in scatter.points], "y": y, "text": names, **_hovering(hover),
+        "error_y": _bars([(p.y.value, *p.y.interval) for p in scatter.points], COLOURS[0]),
         "marker": {"color": COLOURS[0], "size": 8},
-    }
+    }  # fmt: skip
     low, high = min(*y, 0.0), max(*y, 1.0)
     room = 0.12 * (high - low)
-    layout = {
-        "height": 300,
-        "xaxis": {"title": {"text": text(unit)}, "fixedrange": True},
-        "yaxis": {
-            "title": {"text": "recovered gain"},
-            "fixedrange": True,
-            "automargin": True,
-            # A gain over nearly nothing has an interval that would squeeze all others flat.
-            "range": [low - room, high + room],
-        },
-        "margin": {"l": 8, "r": 8, "t": 10, "b": 40},
-        "hovermode": "closest",
-        "showlegend": False,
-        "shapes": [_dotted_across(at) for at in (0, 1)],
-    }
-    return {"data": [trace], "layout": layout}
-
-
-def _dotted_across(at: float) -> dict[str, Any]:
-    """A dotted line over the whole width, at a height."""
+    layout = _layout(300, {"title": {"text": text(unit)}}, "recovered gain")
+    # A gain over nearly nothing has an interval that would squeeze all others flat.
+    layout["yaxis"]["range"] = [low - room, high + room]
     return {
-        "type": "line",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "y0": at,
-        "y1": at,
-        "line": {"color": PLAIN, "dash": "dot", "width": 1},
+        "data": [trace],
+        "layout": {**layout, "showlegend": False, "shapes": [_dotted_across(at) for at in (0, 1)]},
     }
 
 
@@ -201,101 +126,86 @@ def line_figure(shown: Sequence[along.Line]) -> Figure:
     """Loss along several paths of one kind, and dotted the straight line between the losses of their ends."""
     data: list[dict[str, Any]] = []
     for place, line in enumerate(shown):
-        colour = COLOURS[place % len(COLOURS)]
+        colour, group = COLOURS[place % len(COLOURS)], {"legendgroup": str(place)}
         name = text(_of(line, shown))
         order = sorted(range(len(line.alphas)), key=line.alphas.__getitem__)
         x, y = [line.alphas[i] for i in order], [line.loss[i] for i in order]
         hover = [f"{name}<br>α = {a:.3g}: loss {loss:.3f}" for a, loss in zip(x, y, strict=True)]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": name,
-                "legendgroup": str(place),
-                "x": x,
-                "y": y,
-                "customdata": hover,
-                "hovertemplate": "%{customdata}<extra></extra>",
-                "line": {"color": colour, "width": 2},
-                "marker": {"symbol": SYMBOLS[place % len(SYMBOLS)], "size": 7, "color": colour},
-            }
-        )
+        data.append({**_line(name, x, y, hover), **group, **_drawn(colour, place, "solid", 7)})
         if 0.0 in x and 1.0 in x:
-            ends = [y[x.index(0.0)], y[x.index(1.0)]]
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines",
-                    "x": [0, 1],
-                    "y": ends,
-                    "legendgroup": str(place),
-                    "showlegend": False,
-                    "hoverinfo": "skip",
-                    "line": {"color": colour, "width": 1, "dash": "dot"},
-                }
-            )
-    layout = {
-        "height": 290 + 12 * len(shown),
-        "xaxis": {"title": {"text": "α"}, "fixedrange": True},
-        "yaxis": {"title": {"text": "loss, nats a token"}, "fixedrange": True, "automargin": True},
-        "legend": _legend(),
-        "margin": {"l": 8, "r": 8, "t": 10, "b": 40},
-        "hovermode": "closest",
-    }
-    return {"data": data, "layout": layout}
+            ends = {"x": [0, 1], "y": [y[x.index(0.0)], y[x.index(1.0)]]}
+            silent = {"showlegend": False, "hoverinfo": "skip", "line": {"color": colour, "width": 1, "dash": "dot"}}
+            data.append({"type": "scatter", "mode": "lines", **ends, **group, **silent})
+    return {"data": data, "layout": _layout(290 + 12 * len(shown), {"title": {"text": "α"}}, "loss, nats a token")}
 
 
 def recycling_figure(matrix: Matrix, several_tunings: bool) -> Figure:
     """Iterative, direct and none, version by version."""
     data = []
-    for place, row in enumerate(row for row in matrix.rows):
-        known = [(target, cell) for target, cell in zip(matrix.targets, row.cells, strict=True) if cell and cell.shown]
-        values = [_scaled(cell.shown.value, matrix.share) for _, cell in known if cell.shown]
-        bounds = [cell.shown.interval for _, cell in known if cell.shown]
+    for place, row in enumerate(matrix.rows):
+        known = [
+            (target, cell, cell.shown)
+            for target, cell in zip(matrix.targets, row.cells, strict=True)
+            if cell and cell.shown
+        ]
+        values = [_scaled(shown.value, matrix.share) for _, _, shown in known]
+        bounds = [shown.interval for _, _, shown in known]
         colour = PLAIN if row.role == "base" else COLOURS[place - 1]
-        trace: dict[str, Any] = {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "name": text(row.label),
-            "x": [text(target) for target, _ in known],
-            "y": values,
-            "customdata": [_hover(cell, matrix.share, several_tunings) for _, cell in known],
-            "hovertemplate": "%{customdata}<extra></extra>",
-            "line": {"color": colour, "dash": DASHES[place % len(DASHES)], "width": 2},
-            "marker": {"symbol": SYMBOLS[place % len(SYMBOLS)], "size": 8, "color": colour},
-        }
+        hover = [_hover(cell, matrix.share, several_tunings) for _, cell, _ in known]
+        trace = _line(text(row.label), [text(target) for target, _, _ in known], values, hover)
+        trace |= _drawn(colour, place, DASHES[place % len(DASHES)], 8)
         if all(bounds):
             trace["error_y"] = _error_bars(values, bounds, matrix.share, colour)
         data.append(trace)
-    layout = {
-        "height": 340,
-        "xaxis": {"type": "category", "fixedrange": True},
-        "yaxis": {"title": {"text": "%" if matrix.share else "loss"}, "fixedrange": True, "automargin": True},
-        "legend": _legend(),
+    return {"data": data, "layout": _layout(340, {"type": "category"}, "%" if matrix.share else "loss")}
+
+
+def _line(name: str, x: Sequence[Any], y: Sequence[float], hover: Sequence[str]) -> dict[str, Any]:
+    """A line with its points, each with what it says when pointed at."""
+    return {"type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": y, **_hovering(hover)}
+
+
+def _hovering(words: Sequence[Any]) -> dict[str, Any]:
+    return {"customdata": words, "hovertemplate": "%{customdata}<extra></extra>"}
+
+
+def _drawn(colour: str, symbol: int, dash: str, size: int) -> dict[str, Any]:
+    return {
+        "line": {"color": colour, "dash": dash, "width": 2},
+        "marker": {"symbol": SYMBOLS[symbol % len(SYMBOLS)], "size": size, "color": colour},
+    }
+
+
+def _layout(height: int, xaxis: dict[str, Any], ytitle: str) -> dict[str, Any]:
+    """Of a figure of points and lines; the legend stands above the drawing, where plotly makes the room for it."""
+    return {
+        "height": height,
+        "xaxis": {**xaxis, "fixedrange": True},
+        "yaxis": {"title": {"text": ytitle}, "fixedrange": True, "automargin": True},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
         "margin": {"l": 8, "r": 8, "t": 10, "b": 40},
         "hovermode": "closest",
     }
-    return {"data": data, "layout": layout}
 
 
-def _legend() -> dict[str, Any]:
-    """Above the drawing, where plotly makes the room for it."""
-    return {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
+def _dotted_across(at: float) -> dict[str, Any]:
+    """A dotted line over the whole width, at a height."""
+    ends = {"x0": 0, "x1": 1, "y0": at, "y1": at}
+    return {"type": "line", "xref": "paper", **ends, "line": {"color": PLAIN, "dash": "dot", "width": 1}}
 
 
 def _error_bars(
     values: Sequence[float], bounds: Sequence[tuple[float, float] | None], share: bool, colour: str
 ) -> dict[str, Any]:
     """Intervals around values that are scaled already."""
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [_scaled(b[1], share) - v for b, v in zip(bounds, values, strict=True) if b],
-        "arrayminus": [v - _scaled(b[0], share) for b, v in zip(bounds, values, strict=True) if b],
-        "thickness": 0.8,
-        "width": 0,
-        "color": colour,
-    }
+    known = [(v, _scaled(b[0], share), _scaled(b[1], share)) for b, v in zip(bounds, values, strict=True) if b]
+    return _bars(known, colour)
+
+
+def _bars(around: Sequence[tuple[float, float, float]], colour: str) -> dict[str, Any]:
+    """Error bars of values, each with the ends of its interval."""
+    ends = {"array": [high - v for v, _, high in around], "arrayminus": [v - low for v, low, _ in around]}
+    return {"type": "data", "symmetric": False, **ends, "thickness": 0.8, "width": 0, "color": colour}
 
 
 def _scaled(value: float, share: bool) -> float:
