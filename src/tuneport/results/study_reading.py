@@ -26,7 +26,7 @@ AGAIN = "Run the study again: it writes the file anew and repeats nothing."
 
 
 @dataclass(frozen=True)
-class Step:
+class RecordedStep:
     """One step of the study, with the text of its record where it has one."""
 
     name: str
@@ -55,10 +55,10 @@ class Reading:
     distances: tuple[Mapping[str, Any], ...]
     rounding: tuple[Mapping[str, Any], ...]
     expected: tuple[Mapping[str, Any], ...]
-    steps: tuple[Step, ...]
+    steps: tuple[RecordedStep, ...]
     doubts: tuple[str, ...]
     carried: str | None = None  # the dtype in which recycling carries Δ, where there is recycling
-    others: tuple[Step, ...] = ()  # records of other choices, which are no steps of the study any more
+    others: tuple[RecordedStep, ...] = ()  # records of other choices, which are no steps of the study any more
     url: str | None = None  # where it lies, if `root` is a copy of that and will be gone
 
     @property
@@ -276,7 +276,7 @@ def _score(told: Any) -> Score | None:
 
 def _steps(
     results: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]
-) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+) -> tuple[tuple[RecordedStep, ...], tuple[RecordedStep, ...]]:
     """The steps in the order of results.json, each with its record, and the records that it does not list.
 
     Those are of other choices, which the study had before. Where it lists none, every record is a step.
@@ -290,9 +290,9 @@ def _steps(
     return (tuple(found), unlisted) if found else (unlisted, ())
 
 
-def _step(told: Mapping[str, Any], folder: str | None, record: Mapping[str, Any] | None) -> Step:
+def _step(told: Mapping[str, Any], folder: str | None, record: Mapping[str, Any] | None) -> RecordedStep:
     both = {**told, **(record or {}), **({"outcome": told["outcome"]} if "outcome" in told else {})}
-    return Step(
+    return RecordedStep(
         name=str(both.get("name", folder or "?")),
         kind=str(both.get("kind", "?")),
         identity=str(both.get("identity", "")),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from scipy.stats import spearmanr
 
 from tuneport.reporting.tables.findings import Findings
-from tuneport.reporting.tables.predictors import Apart, Point, distances, lines, rank_correlation
+from tuneport.reporting.tables.predictors import Apart, PairPoint, distances, lines, rank_correlation
 from tuneport.reporting.tables.wording import DASH
 from tuneport.statistics import Estimate
 
@@ -20,7 +20,7 @@ numbers = st.integers(-5, 5).map(float)
 @settings(max_examples=60)
 @given(st.lists(st.tuples(numbers, numbers), min_size=4, max_size=30))
 def test_the_rank_correlation_is_scipys_with_ties_too(pairs: list[tuple[float, float]]) -> None:
-    points = [Point("a", "b", None, x, Estimate(y, (y, y)), 1) for x, y in pairs]
+    points = [PairPoint("a", "b", None, x, Estimate(y, (y, y)), 1) for x, y in pairs]
     if len({x for x, _ in pairs}) == 1 or len({y for _, y in pairs}) == 1:
         assert rank_correlation(points) is None
     else:

@@ -21,7 +21,7 @@ from tuneport.errors import UsageError
 from tuneport.studies.file.study_file import read_study
 from tuneport.studies.graph.graph import Graph, Step
 from tuneport.studies.run import step_records
-from tuneport.studies.run.cost import Estimates
+from tuneport.studies.run.cost import CostEstimates
 from tuneport.studies.run.describe import in_words, rehearse
 from tuneport.studies.run.planning import chosen, of_families, plan
 from tuneport.studies.run.store_at import open_store
@@ -138,7 +138,7 @@ tokens-per-question = 200
 def test_costs_are_those_of_the_formula() -> None:
     study = declared(versions(more="parameters = 2e9"), TUNE, EVALUATE, f"[do]\n{DO}\n", COST)
     graph = graph_of(study)
-    estimates = Estimates(study, graph)
+    estimates = CostEstimates(study, graph)
     tune = estimates.of(named(graph, "tune FT(M4)"))
     assert tune.disk == 4_000_000_000, "two bytes a parameter, as the Hub's models are taken to have"
     assert tune.gpu_hours == pytest.approx(6 * 2e9 * (100 * 8 * 1000) / (300e12 * 0.5) / 3600)
@@ -160,17 +160,19 @@ def test_questions_in_files_are_counted_and_each_point_of_a_curve_asks_them(tmp_
     tuned = TUNE + "eval-every = 30\n"
     parts = (versions(more="parameters = 2e9"), tuned, asked, f"[do]\n{DO}\n", COST)
     study = declared(*parts, folder=tmp_path)
-    estimates, graph = Estimates(study, graph_of(study)), graph_of(study)
+    estimates, graph = CostEstimates(study, graph_of(study)), graph_of(study)
     question = 2 * 2e9 * 200 / (300e12 * 0.5) / 3600
     assert estimates.of(named(graph, "evaluate M4, start of a curve")).gpu_hours == pytest.approx(7 * question)
     assert estimates.of(named(graph, "evaluate M4")).gpu_hours == pytest.approx(500 * question)
     few = declared(*parts[:2], asked + "limit = 3\n", *parts[3:], folder=tmp_path)
     start = named(graph_of(few), "evaluate M4, start of a curve")
-    assert Estimates(few, graph_of(few)).of(start).gpu_hours == pytest.approx(7 * question), "a curve knows no limit"
+    assert CostEstimates(few, graph_of(few)).of(start).gpu_hours == pytest.approx(7 * question), (
+        "a curve knows no limit"
+    )
     limited = '[evaluate]\ntasks = ["validation.jsonl"]\nlimit = 3\n'
     tests = declared(parts[0], TUNE, limited, parts[3], COST, folder=tmp_path)
     (step,) = [step for step in graph_of(tests) if step.name == "evaluate M4"]
-    assert Estimates(tests, graph_of(tests)).of(step).gpu_hours == pytest.approx(3 * question)
+    assert CostEstimates(tests, graph_of(tests)).of(step).gpu_hours == pytest.approx(3 * question)
     without = 6 * 2e9 * (100 * 8 * 1000) / (300e12 * 0.5) / 3600
     assert estimates.of(named(graph, "tune FT(M4)")).gpu_hours == pytest.approx(without + 4 * 7 * question)
 
@@ -181,7 +183,7 @@ def test_a_path_costs_all_of_its_points_those_set_later_and_those_beyond_too(tmp
     parts = (both, '[do]\npaths = [["M1", "M2"]]\n', COST + "tokens-per-path = 100\n")
     study = declared(versions(["M1", "M2"], "parameters = 2e9"), TUNE, *parts, folder=tmp_path)
     graph = graph_of(study)
-    estimates = Estimates(study, graph)
+    estimates = CostEstimates(study, graph)
 
     def points(name: str) -> float:
         hours = estimates.of(named(graph, name)).gpu_hours
@@ -196,13 +198,13 @@ def test_a_path_costs_all_of_its_points_those_set_later_and_those_beyond_too(tmp
 def test_recycling_in_float32_costs_twice_the_disk() -> None:
     study = declared(versions(more="parameters = 2e9"), TUNE, EVALUATE, '[do]\nrecycle = [["M1", "M2"]]\n')
     graph = graph_of(study)
-    assert Estimates(study, graph).of(named(graph, "tune FT(M1)")).disk == 8_000_000_000
+    assert CostEstimates(study, graph).of(named(graph, "tune FT(M1)")).disk == 8_000_000_000
 
 
 def test_what_is_not_known_is_null_and_said() -> None:
     study = paper(DO)
     graph = graph_of(study)
-    estimates = Estimates(study, graph)
+    estimates = CostEstimates(study, graph)
     assert estimates.of(named(graph, "tune FT(M4)")).disk is None
     total = estimates.total(graph)
     assert total["disk"] is None and total["gpu_hours"] is None and total["disk_unknown"] == 6
@@ -226,7 +228,7 @@ def test_sizes_of_models_on_this_machine_are_read_from_their_headers(tmp_path: P
     study = declared(both, TUNE, EVALUATE, '[do]\ntransfer = [["v1", "v2"]]', folder=tmp_path)
     graph = graph_of(study)
     stored = sum(tensor.numel() * tensor.element_size() for tensor in tiny.llama(0).values())
-    assert Estimates(study, graph).of(named(graph, "transfer v2 + Δ(v1)")).disk == stored
+    assert CostEstimates(study, graph).of(named(graph, "transfer v2 + Δ(v1)")).disk == stored
 
 
 def dry_run(cli: Cli, file: Path, out: Path) -> dict[str, Any]:

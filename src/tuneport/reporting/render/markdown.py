@@ -20,8 +20,8 @@ from tuneport.reporting.sections.parts import (
     Group,
     Legend,
     Part,
+    Piece,
     Pre,
-    Span,
     Table,
     Value,
 )
@@ -94,7 +94,7 @@ def _value(value: Value) -> str:
     return " ".join(filter(None, map(_span, value.shown)))
 
 
-def _span(span: Span) -> str:
+def _span(span: Piece) -> str:
     words = text(span.text)
     if not span.text.startswith(" "):
         return _AROUND.get(span.style, "{}").format(words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tuneport.reporting.render import figures
-from tuneport.reporting.sections.parts import Block, Column, Csv, Figure, Group, Part, Table, Value, ends
+from tuneport.reporting.sections.parts import Block, Csv, Figure, Group, Part, Table, TableColumn, Value, ends
 from tuneport.reporting.tables.findings import Findings
 from tuneport.reporting.tables.training_curves import Panel, steps_saved
 from tuneport.reporting.tables.wording import DASH, PER_CENT, listed, minus, number
@@ -26,8 +26,8 @@ def curves(panels: Sequence[Panel], found: Findings) -> list[Part]:
 def _curve(panel: Panel, found: Findings) -> Figure:
     several = found.reading.several_tunings
     columns = [
-        Column("start"), Column("steps to match", True), Column("steps saved", True), Column("peak", True), Column("at step", True),
-        Column("end", True),
+        TableColumn("start"), TableColumn("steps to match", True), TableColumn("steps saved", True), TableColumn("peak", True), TableColumn("at step", True),
+        TableColumn("end", True),
     ]  # fmt: skip
     rows = []
     for curve in panel.curves:

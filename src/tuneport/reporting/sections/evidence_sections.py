@@ -12,15 +12,15 @@ from tuneport.reporting.sections.parts import (
     Answers,
     Block,
     Bullets,
-    Column,
     Csv,
     Fold,
     Link,
     Part,
+    Piece,
     Pre,
     Section,
-    Span,
     Table,
+    TableColumn,
     Value,
     ends,
     optional,
@@ -31,7 +31,7 @@ from tuneport.reporting.tables.matrix import without_result
 from tuneport.reporting.tables.wording import counted, duration, listed, minus
 from tuneport.results.lenient import number_or
 from tuneport.results.schema import BASE, DONE, DROPPED, FAILED, NOT_RUN, RECORD, STEPS, Model
-from tuneport.results.study_reading import Reading, Step
+from tuneport.results.study_reading import Reading, RecordedStep
 
 _LONGEST_RECORD = 20_000  # letters shown of one; the file is a link away
 
@@ -61,9 +61,15 @@ def failures(reading: Reading) -> Section | None:
     for step in reading.steps:
         if step.outcome == FAILED:
             told: list[Part] = [Pre(step.error or "The record says no more."), Link("Its record", f"#{_anchor(step)}")]
-            parts.append(Fold(step.name, [Span(" failed", "value")], told, open=True))
+            parts.append(Fold(step.name, [Piece(" failed", "value")], told, open=True))
     if missing:
-        columns = [Column("model"), Column("family", True), Column("seed", True), Column("status"), Column("why")]
+        columns = [
+            TableColumn("model"),
+            TableColumn("family", True),
+            TableColumn("seed", True),
+            TableColumn("status"),
+            TableColumn("why"),
+        ]
         rows = [
             [
                 Value(run.model.name(reading.several_tunings)),
@@ -78,7 +84,9 @@ def failures(reading: Reading) -> Section | None:
     waiting = [step for step in reading.steps if step.outcome == NOT_RUN and step.kind != "evaluate"]
     if waiting:
         rows = [[Value(step.name), Value(step.kind), _why(step.error)] for step in waiting]
-        parts.append(Table("Steps that were not run", [Column("step"), Column("kind"), Column("why")], rows))
+        parts.append(
+            Table("Steps that were not run", [TableColumn("step"), TableColumn("kind"), TableColumn("why")], rows)
+        )
     nothing = len(without_result(reading.at_end))
     if nothing:
         models = len({run.model for run in reading.at_end})
@@ -92,8 +100,8 @@ def published(found: Findings) -> Section | None:
     reading, several = found.reading, found.reading.several_tunings
     known = list(dict.fromkeys(run.model.tuning for run in reading.runs))
     columns = [
-        Column("table"), Column("model"), Column("task"), Column("published", True), Column("here", True),
-        Column("difference", True), Column("note"),
+        TableColumn("table"), TableColumn("model"), TableColumn("task"), TableColumn("published", True), TableColumn("here", True),
+        TableColumn("difference", True), TableColumn("note"),
     ]  # fmt: skip
     rows, lines = [], []
     for row in reading.expected:
@@ -135,7 +143,7 @@ def scores(found: Findings) -> Section | None:
     reading, tasks = found.reading, found.estimates.tasks
     if not tasks:
         return None
-    columns = [Column("model"), Column("kind"), *(Column(task, True) for task in tasks)]
+    columns = [TableColumn("model"), TableColumn("kind"), *(TableColumn(task, True) for task in tasks)]
     rows, lines = [], []
     for model in dict.fromkeys(run.model for run in reading.at_end):
         shown = [found.estimates.value(model, task) for task in tasks]
@@ -168,13 +176,16 @@ def records(reading: Reading, place: Path) -> Section | None:
     parts: list[Part] = [words]
     for kind, number in Counter(step.kind for step in reading.steps).items():
         of_kind = [_record(step, reading, place) for step in reading.steps if step.kind == kind]
-        parts.append(Fold(kind, [Span(f" {counted(number, 'step')}", "value")], of_kind, "steps"))
+        parts.append(Fold(kind, [Piece(f" {counted(number, 'step')}", "value")], of_kind, "steps"))
     if reading.others:
         others = "No steps of the study as it was asked last: its file, its inputs or its families are others. They count nowhere."
         listed_apart: list[Part] = [others, *(_record(step, reading, place) for step in reading.others)]
         parts.append(
             Fold(
-                "of other choices", [Span(f" {counted(len(reading.others), 'record')}", "value")], listed_apart, "steps"
+                "of other choices",
+                [Piece(f" {counted(len(reading.others), 'record')}", "value")],
+                listed_apart,
+                "steps",
             )
         )
     return Section("records", "Every record and command", parts, page_only=True)
@@ -215,9 +226,9 @@ def reading_it(found: Findings) -> Section:
     return Section("reading", "How to read this", parts)
 
 
-def _record(step: Step, reading: Reading, place: Path) -> Fold:
-    notes = [Span(step.outcome, f"outcome {step.outcome.replace(' ', '-')}")]
-    notes += [Span(duration(step.seconds), "interval")] if step.seconds is not None else []
+def _record(step: RecordedStep, reading: Reading, place: Path) -> Fold:
+    notes = [Piece(step.outcome, f"outcome {step.outcome.replace(' ', '-')}")]
+    notes += [Piece(duration(step.seconds), "interval")] if step.seconds is not None else []
     parts: list[Part] = []
     if step.error:
         parts.append(Pre(step.error))
@@ -239,7 +250,7 @@ def _link(folder: str, reading: Reading, place: Path) -> Link:
     return Link(f"{folder}/{RECORD}", "/".join(quote(part, safe="") for part in [*parts, RECORD]))
 
 
-def _anchor(step: Step) -> str:
+def _anchor(step: RecordedStep) -> str:
     return f"step-{step.identity or step.folder or step.name}".replace(" ", "-")
 
 

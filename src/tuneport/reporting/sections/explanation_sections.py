@@ -9,13 +9,13 @@ from tuneport.reporting.render import figures
 from tuneport.reporting.sections.matrix_sections import of_task
 from tuneport.reporting.sections.parts import (
     Block,
-    Column,
     Csv,
     Figure,
     Group,
     Part,
     Section,
     Table,
+    TableColumn,
     Value,
     optional,
     ratio_value,
@@ -71,8 +71,8 @@ def paths(found: Findings) -> Section | None:
         grid = Group([_path_figure(lines, named) for named, lines in groups.items()], "grid")
         parts.append(Block(title, [grid]) if len(groups) > 1 else grid)
     columns = [
-        Column("path"), Column("kind"), Column("family", True), Column("seed", True), Column("barrier", True),
-        Column("95 % interval", True), Column("at α", True), Column("connected"), Column("n", True),
+        TableColumn("path"), TableColumn("kind"), TableColumn("family", True), TableColumn("seed", True), TableColumn("barrier", True),
+        TableColumn("95 % interval", True), TableColumn("at α", True), TableColumn("connected"), TableColumn("n", True),
     ]  # fmt: skip
     rows = [
         [
@@ -101,8 +101,8 @@ def distances(found: Findings) -> Section | None:
         "model; and the cosine of the angle between the two diff vectors. A dash stands where a version has no diff vector."
     )
     columns = [
-        Column("versions"), Column("fine-tuning"), Column("family", True), Column("seed", True),
-        Column("‖M_i − M_j‖", True), Column("‖Δ_i‖", True), Column("‖Δ_j‖", True), Column("cos(Δ_i, Δ_j)", True),
+        TableColumn("versions"), TableColumn("fine-tuning"), TableColumn("family", True), TableColumn("seed", True),
+        TableColumn("‖M_i − M_j‖", True), TableColumn("‖Δ_i‖", True), TableColumn("‖Δ_j‖", True), TableColumn("cos(Δ_i, Δ_j)", True),
     ]  # fmt: skip
     rows = [
         [
@@ -124,7 +124,7 @@ def _scatter(scatter: Scatter) -> Figure:
     named, unit = PREDICTORS[scatter.predictor]
     rho, gap = scatter.rank_correlation, "\N{NO-BREAK SPACE}"
     words = counted(len(scatter.points), "pair") + ("." if rho is None else f", ρ{gap}={gap}{minus(f'{rho:.2f}')}.")
-    columns = [Column("transfer"), Column(unit, True), Column("recovered gain", True)]
+    columns = [TableColumn("transfer"), TableColumn(unit, True), TableColumn("recovered gain", True)]
     rows = [
         [
             Value(f"{p.source} → {p.target}{f', {p.tuning}' if p.tuning else ''}"),
@@ -162,7 +162,7 @@ def _path_figure(group: Sequence[Line], named: str) -> Figure:
         words += f" Highest barrier: {minus(f'{highest.barrier:.3f}')} {span(highest.interval, False)}".rstrip()
         words += "." if one_pair or len(group) == 1 else f", {highest.name}."
     columns = [
-        Column("path"), Column("family", True), Column("α", True), Column("loss", True), Column("accuracy", True),
+        TableColumn("path"), TableColumn("family", True), TableColumn("α", True), TableColumn("loss", True), TableColumn("accuracy", True),
     ]  # fmt: skip
     rows, lines = [], []
     for line in group:

@@ -9,16 +9,16 @@ from tuneport.reporting.render import figures
 from tuneport.reporting.sections.curve_figures import curves
 from tuneport.reporting.sections.parts import (
     Block,
-    Column,
     Csv,
     Figure,
     Fold,
     Group,
     Legend,
     Part,
+    Piece,
     Section,
-    Span,
     Table,
+    TableColumn,
     Value,
     change_value,
     ends,
@@ -65,7 +65,7 @@ def _scaled(found: Findings) -> list[Part]:
     if not found.scaled:
         return []
     scales = [scale for scale, _ in found.scaled[0].shown]
-    columns = [Column("transfer"), Column("task"), *(Column(f"α = {scale:g}", True) for scale in scales)]
+    columns = [TableColumn("transfer"), TableColumn("task"), *(TableColumn(f"α = {scale:g}", True) for scale in scales)]
     rows, lines = [], []
     for each in found.scaled:
         name = f"{each.target} + α·Δ({each.source}{f', {each.tuning}' if found.reading.several_tunings else ''})"
@@ -143,7 +143,7 @@ def _pair(figure: Figure, matrix: Matrix, over: str) -> Group:
         f"In {unit}. Beside each number what it gains over {over}, below it the 95 % interval. Bold: best of its row. "
         "★ best Δ for its target. ▼ clearly worse than the base."
     )
-    columns = [Column("model"), *(Column(target, True, f"target {target}") for target in matrix.targets)]
+    columns = [TableColumn("model"), *(TableColumn(target, True, f"target {target}") for target in matrix.targets)]
     rows = [[Value(row.label), *(_cell(cell, matrix.share, row.role) for cell in row.cells)] for row in matrix.rows]
     caption = f"{matrix.task}: rows are base, + Δ and fine-tuned, columns are targets"
     styles = [f"role-{row.role}" for row in matrix.rows]
@@ -154,25 +154,25 @@ def _pair(figure: Figure, matrix: Matrix, over: str) -> Group:
 def _cell(cell: Cell | None, share: bool, role: str) -> Value:
     """A number with its interval, what it gains, and the published one where there is one."""
     if cell is None:
-        return Value((Span("·", "nothing"),), style="empty")
+        return Value((Piece("·", "nothing"),), style="empty")
     published = (
         []
         if cell.published is None
-        else [Span(f"paper {minus(f'{cell.published:.1f}')}", "published", "published, in another setup")]
+        else [Piece(f"paper {minus(f'{cell.published:.1f}')}", "published", "published, in another setup")]
     )
     if cell.shown is None:
         word = cell.status if cell.status != DONE else "no score"
-        return Value((Span(word, "missing", cell.reason), *published), style="empty")
+        return Value((Piece(word, "missing", cell.reason), *published), style="empty")
     value, interval, (done, asked) = number(cell.shown.value, share), cell.shown.interval, cell.results
-    told = [Span(value, "best", "best in its row") if cell.best_of_row else Span(value, "value")]
-    told += [Span("★", "mark", f"best Δ for {cell.model.target}")] if cell.best_of_target else []
-    told += [Span("▼", "mark", "clearly below the base")] if cell.clearly < 0 else []
+    told = [Piece(value, "best", "best in its row") if cell.best_of_row else Piece(value, "value")]
+    told += [Piece("★", "mark", f"best Δ for {cell.model.target}")] if cell.best_of_target else []
+    told += [Piece("▼", "mark", "clearly below the base")] if cell.clearly < 0 else []
     if cell.gain is not None and role != "base":
-        told.append(Span(signed(cell.gain.value, share), "gain", points(cell.gain, share)))
+        told.append(Piece(signed(cell.gain.value, share), "gain", points(cell.gain, share)))
     if interval is not None:
-        told.append(Span(f"{number(interval[0], share)}–{number(interval[1], share)}", "interval"))
+        told.append(Piece(f"{number(interval[0], share)}–{number(interval[1], share)}", "interval"))
     if done < asked:
-        told.append(Span(f"{done} of {asked}", "missing", f"{asked - done} of {asked} results are missing"))
+        told.append(Piece(f"{done} of {asked}", "missing", f"{asked - done} of {asked} results are missing"))
     return Value((*told, *published), cell.shown.value, "worse" if cell.clearly < 0 else None)
 
 
@@ -235,10 +235,10 @@ def _against_direct(found: Findings) -> list[Part]:
         return []
     several = found.reading.several_tunings
     columns = [
-        Column("version"), Column("task"),
-        Column(_TWICE[0], True, "iterative minus direct, both fine-tuned for as many steps on this version"),
-        Column(_TWICE[1], True, "iterative minus direct, as many steps in both, those for versions before counted"),
-        Column("steps in all, iterative", True), Column("direct", True),
+        TableColumn("version"), TableColumn("task"),
+        TableColumn(_TWICE[0], True, "iterative minus direct, both fine-tuned for as many steps on this version"),
+        TableColumn(_TWICE[1], True, "iterative minus direct, as many steps in both, those for versions before counted"),
+        TableColumn("steps in all, iterative", True), TableColumn("direct", True),
     ]  # fmt: skip
     shown = [
         [
@@ -307,10 +307,10 @@ def _compared(rows: Sequence[Comparison], found: Findings, name: str) -> list[Pa
 
 def _compared_on(task: str, rows: Sequence[Comparison], several: bool, csv: Csv | None) -> Fold:
     columns = [
-        Column("model"), Column("score", True), Column("over the base", True),
-        Column(_TWICE[0], True, "minus plain fine-tuning for as many steps as this version got"),
-        Column(_TWICE[1], True, "minus plain fine-tuning for as many steps as went into the model in all"),
-        Column("steps in all", True),
+        TableColumn("model"), TableColumn("score", True), TableColumn("over the base", True),
+        TableColumn(_TWICE[0], True, "minus plain fine-tuning for as many steps as this version got"),
+        TableColumn(_TWICE[1], True, "minus plain fine-tuning for as many steps as went into the model in all"),
+        TableColumn("steps in all", True),
     ]  # fmt: skip
     body = [
         [
@@ -326,7 +326,7 @@ def _compared_on(task: str, rows: Sequence[Comparison], several: bool, csv: Csv 
     for which, words in enumerate(_TWICE):
         known, above, below = counted_clear(rows, which)
         told += [f"{words} {above} of {known} clearly above, {below} clearly below"] if known else []
-    notes = [Span(f": {'; '.join(told)}", "value")] if told else []
+    notes = [Piece(f": {'; '.join(told)}", "value")] if told else []
     table = Table(f"Against plain fine-tuning, {task}", columns, body, csv)
     return Fold(task, notes, [table], open=len(rows) <= 8)
 
@@ -336,8 +336,8 @@ def _rounding(reading: Reading) -> list[Part]:
     if not reading.rounding:
         return []
     columns = [
-        Column("Δ of"), Column("family", True), Column("seed", True), Column("kept in"),
-        Column("share of ‖Δ‖ lost", True), Column("elements that vanish", True),
+        TableColumn("Δ of"), TableColumn("family", True), TableColumn("seed", True), TableColumn("kept in"),
+        TableColumn("share of ‖Δ‖ lost", True), TableColumn("elements that vanish", True),
     ]  # fmt: skip
     rows = []
     for row in reading.rounding:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tuneport.reporting.tables.answers_side_by_side import SideBySide
-from tuneport.reporting.tables.estimates import Change, Shown
+from tuneport.reporting.tables.estimates import Change, ShownScore
 from tuneport.reporting.tables.wording import DASH, number, ratio, signed, span
 from tuneport.statistics import Estimate
 
 
 @dataclass(frozen=True)
-class Span:
+class Piece:
     """A piece of a cell and what it is: value, best, mark, interval, gain, missing, published or nothing.
 
     `title` says more; of a mark and of the best it is what the sign means.
@@ -31,13 +31,13 @@ class Span:
 class Value:
     """What stands in a cell, and what it is sorted by (its text, if nothing is given)."""
 
-    shown: str | tuple[Span, ...]
+    shown: str | tuple[Piece, ...]
     by: float | str | None = None
     style: str | None = None
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """A column: its heading, whether it holds numbers, and a word on what it means."""
 
     heading: str
@@ -59,7 +59,7 @@ class Table:
     """The first column names the row; `row_styles` are of the rows, where they differ."""
 
     caption: str
-    columns: Sequence[Column]
+    columns: Sequence[TableColumn]
     rows: Sequence[Sequence[Value]]
     csv: Csv | None = None
     style: str = ""
@@ -140,7 +140,7 @@ class Fold:
     """Parts behind a line that opens them; `notes` stand behind the title, each in its style."""
 
     title: str
-    notes: Sequence[Span]
+    notes: Sequence[Piece]
     parts: Sequence[Part]
     style: str = ""
     open: bool = False
@@ -181,20 +181,20 @@ def change_value(change: Change | None, share: bool, clearly: int = 0) -> Value:
     """A difference with its interval, and a sign where it is clear."""
     if change is None:
         return Value(DASH, style="empty")
-    told = [Span(signed(change.value, share), "value")]
+    told = [Piece(signed(change.value, share), "value")]
     if clearly:
-        told.append(Span("▲", "mark", "clearly above") if clearly > 0 else Span("▼", "mark", "clearly below"))
-    told += [Span(span(change.interval, share, sign=True), "interval")] if change.interval else []
+        told.append(Piece("▲", "mark", "clearly above") if clearly > 0 else Piece("▼", "mark", "clearly below"))
+    told += [Piece(span(change.interval, share, sign=True), "interval")] if change.interval else []
     return Value(tuple(told), change.value, "worse" if clearly < 0 else None)
 
 
-def shown_value(shown: Shown | None) -> Value:
+def shown_value(shown: ShownScore | None) -> Value:
     """A score with its interval."""
     if shown is None:
         return Value(DASH, style="empty")
     share = shown.score.is_share
-    interval = [Span(span(shown.interval, share), "interval")] if shown.interval else []
-    return Value((Span(number(shown.value, share), "value"), *interval), shown.value)
+    interval = [Piece(span(shown.interval, share), "interval")] if shown.interval else []
+    return Value((Piece(number(shown.value, share), "value"), *interval), shown.value)
 
 
 def ratio_value(estimate: Estimate | None) -> Value:

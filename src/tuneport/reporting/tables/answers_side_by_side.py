@@ -20,7 +20,7 @@ LONGEST = 600  # letters of an answer
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedExample:
     """One example with what every model said."""
 
     task: str
@@ -38,7 +38,7 @@ class SideBySide:
     seed: int | None
     models: tuple[Model, ...]
     first: tuple[Model, ...]
-    asked: tuple[Asked, ...]
+    asked: tuple[AskedExample, ...]
 
     @property
     def tasks(self) -> list[str]:
@@ -62,7 +62,7 @@ def side_by_side(reading: Reading, transfers: Sequence[Matrix]) -> SideBySide | 
             for key, answer in read_answers(reading.root / STEPS / folder, chosen).items():
                 said[key][model] = answer
     asked = tuple(
-        Asked(task, id, _first_known(found, "asked"), _first_known(found, "answer"), found)
+        AskedExample(task, id, _first_known(found, "asked"), _first_known(found, "answer"), found)
         for (task, id), found in said.items()
         if found
     )

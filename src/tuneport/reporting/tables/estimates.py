@@ -31,7 +31,7 @@ _Z = 1.959963984540054
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownScore:
     """A model's value on a task: with its interval where there is one, and what it rests on."""
 
     value: float
@@ -91,7 +91,7 @@ class Estimates:
         self.tasks = tuple(dict.fromkeys(task for run in done for task in run.scores))
         self._chosen: dict[int, Array] = {}
 
-    def value(self, model: Model, task: str) -> Shown | None:
+    def value(self, model: Model, task: str) -> ShownScore | None:
         """The model's mean over families; None where it has no score."""
         cells = self._cells.get((model, task))
         if not cells:
@@ -106,7 +106,7 @@ class Estimates:
         else:
             drawn = self._over_families([cell.drawn for cell in found])
             interval = None if drawn is None else statistics.central(drawn)
-        return Shown(value, interval, first.n, len(found), max(cell.runs for cell in found), first.score)
+        return ShownScore(value, interval, first.n, len(found), max(cell.runs for cell in found), first.score)
 
     def change(self, model: Model, than: Model, task: str) -> Change | None:
         """How much better `model` is than `than`, over the families that have both."""

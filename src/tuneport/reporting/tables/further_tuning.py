@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from tuneport.reporting.tables.estimates import Change, Estimates, Shown, clear
+from tuneport.reporting.tables.estimates import Change, Estimates, ShownScore, clear
 from tuneport.results.rivals import Rivals, base_of
 from tuneport.results.schema import Model
 from tuneport.results.study_reading import Reading
@@ -19,7 +19,7 @@ class Comparison:
 
     model: Model
     task: str
-    shown: Shown
+    shown: ShownScore
     changes: Twice
     clearly: tuple[int, int]
     totals: tuple[int | None, ...]  # all steps that went into the model, and into a direct recycling beside it
@@ -58,7 +58,7 @@ def against_direct(reading: Reading, estimates: Estimates) -> list[Comparison]:
 
 def _compared(
     of: Mapping[Model, tuple[Model | None, Model | None]], estimates: Estimates
-) -> Iterator[tuple[Model, str, Shown, Twice, tuple[int, int]]]:
+) -> Iterator[tuple[Model, str, ShownScore, Twice, tuple[int, int]]]:
     """Each model on each task with both changes against its rivals, and which are clear within the task's table."""
     for task in estimates.tasks:
         twice = {

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuneport.reporting.tables.estimates import Change, Estimates, Shown, clear
+from tuneport.reporting.tables.estimates import Change, Estimates, ShownScore, clear
 from tuneport.results.rivals import base_of, start_of, tuned_of
 from tuneport.results.schema import (
     BASE,
@@ -36,7 +36,7 @@ class Cell:
     model: Model
     status: str
     reason: str | None = None
-    shown: Shown | None = None
+    shown: ShownScore | None = None
     gain: Change | None = None
     over: Model | None = None
     against_base: Change | None = None
@@ -302,7 +302,7 @@ class Scaled:
     target: str
     tuning: str | None
     task: str
-    shown: tuple[tuple[float, Shown | None], ...]
+    shown: tuple[tuple[float, ShownScore | None], ...]
 
 
 def scaled(reading: Reading, estimates: Estimates) -> list[Scaled]:

@@ -36,7 +36,7 @@ _WHICH = {"bases": "barrier of bases", "tuned": "barrier of tuned", "transferred
 
 
 @dataclass(frozen=True)
-class Point:
+class PairPoint:
     """One pair of versions: a predictor's value, and how much of the target's gain Δ recovered."""
 
     source: str
@@ -53,7 +53,7 @@ class Scatter:
 
     predictor: str
     task: str
-    points: tuple[Point, ...]
+    points: tuple[PairPoint, ...]
     rank_correlation: float | None
 
 
@@ -117,7 +117,9 @@ def scatters(reading: Reading, estimates: Estimates) -> list[Scatter]:
             for model, gain in gains.items():
                 x = _of(values[predictor], model)
                 if x:
-                    points.append(Point(str(model.source), model.target, model.tuning, float(np.mean(x)), gain, len(x)))
+                    points.append(
+                        PairPoint(str(model.source), model.target, model.tuning, float(np.mean(x)), gain, len(x))
+                    )
             if len(points) >= 2:
                 found.append(Scatter(predictor, task, tuple(points), rank_correlation(points)))
     # Versions apart is the rival to beat: it says nothing by itself.
@@ -169,7 +171,7 @@ def distances(reading: Reading) -> list[Apart]:
     return found
 
 
-def rank_correlation(points: Sequence[Point]) -> float | None:
+def rank_correlation(points: Sequence[PairPoint]) -> float | None:
     """Spearman's; None for fewer than four points, or where one side is all the same."""
     if len(points) < 4:
         return None

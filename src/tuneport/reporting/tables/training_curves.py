@@ -23,7 +23,7 @@ _RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """A model after so many steps."""
 
     step: int
@@ -38,9 +38,9 @@ class Curve:
     """One start on its way; `to_match` is the first step at which it is as good as plain fine-tuning's end."""
 
     model: Model
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
     to_match: int | None = None
-    peak: Point | None = None
+    peak: CurvePoint | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Panel:
     share: bool
     higher_is_better: bool
     curves: tuple[Curve, ...]
-    reference: Point | None
+    reference: CurvePoint | None
     gains: bool  # whether plain fine-tuning gains anything on this task; where it does not there is nothing to match
 
 
@@ -106,14 +106,14 @@ def _curve(model: Model, runs: Sequence[Run], task: str) -> Curve:
     return Curve(model, tuple(_point(step, by_step[step], task) for step in sorted(by_step)))
 
 
-def _point(step: int, runs: Sequence[Run], task: str) -> Point:
+def _point(step: int, runs: Sequence[Run], task: str) -> CurvePoint:
     by_family: dict[int | None, list[Score]] = defaultdict(list)
     for run in runs:
         by_family[run.family].append(run.scores[task])
     means = [float(np.mean([score.value for score in scores])) for scores in by_family.values()]
     first = runs[0].scores[task]
     interval = interval_of(first) if len(runs) == 1 else _interval(list(by_family.values()), step)
-    return Point(step, float(np.mean(means)), interval, first.n, len(runs))
+    return CurvePoint(step, float(np.mean(means)), interval, first.n, len(runs))
 
 
 def _interval(families: Sequence[Sequence[Score]], step: int) -> tuple[float, float] | None:
@@ -137,7 +137,7 @@ def _interval(families: Sequence[Sequence[Score]], step: int) -> tuple[float, fl
     return (max(0.0, low), min(1.0, high)) if first.is_share else (low, high)
 
 
-def _judged(curve: Curve, reference: Point | None, gains: bool, higher_is_better: bool) -> Curve:
+def _judged(curve: Curve, reference: CurvePoint | None, gains: bool, higher_is_better: bool) -> Curve:
     points = _values(curve)
     to_match = following.steps_to_match(points, reference.value, higher_is_better) if reference and gains else None
     place = following.peak(points, higher_is_better)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tuneport.reporting.tables.estimates import Change, Shown
+from tuneport.reporting.tables.estimates import Change, ShownScore
 from tuneport.statistics import Estimate
 
 DASH = "–"
@@ -36,7 +36,7 @@ def span(interval: Interval | None, share: bool, sign: bool = False) -> str:
     return f"[{say(interval[0], share)}, {say(interval[1], share)}]"
 
 
-def with_unit(shown: Shown) -> str:
+def with_unit(shown: ShownScore) -> str:
     """A value as it stands in a sentence: 77.1 % [74.8, 79.3]."""
     share = shown.score.is_share
     return f"{number(shown.value, share)}{PER_CENT if share else ''} {span(shown.interval, share)}".rstrip()

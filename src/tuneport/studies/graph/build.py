@@ -13,8 +13,8 @@ from tuneport.results.schema import BASE, DIRECT, ITERATIVE, START, THEN_TUNED, 
 from tuneport.studies.declared import Pair, Study
 from tuneport.studies.graph.graph import Graph
 from tuneport.studies.graph.inputs import Inputs
-from tuneport.studies.graph.steps import Builder, Model
-from tuneport.studies.graph.study_models import Run, result_row
+from tuneport.studies.graph.steps import Builder, StudyModel
+from tuneport.studies.graph.study_models import PaperModels, result_row
 
 BEYOND = 1.5  # how far along target + α·Δ the loss is followed
 
@@ -25,7 +25,7 @@ def build(study: Study, inputs: Inputs) -> Graph:
     for family in study.families:
         _bases(builder, family)
         for seed in study.seeds:
-            run = Run(builder, family, seed)
+            run = PaperModels(builder, family, seed)
             _fine_tunings(run)
             _transfers(run)
             _transfers_then_tunings(run)
@@ -44,7 +44,7 @@ def _bases(builder: Builder, family: int | None) -> None:
             builder.ask(base, evaluation, [result_row(BASE, None, base, "")])
 
 
-def _fine_tunings(run: Run) -> None:
+def _fine_tunings(run: PaperModels) -> None:
     """FT(M_i), for every version that has or can have one."""
     for version in run.study.versions:
         for tuning in run.study.tuning_names:
@@ -53,7 +53,7 @@ def _fine_tunings(run: Run) -> None:
                 run.evaluate(tuned, TUNED, None, tuning)
 
 
-def _transfers(run: Run) -> None:
+def _transfers(run: PaperModels) -> None:
     """M_i + Δ_j (sections 2 to 4), and M_i + α·Δ_j."""
     for source, target in run.study.doing.transfer:
         for tuning in run.tunings_of(source):
@@ -62,7 +62,7 @@ def _transfers(run: Run) -> None:
                 run.evaluate(moved, TRANSFER, source, tuning, scale=scale)
 
 
-def _transfers_then_tunings(run: Run) -> None:
+def _transfers_then_tunings(run: PaperModels) -> None:
     """FT(M_i + Δ_j) (section 5), and the same at a reduced rate, told apart."""
     for source, target in run.study.doing.transfer_then_tune:
         for tuning in run.trainable_of(source):
@@ -71,7 +71,7 @@ def _transfers_then_tunings(run: Run) -> None:
                 run.evaluate(tuned, THEN_TUNED, source, tuning, rate=rate)
 
 
-def _recyclings(run: Run) -> None:
+def _recyclings(run: PaperModels) -> None:
     """Algorithm 1 along each chain, iteratively, and directly from FT(M_{i−1})."""
     for chain in chains(run.study.doing.recycle):
         for tuning in run.trainable_of(chain[0]):
@@ -82,8 +82,8 @@ def _recyclings(run: Run) -> None:
 
 
 def _directly(
-    run: Run, before: str, version: str, tuning: str, total: int | None
-) -> Iterator[tuple[Model, int | None]]:
+    run: PaperModels, before: str, version: str, tuning: str, total: int | None
+) -> Iterator[tuple[StudyModel, int | None]]:
     """Direct recycling for the paper's steps, and until as many (here given) went into it in all as into the iterative one."""
     direct = run.recycle_directly(before, version, tuning)
     yield direct, None
@@ -91,7 +91,7 @@ def _directly(
         yield run.recycle_directly(before, version, tuning, total), total
 
 
-def algorithm_1(run: Run, chain: tuple[str, ...], tuning: str) -> Iterator[tuple[str, str, Model]]:
+def algorithm_1(run: PaperModels, chain: tuple[str, ...], tuning: str) -> Iterator[tuple[str, str, StudyModel]]:
     """M*_2 … M*_n of Algorithm 1, each with the version before and its own; M*_1 is FT(M_1)."""
     starred = run.tuned(chain[0], tuning)  # line 4
     assert starred is not None, "the file was checked"
@@ -103,7 +103,7 @@ def algorithm_1(run: Run, chain: tuple[str, ...], tuning: str) -> Iterator[tuple
         yield before, version, starred
 
 
-def _same_totals(run: Run) -> None:
+def _same_totals(run: PaperModels) -> None:
     """FT(M_i) for as many steps as went into each model that was fine-tuned from a transferred start, in all."""
     if not run.study.doing.same_total:
         return
@@ -113,7 +113,7 @@ def _same_totals(run: Run) -> None:
             run.evaluate(longer, TUNED, None, tuning, steps=steps)
 
 
-def _paths(run: Run) -> None:
+def _paths(run: PaperModels) -> None:
     """Loss on the straight line between two versions, their tuned models, and a transferred and a tuned one."""
     lines = run.study.lines
     for source, target in run.study.doing.paths:
@@ -131,7 +131,7 @@ def _paths(run: Run) -> None:
                 run.path(moved, tuned_target, lines.data, "transferred to tuned", (source, target), tuning)
 
 
-def _distances(run: Run) -> None:
+def _distances(run: PaperModels) -> None:
     """‖M_i − M_j‖, ‖Δ_i‖ and the cosine of Δ_i and Δ_j."""
     for source, target in run.study.doing.distances:
         a, b = _in_order(run.study, source, target)

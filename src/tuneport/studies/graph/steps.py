@@ -36,7 +36,7 @@ Thing = Parent | Outside
 
 
 @dataclass(frozen=True)
-class Model:
+class StudyModel:
     """A model of the study: its name in the paper's words, where it comes from, and what went into it."""
 
     name: str
@@ -107,12 +107,12 @@ class Builder:
             self._families[recipe, family] = made
         return Parent(self._families[recipe, family], part)
 
-    def base(self, version: str, family: int | None) -> Model:
+    def base(self, version: str, family: int | None) -> StudyModel:
         """M_i."""
         thing = self.model(self.study.version(version).model, family)
-        return Model(version, version, thing, family)
+        return StudyModel(version, version, thing, family)
 
-    def ask(self, model: Model, evaluation: Evaluation | None, results: list[dict[str, Any]]) -> None:
+    def ask(self, model: StudyModel, evaluation: Evaluation | None, results: list[dict[str, Any]]) -> None:
         """Score a model; with `loss`, measure its answers' loss too."""
         if evaluation is None:
             return
@@ -123,7 +123,7 @@ class Builder:
 
     def score(
         self,
-        model: Model,
+        model: StudyModel,
         tasks: tuple[str, ...],
         settings: Mapping[str, Any],
         suite: str | None,

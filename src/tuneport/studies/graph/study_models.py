@@ -11,14 +11,14 @@ from typing import Any
 from tuneport.results.schema import BASE, FURTHER
 from tuneport.studies.declared import Evaluation, Pair, Study, Tuning
 from tuneport.studies.graph.graph import Parent
-from tuneport.studies.graph.steps import Builder, Model, Taking, apart
+from tuneport.studies.graph.steps import Builder, StudyModel, Taking, apart
 from tuneport.tuning.recipes import parse_lora, recipe_of
 
 CARRIED_LOSS = "bfloat16"  # what carrying Δ in it would have lost is measured (section 6 says nothing of dtypes)
 
 
 @dataclass(frozen=True)
-class Run:
+class PaperModels:
     """One family and one seed of the fine-tuning: the models of the paper by name."""
 
     builder: Builder
@@ -61,17 +61,17 @@ class Run:
     def _of(self, model: str, tuning: str) -> str:
         return model if len(self.study.tuning_names) == 1 else f"{model}, {tuning}"
 
-    def base(self, version: str) -> Model:
+    def base(self, version: str) -> StudyModel:
         """M_i, of this family."""
         return self.builder.base(version, self.family)
 
-    def tuned(self, version: str, tuning: str) -> Model | None:
+    def tuned(self, version: str, tuning: str) -> StudyModel | None:
         """FT(M): what is there already, or what [tune] makes of M; None where there is neither."""
         found = self.study.version(version)
         name = f"FT({self._of(version, tuning)})"
         if tuning in found.tuned:
             thing = self.builder.model(found.tuned[tuning], self.family)
-            return Model(name, version, thing, self.family, None, None, None)
+            return StudyModel(name, version, thing, self.family, None, None, None)
         if found.target_only or self.study.tuning(tuning) is None:
             return None
         return self._tuned(version, tuning, name, None)
@@ -84,11 +84,11 @@ class Run:
         earlier = None if declared.after is None else self.tuned(version, declared.after)
         return earlier is None or earlier.steps_total is not None
 
-    def fine_tune_base(self, version: str, tuning: str, steps: int) -> Model:
+    def fine_tune_base(self, version: str, tuning: str, steps: int) -> StudyModel:
         """FT(M) for another number of steps."""
         return self._tuned(version, tuning, f"FT({self._of(version, tuning)}) for {steps} steps", steps)
 
-    def _tuned(self, version: str, tuning: str, name: str, steps: int | None) -> Model:
+    def _tuned(self, version: str, tuning: str, name: str, steps: int | None) -> StudyModel:
         declared = self.study.tuning(tuning)
         assert declared is not None
         start = self.base(version)
@@ -101,7 +101,9 @@ class Run:
                 steps -= earlier.steps_total
         return self.fine_tune(start, tuning, name, steps=steps)
 
-    def fine_tune(self, start: Model, tuning: str, name: str, *, steps: int | None = None, rate: float = 1.0) -> Model:
+    def fine_tune(
+        self, start: StudyModel, tuning: str, name: str, *, steps: int | None = None, rate: float = 1.0
+    ) -> StudyModel:
         """FT(start), with the paper's schedule from its beginning; `rate` is a part of the learning rate."""
         declared = self.study.tuning(tuning)
         assert declared is not None
@@ -141,16 +143,16 @@ class Run:
             None if before is None or recipe.steps is None else before + recipe.steps
             for before in (start.steps_total, start.steps_on_target)
         )
-        return Model(name, start.version, Parent(made), self.family, self.seed, total, here)
+        return StudyModel(name, start.version, Parent(made), self.family, self.seed, total, here)
 
-    def transfer(self, source: str, target: str, tuning: str, scale: float = 1.0) -> Model:
+    def transfer(self, source: str, target: str, tuning: str, scale: float = 1.0) -> StudyModel:
         """M_target + α·Δ_source."""
         tuned = self.tuned(source, tuning)
         assert tuned is not None, "the file was checked"
         factor = "" if scale == 1 else f"{scale:g}·"
         return self.plus_delta(source, tuned, target, f"{target} + {factor}{self.delta(source, tuning)}", scale)
 
-    def plus_delta(self, source: str, tuned: Model, target: str, name: str, scale: float = 1.0) -> Model:
+    def plus_delta(self, source: str, tuned: StudyModel, target: str, name: str, scale: float = 1.0) -> StudyModel:
         """M_target + α·(tuned − M_source)."""
         onto = self.base(target)
         taking = Taking(self.builder, self.family)
@@ -159,15 +161,15 @@ class Run:
         choices = {"scale": scale, "dtype": self._carried, "settings": dict(self.study.transferring)}
         about = {"model": name, "before": tuned.steps_total}
         made = taking.step("transfer", self._named(f"transfer {name}", tuned.seed), choices, about)
-        return Model(name, target, Parent(made), self.family, tuned.seed, tuned.steps_total)
+        return StudyModel(name, target, Parent(made), self.family, tuned.seed, tuned.steps_total)
 
-    def transfer_then_tune(self, source: str, target: str, tuning: str, rate: float = 1.0) -> Model:
+    def transfer_then_tune(self, source: str, target: str, tuning: str, rate: float = 1.0) -> StudyModel:
         """FT(M_target + Δ_source)."""
         start = self.transfer(source, target, tuning)
         slower = "" if rate == 1 else f" at {rate:g} of the rate"
         return self.fine_tune(start, tuning, f"{start.name} → FT{slower}", rate=rate)
 
-    def recycle_directly(self, before: str, version: str, tuning: str, steps_total: int | None = None) -> Model:
+    def recycle_directly(self, before: str, version: str, tuning: str, steps_total: int | None = None) -> StudyModel:
         """FT(M_i + Δ^dir), where Δ^dir = FT(M_{i−1}) − M_{i−1}; until `steps_total` went into it in all, if given."""
         tuned = self.tuned(before, tuning)
         assert tuned is not None, "the file was checked"
@@ -178,14 +180,14 @@ class Run:
         steps = steps_total - start.steps_total
         return self.fine_tune(start, tuning, f"{start.name} → FT, {steps_total} steps in all", steps=steps)
 
-    def evaluate(self, model: Model, kind: str, source: str | None, tuning: str, **more: Any) -> None:
+    def evaluate(self, model: StudyModel, kind: str, source: str | None, tuning: str, **more: Any) -> None:
         """Score a model on what its tuning is asked."""
         if kind in FURTHER and model.steps_total is not None:
             self.totals.append((model.version, tuning, model.steps_total))
         result = result_row(kind, source, model, tuning, **more)
         self.builder.ask(model, self.study.evaluation(tuning), [result])
 
-    def rounding(self, base: str, tuned: Model) -> None:
+    def rounding(self, base: str, tuned: StudyModel) -> None:
         """What carrying Δ through bfloat16 would have lost."""
         taking = Taking(self.builder, self.family)
         taking.take("base", self.base(base).thing)
@@ -197,8 +199,8 @@ class Run:
 
     def path(
         self,
-        a: Model,
-        b: Model,
+        a: StudyModel,
+        b: StudyModel,
         data: tuple[str, ...],
         which: str,
         pair: Pair,
@@ -253,7 +255,7 @@ class Run:
         return self.builder.named(name, seed, self.family)
 
 
-def result_row(kind: str, source: str | None, model: Model, tuning: str, **more: Any) -> dict[str, Any]:
+def result_row(kind: str, source: str | None, model: StudyModel, tuning: str, **more: Any) -> dict[str, Any]:
     """What a scored model is, for results.json."""
     return {
         "kind": kind,

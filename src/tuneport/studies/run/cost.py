@@ -43,7 +43,7 @@ class _Size:
     bytes_each: float | None
 
 
-class Estimates:
+class CostEstimates:
     """Costs of the steps of one study."""
 
     def __init__(self, study: Study, graph: Graph) -> None:

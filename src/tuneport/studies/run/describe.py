@@ -12,7 +12,7 @@ from tuneport.studies.file.study_file import read_study
 from tuneport.studies.graph import inputs
 from tuneport.studies.graph.build import build
 from tuneport.studies.graph.graph import Graph
-from tuneport.studies.run.cost import Estimates
+from tuneport.studies.run.cost import CostEstimates
 from tuneport.studies.run.planning import Planned, chosen, of_families, plan
 from tuneport.studies.run.store_at import open_own
 
@@ -35,7 +35,7 @@ def rehearse(
 
 def forecast(study: Study, graph: Graph, planned: Sequence[Planned]) -> dict[str, Any]:
     """The dry run as JSON."""
-    estimates = Estimates(study, graph)
+    estimates = CostEstimates(study, graph)
     waiting = [one.step for one in planned if one.state != "done"]
     return {
         "study": study.name,
