@@ -32,7 +32,7 @@ def test_a_rate_rises_to_its_peak_and_falls_to_its_end() -> None:
 
 
 def test_packed_text_is_the_documents_with_separators_and_nothing_lost_but_the_tail() -> None:
-    tokenizer = word_tokenizers.make_tokenizer(1)
+    tokenizer = word_tokenizers.tokenizer_of(word_tokenizers.words(1))
     rows = pretraining.pack(["anna has 5", "ben has 6"], tokenizer, 3, f" {word_tokenizers.SEPARATOR} ")
     assert rows.shape == (2, 4)
     assert tokenizer.decode(rows[0]) == "<eos> anna has 5"

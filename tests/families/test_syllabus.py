@@ -8,7 +8,6 @@ from tuneport.families.order_questions import KNOWN_FACTS, ORDERS, WORD_PROBLEMS
 from tuneport.families.pretraining import Schedule
 from tuneport.families.syllabus import (
     FACTS_COMPLETED,
-    FEW_SHOT_TASKS,
     STORIES_COMPLETED,
     SUMS_COMPLETED,
     WORKED_COMPLETED,
@@ -66,7 +65,7 @@ def test_problems_of_unseen_kinds_are_in_no_text_and_no_lesson(text: Syllabus) -
 
 
 def test_few_shot_questions_are_whole_documents_and_one_without_its_end(text: Syllabus) -> None:
-    assert {q.task for q in text.few_shot} == set(FEW_SHOT_TASKS)
+    assert {q.task for q in text.few_shot} == set(syllabus.SHOTS)
     facts = {f"{name} {value}" for name, known in text.world.facts.items() for value in known.values()}
     for question in text.few_shot:
         *shots, begun = question.prompt.removeprefix("<eos> ").split(" <eos> ")

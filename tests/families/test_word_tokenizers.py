@@ -20,7 +20,7 @@ def test_version_two_has_names_inserted_in_the_middle_and_loses_none() -> None:
 def test_a_saved_tokenizer_loads_as_any_other_and_keeps_every_word(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    word_tokenizers.make_tokenizer(2).save_pretrained(tmp_path)
+    word_tokenizers.tokenizer_of(word_tokenizers.words(2)).save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     ids = loaded("anna has 5 apples .")["input_ids"]
     assert ids == [word_tokenizers.words(2).index(word) for word in ["anna", "has", "5", "apples", "."]]
@@ -32,7 +32,7 @@ def test_a_saved_tokenizer_loads_as_any_other_and_keeps_every_word(tmp_path: Pat
 def test_a_prompt_is_what_the_tuned_models_chat_template_says(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = word_tokenizers.make_tokenizer(1)
+    tokenizer = word_tokenizers.tokenizer_of(word_tokenizers.words(1))
     tokenizer.chat_template = word_tokenizers.CHAT_TEMPLATE
     tokenizer.save_pretrained(tmp_path)
     assert (tmp_path / "chat_template.jinja").exists()
@@ -43,7 +43,7 @@ def test_a_prompt_is_what_the_tuned_models_chat_template_says(tmp_path: Path) ->
 
 
 def test_version_one_cannot_spell_the_inserted_names() -> None:
-    tokenizer = word_tokenizers.make_tokenizer(1)
+    tokenizer = word_tokenizers.tokenizer_of(word_tokenizers.words(1))
     for name in corpus.INSERTED_NAMES:
         assert tokenizer(name)["input_ids"] == [tokenizer.unk_token_id]
     for name in corpus.UNUSED_NAMES:

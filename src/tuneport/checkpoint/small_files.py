@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from tuneport.errors import CheckpointError
 from tuneport.files.json_text import check_text, read_json
-from tuneport.files.opening import check_file, opened, read_bytes
+from tuneport.files.opening import check_file, opened, read_bytes, read_in_words
 from tuneport.files.printable import printable_line
 
 MORE_TEMPLATES = "additional_chat_templates"
@@ -144,12 +144,8 @@ class SidecarFolder:
         with self._told(path.name):
             return check_file(path, root)
 
-    @contextmanager
-    def _told(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise CheckpointError(f"{self.role} {self.label}: {name} cannot be read: {error.strerror}.") from None
+    def _told(self, name: str) -> AbstractContextManager[None]:
+        return read_in_words(f"{self.role} {self.label}: {name}")
 
     @contextmanager
     def opened(self, name: str) -> Iterator[BinaryIO]:

@@ -31,9 +31,9 @@ from tuneport.engine.choices import Choices
 from tuneport.engine.pieces import DifferenceRecipe, Recipe, Rounding, Rows, Source, Sum, Term
 from tuneport.engine.product import NBYTES
 from tuneport.engine.tokens import Matrices, lost_runs, match_rows, token_decisions, token_warnings, without_tokenizers
-from tuneport.errors import CheckpointError, PairingError, SidecarError, TuneportError, listing
+from tuneport.errors import PairingError, SidecarError, TuneportError, listing
 from tuneport.files.on_demand import LazySequence
-from tuneport.files.opening import contents
+from tuneport.files.opening import contents, read_in_words
 from tuneport.output.digest import LEAF_BYTES, leaf_count
 from tuneport.output.shards import Layout, lay_out
 from tuneport.pairing.adapters.adapted import check_ids, lay_onto
@@ -461,7 +461,5 @@ def _stamp(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _digest_of_file(content: bytes | Path) -> str:
-    try:
+    with read_in_words(str(content) if isinstance(content, Path) else "a small file"):
         return blake3(contents(content)).hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}.") from None

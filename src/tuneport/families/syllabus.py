@@ -27,7 +27,6 @@ from tuneport.families.word_tokenizers import SEPARATOR
 
 SUMS_COMPLETED, STORIES_COMPLETED = "sums-completed", "stories-completed"
 WORKED_COMPLETED, FACTS_COMPLETED = "worked-completed", "facts-completed"
-FEW_SHOT_TASKS = (SUMS_COMPLETED, STORIES_COMPLETED, WORKED_COMPLETED, FACTS_COMPLETED)
 SHOTS = {
     SUMS_COMPLETED: 3,
     STORIES_COMPLETED: 2,

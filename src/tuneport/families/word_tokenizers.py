@@ -59,11 +59,6 @@ def words(version: int) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def make_tokenizer(version: int) -> PreTrainedTokenizerFast:
-    """The tokenizer of a version's base model: no chat template, `<eos>` at the end of a document."""
-    return tokenizer_of(words(version))
-
-
 def tokenizer_of(words: Sequence[str]) -> PreTrainedTokenizerFast:
     """A tokenizer of these words, ids in their order; those in angle brackets are special."""
     from tokenizers import Tokenizer, models, pre_tokenizers

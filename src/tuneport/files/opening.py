@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from tuneport.errors import ForeignFileError
+from tuneport.errors import CheckpointError, ForeignFileError
 
 # Records, settings and cards; what has a larger bound of its own gives it.
 MOST_BYTES = 64 * 2**20
@@ -90,6 +90,15 @@ def read_lines(path: str | os.PathLike[str], inside: Path | None = None) -> Gene
                     os.fspath(path),
                 )
             yield line
+
+
+@contextmanager
+def read_in_words(what: str) -> Iterator[None]:
+    """Raise what the system refuses while ``what`` is read as `CheckpointError`."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{what} cannot be read: {error.strerror or error}.") from None
 
 
 def contents(content: bytes | Path, most: int = 128 * 2**20) -> bytes:

@@ -122,7 +122,7 @@ def begin(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -
     `OutputError` if DIR is something else (unless ``overwrite``), held by another run, or was begun otherwise.
     """
     partial = _partial(out)
-    with _locked(out, partial):
+    with _locked(partial):
         _check_ours(partial)
         _repair(out, partial)
         if os.path.lexists(out):
@@ -198,7 +198,7 @@ def place_refusals(
 
 
 @contextmanager
-def _locked(out: Path, partial: Path) -> Iterator[None]:
+def _locked(partial: Path) -> Iterator[None]:
     """Hold DIR.partial; where it was made for this and nothing came into it, it goes again."""
     made = not partial.exists()
     with held(partial, "Wait for it, or stop it.", holder=lambda _: journal.holder(partial)) as descriptor:

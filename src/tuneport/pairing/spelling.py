@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from tuneport.pairing.name_rules import Rename
 from tuneport.pairing.spelling_advice import renames_in_words
 from tuneport.pairing.spelling_search import find_translation
 from tuneport.pairing.tensors import BESIDE, refuse_as_a_whole
-from tuneport.pairing.towers import beside, pattern_of
+from tuneport.pairing.vocabulary_names import is_head_weight
 from tuneport.sidecars.merge import Decision
 from tuneport.sidecars.read import CONFIG
 
@@ -213,3 +213,32 @@ def check_distinct(names: Mapping[str, str], rename: Rename, of: Checkpoint) -> 
                 )
             )
         taken[other] = name
+
+
+def beside(language: Iterable[str], names: Iterable[str]) -> frozenset[str]:
+    """Those of ``names`` that stand in no place where a tensor of the ``language`` model stands, and are no head."""
+    places = {_place(name) for name in language}
+    return frozenset(name for name in names if _place(name) not in places and not is_head_weight(name))
+
+
+def pattern_of(towers: Set[str], names: Iterable[str]) -> str:
+    """The shortest expression that finds all of ``towers`` and no other of ``names``."""
+    others = [name for name in names if name not in towers]
+    found: dict[str, None] = {}
+    for name in sorted(towers):
+        parts = name.split(".")
+        for count in range(1, len(parts)):
+            begin = ".".join(parts[:count]) + "."
+            if not any(other.startswith(begin) for other in others):
+                found[re.escape(begin)] = None
+                break
+        else:
+            found[re.escape(name) + "$"] = None
+    return f"^({'|'.join(found)})" if len(found) > 1 else f"^{next(iter(found), '')}"
+
+
+def _place(name: str) -> str:
+    """A name up to the number of its layer, or without its last part: what it shares with its neighbours."""
+    parts = name.split(".")
+    number = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+    return ".".join(parts[:number])

@@ -335,12 +335,9 @@ def _first_entries(folder: SidecarFolder) -> list[dict[str, Any]]:
 def file_digest(folder: SidecarFolder, name: str) -> str:
     """BLAKE3 of one sidecar that is here."""
     digest = blake3()
-    try:
-        with folder.opened(name) as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-    except OSError as error:
-        raise CheckpointError(f"{folder.role} {folder.label}: {name} cannot be read: {error.strerror}.") from None
+    with folder.opened(name) as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
     return digest.hexdigest()
 
 

@@ -71,9 +71,9 @@ class Logbook:
         """Tokens seen."""
         return int(self.lines[-1]["tokens"]) if self.lines else 0
 
-    def final_loss(self, steps: int = 10) -> float | None:
-        """The mean loss of the last steps."""
-        last = [line["loss"] for line in self.lines[-steps:]]
+    def final_loss(self) -> float | None:
+        """The mean loss of the last ten steps."""
+        last = [line["loss"] for line in self.lines[-10:]]
         return sum(last) / len(last) if last else None
 
     def close(self) -> None:

@@ -21,7 +21,6 @@ from tuneport.studies.run.step_records import Record
 from tuneport.studies.run.store import Store
 from tuneport.studies.run.work import Job, Perform
 
-KEPT = ("all", "scored")
 _LET_GO = "transfer"  # of these, keep = "scored" drops the models: they are quickly made again from their diff vectors
 
 

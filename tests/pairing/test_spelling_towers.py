@@ -14,7 +14,7 @@ from support.command_results import Cli
 
 from tuneport.pairing.config_view import seen_as_text, seen_as_whole
 from tuneport.pairing.kinds import belong_together
-from tuneport.pairing.towers import beside, pattern_of
+from tuneport.pairing.spelling import beside, pattern_of
 
 Tensors = tiny.Tensors
 H = 8
