@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -15,10 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tuneport.files.json_text import read_json
-from tuneport.files.opening import read_lines
 from tuneport.files.writing import write_whole
-from tuneport.tuning.logbook import Logbook
+from tuneport.tuning.logbook import Logbook, whole_lines
 from tuneport.tuning.prepare import Prepared
 from tuneport.tuning.recipes import Running
 from tuneport.tuning.team import Team
@@ -79,15 +76,5 @@ def _random_states_kept() -> Iterator[None]:
 
 def _add_to_curve(path: Path, line: dict[str, Any]) -> None:
     """The curve with this step's line; lines of the same or later steps, from a run that was killed, go."""
-    old = [_point(text) for text in read_lines(path, path.parent)] if os.path.lexists(path) else []
-    kept = [*(point for point in old if point is not None and point["step"] < line["step"]), line]
+    kept = [*(point for point in whole_lines(path, ("step",)) if point["step"] < line["step"]), line]
     write_whole(path, "".join(json.dumps(point) + "\n" for point in kept))
-
-
-def _point(text: bytes) -> dict[str, Any] | None:
-    """A line of the curve; None for one that is torn or damaged."""
-    try:
-        point = read_json(text)
-    except ValueError:
-        return None
-    return point if isinstance(point, dict) and isinstance(point.get("step"), int) else None

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class Logbook:
     def __init__(self, folder: Path, resumed: int, *, writes: bool) -> None:
         """Take back the lines of steps that will be done again."""
         self.path = folder / LOG
-        self.lines = [line for line in _lines(self.path) if line["step"] <= resumed]
+        self.lines = [line for line in whole_lines(self.path, _NUMBERS) if line["step"] <= resumed]
         last = self.lines[-1] if self.lines else {"tokens": 0, "seconds": 0.0}
         self._tokens, self._seconds = int(last["tokens"]), float(last["seconds"])
         self._started = time.perf_counter()
@@ -82,15 +83,15 @@ class Logbook:
             self._file.close()
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log, up to one that is torn or damaged."""
-    found = []
+def whole_lines(path: Path, numbers: Sequence[str]) -> list[dict[str, Any]]:
+    """The lines of a log, objects in which these fields are numbers, up to one that is torn or damaged."""
+    found: list[dict[str, Any]] = []
     for text in read_lines(path, path.parent) if os.path.lexists(path) else ():
         try:
             line = read_json(text)
         except ValueError:
             break
-        if not isinstance(line, dict) or not all(isinstance(line.get(name), int | float) for name in _NUMBERS):
+        if not isinstance(line, dict) or not all(isinstance(line.get(name), int | float) for name in numbers):
             break
         found.append(line)
     return found
