@@ -16,11 +16,12 @@ RECORD_FORMAT, RESULTS_FORMAT = "tuneport.record/1", "tuneport.results/1"
 
 BASE, TUNED, TRANSFER, THEN_TUNED = "base", "tuned", "transfer", "transfer-then-tune"
 ITERATIVE, DIRECT = "recycle-iterative", "recycle-direct"
-START = "recycle-start"  # M_i + Δ^iter before its fine-tuning: scored, and no model of the paper's tables
+# M_i + Δ^iter and M_i + Δ^dir before their fine-tuning: no models of the paper's tables.
+START, DIRECT_START = "recycle-start", "recycle-direct-start"
 FURTHER = (THEN_TUNED, ITERATIVE, DIRECT)  # fine-tuned from a transferred start
 DONE, FAILED, NOT_RUN, DROPPED = "done", "failed", "not run", "dropped"
 LOSS = ", loss"  # ends the name under which the loss of a task's answers stands beside the task itself
-_DELTA = {TRANSFER: "Δ", THEN_TUNED: "Δ", ITERATIVE: "Δiter", DIRECT: "Δdir", START: "Δiter"}
+_DELTA = {TRANSFER: "Δ", THEN_TUNED: "Δ", ITERATIVE: "Δiter", DIRECT: "Δdir", START: "Δiter", DIRECT_START: "Δdir"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Model:
             return f"FT({self.target}{of})" + ("" if self.steps is None else f" for {self.steps} steps")
         factor = "" if self.scale == 1 else f"{self.scale:g}·"
         added = f"{self.target} + {factor}{_DELTA.get(self.kind, 'Δ')}({self.source}{of})"
-        if self.kind in (TRANSFER, START):
+        if self.kind in (TRANSFER, START, DIRECT_START):
             return added
         return f"{added} → FT{self._at_rate}" + ("" if self.steps is None else f", {self.steps} steps in all")
 

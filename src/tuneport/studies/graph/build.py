@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from tuneport.results.schema import BASE, DIRECT, ITERATIVE, START, THEN_TUNED, TRANSFER, TUNED
+from tuneport.results.schema import ITERATIVE, START, TUNED, Model
 from tuneport.studies.declared import Pair, Study
 from tuneport.studies.graph.graph import Graph
 from tuneport.studies.graph.inputs import Inputs
@@ -41,7 +42,7 @@ def _bases(builder: Builder, family: int | None) -> None:
     for version in builder.study.versions:
         base = builder.base(version.name, family)
         for evaluation in builder.study.evaluations.values():
-            builder.ask(base, evaluation, [result_row(BASE, None, base, "")])
+            builder.ask(base, evaluation, [result_row(base)])
 
 
 def _fine_tunings(run: PaperModels) -> None:
@@ -50,7 +51,7 @@ def _fine_tunings(run: PaperModels) -> None:
         for tuning in run.study.tuning_names:
             tuned = run.tuned(version.name, tuning)
             if tuned is not None:
-                run.evaluate(tuned, TUNED, None, tuning)
+                run.evaluate(tuned)
 
 
 def _transfers(run: PaperModels) -> None:
@@ -58,8 +59,7 @@ def _transfers(run: PaperModels) -> None:
     for source, target in run.study.doing.transfer:
         for tuning in run.tunings_of(source):
             for scale in run.study.doing.scales:
-                moved = run.transfer(source, target, tuning, scale)
-                run.evaluate(moved, TRANSFER, source, tuning, scale=scale)
+                run.evaluate(run.transfer(source, target, tuning, scale))
 
 
 def _transfers_then_tunings(run: PaperModels) -> None:
@@ -67,8 +67,7 @@ def _transfers_then_tunings(run: PaperModels) -> None:
     for source, target in run.study.doing.transfer_then_tune:
         for tuning in run.trainable_of(source):
             for rate in run.rates:
-                tuned = run.transfer_then_tune(source, target, tuning, rate)
-                run.evaluate(tuned, THEN_TUNED, source, tuning, rate=rate)
+                run.evaluate(run.transfer_then_tune(source, target, tuning, rate))
 
 
 def _recyclings(run: PaperModels) -> None:
@@ -76,19 +75,17 @@ def _recyclings(run: PaperModels) -> None:
     for chain in chains(run.study.doing.recycle):
         for tuning in run.trainable_of(chain[0]):
             for before, version, iterative in algorithm_1(run, chain, tuning):
-                run.evaluate(iterative, ITERATIVE, before, tuning)
-                for direct, steps in _directly(run, before, version, tuning, iterative.steps_total):
-                    run.evaluate(direct, DIRECT, before, tuning, steps=steps)
+                run.evaluate(iterative)
+                for direct in _directly(run, before, version, tuning, iterative.steps_total):
+                    run.evaluate(direct)
 
 
-def _directly(
-    run: PaperModels, before: str, version: str, tuning: str, total: int | None
-) -> Iterator[tuple[StudyModel, int | None]]:
-    """Direct recycling for the paper's steps, and until as many (here given) went into it in all as into the iterative one."""
+def _directly(run: PaperModels, before: str, version: str, tuning: str, total: int | None) -> Iterator[StudyModel]:
+    """Direct recycling for the paper's steps, and until as many went into it in all as into the iterative one."""
     direct = run.recycle_directly(before, version, tuning)
-    yield direct, None
+    yield direct
     if run.study.doing.same_total and None not in (total, direct.steps_total) and total != direct.steps_total:
-        yield run.recycle_directly(before, version, tuning, total), total
+        yield run.recycle_directly(before, version, tuning, total)
 
 
 def algorithm_1(run: PaperModels, chain: tuple[str, ...], tuning: str) -> Iterator[tuple[str, str, StudyModel]]:
@@ -96,10 +93,10 @@ def algorithm_1(run: PaperModels, chain: tuple[str, ...], tuning: str) -> Iterat
     starred = run.tuned(chain[0], tuning)  # line 4
     assert starred is not None, "the file was checked"
     for before, version in itertools.pairwise(chain):  # line 5
-        carried = run.plus_delta(before, starred, version, f"{version} + {run.delta(before, tuning, 'iter')}")  # line 6
-        run.evaluate(carried, START, before, tuning)
+        carried = run.plus_delta(starred, Model(START, before, version, tuning))  # line 6
+        run.evaluate(carried)
         run.rounding(before, starred)
-        starred = run.fine_tune(carried, tuning, f"{carried.name} → FT")  # line 7
+        starred = run.fine_tune(carried, replace(carried.what, kind=ITERATIVE))  # line 7
         yield before, version, starred
 
 
@@ -109,8 +106,7 @@ def _same_totals(run: PaperModels) -> None:
         return
     for target, tuning, steps in list(dict.fromkeys(run.totals)):
         if run.can_be_tuned_longer(target, tuning):
-            longer = run.fine_tune_base(target, tuning, steps)
-            run.evaluate(longer, TUNED, None, tuning, steps=steps)
+            run.evaluate(run.fine_tune_base(Model(TUNED, None, target, tuning, steps=steps)))
 
 
 def _paths(run: PaperModels) -> None:
@@ -123,7 +119,7 @@ def _paths(run: PaperModels) -> None:
         for tuning in run.tunings_of(source) if lines.data else ():
             one, other = (run.tuned(name, tuning) for name in _in_order(run.study, source, target))
             if one is not None and other is not None:
-                run.path(one, other, lines.data, "tuned", (one.version, other.version), tuning)
+                run.path(one, other, lines.data, "tuned", (one.what.target, other.what.target), tuning)
             moved = run.transfer(source, target, tuning)
             run.path(run.base(target), moved, lines.data, "along Δ", (source, target), tuning, beyond=BEYOND)
             tuned_target = run.tuned(target, tuning)

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tuneport.families import catalogue
+from tuneport.results.schema import BASE, Model
 from tuneport.studies.declared import Evaluation, Study
 from tuneport.studies.graph.graph import Graph, Parent, Step
 from tuneport.studies.graph.inputs import LAB, Inputs, Outside
@@ -37,10 +38,10 @@ Thing = Parent | Outside
 
 @dataclass(frozen=True)
 class StudyModel:
-    """A model of the study: its name in the paper's words, where it comes from, and what went into it."""
+    """A model of the study: its name in the paper's words, what it is, where it comes from, and what went into it."""
 
     name: str
-    version: str
+    what: Model
     thing: Thing
     family: int | None
     seed: int | None = None
@@ -110,7 +111,7 @@ class Builder:
     def base(self, version: str, family: int | None) -> StudyModel:
         """M_i."""
         thing = self.model(self.study.version(version).model, family)
-        return StudyModel(version, version, thing, family)
+        return StudyModel(version, Model(BASE, None, version), thing, family)
 
     def ask(self, model: StudyModel, evaluation: Evaluation | None, results: list[dict[str, Any]]) -> None:
         """Score a model; with `loss`, measure its answers' loss too."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuneport.results.schema import BASE, FURTHER
+from tuneport.results.schema import DIRECT, DIRECT_START, FURTHER, THEN_TUNED, TRANSFER, TUNED, Model
 from tuneport.studies.declared import Evaluation, Pair, Study, Tuning
 from tuneport.studies.graph.graph import Parent
 from tuneport.studies.graph.steps import Builder, StudyModel, Taking, apart
@@ -54,12 +54,9 @@ class PaperModels:
         """Those of them that can be done."""
         return [name for name in self.tunings_of(version) if self.study.tuning(name) is not None]
 
-    def delta(self, source: str, tuning: str, which: str = "") -> str:
-        """How a diff vector is called."""
-        return f"Δ{which}({self._of(source, tuning)})"
-
-    def _of(self, model: str, tuning: str) -> str:
-        return model if len(self.study.tuning_names) == 1 else f"{model}, {tuning}"
+    def name(self, what: Model) -> str:
+        """What a model is called."""
+        return what.name(len(self.study.tuning_names) > 1)
 
     def base(self, version: str) -> StudyModel:
         """M_i, of this family."""
@@ -67,14 +64,13 @@ class PaperModels:
 
     def tuned(self, version: str, tuning: str) -> StudyModel | None:
         """FT(M): what is there already, or what [tune] makes of M; None where there is neither."""
-        found = self.study.version(version)
-        name = f"FT({self._of(version, tuning)})"
+        found, what = self.study.version(version), Model(TUNED, None, version, tuning)
         if tuning in found.tuned:
             thing = self.builder.model(found.tuned[tuning], self.family)
-            return StudyModel(name, version, thing, self.family, None, None, None)
+            return StudyModel(self.name(what), what, thing, self.family, None, None, None)
         if found.target_only or self.study.tuning(tuning) is None:
             return None
-        return self._tuned(version, tuning, name, None)
+        return self.fine_tune_base(what)
 
     def can_be_tuned_longer(self, version: str, tuning: str) -> bool:
         """Whether FT(M) can be made for another number of steps in all: by us, from the version or a stage of known steps."""
@@ -84,27 +80,21 @@ class PaperModels:
         earlier = None if declared.after is None else self.tuned(version, declared.after)
         return earlier is None or earlier.steps_total is not None
 
-    def fine_tune_base(self, version: str, tuning: str, steps: int) -> StudyModel:
-        """FT(M) for another number of steps."""
-        return self._tuned(version, tuning, f"FT({self._of(version, tuning)}) for {steps} steps", steps)
-
-    def _tuned(self, version: str, tuning: str, name: str, steps: int | None) -> StudyModel:
-        declared = self.study.tuning(tuning)
-        assert declared is not None
-        start = self.base(version)
-        if declared.after is not None:
-            earlier = self.tuned(version, declared.after)
+    def fine_tune_base(self, what: Model) -> StudyModel:
+        """FT(M), for another number of steps in all where it says so."""
+        declared, start, steps = self.study.tuning(str(what.tuning)), self.base(what.target), what.steps
+        if declared is not None and declared.after is not None:
+            earlier = self.tuned(what.target, declared.after)
             assert earlier is not None, "the file was checked"
             start = earlier
             if steps is not None:
                 assert earlier.steps_total is not None, "see can_be_tuned_longer"
                 steps -= earlier.steps_total
-        return self.fine_tune(start, tuning, name, steps=steps)
+        return self.fine_tune(start, what, steps)
 
-    def fine_tune(
-        self, start: StudyModel, tuning: str, name: str, *, steps: int | None = None, rate: float = 1.0
-    ) -> StudyModel:
-        """FT(start), with the paper's schedule from its beginning; `rate` is a part of the learning rate."""
+    def fine_tune(self, start: StudyModel, what: Model, steps: int | None = None) -> StudyModel:
+        """FT(start), with the paper's schedule from its beginning, at a part of the learning rate where it says so."""
+        tuning, name = str(what.tuning), self.name(what)
         declared = self.study.tuning(tuning)
         assert declared is not None
         settings = dict(declared.settings)
@@ -112,8 +102,8 @@ class PaperModels:
             settings["steps"] = steps
             settings.pop("epochs", None)
         recipe = recipe_of(declared.recipe, **settings, seed=self.seed)
-        if rate != 1:
-            recipe = replace(recipe, learning_rate=recipe.learning_rate * rate)
+        if what.rate != 1:
+            recipe = replace(recipe, learning_rate=recipe.learning_rate * what.rate)
         validation = self._validation(tuning) if declared.eval_every is not None else None
         taking = Taking(self.builder, self.family)
         taking.take("start", start.thing)
@@ -143,49 +133,47 @@ class PaperModels:
             None if before is None or recipe.steps is None else before + recipe.steps
             for before in (start.steps_total, start.steps_on_target)
         )
-        return StudyModel(name, start.version, Parent(made), self.family, self.seed, total, here)
+        return StudyModel(name, what, Parent(made), self.family, self.seed, total, here)
 
     def transfer(self, source: str, target: str, tuning: str, scale: float = 1.0) -> StudyModel:
         """M_target + α·Δ_source."""
-        tuned = self.tuned(source, tuning)
-        assert tuned is not None, "the file was checked"
-        factor = "" if scale == 1 else f"{scale:g}·"
-        return self.plus_delta(source, tuned, target, f"{target} + {factor}{self.delta(source, tuning)}", scale)
+        return self.plus_delta(self.tuned(source, tuning), Model(TRANSFER, source, target, tuning, scale))
 
-    def plus_delta(self, source: str, tuned: StudyModel, target: str, name: str, scale: float = 1.0) -> StudyModel:
+    def plus_delta(self, tuned: StudyModel | None, what: Model) -> StudyModel:
         """M_target + α·(tuned − M_source)."""
-        onto = self.base(target)
-        taking = Taking(self.builder, self.family)
-        for role, model in (("base", self.base(source)), ("tuned", tuned), ("target", onto)):
+        assert tuned is not None, "the file was checked"
+        taking, name = Taking(self.builder, self.family), self.name(what)
+        for role, model in (
+            ("base", self.base(str(what.source))),
+            ("tuned", tuned),
+            ("target", self.base(what.target)),
+        ):
             taking.take(role, model.thing)
-        choices = {"scale": scale, "dtype": self._carried, "settings": dict(self.study.transferring)}
+        choices = {"scale": what.scale, "dtype": self._carried, "settings": dict(self.study.transferring)}
         about = {"model": name, "before": tuned.steps_total}
         made = taking.step("transfer", self._named(f"transfer {name}", tuned.seed), choices, about)
-        return StudyModel(name, target, Parent(made), self.family, tuned.seed, tuned.steps_total)
+        return StudyModel(name, what, Parent(made), self.family, tuned.seed, tuned.steps_total)
 
     def transfer_then_tune(self, source: str, target: str, tuning: str, rate: float = 1.0) -> StudyModel:
         """FT(M_target + Δ_source)."""
         start = self.transfer(source, target, tuning)
-        slower = "" if rate == 1 else f" at {rate:g} of the rate"
-        return self.fine_tune(start, tuning, f"{start.name} → FT{slower}", rate=rate)
+        return self.fine_tune(start, replace(start.what, kind=THEN_TUNED, rate=rate))
 
     def recycle_directly(self, before: str, version: str, tuning: str, steps_total: int | None = None) -> StudyModel:
         """FT(M_i + Δ^dir), where Δ^dir = FT(M_{i−1}) − M_{i−1}; until `steps_total` went into it in all, if given."""
-        tuned = self.tuned(before, tuning)
-        assert tuned is not None, "the file was checked"
-        start = self.plus_delta(before, tuned, version, f"{version} + {self.delta(before, tuning, 'dir')}")
+        start = self.plus_delta(self.tuned(before, tuning), Model(DIRECT_START, before, version, tuning))
+        what = replace(start.what, kind=DIRECT, steps=steps_total)
         if steps_total is None:
-            return self.fine_tune(start, tuning, f"{start.name} → FT")
+            return self.fine_tune(start, what)
         assert start.steps_total is not None, "steps can be counted"
-        steps = steps_total - start.steps_total
-        return self.fine_tune(start, tuning, f"{start.name} → FT, {steps_total} steps in all", steps=steps)
+        return self.fine_tune(start, what, steps_total - start.steps_total)
 
-    def evaluate(self, model: StudyModel, kind: str, source: str | None, tuning: str, **more: Any) -> None:
+    def evaluate(self, model: StudyModel) -> None:
         """Score a model on what its tuning is asked."""
-        if kind in FURTHER and model.steps_total is not None:
-            self.totals.append((model.version, tuning, model.steps_total))
-        result = result_row(kind, source, model, tuning, **more)
-        self.builder.ask(model, self.study.evaluation(tuning), [result])
+        what = model.what
+        if what.kind in FURTHER and model.steps_total is not None:
+            self.totals.append((what.target, str(what.tuning), model.steps_total))
+        self.builder.ask(model, self.study.evaluation(str(what.tuning)), [result_row(model)])
 
     def rounding(self, base: str, tuned: StudyModel) -> None:
         """What carrying Δ through bfloat16 would have lost."""
@@ -255,23 +243,10 @@ class PaperModels:
         return self.builder.named(name, seed, self.family)
 
 
-def result_row(kind: str, source: str | None, model: StudyModel, tuning: str, **more: Any) -> dict[str, Any]:
+def result_row(model: StudyModel) -> dict[str, Any]:
     """What a scored model is, for results.json."""
-    return {
-        "kind": kind,
-        "name": model.name,
-        "source": source,
-        "target": model.version,
-        "tuning": None if kind == BASE else tuning,
-        "scale": 1.0,
-        "rate": 1.0,
-        "steps": None,  # fine-tuned until as many went into it in all, where that is not the study's own number
-        "family": model.family,
-        "seed": model.seed,
-        "steps_total": model.steps_total,
-        "steps_on_target": model.steps_on_target,
-        **more,
-    }
+    names = ("family", "seed", "steps_total", "steps_on_target")
+    return {"name": model.name, **vars(model.what), **{name: getattr(model, name) for name in names}}
 
 
 def _running(tuning: Tuning, validation: Evaluation | None) -> dict[str, Any]:
