@@ -17,6 +17,7 @@ from support import tiny_scored
 import tuneport
 from tuneport.errors import OutputError
 from tuneport.results.outcomes import Outcome, TaskResult
+from tuneport.results.schema import EVALUATION_FORMAT
 from tuneport.scoring import run
 from tuneport.scoring.keeping import already_done, examples_file, keeping
 
@@ -69,7 +70,7 @@ def test_a_killed_run_leaves_nothing_that_looks_whole_and_goes_on_where_it_stopp
 def test_what_is_kept_of_another_plan_is_refused_with_the_field_or_thrown_away_when_overwriting(
     tmp_path: Path,
 ) -> None:
-    out, plan = tmp_path / "o.json", {"format": run.FORMAT}
+    out, plan = tmp_path / "o.json", {"format": EVALUATION_FORMAT}
     with keeping(out, plan | {"limit": 1}, overwrite=False) as kept:
         kept.put(0, 0, RESULT, ["warned"])
     with keeping(out, plan | {"limit": 1}, overwrite=False) as kept:
@@ -82,7 +83,9 @@ def test_what_is_kept_of_another_plan_is_refused_with_the_field_or_thrown_away_w
         assert kept.get(0, 0) is None
 
 
-@pytest.mark.parametrize("plan", [None, {"format": run.FORMAT, "limit": 1}, {"mine": 1}, {"format": run.FORMAT}])
+@pytest.mark.parametrize(
+    "plan", [None, {"format": EVALUATION_FORMAT, "limit": 1}, {"mine": 1}, {"format": EVALUATION_FORMAT}]
+)
 def test_what_lies_in_the_folder_and_is_of_no_run_stays(tmp_path: Path, plan: object) -> None:
     out, folder = tmp_path / "o.json", tmp_path / "o.json.partial"
     (folder / "notes").mkdir(parents=True)
@@ -91,14 +94,14 @@ def test_what_lies_in_the_folder_and_is_of_no_run_stays(tmp_path: Path, plan: ob
         (folder / "plan.json").write_text(json.dumps(plan))
     with (
         pytest.raises(OutputError, match=r"Move that away|another plan"),
-        keeping(out, {"format": run.FORMAT}, overwrite=True) as kept,
+        keeping(out, {"format": EVALUATION_FORMAT}, overwrite=True) as kept,
     ):
         kept.finish({}, iter([]))
     assert (folder / "notes" / "mine.txt").read_text() == "mine" and not out.exists()
 
 
 def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
-    out, mine, plan = tmp_path / "o.json", tmp_path / "mine.txt", {"format": run.FORMAT}
+    out, mine, plan = tmp_path / "o.json", tmp_path / "mine.txt", {"format": EVALUATION_FORMAT}
     mine.write_text("mine")
     with keeping(out, plan, overwrite=False) as kept:
         for name in ("examples.jsonl", "record.json.new", "000-000.json.new", "record.json"):
@@ -122,7 +125,7 @@ def test_a_second_run_at_the_same_place_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_file_that_is_no_record_is_never_touched_by_no_flag(tmp_path: Path, overwrite: bool) -> None:
-    out, record = tmp_path / "o.json", json.dumps({"plan": {"format": run.FORMAT}})
+    out, record = tmp_path / "o.json", json.dumps({"plan": {"format": EVALUATION_FORMAT}})
     for content in ("my notes", json.dumps([1]), json.dumps({"no": "plan"}), json.dumps({"plan": {"format": "x"}})):
         out.write_text(content)
         with pytest.raises(OutputError, match="is no record of an evaluation"):
@@ -146,7 +149,7 @@ def test_a_file_that_is_no_record_is_never_touched_by_no_flag(tmp_path: Path, ov
 
 
 def test_a_kill_between_the_two_renames_is_made_good(tmp_path: Path) -> None:
-    out, plan = tmp_path / "o.json", {"format": run.FORMAT}
+    out, plan = tmp_path / "o.json", {"format": EVALUATION_FORMAT}
     with keeping(out, plan, overwrite=False) as kept:
         (kept.folder / "record.json").write_text(json.dumps({"plan": plan}))
         examples_file(out).write_text("{}\n")
@@ -157,9 +160,9 @@ def test_a_kill_between_the_two_renames_is_made_good(tmp_path: Path) -> None:
     assert already_done(out, plan, overwrite=True) is None
 
 
-@pytest.mark.parametrize("left", [{}, {"000-000.json": "{}"}, {"plan.json": json.dumps({"format": run.FORMAT})}])
+@pytest.mark.parametrize("left", [{}, {"000-000.json": "{}"}, {"plan.json": json.dumps({"format": EVALUATION_FORMAT})}])
 def test_what_a_kill_at_the_very_end_left_goes_when_the_run_is_done(left: dict[str, str], tmp_path: Path) -> None:
-    out, plan = tmp_path / "o.json", {"format": run.FORMAT}
+    out, plan = tmp_path / "o.json", {"format": EVALUATION_FORMAT}
     with keeping(out, plan, overwrite=False) as kept:
         kept.finish({}, iter([]))
     folder = tmp_path / "o.json.partial"
@@ -167,7 +170,7 @@ def test_what_a_kill_at_the_very_end_left_goes_when_the_run_is_done(left: dict[s
     for name, content in left.items():
         (folder / name).write_text(content)
     assert already_done(out, plan, overwrite=False) is not None and not folder.exists()
-    for name, content in {"mine.txt": "x", "plan.json": json.dumps({"format": run.FORMAT, "limit": 1})}.items():
+    for name, content in {"mine.txt": "x", "plan.json": json.dumps({"format": EVALUATION_FORMAT, "limit": 1})}.items():
         folder.mkdir(exist_ok=True)
         (folder / name).write_text(content)
         assert already_done(out, plan, overwrite=False) is not None and (folder / name).exists()
