@@ -8,7 +8,7 @@ of right and wrong answers is tested by McNemar's exact test, any other by the p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -19,7 +19,6 @@ import numpy.typing as npt
 Interval = tuple[float, float]
 Matrix = npt.NDArray[np.float64]
 _RESAMPLES = 4000
-NO_HARM = 0.03  # "no harm" is non-inferiority within 3 points, not a test that found nothing
 _Z = 1.959963984540054  # 95 %, both sides
 _CELLS = 4_000_000  # resampled counts held at once: 32 MB
 _KEPT_CELLS = 8_000_000  # resampled counts kept for the next models, in two bytes each: 16 MB
@@ -204,59 +203,7 @@ def central(values: Matrix) -> Interval:
     return float(low), float(high)
 
 
-def over_families(
-    scores: Sequence[Matrix],
-    statistic: Callable[[Matrix], Matrix],
-    *,
-    seed: int = 0,
-    resamples: int = _RESAMPLES,
-) -> tuple[Estimate, float]:
-    """What `statistic` makes of the models' scores, with its 95 % interval and the p of "it is 0".
-
-    `scores` holds for each family a matrix (models × examples) with models in one order. `statistic` takes mean scores
-    (draws × models, a family counting as much as another) and gives a number a draw. Families are drawn with replacement,
-    and so are examples: the same draw of examples for every family where all have as many (they are then taken to be the
-    same examples in the same order), else one for each. With one family only its examples are drawn, and the estimate is
-    about that family alone. Raises `ValueError` where there is no family, or one without examples.
-    """
-    if not scores or any(of_family.ndim != 2 or of_family.shape[1] == 0 for of_family in scores):
-        raise ValueError("each family needs a matrix of scores, models by examples, with at least one example")
-    drawn = means_over_families(scores, seed=seed, resamples=resamples)
-    value = statistic(np.mean([of_family.mean(axis=1) for of_family in scores], axis=0)[np.newaxis, :])
-    draws = statistic(drawn)
-    draws = draws[np.isfinite(draws)]
-    return Estimate(float(value[0]), central(draws), float(draws.std(ddof=1))), bootstrap_p(draws)
-
-
-def means_over_families(scores: Sequence[Matrix], *, seed: int = 0, resamples: int = _RESAMPLES) -> Matrix:
-    """Resampled mean scores, resamples × models."""
-    rng, sizes = np.random.default_rng(seed), {of_family.shape[1] for of_family in scores}
-    weights = families_drawn(rng, len(scores), resamples)
-    shared = _times_drawn(rng, sizes.pop(), resamples) if len(sizes) == 1 else None
-    means = np.zeros((resamples, scores[0].shape[0]))
-    for weight, of_family in zip(weights.T, scores, strict=True):
-        n = of_family.shape[1]
-        counts = _times_drawn(rng, n, resamples) if shared is None else shared
-        means += weight[:, np.newaxis] * (counts @ of_family.T / n)
-    return means
-
-
 def families_drawn(rng: np.random.Generator, number: int, resamples: int) -> Matrix:
     """What each of `number` families weighs in each resample (resamples × number, rows add up to 1)."""
     drawn: Matrix = rng.multinomial(number, np.full(number, 1 / number), size=resamples) / number
     return drawn
-
-
-def difference_between(after: int, before: int) -> Callable[[Matrix], Matrix]:
-    """The statistic "mean score of one model minus that of another", by their places in the matrix."""
-    return lambda means: means[:, after] - means[:, before]
-
-
-def does_no_harm(change: Estimate, margin: float = NO_HARM) -> bool:
-    """Whether a difference_between (after − before) is clear of a loss of `margin`."""
-    return change.interval[0] > -margin
-
-
-def _times_drawn(rng: np.random.Generator, n: int, resamples: int) -> Matrix:
-    """How often each example is drawn, in each resample."""
-    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
