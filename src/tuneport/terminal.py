@@ -40,6 +40,12 @@ def tell(text: str, end: str = "\n") -> None:
     write(printable(text) + end)
 
 
+def progress(text: str) -> None:
+    """A line for whoever watches; nothing in a file or a pipe."""
+    if is_watched():
+        tell(text)
+
+
 def write(text: str) -> None:
     """Text of our own on stderr, as it stands, with what moves the cursor."""
     if sys.stderr is None or sys.stderr.closed:

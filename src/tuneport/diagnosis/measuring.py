@@ -22,7 +22,7 @@ from tuneport.results.outcomes import TaskResult
 from tuneport.scoring.asking import Asking, ask_own
 from tuneport.scoring.keeping import Kept
 from tuneport.scoring.models import Loading, Seat, load
-from tuneport.terminal import is_watched, tell
+from tuneport.terminal import progress
 
 _FEWEST = 4  # two examples to locate a peak, two to measure it
 
@@ -110,7 +110,7 @@ class Measuring:
                 if not there:
                     line.put(alpha)
                     there = True
-                _progress(f"α = {alpha:g} (point {self.done + 1}): {task.name}")
+                progress(f"α = {alpha:g} (point {self.done + 1}): {task.name}")
                 before = len(self.warnings)
                 result = _ask(task, model, self.asking, alpha)
                 earlier = result, self.warnings[before:]
@@ -144,8 +144,3 @@ def _ask(task: OwnTask, model: Any, asking: Asking, alpha: float) -> TaskResult:
         raise ScoringError(
             f"{task.name} could not be measured at α = {alpha:g}: {type(error).__name__}: {error}"
         ) from error
-
-
-def _progress(what: str) -> None:
-    if is_watched():
-        tell(what)

@@ -29,7 +29,7 @@ from tuneport.scoring.models import Loading, Seat, find_models, load, look_over,
 from tuneport.scoring.named import NamedTask, ask_named, load_named, load_suite
 from tuneport.scoring.sandbox.sandbox import Sandbox
 from tuneport.scoring.suites import VARIANTS, Variant, find_suite
-from tuneport.terminal import is_watched, tell
+from tuneport.terminal import progress
 
 _ACROSS = (
     "Suite {suite}: models without a chat template are asked its base variant, the others its tuned one. Differences "
@@ -200,7 +200,7 @@ def _score_by_olmes(
         if all(earlier):
             results[seat.name] = [found[0] for found in earlier if found is not None]
             continue
-        _progress(f"{seat.name} ({place + 1} of {len(seats)}): OLMES, {len(tasks)} tasks")
+        progress(f"{seat.name} ({place + 1} of {len(seats)}): OLMES, {len(tasks)} tasks")
         results[seat.name] = olmes.ask(program, seat, tasks, loading, kept.folder / f"olmes-{place:03d}")
         for number, result in enumerate(results[seat.name]):
             kept.put(place, number, result, [])
@@ -232,7 +232,7 @@ def _score(
         if earlier is None:
             if model is None:
                 model = load(seat, wanted.loading, tell)
-            _progress(f"{seat.name} ({place + 1} of {of}): {task.name} ({number + 1} of {len(everything)})")
+            progress(f"{seat.name} ({place + 1} of {of}): {task.name} ({number + 1} of {len(everything)})")
             told.clear()
             earlier = _ask(task, model, wanted.asking, seat), list(told)
             kept.put(place, number, *earlier)
@@ -349,8 +349,3 @@ def digest_of_task(task: OwnTask) -> str:
 def versions() -> dict[str, str]:
     """The versions of the libraries that decide scores."""
     return {"tuneport": __version__, **packages()}
-
-
-def _progress(what: str) -> None:
-    if is_watched():
-        tell(what)

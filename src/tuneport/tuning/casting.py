@@ -6,7 +6,6 @@ Each tensor is cast once, to nearest even, and measured against the start a piec
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from tuneport.checkpoint.weights import StoredTensor
 from tuneport.comparison.rounding import Rounded, measure_rounding, rounded
 from tuneport.engine import kernel
 from tuneport.errors import listing
+from tuneport.pairing.tensors import main_dtype
 
 # safetensors' names of dtypes, and torch's
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -76,15 +76,6 @@ class CastLoss:
         )
 
 
-def main_dtype(start: Checkpoint) -> str:
-    """torch's name of the dtype that most elements of a checkpoint are stored in."""
-    elements: Counter[str] = Counter()
-    for tensor in start.tensors.values():
-        if tensor.dtype in TORCH_NAMES:
-            elements[TORCH_NAMES[tensor.dtype]] += tensor.elements
-    return elements.most_common(1)[0][0] if elements else "float32"
-
-
 def as_stored(state: Mapping[str, Any], start: Checkpoint, dtype: str | None) -> dict[str, Any]:
     """Each tensor in the dtype of its namesake in the start; tensors of one storage (tied ones) stay one.
 
@@ -92,7 +83,7 @@ def as_stored(state: Mapping[str, Any], start: Checkpoint, dtype: str | None) ->
     """
     import torch
 
-    usual = main_dtype(start)
+    usual = TORCH_NAMES[main_dtype(start.tensors.values())]
     found: dict[str, Any] = {}
     cast: dict[tuple[Any, ...], Any] = {}
     for name, tensor in state.items():
