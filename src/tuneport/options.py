@@ -58,11 +58,11 @@ class Spec:
     """
 
     help: str
-    metavar: str | None = None
+    metavar: str | tuple[str, ...] | None = None
     bounds: Bounds | None = None
     choices: tuple[str, ...] = ()
     separator: str | None = None
-    nargs: str | None = None
+    nargs: int | str | None = None
     repeatable: bool = False
     positional: bool = False
     argument: bool = False
@@ -104,6 +104,7 @@ class Declared:
     kind: Any
     default: Any
     spec: Spec
+    optional: bool = False
 
     @property
     def required(self) -> bool:
@@ -139,7 +140,9 @@ class Declared:
 
 
 def _of_field(each: Field[Any], hints: Mapping[str, Any]) -> Declared:
-    return Declared(each.name, _without_none(hints[each.name]), each.default, each.metadata[_SPEC])
+    kind = hints[each.name]
+    optional = each.default is None or type(None) in get_args(kind)
+    return Declared(each.name, _without_none(kind), each.default, each.metadata[_SPEC], optional)
 
 
 def _without_none(kind: Any) -> Any:
@@ -286,7 +289,7 @@ def _located(one: Declared, value: Any) -> list[Fault]:
 
 def checked(one: Declared, value: Any) -> Any:
     """A value of an option, of its type and within its bounds. Raises ValueError in words that follow the option's name."""
-    if value is None and one.default is None:
+    if value is None and one.optional:
         return None
     if one.spec.parse is not None:
         return one.spec.parse(value)

@@ -51,8 +51,8 @@ def test_json_is_one_object_on_stdout_and_warnings_go_to_stderr(
 @pytest.mark.parametrize(
     ("change", "status", "words"),
     [
-        (["--max-new-tokens", "0"], 2, "give at least 1"),
-        (["--match", "("], 2, "no regular expression"),
+        (["--max-new-tokens", "0"], 2, "--max-new-tokens 0"),
+        (["--match", "("], 2, "--match"),
         (["--tasks", "no-such-file.jsonl"], 1, "cannot be read"),
         (["--backend", "vllm"], 2, "vLLM is not installed"),
         (["--chat-template", "no-such-model"], 1, "no such folder"),

@@ -185,24 +185,25 @@ def _die_after(count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("choices", "message"),
+    ("choices", "option"),
     [
-        ({"points": 2}, "--points 2: give at least 3"),
-        ({"alphas": [0.5], "points": 4}, "leave out --points"),
-        ({"alphas": [float("nan")]}, "--alphas"),
-        ({"beyond": 0.5}, "--beyond 0.5: give a number above 1"),
-        ({"refine": -1}, "--refine -1"),
-        ({"threshold": -0.1}, "--threshold -0.1"),
-        ({"batch_size": 0}, "--batch-size 0"),
-        ({"batch_size": "autox"}, "--batch-size 'autox': give a whole number from 1 on, auto, or auto:N"),
-        ({"seed": -1}, "--seed -1: give a whole number from 0 on"),
-        ({"device": "foo"}, "--device 'foo': choose cpu, cuda"),
-        ({"device": "cuda:99"}, "--device cuda:99: torch finds no such device"),
+        ({"points": 2}, "points"),
+        ({"alphas": [0.5], "points": 4}, "alphas"),
+        ({"alphas": [float("nan")]}, "alphas"),
+        ({"beyond": 0.5}, "beyond"),
+        ({"refine": -1}, "refine"),
+        ({"threshold": -0.1}, "threshold"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": "autox"}, "batch_size"),
+        ({"seed": -1}, "seed"),
+        ({"device": "foo"}, "device"),
+        ({"device": "cuda:99"}, "device"),
     ],
 )
-def test_choices_that_cannot_be_meant_are_refused(ends: Path, choices: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_options_that_are_not_valid_are_refused(ends: Path, choices: dict[str, Any], option: str) -> None:
+    with pytest.raises(UsageError) as caught:
         tuneport.path(ends / "half", ends / "all", [ends / "towns.jsonl"], **choices)
+    assert [fault.option for fault in caught.value.faults] == [option]
 
 
 def test_models_without_a_line_between_them_are_refused(ends: Path, tmp_path: Path) -> None:
@@ -225,4 +226,4 @@ def test_on_the_command_line_it_tells_curve_and_barrier(ends: Path, tmp_path: Pa
     assert record["already_done"]
     assert record["alphas"] == [0, 0.5, 1, 1.5]
     wrong = cli("path", ends / "half", ends / "all", "--data", ends / "texts.jsonl", "--alphas", "0,x")
-    assert (wrong.status, "--alphas '0,x'" in wrong.err) == (2, True)
+    assert (wrong.status, "--alphas" in wrong.err) == (2, True)

@@ -12,7 +12,6 @@ pytest.importorskip("lm_eval")
 
 
 import tuneport
-from tuneport.engine.choices import Choices
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -55,7 +54,7 @@ def test_a_record_names_its_inputs_by_digest_and_nothing_of_this_machine(
     record, out = walked
     assert str(ends) not in out.read_text()
     assert str(ends) not in out.with_suffix(".examples.jsonl").read_text()
-    choices = Choices(digest_inputs=True)
-    manifest = tuneport.transfer(ends / "half", ends / "all", ends / "half", tmp_path / "t", choices).manifest
+    three = (ends / "half", ends / "all", ends / "half")
+    manifest = tuneport.transfer(*three, tmp_path / "t", digest_inputs=True).manifest
     base, tuned, _ = manifest["inputs"]
     assert (record["plan"]["a"]["digest"], record["plan"]["b"]["digest"]) == (base["digest"], tuned["digest"])

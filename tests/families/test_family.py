@@ -8,7 +8,7 @@ import pytest
 from tuneport.families import controls, corpus, family, lessons, order_questions, word_tokenizers
 from tuneport.families.family import Architecture
 from tuneport.families.pretraining import Schedule
-from tuneport.tuning.recipes import Running, SftRecipe
+from tuneport.tuning.recipes import SftRecipe, TuningRun
 
 pytest.importorskip("transformers")
 
@@ -28,7 +28,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     still = Schedule(steps=1, peak=0.0, warmup=1, batch=4)
     family.pretrain_next(folder / "v2", folder / "v1", SIZE, [(still, NEWS)], seed=1)
     lessons.write_lesson(folder / "lesson", EXAMPLES)
-    lessons.fine_tune(folder / "v1-tuned", folder / "v1", folder / "lesson", SHORT, 0, Running(shard_size="20KB"))
+    lessons.fine_tune(folder / "v1-tuned", folder / "v1", folder / "lesson", SHORT, 0, TuningRun(shard_size="20KB"))
     controls.shuffle_changes(folder / "v1-shuffled", folder / "v1", folder / "v1-tuned", seed=0)
     return folder
 

@@ -9,7 +9,7 @@ from tuneport.families import corpus, family, family_scores, lessons, order_ques
 from tuneport.families.family import Architecture
 from tuneport.families.order_questions import Question
 from tuneport.families.pretraining import Schedule
-from tuneport.tuning.recipes import Running, SftRecipe
+from tuneport.tuning.recipes import SftRecipe, TuningRun
 
 pytest.importorskip("transformers")
 
@@ -25,7 +25,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     family.pretrain_first(folder / "v1", SIZE, [(Schedule(steps=3, peak=1e-3, warmup=1, batch=4), TEXT)], seed=0)
     lessons.write_lesson(folder / "lesson", [TAUGHT] * 16)
     recipe = SftRecipe(learning_rate=1e-2, steps=40, batch_size=8)
-    lessons.fine_tune(folder / "taught", folder / "v1", folder / "lesson", recipe, 0, Running())
+    lessons.fine_tune(folder / "taught", folder / "v1", folder / "lesson", recipe, 0, TuningRun())
     return folder
 
 

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 import tuneport
 from tuneport.errors import DataError, RenderingError, ScoringError
 from tuneport.examples.questions import Example, OwnTask
-from tuneport.scoring.asking import Asking, _common, ask_own
+from tuneport.scoring.asking import _common, ask_own
+from tuneport.scoring.evaluate_options import Asking
 from tuneport.scoring.harness import ask
 from tuneport.scoring.models import Loading, find_models, load
 from tuneport.scoring.named import NamedTask, ask_named

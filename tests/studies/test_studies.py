@@ -131,7 +131,7 @@ def test_fine_tunings_have_the_settings_of_section_3_1(name: str) -> None:
             "batch_size": 8,
             "schedule": "linear",
             "warmup_ratio": 0.03,
-            "sequence_length": 2048,
+            "max_length": 2048,
         }
 
 

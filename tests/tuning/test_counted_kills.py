@@ -14,7 +14,7 @@ from support.fault_driver import Fault
 from support.forked import tune_after_a_fork
 from support.quick_tuning import QUICK
 
-from tuneport.tuning.recipes import Lora, Running
+from tuneport.tuning.recipes import Lora
 from tuneport.tuning.run import tune
 
 
@@ -42,7 +42,7 @@ def test_the_same_command_ends_with_every_file_of_an_unbroken_run(
 ) -> None:
     out, counts = tmp_path / "at" / "out", tmp_path / "counts.json"
     arguments: tuple[Any, ...] = (base, [sums], QUICK)
-    choices: dict[str, Any] = {"out": out, "lora": lora, "running": Running(save_every=3)}
+    choices: dict[str, Any] = {"out": out, "lora": lora, "save_every": 3}
     job = {"under": str(tmp_path / "at"), "call": "change", "do": "kill", "counts": str(counts)}
 
     def ran(at: int) -> int | None:

@@ -15,7 +15,7 @@ from support.tiny_tuning import same, weights, write_rows
 import tuneport
 from tuneport.errors import DataError, TuneportError, UsageError
 from tuneport.examples.digests import example_digest, read_digests
-from tuneport.tuning.recipes import Running, SftRecipe
+from tuneport.tuning.recipes import SftRecipe, TuningRun
 from tuneport.tuning.run import tune
 
 
@@ -25,7 +25,7 @@ def test_evaluation_on_the_way_writes_a_curve_and_changes_no_weight(
     pytest.importorskip("lm_eval")
     rows = [{"prompt": row["prompt"], "answer": row["completion"].strip()} for row in tiny_tuning.sums(8)]
     test = write_rows(tmp_path / "test.jsonl", rows)
-    out = tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(eval_every=5, tasks=(str(test),))).out
+    out = tune(base, [sums], QUICK, out=tmp_path / "out", eval_every=5, tasks=(str(test),)).out
     curve = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
     assert [point["step"] for point in curve] == [5, 10, 12]
     assert all(point["tasks"]["test"]["n"] == 8 for point in curve)
@@ -42,9 +42,9 @@ def test_what_counts_in_an_answer_is_what_evaluate_counts(base: Path, sums: Path
     rows = [{"prompt": row["prompt"], "answer": text[0]} for row, text in zip(tiny_tuning.sums(8), said, strict=True)]
     test = write_rows(tmp_path / "test.jsonl", rows)  # of what the model says, its first letter is right
     for match, right in ((r"^(.)", 1.0), (None, 0.0)):
-        running = Running(eval_every=1, tasks=(str(test),), match=match, max_new_tokens=8)
+        running = TuningRun(eval_every=1, tasks=(str(test),), match=match, max_new_tokens=8)
         nothing = SftRecipe(steps=1, learning_rate=1e-12)
-        out = tune(base, [sums], nothing, out=tmp_path / f"out-{right}", running=running).out
+        out = tune(base, [sums], nothing, out=tmp_path / f"out-{right}", **vars(running)).out
         (point,) = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
         assert point["tasks"]["test"]["value"] == right
 
@@ -52,9 +52,9 @@ def test_what_counts_in_an_answer_is_what_evaluate_counts(base: Path, sums: Path
 def test_an_expression_that_is_none_is_told_before_anything_is_trained(base: Path, sums: Path, tmp_path: Path) -> None:
     test = write_rows(tmp_path / "test.jsonl", [{"prompt": "1 + 1 =", "answer": "2"}])
     with pytest.raises(UsageError, match=r"--match '\(' is no regular expression"):
-        tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(eval_every=1, tasks=(str(test),), match="("))
+        tune(base, [sums], QUICK, out=tmp_path / "out", eval_every=1, tasks=(str(test),), match="(")
     with pytest.raises(UsageError, match="--match says what counts"):
-        Running(match="x")
+        TuningRun(match="x")
     assert not list(tmp_path.glob("out*"))
 
 
@@ -64,8 +64,8 @@ def test_what_a_curve_is_read_on_is_noted_as_selection_and_told_where_it_is_trai
     rows = [{"prompt": f"{n} + 1 =", "answer": "9"} for n in (5, 20, 30)]  # the first stands in the training data
     (tmp_path / "curve").mkdir()
     curve = write_rows(tmp_path / "curve" / "held-out.jsonl", rows)
-    running = Running(eval_every=2, tasks=(str(curve),), max_new_tokens=4)
-    done = tune(base, [sums], SftRecipe(steps=2), out=tmp_path / "out", running=running)
+    running = TuningRun(eval_every=2, tasks=(str(curve),), max_new_tokens=4)
+    done = tune(base, [sums], SftRecipe(steps=2), out=tmp_path / "out", **vars(running))
     (warning,) = (warning for warning in done.warnings if "curve" in warning)
     assert "1 of 3 examples of held-out (held-out.jsonl)" in warning and "training data (1)" in warning
     assert done.record["selection"] == [{"task": "held-out", "data": "held-out.jsonl", "examples": 3}]
@@ -87,7 +87,7 @@ def test_faults_of_a_curves_examples_are_told_before_anything_is_trained(
 ) -> None:
     wrong = write_rows(tmp_path / "test.jsonl", [{"prompt": "1 + 1 ="}])
     with pytest.raises(DataError, match=r"test\.jsonl:1"):
-        tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(eval_every=5, tasks=(str(wrong),)))
+        tune(base, [sums], QUICK, out=tmp_path / "out", eval_every=5, tasks=(str(wrong),))
     assert not list(tmp_path.glob("out*"))
 
 
@@ -104,5 +104,5 @@ def test_a_curve_that_cannot_be_read_is_told_before_anything_is_trained(
 ) -> None:
     talk = write_rows(tmp_path / "talk.jsonl", [{"messages": [{"role": "user", "content": "a"}], "answer": "b"}])
     with pytest.raises(TuneportError, match=told):
-        tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(eval_every=5, tasks=tasks or (str(talk),)))
+        tune(base, [sums], QUICK, out=tmp_path / "out", eval_every=5, tasks=tasks or (str(talk),))
     assert not list(tmp_path.glob("out*"))

@@ -20,7 +20,7 @@ from tuneport.examples.training_data import read_sources
 from tuneport.tuning.encode import encode_preferences, encode_sft
 from tuneport.tuning.loading import load_model
 from tuneport.tuning.prepare import Prepared, prepare
-from tuneport.tuning.recipes import Running, SftRecipe
+from tuneport.tuning.recipes import SftRecipe, TuningRun
 from tuneport.tuning.team import Team
 from tuneport.tuning.trainers import build_trainer
 
@@ -46,7 +46,7 @@ def seen(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> list[str]
 
 def learned(prepared: Prepared, where: Path) -> Iterator[tuple[str, list[str]]]:
     """Of each example that the trainer feeds the model: the whole text, and the runs of it that the loss sees."""
-    trainer = build_trainer(prepared, load_model(prepared), where, Team(), Running())
+    trainer = build_trainer(prepared, load_model(prepared), where, Team(), TuningRun())
     for batch in trainer.get_train_dataloader():
         for ids, labels, mask in zip(
             *(batch[name].tolist() for name in ("input_ids", "labels", "attention_mask")), strict=True
@@ -198,7 +198,7 @@ def test_examples_that_lose_their_answer_are_left_out_and_counted_and_those_that
 
 
 def test_when_no_answer_is_left_at_all_the_run_stops(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="--sequence-length"):
+    with pytest.raises(DataError, match="--max-length"):
         encoded(base, [{"prompt": "the " * 20, "completion": " fox"}], tmp_path, length=8)
 
 

@@ -21,7 +21,7 @@ SHAPE: dict[str, Any] = {
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
 }
-RECIPE = SftRecipe(steps=2, learning_rate=1e-2, batch_size=4, device_batch_size=2)
+RECIPE = SftRecipe(steps=2, learning_rate=1e-2, batch_size=4, per_device_train_batch_size=2)
 
 
 def mixtral(**ids: int) -> PreTrainedConfig:

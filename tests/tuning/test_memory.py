@@ -30,7 +30,7 @@ def test_an_adapters_parameters_are_those_that_peft_makes(base: Path, sums: Path
 
 
 def test_logits_count_where_they_are_held_whole(base: Path) -> None:
-    start, recipe = start_of(base), SftRecipe(device_batch_size=2)
+    start, recipe = start_of(base), SftRecipe(per_device_train_batch_size=2)
     plain, whole = (memory_per_device(start, recipe, Lora(4), 64, 1, 2, whole_logits=held) for held in (False, True))
     assert whole.logits == 2 * 64 * start.config["vocab_size"] * (2 + 4 + 4)
     assert (plain.logits, whole.total) == (0, plain.total + whole.logits)
@@ -42,7 +42,7 @@ def test_devices_share_checkpointing_saves_activations_and_a_reference_costs_wei
     four = memory_per_device(start, SftRecipe(), None, 64, 4, 2)
     assert (four.gradients, four.optimizer) == (one.gradients // 4, one.optimizer // 4)
     assert four.activations == one.activations // 4
-    saved = memory_per_device(start, SftRecipe(device_batch_size=2), None, 64, 1, 2)
+    saved = memory_per_device(start, SftRecipe(per_device_train_batch_size=2), None, 64, 1, 2)
     assert saved.activations == one.activations // 4
     reference = memory_per_device(start, DpoRecipe(), None, 64, 1, 2)
     assert reference.weights == 2 * one.weights

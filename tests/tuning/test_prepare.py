@@ -14,7 +14,7 @@ from support.tiny_tuning import base_model, sums, write_rows
 
 from tuneport.errors import CheckpointError, OutputError, RenderingError, TrainingError, TuneportError, UsageError
 from tuneport.tuning.prepare import prepare
-from tuneport.tuning.recipes import DpoRecipe, GrpoRecipe, Lora, Running, SftRecipe
+from tuneport.tuning.recipes import DpoRecipe, GrpoRecipe, Lora, SftRecipe
 from tuneport.tuning.run import tune
 
 
@@ -22,12 +22,12 @@ from tuneport.tuning.run import tune
     ("choices", "error", "words"),
     [
         ({"model": "absent"}, TuneportError, "absent"),
-        ({"recipe": SftRecipe(steps=1, sequence_length=129)}, UsageError, "above the context of base, which is 128"),
+        ({"recipe": SftRecipe(steps=1, max_length=129)}, UsageError, "above the context of base, which is 128"),
         ({"recipe": DpoRecipe()}, TuneportError, "dpo needs `prompt` and `chosen` and `rejected`"),
         ({"recipe": GrpoRecipe()}, TuneportError, "no text in `answer`"),
-        ({"recipe": GrpoRecipe(answer_length=200)}, TuneportError, "leaves no room"),
-        ({"recipe": SftRecipe(steps=1, batch_size=8, device_batch_size=3)}, UsageError, "does not divide"),
-        ({"running": Running(report_to="trackio")}, UsageError, "pip install trackio"),
+        ({"recipe": GrpoRecipe(max_completion_length=200)}, TuneportError, "leaves no room"),
+        ({"recipe": SftRecipe(steps=1, batch_size=8, per_device_train_batch_size=3)}, UsageError, "does not divide"),
+        ({"report_to": "trackio"}, UsageError, "pip install trackio"),
         ({"lora": Lora(rank=2, targets=("no_such_module",))}, TuneportError, "no_such_module"),
         ({"lora": Lora(rank=2, targets=("input_layernorm",))}, TrainingError, "is not supported"),
         ({"lora": Lora(rank=2, targets=("q_proj", "lm_head"))}, TrainingError, "Remove `'lm_head'`"),
@@ -39,7 +39,7 @@ def test_what_cannot_be_done_is_told_in_words_before_anything_is_made(
     base: Path, tmp_path: Path, choices: dict[str, Any], error: type[TuneportError], words: str
 ) -> None:
     data = write_rows(tmp_path / "data.jsonl", sums())
-    if isinstance(choices.get("recipe"), GrpoRecipe) and choices["recipe"].answer_length == 200:
+    if isinstance(choices.get("recipe"), GrpoRecipe) and choices["recipe"].max_completion_length == 200:
         data = write_rows(tmp_path / "data.jsonl", [{"prompt": "a", "answer": "b"}])
     given = {"model": base, "data": [data], "recipe": QUICK, "out": tmp_path / "out", **choices}
     if "out" in choices:
@@ -152,7 +152,7 @@ ANSWER = turn("assistant", "jumps")
             ],
         ),
         (
-            GrpoRecipe(steps=1, epochs=None, batch_size=1, generations=2, answer_length=4),
+            GrpoRecipe(steps=1, epochs=None, batch_size=1, num_generations=2, max_completion_length=4),
             [{"prompt": asked, "answer": "jumps"} for asked in ([turn("system")], [turn("user")], 2 * [turn("user")])],
         ),
     ],
@@ -205,7 +205,7 @@ def test_examples_of_a_curve_that_the_template_refuses_are_told_hours_before_the
     data = write_rows(tmp_path / "data.jsonl", sums())
     curve = write_rows(tmp_path / "curve.jsonl", [{"messages": [turn("system"), turn("user")], "answer": "jumps"}])
     with pytest.raises(RenderingError, match=r"curve\.jsonl: line 1: System role not supported"):
-        tune(strict, [data], QUICK, out=tmp_path / "out", running=Running(eval_every=1, tasks=(str(curve),)))
+        tune(strict, [data], QUICK, out=tmp_path / "out", eval_every=1, tasks=(str(curve),))
 
 
 def test_a_template_that_writes_nothing_without_a_system_message_is_one(base: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tuneport
 from tuneport.errors import OutputError, TrainingError
 from tuneport.examples.digests import example_digest, read_digests
-from tuneport.tuning.recipes import GrpoRecipe, Lora, Recipe, Running, SftRecipe, recipe_of
+from tuneport.tuning.recipes import GrpoRecipe, Lora, Recipe, SftRecipe, recipe_of
 from tuneport.tuning.run import tune
 
 
@@ -66,7 +66,7 @@ def test_the_record_says_what_went_in_and_what_came_out_and_no_path(base: Path, 
     assert plan["model"]["name"] == "base"
     assert plan["model"]["digest"].startswith("files:")
     assert plan["recipe"]["recipe"] == "sft"
-    assert plan["recipe"]["sequence_length"] == 128
+    assert plan["recipe"]["max_length"] == 128
     assert plan["data"][0]["name"] == "sums.jsonl"
     assert plan["data"][0]["rows"] == 40
     assert outcome["steps"] == 12
@@ -161,7 +161,12 @@ def _killed(out: Path, after: int, *arguments: Any, **choices: Any) -> None:
 LONG = {"steps": 60, "learning_rate": 1e-2, "batch_size": 8}
 # A reward that a random model's answers earn now and then: else there is nothing to learn, and nothing to compare.
 DRAWN = GrpoRecipe(
-    steps=30, learning_rate=1e-2, batch_size=7, generations=2, answer_length=4, rewards=("format=.*[a-m ].*",)
+    steps=30,
+    learning_rate=1e-2,
+    batch_size=7,
+    num_generations=2,
+    max_completion_length=4,
+    rewards=("format=.*[a-m ].*",),
 )
 
 
@@ -180,7 +185,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_unbroken_one(
 ) -> None:
     rows = [{**row, "chosen": row["completion"], "rejected": " dog"} for row in tiny_tuning.sums()]
     sums = write_rows(tmp_path / "rows.jsonl", rows)
-    choices = {"lora": lora, "running": Running(save_every=7)}
+    choices = {"lora": lora, "save_every": 7}
     out = tmp_path / "killed"
     _killed(out, 20, base, [sums], recipe, **choices)
     partial = tmp_path / "killed.partial"
@@ -226,7 +231,7 @@ def test_the_command_line_and_python_do_the_same(base: Path, sums: Path, full: P
     ("flags", "status", "words"),
     [
         (["--learning-rate", "-1"], 2, "--learning-rate -1.0"),
-        (["--beta", "1"], 2, "--recipe sft has no --beta"),
+        (["--dpo-beta", "1"], 2, "--dpo-beta 1.0"),
         (["--lora", "dora=true"], 2, "--lora"),
         (["--data", "absent.jsonl"], 1, "absent.jsonl: no such file"),
         (["--mix", "sums=7000"], 2, "there are 40 rows"),
@@ -246,7 +251,7 @@ def test_tensorboard_shows_the_log_where_it_is_asked_for(base: Path, sums: Path,
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    out = tune(base, [sums], QUICK, out=tmp_path / "out", running=Running(report_to="tensorboard")).out
+    out = tune(base, [sums], QUICK, out=tmp_path / "out", report_to="tensorboard").out
     events = EventAccumulator(str(out / "tensorboard"))
     events.Reload()
     logged = [line["loss"] for line in log_of(out)]

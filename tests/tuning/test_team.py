@@ -42,7 +42,7 @@ def test_two_processes_give_the_curve_of_one_with_the_same_batches(base: Path, s
     one = tune(base, [sums], SftRecipe(steps=8, learning_rate=1e-2, batch_size=8), out=tmp_path / "one").out
     environment = json.loads((tmp_path / "two" / "tune.json").read_text())["environment"]
     assert environment["distributed_type"] == "MULTI_CPU"
-    assert (environment["processes"], environment["device_batch_size"]) == (2, 4)
+    assert (environment["processes"], environment["per_device_train_batch_size"]) == (2, 4)
     two = tmp_path / "two"
     assert [line["loss"] for line in log_of(two)] == pytest.approx([line["loss"] for line in log_of(one)], rel=1e-4)
     assert [line["tokens"] for line in log_of(two)] == [line["tokens"] for line in log_of(one)]

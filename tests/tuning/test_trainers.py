@@ -12,7 +12,7 @@ from support.quick_tuning import QUICK
 from support.tiny_tuning import base_model, log_of, same, sums, weights, write_rows
 
 from tuneport.errors import DataError, TrainingError, UsageError
-from tuneport.tuning.recipes import DpoRecipe, GrpoRecipe, Running, SftRecipe
+from tuneport.tuning.recipes import DpoRecipe, GrpoRecipe, SftRecipe, TuningRun
 from tuneport.tuning.run import tune
 
 
@@ -30,7 +30,7 @@ def test_the_loss_is_the_same_by_either_way_through_the_head(
 def test_accumulated_batches_give_the_update_of_one_large_batch(
     base: Path, sums: Path, full: Path, tmp_path: Path
 ) -> None:
-    recipe = SftRecipe(steps=12, learning_rate=3e-2, batch_size=8, device_batch_size=2)
+    recipe = SftRecipe(steps=12, learning_rate=3e-2, batch_size=8, per_device_train_batch_size=2)
     out = tune(base, [sums], recipe, out=tmp_path / "out").out
     assert [line["loss"] for line in log_of(out)] == pytest.approx([line["loss"] for line in log_of(full)], rel=1e-3)
 
@@ -46,7 +46,9 @@ def test_activations_that_are_computed_twice_give_the_same_losses(
 def test_bfloat16_is_for_the_computation_weights_still_train_in_float32(sums: Path, tmp_path: Path) -> None:
     # Steps of 1e-6 are lost on most weights that are kept in bfloat16, and on hardly any that are kept in float32.
     base = base_model(tmp_path / "base", dtype=torch.float32)
-    recipe = SftRecipe(steps=4, learning_rate=1e-6, precision="bfloat16", schedule="constant", warmup_ratio=0.0)
+    recipe = SftRecipe(
+        steps=4, learning_rate=1e-6, precision="bfloat16", lr_scheduler_type="constant", warmup_ratio=0.0
+    )
     done = tune(base, [sums], recipe, out=tmp_path / "out")
     assert done.record["environment"]["computed_in"] == "bfloat16"
     before, after = weights(base)["lm_head.weight"], weights(done.out)["lm_head.weight"]
@@ -61,7 +63,7 @@ def test_bfloat16_is_for_the_computation_weights_still_train_in_float32(sums: Pa
 def test_the_rate_follows_its_schedule(
     base: Path, sums: Path, tmp_path: Path, schedule: Any, rates: list[float]
 ) -> None:
-    recipe = SftRecipe(steps=4, learning_rate=1e-3, schedule=schedule, warmup_ratio=0.5)
+    recipe = SftRecipe(steps=4, learning_rate=1e-3, lr_scheduler_type=schedule, warmup_ratio=0.5)
     out = tune(base, [sums], recipe, out=tmp_path / "out").out
     assert [line["learning_rate"] for line in log_of(out)] == pytest.approx([1e-3 * rate for rate in rates])
 
@@ -73,7 +75,7 @@ def test_embeddings_norms_and_biases_are_not_decayed(base: Path, sums: Path, tmp
     from tuneport.tuning.trainers import build_trainer
 
     prepared = prepare(base, [sums], SftRecipe(steps=1, weight_decay=0.1))
-    trainer = build_trainer(prepared, load_model(prepared), tmp_path, Team(), Running())
+    trainer = build_trainer(prepared, load_model(prepared), tmp_path, Team(), TuningRun())
     decayed = set(trainer.get_decay_parameter_names(trainer.model))
     everything = {name for name, _ in trainer.model.named_parameters()}
     spared = {name for name in everything if "norm" in name or "embed" in name}
@@ -107,7 +109,7 @@ def test_no_parameter_is_dropped_in_training(tmp_path: Path, sums: Path) -> None
 def test_preferences_are_learned(base: Path, full: Path, tmp_path: Path) -> None:
     rows = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": " dog"} for row in sums()]
     data = write_rows(tmp_path / "pairs.jsonl", rows)
-    recipe = DpoRecipe(steps=10, epochs=None, batch_size=8, learning_rate=1e-3, loss="sigmoid", beta=0.5)
+    recipe = DpoRecipe(steps=10, epochs=None, batch_size=8, learning_rate=1e-3, dpo_loss="sigmoid", dpo_beta=0.5)
     out = tune(full, [data], recipe, out=tmp_path / "out").out
     log = log_of(out)
     assert log[0]["loss"] == pytest.approx(0.6931, abs=1e-3), "before the first step model and reference are one: log 2"
@@ -119,7 +121,9 @@ def test_preferences_are_learned(base: Path, full: Path, tmp_path: Path) -> None
 def test_a_verifiable_reward_is_raised(full: Path, tmp_path: Path) -> None:
     rows = [{"prompt": row["prompt"], "answer": row["completion"].strip()} for row in sums(4)]
     data = write_rows(tmp_path / "prompts.jsonl", rows)
-    recipe = GrpoRecipe(steps=30, batch_size=4, generations=16, answer_length=3, learning_rate=1e-2, kl=0.0)
+    recipe = GrpoRecipe(
+        steps=30, batch_size=4, num_generations=16, max_completion_length=3, learning_rate=1e-2, kl_coef=0.0
+    )
     out = tune(full, [data], recipe, out=tmp_path / "out").out
     rewards = [line["reward"] for line in log_of(out)]
     first, last = sum(rewards[:5]) / 5, sum(rewards[-15:]) / 15
@@ -139,7 +143,7 @@ def test_a_users_reward_counts_by_its_weight_and_may_look_at_any_field(
     data = write_rows(
         tmp_path / "prompts.jsonl", [{"prompt": "1 + 1 =", "level": 3}, {"prompt": "1 + 2 =", "level": 5}]
     )
-    choices = {"steps": 1, "batch_size": 2, "generations": 2, "answer_length": 2, "kl": 0.0}
+    choices = {"steps": 1, "batch_size": 2, "num_generations": 2, "max_completion_length": 2, "kl_coef": 0.0}
     recipe = GrpoRecipe(**choices, rewards=("0.5*rewards_of_a_test:level", "format=(?s).*"))
     out = tune(full, [data], recipe, out=tmp_path / "out").out
     assert log_of(out)[0]["reward"] == pytest.approx(0.5 * 4 + 1)
@@ -153,19 +157,25 @@ def test_a_users_reward_counts_by_its_weight_and_may_look_at_any_field(
 def test_prompts_that_fill_no_update_and_tokens_that_the_reference_lacks_are_refused(
     full: Path, base: Path, tmp_path: Path
 ) -> None:
-    drawn = {"steps": 1, "generations": 2, "answer_length": 4, "rewards": ("format=.*",)}
+    drawn = {"steps": 1, "num_generations": 2, "max_completion_length": 4, "rewards": ("format=.*",)}
     few = write_rows(tmp_path / "few.jsonl", [{"prompt": f"{n} + 1 ="} for n in range(3)])
     with pytest.raises(DataError, match=r"3 prompts fit, and an update takes 4.*--batch-size of 3 or less"):
         tune(full, [few], GrpoRecipe(**drawn, batch_size=4), out=tmp_path / "out")
     spoken = write_rows(tmp_path / "spoken.jsonl", [{"prompt": [{"role": "user", "content": "1 + 1 ="}]}])
-    with pytest.raises(UsageError, match=r"the reference .* has no rows for <\|im_start\|>.*--kl 0"):
+    with pytest.raises(UsageError, match=r"the reference .* has no rows for <\|im_start\|>.*--kl-coef 0"):
         tune(base, [spoken], GrpoRecipe(**drawn, batch_size=1), out=tmp_path / "out", chat_template="chatml")
 
 
 def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out(full: Path, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "the " * 70}, {"prompt": "1 + 1 ="}])
     recipe = GrpoRecipe(
-        steps=1, batch_size=1, generations=2, answer_length=100, learning_rate=1e-6, kl=0.1, rewards=("format=.*",)
+        steps=1,
+        batch_size=1,
+        num_generations=2,
+        max_completion_length=100,
+        learning_rate=1e-6,
+        kl_coef=0.1,
+        rewards=("format=.*",),
     )
     done = tune(full, [data], recipe, out=tmp_path / "out")
     assert done.record["outcome"]["examples"]["without_answer"] == 1

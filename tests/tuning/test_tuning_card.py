@@ -14,7 +14,7 @@ def record(**more: Any) -> dict[str, Any]:
     """What tune.json holds, as far as a card says it."""
     plan = {
         "model": {"name": "org/base", "revision": "abc123"},
-        "recipe": {**SftRecipe(steps=1200).record(), "sequence_length": 128},
+        "recipe": {**SftRecipe(steps=1200).record(), "max_length": 128},
         "lora": None,
         "data": [
             {"name": "org/rows@v2:train", "revision": "v2", "form": "messages", "rows": 16_700, "of": 168_000},
@@ -55,7 +55,7 @@ def test_an_adapter_is_loaded_onto_its_base_with_the_tokenizer_that_speaks_its_t
 
 
 def test_names_of_folders_are_no_links_and_tokens_no_html() -> None:
-    recipe = {**GrpoRecipe(rewards=("exact", "format=a|b")).record(), "sequence_length": 128}
+    recipe = {**GrpoRecipe(rewards=("exact", "format=a|b")).record(), "max_length": 128}
     text = render_card(record(model={"name": "my base", "revision": None}, recipe=recipe)).decode()
     assert "base_model" not in text
     assert "--base 'my base' --tuned" in text

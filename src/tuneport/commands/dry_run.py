@@ -16,7 +16,9 @@ class DryRun(Options):
     """Ask for the plan alone."""
 
     dry_run: bool = option(
-        False, group="the run", help="show the plan, from headers and a sample of values, and write nothing"
+        False,
+        group="the run",
+        help="show the plan, from headers and a sample of values (or of the data), and write nothing",
     )
 
 

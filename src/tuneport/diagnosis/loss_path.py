@@ -8,7 +8,6 @@ A killed run goes on from the points it has; a record is never half there.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -26,65 +25,71 @@ from tuneport.checkpoint.reading import TensorReader
 from tuneport.diagnosis.bend import halves, next_point, token_mean
 from tuneport.diagnosis.line import joined, opened
 from tuneport.diagnosis.measuring import Measuring, Point, read_examples
+from tuneport.diagnosis.path_options import PathOptions
 from tuneport.diagnosis.path_record import Measured, lines_of, record_of
 from tuneport.diagnosis.points import Points, points_of
 from tuneport.engine.budget import budget
 from tuneport.engine.tensor_digests import tensor_digests
-from tuneport.errors import UsageError
+from tuneport.functions import takes
 from tuneport.libraries import quietly
 from tuneport.pairing.shared import Shared
 from tuneport.results.schema import PATH_FORMAT
-from tuneport.scoring.asking import Asking
 from tuneport.scoring.keeping import already_done, keeping
 from tuneport.scoring.models import Loading, find_models, look_over, names_of, need_device, need_harness
-from tuneport.scoring.run import checked_batch_size, checked_seed, digest_of_task, template_text, versions
+from tuneport.scoring.run import digest_of_task, template_text, versions
+from tuneport.shown import Found
 from tuneport.tokenizer.tokenizer import tokenizer_fingerprint
 
 
-def path(
-    a: str | os.PathLike[str],
-    b: str | os.PathLike[str],
-    data: Sequence[str | Path],
-    out: str | Path | None = None,
-    *,
-    points: int | None = None,
-    refine: int | None = None,
-    alphas: Sequence[float] | None = None,
-    beyond: float | None = None,
-    threshold: float | None = None,
-    loss_only: bool = False,
-    match: str | None = None,
-    max_new_tokens: int = 256,
-    chat_template: str | Path | None = None,
-    device: str | None = None,
-    batch_size: int | str = 16,
-    seed: int = 0,
-    allow_config: bool = False,
-    overwrite: bool = False,
-) -> dict[str, Any]:
+class LossPath(Found):
+    """The record of `path`, by key as its JSON is (docs/formats.md)."""
+
+    def heading(self) -> str:
+        """One line: the barrier."""
+        if self["barrier"] is None:
+            return "loss along the line; no point between the models was measured, so the barrier is not known"
+        low, high = self["interval"]
+        return f"barrier {self['barrier']:.4f} nats a token at α = {self['at']:g} (95 % {low:.4f} to {high:.4f})"
+
+    def table(self) -> list[list[str]]:
+        """A row for each point."""
+        rows = [["α", "loss", "95 % interval", "above the line", *(["accuracy"] if self["accuracy"] else [])]]
+        for place, alpha in enumerate(self["alphas"]):
+            rise = self["rise"][place]
+            interval = " to ".join(f"{end:.4f}" for end in self["loss_interval"][place])
+            accuracy = [f"{self['accuracy'][place]:.3f}"] if self["accuracy"] else []
+            loss, above = f"{self['loss'][place]:.4f}", "" if rise is None else f"{rise:+.4f}"
+            rows.append([f"{alpha:g}", loss, interval, above, *accuracy])
+        return rows
+
+
+@takes(PathOptions)
+def path(given: PathOptions) -> LossPath:
     """Measure loss (and accuracy) on the straight line from `a` (α = 0) to `b` (α = 1), and the barrier between them.
 
-    `data` are JSONL files of one's own examples (docs/formats.md): texts, or questions with answers, whose loss is that of
-    the answer's tokens; answers are generated too unless `loss_only`. `points` (5) are set at equal distances, `refine`
-    (4) more where the loss rises and bends; or `alphas` says where. `beyond` goes on past 1, to b + (beyond − 1)·(b − a).
+    The data are JSONL files of one's own examples (docs/formats.md): texts, or questions with answers, whose loss is that of
+    the answer's tokens; answers are generated too unless ``loss_only``. ``beyond`` goes on past 1, to b + (beyond − 1)·(b − a).
     Interpolation and arithmetic are float32; config, tokenizer and template are b's throughout; where a's config would
-    compute otherwise there is no line, unless `allow_config`. The barrier is *connected*
-    or not against `threshold` (nats a token), if one was stated. With `out` the record is written there, every example's
-    outcome beside it. Returns the record; raises `TuneportError`.
+    compute otherwise there is no line, unless ``allow_config``. The barrier is *connected* or not against ``threshold``, if one
+    was stated. With ``out`` the record is written there, every example's outcome beside it. Raises `TuneportError`.
+
+        tuneport.path("v1", "v2", "test.jsonl")
     """
+    return LossPath(_path(given))
+
+
+def _path(given: PathOptions) -> dict[str, Any]:
     need_harness("hf")
-    wanted = points_of(points, refine, alphas, beyond)
-    if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):
-        raise UsageError(f"--threshold {threshold}: give a rise of loss from 0 on, in nats a token.")
-    out = None if out is None else Path(out).expanduser()
-    seed = checked_seed(seed)
-    asking = Asking(match=match, max_new_tokens=max_new_tokens)
-    loading = Loading("hf", device, "float32", checked_batch_size(batch_size), template_text(chat_template))
+    a, b, threshold, seed, overwrite = given.a, given.b, given.threshold, given.seed, given.overwrite
+    wanted = points_of(given.points, given.refine, given.alphas, given.beyond)
+    out = None if given.out is None else Path(given.out).expanduser()
+    asking = given.asking
+    loading = Loading("hf", given.device, "float32", given.batch_size, template_text(given.chat_template))
     need_device(loading)
-    examples = read_examples(data, loss_only)
+    examples = read_examples([Path(place) for place in given.data], given.loss_only)
     one, other = fetched(open_checkpoint(a, "A")), fetched(open_checkpoint(b, "B"))
     names = names_of([os.fspath(a), os.fspath(b)])
-    shared, otherwise = joined(one, other, allow_config=allow_config)
+    shared, otherwise = joined(one, other, allow_config=given.allow_config)
     seat = replace(find_models([os.fspath(b)])[0], name=names[1])
     with ExitStack() as stack:
         readers = stack.enter_context(opened(one, other))
@@ -96,12 +101,12 @@ def path(
             "settings": {
                 **asdict(wanted),
                 "threshold": threshold,
-                "match": match,
-                "max_new_tokens": max_new_tokens,
-                "device": device,
+                "match": asking.match,
+                "max_new_tokens": asking.max_new_tokens,
+                "device": given.device,
                 "chat_template": loading.chat_template,
                 "seed": seed,
-                "allow_config": allow_config,
+                "allow_config": given.allow_config,
             },
             "versions": versions(),
         }

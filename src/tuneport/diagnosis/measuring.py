@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from tuneport.checkpoint.reading import TensorReader
 from tuneport.diagnosis.line import LineBetween, laid
-from tuneport.errors import DataError, NumericsError, ScoringError, TuneportError, UsageError
+from tuneport.errors import ABSENT, DataError, Fault, NumericsError, ScoringError, TuneportError, UsageError
 from tuneport.examples.questions import OwnTask, read_tasks
 from tuneport.pairing.shared import Shared
 from tuneport.results.outcomes import TaskResult
-from tuneport.scoring.asking import Asking, ask_own
+from tuneport.scoring.asking import ask_own
+from tuneport.scoring.evaluate_options import Asking
 from tuneport.scoring.keeping import Kept
 from tuneport.scoring.models import Loading, Seat, load
 from tuneport.terminal import progress
@@ -71,7 +72,8 @@ class Point:
 def read_examples(data: Sequence[str | Path], loss_only: bool) -> Data:
     """The files' examples. Raises `TuneportError` where they are not of one kind, or too few for two halves."""
     if not data:
-        raise UsageError("No data was given. Name a JSONL file of texts, or of questions with answers, with --data.")
+        remedy = "Name a JSONL file of texts, or of questions with answers"
+        raise UsageError(Fault("data", ABSENT, "is missing", remedy))
     losses = tuple(read_tasks([Path(file).expanduser() for file in data], loss=True))
     kinds = {bool(task.examples[0].question) for task in losses}
     if len(kinds) > 1:

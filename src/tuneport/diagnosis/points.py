@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tuneport.errors import UsageError
+from tuneport.errors import ABSENT, Fault, UsageError, named
 
 POINTS = 5
 REFINE = 4
@@ -27,19 +27,14 @@ class Points:
 def points_of(points: int | None, refine: int | None, alphas: Sequence[float] | None, beyond: float | None) -> Points:
     """The points that `path` was asked for. Raises `UsageError` for what cannot be meant, and for more than `MOST`."""
     if alphas is not None and (points is not None or beyond is not None):
-        raise UsageError("--alphas says where the points are; leave out --points and --beyond.")
-    if refine is not None and refine < 0:
-        raise UsageError(f"--refine {refine}: give a number from 0 on.")
+        told = f"says where the points are; leave out {named('points')} and {named('beyond')}"
+        raise UsageError(Fault("alphas", ABSENT, told))
     if alphas is not None:
         return _given(alphas, 0 if refine is None else refine)
     count, more = POINTS if points is None else points, REFINE if refine is None else refine
-    if count < 3:
-        raise UsageError(f"--points {count}: give at least 3, the two models and one between them.")
-    if beyond is not None and not (math.isfinite(beyond) and beyond > 1):
-        raise UsageError(f"--beyond {beyond}: give a number above 1, where the second model is.")
     if how_many(count, more, beyond) > MOST:
-        asked = f"--points {count}, --refine {more}" + ("" if beyond is None else f", --beyond {beyond:g}")
-        raise UsageError(_TOO_MANY.format(asked=asked))
+        asked = f"{count}, {named('refine')} {more}" + ("" if beyond is None else f", {named('beyond')} {beyond:g}")
+        raise UsageError(Fault("points", ABSENT, f"{asked}: {_TOO_MANY}", "Give fewer"))
     chosen = {place / (count - 1) for place in range(count)}
     if beyond is not None:
         further = (place / (count - 1) for place in range(count, math.ceil(beyond * (count - 1))))
@@ -58,13 +53,12 @@ def how_many(points: int | None, refine: int | None, beyond: float | None) -> in
     return last + 1 + (REFINE if refine is None else refine)
 
 
-_TOO_MANY = f"{{asked}}: more than {MOST:,} points on one line, each a pass over all of the data. Give fewer."
+_TOO_MANY = f"more than {MOST:,} points on one line, each a pass over all of the data"
 
 
 def _given(alphas: Sequence[float], refine: int) -> Points:
-    if not all(math.isfinite(alpha) for alpha in alphas):
-        raise UsageError("--alphas: give finite numbers.")
     chosen = {float(alpha) for alpha in alphas} | {0.0, 1.0}
     if len(chosen) + refine > MOST:
-        raise UsageError(_TOO_MANY.format(asked=f"--alphas (with 0 and 1 {len(chosen):,} numbers), --refine {refine}"))
+        told = f"with 0 and 1 {len(chosen):,} numbers, {named('refine')} {refine}: {_TOO_MANY}"
+        raise UsageError(Fault("alphas", ABSENT, told, "Give fewer"))
     return Points(tuple(sorted(chosen)), refine)

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import LeakageError, UsageError, listing
+from tuneport.errors import Fault, LeakageError, UsageError, listing
 from tuneport.examples.digests import HASHES, SELECTION, example_digest, parse_digest
 from tuneport.examples.questions import Example, OwnTask
 from tuneport.files.json_text import read_json
@@ -111,9 +111,9 @@ def _digests(path: Path) -> Iterator[tuple[str, str]]:
     elif check_file(path):
         files = [path]
     else:
-        raise UsageError(f"--trained-on {path}: no such file or folder.")
+        raise UsageError(Fault("trained_on", str(path), "there is no such file or folder"))
     if not files:
-        raise UsageError(f"--trained-on {path}: holds no .jsonl file and no {HASHES}.")
+        raise UsageError(Fault("trained_on", str(path), f"holds no .jsonl file and no {HASHES}"))
     for file in files:
         yield from _of_file(file, path if path.is_dir() else None)
 
@@ -124,7 +124,8 @@ def _of_file(file: Path, folder: Path | None) -> Iterator[tuple[str, str]]:
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             except UnicodeDecodeError:
-                raise UsageError(f"--trained-on {file.name}:{number}: no UTF-8 text. Give JSONL files.") from None
+                place = f"{file.name}:{number}"
+                raise UsageError(Fault("trained_on", place, "is not UTF-8 text", "Give JSONL files")) from None
             if not text:
                 continue
             parsed = parse_digest(text)
@@ -134,7 +135,8 @@ def _of_file(file: Path, folder: Path | None) -> Iterator[tuple[str, str]]:
             try:
                 row = read_json(text)
             except ValueError:
-                raise UsageError(f"--trained-on {file.name}:{number}: neither JSON nor a digest.") from None
+                place = f"{file.name}:{number}"
+                raise UsageError(Fault("trained_on", place, "is neither JSON nor a digest")) from None
             if isinstance(row, dict):
                 yield from ((example_digest(found), TRAINING) for found in _texts(row))
 
@@ -147,7 +149,8 @@ def _selected_by(path: Path) -> set[str]:
             told = read_json(read_bytes(file, path, MOST_MANIFEST_BYTES)).get("selection") or []
             found |= {str(row["task"]) for row in told if row["data"] is None}
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise UsageError(f"--trained-on {path}: {file.name} is damaged; tune again, or restore it.") from None
+            told = f"{file.name} is damaged; tune again, or restore it"
+            raise UsageError(Fault("trained_on", str(path), told)) from None
     return found
 
 

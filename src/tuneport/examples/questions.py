@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tuneport.errors import DataError, UsageError, listing
+from tuneport.errors import ABSENT, DataError, Fault, UsageError, listing
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
 
@@ -84,7 +84,7 @@ def read_tasks(files: Sequence[Path], *, loss: bool = False) -> list[OwnTask]:
     """
     twice = sorted({str(file) for file in files if files.count(file) > 1})
     if twice:
-        raise UsageError(f"--tasks: {', '.join(twice)} stands there twice; name each file once.")
+        raise UsageError(Fault("tasks", ABSENT, f"{', '.join(twice)} is listed twice", "Name each file once"))
     faults: list[str] = []
     grouped: dict[str, list[tuple[Kind, Example]]] = {}
     sources: dict[str, Path] = {}

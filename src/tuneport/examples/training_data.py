@@ -20,7 +20,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from tuneport.errors import DataError, UsageError, listing
+from tuneport.errors import ABSENT, DataError, Fault, UsageError, listing
 from tuneport.examples.forms import FORMS, Faults, Numbered, Row, form_of
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import check_file, opened, read_lines
@@ -89,7 +89,9 @@ class Share:
         """The number of rows."""
         if isinstance(self.amount, int):
             if self.amount > available:
-                raise UsageError(f"--mix {self.name}={self.amount}: there are {available} rows. Give a smaller count.")
+                raise UsageError(
+                    Fault("mix", f"{self.name}={self.amount}", f"there are {available} rows", "Give a smaller count")
+                )
             return self.amount
         return max(1, round(self.amount * available))
 
@@ -101,9 +103,8 @@ def parse_share(text: str) -> Share:
         return Share(name, int(amount))
     if name and re.fullmatch(r"\d*\.\d*", amount) and amount != "." and 0 < float(amount) <= 1:
         return Share(name, float(amount))
-    raise UsageError(
-        f"--mix {text!r}: write it as NAME=COUNT (a whole number of rows) or NAME=FRACTION (such as 0.065, up to 1.0)."
-    )
+    told = "must be written as NAME=COUNT (a whole number of rows) or NAME=FRACTION (such as 0.065, up to 1.0)"
+    raise UsageError(Fault("mix", text, told))
 
 
 def read_sources(
@@ -114,7 +115,7 @@ def read_sources(
     Raises `DataError` with all faults of a file and their lines, `UsageError` for a mix that names no source.
     """
     if not names:
-        raise UsageError("There is no training data: give --data.")
+        raise UsageError(Fault("data", ABSENT, "is missing", "Give training data"))
     need_names_apart(names)
     shares = shares_of(names, mix)
     return [_read(os.fspath(name), recipe, shares.get(place), seed) for place, name in enumerate(names)]
@@ -124,7 +125,8 @@ def need_names_apart(names: Sequence[str | os.PathLike[str]]) -> None:
     """Raise `UsageError` where two sources would have one name in the record."""
     twice = [label for label, count in Counter(_label(os.fspath(name)) for name in names).items() if count > 1]
     if twice:
-        raise UsageError(f"--data: {', '.join(twice)} is given twice, or two files have one name. Rename one of them.")
+        told = f"{', '.join(twice)} is given twice, or two files have one name"
+        raise UsageError(Fault("data", ABSENT, told, "Rename one of them"))
 
 
 def shares_of(names: Sequence[str | os.PathLike[str]], mix: Sequence[Share]) -> dict[int, Share]:
@@ -134,9 +136,9 @@ def shares_of(names: Sequence[str | os.PathLike[str]], mix: Sequence[Share]) -> 
     for share in mix:
         matching = [place for place, name in enumerate(names) if share.name in _called(labels[place], name)]
         if len(matching) != 1:
-            raise UsageError(f"--mix {share.name}: choose one of the --data: {', '.join(labels)}.")
+            raise UsageError(Fault("mix", share.name, f"must be one of the data: {', '.join(labels)}"))
         if matching[0] in shares:
-            raise UsageError(f"--mix {labels[matching[0]]}: a share of it was given before. Give one.")
+            raise UsageError(Fault("mix", labels[matching[0]], "a share of it was given before", "Give one"))
         shares[matching[0]] = share
     return shares
 

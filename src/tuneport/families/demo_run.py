@@ -37,7 +37,7 @@ from tuneport.files.writing import write_lines
 from tuneport.libraries import how_to_install, missing
 from tuneport.output.workdir import workplace
 from tuneport.tuning.recipes import Recipe as TuningRecipe
-from tuneport.tuning.recipes import Running, SftRecipe
+from tuneport.tuning.recipes import SftRecipe, TuningRun
 
 MODELS = {
     "v1": "models/v1",
@@ -155,11 +155,11 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
         resumed = any(path.exists() for path in models.values())
 
         shards = "200KB"  # several, as large models have
-        plainly = (recipe.tuning, seed, Running(shard_size=shards))
+        plainly = (recipe.tuning, seed, TuningRun(shard_size=shards))
         watched = (
             recipe.tuning,
             seed,
-            Running(
+            TuningRun(
                 shard_size=shards,
                 eval_every=recipe.curve_every,
                 tasks=(str(folder / "curve.jsonl"),),

@@ -21,7 +21,7 @@ from tuneport.families.tongues import TONGUES
 from tuneport.files.opening import read_text
 from tuneport.files.writing import write_lines
 from tuneport.output.workdir import workplace
-from tuneport.tuning.recipes import Running
+from tuneport.tuning.recipes import TuningRun
 
 FORMAT = "tuneport-instructed-1"
 RECORD = "family.json"
@@ -65,7 +65,7 @@ def make_instructed(out: str | Path, size: str = "small", seed: int = 0, recipe:
         for version, base in (("v1", v1), ("v2", v2)):
             made = folder / f"{version}-instruct"
             if not made.exists():
-                lessons.fine_tune(made, base, folder / f"lesson-{version}", recipe.instruct, seed, Running())
+                lessons.fine_tune(made, base, folder / f"lesson-{version}", recipe.instruct, seed, TuningRun())
         record = {
             "format": FORMAT,
             "plan": json.loads(read_text(folder / "plan.json")),

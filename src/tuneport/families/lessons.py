@@ -13,7 +13,7 @@ from typing import Any
 from tuneport.families import word_tokenizers
 from tuneport.families.order_questions import Question, bare
 from tuneport.files.writing import write_lines, write_once
-from tuneport.tuning.recipes import Recipe, Running
+from tuneport.tuning.recipes import Recipe, TuningRun
 
 EXAMPLES, TEMPLATE = "examples.jsonl", "chat.jinja"
 
@@ -40,7 +40,7 @@ def as_prompt(asked: Question) -> dict[str, Any]:
     return {"prompt": [_user(asked)], "answer": asked.answer}
 
 
-def fine_tune(out: Path, start: Path, lesson: Path, recipe: Recipe, seed: int, running: Running) -> None:
+def fine_tune(out: Path, start: Path, lesson: Path, recipe: Recipe, seed: int, running: TuningRun) -> None:
     """Fine-tune the checkpoint `start` on the folder `lesson`; a start that can chat already keeps its template."""
     from tuneport import tune
 
@@ -52,7 +52,7 @@ def fine_tune(out: Path, start: Path, lesson: Path, recipe: Recipe, seed: int, r
         out=out,
         chat_template=None if chats else str(lesson / TEMPLATE),
         end_token=None if chats else word_tokenizers.END,
-        running=running,
+        **vars(running),
     )
 
 

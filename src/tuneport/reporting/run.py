@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
 
 from blake3 import blake3
 
-from tuneport.errors import OutputError, TakenError, UsageError
+from tuneport.errors import ABSENT, Fault, OutputError, TakenError, UsageError, named
 from tuneport.files.opening import read_bytes, resolved
 from tuneport.files.writing import told, write_whole
+from tuneport.functions import takes
 from tuneport.libraries import how_to_install, missing
 from tuneport.reporting.fetching import at_hand, url_of
+from tuneport.reporting.report_options import ReportOptions
 from tuneport.reporting.tables.findings import findings
 from tuneport.results.schema import RESULTS, STEPS, STUDY
+from tuneport.shown import Found
 
 # A comment of each form, which is not shown.
 _SEALS = {"page": (b"<!-- tuneport report ", b" -->\n"), "markdown": (b"\n[//]: # (tuneport report ", b")\n")}
@@ -26,24 +28,32 @@ PAGE, MARKDOWN = "report.html", "report.md"
 _OF_STUDY = (RESULTS, STUDY, "inputs.json")  # what `tuneport study` wrote, and steps/
 
 
-def report(
-    study: str | Path, out: str | Path | None = None, *, format: Literal["page", "markdown"] = "page"
-) -> dict[str, Any]:
-    """Write the page of a study's folder, or URL, to `out` (default: report.html or report.md in the folder).
+class Report(Found):
+    """Where a page lies, and what it says in short."""
+
+    def heading(self) -> str:
+        """One line."""
+        return str(self["words"])
+
+
+@takes(ReportOptions)
+def report(given: ReportOptions) -> Report:
+    """Write the page of a study's folder, or URL, to ``out`` (default: report.html or report.md in the folder).
 
     The study may be unfinished: what failed and what was not run stands on the page. Returns `out`, `counts` of results
     by status, `summary` and `warnings`; raises `ReportError` where there is nothing to report.
+
+        tuneport.report("my-study")
     """
-    if format not in ("page", "markdown"):
-        raise UsageError(f"--format {format!r}: choose page or markdown.")
+    study, out, format = os.fspath(given.study), given.out, given.format
     lacking = missing("plotly", "jinja2") if format == "page" else []
     if lacking:
-        raise UsageError(
-            f"The page needs {' and '.join(lacking)}. {how_to_install('report')} Or pass --format markdown."
-        )
+        remedy = f"{how_to_install('report')} Or give markdown"
+        raise UsageError(Fault("format", format, f"the page needs {' and '.join(lacking)}", remedy))
     url = url_of(study)
     if out is None and url is not None:
-        raise UsageError(f"{url} is not on this machine, where the page is written. Say where: --out FILE.")
+        absent = f"is missing; {url} is not on this machine, where the page is written"
+        raise UsageError(Fault("out", ABSENT, absent, "Give a file"))
     if format == "page":
         from tuneport.reporting.render.page import page as render
     else:
@@ -54,23 +64,22 @@ def report(
         found = findings(root, url)
         _write(place, _sealed(render(found, place), format))
     statuses = [run.status for run in found.reading.at_end]
-    return {
+    found_out = {
         "out": str(place),
         "counts": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
         "summary": " ".join(found.words),
         "warnings": list(found.reading.doubts),
         "words": f"{place}: done, {len(statuses)} results of {len(found.reading.steps)} steps",
     }
+    return Report(found_out)
 
 
 def _refuse_the_studys_own(place: Path, root: Path) -> None:
     """Raise `UsageError` where the page would replace a file that the study stands on."""
     whole, steps = resolved(place.parent) / place.name, resolved(root) / STEPS
     if whole in [resolved(root) / name for name in _OF_STUDY] or whole.is_relative_to(steps):
-        raise UsageError(
-            f"--out {place}: that is the study's own, which a page would replace. Give another file, or leave --out out: "
-            f"{PAGE} or {MARKDOWN} is then written in {root}."
-        )
+        remedy = f"Give another file, or leave {named('out')} out: {PAGE} or {MARKDOWN} is then written in {root}"
+        raise UsageError(Fault("out", str(place), "is the study's own, which a page would replace", remedy))
 
 
 def _sealed(text: str, format: str) -> bytes:

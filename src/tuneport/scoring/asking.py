@@ -10,44 +10,18 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from tuneport.errors import DataError, UsageError, listing
+from tuneport.errors import DataError, listing
 from tuneport.examples.questions import Example, OwnTask, Way
 from tuneport.results.outcomes import Outcome, TaskResult, end_of
 from tuneport.scoring.checks import join_warnings, same_warnings
+from tuneport.scoring.evaluate_options import Asking
 from tuneport.scoring.harness import ask
 from tuneport.scoring.pairs import Paired, Pairing, answers_of
 from tuneport.scoring.prompts import left_out, prompts_of
 
 METRICS = {"match": "exact_match", "choice": "acc", "loss": "loss"}
-
-
-@dataclass(frozen=True)
-class Asking:
-    """How one's own examples are asked and judged."""
-
-    match: str | None = None
-    loss: bool = False
-    max_new_tokens: int = 256
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values. Raises `UsageError`."""
-        if self.match is not None:
-            try:
-                groups = re.compile(self.match).groups
-            except (re.error, OverflowError, RecursionError) as error:
-                raise UsageError(f"--match {self.match!r} is no regular expression: {error}.") from None
-            if groups > 1:
-                raise UsageError(f"--match {self.match!r} has {groups} groups; give one, the answer, or none.")
-            if self.loss:
-                raise UsageError("--match picks an answer out of what a model says; --loss generates nothing.")
-        if self.max_new_tokens < 1:
-            raise UsageError(f"--max-new-tokens {self.max_new_tokens}: give at least 1.")
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"--limit {self.limit}: give at least 1.")
 
 
 def ask_own(task: OwnTask, model: Any, asking: Asking) -> TaskResult:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tuneport.errors import RenderingError, ScoringError, UsageError
+from tuneport.errors import named as option
 from tuneport.examples.joining import going_on
 from tuneport.examples.rendering import refusals_in_words, render
 from tuneport.scoring import checks
@@ -110,7 +111,7 @@ def checking(kind: type[Any]) -> type[Any]:
                 if room < 1:
                     raise UsageError(
                         f"{self.name}: {self.max_length - room} new tokens were asked for, and its context holds "
-                        f"{self.max_length} in all. Give fewer --max-new-tokens."
+                        f"{self.max_length} in all. Give fewer {option('max_new_tokens')}."
                     )
                 prompts.append(Prompt(request.task_name, str(request.doc_id), self.tok_encode(text), room))
             self._look_at(prompts)

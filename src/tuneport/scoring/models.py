@@ -6,7 +6,6 @@ the backend, which checks every prompt on its way and leaves the rest to the har
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from tuneport.checkpoint.local_folder import check_for_loaders
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.small_files import SidecarFolder, most_bytes
 from tuneport.checkpoint.weight_sets import ADAPTER_PICKLE, MODEL_WEIGHTS
-from tuneport.errors import CheckpointError, RenderingError, TuneportError, UsageError
+from tuneport.errors import ABSENT, CheckpointError, Fault, RenderingError, TuneportError, UsageError, named
 from tuneport.examples.chat import spoken_by
 from tuneport.examples.questions import OwnTask
 from tuneport.examples.rendering import render
@@ -25,12 +24,11 @@ from tuneport.libraries import how_to_install, missing
 from tuneport.scoring import checks
 from tuneport.scoring.adapter_settings import check_adapter
 from tuneport.scoring.checking import checking
+from tuneport.scoring.evaluate_options import check_device
 from tuneport.scoring.layer_counts import check_layer_counts
 from tuneport.scoring.prompts import check_written
 from tuneport.sidecars.chat_template import read_template
 
-BACKENDS = ("hf", "vllm")
-DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Small files that change what a model says, beside its weights.
 _BEHAVIOUR = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -67,10 +65,12 @@ def find_models(models: Sequence[str | Path]) -> list[Seat]:
     """Every model, found and named. Raises `CheckpointError` or `UsageError` before anything is loaded."""
     specs = [str(model) for model in models]
     if not specs:
-        raise UsageError("No model was given. Name one folder or Hub id, or several to be compared.")
+        raise UsageError(Fault("models", ABSENT, "is missing", "Name one folder or Hub id, or several to compare"))
     twice = sorted({spec for spec in specs if specs.count(spec) > 1})
     if twice:
-        raise UsageError(f"{', '.join(twice)}: given more than once; each model is scored once.")
+        raise UsageError(
+            Fault("models", ABSENT, f"{', '.join(twice)} is given more than once; each model is scored once")
+        )
     return [_find(spec, name) for spec, name in zip(specs, names_of(specs), strict=True)]
 
 
@@ -177,39 +177,27 @@ def need_harness(backend: str) -> None:
     """Raise `UsageError` where the harness or the backend is not installed."""
     if backend == "olmes":
         return  # a program of its own
-    if backend not in BACKENDS:
-        raise UsageError(f"--backend {backend!r}: choose {', '.join(BACKENDS)} or olmes.")
     if missing("lm_eval", "torch"):
         raise UsageError(
             f"Scoring is lm-evaluation-harness's work, which the core does without. {how_to_install('models')}"
         )
     if backend == "vllm" and missing("vllm"):
-        raise UsageError("--backend vllm: vLLM is not installed. Install it (pip install vllm), or use --backend hf.")
-
-
-def need_names(loading: Loading) -> None:
-    """Raise `UsageError` for a device or dtype that no machine has; torch is not asked."""
-    if loading.dtype is not None and loading.dtype not in DTYPES:
-        raise UsageError(f"--dtype {loading.dtype!r}: choose {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.")
-    if loading.device is None or loading.backend != "hf":
-        return
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", loading.device):
-        raise UsageError(f"--device {loading.device!r}: choose cpu, cuda, cuda:N or mps.")
+        told = "Install it (pip install vllm), or use hf"
+        raise UsageError(Fault("backend", "vllm", "vLLM is not installed", told))
 
 
 def need_device(loading: Loading) -> None:
-    """Raise `UsageError` for a device or dtype that is none: the harness would take another device without a word."""
-    need_names(loading)
+    """Raise `UsageError` for a device that is none: the harness would take another device without a word."""
     if loading.device is None or loading.backend != "hf":
         return
+    check_device(loading.device)
     import torch
 
     kind, _, number = loading.device.partition(":")
     there = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}[kind]
     if int(number or 0) >= there:
-        raise UsageError(
-            f"--device {loading.device}: torch finds no such device here. Leave --device out for the best."
-        )
+        told = "torch finds no such device here"
+        raise UsageError(Fault("device", loading.device, told, f"Leave {named('device')} out for the best"))
 
 
 def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None]) -> Any:

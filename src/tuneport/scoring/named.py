@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import ScoringError, UsageError
+from tuneport.errors import Fault, ScoringError, UsageError
 from tuneport.results.outcomes import Outcome, TaskResult, end_of
 from tuneport.scoring import checks
 from tuneport.scoring.harness import evaluate
@@ -55,9 +55,7 @@ def load_suite(suite: Suite, variant: Variant, sandbox: Sandbox | None = None) -
                 try:
                     parts = _find_and_load(name)
                 except UsageError:
-                    raise UsageError(
-                        f"--suite {suite.name}: the harness has no task {name}. --show prints the suite."
-                    ) from None
+                    raise UsageError(Fault("suite", suite.name, f"the harness has no task {name}")) from None
                 tasks |= parts[0]
                 groups |= parts[1]
         for task in tasks.values():
@@ -96,7 +94,8 @@ def _find_and_load(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     if everything is None or name not in everything.task_index:
         close = difflib.get_close_matches(name, _names().folders, 3)
         told = f" (near: {', '.join(close)})" if close else ""
-        raise UsageError(f"--tasks: the harness has no task {name!r}{told}, and there is no such JSONL file.")
+        told = f"the harness has no task of this name{told}, and there is no such JSONL file"
+        raise UsageError(Fault("tasks", name, told))
     try:
         with _in_words(name):
             return _parts(everything.load([name]))

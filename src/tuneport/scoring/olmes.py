@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import ScoringError, UsageError
+from tuneport.errors import Fault, ScoringError, UsageError, named
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_text
 from tuneport.results.outcomes import TaskResult
@@ -33,17 +33,15 @@ def find_program() -> str:
     """Where OLMES' command is. Raises `UsageError` where it is not installed."""
     found = shutil.which("olmes")
     if found is None:
-        raise UsageError(
-            "--backend olmes: the command `olmes` is not installed. Install OLMES in an environment of its own "
-            "(see its README), put it on the PATH, or score with --backend hf."
-        )
+        remedy = "Install OLMES in an environment of its own (see its README), put it on the PATH, or score with hf"
+        raise UsageError(Fault("backend", "olmes", "the command `olmes` is not installed", remedy))
     return found
 
 
 def names_of(suite: str | None, tasks: Sequence[str]) -> dict[str, str]:
     """OLMES' task names by the names in the record. Raises `UsageError` for a suite that OLMES does not have."""
     if suite not in (None, "tulu3"):
-        raise UsageError(f"--backend olmes has the suite tulu3 only, not {suite}.")
+        raise UsageError(Fault("suite", suite, f"with {named('backend')} olmes must be tulu3"))
     return {**(TULU3 if suite else {}), **{task: task for task in tasks}}
 
 

@@ -6,34 +6,49 @@ each task, compare, write. A killed run goes on from what it has; finished resul
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tuneport import __version__
-from tuneport.errors import CheckpointError, DoubtError, ScoringError, TuneportError, UsageError, listing
+from tuneport.errors import (
+    ABSENT,
+    CheckpointError,
+    DoubtError,
+    Fault,
+    ScoringError,
+    TuneportError,
+    UsageError,
+    listing,
+    named,
+)
 from tuneport.examples import leakage
 from tuneport.examples.chat import shipped_template, template_names
 from tuneport.examples.questions import OwnTask, own_file, read_tasks
 from tuneport.files.opening import check_file, read_text
+from tuneport.functions import takes
 from tuneport.libraries import packages, quietly
+from tuneport.options import Place
 from tuneport.results import comparing
 from tuneport.results.outcomes import TaskResult
 from tuneport.results.schema import EVALUATION_FORMAT
 from tuneport.scoring import olmes
-from tuneport.scoring.asking import Asking, ask_own
+from tuneport.scoring.asking import ask_own
+from tuneport.scoring.evaluate_options import Asking, EvaluateOptions
 from tuneport.scoring.keeping import Kept, already_done, examples_file, keeping
 from tuneport.scoring.models import Loading, Seat, find_models, load, look_over, need_device, need_harness, tokenizer_of
 from tuneport.scoring.named import NamedTask, ask_named, load_named, load_suite
 from tuneport.scoring.sandbox.sandbox import Sandbox
-from tuneport.scoring.suites import VARIANTS, Variant, find_suite
+from tuneport.scoring.suites import Variant, find_suite
+from tuneport.shown import Found
 from tuneport.terminal import progress
 
 _ACROSS = (
     "Suite {suite}: models without a chat template are asked its base variant, the others its tuned one. Differences "
-    "between the two (flagged `across_variants`) are partly the tasks'; compare with --variant base or tuned."
+    "between the two (flagged `across_variants`) are partly the tasks'; compare with the variants base or tuned alone."
 )
 
 
@@ -64,63 +79,62 @@ class Wanted:
         }
 
 
-def evaluate(
-    models: Sequence[str | Path],
-    tasks: Sequence[str | Path],
-    out: str | Path,
-    *,
-    suite: str | None = None,
-    variant: str = "auto",
-    run_code_in: str | None = None,
-    match: str | None = None,
-    loss: bool = False,
-    max_new_tokens: int = 256,
-    limit: int | None = None,
-    chat: bool = False,
-    chat_template: str | Path | None = None,
-    backend: str = "hf",
-    device: str | None = None,
-    dtype: str | None = None,
-    batch_size: int | str = 16,
-    recovered_gain: Sequence[Sequence[str]] = (),
-    trained_on: Sequence[str | Path] = (),
-    allow_selection: bool = False,
-    strict: bool = False,
-    overwrite: bool = False,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Score `models` on `tasks` with lm-evaluation-harness, and write the record to `out`.
+class Scores(Found):
+    """The record of an evaluation, by key as its JSON is (docs/formats.md)."""
 
-    `tasks` are JSONL files of one's own examples (see docs/formats.md) and names of the harness's tasks. Own examples
-    are answered greedily in at most `max_new_tokens`, and the whole answer has to match, or the group of the regular
-    expression `match`; with `loss` their answer's loss is measured. `chat` puts the harness's tasks through the
-    models' chat templates; `chat_template` (a name, a file, or a model) is for models without one. `recovered_gain` names
-    triples of the models: target, transferred, tuned target. Every outcome stands beside `out` in a file that
-    ends in ``.examples.jsonl``. A `suite` (see `tuneport.scoring.suites`) is asked of each model in its `variant`: ``base``,
-    ``tuned``, or ``auto``, which takes a model with a chat template as tuned. `run_code_in` is the command of a sandbox
-    in which generated programs run. `trained_on` are files and folders in which examples of the tests are looked up, as
-    they are in what `tune` left beside each model; where models were selected by them, nothing is scored, unless
-    `allow_selection`. Returns the record; raises `TuneportError`.
+    def heading(self) -> str:
+        """One line: how many models, and on what."""
+        names = dict.fromkeys(name for model in self["models"] for name in model["tasks"])
+        return f"scores of {len(self['models'])} model(s) on {', '.join(names)}"
+
+    def table(self) -> list[list[str]]:
+        """A row for each model and task."""
+        rows = [["model", "task", "metric", "score", "95 % interval", "n"]]
+        for model in self["models"]:
+            for name, task in model["tasks"].items():
+                interval = "–" if task["interval"] is None else " to ".join(f"{end:.3f}" for end in task["interval"])
+                value = f"{task['value']:.3f}"
+                rows.append([model["model"], name, task["metric"], value, interval, f"{task['n']:,}"])
+        return rows
+
+
+@takes(EvaluateOptions)
+def evaluate(given: EvaluateOptions) -> Scores:
+    """Score models on tasks with lm-evaluation-harness; with ``out`` the record is written there.
+
+    Tasks are JSONL files of one's own examples (see docs/formats.md) and names of the harness's tasks. Own examples
+    are answered greedily, and the whole answer has to match, or the group of ``match``. Every outcome stands beside ``out`` in a
+    file that ends in ``.examples.jsonl``. Where models were selected by examples of the tests, nothing is scored, unless
+    ``allow_selection``. Raises `TuneportError`.
+
+        tuneport.evaluate("v2", "test.jsonl")
+        tuneport.evaluate(["v1", "v2"], ["test.jsonl", "gsm8k"], "scores.json")
     """
+    if given.out is not None:
+        return Scores(_evaluate(given, Path(given.out).expanduser()))
+    with TemporaryDirectory(prefix="tuneport-") as folder:
+        return Scores({**_evaluate(given, Path(folder) / "scores.json"), "examples": None})
+
+
+def _evaluate(given: EvaluateOptions, out: Path) -> dict[str, Any]:
+    backend, suite, variant, chat = given.backend, given.suite, given.variant, given.chat
+    strict, overwrite, asking = given.strict, given.overwrite, given.asking
     need_harness(backend)
     program = olmes.find_program() if backend == "olmes" else None
-    out = Path(out).expanduser()
-    seats = find_models(models)
+    seats = find_models([os.fspath(model) for model in given.models])
     wanted_suite = None if suite is None else find_suite(suite)
-    if variant not in ("auto", *VARIANTS):
-        raise UsageError(f"--variant {variant!r}: choose auto, base or tuned.")
-    sandbox = None if run_code_in is None else Sandbox(run_code_in)
+    sandbox = None if given.run_code_in is None else Sandbox(given.run_code_in)
     if sandbox is not None:
         sandbox.check()
-    files, names = _sorted_tasks(tasks, wanted_suite is not None)
-    asking = Asking(match=match, loss=loss, max_new_tokens=max_new_tokens, limit=limit)
-    own = tuple(read_tasks(files, loss=loss))
-    loading = Loading(backend, device, dtype, checked_batch_size(batch_size), template_text(chat_template))
+    files, names = _sorted_tasks([os.fspath(task) for task in given.tasks], wanted_suite is not None)
+    own = tuple(read_tasks(files, loss=asking.loss))
+    loading = Loading(backend, given.device, given.dtype, given.batch_size, template_text(given.chat_template))
     need_device(loading)
-    wanted = Wanted(own, tuple(names), asking, loading, chat, checked_seed(seed), suite, variant)
-    triples = [_roles(triple, seats, models) for triple in recovered_gain]
+    wanted = Wanted(own, tuple(names), asking, loading, chat, given.seed, suite, variant)
+    triples = [_roles(triple, seats, given.models) for triple in given.recovered_gain]
+    trained_on = [Path(place) for place in given.trained_on]
     leaks = leakage.leaked(own, trained_on, names, [Path(seat.adapter or seat.source) for seat in seats])
-    if not allow_selection:
+    if not given.allow_selection:
         leakage.refuse_selection(leaks)
     plan = wanted.plan(seats) | {"recovered_gain": triples, "leakage": leaks}
     done = already_done(out, plan, overwrite)
@@ -129,7 +143,8 @@ def evaluate(
     warnings = [leakage.in_words(row) for row in leaks]
     if program is not None:
         if own:
-            raise UsageError("--backend olmes scores OLMES' own tasks; score files of your own with --backend hf.")
+            problem, remedy = "scores OLMES' own tasks", "Score files of your own with hf"
+            raise UsageError(Fault("backend", "olmes", problem, remedy))
         with keeping(out, plan, overwrite) as kept:
             scored = _score_by_olmes(program, seats, olmes.names_of(suite, names), loading, kept)
             record = _record(scored, plan, loading, triples, leaks, warnings, out)
@@ -142,7 +157,7 @@ def evaluate(
         for seat in seats:
             needs_template = chat or variant == "tuned"
             others = bool(named) or wanted_suite is not None
-            looked = look_over(seat, loading, own, limit=limit, others=others, needs_template=needs_template)
+            looked = look_over(seat, loading, own, limit=asking.limit, others=others, needs_template=needs_template)
             warnings += looked.warnings
             variants.append("tuned" if variant == "tuned" or (variant == "auto" and looked.template) else "base")
         suites = (
@@ -264,18 +279,19 @@ def _lines(results: Mapping[str, Sequence[TaskResult]]) -> Iterator[dict[str, An
                 yield {"model": name, "task": result.task, **told}
 
 
-def _sorted_tasks(tasks: Sequence[str | Path], has_suite: bool) -> tuple[list[Path], list[str]]:
+def _sorted_tasks(tasks: Sequence[str], has_suite: bool) -> tuple[list[Path], list[str]]:
     """Own files, and names of the harness's tasks."""
     files: list[Path] = []
     names: list[str] = []
-    for task in map(str, tasks):
+    for task in tasks:
         path = own_file(task)
         if path is not None:
             files.append(path)
         else:
             names.append(task)
     if not files and not names and not has_suite:
-        raise UsageError("No task was given. Name a JSONL file of your own or a task of lm-evaluation-harness.")
+        remedy = "Name a JSONL file of your own or a task of lm-evaluation-harness"
+        raise UsageError(Fault("tasks", ABSENT, "is missing", remedy))
     return files, list(dict.fromkeys(names))
 
 
@@ -283,60 +299,44 @@ def _no_two_alike(tasks: Sequence[OwnTask | NamedTask]) -> None:
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UsageError(f"--tasks: {', '.join(twice)} stands there twice, or in two groups; name each once.")
+        raise UsageError(
+            Fault("tasks", ABSENT, f"{', '.join(twice)} is listed twice, or in two groups", "Name each once")
+        )
 
 
-def _roles(triple: Sequence[str], seats: Sequence[Seat], models: Sequence[str | Path]) -> list[str]:
+def _roles(triple: Sequence[str], seats: Sequence[Seat], models: Sequence[Place]) -> list[str]:
     """The names in the record of a triple that is given as the models were, or by those names."""
-    if len(triple) != 3:
-        raise UsageError("--recovered-gain takes three of the models: target, transferred, tuned target.")
     known = {str(model): seat.name for model, seat in zip(models, seats, strict=True)}
     known |= {seat.name: seat.name for seat in seats}
     unknown = [str(role) for role in triple if str(role) not in known]
     if unknown:
-        raise UsageError(f"--recovered-gain: {', '.join(unknown)} is not among the models that are scored.")
+        told = f"{', '.join(unknown)} is not among the models that are scored"
+        raise UsageError(Fault("recovered_gain", tuple(triple), told))
     return [known[str(role)] for role in triple]
 
 
-def template_text(source: str | Path | None) -> str | None:
+def template_text(source: Place | None) -> str | None:
     """The text of a chat template: one that comes along, by name, or from a file, or from a model that has one."""
     if source is None:
         return None
+    source = os.fspath(source)
     if source in template_names():
-        return shipped_template(str(source))
+        return shipped_template(source)
     path = Path(source).expanduser()
     if check_file(path):
         try:
             return read_text(path)
         except UnicodeDecodeError:
-            raise UsageError(f"--chat-template {source} is no text.") from None
+            raise UsageError(Fault("chat_template", str(source), "is not a text file")) from None
     try:
         template = tokenizer_of(find_models([source])[0]).chat_template
     except CheckpointError as error:
-        raise CheckpointError(f"--chat-template {source}: there is no such file, and as a model: {error}") from None
+        told = f"{named('chat_template')} {source}: there is no such file, and as a model: {error}"
+        raise CheckpointError(told) from None
     if not isinstance(template, str):
-        raise UsageError(f"--chat-template {source}: it has no chat template, or several by name. Give a file.")
+        told = "has no chat template, or several by name"
+        raise UsageError(Fault("chat_template", str(source), told, "Give a file"))
     return template
-
-
-def checked_batch_size(value: int | str) -> int | str:
-    """A batch size as the harness takes it. Raises `UsageError`."""
-    if isinstance(value, str) and re.fullmatch(r"auto(:[1-9]\d*)?", value):
-        return value
-    try:
-        number = int(value)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise UsageError(f"--batch-size {value!r}: give a whole number from 1 on, auto, or auto:N.")
-    return number
-
-
-def checked_seed(value: int) -> int:
-    """A seed as numpy's bootstrap takes it. Raises `UsageError`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UsageError(f"--seed {value!r}: give a whole number from 0 on.")
-    return value
 
 
 def digest_of_task(task: OwnTask) -> str:

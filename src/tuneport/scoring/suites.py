@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tuneport.errors import UsageError
+from tuneport.errors import Fault, UsageError
 
 Variant = Literal["base", "tuned"]
 VARIANTS: tuple[Variant, ...] = ("base", "tuned")
@@ -231,7 +231,9 @@ def find_suite(name: str) -> Suite:
     family, _, language = name.partition(":")
     if family == "global-mmlu" and re.fullmatch(r"[a-z]{2,3}", language):
         return _global_mmlu(language)
-    raise UsageError(f"--suite {name!r}: choose {', '.join(NAMES)} (LANG: mg, si, tr and others of Global MMLU).")
+    raise UsageError(
+        Fault("suite", name, f"must be one of {', '.join(NAMES)} (LANG: mg, si, tr and others of Global MMLU)")
+    )
 
 
 def _global_mmlu(language: str) -> Suite:

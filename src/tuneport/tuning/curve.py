@@ -17,14 +17,14 @@ from typing import Any
 from tuneport.files.writing import write_whole
 from tuneport.tuning.logbook import Logbook, whole_lines
 from tuneport.tuning.prepare import Prepared
-from tuneport.tuning.recipes import Running
+from tuneport.tuning.recipes import TuningRun
 from tuneport.tuning.team import Team
 
 CURVE = "curve.jsonl"
 
 
 def add_point(
-    trainer: Any, prepared: Prepared, folder: Path, step: int, logbook: Logbook, team: Team, running: Running
+    trainer: Any, prepared: Prepared, folder: Path, step: int, logbook: Logbook, team: Team, running: TuningRun
 ) -> None:
     """Save the model as it is, score it, and add a line to the curve."""
     import tuneport

@@ -54,7 +54,7 @@ class Counts:
         if self.without_answer:
             found.append(
                 f"{self.without_answer} example(s) are left out: the prompt alone fills the sequence length of {length}. "
-                "Give a larger --sequence-length."
+                "Give a larger --max-length."
             )
         if self.cut:
             found.append(f"{self.cut} example(s) lose the end of their answer to the sequence length of {length}.")
@@ -254,7 +254,7 @@ def prompt_digests(sources: Sequence[DataSource]) -> frozenset[str]:
 def _check_something(counts: Counts, length: int) -> None:
     if not counts.examples:
         raise DataError(
-            f"No example has room for an answer in the sequence length of {length}. Give a larger --sequence-length."
+            f"No example has room for an answer in the sequence length of {length}. Give a larger --max-length."
         )
 
 

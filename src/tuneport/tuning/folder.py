@@ -19,7 +19,7 @@ from tuneport.output.workdir import PLAN
 from tuneport.tuning.checkpoints import CHECKPOINTS
 from tuneport.tuning.logbook import LOG
 from tuneport.tuning.prepare import Prepared
-from tuneport.tuning.recipes import Running
+from tuneport.tuning.recipes import TuningRun
 from tuneport.tuning.team import Team
 
 # What a system says when something cannot be written.
@@ -42,7 +42,7 @@ def check_place(out: Path, prepared: Prepared, read: Sequence[str | os.PathLike[
         raise OutputError(f"--out {out}: the folder {resolved(out).parent} does not exist. Make it first.")
 
 
-def check_space(folder: Path, model: Any, prepared: Prepared, running: Running) -> None:
+def check_space(folder: Path, model: Any, prepared: Prepared, running: TuningRun) -> None:
     """Raise `OutputError` where the disk cannot hold the model and the checkpoints on the way."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     written = sum(parameter.numel() for parameter in model.parameters()) if prepared.lora is None else trained
@@ -91,7 +91,7 @@ def refusals_in_words(folder: Path) -> Iterator[None]:
             raise cannot_write(folder, OSError(f"{text.splitlines()[0]} (is the disk full?)")) from error
         if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
             raise TrainingError(
-                "There is not enough memory. Give a smaller --device-batch-size (the update stays the same), "
+                "There is not enough memory. Give a smaller --per-device-train-batch-size (the update stays the same), "
                 "--gradient-checkpointing, or --lora; `--dry-run` estimates what is needed."
             ) from error
         _tell_of_libraries(error)

@@ -54,9 +54,11 @@ def memory_per_device(
     trained = parameters if lora is None else _adapter_parameters(start, lora)
     layers = max(1, int(text.get("num_hidden_layers") or text.get("n_layer") or 1))
     share = -(-recipe.examples_per_step // devices)
-    sequences = min(share, recipe.device_batch_size or share) * (2 if isinstance(recipe, DpoRecipe) else 1)
+    sequences = min(share, recipe.per_device_train_batch_size or share) * (2 if isinstance(recipe, DpoRecipe) else 1)
     copies = (
-        2 if lora is None and (isinstance(recipe, DpoRecipe) or (isinstance(recipe, GrpoRecipe) and recipe.kl)) else 1
+        2
+        if lora is None and (isinstance(recipe, DpoRecipe) or (isinstance(recipe, GrpoRecipe) and recipe.kl_coef))
+        else 1
     )
     # Each device holds its part, and while a layer is computed the whole of that layer.
     gathered = 0 if devices == 1 else parameters // layers * computed_bytes

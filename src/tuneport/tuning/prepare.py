@@ -19,7 +19,7 @@ from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
 from tuneport.checkpoint.local_folder import check_for_loaders
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.small_files import TOKENIZER_FILES
-from tuneport.errors import CheckpointError, DataError, RenderingError, UsageError
+from tuneport.errors import ABSENT, CheckpointError, DataError, Fault, RenderingError, UsageError, named
 from tuneport.examples.chat import Chat, name_of_choice, prepare_chat
 from tuneport.examples.training_data import DataSource, Share, read_sources
 from tuneport.files.json_text import read_json
@@ -32,7 +32,7 @@ from tuneport.scoring.model_class import is_multimodal, read_config
 from tuneport.tuning import encode
 from tuneport.tuning.casting import TORCH_NAMES
 from tuneport.tuning.memory import memory_per_device
-from tuneport.tuning.recipes import GrpoRecipe, Lora, Recipe, Running
+from tuneport.tuning.recipes import GrpoRecipe, Lora, Recipe, TuningRun
 from tuneport.tuning.rewards import Weighted, check_rewards, parse_reward
 from tuneport.tuning.save import stops_of
 from tuneport.tuning.selection import Selection, read_selection
@@ -73,7 +73,7 @@ class Prepared:
     def tokens(self) -> int:
         """About how many tokens the run sees; for GRPO, of prompts only."""
         seen = self.encoded.counts.tokens / self.encoded.counts.examples * self.recipe.batch_size * self.steps
-        return round(seen * (self.recipe.generations if isinstance(self.recipe, GrpoRecipe) else 1))
+        return round(seen * (self.recipe.num_generations if isinstance(self.recipe, GrpoRecipe) else 1))
 
     def plan(self) -> dict[str, Any]:
         """What makes two runs the same: choices, and digests of whatever goes in."""
@@ -81,7 +81,7 @@ class Prepared:
         return {
             "format": FORMAT,
             "model": {**_identity(self.start), "digest": _weights_digest(self.start)},
-            "recipe": {**self.recipe.record(), "sequence_length": self.length},
+            "recipe": {**self.recipe.record(), "max_length": self.length},
             "lora": None if self.lora is None else {**self.lora.record(), "tokens": list(self.taught)},
             **({} if self.dtype is None else {"dtype": self.dtype}),
             **({"part": TEXT_PART} if self.text_only else {}),
@@ -103,10 +103,10 @@ def prepare(
     end_token: str | None = None,
     lora: Lora | None = None,
     dtype: str | None = None,
-    running: Running | None = None,
+    running: TuningRun | None = None,
 ) -> Prepared:
     """Read and check everything that goes in. Raises `TuneportError` of the kind that fits."""
-    running = running or Running()
+    running = running or TuningRun()
     _need_extra(lora, running)
     dtype = _stored_dtype(dtype, lora)
     selection = read_selection(running.tasks, running.match)
@@ -123,7 +123,9 @@ def prepare(
             encode.check_written(sources, tokenizer, name_of_choice(chat_template))
         raise
     if chat.end_id is None:
-        raise UsageError("The tokenizer names no end token, so answers would have no end. Give one: --end-token TOKEN.")
+        raise UsageError(
+            f"The tokenizer names no end token, so answers would have no end. Give one with {named('end_token')}."
+        )
     selection.check(tokenizer)
     taught = () if lora is None else _taught(recipe, lora, chat, tokenizer)
     left = [] if lora is None else _left(recipe, lora, chat)
@@ -131,11 +133,10 @@ def prepare(
     kept: list[list[bool]] = []
     if isinstance(recipe, GrpoRecipe):
         check_rewards(rewards, [(source.name, source.rows) for source in sources])
-        if recipe.answer_length >= length:
-            raise UsageError(
-                f"--answer-length {recipe.answer_length} leaves no room for a prompt in the sequence length of {length}."
-            )
-        kept, counts = encode.prompt_lengths(sources, tokenizer, length - recipe.answer_length + 1)
+        if recipe.max_completion_length >= length:
+            told = f"leaves no room for a prompt in the sequence length of {length}"
+            raise UsageError(Fault("max_completion_length", recipe.max_completion_length, told))
+        kept, counts = encode.prompt_lengths(sources, tokenizer, length - recipe.max_completion_length + 1)
         encoded = encode.Encoded({}, counts, encode.prompt_digests(sources))
         _check_prompts(recipe, counts.examples, chat)
     elif recipe.name == "dpo":
@@ -181,7 +182,7 @@ def forecast(prepared: Prepared, devices: Sequence[int] = (1, 2, 4, 8)) -> dict[
         "parameters": prepared.start.parameters,
         "recipe": prepared.recipe.record(),
         "examples": counts.record(),
-        "sequence_length": prepared.length,
+        "max_length": prepared.length,
         "chat": prepared.chat.record(),
         "steps": prepared.steps,
         "epochs": round(prepared.epochs, 3),
@@ -211,7 +212,7 @@ def forecast_in_words(told: dict[str, Any]) -> str:
     lines = [
         f"model            {told['model']['name']}, {told['parameters']:,} parameters",
         f"examples         {counts['examples']:,} of {counts['tokens']:,} tokens, {counts['answer_tokens']:,} in answers",
-        f"sequence length  {told['sequence_length']} (longest example {counts['longest']})",
+        f"sequence length  {told['max_length']} (longest example {counts['longest']})",
         f"steps            {told['steps']:,} = {told['epochs']:g} epochs, about {told['tokens']:,} tokens",
         f"ends answers     {told['chat']['end_token']!r}, template: {told['chat']['template'] or 'none'}",
         f"memory (about)   {memory} (devices × memory of each, FSDP 2)",
@@ -286,14 +287,12 @@ def _sequence_length(start: Checkpoint, recipe: Recipe) -> int:
     """What is chosen, if the model reaches so far; else the paper's, or the model's context where that is shorter."""
     text = start.config.get("text_config", start.config)
     context = text.get("max_position_embeddings") or text.get("n_positions")
-    if recipe.sequence_length is None:
+    if recipe.max_length is None:
         return min(SEQUENCE_LENGTH, int(context)) if context else SEQUENCE_LENGTH
-    if context and recipe.sequence_length > int(context):
-        raise UsageError(
-            f"--sequence-length {recipe.sequence_length} is above the context of {start.label}, which is {context} "
-            "tokens (max_position_embeddings)."
-        )
-    return recipe.sequence_length
+    if context and recipe.max_length > int(context):
+        told = f"is above the context of {start.label}, which is {context} tokens (max_position_embeddings)"
+        raise UsageError(Fault("max_length", recipe.max_length, told))
+    return recipe.max_length
 
 
 def _check_prompts(recipe: GrpoRecipe, prompts: int, chat: Chat) -> None:
@@ -303,11 +302,9 @@ def _check_prompts(recipe: GrpoRecipe, prompts: int, chat: Chat) -> None:
             f"grpo: {prompts} prompts fit, and an update takes {recipe.batch_size}. Give more data, or a --batch-size of "
             f"{max(1, prompts)} or less."
         )
-    if recipe.kl > 0 and chat.new_tokens:
-        raise UsageError(
-            f"grpo: the reference that --kl {recipe.kl:g} holds the model near has no rows for {', '.join(chat.new_tokens)}. "
-            "Teach these tokens by sft first, or give --kl 0."
-        )
+    if recipe.kl_coef > 0 and chat.new_tokens:
+        told = f"the reference that it holds the model near has no rows for {', '.join(chat.new_tokens)}"
+        raise UsageError(Fault("kl_coef", recipe.kl_coef, told, "Teach these tokens by sft first, or give 0"))
 
 
 def _taught(recipe: Recipe, lora: Lora, chat: Chat, tokenizer: Any) -> tuple[str, ...]:
@@ -317,13 +314,12 @@ def _taught(recipe: Recipe, lora: Lora, chat: Chat, tokenizer: Any) -> tuple[str
     asked = choice if isinstance(choice, tuple) else chat.tokens if choice == "chat" else ()
     unknown = sorted(set(asked) - tokenizer.get_vocab().keys())
     if unknown:
-        raise UsageError(f"--lora tokens: the tokenizer has no {', '.join(unknown)}.")
+        raise UsageError(Fault("lora", ABSENT, f"tokens: the tokenizer has no {', '.join(unknown)}"))
     taught = tuple(dict.fromkeys([*chat.new_tokens, *asked]))
     if taught and recipe.name != "sft":
-        raise UsageError(
-            f"--lora: {recipe.name} cannot teach an adapter the rows of {', '.join(taught)}. Teach them by sft first, train "
-            "all parameters, or choose a template whose tokens the model has."
-        )
+        told = f"{recipe.name} cannot teach an adapter the rows of {', '.join(taught)}"
+        remedy = "Teach them by sft first, train all parameters, or choose a template whose tokens the model has"
+        raise UsageError(Fault("lora", ABSENT, told, remedy))
     return taught
 
 
@@ -378,18 +374,22 @@ def _stored_dtype(asked: str | None, lora: Lora | None) -> str | None:
         return None
     spelled = FLOAT_SPELLINGS.get(asked.lower(), asked)
     if spelled not in TORCH_NAMES:
-        raise UsageError(f"--dtype {asked!r}: choose bfloat16, float16 or float32; training computes in float32.")
+        raise UsageError(Fault("dtype", asked, "must be bfloat16, float16 or float32", "Training computes in float32"))
     if lora is not None:
-        raise UsageError("--dtype is of a model's weights; an adapter (--lora) is always stored in float32.")
+        told = f"is of a model's weights; an adapter ({named('lora')}) is always stored in float32"
+        raise UsageError(Fault("dtype", asked, told))
     return TORCH_NAMES[spelled]
 
 
-def _need_extra(lora: Lora | None, running: Running) -> None:
+def _need_extra(lora: Lora | None, running: TuningRun) -> None:
     if absent := missing(*_NEEDED, *(("peft",) if lora else ())):
         raise UsageError(
             f"Fine-tuning needs {' and '.join(absent)}, which the core does without. {how_to_install('models')}"
         )
     if running.report_to is not None and missing(running.report_to):
-        raise UsageError(f"--report-to {running.report_to}: it is not installed. pip install {running.report_to}")
+        told = f"Install it: pip install {running.report_to}"
+        raise UsageError(Fault("report_to", running.report_to, "is not installed", told))
     if running.tasks and missing("lm_eval"):
-        raise UsageError(f"--eval-every needs lm_eval. {how_to_install('models')}")
+        raise UsageError(
+            Fault("eval_every", running.eval_every, "needs lm_eval", how_to_install("models").removesuffix("."))
+        )

@@ -7,58 +7,67 @@ the authors' training script (open-instruct's settings as they published them) a
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tuneport.errors import UsageError
+from tuneport.errors import PYTHON, Fault, UsageError, named
+from tuneport.options import Bounds, Options, Place, nested, option, size_text, variants
 
-SCHEDULES = ("linear", "cosine", "constant")
-PRECISIONS = ("auto", "float32", "bfloat16")
+if TYPE_CHECKING:
+    from tuneport.examples.training_data import Share
+
+_RATE = Bounds(above=0, most=1)  # above 1 nothing is learned; the paper takes 5e-6
+_FROM_ONE, _POSITIVE, _PART = Bounds(least=1), Bounds(above=0), Bounds(least=0, below=1)
 
 
-def _choice(default: Any, help: str) -> Any:
-    """A choice with its default and what the command line says of it."""
-    return field(default=default, metadata={"help": help})
+def _running(default: Any, help: str, **declared: Any) -> Any:
+    """A choice that changes no weight."""
+    return option(default, help=help, identity=False, group="the run", **declared)
+
+
+def _choice(default: Any, help: str, bounds: Bounds | None = None, **declared: Any) -> Any:
+    """A choice of a recipe."""
+    return option(default, help=help, bounds=bounds, group="recipe", **declared)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Options):
     """What all recipes share. Raises `UsageError`, naming every value that cannot be meant."""
 
     name: ClassVar[str]
 
     # Section 3.1: learning rate 5e-6, 30K steps, batch size 8 (4 GPUs × 1 × 2 accumulation steps in the script).
-    learning_rate: float = _choice(5e-6, "the peak of the schedule")
-    steps: int | None = _choice(30_000, "updates of the weights")
-    epochs: float | None = _choice(None, "passes over the data, instead of --steps")
-    batch_size: int = _choice(8, "examples in an update, over all devices")
+    learning_rate: float = _choice(5e-6, "the peak of the schedule", _RATE)
+    steps: int | None = _choice(30_000, "updates of the weights", _FROM_ONE)
+    epochs: float | None = _choice(None, "passes over the data, instead of steps", _POSITIVE)
+    batch_size: int = _choice(8, "examples in an update, over all devices", _FROM_ONE)
     # Footnote 4: AdamW, linear schedule, warm-up ratio 0.03.
-    schedule: Literal["linear", "cosine", "constant"] = _choice("linear", "linear, cosine or constant")
-    warmup_ratio: float = _choice(0.03, "part of the steps on which the rate rises")
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = _choice("linear", "linear, cosine or constant")
+    warmup_ratio: float = _choice(0.03, "part of the steps on which the rate rises", _PART)
     # Footnote 4: 2048 (the script: 4096). None: that, or the model's context where it is shorter.
-    sequence_length: int | None = _choice(None, "most tokens of an example (2048, or the model's context)")
+    max_length: int | None = _choice(None, "most tokens of an example (2048, or the model's context)", Bounds(least=2))
     # Footnote 4 takes embeddings out of the decay and gives no number; the script says 0.0.
-    weight_decay: float = _choice(0.0, "AdamW's; never on embeddings, norms and biases")
+    weight_decay: float = _choice(0.0, "AdamW's; never on embeddings, norms and biases", _PART)
     # Neither text nor script: AdamW's own values, and the usual bound on the gradient.
-    beta1: float = _choice(0.9, "AdamW's first decay rate")
-    beta2: float = _choice(0.999, "AdamW's second decay rate")
-    max_gradient_norm: float = _choice(1.0, "gradients are scaled down to this norm")
+    beta1: float = _choice(0.9, "AdamW's first decay rate", _PART)
+    beta2: float = _choice(0.999, "AdamW's second decay rate", _PART)
+    max_grad_norm: float = _choice(1.0, "gradients are scaled down to this norm", _POSITIVE)
     # The script's. It decides the order of the data, and adapters' random starts.
-    seed: int = _choice(123, "of the data's order and of whatever is drawn")
+    seed: int = _choice(123, "of the data's order and of whatever is drawn", Bounds(least=0, below=2**32))
     precision: Literal["auto", "float32", "bfloat16"] = _choice(
         "auto", "of the computation: bfloat16 on a GPU and float32 on a CPU, unless said; weights train in float32"
     )
-    device_batch_size: int | None = _choice(None, "examples that a device takes at once (default: its share)")
+    per_device_train_batch_size: int | None = _choice(
+        None, "examples that a device takes at once (default: its share)", _FROM_ONE
+    )
     gradient_checkpointing: bool = _choice(False, "compute activations twice instead of keeping them")
 
     def __post_init__(self) -> None:
         """Check every value."""
-        faults = list(_faults(self))
-        if faults:
-            raise UsageError("; ".join(faults) + ".")
+        super().__post_init__()
+        if (self.steps is None) == (self.epochs is None):
+            raise UsageError(Fault("steps", self.steps, f"give either {named('steps')} or {named('epochs')}"))
 
     @property
     def examples_per_step(self) -> int:
@@ -87,13 +96,15 @@ class DpoRecipe(Recipe):
     """
 
     name = "dpo"
-    learning_rate: float = _choice(5e-7, "the peak of the schedule")
-    steps: int | None = _choice(None, "updates of the weights, instead of --epochs")
-    epochs: float | None = _choice(1.0, "passes over the data")
-    batch_size: int = _choice(128, "examples in an update, over all devices")
-    warmup_ratio: float = _choice(0.1, "part of the steps on which the rate rises")
-    beta: float = _choice(5.0, "weight of staying near the start")
-    loss: Literal["sigmoid", "sigmoid_norm"] = _choice("sigmoid_norm", "sigmoid, or sigmoid_norm (by answer length)")
+    learning_rate: float = _choice(5e-7, "the peak of the schedule", _RATE)
+    steps: int | None = _choice(None, "updates of the weights, instead of epochs", _FROM_ONE)
+    epochs: float | None = _choice(1.0, "passes over the data", _POSITIVE)
+    batch_size: int = _choice(128, "examples in an update, over all devices", _FROM_ONE)
+    warmup_ratio: float = _choice(0.1, "part of the steps on which the rate rises", _PART)
+    dpo_beta: float = _choice(5.0, "weight of staying near the start", _POSITIVE)
+    dpo_loss: Literal["sigmoid", "sigmoid_norm"] = _choice(
+        "sigmoid_norm", "sigmoid, or sigmoid_norm (by answer length)"
+    )
 
 
 @dataclass(frozen=True)
@@ -108,38 +119,36 @@ class GrpoRecipe(Recipe):
     """
 
     name = "grpo"
-    learning_rate: float = _choice(5e-7, "the peak of the schedule")
-    steps: int | None = _choice(1_000, "updates of the weights")
-    batch_size: int = _choice(48, "prompts in an update, over all devices")
-    schedule: Literal["linear", "cosine", "constant"] = _choice("constant", "linear, cosine or constant")
-    warmup_ratio: float = _choice(0.0, "part of the steps on which the rate rises")
-    generations: int = _choice(16, "answers that are drawn for each prompt")
-    answer_length: int = _choice(512, "most tokens of an answer")
-    temperature: float = _choice(1.0, "of the sampling")
-    kl: float = _choice(0.01, "weight of staying near the start (0: no reference model is held)")
+    learning_rate: float = _choice(5e-7, "the peak of the schedule", _RATE)
+    steps: int | None = _choice(1_000, "updates of the weights", _FROM_ONE)
+    batch_size: int = _choice(48, "prompts in an update, over all devices", _FROM_ONE)
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = _choice("constant", "linear, cosine or constant")
+    warmup_ratio: float = _choice(0.0, "part of the steps on which the rate rises", _PART)
+    num_generations: int = _choice(16, "answers that are drawn for each prompt", Bounds(least=2))
+    max_completion_length: int = _choice(512, "most tokens of an answer", _FROM_ONE)
+    temperature: float = _choice(1.0, "of the sampling", _POSITIVE)
+    kl_coef: float = _choice(0.01, "weight of staying near the start (0: no reference model is held)", Bounds(least=0))
     rewards: tuple[str, ...] = _choice(
-        ("exact",), "[WEIGHT*]exact, [WEIGHT*]format=REGEX or [WEIGHT*]module:function (repeatable)"
+        ("exact",), "[WEIGHT*]exact, [WEIGHT*]format=REGEX or [WEIGHT*]module:function", repeatable=True, metavar="WORD"
     )
 
     @property
     def examples_per_step(self) -> int:
         """Answers in an update."""
-        return self.batch_size * self.generations
+        return self.batch_size * self.num_generations
 
 
 RECIPES: Mapping[str, type[Recipe]] = {kind.name: kind for kind in (SftRecipe, DpoRecipe, GrpoRecipe)}
 
 
 def recipe_of(recipe: str | Recipe, **given: Any) -> Recipe:
-    """A recipe by name, with those choices that are given instead of its defaults."""
+    """A recipe by name, with those choices that are given instead of its defaults. Raises `UsageError`."""
     if isinstance(recipe, Recipe):
         return replace(recipe, **given) if given else recipe
-    if recipe not in RECIPES:
-        raise UsageError(f"--recipe {recipe!r}: choose {', '.join(RECIPES)}.")
-    kind = RECIPES[recipe]
+    kind = RECIPES[_known(recipe)]
     foreign = sorted(given.keys() - {choice.name for choice in fields(kind)})
     if foreign:
-        raise UsageError(f"--recipe {recipe} has no {', '.join(flag(name) for name in foreign)}.")
+        raise UsageError([Fault(name, given[name], f"is no option of the recipe {recipe}") for name in foreign])
     if "epochs" in given and "steps" not in given:
         given["steps"] = None
     if "steps" in given and "epochs" not in given:
@@ -147,55 +156,14 @@ def recipe_of(recipe: str | Recipe, **given: Any) -> Recipe:
     return kind(**given)
 
 
-def flag(name: str) -> str:
-    """How the command line spells a choice."""
-    return "--reward" if name == "rewards" else "--" + name.replace("_", "-")
-
-
-def _faults(recipe: Recipe) -> Sequence[str]:
-    values = asdict(recipe)
-    found = []
-
-    def check(name: str, fine: bool, wanted: str) -> None:
-        if not fine:
-            found.append(f"{flag(name)} {values[name]!r}: give {wanted}")
-
-    for name in ("learning_rate", "max_gradient_norm", "temperature", "beta"):
-        if name in values:
-            check(name, _number(values[name]) and values[name] > 0, "a number above 0")
-    if _number(recipe.learning_rate) and recipe.learning_rate > 1:
-        found.append(f"--learning-rate {recipe.learning_rate}: above 1 nothing is learned; the paper takes 5e-6")
-    for name in ("weight_decay", "warmup_ratio", "beta1", "beta2"):
-        check(name, _number(values[name]) and 0 <= values[name] < 1, "a number from 0, and below 1")
-    for name, least in (("kl", 0),):
-        if name in values:
-            check(name, _number(values[name]) and values[name] >= least, f"a number from {least} on")
-    for name in ("batch_size", "steps", "sequence_length", "device_batch_size", "generations", "answer_length"):
-        if values.get(name) is not None:
-            least = 2 if name in ("generations", "sequence_length") else 1
-            check(name, _whole(values[name]) and values[name] >= least, f"a whole number from {least} on")
-    if values["epochs"] is not None:
-        check("epochs", _number(values["epochs"]) and values["epochs"] > 0, "a number above 0")
-    check("seed", _whole(values["seed"]) and 0 <= values["seed"] < 2**32, "a whole number from 0 on, below 2^32")
-    check("schedule", values["schedule"] in SCHEDULES, " or ".join(SCHEDULES))
-    check("precision", values["precision"] in PRECISIONS, " or ".join(PRECISIONS))
-    if "loss" in values:
-        check("loss", values["loss"] in ("sigmoid", "sigmoid_norm"), "sigmoid or sigmoid_norm")
-    if (recipe.steps is None) == (recipe.epochs is None):
-        found.append("give either --steps or --epochs")
-    return found
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _known(recipe: object) -> Any:
+    if not isinstance(recipe, Recipe) and recipe not in RECIPES:
+        raise UsageError(Fault("recipe", recipe, f"must be {', '.join(list(RECIPES)[:-1])} or {list(RECIPES)[-1]}"))
+    return recipe
 
 
 @dataclass(frozen=True)
-class Lora:
+class Lora(Options):
     """A low-rank adapter instead of all parameters. ``targets`` are peft's; None of ``alpha`` means twice the rank.
 
     ``tokens`` are those whose rows of embedding and head are trained too: ``chat`` (the special tokens of the template),
@@ -203,89 +171,157 @@ class Lora:
     the model a template or an end token: a base may never have read them, and nothing else would teach it their rows.
     """
 
-    rank: int = 16
-    alpha: float | None = None
+    rank: int = option(16, help="of the two factors", bounds=_FROM_ONE)
+    alpha: float | None = option(None, help="twice the rank, unless said", bounds=_POSITIVE)
     targets: str | tuple[str, ...] = "all-linear"
-    rslora: bool = False
+    rslora: bool = option(False, help="scale by the root of the rank")
     modules_to_save: tuple[str, ...] = ()
     tokens: str | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check every value. Raises `UsageError`."""
-        if not _whole(self.rank) or self.rank < 1:
-            raise UsageError(f"--lora rank={self.rank}: give a whole number from 1 on.")
-        if self.alpha is not None and (not _number(self.alpha) or self.alpha <= 0):
-            raise UsageError(f"--lora alpha={self.alpha}: give a number above 0.")
+        super().__post_init__()
         if isinstance(self.tokens, str) and self.tokens not in ("chat", "new"):
-            raise UsageError(f"--lora tokens={self.tokens}: give chat, new, or names as a tuple.")
+            raise UsageError(Fault("tokens", self.tokens, "must be chat, new, or names as a tuple"))
 
     def record(self) -> dict[str, Any]:
         """The choices as JSON."""
         return {**asdict(self), "alpha": self.alpha if self.alpha is not None else 2 * self.rank}
 
 
-def parse_lora(text: str) -> Lora:
-    """``rank=16,alpha=32,targets=all-linear,rslora=true,save=lm_head``; lists with ``+``. Raises `UsageError`."""
-    given: dict[str, Any] = {}
-    seen: set[str] = set()
-    for part in text.split(","):
+def parse_lora(given: object) -> Lora:
+    """``rank=16,alpha=32,targets=all-linear,rslora=true,save=lm_head``; lists with ``+``. Raises ValueError."""
+    if isinstance(given, Lora):
+        return given
+    found: dict[str, Any] = {}
+    for part in str(given).split(","):
         key, equals, value = part.strip().partition("=")
         if not equals or not value:
-            raise UsageError(f"--lora {text!r}: write it as rank=16,alpha=32,targets=q_proj+v_proj,rslora=true.")
-        if key in seen:
-            raise UsageError(f"--lora {text!r}: {key} is given twice.")
-        seen.add(key)
+            raise ValueError("must be written as rank=16,alpha=32,targets=q_proj+v_proj,rslora=true")
+        if key not in _LORA:
+            raise ValueError(
+                f"{part.strip()!r}: choose rank, alpha, targets, rslora=true|false, save or tokens (other kinds of adapter, dropout "
+                "and biases cannot be carried over exactly, and are not offered)"
+            )
+        name, of_text = _LORA[key]
+        if name in found:
+            raise ValueError(f"{key} is given twice")
         try:
-            if key == "rank":
-                given["rank"] = int(value)
-            elif key == "alpha":
-                given["alpha"] = float(value)
-            elif key == "targets":
-                given["targets"] = value if value == "all-linear" else tuple(value.split("+"))
-            elif key == "rslora" and value in ("true", "false"):
-                given["rslora"] = value == "true"
-            elif key == "save":
-                given["modules_to_save"] = tuple(value.split("+"))
-            elif key == "tokens":
-                given["tokens"] = value if value in ("chat", "new") else tuple(value.split("+"))
-            else:
-                raise UsageError(
-                    f"--lora {part.strip()!r}: choose rank, alpha, targets, rslora=true|false, save or tokens (other kinds of "
-                    "adapter, dropout and biases cannot be carried over exactly, and are not offered)."
-                )
-        except ValueError:
-            raise UsageError(f"--lora {part.strip()!r}: {value!r} is no number.") from None
-    return Lora(**given)
+            found[name] = of_text(value)
+        except (KeyError, ValueError):
+            raise ValueError(f"{part.strip()!r}: {value!r} is not a valid {key}") from None
+    try:
+        return Lora(**found)
+    except UsageError as error:
+        raise ValueError("; ".join(f"{fault.option}={fault.beside(PYTHON)}" for fault in error.faults)) from None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split("+"))
+
+
+_LORA: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "rank": ("rank", int),
+    "alpha": ("alpha", float),
+    "targets": ("targets", lambda text: text if text == "all-linear" else _names(text)),
+    "rslora": ("rslora", lambda text: {"true": True, "false": False}[text]),
+    "save": ("modules_to_save", _names),
+    "tokens": ("tokens", lambda text: text if text in ("chat", "new") else _names(text)),
+}
 
 
 @dataclass(frozen=True)
-class Running:
+class TuningRun(Options):
     """How a run goes about its work; none of this changes a weight of the output."""
 
-    save_every: int = 500
-    eval_every: int | None = None
-    tasks: tuple[str, ...] = ()
-    match: str | None = None
-    max_new_tokens: int = 256
-    eval_batch_size: int = 16
-    report_to: str | None = None
-    shard_size: str = "5GB"
-    overwrite: bool = False
+    save_every: int = _running(500, "steps between checkpoints to go on from", bounds=_FROM_ONE)
+    eval_every: int | None = _running(None, "score the model every N steps, into curve.jsonl", bounds=_FROM_ONE)
+    tasks: tuple[str, ...] = _running(
+        (),
+        "what to score on the way, as for `evaluate`",
+        metavar="NAME[,NAME…]",
+        repeatable=True,
+        separator=",",
+    )
+    match: str | None = _running(
+        None, "what counts there is this expression's group, as for `evaluate`", metavar="REGEX"
+    )
+    max_new_tokens: int = _running(256, "most tokens of an answer that is scored", bounds=_FROM_ONE)
+    eval_batch_size: int = _running(16, "examples that are scored at once", bounds=_FROM_ONE)
+    report_to: Literal["tensorboard", "trackio"] | None = _running(None, "show the log there too")
+    shard_size: str = _running("5GB", "most bytes in a file", metavar="SIZE", parse=size_text)
+    overwrite: bool = _running(False, "replace an output of tuneport that is there already; anything else stays")
 
     def __post_init__(self) -> None:
-        """Check the numbers. Raises `UsageError`."""
-        if not _whole(self.save_every) or self.save_every < 1:
-            raise UsageError(f"--save-every {self.save_every}: give a whole number from 1 on.")
-        if self.eval_every is not None and (not _whole(self.eval_every) or self.eval_every < 1):
-            raise UsageError(f"--eval-every {self.eval_every}: give a whole number from 1 on.")
-        for name in ("max_new_tokens", "eval_batch_size"):
-            if not _whole(getattr(self, name)) or getattr(self, name) < 1:
-                raise UsageError(f"{flag(name)} {getattr(self, name)}: give a whole number from 1 on.")
+        """Check every value, and which of them go together."""
+        super().__post_init__()
         if (self.eval_every is None) != (not self.tasks):
-            raise UsageError("--eval-every and --tasks belong together: give both, or neither.")
+            told = f"{named('eval_every')} and {named('tasks')} belong together: give both, or neither"
+            raise UsageError(Fault("eval_every", self.eval_every, told))
         if self.match is not None and not self.tasks:
-            raise UsageError("--match says what counts in an answer of --tasks: give both, or --tasks alone.")
-        if self.report_to not in (None, "tensorboard", "trackio"):
-            raise UsageError(f"--report-to {self.report_to!r}: choose tensorboard or trackio.")
-        if not re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]?I?B", self.shard_size.upper()):
-            raise UsageError(f"--shard-size {self.shard_size!r}: write it as 5GB or 200KB.")
+            told = f"says what counts in an answer of {named('tasks')}: give both, or {named('tasks')} alone"
+            raise UsageError(Fault("match", self.match, told))
+
+
+def _parse_mix(given: object) -> tuple[Share, ...]:
+    from tuneport.examples.training_data import Share, parse_share
+
+    if isinstance(given, Mapping):
+        given = [f"{name}={amount}" for name, amount in given.items()]
+    if not isinstance(given, Sequence):
+        raise ValueError("must be a mapping of names to counts or fractions, or texts NAME=COUNT or NAME=FRACTION")
+    texts = [given] if isinstance(given, str) else given
+    return tuple(each if isinstance(each, Share) else parse_share(str(each)) for each in texts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions(Options):
+    """The options of `tune`."""
+
+    model: Place = option(
+        metavar="MODEL", positional=True, argument=True, help="folder or Hub id of the model to fine-tune"
+    )
+    data: tuple[Place, ...] = option(
+        metavar="DATA",
+        positional=True,
+        repeatable=True,
+        help="JSONL or Parquet file, or Hub data set org/name[@REVISION][:SPLIT][?COLUMN=VALUE&FIELD:COLUMN] (only rows with "
+        "these values, with fields from these columns), with messages, prompt and completion, or text (sft); prompt, chosen "
+        "and rejected (dpo); prompt and what rewards need (grpo)",
+    )
+    recipe: Any = option(
+        "sft", metavar="sft|dpo|grpo", positional=True, parse=_known, accepts="str | Recipe", help="what is optimised"
+    )
+    out: Place = option(metavar="DIR", help="folder to write; it appears when it is whole")
+    mix: Any = option(
+        (),
+        metavar="NAME=FRACTION|COUNT",
+        repeatable=True,
+        parse=_parse_mix,
+        accepts="Mapping[str, float | int] | Sequence[str]",
+        help="use a part of one of the data",
+    )
+    chat_template: Place | None = option(
+        None, metavar="NAME|FILE", help="chatml, llama3, tulu or a Jinja file (default: the model's own)"
+    )
+    end_token: str | None = option(
+        None, metavar="TOKEN", help="what ends an answer (default: the template's, or the model's)"
+    )
+    lora: Lora | None = option(
+        None,
+        metavar="rank=N,…",
+        parse=parse_lora,
+        accepts="str | Lora | None",
+        help="train an adapter: rank, alpha, targets=all-linear or names joined by +, rslora=true, save=modules, "
+        "tokens=chat, new or names joined by + (whose rows are trained too; default: new ones, and those of a chat template "
+        "or end token that sft gives the model)",
+    )
+    dtype: str | None = option(
+        None,
+        metavar="DTYPE",
+        parse=lambda value: str(value).removeprefix("torch."),
+        accepts="str | torch.dtype | None",
+        help="store the weights as bfloat16, float16 or float32 (default: as the model stores them)",
+    )
+    choices: Mapping[str, Any] = variants(lambda: RECIPES)
+    running: TuningRun = nested(TuningRun)

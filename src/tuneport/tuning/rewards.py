@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import DataError, UsageError
+from tuneport.errors import DataError, Fault, UsageError
 from tuneport.examples.forms import Row
 
 Reward = Callable[..., list[float | None]]
@@ -44,7 +44,8 @@ def parse_reward(text: str) -> Weighted:
     named = _FUNCTION.fullmatch(rest)
     if named:
         return Weighted(named["function"], _function(named["module"], named["function"]), weight)
-    raise UsageError(f"--reward {text!r}: choose exact, format=REGEX or module:function, each with WEIGHT* or without.")
+    told = "must be exact, format=REGEX or module:function, each with WEIGHT* or without"
+    raise UsageError(Fault("rewards", text, told))
 
 
 def check_rewards(rewards: Sequence[Weighted], sources: Sequence[tuple[str, Sequence[Row]]]) -> None:
@@ -73,7 +74,8 @@ def _format(pattern: str) -> Reward:
     try:
         compiled = re.compile(pattern, re.DOTALL)
     except (re.error, OverflowError, RecursionError) as error:
-        raise UsageError(f"--reward format={pattern!r} is no regular expression: {error}.") from None
+        told = f"is not a valid regular expression: {error}"
+        raise UsageError(Fault("rewards", f"format={pattern}", told)) from None
 
     def format(completions: Sequence[Any], **_: Any) -> list[float | None]:
         """1 where the whole completion, stripped, matches; else 0."""
@@ -83,16 +85,18 @@ def _format(pattern: str) -> Reward:
 
 
 def _function(module: str, function: str) -> Reward:
-    where = f"--reward {module}:{function}"
+    given = f"{module}:{function}"
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)  # as `python -m` does: the user's module lies where the command is run
     try:
         found = getattr(importlib.import_module(module), function, None)
     except ModuleNotFoundError as error:
-        raise UsageError(f"{where}: there is no module {error.name!r} here or installed.") from None
+        told = f"there is no module {error.name!r} here or installed"
+        raise UsageError(Fault("rewards", given, told)) from None
     except Exception as error:  # whatever the user's own module raises when it is imported
-        raise UsageError(f"{where}: importing {module} failed with {type(error).__name__}: {error}") from error
+        told = f"importing {module} failed with {type(error).__name__}: {error}"
+        raise UsageError(Fault("rewards", given, told)) from error
     if not callable(found):
-        raise UsageError(f"{where}: the module {module} has no function {function}.")
+        raise UsageError(Fault("rewards", given, f"the module {module} has no function {function}"))
     return found  # type: ignore[no-any-return]  # what it gives is checked by TRL, answer by answer

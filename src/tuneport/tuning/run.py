@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,15 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport import __version__
-from tuneport.errors import TrainingError
+from tuneport.errors import TrainingError, TuneportError
 from tuneport.examples.digests import HASHES, read_digests, write_digests
 from tuneport.examples.rendering import rendered_in_a_child
-from tuneport.examples.training_data import Share
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
+from tuneport.functions import takes
 from tuneport.libraries import packages, quietly
 from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES
+from tuneport.shown import Found, Shown
 from tuneport.terminal import is_watched, tell, write
 from tuneport.tuning.casting import CastLoss
 from tuneport.tuning.checkpoints import CHECKPOINTS, last_whole, mark_whole, step_of
@@ -35,15 +35,15 @@ from tuneport.tuning.curve import add_point
 from tuneport.tuning.folder import check_place, check_space, discarded_if_nothing_began, refusals_in_words
 from tuneport.tuning.logbook import Logbook
 from tuneport.tuning.prepare import Prepared, forecast, forecast_in_words, prepare
-from tuneport.tuning.recipes import Lora, Recipe, Running, recipe_of
+from tuneport.tuning.recipes import TuneOptions, TuningRun, recipe_of
 from tuneport.tuning.team import Team, join_team, team_workplace
 from tuneport.tuning.tuning_card import render_card
 
 RECORD = "tune.json"
 
 
-@dataclass(frozen=True)
-class Tuned:
+@dataclass(frozen=True, repr=False)
+class Tuned(Shown):
     """A finished fine-tuning: its folder, its record, and whether it was there before."""
 
     out: Path
@@ -51,44 +51,53 @@ class Tuned:
     warnings: tuple[str, ...] = ()
     already_done: bool = False
 
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints; ``record`` has all of it."""
+        lost = self.record["rounding"]
+        return {
+            "out": str(self.out),
+            "already_done": self.already_done,
+            "outcome": self.record["outcome"],
+            "rounding": lost and {name: lost[name] for name in ("error", "unchanged", "nonzero")},
+            "warnings": list(self.warnings),
+        }
 
-def tune(
-    model: str | os.PathLike[str],
-    data: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
-    recipe: str | Recipe = "sft",
-    *,
-    out: str | os.PathLike[str],
-    mix: Sequence[Share] = (),
-    chat_template: str | None = None,
-    end_token: str | None = None,
-    lora: Lora | None = None,
-    dtype: str | None = None,
-    running: Running | None = None,
-) -> Tuned:
-    """Fine-tune ``model`` on ``data`` into the folder ``out``; ``recipe`` is a name or a `Recipe` with choices.
+    def heading(self) -> str:
+        """One line."""
+        outcome, lost = self.record["outcome"], self.record["rounding"]
+        words = f"{self.out}: {'already done' if self.already_done else 'done'}"
+        words += f", {outcome['steps']} steps, loss {outcome['final_loss']:.4f}, {outcome['seconds']:.0f} s"
+        return words + (f", rounding took {lost['error']:.2g} of ‖Δ‖" if lost and lost["error"] else "")
+
+
+class PlannedTuning(Found):
+    """What a fine-tuning would do, by key as its JSON is."""
+
+    def heading(self) -> str:
+        """One line."""
+        return f"plan of tune: {self['steps']} steps"
+
+    def in_words(self) -> str:
+        """All of it, for a person."""
+        return forecast_in_words(self.to_dict())
+
+
+@takes(TuneOptions)
+def tune(given: TuneOptions) -> Tuned:
+    """Fine-tune a model into the folder ``out``.
 
     Full parameters, or an adapter with ``lora``. Weights are stored as the start's are, or in ``dtype`` (float32 keeps all
     that was learned). Raises `TuneportError` in words: data that do not fit, a model that cannot be trained, a place that
-    is taken (`Running.overwrite` replaces it). The same call again goes on, or says that it is done.
+    is taken (``overwrite`` replaces it). The same call again goes on, or says that it is done.
 
-        tuneport.tune("v1", ["mine.jsonl"], SftRecipe(steps=300, batch_size=32), out="v1-tuned", chat_template="chatml")
+        tuneport.tune("v1", data="mine.jsonl", out="v1-tuned", steps=300, batch_size=32, chat_template="chatml")
     """
-    names = [data] if isinstance(data, str | os.PathLike) else list(data)
-    running, place = running or Running(), Path(os.path.expanduser(out))
+    running, place = given.running, Path(os.path.expanduser(given.out))
+    template = [given.chat_template] if given.chat_template else []
     with quietly(to_stderr=True):
         team = join_team()
-        prepared = prepare(
-            model,
-            names,
-            recipe_of(recipe),
-            mix=mix,
-            chat_template=chat_template,
-            end_token=end_token,
-            lora=lora,
-            dtype=dtype,
-            running=running,
-        )
-        check_place(place, prepared, [*names, *running.tasks, *([chat_template] if chat_template else [])])
+        prepared = _prepared(given)
+        check_place(place, prepared, [*given.data, *running.tasks, *template])
         _show_warnings(prepared, team)
         plan = prepared.plan() if team.leads else {}
         with team_workplace(team, place, plan, RECORD, overwrite=running.overwrite) as folder:
@@ -100,19 +109,28 @@ def tune(
         return Tuned(place, record, tuple(record["outcome"]["warnings"]), already_done=folder is None)
 
 
-def rehearse(
-    model: str | os.PathLike[str],
-    data: Sequence[str | os.PathLike[str]],
-    recipe: str | Recipe = "sft",
-    **choices: Any,
-) -> dict[str, Any]:
-    """What `tune` would do with these choices, with words for a person; nothing is trained or written."""
+@takes(TuneOptions)
+def rehearse(given: TuneOptions) -> PlannedTuning:
+    """What `tune` would do with these options; nothing is trained or written."""
     with quietly(to_stderr=True):
-        told = forecast(prepare(model, data, recipe_of(recipe), **choices))
-    return {**told, "words": forecast_in_words(told)}
+        return PlannedTuning(forecast(_prepared(given)))
 
 
-def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, running: Running) -> None:
+def _prepared(given: TuneOptions) -> Prepared:
+    return prepare(
+        given.model,
+        given.data,
+        recipe_of(given.recipe, **given.choices),
+        mix=given.mix,
+        chat_template=None if given.chat_template is None else os.fspath(given.chat_template),
+        end_token=given.end_token,
+        lora=given.lora,
+        dtype=given.dtype,
+        running=given.running,
+    )
+
+
+def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, running: TuningRun) -> None:
     """Train, and write everything into ``folder``."""
     from tuneport.tuning.loading import load_model
     from tuneport.tuning.trainers import build_trainer
@@ -141,6 +159,8 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
         model = load_model(prepared)
         try:
             trainer = build_trainer(prepared, model, checkpoints, team, running)
+        except TuneportError:
+            raise
         except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, ImportError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]  # TRL's and peft's own refusals
             raise TrainingError(f"{prepared.start.label} cannot be trained with these choices: {first}") from error
@@ -166,7 +186,7 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
             (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_model(folder: Path, model: Any, state: Any, prepared: Prepared, running: Running) -> CastLoss | None:
+def _write_model(folder: Path, model: Any, state: Any, prepared: Prepared, running: TuningRun) -> CastLoss | None:
     """Returns what storing the weights took; None for an adapter, whose float32 is stored as it is."""
     from tuneport.tuning.save import save_adapter, save_model
 
@@ -178,7 +198,7 @@ def _write_model(folder: Path, model: Any, state: Any, prepared: Prepared, runni
 
 
 def _take_callbacks(
-    trainer: Any, prepared: Prepared, folder: Path, logbook: Logbook, team: Team, running: Running
+    trainer: Any, prepared: Prepared, folder: Path, logbook: Logbook, team: Team, running: TuningRun
 ) -> None:
     """Our eyes on TRL's loop: the log, marks on whole checkpoints, evaluation on the way."""
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
@@ -240,7 +260,7 @@ def _environment(trainer: Any) -> dict[str, Any]:
         "distributed_type": trainer.accelerator.distributed_type.value,
         "threads": torch.get_num_threads(),
         "computed_in": "bfloat16" if trainer.args.bf16 else "float32",
-        "device_batch_size": trainer.args.per_device_train_batch_size,
+        "per_device_train_batch_size": trainer.args.per_device_train_batch_size,
         "accumulation_steps": trainer.args.gradient_accumulation_steps,
     }
 

@@ -14,7 +14,7 @@ from typing import Any
 from tuneport.errors import DataError
 from tuneport.examples.leakage import example_digests
 from tuneport.examples.questions import OwnTask, own_file, read_tasks
-from tuneport.scoring.asking import Asking
+from tuneport.scoring.evaluate_options import Asking
 from tuneport.scoring.prompts import check_written
 
 

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import TrainingError, UsageError
+from tuneport.errors import ABSENT, Fault, TrainingError, UsageError
 from tuneport.tuning.encode import Column
 from tuneport.tuning.loading import other_modules
 from tuneport.tuning.losses import wants_plain_loss, with_checked_loss, with_fitting_loss
 from tuneport.tuning.prepare import Prepared
-from tuneport.tuning.recipes import DpoRecipe, GrpoRecipe, Lora, Running
+from tuneport.tuning.recipes import DpoRecipe, GrpoRecipe, Lora, TuningRun
 from tuneport.tuning.team import Team
 
 # Kinds whose kernels read these modules' weights by themselves, past an adapter; peft refuses them by these names.
@@ -28,7 +28,7 @@ _MAMBAS = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h
 _MAMBA_KERNELS = ("out_proj", "conv1d")
 
 
-def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team, running: Running) -> Any:
+def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team, running: TuningRun) -> Any:
     """The trainer of the recipe, ready to train."""
     recipe = prepared.recipe
     args = _arguments(prepared, checkpoints, team, running)
@@ -44,7 +44,7 @@ def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team,
         reference = None if prepared.lora else copy.deepcopy(model)  # with an adapter, the model without it
         return with_checked_loss(_ours(DPOTrainer), prepared.start.label)(
             **common,
-            args=DPOConfig(**args, beta=recipe.beta, loss_type=[recipe.loss], max_length=None),
+            args=DPOConfig(**args, beta=recipe.dpo_beta, loss_type=[recipe.dpo_loss], max_length=None),
             ref_model=reference,
             train_dataset=_as_dataset(prepared.encoded.columns),
         )
@@ -54,10 +54,10 @@ def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team,
 
         settings = GRPOConfig(
             **args,
-            num_generations=recipe.generations,
-            max_completion_length=recipe.answer_length,
+            num_generations=recipe.num_generations,
+            max_completion_length=recipe.max_completion_length,
             temperature=recipe.temperature,
-            beta=recipe.kl,
+            beta=recipe.kl_coef,
             reward_weights=[reward.weight for reward in prepared.rewards],
         )
         return with_checked_loss(_with_counted_passes(_ours(GRPOTrainer)), prepared.start.label)(
@@ -69,7 +69,7 @@ def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team,
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    at_once, _ = divide(recipe.examples_per_step, team.size, recipe.device_batch_size)
+    at_once, _ = divide(recipe.examples_per_step, team.size, recipe.per_device_train_batch_size)
     return with_fitting_loss(_ours(SFTTrainer), wants_plain_loss(prepared, model, at_once))(
         **common,
         args=SFTConfig(**args, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
@@ -140,26 +140,28 @@ class _CountedPasses:
         return len(self.sampler)
 
 
-def _arguments(prepared: Prepared, checkpoints: Path, team: Team, running: Running) -> dict[str, Any]:
+def _arguments(prepared: Prepared, checkpoints: Path, team: Team, running: TuningRun) -> dict[str, Any]:
     """What the three trainers' settings have in common."""
     import torch
 
     recipe = prepared.recipe
     on_gpu = torch.cuda.is_available()
     bf16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and on_gpu)
-    device_batch, accumulated = divide(recipe.examples_per_step, team.size, recipe.device_batch_size)
+    device_batch, accumulated = divide(recipe.examples_per_step, team.size, recipe.per_device_train_batch_size)
     return {
         "output_dir": str(checkpoints),
         "per_device_train_batch_size": device_batch,
         "gradient_accumulation_steps": accumulated,
         "max_steps": prepared.steps,
         "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": recipe.schedule if recipe.schedule != "constant" else "constant_with_warmup",
+        "lr_scheduler_type": recipe.lr_scheduler_type
+        if recipe.lr_scheduler_type != "constant"
+        else "constant_with_warmup",
         "warmup_steps": math.ceil(recipe.warmup_ratio * prepared.steps),
         "weight_decay": recipe.weight_decay,
         "adam_beta1": recipe.beta1,
         "adam_beta2": recipe.beta2,
-        "max_grad_norm": recipe.max_gradient_norm,
+        "max_grad_norm": recipe.max_grad_norm,
         "seed": recipe.seed,
         "bf16": bf16,
         "use_cpu": not on_gpu,
@@ -185,9 +187,8 @@ def divide(examples: int, devices: int, most: int | None) -> tuple[int, int]:
         raise UsageError(f"{examples} examples in an update cannot be dealt to {devices} processes evenly.")
     at_once = min(most or share, share)
     if share % at_once:
-        raise UsageError(
-            f"--device-batch-size {at_once}: each device has {share} examples in an update, which it does not divide."
-        )
+        told = f"each device has {share} examples in an update, which it does not divide"
+        raise UsageError(Fault("per_device_train_batch_size", at_once, told))
     return at_once, share // at_once
 
 
@@ -247,9 +248,8 @@ def _peft_config(prepared: Prepared, model: Any, lora: Lora) -> Any:
     absent = [name for name in (*_target_names(lora), *lora.modules_to_save) if name not in modules]
     if absent:
         there = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "weight")})
-        raise UsageError(
-            f"--lora: {prepared.start.label} has no module named {', '.join(absent)}. It has {', '.join(there)}."
-        )
+        told = f"{prepared.start.label} has no module named {', '.join(absent)}"
+        raise UsageError(Fault("lora", ABSENT, told, f"It has {', '.join(there)}"))
     saved = list(lora.modules_to_save)
     trained: dict[str, list[int]] = {}
     taught = [prepared.tokenizer.convert_tokens_to_ids(token) for token in prepared.taught]

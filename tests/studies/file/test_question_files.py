@@ -33,7 +33,7 @@ def test_validation_that_is_the_test_is_refused_by_name_and_by_its_examples(tmp_
     ("evaluate", "words"),
     [
         ('tasks = ["e1.jsonl", "s2/e1.jsonl"]', ["[evaluate] tasks: ", "the task 'e1' stands in ", "another `task`"]),
-        ('tasks = ["e1.jsonl", "./e1.jsonl"]', ["[evaluate] tasks: ", "stands there twice"]),
+        ('tasks = ["e1.jsonl", "./e1.jsonl"]', ["[evaluate] tasks: ", "is listed twice"]),
         ('tasks = ["e1.jsonl", "e1"]', ["[evaluate] tasks: e1: so are a task of the harness and examples"]),
         ('tasks = ["bad.jsonl"]', ["[evaluate] tasks: ", "bad.jsonl:1: no JSON"]),
         ('loss = ["choices.jsonl"]', ["[evaluate] loss: ", "of which no loss is taken"]),

@@ -50,7 +50,7 @@ transfer = [
         "is the name of another version too",
         "missing.jsonl",
         "did you mean 'learning-rate'?",
-        "give a whole number from 1 on",
+        "must be a whole number from 1 on",
         "[evaluate] max-new-tokens",
         "there is no version 'M9'",
     ):
@@ -253,7 +253,7 @@ def test_settings_are_those_of_the_verbs_and_seeds_are_the_studys() -> None:
     text = f'[study]\nname = "s"\n{versions()}'
     assert "[tune] seed: is not known" in fault(text + TUNE + "seed = 1")
     assert "not a valid regular expression" in fault(text + '[transfer]\ndrop = "("')
-    assert "choose llama3" in fault(text + '[evaluate]\nsuite = "none"')
+    assert "must be one of llama3" in fault(text + '[evaluate]\nsuite = "none"')
     assert "of Lora" not in fault(text + TUNE + 'lora = "rank=0"')
 
 

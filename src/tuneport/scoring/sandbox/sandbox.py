@@ -25,7 +25,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import ScoringError, UsageError
+from tuneport.errors import Fault, ScoringError, UsageError
 from tuneport.scoring.sandbox.code_problems import read_problem
 
 _SECONDS_A_TEST, _SECONDS = 6, 180
@@ -52,8 +52,9 @@ class Sandbox:
         passing = {"public_test_cases": json.dumps([{"input": "2", "output": "4"}]), "private_test_cases": ""}
         told: list[str] = []
         if not self.passes("print(int(input()) * 2)", passing, told) or self.passes("print(5)", passing):
-            said = f" It says: {told[-1]}" if told and told[-1] else ""
-            raise UsageError(f"--run-code-in {self.command!r}: it does not run a Python program from its stdin.{said}")
+            said = f"It says: {told[-1]}" if told and told[-1] else ""
+            problem = "does not run a Python program from its stdin"
+            raise UsageError(Fault("run_code_in", self.command, problem, said))
 
     def passes(self, code: str, document: Mapping[str, Any], told: list[str] | None = None) -> bool:
         """Whether a program passes all tests of a problem; a program that hangs or ends the sandbox does not.

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tuneport.errors import UsageError
+from tuneport.errors import ABSENT, Fault, UsageError
 from tuneport.scoring.sandbox.sandbox import Sandbox, program_in
 
 # The makers' test set, where they publish it; it is not on the Hub under their name.
@@ -125,11 +125,12 @@ def tabmwp(data: str) -> dict[str, Any]:
 def livecodebench(sandbox: Sandbox | None) -> dict[str, Any]:
     """LiveCodeBench, no shots: a problem, a program, all tests passed in the user's sandbox."""
     if sandbox is None:
-        raise UsageError(
-            "LiveCodeBench runs what models write. Name a sandbox that runs Python from its stdin, for example "
-            "--run-code-in 'docker run --rm -i --network none --memory 4g --pids-limit 256 python:3.12 python -'; nothing is "
-            "run outside of it."
+        told = "is missing; LiveCodeBench runs what models write, and nothing is run outside of a sandbox"
+        remedy = (
+            "Name one that runs Python from its stdin, for example "
+            "'docker run --rm -i --network none --memory 4g --pids-limit 256 python:3.12 python -'"
         )
+        raise UsageError(Fault("run_code_in", ABSENT, told, remedy))
 
     def documents(**_: Any) -> Any:
         from datasets import load_dataset

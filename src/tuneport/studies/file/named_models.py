@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tuneport.checkpoint.local_folder import open_folder
 from tuneport.checkpoint.open_model import HUB_ID
-from tuneport.errors import TuneportError
+from tuneport.errors import KEYS, TuneportError, UsageError
 from tuneport.examples.training_data import HUB
 from tuneport.families import catalogue
 from tuneport.studies.file import settings
@@ -113,11 +113,14 @@ class Names(Tables):
         return found[-1]
 
     def attempt(self, place: Place, check: Callable[[], object]) -> None:
-        """Note what a check of the package's own says, without the dashes of the command line."""
+        """Note what a check of the package's own says."""
         try:
             check()
+        except UsageError as error:
+            told = "; ".join(fault.beside(KEYS) for fault in error.faults) or error.message(KEYS).removesuffix(".")
+            self.fault(place, told.replace("\n", "\n    "))
         except TuneportError as error:
-            self.fault(place, settings.in_file_words(str(error)).replace("\n", "\n    "))
+            self.fault(place, error.message(KEYS).removesuffix(".").replace("\n", "\n    "))
 
 
 def _is_no_hub_id(spec: str, *endings: str) -> bool:

@@ -1,4 +1,4 @@
-"""The questions of a study's file, read before anything runs: what the verbs would refuse of them, told hours earlier.
+"""The questions of a study's file, read before anything runs: what the commands would refuse of them, told hours earlier.
 
 In come files of examples and names of the harness's tasks, out come tasks, or an error that says what is wrong.
 """

@@ -1,32 +1,31 @@
-"""The settings that a study's file hands on to the verbs: which there are, and what is wrong with one.
+"""The settings that a study's file hands on to the commands: which there are, and what is wrong with one.
 
-A file spells them as the command line does, without dashes in front; the verbs' own checks decide, so that the two cannot
-disagree. Nothing heavy is imported.
+A file spells them as the command line does, without dashes in front; the records of the commands decide. Nothing heavy is imported.
 """
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
-from functools import cache, partial
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tuneport.engine.choices import Choices, parse_sides
-from tuneport.errors import KEYS, UsageError
+from tuneport.errors import KEYS, Fault, UsageError
+from tuneport.options import build, options_of
+from tuneport.scoring.evaluate_options import EvaluateOptions
 from tuneport.studies.graph.inputs import LAB
-from tuneport.tuning.recipes import RECIPES, Running, parse_lora, recipe_of
+from tuneport.tuning.recipes import RECIPES, TuningRun, parse_lora, recipe_of
 
-_RUNNING = {"save-every": "save_every", "max-new-tokens": "max_new_tokens", "eval-batch-size": "eval_batch_size"}
+_RUNNING = ("save_every", "max_new_tokens", "eval_batch_size")
 _APART = ("recipe", "from", "data", "mix", "chat-template", "end-token", "lora", "eval-every")
-# `seed` is the study's; what names models, data or places is too; the rest of a run's choices stays with the verb.
+# `seed` is the study's; what names models, data or places is too; the rest of a run's choices stays with the command.
 _NOT_OF_EVALUATE = (
     "models", "tasks", "out", "suite", "loss", "recovered_gain", "trained_on", "strict", "overwrite", "seed",
 )  # fmt: skip
 TRANSFER_TEXTS = ("drop", "vocabulary", "new-tokens")
 TRANSFER_LISTS = ("rule", "config", "sidecar")
-_OPTIONS = {"rule": "rules"}  # one key for several values, as a flag is
+_TRANSFER = {KEYS.name(name): name for name in ("drop", "vocabulary", "new_tokens", "rules", "config", "sidecar")}
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -34,42 +33,39 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(RECIPES)
 
 
+def _own(recipe: str) -> dict[str, str]:
+    """A recipe's options by their keys."""
+    return {KEYS.name(one.name): one.name for one in options_of(RECIPES[recipe]) if one.name != "seed"}
+
+
 def tuning_keys(recipe: str) -> tuple[str, ...]:
     """What [tune] may hold for a recipe."""
-    own = (choice.name for choice in fields(RECIPES[recipe]) if choice.name != "seed")
-    return (*_APART, *_RUNNING, *(_spelled(name) for name in own))
+    return (*_APART, *map(KEYS.name, _RUNNING), *_own(recipe))
 
 
 def of_tuning(recipe: str, table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The recipe's settings and the run's, as their fields are called."""
-    own = {_spelled(choice.name): choice.name for choice in fields(RECIPES[recipe]) if choice.name != "seed"}
+    own, running = _own(recipe), {KEYS.name(name): name for name in _RUNNING}
     chosen = {own[key]: value for key, value in table.items() if key in own}
     if "rewards" in chosen:
         given = chosen["rewards"]
         chosen["rewards"] = tuple(given) if isinstance(given, list) else (given,)
-    return chosen, {_RUNNING[key]: value for key, value in table.items() if key in _RUNNING}
+    return chosen, {running[key]: value for key, value in table.items() if key in running}
 
 
-def faults_of_tuning(
-    recipe: str, table: Mapping[str, Any], chosen: Mapping[str, Any], running: Mapping[str, Any]
-) -> list[tuple[str, str]]:
+def faults_of_tuning(recipe: str, chosen: Mapping[str, Any], running: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What is wrong with them: the key as the file spells it, and words."""
-    found: list[tuple[str, str]] = []
-    if not isinstance(chosen.get("gradient_checkpointing", False), bool):
-        found.append(("gradient-checkpointing", "write true or false"))
-    if not all(isinstance(text, str) and text for text in chosen.get("rewards", ())):
-        found.append(("reward", "write a list of texts"))
-    for check in (lambda: recipe_of(recipe, **chosen), lambda: Running(**running)):
-        try:
-            check()
-        except UsageError as error:
-            for fault in re.split(r"; (?=--|give )", str(error).removesuffix(".")):
-                said = re.match(r"--([a-z0-9-]+) ", fault)
-                words = fault if said is None else fault[said.end() :]
-                found.append((said[1] if said else "recipe", in_file_words(words)))
-        except TypeError:  # a value that cannot even be compared
-            found += [(key, "is of the wrong type") for key in table if isinstance(table[key], list | dict)][:1]
-    return found
+    return [*_faults(lambda: recipe_of(recipe, **chosen)), *_faults(lambda: TuningRun(**running))]
+
+
+def _faults(check: Callable[[], object]) -> list[tuple[str, str]]:
+    """What a record says against its options: the key of each, and words."""
+    try:
+        check()
+    except UsageError as error:
+        assert error.faults, error
+        return [(KEYS.name(fault.option), fault.beside(KEYS)) for fault in error.faults]
+    return []
 
 
 def counts_steps(recipe: str, chosen: Mapping[str, Any]) -> bool:
@@ -77,62 +73,15 @@ def counts_steps(recipe: str, chosen: Mapping[str, Any]) -> bool:
     return recipe_of(recipe, **chosen).steps is not None
 
 
-@cache
-def _evaluation_kinds() -> Mapping[str, str]:
-    from tuneport.scoring.run import evaluate
-
-    return {
-        name: str(parameter.annotation)
-        for name, parameter in inspect.signature(evaluate).parameters.items()
-        if name not in _NOT_OF_EVALUATE
-    }
-
-
 def evaluation_keys() -> tuple[str, ...]:
     """What [evaluate] may hold beside tasks, suite, loss and validation."""
-    return tuple(name.replace("_", "-") for name in _evaluation_kinds())
+    return tuple(KEYS.name(one.name) for one in options_of(EvaluateOptions) if one.name not in _NOT_OF_EVALUATE)
 
 
 def faults_of_evaluation(table: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What is wrong with the values of [evaluate], or with those that [paths] shares with it: the key, and words."""
-    found = [
-        (key, _fault_of_value(key, table[key], table.get("backend", "hf"))) for key in evaluation_keys() if key in table
-    ]
-    return [(key, fault) for key, fault in found if fault is not None]
-
-
-def _fault_of_value(key: str, value: object, backend: str) -> str | None:
-    kind = _evaluation_kinds()[key.replace("-", "_")]
-    if kind.startswith("bool"):
-        return None if isinstance(value, bool) else f"is {value!r}; write true or false"
-    if "int" in kind:
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-            return None
-        if "str" in kind and isinstance(value, str):
-            return _refused(key, value, backend)
-        return f"is {value!r}; give a whole number from 1 on" + (", or auto" if "str" in kind else "")
-    if not isinstance(value, str) or not value:
-        return f"is {value!r}; write a text in quotes"
-    if key == "variant" and value not in ("auto", "base", "tuned"):
-        return f"{value!r}: choose auto, base or tuned"
-    if key == "backend" and value not in ("hf", "vllm", "olmes"):
-        return f"{value!r}: choose hf, vllm or olmes"
-    return _refused(key, value, backend)
-
-
-def _refused(key: str, value: str, backend: str) -> str | None:
-    """What the verbs say of a text where they check it, as they would only when they run."""
-    from tuneport.scoring.asking import Asking
-    from tuneport.scoring.models import Loading, need_names
-    from tuneport.scoring.run import checked_batch_size
-
-    checks: Mapping[str, Callable[[], object]] = {
-        "match": lambda: Asking(match=value),
-        "batch-size": lambda: checked_batch_size(value),
-        "dtype": lambda: need_names(Loading(dtype=value)),
-        "device": lambda: need_names(Loading(backend, device=value)),
-    }
-    return _said(key, checks[key]) if key in checks else None
+    given = {key.replace("-", "_"): table[key] for key in evaluation_keys() if key in table}
+    return _faults(lambda: build(EvaluateOptions, {"models": ("a model",), **given}, "evaluate"))
 
 
 def fault_of_points(points: int | None, refine: int | None, beyond: float | None) -> str | None:
@@ -161,15 +110,20 @@ def faults_of_sources(places: Mapping[str, str], mix: Sequence[str]) -> list[tup
         shares_of(names, [share])
         shares.append(share)
 
-    found = [("data", _said("data", lambda: need_names_apart(names)))]
-    found += [("mix", _said("mix", partial(take, text))) for text in mix]
-    found.append(("mix", _said("mix", lambda: shares_of(names, shares))))  # one that is named twice
-    return [(key, fault) for key, fault in found if fault is not None]
+    checks: list[Callable[[], object]] = [
+        partial(need_names_apart, names),
+        *(partial(take, text) for text in mix),
+        lambda: shares_of(names, shares),
+    ]
+    return [fault for check in checks for fault in _faults(check)]
 
 
 def check_lora(text: str) -> None:
-    """Raise `UsageError` unless `tune` takes it as --lora."""
-    parse_lora(text)
+    """Raise `UsageError` unless `tune` takes it as an adapter's settings."""
+    try:
+        parse_lora(text)
+    except ValueError as error:
+        raise UsageError(Fault("lora", text, str(error))) from None
 
 
 def check_suite(name: str) -> None:
@@ -181,11 +135,9 @@ def check_suite(name: str) -> None:
 
 def of_transfer(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """The choices of every transfer that [transfer] makes, as JSON, and what is wrong with them: the key, and words."""
-    chosen = {_OPTIONS.get(key, key.replace("-", "_")): value for key, value in table.items()}
-    try:
-        Choices(**chosen)
-    except UsageError as error:
-        return {}, _of_faults(error)
+    chosen = {_TRANSFER[key]: value for key, value in table.items()}
+    if faults := _faults(lambda: Choices(**chosen)):
+        return {}, faults
     sides: dict[str, Any] = {name: parse_sides(chosen[name]) for name in ("config", "sidecar") if name in chosen}
     return {**chosen, **sides}, []
 
@@ -195,26 +147,3 @@ def template_names() -> list[str]:
     from tuneport.examples.chat import template_names as names
 
     return names()
-
-
-def _of_faults(error: UsageError) -> list[tuple[str, str]]:
-    """The faults of options, each with its key."""
-    return [(KEYS.name(fault.option), fault.beside(KEYS)) for fault in error.faults]
-
-
-def in_file_words(text: str) -> str:
-    """A message of the command line's, as it reads in a file: flags without dashes, no full stop."""
-    return re.sub(r"(?<![\w-])--([a-z])", r"\1", text).removesuffix(".")
-
-
-def _said(key: str, check: Callable[[], object]) -> str | None:
-    """What a verb's own check says against the value of a key, as it reads in a file; None where it takes it."""
-    try:
-        check()
-    except UsageError as error:
-        return in_file_words(str(error)).removeprefix(f"{key} ").removeprefix(f"{key}: ")
-    return None
-
-
-def _spelled(name: str) -> str:
-    return "reward" if name == "rewards" else name.replace("_", "-")

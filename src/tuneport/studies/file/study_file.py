@@ -196,7 +196,7 @@ class _Reader(Names):
         for key, fault in settings.faults_of_sources(places, mix):
             self.fault((*path, key), fault)
         chosen, running = settings.of_tuning(recipe, table)
-        for key, fault in settings.faults_of_tuning(recipe, table, chosen, running):
+        for key, fault in settings.faults_of_tuning(recipe, chosen, running):
             self.fault((*path, key) if key in table else path, fault)
         template = self.text(table, "chat-template", path)
         if template is not None:

@@ -96,7 +96,7 @@ class CostEstimates:
         found.append(
             f"{tokens:g} tokens in a training example"
             if tokens
-            else f"training examples of full length (sequence-length, else {_LONGEST} tokens): an upper bound"
+            else f"training examples of full length (max-length, else {_LONGEST} tokens): an upper bound"
         )
         if {"questions", "tokens_per_question"} <= cost.keys():
             found.append(
@@ -166,8 +166,8 @@ class CostEstimates:
         recipe: Mapping[str, Any] = step.choices["recipe"]
         if parameters is None or recipe["steps"] is None:
             return None
-        tokens = self._study.cost.get("tokens_per_example") or recipe["sequence_length"] or _LONGEST
-        examples = recipe["steps"] * recipe["batch_size"] * recipe.get("generations", 1)
+        tokens = self._study.cost.get("tokens_per_example") or recipe["max_length"] or _LONGEST
+        examples = recipe["steps"] * recipe["batch_size"] * recipe.get("num_generations", 1)
         trained = self._hours(_OPERATIONS[recipe["recipe"]] * parameters * examples * tokens)
         every = step.choices["eval_every"]
         if every is None or trained is None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tuneport.functions import takes
+from tuneport.shown import Found
 from tuneport.studies.declared import Study
 from tuneport.studies.file.study_file import read_study
 from tuneport.studies.graph import inputs
@@ -15,22 +16,27 @@ from tuneport.studies.graph.graph import Graph
 from tuneport.studies.run.cost import CostEstimates
 from tuneport.studies.run.planning import Planned, chosen, of_families, plan
 from tuneport.studies.run.store_at import open_own
+from tuneport.studies.study_options import StudyOptions
 
 _MARKS = {"done": "✓", "to do": "·", "again": "↻"}
 
 
-def rehearse(
-    file: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    families: Iterable[int] = (),
-    only: Iterable[str] = (),
-) -> dict[str, Any]:
+class PlannedStudy(Found):
+    """What a run of a study would do, by key as its JSON is."""
+
+    def heading(self) -> str:
+        """One line."""
+        return f"plan of the study {self['study']}: {len(self['steps'])} steps"
+
+
+@takes(StudyOptions)
+def rehearse(given: StudyOptions) -> PlannedStudy:
     """What `tuneport study` would do with this file in this folder. Nothing is written, fetched or computed."""
+    file, out, families, only = given.file, given.out, given.families, given.only
     study = of_families(read_study(file), families)
     store = open_own(out, study.name)
     graph = build(study, inputs.Inputs.kept(study.path.parent, store.read(inputs.NAME)))
-    return forecast(study, graph, plan(graph, store, chosen(graph, only)))
+    return PlannedStudy(forecast(study, graph, plan(graph, store, chosen(graph, only))))
 
 
 def forecast(study: Study, graph: Graph, planned: Sequence[Planned]) -> dict[str, Any]:

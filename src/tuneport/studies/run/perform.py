@@ -23,6 +23,7 @@ from typing import Any
 from tuneport.errors import StudyError
 from tuneport.files.writing import write_whole
 from tuneport.studies.graph.graph import Parent, Step
+from tuneport.tuning.recipes import Lora
 
 Given = Mapping[str, Path | str]  # by role: a local path, or a name (Hub id, task of the harness)
 _BY_TORCH = ("family", "tune", "evaluate", "path")
@@ -64,23 +65,24 @@ def _family(step: Step, given: Given, place: Path, threads: int) -> dict[str, An
 
 def _tune(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
     import tuneport
-    from tuneport.tuning.recipes import Lora, Running, recipe_of
 
     choices = step.choices
-    recipe = dict(_with_tuples(choices["recipe"]))
     every = choices.get("eval_every")
-    curve = {} if every is None else {"eval_every": every, "tasks": tuple(numbered(given, "validation"))}
+    curve = {} if every is None else {"eval_every": every, "tasks": numbered(given, "validation")}
+    adapter = choices.get("lora")
     tuned = tuneport.tune(
         str(given["start"]),
         numbered(given, "data"),
-        recipe_of(recipe.pop("recipe"), **recipe),
         out=place / "model",
         mix=_shares(step, given),
-        chat_template=str(given["chat_template"]) if "chat_template" in given else None,
+        chat_template=given.get("chat_template"),
         end_token=choices.get("end_token"),
-        lora=None if choices.get("lora") is None else Lora(**_with_tuples(choices["lora"])),
+        lora=None if adapter is None else Lora(**_with_tuples(adapter)),
         dtype=choices.get("dtype"),
-        running=Running(**curve, **choices.get("running", {}), **step.about.get("running", {})),
+        **choices["recipe"],
+        **curve,
+        **choices.get("running", {}),
+        **step.about.get("running", {}),
     )
     return {name: value for name, value in tuned.record["outcome"].items() if name != "seconds"}
 

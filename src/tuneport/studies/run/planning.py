@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from tuneport.errors import UsageError
+from tuneport.errors import Fault, UsageError, named
 from tuneport.output.journal import differing_fields
 from tuneport.results.schema import RECORD, STEPS
 from tuneport.studies.declared import Study
@@ -104,11 +104,8 @@ def of_families(study: Study, families: Iterable[int]) -> Study:
     """The study with these families of the lab instead of the file's, if there are any. Raises `UsageError`."""
     asked = tuple(dict.fromkeys(families))
     if asked and study.families == (None,):
-        raise UsageError(
-            f"--family {asked[0]}: nothing in {study.path.name} comes from the lab, so it has no families."
-        )
-    if any(seed < 0 for seed in asked):
-        raise UsageError(f"--family {min(asked)}: a family is a seed, a whole number from 0 on.")
+        told = f"nothing in {study.path.name} comes from the lab, so it has no families"
+        raise UsageError(Fault("families", asked[0], told))
     return replace(study, families=asked) if asked else study
 
 
@@ -120,17 +117,18 @@ def chosen(graph: Graph, only: Iterable[str] = ()) -> set[str]:
     patterns = list(only)
     names = {step.identity: (step.name, str(step.about.get("model", step.name))) for step in graph}
     every = [name for of_step in names.values() for name in of_step]
-    named: set[str] = set()
+    asked_for: set[str] = set()
     for pattern in patterns:
         found = _named(pattern, every)
         if not found:
             near = get_close_matches(pattern, every, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UsageError(f"--only {pattern!r}: no step or model has this name.{hint} --dry-run lists the steps.")
-        named |= found
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            remedy = f"{hint}{named('dry_run')} lists the steps"
+            raise UsageError(Fault("only", pattern, "no step or model has this name", remedy))
+        asked_for |= found
     wanted: set[str] = set()
     for step in reversed(list(graph)):
-        asked = not patterns or not named.isdisjoint(names[step.identity])
+        asked = not patterns or not asked_for.isdisjoint(names[step.identity])
         if asked or step.identity in wanted:
             wanted.add(step.identity)
             wanted |= {parent.step.identity for parent in step.parents.values()}

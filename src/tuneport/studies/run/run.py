@@ -7,14 +7,13 @@ again does what is left: what is done is not done again, what failed is tried ag
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from tuneport.errors import UsageError
+from tuneport.functions import takes
 from tuneport.results.schema import RESULTS, STEPS, STUDY
+from tuneport.shown import Found
 from tuneport.studies.declared import Resources, Study
 from tuneport.studies.file.study_file import read_study
 from tuneport.studies.graph import inputs
@@ -27,38 +26,32 @@ from tuneport.studies.run.step_records import Record
 from tuneport.studies.run.store import Store
 from tuneport.studies.run.store_at import open_own
 from tuneport.studies.run.study_results import Results
+from tuneport.studies.study_options import StudyOptions
 from tuneport.terminal import is_watched, tell
 
-ENGINES = ("local", "ray")
 # results.json is written anew as steps end, for at most a twentieth of the time.
 _SHARE = 20
 
 
-def study(
-    file: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    engine: str = "local",
-    jobs: int = 1,
-    ray_address: str | None = None,
-    families: Iterable[int] = (),
-    only: Iterable[str] = (),
-) -> dict[str, Any]:
-    """Run the study that `file` declares, with its results in `out`: a folder, or a URL that fsspec knows.
+class StudyOutcome(Found):
+    """What a run of a study did."""
 
-    `engine` is local (`jobs` steps at a time) or ray (on the cluster at `ray_address`, or RAY_ADDRESS, else one of this
-    machine). `families` are seeds of the lab instead of the file's; `only` chooses steps, with all that they stand on.
-    Returns what was done, with `failed` (steps with their errors) and `not_run` (what stands on them). Raises
-    `TuneportError` for what stands against the whole study.
+    def heading(self) -> str:
+        """One line: how many steps are done."""
+        return f"{self['study']}: {self['done']} of {self['steps']} steps done, {len(self['failed'])} failed"
+
+
+@takes(StudyOptions)
+def study(given: StudyOptions) -> StudyOutcome:
+    """Run the study that a file declares, with its results in ``out``: a folder, or a URL that fsspec knows.
+
+    Returns what was done, with `failed` (steps with their errors) and `not_run` (what depends on them). Raises
+    `TuneportError` for what is wrong with the whole study.
+
+        tuneport.study("my-study.toml", "my-study", jobs=4)
     """
-    if engine not in ENGINES:
-        raise UsageError(f"--engine {engine!r}: choose {' or '.join(ENGINES)}.")
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-        raise UsageError(f"--jobs {jobs!r}: give a whole number from 1 on.")
-    if ray_address is not None and engine != "ray":
-        raise UsageError(
-            f"--ray-address {ray_address}: --engine {engine} has no cluster. Pass --engine ray, or leave it out."
-        )
+    file, out, engine, jobs, ray_address = given.file, given.out, given.engine, given.jobs, given.ray_address
+    families, only = given.families, given.only
     declared = of_families(read_study(file), families)
     store = open_own(out, declared.name)
     with store.locked():
@@ -77,7 +70,7 @@ def study(
             results.write()
         finally:
             store.clean()
-    return _told(declared, store, state, to_do, results.damaged)
+    return StudyOutcome(_told(declared, store, state, to_do, results.damaged))
 
 
 def _engine(

@@ -1,0 +1,197 @@
+"""The options of `evaluate`; those about one's own examples are `path`'s too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tuneport.errors import ABSENT, Fault, UsageError, named
+from tuneport.options import Bounds, Options, Place, nested, option
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+_OWN, _ASKING, _JUDGING, _RUN = "your own examples", "asking", "judging", "the run"
+_PAPER = "the paper's evaluations"
+_FROM_ONE = Bounds(least=1)
+
+
+def _parse_match(value: object) -> str:
+    try:
+        groups = re.compile(str(value)).groups
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"is not a valid regular expression: {error}") from None
+    if not isinstance(value, str) or not value:
+        raise ValueError("must be a regular expression, a string")
+    if groups > 1:
+        raise ValueError(f"has {groups} groups; give one, the answer, or none")
+    return value
+
+
+def parse_batch_size(value: object) -> int | str:
+    """A batch size as the harness takes it: a number, ``auto`` or ``auto:N``. Raises ValueError."""
+    if isinstance(value, str) and re.fullmatch(r"auto(:[1-9]\d*)?", value):
+        return value
+    if isinstance(value, bool) or not re.fullmatch(r"0*[1-9]\d*", str(value)):
+        raise ValueError("must be a whole number from 1 on, auto, or auto:N")
+    return int(str(value))
+
+
+def _parse_dtype(value: object) -> str:
+    name = str(value).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ValueError(f"must be {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
+    return name
+
+
+def _parse_triples(value: object) -> tuple[tuple[str, ...], ...]:
+    given = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if given and all(isinstance(each, str) for each in given):
+        given = [given]
+    found = [tuple(map(str, each)) for each in given if isinstance(each, Sequence) and not isinstance(each, str)]
+    if len(found) < len(given) or any(len(triple) != 3 for triple in found):
+        raise ValueError("takes three of the models: target, transferred, tuned target")
+    return tuple(found)
+
+
+def check_device(device: str) -> None:
+    """Raise `UsageError` for a device that no machine has; torch is not asked."""
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+        raise UsageError(Fault("device", device, "must be cpu, cuda, cuda:N or mps"))
+
+
+def chat_template_option(help: str) -> Any:
+    """A chat template, for models that have none."""
+    return option(None, metavar="NAME|FILE|MODEL", group=_ASKING, help=help)
+
+
+def device_option() -> Any:
+    """Where models are loaded to."""
+    return option(None, metavar="DEVICE", group=_ASKING, help="cpu, cuda, mps or cuda:N (default: the best there is)")
+
+
+def batch_size_option() -> Any:
+    """How many prompts at once."""
+    return option(
+        16,
+        metavar="N",
+        group=_ASKING,
+        identity=False,
+        parse=parse_batch_size,
+        accepts="int | str",
+        help="a number, or auto",
+    )
+
+
+@dataclass(frozen=True)
+class Asking(Options):
+    """How one's own examples are asked and judged."""
+
+    match: str | None = option(
+        None,
+        metavar="REGEX",
+        group=_OWN,
+        parse=_parse_match,
+        accepts="str | None",
+        help="what counts is this expression's group, not the whole answer",
+    )
+    loss: bool = option(False, group=_OWN, help="score the loss of each answer, a token; generate nothing")
+    max_new_tokens: int = option(256, group=_OWN, bounds=_FROM_ONE, help="longest answer")
+    limit: int | None = option(
+        None, group=_OWN, bounds=_FROM_ONE, help="only the first N examples of each task, for a try"
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value, and which of them go together."""
+        super().__post_init__()
+        if self.match is not None and self.loss:
+            told = f"picks an answer out of what a model says; {named('loss')} generates nothing"
+            raise UsageError(Fault("match", self.match, told))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Options):
+    """The options of `evaluate`."""
+
+    models: tuple[Place, ...] = option(
+        (),
+        metavar="MODEL",
+        positional=True,
+        argument=True,
+        repeatable=True,
+        help="folder or Hub id; several are compared in pairs",
+    )
+    tasks: tuple[Place, ...] = option(
+        (),
+        metavar="NAME[,NAME…]",
+        positional=True,
+        repeatable=True,
+        separator=",",
+        help="JSONL files of your own examples, and tasks of lm-evaluation-harness by name",
+    )
+    out: Place | None = option(
+        None, metavar="FILE", positional=True, help="JSON file to write; it appears when it is whole"
+    )
+    suite: str | None = option(
+        None, metavar="NAME", group=_PAPER, help="llama3, tulu3, global-mmlu:LANG or livecodebench"
+    )
+    variant: Literal["auto", "base", "tuned"] = option(
+        "auto", group=_PAPER, help="of the suite's tasks; auto: tuned for models with a chat template"
+    )
+    run_code_in: str | None = option(
+        None,
+        metavar="COMMAND",
+        group=_PAPER,
+        help="sandbox for what models write (livecodebench): a command that runs Python from its stdin; without it "
+        "nothing is run",
+    )
+    asking: Asking = nested(Asking)
+    chat: bool = option(False, group=_ASKING, help="the harness's tasks through the models' chat templates")
+    chat_template: Place | None = chat_template_option("template for models that have none")
+    backend: Literal["hf", "vllm", "olmes"] = option("hf", group=_ASKING, help="what loads the models")
+    device: str | None = device_option()
+    dtype: str | None = option(
+        None,
+        metavar="DTYPE",
+        group=_ASKING,
+        parse=_parse_dtype,
+        accepts="str | torch.dtype | None",
+        help="default: float32 on a CPU, else the model's own",
+    )
+    batch_size: Any = batch_size_option()
+    recovered_gain: Any = option(
+        (),
+        metavar=("TARGET", "TRANSFERRED", "TUNED"),
+        nargs=3,
+        repeatable=True,
+        group=_JUDGING,
+        parse=_parse_triples,
+        accepts="Sequence[Sequence[str]]",
+        help="three of the models: how much of the tuned target's gain the transferred one has",
+    )
+    trained_on: tuple[Place, ...] = option(
+        (),
+        metavar="PATH",
+        repeatable=True,
+        group=_JUDGING,
+        help="what models were trained or chosen on: JSONL files, or folders that `tune` wrote; your examples that "
+        "occur there are reported, as are those that occur in what `tune` left beside the models",
+    )
+    allow_selection: bool = option(
+        False,
+        group=_JUDGING,
+        help="score examples too by which models were chosen, as their curves tell (default: stop)",
+    )
+    seed: int = option(0, group=_JUDGING, bounds=Bounds(least=0), help="of the bootstrap")
+    strict: bool = option(
+        False, identity=False, group=_RUN, help="stop where something looks wrong, instead of warning"
+    )
+    overwrite: bool = option(False, identity=False, group=_RUN, help="replace a record that is there already")
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        super().__post_init__()
+        if self.device is not None and self.backend == "hf":
+            check_device(self.device)
+        if not self.models:
+            raise UsageError(Fault("models", ABSENT, "is missing", "Name one folder or Hub id, or several to compare"))
