@@ -13,7 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import DataError, RenderingError, UsageError
+from tuneport.errors import DataError, Fault, RenderingError, UsageError
+from tuneport.errors import named as option
 from tuneport.examples.rendering import render
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import check_file, read_text
@@ -102,7 +103,7 @@ def prepare_chat(tokenizer: Any, chosen: str | None, end_token: str | None, *, n
         if end is None:
             raise UsageError(
                 "The chat template closes an answer with no special token, so generation would never stop. "
-                "Say which token ends an answer: --end-token TOKEN."
+                f"Say which token ends an answer with {option('end_token')}."
             )
     sets_end = chosen is not None or end_token is not None
     end = end or tokenizer.eos_token
@@ -142,9 +143,10 @@ def _chosen_template(tokenizer: Any, chosen: str) -> tuple[str, list[str], str |
         try:
             text = read_text(path)
         except UnicodeDecodeError:
-            raise UsageError(f"--chat-template {chosen} is no text.") from None
+            raise UsageError(Fault("chat_template", str(chosen), "is not a text file")) from None
     else:
-        raise UsageError(f"--chat-template {chosen!r}: no such file, and none of {', '.join(template_names())}.")
+        told = f"there is no such file, and it is none of {', '.join(template_names())}"
+        raise UsageError(Fault("chat_template", str(chosen), told))
     header = _HEADER.match(text)
     if header is None:
         return text, [], None
@@ -152,7 +154,8 @@ def _chosen_template(tokenizer: Any, chosen: str) -> tuple[str, list[str], str |
         named = read_json(header[1])
         tokens, end = [str(token) for token in named.get("tokens", [])], named.get("end_of_turn")
     except (ValueError, AttributeError, TypeError):
-        raise UsageError(f"--chat-template {chosen}: its first line is no JSON object after `tuneport:`.") from None
+        told = "its first line holds no JSON object after `tuneport:`"
+        raise UsageError(Fault("chat_template", str(chosen), told)) from None
     text = text[header.end() :]
     if not shipped:
         return text, tokens, end
