@@ -117,7 +117,7 @@ def test_a_file_can_name_its_tokens_in_its_first_line(tokenizer: Any, tmp_path: 
 def test_a_template_that_never_ends_an_answer_needs_the_token_to_be_named(tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "endless.jinja"
     path.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
-    with pytest.raises(UsageError, match="--end-token"):
+    with pytest.raises(UsageError, match="end_token"):
         prepare_chat(tokenizer, str(path), None, needed=True)
     assert prepare_chat(tokenizer, str(path), END, needed=True).end_token == END
 
@@ -130,5 +130,5 @@ def test_a_file_that_is_no_template_is_refused(tokenizer: Any, tmp_path: Path, c
 
 
 def test_a_template_that_is_nowhere_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(UsageError, match=r"no such file, and none of chatml"):
+    with pytest.raises(UsageError, match=r"no such file, and it is none of chatml"):
         prepare_chat(tokenizer, "zephyr", None, needed=True)
