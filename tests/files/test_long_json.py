@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from tuneport.files import long_json
 from tuneport.files.json_text import MOST_DEPTH, read_json
-from tuneport.files.long_json import PackedList, PackedObject, read_long_json
+from tuneport.files.long_json import NamedTwiceError, PackedList, PackedObject, read_long_json
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(),
@@ -95,3 +96,9 @@ def test_damage_is_a_value_error(content: str | bytes) -> None:
 def test_what_cannot_be_kept_is_refused_inside_long_fields_too(text: str) -> None:
     with pytest.raises(ValueError):
         read(text)
+
+
+@pytest.mark.parametrize("text", ['{"map": {"a": 1, "b": 1, "a": 1}}', '{"map": {"a": 1}, "map": {"b": 2}}'])
+def test_a_name_twice_is_told(text: str) -> None:
+    with pytest.raises(NamedTwiceError):
+        read_long_json(BytesIO(text.encode()), (), (("map",),))

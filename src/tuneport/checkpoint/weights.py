@@ -7,17 +7,17 @@ folder; both may lie on this disk, or be seen from afar.
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from io import BytesIO
 
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.header import header_length, parse_header
 from tuneport.errors import CheckpointError, listing
+from tuneport.files.long_json import NamedTwiceError, read_long_json
 
 MAX_INDEX_BYTES = 64 * 2**20
 # Names that stand in several files, of which all are looked for.
@@ -191,19 +191,14 @@ def check_gathered(tensors: Mapping[str, StoredTensor], pickled: str | None, whe
     )
 
 
-def parse_index(content: bytes, where: str, legacy: bool) -> dict[str, str]:
+def parse_index(content: bytes, where: str, legacy: bool) -> Mapping[str, str]:
     """Files by tensor name, as an index has them. Raises `CheckpointError`: what is damaged, or leads out of the folder."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise CheckpointError(f"{where} names a tensor twice. Download it again, or mend it.")
-        return result
-
     if len(content) > MAX_INDEX_BYTES:
         raise CheckpointError(f"{where} has {len(content)} bytes, over the limit of {MAX_INDEX_BYTES}.")
     try:
-        parsed = json.loads(content.decode("utf-8"), object_pairs_hook=unique)
+        parsed = read_long_json(BytesIO(content), (), (("weight_map",),))
+    except NamedTwiceError:
+        raise CheckpointError(f"{where} names a tensor twice. Download it again, or mend it.") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where} is not valid JSON ({error}). Download it again.") from None
     weight_map = parsed.get("weight_map") if isinstance(parsed, dict) else None

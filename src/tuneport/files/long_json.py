@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, overload
 
+from tuneport.errors import in_short
 from tuneport.files.json_text import read_json, takes_a_closer_look
 
 # Bytes that are read at a time, and entries that are packed together.
@@ -24,6 +25,10 @@ _BLOCK = 256
 _OF_A_NUMBER = "0123456789.eE+-"
 # Where a field stands: names, and "[]" for any place in a list.
 Path = tuple[str, ...]
+
+
+class NamedTwiceError(ValueError):
+    """An object has one name twice, so that a reader might take either value."""
 
 
 class PackedList(Sequence[Any]):
@@ -94,7 +99,8 @@ class PackedObject(Mapping[str, Any]):
 def read_long_json(file: BinaryIO, packed: Collection[Path], alike: Collection[Path] = ()) -> Any:
     """The value of a JSON document in UTF-8, whose lists and objects at ``packed`` are kept packed.
 
-    Objects at ``alike`` have many equal values, which are kept once. Raises ValueError as `read_json` does.
+    Objects at ``alike`` have many equal values, which are kept once. Raises ValueError as `read_json` does, and `NamedTwiceError`
+    where such an object has a name twice.
     """
     source = _Source(file)
     value = _read(source, (), packed, alike)
@@ -111,17 +117,24 @@ def _read(source: _Source, path: Path, packed: Collection[Path], alike: Collecti
         return _object(source)
     if path in alike and kind == "{":
         known: dict[str, Any] = {}
-        shared = {}
-        for name in source.names():
-            value = source.value()
-            shared[sys.intern(name)] = known.setdefault(json.dumps(value), value)
-        return shared
+        entries = ((sys.intern(name), source.value()) for name in source.names())
+        return _each_once((name, known.setdefault(json.dumps(value), value)) for name, value in entries)
     longer = any(len(path) < len(long) and long[: len(path)] == path for long in (*packed, *alike))
     if longer and kind == "{":
-        return {name: _read(source, (*path, name), packed, alike) for name in source.names()}
+        return _each_once((name, _read(source, (*path, name), packed, alike)) for name in source.names())
     if longer and kind == "[":
         return [_read(source, (*path, "[]"), packed, alike) for _ in source.elements()]
     return source.value()
+
+
+def _each_once(entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these entries, whose names must differ."""
+    found: dict[str, Any] = {}
+    for name, value in entries:
+        if name in found:
+            raise NamedTwiceError(f"{in_short(name)} is in it twice")
+        found[name] = value
+    return found
 
 
 def _object(source: _Source) -> Mapping[str, Any]:
