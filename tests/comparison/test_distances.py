@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from support import tiny_checkpoints as tiny
 
-from tuneport.comparison.distances import distances, precision
+from tuneport.comparison.distances import distances, lost_by_rounding
 from tuneport.errors import NumericsError, PairingError, UsageError
 
 
@@ -69,7 +69,7 @@ def test_rounding_a_small_change_loses_what_torch_says_it_loses(tmp_path: Path) 
     base = tiny.llama(0, torch.float32, hidden=64)
     tuned = tiny.moved(base, 5, by=1e-3)
     paths = tiny.write_model(tmp_path / "base", base), tiny.write_model(tmp_path / "tuned", tuned)
-    found = precision(*paths, "bfloat16")
+    found = lost_by_rounding(*paths, "bfloat16")
     before, after = flat(base), flat(tuned)
     kept = flat({name: tensor.bfloat16() for name, tensor in tuned.items()})
     assert found["diff_norm"] == pytest.approx(float((after - before).norm()), rel=1e-9)
@@ -77,14 +77,14 @@ def test_rounding_a_small_change_loses_what_torch_says_it_loses(tmp_path: Path) 
     assert found["share_lost"] == pytest.approx(found["lost_norm"] / found["diff_norm"])
     assert found["share_lost"] > 0.5
     assert found["changed"] == int((after != before).sum())
-    nothing = precision(*paths, "float32")
+    nothing = lost_by_rounding(*paths, "float32")
     assert (nothing["lost_norm"], nothing["vanished"]) == (0.0, 0)
 
 
 def test_elements_that_round_back_to_a_bfloat16_base_are_counted(tmp_path: Path) -> None:
     base = {name: tensor.bfloat16().float() for name, tensor in tiny.llama(0, torch.float32).items()}
     tuned = tiny.moved(base, 5, by=1e-3)
-    found = precision(
+    found = lost_by_rounding(
         tiny.write_model(tmp_path / "base", base), tiny.write_model(tmp_path / "tuned", tuned), "bfloat16"
     )
     before, after = flat(base), flat(tuned)
@@ -101,9 +101,9 @@ def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
     with pytest.raises(NumericsError, match="NaN or infinity"):
         distances({"a": a, "b": b})
     with pytest.raises(NumericsError, match="NaN"):
-        precision(a, b, "bfloat16")
+        lost_by_rounding(a, b, "bfloat16")
     with pytest.raises(UsageError, match="int8"):
-        precision(a, a, "int8")
+        lost_by_rounding(a, a, "int8")
     with pytest.raises(UsageError, match="M9"):
         distances({"a": a}, {"M9": a})
     with pytest.raises(PairingError, match="adapter"):
@@ -114,8 +114,8 @@ def test_it_takes_no_torch(tmp_path: Path) -> None:
     a, b = (str(tiny.write_model(tmp_path / str(seed), tiny.llama(seed))) for seed in range(2))
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
-        "from tuneport.comparison.distances import distances, precision\n"
-        f"distances({{'a': {a!r}, 'b': {b!r}}}, {{'a': {b!r}}}); precision({a!r}, {b!r}, 'bf16')"
+        "from tuneport.comparison.distances import distances, lost_by_rounding\n"
+        f"distances({{'a': {a!r}, 'b': {b!r}}}, {{'a': {b!r}}}); lost_by_rounding({a!r}, {b!r}, 'bf16')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -90,7 +90,7 @@ def distances(versions: Mapping[str, Spec], tuned: Mapping[str, Spec] | None = N
     }
 
 
-def precision(base: Spec, tuned: Spec, dtype: str) -> dict[str, Any]:
+def lost_by_rounding(base: Spec, tuned: Spec, dtype: str) -> dict[str, Any]:
     """What of Δ = tuned − base is lost where the tuned model is kept in `dtype`: rounding, then subtracting again.
 
     Returns `diff_norm` ‖Δ‖, `lost_norm` ‖(round(tuned) − base) − Δ‖, `share_lost` (their quotient; null where Δ is

@@ -155,9 +155,9 @@ def _distance(step: Step, given: Given, place: Path, threads: int) -> dict[str, 
 
 
 def _rounding(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
-    from tuneport.comparison.distances import precision
+    from tuneport.comparison.distances import lost_by_rounding
 
-    found = precision(str(given["base"]), str(given["tuned"]), step.choices["dtype"])
+    found = lost_by_rounding(str(given["base"]), str(given["tuned"]), step.choices["dtype"])
     _write(place / "rounding.json", found)
     return found
 
