@@ -42,6 +42,7 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m experiments.pages.house_section --check
 	$(BIN)/python -m experiments.pages.commands_page --check
+	$(BIN)/python -m experiments.pages.signatures_stub --check
 	$(BIN)/python -m experiments.pages.results_page --check
 	$(BIN)/python -m experiments.pages.compatibility_page --check
 
@@ -51,6 +52,7 @@ types: venv
 docs: venv
 	$(BIN)/python -m experiments.pages.house_section
 	$(BIN)/python -m experiments.pages.commands_page
+	$(BIN)/python -m experiments.pages.signatures_stub
 	$(BIN)/python -m experiments.pages.results_page
 	$(BIN)/python -m experiments.pages.compatibility_page
 

@@ -16,5 +16,5 @@ def write_or_compare(page: Path, text: str, arguments: Sequence[str], made_from:
         return 0
     if page.exists() and page.read_text(encoding="utf-8") == text:
         return 0
-    print(f"docs/{page.name} is not what {made_from} says; run `make docs`.", file=sys.stderr)
+    print(f"{page.name} is not what {made_from} says; run `make docs`.", file=sys.stderr)
     return 1

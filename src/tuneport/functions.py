@@ -66,6 +66,11 @@ def signature_of(record: type[Any], body: Callable[..., Any]) -> inspect.Signatu
     return inspect.Signature(parameters, return_annotation=_Written(body.__annotations__.get("return", "Any")))
 
 
+def written(function: Callable[..., Any]) -> str:
+    """How the type of a function's result is written."""
+    return repr(inspect.signature(function).return_annotation)
+
+
 class _Written:
     """A type as it is written: repr() without quotes, so that a signature reads like source."""
 

@@ -23,6 +23,7 @@ from tuneport.errors import PublishError, listing
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
 from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES, weights_or_sidecar
+from tuneport.shown import Shown
 from tuneport.terminal import is_watched
 
 # The records by which a folder that tuneport wrote is known, and how their formats begin.
@@ -48,8 +49,8 @@ class Destination:
     others: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Published:
+@dataclass(frozen=True, repr=False)
+class Published(Shown):
     """What a push left on the Hub. ``unchanged``: the repository held these very files before."""
 
     repo: str
@@ -63,6 +64,10 @@ class Published:
     kept: tuple[str, ...] = ()
     unchanged: bool = False
     warnings: tuple[str, ...] = ()
+
+    def heading(self) -> str:
+        """One line."""
+        return str(self)
 
     def __str__(self) -> str:
         """One line for a person."""
