@@ -29,7 +29,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     family.pretrain_next(folder / "v2", folder / "v1", SIZE, [(still, NEWS)], seed=1)
     lessons.write_lesson(folder / "lesson", EXAMPLES)
     lessons.fine_tune(folder / "v1-tuned", folder / "v1", folder / "lesson", SHORT, 0, TuningRun(shard_size="20KB"))
-    demo_run._shuffle_changes(folder / "v1-shuffled", folder / "v1", folder / "v1-tuned", seed=0)
+    demo_run.shuffle_changes(folder / "v1-shuffled", folder / "v1", folder / "v1-tuned", seed=0)
     return folder
 
 

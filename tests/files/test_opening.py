@@ -157,6 +157,7 @@ KNOWN = {
         "os.open",
     ): "opened first by open_descriptor or open_own; the caller's flags, and its check of the file",
     ("scoring/named.py", "path.read_text"): "lm_eval's own task files",
+    ("reporting/render/page.py", "file.read_text"): "files of this package and of plotly's",
     ("scoring/tasks/__init__.py", "fsspec.open"): "a file of lm_eval's data set, downloaded by its address",
     ("families/versions.py", "torch.load"): "the state of a training that the lab itself goes on with",
     ("files/writing.py", "os.open"): "our own files, made anew or opened to go on; no link is followed",

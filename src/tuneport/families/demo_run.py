@@ -185,7 +185,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
             v2.result()
             v2_tuned = make(pool, models["v2-tuned"], lessons.fine_tune, models["v2"], lesson, *watched)
             v1_tuned.result()
-            make(pool, shuffled, _shuffle_changes, models["v1"], models["v1-tuned"], seed).result()
+            make(pool, shuffled, shuffle_changes, models["v1"], models["v1-tuned"], seed).result()
             stranger_tuned.result()
             v2_tuned.result()
 
@@ -228,7 +228,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
     return Summary(out, record)
 
 
-def _shuffle_changes(out: Path, base: Path, tuned: Path, seed: int) -> None:
+def shuffle_changes(out: Path, base: Path, tuned: Path, seed: int) -> None:
     """Save base + shuffle(tuned − base) at `out`: each tensor keeps its changes but not where they belong.
 
     In float32, so that the shuffled changes are what the transfer adds.
