@@ -99,10 +99,8 @@ class Estimates:
         found = list(cells.values())
         first = found[0]
         value = float(np.mean([cell.value for cell in found]))
-        interval: tuple[float, float] | None = None
         if len(found) == 1 and first.runs == 1 and first.score.counts and first.n:
-            right = round(first.score.value * first.n)
-            interval = statistics.accuracy([True] * right + [False] * (first.n - right)).interval
+            interval = interval_of(first.score)
         else:
             drawn = self._over_families([cell.drawn for cell in found])
             interval = None if drawn is None else statistics.central(drawn)

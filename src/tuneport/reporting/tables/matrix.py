@@ -77,11 +77,6 @@ class Matrix:
         return [cell for row in self.rows if row.role == "delta" for cell in row.cells if cell is not None]
 
     @property
-    def cells(self) -> list[Cell]:
-        """Every cell that there is."""
-        return [cell for row in self.rows for cell in row.cells if cell is not None]
-
-    @property
     def changed(self) -> list[Cell]:
         """The cells of all models that stand against their base."""
         return [cell for row in self.rows if row.role != "base" for cell in row.cells if cell is not None]
