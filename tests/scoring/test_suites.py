@@ -221,11 +221,11 @@ def test_show_prints_a_suite_without_network_and_without_the_harness() -> None:
 
 def test_unknown_suites_and_variants_end_in_words(models: Path, tmp_path: Path) -> None:
     for name in ("llama4", "global-mmlu", "global-mmlu:", "global-mmlu:turkish"):
-        with pytest.raises(UsageError, match="choose llama3, global-mmlu:LANG, tulu3, livecodebench"):
+        with pytest.raises(UsageError, match="llama3, global-mmlu:LANG, tulu3, livecodebench"):
             find_suite(name)
-    with pytest.raises(UsageError, match="--suite global-mmlu:zz: the harness has no task global_mmlu_full_zz"):
+    with pytest.raises(UsageError, match="the harness has no task global_mmlu_full_zz"):
         tuneport.evaluate([models / "all"], [], tmp_path / "o.json", suite="global-mmlu:zz")
-    with pytest.raises(UsageError, match="--variant"):
+    with pytest.raises(UsageError, match="variant="):
         tuneport.evaluate([models / "all"], [], tmp_path / "o.json", suite="llama3", variant="both")
 
 
@@ -343,7 +343,9 @@ def test_a_task_that_the_harness_does_not_have_is_told_with_its_neighbours(monke
         raise AssertionError("all tasks were read")
 
     monkeypatch.setattr("tuneport.scoring.named._all_tasks", never)
-    with pytest.raises(UsageError, match=r"no task 'arc_chalenge' \(near: .*arc_challenge"):
+    with pytest.raises(
+        UsageError, match=r"'arc_chalenge': the harness has no task of this name \(near: .*arc_challenge"
+    ):
         load_named(["arc_chalenge"])
 
 

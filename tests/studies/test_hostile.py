@@ -119,7 +119,7 @@ def test_a_device_or_a_pipe_is_no_studys_file(tmp_path: Path) -> None:
 
 
 def test_an_empty_out_is_wrong_usage(file: Path) -> None:
-    with pytest.raises(UsageError, match="--out"):
+    with pytest.raises(UsageError, match="out=''"):
         tuneport.study(file, "")
 
 

@@ -129,7 +129,7 @@ def test_fine_tunings_have_the_settings_of_section_3_1(name: str) -> None:
             "steps": 30_000,
             "learning_rate": 5e-6,
             "batch_size": 8,
-            "schedule": "linear",
+            "lr_scheduler_type": "linear",
             "warmup_ratio": 0.03,
             "max_length": 2048,
         }

@@ -51,9 +51,9 @@ def test_what_counts_in_an_answer_is_what_evaluate_counts(base: Path, sums: Path
 
 def test_an_expression_that_is_none_is_told_before_anything_is_trained(base: Path, sums: Path, tmp_path: Path) -> None:
     test = write_rows(tmp_path / "test.jsonl", [{"prompt": "1 + 1 =", "answer": "2"}])
-    with pytest.raises(UsageError, match=r"--match '\(' is no regular expression"):
+    with pytest.raises(UsageError, match=r"match='\('"):
         tune(base, [sums], QUICK, out=tmp_path / "out", eval_every=1, tasks=(str(test),), match="(")
-    with pytest.raises(UsageError, match="--match says what counts"):
+    with pytest.raises(UsageError, match="says what counts"):
         TuningRun(match="x")
     assert not list(tmp_path.glob("out*"))
 
@@ -95,7 +95,7 @@ def test_faults_of_a_curves_examples_are_told_before_anything_is_trained(
     ("tasks", "told"),
     [
         ((), "the examples are `messages`, and the model has no chat template"),
-        (("no-such-task",), "the harness has no task 'no-such-task'"),
+        (("no-such-task",), "the harness has no task of this name"),
         (("gsm8k",), "The task gsm8k: Its data is not in the cache"),
     ],
 )

@@ -17,7 +17,6 @@ from support.quick_tuning import QUICK
 from support.tiny_tuning import same, weights
 
 from tuneport.errors import OutputError
-from tuneport.tuning.recipes import TuningRun
 from tuneport.tuning.run import tune
 
 
@@ -64,14 +63,12 @@ def test_a_file_that_cannot_be_written_is_told_in_words_and_the_run_goes_on_late
 ) -> None:
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
-    out, running = tmp_path / "out", TuningRun(save_every=save_every)
-    child = context.Process(
-        target=_too_large, args=(queue, base, [sums], QUICK), kwargs={"out": out, "running": running}
-    )
+    out, running = tmp_path / "out", {"save_every": save_every}
+    child = context.Process(target=_too_large, args=(queue, base, [sums], QUICK), kwargs={"out": out, **running})
     child.start()
     kind, words = queue.get()
     child.join()
     assert kind == "OutputError", words
     assert "goes on from there" in words
     assert not out.exists()
-    assert same(weights(tune(base, [sums], QUICK, out=out, **vars(running)).out), weights(full))
+    assert same(weights(tune(base, [sums], QUICK, out=out, **running).out), weights(full))

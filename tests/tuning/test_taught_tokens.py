@@ -45,7 +45,7 @@ def test_what_cannot_teach_the_templates_tokens_warns_unless_they_are_said_to_be
     pairs = tiny_tuning.write_rows(tmp_path / "p.jsonl", [{"prompt": "the", "chosen": " fox", "rejected": " dog"}])
 
     def warned(recipe: Recipe, lora: Lora | None, template: str | None = TEMPLATE) -> list[str]:
-        told = rehearse(base, [pairs], recipe, lora=lora, chat_template=template)["warnings"]
+        told = rehearse(base, [pairs], recipe, out=tmp_path / "out", lora=lora, chat_template=template)["warnings"]
         return [warning for warning in told if "<|pad|>" in warning]
 
     (warning,) = warned(DpoRecipe(), Lora(2))
@@ -63,4 +63,4 @@ def test_tokens_that_cannot_be_taught_are_told(base: Path, tmp_path: Path, recip
     with pytest.raises(
         UsageError, match=r"dpo cannot teach.*<\|end\|>" if recipe.name == "dpo" else r"has no <\|nowhere\|>"
     ):
-        rehearse(base, [rows], recipe, lora=lora)
+        rehearse(base, [rows], recipe, out=tmp_path / "out", lora=lora)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import UsageError
+from tuneport.errors import Fault, UsageError
 from tuneport.families import (
     corpus,
     demo_curve,
@@ -113,7 +113,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
             + how_to_install("models")
         )
     if not 0 <= seed < 2**32:
-        raise UsageError(f"--seed {seed}: give a whole number from 0 on, below 2^32.")
+        raise UsageError(Fault("seed", seed, "must be a whole number from 0 on, below 2^32"))
     out, recipe = Path(out), recipe or Recipe()
     started = time.perf_counter()
     with workplace(out, {"format": "tuneport-demo-1", "seed": seed, "recipe": asdict(recipe)}) as folder:

@@ -181,10 +181,10 @@ def test_only_what_is_asked_for_is_done_with_what_it_stands_on(file: Path, tmp_p
 @pytest.mark.parametrize(
     ("choices", "words"),
     [
-        ({"engine": "slurm"}, "choose local or ray"),
-        ({"jobs": 0}, "a whole number from 1 on"),
-        ({"jobs": True}, "1 on"),
-        ({"ray_address": "head:6379"}, "--ray-address head:6379: --engine local has no cluster"),
+        ({"engine": "slurm"}, "engine='slurm'"),
+        ({"jobs": 0}, "jobs=0"),
+        ({"jobs": True}, "jobs=True"),
+        ({"ray_address": "head:6379"}, "ray_address='head:6379': engine local has no cluster"),
     ],
 )
 def test_wrong_usage_is_told(file: Path, tmp_path: Path, choices: dict[str, Any], words: str) -> None:

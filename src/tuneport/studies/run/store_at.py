@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import OutputError, UsageError
+from tuneport.errors import Fault, OutputError, UsageError
 from tuneport.results.schema import RECORD, STEPS, STUDY
 from tuneport.studies.run.folder_store import FolderStore
 from tuneport.studies.run.store import WRITTEN, Store
@@ -18,7 +18,7 @@ def open_store(place: str | os.PathLike[str]) -> Store:
     """The store at a path or URL. Raises `OutputError` in words where there can be none."""
     text = os.fspath(place)
     if not text:
-        raise UsageError("--out '': give a folder, or a URL.")
+        raise UsageError(Fault("out", text, "must be a folder, or a URL"))
     if "://" in text:
         store = UrlStore(text.rstrip("/"))
         store.check()
