@@ -93,8 +93,8 @@ class Fault:
 
     def message(self, style: Style = PYTHON) -> str:
         """The whole fault, for a person."""
-        given = "" if isinstance(self.value, _Absent) else f"{style.equals}{_shown(self.value)}"
-        return f"{style.name(self.option)}{given}: {self.words(style)}"
+        given = "" if isinstance(self.value, _Absent) else f"{style.equals}{_shown(self.value)}:"
+        return f"{style.name(self.option)}{given} {self.words(style)}"
 
     def beside(self, style: Style) -> str:
         """The fault where the option's name stands before it already: value, problem and remedy, without full stop."""

@@ -24,5 +24,5 @@ def test_data_that_gives_no_one_curve_is_refused(ends: Path, tmp_path: Path) -> 
     choices = [{"prompt": "where ?", "choices": ["in rome", "in oslo"], "answer": 0}]
     with pytest.raises(DataError, match="choices"):
         tuneport.path(a, b, [tiny_scored.write_rows(tmp_path / "choices.jsonl", choices)])
-    with pytest.raises(UsageError, match="data: is missing"):
+    with pytest.raises(UsageError, match="data is missing"):
         tuneport.path(a, b, [])

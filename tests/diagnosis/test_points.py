@@ -25,13 +25,13 @@ def test_the_count_is_that_of_the_points(points: int | None, beyond: float | Non
 @pytest.mark.parametrize(
     ("choices", "words"),
     [
-        ((3, None, None, 1e9), r"points: 3, refine 4, beyond 1e\+09: more than 1,000 points on one line"),
+        ((3, None, None, 1e9), r"points 3, refine 4, beyond 1e\+09: more than 1,000 points on one line"),
         ((None, None, None, 1e308), "more than 1,000 points"),
         ((10**400, None, None, 1.5), "more than 1,000 points"),
-        ((MOST, 1, None, None), "points: 1000, refine 1: more than"),
-        ((None, MOST, None, None), f"points: {POINTS}, refine 1000: more than"),
+        ((MOST, 1, None, None), "points 1000, refine 1: more than"),
+        ((None, MOST, None, None), f"points {POINTS}, refine 1000: more than"),
         ((None, None, [place / 2000 for place in range(MOST)], None), r"1,001 numbers, refine 0: more than"),
-        ((None, MOST, [0.5], None), r"alphas: with 0 and 1 3 numbers, refine 1000: more than"),
+        ((None, MOST, [0.5], None), r"alphas with 0 and 1 3 numbers, refine 1000: more than"),
     ],
 )
 def test_more_points_than_anybody_measures_are_refused_in_words(choices: tuple[object, ...], words: str) -> None:

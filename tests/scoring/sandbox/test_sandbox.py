@@ -74,7 +74,7 @@ def test_a_command_that_runs_no_python_is_told_before_a_model_is_loaded(models: 
 
 
 def test_without_a_sandbox_nothing_is_run(models: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="run_code_in: is missing"):
+    with pytest.raises(UsageError, match="run_code_in is missing"):
         tuneport.evaluate([models / "all"], [], tmp_path / "o.json", suite="livecodebench")
     assert not list(tmp_path.iterdir())
 
