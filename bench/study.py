@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from tuneport.studies.file.study_file import read_study
 from tuneport.studies.graph.build import build
-from tuneport.studies.graph.inputs import Inputs
+from tuneport.studies.graph.study_inputs import Inputs
 from tuneport.studies.run.perform import perform
 
 _VERSIONS = 5

@@ -98,18 +98,18 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walked]:
 
 def _like_the_demo(folder: Path) -> None:
     """What `tuneport demo` leaves of models and data, with models that have read next to nothing."""
-    from tuneport.families import corpus, demo_run, family, lessons, order_questions
+    from tuneport.families import corpus, demo_run, family, lesson_questions, lessons
     from tuneport.families.family import Architecture
     from tuneport.families.pretraining import Schedule
 
     (folder / "models").mkdir(parents=True)
     world = corpus.make_world(0)
-    asked = order_questions.held_out_questions(world, 0, problems=40, orders=40)
-    examples = order_questions.training_questions(world, 0, 192, shares=demo_run.Recipe().tuning_shares, never=asked)
+    asked = lesson_questions.held_out_questions(world, 0, problems=40, orders=40)
+    examples = lesson_questions.training_questions(world, 0, 192, shares=demo_run.Recipe().tuning_shares, never=asked)
     lessons.write_lesson(folder / "lesson", examples)
     lines = (json.dumps(asdict(question)) for question in asked[::8])
     (folder / "questions.jsonl").write_text("\n".join(lines) + "\n")
-    text = [f"{order_questions.bare(example.prompt)} {example.answer}" for example in examples]
+    text = [f"{lesson_questions.bare(example.prompt)} {example.answer}" for example in examples]
     size = Architecture(hidden=16, layers=1, heads=2, feedforward=32)
     lesson = [(Schedule(steps=3, peak=1e-3, warmup=1, batch=8), text)]
     family.pretrain_first(folder / "models/v1", size, lesson, seed=0)

@@ -16,8 +16,8 @@ import numpy as np
 
 from tuneport.errors import ReportError, StudyError
 from tuneport.results import curves
+from tuneport.results.compared_models import Rivals, direct_of, tuned_of
 from tuneport.results.example_scores import read_outcomes
-from tuneport.results.rivals import Rivals, direct_of, tuned_of
 from tuneport.results.schema import BASE, DONE, STEPS, Model, Run
 from tuneport.results.study_reading import Reading, read_study
 from tuneport.statistics import Matrix

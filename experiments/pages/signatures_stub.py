@@ -12,7 +12,7 @@ from typing import Any
 
 import tuneport
 from experiments.pages.write_page import write_or_compare
-from tuneport.functions import written
+from tuneport.public_functions import written
 
 STUB = Path(tuneport.__file__).with_name("__init__.pyi")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from tuneport.families.order_questions import Question
+from tuneport.families.lesson_questions import Question
 
 FILING = "filing-orders"
 _BUYERS = (

@@ -28,7 +28,7 @@ from experiments.published.peak_memory import Cost, run_measured
 from tuneport import statistics
 from tuneport.errors import TuneportError
 from tuneport.families import family_scores, lessons
-from tuneport.families.order_questions import Question
+from tuneport.families.lesson_questions import Question
 from tuneport.families.pretraining import Schedule
 from tuneport.families.processes import make, two_processes
 from tuneport.files.opening import read_text

@@ -1,4 +1,4 @@
-"""What a config class of transformers computes after reading a file, as rules that `tuneport.sidecars.config_rules` works out.
+"""What a config class of transformers computes after reading a file, as rules that `tuneport.sidecars.computed_fields` works out.
 
 A class fills in and changes fields in its ``__post_init__``: ``head_dim`` from two others, ``layer_types`` from a pattern.
 That code is read here, statement by statement, and written down as steps ``[name, expression]``. What cannot be written

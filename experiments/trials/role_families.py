@@ -2,7 +2,7 @@
 
     python -m experiments.trials.role_families --out DIR --families 201,202,…
 
-`FAMILIES` names the seeds: on some the thresholds of `tuneport.comparison.roles` were chosen, on the others they are only
+`FAMILIES` names the seeds: on some the thresholds of `tuneport.comparison.model_roles` were chosen, on the others they are only
 counted. Each model is made once; a run that was stopped goes on from the models it has. A family takes ten minutes on one core.
 """
 

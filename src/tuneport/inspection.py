@@ -21,11 +21,11 @@ from tuneport.engine import kernel
 from tuneport.engine.manifest import read_manifest
 from tuneport.engine.run_options import InspectOptions
 from tuneport.errors import CheckpointError, OutputError, TuneportError
-from tuneport.functions import takes
 from tuneport.options import Place
 from tuneport.output.write import MANIFEST
 from tuneport.pairing.tensors import ties_of
 from tuneport.pairing.vocabulary_matrices import Side, find_vocabulary_tensors
+from tuneport.public_functions import takes
 from tuneport.shown import Found
 from tuneport.sidecars.config import is_tied
 from tuneport.sidecars.embedding_modules import module_names

@@ -29,15 +29,15 @@ from tuneport.checkpoint.reading import TensorReader, Workspace, readers_by_role
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.engine.budget import DEFAULT_MAX_MEMORY_PARSING, Budget, budget
 from tuneport.engine.checks.before_writing import look
-from tuneport.engine.checks.contradictions import in_a_folder
 from tuneport.engine.checks.kept_sample import keep_base
+from tuneport.engine.checks.output_contradictions import in_a_folder
 from tuneport.engine.choices import Choices
 from tuneport.engine.conclusion import conclude, lost_difference, measure_dropped
 from tuneport.engine.kernel import no_sums
 from tuneport.engine.leaf_results import LeafResults
 from tuneport.engine.manifest import input_digests, read_manifest
+from tuneport.engine.manifest_comparison import OF_THAT_RUN, OF_THAT_VECTOR, differences
 from tuneport.engine.plan import OutputTask, Plan, plan_transfer
-from tuneport.engine.recorded_fields import OF_THAT_RUN, OF_THAT_VECTOR, differences
 from tuneport.engine.run import leaf_pieces
 from tuneport.engine.run_options import VerifyOptions
 from tuneport.engine.stream import Progress, run_leaves
@@ -46,14 +46,14 @@ from tuneport.engine.transfer_card import render_card
 from tuneport.errors import ABSENT, Fault, UsageError, VerificationError, listing, named
 from tuneport.files.expressions import Expression, ExpressionError, try_expressions
 from tuneport.files.json_text import as_json
-from tuneport.files.on_demand import LazySequence
-from tuneport.functions import takes
+from tuneport.files.lazy_sequences import LazySequence
 from tuneport.options import Place
 from tuneport.output.digest import leaf_count
-from tuneport.output.entries import compare_entries
+from tuneport.output.finished_folder import compare_entries
 from tuneport.output.journal import LeafRecord
 from tuneport.output.write import MANIFEST
 from tuneport.pairing.name_rules import Rename, ScaleRule
+from tuneport.public_functions import takes
 from tuneport.shown import Shown
 
 CARD = "README.md"

@@ -11,7 +11,7 @@ import torch
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
 
-from tuneport.comparison.roles import MatrixSums, pooled_cosines, together
+from tuneport.comparison.model_roles import MatrixSums, pooled_cosines, together
 
 HUGE = {name: value.double() * 1e155 for name, value in tiny.llama(1).items()}
 VECTOR, OTHER = "model.norm.weight", "model.layers.0.input_layernorm.weight"

@@ -9,7 +9,7 @@ import pytest
 from experiments.published import order_records, peak_memory, python_prose
 from experiments.published import run as published
 from tuneport.errors import TuneportError
-from tuneport.families.order_questions import Question
+from tuneport.families.lesson_questions import Question
 
 
 def test_orders_to_file_are_all_different_and_the_test_shares_none_with_the_training() -> None:

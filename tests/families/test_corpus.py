@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tuneport.families import corpus, order_questions, word_tokenizers
+from tuneport.families import corpus, lesson_questions, word_tokenizers
 
 KINDS = ("facts", "new-facts", "general", "echoes", "stories", "arithmetic", "worked-stories")
 
@@ -67,10 +67,10 @@ def test_facts_are_those_of_the_world() -> None:
 
 
 def test_questions_for_a_test_are_all_different_and_of_every_task() -> None:
-    asked = order_questions.held_out_questions(corpus.make_world(0), 0, problems=500, orders=400)
+    asked = lesson_questions.held_out_questions(corpus.make_world(0), 0, problems=500, orders=400)
     assert len({question.prompt for question in asked}) == len(asked)
     assert {question.task for question in asked} == {
-        *order_questions.INSTRUCTION_TASKS,
-        *order_questions.NEW_KNOWLEDGE_TASKS,
+        *lesson_questions.INSTRUCTION_TASKS,
+        *lesson_questions.NEW_KNOWLEDGE_TASKS,
     }
-    assert sum(question.task in order_questions.INSTRUCTION_TASKS for question in asked) >= 1000
+    assert sum(question.task in lesson_questions.INSTRUCTION_TASKS for question in asked) >= 1000

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tuneport.families import demo_curve, order_questions
-from tuneport.families.order_questions import Question
+from tuneport.families import demo_curve, lesson_questions
+from tuneport.families.lesson_questions import Question
 from tuneport.tuning.curve import CURVE
 
-ASKED = [Question(task, f"{task} {index}", "yes") for task in order_questions.INSTRUCTION_TASKS for index in range(100)]
+ASKED = [
+    Question(task, f"{task} {index}", "yes") for task in lesson_questions.INSTRUCTION_TASKS for index in range(100)
+]
 N = 3 * demo_curve.EACH
 
 

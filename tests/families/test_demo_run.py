@@ -9,7 +9,7 @@ from support.brief_recipes import BRIEF_DEMO
 
 from tuneport.cli import main
 from tuneport.errors import OutputError, UsageError
-from tuneport.families import showing
+from tuneport.families import demo_answers
 from tuneport.families.demo_run import MODELS, Recipe, demo
 
 pytest.importorskip("transformers")
@@ -67,7 +67,7 @@ def test_every_transfer_went_through_the_engine(done: Path) -> None:
 def test_the_foreign_control_warns_and_the_demo_says_so(done: Path) -> None:
     record = json.loads((done / "summary.json").read_text())
     assert record["claims"]["the foreign control's transfer warns"]
-    assert "its transfer warned: base and target look unrelated" in showing.table(record)
+    assert "its transfer warned: base and target look unrelated" in demo_answers.table(record)
 
 
 def test_a_second_run_finds_all_done_and_another_seed_is_refused(done: Path) -> None:

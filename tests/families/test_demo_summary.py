@@ -2,10 +2,10 @@
 
 import pytest
 
-from tuneport.families import corpus, demo_summary, order_questions, showing
+from tuneport.families import corpus, demo_answers, demo_summary, lesson_questions
 from tuneport.families.demo_run import MODELS
 
-ASKED = order_questions.held_out_questions(corpus.make_world(0), 0, problems=40, orders=40)
+ASKED = lesson_questions.held_out_questions(corpus.make_world(0), 0, problems=40, orders=40)
 NORMS = {"diff_norm": 2.0, "shift_norm": 1.0}
 UNRELATED = {"kind": "base-and-target-unrelated", "message": "base and target look unrelated."}
 DOUBTS = {"v2-transferred": [], "v1-backported": [], "v2-shuffled": [], "v2-foreign": [UNRELATED]}
@@ -28,11 +28,11 @@ def record_of(**said: list[str]) -> dict[str, object]:
 
 def good() -> dict[str, object]:
     return record_of(
-        v1_tuned=answering(0.9, *order_questions.INSTRUCTION_TASKS),
-        v2=answering(0.9, order_questions.NEW_FACTS_COMPLETED),
+        v1_tuned=answering(0.9, *lesson_questions.INSTRUCTION_TASKS),
+        v2=answering(0.9, lesson_questions.NEW_FACTS_COMPLETED),
         v2_transferred=answering(0.75),
         v2_tuned=answering(1.0),
-        v1_backported=answering(0.6, *order_questions.INSTRUCTION_TASKS),
+        v1_backported=answering(0.6, *lesson_questions.INSTRUCTION_TASKS),
     )
 
 
@@ -42,8 +42,8 @@ def test_accuracies_and_gains_are_those_of_the_answers() -> None:
     assert record["transferred"] == pytest.approx(0.75, abs=0.01)
     assert record["tuned_target"] == 1.0
     assert record["recovered_gain"] == pytest.approx(0.75, abs=0.01)
-    assert set(record["tasks"]) == set(order_questions.INSTRUCTION_TASKS)  # type: ignore[call-overload]
-    assert record["n"] == sum(question.task in order_questions.INSTRUCTION_TASKS for question in ASKED)
+    assert set(record["tasks"]) == set(lesson_questions.INSTRUCTION_TASKS)  # type: ignore[call-overload]
+    assert record["n"] == sum(question.task in lesson_questions.INSTRUCTION_TASKS for question in ASKED)
     assert record["diff_norm"] == 2.0
     known = record["new_knowledge"]
     assert (known["v1_tuned"], known["v2"]) == (0.0, pytest.approx(0.9, abs=0.01))  # type: ignore[index]
@@ -67,7 +67,7 @@ def test_a_gain_that_may_be_nothing_has_no_recovered_gain_and_the_claim_fails() 
     assert record["recovered_gain"] is None
     claims = record["claims"]
     assert claims["at least 0.6 of the gain recovered"] is False  # type: ignore[index]
-    assert "NOT HELD  at least 0.6 of the gain recovered" in showing.table(record | {"transfer_then_tune": CURVES})
+    assert "NOT HELD  at least 0.6 of the gain recovered" in demo_answers.table(record | {"transfer_then_tune": CURVES})
 
 
 def test_a_control_that_gains_is_told() -> None:
@@ -78,9 +78,9 @@ def test_a_control_that_gains_is_told() -> None:
 
 
 def test_the_table_and_the_answers_show_every_task_and_model() -> None:
-    table = showing.table(good() | {"transfer_then_tune": CURVES})
-    for task in (*order_questions.INSTRUCTION_TASKS, *order_questions.NEW_KNOWLEDGE_TASKS):
+    table = demo_answers.table(good() | {"transfer_then_tune": CURVES})
+    for task in (*lesson_questions.INSTRUCTION_TASKS, *lesson_questions.NEW_KNOWLEDGE_TASKS):
         assert task in table
-    shown = showing.answers_side_by_side(ASKED, {model: answering(1.0) for model in MODELS})
+    shown = demo_answers.answers_side_by_side(ASKED, {model: answering(1.0) for model in MODELS})
     assert shown.count("✓") == 5 * 5
     assert shown.count("version 2 + diff vector") == 5

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tuneport.families import corpus, demo_run, family, lessons, order_questions, word_tokenizers
+from tuneport.families import corpus, demo_run, family, lesson_questions, lessons, word_tokenizers
 from tuneport.families.family import Architecture
 from tuneport.families.pretraining import Schedule
 from tuneport.tuning.recipes import SftRecipe, TuningRun
@@ -18,7 +18,7 @@ BRIEFLY = Schedule(steps=3, peak=1e-3, warmup=1, batch=4)
 WORLD = corpus.make_world(0)
 TEXT = corpus.write_documents(WORLD, {"facts": 0.5, "worked-stories": 0.5}, 2000, "a")
 NEWS = corpus.write_documents(WORLD, {"new-facts": 1.0}, 2000, "a")
-EXAMPLES = order_questions.training_questions(WORLD, 0, 16, shares={order_questions.WORD_PROBLEMS: 1.0}, never=[])
+EXAMPLES = lesson_questions.training_questions(WORLD, 0, 16, shares={lesson_questions.WORD_PROBLEMS: 1.0}, never=[])
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tuneport.families import corpus, family, family_scores, lessons, order_questions, word_tokenizers
+from tuneport.families import corpus, family, family_scores, lesson_questions, lessons, word_tokenizers
 from tuneport.families.family import Architecture
-from tuneport.families.order_questions import Question
+from tuneport.families.lesson_questions import Question
 from tuneport.families.pretraining import Schedule
 from tuneport.tuning.recipes import SftRecipe, TuningRun
 
@@ -62,6 +62,6 @@ def test_a_lesson_is_written_once_so_that_a_run_that_goes_on_finds_it(tmp_path: 
 def test_the_taught_words_are_the_questions_words_without_chat_tokens(models: Path) -> None:
     (line, *_) = (models / "lesson" / lessons.EXAMPLES).read_text().splitlines()
     assert json.loads(line)["messages"] == [
-        {"role": "user", "content": order_questions.bare(TAUGHT.prompt)},
+        {"role": "user", "content": lesson_questions.bare(TAUGHT.prompt)},
         {"role": "assistant", "content": TAUGHT.answer},
     ]

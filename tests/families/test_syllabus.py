@@ -4,7 +4,7 @@ import pytest
 
 from tuneport.errors import TuneportError
 from tuneport.families import corpus, syllabus, versions, word_tokenizers
-from tuneport.families.order_questions import KNOWN_FACTS, ORDERS, WORD_PROBLEMS, Question, bare, problem_texts
+from tuneport.families.lesson_questions import KNOWN_FACTS, ORDERS, WORD_PROBLEMS, Question, bare, problem_texts
 from tuneport.families.pretraining import Schedule
 from tuneport.families.syllabus import (
     FACTS_COMPLETED,

@@ -1,7 +1,7 @@
 """Word problems of kinds that no text holds: each is of its kind, and its answer is right."""
 
 from tuneport.families import corpus
-from tuneport.families.order_questions import bare
+from tuneport.families.lesson_questions import bare
 from tuneport.families.unseen_problems import LONGER, STRANGE_THINGS, TWO_THINGS, UNSEEN_TASKS, unseen_questions
 
 ASKED = unseen_questions(0, 200)

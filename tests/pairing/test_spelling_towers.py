@@ -12,8 +12,8 @@ import torch
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
 
-from tuneport.pairing.config_view import seen_as_text, seen_as_whole
-from tuneport.pairing.kinds import belong_together
+from tuneport.pairing.model_kinds import belong_together
+from tuneport.pairing.multimodal_configs import seen_as_text, seen_as_whole
 from tuneport.pairing.spelling import beside, pattern_of
 
 Tensors = tiny.Tensors

@@ -8,7 +8,7 @@ import pytest
 from support.made_up_results import MadeUp
 
 from tuneport.reporting.run import report
-from tuneport.reporting.tables.findings import Findings, findings
+from tuneport.reporting.tables.report_tables import Findings, findings
 
 
 @pytest.fixture(scope="session")

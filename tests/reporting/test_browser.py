@@ -16,7 +16,7 @@ from support.made_up_results import MadeUp
 
 from reporting.render.test_page import hostile_study
 from tuneport.reporting.run import report
-from tuneport.reporting.tables.findings import Findings
+from tuneport.reporting.tables.report_tables import Findings
 from tuneport.results.schema import LOSS
 
 pytestmark = pytest.mark.skipif(

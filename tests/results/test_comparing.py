@@ -13,7 +13,7 @@ from hypothesis import strategies as some
 
 from tuneport import statistics
 from tuneport.results.comparing import compare, recovered
-from tuneport.results.outcomes import Outcome, TaskResult, as_json, from_json
+from tuneport.results.example_outcomes import Outcome, TaskResult, as_json, from_json
 
 
 def result(scores: list[float], weights: list[float] | None = None, task: str = "t", metric: str = "m") -> TaskResult:

@@ -10,8 +10,8 @@ import pytest
 from support.made_up_results import VERSIONS, MadeUp
 
 from tuneport.errors import ReportError
-from tuneport.reporting.tables.findings import findings
 from tuneport.reporting.tables.predictors import lines
+from tuneport.reporting.tables.report_tables import findings
 from tuneport.results.schema import BASE, DIRECT, TRANSFER, TUNED, Model
 from tuneport.results.study_reading import read_study
 

@@ -16,7 +16,7 @@ from support import tiny_scored
 
 import tuneport
 from tuneport.errors import OutputError
-from tuneport.results.outcomes import Outcome, TaskResult
+from tuneport.results.example_outcomes import Outcome, TaskResult
 from tuneport.results.schema import EVALUATION_FORMAT
 from tuneport.scoring import run
 from tuneport.scoring.keeping import already_done, examples_file, keeping

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tuneport
 from tuneport.errors import CheckpointError, DoubtError, OutputError, RenderingError, ScoringError, UsageError
-from tuneport.results.outcomes import ASKED, end_of
-from tuneport.scoring.checking import checking
+from tuneport.results.example_outcomes import ASKED, end_of
 from tuneport.scoring.models import find_models, names_of
+from tuneport.scoring.prompt_checks import checking
 
 SHORT: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu"}
 
@@ -164,7 +164,7 @@ def test_what_was_tokenised_before_is_kept_to_a_bound_that_changes_nothing(
 ) -> None:
     found = []
     for name, bound in (("kept", 1 << 20), ("forgotten", 1)):
-        monkeypatch.setattr("tuneport.scoring.checking._REMEMBERED", bound)
+        monkeypatch.setattr("tuneport.scoring.prompt_checks._REMEMBERED", bound)
         for loss in (False, True):
             out = tmp_path / f"{name}-{loss}.json"
             tuneport.evaluate([models / "half"], [towns], out, loss=loss, **SHORT)
@@ -180,7 +180,7 @@ def test_what_was_tokenised_before_is_forgotten_beyond_a_bound(monkeypatch: pyte
             self.calls += 1
             return [0] * len(string)
 
-    monkeypatch.setattr("tuneport.scoring.checking._REMEMBERED", 10)
+    monkeypatch.setattr("tuneport.scoring.prompt_checks._REMEMBERED", 10)
     harness = checking(Harness)()
     for string, calls in (("aaaa", 1), ("bbbb", 2), ("aaaa", 2), ("cccc", 3), ("cccc", 3), ("aaaa", 4)):
         assert len(harness.tok_encode(string)) == 4 and harness.calls == calls

@@ -9,7 +9,7 @@ import pytest
 from support.merged_sidecars import OTHER_TEMPLATE, TEMPLATE, WORDS, content_of, json_of, merge, model, put
 from transformers import AutoTokenizer
 
-from tuneport.sidecars.behaviour import behaviour_in_words
+from tuneport.sidecars.chat_behaviour import behaviour_in_words
 from tuneport.sidecars.merge import Sidecars
 
 IN_CONFIG = {"tokenizer_config__json": {"chat_template": TEMPLATE}}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tuneport.scoring.asking import judge
+from tuneport.scoring.question_tasks import judge
 from tuneport.studies.declared import Study
 from tuneport.studies.file.study_file import read_study
 from tuneport.studies.run.describe import rehearse

@@ -12,7 +12,7 @@ from tuneport.studies.declared import Study
 from tuneport.studies.file.study_file import study_of
 from tuneport.studies.graph.build import build
 from tuneport.studies.graph.graph import Graph, Step
-from tuneport.studies.graph.inputs import Inputs
+from tuneport.studies.graph.study_inputs import Inputs
 
 TUNE = """
 [tune]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from support.declared_studies import graph_of
-from tuneport.results.outcomes import Outcome, TaskResult
+from tuneport.results.example_outcomes import Outcome, TaskResult
 from tuneport.studies.declared import Study
 from tuneport.studies.graph.graph import Graph, Step
 from tuneport.studies.run.step_records import Record, ended

@@ -14,7 +14,7 @@ from support.tiny_tuning import END, START, base_model, write_rows
 from transformers import AutoTokenizer
 
 from tuneport.errors import DataError
-from tuneport.examples.chat import prepare_chat
+from tuneport.examples.conversation_template import prepare_chat
 from tuneport.examples.digests import answered_digest, example_digest
 from tuneport.examples.training_data import read_sources
 from tuneport.tuning.encode import encode_preferences, encode_sft

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 import tuneport
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.errors import UsageError
-from tuneport.examples.chat import prepare_chat
+from tuneport.examples.conversation_template import prepare_chat
 from tuneport.tuning.recipes import DpoRecipe, Lora, SftRecipe
 from tuneport.tuning.run import tune
 from tuneport.tuning.save import save_tokenizer

@@ -24,7 +24,7 @@ from tuneport.checkpoint.reading import Workspace, reading
 from tuneport.comparison.pieces_side_by_side import pieces
 from tuneport.comparison.rounding import measure_rounding, rounded
 from tuneport.errors import NumericsError, UsageError
-from tuneport.pairing.shared import Shared, share
+from tuneport.pairing.common_tensors import Shared, share
 from tuneport.pairing.tensors import ties_of
 
 Spec = str | os.PathLike[str]

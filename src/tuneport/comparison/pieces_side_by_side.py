@@ -15,7 +15,7 @@ from tuneport.checkpoint import floats
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.floats import Floats
 from tuneport.checkpoint.reading import TensorReader, Workspace
-from tuneport.pairing.shared import SharedTensor
+from tuneport.pairing.common_tensors import SharedTensor
 
 PIECE = 2**16  # elements; the numbers of ten models stay in the second-level cache
 

@@ -21,7 +21,7 @@ from tuneport.comparison.pieces_side_by_side import pieces
 from tuneport.engine import arithmetic, kernel
 from tuneport.engine.pieces import Source, equal
 from tuneport.errors import CheckpointError, PairingError, listing
-from tuneport.pairing.shared import Shared, share
+from tuneport.pairing.common_tensors import Shared, share
 from tuneport.pairing.tensors import ties_of
 from tuneport.sidecars.config import is_behaviour, is_fixed, resolve
 

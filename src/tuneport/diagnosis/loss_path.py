@@ -30,9 +30,9 @@ from tuneport.diagnosis.path_record import Measured, lines_of, record_of
 from tuneport.diagnosis.points import Points, points_of
 from tuneport.engine.budget import budget
 from tuneport.engine.tensor_digests import tensor_digests
-from tuneport.functions import takes
 from tuneport.libraries import quietly
-from tuneport.pairing.shared import Shared
+from tuneport.pairing.common_tensors import Shared
+from tuneport.public_functions import takes
 from tuneport.results.schema import PATH_FORMAT
 from tuneport.scoring.keeping import already_done, keeping
 from tuneport.scoring.models import Loading, find_models, look_over, names_of, need_device, need_harness

@@ -17,12 +17,12 @@ from tuneport.checkpoint.reading import TensorReader
 from tuneport.diagnosis.line import LineBetween, laid
 from tuneport.errors import ABSENT, DataError, Fault, NumericsError, ScoringError, TuneportError, UsageError
 from tuneport.examples.questions import OwnTask, read_tasks
-from tuneport.pairing.shared import Shared
-from tuneport.results.outcomes import TaskResult
-from tuneport.scoring.asking import ask_own
+from tuneport.pairing.common_tensors import Shared
+from tuneport.results.example_outcomes import TaskResult
 from tuneport.scoring.evaluate_options import Asking
 from tuneport.scoring.keeping import Kept
 from tuneport.scoring.models import Loading, Seat, load
+from tuneport.scoring.question_tasks import ask_own
 from tuneport.terminal import progress
 
 _FEWEST = 4  # two examples to locate a peak, two to measure it

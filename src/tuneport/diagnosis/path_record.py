@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tuneport import statistics
 from tuneport.diagnosis.bend import barrier, rises, token_mean
 from tuneport.diagnosis.measuring import Data, Point
-from tuneport.pairing.shared import Shared
+from tuneport.pairing.common_tensors import Shared
 from tuneport.results.schema import PATH_FORMAT
 from tuneport.scoring.keeping import examples_file
 

@@ -26,7 +26,7 @@ from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.diffvector.respelled import align_vector
 from tuneport.diffvector.vector import RAW, DiffVector
-from tuneport.engine.checks.contradictions import contradictions
+from tuneport.engine.checks.output_contradictions import contradictions
 from tuneport.engine.choices import Choices
 from tuneport.engine.pieces import DifferenceRecipe, RawRows, Recipe, Rounding, Source, Sum, Term
 from tuneport.engine.plan import (
@@ -42,10 +42,10 @@ from tuneport.engine.plan import (
 )
 from tuneport.engine.tokens import MatchedRows, lost_runs, match_rows, token_decisions, without_tokenizers
 from tuneport.errors import PairingError
-from tuneport.files.on_demand import LazyMapping, LazySequence
+from tuneport.files.lazy_sequences import LazyMapping, LazySequence
 from tuneport.files.opening import contents
 from tuneport.files.writing import write_new
-from tuneport.pairing.kinds import check_architectures
+from tuneport.pairing.model_kinds import check_architectures
 from tuneport.pairing.name_rules import scale_of
 from tuneport.pairing.rows import Ids, Runs, runs_of
 from tuneport.pairing.tensors import (

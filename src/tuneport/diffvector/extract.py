@@ -22,10 +22,10 @@ from tuneport.engine.choices import Choices
 from tuneport.engine.pieces import DifferenceRecipe, RawRows, Recipe, Rows, Source, Term
 from tuneport.engine.plan import Made, Plan, dropped, place, told_at_opening
 from tuneport.engine.tokens import MatchedRows, match_rows, token_decisions, without_tokenizers
-from tuneport.files.on_demand import LazySequence
+from tuneport.files.lazy_sequences import LazySequence
 from tuneport.pairing.adapters.adapted import check_ids, lay_onto
 from tuneport.pairing.buffers import is_computed_buffer
-from tuneport.pairing.kinds import check_architectures
+from tuneport.pairing.model_kinds import check_architectures
 from tuneport.pairing.rows import runs_of
 from tuneport.pairing.spelling import align
 from tuneport.pairing.tensors import (

@@ -20,7 +20,7 @@ from tuneport.checkpoint.weights import StoredTensor, TensorTable
 from tuneport.diffvector.vector import RAW, DiffVector
 from tuneport.engine.choices import Choices
 from tuneport.errors import PairingError
-from tuneport.pairing.kinds import is_text_of
+from tuneport.pairing.model_kinds import is_text_of
 from tuneport.pairing.spelling import Aligned, align, seen_as
 from tuneport.sidecars.read import CONFIG
 

@@ -18,8 +18,8 @@ from tuneport.engine.plan import Plan, plan_transfer
 from tuneport.engine.plan_text import PlannedRun, plan_as_json
 from tuneport.engine.run import Output, execute
 from tuneport.engine.run_options import ApplyOptions, DiffOptions, PlanOptions, Scaled
-from tuneport.functions import takes
 from tuneport.options import Place
+from tuneport.public_functions import takes
 
 
 @takes(DiffOptions)

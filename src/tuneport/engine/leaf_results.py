@@ -15,7 +15,7 @@ from typing import overload
 import numpy as np
 
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.comparison.roles import MatrixSums
+from tuneport.comparison.model_roles import MatrixSums
 from tuneport.engine.arithmetic import ROUNDING, SUMS
 from tuneport.engine.pieces import Sum
 from tuneport.engine.plan import OutputTask

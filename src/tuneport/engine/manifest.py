@@ -21,7 +21,7 @@ from blake3 import blake3
 from tuneport import __version__
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.reading import TensorReader
-from tuneport.comparison.roles import Figures, MatrixColumns, figures, is_matrix, pooled_cosines
+from tuneport.comparison.model_roles import Figures, MatrixColumns, figures, is_matrix, pooled_cosines
 from tuneport.comparison.rounding import Rounded, rounded, total
 from tuneport.engine import kernel
 from tuneport.engine.arithmetic import ROUNDING, SUMS
@@ -34,7 +34,7 @@ from tuneport.engine.plan import FORMAT, Plan
 from tuneport.engine.tensor_digests import tensor_digests
 from tuneport.errors import CheckpointError
 from tuneport.files.json_text import chunks, finite
-from tuneport.files.on_demand import LazyMapping, LazySequence
+from tuneport.files.lazy_sequences import LazyMapping, LazySequence
 from tuneport.files.opening import contents
 from tuneport.output.replacing import read_record
 from tuneport.output.write import MANIFEST

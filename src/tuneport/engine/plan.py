@@ -26,18 +26,18 @@ from tuneport.checkpoint.views import room_to_read
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.engine.adapted_terms import adapted_terms
 from tuneport.engine.budget import DEFAULT_MAX_MEMORY, DEFAULT_MAX_MEMORY_PARSING
-from tuneport.engine.checks.contradictions import contradictions
+from tuneport.engine.checks.output_contradictions import contradictions
 from tuneport.engine.choices import Choices
 from tuneport.engine.pieces import DifferenceRecipe, Recipe, Rounding, Rows, Source, Sum, Term
 from tuneport.engine.product import NBYTES
 from tuneport.engine.tokens import Matrices, lost_runs, match_rows, token_decisions, token_warnings, without_tokenizers
 from tuneport.errors import PairingError, SidecarError, TuneportError, listing
-from tuneport.files.on_demand import LazySequence
+from tuneport.files.lazy_sequences import LazySequence
 from tuneport.files.opening import contents, read_in_words
 from tuneport.output.digest import LEAF_BYTES, leaf_count
 from tuneport.output.shards import Layout, lay_out
 from tuneport.pairing.adapters.adapted import check_ids, lay_onto
-from tuneport.pairing.kinds import check_architectures
+from tuneport.pairing.model_kinds import check_architectures
 from tuneport.pairing.name_rules import scale_of
 from tuneport.pairing.spelling import align
 from tuneport.pairing.tensors import (

@@ -19,7 +19,7 @@ from tuneport.engine.plan import Plan
 from tuneport.errors import OutputError
 from tuneport.output.write import place_refusals
 from tuneport.shown import Found
-from tuneport.sidecars.behaviour import behaviour_in_words
+from tuneport.sidecars.chat_behaviour import behaviour_in_words
 
 CHECKED_WHILE_RUNNING = (
     "NaN and infinity in the inputs and in the sums",

@@ -35,12 +35,12 @@ from tuneport.engine.run_options import TransferOptions, Warn
 from tuneport.engine.stream import Progress, run_leaves
 from tuneport.engine.transfer_card import render_card
 from tuneport.errors import CheckpointError, DoubtError, NumericsError, listing
-from tuneport.functions import takes
 from tuneport.output.digest import LEAF_BYTES
 from tuneport.output.journal import LeafRecord
 from tuneport.output.write import AlreadyDone, OutputFolder, begin, check_place
+from tuneport.public_functions import takes
 from tuneport.shown import Shown
-from tuneport.sidecars.behaviour import behaviour_in_words
+from tuneport.sidecars.chat_behaviour import behaviour_in_words
 
 
 @dataclass(frozen=True, repr=False)

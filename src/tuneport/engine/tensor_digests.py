@@ -17,7 +17,7 @@ from tuneport.checkpoint.reading import TensorReader, Workspace
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.engine.budget import Budget
 from tuneport.engine.stream import Progress, run_leaves
-from tuneport.files.on_demand import LazySequence
+from tuneport.files.lazy_sequences import LazySequence
 from tuneport.output.digest import LEAF_BYTES, leaf_count, root_of
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tuneport.errors import RenderingError, listing
-from tuneport.files.limited import LimitError, ask
+from tuneport.files.limited_process import LimitError, ask
 
 SECONDS = 5.0  # of computing, for one conversation; the longest take milliseconds
 MEMORY = 2**29  # bytes, for one conversation

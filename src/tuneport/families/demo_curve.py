@@ -14,7 +14,7 @@ from typing import Any
 
 from tuneport import statistics
 from tuneport.families.family_scores import exact_matches
-from tuneport.families.order_questions import INSTRUCTION_TASKS, Question
+from tuneport.families.lesson_questions import INSTRUCTION_TASKS, Question
 from tuneport.files.opening import read_text
 from tuneport.tuning.curve import CURVE
 

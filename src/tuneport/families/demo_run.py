@@ -20,16 +20,16 @@ from typing import Any
 from tuneport.errors import Fault, UsageError
 from tuneport.families import (
     corpus,
+    demo_answers,
     demo_curve,
     demo_summary,
     family,
     family_scores,
+    lesson_questions,
     lessons,
-    order_questions,
-    showing,
 )
 from tuneport.families.family import Architecture
-from tuneport.families.order_questions import Question
+from tuneport.families.lesson_questions import Question
 from tuneport.families.pretraining import Schedule
 from tuneport.families.processes import make, two_processes
 from tuneport.files.opening import read_text
@@ -81,7 +81,7 @@ class Recipe:
     tuning: TuningRecipe = SftRecipe(learning_rate=1e-3, steps=300, batch_size=32, beta2=0.95, weight_decay=0.01)
     tuning_shares: dict[str, float] = field(
         default_factory=lambda: {
-            order_questions.KNOWN_FACTS: 0.4, order_questions.WORD_PROBLEMS: 0.35, order_questions.ORDERS: 0.25,
+            lesson_questions.KNOWN_FACTS: 0.4, lesson_questions.WORD_PROBLEMS: 0.35, lesson_questions.ORDERS: 0.25,
         }
     )  # fmt: skip
     problems: int = 500
@@ -119,7 +119,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
     with workplace(out, {"format": "tuneport-demo-1", "seed": seed, "recipe": asdict(recipe)}) as folder:
         if folder is None:
             record = json.loads(read_text(out / "summary.json"))
-            show(showing.table(record))
+            show(demo_answers.table(record))
             return Summary(out, record, already_done=True)
 
         def tell(what: str) -> None:
@@ -129,7 +129,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
         # The world, the questions about it, and all text anybody will read, which holds no test question.
         tell("writing the text and the questions")
         world = corpus.make_world(seed)
-        asked = order_questions.held_out_questions(world, seed, problems=recipe.problems, orders=recipe.orders)
+        asked = lesson_questions.held_out_questions(world, seed, problems=recipe.problems, orders=recipe.orders)
         first, second, following = (
             (schedule, _documents(world, schedule, shares, recipe, f"{seed}, stage {stage}", asked))
             for stage, schedule, shares in (
@@ -138,10 +138,10 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
                 (3, recipe.next_version, recipe.next_shares),
             )
         )
-        examples = order_questions.training_questions(
+        examples = lesson_questions.training_questions(
             world, seed, lessons.examples_seen(recipe.tuning), shares=recipe.tuning_shares, never=asked
         )
-        order_questions.check_held_out(asked, examples, [*first[1], *second[1], *following[1]])
+        lesson_questions.check_held_out(asked, examples, [*first[1], *second[1], *following[1]])
         write_lines(folder / "questions.jsonl", map(asdict, asked))
         write_lines(folder / "curve.jsonl", map(asdict, demo_curve.questions_of(asked)))
         lesson = folder / "lesson"
@@ -223,8 +223,8 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
         record["resumed"] = resumed
         _write_answers(folder / "answers.jsonl", asked, said)
         (folder / "summary.json").write_text(json.dumps(record, indent=1) + "\n")
-    show(showing.answers_side_by_side(asked, said))
-    show(showing.table(record))
+    show(demo_answers.answers_side_by_side(asked, said))
+    show(demo_answers.table(record))
     return Summary(out, record)
 
 
@@ -255,7 +255,7 @@ def _documents(
 ) -> list[str]:
     """Text for a stretch of pretraining: its steps' worth of tokens, and a batch to spare."""
     tokens = (schedule.steps + 1) * schedule.batch * (recipe.architecture.context + 1)
-    return corpus.write_documents(world, shares, tokens, seed, never=order_questions.problem_texts(asked))
+    return corpus.write_documents(world, shares, tokens, seed, never=lesson_questions.problem_texts(asked))
 
 
 def _write_answers(path: Path, asked: Sequence[Question], said: dict[str, list[str]]) -> None:

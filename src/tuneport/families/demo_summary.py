@@ -12,7 +12,7 @@ from typing import Any
 from tuneport import statistics
 from tuneport.families import corpus
 from tuneport.families.family_scores import MAX_NEW_TOKENS, exact_matches
-from tuneport.families.order_questions import (
+from tuneport.families.lesson_questions import (
     INSTRUCTION_TASKS,
     NEW_FACTS,
     NEW_FACTS_COMPLETED,

@@ -14,7 +14,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from tuneport.errors import UsageError
-from tuneport.families import family, languages, lessons, order_questions
+from tuneport.families import family, languages, lesson_questions, lessons
 from tuneport.families.family import Architecture
 from tuneport.families.languages import ENGLISH, TEMPLATE_OF_VERSION_2, Recipe, Text
 from tuneport.families.tongues import TONGUES
@@ -50,7 +50,7 @@ def make_instructed(out: str | Path, size: str = "small", seed: int = 0, recipe:
             write_lines(folder / f"{name}.jsonl", map(lessons.as_conversation, lesson))
         for name in (ENGLISH, *NAMES):
             asked = (question for question in text.asked if question.task == name)
-            write_lines(folder / f"{name}-questions.jsonl", map(order_questions.as_message, asked))
+            write_lines(folder / f"{name}-questions.jsonl", map(lesson_questions.as_message, asked))
 
         # Both versions, and each one's instruct model.
         first, second, following = text.stages

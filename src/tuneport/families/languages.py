@@ -10,10 +10,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, replace
 
-from tuneport.families import corpus, lessons, order_questions, tongues, word_tokenizers
+from tuneport.families import corpus, lesson_questions, lessons, tongues, word_tokenizers
 from tuneport.families.corpus import World
 from tuneport.families.family import Architecture
-from tuneport.families.order_questions import KNOWN_FACTS, WORD_PROBLEMS, Question, bare
+from tuneport.families.lesson_questions import KNOWN_FACTS, WORD_PROBLEMS, Question, bare
 from tuneport.families.pretraining import Schedule
 from tuneport.families.tongues import TONGUES, Tongue
 from tuneport.tuning.recipes import Recipe as TuningRecipe
@@ -84,7 +84,7 @@ def write_text(seed: int, recipe: Recipe) -> Text:
     lessons = {tongue.name: lesson_in(tongue, world, seed, recipe.lesson, recipe.shares, never) for tongue in TONGUES}
     instructions = instruction_data(world, seed, recipe, asked)
     everything = [example for lesson in (*lessons.values(), *instructions) for example in lesson]
-    order_questions.check_held_out(asked, everything, [document for _, documents in stages for document in documents])
+    lesson_questions.check_held_out(asked, everything, [document for _, documents in stages for document in documents])
     return Text(asked, stages, lessons, instructions)
 
 
@@ -96,7 +96,7 @@ def words(version: int) -> list[str]:
 
 def held_out(world: World, seed: int, recipe: Recipe) -> list[Question]:
     """The test: word problems and facts in English, and as many in each language, no two questions alike."""
-    english = order_questions.held_out_questions(world, seed, problems=recipe.problems, orders=0)
+    english = lesson_questions.held_out_questions(world, seed, problems=recipe.problems, orders=0)
     asked = [replace(question, task=ENGLISH) for question in english if question.task in recipe.shares]
     found = {question.prompt: question for question in asked}
     for tongue in TONGUES:
@@ -105,7 +105,7 @@ def held_out(world: World, seed: int, recipe: Recipe) -> list[Question]:
         while len(found) < start + recipe.problems:
             question = _question(tongue, tongues.problem(tongue, rng))
             found.setdefault(question.prompt, question)
-        for name in order_questions.ASKED_NAMES:
+        for name in lesson_questions.ASKED_NAMES:
             for kind in corpus.VALUES:
                 question = _question(tongue, tongues.fact(tongue, world, name, kind))
                 found[question.prompt] = question
@@ -122,7 +122,7 @@ def lesson_in(
         (task,) = rng.choices(tuple(shares), tuple(shares.values()))
         if task == KNOWN_FACTS:
             asked = tongues.fact(
-                tongue, world, rng.choice(order_questions.TAUGHT_NAMES), rng.choice(tuple(corpus.VALUES))
+                tongue, world, rng.choice(lesson_questions.TAUGHT_NAMES), rng.choice(tuple(corpus.VALUES))
             )
         else:
             asked = tongues.problem(tongue, rng)
@@ -137,7 +137,7 @@ def instruction_data(world: World, seed: int, recipe: Recipe, asked: list[Questi
     Both are the same, example by example, but for what is replaced; what is in version 1's, is in version 2's.
     """
     count = lessons.examples_seen(recipe.instruct)
-    english = order_questions.training_questions(world, seed, count, shares=recipe.shares, never=asked)
+    english = lesson_questions.training_questions(world, seed, count, shares=recipe.shares, never=asked)
     never = frozenset(bare(question.prompt) for question in asked)
     known = lesson_in(KNOWN_TONGUE, world, f"{seed}, instructions", count, recipe.shares, never)
     places = random.Random(f"places {seed}").sample(range(count), count)

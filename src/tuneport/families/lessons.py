@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.families import word_tokenizers
-from tuneport.families.order_questions import Question, bare
+from tuneport.families.lesson_questions import Question, bare
 from tuneport.files.writing import write_lines, write_once
 from tuneport.tuning.recipes import Recipe, TuningRun
 

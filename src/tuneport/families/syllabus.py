@@ -18,9 +18,9 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.errors import TuneportError
-from tuneport.families import corpus, order_questions
+from tuneport.families import corpus, lesson_questions
 from tuneport.families.corpus import World
-from tuneport.families.order_questions import KNOWN_FACTS, ORDERS, PHRASINGS, WORD_PROBLEMS, Question, bare
+from tuneport.families.lesson_questions import KNOWN_FACTS, ORDERS, PHRASINGS, WORD_PROBLEMS, Question, bare
 from tuneport.families.pretraining import Schedule
 from tuneport.families.unseen_problems import UNSEEN_TASKS, unseen_questions
 from tuneport.families.word_tokenizers import SEPARATOR
@@ -92,7 +92,7 @@ def write_syllabus(seed: int, schedules: tuple[Schedule, Schedule], context: int
     validation = _asked(world, f"validation {seed}", amounts.validated, VALIDATED_NAMES, test)
     asked = (*test, *validation)
     few_shot, unseen = _few_shot(world, seed, amounts.completed, asked), unseen_questions(seed, amounts.unseen)
-    never = order_questions.problem_texts(asked) | set(_problems_of((*few_shot, *unseen)))
+    never = lesson_questions.problem_texts(asked) | set(_problems_of((*few_shot, *unseen)))
 
     def read(stage: str, shares: Mapping[str, float], words: int) -> list[str]:
         return corpus.write_documents(
@@ -134,7 +134,7 @@ def write_syllabus(seed: int, schedules: tuple[Schedule, Schedule], context: int
         tuple(_in_rows(unread, amounts.text_words, amounts.texts)),
     )
     lessons = [*made.taught, *made.preferred, *made.rewarded]
-    order_questions.check_held_out(asked, lessons, [*first, *second])
+    lesson_questions.check_held_out(asked, lessons, [*first, *second])
     check_unread((*few_shot, *unseen), lessons, [*first, *second])
     return made
 
@@ -165,7 +165,7 @@ def _asked(
     """`count` word problems and orders that are not in `before`, and each fact about `names` once, all different."""
     rng, known = random.Random(what), {question.prompt for question in before}
     found: dict[str, Question] = {}
-    makers: tuple[Callable[[random.Random], Question], ...] = (order_questions.word_problem, order_questions.order)
+    makers: tuple[Callable[[random.Random], Question], ...] = (lesson_questions.word_problem, lesson_questions.order)
     for make in makers:
         wanted = len(found) + count
         while len(found) < wanted:
@@ -174,7 +174,7 @@ def _asked(
                 found.setdefault(question.prompt, question)
     for name in names:
         for kind in corpus.VALUES:
-            question = order_questions.asked_fact(KNOWN_FACTS, world, name, kind, rng.choice(PHRASINGS))
+            question = lesson_questions.asked_fact(KNOWN_FACTS, world, name, kind, rng.choice(PHRASINGS))
             found[question.prompt] = question
     return tuple(found.values())
 
@@ -182,8 +182,8 @@ def _asked(
 def _question(task: str, world: World, rng: random.Random, names: Sequence[str]) -> Question:
     if task == KNOWN_FACTS:
         name, kind = rng.choice(names), rng.choice(tuple(corpus.VALUES))
-        return order_questions.asked_fact(KNOWN_FACTS, world, name, kind, rng.choice(PHRASINGS))
-    return {WORD_PROBLEMS: order_questions.word_problem, ORDERS: order_questions.order}[task](rng)
+        return lesson_questions.asked_fact(KNOWN_FACTS, world, name, kind, rng.choice(PHRASINGS))
+    return {WORD_PROBLEMS: lesson_questions.word_problem, ORDERS: lesson_questions.order}[task](rng)
 
 
 def _few_shot(world: World, seed: int, count: int, asked: Sequence[Question]) -> tuple[Question, ...]:
@@ -198,7 +198,7 @@ def _few_shot(world: World, seed: int, count: int, asked: Sequence[Question]) ->
         prompt = f"{SEPARATOR} {f' {SEPARATOR} '.join([*told, begun])}"
         found[prompt] = Question(task, prompt, end)
 
-    taken = set(order_questions.problem_texts(asked))
+    taken = set(lesson_questions.problem_texts(asked))
     drawn = ((SUMS_COMPLETED, _sum), (STORIES_COMPLETED, _story), (WORKED_COMPLETED, _worked))
     for place, (task, draw) in enumerate(drawn, 1):
         rng = random.Random(f"{task} {seed}")

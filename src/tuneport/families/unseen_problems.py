@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from tuneport.families import corpus
-from tuneport.families.order_questions import Question, problem_question
+from tuneport.families.lesson_questions import Question, problem_question
 
 LONGER, TWO_THINGS, STRANGE_THINGS = "longer-problems", "two-things", "strange-things"
 

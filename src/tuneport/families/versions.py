@@ -19,7 +19,7 @@ from typing import Any
 from tuneport.errors import UsageError
 from tuneport.families import corpus, family, lessons, pretraining, word_tokenizers
 from tuneport.families.family import Architecture
-from tuneport.families.order_questions import KNOWN_FACTS, ORDERS, WORD_PROBLEMS
+from tuneport.families.lesson_questions import KNOWN_FACTS, ORDERS, WORD_PROBLEMS
 from tuneport.families.pretraining import Schedule
 from tuneport.families.syllabus import Amounts, Syllabus, without_steps, write_syllabus
 from tuneport.files.opening import read_text

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tuneport.files.limited import LimitError, ask
+from tuneport.files.limited_process import LimitError, ask
 
 SECONDS = 5.0  # of computing, for all expressions and names; those that people write take milliseconds
 MEMORY = 2**29

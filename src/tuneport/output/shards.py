@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.header import Entries, render_header, rendered_length
 from tuneport.checkpoint.weights import StoredTensor, TensorTable
-from tuneport.files.on_demand import LazyMapping
+from tuneport.files.lazy_sequences import LazyMapping
 
 _METADATA = {"format": "pt"}
 

@@ -20,8 +20,8 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.views import renamed, stored_name
 from tuneport.checkpoint.weights import StoredTensor, TensorTable
 from tuneport.errors import Fault, PairingError, UsageError
-from tuneport.pairing.config_view import seen_as_text, seen_as_whole
-from tuneport.pairing.kinds import in_words, is_text_of
+from tuneport.pairing.model_kinds import in_words, is_text_of
+from tuneport.pairing.multimodal_configs import seen_as_text, seen_as_whole
 from tuneport.pairing.name_rules import Rename
 from tuneport.pairing.spelling_advice import renames_in_words
 from tuneport.pairing.spelling_search import find_translation

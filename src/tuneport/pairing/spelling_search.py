@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from tuneport.checkpoint.views import UnviewableError, renamed, stored_name
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.pairing.buffers import is_computed
-from tuneport.pairing.kinds import is_text_of
+from tuneport.pairing.model_kinds import is_text_of
 from tuneport.pairing.spelling_rules import Rules, Shapes, Tensors, data, legacy_rules, rules_of
 from tuneport.pairing.vocabulary_names import is_commonly_named, is_head_weight
 

@@ -20,7 +20,7 @@ from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import Fault, PairingError, UsageError
 from tuneport.pairing.buffers import is_computed_buffer
-from tuneport.pairing.kinds import in_words
+from tuneport.pairing.model_kinds import in_words
 from tuneport.pairing.name_rules import ScaleRule, scale_of
 from tuneport.pairing.spelling_advice import advice
 from tuneport.pairing.vocabulary_matrices import columns_of, rows_of, written_tensors

@@ -15,7 +15,7 @@ from tuneport.engine.run_options import PublishOptions
 from tuneport.errors import OutputError, PublishError, listing
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
-from tuneport.functions import takes
+from tuneport.public_functions import takes
 from tuneport.publishing.commit import Published, look_at, upload
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import ReportError
-from tuneport.results.lenient import is_folder
 from tuneport.results.schema import EXAMPLES, RECORD, RESULTS, STEPS, STUDY
+from tuneport.results.torn_json import is_folder
 
 _LOCAL = "file://"
 

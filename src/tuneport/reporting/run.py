@@ -13,11 +13,11 @@ from blake3 import blake3
 from tuneport.errors import ABSENT, Fault, OutputError, TakenError, UsageError, named
 from tuneport.files.opening import read_bytes, resolved
 from tuneport.files.writing import told, write_whole
-from tuneport.functions import takes
 from tuneport.libraries import how_to_install, missing
+from tuneport.public_functions import takes
 from tuneport.reporting.fetching import at_hand, url_of
 from tuneport.reporting.report_options import ReportOptions
-from tuneport.reporting.tables.findings import findings
+from tuneport.reporting.tables.report_tables import findings
 from tuneport.results.schema import RESULTS, STEPS, STUDY
 from tuneport.shown import Found
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tuneport import statistics
-from tuneport.results.outcomes import TaskResult, paired
+from tuneport.results.example_outcomes import TaskResult, paired
 
 LEVEL = 0.05
 _FINEST = 200  # a bootstrap's least p, times the number of rows, has to stay well below the level

@@ -16,8 +16,8 @@ import numpy as np
 
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_lines
-from tuneport.results.lenient import number_or
 from tuneport.results.schema import EXAMPLES
+from tuneport.results.torn_json import number_or
 from tuneport.statistics import Matrix
 
 

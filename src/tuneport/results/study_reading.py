@@ -16,9 +16,9 @@ from typing import Any
 from tuneport.errors import ForeignFileError, ReportError
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_text, resolved
-from tuneport.results.lenient import is_folder, mapping, mappings, number_or, text_or, whole
 from tuneport.results.result_rows import MEASURES, score_rows
 from tuneport.results.schema import BASE, DONE, FAILED, NOT_RUN, RECORD, RESULTS, START, STEPS, STUDY, Model, Run, Score
+from tuneport.results.torn_json import is_folder, mapping, mappings, number_or, text_or, whole
 
 # A page is made in memory, many times as large as what it shows.
 _MOST_BYTES = 128 * 2**20

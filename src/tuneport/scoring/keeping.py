@@ -23,7 +23,7 @@ from tuneport.files.writing import create, write_whole
 from tuneport.output.journal import differing_fields
 from tuneport.output.replacing import MOST_MANIFEST_BYTES, is_record
 from tuneport.output.workdir import PLAN
-from tuneport.results.outcomes import TaskResult, as_json, from_json
+from tuneport.results.example_outcomes import TaskResult, as_json, from_json
 from tuneport.results.schema import EVALUATION_FORMAT, PATH_FORMAT
 
 EXAMPLES = ".examples.jsonl"

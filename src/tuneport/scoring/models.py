@@ -16,16 +16,16 @@ from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.small_files import SidecarFolder, most_bytes
 from tuneport.checkpoint.weight_sets import ADAPTER_PICKLE, MODEL_WEIGHTS
 from tuneport.errors import ABSENT, CheckpointError, Fault, RenderingError, TuneportError, UsageError, named
-from tuneport.examples.chat import spoken_by
+from tuneport.examples.conversation_template import spoken_by
 from tuneport.examples.questions import OwnTask
 from tuneport.examples.rendering import render
 from tuneport.files.opening import check_file, read_bytes, resolved
 from tuneport.libraries import how_to_install, missing
-from tuneport.scoring import checks
+from tuneport.scoring import score_spoilers
 from tuneport.scoring.adapter_settings import check_adapter
-from tuneport.scoring.checking import checking
 from tuneport.scoring.evaluate_options import check_device
 from tuneport.scoring.layer_counts import check_layer_counts
+from tuneport.scoring.prompt_checks import checking
 from tuneport.scoring.prompts import check_written
 from tuneport.sidecars.chat_template import read_template
 
@@ -282,12 +282,12 @@ def look_over(
     check_written(tokenizer, spoken, whose, remedy, limit)
     found = list(seat.told)
     if others or _generated(own, limit):
-        found += checks.ending_warnings(tokenizer, seat.name)
+        found += score_spoilers.ending_warnings(tokenizer, seat.name)
     if tokenizer.chat_template:
-        found += checks.template_warnings(tokenizer, seat.name)
-        found += checks.end_of_turn_warnings(tokenizer, _ends(seat, tokenizer), seat.name)
+        found += score_spoilers.template_warnings(tokenizer, seat.name)
+        found += score_spoilers.end_of_turn_warnings(tokenizer, _ends(seat, tokenizer), seat.name)
     if any(task.kind != "match" for task in spoken):
-        found += checks.answer_warnings(tokenizer, seat.name)
+        found += score_spoilers.answer_warnings(tokenizer, seat.name)
     return Looked(bool(tokenizer.chat_template), found)
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import Fault, ScoringError, UsageError
-from tuneport.results.outcomes import Outcome, TaskResult, end_of
-from tuneport.scoring import checks
+from tuneport.results.example_outcomes import Outcome, TaskResult, end_of
+from tuneport.scoring import score_spoilers
 from tuneport.scoring.harness import evaluate
 from tuneport.scoring.sandbox.sandbox import Sandbox
 from tuneport.scoring.suites import Suite, Variant
@@ -216,7 +216,7 @@ def ask_named(task: NamedTask, model: Any, *, limit: int | None = None, **choice
     )
     changed = sorted({metric for part in task.tasks.values() for metric in _of_whole_likelihoods(part)})
     if model.moved and changed:
-        model.tell(checks.moved_warnings(task.name, model.moved, changed, model.name))
+        model.tell(score_spoilers.moved_warnings(task.name, model.moved, changed, model.name))
     return result_of(task, found)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from tuneport.errors import Fault, ScoringError, UsageError, named
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_text
-from tuneport.results.outcomes import TaskResult
+from tuneport.results.example_outcomes import TaskResult
 from tuneport.scoring.models import Loading, Seat
 
 # What OLMES calls the rows of Table 10. The others stand in no suite of OLMES that we know of.

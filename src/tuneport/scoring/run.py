@@ -26,21 +26,21 @@ from tuneport.errors import (
     named,
 )
 from tuneport.examples import leakage
-from tuneport.examples.chat import shipped_template, template_names
+from tuneport.examples.conversation_template import shipped_template, template_names
 from tuneport.examples.questions import OwnTask, own_file, read_tasks
 from tuneport.files.opening import check_file, read_text
-from tuneport.functions import takes
 from tuneport.libraries import packages, quietly
 from tuneport.options import Place
+from tuneport.public_functions import takes
 from tuneport.results import comparing
-from tuneport.results.outcomes import TaskResult
+from tuneport.results.example_outcomes import TaskResult
 from tuneport.results.schema import EVALUATION_FORMAT
 from tuneport.scoring import olmes
-from tuneport.scoring.asking import ask_own
 from tuneport.scoring.evaluate_options import Asking, EvaluateOptions
 from tuneport.scoring.keeping import Kept, already_done, examples_file, keeping
 from tuneport.scoring.models import Loading, Seat, find_models, load, look_over, need_device, need_harness, tokenizer_of
 from tuneport.scoring.named import NamedTask, ask_named, load_named, load_suite
+from tuneport.scoring.question_tasks import ask_own
 from tuneport.scoring.sandbox.sandbox import Sandbox
 from tuneport.scoring.suites import Variant, find_suite
 from tuneport.shown import Found

@@ -13,7 +13,7 @@ from typing import Any
 
 from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.errors import CheckpointError, in_short
-from tuneport.sidecars.template_text import tokens_written
+from tuneport.sidecars.template_tokens import tokens_written
 from tuneport.sidecars.three_way import SIDES, MergeFindings, Side, Sided, Three, render, three_way
 from tuneport.sidecars.token_ids import TokenNames
 

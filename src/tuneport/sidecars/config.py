@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuneport.errors import CheckpointError
+from tuneport.sidecars.computed_fields import renamed, work_out
 from tuneport.sidecars.config_kinds import entry_of, kind_of, number_of, of_every_kind
-from tuneport.sidecars.config_rules import renamed, work_out
 from tuneport.sidecars.rope import ROPE, ROPE_KEYS, rope_of
 from tuneport.sidecars.token_ids import is_token_field
 

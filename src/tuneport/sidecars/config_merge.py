@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuneport.errors import in_short
+from tuneport.sidecars.computed_fields import inputs
 from tuneport.sidecars.config import DROPPED, DTYPE, LEFTOVERS, Place, is_behaviour, is_fixed, resolve
 from tuneport.sidecars.config_kinds import entry_of
-from tuneport.sidecars.config_rules import inputs
-from tuneport.sidecars.config_settings import set_dtype, set_vocab_sizes
+from tuneport.sidecars.dtype_and_sizes import set_dtype, set_vocab_sizes
 from tuneport.sidecars.rope import ROPE, ROPE_KEYS, computes_from_length, spell_rope
 from tuneport.sidecars.three_way import SIDES, MergeFindings, Side, Sided, Three, conflict, same, says_null, three_way
 from tuneport.sidecars.token_ids import TokenNames, is_token_field

@@ -19,7 +19,7 @@ from tuneport.errors import in_short
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import contents
 from tuneport.sidecars import generation_config, ineffective_choices, tokenizer_config
-from tuneport.sidecars.behaviour import behaviour, end_ids
+from tuneport.sidecars.chat_behaviour import behaviour, end_ids
 from tuneport.sidecars.chat_template import NAMES, SUBJECT, merge_template
 from tuneport.sidecars.config import DTYPE, resolve
 from tuneport.sidecars.config_merge import ConfigChoices, bare, choosable_fields, merge_config

@@ -16,7 +16,7 @@ from typing import Any
 from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.errors import SidecarError
 from tuneport.tokenizer.json_sections import Span, TokenizerText, indentation, locate_sections, render
-from tuneport.tokenizer.sections import MEMBERS, OPTION, Sections
+from tuneport.tokenizer.parsed_sections import MEMBERS, OPTION, Sections
 from tuneport.tokenizer.token_changes import TokenChanges, edit_entries, rename_everywhere
 from tuneport.tokenizer.tokenizer import (
     Tokenizer,

@@ -18,7 +18,7 @@ from blake3 import blake3
 from tuneport.checkpoint.small_files import TOKENIZER_FILES, SidecarFolder
 from tuneport.errors import CheckpointError, PairingError
 from tuneport.tokenizer.json_sections import TokenizerText, first_members, locate_sections, parse_json
-from tuneport.tokenizer.sections import Sections, sections_of
+from tuneport.tokenizer.parsed_sections import Sections, sections_of
 from tuneport.tokenizer.sentencepiece_model import pieces
 from tuneport.tokenizer.token_changes import ENTRY_DEFAULTS
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuneport.errors import DataError, RenderingError
-from tuneport.examples.answers import marked_answers, marks_answers, tokens_inside, written_answers
-from tuneport.examples.chat import Chat
+from tuneport.examples.answer_tokens import marked_answers, marks_answers, tokens_inside, written_answers
+from tuneport.examples.conversation_template import Chat
 from tuneport.examples.digests import answered_digest, example_digest
 from tuneport.examples.forms import Row
-from tuneport.examples.joining import answer_after, beginning_of_texts, begun
+from tuneport.examples.prompt_boundary import answer_after, beginning_of_texts, begun
 from tuneport.examples.rendering import Unwritten, render
 from tuneport.examples.training_data import DataSource
 

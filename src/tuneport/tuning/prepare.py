@@ -20,7 +20,7 @@ from tuneport.checkpoint.local_folder import check_for_loaders
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.small_files import TOKENIZER_FILES
 from tuneport.errors import ABSENT, CheckpointError, DataError, Fault, RenderingError, UsageError, named
-from tuneport.examples.chat import Chat, name_of_choice, prepare_chat
+from tuneport.examples.conversation_template import Chat, name_of_choice, prepare_chat
 from tuneport.examples.training_data import DataSource, Share, read_sources
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import opened, read_bytes
@@ -30,12 +30,12 @@ from tuneport.output.write import MANIFEST
 from tuneport.scoring.layer_counts import check_layer_counts
 from tuneport.scoring.model_class import is_multimodal, read_config
 from tuneport.tuning import encode
-from tuneport.tuning.casting import TORCH_NAMES
+from tuneport.tuning.curve_data import Selection, read_selection
 from tuneport.tuning.memory import memory_per_device
 from tuneport.tuning.recipes import GrpoRecipe, Lora, Recipe, TuningRun
 from tuneport.tuning.rewards import Weighted, check_rewards, parse_reward
 from tuneport.tuning.save import stops_of
-from tuneport.tuning.selection import Selection, read_selection
+from tuneport.tuning.stored_dtype import TORCH_NAMES
 
 FORMAT = "tuneport.tune/1"
 SEQUENCE_LENGTH = 2048  # section 3.1, footnote 4

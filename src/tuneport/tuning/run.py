@@ -24,18 +24,18 @@ from tuneport.examples.digests import HASHES, read_digests, write_digests
 from tuneport.examples.rendering import rendered_in_a_child
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
-from tuneport.functions import takes
 from tuneport.libraries import packages, quietly
 from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES
+from tuneport.public_functions import takes
 from tuneport.shown import Found, Shown
 from tuneport.terminal import is_watched, tell, write
-from tuneport.tuning.casting import CastLoss
 from tuneport.tuning.checkpoints import CHECKPOINTS, last_whole, mark_whole, step_of
 from tuneport.tuning.curve import add_point
 from tuneport.tuning.folder import check_place, check_space, discarded_if_nothing_began, refusals_in_words
 from tuneport.tuning.logbook import Logbook
 from tuneport.tuning.prepare import Prepared, forecast, forecast_in_words, prepare
 from tuneport.tuning.recipes import TuneOptions, TuningRun, recipe_of
+from tuneport.tuning.stored_dtype import CastLoss
 from tuneport.tuning.team import Team, join_team, team_workplace
 from tuneport.tuning.tuning_card import render_card
 

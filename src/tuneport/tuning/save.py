@@ -16,13 +16,13 @@ from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.reading import reading
 from tuneport.checkpoint.small_files import LICENCE_PREFIXES, PROCESSOR_FILES, TOKENIZER_FILES
 from tuneport.errors import CheckpointError
-from tuneport.examples.chat import Chat
+from tuneport.examples.conversation_template import Chat
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import check_file, read_text
 from tuneport.files.writing import write_new
-from tuneport.sidecars.config_settings import set_dtype
-from tuneport.tuning.casting import CastLoss, as_stored, cast_loss
+from tuneport.sidecars.dtype_and_sizes import set_dtype
 from tuneport.tuning.growth import grown_config
+from tuneport.tuning.stored_dtype import CastLoss, as_stored, cast_loss
 
 
 def save_model(

@@ -13,8 +13,8 @@ from support.made_up_results import MadeUp
 from reporting.render.test_page import HOSTILE, hostile_study
 from tuneport.reporting.render.markdown import markdown, text
 from tuneport.reporting.run import report
-from tuneport.reporting.tables.findings import Findings, findings
 from tuneport.reporting.tables.further_tuning import Comparison
+from tuneport.reporting.tables.report_tables import Findings, findings
 from tuneport.reporting.tables.wording import FALLEN, signed
 
 

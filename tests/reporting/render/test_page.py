@@ -18,7 +18,7 @@ import tuneport
 from reporting.tables.test_matrix import lose, spoil
 from tuneport.reporting.run import report
 from tuneport.reporting.tables.estimates import Estimates
-from tuneport.reporting.tables.findings import Findings, findings
+from tuneport.reporting.tables.report_tables import Findings, findings
 from tuneport.reporting.tables.study_summary import summary
 
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.title=1">"\'&lt;</script><!--\x00\ud800'

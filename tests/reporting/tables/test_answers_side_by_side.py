@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tuneport.reporting.tables.answers_side_by_side import EACH, shortened, side_by_side
-from tuneport.reporting.tables.findings import Findings
+from tuneport.reporting.tables.report_tables import Findings
 from tuneport.results.example_scores import read_answers, read_outcomes
 from tuneport.results.schema import BASE, TRANSFER, TUNED, Model
 

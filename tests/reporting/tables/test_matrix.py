@@ -11,9 +11,9 @@ import pytest
 from support.made_up_results import VERSIONS, MadeUp
 
 from tuneport.reporting.tables.estimates import Estimates
-from tuneport.reporting.tables.findings import Findings, findings
 from tuneport.reporting.tables.further_tuning import comparisons
 from tuneport.reporting.tables.matrix import Cell, Matrix, matrices, recycling
+from tuneport.reporting.tables.report_tables import Findings, findings
 from tuneport.results.schema import DIRECT, DONE, FAILED, NOT_RUN, THEN_TUNED, TRANSFER, TUNED, Model
 from tuneport.results.study_reading import Reading
 from tuneport.statistics import holm

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from scipy.stats import spearmanr
 
-from tuneport.reporting.tables.findings import Findings
 from tuneport.reporting.tables.predictors import Apart, PairPoint, distances, lines, rank_correlation
+from tuneport.reporting.tables.report_tables import Findings
 from tuneport.reporting.tables.wording import DASH
 from tuneport.statistics import Estimate
 

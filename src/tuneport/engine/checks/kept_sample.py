@@ -18,7 +18,7 @@ from tuneport.checkpoint import floats
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.floats import Floats
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.comparison.roles import MatrixSums, is_matrix, of_size, sums_of, together
+from tuneport.comparison.model_roles import MatrixSums, is_matrix, of_size, sums_of, together
 from tuneport.engine.pieces import DifferenceRecipe, Readers, Source, Sum
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.errors import CheckpointError

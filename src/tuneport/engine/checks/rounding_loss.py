@@ -16,7 +16,7 @@ import numpy as np
 
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.reading import Workspace
-from tuneport.comparison.roles import is_matrix
+from tuneport.comparison.model_roles import is_matrix
 from tuneport.comparison.rounding import MOST, Rounded, rounded, total
 from tuneport.engine.arithmetic import ROUNDING, SUMS
 from tuneport.engine.checks.sampling import Opened, SampledMatrix, Span, draw

@@ -20,7 +20,7 @@ import numpy as np
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.reading import TensorReader, Workspace, reading
-from tuneport.comparison.roles import Figures, MatrixSums, figures, is_matrix, margin, of_size, sums_of, together
+from tuneport.comparison.model_roles import Figures, MatrixSums, figures, is_matrix, margin, of_size, sums_of, together
 from tuneport.engine.checks.kept_sample import met_again, pieces_of, spread
 from tuneport.engine.pieces import DifferenceRecipe, Readers, Source, Sum, Term, meet
 from tuneport.engine.plan import OutputTask, Plan

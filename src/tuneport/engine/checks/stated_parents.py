@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.comparison.roles import Doubt
-from tuneport.engine.checks.parents import is_called, named_parents
+from tuneport.comparison.model_roles import Doubt
+from tuneport.engine.checks.named_parents import is_called, named_parents
 
 
 def named_doubts(inputs: Sequence[Checkpoint]) -> tuple[Doubt, ...]:

@@ -25,7 +25,7 @@ from tuneport.reporting.sections.parts import (
     Table,
     Value,
 )
-from tuneport.reporting.tables.findings import Findings
+from tuneport.reporting.tables.report_tables import Findings
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&@])")
 _BLANKS = re.compile(r"[ \t\r\n]+")  # a no-break space stays one

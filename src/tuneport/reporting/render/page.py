@@ -23,7 +23,7 @@ from tuneport.files.printable import printable
 from tuneport.reporting.sections.contents import sections
 from tuneport.reporting.sections.parts import Answers, Csv
 from tuneport.reporting.tables.answers_side_by_side import shortened
-from tuneport.reporting.tables.findings import Findings
+from tuneport.reporting.tables.report_tables import Findings
 
 
 def page(found: Findings, place: Path) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tuneport.reporting.sections import evidence_sections, explanation_sections, matrix_sections
 from tuneport.reporting.sections.parts import Section
-from tuneport.reporting.tables.findings import Findings
+from tuneport.reporting.tables.report_tables import Findings
 
 
 def sections(found: Findings, place: Path) -> list[Section]:

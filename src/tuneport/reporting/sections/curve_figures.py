@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tuneport.reporting.render import figures
 from tuneport.reporting.sections.parts import Block, Csv, Figure, Group, Part, Table, TableColumn, Value, ends
-from tuneport.reporting.tables.findings import Findings
+from tuneport.reporting.tables.report_tables import Findings
 from tuneport.reporting.tables.training_curves import Panel, steps_saved
 from tuneport.reporting.tables.wording import DASH, PER_CENT, listed, minus, number
 from tuneport.results.schema import TUNED

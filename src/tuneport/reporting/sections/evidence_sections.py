@@ -26,12 +26,12 @@ from tuneport.reporting.sections.parts import (
     optional,
     shown_value,
 )
-from tuneport.reporting.tables.findings import Findings
 from tuneport.reporting.tables.matrix import without_result
+from tuneport.reporting.tables.report_tables import Findings
 from tuneport.reporting.tables.wording import counted, duration, listed, minus
-from tuneport.results.lenient import number_or
 from tuneport.results.schema import BASE, DONE, DROPPED, FAILED, NOT_RUN, RECORD, STEPS, Model
 from tuneport.results.study_reading import Reading, RecordedStep
+from tuneport.results.torn_json import number_or
 
 _LONGEST_RECORD = 20_000  # letters shown of one; the file is a link away
 

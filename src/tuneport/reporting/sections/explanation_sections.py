@@ -20,8 +20,8 @@ from tuneport.reporting.sections.parts import (
     optional,
     ratio_value,
 )
-from tuneport.reporting.tables.findings import Findings
 from tuneport.reporting.tables.predictors import PREDICTORS, Line, Scatter
+from tuneport.reporting.tables.report_tables import Findings
 from tuneport.reporting.tables.wording import DASH, counted, listed, minus, number, span
 
 _MOST_LINES = 8  # in one figure of paths

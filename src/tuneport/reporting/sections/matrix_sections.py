@@ -26,9 +26,9 @@ from tuneport.reporting.sections.parts import (
     shown_value,
 )
 from tuneport.reporting.tables.estimates import Change
-from tuneport.reporting.tables.findings import Findings
 from tuneport.reporting.tables.further_tuning import Comparison, counted_clear
 from tuneport.reporting.tables.matrix import Cell, Matrix
+from tuneport.reporting.tables.report_tables import Findings
 from tuneport.reporting.tables.wording import (
     FALLEN,
     PER_CENT,
@@ -40,9 +40,9 @@ from tuneport.reporting.tables.wording import (
     signed,
     with_unit,
 )
-from tuneport.results.lenient import number_or, whole
 from tuneport.results.schema import DONE, LOSS, THEN_TUNED
 from tuneport.results.study_reading import Reading
+from tuneport.results.torn_json import number_or, whole
 
 _TWICE = ("at the same steps", "at the same total")
 _COUNT = "{:,}".format

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from tuneport.reporting.tables.estimates import Change, Estimates, ShownScore, clear
-from tuneport.results.rivals import Rivals, base_of
+from tuneport.results.compared_models import Rivals, base_of
 from tuneport.results.schema import Model
 from tuneport.results.study_reading import Reading
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tuneport.reporting.tables.estimates import Change, Estimates, ShownScore, clear
-from tuneport.results.rivals import base_of, start_of, tuned_of
+from tuneport.results.compared_models import base_of, start_of, tuned_of
 from tuneport.results.schema import (
     BASE,
     DIRECT,

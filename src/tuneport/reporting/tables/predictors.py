@@ -17,10 +17,10 @@ import numpy as np
 from tuneport import statistics
 from tuneport.reporting.tables.estimates import Estimates
 from tuneport.reporting.tables.wording import DASH
-from tuneport.results.lenient import number_or, text_or, whole
-from tuneport.results.rivals import base_of, tuned_of
+from tuneport.results.compared_models import base_of, tuned_of
 from tuneport.results.schema import TRANSFER, Model
 from tuneport.results.study_reading import Reading
+from tuneport.results.torn_json import number_or, text_or, whole
 from tuneport.statistics import Estimate
 
 # In the order in which they are shown: what is drawn, and in which unit.

@@ -13,8 +13,8 @@ from typing import Any
 from tuneport.errors import in_short
 from tuneport.sidecars.three_way import SIDES, MergeFindings, Side, Sided, Three, same, three_way
 from tuneport.sidecars.token_ids import TokenNames
+from tuneport.tokenizer.parsed_sections import KIND, MEMBERS, OPTION, Sections, default_options
 from tuneport.tokenizer.section_meaning import in_brief, map_tokens, meaning
-from tuneport.tokenizer.sections import KIND, MEMBERS, OPTION, Sections, default_options
 from tuneport.tokenizer.token_changes import TokenChanges, rename_everywhere
 
 # Longer values (a precompiled table of characters has 300 kB) are shown by their length.

@@ -18,7 +18,7 @@ from tuneport.families import catalogue
 from tuneport.studies.file import settings
 from tuneport.studies.file.toml_lines import Path as Place
 from tuneport.studies.file.toml_tables import Table, Tables
-from tuneport.studies.graph.inputs import LAB, file_beside, folder_beside
+from tuneport.studies.graph.study_inputs import LAB, file_beside, folder_beside
 
 _ROWS = (".jsonl", ".json", ".ndjson", ".parquet")
 

@@ -14,7 +14,7 @@ from tuneport.engine.choices import Choices, parse_sides
 from tuneport.errors import KEYS, Fault, UsageError
 from tuneport.options import build, options_of
 from tuneport.scoring.evaluate_options import EvaluateOptions
-from tuneport.studies.graph.inputs import LAB
+from tuneport.studies.graph.study_inputs import LAB
 from tuneport.tuning.recipes import RECIPES, TuningRun, parse_lora, recipe_of
 
 _RUNNING = ("save_every", "max_new_tokens", "eval_batch_size")
@@ -144,6 +144,6 @@ def of_transfer(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[st
 
 def template_names() -> list[str]:
     """The chat templates that come along."""
-    from tuneport.examples.chat import template_names as names
+    from tuneport.examples.conversation_template import template_names as names
 
     return names()

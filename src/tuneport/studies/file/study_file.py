@@ -27,7 +27,7 @@ from tuneport.studies.file.toml_lines import Path as Place
 from tuneport.studies.file.toml_lines import lines_of
 from tuneport.studies.file.toml_tables import Table, nearest
 from tuneport.studies.graph.build import BEYOND
-from tuneport.studies.graph.inputs import LAB
+from tuneport.studies.graph.study_inputs import LAB
 
 KINDS = ("family", "tune", "transfer", "evaluate", "path", "distance", "rounding")
 MOST_BYTES = 4 * 2**20

@@ -13,8 +13,8 @@ from dataclasses import replace
 from tuneport.results.schema import ITERATIVE, START, TUNED, Model
 from tuneport.studies.declared import Pair, Study
 from tuneport.studies.graph.graph import Graph
-from tuneport.studies.graph.inputs import Inputs
 from tuneport.studies.graph.steps import Builder, StudyModel
+from tuneport.studies.graph.study_inputs import Inputs
 from tuneport.studies.graph.study_models import PaperModels, result_row
 
 BEYOND = 1.5  # how far along target + α·Δ the loss is followed

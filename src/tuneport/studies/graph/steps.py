@@ -28,7 +28,7 @@ from tuneport.families import catalogue
 from tuneport.results.schema import BASE, Model
 from tuneport.studies.declared import Evaluation, Study
 from tuneport.studies.graph.graph import Graph, Parent, Step
-from tuneport.studies.graph.inputs import LAB, Inputs, Outside
+from tuneport.studies.graph.study_inputs import LAB, Inputs, Outside
 
 # Where memory ran out, a smaller batch goes on; none of these is a choice about the outcome.
 _RUNNING = ("batch_size", "eval_batch_size", "device", "save_every")

@@ -18,7 +18,7 @@ from tuneport.errors import TuneportError
 from tuneport.files.opening import read_lines
 from tuneport.studies.declared import Study
 from tuneport.studies.graph.graph import Graph, Step
-from tuneport.studies.graph.inputs import folder_beside
+from tuneport.studies.graph.study_inputs import folder_beside
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 _ASSUMED_BYTES = 2  # a parameter of a checkpoint whose headers are not at hand

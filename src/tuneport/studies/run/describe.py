@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuneport.functions import takes
+from tuneport.public_functions import takes
 from tuneport.shown import Found
 from tuneport.studies.declared import Study
 from tuneport.studies.file.study_file import read_study
-from tuneport.studies.graph import inputs
+from tuneport.studies.graph import study_inputs
 from tuneport.studies.graph.build import build
 from tuneport.studies.graph.graph import Graph
 from tuneport.studies.run.cost import CostEstimates
@@ -35,7 +35,7 @@ def rehearse(given: StudyOptions) -> PlannedStudy:
     file, out, families, only = given.file, given.out, given.families, given.only
     study = of_families(read_study(file), families)
     store = open_own(out, study.name)
-    graph = build(study, inputs.Inputs.kept(study.path.parent, store.read(inputs.NAME)))
+    graph = build(study, study_inputs.Inputs.kept(study.path.parent, store.read(study_inputs.NAME)))
     return PlannedStudy(forecast(study, graph, plan(graph, store, chosen(graph, only))))
 
 

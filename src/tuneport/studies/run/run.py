@@ -11,12 +11,12 @@ import time
 from contextlib import AbstractContextManager
 from typing import Any
 
-from tuneport.functions import takes
+from tuneport.public_functions import takes
 from tuneport.results.schema import RESULTS, STEPS, STUDY
 from tuneport.shown import Found
 from tuneport.studies.declared import Resources, Study
 from tuneport.studies.file.study_file import read_study
-from tuneport.studies.graph import inputs
+from tuneport.studies.graph import study_inputs
 from tuneport.studies.graph.build import build
 from tuneport.studies.graph.graph import Graph, Step
 from tuneport.studies.run.engines.local import local
@@ -55,7 +55,7 @@ def study(given: StudyOptions) -> StudyOutcome:
     declared = of_families(read_study(file), families)
     store = open_own(out, declared.name)
     with store.locked():
-        taken = inputs.Inputs.kept(declared.path.parent, store.read(inputs.NAME))
+        taken = study_inputs.Inputs.kept(declared.path.parent, store.read(study_inputs.NAME))
         graph = build(declared, taken)
         wanted = chosen(graph, only)
         state = look(graph, store, None if len(wanted) == len(graph) else wanted)
@@ -63,7 +63,7 @@ def study(given: StudyOptions) -> StudyOutcome:
         to_do = list(state.to_do)
         try:
             store.write(STUDY, declared.text.encode())  # first: by it the rest is known as this study's
-            store.write(inputs.NAME, _json(taken.record()))
+            store.write(study_inputs.NAME, _json(taken.record()))
             with _engine(engine if to_do else "local", store, to_do, declared, jobs, ray_address) as running:
                 keep, resources = declared.keep, declared.resources
                 perform_all(state, store, running, keep=keep, resources=resources, on_record=results.note)

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from tuneport.results.lenient import mappings
 from tuneport.results.schema import DONE, FAILED, RECORD, RESULTS, STEPS, STUDY
 from tuneport.results.study_reading import AGAIN, parsed_results
-from tuneport.studies.graph.inputs import NAME as INPUTS
+from tuneport.results.torn_json import mappings
+from tuneport.studies.graph.study_inputs import NAME as INPUTS
 from tuneport.studies.run import step_records
 from tuneport.studies.run.step_records import Record
 from tuneport.studies.run.store import Store

@@ -12,7 +12,7 @@ from support.tiny_study import write_study
 from support.waiting_steps import SIGNS, end_the_process, is_running
 
 from tuneport.studies.file.study_file import read_study
-from tuneport.studies.graph import inputs
+from tuneport.studies.graph import study_inputs
 from tuneport.studies.graph.build import build
 from tuneport.studies.run.engines.local import local
 from tuneport.studies.run.schedule import look, perform_all
@@ -31,14 +31,14 @@ def test_a_process_that_is_ended_takes_one_step_with_it_which_is_tried_once_more
     signs.mkdir()
     monkeypatch.setenv(SIGNS, str(signs))
     store = open_store(tmp_path / "out")
-    state = look(build(read_study(file), inputs.Inputs(file.parent)), store)
+    state = look(build(read_study(file), study_inputs.Inputs(file.parent)), store)
     with local(2) as engine:
         perform_all(state, store, engine, perform=end_the_process)
     (failed,) = state.failed
     assert failed.name == "transfer M3 + Δ(M1)", "M2 + Δ(M1) was done at the second try"
     assert "ended from outside, 2 times" in str(failed.error)
     assert len(state.whole) == 29
-    state = look(build(read_study(file), inputs.Inputs(file.parent)), store)
+    state = look(build(read_study(file), study_inputs.Inputs(file.parent)), store)
     assert [step.name for step in state.to_do] == [failed.name]
 
 

@@ -18,7 +18,7 @@ import tuneport
 from tuneport.errors import StudyError, UsageError
 from tuneport.studies.declared import Resources
 from tuneport.studies.file.study_file import read_study
-from tuneport.studies.graph import inputs
+from tuneport.studies.graph import study_inputs
 from tuneport.studies.graph.build import build
 from tuneport.studies.run.engines.ray_cluster import ray_cluster
 from tuneport.studies.run.schedule import look, perform_all
@@ -68,7 +68,7 @@ def test_a_node_that_is_killed_in_the_middle_has_its_steps_run_elsewhere_and_the
 ) -> None:
     second = cluster.add_node(num_cpus=1, object_store_memory=STORE)
     declared, store = read_study(models), open_store(tmp_path / "out")
-    state = look(build(declared, inputs.Inputs(models.parent)), store)
+    state = look(build(declared, study_inputs.Inputs(models.parent)), store)
     count = len(state.to_do)
 
     def kill_the_second_once_both_are_at_work() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuneport.families.order_questions import (
+from tuneport.families.lesson_questions import (
     INSTRUCTION_TASKS,
     NEW_FACTS,
     NEW_FACTS_COMPLETED,

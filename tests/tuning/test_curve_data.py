@@ -9,7 +9,7 @@ from support.tiny_tuning import write_rows
 
 from tuneport.errors import DataError
 from tuneport.examples.digests import answered_digest, example_digest
-from tuneport.tuning.selection import read_selection
+from tuneport.tuning.curve_data import read_selection
 
 ROWS = [
     {"task": "sums", "prompt": "1 + 1 =", "answer": "2"},

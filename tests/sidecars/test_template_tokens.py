@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tuneport.sidecars.template_text import tokens_written
+from tuneport.sidecars.template_tokens import tokens_written
 
 TOKENS = ["[INST]", "[/INST]", "<|user|>", "<|assistant|>", "<think>"]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tuneport.examples.joining import Encode, answer_after, beginning_of_texts, begun
+from tuneport.examples.prompt_boundary import Encode, answer_after, beginning_of_texts, begun
 from tuneport.examples.questions import Example
 
 Join = Literal["blank", "split"]

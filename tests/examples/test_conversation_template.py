@@ -10,7 +10,7 @@ from support.tiny_tuning import END, START, base_model
 from transformers import AutoTokenizer
 
 from tuneport.errors import DataError, RenderingError, UsageError
-from tuneport.examples.chat import prepare_chat, shipped_template, spoken_by, template_names
+from tuneport.examples.conversation_template import prepare_chat, shipped_template, spoken_by, template_names
 
 TALK = [{"role": "user", "content": "the fox"}, {"role": "assistant", "content": "jumps"}]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tuneport.files.limited import LimitError, ask
+from tuneport.files.limited_process import LimitError, ask
 
-HERE = "files.test_limited:maker"
+HERE = "files.test_limited_process:maker"
 
 
 def maker() -> Callable[[Mapping[str, Any]], Any]:

@@ -14,8 +14,8 @@ from support.command_results import Cli
 from support.tiny_tuning import weights
 
 from tuneport.checkpoint.open_model import open_checkpoint
-from tuneport.tuning import casting
-from tuneport.tuning.casting import as_stored, cast_loss
+from tuneport.tuning import stored_dtype
+from tuneport.tuning.stored_dtype import as_stored, cast_loss
 
 
 def learned(start: tiny.Tensors, by: float) -> tiny.Tensors:
@@ -36,13 +36,13 @@ def slowly(state: torch.Tensor, start: torch.Tensor, stored: torch.Tensor) -> di
     }
 
 
-@pytest.mark.parametrize("piece", [7, casting.PIECE])
+@pytest.mark.parametrize("piece", [7, stored_dtype.PIECE])
 @pytest.mark.parametrize("asked", [None, "float16", "bfloat16"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_every_tensor_is_measured_against_the_start(
     tmp_path: Path, dtype: torch.dtype, asked: str | None, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(casting, "PIECE", piece)
+    monkeypatch.setattr(stored_dtype, "PIECE", piece)
     start = tiny.llama(1, dtype)
     state = learned(start, by=1e-3)
     opened = open_checkpoint(tiny.write_model(tmp_path / "start", start, shards=2), "start")

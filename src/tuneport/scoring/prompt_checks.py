@@ -12,13 +12,13 @@ from typing import Any
 
 from tuneport.errors import RenderingError, ScoringError, UsageError
 from tuneport.errors import named as option
-from tuneport.examples.joining import going_on
+from tuneport.examples.prompt_boundary import going_on
 from tuneport.examples.rendering import refusals_in_words, render
-from tuneport.scoring import checks
+from tuneport.scoring import score_spoilers
 from tuneport.scoring.adapter_settings import check_adapter
-from tuneport.scoring.checks import Prompt
+from tuneport.scoring.measured_tokens import Pair
 from tuneport.scoring.model_class import model_class
-from tuneport.scoring.pairs import Pair
+from tuneport.scoring.score_spoilers import Prompt
 
 _REMEMBERED = 1 << 20  # tokens of texts that were asked before, as on every point of a path: some tens of MB at most
 
@@ -166,14 +166,14 @@ def checking(kind: type[Any]) -> type[Any]:
                     spanned.append(prompts[-1])
                 self.moved += context[-1:].isspace() and not self.tokenizer.decode(after[:1]).strip()
             self._look_at(prompts)
-            self.tell(checks.spanned_warnings(spanned, prompts, self.name))
+            self.tell(score_spoilers.spanned_warnings(spanned, prompts, self.name))
 
         def _whole(self, request: Any, ids: list[int]) -> Prompt:
             return Prompt(request.task_name, str(request.doc_id), ids, self.max_length + 1)
 
         def _look_at(self, prompts: list[Prompt]) -> None:
-            found = checks.beginning_warnings(prompts, self.tokenizer, self.name)
-            self.tell(found + checks.length_warnings(prompts, self.name))
+            found = score_spoilers.beginning_warnings(prompts, self.tokenizer, self.name)
+            self.tell(found + score_spoilers.length_warnings(prompts, self.name))
 
         def apply_chat_template(self, chat_history: Sequence[Mapping[str, str]], *arguments: Any, **named: Any) -> str:
             # Where a template refuses a system's message, the harness leaves it out, and with it a task's description.
@@ -183,7 +183,7 @@ def checking(kind: type[Any]) -> type[Any]:
             except RenderingError as error:
                 if str(error) not in self._refused:
                     self._refused.add(str(error))
-                    self.tell(checks.refused_warnings(str(error), self.name))
+                    self.tell(score_spoilers.refused_warnings(str(error), self.name))
             try:
                 with refusals_in_words():
                     return str(super().apply_chat_template(chat_history, *arguments, **named))

@@ -20,7 +20,7 @@ import numpy as np
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.floats import Floats
 from tuneport.comparison.rounding import total
-from tuneport.files.on_demand import LazySequence
+from tuneport.files.lazy_sequences import LazySequence
 
 # Two versions of one model have a cosine well above this in the median matrix, two pretraining runs about 0.
 UNRELATED = 0.1

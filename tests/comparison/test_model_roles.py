@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tuneport.comparison.roles import Doubt, Figures, MatrixSums, doubts, figures, is_matrix, of_size, pooled_cosines
+from tuneport.comparison.model_roles import (
+    Doubt,
+    Figures,
+    MatrixSums,
+    doubts,
+    figures,
+    is_matrix,
+    of_size,
+    pooled_cosines,
+)
 
 Model = list[NDArray[np.float64]]
 SHAPES = ((40, 60), (50, 50), (30, 90), (80, 40), (20, 200))

@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 import tuneport
 from tuneport.errors import DataError, RenderingError, ScoringError
 from tuneport.examples.questions import Example, OwnTask
-from tuneport.scoring.asking import _common, ask_own
 from tuneport.scoring.evaluate_options import Asking
 from tuneport.scoring.harness import ask
 from tuneport.scoring.models import Loading, find_models, load
 from tuneport.scoring.named import NamedTask, ask_named
+from tuneport.scoring.question_tasks import _common, ask_own
 
 BEGIN, END = "<|begin|>", "<|end|>"
 LINES = "{% for m in messages %}{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}assistant\n{% endif %}"

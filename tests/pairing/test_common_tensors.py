@@ -12,7 +12,7 @@ from support import tiny_checkpoints as tiny
 
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.errors import PairingError
-from tuneport.pairing.shared import Shared, share
+from tuneport.pairing.common_tensors import Shared, share
 from tuneport.pairing.tensors import ties_of
 
 EMBEDDING = "model.embed_tokens.weight"

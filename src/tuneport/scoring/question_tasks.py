@@ -14,12 +14,12 @@ from typing import Any
 
 from tuneport.errors import DataError, listing
 from tuneport.examples.questions import Example, OwnTask, Way
-from tuneport.results.outcomes import Outcome, TaskResult, end_of
-from tuneport.scoring.checks import join_warnings, same_warnings
+from tuneport.results.example_outcomes import Outcome, TaskResult, end_of
 from tuneport.scoring.evaluate_options import Asking
 from tuneport.scoring.harness import ask
-from tuneport.scoring.pairs import Paired, Pairing, answers_of
+from tuneport.scoring.measured_tokens import Paired, Pairing, answers_of
 from tuneport.scoring.prompts import left_out, prompts_of
+from tuneport.scoring.score_spoilers import join_warnings, same_warnings
 
 METRICS = {"match": "exact_match", "choice": "acc", "loss": "loss"}
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tuneport.results.rivals import Rivals, direct_of
+from tuneport.results.compared_models import Rivals, direct_of
 from tuneport.results.schema import DIRECT, ITERATIVE, THEN_TUNED, TUNED, Model, Run, Score
 
 PLAIN = Model(TUNED, None, "M3", "sft")

@@ -24,7 +24,7 @@ from typing import Any
 
 _TO_BEGIN = 300.0  # seconds that a child gets to import what it needs, on a machine that is busy
 _WAITING = 20  # seconds on the clock, for each of computing: a child may have to wait for a CPU
-_BEGIN = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from tuneport.files.limited import serve; serve(sys.argv[2])"
+_BEGIN = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from tuneport.files.limited_process import serve; serve(sys.argv[2])"
 
 
 class LimitError(Exception):

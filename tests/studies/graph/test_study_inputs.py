@@ -10,8 +10,8 @@ import pytest
 from support import tiny_checkpoints as tiny
 
 from tuneport.errors import StudyError
-from tuneport.studies.graph import inputs
-from tuneport.studies.graph.inputs import Inputs
+from tuneport.studies.graph import study_inputs
+from tuneport.studies.graph.study_inputs import Inputs
 
 
 def kept(record: dict[str, object]) -> bytes:
@@ -42,7 +42,7 @@ def test_what_did_not_change_is_not_read_again(tmp_path: Path, monkeypatch: pyte
         raise AssertionError(f"{file} was read again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(inputs, "_file_digest", read)
+        patched.setattr(study_inputs, "_file_digest", read)
         again = Inputs.kept(tmp_path, kept(first.record()))
         assert (again.model("v1").digest, again.data("mine.jsonl").digest) == digests
         assert again.record() == first.record()

@@ -13,7 +13,7 @@ from typing import Any
 
 from tuneport.errors import RenderingError
 from tuneport.examples.rendering import render
-from tuneport.scoring.pairs import Paired
+from tuneport.scoring.measured_tokens import Paired
 
 # What a template writes that is meant as one token: <|im_start|>, <end_of_turn>, </s>, [INST], <asst>.
 _MARK = re.compile(r"<\|[^<>|\s]+\|>|</?[A-Za-z][\w:-]*>|\[/?[A-Z][A-Z_]+\]|<｜[^<>｜\n]+｜>")

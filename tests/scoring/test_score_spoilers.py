@@ -10,8 +10,8 @@ from support import tiny_scored
 from support.tiny_scored import TEMPLATE, make_tokenizer
 
 import tuneport
-from tuneport.scoring import checks
-from tuneport.scoring.checks import Prompt
+from tuneport.scoring import score_spoilers
+from tuneport.scoring.score_spoilers import Prompt
 
 END, EOS, BOS = 6, 3, 2
 
@@ -23,15 +23,15 @@ def prompts_of(tokenizer: Any, *texts: str, room: int = 40) -> list[Prompt]:
 def test_a_sound_tokenizer_gives_no_warning() -> None:
     tokenizer = make_tokenizer()
     assert tokenizer.convert_tokens_to_ids(["<bos>", "<eos>", "<end>"]) == [BOS, EOS, END]
-    assert checks.template_warnings(tokenizer, "m") == []
-    assert checks.end_of_turn_warnings(tokenizer, {END}, "m") == []
-    assert checks.ending_warnings(tokenizer, "m") == []
-    assert checks.ending_warnings(make_tokenizer(beginning=True), "m") == []
+    assert score_spoilers.template_warnings(tokenizer, "m") == []
+    assert score_spoilers.end_of_turn_warnings(tokenizer, {END}, "m") == []
+    assert score_spoilers.ending_warnings(tokenizer, "m") == []
+    assert score_spoilers.ending_warnings(make_tokenizer(beginning=True), "m") == []
 
 
 def test_a_template_of_another_model_is_known_by_marks_that_are_no_tokens() -> None:
     chatml = "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ m['content'] }} <|im_end|> {% endfor %}"
-    (warning,) = checks.template_warnings(make_tokenizer(template=chatml), "m")
+    (warning,) = score_spoilers.template_warnings(make_tokenizer(template=chatml), "m")
     assert "'<|im_start|>'" in warning
     assert "'<|im_end|>'" in warning
     assert "another model's" in warning
@@ -39,7 +39,7 @@ def test_a_template_of_another_model_is_known_by_marks_that_are_no_tokens() -> N
 
 def test_marks_that_are_read_as_text_are_not_blamed() -> None:
     tulu = "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + eos_token }}{% endfor %}"
-    assert checks.template_warnings(make_tokenizer(template=tulu), "m") == []
+    assert score_spoilers.template_warnings(make_tokenizer(template=tulu), "m") == []
 
 
 def test_a_mark_that_splits_into_several_tokens_is_told_with_their_number() -> None:
@@ -51,18 +51,18 @@ def test_a_mark_that_splits_into_several_tokens_is_told_with_their_number() -> N
     )
     template = "{% for m in messages %}<|im_start|>{{ m['content'] }}{% endfor %}"
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, chat_template=template, eos_token="g")
-    (warning,) = checks.template_warnings(tokenizer, "m")
+    (warning,) = score_spoilers.template_warnings(tokenizer, "m")
     assert "'<|im_start|>' (12 tokens)" in warning
 
 
 def test_a_template_that_cannot_write_a_conversation_is_told() -> None:
     broken = "{{ raise_exception('no assistants here') }}"
-    (warning,) = checks.template_warnings(make_tokenizer(template=broken), "m")
+    (warning,) = score_spoilers.template_warnings(make_tokenizer(template=broken), "m")
     assert "no assistants here" in warning
 
 
 def test_an_end_of_turn_that_generation_does_not_stop_at_is_told_with_its_id() -> None:
-    (warning,) = checks.end_of_turn_warnings(make_tokenizer(eos="<eos>"), {EOS}, "m")
+    (warning,) = score_spoilers.end_of_turn_warnings(make_tokenizer(eos="<eos>"), {EOS}, "m")
     assert "ends a turn with '<end>'" in warning
     assert "stops at '<eos>' only" in warning
     assert f"add the id {END}" in warning
@@ -70,19 +70,21 @@ def test_an_end_of_turn_that_generation_does_not_stop_at_is_told_with_its_id() -
 
 def test_a_template_without_a_token_for_the_end_of_turn_is_not_blamed() -> None:
     plain = "{% for m in messages %}{{ m['content'] }} . {% endfor %}"
-    assert checks.end_of_turn_warnings(make_tokenizer(template=plain), {EOS}, "m") == []
+    assert score_spoilers.end_of_turn_warnings(make_tokenizer(template=plain), {EOS}, "m") == []
 
 
 def test_a_doubled_beginning_is_found_however_it_came_about() -> None:
     tokenizer = make_tokenizer(beginning=True)
-    assert checks.beginning_of(tokenizer) == BOS
-    found = checks.beginning_warnings(prompts_of(tokenizer, "anna", "<bos> anna", "anna <bos> ben"), tokenizer, "m")
+    assert score_spoilers.beginning_of(tokenizer) == BOS
+    found = score_spoilers.beginning_warnings(
+        prompts_of(tokenizer, "anna", "<bos> anna", "anna <bos> ben"), tokenizer, "m"
+    )
     (warning,) = found
     assert "1 of 3 prompts begin with the beginning-of-text token twice (t 1)" in warning
     unnamed = make_tokenizer(beginning=True)
     unnamed.bos_token = None  # the tokenizer writes it all the same
-    assert checks.beginning_of(unnamed) == BOS
-    assert checks.beginning_of(make_tokenizer()) is None
+    assert score_spoilers.beginning_of(unnamed) == BOS
+    assert score_spoilers.beginning_of(make_tokenizer()) is None
 
 
 def test_an_end_token_behind_every_prompt_is_told() -> None:
@@ -92,7 +94,7 @@ def test_an_end_token_behind_every_prompt_is_told() -> None:
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="$A <end>", pair="$A $B <end>", special_tokens=[("<end>", END)]
     )
-    (warning,) = checks.ending_warnings(tokenizer, "m")
+    (warning,) = score_spoilers.ending_warnings(tokenizer, "m")
     assert "'<end>' behind every prompt" in warning
 
 

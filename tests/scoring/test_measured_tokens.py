@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.tiny_tokenizers import byte_level, sentencepiece_like
 from transformers import PreTrainedTokenizerFast
 
-from tuneport.scoring.pairs import Pairing
+from tuneport.scoring.measured_tokens import Pairing
 
 BEGIN, END = "<|begin|>", "<|end|>"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tuneport.files.on_demand import LazyMapping, LazySequence
+from tuneport.files.lazy_sequences import LazyMapping, LazySequence
 
 
 def test_a_lazy_sequence_is_a_sequence() -> None:
