@@ -14,7 +14,7 @@ from support.command_results import Cli
 
 import tuneport
 
-VERBS = ["transfer", "diff", "apply", "inspect", "verify", "tune", "evaluate", "study", "path", "report", "demo"]
+COMMANDS = ["transfer", "diff", "apply", "inspect", "verify", "tune", "evaluate", "study", "path", "report", "demo"]
 
 
 @pytest.fixture
@@ -22,16 +22,16 @@ def made(tmp_path: Path) -> tiny.Trio:
     return tiny.trio(tmp_path / "in")
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_of_every_verb_describes_its_flags(cli: Cli, verb: str) -> None:
-    ran = cli(verb, "--help")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_describes_its_flags(cli: Cli, command: str) -> None:
+    ran = cli(command, "--help")
     assert ran.status == 0 and ran.err == ""
-    assert ran.out.startswith(f"usage: tuneport {verb}")
+    assert ran.out.startswith(f"usage: tuneport {command}")
     assert "--json" in ran.out and "--debug" in ran.out
 
 
-def test_help_names_every_verb_and_version_the_version(cli: Cli) -> None:
-    assert all(verb in cli("--help").out for verb in VERBS)
+def test_help_names_every_command_and_version_the_version(cli: Cli) -> None:
+    assert all(command in cli("--help").out for command in COMMANDS)
     assert cli("--version").out == f"tuneport {tuneport.__version__}\n"
 
 
@@ -57,8 +57,8 @@ def test_the_shared_flags_of_the_contract_are_there(cli: Cli) -> None:
         "json",
         "overwrite",
     ]
-    for verb in ("transfer", "apply"):
-        told = cli(verb, "--help").out
+    for command in ("transfer", "apply"):
+        told = cli(command, "--help").out
         assert [flag for flag in shared if f"--{flag}" not in told] == []
 
 
@@ -90,7 +90,7 @@ def test_a_run_and_a_plan_say_whose_template_and_which_end_token_the_output_has(
     assert cli("verify", out).status == 0
 
 
-def test_json_is_one_object_on_stdout_for_every_verb(cli: Cli, made: tiny.Trio, tmp_path: Path) -> None:
+def test_json_is_one_object_on_stdout_for_every_command(cli: Cli, made: tiny.Trio, tmp_path: Path) -> None:
     out, delta = tmp_path / "out", tmp_path / "d"
     for argv, key in (
         (made.flags(out, "--dry-run"), "counts"),

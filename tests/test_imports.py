@@ -211,7 +211,17 @@ def test_the_outline_in_the_design_is_that_of_the_source() -> None:
 
 
 def test_reporting_reads_results_and_nothing_that_made_them() -> None:
-    known = {"errors", "options", "public_functions", "shown", "files", "libraries", "statistics", "results", "reporting"}
+    known = {
+        "errors",
+        "options",
+        "public_functions",
+        "shown",
+        "files",
+        "libraries",
+        "statistics",
+        "results",
+        "reporting",
+    }
     for path in (SOURCE / "reporting").rglob("*.py"):
         for name, _ in imported(ast.parse(path.read_text(encoding="utf-8"))):
             parts = name.split(".")

@@ -117,8 +117,8 @@ def _like_the_demo(folder: Path) -> None:
 
 
 def test_the_page_goes_the_whole_way() -> None:
-    verbs = [step.command.split()[1] for step in steps() if step.command.startswith("tuneport ")]
-    assert {"tune", "transfer", "verify", "evaluate", "inspect"} == set(verbs)
+    commands = [step.command.split()[1] for step in steps() if step.command.startswith("tuneport ")]
+    assert {"tune", "transfer", "verify", "evaluate", "inspect"} == set(commands)
     words = " ".join(step.command for step in steps())
     for flag in ("--dry-run", "--full", "--lora", "--recovered-gain", "--push-to", "--chat-template"):
         assert flag in words

@@ -156,7 +156,7 @@ def write_language(folder: Path, seed: int) -> None:
 
 
 def tune(out: Path, folder: Path, tuning: Tuning, seed: int, end: str) -> None:
-    """One fine-tuning, by the public verb."""
+    """One fine-tuning, by the public function."""
     import tuneport
     from tuneport.tuning.recipes import DpoRecipe, Lora, Recipe, SftRecipe
 

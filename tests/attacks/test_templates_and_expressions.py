@@ -67,13 +67,13 @@ def left(tmp_path: Path) -> set[str]:
     return {path.name for path in tmp_path.iterdir()} - {"model", "other", "adapter", "spoken.jsonl", "data.jsonl"}
 
 
-@pytest.mark.parametrize("verb", [evaluated, tuned, walked])
+@pytest.mark.parametrize("command", [evaluated, tuned, walked])
 @pytest.mark.parametrize(
     ("template", "words"),
     [(COMPARES, "it writes no end within"), (LOOPS, "it writes no end within"), (GROWS, "it needs more than 512 MiB")],
 )
 def test_a_template_without_an_end_or_a_bound_ends_in_words(
-    verb: Callable[..., Ran],
+    command: Callable[..., Ran],
     template: str,
     words: str,
     cli: Cli,
@@ -85,7 +85,7 @@ def test_a_template_without_an_end_or_a_bound_ends_in_words(
     if template is not GROWS:
         monkeypatch.setattr("tuneport.examples.rendering.SECONDS", 0.3)
     (copied / "chat_template.jinja").write_text(template)
-    ran = verb(cli, copied, spoken, tmp_path)
+    ran = command(cli, copied, spoken, tmp_path)
     assert ran.status == 1 and words in ran.err, ran.err
     assert left(tmp_path) == set()
 
@@ -180,13 +180,13 @@ def test_a_tokenizers_expression_without_an_end_ends_in_words(cli: Cli, copied: 
     assert ran.status == 1 and "an expression in the model's tokenizer.json takes too long" in ran.err, ran.err
 
 
-@pytest.mark.parametrize("verb", [evaluated, tuned, walked])
+@pytest.mark.parametrize("command", [evaluated, tuned, walked])
 def test_a_billion_layers_in_a_config_end_in_words(
-    verb: Callable[..., Ran], cli: Cli, copied: Path, spoken: Path, tmp_path: Path
+    command: Callable[..., Ran], cli: Cli, copied: Path, spoken: Path, tmp_path: Path
 ) -> None:
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**9}))
-    ran = verb(cli, copied, spoken, tmp_path)
+    ran = command(cli, copied, spoken, tmp_path)
     assert ran.status == 1 and "`num_hidden_layers` is 1000000000, and the weights have room for 1,000" in ran.err, (
         ran.err
     )

@@ -1,4 +1,4 @@
-"""The verb on real tiny models: what it says of a line is what `evaluate` says of folders written at its points."""
+"""The command on real tiny models: what it says of a line is what `evaluate` says of folders written at its points."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_the_curves_start_before_the_first_step_and_end_after_the_last(done: Pat
     assert record["to_match"] == record["from_target"][-1]["accuracy"]
 
 
-def test_fine_tuning_and_scoring_went_through_the_verbs(done: Path) -> None:
+def test_fine_tuning_and_scoring_went_through_the_commands(done: Path) -> None:
     for name in ("v1-tuned", "v2-tuned"):
         assert json.loads((done / "models" / name / "tune.json").read_text())["plan"]["recipe"]["recipe"] == "sft"
     scored = json.loads((done / "scores" / "v2-transferred.json").read_text())

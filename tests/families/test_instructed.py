@@ -25,7 +25,7 @@ def test_both_instruct_models_and_all_files_are_there(made: Path) -> None:
     assert BEGINNING in templates[1] and BEGINNING not in templates[0]
 
 
-def test_each_language_is_taught_and_asked_in_files_that_the_verbs_read(made: Path) -> None:
+def test_each_language_is_taught_and_asked_in_files_that_the_commands_read(made: Path) -> None:
     assert len(NAMES) == 3
     for name in NAMES:
         (source,) = read_sources([made / f"{name}.jsonl"], "sft", [], 0)

@@ -1,4 +1,4 @@
-"""The lab's fine-tunings and scores go through the public verbs: what is taught is answered, and asked in order."""
+"""The lab's fine-tunings and scores go through the public commands: what is taught is answered, and asked in order."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The verb on real tiny models: what the harness says is what an own, slower reading of the same models says."""
+"""The command on real tiny models: what the harness says is what an own, slower reading of the same models says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb: loss, and accuracy where the data has answers, along the straight line between two models; the barrier.
+"""The public function: loss, and accuracy where the data has answers, along the straight line between two models; the barrier.
 
 Read `path` from top to bottom: find everything and tell every fault, plan, load the second model once, move it from point
 to point, set more points where the losses of one half of the data bend, and say how high the barrier is on the other half.

@@ -1,4 +1,4 @@
-"""The verb: a study's folder in, one page out. Nothing is computed but intervals; nothing is fetched but a study behind a URL.
+"""The public function: a study's folder in, one page out. Nothing is computed but intervals; nothing is fetched but a study behind a URL.
 
 `findings` reads and estimates, `page` or `markdown` puts it into a form, and the file appears when it is whole.
 """
@@ -89,7 +89,7 @@ def _sealed(text: str, format: str) -> bytes:
 
 
 def _is_page(place: Path) -> bool:
-    """Whether a file is one that this verb wrote, in either form, and as it wrote it."""
+    """Whether a file is one that this command wrote, in either form, and as it wrote it."""
     try:
         content = b"" if place.is_symlink() else read_bytes(place, most=_MOST_BYTES)
     except OSError:

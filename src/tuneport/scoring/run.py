@@ -1,4 +1,4 @@
-"""The verb: models and tasks in, one record of scores out, with every example's outcome beside it.
+"""The public function: models and tasks in, one record of scores out, with every example's outcome beside it.
 
 Read `evaluate` from top to bottom: find everything and tell every fault, plan, look the models over, ask each model
 each task, compare, write. A killed run goes on from what it has; finished results are never half there.

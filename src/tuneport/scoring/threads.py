@@ -12,7 +12,7 @@ def computing_on(threads: int) -> Iterator[None]:
     try:
         import torch
     except ModuleNotFoundError:
-        yield  # the verb that needs it says what to install
+        yield  # the command that needs it says what to install
         return
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

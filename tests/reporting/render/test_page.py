@@ -306,7 +306,7 @@ def test_two_pages_of_one_study_are_the_same_bytes(study: Path, tmp_path: Path, 
     again.unlink()
 
 
-def test_the_verb_can_be_called_from_python(study: Path, tmp_path: Path) -> None:
+def test_the_command_can_be_called_from_python(study: Path, tmp_path: Path) -> None:
     told = tuneport.report(study, study / "called.md", format="markdown")
     assert Path(told["out"]).read_text(encoding="utf-8").startswith("# made-up")
     Path(told["out"]).unlink()

@@ -1,4 +1,4 @@
-"""Settings of the verbs in a study's file: what they would refuse is a fault of the file."""
+"""Settings of the commands in a study's file: what they would refuse is a fault of the file."""
 
 from __future__ import annotations
 

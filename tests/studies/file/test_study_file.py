@@ -239,7 +239,7 @@ def test_versions_of_one_repository_without_a_revision_are_warned_of() -> None:
     assert declared(versions(), EVALUATE).warnings == ()
 
 
-def test_settings_are_those_of_the_verbs_and_seeds_are_the_studys() -> None:
+def test_settings_are_those_of_the_commands_and_seeds_are_the_studys() -> None:
     study = declared(
         versions(),
         TUNE + 'learning-rate = 1e-4\nbatch-size = 4\nsave-every = 7\nmix = ["org/instructions=0.5"]',

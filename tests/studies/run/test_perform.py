@@ -1,4 +1,4 @@
-"""Every kind of step by its real verb: tiny models are fine-tuned, carried over, scored and laid on lines."""
+"""Every kind of step by its real command: tiny models are fine-tuned, carried over, scored and laid on lines."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def records(out: Path) -> dict[str, dict[str, Any]]:
     return {record["name"]: record for record in found}
 
 
-def test_each_kind_of_step_leaves_what_its_verb_writes(records: dict[str, dict[str, Any]]) -> None:
+def test_each_kind_of_step_leaves_what_its_command_writes(records: dict[str, dict[str, Any]]) -> None:
     wanted = {
         "tune": "model/model.safetensors",
         "transfer": "model/tuneport.json",
@@ -187,7 +187,7 @@ def test_a_kind_that_is_none_and_a_setting_that_is_none_are_told(tmp_path: Path)
     assert [fault.option for fault in told.value.faults] == ["colour"]
 
 
-def test_results_are_what_the_verbs_wrote(records: dict[str, dict[str, Any]], out: Path, file: Path) -> None:
+def test_results_are_what_the_commands_wrote(records: dict[str, dict[str, Any]], out: Path, file: Path) -> None:
     document = json.loads((out / "results.json").read_text())
     rows = {(row["kind"], row["name"], row["step"]): row for row in document["results"]}
     scored = [row for row in rows.values() if row["step"] is None]

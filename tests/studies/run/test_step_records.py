@@ -59,7 +59,7 @@ def test_whatever_is_no_record_counts_for_nothing(changed: dict[str, Any], garba
         assert found.outcome in ("done", "failed", "dropped")
 
 
-def test_outputs_are_every_finished_file_and_records_of_verbs_have_no_digest(tmp_path: Path) -> None:
+def test_outputs_are_every_finished_file_and_records_of_commands_have_no_digest(tmp_path: Path) -> None:
     for name in (
         "model/a.safetensors",
         "model/tuneport.json",

@@ -15,7 +15,7 @@ from tuneport.studies.run.perform import numbered, part_in_folder
 
 
 def by_hand(step: Step) -> str | None:
-    """The line, or None where no verb does the same by itself."""
+    """The line, or None where no command does the same by itself."""
     words = _WORDS.get(step.kind)
     if words is None:
         return None

@@ -1,8 +1,8 @@
-"""What each kind of step does: one public verb, called with the step's literal choices (`steps.py` lists them).
+"""What each kind of step does: one public function, called with the step's literal choices (`steps.py` lists them).
 
 In come a step, the things it takes (by role: a folder or file of another step, or what was there before) and a place to work
 in, out come files in that place and what was measured. A step that was killed is taken up again by the same call, because
-the verbs take up their work.
+the commands take up their work.
 
 | kind | leaves in its place |
 | --- | --- |
@@ -31,7 +31,7 @@ _WITHIN = {"family": "family/"}  # a family's folder appears as a whole, so it l
 
 
 def perform(step: Step, given: Given, place: Path, threads: int = 1) -> dict[str, Any]:
-    """Do the work of a step into ``place``, on ``threads`` threads; what was measured. Raises what the verbs raise."""
+    """Do the work of a step into ``place``, on ``threads`` threads; what was measured. Raises what the commands raise."""
     if step.kind not in _KINDS:
         raise StudyError(f"{step.name}: {step.kind!r} is no kind of step. Known: {', '.join(sorted(_KINDS))}.")
     if step.kind not in _BY_TORCH:
@@ -174,7 +174,7 @@ _KINDS: Mapping[str, Callable[[Step, Given, Path, int], dict[str, Any]]] = {
 
 
 def _settings(step: Step, given: Given) -> dict[str, Any]:
-    """A verb's further arguments, with the chat template where it lies."""
+    """A command's further arguments, with the chat template where it lies."""
     template = {key: given[key] for key in ("chat_template",) if key in given}
     return {**step.choices.get("settings", {}), **step.about.get("running", {}), **template}
 
@@ -185,5 +185,5 @@ def _with_tuples(choices: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: Path, found: Mapping[str, Any]) -> None:
-    """A result that its verb only returns."""
+    """A result that its command only returns."""
     write_whole(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")

@@ -22,11 +22,11 @@ from tuneport.results.schema import RECORD, RECORD_FORMAT
 from tuneport.studies.graph.command_line import by_hand
 from tuneport.studies.graph.graph import Step
 
-ERROR = "error.txt"  # the traceback of a failure that no verb foresaw
+ERROR = "error.txt"  # the traceback of a failure that no command foresaw
 
-# What a verb leaves on its way, and removes when it is done.
+# What a command leaves on its way, and removes when it is done.
 _UNFINISHED = (".partial", ".new", ".unfinished")
-# Records of the verbs: they hold seconds or times of change, so their bytes are not the same from run to run.
+# Records of the commands: they hold seconds or times of change, so their bytes are not the same from run to run.
 _RECORDS = frozenset(
     {
         "family.json",
@@ -46,7 +46,7 @@ Outcome = Literal["done", "failed", "dropped"]
 
 @dataclass(frozen=True)
 class Record:
-    """How a step ended. `outputs` holds size and BLAKE3 of each file; null for records of the verbs, which hold times."""
+    """How a step ended. `outputs` holds size and BLAKE3 of each file; null for records of the commands, which hold times."""
 
     name: str
     kind: str

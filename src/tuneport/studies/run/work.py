@@ -55,7 +55,7 @@ def do(job: Job) -> Record:
             try:
                 return _done(job, place, began)
             except Exception as error:
-                # A verb's error, a library's, or a defect of ours: it is this step's, and the study goes on without it.
+                # A command's error, a library's, or a defect of ours: it is this step's, and the study goes on without it.
                 failure = _failed(job, place, error, began)
                 if not isinstance(error, TuneportError):
                     words = _without_places("".join(traceback.format_exception(error)), job, place)
