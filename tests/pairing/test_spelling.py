@@ -278,9 +278,9 @@ def test_renames_pair_what_no_rule_pairs(cli: Cli, tmp_path: Path, who: str) -> 
     [
         ("nothing=x", "matches no tensor of base and tuned"),
         (r"\.layers\.0\..*=.same.weight", "one name, `model.same.weight`"),
-        ("(=x", "is no regular expression"),
+        ("(=x", "is not a valid regular expression"),
         (r"model=\3", "is not a valid replacement"),
-        ("model", "write it as REGEX=REPLACEMENT"),
+        ("model", "REGEX=REPLACEMENT"),
     ],
 )
 def test_a_rename_that_cannot_be_meant_is_wrong_usage(cli: Cli, tmp_path: Path, rename: str, told: str) -> None:
