@@ -239,7 +239,7 @@ def test_no_folder_holds_more_than_twenty_files_and_no_two_files_have_one_name()
 
 
 # What may use the models extra, inside its functions. The families may anywhere.
-MODELS_EXTRA = ("scoring/", "tuning/", "examples/", "diagnosis/line.py", "studies/run/perform.py")
+MODELS_EXTRA = ("scoring/", "tuning/", "examples/", "diagnosis/line.py")  # `studies` imports no torch
 
 
 def test_only_what_needs_models_imports_torch_and_only_where_it_is_needed() -> None:
