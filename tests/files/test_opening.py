@@ -162,16 +162,11 @@ KNOWN = {
     ("families/versions.py", "torch.load"): "the state of a training that the lab itself goes on with",
     ("files/writing.py", "os.open"): "our own files, made anew or opened to go on; no link is followed",
     ("files/holding.py", "os.open"): "the run's own folder, to lock it; no link is followed",
-    ("reporting/fetching.py", "system.cat_file"): "behind a URL there are objects, no pipes",
     (
         "studies/run/step_records.py",
         "hasher.update_mmap",
     ): "what a step wrote itself; finished_files gives plain files only",
     ("studies/run/scratch.py", "os.open"): "a new file, O_EXCL",
-    (
-        "studies/run/url_store.py",
-        "system.cat_file",
-    ): "behind a URL there are objects; those of this machine go through read_bytes",
     ("terminal.py", "open"): "a standard stream's descriptor",
     ("examples/training_data.py", "pyarrow.parquet.read_table"): "after check_file; pyarrow opens it itself",
     ("tuning/logbook.py", "open"): "just written anew by write_whole, in a folder without links",

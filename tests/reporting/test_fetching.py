@@ -11,6 +11,8 @@ import pytest
 from support.command_results import Cli
 from support.made_up_results import MadeUp
 
+from tuneport.errors import ReportError
+from tuneport.reporting import fetching
 from tuneport.reporting.run import report
 
 pytestmark = pytest.mark.models  # plotly, of the report extra, draws the page
@@ -83,6 +85,14 @@ def test_names_that_lead_out_of_a_step_are_not_fetched(tmp_path: Path, monkeypat
     names = ["/reported/hostile/steps/../record.json", "/reported/hostile/steps/a/../../record.json"]
     monkeypatch.setattr(fsspec.filesystem("memory"), "find", lambda place: names)
     monkeypatch.setattr(
-        fsspec.filesystem("memory"), "cat_file", lambda place: b"{}" if "steps" in place else b'{"results": []}'
+        fsspec.filesystem("memory"), "cat_file", lambda place, **_: b"{}" if "steps" in place else b'{"results": []}'
     )
     assert report(url, tmp_path / "page.md", format="markdown")["words"].endswith("0 results of 0 steps")
+
+
+def test_an_object_without_an_end_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = fsspec.filesystem("memory")
+    system.pipe_file("/endless/results.json", b"[" * 4000)
+    monkeypatch.setattr(fetching, "_MOST_BYTES", 1000)
+    with pytest.raises(ReportError, match=r"results\.json"), fetching.at_hand("memory://endless"):
+        raise AssertionError("it was fetched")

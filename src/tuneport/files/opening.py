@@ -13,7 +13,7 @@ import stat
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tuneport.errors import CheckpointError, ForeignFileError
 
@@ -71,6 +71,17 @@ def read_bytes(path: str | os.PathLike[str], inside: Path | None = None, most: i
             content += piece
             if len(content) > most:
                 raise _too_large(path, most)
+    return content
+
+
+def read_object(system: Any, place: str, most: int = MOST_BYTES) -> bytes:
+    """What an object holds behind a URL (``system`` is fsspec's), of at most ``most`` bytes.
+
+    Raises `FileNotFoundError`, `ForeignFileError` for a larger one, and what the system raises.
+    """
+    content: bytes = system.cat_file(place, start=0, end=most + 1)
+    if len(content) > most:
+        raise _too_large(place, most)
     return content
 
 

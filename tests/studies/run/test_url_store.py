@@ -215,3 +215,11 @@ def test_behind_a_url_of_this_machine_links_and_pipes_lead_nowhere(scratch: Path
     for ask in (lambda: store.write("linked/x", b""), lambda: store.remove("linked/x")):
         with pytest.raises(TuneportError, match="leads out of the folder"):
             ask()
+
+
+def test_an_object_larger_than_any_record_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = UrlStore("memory://large/study")
+    store.write("record.json", b"[" * 4000)
+    assert store.read("record.json") == b"[" * 4000
+    monkeypatch.setattr(url_store, "MOST_MANIFEST_BYTES", 1000)
+    assert store.read("record.json") is None

@@ -23,7 +23,7 @@ from typing import Any
 from tuneport.errors import ForeignFileError, OutputError
 from tuneport.files.holding import held, this_process
 from tuneport.files.json_text import read_json
-from tuneport.files.opening import check_file, check_inside, read_bytes
+from tuneport.files.opening import check_file, check_inside, read_bytes, read_object
 from tuneport.files.writing import told
 from tuneport.output.replacing import MOST_MANIFEST_BYTES
 from tuneport.results.schema import RECORD, STEPS
@@ -71,10 +71,9 @@ class UrlStore:
             try:
                 if _is_local(system):
                     return read_bytes(place, Path(self._at("")), MOST_MANIFEST_BYTES)
-                content: bytes = system.cat_file(place)
+                return read_object(system, place, MOST_MANIFEST_BYTES)
             except (FileNotFoundError, ForeignFileError):
                 return None
-            return content
 
     def write(self, name: str, content: bytes) -> None:
         """A small file: under another name first, since not every system writes a file as a whole."""
