@@ -106,13 +106,12 @@ def main() -> int:
     parser.add_argument("after", metavar="AFTER", nargs="?", default="HEAD", help="another commit (default: HEAD)")
     parser.add_argument("--out", type=Path, help="where to write the figures")
     options = parser.parse_args()
+    names = {side: _commit(commit) for side, commit in (("before", options.before), ("after", options.after))}
     figures: dict[str, dict[str, int]] = {}
     differing: list[str] = []
     with tempfile.TemporaryDirectory(prefix="same-bytes-") as scratch:
         place = Path(scratch)
-        sources = [
-            exported(commit, place / side) for side, commit in (("before", options.before), ("after", options.after))
-        ]
+        sources = [exported(commit, place / side) for side, commit in names.items()]
         (place / "models").mkdir()
         for name, three in parents(place / "models"):
             work = place / "outputs"
@@ -124,7 +123,6 @@ def main() -> int:
             figures[name] = {"compared": len(before), "differing": len(other)}
             print(f"{name}: {len(before)} tensors and files, {len(other)} differ", flush=True)
     if options.out is not None:
-        names = {side: _commit(commit) for side, commit in (("before", options.before), ("after", options.after))}
         options.out.write_text(json.dumps({**names, "families": figures}, indent=1) + "\n", encoding="utf-8")
     for line in differing:
         print(f"differs: {line}", file=sys.stderr)
