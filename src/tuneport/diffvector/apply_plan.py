@@ -36,6 +36,7 @@ from tuneport.engine.plan import (
     Made,
     Plan,
     grown_rows,
+    merge_matched,
     place,
     rows_without_room,
     told_at_opening,
@@ -63,7 +64,7 @@ from tuneport.pairing.vocabulary_matrices import Side, columns_of, rows_of, voca
 from tuneport.pairing.vocabulary_names import Ties
 from tuneport.sidecars.config import is_tied
 from tuneport.sidecars.config_kinds import kind_of
-from tuneport.sidecars.merge import Decision, Sidecars, merge_sidecars
+from tuneport.sidecars.merge import Decision, Sidecars
 
 
 def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: Checkpoint, choices: Choices) -> Plan:
@@ -368,19 +369,7 @@ def _merge_sidecars(
     with tempfile.TemporaryDirectory() as scratch:
         for number, (vector, match) in enumerate(zip(vectors, matches, strict=True)):
             last = number == len(vectors) - 1
-            merged = merge_sidecars(
-                vector.base,
-                vector.tuned,
-                folder,
-                changes=match.changes,
-                tokenizers=match.tokenizers,
-                common=match.common,
-                left_out=match.dropped,
-                config_choices=choices.config,
-                sidecar_choices=choices.sidecar,
-                dtype=choices.dtype,
-                vocab_rows=grown,
-            )
+            merged = merge_matched((vector.base, vector.tuned, folder), match, choices, grown)
             decisions += [*token_decisions(match), *merged.decisions]
             refusals += merged.refusals
             warnings += merged.warnings

@@ -22,6 +22,7 @@ from tuneport.checkpoint.adapter import Alike
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.floats import working_dtype
+from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.checkpoint.views import room_to_read
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.engine.adapted_terms import adapted_terms
@@ -55,7 +56,7 @@ from tuneport.pairing.tensors import (
 from tuneport.pairing.vocabulary import RowMap, VocabularyMatch
 from tuneport.pairing.vocabulary_matrices import Side, columns_of, rows_of, with_rows
 from tuneport.sidecars.config import is_tied
-from tuneport.sidecars.merge import Decision, FieldDifference, merge_sidecars
+from tuneport.sidecars.merge import Decision, FieldDifference, Sidecars, merge_sidecars
 
 FORMAT = "tuneport.manifest/1"
 Operation = Literal["transfer", "apply", "diff"]
@@ -244,19 +245,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
 
     layout, tasks = place(LazySequence(len(written), make), choices.shard_bytes)
     grown = grown_rows(account, layout)
-    sidecars = merge_sidecars(
-        base.sidecars,
-        tuned.sidecars,
-        target.sidecars,
-        changes=match.changes,
-        tokenizers=match.tokenizers,
-        common=match.common,
-        left_out=match.dropped,
-        config_choices=choices.config,
-        sidecar_choices=choices.sidecar,
-        dtype=choices.dtype,
-        vocab_rows=grown,
-    )
+    sidecars = merge_matched((base.sidecars, tuned.sidecars, target.sidecars), match, choices, grown)
     against = contradictions(sidecars.files, layout.slots, target)
     return Plan(
         operation="transfer",
@@ -296,6 +285,26 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         lost=_lost(account, match),
         dropped=dropped(account),
         extra={**sidecars.noted, **against.record()},
+    )
+
+
+def merge_matched(
+    folders: tuple[SidecarFolder, SidecarFolder, SidecarFolder],
+    match: VocabularyMatch,
+    choices: Choices,
+    grown: Mapping[int, int],
+) -> Sidecars:
+    """The sidecars of base, tuned and target, merged as their tokens belong together and as a person chose; see `merge_sidecars`."""
+    return merge_sidecars(
+        *folders,
+        changes=match.changes,
+        tokenizers=match.tokenizers,
+        common=match.common,
+        left_out=match.dropped,
+        config_choices=choices.config,
+        sidecar_choices=choices.sidecar,
+        dtype=choices.dtype,
+        vocab_rows=grown,
     )
 
 
