@@ -20,6 +20,22 @@ def finish(out: Path) -> None:
         (folder / "result").write_text("done")
 
 
+class KilledError(Exception):
+    """The run was killed at a counted call."""
+
+
+def counted(real: Any, left: list[int]) -> Any:
+    """The function, until there are no calls left: then the run is killed."""
+
+    def call(*arguments: Any, **choices: Any) -> Any:
+        if not left[0]:
+            raise KilledError
+        left[0] -= 1
+        return real(*arguments, **choices)
+
+    return call
+
+
 def test_a_run_that_ends_well_leaves_its_folder_under_its_name(tmp_path: Path) -> None:
     finish(tmp_path / "run")
     assert (tmp_path / "run" / "result").read_text() == "done"
@@ -181,18 +197,6 @@ def test_a_kill_between_the_renames_is_made_good_by_the_next_run(
     tuned(out)
     left = [at]
 
-    class KilledError(Exception):
-        pass
-
-    def counted(real: Any) -> Any:
-        def call(*arguments: Any, **choices: Any) -> Any:
-            if not left[0]:
-                raise KilledError
-            left[0] -= 1
-            return real(*arguments, **choices)
-
-        return call
-
     with (
         monkeypatch.context() as patched,
         contextlib.suppress(KilledError),
@@ -202,7 +206,7 @@ def test_a_kill_between_the_renames_is_made_good_by_the_next_run(
         (folder / RECORD).write_text(json.dumps({"plan": other}))
         (folder / "log.jsonl").write_text("new")
         for owner, name in ((Path, "rename"), (Path, "unlink"), (os, "open"), (os, "unlink"), (os, "rmdir")):
-            patched.setattr(owner, name, counted(getattr(owner, name)))
+            patched.setattr(owner, name, counted(getattr(owner, name), left))
     assert any(
         (place / "log.jsonl").read_text() == "new" for place in tmp_path.iterdir() if (place / "log.jsonl").exists()
     )
@@ -223,18 +227,6 @@ def test_what_only_an_unfinished_run_needs_is_all_there_until_the_result_is_whol
     out, left = tmp_path / "run", [at]
     needed = {"2/model", "2/whole", "4/model", "4/whole"}
 
-    class KilledError(Exception):
-        pass
-
-    def counted(real: Any) -> Any:
-        def call(*arguments: Any, **choices: Any) -> Any:
-            if not left[0]:
-                raise KilledError
-            left[0] -= 1
-            return real(*arguments, **choices)
-
-        return call
-
     with (
         monkeypatch.context() as patched,
         pytest.raises(KilledError),
@@ -246,7 +238,7 @@ def test_what_only_an_unfinished_run_needs_is_all_there_until_the_result_is_whol
             (folder / "checkpoints" / name).touch()
         (folder / RECORD).write_text(json.dumps({"plan": TUNED}))
         for name in ("rename", "unlink", "rmdir"):
-            patched.setattr(os, name, counted(getattr(os, name)))
+            patched.setattr(os, name, counted(getattr(os, name), left))
     with workplace(out, TUNED, RECORD, on_the_way=["checkpoints"]) as folder:
         assert (folder is None) == (at > 0), "once the plan has gone the run itself has nothing left to do"
         if folder is not None:
