@@ -20,7 +20,7 @@ _BEGIN, _END = "<!-- house -->\n", "<!-- end of house -->\n"
 
 
 def outline(order: Sequence[str]) -> str:
-    """The table, rooms in the given order: each with its first line, and the rooms that its files import."""
+    """The table, rooms in the given order: each with its first line, its page where it has one, and the rooms that it imports."""
     lines = ["| room | what it is for | imports |", "| --- | --- | --- |"]
     for room in order:
         files = _files(room)
@@ -28,6 +28,8 @@ def outline(order: Sequence[str]) -> str:
         doc = ast.get_docstring(ast.parse((first if first.exists() else files[0]).read_text(encoding="utf-8"))) or ""
         known = {name for file in files for name in _rooms_in(file)} - {room}
         name = f"`{room}/`" if first.exists() else f"`{room}.py`"
+        if (DOCS / "design" / f"{room}.md").exists():
+            name = f"[{name}](design/{room}.md)"
         purpose = re.split(r"\n\n", doc)[0].replace("\n", " ").replace("|", "\\|")
         imports = ", ".join(other for other in order if other in known) or "nothing"
         lines.append(f"| {name} | {purpose} | {imports} |")

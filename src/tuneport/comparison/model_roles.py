@@ -2,7 +2,7 @@
 
 Three models are a triangle: base–tuned is the fine-tuning, base–target what the versions are apart. With the right roles the
 two have nothing to do with each other, so the angle at the base is nearly a right one. Which other angles are right, and
-whether two models are related at all, says what may be wrong. docs/design.md says what this can show and what it cannot,
+whether two models are related at all, says what may be wrong. docs/design/comparison.md says what this can show and what it cannot,
 docs/results.md on which models the bounds were chosen and counted.
 """
 

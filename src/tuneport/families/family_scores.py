@@ -40,7 +40,7 @@ def exact_matches(said: Sequence[str], expected: Sequence[str]) -> list[bool]:
 def _evaluate(model: Path, tasks: Path, out: Path, **choices: Any) -> None:
     from tuneport import evaluate
 
-    # The demo's curves are read on a part of its test, and nothing is chosen by them (docs/design.md).
+    # The demo's curves are read on a part of its test, and nothing is chosen by them (docs/design/tuning.md).
     evaluate([model], [tasks], out, allow_selection=True, **choices)
 
 

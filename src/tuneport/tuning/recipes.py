@@ -1,7 +1,7 @@
 """The recipes: what is chosen about a fine-tuning, and what the paper chose.
 
 In come the words of the command line or the arguments of a Python call, out come frozen records of choices, checked.
-Defaults are section 3.1's where it says something. Where it is silent the source is named; docs/design.md lists where
+Defaults are section 3.1's where it says something. Where it is silent the source is named; docs/design/tuning.md lists where
 the authors' training script (open-instruct's settings as they published them) and the text differ.
 """
 
