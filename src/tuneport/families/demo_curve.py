@@ -16,6 +16,7 @@ from tuneport import statistics
 from tuneport.families.family_scores import exact_matches
 from tuneport.families.lesson_questions import INSTRUCTION_TASKS, Question
 from tuneport.files.opening import read_text
+from tuneport.results.curves import steps_to_match
 from tuneport.tuning.curve import CURVE
 
 EACH = 80  # questions of a task: a curve is read on few, the scores at its end on all
@@ -30,7 +31,7 @@ def questions_of(asked: Sequence[Question]) -> list[Question]:
 def transfer_then_tune(
     asked: Sequence[Question], said: Mapping[str, Sequence[str]], *, from_target: Path, from_transferred: Path
 ) -> dict[str, Any]:
-    """Both curves with intervals; ``steps_to_match`` is None where the transferred start never gets as far."""
+    """Both curves with intervals; ``steps_to_match`` is None where the transferred start never gets as far and stays there."""
     chosen = questions_of(asked)
     curves = {
         name: [_point(0, *_right_before(chosen, asked, said[start])), *_points(folder)]
@@ -40,7 +41,7 @@ def transfer_then_tune(
         )
     }
     end = curves["from_target"][-1]
-    match = next((p["step"] for p in curves["from_transferred"] if p["accuracy"] >= end["accuracy"]), None)
+    match = steps_to_match([(p["step"], p["accuracy"]) for p in curves["from_transferred"]], end["accuracy"], True)
     return {
         "n": len(chosen),
         **curves,

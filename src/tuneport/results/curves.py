@@ -22,5 +22,13 @@ def gains(points: Points, higher_is_better: bool) -> bool:
 
 
 def steps_to_match(points: Points, level: float, higher_is_better: bool) -> int | None:
-    """The first point that is as good as `level`, 0 where the start already is; None where none is."""
-    return next((step for step, value in points if (value >= level if higher_is_better else value <= level)), None)
+    """The first point from which on all are as good as `level`, 0 where the start already is and stays; None where none is.
+
+    A curve that touches the level and falls below it again has not matched it there.
+    """
+    matched: int | None = None
+    for step, value in reversed(points):
+        if (value < level) if higher_is_better else (value > level):
+            break
+        matched = step
+    return matched

@@ -24,13 +24,13 @@ def reading(curves: dict[Model, dict[int, float]], metric: str = "exact_match", 
     return Reading(Path(), "made-up", "", (), ("M1", "M2"), (0,), tuple(runs), (), (), (), (), (), ())
 
 
-def test_steps_to_match_count_until_a_curve_first_reaches_where_plain_fine_tuning_ends() -> None:
-    curves = {PLAIN: {0: 0.1, 50: 0.4, 100: 0.6}, STARTED: {0: 0.5, 50: 0.6, 100: 0.55}}
+def test_steps_to_match_count_until_a_curve_has_reached_where_plain_fine_tuning_ends_and_stays() -> None:
+    curves = {PLAIN: {0: 0.1, 50: 0.4, 100: 0.6}, STARTED: {0: 0.5, 50: 0.65, 100: 0.6}}
     (panel,) = panels(reading(curves))
     plain, started = panel.curves
     assert panel.reference is not None and (panel.reference.step, panel.reference.value) == (100, 0.6)
     assert started.to_match == 50 and steps_saved(panel, started) == 50
-    assert started.peak is not None and (started.peak.step, started.peak.value) == (50, 0.6)
+    assert started.peak is not None and (started.peak.step, started.peak.value) == (50, 0.65)
     assert plain.to_match == 100 and with_match([panel]) == (1, 1, 1)
 
 
@@ -40,8 +40,13 @@ def test_a_curve_that_never_gets_there_saves_nothing() -> None:
     assert with_match([panel]) == (1, 0, 0)
 
 
+def test_a_curve_that_falls_back_below_the_end_of_plain_fine_tuning_has_not_matched_it() -> None:
+    (panel,) = panels(reading({PLAIN: {0: 0.1, 100: 0.6}, STARTED: {0: 0.3, 50: 0.7, 100: 0.55}}))
+    assert panel.curves[1].to_match is None and with_match([panel]) == (1, 0, 0)
+
+
 def test_of_a_loss_lower_is_better() -> None:
-    (panel,) = panels(reading({PLAIN: {0: 3.0, 100: 1.0}, STARTED: {0: 1.5, 50: 0.9, 100: 1.2}}, "loss"))
+    (panel,) = panels(reading({PLAIN: {0: 3.0, 100: 1.0}, STARTED: {0: 1.5, 50: 0.9, 100: 0.95}}, "loss"))
     assert panel.curves[1].to_match == 50
     assert panel.curves[1].peak is not None and panel.curves[1].peak.value == 0.9
     assert not panel.share

@@ -17,7 +17,8 @@ def curves(panels: Sequence[Panel], found: Findings) -> list[Part]:
     if not panels:
         return []
     words = (
-        "On validation data. Dotted: where plain fine-tuning ends; steps to match count until a curve first reaches it."
+        "On validation data. Dotted: where plain fine-tuning ends. Steps to match: until a curve has reached that level and "
+        "stays there."
     )
     grid = Group([_curve(panel, found) for panel in panels], "grid")
     return [Block("Accuracy against steps", [words, grid])]
@@ -75,4 +76,6 @@ def _words(panel: Panel) -> str:
     words = f"Plain fine-tuning ends at {level} after {panel.reference.step:,} steps. "
     if not panel.gains:
         return f"{words}It gains nothing here, so there is nothing to match."
-    return words + (f"Reached with {listed(reached)} steps." if reached else "No transferred start gets there.")
+    return words + (
+        f"Reached, and kept, with {listed(reached)} steps." if reached else "No transferred start gets there and stays."
+    )

@@ -35,7 +35,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Curve:
-    """One start on its way; `to_match` is the first step at which it is as good as plain fine-tuning's end."""
+    """One start on its way; `to_match` is the first step from which on it is as good as plain fine-tuning's end."""
 
     model: Model
     points: tuple[CurvePoint, ...]
