@@ -219,6 +219,13 @@ def test_neither_expected_outputs_nor_secrets_of_the_environment_enter_the_sandb
         ("docker --context far run -i python:3.12 python -", "--context far kill tuneport-"),
         ("docker run --name mine -i python:3.12 python -", "kill mine"),
         ("docker run --name=mine -i python:3.12 python -", "kill mine"),
+        ("sh -c 'docker run --rm -i python:3.12 python -'", "kill tuneport-"),
+        ("sh -c 'cd / && exec docker --context far run -i python:3.12 python - | cat'", "--context far kill tuneport-"),
+        ("sh -ec 'A=1 docker run --name mine -i python:3.12 python -'", "kill mine"),
+        (
+            """env sh -c 'echo run >&2; if true; then docker container run -i python:3.12 python -; fi'""",
+            "container kill tuneport-",
+        ),
     ],
 )
 def test_a_container_that_goes_on_is_ended_by_its_name(

@@ -34,6 +34,12 @@ _HEAD = 256  # bytes of the line before an output
 _SAID = 2000  # bytes of the command's own messages that are kept
 _TO_END = 10.0  # seconds that a command gets to end by itself
 _CONTAINERS = ("docker", "podman", "nerdctl")
+# In a text for a shell, a simple command that makes a container: up to "run", and from there on.
+_IN_A_SHELL = re.compile(
+    r"(?:^|[;&|({\n])\s*(?:(?:then|do|else|exec|!)\s+)*"
+    rf"(?P<run>[^;&|({{\n]*?(?<![^\s/])(?:{'|'.join(_CONTAINERS)})\s(?:[^;&|\n]*?\s)?run)(?P<rest>\s[^;&|\n]*)"
+)
+_OWN_NAME = re.compile(r"\s--name[\s=]+(\S+)")
 # What the command is given of this process's environment: nothing that may hold a token.
 _ENVIRONMENT = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TMPDIR|TERM|XDG_RUNTIME_DIR|DBUS_SESSION_BUS_ADDRESS"
@@ -204,19 +210,23 @@ class _Running:
 def _named(argv: Sequence[str]) -> tuple[list[str], list[str] | None]:
     """The command, its container named where it makes one, and the command that ends this container.
 
-    The client of a container can be killed while the container goes on: it has to be ended by name.
+    The client of a container can be killed while the container goes on: it has to be ended by name. The client may stand among the
+    words of the command, or in a text that one of them is for a shell (``sh -c 'docker run …'``).
     """
-    found = [place for place, word in enumerate(argv) if Path(word).name in _CONTAINERS]
-    if not found or "run" not in argv[found[0] :]:
-        return list(argv), None
-    run = argv.index("run", found[0])
-    own = [word for word in argv[run:] if word == "--name" or word.startswith("--name=")]
-    if own:
-        after = argv[run:][list(argv[run:]).index(own[0]) + 1 :]
-        name = own[0].partition("=")[2] or (after[0] if after else "")
-        return list(argv), [*argv[:run], "kill", name]
     name = f"tuneport-{secrets.token_hex(8)}"
-    return [*argv[: run + 1], "--name", name, *argv[run + 1 :]], [*argv[:run], "kill", name]
+    for place, word in enumerate(argv):
+        if Path(word).name in _CONTAINERS and "run" in argv[place:]:
+            run = argv.index("run", place)
+            own = _OWN_NAME.search(" ".join(["", *argv[run:]]))
+            named = [] if own else ["--name", name]
+            return [*argv[: run + 1], *named, *argv[run + 1 :]], [*argv[:run], "kill", own[1] if own else name]
+        if found := _IN_A_SHELL.search(word):
+            own = _OWN_NAME.search(found["rest"])
+            naming = "" if own else f" --name {name}"
+            text = f"{word[: found.end('run')]}{naming}{word[found.end('run') :]}"
+            ending = f"{found['run'].removesuffix('run')}kill {own[1] if own else name}"
+            return [*argv[:place], text, *argv[place + 1 :]], [*argv[:place], ending, *argv[place + 1 :]]
+    return list(argv), None
 
 
 def _end(process: subprocess.Popen[bytes], ending: list[str] | None) -> None:
