@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from support.command_results import Cli
 from support.loopback_hub import LoopbackHub
 
+from tuneport.checkpoint import weight_sets, weights
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.local_folder import open_folder
 from tuneport.checkpoint.open_model import open_checkpoint
@@ -230,6 +231,33 @@ def test_what_cannot_be_known_stops_with_what_is_there_and_what_to_do(name: str,
         opened(put(tmp_path / "m", files))
     for word in ("tuned ", *words):
         assert word in str(caught.value) or (word is MOVE and "hf download org/m --revision" in str(caught.value))
+
+
+def test_headers_of_all_files_together_and_the_number_of_files_are_bounded(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = put(tmp_path / "m", {"config.json": {"model_type": "llama"}, **shards()})
+    together = sum(int.from_bytes((folder / name).read_bytes()[:8], "little") for name in SHARDS)
+    monkeypatch.setattr(weights, "MOST_HEADER_BYTES", together)
+    monkeypatch.setattr(weight_sets, "MOST_FILES", 2)
+    assert set(opened(folder).tensors) == set(ONE)
+    monkeypatch.setattr(weights, "MOST_HEADER_BYTES", together - 1)
+    with pytest.raises(CheckpointError, match=rf"^tuned .*{together - 1} bytes together, the limit"):
+        opened(folder)
+    monkeypatch.setattr(weight_sets, "MOST_FILES", 1)
+    with pytest.raises(CheckpointError, match=r"^tuned .*names 2 files, over the limit of 1\..*max_shard_size"):
+        opened(folder)
+
+
+def test_of_many_disagreements_some_are_listed_and_the_rest_is_counted(opened: Open, tmp_path: Path) -> None:
+    many = {f"t{number}": np.zeros(0, np.float16) for number in range(300)}
+    files = dict.fromkeys(SHARDS, many)
+    folder = put(tmp_path / "m", {**files, INDEX: {"weight_map": dict.fromkeys(many, SHARDS[0]) | {"z": SHARDS[1]}}})
+    with pytest.raises(
+        CheckpointError, match=rf"(?s)`t0` stands in {SHARDS[0]} and in {SHARDS[1]}.*… and 201 more"
+    ) as caught:
+        opened(folder)
+    assert len(str(caught.value).splitlines()) == 103
 
 
 def test_a_second_set_is_told_in_the_plan_the_manifest_and_by_strict_and_the_output_is_of_the_first(

@@ -28,6 +28,7 @@ from tuneport.checkpoint.weights import (
     StoredTensor,
     TensorTable,
     check_gathered,
+    check_headers_together,
     join_files,
     tensors_of_file,
 )
@@ -203,9 +204,12 @@ class _Listed:
         """The files of a set of weights and, from their headers, what is in them."""
         files: dict[str, WeightFile] = {}
         per_file: dict[str, TensorTable] = {}
+        header_bytes = 0
         for name in weights.files:
             read, size, cached = self.opened(name)
             per_file[name], header = tensors_of_file(name, size, read, f"{self.where}: {name}")
+            header_bytes += len(header)
+            check_headers_together(header_bytes, self.where)
             digest = blake3(header).hexdigest()
             files[name] = WeightFile(name, size, 0, digest, self.hashes.get(name), cached)
         return files, join_files(weights.index, per_file, self.where)

@@ -23,6 +23,7 @@ from tuneport.checkpoint.weights import (
     StoredTensor,
     TensorTable,
     check_gathered,
+    check_headers_together,
     join_files,
     tensors_of_file,
 )
@@ -81,9 +82,11 @@ def _with_weights(path: Path, role: str, label: str, weights: Weights) -> Checkp
     if weights.legacy:
         return open_legacy(path, role, label, weights)
     where = f"{role} {label}"
-    files, per_file = {}, {}
+    files, per_file, header_bytes = {}, {}, 0
     for name in weights.files:
-        files[name], per_file[name] = _read_file_header(path / name, f"{where}: {name}")
+        files[name], per_file[name], length = _read_file_header(path / name, f"{where}: {name}")
+        header_bytes += length
+        check_headers_together(header_bytes, where)
     tensors = join_files(weights.index, per_file, where)
     check_gathered(tensors, weights.pickled, where)
     return Checkpoint(role, label, None, path, files, tensors)
@@ -113,7 +116,8 @@ def _reads(reader: TensorReader) -> Read:
     return read
 
 
-def _read_file_header(path: Path, where: str) -> tuple[WeightFile, TensorTable]:
+def _read_file_header(path: Path, where: str) -> tuple[WeightFile, TensorTable, int]:
+    """What is in a file, and how many bytes its header has."""
     with opened(path) as file:  # weights may be links to another disk: they are never copied as they stand
         status = os.fstat(file.fileno())
 
@@ -123,4 +127,8 @@ def _read_file_header(path: Path, where: str) -> tuple[WeightFile, TensorTable]:
 
         tensors, header = tensors_of_file(path.name, status.st_size, prefix, where)
     digest = blake3(header).hexdigest()
-    return WeightFile(path.name, status.st_size, status.st_mtime_ns, digest, ctime_ns=status.st_ctime_ns), tensors
+    return (
+        WeightFile(path.name, status.st_size, status.st_mtime_ns, digest, ctime_ns=status.st_ctime_ns),
+        tensors,
+        len(header),
+    )

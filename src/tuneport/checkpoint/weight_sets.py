@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from tuneport.checkpoint.weights import parse_index
+from tuneport.checkpoint.weights import MOST_FILES, parse_index
 from tuneport.errors import CheckpointError, listing
 
 INDEX = "model.safetensors.index.json"
@@ -86,6 +86,11 @@ def choose_weights(
                 f"{error} Or remove it: {single} lies beside it." if single in present else str(error)
             ) from None
         files = tuple(sorted(set(index.values())))
+        if len(files) > MOST_FILES:
+            raise CheckpointError(
+                f"{where}: {name} names {len(files):,} files, over the limit of {MOST_FILES:,}. Save the model again with "
+                "larger shards (save_pretrained's `max_shard_size`)."
+            )
         missing = [file for file in files if file not in present]
         if missing:
             gone[name] = missing
@@ -142,7 +147,7 @@ def _numbered(present: set[str], stem: str) -> Iterator[tuple[str, ...]]:
         if found:
             rows.setdefault(found[2], {})[int(found[1])] = name
     for count, shards in rows.items():
-        if (min(shards), max(shards), len(shards)) == (1, int(count), int(count)):
+        if (min(shards), max(shards), len(shards)) == (1, int(count), int(count)) and len(shards) <= MOST_FILES:
             yield tuple(shards.values())
 
 

@@ -20,7 +20,11 @@ from tuneport.errors import CheckpointError, listing
 from tuneport.files.long_json import NamedTwiceError, read_long_json
 
 MAX_INDEX_BYTES = 64 * 2**20
-# Names that stand in several files, of which all are looked for.
+# Of all files of a checkpoint together. The largest that we know (Kimi K2, some 140,000 tensors) has about 21 MB.
+MOST_HEADER_BYTES = 64 * 2**20
+# Files of a checkpoint. Large ones have some hundreds.
+MOST_FILES = 10_000
+# Disagreements of index and files that are listed; the rest is counted.
 _MOST_TOLD = 100
 
 
@@ -150,24 +154,44 @@ def join_files(
 ) -> TensorTable:
     """All tensors of a checkpoint, in the order of their names; index and files must tell the same story."""
     joined = TensorTable(itertools.chain.from_iterable(tensors.values() for tensors in per_file.values()))
-    faults = [
-        f"`{name}` stands in {' and in '.join(file for file, tensors in per_file.items() if name in tensors)}"
-        for name in joined.twice()[:_MOST_TOLD]
-    ]
-    if index is not None:
-        for name, file in index.items():
-            if name not in per_file[file]:
-                faults.append(f"the index places `{name}` in {file}, which does not hold it")
-        faults += [
-            f"`{name}` stands in {tensor.file}, the index {'places it elsewhere' if name in index else 'omits it'}"
-            for name, tensor in joined.items()
-            if index.get(name) != tensor.file
-        ]
-    if faults:
+    faults = _disagreements(index, per_file, joined)
+    told = list(itertools.islice(faults, _MOST_TOLD))
+    if told:
+        more = sum(1 for _ in faults)
+        if more:
+            told.append(f"… and {more:,} more")
         raise CheckpointError(
-            f"{where}: index and files disagree:{listing(faults)}\nDownload the checkpoint again, or mend its index."
+            f"{where}: index and files disagree:{listing(told)}\nDownload the checkpoint again, or mend its index."
         )
     return joined
+
+
+def _disagreements(
+    index: Mapping[str, str] | None, per_file: Mapping[str, Mapping[str, StoredTensor]], joined: TensorTable
+) -> Iterator[str]:
+    for place, name in enumerate(dict.fromkeys(joined.twice())):
+        if place < _MOST_TOLD:  # all files are looked through for each
+            files = [file for file, tensors in per_file.items() if name in tensors]
+            yield f"`{name}` stands in {' and in '.join(files[:4])}{' and in more' if len(files) > 4 else ''}"
+        else:
+            yield f"`{name}` stands in more files than one"
+    if index is None:
+        return
+    for name, file in index.items():
+        if name not in per_file[file]:
+            yield f"the index places `{name}` in {file}, which does not hold it"
+    for name, tensor in joined.items():
+        if index.get(name) != tensor.file:
+            yield f"`{name}` stands in {tensor.file}, the index {'places it elsewhere' if name in index else 'omits it'}"
+
+
+def check_headers_together(nbytes: int, where: str) -> None:
+    """Raise `CheckpointError` where the headers of a checkpoint's files, read one after another, have become too many bytes."""
+    if nbytes > MOST_HEADER_BYTES:
+        raise CheckpointError(
+            f"{where}: the headers of its weight files have more than {MOST_HEADER_BYTES:,} bytes together, the limit for a "
+            "checkpoint. Is this the right folder? A model of so many tensors must be saved with its experts fused."
+        )
 
 
 def check_gathered(tensors: Mapping[str, StoredTensor], pickled: str | None, where: str) -> None:
