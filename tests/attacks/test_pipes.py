@@ -154,6 +154,40 @@ def test_in_place_of_what_tune_evaluate_study_and_report_read(tmp_path: Path, od
     of(lambda place: report(place.parent, format="markdown"), "study/results.json")
 
 
+GIVEN = (
+    "evaluate {model} --tasks {odd} --out {out}",
+    "evaluate {model} --tasks {tasks} --trained-on {odd} --out {out}",
+    "evaluate {model} --tasks {tasks} --chat-template {odd} --out {out}",
+    "path {model} {model} --data {odd} --out {out}",
+    "study {odd} --out {out}",
+    "report {odd}",
+    "inspect {odd}",
+    "verify {odd}",
+    "transfer --base {odd} --tuned {model} --onto {model} --out {out}",
+    "apply {odd} --onto {model} --out {out}",
+)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_in_place_of_what_a_command_is_given(cli: Cli, tmp_path: Path, odd: str) -> None:
+    made = tiny.trio(tmp_path)
+    (tmp_path / "tasks.jsonl").write_text('{"prompt": "w1", "answer": "w2"}\n')
+    for name in ("odd.jsonl", "odd"):
+        put(odd, tmp_path / name)
+        places = {"odd": name, "tasks": "tasks.jsonl", "out": "out"}
+        given = {"model": made.base} | {word: tmp_path / place for word, place in places.items()}
+        for words in GIVEN:
+            told(cli(*(word.format(**given) for word in words.split())), name)
+            assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_no_task_and_the_way_to_its_files_is_told(cli: Cli, tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    (tmp_path / "questions").mkdir()
+    ran = cli("evaluate", made.base, "--tasks", tmp_path / "questions", "--out", tmp_path / "out")
+    assert ran.status == 2 and "it is a folder here" in ran.err
+
+
 @pytest.mark.parametrize("odd", ["a named pipe", "a device"])
 @pytest.mark.parametrize(
     "name", ["vocab.bpe", "special_tokens_map.json", "additional_chat_templates/x.jinja", "model.bin"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -215,3 +216,27 @@ def test_a_template_that_writes_nothing_without_a_system_message_is_one(base: Pa
     path.write_text(template)
     prepared = prepare(base, [write_rows(tmp_path / "data.jsonl", rows)], QUICK, chat_template=str(path))
     assert prepared.chat.end_token == "<|end|>"
+
+
+@pytest.mark.parametrize("odd", ["a named pipe", "a device", "a sparse file"])
+@pytest.mark.parametrize("name", ["odd.jsonl", "odd.parquet", "odd"])
+def test_data_and_templates_that_are_no_plain_files_of_a_size_end_the_command_in_words(
+    cli: Cli, base: Path, chats: Path, tmp_path: Path, odd: str, name: str
+) -> None:
+    place = tmp_path / name
+    if odd == "a named pipe":
+        os.mkfifo(place)
+    elif odd == "a device":
+        place.symlink_to("/dev/zero")
+    else:
+        with place.open("wb") as file:
+            file.truncate(2**40)
+    out = tmp_path / "out"
+    for data in (
+        ["--data", place],
+        ["--data", chats, "--eval-every", "1", "--tasks", place],
+        ["--data", chats, "--chat-template", place],
+    ):
+        ran = cli("tune", base, "--recipe", "sft", *data, "--out", out)
+        assert ran.status == 1 and name in ran.err and "Traceback" not in ran.err, ran
+        assert not out.exists()

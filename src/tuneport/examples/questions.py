@@ -73,7 +73,9 @@ class OwnTask:
 def own_file(task: str | Path) -> Path | None:
     """The file of one's own examples that ``--tasks`` names; None where it is the name of one of the harness's tasks."""
     path = Path(task).expanduser()
-    return path if path.suffix == ".jsonl" or path.is_file() else None
+    # A pipe or a device is taken for a file too, so that whoever reads it says what it is; a folder may be called like a task.
+    is_task = path.is_dir() or not path.exists()
+    return path if path.suffix == ".jsonl" or not is_task else None
 
 
 def read_tasks(files: Sequence[Path], *, loss: bool = False) -> list[OwnTask]:

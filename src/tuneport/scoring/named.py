@@ -94,8 +94,11 @@ def _find_and_load(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     if everything is None or name not in everything.task_index:
         close = difflib.get_close_matches(name, _names().folders, 3)
         told = f" (near: {', '.join(close)})" if close else ""
-        told = f"the harness has no task of this name{told}, and there is no such JSONL file"
-        raise UsageError(Fault("tasks", name, told))
+        if Path(name).expanduser().is_dir():
+            here, remedy = "it is a folder here", "Give the JSONL files in it"
+        else:
+            here, remedy = "there is no such JSONL file", ""
+        raise UsageError(Fault("tasks", name, f"the harness has no task of this name{told}, and {here}", remedy))
     try:
         with _in_words(name):
             return _parts(everything.load([name]))
