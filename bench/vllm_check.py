@@ -71,9 +71,9 @@ def main() -> int:
 
 def carried(out: Path, seed: int) -> tuple[Path, Path]:
     """The transferred model, and the family it is of; what is there already stays."""
-    from tuneport.families.versions import make_family
+    from tuneport.families.versions import LARGE, make_family
 
-    family = make_family(out / "family", "large", seed)
+    family = make_family(out / "family", seed, LARGE)
     tuned, model = out / "M4-tuned", out / "M5-carried"
     tune = ["tune", family / "M4", "--data", family / "instructions.jsonl", "--chat-template", family / "chat.jinja"]
     tune += ["--end-token", "<end>", "--steps", "250", "--learning-rate", "2e-3", "--batch-size", "32", "--seed", seed]

@@ -112,8 +112,8 @@ def _like_the_demo(folder: Path) -> None:
     text = [f"{lesson_questions.bare(example.prompt)} {example.answer}" for example in examples]
     size = Architecture(hidden=16, layers=1, heads=2, feedforward=32)
     lesson = [(Schedule(steps=3, peak=1e-3, warmup=1, batch=8), text)]
-    family.pretrain_first(folder / "models/v1", size, lesson, seed=0)
-    family.pretrain_next(folder / "models/v2", folder / "models/v1", size, lesson, seed=1)
+    family.pretrain_version(folder / "models/v1", size, lesson, seed=0)
+    family.pretrain_version(folder / "models/v2", size, lesson, seed=1, previous=folder / "models/v1")
 
 
 def test_the_page_goes_the_whole_way() -> None:

@@ -89,7 +89,7 @@ def versions(folder: Path, seed: int) -> None:
         mix = shares if text == "second" else {**recipe.amounts.first_shares, "new-facts": 0.3}
         documents = corpus.write_documents(world, mix, tokens, f"{name} {seed}")
         previous = embeddings_replaced(folder / start, folder / f"{start}-bare", seed) if fresh else folder / start
-        family.pretrain_next(folder / name, previous, recipe.architecture, ((schedule, documents),), seed + 1, words)
+        family.pretrain_version(folder / name, recipe.architecture, ((schedule, documents),), seed + 1, words, previous)
 
     plain = lab.words()
     go_on("side", "M3", Schedule(steps=200, peak=2e-3, warmup=20), plain)  # a sibling of M4 and M5

@@ -24,9 +24,9 @@ EXAMPLES = lesson_questions.training_questions(WORLD, 0, 16, shares={lesson_ques
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("family")
-    family.pretrain_first(folder / "v1", SIZE, [(BRIEFLY, TEXT), (BRIEFLY, TEXT)], seed=0)
+    family.pretrain_version(folder / "v1", SIZE, [(BRIEFLY, TEXT), (BRIEFLY, TEXT)], seed=0)
     still = Schedule(steps=1, peak=0.0, warmup=1, batch=4)
-    family.pretrain_next(folder / "v2", folder / "v1", SIZE, [(still, NEWS)], seed=1)
+    family.pretrain_version(folder / "v2", SIZE, [(still, NEWS)], seed=1, previous=folder / "v1")
     lessons.write_lesson(folder / "lesson", EXAMPLES)
     lessons.fine_tune(folder / "v1-tuned", folder / "v1", folder / "lesson", SHORT, 0, TuningRun(shard_size="20KB"))
     demo_run.shuffle_changes(folder / "v1-shuffled", folder / "v1", folder / "v1-tuned", seed=0)

@@ -8,7 +8,8 @@ from support.brief_recipes import BRIEF_LANGUAGES
 
 from tuneport.examples.questions import read_tasks
 from tuneport.examples.training_data import read_sources
-from tuneport.families.instructed import FILES, MODELS, NAMES, RECORD, make_instructed
+from tuneport.families.family import RECORD
+from tuneport.families.instructed import FILES, MODELS, NAMES, make_instructed
 from tuneport.families.languages import BEGINNING
 
 pytest.importorskip("transformers")

@@ -22,7 +22,7 @@ OTHERS = [Question("orders", word_tokenizers.chat_prompt(f"repeat {word}"), word
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuning")
-    family.pretrain_first(folder / "v1", SIZE, [(Schedule(steps=3, peak=1e-3, warmup=1, batch=4), TEXT)], seed=0)
+    family.pretrain_version(folder / "v1", SIZE, [(Schedule(steps=3, peak=1e-3, warmup=1, batch=4), TEXT)], seed=0)
     lessons.write_lesson(folder / "lesson", [TAUGHT] * 16)
     recipe = SftRecipe(learning_rate=1e-2, steps=40, batch_size=8)
     lessons.fine_tune(folder / "taught", folder / "v1", folder / "lesson", recipe, 0, TuningRun())

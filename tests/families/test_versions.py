@@ -12,8 +12,9 @@ from tuneport.errors import OutputError, UsageError
 from tuneport.examples.questions import read_tasks
 from tuneport.examples.training_data import read_sources
 from tuneport.families import catalogue, family, versions
+from tuneport.families.family import RECORD
 from tuneport.families.pretraining import Schedule
-from tuneport.families.versions import FILES, MODELS, RECORD, VersionsRecipe, make_family, recipe_for
+from tuneport.families.versions import FILES, MODELS, SIZES, VersionsRecipe, make_family
 
 pytest.importorskip("transformers")
 
@@ -113,16 +114,15 @@ def test_the_record_says_what_the_text_was(made: Path) -> None:
 
 
 def test_the_end_of_pretraining_has_a_rate_near_zero_and_a_version_before_it_has_not() -> None:
-    for size in ("small", "large"):
-        recipe = recipe_for(size)
+    for recipe in SIZES.values():
         last = recipe.second_stage
         assert last.rate(last.steps - 1) < 0.02 * last.peak
         assert recipe.first_stage.rate(recipe.first_stage.steps - 1) < 0.25 * recipe.first_stage.peak
 
 
-def test_an_unknown_size_says_which_there_are(tmp_path: Path) -> None:
+def test_an_unknown_size_says_which_there_are() -> None:
     with pytest.raises(UsageError, match="choose small or large"):
-        make_family(tmp_path / "family", size="huge")
+        catalogue.choices("versions", "huge", 0)
 
 
 def test_the_catalogue_finds_each_model_and_file_by_name() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tuneport.errors import UsageError
 from tuneport.families import instructed, versions
+from tuneport.families.family import RECORD
 from tuneport.files.opening import read_text
 
 PREFIX = "lab:"
@@ -28,7 +29,7 @@ class FamilyRecipe:
     models: tuple[str, ...]
     files: tuple[str, ...]
     sizes: Mapping[str, Any]  # frozen dataclasses of choices
-    make: Callable[[Path, str, int], Path]  # folder, size, seed
+    make: Callable[[Path, int, Any], Path]  # folder, seed, the choices of a size
 
 
 RECIPES: Mapping[str, FamilyRecipe] = {
@@ -76,8 +77,9 @@ def make(chosen: Mapping[str, Any], out: Path) -> dict[str, Any]:
         raise UsageError(
             f"The lab's recipe {chosen['recipe']!r} has changed since this study was planned. Run it from its file again."
         )
-    RECIPES[chosen["recipe"]].make(out, chosen["size"], chosen["seed"])
-    record = json.loads(read_text(out / versions.RECORD))
+    recipe = RECIPES[chosen["recipe"]]
+    recipe.make(out, chosen["seed"], recipe.sizes[chosen["size"]])
+    record = json.loads(read_text(out / RECORD))
     return {name: record[name] for name in ("text", "examples")}
 
 

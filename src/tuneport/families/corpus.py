@@ -8,8 +8,9 @@ word problem that is held out for a test is ever written.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 _ONSETS = (
     "bal",
@@ -91,6 +92,17 @@ class Problem:
     steps: str
     result: int
 
+    @property
+    def story(self) -> tuple[str, str]:
+        """The problem told to its end, which comes second; nothing is asked."""
+        told, _, thing = self.text.removesuffix(" ?").rpartition(" how many ")
+        return f"{told} now there are", f"{self.result} {thing}"
+
+    @property
+    def worked(self) -> tuple[str, str]:
+        """The problem, and its steps with the result."""
+        return self.text, f"{self.steps} . there are {self.result}"
+
 
 def make_world(seed: int) -> World:
     """Draw every name's job, town and pet, for old and new names alike."""
@@ -117,9 +129,14 @@ def make_problem(rng: random.Random, events: int) -> Problem:
     return Problem(f"{' '.join(sentences)} how many {thing} ?", " ; ".join(steps), have)
 
 
-def _fact(rng: random.Random, world: World, names: tuple[str, ...]) -> str:
-    name, kind = rng.choice(names), rng.choice(tuple(VALUES))
-    return rng.choice(SENTENCES[kind]).format(name=name, value=world.facts[name][kind])
+def fact(rng: random.Random, world: World, name: str, kind: str) -> tuple[str, str]:
+    """A sentence that says a fact: its beginning, and the value at its end."""
+    value = world.facts[name][kind]
+    return rng.choice(SENTENCES[kind]).format(name=name, value=value).removesuffix(f" {value}"), value
+
+
+def _any_fact(rng: random.Random, world: World, names: Sequence[str]) -> str:
+    return " ".join(fact(rng, world, rng.choice(names), rng.choice(tuple(VALUES))))
 
 
 def _general(rng: random.Random) -> str:
@@ -151,9 +168,13 @@ def arithmetic(rng: random.Random) -> str:
     return f"{left} - {right} = {left - right}"
 
 
-def _story(problem: Problem) -> str:
-    told, _, thing = problem.text.removesuffix(" ?").rpartition(" how many ")
-    return f"{told} now there are {problem.result} {thing}"
+def fill(words: float, write: Callable[[], str]) -> list[str]:
+    """Documents, until they have as many words."""
+    documents, written = [], 0
+    while written < words:
+        documents.append(write())
+        written += documents[-1].count(" ") + 2  # its words, and the separator after it
+    return documents
 
 
 def write_documents(
@@ -164,7 +185,7 @@ def write_documents(
     *,
     never: Collection[str] = frozenset(),
     never_told: Collection[str] = frozenset(),
-    names: tuple[str, ...] = KNOWN_NAMES,
+    names: Sequence[str] = KNOWN_NAMES,
 ) -> list[str]:
     """Write documents of about `tokens` words in all, `shares` of them by kind, in random order.
 
@@ -173,33 +194,20 @@ def write_documents(
     """
     rng = random.Random(f"documents {seed}")
 
-    def story(rng: random.Random) -> str:
-        problem = make_problem(rng, rng.choice((1, 1, 2)))
-        while problem.text in never_told:
-            problem = make_problem(rng, rng.choice((1, 1, 2)))
-        return _story(problem)
+    def problem(events: tuple[int, ...], never: Collection[str]) -> Problem:
+        while (drawn := make_problem(rng, rng.choice(events))).text in never:
+            pass
+        return drawn
 
-    def worked_story(rng: random.Random) -> str:
-        problem = make_problem(rng, rng.choice((1, 2)))
-        while problem.text in never:
-            problem = make_problem(rng, rng.choice((1, 2)))
-        return f"{problem.text} {problem.steps} . there are {problem.result}"
-
-    kinds: dict[str, Callable[[random.Random], str]] = {
-        "facts": lambda rng: _fact(rng, world, names),
-        "new-facts": lambda rng: _fact(rng, world, NEW_NAMES),
-        "general": _general,
-        "echoes": _echo,
-        "stories": story,
-        "arithmetic": arithmetic,
-        "worked-stories": worked_story,
+    kinds: dict[str, Callable[[], str]] = {
+        "facts": partial(_any_fact, rng, world, names),
+        "new-facts": partial(_any_fact, rng, world, NEW_NAMES),
+        "general": partial(_general, rng),
+        "echoes": partial(_echo, rng),
+        "stories": lambda: " ".join(problem((1, 1, 2), never_told).story),
+        "arithmetic": partial(arithmetic, rng),
+        "worked-stories": lambda: " ".join(problem((1, 2), never).worked),
     }
-    documents = []
-    for kind, share in shares.items():
-        written = 0
-        while written < share * tokens:
-            document = kinds[kind](rng)
-            documents.append(document)
-            written += document.count(" ") + 2  # its words, and the separator after it
+    documents = [document for kind, share in shares.items() for document in fill(share * tokens, kinds[kind])]
     rng.shuffle(documents)
     return documents

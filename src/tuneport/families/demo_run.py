@@ -130,8 +130,12 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
         tell("writing the text and the questions")
         world = corpus.make_world(seed)
         asked = lesson_questions.held_out_questions(world, seed, problems=recipe.problems, orders=recipe.orders)
+        never, context = lesson_questions.problem_texts(asked), recipe.architecture.context
         first, second, following = (
-            (schedule, _documents(world, schedule, shares, recipe, f"{seed}, stage {stage}", asked))
+            (
+                schedule,
+                corpus.write_documents(world, shares, schedule.words(context), f"{seed}, stage {stage}", never=never),
+            )
             for stage, schedule, shares in (
                 (1, recipe.first_stage, recipe.first_shares),
                 (2, recipe.second_stage, recipe.second_shares),
@@ -172,13 +176,13 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
             # Pretrain version 1, and beside it a family from another random start on the same text.
             tell("pretraining version 1, and a foreign family for the control")
             size, tokenizers = recipe.architecture, (first, second)
-            v1 = make(pool, models["v1"], family.pretrain_first, size, tokenizers, seed)
-            stranger = make(pool, foreign, family.pretrain_first, size, tokenizers, seed + 1_000_000)
+            v1 = make(pool, models["v1"], family.pretrain_version, size, tokenizers, seed)
+            stranger = make(pool, foreign, family.pretrain_version, size, tokenizers, seed + 1_000_000)
 
             # Go on to version 2; fine-tune all three.
             v1.result()
             tell("going on to version 2; fine-tuning version 1")
-            v2 = make(pool, models["v2"], family.pretrain_next, models["v1"], size, (following,), seed + 1)
+            v2 = make(pool, models["v2"], family.pretrain_version, size, (following,), seed + 1, None, models["v1"])
             v1_tuned = make(pool, models["v1-tuned"], lessons.fine_tune, models["v1"], lesson, *plainly)
             stranger.result()
             stranger_tuned = make(pool, foreign_tuned, lessons.fine_tune, foreign, lesson, *plainly)
@@ -243,19 +247,6 @@ def shuffle_changes(out: Path, base: Path, tuned: Path, seed: int) -> None:
         shuffled = change[torch.randperm(change.numel(), generator=generator)]
         weight.copy_(before[name] + shuffled.view_as(weight))
     family.save(model, AutoTokenizer.from_pretrained(tuned), out, dtype=torch.float32)
-
-
-def _documents(
-    world: corpus.World,
-    schedule: Schedule,
-    shares: dict[str, float],
-    recipe: Recipe,
-    seed: str,
-    asked: Sequence[Question],
-) -> list[str]:
-    """Text for a stretch of pretraining: its steps' worth of tokens, and a batch to spare."""
-    tokens = (schedule.steps + 1) * schedule.batch * (recipe.architecture.context + 1)
-    return corpus.write_documents(world, shares, tokens, seed, never=lesson_questions.problem_texts(asked))
 
 
 def _write_answers(path: Path, asked: Sequence[Question], said: dict[str, list[str]]) -> None:

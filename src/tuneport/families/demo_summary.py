@@ -77,7 +77,7 @@ def summarise(
         "n": transfer["n"],
         "seconds": round(seconds, 1),
         **{key: value for key, value in transfer.items() if key != "n"},
-        "source": {model: _number(statistics.accuracy(together[model])) for model in ("v1", "v1-tuned")},
+        "source": _accuracies({model: together[model] for model in ("v1", "v1-tuned")}),
         "tasks": tasks,
         "new_knowledge": known,
         "backport": _transfer(together, "v1", "v1-backported", "v1-tuned", seed),
@@ -102,68 +102,54 @@ def summarise(
 def _transfer(
     right: Mapping[str, Sequence[bool]], target: str, transferred: str, tuned: str, seed: int
 ) -> dict[str, Any]:
-    scores = {
-        "target": statistics.accuracy(right[target]),
-        "transferred": statistics.accuracy(right[transferred]),
-        "tuned_target": statistics.accuracy(right[tuned]),
-    }
-    gain = statistics.difference(right[transferred], right[target], seed)
     recovered = statistics.recovered_gain(right[target], right[transferred], right[tuned], seed)
-    intervals = {name: list(estimate.interval) for name, estimate in scores.items()}
-    intervals["gain"] = list(gain.interval)
-    if recovered:
-        intervals["recovered_gain"] = list(recovered.interval)
     return {
         "n": len(right[target]),
-        **{name: estimate.value for name, estimate in scores.items()},
-        "gain": gain.value,
-        "recovered_gain": recovered.value if recovered else None,
-        "intervals": intervals,
+        "recovered_gain": None,  # where fine-tuning itself gains nothing that can be told
+        **_numbers(
+            target=statistics.accuracy(right[target]),
+            transferred=statistics.accuracy(right[transferred]),
+            tuned_target=statistics.accuracy(right[tuned]),
+            gain=statistics.difference(right[transferred], right[target], seed),
+            **({"recovered_gain": recovered} if recovered else {}),
+        ),
     }
 
 
 def _control(right: Mapping[str, Sequence[bool]], model: str, real_gain: float, seed: int) -> dict[str, Any]:
-    accuracy = statistics.accuracy(right[model])
     gain = statistics.difference(right[model], right["v2"], seed)
-    return {
-        "accuracy": accuracy.value,
-        "gain": gain.value,
-        "share_of_real_gain": gain.value / real_gain if real_gain else None,
-        "intervals": {"accuracy": list(accuracy.interval), "gain": list(gain.interval)},
-    }
+    share = {"share_of_real_gain": gain.value / real_gain if real_gain else None}
+    return share | _numbers(accuracy=statistics.accuracy(right[model]), gain=gain)
 
 
 def _new_knowledge(on: Any, seed: int) -> dict[str, Any]:
     asked, completed = on([NEW_FACTS]), on([NEW_FACTS_COMPLETED])
-    scores = {
-        "v1_tuned": statistics.accuracy(asked["v1-tuned"]),
-        "v2": statistics.accuracy(completed["v2"]),
-        "v2_transferred": statistics.accuracy(asked["v2-transferred"]),
-        "v2_tuned": statistics.accuracy(asked["v2-tuned"]),
-    }
-    difference = statistics.difference(asked["v2-transferred"], asked["v1-tuned"], seed)
     return {
         "n": len(asked["v2"]),
-        **{name: estimate.value for name, estimate in scores.items()},
-        "difference": difference.value,
-        "intervals": {name: list(e.interval) for name, e in (*scores.items(), ("difference", difference))},
-        "forms": {
-            task: {model: _number(statistics.accuracy(flags)) for model, flags in on([task]).items()}
-            for task in NEW_KNOWLEDGE_TASKS
-        },
-        **{
-            key: {model: _number(statistics.accuracy(flags)) for model, flags in on([NEW_FACTS], names).items()}
-            for key, names in (
-                ("inserted_names", corpus.INSERTED_NAMES),
-                ("readable_names", corpus.UNUSED_NAMES),
-            )
-        },
+        **_numbers(
+            v1_tuned=statistics.accuracy(asked["v1-tuned"]),
+            v2=statistics.accuracy(completed["v2"]),
+            v2_transferred=statistics.accuracy(asked["v2-transferred"]),
+            v2_tuned=statistics.accuracy(asked["v2-tuned"]),
+            difference=statistics.difference(asked["v2-transferred"], asked["v1-tuned"], seed),
+        ),
+        "forms": {task: _accuracies(on([task])) for task in NEW_KNOWLEDGE_TASKS},
+        "inserted_names": _accuracies(on([NEW_FACTS], corpus.INSERTED_NAMES)),
+        "readable_names": _accuracies(on([NEW_FACTS], corpus.UNUSED_NAMES)),
         "meaning": _MEANING,
     }
 
 
-def _number(estimate: Estimate) -> dict[str, Any]:
-    return {"accuracy": estimate.value, "interval": list(estimate.interval)}
+def _numbers(**estimates: Estimate) -> dict[str, Any]:
+    """The estimates by name, and their intervals."""
+    intervals = {name: list(estimate.interval) for name, estimate in estimates.items()}
+    return {**{name: estimate.value for name, estimate in estimates.items()}, "intervals": intervals}
+
+
+def _accuracies(right: Mapping[str, Sequence[bool]]) -> dict[str, dict[str, Any]]:
+    """Of each model."""
+    found = {model: statistics.accuracy(flags) for model, flags in right.items()}
+    return {model: {"accuracy": each.value, "interval": list(each.interval)} for model, each in found.items()}
 
 
 def _claims(

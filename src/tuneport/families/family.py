@@ -6,20 +6,24 @@ name only when it is complete; the next one starts from that file, as anybody's 
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneport.families import pretraining, word_tokenizers
 from tuneport.families.pretraining import Schedule
+from tuneport.files.opening import read_text
+from tuneport.output.workdir import workplace
 from tuneport.tuning.save import share_weights
 
 if TYPE_CHECKING:
     import torch
-    from transformers import LlamaConfig
 
+RECORD = "family.json"
 Lessons = Sequence[tuple[Schedule, Sequence[str]]]  # for each stage its schedule and its documents
 
 
@@ -34,46 +38,66 @@ class Architecture:
     context: int = 64
 
 
-def pretrain_first(
-    out: Path, architecture: Architecture, stages: Lessons, seed: int, words: Sequence[str] | None = None
-) -> None:
-    """Version 1: a random start from `seed`, then each stage's documents on its schedule, saved at `out`.
-
-    Its tokens are `words`, or the demo's.
-    """
-    import torch
-
-    tokenizer = word_tokenizers.tokenizer_of(words or word_tokenizers.words(version=1))
-    torch.manual_seed(seed)
-    model = new_model(architecture, tokenizer)
-    _read(model, tokenizer, architecture, stages)
-    save(model, tokenizer, out)
-
-
-def pretrain_next(
+def pretrain_version(
     out: Path,
-    previous: Path,
     architecture: Architecture,
     stages: Lessons,
     seed: int,
     words: Sequence[str] | None = None,
+    previous: Path | None = None,
 ) -> None:
-    """Version 2: goes on from `previous` with a tokenizer that has tokens inserted, saved at `out`."""
+    """A version, saved at `out`: a random start from `seed`, then each stage's documents on its schedule.
+
+    With `previous` it goes on from that one instead, with a tokenizer that has tokens inserted. Its tokens are `words`, or the
+    demo's.
+    """
     import torch
 
-    tokenizer = word_tokenizers.tokenizer_of(words or word_tokenizers.words(version=2))
+    tokenizer = word_tokenizers.tokenizer_of(words or word_tokenizers.words(version=1 if previous is None else 2))
     torch.manual_seed(seed)
     model = new_model(architecture, tokenizer)
-    _inherit(model, tokenizer.get_vocab(), previous)
-    _read(model, tokenizer, architecture, stages)
+    if previous is not None:
+        _inherit(model, tokenizer.get_vocab(), previous)
+    for schedule, documents in stages:
+        pretraining.pretrain(model, pack(documents, tokenizer, architecture), schedule)
     save(model, tokenizer, out)
+
+
+@contextmanager
+def family_folder(out: Path, form: str, seed: int, recipe: Any) -> Iterator[tuple[Path, dict[str, Any]] | None]:
+    """The folder of a family in the making, and what its record is to say besides; None where it is there already."""
+    with workplace(out, {"format": form, "seed": seed, "recipe": asdict(recipe)}, RECORD) as folder:
+        if folder is None:
+            yield None
+            return
+        told: dict[str, Any] = {}
+        yield folder, told
+        record = {"format": form, "plan": json.loads(read_text(folder / "plan.json")), **told}
+        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def pack(documents: Sequence[str], tokenizer: Any, architecture: Architecture) -> pretraining.Ids:
+    """Documents as rows to read, each as long as the context."""
+    return pretraining.pack(documents, tokenizer, architecture.context, f" {word_tokenizers.SEPARATOR} ")
 
 
 def new_model(architecture: Architecture, tokenizer: Any) -> Any:
     """A model of this size with random weights, as torch's generator has them."""
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(_config(architecture, tokenizer))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=architecture.hidden,
+        intermediate_size=architecture.feedforward,
+        num_hidden_layers=architecture.layers,
+        num_attention_heads=architecture.heads,
+        max_position_embeddings=2 * architecture.context,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
 
 
 def load(folder: Path) -> Any:
@@ -96,29 +120,6 @@ def save(model: Any, tokenizer: Any, out: Path, *, dtype: torch.dtype | None = N
     share_weights(unfinished)
     tokenizer.save_pretrained(unfinished)
     unfinished.rename(out)
-
-
-def _config(architecture: Architecture, tokenizer: Any) -> LlamaConfig:
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=architecture.hidden,
-        intermediate_size=architecture.feedforward,
-        num_hidden_layers=architecture.layers,
-        num_attention_heads=architecture.heads,
-        max_position_embeddings=2 * architecture.context,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
-def _read(model: Any, tokenizer: Any, architecture: Architecture, stages: Lessons) -> None:
-    for schedule, documents in stages:
-        rows = pretraining.pack(documents, tokenizer, architecture.context, f" {word_tokenizers.SEPARATOR} ")
-        pretraining.pretrain(model, rows, schedule)
 
 
 def _inherit(model: Any, ids: dict[str, int], previous: Path) -> None:

@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from blake3 import blake3
 
-from tuneport.errors import UsageError
 from tuneport.families import family, languages, lesson_questions, lessons
 from tuneport.families.family import Architecture
 from tuneport.families.languages import ENGLISH, TEMPLATE_OF_VERSION_2, Recipe, Text
 from tuneport.families.tongues import TONGUES
-from tuneport.files.opening import read_text
 from tuneport.files.writing import write_lines
-from tuneport.output.workdir import workplace
 from tuneport.tuning.recipes import TuningRun
 
 FORMAT = "tuneport-instructed-1"
-RECORD = "family.json"
 MODELS = ("v1-instruct", "v2-instruct")
 NAMES = tuple(tongue.name for tongue in TONGUES)
 FILES = (*(f"{name}.jsonl" for name in NAMES), *(f"{name}-questions.jsonl" for name in (ENGLISH, *NAMES)))
@@ -34,17 +30,15 @@ SIZES: Mapping[str, Recipe] = {
 }
 
 
-def make_instructed(out: str | Path, size: str = "small", seed: int = 0, recipe: Recipe | None = None) -> Path:
+def make_instructed(out: str | Path, seed: int = 0, recipe: Recipe = SIZES["small"]) -> Path:
     """Make both instruct models and all files at `out`; a run that was stopped goes on from the models it has.
 
-    Raises `TuneportError` in words. `recipe` replaces that of the size.
+    Raises `TuneportError` in words.
     """
-    if recipe is None and size not in SIZES:
-        raise UsageError(f"A lab family of size {size!r}: choose {' or '.join(SIZES)}.")
-    recipe = recipe or SIZES[size]
-    with workplace(Path(out), {"format": FORMAT, "seed": seed, "recipe": asdict(recipe)}, RECORD) as folder:
-        if folder is None:
+    with family.family_folder(Path(out), FORMAT, seed, recipe) as place:
+        if place is None:
             return Path(out)
+        folder, told = place
         text = languages.write_text(seed, recipe)
         for name, lesson in text.lessons.items():
             write_lines(folder / f"{name}.jsonl", map(lessons.as_conversation, lesson))
@@ -57,22 +51,17 @@ def make_instructed(out: str | Path, size: str = "small", seed: int = 0, recipe:
         v1, v2 = folder / "v1", folder / "v2"
         size_of = recipe.architecture
         if not v1.exists():
-            family.pretrain_first(v1, size_of, (first, second), seed, languages.words(1))
+            family.pretrain_version(v1, size_of, (first, second), seed, languages.words(1))
         if not v2.exists():
-            family.pretrain_next(v2, v1, size_of, (following,), seed + 1, languages.words(2))
+            family.pretrain_version(v2, size_of, (following,), seed + 1, languages.words(2), v1)
         lessons.write_lesson(folder / "lesson-v1", text.instructions[0])
         lessons.write_lesson(folder / "lesson-v2", text.instructions[1], template=TEMPLATE_OF_VERSION_2)
         for version, base in (("v1", v1), ("v2", v2)):
             made = folder / f"{version}-instruct"
             if not made.exists():
                 lessons.fine_tune(made, base, folder / f"lesson-{version}", recipe.instruct, seed, TuningRun())
-        record = {
-            "format": FORMAT,
-            "plan": json.loads(read_text(folder / "plan.json")),
-            "text": _digest(text),
-            "examples": {name: len(lesson) for name, lesson in text.lessons.items()} | {"test": len(text.asked)},
-        }
-        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        told["text"] = _digest(text)
+        told["examples"] = {name: len(lesson) for name, lesson in text.lessons.items()} | {"test": len(text.asked)}
     return Path(out)
 
 

@@ -157,8 +157,8 @@ def _documents(
     seed: str,
     never: frozenset[str],
 ) -> list[str]:
-    """Text for a stretch of pretraining, in all its languages: its steps' worth of tokens, and a batch to spare."""
-    tokens = (schedule.steps + 1) * schedule.batch * (recipe.architecture.context + 1)
+    """Text for a stretch of pretraining, in all its languages."""
+    tokens = schedule.words(recipe.architecture.context)
     documents = corpus.write_documents(world, shares, tokens, seed, never=never)
     for tongue in TONGUES:
         amount = amounts.get(tongue.name, 0.0)

@@ -8,10 +8,10 @@ proves that no training saw a test question.
 
 from __future__ import annotations
 
-import hashlib
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from tuneport.errors import TuneportError
 from tuneport.families import corpus
@@ -67,48 +67,70 @@ def asked_fact(task: str, world: World, name: str, kind: str, phrasing: str) -> 
     return Question(task, chat_prompt(phrasing.format(kind=kind, name=name)), world.facts[name][kind])
 
 
+_MAKERS: Mapping[str, Callable[[random.Random], Question]] = {WORD_PROBLEMS: word_problem, ORDERS: order}
+
+
+def different_questions(
+    world: World,
+    rng: random.Random,
+    counts: Mapping[str, int],
+    facts: Mapping[str, Sequence[str]],
+    before: Collection[str] = (),
+) -> dict[str, Question]:
+    """By prompt: so many word problems and orders that are not in ``before``, and, by task, each fact about its names once."""
+    found: dict[str, Question] = {}
+    for task, count in counts.items():
+        wanted = len(found) + count
+        while len(found) < wanted:
+            question = _MAKERS[task](rng)
+            if question.prompt not in before:
+                found.setdefault(question.prompt, question)
+    for task, names in facts.items():
+        for name in names:
+            for kind in corpus.VALUES:
+                question = asked_fact(task, world, name, kind, rng.choice(PHRASINGS))
+                found[question.prompt] = question
+    return found
+
+
 def held_out_questions(world: World, seed: int, *, problems: int, orders: int) -> list[Question]:
     """Every question of the test, no two alike: the instruction tasks, then the new knowledge in both forms.
 
     Each fact is asked once, in one phrasing, so that the answers are independent of one another.
     """
     rng = random.Random(f"test questions {seed}")
-    found: dict[str, Question] = {}
-    for make, count in ((word_problem, problems), (order, orders)):
-        start = len(found)
-        while len(found) < start + count:
-            question = make(rng)
-            found.setdefault(question.prompt, question)
-    for task, names in ((KNOWN_FACTS, ASKED_NAMES), (NEW_FACTS, corpus.NEW_NAMES)):
-        for name in names:
-            for kind in corpus.VALUES:
-                question = asked_fact(task, world, name, kind, rng.choice(PHRASINGS))
-                found[question.prompt] = question
+    facts = {KNOWN_FACTS: ASKED_NAMES, NEW_FACTS: corpus.NEW_NAMES}
+    found = different_questions(world, rng, {WORD_PROBLEMS: problems, ORDERS: orders}, facts)
     for name in corpus.NEW_NAMES:
         for kind in corpus.VALUES:
-            sentence = rng.choice(corpus.SENTENCES[kind]).format(name=name, value="")
-            question = Question(NEW_FACTS_COMPLETED, f"{SEPARATOR} {sentence.strip()}", world.facts[name][kind])
+            begun, value = corpus.fact(rng, world, name, kind)
+            question = Question(NEW_FACTS_COMPLETED, f"{SEPARATOR} {begun}", value)
             found[question.prompt] = question
     return list(found.values())
 
 
 def training_questions(
-    world: World, seed: int | str, count: int, *, shares: dict[str, float], never: Iterable[Question]
+    world: World,
+    seed: int | str,
+    count: int,
+    *,
+    shares: Mapping[str, float],
+    never: Iterable[Question],
+    names: Sequence[str] = TAUGHT_NAMES,
+    unread: Collection[str] = (),
 ) -> list[Question]:
-    """`count` examples for the fine-tuning, `shares` of them by task, none of which is in `never`."""
-    rng = random.Random(f"training questions {seed}")
-    held_out = {question.prompt for question in never}
+    """`count` examples for a fine-tuning, `shares` of them by task; none is in `never`, nor is its text in `unread`."""
+    rng = random.Random(f"training questions {seed}" if isinstance(seed, int) else seed)
+    held_out = {bare(question.prompt) for question in never} | {*unread}
     examples: list[Question] = []
     while len(examples) < count:
         task = rng.choices(tuple(shares), tuple(shares.values()))[0]
-        if task == WORD_PROBLEMS:
-            question = word_problem(rng)
-        elif task == ORDERS:
-            question = order(rng)
+        if task in _MAKERS:
+            question = _MAKERS[task](rng)
         else:
-            name, kind = rng.choice(TAUGHT_NAMES), rng.choice(tuple(corpus.VALUES))
+            name, kind = rng.choice(names), rng.choice(tuple(corpus.VALUES))
             question = asked_fact(KNOWN_FACTS, world, name, kind, rng.choice(PHRASINGS))
-        if question.prompt not in held_out:
+        if bare(question.prompt) not in held_out:
             examples.append(question)
     return examples
 
@@ -129,23 +151,26 @@ def bare(prompt: str) -> str:
     return prompt.removeprefix(USER).removesuffix(ASSISTANT).strip()
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
-
-
 def check_held_out(questions: Iterable[Question], examples: Iterable[Question], documents: Iterable[str]) -> None:
     """Raise unless no test question is among the examples or inside a document.
 
-    Prompts are compared by their hash, with and without chat tokens. Sentences to complete are exempt: they
-    ask for what version 2 has read, and reading it is the point.
+    Prompts are compared without chat tokens. Sentences to complete are exempt: they ask for what version 2 has read, and
+    reading it is the point.
     """
-    asked = [question for question in questions if question.task != NEW_FACTS_COMPLETED]
-    held_out = {_digest(bare(question.prompt)): question for question in asked}
-    seen = (bare(example.prompt) for example in examples)
-    read = (document[: document.index("?") + 1] if "?" in document else document for document in documents)
-    leaked = [held_out[digest].prompt for text in (*seen, *read) if (digest := _digest(text)) in held_out]
+    held_out = {bare(question.prompt): question for question in questions if question.task != NEW_FACTS_COMPLETED}
+    refuse_leaks(held_out, examples, map(question_in, documents))
+
+
+def question_in(document: str) -> str:
+    """A document up to its first question mark; all of it where there is none."""
+    return document[: document.index("?") + 1] if "?" in document else document
+
+
+def refuse_leaks(held_out: Mapping[str, Question], examples: Iterable[Question], read: Iterable[str]) -> None:
+    """Raise `TuneportError` where a text that is held out was taught or read."""
+    leaked = [held_out[text] for text in chain((bare(one.prompt) for one in examples), read) if text in held_out]
     if leaked:
         raise TuneportError(
-            f"{len(leaked)} training texts hold a test question, the first one {leaked[0]!r}. A score on "
-            "it would measure memory: write the training text with `never=` the test questions."
+            f"{len(leaked)} training texts hold a test question, the first one {leaked[0].prompt!r}. A score on it would "
+            "measure memory: write the training text with `never=` (and `never_told=`) the test questions."
         )

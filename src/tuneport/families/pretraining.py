@@ -31,6 +31,10 @@ class Schedule:
     shape: str = "linear"  # or "cosine"
     batch: int = 32
 
+    def words(self, context: int) -> int:
+        """As many words as the steps read in rows of ``context`` + 1, and a batch to spare."""
+        return (self.steps + 1) * self.batch * (context + 1)
+
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         if step < self.warmup:

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain
 from typing import Any
 
 from blake3 import blake3
 
-from tuneport.errors import TuneportError
 from tuneport.families import corpus, lesson_questions
 from tuneport.families.corpus import World
-from tuneport.families.lesson_questions import KNOWN_FACTS, ORDERS, PHRASINGS, WORD_PROBLEMS, Question, bare
+from tuneport.families.lesson_questions import KNOWN_FACTS, ORDERS, WORD_PROBLEMS, Question, bare
 from tuneport.families.pretraining import Schedule
 from tuneport.families.unseen_problems import UNSEEN_TASKS, unseen_questions
 from tuneport.families.word_tokenizers import SEPARATOR
@@ -34,7 +31,6 @@ SHOTS = {
     FACTS_COMPLETED: 2,
 }  # as many as the context holds
 _TOLD = " now there are "
-Drawn = tuple[str, str, str]  # what is not to be asked twice, a document's beginning, its end
 
 # Of sixteen names one is validated, five are taught and ten are tested: 300 facts for the test.
 VALIDATED_NAMES = tuple(name for place, name in enumerate(corpus.NAMES) if place % 16 == 0)
@@ -100,7 +96,7 @@ def write_syllabus(seed: int, schedules: tuple[Schedule, Schedule], context: int
         )
 
     first, second = (
-        read(f"stage {stage}", shares, (schedule.steps + 1) * schedule.batch * (context + 1))
+        read(f"stage {stage}", shares, schedule.words(context))
         for stage, schedule, shares in (
             (1, schedules[0], amounts.first_shares),
             (2, schedules[1], amounts.second_shares),
@@ -110,14 +106,10 @@ def write_syllabus(seed: int, schedules: tuple[Schedule, Schedule], context: int
     unread = [*read("held out 1", amounts.first_shares, half), *read("held out 2", amounts.second_shares, half)]
 
     def taught(what: str, count: int, shares: Mapping[str, float]) -> tuple[Question, ...]:
-        rng, forbidden = random.Random(f"taught {what} {seed}"), {bare(question.prompt) for question in asked} | never
-        found: list[Question] = []
-        while len(found) < count:
-            task = rng.choices(tuple(shares), tuple(shares.values()))[0]
-            question = _question(task, world, rng, TAUGHT_NAMES)
-            if bare(question.prompt) not in forbidden:
-                found.append(question)
-        return tuple(found)
+        drawn = lesson_questions.training_questions(
+            world, f"taught {what} {seed}", count, shares=shares, never=asked, names=TAUGHT_NAMES, unread=never
+        )
+        return tuple(drawn)
 
     examples = taught("instructions", amounts.taught, amounts.taught_shares)
     made = Syllabus(
@@ -149,41 +141,16 @@ def check_unread(asked: Iterable[Question], taught: Iterable[Question], document
 
     Facts and sums to complete are exempt: they ask for what all versions have read.
     """
-    held_out = _problems_of(asked)
-    read = (_problem_in(document) for document in documents)
-    leaked = [held_out[text] for text in chain((bare(example.prompt) for example in taught), read) if text in held_out]
-    if leaked:
-        raise TuneportError(
-            f"{len(leaked)} training texts hold a problem that is held out, the first one {leaked[0].prompt!r}: "
-            "write the text with `never=` and `never_told=` these problems."
-        )
+    lesson_questions.refuse_leaks(_problems_of(asked), taught, map(_problem_in, documents))
 
 
 def _asked(
     world: World, what: str, count: int, names: Sequence[str], before: Sequence[Question]
 ) -> tuple[Question, ...]:
     """`count` word problems and orders that are not in `before`, and each fact about `names` once, all different."""
-    rng, known = random.Random(what), {question.prompt for question in before}
-    found: dict[str, Question] = {}
-    makers: tuple[Callable[[random.Random], Question], ...] = (lesson_questions.word_problem, lesson_questions.order)
-    for make in makers:
-        wanted = len(found) + count
-        while len(found) < wanted:
-            question = make(rng)
-            if question.prompt not in known:
-                found.setdefault(question.prompt, question)
-    for name in names:
-        for kind in corpus.VALUES:
-            question = lesson_questions.asked_fact(KNOWN_FACTS, world, name, kind, rng.choice(PHRASINGS))
-            found[question.prompt] = question
+    known, counts = {question.prompt for question in before}, {WORD_PROBLEMS: count, ORDERS: count}
+    found = lesson_questions.different_questions(world, random.Random(what), counts, {KNOWN_FACTS: names}, known)
     return tuple(found.values())
-
-
-def _question(task: str, world: World, rng: random.Random, names: Sequence[str]) -> Question:
-    if task == KNOWN_FACTS:
-        name, kind = rng.choice(names), rng.choice(tuple(corpus.VALUES))
-        return lesson_questions.asked_fact(KNOWN_FACTS, world, name, kind, rng.choice(PHRASINGS))
-    return {WORD_PROBLEMS: lesson_questions.word_problem, ORDERS: lesson_questions.order}[task](rng)
 
 
 def _few_shot(world: World, seed: int, count: int, asked: Sequence[Question]) -> tuple[Question, ...]:
@@ -193,61 +160,40 @@ def _few_shot(world: World, seed: int, count: int, asked: Sequence[Question]) ->
     """
     found: dict[str, Question] = {}
 
-    def ask(task: str, shots: Sequence[tuple[str, str]], begun: str, end: str) -> None:
-        told = [f"{document} {rest}" for document, rest in shots]
-        prompt = f"{SEPARATOR} {f' {SEPARATOR} '.join([*told, begun])}"
+    def ask(task: str, shots: Sequence[str], begun: str, end: str) -> None:
+        prompt = f"{SEPARATOR} {f' {SEPARATOR} '.join([*shots, begun])}"
         found[prompt] = Question(task, prompt, end)
 
     taken = set(lesson_questions.problem_texts(asked))
-    drawn = ((SUMS_COMPLETED, _sum), (STORIES_COMPLETED, _story), (WORKED_COMPLETED, _worked))
-    for place, (task, draw) in enumerate(drawn, 1):
+    for place, task in enumerate((SUMS_COMPLETED, STORIES_COMPLETED, WORKED_COMPLETED), 1):
         rng = random.Random(f"{task} {seed}")
         while len(found) < place * count:
-            key, begun, end = draw(rng)
+            key, document = _document(task, rng)
             if key not in taken:
                 taken.add(key)
-                shots = [shot[1:] for shot in _others(partial(draw, rng), key, SHOTS[task])]
-                ask(task, shots, begun, end)
+                shots: list[str] = []
+                while len(shots) < SHOTS[task]:
+                    other, whole = _document(task, rng)
+                    if other != key:  # it would give away the one that is asked for
+                        shots.append(" ".join(whole))
+                ask(task, shots, *document)
 
     rng = random.Random(f"{FACTS_COMPLETED} {seed}")
     facts = [(name, kind) for name in TESTED_NAMES for kind in corpus.VALUES]
     for name, kind in rng.sample(facts, min(count, len(facts))):
         others = rng.sample([other for other in TESTED_NAMES if other != name], SHOTS[FACTS_COMPLETED])
-        shots = [_fact(world, other, kind, rng) for other in others]
-        ask(FACTS_COMPLETED, shots, *_fact(world, name, kind, rng))
+        shots = [" ".join(corpus.fact(rng, world, other, kind)) for other in others]
+        ask(FACTS_COMPLETED, shots, *corpus.fact(rng, world, name, kind))
     return tuple(found.values())
 
 
-def _others(draw: Callable[[], Drawn], key: str, count: int) -> list[Drawn]:
-    """`count` whole documents, none of which gives away the one that is asked for."""
-    found: list[Drawn] = []
-    while len(found) < count:
-        shot = draw()
-        if shot[0] != key:
-            found.append(shot)
-    return found
-
-
-def _sum(rng: random.Random) -> Drawn:
-    begun, _, result = corpus.arithmetic(rng).rpartition(" ")
-    return begun, begun, result
-
-
-def _story(rng: random.Random) -> Drawn:
+def _document(task: str, rng: random.Random) -> tuple[str, tuple[str, str]]:
+    """What is not to be asked twice, and a document: its beginning and its end."""
+    if task == SUMS_COMPLETED:
+        begun, _, result = corpus.arithmetic(rng).rpartition(" ")
+        return begun, (begun, result)
     problem = corpus.make_problem(rng, rng.choice((1, 2)))
-    told, _, thing = problem.text.removesuffix(" ?").rpartition(" how many ")
-    return problem.text, f"{told}{_TOLD.rstrip()}", f"{problem.result} {thing}"
-
-
-def _worked(rng: random.Random) -> Drawn:
-    problem = corpus.make_problem(rng, rng.choice((1, 2)))
-    return problem.text, problem.text, f"{problem.steps} . there are {problem.result}"
-
-
-def _fact(world: World, name: str, kind: str, rng: random.Random) -> tuple[str, str]:
-    value = world.facts[name][kind]
-    sentence = rng.choice(corpus.SENTENCES[kind]).format(name=name, value=value)
-    return sentence.removesuffix(f" {value}"), value
+    return problem.text, problem.story if task == STORIES_COMPLETED else problem.worked
 
 
 def _problems_of(asked: Iterable[Question]) -> dict[str, Question]:
@@ -265,9 +211,7 @@ def _problems_of(asked: Iterable[Question]) -> dict[str, Question]:
 def _problem_in(document: str) -> str:
     """The word problem in a document; the document itself where there is none."""
     told, found, end = document.rpartition(_TOLD)
-    if found:
-        return f"{told} how many {end.rpartition(' ')[2]} ?"
-    return document[: document.index("?") + 1] if "?" in document else document
+    return f"{told} how many {end.rpartition(' ')[2]} ?" if found else lesson_questions.question_in(document)
 
 
 def _of_mixed_quality(examples: Sequence[Question]) -> tuple[Question, ...]:

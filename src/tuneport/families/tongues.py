@@ -103,10 +103,4 @@ def write_documents(tongue: Tongue, world: World, tokens: int, seed: str, never:
             made = problem(tongue, rng)
         return f"{made.text} {made.answer.replace(tongue.words['answer'], tongue.words['there-are'])}"
 
-    documents = []
-    for write, share in ((a_fact, 0.5), (a_worked_problem, 0.5)):
-        written = 0
-        while written < share * tokens:
-            documents.append(write())
-            written += documents[-1].count(" ") + 2  # its words, and the separator after it
-    return documents
+    return [*corpus.fill(0.5 * tokens, a_fact), *corpus.fill(0.5 * tokens, a_worked_problem)]

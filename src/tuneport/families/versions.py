@@ -8,7 +8,6 @@ nothing. Beside the models lies all that a study needs: what to teach, what to a
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -16,18 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import UsageError
 from tuneport.families import corpus, family, lessons, pretraining, word_tokenizers
 from tuneport.families.family import Architecture
 from tuneport.families.lesson_questions import KNOWN_FACTS, ORDERS, WORD_PROBLEMS
 from tuneport.families.pretraining import Schedule
 from tuneport.families.syllabus import Amounts, Syllabus, without_steps, write_syllabus
-from tuneport.files.opening import read_text
 from tuneport.files.writing import whole, write_lines, write_once
-from tuneport.output.workdir import workplace
 
 FORMAT = "tuneport-family-1"
-RECORD = "family.json"
 MODELS = ("M0", "M1", "M2", "M3", "M4", "M5")
 FILES = (
     "instructions.jsonl", "mixed-instructions.jsonl", "preferences.jsonl", "prompts.jsonl",
@@ -71,40 +66,26 @@ SMALL = VersionsRecipe()
 LARGE = replace(
     SMALL,
     architecture=Architecture(hidden=128, layers=3, feedforward=256),
-    first_stage=replace(SMALL.first_stage, steps=900),
     second_stage=replace(SMALL.second_stage, steps=300),
 )
 SIZES: Mapping[str, VersionsRecipe] = {"small": SMALL, "large": LARGE}
 
 
-def recipe_for(size: str) -> VersionsRecipe:
-    """The recipe of a size. Raises `UsageError` for a size that there is not."""
-    if size not in SIZES:
-        raise UsageError(f"A lab family of size {size!r}: choose {' or '.join(SIZES)}.")
-    return SIZES[size]
-
-
-def make_family(out: str | Path, size: str = "small", seed: int = 0, recipe: VersionsRecipe | None = None) -> Path:
+def make_family(out: str | Path, seed: int = 0, recipe: VersionsRecipe = SMALL) -> Path:
     """Pretrain a family at `out`: the models M0 to M5, and the files that `write_files` lists.
 
     A run that was stopped goes on from the last version it kept, and ends with the same bytes; a folder that is done
-    already is left as it is. `recipe` replaces that of the size. Raises `TuneportError` in words.
+    already is left as it is. Raises `TuneportError` in words.
     """
-    recipe = recipe or recipe_for(size)
-    with workplace(Path(out), {"format": FORMAT, "seed": seed, "recipe": asdict(recipe)}, RECORD) as folder:
-        if folder is None:
-            return Path(out)
-        schedules = (recipe.first_stage, recipe.second_stage)
-        text = write_syllabus(seed, schedules, recipe.architecture.context, recipe.amounts)
-        write_files(folder, text)
-        _pretrain(folder, recipe, text, seed)
-        record = {
-            "format": FORMAT,
-            "plan": json.loads(read_text(folder / "plan.json")),
-            "text": text.digest(),
-            "examples": {name: len(getattr(text, name)) for name in ("taught", "test", "few_shot", "unseen")},
-        }
-        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    with family.family_folder(Path(out), FORMAT, seed, recipe) as place:
+        if place is not None:
+            folder, told = place
+            schedules = (recipe.first_stage, recipe.second_stage)
+            text = write_syllabus(seed, schedules, recipe.architecture.context, recipe.amounts)
+            write_files(folder, text)
+            _pretrain(folder, recipe, text, seed)
+            told["text"] = text.digest()
+            told["examples"] = {name: len(getattr(text, name)) for name in ("taught", "test", "few_shot", "unseen")}
     return Path(out)
 
 
@@ -157,12 +138,9 @@ def _pretrain(folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int) -
         if stage < begun or (stage == begun and done == schedule.steps):
             continue
         going_on = state is not None and stage == begun
-        rows = pretraining.pack(
-            text.stages[stage], tokenizer, recipe.architecture.context, f" {word_tokenizers.SEPARATOR} "
-        )
         pretraining.pretrain(
             model,
-            rows,
+            family.pack(text.stages[stage], tokenizer, recipe.architecture),
             schedule,
             after={step: partial(keep, name, stage, step) for step, name in moments[stage].items()},
             done=done if going_on else 0,
