@@ -1,6 +1,7 @@
 """What a study file says, checked: frozen records of choices, in the paper's words.
 
-Nothing here is computed, opened or run; `file.py` makes these records, `build.py` makes a graph of them.
+Nothing here is computed, opened or run; `study_file.py` makes these records, `build.py` makes a graph of them. Fields that are
+options are read from the file as they are declared here: type, bounds and default.
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from tuneport.options import Bounds, option
+
+_POSITIVE, _FROM_ZERO, _SEED = Bounds(above=0), Bounds(least=0), Bounds(least=0, below=2**32)
 Pair = tuple[str, str]  # source, target
 
 
@@ -20,8 +24,8 @@ class Version:
     name: str
     model: str  # as it is written: a folder (relative to the file), a Hub id with revision, or lab:NAME
     tuned: Mapping[str, str] = field(default_factory=dict)
-    target_only: bool = False
-    parameters: float | None = None  # for estimates, where headers are not at hand
+    target_only: bool = option(False, help="never fine-tuned, and no source")
+    parameters: float | None = option(None, help="for estimates, where headers are not at hand", bounds=_POSITIVE)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Tuning:
     chat_template: str | None = None
     end_token: str | None = None
     lora: str | None = None
-    eval_every: int | None = None
+    eval_every: int | None = option(None, help="steps between points of the curve", bounds=Bounds(least=1))
     running: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -76,10 +80,12 @@ class Doing:
     recycle: tuple[Pair, ...] = ()
     paths: tuple[Pair, ...] = ()
     distances: tuple[Pair, ...] = ()
-    scales: tuple[float, ...] = (1.0,)  # α of target + α·Δ
-    same_total: bool = True  # fine-tune for the same total of steps too
-    reduced_rate: float | None = None  # further fine-tuning at this part of the rate, reported apart
-    carry: str = "float32"  # dtype in which recycle carries Δ
+    scales: tuple[float, ...] = option((1.0,), help="α of target + α·Δ")
+    same_total: bool = option(True, help="fine-tune for the same total of steps too")
+    reduced_rate: float | None = option(
+        None, help="further fine-tuning at this part of the rate, reported apart", bounds=Bounds(above=0, below=1)
+    )
+    carry: Literal["float32", "bfloat16"] = option("float32", help="dtype in which recycle carries Δ")
 
     @property
     def anything(self) -> bool:
@@ -91,8 +97,21 @@ class Doing:
 class Resources:
     """What one step of a kind needs, for the engines that ask."""
 
-    cpus: float = 1
-    gpus: float = 0
+    cpus: float = option(1, help="CPUs, and threads", bounds=_FROM_ZERO)
+    gpus: float = option(0, help="GPUs", bounds=_FROM_ZERO)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What [cost] says of the GPUs and of the work, for estimates."""
+
+    flops: float | None = option(None, help="operations a second", bounds=_POSITIVE)
+    utilisation: float | None = option(None, help="part of the peak", bounds=Bounds(above=0, most=1))
+    gpus: float | None = option(None, help="how many", bounds=_POSITIVE)
+    tokens_per_example: float | None = option(None, help="of the training data", bounds=_POSITIVE)
+    questions: float | None = option(None, help="of an evaluation", bounds=_POSITIVE)
+    tokens_per_question: float | None = option(None, help="with the answer", bounds=_POSITIVE)
+    tokens_per_path: float | None = option(None, help="at each point", bounds=_POSITIVE)
 
 
 @dataclass(frozen=True)
@@ -117,10 +136,10 @@ class Study:
     path: Path
     text: str  # the file as it was read
     versions: tuple[Version, ...]
-    seeds: tuple[int, ...] = (0,)
-    families: tuple[int | None, ...] = (None,)  # lab seeds; None where versions are real checkpoints
-    lab: str = "small"
-    keep: str = "all"  # or "scored": transferred models go once nothing needs them
+    seeds: tuple[int, ...] = option((0,), help="of the fine-tunings", bounds=_SEED)
+    families: tuple[int, ...] = option((0,), help="seeds of the lab's; none where nothing is from it", bounds=_SEED)
+    lab: Literal["small", "large"] = option("small", help="size of the lab's models")
+    keep: Literal["all", "scored"] = option("all", help="scored: transferred models go once nothing needs them")
     tunings: tuple[Tuning, ...] = ()
     transferring: Mapping[str, Any] = field(default_factory=dict)  # [transfer]: drop, vocabulary, new_tokens, …
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)  # "" for all tunings without their own
@@ -131,6 +150,11 @@ class Study:
     expected: tuple[Expected, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()  # what is no fault and may still be meant otherwise
+
+    @property
+    def each_family(self) -> tuple[int | None, ...]:
+        """The families, or None where the versions are real checkpoints."""
+        return self.families or (None,)
 
     def version(self, name: str) -> Version:
         """The version of this name."""

@@ -91,11 +91,11 @@ def test_a_file_that_is_missing_no_text_or_too_large_is_told_in_words(tmp_path: 
         ('recycle = [["M2", "M3"], ["M1", "M2"]]', "order the pairs as a chain"),
         ('recycle = [["M1", "M3"], ["M2", "M3"]]', "reached twice"),
         ('paths = "all"', "give [paths] with text"),
-        ("scales = [1, 1]", "list of different numbers"),
-        ("scales = [nan]", "list of different numbers"),
-        ("reduced-rate = 2", "no reduction"),
-        ('carry = "float8"', "choose float32, bfloat16"),
-        ('same-total = "yes"', "write true or false"),
+        ("scales = [1, 1]", "different numbers"),
+        ("scales = [nan]", "a finite number"),
+        ("reduced-rate = 2", "below 1"),
+        ('carry = "float8"', "must be float32 or bfloat16"),
+        ('same-total = "yes"', "must be True or False"),
         ("transfer = 2020-01-01", "a date or time"),
     ],
 )
@@ -212,7 +212,7 @@ def test_families_are_the_labs() -> None:
     lab = '[[version]]\nname = "M1"\nmodel = "lab:M1"\n'
     assert declared(lab, head="families = [3, 4]").families == (3, 4)
     assert declared(lab).families == (0,)
-    assert declared(versions()).families == (None,)
+    assert declared(versions()).families == ()
 
 
 def test_names_of_the_lab_are_known() -> None:

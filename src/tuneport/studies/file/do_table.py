@@ -19,7 +19,7 @@ def read_doing(
     table = tables.table(content, "do", (), optional=True)
     path = ("do",)
     keys = ("transfer", "transfer-then-tune", "recycle", "paths", "distances")
-    tables.known(table, (*keys, "scales", "same-total", "reduced-rate", "carry"), path)
+    chosen = tables.values(Doing, table, path, *keys)
     pairs = {key: _pairs(tables, table, key, versions, tunings, lines) for key in keys}
     _check(tables, pairs, versions, tunings)
     _check_paths(tables, pairs["paths"], versions, tunings, lines)
@@ -28,23 +28,8 @@ def read_doing(
             (*path, "paths"),
             "on which data is not said; give [paths] with text (bases), data (tuned models), or both",
         )
-    scales = tables.numbers(table, "scales", path) or (1.0,)
-    rate = tables.number(table, "reduced-rate", path, above=0)
-    if rate is not None and rate >= 1:
-        tables.fault((*path, "reduced-rate"), f"{rate:g} is no reduction; give a part of the rate, below 1")
-    carry = tables.among(table, "carry", path, ("float32", "bfloat16")) or "float32"
-    same_total = tables.flag(table, "same-total", path)
-    return Doing(
-        transfer=pairs["transfer"],
-        transfer_then_tune=pairs["transfer-then-tune"],
-        recycle=pairs["recycle"],
-        paths=pairs["paths"],
-        distances=pairs["distances"],
-        scales=scales,
-        same_total=True if same_total is None else same_total,
-        reduced_rate=rate,
-        carry=carry,
-    )
+    chosen |= {key.replace("-", "_"): of_key for key, of_key in pairs.items()}
+    return Doing(**chosen)
 
 
 def _check(

@@ -11,13 +11,13 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tuneport.checkpoint.open_model import HUB_ID
+from tuneport.diagnosis.path_options import PathOptions
 from tuneport.errors import StudyError
 from tuneport.examples.questions import OwnTask
 from tuneport.files.opening import read_bytes
-from tuneport.studies.declared import Evaluation, Lines, Resources, Study, Tuning, Version
+from tuneport.studies.declared import Evaluation, Lines, Machine, Resources, Study, Tuning, Version
 from tuneport.studies.file import settings
 from tuneport.studies.file.do_table import read_doing
 from tuneport.studies.file.expected_numbers import read_expected
@@ -80,18 +80,16 @@ class _Reader(Names):
     def study(self, content: Table, text: str) -> Study | None:
         self.known(content, _SECTIONS, ())
         head = self.table(content, "study", ())
-        self.known(head, ("name", "seeds", "families", "lab", "keep", "notes"), ("study",))
+        chosen = self.values(Study, head, ("study",), "name", "notes")
         name = self.text(head, "name", ("study",), required=True)
-        seeds = self.seeds(head, "seeds", (0,))
-        families = self.seeds(head, "families", (0,))
-        lab = self.among(head, "lab", ("study",), ("small", "large")) or "small"
-        keep = self.among(head, "keep", ("study",), ("all", "scored")) or "all"
         notes = self.texts(head, "notes", ("study",))
         tunings = self._tunings(content)
         versions = self._versions(content, tunings)
         from_lab = _names_the_lab(content)
         if "families" in head and not from_lab:
             self.fault(("study", "families"), "nothing comes from the lab, which makes families; leave it out")
+        if not from_lab:
+            chosen["families"] = ()
         evaluations = self._evaluations(content, versions, tunings)
         lines = self._paths(content)
         doing = read_doing(self, content, versions, tunings, lines)
@@ -100,10 +98,6 @@ class _Reader(Names):
             path=self._path,
             text=text,
             versions=versions,
-            seeds=seeds,
-            families=families if from_lab else (None,),
-            lab=lab,
-            keep=keep,
             tunings=tunings,
             transferring=self._transferring(content),
             evaluations=evaluations,
@@ -113,6 +107,7 @@ class _Reader(Names):
             cost=self._cost(content),
             expected=read_expected(self, content, versions, tunings, doing),
             notes=notes,
+            **chosen,
         )
         self._curves(study)
         self._goes_on(study)
@@ -130,7 +125,7 @@ class _Reader(Names):
         found: list[Version] = []
         for place, row in enumerate(rows):
             path = ("version", place)
-            self.known(row, ("name", "model", "parameters", "tuned", "target-only"), path)
+            chosen = self.values(Version, row, path, "name", "model", "tuned")
             name = self.text(row, "name", path, required=True)
             model = self.model(row, "model", path, required=True)
             if name is not None and any(version.name == name for version in found):
@@ -147,12 +142,10 @@ class _Reader(Names):
                         self.fault((*path, "tuned"), "a fine-tuning has an empty name; give it one")
             else:
                 self.fault((*path, "tuned"), "is neither a model nor a table of models by name; write one")
-            parameters = self.number(row, "parameters", path, above=0)
-            target_only = self.flag(row, "target-only", path)
             if name is not None:  # where something else of it is wrong, pairs may still name it
                 given = tuned if isinstance(tuned, dict) else {}
                 kept = {key: value for key, value in given.items() if isinstance(value, str)}
-                found.append(Version(name, model or "", kept, bool(target_only), parameters))
+                found.append(Version(name, model or "", kept, **chosen))
         return tuple(found)
 
     def _tunings(self, content: Table) -> tuple[Tuning, ...]:
@@ -214,8 +207,8 @@ class _Reader(Names):
             chat_template=template,
             end_token=self.text(table, "end-token", path),
             lora=lora,
-            eval_every=self.whole(table, "eval-every", path, least=1),
             running=running,
+            **self.values(Tuning, table, path, only=("eval_every",)),
         )
 
     def _transferring(self, content: Table) -> Table:
@@ -309,69 +302,34 @@ class _Reader(Names):
     def _paths(self, content: Table) -> Lines:
         table = self.table(content, "paths", (), optional=True)
         path = ("paths",)
-        switches = ("loss-only", "allow-config")
         asking = ("max-new-tokens", "batch-size", "device", "chat-template", "match")
-        self.known(table, ("text", "data", "points", "threshold", "refine", *asking, *switches), path)
+        own = ("points", "threshold", "refine", "loss_only", "allow_config")
+        chosen = self.values(PathOptions, table, path, "text", "data", *asking, only=own)
         text, data = (self.texts(table, key, path) for key in ("text", "data"))
         for key, specs in (("text", text), ("data", data)):
             for spec in specs:
                 self.task(spec, (*path, key), named=False)
             self._read([spec for spec in specs if self.file(spec) is not None], (*path, key), loss=True)
-        for key in switches:
-            self.flag(table, key, path)
         for key, fault in settings.faults_of_evaluation({key: table[key] for key in asking if key in table}):
             self.fault((*path, key), fault)
         self.template_or_model(table.get("chat-template"), (*path, "chat-template"))
-        points, refine = (self.whole(table, key, path, least=least) for key, least in (("points", 3), ("refine", 0)))
-        chosen = {key.replace("-", "_"): table[key] for key in (*asking, *switches, "refine") if key in table}
-        too_many = settings.fault_of_points(points, refine, BEYOND if data else None)
+        chosen |= {key.replace("-", "_"): table[key] for key in asking if key in table}
+        too_many = settings.fault_of_points(chosen.get("points"), chosen.get("refine"), BEYOND if data else None)
         if too_many is not None:
             self.fault((*path, "points" if "points" in table else "refine"), too_many)
-        threshold = self.number(table, "threshold", path, least=0)
-        default = Lines()
-        return Lines(
-            text,
-            data,
-            default.points if points is None else points,
-            default.threshold if threshold is None else threshold,
-            chosen,
-        )
+        line = {name: chosen.pop(name) for name in ("points", "threshold") if name in chosen}
+        return Lines(text, data, settings=chosen, **line)
 
     def _resources(self, content: Table) -> Mapping[str, Resources]:
         table = self.table(content, "resources", (), optional=True)
         self.known(table, KINDS, ("resources",))
-        found = {}
-        for kind in table:
-            row = self.table(table, kind, ("resources",))
-            self.known(row, ("cpus", "gpus"), ("resources", kind))
-            cpus = self.number(row, "cpus", ("resources", kind), least=0)
-            gpus = self.number(row, "gpus", ("resources", kind), least=0)
-            found[kind] = Resources(1 if cpus is None else cpus, gpus or 0)
-        return found
+        rows = {kind: self.table(table, kind, ("resources",)) for kind in table}
+        return {kind: Resources(**self.values(Resources, row, ("resources", kind))) for kind, row in rows.items()}
 
     def _cost(self, content: Table) -> Table:
         table = self.table(content, "cost", (), optional=True)
-        numbers = (
-            "flops",
-            "utilisation",
-            "gpus",
-            "tokens-per-example",
-            "questions",
-            "tokens-per-question",
-            "tokens-per-path",
-        )
-        self.known(table, ("gpu", *numbers), ("cost",))
-        found: dict[str, Any] = {}
         gpu = self.text(table, "gpu", ("cost",))
-        if gpu is not None:
-            found["gpu"] = gpu
-        for key in numbers:
-            value = self.number(table, key, ("cost",), above=0)
-            if value is not None:
-                found[key.replace("-", "_")] = value
-        if found.get("utilisation", 0) > 1:
-            self.fault(("cost", "utilisation"), "is a part of the peak, from 0 to 1")
-        return found
+        return self.values(Machine, table, ("cost",), "gpu") | ({} if gpu is None else {"gpu": gpu})
 
     # What tables say together
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from tuneport.options import checked, options_of
 from tuneport.studies.file.toml_lines import Path as Place
 
-MOST_SEED = 2**32 - 1
 Table = Mapping[str, Any]
 
 
@@ -85,14 +85,6 @@ class Tables:
             self.fault((*path, key), f"{', '.join(map(repr, twice))} stands there twice; leave one out")
         return tuple(value)
 
-    def flag(self, table: Table, key: str, path: Place) -> bool | None:
-        """True or false."""
-        value = table.get(key)
-        if value is not None and not isinstance(value, bool):
-            self.fault((*path, key), f"is {said(value)}; write true or false")
-            return None
-        return value
-
     def among(self, table: Table, key: str, path: Place, allowed: Sequence[str], required: bool = False) -> str | None:
         """A text that is one of those allowed."""
         value = self.text(table, key, path, required=required)
@@ -101,62 +93,27 @@ class Tables:
             return None
         return value
 
-    def number(
-        self,
-        table: Table,
-        key: str,
-        path: Place,
-        *,
-        least: float | None = None,
-        above: float | None = None,
-    ) -> float | None:
-        """A finite number, not below `least`, or above `above`."""
-        value = table.get(key)
-        if value is None:
-            return None
-        fine = is_number(value) and (least is None or value >= least) and (above is None or value > above)
-        if not fine:
-            bound = f" from {least} on" if least is not None else f" above {above}" if above is not None else ""
-            self.fault((*path, key), f"is {said(value)}; give a number{bound}")
-            return None
-        return float(value)
+    def values(
+        self, record: type[Any], table: Table, path: Place, *also: str, only: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """What a table gives of a record's options (or ``only`` these), by name; what is not valid is a fault.
 
-    def whole(self, table: Table, key: str, path: Place, *, least: int) -> int | None:
-        """A whole number, not below `least`."""
-        value = table.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            self.fault((*path, key), f"is {said(value)}; give a whole number from {least} on")
-            return None
-        return value
-
-    def numbers(self, table: Table, key: str, path: Place) -> tuple[float, ...]:
-        """A list of different numbers."""
-        value = table.get(key)
-        if value is None:
-            return ()
-        if not isinstance(value, list) or not value or not all(map(is_number, value)) or len(set(value)) < len(value):
-            self.fault((*path, key), f"is {said(value)}; give a list of different numbers")
-            return ()
-        return tuple(map(float, value))
-
-    def seeds(self, table: Table, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        """A list of different whole numbers of [study]."""
-        value = table.get(key)
-        if value is None:
-            return default
-        fine = (
-            isinstance(value, list)
-            and value
-            and all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= MOST_SEED for v in value)
-        )
-        if not fine or len(set(value)) < len(value):
-            self.fault(
-                ("study", key), f"is {said(value)}; give a list of different whole numbers from 0 on, below 2^32"
-            )
-            return default
-        return tuple(value)
+        So is every other key but those of `also`. Where there are no others, the caller has looked at the keys.
+        """
+        keys = {one.name.replace("_", "-"): one for one in options_of(record) if not only or one.name in only}
+        if also or not only:
+            self.known(table, (*also, *keys), path)
+        found = {}
+        for key in [key for key in table if key in keys]:
+            one, value = keys[key], table[key]
+            try:
+                found[one.name] = checked(one, value)
+                if one.several and len(set(found[one.name])) < max(1, len(found[one.name])):
+                    raise ValueError("must be a list of different numbers")
+            except ValueError as error:
+                self.fault((*path, key), f"is {said(value)}; it {error}")
+                found.pop(one.name, None)
+        return found
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

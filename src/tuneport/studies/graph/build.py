@@ -23,7 +23,7 @@ BEYOND = 1.5  # how far along target + α·Δ the loss is followed
 def build(study: Study, inputs: Inputs) -> Graph:
     """The graph of everything that the file asks for."""
     builder = Builder(study, inputs)
-    for family in study.families:
+    for family in study.each_family:
         _bases(builder, family)
         for seed in study.seeds:
             run = PaperModels(builder, family, seed)

@@ -60,7 +60,7 @@ class Builder:
         self._results: dict[str, list[Mapping[str, Any]]] = {}
         self._also: dict[str, list[Mapping[str, Any]]] = {}
         self.totals: dict[tuple[int | None, int], list[tuple[str, str, int]]] = {
-            (family, seed): [] for family in study.families for seed in study.seeds
+            (family, seed): [] for family in study.each_family for seed in study.seeds
         }
 
     def add(self, step: Step) -> Step:

@@ -103,7 +103,7 @@ def differences(record: Record, step: Step) -> list[str]:
 def of_families(study: Study, families: Iterable[int]) -> Study:
     """The study with these families of the lab instead of the file's, if there are any. Raises `UsageError`."""
     asked = tuple(dict.fromkeys(families))
-    if asked and study.families == (None,):
+    if asked and not study.families:
         told = f"nothing in {study.path.name} comes from the lab, so it has no families"
         raise UsageError(Fault("families", asked[0], told))
     return replace(study, families=asked) if asked else study

@@ -57,7 +57,7 @@ class Results:
                 "name": self._study.name,
                 "notes": list(self._study.notes),
                 "versions": [version.name for version in self._study.versions],
-                "families": list(self._study.families),
+                "families": list(self._study.each_family),
                 "carried": doing.carry if doing.recycle else None,
                 "expected": [vars(number) for number in self._study.expected],
             },
