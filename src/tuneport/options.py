@@ -39,13 +39,9 @@ class Bounds:
 
     def __str__(self) -> str:
         """As words that follow "a number"."""
-        words = [
-            *([f"from {self.least:g} on"] if math.isfinite(self.least) else []),
-            *([f"above {self.above:g}"] if math.isfinite(self.above) else []),
-            *([f"up to {self.most:g}"] if math.isfinite(self.most) else []),
-            *([f"below {self.below:g}"] if math.isfinite(self.below) else []),
-        ]
-        return "".join(f" {word}" for word in [", ".join(words)] if word)
+        words = {"least": "from {:g} on", "above": "above {:g}", "most": "up to {:g}", "below": "below {:g}"}
+        told = [text.format(end) for name, text in words.items() if math.isfinite(end := getattr(self, name))]
+        return f" {', '.join(told)}" if told else ""
 
 
 @dataclass(frozen=True)
@@ -73,8 +69,11 @@ class Spec:
     accepts: str | None = None
 
 
-def option(default: Any = MISSING, *, help: str, **declared: Any) -> Any:
-    """A field of a record: its default (none: it must be given), its help, and what `Spec` names."""
+def option(default: Any = MISSING, help: str = "", **declared: Any) -> Any:
+    """A field of a record: its default (none: it must be given), its help, and what `Spec` names.
+
+    Options that share some of this are declared by a `functools.partial` of it.
+    """
     return field(default=default, metadata={_SPEC: Spec(help, **declared)})
 
 
@@ -114,12 +113,7 @@ class Declared:
     @property
     def help(self) -> str:
         """Its help, with the default where there is one that a reader would not guess."""
-        if (
-            self.default in (None, ())
-            or self.default is MISSING
-            or self.default is False
-            or "default" in self.spec.help
-        ):
+        if self.default in (None, (), MISSING) or self.default is False or "default" in self.spec.help:
             return self.spec.help
         return f"{self.spec.help} (default: {shown_default(self.default)})"
 
@@ -160,14 +154,11 @@ def options_of(record: type[Any]) -> tuple[Declared, ...]:
         if _SPEC in each.metadata:
             found[each.name] = _of_field(each, hints)
         elif _NESTED in each.metadata:
-            found |= {one.name: one for one in _of_nested(*each.metadata[_NESTED])}
+            inner, only = each.metadata[_NESTED]
+            found |= {one.name: one for one in options_of(inner) if not only or one.name in only}
         elif _VARIANTS in each.metadata:
             found |= _of_variants(each.metadata[_VARIANTS]())
     return tuple(found.values())
-
-
-def _of_nested(record: type[Any], only: tuple[str, ...]) -> list[Declared]:
-    return [one for one in options_of(record) if not only or one.name in only]
 
 
 def _of_variants(records: Mapping[str, type[Any]]) -> dict[str, Declared]:
@@ -207,8 +198,7 @@ def build(record: type[Record], given: Mapping[str, Any], of: str) -> Record:
 
     ``of`` names what the options are of, for a name that is not known.
     """
-    known = options_of(record)
-    names = [one.name for one in known]
+    known, names = options_of(record), _names(record)
     faults = [Fault(name, ABSENT, *_unknown(name, names, of)) for name in given if name not in names]
     faults += [
         Fault(one.name, ABSENT, "is missing", _capital(one.spec.help))
@@ -219,7 +209,7 @@ def build(record: type[Record], given: Mapping[str, Any], of: str) -> Record:
     for each in fields(record):  # type: ignore[arg-type]  # a record is a dataclass
         if _NESTED in each.metadata:
             inner, only = each.metadata[_NESTED]
-            own = {one.name: given[one.name] for one in _of_nested(inner, only) if one.name in given}
+            own = {name: given[name] for name in (only or _names(inner)) if name in given}
             try:
                 values[each.name] = build(inner, own, of)
             except UsageError as error:
@@ -238,6 +228,10 @@ def build(record: type[Record], given: Mapping[str, Any], of: str) -> Record:
     if faults:
         raise UsageError(faults)
     return made
+
+
+def _names(record: type[Any]) -> list[str]:
+    return [one.name for one in options_of(record)]
 
 
 def _faults_of(error: UsageError) -> Sequence[Fault]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tuneport.diagnosis.points import POINTS, REFINE
@@ -13,9 +14,10 @@ from tuneport.scoring.evaluate_options import (
     chat_template_option,
     check_device,
     device_option,
+    overwrite_option,
 )
 
-_LINE = "points on the line"
+_line = partial(option, group="points on the line")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,32 +40,23 @@ class PathOptions(Options):
     out: Place | None = option(
         None, metavar="FILE", positional=True, help="JSON file to write; it appears when it is whole"
     )
-    points: int | None = option(
+    points: int | None = _line(
         None,
-        group=_LINE,
+        f"so many at equal distances, A and B included (default: {POINTS}; at most 1,000 points in all)",
         bounds=Bounds(least=3),
-        help=f"so many at equal distances, A and B included (default: {POINTS}; at most 1,000 points in all)",
     )
-    refine: int | None = option(
+    refine: int | None = _line(
         None,
-        group=_LINE,
+        f"so many more where the loss rises and bends (default: {REFINE}; 0 where `alphas` says where)",
         bounds=Bounds(least=0),
-        help=f"so many more where the loss rises and bends (default: {REFINE}; 0 where `alphas` says where)",
     )
-    alphas: tuple[float, ...] | None = option(
-        None, metavar="X[,X…]", group=_LINE, separator=",", help="these points, besides 0 and 1"
+    alphas: tuple[float, ...] | None = _line(None, "these points, besides 0 and 1", metavar="X[,X…]", separator=",")
+    beyond: float | None = _line(None, "go on past B, to A + X·(B − A)", bounds=Bounds(above=1))
+    threshold: float | None = _line(
+        None, "barrier in nats a token below which A and B count as connected", bounds=Bounds(least=0)
     )
-    beyond: float | None = option(None, group=_LINE, bounds=Bounds(above=1), help="go on past B, to A + X·(B − A)")
-    threshold: float | None = option(
-        None,
-        group=_LINE,
-        bounds=Bounds(least=0),
-        help="barrier in nats a token below which A and B count as connected",
-    )
-    allow_config: bool = option(
-        False,
-        group=_LINE,
-        help="compute all of the line by B's config, where A's differs in more than behaviour (rope scaling, say)",
+    allow_config: bool = _line(
+        False, "compute all of the line by B's config, where A's differs in more than behaviour (rope scaling, say)"
     )
     loss_only: bool = option(False, group="asking", help="the loss of answers alone; generate nothing")
     asking: Asking = nested(Asking, "match", "max_new_tokens")
@@ -71,7 +64,7 @@ class PathOptions(Options):
     device: str | None = device_option()
     batch_size: Any = batch_size_option()
     seed: int = option(0, group="asking", bounds=Bounds(least=0), help="of the halves and the bootstrap")
-    overwrite: bool = option(False, identity=False, group="the run", help="replace a record that is there already")
+    overwrite: bool = overwrite_option()
 
     def __post_init__(self) -> None:
         """Check every value."""

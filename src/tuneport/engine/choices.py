@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal, cast
 
 from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
@@ -21,7 +22,6 @@ SIDES = ("base", "tuned", "target")
 Matching = Literal["strings", "positions"]
 MATCHINGS = ("strings", "positions")
 DEFAULT_SHARD_SIZE = "5GB"
-_ARITHMETIC, _SIDECARS, _RUN = "arithmetic", "config, tokenizer, vocabulary", "the run"
 
 
 def _expression(text: object) -> str:
@@ -127,90 +127,70 @@ def _parse_vocabulary(value: object) -> object:
     return words[-1] if words and not found else (words[-1] if words else None, found) if found else None
 
 
+_arithmetic = partial(option, group="arithmetic")
+_repeated = partial(_arithmetic, (), repeatable=True)
+_sidecars = partial(option, group="config, tokenizer, vocabulary")
+_of_a_side = partial(_sidecars, (), repeatable=True, parse=parse_sides, accepts="Mapping[str, str] | Sequence[str]")
+_running = partial(option, identity=False, group="the run")
+
+
 @dataclass(frozen=True)
 class Choices(Options):
     """Everything that decides what the output is. Raises `UsageError` with every value that is not valid."""
 
-    scale: float = option(1.0, metavar="X", group=_ARITHMETIC, help="factor of the diff vector")
-    rules: tuple[ScaleRule, ...] = option(
-        (),
-        metavar="REGEX=SCALE",
-        repeatable=True,
-        group=_ARITHMETIC,
-        parse=parse_rules,
-        accepts="Mapping[str, float] | Sequence[str]",
+    scale: float = _arithmetic(1.0, "factor of the diff vector", metavar="X")
+    rules: tuple[ScaleRule, ...] = _repeated(
         help="another scale for tensors whose name the expression is found in; the last match wins; 0 leaves a tensor "
         "as the target has it",
+        metavar="REGEX=SCALE",
+        parse=parse_rules,
+        accepts="Mapping[str, float] | Sequence[str]",
     )
-    drop: tuple[str, ...] = option(
-        (),
+    drop: tuple[str, ...] = _repeated(
+        help="leave out tensors that have no place in the target; with `diff`, that only one of the two has",
         metavar="REGEX",
-        repeatable=True,
-        group=_ARITHMETIC,
         parse=_parse_drop,
         accepts="str | Sequence[str]",
-        help="leave out tensors that have no place in the target; with `diff`, that only one of the two has",
     )
-    renames: tuple[Rename, ...] = option(
-        (),
-        metavar="REGEX=REPLACEMENT",
-        repeatable=True,
-        group=_ARITHMETIC,
-        parse=parse_renames,
-        accepts="Mapping[str, str] | Sequence[str]",
+    renames: tuple[Rename, ...] = _repeated(
         help="replace what the expression finds in tensor names of base, tuned or adapter, before they are compared with the "
         r"target's; split at the last =, \1 is the first group; several are replaced one after another",
+        metavar="REGEX=REPLACEMENT",
+        parse=parse_renames,
+        accepts="Mapping[str, str] | Sequence[str]",
     )
-    dtype: str | None = option(
+    dtype: str | None = _arithmetic(
         None,
+        "store tensors of the target's main dtype as bfloat16, float16, float32 or float64",
         metavar="DTYPE",
-        group=_ARITHMETIC,
         parse=parse_dtype,
         accepts="str | torch.dtype | None",
-        help="store tensors of the target's main dtype as bfloat16, float16, float32 or float64",
     )
-    rounding: Literal["nearest", "stochastic"] = option("nearest", group=_ARITHMETIC, help="of the result")
-    seed: int = option(0, bounds=Bounds(least=0), group=_ARITHMETIC, help="for stochastic rounding")
-    config: Mapping[str, str] = option(
-        (),
-        metavar="FIELD=SIDE",
-        repeatable=True,
-        group=_SIDECARS,
-        parse=parse_sides,
-        accepts="Mapping[str, str] | Sequence[str]",
+    rounding: Literal["nearest", "stochastic"] = _arithmetic("nearest", "of the result")
+    seed: int = _arithmetic(0, "for stochastic rounding", bounds=Bounds(least=0))
+    config: Mapping[str, str] = _of_a_side(
         help="take a config field from base, tuned or target; generation.FIELD and tokenizer.FIELD for the other files, "
         "tokenizer.SECTION for one section of tokenizer.json",
+        metavar="FIELD=SIDE",
     )
-    sidecar: Mapping[str, str] = option(
-        (),
-        metavar="NAME=SIDE",
-        repeatable=True,
-        group=_SIDECARS,
-        parse=parse_sides,
-        accepts="Mapping[str, str] | Sequence[str]",
-        help="take a sidecar from base, tuned or target",
-    )
-    new_tokens: Literal["append", "all", "drop"] = option(
+    sidecar: Mapping[str, str] = _of_a_side(help="take a sidecar from base, tuned or target", metavar="NAME=SIDE")
+    new_tokens: Literal["append", "all", "drop"] = _sidecars(
         "append",
-        group=_SIDECARS,
-        help="append the tokens that only the tuned model has; all: also those that base and tuned have and the target "
+        "append the tokens that only the tuned model has; all: also those that base and tuned have and the target "
         "lacks; drop: none",
     )
-    vocabulary: Matching | None = option(
+    vocabulary: Matching | None = _sidecars(
         None,
+        "match rows of embeddings and heads by token string or by position; REGEX=strings or REGEX=positions decides for "
+        "the tensors whose name the expression is found in",
         metavar="strings|positions",
         repeatable=True,
-        group=_SIDECARS,
         parse=_parse_vocabulary,
         accepts="str | Mapping[str, str] | Sequence[str] | None",
-        help="match rows of embeddings and heads by token string or by position; REGEX=strings or REGEX=positions decides for "
-        "the tensors whose name the expression is found in",
     )
     vocabulary_rules: Mapping[str, Matching] = field(default_factory=dict)
-    digest_inputs: bool = option(False, group=_SIDECARS, help="digest every tensor of the inputs into the manifest")
-    shard_size: str = option(
-        DEFAULT_SHARD_SIZE, metavar="SIZE", group=_SIDECARS, parse=size_text, help="most bytes in a file"
-    )
+    digest_inputs: bool = _sidecars(False, "digest every tensor of the inputs into the manifest")
+    shard_size: str = _sidecars(DEFAULT_SHARD_SIZE, "most bytes in a file", metavar="SIZE", parse=size_text)
 
     def __post_init__(self) -> None:
         """Check every value; a vocabulary's expressions go where `how_to_match` looks."""
@@ -251,31 +231,13 @@ class Choices(Options):
 class Running(Options):
     """How a run goes about its work; none of this changes a byte of the output."""
 
-    strict: bool = option(
-        False, identity=False, group=_RUN, help="stop where something looks wrong, instead of warning"
+    strict: bool = _running(False, "stop where something looks wrong, instead of warning")
+    allow_nonfinite: bool = _running(False, "write NaN and infinity instead of stopping")
+    overwrite: bool = _running(False, "replace an output of tuneport that is there already; anything else stays")
+    max_memory: str | None = _running(
+        None, "bound on memory (default: 128MiB; 256MiB where tokenizers differ)", metavar="SIZE", parse=size_text
     )
-    allow_nonfinite: bool = option(False, identity=False, group=_RUN, help="write NaN and infinity instead of stopping")
-    overwrite: bool = option(
-        False,
-        identity=False,
-        group=_RUN,
-        help="replace an output of tuneport that is there already; anything else stays",
-    )
-    max_memory: str | None = option(
-        None,
-        metavar="SIZE",
-        identity=False,
-        group=_RUN,
-        parse=size_text,
-        help="bound on memory (default: 128MiB; 256MiB where tokenizers differ)",
-    )
-    workers: int | None = option(
-        None,
-        identity=False,
-        group=_RUN,
-        bounds=Bounds(least=1),
-        help="worker threads (default: the usable CPUs)",
-    )
+    workers: int | None = _running(None, "worker threads (default: the usable CPUs)", bounds=Bounds(least=1))
 
     @property
     def memory_limit(self) -> int | None:

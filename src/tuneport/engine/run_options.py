@@ -6,8 +6,9 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tuneport.engine.choices import Choices, Running, parse_scale
 from tuneport.errors import ABSENT, Fault, UsageError, named
@@ -16,30 +17,7 @@ from tuneport.options import Bounds, Options, Place, nested, option
 Warn = Callable[[str], None]
 # Diff vectors with the scale of each; None where only `scale` says it.
 Scaled = tuple[tuple[Place, float | None], ...]
-
-
-def parent(help: str, default: Any = ..., metavar: str = "MODEL") -> Any:
-    """A model that goes in, by folder or Hub id."""
-    given = () if default is ... else (default,)
-    return option(*given, metavar=metavar, positional=True, help=help)
-
-
-_BASE = "the version that was fine-tuned"
-_TUNED = "the fine-tuned model, or a PEFT adapter of the base"
-_ONTO = "the target: the other version"
-_OUT = "folder to write; it appears when it is whole"
-
-
-def warn_option() -> Any:
-    """Who is told of warnings before the first byte is written; Python's alone."""
-    return option(
-        None,
-        flag=False,
-        identity=False,
-        parse=_callable,
-        accepts="Callable[[str], None]",
-        help="called with each warning that is known before the first byte is written",
-    )
+_SCALED = "str | PathLike[str] | Sequence[str | tuple[str, float]] | Mapping[str, float]"
 
 
 def _callable(value: object) -> object:
@@ -48,30 +26,49 @@ def _callable(value: object) -> object:
     return value
 
 
+# Folders and Hub ids that go in or come out; Python takes them without their names, the command line some without a flag.
+_place = partial(option, positional=True)
+_argument = partial(_place, argument=True)
+_base = partial(_place, help="the version that was fine-tuned", metavar="MODEL")
+_tuned = partial(_place, help="the fine-tuned model, or a PEFT adapter of the base", metavar="MODEL")
+_onto = partial(_place, help="the target: the other version", metavar="MODEL")
+_out = partial(_place, help="folder to write; it appears when it is whole", metavar="DIR")
+# Who is told of warnings before the first byte is written; Python's alone.
+_warn = partial(
+    option,
+    None,
+    "called with each warning that is known before the first byte is written",
+    flag=False,
+    identity=False,
+    parse=_callable,
+    accepts="Callable[[str], None]",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TransferOptions(Options):
     """The options of `transfer`."""
 
-    base: Place = parent(_BASE)
-    tuned: Place = parent(_TUNED)
-    onto: Place = parent(_ONTO)
-    out: Place = parent(_OUT, metavar="DIR")
+    base: Place = _base()
+    tuned: Place = _tuned()
+    onto: Place = _onto()
+    out: Place = _out()
     choices: Choices = nested(Choices)
     running: Running = nested(Running)
-    warn: Warn | None = warn_option()
+    warn: Warn | None = _warn()
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffOptions(Options):
     """The options of `diff`."""
 
-    base: Place = parent(_BASE)
-    tuned: Place = parent(_TUNED)
-    out: Place = parent(_OUT, metavar="DIFF")
+    base: Place = _base()
+    tuned: Place = _tuned()
+    out: Place = _out(metavar="DIFF")
     encoding: Literal["exact"] = option("exact", help="how the vector is stored")
     choices: Choices = nested(Choices, "drop", "renames", "vocabulary", "shard_size")
     running: Running = nested(Running)
-    warn: Warn | None = warn_option()
+    warn: Warn | None = _warn()
 
 
 def parse_diffs(value: object) -> Scaled:
@@ -85,61 +82,53 @@ def parse_diffs(value: object) -> Scaled:
         raise ValueError("must be a folder that `diff` wrote, several, or (folder, scale) pairs")
     found: list[tuple[Place, float | None]] = []
     for each in value.items() if isinstance(value, Mapping) else value:
-        if isinstance(each, os.PathLike):
+        if isinstance(each, os.PathLike) or (isinstance(each, str) and ("=" not in each or Path(each).is_dir())):
             found.append((each, None))
-        elif isinstance(each, str):
-            folder, separator, scale = each.rpartition("=")
-            plain = not separator or Path(each).is_dir()
-            found.append((each, None) if plain else (folder, _scale_of_diff(each, scale)))
-        elif isinstance(each, Sequence) and len(each) == 2 and isinstance(each[0], str | os.PathLike):
-            found.append((each[0], _scale_of_diff(os.fspath(each[0]), each[1])))
-        else:
+            continue
+        pair = each.rpartition("=")[::2] if isinstance(each, str) else each
+        if not isinstance(pair, Sequence) or len(pair) != 2 or not isinstance(pair[0], str | os.PathLike):
             raise ValueError(f"{each!r} must be a folder, or a folder and its scale")
+        try:
+            found.append((pair[0], parse_scale(pair[1])))
+        except ValueError:
+            given = each if isinstance(each, str) else os.fspath(pair[0])
+            raise ValueError(
+                f"{given!r}: {pair[1]!r} must be a finite number; write DIFF or DIFF=SCALE, for example v1-to-chat=0.5"
+            ) from None
     return tuple(found)
-
-
-def _scale_of_diff(given: str, scale: object) -> float:
-    try:
-        return parse_scale(scale)
-    except ValueError:
-        raise ValueError(
-            f"{given!r}: {scale!r} must be a finite number; write DIFF or DIFF=SCALE, for example v1-to-chat=0.5"
-        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ApplyOptions(Options):
     """The options of `apply`."""
 
-    diffs: Scaled = option(
+    diffs: Scaled = _argument(
+        help="folder that `tuneport diff` wrote, and its scale",
         metavar="DIFF[=SCALE]",
-        positional=True,
-        argument=True,
         repeatable=True,
         parse=parse_diffs,
-        accepts="str | PathLike[str] | Sequence[str | tuple[str, float]] | Mapping[str, float]",
-        help="folder that `tuneport diff` wrote, and its scale",
+        accepts=_SCALED,
     )
-    onto: Place = parent(_ONTO)
-    out: Place = parent(_OUT, metavar="DIR")
+    onto: Place = _onto()
+    out: Place = _out()
     choices: Choices = nested(Choices)
     running: Running = nested(Running)
-    warn: Warn | None = warn_option()
+    warn: Warn | None = _warn()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(Options):
     """The options of `plan`: those of the run that it is the plan of."""
 
-    base: Place | None = parent(_BASE, None)
-    tuned: Place | None = parent(_TUNED, None)
-    onto: Place | None = parent(_ONTO, None)
-    out: Place | None = parent(_OUT, None, metavar="DIR")
+    base: Place | None = _base(None)
+    tuned: Place | None = _tuned(None)
+    onto: Place | None = _onto(None)
+    out: Place | None = _out(None)
     diffs: Scaled | None = option(
         None,
+        "diff vectors instead of base and tuned, as for `apply`",
         parse=parse_diffs,
-        accepts="str | PathLike[str] | Sequence[str | tuple[str, float]] | Mapping[str, float] | None",
-        help="diff vectors instead of base and tuned, as for `apply`",
+        accepts=f"{_SCALED} | None",
     )
     choices: Choices = nested(Choices)
     running: Running = nested(Running)
@@ -160,10 +149,10 @@ class PlanOptions(Options):
 class VerifyOptions(Options):
     """The options of `verify`."""
 
-    out: Place = option(metavar="DIR", positional=True, argument=True, help="folder that tuneport wrote")
-    base: Place | None = parent(_BASE, None)
-    tuned: Place | None = parent(_TUNED, None)
-    onto: Place | None = parent(_ONTO, None)
+    out: Place = _argument(help="folder that tuneport wrote", metavar="DIR")
+    base: Place | None = _base(None)
+    tuned: Place | None = _tuned(None)
+    onto: Place | None = _onto(None)
     diffs: tuple[Place, ...] = option((), metavar="DIFF", repeatable=True, help="parent of an `apply`")
     full: bool = option(False, help="recompute everything, not a sample")
     seed: int = option(0, bounds=Bounds(least=0), help="which sample is recomputed")
@@ -174,9 +163,7 @@ class VerifyOptions(Options):
 class InspectOptions(Options):
     """The options of `inspect`."""
 
-    path: Place = option(
-        metavar="PATH", positional=True, argument=True, help="folder or Hub id; of a study, folder or URL"
-    )
+    path: Place = _argument(help="folder or Hub id; of a study, folder or URL", metavar="PATH")
 
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96}")
@@ -202,24 +189,24 @@ def parse_repository(value: object) -> str:
 class PublishOptions(Options):
     """The options of `publish`."""
 
-    folder: Place = option(metavar="DIR", positional=True, argument=True, help="finished folder that tuneport wrote")
-    repo: str = option(metavar="ORG/NAME", positional=True, parse=parse_repository, help="repository on the Hub")
+    folder: Place = _argument(help="finished folder that tuneport wrote", metavar="DIR")
+    repo: str = _place(help="repository on the Hub", metavar="ORG/NAME", parse=parse_repository)
     overwrite: bool = option(False, help="replace files there that tuneport did not push")
     running: Running = nested(Running, "max_memory", "workers")
+
+
+_publishing = partial(option, group="publishing")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PushOptions(Options):
     """What the command line asks of commands whose output can be published; Python has `publish`."""
 
-    push_to: str | None = option(
+    push_to: str | None = _publishing(
         None,
+        "when the output is whole, push it to this repository on the Hub (public, unless it is there already and "
+        "private, or your organisation's default is another); needs a token that may write",
         metavar="ORG/NAME",
         parse=parse_repository,
-        group="publishing",
-        help="when the output is whole, push it to this repository on the Hub (public, unless it is there already and "
-        "private, or your organisation's default is another); needs a token that may write",
     )
-    push_overwrite: bool = option(
-        False, group="publishing", help="replace files there that tuneport did not push (default: stop)"
-    )
+    push_overwrite: bool = _publishing(False, "replace files there that tuneport did not push (default: stop)")

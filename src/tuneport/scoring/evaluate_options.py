@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from tuneport.errors import ABSENT, Fault, UsageError, named
 from tuneport.options import Bounds, Options, Place, nested, option
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-_OWN, _ASKING, _JUDGING, _RUN = "your own examples", "asking", "judging", "the run"
-_PAPER = "the paper's evaluations"
 _FROM_ONE = Bounds(least=1)
+_own, _asking = partial(option, group="your own examples"), partial(option, group="asking")
+_paper, _judging = partial(option, group="the paper's evaluations"), partial(option, group="judging")
+_running = partial(option, identity=False, group="the run")
 
 
 def _parse_match(value: object) -> str:
@@ -60,46 +62,29 @@ def check_device(device: str) -> None:
         raise UsageError(Fault("device", device, "must be cpu, cuda, cuda:N or mps"))
 
 
-def chat_template_option(help: str) -> Any:
-    """A chat template, for models that have none."""
-    return option(None, metavar="NAME|FILE|MODEL", group=_ASKING, help=help)
-
-
-def device_option() -> Any:
-    """Where models are loaded to."""
-    return option(None, metavar="DEVICE", group=_ASKING, help="cpu, cuda, mps or cuda:N (default: the best there is)")
-
-
-def batch_size_option() -> Any:
-    """How many prompts at once."""
-    return option(
-        16,
-        metavar="N",
-        group=_ASKING,
-        identity=False,
-        parse=parse_batch_size,
-        accepts="int | str",
-        help="a number, or auto",
-    )
+# What `path` asks as well.
+chat_template_option = partial(_asking, None, metavar="NAME|FILE|MODEL")
+device_option = partial(_asking, None, "cpu, cuda, mps or cuda:N (default: the best there is)", metavar="DEVICE")
+batch_size_option = partial(
+    _asking, 16, "a number, or auto", metavar="N", identity=False, parse=parse_batch_size, accepts="int | str"
+)
+overwrite_option = partial(_running, False, "replace a record that is there already")
 
 
 @dataclass(frozen=True)
 class Asking(Options):
     """How one's own examples are asked and judged."""
 
-    match: str | None = option(
+    match: str | None = _own(
         None,
+        "what counts is this expression's group, not the whole answer",
         metavar="REGEX",
-        group=_OWN,
         parse=_parse_match,
         accepts="str | None",
-        help="what counts is this expression's group, not the whole answer",
     )
-    loss: bool = option(False, group=_OWN, help="score the loss of each answer, a token; generate nothing")
-    max_new_tokens: int = option(256, group=_OWN, bounds=_FROM_ONE, help="longest answer")
-    limit: int | None = option(
-        None, group=_OWN, bounds=_FROM_ONE, help="only the first N examples of each task, for a try"
-    )
+    loss: bool = _own(False, "score the loss of each answer, a token; generate nothing")
+    max_new_tokens: int = _own(256, "longest answer", bounds=_FROM_ONE)
+    limit: int | None = _own(None, "only the first N examples of each task, for a try", bounds=_FROM_ONE)
 
     def __post_init__(self) -> None:
         """Check every value, and which of them go together."""
@@ -132,61 +117,51 @@ class EvaluateOptions(Options):
     out: Place | None = option(
         None, metavar="FILE", positional=True, help="JSON file to write; it appears when it is whole"
     )
-    suite: str | None = option(
-        None, metavar="NAME", group=_PAPER, help="llama3, tulu3, global-mmlu:LANG or livecodebench"
+    suite: str | None = _paper(None, "llama3, tulu3, global-mmlu:LANG or livecodebench", metavar="NAME")
+    variant: Literal["auto", "base", "tuned"] = _paper(
+        "auto", "of the suite's tasks; auto: tuned for models with a chat template"
     )
-    variant: Literal["auto", "base", "tuned"] = option(
-        "auto", group=_PAPER, help="of the suite's tasks; auto: tuned for models with a chat template"
-    )
-    run_code_in: str | None = option(
+    run_code_in: str | None = _paper(
         None,
-        metavar="COMMAND",
-        group=_PAPER,
-        help="sandbox for what models write (livecodebench): a command that runs Python from its stdin; without it "
+        "sandbox for what models write (livecodebench): a command that runs Python from its stdin; without it "
         "nothing is run",
+        metavar="COMMAND",
     )
     asking: Asking = nested(Asking)
-    chat: bool = option(False, group=_ASKING, help="the harness's tasks through the models' chat templates")
+    chat: bool = _asking(False, "the harness's tasks through the models' chat templates")
     chat_template: Place | None = chat_template_option("template for models that have none")
-    backend: Literal["hf", "vllm", "olmes"] = option("hf", group=_ASKING, help="what loads the models")
+    backend: Literal["hf", "vllm", "olmes"] = _asking("hf", "what loads the models")
     device: str | None = device_option()
-    dtype: str | None = option(
+    dtype: str | None = _asking(
         None,
+        "default: float32 on a CPU, else the model's own",
         metavar="DTYPE",
-        group=_ASKING,
         parse=_parse_dtype,
         accepts="str | torch.dtype | None",
-        help="default: float32 on a CPU, else the model's own",
     )
     batch_size: Any = batch_size_option()
-    recovered_gain: Any = option(
+    recovered_gain: Any = _judging(
         (),
+        "three of the models: how much of the tuned target's gain the transferred one has",
         metavar=("TARGET", "TRANSFERRED", "TUNED"),
         nargs=3,
         repeatable=True,
-        group=_JUDGING,
         parse=_parse_triples,
         accepts="Sequence[Sequence[str]]",
-        help="three of the models: how much of the tuned target's gain the transferred one has",
     )
-    trained_on: tuple[Place, ...] = option(
+    trained_on: tuple[Place, ...] = _judging(
         (),
+        "what models were trained or chosen on: JSONL files, or folders that `tune` wrote; your examples that "
+        "occur there are reported, as are those that occur in what `tune` left beside the models",
         metavar="PATH",
         repeatable=True,
-        group=_JUDGING,
-        help="what models were trained or chosen on: JSONL files, or folders that `tune` wrote; your examples that "
-        "occur there are reported, as are those that occur in what `tune` left beside the models",
     )
-    allow_selection: bool = option(
-        False,
-        group=_JUDGING,
-        help="score examples too by which models were chosen, as their curves tell (default: stop)",
+    allow_selection: bool = _judging(
+        False, "score examples too by which models were chosen, as their curves tell (default: stop)"
     )
-    seed: int = option(0, group=_JUDGING, bounds=Bounds(least=0), help="of the bootstrap")
-    strict: bool = option(
-        False, identity=False, group=_RUN, help="stop where something looks wrong, instead of warning"
-    )
-    overwrite: bool = option(False, identity=False, group=_RUN, help="replace a record that is there already")
+    seed: int = _judging(0, "of the bootstrap", bounds=Bounds(least=0))
+    strict: bool = _running(False, "stop where something looks wrong, instead of warning")
+    overwrite: bool = overwrite_option()
 
     def __post_init__(self) -> None:
         """Check every value."""
