@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
+from support.digests import tensor_digest
 
 from tuneport.engine.run import transfer
 from tuneport.engine.transfer_card import render_card
 from tuneport.errors import TuneportError, VerificationError
-from tuneport.output.digest import digest_of
 from tuneport.verification import Proof, verify
 
 
@@ -65,7 +65,10 @@ def flip(out: Path, mend: bool) -> str:
     content[0] ^= 1
     file.write_bytes(whole)
     if mend:
-        edit(out, lambda m: next(e for e in m["tensors"] if e["name"] == name).update(digest=digest_of(bytes(content))))
+        edit(
+            out,
+            lambda m: next(e for e in m["tensors"] if e["name"] == name).update(digest=tensor_digest(bytes(content))),
+        )
     return name
 
 

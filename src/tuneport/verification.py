@@ -33,12 +33,11 @@ from tuneport.engine.checks.kept_sample import keep_base
 from tuneport.engine.checks.output_contradictions import in_a_folder
 from tuneport.engine.choices import Choices
 from tuneport.engine.conclusion import conclude, lost_difference, measure_dropped
-from tuneport.engine.kernel import no_sums
 from tuneport.engine.leaf_results import LeafResults
-from tuneport.engine.manifest import input_digests, read_manifest
+from tuneport.engine.manifest import input_digests, make_manifest, read_manifest
 from tuneport.engine.manifest_comparison import OF_THAT_RUN, OF_THAT_VECTOR, differences
 from tuneport.engine.plan import OutputTask, Plan, plan_transfer
-from tuneport.engine.run import leaf_pieces
+from tuneport.engine.run import compute_leaf
 from tuneport.engine.run_options import VerifyOptions
 from tuneport.engine.stream import Progress, run_leaves
 from tuneport.engine.tensor_digests import tensor_digests
@@ -46,11 +45,9 @@ from tuneport.engine.transfer_card import render_card
 from tuneport.errors import ABSENT, Fault, UsageError, VerificationError, listing, named
 from tuneport.files.expressions import Expression, ExpressionError, try_expressions
 from tuneport.files.json_text import as_json
-from tuneport.files.lazy_sequences import LazySequence
 from tuneport.options import Place
 from tuneport.output.digest import leaf_count
 from tuneport.output.finished_folder import compare_entries
-from tuneport.output.journal import LeafRecord
 from tuneport.output.write import MANIFEST
 from tuneport.pairing.name_rules import Rename, ScaleRule
 from tuneport.public_functions import takes
@@ -160,7 +157,7 @@ def _manifest_again(
     if plan.operation == "diff":
         plan = replace(plan, extra={**plan.extra, "base_sample": manifest.get("base_sample")})
     found = conclude(plan, look(plan), results, lost_difference(plan, results, readers))
-    return found.manifest(plan, plan.record(), results, measure_dropped(plan, readers), digests, pool, 0.0)
+    return make_manifest(plan, plan.record(), results, found, measure_dropped(plan, readers), digests, pool, 0.0)
 
 
 def _plan_again(
@@ -284,14 +281,11 @@ def _compare_tables(manifest: Mapping[str, Any], produced: Checkpoint) -> list[s
 def _compare_digests(
     manifest: Mapping[str, Any], produced: Checkpoint, reader: TensorReader, pool: Budget
 ) -> list[str]:
-    names = list(produced.tensors)
-    tensors = LazySequence(len(names), lambda number: (produced.tensors[names[number]], reader))
-    digests = tensor_digests(tensors, pool, "digests")
-    places = {name: place for place, name in enumerate(names)}
+    digests = tensor_digests(produced.tensors, reader, pool, "digests")
     return [
         f"`{name}` has the digest {digest}, the manifest says {entry.get('digest')}"
         for name, entry in _written_entries(manifest)
-        if name in places and entry.get("digest") != (digest := digests[places[name]])
+        if name in digests and entry.get("digest") != (digest := digests[name])
     ]
 
 
@@ -412,19 +406,18 @@ def _recompute(
     def do(number: int, task: OutputTask, leaf: int, space: Workspace) -> bool:
         if number not in begins or begins[number] + leaf not in chosen:
             return True
-        itemsize, sums, hasher, bad = DTYPES[task.slot.dtype].itemsize, no_sums(), blake3(), 0
-        for start, stop, origin in leaf_pieces(task, leaf, pool.piece):
-            content, count = task.recipe.piece(start, stop, origin, readers, space, sums)
-            hasher.update(content)
-            bad += count
+        name = task.slot.name
+
+        def compare(start: int, content: memoryview) -> None:
             written = space.buffer("written", len(content))
-            reader.read_into(produced.tensors[task.slot.name], start * itemsize, written)
+            reader.read_into(produced.tensors[name], start, written)
             if written != content:
                 first = next(i for i, (one, other) in enumerate(zip(written, content, strict=True)) if one != other)
                 with lock:
-                    found = start + first // itemsize
-                    different[task.slot.name] = min(found, different.get(task.slot.name, found))
-        results.put(number, leaf, LeafRecord(hasher.digest(), tuple(sums.tolist()), bad))
+                    found = (start + first) // DTYPES[task.slot.dtype].itemsize
+                    different[name] = min(found, different.get(name, found))
+
+        results.put(number, leaf, compute_leaf(task, leaf, readers, space, pool.piece, compare))
         return True
 
     run_leaves(plan.tasks, do, pool.workers, Progress("recompute", sum(slot.nbytes for slot in plan.slots)))

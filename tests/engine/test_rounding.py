@@ -219,7 +219,7 @@ def test_neither_workers_nor_pieces_nor_a_kill_change_a_figure(
     partial = tmp_path / "again.partial" / "journal.jsonl"
     done = [json.loads(line) for line in partial.read_text().splitlines()]
     assert len([record for record in done if "leaf" in record]) == len(base)
-    monkeypatch.setattr("tuneport.engine.run._do_leaf", None)
+    monkeypatch.setattr("tuneport.engine.run.compute_leaf", None)
     transfer(*made.paths, tmp_path / "again")
     again = manifest(tmp_path / "again")
     assert again["tensors"] == found[0]["tensors"]

@@ -140,9 +140,8 @@ def _along(measuring: Measuring, wanted: Points, locating: NDArray[np.bool_]) ->
 
 def _identity(checkpoint: Checkpoint, reader: TensorReader) -> dict[str, Any]:
     """What makes it the same weights, of the same tokens, wherever they lie: digests of all tensors and the tokenizer."""
-    tensors = list(checkpoint.tensors.values())
-    digests = tensor_digests([(tensor, reader) for tensor in tensors], budget(None, None), "digests")
-    whole = blake3("".join(f"{t.name}\0{digest}\0" for t, digest in zip(tensors, digests, strict=True)).encode())
+    digests = tensor_digests(checkpoint.tensors, reader, budget(None, None), "digests")
+    whole = blake3("".join(f"{name}\0{digest}\0" for name, digest in digests.items()).encode())
     return {
         "revision": checkpoint.revision,
         "digest": f"tensors:{whole.hexdigest()}",

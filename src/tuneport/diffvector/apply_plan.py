@@ -28,7 +28,8 @@ from tuneport.diffvector.respelled import align_vector
 from tuneport.diffvector.vector import RAW, DiffVector
 from tuneport.engine.checks.output_contradictions import contradictions
 from tuneport.engine.choices import Choices
-from tuneport.engine.pieces import DifferenceRecipe, RawRows, Recipe, Rounding, Source, Sum, Term
+from tuneport.engine.parents import told_at_opening
+from tuneport.engine.pieces import DifferenceRecipe, RawRows, Recipe, Source, Sum, Term
 from tuneport.engine.plan import (
     WRITTEN,
     Cast,
@@ -39,7 +40,6 @@ from tuneport.engine.plan import (
     merge_matched,
     place,
     rows_without_room,
-    told_at_opening,
 )
 from tuneport.engine.tokens import MatchedRows, lost_runs, match_rows, token_decisions, without_tokenizers
 from tuneport.errors import PairingError
@@ -115,8 +115,6 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         choices=choices,
         account=merged,
         tasks=tasks,
-        exact=(),  # base and tuned were compared when the vector was taken
-        alike=(),
         layout=layout,
         vocabulary=tuple(map(without_tokenizers, matches)),
         files=sidecars.files,
@@ -274,10 +272,8 @@ def _recipe(
         terms.append(Term(plus, None, scale, runs, source))
         used.append(scale)
         work += [stored.dtype] if stored is not None else [own.pair.base.dtype, own.pair.tuned.dtype]
-    rounding = Rounding(choices.rounding, choices.seed)
-    recipe = Sum(
-        line.name, Source("target", target), tuple(terms), cast.of(target.dtype), working_dtype(*work), rounding
-    )
+    seed = choices.seed if choices.rounding == "stochastic" else None
+    recipe = Sum(line.name, Source("target", target), tuple(terms), cast.of(target.dtype), working_dtype(*work), seed)
     return recipe, shape, tuple(used) or (0.0,)
 
 

@@ -6,10 +6,8 @@ each in a folder of its own, so that the vector can be added to any target later
 
 from __future__ import annotations
 
-import itertools
 from array import array
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,53 +17,29 @@ from tuneport.checkpoint.small_files import BEHAVIOUR_FILES, SidecarFolder
 from tuneport.diffvector.vector import RAW, STEM
 from tuneport.engine.adapted_terms import Stored, stored
 from tuneport.engine.choices import Choices
+from tuneport.engine.parents import equal_pairs, pair_models
 from tuneport.engine.pieces import DifferenceRecipe, RawRows, Recipe, Rows, Source, Term
-from tuneport.engine.plan import Made, Plan, dropped, place, told_at_opening
-from tuneport.engine.tokens import MatchedRows, match_rows, token_decisions, without_tokenizers
+from tuneport.engine.plan import Made, Plan, dropped, place
+from tuneport.engine.tokens import without_tokenizers
 from tuneport.files.lazy_sequences import LazySequence
-from tuneport.pairing.adapters.adapted import check_ids, lay_onto
 from tuneport.pairing.buffers import is_computed_buffer
-from tuneport.pairing.model_kinds import check_architectures
 from tuneport.pairing.rows import runs_of
-from tuneport.pairing.spelling import align
 from tuneport.pairing.tensors import (
     COMPUTED,
     Account,
     ParentPair,
     TensorPair,
-    check_patterns,
-    check_readable,
-    pair_parents,
-    ties_of,
 )
 from tuneport.pairing.vocabulary import RowMap
-from tuneport.pairing.vocabulary_matrices import Side, columns_of, rows_of, with_rows
-from tuneport.pairing.vocabulary_names import Ties
-from tuneport.sidecars.config import is_tied
+from tuneport.pairing.vocabulary_matrices import columns_of, rows_of, with_rows
 from tuneport.sidecars.merge import Decision
 
 
 def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
     """The plan of tuned − base. Raises where the two do not belong together at all."""
-    inputs = (base, tuned)
-    for checkpoint in inputs:
-        if checkpoint.adapter is None or checkpoint is base:
-            check_readable(checkpoint)
-    check_architectures(*inputs)
-    aligned = align(inputs, base, choices.renames, choices.drop)
-    base, tuned = aligned.checkpoints
-    adapted = lay_onto(tuned, base, is_tied(base.config), None, choices.renames) if tuned.adapter is not None else None
-    tuned = adapted.model if adapted is not None else tuned
-    ties = ties_of(base), ties_of(tuned)
-    matched = _match(base, tuned, ties, choices)
-    match = matched.match
-    if adapted is not None:
-        check_ids(match, tuned)
-    changes = adapted.changes if adapted is not None else None
-    parents = pair_parents(base, tuned, ties, matched.by_token, choices.drop, changes, aligned.outside)
-    names = itertools.chain((pair.name for pair in parents.pairs.values()), parents.alone)
-    check_patterns(choices.patterns, names)
-    account = Account(parents.pairs, ties[0], {})
+    paired = pair_models(base, tuned, None, choices)
+    match, parents = paired.matched.match, paired.parents
+    account = Account(parents.pairs, paired.ties[0], {})
     entries: dict[str, dict[str, Any]] = {}
     same: dict[str, dict[str, Any]] = {}  # what the manifest says of most tensors is said of many others
     written, parts = array("Q"), array("B")
@@ -74,7 +48,7 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
     def parts_of(pair: ParentPair) -> list[_Part]:
         if pair.name in kept:
             return kept[pair.name]
-        entry = _entry(pair, pair.name in matched.by_token)
+        entry = _entry(pair, pair.name in paired.matched.by_token)
         # Rows that an adapter trained are told apart from the others in any case.
         apart = entry["by_token"] or (pair.change is not None and pair.change.rows is not None)
         base_rows = rows_of(pair.base)
@@ -97,7 +71,6 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
             parts.append(number)
     for line in parents.alone.values():
         account.append(line)
-    refused = (*parents.refusals, *(line.reason for line in account.of("refused")))
 
     def make(number: int) -> Made:
         line = account[written[number]]
@@ -109,39 +82,25 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
     return Plan(
         operation="diff",
         formula="tuned − base",
-        inputs=inputs,
+        inputs=paired.inputs,
         choices=choices,
         account=account,
         tasks=tasks,
-        exact=tuple(
-            line.pair for line in account.of("copied") if line.pair and line.pair.exact and not line.pair.untrained
-        ),
-        alike=adapted.alike if adapted is not None else (),
+        exact=equal_pairs(account),
+        alike=paired.adapted.alike,
         layout=layout,
         vocabulary=(without_tokenizers(match),),
         # As they are: `apply` sees each in the words of the target's class.
-        files={**_kept(inputs[0].sidecars), **_kept((inputs[1] if adapted is None else tuned).sidecars)},
+        files={**_kept(base.sidecars), **_kept((tuned if tuned.adapter is None else paired.tuned).sidecars)},
         decisions=(
-            *aligned.decisions,
-            *(adapted.decisions if adapted is not None else ()),
-            *token_decisions(match),
+            *paired.decisions,
             Decision("sidecars", "both parents'", "needed to merge them onto a target"),
         ),
-        differences=(),
-        tensor_refusals=(*matched.refusals, *refused, *(aligned.hints() if refused else ())),
-        sidecar_refusals=(),
-        warnings=(*told_at_opening(inputs), *(adapted.warnings if adapted is not None else ())),
-        lost=(),
+        tensor_refusals=paired.refusals(account),
+        warnings=paired.warnings,
         dropped=dropped(account),
         extra={"diff": entries, "rows": match.how},
     )
-
-
-def _match(base: Checkpoint, tuned: Checkpoint, ties: tuple[Ties, Ties], choices: Choices) -> MatchedRows:
-    # New tokens are always kept: whether a target takes them is decided when the vector is applied.
-    choices = replace(choices, new_tokens="append")
-    folders = (base.sidecars, tuned.sidecars, SidecarFolder("target", base.label, base.path))
-    return match_rows(folders, [Side.of(base, ties[0]), Side.of(tuned, ties[1])], choices)
 
 
 _Part = tuple[Recipe, tuple[int, ...]]

@@ -6,45 +6,19 @@ In come a plan and the results of its leaves. A run concludes to write its manif
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from tuneport.checkpoint.reading import Workspace
 from tuneport.engine import arithmetic
-from tuneport.engine.budget import PIECE, Budget
+from tuneport.engine.budget import PIECE
 from tuneport.engine.checks.before_writing import RolesVerdict, settle
 from tuneport.engine.leaf_results import LeafResults
-from tuneport.engine.manifest import Measures, make_manifest, measures, rounding_loss
+from tuneport.engine.manifest import Conclusion, measures, rounding_loss
 from tuneport.engine.pieces import DifferenceRecipe, Readers
 from tuneport.engine.plan import Plan
 from tuneport.engine.tokens import LostDifference, token_warnings
-
-
-@dataclass(frozen=True)
-class Conclusion:
-    """The figures of a whole pass, and what they say. ``losses`` are those of the warnings that tell what rounding took."""
-
-    totals: Measures
-    verdict: RolesVerdict
-    warnings: tuple[str, ...]
-    losses: tuple[str, ...]
-
-    def manifest(
-        self,
-        plan: Plan,
-        record: Mapping[str, Any],
-        results: LeafResults,
-        dropped: Mapping[str, float | None],
-        digests: Mapping[str, Mapping[str, str]],
-        pool: Budget,
-        seconds: float,
-    ) -> dict[str, Any]:
-        """The manifest, without the card's digest."""
-        said = (self.totals, self.verdict, self.warnings)
-        return make_manifest(plan, record, results, dropped, *said, digests, pool, seconds)
 
 
 def conclude(plan: Plan, seen: RolesVerdict, results: LeafResults, lost: LostDifference | None) -> Conclusion:

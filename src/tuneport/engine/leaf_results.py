@@ -10,7 +10,6 @@ import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from tuneport.comparison.model_roles import MatrixSums
 from tuneport.engine.arithmetic import ROUNDING, SUMS
 from tuneport.engine.pieces import Sum
 from tuneport.engine.plan import OutputTask
+from tuneport.files.lazy_sequences import IndexedSequence
 from tuneport.output.digest import LEAF_BYTES, leaf_count, root_of
 from tuneport.output.journal import LeafRecord
 
@@ -88,7 +88,7 @@ class TensorResult:
         return all(bool((each.partners[:, :3] >= 0).all()) for each in runs)
 
 
-class LeafResults(Sequence[TensorResult]):
+class LeafResults(IndexedSequence[TensorResult]):
     """The results of all tasks, in their order. Leaves may be noted by several threads at once."""
 
     def __init__(self, tasks: Sequence[OutputTask], slots: Sequence[StoredTensor]) -> None:
@@ -134,23 +134,10 @@ class LeafResults(Sequence[TensorResult]):
         """How many tasks there are."""
         return len(self._tasks)
 
-    @overload
-    def __getitem__(self, number: int) -> TensorResult: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[TensorResult]: ...
-    def __getitem__(self, number: int | slice) -> TensorResult | list[TensorResult]:
+    def at(self, number: int) -> TensorResult:
         """The result of a task, whose leaves are all done."""
-        if isinstance(number, slice):
-            return [self[each] for each in range(*number.indices(len(self)))]
-        return self._result(number, self._tasks[number])
-
-    def __iter__(self) -> Iterator[TensorResult]:
-        """The results in the order of the tasks."""
-        return (self._result(number, task) for number, task in enumerate(self._tasks))
-
-    def _result(self, number: int, task: OutputTask) -> TensorResult:
         places = range(self._first[number], self._first[number + 1])
-        return TensorResult(task, tuple(map(self._record, places)))
+        return TensorResult(self._tasks[number], tuple(map(self._record, places)))
 
     def _record(self, place: int) -> LeafRecord:
         sums = tuple(self._sums[place].tolist())

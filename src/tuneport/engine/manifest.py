@@ -19,8 +19,6 @@ import numpy as np
 from blake3 import blake3
 
 from tuneport import __version__
-from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.checkpoint.reading import TensorReader
 from tuneport.comparison.model_roles import Figures, MatrixColumns, figures, is_matrix, pooled_cosines
 from tuneport.comparison.rounding import Rounded, rounded, total
 from tuneport.engine import kernel
@@ -34,7 +32,7 @@ from tuneport.engine.plan import FORMAT, Plan
 from tuneport.engine.tensor_digests import tensor_digests
 from tuneport.errors import CheckpointError
 from tuneport.files.json_text import chunks, finite
-from tuneport.files.lazy_sequences import LazyMapping, LazySequence
+from tuneport.files.lazy_sequences import LazySequence
 from tuneport.files.opening import contents
 from tuneport.output.replacing import read_record
 from tuneport.output.write import MANIFEST
@@ -136,31 +134,34 @@ def input_digests(plan: Plan, readers: Readers, pool: Budget) -> dict[str, Mappi
     """Digests of every tensor of every input, by role and name: with --digest-inputs, and always for a diff."""
     if not (plan.choices.digest_inputs or plan.operation == "diff"):
         return {}
-    return {checkpoint.role: _digests_of(checkpoint, readers[checkpoint.role], pool) for checkpoint in plan.inputs}
+    return {
+        each.role: tensor_digests(each.tensors, readers[each.role], pool, f"digest of {each.role}")
+        for each in plan.inputs
+    }
 
 
-def _digests_of(checkpoint: Checkpoint, reader: TensorReader, pool: Budget) -> Mapping[str, str]:
-    names = sorted(checkpoint.tensors)
-    tensors = LazySequence(len(names), lambda place: (checkpoint.tensors[names[place]], reader))
-    digests = tensor_digests(tensors, pool, f"digest of {checkpoint.role}")
-    places = {name: place for place, name in enumerate(names)}
-    return LazyMapping(places, lambda name: digests[places[name]])
+@dataclass(frozen=True)
+class Conclusion:
+    """The figures of a whole pass, and what they say. ``losses`` are those of the warnings that tell what rounding took."""
+
+    totals: Measures
+    verdict: RolesVerdict
+    warnings: tuple[str, ...]
+    losses: tuple[str, ...]
 
 
 def make_manifest(
     plan: Plan,
     record: Mapping[str, Any],
     results: LeafResults,
+    found: Conclusion,
     dropped: Mapping[str, float | None],
-    totals: Measures,
-    verdict: RolesVerdict,
-    warnings: tuple[str, ...],
     digests: Mapping[str, Mapping[str, str]],
     pool: Budget,
     seconds: float,
 ) -> dict[str, Any]:
-    """The manifest of a run, as the JSON object that a reader of the file gets."""
-    manifest = {
+    """The manifest of a run, without the card's digest, as the JSON object that a reader of the file gets."""
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "operation": plan.operation,
         "formula": plan.formula,
@@ -170,11 +171,11 @@ def make_manifest(
         "config_differences": [asdict(difference) for difference in plan.differences],
         "tokens": [token_record(match) for match in plan.vocabulary],
         "measures": {
-            **totals.record(),
+            **found.totals.record(),
             "dtype": main_dtype(task.line.target for task in plan.tasks if task.line.target) if plan.tasks else None,
         },
-        "roles": verdict.record(),
-        "warnings": list(warnings),
+        "roles": found.verdict.record(),
+        "warnings": list(found.warnings),
         "files": {
             name: blake3(contents(content)).hexdigest() for name, content in {**plan.files, **index_file(plan)}.items()
         },
@@ -190,12 +191,12 @@ def make_manifest(
             "seconds": round(seconds, 3),
         },
     }
-    found: dict[str, Any] = finite(manifest)
-    found["inputs"] = [_input(finite(each.identity()), digests.get(each.role)) for each in plan.inputs]
+    manifest = finite(manifest)
+    manifest["inputs"] = [_input(finite(each.identity()), digests.get(each.role)) for each in plan.inputs]
     if "diff" in plan.extra:
-        found["diff"] = plan.extra["diff"]  # as it is: most of its entries are one and the same
-    found["tensors"] = _tensors(results, _dropped_tensors(plan, dropped))
-    return found
+        manifest["diff"] = plan.extra["diff"]  # as it is: most of its entries are one and the same
+    manifest["tensors"] = _tensors(results, _dropped_tensors(plan, dropped))
+    return manifest
 
 
 def _tensors(results: LeafResults, dropped: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:

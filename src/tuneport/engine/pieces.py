@@ -60,14 +60,6 @@ Readers = Mapping[str, TensorReader]
 
 
 @dataclass(frozen=True)
-class Rounding:
-    """How results are rounded to the stored dtype; ``seed`` matters for ``stochastic`` only."""
-
-    how: str = "nearest"
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class Term:
     """One scaled diff vector: ``plus`` minus ``minus``, or ``plus`` alone where it is a stored difference.
 
@@ -86,14 +78,17 @@ class Term:
 
 @dataclass(frozen=True)
 class Sum:
-    """Recipe of a tensor: ``target`` plus each of ``terms`` in turn, stored as ``dtype``. No terms: a copy."""
+    """Recipe of a tensor: ``target`` plus each of ``terms`` in turn, stored as ``dtype``. No terms: a copy.
+
+    ``seed`` is that of stochastic rounding; without one a result is rounded to the nearest.
+    """
 
     name: str
     target: Source
     terms: tuple[Term, ...]
     dtype: str
     work: str
-    rounding: Rounding = Rounding()
+    seed: int | None = None
 
     def piece(
         self, start: int, stop: int, origin: int, readers: Readers, space: Workspace, sums: Array
@@ -196,11 +191,12 @@ class Sum:
         return kernel.narrow(values, self.dtype, self._draw(index))
 
     def _draw(self, index: int) -> Draw | None:
-        return Draw(self._key, index) if self.rounding.how == "stochastic" else None
+        return Draw(self._key, index) if self.seed is not None else None
 
     @functools.cached_property
     def _key(self) -> bytes:
-        return arithmetic.draw_key(self.rounding.seed, self.name)
+        assert self.seed is not None
+        return arithmetic.draw_key(self.seed, self.name)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ write. A plan is made before the first byte is written, and is what two runs mus
 
 from __future__ import annotations
 
-import itertools
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,33 +28,26 @@ from tuneport.engine.adapted_terms import adapted_terms
 from tuneport.engine.budget import DEFAULT_MAX_MEMORY, DEFAULT_MAX_MEMORY_PARSING
 from tuneport.engine.checks.output_contradictions import contradictions
 from tuneport.engine.choices import Choices
-from tuneport.engine.pieces import DifferenceRecipe, Recipe, Rounding, Rows, Source, Sum, Term
+from tuneport.engine.parents import equal_pairs, pair_models
+from tuneport.engine.pieces import DifferenceRecipe, Recipe, Rows, Source, Sum, Term
 from tuneport.engine.product import NBYTES
-from tuneport.engine.tokens import Matrices, lost_runs, match_rows, token_decisions, token_warnings, without_tokenizers
+from tuneport.engine.tokens import Matrices, lost_runs, token_warnings, without_tokenizers
 from tuneport.errors import PairingError, SidecarError, TuneportError, listing
 from tuneport.files.lazy_sequences import LazySequence
 from tuneport.files.opening import contents, read_in_words
-from tuneport.output.digest import LEAF_BYTES, leaf_count
+from tuneport.output.digest import leaf_count
 from tuneport.output.shards import Layout, lay_out
-from tuneport.pairing.adapters.adapted import check_ids, lay_onto
-from tuneport.pairing.model_kinds import check_architectures
 from tuneport.pairing.name_rules import scale_of
-from tuneport.pairing.spelling import align
 from tuneport.pairing.tensors import (
     Account,
     Fate,
     ParentPair,
     TensorPair,
-    check_patterns,
-    check_readable,
     main_dtype,
-    pair_parents,
     pair_target,
-    ties_of,
 )
 from tuneport.pairing.vocabulary import RowMap, VocabularyMatch
-from tuneport.pairing.vocabulary_matrices import Side, columns_of, rows_of, with_rows
-from tuneport.sidecars.config import is_tied
+from tuneport.pairing.vocabulary_matrices import columns_of, rows_of, with_rows
 from tuneport.sidecars.merge import Decision, FieldDifference, Sidecars, merge_sidecars
 
 FORMAT = "tuneport.manifest/1"
@@ -74,14 +66,9 @@ class OutputTask:
     scales: tuple[float, ...]
 
     @property
-    def leaves(self) -> int:
-        """Leaves of 4 MiB of the output."""
-        return leaf_count(self.slot.nbytes)
-
-    @property
-    def leaf_bytes(self) -> int:
-        """Bytes of a leaf (the last one may be shorter)."""
-        return min(LEAF_BYTES, self.slot.nbytes)
+    def nbytes(self) -> int:
+        """Bytes of the output."""
+        return self.slot.nbytes
 
 
 @dataclass(frozen=True)
@@ -108,19 +95,19 @@ class Plan:
     choices: Choices
     account: Account
     tasks: Sequence[OutputTask]
-    exact: tuple[ParentPair, ...]
-    alike: tuple[Alike, ...]
     layout: Layout
     vocabulary: tuple[VocabularyMatch, ...]
     files: Mapping[str, bytes | Path]
     decisions: tuple[Decision, ...]
-    differences: tuple[FieldDifference, ...]
     tensor_refusals: tuple[str, ...]
-    sidecar_refusals: tuple[str, ...]
     warnings: tuple[str, ...]
-    lost: tuple[LostRows, ...]
     dropped: tuple[LostRows, ...]
     extra: Mapping[str, Any]
+    exact: tuple[ParentPair, ...] = ()
+    alike: tuple[Alike, ...] = ()
+    differences: tuple[FieldDifference, ...] = ()
+    sidecar_refusals: tuple[str, ...] = ()
+    lost: tuple[LostRows, ...] = ()
     base_samples: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]] = field(default_factory=dict)
 
     @property
@@ -200,41 +187,20 @@ class Plan:
 
 def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choices: Choices) -> Plan:
     """The plan of target + scale·(tuned − base). Raises where the models do not belong together at all."""
-    inputs = (base, tuned, target)
-    for checkpoint in inputs:
-        if checkpoint.adapter is None or checkpoint is not tuned:
-            check_readable(checkpoint)
-    check_architectures(*inputs)
-    aligned = align((base, tuned), target, choices.renames, choices.drop)
-    base, tuned = aligned.checkpoints
-    adapted = (
-        lay_onto(tuned, base, is_tied(base.config), target, choices.renames) if tuned.adapter is not None else None
-    )
-    tuned = adapted.model if adapted is not None else tuned
-    models = (base, tuned, target)
-    ties = [ties_of(checkpoint) for checkpoint in models]
-    folders = (base.sidecars, tuned.sidecars, target.sidecars)
-    matched = match_rows(folders, [Side.of(model, own) for model, own in zip(models, ties, strict=True)], choices)
-    match = matched.match
-    if adapted is not None:
-        check_ids(match, tuned)
-    changes = adapted.changes if adapted is not None else None
-    parents = pair_parents(base, tuned, (ties[0], ties[1]), matched.by_token, choices.drop, changes, aligned.outside)
-    names = itertools.chain(target.tensors, (pair.name for pair in parents.pairs.values()), parents.alone)
-    check_patterns(choices.patterns, names)
+    paired = pair_models(base, tuned, target, choices)
+    match, parents = paired.matched.match, paired.parents
     account = pair_target(
         parents.pairs,
         parents.alone,
         target,
-        ties_parents=ties[0],
-        ties_target=ties[2],
-        by_token=matched.by_token,
+        ties_parents=paired.ties[0],
+        ties_target=paired.ties[2],
+        by_token=paired.matched.by_token,
         rules=choices.rules,
         drop=choices.drop,
         gains_rows=bool(match.added),
-        outside=aligned.outside,
+        outside=paired.aligned.outside,
     )
-    refused = (*parents.refusals, *(line.reason for line in account.of("refused")))
     cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
     matrices = Matrices(match)
     written = array("Q", account.places(*WRITTEN))
@@ -245,43 +211,25 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
 
     layout, tasks = place(LazySequence(len(written), make), choices.shard_bytes)
     grown = grown_rows(account, layout)
-    sidecars = merge_matched((base.sidecars, tuned.sidecars, target.sidecars), match, choices, grown)
+    sidecars = merge_matched((paired.base.sidecars, paired.tuned.sidecars, target.sidecars), match, choices, grown)
     against = contradictions(sidecars.files, layout.slots, target)
     return Plan(
         operation="transfer",
         formula=formula(choices),
-        inputs=inputs,
+        inputs=paired.inputs,
         choices=choices,
         account=account,
         tasks=tasks,
-        exact=tuple(
-            line.pair
-            for line in account.of("copied", "dropped")
-            if line.pair and line.pair.exact and not line.pair.untrained
-        ),
-        alike=adapted.alike if adapted is not None else (),
+        exact=equal_pairs(account),
+        alike=paired.adapted.alike,
         layout=layout,
         vocabulary=(without_tokenizers(match),),
         files=sidecars.files,
-        decisions=(
-            *aligned.decisions,
-            *(adapted.decisions if adapted is not None else ()),
-            *token_decisions(match),
-            *sidecars.decisions,
-        ),
+        decisions=(*paired.decisions, *sidecars.decisions),
         differences=sidecars.differences,
-        tensor_refusals=(
-            *matched.refusals,
-            *rows_without_room(tasks, grown),
-            *refused,
-            *(aligned.hints() if refused else ()),
-        ),
+        tensor_refusals=paired.refusals(account, rows_without_room(tasks, grown)),
         sidecar_refusals=(*sidecars.refusals, *against.refusals),
-        warnings=(
-            *told_at_opening(inputs),
-            *(adapted.warnings if adapted is not None else ()),
-            *sidecars.warnings,
-        ),
+        warnings=(*paired.warnings, *sidecars.warnings),
         lost=_lost(account, match),
         dropped=dropped(account),
         extra={**sidecars.noted, **against.record()},
@@ -306,11 +254,6 @@ def merge_matched(
         dtype=choices.dtype,
         vocab_rows=grown,
     )
-
-
-def told_at_opening(inputs: Sequence[Checkpoint]) -> tuple[str, ...]:
-    """What lies beside the weights of the inputs and was not read, in words."""
-    return tuple(warning for checkpoint in inputs for warning in checkpoint.warnings)
 
 
 @dataclass(frozen=True)
@@ -385,10 +328,10 @@ def _recipe(
 ) -> tuple[Recipe, tuple[int, ...], tuple[float, ...]]:
     assert line.target is not None
     target, dtype = line.target, cast.of(line.target.dtype)
-    rounding = Rounding(choices.rounding, choices.seed)
+    seed = choices.seed if choices.rounding == "stochastic" else None
     if line.fate == "copied" or line.pair is None:
         work = working_dtype(target.dtype)
-        return Sum(line.name, Source("target", target), (), dtype, work, rounding), target.shape, (0.0,)
+        return Sum(line.name, Source("target", target), (), dtype, work, seed), target.shape, (0.0,)
     base, tuned = line.pair.base, line.pair.tuned
     scale = scale_of(line.name, choices.scale, choices.rules)
     change = line.pair.change
@@ -401,7 +344,7 @@ def _recipe(
     else:
         terms = adapted_terms(line.pair, scale, rows, columns_of(target))
     work = working_dtype(base.dtype, tuned.dtype, target.dtype)
-    return Sum(line.name, Source("target", target), terms, dtype, work, rounding), shape, (scale,)
+    return Sum(line.name, Source("target", target), terms, dtype, work, seed), shape, (scale,)
 
 
 def _lost(account: Account, match: VocabularyMatch) -> tuple[LostRows, ...]:

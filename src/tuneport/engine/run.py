@@ -7,20 +7,20 @@ place. What a killed run finished is checked and kept.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from blake3 import blake3
 
 from tuneport.checkpoint import floats
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.open_model import fetched, open_checkpoint
 from tuneport.checkpoint.reading import Workspace, readers_by_role
-from tuneport.engine import arithmetic
+from tuneport.engine import kernel
 from tuneport.engine.budget import Budget, budget
 from tuneport.engine.checks.before_writing import ZERO_DIFF, look
 from tuneport.engine.checks.kept_sample import keep_base
@@ -28,7 +28,7 @@ from tuneport.engine.checks.while_running import check_exact, check_tied, nonfin
 from tuneport.engine.choices import Running
 from tuneport.engine.conclusion import conclude, lost_difference, measure_dropped
 from tuneport.engine.leaf_results import LeafResults
-from tuneport.engine.manifest import index_file, input_digests, read_manifest, render_manifest
+from tuneport.engine.manifest import index_file, input_digests, make_manifest, read_manifest, render_manifest
 from tuneport.engine.pieces import Readers
 from tuneport.engine.plan import OutputTask, Plan, plan_transfer
 from tuneport.engine.run_options import TransferOptions, Warn
@@ -141,7 +141,8 @@ def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -
                 folder.discard()
                 raise NumericsError(_with_noticed(ZERO_DIFF, plan))
             _stop_if_doubtful(found.warnings, running)
-            manifest = found.manifest(plan, record, results, dropped, digests, pool, time.monotonic() - begun)
+            seconds = time.monotonic() - begun
+            manifest = make_manifest(plan, record, results, found, dropped, digests, pool, seconds)
             card = render_card(manifest)
             manifest["files"]["README.md"] = blake3(card).hexdigest()
             folder.finish({**plan.files, **index_file(plan), "README.md": card}, render_manifest(manifest))
@@ -165,7 +166,7 @@ def check_sidecars_unchanged(plan: Plan, record: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{', '.join(changed)} changed while the weights were carried over. Run again.")
 
 
-def leaf_pieces(task: OutputTask, leaf: int, piece: int) -> Iterator[tuple[int, int, int]]:
+def _leaf_pieces(task: OutputTask, leaf: int, piece: int) -> Iterator[tuple[int, int, int]]:
     """Element ranges (start, stop) of the pieces of a leaf, each with the first element of the leaf."""
     per_leaf = LEAF_BYTES // DTYPES[task.slot.dtype].itemsize
     origin = leaf * per_leaf
@@ -185,7 +186,8 @@ def _stream(
     def do(number: int, task: OutputTask, leaf: int, space: Workspace) -> bool:
         record = results.journalled(number, leaf)
         if record is None or not _still_there(task, leaf, record, folder, space, pool.piece):
-            record = _do_leaf(task, leaf, folder, readers, space, pool.piece)
+            write = functools.partial(folder.write, task.slot)
+            record = compute_leaf(task, leaf, readers, space, pool.piece, write)
             folder.note(task.slot.name, leaf, record)
         results.put(number, leaf, record)
         return running.allow_nonfinite or not record.nonfinite
@@ -198,14 +200,19 @@ def _stream(
     return results, measure_dropped(plan, readers)
 
 
-def _do_leaf(
-    task: OutputTask, leaf: int, folder: OutputFolder, readers: Readers, space: Workspace, piece: int
+def compute_leaf(
+    task: OutputTask,
+    leaf: int,
+    readers: Readers,
+    space: Workspace,
+    piece: int,
+    take: Callable[[int, memoryview], None],
 ) -> LeafRecord:
-    """Compute, write and hash one leaf."""
-    itemsize, hasher, sums, bad = DTYPES[task.slot.dtype].itemsize, blake3(), np.zeros(arithmetic.SUMS), 0
-    for start, stop, origin in leaf_pieces(task, leaf, piece):
+    """Compute and hash one leaf; ``take`` gets each piece, with its first byte in the tensor."""
+    itemsize, hasher, sums, bad = DTYPES[task.slot.dtype].itemsize, blake3(), kernel.no_sums(), 0
+    for start, stop, origin in _leaf_pieces(task, leaf, piece):
         content, count = task.recipe.piece(start, stop, origin, readers, space, sums)
-        folder.write(task.slot, start * itemsize, content)
+        take(start * itemsize, content)
         hasher.update(content)
         bad += count
     return LeafRecord(hasher.digest(), tuple(sums.tolist()), bad)
@@ -216,7 +223,7 @@ def _still_there(
 ) -> bool:
     """Whether the bytes that an earlier run journalled are really on disk, with as many NaN and infinities as it counted."""
     dtype, hasher, bad = DTYPES[task.slot.dtype], blake3(), 0
-    for start, stop, _ in leaf_pieces(task, leaf, piece):
+    for start, stop, _ in _leaf_pieces(task, leaf, piece):
         view = space.buffer("out", (stop - start) * dtype.itemsize)
         folder.read_into(task.slot, start * dtype.itemsize, view)
         hasher.update(view)

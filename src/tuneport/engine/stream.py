@@ -14,19 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from tuneport.checkpoint.reading import Workspace
+from tuneport.output.digest import LEAF_BYTES, leaf_count
 from tuneport.terminal import is_watched, write
 
 
 class Task(Protocol):
-    """Something with leaves: usually one tensor of the output."""
+    """Something with leaves of 4 MiB: usually one tensor of the output."""
 
     @property
-    def leaves(self) -> int:
-        """How many leaves there are."""
-
-    @property
-    def leaf_bytes(self) -> int:
-        """Bytes of a leaf, for the progress bar."""
+    def nbytes(self) -> int:
+        """How many bytes it has."""
 
 
 TaskT = TypeVar("TaskT", bound=Task)
@@ -115,7 +112,7 @@ class _Shared(Generic[TaskT]):
 
 def _leaves_of(tasks: Sequence[TaskT]) -> Iterator[tuple[int, TaskT, int]]:
     for number, task in enumerate(tasks):
-        for leaf in range(task.leaves):
+        for leaf in range(leaf_count(task.nbytes)):
             yield number, task, leaf
 
 
@@ -126,6 +123,6 @@ def _work(shared: _Shared[TaskT], do: Callable[[int, TaskT, int, Workspace], boo
             number, task, leaf = found
             if not do(number, task, leaf, workspace):
                 shared.stop_after(number)
-            progress.add(task.leaf_bytes)
+            progress.add(min(LEAF_BYTES, task.nbytes))
     except BaseException as error:  # handed to the main thread, which raises it
         shared.stop(error)

@@ -6,13 +6,36 @@ may. What is kept are numbers and names, and a function that makes the object ag
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeVar, overload
 
 T = TypeVar("T", covariant=True)
 
 
-class LazySequence(Sequence[T]):
+class IndexedSequence(Sequence[T]):
+    """A sequence whose children say how many entries there are, and which one is `at` a place from 0 on."""
+
+    @abstractmethod
+    def at(self, place: int) -> T:
+        """The entry at a place."""
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[T]: ...
+    def __getitem__(self, place: int | slice) -> T | list[T]:
+        """The entry at a place, or the list of those at some."""
+        if isinstance(place, slice):
+            return [self.at(each) for each in range(*place.indices(len(self)))]
+        return self.at(range(len(self))[place])
+
+    def __iter__(self) -> Iterator[T]:
+        """The entries in their order."""
+        return map(self.at, range(len(self)))
+
+
+class LazySequence(IndexedSequence[T]):
     """``count`` entries, each made by ``make`` from its place."""
 
     def __init__(self, count: int, make: Callable[[int], T]) -> None:
@@ -23,23 +46,13 @@ class LazySequence(Sequence[T]):
         """How many entries there are."""
         return self._count
 
-    @overload
-    def __getitem__(self, place: int) -> T: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[T]: ...
-    def __getitem__(self, place: int | slice) -> T | list[T]:
-        """The entry at a place, or the list of those at some."""
-        if isinstance(place, slice):
-            return [self._make(each) for each in range(*place.indices(self._count))]
-        return self._make(range(self._count)[place])
-
-    def __iter__(self) -> Iterator[T]:
-        """The entries in their order."""
-        return map(self._make, range(self._count))
+    def at(self, place: int) -> T:
+        """The entry at a place, made for whoever looks."""
+        return self._make(place)
 
 
 class LazyMapping(Mapping[str, T]):
-    """Entries under ``keys``, each made by ``make`` from its key."""
+    """IndexedSequence under ``keys``, each made by ``make`` from its key."""
 
     def __init__(self, keys: Collection[str], make: Callable[[str], T]) -> None:
         """Nothing is made yet; a key must be found quickly in ``keys``."""

@@ -12,11 +12,12 @@ import json
 import sys
 import zlib
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, overload
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 from tuneport.errors import in_short
 from tuneport.files.json_text import read_json, takes_a_closer_look
+from tuneport.files.lazy_sequences import IndexedSequence
 
 # Bytes that are read at a time, and entries that are packed together.
 _PIECE = 2**18
@@ -31,7 +32,7 @@ class NamedTwiceError(ValueError):
     """An object has one name twice, so that a reader might take either value."""
 
 
-class PackedList(Sequence[Any]):
+class PackedList(IndexedSequence[Any]):
     """A list that is kept as compressed JSON."""
 
     def __init__(self, entries: Iterable[Any]) -> None:
@@ -52,15 +53,9 @@ class PackedList(Sequence[Any]):
         """How many entries there are."""
         return self._count
 
-    @overload
-    def __getitem__(self, place: int) -> Any: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Any]: ...
-    def __getitem__(self, place: int | slice) -> Any:
+    def at(self, place: int) -> Any:
         """The entry at a place, or the list of those at some."""
-        if isinstance(place, slice):
-            return [self[each] for each in range(*place.indices(self._count))]
-        number, within = divmod(range(self._count)[place], _BLOCK)
+        number, within = divmod(place, _BLOCK)
         held, block = self._last
         if held != number:
             block = _unpacked(self._blocks[number])

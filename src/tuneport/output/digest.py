@@ -22,10 +22,3 @@ def leaf_count(nbytes: int) -> int:
 def root_of(leaves: Sequence[bytes]) -> str:
     """The tensor's digest from those of its leaves, in order: BLAKE3 over their 32 bytes each, one after another."""
     return PREFIX + blake3(b"".join(leaves)).hexdigest()
-
-
-def digest_of(content: bytes | memoryview) -> str:
-    """The digest of bytes at hand, the plain way."""
-    view = memoryview(content)
-    starts = range(0, len(view), LEAF_BYTES)
-    return root_of([blake3(view[start : start + LEAF_BYTES]).digest() for start in starts])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,41 +50,19 @@ class Journal:
         if not os.path.lexists(self.path):
             write_whole(self.path, json.dumps({"plan": plan}) + "\n")
         else:
-            self._read(plan)
+            begun, *_, self._before = _looked_over(folder, _leaf_of)
+            _stop_if_different(folder, begun, plan)
+            if self._before < self.path.stat().st_size:
+                os.truncate(self.path, self._before)
         self._descriptor = open_own(self.path, os.O_WRONLY | os.O_APPEND)
         self._append({"run": this_process()})
 
-    def _read(self, plan: Mapping[str, Any]) -> None:
-        begun: Any = None
-        try:
-            for end, record in self._records():
-                begun = record["plan"] if begun is None else begun
-                _leaf_of(record)
-                self._before = end
-            if begun is None:
-                raise ValueError("it is empty")
-        except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
-            raise _damaged(self.path.parent, error) from None
-        _stop_if_different(self.path.parent, begun, plan)
-        if self._before < self.path.stat().st_size:
-            os.truncate(self.path, self._before)
-
-    def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Each whole line, and where it ends."""
-        end = 0
-        with opened(self.path, self.path.parent, MOST_BYTES) as lines:
-            for line in iter(partial(lines.readline, _MOST_LINE_BYTES), b""):
-                if not line.endswith(b"\n"):
-                    return  # cut short by a kill
-                end += len(line)
-                yield end, read_json(line)
-
     def recorded(self) -> Iterator[tuple[str, int, LeafRecord]]:
         """The leaves that earlier runs journalled, read line by line: tensor, leaf and record. Of two of one leaf the last counts."""
-        for end, record in self._records():
+        for end, line in _lines(self.path.parent):
             if end > self._before:
                 return
-            leaf = _leaf_of(record)
+            leaf = _leaf_of(read_json(line))
             if leaf is not None:
                 yield leaf
 
@@ -141,10 +119,10 @@ def can_be_discarded(folder: Path, plan: Mapping[str, Any]) -> bool:
     Of worth are leaves, unless the run that wrote or took them up last ended by a refusal of its own. Raises `TakenError`
     where another plan has such leaves there, or the journal cannot be read.
     """
-    begun, leaves, refused = _looked_over(folder)
+    begun, leaves, refused, _ = _looked_over(folder)
     if leaves and not refused:
         _stop_if_different(folder, begun, plan)
-    return bool(differing_fields(begun, dict(json.loads(json.dumps(plan)))))
+    return bool(differing_fields(begun, plan))
 
 
 def holds_leaves(folder: Path) -> bool:
@@ -152,24 +130,36 @@ def holds_leaves(folder: Path) -> bool:
     return _looked_over(folder)[1]
 
 
-def _looked_over(folder: Path) -> tuple[Any, bool, bool]:
-    """The plan of a folder's journal, whether leaves were finished, and whether its last run ended by a refusal."""
+def _looked_over(
+    folder: Path, check: Callable[[Mapping[str, Any]], object] = lambda record: None
+) -> tuple[Any, bool, bool, int]:
+    """The plan of a folder's journal, whether leaves were finished, whether its last run ended by a refusal, and where it ends."""
     begun: Any = None
     leaves = refused = False
+    end = 0
     try:
-        with opened(folder / JOURNAL, folder, MOST_BYTES) as lines:
-            for line in iter(partial(lines.readline, _MOST_LINE_BYTES), b""):
-                if not line.endswith(b"\n"):
-                    break  # cut short by a kill
-                record = read_json(line)
-                begun = record["plan"] if begun is None else begun
-                leaves = leaves or "leaf" in record
-                refused = "refused" in record or (refused and "run" not in record)
+        for after, line in _lines(folder):
+            record, end = read_json(line), after
+            check(record)
+            begun = record["plan"] if begun is None else begun
+            leaves = leaves or "leaf" in record
+            refused = "refused" in record or (refused and "run" not in record)
         if begun is None:
             raise ValueError("it is empty")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
         raise _damaged(folder, error) from None
-    return begun, leaves, refused
+    return begun, leaves, refused, end
+
+
+def _lines(folder: Path) -> Iterator[tuple[int, bytes]]:
+    """Each whole line of a folder's journal, and where it ends; a last one that a kill cut short is left out."""
+    end = 0
+    with opened(folder / JOURNAL, folder, MOST_BYTES) as lines:
+        for line in iter(partial(lines.readline, _MOST_LINE_BYTES), b""):
+            if not line.endswith(b"\n"):
+                return
+            end += len(line)
+            yield end, line
 
 
 def _damaged(folder: Path, error: Exception) -> TakenError:
@@ -195,12 +185,11 @@ def _without_times(value: Any) -> Any:
 
 
 def _stop_if_different(folder: Path, begun: Any, plan: Mapping[str, Any]) -> None:
-    now = dict(json.loads(json.dumps(plan)))
-    different = differing_fields(begun, now)
+    different = differing_fields(begun, plan)
     if not different:
         return
     advice = f"Give the same inputs and choices to go on, or remove {folder.name} to start anew."
-    if only_times_differ(begun, now):
+    if only_times_differ(begun, plan):
         advice = f"{ONLY_TIMES} Remove {folder.name} and run again; it starts anew."
     raise TakenError(f"{folder} was begun with another plan; what differs: {'; '.join(different)}.\n{advice}")
 
@@ -209,22 +198,21 @@ def holder(folder: Path) -> str:
     """Who began the run that last wrote to the folder's journal, for a message."""
     last = b""
     try:
-        with opened(folder / JOURNAL, folder, MOST_BYTES) as lines:
-            for line in iter(partial(lines.readline, _MOST_LINE_BYTES), b""):
-                last = line if line.startswith(b'{"run"') else last
+        for _, line in _lines(folder):
+            last = line if line.startswith(b'{"run"') else last
         return str(read_json(last)["run"])
     except (OSError, ValueError, KeyError, TypeError):
         return "another run"
 
 
 def differing_fields(one: Any, other: Any, path: str = "") -> list[str]:
-    """Names of the fields in which two JSON values differ, with both values where they are short."""
-    if isinstance(one, dict) and isinstance(other, dict):
+    """Names of the fields in which two JSON values differ (tuples are lists), with both values where they are short."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
         found = []
         for key in sorted(set(one) | set(other)):
             found += differing_fields(one.get(key), other.get(key), f"{path}.{key}" if path else str(key))
         return found
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
         return [
             line
             for i, pair in enumerate(zip(one, other, strict=True))

@@ -6,7 +6,6 @@ run leaves only DIR.partial (and, between the two renames of --overwrite, DIR.ol
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -237,7 +236,7 @@ def _is_complete(partial: Path) -> bool:
 
 def _is_of_plan(folder: Path, plan: Mapping[str, Any]) -> bool:
     made_by = read_plan(folder)
-    return made_by is not None and not journal.differing_fields(made_by, json.loads(json.dumps(plan)))
+    return made_by is not None and not journal.differing_fields(made_by, plan)
 
 
 def _partial(out: Path) -> Path:
@@ -270,7 +269,8 @@ def _clear(partial: Path) -> None:
 
 def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -> None:
     made_by = read_plan(out)
-    if made_by is not None and not journal.differing_fields(made_by, json.loads(json.dumps(plan))):
+    different = [] if made_by is None else journal.differing_fields(made_by, plan)
+    if made_by is not None and not different:
         lost = [file for file, size in layout.sizes.items() if not _has(out / file, size)]
         if not lost:
             raise AlreadyDone(str(out))
@@ -286,9 +286,8 @@ def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrit
             raise TakenError(f"{out} is there already, and not made by tuneport. Move it away, or give another --out.")
         how = "was made by another plan" if made_by is not None else "was made by tuneport, otherwise"
         if made_by is not None:
-            now = json.loads(json.dumps(plan))
-            how += ": " + "; ".join(journal.differing_fields(made_by, now)[:5])
-            how += f". {journal.ONLY_TIMES}" if journal.only_times_differ(made_by, now) else ""
+            how += ": " + "; ".join(different[:5])
+            how += f". {journal.ONLY_TIMES}" if journal.only_times_differ(made_by, plan) else ""
         raise TakenError(f"{out} {how.removesuffix('.')}. Give another --out, or --overwrite to replace it.")
     check_replaceable(out)
 

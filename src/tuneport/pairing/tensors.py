@@ -12,13 +12,14 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, overload
+from typing import Literal, NamedTuple
 
 from tuneport.checkpoint.adapter import UNTRAINED, AdapterChange
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import Fault, PairingError, UsageError
+from tuneport.files.lazy_sequences import IndexedSequence
 from tuneport.pairing.buffers import is_computed_buffer
 from tuneport.pairing.model_kinds import in_words
 from tuneport.pairing.name_rules import ScaleRule, scale_of
@@ -259,7 +260,7 @@ def pair_target(
     return account
 
 
-class Account(Sequence[TensorPair]):
+class Account(IndexedSequence[TensorPair]):
     """Lines of an account, each made when it is looked at: of a line only its name and its kind are kept."""
 
     def __init__(self, pairs: Mapping[str, ParentPair], ties: Ties, target: Mapping[str, StoredTensor]) -> None:
@@ -304,14 +305,8 @@ class Account(Sequence[TensorPair]):
         """How many lines there are."""
         return len(self.names)
 
-    @overload
-    def __getitem__(self, place: int) -> TensorPair: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[TensorPair]: ...
-    def __getitem__(self, place: int | slice) -> TensorPair | list[TensorPair]:
+    def at(self, place: int) -> TensorPair:
         """A line, or some."""
-        if isinstance(place, slice):
-            return [self[each] for each in range(*place.indices(len(self)))]
         name, kind = self.names[place], self._by_number[self._kind[place]]
         pair = self._pairs[self._ties.weight(name)] if kind.has_pair else None
         target = self._target[name] if kind.has_target else None

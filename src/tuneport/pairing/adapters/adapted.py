@@ -39,7 +39,7 @@ class Adapted:
     """The tuned model that base and adapter are. ``alike`` are tensors of the adapter that must hold the same."""
 
     model: Checkpoint
-    changes: Mapping[str, AdapterChange]
+    changes: Mapping[str, AdapterChange] | None
     alike: tuple[Alike, ...] = ()
     decisions: tuple[Decision, ...] = ()
     warnings: tuple[str, ...] = field(default=())

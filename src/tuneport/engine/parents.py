@@ -1,0 +1,94 @@
+"""Base and tuned model made ready to be subtracted: names aligned, an adapter laid onto its base, rows matched, tensors paired.
+
+The plan of a transfer needs this with a target, the plan of a diff vector without one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.small_files import SidecarFolder
+from tuneport.engine.choices import Choices
+from tuneport.engine.tokens import MatchedRows, match_rows, token_decisions
+from tuneport.pairing.adapters.adapted import Adapted, check_ids, lay_onto
+from tuneport.pairing.model_kinds import check_architectures
+from tuneport.pairing.spelling import Aligned, align
+from tuneport.pairing.tensors import Account, ParentPair, Parents, check_patterns, check_readable, pair_parents, ties_of
+from tuneport.pairing.vocabulary_matrices import Side
+from tuneport.pairing.vocabulary_names import Ties
+from tuneport.sidecars.config import is_tied
+from tuneport.sidecars.merge import Decision
+
+
+@dataclass(frozen=True)
+class PairedParents:
+    """``base`` and ``tuned`` as they are compared: under the names of the target, and of an adapter the model that it makes.
+
+    ``inputs`` are the checkpoints as they are given, ``ties`` those of base, tuned and, if there is one, target.
+    """
+
+    inputs: tuple[Checkpoint, ...]
+    base: Checkpoint
+    tuned: Checkpoint
+    ties: tuple[Ties, ...]
+    aligned: Aligned
+    adapted: Adapted
+    matched: MatchedRows
+    parents: Parents
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What was decided about names, an adapter and tokens."""
+        return (*self.aligned.decisions, *self.adapted.decisions, *token_decisions(self.matched.match))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is known before the small files are merged."""
+        return (*told_at_opening(self.inputs), *self.adapted.warnings)
+
+    def refusals(self, account: Account, without_room: Sequence[str] = ()) -> tuple[str, ...]:
+        """Why the tensors of ``account`` cannot be carried; ``without_room`` are tensors that new tokens do not fit into."""
+        refused = (*self.parents.refusals, *(line.reason for line in account.of("refused")))
+        return (*self.matched.refusals, *without_room, *refused, *(self.aligned.hints() if refused else ()))
+
+
+def pair_models(base: Checkpoint, tuned: Checkpoint, target: Checkpoint | None, choices: Choices) -> PairedParents:
+    """Pair base and tuned. Raises where the models do not belong together at all."""
+    inputs = (base, tuned) if target is None else (base, tuned, target)
+    for checkpoint in inputs:
+        if checkpoint.adapter is None or checkpoint is not tuned:
+            check_readable(checkpoint)
+    check_architectures(*inputs)
+    aligned = align((base, tuned), base if target is None else target, choices.renames, choices.drop)
+    base, tuned = aligned.checkpoints
+    adapted = Adapted(tuned, None)
+    if tuned.adapter is not None:
+        adapted = lay_onto(tuned, base, is_tied(base.config), target, choices.renames)
+    tuned = adapted.model
+    models = (base, tuned, *inputs[2:])
+    ties = tuple(map(ties_of, models))
+    last = SidecarFolder("target", base.label, base.path) if target is None else target.sidecars
+    # Without a target new tokens are always kept: whether one takes them is decided when the vector is applied.
+    asked = choices if target is not None else replace(choices, new_tokens="append")
+    matched = match_rows((base.sidecars, tuned.sidecars, last), list(map(Side.of, models, ties)), asked)
+    if adapted.changes is not None:
+        check_ids(matched.match, tuned)
+    own = ties[0], ties[1]
+    parents = pair_parents(base, tuned, own, matched.by_token, choices.drop, adapted.changes, aligned.outside)
+    names = (pair.name for pair in parents.pairs.values())
+    check_patterns(choices.patterns, itertools.chain(() if target is None else target.tensors, names, parents.alone))
+    return PairedParents(inputs, base, tuned, ties, aligned, adapted, matched, parents)
+
+
+def equal_pairs(account: Account) -> tuple[ParentPair, ...]:
+    """Pairs of an account that hold no floats, and must be equal in base and tuned."""
+    lines = account.of("copied", "dropped")
+    return tuple(line.pair for line in lines if line.pair and line.pair.exact and not line.pair.untrained)
+
+
+def told_at_opening(inputs: Sequence[Checkpoint]) -> tuple[str, ...]:
+    """What lies beside the weights of the inputs and was not read, in words."""
+    return tuple(warning for checkpoint in inputs for warning in checkpoint.warnings)
