@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 KERNEL_SOURCES := src/tuneport/engine/_kernel.c $(wildcard src/tuneport/engine/c/*)
 export HF_HUB_OFFLINE := 1
 
-.PHONY: venv demo real test test-core lint types docs docs-check core-check vllm-check fuzz fuzz-readers sanitize bench study-bench study-kills kills same-bytes results clean
+.PHONY: venv demo real test test-core lint types docs core-check vllm-check fuzz fuzz-readers sanitize bench study-bench study-kills kills same-bytes results clean
 
 venv: .venv/ready
 
@@ -37,24 +37,22 @@ test-core: .venv-test-core/ready
 		pytest pytest-xdist pytest-timeout hypothesis --editable .
 	touch $@
 
+PAGES = house_section commands_page python_page signatures_stub results_page compatibility_page readme_page
+SITE = $(BIN)/python -m zensical build --clean --strict
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m experiments.pages.house_section --check
-	$(BIN)/python -m experiments.pages.commands_page --check
-	$(BIN)/python -m experiments.pages.signatures_stub --check
-	$(BIN)/python -m experiments.pages.results_page --check
-	$(BIN)/python -m experiments.pages.compatibility_page --check
+	for page in $(PAGES); do $(BIN)/python -m experiments.pages.$$page --check || exit 1; done
+	$(SITE)
 
 types: venv
 	$(BIN)/mypy
 
+# The pages that are made from code and figures, then the site, in site/: links and anchors that lead nowhere stop it.
 docs: venv
-	$(BIN)/python -m experiments.pages.house_section
-	$(BIN)/python -m experiments.pages.commands_page
-	$(BIN)/python -m experiments.pages.signatures_stub
-	$(BIN)/python -m experiments.pages.results_page
-	$(BIN)/python -m experiments.pages.compatibility_page
+	for page in $(PAGES); do $(BIN)/python -m experiments.pages.$$page || exit 1; done
+	$(SITE)
 
 # The core in an environment of its own: no torch, under 150 MB, and it transfers a checkpoint.
 core-check:
@@ -127,4 +125,4 @@ results: venv
 	$(BIN)/python -m experiments.pages.results_page
 
 clean:
-	rm -rf .venv .venv-bench .venv-core .venv-vllm .venv-fuzz vllm-out build demo-out real-out bench-out results-out study-kills-out kills-out .sanitized
+	rm -rf .venv .venv-bench .venv-core .venv-vllm .venv-fuzz vllm-out build demo-out real-out bench-out results-out study-kills-out kills-out .sanitized site .cache
