@@ -82,3 +82,10 @@ def test_an_adapter_that_is_not_valid_is_refused(text: str) -> None:
 def test_a_way_of_running_that_cannot_be_meant_is_wrong_usage(choices: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         TuningRun(**choices)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text", ["rank=8", "rank=4,alpha=3.5,targets=q_proj+v_proj,rslora=true,save=lm_head,tokens=<a>+<B>", "tokens=new"]
+)
+def test_an_adapters_choices_as_text_are_read_as_the_same_choices(text: str) -> None:
+    assert parse_lora(parse_lora(text).text).record() == parse_lora(text).record()

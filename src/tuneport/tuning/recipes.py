@@ -188,6 +188,16 @@ class Lora(Options):
         """The choices as JSON."""
         return {**asdict(self), "alpha": self.alpha if self.alpha is not None else 2 * self.rank}
 
+    @property
+    def text(self) -> str:
+        """All choices as `parse_lora` takes them, but for those that are nothing."""
+        chosen = [(key, self.record()[name]) for key, (name, _) in _LORA.items()]
+        return ",".join(f"{key}={_spelled(value)}" for key, value in chosen if value not in (None, False, ()))
+
+
+def _spelled(value: Any) -> str:
+    return "+".join(value) if isinstance(value, tuple) else str(value).lower()
+
 
 def parse_lora(given: object) -> Lora:
     """``rank=16,alpha=32,targets=all-linear,rslora=true,save=lm_head``; lists with ``+``. Raises ValueError."""

@@ -119,7 +119,7 @@ class PaperModels:
                 "recipe": recipe.record(),
                 "mix": list(declared.mix),
                 "end_token": declared.end_token,
-                "lora": None if declared.lora is None else parse_lora(declared.lora).record(),
+                "lora": None if declared.lora is None else parse_lora(declared.lora).text,
                 "dtype": self._carried,
                 "eval_every": declared.eval_every,
                 "running": _running(declared, validation),

@@ -23,7 +23,6 @@ from typing import Any
 from tuneport.errors import StudyError
 from tuneport.files.writing import write_whole
 from tuneport.studies.graph.graph import Parent, Step
-from tuneport.tuning.recipes import Lora
 
 Given = Mapping[str, Path | str]  # by role: a local path, or a name (Hub id, task of the harness)
 _BY_TORCH = ("family", "tune", "evaluate", "path")
@@ -63,27 +62,64 @@ def _family(step: Step, given: Given, place: Path, threads: int) -> dict[str, An
     return {name: value for name, value in found.items() if name != "loss"}
 
 
+def arguments_of(step: Step, given: Given, place: str) -> dict[str, Any]:
+    """What the command of a step is called with, as Python calls it.
+
+    ``given`` says where what it takes lies, ``place`` where its own folder is.
+    """
+    return _ARGUMENTS[step.kind](step, given, place)
+
+
+def _of_tune(step: Step, given: Given, place: str) -> dict[str, Any]:
+    choices = step.choices
+    every = choices.get("eval_every")
+    return {
+        "model": str(given["start"]),
+        "data": numbered(given, "data"),
+        "mix": choices.get("mix") or (),
+        **choices["recipe"],
+        "chat_template": given.get("chat_template"),
+        "end_token": choices.get("end_token"),
+        "lora": choices.get("lora"),
+        "dtype": choices.get("dtype"),
+        **({} if every is None else {"eval_every": every, "tasks": numbered(given, "validation")}),
+        **choices.get("running", {}),
+        **step.about.get("running", {}),
+        "out": f"{place}/model",
+    }
+
+
+def _of_transfer(step: Step, given: Given, place: str) -> dict[str, Any]:
+    choices = step.choices
+    parents = {name: str(given[role]) for name, role in (("base", "base"), ("tuned", "tuned"), ("onto", "target"))}
+    chosen = {"scale": float(choices.get("scale", 1.0)), "dtype": choices.get("dtype"), **choices.get("settings", {})}
+    return {**parents, **chosen, "out": f"{place}/model"}
+
+
+def _of_evaluate(step: Step, given: Given, place: str) -> dict[str, Any]:
+    asked = {"models": [str(given["model"])], "tasks": numbered(given, "tasks"), "suite": step.choices.get("suite")}
+    seed = int(step.choices.get("seed", 0))
+    return {**asked, **_settings(step, given), "seed": seed, "out": f"{place}/scores.json"}
+
+
+def _of_path(step: Step, given: Given, place: str) -> dict[str, Any]:
+    ends = {"a": str(given["a"]), "b": str(given["b"]), "data": numbered(given, "data")}
+    points = {name: step.choices.get(name) for name in ("points", "beyond", "threshold")}
+    return {**ends, **points, **_settings(step, given), "out": f"{place}/path.json"}
+
+
+_ARGUMENTS: Mapping[str, Callable[[Step, Given, str], dict[str, Any]]] = {
+    "tune": _of_tune,
+    "transfer": _of_transfer,
+    "evaluate": _of_evaluate,
+    "path": _of_path,
+}
+
+
 def _tune(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
     import tuneport
 
-    choices = step.choices
-    every = choices.get("eval_every")
-    curve = {} if every is None else {"eval_every": every, "tasks": numbered(given, "validation")}
-    adapter = choices.get("lora")
-    tuned = tuneport.tune(
-        str(given["start"]),
-        numbered(given, "data"),
-        out=place / "model",
-        mix=_shares(step, given),
-        chat_template=given.get("chat_template"),
-        end_token=choices.get("end_token"),
-        lora=None if adapter is None else Lora(**_with_tuples(adapter)),
-        dtype=choices.get("dtype"),
-        **choices["recipe"],
-        **curve,
-        **choices.get("running", {}),
-        **step.about.get("running", {}),
-    )
+    tuned = tuneport.tune(**{**arguments_of(step, given, str(place)), "mix": _shares(step, given)})
     return {name: value for name, value in tuned.record["outcome"].items() if name != "seconds"}
 
 
@@ -105,24 +141,14 @@ def _shares(step: Step, given: Given) -> list[Any]:
 def _transfer(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
     import tuneport
 
-    choices = step.choices
-    settings = {**choices.get("settings", {}), "scale": float(choices.get("scale", 1.0)), "dtype": choices.get("dtype")}
-    base, tuned, target = (str(given[role]) for role in ("base", "tuned", "target"))
-    output = tuneport.transfer(base, tuned, target, place / "model", **settings, workers=threads)
+    output = tuneport.transfer(**arguments_of(step, given, str(place)), workers=threads)
     return {**output.manifest["measures"], "warnings": list(output.warnings)}
 
 
 def _evaluate(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
     import tuneport
 
-    record = tuneport.evaluate(
-        [str(given["model"])],
-        numbered(given, "tasks"),
-        place / "scores.json",
-        suite=step.choices.get("suite"),
-        seed=int(step.choices.get("seed", 0)),
-        **_settings(step, given),
-    )
+    record = tuneport.evaluate(**arguments_of(step, given, str(place)))
     (scored,) = record["models"]
     return {"tasks": scored["tasks"], "warnings": list(record["warnings"])}
 
@@ -130,17 +156,7 @@ def _evaluate(step: Step, given: Given, place: Path, threads: int) -> dict[str, 
 def _path(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
     from tuneport.diagnosis.loss_path import path
 
-    choices = step.choices
-    found = path(
-        str(given["a"]),
-        str(given["b"]),
-        numbered(given, "data"),
-        place / "path.json",
-        points=choices.get("points"),
-        threshold=choices.get("threshold"),
-        beyond=choices.get("beyond"),
-        **_settings(step, given),
-    )
+    found = path(**arguments_of(step, given, str(place)))
     told = ("alphas", "loss", "accuracy", "n", "barrier", "interval", "at", "threshold", "connected")
     return {name: found[name] for name in told if name in found}
 
@@ -177,11 +193,6 @@ def _settings(step: Step, given: Given) -> dict[str, Any]:
     """A command's further arguments, with the chat template where it lies."""
     template = {key: given[key] for key in ("chat_template",) if key in given}
     return {**step.choices.get("settings", {}), **step.about.get("running", {}), **template}
-
-
-def _with_tuples(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Choices as the frozen records hold them; JSON has no tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in choices.items()}
 
 
 def _write(path: Path, found: Mapping[str, Any]) -> None:
