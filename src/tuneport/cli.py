@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from tuneport import __version__
 from tuneport.commands import COMMANDS
-from tuneport.errors import FLAGS, TuneportError
+from tuneport.errors import FLAGS, TuneportError, read_by
 from tuneport.terminal import open_streams
 
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     how = {"as_json": options.json, "debug": options.debug}
     try:
         given.check_encodable(options)
-        with _stopped_by_a_scheduler():
+        with read_by(FLAGS), _stopped_by_a_scheduler():
             return printing.show(options.call(options), as_json=options.json)
     except TuneportError as error:
         return printing.fail(type(error).__name__, error.message(FLAGS), **how, status=error.exit_status)

@@ -2,7 +2,7 @@
 
 An error names which thing, what is wrong with it and what to do next; the command line prints it and exits with status 1.
 Nothing else is raised on purpose, so any other exception is a defect of tuneport. A message names an option with `named`: who
-shows the message writes the name as its reader does (``learning_rate``, ``--learning-rate``).
+shows the message writes the name as its reader does (``learning_rate``, ``--learning-rate``), and so are warnings written.
 
     TuneportError
      ├── UsageError          options that are not valid, with a fault for each (exit status 2; a TypeError too)
@@ -29,15 +29,22 @@ shows the message writes the name as its reader does (``learning_rate``, ``--lea
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Around the name of an option in a message. (repr() of a value never holds it.)
-_MARK = "\x1f"
+# Around the name of an option in a message, and between it and a value. (repr() of a value never holds them.)
+_MARK, _WITH = "\x1f", "\x1e"
 # Options of several values whose flag, or key in a file, is in the singular: it is given once for each.
 _SINGULAR = {"rules": "rule", "renames": "rename", "rewards": "reward", "diffs": "diff", "families": "family"}
+# Options that hold pairs, which the command line and a file take as NAME=VALUE. Those that a file takes several of are a list there.
+_PAIRS = ("rules", "renames", "config", "sidecar", "vocabulary")
+_LISTS = ("rules", "renames", "config", "sidecar", "drop", "rewards")
+_NO_QUOTES = re.compile(r"[\w@%+=:,./|…-]+")
 
 
 @dataclass(frozen=True)
@@ -52,19 +59,61 @@ class Style:
         """An option's name as this reader writes it."""
         return self.prefix + (_SINGULAR.get(option, option).replace("_", "-") if self.dashes else option)
 
+    def setting(self, option: str, value: str) -> str:
+        """An option with a value, as this reader writes the two."""
+        if self.prefix:
+            return f"{self.name(option)} {value if _NO_QUOTES.fullmatch(value) else shlex.quote(value)}"
+        key, pair, side = value.rpartition("=")
+        if self.dashes:
+            text = f"[{json.dumps(value, ensure_ascii=False)}]" if option in _LISTS else _literal(value)
+        else:
+            text = f"{{{key!r}: {_literal(side)}}}" if pair and option in _PAIRS else _literal(value)
+        return f"{self.name(option)}{self.equals}{text}"
+
     def message(self, text: str) -> str:
-        """A message with the names of its options as this reader writes them."""
-        return "".join(self.name(part) if place % 2 else part for place, part in enumerate(text.split(_MARK)))
+        """A message with its options as this reader writes them."""
+        return "".join(self._option(part) if place % 2 else part for place, part in enumerate(text.split(_MARK)))
+
+    def _option(self, marked: str) -> str:
+        option, given, value = marked.partition(_WITH)
+        return self.setting(option, value) if given else self.name(option)
 
 
 PYTHON = Style("", dashes=False, equals="=")
 FLAGS = Style("--", dashes=True, equals=" ")
 KEYS = Style("", dashes=True, equals=" = ")
+_reader = PYTHON
 
 
-def named(option: str) -> str:
-    """The name of an option inside a message."""
-    return f"{_MARK}{option}{_MARK}"
+@contextlib.contextmanager
+def read_by(style: Style) -> Iterator[None]:
+    """While the block runs, whoever reads messages writes options in this style (all threads of the process)."""
+    global _reader
+    before, _reader = _reader, style
+    try:
+        yield
+    finally:
+        _reader = before
+
+
+def named(option: str, value: object = None) -> str:
+    """The name of an option inside a message; with a value, as the command line takes it, what sets it to that."""
+    return f"{_MARK}{option}{'' if value is None else f'{_WITH}{value}'}{_MARK}"
+
+
+def spoken(texts: Iterable[str]) -> tuple[str, ...]:
+    """Warnings as they are shown: options as the reader writes them."""
+    return tuple(map(_reader.message, texts))
+
+
+def recorded(texts: Iterable[str]) -> list[str]:
+    """Warnings as records hold them: options as the command line writes them, whoever ran it."""
+    return [FLAGS.message(text) for text in texts]
+
+
+def _literal(value: str) -> str:
+    """A value in Python and TOML: numbers as they are, anything else as a string."""
+    return value if re.fullmatch(r"-?\d+(\.\d+)?", value) else json.dumps(value, ensure_ascii=False)
 
 
 class _Absent:
@@ -86,13 +135,15 @@ class Fault:
     problem: str
     remedy: str = ""
 
-    def words(self, style: Style = PYTHON) -> str:
+    def words(self, style: Style | None = None) -> str:
         """Problem and remedy, without the option."""
+        style = style or _reader
         remedy = f" {self.remedy}{'' if self.remedy.endswith('?') else '.'}" if self.remedy else ""
         return style.message(f"{self.problem}.{remedy}")
 
-    def message(self, style: Style = PYTHON) -> str:
+    def message(self, style: Style | None = None) -> str:
         """The whole fault, for a person."""
+        style = style or _reader
         given = "" if isinstance(self.value, _Absent) else f"{style.equals}{_shown(self.value)}:"
         return f"{style.name(self.option)}{given} {self.words(style)}"
 
@@ -113,12 +164,12 @@ class TuneportError(Exception):
     exit_status = 1
 
     def __str__(self) -> str:
-        """The message, with options named as in Python."""
+        """The message, with options named as whoever reads it writes them: in Python as keywords (see `read_by`)."""
         return self.message()
 
-    def message(self, style: Style = PYTHON) -> str:
-        """The message, with options named as their reader writes them."""
-        return style.message(super().__str__())
+    def message(self, style: Style | None = None) -> str:
+        """The message, with options named in a style."""
+        return (style or _reader).message(super().__str__())
 
 
 class UsageError(TuneportError, TypeError):
@@ -135,8 +186,9 @@ class UsageError(TuneportError, TypeError):
         self.faults = () if isinstance(what, str) else (what,) if isinstance(what, Fault) else tuple(what)
         super().__init__(what)
 
-    def message(self, style: Style = PYTHON) -> str:
+    def message(self, style: Style | None = None) -> str:
         """The text, or every fault."""
+        style = style or _reader
         if not self.faults:
             return style.message(self.text)
         if len(self.faults) == 1:
@@ -158,7 +210,7 @@ class ForeignFileError(TuneportError, OSError):
     Also an `OSError`, with ``strerror`` and ``filename``: who puts into words what the system refuses says this as well.
     """
 
-    def message(self, style: Style = PYTHON) -> str:
+    def message(self, style: Style | None = None) -> str:
         """Which file, and why."""
         return f"{self.filename}: {self.strerror}."
 

@@ -20,7 +20,7 @@ from tuneport.checkpoint.small_files import PROCESSOR_FILES
 from tuneport.engine import kernel
 from tuneport.engine.manifest import read_manifest
 from tuneport.engine.run_options import InspectOptions
-from tuneport.errors import CheckpointError, OutputError, TuneportError
+from tuneport.errors import CheckpointError, OutputError, TuneportError, spoken
 from tuneport.options import Place
 from tuneport.output.write import MANIFEST
 from tuneport.pairing.tensors import ties_of
@@ -120,7 +120,7 @@ def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "processor_files": [name for name in PROCESSOR_FILES if checkpoint.sidecars.has(name)],
         "modules": module_names(checkpoint.sidecars),
         "kernel": kernel.NAME,
-        "warnings": list(checkpoint.warnings),
+        "warnings": list(spoken(checkpoint.warnings)),
     }
 
 
@@ -158,5 +158,5 @@ def _made(checkpoint: Checkpoint, manifest: dict[str, Any]) -> dict[str, Any]:
         "made_from": [f"{entry['role']}: {entry['name']}" for entry in manifest["inputs"]],
         "fates": dict(sorted(fates.items())),
         "measures": manifest["measures"],
-        "warnings": [*checkpoint.warnings, *manifest["warnings"]],
+        "warnings": [*spoken(checkpoint.warnings), *manifest["warnings"]],
     }

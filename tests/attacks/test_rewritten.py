@@ -46,9 +46,7 @@ def test_a_finished_output_is_not_of_it(made: tiny.Trio, tmp_path: Path) -> None
     assert not transfer(*made.paths, tmp_path / "out").already_done
     assert transfer(*made.paths, tmp_path / "out").already_done
     rewrite(made.tuned / "model.safetensors")
-    with pytest.raises(
-        TakenError, match=r"ctime_ns .* Only times of inputs differ.* Give another --out, or --overwrite"
-    ):
+    with pytest.raises(TakenError, match=r"ctime_ns .* Only times of inputs differ.* Give another out, or overwrite"):
         transfer(*made.paths, tmp_path / "out")
     assert not transfer(*made.paths, tmp_path / "out", overwrite=True).already_done
 

@@ -47,7 +47,7 @@ def test_nan_in_a_factor_is_named_and_stops(made: Made, tmp_path: Path) -> None:
 def test_an_adapter_stands_only_where_the_tuned_model_does(made: Made, tmp_path: Path) -> None:
     adapter = made("two modules")
     for parents in ((adapter.adapter, adapter.base, adapter.target), (adapter.base, adapter.adapter, adapter.adapter)):
-        with pytest.raises(TuneportError, match="PEFT adapter; only --tuned takes one"):
+        with pytest.raises(TuneportError, match="PEFT adapter; only tuned takes one"):
             transfer(*parents, tmp_path / "out")
 
 
@@ -118,7 +118,7 @@ def test_a_saved_head_that_the_base_lacks_is_refused_unless_dropped(made: Made, 
         tensors["base_model.model.score.weight"] = torch.ones(2, 32)
 
     scoring = edit(shutil.copytree(adapter.adapter, tmp_path / "scoring"), add)
-    with pytest.raises(PairingError, match=r"`score.weight` \(2×32\) is in the tuned model.*--drop"):
+    with pytest.raises(PairingError, match=r"`score.weight` \(2×32\) is in the tuned model.*drop="):
         transfer(adapter.base, scoring, adapter.target, tmp_path / "out")
     transfer(adapter.base, scoring, adapter.target, tmp_path / "dropped", drop="^score")
     assert by_name(tmp_path / "dropped")["score.weight"]["fate"] == "dropped"

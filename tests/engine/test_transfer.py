@@ -247,7 +247,7 @@ def test_overflow_on_the_way_to_a_narrower_dtype_is_named(tmp_path: Path) -> Non
     target = tiny.moved(base, 3)
     target["model.norm.weight"][3] = 1e6
     made = tiny.trio(tmp_path, base=base, target=target)
-    with pytest.raises(NumericsError, match=r"model\.norm\.weight.*too large for float16.*\n.*--dtype bfloat16"):
+    with pytest.raises(NumericsError, match=r'model\.norm\.weight.*too large for float16.*\n.*dtype="bfloat16"'):
         transfer(*made.paths, tmp_path / "out", dtype="float16")
     with pytest.raises(NumericsError, match=r"model\.norm\.weight.*1 in the output"):  # what is copied is cast as well
         transfer(*made.paths, tmp_path / "out", dtype="float16", scale=0.0)

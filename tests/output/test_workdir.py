@@ -145,7 +145,7 @@ def test_what_is_not_ours_is_replaced_by_no_flag(tmp_path: Path, what: str) -> N
             mine.write_text("mine")
     before = {path.name: path.lstat().st_ino for path in tmp_path.rglob("*")}
     with (
-        pytest.raises(OutputError, match="--overwrite does not replace it"),
+        pytest.raises(OutputError, match="overwrite does not replace it"),
         workplace(out, TUNED | {"seed": 1}, RECORD, overwrite=True),
     ):
         pass

@@ -100,12 +100,12 @@ def test_unreadable_tokenizers_match_by_position_where_files_and_shapes_agree(tm
     folders = empty(tmp_path, tokenizer__model="spm")
     found = matched(folders, (3, 3, 3))
     assert found.how == "identical" and found.matched == 3
-    with pytest.raises(PairingError, match=r"3 \(base\), 3 \(tuned\), 4 \(target\).*strings.*--vocabulary positions"):
+    with pytest.raises(PairingError, match=r'3 \(base\), 3 \(tuned\), 4 \(target\).*strings.*vocabulary="positions"'):
         matched(folders, (3, 3, 4))
     with pytest.raises(PairingError, match=r"(?s)3 tokenizers.*base.*only tokenizer\.model.*tuned.*target"):
         matched(folders, (3, 3, 3), vocabulary="strings")
     (tmp_path / "target" / "tokenizer.model").write_text("another")
-    with pytest.raises(PairingError, match=r"--vocabulary strings.*--vocabulary positions"):
+    with pytest.raises(PairingError, match=r'vocabulary="strings".*vocabulary="positions"'):
         matched(folders, (3, 3, 3))
     forced = matched(folders, (3, 3, 4), vocabulary="positions")
     assert forced.how == "positions" and table(forced.rows(3, 3, 4))[2:] == [(2, 2, 2), (3, -1, -1)]
@@ -270,13 +270,13 @@ def test_tokens_without_a_row_carry_nothing_and_are_listed(tmp_path: Path) -> No
 
 
 def test_a_row_that_nothing_gives_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(PairingError, match=r"20 rows for a tokenizer of 21 tokens.*--new-tokens drop"):
+    with pytest.raises(PairingError, match=r'20 rows for a tokenizer of 21 tokens.*new_tokens="drop"'):
         match(tmp_path, WORDS, [*WORDS, "new"], [*WORDS, "<pad>"], rows=(20, 21, 20))
 
 
 def test_vocabularies_of_different_kinds_stop_the_run(tmp_path: Path) -> None:
     sentencepiece, byte_level = [f"▁{word}" for word in ["the", *WORDS]], [f"Ġ{word}" for word in ["the", *WORDS]]
-    with pytest.raises(PairingError, match=r"▁the.*Ġthe.*--vocabulary positions"):
+    with pytest.raises(PairingError, match=r'▁the.*Ġthe.*vocabulary="positions"'):
         match(tmp_path, sentencepiece, sentencepiece, byte_level)
     forced = match(tmp_path, sentencepiece, sentencepiece, byte_level, vocabulary="positions")
     assert forced.how == "positions" and forced.matched == 21

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tuneport.checkpoint.weights import StoredTensor
+from tuneport.errors import FLAGS
 from tuneport.pairing.buffers import is_computed_buffer
 from tuneport.pairing.vocabulary_matrices import (
     Side,
@@ -109,14 +110,18 @@ def test_a_coincidence_stops_where_the_kind_is_not_known_and_names_the_flag(
     undecided = found(doubtful, *others, **config).undecided
     assert len([line for line in undecided if "`model.up.weight`" in line]) == 1
     line = next(line for line in undecided if "`model.up.weight`" in line)
-    assert said in line and r"--vocabulary '^model\.up\.weight$=positions'" in line and "=strings'" in line
+    assert (
+        said in line
+        and r"--vocabulary '^model\.up\.weight$=positions'" in FLAGS.message(line)
+        and "=strings'" in FLAGS.message(line)
+    )
 
 
 def test_the_layers_of_one_kind_are_asked_about_once_and_the_expression_decides_all() -> None:
     layers = [tensor(f"model.blocks.{layer}.up.weight", V, H) for layer in range(3)]
     (line,) = found(*layers).undecided
     assert "`model.blocks.0.up.weight` (and 2 like it)" in line and "it belongs to a layer" in line
-    expression = line.split("--vocabulary '")[1].split("=positions'")[0]
+    expression = FLAGS.message(line).split("--vocabulary '")[1].split("=positions'")[0]
     import re
 
     decided = find_vocabulary_tensors(
@@ -161,7 +166,7 @@ def test_a_kind_is_not_known_by_a_model_that_has_none_of_its_names() -> None:
 def test_a_head_that_is_stored_the_other_way_round_stops() -> None:
     (line,) = found(tensor("model.embed_tokens.weight", V, H), tensor("model.unembedding", H, V)).undecided
     assert "`model.unembedding`" in line and "has as many columns as the vocabulary" in line
-    assert r"--vocabulary '^model\.unembedding$=positions'" in line and "=strings" not in line
+    assert r"--vocabulary '^model\.unembedding$=positions'" in FLAGS.message(line) and "=strings" not in line
 
 
 def test_a_table_of_all_layers_with_the_vocabulary_in_its_midst_stops() -> None:

@@ -246,7 +246,7 @@ def test_lines_that_a_template_refuses_are_told_before_any_model_is_loaded(folde
         with pytest.raises(RenderingError) as caught:
             tuneport.evaluate([folder], [tasks], tmp_path / "o.json", chat_template=tmp_path / "plain.jinja", **choices)
         assert str(caught.value) == (
-            "model random: --chat-template does not write 2 example(s):\n"
+            "model random: chat_template does not write 2 example(s):\n"
             "  - t.jsonl: line 1, line 3: no system\n"
             "Change these examples, or choose another template."
         )

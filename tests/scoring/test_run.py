@@ -390,7 +390,7 @@ def test_a_template_comes_from_an_adapter_too_and_one_that_is_none_is_told(model
     record = tuneport.evaluate([bare], [asked], tmp_path / "o.json", chat_template=adapter, **SHORT)
     assert record["models"][0]["tasks"]["talk"]["value"] == 1.0
     (tmp_path / "broken.jinja").write_text("{% for message")
-    with pytest.raises(RenderingError, match="--chat-template cannot be rendered: line 1 of the template"):
+    with pytest.raises(RenderingError, match="chat_template cannot be rendered: line 1 of the template"):
         tuneport.evaluate([bare], [asked], tmp_path / "p.json", chat_template=tmp_path / "broken.jinja", **SHORT)
 
 

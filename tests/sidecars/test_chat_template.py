@@ -9,6 +9,7 @@ import pytest
 from support.merged_sidecars import OTHER_TEMPLATE, TEMPLATE, WORDS, content_of, json_of, merge, model, put
 from transformers import AutoTokenizer
 
+from tuneport.errors import FLAGS
 from tuneport.sidecars.chat_behaviour import behaviour_in_words
 from tuneport.sidecars.merge import Sidecars
 
@@ -78,14 +79,14 @@ def test_a_template_that_only_the_base_has_looks_like_swapped_roles(tmp_path: Pa
 def test_a_template_whose_tokens_the_output_lacks_warns(tmp_path: Path) -> None:
     tuned = model([*WORDS, "<|im_end|>"], ["<|im_end|>"], **OTHER_IN_FILE)
     sidecars = merge(tmp_path, model(), tuned, model(), tokenizers=True)
-    assert "'<|im_end|>'" in sidecars.warnings[0] and "--sidecar chat_template=" in sidecars.warnings[0]
+    assert "'<|im_end|>'" in sidecars.warnings[0] and "--sidecar chat_template=" in FLAGS.message(sidecars.warnings[0])
 
 
 def test_a_template_that_both_versions_changed_is_the_tuned_models_with_a_warning(tmp_path: Path) -> None:
     third = {"chat_template__jinja": "{{ messages }}"}
     sidecars = merge(tmp_path, model(**IN_FILE), model(**OTHER_IN_FILE), model(**third))
     assert templates_of(sidecars) == {"file": OTHER_TEMPLATE}
-    assert "--sidecar chat_template=tuned" in sidecars.warnings[0] and len(sidecars.warnings) == 1
+    assert "--sidecar chat_template=tuned" in FLAGS.message(sidecars.warnings[0]) and len(sidecars.warnings) == 1
     for side, template in (("tuned", OTHER_TEMPLATE), ("target", "{{ messages }}")):
         choice = {"chat_template": side}
         sidecars = merge(tmp_path / side, model(**IN_FILE), model(**OTHER_IN_FILE), model(**third), sidecar=choice)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tuneport.errors import FLAGS
 from tuneport.sidecars.config import FIXED, resolve
 from tuneport.sidecars.config_merge import ConfigChoices, choosable_fields, merge_config
 from tuneport.sidecars.three_way import MergeFindings, Three, same
@@ -109,7 +110,7 @@ def test_a_change_of_architecture_by_the_fine_tuning_stops_and_names_values_and_
     assert output == LLAMA
     (refusal,) = findings.refusals
     shown = "rope_scaling" if field.startswith("rope") else field
-    assert f"--config {shown}=base|tuned|target" in refusal
+    assert f"--config {shown}=base|tuned|target" in FLAGS.message(refusal)
     assert all(side in refusal for side in ("base ", "tuned ", "target "))
     assert field in refusal
 
@@ -211,7 +212,7 @@ def test_a_change_of_what_only_feeds_other_fields_stops_at_those(
 ) -> None:
     plain = {"model_type": kind, "num_hidden_layers": 4}
     _, findings = merge({**plain, **base}, {**plain, **tuned}, {**plain, **base})
-    assert [f"--config {named}=base|tuned|target" in refusal for refusal in findings.refusals] == [True]
+    assert [f"--config {named}=base|tuned|target" in FLAGS.message(refusal) for refusal in findings.refusals] == [True]
     output, findings = merge({**plain, **base}, {**plain, **tuned}, {**plain, **base}, sides={named: "tuned"})
     assert not findings.refusals and output[named] == resolve({**plain, **tuned}).values[named]
 
@@ -220,7 +221,7 @@ def test_a_choice_for_what_the_class_works_out_whatever_the_file_says_is_an_erro
     base = {"model_type": "deepseek_ocr2_text", "hidden_size": 64, "num_attention_heads": 4}
     sides = {"hidden_size": "target", "head_dim": "tuned"}
     _, findings = merge(base, {**base, "hidden_size": 128}, base, sides=sides)
-    assert "--config head_dim=tuned has no effect" in findings.refusals[0]
+    assert "--config head_dim=tuned has no effect" in FLAGS.message(findings.refusals[0])
 
 
 def test_what_follows_from_a_change_is_not_told_besides() -> None:
@@ -249,7 +250,7 @@ def test_of_a_kind_that_nobody_knows_one_message_names_the_flag_that_settles_all
     output, findings = merge(OWN, ANEW, OWN)
     assert output == OWN
     (refusal,) = findings.refusals
-    assert "--sidecar config.json=target" in refusal
+    assert "--sidecar config.json=target" in FLAGS.message(refusal)
     assert "`window`, `scale`, `sub_config.width`" in refusal and "`of_my_own`" in refusal
     sides = dict.fromkeys(choosable_fields(Three(OWN, ANEW, OWN)), "target")  # what that flag does
     assert not merge(OWN, ANEW, OWN, sides=sides)[1].refusals
@@ -260,7 +261,7 @@ def test_of_a_kind_that_nobody_knows_one_message_names_the_flag_that_settles_all
 def test_one_field_under_two_names_has_one_side() -> None:
     sides = {"rope_theta": "tuned", "rope_scaling": "target"}
     _, findings = merge(LLAMA, {**LLAMA, "rope_theta": 1.0}, LLAMA, sides=sides)
-    assert "--config rope_scaling=target, --config rope_theta=tuned" in findings.refusals[0]
+    assert "--config rope_scaling=target, --config rope_theta=tuned" in FLAGS.message(findings.refusals[0])
 
 
 def test_dtype_code_and_tokenizer_class_are_never_the_tuned_models() -> None:
@@ -354,7 +355,7 @@ def test_sub_configs_are_merged_field_by_field_with_their_own_defaults() -> None
     assert not findings.refusals
     tuned_text["rms_norm_eps"] = 1.0
     _, findings = merge(base, tuned, target)
-    assert "--config text_config.rms_norm_eps=" in findings.refusals[0]
+    assert "--config text_config.rms_norm_eps=" in FLAGS.message(findings.refusals[0])
     output, findings = merge(base, tuned, target, sides={"text_config.rms_norm_eps": "tuned"})
     assert output["text_config"]["rms_norm_eps"] == 1.0 and not findings.refusals
     assert "text_config.rms_norm_eps" in choosable_fields(Three(base, tuned, target))
@@ -388,7 +389,7 @@ def test_a_text_config_beside_the_others_takes_what_a_nested_one_says() -> None:
     assert output["text_config"] == {**nested["text_config"], "attention_dropout": 0.3}
     nested["text_config"]["rms_norm_eps"] = 1.0
     _, findings = merge(flat, nested, flat)
-    assert "--config text_config.rms_norm_eps=" in findings.refusals[0]
+    assert "--config text_config.rms_norm_eps=" in FLAGS.message(findings.refusals[0])
     output, findings = merge(flat, nested, flat, sides={"text_config.rms_norm_eps": "tuned"})
     assert output["rms_norm_eps"] == 1.0 and not findings.refusals
 
@@ -426,7 +427,9 @@ def test_an_end_token_that_the_output_lacks_stops_and_another_token_warns() -> N
     output, findings = merge(base, {**base, "eos_token_id": [0, 1]}, base, names)
     assert output == base
     (refusal,) = findings.refusals
-    assert "`<|end|>`" in refusal and "--config eos_token_id=target" in refusal and "without end" in refusal
+    assert (
+        "`<|end|>`" in refusal and "--config eos_token_id=target" in FLAGS.message(refusal) and "without end" in refusal
+    )
     assert not merge(base, {**base, "eos_token_id": [0, 1]}, base, names, sides={"eos_token_id": "target"})[1].refusals
     output, findings = merge(base, {**base, "pad_token_id": 1}, base, names)
     assert output == base and not findings.refusals

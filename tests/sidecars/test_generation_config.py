@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from support.merged_sidecars import WORDS, content_of, decided, json_of, merge, model
 
+from tuneport.errors import FLAGS
+
 
 def test_a_generation_config_that_only_the_tuned_model_has_comes_along(tmp_path: Path) -> None:
     tuned = model(generation_config__json={"eos_token_id": [2, 3], "top_p": 0.9, "transformers_version": "4.40.0"})
@@ -63,7 +65,7 @@ def test_a_lost_end_token_is_refused_wherever_it_is_named(tmp_path: Path) -> Non
         "--config tokenizer.eos_token=",
     ]
     assert len(sidecars.refusals) == 3
-    assert all(any(flag in refusal for refusal in sidecars.refusals) for flag in flags)
+    assert all(any(flag in FLAGS.message(refusal) for refusal in sidecars.refusals) for flag in flags)
     config = {"eos_token_id": "target", "generation.eos_token_id": "target", "tokenizer.eos_token": "target"}
     sidecars = merge(tmp_path / "2", model(), tuned, model(), tokenizers=True, config=config)
     assert not sidecars.refusals
@@ -99,7 +101,7 @@ def test_a_tuned_generation_config_without_an_end_token_warns_with_the_flag_that
     base, tuned = model(generation_config__json=ENDS), model(generation_config__json=settings)
     sidecars = merge(tmp_path, base, tuned, base)
     (warning,) = sidecars.warnings
-    assert "generates without end" in warning and "--config generation.eos_token_id=target" in warning
+    assert "generates without end" in warning and "--config generation.eos_token_id=target" in FLAGS.message(warning)
     assert json_of(sidecars, "generation_config.json").get("eos_token_id") is None
     kept = merge(tmp_path / "2", base, tuned, base, config={"generation.eos_token_id": "target"})
     assert json_of(kept, "generation_config.json") == ENDS and not kept.warnings and not kept.refusals
@@ -110,7 +112,7 @@ def test_an_end_token_that_a_tuned_config_sets_to_null_is_said_where_no_generati
 ) -> None:
     tuned = model(config__json={"eos_token_id": None})
     sidecars = merge(tmp_path, model(), tuned, model())
-    assert "--config eos_token_id=target" in sidecars.warnings[0] and len(sidecars.warnings) == 1
+    assert "--config eos_token_id=target" in FLAGS.message(sidecars.warnings[0]) and len(sidecars.warnings) == 1
     kept = merge(tmp_path / "2", model(), tuned, model(), config={"eos_token_id": "target"})
     assert json_of(kept, "config.json")["eos_token_id"] == 2 and not kept.warnings
 
@@ -136,8 +138,8 @@ def test_a_choice_in_config_json_that_generation_config_json_decides_is_an_error
     base = model(generation_config__json={"eos_token_id": 2})
     tuned = model(config__json={"eos_token_id": 3}, generation_config__json={"eos_token_id": 3})
     refused = merge(tmp_path, base, tuned, base, config={"eos_token_id": "target"})
-    assert "--config eos_token_id=target has no effect" in refused.refusals[0]
-    assert "--config generation.eos_token_id=target" in refused.refusals[0]
+    assert "--config eos_token_id=target has no effect" in FLAGS.message(refused.refusals[0])
+    assert "--config generation.eos_token_id=target" in FLAGS.message(refused.refusals[0])
     both = {"eos_token_id": "target", "generation.eos_token_id": "target"}
     sidecars = merge(tmp_path / "2", base, tuned, base, config=both)
     assert json_of(sidecars, "generation_config.json") == {"eos_token_id": 2} and not sidecars.refusals
@@ -153,4 +155,4 @@ def test_other_choices_without_effect_are_errors(tmp_path: Path) -> None:
     file = merge(tmp_path, plain, plain, plain, sidecar={"generation_config.json": "target"})
     assert "none of the three models has a generation_config.json" in file.refusals[0]
     dtype = merge(tmp_path / "2", plain, plain, plain, config={"torch_dtype": "tuned"}, dtype="F32")
-    assert "--dtype sets this field" in dtype.refusals[0]
+    assert "--dtype sets this field" in FLAGS.message(dtype.refusals[0])

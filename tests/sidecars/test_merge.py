@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from tuneport.checkpoint.small_files import is_sidecar
-from tuneport.errors import CheckpointError
+from tuneport.errors import FLAGS, CheckpointError
 from tuneport.sidecars.merge import Sidecars, merge_sidecars
 from tuneport.tokenizer.token_changes import AddedToken, TokenChanges
 from tuneport.tokenizer.tokenizer import Tokenizer
@@ -204,10 +204,10 @@ def test_choices_that_cannot_be_meant_are_refused_with_the_known_ones(tmp_path: 
     sidecars = merge(tmp_path, model(), model(), model(), config=config, sidecar={"vocab.json": "tuned"})
     assert len(sidecars.refusals) == 5
     text = "\n".join(sidecars.refusals)
-    assert "--config rope_tetha: there is no such field here" in text and "rope_theta" in text
+    assert "--config rope_tetha: there is no such field here" in FLAGS.message(text) and "rope_theta" in text
     assert "generation.top_p" in text
-    assert "--config eos_token_id=mine: a side is base, tuned or target" in text
-    assert "--sidecar vocab.json: there is no such choice here. Known are chat_template," in text
+    assert "--config eos_token_id=mine: a side is base, tuned or target" in FLAGS.message(text)
+    assert "--sidecar vocab.json: there is no such choice here. Known are chat_template," in FLAGS.message(text)
 
 
 ODD = st.recursive(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support.merged_sidecars import decided, json_of, merge, model
 
+from tuneport.errors import FLAGS
 from tuneport.sidecars.merge import Sidecars
 
 IMAGE = {"image_processor_type": "CLIPImageProcessor", "size": 224, "image_mean": [0.5, 0.5, 0.5], "resample": 2}
@@ -60,7 +61,11 @@ def test_what_the_fine_tuning_changed_is_told_and_the_flags_that_are_named_bring
         tuned = changed(JOINED, PROCESSOR, image_processor=image)
     (warning,) = merged(tmp_path, APART, tuned, JOINED).warnings
     assert "`resample`, `size`" in warning and (PRE if form == "apart" else PROCESSOR) in warning
-    flags = [word.strip(".") for word in warning.split("To have the tuned model's: ")[1].split("--sidecar ") if word]
+    flags = [
+        word.strip(".")
+        for word in FLAGS.message(warning).split("To have the tuned model's: ")[1].split("--sidecar ")
+        if word
+    ]
     sides = {flag.split("=")[0].replace(".", "__"): flag.split("=")[1].strip() for flag in flags}
     assert set(sides.values()) == {"tuned"} and sides
     brought = merged(tmp_path / "2", APART, tuned, JOINED, **sides)

@@ -10,6 +10,7 @@ import pytest
 from sidecars.tokenizer_json.test_section_merge import tokenizer, unigram
 from support.merged_sidecars import merge, model, put
 
+from tuneport.errors import FLAGS
 from tuneport.tokenizer.consistency import tokenizer_faults, tokenizer_in_a_folder
 
 
@@ -31,7 +32,7 @@ def test_a_named_token_is_an_added_one_or_stands_in_the_vocabulary(document: dic
     named = {"eos_token": "</s>", "pad_token": {"content": "a"}, "additional_special_tokens": ["<s>", "b"]}
     assert tokenizer_faults(files(document, tokenizer_config__json=named, special_tokens_map__json=named)) == []
     faults = words(files(document, tokenizer_config__json={**named, "eos_token": "<gone>"}))
-    assert len(faults) == 1 and "'<gone>'" in faults[0] and "--config tokenizer.eos_token=" in faults[0]
+    assert len(faults) == 1 and "'<gone>'" in faults[0] and "--config tokenizer.eos_token=" in FLAGS.message(faults[0])
     faults = words(files(document, special_tokens_map__json={"additional_special_tokens": ["<gone>"]}))
     assert len(faults) == 1 and "special_tokens_map.json" in faults[0]
 

@@ -172,7 +172,7 @@ def test_added_tokens_get_the_ids_that_the_tokenizers_library_gives_them(
 def test_kinds_that_cannot_be_read_name_both_ways_out(name: str, tmp_path: Path) -> None:
     folder = written(tmp_path, **{name.replace(".", "__"): "{}"})
     assert not is_readable(folder)
-    with pytest.raises(PairingError, match=r"target lab/tiny has only .*--vocabulary strings.*--vocabulary positions"):
+    with pytest.raises(PairingError, match=r'target lab/tiny has only .*vocabulary="strings".*vocabulary="positions"'):
         read_tokenizer(folder)
 
 

@@ -170,7 +170,7 @@ def test_all_lines_that_the_template_refuses_are_told_before_anything_is_made(
         "The chat template does not write 2 example(s):\n"
         "  - data.jsonl: line 1: System role not supported\n"
         "  - data.jsonl: line 5: Roles must alternate\n"
-        "Change these examples, or choose another --chat-template."
+        "Change these examples, or choose another chat_template."
     )
     assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
 
@@ -196,7 +196,7 @@ def test_a_torn_template_of_the_models_own_ends_with_its_line_and_status_1(tmp_p
     assert ran.status == 1
     assert ran.err == (
         "tuneport: The chat template cannot be rendered: line 2 of the template: unexpected '}' (data.jsonl: line 1). "
-        "Choose another --chat-template.\n"
+        "Choose another chat_template.\n"
     )
 
 

@@ -213,7 +213,7 @@ def test_a_loss_that_is_no_number_stops_the_run_in_words(base: Path, sums: Path,
 
         tensors = {name: torch.full_like(tensor, float("nan")) for name, tensor in load_file(file).items()}
         save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(TrainingError, match=r"At step 1 the loss is nan. Lower --learning-rate"):
+    with pytest.raises(TrainingError, match=r"At step 1 the loss is nan. Lower learning_rate"):
         tune(spoiled, [sums], QUICK, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -14,6 +14,7 @@ from support.command_results import Cli
 from support.tiny_tuning import weights
 
 from tuneport.checkpoint.open_model import open_checkpoint
+from tuneport.errors import FLAGS
 from tuneport.tuning import stored_dtype
 from tuneport.tuning.stored_dtype import as_stored, cast_loss
 
@@ -87,7 +88,9 @@ def test_what_float16_has_no_room_for_is_told(tmp_path: Path) -> None:
     opened = open_checkpoint(tiny.write_model(tmp_path / "start", start), "start")
     loss = cast_loss(state, as_stored(state, opened, "float16"), opened)
     assert loss.record()["infinite"] == {"model.norm.weight": 1}
-    assert "`model.norm.weight`: 1" in loss.warnings[0] and "--dtype bfloat16 or float32" in loss.warnings[0]
+    assert "`model.norm.weight`: 1" in loss.warnings[0] and "--dtype bfloat16 or float32" in FLAGS.message(
+        loss.warnings[0]
+    )
     assert cast_loss(state, as_stored(state, opened, "bfloat16"), opened).warnings == ()
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.floats import Floats
 from tuneport.comparison.rounding import total
+from tuneport.errors import named
 from tuneport.files.lazy_sequences import LazySequence
 
 # Two versions of one model have a cosine well above this in the median matrix, two pretraining runs about 0.
@@ -227,19 +228,19 @@ def _unrelated(found: Figures, strange: dict[str, bool]) -> Doubt:
         return Doubt(
             "base-and-target-unrelated",
             f"base and target look unrelated. {measured} A diff vector means nothing on another model's weights: check that "
-            "--base and --onto are versions of one model.",
+            f"{named('base')} and {named('onto')} are versions of one model.",
         )
     if not strange["base_target"]:
         return Doubt(
             "base-and-tuned-unrelated",
-            f"base and tuned look unrelated. {measured} The difference is then no fine-tuning: check that --tuned was "
-            "fine-tuned from --base.",
+            f"base and tuned look unrelated. {measured} The difference is then no fine-tuning: check that {named('tuned')} was "
+            f"fine-tuned from {named('base')}.",
         )
     if found.tuned_target is not None and not strange["tuned_target"]:
         return Doubt(
             "base-unrelated",
-            f"base looks unrelated to tuned and target, which are related to each other. {measured} Check that --base is the "
-            "model that --tuned was fine-tuned from.",
+            f"base looks unrelated to tuned and target, which are related to each other. {measured} Check that {named('base')} is the "
+            f"model that {named('tuned')} was fine-tuned from.",
         )
     return Doubt(
         "all-unrelated",
@@ -264,20 +265,20 @@ def _shared(found: Figures) -> Doubt:
         return Doubt(
             "swapped-with-tuned",
             f"base and tuned look swapped, or the target was made from the tuned model: {measured}. It is from the tuned model "
-            f"that the other two lie in unrelated directions (cosine {found.at_tuned:.2f}). Check --base and --tuned, and that "
-            "--onto does not hold the fine-tuning already.",
+            f"that the other two lie in unrelated directions (cosine {found.at_tuned:.2f}). Check {named('base')} and {named('tuned')}, and that "
+            f"{named('onto')} does not hold the fine-tuning already.",
         )
     if upright[0] < UPRIGHT:
         return Doubt(
             "swapped-with-target",
             f"base and target look swapped, or the tuned model was made from the target: {measured}. It is from the target that "
-            f"the other two lie in unrelated directions (cosine {found.at_target:.2f}). Check that --tuned was fine-tuned from "
-            "--base, and not from --onto.",
+            f"the other two lie in unrelated directions (cosine {found.at_target:.2f}). Check that {named('tuned')} was fine-tuned from "
+            f"{named('base')}, and not from {named('onto')}.",
         )
     return Doubt(
         "target-holds-it",
-        f"the target looks as if it held some of this fine-tuning already: {measured}. Check that --base is the model that "
-        "--tuned was fine-tuned from, and that --onto was not fine-tuned for the same.",
+        f"the target looks as if it held some of this fine-tuning already: {measured}. Check that {named('base')} is the model that "
+        f"{named('tuned')} was fine-tuned from, and that {named('onto')} was not fine-tuned for the same.",
     )
 
 

@@ -20,7 +20,7 @@ from tuneport.checkpoint.reading import TensorReader, Workspace, reading
 from tuneport.comparison.pieces_side_by_side import pieces
 from tuneport.engine import arithmetic, kernel
 from tuneport.engine.pieces import Source, equal
-from tuneport.errors import CheckpointError, PairingError, listing
+from tuneport.errors import CheckpointError, PairingError, listing, named
 from tuneport.pairing.common_tensors import Shared, share
 from tuneport.pairing.tensors import ties_of
 from tuneport.sidecars.config import is_behaviour, is_fixed, resolve
@@ -56,7 +56,7 @@ def joined(a: Checkpoint, b: Checkpoint, *, allow_config: bool = False) -> tuple
     if reasons:
         raise PairingError(
             f"There is no line from {a.role} {a.label} to {b.role} {b.label} on which weights alone would change:{listing(reasons)}\n"
-            "Give two checkpoints of one architecture. Where only a config differs, --allow-config computes all of the line by "
+            f"Give two checkpoints of one architecture. Where only a config differs, {named('allow_config')} computes all of the line by "
             f"that of {b.role}."
         )
     return shared, otherwise

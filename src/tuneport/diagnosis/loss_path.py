@@ -30,6 +30,7 @@ from tuneport.diagnosis.path_record import Measured, lines_of, record_of
 from tuneport.diagnosis.points import Points, points_of
 from tuneport.engine.budget import budget
 from tuneport.engine.tensor_digests import tensor_digests
+from tuneport.errors import spoken
 from tuneport.libraries import quietly
 from tuneport.pairing.common_tensors import Shared
 from tuneport.public_functions import takes
@@ -123,7 +124,7 @@ def _path(given: PathOptions) -> dict[str, Any]:
         record = record_of(measured, shared, warnings, plan, out)
         if kept is not None:
             kept.finish(record, lines_of(measured))
-    return {**record, "plan": plan, "already_done": False}
+    return {**record, "warnings": list(spoken(dict.fromkeys(warnings))), "plan": plan, "already_done": False}
 
 
 def _along(measuring: Measuring, wanted: Points, locating: NDArray[np.bool_]) -> dict[float, Point]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tuneport import statistics
 from tuneport.diagnosis.bend import barrier, rises, token_mean
 from tuneport.diagnosis.measuring import Data, Point
+from tuneport.errors import recorded
 from tuneport.pairing.common_tensors import Shared
 from tuneport.results.schema import PATH_FORMAT
 from tuneport.scoring.keeping import examples_file
@@ -71,7 +72,7 @@ def record_of(
         "rows": None
         if shared.tokens is None
         else {"matched": shared.tokens[0], "only_a": shared.tokens[1][0], "only_b": shared.tokens[1][1]},
-        "warnings": list(dict.fromkeys(warnings)),
+        "warnings": recorded(dict.fromkeys(warnings)),
         "settings": plan["settings"],
         "versions": plan["versions"],
         "examples": None if out is None else examples_file(out).name,

@@ -42,7 +42,7 @@ from tuneport.engine.plan import (
     rows_without_room,
 )
 from tuneport.engine.tokens import MatchedRows, lost_runs, match_rows, token_decisions, without_tokenizers
-from tuneport.errors import PairingError
+from tuneport.errors import PairingError, named
 from tuneport.files.lazy_sequences import LazyMapping, LazySequence
 from tuneport.files.opening import contents
 from tuneport.files.writing import write_new
@@ -163,7 +163,7 @@ def _misread(vector: DiffVector, matched: MatchedRows) -> list[str]:
     return [
         f"`{name}`: its rows {'were' if entry.get('by_token') else 'were not'} matched by token when the diff vector "
         f"{vector.stored.label} was taken, and with this target it is the other way round. Run `tuneport transfer` with the "
-        f"parents, or decide in both runs with --vocabulary '^{re.escape(name)}$=strings' or '=positions'."
+        f"parents, or decide in both runs with {named('vocabulary', f'^{re.escape(name)}$=strings|positions')}."
         for name, entry in vector.entries.items()
         if _is_float(entry) and bool(entry.get("by_token")) != (name in matched.by_token)
     ]

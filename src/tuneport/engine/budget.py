@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 
 from tuneport.engine.kernel import BLOCK
-from tuneport.errors import OutputError
+from tuneport.errors import OutputError, named
 
 MIB = 2**20
 DEFAULT_MAX_MEMORY = 128 * MIB
@@ -64,7 +64,7 @@ def budget(
             if estimate <= limit:
                 return Budget(count, piece, estimate, limit)
     raise OutputError(
-        f"--max-memory {limit / MIB:.0f}MiB is too little: this run needs at least {-(-estimate // MIB)}MiB "
+        f"{named('max_memory', f'{limit / MIB:.0f}MiB')} is too little: this run needs at least {-(-estimate // MIB)}MiB "
         "with one worker."
     )
 

@@ -30,7 +30,7 @@ from tuneport.engine.leaf_results import LeafResults, TensorResult
 from tuneport.engine.pieces import Readers, Sum
 from tuneport.engine.plan import FORMAT, Plan
 from tuneport.engine.tensor_digests import tensor_digests
-from tuneport.errors import CheckpointError
+from tuneport.errors import CheckpointError, recorded
 from tuneport.files.json_text import chunks, finite
 from tuneport.files.lazy_sequences import LazySequence
 from tuneport.files.opening import contents
@@ -175,7 +175,7 @@ def make_manifest(
             "dtype": main_dtype(task.line.target for task in plan.tasks if task.line.target) if plan.tasks else None,
         },
         "roles": found.verdict.record(),
-        "warnings": list(found.warnings),
+        "warnings": recorded(found.warnings),
         "files": {
             name: blake3(contents(content)).hexdigest() for name, content in {**plan.files, **index_file(plan)}.items()
         },

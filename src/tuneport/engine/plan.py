@@ -32,7 +32,7 @@ from tuneport.engine.parents import equal_pairs, pair_models
 from tuneport.engine.pieces import DifferenceRecipe, Recipe, Rows, Source, Sum, Term
 from tuneport.engine.product import NBYTES
 from tuneport.engine.tokens import Matrices, lost_runs, token_warnings, without_tokenizers
-from tuneport.errors import PairingError, SidecarError, TuneportError, listing
+from tuneport.errors import PairingError, SidecarError, TuneportError, listing, named
 from tuneport.files.lazy_sequences import LazySequence
 from tuneport.files.opening import contents, read_in_words
 from tuneport.output.digest import leaf_count
@@ -311,7 +311,7 @@ def rows_without_room(tasks: Sequence[OutputTask], grown: Mapping[int, int]) -> 
         elif DTYPES[target.dtype].kind == "exact" and rows in grown:
             found.append(f"`{target.name}` holds integers, a row for each token")
     return [
-        f"{line}; the tuned model's new tokens have no place in it. Pass `--new-tokens drop` to leave them out."
+        f"{line}; the tuned model's new tokens have no place in it. Pass {named('new_tokens', 'drop')} to leave them out."
         for line in found
     ]
 

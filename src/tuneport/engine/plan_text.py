@@ -16,7 +16,7 @@ from tuneport.engine.checks.before_writing import RolesVerdict
 from tuneport.engine.choices import Running
 from tuneport.engine.manifest import token_record
 from tuneport.engine.plan import Plan
-from tuneport.errors import OutputError
+from tuneport.errors import OutputError, named, spoken
 from tuneport.output.write import place_refusals
 from tuneport.shown import Found
 from tuneport.sidecars.chat_behaviour import behaviour_in_words
@@ -30,7 +30,7 @@ CHECKED_WHILE_RUNNING = (
 )
 
 
-STRICT = "--strict was given, and there are warnings (below or in `warnings`)."
+STRICT = f"{named('strict')} was given, and there are warnings (below or in `warnings`)."
 _COSINES = {
     "base_target": "base and target",
     "base_tuned": "base and tuned",
@@ -92,15 +92,19 @@ def plan_as_json(plan: Plan, running: Running, seen: RolesVerdict, out: Path | N
         "checked_while_running": list(CHECKED_WHILE_RUNNING),
         "roles": seen.record(),
         "rounding": None if seen.rounding is None else seen.rounding.record(),
-        "warnings": warnings,
-        "refused": [
-            *plan.refusals,
-            *seen.refusals,
-            *memory_refusal,
-            *_place_refusals(plan, running, out),
-            *_cache_refusals(plan),
-            *([STRICT] if running.strict and warnings else []),
-        ],
+        "warnings": list(spoken(warnings)),
+        "refused": list(
+            spoken(
+                (
+                    *plan.refusals,
+                    *seen.refusals,
+                    *memory_refusal,
+                    *_place_refusals(plan, running, out),
+                    *_cache_refusals(plan),
+                    *([STRICT] if running.strict and warnings else []),
+                )
+            )
+        ),
     }
 
 

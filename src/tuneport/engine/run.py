@@ -34,7 +34,7 @@ from tuneport.engine.plan import OutputTask, Plan, plan_transfer
 from tuneport.engine.run_options import TransferOptions, Warn
 from tuneport.engine.stream import Progress, run_leaves
 from tuneport.engine.transfer_card import render_card
-from tuneport.errors import CheckpointError, DoubtError, NumericsError, listing
+from tuneport.errors import CheckpointError, DoubtError, NumericsError, listing, named, spoken
 from tuneport.output.digest import LEAF_BYTES
 from tuneport.output.journal import LeafRecord
 from tuneport.output.write import AlreadyDone, OutputFolder, begin, check_place
@@ -47,18 +47,19 @@ from tuneport.sidecars.chat_behaviour import behaviour_in_words
 class Output(Shown):
     """A finished folder, its manifest, and whether it had been there already.
 
-    ``told`` are those of the warnings that ``warn`` was called with beforehand.
+    ``told`` are those of the warnings that ``warn`` was called with beforehand; ``said`` are all, where they were found just now.
     """
 
     out: Path
     manifest: Mapping[str, Any]
     already_done: bool = False
     told: tuple[str, ...] = ()
+    said: tuple[str, ...] | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What looked wrong, in words."""
-        return tuple(self.manifest.get("warnings", ()))
+        return spoken(self.manifest.get("warnings", ()) if self.said is None else self.said)
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints; ``manifest`` has all of it."""
@@ -119,7 +120,7 @@ def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -
         raise NumericsError(_with_noticed("\n".join(seen.refusals), plan))
     _stop_if_doubtful((*before, *seen.warnings), running)
     if warn is not None:
-        for warning in (*plan.warnings, *seen.warnings):  # those of tokens wait for their share of Δ
+        for warning in spoken((*plan.warnings, *seen.warnings)):  # those of tokens wait for their share of Δ
             warn(warning)
     record = plan.record()
     pool = budget(running.memory_limit, running.workers, plan.default_limit, plan.more_memory, plan.leaves)
@@ -151,7 +152,8 @@ def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -
     known = {doubt.kind for doubt in seen.doubts}
     doubted = (doubt.message for doubt in found.verdict.doubts if doubt.kind in known)
     again = (*doubted, *(found.losses if seen.losses else ()))
-    return Output(out, manifest, told=(*plan.warnings, *again) if warn is not None else ())
+    told = spoken((*plan.warnings, *again)) if warn is not None else ()
+    return Output(out, manifest, told=told, said=found.warnings)
 
 
 def _with_noticed(words: str, plan: Plan) -> str:
@@ -235,4 +237,4 @@ def _still_there(
 
 def _stop_if_doubtful(warnings: tuple[str, ...], running: Running) -> None:
     if warnings and running.strict:
-        raise DoubtError(f"--strict was given, and this looks wrong:{listing(list(warnings))}")
+        raise DoubtError(f"{named('strict')} was given, and this looks wrong:{listing(list(warnings))}")

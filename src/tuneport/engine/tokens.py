@@ -14,6 +14,7 @@ import numpy as np
 
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.engine.choices import Choices
+from tuneport.errors import named
 from tuneport.pairing.rows import Ids, Runs, runs_of
 from tuneport.pairing.vocabulary import (
     Folders,
@@ -150,12 +151,12 @@ class LostDifference:
 
 
 _OF_MODELS = (
-    "Pass `--new-tokens all` to append them with the tuned model's rows; or, if the vocabulary was extended before the "
-    "fine-tuning, give the model from before that as --base."
+    f"Pass {named('new_tokens', 'all')} to append them with the tuned model's rows; or, if the vocabulary was extended before the "
+    f"fine-tuning, give the model from before that as {named('base')}."
 )
 _OF_VECTOR = (
     "The diff vector does not keep their whole rows: run `tuneport transfer --new-tokens all` with its parents to append them; "
-    "or, if the vocabulary was extended before the fine-tuning, take the vector anew with the model from before that as --base."
+    f"or, if the vocabulary was extended before the fine-tuning, take the vector anew with the model from before that as {named('base')}."
 )
 
 
@@ -181,7 +182,7 @@ def token_warnings(
         more = f"{match.unnamed} row(s) of the tuned model whose tokens no file names"
         found.append(
             f"Rows match by position, so these are lost: {' and '.join([told] * bool(match.dropped) + [more] * bool(match.unnamed))}. "
-            "To keep them, run without `--vocabulary positions`; where tuneport cannot read a tokenizer, put the model's "
+            f"To keep them, run without {named('vocabulary', 'positions')}; where tuneport cannot read a tokenizer, put the model's "
             "tokenizer.json into its folder first (AutoTokenizer's save_pretrained writes one)."
         )
     if match.without_row:

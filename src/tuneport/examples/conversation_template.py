@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import DataError, Fault, RenderingError, UsageError
+from tuneport.errors import DataError, Fault, RenderingError, UsageError, named
 from tuneport.errors import named as option
 from tuneport.examples.rendering import render
 from tuneport.files.json_text import read_json
@@ -85,7 +85,7 @@ def prepare_chat(tokenizer: Any, chosen: str | None, end_token: str | None, *, n
     elif needed and not tokenizer.chat_template:
         raise DataError(
             "The data holds messages, and the model has no chat template (a base model has none). Give it one: "
-            f"--chat-template {', '.join(template_names())} or a FILE of your own."
+            f"{named('chat_template')} {', '.join(template_names())} or a FILE of your own."
         )
     known = tokenizer.get_vocab()
     wanted = [token for token in dict.fromkeys([*tokens, named_end, end_token]) if token and token not in known]
@@ -166,7 +166,7 @@ def name_of_choice(chosen: str | None) -> str:
     """What an error calls the template."""
     if chosen is None:
         return "The chat template"
-    return "The chat template that is given as text" if _is_text(chosen) else f"--chat-template {chosen}"
+    return "The chat template that is given as text" if _is_text(chosen) else f"{named('chat_template', chosen)}"
 
 
 def _check(tokenizer: Any, whose: str) -> None:
@@ -218,11 +218,11 @@ def _end_of_turn(tokenizer: Any) -> str | None:
     except RenderingError as error:
         if error.broken:
             raise RenderingError(
-                f"The chat template cannot be rendered: {error}. Choose another --chat-template.", broken=True
+                f"The chat template cannot be rendered: {error}. Choose another {named('chat_template')}.", broken=True
             ) from None
         raise RenderingError(
             f"The chat template does not write a question and its answer, so the token that ends an answer is not known: "
-            f"{error}. Name it with --end-token TOKEN, or choose another --chat-template."
+            f"{error}. Name it with {named('end_token', 'TOKEN')}, or choose another {named('chat_template')}."
         ) from None
     _, found, tail = rendered.rpartition(_ANSWER)
     if not found:

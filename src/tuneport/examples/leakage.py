@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import Fault, LeakageError, UsageError, listing
+from tuneport.errors import Fault, LeakageError, UsageError, listing, named
 from tuneport.examples.digests import HASHES, SELECTION, example_digest, parse_digest
 from tuneport.examples.questions import Example, OwnTask
 from tuneport.files.json_text import read_json
@@ -70,7 +70,7 @@ def refuse_selection(rows: Sequence[Mapping[str, Any]]) -> None:
     if told:
         raise LeakageError(
             f"Nothing was scored, for selection on a test makes its scores too good:{listing(told)}\n"
-            "Score examples that no curve was read on; or pass --allow-selection, and report that the models were chosen by "
+            f"Score examples that no curve was read on; or pass {named('allow_selection')}, and report that the models were chosen by "
             "them."
         )
 

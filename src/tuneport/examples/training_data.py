@@ -20,7 +20,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from tuneport.errors import ABSENT, DataError, Fault, UsageError, listing
+from tuneport.errors import ABSENT, DataError, Fault, UsageError, listing, named
 from tuneport.examples.forms import FORMS, Faults, Numbered, Row, form_of
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import check_file, opened, read_lines
@@ -161,10 +161,10 @@ def _places(share: Share | None, available: int, label: str, seed: int) -> Seque
 
 def _read(name: str, recipe: str, share: Share | None, seed: int) -> DataSource:
     if not name:
-        raise DataError("--data is empty: give a file, or a data set id (org/name[@REVISION][:SPLIT][?…]).")
+        raise DataError(f"{named('data')} is empty: give a file, or a data set id (org/name[@REVISION][:SPLIT][?…]).")
     path, label = Path(os.path.expanduser(name)), _label(name)
     if path.is_dir():
-        raise DataError(f"{name} is a folder. Give the files in it, each with a --data of its own.")
+        raise DataError(f"{name} is a folder. Give the files in it, each with a {named('data')} of its own.")
     if not check_file(path):
         return _read_hub(name, recipe, share, seed)
     where = "line"

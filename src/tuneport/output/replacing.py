@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.small_files import LICENCE_PREFIXES, is_sidecar
-from tuneport.errors import TakenError, listing
+from tuneport.errors import TakenError, listing, named
 from tuneport.files.long_json import read_long_json
 from tuneport.files.opening import opened, read_bytes
 from tuneport.files.writing import write_new
@@ -79,17 +79,19 @@ def check_replaceable(out: Path) -> None:
     """Raise `TakenError` where --overwrite may not replace ``out``, or the name it will have for a moment is taken."""
     if not is_ours(out):
         raise TakenError(
-            f"{out} was not made by tuneport (it holds no manifest of it), so --overwrite does not replace it. Move it away, "
-            "or give another --out."
+            f"{out} was not made by tuneport (it holds no manifest of it), so {named('overwrite')} does not replace it. Move it away, "
+            f"or give another {named('out')}."
         )
     strays = _strays(out)
     if strays:
         raise TakenError(
-            f"{out} holds what tuneport did not write, so --overwrite does not replace it:{listing(strays, 8)}\n"
-            "Move that away, or give another --out."
+            f"{out} holds what tuneport did not write, so {named('overwrite')} does not replace it:{listing(strays, 8)}\n"
+            f"Move that away, or give another {named('out')}."
         )
     if os.path.lexists(_old(out)) and not _is_replaced(out):
-        raise TakenError(f"{_old(out)} is in the way of --overwrite, which needs that name. Move it away first.")
+        raise TakenError(
+            f"{_old(out)} is in the way of {named('overwrite')}, which needs that name. Move it away first."
+        )
 
 
 def _is_replaced(out: Path) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from tuneport.checkpoint.open_files import KeptFile
 from tuneport.checkpoint.small_files import JOURNAL
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.errors import HubError, OutputError, TakenError, TuneportError, listing
+from tuneport.errors import HubError, OutputError, TakenError, TuneportError, listing, named
 from tuneport.files.holding import held, is_at
 from tuneport.files.opening import check_inside, resolved
 from tuneport.files.writing import open_own, told, whole, write_new
@@ -161,18 +161,18 @@ def check_place(out: Path, inputs: list[Path]) -> None:
     for path in inputs:
         other = resolved(path)
         if place == other or place in other.parents:
-            raise OutputError(f"--out {out} holds the input {path}; give a folder of its own.")
+            raise OutputError(f"{named('out', out)} holds the input {path}; give a folder of its own.")
         if _partial(place) in (other, *other.parents):
             raise OutputError(
-                f"--out {out} would be written in {_partial(out)}, which is the input {path}, or holds it; give another "
-                "--out."
+                f"{named('out', out)} would be written in {_partial(out)}, which is the input {path}, or holds it; give another "
+                f"{named('out')}."
             )
         if other in place.parents:
-            raise OutputError(f"--out {out} lies inside the input {path}; give a folder outside it.")
+            raise OutputError(f"{named('out', out)} lies inside the input {path}; give a folder outside it.")
     if place in resolved(Path.cwd()).parents or place == resolved(Path.cwd()):
-        raise OutputError(f"--out {out} is the folder you stand in, or one above it; give a folder of its own.")
+        raise OutputError(f"{named('out', out)} is the folder you stand in, or one above it; give a folder of its own.")
     if not out.name or not place.parent.is_dir():
-        raise OutputError(f"--out {out}: the folder {place.parent} does not exist. Make it first.")
+        raise OutputError(f"{named('out', out)}: the folder {place.parent} does not exist. Make it first.")
 
 
 def place_refusals(
@@ -252,10 +252,12 @@ def _check_ours(partial: Path) -> None:
         begun = os.path.lexists(partial / JOURNAL) or is_ours(partial)
         if begun and strays:
             raise TakenError(
-                f"{partial} holds what tuneport did not write:{listing(strays, 8)}\nMove that away, or give another --out."
+                f"{partial} holds what tuneport did not write:{listing(strays, 8)}\nMove that away, or give another {named('out')}."
             )
         if not begun and {entry.name for entry in partial.iterdir()} - {f"{JOURNAL}.new"}:
-            raise TakenError(f"{partial} is in the way, and not made by tuneport. Move it away, or give another --out.")
+            raise TakenError(
+                f"{partial} is in the way, and not made by tuneport. Move it away, or give another {named('out')}."
+            )
 
 
 def _clear(partial: Path) -> None:
@@ -277,18 +279,20 @@ def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrit
         if not overwrite:
             raise TakenError(
                 f"{out} was made by this plan, but {', '.join(lost)} is gone or has another size. "
-                "Give --overwrite to make it anew, or another --out."
+                f"Give {named('overwrite')} to make it anew, or another {named('out')}."
             )
     if is_empty_folder(out) and overwrite:
         return
     if not overwrite:
         if made_by is None and not is_ours(out):
-            raise TakenError(f"{out} is there already, and not made by tuneport. Move it away, or give another --out.")
+            raise TakenError(
+                f"{out} is there already, and not made by tuneport. Move it away, or give another {named('out')}."
+            )
         how = "was made by another plan" if made_by is not None else "was made by tuneport, otherwise"
         if made_by is not None:
             how += ": " + "; ".join(different[:5])
             how += f". {journal.ONLY_TIMES}" if journal.only_times_differ(made_by, plan) else ""
-        raise TakenError(f"{out} {how.removesuffix('.')}. Give another --out, or --overwrite to replace it.")
+        raise TakenError(f"{out} {how.removesuffix('.')}. Give another {named('out')}, or {named('overwrite')} to replace it.")
     check_replaceable(out)
 
 
@@ -297,7 +301,7 @@ def _check_space(out: Path, place: Path, needed: int) -> None:
     if needed > free:
         raise OutputError(
             f"The disk of {out} has {free:,} bytes free, the output needs {needed:,} more. "
-            "Free some space, or give another --out."
+            f"Free some space, or give another {named('out')}."
         )
 
 

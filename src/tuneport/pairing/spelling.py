@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +18,7 @@ from tuneport.checkpoint.adapter_names import weight_names
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.views import renamed, stored_name
 from tuneport.checkpoint.weights import StoredTensor, TensorTable
-from tuneport.errors import Fault, PairingError, UsageError
+from tuneport.errors import Fault, PairingError, UsageError, named
 from tuneport.pairing.model_kinds import in_words, is_text_of
 from tuneport.pairing.multimodal_configs import seen_as_text, seen_as_whole
 from tuneport.pairing.name_rules import Rename
@@ -148,7 +147,7 @@ def _outside(checkpoints: Sequence[tuple[Checkpoint, Tensors]], alone: bool, dro
             raise PairingError(
                 f"{checkpoint.role} {checkpoint.label} ({in_words(checkpoint)}) is multimodal, {others} the language model "
                 f"alone: {len(lost)} tensors (`{min(lost)}`, …) have no partner there. Give multimodal models, or carry "
-                f"the language model's part with --drop {shlex.quote(pattern_of(towers[id(checkpoint)], tensors))}."
+                f"the language model's part with {named('drop', pattern_of(towers[id(checkpoint)], tensors))}."
             )
     return frozenset[str]().union(*towers.values())
 

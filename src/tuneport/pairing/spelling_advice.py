@@ -7,9 +7,9 @@ where it was tried here and pairs every tensor.
 from __future__ import annotations
 
 import re
-import shlex
 from collections import Counter
 
+from tuneport.errors import named
 from tuneport.pairing.name_rules import Rename
 from tuneport.pairing.spelling_rules import Shapes, Tensors
 
@@ -33,7 +33,7 @@ def renames_in_words(own: Tensors, role: str, others: Tensors, other_role: str) 
     told = _both_spellings(own, role, others, other_role)
     if not renames or told is None:
         return None
-    flags = " ".join(f"--rename {shlex.quote(f'{each.pattern}={each.replacement}')}" for each in renames)
+    flags = " ".join(named("renames", f"{each.pattern}={each.replacement}") for each in renames)
     return f"{told} Add {flags} (tried: then every tensor has its partner)."
 
 

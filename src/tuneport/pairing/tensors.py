@@ -18,7 +18,7 @@ from tuneport.checkpoint.adapter import UNTRAINED, AdapterChange
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.errors import Fault, PairingError, UsageError
+from tuneport.errors import Fault, PairingError, UsageError, named
 from tuneport.files.lazy_sequences import IndexedSequence
 from tuneport.pairing.buffers import is_computed_buffer
 from tuneport.pairing.model_kinds import in_words
@@ -108,7 +108,7 @@ def check_readable(checkpoint: Checkpoint) -> None:
     """Stop at what has no weights to subtract: an adapter, quantised and complex weights. Raises `PairingError`."""
     if checkpoint.adapter is not None:
         raise PairingError(
-            f"{checkpoint.role} {checkpoint.label} is a PEFT adapter; only --tuned takes one. Merge it with peft "
+            f"{checkpoint.role} {checkpoint.label} is a PEFT adapter; only {named('tuned')} takes one. Merge it with peft "
             "(merge_and_unload().save_pretrained(…)) and give the merged folder."
         )
     method = checkpoint.config.get("quantization_config") or checkpoint.config.get("compression_config")
@@ -385,7 +385,7 @@ def _alone(stored: StoredTensor, side: str, drop: Sequence[str]) -> TensorPair:
         return TensorPair(name, "dropped", f"only the {side} has it (--drop)")
     reason = (
         f"`{name}` ({_times(stored.shape)}) is in the {side} and not in its partner. "
-        f"Pass `--drop '{_exact_pattern(name)}'` to leave it out."
+        f"Pass {named('drop', _exact_pattern(name))} to leave it out."
     )
     return TensorPair(name, "refused", reason)
 
@@ -399,9 +399,7 @@ def _without_diff(name: str, target: StoredTensor, alone: TensorPair | None, rul
         return TensorPair(name, "copied", "no difference is known (--rule …=0)", None, target)
     if alone is not None:
         return TensorPair(name, "refused", alone.reason, None, target)
-    reason = (
-        f"`{name}` ({_times(target.shape)}) is only in the target. Pass `--rule '{_exact_pattern(name)}=0'` to copy it."
-    )
+    reason = f"`{name}` ({_times(target.shape)}) is only in the target. Pass {named('rules', f'{_exact_pattern(name)}=0')} to copy it."
     return TensorPair(name, "refused", reason, None, target)
 
 
@@ -414,7 +412,7 @@ def _without_place(name: str, pair: ParentPair, drop: Sequence[str]) -> TensorPa
         return TensorPair(name, "dropped", "the target has no such tensor (--drop)", pair)
     reason = (
         f"`{name}` ({_times(pair.base.shape)}) is in base and tuned, but not in the target. "
-        f"Pass `--drop '{_exact_pattern(name)}'` to leave its difference out."
+        f"Pass {named('drop', _exact_pattern(name))} to leave its difference out."
     )
     return TensorPair(name, "refused", reason, pair)
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuneport.checkpoint.small_files import TOKENIZER_FILES, SidecarFolder
-from tuneport.errors import CheckpointError, PairingError, TuneportError, listing
+from tuneport.errors import CheckpointError, PairingError, TuneportError, listing, named
 from tuneport.tokenizer.edit import can_rename
 from tuneport.tokenizer.token_changes import AddedToken, TokenChanges
 from tuneport.tokenizer.tokenizer import (
@@ -162,7 +162,7 @@ class VocabularyMatch:
             raise PairingError(
                 f"The output would need {rows} rows for the tokens it gains, but nothing gives row {empty[0]} "
                 f"({empty.size} such): the target has {target_rows} rows for a tokenizer of {self.target_size} "
-                f"tokens, the tuned model {tuned_rows}. Pass `--new-tokens drop` to leave the new tokens out."
+                f"tokens, the tuned model {tuned_rows}. Pass {named('new_tokens', 'drop')} to leave the new tokens out."
             )
         return RowMap(rows, target, base, tuned)
 
@@ -395,7 +395,7 @@ def _check_overlap(matched: int, tokenizers: tuple[Tokenizer, Tokenizer, Tokeniz
         f'{sizes[2]} (target). They are of different kinds, as `▁the` is not `Ġthe` (here "the" is {the[0]!r}, '
         f"{the[1]!r} and {the[2]!r}), and a fine-tuning cannot be carried between them row by row. Check that "
         "base, tuned and target are of one family; where rows are known to agree in spite of their names, "
-        "force it with `--vocabulary positions`."
+        f"force it with {named('vocabulary', 'positions')}."
     )
 
 
@@ -426,6 +426,6 @@ def _refuse_shapes(folders: Folders, matrix_rows: tuple[int, int, int]) -> NoRet
     )
     raise PairingError(
         f"{state}, and the embeddings differ in rows: {rows}. Put each model's tokenizer.json into its folder and "
-        "rows are matched with `--vocabulary strings`; or, where equal positions are known to be equal tokens, "
-        "pass `--vocabulary positions`: common rows are matched, the target's others stay."
+        f"rows are matched with {named('vocabulary', 'strings')}; or, where equal positions are known to be equal tokens, "
+        f"pass {named('vocabulary', 'positions')}: common rows are matched, the target's others stay."
     )

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.weights import StoredTensor
+from tuneport.errors import named
 from tuneport.pairing.vocabulary_names import EMBEDDING, Ties, is_head_weight, is_known_kind, is_named_vocabulary
 from tuneport.sidecars.config_kinds import kind_of
 from tuneport.sidecars.token_ids import is_token_field
@@ -36,18 +37,16 @@ _LIKE_A_VOCABULARY = re.compile(r"(^|[._])(embed|unembed|(lm_?)?head|vocab|logit
 
 # What is told after the reason, with the flags that decide; a `\0` keeps reason and advice apart.
 _EITHER = (
-    "\0, so it is not clear whether each row belongs to a token. The tokenizers differ, so it matters. Pass --vocabulary "
-    "'{expression}=positions' if it has nothing to do with tokens, or --vocabulary '{expression}=strings' to match its rows "
+    f"\0, so it is not clear whether each row belongs to a token. The tokenizers differ, so it matters. Pass "
+    f"{named('vocabulary', '{expression}=positions')} if it has nothing to do with tokens, or {named('vocabulary', '{expression}=strings')} to match its rows "
     "by token."
 )
 _COLUMNS = (
-    "\0, and only rows can be matched by token. The tokenizers differ, so it matters. Pass --vocabulary "
-    "'{expression}=positions' if it has nothing to do with tokens; if it has, pass --rule '{expression}=0' as well, which "
+    f"\0, and only rows can be matched by token. The tokenizers differ, so it matters. Pass "
+    f"{named('vocabulary', '{expression}=positions')} if it has nothing to do with tokens; if it has, pass {named('rules', '{expression}=0')} as well, which "
     "leaves it as the target has it."
 )
-_NO_ROWS = (
-    "\0, so its rows cannot be matched by token. Pass --vocabulary '{expression}=positions', or no choice for it."
-)
+_NO_ROWS = f"\0, so its rows cannot be matched by token. Pass {named('vocabulary', '{expression}=positions')}, or no choice for it."
 
 
 @dataclass(frozen=True)

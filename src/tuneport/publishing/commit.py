@@ -19,7 +19,7 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.checkpoint.hub import status_of, transport_error
-from tuneport.errors import PublishError, listing
+from tuneport.errors import PublishError, listing, named
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
 from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES, weights_or_sidecar
@@ -181,20 +181,20 @@ def _check_rights(repo: str, me: Any) -> None:
 def _look_inside(repo: str, url: str, commit: str, names: list[str], overwrite: bool) -> Destination:
     """What a repository with files in it holds: an earlier push of tuneport, or something that must not go unasked."""
     if overwrite:
-        holds = f"a repository whose {len(names)} files are replaced (--push-overwrite)"
+        holds = f"a repository whose {len(names)} files are replaced ({named('push_overwrite')})"
         return Destination(repo, url, commit, holds, True, tuple(names))
     found = next((name for name in RECORDS if name in names), None)
     record = None if found is None else _record(repo, commit, found)
     if found is None or record is None:
         raise PublishError(
             f"{url} holds files that tuneport did not push:{listing(names, 8)}\nPush to another name, or give "
-            "--push-overwrite to replace all of them (its history keeps them)."
+            f"{named('push_overwrite')} to replace all of them (its history keeps them)."
         )
     card = (record.get("files") or {}).get(CARD)
     if card is not None and CARD in names and card != _digest(repo, commit, CARD):
         raise PublishError(
             f"{CARD} was edited at {url} after tuneport pushed it, and would be replaced. Push to another name, or give "
-            "--push-overwrite (its history keeps the text)."
+            f"{named('push_overwrite')} (its history keeps the text)."
         )
     listed = record.get("files") or {}
     ours = tuple(name for name in names if name in listed or name in RECORDS or weights_or_sidecar(name))

@@ -104,10 +104,10 @@ def _is_page(place: Path) -> bool:
 def _write(place: Path, content: bytes) -> None:
     """Beside its place, then renamed: a page is whole or not there."""
     if place.is_dir():
-        raise OutputError(f"{place} is a folder; --out names a file.")
+        raise OutputError(f"{place} is a folder; {named('out')} names a file.")
     if os.path.lexists(place) and not _is_page(place):
         raise TakenError(
-            f"{place} is there already, and no page that tuneport report wrote, or edited since. Move it away, or give another --out."
+            f"{place} is there already, and no page that tuneport report wrote, or edited since. Move it away, or give another {named('out')}."
         )
-    with told(place, "Choose another --out."):
+    with told(place, f"Choose another {named('out')}."):
         write_whole(place, content)

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import OutputError, TakenError, listing
+from tuneport.errors import OutputError, TakenError, listing, named
 from tuneport.files.holding import held
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
@@ -49,29 +49,33 @@ def already_done(out: Path, plan: Mapping[str, Any], overwrite: bool) -> dict[st
     Raises `OutputError` where something else stands there; with ``overwrite`` only a record of ours is replaced.
     """
     if out.is_dir():
-        raise OutputError(f"{out} is a folder; --out names a file.")
+        raise OutputError(f"{out} is a folder; {named('out')} names a file.")
     examples = examples_file(out)
     if not os.path.lexists(out):
         # A kill between the two renames of `Kept.finish` leaves the examples there, and the record where it was written.
         if os.path.lexists(examples) and not (_partial(out) / _RECORD).is_file():
-            raise TakenError(f"{examples} exists, and would be overwritten. Move it away, or choose another --out.")
+            raise TakenError(
+                f"{examples} exists, and would be overwritten. Move it away, or choose another {named('out')}."
+            )
         return None
     if not any(is_record(out, start) for start in _FORMATS):
-        raise TakenError(f"{out} exists and is no record of an evaluation. Choose another --out.")
+        raise TakenError(f"{out} exists and is no record of an evaluation. Choose another {named('out')}.")
     if os.path.lexists(examples) and (examples.is_symlink() or not examples.is_file()):
-        raise TakenError(f"{examples} is no plain file, and would be replaced. Move it away, or choose another --out.")
+        raise TakenError(
+            f"{examples} is no plain file, and would be replaced. Move it away, or choose another {named('out')}."
+        )
     if overwrite:
         return None
     try:
         found = read_json(read_bytes(out, most=MOST_MANIFEST_BYTES))
         begun = found["plan"]
     except (ValueError, KeyError, TypeError):
-        raise TakenError(f"{out} is damaged. Move it away, or choose another --out.") from None
+        raise TakenError(f"{out} is damaged. Move it away, or choose another {named('out')}.") from None
     different = differing_fields(begun, json.loads(json.dumps(plan)))
     if different:
         raise TakenError(
             f"{out} holds another evaluation; what differs:{listing(different, 10)}\n"
-            "Choose another --out, or pass --overwrite."
+            f"Choose another {named('out')}, or pass {named('overwrite')}."
         )
     _finish_removing(_partial(out), begun)
     return dict(found)
@@ -85,7 +89,7 @@ def _finish_removing(folder: Path, plan: Any) -> None:
     if not os.path.lexists(begun) or _differing(begun, plan) == ([], True):
         with (
             suppress(OutputError),
-            held(folder, "Wait for it, or choose another --out."),
+            held(folder, f"Wait for it, or choose another {named('out')}."),
         ):  # whoever holds it is at work there
             shutil.rmtree(folder)
 
@@ -94,7 +98,7 @@ def _finish_removing(folder: Path, plan: Any) -> None:
 def keeping(out: Path, plan: Mapping[str, Any], overwrite: bool) -> Iterator[Kept]:
     """The results kept so far, locked against a second run; what is kept of another plan is refused."""
     folder = _partial(out)
-    with held(folder, "Wait for it, or choose another --out."):
+    with held(folder, f"Wait for it, or choose another {named('out')}."):
         try:
             yield Kept(out, folder, plan, overwrite)
         finally:
@@ -116,7 +120,7 @@ class Kept:
             if different and not (overwrite and ours):
                 raise TakenError(
                     f"{folder} was begun with another plan; what differs:{listing(different, 10)}\n"
-                    "Give the same models, tasks and choices to go on, or pass --overwrite to start anew."
+                    f"Give the same models, tasks and choices to go on, or pass {named('overwrite')} to start anew."
                 )
             if different:
                 self._check_all_ours()
@@ -158,7 +162,7 @@ class Kept:
         others = _others(self.folder)
         if others:
             raise TakenError(
-                f"{self.folder} holds what tuneport did not write:{listing(others, 8)}\nMove that away, or choose another --out."
+                f"{self.folder} holds what tuneport did not write:{listing(others, 8)}\nMove that away, or choose another {named('out')}."
             )
 
     def _file(self, model: int, task: int) -> Path:

@@ -265,12 +265,12 @@ def look_over(
     whose, remedy = f"model {seat.name}: its chat template", "mend the template"
     if not tokenizer.chat_template and loading.chat_template is not None:
         tokenizer.chat_template = spoken_by(tokenizer, loading.chat_template)
-        whose, remedy = f"model {seat.name}: --chat-template", "choose another template"
+        whose, remedy = f"model {seat.name}: {named('chat_template')}", "choose another template"
     spoken = [task for task in own if any(example.messages for example in task.examples[:limit])]
     if (needs_template or spoken) and not tokenizer.chat_template:
         raise CheckpointError(
-            f"model {seat.name}: the examples are `messages` (or --chat, --variant tuned), and it has no chat template. "
-            "Give --chat-template NAME|FILE|MODEL, or examples with a `prompt`."
+            f"model {seat.name}: the examples are `messages` (or {named('chat')}, {named('variant', 'tuned')}), and it has no chat template. "
+            f"Give {named('chat_template', 'NAME|FILE|MODEL')}, or examples with a `prompt`."
         )
     if needs_template:
         try:

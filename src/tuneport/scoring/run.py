@@ -24,6 +24,8 @@ from tuneport.errors import (
     UsageError,
     listing,
     named,
+    recorded,
+    spoken,
 )
 from tuneport.examples import leakage
 from tuneport.examples.conversation_template import shipped_template, template_names
@@ -149,14 +151,14 @@ def _evaluate(given: EvaluateOptions, out: Path) -> dict[str, Any]:
             scored = _score_by_olmes(program, seats, olmes.names_of(suite, names), loading, kept)
             record = _record(scored, plan, loading, triples, leaks, warnings, out)
             kept.finish(record, _lines(scored))
-        return {**record, "plan": kept.plan, "already_done": False}
+        return {**record, "warnings": _shown(warnings), "plan": kept.plan, "already_done": False}
     results: dict[str, list[TaskResult]]
     with keeping(out, plan, overwrite) as kept, quietly():
-        named = load_named(names, chat=chat) if names else []
+        known = load_named(names, chat=chat) if names else []
         variants: list[Variant] = []
         for seat in seats:
             needs_template = chat or variant == "tuned"
-            others = bool(named) or wanted_suite is not None
+            others = bool(known) or wanted_suite is not None
             looked = look_over(seat, loading, own, limit=asking.limit, others=others, needs_template=needs_template)
             warnings += looked.warnings
             variants.append("tuned" if variant == "tuned" or (variant == "auto" and looked.template) else "base")
@@ -165,18 +167,22 @@ def _evaluate(given: EvaluateOptions, out: Path) -> dict[str, Any]:
         )
         if len(suites) > 1:
             warnings.append(_ACROSS.format(suite=suite))
-        _no_two_alike([*own, *named, *next(iter(suites.values()), [])])
+        _no_two_alike([*own, *known, *next(iter(suites.values()), [])])
         if strict and warnings:
-            raise DoubtError(f"--strict: nothing was scored, since something looks wrong:{listing(warnings)}")
+            raise DoubtError(f"{named('strict')}: nothing was scored, since something looks wrong:{listing(warnings)}")
         results = {}
         for place, seat in enumerate(seats):
-            everything: list[OwnTask | NamedTask] = [*own, *named, *suites.get(variants[place], [])]
+            everything: list[OwnTask | NamedTask] = [*own, *known, *suites.get(variants[place], [])]
             found, told = _score(place, seat, len(seats), everything, wanted, kept, strict)
             results[seat.name] = found
             warnings += told
         record = _record(results, plan, loading, triples, leaks, warnings, out)
         kept.finish(record, _lines(results))
-    return {**record, "plan": kept.plan, "already_done": False}
+    return {**record, "warnings": _shown(warnings), "plan": kept.plan, "already_done": False}
+
+
+def _shown(warnings: Sequence[str]) -> list[str]:
+    return list(spoken(dict.fromkeys(warnings)))
 
 
 def _record(
@@ -199,7 +205,7 @@ def _record(
         "comparisons": comparing.compare(results, seed),
         "recovered_gain": [row for triple in triples for row in comparing.recovered(results, triple, seed)],
         "leakage": list(leaks),
-        "warnings": list(dict.fromkeys(warnings)),
+        "warnings": recorded(dict.fromkeys(warnings)),
         "settings": plan["settings"] | {"batch_size": loading.batch_size},
         "versions": plan["versions"],
         "examples": examples_file(out).name,
@@ -238,7 +244,7 @@ def _score(
 
     def tell(found: list[str]) -> None:
         if strict and found:
-            raise DoubtError(f"--strict: scoring stopped, since something looks wrong:{listing(found)}")
+            raise DoubtError(f"{named('strict')}: scoring stopped, since something looks wrong:{listing(found)}")
         told.extend(found)
 
     model = None
@@ -331,7 +337,7 @@ def template_text(source: Place | None) -> str | None:
     try:
         template = tokenizer_of(find_models([source])[0]).chat_template
     except CheckpointError as error:
-        told = f"{named('chat_template')} {source}: there is no such file, and as a model: {error}"
+        told = f"{named('chat_template', source)}: there is no such file, and as a model: {error}"
         raise CheckpointError(told) from None
     if not isinstance(template, str):
         told = "has no chat template, or several by name"

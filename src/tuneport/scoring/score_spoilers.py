@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tuneport.errors import RenderingError
+from tuneport.errors import RenderingError, named
 from tuneport.examples.rendering import render
 from tuneport.scoring.measured_tokens import Paired
 
@@ -123,7 +123,7 @@ def length_warnings(prompts: Sequence[Prompt], label: str) -> list[str]:
     return [
         f"{label}: {_counted(cut, prompts)} are cut at the context length ({_where(cut)}): up to {longest} tokens, where "
         f"{min(prompt.room for prompt in cut)} fit beside the answer. They lose their beginning. Give fewer "
-        "--max-new-tokens, fewer shots, or shorter prompts."
+        f"{named('max_new_tokens')}, fewer shots, or shorter prompts."
     ]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.small_files import SidecarFolder
-from tuneport.errors import CheckpointError, in_short
+from tuneport.errors import CheckpointError, in_short, named
 from tuneport.sidecars.template_tokens import tokens_written
 from tuneport.sidecars.three_way import SIDES, MergeFindings, Side, Sided, Three, render, three_way
 from tuneport.sidecars.token_ids import TokenNames
@@ -79,7 +79,7 @@ def merge_template(
     if verdict.contested:
         findings.warnings.append(
             "The fine-tuning and the new version both changed the chat template; the output has the tuned model's. "
-            "--sidecar chat_template=tuned confirms it, =target takes the target's."
+            f"{named('sidecar', 'chat_template=tuned')} confirms it, =target takes the target's."
         )
     _check_tokens(template, verdict.side, names, findings)
     placed = _place(template, verdict.side, folders, templates.target, into_config, findings)
@@ -93,7 +93,7 @@ def _check_tokens(template: Template, side: Side, names: TokenNames, findings: M
         findings.warnings.append(
             f"The chat template (of the {side} model) writes {token!r}, which the output's tokenizer does "
             "not have as a token; it would be read as plain text. "
-            "Decide with --sidecar chat_template=base|tuned|target."
+            f"Decide with {named('sidecar', 'chat_template=base|tuned|target')}."
         )
     unknown = _written(template, names.unknown_to(side), names)
     if unknown:
@@ -101,7 +101,7 @@ def _check_tokens(template: Template, side: Side, names: TokenNames, findings: M
             f"The chat template (of the {side} model) writes {', '.join(map(repr, unknown))} as text. The output's "
             f"tokenizer reads each as one added token, which the {side} model's tokenizer does not have: the model "
             "gets a token that it was not tuned with. Compare the answers with and without this template, or decide "
-            "with --sidecar chat_template=base|tuned|target."
+            f"with {named('sidecar', 'chat_template=base|tuned|target')}."
         )
 
 
@@ -114,7 +114,7 @@ def _verdict(templates: Three, choice: str | None, findings: MergeFindings) -> S
     if choice is None and templates.tuned is None and templates.base is not None:
         findings.warnings.append(
             "The base has a chat template and the tuned model has none: base and tuned may have been swapped. "
-            "The target's template stays; --sidecar chat_template=tuned takes it away."
+            f"The target's template stays; {named('sidecar', 'chat_template=tuned')} takes it away."
         )
         return Sided("target", "the tuned model has no template, which is more often lost than taken away")
     return three_way(Three(*map(_comparable, templates)), behaviour=True, choice=choice)

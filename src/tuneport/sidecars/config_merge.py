@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuneport.errors import in_short
+from tuneport.errors import in_short, named
 from tuneport.sidecars.computed_fields import inputs
 from tuneport.sidecars.config import DROPPED, DTYPE, LEFTOVERS, Place, is_behaviour, is_fixed, resolve
 from tuneport.sidecars.config_kinds import entry_of
@@ -130,6 +130,8 @@ class _ConfigMerge:
         verdict = self.verdict(name, compared, choice)
         if verdict.contested and bare(name) == "eos_token_id":
             self.findings.contested_ends[called] = compared
+        if verdict.conflict:
+            self.findings.undecided.add(called)
         if verdict.conflict and not self.settled(name):
             self.unsettled.append(called)
         elif verdict.conflict:
@@ -149,7 +151,7 @@ class _ConfigMerge:
                 self.write(name, value, verdict.side)
                 if choice is not None and taken.value == theirs and not self.says(name, value):
                     self.findings.refusals.append(
-                        f"--config {called}={choice} has no effect: the class of this kind works the field out from others, "
+                        f"{named('config', f'{called}={choice}')} has no effect: the class of this kind works the field out from others, "
                         "whatever the file says. Choose for those."
                     )
         self.findings.decided(f"config.{called}", *said)
@@ -210,8 +212,8 @@ class _ConfigMerge:
         self.findings.refusals.append(
             f"config.json: only some of the three models have {', '.join(f'`{name}`' for name in self.unsettled)}. tuneport does "
             f"not know what {known} means by leaving them out. If another version of a library only wrote the tuned config.json "
-            "anew, pass --sidecar config.json=target; it settles all of them. Else decide each with "
-            f"--config {self.unsettled[0]}=base|tuned|target."
+            f"anew, pass {named('sidecar', 'config.json=target')}; it settles all of them. Else decide each with "
+            f"{named('config', f'{self.unsettled[0]}=base|tuned|target')}."
         )
 
     def leave_out(self) -> None:
@@ -295,7 +297,7 @@ class _ConfigMerge:
             spelling: self.choices.sides[spelling] for spelling in sorted(spellings) if spelling in self.choices.sides
         }
         if len(set(asked.values())) > 1:
-            told = ", ".join(f"--config {spelling}={side}" for spelling, side in asked.items())
+            told = ", ".join(f"{named('config', f'{spelling}={side}')}" for spelling, side in asked.items())
             self.findings.refusals.append(f"{told}: these are names of one field. Choose one side for it.")
         return next(iter(asked.values()), None)
 
@@ -362,9 +364,10 @@ def taken_ids(
     if name == "eos_token_id" and not chosen and names.are_left_out(side, value):
         findings.warnings.append(f"{lost}, as you chose. The output ends its answers as the target does.")
     elif name == "eos_token_id":
+        findings.undecided.add(flag)
         findings.refusals.append(
-            f"{lost}, and a model whose end token is lost generates without end. Keep it with --new-tokens append "
-            f"where only the tuned model has it, or decide with --config {flag}=target."
+            f"{lost}, and a model whose end token is lost generates without end. Keep it with {named('new_tokens', 'append')} "
+            f"where only the tuned model has it, or decide with {named('config', f'{flag}=target')}."
         )
     else:
         findings.warnings.append(f"{lost}. It stays as the target has it.")

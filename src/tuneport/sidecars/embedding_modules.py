@@ -20,7 +20,7 @@ from tuneport.checkpoint.small_files import (
     SidecarFolder,
     module_config,
 )
-from tuneport.errors import CheckpointError
+from tuneport.errors import CheckpointError, named
 from tuneport.files.json_text import read_json
 from tuneport.sidecars.three_way import MergeFindings, Three, same, three_way
 
@@ -128,7 +128,7 @@ def _side(name: str, said: Three, folders: Three, sides: Mapping[str, str], find
     """The side that a file comes from, or None where the output has none; the decision is noted."""
     choice = sides.get(name)
     if choice is not None and not folders.of(choice).has(name):
-        findings.refusals.append(f"--sidecar {name}={choice}: the {choice} model has no {name}.")
+        findings.refusals.append(f"{named('sidecar', f'{name}={choice}')}: the {choice} model has no {name}.")
         return None
     if choice is not None:
         findings.decided(name, choice, "asked for with --sidecar")
@@ -143,7 +143,7 @@ def _side(name: str, said: Three, folders: Three, sides: Mapping[str, str], find
     findings.differ(name, said, said.of(verdict.side))
     if verdict.side == "tuned" and not same(said.base, said.target):
         findings.warnings.append(
-            f"{name}: base, tuned and target all differ, and the output has the tuned model's. Decide with --sidecar "
+            f"{name}: base, tuned and target all differ, and the output has the tuned model's. Decide with {named('sidecar')} "
             f"{name}=base|tuned|target."
         )
     return verdict.side
@@ -208,7 +208,7 @@ def _tell_what_is_not_carried(modules: tuple[_Module, ...], side: str, folders: 
             findings.warnings.append(
                 f"{MODULES} (of the {side} model) names {module.path} ({module.name}), which has weights of its own: they are "
                 f"not carried, and sentence-transformers will not load the output without them. Copy {module.path} from the "
-                f"{side} model, or decide with --sidecar {MODULES}=base|tuned|target."
+                f"{side} model, or decide with {named('sidecar', f'{MODULES}=base|tuned|target')}."
             )
 
 

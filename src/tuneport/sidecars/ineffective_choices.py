@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from tuneport.errors import in_short
+from tuneport.errors import in_short, named
 from tuneport.sidecars.config import DTYPE, generation_defaults, resolve
 from tuneport.sidecars.read import CONFIG, GENERATION_CONFIG, SPECIAL_TOKENS, TOKENIZER_CONFIG
 from tuneport.sidecars.three_way import Three, same
@@ -40,8 +40,8 @@ def decided_by_generation(
         has = generation.get(own, generation_defaults().get(own))
         if not same(_in_order(value), _in_order(has)):
             told.append(
-                f"--config {name}={side} has no effect: generation_config.json decides it, and says {in_short(has)} there. "
-                f"Pass --config generation.{own}={side}, alone or as well."
+                f"{named('config', f'{name}={side}')} has no effect: generation_config.json decides it, and says {in_short(has)} there. "
+                f"Pass {named('config', f'generation.{own}={side}')}, alone or as well."
             )
     return told
 
@@ -49,7 +49,7 @@ def decided_by_generation(
 def of_no_file(choices: Mapping[str, str], present: Collection[str]) -> list[str]:
     """Refusals of choices for config files that none of the three models has."""
     return [
-        f"--sidecar {name}={side} has no effect: none of the three models has a {name}."
+        f"{named('sidecar', f'{name}={side}')} has no effect: none of the three models has a {name}."
         for name, side in sorted(choices.items())
         if name in (CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS) and name not in present
     ]
@@ -58,7 +58,7 @@ def of_no_file(choices: Mapping[str, str], present: Collection[str]) -> list[str
 def beside_dtype(choices: Mapping[str, str], dtype: str | None) -> list[str]:
     """Refusals of choices for the dtype that ``--dtype`` sets."""
     return [
-        f"--config {name}={side} has no effect: --dtype sets this field. Give one of the two."
+        f"{named('config', f'{name}={side}')} has no effect: {named('dtype')} sets this field. Give one of the two."
         for name, side in choices.items()
         if dtype is not None and name in (DTYPE, "torch_dtype")
     ]

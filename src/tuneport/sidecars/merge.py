@@ -15,7 +15,7 @@ from typing import Any
 
 from tuneport.checkpoint.dtypes import DTYPES, FLOAT_SPELLINGS
 from tuneport.checkpoint.small_files import PROCESSOR_FILES, TOKENIZER_FILES, SidecarFolder
-from tuneport.errors import in_short
+from tuneport.errors import in_short, named
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import contents
 from tuneport.sidecars import generation_config, ineffective_choices, tokenizer_config
@@ -158,7 +158,7 @@ def _tell_contested_ends(findings: MergeFindings) -> None:
         f"{name}: {', '.join(f'{side} {in_short(value)}' for side, value in zip(SIDES, shown, strict=True))}"
         for name, shown in findings.contested_ends.items()
     )
-    flags = " ".join(f"--config {name}=tuned" for name in findings.contested_ends)
+    flags = " ".join(f"{named('config', f'{name}=tuned')}" for name in findings.contested_ends)
     findings.warnings.append(
         f"The fine-tuning and the new version both changed the end token; the output has the tuned model's ({told}). "
         f"{flags} confirms it, =target takes the target's."
@@ -178,7 +178,7 @@ def _tell_lost_end(task: _Merge, output: Mapping[str, Any], has_generation: bool
         flag = "text_config.eos_token_id"
     task.findings.warnings.append(
         f"The tuned model's {what} names no end token, and so the output's names none: it generates without end. Keep the "
-        f"target's with --config {flag}=target."
+        f"target's with {named('config', f'{flag}=target')}."
     )
 
 
@@ -239,7 +239,7 @@ def _needed(task: _Merge, choices: Mapping[str, str]) -> set[str]:
             findings = MergeFindings()
             others = {other: side for other, side in task.config_sides.items() if other != name}
             merge_config(task.read.configs, ConfigChoices(others, None, {}), task.names, findings)
-            needed |= {name} if any(f"--config {name}=" in refusal for refusal in findings.refusals) else set()
+            needed |= {name} if name in findings.undecided else set()
     return needed
 
 
@@ -332,16 +332,18 @@ def _unknown_choices(
         if name.removeprefix(prefix) not in known[prefix]:
             names = ", ".join(sorted(prefix + field for field in known[prefix]))
             refusals.append(
-                f"--config {name}: there is no such field here. Known are {names}"
+                f"{named('config', name)}: there is no such field here. Known are {names}"
                 + (", and generation.FIELD and tokenizer.FIELD." if not prefix else ".")
             )
     files = {CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS, *NAMES, *PROCESSOR_FILES, *EMBEDDING_FILES}
     files |= {TOKENIZER} if folders.target.has(TOKENIZER) else set()
     files |= {name for folder in folders for name in licences_of(folder)}
     for name in sorted(sidecar_choices.keys() - files):
-        refusals.append(f"--sidecar {name}: there is no such choice here. Known are {', '.join(sorted(files))}.")
-    for flag, choices in (("--config", config_choices), ("--sidecar", sidecar_choices)):
+        refusals.append(
+            f"{named('sidecar', name)}: there is no such choice here. Known are {', '.join(sorted(files))}."
+        )
+    for flag, choices in (("config", config_choices), ("sidecar", sidecar_choices)):
         for name, side in choices.items():
             if side not in SIDES:
-                refusals.append(f"{flag} {name}={side}: a side is base, tuned or target.")
+                refusals.append(f"{named(flag, f'{name}={side}')}: a side is base, tuned or target.")
     return refusals

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.small_files import PROCESSOR_FILES, SidecarFolder
+from tuneport.errors import named
 from tuneport.sidecars.three_way import MergeFindings, Three, same
 
 PREPROCESSOR, PROCESSOR, VIDEO = PROCESSOR_FILES
@@ -31,7 +32,7 @@ def merge_processors(folders: Three, sides: Mapping[str, str], findings: MergeFi
             files[name] = folder.content(name)
         elif side is not None and not folders.target.has(name):
             both = "the target does not have" if side == "target" else f"neither the {side} model nor the target has"
-            findings.refusals.append(f"--sidecar {name}={side}: {both} {name}.")
+            findings.refusals.append(f"{named('sidecar', f'{name}={side}')}: {both} {name}.")
         if side is not None:
             findings.decided(name, side, "asked for with --sidecar")
     _check_effect(folders, sides, findings)
@@ -47,8 +48,8 @@ def _check_effect(folders: Three, sides: Mapping[str, str], findings: MergeFindi
     for section, name in _SECTIONS.items():
         if isinstance(sections.get(section), dict) and sides.get(name, reads) != reads:
             findings.refusals.append(
-                f"--sidecar {name}={sides[name]} has no effect: the output's {PROCESSOR} is that of the {reads} model, and "
-                f"transformers reads its `{section}` instead. Give --sidecar {PROCESSOR}={sides[name]} as well."
+                f"{named('sidecar', f'{name}={sides[name]}')} has no effect: the output's {PROCESSOR} is that of the {reads} model, and "
+                f"transformers reads its `{section}` instead. Give {named('sidecar', f'{PROCESSOR}={sides[name]}')} as well."
             )
 
 
@@ -64,8 +65,10 @@ def _tell_changes(folders: Three, findings: MergeFindings) -> None:
         elif not _alike(base[key][0], value):
             changed.setdefault(file, []).append(key[1])
     for file, fields in changed.items():
-        flags = f"--sidecar {file}=tuned"
-        flags += f" --sidecar {PROCESSOR}=tuned" if file != PROCESSOR and folders.target.has(PROCESSOR) else ""
+        flags = f"{named('sidecar', f'{file}=tuned')}"
+        flags += (
+            f" {named('sidecar', f'{PROCESSOR}=tuned')}" if file != PROCESSOR and folders.target.has(PROCESSOR) else ""
+        )
         findings.warnings.append(
             f"The fine-tuning changed {', '.join(f'`{field}`' for field in fields)} in {file}; the output has the target's "
             f"processor files. To have the tuned model's: {flags}."

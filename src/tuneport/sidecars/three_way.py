@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
-from tuneport.errors import in_short
+from tuneport.errors import in_short, named
 
 Side = Literal["base", "tuned", "target"]
 SIDES: tuple[Side, Side, Side] = ("base", "tuned", "target")
@@ -54,6 +54,7 @@ class MergeFindings:
     """What a merge has to say, gathered while it runs, so that every fault is told at once.
 
     ``contested_ends`` holds the end token of the three where both sides changed it, by what ``--config`` calls it.
+    ``undecided`` are names of that kind which refusals ask to decide.
     """
 
     decisions: list[Decision] = field(default_factory=list)
@@ -61,6 +62,7 @@ class MergeFindings:
     refusals: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     contested_ends: dict[str, Three] = field(default_factory=dict)
+    undecided: set[str] = field(default_factory=set)
 
     def decided(self, subject: str, choice: str, reason: str) -> None:
         """Note one decision."""
@@ -125,7 +127,7 @@ def conflict(what: str, shown: Three, flag: str) -> str:
     values = ", ".join(f"{side} {in_short(value)}" for side, value in zip(SIDES, shown, strict=True))
     return (
         f"{what}: {values}. The fine-tuning changed how the model computes, and the target was not trained that "
-        f"way. Decide with --config {flag}=base|tuned|target."
+        f"way. Decide with {named('config', f'{flag}=base|tuned|target')}."
     )
 
 
@@ -133,7 +135,7 @@ def says_null(what: str, target: Any, flag: str) -> str:
     """The warning of a value that the tuned model takes away by an explicit null."""
     return (
         f"{what}: the tuned model says null, and so does the output; the target has {in_short(target)}. "
-        f"Keep that with --config {flag}=target."
+        f"Keep that with {named('config', f'{flag}=target')}."
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from tuneport.errors import in_short
+from tuneport.errors import in_short, named
 from tuneport.sidecars.three_way import MergeFindings, Side, Sided, Three, same, three_way
 from tuneport.sidecars.token_ids import TokenNames
 from tuneport.tokenizer.special_tokens import MORE, MORE_KEYS, ROLE, ROLE_KEYS, TokenizerFiles, content_of
@@ -171,7 +171,7 @@ def _tell_end(shown: Three, verdict: Sided, written: str | None, choice: str | N
         findings.warnings.append(
             f"tokenizer_config.json `eos_token`: the tuned model says that there is none (the target has "
             f"{shown.target!r}); a model without an end token generates without end. "
-            "Decide with --config tokenizer.eos_token=tuned|target."
+            f"Decide with {named('config', 'tokenizer.eos_token=tuned|target')}."
         )
 
 
@@ -278,10 +278,10 @@ def _merge_setting(
 def _lost(role: str, token: str, side: Side, findings: MergeFindings, names: TokenNames, left_out: bool) -> None:
     lost = f"tokenizer_config.json `{role}`: the {side} model has {token!r}; the output's tokenizer has no such token"
     if role == "eos_token" and not left_out:
-        keep = "Keep it with --new-tokens append, or decide" if names.by_string else "Decide"
+        keep = f"Keep it with {named('new_tokens', 'append')}, or decide" if names.by_string else "Decide"
         findings.refusals.append(
             f"{lost}, and a model whose end token is lost generates without end. "
-            f"{keep} with --config tokenizer.{role}=target."
+            f"{keep} with {named('config', f'tokenizer.{role}=target')}."
         )
     else:
         findings.warnings.append(f"{lost}. It stays as the target has it.")

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from tuneport.checkpoint.small_files import SidecarFolder
-from tuneport.errors import SidecarError
+from tuneport.errors import SidecarError, named
 from tuneport.tokenizer.json_sections import Span, TokenizerText, indentation, locate_sections, render
 from tuneport.tokenizer.parsed_sections import MEMBERS, OPTION, Sections
 from tuneport.tokenizer.token_changes import TokenChanges, edit_entries, rename_everywhere
@@ -150,7 +150,7 @@ def _edit_tokenizer_json(
     if wrong:
         raise SidecarError(
             f"{text.where}: the token {wrong[0]!r} cannot get the id {wanted.get(wrong[0])} (it would be "
-            f"{ids.get(wrong[0])}), because the vocabulary ends elsewhere. Pass `--new-tokens drop`."
+            f"{ids.get(wrong[0])}), because the vocabulary ends elsewhere. Pass {named('new_tokens', 'drop')}."
         )
     return result
 
@@ -302,7 +302,7 @@ def _edit_plain_vocabulary(target: SidecarFolder, pieces: _Pieces) -> dict[str, 
             if id != len(lines):
                 raise SidecarError(
                     f"{target.role} {target.label}: vocab.txt has {len(lines)} lines, some of them twice, so the "
-                    f"piece {piece!r} cannot get the id {id}. Pass `--new-tokens drop`."
+                    f"piece {piece!r} cannot get the id {id}. Pass {named('new_tokens', 'drop')}."
                 )
             lines.append(piece)
         files["vocab.txt"] = "\n".join([*lines, ""]).encode("utf-8")

@@ -16,7 +16,7 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.checkpoint.small_files import TOKENIZER_FILES, SidecarFolder
-from tuneport.errors import CheckpointError, PairingError
+from tuneport.errors import CheckpointError, PairingError, named
 from tuneport.tokenizer.json_sections import TokenizerText, first_members, locate_sections, parse_json
 from tuneport.tokenizer.parsed_sections import Sections, sections_of
 from tuneport.tokenizer.sentencepiece_model import pieces
@@ -86,8 +86,8 @@ def read_tokenizer(folder: SidecarFolder, parsed: Parsed | None = None) -> Token
             "from tokenizer.json, from vocab.json with merges.txt, or from vocab.txt. Put the model's "
             "tokenizer.json there (`AutoTokenizer.from_pretrained(DIR).save_pretrained(NEW)` writes one; what it needs to "
             "read a tokenizer.model is part of tuneport[models]) and rows are matched with "
-            "`--vocabulary strings`; or, where the three vocabularies are known to agree row by row, pass "
-            "`--vocabulary positions`."
+            f"{named('vocabulary', 'strings')}; or, where the three vocabularies are known to agree row by row, pass "
+            f"{named('vocabulary', 'positions')}."
         )
     _check_ids(ids, f"{where}: the vocabulary")
     pieces = len(ids)
@@ -355,6 +355,6 @@ def _check_ids(ids: Mapping[str, Any], where: str) -> None:
         if id in first:
             raise CheckpointError(
                 f"{where} gives the id {id} to both {first[id]!r} and {token!r}, so their rows cannot be told "
-                "apart. Mend the file, or pass `--vocabulary positions`."
+                f"apart. Mend the file, or pass {named('vocabulary', 'positions')}."
             )
         first[id] = token

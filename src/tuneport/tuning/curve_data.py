@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import DataError
+from tuneport.errors import DataError, named
 from tuneport.examples.leakage import example_digests
 from tuneport.examples.questions import OwnTask, own_file, read_tasks
 from tuneport.scoring.evaluate_options import Asking
@@ -55,11 +55,11 @@ class Selection:
         spoken = sorted({file for file, task in self.own if any(example.messages for example in task.examples)})
         if spoken and not tokenizer.chat_template:
             raise DataError(
-                f"--tasks {', '.join(spoken)}: the examples are `messages`, and the model has no chat template. Give it "
-                "one with --chat-template, or examples with a `prompt`."
+                f"{named('tasks')} {', '.join(spoken)}: the examples are `messages`, and the model has no chat template. Give it "
+                f"one with {named('chat_template')}, or examples with a `prompt`."
             )
-        whose = "--tasks: the chat template"
-        check_written(tokenizer, [task for _, task in self.own], whose, "choose another --chat-template")
+        whose = f"{named('tasks')}: the chat template"
+        check_written(tokenizer, [task for _, task in self.own], whose, f"choose another {named('chat_template')}")
         if self.names:
             from tuneport.libraries import quietly
             from tuneport.scoring.named import load_named

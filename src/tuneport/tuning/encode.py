@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuneport.errors import DataError, RenderingError
+from tuneport.errors import DataError, RenderingError, named
 from tuneport.examples.answer_tokens import marked_answers, marks_answers, tokens_inside, written_answers
 from tuneport.examples.conversation_template import Chat
 from tuneport.examples.digests import answered_digest, example_digest
@@ -54,7 +54,7 @@ class Counts:
         if self.without_answer:
             found.append(
                 f"{self.without_answer} example(s) are left out: the prompt alone fills the sequence length of {length}. "
-                "Give a larger --max-length."
+                f"Give a larger {named('max_length')}."
             )
         if self.cut:
             found.append(f"{self.cut} example(s) lose the end of their answer to the sequence length of {length}.")
@@ -210,7 +210,7 @@ def prompt_lengths(sources: Sequence[DataSource], tokenizer: Any, length: int) -
 
 def check_written(sources: Sequence[DataSource], tokenizer: Any, whose: str) -> None:
     """Raise `RenderingError` with every line that the template does not write, of those that hold messages."""
-    unwritten = Unwritten(whose, "choose another --chat-template")
+    unwritten = Unwritten(whose, f"choose another {named('chat_template')}")
     for row, refused in _each(sources, unwritten):
         before = row.get("prompt") if "messages" not in row else []
         if not isinstance(before, list):
@@ -232,7 +232,7 @@ def _each(sources: Sequence[DataSource], unwritten: Unwritten) -> Iterator[tuple
 
 
 def _unwritten() -> Unwritten:
-    return Unwritten("The chat template", "choose another --chat-template")
+    return Unwritten("The chat template", f"choose another {named('chat_template')}")
 
 
 def _noting(unwritten: Unwritten, source: DataSource, start: int) -> Refused:
@@ -254,7 +254,7 @@ def prompt_digests(sources: Sequence[DataSource]) -> frozenset[str]:
 def _check_something(counts: Counts, length: int) -> None:
     if not counts.examples:
         raise DataError(
-            f"No example has room for an answer in the sequence length of {length}. Give a larger --max-length."
+            f"No example has room for an answer in the sequence length of {length}. Give a larger {named('max_length')}."
         )
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import OutputError, TrainingError, TuneportError
+from tuneport.errors import OutputError, TrainingError, TuneportError, named
 from tuneport.examples.digests import HASHES
 from tuneport.files.opening import resolved
 from tuneport.files.writing import cannot_write
@@ -33,13 +33,15 @@ def check_place(out: Path, prepared: Prepared, read: Sequence[str | os.PathLike[
     """Refuse places that cannot be meant, and such as hold a file that is read."""
     start = resolved(prepared.start.path)
     if resolved(out) == start or start in resolved(out).parents or resolved(out) in start.parents:
-        raise OutputError(f"--out {out} is the model {prepared.start.label}, or holds it, or lies in it; give another.")
+        raise OutputError(
+            f"{named('out', out)} is the model {prepared.start.label}, or holds it, or lies in it; give another."
+        )
     for name in read:
         file = Path(os.path.expanduser(name))
         if file.exists() and resolved(out) in (resolved(file), *resolved(file).parents):
-            raise OutputError(f"--out {out} holds {name}, which is read; give a folder of its own.")
+            raise OutputError(f"{named('out', out)} holds {name}, which is read; give a folder of its own.")
     if not resolved(out).parent.is_dir():
-        raise OutputError(f"--out {out}: the folder {resolved(out).parent} does not exist. Make it first.")
+        raise OutputError(f"{named('out', out)}: the folder {resolved(out).parent} does not exist. Make it first.")
 
 
 def check_space(folder: Path, model: Any, prepared: Prepared, running: TuningRun) -> None:
@@ -52,7 +54,7 @@ def check_space(folder: Path, model: Any, prepared: Prepared, running: TuningRun
     if needed > free:
         raise OutputError(
             f"{folder}: the model and its checkpoints take up to {needed:,} bytes, the disk has {free:,} free. Free some "
-            "space, or choose another --out."
+            f"space, or choose another {named('out')}."
         )
 
 
@@ -91,8 +93,8 @@ def refusals_in_words(folder: Path) -> Iterator[None]:
             raise cannot_write(folder, OSError(f"{text.splitlines()[0]} (is the disk full?)")) from error
         if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
             raise TrainingError(
-                "There is not enough memory. Give a smaller --per-device-train-batch-size (the update stays the same), "
-                "--gradient-checkpointing, or --lora; `--dry-run` estimates what is needed."
+                f"There is not enough memory. Give a smaller {named('per_device_train_batch_size')} (the update stays the same), "
+                f"{named('gradient_checkpointing')}, or {named('lora')}; {named('dry_run')} estimates what is needed."
             ) from error
         _tell_of_libraries(error)
         raise

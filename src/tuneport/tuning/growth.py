@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.errors import TrainingError
+from tuneport.errors import TrainingError, named
 from tuneport.scoring.model_class import read_config
 
 _SIZE = "vocab_size"
@@ -48,7 +48,7 @@ def give_rows(model: Any, label: str, ids: Sequence[int], tokens: int) -> None:
         if stuck:
             raise TrainingError(
                 f"{label}: transformers gives {_listed(stuck)} no rows for new tokens, so what is written could not be "
-                "loaded. Choose a --chat-template and an --end-token whose tokens the model has."
+                f"loaded. Choose a {named('chat_template')} and an {named('end_token')} whose tokens the model has."
             )
     old = torch.tensor([id for id in range(min(size, tokens)) if id not in set(ids)])
     with torch.no_grad():
@@ -90,7 +90,7 @@ def check_config(start: Checkpoint, model: Any) -> None:
     if wrong:
         raise TrainingError(
             f"{start.label}: with new tokens its config.json cannot say how large {_listed(wrong)} is, so what is written could "
-            "not be loaded. Choose a --chat-template and an --end-token whose tokens the model has."
+            f"not be loaded. Choose a {named('chat_template')} and an {named('end_token')} whose tokens the model has."
         )
 
 
@@ -130,7 +130,7 @@ def _check_alike(counted: Sequence[TokenRows], label: str, ids: Sequence[int]) -
         sizes = ", ".join(f"{one.size} in `{one.name}`" for one in counted)
         raise TrainingError(
             f"{label} counts its tokens differently ({sizes}), and the new tokens would have the ids {min(ids)} to "
-            f"{max(ids)}. Choose a --chat-template and an --end-token whose tokens the model has."
+            f"{max(ids)}. Choose a {named('chat_template')} and an {named('end_token')} whose tokens the model has."
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuneport.errors import CheckpointError, TrainingError
+from tuneport.errors import CheckpointError, TrainingError, named
 from tuneport.scoring.model_class import first_line, model_class, read_config
 from tuneport.tuning.growth import check_config, counted_elsewhere, give_rows
 from tuneport.tuning.prepare import Prepared
@@ -32,7 +32,7 @@ def load_model(prepared: Prepared) -> Any:
             and (more := counted_elsewhere(model, start.label))
         ):
             raise TrainingError(
-                f"--lora: {start.label} needs rows for {', '.join(prepared.chat.new_tokens)} in {', '.join(more)} too, which an "
+                f"{named('lora')}: {start.label} needs rows for {', '.join(prepared.chat.new_tokens)} in {', '.join(more)} too, which an "
                 "adapter cannot bring. Train all parameters, or choose a template whose tokens the model has."
             )
     _check_looks_back(model, start.label)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import TrainingError
+from tuneport.errors import TrainingError, named
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_lines
 from tuneport.files.writing import write_whole
@@ -47,8 +47,8 @@ class Logbook:
         if not math.isfinite(loss) or not math.isfinite(norm):
             what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
             raise TrainingError(
-                f"At step {step} {what}. Lower --learning-rate (or raise --warmup-ratio), and look at the data near "
-                "there; --out keeps what was logged. With other choices, give another --out."
+                f"At step {step} {what}. Lower {named('learning_rate')} (or raise {named('warmup_ratio')}), and look at the data near "
+                f"there; {named('out')} keeps what was logged. With other choices, give another {named('out')}."
             )
         line = {
             "step": step,

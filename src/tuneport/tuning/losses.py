@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tuneport.errors import TrainingError
+from tuneport.errors import TrainingError, named
 from tuneport.tuning.prepare import Prepared
 
 # Numbers; 64 MiB in float32, several times that with what is computed from them.
@@ -82,7 +82,7 @@ def with_checked_loss(trainer: Any, label: str) -> Any:
             if not self.knows_the_head and not _trl_knows_the_head(self, model):
                 raise TrainingError(
                     f"{label}: TRL's {trainer.__name__} computes other probabilities of tokens than the model, whose head it "
-                    "does not know. Fine-tune it with --recipe sft."
+                    f"does not know. Fine-tune it with {named('recipe', 'sft')}."
                 )
             self.knows_the_head = True
             return super().compute_loss(model, *args, **given)

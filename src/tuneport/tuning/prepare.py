@@ -19,7 +19,7 @@ from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
 from tuneport.checkpoint.local_folder import check_for_loaders
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.small_files import TOKENIZER_FILES
-from tuneport.errors import ABSENT, CheckpointError, DataError, Fault, RenderingError, UsageError, named
+from tuneport.errors import ABSENT, CheckpointError, DataError, Fault, RenderingError, UsageError, named, spoken
 from tuneport.examples.conversation_template import Chat, name_of_choice, prepare_chat
 from tuneport.examples.training_data import DataSource, Share, read_sources
 from tuneport.files.json_text import read_json
@@ -201,7 +201,7 @@ def forecast(prepared: Prepared, devices: Sequence[int] = (1, 2, 4, 8)) -> dict[
         },
         "part": TEXT_PART if prepared.text_only else None,
         "start": _transferred(prepared),
-        "warnings": list(prepared.warnings),
+        "warnings": list(spoken(prepared.warnings)),
     }
 
 
@@ -254,8 +254,8 @@ def _open(model: str | os.PathLike[str]) -> Checkpoint:
     if start.adapter is not None:
         base = start.adapter.base_model or "BASE"
         raise CheckpointError(
-            f"model {start.label} is an adapter, and has no weights to train on from. Lay it onto its base first: tuneport "
-            f"transfer --base {base} --tuned {start.label} --onto {base} --out DIR; then tune DIR."
+            f"model {start.label} is an adapter, and has no weights to train on from. Lay it onto its base first: "
+            f"`tuneport transfer --base {base} --tuned {start.label} --onto {base} --out DIR`; then tune DIR."
         )
     check_for_loaders(start.path)
     if not start.config:
@@ -299,7 +299,7 @@ def _check_prompts(recipe: GrpoRecipe, prompts: int, chat: Chat) -> None:
     """Refuse what TRL would pass over: updates that no number of prompts fills, a reference without the new tokens' rows."""
     if prompts < recipe.batch_size:
         raise DataError(
-            f"grpo: {prompts} prompts fit, and an update takes {recipe.batch_size}. Give more data, or a --batch-size of "
+            f"grpo: {prompts} prompts fit, and an update takes {recipe.batch_size}. Give more data, or a {named('batch_size')} of "
             f"{max(1, prompts)} or less."
         )
     if recipe.kl_coef > 0 and chat.new_tokens:
@@ -329,7 +329,7 @@ def _left(recipe: Recipe, lora: Lora, chat: Chat) -> list[str]:
         return []
     return [
         f"The template's tokens {', '.join(chat.tokens)} keep their rows: {recipe.name} cannot teach an adapter these. If the model "
-        "has never read them, teach them by sft first, or train all parameters; --lora tokens=new says that they are known."
+        f"has never read them, teach them by sft first, or train all parameters; {named('lora', 'tokens=new')} says that they are known."
     ]
 
 
@@ -341,7 +341,7 @@ def _endless(start: Checkpoint, chat: Chat) -> list[str]:
         return []
     return [
         f"Answers end with {chat.end_token!r}, at which generation with {start.label} does not stop (its eos_token_id is "
-        f"{stops}). Pass --end-token {chat.end_token!r} to have the fine-tuned model stop there."
+        f"{stops}). Pass {named('end_token', chat.end_token)} to have the fine-tuned model stop there."
     ]
 
 
@@ -362,7 +362,7 @@ def _transferred(prepared: Prepared) -> dict[str, Any] | None:
         "measures": measures,
         "words": (
             f"already fine-tuned by {operation} ({formula}). Steps, tokens and memory stay as they are; the start is "
-            "nearer (section 5 found the same level after fewer steps), so watch the curve (--eval-every) and stop "
+            f"nearer (section 5 found the same level after fewer steps), so watch the curve ({named('eval_every')}) and stop "
             + ("early. Template and end token came along." if own else "early.")
         ),
     }

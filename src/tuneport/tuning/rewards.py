@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import DataError, Fault, UsageError
+from tuneport.errors import DataError, Fault, UsageError, named
 from tuneport.examples.forms import Row
 
 Reward = Callable[..., list[float | None]]
@@ -56,7 +56,7 @@ def check_rewards(rewards: Sequence[Weighted], sources: Sequence[tuple[str, Sequ
             if lacking:
                 raise DataError(
                     f"{name}: {len(lacking)} row(s) have no text in `answer` (the first: row {lacking[0]}), which the "
-                    "reward `exact` compares with. Add it, or choose another --reward."
+                    f"reward `exact` compares with. Add it, or choose another {named('rewards')}."
                 )
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport import __version__
-from tuneport.errors import TrainingError, TuneportError
+from tuneport.errors import TrainingError, TuneportError, recorded, spoken
 from tuneport.examples.digests import HASHES, read_digests, write_digests
 from tuneport.examples.rendering import rendered_in_a_child
 from tuneport.files.json_text import read_json
@@ -100,13 +101,15 @@ def tune(given: TuneOptions) -> Tuned:
         check_place(place, prepared, [*given.data, *running.tasks, *template])
         _show_warnings(prepared, team)
         plan = prepared.plan() if team.leads else {}
+        said: Sequence[str] | None = None
         with team_workplace(team, place, plan, RECORD, overwrite=running.overwrite) as folder:
             if folder is not None:
                 with discarded_if_nothing_began(folder, team), refusals_in_words(folder):
-                    _run(prepared, folder, plan, team, running)
+                    said = _run(prepared, folder, plan, team, running)
         team.wait()
         record = read_json(read_bytes(place / RECORD, place, MOST_MANIFEST_BYTES))
-        return Tuned(place, record, tuple(record["outcome"]["warnings"]), already_done=folder is None)
+        warnings = spoken(record["outcome"]["warnings"] if said is None else said)
+        return Tuned(place, record, warnings, already_done=folder is None)
 
 
 @takes(TuneOptions)
@@ -130,8 +133,8 @@ def _prepared(given: TuneOptions) -> Prepared:
     )
 
 
-def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, running: TuningRun) -> None:
-    """Train, and write everything into ``folder``."""
+def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, running: TuningRun) -> Sequence[str]:
+    """Train, and write everything into ``folder``. Returns the warnings."""
     from tuneport.tuning.loading import load_model
     from tuneport.tuning.trainers import build_trainer
 
@@ -153,6 +156,7 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
     padding, side = prepared.tokenizer.pad_token, prepared.tokenizer.padding_side
     if padding is None:
         prepared.tokenizer.pad_token = prepared.chat.end_token
+    warnings = prepared.warnings
     with ExitStack() as stack:
         stack.callback(logbook.close)
         stack.enter_context(rendered_in_a_child())  # TRL renders prompts of messages too
@@ -173,9 +177,10 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
         if team.leads:
             loss = _write_model(folder, unwrapped, state, prepared, running)
             write_digests(folder / HASHES, prepared.encoded.digests, read_digests(folder / HASHES, selection=True))
+            warnings += () if loss is None else loss.warnings
             record: dict[str, Any] = {
                 "plan": plan,
-                "outcome": _outcome(prepared, logbook, loss),
+                "outcome": _outcome(prepared, logbook, warnings),
                 "environment": _environment(trainer),
             }
             record["selection"] = prepared.selection.record()
@@ -184,6 +189,7 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
             (folder / CARD).write_bytes(card)
             record["files"] = {CARD: blake3(card).hexdigest()}  # a card that was edited since is known by it
             (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return warnings
 
 
 def _write_model(folder: Path, model: Any, state: Any, prepared: Prepared, running: TuningRun) -> CastLoss | None:
@@ -236,7 +242,7 @@ def _take_callbacks(
         trainer.add_callback(Evaluator())
 
 
-def _outcome(prepared: Prepared, logbook: Logbook, loss: CastLoss | None) -> dict[str, Any]:
+def _outcome(prepared: Prepared, logbook: Logbook, warnings: Sequence[str]) -> dict[str, Any]:
     return {
         "steps": prepared.steps,
         "epochs": round(prepared.epochs, 4),
@@ -244,7 +250,7 @@ def _outcome(prepared: Prepared, logbook: Logbook, loss: CastLoss | None) -> dic
         "seconds": round(logbook.seconds, 3),
         "final_loss": logbook.final_loss(),
         "examples": prepared.encoded.counts.record(),
-        "warnings": [*prepared.warnings, *(() if loss is None else loss.warnings)],
+        "warnings": recorded(warnings),
     }
 
 
@@ -268,7 +274,7 @@ def _environment(trainer: Any) -> dict[str, Any]:
 def _show_warnings(prepared: Prepared, team: Team) -> None:
     """On a terminal, before the hours begin; the record has them too, and whoever called is given them at the end."""
     if team.leads and is_watched():
-        for warning in prepared.warnings:
+        for warning in spoken(prepared.warnings):
             tell(f"warning: {warning}")
 
 

@@ -20,7 +20,7 @@ from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.comparison.rounding import Rounded, measure_rounding, rounded
 from tuneport.engine import kernel
-from tuneport.errors import listing
+from tuneport.errors import listing, named
 from tuneport.pairing.tensors import main_dtype
 
 # safetensors' names of dtypes, and torch's
@@ -61,7 +61,7 @@ class CastLoss:
         names = listing([f"`{name}`: {count:,}" for name, count in self.infinite.items()])
         return (
             f"{sum(self.infinite.values()):,} weight(s) are too large for float16, which ends at 65,504, and were stored as "
-            f"infinity:{names}\nRun the same command again with --dtype bfloat16 or float32 and --overwrite."
+            f"infinity:{names}\nRun the same command again with {named('dtype', 'bfloat16')} or float32 and {named('overwrite')}."
         )
 
     def _too_small(self) -> str | None:
@@ -69,10 +69,12 @@ class CastLoss:
             return None
         told = f"storing the weights as {self.dtype} takes much of what was learned: {self.whole.in_words('stored', 'start')}."
         if self.dtype in ("float32", "float64"):
-            return f"{told} The steps are too small for {self.dtype}. Check --learning-rate and --steps."
+            return (
+                f"{told} The steps are too small for {self.dtype}. Check {named('learning_rate')} and {named('steps')}."
+            )
         return (
-            f"{told} To keep it, run the same command again with --dtype float32 (twice the space) and --overwrite, or another "
-            "--out. A transfer from float32 weights onto a target in fewer bits measures the same."
+            f"{told} To keep it, run the same command again with {named('dtype', 'float32')} (twice the space) and {named('overwrite')}, or another "
+            f"{named('out')}. A transfer from float32 weights onto a target in fewer bits measures the same."
         )
 
 

@@ -12,6 +12,7 @@ from support.merged_sidecars import content_of, decided, json_of, put, write
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, LlamaTokenizer
 
+from tuneport.errors import FLAGS
 from tuneport.pairing.vocabulary import NewTokens, match_vocabulary, read_vocabularies
 from tuneport.sidecars.merge import Sidecars, merge_sidecars
 from tuneport.tokenizer.json_sections import locate_sections
@@ -128,7 +129,7 @@ def test_padding_is_carried_by_its_token_and_told_where_it_has_a_fixed_length(tm
     fixed = tokenizer(padding=PAD | {"strategy": {"Fixed": 4}})
     sidecars = merged(tmp_path / "2", tokenizer(), fixed, target)
     assert written(sidecars).encode("a").ids == [2, 5, 5, 5]
-    assert "--config tokenizer.padding=target" in sidecars.warnings[0]
+    assert "--config tokenizer.padding=target" in FLAGS.message(sidecars.warnings[0])
 
 
 def test_a_truncation_left_by_a_training_run_comes_with_a_warning_that_says_how_to_leave_it(tmp_path: Path) -> None:
@@ -159,7 +160,9 @@ def test_two_changes_of_one_section_stop_and_the_choice_that_is_named_decides(tm
     parents = tokenizer(), tokenizer(pre_tokenizer=SPLIT), tokenizer(pre_tokenizer={"type": "Whitespace"})
     refusal = merged(tmp_path, *parents).refusals[0]
     assert "base WhitespaceSplit; tuned Split" in refusal and "target Whitespace." in refusal
-    assert "`pre_tokenizer`" in refusal and "--config tokenizer.pre_tokenizer=base|tuned|target" in refusal
+    assert "`pre_tokenizer`" in refusal and "--config tokenizer.pre_tokenizer=base|tuned|target" in FLAGS.message(
+        refusal
+    )
     for side, tokens in (("tuned", ["a", "b"]), ("target", ["a", "<unk>", "b"]), ("base", ["<unk>"])):
         sidecars = merged(tmp_path / side, *parents, config={"tokenizer.pre_tokenizer": side})
         assert not sidecars.refusals and written(sidecars).encode("a,b").tokens == tokens
@@ -183,7 +186,9 @@ def test_a_section_may_name_a_token_that_only_the_tuned_model_has(tmp_path: Path
     target = tokenizer(["<new>", *PIECES])
     assert written(merged(tmp_path, tokenizer(), tuned, target)).encode("a").ids == [2, 7]
     dropped = merged(tmp_path / "2", tokenizer(), tuned, target, new_tokens="drop")
-    assert "'<end>'" in dropped.refusals[0] and "--config tokenizer.post_processor=target" in dropped.refusals[0]
+    assert "'<end>'" in dropped.refusals[0] and "--config tokenizer.post_processor=target" in FLAGS.message(
+        dropped.refusals[0]
+    )
     choice = {"tokenizer.post_processor": "target"}
     dropped = merged(tmp_path / "3", tokenizer(), tuned, target, new_tokens="drop", config=choice)
     assert not dropped.refusals and written(dropped).encode("a").ids == [2]

@@ -9,6 +9,7 @@ from support.merged_sidecars import content_of, decided, json_of, put
 from transformers import AutoTokenizer
 
 from sidecars.tokenizer_json.test_section_merge import merged, tokenizer
+from tuneport import errors
 from tuneport.sidecars.merge import Sidecars
 
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -52,11 +53,11 @@ def test_a_choice_that_makes_a_plain_token_special_is_refused_and_the_named_one_
     before, after = settings(old, additional_special_tokens=["<box>"]), settings(new)
     name = "tokenizer.additional_special_tokens"
     refused = merged(tmp_path, old, new, old, (before, after, before), config={name: "target"})
-    assert "'<think>'" in refused.refusals[0] and f"--config {name}=tuned" in refused.refusals[0]
+    assert "'<think>'" in refused.refusals[0] and f"--config {name}=tuned" in errors.FLAGS.message(refused.refusals[0])
     assert not merged(tmp_path / "2", old, new, old, (before, after, before), config={name: "tuned"}).refusals
     role = settings(old, pad_token="<box>")
     refused = merged(tmp_path / "3", old, new, old, (role, after, role))
-    assert "--config tokenizer.pad_token=tuned" in refused.refusals[0]
+    assert "--config tokenizer.pad_token=tuned" in errors.FLAGS.message(refused.refusals[0])
     sidecars = merged(tmp_path / "4", old, new, old, (role, after, role), config={"tokenizer.pad_token": "tuned"})
     assert not sidecars.refusals and "pad_token" not in json_of(sidecars, "tokenizer_config.json")
 
@@ -109,7 +110,9 @@ def test_a_token_that_both_versions_added_with_other_flags_stops_and_the_choice_
     names = ["<s>", "</s>", "<x>"]
     new, target = flagged(names, {"<x>": {"special": False}}), flagged(names, {})
     refused = merged(tmp_path, tokenizer(), new, target)
-    assert "'<x>'" in refused.refusals[0] and "--config tokenizer.added_tokens=base|tuned|target" in refused.refusals[0]
+    assert "'<x>'" in refused.refusals[
+        0
+    ] and "--config tokenizer.added_tokens=base|tuned|target" in errors.FLAGS.message(refused.refusals[0])
     for side, special in (("tuned", False), ("target", True)):
         choice = {"tokenizer.added_tokens": side}
         sidecars = merged(tmp_path / side, tokenizer(), new, target, config=choice)

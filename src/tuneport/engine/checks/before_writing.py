@@ -18,10 +18,11 @@ from tuneport.engine.checks.rounding_loss import RoundingSample, expected_loss, 
 from tuneport.engine.checks.sampling import Sample, opened_for_samples, take_samples
 from tuneport.engine.checks.stated_parents import named_doubts
 from tuneport.engine.plan import Plan
+from tuneport.errors import named
 
 ZERO_DIFF = (
     "The diff vector is zero: base and tuned hold the same weights in every tensor that takes part. "
-    "Is --tuned the fine-tuned model, and --base the model it was fine-tuned from?"
+    f"Is {named('tuned')} the fine-tuned model, and {named('base')} the model it was fine-tuned from?"
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.weights import StoredTensor
+from tuneport.errors import named
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import contents
 from tuneport.pairing.vocabulary_matrices import Side, find_vocabulary_tensors, rows_of
@@ -42,7 +43,7 @@ class IdWithoutRow:
         flag = f"generation.{self.field}" if self.file == "generation_config.json" else self.field
         return (
             f"{self.file} `{self.field}` names token {self.id}, and the output's matrices have {rows} rows. Take it from the "
-            f"target with --config {flag}=target, or keep the tuned model's new tokens with --new-tokens append."
+            f"target with {named('config', f'{flag}=target')}, or keep the tuned model's new tokens with {named('new_tokens', 'append')}."
         )
 
 
@@ -132,7 +133,7 @@ def _tying(config: Mapping[str, Any], tied: bool, tied_target: bool) -> str | No
     have = "has one matrix for both" if tied_target else "has a head of its own"
     return (
         f"config.json says `tie_word_embeddings`: {json.dumps(said)}, but the output's tensors are the target's, which {have}. "
-        "Leave this field as the target has it: --config tie_word_embeddings=target."
+        f"Leave this field as the target has it: {named('config', 'tie_word_embeddings=target')}."
     )
 
 

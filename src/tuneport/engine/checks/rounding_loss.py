@@ -22,6 +22,7 @@ from tuneport.engine.arithmetic import ROUNDING, SUMS
 from tuneport.engine.checks.sampling import Opened, SampledMatrix, Span, draw
 from tuneport.engine.pieces import Readers, Sum
 from tuneport.engine.plan import OutputTask, Plan
+from tuneport.errors import named
 from tuneport.pairing.tensors import main_dtype
 
 
@@ -139,11 +140,11 @@ def loss_in_words(found: Rounded, dtype: str, work: str, castable: bool) -> str 
     name = DTYPES[dtype].torch
     told = f"rounding to {name} takes much of the diff vector: {found.in_words()}."
     if DTYPES[dtype].itemsize >= DTYPES[work].itemsize:
-        return (
-            f"{told} The differences are too small for {name}, whatever the flags. Check --base, --tuned and --scale."
-        )
-    chance = "--rounding stochastic, which rounds each number up or down by chance and so keeps Δ on average"
+        return f"{told} The differences are too small for {name}, whatever the flags. Check {named('base')}, {named('tuned')} and {named('scale')}."
+    chance = (
+        f"{named('rounding', 'stochastic')}, which rounds each number up or down by chance and so keeps Δ on average"
+    )
     if not castable:
         return f"{told} Choose {chance}."
     wider = "float32" if DTYPES[dtype].itemsize < DTYPES["F32"].itemsize else "float64"
-    return f"{told} Choose --dtype {wider}, which takes twice the space, or {chance}."
+    return f"{told} Choose {named('dtype', wider)}, which takes twice the space, or {chance}."

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.comparison.model_roles import Doubt
 from tuneport.engine.checks.named_parents import is_called, named_parents
+from tuneport.errors import named
 
 
 def named_doubts(inputs: Sequence[Checkpoint]) -> tuple[Doubt, ...]:
@@ -20,7 +21,7 @@ def named_doubts(inputs: Sequence[Checkpoint]) -> tuple[Doubt, ...]:
             Doubt(
                 "base-names-tuned",
                 f"base and tuned look swapped: the files of the base ({base.label}) say that it was made from {tuned.label}, "
-                "which is given as --tuned.",
+                f"which is given as {named('tuned')}.",
             ),
         )
     if target is not None and _made_from(tuned, target) and not _made_from(tuned, base):
@@ -28,7 +29,7 @@ def named_doubts(inputs: Sequence[Checkpoint]) -> tuple[Doubt, ...]:
             Doubt(
                 "tuned-names-target",
                 f"base and target look swapped: the files of the tuned model ({tuned.label}) say that it was made from "
-                f"{target.label}, which is given as --onto, and do not name {base.label}.",
+                f"{target.label}, which is given as {named('onto')}, and do not name {base.label}.",
             ),
         )
     if target is not None and _made_from(target, tuned):
@@ -36,7 +37,7 @@ def named_doubts(inputs: Sequence[Checkpoint]) -> tuple[Doubt, ...]:
             Doubt(
                 "target-names-tuned",
                 f"the target seems to hold this fine-tuning already: its files ({target.label}) say that it was made from "
-                f"{tuned.label}, which is given as --tuned.",
+                f"{tuned.label}, which is given as {named('tuned')}.",
             ),
         )
     return ()

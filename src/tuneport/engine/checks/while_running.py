@@ -7,7 +7,7 @@ from tuneport.engine.budget import PIECE
 from tuneport.engine.pieces import Readers, Source, Sum, equal, nonfinite_in
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.engine.product import are_alike
-from tuneport.errors import PairingError, listing
+from tuneport.errors import PairingError, listing, named
 from tuneport.pairing.tensors import stored_twice, ties_of
 
 
@@ -70,9 +70,9 @@ def nonfinite_in_words(bad: list[tuple[OutputTask, int]], readers: Readers) -> s
         lines.append(f"`{task.slot.name}`: {count:,} in the output ({origin})")
     told = f"NaN or infinity:{listing(lines)}\n"
     if too_large:
-        told += "float16 ends at 65,504: choose --dtype bfloat16 or float32. "
+        told += f"float16 ends at 65,504: choose {named('dtype', 'bfloat16')} or float32. "
     return (
-        f"{told}Mend the inputs, leave such a tensor as the target has it (--rule NAME=0), or pass --allow-nonfinite to write it "
+        f"{told}Mend the inputs, leave such a tensor as the target has it ({named('rules', 'NAME=0')}), or pass {named('allow_nonfinite')} to write it "
         "all the same."
     )
 

@@ -25,7 +25,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import Fault, ScoringError, UsageError
+from tuneport.errors import Fault, ScoringError, UsageError, named
 from tuneport.scoring.sandbox.code_problems import read_problem
 
 _SECONDS_A_TEST, _SECONDS = 6, 180
@@ -103,7 +103,7 @@ class Sandbox:
                 env={name: value for name, value in os.environ.items() if _ENVIRONMENT.fullmatch(name)},
             )  # fmt: skip
         except (OSError, ValueError, IndexError) as error:
-            raise ScoringError(f"--run-code-in {self.command!r} cannot be run: {error}") from None
+            raise ScoringError(f"{named('run_code_in', self.command)} cannot be run: {error}") from None
         running = _Running(process, program, time.monotonic() + _SECONDS)
         try:
             yield running

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuneport.errors import in_short
+from tuneport.errors import in_short, named
 from tuneport.sidecars.three_way import SIDES, MergeFindings, Side, Sided, Three, same, three_way
 from tuneport.sidecars.token_ids import TokenNames
 from tuneport.tokenizer.parsed_sections import KIND, MEMBERS, OPTION, Sections, default_options
@@ -126,7 +126,7 @@ class _SectionMerge:
                 self.findings.warnings.append(
                     f"tokenizer.json `{name}` differs between tuned and target, and the base has no tokenizer.json, so "
                     "nothing says whether the fine-tuning changed it. It stays as the target has it. "
-                    f"Decide with --config tokenizer.{name}=tuned|target."
+                    f"Decide with {named('config', f'tokenizer.{name}=tuned|target')}."
                 )
             return "target"
         verdict = three_way(compared, behaviour=True, choice=choice)
@@ -135,7 +135,7 @@ class _SectionMerge:
         if verdict.contested:
             self.findings.refusals.append(
                 f"tokenizer.json `{name}`: {_sides_in_brief(name, shown)}. The fine-tuning and the new version both changed "
-                f"it. Decide with --config tokenizer.{name}=base|tuned|target."
+                f"it. Decide with {named('config', f'tokenizer.{name}=base|tuned|target')}."
             )
             verdict = Sided("target", "both the fine-tuning and the new version changed it", conflict=True)
         self.findings.decided(f"tokenizer.{name}", verdict.side, verdict.reason)
@@ -164,7 +164,7 @@ class _SectionMerge:
         if missing:
             self.findings.refusals.append(
                 f"tokenizer.json `{name}` of the {side} model needs {', '.join(map(repr, dict.fromkeys(missing)))}; "
-                f"the output's tokenizer has no such token. Decide with --config tokenizer.{name}=target."
+                f"the output's tokenizer has no such token. Decide with {named('config', f'tokenizer.{name}=target')}."
             )
         return value
 
@@ -205,13 +205,13 @@ class _SectionMerge:
             self.findings.warnings.append(
                 f"tokenizer.json `truncation` comes from the tuned model: readers of this file cut every text after "
                 f"{in_short(value.get('max_length'))} tokens. A training run often leaves this behind; "
-                "--config tokenizer.truncation=target takes the target's, =tuned keeps it."
+                f"{named('config', 'tokenizer.truncation=target')} takes the target's, =tuned keeps it."
             )
         elif name == "padding" and isinstance(fixed, dict):
             self.findings.warnings.append(
                 f"tokenizer.json `padding` comes from the tuned model: readers of this file pad every text to "
                 f"{in_short(fixed.get('Fixed'))} tokens. A training run often leaves this behind; "
-                "--config tokenizer.padding=target takes the target's, =tuned keeps it."
+                f"{named('config', 'tokenizer.padding=target')} takes the target's, =tuned keeps it."
             )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from tuneport.errors import in_short
+from tuneport.errors import in_short, named
 from tuneport.sidecars.three_way import SIDES, MergeFindings, Three, three_way
 from tuneport.sidecars.token_ids import TokenNames
 from tuneport.tokenizer.special_tokens import TokenizerFiles
@@ -65,7 +65,7 @@ def merge_flags(
         findings.refusals.append(
             "tokenizer.json `added_tokens`: the fine-tuning and the new version changed the flags of one token in two "
             f"ways: {'; '.join(conflicts[:5])}{' …' if len(conflicts) > 5 else ''}. "
-            f"Decide with --config tokenizer.{FLAGS}=base|tuned|target."
+            f"Decide with {named('config', f'tokenizer.{FLAGS}=base|tuned|target')}."
         )
     if merged:
         side = choice or "tuned"

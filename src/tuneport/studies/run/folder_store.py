@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneport.errors import ForeignFileError, OutputError
+from tuneport.errors import ForeignFileError, OutputError, named
 from tuneport.files.holding import held, this_process
 from tuneport.files.opening import read_bytes, resolved
 from tuneport.files.writing import told, write_whole
@@ -90,7 +90,11 @@ class FolderStore:
     def locked(self) -> Iterator[None]:
         """A lock on a file of the folder; it goes away with its process."""
         with held(
-            self.path / LOCK, "Wait for it, or give another --out.", what=self.path, as_file=True, holder=_named_in
+            self.path / LOCK,
+            f"Wait for it, or give another {named('out')}.",
+            what=self.path,
+            as_file=True,
+            holder=_named_in,
         ) as lock:
             os.ftruncate(lock, 0)
             os.write(lock, this_process().encode())
@@ -104,7 +108,7 @@ class FolderStore:
         if not resolved(place).is_relative_to(resolved(self.path)):
             raise OutputError(
                 f"{place} is a link that leads out of {self.path}, where nothing is written. Remove the link, or give "
-                "another --out."
+                f"another {named('out')}."
             )
 
 

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import Fault, OutputError, UsageError
+from tuneport.errors import Fault, OutputError, UsageError, named
 from tuneport.results.schema import RECORD, STEPS, STUDY
 from tuneport.studies.run.folder_store import FolderStore
 from tuneport.studies.run.store import WRITTEN, Store
@@ -25,7 +25,7 @@ def open_store(place: str | os.PathLike[str]) -> Store:
         return store
     path = Path(os.path.expanduser(text)).absolute()
     if path.exists() and not path.is_dir():
-        raise OutputError(f"--out {text} is a file; give a folder, or a URL.")
+        raise OutputError(f"{named('out', text)} is a file; give a folder, or a URL.")
     return FolderStore(path)
 
 
@@ -37,7 +37,7 @@ def open_own(place: str | os.PathLike[str], name: str) -> Store:
         _check_no_others(store)
     if other is not None and other != name:
         raise OutputError(
-            f"{store.where} holds the study {other!r}, and this file declares {name!r}. Give another --out; or, if it is the same "
+            f"{store.where} holds the study {other!r}, and this file declares {name!r}. Give another {named('out')}; or, if it is the same "
             f"study under another name, remove {STUDY} there."
         )
     return store
@@ -49,7 +49,7 @@ def _check_no_others(store: Store) -> None:
     if there and not any(name.endswith(f"/{RECORD}") for name in store.sizes(STEPS)):
         raise OutputError(
             f"{store.where} holds {', '.join(there)}, and no study that wrote them: they would be overwritten. Move them away, or "
-            "give another --out."
+            f"give another {named('out')}."
         )
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import ForeignFileError, OutputError
+from tuneport.errors import ForeignFileError, OutputError, named
 from tuneport.files.holding import held, this_process
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import check_file, check_inside, read_bytes, read_object
@@ -171,7 +171,7 @@ class UrlStore:
         """A file that says who runs and is renewed; after a kill it counts for a minute, on the same machine not at all."""
         holder = _holder(self.read(LOCK))
         if holder is not None:
-            raise OutputError(f"{self.url} is in use by {holder}. Wait for it, or give another --out.")
+            raise OutputError(f"{self.url} is in use by {holder}. Wait for it, or give another {named('out')}.")
         by, stop = this_process(), threading.Event()
 
         def renew() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import StudyError, TakenError, TuneportError, listing
+from tuneport.errors import KEYS, StudyError, TakenError, TuneportError, listing, read_by
 from tuneport.results.schema import RECORD, STEPS
 from tuneport.studies.declared import Resources
 from tuneport.studies.graph.graph import Step
@@ -47,7 +47,12 @@ class Job:
 
 
 def do(job: Job) -> Record:
-    """Do the step, and leave its record in the store."""
+    """Do the step, and leave its record in the store; what it says names options as a study's file does."""
+    with read_by(KEYS):
+        return _do(job)
+
+
+def _do(job: Job) -> Record:
     began = time.monotonic()
     failure: Record | None = None
     try:

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
+from tuneport.errors import named
 from tuneport.studies.run.step_records import Record
 from tuneport.studies.run.work import Job, died, do
 
 TRIES = 2
 _DIED = (
     "The process that did this step was ended from outside, {tries} times (by the system, for want of memory?). Give fewer "
-    "--jobs, or close other programs, and run again; what is done stays."
+    f"{named('jobs')}, or close other programs, and run again; what is done stays."
 )
 
 

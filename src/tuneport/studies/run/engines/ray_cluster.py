@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tuneport.errors import StudyError, UsageError, listing
+from tuneport.errors import StudyError, UsageError, listing, named
 from tuneport.libraries import how_to_install
 from tuneport.studies.declared import Resources
 from tuneport.studies.run.step_records import Record
@@ -85,7 +85,9 @@ def ray_cluster(
     try:
         import ray
     except ModuleNotFoundError:
-        raise UsageError(f"--engine ray needs Ray, which is not installed. {how_to_install('ray')}") from None
+        raise UsageError(
+            f"{named('engine', 'ray')} needs Ray, which is not installed. {how_to_install('ray')}"
+        ) from None
     found = address or os.environ.get("RAY_ADDRESS")
     ours = not ray.is_initialized()
     if ours:
@@ -125,7 +127,7 @@ def _check_room(ray: Any, needs: Iterable[tuple[str, Resources]]) -> None:
     if short:
         raise StudyError(
             f"No node of the cluster has what [resources] gives to some kinds of steps:{listing(short)}\nThe largest nodes "
-            f"have {most['CPU']:g} CPUs and {most['GPU']:g} GPUs. Change [resources], or give another --ray-address."
+            f"have {most['CPU']:g} CPUs and {most['GPU']:g} GPUs. Change [resources], or give another {named('ray_address')}."
         )
 
 
