@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, settings
 from support.broken_disks import Drive, Server, mounted
 from support.command_results import Cli, Ran
 from support.needed_libraries import is_marked_models, libraries
+from support.shown_progress import Lines, keep_lines
 
 _COMMON: dict[str, Any] = {
     "deadline": None,
@@ -102,6 +103,12 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drive]:
     assert server.process.stdin is not None
     server.process.stdin.close()
     assert server.process.wait(timeout=30) == 0
+
+
+@pytest.fixture
+def shown_progress(monkeypatch: pytest.MonkeyPatch) -> Lines:
+    """What progress says while the test runs."""
+    return keep_lines(monkeypatch)
 
 
 @pytest.fixture

@@ -143,6 +143,7 @@ ORDER = (
     "shown",
     "files",
     "terminal",
+    "progress",
     "libraries",
     "statistics",
     "checkpoint",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ class Kernel:
     """A kernel that runs cells: what each prints, and what its last line is shown as."""
 
     client: Any
+    updated: list[dict[str, str]] = field(default_factory=list)
 
     def __call__(self, cell: str) -> tuple[str, dict[str, str]]:
         printed: list[str] = []
@@ -31,6 +32,8 @@ class Kernel:
                 printed.append(content["text"])
             elif message["msg_type"] in ("execute_result", "display_data"):
                 shown.update(content["data"])
+            elif message["msg_type"] == "update_display_data":
+                self.updated.append(content["data"])
             elif message["msg_type"] == "error":
                 printed.append(f"{content['ename']}: {content['evalue']}")
 
@@ -74,3 +77,19 @@ def test_results_are_tables_and_wrong_calls_are_told_in_words(kernel: Kernel, tm
         assert len(shown["text/plain"]) < 400
     printed, _ = kernel(f"tuneport.transfer({parents}, 'x', wokers=2)")
     assert "UsageError" in printed and "Did you mean workers?" in printed
+
+
+BAR = """
+from tuneport.progress import Progress
+with Progress("work", 10, "steps") as bar:
+    bar.add(4)
+    while bar._screen._handle is None:
+        pass
+"""
+
+
+def test_progress_is_a_bar_that_needs_no_widgets_and_is_full_at_the_end(kernel: Kernel) -> None:
+    printed, shown = kernel(BAR)
+    assert printed == "" and "4 of 10 steps" in shown["text/plain"]
+    assert "<progress value=" in shown["text/html"]
+    assert kernel.updated and '<progress value="1.0000"' in kernel.updated[-1]["text/html"]

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
-from tuneport.terminal import is_watched
+from tuneport.terminal import is_watched, speaking_to, stream
 
 # What decides the numbers of a fine-tuning or a score.
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "lm_eval", "vllm", "numpy")
@@ -37,9 +37,14 @@ def missing(*modules: str) -> list[str]:
     return [name for name in modules if find_spec(name) is None]
 
 
+def install_line(extra: str) -> str:
+    """The line that installs an extra: beside an installed tuneport, or in the folder of a clone."""
+    return f"pip install 'tuneport[{extra}]', or from a clone: pip install -e '.[{extra}]'"
+
+
 def how_to_install(extra: str) -> str:
-    """The line that installs an extra."""
-    return f"Install it: pip install 'tuneport[{extra}]', or from a clone: pip install -e '.[{extra}]'."
+    """That line, as a sentence."""
+    return f"Install it: {install_line(extra)}."
 
 
 @contextlib.contextmanager
@@ -55,6 +60,7 @@ def quietly(to_stderr: bool = False) -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in _LOUD]
     levels = [logger.level for logger in loggers]
     with contextlib.ExitStack() as stack:
+        stack.enter_context(speaking_to(stream()))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         stack.enter_context(contextlib.redirect_stdout(sys.stderr if to_stderr else io.StringIO()))

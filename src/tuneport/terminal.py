@@ -8,9 +8,16 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import sys
+from collections.abc import Iterator
+from typing import TextIO
 
 from tuneport.files.printable import printable
+
+_ERASE = "\r\x1b[K"
+_ours: TextIO | None = None
+_drawn = False  # whether a line of progress stands on the terminal, which other words come in place of
 
 
 def open_streams() -> None:
@@ -30,28 +37,59 @@ def open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal without Δ or −, a name that is no Unicode
 
 
+def stream() -> TextIO | None:
+    """Where words go: stderr, also while a library's words are kept from it (`speaking_to`)."""
+    return sys.stderr if _ours is None else _ours
+
+
+@contextlib.contextmanager
+def speaking_to(where: TextIO | None) -> Iterator[None]:
+    """Our own words go there while the block runs, whatever becomes of ``sys.stderr``."""
+    global _ours
+    before, _ours = _ours, where
+    try:
+        yield
+    finally:
+        _ours = before
+
+
 def is_watched() -> bool:
     """Whether stderr is a terminal, where progress is shown."""
-    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+    where = stream()
+    return where is not None and not where.closed and where.isatty()
 
 
 def tell(text: str, end: str = "\n") -> None:
     """A line on stderr, safe to print; nothing where stderr is closed, or cannot be written."""
-    write(printable(text) + end)
+    global _drawn
+    write((_ERASE if _drawn else "") + printable(text) + end)
+    _drawn = False
 
 
-def progress(text: str) -> None:
-    """A line for whoever watches; nothing in a file or a pipe."""
-    if is_watched():
-        tell(text)
+def draw(text: str) -> None:
+    """Put a line on a terminal in place of the one that was drawn before, cut to the terminal's width."""
+    global _drawn
+    width = shutil.get_terminal_size().columns - 1
+    text = printable(text)
+    write(_ERASE + (text if len(text) <= width else text[: width - 1] + "…"))
+    _drawn = True
+
+
+def erase() -> None:
+    """Take the drawn line away."""
+    global _drawn
+    if _drawn:
+        write(_ERASE)
+        _drawn = False
 
 
 def write(text: str) -> None:
     """Text of our own on stderr, as it stands, with what moves the cursor."""
-    if sys.stderr is None or sys.stderr.closed:
+    where = stream()
+    if where is None or where.closed:
         return
     with contextlib.suppress(
         OSError
     ):  # the reader went away, or a disk is full: there is nobody to tell, and work goes on
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        where.write(text)
+        where.flush()

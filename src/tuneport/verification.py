@@ -39,7 +39,7 @@ from tuneport.engine.manifest_comparison import OF_THAT_RUN, OF_THAT_VECTOR, dif
 from tuneport.engine.plan import OutputTask, Plan, plan_transfer
 from tuneport.engine.run import compute_leaf
 from tuneport.engine.run_options import VerifyOptions
-from tuneport.engine.stream import Progress, run_leaves
+from tuneport.engine.stream import run_leaves
 from tuneport.engine.tensor_digests import tensor_digests
 from tuneport.engine.transfer_card import render_card
 from tuneport.errors import ABSENT, Fault, UsageError, VerificationError, listing, named
@@ -50,6 +50,7 @@ from tuneport.output.digest import leaf_count
 from tuneport.output.finished_folder import compare_entries
 from tuneport.output.write import MANIFEST
 from tuneport.pairing.name_rules import Rename, ScaleRule
+from tuneport.progress import BYTES, Progress
 from tuneport.public_functions import takes
 from tuneport.shown import Shown
 
@@ -420,7 +421,7 @@ def _recompute(
         results.put(number, leaf, compute_leaf(task, leaf, readers, space, pool.piece, compare))
         return True
 
-    run_leaves(plan.tasks, do, pool.workers, Progress("recompute", sum(slot.nbytes for slot in plan.slots)))
+    run_leaves(plan.tasks, do, pool.workers, Progress("recompute", sum(slot.nbytes for slot in plan.slots), BYTES))
     return (
         results,
         len(chosen),

@@ -196,7 +196,7 @@ def test_a_torn_template_of_the_models_own_ends_with_its_line_and_status_1(tmp_p
     assert ran.status == 1
     assert ran.err == (
         "tuneport: The chat template cannot be rendered: line 2 of the template: unexpected '}' (data.jsonl: line 1). "
-        "Choose another chat_template.\n"
+        "Choose another --chat-template.\n"
     )
 
 

@@ -33,6 +33,7 @@ from tuneport.engine.tensor_digests import tensor_digests
 from tuneport.errors import spoken
 from tuneport.libraries import quietly
 from tuneport.pairing.common_tensors import Shared
+from tuneport.progress import Progress
 from tuneport.public_functions import takes
 from tuneport.results.schema import PATH_FORMAT
 from tuneport.scoring.keeping import already_done, keeping
@@ -118,7 +119,8 @@ def _path(given: PathOptions) -> dict[str, Any]:
         stack.enter_context(quietly())
         looked = look_over(seat, loading, examples.everything)
         warnings = [*one.warnings, *_told(shared, otherwise, names), *looked.warnings]
-        measuring = Measuring(seat, loading, shared, readers, examples, asking, kept, warnings)
+        progress = stack.enter_context(Progress("path", len(wanted.alphas) + wanted.refine, "points"))
+        measuring = Measuring(seat, loading, shared, readers, examples, asking, kept, warnings, progress)
         locating = halves(examples.tasks, seed)
         measured = Measured(_along(measuring, wanted, locating), examples, locating)
         record = record_of(measured, shared, warnings, plan, out)

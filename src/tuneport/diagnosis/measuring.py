@@ -18,12 +18,12 @@ from tuneport.diagnosis.line import LineBetween, laid
 from tuneport.errors import ABSENT, DataError, Fault, NumericsError, ScoringError, TuneportError, UsageError
 from tuneport.examples.questions import OwnTask, read_tasks
 from tuneport.pairing.common_tensors import Shared
+from tuneport.progress import Progress
 from tuneport.results.example_outcomes import TaskResult
 from tuneport.scoring.evaluate_options import Asking
 from tuneport.scoring.keeping import Kept
 from tuneport.scoring.models import Loading, Seat, load
 from tuneport.scoring.question_tasks import ask_own
-from tuneport.terminal import progress
 
 _FEWEST = 4  # two examples to locate a peak, two to measure it
 
@@ -98,6 +98,7 @@ class Measuring:
     asking: Asking
     kept: Kept | None
     warnings: list[str]
+    progress: Progress
     done: int = 0
     loaded: tuple[Any, LineBetween] | None = None
 
@@ -112,7 +113,7 @@ class Measuring:
                 if not there:
                     line.put(alpha)
                     there = True
-                progress(f"α = {alpha:g} (point {self.done + 1}): {task.name}")
+                self.progress.note = f"α = {alpha:g}: {task.name}"
                 before = len(self.warnings)
                 result = _ask(task, model, self.asking, alpha)
                 earlier = result, self.warnings[before:]
@@ -122,6 +123,9 @@ class Measuring:
                 self.warnings += earlier[1]
             results.append(earlier[0])
         self.done += 1
+        if not there:
+            self.progress.taken_up(1)
+        self.progress.add()
         point = Point(tuple(results), len(self.examples.losses))
         if not np.isfinite(point.losses).all():
             raise NumericsError(

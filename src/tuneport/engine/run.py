@@ -32,12 +32,13 @@ from tuneport.engine.manifest import index_file, input_digests, make_manifest, r
 from tuneport.engine.pieces import Readers
 from tuneport.engine.plan import OutputTask, Plan, plan_transfer
 from tuneport.engine.run_options import TransferOptions, Warn
-from tuneport.engine.stream import Progress, run_leaves
+from tuneport.engine.stream import run_leaves
 from tuneport.engine.transfer_card import render_card
 from tuneport.errors import CheckpointError, DoubtError, NumericsError, listing, named, spoken
 from tuneport.output.digest import LEAF_BYTES
 from tuneport.output.journal import LeafRecord
 from tuneport.output.write import AlreadyDone, OutputFolder, begin, check_place
+from tuneport.progress import BYTES, Progress
 from tuneport.public_functions import takes
 from tuneport.shown import Shown
 from tuneport.sidecars.chat_behaviour import behaviour_in_words
@@ -185,16 +186,20 @@ def _stream(
     results = LeafResults(plan.tasks, plan.slots)
     results.take_up(folder.journal.recorded())
 
+    progress = Progress(plan.operation, sum(slot.nbytes for slot in plan.slots), BYTES)
+
     def do(number: int, task: OutputTask, leaf: int, space: Workspace) -> bool:
         record = results.journalled(number, leaf)
         if record is None or not _still_there(task, leaf, record, folder, space, pool.piece):
             write = functools.partial(folder.write, task.slot)
             record = compute_leaf(task, leaf, readers, space, pool.piece, write)
             folder.note(task.slot.name, leaf, record)
+        else:
+            progress.taken_up(task.leaf_bytes)
         results.put(number, leaf, record)
         return running.allow_nonfinite or not record.nonfinite
 
-    run_leaves(plan.tasks, do, pool.workers, Progress(plan.operation, sum(slot.nbytes for slot in plan.slots)))
+    run_leaves(plan.tasks, do, pool.workers, progress)
     if not running.allow_nonfinite:
         bad = [(plan.tasks[n], count) for n in range(len(plan.tasks)) if (count := results.nonfinite(n))]
         if bad:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from tuneport.checkpoint.reading import Workspace
 from tuneport.output.digest import LEAF_BYTES, leaf_count
-from tuneport.terminal import is_watched, write
+from tuneport.progress import Progress
 
 
 class Task(Protocol):
@@ -27,32 +26,6 @@ class Task(Protocol):
 
 
 TaskT = TypeVar("TaskT", bound=Task)
-
-
-class Progress:
-    """A line on a terminal's stderr with what is done of how much; nothing anywhere else."""
-
-    def __init__(self, what: str, total: int) -> None:
-        """``total`` bytes are to be done."""
-        self._what, self._total, self._done = what, max(total, 1), 0
-        self._begun = time.monotonic()
-        self._shown = is_watched()
-
-    def add(self, nbytes: int) -> None:
-        """``nbytes`` more are done."""
-        self._done += nbytes
-
-    def show(self) -> None:
-        """Draw the line anew."""
-        if self._shown:
-            rate = self._done / max(time.monotonic() - self._begun, 1e-3)
-            share = min(self._done / self._total, 1)
-            write(f"\r{self._what} {share:4.0%} of {self._total / 1e9:.2f} GB, {rate / 1e9:.2f} GB/s ")
-
-    def clear(self) -> None:
-        """Remove the line."""
-        if self._shown:
-            write("\r\x1b[K")
 
 
 def run_leaves(
@@ -70,18 +43,16 @@ def run_leaves(
     threads = [threading.Thread(target=_work, args=(shared, do, progress), daemon=True) for _ in range(workers)]
     for thread in threads:
         thread.start()
-    try:
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.1)
-                progress.show()
-    except KeyboardInterrupt:
-        shared.stop()
-        for thread in threads:
-            thread.join()
-        raise
-    finally:
-        progress.clear()
+    with progress:
+        try:
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.1)  # a join without an end would not hear of Ctrl-C
+        except KeyboardInterrupt:
+            shared.stop()
+            for thread in threads:
+                thread.join()
+            raise
     if shared.error is not None:
         raise shared.error
 

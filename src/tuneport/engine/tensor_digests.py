@@ -15,9 +15,10 @@ from blake3 import blake3
 from tuneport.checkpoint.reading import TensorReader, Workspace
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.engine.budget import Budget
-from tuneport.engine.stream import Progress, run_leaves
+from tuneport.engine.stream import run_leaves
 from tuneport.files.lazy_sequences import LazyMapping, LazySequence
 from tuneport.output.digest import LEAF_BYTES, leaf_count, root_of
+from tuneport.progress import BYTES, Progress
 
 
 def tensor_digests(
@@ -42,7 +43,7 @@ def tensor_digests(
         found[first[number] + leaf] = np.frombuffer(hasher.digest(), np.uint8)
         return True
 
-    run_leaves(tasks, do, pool.workers, Progress(what, total))
+    run_leaves(tasks, do, pool.workers, Progress(what, total, BYTES))
     begins = dict(zip(names, first, strict=False))
 
     def digest(name: str) -> str:

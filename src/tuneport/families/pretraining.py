@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tuneport.progress import Progress
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -78,18 +80,20 @@ def pretrain(
         optimizer.load_state_dict(dict(optimizer_state))
     model.train()
     losses = []
-    for step in range(done, schedule.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        batch = torch.from_numpy(rows[step * schedule.batch : (step + 1) * schedule.batch])
-        logits = model(batch[:, :-1], use_cache=False).logits
-        loss = functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-        if after and step + 1 in after:
-            after[step + 1](optimizer)
+    with Progress("pretrain", schedule.steps, "steps", before=done) as progress:
+        for step in range(done, schedule.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate(step)
+            batch = torch.from_numpy(rows[step * schedule.batch : (step + 1) * schedule.batch])
+            logits = model(batch[:, :-1], use_cache=False).logits
+            loss = functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+            if after and step + 1 in after:
+                after[step + 1](optimizer)
+            progress.add()
     model.eval()
     return float(np.mean(losses[-10:]))

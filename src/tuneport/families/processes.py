@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import WorkerError
+from tuneport.progress import keep_silent
 
 
 @contextmanager
@@ -52,6 +53,7 @@ def make(pool: ProcessPoolExecutor, path: Path, function: Callable[..., None], *
 
 
 def _start_quietly() -> None:
+    keep_silent()
     os.environ["TQDM_DISABLE"] = "1"  # before transformers, which has bars of its own for some files
     import torch
     from transformers.utils import logging

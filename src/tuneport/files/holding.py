@@ -58,6 +58,16 @@ def is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
+def is_held(descriptor: int) -> bool:
+    """Whether another process (or another opening of this one) holds what is open."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
+
+
 def this_process() -> str:
     """Who this is, for another who has to wait."""
     return f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S %z')}"

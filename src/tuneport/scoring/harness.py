@@ -8,8 +8,12 @@ through all tasks, list the installed packages and ask the Hub about the model.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import ExitStack, contextmanager
 from typing import Any
+
+from tuneport.progress import Progress
 
 SEED = 1234  # the harness's own, for shots and for the libraries
 
@@ -36,12 +40,51 @@ def evaluate(tasks: Mapping[str, Any], groups: Mapping[str, Any], model: Any, **
     random.seed(0)
     np.random.seed(SEED)  # the harness's tasks draw from numpy's shared generator
     torch.manual_seed(SEED)
-    found = harness_evaluate(
-        lm=model,
-        task_dict={"tasks": dict(tasks), "groups": dict(groups)},
-        bootstrap_iters=0,
-        log_samples=True,
-        **choices,
-    )
+    with _bars_as_ours(model):
+        found = harness_evaluate(
+            lm=model,
+            task_dict={"tasks": dict(tasks), "groups": dict(groups)},
+            bootstrap_iters=0,
+            log_samples=True,
+            **choices,
+        )
     assert found is not None, "the harness gives its results to the first process only"
     return dict(found)
+
+
+class _Bar:
+    """What the harness takes for tqdm: the requests of a task, counted by ours."""
+
+    def __init__(self, items: Iterable[Any] | None = None, *, total: int | None = None, **_: Any) -> None:
+        self._items = () if items is None else items
+        count = len(self._items) if isinstance(self._items, Sized) else 0 if total is None else total
+        self._progress = Progress("", count, "requests")
+        self._progress.__enter__()
+
+    def update(self, count: int = 1) -> None:
+        self._progress.add(count)
+
+    def close(self) -> None:
+        self._progress.__exit__(None, None, None)
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            for each in self._items:
+                yield each
+                self.update()
+        finally:
+            self.close()
+
+
+@contextmanager
+def _bars_as_ours(model: Any) -> Iterator[None]:
+    """The bars of the harness and its model's class are ours while the block runs."""
+    places = {"lm_eval.api.task", *(each.__module__ for each in type(model).__mro__)}
+    with ExitStack() as stack:
+        for place in places:
+            module = sys.modules.get(place)
+            theirs = getattr(module, "tqdm", None)
+            if theirs is not None:
+                stack.callback(setattr, module, "tqdm", theirs)
+                setattr(module, "tqdm", _Bar)  # noqa: B010  (a module's type knows no such name)
+        yield

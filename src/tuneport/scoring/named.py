@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import Fault, ScoringError, UsageError
+from tuneport.libraries import how_to_install, install_line
 from tuneport.results.example_outcomes import Outcome, TaskResult, end_of
 from tuneport.scoring import score_spoilers
 from tuneport.scoring.harness import evaluate
@@ -171,7 +172,7 @@ def _need_nltk(name: str) -> None:
     try:
         import nltk
     except ModuleNotFoundError:
-        raise ScoringError(f"The task {name} needs NLTK. Install it: pip install 'lm-eval[ifeval]'.") from None
+        raise ScoringError(f"The task {name} needs NLTK. {how_to_install('models')}") from None
     try:
         nltk.data.find("tokenizers/punkt_tab")
     except LookupError:
@@ -191,7 +192,7 @@ def _in_words(name: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise ScoringError(
             f"The task {name} needs the package {error.name}, which is not installed. "
-            f"Install it (pip install {error.name}), or lm-eval's extra for the task."
+            f"Install it: pip install {error.name}. (What most tasks need comes with {install_line('models')}.)"
         ) from error
     except Exception as error:
         # What `datasets`, fsspec and the Hub raise has no common parent.

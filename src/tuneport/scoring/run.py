@@ -33,6 +33,7 @@ from tuneport.examples.questions import OwnTask, own_file, read_tasks
 from tuneport.files.opening import check_file, read_text
 from tuneport.libraries import packages, quietly
 from tuneport.options import Place
+from tuneport.progress import Progress
 from tuneport.public_functions import takes
 from tuneport.results import comparing
 from tuneport.results.example_outcomes import TaskResult
@@ -46,7 +47,6 @@ from tuneport.scoring.question_tasks import ask_own
 from tuneport.scoring.sandbox.sandbox import Sandbox
 from tuneport.scoring.suites import Variant, find_suite
 from tuneport.shown import Found
-from tuneport.terminal import progress
 
 _ACROSS = (
     "Suite {suite}: models without a chat template are asked its base variant, the others its tuned one. Differences "
@@ -148,7 +148,9 @@ def _evaluate(given: EvaluateOptions, out: Path) -> dict[str, Any]:
             problem, remedy = "scores OLMES' own tasks", "Score files of your own with hf"
             raise UsageError(Fault("backend", "olmes", problem, remedy))
         with keeping(out, plan, overwrite) as kept:
-            scored = _score_by_olmes(program, seats, olmes.names_of(suite, names), loading, kept)
+            tasks = olmes.names_of(suite, names)
+            with Progress("evaluate", len(seats) * len(tasks), "tasks") as progress:
+                scored = _score_by_olmes(program, seats, tasks, loading, kept, progress)
             record = _record(scored, plan, loading, triples, leaks, warnings, out)
             kept.finish(record, _lines(scored))
         return {**record, "warnings": _shown(warnings), "plan": kept.plan, "already_done": False}
@@ -171,11 +173,12 @@ def _evaluate(given: EvaluateOptions, out: Path) -> dict[str, Any]:
         if strict and warnings:
             raise DoubtError(f"{named('strict')}: nothing was scored, since something looks wrong:{listing(warnings)}")
         results = {}
-        for place, seat in enumerate(seats):
-            everything: list[OwnTask | NamedTask] = [*own, *known, *suites.get(variants[place], [])]
-            found, told = _score(place, seat, len(seats), everything, wanted, kept, strict)
-            results[seat.name] = found
-            warnings += told
+        everything: list[list[OwnTask | NamedTask]] = [[*own, *known, *suites.get(each, [])] for each in variants]
+        with Progress("evaluate", sum(map(len, everything)), "tasks") as progress:
+            for place, seat in enumerate(seats):
+                found, told = _score(place, seat, everything[place], wanted, kept, strict, progress)
+                results[seat.name] = found
+                warnings += told
         record = _record(results, plan, loading, triples, leaks, warnings, out)
         kept.finish(record, _lines(results))
     return {**record, "warnings": _shown(warnings), "plan": kept.plan, "already_done": False}
@@ -213,29 +216,32 @@ def _record(
 
 
 def _score_by_olmes(
-    program: str, seats: Sequence[Seat], tasks: Mapping[str, str], loading: Loading, kept: Kept
+    program: str, seats: Sequence[Seat], tasks: Mapping[str, str], loading: Loading, kept: Kept, progress: Progress
 ) -> dict[str, list[TaskResult]]:
     results: dict[str, list[TaskResult]] = {}
     for place, seat in enumerate(seats):
         earlier = [kept.get(place, number) for number in range(len(tasks))]
         if all(earlier):
             results[seat.name] = [found[0] for found in earlier if found is not None]
+            progress.taken_up(len(tasks))
+            progress.add(len(tasks))
             continue
-        progress(f"{seat.name} ({place + 1} of {len(seats)}): OLMES, {len(tasks)} tasks")
+        progress.note = f"{seat.name}: OLMES"
         results[seat.name] = olmes.ask(program, seat, tasks, loading, kept.folder / f"olmes-{place:03d}")
         for number, result in enumerate(results[seat.name]):
             kept.put(place, number, result, [])
+            progress.add()
     return results
 
 
 def _score(
     place: int,
     seat: Seat,
-    of: int,
     everything: Sequence[OwnTask | NamedTask],
     wanted: Wanted,
     kept: Kept,
     strict: bool,
+    progress: Progress,
 ) -> tuple[list[TaskResult], list[str]]:
     """One model on every task, from what is kept or from the model, which is loaded only where something is missing."""
     results: list[TaskResult] = []
@@ -253,10 +259,13 @@ def _score(
         if earlier is None:
             if model is None:
                 model = load(seat, wanted.loading, tell)
-            progress(f"{seat.name} ({place + 1} of {of}): {task.name} ({number + 1} of {len(everything)})")
+            progress.note = f"{seat.name}: {task.name}"
             told.clear()
             earlier = _ask(task, model, wanted.asking, seat), list(told)
             kept.put(place, number, *earlier)
+        else:
+            progress.taken_up(1)
+        progress.add()
         results.append(earlier[0])
         warnings += earlier[1]
     return results, warnings

@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from tuneport.checkpoint.small_files import TOKENIZER_FILES, SidecarFolder
 from tuneport.errors import CheckpointError, PairingError, named
+from tuneport.libraries import install_line
 from tuneport.tokenizer.json_sections import TokenizerText, first_members, locate_sections, parse_json
 from tuneport.tokenizer.parsed_sections import Sections, sections_of
 from tuneport.tokenizer.sentencepiece_model import pieces
@@ -84,8 +85,8 @@ def read_tokenizer(folder: SidecarFolder, parsed: Parsed | None = None) -> Token
         raise PairingError(
             f"{where} has {f'only {found}' if found else 'no tokenizer files'}: token strings can only be read "
             "from tokenizer.json, from vocab.json with merges.txt, or from vocab.txt. Put the model's "
-            "tokenizer.json there (`AutoTokenizer.from_pretrained(DIR).save_pretrained(NEW)` writes one; what it needs to "
-            "read a tokenizer.model is part of tuneport[models]) and rows are matched with "
+            "tokenizer.json there (`AutoTokenizer.from_pretrained(DIR).save_pretrained(NEW)` writes one; what it needs to read a "
+            f"tokenizer.model comes with {install_line('models')}) and rows are matched with "
             f"{named('vocabulary', 'strings')}; or, where the three vocabularies are known to agree row by row, pass "
             f"{named('vocabulary', 'positions')}."
         )

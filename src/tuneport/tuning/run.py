@@ -27,9 +27,10 @@ from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
 from tuneport.libraries import packages, quietly
 from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES
+from tuneport.progress import Progress
 from tuneport.public_functions import takes
 from tuneport.shown import Found, Shown
-from tuneport.terminal import is_watched, tell, write
+from tuneport.terminal import is_watched, tell
 from tuneport.tuning.checkpoints import CHECKPOINTS, last_whole, mark_whole, step_of
 from tuneport.tuning.curve import add_point
 from tuneport.tuning.folder import check_place, check_space, discarded_if_nothing_began, refusals_in_words
@@ -169,11 +170,15 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
             first = (str(error).strip() or type(error).__name__).splitlines()[0]  # TRL's and peft's own refusals
             raise TrainingError(f"{prepared.start.label} cannot be trained with these choices: {first}") from error
         check_space(folder, trainer.model, prepared, running)
-        _take_callbacks(trainer, prepared, folder, logbook, team, running)
+        progress = Progress("tune", prepared.steps, "steps", before=0 if resumed is None else step_of(resumed))
+        if team.leads:
+            stack.enter_context(progress)
+        _take_callbacks(trainer, prepared, folder, logbook, team, running, progress)
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         unwrapped = trainer.accelerator.unwrap_model(trainer.model)
         state = trainer.accelerator.get_state_dict(trainer.model)
         prepared.tokenizer.pad_token, prepared.tokenizer.padding_side = padding, side
+        progress.note = "writing the model"
         if team.leads:
             loss = _write_model(folder, unwrapped, state, prepared, running)
             write_digests(folder / HASHES, prepared.encoded.digests, read_digests(folder / HASHES, selection=True))
@@ -204,7 +209,7 @@ def _write_model(folder: Path, model: Any, state: Any, prepared: Prepared, runni
 
 
 def _take_callbacks(
-    trainer: Any, prepared: Prepared, folder: Path, logbook: Logbook, team: Team, running: TuningRun
+    trainer: Any, prepared: Prepared, folder: Path, logbook: Logbook, team: Team, running: TuningRun, progress: Progress
 ) -> None:
     """Our eyes on TRL's loop: the log, marks on whole checkpoints, evaluation on the way."""
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
@@ -218,9 +223,10 @@ def _take_callbacks(
             if "loss" in logs:
                 logbook.note(state.global_step, logs)
                 state.log_history.clear()  # log.jsonl has it; every checkpoint would hold all of it again
-                _show_progress(state.global_step, prepared.steps, logs["loss"], team)
+                progress.note = f"loss {logs['loss']:.4f}"
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            progress.set(state.global_step)
             if state.global_step >= state.max_steps:
                 control.should_save = False  # the model itself is written next
 
@@ -276,9 +282,3 @@ def _show_warnings(prepared: Prepared, team: Team) -> None:
     if team.leads and is_watched():
         for warning in spoken(prepared.warnings):
             tell(f"warning: {warning}")
-
-
-def _show_progress(step: int, steps: int, loss: float, team: Team) -> None:
-    if team.leads and is_watched():
-        end = "\n" if step >= steps else ""
-        write(f"\rstep {step}/{steps}, loss {loss:.4f} {end}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneport.errors import ForeignFileError, OutputError, named
-from tuneport.files.holding import held, this_process
+from tuneport.files.holding import held, is_held, this_process
 from tuneport.files.opening import read_bytes, resolved
 from tuneport.files.writing import told, write_whole
 from tuneport.output.replacing import MOST_MANIFEST_BYTES
@@ -99,6 +99,14 @@ class FolderStore:
             os.ftruncate(lock, 0)
             os.write(lock, this_process().encode())
             yield
+
+    def holder(self) -> str | None:
+        """Who holds the lock."""
+        try:
+            with open(self.path / LOCK, "rb") as lock:
+                return _named_in(lock.fileno()) if is_held(lock.fileno()) else None
+        except OSError:
+            return None
 
     def clean(self) -> None:
         """Nothing is kept besides the results."""

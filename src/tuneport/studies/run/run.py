@@ -21,13 +21,13 @@ from tuneport.studies.graph.build import build
 from tuneport.studies.graph.graph import Graph, Step
 from tuneport.studies.run.engines.local import local
 from tuneport.studies.run.planning import chosen, of_families
+from tuneport.studies.run.running_steps import RUNNING, RunningSteps
 from tuneport.studies.run.schedule import Engine, State, look, perform_all
 from tuneport.studies.run.step_records import Record
 from tuneport.studies.run.store import Store
 from tuneport.studies.run.store_at import open_own
 from tuneport.studies.run.study_results import Results
 from tuneport.studies.study_options import StudyOptions
-from tuneport.terminal import is_watched, tell
 
 # results.json is written anew as steps end, for at most a twentieth of the time.
 _SHARE = 20
@@ -66,9 +66,19 @@ def study(given: StudyOptions) -> StudyOutcome:
             store.write(study_inputs.NAME, _json(taken.record()))
             with _engine(engine if to_do else "local", store, to_do, declared, jobs, ray_address) as running:
                 keep, resources = declared.keep, declared.resources
-                perform_all(state, store, running, keep=keep, resources=resources, on_record=results.note)
+                told = RunningSteps(to_do, state.records.values(), jobs, store)
+
+                def ended(record: Record) -> None:
+                    results.note(record)
+                    told.ended(record)
+
+                with told.progress:
+                    perform_all(
+                        state, store, running, keep=keep, resources=resources, on_start=told.began, on_record=ended
+                    )
             results.write()
         finally:
+            store.remove(RUNNING)
             store.clean()
     return StudyOutcome(_told(declared, store, state, to_do, results.damaged))
 
@@ -89,19 +99,15 @@ class _Results:
     """results.json, kept up to date as steps end."""
 
     def __init__(self, declared: Study, graph: Graph, store: Store, state: State) -> None:
-        self._store, self._of, self._number = store, len(state.to_do), 0
+        self._store = store
         self._results = Results(declared, graph, self._read)
         for record in state.records.values():
             self._results.note(record)
         self._again_at = 0.0
 
     def note(self, record: Record) -> None:
-        """A step has ended, or was let go: tell who looks, and write unless that was done just now."""
+        """A step has ended, or was let go: write unless that was done just now."""
         self._results.note(record)
-        self._number += record.outcome != "dropped"
-        if record.outcome != "dropped" and is_watched():
-            how = "failed" if record.outcome == "failed" else f"{record.seconds:.1f} s"
-            tell(f"[{self._number}/{self._of}] {record.name}: {how}")
         if time.monotonic() >= self._again_at:
             self.write()
 

@@ -118,10 +118,11 @@ def perform_all(
     *,
     keep: str = "all",
     resources: Mapping[str, Resources] | None = None,
+    on_start: Callable[[Step], None] | None = None,
     on_record: Callable[[Record], None] | None = None,
     perform: Perform = perform,
 ) -> None:
-    """Do what is to do, and bring ``state`` up to date as steps end; ``on_record`` is told of every new record.
+    """Do what is to do, and bring ``state`` up to date as steps end; ``on_start`` is told of every step that begins, ``on_record`` of every new record.
 
     Failures of steps are records; only the engine's own are raised.
     """
@@ -150,6 +151,8 @@ def perform_all(
         while ready and engine.room() > 0:
             identity = ready.pop(0)
             running.add(identity)
+            if on_start is not None:
+                on_start(steps[identity])
             engine.start(_job(steps[identity], state, store, resources or {}, perform))
         for record in engine.ended():
             step = steps[record.identity]

@@ -54,5 +54,8 @@ class Store(Protocol):
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Hold the whole study. Raises `OutputError` that says who holds it."""
 
+    def holder(self) -> str | None:
+        """Who runs the study now; None where nobody does."""
+
     def clean(self) -> None:
         """Remove what this machine keeps besides the results."""

@@ -14,9 +14,12 @@ from tuneport.results.study_reading import AGAIN, parsed_results
 from tuneport.results.torn_json import mappings
 from tuneport.studies.graph.study_inputs import NAME as INPUTS
 from tuneport.studies.run import step_records
+from tuneport.studies.run.running_steps import now_running
 from tuneport.studies.run.step_records import Record
 from tuneport.studies.run.store import Store
 from tuneport.studies.run.store_at import name_in
+
+_GOES_ON = "Run tuneport study again; it goes on."
 
 
 def is_study(store: Store) -> bool:
@@ -39,18 +42,24 @@ def progress(store: Store) -> dict[str, Any]:
     scored = [row for row in document["results"] if row.get("status") == DONE and row.get("step") is None]
     failed = [f"{record.name}: {record.error}" for record in current if record.outcome == FAILED]
     left = len(planned) - outcomes[DONE]
+    running = now_running(store)
     return {
         "name": _name(store),
         "steps": len(planned) or None,
         "done": outcomes[DONE],
         "failed": failed,
         "left": left if planned else None,
+        **({} if running is None else {"running": [f"{step['name']} since {step['since']}" for step in running]}),
         "scored_models": len(scored),
         "of_other_choices": len(found) - len(current),
         "seconds": round(sum(record.seconds for record in current), 1),
         "bytes": sum(sizes.values()),
         **({"doubts": doubts} if doubts else {}),
-        "next": _next(store) if planned and left == 0 else "Run tuneport study again; it goes on.",
+        "next": _next(store)
+        if planned and left == 0
+        else _GOES_ON
+        if running is None
+        else f"It is run by {store.holder()}.",
     }
 
 

@@ -190,6 +190,10 @@ class UrlStore:
             with contextlib.suppress(OutputError):  # after a minute it counts no more
                 self.remove(LOCK)
 
+    def holder(self) -> str | None:
+        """Who renewed the lock within the last minute."""
+        return _holder(self.read(LOCK))
+
     def clean(self) -> None:
         """Remove the scratch folder of this machine."""
         if os.path.lexists(self._scratch):

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
 from tuneport.errors import named
+from tuneport.progress import keep_silent
 from tuneport.studies.run.step_records import Record
 from tuneport.studies.run.work import Job, died, do
 
@@ -167,6 +168,7 @@ def _new_worker() -> _Worker:
 def serve(connection: int, dying: int) -> None:
     """Do what comes, until nobody sends any more; what a fresh process runs."""
     threading.Thread(target=_end_with_parent, args=(dying,), daemon=True).start()
+    keep_silent()
     os.environ["TQDM_DISABLE"] = "1"  # some libraries' bars cannot be switched off otherwise
     jobs: Connection[Any, Any] = Connection(connection)
     with contextlib.suppress(EOFError, KeyboardInterrupt):

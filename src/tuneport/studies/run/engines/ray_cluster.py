@@ -15,6 +15,7 @@ from typing import Any
 
 from tuneport.errors import StudyError, UsageError, listing, named
 from tuneport.libraries import how_to_install
+from tuneport.progress import keep_silent
 from tuneport.studies.declared import Resources
 from tuneport.studies.run.step_records import Record
 from tuneport.studies.run.store import Store
@@ -62,6 +63,7 @@ class RayEngine:
 
 def _do(job: Job) -> Record:
     """What a worker does."""
+    keep_silent()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return do(job)
 
