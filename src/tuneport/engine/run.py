@@ -185,7 +185,6 @@ def _stream(
     check_tied(plan, readers)
     results = LeafResults(plan.tasks, plan.slots)
     results.take_up(folder.journal.recorded())
-
     progress = Progress(plan.operation, sum(slot.nbytes for slot in plan.slots), BYTES)
 
     def do(number: int, task: OutputTask, leaf: int, space: Workspace) -> bool:
@@ -195,7 +194,7 @@ def _stream(
             record = compute_leaf(task, leaf, readers, space, pool.piece, write)
             folder.note(task.slot.name, leaf, record)
         else:
-            progress.taken_up(task.leaf_bytes)
+            progress.taken_up(min(LEAF_BYTES, task.nbytes))
         results.put(number, leaf, record)
         return running.allow_nonfinite or not record.nonfinite
 

@@ -292,7 +292,9 @@ def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrit
         if made_by is not None:
             how += ": " + "; ".join(different[:5])
             how += f". {journal.ONLY_TIMES}" if journal.only_times_differ(made_by, plan) else ""
-        raise TakenError(f"{out} {how.removesuffix('.')}. Give another {named('out')}, or {named('overwrite')} to replace it.")
+        raise TakenError(
+            f"{out} {how.removesuffix('.')}. Give another {named('out')}, or {named('overwrite')} to replace it."
+        )
     check_replaceable(out)
 
 
