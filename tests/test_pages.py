@@ -151,9 +151,18 @@ def _texts(file: Path) -> Iterator[str]:
     """Every text of a source file, joined as Python joins it; … for what is filled in."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.JoinedStr):
-            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+            yield "".join(map(_part, node.values))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
+
+
+def _part(part: ast.expr) -> str:
+    if isinstance(part, ast.Constant):
+        return str(part.value)
+    match part:
+        case ast.FormattedValue(ast.Call(ast.Name("named"), [ast.Constant(str(option)), *_])):
+            return f"--{option.replace('_', '-')}"  # as the command line writes it
+    return "…"
 
 
 def test_files_that_pages_name_are_there() -> None:
