@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -12,8 +13,6 @@ from blake3 import blake3
 from tuneport.checkpoint.small_files import most_bytes
 from tuneport.files.opening import check_file, check_inside, opened
 from tuneport.files.printable import printable_line
-
-_PIECE = 2**20
 
 
 def compare_entries(recorded: Mapping[str, str], others: set[str], out: Path) -> list[str]:
@@ -74,8 +73,5 @@ def _is_odd_link(path: Path, out: Path) -> bool:
 
 
 def _digest(path: Path, out: Path, most: int) -> str:
-    hasher = blake3()
     with opened(path, out, most) as file:
-        while piece := file.read(_PIECE):
-            hasher.update(piece)
-    return hasher.hexdigest()
+        return hashlib.file_digest(file, blake3).hexdigest()

@@ -51,5 +51,16 @@ def model_class(config: Any) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What an error says first; of one that says nothing its name."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
+
+
+def ids_that_end(given: Any, where: str) -> list[int]:
+    """The tokens at which generation stops, from `eos_token_id`. Raises `CheckpointError` for what is none."""
+    listed = given if isinstance(given, list) else [] if given is None else [given]
+    if not all(type(each) is int for each in listed):
+        raise CheckpointError(
+            f"{where}: `eos_token_id` is {str(given)[:60]!r}, not a token id or a list of these. Correct it."
+        )
+    return list(listed)

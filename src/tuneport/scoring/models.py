@@ -23,8 +23,8 @@ from tuneport.files.opening import check_file, read_bytes, resolved
 from tuneport.libraries import how_to_install, missing
 from tuneport.scoring import score_spoilers
 from tuneport.scoring.adapter_settings import check_adapter
-from tuneport.scoring.evaluate_options import check_device
 from tuneport.scoring.layer_counts import check_layer_counts
+from tuneport.scoring.model_class import first_line, ids_that_end
 from tuneport.scoring.prompt_checks import checking
 from tuneport.scoring.prompts import check_written
 from tuneport.sidecars.chat_template import read_template
@@ -64,8 +64,6 @@ class Loading:
 def find_models(models: Sequence[str | Path]) -> list[Seat]:
     """Every model, found and named. Raises `CheckpointError` or `UsageError` before anything is loaded."""
     specs = [str(model) for model in models]
-    if not specs:
-        raise UsageError(Fault("models", ABSENT, "is missing", "Name one folder or Hub id, or several to compare"))
     twice = sorted({spec for spec in specs if specs.count(spec) > 1})
     if twice:
         raise UsageError(
@@ -190,7 +188,6 @@ def need_device(loading: Loading) -> None:
     """Raise `UsageError` for a device that is none: the harness would take another device without a word."""
     if loading.device is None or loading.backend != "hf":
         return
-    check_device(loading.device)
     import torch
 
     kind, _, number = loading.device.partition(":")
@@ -226,7 +223,7 @@ def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None]) -> Any
         raise
     except Exception as error:
         # The harness, transformers, peft and safetensors raise anything; the cause is kept for --debug.
-        raise CheckpointError(f"model {seat.name}: it cannot be loaded: {_first_line(error)}") from error
+        raise CheckpointError(f"model {seat.name}: it cannot be loaded: {first_line(error)}") from error
     if model.tokenizer.eos_token_id is None:
         raise CheckpointError(
             f"model {seat.name}: its tokenizer names no `eos_token`, and the harness needs one. "
@@ -305,7 +302,7 @@ def tokenizer_of(seat: Seat) -> Any:
     try:  # code that comes with a model is not run; None would ask on the terminal
         tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises no kind of its own
-        raise CheckpointError(f"model {seat.name}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+        raise CheckpointError(f"model {seat.name}: its tokenizer cannot be loaded: {first_line(error)}") from error
     _speak(tokenizer, seat)
     return tokenizer
 
@@ -341,16 +338,10 @@ def _ends(seat: Seat, tokenizer: Any) -> set[int]:
             settings = GenerationConfig.from_model_config(config)
     except Exception as error:  # a file of others: transformers raises anything
         raise CheckpointError(
-            f"model {seat.name}: its generation settings cannot be read: {_first_line(error)}. Mend generation_config.json or "
+            f"model {seat.name}: its generation settings cannot be read: {first_line(error)}. Mend generation_config.json or "
             "config.json."
         ) from error
-    own = settings.eos_token_id
-    listed = own if isinstance(own, list) else [] if own is None else [own]
-    if not all(type(token) is int for token in listed):
-        raise CheckpointError(
-            f"model {seat.name}: `eos_token_id` in its generation settings is {str(own)[:60]!r}, not a token id or a list of these."
-        )
-    ends = set(listed)
+    ends = set(ids_that_end(settings.eos_token_id, f"model {seat.name}: its generation settings"))
     return ends if tokenizer.eos_token_id is None else ends | {int(tokenizer.eos_token_id)}
 
 
@@ -360,8 +351,3 @@ def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _first_line(error: Exception) -> str:
-    lines = (str(error).strip() or type(error).__name__).splitlines()
-    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])

@@ -55,11 +55,15 @@ def _outcomes(task: OwnTask, examples: Sequence[Example], way: Way, model: Any, 
         elif way == "text":
             counts = [len(model.plain_ids(example.answer)) for example in examples]
             _need_tokens(task, zip(examples, counts, strict=True), model, "text")
-            config = _text_loss(examples, counts)
+            config = _loss(examples, [""] * len(examples), counts, "loglikelihood_rolling")
         else:
             paired = _paired(task, examples, prompts, way, model)
             stack.enter_context(model.given([of_example.pairs for of_example in paired]))
-            config = _choice(examples, prompts) if task.kind == "choice" else _loss(examples, prompts, paired)
+            if task.kind == "choice":
+                config = _choice(examples, prompts)
+            else:
+                counts = [len(of_example.pairs[0].answer) for of_example in paired]
+                config = _loss(examples, prompts, counts, "loglikelihood")
         samples = ask(_common(task.name, len(examples)) | config, model)
     told = _told(task.kind, examples, samples)
     outcomes = []
@@ -132,58 +136,56 @@ def _common(name: str, count: int) -> dict[str, Any]:
     }
 
 
+def _config(
+    output: str,
+    prompts: Sequence[str],
+    examples: Sequence[Example],
+    metric: str,
+    *,
+    aggregation: Any = "mean",
+    **more: Any,
+) -> dict[str, Any]:
+    """What the four ways of asking have in common, as the harness takes it: prompts and answers by the example's place."""
+    return {
+        "output_type": output,
+        "doc_to_text": lambda document: prompts[document["place"]],
+        "doc_to_target": lambda document: examples[document["place"]].answer,
+        "metric_list": [{"metric": metric, "aggregation": aggregation, "higher_is_better": metric != "loss"}],
+        **more,
+    }
+
+
 def _generation(examples: Sequence[Example], prompts: Sequence[str], asking: Asking) -> dict[str, Any]:
     right = judge(asking.match)
 
     def judged(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
         return {"exact_match": float(right(results[0], examples[document["place"]].answer))}
 
-    return {
-        "output_type": "generate_until",
-        "doc_to_text": lambda document: prompts[document["place"]],
-        "doc_to_target": lambda document: examples[document["place"]].answer,
-        "process_results": judged,
-        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-        # No stop but the end tokens; the harness adds the tokenizer's own.
-        "generation_kwargs": {"until": [], "max_gen_toks": asking.max_new_tokens, "do_sample": False},
-    }
+    # No stop but the end tokens; the harness adds the tokenizer's own.
+    generation = {"until": [], "max_gen_toks": asking.max_new_tokens, "do_sample": False}
+    more = {"process_results": judged, "generation_kwargs": generation}
+    return _config("generate_until", prompts, examples, "exact_match", **more)
 
 
 def _choice(examples: Sequence[Example], prompts: Sequence[str]) -> dict[str, Any]:
-    return {
-        "output_type": "multiple_choice",
-        "doc_to_text": lambda document: prompts[document["place"]],
-        "doc_to_choice": lambda document: list(examples[document["place"]].choices),
-        "doc_to_target": lambda document: examples[document["place"]].choices.index(examples[document["place"]].answer),
-        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-    }
+    def choices(document: Mapping[str, Any]) -> list[str]:
+        return list(examples[document["place"]].choices)
+
+    def right(document: Mapping[str, Any]) -> int:
+        return choices(document).index(examples[document["place"]].answer)
+
+    more = {"doc_to_choice": choices, "doc_to_target": right}
+    return _config("multiple_choice", prompts, examples, "acc", **more)
 
 
-def _loss(examples: Sequence[Example], prompts: Sequence[str], paired: Sequence[Paired]) -> dict[str, Any]:
-    def judged(document: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, tuple[float, int]]:
-        (pair,) = paired[document["place"]].pairs
-        return {"loss": (-results[0][0], len(pair.answer))}
+def _loss(examples: Sequence[Example], prompts: Sequence[str], counts: Sequence[int], output: str) -> dict[str, Any]:
+    """The loss of answers, or of texts, with the number of tokens that it is the sum over."""
 
-    return {
-        "output_type": "loglikelihood",
-        "doc_to_text": lambda document: prompts[document["place"]],
-        "doc_to_target": lambda document: examples[document["place"]].answer,
-        "process_results": judged,
-        "metric_list": [{"metric": "loss", "aggregation": _per_token, "higher_is_better": False}],
-    }
+    def judged(document: Mapping[str, Any], results: Sequence[Any]) -> dict[str, tuple[float, int]]:
+        found = results[0] if output == "loglikelihood_rolling" else results[0][0]
+        return {"loss": (-found, counts[document["place"]])}
 
-
-def _text_loss(examples: Sequence[Example], counts: Sequence[int]) -> dict[str, Any]:
-    def judged(document: Mapping[str, Any], results: Sequence[float]) -> dict[str, tuple[float, int]]:
-        return {"loss": (-results[0], counts[document["place"]])}
-
-    return {
-        "output_type": "loglikelihood_rolling",
-        "doc_to_text": lambda _: "",
-        "doc_to_target": lambda document: examples[document["place"]].answer,
-        "process_results": judged,
-        "metric_list": [{"metric": "loss", "aggregation": _per_token, "higher_is_better": False}],
-    }
+    return _config(output, prompts, examples, "loss", aggregation=_per_token, process_results=judged)
 
 
 def _per_token(items: Sequence[tuple[float, int]]) -> float:

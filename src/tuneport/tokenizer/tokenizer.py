@@ -7,6 +7,7 @@ gives, nothing but the vocabulary is parsed, and a malformed file ends in one cl
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +28,6 @@ from tuneport.tokenizer.token_changes import ENTRY_DEFAULTS
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _EXTRA = ("extra_special_tokens", "additional_special_tokens")
 _LARGEST_ID = 2**31 - 1
-_PIECE = 2**20
 
 
 @dataclass(frozen=True)
@@ -335,11 +335,8 @@ def _first_entries(folder: SidecarFolder) -> list[dict[str, Any]]:
 
 def file_digest(folder: SidecarFolder, name: str) -> str:
     """BLAKE3 of one sidecar that is here."""
-    digest = blake3()
     with folder.opened(name) as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, blake3).hexdigest()
 
 
 def _check_ids(ids: Mapping[str, Any], where: str) -> None:

@@ -6,6 +6,7 @@ weights are raised here, before any place is written to.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Sequence
@@ -271,11 +272,8 @@ def _weights_digest(start: Checkpoint) -> str:
     """BLAKE3 over the weight files: what the run started from, whatever it is called. Read once more by the run itself."""
     whole = blake3()
     for name in sorted(start.files):
-        file = blake3()
         with opened(start.path / name) as weights:
-            while piece := weights.read(2**22):
-                file.update(piece)
-        whole.update(f"{name}\0{file.hexdigest()}\0".encode())
+            whole.update(f"{name}\0{hashlib.file_digest(weights, blake3).hexdigest()}\0".encode())
     return f"files:{whole.hexdigest()}"
 
 

@@ -29,6 +29,7 @@ from tuneport.libraries import packages, quietly
 from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES
 from tuneport.progress import Progress
 from tuneport.public_functions import takes
+from tuneport.scoring.model_class import first_line
 from tuneport.shown import Found, Shown
 from tuneport.terminal import is_watched, tell
 from tuneport.tuning.checkpoints import CHECKPOINTS, last_whole, mark_whole, step_of
@@ -167,8 +168,9 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
         except TuneportError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, ImportError) as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]  # TRL's and peft's own refusals
-            raise TrainingError(f"{prepared.start.label} cannot be trained with these choices: {first}") from error
+            # TRL's and peft's own refusals
+            told = f"{prepared.start.label} cannot be trained with these choices: {first_line(error)}"
+            raise TrainingError(told) from error
         check_space(folder, trainer.model, prepared, running)
         progress = Progress("tune", prepared.steps, "steps", before=0 if resumed is None else step_of(resumed))
         if team.leads:

@@ -15,11 +15,11 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.reading import reading
 from tuneport.checkpoint.small_files import LICENCE_PREFIXES, PROCESSOR_FILES, TOKENIZER_FILES
-from tuneport.errors import CheckpointError
 from tuneport.examples.conversation_template import Chat
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import check_file, read_text
 from tuneport.files.writing import write_new
+from tuneport.scoring.model_class import ids_that_end
 from tuneport.sidecars.dtype_and_sizes import set_dtype
 from tuneport.tuning.growth import grown_config
 from tuneport.tuning.stored_dtype import CastLoss, as_stored, cast_loss
@@ -107,14 +107,7 @@ def _forget_the_place(path: Path) -> None:
 
 def stops_of(settings: Mapping[str, Any]) -> list[int]:
     """The tokens that a config or generation config lets generation stop at. Raises `CheckpointError` for what is none."""
-    stops = settings.get("eos_token_id")
-    listed = stops if isinstance(stops, list) else [] if stops is None else [stops]
-    if not all(type(stop) is int for stop in listed):
-        raise CheckpointError(
-            f"`eos_token_id` in the model's config or generation config is {str(stops)[:60]!r}, not a token id or a list of these. "
-            "Correct it."
-        )
-    return list(listed)
+    return ids_that_end(settings.get("eos_token_id"), "the model's config or generation config")
 
 
 def _by_the_starts_names(model: Any, state: Mapping[str, Any]) -> dict[str, Any]:

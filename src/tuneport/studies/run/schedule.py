@@ -8,7 +8,7 @@ something needs it later.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
 from typing import Protocol
 
@@ -130,7 +130,9 @@ def perform_all(
     steps = {step.identity: step for step in state.graph}
     pending = {step.identity for step in state.to_do}
     # What failed is never done there, so nothing that stands on it gets ready.
-    waiting = TopologicalSorter({step.identity: _missing(step, state) for step in state.to_do})
+    waiting = TopologicalSorter(
+        {step.identity: {p.step.identity for p in step.parents.values()} - state.whole for step in state.to_do}
+    )
     waiting.prepare()
     rank = _by_what_they_hold_up(state.to_do, children)
     ready = sorted(waiting.get_ready(), key=rank.__getitem__)
@@ -165,10 +167,6 @@ def perform_all(
             let_go([step, *(parent.step for parent in step.parents.values())])
         ready = sorted([*ready, *waiting.get_ready()], key=rank.__getitem__)
     state.to_do = _needed(state)
-
-
-def _missing(step: Step, state: State) -> set[str]:
-    return {p.step.identity for p in step.parents.values()} - state.whole
 
 
 def _job(step: Step, state: State, store: Store, resources: Mapping[str, Resources], perform: Perform) -> Job:
@@ -210,7 +208,7 @@ def _drop(step: Step, state: State, store: Store, note: Callable[[Record], None]
     """Let go of what a step has made. The record says so first: a kill in between leaves remains, never a lie."""
     record = state.records[step.identity]
     if record.outcome == "done":
-        record = step_records.dropped(record)
+        record = replace(record, outcome="dropped")  # everything that was known of it stays
         store.write(f"{STEPS}/{step.folder}/{RECORD}", record.content())
         note(record)
     if step.identity in state.whole | state.remains:

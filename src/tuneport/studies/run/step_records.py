@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -105,11 +105,6 @@ def ended(
         versions={"python": platform.python_version(), "tuneport": __version__, **packages()},
         seconds=round(seconds, 3),
     )
-
-
-def dropped(record: Record) -> Record:
-    """The record of a step whose model was let go: everything that was known of it stays."""
-    return replace(record, outcome="dropped")
 
 
 def read(content: bytes) -> Record | None:

@@ -91,10 +91,9 @@ class Results:
 
     def _row(self, step: Step, result: Mapping[str, Any]) -> Row:
         made = step.parents["model"].step if "model" in step.parents else None
-        counted = {
-            name: count(made) if made is not None and result[name] is None else result[name]
-            for name, count in (("steps_total", self._steps_total), ("steps_on_target", self._steps_on_target))
-        }
+        names = ("steps_total", "steps_on_target")
+        counted = dict(zip(names, self._counted(made), strict=True)) if made is not None else {}
+        counted |= {name: result[name] for name in names if result[name] is not None or made is None}
         return {**result, **counted, "step": None, "status": DONE, "error": None, "scores": {}}
 
     def _add_scores(self, row: Row, step: Step) -> None:
@@ -123,7 +122,7 @@ class Results:
                 points = [_point({**self._records[start.identity].measured, "step": 0}), *points]
         before = tuned.about["before"]
         if before is None and "start" in tuned.parents:
-            before = self._steps_total(tuned.parents["start"].step)
+            before, _ = self._counted(tuned.parents["start"].step)
         row = self._row(step, result)
         totals = [None if before is None else before + number for number, _ in points]
         return [
@@ -175,38 +174,26 @@ class Results:
             waiting += [parent.step for parent in earlier.parents.values()]
         return None
 
-    def _steps_total(self, step: Step) -> int | None:
-        """All fine-tuning steps that went into a model, its parents' too, along the longest way back.
+    def _counted(self, step: Step) -> tuple[int | None, int | None]:
+        """All fine-tuning steps that went into a model, its parents' too, and those of them on the version itself.
 
         None where a fine-tuned model is from outside, or was fine-tuned for epochs and is not done.
         """
         if step.kind not in ("tune", "transfer"):
-            return None
+            return None, None
+        total = here = step.about["before"]
         parent = step.parents.get("start" if step.kind == "tune" else "tuned")
-        before: int | None = step.about["before"]
-        if before is None and parent is not None:
-            before = self._steps_total(parent.step)
-        if step.kind == "transfer" or before is None:
-            return before
-        own = self._own_steps(step)
-        return None if own is None else own + before
-
-    def _own_steps(self, step: Step) -> int | None:
-        """The steps of a fine-tuning; None where it goes by epochs and is not done."""
+        if parent is not None:
+            total_of_parent, here_of_parent = self._counted(parent.step)
+            total = total_of_parent if total is None else total
+            here = here_of_parent if parent.step.kind in ("tune", "transfer") else here
+        if step.kind == "transfer":
+            return total, 0
         record, own = self._records.get(step.identity), step.choices["recipe"]["steps"]
         if own is None and record is not None:
             own = record.measured.get("steps")
-        return None if own is None else int(own)
-
-    def _steps_on_target(self, step: Step) -> int | None:
-        """Those of them on the version itself: since it was pretrained, or since a diff vector was added to it."""
-        if step.kind != "tune":
-            return 0 if step.kind == "transfer" else None
-        own, start = self._own_steps(step), step.parents.get("start")
-        before: int | None = step.about["before"]
-        if start is not None and start.step.kind in ("tune", "transfer"):
-            before = self._steps_on_target(start.step)
-        return None if own is None or before is None else own + before
+        total, here = (None if None in (own, before) else int(own) + before for before in (total, here))
+        return total, here
 
     @contextmanager
     def _reading(self, step: Step) -> Iterator[None]:
