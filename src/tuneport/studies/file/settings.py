@@ -28,11 +28,6 @@ TRANSFER_LISTS = ("rule", "config", "sidecar")
 _TRANSFER = {KEYS.name(name): name for name in ("drop", "vocabulary", "new_tokens", "rules", "config", "sidecar")}
 
 
-def recipe_names() -> tuple[str, ...]:
-    """The recipes of `tune`."""
-    return tuple(RECIPES)
-
-
 def _own(recipe: str) -> dict[str, str]:
     """A recipe's options by their keys."""
     return {KEYS.name(one.name): one.name for one in options_of(RECIPES[recipe]) if one.name != "seed"}
@@ -124,13 +119,6 @@ def check_lora(text: str) -> None:
         parse_lora(text)
     except ValueError as error:
         raise UsageError(Fault("lora", text, str(error))) from None
-
-
-def check_suite(name: str) -> None:
-    """Raise `UsageError` unless there is such a suite."""
-    from tuneport.scoring.suites import find_suite
-
-    find_suite(name)
 
 
 def of_transfer(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:

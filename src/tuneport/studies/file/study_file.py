@@ -17,6 +17,7 @@ from tuneport.diagnosis.path_options import PathOptions
 from tuneport.errors import StudyError
 from tuneport.examples.questions import OwnTask
 from tuneport.files.opening import read_bytes
+from tuneport.scoring.suites import find_suite
 from tuneport.studies.declared import Evaluation, Lines, Machine, Resources, Study, Tuning, Version
 from tuneport.studies.file import settings
 from tuneport.studies.file.do_table import read_doing
@@ -28,6 +29,7 @@ from tuneport.studies.file.toml_lines import lines_of
 from tuneport.studies.file.toml_tables import Table, nearest
 from tuneport.studies.graph.build import BEYOND
 from tuneport.studies.graph.study_inputs import LAB
+from tuneport.tuning.recipes import RECIPES
 
 KINDS = ("family", "tune", "transfer", "evaluate", "path", "distance", "rounding")
 MOST_BYTES = 4 * 2**20
@@ -179,7 +181,7 @@ class _Reader(Names):
         return ("tune", tuning.name, key) if ("tune", tuning.name) in self.lines else ("tune", key)
 
     def _tuning(self, name: str, table: Table, path: Place) -> Tuning:
-        recipe = self.among(table, "recipe", path, settings.recipe_names()) or "sft"
+        recipe = self.among(table, "recipe", path, tuple(RECIPES)) or "sft"
         self.known(table, settings.tuning_keys(recipe), path)
         data = self.texts(table, "data", path, required=True)
         for spec in data:
@@ -259,7 +261,7 @@ class _Reader(Names):
                 self.task(spec, (*path, key), named=key != "loss")
         suite = self.text(table, "suite", path)
         if suite is not None:
-            self.attempt((*path, "suite"), lambda: settings.check_suite(suite))
+            self.attempt((*path, "suite"), lambda: find_suite(suite))
         for key, fault in settings.faults_of_evaluation(table):
             self.fault((*path, key), fault)
         chosen = {key.replace("-", "_"): table[key] for key in settings.evaluation_keys() if key in table}

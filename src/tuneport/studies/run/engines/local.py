@@ -13,8 +13,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from tuneport.errors import named
@@ -57,13 +58,11 @@ serve(int(sys.argv[2]), int(sys.argv[3]))
 """
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Worker:
     process: subprocess.Popen[bytes]
     connection: Connection[Any, Any]
     living: int  # our end of a pipe that closes when we die
-    job: Job | None = None
-    tries: int = 0
 
     def leave(self) -> None:
         """Close what leads to it, and wait for its end, which that brings about."""
@@ -73,69 +72,58 @@ class _Worker:
 
 
 class Processes:
-    """Several processes, each with one step at a time."""
+    """Several processes, each with one step at a time; a thread waits for each."""
 
     def __init__(self, count: int) -> None:
-        self._workers: list[_Worker] = []
-        self._count = count
+        self._count, self._closing = count, False
+        self._threads = ThreadPoolExecutor(count)
+        self._under_way: set[Future[Record]] = set()
+        self._idle: list[_Worker] = []
+        self._busy: dict[int, _Worker] = {}
 
     def room(self) -> int:
         """How many processes have nothing to do."""
-        return self._count - sum(worker.job is not None for worker in self._workers)
+        return self._count - len(self._under_way)
 
     def start(self, job: Job) -> None:
         """Give the job to a process that waits, or to a new one."""
-        for worker in self._workers:
-            if worker.job is None:
-                break
-        else:
-            worker = _new_worker()
-            self._workers.append(worker)
-        worker.job, worker.tries = job, 1
-        self._send(worker)
+        self._under_way.add(self._threads.submit(self._done, job))
 
     def ended(self) -> list[Record]:
         """Records of the steps that have ended; waits for one."""
-        found: list[Record] = []
-        while not found:
-            busy = {id(worker.connection): worker for worker in self._workers if worker.job is not None}
-            for connection in wait([worker.connection for worker in busy.values()]):
-                worker = busy[id(connection)]
-                assert worker.job is not None
-                try:
-                    found.append(worker.connection.recv())
-                    worker.job = None
-                except (EOFError, OSError):
-                    record = self._after_a_death(worker)
-                    if record is not None:
-                        found.append(record)
-        return found
+        done, self._under_way = wait(self._under_way, return_when=FIRST_COMPLETED)
+        return [future.result() for future in done]
 
     def close(self) -> None:
         """Let the processes go; those that are at work are ended, and their steps can be taken up again."""
-        for worker in self._workers:
-            if worker.job is not None:
-                worker.process.kill()
+        self._closing = True
+        for worker in list(self._busy.values()):
+            worker.process.kill()
+        self._threads.shutdown(cancel_futures=True)
+        for worker in self._idle:
             worker.leave()
-        self._workers = []
 
-    def _send(self, worker: _Worker) -> None:
-        with contextlib.suppress(OSError):  # it died before: `ended` will find out
-            worker.connection.send(worker.job)
-
-    def _after_a_death(self, worker: _Worker) -> Record | None:
-        """Try its step again in a fresh process; a record of the failure when that was tried before."""
-        assert worker.job is not None
-        worker.leave()
-        job, tries = worker.job, worker.tries
-        self._workers.remove(worker)
-        if tries >= TRIES:
-            return died(job, _DIED.format(tries=tries))
-        fresh = _new_worker()
-        fresh.job, fresh.tries = job, tries + 1
-        self._workers.append(fresh)
-        self._send(fresh)
-        return None
+    def _done(self, job: Job) -> Record:
+        """The record of a step; where its process dies it is tried again in a fresh one, and at last that is its record."""
+        for _ in range(TRIES):
+            try:
+                worker = self._idle.pop()
+            except IndexError:
+                worker = _new_worker()
+            self._busy[worker.process.pid] = worker
+            try:
+                worker.connection.send(job)
+                record: Record = worker.connection.recv()
+            except (EOFError, OSError):
+                worker.leave()
+                if self._closing:
+                    raise
+            else:
+                self._idle.append(worker)
+                return record
+            finally:
+                del self._busy[worker.process.pid]
+        return died(job, _DIED.format(tries=TRIES))
 
 
 @contextlib.contextmanager
