@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from blake3 import blake3
-
 from tuneport.checkpoint.small_files import most_bytes
-from tuneport.files.opening import check_file, check_inside, opened
+from tuneport.files.opening import check_file, check_inside, content_digest, opened
 from tuneport.files.printable import printable_line
 
 
@@ -74,4 +71,4 @@ def _is_odd_link(path: Path, out: Path) -> bool:
 
 def _digest(path: Path, out: Path, most: int) -> str:
     with opened(path, out, most) as file:
-        return hashlib.file_digest(file, blake3).hexdigest()
+        return content_digest(file)

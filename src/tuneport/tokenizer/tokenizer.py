@@ -7,7 +7,6 @@ gives, nothing but the vocabulary is parsed, and a malformed file ends in one cl
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +17,7 @@ from blake3 import blake3
 
 from tuneport.checkpoint.small_files import TOKENIZER_FILES, SidecarFolder
 from tuneport.errors import CheckpointError, PairingError, named
+from tuneport.files.opening import content_digest
 from tuneport.libraries import install_line
 from tuneport.tokenizer.json_sections import TokenizerText, first_members, locate_sections, parse_json
 from tuneport.tokenizer.parsed_sections import Sections, sections_of
@@ -336,7 +336,7 @@ def _first_entries(folder: SidecarFolder) -> list[dict[str, Any]]:
 def file_digest(folder: SidecarFolder, name: str) -> str:
     """BLAKE3 of one sidecar that is here."""
     with folder.opened(name) as file:
-        return hashlib.file_digest(file, blake3).hexdigest()
+        return content_digest(file)
 
 
 def _check_ids(ids: Mapping[str, Any], where: str) -> None:

@@ -6,7 +6,6 @@ weights are raised here, before any place is written to.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from tuneport.errors import ABSENT, CheckpointError, DataError, Fault, Rendering
 from tuneport.examples.conversation_template import Chat, name_of_choice, prepare_chat
 from tuneport.examples.training_data import DataSource, Share, read_sources
 from tuneport.files.json_text import read_json
-from tuneport.files.opening import opened, read_bytes
+from tuneport.files.opening import content_digest, opened, read_bytes
 from tuneport.libraries import how_to_install, missing
 from tuneport.output.replacing import MOST_MANIFEST_BYTES
 from tuneport.output.write import MANIFEST
@@ -273,7 +272,7 @@ def _weights_digest(start: Checkpoint) -> str:
     whole = blake3()
     for name in sorted(start.files):
         with opened(start.path / name) as weights:
-            whole.update(f"{name}\0{hashlib.file_digest(weights, blake3).hexdigest()}\0".encode())
+            whole.update(f"{name}\0{content_digest(weights)}\0".encode())
     return f"files:{whole.hexdigest()}"
 
 
