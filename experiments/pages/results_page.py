@@ -78,7 +78,10 @@ def _demo(records: Sequence[dict[str, Any]]) -> str:
         "recipe did. That was with a fine-tuning loop of the lab's own, where now TRL fine-tunes with the same choices; nothing "
         "was chosen anew. Seeds 3 and 4 had no part in any choice: they were run once with each loop (0.83 and 0.86 of the gain "
         "recovered with the lab's own, 0.94 and 0.77 on the word problems), and stand here as TRL left them, whatever "
-        "they say.",
+        "they say.\n\n"
+        "**Another machine gives other figures.** A CPU's kind decides in which order sums are added up, and pretraining enlarges "
+        "the difference: an earlier machine's seed 0 recovered 0.87 of the gain. Seed 0 is of the machine on which this "
+        "version was last tested, beside other work, so its seconds are too many; the other seeds are of the earlier one.",
         table([seeds, *rows(records)]),
     ]
     for task in tasks:
@@ -162,15 +165,17 @@ def _demo(records: Sequence[dict[str, Any]]) -> str:
             ]
         )
     )
+    said = {
+        True: "held",
+        False: "**not held**",
+        None: "not asked then",
+    }  # what the demo has claimed since a seed was run
     parts.append(
         "### What was claimed, and whether it held\n\n"
         + table(
             [
                 seeds,
-                *(
-                    [claim, *("held" if record["claims"][claim] else "**not held**" for record in records)]
-                    for claim in first["claims"]
-                ),
+                *([claim, *(said[record["claims"].get(claim)] for record in records)] for claim in first["claims"]),
             ]
         )
     )
