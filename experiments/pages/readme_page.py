@@ -32,7 +32,7 @@ CONTESTANTS = {
     "tuneport": "**tuneport transfer**",
     "tuneport-tokens": "… where tokenizers differ",
     "mergekit-float32": "mergekit 0.1.5, float32",
-    "paper": "all three models in memory, as the paper's script",
+    "paper": "as the paper's script: three models in memory",
 }
 
 
@@ -75,7 +75,7 @@ def results() -> str:
 def cost() -> str:
     """What a transfer costs beside copying and beside other ways."""
     record = figures_in(FIGURES / "bench.json")
-    rows = [["", "seconds", "× copying", "CPU seconds", "peak memory"]]
+    rows = [["", "seconds", "× copying", "peak memory"]]
     for name, label in CONTESTANTS.items():
         took = record["medians"][name]
         rows.append(
@@ -83,14 +83,13 @@ def cost() -> str:
                 label,
                 f"{took['wall']:.1f}",
                 f"{took['wall_ratio']:.1f}",
-                f"{took['cpu']:.1f}",
                 f"{took['most_pss']:,.0f} MiB",
             ]
         )
     machine = record["machine"]
     told = (
         f"A transfer of {record['parameters'] / 1e9:.2f} B parameters in bfloat16, inputs in the page cache, {machine['cpus']} cores, "
-        f"medians of {len(record['rounds'])} rounds (`make bench`). Memory does not grow with the model."
+        f"medians of {len(record['rounds'])} rounds, each ratio within its round (`make bench`)."
     )
     return f"{told}\n\n{table(rows)}"
 
