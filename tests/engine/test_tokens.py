@@ -95,6 +95,42 @@ def test_equal_tokenizers_with_tokens_that_not_all_models_have_a_row_for_lose_no
     assert by_position.status == 0 and "lost" in by_position.err and "salam" in by_position.err
 
 
+@pytest.mark.parametrize("how", ["rows", "strings", "renamed"])
+def test_tokens_of_tuned_and_target_that_base_has_no_row_for_are_warned_of_and_strict_stops(
+    cli: Cli, tmp_path: Path, how: str
+) -> None:
+    """Rows 24, 26 and 32: no difference is known, so the target's rows stay, and nobody would know why."""
+    chat, free = ["<|im_end|>", "<|tool|>"], ["<|reserved_1|>"]
+    words = {
+        "rows": [[*tiny.WORDS, *chat, *free]] * 3,
+        "strings": [tiny.WORDS, [*tiny.WORDS, *chat, *free], [*tiny.WORDS, *free, *chat]],
+        "renamed": [[*tiny.WORDS, "<r0>", "<r1>"], [*tiny.WORDS, *chat], [*tiny.WORDS, "<r0>", "<r1>", *chat]],
+    }[how]
+    longest = tiny.llama(1, rows=32)
+    models = {"base": longest, "tuned": tiny.moved(longest, 2), "target": tiny.moved(longest, 3)}
+    for (role, weights), rows, own in zip(models.items(), (24 if how != "renamed" else 26, 27, 32), words, strict=True):
+        cut = {name: value[:rows] if name in (EMBED, HEAD) else value for name, value in weights.items()}
+        tiny.write_model(tmp_path / role, cut, settings=tiny.config(vocab_size=rows), words=own)
+    parents = ["--base", tmp_path / "base", "--tuned", tmp_path / "tuned", "--onto", tmp_path / "target"]
+    ran = cli("transfer", *parents, "--out", tmp_path / "out")
+    assert (ran.status, ran.err.count("warning: ")) == (0, 1), ran.err
+    assert "2 token(s)" in ran.err and ", ".join(chat) in ran.err and "--base" in ran.err
+    manifest = json.loads((tmp_path / "out" / "tuneport.json").read_text())
+    assert set(manifest["tokens"][0]["without_base"]) == {*chat, *(free if how != "renamed" else [])}
+    ids = json.loads((tmp_path / "target" / "tokenizer.json").read_text())["model"]["vocab"]
+    out = tiny.read_weights(tmp_path / "out")
+    for token in chat:
+        assert torch.equal(out[EMBED][ids[token]], models["target"][EMBED][ids[token]])
+    assert cli("verify", tmp_path / "out", *parents, "--full").status == 0
+    assert cli("transfer", *parents, "--out", tmp_path / "strict", "--strict").status == 1
+    assert cli("diff", *parents[:4], "--out", tmp_path / "diff").status == 0
+    applied = cli("apply", tmp_path / "diff", *parents[4:], "--out", tmp_path / "applied")
+    assert "2 token(s)" in applied.err and "vector anew" in applied.err
+    with_rows = [*parents[:1], tmp_path / "tuned", *parents[2:]]  # the way out: a base that has them
+    tiny.write_weights(tmp_path / "tuned", tiny.moved(tiny.read_weights(tmp_path / "tuned"), 4))
+    assert "token(s)" not in cli("transfer", *with_rows, "--out", tmp_path / "other", "--dry-run").err
+
+
 def test_a_diff_vector_says_the_same_and_cannot_append_them(cli: Cli, tmp_path: Path) -> None:
     parents = extended(tmp_path)
     assert cli("diff", *parents[:4], "--out", tmp_path / "diff").status == 0

@@ -292,7 +292,10 @@ def token_record(match: VocabularyMatch) -> dict[str, Any]:
         "matched": match.matched,
         "renamed": [asdict(rename) for rename in match.renamed],
         "added": [{"token": token.token, "id": token.id} for token in match.added],
-        **{kind: list(getattr(match, kind)) for kind in ("dropped", "without_row", "placeholders", "kept", "lost")},
+        **{
+            kind: list(getattr(match, kind))
+            for kind in ("dropped", "without_row", "placeholders", "kept", "lost", "without_base")
+        },
     }
 
 

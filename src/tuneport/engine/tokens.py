@@ -130,6 +130,7 @@ def token_decisions(match: VocabularyMatch) -> list[Decision]:
         ("tokens.dropped", match.dropped, f"only the tuned model has them ({_why_dropped(match)})"),
         ("tokens.without_row", match.without_row, "the tuned model's matrix has no row for them"),
         ("tokens.kept", match.kept, "base or tuned lack them; the rows stay as the target has them"),
+        ("tokens.without_base", match.without_base, "base has no row for them, so no difference; the rows stay the target's"),
         ("tokens.lost", match.lost, "the target lacks them; their difference has no place"),
         ("tokens.placeholders", match.placeholders, "reserved placeholders, paired by string at other ids"),
     ):
@@ -163,7 +164,7 @@ _OF_VECTOR = (
 def token_warnings(
     match: VocabularyMatch, measured: LostDifference | None = None, *, of_vector: bool = False
 ) -> list[str]:
-    """What is lost with tokens that have no row in the output, in words; with its size once that is ``measured``.
+    """What is lost with tokens that have no row in the output or in the base, in words; with its size once it is ``measured``.
 
     A slot that was held free is no loss, unless the fine-tuning used it all the same. A vector (``of_vector``) has only the
     differences of tokens that base and tuned share, so the way out begins at its parents.
@@ -176,6 +177,14 @@ def token_warnings(
         found.append(
             f"{len(lost)} token(s) of base and tuned are not in the target's vocabulary, so what the fine-tuning changed in "
             f"their rows{share} is lost: {_few(lost)}. {_OF_VECTOR if of_vector else _OF_MODELS}"
+        )
+    kept = [token for token in match.without_base if not is_placeholder(token)]
+    if kept:
+        anew = "take the vector anew with that one as --base" if of_vector else "give that one as --base"
+        found.append(
+            f"{len(kept)} token(s) have a row in the tuned model and in the target, but none in the base, so their difference is "
+            f"not known: {_few(kept)}. The output has the target's rows, and what the fine-tuning changed in them is not carried. "
+            f"If the fine-tuning began from a model that has these tokens, {anew}."
         )
     if match.how == "positions" and (match.dropped or match.unnamed):
         told = f"{len(match.dropped)} token(s) that only the tuned model has ({_few(list(match.dropped))})"

@@ -98,7 +98,8 @@ class VocabularyMatch:
     ``dropped`` are tokens that only the tuned model has, left out by ``--new-tokens drop`` or since rows match by position;
     ``without_row`` those for which its matrix has no row; ``placeholders`` reserved slots that were paired by string and
     renumbered; ``kept`` the target's tokens whose rows stay as they are; ``lost`` tokens of base and tuned that have no
-    row in the target, with their ids in base and tuned in ``lost_ids``. ``tokenizers`` are base's, tuned's and target's,
+    row in the target, with their ids in base and tuned in ``lost_ids``; ``without_base`` tokens that tuned and target have a row
+    for and base has none: there is no difference, and the target's row stays. ``tokenizers`` are base's, tuned's and target's,
     if read. ``unnamed`` counts rows of the tuned model behind those of base, whose tokens no file names.
     ``all_tokens``: a token that the target has no row for gets one though base has it too (``--new-tokens all``). ``pairs`` holds ids of target, base and tuned in columns, ``raw`` ids of output and tuned.
     """
@@ -117,6 +118,7 @@ class VocabularyMatch:
     placeholders: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    without_base: tuple[str, ...] = ()
     unnamed: int = 0
     all_tokens: bool = False
     changes: TokenChanges = field(default_factory=TokenChanges)
@@ -284,6 +286,9 @@ def _match_strings(
     only_tuned = sorted(tuned.ids.keys() - base.ids.keys() - target.ids.keys() - new_names, key=tuned.ids.__getitem__)
     without_row = [token for token in only_tuned if tuned.ids[token] >= tuned_rows]
     gained = [token for token in only_tuned if tuned.ids[token] < tuned_rows]
+    no_base_row = (tuned.ids.keys() & target.ids.keys()) - base.ids.keys() - new_names
+    no_base_row |= {token for token in shared if base.ids[token] >= base_rows}
+    without_base = [t for t in no_base_row if tuned.ids[t] < tuned_rows and target.ids[t] < target_rows]
     gone = {*((base.ids.keys() & tuned.ids.keys()) - target.ids.keys())}
     gone |= {shared[place] for place in np.flatnonzero(pairs[: len(shared), 0] >= target_rows)}
     lost = sorted((token for token in gone if base.ids[token] < base_rows), key=base.ids.__getitem__)
@@ -317,6 +322,7 @@ def _match_strings(
         placeholders=tuple(sorted(placeholders, key=base.ids.__getitem__)),
         kept=tuple(sorted(kept, key=target.ids.__getitem__)),
         lost=tuple(lost),
+        without_base=tuple(sorted(without_base, key=target.ids.__getitem__)),
         all_tokens=new_tokens == "all",
         changes=_changes(renames, added, tuned, target),
         tokenizers=tokenizers,
