@@ -63,6 +63,14 @@ def table() -> dict[str, Any]:
 
 def models() -> Iterator[tuple[str, dict[str, tuple[int, ...]], dict[str, str]]]:
     """Kind, shapes by name, and names that a tied config makes one with another, of each class that can be built."""
+    for kind, model in built():
+        tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors if tensor.is_floating_point()}
+        yield kind, shapes, dict(model.all_tied_weights_keys)
+
+
+def built() -> Iterator[tuple[str, Any]]:
+    """Kind and model, on the meta device, of each class that can be built; the others are named on stderr."""
     import torch
     import transformers
     from transformers.models.auto import modeling_auto
@@ -81,9 +89,7 @@ def models() -> Iterator[tuple[str, dict[str, tuple[int, ...]], dict[str, str]]]
             except Exception as error:  # whatever a class raises over its bare config: the kind is not looked at
                 print(f"{kind} ({auto}): {type(error).__name__}: {str(error).splitlines()[0][:120]}", file=sys.stderr)
                 continue
-            tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
-            shapes = {name: tuple(tensor.shape) for name, tensor in tensors if tensor.is_floating_point()}
-            yield kind, shapes, dict(model.all_tied_weights_keys)
+            yield kind, model
 
 
 def _is_common_tie(name: str, source: str, names: set[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import FLAGS
 from tuneport.pairing.buffers import is_computed_buffer
+from tuneport.pairing.class_tensors import is_of_class
 from tuneport.pairing.vocabulary_matrices import (
     Side,
     VocabularyTensors,
@@ -137,11 +139,101 @@ def test_names_decide_a_coincidence_for_kinds_that_are_known() -> None:
         tensor("model.embed_tokens.weight", V, H),
         tensor("model.layers.0.mlp.up_proj.weight", V, H),
         tensor("model.layers.0.mlp.down_proj.weight", H, V),
-        tensor("wpe.weight", V, H),
     ]
-    assert found(*tensors, model_type="llama", intermediate_size=V, n_positions=V) == VocabularyTensors(
+    assert found(*tensors, model_type="llama", intermediate_size=V) == VocabularyTensors(
         frozenset({"model.embed_tokens.weight"}), (V, V, V)
     )
+
+
+EMBEDDING = tensor("model.embed_tokens.weight", V, H)
+
+
+@pytest.mark.parametrize(
+    ("foreign", "config"),
+    [
+        (tensor("model.layers.0.engram.table.weight", V, 4), {}),
+        (tensor("model.layers.0.engram.bias", V), {}),
+        (tensor("model.layers.0.mlp.engram", 1, V), {}),
+        (tensor("model.engram.weight", V, 4), {"intermediate_size": V}),
+        (tensor("model.engram.weight", V, 4), {"n_slots": V}),
+        (tensor("model.pos.weight", V, 4), {}),
+        (tensor("model.layers.0.engram.weight", 320, 4), {}),  # padded, as no other matrix is
+        (tensor("model.engram.weight", 320, 4), {}),
+        (tensor("model.layers.0.engram.weight", 8, V), {}),  # turned, as a Conv1D stores it
+        (tensor("model.engram.weight", H, V), {"intermediate_size": V}),
+        (tensor("medusa_head.0.1.weight", V, H), {"intermediate_size": V}),
+    ],
+    ids=lambda each: each.name if isinstance(each, StoredTensor) else str(each),
+)
+def test_a_tensor_that_the_class_of_a_known_kind_does_not_have_stops_where_it_may_count_tokens(
+    foreign: StoredTensor, config: dict[str, Any]
+) -> None:
+    """Whatever it is called: the class's own tensors are known by name, and of this one nobody can know."""
+    for front in ("", "_orig_mod.", "base_model.model."):
+        own = [replace(each, name=front + each.name) for each in (EMBEDDING, foreign)]
+        (line,) = found(*own, model_type="llama", **config).undecided
+        assert f"`{front}{foreign.name}`" in line and "=positions'" in FLAGS.message(line)
+    assert not found(EMBEDDING, foreign, model_type="llama", tokens=None, **config).undecided  # equal tokenizers
+
+
+def test_a_foreign_table_that_only_some_of_the_models_have_or_that_is_a_vocabulary_of_only_some_stops() -> None:
+    table = tensor("model.layers.0.engram.weight", V, 4)
+    for rows, has in (((V, V, V + 8), (1, 1, 1)), ((V, V, V), (1, 1, 0)), ((V, V + 1, V), (0, 1, 0))):
+        sides = [
+            side(tensor(EMBEDDING.name, own, H), *[table] * held, tokens=own, vocab_size=own, model_type="llama")
+            for own, held in zip(rows, has, strict=True)
+        ]
+        (line,) = find_vocabulary_tensors(sides).undecided
+        assert "engram" in line
+
+
+@pytest.mark.parametrize(
+    ("kind", "own", "config"),
+    [
+        ("llama", tensor("model.layers.0.mlp.up_proj.weight", V, H), {"intermediate_size": V}),
+        ("llama", tensor("module.model.layers.0.mlp.up_proj.weight", V, H), {"intermediate_size": V}),
+        ("llama", tensor("model.layers.0.mlp.up_proj.bias", V), {"intermediate_size": V, "mlp_bias": True}),
+        ("llama", tensor("model.layers.0.mlp.down_proj.weight", H, V), {"intermediate_size": V}),
+        ("llama", tensor("model.norm.weight", V), {"hidden_size": V}),
+        ("llama", tensor("model.layers.0.self_attn.rotary_emb.inv_freq", V), {}),
+        ("gpt2", tensor("h.0.mlp.c_fc.weight", H, V), {"n_inner": V}),  # without the prefix of the base model
+        ("gpt2", tensor("transformer.wpe.weight", V, H), {"n_positions": V}),
+        ("qwen3_moe", tensor("model.layers.0.mlp.experts.3.up_proj.weight", V, H), {"moe_intermediate_size": V}),
+        ("mixtral", tensor("model.layers.0.block_sparse_moe.experts.3.w1.weight", V, H), {"intermediate_size": V}),
+        (
+            "llava",
+            tensor("language_model.model.layers.0.mlp.up_proj.weight", V, H),
+            {"text_config": {"model_type": "llama"}},
+        ),
+        (
+            "llava",
+            tensor("model.language_model.layers.0.self_attn.q_proj.bias", V),
+            {"text_config": {"model_type": "qwen2"}},
+        ),
+        ("llava", tensor("vision_tower.vision_model.embeddings.position_embedding.weight", V, 4), {}),
+        ("t5", tensor("encoder.block.0.layer.1.DenseReluDense.wi_0.weight", V, H), {"d_ff": V}),
+        ("opt", tensor("model.decoder.embed_positions.weight", V, H), {"max_position_embeddings": V - 2}),
+        ("bert", tensor("bert.embeddings.position_embeddings.weight", V, H), {"max_position_embeddings": V}),
+    ],
+    ids=lambda each: each.name if isinstance(each, StoredTensor) else str(each),
+)  # fmt: skip  (a case a line)
+def test_a_coincidence_in_a_tensor_of_the_class_itself_is_none_of_anybodys_business(
+    kind: str, own: StoredTensor, config: dict[str, Any]
+) -> None:
+    embedding = tensor("shared.weight" if kind == "t5" else EMBEDDING.name, V, H)
+    assert found(embedding, own, model_type=kind, **config) == VocabularyTensors(frozenset({embedding.name}), (V, V, V))
+
+
+def test_a_foreign_tensor_that_counts_nothing_of_the_vocabulary_is_not_asked_about() -> None:
+    others = [
+        tensor("v_head.summary.weight", 1, H),
+        tensor("v_head.summary.bias", 1),
+        tensor("score.weight", 5, H),
+        tensor("model.layers.0.adapter.down.weight", 8, H),
+        tensor("model.layers.1.eh_proj.weight", H, 2 * H),
+        tensor("model.pos.weight", 512, 4),  # nearly as many, and its name says of what
+    ]
+    assert not found(EMBEDDING, *others, model_type="llama").undecided
 
 
 def test_names_decide_for_a_kind_under_a_name_of_before() -> None:
@@ -268,6 +360,7 @@ def test_the_table_of_names_is_what_transformers_own_classes_give(kind: str) -> 
     sizes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
     follow = {name for name, shape in sizes.items() if 100_003 in shape}
     assert follow and follow == {name for name in sizes if is_named_vocabulary(name, [kind])}
+    assert {name for name in sizes if is_of_class(name, [kind])} == sizes.keys() - follow
     ties = Ties(True, kind, list(sizes))
     assert {name: ties.weight(name) for name in model.all_tied_weights_keys} == {
         name: ties.weight(source) for name, source in model.all_tied_weights_keys.items()

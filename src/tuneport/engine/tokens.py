@@ -130,7 +130,11 @@ def token_decisions(match: VocabularyMatch) -> list[Decision]:
         ("tokens.dropped", match.dropped, f"only the tuned model has them ({_why_dropped(match)})"),
         ("tokens.without_row", match.without_row, "the tuned model's matrix has no row for them"),
         ("tokens.kept", match.kept, "base or tuned lack them; the rows stay as the target has them"),
-        ("tokens.without_base", match.without_base, "base has no row for them, so no difference; the rows stay the target's"),
+        (
+            "tokens.without_base",
+            match.without_base,
+            "base has no row for them, so no difference; the rows stay the target's",
+        ),
         ("tokens.lost", match.lost, "the target lacks them; their difference has no place"),
         ("tokens.placeholders", match.placeholders, "reserved placeholders, paired by string at other ids"),
     ):

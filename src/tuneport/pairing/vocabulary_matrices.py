@@ -3,7 +3,8 @@
 A vocabulary matrix (embedding, head, a head's bias, per-layer embeddings) has as many rows as the vocabulary of its model has
 entries, in each of the models that are compared: as config.json or the tokenizer counts them, or as another matrix with a
 known name has them. Where another size of the model is the same number, names decide for the kinds of models that
-transformers has (`tuneport.pairing.vocabulary_names`); for others nobody can know, and the run stops with the flag that decides.
+transformers has (`tuneport.pairing.vocabulary_names`, `class_tensors`). Of a tensor that the class does not have, and of other kinds,
+nobody can know, and the run stops with the flag that decides.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import named
+from tuneport.pairing.buffers import is_computed_buffer
+from tuneport.pairing.class_tensors import is_of_class
+from tuneport.pairing.spelling_rules import rules_of
 from tuneport.pairing.vocabulary_names import EMBEDDING, Ties, is_head_weight, is_known_kind, is_named_vocabulary
 from tuneport.sidecars.config_kinds import kind_of
 from tuneport.sidecars.token_ids import is_token_field
@@ -198,23 +202,32 @@ class _Survey:
             return False
         if self._is_named(stored):
             return all(self._sizes[place].may_count(rows_of(tensor)) for place, tensor in stored)
-        return self._fits(stored) and self._coincidence(stored) is None
+        return self._fits(stored) and self._coincidence(stored) is None and not self._is_of_class(stored)
 
     def doubt(self, weight: str) -> str | None:
-        """Why it cannot be known whether the tensor has one row per token, where that matters; with the way out."""
+        """Why it cannot be known whether the tensor has one row per token, where that matters; with the way out.
+
+        Of a kind that transformers has, all vocabulary matrices are known by name, so of the class's other tensors nothing is asked.
+        """
         stored = self._stored(weight)
         if not self._by_string or not _are_floats(stored) or self._is_named(stored):
             return None
-        fits = self._fits(stored)
-        if fits and self._is_doubtful(stored):
-            return f"has as many rows as the vocabulary, but {self._coincidence(stored)}{_EITHER}"
-        if fits or self._known:
+        coincidence, counted = self._coincidence(stored), [self._has(place, tensor) for place, tensor in stored]
+        if all(counted) and coincidence is None:
+            return None  # it is one; or, of the class, none
+        if not all(counted) and not self._is_nearly(stored) and not self._has_columns(stored):
             return None
-        if self._is_nearly(stored) and self._coincidence(stored) is None:
-            return f"has nearly as many rows as the tokenizer has tokens, and nothing says why{_EITHER}"
-        if self._has_columns(stored):
-            return f"has as many columns as the vocabulary{_COLUMNS}"
-        return None
+        if is_computed_buffer(stored[0][1]) or self._is_of_class(stored):
+            return None
+        if all(counted):
+            return f"has as many rows as the vocabulary, but {coincidence}{_EITHER}"
+        if self._is_nearly(stored):
+            if coincidence is None:
+                return f"has nearly as many rows as the tokenizer has tokens, and nothing says why{_EITHER}"
+            # Of a kind that is known, a tensor that its class does not have is no layer's usual one.
+            if self._known and (any(counted) or self._other_reason(stored) is None):
+                return f"has nearly as many rows as the tokenizer has tokens, but {coincidence}{_EITHER}"
+        return f"has as many columns as the vocabulary{_COLUMNS}" if self._has_columns(stored) else None
 
     def objection(self, weight: str) -> str | None:
         """Why the rows of a tensor cannot be matched by token, though a person said so; with the way out."""
@@ -224,17 +237,6 @@ class _Survey:
         if _are_floats(stored) and all(self._sizes[place].may_count(rows_of(tensor)) for place, tensor in stored):
             return None
         return f"has not a row for each token{_NO_ROWS}"
-
-    def _is_doubtful(self, stored: Sequence[tuple[int, StoredTensor]]) -> bool:
-        """Whether a tensor with as many rows as the vocabulary may have them for another reason, or by coincidence.
-
-        Of a kind that transformers has all vocabulary matrices are known by name, so names tell it of all tensors but those
-        that its class does not have: what is called a head or an embedding (Medusa's heads) may be either.
-        """
-        if self._coincidence(stored) is None:
-            return False
-        name = stored[0][1].name
-        return not self._known or bool(_LIKE_A_VOCABULARY.search(name) and not _LIKE_POSITIONS.search(name))
 
     def _stored(self, weight: str) -> list[tuple[int, StoredTensor]]:
         found = [(place, side.tensors.get(weight)) for place, side in enumerate(self._sides)]
@@ -249,8 +251,22 @@ class _Survey:
     def _is_named(self, stored: Iterable[tuple[int, StoredTensor]]) -> bool:
         return any(is_named_vocabulary(tensor.name, self._kinds) for _, tensor in stored)
 
+    def _is_of_class(self, stored: Sequence[tuple[int, StoredTensor]]) -> bool:
+        """Whether the class of a kind that is known has the tensor, under its name here or in another of its spellings."""
+        if not self._known:
+            return False
+        name = stored[0][1].name
+        spellings = (
+            rules.names([name]) for rules in (rules_of(side.config) for side in self._sides) if rules is not None
+        )
+        names = {name, *(other[name] for each in spellings for other in each)}
+        return any(is_of_class(each, self._kinds) for each in names)
+
     def _fits(self, stored: Iterable[tuple[int, StoredTensor]]) -> bool:
-        return all(self._sizes[place].has(rows_of(tensor)) for place, tensor in stored)
+        return all(self._has(place, tensor) for place, tensor in stored)
+
+    def _has(self, place: int, tensor: StoredTensor) -> bool:
+        return self._sizes[place].has(rows_of(tensor))
 
     def _is_nearly(self, stored: Iterable[tuple[int, StoredTensor]]) -> bool:
         return all(
@@ -262,10 +278,10 @@ class _Survey:
     def _has_columns(self, stored: Sequence[tuple[int, StoredTensor]]) -> bool:
         """Whether a later dimension counts the vocabulary, as in a head that is stored the other way round."""
         first = stored[0][1]
-        if _is_of_a_layer(first.name):
+        if not self._known and _is_of_a_layer(first.name):
             return False
         return any(
-            size not in self._fields
+            (self._known or size not in self._fields)
             and all(
                 len(tensor.shape) == len(first.shape)
                 and self._sizes[place].has(tensor.shape[axis])
@@ -280,14 +296,17 @@ class _Survey:
         """What else may be the reason that the tensor has so many rows, in words; None where it can only be the vocabulary."""
         if len({rows_of(tensor) for _, tensor in stored}) > 1:
             return None  # no other size of a model follows its vocabulary from version to version
+        reason = self._other_reason(stored)
+        return reason or ("it belongs to a layer" if _is_of_a_layer(stored[0][1].name) else None)
+
+    def _other_reason(self, stored: Sequence[tuple[int, StoredTensor]]) -> str | None:
+        """Another size of the model that is the same number, or a name that says what the rows are for, in words."""
         name, rows = stored[0][1].name, rows_of(stored[0][1])
         if rows in self._fields:
             return f"`{self._fields[rows]}` of config.json is the same number"
         if self._widths.get(rows, name) != name:
             return f"`{self._widths[rows]}` has as many columns"
-        if _LIKE_POSITIONS.search(name):
-            return "its name is one of positions"
-        return "it belongs to a layer" if _is_of_a_layer(name) else None
+        return "its name is one of positions" if _LIKE_POSITIONS.search(name) else None
 
     def _sizes_of(self, side: Side) -> _Sizes:
         named = {
