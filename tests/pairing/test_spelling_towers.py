@@ -206,6 +206,107 @@ def test_another_language_model_inside_is_another_architecture(cli: Cli, tmp_pat
     assert len(ran.err.splitlines()) == 1
 
 
+# Kinds of custom code: where each keeps its language model, and what it calls the part of its config that is about it.
+SEEN = LLAMA | {"vocab_size": 30}
+CUSTOM: dict[str, tuple[str, str, dict[str, tuple[int, ...]]]] = {
+    "minicpmv": ("llm.", "", {"vpm.encoder.layers.0.self_attn.q_proj.weight": (H, H), "resampler.query": (4, H)}),
+    "llava_custom": ("", "", {"model.vision_tower.layers.0.q.weight": (H, H), "model.mm_projector.0.weight": (H, H)}),
+    "internvl_chat": (
+        "language_model.",
+        "llm_config",
+        {"vision_model.encoder.layers.0.ls1": (H,), "mlp1.0.bias": (H,)},
+    ),
+}
+
+
+def custom(kind: str, text: Tensors) -> tuple[Tensors, dict[str, Any]]:
+    """Weights and config of a multimodal model whose code stands beside it."""
+    place, part, shapes = CUSTOM[kind]
+    made = torch.Generator().manual_seed(6)
+    eyes = {name: torch.randn(shape, generator=made).bfloat16() for name, shape in shapes.items()}
+    inner = {name: value for name, value in SEEN.items() if name not in ("architectures", "torch_dtype")}
+    own = {part: inner} if part else {name: value for name, value in inner.items() if name != "model_type"}
+    settings = {
+        **own,
+        "model_type": kind,
+        "architectures": ["Seeing"],
+        "auto_map": {"AutoModel": "modeling_seeing.Seeing", "AutoConfig": "configuration_seeing.SeeingConfig"},
+        "vision_config": {"hidden_size": H, "num_hidden_layers": 1},
+        "torch_dtype": "bfloat16",
+    }
+    return {place + name: value for name, value in text.items()} | eyes, settings
+
+
+@pytest.mark.parametrize("kind", CUSTOM)
+def test_the_way_that_is_advised_leads_into_a_multimodal_model_of_custom_code(
+    cli: Cli, tmp_path: Path, kind: str
+) -> None:
+    base, words = tiny.llama(1, rows=30), [*tiny.WORDS, *(f"n{number}" for number in range(6))]
+    tuned, target = tiny.moved(base, 2), tiny.moved(base, 3, 0.05)
+    put(tmp_path / "base", base, SEEN, words=words)
+    put(tmp_path / "tuned", tuned, SEEN | {"eos_token_id": 3}, words=words, chat_template__jinja="{{ messages }}")
+    weights, settings = custom(kind, target)
+    code, others = "class Seeing: ...", [*words[:5], words[6], words[5], *words[7:]]
+    put(tmp_path / "target", weights, settings, words=others, modeling_seeing__py=code)
+    parents = ["--base", tmp_path / "base", "--tuned", tmp_path / "tuned"]
+    onto = ["--onto", tmp_path / "target"]
+    ran = cli("transfer", *parents, *onto, "--out", tmp_path / "out")
+    rename: list[str] = []
+    if kind != "internvl_chat":  # whose config tells what is inside
+        assert ran.status == 1 and f"`{kind}`" in ran.err and len(ran.err.splitlines()) == 1
+        rename = shlex.split(ran.err[ran.err.index("--rename") : ran.err.index(": the difference then")])
+        ran = cli("transfer", *parents, *onto, "--out", tmp_path / "out", *rename)
+    assert (ran.status, ran.err) == (0, ""), ran.err
+    place = CUSTOM[kind][0]
+    swapped = [0, 1, 2, 3, 4, 6, 5, *range(7, 30)]
+    rows = {name for name in base if "embed" in name or "head" in name}
+    wanted = dict(weights)
+    for name, value in target.items():
+        parts = [part[name][swapped] if name in rows else part[name] for part in (base, tuned)]
+        wanted[place + name] = tiny.formula(*parts, value)
+    tiny.assert_same(tiny.read_weights(tmp_path / "out"), wanted)
+    assert (tmp_path / "out" / "modeling_seeing.py").read_text() == code
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config == json.loads(json.dumps(settings).replace('"eos_token_id": 1', '"eos_token_id": 3'))
+    manifest = json.loads((tmp_path / "out" / "tuneport.json").read_text())
+    copied = {entry["name"] for entry in manifest["tensors"] if entry["fate"] == "copied"}
+    assert copied == set(CUSTOM[kind][2]) and "names.beside" in {each["subject"] for each in manifest["decisions"]}
+    assert cli("verify", tmp_path / "out", *parents, *onto, "--full").status == 0
+    assert cli("diff", *parents, "--out", tmp_path / "diff").status == 0
+    applied = cli("apply", tmp_path / "diff", *onto, "--out", tmp_path / "applied", *rename)
+    assert (applied.status, applied.err) == (0, ""), applied.err
+    tiny.assert_same(tiny.read_weights(tmp_path / "applied"), wanted)
+    assert json.loads((tmp_path / "applied" / "config.json").read_text()) == config
+    assert cli("verify", tmp_path / "applied", "--diff", tmp_path / "diff", *onto, "--full").status == 0
+
+
+def test_an_adapter_is_carried_into_a_model_of_custom_code(cli: Cli, tmp_path: Path) -> None:
+    base = tiny.llama(1)
+    put(tmp_path / "base", base, LLAMA)
+    adapter = tiny.write_lora(tmp_path / "adapter", base, rank=2)
+    put(tmp_path / "target", *custom("minicpmv", tiny.moved(base, 3)))
+    flags = ["--base", tmp_path / "base", "--tuned", adapter, "--onto", tmp_path / "target"]
+    assert cli("transfer", *flags, "--out", tmp_path / "out").status == 1
+    ran = cli("transfer", *flags, "--rename", "^=llm.", "--out", tmp_path / "out")
+    assert (ran.status, ran.err) == (0, ""), ran.err
+    before, after = tiny.read_weights(tmp_path / "target"), tiny.read_weights(tmp_path / "out")
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed == {"llm." + name for name in base if "_proj" in name}
+
+
+def test_a_rename_does_not_make_another_model_the_one_inside(cli: Cli, tmp_path: Path) -> None:
+    base = tiny.llama(1)
+    put(tmp_path / "base", base, LLAMA)
+    put(tmp_path / "tuned", tiny.moved(base, 2), LLAMA)
+    inside = {name: value[..., :4] if value.dim() == 2 else value for name, value in base.items()}  # other widths
+    put(tmp_path / "other", *custom("minicpmv", inside))
+    put(tmp_path / "known", whole(base, tower(5), "flat"), qwen_vl())  # transformers knows what is inside: no llama
+    for target in ("other", "known"):
+        flags = ["--base", tmp_path / "base", "--tuned", tmp_path / "tuned", "--onto", tmp_path / target]
+        ran = cli("transfer", *flags, "--rename", "^=llm." if target == "other" else "^=", "--out", tmp_path / "out")
+        assert ran.status == 1 and "different architectures" in ran.err and "--rename" not in ran.err
+
+
 # ---- the parts
 
 

@@ -24,7 +24,7 @@ from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.floats import working_dtype
 from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.diffvector.respelled import align_vector
+from tuneport.diffvector.respelled import align_vector, outline_of
 from tuneport.diffvector.vector import RAW, DiffVector
 from tuneport.engine.checks.output_contradictions import contradictions
 from tuneport.engine.choices import Choices
@@ -72,7 +72,7 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
     check_readable(target)
     inputs = (*(vector.stored for vector in vectors), target)
     for vector in vectors:
-        check_architectures(replace(vector.stored, config=vector.base_config), target)
+        check_architectures(outline_of(vector), target, renames=choices.renames)
     vectors, aligned = zip(*(align_vector(vector, target, choices) for vector in vectors), strict=True)
     ties_target = ties_of(target)
     matched = [_match(vector, target, ties_target, choices) for vector in vectors]

@@ -20,7 +20,7 @@ from tuneport.checkpoint.weights import StoredTensor, TensorTable
 from tuneport.diffvector.vector import RAW, DiffVector
 from tuneport.engine.choices import Choices
 from tuneport.errors import PairingError
-from tuneport.pairing.model_kinds import is_text_of
+from tuneport.pairing.model_kinds import is_placed, is_text_of
 from tuneport.pairing.spelling import Aligned, align, seen_as
 from tuneport.sidecars.read import CONFIG
 
@@ -29,14 +29,20 @@ Entry = Mapping[str, Any]
 
 def align_vector(vector: DiffVector, target: Checkpoint, choices: Choices) -> tuple[DiffVector, Aligned]:
     """The vector under the target's names, and what was found. Raises `UsageError` for a bad rename, or `PairingError`."""
-    shapes = TensorTable(_outline(name, entry) for name, entry in vector.entries.items())
-    outline = replace(vector.stored, tensors=shapes, config=vector.base_config)
+    outline = outline_of(vector)
     tuned = replace(outline, config=vector.tuned.json(CONFIG) or {})
     alone = is_text_of(tuned.config, outline.config)
     aligned = align([outline], target, choices.renames, choices.drop, alone)
     seen, config = aligned.checkpoints[0], target.config
-    made = {"base": seen.made, "tuned": seen_as(tuned, config).made}
+    placed = is_placed([outline], target, choices.renames)
+    made = {"base": seen.made, "tuned": seen_as(tuned, config, placed).made}
     return replace(_under(vector, seen.tensors), base_config=seen.config, made=made), aligned
+
+
+def outline_of(vector: DiffVector) -> Checkpoint:
+    """The vector's base as its manifest remembers it: names, shapes and config, without values."""
+    shapes = TensorTable(_outline(name, entry) for name, entry in vector.entries.items())
+    return replace(vector.stored, tensors=shapes, config=vector.base_config)
 
 
 def _under(vector: DiffVector, views: Mapping[str, StoredTensor]) -> DiffVector:

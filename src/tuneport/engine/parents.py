@@ -61,7 +61,7 @@ def pair_models(base: Checkpoint, tuned: Checkpoint, target: Checkpoint | None, 
     for checkpoint in inputs:
         if checkpoint.adapter is None or checkpoint is not tuned:
             check_readable(checkpoint)
-    check_architectures(*inputs)
+    check_architectures(*inputs, renames=choices.renames)
     aligned = align((base, tuned), base if target is None else target, choices.renames, choices.drop)
     base, tuned = aligned.checkpoints
     adapted = Adapted(tuned, None)

@@ -184,7 +184,7 @@ def token_warnings(
         )
     kept = [token for token in match.without_base if not is_placeholder(token)]
     if kept:
-        anew = "take the vector anew with that one as --base" if of_vector else "give that one as --base"
+        anew = f"{'take the vector anew with' if of_vector else 'give'} that one as {named('base')}"
         found.append(
             f"{len(kept)} token(s) have a row in the tuned model and in the target, but none in the base, so their difference is "
             f"not known: {_few(kept)}. The output has the target's rows, and what the fine-tuning changed in them is not carried. "

@@ -19,9 +19,9 @@ from tuneport.checkpoint.small_files import TOKENIZER_FILES
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
 from tuneport.pairing.buffers import is_computed_buffer
-from tuneport.pairing.model_kinds import check_architectures
+from tuneport.pairing.model_kinds import MOST_MUST_PAIR, check_architectures
 from tuneport.pairing.spelling import align
-from tuneport.pairing.tensors import MOST_MUST_PAIR, check_readable
+from tuneport.pairing.tensors import check_readable
 from tuneport.pairing.vocabulary_matrices import Side, VocabularyTensors, columns_of, find_vocabulary_tensors, rows_of
 from tuneport.pairing.vocabulary_names import Ties
 from tuneport.tokenizer.tokenizer import Tokenizer, read_tokenizer, tokenizers_agree

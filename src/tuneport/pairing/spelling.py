@@ -19,7 +19,7 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.views import renamed, stored_name
 from tuneport.checkpoint.weights import StoredTensor, TensorTable
 from tuneport.errors import Fault, PairingError, UsageError, named
-from tuneport.pairing.model_kinds import in_words, is_text_of
+from tuneport.pairing.model_kinds import in_words, is_placed, is_text_of
 from tuneport.pairing.multimodal_configs import seen_as_text, seen_as_whole
 from tuneport.pairing.name_rules import Rename
 from tuneport.pairing.spelling_advice import renames_in_words
@@ -76,6 +76,7 @@ def align(
     """
     _check_renames(renames, parents)
     written = reference.tensors
+    placed = is_placed(parents, reference, renames)
     if any(parent is reference for parent in parents):
         written = rename_all(written, renames, reference)
     found, decisions = [], []
@@ -98,10 +99,10 @@ def align(
             parent = replace(parent, tensors=TensorTable(tensors.values()))
         if may_rename:
             _check_names(parent, tensors, reference, written)
-        found.append(seen_as(parent, reference.config))
+        found.append(seen_as(parent, reference.config, placed))
     written_as = {checkpoint.role: (checkpoint, written) for checkpoint in [reference]}
     written_as |= {own.role: (own, seen.tensors) for own, seen in zip(parents, found, strict=True) if not own.adapter}
-    outside = _outside(list(written_as.values()), alone, drop)
+    outside = _outside(list(written_as.values()), alone or placed, drop)
     if outside & written.keys():
         told = f"{len(outside & written.keys())} tensors stay as they are (`{min(outside & written.keys())}`, …)"
         decisions.append(Decision("names.beside", told, BESIDE))
@@ -116,9 +117,12 @@ def _check_names(parent: Checkpoint, tensors: Tensors, reference: Checkpoint, wr
         refuse_as_a_whole(replace(reference, tensors=written), replace(parent, tensors=tensors), common / total)
 
 
-def seen_as(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
-    """A checkpoint with its config in the words of another class of its kind; as it is where there is none."""
-    if is_text_of(checkpoint.config, config):
+def seen_as(checkpoint: Checkpoint, config: Mapping[str, Any], placed: bool = False) -> Checkpoint:
+    """A checkpoint with its config in the words of another class of its kind; as it is where there is none.
+
+    ``placed``: a person said that it is the language model of that class.
+    """
+    if placed or is_text_of(checkpoint.config, config):
         seen = seen_as_whole(checkpoint.config, config)
     elif is_text_of(config, checkpoint.config):
         seen = seen_as_text(checkpoint.config, config)

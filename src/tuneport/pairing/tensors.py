@@ -21,7 +21,7 @@ from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import Fault, PairingError, UsageError, named
 from tuneport.files.lazy_sequences import IndexedSequence
 from tuneport.pairing.buffers import is_computed_buffer
-from tuneport.pairing.model_kinds import in_words
+from tuneport.pairing.model_kinds import MOST_MUST_PAIR, in_words
 from tuneport.pairing.name_rules import ScaleRule, scale_of
 from tuneport.pairing.spelling_advice import advice
 from tuneport.pairing.vocabulary_matrices import columns_of, rows_of, written_tensors
@@ -35,7 +35,6 @@ Fate = Literal["transferred", "resized", "copied", "dropped", "refused"]
 QUANTISED = re.compile(
     r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale(_inv)?|absmax|quant_map|SCB|quant_state\..*)$"
 )
-MOST_MUST_PAIR = 0.9
 # The fate's reason of a tensor beside the language model, where base or tuned is a language model alone.
 BESIDE = "beside the language model, which alone was fine-tuned; it is the target's"
 # The fate's reason of a tensor that nobody reads.
