@@ -330,3 +330,49 @@ def test_an_adapter_on_the_hub_is_fetched_with_its_config_and_nothing_else(
     assert tuneport("transfer", *parents, "--out", tmp_path / "offline", HF_HUB_OFFLINE="1").status == 0
     proof = tuneport("verify", tmp_path / "out", *parents, "--full", HF_HUB_OFFLINE="1")
     assert proof.status == 0, proof.err
+
+
+def test_what_a_multimodal_model_has_beside_its_weights_is_fetched(tmp_path: Path) -> None:
+    """Processor files and code of the target, and sentence-transformers' folders, with the weights and nothing more."""
+    inner = {name: value for name, value in tiny.config().items() if name != "architectures"}
+    settings = tiny.config(
+        model_type="seeing",
+        architectures=["Seeing"],
+        auto_map={"AutoModel": "modeling_seeing.Seeing"},
+        llm_config=inner,
+    )
+    eyes = tiny.moved({"vision_model.patch.weight": next(iter(tiny.llama(5).values()))}, 6)
+    target = {f"language_model.{name}": value for name, value in tiny.moved(tiny.llama(1), 3).items()} | eyes
+    processors = ("preprocessor_config", "processor_config", "video_preprocessor_config")
+    beside = {f"{name}__json": json.dumps({"size": place}) for place, name in enumerate(processors)}
+    code = {"modeling_seeing__py": "class Seeing: ...\n"}
+    tiny.write_model(tmp_path / "base", tiny.llama(1))
+    tuned = tiny.write_model(tmp_path / "tuned", tiny.moved(tiny.llama(1), 2))
+    onto = tiny.write_model(tmp_path / "target", target, settings=settings, **beside, **code)
+    (tuned / "1_Pooling").mkdir()
+    (tuned / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = [
+        {"idx": i, "name": str(i), "path": p, "type": f"sentence_transformers.models.{k}"}
+        for i, (p, k) in enumerate(kinds.items())
+    ]  # fmt: skip  (one line)
+    (tuned / "modules.json").write_text(json.dumps(modules))
+    (onto / "figures.py.png").write_bytes(b"not to be fetched" * 100)
+    roles = {"org/" + role: {"main": tmp_path / role} for role in ("base", "tuned", "target")}
+    with LoopbackHub(roles) as hub:
+        tuneport = as_process(hub, tmp_path / "hf")
+        parents = ["--base", "org/base", "--tuned", "org/tuned", "--onto", "org/target"]
+        ran = tuneport("transfer", *parents, "--out", tmp_path / "out")
+        assert ran.status == 0 and ran.err == "", ran.err
+        names = fetched(hub.requests)
+    out = tmp_path / "out"
+    assert {f"{name}.json" for name in processors} | {"modeling_seeing.py", "modules.json"} <= set(names)
+    assert not any(name.endswith(".png") for name in names) and names.count("model.safetensors") == 3
+    for name in (*(f"{each}.json" for each in processors), "modeling_seeing.py"):
+        assert (out / name).read_bytes() == (onto / name).read_bytes()
+    assert read_json(out / "1_Pooling" / "config.json") == {"pooling_mode_mean_tokens": True}
+    paths = [["--base", tmp_path / "base"], ["--tuned", tuned], ["--onto", onto]]
+    local = as_process(hub, tmp_path / "hf")(
+        "transfer", *(p for pair in paths for p in pair), "--out", tmp_path / "local"
+    )
+    assert local.status == 0 and not differing(read_weights(out), read_weights(tmp_path / "local"))
