@@ -58,6 +58,7 @@ def test_a_diff_vector_is_applied_by_name_by_pair_and_by_mapping(made: tiny.Trio
         (lambda: tuneport.report("s", format="pdf"), ["format"]),
         (lambda: tuneport.publish("out", "no-owner"), ["repo"]),
         (lambda: tuneport.plan(), ["base", "tuned"]),
+        (lambda: tuneport.distances(["v1"]), ["versions"]),
     ],
 )
 def test_a_wrong_call_names_every_option_that_is_wrong(call: Callable[[], Any], options: list[str]) -> None:

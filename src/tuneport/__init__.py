@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from tuneport.comparison.distances import distances as distances
     from tuneport.diagnosis.loss_path import path as path
     from tuneport.diffvector.run import apply as apply
     from tuneport.diffvector.run import diff as diff
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "apply",
     "diff",
+    "distances",
     "evaluate",
     "inspect",
     "path",
@@ -50,6 +52,7 @@ __all__ = [
 _HOMES = {
     "apply": "tuneport.diffvector.run",
     "diff": "tuneport.diffvector.run",
+    "distances": "tuneport.comparison.distances",
     "evaluate": "tuneport.scoring.run",
     "inspect": "tuneport.inspection",
     "path": "tuneport.diagnosis.loss_path",

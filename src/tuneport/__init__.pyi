@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from tuneport.comparison.distances import Distances as Distances
 from tuneport.diagnosis.loss_path import LossPath as LossPath
 from tuneport.engine.plan_text import PlannedRun as PlannedRun
 from tuneport.engine.run import Output as Output
@@ -20,7 +21,7 @@ from tuneport.tuning.recipes import Lora as Lora
 from tuneport.tuning.recipes import Recipe as Recipe
 
 __version__: str
-__all__ = ["apply", "diff", "evaluate", "inspect", "path", "plan", "publish", "report", "study", "transfer", "tune", "verify"]
+__all__ = ["apply", "diff", "distances", "evaluate", "inspect", "path", "plan", "publish", "report", "study", "transfer", "tune", "verify"]
 
 def apply(
     diffs: str | PathLike[str] | Sequence[str | tuple[str, float]] | Mapping[str, float],
@@ -64,6 +65,10 @@ def diff(
     workers: int | None = ...,
     warn: Callable[[str], None] | None = ...,
 ) -> Output: ...
+def distances(
+    versions: Mapping[str, str | PathLike[str]],
+    tuned: Mapping[str, str | PathLike[str]] | None = ...,
+) -> Distances: ...
 def evaluate(
     models: str | PathLike[str] | Sequence[str | PathLike[str]] = ...,
     tasks: str | PathLike[str] | Sequence[str | PathLike[str]] = ...,
@@ -102,7 +107,7 @@ def path(
     refine: int | None = ...,
     alphas: float | Sequence[float] | None = ...,
     beyond: float | None = ...,
-    threshold: float | None = ...,
+    threshold: float = ...,
     allow_config: bool = ...,
     loss_only: bool = ...,
     match: str | None = ...,

@@ -220,7 +220,7 @@ def test_on_the_command_line_it_tells_curve_and_barrier(ends: Path, tmp_path: Pa
     told = cli("path", ends / "half", ends / "all", *flags, "--out", tmp_path / "o.json")
     assert told.status == 0, told.err
     assert "above the line" in told.out
-    assert "against the threshold 0.5: " in told.out
+    assert "the threshold of 0.5" in told.out
     again = cli("path", ends / "half", ends / "all", *flags, "--out", tmp_path / "o.json", "--json")
     record = json.loads(again.out)
     assert record["already_done"]

@@ -36,6 +36,8 @@ def in_words(found: LossPath) -> str:
 
 
 def _barrier_in_words(record: Mapping[str, Any]) -> str:
+    from tuneport.diagnosis.bend import verdict
+
     if record["barrier"] is None:
         return "No point between the two models was measured, so no barrier can be told."
     low, high = record["interval"]
@@ -43,7 +45,4 @@ def _barrier_in_words(record: Mapping[str, Any]) -> str:
         f"barrier {record['barrier']:.4f} nats a token at α = {record['at']:g} (95 % {low:.4f} to {high:.4f}; "
         f"{record['halves']['measuring']['n']:,} of {record['n']:,} examples, the others chose α)"
     )
-    if record["threshold"] is None:
-        return words
-    verdict = {True: "connected", False: "not connected", None: "undecided"}[record["connected"]]
-    return f"{words}\nagainst the threshold {record['threshold']:g}: {verdict}"
+    return f"{words}\n{verdict(record['connected'], record['threshold'])}".rstrip()

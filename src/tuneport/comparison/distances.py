@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,21 +25,66 @@ from tuneport.checkpoint.reading import Workspace, reading
 from tuneport.comparison.pieces_side_by_side import pieces
 from tuneport.comparison.rounding import measure_rounding, rounded
 from tuneport.errors import NumericsError, UsageError
+from tuneport.options import Options, option
 from tuneport.pairing.common_tensors import Shared, share
 from tuneport.pairing.tensors import ties_of
+from tuneport.public_functions import takes
+from tuneport.shown import Found
 
 Spec = str | os.PathLike[str]
 
 
-def distances(versions: Mapping[str, Spec], tuned: Mapping[str, Spec] | None = None) -> dict[str, Any]:
+def _parse_named(value: object) -> dict[str, Spec]:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise ValueError("must be a mapping from names to models, such as {'v1': 'org/v1', 'v2': 'org/v2'}")
+    return dict(value)
+
+
+_NAMED_MODELS: Mapping[str, Any] = {
+    "positional": True,
+    "parse": _parse_named,
+    "accepts": "Mapping[str, str | PathLike[str]]",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistancesOptions(Options):
+    """The options of `distances`."""
+
+    versions: Mapping[str, Spec] = option(help="folder or Hub id of each version, by name", **_NAMED_MODELS)
+    tuned: Mapping[str, Spec] | None = option(
+        None, help="the fine-tuned models of some, by the same names", **_NAMED_MODELS
+    )
+
+
+class Distances(Found):
+    """How far versions lie apart, by key."""
+
+    def heading(self) -> str:
+        """One line."""
+        return f"distances of {', '.join(self['versions'])}, over {self['parameters']:,} parameters that all have"
+
+    def table(self) -> list[list[str]]:
+        """A row for each pair."""
+        rows = [["a", "b", "‖a − b‖", "cosine of their Δ"]]
+        for pair in self["pairs"]:
+            cosine = "–" if pair["cosine"] is None else f"{pair['cosine']:.3f}"
+            rows.append([pair["a"], pair["b"], f"{pair['distance']:.4g}", cosine])
+        return rows
+
+
+@takes(DistancesOptions)
+def distances(given: DistancesOptions) -> Distances:
     """‖M_i − M_j‖ for every pair of `versions`, ‖Δ_i‖ of those with a `tuned` model, and the cosines of these Δ.
 
     Folders or Hub ids by name; `tuned` has some of the names of `versions`. Returns `versions` (for each name `norm` and
     `diff_norm`, null where it has no tuned model), `pairs` (`a`, `b`, `distance`, `cosine` of Δ_a and Δ_b or null),
     `parameters` (how many all of them have), `alone` (tensors that one of them lacks) and `tokens` (matched by string).
     Raises `TuneportError`.
+
+        tuneport.distances({"v1": "org/v1", "v2": "org/v2"}, {"v1": "org/v1-tuned"})
     """
-    tuned = tuned or {}
+    versions, tuned = given.versions, given.tuned or {}
     unknown = sorted(set(tuned) - set(versions))
     if unknown or not versions:
         raise UsageError(
@@ -74,7 +120,7 @@ def distances(versions: Mapping[str, Spec], tuned: Mapping[str, Spec] | None = N
         lengths = math.sqrt(products[i, i]) * math.sqrt(products[j, j])
         return float(products[i, j]) / lengths if lengths else None
 
-    return {
+    found = {
         "versions": {
             name: {
                 "norm": math.sqrt(squares[number]),
@@ -88,6 +134,7 @@ def distances(versions: Mapping[str, Spec], tuned: Mapping[str, Spec] | None = N
         ],
         **_accounted(shared),
     }
+    return Distances(found)
 
 
 def lost_by_rounding(base: Spec, tuned: Spec, dtype: str) -> dict[str, Any]:

@@ -36,6 +36,18 @@ class Barrier:
         return self.interval[1] < threshold
 
 
+def verdict(connected: bool | None, threshold: float | None) -> str:
+    """What a barrier says of two models, as a sentence; nothing without a threshold."""
+    if threshold is None:
+        return ""
+    words = {
+        True: "The two are linearly connected: the whole interval is below",
+        False: "The two are not linearly connected: the whole interval is above",
+        None: "Whether the two are linearly connected cannot be said (more examples may tell): the interval holds",
+    }
+    return f"{words[connected]} the threshold of {threshold:g}."
+
+
 def rises(curve: Mapping[float, float]) -> dict[float, float]:
     """Loss minus the line between the ends, at each point from 0 to 1."""
     return {a: curve[a] - ((1 - a) * curve[0.0] + a * curve[1.0]) for a in sorted(curve) if 0 <= a <= 1}

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open_model import fetched, open_checkpoint
 from tuneport.checkpoint.reading import TensorReader
-from tuneport.diagnosis.bend import halves, next_point, token_mean
+from tuneport.diagnosis.bend import halves, next_point, token_mean, verdict
 from tuneport.diagnosis.line import joined, opened
 from tuneport.diagnosis.measuring import Measuring, Point, read_examples
 from tuneport.diagnosis.path_options import PathOptions
@@ -51,7 +51,8 @@ class LossPath(Found):
         if self["barrier"] is None:
             return "loss along the line; no point between the models was measured, so the barrier is not known"
         low, high = self["interval"]
-        return f"barrier {self['barrier']:.4f} nats a token at α = {self['at']:g} (95 % {low:.4f} to {high:.4f})"
+        told = f"barrier {self['barrier']:.4f} nats a token at α = {self['at']:g} (95 % {low:.4f} to {high:.4f})"
+        return f"{told}. {verdict(self['connected'], self['threshold'])}".removesuffix(". ")
 
     def table(self) -> list[list[str]]:
         """A row for each point."""
@@ -72,10 +73,13 @@ def path(given: PathOptions) -> LossPath:
     The data are JSONL files of one's own examples (docs/formats.md): texts, or questions with answers, whose loss is that of
     the answer's tokens; answers are generated too unless ``loss_only``. ``beyond`` goes on past 1, to b + (beyond − 1)·(b − a).
     Interpolation and arithmetic are float32; config, tokenizer and template are b's throughout; where a's config would
-    compute otherwise there is no line, unless ``allow_config``. The barrier is *connected* or not against ``threshold``, if one
-    was stated. With ``out`` the record is written there, every example's outcome beside it. Raises `TuneportError`.
+    compute otherwise there is no line, unless ``allow_config``. The barrier is *connected* or not against ``threshold``. With ``out`` the record is written there, every example's outcome beside it. Raises `TuneportError`.
 
         tuneport.path("v1", "v2", "test.jsonl")
+
+    The point α on the line from the target to a transfer is the transfer with ``scale=α``, so that line is also a search for the scale:
+
+        tuneport.path("v2", "v2-carried", "validation.jsonl", alphas=[0.25, 0.5, 0.75, 1.25])
     """
     return LossPath(_path(given))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tuneport.diagnosis.points import POINTS, REFINE
+from tuneport.diagnosis.points import POINTS, REFINE, THRESHOLD
 from tuneport.options import Bounds, Options, Place, nested, option
 from tuneport.scoring.evaluate_options import (
     Asking,
@@ -53,7 +53,7 @@ class PathOptions(Options):
     alphas: tuple[float, ...] | None = _line(None, "these points, besides 0 and 1", metavar="X[,X…]", separator=",")
     beyond: float | None = _line(None, "go on past B, to A + X·(B − A)", bounds=Bounds(above=1))
     threshold: float | None = _line(
-        None, "barrier in nats a token below which A and B count as connected", bounds=Bounds(least=0)
+        THRESHOLD, "barrier in nats a token below which A and B count as connected", bounds=Bounds(least=0)
     )
     allow_config: bool = _line(
         False, "compute all of the line by B's config, where A's differs in more than behaviour (rope scaling, say)"

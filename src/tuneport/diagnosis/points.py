@@ -13,6 +13,9 @@ from tuneport.errors import ABSENT, Fault, UsageError, named
 
 POINTS = 5
 REFINE = 4
+THRESHOLD = (
+    0.05  # nats a token; the bound that the lab's studies state, below which two models count as linearly connected
+)
 MOST = 1_000  # on one line, each a pass of the model over all of the data
 
 

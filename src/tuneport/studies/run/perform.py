@@ -165,7 +165,7 @@ def _distance(step: Step, given: Given, place: Path, threads: int) -> dict[str, 
     from tuneport.comparison.distances import distances
 
     tuned = {role.removesuffix("_tuned"): str(given[role]) for role in ("a_tuned", "b_tuned") if role in given}
-    found = distances({role: str(given[role]) for role in ("a", "b")}, tuned)
+    found = dict(distances({role: str(given[role]) for role in ("a", "b")}, tuned))
     _write(place / "distance.json", found)
     return found
 
