@@ -20,6 +20,8 @@ from tuneport.engine.run import transfer
 from tuneport.errors import VerificationError
 from tuneport.verification import verify
 
+pytestmark = pytest.mark.slow
+
 Path_ = tuple[str | int, ...]
 
 

@@ -15,6 +15,9 @@ from tuneport.families.demo_run import MODELS, Recipe, demo
 pytest.importorskip("transformers")
 
 
+pytestmark = pytest.mark.slow  # the first test waits for a whole demo
+
+
 @pytest.fixture(scope="module")
 def done(finished_demo: Path) -> Path:
     return finished_demo

@@ -17,6 +17,8 @@ from support.quick_tuning import QUICK
 from tuneport.tuning.recipes import Lora
 from tuneport.tuning.run import tune
 
+pytestmark = pytest.mark.slow
+
 
 def with_fault(job: dict[str, Any], *arguments: Any, **choices: Any) -> None:
     """Run `tune` in this child process, with a fault at a counted change of a file."""
