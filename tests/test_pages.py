@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import inspect
 import re
 import shlex
@@ -57,8 +58,13 @@ def shell_commands(page: Path) -> Iterator[list[str]]:
                 yield words[1:]
 
 
+@functools.cache
+def command_line() -> argparse.ArgumentParser:
+    return build_parser()
+
+
 def parsers() -> Mapping[str, argparse.ArgumentParser]:
-    commands = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    commands = next(a for a in command_line()._actions if isinstance(a, argparse._SubParsersAction))
     return commands.choices
 
 
@@ -96,7 +102,7 @@ def test_shell_lines_are_what_the_command_line_takes() -> None:
     for page in PAGES:
         for words in shell_commands(page):
             try:
-                build_parser().parse_args(words)
+                command_line().parse_args(words)
             except SystemExit as stop:
                 assert stop.code == 0, f"{named(page)}: tuneport {shlex.join(words)}"
             tried += 1
@@ -105,7 +111,7 @@ def test_shell_lines_are_what_the_command_line_takes() -> None:
 
 def test_flags_named_in_prose_exist() -> None:
     known = {flag for command in parsers().values() for action in command._actions for flag in action.option_strings}
-    known |= {flag for action in build_parser()._actions for flag in action.option_strings}
+    known |= {flag for action in command_line()._actions for flag in action.option_strings}
     tried = 0
     for page in PAGES:
         if page.name == "CHANGELOG.md":  # what was renamed is still called by its name there
