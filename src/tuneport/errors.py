@@ -39,6 +39,10 @@ from typing import Any
 
 # Around the name of an option in a message, and between it and a value. (repr() of a value never holds them.)
 _MARK, _WITH = "\x1f", "\x1e"
+_NAMED = re.compile(
+    f"{_MARK}([a-z_]+)(?:{_WITH}([^{_MARK}{_WITH}]*))?{_MARK}"
+)  # a name of others may hold the marks too
+_CONTROL = re.compile("[\x00-\x1f]")
 # Options of several values whose flag, or key in a file, is in the singular: it is given once for each.
 _SINGULAR = {"rules": "rule", "renames": "rename", "rewards": "reward", "diffs": "diff", "families": "family"}
 # Options that hold pairs, which the command line and a file take as NAME=VALUE. Those that a file takes several of are a list there.
@@ -72,11 +76,10 @@ class Style:
 
     def message(self, text: str) -> str:
         """A message with its options as this reader writes them."""
-        return "".join(self._option(part) if place % 2 else part for place, part in enumerate(text.split(_MARK)))
+        return _NAMED.sub(self._option, text)
 
-    def _option(self, marked: str) -> str:
-        option, given, value = marked.partition(_WITH)
-        return self.setting(option, value) if given else self.name(option)
+    def _option(self, found: re.Match[str]) -> str:
+        return self.name(found[1]) if found[2] is None else self.setting(found[1], found[2])
 
 
 PYTHON = Style("", dashes=False, equals="=")
@@ -98,7 +101,10 @@ def read_by(style: Style) -> Iterator[None]:
 
 def named(option: str, value: object = None) -> str:
     """The name of an option inside a message; with a value, as the command line takes it, what sets it to that."""
-    return f"{_MARK}{option}{'' if value is None else f'{_WITH}{value}'}{_MARK}"
+    if value is None:
+        return f"{_MARK}{option}{_MARK}"
+    shown = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(value))
+    return f"{_MARK}{option}{_WITH}{shown}{_MARK}"
 
 
 def spoken(texts: Iterable[str]) -> tuple[str, ...]:

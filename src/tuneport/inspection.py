@@ -21,6 +21,7 @@ from tuneport.engine import kernel
 from tuneport.engine.manifest import read_manifest
 from tuneport.engine.run_options import InspectOptions
 from tuneport.errors import CheckpointError, OutputError, TuneportError, spoken
+from tuneport.files.printable import printable_line
 from tuneport.options import Place
 from tuneport.output.write import MANIFEST
 from tuneport.pairing.tensors import ties_of
@@ -82,9 +83,12 @@ def in_words(description: Mapping[str, Any]) -> str:
     lines = []
     for key, value in description.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{name}: {entry}" for name, entry in value.items())
+            value = ", ".join(printable_line(f"{name}: {entry}") for name, entry in value.items())
         elif isinstance(value, list):
-            value = "; ".join(str(entry) for entry in value) or None
+            shown = str if key == "warnings" else lambda entry: printable_line(str(entry))
+            value = "; ".join(map(shown, value)).replace("\n", "\n  ") or None
+        elif isinstance(value, str):
+            value = printable_line(value)
         lines.append(f"{key.replace('_', ' '):<14} {value if value is not None else '–'}")
     return "\n".join(lines)
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-from tuneport.files.printable import printable
+from tuneport.files.printable import printable_line, printable_lines
 
 _ERASE = "\r\x1b[K"
 _ours: TextIO | None = None
@@ -62,15 +62,21 @@ def is_watched() -> bool:
 def tell(text: str, end: str = "\n") -> None:
     """A line on stderr, safe to print; nothing where stderr is closed, or cannot be written."""
     global _drawn
-    write((_ERASE if _drawn else "") + printable(text) + end)
+    write((_ERASE if _drawn else "") + printable_lines(text) + end)
     _drawn = False
+
+
+def tell_all(text: str) -> None:
+    """A message of several lines on stderr. All but the first are indented, so that no text of others can begin one of ours."""
+    first, *rest = text.split("\n")
+    tell("\n".join([first, *(line if line.startswith("  ") or not line else f"  {line}" for line in rest)]))
 
 
 def draw(text: str) -> None:
     """Put a line on a terminal in place of the one that was drawn before, cut to the terminal's width."""
     global _drawn
     width = shutil.get_terminal_size().columns - 1
-    text = printable(text)
+    text = printable_line(text)
     write(_ERASE + (text if len(text) <= width else text[: width - 1] + "…"))
     _drawn = True
 

@@ -45,6 +45,7 @@ from tuneport.engine.transfer_card import render_card
 from tuneport.errors import ABSENT, Fault, UsageError, VerificationError, listing, named
 from tuneport.files.expressions import Expression, ExpressionError, try_expressions
 from tuneport.files.json_text import as_json
+from tuneport.files.printable import quoted
 from tuneport.options import Place
 from tuneport.output.digest import leaf_count
 from tuneport.output.finished_folder import compare_entries
@@ -265,18 +266,18 @@ def _compare_tables(manifest: Mapping[str, Any], produced: Checkpoint) -> list[s
     faults, left = [], set(produced.tensors)
     for name, entry in _written_entries(manifest):
         if name not in produced.tensors:
-            faults.append(f"`{name}` is in the manifest, but not in the files")
+            faults.append(f"{quoted(name)} is in the manifest, but not in the files")
             continue
         if name not in left:
-            faults.append(f"`{name}` is listed twice in the manifest")
+            faults.append(f"{quoted(name)} is listed twice in the manifest")
         left.discard(name)
         tensor = produced.tensors[name]
         if entry.get("dtype") != tensor.dtype or entry.get("shape") != list(tensor.shape):
             faults.append(
-                f"`{name}` is {tensor.dtype} {list(tensor.shape)}, the manifest says {entry.get('dtype')} "
+                f"{quoted(name)} is {tensor.dtype} {list(tensor.shape)}, the manifest says {entry.get('dtype')} "
                 f"{entry.get('shape')}"
             )
-    return faults + [f"`{name}` is in the files, but not in the manifest" for name in sorted(left)]
+    return faults + [f"{quoted(name)} is in the files, but not in the manifest" for name in sorted(left)]
 
 
 def _compare_digests(
@@ -284,7 +285,7 @@ def _compare_digests(
 ) -> list[str]:
     digests = tensor_digests(produced.tensors, reader, pool, "digests")
     return [
-        f"`{name}` has the digest {digest}, the manifest says {entry.get('digest')}"
+        f"{quoted(name)} has the digest {digest}, the manifest says {entry.get('digest')}"
         for name, entry in _written_entries(manifest)
         if name in digests and entry.get("digest") != (digest := digests[name])
     ]
@@ -326,7 +327,7 @@ def _compare_plans(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
     for name, entry in _written_entries(manifest):
         number = numbers.pop(name, None)
         if number is None:
-            faults.append(f"`{name}` is in the output, but not in what these parents give")
+            faults.append(f"{quoted(name)} is in the output, but not in what these parents give")
             continue
         task = plan.tasks[number]
         scale = None if task.line.fate == "copied" else task.scales[0] if len(task.scales) == 1 else list(task.scales)
@@ -338,9 +339,9 @@ def _compare_plans(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
         ):
             if entry.get(field) != wanted:
                 faults.append(
-                    f"`{name}`: {field} is {entry.get(field)!r} in the manifest, these parents give {wanted!r}"
+                    f"{quoted(name)}: {field} is {entry.get(field)!r} in the manifest, these parents give {wanted!r}"
                 )
-    faults += [f"`{name}` is missing" for name in numbers]
+    faults += [f"{quoted(name)} is missing" for name in numbers]
     recorded = manifest.get("files", {})
     for name, digest in plan.sidecar_digests().items():
         if recorded.get(name) != digest:
@@ -376,7 +377,7 @@ def _digests_again(
 def _compare_input_digests(manifest: Mapping[str, Any], given: Mapping[str, Mapping[str, str]]) -> list[str]:
     recorded = {entry["role"]: entry["tensors"] for entry in manifest["inputs"] if "tensors" in entry}
     return [
-        f"{role}: `{name}` is not the tensor this was made from"
+        f"{role}: {quoted(name)} is not the tensor this was made from"
         for role, digests in recorded.items()
         for name, digest in digests.items()
         if role in given and given[role].get(name) != digest
@@ -425,7 +426,10 @@ def _recompute(
     return (
         results,
         len(chosen),
-        [f"`{name}`: element {element} is not what the parents give" for name, element in sorted(different.items())],
+        [
+            f"{quoted(name)}: element {element} is not what the parents give"
+            for name, element in sorted(different.items())
+        ],
     )
 
 

@@ -15,6 +15,7 @@ from tuneport.checkpoint.adapter_names import Kind, read_names
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError, listing
+from tuneport.files.printable import quoted
 
 _FACTORS: frozenset[Kind] = frozenset({"A", "B", "embedding A", "embedding B"})
 
@@ -162,7 +163,9 @@ class Trained:
 def read_changes(tensors: Mapping[str, StoredTensor], config: AdapterConfig, where: str) -> Trained:
     """What the adapter does to each weight. Raises `CheckpointError` that lists all that does not fit together."""
     parts, faults = read_names(tensors)
-    faults += [f"`{n}` is {t.dtype}, not a float dtype" for n, t in tensors.items() if DTYPES[t.dtype].kind != "float"]
+    faults += [
+        f"{quoted(n)} is {t.dtype}, not a float dtype" for n, t in tensors.items() if DTYPES[t.dtype].kind != "float"
+    ]
     by_weight: dict[str, dict[Kind, StoredTensor]] = {}
     by_module: dict[str, dict[int, dict[Kind, StoredTensor]]] = {}
     for name, part in parts.items():
@@ -172,7 +175,7 @@ def read_changes(tensors: Mapping[str, StoredTensor], config: AdapterConfig, whe
         else:
             found = by_weight.setdefault(part.weight, {})
         if part.kind in found:
-            faults.append(f"`{name}`: the weight of `{part.module}` is saved twice")
+            faults.append(f"{quoted(name)}: the weight of {quoted(part.module)} is saved twice")
         found[part.kind] = tensors[name]
     parameters = {module: _levels(module, levels, config, faults) for module, levels in sorted(by_module.items())}
     modules = {part.weight: part.module for part in parts.values()}
@@ -188,7 +191,7 @@ def read_changes(tensors: Mapping[str, StoredTensor], config: AdapterConfig, whe
         if "rows" in found:
             change = replace(change, rows=_rows(module, found["rows"], config, faults))
             if found.keys() & _FACTORS:
-                faults.append(f"`{module}` has both LoRA factors and trained tokens")
+                faults.append(f"{quoted(module)} has both LoRA factors and trained tokens")
         changes[weight] = change
         alike += copies
     if not changes and not parameters and not faults:
@@ -210,16 +213,16 @@ def _whole(
     """
     plain, saved, whole = found.get("plain"), found.get("saved"), found.get("whole")
     if "original" in found and plain is None and saved is None:
-        faults.append(f"`{weight}`: its original is in the file, and what was trained of it is not")
+        faults.append(f"{quoted(weight)}: its original is in the file, and what was trained of it is not")
     if plain is not None and found.keys() - {"plain", "saved", "original"}:
-        faults.append(f"`{weight}` is saved as a whole, and changed in another way as well")
+        faults.append(f"{quoted(weight)} is saved as a whole, and changed in another way as well")
     if saved is not None and whole is not None:
-        faults.append(f"`{weight}` is saved twice, as a trained copy and as the layer under an adapter")
+        faults.append(f"{quoted(weight)} is saved twice, as a trained copy and as the layer under an adapter")
     if plain is None or saved is None:
         return plain or saved or whole, []
     both = Alike(plain, saved, copies=True)
     if not both.fits:
-        faults.append(f"`{weight}` is saved twice, in two shapes or dtypes")
+        faults.append(f"{quoted(weight)} is saved twice, in two shapes or dtypes")
     return plain, [both]
 
 
@@ -228,7 +231,7 @@ def _levels(
 ) -> tuple[Factors, ...]:
     """The factors that peft put around one module, for one parameter after another."""
     if sorted(levels) != list(range(len(levels))) or len(levels) > max(len(config.parameters_of(module)), 1):
-        faults.append(f"`{module}`: the config's `target_parameters` do not say what its factors are for")
+        faults.append(f"{quoted(module)}: the config's `target_parameters` do not say what its factors are for")
         return ()
     found = []
     for _, kinds in sorted(levels.items()):
@@ -244,7 +247,7 @@ def _low_rank(
     if factors is None:
         return None
     if factors[0].shape[0] != rank:
-        faults.append(f"`{module}` has rank {factors[0].shape[0]}, the config says {rank}")
+        faults.append(f"{quoted(module)} has rank {factors[0].shape[0]}, the config says {rank}")
     return LowRank(*factors, scaling, transposed="embedding A" in found)
 
 
@@ -254,13 +257,13 @@ def _factors(
     kinds = found.keys() & _FACTORS
     embedding = kinds == {"embedding A", "embedding B"}
     if not embedding and kinds != {"A", "B"}:
-        faults.append(f"`{module}` has LoRA {' and '.join(sorted(kinds))}, but A and B belong together")
+        faults.append(f"{quoted(module)} has LoRA {' and '.join(sorted(kinds))}, but A and B belong together")
         return None
     a, b = (found["embedding A"], found["embedding B"]) if embedding else (found["A"], found["B"])
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or 0 in (*a.shape, *b.shape):
         times = " and ".join("×".join(map(str, tensor.shape)) for tensor in (a, b))
         more = "; LoRA on convolutions is not read" if len(a.shape) > 2 else ""
-        faults.append(f"`{module}`: A and B are {times}, not rank×inputs and outputs×rank{more}")
+        faults.append(f"{quoted(module)}: A and B are {times}, not rank×inputs and outputs×rank{more}")
         return None
     return a, b
 
@@ -271,10 +274,10 @@ def _rows(module: str, tensor: StoredTensor, config: AdapterConfig, faults: list
         ids = config.token_ids.get("")
         ids = next(iter(config.token_ids.values())) if ids is None and len(config.token_ids) == 1 else ids
     if ids is None:
-        faults.append(f"`{module}` has trained tokens, but `trainable_token_indices` does not say which")
+        faults.append(f"{quoted(module)} has trained tokens, but `trainable_token_indices` does not say which")
         return None
     if len(tensor.shape) != 2 or tensor.shape[0] != len(ids):
         shape = "×".join(map(str, tensor.shape))
-        faults.append(f"`{module}`: the rows of trained tokens are {shape}, the config names {len(ids)} tokens")
+        faults.append(f"{quoted(module)}: the rows of trained tokens are {shape}, the config names {len(ids)} tokens")
         return None
     return TrainedRows(tensor, ids)

@@ -15,6 +15,7 @@ from typing import Any
 
 from tuneport.checkpoint.module_patterns import first_matches
 from tuneport.errors import CheckpointError, listing
+from tuneport.files.printable import printable_line, quoted
 
 MOST_RANK = 65536
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
@@ -135,9 +136,9 @@ def read_adapter_config(content: Mapping[str, Any], where: str) -> AdapterConfig
     faults: list[str] = []
     for name, value in content.items():
         if name in _REFUSED and _is_set(value):
-            faults.append(f"`{name}`: {_REFUSED[name]}")
+            faults.append(f"{quoted(name)}: {_REFUSED[name]}")
         elif name not in (*_USED, *_WITHOUT_EFFECT, *_REFUSED) and _is_set(value):
-            faults.append(f"`{name}` is a setting that tuneport does not know")
+            faults.append(f"{quoted(name)} is a setting that tuneport does not know")
     begun = content.get("init_lora_weights", True)
     if isinstance(begun, str) and begun.lower().startswith(_CHANGED_BASES):
         faults.append(
@@ -159,19 +160,19 @@ def _values(content: Mapping[str, Any], where: str) -> AdapterConfig:
         if good and (0 < value <= MOST_RANK if whole else abs(value) <= MOST_ALPHA):  # NaN is not
             return value
         expected = f"a whole number from 1 to {MOST_RANK}" if whole else f"a number up to {MOST_ALPHA:g}"
-        faults.append(f"`{name}` is {str(value)[:60]}, not {expected}")
+        faults.append(f"{quoted(name)} is {printable_line(str(value)[:60])}, not {expected}")
         return 1
 
     def switch(name: str) -> bool:
         value = content.get(name)
         if not isinstance(value, bool | None):
-            faults.append(f"`{name}` is {str(value)[:60]}, not true or false")
+            faults.append(f"{quoted(name)} is {printable_line(str(value)[:60])}, not true or false")
         return value is True
 
     def pattern(name: str, whole: bool) -> dict[str, Any]:
         value = content.get(name) or {}
         if not isinstance(value, dict):
-            faults.append(f"`{name}` is {str(value)[:60]}, not an object")
+            faults.append(f"{quoted(name)} is {printable_line(str(value)[:60])}, not an object")
             return {}
         return {key: number(f"{name}.{key[:60]}", entry, whole) for key, entry in value.items()}
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from tuneport.files.printable import quoted
+
 PREFIX = "base_model.model."
 Kind = Literal["A", "B", "embedding A", "embedding B", "rows", "whole", "saved", "original", "plain"]
 
@@ -60,7 +62,9 @@ def read_names(names: Iterable[str]) -> tuple[dict[str, Part], list[str]]:
     faults = []
     if any(name.startswith(PREFIX) for name in plain.values()):
         faults = [
-            f"`{n}` does not begin with `{PREFIX}`, as peft's names do" for n in plain if not _has_prefix(plain[n])
+            f"{quoted(n)} does not begin with {quoted(PREFIX)}, as peft's names do"
+            for n in plain
+            if not _has_prefix(plain[n])
         ]
     own = _own_names(plain.values())
     if len(own) > 1:
@@ -69,7 +73,7 @@ def read_names(names: Iterable[str]) -> tuple[dict[str, Part], list[str]]:
     for name, short in plain.items():
         part = _part(short.removeprefix(PREFIX), own)
         if part is None:
-            faults.append(f"`{name}` belongs to a kind of adapter that tuneport does not read")
+            faults.append(f"{quoted(name)} belongs to a kind of adapter that tuneport does not read")
         else:
             parts[name] = part
     return parts, faults

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.errors import CheckpointError
+from tuneport.files.printable import quoted
 
 # The official reader stops at 100 MB; a parsed header takes about ten times its bytes, which no memory bound survives.
 MAX_HEADER_BYTES = 16 * 2**20
@@ -63,18 +64,18 @@ def parse_header(header: bytes, file_size: int, where: str) -> dict[str, TensorR
     for name, (dtype, shape, begin, end) in sorted(entries.items(), key=lambda item: item[1][2:]):
         if begin != position or end < begin:
             raise CheckpointError(
-                f"{where}: tensor `{name}` lies at bytes {begin}–{end}, expected from byte {position} on; "
+                f"{where}: tensor {quoted(name)} lies at bytes {begin}–{end}, expected from byte {position} on; "
                 "ranges must follow each other without gap or overlap."
             )
         count = 1
         for extent in shape:
             count *= extent
             if count >= _SIZE_LIMIT:
-                raise CheckpointError(f"{where}: tensor `{name}` has an impossible shape {list(shape)}.")
+                raise CheckpointError(f"{where}: tensor {quoted(name)} has an impossible shape {list(shape)}.")
         nbytes = count * DTYPES[dtype].itemsize
         if nbytes != end - begin:
             raise CheckpointError(
-                f"{where}: tensor `{name}` is {dtype} {list(shape)}, that is {nbytes} bytes, "
+                f"{where}: tensor {quoted(name)} is {dtype} {list(shape)}, that is {nbytes} bytes, "
                 f"but the header gives it {end - begin}."
             )
         tensors[name] = TensorRange(dtype, shape, data_start + begin, nbytes)
@@ -182,11 +183,11 @@ def _entries(parsed: dict[str, Any], where: str) -> Iterator[tuple[str, tuple[st
             dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
         else:
             raise CheckpointError(
-                f"{where}: tensor `{name}` must have dtype, shape and data_offsets, and nothing else."
+                f"{where}: tensor {quoted(name)} must have dtype, shape and data_offsets, and nothing else."
             )
         if not isinstance(dtype, str) or dtype not in DTYPES:
             raise CheckpointError(
-                f"{where}: tensor `{name}` has the dtype {dtype!r}, which tuneport does not read (sub-byte formats "
+                f"{where}: tensor {quoted(name)} has the dtype {dtype!r}, which tuneport does not read (sub-byte formats "
                 f"have no byte ranges). It reads {', '.join(DTYPES)}."
             )
         if (
@@ -194,10 +195,10 @@ def _entries(parsed: dict[str, Any], where: str) -> Iterator[tuple[str, tuple[st
             or not _is_sizes(offsets)
             or len(offsets) != 2
         ):
-            raise CheckpointError(f"{where}: tensor `{name}` has a malformed shape or data_offsets.")
+            raise CheckpointError(f"{where}: tensor {quoted(name)} has a malformed shape or data_offsets.")
         if len(shape) > MOST_DIMENSIONS:
             raise CheckpointError(
-                f"{where}: tensor `{name}` has {len(shape):,} dimensions, over the limit of {MOST_DIMENSIONS}."
+                f"{where}: tensor {quoted(name)} has {len(shape):,} dimensions, over the limit of {MOST_DIMENSIONS}."
             )
         yield name, (dtype, tuple(shape), offsets[0], offsets[1])
 

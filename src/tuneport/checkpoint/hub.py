@@ -34,6 +34,7 @@ from tuneport.checkpoint.weights import (
 )
 from tuneport.errors import CheckpointError, HubError
 from tuneport.files.opening import check_file, opened, read_bytes, read_text
+from tuneport.files.printable import quoted
 from tuneport.files.writing import write_new
 
 # What a server that knows no ranges may send for nothing before a part in a file's middle.
@@ -109,7 +110,7 @@ class RangeReader:
         if content is None:
             content = self._kept[wanted] = self._reads[tensor.file](*wanted[1:])
         if len(content) != len(buffer):
-            raise HubError(f"{self._where}: {tensor.file} ends inside `{tensor.name}`. Try again later.")
+            raise HubError(f"{self._where}: {tensor.file} ends inside {quoted(tensor.name)}. Try again later.")
         buffer[:] = content
 
     def place(self, tensor: StoredTensor) -> None:

@@ -19,6 +19,7 @@ from tuneport.checkpoint.weight_sets import Weights
 from tuneport.checkpoint.weights import StoredTensor, check_gathered, join_files
 from tuneport.errors import CheckpointError
 from tuneport.files.opening import check_file
+from tuneport.files.printable import quoted
 from tuneport.libraries import how_to_install
 
 
@@ -114,4 +115,4 @@ def _describe(value: Any, name: str, file: str, where: str) -> StoredTensor:
     for dtype in DTYPES.values():
         if dtype.torch == spelled:
             return StoredTensor(name, dtype.name, tuple(value.shape), file, 0, value.numel() * dtype.itemsize)
-    raise CheckpointError(f"{where}: `{name}` has the dtype {spelled}, which tuneport does not read.")
+    raise CheckpointError(f"{where}: {quoted(name)} has the dtype {spelled}, which tuneport does not read.")

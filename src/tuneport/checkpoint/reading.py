@@ -19,6 +19,7 @@ from tuneport.checkpoint.pytorch_bin import LegacyReader
 from tuneport.checkpoint.views import read_view
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError
+from tuneport.files.printable import quoted
 
 
 class TensorReader(Protocol):
@@ -99,12 +100,12 @@ class FileReader:
                     count = os.preadv(descriptor, [rest], position)
                     if count == 0:
                         raise CheckpointError(
-                            f"{self._where}: {tensor.file} ends inside `{tensor.name}`; it was cut short while it was read."
+                            f"{self._where}: {tensor.file} ends inside {quoted(tensor.name)}; it was cut short while it was read."
                         )
                     position, rest = position + count, rest[count:]
         except OSError as error:
             raise CheckpointError(
-                f"{self._where}: {tensor.file} cannot be read at `{tensor.name}`: {error.strerror}."
+                f"{self._where}: {tensor.file} cannot be read at {quoted(tensor.name)}: {error.strerror}."
             ) from None
 
     def place(self, tensor: StoredTensor) -> AbstractContextManager[tuple[int, int]] | None:

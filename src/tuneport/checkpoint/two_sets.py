@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tuneport.checkpoint.weight_sets import Weights
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError, listing
+from tuneport.files.printable import quoted
 
 # Reads bytes of a tensor: (tensor, first byte, count).
 Read = Callable[[StoredTensor, int, int], bytes]
@@ -50,7 +51,7 @@ def compared(
             continue
         if read[0](tensor, start, count) != read[1](other[tensor.name], start, count):
             different[tensor.name] = None
-    return [f"`{name}` holds other values" for name in different], whole
+    return [f"{quoted(name)} holds other values" for name in different], whole
 
 
 def told_of_two(weights: Weights, beside: Weights, found: tuple[list[str], bool], where: str, way_out: str) -> str:
@@ -73,9 +74,9 @@ def unreadable_beside(weights: Weights, beside: Weights, error: CheckpointError)
 
 def _headers_differ(name: str, one: StoredTensor | None, other: StoredTensor | None) -> str | None:
     if one is None or other is None:
-        return f"`{name}` is only in {(one or other).file}"  # type: ignore[union-attr]  # one of them has it
+        return f"{quoted(name)} is only in {(one or other).file}"  # type: ignore[union-attr]  # one of them has it
     if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return f"`{name}` is {one.dtype} {list(one.shape)} in {one.file}, {other.dtype} {list(other.shape)} in {other.file}"
+        return f"{quoted(name)} is {one.dtype} {list(one.shape)} in {one.file}, {other.dtype} {list(other.shape)} in {other.file}"
     return None
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from tuneport.checkpoint.weights import MOST_FILES, parse_index
-from tuneport.errors import CheckpointError, listing
+from tuneport.errors import CheckpointError
+from tuneport.files.printable import listed_names, printable_line
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -134,7 +135,7 @@ def _only_safetensors(present: set[str], where: str) -> Weights | None:
         instead = "add the index" if variant is None else f"copy {variant} to {INDEX}, if those files are meant"
         raise CheckpointError(
             f"{where}: {len(candidates)} safetensors files and no {INDEX}; which count cannot be known:"
-            f"{listing(candidates)}\nKeep one of them, or {instead}."
+            f"{listed_names(candidates)}\nKeep one of them, or {instead}."
         )
     return Weights(candidates[0], (candidates[0],)) if candidates else None
 
@@ -158,7 +159,7 @@ def _adapter_weights(present: set[str], where: str) -> Weights:
     pickled = (
         f"{ADAPTER_PICKLE} is a pickle; load the adapter with peft and save it again (save_pretrained writes safetensors)."
         if ADAPTER_PICKLE in present
-        else f"the folder holds{listing(sorted(present))}"
+        else f"the folder holds{listed_names(sorted(present))}"
     )
     raise CheckpointError(f"{where} is a PEFT adapter without {ADAPTER_WEIGHTS}: {pickled}")
 
@@ -186,7 +187,7 @@ def _warnings(
     """What lies beside the weights that count, is no whole set, and may have been meant."""
     for index, files in gone.items():
         yield (
-            f"{where}: {index} names {len(files)} file(s) that are not there ({files[0]}, say), so {chosen.name} is read, "
+            f"{where}: {index} names {len(files)} file(s) that are not there ({printable_line(files[0])}, say), so {chosen.name} is read, "
             f"which lies beside it. If the index is left from other weights, remove it."
         )
     if chosen.index is not None and len(chosen.files) > 1 and f"{stem}.safetensors" in chosen.files:
@@ -199,7 +200,7 @@ def _warnings(
     left = [name for name in shards if name not in read]
     if left:
         yield (
-            f"{where}: {len(left)} shard(s) that no index names are not read ({left[0]}, say); {chosen.name} counts. If they "
+            f"{where}: {len(left)} shard(s) that no index names are not read ({printable_line(left[0])}, say); {chosen.name} counts. If they "
             "are left from other weights, remove them."
         )
     if not chosen.adapter and ADAPTER in present and {ADAPTER_WEIGHTS, ADAPTER_PICKLE} & present:
@@ -213,9 +214,9 @@ def _refuse(present: set[str], gone: Mapping[str, list[str]], where: str) -> NoR
     """Say why there are no weights, and what to do about it."""
     for index, files in gone.items():
         others = sorted(name for name in present if name.endswith((".safetensors", ".bin")) and name not in files)
-        there = f"\nIt does not name what is there:{listing(others, 8)}" if others else ""
+        there = f"\nIt does not name what is there:{listed_names(others, 8)}" if others else ""
         raise CheckpointError(
-            f"{where}: {index} names files that are not there:{listing(files)}{there}\n"
+            f"{where}: {index} names files that are not there:{listed_names(files)}{there}\n"
             "Download the checkpoint again, in full."
         )
     if ADAPTER_WEIGHTS in present:
@@ -223,9 +224,12 @@ def _refuse(present: set[str], gone: Mapping[str, list[str]], where: str) -> NoR
             f"{where}: {ADAPTER_WEIGHTS} is an adapter's, and its {ADAPTER} is not there. peft writes both."
         )
     advice = [
-        words.format(found) for pattern, words in _INSTEAD for found in sorted(present) if re.fullmatch(pattern, found)
+        words.format(printable_line(found))
+        for pattern, words in _INSTEAD
+        for found in sorted(present)
+        if re.fullmatch(pattern, found)
     ]
     raise CheckpointError(
         f"{where}: no weights. Looked for {INDEX}, {SINGLE}, a single .safetensors file and {LEGACY_SINGLE}; "
-        f"the folder holds{listing(sorted(present)) or ' nothing'}" + "".join(f"\n{line}" for line in advice[:3])
+        f"the folder holds{listed_names(sorted(present)) or ' nothing'}" + "".join(f"\n{line}" for line in advice[:3])
     )

@@ -18,6 +18,7 @@ from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.header import header_length, parse_header
 from tuneport.errors import CheckpointError, listing
 from tuneport.files.long_json import NamedTwiceError, read_long_json
+from tuneport.files.printable import quoted
 
 MAX_INDEX_BYTES = 64 * 2**20
 # Of all files of a checkpoint together. The largest that we know (Kimi K2, some 140,000 tensors) has about 21 MB.
@@ -172,17 +173,17 @@ def _disagreements(
     for place, name in enumerate(dict.fromkeys(joined.twice())):
         if place < _MOST_TOLD:  # all files are looked through for each
             files = [file for file, tensors in per_file.items() if name in tensors]
-            yield f"`{name}` stands in {' and in '.join(files[:4])}{' and in more' if len(files) > 4 else ''}"
+            yield f"{quoted(name)} stands in {' and in '.join(files[:4])}{' and in more' if len(files) > 4 else ''}"
         else:
-            yield f"`{name}` stands in more files than one"
+            yield f"{quoted(name)} stands in more files than one"
     if index is None:
         return
     for name, file in index.items():
         if name not in per_file[file]:
-            yield f"the index places `{name}` in {file}, which does not hold it"
+            yield f"the index places {quoted(name)} in {file}, which does not hold it"
     for name, tensor in joined.items():
         if index.get(name) != tensor.file:
-            yield f"`{name}` stands in {tensor.file}, the index {'places it elsewhere' if name in index else 'omits it'}"
+            yield f"{quoted(name)} stands in {tensor.file}, the index {'places it elsewhere' if name in index else 'omits it'}"
 
 
 def check_headers_together(nbytes: int, where: str) -> None:
@@ -209,7 +210,7 @@ def check_gathered(tensors: Mapping[str, StoredTensor], pickled: str | None, whe
     files = ", ".join(sorted({tensor.file for tensor in empty}))
     more = f" If that wrote {pickled}, move {files} away, and {pickled} is read." if pickled is not None else ""
     raise CheckpointError(
-        f"{where}: {len(empty)} weight(s) in {files} have the shape [0] (`{empty[0].name}`, say). The model was saved by "
+        f"{where}: {len(empty)} weight(s) in {files} have the shape [0] ({quoted(empty[0].name)}, say). The model was saved by "
         "DeepSpeed ZeRO-3 without gathering. Run zero_to_fp32.py on the training checkpoint, or save again with "
         f"`stage3_gather_16bit_weights_on_model_save` set to true.{more}"
     )
@@ -238,6 +239,6 @@ def parse_index(content: bytes, where: str, legacy: bool) -> Mapping[str, str]:
             or file.startswith(".")
         ):
             raise CheckpointError(
-                f"{where} places `{name}` in {file!r}; only a *{suffix} file of the same folder is followed."
+                f"{where} places {quoted(name)} in {file!r}; only a *{suffix} file of the same folder is followed."
             )
     return weight_map

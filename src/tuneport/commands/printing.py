@@ -12,8 +12,8 @@ from typing import Any
 
 from tuneport.errors import in_brief
 from tuneport.files.json_text import finite
-from tuneport.files.printable import printable, printable_json
-from tuneport.terminal import tell
+from tuneport.files.printable import printable, printable_json, printable_lines
+from tuneport.terminal import tell, tell_all
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def show(result: Told, *, as_json: bool) -> int:
     """Print the result, and the warnings that were not shown yet; the exit status."""
     status = result.status
     try:
-        _say(_as_one_object(result.content) if as_json else printable(result.words))
+        _say(_as_one_object(result.content) if as_json else printable_lines(result.words))
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -54,7 +54,7 @@ def show(result: Told, *, as_json: bool) -> int:
 
 def warn(warning: str) -> None:
     """A warning, on stderr."""
-    tell(f"warning: {warning}")
+    tell_all(f"warning: {warning}")
 
 
 def fail(kind: str, message: str, *, as_json: bool, debug: bool, status: int = 1) -> int:
@@ -66,7 +66,7 @@ def fail(kind: str, message: str, *, as_json: bool, debug: bool, status: int = 1
     if as_json:
         with contextlib.suppress(OSError):  # the reader of stdout went away, or its disk is full; stderr says the same
             _say(_as_one_object({"error": {"type": kind, "message": message}}))
-    tell(f"tuneport: {in_brief(message)}")
+    tell_all(f"tuneport: {in_brief(message)}")
     return status
 
 

@@ -21,6 +21,7 @@ from tuneport.comparison.pieces_side_by_side import pieces
 from tuneport.engine import arithmetic, kernel
 from tuneport.engine.pieces import Source, equal
 from tuneport.errors import CheckpointError, PairingError, listing, named
+from tuneport.files.printable import quoted
 from tuneport.pairing.common_tensors import Shared, share
 from tuneport.pairing.tensors import ties_of
 from tuneport.sidecars.config import is_behaviour, is_fixed, resolve
@@ -37,10 +38,10 @@ def joined(a: Checkpoint, b: Checkpoint, *, allow_config: bool = False) -> tuple
     not quite a. Raises `PairingError` where there is no line, with every reason.
     """
     shared = share((a, b), (ties_of(a), ties_of(b)))
-    reasons = [f"only one of them has `{name}`" for name in shared.alone]
+    reasons = [f"only one of them has {quoted(name)}" for name in shared.alone]
     one, other = resolve(a.config).values, resolve(b.config).values
     differing = {
-        name: f"`{name}` is {one.get(name)!r} in {a.role} and {other.get(name)!r} in {b.role}"
+        name: f"{quoted(name)} is {one.get(name)!r} in {a.role} and {other.get(name)!r} in {b.role}"
         for name in sorted(set(one) | set(other))
         if one.get(name) != other.get(name) and not is_behaviour(name) and not is_fixed(name) and name not in _HARMLESS
     }
@@ -49,7 +50,7 @@ def joined(a: Checkpoint, b: Checkpoint, *, allow_config: bool = False) -> tuple
     with opened(a, b) as (reader, other_reader):
         readers, space = {"a": reader, "b": other_reader}, Workspace()
         reasons += [
-            f"`{tensor.name}` holds integers and is not the same in both"
+            f"{quoted(tensor.name)} holds integers and is not the same in both"
             for tensor in shared.exact
             if not equal(Source("a", tensor.tensors[0]), Source("b", tensor.tensors[1]), readers, space, 2**20)
         ]
@@ -109,15 +110,17 @@ def laid(model: Any, label: str, shared: Shared, readers: tuple[TensorReader, Te
                 places[tensor.name] = found.detach().view(-1)
                 break
     filled = {place.data_ptr() for place in places.values()}
-    faults = [f"`{tensor.name}` has no place in the model" for tensor in shared.tensors if tensor.name not in places]
+    faults = [
+        f"{quoted(tensor.name)} has no place in the model" for tensor in shared.tensors if tensor.name not in places
+    ]
     faults += [
-        f"the model's `{name}` is not in the checkpoint"
+        f"the model's {quoted(name)} is not in the checkpoint"
         for name, parameter in model.named_parameters()
         if parameter.data_ptr() not in filled
     ]
     line = LineBetween(model, shared, readers, places)
     if not faults:
-        faults = [f"`{name}` is not what the checkpoint holds" for name in _changed(line)]
+        faults = [f"{quoted(name)} is not what the checkpoint holds" for name in _changed(line)]
     if faults:
         raise CheckpointError(
             f"{label}: transformers loads it into weights that are not its tensors one by one:{listing(faults)}\n"

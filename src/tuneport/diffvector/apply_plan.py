@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import tempfile
 from array import array
 from collections.abc import Mapping, Sequence, Set
@@ -45,6 +44,7 @@ from tuneport.engine.tokens import MatchedRows, lost_runs, match_rows, token_dec
 from tuneport.errors import PairingError, named
 from tuneport.files.lazy_sequences import LazyMapping, LazySequence
 from tuneport.files.opening import contents
+from tuneport.files.printable import expression_of, quoted
 from tuneport.files.writing import write_new
 from tuneport.pairing.model_kinds import check_architectures
 from tuneport.pairing.name_rules import scale_of
@@ -161,9 +161,9 @@ def _misread(vector: DiffVector, matched: MatchedRows) -> list[str]:
     if vector.manifest.get("rows") != "strings":
         return []
     return [
-        f"`{name}`: its rows {'were' if entry.get('by_token') else 'were not'} matched by token when the diff vector "
+        f"{quoted(name)}: its rows {'were' if entry.get('by_token') else 'were not'} matched by token when the diff vector "
         f"{vector.stored.label} was taken, and with this target it is the other way round. Run `tuneport transfer` with the "
-        f"parents, or decide in both runs with {named('vocabulary', f'^{re.escape(name)}$=strings|positions')}."
+        f"parents, or decide in both runs with {named('vocabulary', f'^{expression_of(name)}$=strings|positions')}."
         for name, entry in vector.entries.items()
         if _is_float(entry) and bool(entry.get("by_token")) != (name in matched.by_token)
     ]
@@ -298,7 +298,7 @@ def _runs(
         tuned_id = int(rows.tuned[row])
         if tuned_id not in position:
             raise PairingError(
-                f"`{pair.name}`: the diff vector holds no row for the tuned model's token {tuned_id}: it keeps whole rows "
+                f"{quoted(pair.name)}: the diff vector holds no row for the tuned model's token {tuned_id}: it keeps whole rows "
                 "only of tokens that its base lacks. Run `tuneport transfer` with the parents instead."
             )
         raw[row] = position[tuned_id]
@@ -345,7 +345,7 @@ def _check_working_dtype(vector: DiffVector, pair: ParentPair, target: StoredTen
     stored = vector.difference(pair.name)
     if target.dtype == "F64" and stored is not None and stored.dtype != "F64":
         raise PairingError(
-            f"`{target.name}` is float64 in the target, but the diff vector {vector.stored.label} was taken in float32, "
+            f"{quoted(target.name)} is float64 in the target, but the diff vector {vector.stored.label} was taken in float32, "
             "so the result would not be that of a transfer. Run `tuneport transfer` with its parents instead."
         )
 

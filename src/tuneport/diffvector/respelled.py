@@ -20,6 +20,7 @@ from tuneport.checkpoint.weights import StoredTensor, TensorTable
 from tuneport.diffvector.vector import RAW, DiffVector
 from tuneport.engine.choices import Choices
 from tuneport.errors import PairingError
+from tuneport.files.printable import quoted
 from tuneport.pairing.model_kinds import is_placed, is_text_of
 from tuneport.pairing.spelling import Aligned, align, seen_as
 from tuneport.sidecars.read import CONFIG
@@ -55,7 +56,7 @@ def _under(vector: DiffVector, views: Mapping[str, StoredTensor]) -> DiffVector:
             entry, difference = _translated(vector, view)
         except UnviewableError as error:
             raise PairingError(
-                f"{vector.role} {vector.stored.label}: `{name}` of the target is joined or cut of tensors that the diff "
+                f"{vector.role} {vector.stored.label}: {quoted(name)} of the target is joined or cut of tensors that the diff "
                 f"vector keeps in different ways ({error}). Run `tuneport transfer` with its parents instead."
             ) from None
         entries[name] = entry

@@ -19,6 +19,7 @@ from tuneport.checkpoint.local_folder import open_folder
 from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError
+from tuneport.files.printable import quoted
 from tuneport.pairing.vocabulary import MOST_ROWS
 from tuneport.pairing.vocabulary_matrices import with_rows
 
@@ -90,7 +91,9 @@ def open_diff(spec: str | os.PathLike[str], role: str = "diff", label: str | Non
         )
     for name, entry in entries.items():
         if not _agrees(entry, stored.tensors.get(name), stored.tensors.get(RAW + name)):
-            raise CheckpointError(f"{role} {path}: `{name}` is not stored as the manifest says. Make the vector again.")
+            raise CheckpointError(
+                f"{role} {path}: {quoted(name)} is not stored as the manifest says. Make the vector again."
+            )
     config = SidecarFolder("base", path.name, path / "base", within=path).json("config.json") or {}
     return DiffVector(role, stored, entries, manifest, config)
 

@@ -34,6 +34,7 @@ from tuneport.errors import CheckpointError, recorded
 from tuneport.files.json_text import chunks, finite
 from tuneport.files.lazy_sequences import LazySequence
 from tuneport.files.opening import contents
+from tuneport.files.printable import quoted
 from tuneport.output.replacing import read_record
 from tuneport.output.write import MANIFEST
 from tuneport.pairing.tensors import main_dtype
@@ -333,6 +334,6 @@ def read_manifest(out: Path) -> dict[str, Any]:
     damaged = misshapen(manifest)
     if damaged:
         raise CheckpointError(
-            f"{out / MANIFEST} is damaged: `{damaged}` is missing, or of another kind than tuneport writes."
+            f"{out / MANIFEST} is damaged: {quoted(damaged)} is missing, or of another kind than tuneport writes."
         )
     return manifest

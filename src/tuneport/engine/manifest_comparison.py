@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tuneport.files.printable import quoted
+
 # ``*`` is any name, ``[]`` any place in a list; what lies below a field belongs to it.
 OF_THAT_RUN = (
     "environment",  # the machine, its software, the time it took
@@ -74,7 +76,7 @@ def _differing(said: Any, found: Any, path: str, shape: str, skipped: re.Pattern
     elif _is_list(said) and _is_list(found) and len(said) == len(found):
         for place, (one, other) in enumerate(zip(said, found, strict=True)):
             name = one.get("name") if path == "tensors" and isinstance(one, Mapping) else None
-            told = f"`{name}`" if isinstance(name, str) else f"{path}[{place}]"
+            told = quoted(name) if isinstance(name, str) else f"{path}[{place}]"
             yield from _differing(one, other, told, f"{shape}[]", skipped, close)
     elif not _same(said, found, close):
         yield f"{path} is {_short(said)} in the manifest, these parents give {_short(found)}"

@@ -35,6 +35,7 @@ from tuneport.engine.tokens import Matrices, lost_runs, token_warnings, without_
 from tuneport.errors import PairingError, SidecarError, TuneportError, listing, named
 from tuneport.files.lazy_sequences import LazySequence
 from tuneport.files.opening import contents, read_in_words
+from tuneport.files.printable import quoted
 from tuneport.output.digest import leaf_count
 from tuneport.output.shards import Layout, lay_out
 from tuneport.pairing.name_rules import scale_of
@@ -307,9 +308,11 @@ def rows_without_room(tasks: Sequence[OutputTask], grown: Mapping[int, int]) -> 
         if target is None or len(target.shape) < 2:
             continue
         if task.line.by_token and rows > least and grown.get(rows, rows) - rows != grown[least] - least:
-            found.append(f"`{target.name}` has {rows - least} rows more than the vocabulary, which are not for tokens")
+            found.append(
+                f"{quoted(target.name)} has {rows - least} rows more than the vocabulary, which are not for tokens"
+            )
         elif DTYPES[target.dtype].kind == "exact" and rows in grown:
-            found.append(f"`{target.name}` holds integers, a row for each token")
+            found.append(f"{quoted(target.name)} holds integers, a row for each token")
     return [
         f"{line}; the tuned model's new tokens have no place in it. Pass {named('new_tokens', 'drop')} to leave them out."
         for line in found

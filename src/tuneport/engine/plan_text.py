@@ -17,6 +17,7 @@ from tuneport.engine.choices import Running
 from tuneport.engine.manifest import token_record
 from tuneport.engine.plan import Plan
 from tuneport.errors import OutputError, named, spoken
+from tuneport.files.printable import printable_line
 from tuneport.output.write import place_refusals
 from tuneport.shown import Found
 from tuneport.sidecars.chat_behaviour import behaviour_in_words
@@ -114,7 +115,7 @@ def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
     for entry, checkpoint in zip(told["inputs"], plan.inputs, strict=True):
         revision = f" @ {entry['revision']}" if entry["revision"] else ""
         lines.append(
-            f"  {entry['role']:<7} {entry['name']}{revision}: {entry['tensors']} tensors, {entry['parameters']:,} "
+            f"  {entry['role']:<7} {printable_line(entry['name'])}{revision}: {entry['tensors']} tensors, {entry['parameters']:,} "
             f"parameters in {len(checkpoint.files)} file(s)"
         )
     lines += ["", "tensors: " + ", ".join(f"{count} {fate}" for fate, count in told["counts"].items())]
@@ -123,20 +124,23 @@ def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
     for (action, reason), count in alike.items():  # an adapter does the same to many
         example = next(t["name"] for t in told["tensors"] if (t["fate"], t["reason"]) == (action, reason))
         more = f" and {count - 1} more" if count > 1 else ""
-        lines.append(f"  {action:<11} {example}{more}: {reason}")
+        lines.append(f"  {action:<11} {printable_line(example)}{more}: {reason}")
     for tensor in told["tensors"]:
         if tensor["name"] in adapted:
             continue
         how = " (rows matched by token)" if tensor["by_token"] and tensor["fate"] == "transferred" else ""
         reason = f": {tensor['reason']}" if tensor["reason"] else ""
-        lines.append(f"  {tensor['fate']:<11} {tensor['name']}{how}{reason}")
+        lines.append(f"  {tensor['fate']:<11} {printable_line(tensor['name'])}{how}{reason}")
     lines += ["", "decisions:"]
-    lines += [f"  {entry['subject']}: {entry['choice']} ({entry['reason']})" for entry in told["decisions"]]
+    lines += [
+        f"  {printable_line(entry['subject'])}: {printable_line(entry['choice'])} ({printable_line(entry['reason'])})"
+        for entry in told["decisions"]
+    ]
     if told["config_differences"]:
         lines += ["", "fields that are not the same everywhere (base | tuned | target → output):"]
         for entry in told["config_differences"]:
             values = " | ".join(_short(entry[key]) for key in ("base", "tuned", "target"))
-            lines.append(f"  {entry['field']}: {values} → {_short(entry['output'])}")
+            lines.append(f"  {printable_line(entry['field'])}: {values} → {_short(entry['output'])}")
     if "behaviour" in plan.extra:
         lines += ["", f"the output: {behaviour_in_words(plan.extra['behaviour'])}"]
     size = told["bytes"]
@@ -151,9 +155,9 @@ def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
     lines += _rounding_in_words(told["rounding"])
     lines += ["checked while running: " + "; ".join(told["checked_while_running"])]
     if told["warnings"]:
-        lines += ["", "warnings:", *[f"  {warning}" for warning in told["warnings"]]]
+        lines += ["", "warnings:", *map(_entry, told["warnings"])]
     lines += ["", "refused:" if told["refused"] else "nothing is refused"]
-    lines += [f"  {reason}" for reason in told["refused"]]
+    lines += map(_entry, told["refused"])
     return "\n".join(lines)
 
 
@@ -208,6 +212,11 @@ def _memory(plan: Plan, running: Running) -> tuple[Budget | None, list[str]]:
         return None, [str(error)]
 
 
+def _entry(text: str) -> str:
+    """A message in a list; its own lines stay below it."""
+    return "  " + text.replace("\n", "\n    ")
+
+
 def _short(value: Any, most: int = 60) -> str:
-    text = str(value)
+    text = printable_line(str(value))
     return text if len(text) <= most else text[: most - 1] + "…"

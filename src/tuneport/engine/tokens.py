@@ -15,6 +15,7 @@ import numpy as np
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.engine.choices import Choices
 from tuneport.errors import named
+from tuneport.files.printable import printable_line
 from tuneport.pairing.rows import Ids, Runs, runs_of
 from tuneport.pairing.vocabulary import (
     Folders,
@@ -211,5 +212,5 @@ def _why_dropped(match: VocabularyMatch) -> str:
 
 
 def _few(names: list[str], most: int = 8) -> str:
-    shown = ", ".join(names[:most])
+    shown = ", ".join(map(printable_line, names[:most]))
     return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"

@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tuneport.files.printable import quoted
+
 Row = dict[str, Any]
 Numbered = list[tuple[int, Row]]
 Faults = list[tuple[int, str]]
@@ -56,7 +58,7 @@ def form_of(rows: Numbered, recipe: str, where: str) -> tuple[str, list[str], Fa
 
 
 def _wanted(forms: Sequence[str]) -> str:
-    return ", or ".join(" and ".join(f"`{field}`" for field in FORMS[form]) for form in forms)
+    return ", or ".join(" and ".join(quoted(field) for field in FORMS[form]) for form in forms)
 
 
 def _numbers(numbers: Sequence[int], most: int = 5) -> str:
@@ -67,11 +69,11 @@ def _numbers(numbers: Sequence[int], most: int = 5) -> str:
 def _check_text(row: Row, field: str) -> list[str]:
     value = row[field]
     if not isinstance(value, str):
-        return [f"`{field}` is a {type(value).__name__}, not a text"]
+        return [f"{quoted(field)} is a {type(value).__name__}, not a text"]
     if not value.strip():
-        return [f"`{field}` is empty"]
+        return [f"{quoted(field)} is empty"]
     if _is_torn(value):
-        return [f"`{field}` holds half a character (a lone surrogate)"]
+        return [f"{quoted(field)} holds half a character (a lone surrogate)"]
     return []
 
 
@@ -86,21 +88,21 @@ def _is_torn(text: str) -> bool:
 def _check_messages(row: Row, field: str, *, last: str | None = None) -> list[str]:
     value = row[field]
     if not isinstance(value, list) or not value:
-        return [f"`{field}` is no list of messages"]
+        return [f"{quoted(field)} is no list of messages"]
     faults = []
     for place, message in enumerate(value, 1):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            faults.append(f"`{field}`: message {place} has no role")
+            faults.append(f"{quoted(field)}: message {place} has no role")
         elif not isinstance(message.get("content"), str):
-            faults.append(f"`{field}`: message {place} ({message['role']}) has no text in `content`")
+            faults.append(f"{quoted(field)}: message {place} ({message['role']}) has no text in `content`")
         elif _is_torn(message["role"] + message["content"]):
-            faults.append(f"`{field}`: message {place} holds half a character (a lone surrogate)")
+            faults.append(f"{quoted(field)}: message {place} holds half a character (a lone surrogate)")
     if not faults and last is not None and value[-1]["role"] != last:
         faults.append(
-            f"`{field}` ends with the role {value[-1]['role']!r}, not {last!r}: there is no answer to train on"
+            f"{quoted(field)} ends with the role {value[-1]['role']!r}, not {last!r}: there is no answer to train on"
         )
     if not faults and last == "assistant" and not value[-1]["content"].strip():
-        faults.append(f"`{field}`: the last answer is empty")
+        faults.append(f"{quoted(field)}: the last answer is empty")
     return faults
 
 
@@ -122,7 +124,7 @@ def _check_preference(row: Row) -> list[str]:
 def _check_answers(row: Row, answer: str) -> list[str]:
     """A prompt and an answer, both texts or both lists of messages."""
     if isinstance(row["prompt"], list) != isinstance(row[answer], list):
-        return [f"`prompt` and `{answer}` are not both texts, or both lists of messages"]
+        return [f"`prompt` and {quoted(answer)} are not both texts, or both lists of messages"]
     if isinstance(row["prompt"], list):
         return [*_check_messages(row, "prompt"), *_check_messages(row, answer, last="assistant")]
     prompt = [] if row["prompt"] == "" else _check_text(row, "prompt")  # an empty prompt is one: free generation

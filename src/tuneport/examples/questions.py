@@ -16,6 +16,7 @@ from typing import Any, Literal
 from tuneport.errors import ABSENT, DataError, Fault, UsageError, listing
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
+from tuneport.files.printable import quoted
 
 Kind = Literal["match", "choice", "loss"]
 Way = Literal["prompt", "messages", "text"]
@@ -173,7 +174,7 @@ def _parse(
     given = [key for key in ("prompt", "messages", "text") if row.get(key) is not None]
     if len(given) != 1:
         found.append(
-            f"has {' and '.join(f'`{key}`' for key in given) or 'no question'}; "
+            f"has {' and '.join(quoted(key) for key in given) or 'no question'}; "
             "give one of `prompt`, `messages` and `text`"
         )
     identity = row.get("id", number)
@@ -193,7 +194,7 @@ def _parse(
             found.append("`text` is no text")
         else:
             answer = row["text"]
-        found += [f"`text` takes no `{key}`" for key in ("answer", "choices") if row.get(key) is not None]
+        found += [f"`text` takes no {quoted(key)}" for key in ("answer", "choices") if row.get(key) is not None]
         prompt = None
     elif row.get("choices") is not None:
         kind = "choice"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuneport.files.limited_process import LimitError, ask
+from tuneport.files.printable import quoted
 
 SECONDS = 5.0  # of computing, for all expressions and names; those that people write take milliseconds
 MEMORY = 2**29
@@ -43,14 +44,14 @@ def try_expressions(expressions: Sequence[Expression], names: Iterable[str]) -> 
     found, tried = sorted(set(names)), list(expressions)
     if not tried:
         return
-    fields = ", ".join(f"`{field}`" for field in dict.fromkeys(each.field for each in tried))
+    fields = ", ".join(quoted(field) for field in dict.fromkeys(each.field for each in tried))
     if len(tried) * len(found) > MOST_MATCHES:
         raise ExpressionError(f"there are {len(tried):,} expressions ({fields}) for {len(found):,} names")
     for each in tried:
         if not isinstance(each.text, str) or not isinstance(each.replacement, str):
-            raise ExpressionError(f"`{each.field}` holds something else than a text")
+            raise ExpressionError(f"{quoted(each.field)} holds something else than a text")
         if len(each.text) > MOST_LETTERS:
-            raise ExpressionError(f"`{each.field}`: an expression has {len(each.text):,} letters")
+            raise ExpressionError(f"{quoted(each.field)}: an expression has {len(each.text):,} letters")
     request = {"expressions": [vars(each) for each in tried], "names": found}
     try:
         fault = ask("tuneport.files.expressions:matcher", request, seconds=SECONDS, memory=MEMORY, stays=False)
@@ -77,12 +78,12 @@ def _match(request: Mapping[str, Any]) -> str | None:
             if each["how"] == _REPLACED:
                 names = [compiled.sub(each["replacement"], name) for name in names]
                 if max(map(len, names), default=0) > longest:
-                    return f"`{each['field']}`: a replacement makes a name of {max(map(len, names)):,} letters"
+                    return f"{quoted(each['field'])}: a replacement makes a name of {max(map(len, names)):,} letters"
                 every |= dict.fromkeys(names)  # what follows is matched with these
                 continue
         except (re.error, OverflowError, RecursionError, IndexError, TypeError) as error:
             shown = str(each["shown"] or each["text"])
-            return f"`{each['field']}`: {shown[:80]!r} is not a valid regular expression: {error}"
+            return f"{quoted(each['field'])}: {shown[:80]!r} is not a valid regular expression: {error}"
         method = getattr(compiled, each["how"])
         for name in every:
             method(name)

@@ -133,10 +133,13 @@ def check_file(path: str | os.PathLike[str], inside: Path | None = None) -> bool
     """
     try:
         status = Path(path).stat()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # (a null byte is in no name of a file)
         return False
     except OSError as error:
-        if error.errno == errno.ELOOP:  # links that lead in a circle lead to nothing
+        if error.errno in (
+            errno.ELOOP,
+            errno.ENAMETOOLONG,
+        ):  # links in a circle lead to nothing; no file has such a name
             return False
         raise
     if stat.S_ISDIR(status.st_mode):

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.small_files import LICENCE_PREFIXES, is_sidecar
-from tuneport.errors import TakenError, listing, named
+from tuneport.errors import TakenError, named
 from tuneport.files.long_json import read_long_json
 from tuneport.files.opening import opened, read_bytes
+from tuneport.files.printable import listed_names
 from tuneport.files.writing import write_new
 
 REPLACES = ".replaces"
@@ -85,7 +86,7 @@ def check_replaceable(out: Path) -> None:
     strays = _strays(out)
     if strays:
         raise TakenError(
-            f"{out} holds what tuneport did not write, so {named('overwrite')} does not replace it:{listing(strays, 8)}\n"
+            f"{out} holds what tuneport did not write, so {named('overwrite')} does not replace it:{listed_names(strays, 8)}\n"
             f"Move that away, or give another {named('out')}."
         )
     if os.path.lexists(_old(out)) and not _is_replaced(out):

@@ -18,6 +18,7 @@ from tuneport.errors import OutputError, TakenError, listing
 from tuneport.files.holding import held
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
+from tuneport.files.printable import listed_names
 from tuneport.files.writing import write_whole
 from tuneport.output.journal import differing_fields
 from tuneport.output.replacing import check_replaceable, finish_replacing, is_empty_folder, move_into_place
@@ -75,7 +76,9 @@ def _refuse_links(unfinished: Path) -> None:
     """Raise `TakenError` for links in the folder: libraries that write there would write through them."""
     links = sorted(path.relative_to(unfinished).as_posix() for path in unfinished.rglob("*") if path.is_symlink())
     if links:
-        raise TakenError(f"{unfinished} holds links, through which nothing is written. Remove them:{listing(links, 8)}")
+        raise TakenError(
+            f"{unfinished} holds links, through which nothing is written. Remove them:{listed_names(links, 8)}"
+        )
 
 
 def _finish(out: Path, unfinished: Path, on_the_way: Sequence[str]) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 from tuneport.checkpoint.open_files import KeptFile
 from tuneport.checkpoint.small_files import JOURNAL
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.errors import HubError, OutputError, TakenError, TuneportError, listing, named
+from tuneport.errors import HubError, OutputError, TakenError, TuneportError, named
 from tuneport.files.holding import held, is_at
 from tuneport.files.opening import check_inside, resolved
+from tuneport.files.printable import listed_names
 from tuneport.files.writing import open_own, told, whole, write_new
 from tuneport.output import journal
 from tuneport.output.journal import Journal, LeafRecord
@@ -252,7 +253,7 @@ def _check_ours(partial: Path) -> None:
         begun = os.path.lexists(partial / JOURNAL) or is_ours(partial)
         if begun and strays:
             raise TakenError(
-                f"{partial} holds what tuneport did not write:{listing(strays, 8)}\nMove that away, or give another {named('out')}."
+                f"{partial} holds what tuneport did not write:{listed_names(strays, 8)}\nMove that away, or give another {named('out')}."
             )
         if not begun and {entry.name for entry in partial.iterdir()} - {f"{JOURNAL}.new"}:
             raise TakenError(

@@ -18,6 +18,7 @@ from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.small_files import TOKENIZER_FILES
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
+from tuneport.files.printable import quoted
 from tuneport.pairing.buffers import is_computed_buffer
 from tuneport.pairing.model_kinds import MOST_MUST_PAIR, check_architectures
 from tuneport.pairing.spelling import align
@@ -122,12 +123,12 @@ def _together(
     checkpoints: Sequence[Checkpoint],
 ) -> SharedTensor:
     if len({DTYPES[partner.dtype].kind for partner in partners}) > 1:
-        raise PairingError(f"`{name}` holds {_each(checkpoints, [partner.dtype for partner in partners])}.")
+        raise PairingError(f"{quoted(name)} holds {_each(checkpoints, [partner.dtype for partner in partners])}.")
     shapes = {partner.shape for partner in partners}
     by_token = name in vocabulary.names and len({(len(p.shape), columns_of(p)) for p in partners}) == 1
     if len(shapes) > 1 and not by_token:
         told = ["×".join(map(str, partner.shape)) or "a scalar" for partner in partners]
-        raise PairingError(f"`{name}` is {_each(checkpoints, told)}; only rows of embeddings may differ.")
+        raise PairingError(f"{quoted(name)} is {_each(checkpoints, told)}; only rows of embeddings may differ.")
     if not by_token or (len(shapes) == 1 and shared_ids is None):
         return SharedTensor(name, partners)
     counts = [rows_of(partner) for partner in partners]

@@ -12,6 +12,7 @@ from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.errors import PairingError, named
+from tuneport.files.printable import printable_line, quoted
 from tuneport.pairing.name_rules import Rename
 from tuneport.pairing.spelling_advice import suggested
 from tuneport.pairing.spelling_rules import data
@@ -101,8 +102,8 @@ def _way_inside(text: Checkpoint, whole: Checkpoint) -> str:
         return ""
     flags = " ".join(named("renames", f"{each.pattern}={each.replacement}") for each in renames)
     return (
-        f" transformers does not have the kind `{kind_of(whole.config)}`. If {whole.role} {whole.label} is a multimodal model around "
-        f"a {kind_of(text.config)}, add {flags}: the difference then goes onto the language model, and all else stays."
+        f" transformers does not have the kind {quoted(kind_of(whole.config))}. If {whole.role} {whole.label} is a multimodal model around "
+        f"a {printable_line(str(kind_of(text.config)))}, add {flags}: the difference then goes onto the language model, and all else stays."
     )
 
 
@@ -111,7 +112,7 @@ def in_words(checkpoint: Checkpoint) -> str:
     kind = checkpoint.config.get("model_type")
     architectures = checkpoint.config.get("architectures")
     name = architectures[0] if isinstance(architectures, list) and architectures else None
-    return f"`{kind}` ({name})" if name else f"`{kind}`" if kind else "of unknown type"
+    return f"{quoted(kind)} ({printable_line(str(name))})" if name else quoted(kind) if kind else "of unknown type"
 
 
 def _texts(whole: Config) -> set[str]:

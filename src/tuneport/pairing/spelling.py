@@ -19,6 +19,7 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.views import renamed, stored_name
 from tuneport.checkpoint.weights import StoredTensor, TensorTable
 from tuneport.errors import Fault, PairingError, UsageError, named
+from tuneport.files.printable import quoted
 from tuneport.pairing.model_kinds import in_words, is_placed, is_text_of
 from tuneport.pairing.multimodal_configs import seen_as_text, seen_as_whole
 from tuneport.pairing.name_rules import Rename
@@ -104,7 +105,7 @@ def align(
     written_as |= {own.role: (own, seen.tensors) for own, seen in zip(parents, found, strict=True) if not own.adapter}
     outside = _outside(list(written_as.values()), alone or placed, drop)
     if outside & written.keys():
-        told = f"{len(outside & written.keys())} tensors stay as they are (`{min(outside & written.keys())}`, …)"
+        told = f"{len(outside & written.keys())} tensors stay as they are ({quoted(min(outside & written.keys()))}, …)"
         decisions.append(Decision("names.beside", told, BESIDE))
     return Aligned(tuple(found), tuple(decisions), reference, outside)
 
@@ -150,7 +151,7 @@ def _outside(checkpoints: Sequence[tuple[Checkpoint, Tensors]], alone: bool, dro
             others = " and ".join(f"{text.role} {text.label}" for text, _ in texts)
             raise PairingError(
                 f"{checkpoint.role} {checkpoint.label} ({in_words(checkpoint)}) is multimodal, {others} the language model "
-                f"alone: {len(lost)} tensors (`{min(lost)}`, …) have no partner there. Give multimodal models, or carry "
+                f"alone: {len(lost)} tensors ({quoted(min(lost))}, …) have no partner there. Give multimodal models, or carry "
                 f"the language model's part with {named('drop', pattern_of(towers[id(checkpoint)], tensors))}."
             )
     return frozenset[str]().union(*towers.values())
@@ -176,7 +177,7 @@ def _examples(tensors: Tensors, most: int = 3) -> str:
         changed += 1
         if len(found) < most:
             more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
-            found.append(f"`{sources[0]}`{more} → `{name}`")
+            found.append(f"{quoted(sources[0])}{more} → {quoted(name)}")
     return ", ".join(found) + (f" ({changed} in all)" if changed > len(found) else "")
 
 
@@ -197,7 +198,7 @@ def _check_renames(renames: Sequence[Rename], parents: Sequence[Checkpoint]) -> 
             roles = " and ".join(parent.role for parent in parents)
             example = next(iter(names), "-")
             raise UsageError(
-                Fault("renames", rename.pattern, f"matches no tensor of {roles}", f"Names look like `{example}`")
+                Fault("renames", rename.pattern, f"matches no tensor of {roles}", f"Names look like {quoted(example)}")
             )
         names = dict.fromkeys(rename(name) for name in names)
 
@@ -211,7 +212,7 @@ def check_distinct(names: Mapping[str, str], rename: Rename, of: Checkpoint) -> 
                 Fault(
                     "renames",
                     f"{rename.pattern}={rename.replacement}",
-                    f"would give `{taken[other]}` and `{name}` of {of.role} {of.label} one name, `{other}`",
+                    f"would give {quoted(taken[other])} and {quoted(name)} of {of.role} {of.label} one name, {quoted(other)}",
                     "Write an expression that tells them apart",
                 )
             )

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 
 from tuneport.errors import named
+from tuneport.files.printable import printable_line, quoted
 from tuneport.pairing.name_rules import Rename
 from tuneport.pairing.spelling_rules import Shapes, Tensors
 
@@ -31,7 +32,8 @@ def renames_in_words(own: Tensors, role: str, others: Tensors, other_role: str) 
     """The renames that pair every tensor, with an example of what they pair; None where none are found."""
     renames = suggested(_shapes(own), _shapes(others))
     told = _both_spellings(own, role, others, other_role)
-    if not renames or told is None:
+    odd = any(printable_line(text) != text for each in renames for text in (each.pattern, each.replacement))
+    if not renames or odd or told is None:
         return None
     flags = " ".join(named("renames", f"{each.pattern}={each.replacement}") for each in renames)
     return f"{told} Add {flags} (tried: then every tensor has its partner)."
@@ -43,7 +45,7 @@ def _both_spellings(own: Tensors, role: str, others: Tensors, other_role: str) -
     if not pairs or 2 * len(pairs) < min(len(mine.keys() - theirs.keys()), len(theirs.keys() - mine.keys())):
         return None
     name, other = next(iter(pairs.items()))
-    return f"Names differ: {role} has `{name}`, {other_role} `{other}`, and no rule that tuneport knows pairs them all."
+    return f"Names differ: {role} has {quoted(name)}, {other_role} {quoted(other)}, and no rule that tuneport knows pairs them all."
 
 
 def suggested(own: Shapes, reference: Shapes) -> list[Rename]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from tuneport.checkpoint.views import UnviewableError, joined, narrowed, selected, shuffled, stacked, transposed
 from tuneport.checkpoint.weights import StoredTensor
+from tuneport.files.printable import quoted
 
 Collected = dict[str, list[StoredTensor]]
 
@@ -99,7 +100,7 @@ def _shards(rule: SpellingRule, operation: Mapping[str, Any], where: Where) -> S
     text = where.config.get("text_config")
     count = (text if isinstance(text, Mapping) else where.config).get(attribute)
     if not isinstance(count, int) or not 0 < count < 100_000:
-        raise UnviewableError(f"the config does not say `{attribute}`")
+        raise UnviewableError(f"the config does not say {quoted(attribute)}")
     return [rule.to[0].replace("*", str(place)) for place in range(count)]
 
 

@@ -20,6 +20,7 @@ from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import Fault, PairingError, UsageError, named
 from tuneport.files.lazy_sequences import IndexedSequence
+from tuneport.files.printable import MOST_OF_A_NAME, expression_of, quoted
 from tuneport.pairing.buffers import is_computed_buffer
 from tuneport.pairing.model_kinds import MOST_MUST_PAIR, in_words
 from tuneport.pairing.name_rules import ScaleRule, scale_of
@@ -128,13 +129,15 @@ def check_readable(checkpoint: Checkpoint) -> None:
     where = f"{checkpoint.role} {checkpoint.label}"
     if quantised:
         kind = method.get("quant_method", "of unknown kind") if isinstance(method, dict) else "by its tensors"
-        shown = f", for example `{quantised[0]}` ({checkpoint.tensors[quantised[0]].dtype})"
+        shown = f", for example {quoted(quantised[0])} ({checkpoint.tensors[quantised[0]].dtype})"
         raise PairingError(
             f"{where} is quantised ({kind}{shown}). Differences of quantised weights mean nothing; give the "
             "unquantised checkpoint, or dequantise it first."
         )
     if other:
-        raise PairingError(f"{where}: `{other[0]}` is complex ({checkpoint.tensors[other[0]].dtype}); not supported.")
+        raise PairingError(
+            f"{where}: {quoted(other[0])} is complex ({checkpoint.tensors[other[0]].dtype}); not supported."
+        )
 
 
 def pair_parents(
@@ -171,10 +174,10 @@ def pair_parents(
         if is_computed_buffer(stored):
             pass  # whatever the two hold, the model does not read it
         elif len(kinds) > 1 or (pair.exact and stored.dtype != partner.dtype):
-            refusals.append(f"`{name}` is {stored.dtype} in the base and {partner.dtype} in the tuned model.")
+            refusals.append(f"{quoted(name)} is {stored.dtype} in the base and {partner.dtype} in the tuned model.")
         elif not _same_shape(stored, partner, name in by_token):
             refusals.append(
-                f"`{name}` is {_times(stored.shape)} in the base and {_times(partner.shape)} in the tuned model."
+                f"{quoted(name)} is {_times(stored.shape)} in the base and {_times(partner.shape)} in the tuned model."
             )
     only_tuned = [stored for stored in tuned_tensors.values() if stored.name not in paired_in_tuned]
     wanted = (stored for stored in only_base if not _found(drop, stored.name) and stored.name not in outside)
@@ -326,7 +329,7 @@ def check_patterns(patterns: Iterable[tuple[str, str]], names: Iterable[str]) ->
     """A pattern (of which option, and its expression) that finds nothing is a slip of the pen. Raises `UsageError`."""
     patterns = list(patterns)
     names = list(names) if patterns else []
-    example = f"Names look like `{names[0] if names else '-'}`"
+    example = f"Names look like {quoted(names[0] if names else '-')}"
     faults = [
         Fault(option, pattern, "matches no tensor", example)
         for option, pattern in patterns
@@ -348,13 +351,13 @@ def _with_diff(
         return TensorPair(name, "copied", COMPUTED, None, target)
     if pair.exact:
         if DTYPES[target.dtype].kind != "exact":
-            reason = f"`{name}` is {pair.base.dtype} in the base and {target.dtype} in the target."
+            reason = f"{quoted(name)} is {pair.base.dtype} in the base and {target.dtype} in the target."
             return TensorPair(name, "refused", reason, pair, target)
         if pair.untrained:
             return TensorPair(name, "copied", str(pair.change), pair, target)
         return TensorPair(name, "copied", "integers: base and tuned must be equal, checked while running", pair, target)
     if DTYPES[target.dtype].kind != "float":
-        reason = f"`{name}` is {pair.base.dtype} in the base and {target.dtype} in the target."
+        reason = f"{quoted(name)} is {pair.base.dtype} in the base and {target.dtype} in the target."
         return TensorPair(name, "refused", reason, pair, target)
     how = str(pair.change) if pair.change is not None else ""
     same = target.shape == pair.base.shape == pair.tuned.shape
@@ -370,7 +373,7 @@ def _with_diff(
     if scale_of(name, 1.0, rules) == 0:
         return TensorPair(name, "copied", "its shapes differ (--rule …=0)", pair, target)
     reason = (
-        f"`{name}` is {_times(pair.base.shape)} in the base, {_times(pair.tuned.shape)} in the tuned model and "
+        f"{quoted(name)} is {_times(pair.base.shape)} in the base, {_times(pair.tuned.shape)} in the tuned model and "
         f"{_times(target.shape)} in the target; only rows of embeddings may differ."
     )
     return TensorPair(name, "refused", reason, pair, target)
@@ -383,7 +386,7 @@ def _alone(stored: StoredTensor, side: str, drop: Sequence[str]) -> TensorPair:
     if _found(drop, name):
         return TensorPair(name, "dropped", f"only the {side} has it (--drop)")
     reason = (
-        f"`{name}` ({_times(stored.shape)}) is in the {side} and not in its partner. "
+        f"{quoted(name)} ({_times(stored.shape)}) is in the {side} and not in its partner. "
         f"Pass {named('drop', _exact_pattern(name))} to leave it out."
     )
     return TensorPair(name, "refused", reason)
@@ -398,7 +401,7 @@ def _without_diff(name: str, target: StoredTensor, alone: TensorPair | None, rul
         return TensorPair(name, "copied", "no difference is known (--rule …=0)", None, target)
     if alone is not None:
         return TensorPair(name, "refused", alone.reason, None, target)
-    reason = f"`{name}` ({_times(target.shape)}) is only in the target. Pass {named('rules', f'{_exact_pattern(name)}=0')} to copy it."
+    reason = f"{quoted(name)} ({_times(target.shape)}) is only in the target. Pass {named('rules', f'{_exact_pattern(name)}=0')} to copy it."
     return TensorPair(name, "refused", reason, None, target)
 
 
@@ -410,7 +413,7 @@ def _without_place(name: str, pair: ParentPair, drop: Sequence[str]) -> TensorPa
     if _found(drop, name):
         return TensorPair(name, "dropped", "the target has no such tensor (--drop)", pair)
     reason = (
-        f"`{name}` ({_times(pair.base.shape)}) is in base and tuned, but not in the target. "
+        f"{quoted(name)} ({_times(pair.base.shape)}) is in base and tuned, but not in the target. "
         f"Pass {named('drop', _exact_pattern(name))} to leave its difference out."
     )
     return TensorPair(name, "refused", reason, pair)
@@ -461,7 +464,7 @@ def _times(shape: tuple[int, ...]) -> str:
 
 
 def _exact_pattern(name: str) -> str:
-    return "^" + re.escape(name) + "$"
+    return f"^{expression_of(name[:MOST_OF_A_NAME])}{'$' if len(name) <= MOST_OF_A_NAME else ''}"
 
 
 def _found(patterns: Sequence[str], name: str) -> bool:

@@ -19,6 +19,7 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import named
+from tuneport.files.printable import expression_of, quoted
 from tuneport.pairing.buffers import is_computed_buffer
 from tuneport.pairing.class_tensors import is_of_class
 from tuneport.pairing.spelling_rules import rules_of
@@ -151,20 +152,20 @@ def find_vocabulary_tensors(
     """
     survey = _Survey(sides)
     names: set[str] = set()
-    undecided: dict[str, list[str]] = {}
+    undecided: dict[tuple[str, str], list[str]] = {}
     for weight in dict.fromkeys(weight for side in sides for weight in side.tensors):
         stored = [side.tensors.get(weight) for side in sides]
         called = next(tensor.name for tensor in reversed(stored) if tensor is not None)
         how = decided(called)
         doubt = survey.doubt(weight) if how is None else survey.objection(weight) if how == "strings" else None
         if doubt is not None:
-            undecided.setdefault(_NUMBER.sub("N", called) + "\0" + doubt, []).append(called)
+            undecided.setdefault((_NUMBER.sub("N", called), doubt), []).append(called)
         elif how == "strings" or (how is None and survey.is_vocabulary(weight)):
             names.update(tensor.name for tensor in stored if tensor is not None)
     return VocabularyTensors(
         frozenset(names),
         tuple(_main_rows(side, names) for side in sides),
-        tuple(_told(pattern, alike) for pattern, alike in undecided.items()),
+        tuple(_told(doubt, alike) for (_, doubt), alike in undecided.items()),
     )
 
 
@@ -303,9 +304,9 @@ class _Survey:
         """Another size of the model that is the same number, or a name that says what the rows are for, in words."""
         name, rows = stored[0][1].name, rows_of(stored[0][1])
         if rows in self._fields:
-            return f"`{self._fields[rows]}` of config.json is the same number"
+            return f"{quoted(self._fields[rows])} of config.json is the same number"
         if self._widths.get(rows, name) != name:
-            return f"`{self._widths[rows]}` has as many columns"
+            return f"{quoted(self._widths[rows])} has as many columns"
         return "its name is one of positions" if _LIKE_POSITIONS.search(name) else None
 
     def _sizes_of(self, side: Side) -> _Sizes:
@@ -369,8 +370,9 @@ def _kinds(config: Mapping[str, Any]) -> Iterator[str]:
             yield kind
 
 
-def _told(pattern: str, alike: Sequence[str]) -> str:
-    reason, advice = pattern.split("\0")[1:]
+def _told(doubt: str, alike: Sequence[str]) -> str:
+    reason, advice = doubt.split("\0")
     more = f" (and {len(alike) - 1} like it)" if len(alike) > 1 else ""
-    expression = r"\d+".join(map(re.escape, _NUMBER.split(alike[0]))) if len(alike) > 1 else re.escape(alike[0])
-    return f"`{alike[0]}`{more} {reason}{advice.format(expression=f'^{expression}$')}"
+    parts = _NUMBER.split(alike[0]) if len(alike) > 1 else alike[:1]
+    expression = r"\d+".join(map(expression_of, parts))
+    return f"{quoted(alike[0])}{more} {reason}{advice.format(expression=f'^{expression}$')}"

@@ -19,9 +19,10 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.checkpoint.hub import status_of, transport_error
-from tuneport.errors import PublishError, listing, named
+from tuneport.errors import PublishError, named
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
+from tuneport.files.printable import listed_names
 from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES, weights_or_sidecar
 from tuneport.shown import Shown
 from tuneport.terminal import is_watched
@@ -187,7 +188,7 @@ def _look_inside(repo: str, url: str, commit: str, names: list[str], overwrite: 
     record = None if found is None else _record(repo, commit, found)
     if found is None or record is None:
         raise PublishError(
-            f"{url} holds files that tuneport did not push:{listing(names, 8)}\nPush to another name, or give "
+            f"{url} holds files that tuneport did not push:{listed_names(names, 8)}\nPush to another name, or give "
             f"{named('push_overwrite')} to replace all of them (its history keeps them)."
         )
     card = (record.get("files") or {}).get(CARD)

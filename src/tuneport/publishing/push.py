@@ -12,9 +12,10 @@ from pathlib import Path
 
 from tuneport.engine.choices import Running
 from tuneport.engine.run_options import PublishOptions
-from tuneport.errors import OutputError, PublishError, listing
+from tuneport.errors import OutputError, PublishError
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
+from tuneport.files.printable import listed_names
 from tuneport.public_functions import takes
 from tuneport.publishing.commit import Published, look_at, upload
 
@@ -82,7 +83,9 @@ def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
         and not name.startswith("tensorboard/")
     ]
     if strays:
-        raise PublishError(f"{folder} holds files that are not of the fine-tuning; move them away:{listing(strays)}")
+        raise PublishError(
+            f"{folder} holds files that are not of the fine-tuning; move them away:{listed_names(strays)}"
+        )
     return names, message, f"model: {plan['model']['name']} {revision or ''}"
 
 
@@ -99,7 +102,7 @@ def _files(folder: Path) -> list[str]:
     odd = [name for name, path in zip(names, found, strict=True) if path.is_symlink() or not path.is_file()]
     if odd:
         raise PublishError(
-            f"{folder} holds links, or what is no plain file; nothing from elsewhere is published:{listing(odd)}\n"
+            f"{folder} holds links, or what is no plain file; nothing from elsewhere is published:{listed_names(odd)}\n"
             "Replace a link by a copy of the file it leads to, if that is meant to be public, and move the rest away."
         )
     return names

@@ -18,6 +18,7 @@ from tuneport.checkpoint.weights import tensors_of_file
 from tuneport.errors import CheckpointError
 from tuneport.files.expressions import Expression, ExpressionError, try_expressions
 from tuneport.files.opening import opened
+from tuneport.files.printable import quoted
 
 MOST_LAYERS = 10_000
 MOST_COMPARED = 10**8  # entries of a list times names, which peft compares one by one
@@ -87,7 +88,7 @@ def check_expressions(settings: Mapping[str, Any], modules: Iterable[str], label
         listed = settings.get(field)
         if isinstance(listed, list | dict) and len(listed) * len(names) > MOST_COMPARED:
             raise CheckpointError(
-                f"model {label}: {_FILE}: `{field}` has {len(listed):,} entries, and the model {len(names):,} names: to compare "
+                f"model {label}: {_FILE}: {quoted(field)} has {len(listed):,} entries, and the model {len(names):,} names: to compare "
                 "each with each would take too long. Give fewer entries, as ends of names."
             )
     expressions = []

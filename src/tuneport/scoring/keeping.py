@@ -19,6 +19,7 @@ from tuneport.errors import OutputError, TakenError, listing, named
 from tuneport.files.holding import held
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
+from tuneport.files.printable import listed_names
 from tuneport.files.writing import create, write_whole
 from tuneport.output.journal import differing_fields
 from tuneport.output.replacing import MOST_MANIFEST_BYTES, is_record
@@ -162,7 +163,7 @@ class Kept:
         others = _others(self.folder)
         if others:
             raise TakenError(
-                f"{self.folder} holds what tuneport did not write:{listing(others, 8)}\nMove that away, or choose another {named('out')}."
+                f"{self.folder} holds what tuneport did not write:{listed_names(others, 8)}\nMove that away, or choose another {named('out')}."
             )
 
     def _file(self, model: int, task: int) -> Path:

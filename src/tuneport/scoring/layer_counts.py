@@ -12,6 +12,7 @@ from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.errors import CheckpointError
+from tuneport.files.printable import printable_line, quoted
 
 _COUNT = re.compile(r"(^|_)(layers?|experts|depth|blocks|stages)$")
 # More than any model has; a small model with shared layers may name more of them than it has tensors.
@@ -30,5 +31,5 @@ def _check(config: Mapping[str, Any], most: int, where: str) -> None:
             _check(value, most, where)
         elif _COUNT.search(field) and isinstance(value, int) and value > most:
             raise CheckpointError(
-                f"{where}: `{field}` is {str(value)[:40]}, and the weights have room for {most:,} at most. Correct it."
+                f"{where}: {quoted(field)} is {printable_line(str(value)[:40])}, and the weights have room for {most:,} at most. Correct it."
             )

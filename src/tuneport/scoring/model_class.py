@@ -9,6 +9,7 @@ from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.errors import CheckpointError
+from tuneport.files.printable import quoted
 
 
 def read_config(start: Checkpoint) -> Any:
@@ -21,7 +22,7 @@ def read_config(start: Checkpoint) -> Any:
         raise CheckpointError(f"{start.label}: transformers cannot read its config.json: {first_line(error)}") from None
     if getattr(config, "is_encoder_decoder", False):
         raise CheckpointError(
-            f"{start.label} (`{config.model_type}`) has an encoder and a decoder; tune trains models that go on with a text, "
+            f"{start.label} ({quoted(config.model_type)}) has an encoder and a decoder; tune trains models that go on with a text, "
             "those of one decoder."
         )
     return config

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuneport.errors import in_short, named
+from tuneport.files.printable import printable_line, quoted
 from tuneport.sidecars.computed_fields import inputs
 from tuneport.sidecars.config import DROPPED, DTYPE, LEFTOVERS, Place, is_behaviour, is_fixed, resolve
 from tuneport.sidecars.config_kinds import entry_of
@@ -135,10 +136,10 @@ class _ConfigMerge:
         if verdict.conflict and not self.settled(name):
             self.unsettled.append(called)
         elif verdict.conflict:
-            self.findings.refusals.append(conflict(f"config.json `{called}`", shown, called))
+            self.findings.refusals.append(conflict(f"config.json {quoted(called)}", shown, called))
         value, said = shown.target, (verdict.side, verdict.reason)
         if verdict.side != "target":
-            what, theirs = f"config.json `{called}`", shown.of(verdict.side)
+            what, theirs = f"config.json {quoted(called)}", shown.of(verdict.side)
             ids = (bare(name), verdict.side, theirs, self.names, what, called, self.findings, compared.base)
             taken = taken_ids(*ids, chosen=choice is not None)
             if taken is None:
@@ -208,9 +209,9 @@ class _ConfigMerge:
         if not self.unsettled:
             return
         kind = self.fields.target.kinds[""]
-        known = "this config" if kind is None else f"a `{kind}` config"
+        known = "this config" if kind is None else f"a {quoted(kind)} config"
         self.findings.refusals.append(
-            f"config.json: only some of the three models have {', '.join(f'`{name}`' for name in self.unsettled)}. tuneport does "
+            f"config.json: only some of the three models have {', '.join(quoted(name) for name in self.unsettled)}. tuneport does "
             f"not know what {known} means by leaving them out. If another version of a library only wrote the tuned config.json "
             f"anew, pass {named('sidecar', 'config.json=target')}; it settles all of them. Else decide each with "
             f"{named('config', f'{self.unsettled[0]}=base|tuned|target')}."
@@ -228,7 +229,7 @@ class _ConfigMerge:
         ]
         if told:
             self.findings.warnings.append(
-                f"config.json still says that weights are quantised: {', '.join(told)}. They are not: all are plain floats. "
+                f"config.json still says that weights are quantised: {printable_line(', '.join(told))}. They are not: all are plain floats. "
                 "The output's config.json leaves the field out."
             )
         for home in dict.fromkeys(self.fields.target.homes.values()):

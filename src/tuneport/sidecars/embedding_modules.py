@@ -22,6 +22,7 @@ from tuneport.checkpoint.small_files import (
 )
 from tuneport.errors import CheckpointError, named
 from tuneport.files.json_text import read_json
+from tuneport.files.printable import printable_line, quoted
 from tuneport.sidecars.three_way import MergeFindings, Three, same, three_way
 
 NAMES = (MODULES, EMBEDDING_CONFIG, TRANSFORMER_CONFIG)
@@ -201,13 +202,13 @@ def _tell_what_is_not_carried(modules: tuple[_Module, ...], side: str, folders: 
         code = f"{module.type.partition('.')[0]}.py"  # `ORG/NAME--FILE.CLASS` is fetched from the Hub
         if not module.is_official and "--" not in module.type and not folders.target.has(code):
             findings.warnings.append(
-                f"{MODULES} (of the {side} model) names {module.type}, code that the target does not have and that is not "
-                f"carried: put the {side} model's {code} beside the output's weights, if you trust it."
+                f"{MODULES} (of the {side} model) names {printable_line(module.type)}, code that the target does not have and that is not "
+                f"carried: put the {side} model's {printable_line(code)} beside the output's weights, if you trust it."
             )
         if module.path and module.name not in _WITHOUT_WEIGHTS:
             findings.warnings.append(
-                f"{MODULES} (of the {side} model) names {module.path} ({module.name}), which has weights of its own: they are "
-                f"not carried, and sentence-transformers will not load the output without them. Copy {module.path} from the "
+                f"{MODULES} (of the {side} model) names {printable_line(module.path)} ({printable_line(module.name)}), which has weights of its own: they are "
+                f"not carried, and sentence-transformers will not load the output without them. Copy {printable_line(module.path)} from the "
                 f"{side} model, or decide with {named('sidecar', f'{MODULES}=base|tuned|target')}."
             )
 
@@ -217,6 +218,6 @@ def _tell_ids(configs: list[str], folder: SidecarFolder, findings: MergeFindings
         ids = [field for field in folder.json(name) or {} if "token_id" in field]
         if ids:
             findings.warnings.append(
-                f"{name} has {', '.join(f'`{field}`' for field in ids)} by the ids of the {folder.role} model's tokenizer, "
+                f"{name} has {', '.join(quoted(field) for field in ids)} by the ids of the {folder.role} model's tokenizer, "
                 "and the output's tokenizer has others. Correct them by hand."
             )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tuneport.files.printable import quoted
 from tuneport.sidecars.config import generation_defaults, resolve
 from tuneport.sidecars.config_merge import TRAINING, taken_ids
 from tuneport.sidecars.three_way import SIDES, MergeFindings, Side, Sided, Three, same, says_null, three_way
@@ -59,7 +60,7 @@ def merge_generation(
         value = shown.target
         if verdict.side != "target":
             source = settings.of(verdict.side).get(name)
-            what, flag = f"generation_config.json `{name}`", f"generation.{name}"
+            what, flag = f"generation_config.json {quoted(name)}", f"generation.{name}"
             theirs, ids_of = (None, verdict.side) if source is None else (source.value, source.ids_of)
             taken = taken_ids(name, ids_of, theirs, names, what, flag, findings, compared.base, choice is not None)
             if taken is None:

@@ -18,6 +18,7 @@ from tuneport.checkpoint.small_files import PROCESSOR_FILES, TOKENIZER_FILES, Si
 from tuneport.errors import in_short, named
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import contents
+from tuneport.files.printable import printable_line
 from tuneport.sidecars import generation_config, ineffective_choices, tokenizer_config
 from tuneport.sidecars.chat_behaviour import behaviour, end_ids
 from tuneport.sidecars.chat_template import NAMES, SUBJECT, merge_template
@@ -155,7 +156,7 @@ def _tell_contested_ends(findings: MergeFindings) -> None:
     if not findings.contested_ends:
         return
     told = "; ".join(
-        f"{name}: {', '.join(f'{side} {in_short(value)}' for side, value in zip(SIDES, shown, strict=True))}"
+        f"{printable_line(name)}: {', '.join(f'{side} {in_short(value)}' for side, value in zip(SIDES, shown, strict=True))}"
         for name, shown in findings.contested_ends.items()
     )
     flags = " ".join(f"{named('config', f'{name}=tuned')}" for name in findings.contested_ends)

@@ -13,6 +13,7 @@ from typing import Any
 
 from tuneport.checkpoint.small_files import PROCESSOR_FILES, SidecarFolder
 from tuneport.errors import named
+from tuneport.files.printable import quoted
 from tuneport.sidecars.three_way import MergeFindings, Three, same
 
 PREPROCESSOR, PROCESSOR, VIDEO = PROCESSOR_FILES
@@ -49,7 +50,7 @@ def _check_effect(folders: Three, sides: Mapping[str, str], findings: MergeFindi
         if isinstance(sections.get(section), dict) and sides.get(name, reads) != reads:
             findings.refusals.append(
                 f"{named('sidecar', f'{name}={sides[name]}')} has no effect: the output's {PROCESSOR} is that of the {reads} model, and "
-                f"transformers reads its `{section}` instead. Give {named('sidecar', f'{PROCESSOR}={sides[name]}')} as well."
+                f"transformers reads its {quoted(section)} instead. Give {named('sidecar', f'{PROCESSOR}={sides[name]}')} as well."
             )
 
 
@@ -61,7 +62,7 @@ def _tell_changes(folders: Three, findings: MergeFindings) -> None:
         if value is None or (key in target and _alike(target[key][0], value)):
             continue
         if key not in base:
-            more.append(f"`{key[1]}` in {file}")
+            more.append(f"{quoted(key[1])} in {file}")
         elif not _alike(base[key][0], value):
             changed.setdefault(file, []).append(key[1])
     for file, fields in changed.items():
@@ -70,7 +71,7 @@ def _tell_changes(folders: Three, findings: MergeFindings) -> None:
             f" {named('sidecar', f'{PROCESSOR}=tuned')}" if file != PROCESSOR and folders.target.has(PROCESSOR) else ""
         )
         findings.warnings.append(
-            f"The fine-tuning changed {', '.join(f'`{field}`' for field in fields)} in {file}; the output has the target's "
+            f"The fine-tuning changed {', '.join(quoted(field) for field in fields)} in {file}; the output has the target's "
             f"processor files. To have the tuned model's: {flags}."
         )
     if more:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuneport.errors import CheckpointError
+from tuneport.files.printable import quoted
 
 ROPE = "rope_parameters"
 # Later ones win as the name under which the field is shown: rope_scaling says more than rope_theta.
@@ -134,4 +135,4 @@ def _is_nested(parameters: Mapping[str, Any]) -> bool:
 
 
 def _no_object(key: str, found: Any) -> CheckpointError:
-    return CheckpointError(f"config.json: `{key}` is {found!r}; an object or null is expected there.")
+    return CheckpointError(f"config.json: {quoted(key)} is {found!r}; an object or null is expected there.")

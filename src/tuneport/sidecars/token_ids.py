@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
+from tuneport.files.printable import quoted
 from tuneport.sidecars.three_way import SIDES, Side
 from tuneport.tokenizer.token_changes import TokenChanges
 from tuneport.tokenizer.tokenizer import Tokenizer
@@ -148,7 +149,7 @@ class TokenNames:
             there = self.output_id(side, token_id)
             if there is None:
                 name = self.name(side, token_id)
-                missing.append(f"`{name}`" if isinstance(name, str) else f"id {name}, which has no string")
+                missing.append(quoted(name) if isinstance(name, str) else f"id {name}, which has no string")
             return -1 if there is None else there
 
         return map_ids(field, value, carry), missing

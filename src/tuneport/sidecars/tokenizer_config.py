@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuneport.errors import in_short, named
+from tuneport.files.printable import quoted
 from tuneport.sidecars.three_way import MergeFindings, Side, Sided, Three, same, three_way
 from tuneport.sidecars.token_ids import TokenNames
 from tuneport.tokenizer.special_tokens import MORE, MORE_KEYS, ROLE, ROLE_KEYS, TokenizerFiles, content_of
@@ -276,7 +277,7 @@ def _merge_setting(
 
 
 def _lost(role: str, token: str, side: Side, findings: MergeFindings, names: TokenNames, left_out: bool) -> None:
-    lost = f"tokenizer_config.json `{role}`: the {side} model has {token!r}; the output's tokenizer has no such token"
+    lost = f"tokenizer_config.json {quoted(role)}: the {side} model has {token!r}; the output's tokenizer has no such token"
     if role == "eos_token" and not left_out:
         keep = f"Keep it with {named('new_tokens', 'append')}, or decide" if names.by_string else "Decide"
         findings.refusals.append(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from tuneport.checkpoint.small_files import TOKENIZER_FILES
 from tuneport.errors import named
 from tuneport.files.opening import contents
+from tuneport.files.printable import quoted
 from tuneport.tokenizer.json_sections import first_members, locate_sections, parse_json
 from tuneport.tokenizer.special_tokens import TokenizerFiles
 from tuneport.tokenizer.tokenizer import check_entries, decoder_entries
@@ -42,11 +43,11 @@ class TokenizerFault:
             return f"the token {self.token!r} has another id in {self.file} than in {self.place}"
         if self.kind == "plain":
             return (
-                f"{self.file} names {self.token!r} in `{self.place}`, which makes it special; the model it comes from has it "
+                f"{self.file} names {self.token!r} in {quoted(self.place)}, which makes it special; the model it comes from has it "
                 f"as a plain token. Decide with {named('config', f'tokenizer.{self.place}=tuned')}."
             )
         return (
-            f"{self.file} names {self.token!r} in `{self.place}`, and the output's tokenizer has no such token. "
+            f"{self.file} names {self.token!r} in {quoted(self.place)}, and the output's tokenizer has no such token. "
             f"Decide with {named('config', f'tokenizer.{self.place}=base|tuned|target')}."
         )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuneport.errors import CheckpointError, in_short
+from tuneport.files.printable import quoted
 from tuneport.tokenizer.json_sections import SectionLayout, TokenizerText
 
 MEMBERS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
@@ -77,11 +78,11 @@ def sections_of(text: TokenizerText, entries: Sequence[Mapping[str, Any]]) -> Se
     values = {name: text.member(name) for name in MEMBERS}
     values |= {OPTION + name: text.model_member(name) for name in text.model if name not in _PIECES}
     for name, value in values.items():
-        _check_depth(value, f"{text.where}: `{name}`")
+        _check_depth(value, f"{text.where}: {quoted(name)}")
         wanted = _OPTION_TYPES.get(name.removeprefix(OPTION)) if name.startswith(OPTION) else None
         if wanted is not None and value is not None and type(value) not in wanted:
             raise CheckpointError(
-                f"{text.where}: `{name}` is {in_short(value)}, which no tokenizer has there. Download it again."
+                f"{text.where}: {quoted(name)} is {in_short(value)}, which no tokenizer has there. Download it again."
             )
     kind = _kind(values, text.model)
     kept = {name: value for name, value in values.items() if value is not None} | ({KIND: kind} if kind else {})

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tuneport.errors import in_short
+from tuneport.files.printable import printable_line
 
 # Sections that may be a sequence of parts, and the member in which a sequence holds them.
 SEQUENCES: Mapping[str, str] = {
@@ -60,7 +61,8 @@ def in_brief(section: str, value: Any) -> str:
     """A section for a message: its parts by kind, templates with their tokens, anything else cut short."""
     if section not in SEQUENCES or not isinstance(value, dict):
         return in_short(value)
-    return " + ".join(_part_in_brief(part) for part in _flat(value, SEQUENCES[section])) or "nothing"
+    parts = " + ".join(_part_in_brief(part) for part in _flat(value, SEQUENCES[section]))
+    return printable_line(parts) or "nothing"
 
 
 def _part_in_brief(part: Any) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuneport.errors import CheckpointError, in_short
+from tuneport.files.printable import quoted
 from tuneport.tokenizer.tokenizer import decoder_entries
 
 # What says which code reads the files, or where they lay; and what has a merge of its own.
@@ -88,7 +89,7 @@ class TokenizerFiles:
                 contents = [content_of(item) for item in value] if isinstance(value, list) else [None]
                 if None in contents:
                     raise CheckpointError(
-                        f"{self.where}: `{key}` is {in_short(value, 80)}; a list of tokens is expected."
+                        f"{self.where}: {quoted(key)} is {in_short(value, 80)}; a list of tokens is expected."
                     )
                 found = list(dict.fromkeys([*(found or []), *(item for item in contents if item is not None)]))
         return found

@@ -17,6 +17,7 @@ from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.errors import TrainingError, named
+from tuneport.files.printable import quoted
 from tuneport.scoring.model_class import read_config
 
 _SIZE = "vocab_size"
@@ -127,7 +128,7 @@ def _check_alike(counted: Sequence[TokenRows], label: str, ids: Sequence[int]) -
     """A token is known to all of these tensors or to none: some models have ids that only a part of them knows."""
     short = [one for one in counted if one.size <= max(ids)]
     if short and len({one.size for one in counted}) > 1:
-        sizes = ", ".join(f"{one.size} in `{one.name}`" for one in counted)
+        sizes = ", ".join(f"{one.size} in {quoted(one.name)}" for one in counted)
         raise TrainingError(
             f"{label} counts its tokens differently ({sizes}), and the new tokens would have the ids {min(ids)} to "
             f"{max(ids)}. Choose a {named('chat_template')} and an {named('end_token')} whose tokens the model has."
@@ -164,5 +165,5 @@ def _with(shape: Any, axis: int, size: int) -> list[int]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:3])
+    shown = ", ".join(quoted(name) for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

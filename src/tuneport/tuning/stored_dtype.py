@@ -21,6 +21,7 @@ from tuneport.checkpoint.weights import StoredTensor
 from tuneport.comparison.rounding import Rounded, measure_rounding, rounded
 from tuneport.engine import kernel
 from tuneport.errors import listing, named
+from tuneport.files.printable import quoted
 from tuneport.pairing.tensors import main_dtype
 
 # safetensors' names of dtypes, and torch's
@@ -58,7 +59,7 @@ class CastLoss:
     def _too_large(self) -> str | None:
         if not self.infinite:
             return None
-        names = listing([f"`{name}`: {count:,}" for name, count in self.infinite.items()])
+        names = listing([f"{quoted(name)}: {count:,}" for name, count in self.infinite.items()])
         return (
             f"{sum(self.infinite.values()):,} weight(s) are too large for float16, which ends at 65,504, and were stored as "
             f"infinity:{names}\nRun the same command again with {named('dtype', 'bfloat16')} or float32 and {named('overwrite')}."

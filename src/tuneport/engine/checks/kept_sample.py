@@ -22,6 +22,7 @@ from tuneport.comparison.model_roles import MatrixSums, is_matrix, of_size, sums
 from tuneport.engine.pieces import DifferenceRecipe, Readers, Source, Sum
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.errors import CheckpointError
+from tuneport.files.printable import quoted
 
 # Matrices of which something is kept, spread over the model, and pieces of each, spread over the matrix: 128 KiB in float32.
 MATRICES = 32
@@ -117,7 +118,7 @@ def _values(kept: Mapping[str, Any], dtype: str, recipe: Sum) -> Floats:
     count, rest = divmod(len(content), DTYPES[dtype].itemsize)
     if not count or rest or not 0 <= kept["start"] <= recipe.target.tensor.elements - count:
         raise CheckpointError(
-            f"The diff vector's sample of the base's `{recipe.name}` is damaged. Make the vector again."
+            f"The diff vector's sample of the base's {quoted(recipe.name)} is damaged. Make the vector again."
         )
     return _wide(content, dtype)
 

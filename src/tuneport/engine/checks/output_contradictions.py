@@ -17,6 +17,7 @@ from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import named
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import contents
+from tuneport.files.printable import quoted
 from tuneport.pairing.vocabulary_matrices import Side, find_vocabulary_tensors, rows_of
 from tuneport.sidecars.config import is_tied, resolve
 from tuneport.sidecars.token_ids import ids_of, is_token_field
@@ -42,7 +43,7 @@ class IdWithoutRow:
         """What is wrong, and what to do."""
         flag = f"generation.{self.field}" if self.file == "generation_config.json" else self.field
         return (
-            f"{self.file} `{self.field}` names token {self.id}, and the output's matrices have {rows} rows. Take it from the "
+            f"{self.file} {quoted(self.field)} names token {self.id}, and the output's matrices have {rows} rows. Take it from the "
             f"target with {named('config', f'{flag}=target')}, or keep the tuned model's new tokens with {named('new_tokens', 'append')}."
         )
 

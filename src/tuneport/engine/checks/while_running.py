@@ -8,6 +8,7 @@ from tuneport.engine.pieces import Readers, Source, Sum, equal, nonfinite_in
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.engine.product import are_alike
 from tuneport.errors import PairingError, listing, named
+from tuneport.files.printable import quoted
 from tuneport.pairing.tensors import stored_twice, ties_of
 
 
@@ -23,7 +24,7 @@ def check_exact(plan: Plan, readers: Readers) -> None:
     if different:
         raise PairingError(
             "These tensors hold integers or booleans and differ between base and tuned, so no difference can be "
-            f"carried over:{listing([f'`{name}`' for name in different])}"
+            f"carried over:{listing([quoted(name) for name in different])}"
         )
 
 
@@ -31,20 +32,20 @@ def check_tied(plan: Plan, readers: Readers) -> None:
     """A tied head that is stored beside its embedding must hold the same: transformers 5 unties two that differ."""
     space = Workspace()
     different = [
-        f"{checkpoint.role} {checkpoint.label}: `{head.name}` is not the same as `{embedding.name}`"
+        f"{checkpoint.role} {checkpoint.label}: {quoted(head.name)} is not the same as {quoted(embedding.name)}"
         for checkpoint in plan.inputs
         for embedding, head in stored_twice(checkpoint, ties_of(checkpoint))
         if (embedding.dtype, embedding.shape) != (head.dtype, head.shape)
         or not equal(Source(checkpoint.role, embedding), Source(checkpoint.role, head), readers, space, PIECE)
     ]
     differing = [alike for alike in plan.alike if not alike.fits or not are_alike(alike, readers["tuned"], space)]
-    copies = [f"`{alike.one.name}` and `{alike.other.name}`" for alike in differing if alike.copies]
+    copies = [f"{quoted(alike.one.name)} and {quoted(alike.other.name)}" for alike in differing if alike.copies]
     if copies:
         raise PairingError(
             f"The adapter holds one trained matrix twice, and the two differ: {'; '.join(copies)}. Load it with peft and save "
             "it again (save_pretrained), or take the one that does not count out of its file."
         )
-    apart = [f"`{alike.one.name}` and `{alike.other.name}`" for alike in differing]
+    apart = [f"{quoted(alike.one.name)} and {quoted(alike.other.name)}" for alike in differing]
     if apart:
         raise PairingError(
             "The base's config ties head and embedding, but the adapter trained them apart and saved two that differ: "
@@ -67,7 +68,7 @@ def nonfinite_in_words(bad: list[tuple[OutputTask, int]], readers: Readers) -> s
         if not origin:
             origin = "too large for float16" if task.slot.dtype == "F16" else "made by the sum"
             too_large |= task.slot.dtype == "F16"
-        lines.append(f"`{task.slot.name}`: {count:,} in the output ({origin})")
+        lines.append(f"{quoted(task.slot.name)}: {count:,} in the output ({origin})")
     told = f"NaN or infinity:{listing(lines)}\n"
     if too_large:
         told += f"float16 ends at 65,504: choose {named('dtype', 'bfloat16')} or float32. "

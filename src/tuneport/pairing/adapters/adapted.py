@@ -16,6 +16,7 @@ from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.views import UnviewableError
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import PairingError, listing
+from tuneport.files.printable import quoted
 from tuneport.pairing.adapters.adapted_files import base_decisions, base_doubts, file_decisions, with_an_end
 from tuneport.pairing.adapters.adapted_parameters import find_parameters
 from tuneport.pairing.adapters.adapted_parts import put_together
@@ -86,7 +87,7 @@ def lay_onto(
     by_token = find_vocabulary_tensors([Side.of(base, ties)]).names
     faults += [
         *parameters.faults,
-        *(f"`{name}` is changed in two ways" for name in changes.keys() & parameters.changes),
+        *(f"{quoted(name)} is changed in two ways" for name in changes.keys() & parameters.changes),
     ]
     changes |= parameters.changes
     found: dict[str, AdapterChange] = {}
@@ -170,10 +171,10 @@ def _fitting(
     whole, low_rank, rows = change.whole, change.low_rank, change.rows
     stored = whole or base.tensors.get(name)
     if stored is None or (whole is None and name not in base.tensors):
-        faults.append(f"`{name}` is changed by the adapter, and the base has no such tensor")
+        faults.append(f"{quoted(name)} is changed by the adapter, and the base has no such tensor")
         return change
     if DTYPES[stored.dtype].kind != "float" and not (whole and low_rank is None):
-        faults.append(f"`{name}` is {stored.dtype} in the base, and no float")
+        faults.append(f"{quoted(name)} is {stored.dtype} in the base, and no float")
     shape = "×".join(map(str, stored.shape))
     if low_rank is not None:
         if not isinstance(low_rank, Stacked):
@@ -181,13 +182,15 @@ def _fitting(
             low_rank = _turned(low_rank, stored.shape, of_conv1d and not (by_token or is_commonly_named(name)))
         if low_rank.shape != stored.shape:
             product = "×".join(map(str, low_rank.shape))
-            faults.append(f"`{name}` is {shape}, the adapter's product B·A for it {product}")
+            faults.append(f"{quoted(name)} is {shape}, the adapter's product B·A for it {product}")
     if rows is not None and not (by_token or is_commonly_named(name)):
-        faults.append(f"`{name}` has trained tokens, and is no embedding or head that tuneport knows")
+        faults.append(f"{quoted(name)} has trained tokens, and is no embedding or head that tuneport knows")
     elif rows is not None and (len(stored.shape) != 2 or rows.tensor.shape[1] != stored.shape[1]):
-        faults.append(f"`{name}` is {shape}, the adapter's trained rows for it have {rows.tensor.shape[1]} columns")
+        faults.append(
+            f"{quoted(name)} is {shape}, the adapter's trained rows for it have {rows.tensor.shape[1]} columns"
+        )
     elif rows is not None and max(rows.ids, default=0) >= stored.shape[0]:
-        faults.append(f"`{name}` has {stored.shape[0]} rows, the adapter trains token {max(rows.ids)}")
+        faults.append(f"{quoted(name)} has {stored.shape[0]} rows, the adapter trains token {max(rows.ids)}")
     return AdapterChange(whole, low_rank, rows)
 
 

@@ -17,6 +17,7 @@ from tuneport.checkpoint.adapter_config import AdapterConfig
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.views import UnviewableError, narrowed, reshaped, selected, stored_name, transposed
 from tuneport.checkpoint.weights import StoredTensor
+from tuneport.files.printable import quoted
 from tuneport.pairing.spelling_rules import rules_of
 from tuneport.pairing.spelling_search import names_onto
 
@@ -71,14 +72,16 @@ def find_parameters(
         fits = list(_assignments(module, levels, places[module], config, base, where))
         if len(fits) != 1:
             known = ", ".join(
-                f"`{place.name}` ({'×'.join(map(str, place.tensor.shape))})" for place in places[module].values()
+                f"{quoted(place.name)} ({'×'.join(map(str, place.tensor.shape))})" for place in places[module].values()
             )
             many = (
                 "fit several of its parameters, and which is which is not told"
                 if fits
                 else "fit none of its parameters"
             )
-            faults.append(f"`{module}`: the adapter's factors {many}; the base has {known or 'none that is a target'}")
+            faults.append(
+                f"{quoted(module)}: the adapter's factors {many}; the base has {known or 'none that is a target'}"
+            )
             continue
         for name, fit in zip(*fits[0], strict=True):
             if name == _WEIGHT and len(fit.place.tensor.shape) == 2:
@@ -87,7 +90,9 @@ def find_parameters(
             try:
                 changes |= {own: AdapterChange(low_rank=product) for own, product in _shares(fit)}
             except UnviewableError as error:
-                faults.append(f"`{fit.place.name}` lies in the base as an adapter on it cannot be followed: {error}")
+                faults.append(
+                    f"{quoted(fit.place.name)} lies in the base as an adapter on it cannot be followed: {error}"
+                )
     return Found(weights, changes, tuple(faults))
 
 
@@ -172,7 +177,7 @@ def _shares(fit: _Fit) -> Iterator[tuple[str, LowRank | Stacked]]:
         elif len(leaf.shape) == 2 and len(products) == 1:
             yield stored_name(leaf), products[0]
         else:
-            raise UnviewableError(f"`{stored_name(leaf)}` is no matrix of one expert, and not those of all")
+            raise UnviewableError(f"{quoted(stored_name(leaf))} is no matrix of one expert, and not those of all")
 
 
 def _product(fit: _Fit, expert: int, region: Sequence[tuple[int, int]]) -> LowRank:
@@ -193,7 +198,7 @@ def leaves(
     view = tensor.view
     if view is None or not view.parts:
         if view is not None and view.grid is not None:
-            raise UnviewableError(f"`{stored_name(tensor)}` is stored in another order")
+            raise UnviewableError(f"{quoted(stored_name(tensor))} is stored in another order")
         yield tensor, begins, of
         return
     at = 0

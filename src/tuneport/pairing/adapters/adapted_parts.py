@@ -17,6 +17,7 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.views import UnviewableError, stored_name
 from tuneport.checkpoint.weights import StoredTensor
+from tuneport.files.printable import quoted
 from tuneport.pairing.adapters.adapted_parameters import leaves
 from tuneport.pairing.spelling_rules import rules_of
 from tuneport.pairing.spelling_search import names_onto
@@ -110,10 +111,10 @@ def _together(
         change = changes.get(name, AdapterChange()) if name is not None else None
         if change is None or len(shapes) > 1 or change.whole or change.rows or isinstance(change.low_rank, Stacked):
             raise UnviewableError(
-                f"`{whole.name}` is made of `{next(iter(parts))}` and others in another way than in rows"
+                f"{quoted(whole.name)} is made of {quoted(next(iter(parts)))} and others in another way than in rows"
             )
         if change.low_rank is not None and change.low_rank.shape not in shapes:
-            raise UnviewableError(f"`{name}` is not of the shape that the adapter's product has")
+            raise UnviewableError(f"{quoted(name)} is not of the shape that the adapter's product has")
         products.append(change.low_rank)
     factors = tuple(factor for product in products if product is not None for factor in product.factors)
     return AdapterChange(low_rank=Stacked(tuple(products), whole.shape, factors))

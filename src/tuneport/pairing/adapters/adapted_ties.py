@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from tuneport.checkpoint.adapter import AdapterChange, Alike, LowRank
 from tuneport.checkpoint.weights import StoredTensor
+from tuneport.files.printable import quoted
 from tuneport.pairing.vocabulary_names import EMBEDDING, Ties
 
 _APART = (
@@ -37,13 +38,13 @@ def untied(
         if not ties.is_source(first) and own.whole is not None and len(own.whole.shape) == 1 and not copies:
             found[weight] = found.pop(first)  # a head's bias, which nothing but the head uses
         elif not copies and not ties.is_source(first) and EMBEDDING.search(first) is None:
-            faults.append(f"`{first}`: {_APART.format('the head')}")
+            faults.append(f"{quoted(first)}: {_APART.format('the head')}")
         elif not copies and own.whole is not None and own.low_rank is None and own.rows is None and not kept_tied:
-            faults.append(f"`{first}`: {_APART.format('the embedding')}")
+            faults.append(f"{quoted(first)}: {_APART.format('the embedding')}")
         for copy in copies:
             same = _same(own, changes[copy], kept_tied)
             if same is None:
-                faults.append(f"`{copy}`: {_APART.format('the head')}")
+                faults.append(f"{quoted(copy)}: {_APART.format('the head')}")
             else:
                 alike += same
                 del found[copy]
@@ -55,7 +56,7 @@ def tied_products(changes: Mapping[str, AdapterChange], ties: Ties, kept_tied: b
     for name, change in changes.items():
         if change.low_rank is not None and not kept_tied and ties.is_shared(name) and ties.is_source(name):
             yield (
-                f"`{name}`: the base ties head and embedding, so the adapter's product on the embedding becomes the head's "
+                f"{quoted(name)}: the base ties head and embedding, so the adapter's product on the embedding becomes the head's "
                 "too, as in peft's own merge; it was trained with a head that stayed as it was (peft's "
                 "ensure_weight_tying was off)."
             )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuneport.errors import in_short, named
+from tuneport.files.printable import quoted
 from tuneport.sidecars.three_way import SIDES, MergeFindings, Side, Sided, Three, same, three_way
 from tuneport.sidecars.token_ids import TokenNames
 from tuneport.tokenizer.parsed_sections import KIND, MEMBERS, OPTION, Sections, default_options
@@ -124,7 +125,7 @@ class _SectionMerge:
         if not base_is_known and choice is None:
             if not same(compared.tuned, compared.target):
                 self.findings.warnings.append(
-                    f"tokenizer.json `{name}` differs between tuned and target, and the base has no tokenizer.json, so "
+                    f"tokenizer.json {quoted(name)} differs between tuned and target, and the base has no tokenizer.json, so "
                     "nothing says whether the fine-tuning changed it. It stays as the target has it. "
                     f"Decide with {named('config', f'tokenizer.{name}=tuned|target')}."
                 )
@@ -134,7 +135,7 @@ class _SectionMerge:
             verdict = Sided("target", "the tuned model's tokenizer class builds it, whatever the base's file says")
         if verdict.contested:
             self.findings.refusals.append(
-                f"tokenizer.json `{name}`: {_sides_in_brief(name, shown)}. The fine-tuning and the new version both changed "
+                f"tokenizer.json {quoted(name)}: {_sides_in_brief(name, shown)}. The fine-tuning and the new version both changed "
                 f"it. Decide with {named('config', f'tokenizer.{name}=base|tuned|target')}."
             )
             verdict = Sided("target", "both the fine-tuning and the new version changed it", conflict=True)
@@ -163,7 +164,7 @@ class _SectionMerge:
             value = map_tokens(value, renew)
         if missing:
             self.findings.refusals.append(
-                f"tokenizer.json `{name}` of the {side} model needs {', '.join(map(repr, dict.fromkeys(missing)))}; "
+                f"tokenizer.json {quoted(name)} of the {side} model needs {', '.join(map(repr, dict.fromkeys(missing)))}; "
                 f"the output's tokenizer has no such token. Decide with {named('config', f'tokenizer.{name}=target')}."
             )
         return value

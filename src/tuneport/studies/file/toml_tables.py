@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from tuneport.files.printable import quoted
 from tuneport.options import checked, options_of
 from tuneport.studies.file.toml_lines import Path as Place
 
@@ -61,7 +62,7 @@ class Tables:
         value = table.get(key)
         if value is None:
             if required and key not in table:
-                self.fault(path, f"`{key}` is missing")
+                self.fault(path, f"{quoted(key)} is missing")
             return None
         if not isinstance(value, str) or not value.strip() or not value.isprintable():
             self.fault((*path, key), f"is {said(value)}; write a text in quotes, on one line")
@@ -73,7 +74,7 @@ class Tables:
         value = table.get(key)
         if value is None:
             if required:
-                self.fault(path, f"`{key}` is missing")
+                self.fault(path, f"{quoted(key)} is missing")
             return ()
         if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() and v.isprintable() for v in value):
             self.fault((*path, key), f"is {said(value)}; write a list of texts, each in quotes on one line")
