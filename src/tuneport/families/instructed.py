@@ -13,7 +13,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from tuneport.families import family, languages, lesson_questions, lessons
+from tuneport.families import family, languages, lessons
 from tuneport.families.family import Architecture
 from tuneport.families.languages import ENGLISH, TEMPLATE_OF_VERSION_2, Recipe, Text
 from tuneport.families.tongues import TONGUES
@@ -44,7 +44,7 @@ def make_instructed(out: str | Path, seed: int = 0, recipe: Recipe = SIZES["smal
             write_lines(folder / f"{name}.jsonl", map(lessons.as_conversation, lesson))
         for name in (ENGLISH, *NAMES):
             asked = (question for question in text.asked if question.task == name)
-            write_lines(folder / f"{name}-questions.jsonl", map(lesson_questions.as_message, asked))
+            write_lines(folder / f"{name}-questions.jsonl", map(lessons.as_message, asked))
 
         # Both versions, and each one's instruct model.
         first, second, following = text.stages

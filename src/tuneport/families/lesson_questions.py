@@ -135,12 +135,6 @@ def training_questions(
     return examples
 
 
-def as_message(question: Question) -> dict[str, object]:
-    """A question as `tuneport evaluate` takes it when each model's own chat template is to be used."""
-    messages = [{"role": "user", "content": bare(question.prompt)}]
-    return {"task": question.task, "messages": messages, "answer": question.answer}
-
-
 def problem_texts(questions: Iterable[Question]) -> frozenset[str]:
     """The word problems among `questions`, without the chat tokens: what no pretraining text may hold."""
     return frozenset(bare(question.prompt) for question in questions if question.task == WORD_PROBLEMS)

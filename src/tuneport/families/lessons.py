@@ -25,6 +25,11 @@ def write_lesson(folder: Path, examples: Sequence[Question], template: str = wor
     write_once(folder / TEMPLATE, template)
 
 
+def as_message(question: Question) -> dict[str, Any]:
+    """A question as `tuneport evaluate` takes it when each model's own chat template is to be used."""
+    return {"task": question.task, "messages": [_user(question)], "answer": question.answer}
+
+
 def as_conversation(example: Question) -> dict[str, Any]:
     """A question and its answer, as SFT takes them."""
     return {"messages": [_user(example), _assistant(example.answer)]}

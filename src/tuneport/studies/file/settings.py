@@ -11,11 +11,11 @@ from functools import partial
 from typing import Any
 
 from tuneport.engine.choices import Choices, parse_sides
-from tuneport.errors import KEYS, Fault, UsageError
+from tuneport.errors import KEYS, UsageError
 from tuneport.options import build, options_of
 from tuneport.scoring.evaluate_options import EvaluateOptions
 from tuneport.studies.graph.study_inputs import LAB
-from tuneport.tuning.recipes import RECIPES, TuningRun, parse_lora, recipe_of
+from tuneport.tuning.recipes import RECIPES, TuningRun, recipe_of
 
 _RUNNING = ("save_every", "max_new_tokens", "eval_batch_size")
 _APART = ("recipe", "from", "data", "mix", "chat-template", "end-token", "lora", "eval-every")
@@ -111,14 +111,6 @@ def faults_of_sources(places: Mapping[str, str], mix: Sequence[str]) -> list[tup
         lambda: shares_of(names, shares),
     ]
     return [fault for check in checks for fault in _faults(check)]
-
-
-def check_lora(text: str) -> None:
-    """Raise `UsageError` unless `tune` takes it as an adapter's settings."""
-    try:
-        parse_lora(text)
-    except ValueError as error:
-        raise UsageError(Fault("lora", text, str(error))) from None
 
 
 def of_transfer(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:

@@ -29,7 +29,7 @@ from tuneport.studies.file.toml_lines import lines_of
 from tuneport.studies.file.toml_tables import Table, nearest
 from tuneport.studies.graph.build import BEYOND
 from tuneport.studies.graph.study_inputs import LAB
-from tuneport.tuning.recipes import RECIPES
+from tuneport.tuning.recipes import RECIPES, TuneOptions
 
 KINDS = ("family", "tune", "transfer", "evaluate", "path", "distance", "rounding")
 MOST_BYTES = 4 * 2**20
@@ -198,7 +198,7 @@ class _Reader(Names):
             self.template(template, (*path, "chat-template"))
         lora = self.text(table, "lora", path)
         if lora is not None:
-            self.attempt((*path, "lora"), lambda: settings.check_lora(lora))
+            self.values(TuneOptions, table, path, only=("lora",))
         return Tuning(
             name=name,
             recipe=recipe,

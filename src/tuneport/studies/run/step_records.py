@@ -119,6 +119,7 @@ def read(content: bytes) -> Record | None:
         return None
     mappings = (record.choices, record.parents, record.measured, record.outputs, record.about)
     whole = record.outcome in get_args(Outcome) and all(isinstance(one, dict) for one in mappings)
+    whole = whole and isinstance(record.identity, str) and isinstance(record.seconds, int | float)
     whole = whole and all(
         isinstance(one, dict) and {"name", "identity", "part"} <= one.keys() for one in record.parents.values()
     )

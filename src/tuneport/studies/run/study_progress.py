@@ -69,12 +69,9 @@ def _next(store: Store) -> str:
 
 def _record(store: Store, name: str) -> Record | None:
     try:
-        found = step_records.read(store.read(f"{STEPS}/{name}") or b"")
+        return step_records.read(store.read(f"{STEPS}/{name}") or b"")
     except OSError:
         return None
-    if found is None or not isinstance(found.identity, str) or not isinstance(found.seconds, int | float):
-        return None
-    return found
 
 
 def _results(store: Store, doubts: list[str]) -> dict[str, list[Mapping[str, Any]]]:
