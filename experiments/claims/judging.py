@@ -120,11 +120,9 @@ class Judging:
         """The tasks of what no fine-tuning holds, by the loss of their answers."""
         return [f"{task}{LOSS}" for task in self.unseen]
 
-    def has_losses(self) -> bool:
-        """Whether every family was asked for them."""
-        return all(
-            set(self.losses()) <= set(scores) for family in self.families for scores in [family.scores(base("M1"))]
-        )
+    def has(self, tasks: Iterable[str]) -> bool:
+        """Whether every family was asked these."""
+        return all(set(tasks) <= set(family.scores(base("M1"))) for family in self.families)
 
 
 def adjusted(claims: Iterable[Claim]) -> list[Claim]:
