@@ -71,7 +71,7 @@ def build_parser(commands: Sequence[str] = tuple(COMMANDS)) -> argparse.Argument
 
             command = importlib.import_module(f"tuneport.commands.{name}")
             own.set_defaults(call=command.call, name=name)
-            add_options(own, *command.RECORDS)
+            add_options(own, *command.RECORDS, not_always=getattr(command, "NOT_ALWAYS", ()))
     return parser
 
 

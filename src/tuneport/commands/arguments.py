@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from typing import Any
 
 from tuneport.errors import FLAGS, UsageError
@@ -15,8 +16,11 @@ _CORE = ("transfer", "diff", "apply", "inspect", "verify")
 _PLACES = ("base", "tuned", "onto", "out", "path", "diffs")
 
 
-def add_options(parser: argparse.ArgumentParser, *records: type[Any]) -> None:
-    """A flag (or an argument) for each option of the records, in the groups that they name."""
+def add_options(parser: argparse.ArgumentParser, *records: type[Any], not_always: Collection[str] = ()) -> None:
+    """A flag (or an argument) for each option of the records, in the groups that they name.
+
+    Those of ``not_always`` may be left out here, though their record asks for them.
+    """
     groups: dict[str | None, Any] = {None: parser}
     for record in records:
         for one in options_of(record):
@@ -24,10 +28,10 @@ def add_options(parser: argparse.ArgumentParser, *records: type[Any]) -> None:
                 group = one.spec.group
                 if group not in groups:
                     groups[group] = parser.add_argument_group(group)
-                _add(groups[group], one)
+                _add(groups[group], one, one.required and one.name not in not_always)
 
 
-def _add(group: Any, one: Declared) -> None:
+def _add(group: Any, one: Declared, required: bool) -> None:
     spec, name = one.spec, FLAGS.name(one.name)
     given: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(one)}
     if one.kind is bool:
@@ -48,7 +52,7 @@ def _add(group: Any, one: Declared) -> None:
         return
     if spec.repeatable:
         given["action"] = "append"
-    group.add_argument(name, dest=one.name, required=one.required, **given)
+    group.add_argument(name, dest=one.name, required=required, **given)
 
 
 def _help(one: Declared) -> str:
