@@ -18,7 +18,6 @@ from tuneport import terminal
 
 _SECONDS = {"terminal": 0.2, "notebook": 0.5, "elsewhere": 60.0}
 BYTES = "bytes"
-_MANY = 20  # of fewer things no rate is shown, since each may take as long as it likes
 _open: list[Progress] = []  # the outermost first: it shows them all
 _silent = False
 
@@ -35,12 +34,13 @@ class Progress:
     ``unit`` is what is counted: `BYTES`, or a plural (steps). ``before`` were done by an earlier run, and tell nothing of the rate.
     """
 
-    def __init__(self, what: str, total: float, unit: str, *, before: float = 0) -> None:
-        """``total`` are to be done, those of ``before`` among them."""
+    def __init__(self, what: str, total: float, unit: str, *, before: float = 0, rate: bool = True) -> None:
+        """``total`` are to be done, those of ``before`` among them; without ``rate`` each takes as long as it likes."""
+        self._has_rate = rate
         self._what, self._total, self._unit = what, max(total, 1), unit
         self._done = self._before = before
         self._lock = threading.Lock()
-        self._began = time.monotonic()
+        self._began = self._counted_from = time.monotonic()
         self._ended = threading.Event()
         self._ticker: threading.Thread | None = None
         self._screen = _Screen()
@@ -57,6 +57,8 @@ class Progress:
     def taken_up(self, count: float) -> None:
         """So many of those that are done, or about to be counted so, were done by an earlier run."""
         with self._lock:
+            if self._done <= self._before:  # nothing is computed yet: the rate counts from here
+                self._counted_from = time.monotonic()
             self._before += count
 
     def set(self, done: float) -> None:
@@ -65,7 +67,7 @@ class Progress:
 
     def words(self) -> str:
         """How far it is: ``transfer 34 % of 15.0 GB (3.2 GB of an earlier run), 0.61 GB/s, 16 s left, computing``."""
-        done, seconds = min(self._done, self._total), time.monotonic() - self._began
+        done, seconds = min(self._done, self._total), time.monotonic() - self._counted_from
         if self._unit == BYTES:
             said = f"{self._what} {done / self._total:.0%} of {_size(self._total)}"
             earlier, rate = _size(self._before), f"{_size((self._done - self._before) / max(seconds, 1e-3))}/s"
@@ -76,7 +78,7 @@ class Progress:
         left = self.left()
         parts = [
             said + found,
-            *([rate] if self._done > self._before and self._total >= _MANY else []),
+            *([rate] if self._done > self._before and self._has_rate else []),
             *([f"{duration(left)} left"] if left is not None and seconds > 1 else []),
             *([self.note] if self.note else []),
         ]
@@ -86,12 +88,12 @@ class Progress:
         computed = self._done - self._before
         if computed <= 0:
             return None
-        return max(self._total - self._done, 0) * (time.monotonic() - self._began) / computed
+        return max(self._total - self._done, 0) * (time.monotonic() - self._counted_from) / computed
 
     def __enter__(self) -> Self:
         if _silent:
             return self
-        self._began = time.monotonic()
+        self._began = self._counted_from = time.monotonic()
         _open.append(self)
         if len(_open) == 1:
             self._screen = _screen()

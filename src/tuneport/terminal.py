@@ -10,12 +10,14 @@ import io
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from typing import TextIO
 
 from tuneport.files.printable import printable_line, printable_lines
 
 _ERASE = "\r\x1b[K"
+_lock = threading.RLock()  # a thread draws, and others tell
 _ours: TextIO | None = None
 _drawn = False  # whether a line of progress stands on the terminal, which other words come in place of
 
@@ -62,8 +64,9 @@ def is_watched() -> bool:
 def tell(text: str, end: str = "\n") -> None:
     """A line on stderr, safe to print; nothing where stderr is closed, or cannot be written."""
     global _drawn
-    write((_ERASE if _drawn else "") + printable_lines(text) + end)
-    _drawn = False
+    with _lock:
+        write((_ERASE if _drawn else "") + printable_lines(text) + end)
+        _drawn = False
 
 
 def tell_all(text: str) -> None:
@@ -77,15 +80,17 @@ def draw(text: str) -> None:
     global _drawn
     width = shutil.get_terminal_size().columns - 1
     text = printable_line(text)
-    write(_ERASE + (text if len(text) <= width else text[: width - 1] + "…"))
-    _drawn = True
+    with _lock:
+        write(_ERASE + (text if len(text) <= width else text[: width - 1] + "…"))
+        _drawn = True
 
 
 def erase() -> None:
     """Take the drawn line away."""
     global _drawn
-    if _drawn:
-        write(_ERASE)
+    with _lock:
+        if _drawn:
+            write(_ERASE)
         _drawn = False
 
 

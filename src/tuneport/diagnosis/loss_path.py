@@ -123,7 +123,7 @@ def _path(given: PathOptions) -> dict[str, Any]:
         stack.enter_context(quietly())
         looked = look_over(seat, loading, examples.everything)
         warnings = [*one.warnings, *_told(shared, otherwise, names), *looked.warnings]
-        progress = stack.enter_context(Progress("path", len(wanted.alphas) + wanted.refine, "points"))
+        progress = stack.enter_context(Progress("path", len(wanted.alphas) + wanted.refine, "points", rate=False))
         measuring = Measuring(seat, loading, shared, readers, examples, asking, kept, warnings, progress)
         locating = halves(examples.tasks, seed)
         measured = Measured(_along(measuring, wanted, locating), examples, locating)

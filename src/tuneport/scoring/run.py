@@ -149,7 +149,7 @@ def _evaluate(given: EvaluateOptions, out: Path) -> dict[str, Any]:
             raise UsageError(Fault("backend", "olmes", problem, remedy))
         with keeping(out, plan, overwrite) as kept:
             tasks = olmes.names_of(suite, names)
-            with Progress("evaluate", len(seats) * len(tasks), "tasks") as progress:
+            with Progress("evaluate", len(seats) * len(tasks), "tasks", rate=False) as progress:
                 scored = _score_by_olmes(program, seats, tasks, loading, kept, progress)
             record = _record(scored, plan, loading, triples, leaks, warnings, out)
             kept.finish(record, _lines(scored))
@@ -174,7 +174,7 @@ def _evaluate(given: EvaluateOptions, out: Path) -> dict[str, Any]:
             raise DoubtError(f"{named('strict')}: nothing was scored, since something looks wrong:{listing(warnings)}")
         results = {}
         everything: list[list[OwnTask | NamedTask]] = [[*own, *known, *suites.get(each, [])] for each in variants]
-        with Progress("evaluate", sum(map(len, everything)), "tasks") as progress:
+        with Progress("evaluate", sum(map(len, everything)), "tasks", rate=False) as progress:
             for place, seat in enumerate(seats):
                 found, told = _score(place, seat, everything[place], wanted, kept, strict, progress)
                 results[seat.name] = found

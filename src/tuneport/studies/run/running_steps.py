@@ -33,7 +33,7 @@ class RunningSteps:
         self._seconds: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for record in earlier:
             self._learn(record)
-        self.progress = Progress("study", self._of, "steps")
+        self.progress = Progress("study", self._of, "steps", rate=False)
         self.progress.left = self.seconds_left
 
     def began(self, step: Step) -> None:
@@ -50,7 +50,7 @@ class RunningSteps:
         self._learn(record)
         self.progress.add()
         if is_watched():
-            how = "failed" if record.outcome == "failed" else duration(record.seconds)
+            how = "failed" if record.outcome == "failed" else _precisely(record.seconds)
             tell(f"[{self._of - len(self._left)}/{self._of}] {record.name}: {how}")
         self._tell()
 
@@ -79,6 +79,10 @@ class RunningSteps:
             {"name": self._left[identity].name, "since": round(since, 3)} for identity, since in self._since.items()
         ]
         self._store.write(RUNNING, (json.dumps({"steps": steps}, ensure_ascii=False) + "\n").encode())
+
+
+def _precisely(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
 
 
 def keys_of(one: Step | Record) -> list[tuple[str, ...]]:
