@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims.over_families import NO_HARM, does_no_harm, over_families
+from experiments.claims.over_families import does_no_harm, over_families
 from experiments.claims.study_evidence import Family, base
 from tuneport import statistics
 from tuneport.results.schema import LOSS, Model
-from tuneport.statistics import Estimate, Matrix
+from tuneport.statistics import NO_HARM, Estimate, Matrix
 
 CONTROL = 0.1
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not shown"

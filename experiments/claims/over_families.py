@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tuneport.statistics import Estimate, Matrix, bootstrap_p, central, families_drawn
+from tuneport.statistics import NO_HARM, Estimate, Matrix, bootstrap_p, central, families_drawn
 
 _RESAMPLES = 4000
-NO_HARM = 0.03  # "no harm" is non-inferiority within 3 points, not a test that found nothing
 
 
 def over_families(

@@ -19,6 +19,7 @@ import numpy.typing as npt
 Interval = tuple[float, float]
 Matrix = npt.NDArray[np.float64]
 _RESAMPLES = 4000
+NO_HARM = 0.03  # "no harm" is non-inferiority within 3 points, not a test that found nothing
 _Z = 1.959963984540054  # 95 %, both sides
 _CELLS = 4_000_000  # resampled counts held at once: 32 MB
 _KEPT_CELLS = 8_000_000  # resampled counts kept for the next models, in two bytes each: 16 MB

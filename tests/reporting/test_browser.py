@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from support.colours import contrast, luminance
 from support.made_up_results import MadeUp
 
-from reporting.render.test_page import hostile_study
+from reporting.render.test_page import hostile_study, wait
 from tuneport.reporting.run import report
 from tuneport.reporting.tables.report_tables import Findings
 from tuneport.results.schema import LOSS
@@ -69,6 +70,52 @@ def desk(browser: Any, page_file: Path) -> Iterator[Seen]:
     """The page on a desk; tests leave it as they found it."""
     seen = opened(browser, page_file)
     yield seen
+    seen.page.close()
+
+
+def accessible(seen: Seen) -> list[tuple[str, str]]:
+    """What axe-core has against the page as it stands: the rule and the first place."""
+    seen.page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"))
+    found = seen.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_screen_reader_finds_nothing_amiss_with_all_folds_open(desk: Seen, scheme: str) -> None:
+    desk.page.emulate_media(color_scheme=scheme)
+    opened_here = desk.page.evaluate_handle(
+        "[...document.querySelectorAll('details:not([open])')].map(each => { each.open = true; return each; })"
+    )
+    assert accessible(desk) == []
+    opened_here.evaluate("all => all.forEach(each => { each.open = false; })")
+    desk.page.emulate_media(color_scheme="light")
+
+
+def test_a_study_that_runs_and_a_page_of_many_tasks_are_as_accessible(browser: Any, tmp_path: Path) -> None:
+    tasks = tuple(f"task {number}" for number in range(5))
+    root = MadeUp(tmp_path / "study", families=(0,), tasks=tasks).write()
+    wait(root, "M5 + Δ(M2)")
+    report(root)
+    for size in (DESK, PHONE):
+        seen = opened(browser, root / "report.html", viewport=size)
+        assert accessible(seen) == [] and seen.complaints == []
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        seen.page.close()
+
+
+def test_the_first_screen_has_the_answer_and_its_three_numbers(desk: Seen) -> None:
+    for what in (".lead", ".facts > div:nth-child(3)", "#answer table.matrix thead"):
+        box = desk.page.locator(what).first.bounding_box()
+        assert box["y"] + box["height"] <= DESK["height"], what
+
+
+def test_a_link_to_a_folded_section_opens_it(browser: Any, tmp_path: Path) -> None:
+    root = MadeUp(tmp_path / "study", families=(0,), failed=None, tasks=tuple("abcd")).write()
+    report(root)
+    seen = opened(browser, root / "report.html")
+    assert not seen.page.locator("#scores > details").evaluate("fold => fold.open")
+    seen.page.locator("nav a[href='#scores']").click()
+    seen.page.locator("#scores > details[open]").wait_for(timeout=5_000)
     seen.page.close()
 
 

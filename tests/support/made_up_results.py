@@ -22,6 +22,7 @@ BASES = {"M1": 0.06, "M2": 0.09, "M3": 0.12, "M4": 0.28, "M5": 0.3}
 TUNINGS = {"M1": 0.37, "M2": 0.43, "M3": 0.49, "M4": 0.8, "M5": 0.85}
 BLOCK = {"M1": 1, "M2": 1, "M3": 1, "M4": 2, "M5": 2}
 TASKS = ("sums", "facts")
+PATHS = (*pairwise(VERSIONS), ("M1", "M3"))  # the pairs of versions between which loss is followed
 N, STEPS = 200, 250
 NOTE = "All of it is made up."
 STUDY = f"""[study]
@@ -205,7 +206,7 @@ class _Family:
     def lines(self, seed: int) -> None:
         """Paths, distances and rounding."""
         which_seed = {"family": self.family, "seed": seed}
-        for a, b in (("M1", "M3"), ("M3", "M4"), ("M4", "M5")):
+        for a, b in PATHS:
             near = BLOCK[a] == BLOCK[b]
             for which, ends, high in (
                 ("bases", (a, b), 0.01 if near else 0.06),
@@ -218,6 +219,7 @@ class _Family:
         for a, b in combinations(VERSIONS, 2):
             apart = VERSIONS.index(b) - VERSIONS.index(a) + 3 * (BLOCK[a] != BLOCK[b])
             told = {"a": a, "b": b, "tuning": "sft", **which_seed, "cosine": 0.7 / apart}
+            told |= {"diff_norm_a": 2.0 + self.family, "diff_norm_b": 2.5}
             self.study.distances.append({**told, "distance": 4.0 * apart + self.rng.random()})
         for place, version in enumerate(VERSIONS[:-1], 1):
             told = {"tuned": f"FT({version})", "dtype": "bfloat16", **which_seed}

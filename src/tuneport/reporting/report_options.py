@@ -13,16 +13,16 @@ class ReportOptions(Options):
     """The options of `report`."""
 
     study: Place = option(
-        metavar="DIR",
+        metavar="DIR|FILE.json",
         positional=True,
         argument=True,
-        help="folder or URL that `tuneport study` wrote, finished or not",
+        help="folder or URL that `tuneport study` wrote, finished or not; or a demo's folder, or the scores of `tuneport evaluate`",
     )
     out: Place | None = option(
         None,
         metavar="FILE",
         positional=True,
-        help="default: DIR/report.html, or DIR/report.md; of a URL there is none",
+        help="default: DIR/report.html, or DIR/report.md; of scores FILE.html or FILE.md; of a URL there is none",
     )
     format: Literal["page", "markdown"] = option(
         "page",

@@ -1,4 +1,4 @@
-"""The public function: a study's folder in, one page out. Nothing is computed but intervals; nothing is fetched but a study behind a URL.
+"""The public function: a study's folder or a file of scores in, one page out. Nothing is fetched but a study behind a URL.
 
 `findings` reads and estimates, `page` or `markdown` puts it into a form, and the file appears when it is whole.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from blake3 import blake3
@@ -15,9 +16,12 @@ from tuneport.files.opening import read_bytes, resolved
 from tuneport.files.writing import told, write_whole
 from tuneport.libraries import how_to_install, missing
 from tuneport.public_functions import takes
+from tuneport.reporting.demo_study import as_study, is_demo
 from tuneport.reporting.fetching import at_hand, url_of
 from tuneport.reporting.report_options import ReportOptions
+from tuneport.reporting.sections.contents import Contents, of_evaluation, of_study
 from tuneport.reporting.tables.report_tables import findings
+from tuneport.results.evaluation_reading import read_evaluation
 from tuneport.results.schema import RESULTS, STEPS, STUDY
 from tuneport.shown import Found
 
@@ -38,7 +42,7 @@ class Report(Found):
 
 @takes(ReportOptions)
 def report(given: ReportOptions) -> Report:
-    """Write the page of a study's folder, or URL, to ``out`` (default: report.html or report.md in the folder).
+    """Write the page of a study, a demo or a file of scores to ``out`` (default: report.html or report.md beside the results).
 
     The study may be unfinished: what failed and what was not run stands on the page. Returns `out`, `counts` of results
     by status, `summary` and `warnings`; raises `ReportError` where there is nothing to report.
@@ -58,20 +62,45 @@ def report(given: ReportOptions) -> Report:
         from tuneport.reporting.render.page import page as render
     else:
         from tuneport.reporting.render.markdown import markdown as render
+    if url is None and (file := _file_of_scores(study)) is not None:
+        return _of_scores(file, out, format, render)
     with at_hand(study) as root:
         place = Path(out).expanduser() if out is not None else root / (PAGE if format == "page" else MARKDOWN)
         _refuse_the_studys_own(place, root)
-        found = findings(root, url)
-        _write(place, _sealed(render(found, place), format))
+        if url is None and not (root / RESULTS).exists() and is_demo(root):
+            with as_study(root) as copy:
+                found = findings(copy, root.name)  # links into the copy would lead nowhere
+                _write(place, _sealed(render(of_study(found, place)), format))
+        else:
+            found = findings(root, url)
+            _write(place, _sealed(render(of_study(found, place)), format))
     statuses = [run.status for run in found.reading.at_end]
     found_out = {
         "out": str(place),
         "counts": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
-        "summary": " ".join(found.words),
+        "summary": " ".join([*found.asked, *found.told]),
         "warnings": list(found.reading.doubts),
         "words": f"{place}: done, {len(statuses)} results of {len(found.reading.steps)} steps",
     }
     return Report(found_out)
+
+
+def _file_of_scores(study: str) -> Path | None:
+    """The file, where a file was given, not a folder."""
+    place = Path(study.removeprefix("file://")).expanduser()
+    return place if place.exists() and not place.is_dir() else None
+
+
+def _of_scores(
+    file: Path, out: str | os.PathLike[str] | None, format: str, render: Callable[[Contents], str]
+) -> Report:
+    """The page of what `tuneport evaluate` wrote."""
+    suffix = Path(PAGE if format == "page" else MARKDOWN).suffix
+    place = Path(out).expanduser() if out is not None else file.with_suffix(suffix)
+    shown = of_evaluation(read_evaluation(file))
+    _write(place, _sealed(render(shown), format))
+    words = f"{place}: done, {shown.summary}"
+    return Report({"out": str(place), "counts": {}, "summary": shown.summary, "warnings": [], "words": words})
 
 
 def _refuse_the_studys_own(place: Path, root: Path) -> None:

@@ -20,6 +20,7 @@ ITERATIVE, DIRECT = "recycle-iterative", "recycle-direct"
 START, DIRECT_START = "recycle-start", "recycle-direct-start"
 FURTHER = (THEN_TUNED, ITERATIVE, DIRECT)  # fine-tuned from a transferred start
 DONE, FAILED, NOT_RUN, DROPPED = "done", "failed", "not run", "dropped"
+PENDING = "pending"  # not run, and nothing that failed is the reason
 LOSS = ", loss"  # ends the name under which the loss of a task's answers stands beside the task itself
 _DELTA = {TRANSFER: "Δ", THEN_TUNED: "Δ", ITERATIVE: "Δiter", DIRECT: "Δdir", START: "Δiter", DIRECT_START: "Δdir"}
 
@@ -105,6 +106,11 @@ class Run:
     def in_part(self) -> bool:
         """Whether some of its scores are there although not all that was asked was done."""
         return self.status != DONE and bool(self.scores)
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is still to come: not run, and nothing that failed is the reason."""
+        return self.status == NOT_RUN and self.error is None
 
     @property
     def missing(self) -> bool:

@@ -13,6 +13,7 @@ from support.made_up_results import MadeUp
 from reporting.render.test_page import HOSTILE, hostile_study
 from tuneport.reporting.render.markdown import markdown, text
 from tuneport.reporting.run import report
+from tuneport.reporting.sections.contents import of_study
 from tuneport.reporting.tables.further_tuning import Comparison
 from tuneport.reporting.tables.report_tables import Findings, findings
 from tuneport.reporting.tables.wording import FALLEN, signed
@@ -20,7 +21,7 @@ from tuneport.reporting.tables.wording import FALLEN, signed
 
 @pytest.fixture(scope="module")
 def written(found: Findings) -> str:
-    return markdown(found, Path("report.md"))
+    return markdown(of_study(found, Path("report.md")))
 
 
 def tables(written: str) -> list[list[list[str]]]:
@@ -78,7 +79,7 @@ def test_which_way_a_loss_counts_is_said_where_one_is_compared(written: str, fou
         compared=tuple(map(as_loss, found.compared)),
         against_direct=tuple(map(as_loss, found.against_direct)),
     )
-    assert markdown(losses, Path("report.md")).count(text(FALLEN)) == 3, (
+    assert markdown(of_study(losses, Path("report.md"))).count(text(FALLEN)) == 3, (
         "transfer-then-tune, recycling, and iterative against direct"
     )
 
@@ -90,8 +91,8 @@ def test_transfers_at_other_scales_and_models_of_no_other_table_stand_there(tmp_
         told["results"].append({**row, "name": "M5 + 0.5·Δ(M4)", "scale": 0.5})
     (root / "results.json").write_text(json.dumps(told))
     found = findings(root)
-    written = tables(markdown(found, Path("report.md")))
-    (scales,) = [table for table in written if table[0][0] == "transfer"]
+    written = tables(markdown(of_study(found, Path("report.md"))))
+    (scales,) = [table for table in written if table[0][:3] == ["transfer", "task", "α = 0.5"]]
     assert scales[0] == ["transfer", "task", "α = 0.5", "α = 1"] and len(scales) == 2 + len(found.scaled)
     (row,) = [row for row in scales if row[:2] == ["M5 + α·Δ(M4)", "sums"]]
     assert row[2] == row[3] and "[" in row[2]
@@ -100,7 +101,7 @@ def test_transfers_at_other_scales_and_models_of_no_other_table_stand_there(tmp_
 
 
 def test_what_failed_stands_there(written: str) -> None:
-    assert "## What failed, and why" in written and "the disk is full" in written
+    assert "## What failed, and why?" in written and "the disk is full" in written
 
 
 def test_no_text_of_a_study_becomes_markup_a_mention_or_a_cell(tmp_path: Path) -> None:

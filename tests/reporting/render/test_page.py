@@ -19,7 +19,7 @@ from reporting.tables.test_matrix import lose, spoil
 from tuneport.reporting.run import report
 from tuneport.reporting.tables.estimates import Estimates
 from tuneport.reporting.tables.report_tables import Findings, findings
-from tuneport.reporting.tables.study_summary import summary
+from tuneport.reporting.tables.study_summary import asked_and_done
 
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.title=1">"\'&lt;</script><!--\x00\ud800'
 VOID = {"meta", "link", "br", "hr", "input", "img"}
@@ -184,7 +184,7 @@ def test_answers_show_the_question_the_right_answer_and_three_models(page: Page)
 
 
 def test_the_paragraph_counts_what_failed_and_names_the_best(found: Findings) -> None:
-    words = " ".join(found.words)
+    words = " ".join([*found.asked, *found.told])
     best = max(found.transfers[0].deltas, key=lambda cell: cell.against_base.value if cell.against_base else -9)
     done = sum(run.status == "done" for run in found.reading.runs if run.step is None)
     everything = sum(run.step is None for run in found.reading.runs)
@@ -195,7 +195,7 @@ def test_the_paragraph_counts_what_failed_and_names_the_best(found: Findings) ->
 def test_the_paragraph_says_no_nothing_failed_where_a_step_failed_that_scores_nothing(tmp_path: Path) -> None:
     made = MadeUp(tmp_path / "study", families=(0,), failed=None)
     made.step("path", "path M1 – M5", outcome="failed", error="NumericsError: no loss.")
-    words = " ".join(findings(made.write()).words)
+    words = " ".join(findings(made.write()).asked)
     assert "results are there; 1 step failed, as told below." in words and "nothing failed" not in words
 
 
@@ -237,7 +237,7 @@ def test_losses_of_answers_are_no_tasks_of_their_own_in_the_paragraph(found: Fin
         for run in found.reading.runs
     ]
     reading = replace(found.reading, runs=tuple(rows))
-    words = " ".join(summary(reading, Estimates(reading.runs, reading.root), (), (), ()))
+    words = " ".join(asked_and_done(reading, Estimates(reading.runs, reading.root)))
     assert "scored on sums and facts, each with the loss of its answers." in words
 
 
@@ -310,3 +310,56 @@ def test_the_command_can_be_called_from_python(study: Path, tmp_path: Path) -> N
     told = tuneport.report(study, study / "called.md", format="markdown")
     assert Path(told["out"]).read_text(encoding="utf-8").startswith("# made-up")
     Path(told["out"]).unlink()
+
+
+def test_every_section_asks_one_question(page: Page) -> None:
+    titles = [text for _, text in page.all("h2")]
+    assert len(titles) >= 12 and all(title.endswith("?") and title.count("?") == 1 for title in titles), titles
+
+
+def test_no_table_has_a_column_without_anything_in_it(tmp_path: Path) -> None:
+    made = MadeUp(tmp_path / "study", families=(0,), failed=None)
+    root = made.write()
+    told = json.loads((root / "results.json").read_text())
+    for row in [*told["distances"], *told["paths"]]:
+        row |= {"family": None, "seed": None, "diff_norm_a": None, "diff_norm_b": None}
+    (root / "results.json").write_text(json.dumps(told))
+    page = Page(Path(report(root)["out"]).read_text(encoding="utf-8"))
+    ((_, section),) = [each for each in page.all("section") if each[0].get("id") == "distances"]
+    assert "family" not in section and "‖Δ_i‖" not in section and "cos(Δ_i, Δ_j)" in section
+
+
+def test_what_is_still_to_come_has_not_failed(tmp_path: Path) -> None:
+    root = MadeUp(tmp_path / "study", families=(0,), failed=None).write()
+    wait(root, "M5 + Δ(M1)")
+    told = report(root)
+    assert "1 is pending" in told["summary"] and "failed" not in told["summary"]
+    page = Page(Path(told["out"]).read_text(encoding="utf-8"))
+    sections = {each[0].get("id"): each[1] for each in page.all("section")}
+    assert "failures" not in sections and "evaluate M5 + Δ(M1)" in sections["pending"]
+    assert [text for _, text in page.all("a", "pending")] == ["pending"] * 2 and page.all("a", "missing") == []
+    figure = next(f for f in figures(page) if f["data"][0]["type"] == "heatmap")
+    assert ["pending" in words for row in figure["data"][0]["text"] for words in row].count(True) == 1
+
+
+def wait(root: Path, name: str) -> None:
+    """As a study's folder is before this model is scored."""
+    file = root / "results.json"
+    told = json.loads(file.read_text())
+    for row in told["results"]:
+        if row["name"] == name and row["step"] is None:
+            row |= {"status": "not run", "error": None, "scores": {}}
+    for step in told["steps"]:
+        if step["name"] == f"evaluate {name}":
+            (root / "steps" / step["folder"] / "record.json").unlink()
+            step |= {"outcome": "not run", "error": None, "seconds": None}
+    file.write_text(json.dumps(told))
+
+
+def test_a_page_of_many_tasks_opens_short(tmp_path: Path) -> None:
+    tasks = tuple(f"task {number}" for number in range(14))
+    root = MadeUp(tmp_path / "study", families=(0,), failed=None, tasks=tasks).write()
+    page = Page(Path(report(root)["out"]).read_text(encoding="utf-8"))
+    open_tables = [inside for tag, _, inside in page.elements if tag == "table" and "details" not in inside]
+    assert len(open_tables) == 1, "one matrix; the rest is folded"
+    assert "task 0" in page.all("section")[0][1]

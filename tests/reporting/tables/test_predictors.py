@@ -8,8 +8,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 from scipy.stats import spearmanr
+from support.made_up_results import PATHS
 
-from tuneport.reporting.tables.predictors import Apart, PairPoint, distances, lines, rank_correlation
+from tuneport.reporting.tables.predictors import Apart, PairPoint, distances, lines, rank_correlation, scatters
 from tuneport.reporting.tables.report_tables import Findings
 from tuneport.reporting.tables.wording import DASH
 from tuneport.statistics import Estimate
@@ -39,12 +40,19 @@ def test_each_transfer_stands_at_the_distance_of_its_two_versions_whatever_their
 
 def test_the_barrier_to_the_tuned_target_belongs_to_one_direction_only(found: Findings) -> None:
     scatter = next(s for s in found.scatters if s.predictor == "barrier of transferred" and s.task == "sums")
-    assert {(p.source, p.target) for p in scatter.points} == {("M1", "M3"), ("M3", "M4"), ("M4", "M5")}
+    assert {(p.source, p.target) for p in scatter.points} == set(PATHS)
+
+
+def test_fewer_than_five_pairs_are_not_drawn(found: Findings) -> None:
+    few = [row for row in found.reading.paths if (row["source"], row["target"]) in PATHS[:4]]
+    shown = scatters(replace(found.reading, paths=tuple(few)), found.estimates)
+    assert "barrier of transferred" not in {scatter.predictor for scatter in shown}, "four points"
+    assert all(len(scatter.points) >= 5 for scatter in shown)
 
 
 def test_every_path_that_can_be_drawn_is_drawn(found: Findings) -> None:
     shown = lines(found.reading)
-    assert len(shown) == len(found.reading.paths) == 2 * 9
+    assert len(shown) == len(found.reading.paths) == 2 * 3 * len(PATHS)
     assert {line.which for line in shown} == {"bases", "tuned", "transferred to tuned"}
     assert all(line.alphas[0] == 0 and line.alphas[-1] == 1 for line in shown)
 

@@ -242,7 +242,7 @@ def _in_cell(cell: Cell | None, share: bool) -> str:
     if cell is None:
         return ""
     if cell.shown is None:
-        return text(cell.status)
+        return text(cell.word)
     marks = ("★" if cell.best_of_target else "") + ("▼" if cell.clearly < 0 else "")
     return number(cell.shown.value, share) + (f" {marks}" if marks else "")
 
@@ -253,7 +253,7 @@ def _hover(cell: Cell | None, share: bool, several_tunings: bool) -> str:
         return ""
     name = f"<b>{text(cell.model.name(several_tunings))}</b>"
     if cell.shown is None:
-        return f"{name}<br>{text(cell.status)}"
+        return f"{name}<br>{text(cell.word)}"
     told = [name, f"{with_unit(cell.shown)}, n = {cell.shown.n:,}"]
     if cell.results[0] < cell.results[1]:
         told.append(f"{cell.results[0]} of {cell.results[1]} results are there")

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from tuneport.files.printable import printable
-from tuneport.reporting.sections.contents import sections
+from tuneport.reporting.sections.contents import Contents
 from tuneport.reporting.sections.parts import (
     Block,
     Bullets,
+    Facts,
     Figure,
     Fold,
     Group,
+    Lead,
     Legend,
     Part,
     Piece,
@@ -25,18 +26,16 @@ from tuneport.reporting.sections.parts import (
     Table,
     Value,
 )
-from tuneport.reporting.tables.report_tables import Findings
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&@])")
 _BLANKS = re.compile(r"[ \t\r\n]+")  # a no-break space stays one
 _AROUND = {"best": "**{}**", "missing": "*{}*", "published": "*{}*", "gain": "({})", "nothing": ""}
 
 
-def markdown(found: Findings, place: Path) -> str:
-    """The whole text; `place` is where it will lie, which no link in it depends on."""
-    reading = found.reading
-    parts = [f"# {text(reading.name)}", text(" ".join(found.words)), *(f"> {text(doubt)}" for doubt in reading.doubts)]
-    for section in sections(found, place):
+def markdown(shown: Contents) -> str:
+    """The whole text."""
+    parts = [f"# {text(shown.name)}", text(shown.summary), *(f"> {text(doubt)}" for doubt in shown.doubts)]
+    for section in shown.sections:
         if not section.page_only:
             parts += [f"## {text(section.title)}", *_all(section.parts)]
     return "\n\n".join(parts) + "\n"
@@ -57,6 +56,15 @@ def _shown(part: Part) -> Iterator[str]:
     match part:
         case str():
             yield text(part)
+        case Lead():
+            yield f"**{text(part.answer)}** {text(part.words)}"
+        case Facts():
+            yield f"{text(part.basis)}:"
+            facts = [
+                f"- **{text(fact.label)}: {text(f'{fact.value} {fact.interval}')}.** {text(fact.words)}"
+                for fact in part.facts
+            ]
+            yield "\n".join(facts)
         case Table():
             yield _table(part)
         case Figure():

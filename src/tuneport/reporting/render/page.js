@@ -10,7 +10,7 @@
     dragmode: false,
   };
   // What lies in a closed fold has no width; it is drawn when it is opened.
-  const folded = (place) => { const fold = place.closest("details.task"); return fold !== null && !fold.open; };
+  const folded = (place) => place.closest("details.task:not([open])") !== null;
   const waiting = [...document.querySelectorAll(".plot")].filter((place) => !folded(place));
   const draw = (place) => {
     if (place.dataset.drawn === "yes") return;
@@ -33,6 +33,7 @@
   const drawIn = (fold) => {
     if (!window.Plotly) return;
     fold.querySelectorAll(".plot").forEach((place) => {
+      if (folded(place)) return;
       if (place.dataset.drawn === "yes") Plotly.Plots.resize(place); // the window may be another by now
       draw(place);
     });
@@ -43,7 +44,8 @@
   let opened = [];
   window.addEventListener("beforeprint", () => {
     opened = folds.filter((fold) => !fold.open);
-    opened.forEach((fold) => { fold.open = true; drawIn(fold); });
+    opened.forEach((fold) => { fold.open = true; });
+    opened.forEach(drawIn);
     while (waiting.length) draw(waiting.shift());
     document.querySelectorAll(".plot").forEach((place) => Plotly.relayout(place, { width: 640 }));
   });
@@ -108,11 +110,13 @@
     });
   }
 
-  // A link to a record opens it, and what it stands in.
+  // A link to a record or a section opens it, and what it stands in.
   const open = () => {
     const wanted = location.hash.length > 1 ? document.getElementById(decodeURIComponent(location.hash.slice(1))) : null;
     for (let at = wanted; at !== null; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
-    if (wanted !== null && wanted.tagName === "DETAILS") wanted.scrollIntoView();
+    const whole = wanted === null ? null : wanted.querySelector(":scope > details.task");
+    if (whole !== null) whole.open = true;
+    if (wanted !== null && (wanted.tagName === "DETAILS" || whole !== null)) wanted.scrollIntoView();
   };
   window.addEventListener("hashchange", open);
   open();

@@ -10,8 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -20,22 +20,19 @@ from markupsafe import Markup
 
 from tuneport import __version__
 from tuneport.files.printable import printable
-from tuneport.reporting.sections.contents import sections
+from tuneport.reporting.sections.contents import Contents
 from tuneport.reporting.sections.parts import Answers, Csv
 from tuneport.reporting.tables.answers_side_by_side import shortened
-from tuneport.reporting.tables.report_tables import Findings
 
 
-def page(found: Findings, place: Path) -> str:
-    """The whole file, for the place where it will lie (links to records are relative to it)."""
+def page(shown: Contents) -> str:
+    """The whole file."""
     here = files("tuneport.reporting.render")
     plotly = files("plotly") / "package_data" / "plotly.min.js"  # one file less to lose than one beside the page
     own = {"style": here / "page.css", "script": here / "page.js", "plotly": plotly}
     template = environment().from_string((here / "page.html.jinja").read_text(encoding="utf-8"))
     return template.render(
-        reading=found.reading,
-        summary=" ".join(found.words),
-        sections=sections(found, place),
+        shown=shown,
         version=__version__,
         **{name: Markup(file.read_text(encoding="utf-8")) for name, file in own.items()},  # our own files
     )
@@ -46,6 +43,14 @@ def environment() -> Environment:
     made = Environment(autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True)
     made.filters |= {"script_data": script_data, "saved": saved, "sorted_by": _sorted_by, "shortened": shortened}
     made.filters["answers_data"] = _answers_data
+    before: Counter[str] = Counter()
+
+    def alone(label: str) -> str:
+        """A region's label that no other region of the page has: a screen reader lists them."""
+        before[label] += 1
+        return label if before[label] == 1 else f"{label} ({before[label]})"
+
+    made.filters["alone"] = alone
     return made
 
 

@@ -11,6 +11,8 @@ from tuneport.reporting.tables.training_curves import Panel, steps_saved
 from tuneport.reporting.tables.wording import DASH, PER_CENT, listed, minus, number
 from tuneport.results.schema import TUNED
 
+_MOST_OPEN = 6  # figures that stand open
+
 
 def curves(panels: Sequence[Panel], found: Findings) -> list[Part]:
     """A figure for each panel; nothing where nothing was followed."""
@@ -21,7 +23,7 @@ def curves(panels: Sequence[Panel], found: Findings) -> list[Part]:
         "stays there."
     )
     grid = Group([_curve(panel, found) for panel in panels], "grid")
-    return [Block("Accuracy against steps", [words, grid])]
+    return [Block("Accuracy against steps", [words, grid], folded=len(panels) > _MOST_OPEN)]
 
 
 def _curve(panel: Panel, found: Findings) -> Figure:

@@ -29,10 +29,11 @@ from tuneport.reporting.sections.parts import (
 from tuneport.reporting.tables.matrix import without_result
 from tuneport.reporting.tables.report_tables import Findings
 from tuneport.reporting.tables.wording import counted, duration, listed, minus
-from tuneport.results.schema import BASE, DONE, DROPPED, FAILED, NOT_RUN, RECORD, STEPS, Model
+from tuneport.results.schema import BASE, DONE, FAILED, NOT_RUN, PENDING, RECORD, STEPS, Model
 from tuneport.results.study_reading import Reading, RecordedStep
 from tuneport.results.torn_json import number_or
 
+_MOST_OPEN, _MOST_CELLS = 10, 48  # lines of a list, and scores of a table, that stand open
 _LONGEST_RECORD = 20_000  # letters shown of one; the file is a link away
 
 
@@ -49,13 +50,14 @@ def answers(found: Findings) -> Section | None:
         "✓ counted as right, ✗ as wrong."
     )
     names = [model.name(found.reading.several_tunings) for model in shown.models]
-    return Section("answers", "Answers side by side", [intro, Answers(shown, names)], page_only=True)
+    return Section("answers", "What do the models answer?", [intro, Answers(shown, names)], page_only=True)
 
 
 def failures(reading: Reading) -> Section | None:
     """Every step that failed, with its words, and every result that is missing."""
-    missing = [run for run in reading.at_end if run.status != DONE]
-    if not missing and all(step.outcome in (DONE, DROPPED) for step in reading.steps):
+    missing = [run for run in reading.at_end if run.status != DONE and not run.pending]
+    waiting = [step for step in reading.steps if step.outcome == NOT_RUN and step.error and step.kind != "evaluate"]
+    if not missing and not waiting and all(step.outcome != FAILED for step in reading.steps):
         return None
     parts: list[Part] = ["Nothing is left out: what failed is here with its words, and what stood on it was not run."]
     for step in reading.steps:
@@ -81,18 +83,33 @@ def failures(reading: Reading) -> Section | None:
             for run in missing
         ]
         parts.append(Table("Results that are missing, whole or in part", columns, rows))
-    waiting = [step for step in reading.steps if step.outcome == NOT_RUN and step.kind != "evaluate"]
     if waiting:
         rows = [[Value(step.name), Value(step.kind), _why(step.error)] for step in waiting]
         parts.append(
             Table("Steps that were not run", [TableColumn("step"), TableColumn("kind"), TableColumn("why")], rows)
         )
-    nothing = len(without_result(reading.at_end))
+    nothing = len(without_result(run for run in reading.at_end if not run.pending))
     if nothing:
         models = len({run.model for run in reading.at_end})
         has = "has" if nothing == 1 else "have"
         parts.append(f"{counted(nothing, 'model')} of {models} {has} no result at all.")
-    return Section("failures", "What failed, and why", parts)
+    return Section("failures", "What failed, and why?", parts)
+
+
+def pending(reading: Reading) -> Section | None:
+    """Steps that nothing stands against: the study is not at its end."""
+    waiting = [step for step in reading.steps if step.outcome == NOT_RUN and not step.error]
+    if not waiting:
+        return None
+    counts = Counter(step.kind for step in waiting)
+    words = (
+        f"{counted(len(waiting), 'step')} {'is' if len(waiting) == 1 else 'are'} {PENDING}: "
+        f"{listed(f'{number:,} {kind}' for kind, number in counts.items())}. Nothing failed there. The study goes on where it "
+        "stands when the same command is run again; this page is made anew by `tuneport report`."
+    )
+    names = Bullets([step.name for step in waiting])
+    body: list[Part] = [names] if len(waiting) <= _MOST_OPEN else [Fold("Their names", [], [names])]
+    return Section("pending", "What is still to come?", [words, *body])
 
 
 def published(found: Findings) -> Section | None:
@@ -134,7 +151,9 @@ def published(found: Findings) -> Section | None:
     intro = "The paper's numbers, published, from another setup: to be read beside ours, not as a test of them."
     csv = Csv("published", ["table", "model", "task", "published", "here"], lines)
     return Section(
-        "published", "Published numbers", [intro, Table("Published numbers beside ours", columns, rows, csv)]
+        "published",
+        "How do published numbers compare?",
+        [intro, Table("Published numbers beside ours", columns, rows, csv)],
     )
 
 
@@ -160,7 +179,10 @@ def scores(found: Findings) -> Section | None:
     names = ["model", "kind", "source", "target", "tuning", "task", "metric", "value", "low", "high", "n"]
     csv = Csv("scores", [*names, "families", "seeds"], lines)
     intro = "Every scored model on every task, with 95 % intervals; headings sort."
-    return Section("scores", "All scores", [intro, Table("All scores", columns, rows, csv)])
+    table: Part = Table("All scores", columns, rows, csv)
+    if len(rows) * len(tasks) > _MOST_CELLS:
+        table = Fold(f"{counted(len(rows), 'model')} on {counted(len(tasks), 'task')}", [], [table])
+    return Section("scores", "What did every model score?", [intro, table])
 
 
 def records(reading: Reading, place: Path) -> Section | None:
@@ -188,7 +210,7 @@ def records(reading: Reading, place: Path) -> Section | None:
                 "steps",
             )
         )
-    return Section("records", "Every record and command", parts, page_only=True)
+    return Section("records", "How was each result made?", parts, page_only=True)
 
 
 def reading_it(found: Findings) -> Section:
@@ -223,7 +245,7 @@ def reading_it(found: Findings) -> Section:
     parts += [Block("Notes of the study", [Bullets(reading.notes)])] if reading.notes else []
     if reading.text:
         parts.append(Fold("The study file", [], [Pre(reading.text, code=True)], page_only=True))
-    return Section("reading", "How to read this", parts)
+    return Section("reading", "How are these numbers to be read?", parts)
 
 
 def _record(step: RecordedStep, reading: Reading, place: Path) -> Fold:

@@ -89,7 +89,7 @@ def paths(found: Findings) -> Section | None:
         for line in found.lines
     ]
     barriers = Block("Barriers", ["Nats a token.", Table("Barriers of all paths", columns, rows)])
-    return Section("paths", "Loss along the paths", [*parts, barriers])
+    return Section("paths", "Are the models linearly connected?", [*parts, barriers])
 
 
 def distances(found: Findings) -> Section | None:
@@ -117,7 +117,9 @@ def distances(found: Findings) -> Section | None:
     ]
     names = ["a", "b", "tuning", "family", "seed", "distance", "diff_norm_a", "diff_norm_b", "cosine"]
     csv = Csv("distances", names, [list(vars(row).values()) for row in found.distances])
-    return Section("distances", "Distances", [intro, Table("Distances of versions", columns, rows, csv)])
+    return Section(
+        "distances", "How far apart are the versions?", [intro, Table("Distances of versions", columns, rows, csv)]
+    )
 
 
 def _scatter(scatter: Scatter) -> Figure:

@@ -40,24 +40,25 @@ from tuneport.reporting.tables.wording import (
     signed,
     with_unit,
 )
-from tuneport.results.schema import DONE, LOSS, THEN_TUNED
+from tuneport.results.schema import LOSS, PENDING, THEN_TUNED, TRANSFER
 from tuneport.results.study_reading import Reading
 from tuneport.results.torn_json import number_or, whole
 
 _TWICE = ("at the same steps", "at the same total")
 _COUNT = "{:,}".format
+_MOST_OPEN = 3  # tasks of a section that are all open
 
 
 def transfers(found: Findings) -> Section | None:
-    """M_i + Δ_j: Tables 1, 3, 7, 8 and 11."""
-    if not found.transfers:
+    """M_i + Δ_j: Tables 1, 3, 7, 8 and 11; the first of them stands with the answer."""
+    if len(found.transfers) < 2 and not found.scaled:
         return None
     intro = (
         "What the target scores with the diff vector of another version added, without any training. Rows: the base, the base "
         "with Δ of another version, and the version's own fine-tuning; columns: the version that Δ is added to."
     )
-    parts = [intro, *_matrices(found.transfers, found, "the base"), *_scaled(found)]
-    return Section("transfer", "Transfer by addition", parts)
+    parts = [intro, *_matrices(found.transfers, found, "the base")[1:], *_scaled(found)]
+    return Section("transfer", "What does addition alone give, task by task?", parts)
 
 
 def _scaled(found: Findings) -> list[Part]:
@@ -96,7 +97,7 @@ def tuned_on(found: Findings) -> Section | None:
         *_compared(compared, found, THEN_TUNED),
         *curves(panels, found),
     ]
-    return Section("further", "Transfer, then fine-tuning", parts)
+    return Section("further", "Does fine-tuning from a transferred start help?", parts)
 
 
 def recycled(found: Findings) -> Section | None:
@@ -114,38 +115,51 @@ def recycled(found: Findings) -> Section | None:
         words = "Score version by version; lines are iterative, direct and no recycling."
         drawn = figures.recycling_figure(matrix, several)
         figure = Figure("Iterative, direct, none.", words, drawn, _csv(matrix, "recycling", several))
-        parts.append(of_task(matrix.task, tasks, [_pair(figure, matrix, "the base")], _basis(matrix)))
+        parts.append(of_task(matrix.task, tasks, [_beside(figure, matrix, "the base")], _basis(matrix)))
     compared = [row for row in found.compared if row.model.kind != THEN_TUNED]
     parts += _against_direct(found)
     parts += _compared(compared, found, "recycling")
     parts += curves([panel for panel in found.panels if panel.kinds == "recycling"], found)
-    return Section("recycling", "Recycling, version after version", [*parts, *_rounding(found.reading)])
+    return Section("recycling", "Does recycling version after version help?", [*parts, *_rounding(found.reading)])
 
 
 def of_task(task: str, among: Iterable[str], parts: Sequence[Part], basis: str | None = None) -> Block:
-    """What a section says of one task: folded where it is the loss of answers that are shown themselves."""
-    return Block(task, parts, basis, folded=task.endswith(LOSS) and task.removesuffix(LOSS) in among)
+    """What a section says of one task.
+
+    Folded where it is the loss of answers that are shown themselves, and, where there are many tasks, all but the first.
+    """
+    every = list(among)
+    of_loss = task.endswith(LOSS) and task.removesuffix(LOSS) in every
+    return Block(task, parts, basis, folded=of_loss or (len(every) > _MOST_OPEN and task != every[0]))
+
+
+def block(matrix: Matrix, parts: Sequence[Part]) -> Block:
+    """A matrix by itself, never folded."""
+    return Block(matrix.task, parts, _basis(matrix))
 
 
 def _matrices(matrices: Sequence[Matrix], found: Findings, over: str) -> list[Part]:
-    several, tasks = found.reading.several_tunings, [matrix.task for matrix in matrices]
-    blocks: list[Part] = []
-    for matrix in matrices:
-        drawn, csv = figures.heat_map(matrix, several), _csv(matrix, matrix.kind, several)
-        figure = Figure("Heat map.", _matrix_words(matrix, several), drawn, csv)
-        blocks.append(of_task(matrix.task, tasks, [_pair(figure, matrix, over)], _basis(matrix)))
-    return blocks
+    tasks = [matrix.task for matrix in matrices]
+    return [of_task(matrix.task, tasks, [pair(matrix, found, over)], _basis(matrix)) for matrix in matrices]
 
 
-def _pair(figure: Figure, matrix: Matrix, over: str) -> Group:
+def pair(matrix: Matrix, found: Findings, over: str) -> Group:
+    """A matrix by colour and, beside it, by its numbers."""
+    several = found.reading.several_tunings
+    drawn, csv = figures.heat_map(matrix, several), _csv(matrix, matrix.kind, several)
+    return _beside(Figure("Heat map.", _matrix_words(matrix, several), drawn, csv), matrix, over)
+
+
+def _beside(figure: Figure, matrix: Matrix, over: str) -> Group:
     unit = "per cent" if matrix.share else f"{matrix.metric}, where lower is better and a gain is what it fell by"
     legend = (
         f"In {unit}. Beside each number what it gains over {over}, below it the 95 % interval. Bold: best of its row. "
-        "★ best Δ for its target. ▼ clearly worse than the base."
+        "★ best Δ for its target. ▲ clearly better than the base, ▼ clearly worse."
     )
     columns = [TableColumn("model"), *(TableColumn(target, True, f"target {target}") for target in matrix.targets)]
     rows = [[Value(row.label), *(_cell(cell, matrix.share, row.role) for cell in row.cells)] for row in matrix.rows]
-    caption = f"{matrix.task}: rows are base, + Δ and fine-tuned, columns are targets"
+    what = {TRANSFER: "addition alone", THEN_TUNED: "transfer, then fine-tuning"}.get(matrix.kind, matrix.kind)
+    caption = f"{what}, {matrix.task}: rows are base, + Δ and fine-tuned, columns are targets"
     styles = [f"role-{row.role}" for row in matrix.rows]
     table = Table(caption, columns, rows, style="matrix", row_styles=styles)
     return Group([figure, Group([table, Legend(legend)], "beside")], "pair")
@@ -161,18 +175,21 @@ def _cell(cell: Cell | None, share: bool, role: str) -> Value:
         else [Piece(f"paper {minus(f'{cell.published:.1f}')}", "published", "published, in another setup")]
     )
     if cell.shown is None:
-        word = cell.status if cell.status != DONE else "no score"
-        return Value((Piece(word, "missing", cell.reason), *published), style="empty")
+        style = "pending" if cell.word == PENDING else "missing"
+        return Value((Piece(cell.word, style, cell.reason), *published), style="empty")
     value, interval, (done, asked) = number(cell.shown.value, share), cell.shown.interval, cell.results
     told = [Piece(value, "best", "best in its row") if cell.best_of_row else Piece(value, "value")]
     told += [Piece("★", "mark", f"best Δ for {cell.model.target}")] if cell.best_of_target else []
+    told += [Piece("▲", "mark", "clearly above the base")] if cell.clearly > 0 else []
     told += [Piece("▼", "mark", "clearly below the base")] if cell.clearly < 0 else []
     if cell.gain is not None and role != "base":
         told.append(Piece(signed(cell.gain.value, share), "gain", points(cell.gain, share)))
     if interval is not None:
         told.append(Piece(f"{number(interval[0], share)}–{number(interval[1], share)}", "interval"))
     if done < asked:
-        told.append(Piece(f"{done} of {asked}", "missing", f"{asked - done} of {asked} results are missing"))
+        waits = cell.pending == asked - done
+        why = f"{asked - done} of {asked} results are {PENDING if waits else 'missing'}"
+        told.append(Piece(f"{done} of {asked}", "pending" if waits else "missing", why))
     return Value((*told, *published), cell.shown.value, "worse" if cell.clearly < 0 else None)
 
 
@@ -297,15 +314,16 @@ def _compared(rows: Sequence[Comparison], found: Findings, name: str) -> list[Pa
         "Each stands twice: against FT of its version at the same steps (the paper's comparison), and at the same total of "
         f"steps; where no fine-tuning is known to have had as many, nothing stands.{_fallen(rows)}"
     )
+    what = "Transferred and tuned" if name == THEN_TUNED else "Recycled"
     folds: list[Part] = []
     csv: Csv | None = Csv(f"{name}-against-plain", names, lines)
     for task in dict.fromkeys(row.task for row in rows):
-        folds.append(_compared_on(task, [row for row in rows if row.task == task], several, csv))
+        folds.append(_compared_on(task, [row for row in rows if row.task == task], several, csv, what))
         csv = None  # one file holds all tasks
     return [Block("Against plain fine-tuning", [words, *folds])]
 
 
-def _compared_on(task: str, rows: Sequence[Comparison], several: bool, csv: Csv | None) -> Fold:
+def _compared_on(task: str, rows: Sequence[Comparison], several: bool, csv: Csv | None, what: str) -> Fold:
     columns = [
         TableColumn("model"), TableColumn("score", True), TableColumn("over the base", True),
         TableColumn(_TWICE[0], True, "minus plain fine-tuning for as many steps as this version got"),
@@ -327,7 +345,7 @@ def _compared_on(task: str, rows: Sequence[Comparison], several: bool, csv: Csv 
         known, above, below = counted_clear(rows, which)
         told += [f"{words} {above} of {known} clearly above, {below} clearly below"] if known else []
     notes = [Piece(f": {'; '.join(told)}", "value")] if told else []
-    table = Table(f"Against plain fine-tuning, {task}", columns, body, csv)
+    table = Table(f"{what} against plain fine-tuning, {task}", columns, body, csv)
     return Fold(task, notes, [table], open=len(rows) <= 8)
 
 

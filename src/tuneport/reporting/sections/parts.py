@@ -56,7 +56,7 @@ class Csv:
 
 @dataclass(frozen=True)
 class Table:
-    """The first column names the row; `row_styles` are of the rows, where they differ."""
+    """The first column names the row; `row_styles` are of the rows, where they differ. A column of dashes is left out."""
 
     caption: str
     columns: Sequence[TableColumn]
@@ -65,6 +65,44 @@ class Table:
     style: str = ""
     row_styles: Sequence[str] = ()
     kind: ClassVar[str] = "table"
+
+    def __post_init__(self) -> None:
+        """Leave out columns under which nothing stands."""
+        kept = [
+            place
+            for place in range(len(self.columns))
+            if place == 0 or not self.rows or any(row[place].shown not in ("", DASH) for row in self.rows)
+        ]
+        object.__setattr__(self, "columns", [self.columns[place] for place in kept])
+        object.__setattr__(self, "rows", [[row[place] for place in kept] for row in self.rows])
+
+
+@dataclass(frozen=True)
+class Lead:
+    """The answer in a word, and what it rests on in a sentence or two."""
+
+    answer: str
+    words: str
+    kind: ClassVar[str] = "lead"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number with its unit, its interval, and a sentence on what it says."""
+
+    label: str
+    value: str
+    interval: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A few numbers side by side, and what they are of."""
+
+    basis: str
+    facts: Sequence[Fact]
+    kind: ClassVar[str] = "facts"
 
 
 @dataclass(frozen=True)
@@ -159,17 +197,18 @@ class Answers:
     kind: ClassVar[str] = "answers"
 
 
-Part = str | Table | Figure | Bullets | Pre | Link | Legend | Group | Block | Fold | Answers
+Part = str | Lead | Facts | Table | Figure | Bullets | Pre | Link | Legend | Group | Block | Fold | Answers
 
 
 @dataclass(frozen=True)
 class Section:
-    """A section: its anchor, its title, and its parts in order."""
+    """A section: its anchor, the question that is its title, and its parts in order; a long page folds it."""
 
     anchor: str
     title: str
     parts: Sequence[Part]
     page_only: bool = False
+    folded: bool = False
 
 
 def optional(value: Any, shown: Callable[[Any], str] = str) -> Value:

@@ -19,6 +19,7 @@ from tuneport.results.schema import (
     FAILED,
     ITERATIVE,
     NOT_RUN,
+    PENDING,
     THEN_TUNED,
     TRANSFER,
     TUNED,
@@ -44,8 +45,16 @@ class Cell:
     recovered: Estimate | None = None
     published: float | None = None
     results: tuple[int, int] = (0, 0)  # how many are there, of how many families and seeds that were asked for
+    pending: int = 0  # how many of them are still to come
     best_of_row: bool = False
     best_of_target: bool = False
+
+    @property
+    def word(self) -> str:
+        """What stands in place of a score that is not there."""
+        if self.pending and self.pending == self.results[1]:
+            return PENDING
+        return self.status if self.status != DONE else "no score"
 
 
 @dataclass(frozen=True)
@@ -187,6 +196,7 @@ class _Cells:
             reason=reason if shown is None else None,
             shown=shown,
             results=(sum(task in run.scores for run in runs), len(runs)),
+            pending=sum(run.pending and task not in run.scores for run in runs) if status != FAILED else 0,
             gain=None if over is None else estimates.change(model, over, task),
             over=over,
             against_base=None if model.kind == BASE else estimates.change(model, base, task),

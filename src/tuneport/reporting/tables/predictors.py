@@ -23,6 +23,7 @@ from tuneport.results.study_reading import Reading
 from tuneport.results.torn_json import number_or, text_or, whole
 from tuneport.statistics import Estimate
 
+FEWEST = 5  # points: fewer look like a trend whatever they are
 # In the order in which they are shown: what is drawn, and in which unit.
 PREDICTORS = {
     "distance": ("distance between the versions", "‖M_i − M_j‖"),
@@ -120,7 +121,7 @@ def scatters(reading: Reading, estimates: Estimates) -> list[Scatter]:
                     points.append(
                         PairPoint(str(model.source), model.target, model.tuning, float(np.mean(x)), gain, len(x))
                     )
-            if len(points) >= 2:
+            if len(points) >= FEWEST:
                 found.append(Scatter(predictor, task, tuple(points), rank_correlation(points)))
     # Versions apart is the rival to beat: it says nothing by itself.
     measured = {scatter.task for scatter in found if scatter.predictor != "apart"}
@@ -172,9 +173,7 @@ def distances(reading: Reading) -> list[Apart]:
 
 
 def rank_correlation(points: Sequence[PairPoint]) -> float | None:
-    """Spearman's; None for fewer than four points, or where one side is all the same."""
-    if len(points) < 4:
-        return None
+    """Spearman's; None where one side is all the same."""
     return statistics.rank_correlation([p.x for p in points], [p.y.value for p in points])
 
 

@@ -10,8 +10,9 @@ from tuneport.reporting.tables.estimates import Estimates
 from tuneport.reporting.tables.further_tuning import Comparison, against_direct, comparisons
 from tuneport.reporting.tables.matrix import Matrix, Scaled, matrices, recycling, scaled
 from tuneport.reporting.tables.predictors import Apart, Line, Scatter, distances, lines, scatters
-from tuneport.reporting.tables.study_summary import summary
+from tuneport.reporting.tables.study_summary import asked_and_done, summary
 from tuneport.reporting.tables.training_curves import Panel, panels
+from tuneport.reporting.tables.verdict import Worth, worths
 from tuneport.results.schema import THEN_TUNED, TRANSFER
 from tuneport.results.study_reading import Reading, read_study
 
@@ -22,7 +23,9 @@ class Findings:
 
     reading: Reading
     estimates: Estimates
-    words: tuple[str, ...]
+    asked: tuple[str, ...]  # what was asked, and how much of it is there
+    told: tuple[str, ...]  # what was gained
+    worths: tuple[Worth, ...]
     transfers: tuple[Matrix, ...]
     tuned_on: tuple[Matrix, ...]
     recycled: tuple[Matrix, ...]
@@ -45,7 +48,9 @@ def findings(study: str | Path, url: str | None = None) -> Findings:
     return Findings(
         reading=reading,
         estimates=estimates,
-        words=tuple(summary(reading, estimates, transfers, compared, curves)),
+        asked=tuple(asked_and_done(reading, estimates)),
+        told=tuple(summary(reading, transfers, compared, curves)),
+        worths=tuple(worths(estimates, transfers)),
         transfers=tuple(transfers),
         tuned_on=tuple(matrices(reading, estimates, THEN_TUNED)),
         recycled=tuple(recycling(reading, estimates)),

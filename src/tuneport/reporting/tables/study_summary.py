@@ -1,4 +1,4 @@
-"""What was asked and what came out, in one paragraph that is made from the numbers.
+"""What was asked and what came out, in sentences that are made from the numbers.
 
 It counts what failed as well as what was gained; "clearly" means after Holm's adjustment within the task's table.
 """
@@ -12,21 +12,25 @@ from tuneport.reporting.tables.further_tuning import Comparison, counted_clear
 from tuneport.reporting.tables.matrix import Cell, Matrix, without_result
 from tuneport.reporting.tables.training_curves import Panel, with_match
 from tuneport.reporting.tables.wording import counted, listed, ratio, signed, with_unit
-from tuneport.results.schema import BASE, DIRECT, DONE, ITERATIVE, LOSS, THEN_TUNED, TRANSFER, TUNED
+from tuneport.results.schema import BASE, DIRECT, DONE, FAILED, ITERATIVE, LOSS, PENDING, THEN_TUNED, TRANSFER, TUNED
 from tuneport.results.study_reading import Reading
 
 _MOST = 3  # tasks, or models, told of one by one
 
 
+def asked_and_done(reading: Reading, estimates: Estimates) -> list[str]:
+    """What the study asks for, and how much of it is there."""
+    return [_asked(reading, estimates), _done(reading)]
+
+
 def summary(
     reading: Reading,
-    estimates: Estimates,
     transfers: Sequence[Matrix],
     compared: Sequence[Comparison],
     panels: Sequence[Panel],
 ) -> list[str]:
-    """The paragraph, sentence by sentence."""
-    told = [_asked(reading, estimates), _done(reading)]
+    """What was gained, sentence by sentence."""
+    told = []
     shares = [matrix for matrix in transfers if matrix.share] or list(transfers)
     for matrix in shares[:_MOST]:
         told.append(_transferred(matrix, reading.several_tunings))
@@ -99,9 +103,10 @@ def _done(reading: Reading) -> str:
     runs = reading.at_end
     done = sum(run.status == DONE for run in runs)
     in_part = [run for run in runs if run.in_part]
-    failed = sum(run.status == "failed" and run.missing for run in runs)
-    waiting = len(runs) - done - len(in_part) - failed
-    broken = sum(step.outcome == "failed" for step in reading.steps)
+    failed = sum(run.status == FAILED and run.missing for run in runs)
+    to_come = sum(run.pending and run.missing for run in runs)
+    waiting = len(runs) - done - len(in_part) - failed - to_come
+    broken = sum(step.outcome == FAILED for step in reading.steps)
     if done == len(runs):
         there = f"All {counted(done, 'result')} {'is' if done == 1 else 'are'} there; " if runs else ""
         if broken:
@@ -111,12 +116,13 @@ def _done(reading: Reading) -> str:
     told += [f"{len(in_part):,} {'is' if len(in_part) == 1 else 'are'} there in part"] if in_part else []
     told += [f"{failed:,} failed"] if failed else []
     told += [f"{waiting:,} {'was' if waiting == 1 else 'were'} not run"] if waiting else []
+    told += [f"{to_come:,} {'is' if to_come == 1 else 'are'} {PENDING}"] if to_come else []
     several = reading.several_tunings
     named = [
         f"{words}: {listed(model.name(several) for model in models)}"
         for words, models in (
             ("in part", list(dict.fromkeys(run.model for run in in_part))),
-            ("without any result", without_result(runs)),
+            ("without any result", without_result(run for run in runs if not run.pending)),
         )
         if 0 < len(models) <= _MOST
     ]

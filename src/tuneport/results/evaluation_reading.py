@@ -1,0 +1,138 @@
+"""What `tuneport evaluate` wrote, read back: the scores of several models, and which of their differences are clear.
+
+In comes FILE.json, out comes an `Evaluation`. All numbers are the file's own; what is no such file is an error in words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuneport.errors import ReportError
+from tuneport.files.json_text import read_json
+from tuneport.files.opening import read_text
+from tuneport.results.schema import EVALUATION_FORMAT, Score
+from tuneport.results.torn_json import mapping, mappings, number_or, text_or, whole
+
+_MOST_BYTES = 128 * 2**20
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """One model on one task, with the 95 % interval that the file gives."""
+
+    score: Score
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two models on one task, the later minus the earlier; `better`: 1 where the later is clearly better, −1 where worse."""
+
+    earlier: str
+    later: str
+    task: str
+    value: float
+    interval: Interval | None
+    p: float | None  # adjusted by Holm's method
+    better: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """The recovered gain of one task; `value` is None where the tuned target's own gain may be nothing."""
+
+    task: str
+    target: str
+    transferred: str
+    tuned_target: str
+    value: float | None
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A file of scores, as a page or a card needs it."""
+
+    name: str
+    models: tuple[str, ...]
+    tasks: tuple[str, ...]
+    scores: Mapping[tuple[str, str], TaskScore]  # by model and task
+    differences: tuple[Difference, ...]
+    recovered: tuple[Recovered, ...]
+    leakage: tuple[Mapping[str, Any], ...]
+    warnings: tuple[str, ...]
+    settings: Mapping[str, Any]
+    versions: Mapping[str, Any]
+
+
+def read_evaluation(file: str | os.PathLike[str]) -> Evaluation:
+    """The scores in ``file``. Raises `ReportError` where it is no file that `tuneport evaluate` wrote."""
+    place = Path(file).expanduser()
+    remedy = "Give the file that `tuneport evaluate … --out FILE.json` wrote."
+    try:
+        found = read_json(read_text(place, None, _MOST_BYTES), kept=False)
+    except OSError as error:
+        raise ReportError(f"{place} cannot be read: {error.strerror or error}. {remedy}") from None
+    except ValueError as error:
+        raise ReportError(f"{place} is not a valid JSON file: {error}. {remedy}") from None
+    if not isinstance(found, dict) or found.get("format") != EVALUATION_FORMAT:
+        raise ReportError(f"{place} is not a file of scores: its `format` is not {EVALUATION_FORMAT}. {remedy}")
+    scores: dict[tuple[str, str], TaskScore] = {}
+    for model in mappings(found, "models"):
+        for task, told in mapping(model, "tasks").items():
+            value = number_or(told.get("value"), None) if isinstance(told, dict) else None
+            if value is not None:
+                higher = told.get("higher_is_better") is not False
+                score = Score(
+                    metric=text_or(told.get("metric"), "score"),
+                    value=value,
+                    stderr=number_or(told.get("stderr"), None),
+                    n=max(0, whole(told.get("n")) or 0),
+                    higher_is_better=higher,
+                )
+                scores[str(model.get("model")), task] = TaskScore(score, _interval(told.get("interval")))
+    if not scores:
+        raise ReportError(f"{place} holds no score of any model. {remedy}")
+    warnings = found.get("warnings")
+    return Evaluation(
+        name=place.stem,
+        models=tuple(dict.fromkeys(model for model, _ in scores)),
+        tasks=tuple(dict.fromkeys(task for _, task in scores)),
+        scores=scores,
+        differences=tuple(d for row in mappings(found, "comparisons") if (d := _difference(row, scores)) is not None),
+        recovered=tuple(map(_recovered, mappings(found, "recovered_gain"))),
+        leakage=mappings(found, "leakage"),
+        warnings=tuple(map(str, warnings)) if isinstance(warnings, list) else (),
+        settings=mapping(found, "settings"),
+        versions=mapping(found, "versions"),
+    )
+
+
+def _difference(row: Mapping[str, Any], scores: Mapping[tuple[str, str], TaskScore]) -> Difference | None:
+    models, value, task = row.get("models"), number_or(row.get("difference"), None), str(row.get("task"))
+    if not (isinstance(models, list) and len(models) == 2 and value is not None):
+        return None
+    earlier, later = map(str, models)
+    known = scores.get((later, task))
+    rises = 1 if known is None or known.score.higher_is_better else -1
+    better = 0 if row.get("significant") is not True else (1 if rises * value > 0 else -1)
+    p = number_or(row.get("p_adjusted"), None)
+    return Difference(earlier, later, task, value, _interval(row.get("interval")), p, better, whole(row.get("n")) or 0)
+
+
+def _recovered(row: Mapping[str, Any]) -> Recovered:
+    task, target, moved, tuned = (str(row.get(name)) for name in ("task", "target", "transferred", "tuned_target"))
+    return Recovered(
+        task, target, moved, tuned, number_or(row.get("recovered_gain"), None), _interval(row.get("interval"))
+    )
+
+
+def _interval(value: Any) -> Interval | None:
+    ends = [number_or(each, None) for each in value] if isinstance(value, list) else []
+    return (ends[0], ends[1]) if len(ends) == 2 and None not in ends else None
