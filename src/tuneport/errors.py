@@ -18,6 +18,7 @@ shows the message writes the name as its reader does (``learning_rate``, ``--lea
      ├── PublishError        a push that the Hub does not take, or that would replace what is not ours
      ├── OutputError         the place to write to: locked, full, or not to be written
      │    └── TakenError     something else stands there, or work that was begun with another plan
+     ├── PlatformError       what this system does not have (Windows without WSL)
      ├── DoubtError          a warning that --strict turns into a stop
      ├── VerificationError   an output that is not what its manifest or its parents say
      ├── StudyError          a study's file that cannot be meant as it stands, or steps of it that failed
@@ -260,6 +261,10 @@ class OutputError(TuneportError):
 
 class TakenError(OutputError):
     """The place to write to holds something else, or work that was begun with another plan."""
+
+
+class PlatformError(TuneportError):
+    """What tuneport needs of a system and this one does not have."""
 
 
 class DoubtError(TuneportError):

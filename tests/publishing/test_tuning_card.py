@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from huggingface_hub import ModelCard
+from tuneport.tuning.tuning_card import render_card
 
 from tuneport.tuning.recipes import GrpoRecipe, Lora, SftRecipe
-from tuneport.tuning.tuning_card import render_card
 
 
 def record(**more: Any) -> dict[str, Any]:

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tuneport.errors import PlatformError
+from tuneport.platforms import flags as system_flags
+from tuneport.platforms import posix
+
 # Descriptors that the process asks for, where it may: three checkpoints and an output of 400 shards each, and some to spare.
 _WANTED = 4096
+_FEW = 512  # where the system says nothing of a limit
 # The part of them that is kept open here; the rest belongs to whoever runs in the same process.
 _SHARE = 2
 
@@ -27,7 +31,7 @@ class KeptFile:
 
     def __init__(self, path: Path, flags: int, seen: Callable[[int], None] = lambda descriptor: None) -> None:
         """Nothing is opened yet; ``flags`` are those of `os.open`."""
-        self.path, self.flags, self.seen = path, flags | os.O_CLOEXEC, seen
+        self.path, self.flags, self.seen = path, flags | system_flags("O_CLOEXEC"), seen
         self.users = 0
         self.descriptor = -1
 
@@ -109,6 +113,10 @@ class _Files:
 
 def _descriptors() -> int:
     """How many descriptors this process may hold; the soft limit is raised first, as far as it may be and is of use."""
+    try:
+        resource = posix("resource")
+    except PlatformError:
+        return _FEW
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _WANTED if hard == resource.RLIM_INFINITY else min(_WANTED, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

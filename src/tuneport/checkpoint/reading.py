@@ -20,6 +20,7 @@ from tuneport.checkpoint.views import read_view
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError
 from tuneport.files.printable import quoted
+from tuneport.platforms import flags, read_at
 
 
 class TensorReader(Protocol):
@@ -57,7 +58,9 @@ class FileReader:
         self._where = f"{checkpoint.role} {checkpoint.label}"
         self._seen: dict[str, tuple[int, ...]] = {}
         self._files = {
-            name: KeptFile(checkpoint.path / name, os.O_RDONLY | os.O_NONBLOCK, functools.partial(self._check, name))
+            name: KeptFile(
+                checkpoint.path / name, os.O_RDONLY | flags("O_NONBLOCK"), functools.partial(self._check, name)
+            )
             for name in checkpoint.files
         }
         for name, file in checkpoint.files.items():
@@ -97,7 +100,7 @@ class FileReader:
         try:
             with self._used(tensor.file) as descriptor:
                 while rest:
-                    count = os.preadv(descriptor, [rest], position)
+                    count = read_at(descriptor, rest, position)
                     if count == 0:
                         raise CheckpointError(
                             f"{self._where}: {tensor.file} ends inside {quoted(tensor.name)}; it was cut short while it was read."

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tuneport.engine.kernel import BLOCK
 from tuneport.errors import OutputError, named
+from tuneport.platforms import posix
 
 MIB = 2**20
 DEFAULT_MAX_MEMORY = 128 * MIB
@@ -83,7 +84,6 @@ def memory_held() -> int:
                     return int(line.split()[1]) * 1024
     except OSError:
         pass  # not Linux, or /proc is not mounted: the peak below is an upper bound
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    resource = posix("resource")
+    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     return peak if sys.platform == "darwin" else peak * 1024

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tuneport.errors import OutputError
+from tuneport.errors import OutputError, PlatformError
 from tuneport.files.writing import open_own, told
+from tuneport.platforms import flags, posix
 
 
 @contextlib.contextmanager
@@ -29,6 +29,7 @@ def held(
     Raises `OutputError` that says who holds it after ``patience`` seconds, with ``advice``; ``holder`` tells who of the
     descriptor. Where the one who held it renamed it meanwhile, a new one is made and held.
     """
+    fcntl = posix("fcntl")  # before anything is made
     until = time.monotonic() + patience
     while True:
         with told(lock):
@@ -61,6 +62,10 @@ def is_at(descriptor: int, path: Path) -> bool:
 def is_held(descriptor: int) -> bool:
     """Whether another process (or another opening of this one) holds what is open."""
     try:
+        fcntl = posix("fcntl")
+    except PlatformError:
+        return False  # where nothing can be held, nobody holds it
+    try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -78,7 +83,7 @@ def _opened(lock: Path, as_file: bool) -> int:
         lock.parent.mkdir(parents=True, exist_ok=True)
         return open_own(lock, os.O_RDWR)
     lock.mkdir(parents=True, exist_ok=True)
-    return os.open(lock, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    return os.open(lock, os.O_RDONLY | flags("O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC"))
 
 
 def _of_the_system(descriptor: int) -> str:

@@ -11,7 +11,6 @@ import atexit
 import json
 import os
 import pickle
-import resource
 import select
 import signal
 import subprocess
@@ -21,6 +20,8 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
+
+from tuneport.platforms import posix
 
 _TO_BEGIN = 300.0  # seconds that a child gets to import what it needs, on a machine that is busy
 _WAITING = 20  # seconds on the clock, for each of computing: a child may have to wait for a CPU
@@ -43,6 +44,7 @@ def ask(maker: str, request: Mapping[str, Any], *, seconds: float, memory: int, 
     function that answers requests with what JSON can hold. The child ``stays`` for the next. Raises `LimitError` where it was
     ended.
     """
+    posix("resource")  # without it nothing could be limited
     with _LOCK:
         child = _CHILDREN.get(maker)
         if child is None or not child.is_usable():
@@ -149,6 +151,7 @@ def serve(maker: str) -> None:
     module, _, name = maker.partition(":")
     compute: Callable[[Any], Any] = getattr(import_module(module), name)()
     _send(out, {})
+    resource = posix("resource")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while True:
         try:
@@ -182,6 +185,7 @@ def _limit_memory(more: int) -> None:
             pages = int(sizes.read(64).split()[0])
     except OSError:  # macOS, which would not keep to a limit either
         return
+    resource = posix("resource")
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     limit = pages * resource.getpagesize() + more
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(hard, limit), hard))

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from blake3 import blake3
 
 from tuneport.errors import CheckpointError, ForeignFileError
+from tuneport.platforms import flags
 
 # Records, settings and cards; what has a larger bound of its own gives it.
 MOST_BYTES = 64 * 2**20
@@ -42,9 +43,9 @@ def open_descriptor(path: str | os.PathLike[str], inside: Path | None = None) ->
         check_inside(path, inside)
     check_plain(place.stat(), path)  # before it is opened: to open a device may do something
     # Between the two looks a pipe may have taken its place: nothing waits for its other end.
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
+    opening = os.O_RDONLY | flags("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_NOCTTY")
     try:
-        descriptor = os.open(place, flags)
+        descriptor = os.open(place, opening)
     except OSError as error:
         error.filename = os.fspath(path)
         raise

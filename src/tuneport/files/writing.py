@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from tuneport.errors import ForeignFileError, OutputError, TuneportError
 from tuneport.files.opening import check_plain, opened
+from tuneport.platforms import flags as system_flags
 
 _PIECE = 2**20
 _GO_ON = "Mend the cause and run the same command again: what is finished stays, and it goes on from there."
@@ -32,7 +33,7 @@ def write_new(path: Path, content: bytes | Path) -> None:
 def create(path: Path) -> Iterator[BinaryIO]:
     """A new file, open for writing; what has its name goes first, and no link is followed."""
     path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | system_flags("O_NOFOLLOW", "O_CLOEXEC"), 0o666)
     with os.fdopen(descriptor, "wb") as file:
         yield file
 
@@ -69,7 +70,7 @@ def open_own(path: Path, flags: int) -> int:
     Raises `ForeignFileError` where a link, a pipe or a file that has another name elsewhere was put in its place.
     """
     try:
-        descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, flags | os.O_CREAT | system_flags("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"), 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise ForeignFileError(

@@ -33,6 +33,7 @@ from tuneport.output.replacing import (
     strays_in_partial,
 )
 from tuneport.output.shards import Layout
+from tuneport.platforms import flags, read_at
 
 MANIFEST = "tuneport.json"
 # Larger writes ask the page cache for large blocks of memory, which cost a virtual machine up to three times as much.
@@ -55,7 +56,7 @@ class OutputFolder:
             self.journal = Journal(partial, plan)
             _check_space(out, partial, layout.nbytes - _allocated(partial))
             for file, size in layout.sizes.items():
-                self._shards[file] = KeptFile(partial / file, os.O_RDWR | os.O_NOFOLLOW)
+                self._shards[file] = KeptFile(partial / file, os.O_RDWR | flags("O_NOFOLLOW"))
                 descriptor = open_own(partial / file, os.O_RDWR)
                 try:
                     if os.fstat(descriptor).st_size != size:
@@ -79,7 +80,7 @@ class OutputFolder:
         with told(self.partial), self._shards[slot.file].used() as descriptor:
             position, rest = slot.offset + start, buffer
             while rest:
-                count = os.preadv(descriptor, [rest], position)
+                count = read_at(descriptor, rest, position)
                 assert count, "the shard has its full size"
                 position, rest = position + count, rest[count:]
 
