@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from support import tiny_checkpoints as tiny
 from support.pushing_hub import TOKEN, PushingHub
 
@@ -155,9 +156,13 @@ def test_the_tables_of_the_page_have_the_rows_that_are_said(walked: Walked) -> N
 
 
 def test_what_was_published_is_the_folder_and_can_be_carried_on(walked: Walked) -> None:
-    published = tiny.contents(walked.hub.main("me/my-model-v2"))
+    place = walked.hub.main("me/my-model-v2")
+    published = tiny.contents(place)
     assert published.pop(".gitattributes")
-    assert published == tiny.contents(walked.root / "v2-carried")
+    assert_alike(published, tiny.contents(walked.root / "v2-carried"))
+    card = ModelCard.load(place / "README.md")
+    assert 'from_pretrained("me/my-model-v2")' in card.text and card.data.model_name == "my-model-v2"
+    assert card.data.eval_results and all(result.metric_value is not None for result in card.data.eval_results)
     assert len(walked.hub.history["me/my-model-v2"]) == 2
 
 
@@ -174,10 +179,18 @@ tuneport.transfer("v1", "me/v1-adapter", "v2", "from-the-hub")
     assert done.returncode == 0
     for name in ("v1-tuned", "v1-adapter"):
         published = tiny.contents(walked.hub.main(f"me/{name}"))
-        assert published.pop(".gitattributes") and published == tiny.contents(walked.root / name)
+        assert published.pop(".gitattributes")
+        assert_alike(published, tiny.contents(walked.root / name))
         assert {"tune.json", "log.jsonl", "tune-hashes.txt"} <= published.keys()
     carried = (tiny.read_weights(walked.root / name) for name in ("from-the-hub", "v2-from-adapter"))
     tiny.assert_same(*carried)
+
+
+def assert_alike(published: dict[str, str], folder: dict[str, str]) -> None:
+    """File by file the same; the card there has the repository's name, and so has its record."""
+    assert published.keys() == folder.keys()
+    differing = {name for name in folder if published[name] != folder[name]}
+    assert differing < {"README.md", "tuneport.json", "tune.json"}
 
 
 def _environment(hub: PushingHub, root: Path) -> dict[str, str]:

@@ -20,6 +20,7 @@ from support.digests import tensor_digest
 from tuneport.engine.run import transfer
 from tuneport.engine.transfer_card import render_card
 from tuneport.errors import TuneportError, VerificationError
+from tuneport.output.model_card import card_digest
 from tuneport.verification import Proof, verify
 
 
@@ -132,7 +133,7 @@ def test_a_scale_changed_everywhere_in_the_manifest_is_found(finished: tuple[tin
             entry["scale"] = 0.25
         card = render_card(manifest)
         (out / "README.md").write_bytes(card)
-        manifest["files"]["README.md"] = blake3(card).hexdigest()
+        manifest["files"]["README.md"] = card_digest(card)
 
     edit(out, rescale)
     assert verify(out).kind == "integrity only"

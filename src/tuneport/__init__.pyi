@@ -149,6 +149,8 @@ def publish(
     repo: str,
     *,
     overwrite: bool = ...,
+    scores: str | PathLike[str] | None = ...,
+    license: str | None = ...,
     max_memory: str | None = ...,
     workers: int | None = ...,
 ) -> Published: ...

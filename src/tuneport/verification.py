@@ -49,6 +49,7 @@ from tuneport.files.printable import quoted
 from tuneport.options import Place
 from tuneport.output.digest import leaf_count
 from tuneport.output.finished_folder import compare_entries
+from tuneport.output.model_card import card_digest
 from tuneport.output.write import MANIFEST
 from tuneport.pairing.name_rules import Rename, ScaleRule
 from tuneport.progress import BYTES, Progress
@@ -301,7 +302,7 @@ def _compare_files(manifest: Mapping[str, Any], out: Path, shards: set[str]) -> 
 
 def _digest_of_card(manifest: Mapping[str, Any]) -> str | None:
     try:
-        return blake3(render_card(manifest)).hexdigest()
+        return card_digest(render_card(manifest))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         return None  # a manifest of another form gives no card
 

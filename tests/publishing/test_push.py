@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli, Ran
 from support.pushing_hub import TOKEN, PushingHub, account
 
+from publishing.test_tuning_card import record
 from tuneport.engine.run_options import parse_repository
+from tuneport.output.model_card import own_text, with_own
 from tuneport.output.replacing import weights_or_sidecar
 
 
@@ -70,10 +73,18 @@ def shop(made: tiny.Trio, tmp_path: Path) -> Iterator[Shop]:
         yield Shop(hub, made, tmp_path)
 
 
-def without_the_hubs_own(folder: Path) -> dict[str, str]:
+CARDS = ("README.md", "tuneport.json", "tune.json")  # the card has the repository's name there, and so has its record
+
+
+def pushed(folder: Path) -> dict[str, str]:
+    """Files of a repository, but for the Hub's own, and the card with its record."""
     found = tiny.contents(folder)
-    assert found.pop(".gitattributes")
-    return found
+    assert found.pop(".gitattributes") and "README.md" in found
+    return {name: content for name, content in found.items() if name not in CARDS}
+
+
+def written(folder: Path) -> dict[str, str]:
+    return {name: content for name, content in tiny.contents(folder).items() if name not in CARDS}
 
 
 def test_a_transfer_is_pushed_when_it_is_whole_and_comes_back_byte_for_byte(shop: Shop, made: tiny.Trio) -> None:
@@ -84,9 +95,9 @@ def test_a_transfer_is_pushed_when_it_is_whole_and_comes_back_byte_for_byte(shop
     assert told["commit"] == shop.hub.heads["org/carried"] and told["commit"] in told["commit_url"]
     assert told["replaced"] is None and told["unchanged"] is False and done.err == ""
     assert told["files"] == sorted(tiny.contents(shop.out)) and told["bytes"] == sum(
-        path.stat().st_size for path in shop.out.iterdir()
+        path.stat().st_size for path in shop.hub.main("org/carried").iterdir() if path.name != ".gitattributes"
     )
-    assert without_the_hubs_own(shop.hub.main("org/carried")) == tiny.contents(shop.out)
+    assert pushed(shop.hub.main("org/carried")) == written(shop.out)
     first, last = shop.hub.history["org/carried"]
     assert "tuneport transfer: target + (tuned − base)" in last["summary"] and first["summary"] == "initial commit"
     stores = [request.authorization for request in shop.hub.requests if request.path.startswith("/store/")]
@@ -103,7 +114,10 @@ def test_a_transfer_is_pushed_when_it_is_whole_and_comes_back_byte_for_byte(shop
     tiny.assert_same(tiny.read_weights(shop.root / "from-hub"), tiny.read_weights(shop.root / "from-folder"))
     snapshot = next((shop.root / "hf").rglob(f"snapshots/{told['commit']}"))
     fetched = tiny.contents(snapshot)
-    assert "model.safetensors" in fetched and fetched.items() <= tiny.contents(shop.out).items()
+    assert (
+        "model.safetensors" in fetched
+        and {n: c for n, c in fetched.items() if n not in CARDS}.items() <= written(shop.out).items()
+    )
 
 
 def test_a_folder_that_is_there_already_is_published_and_twice_is_once(shop: Shop) -> None:
@@ -128,8 +142,8 @@ def test_a_later_push_replaces_an_earlier_one_file_by_file(shop: Shop) -> None:
     assert done.status == 0, done.err
     told = done.json()["published"]
     assert set(told["removed"]) == shards and told["kept"] == ["plot.png"] and told["replaced"] not in (None, first)
-    left = without_the_hubs_own(shop.hub.main("me/carried"))
-    assert left.pop("plot.png") and left == tiny.contents(shop.out)
+    left = pushed(shop.hub.main("me/carried"))
+    assert left.pop("plot.png") and left == written(shop.out)
 
 
 def test_what_tuneport_did_not_push_is_replaced_only_when_asked(shop: Shop) -> None:
@@ -141,7 +155,7 @@ def test_what_tuneport_did_not_push_is_replaced_only_when_asked(shop: Shop) -> N
     assert "did not push" in shop.refused("--push-to", "me/liar")
     done = shop.transfer("--push-to", "me/other", "--push-overwrite")
     assert done.status == 0, done.err
-    assert without_the_hubs_own(shop.hub.main("me/other")) == tiny.contents(shop.out)
+    assert pushed(shop.hub.main("me/other")) == written(shop.out)
 
 
 def test_a_card_that_was_edited_on_the_hub_is_not_lost(shop: Shop) -> None:
@@ -149,6 +163,44 @@ def test_a_card_that_was_edited_on_the_hub_is_not_lost(shop: Shop) -> None:
     shop.hub.make("me/carried", {**_bytes(shop.out), "README.md": b"---\nlicense: mit\n---\nbetter words"})
     told = shop.refused("--overwrite", "--scale", "0.5", "--push-to", "me/carried")
     assert "README.md was edited at" in told and "--push-overwrite" in told
+
+
+def test_the_card_on_the_hub_names_the_repository_and_holds_the_scores(shop: Shop) -> None:
+    scores = shop.root / "scores.json"
+    task = {"metric": "exact_match", "value": 0.75, "stderr": 0.03, "n": 200, "interval": [0.69, 0.8]}
+    told = {"format": "tuneport.evaluation/1", "models": [{"model": "out", "tasks": {"gsm8k: x\n- y": task}}]}
+    scores.write_text(json.dumps(told))
+    done = shop.transfer("--push-to", "org/carried", "--scores", scores)
+    assert done.status == 0, done.err
+    place = shop.hub.main("org/carried")
+    card = ModelCard.load(place / "README.md")
+    (result,) = card.data.eval_results
+    assert (result.dataset_name, result.metric_type, result.metric_value) == ("gsm8k: x\n- y", "exact_match", 0.75)
+    assert card.data.model_name == "carried" and 'from_pretrained("org/carried")' in card.text
+    assert 'from_pretrained("this-folder")' in (shop.out / "README.md").read_text(), "the folder stays as it is"
+    fetched = shop.root / "fetched"
+    shutil.copytree(place, fetched, ignore=shutil.ignore_patterns(".gitattributes"))
+    assert shop("verify", fetched).status == 0
+    wrong = shop.transfer("--push-to", "org/carried", "--scores", shop.root / "none.json")
+    assert wrong.status == 1 and "Traceback" not in wrong.err
+
+
+def test_scores_need_a_push(shop: Shop) -> None:
+    assert shop.transfer("--scores", "scores.json").status == 2
+
+
+def test_a_section_of_ones_own_is_kept_by_later_runs_and_pushes(shop: Shop) -> None:
+    assert shop.transfer("--push-to", "me/carried").status == 0
+    mine = "\nMade for the choir. --- <b>\n"
+    for card in (shop.out / "README.md", shop.hub.main("me/carried") / "README.md"):
+        card.write_bytes(with_own(card.read_bytes(), mine))
+    assert shop("verify", shop.out).status == 0
+    assert shop.transfer("--overwrite", "--scale", "0.5").status == 0
+    assert own_text(shop.out / "README.md") == mine
+    (shop.out / "README.md").write_bytes(with_own((shop.out / "README.md").read_bytes(), ""))
+    done = shop.transfer("--overwrite", "--scale", "0.25", "--push-to", "me/carried")
+    assert done.status == 0, done.err
+    assert own_text(shop.hub.main("me/carried") / "README.md") == mine
 
 
 def test_an_empty_repository_is_filled_and_keeps_its_place(shop: Shop) -> None:
@@ -161,7 +213,7 @@ def test_an_empty_repository_is_filled_and_keeps_its_place(shop: Shop) -> None:
         "replaces": None,
     }
     assert shop.transfer("--push-to", "org/empty").status == 0
-    assert without_the_hubs_own(shop.hub.main("org/empty")) == tiny.contents(shop.out)
+    assert pushed(shop.hub.main("org/empty")) == written(shop.out)
 
 
 def test_a_dry_run_says_where_to_and_sends_nothing(shop: Shop) -> None:
@@ -311,7 +363,7 @@ def test_a_push_that_is_killed_goes_on_and_sends_nothing_twice(shop: Shop) -> No
     assert done.status == 0, done.err
     again = {r.path for r in shop.hub.requests[before:] if r.method == "PUT"}
     assert again and not again & stored
-    assert without_the_hubs_own(shop.hub.main("org/carried")) == tiny.contents(shop.out)
+    assert pushed(shop.hub.main("org/carried")) == written(shop.out)
 
 
 def test_an_apply_is_pushed_and_so_is_a_diff_vector_from_python(shop: Shop, made: tiny.Trio) -> None:
@@ -319,13 +371,13 @@ def test_an_apply_is_pushed_and_so_is_a_diff_vector_from_python(shop: Shop, made
     assert shop("diff", "--base", made.base, "--tuned", made.tuned, "--out", delta).status == 0
     done = shop("apply", delta, "--onto", made.target, "--out", shop.out, "--push-to", "me/applied")
     assert done.status == 0, done.err
-    assert without_the_hubs_own(shop.hub.main("me/applied")) == tiny.contents(shop.out)
+    assert pushed(shop.hub.main("me/applied")) == written(shop.out)
     code = f"import tuneport; print(tuneport.publish({str(delta)!r}, 'me/delta').commit)"
     said = subprocess.run(
         [sys.executable, "-c", code], env=shop.environment(), capture_output=True, text=True, check=True
     )
     assert said.stdout.strip() == shop.hub.heads["me/delta"]
-    assert without_the_hubs_own(shop.hub.main("me/delta")) == tiny.contents(delta)
+    assert pushed(shop.hub.main("me/delta")) == written(delta)
 
 
 def test_a_fine_tuning_is_pushed_with_its_records_and_nothing_else(shop: Shop, made: tiny.Trio) -> None:
@@ -340,7 +392,7 @@ def test_a_fine_tuning_is_pushed_with_its_records_and_nothing_else(shop: Shop, m
     assert "diary.txt" in run().stderr and not shop.hub.repositories
     (tuned / "diary.txt").unlink()
     assert run().returncode == 0
-    assert without_the_hubs_own(shop.hub.main("me/tuned")) == tiny.contents(tuned)
+    assert pushed(shop.hub.main("me/tuned")) == written(tuned)
     assert shop.hub.history["me/tuned"][-1]["summary"] == "tuneport tune: sft of base, 4 steps"
     assert "holds this already" in run().stdout
 
@@ -360,8 +412,9 @@ def test_a_folder_that_is_not_of_tuneport_or_not_finished_is_not_published(made:
 def _as_a_fine_tuning(model: Path, folder: Path) -> Path:
     """A model folder with the records of `tune` beside it (tests/test_tutorial.py pushes what `tune` really wrote)."""
     shutil.copytree(model, folder)
-    plan = {"format": "tuneport.tune/1", "model": {"name": "base", "revision": None}, "recipe": {"recipe": "sft"}}
-    (folder / "tune.json").write_text(json.dumps({"plan": plan, "outcome": {"steps": 4}}))
+    told = record(format="tuneport.tune/1", model={"name": "base", "revision": None})
+    told["outcome"]["steps"] = 4
+    (folder / "tune.json").write_text(json.dumps(told))
     for name in ("log.jsonl", "tune-hashes.txt"):
         (folder / name).write_text("")
     return folder

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from huggingface_hub import ModelCard
-from tuneport.tuning.tuning_card import render_card
 
+from tuneport.publishing.tuning_card import render_card
 from tuneport.tuning.recipes import GrpoRecipe, Lora, SftRecipe
 
 

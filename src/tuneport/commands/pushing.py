@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneport.commands.arguments import given_for
@@ -26,15 +27,21 @@ def pushing(command: Command) -> Command:
     def run(options: argparse.Namespace) -> Told:
         asked = PushOptions(**given_for(PushOptions, options))
         if asked.push_to is None:
-            if asked.push_overwrite:
-                raise UsageError(Fault("push_overwrite", ABSENT, f"goes with {named('push_to')}"))
+            alone = [name for name in ("push_overwrite", "scores", "license") if getattr(asked, name)]
+            if alone:
+                raise UsageError([Fault(name, ABSENT, f"goes with {named('push_to')}") for name in alone])
             return command(options)
         if os.environ.get("RANK", "0") != "0":
             return command(options)  # of several processes the first one pushes, as it alone writes
         from tuneport.publishing.commit import look_at
+        from tuneport.publishing.published_card import scores_of
         from tuneport.publishing.push import publish
 
         place = look_at(asked.push_to, asked.push_overwrite)
+        if asked.scores is not None:
+            scores_of(
+                asked.scores, Path(options.out).name, asked.push_to
+            )  # what is wrong with them is told before the work
         result = command(options)
         if is_dry(options):
             return _rehearsed(result, place)
@@ -44,7 +51,14 @@ def pushing(command: Command) -> Command:
             if name in ("max_memory", "workers")
         }
         try:
-            published = publish(options.out, asked.push_to, overwrite=asked.push_overwrite, **resources)
+            published = publish(
+                options.out,
+                asked.push_to,
+                overwrite=asked.push_overwrite,
+                scores=asked.scores,
+                license=asked.license,
+                **resources,
+            )
         except PublishError as error:
             raise PublishError(f"{error}\n{options.out} is finished; the same command publishes it.") from None
         told = {name: value for name, value in asdict(published).items() if name != "warnings"}

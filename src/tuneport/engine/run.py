@@ -37,6 +37,9 @@ from tuneport.engine.transfer_card import render_card
 from tuneport.errors import CheckpointError, DoubtError, NumericsError, listing, named, spoken
 from tuneport.output.digest import LEAF_BYTES
 from tuneport.output.journal import LeafRecord
+from tuneport.output.model_card import card_digest, own_text, with_own
+from tuneport.output.parent_cards import card_facts
+from tuneport.output.replacing import CARD
 from tuneport.output.write import AlreadyDone, OutputFolder, begin, check_place
 from tuneport.progress import BYTES, Progress
 from tuneport.public_functions import takes
@@ -145,9 +148,11 @@ def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -
             _stop_if_doubtful(found.warnings, running)
             seconds = time.monotonic() - begun
             manifest = make_manifest(plan, record, results, found, dropped, digests, pool, seconds)
+            manifest["card"] = card_facts(plan.inputs)
             card = render_card(manifest)
-            manifest["files"]["README.md"] = blake3(card).hexdigest()
-            folder.finish({**plan.files, **index_file(plan), "README.md": card}, render_manifest(manifest))
+            manifest["files"][CARD] = card_digest(card)
+            card = with_own(card, own_text(out / CARD))
+            folder.finish({**plan.files, **index_file(plan), CARD: card}, render_manifest(manifest))
     except AlreadyDone:
         return Output(out, read_manifest(out), already_done=True)
     known = {doubt.kind for doubt in seen.doubts}

@@ -13,6 +13,7 @@ from typing import Literal
 from tuneport.engine.choices import Choices, Running, parse_scale
 from tuneport.errors import ABSENT, Fault, UsageError, named
 from tuneport.options import Bounds, Options, Place, nested, option
+from tuneport.output.licences import parse_licence
 
 Warn = Callable[[str], None]
 # Diff vectors with the scale of each; None where only `scale` says it.
@@ -192,6 +193,10 @@ class PublishOptions(Options):
     folder: Place = _argument(help="finished folder that tuneport wrote", metavar="DIR")
     repo: str = _place(help="repository on the Hub", metavar="ORG/NAME", parse=parse_repository)
     overwrite: bool = option(False, help="replace files there that tuneport did not push")
+    scores: Place | None = option(
+        None, metavar="FILE.json", help="scores of this model by `tuneport evaluate`, for the card (a model-index)"
+    )
+    license: str | None = option(None, metavar="ID", parse=parse_licence, help="the model's licence, for the card")
     running: Running = nested(Running, "max_memory", "workers")
 
 
@@ -210,3 +215,14 @@ class PushOptions(Options):
         parse=parse_repository,
     )
     push_overwrite: bool = _publishing(False, "replace files there that tuneport did not push (default: stop)")
+    scores: Place | None = _publishing(
+        None,
+        "scores of the model by `tuneport evaluate`, for the card that is pushed (a model-index)",
+        metavar="FILE.json",
+    )
+    license: str | None = _publishing(
+        None,
+        "licence for the card that is pushed, as the Hub calls it (default: the parents', where they allow to say)",
+        metavar="ID",
+        parse=parse_licence,
+    )

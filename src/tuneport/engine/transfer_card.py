@@ -10,19 +10,34 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from tuneport.output.model_card import cell, document, front_matter, label, table, warned
+from tuneport.output.model_card import (
+    HERE,
+    cell,
+    document,
+    front_matter,
+    label,
+    licensed,
+    own_section,
+    scored,
+    table,
+    warned,
+)
 
 _TITLES = {"transfer": "fine-tuning carried over", "apply": "diff vector applied", "diff": "diff vector"}
 _MOST_DECISIONS = 60
 
 
 def render_card(manifest: Mapping[str, Any]) -> bytes:
-    """README.md of an output."""
+    """README.md of an output; the user's section in it is empty."""
+    facts = manifest.get("card") or {}
     lines = [*_front_matter(manifest), "", f"# {_title(manifest)}", "", *_what_was_done(manifest)]
     if manifest["operation"] != "diff":
         lines += ["", "## Load it", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
-        lines += ['model = AutoModelForCausalLM.from_pretrained("this-folder")']
-        lines += ['tokenizer = AutoTokenizer.from_pretrained("this-folder")', "```"]
+        name = facts.get("repository") or HERE
+        lines += [f'model = AutoModelForCausalLM.from_pretrained("{name}")']
+        lines += [f'tokenizer = AutoTokenizer.from_pretrained("{name}")', "```"]
+    lines += own_section()
+    lines += scored(facts)
     lines += [
         "",
         "## What was measured",
@@ -39,6 +54,7 @@ def render_card(manifest: Mapping[str, Any]) -> bytes:
             "",
             f"The target's code was copied and never run: {', '.join(map(cell, code))}. Read it before you trust it.",
         ]
+    lines += licensed(facts)
     lines += [
         "",
         "`tuneport.json` holds all of this for machines, with a digest of every tensor; `tuneport verify` checks it.",
@@ -53,6 +69,7 @@ def _front_matter(manifest: Mapping[str, Any]) -> list[str]:
         library="transformers" if manifest["operation"] != "diff" else None,
         parents=[entry["name"] for entry in manifest["inputs"]],
         relation="merge",
+        facts=manifest.get("card"),
     )
 
 

@@ -1,15 +1,26 @@
 """The form of a model card: what every README.md that tuneport writes has in common.
 
 In come names, tags and cells, out come lines of Markdown: the front matter that the Hub reads, tables, names of models
-with their revisions. Which facts stand in them is for `engine/transfer_card.py` and `tuning/tuning_card.py` to say.
+with their revisions, and a section of the user's own that later runs keep. Which facts stand in them is for
+`engine/transfer_card.py` and `publishing/tuning_card.py` to say.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from blake3 import blake3
+
+from tuneport.errors import OutputError
+from tuneport.files.opening import read_bytes
 from tuneport.files.printable import printable_line
+from tuneport.output.licences import licence_of
+
+HERE = "this-folder"  # what a card calls its model as long as it has no name on the Hub
+_BEGIN, _END = "<!-- tuneport: your own text begins -->", "<!-- tuneport: your own text ends -->"
+_MOST_BYTES = 4 * 2**20
 
 
 def is_hub_id(name: str) -> bool:
@@ -18,20 +29,144 @@ def is_hub_id(name: str) -> bool:
 
 
 def front_matter(
-    tags: Sequence[str], *, library: str | None, parents: Iterable[str], relation: str, datasets: Iterable[str] = ()
+    tags: Sequence[str],
+    *,
+    library: str | None,
+    parents: Iterable[str],
+    relation: str,
+    datasets: Iterable[str] = (),
+    facts: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """The lines that the Hub reads; of ``parents`` and ``datasets`` only Hub ids, for nothing else can be linked."""
+    """The lines that the Hub reads; of ``parents`` and ``datasets`` only Hub ids, for nothing else can be linked.
+
+    ``facts`` is the record's ``card``: licences, languages and pipeline_tag of the parents, and of a published one ``repository``
+    and ``scores``, which become a model-index.
+    """
+    facts = facts or {}
+    licence, _ = _licence(facts)
     lines = ["---"]
-    if library is not None:
-        lines.append(f"library_name: {library}")
+    lines += [f"license: {_quoted(licence)}"] if licence else []
+    lines += _listed("language", facts.get("languages") or ())
+    lines += [f"library_name: {library}"] if library is not None else []
+    lines += [f"pipeline_tag: {_quoted(facts['pipeline_tag'])}"] if facts.get("pipeline_tag") else []
     hub_ids = sorted({name for name in parents if is_hub_id(name)})
     if hub_ids:
-        lines += ["base_model:", *[f"- {json.dumps(hub_id)}" for hub_id in hub_ids]]
-        lines.append(f"base_model_relation: {relation}")
-    data = sorted({name for name in datasets if is_hub_id(name)})
-    if data:
-        lines += ["datasets:", *[f"- {json.dumps(name)}" for name in data]]
-    return [*lines, "tags:", *[f"- {tag}" for tag in tags], "---"]
+        lines += [*_listed("base_model", hub_ids), f"base_model_relation: {relation}"]
+    lines += _listed("datasets", sorted({name for name in datasets if is_hub_id(name)}))
+    return [*lines, "tags:", *[f"- {tag}" for tag in tags], *_index(facts), "---"]
+
+
+def _listed(field: str, names: Sequence[str]) -> list[str]:
+    return [f"{field}:", *[f"- {_quoted(name)}" for name in names]] if names else []
+
+
+def _quoted(text: str) -> str:
+    """A text of any kind as YAML reads it back: in ASCII, so that nothing in it can end its line or its field."""
+    shown = (
+        f"\\{sign}" if sign in '"\\' else sign if " " <= sign <= "~" else f"\\U{ord(sign):08x}" for sign in str(text)
+    )
+    return f'"{"".join(shown)}"'
+
+
+def _index(facts: Mapping[str, Any]) -> list[str]:
+    """Scores as the Hub's model-index."""
+    scores = facts.get("scores") or ()
+    if not scores:
+        return []
+    lines = [
+        "model-index:",
+        f"- name: {_quoted(str(facts.get('repository') or HERE).rpartition('/')[2])}",
+        "  results:",
+    ]
+    for row in scores:
+        lines += ["  - task:", f"      type: {_quoted(facts.get('pipeline_tag') or 'text-generation')}"]
+        lines += ["    dataset:", f"      type: {_quoted(row['task'])}", f"      name: {_quoted(row['task'])}"]
+        lines += ["    metrics:", f"    - type: {_quoted(row['metric'])}", f"      value: {float(row['value'])!r}"]
+    return lines
+
+
+def scored(facts: Mapping[str, Any]) -> list[str]:
+    """The section on scores; nothing where there are none."""
+    rows = [
+        (row["task"], row["metric"], f"{row['value']:.4g}", _ends(row.get("interval")), f"{row['n']:,}")
+        for row in facts.get("scores") or ()
+    ]
+    if not rows:
+        return []
+    return [
+        "",
+        "## Scores",
+        "",
+        "By `tuneport evaluate`.",
+        "",
+        *table(["task", "metric", "score", "95 % interval", "n"], rows),
+    ]
+
+
+def licensed(facts: Mapping[str, Any]) -> list[str]:
+    """The section on the licence; nothing where no parent was asked."""
+    _, words = _licence(facts)
+    return ["", "## Licence", "", words] if words else []
+
+
+def _licence(facts: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The licence's id, if it can be said, and a sentence: what whoever published it named, else what the parents' cards say."""
+    named, licences = facts.get("license"), facts.get("licences")
+    if named:
+        told = "; ".join(f"{role}: {name or 'not stated'}" for role, name in (licences or {}).items())
+        return str(named), f"{named}, as whoever published it says. Licences of the parents: {told or 'not looked at'}."
+    return licence_of(licences) if licences else (None, "")
+
+
+def own_section() -> list[str]:
+    """The user's section, as it is before anybody wrote in it."""
+    return ["", "## Notes", "", _BEGIN, _END]
+
+
+def own_text(place: Path) -> str:
+    """What the user wrote into a card's own section; empty where there is no card, or no such section.
+
+    Raises `OutputError` where the card is there and cannot be read: a text that is not seen cannot be kept.
+    """
+    try:
+        return own_text_in(read_bytes(place, place.parent, _MOST_BYTES))
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        words = error.strerror or error
+        raise OutputError(
+            f"{place} cannot be read ({words}), so your own section in it cannot be kept. Move it away, then run again."
+        ) from None
+
+
+def own_text_in(card: bytes) -> str:
+    """What the user wrote into the own section of this card."""
+    return _split(card.decode("utf-8", "surrogateescape"))[1]
+
+
+def with_own(card: bytes, text: str) -> bytes:
+    """A card with this text in the user's section."""
+    before, _, after = _split(card.decode("utf-8", "surrogateescape"))
+    return f"{before}{text}{after}".encode("utf-8", "surrogateescape")
+
+
+def card_digest(card: bytes) -> str:
+    """The digest by which a record knows its card: the user's section counts as empty."""
+    before, _, after = _split(card.decode("utf-8", "surrogateescape"))
+    return blake3(f"{before}{after}".encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _split(text: str) -> tuple[str, str, str]:
+    """What stands before, in and after the user's section; the first mark and the last count, so that a text may hold them."""
+    begin, end = text.find(f"{_BEGIN}\n"), text.rfind(_END)
+    if begin < 0 or end < begin:
+        return text, "", ""
+    begin += len(_BEGIN) + 1
+    return text[:begin], text[begin:end], text[end:]
+
+
+def _ends(interval: Sequence[float] | None) -> str:
+    return "–" if interval is None else f"{interval[0]:.4g} to {interval[1]:.4g}"
 
 
 def table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from blake3 import blake3
 
 from tuneport.checkpoint.hub import status_of, transport_error
 from tuneport.errors import PublishError, named
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
 from tuneport.files.printable import listed_names
+from tuneport.output.model_card import card_digest, own_text_in
 from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES, weights_or_sidecar
 from tuneport.shown import Shown
 from tuneport.terminal import is_watched
@@ -48,6 +47,7 @@ class Destination:
     replaced: bool = False
     removable: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    own_text: str = ""  # what the user wrote into the card's own section there
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,8 +110,17 @@ def look_at(repo: str, overwrite: bool = False) -> Destination:
         return _look_inside(repo, url, str(info.sha), names, overwrite)
 
 
-def upload(folder: Path, names: Sequence[str], to: Destination, message: str, description: str = "") -> Published:
+def upload(
+    folder: Path,
+    names: Sequence[str],
+    to: Destination,
+    message: str,
+    description: str = "",
+    instead: Mapping[str, Path] | None = None,
+) -> Published:
     """Push the files ``names`` of ``folder`` in one commit; nothing is replaced that was not there when ``to`` was seen.
+
+    ``instead`` are files that stand for those of the folder: the card with the repository's name, and its record.
 
     Raises `PublishError`. What had arrived when an earlier push was cut short is not sent again.
     """
@@ -122,6 +131,7 @@ def upload(folder: Path, names: Sequence[str], to: Destination, message: str, de
         disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it remarks upon commits that would be empty
     api, stays = HfApi(), {*names, _HUBS_OWN}
+    places = {name: (instead or {}).get(name, folder / name) for name in names}
     removed = tuple(name for name in to.removable if name not in stays)
     with _told(to.repo), warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always")
@@ -137,7 +147,7 @@ def upload(folder: Path, names: Sequence[str], to: Destination, message: str, de
             to.repo,
             [
                 *(CommitOperationDelete(name) for name in removed),
-                *(CommitOperationAdd(name, folder / name) for name in names),
+                *(CommitOperationAdd(name, place) for name, place in places.items()),
             ],
             commit_message=message,
             commit_description=description,
@@ -149,7 +159,7 @@ def upload(folder: Path, names: Sequence[str], to: Destination, message: str, de
         commit.oid,
         str(commit.commit_url),
         tuple(sorted(names)),
-        sum((folder / name).stat().st_size for name in names),
+        sum(place.stat().st_size for place in places.values()),
         to.commit if to.replaced else None,
         removed,
         tuple(name for name in to.others if name not in stays),
@@ -192,15 +202,26 @@ def _look_inside(repo: str, url: str, commit: str, names: list[str], overwrite: 
             f"{named('push_overwrite')} to replace all of them (its history keeps them)."
         )
     card = (record.get("files") or {}).get(CARD)
-    if card is not None and CARD in names and card != _digest(repo, commit, CARD):
+    content = _downloaded(repo, commit, CARD) if card is not None and CARD in names else None
+    if content is not None and card != card_digest(content):
         raise PublishError(
-            f"{CARD} was edited at {url} after tuneport pushed it, and would be replaced. Push to another name, or give "
+            f"{CARD} was edited at {url} after tuneport pushed it, and would be replaced. Move your text into its section between "
+            "the two marks, which a push keeps, push to another name, or give "
             f"{named('push_overwrite')} (its history keeps the text)."
         )
     listed = record.get("files") or {}
     ours = tuple(name for name in names if name in listed or name in RECORDS or weights_or_sidecar(name))
     holds = f"an earlier push of tuneport ({_in_words(record)})"
-    return Destination(repo, url, commit, holds, True, ours, tuple(name for name in names if name not in ours))
+    return Destination(
+        repo,
+        url,
+        commit,
+        holds,
+        True,
+        ours,
+        tuple(name for name in names if name not in ours),
+        own_text_in(content or b""),
+    )
 
 
 def _record(repo: str, commit: str, name: str) -> dict[str, Any] | None:
@@ -215,10 +236,10 @@ def _record(repo: str, commit: str, name: str) -> dict[str, Any] | None:
     return record if str(told).startswith(RECORDS[name]) and isinstance(record.get("files", {}), dict) else None
 
 
-def _digest(repo: str, commit: str, name: str) -> str:
+def _downloaded(repo: str, commit: str, name: str) -> bytes:
     from huggingface_hub import hf_hub_download
 
-    return blake3(read_bytes(hf_hub_download(repo, name, revision=commit), most=MOST_MANIFEST_BYTES)).hexdigest()
+    return read_bytes(hf_hub_download(repo, name, revision=commit), most=MOST_MANIFEST_BYTES)
 
 
 def _in_words(record: dict[str, Any]) -> str:

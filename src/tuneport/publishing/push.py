@@ -18,6 +18,7 @@ from tuneport.files.opening import read_bytes
 from tuneport.files.printable import listed_names
 from tuneport.public_functions import takes
 from tuneport.publishing.commit import Published, look_at, upload
+from tuneport.publishing.published_card import published_card, scores_of
 
 
 @takes(PublishOptions)
@@ -30,8 +31,11 @@ def publish(given: PublishOptions) -> Published:
         tuneport.publish("v2-tuned", "me/my-model-v2")
     """
     place = Path(os.path.expanduser(given.folder))
+    scores = None if given.scores is None else scores_of(given.scores, place.name, given.repo)
     names, message, description = _whole(place, given.running)
-    return upload(place, names, look_at(given.repo, given.overwrite), message, description)
+    to = look_at(given.repo, given.overwrite)
+    with published_card(place, to, scores, given.license) as instead:
+        return upload(place, sorted({*names, *instead}), to, message, description, instead)
 
 
 def _whole(folder: Path, running: Running) -> tuple[list[str], str, str]:
@@ -59,6 +63,7 @@ def _whole(folder: Path, running: Running) -> tuple[list[str], str, str]:
 def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
     from tuneport.checkpoint.local_folder import open_folder
     from tuneport.checkpoint.small_files import LICENCE_PREFIXES
+    from tuneport.output.model_card import card_digest
     from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES, weights_or_sidecar
 
     try:
@@ -71,10 +76,12 @@ def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
         raise OutputError(f"{folder / 'tune.json'} is damaged ({error!r}); tune again, or restore it.") from None
     names = _files(folder)
     open_folder(folder, "output")  # every header, and every shard at its full size
-    if written is not None and (not (folder / CARD).is_file() or _digest(folder / CARD) != written):
+    if written is not None and (
+        not (folder / CARD).is_file() or card_digest(read_bytes(folder / CARD, folder)) != written
+    ):
         raise PublishError(
-            f"{folder / CARD} is not as tune wrote it. Restore it and push; then edit the card on the Hub, where later "
-            "pushes will not replace it unasked."
+            f"{folder / CARD} is not as tune wrote it. Restore it, write what is yours between the two marks of its own section, "
+            "and push again."
         )
     strays = [
         name
@@ -87,12 +94,6 @@ def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
             f"{folder} holds files that are not of the fine-tuning; move them away:{listed_names(strays)}"
         )
     return names, message, f"model: {plan['model']['name']} {revision or ''}"
-
-
-def _digest(path: Path) -> str:
-    from blake3 import blake3
-
-    return blake3(read_bytes(path, path.parent)).hexdigest()
 
 
 def _files(folder: Path) -> list[str]:

@@ -10,13 +10,26 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from tuneport.output.model_card import document, front_matter, is_hub_id, label, table, warned
+from tuneport.output.model_card import (
+    HERE,
+    document,
+    front_matter,
+    is_hub_id,
+    label,
+    licensed,
+    own_section,
+    scored,
+    table,
+    warned,
+)
 
 _NAMES = {"sft": "supervised fine-tuning", "dpo": "preferences (DPO)", "grpo": "verifiable rewards (GRPO)"}
 
 
 def render_card(record: Mapping[str, Any]) -> bytes:
-    """README.md of a fine-tuned model or adapter."""
+    """README.md of a fine-tuned model or adapter; the user's section in it is empty."""
+    facts = record.get("card") or {}
+    here = facts.get("repository") or HERE
     plan, outcome = record["plan"], record["outcome"]
     recipe, lora, start = plan["recipe"]["recipe"], plan["lora"], plan["model"]
     model = label(start["name"], start["revision"])
@@ -27,6 +40,7 @@ def render_card(record: Mapping[str, Any]) -> bytes:
             parents=[start["name"]],
             relation="adapter" if lora else "finetune",
             datasets=[_data_set(source["name"]) for source in plan["data"]],
+            facts=facts,
         ),
         "",
         f"# {start['name'].rpartition('/')[2]}: {_NAMES[recipe]}",
@@ -41,12 +55,12 @@ def render_card(record: Mapping[str, Any]) -> bytes:
             "nonzero elements left the start unchanged."
         )
     lines += warned(outcome["warnings"])
-    lines += ["", "## Load it", "", "```python", *_loading(plan), "```", ""]
-    lines += ["## Carry it to another version of the model", "", "```sh", _transfer(start), "```", ""]
-    lines += ["## Data", "", *_data(plan), "", "## Choices", "", *_choices(plan), ""]
+    lines += ["", "## Load it", "", "```python", *_loading(plan, here), "```", *own_section(), *scored(facts), ""]
+    lines += ["## Carry it to another version of the model", "", "```sh", _transfer(start, here), "```", ""]
+    lines += ["## Data", "", *_data(plan), "", "## Choices", "", *_choices(plan), *licensed(facts), ""]
     lines.append(
         "`tune.json` holds all of this for machines, `log.jsonl` every step. `tune-hashes.txt` holds digests of the training "
-        "examples: `tuneport evaluate --trained-on this-folder` finds test examples among them."
+        "examples: `tuneport evaluate --trained-on DIR` finds test examples among them."
     )
     return document(lines)
 
@@ -61,7 +75,7 @@ def _data_set(name: str) -> str:
     return name.partition("@")[0].partition(":")[0] if is_hub_id(name) else name
 
 
-def _loading(plan: Mapping[str, Any]) -> list[str]:
+def _loading(plan: Mapping[str, Any], here: str) -> list[str]:
     """How the model is loaded, or the adapter onto its base; the tokenizer lies beside it where the template came with it."""
     kind = "AutoModelForImageTextToText" if plan.get("part") else "AutoModelForCausalLM"
     start, imports = plan["model"], f"from transformers import {kind}, AutoTokenizer"
@@ -70,29 +84,29 @@ def _loading(plan: Mapping[str, Any]) -> list[str]:
         'tokenizer = AutoTokenizer.from_pretrained("{}"{})',
     )
     if plan["lora"] is None:
-        return [imports, "", f"model = {whole.format('this-folder', '')}", tokenizer.format("this-folder", "")]
+        return [imports, "", f"model = {whole.format(here, '')}", tokenizer.format(here, "")]
     revision = f', revision="{start["revision"]}"' if start["revision"] and is_hub_id(start["name"]) else ""
     own = plan["chat"]["template"] in (None, "the model's own")
     lines = [
         "from peft import PeftModel",
         imports if own else imports.replace(", AutoTokenizer", ", AutoTokenizer, GenerationConfig"),
         "",
-        tokenizer.format(start["name"], revision) if own else tokenizer.format("this-folder", ""),
+        tokenizer.format(start["name"], revision) if own else tokenizer.format(here, ""),
         f"base = {whole.format(start['name'], revision)}",
     ]
     if plan["chat"]["new_tokens"]:
         lines.append("if len(tokenizer) > base.get_input_embeddings().num_embeddings:")
         lines.append("    base.resize_token_embeddings(len(tokenizer), mean_resizing=False)")
-    lines.append('model = PeftModel.from_pretrained(base, "this-folder")')
+    lines.append(f'model = PeftModel.from_pretrained(base, "{here}")')
     if not own:  # else generation would not stop where the template ends an answer
-        lines.append('model.generation_config = GenerationConfig.from_pretrained("this-folder")')
+        lines.append(f'model.generation_config = GenerationConfig.from_pretrained("{here}")')
     return lines
 
 
-def _transfer(start: Mapping[str, Any]) -> str:
+def _transfer(start: Mapping[str, Any], here: str) -> str:
     revision = f"@{start['revision']}" if start["revision"] and is_hub_id(start["name"]) else ""
     base = shlex.quote(f"{start['name']}{revision}")
-    return f"tuneport transfer --base {base} --tuned this-folder --onto NEW-VERSION --out DIR"
+    return f"tuneport transfer --base {base} --tuned {here} --onto NEW-VERSION --out DIR"
 
 
 def _data(plan: Mapping[str, Any]) -> list[str]:

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
-
 from tuneport import __version__
 from tuneport.errors import TrainingError, TuneportError, recorded, spoken
 from tuneport.examples.digests import HASHES, read_digests, write_digests
@@ -26,9 +24,12 @@ from tuneport.examples.rendering import rendered_in_a_child
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
 from tuneport.libraries import packages, quietly
+from tuneport.output.model_card import card_digest, own_text, with_own
+from tuneport.output.parent_cards import card_facts
 from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES
 from tuneport.progress import Progress
 from tuneport.public_functions import takes
+from tuneport.publishing.tuning_card import render_card
 from tuneport.scoring.model_class import first_line
 from tuneport.shown import Found, Shown
 from tuneport.terminal import is_watched, tell
@@ -40,7 +41,6 @@ from tuneport.tuning.prepare import Prepared, forecast, forecast_in_words, prepa
 from tuneport.tuning.recipes import TuneOptions, TuningRun, recipe_of
 from tuneport.tuning.stored_dtype import CastLoss
 from tuneport.tuning.team import Team, join_team, team_workplace
-from tuneport.tuning.tuning_card import render_card
 
 RECORD = "tune.json"
 
@@ -107,7 +107,7 @@ def tune(given: TuneOptions) -> Tuned:
         with team_workplace(team, place, plan, RECORD, overwrite=running.overwrite) as folder:
             if folder is not None:
                 with discarded_if_nothing_began(folder, team), refusals_in_words(folder):
-                    said = _run(prepared, folder, plan, team, running)
+                    said = _run(prepared, place, folder, plan, team, running)
         team.wait()
         record = read_json(read_bytes(place / RECORD, place, MOST_MANIFEST_BYTES))
         warnings = spoken(record["outcome"]["warnings"] if said is None else said)
@@ -135,8 +135,10 @@ def _prepared(given: TuneOptions) -> Prepared:
     )
 
 
-def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, running: TuningRun) -> Sequence[str]:
-    """Train, and write everything into ``folder``. Returns the warnings."""
+def _run(
+    prepared: Prepared, place: Path, folder: Path, plan: dict[str, Any], team: Team, running: TuningRun
+) -> Sequence[str]:
+    """Train, and write everything into ``folder``, which becomes ``place``. Returns the warnings."""
     from tuneport.tuning.loading import load_model
     from tuneport.tuning.trainers import build_trainer
 
@@ -192,9 +194,10 @@ def _run(prepared: Prepared, folder: Path, plan: dict[str, Any], team: Team, run
             }
             record["selection"] = prepared.selection.record()
             record["rounding"] = None if loss is None else loss.record()
+            record["card"] = card_facts([prepared.start])
             card = render_card(record)
-            (folder / CARD).write_bytes(card)
-            record["files"] = {CARD: blake3(card).hexdigest()}  # a card that was edited since is known by it
+            (folder / CARD).write_bytes(with_own(card, own_text(place / CARD)))
+            record["files"] = {CARD: card_digest(card)}  # a card that was edited since is known by it
             (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return warnings
 

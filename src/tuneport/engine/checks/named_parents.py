@@ -6,23 +6,14 @@ of one given model stands in the files of another, it is known what was meant.
 
 from __future__ import annotations
 
-import re
-
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.files.opening import read_bytes
 from tuneport.output.model_card import is_hub_id
-
-CARD = "README.md"
-_MOST_CARD_BYTES = 2**20
-_FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
-_ENTRY = re.compile(
-    r"^base_model:[ \t]*(?P<one>[^\r\n]*)\r?\n?(?P<list>(?:[ \t]*-[ \t]+[^\r\n]*\r?\n?)*)", re.MULTILINE
-)
+from tuneport.output.parent_cards import named_in_card
 
 
 def named_parents(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The names, each once."""
-    found = [*checkpoint.parents, *_of_card(checkpoint)]
+    found = [*checkpoint.parents, *named_in_card(checkpoint, "base_model")]
     name = checkpoint.config.get("_name_or_path")
     if isinstance(name, str) and checkpoint.adapter is None:
         found.append(name)
@@ -40,17 +31,3 @@ def is_called(checkpoint: Checkpoint, name: str) -> bool:
 def last_part(name: str) -> str:
     """What a path or a Hub id ends with, in small letters."""
     return name.rstrip("/").rpartition("/")[2].casefold()
-
-
-def _of_card(checkpoint: Checkpoint) -> list[str]:
-    """``base_model`` in the front matter of README.md: one name, or a list of them."""
-    path = checkpoint.path / CARD
-    try:
-        front = _FRONT.match(read_bytes(path, checkpoint.path, _MOST_CARD_BYTES).decode("utf-8", "replace"))
-    except OSError:
-        return []  # a card is for people; nothing depends on it
-    entry = _ENTRY.search(front[1]) if front else None
-    if entry is None:
-        return []
-    listed = [line.strip().removeprefix("-") for line in entry["list"].splitlines()]
-    return [name for text in (entry["one"], *listed) if (name := text.strip().strip("\"'").strip())]

@@ -61,10 +61,11 @@ def _pairs(worths: Sequence[Worth], several: bool) -> str:
     if not known:
         return f"Of {counted(len(worths), 'transfer')} none is scored yet."
     told = []
-    for sign, words in ((1, "clearly better than its new base"), (-1, "clearly worse"), (0, "neither")):
+    for sign, words in ((1, "clearly better than the new base"), (-1, "clearly worse"), (0, "not shown to be either")):
         names = [each.model.name(several) for each in known if each.cell.clearly == sign]
         named = f" ({listed(names)})" if 0 < len(names) <= _MOST_NAMED and len(known) > 1 else ""
-        told.append(f"{len(names)} {'is' if len(names) == 1 else 'are'} {words}{named}")
+        how_many = "none is" if not names else "1 is" if len(names) == 1 else f"{len(names)} are"
+        told.append(f"{how_many} {words}{named}")
     of = f"{len(worths)}" if len(known) == len(worths) else f"{len(known)} scored ones, {len(worths)} in all,"
     return f"Of the {of} transfers on {known[0].matrix.task} {listed(told)}."
 
