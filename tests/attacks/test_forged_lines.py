@@ -33,6 +33,7 @@ WIDE = f"model.layers.0.{FORGED}_proj.weight"
 def safe(ran: Ran) -> None:
     shown = ran.out + ran.err
     assert not UNSAFE.search(shown) and "Traceback" not in shown, shown
+    assert not re.search(r"\\(x|u00)1[ef]", shown), "the marks around names of options in our messages"
     assert not [line for line in shown.split("\n") if line.lstrip(" -").startswith("FORGED")], shown
     assert all(len(line) < 12_000 for line in shown.split("\n")) and ran.status in (0, 1, 2)
 
@@ -209,7 +210,7 @@ def test_no_name_or_text_of_a_checkpoint_begins_a_line_or_moves_the_cursor(cli: 
     flags = made.flags(tmp_path / "out")
     for path in made.paths:
         safe(cli("inspect", path))
-    for more in ([], ["--new-tokens", "all"], ["--strict"]):
+    for more in ([], ["--new-tokens", "all"], ["--strict"], ["--json"]):
         safe(cli(*flags, "--dry-run", *more))
     done = cli(*flags)
     safe(done)
@@ -219,6 +220,7 @@ def test_no_name_or_text_of_a_checkpoint_begins_a_line_or_moves_the_cursor(cli: 
         safe(cli("apply", tmp_path / "diff", *flags[5:7], "--out", tmp_path / "applied"))
     if done.status == 0:
         safe(cli("inspect", tmp_path / "out"))
+        assert not re.search(r"\\u001[ef]", (tmp_path / "out" / "tuneport.json").read_text())
         assert cli("verify", tmp_path / "out", *flags[1:7], "--full").status == 0
         card = (tmp_path / "out" / "README.md").read_text()
         assert not UNSAFE.search(card) and not [line for line in card.splitlines() if line.startswith("FORGED")]

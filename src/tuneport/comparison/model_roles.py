@@ -20,7 +20,7 @@ import numpy as np
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.floats import Floats
 from tuneport.comparison.rounding import total
-from tuneport.errors import named
+from tuneport.errors import named, recorded
 from tuneport.files.lazy_sequences import LazySequence
 
 # Two versions of one model have a cosine well above this in the median matrix, two pretraining runs about 0.
@@ -97,7 +97,7 @@ class Doubt:
 
     def record(self) -> dict[str, Any]:
         """The doubt as JSON."""
-        return asdict(self)
+        return {"kind": self.kind, "message": recorded([self.message])[0]}
 
 
 def sums_of(base: Floats, diff: Floats | None, target: Floats | None) -> MatrixSums:

@@ -79,7 +79,7 @@ def plan_as_json(plan: Plan, running: Running, seen: RolesVerdict, out: Path | N
         ],
         "counts": dict(sorted(counts.items())),
         "tensors": [
-            {"name": line.name, "fate": line.fate, "reason": line.reason, "by_token": line.by_token}
+            {"name": line.name, "fate": line.fate, "reason": spoken([line.reason])[0], "by_token": line.by_token}
             for line in plan.account
             if line.fate != "transferred" or line.by_token or line.reason
         ],

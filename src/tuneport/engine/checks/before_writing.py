@@ -18,7 +18,7 @@ from tuneport.engine.checks.rounding_loss import RoundingSample, expected_loss, 
 from tuneport.engine.checks.sampling import Sample, opened_for_samples, take_samples
 from tuneport.engine.checks.stated_parents import named_doubts
 from tuneport.engine.plan import Plan
-from tuneport.errors import named
+from tuneport.errors import named, recorded
 
 ZERO_DIFF = (
     "The diff vector is zero: base and tuned hold the same weights in every tensor that takes part. "
@@ -61,7 +61,7 @@ class RolesVerdict:
             "samples": {role: sample.record() for role, sample in self.samples.items()},
             "whole": None if self.whole is None else self.whole.record(),
             "doubts": [doubt.record() for doubt in self.doubts],
-            "notes": [asdict(note) for note in self.notes],
+            "notes": [{**asdict(note), "message": recorded([note.message])[0]} for note in self.notes],
         }
 
 
