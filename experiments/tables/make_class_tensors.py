@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.tables.make_vocabulary_tensors import MOST_BEHIND, SIZE, built
+from experiments.tables.make_vocabulary_tensors import SIZE, built, counts_tokens, in_memory, saved
 
 TABLE = Path(__file__).parents[2] / "src" / "tuneport" / "pairing" / "class_tensors.json"
 
@@ -64,16 +64,8 @@ def _models() -> Iterator[tuple[str, Any]]:
 
 
 def _names(model: Any) -> set[str]:
-    """What a model's tensors are called in memory, and in the files that it saves; those of the vocabulary aside."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    tensors = dict(model.state_dict())
-    found = {**tensors, **dict(model.named_buffers())}
-    try:
-        found |= revert_weight_conversion(model, tensors)
-    except Exception as error:  # what cannot be turned back without values
-        print(f"{type(model).__name__}: {type(error).__name__}: {str(error)[:120]}", file=sys.stderr)
-    return {n for n, tensor in found.items() if not any(SIZE <= size <= SIZE + MOST_BEHIND for size in tensor.shape)}
+    """What a model's tensors are called, in memory and in files; those of the vocabulary aside."""
+    return {name for name, tensor in {**saved(model), **in_memory(model)}.items() if not counts_tokens(tensor)}
 
 
 def _places(model: Any) -> set[str]:

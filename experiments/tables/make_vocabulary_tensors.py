@@ -46,10 +46,11 @@ def table() -> dict[str, Any]:
     kinds: set[str] = set()
     vocabulary: dict[str, set[str]] = {}
     tied: dict[str, dict[str, str]] = {}
-    for kind, shapes, ties in models():
+    for kind, model in built():
         kinds.add(kind)
-        names = {name for name, shape in shapes.items() if any(SIZE <= size <= SIZE + MOST_BEHIND for size in shape)}
-        if unknown := {name for name in names if not is_commonly_named(name)}:
+        ties = dict(model.all_tied_weights_keys)
+        names = _of_the_vocabulary(in_memory(model))
+        if unknown := {name for name in names | _of_the_vocabulary(saved(model)) if not is_commonly_named(name)}:
             vocabulary.setdefault(kind, set()).update(unknown)
         own = {name: source for name, source in ties.items() if name in names}
         if any(not _is_common_tie(name, source, names) for name, source in own.items()):
@@ -61,19 +62,16 @@ def table() -> dict[str, Any]:
     }
 
 
-def models() -> Iterator[tuple[str, dict[str, tuple[int, ...]], dict[str, str]]]:
-    """Kind, shapes by name, and names that a tied config makes one with another, of each class that can be built."""
-    for kind, model in built():
-        tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors if tensor.is_floating_point()}
-        yield kind, shapes, dict(model.all_tied_weights_keys)
-
-
 def built() -> Iterator[tuple[str, Any]]:
-    """Kind and model, on the meta device, of each class that can be built; the others are named on stderr."""
+    """Kind and model, on the meta device, of each class that can be built; the others are named on stderr.
+
+    Where the defaults of a kind are no model, a tiny one of it may be.
+    """
     import torch
     import transformers
     from transformers.models.auto import modeling_auto
+
+    from experiments.trials.tiny_kinds import NotMadeError, tiny_config, tiny_model
 
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore")
@@ -86,10 +84,40 @@ def built() -> Iterator[tuple[str, Any]]:
                     config.tie_word_embeddings = True
                 with torch.device("meta"):
                     model = getattr(transformers, auto).from_config(config)
-            except Exception as error:  # whatever a class raises over its bare config: the kind is not looked at
-                print(f"{kind} ({auto}): {type(error).__name__}: {str(error).splitlines()[0][:120]}", file=sys.stderr)
-                continue
+            except Exception as error:  # whatever a class raises over its bare config
+                try:
+                    model = tiny_model(kind, auto, tiny_config(kind, SIZE), device="meta")
+                except NotMadeError:
+                    told = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+                    print(f"{kind} ({auto}): {told}", file=sys.stderr)
+                    continue
             yield kind, model
+
+
+def in_memory(model: Any) -> dict[str, Any]:
+    """A model's tensors by their names in memory."""
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+
+
+def saved(model: Any) -> dict[str, Any]:
+    """A model's tensors by the names that they have in the files it saves; none where these cannot be had without values."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    try:
+        found: dict[str, Any] = revert_weight_conversion(model, dict(model.state_dict()))
+    except Exception as error:  # whatever an operation raises that wants values
+        print(f"{type(model).__name__}: {type(error).__name__}: {str(error)[:120]}", file=sys.stderr)
+        return {}
+    return found
+
+
+def counts_tokens(tensor: Any) -> bool:
+    """Whether one of a tensor's dimensions is that of the vocabulary."""
+    return any(SIZE <= size <= SIZE + MOST_BEHIND for size in tensor.shape)
+
+
+def _of_the_vocabulary(tensors: dict[str, Any]) -> set[str]:
+    return {name for name, tensor in tensors.items() if tensor.is_floating_point() and counts_tokens(tensor)}
 
 
 def _is_common_tie(name: str, source: str, names: set[str]) -> bool:
