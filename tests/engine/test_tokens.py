@@ -93,6 +93,7 @@ def test_equal_tokenizers_with_tokens_that_not_all_models_have_a_row_for_lose_no
     assert json.loads((tmp_path / "target" / "config.json").read_text())["vocab_size"] == 24
     by_position = cli("transfer", *parents, "--out", tmp_path / "by-position", "--vocabulary", "positions")
     assert by_position.status == 0 and "lost" in by_position.err and "salam" in by_position.err
+    assert "without --vocabulary positions" in by_position.err and "--new-tokens all" not in by_position.err
 
 
 @pytest.mark.parametrize("how", ["rows", "strings", "renamed"])

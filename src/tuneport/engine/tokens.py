@@ -165,6 +165,11 @@ _OF_VECTOR = (
     f"or, if the vocabulary was extended before the fine-tuning, take the vector anew with the model from before that as {named('base')}."
 )
 
+# `--new-tokens all` needs tokens that are known by name in all three, so it does nothing here.
+_BY_POSITION = (
+    f"Rows match by position, so none can be appended: to keep them, run without {named('vocabulary', 'positions')}."
+)
+
 
 def token_warnings(
     match: VocabularyMatch, measured: LostDifference | None = None, *, of_vector: bool = False
@@ -178,10 +183,11 @@ def token_warnings(
     used = measured is not None and measured.stands_out
     lost = [token for token in match.lost if used or not is_placeholder(token)]
     if lost:
+        advice = _OF_VECTOR if of_vector else _OF_MODELS
         share = f" ({measured.share:.1%} of ‖Δ‖)" if measured is not None and math.isfinite(measured.share) else ""
         found.append(
             f"{len(lost)} token(s) of base and tuned are not in the target's vocabulary, so what the fine-tuning changed in "
-            f"their rows{share} is lost: {_few(lost)}. {_OF_VECTOR if of_vector else _OF_MODELS}"
+            f"their rows{share} is lost: {_few(lost)}. {_BY_POSITION if match.how == 'positions' else advice}"
         )
     kept = [token for token in match.without_base if not is_placeholder(token)]
     if kept:
