@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tuneport.progress import duration
 from tuneport.public_functions import takes
 from tuneport.shown import Found
 from tuneport.studies.declared import Study
@@ -15,6 +16,7 @@ from tuneport.studies.graph.build import build
 from tuneport.studies.graph.graph import Graph
 from tuneport.studies.run.cost import CostEstimates
 from tuneport.studies.run.planning import Planned, chosen, of_families, plan
+from tuneport.studies.run.running_steps import likely_seconds, seconds_of
 from tuneport.studies.run.store_at import open_own
 from tuneport.studies.study_options import StudyOptions
 
@@ -43,6 +45,9 @@ def forecast(study: Study, graph: Graph, planned: Sequence[Planned]) -> dict[str
     """The dry run as JSON."""
     estimates = CostEstimates(study, graph)
     waiting = [one.step for one in planned if one.state != "done"]
+    taken = seconds_of(one.record for one in planned if one.record is not None and one.state == "done")
+    likely = [likely_seconds(step, taken) for step in waiting]
+    known = [seconds for seconds in likely if seconds is not None]
     return {
         "study": study.name,
         "steps": [
@@ -63,6 +68,8 @@ def forecast(study: Study, graph: Graph, planned: Sequence[Planned]) -> dict[str
         "cost": {
             **estimates.total(waiting),
             "to_fetch": estimates.to_fetch(),
+            "seconds": round(sum(known), 3) if known else None,
+            "seconds_unknown": len(likely) - len(known),
             "assumptions": estimates.assumptions(),
         },
         "notes": list(study.notes),
@@ -97,6 +104,11 @@ def in_words(told: Mapping[str, Any]) -> str:
     hours = "not known" if cost["gpu_hours"] is None else f"{cost['gpu_hours']:,.0f} GPU hours"
     days = "" if cost["days"] is None else f", {cost['days']:.1f} days on the GPUs of [cost]"
     lines.append(f"to compute  {hours}{days}{_unknown(cost['gpu_hours_unknown'])}")
+    if cost["seconds"] is not None:
+        told_of = _unknown(cost["seconds_unknown"])
+        lines.append(
+            f"to wait     about {duration(cost['seconds'])} one after another, as steps like them took here{told_of}"
+        )
     lines += [f"  assumed: {assumption}" for assumption in cost["assumptions"]]
     lines += [f"note: {note}" for note in told["notes"]]
     lines.append(

@@ -20,6 +20,7 @@ from tuneport.studies.graph import study_inputs
 from tuneport.studies.graph.build import build
 from tuneport.studies.graph.graph import Graph, Step
 from tuneport.studies.run.engines.local import local
+from tuneport.studies.run.needs import check_libraries, check_room
 from tuneport.studies.run.planning import chosen, of_families
 from tuneport.studies.run.running_steps import RUNNING, RunningSteps
 from tuneport.studies.run.schedule import Engine, State, look, perform_all
@@ -61,6 +62,9 @@ def study(given: StudyOptions) -> StudyOutcome:
         state = look(graph, store, None if len(wanted) == len(graph) else wanted)
         results = _Results(declared, graph, store, state)
         to_do = list(state.to_do)
+        if engine == "local":  # a cluster's machines have libraries of their own
+            check_libraries(to_do)
+        check_room(declared, graph, to_do, store)
         try:
             store.write(STUDY, declared.text.encode())  # first: by it the rest is known as this study's
             store.write(study_inputs.NAME, _json(taken.record()))

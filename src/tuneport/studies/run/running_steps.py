@@ -30,9 +30,7 @@ class RunningSteps:
         self._left = {step.identity: step for step in to_do}
         self._of, self._jobs, self._store = len(self._left), jobs, store
         self._since: dict[str, float] = {}
-        self._seconds: dict[tuple[str, ...], list[float]] = defaultdict(list)
-        for record in earlier:
-            self._learn(record)
+        self._seconds = seconds_of(earlier)
         self.progress = Progress("study", self._of, "steps", rate=False)
         self.progress.left = self.seconds_left
 
@@ -47,7 +45,7 @@ class RunningSteps:
             return
         self._since.pop(record.identity, None)
         self._left.pop(record.identity, None)
-        self._learn(record)
+        _learn(self._seconds, record)
         self.progress.add()
         if is_watched():
             how = "failed" if record.outcome == "failed" else _precisely(record.seconds)
@@ -64,11 +62,6 @@ class RunningSteps:
             total += max(seconds - (now - self._since.get(step.identity, now)), 0)
         return total / self._jobs
 
-    def _learn(self, record: Record) -> None:
-        if record.outcome == "done" and record.seconds > 0:
-            for key in keys_of(record):
-                self._seconds[key].append(record.seconds)
-
     def _tell(self) -> None:
         names = [
             f"{self._left[identity].name} since {time.strftime('%H:%M', time.localtime(since))}"
@@ -83,6 +76,20 @@ class RunningSteps:
 
 def _precisely(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+
+
+def seconds_of(records: Iterable[Record]) -> dict[tuple[str, ...], list[float]]:
+    """How long steps took, by what makes them alike."""
+    found: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for record in records:
+        _learn(found, record)
+    return found
+
+
+def _learn(seconds: dict[tuple[str, ...], list[float]], record: Record) -> None:
+    if record.outcome in ("done", "dropped") and record.seconds > 0:
+        for key in keys_of(record):
+            seconds[key].append(record.seconds)
 
 
 def keys_of(one: Step | Record) -> list[tuple[str, ...]]:

@@ -1,0 +1,46 @@
+"""What a study needs is told before its first step; what is left is estimated from steps like it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import tiny_study
+from support.declared_studies import graph_of, paper
+
+from tuneport.errors import OutputError, UsageError
+from tuneport.studies.run import needs
+from tuneport.studies.run.describe import in_words, rehearse
+from tuneport.studies.run.run import study
+
+
+def test_libraries_that_are_missing_are_told_with_what_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = graph_of(paper('transfer = "all"'))
+    monkeypatch.setattr(needs, "missing", lambda *names: [name for name in names if name in ("trl", "lm_eval")])
+    with pytest.raises(UsageError, match=r"need lm_eval, trl\. .*tuneport\[models\]"):
+        needs.check_libraries(list(graph))
+    transfers = [step for step in graph if step.kind == "transfer"]
+    needs.check_libraries(transfers)  # the core alone
+
+
+def test_a_place_without_room_for_the_models_is_told_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tiny_study.write_study(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(1, 1, 1))
+    with pytest.raises(OutputError, match=r'keep = "scored"'):
+        study(file, tmp_path / "out")
+    assert not (tmp_path / "out" / "steps").exists()
+
+
+def test_the_dry_run_counts_with_the_seconds_of_steps_like_those_that_are_left(tmp_path: Path) -> None:
+    file, out = tiny_study.write_study(tmp_path), tmp_path / "out"
+    assert rehearse(file, out)["cost"]["seconds"] is None
+    study(file, out, only=("transfer M2 + Δ(M1)",))
+    planned: Any = rehearse(file, out)
+    waiting = [step for step in planned["steps"] if step["state"] == "to do"]
+    distances = sum(step["kind"] == "distance" for step in waiting)
+    assert planned["cost"]["seconds"] > 0 and planned["cost"]["seconds_unknown"] == distances > 0
+    assert "as steps like them took here" in in_words(planned)
