@@ -96,8 +96,9 @@ def test_where_configs_differ_the_line_is_asked_for_and_computed_by_the_second_o
     assert any("`rms_norm_eps` is 0.1 in A and 1e-06 in B" in warning for warning in record["warnings"])
 
 
-def test_from_a_model_to_itself_there_is_no_barrier(ends: Path) -> None:
+def test_from_a_model_to_itself_there_is_no_barrier(ends: Path, shown_progress: list[str]) -> None:
     record = tuneport.path(ends / "all", ends / "all", [ends / "texts.jsonl"], threshold=0.01, device="cpu")
+    assert shown_progress[-1].startswith("path 5 of 9 points") and any("requests" in line for line in shown_progress)
     assert (record["data"], record["accuracy"], record["examples"]) == ("texts", None, None)
     assert record["alphas"] == [0, 0.25, 0.5, 0.75, 1]  # a straight line is not looked at more closely
     assert len(set(record["loss"])) == 1

@@ -257,3 +257,13 @@ def test_tensorboard_shows_the_log_where_it_is_asked_for(base: Path, sums: Path,
     logged = [line["loss"] for line in log_of(out)]
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(logged, rel=1e-4)
     assert same(weights(out), weights(full))
+
+
+def test_steps_and_scoring_on_the_way_are_shown(
+    base: Path, sums: Path, tmp_path: Path, shown_progress: list[str]
+) -> None:
+    asked = write_rows(tmp_path / "asked.jsonl", [{"prompt": "one plus", "answer": " two"}])
+    recipe = SftRecipe(steps=2, batch_size=4)
+    tune(base, [sums], recipe, out=tmp_path / "out", eval_every=2, tasks=(str(asked),), max_new_tokens=2)
+    assert shown_progress[-1].startswith("tune 2 of 2 steps") and "loss" in "".join(shown_progress)
+    assert any(line.startswith("tune 2 of 2") and "evaluate 0 of 1 tasks" in line for line in shown_progress)

@@ -11,9 +11,13 @@ from support import tiny_study
 from support.declared_studies import graph_of, paper
 
 from tuneport.errors import OutputError, UsageError
+from tuneport.inspection import inspect
 from tuneport.studies.run import needs
 from tuneport.studies.run.describe import in_words, rehearse
+from tuneport.studies.run.perform import perform
 from tuneport.studies.run.run import study
+from tuneport.studies.run.running_steps import RUNNING
+from tuneport.studies.run.schedule import perform_all
 
 
 def test_libraries_that_are_missing_are_told_with_what_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +48,23 @@ def test_the_dry_run_counts_with_the_seconds_of_steps_like_those_that_are_left(t
     distances = sum(step["kind"] == "distance" for step in waiting)
     assert planned["cost"]["seconds"] > 0 and planned["cost"]["seconds_unknown"] == distances > 0
     assert "as steps like them took here" in in_words(planned)
+
+
+def test_a_study_says_what_is_running_while_it_runs_and_nothing_of_it_stays(
+    tmp_path: Path, shown_progress: list[str]
+) -> None:
+    file, out = tiny_study.write_study(tmp_path), tmp_path / "out"
+    seen = []
+
+    def look(step: Any, *given: Any) -> dict[str, Any]:
+        found = inspect(out)
+        seen.append(found["running"])
+        assert "process" in found["next"]
+        return perform(step, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(perform_all.__kwdefaults__, "perform", look)
+        study(file, out, only=("transfer M2 + Δ(M1)",))
+    assert len(seen) == 1 and seen[0][0].startswith("transfer M2 + Δ(M1) since ")
+    assert "running" not in inspect(out) and not (out / RUNNING).exists()
+    assert shown_progress[-1].startswith("study 1 of 1 steps")
