@@ -20,6 +20,8 @@ from huggingface_hub import ModelCard
 from support import tiny_checkpoints as tiny
 from support.pushing_hub import TOKEN, PushingHub
 
+pytestmark = pytest.mark.slow  # all commands of the page, one after another
+
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
 NUMBER = r"[-+]?[\d][\d,.]*(?:e[-+]?\d+)?"
 

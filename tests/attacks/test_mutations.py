@@ -12,6 +12,8 @@ from support import tiny_checkpoints as tiny
 from support.attacked_commands import ATTACKS, fault, make_inputs
 from support.broken_disks import Drive
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory, drive: Drive) -> Path:

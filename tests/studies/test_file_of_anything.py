@@ -119,6 +119,7 @@ def test_any_tables_are_a_study_or_an_error_in_words(tables: dict[str, Any]) -> 
     st.dictionaries(st.sampled_from(["name", "seeds", "families", "lab", "keep", "notes"]), VALUES, max_size=4),
     st.data(),
 )
+@pytest.mark.slow
 def test_any_values_in_the_right_places_are_a_study_or_an_error_in_words(
     head: dict[str, Any], data: st.DataObject
 ) -> None:

@@ -21,6 +21,7 @@ from tuneport.tuning.trainers import divide
 SHIPPED = ("four_gpus.yaml", "two_nodes.yaml")
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_curve_of_one_with_the_same_batches(base: Path, sums: Path, tmp_path: Path) -> None:
     # On CPUs this is plain data parallelism; it proves nothing of FSDP.
     choices = ["--steps", "8", "--learning-rate", "1e-2", "--batch-size", "8", "--save-every", "3"]
