@@ -19,6 +19,7 @@ from tuneport.comparison.model_roles import (
     of_size,
     pooled_cosines,
 )
+from tuneport.errors import FLAGS, named
 
 Model = list[NDArray[np.float64]]
 SHAPES = ((40, 60), (50, 50), (30, 90), (80, 40), (20, 200))
@@ -154,8 +155,8 @@ def test_what_a_sample_cannot_tell_is_not_doubted() -> None:
 
 def test_a_doubt_names_its_figures() -> None:
     (found,) = doubts(figures(sums(BASE, moved(BASE, 0.1, 2), STRANGER)))
-    assert isinstance(found, Doubt) and "--onto" in found.message and "of 5 matrices" in found.message
-    assert found.record() == {"kind": found.kind, "message": found.message}
+    assert isinstance(found, Doubt) and named("onto") in found.message and "of 5 matrices" in found.message
+    assert found.record() == {"kind": found.kind, "message": FLAGS.message(found.message)}
 
 
 def test_vectors_integers_and_small_matrices_do_not_count() -> None:

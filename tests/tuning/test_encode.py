@@ -198,7 +198,7 @@ def test_examples_that_lose_their_answer_are_left_out_and_counted_and_those_that
 
 
 def test_when_no_answer_is_left_at_all_the_run_stops(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="--max-length"):
+    with pytest.raises(DataError, match="max_length"):
         encoded(base, [{"prompt": "the " * 20, "completion": " fox"}], tmp_path, length=8)
 
 

@@ -107,7 +107,7 @@ def test_an_end_that_generation_does_not_stop_at_is_told(tmp_path: Path, chats: 
     template = "{% for m in messages %}{{ m.role }}:{{ m.content }}<|pad|>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
     base = base_model(tmp_path / "base", template=template)
     done = tune(base, [chats], SftRecipe(steps=1), out=tmp_path / "out")
-    assert any("does not stop" in words and "--end-token '<|pad|>'" in words for words in done.warnings)
+    assert any("does not stop" in words and 'end_token="<|pad|>"' in words for words in done.warnings)
     mended = tune(base, [chats], SftRecipe(steps=1), out=tmp_path / "mended", end_token="<|pad|>")
     assert not mended.warnings
     ids = AutoTokenizer.from_pretrained(base).convert_tokens_to_ids(["<|pad|>", END])
