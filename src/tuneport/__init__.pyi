@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -20,6 +20,8 @@ from tuneport.verification import Proof as Proof
 from tuneport.tuning.recipes import Lora as Lora
 from tuneport.tuning.recipes import Recipe as Recipe
 
+DataFrame: TypeAlias = Any  # of pandas
+Dataset: TypeAlias = Any  # of datasets
 __version__: str
 __all__ = ["apply", "diff", "distances", "evaluate", "inspect", "path", "plan", "publish", "report", "study", "transfer", "tune", "verify"]
 
@@ -71,15 +73,16 @@ def distances(
 ) -> Distances: ...
 def evaluate(
     models: str | PathLike[str] | Sequence[str | PathLike[str]] = ...,
-    tasks: str | PathLike[str] | Sequence[str | PathLike[str]] = ...,
+    tasks: str | PathLike[str] | DataFrame | Dataset | Sequence[str | PathLike[str] | DataFrame | Dataset] = ...,
     out: str | PathLike[str] | None = ...,
     *,
+    columns: Mapping[str, str] | None = ...,
     suite: str | None = ...,
     variant: Literal['auto', 'base', 'tuned'] = ...,
     run_code_in: str | None = ...,
     match: str | None = ...,
     loss: bool = ...,
-    max_new_tokens: int = ...,
+    max_new_tokens: int | None = ...,
     limit: int | None = ...,
     chat: bool = ...,
     chat_template: str | PathLike[str] | None = ...,
@@ -87,6 +90,7 @@ def evaluate(
     device: str | None = ...,
     dtype: str | torch.dtype | None = ...,
     batch_size: int | str = ...,
+    against: str | PathLike[str] | Sequence[str | PathLike[str]] = ...,
     recovered_gain: Sequence[Sequence[str]] = ...,
     trained_on: str | PathLike[str] | Sequence[str | PathLike[str]] = ...,
     allow_selection: bool = ...,
@@ -100,7 +104,7 @@ def inspect(
 def path(
     a: str | PathLike[str],
     b: str | PathLike[str],
-    data: str | PathLike[str] | Sequence[str | PathLike[str]],
+    data: str | PathLike[str] | DataFrame | Dataset | Sequence[str | PathLike[str] | DataFrame | Dataset],
     out: str | PathLike[str] | None = ...,
     *,
     points: int | None = ...,
@@ -111,11 +115,13 @@ def path(
     allow_config: bool = ...,
     loss_only: bool = ...,
     match: str | None = ...,
-    max_new_tokens: int = ...,
+    max_new_tokens: int | None = ...,
+    columns: Mapping[str, str] | None = ...,
     chat_template: str | PathLike[str] | None = ...,
     device: str | None = ...,
     batch_size: int | str = ...,
     seed: int = ...,
+    strict: bool = ...,
     overwrite: bool = ...,
 ) -> LossPath: ...
 def plan(
@@ -198,10 +204,11 @@ def transfer(
 ) -> Output: ...
 def tune(
     model: str | PathLike[str],
-    data: str | PathLike[str] | Sequence[str | PathLike[str]],
+    data: str | PathLike[str] | DataFrame | Dataset | Sequence[str | PathLike[str] | DataFrame | Dataset],
     recipe: str | Recipe = ...,
     *,
     out: str | PathLike[str],
+    columns: Mapping[str, str] | None = ...,
     mix: Mapping[str, float | int] | Sequence[str] = ...,
     chat_template: str | PathLike[str] | None = ...,
     end_token: str | None = ...,
@@ -233,10 +240,11 @@ def tune(
     eval_every: int | None = ...,
     tasks: str | Sequence[str] = ...,
     match: str | None = ...,
-    max_new_tokens: int = ...,
+    max_new_tokens: int | None = ...,
     eval_batch_size: int = ...,
     report_to: Literal['tensorboard', 'trackio'] | None = ...,
     shard_size: str = ...,
+    strict: bool = ...,
     overwrite: bool = ...,
 ) -> Tuned: ...
 def verify(

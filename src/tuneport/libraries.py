@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from tuneport.terminal import is_watched, speaking_to, stream
@@ -37,14 +38,19 @@ def missing(*modules: str) -> list[str]:
     return [name for name in modules if find_spec(name) is None]
 
 
+CPU_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"
+
+
 def install_line(extra: str) -> str:
     """The line that installs an extra: beside an installed tuneport, or in the folder of a clone."""
     return f"pip install 'tuneport[{extra}]', or from a clone: pip install -e '.[{extra}]'"
 
 
 def how_to_install(extra: str) -> str:
-    """That line, as a sentence."""
-    return f"Install it: {install_line(extra)}."
+    """That line, as a sentence; where pip would fetch PyTorch for GPUs in vain, with the index that has it for CPUs."""
+    without_gpu = sys.platform == "linux" and not Path("/dev/nvidiactl").exists()
+    smaller = f" Without a GPU add {CPU_INDEX}, or pip fetches gigabytes for GPUs." if without_gpu else ""
+    return f"Install it: {install_line(extra)}.{smaller if extra == 'models' else ''}"
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ def test_json_is_one_object_on_stdout_and_warnings_go_to_stderr(
     [
         (["--max-new-tokens", "0"], 2, "--max-new-tokens 0"),
         (["--match", "("], 2, "--match"),
-        (["--tasks", "no-such-file.jsonl"], 1, "cannot be read"),
+        (["--tasks", "no-such-file.jsonl"], 1, "there is no such file"),
         (["--backend", "vllm"], 2, "vLLM is not installed"),
         (["--chat-template", "no-such-model"], 1, "no such folder"),
     ],

@@ -10,7 +10,7 @@ import pytest
 from support import tiny_scored
 
 import tuneport
-from tuneport.errors import DoubtError, LeakageError, UsageError
+from tuneport.errors import DataError, DoubtError, LeakageError, UsageError
 from tuneport.examples.digests import HASHES, example_digest, write_digests
 from tuneport.examples.leakage import example_digests, leaked
 from tuneport.examples.questions import read_tasks
@@ -57,8 +57,8 @@ def test_training_data_that_is_not_there_or_not_readable_is_told(tmp_path: Path)
     tasks = read_tasks([tiny_scored.write_rows(tmp_path / "test.jsonl", TEST)])
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.jsonl").write_text("no digest\n")
-    for name, expected in (("none", "no such file"), ("empty", "holds no"), ("notes.jsonl", "neither JSON")):
-        with pytest.raises(UsageError, match=expected):
+    for name, expected in (("none", "no such file"), ("empty", "holds no"), ("notes.jsonl", "not valid JSON")):
+        with pytest.raises((DataError, UsageError), match=expected):
             leaked(tasks, [tmp_path / name])
 
 

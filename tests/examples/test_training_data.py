@@ -36,7 +36,8 @@ def test_each_recipe_reads_its_forms(tmp_path: Path, recipe: str, row: dict[str,
 
 def test_fields_that_are_not_used_are_listed(tmp_path: Path) -> None:
     (source,) = read_sources([write_rows(tmp_path / "d.jsonl", [{"text": "a", "id": 1, "from": "x"}])], "sft", [], 0)
-    assert source.record()["ignored_fields"] == ["from", "id"]
+    assert source.origin()["ignored_columns"] == ["id", "from"]
+    assert source.notes == ("d.jsonl: ignored columns: `id`, `from`.",)
 
 
 def test_parquet_gives_the_same_rows_as_lines_do(tmp_path: Path) -> None:
@@ -63,13 +64,13 @@ def test_all_faults_of_a_file_are_told_with_their_lines(tmp_path: Path) -> None:
     path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n")
     told = refusal(path)
     for words in (
-        "line 2: no JSON",
-        "line 4: a JSON list",
+        "line 2: is not valid JSON",
+        "line 4: is a JSON list",
         "line 5: `completion` is a int",
         "line 6: `completion` is empty",
-        "line 7: has question",
-        "forms are mixed: 3 × prompt-completion (first: line 1), 1 × text (first: line 8)",
-        "line 9: no UTF-8",
+        "line 7: has `question`",
+        "forms are mixed: 3 × prompt-completion (first: 1), 1 × text (first: 8)",
+        "line 9: is not UTF-8",
     ):
         assert words in told
     places = [told.index(f"line {number}") for number in (2, 4, 5, 6, 7, 9)]
@@ -105,9 +106,9 @@ def test_prompts_that_are_texts_and_lists_do_not_mix(tmp_path: Path) -> None:
     assert "forms are mixed" in refusal(write_rows(tmp_path / "data.jsonl", rows))
 
 
-@pytest.mark.parametrize("name", ["absent.jsonl", "data.csv", "empty.jsonl", ".", "broken.parquet"])
+@pytest.mark.parametrize("name", ["absent.jsonl", "data.xls", "empty.jsonl", ".", "broken.parquet"])
 def test_what_cannot_be_read_is_refused_in_words(tmp_path: Path, name: str) -> None:
-    (tmp_path / "data.csv").write_text("a,b")
+    (tmp_path / "data.xls").write_text("a,b")
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "broken.parquet").write_text("PAR1 it is not")
     with pytest.raises(DataError) as caught:
@@ -116,20 +117,22 @@ def test_what_cannot_be_read_is_refused_in_words(tmp_path: Path, name: str) -> N
 
 
 def test_a_data_set_that_the_hub_does_not_give_is_refused_with_what_to_check() -> None:
-    with pytest.raises(DataError, match=r"org/absent \(split train\).*org/name:SPLIT"):
+    with pytest.raises(DataError, match=r"org/absent \(split train\).*org/name\[/CONFIG\]"):
         read_sources(["org/absent"], "sft", [], 0)
 
 
 @pytest.fixture
 def in_two_languages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A data set org/aya, as the library reads one that lies in the working folder."""
-    pytest.importorskip("datasets")
-    (tmp_path / "org" / "aya").mkdir(parents=True)
+    """A data set org/aya, as the library gives it."""
+    import datasets
+
     rows = [{"inputs": f"q{n}", "targets": f"a{n}", "language_code": "sin" if n % 3 else "plt"} for n in range(9)]
-    write_rows(tmp_path / "org" / "aya" / "train.jsonl", rows)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def loaded(name: str, config: str | None, *, revision: str | None, split: str) -> datasets.Dataset:
+        assert (name, config, revision, split) == ("org/aya", None, None, "train")
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr("datasets.load_dataset", loaded)
 
 
 def test_rows_and_columns_of_a_data_set_are_chosen_in_its_name(in_two_languages: None) -> None:
@@ -149,19 +152,19 @@ def test_of_a_data_set_only_the_rows_of_a_share_come_into_memory(
     import datasets
 
     name, taken = "org/aya?prompt:inputs&completion:targets", list[int]()
-    whole = datasets.Dataset.to_list
+    whole = datasets.Dataset.iter
 
-    def counted(self: datasets.Dataset) -> list[Any]:
+    def counted(self: datasets.Dataset, **how: Any) -> Any:
         taken.append(len(self))
-        return whole(self)
+        return whole(self, **how)
 
-    monkeypatch.setattr(datasets.Dataset, "to_list", counted)
+    monkeypatch.setattr(datasets.Dataset, "iter", counted)
     (source,) = read_sources([name], "sft", [Share(name, 2)], 0)
     assert (taken, len(source.rows), source.available) == ([2], 2, 9)
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are(in_two_languages: None) -> None:
-    with pytest.raises(DataError, match="no column lang; there are inputs, language_code, targets"):
+    with pytest.raises(DataError, match="no column `lang`; there are `inputs`, `targets`, `language_code`"):
         read_sources(["org/aya:train?lang=sin&prompt:inputs&completion:targets"], "sft", [], 0)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from tuneport import statistics
-from tuneport.results.comparing import compare, recovered
+from tuneport.results.comparing import compare, pairs_of, recovered
 from tuneport.results.example_outcomes import Outcome, TaskResult, as_json, from_json
 
 
@@ -79,7 +79,7 @@ def test_a_mean_and_an_accuracy_have_the_standard_error_of_the_mean() -> None:
 
 def test_right_and_wrong_answers_are_tested_exactly_and_losses_by_the_bootstrap() -> None:
     right = {"a": [result([0.0] * 12)], "b": [result([1.0] * 9 + [0.0] * 3)]}
-    (row,) = compare(right, seed=0)
+    (row,) = compare(right, 0, pairs_of(list(right)))
     assert (row["models"], row["method"], row["n"]) == (["a", "b"], "exact McNemar", 12)
     assert row["difference"] == pytest.approx(0.75)
     assert row["p"] == pytest.approx(2 / 2**9)
@@ -87,7 +87,7 @@ def test_right_and_wrong_answers_are_tested_exactly_and_losses_by_the_bootstrap(
     rng = np.random.default_rng(0)
     before = rng.random(200)
     losses = {"a": [result(before.tolist())], "b": [result((before - 0.05 * rng.random(200)).tolist())]}
-    (row,) = compare(losses, seed=0)
+    (row,) = compare(losses, 0, pairs_of(list(losses)))
     assert row["method"] == "paired bootstrap"
     assert row["interval"][0] < row["difference"] < row["interval"][1] < 0
     assert row["significant"] is True
@@ -96,7 +96,7 @@ def test_right_and_wrong_answers_are_tested_exactly_and_losses_by_the_bootstrap(
 def test_a_few_losses_that_all_fall_prove_nothing() -> None:
     before = [1.0, 2.0, 3.0, 4.0, 5.0]
     losses = {"a": [result(before)], "b": [result([loss - 0.5 - loss / 100 for loss in before])]}
-    (row,) = compare(losses, seed=0)
+    (row,) = compare(losses, 0, pairs_of(list(losses)))
     assert (row["p"], row["significant"]) == (2 / 2**5, False)
     (more,) = compare({name: [result(found[0].scores * 4)] for name, found in losses.items()}, seed=0)
     assert more["significant"]
@@ -125,7 +125,7 @@ def test_many_losses_compared_at_once_can_still_be_told_apart() -> None:
     rng = np.random.default_rng(0)
     base = rng.random(100)
     models = {f"m{n}": [result((base + n * 0.5).tolist(), task=f"t{t}") for t in range(3)] for n in range(6)}
-    rows = compare(models, seed=0)
+    rows = compare(models, 0, list(itertools.combinations(models, 2)))
     assert len(rows) == 45
     assert all(row["significant"] for row in rows)
 
@@ -177,3 +177,21 @@ def test_a_loss_that_falls_is_a_gain_too_and_tokens_weigh() -> None:
 def test_a_result_survives_the_journal() -> None:
     whole = TaskResult("t", "m", False, (Outcome("1", 0.5, 3.0, "said", "wanted"),), {"o": 1.0}, None, 5, 1.0)
     assert from_json(as_json(whole)) == whole
+
+
+def test_only_comparisons_that_were_asked_for_enter_the_table_and_its_adjustment() -> None:
+    assert pairs_of(["a", "b", "c"]) == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert pairs_of(["a", "b", "c", "d"]) == [("a", "b"), ("a", "c"), ("a", "d")]
+    assert pairs_of(["a", "b", "c"], ["c"]) == [("c", "a"), ("c", "b")]
+    assert pairs_of(["a", "b", "c"], ["b", "a"]) == [("b", "a"), ("b", "c"), ("a", "c")]
+    assert pairs_of(["a"]) == [] and pairs_of(["a"], ["a"]) == []
+    results = {
+        name: [result([float(i < count) for i in range(20)])]
+        for name, count in zip("abcd", (2, 9, 12, 20), strict=True)
+    }
+    asked = compare(results, 0, pairs_of(list("abcd"), ["d"]))
+    assert [row["models"] for row in asked] == [["d", "a"], ["d", "b"], ["d", "c"]]
+    everything = compare(results, 0, list(itertools.combinations("abcd", 2)))
+    alike = next(row for row in everything if row["models"] == ["c", "d"])
+    assert asked[2]["p"] == alike["p"] and asked[2]["difference"] == -alike["difference"]
+    assert asked[2]["p_adjusted"] < alike["p_adjusted"]

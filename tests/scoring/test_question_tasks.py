@@ -208,10 +208,10 @@ def test_what_the_harness_does_to_prompts_of_a_template_is_told(model: Any) -> N
         (
             {"prompt": "where lives", "choices": ["in paris", " "], "answer": 0},
             False,
-            "t.jsonl:2: .* no tokens of the choice",
+            "t.jsonl: line 2: .* no tokens of the choice",
         ),
-        ({"text": " "}, False, "t.jsonl:2: .* no tokens of the text"),
-        ({"prompt": " ", "answer": "anna"}, False, "t.jsonl:2: .* no tokens of the prompt"),
+        ({"text": " "}, False, "t.jsonl: line 2: .* no tokens of the text"),
+        ({"prompt": " ", "answer": "anna"}, False, "t.jsonl: line 2: .* no tokens of the prompt"),
         (
             {"prompt": "where lives", "answer": "the town " * 30},
             True,
@@ -288,7 +288,7 @@ def test_texts_and_answers_of_one_task_are_not_mixed(tmp_path: Path) -> None:
     from tuneport.examples.questions import read_tasks
 
     tasks = tiny_scored.write_rows(tmp_path / "t.jsonl", [{"text": "a"}, {"prompt": "b", "answer": "c"}])
-    with pytest.raises(DataError, match="the task 't' begins with texts to measure, but line 2 differ"):
+    with pytest.raises(DataError, match="line 2: the task 't' begins with texts to measure"):
         read_tasks([tasks], loss=True)
 
 

@@ -259,6 +259,39 @@ def test_prompts_cut_at_the_context_length_are_counted(models: Path, tmp_path: P
         tuneport.evaluate([models / "all"], [tasks], tmp_path / "p.json", max_new_tokens=48, device="cpu")
 
 
+def test_where_nobody_says_how_long_answers_are_the_context_decides(models: Path, towns: Path, tmp_path: Path) -> None:
+    record = tuneport.evaluate(models / "all", towns, device="cpu")
+    assert record["models"][0]["tasks"]["towns"]["value"] == 1.0
+    assert record["settings"]["max_new_tokens"] is None
+    (warning,) = record["warnings"]
+    assert "the room that its context of 48 leaves" in warning
+
+
+def test_every_model_is_compared_with_the_one_that_was_named_which_is_scored_too(
+    models: Path, towns: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "o.json"
+    record = tuneport.evaluate([models / "half", models / "all"], towns, out, against=[models / "none"], **SHORT)
+    assert [row["models"] for row in record["comparisons"]] == [["none", "half"], ["none", "all"]]
+    assert [model["model"] for model in record["models"]] == ["half", "all", "none"]
+    with pytest.raises(OutputError, match="against"):
+        tuneport.evaluate([models / "half", models / "all", models / "none"], towns, out, **SHORT)
+
+
+def test_a_question_that_stands_twice_counts_once_and_stops_a_strict_run(models: Path, tmp_path: Path) -> None:
+    rows = [tiny_scored.rows()[0], *tiny_scored.rows()[:2]]
+    tasks = tiny_scored.write_rows(tmp_path / "t.jsonl", [row | {"level": 1} for row in rows])
+    record = tuneport.evaluate(models / "all", tasks, tmp_path / "o.json", **SHORT)
+    assert [model["tasks"]["towns"]["n"] for model in record["models"]] == [2]
+    twice, ignored = record["warnings"]
+    assert "1 example(s) stand there again" in twice and ignored == "t.jsonl: ignored columns: `level`."
+    with pytest.raises(DoubtError, match="stand there again"):
+        tuneport.evaluate(models / "all", tasks, tmp_path / "p.json", strict=True, **SHORT)
+    tiny_scored.write_rows(tasks, [row | {"level": 1} for row in rows[1:]])
+    strict = tuneport.evaluate(models / "all", tasks, tmp_path / "p.json", strict=True, **SHORT)
+    assert strict["warnings"] == [ignored], "columns without a use stop nothing"
+
+
 def test_unknown_models_tasks_and_choices_end_in_words(models: Path, towns: Path, tmp_path: Path) -> None:
     out, binary = tmp_path / "o.json", tmp_path / "binary.jsonl"
     binary.write_bytes(b"\xe1\x00\xff\n")

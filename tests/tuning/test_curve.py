@@ -86,7 +86,7 @@ def test_faults_of_a_curves_examples_are_told_before_anything_is_trained(
     base: Path, sums: Path, tmp_path: Path
 ) -> None:
     wrong = write_rows(tmp_path / "test.jsonl", [{"prompt": "1 + 1 ="}])
-    with pytest.raises(DataError, match=r"test\.jsonl:1"):
+    with pytest.raises(DataError, match=r"test\.jsonl has the column `prompt`; an example needs"):
         tune(base, [sums], QUICK, out=tmp_path / "out", eval_every=5, tasks=(str(wrong),))
     assert not list(tmp_path.glob("out*"))
 

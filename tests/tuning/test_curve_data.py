@@ -39,5 +39,5 @@ def test_examples_that_are_trained_on_are_counted_by_task(tmp_path: Path) -> Non
 
 
 def test_a_file_with_faults_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"mine\.jsonl:1"):
+    with pytest.raises(DataError, match=r"mine\.jsonl has the column `prompt`; an example needs `prompt` and `answer`"):
         read_selection([str(write_rows(tmp_path / "mine.jsonl", [{"prompt": "1 + 1 ="}]))])

@@ -78,9 +78,10 @@ def test_a_share_of_a_data_set_is_fetched_chosen_and_named_by_its_commit(
         done = command("tune", base, "--data", data, *choices, environment=hub.environment(tmp_path / "hf"))
         assert done.status == 0, done.err
         commit = hub.commit("org/rows", "main")
-    (told,) = json.loads((tmp_path / "out" / "tune.json").read_text())["plan"]["data"]
-    assert (told["name"], told["revision"], told["rows"], told["of"]) == (data, commit, 8, 20)
-    assert (told["form"], told["ignored_fields"]) == ("prompt-completion", ["language"])
+    record = json.loads((tmp_path / "out" / "tune.json").read_text())
+    (told,), (origin,) = record["plan"]["data"], record["data"]
+    assert (told["name"], told["revision"], told["rows"], told["of"]) == ("org/rows", commit, 8, 20)
+    assert (told["form"], origin["name"]) == ("prompt-completion", data)
 
 
 def test_data_of_a_data_set_that_is_not_there_is_refused_before_a_model_is_loaded(

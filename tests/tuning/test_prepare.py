@@ -13,7 +13,16 @@ from support.command_results import Cli
 from support.quick_tuning import QUICK
 from support.tiny_tuning import base_model, sums, write_rows
 
-from tuneport.errors import CheckpointError, OutputError, RenderingError, TrainingError, TuneportError, UsageError
+from tuneport.errors import (
+    CheckpointError,
+    DoubtError,
+    OutputError,
+    RenderingError,
+    TrainingError,
+    TuneportError,
+    UsageError,
+)
+from tuneport.scoring.devices import best_device
 from tuneport.tuning.prepare import prepare
 from tuneport.tuning.recipes import DpoRecipe, GrpoRecipe, Lora, SftRecipe
 from tuneport.tuning.run import tune
@@ -94,12 +103,36 @@ def test_an_adapter_is_no_start_and_the_way_on_is_told(base: Path, adapter: Path
         tune(adapter, [sums], QUICK, out=tmp_path / "out")
 
 
+def test_many_epochs_on_few_examples_are_warned_of_and_stop_a_strict_run(
+    base: Path, sums: Path, tmp_path: Path
+) -> None:
+    (warning,) = prepare(base, [sums], SftRecipe(steps=30_000)).warnings
+    assert "30,000 steps of 8 on 40 examples are 6,000 epochs" in warning
+    with pytest.raises(DoubtError, match="6,000 epochs"):
+        tune(base, [sums], SftRecipe(steps=30_000), out=tmp_path / "out", strict=True)
+    assert prepare(base, [sums], SftRecipe(steps=None, epochs=30.0)).warnings == ()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_columns_are_named_on_the_command_line_and_those_without_a_use_are_told(
+    base: Path, tmp_path: Path, cli: Cli
+) -> None:
+    (tmp_path / "t.csv").write_text("question;solution;level\n1 + 1 =;2;easy\n1 + 2 =;3;easy\n")
+    data = f"{tmp_path}/t.csv?prompt:question&completion:solution"
+    done = cli("tune", base, "--data", data, "--steps", "1", "--out", tmp_path / "out", "--dry-run", "--json")
+    assert (done.status, done.json()["examples"]["examples"]) == (0, 2)
+    assert done.json()["warnings"] == ["t.csv: ignored columns: `level`."]
+    wrong = cli("tune", base, "--data", tmp_path / "t.csv", "--steps", "1", "--out", tmp_path / "out", "--dry-run")
+    assert wrong.status == 1 and "'t.csv?prompt:question&completion:solution'" in wrong.err
+
+
 def test_the_dry_run_says_what_would_happen_and_does_nothing(base: Path, sums: Path, tmp_path: Path, cli: Cli) -> None:
     done = cli("tune", base, "--data", sums, "--steps", "20", "--out", tmp_path / "out", "--dry-run", "--json")
     told = done.json()
     assert done.status == 0
     assert (told["steps"], told["epochs"], told["examples"]["examples"]) == (20, 4.0, 40)
     assert told["tokens"] == 4 * told["examples"]["tokens"]
+    assert told["seconds"] > 0 and told["device"] == best_device()
     one, four = told["memory_per_device"]["1"], told["memory_per_device"]["4"]
     assert one["gradients"] == 4 * told["parameters"]
     assert one["optimizer"] == 8 * told["parameters"]

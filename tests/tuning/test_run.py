@@ -233,7 +233,7 @@ def test_the_command_line_and_python_do_the_same(base: Path, sums: Path, full: P
         (["--learning-rate", "-1"], 2, "--learning-rate -1.0"),
         (["--dpo-beta", "1"], 2, "--dpo-beta 1.0"),
         (["--lora", "dora=true"], 2, "--lora"),
-        (["--data", "absent.jsonl"], 1, "absent.jsonl: no such file"),
+        (["--data", "absent.jsonl"], 1, "absent.jsonl: there is no such file"),
         (["--mix", "sums=7000"], 2, "there are 40 rows"),
         (["--eval-every", "3"], 2, "--tasks"),
     ],

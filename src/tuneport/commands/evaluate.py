@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -65,6 +66,9 @@ def in_words(record: Scores) -> str:
                 ]
             )
         words += "\n\n" + _table(rows) + "\n(p by Holm's method for all rows; significant: p below 0.05)"
+        compared = {tuple(row["models"]) for row in record["comparisons"]}
+        if len(compared) < math.comb(len(record["models"]), 2) and not record["plan"]["against"]:
+            words += "\n(each model against the first; --against MODEL chooses others)"
     if record["recovered_gain"]:
         rows = [["task", "recovered gain of", "share", "95 % interval", "gain"]]
         for row in record["recovered_gain"]:

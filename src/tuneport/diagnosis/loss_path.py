@@ -30,7 +30,8 @@ from tuneport.diagnosis.path_record import Measured, lines_of, record_of
 from tuneport.diagnosis.points import Points, points_of
 from tuneport.engine.budget import budget
 from tuneport.engine.tensor_digests import tensor_digests
-from tuneport.errors import spoken
+from tuneport.errors import DoubtError, listing, named, spoken
+from tuneport.examples.questions import digest_of_task
 from tuneport.libraries import quietly
 from tuneport.pairing.common_tensors import Shared
 from tuneport.progress import Progress
@@ -38,7 +39,7 @@ from tuneport.public_functions import takes
 from tuneport.results.schema import PATH_FORMAT
 from tuneport.scoring.keeping import already_done, keeping
 from tuneport.scoring.models import Loading, find_models, look_over, names_of, need_device, need_harness
-from tuneport.scoring.run import digest_of_task, template_text, versions
+from tuneport.scoring.run import template_text, versions
 from tuneport.shown import Found
 from tuneport.tokenizer.tokenizer import tokenizer_fingerprint
 
@@ -70,7 +71,7 @@ class LossPath(Found):
 def path(given: PathOptions) -> LossPath:
     """Measure loss (and accuracy) on the straight line from `a` (α = 0) to `b` (α = 1), and the barrier between them.
 
-    The data are JSONL files of one's own examples (docs/formats.md): texts, or questions with answers, whose loss is that of
+    The data are one's own examples (docs/formats.md): texts, or questions with answers, whose loss is that of
     the answer's tokens; answers are generated too unless ``loss_only``. ``beyond`` goes on past 1, to b + (beyond − 1)·(b − a).
     Interpolation and arithmetic are float32; config, tokenizer and template are b's throughout; where a's config would
     compute otherwise there is no line, unless ``allow_config``. The barrier is *connected* or not against ``threshold``. With ``out`` the record is written there, every example's outcome beside it. Raises `TuneportError`.
@@ -92,7 +93,7 @@ def _path(given: PathOptions) -> dict[str, Any]:
     asking = given.asking
     loading = Loading("hf", given.device, "float32", given.batch_size, template_text(given.chat_template))
     need_device(loading)
-    examples = read_examples([Path(place) for place in given.data], given.loss_only)
+    examples = read_examples(given.data, given.loss_only, given.columns)
     one, other = fetched(open_checkpoint(a, "A")), fetched(open_checkpoint(b, "B"))
     names = names_of([os.fspath(a), os.fspath(b)])
     shared, otherwise = joined(one, other, allow_config=given.allow_config)
@@ -122,9 +123,15 @@ def _path(given: PathOptions) -> dict[str, Any]:
         kept = None if out is None else stack.enter_context(keeping(out, plan, overwrite))
         stack.enter_context(quietly())
         looked = look_over(seat, loading, examples.everything)
-        warnings = [*one.warnings, *_told(shared, otherwise, names), *looked.warnings]
+        twice = [warning for task in examples.losses for warning in task.warnings]
+        warnings = [*twice, *one.warnings, *_told(shared, otherwise, names), *looked.warnings]
+        if given.strict and warnings:
+            raise DoubtError(
+                f"{named('strict')}: nothing was measured, since something looks wrong:{listing(warnings)}"
+            )
+        warnings += [note for task in examples.losses for note in task.notes]
         progress = stack.enter_context(Progress("path", len(wanted.alphas) + wanted.refine, "points", rate=False))
-        measuring = Measuring(seat, loading, shared, readers, examples, asking, kept, warnings, progress)
+        measuring = Measuring(seat, loading, shared, readers, examples, asking, kept, warnings, progress, given.strict)
         locating = halves(examples.tasks, seed)
         measured = Measured(_along(measuring, wanted, locating), examples, locating)
         record = record_of(measured, shared, warnings, plan, out)

@@ -5,9 +5,8 @@ The second model is loaded once, for the first point that an earlier run has not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,18 @@ from numpy.typing import NDArray
 
 from tuneport.checkpoint.reading import TensorReader
 from tuneport.diagnosis.line import LineBetween, laid
-from tuneport.errors import ABSENT, DataError, Fault, NumericsError, ScoringError, TuneportError, UsageError
+from tuneport.errors import (
+    ABSENT,
+    DataError,
+    DoubtError,
+    Fault,
+    NumericsError,
+    ScoringError,
+    TuneportError,
+    UsageError,
+    listing,
+    named,
+)
 from tuneport.examples.questions import OwnTask, read_tasks
 from tuneport.pairing.common_tensors import Shared
 from tuneport.progress import Progress
@@ -69,12 +79,12 @@ class Point:
         return [score == 1.0 for result in self.results[self.count :] for score in result.scores]
 
 
-def read_examples(data: Sequence[str | Path], loss_only: bool) -> Data:
+def read_examples(data: Sequence[Any], loss_only: bool, columns: Mapping[str, str] | None = None) -> Data:
     """The files' examples. Raises `TuneportError` where they are not of one kind, or too few for two halves."""
     if not data:
-        remedy = "Name a JSONL file of texts, or of questions with answers"
+        remedy = "Name a file of texts, or of questions with answers"
         raise UsageError(Fault("data", ABSENT, "is missing", remedy))
-    losses = tuple(read_tasks([Path(file).expanduser() for file in data], loss=True))
+    losses = tuple(read_tasks(data, loss=True, columns=columns, option="data"))
     kinds = {bool(task.examples[0].question) for task in losses}
     if len(kinds) > 1:
         named = "; ".join(f"{task.name}: {'answers' if task.examples[0].question else 'texts'}" for task in losses)
@@ -99,6 +109,7 @@ class Measuring:
     kept: Kept | None
     warnings: list[str]
     progress: Progress
+    strict: bool = False
     done: int = 0
     loaded: tuple[Any, LineBetween] | None = None
 
@@ -133,9 +144,14 @@ class Measuring:
             )
         return point
 
+    def _tell(self, found: list[str]) -> None:
+        if self.strict and found:
+            raise DoubtError(f"{named('strict')}: measuring stopped, since something looks wrong:{listing(found)}")
+        self.warnings.extend(found)
+
     def _model(self) -> tuple[Any, LineBetween]:
         if self.loaded is None:
-            model = load(self.seat, self.loading, self.warnings.extend)
+            model = load(self.seat, self.loading, self._tell)
             self.loaded = model, laid(model.model, f"B {self.seat.name}", self.shared, self.readers)
         return self.loaded
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,8 +14,11 @@ from tuneport.scoring.evaluate_options import (
     batch_size_option,
     chat_template_option,
     check_device,
+    columns_option,
+    data_option,
     device_option,
     overwrite_option,
+    strict_option,
 )
 
 _line = partial(option, group="points on the line")
@@ -31,11 +35,8 @@ class PathOptions(Options):
         argument=True,
         help="the model at α = 1, whose config, tokenizer and template are used",
     )
-    data: tuple[Place, ...] = option(
-        metavar="FILE",
-        positional=True,
-        repeatable=True,
-        help="JSONL file of texts, or of questions with answers, as for `evaluate`",
+    data: tuple[Any, ...] = data_option(
+        "DATA", "texts, or questions with answers, as for `evaluate`: a file, org/name on the Hub, or in Python a table"
     )
     out: Place | None = option(
         None, metavar="FILE", positional=True, help="JSON file to write; it appears when it is whole"
@@ -60,10 +61,12 @@ class PathOptions(Options):
     )
     loss_only: bool = option(False, group="asking", help="the loss of answers alone; generate nothing")
     asking: Asking = nested(Asking, "match", "max_new_tokens")
+    columns: Mapping[str, str] | None = columns_option()
     chat_template: Place | None = chat_template_option("template, where B has none")
     device: str | None = device_option()
     batch_size: Any = batch_size_option()
     seed: int = option(0, group="asking", bounds=Bounds(least=0), help="of the halves and the bootstrap")
+    strict: bool = strict_option()
     overwrite: bool = overwrite_option()
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,18 +23,15 @@ FORMS: Mapping[str, tuple[str, ...]] = {
 FORMS_OF = {"sft": ("messages", "prompt-completion", "text"), "dpo": ("preference",), "grpo": ("prompt",)}
 
 
-def form_of(rows: Numbered, recipe: str, where: str) -> tuple[str, list[str], Faults]:
-    """The one form of all rows, the fields that are not used, and what is wrong."""
+def form_of(rows: Numbered, recipe: str) -> tuple[str | None, Faults]:
+    """The one form of all rows (None: no row has the fields of one), and what is wrong, by number."""
     wanted = FORMS_OF[recipe]
     first: dict[str, int] = {}
     counts: Counter[str] = Counter()
-    fields: Counter[str] = Counter()
-    by_reason: dict[str, list[int]] = defaultdict(list)
+    faults: Faults = []
     fitting: list[tuple[int, Row, str]] = []
     for number, row in rows:
-        given = {field for field, value in row.items() if value is not None}
-        fields.update(given)
-        forms = [form for form in wanted if set(FORMS[form]) <= given]
+        forms = [form for form in wanted if set(FORMS[form]) <= row.keys()]
         if len(forms) == 1:
             spoken = forms[0] != "messages" and isinstance(row.get("prompt"), list)
             kind = f"{forms[0]} of messages" if spoken else forms[0]
@@ -42,28 +39,22 @@ def form_of(rows: Numbered, recipe: str, where: str) -> tuple[str, list[str], Fa
             counts[kind] += 1
             fitting.append((number, row, forms[0]))
         elif forms:
-            by_reason[f"fits more than one form ({', '.join(forms)}); leave the fields of one"].append(number)
+            faults.append((number, f"fits more than one form ({', '.join(forms)}); leave the fields of one"))
         else:
-            has = ", ".join(sorted(given)) or "nothing"
-            by_reason[f"has {has}; {recipe} needs {_wanted(wanted)}"].append(number)
-    faults: Faults = [(numbers[0], f"{where} {_numbers(numbers)}: {reason}") for reason, numbers in by_reason.items()]
+            has = ", ".join(map(quoted, sorted(row))) or "nothing"
+            faults.append((number, f"has {has}; {recipe} needs {_wanted(wanted)}"))
+    if not first and not any(set(FORMS[form]) <= row.keys() for form in wanted for _, row in rows):
+        return None, faults
     if len(first) > 1:
-        kinds = ", ".join(f"{counts[form]} × {form} (first: {where} {number})" for form, number in first.items())
+        kinds = ", ".join(f"{counts[form]:,} × {form} (first: {number})" for form, number in first.items())
         faults.append((min(first.values()), f"forms are mixed: {kinds}; put each into a file of its own"))
     for number, row, form in fitting:
-        faults += [(number, f"{where} {number}: {fault}") for fault in _CHECKS[form](row)]
-    form = next(iter(first), wanted[0]).removesuffix(" of messages")
-    used = {*FORMS[form], *(fields if form == "prompt" else ())}
-    return form, sorted(set(fields) - used), faults
+        faults += [(number, fault) for fault in _CHECKS[form](row)]
+    return next(iter(first), wanted[0]).removesuffix(" of messages"), faults
 
 
 def _wanted(forms: Sequence[str]) -> str:
     return ", or ".join(" and ".join(quoted(field) for field in FORMS[form]) for form in forms)
-
-
-def _numbers(numbers: Sequence[int], most: int = 5) -> str:
-    shown = ", ".join(str(number) for number in numbers[:most])
-    return shown if len(numbers) <= most else f"{shown} and {len(numbers) - most} more"
 
 
 def _check_text(row: Row, field: str) -> list[str]:

@@ -1,25 +1,30 @@
 """Test questions that stand in what a model was trained or chosen on, found by digest.
 
-In come the test's examples and folders or files of training data (JSONL, or the digests that `tune` leaves beside a
+In come the test's examples and training data (files, data sets, folders of files, or the digests that `tune` leaves beside a
 model), out comes which examples occur there. Only digests are held, so training data may be large.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tuneport.errors import Fault, LeakageError, UsageError, listing, named
+from tuneport.examples.data_rows import Reading
 from tuneport.examples.digests import HASHES, SELECTION, example_digest, parse_digest
+from tuneport.examples.naming import CELLS, LINES, PARQUET, NamedData, ending, find_data
 from tuneport.examples.questions import Example, OwnTask
 from tuneport.files.json_text import read_json
-from tuneport.files.opening import check_file, read_bytes, read_lines, resolved
+from tuneport.files.opening import check_inside, read_bytes, read_lines, resolved
 from tuneport.output.replacing import MOST_MANIFEST_BYTES
 
 RECORD = "tune.json"  # what `tune` leaves beside a model, with its digests
 TRAINING = "training"
+_IN_FOLDERS = (*LINES, *CELLS, *PARQUET)  # a .json file in a folder is a record or a config
 
 
 def leaked(
@@ -34,9 +39,10 @@ def leaked(
     blanks. Of the harness's tasks only the names are known: ``names`` are compared with those of the curves. In folders
     of ``models`` what `tune` left there is read too, where it is. Raises `UsageError` where there is nothing to read.
     """
-    sources = [(Path(source).expanduser(), Path(source).expanduser()) for source in trained_on]
-    named = {resolved(path) for path, _ in sources}
-    sources += [(model, model / HASHES) for model in models if resolved(model) not in named and _was_tuned(model)]
+    given = [os.fspath(source) for source in trained_on]
+    named = {resolved(Path(source).expanduser()) for source in given}
+    given += [str(model / HASHES) for model in models if resolved(model) not in named and _was_tuned(model)]
+    sources = [_Source.of(source) for source in given]
     if not sources:
         return []
     wanted: dict[str, list[tuple[int, str]]] = {}
@@ -45,18 +51,18 @@ def leaked(
             for digest in example_digests(example):
                 wanted.setdefault(digest, []).append((place, example.id))
     rows: list[dict[str, Any]] = []
-    for path, digests in sources:
+    for source in sources:
         seen = set[tuple[str, int, str]]()
-        for digest, use in _digests(digests):
+        for digest, use in source.digests():
             seen.update((use, *found) for found in wanted.get(digest, ()))
         for place, task in enumerate(tasks):
             for use in (TRAINING, SELECTION):
                 ids = [example.id for example in task.examples if (use, place, example.id) in seen]
                 if ids:
-                    found = {"task": task.name, "data": path.name, "use": use, "count": len(ids)}
+                    found = {"task": task.name, "data": source.name, "use": use, "count": len(ids)}
                     rows.append({**found, "of": len(task.examples), "ids": ids})
-        for name in sorted(set(names) & _selected_by(path)):
-            rows.append({"task": name, "data": path.name, "use": SELECTION, "count": None, "of": None, "ids": []})
+        for name in sorted(set(names) & _selected_by(source.folder)):
+            rows.append({"task": name, "data": source.name, "use": SELECTION, "count": None, "of": None, "ids": []})
     return rows
 
 
@@ -104,47 +110,62 @@ def in_words(row: Mapping[str, Any]) -> str:
     )
 
 
-def _digests(path: Path) -> Iterator[tuple[str, str]]:
-    """Every digest, and what the example was used for."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix == ".jsonl" or file.name == HASHES)
-    elif check_file(path):
-        files = [path]
-    else:
-        raise UsageError(Fault("trained_on", str(path), "there is no such file or folder"))
-    if not files:
-        raise UsageError(Fault("trained_on", str(path), f"holds no .jsonl file and no {HASHES}"))
-    for file in files:
-        yield from _of_file(file, path if path.is_dir() else None)
+@dataclass(frozen=True)
+class _Source:
+    """What models were trained or chosen on: the name it has in the record, and what holds it."""
+
+    name: str
+    files: tuple[Path, ...] = ()  # of digests, which `tune` wrote
+    data: tuple[NamedData, ...] = ()
+    folder: Path | None = None
+
+    @classmethod
+    def of(cls, given: str) -> _Source:
+        """A folder with all files of data in it, or what a name stands for."""
+        path = Path(given).expanduser()
+        if path.name == HASHES and path.is_file():
+            return cls(path.parent.name, (path,), folder=path.parent)
+        if path.suffix == ".txt" and path.is_file():
+            return cls(path.name, (path,))
+        if not path.is_dir():
+            (named,) = find_data([given], option="trained_on")
+            return cls(named.label, data=(named,))
+        files = sorted(file for file in path.rglob("*") if file.name == HASHES or ending(file) in _IN_FOLDERS)
+        if not files:
+            told = f"holds no {HASHES}, and no file that ends in {', '.join(_IN_FOLDERS)}"
+            raise UsageError(Fault("trained_on", given, told))
+        for file in files:
+            check_inside(file, path)
+        data = tuple(NamedData(str(file), path=file) for file in files if file.name != HASHES)
+        return cls(path.name, tuple(file for file in files if file.name == HASHES), data, path)
+
+    def digests(self) -> Iterator[tuple[str, str]]:
+        """Every digest, and what the example was used for."""
+        for file in self.files:
+            yield from _digests_in(file)
+        for data in self.data:
+            reading = Reading(data)
+            for _, row in reading.rows():
+                yield from ((example_digest(text), TRAINING) for text in _texts(row))
+            if reading.broken:
+                line, reason = reading.broken[0]
+                raise UsageError(Fault("trained_on", f"{data.label}:{line}", reason))
 
 
-def _of_file(file: Path, folder: Path | None) -> Iterator[tuple[str, str]]:
-    with closing(read_lines(file, folder)) as lines:
+def _digests_in(file: Path) -> Iterator[tuple[str, str]]:
+    with closing(read_lines(file)) as lines:
         for number, line in enumerate(lines, 1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError:
-                place = f"{file.name}:{number}"
-                raise UsageError(Fault("trained_on", place, "is not UTF-8 text", "Give JSONL files")) from None
-            if not text:
-                continue
-            parsed = parse_digest(text)
-            if parsed is not None:
-                yield parsed[0], SELECTION if parsed[1] else TRAINING
-                continue
-            try:
-                row = read_json(text)
-            except ValueError:
-                place = f"{file.name}:{number}"
-                raise UsageError(Fault("trained_on", place, "is neither JSON nor a digest")) from None
-            if isinstance(row, dict):
-                yield from ((example_digest(found), TRAINING) for found in _texts(row))
+            parsed = parse_digest(line.decode("utf-8", "replace"))
+            if parsed is None:
+                told = "is not a digest; the file is not as `tune` wrote it"
+                raise UsageError(Fault("trained_on", f"{file.name}:{number}", told))
+            yield parsed[0], SELECTION if parsed[1] else TRAINING
 
 
-def _selected_by(path: Path) -> set[str]:
+def _selected_by(path: Path | None) -> set[str]:
     """The harness's tasks on which the curves below a folder were read, as its records say."""
     found: set[str] = set()
-    for file in path.rglob(RECORD) if path.is_dir() else ():
+    for file in () if path is None else path.rglob(RECORD):
         try:
             told = read_json(read_bytes(file, path, MOST_MANIFEST_BYTES)).get("selection") or []
             found |= {str(row["task"]) for row in told if row["data"] is None}

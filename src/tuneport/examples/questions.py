@@ -1,36 +1,39 @@
-"""One's own questions, from JSONL files: read, checked as a whole, split into named tasks.
+"""One's own questions, from files, the Hub or tables: read, checked as a whole, split into named tasks.
 
-A line holds `prompt` (given to the model as it stands) or `messages` (through its chat template) with an `answer`,
-and with `choices` where one of several is to be preferred; or a `text` alone, whose loss is measured. The promise:
-every fault of a file is told at once, with its line.
+A row holds `prompt` (given to the model as it stands) or `messages` (through its chat template) with an `answer`,
+and with `choices` where one of several is to be preferred; or a `text` alone, whose loss is measured. The promises: every
+fault is told at once, with its line; what stands there twice counts once.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from blake3 import blake3
+
 from tuneport.errors import ABSENT, DataError, Fault, UsageError, listing
-from tuneport.files.json_text import read_json
-from tuneport.files.opening import read_bytes
+from tuneport.examples.data_rows import Reading, Row, in_groups, places
+from tuneport.examples.naming import NamedData, check_fields, find_data
 from tuneport.files.printable import quoted
 
 Kind = Literal["match", "choice", "loss"]
 Way = Literal["prompt", "messages", "text"]
 FIELDS = ("task", "id", "prompt", "messages", "text", "answer", "choices", "meta")
+_NEEDED = (("prompt", "answer"), ("messages", "answer"), ("text",))
 ROLES = ("system", "user", "assistant", "tool")
 _MOST_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
 class Example:
-    """One question: what the model is given, what counts as right, and where it was read."""
+    """One question: what the model is given, what counts as right, and in which line (or row) it was read."""
 
     id: str
-    line: int
+    line: int = field(compare=False)
     answer: str = ""
     prompt: str | None = None
     messages: tuple[Mapping[str, str], ...] | None = None
@@ -62,65 +65,101 @@ class Example:
 class OwnTask:
     """Questions of one name that are scored in one way; `prompt` is None throughout where a `text` is measured.
 
-    `file` is the name of the file that they were read from.
+    `file` is what they were read from, and `where` counts its lines or rows. `warnings` say what stands there twice, `notes`
+    which columns are not read.
     """
 
     name: str
     kind: Kind
     examples: tuple[Example, ...] = field(repr=False)
-    file: str = field(default="", repr=False)
+    file: str = field(default="", repr=False, compare=False)
+    where: str = field(default="line", repr=False, compare=False)
+    warnings: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    def place(self, example: Example) -> str:
+        """Where one of the examples stands, for a person."""
+        return f"{self.file}: {places(self.where, [example.line])}"
 
 
-def own_file(task: str | Path) -> Path | None:
-    """The file of one's own examples that ``--tasks`` names; None where it is the name of one of the harness's tasks."""
-    path = Path(task).expanduser()
-    # A pipe or a device is taken for a file too, so that whoever reads it says what it is; a folder may be called like a task.
-    is_task = path.is_dir() or not path.exists()
-    return path if path.suffix == ".jsonl" or not is_task else None
+def read_tasks(
+    given: Sequence[Any], *, loss: bool = False, columns: Mapping[str, str] | None = None, option: str = "tasks"
+) -> list[OwnTask]:
+    """The tasks of files, data sets and tables, in the order in which they first occur.
 
-
-def read_tasks(files: Sequence[Path], *, loss: bool = False) -> list[OwnTask]:
-    """The tasks of JSONL files, in the order in which they first occur.
-
-    With `loss`, examples with an answer are scored by the loss of that answer. Raises `DataError` that lists
-    every fault of every file.
+    With `loss`, examples with an answer are scored by the loss of that answer. ``columns`` say which column holds a field, where
+    a name does not. Raises `DataError` that lists every fault, `UsageError` for one that is named twice.
     """
-    twice = sorted({str(file) for file in files if files.count(file) > 1})
+    found = find_data(given, columns, option)
+    names = [data.given for data in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UsageError(Fault("tasks", ABSENT, f"{', '.join(twice)} is listed twice", "Name each file once"))
+        raise UsageError(Fault(option, ABSENT, f"{', '.join(twice)} is listed twice", "Name each once"))
     faults: list[str] = []
+    tasks: list[OwnTask] = []
+    for data in found:
+        check_fields(data, FIELDS, option)
+        for task in _read(data, loss, faults):
+            other = next((one for one in tasks if one.name == task.name), None)
+            if other is None:
+                tasks.append(task)
+                continue
+            where = other.file if other.file != task.file else names[[d.label for d in found].index(other.file)]
+            what = f"the task {task.name!r} stands in {where} too; give one of them another `task`"
+            faults.append(f"{task.place(task.examples[0])}: {what}")
+    if len(faults) == 1:
+        raise DataError(f"{faults[0].removesuffix('.')}.")
+    if faults:
+        raise DataError(f"{len(faults)} faults in the examples; nothing was scored:{listing(faults)}")
+    return tasks
+
+
+def _read(data: NamedData, loss: bool, faults: list[str]) -> list[OwnTask]:
+    try:
+        return _tasks_of(data, loss, faults)
+    except DataError as error:  # a file that cannot be read: told beside what is wrong with the others
+        faults.append(str(error).removesuffix("."))
+        return []
+
+
+def _tasks_of(data: NamedData, loss: bool, faults: list[str]) -> list[OwnTask]:
+    """The tasks of one file; what is wrong with it is added to `faults`."""
+    reading = Reading(data, _MOST_BYTES)
+    wrong: list[tuple[int, str]] = []
     grouped: dict[str, list[tuple[Kind, Example]]] = {}
-    sources: dict[str, Path] = {}
-    shared = set[tuple[str, Path]]()
-    for file in files:
-        for number, row in _rows(file, faults):
-            name, kind, example = _parse(row, number, f"{file.name}:{number}", loss, file.stem, faults)
-            if example is None or kind is None:
-                continue
-            if sources.setdefault(name, file) != file:
-                if (name, file) not in shared:  # once, not for each of its lines
-                    other = sources[name].name if sources[name].name != file.name else sources[name]
-                    what = f"the task {name!r} stands in {other} too; give one of them another `task`"
-                    faults.append(f"{file.name}:{number}: {what}")
-                shared.add((name, file))
-                continue
+    count = 0
+    fields: set[str] = set()
+    for count, (number, row) in enumerate(reading.rows(), 1):
+        fields |= row.keys()
+        found: list[str] = []
+        name, kind, example = _parse(row, number, count, loss, data.stem, found)
+        wrong += [(number, fault) for fault in found]
+        if not found:
             grouped.setdefault(name, []).append((kind, example))
+    if not count and not reading.broken:
+        faults.append(f"{data.label}: holds no examples")
+    elif not reading.broken and not ("text" in fields or ("answer" in fields and fields & {"prompt", "messages"})):
+        faults.append(reading.needs("an example", _NEEDED))
+        return []
+    notes = reading.ignored_in_words(FIELDS)
     tasks = []
     for name, rows in grouped.items():
-        first_kind = rows[0][0]
-        where = sources[name].name
         says = [_says(kind, example) for kind, example in rows]
         mixed = [example.line for (_, example), said in zip(rows, says, strict=True) if said != says[0]]
         if mixed:
-            faults.append(
-                f"{where}: the task {name!r} begins with {says[0]}, but {_lines(mixed)} differ; give them another `task`"
-            )
-        examples = tuple(example for _, example in rows)
-        faults += _duplicates(examples, where, name)
-        tasks.append(OwnTask(name, first_kind, examples, where))
-    if faults:
-        raise DataError(f"{len(faults)} fault(s) in the examples; nothing was scored:{listing(faults)}")
+            differ = f"the task {name!r} begins with {says[0]}, and these differ; give them another `task`"
+            wrong += [(line, differ) for line in mixed]
+        examples, warnings = _once([example for _, example in rows], name, data.label, reading.where)
+        tasks.append(OwnTask(name, rows[0][0], examples, data.label, reading.where, tuple(warnings), tuple(notes)))
+        notes = []
+    faults += in_groups(data.label, reading.where, [*reading.broken, *wrong])
     return tasks
+
+
+def digest_of_task(task: OwnTask) -> str:
+    """The digest of a task's name, kind and examples, whatever held them."""
+    told = [task.name, task.kind, [asdict(replace(example, line=0)) for example in task.examples]]
+    return blake3(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _says(kind: Kind, example: Example) -> str:
@@ -130,73 +169,39 @@ def _says(kind: Kind, example: Example) -> str:
     return "choices" if kind == "choice" else "answers to match"
 
 
-def _rows(file: Path, faults: list[str]) -> list[tuple[int, Any]]:
-    rows: list[tuple[int, Any]] = []
-    try:
-        content = read_bytes(file, most=_MOST_BYTES).decode("utf-8-sig")
-    except OSError as error:
-        faults.append(f"{file}: cannot be read: {error.strerror}")
-        return rows
-    except UnicodeDecodeError as error:
-        faults.append(f"{file}: is not UTF-8 (byte {error.start})")
-        return rows
-    for number, line in enumerate(content.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append((number, read_json(line)))
-        except ValueError as error:
-            faults.append(f"{file.name}:{number}: no JSON: {error}")
-    if not rows and not any(fault.startswith(file.name) for fault in faults):
-        faults.append(f"{file.name}: holds no examples")
-    return rows
-
-
 def _parse(
-    row: Any, number: int, where: str, loss: bool, default_task: str, faults: list[str]
-) -> tuple[str, Kind | None, Example | None]:
-    """The task's name, how it is scored, and the example; None where a fault was noted."""
-    if not isinstance(row, dict):
-        faults.append(f"{where}: is no object; write one JSON object a line")
-        return "", None, None
-    found: list[str] = []
-    unknown = sorted(set(row) - set(FIELDS))
-    if unknown:
-        found.append(f"unknown field(s) {', '.join(map(repr, unknown))}; known are {', '.join(FIELDS)}")
+    row: Row, line: int, number: int, loss: bool, default_task: str, found: list[str]
+) -> tuple[str, Kind, Example]:
+    """The task's name, how it is scored, and the example; what is wrong is noted in `found`."""
     try:
-        json.dumps(row, ensure_ascii=False).encode()
+        json.dumps(row, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:
         found.append("holds half a character (a lone surrogate)")
     name = row.get("task", default_task)
-    if not isinstance(name, str) or not name.strip():
-        found.append("`task` is no name")
-        name = ""
-    given = [key for key in ("prompt", "messages", "text") if row.get(key) is not None]
+    if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
+        found.append("`task` is not a valid name")
+    given = [key for key in ("prompt", "messages", "text") if key in row]
     if len(given) != 1:
-        found.append(
-            f"has {' and '.join(quoted(key) for key in given) or 'no question'}; "
-            "give one of `prompt`, `messages` and `text`"
-        )
+        has = " and ".join(quoted(key) for key in given) or "no question"
+        found.append(f"has {has}; give one of `prompt`, `messages` and `text`")
     identity = row.get("id", number)
     if isinstance(identity, bool) or not isinstance(identity, str | int):
         found.append("`id` is neither text nor a number")
     prompt, messages = row.get("prompt"), None
     kind: Kind = "match"
     if given == ["prompt"] and (not isinstance(prompt, str) or not prompt):
-        found.append("`prompt` is no text")
+        found.append("`prompt` must be a text, not empty")
     if given == ["messages"]:
         messages = _messages(row["messages"], found)
     answer = ""
     choices: tuple[str, ...] = ()
     if given == ["text"]:
         kind = "loss"
-        if not isinstance(row["text"], str) or not row["text"]:
-            found.append("`text` is no text")
-        else:
-            answer = row["text"]
-        found += [f"`text` takes no {quoted(key)}" for key in ("answer", "choices") if row.get(key) is not None]
-        prompt = None
-    elif row.get("choices") is not None:
+        answer = row["text"]
+        if not isinstance(answer, str) or not answer:
+            found.append("`text` must be a text, not empty")
+        found += [f"`text` takes no {quoted(key)}" for key in ("answer", "choices") if key in row]
+    elif "choices" in row:
         kind = "choice"
         answer, choices = _choices(row, found)
         if loss:
@@ -208,10 +213,8 @@ def _parse(
         answer = _answer(row.get("answer"), found)
         if loss and not answer:
             found.append("`answer` is empty, and so has no loss")
-    faults += [f"{where}: {fault}" for fault in found]
-    if found:
-        return name, None, None
-    return name, kind, Example(str(identity), number, answer, prompt, messages, choices)
+    example = Example(str(identity), line, answer, prompt if given == ["prompt"] else None, messages, choices)
+    return str(name), kind, example
 
 
 def _answer(value: Any, found: list[str]) -> str:
@@ -238,11 +241,18 @@ def _choices(row: Mapping[str, Any], found: list[str]) -> tuple[str, tuple[str, 
         found.append("`answer` is missing")
     elif isinstance(answer, str) and answer in choices:
         return answer, tuple(choices)
-    elif isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
-        return choices[answer], tuple(choices)
+    elif (place := _place(answer)) is not None and 0 <= place < len(choices):
+        return choices[place], tuple(choices)
     else:
         found.append(f"`answer` is {answer!r}; give one of the choices, or its place, counted from 0")
     return "", ()
+
+
+def _place(answer: Any) -> int | None:
+    """A place among choices: a number, or its digits, as a cell of a CSV file holds them."""
+    if isinstance(answer, str):
+        return int(answer) if answer.isascii() and answer.isdecimal() and len(answer) < 6 else None
+    return answer if isinstance(answer, int) and not isinstance(answer, bool) else None
 
 
 def _messages(value: Any, found: list[str]) -> tuple[Mapping[str, str], ...] | None:
@@ -259,24 +269,32 @@ def _messages(value: Any, found: list[str]) -> tuple[Mapping[str, str], ...] | N
             return None
     if value[-1]["role"] == "assistant":
         found.append("the last message is the assistant's; put it into `answer`")
-    return tuple(value)
+    return tuple({"role": m["role"], "content": m["content"], **dict(sorted(m.items()))} for m in value)
 
 
-def _duplicates(examples: Sequence[Example], where: str, task: str) -> list[str]:
-    faults: list[str] = []
-    questions: dict[tuple[str, tuple[str, ...]], Example] = {}
-    ids: dict[str, Example] = {}
+def _once(examples: Iterable[Example], task: str, file: str, where: str) -> tuple[tuple[Example, ...], list[str]]:
+    """Examples, each question once and each with an id of its own; and what there was to change."""
+    kept: dict[tuple[str, tuple[str, ...]], Example] = {}
+    ids: set[str] = set()
+    again: list[int] = []
+    otherwise: list[int] = []
+    renamed: list[int] = []
     for example in examples:
-        first = questions.setdefault((example.question or example.answer, example.choices), example)
+        first = kept.setdefault((example.question or example.answer, example.choices), example)
         if first is not example:
-            faults.append(f"{where}:{example.line}: the question of line {first.line} again (task {task!r})")
-        twin = ids.setdefault(example.id, example)
-        if twin is not example:
-            faults.append(f"{where}:{example.line}: the id {example.id!r} of line {twin.line} again (task {task!r})")
-    return faults
-
-
-def _lines(numbers: Sequence[int]) -> str:
-    shown = ", ".join(map(str, numbers[:10]))
-    more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
-    return f"line{'s' if len(numbers) > 1 else ''} {shown}{more}"
+            (again if first.answer == example.answer else otherwise).append(example.line)
+            continue
+        if example.id in ids:
+            renamed.append(example.line)
+            numbers = (f"{example.id} ({number})" for number in itertools.count(2))
+            unused = next(name for name in numbers if name not in ids)
+            kept[example.question or example.answer, example.choices] = example = replace(example, id=unused)
+        ids.add(example.id)
+    lots = (
+        (again, "stand there again, and count once"),
+        (otherwise, "ask a question again with another answer; the first answer counts"),
+        (renamed, "have the id of another example, and get one of their own"),
+    )
+    of = f"{file}, task {task!r}"
+    told = [f"{of}: {len(lines):,} example(s) {what} ({places(where, lines)})." for lines, what in lots if lines]
+    return tuple(kept.values()), told

@@ -1,6 +1,6 @@
 """Models compared in pairs on the same examples: which differences are significant.
 
-In come the results of all models, out go the rows of `comparisons`. Right-or-wrong outcomes are tested by McNemar's
+In come the results of all models and which of them to compare, out go the rows of `comparisons`. Right-or-wrong outcomes are tested by McNemar's
 exact test, others by the paired bootstrap; p values are adjusted for all rows of the table by Holm's method.
 """
 
@@ -16,22 +16,38 @@ from tuneport import statistics
 from tuneport.results.example_outcomes import TaskResult, paired
 
 LEVEL = 0.05
+MOST_IN_ALL_PAIRS = 3  # of more models most pairs answer no question, and each costs the others by Holm's adjustment
 _FINEST = 200  # a bootstrap's least p, times the number of rows, has to stay well below the level
 
 
-def compare(results: Mapping[str, Sequence[TaskResult]], seed: int) -> list[dict[str, Any]]:
-    """A row for each task and pair of models, the later minus the earlier; `results` are each model's, by task.
+def pairs_of(names: Sequence[str], against: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Which models are compared: every other one with each of ``against``; unsaid all pairs of up to three, else each with the first."""
+    if not against:
+        return list(combinations(names, 2)) if len(names) <= MOST_IN_ALL_PAIRS else [(names[0], n) for n in names[1:]]
+    found: list[tuple[str, str]] = []
+    for one in dict.fromkeys(against):
+        found += [(one, other) for other in names if other != one and (other, one) not in found]
+    return found
+
+
+def compare(
+    results: Mapping[str, Sequence[TaskResult]], seed: int, pairs: Sequence[tuple[str, str]] | None = None
+) -> list[dict[str, Any]]:
+    """A row for each task and pair of models, the second minus the first; `results` are each model's, by task (``pairs``: `pairs_of`).
 
     Tasks without per-example scores, or asked differently, have no row.
     """
     names = list(results)
+    pairs = pairs_of(names) if pairs is None else pairs
     tasks = len(next(iter(results.values()))) if names else 0
-    resamples = max(4000, _FINEST * tasks * len(names) * (len(names) - 1) // 2)
+    resamples = max(4000, _FINEST * tasks * len(pairs))
     rows: list[dict[str, Any]] = []
     for place in range(tasks):
         of_task = {name: results[name][place] for name in names if results[name][place].summary is None}
         drawn: dict[str, Any] = {}
-        for earlier, later in combinations(of_task, 2):
+        for earlier, later in pairs:
+            if earlier not in of_task or later not in of_task:
+                continue
             one, other = of_task[earlier], of_task[later]
             if not paired(one, other):
                 continue

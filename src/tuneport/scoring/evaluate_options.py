@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass
 from functools import partial
 from typing import Any, Literal
 
 from tuneport.errors import ABSENT, Fault, UsageError, named
+from tuneport.examples.naming import parse_columns, parse_data
 from tuneport.options import Bounds, Options, Place, nested, option
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
@@ -16,6 +17,7 @@ _FROM_ONE = Bounds(least=1)
 _own, _asking = partial(option, group="your own examples"), partial(option, group="asking")
 _paper, _judging = partial(option, group="the paper's evaluations"), partial(option, group="judging")
 _running = partial(option, identity=False, group="the run")
+USUAL_ANSWER = 256  # tokens of an answer, where nobody says how many; the harness's own number
 
 
 def _parse_match(value: object) -> str:
@@ -56,6 +58,36 @@ def _parse_triples(value: object) -> tuple[tuple[str, ...], ...]:
     return tuple(found)
 
 
+def data_option(metavar: str, help: str, default: Any = MISSING, **declared: Any) -> Any:
+    """Data of one's own: names of files and data sets, or tables of pandas and datasets."""
+    return option(
+        default,
+        metavar=metavar,
+        positional=True,
+        repeatable=True,
+        parse=parse_data,
+        accepts="str | PathLike[str] | DataFrame | Dataset | Sequence[str | PathLike[str] | DataFrame | Dataset]",
+        help=help,
+        **declared,
+    )
+
+
+def columns_option() -> Any:
+    """Which columns hold what, for data whose names do not say it."""
+    return option(
+        None,
+        flag=False,
+        parse=parse_columns,
+        accepts="Mapping[str, str] | None",
+        help="which column holds a field, as {'prompt': 'question'}; a name says it by ?FIELD:COLUMN",
+    )
+
+
+def strict_option() -> Any:
+    """Whether what looks wrong stops a run."""
+    return _running(False, "stop where something looks wrong, instead of warning")
+
+
 def check_device(device: str) -> None:
     """Raise `UsageError` for a device that no machine has; torch is not asked."""
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
@@ -83,7 +115,9 @@ class Asking(Options):
         accepts="str | None",
     )
     loss: bool = _own(False, "score the loss of each answer, a token; generate nothing")
-    max_new_tokens: int = _own(256, "longest answer", bounds=_FROM_ONE)
+    max_new_tokens: int | None = _own(
+        None, f"longest answer (default: {USUAL_ANSWER}, or the room that the context leaves)", bounds=_FROM_ONE
+    )
     limit: int | None = _own(None, "only the first N examples of each task, for a try", bounds=_FROM_ONE)
 
     def __post_init__(self) -> None:
@@ -106,14 +140,14 @@ class EvaluateOptions(Options):
         repeatable=True,
         help="folder or Hub id; several are compared in pairs",
     )
-    tasks: tuple[Place, ...] = option(
+    tasks: tuple[Any, ...] = data_option(
+        "NAME[,NAME…]",
+        "your own examples (JSONL, JSON, CSV or Parquet; org/name[/CONFIG][@REVISION][:SPLIT] on the Hub; in Python a table), "
+        "with ?FIELD:COLUMN&COLUMN=VALUE where columns have other names; and tasks of lm-evaluation-harness by name",
         (),
-        metavar="NAME[,NAME…]",
-        positional=True,
-        repeatable=True,
         separator=",",
-        help="JSONL files of your own examples, and tasks of lm-evaluation-harness by name",
     )
+    columns: Mapping[str, str] | None = columns_option()
     out: Place | None = option(
         None, metavar="FILE", positional=True, help="JSON file to write; it appears when it is whole"
     )
@@ -140,6 +174,13 @@ class EvaluateOptions(Options):
         accepts="str | torch.dtype | None",
     )
     batch_size: Any = batch_size_option()
+    against: tuple[Place, ...] = _judging(
+        (),
+        "compare every other model with this one, and no other pairs; it is scored too (default: all pairs of up to three models, "
+        "else each with the first)",
+        metavar="MODEL",
+        repeatable=True,
+    )
     recovered_gain: Any = _judging(
         (),
         "three of the models: how much of the tuned target's gain the transferred one has",
@@ -151,16 +192,16 @@ class EvaluateOptions(Options):
     )
     trained_on: tuple[Place, ...] = _judging(
         (),
-        "what models were trained or chosen on: JSONL files, or folders that `tune` wrote; your examples that "
+        "what models were trained or chosen on: data as for `tasks`, or folders that `tune` wrote; your examples that "
         "occur there are reported, as are those that occur in what `tune` left beside the models",
-        metavar="PATH",
+        metavar="DATA",
         repeatable=True,
     )
     allow_selection: bool = _judging(
         False, "score examples too by which models were chosen, as their curves tell (default: stop)"
     )
     seed: int = _judging(0, "of the bootstrap", bounds=Bounds(least=0))
-    strict: bool = _running(False, "stop where something looks wrong, instead of warning")
+    strict: bool = strict_option()
     overwrite: bool = overwrite_option()
 
     def __post_init__(self) -> None:

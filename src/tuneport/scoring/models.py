@@ -23,6 +23,7 @@ from tuneport.files.opening import check_file, read_bytes, resolved
 from tuneport.libraries import how_to_install, missing
 from tuneport.scoring import score_spoilers
 from tuneport.scoring.adapter_settings import check_adapter
+from tuneport.scoring.devices import best_device, check_dtype, mps_has_bfloat16
 from tuneport.scoring.layer_counts import check_layer_counts
 from tuneport.scoring.model_class import first_line, ids_that_end
 from tuneport.scoring.prompt_checks import checking
@@ -186,7 +187,10 @@ def need_harness(backend: str) -> None:
 
 def need_device(loading: Loading) -> None:
     """Raise `UsageError` for a device that is none: the harness would take another device without a word."""
-    if loading.device is None or loading.backend != "hf":
+    if loading.backend != "hf":
+        return
+    check_dtype(loading.device or best_device(), loading.dtype, "dtype")
+    if loading.device is None:
         return
     import torch
 
@@ -206,8 +210,9 @@ def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None]) -> Any
     if seat.revision is not None:
         arguments["revision"] = seat.revision
     if loading.backend == "hf":
-        device = loading.device or _best_device()
-        arguments |= {"device": device, "dtype": loading.dtype or ("float32" if device == "cpu" else "auto")}
+        device = loading.device or best_device()
+        usual = "float32" if device == "cpu" or (device == "mps" and not mps_has_bfloat16()) else "auto"
+        arguments |= {"device": device, "dtype": loading.dtype or usual}
         if seat.adapter is not None:
             arguments |= {"peft": seat.adapter, "tokenizer": _tokenizer_place(seat)}
     else:
@@ -343,11 +348,3 @@ def _ends(seat: Seat, tokenizer: Any) -> set[int]:
         ) from error
     ends = set(ids_that_end(settings.eos_token_id, f"model {seat.name}: its generation settings"))
     return ends if tokenizer.eos_token_id is None else ends | {int(tokenizer.eos_token_id)}
-
-
-def _best_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -96,9 +96,9 @@ def _find_and_load(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         close = difflib.get_close_matches(name, _names().folders, 3)
         told = f" (near: {', '.join(close)})" if close else ""
         if Path(name).expanduser().is_dir():
-            here, remedy = "it is a folder here", "Give the JSONL files in it"
+            here, remedy = "it is a folder here", "Give the files in it"
         else:
-            here, remedy = "there is no such JSONL file", ""
+            here, remedy = "there is no such file", ""
         raise UsageError(Fault("tasks", name, f"the harness has no task of this name{told}, and {here}", remedy))
     try:
         with _in_words(name):
@@ -208,16 +208,19 @@ def _in_words(name: str) -> Iterator[None]:
 
 def ask_named(task: NamedTask, model: Any, *, limit: int | None = None, **choices: Any) -> TaskResult:
     """Ask `model` a task or group of the harness; the harness judges."""
-    model.moved = 0
-    found = evaluate(
-        task.tasks,
-        task.groups,
-        model,
-        limit=limit,
-        apply_chat_template=task.chat,
-        fewshot_as_multiturn=task.chat,
-        **choices,
-    )
+    model.moved, model.shortens = 0, True
+    try:
+        found = evaluate(
+            task.tasks,
+            task.groups,
+            model,
+            limit=limit,
+            apply_chat_template=task.chat,
+            fewshot_as_multiturn=task.chat,
+            **choices,
+        )
+    finally:
+        model.shortens = False
     changed = sorted({metric for part in task.tasks.values() for metric in _of_whole_likelihoods(part)})
     if model.moved and changed:
         model.tell(score_spoilers.moved_warnings(task.name, model.moved, changed, model.name))

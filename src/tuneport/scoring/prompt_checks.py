@@ -20,6 +20,7 @@ from tuneport.scoring.measured_tokens import Pair
 from tuneport.scoring.model_class import model_class
 from tuneport.scoring.score_spoilers import Prompt
 
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # as tasks name an answer's length
 _REMEMBERED = 1 << 20  # tokens of texts that were asked before, as on every point of a path: some tens of MB at most
 
 
@@ -32,6 +33,7 @@ def checking(kind: type[Any]) -> type[Any]:
         name = ""
         tell: Callable[[list[str]], None]
         _model: Any
+        shortens = False  # whether answers may be shorter than a task says: where nobody gave their length
         add_bos_token: bool | None = None  # the harness's: False has it write nothing before or behind a text
 
         def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -103,8 +105,29 @@ def checking(kind: type[Any]) -> type[Any]:
             finally:
                 self._pairs = None
 
+        def room_for_answers(self, lengths: Sequence[int], wanted: int) -> int:
+            """How many of the ``wanted`` tokens an answer may have beside prompts of these lengths; at least one.
+
+            Where a prompt alone fills the context, half of that: the prompt loses its beginning, which is told.
+            """
+            room = self.max_length - (1 if self.backend == "seq2seq" else max(lengths, default=1))
+            return min(wanted, int(room if room > 0 else max(self.max_length // 2, 1)))
+
+        def _shorten(self, requests: Sequence[Any]) -> None:
+            """Where a task of the harness asks for answers as long as the context, let the room decide how long they are."""
+            asked = [_answer_tokens(request.args[1], self.max_gen_toks) for request in requests]
+            if max(asked, default=0) < self.max_length:
+                return
+            longest = self.room_for_answers([len(self.tok_encode(request.args[0])) for request in requests], max(asked))
+            self.tell([score_spoilers.short_answers(self.name, requests[0].task_name, longest, self.max_length)])
+            for request in requests:
+                others = {name: value for name, value in request.args[1].items() if name not in _LENGTHS}
+                request.arguments = (request.args[0], {**others, "max_gen_toks": longest})
+
         def generate_until(self, requests: Sequence[Any], *arguments: Any, **named: Any) -> Any:
             prompts = []
+            if self.shortens:
+                self._shorten(requests)
             for request in requests:
                 text, settings = request.args[0], request.args[1]
                 room = self.max_length - _answer_tokens(settings, self.max_gen_toks)
@@ -196,5 +219,4 @@ def checking(kind: type[Any]) -> type[Any]:
 
 
 def _answer_tokens(settings: Mapping[str, Any], default: int) -> int:
-    names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-    return int(next((settings[name] for name in names if settings.get(name) is not None), default))
+    return int(next((settings[name] for name in _LENGTHS if settings.get(name) is not None), default))

@@ -26,7 +26,7 @@ def check_written(tokenizer: Any, tasks: Iterable[OwnTask], whose: str, remedy: 
             try:
                 prompts_of(tokenizer, [example])
             except RenderingError as error:
-                unwritten.note(task.file, f"line {example.line}", error)
+                unwritten.note(task.file, f"{task.where} {example.line}", error)
     unwritten.check()
 
 

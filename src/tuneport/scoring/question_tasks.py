@@ -15,7 +15,8 @@ from typing import Any
 from tuneport.errors import DataError, listing
 from tuneport.examples.questions import Example, OwnTask, Way
 from tuneport.results.example_outcomes import Outcome, TaskResult, end_of
-from tuneport.scoring.evaluate_options import Asking
+from tuneport.scoring import score_spoilers
+from tuneport.scoring.evaluate_options import USUAL_ANSWER, Asking
 from tuneport.scoring.harness import ask
 from tuneport.scoring.measured_tokens import Paired, Pairing, answers_of
 from tuneport.scoring.prompts import left_out, prompts_of
@@ -50,8 +51,9 @@ def _outcomes(task: OwnTask, examples: Sequence[Example], way: Way, model: Any, 
             # What a template writes is whole, and a text is measured after the prefix token: nothing is written before them.
             stack.enter_context(model.as_written())
         if task.kind == "match":
-            _need_tokens(task, zip(examples, (len(model.tok_encode(p)) for p in prompts), strict=True), model, "prompt")
-            config = _generation(examples, prompts, asking)
+            lengths = [len(model.tok_encode(prompt)) for prompt in prompts]
+            _need_tokens(task, zip(examples, lengths, strict=True), model, "prompt")
+            config = _generation(examples, prompts, asking.match, _longest(asking, task.name, lengths, model))
         elif way == "text":
             counts = [len(model.plain_ids(example.answer)) for example in examples]
             _need_tokens(task, zip(examples, counts, strict=True), model, "text")
@@ -109,9 +111,9 @@ def _need_tokens(
     faults = []
     for example, count in counts:
         if not count:
-            faults.append(f"{task.file}:{example.line}: this tokenizer makes no tokens of the {what}")
+            faults.append(f"{task.place(example)}: this tokenizer makes no tokens of the {what}")
         elif room is not None and count > room:
-            faults.append(f"{task.file}:{example.line}: the {what} has {count:,} tokens, and a context holds {room:,}")
+            faults.append(f"{task.place(example)}: the {what} has {count:,} tokens, and a context holds {room:,}")
     if faults:
         raise DataError(f"model {model.name} cannot be asked {len(faults)} example(s):{listing(faults)}")
 
@@ -155,14 +157,24 @@ def _config(
     }
 
 
-def _generation(examples: Sequence[Example], prompts: Sequence[str], asking: Asking) -> dict[str, Any]:
-    right = judge(asking.match)
+def _longest(asking: Asking, task: str, lengths: Sequence[int], model: Any) -> int:
+    """Most tokens of an answer: what was asked for, else the usual number, or the room beside the longest prompt."""
+    if asking.max_new_tokens is not None:
+        return asking.max_new_tokens
+    longest: int = model.room_for_answers(lengths, USUAL_ANSWER)
+    if longest < USUAL_ANSWER:
+        model.tell([score_spoilers.short_answers(model.name, task, longest, model.max_length)])
+    return longest
+
+
+def _generation(examples: Sequence[Example], prompts: Sequence[str], match: str | None, longest: int) -> dict[str, Any]:
+    right = judge(match)
 
     def judged(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
         return {"exact_match": float(right(results[0], examples[document["place"]].answer))}
 
     # No stop but the end tokens; the harness adds the tokenizer's own.
-    generation = {"until": [], "max_gen_toks": asking.max_new_tokens, "do_sample": False}
+    generation = {"until": [], "max_gen_toks": longest, "do_sample": False}
     more = {"process_results": judged, "generation_kwargs": generation}
     return _config("generate_until", prompts, examples, "exact_match", **more)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +29,8 @@ from tuneport.errors import (
 )
 from tuneport.examples import leakage
 from tuneport.examples.conversation_template import shipped_template, template_names
-from tuneport.examples.questions import OwnTask, own_file, read_tasks
+from tuneport.examples.naming import names_data
+from tuneport.examples.questions import OwnTask, digest_of_task, read_tasks
 from tuneport.files.opening import check_file, read_text
 from tuneport.libraries import packages, quietly
 from tuneport.options import Place
@@ -104,8 +105,8 @@ class Scores(Found):
 def evaluate(given: EvaluateOptions) -> Scores:
     """Score models on tasks with lm-evaluation-harness; with ``out`` the record is written there.
 
-    Tasks are JSONL files of one's own examples (see docs/formats.md) and names of the harness's tasks. Own examples
-    are answered greedily, and the whole answer has to match, or the group of ``match``. Every outcome stands beside ``out`` in a
+    Tasks are one's own examples (files, data sets on the Hub, tables of pandas or datasets; see docs/formats.md) and names of
+    the harness's tasks. Own examples are answered greedily, and the whole answer has to match, or the group of ``match``. Every outcome stands beside ``out`` in a
     file that ends in ``.examples.jsonl``. Where models were selected by examples of the tests, nothing is scored, unless
     ``allow_selection``. Raises `TuneportError`.
 
@@ -123,26 +124,28 @@ def _evaluate(given: EvaluateOptions, out: Path) -> dict[str, Any]:
     strict, overwrite, asking = given.strict, given.overwrite, given.asking
     need_harness(backend)
     program = olmes.find_program() if backend == "olmes" else None
-    seats = find_models([os.fspath(model) for model in given.models])
+    models, seats = _with_those_against([os.fspath(model) for model in given.models], given.against)
     wanted_suite = None if suite is None else find_suite(suite)
     sandbox = None if given.run_code_in is None else Sandbox(given.run_code_in)
     if sandbox is not None:
         sandbox.check()
-    files, names = _sorted_tasks([os.fspath(task) for task in given.tasks], wanted_suite is not None)
-    own = tuple(read_tasks(files, loss=asking.loss))
+    data, names = _sorted_tasks(given.tasks, wanted_suite is not None)
+    own = tuple(read_tasks(data, loss=asking.loss, columns=given.columns))
     loading = Loading(backend, given.device, given.dtype, given.batch_size, template_text(given.chat_template))
     need_device(loading)
     wanted = Wanted(own, tuple(names), asking, loading, chat, given.seed, suite, variant)
-    triples = [_roles(triple, seats, given.models) for triple in given.recovered_gain]
+    triples = [_roles("recovered_gain", triple, seats, models) for triple in given.recovered_gain]
+    against = _roles("against", [os.fspath(model) for model in given.against], seats, models)
     trained_on = [Path(place) for place in given.trained_on]
     leaks = leakage.leaked(own, trained_on, names, [Path(seat.adapter or seat.source) for seat in seats])
     if not given.allow_selection:
         leakage.refuse_selection(leaks)
-    plan = wanted.plan(seats) | {"recovered_gain": triples, "leakage": leaks}
+    plan = wanted.plan(seats) | {"against": against, "recovered_gain": triples, "leakage": leaks}
     done = already_done(out, plan, overwrite)
     if done is not None:
         return {**done, "already_done": True}
-    warnings = [leakage.in_words(row) for row in leaks]
+    warnings = [leakage.in_words(row) for row in leaks] + [warning for task in own for warning in task.warnings]
+    notes = [note for task in own for note in task.notes]
     if program is not None:
         if own:
             problem, remedy = "scores OLMES' own tasks", "Score files of your own with hf"
@@ -179,6 +182,7 @@ def _evaluate(given: EvaluateOptions, out: Path) -> dict[str, Any]:
                 found, told = _score(place, seat, everything[place], wanted, kept, strict, progress)
                 results[seat.name] = found
                 warnings += told
+        warnings += notes
         record = _record(results, plan, loading, triples, leaks, warnings, out)
         kept.finish(record, _lines(results))
     return {**record, "warnings": _shown(warnings), "plan": kept.plan, "already_done": False}
@@ -205,7 +209,7 @@ def _record(
             {"model": name, "tasks": {result.task: result.record(seed) for result in of_model}}
             for name, of_model in results.items()
         ],
-        "comparisons": comparing.compare(results, seed),
+        "comparisons": comparing.compare(results, seed, comparing.pairs_of(list(results), plan["against"])),
         "recovered_gain": [row for triple in triples for row in comparing.recovered(results, triple, seed)],
         "leakage": list(leaks),
         "warnings": recorded(dict.fromkeys(warnings)),
@@ -294,20 +298,14 @@ def _lines(results: Mapping[str, Sequence[TaskResult]]) -> Iterator[dict[str, An
                 yield {"model": name, "task": result.task, **told}
 
 
-def _sorted_tasks(tasks: Sequence[str], has_suite: bool) -> tuple[list[Path], list[str]]:
-    """Own files, and names of the harness's tasks."""
-    files: list[Path] = []
-    names: list[str] = []
-    for task in tasks:
-        path = own_file(task)
-        if path is not None:
-            files.append(path)
-        else:
-            names.append(task)
-    if not files and not names and not has_suite:
-        remedy = "Name a JSONL file of your own or a task of lm-evaluation-harness"
+def _sorted_tasks(tasks: Sequence[Any], has_suite: bool) -> tuple[list[Any], list[str]]:
+    """Data of one's own, and names of the harness's tasks."""
+    data = [task for task in tasks if names_data(task)]
+    names = [os.fspath(task) for task in tasks if not names_data(task)]
+    if not data and not names and not has_suite:
+        remedy = "Name a file of your own examples or a task of lm-evaluation-harness"
         raise UsageError(Fault("tasks", ABSENT, "is missing", remedy))
-    return files, list(dict.fromkeys(names))
+    return data, list(dict.fromkeys(names))
 
 
 def _no_two_alike(tasks: Sequence[OwnTask | NamedTask]) -> None:
@@ -319,14 +317,22 @@ def _no_two_alike(tasks: Sequence[OwnTask | NamedTask]) -> None:
         )
 
 
-def _roles(triple: Sequence[str], seats: Sequence[Seat], models: Sequence[Place]) -> list[str]:
-    """The names in the record of a triple that is given as the models were, or by those names."""
-    known = {str(model): seat.name for model, seat in zip(models, seats, strict=True)}
+def _with_those_against(models: list[str], against: Sequence[Place]) -> tuple[list[str], list[Seat]]:
+    """All models that are scored: those that were named, and those that they are compared with."""
+    seats = find_models(models)
+    known = {*models, *(seat.name for seat in seats)}
+    more = [spec for spec in dict.fromkeys(os.fspath(each) for each in against) if spec not in known]
+    return ([*models, *more], find_models([*models, *more])) if more else (models, seats)
+
+
+def _roles(option: str, triple: Sequence[str], seats: Sequence[Seat], models: Sequence[str]) -> list[str]:
+    """The names in the record of models that are given as they were first, or by those names."""
+    known = {model: seat.name for model, seat in zip(models, seats, strict=True)}
     known |= {seat.name: seat.name for seat in seats}
     unknown = [str(role) for role in triple if str(role) not in known]
     if unknown:
         told = f"{', '.join(unknown)} is not among the models that are scored"
-        raise UsageError(Fault("recovered_gain", tuple(triple), told))
+        raise UsageError(Fault(option, tuple(triple), told))
     return [known[str(role)] for role in triple]
 
 
@@ -352,13 +358,6 @@ def template_text(source: Place | None) -> str | None:
         told = "has no chat template, or several by name"
         raise UsageError(Fault("chat_template", str(source), told, "Give a file"))
     return template
-
-
-def digest_of_task(task: OwnTask) -> str:
-    """The digest of a task's name, kind and examples."""
-    from blake3 import blake3
-
-    return blake3(repr(replace(task)).encode() + repr(task.examples).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -127,6 +127,14 @@ def length_warnings(prompts: Sequence[Prompt], label: str) -> list[str]:
     ]
 
 
+def short_answers(label: str, task: str, longest: int, context: int) -> str:
+    """A context that leaves less room for answers than is usual, where nobody said how long they may be."""
+    return (
+        f"{label}: answers to {task} have at most {longest} tokens, the room that its context of {context} leaves beside the "
+        "longest prompt."
+    )
+
+
 def answer_warnings(tokenizer: Any, label: str) -> list[str]:
     """A template that writes something between the prompt that asks for an answer and the answer."""
     rendered = _conversation(tokenizer, label)

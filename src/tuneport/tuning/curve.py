@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.files.writing import write_whole
+from tuneport.scoring.devices import random_states_kept
 from tuneport.tuning.logbook import Logbook, whole_lines
 from tuneport.tuning.prepare import Prepared
 from tuneport.tuning.recipes import TuningRun
@@ -47,8 +48,7 @@ def add_point(
                 tasks=list(running.tasks),
                 out=place / "scores.json",
                 match=running.match,
-                # a model of a short context cannot say as much as a long one
-                max_new_tokens=min(running.max_new_tokens, max(prepared.length // 2, 1)),
+                max_new_tokens=_longest(running.max_new_tokens, prepared.length),
                 batch_size=running.eval_batch_size,
             )
         (scored,) = scores["models"]
@@ -59,15 +59,19 @@ def add_point(
     team.wait()
 
 
+def _longest(given: int | None, length: int) -> int | None:
+    """Most tokens of an answer; a model of a short context cannot say as much as a long one, and training must not stop for it."""
+    return None if given is None else min(given, max(length // 2, 1))
+
+
 @contextmanager
 def _random_states_kept() -> Iterator[None]:
     """What the block draws leaves no trace: Python's, numpy's and torch's generators, the device's too."""
     import numpy as np
-    import torch
 
     states = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        with random_states_kept():
             yield
     finally:
         random.setstate(states[0])

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tuneport.errors import DataError, named
 from tuneport.examples.leakage import example_digests
-from tuneport.examples.questions import OwnTask, own_file, read_tasks
+from tuneport.examples.naming import names_data
+from tuneport.examples.questions import OwnTask, read_tasks
 from tuneport.scoring.evaluate_options import Asking
 from tuneport.scoring.prompts import check_written
 
@@ -22,29 +22,29 @@ from tuneport.scoring.prompts import check_written
 class Selection:
     """The tasks of a curve: one's own, by the file that holds them, and names of the harness's."""
 
-    own: tuple[tuple[str, OwnTask], ...] = ()
+    own: tuple[OwnTask, ...] = ()
     names: tuple[str, ...] = ()
     match: str | None = None  # what of an answer counts
 
     def digests(self) -> frozenset[str]:
         """Of each example of one's own files."""
-        return frozenset(d for _, task in self.own for example in task.examples for d in example_digests(example))
+        return frozenset(d for task in self.own for example in task.examples for d in example_digests(example))
 
     def record(self) -> list[dict[str, Any]]:
         """What tune.json says of it."""
         counted = {} if self.match is None else {"match": self.match}
-        own = [{"task": task.name, "data": file, "examples": len(task.examples), **counted} for file, task in self.own]
+        own = [{"task": task.name, "data": task.file, "examples": len(task.examples), **counted} for task in self.own]
         return [*own, *({"task": name, "data": None, "examples": None} for name in self.names)]
 
     def warnings(self, trained: Set[str]) -> list[str]:
-        """Where examples of the curve stand in the training data."""
-        found = []
-        for file, task in self.own:
+        """What stands twice in the files, and which examples of the curve stand in the training data."""
+        found = [warning for task in self.own for warning in task.warnings]
+        for task in self.own:
             ids = [example.id for example in task.examples if not trained.isdisjoint(example_digests(example))]
             if ids:
                 shown = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
                 found.append(
-                    f"{len(ids):,} of {len(task.examples):,} examples of {task.name} ({file}), on which the curve is to be "
+                    f"{len(ids):,} of {len(task.examples):,} examples of {task.name} ({task.file}), on which the curve is to be "
                     f"read, stand in the training data ({shown}): there it measures memory. Leave them out of the one or "
                     "the other."
                 )
@@ -52,14 +52,14 @@ class Selection:
 
     def check(self, tokenizer: Any) -> None:
         """Raise `TuneportError` for what the first scoring would stop at: hours of training stand before it."""
-        spoken = sorted({file for file, task in self.own if any(example.messages for example in task.examples)})
+        spoken = sorted({task.file for task in self.own if any(example.messages for example in task.examples)})
         if spoken and not tokenizer.chat_template:
             raise DataError(
                 f"{named('tasks')} {', '.join(spoken)}: the examples are `messages`, and the model has no chat template. Give it "
                 f"one with {named('chat_template')}, or examples with a `prompt`."
             )
         whose = f"{named('tasks')}: the chat template"
-        check_written(tokenizer, [task for _, task in self.own], whose, f"choose another {named('chat_template')}")
+        check_written(tokenizer, self.own, whose, f"choose another {named('chat_template')}")
         if self.names:
             from tuneport.libraries import quietly
             from tuneport.scoring.named import load_named
@@ -68,13 +68,11 @@ class Selection:
                 load_named(self.names)
 
 
-def read_selection(tasks: Sequence[str], match: str | None = None) -> Selection:
+def read_selection(tasks: Sequence[Any], match: str | None = None) -> Selection:
     """The examples behind the names, whose answers `match` picks out.
 
     Raises `DataError` with every fault of their files, and `UsageError` where `match` is none, before anything is trained.
     """
     Asking(match=match)
-    files = {task: own_file(task) for task in tasks}
-    read_tasks([path for path in files.values() if path is not None])  # tells what is wrong with all of them together
-    own = [(path.name, task) for path in files.values() if path is not None for task in read_tasks([Path(path)])]
-    return Selection(tuple(own), tuple(name for name, path in files.items() if path is None), match)
+    own = read_tasks([task for task in tasks if names_data(task)])
+    return Selection(tuple(own), tuple(str(task) for task in tasks if not names_data(task)), match)

@@ -13,6 +13,7 @@ from typing import Any
 
 from tuneport.errors import OutputError, TrainingError, TuneportError, named
 from tuneport.examples.digests import HASHES
+from tuneport.examples.naming import file_of
 from tuneport.files.opening import resolved
 from tuneport.files.writing import cannot_write
 from tuneport.output.workdir import PLAN
@@ -29,7 +30,7 @@ _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, er
 _BEGUN = {PLAN, LOG, HASHES, CHECKPOINTS, "tensorboard"}
 
 
-def check_place(out: Path, prepared: Prepared, read: Sequence[str | os.PathLike[str]]) -> None:
+def check_place(out: Path, prepared: Prepared, read: Sequence[Any]) -> None:
     """Refuse places that cannot be meant, and such as hold a file that is read."""
     start = resolved(prepared.start.path)
     if resolved(out) == start or start in resolved(out).parents or resolved(out) in start.parents:
@@ -37,7 +38,9 @@ def check_place(out: Path, prepared: Prepared, read: Sequence[str | os.PathLike[
             f"{named('out', out)} is the model {prepared.start.label}, or holds it, or lies in it; give another."
         )
     for name in read:
-        file = Path(os.path.expanduser(name))
+        if not isinstance(name, str | os.PathLike):
+            continue  # a table in memory
+        file = file_of(name)
         if file.exists() and resolved(out) in (resolved(file), *resolved(file).parents):
             raise OutputError(f"{named('out', out)} holds {name}, which is read; give a folder of its own.")
     if not resolved(out).parent.is_dir():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from tuneport.files.opening import content_digest, opened, read_bytes
 from tuneport.libraries import how_to_install, missing
 from tuneport.output.replacing import MOST_MANIFEST_BYTES
 from tuneport.output.write import MANIFEST
+from tuneport.scoring.devices import best_device, check_dtype, operations_per_second
 from tuneport.scoring.layer_counts import check_layer_counts
 from tuneport.scoring.model_class import is_multimodal, read_config
 from tuneport.tuning import encode
@@ -39,6 +40,9 @@ from tuneport.tuning.stored_dtype import TORCH_NAMES
 
 FORMAT = "tuneport.tune/1"
 SEQUENCE_LENGTH = 2048  # section 3.1, footnote 4
+MANY_EPOCHS = 10  # of a number of steps: above it, rather a mistake than a choice
+# Operations for each parameter and token that is seen: forward 2, backward 4; of a pair a reference passes forward too.
+_OPERATIONS = {"sft": 6, "dpo": 8}
 TEXT_PART = "text"  # what of a multimodal model is trained
 _NEEDED = ("torch", "transformers", "trl", "accelerate", "datasets")
 
@@ -60,6 +64,7 @@ class Prepared:
     rewards: tuple[Weighted, ...]
     steps: int
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
     taught: tuple[str, ...]
     selection: Selection
     text_only: bool = False
@@ -95,7 +100,7 @@ class Prepared:
 
 def prepare(
     model: str | os.PathLike[str],
-    data: Sequence[str | os.PathLike[str]],
+    data: Sequence[Any],
     recipe: Recipe,
     *,
     mix: Sequence[Share] = (),
@@ -104,16 +109,18 @@ def prepare(
     lora: Lora | None = None,
     dtype: str | None = None,
     running: TuningRun | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Prepared:
     """Read and check everything that goes in. Raises `TuneportError` of the kind that fits."""
     running = running or TuningRun()
     _need_extra(lora, running)
     dtype = _stored_dtype(dtype, lora)
+    check_dtype(best_device(), recipe.precision, "precision")
     selection = read_selection(running.tasks, running.match)
     rewards = tuple(parse_reward(text) for text in recipe.rewards) if isinstance(recipe, GrpoRecipe) else ()
     start = _open(model)
     text_only = is_multimodal(read_config(start))
-    sources = read_sources(data, recipe.name, mix, recipe.seed)
+    sources = read_sources(data, recipe.name, mix, recipe.seed, columns)
     tokenizer = load_tokenizer(start)
     messages = any(_holds_messages(source) for source in sources)
     try:
@@ -163,20 +170,48 @@ def prepare(
         warnings=(
             *start.warnings,
             *encoded.counts.warnings(length),
+            *_many_epochs(recipe, encoded.counts.examples, steps),
             *_endless(start, chat),
             *left,
             *selection.warnings(encoded.digests),
         ),
+        notes=tuple(dict.fromkeys(_notes(sources, selection))),
         taught=taught,
         selection=selection,
         text_only=text_only,
     )
 
 
+def _many_epochs(recipe: Recipe, examples: int, steps: int) -> list[str]:
+    """A warning where a number of steps is many passes over few examples; who asks for epochs knows how many."""
+    epochs = steps * recipe.batch_size / examples
+    if recipe.steps is None or epochs <= MANY_EPOCHS:
+        return []
+    return [
+        f"{steps:,} steps of {recipe.batch_size} on {examples:,} examples are {epochs:,.0f} epochs: the model sees each example "
+        f"{epochs:,.0f} times, and learns them by heart. Give {named('epochs')} 3, or more examples."
+    ]
+
+
+def _seconds(prepared: Prepared) -> float | None:
+    """How long the arithmetic takes at the speed of this machine's matrix products; None for grpo, which generates too."""
+    recipe, parameters = prepared.recipe, prepared.start.parameters
+    if recipe.name not in _OPERATIONS:
+        return None
+    fast = recipe.precision != "float32" and best_device() == "cuda"
+    return _OPERATIONS[recipe.name] * parameters * prepared.tokens / operations_per_second(bfloat16=fast)
+
+
+def _notes(sources: Sequence[DataSource], selection: Selection) -> list[str]:
+    """Which columns of the data are not used."""
+    return [note for notes in (*(s.notes for s in sources), *(t.notes for t in selection.own)) for note in notes]
+
+
 def forecast(prepared: Prepared, devices: Sequence[int] = (1, 2, 4, 8)) -> dict[str, Any]:
     """What a run would do: steps, tokens, memory on each device, and what a transferred start changes."""
     recipe, counts = prepared.recipe, prepared.encoded.counts
     computed = 4 if recipe.precision == "float32" else 2
+    seconds = _seconds(prepared)
     return {
         "model": _identity(prepared.start),
         "parameters": prepared.start.parameters,
@@ -187,6 +222,8 @@ def forecast(prepared: Prepared, devices: Sequence[int] = (1, 2, 4, 8)) -> dict[
         "steps": prepared.steps,
         "epochs": round(prepared.epochs, 3),
         "tokens": prepared.tokens,
+        "seconds": seconds,
+        "device": best_device(),
         "memory_per_device": {
             str(count): memory_per_device(
                 prepared.start,
@@ -201,7 +238,7 @@ def forecast(prepared: Prepared, devices: Sequence[int] = (1, 2, 4, 8)) -> dict[
         },
         "part": TEXT_PART if prepared.text_only else None,
         "start": _transferred(prepared),
-        "warnings": list(spoken(prepared.warnings)),
+        "warnings": [*spoken(prepared.warnings), *prepared.notes],
     }
 
 
@@ -217,6 +254,11 @@ def forecast_in_words(told: dict[str, Any]) -> str:
         f"ends answers     {told['chat']['end_token']!r}, template: {told['chat']['template'] or 'none'}",
         f"memory (about)   {memory} (devices × memory of each, FSDP 2)",
     ]
+    if told["seconds"] is not None:
+        low, high = (_duration(told["seconds"] * times) for times in (1, 3))
+        lines.append(
+            f"time (about)     {low} to {high} on this machine's {told['device']}, one device, without what is scored"
+        )
     if told["part"] is not None:
         lines.append(f"trains           its {told['part']} part alone; all else (towers, projectors) stays as it is")
     if told["chat"]["new_tokens"]:
@@ -224,6 +266,12 @@ def forecast_in_words(told: dict[str, Any]) -> str:
     if told["start"] is not None:
         lines.append(f"start            {told['start']['words']}")
     return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{max(1, math.ceil(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
 
 
 def _size(nbytes: int) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tuneport.errors import PYTHON, Fault, UsageError, named
 from tuneport.options import Bounds, Options, Place, nested, option, size_text, variants
+from tuneport.scoring.evaluate_options import columns_option, data_option, strict_option
 
 if TYPE_CHECKING:
     from tuneport.examples.training_data import Share
@@ -256,10 +257,13 @@ class TuningRun(Options):
     match: str | None = _running(
         None, "what counts there is this expression's group, as for `evaluate`", metavar="REGEX"
     )
-    max_new_tokens: int = _running(256, "most tokens of an answer that is scored", bounds=_FROM_ONE)
+    max_new_tokens: int | None = _running(
+        None, "most tokens of an answer that is scored (default: as for `evaluate`)", bounds=_FROM_ONE
+    )
     eval_batch_size: int = _running(16, "examples that are scored at once", bounds=_FROM_ONE)
     report_to: Literal["tensorboard", "trackio"] | None = _running(None, "show the log there too")
     shard_size: str = _running("5GB", "most bytes in a file", metavar="SIZE", parse=size_text)
+    strict: bool = strict_option()
     overwrite: bool = _running(False, "replace an output of tuneport that is there already; anything else stays")
 
     def __post_init__(self) -> None:
@@ -291,18 +295,17 @@ class TuneOptions(Options):
     model: Place = option(
         metavar="MODEL", positional=True, argument=True, help="folder or Hub id of the model to fine-tune"
     )
-    data: tuple[Place, ...] = option(
-        metavar="DATA",
-        positional=True,
-        repeatable=True,
-        help="JSONL or Parquet file, or Hub data set org/name[@REVISION][:SPLIT][?COLUMN=VALUE&FIELD:COLUMN] (only rows with "
-        "these values, with fields from these columns), with messages, prompt and completion, or text (sft); prompt, chosen "
-        "and rejected (dpo); prompt and what rewards need (grpo)",
+    data: tuple[Any, ...] = data_option(
+        "DATA",
+        "JSONL, JSON, CSV or Parquet file, org/name[/CONFIG][@REVISION][:SPLIT] on the Hub, or in Python a table, with messages, "
+        "prompt and completion, or text (sft); prompt, chosen and rejected (dpo); prompt and what rewards need (grpo). "
+        "?FIELD:COLUMN&COLUMN=VALUE behind a name takes a field from a column, and only rows with a value",
     )
     recipe: Any = option(
         "sft", metavar="sft|dpo|grpo", positional=True, parse=_known, accepts="str | Recipe", help="what is optimised"
     )
     out: Place = option(metavar="DIR", help="folder to write; it appears when it is whole")
+    columns: Mapping[str, str] | None = columns_option()
     mix: Any = option(
         (),
         metavar="NAME=FRACTION|COUNT",

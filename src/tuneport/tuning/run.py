@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport import __version__
-from tuneport.errors import TrainingError, TuneportError, recorded, spoken
+from tuneport.errors import DoubtError, TrainingError, TuneportError, listing, named, recorded, spoken
 from tuneport.examples.digests import HASHES, read_digests, write_digests
 from tuneport.examples.rendering import rendered_in_a_child
 from tuneport.files.json_text import read_json
@@ -101,6 +101,7 @@ def tune(given: TuneOptions) -> Tuned:
         team = join_team()
         prepared = _prepared(given)
         check_place(place, prepared, [*given.data, *running.tasks, *template])
+        _refuse_doubts(prepared, running)
         _show_warnings(prepared, team)
         plan = prepared.plan() if team.leads else {}
         said: Sequence[str] | None = None
@@ -132,6 +133,7 @@ def _prepared(given: TuneOptions) -> Prepared:
         lora=given.lora,
         dtype=given.dtype,
         running=given.running,
+        columns=given.columns,
     )
 
 
@@ -160,7 +162,7 @@ def _run(
     padding, side = prepared.tokenizer.pad_token, prepared.tokenizer.padding_side
     if padding is None:
         prepared.tokenizer.pad_token = prepared.chat.end_token
-    warnings = prepared.warnings
+    warnings = (*prepared.warnings, *prepared.notes)
     with ExitStack() as stack:
         stack.callback(logbook.close)
         stack.enter_context(rendered_in_a_child())  # TRL renders prompts of messages too
@@ -192,6 +194,7 @@ def _run(
                 "outcome": _outcome(prepared, logbook, warnings),
                 "environment": _environment(trainer),
             }
+            record["data"] = [source.origin() for source in prepared.sources]
             record["selection"] = prepared.selection.record()
             record["rounding"] = None if loss is None else loss.record()
             record["card"] = card_facts([prepared.start])
@@ -282,8 +285,14 @@ def _environment(trainer: Any) -> dict[str, Any]:
     }
 
 
+def _refuse_doubts(prepared: Prepared, running: TuningRun) -> None:
+    if running.strict and prepared.warnings:
+        told = listing(list(prepared.warnings))
+        raise DoubtError(f"{named('strict')}: nothing was trained, since something looks wrong:{told}")
+
+
 def _show_warnings(prepared: Prepared, team: Team) -> None:
     """On a terminal, before the hours begin; the record has them too, and whoever called is given them at the end."""
     if team.leads and is_watched():
-        for warning in spoken(prepared.warnings):
+        for warning in spoken((*prepared.warnings, *prepared.notes)):
             tell(f"warning: {warning}")

@@ -14,6 +14,7 @@ from typing import Any
 
 from tuneport.errors import TrainingError, TuneportError
 from tuneport.output.workdir import workplace
+from tuneport.scoring.devices import best_device
 from tuneport.tuning.checkpoints import CHECKPOINTS
 
 
@@ -50,10 +51,9 @@ def join_team() -> Team:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return Team()
-    import torch
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=best_device() == "cpu")
     return Team(state.process_index, state.num_processes)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import ABSENT, Fault, TrainingError, UsageError
+from tuneport.scoring.devices import best_device
 from tuneport.tuning.encode import Column
 from tuneport.tuning.loading import other_modules
 from tuneport.tuning.losses import wants_plain_loss, with_checked_loss, with_fitting_loss
@@ -142,11 +143,10 @@ class _CountedPasses:
 
 def _arguments(prepared: Prepared, checkpoints: Path, team: Team, running: TuningRun) -> dict[str, Any]:
     """What the three trainers' settings have in common."""
-    import torch
 
     recipe = prepared.recipe
-    on_gpu = torch.cuda.is_available()
-    bf16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and on_gpu)
+    device = best_device()
+    bf16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device == "cuda")
     device_batch, accumulated = divide(recipe.examples_per_step, team.size, recipe.per_device_train_batch_size)
     return {
         "output_dir": str(checkpoints),
@@ -164,7 +164,7 @@ def _arguments(prepared: Prepared, checkpoints: Path, team: Team, running: Tunin
         "max_grad_norm": recipe.max_grad_norm,
         "seed": recipe.seed,
         "bf16": bf16,
-        "use_cpu": not on_gpu,
+        "use_cpu": device == "cpu",
         "gradient_checkpointing": recipe.gradient_checkpointing,
         "save_strategy": "steps",
         "save_steps": running.save_every,
@@ -176,7 +176,7 @@ def _arguments(prepared: Prepared, checkpoints: Path, team: Team, running: Tunin
         "run_name": checkpoints.parent.name.removesuffix(".partial"),
         "disable_tqdm": True,
         "dataloader_num_workers": 0,
-        "dataloader_pin_memory": on_gpu,
+        "dataloader_pin_memory": device == "cuda",
     }
 
 

@@ -35,13 +35,16 @@ def test_validation_that_is_the_test_is_refused_by_name_and_by_its_examples(tmp_
         ('tasks = ["e1.jsonl", "s2/e1.jsonl"]', ["[evaluate] tasks: ", "the task 'e1' stands in ", "another `task`"]),
         ('tasks = ["e1.jsonl", "./e1.jsonl"]', ["[evaluate] tasks: ", "is listed twice"]),
         ('tasks = ["e1.jsonl", "e1"]', ["[evaluate] tasks: e1: so are a task of the harness and examples"]),
-        ('tasks = ["bad.jsonl"]', ["[evaluate] tasks: ", "bad.jsonl:1: no JSON"]),
+        ('tasks = ["bad.jsonl"]', ["[evaluate] tasks: ", "bad.jsonl: line 1: is not valid JSON"]),
         ('loss = ["choices.jsonl"]', ["[evaluate] loss: ", "of which no loss is taken"]),
         (
             'tasks = ["gsm8k"]\nvalidation = ["empty.jsonl"]',
             ["[evaluate] validation: ", "empty.jsonl: holds no examples"],
         ),
-        ('tasks = ["e1.jsonl"]\nvalidation = ["bad.jsonl"]', ["[evaluate] validation: ", "bad.jsonl:1: no JSON"]),
+        (
+            'tasks = ["e1.jsonl"]\nvalidation = ["bad.jsonl"]',
+            ["[evaluate] validation: ", "bad.jsonl: line 1: is not valid JSON"],
+        ),
     ],
 )
 def test_what_is_wrong_with_questions_is_told_before_anything_runs(
@@ -72,7 +75,7 @@ def test_the_files_that_lines_are_measured_on_are_read_too(tmp_path: Path) -> No
     (tmp_path / "torn.jsonl").write_text('{"text": "a"}\n{"text"')
     lines = '[paths]\ntext = ["empty.jsonl"]\ndata = ["torn.jsonl"]\n[do]\npaths = [["M1", "M2"]]\n'
     told = "\n".join(faults(f'[study]\nname = "s"\n{versions()}{TUNE}{lines}', tmp_path / "study.toml"))
-    assert "empty.jsonl" in told and "torn.jsonl:2" in told
+    assert "empty.jsonl" in told and "torn.jsonl: line 2" in told
 
 
 def test_a_task_that_is_asked_in_two_ways_is_a_fault_for_a_base_has_one_score_of_it() -> None:

@@ -11,6 +11,7 @@ from support import tiny_checkpoints as tiny
 
 from tuneport.errors import StudyError
 from tuneport.studies.graph import study_inputs
+from tuneport.studies.graph.graph import Step
 from tuneport.studies.graph.study_inputs import Inputs
 
 
@@ -76,3 +77,26 @@ def test_a_folder_that_is_no_model_is_told_in_words(tmp_path: Path) -> None:
     (tmp_path / "v1").mkdir()
     with pytest.raises(StudyError, match="v1"):
         Inputs(tmp_path).model("v1")
+
+
+def test_the_same_examples_in_another_format_are_the_same_step_and_others_are_another(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text('{"prompt": "a", "answer": 7}\n{"prompt": "b", "answer": "8"}\n')
+    (tmp_path / "test.csv").write_text("question,answer,level\na,7,easy\nb,8,hard\n")
+    (tmp_path / "other.csv").write_text("question,answer\na,7\nb,9\n")
+    taken = Inputs(tmp_path)
+
+    def identity(spec: str) -> str:
+        thing = taken.data(spec, questions=True)
+        assert thing.given == spec and thing.place == f"{tmp_path}/{spec}"
+        return Step("evaluate", "evaluate M1", {"tasks.0": thing.choice}).identity
+
+    named = "csv?prompt:question"
+    assert identity("test.jsonl") == identity(f"test.{named}") != identity(f"other.{named}")
+    rows = [taken.data(spec).digest for spec in ("test.jsonl", "test.csv")]
+    assert rows[0] != rows[1], "to train on, other columns are other data"
+    assert Inputs(tmp_path, taken.record()).data("test.jsonl", questions=True) == taken.data(
+        "test.jsonl", questions=True
+    )
+    (tmp_path / "torn.csv").write_text("prompt,answer\na\n")
+    with pytest.raises(StudyError, match=r"torn\.csv: line 2"):
+        taken.data("torn.csv", questions=True)

@@ -13,14 +13,12 @@ from pathlib import Path
 from tuneport.checkpoint.local_folder import open_folder
 from tuneport.checkpoint.open_model import HUB_ID
 from tuneport.errors import KEYS, TuneportError, UsageError
-from tuneport.examples.training_data import HUB
+from tuneport.examples.naming import ENDINGS, HUB_FORM, find_data, names_data
 from tuneport.families import catalogue
 from tuneport.studies.file import settings
 from tuneport.studies.file.toml_lines import Path as Place
 from tuneport.studies.file.toml_tables import Table, Tables
-from tuneport.studies.graph.study_inputs import LAB, file_beside, folder_beside
-
-_ROWS = (".jsonl", ".json", ".ndjson", ".parquet")
+from tuneport.studies.graph.study_inputs import LAB, data_beside, file_beside, folder_beside
 
 
 class Names(Tables):
@@ -50,21 +48,16 @@ class Names(Tables):
         """Training data: the lab's, a file, or a data set."""
         if spec.startswith(LAB):
             self.of_lab(spec, place, ".jsonl")
-        elif self.file(spec) is None and (spec.endswith(_ROWS) or HUB.fullmatch(spec) is None):
-            self.fault(
-                place,
-                f"{spec!r}: no such file beside the study's, and no data set either (org/name[@REVISION][:SPLIT][?…])",
-            )
+        elif self.data(spec) is None and not _names_data_set(spec):
+            self.fault(place, f"{spec!r}: no such file beside the study's, and no data set either ({HUB_FORM}[?…])")
 
     def task(self, spec: str, place: Place, named: bool) -> None:
         """Questions: the lab's, a file, or (where `named`) a task of the harness by name."""
         if spec.startswith(LAB):
             self.of_lab(spec, place, ".jsonl")
-        elif self.file(spec) is None and (not named or spec.endswith(_ROWS) or "/" in spec):
-            self.fault(
-                place,
-                f"{spec!r}: no such file beside the study's; give a .jsonl file{' or the name of a task' if named else ''}",
-            )
+        elif self.data(spec) is None and not _names_data_set(spec) and (not named or names_data(spec)):
+            wanted = f"give a file ({', '.join(ENDINGS)}), a data set{' or the name of a task' if named else ''}"
+            self.fault(place, f"{spec!r}: no such file beside the study's; {wanted}")
 
     def template(self, spec: str, place: Place) -> None:
         """A chat template: the lab's, a file, or one that comes along."""
@@ -102,14 +95,18 @@ class Names(Tables):
         """The file of this name beside the study's, if there is one."""
         return file_beside(self._beside, spec)
 
+    def data(self, spec: str) -> str | None:
+        """What a run is given of data in a file beside the study's, with what is chosen of it; None where there is none."""
+        return data_beside(self._beside, spec)
+
     def as_given(self, spec: str) -> str:
         """What a run is given of training data: where the file lies, the lab's by its name, or the name as it stands."""
         found: list[str] = [spec]
         if spec.startswith(LAB):
             with suppress(TuneportError):  # told where it is read
                 found.append(catalogue.find(spec)[1])
-        elif (file := self.file(spec)) is not None:
-            found.append(str(file))
+        elif (file := self.data(spec)) is not None:
+            found.append(file)
         return found[-1]
 
     def attempt(self, place: Place, check: Callable[[], object]) -> None:
@@ -121,6 +118,14 @@ class Names(Tables):
             self.fault(place, told.replace("\n", "\n    "))
         except TuneportError as error:
             self.fault(place, error.message(KEYS).removesuffix(".").replace("\n", "\n    "))
+
+
+def _names_data_set(spec: str) -> bool:
+    """Whether a name is one of a data set on the Hub; nobody is asked."""
+    try:
+        return find_data([spec])[0].hub is not None
+    except TuneportError:
+        return False
 
 
 def _is_no_hub_id(spec: str, *endings: str) -> bool:

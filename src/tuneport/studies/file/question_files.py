@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from tuneport.errors import UsageError
 from tuneport.examples.leakage import leaked
@@ -16,7 +15,7 @@ from tuneport.studies.declared import Evaluation
 from tuneport.studies.graph.steps import apart, of_loss
 
 
-def read_questions(files: Sequence[Path], names: Iterable[str], *, loss: bool) -> list[OwnTask]:
+def read_questions(files: Sequence[str], names: Iterable[str], *, loss: bool) -> list[OwnTask]:
     """The tasks in files; `names` are asked beside them, so that none of theirs may be called the same."""
     tasks = read_tasks(files, loss=loss)
     both = sorted({task.name for task in tasks} & {*names})
@@ -46,7 +45,7 @@ def asked_in_two_ways(evaluations: Mapping[str, Evaluation]) -> Iterator[tuple[s
                 yield first, second, shared, differ
 
 
-def need_apart(tests: Sequence[OwnTask], validation: Sequence[Path]) -> None:
+def need_apart(tests: Sequence[OwnTask], validation: Sequence[str]) -> None:
     """Raise `UsageError` where an example of the validation data stands in the test."""
     rows = leaked(tests, validation)
     if rows:

@@ -21,7 +21,7 @@ _RUNNING = ("save_every", "max_new_tokens", "eval_batch_size")
 _APART = ("recipe", "from", "data", "mix", "chat-template", "end-token", "lora", "eval-every")
 # `seed` is the study's; what names models, data or places is too; the rest of a run's choices stays with the command.
 _NOT_OF_EVALUATE = (
-    "models", "tasks", "out", "suite", "loss", "recovered_gain", "trained_on", "strict", "overwrite", "seed",
+    "models", "tasks", "columns", "out", "suite", "loss", "against", "recovered_gain", "trained_on", "strict", "overwrite", "seed",
 )  # fmt: skip
 TRANSFER_TEXTS = ("drop", "vocabulary", "new-tokens")
 TRANSFER_LISTS = ("rule", "config", "sidecar")

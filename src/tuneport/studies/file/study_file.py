@@ -292,13 +292,13 @@ class _Reader(Names):
     def _read(self, specs: Sequence[str], place: Place, *, loss: bool = False) -> list[OwnTask]:
         """The tasks of those that are files; none where something is wrong with them, which is noted."""
         specs = list(dict.fromkeys(specs))  # what stands there twice is told already
-        names = [spec for spec in specs if self.file(spec) is None]
+        names = [spec for spec in specs if self.data(spec) is None]
         found: list[OwnTask] = []
         self.attempt(place, lambda: found.extend(read_questions(self._files(specs), names, loss=loss)))
         return found
 
-    def _files(self, specs: Sequence[str]) -> list[Path]:
-        found = (self.file(spec) for spec in specs if not spec.startswith(LAB))
+    def _files(self, specs: Sequence[str]) -> list[str]:
+        found = (self.data(spec) for spec in specs if not spec.startswith(LAB))
         return [file for file in found if file is not None]
 
     def _paths(self, content: Table) -> Lines:
@@ -311,7 +311,7 @@ class _Reader(Names):
         for key, specs in (("text", text), ("data", data)):
             for spec in specs:
                 self.task(spec, (*path, key), named=False)
-            self._read([spec for spec in specs if self.file(spec) is not None], (*path, key), loss=True)
+            self._read([spec for spec in specs if self.data(spec) is not None], (*path, key), loss=True)
         for key, fault in settings.faults_of_evaluation({key: table[key] for key in asking if key in table}):
             self.fault((*path, key), fault)
         self.template_or_model(table.get("chat-template"), (*path, "chat-template"))

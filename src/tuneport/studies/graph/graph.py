@@ -26,6 +26,9 @@ class Parent:
     part: str = "model"
 
 
+EXAMPLES = "examples:"  # begins a digest of examples, which is one of what they say and not of a file's bytes
+
+
 @dataclass(frozen=True)
 class Step:
     """One thing to do: a kind, its literal choices, and its parents by role.
@@ -46,7 +49,8 @@ class Step:
     def identity(self) -> str:
         """Sixteen hexadecimal digits of BLAKE3 over kind, choices and the parents' identities."""
         parents = {role: [parent.step.identity, parent.part] for role, parent in self.parents.items()}
-        literal = {"kind": self.kind, "choices": self.choices, "parents": parents}
+        choices = {name: _known_by(choice) for name, choice in self.choices.items()}
+        literal = {"kind": self.kind, "choices": choices, "parents": parents}
         return blake3(json.dumps(literal, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
     @property
@@ -54,6 +58,12 @@ class Step:
         """The name of its folder: readable, and unlike any other step's."""
         spelled = self.name.replace("Δ", "delta-").lower()
         return f"{re.sub(r'[^a-z0-9.]+', '-', spelled).strip('-')[:80]}-{self.identity[:8]}"
+
+
+def _known_by(choice: Any) -> Any:
+    """What of a choice counts: of examples what they say, however the file is called that holds them."""
+    is_thing = isinstance(choice, Mapping) and choice.keys() == {"given", "digest"}
+    return choice["digest"] if is_thing and str(choice["digest"]).startswith(EXAMPLES) else choice
 
 
 class Graph:

@@ -89,9 +89,9 @@ class Builder:
         """A model by the file's name for it."""
         return self._lab(spec, family) if spec.startswith(LAB) else self._inputs.model(spec)
 
-    def data(self, spec: str, family: int | None) -> Thing:
+    def data(self, spec: str, family: int | None, *, questions: bool = False) -> Thing:
         """Data or a task by the file's name for it."""
-        return self._lab(spec, family) if spec.startswith(LAB) else self._inputs.data(spec)
+        return self._lab(spec, family) if spec.startswith(LAB) else self._inputs.data(spec, questions)
 
     def template(self, spec: str, family: int | None) -> Thing:
         """A chat template by the file's name for it; a folder is a model that has one."""
@@ -133,7 +133,7 @@ class Builder:
         """One evaluation of one model, which answers `results`."""
         taking = Taking(self, model.family)
         taking.take("model", model.thing)
-        taking.data("tasks", tasks)
+        taking.data("tasks", tasks, questions=True)
         chosen, running = apart(settings)
         if any("start_of" in result for result in results):
             running = {**running, "allow_selection": True}  # a stage before may have read its curve on the same data
@@ -168,14 +168,10 @@ class Taking:
             self._choices[role] = thing.choice
             self._inputs[role] = thing.place
 
-    def data(self, role: str, specs: Iterable[str]) -> None:
-        """Take files or data sets, in their order, under numbered roles."""
+    def data(self, role: str, specs: Iterable[str], *, questions: bool) -> None:
+        """Take files or data sets, in their order, under numbered roles; ``questions``: to ask them, not to train on."""
         for place, spec in enumerate(specs):
-            self.data_as(f"{role}.{place}", spec)
-
-    def data_as(self, role: str, spec: str) -> None:
-        """Take one file or data set."""
-        self.take(role, self._builder.data(spec, self._family))
+            self.take(f"{role}.{place}", self._builder.data(spec, self._family, questions=questions))
 
     def template(self, spec: str) -> None:
         """A chat template: a file, a model's, or one by name."""

@@ -17,8 +17,12 @@ from blake3 import blake3
 
 from tuneport.checkpoint.local_folder import open_folder
 from tuneport.errors import StudyError, TuneportError
+from tuneport.examples.data_rows import Reading, rows_digest
+from tuneport.examples.naming import ENDINGS, apart, ending, file_of, find_data
+from tuneport.examples.questions import digest_of_task, read_tasks
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import opened
+from tuneport.studies.graph.graph import EXAMPLES
 
 NAME = "inputs.json"
 LAB = "lab:"
@@ -48,6 +52,15 @@ def file_beside(folder: Path, spec: str) -> Path | None:
     return _there(folder, spec, Path.is_file)
 
 
+def data_beside(folder: Path, spec: str) -> str | None:
+    """A file of data that a study's file in `folder` means, if there is one, with what is chosen of it behind the ``?``."""
+    for name, choice in ((spec, ""), apart(spec)):
+        path = file_beside(folder, name)
+        if path is not None:
+            return f"{path}{choice}"
+    return None
+
+
 def _there(folder: Path, spec: str, is_there: Callable[[Path], bool]) -> Path | None:
     path = folder.absolute() / os.path.expanduser(spec)
     try:
@@ -65,7 +78,7 @@ class Inputs:
         self._known: dict[str, Any] = dict(known or {})
         self._met: dict[str, Any] = {}
         self._models: dict[str, Outside] = {}
-        self._data: dict[str, Outside] = {}
+        self._data: dict[tuple[str, bool], Outside] = {}
 
     @classmethod
     def kept(cls, folder: Path, content: bytes | None) -> Inputs:
@@ -86,13 +99,21 @@ class Inputs:
             self._models[spec] = self._model(spec)
         return self._models[spec]
 
-    def data(self, spec: str) -> Outside:
-        """A file beside the study's, or a name (a data set on the Hub, a task of the harness, a chat template)."""
-        if spec not in self._data:
-            path = file_beside(self._folder, spec)
-            place = None if path is None else (self._spelled(spec, path), self._digest([path]), str(path))
-            self._data[spec] = Outside(spec, None, spec) if place is None else Outside(*place)
-        return self._data[spec]
+    def data(self, spec: str, questions: bool = False) -> Outside:
+        """A file of examples beside the study's, or a name (a data set on the Hub, a task of the harness, a chat template).
+
+        Examples are known by what they say: the same ones in another file, or another format, are the same input.
+        """
+        if (spec, questions) not in self._data:
+            place = data_beside(self._folder, spec)
+            if place is None:
+                self._data[spec, questions] = Outside(spec, None, spec)
+            else:
+                path = file_of(place)
+                is_data = ending(path) in ENDINGS
+                digest = self._digest_of_examples(place, questions) if is_data else self._digest([path])
+                self._data[spec, questions] = Outside(self._spelled(spec, path), digest, place)
+        return self._data[spec, questions]
 
     def _model(self, spec: str) -> Outside:
         path = folder_beside(self._folder, spec)
@@ -107,26 +128,50 @@ class Inputs:
 
     def _spelled(self, spec: str, path: Path) -> str:
         """As the file has it, unless that would tell where it lies on this machine."""
-        return path.name if spec.startswith("~") or Path(spec).is_absolute() else spec
+        choice = apart(spec)[1] if path.name != Path(spec).name else ""
+        return f"{path.name}{choice}" if spec.startswith("~") or Path(spec).is_absolute() else spec
 
     def _digest(self, files: list[Path], folder: Path | None = None) -> str:
         """The digest of one file, or of those of a folder, by their names in it."""
         names = {file: file.name if folder is None else file.relative_to(folder).as_posix() for file in files}
+        key = os.path.relpath(folder or files[0], self._folder)
+
+        def digest() -> str:
+            whole = blake3()
+            for file, name in names.items():
+                whole.update(f"{name}\0{_file_digest(file)}\0".encode())
+            return f"blake3:{whole.hexdigest()}" if len(files) > 1 else f"blake3:{_file_digest(files[0])}"
+
+        return self._kept(key, names, digest)
+
+    def _digest_of_examples(self, place: str, questions: bool) -> str:
+        """The digest of what a file holds: tasks of questions, or rows to train on. Raises `StudyError`."""
+        (data,) = find_data([place])
+        assert data.path is not None, "it lies beside the study's file"
+
+        def digest() -> str:
+            try:
+                if questions:
+                    told = "".join(map(digest_of_task, read_tasks([place])))
+                    return EXAMPLES + blake3(told.encode()).hexdigest()
+                return EXAMPLES + rows_digest(row for _, row in Reading(data).rows()).partition(":")[2]
+            except TuneportError as error:
+                raise StudyError(str(error)) from None
+
+        key = os.path.relpath(data.path, self._folder) + apart(place)[1]
+        return self._kept(f"{key} (questions)" if questions else key, {data.path: data.path.name}, digest)
+
+    def _kept(self, key: str, names: Mapping[Path, str], digest: Callable[[], str]) -> str:
+        """A digest that an earlier run has, or one that is computed now."""
         stamps = {}
         for file, name in names.items():
             status = file.stat()
             stamps[name] = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-        key = os.path.relpath(folder or files[0], self._folder)
         kept = self._met.get(key) or self._known.get(key)
-        if isinstance(kept, dict) and kept.get("files") == stamps and isinstance(kept.get("digest"), str):
-            self._met[key] = kept
-            return str(kept["digest"])
-        whole = blake3()
-        for file, name in names.items():
-            whole.update(f"{name}\0{_file_digest(file)}\0".encode())
-        digest = f"blake3:{whole.hexdigest()}" if len(files) > 1 else f"blake3:{_file_digest(files[0])}"
-        self._met[key] = {"files": stamps, "digest": digest}
-        return digest
+        if not (isinstance(kept, dict) and kept.get("files") == stamps and isinstance(kept.get("digest"), str)):
+            kept = {"files": stamps, "digest": digest()}
+        self._met[key] = kept
+        return str(kept["digest"])
 
 
 def _file_digest(file: Path) -> str:

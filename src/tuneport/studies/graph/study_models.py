@@ -107,11 +107,11 @@ class PaperModels:
         validation = self._validation(tuning) if declared.eval_every is not None else None
         taking = Taking(self.builder, self.family)
         taking.take("start", start.thing)
-        taking.data("data", declared.data)
+        taking.data("data", declared.data, questions=False)
         if declared.chat_template is not None:
             taking.template(declared.chat_template)
         if validation is not None:
-            taking.data("validation", validation.validation)
+            taking.data("validation", validation.validation, questions=True)
         made = taking.step(
             "tune",
             self._named(f"tune {name}", self.seed),
@@ -200,7 +200,7 @@ class PaperModels:
         taking = Taking(self.builder, self.family)
         taking.take("a", a.thing)
         taking.take("b", b.thing)
-        taking.data("data", data)
+        taking.data("data", data, questions=True)
         settings, running = apart(lines.settings)
         template = settings.pop("chat_template", None)
         if template is not None:

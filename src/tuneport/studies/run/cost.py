@@ -15,7 +15,8 @@ from typing import Any
 from tuneport.checkpoint.local_folder import open_folder
 from tuneport.diagnosis.points import how_many
 from tuneport.errors import TuneportError
-from tuneport.files.opening import read_lines
+from tuneport.examples.data_rows import Reading
+from tuneport.examples.naming import ENDINGS, ending, file_of, find_data
 from tuneport.studies.declared import Study
 from tuneport.studies.graph.graph import Graph, Step
 from tuneport.studies.graph.study_inputs import folder_beside
@@ -188,8 +189,8 @@ class CostEstimates:
         """The examples in a file; None for what is none."""
         if place not in self._counted:
             self._counted[place] = None
-            if place.endswith(".jsonl") and Path(place).is_file():
-                self._counted[place] = sum(bool(line.strip()) for line in read_lines(place))
+            if file_of(place).is_file() and ending(file_of(place)) in ENDINGS:
+                self._counted[place] = sum(1 for _ in Reading(find_data([place])[0]).rows())
         return self._counted[place]
 
     def _scoring(self, parameters: float | None, questions: float | None) -> float | None:

@@ -1,0 +1,82 @@
+"""Which device computes, decided in one place for scoring and training; what it cannot compute; and how fast it is.
+
+Apple's GPUs (mps) are taken where PyTorch finds one. None was at hand: nothing about them was tried, and only what PyTorch
+documents is refused beforehand.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tuneport.errors import Fault, UsageError
+
+_SIDE = 768  # of the matrices that are timed
+_SECONDS = 0.2  # at most about so long
+
+
+def best_device() -> str:
+    """The device that is taken where nobody names one: cuda, mps or cpu."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_dtype(device: str, dtype: str | None, option: str) -> None:
+    """Raise `UsageError` for a dtype that the device does not have; ``option`` is the one that names it."""
+    if not device.startswith("mps"):
+        return
+    if dtype == "float64":
+        raise UsageError(
+            Fault(option, dtype, "Apple's GPUs (mps) have no float64", "Give float32, or compute on the cpu")
+        )
+    if dtype == "bfloat16" and not mps_has_bfloat16():
+        told = "Apple's GPUs (mps) have bfloat16 from macOS 14 on"
+        raise UsageError(Fault(option, dtype, told, "Give float32, or compute on the cpu"))
+
+
+def mps_has_bfloat16() -> bool:
+    """Whether this macOS has bfloat16 on its GPU."""
+    import torch
+
+    return bool(torch.backends.mps.is_macos_or_newer(14, 0))
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """What the block draws from torch leaves no trace: its generators, the device's too, are as they were."""
+    import torch
+
+    device = best_device()
+    before = torch.mps.get_rng_state() if device == "mps" else None
+    try:
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
+            yield
+    finally:
+        if before is not None:
+            torch.mps.set_rng_state(before)
+
+
+def operations_per_second(bfloat16: bool = False) -> float:
+    """Floating-point operations a second of this device, timed on products of matrices for a fraction of a second."""
+    import torch
+
+    device = best_device()
+    dtype = torch.bfloat16 if bfloat16 and device != "cpu" else torch.float32
+    matrix = torch.ones(_SIDE, _SIDE, device=device, dtype=dtype)
+
+    def waited() -> float:
+        getattr(torch, device).synchronize() if device != "cpu" else None
+        return time.perf_counter()
+
+    product: Any = matrix @ matrix  # the first one loads what it needs
+    began, count = waited(), 0
+    while (seconds := waited() - began) < _SECONDS:
+        product = matrix @ matrix
+        count += 1
+    del product
+    return float(2 * _SIDE**3 * count / seconds)
