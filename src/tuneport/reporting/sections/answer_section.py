@@ -63,11 +63,17 @@ def _pairs(worths: Sequence[Worth], several: bool) -> str:
     told = []
     for sign, words in ((1, "clearly better than the new base"), (-1, "clearly worse"), (0, "not shown to be either")):
         names = [each.model.name(several) for each in known if each.cell.clearly == sign]
+        if not names and sign == 0:
+            continue
         named = f" ({listed(names)})" if 0 < len(names) <= _MOST_NAMED and len(known) > 1 else ""
         how_many = "none is" if not names else "1 is" if len(names) == 1 else f"{len(names)} are"
         told.append(f"{how_many} {words}{named}")
-    of = f"{len(worths)}" if len(known) == len(worths) else f"{len(known)} scored ones, {len(worths)} in all,"
-    return f"Of the {of} transfers on {known[0].matrix.task} {listed(told)}."
+    scored = (
+        ""
+        if len(known) == len(worths)
+        else f" {len(known):,} {'is' if len(known) == 1 else 'are'} scored so far; of these"
+    )
+    return f"Of the {len(worths):,} transfers on {known[0].matrix.task}{scored} {listed(told)}."
 
 
 def worth(found: Findings) -> Section | None:
@@ -116,7 +122,7 @@ def worth(found: Findings) -> Section | None:
         f"Of {len(known)} cases the new base is clearly behind in {counts[0]} and clearly ahead in {counts[1]}; "
         f"{counts[2]} cannot be told."
     )
-    body: list[Part] = [table] if len(rows) <= 8 else [Fold("Every pair", [], [table])]
+    body: list[Part] = [table] if len(rows) <= 8 else [Fold("Every pair", [], [table], "task")]
     return Section("worth", "Is the new base still behind the old fine-tuned model?", [intro, told, *body])
 
 

@@ -185,7 +185,7 @@ def _differences(found: Evaluation) -> Section | None:
         "Models on the same examples, one minus the other. ▲ and ▼: clearly better or worse, p < 0.05 after Holm's adjustment over "
         f"all rows. What is not marked is not shown to be the same.{falling}"
     )
-    body: Part = table if len(rows) <= _MOST_ROWS else Fold(counted(len(rows), "comparison"), [], [table])
+    body: Part = table if len(rows) <= _MOST_ROWS else Fold(counted(len(rows), "comparison"), [], [table], "task")
     return Section("differences", "Which differences are clear?", [intro, body])
 
 

@@ -181,7 +181,7 @@ def scores(found: Findings) -> Section | None:
     intro = "Every scored model on every task, with 95 % intervals; headings sort."
     table: Part = Table("All scores", columns, rows, csv)
     if len(rows) * len(tasks) > _MOST_CELLS:
-        table = Fold(f"{counted(len(rows), 'model')} on {counted(len(tasks), 'task')}", [], [table])
+        table = Fold(f"{counted(len(rows), 'model')} on {counted(len(tasks), 'task')}", [], [table], "task")
     return Section("scores", "What did every model score?", [intro, table])
 
 
