@@ -111,7 +111,9 @@ def _lines(path: Path, most: int | None) -> Iterator[tuple[int, Raw]]:
         while line := file.readline(MOST_BYTES + 1):
             number += 1
             if len(line) > MOST_BYTES:
-                raise DataError(f"{path.name}: line {number} has more than {MOST_BYTES:,} bytes, the limit for a line.")
+                raise DataError(
+                    f"{path.name} has a line of more than {MOST_BYTES:,} bytes, the limit for a line (line {number})."
+                )
             if line.strip():
                 yield number, _row_of(line)
 
