@@ -64,8 +64,8 @@ def _in_words(path: Path, rows: Iterator[tuple[int, Raw]]) -> Iterator[tuple[int
     """The rows; what is raised on the way, in words."""
     try:
         yield from rows
-    except ForeignFileError:
-        raise
+    except ForeignFileError as error:
+        raise DataError(f"{path.name}: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise DataError(f"{path.name} is not UTF-8 text. Save it as UTF-8 (in a spreadsheet: CSV UTF-8).") from None
     except (gzip.BadGzipFile, EOFError, zlib.error):
