@@ -93,11 +93,31 @@ class Builder:
         """Data or a task by the file's name for it."""
         return self._lab(spec, family) if spec.startswith(LAB) else self._inputs.data(spec, questions)
 
-    def template(self, spec: str, family: int | None) -> Thing:
-        """A chat template by the file's name for it; a folder is a model that has one."""
-        found = self.data(spec, family)
+    def numbered(
+        self, role: str, specs: Iterable[str], family: int | None, *, questions: bool = True
+    ) -> dict[str, Thing]:
+        """Files or data sets, in their order, under numbered roles; ``questions``: to ask them, not to train on."""
+        named = ((f"{role}.{place}", spec) for place, spec in enumerate(specs))
+        return {name: self.data(spec, family, questions=questions) for name, spec in named}
+
+    def template(self, spec: object, family: int | None) -> dict[str, Thing]:
+        """A chat template by the file's name for it, if there is one; a folder is a model that has one."""
+        if spec is None:
+            return {}
+        found = self.data(str(spec), family)
         is_file = isinstance(found, Parent) or found.digest is not None
-        return found if is_file else self._inputs.model(spec)
+        return {"chat_template": found if is_file else self._inputs.model(str(spec))}
+
+    def step(
+        self, kind: str, name: str, choices: Mapping[str, Any], about: Mapping[str, Any], things: Mapping[str, Thing]
+    ) -> Step:
+        """Add the step that takes these things, by role: parents, or what is there already."""
+        parents = {role: thing for role, thing in things.items() if isinstance(thing, Parent)}
+        outside = {role: thing for role, thing in things.items() if isinstance(thing, Outside)}
+        chosen = {**choices, **{role: thing.choice for role, thing in outside.items()}}
+        return self.add(
+            Step(kind, name, chosen, parents, about, {role: thing.place for role, thing in outside.items()})
+        )
 
     def _lab(self, spec: str, family: int | None) -> Parent:
         assert family is not None, "where the lab is asked for, families are counted"
@@ -131,55 +151,19 @@ class Builder:
         results: list[dict[str, Any]],
     ) -> Step:
         """One evaluation of one model, which answers `results`."""
-        taking = Taking(self, model.family)
-        taking.take("model", model.thing)
-        taking.data("tasks", tasks, questions=True)
         chosen, running = apart(settings)
+        template = self.template(chosen.pop("chat_template", None), model.family)
+        things = {"model": model.thing, **self.numbered("tasks", tasks, model.family), **template}
         if any("start_of" in result for result in results):
             running = {**running, "allow_selection": True}  # a stage before may have read its curve on the same data
-        template = chosen.pop("chat_template", None)
-        if template is not None:
-            taking.template(str(template))
         name = self.named(f"evaluate {model.name}", model.seed, model.family)
         name += ", loss" if chosen.get("loss") else ""
         name += ", start of a curve" if any("start_of" in result for result in results) else ""
-        step = taking.step(
-            "evaluate", name, {"suite": suite, "settings": chosen, "seed": 0}, {"model": model.name, "running": running}
-        )
+        choices = {"suite": suite, "settings": chosen, "seed": 0}
+        step = self.step("evaluate", name, choices, {"model": model.name, "running": running}, things)
         answered = self._results.setdefault(step.identity, [])
         answered += [result for result in results if result not in answered]
         return step
-
-
-class Taking:
-    """The things that a step takes, by role: parents, or what is there already."""
-
-    def __init__(self, builder: Builder, family: int | None) -> None:
-        self._builder, self._family = builder, family
-        self._parents: dict[str, Parent] = {}
-        self._choices: dict[str, Any] = {}
-        self._inputs: dict[str, str] = {}
-
-    def take(self, role: str, thing: Thing) -> None:
-        """Take a model, a file, or what a step makes."""
-        if isinstance(thing, Parent):
-            self._parents[role] = thing
-        else:
-            self._choices[role] = thing.choice
-            self._inputs[role] = thing.place
-
-    def data(self, role: str, specs: Iterable[str], *, questions: bool) -> None:
-        """Take files or data sets, in their order, under numbered roles; ``questions``: to ask them, not to train on."""
-        for place, spec in enumerate(specs):
-            self.take(f"{role}.{place}", self._builder.data(spec, self._family, questions=questions))
-
-    def template(self, spec: str) -> None:
-        """A chat template: a file, a model's, or one by name."""
-        self.take("chat_template", self._builder.template(spec, self._family))
-
-    def step(self, kind: str, name: str, choices: Mapping[str, Any], about: Mapping[str, Any]) -> Step:
-        """The step that takes all of this."""
-        return self._builder.add(Step(kind, name, {**choices, **self._choices}, self._parents, about, self._inputs))
 
 
 def of_loss(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from tuneport.results.schema import DIRECT, DIRECT_START, FURTHER, THEN_TUNED, TRANSFER, TUNED, Model
 from tuneport.studies.declared import Evaluation, Pair, Study, Tuning
 from tuneport.studies.graph.graph import Parent
-from tuneport.studies.graph.steps import Builder, StudyModel, Taking, apart
+from tuneport.studies.graph.steps import Builder, StudyModel, apart
 from tuneport.tuning.recipes import parse_lora, recipe_of
 
 CARRIED_LOSS = "bfloat16"  # what carrying Δ in it would have lost is measured (section 6 says nothing of dtypes)
@@ -105,14 +105,8 @@ class PaperModels:
         if what.rate != 1:
             recipe = replace(recipe, learning_rate=recipe.learning_rate * what.rate)
         validation = self._validation(tuning) if declared.eval_every is not None else None
-        taking = Taking(self.builder, self.family)
-        taking.take("start", start.thing)
-        taking.data("data", declared.data, questions=False)
-        if declared.chat_template is not None:
-            taking.template(declared.chat_template)
-        if validation is not None:
-            taking.data("validation", validation.validation, questions=True)
-        made = taking.step(
+        read_on = () if validation is None else validation.validation
+        made = self.builder.step(
             "tune",
             self._named(f"tune {name}", self.seed),
             {
@@ -125,6 +119,12 @@ class PaperModels:
                 "running": _running(declared, validation),
             },
             {"model": name, "before": start.steps_total, "running": apart(declared.running)[1]},
+            {
+                "start": start.thing,
+                **self.builder.numbered("data", declared.data, self.family, questions=False),
+                **self.builder.template(declared.chat_template, self.family),
+                **self.builder.numbered("validation", read_on, self.family),
+            },
         )
         if validation is not None:
             settings = _curve_settings(declared, validation) | _start_settings(declared, validation)
@@ -142,16 +142,11 @@ class PaperModels:
     def plus_delta(self, tuned: StudyModel | None, what: Model) -> StudyModel:
         """M_target + α·(tuned − M_source)."""
         assert tuned is not None, "the file was checked"
-        taking, name = Taking(self.builder, self.family), self.name(what)
-        for role, model in (
-            ("base", self.base(str(what.source))),
-            ("tuned", tuned),
-            ("target", self.base(what.target)),
-        ):
-            taking.take(role, model.thing)
+        name, base, target = self.name(what), self.base(str(what.source)), self.base(what.target)
+        things = {"base": base.thing, "tuned": tuned.thing, "target": target.thing}
         choices = {"scale": what.scale, "dtype": self._carried, "settings": dict(self.study.transferring)}
         about = {"model": name, "before": tuned.steps_total}
-        made = taking.step("transfer", self._named(f"transfer {name}", tuned.seed), choices, about)
+        made = self.builder.step("transfer", self._named(f"transfer {name}", tuned.seed), choices, about, things)
         return StudyModel(name, what, Parent(made), self.family, tuned.seed, tuned.steps_total)
 
     def transfer_then_tune(self, source: str, target: str, tuning: str, rate: float = 1.0) -> StudyModel:
@@ -177,13 +172,10 @@ class PaperModels:
 
     def rounding(self, base: str, tuned: StudyModel) -> None:
         """What carrying Δ through bfloat16 would have lost."""
-        taking = Taking(self.builder, self.family)
-        taking.take("base", self.base(base).thing)
-        taking.take("tuned", tuned.thing)
+        things = {"base": self.base(base).thing, "tuned": tuned.thing}
         about = {"rounding": {"tuned": tuned.name, **self._which(tuned.seed)}}
-        taking.step(
-            "rounding", self._named(f"rounding {tuned.name} − {base}", tuned.seed), {"dtype": CARRIED_LOSS}, about
-        )
+        name = self._named(f"rounding {tuned.name} − {base}", tuned.seed)
+        self.builder.step("rounding", name, {"dtype": CARRIED_LOSS}, about, things)
 
     def path(
         self,
@@ -197,39 +189,27 @@ class PaperModels:
     ) -> None:
         """Loss on the line from `a` to `b`."""
         lines = self.study.lines
-        taking = Taking(self.builder, self.family)
-        taking.take("a", a.thing)
-        taking.take("b", b.thing)
-        taking.data("data", data, questions=True)
         settings, running = apart(lines.settings)
-        template = settings.pop("chat_template", None)
-        if template is not None:
-            taking.template(str(template))
+        template = self.builder.template(settings.pop("chat_template", None), self.family)
+        things = {"a": a.thing, "b": b.thing, **self.builder.numbered("data", data, self.family), **template}
         seed = a.seed if a.seed is not None else b.seed
         choices = {"points": lines.points, "threshold": lines.threshold, "beyond": beyond, "settings": settings}
         told = {"a": a.name, "b": b.name, "which": which, "source": pair[0], "target": pair[1], "tuning": tuning}
-        taking.step(
-            "path",
-            self._named(f"path {a.name} – {b.name}", seed),
-            choices,
-            {"path": told | self._which(seed), "running": running},
-        )
+        about = {"path": told | self._which(seed), "running": running}
+        self.builder.step("path", self._named(f"path {a.name} – {b.name}", seed), choices, about, things)
 
     def distance(self, a: str, b: str, tuning: str | None) -> None:
         """Distance of two versions, and norms and cosine of the diff vectors that they have of this tuning."""
-        taking = Taking(self.builder, self.family)
-        taking.take("a", self.base(a).thing)
-        taking.take("b", self.base(b).thing)
-        seed = None
+        things, seed = {"a": self.base(a).thing, "b": self.base(b).thing}, None
         for role, version in (("a_tuned", a), ("b_tuned", b)) if tuning is not None else ():
             tuned = self.tuned(version, str(tuning))
             if tuned is not None:
-                taking.take(role, tuned.thing)
+                things[role] = tuned.thing
                 seed = tuned.seed if tuned.seed is not None else seed
         several = tuning is not None and len(self.study.tuning_names) > 1
         named = f"distance {a} – {b}" + (f", {tuning}" if several else "")
         about = {"distance": {"a": a, "b": b, "tuning": tuning, **self._which(seed)}}
-        taking.step("distance", self._named(named, seed), {}, about)
+        self.builder.step("distance", self._named(named, seed), {}, about, things)
 
     def _validation(self, tuning: str) -> Evaluation:
         evaluation = self.study.evaluation(tuning)
