@@ -20,8 +20,6 @@ from tuneport.errors import (
     DoubtError,
     Fault,
     NumericsError,
-    ScoringError,
-    TuneportError,
     UsageError,
     listing,
     named,
@@ -31,6 +29,7 @@ from tuneport.pairing.common_tensors import Shared
 from tuneport.progress import Progress
 from tuneport.results.example_outcomes import TaskResult
 from tuneport.scoring.evaluate_options import Asking
+from tuneport.scoring.harness import in_words
 from tuneport.scoring.keeping import Kept
 from tuneport.scoring.models import Loading, Seat, load
 from tuneport.scoring.question_tasks import ask_own
@@ -126,7 +125,8 @@ class Measuring:
                     there = True
                 self.progress.note = f"α = {alpha:g}: {task.name}"
                 before = len(self.warnings)
-                result = _ask(task, model, self.asking, alpha)
+                with in_words(f"{task.name} could not be measured at α = {alpha:g}"):
+                    result = ask_own(task, model, self.asking)
                 earlier = result, self.warnings[before:]
                 if self.kept is not None:
                     self.kept.put(self.done, number, *earlier)
@@ -154,15 +154,3 @@ class Measuring:
             model = load(self.seat, self.loading, self._tell)
             self.loaded = model, laid(model.model, f"B {self.seat.name}", self.shared, self.readers)
         return self.loaded
-
-
-def _ask(task: OwnTask, model: Any, asking: Asking, alpha: float) -> TaskResult:
-    try:
-        return ask_own(task, model, asking)
-    except TuneportError:
-        raise
-    except Exception as error:
-        # The harness and the libraries under it raise anything; the cause is kept for --debug.
-        raise ScoringError(
-            f"{task.name} could not be measured at α = {alpha:g}: {type(error).__name__}: {error}"
-        ) from error

@@ -13,9 +13,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from tuneport.errors import ScoringError, TuneportError
 from tuneport.progress import Progress
 
 SEED = 1234  # the harness's own, for shots and for the libraries
+
+
+@contextmanager
+def in_words(what: str) -> Iterator[None]:
+    """Say what could not be done: the harness and the libraries under it raise anything; the cause is kept for --debug."""
+    try:
+        yield
+    except TuneportError:
+        raise
+    except Exception as error:
+        raise ScoringError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def ask(config: Mapping[str, Any], model: Any) -> list[dict[str, Any]]:

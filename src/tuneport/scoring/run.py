@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,8 +19,6 @@ from tuneport.errors import (
     CheckpointError,
     DoubtError,
     Fault,
-    ScoringError,
-    TuneportError,
     UsageError,
     listing,
     named,
@@ -41,6 +39,7 @@ from tuneport.results.example_outcomes import TaskResult
 from tuneport.results.schema import EVALUATION_FORMAT
 from tuneport.scoring import olmes
 from tuneport.scoring.evaluate_options import Asking, EvaluateOptions
+from tuneport.scoring.harness import in_words
 from tuneport.scoring.keeping import Kept, already_done, examples_file, keeping
 from tuneport.scoring.models import Loading, Seat, find_models, load, look_over, need_device, need_harness, tokenizer_of
 from tuneport.scoring.named import NamedTask, ask_named, load_named, load_suite
@@ -55,31 +54,19 @@ _ACROSS = (
 )
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Everything that decides the scores, apart from the models."""
-
-    own: tuple[OwnTask, ...]
-    names: tuple[str, ...]
-    asking: Asking
-    loading: Loading
-    chat: bool = False
-    seed: int = 0
-    suite: str | None = None
-    variant: str = "auto"
-
-    def plan(self, seats: Sequence[Seat]) -> dict[str, Any]:
-        """What makes two evaluations the same. The batch size does not: a smaller one goes on where memory ran out."""
-        loading = asdict(self.loading)
-        del loading["batch_size"]
-        return {
-            "format": EVALUATION_FORMAT,
-            "models": [dict(seat.identity) for seat in seats],
-            "tasks": [*({"task": task.name, "digest": digest_of_task(task)} for task in self.own), *self.names],
-            "settings": {**asdict(self.asking), **loading, "chat": self.chat, "seed": self.seed},
-            **({} if self.suite is None else {"suite": self.suite, "variant": self.variant}),
-            "versions": versions(),
-        }
+def _plan(
+    given: EvaluateOptions, own: Sequence[OwnTask], names: Sequence[str], loading: Loading, seats: Sequence[Seat]
+) -> dict[str, Any]:
+    """What makes two evaluations the same. The batch size does not: a smaller one goes on where memory ran out."""
+    loaded = {name: value for name, value in asdict(loading).items() if name != "batch_size"}
+    return {
+        "format": EVALUATION_FORMAT,
+        "models": [dict(seat.identity) for seat in seats],
+        "tasks": [*({"task": task.name, "digest": digest_of_task(task)} for task in own), *names],
+        "settings": {**asdict(given.asking), **loaded, "chat": given.chat, "seed": given.seed},
+        **({} if given.suite is None else {"suite": given.suite, "variant": given.variant}),
+        "versions": versions(),
+    }
 
 
 class Scores(Found):
@@ -133,14 +120,13 @@ def _evaluate(given: EvaluateOptions, out: Path) -> dict[str, Any]:
     own = tuple(read_tasks(data, loss=asking.loss, columns=given.columns))
     loading = Loading(backend, given.device, given.dtype, given.batch_size, template_text(given.chat_template))
     need_device(loading)
-    wanted = Wanted(own, tuple(names), asking, loading, chat, given.seed, suite, variant)
     triples = [_roles("recovered_gain", triple, seats, models) for triple in given.recovered_gain]
     against = _roles("against", [os.fspath(model) for model in given.against], seats, models)
     trained_on = [Path(place) for place in given.trained_on]
     leaks = leakage.leaked(own, trained_on, names, [Path(seat.adapter or seat.source) for seat in seats])
     if not given.allow_selection:
         leakage.refuse_selection(leaks)
-    plan = wanted.plan(seats) | {"against": against, "recovered_gain": triples, "leakage": leaks}
+    plan = _plan(given, own, names, loading, seats) | {"against": against, "recovered_gain": triples, "leakage": leaks}
     done = already_done(out, plan, overwrite)
     if done is not None:
         return {**done, "already_done": True}
@@ -179,7 +165,7 @@ def _evaluate(given: EvaluateOptions, out: Path) -> dict[str, Any]:
         everything: list[list[OwnTask | NamedTask]] = [[*own, *known, *suites.get(each, [])] for each in variants]
         with Progress("evaluate", sum(map(len, everything)), "tasks", rate=False) as progress:
             for place, seat in enumerate(seats):
-                found, told = _score(place, seat, everything[place], wanted, kept, strict, progress)
+                found, told = _score(place, seat, everything[place], loading, asking, kept, strict, progress)
                 results[seat.name] = found
                 warnings += told
         warnings += notes
@@ -242,7 +228,8 @@ def _score(
     place: int,
     seat: Seat,
     everything: Sequence[OwnTask | NamedTask],
-    wanted: Wanted,
+    loading: Loading,
+    asking: Asking,
     kept: Kept,
     strict: bool,
     progress: Progress,
@@ -262,10 +249,16 @@ def _score(
         earlier = kept.get(place, number)
         if earlier is None:
             if model is None:
-                model = load(seat, wanted.loading, tell)
+                model = load(seat, loading, tell)
             progress.note = f"{seat.name}: {task.name}"
             told.clear()
-            earlier = _ask(task, model, wanted.asking, seat), list(told)
+            with in_words(f"model {seat.name} could not be scored on {task.name}"):
+                result = (
+                    ask_own(task, model, asking)
+                    if isinstance(task, OwnTask)
+                    else ask_named(task, model, limit=asking.limit)
+                )
+            earlier = result, list(told)
             kept.put(place, number, *earlier)
         else:
             progress.taken_up(1)
@@ -273,20 +266,6 @@ def _score(
         results.append(earlier[0])
         warnings += earlier[1]
     return results, warnings
-
-
-def _ask(task: OwnTask | NamedTask, model: Any, asking: Asking, seat: Seat) -> TaskResult:
-    try:
-        if isinstance(task, OwnTask):
-            return ask_own(task, model, asking)
-        return ask_named(task, model, limit=asking.limit)
-    except TuneportError:
-        raise
-    except Exception as error:
-        # The harness and the libraries under it raise anything; the cause is kept for --debug.
-        raise ScoringError(
-            f"model {seat.name} could not be scored on {task.name}: {type(error).__name__}: {error}"
-        ) from error
 
 
 def _lines(results: Mapping[str, Sequence[TaskResult]]) -> Iterator[dict[str, Any]]:
