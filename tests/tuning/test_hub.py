@@ -55,7 +55,7 @@ def test_a_fine_tuning_is_published_with_its_card_and_tells_nothing_of_the_machi
     assert card.data.base_model == ["org/base"]
     assert card.data.to_dict()["base_model_relation"] == "adapter"
     revision = json.loads((pushed / "tune.json").read_text())["plan"]["model"]["revision"]
-    assert f"tuneport transfer --base org/base@{revision} --tuned this-folder" in card.text
+    assert f"tuneport transfer --base org/base@{revision} --tuned org/tuned" in card.text
     assert (pushed / "adapter_model.safetensors").exists()
     texts = {
         path.name: path.read_text() for path in pushed.iterdir() if path.suffix in (".md", ".json", ".jsonl", ".txt")
