@@ -240,6 +240,17 @@ def test_no_folder_holds_more_than_twenty_files_and_no_two_files_have_one_name()
     assert {name for name, number in names.items() if number > 1} == set()
 
 
+def test_no_class_name_means_two_things() -> None:
+    classes = Counter(
+        node.name
+        for path in sources()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    )
+    assert len(classes) > 200
+    assert {name for name, number in classes.items() if number > 1} == set()
+
+
 # What may use the models extra, inside its functions. The families may anywhere.
 MODELS_EXTRA = ("scoring/", "tuning/", "examples/", "diagnosis/line.py")  # `studies` imports no torch
 

@@ -108,7 +108,9 @@ def _like_the_demo(folder: Path) -> None:
     (folder / "models").mkdir(parents=True)
     world = corpus.make_world(0)
     asked = lesson_questions.held_out_questions(world, 0, problems=40, orders=40)
-    examples = lesson_questions.training_questions(world, 0, 192, shares=demo_run.Recipe().tuning_shares, never=asked)
+    examples = lesson_questions.training_questions(
+        world, 0, 192, shares=demo_run.DemoRecipe().tuning_shares, never=asked
+    )
     lessons.write_lesson(folder / "lesson", examples)
     lines = (json.dumps(asdict(question)) for question in asked[::8])
     (folder / "questions.jsonl").write_text("\n".join(lines) + "\n")

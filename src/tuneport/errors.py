@@ -161,8 +161,7 @@ class Fault:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else text[:120] + "…"
+    return shortened(repr(value), 121)
 
 
 class TuneportError(Exception):
@@ -326,5 +325,9 @@ def in_brief(message: str) -> str:
 
 def in_short(value: Any, most: int = 160) -> str:
     """A value for a message: JSON, cut in the middle of nowhere when it is long."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= most else text[:most] + "…"
+    return shortened(json.dumps(value, ensure_ascii=False, default=str), most + 1)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many letters, of which the last says that something was cut off."""
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -14,29 +14,27 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
-from tuneport.checkpoint.adapter_names import weight_names
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.local_folder import open_folder
-from tuneport.checkpoint.open_model import fetched, open_checkpoint
+from tuneport.checkpoint.open_model import fetched
 from tuneport.checkpoint.reading import TensorReader, Workspace, readers_by_role, reading
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.engine.budget import DEFAULT_MAX_MEMORY_PARSING, Budget, budget
 from tuneport.engine.checks.before_writing import look
+from tuneport.engine.checks.conclusion import conclude, lost_difference, measure_dropped
 from tuneport.engine.checks.kept_sample import keep_base
 from tuneport.engine.checks.output_contradictions import in_a_folder
 from tuneport.engine.choices import Choices
-from tuneport.engine.conclusion import conclude, lost_difference, measure_dropped
 from tuneport.engine.leaf_results import LeafResults
 from tuneport.engine.manifest import input_digests, make_manifest, read_manifest
 from tuneport.engine.manifest_comparison import OF_THAT_RUN, OF_THAT_VECTOR, differences
-from tuneport.engine.plan import OutputTask, Plan, plan_transfer
+from tuneport.engine.plan import OutputTask, Plan
 from tuneport.engine.run import compute_leaf
 from tuneport.engine.run_options import VerifyOptions
 from tuneport.engine.stream import run_leaves
@@ -172,45 +170,34 @@ def _plan_again(
     diffs: Sequence[Place],
 ) -> Plan | None:
     """The plan as the manifest's choices and the given parents make it; None where no parents are given."""
-    from tuneport.diffvector.apply_plan import plan_apply
-    from tuneport.diffvector.extract import plan_diff
-    from tuneport.diffvector.vector import open_diff
+    from tuneport.diffvector.run import plan_of
 
     if not (base or tuned or onto or diffs):
         return None
-    # Words tell of a model by its name: by the one that it had then, wherever it lies now.
-    called = {entry["role"]: entry["name"] for entry in manifest["inputs"]}
+    scales = manifest.get("scales", [])
     if diffs:
         if operation != "apply" or onto is None:
             raise UsageError(Fault("diffs", ABSENT, f"goes with {named('onto')}, for an output of `apply`"))
-        scales = manifest.get("scales", [])
         if len(scales) != len(diffs):
             raise VerificationError(f"The output was made of {len(scales)} diff vector(s), {len(diffs)} are given.")
-        roles = ["diff"] if len(diffs) == 1 else [f"diff{i}" for i in range(1, len(diffs) + 1)]
-        vectors = [open_diff(spec, role, called.get(role)) for spec, role in zip(diffs, roles, strict=True)]
-        target = open_checkpoint(onto, "target", called.get("target"))
-        names = (name for vector in vectors for name in (*vector.entries, *vector.stored.tensors))
-        with _following():
-            return plan_apply(vectors, scales, target, _choices_of(manifest, chain(names, target.tensors)))
-    if base is None or tuned is None or (onto is None and operation != "diff"):
+    elif base is None or tuned is None or (onto is None and operation != "diff"):
         raise UsageError(
             f"Give all of the parents: {named('base')}, {named('tuned')} and, for an output model, {named('onto')}."
         )
-    parents = open_checkpoint(base, "base", called.get("base")), open_checkpoint(tuned, "tuned", called.get("tuned"))
-    names = (name for parent in parents for name in chain(parent.tensors, weight_names(parent.tensors)))
-    if operation == "diff":
-        with _following():
-            return plan_diff(*parents, _choices_of(manifest, names))
-    assert onto is not None
-    target = open_checkpoint(onto, "target", called.get("target"))
-    scales = manifest.get("scales", [])
-    if operation == "apply" and len(scales) != 1:
+    elif operation == "apply" and len(scales) != 1:
         raise UsageError(
             f"The output was made of {len(scales)} diff vectors; give each with {named('diffs')}, and {named('onto')}."
         )
+
+    def choices_of(names: Iterable[str]) -> Choices:
+        choices = _choices_of(manifest, names)
+        return replace(choices, scale=scales[0]) if operation == "apply" and not diffs else choices
+
+    # Words tell of a model by its name: by the one that it had then, wherever it lies now.
+    called = {entry["role"]: entry["name"] for entry in manifest["inputs"]}
+    scaled = tuple(zip(diffs, scales, strict=True)) if diffs else None
     with _following():
-        choices = _choices_of(manifest, chain(names, target.tensors))
-        return plan_transfer(*parents, target, replace(choices, scale=scales[0]) if operation == "apply" else choices)
+        return plan_of(base, tuned, None if operation == "diff" else onto, scaled, choices_of, called)
 
 
 @contextmanager

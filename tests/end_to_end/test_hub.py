@@ -19,7 +19,7 @@ from support.loopback_hub import LoopbackHub, Request
 from support.slow_reference import differing
 from support.tiny_models import read_json, read_weights
 
-from tuneport.engine.checks.sampling import ELEMENTS, MATRICES, PIECES
+from tuneport.engine.checks.drawn_matrices import ELEMENTS, MATRICES, PIECES
 
 Transfers = Callable[[str], Carried]
 PARENTS = ["--base", "org/olmo@stage1", "--tuned", "org/olmo-instruct", "--onto", "org/olmo@stage2"]

@@ -78,7 +78,7 @@ def through_kernel(
     views = [memoryview(part).cast("B") if part.size else memoryview(b"") for part in parts]
     target = memoryview(out).cast("B") if out.size else memoryview(bytearray())
     dtypes = kernel.Dtypes(dtype, dtype, dtype, dtype, floats.working_dtype(dtype))
-    return out, sums, kernel.transfer(*views, target, dtypes, scale, start, sums, draw)
+    return out, sums, kernel.transfer(*views, target, dtypes, kernel.Addition(scale, start, sums, draw))
 
 
 SCALES = [1.0, -1.0, 0.5, 0.1, 3.7e20, 1e-30, -0.3333333333, 1e300, 1e-300]
@@ -127,7 +127,7 @@ def test_any_mixture_of_dtypes_agrees_with_torch(dtypes: list[str], count: int, 
     out, sums = np.empty(count, DTYPES[dtypes[3]].numpy), kernel.no_sums()
     views = [memoryview(part).cast("B") if count else memoryview(bytearray()) for part in (*parts, out)]
     stored = kernel.Dtypes(*three, dtypes[3], floats.working_dtype(*three))
-    bad = kernel.transfer(*views, stored, scale, 0, sums)
+    bad = kernel.transfer(*views, stored, kernel.Addition(scale, 0, sums))
     assert out.tobytes() == found.tobytes() and bad == floats.count_nonfinite(found, dtypes[3])
     if dtypes[3] in ("BF16", "F16") and "F64" in three:
         return  # torch rounds float64 to sixteen bits twice, by way of float32; exact references are below

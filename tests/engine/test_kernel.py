@@ -54,10 +54,12 @@ def test_reading_on_the_way_changes_no_bit_and_no_sum(
     size = count * DTYPES[dtype].itemsize
     whole, read = memoryview(bytearray(size)), memoryview(bytearray(size))
     sums, sums_read = kernel.no_sums(), kernel.no_sums()
-    bad = kernel.transfer(*map(memoryview, parts), whole, alike(dtype), scale, start, sums, draw)
+    bad = kernel.transfer(*map(memoryview, parts), whole, alike(dtype), kernel.Addition(scale, start, sums, draw))
     room = lambda nbytes: Workspace().buffer("inputs", nbytes)  # noqa: E731 (a name for what the stream passes)
     with opened(*(b"x" * place + part for part, place in zip(parts, places, strict=True))) as files:
-        found = kernel.transfer_files(files, places, room, read, alike(dtype), scale, start, sums_read, draw)
+        found = kernel.transfer_files(
+            files, places, room, read, alike(dtype), kernel.Addition(scale, start, sums_read, draw)
+        )
     assert found == bad > 0
     assert read == whole
     assert np.array_equal(sums, sums_read, equal_nan=True)
@@ -72,7 +74,7 @@ def test_a_file_that_ends_too_soon_gives_nothing_and_adds_nothing(short: int) ->
     out, room = memoryview(bytearray(2 * count)), Workspace()
     with opened(*parts) as files:
         found = kernel.transfer_files(
-            files, [0, 0, 0], lambda n: room.buffer("inputs", n), out, alike("BF16"), 1, 0, sums
+            files, [0, 0, 0], lambda n: room.buffer("inputs", n), out, alike("BF16"), kernel.Addition(1, 0, sums)
         )
     assert found is None
     assert not sums.any()
@@ -83,7 +85,12 @@ def test_a_dtype_that_no_kernel_serves_is_left_to_the_caller() -> None:
     out = memoryview(bytearray(16))
     assert (
         kernel.transfer_files(
-            [9, 9, 9], [0, 0, 0], lambda n: room.buffer("x", n), out, alike("F16"), 1, 0, kernel.no_sums()
+            [9, 9, 9],
+            [0, 0, 0],
+            lambda n: room.buffer("x", n),
+            out,
+            alike("F16"),
+            kernel.Addition(1, 0, kernel.no_sums()),
         )
         is None
     )
@@ -111,9 +118,13 @@ def test_vectors_of_any_width_give_the_same_bits_and_the_same_sums(
     for lanes in widths:
         assert kernel._compiled.use(lanes)
         out, sums, product = bytearray(len(parts[0])), kernel.no_sums(), np.empty((37, 53), np.float32)
-        bad = kernel.transfer(*map(memoryview, parts), memoryview(out), alike(dtype), scale, 777, sums, draw)
+        bad = kernel.transfer(
+            *map(memoryview, parts), memoryview(out), alike(dtype), kernel.Addition(scale, 777, sums, draw)
+        )
         added = bytearray(len(out))
-        bad += kernel.add(diff, memoryview(parts[2]), memoryview(added), (dtype, dtype), scale, 777, sums, draw)
+        bad += kernel.add(
+            diff, memoryview(parts[2]), memoryview(added), (dtype, dtype), kernel.Addition(scale, 777, sums, draw)
+        )
         kernel.square(memoryview(parts[1]), dtype, 777, sums)
         kernel.accumulate(left, diff[: 19 * 53].reshape(19, 53), product, True)
         narrowed = kernel.narrow(diff, "BF16", draw)

@@ -77,7 +77,10 @@ def test_sums_of_any_dtypes(
     def compute() -> Bits:
         out = np.zeros(count, DTYPES[dtypes[3]].numpy)
         kernel.transfer(
-            *map(view, parts), view(out) if count else memoryview(bytearray()), how, scale, 0, kernel.no_sums(), draw
+            *map(view, parts),
+            view(out) if count else memoryview(bytearray()),
+            how,
+            kernel.Addition(scale, 0, kernel.no_sums(), draw),
         )
         return out
 
@@ -99,10 +102,7 @@ def test_differences_that_are_at_hand(
             view(target),
             view(out) if count else memoryview(bytearray()),
             (stored, dtype),
-            scale,
-            0,
-            kernel.no_sums(),
-            draw,
+            kernel.Addition(scale, 0, kernel.no_sums(), draw),
         )
         return out
 

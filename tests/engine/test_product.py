@@ -129,7 +129,7 @@ def test_a_difference_at_hand_is_added_as_arithmetic_defines_it(
     diff, target = made.standard_normal(count).astype(np.float32), numbers((1, count), dtype, seed)[0]
     out, sums = np.empty_like(target), kernel.no_sums()
     views = [memoryview(part).cast("B") if count else memoryview(bytearray()) for part in (target, out)]
-    bad = kernel.add(diff, *views, (dtype, dtype), scale, 7000, sums)
+    bad = kernel.add(diff, *views, (dtype, dtype), kernel.Addition(scale, 7000, sums))
     wide = floats.widen(target, dtype, "F32")
     wanted = floats.narrow(arithmetic.add(wide, arithmetic.scaled(diff, scale)), dtype)
     assert out.tobytes() == wanted.tobytes() and bad == floats.count_nonfinite(wanted, dtype)
@@ -145,7 +145,7 @@ def test_sums_of_an_added_difference_do_not_depend_on_how_a_leaf_is_cut() -> Non
         for start in range(0, count, piece):
             part = slice(start, start + piece)
             views = [memoryview(array[part]).cast("B") for array in (target, out)]
-            kernel.add(diff[part], *views, ("BF16", "BF16"), 0.5, start, sums)
+            kernel.add(diff[part], *views, ("BF16", "BF16"), kernel.Addition(0.5, start, sums))
         found.append((sums.tobytes(), out.tobytes()))
     assert len(set(found)) == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.comparison.rounding import measure_rounding, rounded
 from tuneport.diffvector.run import apply, diff, plan_of
 from tuneport.engine import arithmetic, budget, kernel
-from tuneport.engine.checks import sampling
+from tuneport.engine.checks import drawn_matrices
 from tuneport.engine.checks.before_writing import look
 from tuneport.engine.checks.rounding_loss import RoundingSample, expected_loss
 from tuneport.engine.choices import Choices, Running
@@ -333,7 +334,7 @@ def test_kernel_and_numpy_count_the_same_and_measure_the_same(
     with pytest.MonkeyPatch.context() as patch:
         if not compiled:
             patch.setattr(kernel, "_compiled", None)
-        kernel.transfer(*views, kernel.Dtypes(dtype, dtype, dtype, dtype, work), scale, 70_000, sums)
+        kernel.transfer(*views, kernel.Dtypes(dtype, dtype, dtype, dtype, work), kernel.Addition(scale, 70_000, sums))
     stored = floats.widen(out, dtype, work)
     wanted = measure_rounding(stored, target, added, target)
     assert sums[7:].tolist() == wanted[2:].tolist()
@@ -417,7 +418,7 @@ def test_what_is_expected_of_all_elements_is_what_the_pass_measures(
     plans = {
         "full": plan_transfer(base_at, tuned_at, target_at, choices),
         "adapter": plan_transfer(base_at, lora, target_at, choices),
-        "vectors": plan_of(vectors, hardly_moved.target, Choices()),
+        "vectors": plan_of(None, None, hardly_moved.target, vectors, lambda names: Choices()),
     }
     for name, plan in plans.items():
         found = expected(plan)
@@ -425,14 +426,14 @@ def test_what_is_expected_of_all_elements_is_what_the_pass_measures(
         matrices = {part.task.slot.name for part in found.parts}
         told = by_name(tmp_path / name)
         for part in found.parts:
-            assert rounded([part.sums]).record() == pytest.approx(told[part.task.slot.name]["rounding"]), name
+            assert asdict(rounded([part.sums])) == pytest.approx(told[part.task.slot.name]["rounding"]), name
         assert found.complete and len(matrices) == (2 if name == "adapter" else 4), name
 
 
 def test_a_sample_says_how_far_it_may_be_off(
     hardly_moved: tiny.Trio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling, "ELEMENTS", 64)
+    monkeypatch.setattr(drawn_matrices, "ELEMENTS", 64)
     roles = zip(hardly_moved.paths, ROLES, strict=True)
     plan = plan_transfer(*(open_checkpoint(path, role) for path, role in roles), Choices())
     found, verdict = expected(plan), look(plan)

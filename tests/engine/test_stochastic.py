@@ -146,9 +146,11 @@ def test_kernel_and_numpy_agree_to_the_last_bit(count: int, scale: float, index:
     wanted = arithmetic.narrow_stochastic(total, "BF16", draw)
     out, sums = np.empty_like(target), kernel.no_sums()
     views = [memoryview(part).cast("B") if count else memoryview(bytearray()) for part in (base, tuned, target, out)]
-    kernel.transfer(*views, kernel.Dtypes("BF16", "BF16", "BF16", "BF16", "F32"), scale, 500, sums, draw)
+    kernel.transfer(
+        *views, kernel.Dtypes("BF16", "BF16", "BF16", "BF16", "F32"), kernel.Addition(scale, 500, sums, draw)
+    )
     assert out.tobytes() == wanted.tobytes()
-    kernel.add(diff, *views[2:], ("BF16", "BF16"), scale, 500, sums, draw)
+    kernel.add(diff, *views[2:], ("BF16", "BF16"), kernel.Addition(scale, 500, sums, draw))
     assert out.tobytes() == wanted.tobytes()
     assert kernel.narrow(total, "BF16", draw).tobytes() == wanted.tobytes()
 

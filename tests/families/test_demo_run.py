@@ -10,7 +10,7 @@ from support.brief_recipes import BRIEF_DEMO
 from tuneport.cli import main
 from tuneport.errors import OutputError, UsageError
 from tuneport.families import demo_answers
-from tuneport.families.demo_run import MODELS, Recipe, demo
+from tuneport.families.demo_run import MODELS, DemoRecipe, demo
 
 pytest.importorskip("transformers")
 
@@ -91,7 +91,7 @@ def test_with_json_stdout_holds_one_object_and_nothing_else(
     finished = tmp_path / "demo"  # of the recipe that the command line runs
     finished.mkdir()
     (finished / "summary.json").write_text((done / "summary.json").read_text())
-    plan = json.loads((done / "plan.json").read_text()) | {"recipe": asdict(Recipe())}
+    plan = json.loads((done / "plan.json").read_text()) | {"recipe": asdict(DemoRecipe())}
     (finished / "plan.json").write_text(json.dumps(plan))
     assert main(["demo", "--out", str(finished), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

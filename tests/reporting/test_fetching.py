@@ -93,6 +93,6 @@ def test_names_that_lead_out_of_a_step_are_not_fetched(tmp_path: Path, monkeypat
 def test_an_object_without_an_end_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     system = fsspec.filesystem("memory")
     system.pipe_file("/endless/results.json", b"[" * 4000)
-    monkeypatch.setattr(fetching, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(fetching, "MOST_RECORD_BYTES", 1000)
     with pytest.raises(ReportError, match=r"results\.json"), fetching.at_hand("memory://endless"):
         raise AssertionError("it was fetched")

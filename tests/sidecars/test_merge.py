@@ -33,6 +33,8 @@ from transformers import (
 from tuneport.checkpoint.small_files import is_sidecar
 from tuneport.errors import FLAGS, CheckpointError
 from tuneport.sidecars.merge import Sidecars, merge_sidecars
+from tuneport.sidecars.three_way import Three
+from tuneport.sidecars.token_ids import TokenNames
 from tuneport.tokenizer.token_changes import AddedToken, TokenChanges
 from tuneport.tokenizer.tokenizer import Tokenizer
 
@@ -42,7 +44,7 @@ def test_three_equal_models_give_the_targets_files_byte_for_byte(tmp_path: Path)
     sidecars = merge(tmp_path, files, files, files)
     assert set(sidecars.files) == set(files)
     assert all(content == tmp_path / "target" / name for name, content in sidecars.files.items())
-    assert sidecars == Sidecars(sidecars.files, (), (), (), ())
+    assert sidecars == Sidecars(files=sidecars.files)
 
 
 def test_the_outputs_files_load_in_transformers(tmp_path: Path) -> None:
@@ -200,13 +202,12 @@ def test_every_unreadable_file_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_choices_that_cannot_be_meant_are_refused_with_the_known_ones(tmp_path: Path) -> None:
-    config = {"rope_tetha": "tuned", "generation.topp": "tuned", "eos_token_id": "mine", "vocab_size": "base"}
+    config = {"rope_tetha": "tuned", "generation.topp": "tuned", "vocab_size": "base"}
     sidecars = merge(tmp_path, model(), model(), model(), config=config, sidecar={"vocab.json": "tuned"})
-    assert len(sidecars.refusals) == 5
+    assert len(sidecars.refusals) == 4
     text = "\n".join(sidecars.refusals)
     assert "--config rope_tetha: there is no such field here" in FLAGS.message(text) and "rope_theta" in text
     assert "generation.top_p" in text
-    assert "--config eos_token_id=mine: a side is base, tuned or target" in FLAGS.message(text)
     assert "--sidecar vocab.json: there is no such choice here. Known are chat_template," in FLAGS.message(text)
 
 
@@ -273,14 +274,7 @@ def test_malformed_files_merge_or_end_in_a_clear_error(
     ]  # fmt: skip  (a pair a line)
     some = Tokenizer({word: id for id, word in enumerate(WORDS)}, {})
     try:
-        merge_sidecars(
-            *folders,
-            changes=TokenChanges(),
-            tokenizers=(some, some, some) if named else None,
-            config_choices={},
-            sidecar_choices={"config.json": "tuned"} if named else {},
-            dtype="F32",
-            vocab_rows={16: 99},
-        )  # fmt: skip  (flags)
+        names = TokenNames((some, some, some) if named else None, TokenChanges())
+        merge_sidecars(Three(*folders), names, {}, {"config.json": "tuned"} if named else {}, "F32", {16: 99})
     except CheckpointError as error:
         assert "the-" in str(error)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tuneport.families import languages
-from tuneport.families.demo_run import Recipe
+from tuneport.families.demo_run import DemoRecipe
 from tuneport.families.family import Architecture
 from tuneport.families.pretraining import Schedule
 from tuneport.tuning.recipes import SftRecipe
@@ -11,7 +11,7 @@ from tuneport.tuning.recipes import SftRecipe
 TINY = Architecture(hidden=32, layers=1, heads=2, feedforward=48, context=32)
 BRIEFLY = Schedule(steps=4, peak=1e-3, warmup=1, batch=4)
 FEW_STEPS = SftRecipe(learning_rate=1e-3, steps=4, batch_size=4)
-BRIEF_DEMO = Recipe(
+BRIEF_DEMO = DemoRecipe(
     architecture=TINY,
     first_stage=BRIEFLY,
     second_stage=BRIEFLY,
@@ -21,7 +21,7 @@ BRIEF_DEMO = Recipe(
     problems=12,
     orders=12,
 )
-BRIEF_LANGUAGES = languages.Recipe(
+BRIEF_LANGUAGES = languages.TextRecipe(
     architecture=replace(TINY, context=48),
     first_stage=BRIEFLY,
     second_stage=BRIEFLY,

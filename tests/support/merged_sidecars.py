@@ -12,6 +12,8 @@ from tokenizers import models, pre_tokenizers
 
 from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.sidecars.merge import Sidecars, merge_sidecars
+from tuneport.sidecars.three_way import Three
+from tuneport.sidecars.token_ids import TokenNames
 from tuneport.tokenizer.token_changes import TokenChanges
 from tuneport.tokenizer.tokenizer import Tokenizer, read_tokenizer
 
@@ -98,15 +100,8 @@ def merge(
     read: tuple[Tokenizer, Tokenizer, Tokenizer] | None = None
     if tokenizers:
         read = (read_tokenizer(folders[0]), read_tokenizer(folders[1]), read_tokenizer(folders[2]))
-    return merge_sidecars(
-        *folders,
-        changes=changes or TokenChanges(),
-        tokenizers=read,
-        config_choices=config or {},
-        sidecar_choices=sidecar or {},
-        dtype=dtype,
-        vocab_rows=rows or {},
-    )
+    names = TokenNames(read, changes or TokenChanges())
+    return merge_sidecars(Three(*folders), names, config or {}, sidecar or {}, dtype, rows or {})
 
 
 def json_of(sidecars: Sidecars, name: str) -> Any:

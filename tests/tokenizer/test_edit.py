@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.pairing.vocabulary import VocabularyMatch, match_vocabulary, read_vocabularies
 from tuneport.tokenizer.edit import edit_tokenizer, stale_files
-from tuneport.tokenizer.token_changes import TokenChanges, edit_added_tokens_decoder, rename_tokens
+from tuneport.tokenizer.token_changes import TokenChanges, edit_added_tokens_decoder, rename_everywhere
 from tuneport.tokenizer.tokenizer import read_tokenizer
 
 TEXT = [
@@ -117,7 +117,9 @@ def transfer(
     for name, content in edit_tokenizer(target, match.changes, tuned).items():
         (out / name).write_bytes(content)
     config = edit_added_tokens_decoder(json.loads((out / "tokenizer_config.json").read_text()), match.changes)
-    (out / "tokenizer_config.json").write_text(json.dumps(rename_tokens(config, dict(match.changes.renamed))))
+    (out / "tokenizer_config.json").write_text(
+        json.dumps(rename_everywhere(config, dict(match.changes.renamed), labels=False))
+    )
     return match, out
 
 
@@ -404,8 +406,8 @@ def test_special_tokens_are_renamed_in_every_form_they_are_written_in() -> None:
     changes = TokenChanges(renamed=(("<|reserved_0|>", "<|im_end|>"),))
     before: dict[str, Any] = {"eos_token": "<|reserved_0|>", "pad_token": {"content": "<|reserved_0|>"}}
     before |= {"additional_special_tokens": ["<|reserved_0|>", "<s>", {"content": "<|reserved_0|>"}], "n": 1}
-    assert "reserved" not in json.dumps(rename_tokens(before, dict(changes.renamed)))
-    assert rename_tokens("<s>", dict(changes.renamed)) == "<s>"
+    assert "reserved" not in json.dumps(rename_everywhere(before, dict(changes.renamed), labels=False))
+    assert rename_everywhere("<s>", dict(changes.renamed), labels=False) == "<s>"
 
 
 WORDS = [f"w{index}" for index in range(12)]

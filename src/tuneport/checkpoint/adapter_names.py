@@ -64,7 +64,7 @@ def read_names(names: Iterable[str]) -> tuple[dict[str, Part], list[str]]:
         faults = [
             f"{quoted(n)} does not begin with {quoted(PREFIX)}, as peft's names do"
             for n in plain
-            if not _has_prefix(plain[n])
+            if not plain[n].startswith(PREFIX)
         ]
     own = _own_names(plain.values())
     if len(own) > 1:
@@ -82,10 +82,6 @@ def read_names(names: Iterable[str]) -> tuple[dict[str, Part], list[str]]:
 def weight_names(names: Iterable[str]) -> list[str]:
     """The weights that an adapter's tensors are for, as peft calls them; names that cannot be understood are left out."""
     return list(dict.fromkeys(part.weight for part in read_names(names)[0].values()))
-
-
-def _has_prefix(name: str) -> bool:
-    return name.startswith(PREFIX)
 
 
 def _unwrapped(name: str) -> str:

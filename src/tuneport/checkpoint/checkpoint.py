@@ -83,16 +83,13 @@ class Checkpoint:
         hasher = blake3()
         for file in sorted(self.files.values(), key=lambda file: file.name):
             hasher.update(f"{file.name}\0{file.size}\0{file.header_digest}\0".encode())
+        hashes = {name: file.hub_digest for name, file in self.files.items() if file.hub_digest}
         return {
             "role": self.role,
             "name": self.hub_id or self.label,
             "revision": self.revision,
             "digest": f"headers:{hasher.hexdigest()}",
             "bytes": sum(file.size for file in self.files.values()),
-            **({"hub": hashes} if (hashes := self._hub_hashes()) else {}),
+            **({"hub": hashes} if hashes else {}),
             **({"adapter": self.adapter.in_words()} if self.adapter is not None else {}),
         }
-
-    def _hub_hashes(self) -> dict[str, str]:
-        """The Hub's own SHA-256 of each weight file, where it gives one."""
-        return {name: file.hub_digest for name, file in self.files.items() if file.hub_digest}

@@ -20,7 +20,7 @@ from blake3 import blake3
 
 from tuneport.checkpoint.checkpoint import Checkpoint, WeightFile
 from tuneport.checkpoint.local_folder import as_adapter, open_folder
-from tuneport.checkpoint.small_files import MAX_SIDECAR_BYTES, SidecarFolder, is_sidecar
+from tuneport.checkpoint.small_files import SidecarFolder, is_sidecar
 from tuneport.checkpoint.two_sets import HUB, PICKLED, Read, compared, told_of_two, unreadable_beside
 from tuneport.checkpoint.weight_sets import ADAPTER, NAMED_IN_CONFIG, Weights, choose_weights
 from tuneport.checkpoint.weights import (
@@ -33,7 +33,7 @@ from tuneport.checkpoint.weights import (
     tensors_of_file,
 )
 from tuneport.errors import CheckpointError, HubError
-from tuneport.files.opening import check_file, opened, read_bytes, read_text
+from tuneport.files.opening import MOST_SIDECAR_BYTES, check_file, opened, read_bytes, read_text
 from tuneport.files.printable import quoted
 from tuneport.files.writing import write_new
 
@@ -144,7 +144,7 @@ def _from_listing(repo: str, revision: str | None, role: str, info: Any) -> Chec
     place = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
     folder = place / "snapshots" / listed.commit
     sidecars = [name for name in sizes if is_sidecar(name) or name == ADAPTER]
-    sidecars = [name for name in sidecars if sizes[name] <= MAX_SIDECAR_BYTES]
+    sidecars = [name for name in sidecars if sizes[name] <= MOST_SIDECAR_BYTES]
     if "config.json" in sidecars:  # it may say which weights count
         listed.fetched("config.json")
     config = SidecarFolder(role, repo, folder).json("config.json") or {}

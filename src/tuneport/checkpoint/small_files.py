@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from tuneport.errors import CheckpointError
 from tuneport.files.json_text import check_text, read_json
-from tuneport.files.opening import check_file, opened, read_bytes, read_in_words
+from tuneport.files.opening import MOST_SIDECAR_BYTES, check_file, opened, read_bytes, read_in_words
 from tuneport.files.printable import printable_line
 
 MORE_TEMPLATES = "additional_chat_templates"
@@ -56,9 +56,7 @@ MODULES, EMBEDDING_CONFIG, TRANSFORMER_CONFIG = (
 MODULE_FOLDER = re.compile(r"\d{1,2}_[A-Za-z]\w{0,60}")
 LICENCE_PREFIXES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "COPYING")
 
-# The largest tokenizer.json on the Hub has about 35 MB; what is larger is no tokenizer. Of the others, the largest are settings
-# that list every added token, and adapters' settings with a pattern for each of a hundred thousand modules.
-MAX_SIDECAR_BYTES = 128 * 2**20
+# The largest of these are settings that list every added token, and adapters' settings with a pattern for each of a hundred thousand modules.
 _MAX_OTHER_BYTES = 32 * 2**20
 
 
@@ -213,7 +211,7 @@ def check_names(names: Iterable[str], where: str) -> None:
 
 def most_bytes(name: str) -> int:
     """How large a sidecar of this name may be."""
-    return MAX_SIDECAR_BYTES if name in TOKENIZER_FILES else _MAX_OTHER_BYTES
+    return MOST_SIDECAR_BYTES if name in TOKENIZER_FILES else _MAX_OTHER_BYTES
 
 
 def module_config(folder: str) -> str:

@@ -27,10 +27,6 @@ def call(options: argparse.Namespace) -> Told:
     asked = DemoOptions(**given_for(DemoOptions, options))
     from tuneport.families.demo_run import demo
 
-    show = _say_nothing if options.json else print  # stdout then holds one object and nothing else
+    show = (lambda text: None) if options.json else print  # stdout then holds one object and nothing else
     summary = demo(os.fspath(asked.out), seed=asked.seed, show=show)
     return Told(f"{asked.out}: {'already done' if summary.already_done else 'done'}", summary.record)
-
-
-def _say_nothing(text: str) -> None:
-    """What --json leaves out."""

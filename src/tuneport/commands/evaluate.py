@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tuneport.commands.arguments import given_for
-from tuneport.commands.printing import Told
+from tuneport.commands.printing import Told, measured, table
 from tuneport.errors import ABSENT, Fault, UsageError, named
 from tuneport.options import Options, option
 from tuneport.scoring.evaluate_options import EvaluateOptions
@@ -42,15 +41,12 @@ def call(options: argparse.Namespace) -> Told:
     from tuneport.scoring.run import evaluate
 
     scores = evaluate(**given_for(EvaluateOptions, options))
-    words = in_words(scores)
-    if "out" in options:
-        words += f"\n{options.out}: {'already done' if scores['already_done'] else 'done'}"
-    return Told(words, {name: value for name, value in scores.items() if name != "plan"})
+    return measured(options, in_words(scores), scores)
 
 
 def in_words(record: Scores) -> str:
     """Scores with their intervals, then which differences are significant."""
-    words = _table(record.table())
+    words = table(record.table())
     if record["comparisons"]:
         rows = [["task", "difference", "", "95 % interval", "p", "significant", "test"]]
         for row in record["comparisons"]:
@@ -65,7 +61,7 @@ def in_words(record: Scores) -> str:
                     row["method"],
                 ]
             )
-        words += "\n\n" + _table(rows) + "\n(p by Holm's method for all rows; significant: p below 0.05)"
+        words += "\n\n" + table(rows) + "\n(p by Holm's method for all rows; significant: p below 0.05)"
         compared = {tuple(row["models"]) for row in record["comparisons"]}
         if len(compared) < math.comb(len(record["models"]), 2) and not record["plan"]["against"]:
             words += "\n(each model against the first; --against MODEL chooses others)"
@@ -84,12 +80,5 @@ def in_words(record: Scores) -> str:
                     f"{row['gain']:+.3f}",
                 ]
             )
-        words += "\n\n" + _table(rows)
+        words += "\n\n" + table(rows)
     return words
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tuneport.commands.arguments import given_for
-from tuneport.commands.printing import Told
+from tuneport.commands.printing import Told, measured, table
 from tuneport.diagnosis.path_options import PathOptions
 
 if TYPE_CHECKING:
@@ -21,18 +21,12 @@ def call(options: argparse.Namespace) -> Told:
     from tuneport.diagnosis.loss_path import path
 
     found = path(**given_for(PathOptions, options))
-    words = in_words(found)
-    if "out" in options:
-        words += f"\n{options.out}: {'already done' if found['already_done'] else 'done'}"
-    return Told(words, {name: value for name, value in found.items() if name != "plan"})
+    return measured(options, in_words(found), found)
 
 
 def in_words(found: LossPath) -> str:
     """The curve as a table, then the barrier in a sentence."""
-    rows = found.table()
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    table = "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return f"{table}\n{_barrier_in_words(found)}"
+    return f"{table(found.table())}\n{_barrier_in_words(found)}"
 
 
 def _barrier_in_words(record: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -34,6 +35,19 @@ def told(result: dict[str, Any]) -> Told:
     """What a function that returns a dictionary with ``words`` says."""
     words, status = result.pop("words", ""), int(result.pop("status", 0))
     return Told(words, result, status)
+
+
+def measured(options: argparse.Namespace, words: str, found: Mapping[str, Any]) -> Told:
+    """A record that was measured, and is in the file that was asked for."""
+    if "out" in options:
+        words += f"\n{options.out}: {'already done' if found['already_done'] else 'done'}"
+    return Told(words, {name: value for name, value in found.items() if name != "plan"})
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def show(result: Told, *, as_json: bool) -> int:

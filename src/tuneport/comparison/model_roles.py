@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from statistics import median, pstdev
 from typing import Any, Literal
 
@@ -82,10 +82,6 @@ class Figures:
     def cosines(self) -> dict[str, float | None]:
         """The medians by name."""
         return {name: getattr(self, name) for name in _READ}
-
-    def record(self) -> dict[str, float | None]:
-        """The figures as JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

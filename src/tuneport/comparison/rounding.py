@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -49,10 +48,6 @@ class Rounded:
     error: float | None
     unchanged: float | None
     nonzero: int
-
-    def record(self) -> dict[str, Any]:
-        """The figures as JSON."""
-        return asdict(self)
 
     @property
     def too_much(self) -> bool:

@@ -10,8 +10,8 @@ import itertools
 import math
 import tempfile
 from array import array
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,6 @@ from tuneport.engine.plan import (
     Made,
     Plan,
     grown_rows,
-    merge_matched,
     place,
     rows_without_room,
 )
@@ -52,6 +51,7 @@ from tuneport.pairing.rows import Ids, Runs, runs_of
 from tuneport.pairing.tensors import (
     Account,
     ParentPair,
+    Parents,
     TensorPair,
     check_patterns,
     check_readable,
@@ -64,7 +64,8 @@ from tuneport.pairing.vocabulary_matrices import Side, columns_of, rows_of, voca
 from tuneport.pairing.vocabulary_names import Ties
 from tuneport.sidecars.config import is_tied
 from tuneport.sidecars.config_kinds import kind_of
-from tuneport.sidecars.merge import Decision, Sidecars
+from tuneport.sidecars.merge import Decision, Sidecars, merge_sidecars
+from tuneport.sidecars.three_way import Three
 
 
 def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: Checkpoint, choices: Choices) -> Plan:
@@ -82,12 +83,13 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         _account(vector, rows, target, ties_target, choices, own.outside)
         for vector, rows, own in zip(vectors, matched, aligned, strict=True)
     ]
+    applied = list(map(_Applied, vectors, scales, matched, accounts))
     check_patterns(choices.patterns, itertools.chain(target.tensors, *(account.names for account in accounts)))
     merged, refusals = _merge_accounts(accounts, target)
     refusals = [*(line for rows in matched for line in rows.refusals), *refusals]
     if any(True for account in accounts for _ in account.places("refused")):
         refusals += [hint for each in aligned for hint in each.hints()]
-    refusals += [line for vector, rows in zip(vectors, matched, strict=True) for line in _misread(vector, rows)]
+    refusals += [line for one in applied for line in _misread(one)]
     cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
     written = array("Q", merged.places(*WRITTEN))
     kept: dict[int, Made] = {}  # of matrices that are taken by their rows
@@ -97,7 +99,7 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
             return kept[number]
         line = merged[written[number]]
         own = [line] if len(accounts) == 1 else [account.find(line.name) for account in accounts]
-        made = line, *_recipe(line, own, vectors, matches, scales, choices, cast)
+        made = line, *_recipe(line, own, applied, choices, cast)
         if isinstance(made[1], Sum) and any(term.runs is not None for term in made[1].terms):
             kept[number] = made
         return made
@@ -105,12 +107,11 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
     layout, tasks = place(LazySequence(len(written), make), choices.shard_bytes)
     grown = grown_rows(merged, layout)
     refusals += rows_without_room(tasks, grown)
-    sidecars, decisions = _merge_sidecars(vectors, matches, target, choices, grown)
+    sidecars, decisions = _merge_sidecars(applied, target, choices, grown)
     against = contradictions(sidecars.files, layout.slots, target)
     return Plan(
         operation="apply",
-        formula="target + "
-        + " + ".join(_in_words(v, scale, len(vectors)) for v, scale in zip(vectors, scales, strict=True)),
+        formula="target + " + " + ".join(_in_words(one, len(applied)) for one in applied),
         inputs=inputs,
         choices=choices,
         account=merged,
@@ -119,15 +120,38 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         vocabulary=tuple(map(without_tokenizers, matches)),
         files=sidecars.files,
         decisions=(*(decision for each in aligned for decision in each.decisions), *decisions),
-        differences=sidecars.differences,
+        differences=tuple(sidecars.differences),
         tensor_refusals=tuple(refusals),
         sidecar_refusals=(*sidecars.refusals, *against.refusals),
-        warnings=(*told_at_opening((*(vector.stored for vector in vectors), target)), *sidecars.warnings),
-        lost=tuple(recipe for each in zip(vectors, matches, accounts, strict=True) for recipe in _lost(*each)),
-        dropped=tuple(recipe for each in zip(vectors, accounts, strict=True) for recipe in _dropped(*each)),
+        warnings=(*told_at_opening(inputs), *sidecars.warnings),
+        lost=tuple(recipe for one in applied for recipe in _lost(one)),
+        dropped=tuple(recipe for one in applied for recipe in _dropped(one)),
         extra={"scales": list(scales), **sidecars.noted, **against.record()},
         base_samples={vector.role: vector.manifest.get("base_sample", {}) for vector in vectors},
     )
+
+
+@dataclass(frozen=True)
+class _Applied:
+    """One of the vectors, in the target's spelling: its scale, how its rows are matched, and where its tensors go."""
+
+    vector: DiffVector
+    scale: float
+    matched: MatchedRows
+    account: Account
+
+    def places(self, pair: ParentPair, rows: Ids) -> Ids:
+        """For each of the base's ``rows`` (-1: none) its place among those that are stored, or -1."""
+        ids = self.vector.ids(pair.name)
+        if ids is None:
+            return rows
+        places = np.full(rows_of(pair.base) + 1, -1, np.int64)  # row -1 finds the last entry, which is none
+        places[list(ids)] = np.arange(len(ids))
+        return places[rows]
+
+    def difference_of(self, line: TensorPair) -> StoredTensor | None:
+        """What the vector stores for a line of its account."""
+        return None if line.pair is None else self.vector.difference(line.pair.name)
 
 
 def _match(vector: DiffVector, target: Checkpoint, ties_target: Ties, choices: Choices) -> MatchedRows:
@@ -156,8 +180,9 @@ def _ties(vector: DiffVector) -> Ties:
     return Ties(is_tied(vector.base_config), kind_of(vector.base_config), vector.entries)
 
 
-def _misread(vector: DiffVector, matched: MatchedRows) -> list[str]:
+def _misread(one: _Applied) -> list[str]:
     """Matrices whose rows the vector was taken by token, or by position, and that the target would have otherwise."""
+    vector, by_token = one.vector, one.matched.by_token
     if vector.manifest.get("rows") != "strings":
         return []
     return [
@@ -165,7 +190,7 @@ def _misread(vector: DiffVector, matched: MatchedRows) -> list[str]:
         f"{vector.stored.label} was taken, and with this target it is the other way round. Run `tuneport transfer` with the "
         f"parents, or decide in both runs with {named('vocabulary', f'^{expression_of(name)}$=strings|positions')}."
         for name, entry in vector.entries.items()
-        if _is_float(entry) and bool(entry.get("by_token")) != (name in matched.by_token)
+        if _is_float(entry) and bool(entry.get("by_token")) != (name in by_token)
     ]
 
 
@@ -179,27 +204,13 @@ def _check_one_vocabulary(vectors: Sequence[DiffVector], matches: Sequence[Vocab
 
 
 def _account(
-    vector: DiffVector,
-    matched: MatchedRows,
-    target: Checkpoint,
-    ties_target: Ties,
-    choices: Choices,
-    outside: Set[str],
+    vector: DiffVector, matched: MatchedRows, target: Checkpoint, ties: Ties, choices: Choices, outside: Set[str]
 ) -> Account:
-    ties = _ties(vector)
-    names = _names(ties, vector)
-    return pair_target(
-        LazyMapping(names, lambda weight: _as_pair(names[weight], vector.entries[names[weight]])),
-        {},
-        target,
-        ties_parents=ties,
-        ties_target=ties_target,
-        by_token=matched.by_token,
-        rules=choices.rules,
-        drop=choices.drop,
-        gains_rows=bool(matched.match.added),
-        outside=outside,
-    )
+    own = _ties(vector)
+    names = _names(own, vector)
+    pairs = LazyMapping(names, lambda weight: _as_pair(names[weight], vector.entries[names[weight]]))
+    parents = Parents(pairs, own, matched.by_token, choices.drop, outside)
+    return pair_target(parents, target, ties, choices.rules, bool(matched.match.added))
 
 
 def _as_pair(name: str, entry: Mapping[str, Any]) -> ParentPair:
@@ -244,28 +255,25 @@ def _merge_accounts(accounts: Sequence[Account], target: Checkpoint) -> tuple[Ac
 
 
 def _recipe(
-    line: TensorPair,
-    lines: Sequence[TensorPair | None],
-    vectors: Sequence[DiffVector],
-    matches: Sequence[VocabularyMatch],
-    scales: Sequence[float],
-    choices: Choices,
-    cast: Cast,
+    line: TensorPair, lines: Sequence[TensorPair | None], applied: Sequence[_Applied], choices: Choices, cast: Cast
 ) -> tuple[Recipe, tuple[int, ...], tuple[float, ...]]:
     assert line.target is not None
     target, terms, shape = line.target, [], line.target.shape
     used: list[float] = []
     work = [target.dtype]
-    for vector, match, scale, own in zip(vectors, matches, scales, lines, strict=True):
+    for one, own in zip(applied, lines, strict=True):
         if own is None or own.fate not in ("transferred", "resized") or own.pair is None:
             continue
-        scale = scale_of(line.name, scale, choices.rules)
+        vector, scale = one.vector, scale_of(line.name, one.scale, choices.rules)
         stored = vector.difference(own.pair.name)
-        _check_working_dtype(vector, own.pair, target)
+        if target.dtype == "F64" and stored is not None and stored.dtype != "F64":
+            raise PairingError(
+                f"{quoted(target.name)} is float64 in the target, but the diff vector {vector.stored.label} was taken in float32, "
+                "so the result would not be that of a transfer. Run `tuneport transfer` with its parents instead."
+            )
         raw, runs = vector.stored.tensors.get(RAW + own.pair.name), None
-        ids = vector.ids(own.pair.name)
-        if own.by_token or ids is not None:
-            runs, rows = _runs(own.pair, target, match, vector.raw_ids(own.pair.name), ids)
+        if own.by_token or vector.ids(own.pair.name) is not None:
+            runs, rows = _runs(one, own.pair, target)
             shape = with_rows(target.shape, max(rows, shape[vocabulary_axis(shape)]))
         source = RawRows(Source(vector.role, raw), None, raw.dtype) if raw is not None else None
         plus = Source(vector.role, stored) if stored is not None else None
@@ -277,23 +285,12 @@ def _recipe(
     return recipe, shape, tuple(used) or (0.0,)
 
 
-def _runs(
-    pair: ParentPair,
-    target: StoredTensor,
-    match: VocabularyMatch,
-    raw_ids: tuple[int, ...],
-    ids: tuple[int, ...] | None,
-) -> tuple[Runs, int]:
-    """Rows of the target, of the stored difference (by the base's id), and of the raw rows (by their order).
-
-    ``ids`` are the base's ids of the rows that are stored, in their order, where not all of them are.
-    """
-    rows = match.rows(rows_of(pair.base), rows_of(pair.tuned), rows_of(target))
-    plus = np.where((rows.target >= 0) & (rows.tuned >= 0), rows.base, -1)
-    if ids is not None:
-        plus = _places(ids, rows_of(pair.base))[plus]
+def _runs(one: _Applied, pair: ParentPair, target: StoredTensor) -> tuple[Runs, int]:
+    """Rows of the target, of the stored difference (by the base's id), and of the raw rows (by their order)."""
+    rows = one.matched.match.rows(rows_of(pair.base), rows_of(pair.tuned), rows_of(target))
+    plus = one.places(pair, np.where((rows.target >= 0) & (rows.tuned >= 0), rows.base, -1))
     raw = np.full(rows.rows, -1, np.int64)
-    position = {id: index for index, id in enumerate(raw_ids)}
+    position = {id: index for index, id in enumerate(one.vector.raw_ids(pair.name))}
     for row in np.flatnonzero((rows.target < 0) & (rows.tuned >= 0)):
         tuned_id = int(rows.tuned[row])
         if tuned_id not in position:
@@ -305,57 +302,30 @@ def _runs(
     return runs_of(rows.target, plus, plus, raw, columns_of(target)), rows.rows
 
 
-def _places(ids: tuple[int, ...], rows: int) -> Ids:
-    """For each of the base's rows its place among those that are stored, or -1. Row -1 finds the last entry, which is none."""
-    places = np.full(rows + 1, -1, np.int64)
-    places[list(ids)] = np.arange(len(ids))
-    return places
-
-
-def _lost(vector: DiffVector, match: VocabularyMatch, account: Account) -> list[LostRows]:
+def _lost(one: _Applied) -> Iterator[LostRows]:
     """What the vector holds for rows of tokens that the target lacks, matrix by matrix."""
-    found = []
-    for line in account.by_token():
-        stored = vector.difference(line.pair.name) if line.pair is not None else None
+    for line in one.account.by_token():
+        stored = one.difference_of(line)
         if stored is None or line.pair is None:
             continue
-        ids = vector.ids(line.pair.name)
-        rows = match.lost_rows(rows_of(line.pair.base), rows_of(line.pair.tuned))
+        rows = one.matched.match.lost_rows(rows_of(line.pair.base), rows_of(line.pair.tuned))
         if len(rows):
-            places = rows[:, 0] if ids is None else _places(ids, rows_of(line.pair.base))[rows[:, 0]]
-            runs = lost_runs(places, places, columns_of(stored))
-            term = Term(Source(vector.role, stored), None, 1.0, runs)
-            recipe = DifferenceRecipe(line.name, (term,), stored.dtype)
-            found.append(LostRows(recipe, len(rows) * columns_of(stored)))
-    return found
+            places = one.places(line.pair, rows[:, 0])
+            term = Term(Source(one.vector.role, stored), None, 1.0, lost_runs(places, places, columns_of(stored)))
+            yield LostRows(DifferenceRecipe(line.name, (term,), stored.dtype), len(rows) * columns_of(stored))
 
 
-def _dropped(vector: DiffVector, account: Account) -> list[LostRows]:
+def _dropped(one: _Applied) -> Iterator[LostRows]:
     """What the vector holds for tensors that have no place in the target."""
-    found = []
-    for line in account.of("dropped"):
-        stored = vector.difference(line.pair.name) if line.pair is not None else None
+    for line in one.account.of("dropped"):
+        stored = one.difference_of(line)
         if stored is not None:
-            recipe = DifferenceRecipe(line.name, (Term(Source(vector.role, stored), None, 1.0),), stored.dtype)
-            found.append(LostRows(recipe, stored.elements))
-    return found
-
-
-def _check_working_dtype(vector: DiffVector, pair: ParentPair, target: StoredTensor) -> None:
-    stored = vector.difference(pair.name)
-    if target.dtype == "F64" and stored is not None and stored.dtype != "F64":
-        raise PairingError(
-            f"{quoted(target.name)} is float64 in the target, but the diff vector {vector.stored.label} was taken in float32, "
-            "so the result would not be that of a transfer. Run `tuneport transfer` with its parents instead."
-        )
+            term = Term(Source(one.vector.role, stored), None, 1.0)
+            yield LostRows(DifferenceRecipe(line.name, (term,), stored.dtype), stored.elements)
 
 
 def _merge_sidecars(
-    vectors: Sequence[DiffVector],
-    matches: Sequence[VocabularyMatch],
-    target: Checkpoint,
-    choices: Choices,
-    grown: Mapping[int, int],
+    applied: Sequence[_Applied], target: Checkpoint, choices: Choices, grown: Mapping[int, int]
 ) -> tuple[Sidecars, list[Decision]]:
     """The merge of each vector in turn; the next one meets what the one before made of the target's sidecars."""
     folder = target.sidecars
@@ -363,16 +333,17 @@ def _merge_sidecars(
     refusals: list[str] = []
     warnings: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for number, (vector, match) in enumerate(zip(vectors, matches, strict=True)):
-            last = number == len(vectors) - 1
-            merged = merge_matched((vector.base, vector.tuned, folder), match, choices, grown)
+        for number, one in enumerate(applied):
+            match = one.matched.match
+            folders = Three(one.vector.base, one.vector.tuned, folder)
+            merged = merge_sidecars(folders, match.names, choices.config, choices.sidecar, choices.dtype, grown)
             decisions += [*token_decisions(match), *merged.decisions]
             refusals += merged.refusals
             warnings += merged.warnings
-            if not last:
+            if one is not applied[-1]:
                 folder = _written(merged, Path(scratch) / str(number), folder)
         files = {name: _kept(content, Path(scratch)) for name, content in merged.files.items()}
-    return replace(merged, files=files, refusals=tuple(refusals), warnings=tuple(warnings)), decisions
+    return replace(merged, files=files, refusals=refusals, warnings=warnings), decisions
 
 
 def _written(merged: Sidecars, place: Path, like: SidecarFolder) -> SidecarFolder:
@@ -388,6 +359,6 @@ def _kept(content: bytes | Path, scratch: Path) -> bytes | Path:
     return contents(content) if isinstance(content, Path) and scratch in content.parents else content
 
 
-def _in_words(vector: DiffVector, scale: float, count: int) -> str:
-    name = "Δ" if count == 1 else f"Δ({vector.stored.label})"
-    return name if scale == 1 else f"{scale:g} · {name}"
+def _in_words(one: _Applied, count: int) -> str:
+    name = "Δ" if count == 1 else f"Δ({one.vector.stored.label})"
+    return name if one.scale == 1 else f"{one.scale:g} · {name}"

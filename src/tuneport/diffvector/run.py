@@ -6,8 +6,13 @@ sidecars.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 
+from tuneport.checkpoint.adapter_names import weight_names
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.diffvector.apply_plan import plan_apply
 from tuneport.diffvector.extract import plan_diff
@@ -30,8 +35,8 @@ def diff(given: DiffOptions) -> Output:
 
         tuneport.diff("v1", "v1-tuned", "my-diff")
     """
-    inputs = open_checkpoint(given.base, "base"), open_checkpoint(given.tuned, "tuned")
-    return execute(plan_diff(*inputs, given.choices), Path(given.out), given.running, given.warn)
+    plan = plan_of(given.base, given.tuned, None, None, lambda names: given.choices)
+    return execute(plan, Path(given.out), given.running, given.warn)
 
 
 @takes(ApplyOptions)
@@ -43,7 +48,7 @@ def apply(given: ApplyOptions) -> Output:
         tuneport.apply("my-diff", "v2", "v2-tuned")
         tuneport.apply({"first-diff": 0.5, "second-diff": 1}, "v2", "v2-both")
     """
-    plan = plan_of(given.diffs, given.onto, given.choices)
+    plan = plan_of(None, None, given.onto, given.diffs, lambda names: given.choices)
     return execute(plan, Path(given.out), given.running, given.warn)
 
 
@@ -56,22 +61,39 @@ def plan(given: PlanOptions) -> PlannedRun:
 
         print(tuneport.plan("v1", "v1-tuned", "v2").in_words())
     """
-    if given.diffs is not None:
-        assert given.onto is not None, "PlanOptions asks for it"
-        found = plan_of(given.diffs, given.onto, given.choices)
-    else:
-        assert given.base is not None and given.tuned is not None, "PlanOptions asks for them"
-        parents = open_checkpoint(given.base, "base"), open_checkpoint(given.tuned, "tuned")
-        if given.onto is None:
-            found = plan_diff(*parents, given.choices)
-        else:
-            found = plan_transfer(*parents, open_checkpoint(given.onto, "target"), given.choices)
+    found = plan_of(given.base, given.tuned, given.onto, given.diffs, lambda names: given.choices)
     out = None if given.out is None else Path(given.out)
     return PlannedRun(found, plan_as_json(found, given.running, look(found), out))
 
 
-def plan_of(diffs: Scaled, onto: Place, choices: Choices) -> Plan:
-    """The plan of `apply`, from headers alone."""
-    vectors = [open_diff(spec, "diff" if len(diffs) == 1 else f"diff{i}") for i, (spec, _) in enumerate(diffs, 1)]
-    scales = [choices.scale if scale is None else scale for _, scale in diffs]
-    return plan_apply(vectors, scales, open_checkpoint(onto, "target"), choices)
+def plan_of(
+    base: Place | None,
+    tuned: Place | None,
+    onto: Place | None,
+    diffs: Scaled | None,
+    choices_of: Callable[[Iterable[str]], Choices],
+    called: Mapping[str, str] = MappingProxyType({}),
+) -> Plan:
+    """The plan of `apply` where there are ``diffs``, of `transfer` where there is ``onto``, else of `diff`.
+
+    ``choices_of`` gets the names of all tensors that expressions may be for; ``called`` are names of models by role, where words
+    are not to tell of them by the place they lie at.
+    """
+
+    def opened(spec: Place | None, role: str) -> Checkpoint:
+        assert spec is not None, "whoever asks has looked that the parents are there"
+        return open_checkpoint(spec, role, called.get(role))
+
+    if diffs:
+        roles = ["diff"] if len(diffs) == 1 else [f"diff{i}" for i in range(1, len(diffs) + 1)]
+        vectors = [open_diff(spec, role, called.get(role)) for (spec, _), role in zip(diffs, roles, strict=True)]
+        target = opened(onto, "target")
+        names = (name for vector in vectors for name in (*vector.entries, *vector.stored.tensors))
+        choices = choices_of(chain(names, target.tensors))
+        return plan_apply(vectors, [choices.scale if own is None else own for _, own in diffs], target, choices)
+    parents = opened(base, "base"), opened(tuned, "tuned")
+    names = (name for parent in parents for name in chain(parent.tensors, weight_names(parent.tensors)))
+    if onto is None:
+        return plan_diff(*parents, choices_of(names))
+    target = opened(onto, "target")
+    return plan_transfer(*parents, target, choices_of(chain(names, target.tensors)))

@@ -67,49 +67,58 @@ class Dtypes(NamedTuple):
         return _compiled is not None and self.work == "F32" and all(dtype in _WIDTHS for dtype in self[:4])
 
 
-def transfer(
-    base: memoryview,
-    tuned: memoryview,
-    target: memoryview,
-    out: memoryview,
-    dtypes: Dtypes,
-    scale: float,
-    start: int,
-    sums: Array,
-    draw: Draw | None = None,
-) -> int:
-    """o = t + s·(u − b) for bytes of float dtypes; adds to ``sums`` and returns the count of NaN and infinity.
+class Addition(NamedTuple):
+    """How a difference is added: by which ``scale`` (not 0), with what rounding (to nearest even, or stochastic with ``draw``).
 
     ``start`` is the index of the first element in its leaf; ``sums`` are float64 (`arithmetic.SUMS`), added to in place.
-    ``scale`` must not be 0. The rounding is to nearest even, or stochastic with ``draw``.
     """
+
+    scale: float
+    start: int
+    sums: Array
+    draw: Draw | None = None
+
+    def of_block(self, begin: int) -> Addition:
+        """The step of a block that begins ``begin`` elements on."""
+        return Addition(self.scale, self.start + begin, self.sums, self.draw and self.draw.at(begin))
+
+    @property
+    def compiled(self) -> tuple[Any, ...]:
+        """What the kernel takes of it: the first block, the others, and whether and by what to scale and to round."""
+        draw = _as_tuple(self.draw)
+        return BLOCK - self.start % BLOCK, BLOCK, self.scale != 1, self.scale, draw
+
+
+def transfer(
+    base: memoryview, tuned: memoryview, target: memoryview, out: memoryview, dtypes: Dtypes, step: Addition
+) -> int:
+    """o = t + s·(u − b) for bytes of float dtypes; adds to the step's sums and returns the count of NaN and infinity."""
+    sums = step.sums
     if (width := dtypes.one_width) is not None:
-        how = ((width,) * 3, BLOCK - start % BLOCK, BLOCK, scale != 1, scale, _as_tuple(draw))
-        count: int = _compiled.transfer(base, tuned, target, out, sums, *how)
+        count: int = _compiled.transfer(base, tuned, target, out, sums, (width,) * 3, *step.compiled)
         return count
     b, u, t, o = map(floats.as_bits, (base, tuned, target, out), dtypes[:4])
     work, bad = dtypes.work, 0
-    for begin, end in blocks(start, o.size):
+    for begin, end in blocks(step.start, o.size):
+        here = step.of_block(begin)
         wide_base, wide_tuned = widen(b[begin:end], dtypes.base, work), widen(u[begin:end], dtypes.tuned, work)
-        here = draw and draw.at(begin)
         if dtypes.served:
             part, width = _as_far_as_needed(t[begin:end], dtypes.target, dtypes.out)
-            how = ((4, width, _WIDTHS[dtypes.out]), BLOCK, BLOCK, scale != 1, scale, _as_tuple(here))
-            bad += _compiled.transfer(wide_base, wide_tuned, part, o[begin:end], sums, *how)
+            widths = (4, width, _WIDTHS[dtypes.out])
+            bad += _compiled.transfer(wide_base, wide_tuned, part, o[begin:end], sums, widths, *here.compiled)
             continue
         wide_target = widen(t[begin:end], dtypes.target, work)
         diff = floats.difference(wide_tuned, wide_base)
-        added = arithmetic.scaled(diff, scale)
+        added = arithmetic.scaled(diff, step.scale)
         if _compiled is not None and work == "F32":  # all but the rounding
             own, total = no_sums(), np.empty_like(wide_target)
-            _compiled.transfer(
-                wide_base, wide_tuned, wide_target, total, own, (4, 4, 4), BLOCK, BLOCK, scale != 1, scale, None
-            )
+            unrounded = here._replace(draw=None).compiled
+            _compiled.transfer(wide_base, wide_tuned, wide_target, total, own, (4, 4, 4), *unrounded)
             sums[: ROUNDING.start] += own[: ROUNDING.start]
         else:
             total = arithmetic.add(wide_target, added)
             sums[: ROUNDING.start] += arithmetic.measure(diff, wide_target, wide_base)
-        bad += settle(total, added, wide_target, o[begin:end], dtypes.target, dtypes.out, sums, here)
+        bad += settle(total, added, wide_target, o[begin:end], dtypes[2:4], sums, here.draw)
     return bad
 
 
@@ -119,10 +128,7 @@ def transfer_files(
     room: Callable[[int], memoryview],
     out: memoryview,
     dtypes: Dtypes,
-    scale: float,
-    start: int,
-    sums: Array,
-    draw: Draw | None = None,
+    step: Addition,
 ) -> int | None:
     """`transfer`, with base, tuned and target read from ``files`` (descriptors) at ``places`` on the way, block by block.
 
@@ -132,53 +138,41 @@ def transfer_files(
     width = dtypes.one_width
     if width is None:
         return None
-    how = (width, BLOCK - start % BLOCK, BLOCK, scale != 1, scale, _as_tuple(draw))
-    count: int | None = _compiled.transfer_files(tuple(files), tuple(places), room(3 * BLOCK * width), out, sums, *how)
+    inputs = (tuple(files), tuple(places), room(3 * BLOCK * width))
+    count: int | None = _compiled.transfer_files(*inputs, out, step.sums, width, *step.compiled)
     return count
 
 
-def add(
-    diff: Floats,
-    target: memoryview,
-    out: memoryview,
-    dtypes: tuple[str, str],
-    scale: float,
-    start: int,
-    sums: Array,
-    draw: Draw | None = None,
-) -> int:
+def add(diff: Floats, target: memoryview, out: memoryview, dtypes: tuple[str, str], step: Addition) -> int:
     """o = t + s·d for a difference that is at hand in the working dtype; ``dtypes`` are the target's and the output's.
 
     The sums that need a base (‖base‖², ‖target − base‖² and the product with it) are left as they are; else as `transfer`.
     """
     t, o = map(floats.as_bits, (target, out), dtypes)
-    work, bad = "F64" if diff.dtype == np.float64 else "F32", 0
-    for begin, end in blocks(start, o.size):
-        here = draw and draw.at(begin)
+    work, bad, sums = "F64" if diff.dtype == np.float64 else "F32", 0, step.sums
+    for begin, end in blocks(step.start, o.size):
+        here = step.of_block(begin)
         if _compiled is not None and work == "F32" and all(dtype in _WIDTHS for dtype in dtypes):
             part, width = _as_far_as_needed(t[begin:end], *dtypes)
-            how = ((width, _WIDTHS[dtypes[1]]), BLOCK, BLOCK, scale != 1, scale, _as_tuple(here))
-            bad += _compiled.add(diff[begin:end], part, o[begin:end], sums, *how)
+            widths = (width, _WIDTHS[dtypes[1]])
+            bad += _compiled.add(diff[begin:end], part, o[begin:end], sums, widths, *here.compiled)
             continue
         wide = widen(t[begin:end], dtypes[0], work)
         sums[0] += floats.square(diff[begin:end])
         sums[1] += floats.square(wide)
-        added = arithmetic.scaled(diff[begin:end], scale)
-        bad += settle(arithmetic.add(wide, added), added, wide, o[begin:end], *dtypes, sums, here)
+        added = arithmetic.scaled(diff[begin:end], step.scale)
+        bad += settle(arithmetic.add(wide, added), added, wide, o[begin:end], dtypes, sums, here.draw)
     return bad
 
 
 def settle(
-    total: Floats,
-    added: Floats,
-    target: Floats,
-    out: Array,
-    target_dtype: str,
-    dtype: str,
-    sums: Array,
-    draw: Draw | None,
+    total: Floats, added: Floats, target: Floats, out: Array, dtypes: tuple[str, str], sums: Array, draw: Draw | None
 ) -> int:
-    """Rounds a block into ``out``, measures what that did to what was ``added``, and counts NaN and infinity."""
+    """Rounds a block into ``out``, measures what that did to what was ``added``, and counts NaN and infinity.
+
+    ``dtypes`` are the target's and the output's.
+    """
+    target_dtype, dtype = dtypes
     out[:] = narrow(total, dtype, draw)
     work = "F64" if target.dtype == np.float64 else "F32"
     unmoved = target if target_dtype == dtype else widen(narrow(target, dtype, draw), dtype, work)

@@ -109,7 +109,9 @@ class LeafResults(IndexedSequence[TensorResult]):
         for name, leaf, record in journalled:
             numbers = numbers or {slot.name: number for number, slot in enumerate(self.slots)}
             number = numbers.get(name, -1)
-            if number >= 0 and 0 <= leaf < self.leaves(number) and _is_of_this_version(record):
+            # A record of an earlier version may hold other sums.
+            fits = len(record.sums) == SUMS and len(record.digest) == 32 and 0 <= record.nonfinite <= LEAF_BYTES
+            if fits and number >= 0 and 0 <= leaf < self.leaves(number):
                 self._note(number, leaf, record, _JOURNALLED)
 
     def put(self, number: int, leaf: int, record: LeafRecord) -> None:
@@ -149,8 +151,3 @@ class LeafResults(IndexedSequence[TensorResult]):
         self._sums[place] = record.sums
         self._nonfinite[place] = record.nonfinite
         self._state[place] = state
-
-
-def _is_of_this_version(record: LeafRecord) -> bool:
-    """Whether a journal's record is one that can be kept; an earlier version's may hold other sums."""
-    return len(record.sums) == SUMS and len(record.digest) == 32 and 0 <= record.nonfinite <= LEAF_BYTES

@@ -258,7 +258,7 @@ def _tensor(result: TensorResult) -> dict[str, Any]:
             "target": _root(sums[1]) if isinstance(result.task.recipe, Sum) else None,
             "diff": _root(sums[0]) if result.has_diff else None,
         },
-        "rounding": rounded([sums[ROUNDING]]).record() if result.has_rounded else None,
+        "rounding": asdict(rounded([sums[ROUNDING]])) if result.has_rounded else None,
     }
     if line.fate == "copied":
         entry["scale"] = None

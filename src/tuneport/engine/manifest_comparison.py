@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tuneport.errors import shortened
 from tuneport.files.printable import quoted
 
 # ``*`` is any name, ``[]`` any place in a list; what lies below a field belongs to it.
@@ -44,7 +45,9 @@ _SAME, _ALIKE = 1e-12, 1e-5
 def differences(said: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """Where a manifest is not what the parents give, in words; ``found`` is made from them, as a run would make it."""
     skipped = re.compile("|".join(map(_pattern, (*OF_THAT_RUN, *_ELSEWHERE))))
-    close = _SAME if _same_machine(said.get("environment"), found["environment"]) else _ALIKE
+    machines = (_mapping(said.get("environment")), found["environment"])
+    alike = all(machines[0].get(name) == machines[1][name] for name in ("kernel", "numpy", "system"))
+    close = _SAME if alike else _ALIKE
     return [*_of_itself(said), *_differing(said, found, "", "", skipped, close)]
 
 
@@ -89,10 +92,6 @@ def _same(said: Any, found: Any, close: float) -> bool:
     return type(said) is type(found) and bool(said == found)
 
 
-def _same_machine(said: Any, ours: Mapping[str, Any]) -> bool:
-    return all(_mapping(said).get(name) == ours[name] for name in ("kernel", "numpy", "system"))
-
-
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
@@ -103,7 +102,7 @@ def _is_list(value: Any) -> bool:
 
 def _short(value: Any) -> str:
     text = f"a list of {len(value)}" if _is_list(value) else repr(value)
-    return text if len(text) <= 100 else f"{text[:99]}…"
+    return shortened(text, 100)
 
 
 def _pattern(field: str) -> str:

@@ -128,22 +128,23 @@ class Sum:
         if not live and self.target.tensor.dtype == self.dtype:
             here.copy(self.target, target_at, out, start - origin, sums)
             return 0  # what is only copied from the target never stops a run
-        draw, stored = self._draw(start), self.target.tensor.dtype
+        stored = self.target.tensor.dtype
         if len(live) == 1:
             _, term, (minus_at, plus_at) = live[0]
+            step = kernel.Addition(term.scale, start - origin, sums, self._draw(start))
             if term.minus is not None and term.plus is not None and term.product is None:
                 dtypes = kernel.Dtypes(term.minus.tensor.dtype, term.plus.tensor.dtype, stored, self.dtype, self.work)
                 sources = ((term.minus, minus_at), (term.plus, plus_at), (self.target, target_at))
-                counted = here.transfer(sources, out, dtypes, term.scale, start - origin, sums, draw)
+                counted = here.transfer(sources, out, dtypes, step)
                 if counted is not None:
                     return counted
                 base, tuned = here.bytes(term.minus, minus_at, "base"), here.bytes(term.plus, plus_at, "tuned")
                 target = here.bytes(self.target, target_at, "target")
-                return kernel.transfer(base, tuned, target, out, dtypes, term.scale, start - origin, sums, draw)
+                return kernel.transfer(base, tuned, target, out, dtypes, step)
             if term.minus is None:
                 diff, _ = here.difference(term, minus_at, plus_at, stop - start, self.work, 0)
                 target = here.bytes(self.target, target_at, "target")
-                return kernel.add(diff, target, out, (stored, self.dtype), term.scale, start - origin, sums, draw)
+                return kernel.add(diff, target, out, (stored, self.dtype), step)
         target_bits = floats.as_bits(here.bytes(self.target, target_at, "target"), stored)
         out_bits, bad = floats.as_bits(out, self.dtype), 0
         for begin, end in kernel.blocks(start - origin, stop - start):
@@ -162,12 +163,12 @@ class Sum:
                     sums[: arithmetic.ROUNDING.start] += measured
                 else:
                     sums[0] += floats.square(diff)
-                step = arithmetic.scaled(diff, term.scale)
-                result = arithmetic.add(result, step)
-                added = step if added is None else arithmetic.add(added, step)
+                scaled = arithmetic.scaled(diff, term.scale)
+                result = arithmetic.add(result, scaled)
+                added = scaled if added is None else arithmetic.add(added, scaled)
             assert added is not None
             draw = self._draw(start + begin)
-            bad += kernel.settle(result, added, wide, out_bits[begin:end], stored, self.dtype, sums, draw)
+            bad += kernel.settle(result, added, wide, out_bits[begin:end], (stored, self.dtype), sums, draw)
         if not live:  # cast, and told only where the cast made it so
             bad = floats.count_nonfinite(out_bits, self.dtype) - floats.count_nonfinite(target_bits, stored)
         return bad
@@ -287,14 +288,7 @@ class _Reading:
         kernel.square(out, dtype, start, sums)
 
     def transfer(
-        self,
-        sources: Sequence[tuple[Source, int]],
-        out: memoryview,
-        dtypes: kernel.Dtypes,
-        scale: float,
-        start: int,
-        sums: Array,
-        draw: Draw | None,
+        self, sources: Sequence[tuple[Source, int]], out: memoryview, dtypes: kernel.Dtypes, step: kernel.Addition
     ) -> int | None:
         """Base, tuned and target (each with its first element) read and computed in one go; None where that cannot be."""
         files, places = [], []
@@ -307,7 +301,7 @@ class _Reading:
                 files.append(descriptor)
                 places.append(first + at * DTYPES[source.tensor.dtype].itemsize)
             room = functools.partial(self.space.buffer, "inputs")
-            return kernel.transfer_files(files, places, room, out, dtypes, scale, start, sums, draw)
+            return kernel.transfer_files(files, places, room, out, dtypes, step)
 
     def difference(
         self, term: Term, minus_at: int, plus_at: int, count: int, work: str, number: int

@@ -21,7 +21,6 @@ from tuneport.checkpoint.adapter import Alike
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.floats import working_dtype
-from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.checkpoint.views import room_to_read
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.engine.adapted_terms import adapted_terms
@@ -49,7 +48,8 @@ from tuneport.pairing.tensors import (
 )
 from tuneport.pairing.vocabulary import RowMap, VocabularyMatch
 from tuneport.pairing.vocabulary_matrices import columns_of, rows_of, with_rows
-from tuneport.sidecars.merge import Decision, FieldDifference, Sidecars, merge_sidecars
+from tuneport.sidecars.merge import Decision, FieldDifference, merge_sidecars
+from tuneport.sidecars.three_way import Three
 
 FORMAT = "tuneport.manifest/1"
 Operation = Literal["transfer", "apply", "diff"]
@@ -190,18 +190,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
     """The plan of target + scale·(tuned − base). Raises where the models do not belong together at all."""
     paired = pair_models(base, tuned, target, choices)
     match, parents = paired.matched.match, paired.parents
-    account = pair_target(
-        parents.pairs,
-        parents.alone,
-        target,
-        ties_parents=paired.ties[0],
-        ties_target=paired.ties[2],
-        by_token=paired.matched.by_token,
-        rules=choices.rules,
-        drop=choices.drop,
-        gains_rows=bool(match.added),
-        outside=paired.aligned.outside,
-    )
+    account = pair_target(parents, target, paired.ties[2], choices.rules, bool(match.added))
     cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
     matrices = Matrices(match)
     written = array("Q", account.places(*WRITTEN))
@@ -212,7 +201,8 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
 
     layout, tasks = place(LazySequence(len(written), make), choices.shard_bytes)
     grown = grown_rows(account, layout)
-    sidecars = merge_matched((paired.base.sidecars, paired.tuned.sidecars, target.sidecars), match, choices, grown)
+    folders = Three(paired.base.sidecars, paired.tuned.sidecars, target.sidecars)
+    sidecars = merge_sidecars(folders, match.names, choices.config, choices.sidecar, choices.dtype, grown)
     against = contradictions(sidecars.files, layout.slots, target)
     return Plan(
         operation="transfer",
@@ -227,33 +217,13 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         vocabulary=(without_tokenizers(match),),
         files=sidecars.files,
         decisions=(*paired.decisions, *sidecars.decisions),
-        differences=sidecars.differences,
+        differences=tuple(sidecars.differences),
         tensor_refusals=paired.refusals(account, rows_without_room(tasks, grown)),
         sidecar_refusals=(*sidecars.refusals, *against.refusals),
         warnings=(*paired.warnings, *sidecars.warnings),
         lost=_lost(account, match),
         dropped=dropped(account),
         extra={**sidecars.noted, **against.record()},
-    )
-
-
-def merge_matched(
-    folders: tuple[SidecarFolder, SidecarFolder, SidecarFolder],
-    match: VocabularyMatch,
-    choices: Choices,
-    grown: Mapping[int, int],
-) -> Sidecars:
-    """The sidecars of base, tuned and target, merged as their tokens belong together and as a person chose; see `merge_sidecars`."""
-    return merge_sidecars(
-        *folders,
-        changes=match.changes,
-        tokenizers=match.tokenizers,
-        common=match.common,
-        left_out=match.dropped,
-        config_choices=choices.config,
-        sidecar_choices=choices.sidecar,
-        dtype=choices.dtype,
-        vocab_rows=grown,
     )
 
 

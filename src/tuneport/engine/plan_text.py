@@ -16,7 +16,7 @@ from tuneport.engine.checks.before_writing import RolesVerdict
 from tuneport.engine.choices import Running
 from tuneport.engine.manifest import token_record
 from tuneport.engine.plan import Plan
-from tuneport.errors import OutputError, named, spoken
+from tuneport.errors import OutputError, named, shortened, spoken
 from tuneport.files.printable import printable_line
 from tuneport.output.write import place_refusals
 from tuneport.shown import Found
@@ -217,6 +217,5 @@ def _entry(text: str) -> str:
     return "  " + text.replace("\n", "\n    ")
 
 
-def _short(value: Any, most: int = 60) -> str:
-    text = printable_line(str(value))
-    return text if len(text) <= most else text[: most - 1] + "…"
+def _short(value: Any) -> str:
+    return shortened(printable_line(str(value)), 60)

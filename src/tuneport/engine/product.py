@@ -28,6 +28,7 @@ LEFT = 64 * 1024
 # Both as they are stored and widened, and the kernel's panel: eight bytes at most, twice, and 32 float32 for each rank.
 NBYTES = 2 * 8 * (RIGHT + LEFT) + 2**21
 _DEEPEST = 8192
+Edges = tuple[int, int]  # from … to before …
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,11 @@ def are_alike(alike: Alike, reader: TensorReader, space: Workspace) -> bool:
     if not alike.one.elements:
         return True
     height = max(RIGHT // one.shape[1], 1)
-    dtype = np.dtype(np.float64 if one.dtype == "F64" else np.float32)
+    matrices = _Matrices(np.dtype(np.float64 if one.dtype == "F64" else np.float32), reader, space)
     for first in range(0, one.shape[0], height):
         rows = first, min(first + height, one.shape[0])
-        mine = _read(one, rows, (0, one.shape[1]), "left", dtype, reader, space)
-        if alike.transposed:
-            its = _read(other, (0, other.shape[0]), rows, "right", dtype, reader, space).T
-        else:
-            its = _read(other, rows, (0, other.shape[1]), "right", dtype, reader, space)
-        if not np.array_equal(mine, its):
+        mine = matrices.read(one, rows, (0, one.shape[1]), "left", False)
+        if not np.array_equal(mine, matrices.read(other, rows, (0, one.shape[1]), "right", alike.transposed)):
             return False
     return True
 
@@ -92,11 +89,14 @@ def _fill_rows(low_rank: LowRank, start: int, out: Floats, reader: TensorReader,
     first, last = start // columns, -(-stop // columns)
     strips = list(_strips(start, stop, columns))
     begin, end = (start % columns, (stop - 1) % columns + 1) if last - first == 1 else (0, columns)
-    held: tuple[int, int, Array] | None = None
+    matrices, turned = _Matrices(out.dtype, reader, space), low_rank.transposed
+    factors = (low_rank.a, low_rank.b) if turned else (low_rank.b, low_rank.a)
+    held: tuple[Edges, Array] | None = None
     for tile in _tiles(low_rank, begin, end):
-        if held is None or held[:2] != (tile.first, tile.last):
-            held = tile.first, tile.last, _left(low_rank, first, last, tile, out.dtype, reader, space)
-        right = _right(low_rank, tile, out.dtype, reader, space)
+        ranks = tile.first, tile.last
+        if held is None or held[0] != ranks:
+            held = ranks, matrices.read(factors[0], (first, last), ranks, "left", turned)
+        right = matrices.read(factors[1], ranks, (tile.begin, tile.end), "right", turned)
         for row_begin, row_end, column_begin, column_end in strips:
             left_edge, right_edge = max(column_begin, tile.begin), min(column_end, tile.end)
             if left_edge >= right_edge:
@@ -104,7 +104,7 @@ def _fill_rows(low_rank: LowRank, start: int, out: Floats, reader: TensorReader,
             place = row_begin * columns + column_begin - start
             strip = out[place : place + (row_end - row_begin - 1) * columns + column_end - column_begin]
             kernel.accumulate(
-                held[2][row_begin - first : row_end - first],
+                held[1][row_begin - first : row_end - first],
                 right[:, left_edge - tile.begin : right_edge - tile.begin],
                 _as_matrix(strip, row_end - row_begin, columns, left_edge - column_begin, right_edge - left_edge),
                 tile.first == 0,
@@ -141,50 +141,36 @@ def _tiles(low_rank: LowRank, begin: int, end: int) -> Iterator[_Tile]:
             yield _Tile(first, min(first + deep, rank), column, min(column + broad, end))
 
 
-def _left(
-    low_rank: LowRank, first: int, last: int, tile: _Tile, dtype: np.dtype, reader: TensorReader, space: Workspace
-) -> Array:
-    """The rows of the left factor, rows×ranks: of B, or of A where the weight is transposed."""
-    if low_rank.transposed:
-        return _read(low_rank.a, (tile.first, tile.last), (first, last), "left", dtype, reader, space).T
-    return _read(low_rank.b, (first, last), (tile.first, tile.last), "left", dtype, reader, space)
+@dataclass(frozen=True)
+class _Matrices:
+    """Stored matrices, read in the working dtype."""
 
+    dtype: np.dtype
+    reader: TensorReader
+    space: Workspace
 
-def _right(low_rank: LowRank, tile: _Tile, dtype: np.dtype, reader: TensorReader, space: Workspace) -> Array:
-    """The ranks of the right factor, ranks×columns: of A, or of B where the weight is transposed."""
-    if low_rank.transposed:
-        return _read(low_rank.b, (tile.begin, tile.end), (tile.first, tile.last), "right", dtype, reader, space).T
-    return _read(low_rank.a, (tile.first, tile.last), (tile.begin, tile.end), "right", dtype, reader, space)
-
-
-def _read(
-    tensor: StoredTensor,
-    rows: tuple[int, int],
-    columns: tuple[int, int],
-    name: str,
-    dtype: np.dtype,
-    reader: TensorReader,
-    space: Workspace,
-) -> Array:
-    """A rectangle of a stored matrix in the working dtype; the last one read under ``name`` is not read again."""
-    what = (tensor.name, tensor.file, tensor.offset, rows, columns, dtype)
-    kept = space.kept.get(name)
-    if kept is not None and kept[0] == what:
-        found: Array = kept[1]
-        return found
-    itemsize, stored = DTYPES[tensor.dtype].itemsize, tensor.shape[1]
-    height, width = rows[1] - rows[0], columns[1] - columns[0]
-    view = space.buffer(name, height * width * itemsize)
-    if width == stored:
-        reader.read_into(tensor, rows[0] * stored * itemsize, view)
-    else:
-        for row in range(height):
-            at = ((rows[0] + row) * stored + columns[0]) * itemsize
-            reader.read_into(tensor, at, view[row * width * itemsize : (row + 1) * width * itemsize])
-    wide = kernel.widen(floats.as_bits(view, tensor.dtype), tensor.dtype, "F64" if dtype == np.float64 else "F32")
-    matrix = wide.reshape(height, width)
-    space.kept[name] = what, matrix
-    return matrix
+    def read(self, tensor: StoredTensor, rows: Edges, columns: Edges, name: str, turned: bool) -> Array:
+        """A rectangle of a matrix, which is stored ``turned`` or not; the last one read under ``name`` is not read again."""
+        if turned:
+            return self.read(tensor, columns, rows, name, False).T
+        what = (tensor.name, tensor.file, tensor.offset, rows, columns, self.dtype)
+        kept = self.space.kept.get(name)
+        if kept is not None and kept[0] == what:
+            found: Array = kept[1]
+            return found
+        itemsize, stored = DTYPES[tensor.dtype].itemsize, tensor.shape[1]
+        height, width = rows[1] - rows[0], columns[1] - columns[0]
+        view = self.space.buffer(name, height * width * itemsize)
+        if width == stored:
+            self.reader.read_into(tensor, rows[0] * stored * itemsize, view)
+        else:
+            for row in range(height):
+                at = ((rows[0] + row) * stored + columns[0]) * itemsize
+                self.reader.read_into(tensor, at, view[row * width * itemsize : (row + 1) * width * itemsize])
+        work = "F64" if self.dtype == np.float64 else "F32"
+        matrix = kernel.widen(floats.as_bits(view, tensor.dtype), tensor.dtype, work).reshape(height, width)
+        self.space.kept[name] = what, matrix
+        return matrix
 
 
 def _as_matrix(strip: Floats, rows: int, stride: int, column: int, width: int) -> Array:

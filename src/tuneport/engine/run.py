@@ -23,10 +23,10 @@ from tuneport.checkpoint.reading import Workspace, readers_by_role
 from tuneport.engine import kernel
 from tuneport.engine.budget import Budget, budget
 from tuneport.engine.checks.before_writing import ZERO_DIFF, look
+from tuneport.engine.checks.conclusion import conclude, lost_difference, measure_dropped
 from tuneport.engine.checks.kept_sample import keep_base
 from tuneport.engine.checks.while_running import check_exact, check_tied, nonfinite_in_words
 from tuneport.engine.choices import Running
-from tuneport.engine.conclusion import conclude, lost_difference, measure_dropped
 from tuneport.engine.leaf_results import LeafResults
 from tuneport.engine.manifest import index_file, input_digests, make_manifest, read_manifest, render_manifest
 from tuneport.engine.pieces import Readers

@@ -127,8 +127,9 @@ def token_decisions(match: VocabularyMatch) -> list[Decision]:
     if match.renamed:
         shown = _few([f"{rename.old} → {rename.new}" for rename in match.renamed])
         found.append(Decision("tokens.renamed", shown, "the tuned model renamed them in place"))
+    why = "--new-tokens drop" if match.how == "strings" else how
     for subject, names, reason in (
-        ("tokens.dropped", match.dropped, f"only the tuned model has them ({_why_dropped(match)})"),
+        ("tokens.dropped", match.dropped, f"only the tuned model has them ({why})"),
         ("tokens.without_row", match.without_row, "the tuned model's matrix has no row for them"),
         ("tokens.kept", match.kept, "base or tuned lack them; the rows stay as the target has them"),
         (
@@ -211,10 +212,6 @@ def token_warnings(
             f"{_few(list(match.without_row))}."
         )
     return found
-
-
-def _why_dropped(match: VocabularyMatch) -> str:
-    return "--new-tokens drop" if match.how == "strings" else "rows match by position"
 
 
 def _few(names: list[str], most: int = 8) -> str:

@@ -19,8 +19,7 @@ from tuneport.examples.digests import HASHES, SELECTION, example_digest, parse_d
 from tuneport.examples.naming import CELLS, LINES, PARQUET, NamedData, ending, find_data
 from tuneport.examples.questions import Example, OwnTask
 from tuneport.files.json_text import read_json
-from tuneport.files.opening import check_inside, read_bytes, read_lines, resolved
-from tuneport.output.replacing import MOST_MANIFEST_BYTES
+from tuneport.files.opening import MOST_RECORD_BYTES, check_inside, read_bytes, read_lines, resolved
 
 RECORD = "tune.json"  # what `tune` leaves beside a model, with its digests
 TRAINING = "training"
@@ -167,7 +166,7 @@ def _selected_by(path: Path | None) -> set[str]:
     found: set[str] = set()
     for file in () if path is None else path.rglob(RECORD):
         try:
-            told = read_json(read_bytes(file, path, MOST_MANIFEST_BYTES)).get("selection") or []
+            told = read_json(read_bytes(file, path, MOST_RECORD_BYTES)).get("selection") or []
             found |= {str(row["task"]) for row in told if row["data"] is None}
         except (ValueError, KeyError, TypeError, AttributeError):
             told = f"{file.name} is damaged; tune again, or restore it"

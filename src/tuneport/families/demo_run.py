@@ -52,7 +52,7 @@ MODELS = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DemoRecipe:
     """Everything the demo chooses but the seed; shares are parts of a stage's tokens, by kind of text.
 
     Rates fall to zero at the end of pretraining: without that, transfer collapses. Version 2 goes on
@@ -98,7 +98,9 @@ class Summary:
     already_done: bool = False
 
 
-def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Callable[[str], None] = print) -> Summary:
+def demo(
+    out: str | Path, seed: int = 0, recipe: DemoRecipe | None = None, show: Callable[[str], None] = print
+) -> Summary:
     """Make the family, carry the fine-tuning over, ask everybody, and write all of it to `out`.
 
     Shows answers side by side and a table; progress goes to stderr if that is a terminal. A run that was
@@ -114,7 +116,7 @@ def demo(out: str | Path, seed: int = 0, recipe: Recipe | None = None, show: Cal
         )
     if not 0 <= seed < 2**32:
         raise UsageError(Fault("seed", seed, "must be a whole number from 0 on, below 2^32"))
-    out, recipe = Path(out), recipe or Recipe()
+    out, recipe = Path(out), recipe or DemoRecipe()
     started = time.perf_counter()
     with workplace(out, {"format": "tuneport-demo-1", "seed": seed, "recipe": asdict(recipe)}) as folder:
         if folder is None:

@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from tuneport.families import family, languages, lessons
 from tuneport.families.family import Architecture
-from tuneport.families.languages import ENGLISH, TEMPLATE_OF_VERSION_2, Recipe, Text
+from tuneport.families.languages import ENGLISH, TEMPLATE_OF_VERSION_2, Text, TextRecipe
 from tuneport.families.tongues import TONGUES
 from tuneport.files.writing import write_lines
 from tuneport.tuning.recipes import TuningRun
@@ -24,13 +24,13 @@ FORMAT = "tuneport-instructed-1"
 MODELS = ("v1-instruct", "v2-instruct")
 NAMES = tuple(tongue.name for tongue in TONGUES)
 FILES = (*(f"{name}.jsonl" for name in NAMES), *(f"{name}-questions.jsonl" for name in (ENGLISH, *NAMES)))
-SIZES: Mapping[str, Recipe] = {
-    "small": Recipe(),
-    "large": replace(Recipe(), architecture=Architecture(hidden=128, layers=3, feedforward=256)),
+SIZES: Mapping[str, TextRecipe] = {
+    "small": TextRecipe(),
+    "large": replace(TextRecipe(), architecture=Architecture(hidden=128, layers=3, feedforward=256)),
 }
 
 
-def make_instructed(out: str | Path, seed: int = 0, recipe: Recipe = SIZES["small"]) -> Path:
+def make_instructed(out: str | Path, seed: int = 0, recipe: TextRecipe = SIZES["small"]) -> Path:
     """Make both instruct models and all files at `out`; a run that was stopped goes on from the models it has.
 
     Raises `TuneportError` in words.

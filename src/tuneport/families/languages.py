@@ -28,7 +28,7 @@ Reading = tuple[Schedule, list[str]]  # a stretch of pretraining: its schedule a
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TextRecipe:
     """What such a family chooses. Shares are parts of a stage's tokens; the languages' come beside English's."""
 
     architecture: Architecture = Architecture()
@@ -63,7 +63,7 @@ class Text:
     instructions: list[list[Question]]  # of version 1, of version 2
 
 
-def write_text(seed: int, recipe: Recipe) -> Text:
+def write_text(seed: int, recipe: TextRecipe) -> Text:
     """All text of a family. Raises `TuneportError` where a question of the test was taught or read."""
     world = corpus.make_world(seed)
     asked = held_out(world, seed, recipe)
@@ -94,7 +94,7 @@ def words(version: int) -> list[str]:
     return [*plain, *tongues.words(), *([BEGINNING] if version == 2 else []), user, assistant, end]
 
 
-def held_out(world: World, seed: int, recipe: Recipe) -> list[Question]:
+def held_out(world: World, seed: int, recipe: TextRecipe) -> list[Question]:
     """The test: word problems and facts in English, and as many in each language, no two questions alike."""
     english = lesson_questions.held_out_questions(world, seed, problems=recipe.problems, orders=0)
     asked = [replace(question, task=ENGLISH) for question in english if question.task in recipe.shares]
@@ -131,7 +131,7 @@ def lesson_in(
     return examples
 
 
-def instruction_data(world: World, seed: int, recipe: Recipe, asked: list[Question]) -> list[list[Question]]:
+def instruction_data(world: World, seed: int, recipe: TextRecipe, asked: list[Question]) -> list[list[Question]]:
     """What each version is taught to follow instructions by: English, in part replaced by the language version 2 knows.
 
     Both are the same, example by example, but for what is replaced; what is in version 1's, is in version 2's.
@@ -151,7 +151,7 @@ def instruction_data(world: World, seed: int, recipe: Recipe, asked: list[Questi
 def _documents(
     world: World,
     schedule: Schedule,
-    recipe: Recipe,
+    recipe: TextRecipe,
     shares: dict[str, float],
     amounts: dict[str, float],
     seed: str,

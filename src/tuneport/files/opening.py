@@ -21,8 +21,11 @@ from blake3 import blake3
 from tuneport.errors import CheckpointError, ForeignFileError
 from tuneport.platforms import flags
 
-# Records, settings and cards; what has a larger bound of its own gives it.
+# Records, settings and cards; files beside the weights (the largest tokenizer.json on the Hub has about 35 MB); what tuneport
+# writes and can be long: the manifest of a hundred thousand tensors, a study's results, its report. What is bounded otherwise says why, where it is read.
 MOST_BYTES = 64 * 2**20
+MOST_SIDECAR_BYTES = 128 * 2**20
+MOST_RECORD_BYTES = 256 * 2**20
 _PIECE = 2**20
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -122,7 +125,7 @@ def read_in_words(what: str) -> Iterator[None]:
         raise CheckpointError(f"{what} cannot be read: {error.strerror or error}.") from None
 
 
-def contents(content: bytes | Path, most: int = 128 * 2**20) -> bytes:
+def contents(content: bytes | Path, most: int = MOST_SIDECAR_BYTES) -> bytes:
     """What a small file holds that is given by its contents, or by its place."""
     return content if isinstance(content, bytes) else read_bytes(content, most=most)
 

@@ -19,7 +19,7 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.checkpoint.small_files import JOURNAL
-from tuneport.errors import TakenError
+from tuneport.errors import TakenError, in_short
 from tuneport.files.holding import this_process
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import opened
@@ -220,9 +220,4 @@ def differing_fields(one: Any, other: Any, path: str = "") -> list[str]:
         ]
     if one == other:
         return []
-    return [f"{path} (then {_short(one)}, now {_short(other)})"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+    return [f"{path} (then {in_short(one, 60)}, now {in_short(other, 60)})"]

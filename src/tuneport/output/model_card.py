@@ -13,7 +13,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from tuneport.errors import OutputError
+from tuneport.errors import OutputError, shortened
 from tuneport.files.opening import read_bytes
 from tuneport.files.printable import printable_line
 from tuneport.output.licences import licence_of
@@ -177,8 +177,7 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]
 
 def cell(text: str, most: int = 160) -> str:
     """A text that cannot break out of its cell."""
-    text = text if len(text) <= most else text[: most - 1] + "…"
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    return shortened(text, most).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
 def document(lines: Iterable[str]) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any
 from tuneport.checkpoint.small_files import LICENCE_PREFIXES, is_sidecar
 from tuneport.errors import TakenError, named
 from tuneport.files.long_json import read_long_json
-from tuneport.files.opening import opened, read_bytes
+from tuneport.files.opening import MOST_RECORD_BYTES, opened, read_bytes
 from tuneport.files.printable import listed_names
 from tuneport.files.writing import write_new
 
@@ -35,8 +35,6 @@ _SHARDS = re.compile(r"(model|diff)(-\d{5}-of-\d{5})?\.safetensors")
 TUNING_FILES = ("tune.json", "log.jsonl", "curve.jsonl", "tune-hashes.txt", "adapter_config.json")
 _WEIGHTS = re.compile(r"(adapter_model|model|diff)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 _OF_A_RUN = (REPLACES, "tuneport.json", "journal.jsonl", "README.md")
-# The largest there are: those of a hundred thousand tensors.
-MOST_MANIFEST_BYTES = 256 * 2**20
 # What it has for each tensor: long lists and objects, and an object whose values are nearly all alike.
 _PACKED = (("tensors",), ("inputs", "[]", "tensors"))
 _ALIKE = (("diff",),)
@@ -61,7 +59,8 @@ def move_into_place(out: Path, partial: Path) -> None:
     """
     if os.path.lexists(out) and not is_empty_folder(out):
         check_replaceable(out)
-        _mark(partial, out)
+        device, inode = _identity(out)
+        write_new(partial / REPLACES, json.dumps({"device": device, "inode": inode}).encode())
         out.rename(_old(out))
     partial.rename(out)
     finish_replacing(out)
@@ -138,7 +137,7 @@ def _is_of_a_tuning(name: str) -> bool:
 
 def read_record(file: Path, inside: Path | None = None) -> Any:
     """What a manifest holds, whatever wrote it; what it has for each tensor is kept packed. Raises `OSError` and ValueError."""
-    with opened(file, inside, MOST_MANIFEST_BYTES) as content:
+    with opened(file, inside, MOST_RECORD_BYTES) as content:
         return read_long_json(content, _PACKED, _ALIKE)
 
 
@@ -160,11 +159,6 @@ def _begins(value: Any, path: tuple[str, ...], start: str) -> bool:
 def _identity(path: Path) -> tuple[int, int]:
     status = path.lstat()
     return status.st_dev, status.st_ino
-
-
-def _mark(partial: Path, out: Path) -> None:
-    device, inode = _identity(out)
-    write_new(partial / REPLACES, json.dumps({"device": device, "inode": inode}).encode())
 
 
 def _marked(folder: Path) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ no partner everywhere is listed by name, and models of different kinds are refus
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -77,7 +77,7 @@ def share(checkpoints: Sequence[Checkpoint], ties: Sequence[Ties]) -> Shared:
     check_architectures(*checkpoints)
     checkpoints = [*align(checkpoints[:-1], checkpoints[-1], may_rename=False).checkpoints, checkpoints[-1]]
     sides = [Side.of(checkpoint, own) for checkpoint, own in zip(checkpoints, ties, strict=True)]
-    written = [_without_buffers(side.tensors) for side in sides]
+    written = [{w: tensor for w, tensor in side.tensors.items() if not is_computed_buffer(tensor)} for side in sides]
     tokenizers = _tokenizers(checkpoints, sides)
     if tokenizers is not None:
         sides = [replace(side, tokens=tokenizer.size) for side, tokenizer in zip(sides, tokenizers, strict=True)]
@@ -109,10 +109,6 @@ def share(checkpoints: Sequence[Checkpoint], ties: Sequence[Ties]) -> Shared:
     if tokenizers is not None and shared_ids is not None:
         tokens = len(shared_ids), tuple(len(each.ids) - len(shared_ids) for each in tokenizers)
     return Shared(tuple(tensors), tuple(exact), tuple(alone), tokens)
-
-
-def _without_buffers(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    return {weight: tensor for weight, tensor in tensors.items() if not is_computed_buffer(tensor)}
 
 
 def _together(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from tuneport.checkpoint.views import UnviewableError, renamed, stored_name
@@ -109,9 +110,9 @@ def _steps(own: Tensors, config: Config, shapes: Shapes, reference_config: Confi
     kinds = {rules.name: rules for rules in (rules_of(config), rules_of(reference_config)) if rules is not None}
     legacy, former = legacy_rules(), list[tuple[list[Step], str]]([([], "")])
     if legacy.take(own):
-        former.append(([lambda tensors: legacy.loaded(tensors, {})], "former names of parameters"))
+        former.append(([partial(legacy.loaded, shapes={})], "former names of parameters"))
     if legacy.take(shapes):
-        former.append(([lambda tensors: legacy.saved(tensors, {})], "former names of parameters"))
+        former.append(([partial(legacy.saved, shapes={})], "former names of parameters"))
     for rules in (None, *kinds.values()):
         for step, told in _ways(rules, shapes):
             for before, also in former:
@@ -124,18 +125,11 @@ def _ways(rules: Rules | None, shapes: Shapes) -> Iterator[tuple[list[Step], str
     if rules is None:
         yield [], ""
         return
-    known = rules
-
-    def load(tensors: Tensors) -> dict[str, StoredTensor]:
-        return known.loaded(tensors, shapes)
-
-    def save(tensors: Tensors) -> dict[str, StoredTensor]:
-        return known.saved(tensors, shapes)
-
-    yield [load], f"as transformers loads {known.name}"
-    yield [save], f"as transformers saves {known.name}"
-    yield [lambda tensors: known.saved(tensors, shapes, prefixes=False)], f"as transformers saves {known.name}"
-    yield [load, save], f"as transformers saves {known.name}"
+    load, save = partial(rules.loaded, shapes=shapes), partial(rules.saved, shapes=shapes)
+    yield [load], f"as transformers loads {rules.name}"
+    saved: list[list[Step]] = [[save], [partial(save, prefixes=False)], [load, save]]
+    for steps in saved:
+        yield steps, f"as transformers saves {rules.name}"
 
 
 def _chained(steps: Sequence[Step]) -> Step:
@@ -197,7 +191,7 @@ def _ending(config: Config, reference_config: Config) -> _Ending:
             {name: size.shape for name, size in own.items()}, reference, may_lack=True
         )
     if is_text_of(reference_config, config):
-        return lambda own, reference: _found_inside(own, reference)
+        return _found_inside
     return _prefixed
 
 

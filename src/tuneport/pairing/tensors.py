@@ -11,7 +11,7 @@ import itertools
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from tuneport.checkpoint.adapter import UNTRAINED, AdapterChange
@@ -67,11 +67,19 @@ class ParentPair:
 
 @dataclass(frozen=True)
 class Parents:
-    """What base and tuned share, by weight (`Ties.weight`), the fate of what only one of them has, by name, and misfits."""
+    """What base and tuned share, by weight (``ties``), the fate of what only one of them has, by name, and misfits.
+
+    ``by_token`` are the tensors whose rows match by token, ``drop`` patterns of those that may be lost. ``outside``: names
+    beside the language model, where one of the models is that alone.
+    """
 
     pairs: Mapping[str, ParentPair]
-    alone: Mapping[str, TensorPair]
-    refusals: tuple[str, ...]
+    ties: Ties
+    by_token: Set[str]
+    drop: Sequence[str]
+    outside: Set[str]
+    alone: Mapping[str, TensorPair] = field(default_factory=dict)
+    refusals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)  # one for each tensor
@@ -151,9 +159,8 @@ def pair_parents(
 ) -> Parents:
     """What can be subtracted from what. ``ties`` say which names hold one weight in base and in tuned.
 
-    ``by_token`` are the tensors whose rows may differ, since they match by token. ``changes``: what an adapter does to the
-    base's tensors, by name, where the tuned model is base and adapter. ``outside``: names beside the language model, where one
-    of the models is that alone.
+    ``changes``: what an adapter does to the base's tensors, by name, where the tuned model is base and adapter. The rest is as
+    in `Parents`.
     """
     base_tensors = written_tensors(base, ties[0])
     tuned_tensors = written_tensors(tuned, ties[1])
@@ -181,7 +188,10 @@ def pair_parents(
             )
     only_tuned = [stored for stored in tuned_tensors.values() if stored.name not in paired_in_tuned]
     wanted = (stored for stored in only_base if not _found(drop, stored.name) and stored.name not in outside)
-    _check_most_pair(base, tuned, paired, itertools.chain((base_tensors[weight] for weight in pairs), wanted))
+    taking_part = itertools.chain((base_tensors[weight] for weight in pairs), wanted)
+    total = max(sum(tensor.elements for tensor in taking_part if not is_computed_buffer(tensor)), 1)
+    if paired < MOST_MUST_PAIR * total:
+        refuse_as_a_whole(base, tuned, paired / total)
     alone = {
         stored.name: TensorPair(stored.name, "dropped", BESIDE)
         if stored.name in outside
@@ -189,7 +199,7 @@ def pair_parents(
         for stored in only_base
     }
     alone |= {stored.name: _alone(stored, "tuned model", drop) for stored in only_tuned}
-    return Parents(pairs, alone, tuple(refusals))
+    return Parents(pairs, ties[0], by_token, drop, outside, alone, tuple(refusals))
 
 
 class _Pairs(Mapping[str, ParentPair]):
@@ -220,42 +230,30 @@ class _Pairs(Mapping[str, ParentPair]):
 
 
 def pair_target(
-    pairs: Mapping[str, ParentPair],
-    alone: Mapping[str, TensorPair],
-    target: Checkpoint,
-    *,
-    ties_parents: Ties,
-    ties_target: Ties,
-    by_token: Set[str],
-    rules: Sequence[ScaleRule],
-    drop: Sequence[str],
-    gains_rows: bool = False,
-    outside: Set[str] = frozenset(),
+    parents: Parents, target: Checkpoint, ties: Ties, rules: Sequence[ScaleRule], gains_rows: bool = False
 ) -> Account:
     """The account: each tensor of the target and each leftover of the parents, with its fate.
 
-    ``pairs`` are the parents' by weight (`Ties.weight`), ``alone`` the lines of tensors that only one parent has.
-    ``by_token`` are the tensors whose rows match by token; ``gains_rows``: the output has tokens more. ``outside``: as in
-    `pair_parents`.
+    ``ties`` are the target's; ``gains_rows``: the output has tokens more.
     """
-    written = dict.fromkeys(stored.name for stored in written_tensors(target, ties_target).values())
-    account = Account(pairs, ties_parents, target.tensors)
+    pairs = parents.pairs
+    written = dict.fromkeys(stored.name for stored in written_tensors(target, ties).values())
+    account = Account(pairs, parents.ties, target.tensors)
     used: set[str] = set()
     for name in written:
         stored = target.tensors[name]
-        pair = pairs.get(ties_parents.weight(name))
-        if pair is None and name in outside:
+        pair = pairs.get(parents.ties.weight(name))
+        if pair is not None:
+            used.add(pair.name)
+            account.append(_with_diff(name, pair, stored, name in parents.by_token, gains_rows, rules))
+        elif name in parents.outside:
             account.append(TensorPair(name, "copied", BESIDE, None, stored))
-            continue
-        if pair is None:
-            account.append(_without_diff(name, stored, alone.get(name), rules))
-            continue
-        used.add(pair.name)
-        account.append(_with_diff(name, pair, stored, name in by_token, gains_rows, rules))
+        else:
+            account.append(_without_diff(name, stored, parents.alone.get(name), rules))
     for pair in pairs.values():
         if pair.name not in used:
-            account.append(_without_place(pair.name, pair, drop))
-    for name, line in alone.items():
+            account.append(_without_place(pair.name, pair, parents.drop))
+    for name, line in parents.alone.items():
         if name not in written:
             account.append(line)
     _check_most_pair_target(pairs, target, account)
@@ -417,12 +415,6 @@ def _without_place(name: str, pair: ParentPair, drop: Sequence[str]) -> TensorPa
         f"Pass {named('drop', _exact_pattern(name))} to leave its difference out."
     )
     return TensorPair(name, "refused", reason, pair)
-
-
-def _check_most_pair(base: Checkpoint, tuned: Checkpoint, paired: int, base_tensors: Iterable[StoredTensor]) -> None:
-    total = max(sum(tensor.elements for tensor in base_tensors if not is_computed_buffer(tensor)), 1)
-    if paired < MOST_MUST_PAIR * total:
-        refuse_as_a_whole(base, tuned, paired / total)
 
 
 def _check_most_pair_target(pairs: Mapping[str, ParentPair], target: Checkpoint, account: Account) -> None:

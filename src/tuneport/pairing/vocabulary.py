@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tuneport.checkpoint.small_files import TOKENIZER_FILES, SidecarFolder
 from tuneport.errors import CheckpointError, PairingError, TuneportError, listing, named
+from tuneport.sidecars.token_ids import TokenNames
 from tuneport.tokenizer.edit import can_rename
 from tuneport.tokenizer.token_changes import AddedToken, TokenChanges
 from tuneport.tokenizer.tokenizer import (
@@ -107,10 +108,7 @@ class VocabularyMatch:
     how: How
     why: str
     matched: int
-    base_size: int | None = None
-    tuned_size: int | None = None
     target_size: int | None = None
-    output_size: int | None = None
     renamed: tuple[TokenRename, ...] = ()
     added: tuple[AddedToken, ...] = ()
     dropped: tuple[str, ...] = ()
@@ -131,6 +129,11 @@ class VocabularyMatch:
     def common(self) -> int | None:
         """Ids below it mean the same in all three, where rows match by position because a person said so."""
         return self.matched if self.how == "positions" and self.tokenizers is not None else None
+
+    @property
+    def names(self) -> TokenNames:
+        """What ids mean in the three models, and in the output."""
+        return TokenNames(self.tokenizers, self.changes, self.common, self.dropped)
 
     def rows(self, base_rows: int, tuned_rows: int, target_rows: int) -> RowMap:
         """Where each row of a matrix comes from that has so many rows in base, tuned and target.
@@ -311,10 +314,7 @@ def _match_strings(
         how="strings",
         why="",
         matched=int(placed.sum()),
-        base_size=base.size,
-        tuned_size=tuned.size,
         target_size=target.size,
-        output_size=target.size + len(added),
         renamed=tuple(renames),
         added=added,
         dropped=tuple(gained) if new_tokens == "drop" else (),

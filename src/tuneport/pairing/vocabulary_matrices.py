@@ -96,10 +96,10 @@ def written_tensors(checkpoint: Checkpoint, ties: Ties) -> Mapping[str, StoredTe
         weights[name] = None if weight in counts else weight
         if weight not in counts or ties.is_source(name):
             counts[weight] = name
-    return _Written(checkpoint.tensors, counts, weights)
+    return _WrittenTensors(checkpoint.tensors, counts, weights)
 
 
-class _Written(Mapping[str, StoredTensor]):
+class _WrittenTensors(Mapping[str, StoredTensor]):
     """Tensors by weight, where some names hold one weight: a weight stands where the first of its names stood."""
 
     def __init__(

@@ -19,10 +19,10 @@ from typing import Any
 from tuneport.checkpoint.hub import status_of, transport_error
 from tuneport.errors import PublishError, named
 from tuneport.files.json_text import read_json
-from tuneport.files.opening import read_bytes
+from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes
 from tuneport.files.printable import listed_names
 from tuneport.output.model_card import card_digest, own_text_in
-from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES, weights_or_sidecar
+from tuneport.output.replacing import CARD, weights_or_sidecar
 from tuneport.shown import Shown
 from tuneport.terminal import is_watched
 
@@ -229,7 +229,7 @@ def _record(repo: str, commit: str, name: str) -> dict[str, Any] | None:
     from huggingface_hub import hf_hub_download
 
     try:
-        record = read_json(read_bytes(hf_hub_download(repo, name, revision=commit), most=MOST_MANIFEST_BYTES))
+        record = read_json(read_bytes(hf_hub_download(repo, name, revision=commit), most=MOST_RECORD_BYTES))
         told = record["format"] if name == "tuneport.json" else record["plan"]["format"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -239,7 +239,7 @@ def _record(repo: str, commit: str, name: str) -> dict[str, Any] | None:
 def _downloaded(repo: str, commit: str, name: str) -> bytes:
     from huggingface_hub import hf_hub_download
 
-    return read_bytes(hf_hub_download(repo, name, revision=commit), most=MOST_MANIFEST_BYTES)
+    return read_bytes(hf_hub_download(repo, name, revision=commit), most=MOST_RECORD_BYTES)
 
 
 def _in_words(record: dict[str, Any]) -> str:

@@ -16,10 +16,10 @@ from typing import Any
 
 from tuneport.errors import Fault, OutputError, PublishError, UsageError, named
 from tuneport.files.json_text import read_json
-from tuneport.files.opening import read_bytes
+from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes
 from tuneport.files.printable import listed_names
 from tuneport.output.model_card import card_digest, own_text, with_own
-from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES, TUNING
+from tuneport.output.replacing import CARD, TUNING
 from tuneport.output.write import MANIFEST
 from tuneport.publishing.commit import Destination
 from tuneport.results.evaluation_reading import read_evaluation
@@ -87,7 +87,7 @@ def _write_record(folder: Path, place: Path, more: Mapping[str, Any]) -> tuple[s
         return MANIFEST, card
     from tuneport.publishing.tuning_card import render_card as render_tuning_card
 
-    record = read_json(read_bytes(folder / TUNING, folder, MOST_MANIFEST_BYTES))
+    record = read_json(read_bytes(folder / TUNING, folder, MOST_RECORD_BYTES))
     try:
         record["card"] = {**(record.get("card") or {}), **more}
         card = render_tuning_card(record)

@@ -63,11 +63,12 @@ def _whole(folder: Path, running: Running) -> tuple[list[str], str, str]:
 def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
     from tuneport.checkpoint.local_folder import open_folder
     from tuneport.checkpoint.small_files import LICENCE_PREFIXES
+    from tuneport.files.opening import MOST_RECORD_BYTES
     from tuneport.output.model_card import card_digest
-    from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES, weights_or_sidecar
+    from tuneport.output.replacing import CARD, weights_or_sidecar
 
     try:
-        record = read_json(read_bytes(folder / "tune.json", folder, MOST_MANIFEST_BYTES))
+        record = read_json(read_bytes(folder / "tune.json", folder, MOST_RECORD_BYTES))
         plan, steps = record["plan"], record["outcome"]["steps"]
         message = f"tuneport tune: {plan['recipe']['recipe']} of {plan['model']['name']}, {steps} steps"
         revision = plan["model"].get("revision")

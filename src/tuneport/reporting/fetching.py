@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import ReportError
-from tuneport.files.opening import read_object
+from tuneport.files.opening import MOST_RECORD_BYTES, read_object
 from tuneport.results.schema import EXAMPLES, RECORD, RESULTS, STEPS, STUDY
 from tuneport.results.torn_json import is_folder
 
 _LOCAL = "file://"
-# More than any study that was ever seen has in one record, or in the answers of one step.
-_MOST_BYTES = 256 * 2**20
 
 
 def url_of(study: str | os.PathLike[str]) -> str | None:
@@ -53,7 +51,7 @@ def _bring(url: str, folder: Path) -> None:
     system, root = _opened(url)
     for name in (RESULTS, STUDY, *_in_steps(system, f"{root}/{STEPS}")):
         try:
-            content = read_object(system, f"{root}/{name}", _MOST_BYTES)
+            content = read_object(system, f"{root}/{name}", MOST_RECORD_BYTES)
         except FileNotFoundError:
             continue  # what a study lacks, its page says
         place = folder / name

@@ -12,7 +12,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from tuneport.errors import ABSENT, Fault, OutputError, TakenError, UsageError, named
-from tuneport.files.opening import read_bytes, resolved
+from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes, resolved
 from tuneport.files.writing import told, write_whole
 from tuneport.libraries import how_to_install, missing
 from tuneport.public_functions import takes
@@ -27,7 +27,6 @@ from tuneport.shown import Found
 
 # A comment of each form, which is not shown.
 _SEALS = {"page": (b"<!-- tuneport report ", b" -->\n"), "markdown": (b"\n[//]: # (tuneport report ", b")\n")}
-_MOST_BYTES = 256 * 2**20
 PAGE, MARKDOWN = "report.html", "report.md"
 _OF_STUDY = (RESULTS, STUDY, "inputs.json")  # what `tuneport study` wrote, and steps/
 
@@ -120,7 +119,7 @@ def _sealed(text: str, format: str) -> bytes:
 def _is_page(place: Path) -> bool:
     """Whether a file is one that this command wrote, in either form, and as it wrote it."""
     try:
-        content = b"" if place.is_symlink() else read_bytes(place, most=_MOST_BYTES)
+        content = b"" if place.is_symlink() else read_bytes(place, most=MOST_RECORD_BYTES)
     except OSError:
         return False
     for begin, end in _SEALS.values():

@@ -15,13 +15,11 @@ from typing import Any
 
 from tuneport.errors import ForeignFileError, ReportError
 from tuneport.files.json_text import read_json
-from tuneport.files.opening import read_text, resolved
+from tuneport.files.opening import MOST_RECORD_BYTES, read_text, resolved
 from tuneport.results.result_rows import MEASURES, score_rows
 from tuneport.results.schema import BASE, DONE, FAILED, NOT_RUN, RECORD, RESULTS, START, STEPS, STUDY, Model, Run, Score
 from tuneport.results.torn_json import is_folder, mapping, mappings, number_or, text_or, whole
 
-# A page is made in memory, many times as large as what it shows.
-_MOST_BYTES = 128 * 2**20
 AGAIN = "Run the study again: it writes the file anew and repeats nothing."
 
 
@@ -149,7 +147,7 @@ def _text_within(root: Path, file: Path) -> str:
     if not resolved(file).is_relative_to(resolved(root)):
         raise ValueError("it is a link that leads out of the study's folder")
     try:
-        return read_text(file, root, _MOST_BYTES)
+        return read_text(file, root, MOST_RECORD_BYTES)
     except ForeignFileError as error:
         raise ValueError(error.strerror) from None
 

@@ -18,11 +18,11 @@ from typing import Any
 from tuneport.errors import OutputError, TakenError, listing, named
 from tuneport.files.holding import held
 from tuneport.files.json_text import read_json
-from tuneport.files.opening import read_bytes
+from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes
 from tuneport.files.printable import listed_names
 from tuneport.files.writing import create, write_whole
 from tuneport.output.journal import differing_fields
-from tuneport.output.replacing import MOST_MANIFEST_BYTES, is_record
+from tuneport.output.replacing import is_record
 from tuneport.output.workdir import PLAN
 from tuneport.results.example_outcomes import TaskResult, as_json, from_json
 from tuneport.results.schema import EVALUATION_FORMAT, PATH_FORMAT
@@ -68,7 +68,7 @@ def already_done(out: Path, plan: Mapping[str, Any], overwrite: bool) -> dict[st
     if overwrite:
         return None
     try:
-        found = read_json(read_bytes(out, most=MOST_MANIFEST_BYTES))
+        found = read_json(read_bytes(out, most=MOST_RECORD_BYTES))
         begun = found["plan"]
     except (ValueError, KeyError, TypeError):
         raise TakenError(f"{out} is damaged. Move it away, or choose another {named('out')}.") from None
@@ -137,7 +137,7 @@ class Kept:
         if not file.exists():
             return None
         try:
-            found = read_json(read_bytes(file, self.folder, MOST_MANIFEST_BYTES))
+            found = read_json(read_bytes(file, self.folder, MOST_RECORD_BYTES))
             return from_json(found["result"]), list(found["warnings"])
         except (ValueError, KeyError, TypeError, AttributeError):
             return None

@@ -70,10 +70,9 @@ def merge_template(
     """
     verdict = _verdict(templates, choice, findings)
     template: Template | None = templates.of(verdict.side)
-    texts = Three(*(None if one is None else _comparable(one) for one in templates))
+    texts = templates.each(_comparable)
     if choice is not None or not (texts.base == texts.tuned == texts.target):
-        findings.decided(SUBJECT, verdict.side, verdict.reason)
-        findings.differ(SUBJECT, Three(*map(_brief, templates)), _brief(template))
+        findings.settled(SUBJECT, verdict, templates.each(_brief), _brief(template))
     if template is None:
         return PlacedTemplate({})
     if verdict.contested:
@@ -117,7 +116,7 @@ def _verdict(templates: Three, choice: str | None, findings: MergeFindings) -> S
             f"The target's template stays; {named('sidecar', 'chat_template=tuned')} takes it away."
         )
         return Sided("target", "the tuned model has no template, which is more often lost than taken away")
-    return three_way(Three(*map(_comparable, templates)), behaviour=True, choice=choice)
+    return three_way(templates.each(_comparable), behaviour=True, choice=choice)
 
 
 def _place(
@@ -144,7 +143,9 @@ def _place(
     if template.places[0] == place and side == "target":
         return PlacedTemplate({place: source})
     text = template.texts.get("default", next(iter(template.texts.values())))
-    return PlacedTemplate({place: render({"chat_template": text}) if place == JSON else _utf8(text)})
+    return PlacedTemplate(
+        {place: render({"chat_template": text}) if place == JSON else text.encode("utf-8", "surrogatepass")}
+    )
 
 
 def _named(value: Any, where: str) -> dict[str, str]:
@@ -172,7 +173,3 @@ def _brief(template: Template | None) -> str | None:
     if template is None:
         return None
     return f"{sum(map(len, template.texts.values()))} characters in {template.places[0]}"
-
-
-def _utf8(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")

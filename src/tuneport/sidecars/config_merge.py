@@ -122,7 +122,7 @@ class _ConfigMerge:
         if is_token_field(bare(name)):
             sides = zip(SIDES, shown, strict=True)
             compared = Three(*(self.names.named(side, bare(name), value) for side, value in sides))
-        if same(compared.base, compared.tuned) and same(compared.tuned, compared.target):
+        if compared.alike:
             return
         choice = self.choice(name)
         if choice is None and not any(name in one.places for one in self.fields) and self.follows(name):

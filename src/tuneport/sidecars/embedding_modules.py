@@ -61,8 +61,8 @@ def merge_embedding(
 ) -> dict[str, bytes | Path]:
     """The output's files for sentence-transformers. ``sides`` are choices by file name; ``ids_differ`` those of tokens."""
     files: dict[str, bytes | Path] = {}
-    modules = Three(*map(_modules, folders))
-    side = _side(MODULES, Three(*map(_said_of_modules, modules)), folders, sides, findings)
+    modules = folders.each(_modules)
+    side = _side(MODULES, modules.each(_said_of_modules), folders, sides, findings)
     if side is not None:
         folder: SidecarFolder = folders.of(side)
         configs = [one.file for one in modules.of(side) or () if one.file is not None and folder.has(one.file)]
@@ -70,8 +70,14 @@ def merge_embedding(
         _tell_what_is_not_carried(modules.of(side) or (), side, folders, findings)
         if ids_differ and side != "target":
             _tell_ids(configs, folder, findings)
-    for name, said in ((EMBEDDING_CONFIG, _said_of_embedding), (TRANSFORMER_CONFIG, _said_of_transformer)):
-        side = _side(name, said(Three(*(folder.json(name) for folder in folders))), folders, sides, findings)
+    for name in (EMBEDDING_CONFIG, TRANSFORMER_CONFIG):
+        contents = Three(*(folder.json(name) for folder in folders))
+        said = (
+            contents.each(lambda one: one and _without_defaults(one))
+            if name == EMBEDDING_CONFIG
+            else _said_of_transformer(contents)
+        )
+        side = _side(name, said, folders, sides, findings)
         if side is not None:
             files[name] = folders.of(side).content(name)
     return files
@@ -94,11 +100,6 @@ class _Module:
     def name(self) -> str:
         """The name of its class, wherever a version of sentence-transformers keeps it."""
         return self.type.rpartition(".")[2]
-
-    @property
-    def is_official(self) -> bool:
-        """Whether it is of sentence-transformers, not of code that lies beside the model."""
-        return self.type.startswith("sentence_transformers.")
 
 
 def module_names(folder: SidecarFolder) -> list[str]:
@@ -134,14 +135,13 @@ def _side(name: str, said: Three, folders: Three, sides: Mapping[str, str], find
     if choice is not None:
         findings.decided(name, choice, "asked for with --sidecar")
         return choice
-    if said.tuned is None or (same(said.base, said.tuned) and same(said.tuned, said.target)):
+    if said.tuned is None or said.alike:
         return "target" if said.target is not None else None
     if said.target is None:
         findings.decided(name, "tuned", "the target has none")
         return "tuned"
     verdict = three_way(said, behaviour=True)
-    findings.decided(name, verdict.side, verdict.reason)
-    findings.differ(name, said, said.of(verdict.side))
+    findings.settled(name, verdict, said, said.of(verdict.side))
     if verdict.side == "tuned" and not same(said.base, said.target):
         findings.warnings.append(
             f"{name}: base, tuned and target all differ, and the output has the tuned model's. Decide with {named('sidecar')} "
@@ -164,10 +164,6 @@ def _with_one_mode(config: Mapping[str, Any]) -> dict[str, Any]:
     if modes:
         renamed.setdefault("pooling_mode", modes[0] if len(modes) == 1 else modes)
     return renamed
-
-
-def _said_of_embedding(contents: Three) -> Three:
-    return Three(*(None if one is None else _without_defaults(one) for one in contents))
 
 
 def _said_of_transformer(contents: Three) -> Three:
@@ -200,7 +196,8 @@ def _tell_what_is_not_carried(modules: tuple[_Module, ...], side: str, folders: 
     """Modules with weights or code of their own."""
     for module in modules:
         code = f"{module.type.partition('.')[0]}.py"  # `ORG/NAME--FILE.CLASS` is fetched from the Hub
-        if not module.is_official and "--" not in module.type and not folders.target.has(code):
+        official = module.type.startswith("sentence_transformers.")
+        if not official and "--" not in module.type and not folders.target.has(code):
             findings.warnings.append(
                 f"{MODULES} (of the {side} model) names {printable_line(module.type)}, code that the target does not have and that is not "
                 f"carried: put the {side} model's {printable_line(code)} beside the output's weights, if you trust it."

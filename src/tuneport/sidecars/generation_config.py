@@ -50,7 +50,7 @@ def merge_generation(
         if is_token_field(name):
             compared = Three(*(names.named(one.ids_of, name, one.value) if one is not None else None for one in three))
         choice = sides.get(name)
-        if same(compared.base, compared.tuned) and same(compared.tuned, compared.target):
+        if compared.alike:
             continue
         verdict = three_way(compared, behaviour=True, choice=choice)
         if choice is None and name in TRAINING and verdict.side != "target":
@@ -73,8 +73,7 @@ def merge_generation(
                     output.pop(name, None)
                 else:
                     output[name] = taken.value
-        findings.decided(f"generation_config.{name}", verdict.side, verdict.reason)
-        findings.differ(f"generation_config.{name}", shown, value)
+        findings.settled(f"generation_config.{name}", verdict, shown, value)
     if generations.target is None and not changed:
         return None
     if "transformers_version" not in output:

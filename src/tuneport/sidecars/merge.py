@@ -8,8 +8,8 @@ not on the list of files that may travel, and every reason to stop at once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,27 +51,23 @@ from tuneport.sidecars.tokenizer_json.tokenizer_merge import PREFIX, TOKENIZER, 
 from tuneport.tokenizer.consistency import NAMES as CHECKED
 from tuneport.tokenizer.consistency import tokenizer_faults
 from tuneport.tokenizer.edit import edit_tokenizer, stale_files
-from tuneport.tokenizer.token_changes import TokenChanges, edit_added_tokens_decoder
-from tuneport.tokenizer.tokenizer import Tokenizer, added_tokens_by_id
+from tuneport.tokenizer.token_changes import edit_added_tokens_decoder
+from tuneport.tokenizer.tokenizer import added_tokens_by_id
 
 __all__ = ["Decision", "FieldDifference", "Sidecars", "merge_sidecars"]
 
 Files = dict[str, bytes | Path]
 
 
-@dataclass(frozen=True)
-class Sidecars:
-    """What stands beside the output's weights, and why.
+@dataclass
+class Sidecars(MergeFindings):
+    """What stands beside the output's weights, and what the merge found.
 
     ``noted`` are fields of the manifest: ``behaviour`` (whose template, which end tokens), and ``tokenizer_faults`` that the
     target has itself, if any.
     """
 
-    files: Mapping[str, bytes | Path]
-    decisions: tuple[Decision, ...]
-    differences: tuple[FieldDifference, ...]
-    refusals: tuple[str, ...]
-    warnings: tuple[str, ...]
+    files: Mapping[str, bytes | Path] = field(default_factory=dict)
     noted: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
@@ -83,21 +79,13 @@ class _Merge:
     read: SidecarFiles
     config_sides: Mapping[str, str]
     file_sides: Mapping[str, str]
-    changes: TokenChanges
-    tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None
     names: TokenNames
     findings: MergeFindings
 
 
 def merge_sidecars(
-    base: SidecarFolder,
-    tuned: SidecarFolder,
-    target: SidecarFolder,
-    *,
-    changes: TokenChanges,
-    tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None,
-    common: int | None = None,
-    left_out: Collection[str] = (),
+    folders: Three,
+    names: TokenNames,
     config_choices: Mapping[str, str],
     sidecar_choices: Mapping[str, str],
     dtype: str | None,
@@ -105,26 +93,15 @@ def merge_sidecars(
 ) -> Sidecars:
     """Merge the sidecars of three models (SEMANTICS, "Sidecars: a three-way merge").
 
-    ``tokenizers`` is None where they are byte-identical; ``common`` and ``left_out`` as in `TokenNames`. ``config_choices``
-    maps config fields (dotted;
-    ``generation_config.FIELD`` and ``tokenizer.FIELD`` for the other files) and ``sidecar_choices`` file names to base,
-    tuned or target. ``dtype`` is a safetensors name, ``vocab_rows`` the rows of vocabulary
-    matrices that grew, by how many they had. Raises
-    `CheckpointError` for files that cannot be read; reasons to stop come back as ``refusals``.
+    ``config_choices`` maps config fields (dotted; ``generation_config.FIELD`` and ``tokenizer.FIELD`` for the other files) and
+    ``sidecar_choices`` file names to base, tuned or target. ``dtype`` is a safetensors name, ``vocab_rows`` the rows of
+    vocabulary matrices that grew, by how many they had. Raises `CheckpointError` for files that cannot be read; reasons to stop
+    come back as ``refusals``.
     """
-    folders = Three(base, tuned, target)
-    read, findings = read_sidecars(folders), MergeFindings()
+    read, findings, target = read_sidecars(folders), MergeFindings(), folders.target
     findings.refusals += _unknown_choices(read, folders, config_choices, sidecar_choices)
-    task = _Merge(
-        folders,
-        read,
-        {name: side for name, side in config_choices.items() if side in SIDES},
-        {SUBJECT if name in NAMES else name: side for name, side in sidecar_choices.items() if side in SIDES},
-        changes,
-        tokenizers,
-        TokenNames(tokenizers, changes, common, left_out),
-        findings,
-    )
+    file_sides = {SUBJECT if name in NAMES else name: side for name, side in sidecar_choices.items()}
+    task = _Merge(folders, read, config_choices, file_sides, names, findings)
     files: Files = {}
     files |= _config(task, None if dtype is None else DTYPES[FLOAT_SPELLINGS.get(dtype, dtype)].torch, vocab_rows)
     files |= _generation(task)
@@ -135,21 +112,14 @@ def merge_sidecars(
     tokenizer, template, plain = _tokenizer(task)
     files |= tokenizer
     files |= merge_processors(folders, task.file_sides, findings)
-    files |= merge_embedding(folders, task.file_sides, tokenizers is not None, findings)
+    files |= merge_embedding(folders, task.file_sides, names.tokenizers is not None, findings)
     files |= merge_licences(folders, task.file_sides, findings)
     files |= copy_code(target, findings)
     tell_left_behind(folders, findings)
     _tell_contested_ends(findings)
     noted = {"behaviour": _behaviour(task, files, template), **_check_tokenizer(task, files, plain)}
     _tell_lost_end(task, noted["behaviour"], GENERATION_CONFIG in files)
-    return Sidecars(
-        dict(sorted(files.items())),
-        tuple(findings.decisions),
-        tuple(findings.differences),
-        tuple(findings.refusals),
-        tuple(findings.warnings),
-        noted,
-    )
+    return Sidecars(**vars(findings), files=dict(sorted(files.items())), noted=noted)
 
 
 def _tell_contested_ends(findings: MergeFindings) -> None:
@@ -190,7 +160,9 @@ def _behaviour(task: _Merge, files: Mapping[str, bytes | Path], template: Sequen
             return None
         return dict(read_json(contents(content)))
 
-    listed = functools.cache(lambda: {} if task.tokenizers is not None else added_tokens_by_id(task.folders.target))
+    listed = functools.cache(
+        lambda: {} if task.names.tokenizers is not None else added_tokens_by_id(task.folders.target)
+    )
     return behaviour(
         template,
         read(CONFIG) or {},
@@ -255,11 +227,9 @@ def _tokenizer(task: _Merge) -> tuple[Files, tuple[str, ...], set[str]]:
     files: Files = {name: target.path / name for name in TOKENIZER_FILES if target.has(name)}
     asked = choices_under(PREFIX, task.config_sides)
     json_sides = _sides(task, TOKENIZER, choosable(task.folders), asked) if TOKENIZER in task.file_sides else asked
-    merged = merge_tokenizer(
-        task.folders, tokenizers, task.tokenizers, json_sides, task.changes, task.names, task.findings
-    )
-    files |= edit_tokenizer(target, merged.changes, task.folders.tuned, merged.sections, task.tokenizers)
-    for name in stale_files(target, task.changes):
+    merged = merge_tokenizer(task.folders, tokenizers, json_sides, task.names, task.findings)
+    files |= edit_tokenizer(target, merged.changes, task.folders.tuned, merged.sections, task.names.tokenizers)
+    for name in stale_files(target, task.names.changes):
         del files[name]
         task.findings.decided(name, "left behind", "it cannot be edited, and lacks the tokens of tokenizer.json")
     special_tokens = tokenizer_config.choosable_special_tokens(tokenizers)
@@ -267,14 +237,11 @@ def _tokenizer(task: _Merge) -> tuple[Files, tuple[str, ...], set[str]]:
     sides = choices_under(tokenizer_config.PREFIXES, task.config_sides)
     sides = _sides(task, SPECIAL_TOKENS, special_tokens, sides)
     sides = _sides(task, TOKENIZER_CONFIG, special_tokens | settings, sides)
-    config, special = tokenizer_config.merge_tokenizer_settings(
-        tokenizers,
-        sides,
-        task.names,
-        task.findings,
-        flagged=merged.flagged,
-        post_processor=merged.post_processor,
+    flagged, post_processor = merged.flagged, merged.post_processor
+    settings_merge = tokenizer_config.TokenizerConfigMerge(
+        tokenizers, sides, task.names, task.findings, flagged, post_processor
     )
+    config, special = settings_merge.merged()
     has_config = bool(config) or target.has(TOKENIZER_CONFIG)
     choice = task.file_sides.get(SUBJECT)
     placed = merge_template(task.folders, templates, choice, has_config, task.names, task.findings)
@@ -296,7 +263,7 @@ def _check_tokenizer(task: _Merge, files: Files, plain: set[str]) -> dict[str, A
     target: SidecarFolder = task.folders.target
     own = tokenizer_faults({name: target.path / name for name in CHECKED if target.has(name)})
     task.findings.refusals += [fault.in_words() for fault in faults if fault not in own]
-    noted = [fault.record() for fault in faults if fault in own]
+    noted = [asdict(fault) for fault in faults if fault in own]
     return {"tokenizer_faults": noted} if noted else {}
 
 
@@ -343,8 +310,4 @@ def _unknown_choices(
         refusals.append(
             f"{named('sidecar', name)}: there is no such choice here. Known are {', '.join(sorted(files))}."
         )
-    for flag, choices in (("config", config_choices), ("sidecar", sidecar_choices)):
-        for name, side in choices.items():
-            if side not in SIDES:
-                refusals.append(f"{named(flag, f'{name}={side}')}: a side is base, tuned or target.")
     return refusals

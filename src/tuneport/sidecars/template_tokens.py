@@ -94,13 +94,9 @@ def _runs(source: str) -> Iterator[Run]:
         else:
             position = tag.end()
         if source.startswith("-", position - 3):
-            position = _end_of_space(source, position)
+            space = _SPACE.match(source, position)
+            position = position if space is None else space.end()
     yield [*run, source[position:]]
-
-
-def _end_of_space(source: str, position: int) -> int:
-    match = _SPACE.match(source, position)
-    return position if match is None else match.end()
 
 
 def _expression(source: str, start: int) -> tuple[list[Run], list[Run], int]:

@@ -7,7 +7,7 @@ conflict that only a person can settle. What the fields are and how they are spe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
@@ -27,6 +27,15 @@ class Three(NamedTuple):
     def of(self, side: str) -> Any:
         """The thing as one of the three has it."""
         return self[SIDES.index(cast(Side, side))]
+
+    def each(self, make: Callable[[Any], Any]) -> Three:
+        """What ``make`` makes of the thing of each."""
+        return Three(*map(make, self))
+
+    @property
+    def alike(self) -> bool:
+        """Whether all three have the same, as `same` has it."""
+        return same(self.base, self.tuned) and same(self.tuned, self.target)
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,11 @@ class MergeFindings:
     def differ(self, subject: str, shown: Three, output: Any) -> None:
         """Note that the three models do not agree on ``subject``."""
         self.differences.append(FieldDifference(subject, *shown, output))
+
+    def settled(self, subject: str, verdict: Sided, shown: Three, output: Any) -> None:
+        """Note a decision on a subject on which the three models do not agree."""
+        self.decided(subject, verdict.side, verdict.reason)
+        self.differ(subject, shown, output)
 
 
 @dataclass(frozen=True)

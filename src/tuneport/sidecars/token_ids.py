@@ -47,7 +47,7 @@ class TokenNames:
         ``common``: rows match by position, so ids below it mean the same in all three, whatever their strings; the
         tokenizers may then be known in part. ``left_out`` are tokens that a person's choice leaves out.
         """
-        self._tokenizers = tokenizers
+        self.tokenizers, self.changes = tokenizers, changes
         self._common = 0 if common is None else common
         self.left_out = frozenset(left_out)
         ids = {} if tokenizers is None or common is None else tokenizers[1].ids
@@ -60,9 +60,9 @@ class TokenNames:
 
     def name(self, side: Side, token_id: int) -> Name:
         """The string of ``token_id`` in one model's tokenizer, or the id itself where it has none."""
-        if self._tokenizers is None or self._is_common(side, token_id):
+        if self.tokenizers is None or self._is_common(side, token_id):
             return token_id
-        name = self._tokenizers[SIDES.index(side)].token(token_id)
+        name = self.tokenizers[SIDES.index(side)].token(token_id)
         return token_id if name is None else name
 
     def _is_common(self, side: Side, token_id: int) -> bool:
@@ -72,7 +72,7 @@ class TokenNames:
     def output_id(self, side: Side, token_id: int) -> int | None:
         """The id, in the output, of the token that ``side`` calls ``token_id``; None where the output lacks it."""
         # The output's ids are the target's: renames are in place, additions come behind.
-        if self._tokenizers is None or side == "target" or self._is_common(side, token_id) or token_id < 0:
+        if self.tokenizers is None or side == "target" or self._is_common(side, token_id) or token_id < 0:
             return token_id
         name = self.name(side, token_id)
         return None if isinstance(name, int) else self.id_of(name)
@@ -81,19 +81,19 @@ class TokenNames:
         """The id of a token in the output; None where the output lacks it, or nothing was read."""
         if token in self._added:
             return self._added[token]
-        if self._tokenizers is None or token in self.renamed:
+        if self.tokenizers is None or token in self.renamed:
             return None
-        return self._tokenizers[2].ids.get(self._old_names.get(token, token))
+        return self.tokenizers[2].ids.get(self._old_names.get(token, token))
 
     def output_token(self, token_id: int) -> str | None:
         """The string of an id of the output; None where nothing was read, or it has none."""
-        name = self._gained.get(token_id) or (None if self._tokenizers is None else self._tokenizers[2].token(token_id))
+        name = self._gained.get(token_id) or (None if self.tokenizers is None else self.tokenizers[2].token(token_id))
         return name if name is None else self.renamed.get(name, name)
 
     @property
     def by_string(self) -> bool:
         """Whether tokens are matched by string, all of them being known."""
-        return self._tokenizers is not None and not self._common
+        return self.tokenizers is not None and not self._common
 
     def are_left_out(self, side: Side, value: Any) -> bool:
         """Whether all tokens of a field that the output lacks are left out because a person chose so."""
@@ -103,36 +103,36 @@ class TokenNames:
 
     def has(self, token: str) -> bool:
         """Whether the output's tokenizer knows ``token``; identical tokenizers are taken at their word."""
-        if self._tokenizers is None or token in self._added or token in self._old_names:
+        if self.tokenizers is None or token in self._added or token in self._old_names:
             return True
         if self._common:
             # Of a tokenizer that is known in part, a token that nobody lists, or that lies in the common rows, is there.
-            tuned, target = self._tokenizers[1:]
+            tuned, target = self.tokenizers[1:]
             return token in target.ids or (not target.whole and tuned.ids.get(token, 0) < self._common)
         return self.id_of(token) is not None
 
     def is_token_of(self, side: Side, token: str) -> bool:
         """Whether one model's tokenizer is known to have ``token``."""
-        return self._tokenizers is not None and token in self._tokenizers[SIDES.index(side)].ids
+        return self.tokenizers is not None and token in self.tokenizers[SIDES.index(side)].ids
 
     def lost(self) -> list[str]:
         """Added tokens of any of the three models that the output lacks."""
-        if self._tokenizers is None:
+        if self.tokenizers is None:
             return []
-        known = {token for tokenizer in self._tokenizers for token in tokenizer.added}
+        known = {token for tokenizer in self.tokenizers for token in tokenizer.added}
         return sorted(token for token in known if not self.has(token))
 
     def unknown_to(self, side: Side) -> list[str]:
         """Added tokens of the output that one model's tokenizer does not have at all."""
-        if self._tokenizers is None or not self._tokenizers[SIDES.index(side)].whole:
+        if self.tokenizers is None or not self.tokenizers[SIDES.index(side)].whole:
             return []
         return sorted(token for token in self.added() if not self.is_token_of(side, token))
 
     def added(self) -> set[str]:
         """Added tokens of the output, as far as tokenizers were read."""
-        if self._tokenizers is None:
+        if self.tokenizers is None:
             return set()
-        return {self.renamed.get(token, token) for token in self._tokenizers[2].added} | self._listed
+        return {self.renamed.get(token, token) for token in self.tokenizers[2].added} | self._listed
 
     def named(self, side: Side, field: str, value: Any) -> Any:
         """``value`` with ids replaced by strings, fit for comparing. A set of end tokens has no order."""

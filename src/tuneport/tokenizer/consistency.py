@@ -33,10 +33,6 @@ class TokenizerFault:
     file: str
     place: str
 
-    def record(self) -> dict[str, Any]:
-        """As it stands in a manifest."""
-        return asdict(self)
-
     def in_words(self) -> str:
         """What is wrong, and what to do."""
         if self.kind == "two ids":
@@ -71,7 +67,7 @@ def tokenizer_in_a_folder(folder: Path, noted: Any) -> list[str]:
     """The faults of a finished output's tokenizer, but for those that are ``noted`` as the target's own."""
     faults = tokenizer_faults({name: folder / name for name in NAMES if (folder / name).is_file()})
     known = noted if isinstance(noted, list) else []
-    return [fault.in_words() for fault in faults if fault.record() not in known]
+    return [fault.in_words() for fault in faults if asdict(fault) not in known]
 
 
 def _named_wrong(

@@ -40,6 +40,8 @@ class _Pieces:
     ids: Mapping[str, int]
     merges: tuple[tuple[str, str], ...]
     scores: Mapping[str, float]
+    vocabulary: Mapping[str, int]
+    wanted: Mapping[str, int]
 
 
 def edit_tokenizer(
@@ -53,7 +55,7 @@ def edit_tokenizer(
 
     ``sections`` are those of tokenizer.json that are not the target's, by their names in `Sections`; ``read`` are the
     tokenizers of base, tuned and target, if they were read. Not among the files are tokenizer_config.json and
-    special_tokens_map.json (`edit_added_tokens_decoder`, `token_changes.rename_tokens`).
+    special_tokens_map.json (`edit_added_tokens_decoder`, `rename_everywhere`).
     """
     if not changes and not sections:
         return {}
@@ -61,34 +63,39 @@ def edit_tokenizer(
     text = tokenizer_text(target, None if known is None else known.sections)
     files: dict[str, bytes] = {}
     if changes.renamed or changes.added or (changes.entries and text is not None):
-        layout = None if theirs is None else theirs.sections
-        text, files = _edit_tokens(text, target, changes, tuned, layout, known or read_tokenizer(target))
+        pieces = _pieces(text, changes, tuned, theirs, known or read_tokenizer(target))
+        files = _edit_plain_vocabulary(target, pieces) | _edit_added_tokens_json(target, changes, needed=text is None)
+        text = None if text is None else _edit_tokenizer_json(text, changes, pieces)
     if text is not None:
         files["tokenizer.json"] = _put_sections(text, sections or {}).data
     return {name: content for name, content in files.items() if content != target.read(name)}
 
 
-def _edit_tokens(
-    text: TokenizerText | None,
-    target: SidecarFolder,
-    changes: TokenChanges,
-    tuned: SidecarFolder,
-    theirs: Sections | None,
-    known: Tokenizer,
-) -> tuple[TokenizerText | None, dict[str, bytes]]:
-    """tokenizer.json, if there is one, and the older files, with tokens renamed and added."""
+def _pieces(
+    text: TokenizerText | None, changes: TokenChanges, tuned: SidecarFolder, theirs: Tokenizer | None, known: Tokenizer
+) -> _Pieces:
+    """What the vocabulary proper must gain so that every token gets the id that is wanted.
+
+    Added tokens outside the vocabulary get their ids by counting on from it. Where counting would give others (the
+    vocabulary has gaps, or grows itself), they are written into the vocabulary too, which pins them.
+    """
     names = dict(changes.renamed)
     vocabulary = dict(islice(known.ids.items(), len(known.ids) - len(known.beyond)))
-    wanted = _renamed(known.ids, names)
-    wanted |= {token.token: token.id for token in changes.added}
+    wanted = _renamed(known.ids, names) | {token.token: token.id for token in changes.added}
     own = {token.token: token.id for token in changes.added if not token.entry}
     listed = edit_entries([dict(entry) for entry in known.added.values()], changes)
-    merges, scores = (
-        _tuned_pieces(tokenizer_text(tuned, theirs), tuned, text, set(own), set(wanted)) if own else ((), {})
-    )
-    pieces = _Pieces(names, _inserts(vocabulary, names, own, listed, wanted), merges, scores)
-    files = _edit_plain_vocabulary(target, pieces) | _edit_added_tokens_json(target, changes, needed=text is None)
-    return None if text is None else _edit_tokenizer_json(text, changes, pieces, wanted, vocabulary), files
+    merges: tuple[tuple[str, str], ...] = ()
+    scores: dict[str, float] = {}
+    if own:
+        tuned_text = tokenizer_text(tuned, None if theirs is None else theirs.sections)
+        merges, scores = _tuned_pieces(tuned_text, tuned, text, set(own), set(wanted))
+    renamed = _renamed(vocabulary, names)
+    counted = {**renamed, **own}
+    assign_added(counted, sorted(listed, key=lambda entry: wanted[entry["content"]]))
+    gapless = max(renamed.values(), default=-1) + 1 == len(renamed)  # else the library's releases count differently
+    if counted != wanted or not gapless:
+        own = {token: id for token, id in wanted.items() if token not in renamed}
+    return _Pieces(names, own, merges, scores, vocabulary, wanted)
 
 
 def stale_files(target: SidecarFolder, changes: TokenChanges) -> list[str]:
@@ -106,43 +113,15 @@ def can_rename(target: SidecarFolder, pieces: set[str], sections: Sections | Non
     return pieces - used
 
 
-def _inserts(
-    vocabulary: Mapping[str, int],
-    names: Mapping[str, str],
-    own: Mapping[str, int],
-    listed: list[dict[str, Any]],
-    wanted: Mapping[str, int],
-) -> dict[str, int]:
-    """What the vocabulary proper must gain so that every token gets the id that is ``wanted``.
-
-    Added tokens outside the vocabulary get their ids by counting on from it. Where counting would give others (the
-    vocabulary has gaps, or grows itself), they are written into the vocabulary too, which pins them.
-    """
-    renamed = _renamed(vocabulary, names)
-    counted = {**renamed, **own}
-    assign_added(counted, sorted(listed, key=lambda entry: wanted[entry["content"]]))
-    gapless = max(renamed.values(), default=-1) + 1 == len(renamed)  # else the library's releases count differently
-    if counted == wanted and gapless:
-        return dict(own)
-    return {token: id for token, id in wanted.items() if token not in renamed}
-
-
-def _edit_tokenizer_json(
-    text: TokenizerText,
-    changes: TokenChanges,
-    pieces: _Pieces,
-    wanted: Mapping[str, int],
-    vocabulary: Mapping[str, int],
-) -> TokenizerText:
-    text = _spelling_out(text, ["added_tokens"])
+def _edit_tokenizer_json(text: TokenizerText, changes: TokenChanges, pieces: _Pieces) -> TokenizerText:
+    wanted, text = pieces.wanted, _spelling_out(text, ["added_tokens"])
     entries = edit_entries(read_added_entries(text), changes)
     if changes.added or changes.renamed:
         entries.sort(key=lambda entry: wanted[entry["content"]])
-    splices: dict[Span, tuple[Any, int]] = {text.members["added_tokens"]: (entries, 1)}
-    splices = _sections(text, pieces, changes.renamed_entries, splices)
+    splices = {text.members["added_tokens"]: (entries, 1), **_sections(text, pieces, changes.renamed_entries)}
     result = _append_merges(_splice(text, splices), pieces.merges)
 
-    edited, _ = splices.get(text.model["vocab"], (vocabulary, 0))
+    edited, _ = splices.get(text.model["vocab"], (pieces.vocabulary, 0))
     ids = dict(edited) if isinstance(edited, Mapping) else read_vocabulary(result)
     assign_added(ids, read_added_entries(result))
     wrong = [token for token, id in ids.items() if wanted.get(token) != id]
@@ -155,13 +134,9 @@ def _edit_tokenizer_json(
     return result
 
 
-def _sections(
-    text: TokenizerText,
-    pieces: _Pieces,
-    names: Mapping[str, str],
-    splices: dict[Span, tuple[Any, int]],
-) -> dict[Span, tuple[Any, int]]:
+def _sections(text: TokenizerText, pieces: _Pieces, names: Mapping[str, str]) -> dict[Span, tuple[Any, int]]:
     """The sections that change, each with its new value and the depth at which it stands."""
+    splices: dict[Span, tuple[Any, int]] = {}
     for section in MEMBERS if names else ():
         value = text.member(section)
         renamed = rename_everywhere(value, names)

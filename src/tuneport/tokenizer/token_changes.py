@@ -83,33 +83,21 @@ def edit_entries(entries: list[dict[str, Any]], changes: TokenChanges) -> list[d
     return list(edited.values())
 
 
-def rename_everywhere(value: Any, names: Mapping[str, str]) -> Any:
-    """A section of a tokenizer.json whose strings, and labels of templates, are renamed; kinds of parts stay."""
+def rename_everywhere(value: Any, names: Mapping[str, str], labels: bool = True) -> Any:
+    """A special token, a list or mapping of them, or a section of a tokenizer.json, by their names in the output.
+
+    ``names`` has new strings by old ones. With ``labels`` keys are renamed too, as those of templates, and kinds of parts stay.
+    """
     if not names:
         return value
     if isinstance(value, str):
         return names.get(value, value)
     if isinstance(value, list):
-        return [rename_everywhere(item, names) for item in value]
+        return [rename_everywhere(item, names, labels) for item in value]
     if isinstance(value, dict):
-        return {
-            names.get(key, key): item if key == "type" else rename_everywhere(item, names)
-            for key, item in value.items()
-        }
-    return value
-
-
-def rename_tokens(value: Any, names: Mapping[str, str]) -> Any:
-    """A special token, or a list or mapping of them, as in special_tokens_map.json, by their names in the output.
-
-    Strings, ``{"content": …}`` objects and lists of either are followed; keys stay. ``names`` has new strings by old ones.
-    """
-    if isinstance(value, str):
-        return names.get(value, value)
-    if isinstance(value, list):
-        return [rename_tokens(item, names) for item in value]
-    if isinstance(value, dict):
-        return {key: rename_tokens(item, names) for key, item in value.items()}
+        kept = "type" if labels else None
+        items = ((key, item if key == kept else rename_everywhere(item, names, labels)) for key, item in value.items())
+        return {names.get(key, key) if labels else key: item for key, item in items}
     return value
 
 

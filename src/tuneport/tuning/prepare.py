@@ -23,9 +23,8 @@ from tuneport.errors import ABSENT, CheckpointError, DataError, Fault, Rendering
 from tuneport.examples.conversation_template import Chat, name_of_choice, prepare_chat
 from tuneport.examples.training_data import DataSource, Share, read_sources
 from tuneport.files.json_text import read_json
-from tuneport.files.opening import content_digest, opened, read_bytes
+from tuneport.files.opening import MOST_RECORD_BYTES, content_digest, opened, read_bytes
 from tuneport.libraries import how_to_install, missing
-from tuneport.output.replacing import MOST_MANIFEST_BYTES
 from tuneport.output.write import MANIFEST
 from tuneport.scoring.devices import best_device, check_dtype, operations_per_second
 from tuneport.scoring.layer_counts import check_layer_counts
@@ -393,7 +392,7 @@ def _endless(start: Checkpoint, chat: Chat) -> list[str]:
 def _transferred(prepared: Prepared) -> dict[str, Any] | None:
     """What the model's manifest says, where the model is the output of a transfer."""
     try:
-        manifest = read_json(read_bytes(prepared.start.path / MANIFEST, prepared.start.path, MOST_MANIFEST_BYTES))
+        manifest = read_json(read_bytes(prepared.start.path / MANIFEST, prepared.start.path, MOST_RECORD_BYTES))
         operation, formula = manifest["operation"], manifest["formula"]
         inputs = [{"role": given["role"], "name": given["name"]} for given in manifest["inputs"]]
         measures = manifest["measures"]

@@ -22,11 +22,11 @@ from tuneport.errors import DoubtError, TrainingError, TuneportError, listing, n
 from tuneport.examples.digests import HASHES, read_digests, write_digests
 from tuneport.examples.rendering import rendered_in_a_child
 from tuneport.files.json_text import read_json
-from tuneport.files.opening import read_bytes
+from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes
 from tuneport.libraries import packages, quietly
 from tuneport.output.model_card import card_digest, own_text, with_own
 from tuneport.output.parent_cards import card_facts
-from tuneport.output.replacing import CARD, MOST_MANIFEST_BYTES
+from tuneport.output.replacing import CARD
 from tuneport.progress import Progress
 from tuneport.public_functions import takes
 from tuneport.publishing.tuning_card import render_card
@@ -110,7 +110,7 @@ def tune(given: TuneOptions) -> Tuned:
                 with discarded_if_nothing_began(folder, team), refusals_in_words(folder):
                     said = _run(prepared, place, folder, plan, team, running)
         team.wait()
-        record = read_json(read_bytes(place / RECORD, place, MOST_MANIFEST_BYTES))
+        record = read_json(read_bytes(place / RECORD, place, MOST_RECORD_BYTES))
         warnings = spoken(record["outcome"]["warnings"] if said is None else said)
         return Tuned(place, record, warnings, already_done=folder is None)
 

@@ -7,7 +7,7 @@ Each tensor is cast once, to nearest even, and measured against the start a piec
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -47,9 +47,9 @@ class CastLoss:
 
     def record(self) -> dict[str, Any]:
         """The loss as it stands in tune.json."""
-        tensors = {name: found.record() for name, found in sorted(self.tensors.items())}
+        tensors = {name: asdict(found) for name, found in sorted(self.tensors.items())}
         told = {"unmeasured": list(self.unmeasured), "infinite": dict(self.infinite), "tensors": tensors}
-        return {**self.whole.record(), **told}
+        return {**asdict(self.whole), **told}
 
     @property
     def warnings(self) -> tuple[str, ...]:

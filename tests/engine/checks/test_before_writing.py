@@ -23,7 +23,7 @@ from tuneport.checkpoint.reading import TensorReader
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.diffvector.run import apply, diff, plan_of
 from tuneport.engine.checks import before_writing as look_module
-from tuneport.engine.checks import sampling
+from tuneport.engine.checks import drawn_matrices, sampling
 from tuneport.engine.checks.before_writing import RolesVerdict, look
 from tuneport.engine.choices import Choices
 from tuneport.engine.plan import plan_transfer
@@ -134,8 +134,8 @@ def test_what_is_read_is_bounded_and_spread(tmp_path: Path, monkeypatch: pytest.
             yield Counting(reader, counted)
 
     monkeypatch.setattr(sampling, "reading", counting)
-    monkeypatch.setattr(sampling, "MATRICES", 3)
-    monkeypatch.setattr(sampling, "ELEMENTS", 50)
+    monkeypatch.setattr(drawn_matrices, "MATRICES", 3)
+    monkeypatch.setattr(drawn_matrices, "ELEMENTS", 50)
     base = {f"layers.{number}.weight": value for number in range(20) for value in [torch.randn(30, 40)]}
     made = tiny.trio(tmp_path, base)
     sample = seen(made).samples["tuned"]
@@ -159,7 +159,7 @@ def test_rows_are_sampled_where_their_tokens_are(tmp_path: Path, monkeypatch: py
     made = tiny.Trio(paths[0], paths[1], paths[2], {})
     assert (whole := seen(made).samples["tuned"]).complete and whole.matrices[0].elements == 600
     assert whole.figures.base_target == pytest.approx(1)
-    monkeypatch.setattr(sampling, "ELEMENTS", 100)
+    monkeypatch.setattr(drawn_matrices, "ELEMENTS", 100)
     part = seen(made).samples["tuned"]
     assert not part.complete and 0 < part.matrices[0].elements <= 200
     assert part.figures.base_target == pytest.approx(1)
@@ -208,7 +208,9 @@ def test_a_diff_of_models_that_are_unrelated_warns(honest: tiny.Trio, tmp_path: 
 def test_a_diff_vector_knows_a_stranger_when_it_is_applied(
     vector: Path, honest: tiny.Trio, strange: tiny.Trio, tmp_path: Path
 ) -> None:
-    assert kinds(look(plan_of([(vector, 1.0)], strange.target, Choices()))) == ["base-and-target-unrelated"]
+    assert kinds(look(plan_of(None, None, strange.target, [(vector, 1.0)], lambda names: Choices()))) == [
+        "base-and-target-unrelated"
+    ]
     apply([(vector, 1.0)], honest.target, tmp_path / "out", strict=True)
     sample = manifest(tmp_path / "out")["roles"]["samples"]["diff"]
     whole = transfer(*honest.paths, tmp_path / "at-once").manifest["roles"]["whole"]
@@ -218,7 +220,7 @@ def test_a_diff_vector_knows_a_stranger_when_it_is_applied(
 
 
 def test_a_diff_vector_onto_its_own_tuned_model_is_told(vector: Path, honest: tiny.Trio) -> None:
-    assert len(kinds(look(plan_of([(vector, 1.0)], honest.tuned, Choices())))) == 1
+    assert len(kinds(look(plan_of(None, None, honest.tuned, [(vector, 1.0)], lambda names: Choices())))) == 1
 
 
 def test_of_several_diff_vectors_the_one_that_does_not_fit_is_named(
@@ -226,7 +228,9 @@ def test_of_several_diff_vectors_the_one_that_does_not_fit_is_named(
 ) -> None:
     other = tiny.write_model(tmp_path / "other", tiny.moved(STRANGER, 5))
     diff(strange.target, other, tmp_path / "foreign")
-    found = look(plan_of([(vector, 1.0), (tmp_path / "foreign", 0.5)], honest.target, Choices()))
+    found = look(
+        plan_of(None, None, honest.target, [(vector, 1.0), (tmp_path / "foreign", 0.5)], lambda names: Choices())
+    )
     assert kinds(found) == ["base-and-target-unrelated"] and found.warnings[0].startswith("foreign: ")
 
 
@@ -235,7 +239,7 @@ def test_a_vector_without_values_of_its_base_is_applied_unseen(vector: Path, hon
     told = manifest(old)
     del told["base_sample"]
     (old / "tuneport.json").write_text(json.dumps(told))
-    found = look(plan_of([(old, 1.0)], honest.target, Choices()))
+    found = look(plan_of(None, None, honest.target, [(old, 1.0)], lambda names: Choices()))
     assert replace(found, rounding=None) == RolesVerdict({}, None, ())
 
 
@@ -248,7 +252,7 @@ def test_damaged_values_of_a_base_are_an_error(
     next(iter(told["base_sample"].values()))[0].update(piece)
     (broken / "tuneport.json").write_text(json.dumps(told))
     with pytest.raises(CheckpointError, match="damaged"):
-        look(plan_of([(broken, 1.0)], honest.target, Choices()))
+        look(plan_of(None, None, honest.target, [(broken, 1.0)], lambda names: Choices()))
 
 
 def test_verify_compares_the_values_of_the_base(vector: Path, honest: tiny.Trio, tmp_path: Path) -> None:

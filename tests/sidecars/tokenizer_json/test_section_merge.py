@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, LlamaTokenizer
 from tuneport.errors import FLAGS
 from tuneport.pairing.vocabulary import NewTokens, match_vocabulary, read_vocabularies
 from tuneport.sidecars.merge import Sidecars, merge_sidecars
+from tuneport.sidecars.three_way import Three
 from tuneport.tokenizer.json_sections import locate_sections
 
 PIECES = ["<unk>", "a", "b", "c"]
@@ -78,16 +79,7 @@ def merged(
     )
     folders = base_folder, tuned_folder, target_folder
     match = match_vocabulary(read_vocabularies(folders, vocabulary), (64, 64, 64), new_tokens)
-    return merge_sidecars(
-        *folders,
-        changes=match.changes,
-        tokenizers=match.tokenizers,
-        common=64 if vocabulary == "positions" else None,
-        config_choices=config or {},
-        sidecar_choices=sidecar or {},
-        dtype=None,
-        vocab_rows={},
-    )
+    return merge_sidecars(Three(*folders), match.names, config or {}, sidecar or {}, None, {})
 
 
 def written(sidecars: Sidecars) -> Tokenizer:
@@ -297,15 +289,7 @@ def test_a_target_without_tokenizer_json_loses_what_the_fine_tuning_changed_with
         write(tmp_path / "target", {"config.json": {}, "vocab.json": vocabulary, "merges.txt": ""}),
     )
     match = match_vocabulary(read_vocabularies(folders), (64, 64, 64))
-    sidecars = merge_sidecars(
-        *folders,
-        changes=match.changes,
-        tokenizers=match.tokenizers,
-        config_choices={},
-        sidecar_choices={},
-        dtype=None,
-        vocab_rows={},
-    )
+    sidecars = merge_sidecars(Three(*folders), match.names, {}, {}, None, {})
     assert "post_processor" in sidecars.warnings[0]
 
 

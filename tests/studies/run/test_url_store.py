@@ -221,5 +221,5 @@ def test_an_object_larger_than_any_record_is_not_read(monkeypatch: pytest.Monkey
     store = UrlStore("memory://large/study")
     store.write("record.json", b"[" * 4000)
     assert store.read("record.json") == b"[" * 4000
-    monkeypatch.setattr(url_store, "MOST_MANIFEST_BYTES", 1000)
+    monkeypatch.setattr(url_store, "MOST_RECORD_BYTES", 1000)
     assert store.read("record.json") is None

@@ -59,7 +59,7 @@ class RolesVerdict:
         """The verdict as it stands in a manifest and in a plan."""
         return {
             "samples": {role: sample.record() for role, sample in self.samples.items()},
-            "whole": None if self.whole is None else self.whole.record(),
+            "whole": None if self.whole is None else asdict(self.whole),
             "doubts": [doubt.record() for doubt in self.doubts],
             "notes": [{**asdict(note), "message": recorded([note.message])[0]} for note in self.notes],
         }
@@ -88,7 +88,7 @@ def look(plan: Plan) -> RolesVerdict:
         if sample.same and _SAME_TARGET not in notes:
             notes.append(_NO_DRIFT)
     found = [
-        _of_vector(doubt, given[role].label if len(plan.base_samples) > 1 else "")
+        replace(doubt, message=f"{given[role].label}: {doubt.message}") if len(plan.base_samples) > 1 else doubt
         for role, sample in samples.items()
         for doubt in doubts(sample.figures, sample.error)
     ]
@@ -124,11 +124,6 @@ _SAME_TARGET = Note(
     "target-is-base",
     "Base and target hold the same weights: the output is the tuned model again, with the target's files.",
 )
-
-
-def _of_vector(doubt: Doubt, name: str) -> Doubt:
-    """A doubt about one of several diff vectors."""
-    return replace(doubt, message=f"{name}: {doubt.message}") if name else doubt
 
 
 def _same_files(given: dict[str, Checkpoint], one: str, other: str) -> bool:

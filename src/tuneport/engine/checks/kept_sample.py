@@ -9,44 +9,32 @@ from __future__ import annotations
 import base64
 import binascii
 import itertools
-import random
 from array import array
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 from tuneport.checkpoint import floats
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.floats import Floats
-from tuneport.checkpoint.weights import StoredTensor
 from tuneport.comparison.model_roles import MatrixSums, is_matrix, of_size, sums_of, together
+from tuneport.engine.checks.drawn_matrices import SampledMatrix, draw
 from tuneport.engine.pieces import DifferenceRecipe, Readers, Source, Sum
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.errors import CheckpointError
 from tuneport.files.printable import quoted
 
-# Matrices of which something is kept, spread over the model, and pieces of each, spread over the matrix: 128 KiB in float32.
-MATRICES = 32
+# Pieces of each matrix that is drawn: 128 KiB of a model in float32.
 PIECES = 4
 ELEMENTS = 256
-
-T = TypeVar("T")
 
 
 def keep_base(plan: Plan, readers: Readers) -> dict[str, list[dict[str, Any]]]:
     """Some of the base's values, by tensor, in pieces: from which element on, and their bytes."""
-    numbers, sizes, names = array("Q"), array("Q"), list[str]()
-    for number, task in enumerate(plan.tasks):
-        base = _taken_whole(task)
-        if base is not None:
-            numbers.append(number)
-            sizes.append(base.elements)
-            names.append(base.name)
-    large = [place for place, counts in enumerate(of_size(sizes)) if counts]
-    drawn, kept = random.Random(0), {}
-    places = spread(sorted(large, key=names.__getitem__), MATRICES, drawn)
-    for base in filter(None, (_taken_whole(plan.tasks[numbers[place]]) for place in places)):
-        pieces = []
-        for start, stop in pieces_of(base.elements, PIECES, ELEMENTS, drawn):
+    kept: dict[str, list[dict[str, Any]]] = {}
+    for one, spans in draw(plan.tasks, _taken_whole, PIECES, ELEMENTS)[1]:
+        assert one.task.line.pair is not None, "such a matrix has a base"
+        base, pieces = one.task.line.pair.base, []
+        for start, stop in spans:
             values = _read(Source("base", base), start, stop - start, readers)
             pieces.append({"start": start, "values": base64.b64encode(values).decode()})
         kept[base.name] = pieces
@@ -78,29 +66,12 @@ def met_again(plan: Plan, role: str, readers: Readers) -> tuple[list[MatrixSums]
     return found, sum(m.elements for m in found) == sum(itertools.compress(sizes, large))
 
 
-def _taken_whole(task: OutputTask) -> StoredTensor | None:
-    """The base's tensor, where a difference of whole matrices is taken."""
+def _taken_whole(task: OutputTask) -> SampledMatrix | None:
+    """The task, where it takes a difference of whole matrices."""
     pair = task.line.pair
     if pair is None or not isinstance(task.recipe, DifferenceRecipe) or any(term.runs for term in task.recipe.terms):
         return None
-    return pair.base if is_matrix(pair.base.dtype, pair.base.shape) else None
-
-
-def pieces_of(elements: int, pieces: int, size: int, drawn: random.Random) -> list[tuple[int, int]]:
-    """So many pieces of a matrix, one in each part of it; all of a small one."""
-    if elements <= pieces * size:
-        return [(0, elements)]
-    edges = [round(number * elements / pieces) for number in range(pieces + 1)]
-    starts = [drawn.randrange(edges[i], edges[i + 1] - size + 1) for i in range(pieces)]
-    return [(start, start + size) for start in starts]
-
-
-def spread(ordered: Sequence[T], most: int, drawn: random.Random) -> list[T]:
-    """At most so many, one of each of as many stretches: layers follow each other where the order is that of names."""
-    if len(ordered) <= most:
-        return list(ordered)
-    edges = [round(number * len(ordered) / most) for number in range(most + 1)]
-    return [ordered[drawn.randrange(edges[i], edges[i + 1])] for i in range(most)]
+    return SampledMatrix(task, None) if is_matrix(pair.base.dtype, pair.base.shape) else None
 
 
 def _met(kept: Mapping[str, Any], dtype: str, diff: Source, recipe: Sum, readers: Readers) -> MatrixSums:

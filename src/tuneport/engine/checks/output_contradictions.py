@@ -35,10 +35,6 @@ class IdWithoutRow:
     field: str
     id: int
 
-    def record(self) -> dict[str, Any]:
-        """As it stands in a manifest."""
-        return asdict(self)
-
     def in_words(self, rows: int) -> str:
         """What is wrong, and what to do."""
         flag = f"generation.{self.field}" if self.file == "generation_config.json" else self.field
@@ -58,7 +54,7 @@ class Contradictions:
 
     def record(self) -> dict[str, Any]:
         """The manifest's fields ``ids_without_row`` and ``without_head``; nothing where there is nothing to note."""
-        ids = {"ids_without_row": [each.record() for each in self.of_target]} if self.of_target else {}
+        ids = {"ids_without_row": [asdict(each) for each in self.of_target]} if self.of_target else {}
         return {**ids, "without_head": True} if self.without_head else ids
 
 
@@ -66,7 +62,7 @@ def contradictions(
     files: Mapping[str, bytes | Path], tensors: Mapping[str, StoredTensor], target: Checkpoint
 ) -> Contradictions:
     """What the output's ``files`` say against its ``tensors``, which are the target's with more rows, if any."""
-    written = {name: read_json_file(files[name]) for name in FILES if name in files}
+    written: dict[str, Any] = {name: read_json(contents(files[name])) for name in FILES if name in files}
     config = written.get("config.json", {})
     names = vocabulary_names(target.tensors, target.config)
     rows = most_rows(tensors, names)
@@ -88,7 +84,7 @@ def in_a_folder(produced: Checkpoint, manifest: Mapping[str, Any]) -> list[str]:
     rows = most_rows(produced.tensors, names)
     noted = manifest.get("ids_without_row", [])
     found = ids_without_row(_configs(produced), rows)
-    faults = [each.in_words(rows) for each in found if each.record() not in noted]
+    faults = [each.in_words(rows) for each in found if asdict(each) not in noted]
     lacks_head = lacks_its_head(produced, names, is_tied(produced.config))
     if lacks_head and not manifest.get("without_head"):
         faults.append("config.json does not tie head and embedding, and only one of the two is stored")
@@ -150,9 +146,3 @@ def _ids(config: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterato
             yield from _ids(value, f"{prefix}{field}.", depth + 1)
         elif is_token_field(field):
             yield from ((prefix + field, id) for id in ids_of(field, value))
-
-
-def read_json_file(content: bytes | Path) -> Mapping[str, Any]:
-    """One of the output's small files, which is a JSON object."""
-    value: Mapping[str, Any] = read_json(contents(content))
-    return value

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from tuneport.checkpoint.reading import Workspace
 from tuneport.comparison.model_roles import is_matrix
 from tuneport.comparison.rounding import MOST, Rounded, rounded, total
 from tuneport.engine.arithmetic import ROUNDING, SUMS
-from tuneport.engine.checks.sampling import Opened, SampledMatrix, Span, draw
+from tuneport.engine.checks.drawn_matrices import SampledMatrix, Span, draw
+from tuneport.engine.checks.sampling import Opened
 from tuneport.engine.pieces import Readers, Sum
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.errors import named
@@ -64,7 +65,7 @@ class RoundingSample:
         """The sample as JSON."""
         margin = self.margin
         return {
-            **self.found.record(),
+            **asdict(self.found),
             "matrices": len(self.parts),
             "complete": self.complete,
             "margin": round(margin, 4) if math.isfinite(margin) else None,
@@ -100,8 +101,7 @@ def loss(plan: Plan, parts: Iterable[RoundedPart], found: Rounded | None, *, see
         assert target is not None and isinstance(recipe, Sum)
         kind = (part.task.slot.dtype, recipe.work, target.dtype == main)
         errors[kind] = errors.get(kind, 0.0) + part.sums[1]
-    told = loss_in_words(found, *max(errors, key=errors.__getitem__))
-    return () if told is None else (f"{seen}{told}",)
+    return (seen + loss_in_words(found, *max(errors, key=errors.__getitem__)),)
 
 
 def expected_loss(plan: Plan, sample: RoundingSample | None) -> tuple[str, ...]:
@@ -129,14 +129,12 @@ def _compute(matrix: SampledMatrix, spans: Sequence[Span], readers: Readers) -> 
     return RoundedPart(matrix.task, tuple((sums[ROUNDING] * (matrix.matched / seen if seen else 0)).tolist()))
 
 
-def loss_in_words(found: Rounded, dtype: str, work: str, castable: bool) -> str | None:
-    """The warning of a transfer whose output lost too much by rounding to nearest; None where it did not.
+def loss_in_words(found: Rounded, dtype: str, work: str, castable: bool) -> str:
+    """The warning of a transfer whose output lost too much by rounding to nearest.
 
     ``dtype`` is that of the tensors which lost most, computed in ``work``; ``castable``: ``--dtype`` would store these in
     another.
     """
-    if not found.too_much:
-        return None
     name = DTYPES[dtype].torch
     told = f"rounding to {name} takes much of the diff vector: {found.in_words()}."
     if DTYPES[dtype].itemsize >= DTYPES[work].itemsize:

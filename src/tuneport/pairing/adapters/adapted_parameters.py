@@ -27,7 +27,7 @@ _WEIGHT = "weight"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundParameters:
     """What adapters on parameters are: ``weights`` of modules after all, by peft's names, and ``changes`` by the base's."""
 
     weights: Mapping[str, AdapterChange]
@@ -56,7 +56,7 @@ class _Fit:
 
 def find_parameters(
     parameters: Mapping[str, tuple[Factors, ...]], config: AdapterConfig, base: Checkpoint, where: str
-) -> Found:
+) -> FoundParameters:
     """The base's tensors that adapters on parameters change; what fits none is a fault, in words."""
     weights: dict[str, AdapterChange] = {}
     changes: dict[str, AdapterChange] = {}
@@ -93,7 +93,7 @@ def find_parameters(
                 faults.append(
                     f"{quoted(fit.place.name)} lies in the base as an adapter on it cannot be followed: {error}"
                 )
-    return Found(weights, changes, tuple(faults))
+    return FoundParameters(weights, changes, tuple(faults))
 
 
 def _places(

@@ -12,13 +12,12 @@ from blake3 import blake3
 
 from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.sidecars.three_way import MergeFindings, Three
+from tuneport.sidecars.token_ids import TokenNames
 from tuneport.tokenizer.json_sections import TokenizerText
 from tuneport.tokenizer.tokenizer import tokenizer_text
 
 
-def tell_piece_changes(
-    folders: Three, sections: Three, known: Mapping[str, int] | None, findings: MergeFindings
-) -> None:
+def tell_piece_changes(folders: Three, sections: Three, names: TokenNames, findings: MergeFindings) -> None:
     """Warn where base and tuned make other pieces of a text, unless the target makes the tuned model's.
 
     ``known`` is base's vocabulary: pieces beyond it are the tuned model's own. None where it was not read.
@@ -31,6 +30,7 @@ def tell_piece_changes(
     made = _made(folders.tuned, None)
     if made == _made(folders.base, None) or (target.kind == tuned.kind and made == _made(folders.target, None)):
         return
+    known = None if names.tokenizers is None else names.tokenizers[0].ids
     if known is not None and _made(folders.tuned, known) == _made(folders.base, known):
         return
     what = "merges" if tuned.kind == "BPE" else "scores of pieces"

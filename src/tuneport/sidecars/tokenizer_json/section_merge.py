@@ -16,7 +16,7 @@ from tuneport.sidecars.three_way import SIDES, MergeFindings, Side, Sided, Three
 from tuneport.sidecars.token_ids import TokenNames
 from tuneport.tokenizer.parsed_sections import KIND, MEMBERS, OPTION, Sections, default_options
 from tuneport.tokenizer.section_meaning import in_brief, map_tokens, meaning
-from tuneport.tokenizer.token_changes import TokenChanges, rename_everywhere
+from tuneport.tokenizer.token_changes import rename_everywhere
 
 # Longer values (a precompiled table of characters has 300 kB) are shown by their length.
 _LONGEST_SHOWN = 4000
@@ -43,11 +43,9 @@ def merge_sections(
     sections: Three,
     sides: Mapping[str, str],
     names: TokenNames,
-    changes: TokenChanges,
     findings: MergeFindings,
-    *,
     rebuilt: Mapping[str, Any],
-    template: Any = None,
+    template: Any,
 ) -> MergedSections:
     """Merge the sections of three tokenizer.json (None where a model has none).
 
@@ -57,9 +55,7 @@ def merge_sections(
     """
     if sections.tuned is None or (sections.target is None and sections.base is None):
         return MergedSections()
-    task = _SectionMerge(
-        Three(*(one or Sections() for one in sections)), names, changes.renamed_entries, rebuilt, template, findings
-    )
+    task = _SectionMerge(sections.each(lambda one: one or Sections()), names, rebuilt, template, findings)
     if sections.target is None:
         lost = [name for name in (*MEMBERS, *task.options()) if task.tuned_changed(name)]
         if lost:
@@ -86,7 +82,6 @@ def merge_sections(
 class _SectionMerge:
     sections: Three
     names: TokenNames
-    renamed: Mapping[str, str]
     rebuilt: Mapping[str, Any]
     template: Any
     findings: MergeFindings
@@ -120,7 +115,7 @@ class _SectionMerge:
     def side(self, name: str, choice: str | None, *, base_is_known: bool) -> Side:
         """Whose section the output has; decisions and faults are told."""
         shown, compared = self.shown(name), self.compared(name)
-        if same(compared.base, compared.tuned) and same(compared.tuned, compared.target):
+        if compared.alike:
             return "target"
         if not base_is_known and choice is None:
             if not same(compared.tuned, compared.target):
@@ -134,13 +129,13 @@ class _SectionMerge:
         if choice is None and verdict.side == "tuned" and self.is_rebuilt(name, compared.tuned):
             verdict = Sided("target", "the tuned model's tokenizer class builds it, whatever the base's file says")
         if verdict.contested:
+            told = "; ".join(f"{side} {in_brief(name, value)}" for side, value in zip(SIDES, shown, strict=True))
             self.findings.refusals.append(
-                f"tokenizer.json {quoted(name)}: {_sides_in_brief(name, shown)}. The fine-tuning and the new version both changed "
+                f"tokenizer.json {quoted(name)}: {told}. The fine-tuning and the new version both changed "
                 f"it. Decide with {named('config', f'tokenizer.{name}=base|tuned|target')}."
             )
             verdict = Sided("target", "both the fine-tuning and the new version changed it", conflict=True)
-        self.findings.decided(f"tokenizer.{name}", verdict.side, verdict.reason)
-        self.findings.differ(f"tokenizer.{name}", Three(*map(_brief, shown)), _brief(shown.of(verdict.side)))
+        self.findings.settled(f"tokenizer.{name}", verdict, shown.each(_brief), _brief(shown.of(verdict.side)))
         if choice is None and verdict.side == "tuned":
             self._warn_of_lengths(name, shown.tuned)
         return verdict.side
@@ -177,7 +172,7 @@ class _SectionMerge:
             value = meaning(name, value, called)
         elif name == OPTION + "unk_id" and isinstance(value, int):
             value = called(value, "")
-        return rename_everywhere(value, self.renamed)
+        return rename_everywhere(value, self.names.changes.renamed_entries)
 
     def tell_kinds(self) -> None:
         """Options and merges mean nothing to a model of another kind."""
@@ -214,10 +209,6 @@ class _SectionMerge:
                 f"{in_short(fixed.get('Fixed'))} tokens. A training run often leaves this behind; "
                 f"{named('config', 'tokenizer.padding=target')} takes the target's, =tuned keeps it."
             )
-
-
-def _sides_in_brief(name: str, shown: Three) -> str:
-    return "; ".join(f"{side} {in_brief(name, value)}" for side, value in zip(SIDES, shown, strict=True))
 
 
 def _brief(value: Any) -> Any:

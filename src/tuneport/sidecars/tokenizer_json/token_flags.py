@@ -13,7 +13,7 @@ from tuneport.errors import in_short, named
 from tuneport.sidecars.three_way import SIDES, MergeFindings, Three, three_way
 from tuneport.sidecars.token_ids import TokenNames
 from tuneport.tokenizer.special_tokens import TokenizerFiles
-from tuneport.tokenizer.token_changes import ENTRY_DEFAULTS, TokenChanges
+from tuneport.tokenizer.token_changes import ENTRY_DEFAULTS
 
 FLAGS = "added_tokens"
 Entries = Mapping[str, Mapping[str, Any]]
@@ -37,14 +37,14 @@ def effective_entries(
 
 
 def merge_flags(
-    entries: Three, choice: str | None, names: TokenNames, changes: TokenChanges, findings: MergeFindings
+    entries: Three, choice: str | None, names: TokenNames, findings: MergeFindings
 ) -> dict[str, dict[str, Any]]:
     """Added tokens of the output, by string, whose flags are not those that the target gives them.
 
     ``entries`` are the `effective_entries` of the three; ``choice`` is the side of all flags, if somebody chose.
     """
-    old_names = {new: old for old, new in changes.renamed}
-    gained = {token.token for token in changes.added}
+    old_names = {new: old for old, new in names.changes.renamed}
+    gained = {token.token for token in names.changes.added}
     renamed = {new: dict(entries.tuned[new]) for new in old_names if new in entries.tuned}
     merged: dict[str, dict[str, Any]] = {}
     conflicts: list[str] = []

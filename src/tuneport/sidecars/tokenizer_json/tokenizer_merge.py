@@ -62,16 +62,10 @@ def choosable(folders: Three) -> set[str]:
 
 
 def merge_tokenizer(
-    folders: Three,
-    files: Three,
-    tokenizers: tuple[Tokenizer, Tokenizer, Tokenizer] | None,
-    sides: Mapping[str, str],
-    changes: TokenChanges,
-    names: TokenNames,
-    findings: MergeFindings,
+    folders: Three, files: Three, sides: Mapping[str, str], names: TokenNames, findings: MergeFindings
 ) -> MergedTokenizer:
     """Merge what three tokenizers say beside their vocabularies; ``files`` are their `TokenizerFiles`."""
-    sections = read_all_sections(folders, tokenizers, asked=bool(sides))
+    sections = read_all_sections(folders, names.tokenizers, asked=bool(sides))
     listed = [() if one is None else one.entries for one in sections or (None, None, None)]
     by_class = set(named_by_class(files.tuned.saved_by).values())
     entries = Three(
@@ -82,27 +76,16 @@ def merge_tokenizer(
     if sections is None:
         # The same tokens stand in all three tokenizer.json; a file that does not list them again changes none.
         entries = _where_listed(entries)
-    flags = merge_flags(entries, sides.get(FLAGS), names, changes, findings)
+    flags = merge_flags(entries, sides.get(FLAGS), names, findings)
     merged = MergedSections()
     if sections is not None:
-        merged = merge_sections(
-            sections,
-            sides,
-            names,
-            changes,
-            findings,
-            rebuilt=built_by_class(files.tuned.saved_by, files.base.config or {}),
-            template=_template_of_version_4(files) if names.by_string else None,
-        )
-        base = None if tokenizers is None else tokenizers[0].ids
-        tell_piece_changes(folders, sections, base, findings)
+        rebuilt = built_by_class(files.tuned.saved_by, files.base.config or {})
+        template = _template_of_version_4(files) if names.by_string else None
+        merged = merge_sections(sections, sides, names, findings, rebuilt, template)
+        tell_piece_changes(folders, sections, names, findings)
     spelled = {token: {**entry, "id": _id_of(token, names, entries)} for token, entry in flags.items()}
-    return MergedTokenizer(
-        replace(changes, entries={**changes.entries, **spelled}),
-        merged.changed,
-        spelled,
-        merged.post_processor,
-    )
+    changes = replace(names.changes, entries={**names.changes.entries, **spelled})
+    return MergedTokenizer(changes, merged.changed, spelled, merged.post_processor)
 
 
 def _template_of_version_4(files: Three) -> Any:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from tuneport.errors import ForeignFileError, OutputError, named
 from tuneport.files.holding import held, is_held, this_process
-from tuneport.files.opening import read_bytes, resolved
+from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes, resolved
 from tuneport.files.writing import told, write_whole
-from tuneport.output.replacing import MOST_MANIFEST_BYTES
 from tuneport.results.schema import RECORD, STEPS
 from tuneport.studies.run.store import LOCK, OF_A_STEP, PATIENCE
 
@@ -38,7 +37,7 @@ class FolderStore:
         """A small file; None where none is there. A pipe is none (nobody may ever write to it), nor is what a link leads to elsewhere."""
         path = self.path / name
         try:
-            return read_bytes(path, self.path, MOST_MANIFEST_BYTES)
+            return read_bytes(path, self.path, MOST_RECORD_BYTES)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ForeignFileError):
             return None
         except OSError as error:

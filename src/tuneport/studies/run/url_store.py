@@ -23,9 +23,8 @@ from typing import Any
 from tuneport.errors import ForeignFileError, OutputError, named
 from tuneport.files.holding import held, this_process
 from tuneport.files.json_text import read_json
-from tuneport.files.opening import check_file, check_inside, read_bytes, read_object
+from tuneport.files.opening import MOST_RECORD_BYTES, check_file, check_inside, read_bytes, read_object
 from tuneport.files.writing import told
-from tuneport.output.replacing import MOST_MANIFEST_BYTES
 from tuneport.results.schema import RECORD, STEPS
 from tuneport.studies.run.scratch import made, scratch_of
 from tuneport.studies.run.step_records import finished_files
@@ -70,8 +69,8 @@ class UrlStore:
             system, place = self._system(), self._at(name)
             try:
                 if _is_local(system):
-                    return read_bytes(place, Path(self._at("")), MOST_MANIFEST_BYTES)
-                return read_object(system, place, MOST_MANIFEST_BYTES)
+                    return read_bytes(place, Path(self._at("")), MOST_RECORD_BYTES)
+                return read_object(system, place, MOST_RECORD_BYTES)
             except (FileNotFoundError, ForeignFileError):
                 return None
 
