@@ -45,20 +45,11 @@ from tuneport.files.lazy_sequences import LazyMapping, LazySequence
 from tuneport.files.opening import contents
 from tuneport.files.printable import expression_of, quoted
 from tuneport.files.writing import write_new
+from tuneport.pairing.account import Account, ParentPair, TensorPair
 from tuneport.pairing.model_kinds import check_architectures
 from tuneport.pairing.name_rules import scale_of
 from tuneport.pairing.rows import Ids, Runs, runs_of
-from tuneport.pairing.tensors import (
-    Account,
-    ParentPair,
-    Parents,
-    TensorPair,
-    check_patterns,
-    check_readable,
-    main_dtype,
-    pair_target,
-    ties_of,
-)
+from tuneport.pairing.tensors import Parents, check_patterns, check_readable, main_dtype, pair_target, ties_of
 from tuneport.pairing.vocabulary import VocabularyMatch
 from tuneport.pairing.vocabulary_matrices import Side, columns_of, rows_of, vocabulary_axis, with_rows
 from tuneport.pairing.vocabulary_names import Ties

@@ -22,14 +22,10 @@ from tuneport.engine.pieces import DifferenceRecipe, RawRows, Recipe, Rows, Sour
 from tuneport.engine.plan import Made, Plan, dropped, place
 from tuneport.engine.tokens import without_tokenizers
 from tuneport.files.lazy_sequences import LazySequence
+from tuneport.pairing.account import Account, ParentPair, TensorPair
 from tuneport.pairing.buffers import is_computed_buffer
 from tuneport.pairing.rows import runs_of
-from tuneport.pairing.tensors import (
-    COMPUTED,
-    Account,
-    ParentPair,
-    TensorPair,
-)
+from tuneport.pairing.tensors import COMPUTED
 from tuneport.pairing.vocabulary import RowMap
 from tuneport.pairing.vocabulary_matrices import columns_of, rows_of, with_rows
 from tuneport.sidecars.merge import Decision

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from tuneport.checkpoint.floats import working_dtype
 from tuneport.engine.pieces import DifferenceRecipe, Product, RawRows, Source, Term
+from tuneport.pairing.account import ParentPair
 from tuneport.pairing.rows import runs_of
-from tuneport.pairing.tensors import ParentPair
 from tuneport.pairing.vocabulary import RowMap
 
 Ids = NDArray[np.int64]

@@ -13,10 +13,11 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.engine.choices import Choices
 from tuneport.engine.tokens import MatchedRows, match_rows, token_decisions
+from tuneport.pairing.account import Account, ParentPair
 from tuneport.pairing.adapters.adapted import Adapted, check_ids, lay_onto
 from tuneport.pairing.model_kinds import check_architectures
 from tuneport.pairing.spelling import Aligned, align
-from tuneport.pairing.tensors import Account, ParentPair, Parents, check_patterns, check_readable, pair_parents, ties_of
+from tuneport.pairing.tensors import Parents, check_patterns, check_readable, pair_parents, ties_of
 from tuneport.pairing.vocabulary_matrices import Side
 from tuneport.pairing.vocabulary_names import Ties
 from tuneport.sidecars.config import is_tied

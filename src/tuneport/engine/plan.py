@@ -37,15 +37,9 @@ from tuneport.files.opening import contents, read_in_words
 from tuneport.files.printable import quoted
 from tuneport.output.digest import leaf_count
 from tuneport.output.shards import Layout, lay_out
+from tuneport.pairing.account import Account, Fate, ParentPair, TensorPair
 from tuneport.pairing.name_rules import scale_of
-from tuneport.pairing.tensors import (
-    Account,
-    Fate,
-    ParentPair,
-    TensorPair,
-    main_dtype,
-    pair_target,
-)
+from tuneport.pairing.tensors import main_dtype, pair_target
 from tuneport.pairing.vocabulary import RowMap, VocabularyMatch
 from tuneport.pairing.vocabulary_matrices import columns_of, rows_of, with_rows
 from tuneport.sidecars.merge import Decision, FieldDifference, merge_sidecars
