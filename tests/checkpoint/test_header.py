@@ -27,7 +27,7 @@ def ours(content: bytes) -> Read | None:
     except CheckpointError as error:
         assert "file" in str(error)
         return None
-    return {name: (r.dtype, r.shape, content[r.offset : r.offset + r.nbytes]) for name, r in ranges.items()}
+    return {name: (dtype, shape, content[at : at + size]) for name, (dtype, shape, at, size) in ranges.items()}
 
 
 def official(content: bytes) -> Read | None:

@@ -12,7 +12,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 from tuneport.checkpoint.dtypes import DTYPES
@@ -26,14 +25,8 @@ _SIZE_LIMIT = 2**64
 MOST_DIMENSIONS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class TensorRange:
-    """One tensor of a header: its dtype, shape, and where its bytes lie, counted from the start of the file."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
+# Of a tensor: its dtype, shape, where its bytes begin, counted from the start of the file, and how many there are.
+TensorRange = tuple[str, tuple[int, ...], int, int]
 
 
 def header_length(prefix: bytes, file_size: int, where: str) -> int:
@@ -78,7 +71,7 @@ def parse_header(header: bytes, file_size: int, where: str) -> dict[str, TensorR
                 f"{where}: tensor {quoted(name)} is {dtype} {list(shape)}, that is {nbytes} bytes, "
                 f"but the header gives it {end - begin}."
             )
-        tensors[name] = TensorRange(dtype, shape, data_start + begin, nbytes)
+        tensors[name] = (dtype, shape, data_start + begin, nbytes)
         position = end
     if data_start + position != file_size:
         raise CheckpointError(

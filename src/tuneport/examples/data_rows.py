@@ -49,7 +49,7 @@ _OTHERWISE: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass
-class Reading:
+class RowReading:
     """Data that are read row by row; what was met on the way is known once `rows` is through.
 
     ``broken`` are lines that hold no row, with the reason; ``columns`` all columns that occur, as the data call them.

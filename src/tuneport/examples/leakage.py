@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import Fault, LeakageError, UsageError, listing, named
-from tuneport.examples.data_rows import Reading
+from tuneport.examples.data_rows import RowReading
 from tuneport.examples.digests import HASHES, SELECTION, example_digest, parse_digest
 from tuneport.examples.naming import CELLS, LINES, PARQUET, NamedData, ending, find_data
 from tuneport.examples.questions import Example, OwnTask
@@ -41,7 +41,7 @@ def leaked(
     given = [os.fspath(source) for source in trained_on]
     named = {resolved(Path(source).expanduser()) for source in given}
     given += [str(model / HASHES) for model in models if resolved(model) not in named and _was_tuned(model)]
-    sources = [_Source.of(source) for source in given]
+    sources = [_TrainedOn.of(source) for source in given]
     if not sources:
         return []
     wanted: dict[str, list[tuple[int, str]]] = {}
@@ -110,7 +110,7 @@ def in_words(row: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class _Source:
+class _TrainedOn:
     """What models were trained or chosen on: the name it has in the record, and what holds it."""
 
     name: str
@@ -119,7 +119,7 @@ class _Source:
     folder: Path | None = None
 
     @classmethod
-    def of(cls, given: str) -> _Source:
+    def of(cls, given: str) -> _TrainedOn:
         """A folder with all files of data in it, or what a name stands for."""
         path = Path(given).expanduser()
         if path.name == HASHES and path.is_file():
@@ -143,7 +143,7 @@ class _Source:
         for file in self.files:
             yield from _digests_in(file)
         for data in self.data:
-            reading = Reading(data)
+            reading = RowReading(data)
             for _, row in reading.rows():
                 yield from ((example_digest(text), TRAINING) for text in _texts(row))
             if reading.broken:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from blake3 import blake3
 
 from tuneport.errors import ABSENT, DataError, Fault, UsageError, listing
-from tuneport.examples.data_rows import Reading, Row, in_groups, places
+from tuneport.examples.data_rows import Row, RowReading, in_groups, places
 from tuneport.examples.naming import NamedData, check_fields, find_data
 from tuneport.files.printable import quoted
 
@@ -124,7 +124,7 @@ def _read(data: NamedData, loss: bool, faults: list[str]) -> list[OwnTask]:
 
 def _tasks_of(data: NamedData, loss: bool, faults: list[str]) -> list[OwnTask]:
     """The tasks of one file; what is wrong with it is added to `faults`."""
-    reading = Reading(data, _MOST_BYTES)
+    reading = RowReading(data, _MOST_BYTES)
     wrong: list[tuple[int, str]] = []
     grouped: dict[str, list[tuple[Kind, Example]]] = {}
     count = 0

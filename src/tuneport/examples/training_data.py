@@ -18,7 +18,7 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.errors import ABSENT, DataError, Fault, UsageError, listing
-from tuneport.examples.data_rows import Reading, in_groups, rows_digest
+from tuneport.examples.data_rows import RowReading, in_groups, rows_digest
 from tuneport.examples.forms import FORMS, FORMS_OF, Numbered, Row, form_of
 from tuneport.examples.naming import NamedData, check_fields, find_data, label_of, stem_of
 from tuneport.files.opening import opened
@@ -151,7 +151,7 @@ def _read(data: NamedData, recipe: str, share: Share | None, seed: int) -> DataS
     """One source. Of a table that is not in memory only the rows of a share are kept, and they alone are checked."""
     if recipe != "grpo":  # where any field may be for a reward
         check_fields(data, sorted({field for form in FORMS_OF[recipe] for field in FORMS[form]}))
-    reading = Reading(data)
+    reading = RowReading(data)
     available = None if share is None else reading.choose(lambda count: _places(share, count, data.stem, seed))
     rows = list(reading.rows())
     form = _checked(rows, reading, recipe)
@@ -182,7 +182,7 @@ def _digest(path: Path) -> str:
     return whole.hexdigest()
 
 
-def _checked(rows: Numbered, reading: Reading, recipe: str) -> str:
+def _checked(rows: Numbered, reading: RowReading, recipe: str) -> str:
     """The form of all rows. Raises `DataError` with all faults."""
     label, broken = reading.data.label, reading.broken
     if not rows and not broken:

@@ -1,6 +1,6 @@
 """What `tuneport evaluate` wrote, read back: the scores of several models, and which of their differences are clear.
 
-In comes FILE.json, out comes an `Evaluation`. All numbers are the file's own; what is no such file is an error in words.
+In comes FILE.json, out comes an `EvaluationResult`. All numbers are the file's own; what is no such file is an error in words.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Recovered:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationResult:
     """A file of scores, as a page or a card needs it."""
 
     name: str
@@ -71,7 +71,7 @@ class Evaluation:
     versions: Mapping[str, Any]
 
 
-def read_evaluation(file: str | os.PathLike[str]) -> Evaluation:
+def read_evaluation(file: str | os.PathLike[str]) -> EvaluationResult:
     """The scores in ``file``. Raises `ReportError` where it is no file that `tuneport evaluate` wrote."""
     place = Path(file).expanduser()
     remedy = "Give the file that `tuneport evaluate … --out FILE.json` wrote."
@@ -100,7 +100,7 @@ def read_evaluation(file: str | os.PathLike[str]) -> Evaluation:
     if not scores:
         raise ReportError(f"{place} holds no score of any model. {remedy}")
     warnings = found.get("warnings")
-    return Evaluation(
+    return EvaluationResult(
         name=place.stem,
         models=tuple(dict.fromkeys(model for model, _ in scores)),
         tasks=tuple(dict.fromkeys(task for _, task in scores)),

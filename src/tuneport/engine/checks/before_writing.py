@@ -14,9 +14,9 @@ from typing import Any
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.hub import RangesError
 from tuneport.comparison.model_roles import Doubt, Figures, doubts
+from tuneport.engine.checks.named_parents import named_doubts
 from tuneport.engine.checks.rounding_loss import RoundingSample, expected_loss, sample_rounding
 from tuneport.engine.checks.sampling import Sample, opened_for_samples, take_samples
-from tuneport.engine.checks.stated_parents import named_doubts
 from tuneport.engine.plan import Plan
 from tuneport.errors import named, recorded
 

@@ -14,7 +14,7 @@ from tuneport.reporting.sections import (
 )
 from tuneport.reporting.sections.parts import Section
 from tuneport.reporting.tables.report_tables import Findings
-from tuneport.results.evaluation_reading import Evaluation
+from tuneport.results.evaluation_reading import EvaluationResult
 
 _MOST_TASKS = 3  # of a page whose sections all stand open
 _OPEN = ("answer", "asked", "failures", "pending")  # on a long page
@@ -36,7 +36,7 @@ def of_study(found: Findings, place: Path) -> Contents:
     return Contents(reading.name, found.asked[-1], reading.doubts, sections(found, place))
 
 
-def of_evaluation(found: Evaluation) -> Contents:
+def of_evaluation(found: EvaluationResult) -> Contents:
     """The page of a file of scores."""
     return Contents(found.name, evaluation_sections.summary(found), (), evaluation_sections.sections(found))
 

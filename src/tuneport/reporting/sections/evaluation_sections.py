@@ -25,24 +25,24 @@ from tuneport.reporting.sections.parts import (
     ends,
 )
 from tuneport.reporting.tables.wording import DASH, counted, listed, minus, number, signed, span
-from tuneport.results.evaluation_reading import Difference, Evaluation, Recovered, TaskScore
+from tuneport.results.evaluation_reading import Difference, EvaluationResult, Recovered, TaskScore
 from tuneport.statistics import NO_HARM
 
 _MOST_NAMED, _MOST_ROWS = 4, 12
 
 
-def sections(found: Evaluation) -> list[Section]:
+def sections(found: EvaluationResult) -> list[Section]:
     """The sections in their order."""
     every = [_answer(found), _differences(found), _leakage(found), _settings(found)]
     return [section for section in every if section is not None]
 
 
-def summary(found: Evaluation) -> str:
+def summary(found: EvaluationResult) -> str:
     """What is in the file."""
     return f"{counted(len(found.models), 'model')} on {counted(len(found.tasks), 'task')}, scored by tuneport evaluate."
 
 
-def _answer(found: Evaluation) -> Section:
+def _answer(found: EvaluationResult) -> Section:
     if found.recovered:
         first = found.recovered[0]
         asked = [each for each in found.recovered if each.transferred == first.transferred]
@@ -53,7 +53,7 @@ def _answer(found: Evaluation) -> Section:
     return Section("answer", title, [lead, *facts, _scores(found)])
 
 
-def _recycling(found: Evaluation, asked: Sequence[Recovered]) -> Lead:
+def _recycling(found: EvaluationResult, asked: Sequence[Recovered]) -> Lead:
     """The transfer against its target, on every task."""
     moved, target = asked[0].transferred, asked[0].target
     known = {each.task: _between(found, target, moved, each.task) for each in asked}
@@ -79,7 +79,7 @@ def _recycling(found: Evaluation, asked: Sequence[Recovered]) -> Lead:
     )
 
 
-def _better(found: Evaluation) -> Lead:
+def _better(found: EvaluationResult) -> Lead:
     """Of two models which is better, of several the best of each task, of one that there is nothing to compare."""
     if len(found.models) == 1:
         return Lead("Nothing to compare.", f"{found.models[0]} alone was scored.")
@@ -100,7 +100,7 @@ def _better(found: Evaluation) -> Lead:
     )
 
 
-def _facts(found: Evaluation, asked: Recovered) -> Facts:
+def _facts(found: EvaluationResult, asked: Recovered) -> Facts:
     """Gain, recovered gain, and how far the transfer is from the tuned target, on one task."""
     task, score = asked.task, found.scores.get((asked.transferred, asked.task))
     gain, rest = (_between(found, other, asked.transferred, task) for other in (asked.target, asked.tuned_target))
@@ -119,7 +119,7 @@ def _facts(found: Evaluation, asked: Recovered) -> Facts:
     return Facts(f"{task}, n = {score.score.n:,}, 95 % intervals" if score else task, facts)
 
 
-def _change(label: str, found: Evaluation, change: Difference | None, words: str) -> Fact:
+def _change(label: str, found: EvaluationResult, change: Difference | None, words: str) -> Fact:
     if change is None:
         return Fact(label, DASH, "", f"Not known: no comparison of {words.replace(' against ', ' and ')}")
     share = _is_share(found, change)
@@ -128,7 +128,7 @@ def _change(label: str, found: Evaluation, change: Difference | None, words: str
     return Fact(label, value, span(change.interval, share, sign=True), f"{words} {says}.")
 
 
-def _scores(found: Evaluation) -> Table:
+def _scores(found: EvaluationResult) -> Table:
     """Tasks are rows, so that fourteen of them still fit on a phone."""
     columns = [TableColumn("task"), TableColumn("n", True), *(TableColumn(model, True) for model in found.models)]
     rows, lines = [], []
@@ -155,7 +155,7 @@ def _score(each: TaskScore | None) -> Value:
     return Value(tuple(pieces), value)
 
 
-def _differences(found: Evaluation) -> Section | None:
+def _differences(found: EvaluationResult) -> Section | None:
     if not found.differences:
         return None
     columns = [
@@ -189,7 +189,7 @@ def _differences(found: Evaluation) -> Section | None:
     return Section("differences", "Which differences are clear?", [intro, body])
 
 
-def _difference(found: Evaluation, each: Difference) -> Value:
+def _difference(found: EvaluationResult, each: Difference) -> Value:
     share = _is_share(found, each)
     pieces = [Piece(signed(each.value, share), "value")]
     if each.better:
@@ -198,7 +198,7 @@ def _difference(found: Evaluation, each: Difference) -> Value:
     return Value(tuple(pieces), each.value, "worse" if each.better < 0 else None)
 
 
-def _leakage(found: Evaluation) -> Section | None:
+def _leakage(found: EvaluationResult) -> Section | None:
     rows = [
         [Value(str(row.get(name) if row.get(name) is not None else DASH)) for name in ("model", "task", "use", "count")]
         for row in found.leakage
@@ -216,7 +216,7 @@ def _leakage(found: Evaluation) -> Section | None:
     )
 
 
-def _settings(found: Evaluation) -> Section:
+def _settings(found: EvaluationResult) -> Section:
     parts: list[Part] = [
         "Intervals are 95 %: Wilson's for right answers, else from a bootstrap over the examples. Right and wrong answers of two "
         "models are compared by McNemar's exact test, others by the paired bootstrap."
@@ -229,7 +229,7 @@ def _settings(found: Evaluation) -> Section:
     return Section("settings", "How were the models asked?", parts)
 
 
-def _between(found: Evaluation, earlier: str, later: str, task: str) -> Difference | None:
+def _between(found: EvaluationResult, earlier: str, later: str, task: str) -> Difference | None:
     """`later` minus `earlier`, whichever way round the file has it."""
     for each in found.differences:
         if each.task == task and {each.earlier, each.later} == {earlier, later}:
@@ -240,11 +240,11 @@ def _between(found: Evaluation, earlier: str, later: str, task: str) -> Differen
     return None
 
 
-def _harmless(found: Evaluation, change: Difference) -> bool:
+def _harmless(found: EvaluationResult, change: Difference) -> bool:
     return _is_share(found, change) and change.interval is not None and change.interval[0] > -NO_HARM
 
 
-def _is_share(found: Evaluation, change: Difference) -> bool:
+def _is_share(found: EvaluationResult, change: Difference) -> bool:
     known = [found.scores.get((model, change.task)) for model in (change.earlier, change.later)]
     return all(each is None or each.score.is_share for each in known)
 

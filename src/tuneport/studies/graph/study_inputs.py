@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from tuneport.checkpoint.local_folder import open_folder
 from tuneport.errors import StudyError, TuneportError
-from tuneport.examples.data_rows import Reading, rows_digest
+from tuneport.examples.data_rows import RowReading, rows_digest
 from tuneport.examples.naming import ENDINGS, apart, ending, file_of, find_data
 from tuneport.examples.questions import digest_of_task, read_tasks
 from tuneport.files.json_text import read_json
@@ -154,7 +154,7 @@ class Inputs:
                 if questions:
                     told = "".join(map(digest_of_task, read_tasks([place])))
                     return EXAMPLES + blake3(told.encode()).hexdigest()
-                return EXAMPLES + rows_digest(row for _, row in Reading(data).rows()).partition(":")[2]
+                return EXAMPLES + rows_digest(row for _, row in RowReading(data).rows()).partition(":")[2]
             except TuneportError as error:
                 raise StudyError(str(error)) from None
 

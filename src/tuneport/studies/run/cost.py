@@ -15,7 +15,7 @@ from typing import Any
 from tuneport.checkpoint.local_folder import open_folder
 from tuneport.diagnosis.points import how_many
 from tuneport.errors import TuneportError
-from tuneport.examples.data_rows import Reading
+from tuneport.examples.data_rows import RowReading
 from tuneport.examples.naming import ENDINGS, ending, file_of, find_data
 from tuneport.studies.declared import Study
 from tuneport.studies.graph.graph import Graph, Step
@@ -190,7 +190,7 @@ class CostEstimates:
         if place not in self._counted:
             self._counted[place] = None
             if file_of(place).is_file() and ending(file_of(place)) in ENDINGS:
-                self._counted[place] = sum(1 for _ in Reading(find_data([place])[0]).rows())
+                self._counted[place] = sum(1 for _ in RowReading(find_data([place])[0]).rows())
         return self._counted[place]
 
     def _scoring(self, parameters: float | None, questions: float | None) -> float | None:
