@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tuneport.comparison.distances import distances as distances
+    from tuneport.diagnosis.compare import compare as compare
     from tuneport.diagnosis.loss_path import path as path
     from tuneport.diffvector.run import apply as apply
     from tuneport.diffvector.run import diff as diff
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "apply",
+    "compare",
     "diff",
     "distances",
     "evaluate",
@@ -51,6 +53,7 @@ __all__ = [
 # Where each public function lives.
 _HOMES = {
     "apply": "tuneport.diffvector.run",
+    "compare": "tuneport.diagnosis.compare",
     "diff": "tuneport.diffvector.run",
     "distances": "tuneport.comparison.distances",
     "evaluate": "tuneport.scoring.run",

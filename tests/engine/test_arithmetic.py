@@ -227,8 +227,26 @@ def test_sums_are_those_of_float64_to_seven_digits(dtype: str, count: int, seed:
     wanted = [d @ d, t @ t, b @ b, g @ g]
     assert bad == 0
     assert np.allclose(sums[:4], wanted, rtol=2e-6)
-    assert np.isclose(sums[5], wanted[0], rtol=2e-6)
+    assert np.isclose(sums[6], wanted[0], rtol=2e-6)
     assert abs(sums[4] - d @ g) <= 2e-6 * math.sqrt(wanted[0] * wanted[3]) + 1e-12
+
+
+@given(
+    st.sampled_from(["BF16", "F32", "F16", "F64"]),
+    st.integers(1, 5000),
+    st.sampled_from([1.0, 1e-20, 1e18]),
+    st.integers(0, 99),
+)
+def test_elements_where_the_difference_opposes_the_shift_are_counted_one_by_one(
+    dtype: str, count: int, size: float, seed: int
+) -> None:
+    made = np.random.default_rng(seed)
+    size = 1.0 if dtype == "F16" else size
+    parts = [floats.narrow(np.round(made.standard_normal(count) * 4) * size, dtype) for _ in range(3)]
+    _, sums, _ = through_kernel(parts, dtype, 0.7)
+    b, u, t = (floats.widen(part, dtype, floats.working_dtype(dtype)) for part in parts)
+    d, g = floats.difference(u, b), floats.difference(t, b)
+    assert sums[5] == sum((x > 0 > y) or (x < 0 < y) for x, y in zip(d.tolist(), g.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("size", [1e-25, 1e-38, 1e25, 3e37])

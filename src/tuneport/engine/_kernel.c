@@ -13,7 +13,7 @@
 #include <errno.h>
 #include <unistd.h>
 
-#define INTERFACE 4 /* kernel.py asks for it: a module that was built from another version's source is not used */
+#define INTERFACE 5 /* kernel.py asks for it: a module that was built from another version's source is not used */
 
 static const Kernel *kernel; /* the widest that this machine can run */
 
@@ -77,7 +77,7 @@ static PyObject *py_transfer(PyObject *self, PyObject *args) {
     if (!mixture(widths[0], widths[1], widths[2], &bf16) || base.len != n * widths[0] || tuned.len != n * widths[0] ||
         target.len != n * widths[1] || out.len != n * widths[2] || sums.len != SUMS * (Py_ssize_t)sizeof(double) ||
         first < 1 || block < 1) {
-        PyErr_SetString(PyExc_ValueError, "buffers of one length, nine doubles of sums and a positive grid are needed");
+        PyErr_SetString(PyExc_ValueError, "buffers of one length, ten doubles of sums and a positive grid are needed");
     } else {
         Py_BEGIN_ALLOW_THREADS;
         Piece piece = {base.buf, tuned.buf, target.buf, out.buf, bf16, scaled, (float)scale, chosen.draw};
@@ -121,7 +121,7 @@ static PyObject *py_transfer_files(PyObject *self, PyObject *args) {
     PyObject *result = NULL;
     if ((width != 2 && width != 4) || out.len % width || sums.len != SUMS * (Py_ssize_t)sizeof(double) || first < 1 ||
         block < first || inputs.len < 3 * block * width) {
-        PyErr_SetString(PyExc_ValueError, "room for three blocks, nine doubles of sums and a positive grid are needed");
+        PyErr_SetString(PyExc_ValueError, "room for three blocks, ten doubles of sums and a positive grid are needed");
     } else {
         double total[SUMS];
         int whole = 1;
@@ -200,7 +200,7 @@ static PyObject *py_square(PyObject *self, PyObject *args) {
     PyObject *result = NULL;
     if ((width != 2 && width != 4) || values.len % width || sums.len != SUMS * (Py_ssize_t)sizeof(double) || first < 1 ||
         block < 1) {
-        PyErr_SetString(PyExc_ValueError, "a buffer of numbers, nine doubles of sums and a positive grid are needed");
+        PyErr_SetString(PyExc_ValueError, "a buffer of numbers, ten doubles of sums and a positive grid are needed");
     } else {
         Py_BEGIN_ALLOW_THREADS;
         kernel->square(values.buf, values.len / width, width == 2, first, block, (double *)sums.buf + TARGET);
@@ -220,7 +220,7 @@ static PyObject *py_loss(PyObject *self, PyObject *args) {
     int alike = parts[0].len % (Py_ssize_t)sizeof(float) == 0;
     for (int k = 1; k < 4; k++) alike &= parts[k].len == parts[0].len;
     if (!alike || sums.len != SUMS * (Py_ssize_t)sizeof(double)) {
-        PyErr_SetString(PyExc_ValueError, "four buffers of as many float32 and nine doubles of sums are needed");
+        PyErr_SetString(PyExc_ValueError, "four buffers of as many float32 and ten doubles of sums are needed");
     } else {
         const float *const from[4] = {parts[0].buf, parts[1].buf, parts[2].buf, parts[3].buf};
         Py_BEGIN_ALLOW_THREADS;
@@ -249,7 +249,7 @@ static PyObject *py_add(PyObject *self, PyObject *args) {
     if (!mixture(4, widths[0], widths[1], &bf16) || diff.len != n * (Py_ssize_t)sizeof(float) ||
         target.len != n * widths[0] || out.len != n * widths[1] || sums.len != SUMS * (Py_ssize_t)sizeof(double) ||
         first < 1 || block < 1) {
-        PyErr_SetString(PyExc_ValueError, "buffers of one length, nine doubles of sums and a positive grid are needed");
+        PyErr_SetString(PyExc_ValueError, "buffers of one length, ten doubles of sums and a positive grid are needed");
     } else {
         Py_BEGIN_ALLOW_THREADS;
         Piece piece = {NULL, diff.buf, target.buf, out.buf, bf16, scaled, (float)scale, chosen.draw};

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.floats import Array, Floats, narrow, narrow_bf16, widen
 
-# Sums of a piece, in this order: ‖Δ‖², ‖target‖², ‖base‖², ‖target − base‖², Δ·(target − base) (of several diff vectors the
-# squares are added up, the rest is the first one's); then what rounding did, see `measure_rounding`.
-SUMS = 9
-ROUNDING = slice(5, 9)
+# Sums of a piece, in this order: ‖Δ‖², ‖target‖², ‖base‖², ‖target − base‖², Δ·(target − base), in how many elements Δ has
+# another sign than target − base (of several diff vectors the squares are added up, the rest is the first one's); then what
+# rounding did, see `measure_rounding`.
+SUMS = 10
+ROUNDING = slice(6, 10)
 
 
 def scaled(diff: Floats, scale: float) -> Floats:
@@ -57,11 +58,12 @@ def accumulate(left: Floats, right: Floats, out: Floats, begin: bool) -> None:
 
 
 def measure(diff: Floats, target: Floats, base: Floats) -> Array:
-    """The first five sums of a piece, in float64: see `SUMS`."""
+    """The first six sums of a piece, in float64: see `SUMS`."""
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         d, t, b = diff.astype(np.float64), target.astype(np.float64), base.astype(np.float64)
         g = (target - base).astype(np.float64)
-        return np.array([d @ d, t @ t, b @ b, g @ g, d @ g])
+        opposed = np.count_nonzero(np.sign(d) * np.sign(g) < 0)
+        return np.array([d @ d, t @ t, b @ b, g @ g, d @ g, opposed])
 
 
 @dataclass(frozen=True)

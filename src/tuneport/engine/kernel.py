@@ -32,7 +32,7 @@ def _load() -> Any:
     return module if getattr(module, "INTERFACE", None) == _INTERFACE else None  # else from another version's source
 
 
-_INTERFACE = 4
+_INTERFACE = 5
 _compiled = _load()
 # Told in every manifest and by `tuneport inspect`.
 NAME = "compiled" if _compiled is not None else "numpy"

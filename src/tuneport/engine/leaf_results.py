@@ -57,7 +57,7 @@ class TensorResult:
         Rows that only the target has are in its square, and not in the base's: where there are some, neither says
         anything of the other.
         """
-        diff, target, base, drift, along = self.sums[: ROUNDING.start]
+        diff, target, base, drift, along, _ = self.sums[: ROUNDING.start]
         if not self._all_matched:
             target = base = math.nan
         return MatrixSums(self.task.slot.elements, diff, drift, along, base=base, target=target)

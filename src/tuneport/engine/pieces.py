@@ -63,7 +63,8 @@ Readers = Mapping[str, TensorReader]
 class Term:
     """One scaled diff vector: ``plus`` minus ``minus``, or ``plus`` alone where it is a stored difference.
 
-    An adapter's ``product`` is added to that; alone it is the difference, and neither of the two is read. ``runs`` says
+    An adapter's ``product`` is added to that; alone it is the difference, and neither of the two is read (``minus`` is, where it
+    is given, but only to be measured). ``runs`` says
     which rows meet which: their columns are target, minus and plus, whose rows are also the product's (-1: none). ``raw``
     rows are those of tokens that only the tuned model has; they are taken from there as they stand.
     """
@@ -107,6 +108,24 @@ class Sum:
             view = out[(begin - start) * itemsize : (end - start) * itemsize]
             bad += self._run(begin, end, origin, view, readers, space, sums)
         return out, bad
+
+    def measure(
+        self, start: int, stop: int, origin: int, readers: Readers, space: Workspace, sums: Array
+    ) -> tuple[int, int]:
+        """As `piece`, of those elements alone that meet in target and a term: how many they are, and how many are not finite.
+
+        Nothing is returned of what was computed but ``sums``.
+        """
+        itemsize, met, bad = DTYPES[self.dtype].itemsize, 0, 0
+        out = space.buffer("out", (stop - start) * itemsize)
+        for begin, end in self._cuts(start, stop):
+            at_target = self.terms[0].runs.target(begin) if self.terms[0].runs else begin
+            if at_target < 0 or all(_partners(term, begin) is None for term in self.terms):
+                continue
+            view = out[(begin - start) * itemsize : (end - start) * itemsize]
+            bad += self._run(begin, end, origin, view, readers, space, sums)
+            met += end - begin
+        return met, bad
 
     def _cuts(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         cuts = {start, stop}
@@ -310,16 +329,20 @@ class _Reading:
         product = None if term.product is None else self.product(term.product, plus_at, count, work)
         if term.plus is None:
             assert product is not None, "a term without plus and product has no partners"
-            return product, None
-        plus_bits = floats.as_bits(self.bytes(term.plus, plus_at, f"tuned{number}", count), term.plus.tensor.dtype)
-        diff, minus = kernel.widen(plus_bits, term.plus.tensor.dtype, work), None
-        if term.minus is not None:
-            minus_bits = floats.as_bits(
-                self.bytes(term.minus, minus_at, f"base{number}", count), term.minus.tensor.dtype
+            return product, None if term.minus is None else self.wide(
+                term.minus, minus_at, f"base{number}", count, work
             )
-            minus = kernel.widen(minus_bits, term.minus.tensor.dtype, work)
+        diff, minus = self.wide(term.plus, plus_at, f"tuned{number}", count, work), None
+        if term.minus is not None:
+            minus = self.wide(term.minus, minus_at, f"base{number}", count, work)
             diff = floats.difference(diff, minus)
         return (diff if product is None else arithmetic.add(diff, product)), minus
+
+    def wide(self, source: Source, at: int, buffer: str, count: int, work: str) -> Floats:
+        """Elements of a tensor in the working dtype."""
+        return kernel.widen(
+            floats.as_bits(self.bytes(source, at, buffer, count), source.tensor.dtype), source.tensor.dtype, work
+        )
 
     def product(self, product: Product, at: int, count: int, work: str) -> Floats:
         """So many elements of an adapter's product, from ``at`` on."""

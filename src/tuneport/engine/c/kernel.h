@@ -14,8 +14,8 @@
 #define MANY_CPUS /* the machine that runs this is asked which vectors it has */
 #endif
 
-/* The sums of a piece: squares and a product, then two counts (arithmetic.py says what they are of). */
-enum { DIFF, TARGET, BASE, DRIFT, PRODUCT, ADDED, ERROR, NONZERO, UNCHANGED, SUMS };
+/* The sums of a piece: squares, a product, counts (arithmetic.py says what they are of). */
+enum { DIFF, TARGET, BASE, DRIFT, PRODUCT, OPPOSED, ADDED, ERROR, NONZERO, UNCHANGED, SUMS };
 
 /* Where the random numbers of stochastic rounding begin: the tensor's key, and the element's index in the tensor. */
 typedef struct {

@@ -10,11 +10,11 @@ typedef struct {
     int scaled, drawn, given;
 } How;
 
-/* Sums of one part of the lanes, ERROR beside the five before it; and counts: elements of Δ that are not zero, and elements
- * of the output that are what they would be if Δ were zero (all where it is zero are). */
+/* Sums of one part of the lanes, ERROR beside the five before it; and counts: elements of Δ that are not zero, elements of the
+ * output that are what they would be if Δ were zero (all where it is zero are), and those where Δ opposes target − base. */
 typedef struct {
     f32x sum[PRODUCT + 1], error;
-    u32x nonzero, same;
+    u32x nonzero, same, opposed;
 } Lanes;
 
 /* What is stored of a vector, as float32 bits. NaN comes out as anything. */
@@ -33,6 +33,7 @@ INLINE u32x carry(f32x b, f32x u, f32x t, How how, f32x scale, u32x random, Lane
         lanes->sum[BASE] += b * b;
         lanes->sum[DRIFT] += g * g;
         lanes->sum[PRODUCT] += d * g;
+        lanes->opposed -= ((u32x)(d < 0) & (u32x)(g > 0)) | ((u32x)(d > 0) & (u32x)(g < 0));
     }
     f32x added = how.scaled ? d * scale : d, sum = t + added;
     u32x stored = settled(sum, how, random), unmoved = how.bf16.target ? (u32x)t : settled(t, how, random);
@@ -114,6 +115,7 @@ static __attribute__((noinline)) Py_ssize_t carefully(const Piece *p, Py_ssize_t
             sums[BASE] += (double)b * b;
             sums[DRIFT] += (double)g * g;
             sums[PRODUCT] += (double)d * g;
+            sums[OPPOSED] += (d < 0 && g > 0) || (d > 0 && g < 0);
         }
         if (!is_finite(error)) continue;
         sums[ADDED] += (double)added * added;
@@ -159,14 +161,14 @@ INLINE Py_ssize_t block_of(const Piece *shared, Py_ssize_t start, Py_ssize_t sto
     uint16_t room[DRAWN];
     const uint16_t *random = room;
     double wide[PRODUCT + 2][SUM_LANES] = {{0}};
-    u32x nonzero[PARTS] = {{0}}, same[PARTS] = {{0}};
+    u32x nonzero[PARTS] = {{0}}, same[PARTS] = {{0}}, opposed[PARTS] = {{0}};
     Py_ssize_t padding = (ROW - (stop - start) % ROW) % ROW;
     for (Py_ssize_t i = start; i < stop;) {
         Py_ssize_t end = stop - i < CHUNK ? stop : i + CHUNK, rows = (end - i) / ROW;
         Lanes lanes[PARTS];
         if (how.drawn) random = draw_some(p->draw, i, end - i, room);
         for (int part = 0; part < PARTS; part++) { /* one after the other: the sums of one stay in registers */
-            Lanes here = {{{0}, {0}, {0}, {0}, {0}}, {0}, nonzero[part], same[part]};
+            Lanes here = {{{0}, {0}, {0}, {0}, {0}}, {0}, nonzero[part], same[part], opposed[part]};
             for (Py_ssize_t r = 0; r < rows; r++) row(p, i + r * ROW, part, how, scale, random + r * ROW, &here);
             lanes[part] = here;
         }
@@ -177,7 +179,7 @@ INLINE Py_ssize_t block_of(const Piece *shared, Py_ssize_t start, Py_ssize_t sto
                 for (int k = 0; k <= PRODUCT; k++) wide[k][LANES * part + lane] += lanes[part].sum[k][lane];
                 wide[PRODUCT + 1][LANES * part + lane] += lanes[part].error[lane];
             }
-            nonzero[part] = lanes[part].nonzero, same[part] = lanes[part].same;
+            nonzero[part] = lanes[part].nonzero, same[part] = lanes[part].same, opposed[part] = lanes[part].opposed;
         }
         i = end;
     }
@@ -187,6 +189,7 @@ INLINE Py_ssize_t block_of(const Piece *shared, Py_ssize_t start, Py_ssize_t sto
         sums[ERROR] += wide[PRODUCT + 1][lane];
         sums[NONZERO] += nonzero[lane / LANES][lane % LANES];
         sums[UNCHANGED] += same[lane / LANES][lane % LANES];
+        sums[OPPOSED] += opposed[lane / LANES][lane % LANES];
     }
     sums[ADDED] = how.scaled ? (double)p->scale * p->scale * sums[DIFF] : sums[DIFF];
     sums[UNCHANGED] -= (double)(stop - start + padding) - sums[NONZERO];

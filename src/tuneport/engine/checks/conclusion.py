@@ -46,13 +46,18 @@ def lost_difference(plan: Plan, results: LeafResults, readers: Readers) -> LostD
     """Δ in rows whose tokens have no place in the output; None where an adapter made them, and nothing was read."""
     if not plan.lost:
         return LostDifference(0.0, 0.0, False)
-    lost = math.sqrt(sum(_square(rows.recipe, rows.elements, readers) for rows in plan.lost))
+    lost = lost_norm(plan, readers)
     names = {rows.recipe.name for rows in plan.lost}
     beside = [result for result in results if result.has_diff and result.task.slot.name in names]
     mean = sum(result.sums[0] for result in beside) / max(sum(result.task.slot.elements for result in beside), 1)
     own = lost * lost / sum(rows.elements for rows in plan.lost)
     whole = math.hypot(lost, math.sqrt(sum(result.sums[0] for result in results if result.has_diff)))
     return LostDifference(lost, lost / whole if whole > 0 else 0.0, own > 9 * mean)
+
+
+def lost_norm(plan: Plan, readers: Readers) -> float:
+    """‖Δ‖ in rows whose tokens have no place in the output."""
+    return math.sqrt(sum(_square(rows.recipe, rows.elements, readers) for rows in plan.lost))
 
 
 def _square(recipe: DifferenceRecipe, elements: int, readers: Readers) -> float:

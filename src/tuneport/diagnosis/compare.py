@@ -1,0 +1,230 @@
+"""The public function: will a transfer work for this pair? Told from the weights, before anything is written.
+
+Each target (or each stored diff vector) is planned as `transfer` would plan it and measured in one pass; gates and the verdict
+follow from the figures, and several are ranked.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tuneport.checkpoint.open_model import fetched, open_checkpoint
+from tuneport.checkpoint.reading import readers_by_role
+from tuneport.comparison.gates import Evidence, gates_of
+from tuneport.comparison.verdict import RANK, verdict_of
+from tuneport.diagnosis.compare_options import CompareOptions
+from tuneport.diffvector.run import plan_of
+from tuneport.engine.budget import budget
+from tuneport.engine.checks.before_writing import look, settle
+from tuneport.engine.choices import Running
+from tuneport.engine.conclusion import lost_norm
+from tuneport.engine.measuring import measure
+from tuneport.engine.plan import Plan, plan_transfer
+from tuneport.errors import OutputError, TakenError, named
+from tuneport.files.json_text import chunks, finite
+from tuneport.files.writing import told, whole
+from tuneport.output.replacing import read_record
+from tuneport.public_functions import takes
+from tuneport.results.schema import COMPARE_FORMAT
+from tuneport.shown import Found, Shown
+
+_NAMES = {
+    "norm_base": "‖base‖",
+    "norm_diff": "‖Δ‖",
+    "norm_shift": "‖target − base‖",
+    "relative_diff": "‖Δ‖ / ‖base‖",
+    "relative_shift": "‖target − base‖ / ‖base‖",
+    "diff_over_shift": "‖Δ‖ / ‖target − base‖",
+    "cosine_base_target": "cosine of base and target",
+    "cosine_diff_shift": "cosine of Δ and target − base",
+    "changed_share": "entries that Δ changes",
+    "opposed_share": "of these, against target − base",
+    "rounding_loss": "of ‖Δ‖ lost to rounding",
+    "unchanged_share": "of the entries, rounded away",
+}
+_SHARES = ("changed_share", "opposed_share", "unchanged_share")
+
+
+class Comparison(Found):
+    """One target (or one stored diff vector) compared, by key as its JSON is (docs/formats.md)."""
+
+    @property
+    def name(self) -> str:
+        """What was compared with what: the last input is the target."""
+        names = [each["name"] for each in self["inputs"]]
+        return f"{' − '.join(reversed(names[:-1]))} onto {names[-1]}"
+
+    def heading(self) -> str:
+        """One line: the verdict and its first reason."""
+        verdict = self["verdict"]
+        return f"{self.name}: {verdict['word']}. {verdict['reasons'][0]}"
+
+    def table(self) -> list[list[str]]:
+        """The figures of all tensors, of matrices and of the others."""
+        measures = self["measures"]
+        parts = (measures, measures["matrices"], measures["vectors"])
+        rows = [[words, *(_shown(name, part[name]) for part in parts)] for name, words in _NAMES.items()]
+        return [["", "all tensors", "matrices", "norms and biases"], *rows]
+
+
+class Ranking(Shown, Sequence[Comparison]):
+    """Several comparisons, the best first."""
+
+    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+        self._ranked = tuple(comparisons)
+
+    def __len__(self) -> int:
+        return len(self._ranked)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._ranked[place]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, as JSON has it."""
+        return {"ranked": [one.to_dict() for one in self._ranked]}
+
+    def heading(self) -> str:
+        """One line: how many, and which is the best."""
+        return f"{len(self)} compared; the best is {self._ranked[0].heading()}"
+
+    def table(self) -> list[list[str]]:
+        """A row for each, the best first."""
+        head = [
+            "",
+            "verdict",
+            "‖target − base‖ / ‖base‖",
+            "‖Δ‖ / ‖base‖",
+            "cosine of base and target",
+            "failed or doubtful",
+        ]
+        return [head, *(_row(number, one) for number, one in enumerate(self._ranked, 1))]
+
+
+def _row(number: int, one: Comparison) -> list[str]:
+    measures = one["measures"]
+    figures = [_shown(name, measures[name]) for name in ("relative_shift", "relative_diff", "cosine_base_target")]
+    doubtful = [gate["name"] for gate in one["gates"] if gate["status"] != "pass"]
+    return [f"{number}. {one.name}", one["verdict"]["word"], *figures, ", ".join(doubtful) or "–"]
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2%}" if name in _SHARES else f"{value:.4g}"
+
+
+@takes(CompareOptions)
+def compare(given: CompareOptions) -> Comparison | Ranking:
+    """Say from the weights whether carrying tuned − base onto a target will work; nothing is written but ``out``.
+
+    Base, tuned and target are read once, within the memory bound. Gates come first (strangers, swapped roles, rounding, tokens),
+    then the verdict: ``likely``, ``uncertain`` or ``unlikely``, with its reasons. Of several targets (``onto``) or stored diff vectors
+    (``diffs``) a `Ranking` is returned, the best first. Raises `TuneportError`.
+
+        tuneport.compare("v1", "v1-tuned", "v2")
+    """
+    out = None if given.out is None else Path(given.out)
+    if out is not None:
+        _check_place(out, given.running.overwrite)
+    found = sorted((_compared(plan, given.running) for plan in _plans(given)), key=_rank)
+    if out is not None:
+        with told(out), whole(out) as file:
+            for text in chunks(found[0].to_dict() if len(found) == 1 else [one.to_dict() for one in found]):
+                file.write(text.encode())
+            file.write(b"\n")
+    return found[0] if len(found) == 1 else Ranking(found)
+
+
+def _check_place(out: Path, overwrite: bool) -> None:
+    """Refuse a place where something else stands. Raises `OutputError`."""
+    if not out.parent.is_dir():
+        raise OutputError(f"{out}: the folder {out.parent} does not exist. Make it first.")
+    if not os.path.lexists(out):
+        return
+    if out.is_symlink() or out.is_dir() or not _is_comparison(out):
+        raise TakenError(f"{out} exists and is not a comparison that tuneport wrote. Choose another {named('out')}.")
+    if not overwrite:
+        raise TakenError(f"{out} exists. Give {named('overwrite')} to replace it, or choose another {named('out')}.")
+
+
+def _is_comparison(file: Path) -> bool:
+    """Whether a file holds what `compare` writes: one object, or a list of them."""
+    try:
+        found = read_record(file)
+    except (OSError, ValueError):
+        return False
+    first = found[0] if isinstance(found, list) and found else found
+    return isinstance(first, Mapping) and first.get("format") == COMPARE_FORMAT
+
+
+def _plans(given: CompareOptions) -> Iterator[Plan]:
+    for onto in given.onto:
+        if given.diffs is not None:
+            for scaled in given.diffs:
+                yield plan_of((scaled,), onto, given.choices)
+            continue
+        assert given.base is not None and given.tuned is not None, "CompareOptions asks for them"
+        parents = open_checkpoint(given.base, "base"), open_checkpoint(given.tuned, "tuned")
+        yield plan_transfer(*parents, open_checkpoint(onto, "target"), given.choices)
+
+
+def _compared(plan: Plan, running: Running) -> Comparison:
+    seen = look(plan)
+    pool = budget(running.memory_limit, running.workers, plan.default_limit, plan.more_memory, plan.leaves)
+    inputs = tuple(fetched(checkpoint) for checkpoint in plan.inputs)
+    with readers_by_role(inputs) as readers:
+        run = measure(plan, readers, pool)
+        measured = run.measured()
+        lost = lost_norm(plan, readers)
+        for reader in readers.values():
+            reader.check_unchanged()
+    measures = measured.whole()
+    roles = settle(seen, measured.roles(), measures["norm_shift"])
+    figures = roles.whole or next((sample.figures for sample in seen.samples.values()), measured.roles())
+    gates = gates_of(
+        Evidence(
+            figures,
+            roles.doubts,
+            measures,
+            lost_tokens=sum(len(match.lost) for match in plan.vocabulary),
+            lost_share=_share(lost, measures["norm_diff"]),
+            refusals=plan.refusals,
+            warnings=plan.warnings,
+            nonfinite=run.nonfinite,
+        )
+    )
+    return Comparison(
+        {
+            "format": COMPARE_FORMAT,
+            "inputs": [finite(each.identity()) for each in plan.inputs],
+            "formula": plan.formula,
+            "measures": measures,
+            "layers": measured.layers(),
+            "tensors": measured.tensors(),
+            "roles": roles.record(),
+            "gates": [gate.record() for gate in gates],
+            "config_differences": [finite(asdict(each)) for each in plan.differences],
+            "probe": None,
+            "verdict": verdict_of(measures, gates).record(),
+        }
+    )
+
+
+def _share(part: float | None, whole_norm: float | None) -> float | None:
+    """The part of ‖Δ‖ that is lost: what is lost and what is carried are at right angles."""
+    if part is None or whole_norm is None:
+        return None
+    whole_norm = math.hypot(part, whole_norm)
+    return part / whole_norm if whole_norm else None
+
+
+def _rank(one: Comparison) -> tuple[int, float, float]:
+    """The better verdict first, then the larger predicted gain, then the shorter way."""
+    verdict, distance = one["verdict"], one["measures"]["relative_shift"]
+    gain = verdict["gain"][1] if verdict["gain"] else 0.0
+    return RANK[verdict["word"]], -gain, math.inf if distance is None else distance

@@ -1,0 +1,62 @@
+"""The options of `compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tuneport.engine.choices import Choices, Running
+from tuneport.engine.run_options import Scaled, parent, parse_diffs
+from tuneport.errors import ABSENT, Fault, UsageError, named
+from tuneport.options import Options, Place, nested, option
+
+
+def _parse_targets(value: object) -> tuple[Any, ...]:
+    """One model or several. Raises ValueError."""
+    several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if isinstance(value, Mapping) or not several:
+        raise ValueError("must be a folder or Hub id, or several")
+    return tuple(several)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(Options):
+    """The options of `compare`."""
+
+    base: Place | None = parent("the version that was fine-tuned", None)
+    tuned: Place | None = parent("the fine-tuned model, or a PEFT adapter of the base", None)
+    onto: tuple[Place, ...] = option(
+        metavar="MODEL",
+        positional=True,
+        repeatable=True,
+        parse=_parse_targets,
+        help="a target: another version; several are ranked, the best first",
+    )
+    diffs: Scaled | None = option(
+        None,
+        metavar="DIFF[=SCALE]",
+        repeatable=True,
+        parse=parse_diffs,
+        accepts="str | PathLike[str] | Sequence[str | tuple[str, float]] | Mapping[str, float] | None",
+        help="a stored diff vector instead of base and tuned; several are ranked, the best first",
+    )
+    out: Place | None = option(
+        None, metavar="FILE.json", positional=True, help="JSON file to write; created when complete"
+    )
+    choices: Choices = nested(
+        Choices, "rules", "drop", "renames", "dtype", "config", "sidecar", "new_tokens", "vocabulary", "scale"
+    )
+    running: Running = nested(Running, "overwrite", "max_memory", "workers")
+
+    def __post_init__(self) -> None:
+        """Check every value, and which of them go together."""
+        super().__post_init__()
+        parents = {"base": self.base, "tuned": self.tuned}
+        if self.diffs is not None:
+            if any(value is not None for value in parents.values()):
+                raise UsageError(
+                    Fault("diffs", ABSENT, "goes with onto alone", f"Leave out {named('base')} and {named('tuned')}")
+                )
+        elif absent := [name for name, value in parents.items() if value is None]:
+            raise UsageError([Fault(name, ABSENT, "is missing") for name in absent])
