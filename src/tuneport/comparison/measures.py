@@ -117,14 +117,16 @@ class Measured:
             for layer, kind in ordered
         ]
 
-    def tensors(self) -> Sequence[dict[str, Any]]:
-        """The figures of each tensor, by name; each is made when it is looked at."""
+    def tensors(self, spectra: Mapping[str, Mapping[str, Any]]) -> Sequence[dict[str, Any]]:
+        """The figures of each tensor, by name, with its spectrum where there is one; each is made when it is looked at."""
         order = array("q", sorted(range(len(self)), key=self._names.__getitem__))
 
         def make(number: int) -> dict[str, Any]:
             place = order[number]
             one = {column: np.array(values[place : place + 1]) for column, values in self._columns.items()}
-            return {"name": self._names[place], "shape": list(self._shapes[place]), **figures_of(one)}
+            name = self._names[place]
+            found = {"name": name, "shape": list(self._shapes[place]), **figures_of(one)}
+            return {**found, "spectrum": dict(spectra[name])} if name in spectra else found
 
         return LazySequence(len(order), make)
 

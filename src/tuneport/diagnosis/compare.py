@@ -13,21 +13,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open_model import fetched, open_checkpoint
 from tuneport.checkpoint.reading import readers_by_role
 from tuneport.comparison.gates import Evidence, gates_of
+from tuneport.comparison.tuned_target import agreement
 from tuneport.comparison.verdict import RANK, verdict_of
 from tuneport.diagnosis.compare_options import CompareOptions
 from tuneport.diffvector.run import plan_of
-from tuneport.engine.budget import budget
+from tuneport.engine.budget import DEFAULT_MAX_MEMORY_PARSING, budget
 from tuneport.engine.checks.before_writing import look, settle
-from tuneport.engine.choices import Running
 from tuneport.engine.conclusion import lost_norm
+from tuneport.engine.matrix_spectra import matrix_spectra, room_for_spectra
 from tuneport.engine.measuring import measure
 from tuneport.engine.plan import Plan, plan_transfer
 from tuneport.errors import OutputError, TakenError, named
 from tuneport.files.json_text import chunks, finite
 from tuneport.files.writing import told, whole
+from tuneport.options import Place
 from tuneport.output.replacing import read_record
 from tuneport.public_functions import takes
 from tuneport.results.schema import COMPARE_FORMAT
@@ -69,6 +72,10 @@ class Comparison(Found):
         measures = self["measures"]
         parts = (measures, measures["matrices"], measures["vectors"])
         rows = [[words, *(_shown(name, part[name]) for part in parts)] for name, words in _NAMES.items()]
+        if self["tuned_target"] is not None:
+            of_target = self["tuned_target"]
+            rows.append(["cosine of Δ and the target's own", _shown("", of_target["cosine_diffs"]), "–", "–"])
+            rows.append(["entries where both have one sign", _percent(of_target["sign_agreement"]), "–", "–"])
         return [["", "all tensors", "matrices", "norms and biases"], *rows]
 
 
@@ -113,9 +120,13 @@ def _row(number: int, one: Comparison) -> list[str]:
 
 
 def _shown(name: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.2%}" if name in _SHARES else f"{value:.4g}"
+    if name in _SHARES:
+        return _percent(value)
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2%}"
 
 
 @takes(CompareOptions)
@@ -131,7 +142,7 @@ def compare(given: CompareOptions) -> Comparison | Ranking:
     out = None if given.out is None else Path(given.out)
     if out is not None:
         _check_place(out, given.running.overwrite)
-    found = sorted((_compared(plan, given.running) for plan in _plans(given)), key=_rank)
+    found = sorted((_compared(plan, given) for plan in _plans(given)), key=_rank)
     if out is not None:
         with told(out), whole(out) as file:
             for text in chunks(found[0].to_dict() if len(found) == 1 else [one.to_dict() for one in found]):
@@ -173,14 +184,18 @@ def _plans(given: CompareOptions) -> Iterator[Plan]:
         yield plan_transfer(*parents, open_checkpoint(onto, "target"), given.choices)
 
 
-def _compared(plan: Plan, running: Running) -> Comparison:
+def _compared(plan: Plan, given: CompareOptions) -> Comparison:
     seen = look(plan)
-    pool = budget(running.memory_limit, running.workers, plan.default_limit, plan.more_memory, plan.leaves)
+    running, limit, more = given.running, plan.default_limit, plan.more_memory
+    if given.spectrum:
+        limit, more = DEFAULT_MAX_MEMORY_PARSING, more + room_for_spectra(plan)
+    pool = budget(running.memory_limit, running.workers, limit, more, plan.leaves)
     inputs = tuple(fetched(checkpoint) for checkpoint in plan.inputs)
     with readers_by_role(inputs) as readers:
         run = measure(plan, readers, pool)
         measured = run.measured()
         lost = lost_norm(plan, readers)
+        spectra = matrix_spectra(plan, readers, pool) if given.spectrum else {}
         for reader in readers.values():
             reader.check_unchanged()
     measures = measured.whole()
@@ -205,7 +220,8 @@ def _compared(plan: Plan, running: Running) -> Comparison:
             "formula": plan.formula,
             "measures": measures,
             "layers": measured.layers(),
-            "tensors": measured.tensors(),
+            "tensors": measured.tensors(spectra),
+            "tuned_target": None if given.tuned_target is None else _agreement(inputs, given.tuned_target),
             "roles": roles.record(),
             "gates": [gate.record() for gate in gates],
             "config_differences": [finite(asdict(each)) for each in plan.differences],
@@ -213,6 +229,11 @@ def _compared(plan: Plan, running: Running) -> Comparison:
             "verdict": verdict_of(measures, gates).record(),
         }
     )
+
+
+def _agreement(inputs: Sequence[Checkpoint], tuned_target: Place) -> dict[str, Any]:
+    base, tuned, target = inputs
+    return agreement(base, tuned, target, fetched(open_checkpoint(tuned_target, "tuned target")))
 
 
 def _share(part: float | None, whole_norm: float | None) -> float | None:

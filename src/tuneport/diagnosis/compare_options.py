@@ -27,6 +27,7 @@ class CompareOptions(Options):
     base: Place | None = parent("the version that was fine-tuned", None)
     tuned: Place | None = parent("the fine-tuned model, or a PEFT adapter of the base", None)
     onto: tuple[Place, ...] = option(
+        (),
         metavar="MODEL",
         positional=True,
         repeatable=True,
@@ -41,6 +42,16 @@ class CompareOptions(Options):
         accepts="str | PathLike[str] | Sequence[str | tuple[str, float]] | Mapping[str, float] | None",
         help="a stored diff vector instead of base and tuned; several are ranked, the best first",
     )
+    tuned_target: Place | None = option(
+        None,
+        metavar="MODEL",
+        help="the target after a fine-tuning of its own: how far its diff vector agrees with the transferred one",
+    )
+    spectrum: bool = option(
+        False,
+        help="singular values of each matrix of Δ, its effective rank, and whether it points where the versions moved "
+        "(takes several times as long)",
+    )
     out: Place | None = option(
         None, metavar="FILE.json", positional=True, help="JSON file to write; created when complete"
     )
@@ -53,6 +64,12 @@ class CompareOptions(Options):
         """Check every value, and which of them go together."""
         super().__post_init__()
         parents = {"base": self.base, "tuned": self.tuned}
+        if not self.onto:
+            raise UsageError(Fault("onto", ABSENT, "is missing"))
+        if self.tuned_target is not None and (len(self.onto) > 1 or self.diffs is not None):
+            raise UsageError(
+                Fault("tuned_target", self.tuned_target, "goes with base, tuned and one target", "Leave out the others")
+            )
         if self.diffs is not None:
             if any(value is not None for value in parents.values()):
                 raise UsageError(

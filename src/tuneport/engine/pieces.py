@@ -104,7 +104,7 @@ class Sum:
             readers[self.target.role].read_into(self.target.tensor, start * itemsize, out)
             return out, 0
         bad = 0
-        for begin, end in self._cuts(start, stop):
+        for begin, end in self.cuts(start, stop):
             view = out[(begin - start) * itemsize : (end - start) * itemsize]
             bad += self._run(begin, end, origin, view, readers, space, sums)
         return out, bad
@@ -118,7 +118,7 @@ class Sum:
         """
         itemsize, met, bad = DTYPES[self.dtype].itemsize, 0, 0
         out = space.buffer("out", (stop - start) * itemsize)
-        for begin, end in self._cuts(start, stop):
+        for begin, end in self.cuts(start, stop):
             at_target = self.terms[0].runs.target(begin) if self.terms[0].runs else begin
             if at_target < 0 or all(_partners(term, begin) is None for term in self.terms):
                 continue
@@ -127,7 +127,8 @@ class Sum:
             met += end - begin
         return met, bad
 
-    def _cuts(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    def cuts(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Ranges of elements within which every row meets its partners at the same distance."""
         cuts = {start, stop}
         for term in self.terms:
             if term.runs is not None:
