@@ -14,7 +14,7 @@ from typing import Any
 
 import griffe
 
-from tuneport.public_functions import written
+from tuneport.public_functions import result_names
 
 
 class PublicSignatures(griffe.Extension):
@@ -27,10 +27,9 @@ class PublicSignatures(griffe.Extension):
         living = getattr(importlib.import_module(func.module.path), func.name)
         func.parameters = griffe.Parameters(*map(_parameter, inspect.signature(living).parameters.values()))
         said, _, options = living.__doc__.partition("\nOptions:\n")
-        record = getattr(importlib.import_module(func.module.path), written(living))
-        told = record.__doc__.partition("\n\n")[0]
-        link = f"[{record.__name__}][{record.__module__}.{record.__name__}]"
-        text = f"{said}\nArgs:\n{_as_text(options)}\n\nReturns:\n    {record.__name__}: {told} See {link}.\n"
+        module = importlib.import_module(func.module.path)
+        returned = "\n".join(f"    {_result(getattr(module, name))}" for name in result_names(living))
+        text = f"{said}\nArgs:\n{_as_text(options)}\n\nReturns:\n{returned}\n"
         func.docstring = griffe.Docstring(text, parent=func, parser=griffe.Parser.google)
 
     def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
@@ -44,6 +43,11 @@ class PublicSignatures(griffe.Extension):
             and fields
         ):
             cls.docstring.value += f"\n\nFields: {', '.join(fields)}."
+
+
+def _result(record: type[Any]) -> str:
+    told = (record.__doc__ or "").partition("\n\n")[0]
+    return f"{record.__name__}: {told} See [{record.__name__}][{record.__module__}.{record.__name__}]."
 
 
 def _as_text(options: str) -> str:

@@ -12,7 +12,7 @@ import sys
 import tuneport
 from experiments.pages.write_page import DOCS, write_or_compare
 from tuneport import errors
-from tuneport.public_functions import written
+from tuneport.public_functions import result_names
 
 PAGE = DOCS / "python.md"
 FIRST = ("transfer", "plan", "verify")  # whoever opens the page most often wants these
@@ -45,7 +45,9 @@ def render() -> str:
     parts += [f"::: {function.__module__}.{function.__name__}\n" for function in functions]
     parts.append("## Results\n")
     records = dict.fromkeys(
-        getattr(importlib.import_module(function.__module__), written(function)) for function in functions
+        getattr(importlib.import_module(function.__module__), name)
+        for function in functions
+        for name in result_names(function)
     )
     parts += [f"::: {record.__module__}.{record.__name__}\n" for record in records]
     parts.append("## Errors\n")

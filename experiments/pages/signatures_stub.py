@@ -12,14 +12,14 @@ from typing import Any
 
 import tuneport
 from experiments.pages.write_page import write_or_compare
-from tuneport.public_functions import written
+from tuneport.public_functions import result_names, written
 
 STUB = Path(tuneport.__file__).with_name("__init__.pyi")
 
 
 def render() -> str:
     functions = {name: getattr(tuneport, name) for name in tuneport.__all__}
-    results = sorted({_home(each.__module__, written(each)) for each in functions.values()})
+    results = sorted({_home(each.__module__, name) for each in functions.values() for name in result_names(each)})
     lines = [
         '"""What editors and mypy see of tuneport: made from the records of options by `make docs`."""',
         "",

@@ -7,6 +7,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from tuneport.comparison.distances import Distances as Distances
+from tuneport.diagnosis.compare import Comparison as Comparison
+from tuneport.diagnosis.compare import Ranking as Ranking
 from tuneport.diagnosis.loss_path import LossPath as LossPath
 from tuneport.engine.plan_text import PlannedRun as PlannedRun
 from tuneport.engine.run import Output as Output
@@ -23,7 +25,7 @@ from tuneport.tuning.recipes import Recipe as Recipe
 DataFrame: TypeAlias = Any  # of pandas
 Dataset: TypeAlias = Any  # of datasets
 __version__: str
-__all__ = ["apply", "diff", "distances", "evaluate", "inspect", "path", "plan", "publish", "report", "study", "transfer", "tune", "verify"]
+__all__ = ["apply", "compare", "diff", "distances", "evaluate", "inspect", "path", "plan", "publish", "report", "study", "transfer", "tune", "verify"]
 
 def apply(
     diffs: str | PathLike[str] | Sequence[str | tuple[str, float]] | Mapping[str, float],
@@ -50,6 +52,28 @@ def apply(
     workers: int | None = ...,
     warn: Callable[[str], None] | None = ...,
 ) -> Output: ...
+def compare(
+    base: str | PathLike[str] | None = ...,
+    tuned: str | PathLike[str] | None = ...,
+    onto: str | PathLike[str] | Sequence[str | PathLike[str]] = ...,
+    out: str | PathLike[str] | None = ...,
+    *,
+    diffs: str | PathLike[str] | Sequence[str | tuple[str, float]] | Mapping[str, float] | None = ...,
+    tuned_target: str | PathLike[str] | None = ...,
+    spectrum: bool = ...,
+    scale: float = ...,
+    rules: Mapping[str, float] | Sequence[str] = ...,
+    drop: str | Sequence[str] = ...,
+    renames: Mapping[str, str] | Sequence[str] = ...,
+    dtype: str | torch.dtype | None = ...,
+    config: Mapping[str, str] | Sequence[str] = ...,
+    sidecar: Mapping[str, str] | Sequence[str] = ...,
+    new_tokens: Literal['append', 'all', 'drop'] = ...,
+    vocabulary: str | Mapping[str, str] | Sequence[str] | None = ...,
+    overwrite: bool = ...,
+    max_memory: str | None = ...,
+    workers: int | None = ...,
+) -> Comparison | Ranking: ...
 def diff(
     base: str | PathLike[str],
     tuned: str | PathLike[str],

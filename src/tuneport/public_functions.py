@@ -71,6 +71,11 @@ def written(function: Callable[..., Any]) -> str:
     return repr(inspect.signature(function).return_annotation)
 
 
+def result_names(function: Callable[..., Any]) -> list[str]:
+    """The names of the classes that a function's result may be of."""
+    return written(function).split(" | ")
+
+
 class _Written:
     """A type as it is written: repr() without quotes, so that a signature reads like source."""
 

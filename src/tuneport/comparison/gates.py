@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tuneport.comparison.model_roles import SHARED, UNRELATED, Doubt, Figures
 from tuneport.comparison.rounding import MOST
+from tuneport.errors import named
 
 Status = Literal["pass", "warn", "fail"]
 # Where rounding takes this part of ‖Δ‖, what is left is mostly its noise.
@@ -95,7 +96,7 @@ def _roles(evidence: Evidence) -> Gate:
 def _difference(evidence: Evidence) -> Gate:
     norm, share = evidence.measures["norm_diff"], evidence.measures["changed_share"]
     if not norm:
-        words = "Base and tuned hold the same weights: there is nothing to transfer. Check --base and --tuned."
+        words = f"Base and tuned hold the same weights: there is nothing to transfer. Check {named('base')} and {named('tuned')}."
         return Gate("difference", "fail", share, 0.0, words)
     if share is not None and share < SPARSE:
         words = f"Δ is sparse: it changes {share:.2%} of the entries. That is usual after reinforcement learning in bfloat16."
@@ -111,7 +112,7 @@ def _rounding(evidence: Evidence) -> Gate:
     words = f"Rounding to the target's dtype takes {value:.2g} of ‖Δ‖."
     if value <= MOST:
         return Gate("rounding", "pass", value, MOST, words)
-    remedy = "Give --dtype float32, or --rounding stochastic."
+    remedy = f"Give {named('dtype', 'float32')}, or {named('rounding', 'stochastic')}."
     if value <= LOST_TO_ROUNDING:
         return Gate("rounding", "warn", value, MOST, f"{words} {remedy}")
     return Gate("rounding", "fail", value, LOST_TO_ROUNDING, f"{words} Little of the fine-tuning is left. {remedy}")
@@ -123,7 +124,7 @@ def _tokens(evidence: Evidence) -> Gate:
         return Gate("tokens", "pass", 0.0, LOST_WITH_TOKENS, "Every token that was fine-tuned has a row in the target.")
     words = f"{count:,} token(s) that base and tuned share have no row in the target"
     words += "." if share is None else f", and with them {share:.1%} of ‖Δ‖."
-    remedy = "Give --new-tokens all to append them."
+    remedy = f"Give {named('new_tokens', 'all')} to append them."
     if share is not None and share >= LOST_WITH_TOKENS:
         return Gate("tokens", "fail", share, LOST_WITH_TOKENS, f"{words} {remedy}")
     return Gate("tokens", "warn", share, LOST_WITH_TOKENS, f"{words} {remedy}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tuneport.engine.conclusion import lost_norm
 from tuneport.engine.matrix_spectra import matrix_spectra, room_for_spectra
 from tuneport.engine.measuring import measure
 from tuneport.engine.plan import Plan, plan_transfer
-from tuneport.errors import OutputError, TakenError, named
+from tuneport.errors import OutputError, TakenError, named, recorded, spoken
 from tuneport.files.json_text import chunks, finite
 from tuneport.files.writing import told, whole
 from tuneport.options import Place
@@ -142,13 +142,26 @@ def compare(given: CompareOptions) -> Comparison | Ranking:
     out = None if given.out is None else Path(given.out)
     if out is not None:
         _check_place(out, given.running.overwrite)
-    found = sorted((_compared(plan, given) for plan in _plans(given)), key=_rank)
+    found: list[Comparison] = sorted((_compared(plan, given) for plan in _plans(given)), key=_rank)
     if out is not None:
         with told(out), whole(out) as file:
-            for text in chunks(found[0].to_dict() if len(found) == 1 else [one.to_dict() for one in found]):
+            written = [_worded(one, recorded) for one in found]
+            for text in chunks(written[0] if len(written) == 1 else written):
                 file.write(text.encode())
             file.write(b"\n")
+    found = [Comparison(_worded(one, spoken)) for one in found]
     return found[0] if len(found) == 1 else Ranking(found)
+
+
+def _worded(one: Comparison, words: Callable[[Iterable[str]], Sequence[str]]) -> dict[str, Any]:
+    """The record with its sentences as ``words`` writes the options in them."""
+    verdict, roles = one["verdict"], one["roles"]
+    return {
+        **one,
+        "roles": {**roles, "doubts": [{**each, "message": words([each["message"]])[0]} for each in roles["doubts"]]},
+        "gates": [{**gate, "reason": words([gate["reason"]])[0]} for gate in one["gates"]],
+        "verdict": {**verdict, "reasons": list(words(verdict["reasons"]))},
+    }
 
 
 def _check_place(out: Path, overwrite: bool) -> None:

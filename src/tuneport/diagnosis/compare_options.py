@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuneport.engine.choices import Choices, Running
-from tuneport.engine.run_options import Scaled, parent, parse_diffs
+from tuneport.engine.run_options import Scaled, parse_diffs
 from tuneport.errors import ABSENT, Fault, UsageError, named
 from tuneport.options import Options, Place, nested, option
 
@@ -24,8 +24,10 @@ def _parse_targets(value: object) -> tuple[Any, ...]:
 class CompareOptions(Options):
     """The options of `compare`."""
 
-    base: Place | None = parent("the version that was fine-tuned", None)
-    tuned: Place | None = parent("the fine-tuned model, or a PEFT adapter of the base", None)
+    base: Place | None = option(None, metavar="MODEL", positional=True, help="the version that was fine-tuned")
+    tuned: Place | None = option(
+        None, metavar="MODEL", positional=True, help="the fine-tuned model, or a PEFT adapter of the base"
+    )
     onto: tuple[Place, ...] = option(
         (),
         metavar="MODEL",

@@ -20,8 +20,9 @@ from tuneport.engine.budget import Budget
 from tuneport.engine.pieces import Readers, Source, Sum, Term
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.engine.run import leaf_pieces
-from tuneport.engine.stream import Progress, run_leaves
+from tuneport.engine.stream import run_leaves
 from tuneport.output.digest import leaf_count
+from tuneport.progress import BYTES, Progress
 
 
 class MeasuredRun:
@@ -75,7 +76,7 @@ def measure(plan: Plan, readers: Readers, pool: Budget) -> MeasuredRun:
             found.put(number, leaf, sums, met, bad)
         return True
 
-    run_leaves(plan.tasks, do, pool.workers, Progress("compare", sum(slot.nbytes for slot in plan.slots)))
+    run_leaves(plan.tasks, do, pool.workers, Progress("compare", sum(slot.nbytes for slot in plan.slots), BYTES))
     return found
 
 

@@ -174,7 +174,7 @@ def check_sidecars_unchanged(plan: Plan, record: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{', '.join(changed)} changed while the weights were carried over. Run again.")
 
 
-def _leaf_pieces(task: OutputTask, leaf: int, piece: int) -> Iterator[tuple[int, int, int]]:
+def leaf_pieces(task: OutputTask, leaf: int, piece: int) -> Iterator[tuple[int, int, int]]:
     """Element ranges (start, stop) of the pieces of a leaf, each with the first element of the leaf."""
     per_leaf = LEAF_BYTES // DTYPES[task.slot.dtype].itemsize
     origin = leaf * per_leaf
@@ -221,7 +221,7 @@ def compute_leaf(
 ) -> LeafRecord:
     """Compute and hash one leaf; ``take`` gets each piece, with its first byte in the tensor."""
     itemsize, hasher, sums, bad = DTYPES[task.slot.dtype].itemsize, blake3(), kernel.no_sums(), 0
-    for start, stop, origin in _leaf_pieces(task, leaf, piece):
+    for start, stop, origin in leaf_pieces(task, leaf, piece):
         content, count = task.recipe.piece(start, stop, origin, readers, space, sums)
         take(start * itemsize, content)
         hasher.update(content)
@@ -234,7 +234,7 @@ def _still_there(
 ) -> bool:
     """Whether the bytes that an earlier run journalled are really on disk, with as many NaN and infinities as it counted."""
     dtype, hasher, bad = DTYPES[task.slot.dtype], blake3(), 0
-    for start, stop, _ in _leaf_pieces(task, leaf, piece):
+    for start, stop, _ in leaf_pieces(task, leaf, piece):
         view = space.buffer("out", (stop - start) * dtype.itemsize)
         folder.read_into(task.slot, start * dtype.itemsize, view)
         hasher.update(view)
