@@ -37,11 +37,12 @@ class Contestant:
 
 
 def _tuneport(*flags: str) -> Callable[[list[str], str], list[str]]:
-    def parts(models: list[str], out: str) -> list[str]:
-        base, tuned, target = models
-        return [str(TUNEPORT), "transfer", "--base", base, "--tuned", tuned, "--onto", target, "--out", out, *flags]
+    return lambda models, out: [*_command("transfer", models), "--out", out, *flags]
 
-    return parts
+
+def _command(name: str, models: list[str]) -> list[str]:
+    base, tuned, target = models
+    return [str(TUNEPORT), name, "--base", base, "--tuned", tuned, "--onto", target]
 
 
 def _script(python: Path, script: Path, *arguments: str) -> Callable[[list[str], str], list[str]]:
@@ -52,6 +53,9 @@ CONTESTANTS = (
     Contestant("floor", "copying the same bytes", "same", _script(PYTHON, ROOT / "bench" / "floor.py"), computes=False),
     Contestant("tuneport", "tuneport transfer", "same", _tuneport(), most=1.4),
     Contestant("tuneport-digests", "tuneport --digest-inputs", "same", _tuneport("--digest-inputs"), most=2.0),
+    Contestant(
+        "compare", "tuneport compare", "same", lambda models, _: _command("compare", models), most=2.8, computes=False
+    ),
     Contestant("tuneport-tokens", "tuneport, tokenizers differ", "differ", _tuneport()),
     Contestant(
         "mergekit", "mergekit 0.1.5 linear", "same", _script(PEER_PYTHON, PEERS / "mergekit_linear.py", "bfloat16")
