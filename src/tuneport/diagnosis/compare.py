@@ -24,8 +24,8 @@ from tuneport.diffvector.run import plan_of
 from tuneport.engine.budget import DEFAULT_MAX_MEMORY_PARSING, budget
 from tuneport.engine.checks.before_writing import look, settle
 from tuneport.engine.conclusion import lost_norm
-from tuneport.engine.matrix_spectra import matrix_spectra, room_for_spectra
-from tuneport.engine.measuring import measure
+from tuneport.engine.measured.matrix_spectra import matrix_spectra, room_for_spectra
+from tuneport.engine.measured.measured_run import measure
 from tuneport.engine.plan import Plan, plan_transfer
 from tuneport.errors import OutputError, TakenError, named, recorded, spoken
 from tuneport.files.json_text import chunks, finite

@@ -14,7 +14,7 @@ from tuneport.checkpoint.reading import Workspace
 from tuneport.comparison.model_roles import is_matrix
 from tuneport.comparison.spectrum import PASSES, Sketch, record, room_for
 from tuneport.engine.budget import Budget
-from tuneport.engine.measuring import recipe_to_measure
+from tuneport.engine.measured.measured_run import recipe_to_measure
 from tuneport.engine.pieces import Readers, Sum, meet
 from tuneport.engine.plan import OutputTask, Plan
 

@@ -1,0 +1,1 @@
+"""A plan measured instead of carried out."""
