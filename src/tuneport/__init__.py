@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tuneport.comparison.distances import distances as distances
-    from tuneport.diagnosis.compare import compare as compare
     from tuneport.diagnosis.loss_path import path as path
+    from tuneport.diagnosis.pair_comparison import compare as compare
     from tuneport.diffvector.run import apply as apply
     from tuneport.diffvector.run import diff as diff
     from tuneport.diffvector.run import plan as plan
@@ -53,7 +53,7 @@ __all__ = [
 # Where each public function lives.
 _HOMES = {
     "apply": "tuneport.diffvector.run",
-    "compare": "tuneport.diagnosis.compare",
+    "compare": "tuneport.diagnosis.pair_comparison",
     "diff": "tuneport.diffvector.run",
     "distances": "tuneport.comparison.distances",
     "evaluate": "tuneport.scoring.run",

@@ -7,9 +7,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from tuneport.comparison.distances import Distances as Distances
-from tuneport.diagnosis.compare import Comparison as Comparison
-from tuneport.diagnosis.compare import Ranking as Ranking
 from tuneport.diagnosis.loss_path import LossPath as LossPath
+from tuneport.diagnosis.pair_comparison import PairComparison as PairComparison
+from tuneport.diagnosis.pair_comparison import Ranking as Ranking
 from tuneport.engine.plan_text import PlannedRun as PlannedRun
 from tuneport.engine.run import Output as Output
 from tuneport.inspection import Description as Description
@@ -73,7 +73,7 @@ def compare(
     overwrite: bool = ...,
     max_memory: str | None = ...,
     workers: int | None = ...,
-) -> Comparison | Ranking: ...
+) -> PairComparison | Ranking: ...
 def diff(
     base: str | PathLike[str],
     tuned: str | PathLike[str],

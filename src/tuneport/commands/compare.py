@@ -10,14 +10,14 @@ from tuneport.commands.printing import Told, table
 from tuneport.diagnosis.compare_options import CompareOptions
 
 if TYPE_CHECKING:
-    from tuneport.diagnosis.compare import Comparison, Ranking
+    from tuneport.diagnosis.pair_comparison import PairComparison, Ranking
 
 RECORDS = (CompareOptions,)
 
 
 def call(options: argparse.Namespace) -> Told:
     """Compare."""
-    from tuneport.diagnosis.compare import Ranking, compare
+    from tuneport.diagnosis.pair_comparison import Ranking, compare
 
     found = compare(**given_for(CompareOptions, options))
     words = ranked_in_words(found) if isinstance(found, Ranking) else in_words(found)
@@ -26,7 +26,7 @@ def call(options: argparse.Namespace) -> Told:
     return Told(words, found.to_dict())
 
 
-def in_words(found: Comparison) -> str:
+def in_words(found: PairComparison) -> str:
     """The figures, the gates and the verdict of one comparison."""
     verdict = found["verdict"]
     gates = [[gate["status"], gate["name"], gate["reason"]] for gate in found["gates"]]

@@ -74,7 +74,7 @@ def kind_of(name: str) -> tuple[int | None, str]:
     return (int(found[0]) if found else None), _NUMBER.sub("#", name)
 
 
-class Measured:
+class MeasuredTensors:
     """The sums of many tensors, as columns of numbers: a hundred bytes for a tensor."""
 
     def __init__(self) -> None:

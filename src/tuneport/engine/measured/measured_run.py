@@ -14,7 +14,7 @@ import numpy as np
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.floats import Array
 from tuneport.checkpoint.reading import Workspace
-from tuneport.comparison.measures import Measured, TensorSums
+from tuneport.comparison.measures import MeasuredTensors, TensorSums
 from tuneport.engine import arithmetic
 from tuneport.engine.budget import Budget
 from tuneport.engine.pieces import Readers, Source, Sum, Term
@@ -48,9 +48,9 @@ class MeasuredRun:
         """How many numbers of the output would be NaN or infinite."""
         return int(self._bad.sum())
 
-    def measured(self) -> Measured:
+    def measured(self) -> MeasuredTensors:
         """The sums of every tensor that base and target have, or the diff vector and the target."""
-        found = Measured()
+        found = MeasuredTensors()
         for number, (task, slot) in enumerate(zip(self._plan.tasks, self._plan.slots, strict=True)):
             recipe = recipe_to_measure(task, self._plan)
             if recipe is None:

@@ -37,7 +37,7 @@ class Verdict:
 
 
 def verdict_of(measures: Mapping[str, Any], gates: Sequence[Gate]) -> Verdict:
-    """The verdict from the figures of a comparison (`Measured.whole`) and its gates."""
+    """The verdict from the figures of a comparison (`MeasuredTensors.whole`) and its gates."""
     failed = [gate for gate in gates if gate.status == "fail"]
     if failed:
         reasons = tuple(f"{gate.name}: {gate.reason}" for gate in failed)

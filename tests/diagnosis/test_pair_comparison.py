@@ -16,19 +16,19 @@ from support.command_results import Cli
 
 import tuneport
 from tuneport.comparison.measures import FIGURES, kind_of
-from tuneport.diagnosis.compare import Comparison, Ranking
+from tuneport.diagnosis.pair_comparison import PairComparison, Ranking
 from tuneport.errors import OutputError, TakenError, UsageError
 
 FLOATS = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
 
-def one(*given: Any, **more: Any) -> Comparison:
+def one(*given: Any, **more: Any) -> PairComparison:
     found = tuneport.compare(*given, **more)
-    assert isinstance(found, Comparison)
+    assert isinstance(found, PairComparison)
     return found
 
 
-def gate(found: Comparison, name: str) -> dict[str, Any]:
+def gate(found: PairComparison, name: str) -> dict[str, Any]:
     gates = {each["name"]: each for each in found["gates"]}
     return dict(gates[name])
 

@@ -17,16 +17,16 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open_model import fetched, open_checkpoint
 from tuneport.checkpoint.reading import readers_by_role
 from tuneport.comparison.gates import Evidence, gates_of
+from tuneport.comparison.transfer_verdict import RANK, verdict_of
 from tuneport.comparison.tuned_target import agreement
-from tuneport.comparison.verdict import RANK, verdict_of
 from tuneport.diagnosis.compare_options import CompareOptions
 from tuneport.diffvector.run import plan_of
 from tuneport.engine.budget import DEFAULT_MAX_MEMORY_PARSING, budget
 from tuneport.engine.checks.before_writing import look, settle
-from tuneport.engine.conclusion import lost_norm
+from tuneport.engine.checks.conclusion import lost_norm
 from tuneport.engine.measured.matrix_spectra import matrix_spectra, room_for_spectra
 from tuneport.engine.measured.measured_run import measure
-from tuneport.engine.plan import Plan, plan_transfer
+from tuneport.engine.plan import Plan
 from tuneport.errors import OutputError, TakenError, named, recorded, spoken
 from tuneport.files.json_text import chunks, finite
 from tuneport.files.writing import told, whole
@@ -53,7 +53,7 @@ _NAMES = {
 _SHARES = ("changed_share", "opposed_share", "unchanged_share")
 
 
-class Comparison(Found):
+class PairComparison(Found):
     """One target (or one stored diff vector) compared, by key as its JSON is (docs/formats.md)."""
 
     @property
@@ -79,10 +79,10 @@ class Comparison(Found):
         return [["", "all tensors", "matrices", "norms and biases"], *rows]
 
 
-class Ranking(Shown, Sequence[Comparison]):
+class Ranking(Shown, Sequence[PairComparison]):
     """Several comparisons, the best first."""
 
-    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+    def __init__(self, comparisons: Sequence[PairComparison]) -> None:
         self._ranked = tuple(comparisons)
 
     def __len__(self) -> int:
@@ -112,7 +112,7 @@ class Ranking(Shown, Sequence[Comparison]):
         return [head, *(_row(number, one) for number, one in enumerate(self._ranked, 1))]
 
 
-def _row(number: int, one: Comparison) -> list[str]:
+def _row(number: int, one: PairComparison) -> list[str]:
     measures = one["measures"]
     figures = [_shown(name, measures[name]) for name in ("relative_shift", "relative_diff", "cosine_base_target")]
     doubtful = [gate["name"] for gate in one["gates"] if gate["status"] != "pass"]
@@ -130,7 +130,7 @@ def _percent(value: float | None) -> str:
 
 
 @takes(CompareOptions)
-def compare(given: CompareOptions) -> Comparison | Ranking:
+def compare(given: CompareOptions) -> PairComparison | Ranking:
     """Say from the weights whether carrying tuned − base onto a target will work; nothing is written but ``out``.
 
     Base, tuned and target are read once, within the memory bound. Gates come first (strangers, swapped roles, rounding, tokens),
@@ -142,18 +142,18 @@ def compare(given: CompareOptions) -> Comparison | Ranking:
     out = None if given.out is None else Path(given.out)
     if out is not None:
         _check_place(out, given.running.overwrite)
-    found: list[Comparison] = sorted((_compared(plan, given) for plan in _plans(given)), key=_rank)
+    found: list[PairComparison] = sorted((_compared(plan, given) for plan in _plans(given)), key=_rank)
     if out is not None:
         with told(out), whole(out) as file:
             written = [_worded(one, recorded) for one in found]
             for text in chunks(written[0] if len(written) == 1 else written):
                 file.write(text.encode())
             file.write(b"\n")
-    found = [Comparison(_worded(one, spoken)) for one in found]
+    found = [PairComparison(_worded(one, spoken)) for one in found]
     return found[0] if len(found) == 1 else Ranking(found)
 
 
-def _worded(one: Comparison, words: Callable[[Iterable[str]], Sequence[str]]) -> dict[str, Any]:
+def _worded(one: PairComparison, words: Callable[[Iterable[str]], Sequence[str]]) -> dict[str, Any]:
     """The record with its sentences as ``words`` writes the options in them."""
     verdict, roles = one["verdict"], one["roles"]
     return {
@@ -188,16 +188,11 @@ def _is_comparison(file: Path) -> bool:
 
 def _plans(given: CompareOptions) -> Iterator[Plan]:
     for onto in given.onto:
-        if given.diffs is not None:
-            for scaled in given.diffs:
-                yield plan_of((scaled,), onto, given.choices)
-            continue
-        assert given.base is not None and given.tuned is not None, "CompareOptions asks for them"
-        parents = open_checkpoint(given.base, "base"), open_checkpoint(given.tuned, "tuned")
-        yield plan_transfer(*parents, open_checkpoint(onto, "target"), given.choices)
+        for diff in given.diffs or (None,):
+            yield plan_of(given.base, given.tuned, onto, diff and (diff,), lambda names: given.choices)
 
 
-def _compared(plan: Plan, given: CompareOptions) -> Comparison:
+def _compared(plan: Plan, given: CompareOptions) -> PairComparison:
     seen = look(plan)
     running, limit, more = given.running, plan.default_limit, plan.more_memory
     if given.spectrum:
@@ -226,7 +221,7 @@ def _compared(plan: Plan, given: CompareOptions) -> Comparison:
             nonfinite=run.nonfinite,
         )
     )
-    return Comparison(
+    return PairComparison(
         {
             "format": COMPARE_FORMAT,
             "inputs": [finite(each.identity()) for each in plan.inputs],
@@ -257,7 +252,7 @@ def _share(part: float | None, whole_norm: float | None) -> float | None:
     return part / whole_norm if whole_norm else None
 
 
-def _rank(one: Comparison) -> tuple[int, float, float]:
+def _rank(one: PairComparison) -> tuple[int, float, float]:
     """The better verdict first, then the larger predicted gain, then the shorter way."""
     verdict, distance = one["verdict"], one["measures"]["relative_shift"]
     gain = verdict["gain"][1] if verdict["gain"] else 0.0
