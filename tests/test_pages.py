@@ -112,6 +112,7 @@ def test_shell_lines_are_what_the_command_line_takes() -> None:
 def test_flags_named_in_prose_exist() -> None:
     known = {flag for command in parsers().values() for action in command._actions for flag in action.option_strings}
     known |= {flag for action in command_line()._actions for flag in action.option_strings}
+    known |= {"--extra-index-url"}  # pip's, told as something to add to its line
     tried = 0
     for page in PAGES:
         if page.name == "CHANGELOG.md":  # what was renamed is still called by its name there

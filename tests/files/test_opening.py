@@ -168,7 +168,6 @@ KNOWN = {
     ): "what a step wrote itself; finished_files gives plain files only",
     ("studies/run/scratch.py", "os.open"): "a new file, O_EXCL",
     ("terminal.py", "open"): "a standard stream's descriptor",
-    ("examples/training_data.py", "pyarrow.parquet.read_table"): "after check_file; pyarrow opens it itself",
     ("tuning/logbook.py", "open"): "just written anew by write_whole, in a folder without links",
 }
 

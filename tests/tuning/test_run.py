@@ -67,7 +67,7 @@ def test_the_record_says_what_went_in_and_what_came_out_and_no_path(base: Path, 
     assert plan["model"]["digest"].startswith("files:")
     assert plan["recipe"]["recipe"] == "sft"
     assert plan["recipe"]["max_length"] == 128
-    assert plan["data"][0]["name"] == "sums.jsonl"
+    assert plan["data"][0]["name"] == "sums"
     assert plan["data"][0]["rows"] == 40
     assert outcome["steps"] == 12
     assert outcome["tokens"] == log_of(full)[-1]["tokens"]
@@ -118,9 +118,13 @@ def test_the_card_says_what_was_done_and_how_it_goes_on_in_the_form_that_the_hub
         (adapter, "peft", ["tuneport", "fine-tuning", "sft", "lora"]),
     ):
         card = ModelCard.load(folder / "README.md")
-        assert card.data.to_dict() == {"library_name": library, "tags": tags}  # the model is a folder, no Hub id
+        assert card.data.to_dict() == {
+            "library_name": library,
+            "pipeline_tag": "text-generation",
+            "tags": tags,
+        }  # the model is a folder, no Hub id
         assert "trained for 12 steps" in card.text
-        assert "| sums.jsonl | prompt-completion | 40 | 40 |" in card.text
+        assert "| sums | prompt-completion | 40 | 40 |" in card.text
         assert "| learning_rate | 0.03 |" in card.text
         assert "tuneport transfer --base base --tuned this-folder --onto NEW-VERSION" in card.text
         assert str(base.parent.parent) not in card.text

@@ -18,6 +18,7 @@ from tuneport.errors import Fault, OutputError, PublishError, UsageError, named
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes
 from tuneport.files.printable import listed_names
+from tuneport.files.writing import create
 from tuneport.output.model_card import card_digest, own_text, with_own
 from tuneport.output.replacing import CARD, TUNING
 from tuneport.output.write import MANIFEST
@@ -82,7 +83,7 @@ def _write_record(folder: Path, place: Path, more: Mapping[str, Any]) -> tuple[s
         record["card"] = {**(record.get("card") or {}), **more}
         card = render_card(record)
         record["files"] = {**record["files"], CARD: card_digest(card)}
-        with (place / MANIFEST).open("wb") as file:
+        with create(place / MANIFEST) as file:
             file.writelines(render_manifest(record))
         return MANIFEST, card
     from tuneport.publishing.tuning_card import render_card as render_tuning_card

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneport.errors import Fault, TakenError, UsageError
-from tuneport.files.writing import told
+from tuneport.files.writing import told, write_whole
 from tuneport.options import Options, option
 
 _GROUP = "a new file (with --init)"
@@ -74,11 +74,9 @@ def write_new_study(place: Path, asked: NewStudyOptions) -> None:
     """Write the file at ``place``. Raises `TakenError` where one is, and `OutputError` where it cannot be written."""
     text = text_of(place, asked)
     with told(place, "Choose another place."):
-        try:
-            with open(place, "x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
-            raise TakenError(f"{place} is there already. Give another name, or move it away.") from None
+        if os.path.lexists(place):
+            raise TakenError(f"{place} is there already. Give another name, or move it away.")
+        write_whole(place, text)
 
 
 def text_of(place: Path, asked: NewStudyOptions) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tuneport.errors import ForeignFileError, OutputError, named
 from tuneport.files.holding import held, is_held, this_process
-from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes, resolved
+from tuneport.files.opening import MOST_RECORD_BYTES, opened, read_bytes, resolved
 from tuneport.files.writing import told, write_whole
 from tuneport.results.schema import RECORD, STEPS
 from tuneport.studies.run.store import LOCK, OF_A_STEP, PATIENCE
@@ -102,7 +102,7 @@ class FolderStore:
     def holder(self) -> str | None:
         """Who holds the lock."""
         try:
-            with open(self.path / LOCK, "rb") as lock:
+            with opened(self.path / LOCK) as lock:
                 return _named_in(lock.fileno()) if is_held(lock.fileno()) else None
         except OSError:
             return None
