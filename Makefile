@@ -25,11 +25,11 @@ real: venv
 	$(BIN)/python -m experiments.published.run --out real-out
 
 test: venv
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # The tests that need the core alone, in an environment that has nothing else (CI runs them with all others).
 test-core: .venv-test-core/ready
-	.venv-test-core/bin/python -m pytest -n auto --dist loadfile -m core
+	.venv-test-core/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m core
 
 .venv-test-core/ready: constraints.txt pyproject.toml $(KERNEL_SOURCES)
 	$(PYTHON) -m venv .venv-test-core

@@ -48,9 +48,11 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test is of the `core`, or needs the `models` extra."""
+    """Every test is of the `core`, or needs the `models` extra; files with slow tests begin, so that no worker is left with one."""
     for item in items:
         item.add_marker(pytest.mark.models if needs_models(item.path) else pytest.mark.core)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture
