@@ -13,6 +13,7 @@ from blake3 import blake3
 
 from tuneport.checkpoint.adapter_config import read_adapter_config
 from tuneport.checkpoint.checkpoint import Checkpoint, WeightFile
+from tuneport.checkpoint.header import MAX_HEADER_BYTES
 from tuneport.checkpoint.pytorch_bin import open_legacy
 from tuneport.checkpoint.reading import TensorReader, reading
 from tuneport.checkpoint.small_files import MORE_TEMPLATES, SidecarFolder, check_names
@@ -82,11 +83,11 @@ def _with_weights(path: Path, role: str, label: str, weights: Weights) -> Checkp
     if weights.legacy:
         return open_legacy(path, role, label, weights)
     where = f"{role} {label}"
-    files, per_file, header_bytes = {}, {}, 0
+    # Before any is parsed, which takes several times its bytes.
+    check_headers_together(sum(_stated_header_bytes(path / name) for name in weights.files), where)
+    files, per_file = {}, {}
     for name in weights.files:
-        files[name], per_file[name], length = _read_file_header(path / name, f"{where}: {name}")
-        header_bytes += length
-        check_headers_together(header_bytes, where)
+        files[name], per_file[name] = _read_file_header(path / name, f"{where}: {name}")
     tensors = join_files(weights.index, per_file, where)
     check_gathered(tensors, weights.pickled, where)
     return Checkpoint(role, label, None, path, files, tensors)
@@ -116,8 +117,15 @@ def _reads(reader: TensorReader) -> Read:
     return read
 
 
-def _read_file_header(path: Path, where: str) -> tuple[WeightFile, TensorTable, int]:
-    """What is in a file, and how many bytes its header has."""
+def _stated_header_bytes(path: Path) -> int:
+    """How many bytes a file says that its header has; 0 where that is not possible, which whoever parses it tells."""
+    with opened(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+    return length if length <= MAX_HEADER_BYTES else 0
+
+
+def _read_file_header(path: Path, where: str) -> tuple[WeightFile, TensorTable]:
+    """What is in a file."""
     with opened(path) as file:  # weights may be links to another disk: they are never copied as they stand
         status = os.fstat(file.fileno())
 
@@ -127,8 +135,4 @@ def _read_file_header(path: Path, where: str) -> tuple[WeightFile, TensorTable, 
 
         tensors, header = tensors_of_file(path.name, status.st_size, prefix, where)
     digest = blake3(header).hexdigest()
-    return (
-        WeightFile(path.name, status.st_size, status.st_mtime_ns, digest, ctime_ns=status.st_ctime_ns),
-        tensors,
-        len(header),
-    )
+    return WeightFile(path.name, status.st_size, status.st_mtime_ns, digest, ctime_ns=status.st_ctime_ns), tensors
