@@ -93,6 +93,7 @@ def test_without_roles_it_says_which_model_is_better(tmp_path: Path) -> None:
 
 
 def test_the_command_takes_a_file_of_scores_and_writes_beside_it(cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("plotly")  # of the report extra, which a page of HTML needs
     file = scores(tmp_path / "scores.json", tasks=14)
     told = cli("report", file, "--json").json()
     page = (tmp_path / "scores.html").read_text(encoding="utf-8")
