@@ -203,7 +203,10 @@ class _Survey:
             return False
         if self._is_named(stored):
             return all(self._sizes[place].may_count(rows_of(tensor)) for place, tensor in stored)
-        return self._fits(stored) and self._coincidence(stored) is None and not self._is_of_class(stored)
+        if not self._fits(stored) or self._coincidence(stored) is not None:
+            return False
+        grows = len({rows_of(tensor) for _, tensor in stored}) > 1  # as nothing but a vocabulary does, listed or not
+        return grows or not self._is_of_class(stored)
 
     def doubt(self, weight: str) -> str | None:
         """Why it cannot be known whether the tensor has one row per token, where that matters; with the way out.
