@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -140,7 +140,8 @@ class MeasuredTensors:
         return figures(read.large())
 
     def _figures(self, which: Array) -> dict[str, Any]:
-        return figures_of({name: np.array(values, np.float64)[which] for name, values in self._columns.items()})
+        # The columns are looked at where they lie: a copy for each kind in each layer would be quadratic in tensors.
+        return figures_of({name: np.asarray(values, np.float64)[which] for name, values in self._columns.items()})
 
 
 def figures_of(sums: Mapping[str, Array]) -> dict[str, Any]:
@@ -176,12 +177,6 @@ def figures_of(sums: Mapping[str, Array]) -> dict[str, Any]:
         "parameters": parameters,
         **{name: value if math.isfinite(value) else None for name, value in found.items()},
     }
-
-
-def merged(parts: Iterable[TensorSums]) -> TensorSums:
-    """The sums of several pieces of one tensor."""
-    several = list(parts)
-    return TensorSums(*(math.fsum(getattr(part, name) for part in several) for name in COLUMNS))
 
 
 def _root(square: float) -> float:
