@@ -101,7 +101,8 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walked]:
 
 def _like_the_demo(folder: Path) -> None:
     """What `tuneport demo` leaves of models and data, with models that have read next to nothing."""
-    from tuneport.families import corpus, demo_run, family, lesson_questions, lessons
+    from tuneport.families import corpus, family, lesson_questions, lessons
+    from tuneport.families.demo import demo_run
     from tuneport.families.family import Architecture
     from tuneport.families.pretraining import Schedule
 

@@ -8,7 +8,7 @@ import pytest
 from support.brief_recipes import BRIEF_DEMO
 
 from tuneport.families import processes
-from tuneport.families.demo_run import demo
+from tuneport.families.demo.demo_run import demo
 
 
 @pytest.fixture(scope="package")
@@ -16,7 +16,7 @@ def workers() -> Iterator[None]:
     """The lab's two processes, started once: that each loads torch, TRL and the harness is most of a brief run's time."""
     pytest.importorskip("transformers")
     with processes.two_processes() as pool, pytest.MonkeyPatch.context() as patch:
-        for place in ("processes", "demo_run"):
+        for place in ("processes", "demo.demo_run"):
             patch.setattr(f"tuneport.families.{place}.two_processes", lambda: nullcontext(pool))
         yield
 

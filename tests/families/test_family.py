@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tuneport.families import corpus, demo_run, family, lesson_questions, lessons, word_tokenizers
+from tuneport.families import corpus, family, lesson_questions, lessons, word_tokenizers
+from tuneport.families.demo import demo_run
 from tuneport.families.family import Architecture
 from tuneport.families.pretraining import Schedule
 from tuneport.tuning.recipes import SftRecipe, TuningRun

@@ -139,9 +139,7 @@ def test_any_values_in_the_right_places_are_a_study_or_an_error_in_words(
             "evaluate", "tasks", "suite", "loss", "validation", "match", "limit", "batch-size", "chat-template", "sft"
         )
         + section("paths", "text", "data", "points", "threshold", "match")
-        + section(
-            "do", "transfer", "transfer-then-tune", "recycle", "paths", "distances", "scales", "reduced-rate", "carry"
-        )
+        + section("do", "transfer", "transfer-then-tune", "recycle", "paths", "distances", "compare", "scales", "carry")
         + section("transfer", "drop", "rule", "config", "vocabulary", "new-tokens")
         + section("resources", "tune", "transfer")
         + section("cost", "gpu", "flops", "utilisation")

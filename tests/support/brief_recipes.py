@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from tuneport.families import languages
-from tuneport.families.demo_run import DemoRecipe
+from tuneport.families import kin, languages, versions
+from tuneport.families.demo.demo_run import DemoRecipe
 from tuneport.families.family import Architecture
 from tuneport.families.pretraining import Schedule
 from tuneport.tuning.recipes import SftRecipe
@@ -29,4 +29,30 @@ BRIEF_LANGUAGES = languages.TextRecipe(
     instruct=FEW_STEPS,
     lesson=16,
     problems=4,
+)
+BRIEF_KIN = kin.KinRecipe(
+    run=replace(
+        versions.SMALL,
+        architecture=TINY,
+        untrained=1,
+        first_stage=replace(BRIEFLY, steps=6),
+        second_stage=BRIEFLY,
+        amounts=replace(
+            versions.SMALL.amounts,
+            taught=16,
+            preferred=1,
+            rewarded=1,
+            tested=6,
+            validated=2,
+            completed=1,
+            unseen=1,
+            texts=4,
+        ),
+    ),
+    domain=kin.Branch(BRIEFLY, {"general": 1.0}),
+    language=kin.Branch(BRIEFLY, {"facts": 1.0}, 0.5),
+    more=kin.Branch(BRIEFLY, {"facts": 1.0}),
+    longer=kin.Branch(BRIEFLY, {"facts": 1.0}, 0.5),
+    foreign=BRIEFLY,
+    instruct=FEW_STEPS,
 )

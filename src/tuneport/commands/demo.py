@@ -25,7 +25,7 @@ RECORDS = (DemoOptions,)
 def call(options: argparse.Namespace) -> Told:
     """Run the demo."""
     asked = DemoOptions(**given_for(DemoOptions, options))
-    from tuneport.families.demo_run import demo
+    from tuneport.families.demo.demo_run import demo
 
     show = (lambda text: None) if options.json else print  # stdout then holds one object and nothing else
     summary = demo(os.fspath(asked.out), seed=asked.seed, show=show)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import UsageError
-from tuneport.families import instructed, versions
+from tuneport.families import instructed, kin, versions
 from tuneport.families.family import RECORD
 from tuneport.files.opening import read_text
 
@@ -37,6 +37,7 @@ RECIPES: Mapping[str, FamilyRecipe] = {
     "languages": FamilyRecipe(
         "languages", instructed.MODELS, instructed.FILES, instructed.SIZES, instructed.make_instructed
     ),
+    "kin": FamilyRecipe("kin", kin.MODELS, kin.FILES, kin.SIZES, kin.make_kin),
 }
 
 

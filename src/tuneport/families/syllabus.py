@@ -123,7 +123,7 @@ def write_syllabus(seed: int, schedules: tuple[Schedule, Schedule], context: int
         validation,
         few_shot,
         unseen,
-        tuple(_in_rows(unread, amounts.text_words, amounts.texts)),
+        tuple(in_rows(unread, amounts.text_words, amounts.texts)),
     )
     lessons = [*made.taught, *made.preferred, *made.rewarded]
     lesson_questions.check_held_out(asked, lessons, [*first, *second])
@@ -224,7 +224,7 @@ def _each_once(drawn: Iterable[Question]) -> tuple[Question, ...]:
     return tuple({question.prompt: question for question in drawn}.values())
 
 
-def _in_rows(documents: Sequence[str], words: int, count: int) -> Iterable[str]:
+def in_rows(documents: Sequence[str], words: int, count: int) -> Iterable[str]:
     """The documents one after another, as in pretraining, in `count` rows of `words` words each."""
     flat = f" {SEPARATOR} ".join(["", *documents]).split()
     return (" ".join(flat[start : start + words]) for start in range(0, count * words, words))

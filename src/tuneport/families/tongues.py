@@ -65,7 +65,12 @@ TONGUES = (
 
 def words() -> list[str]:
     """Every word of all three languages."""
-    return list(dict.fromkeys(word for tongue in TONGUES for word in tongue.words.values()))
+    return list(dict.fromkeys(word for tongue in TONGUES for word in words_of(tongue)))
+
+
+def words_of(tongue: Tongue) -> list[str]:
+    """Every word of one language."""
+    return list(dict.fromkeys(tongue.words.values()))
 
 
 def problem(tongue: Tongue, rng: random.Random) -> Asked:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ FILES = (
     "instructions.jsonl", "mixed-instructions.jsonl", "preferences.jsonl", "prompts.jsonl",
     "questions.jsonl", "validation.jsonl", "few-shot.jsonl", "unseen.jsonl", "held-out-text.jsonl", "chat.jinja",
 )  # fmt: skip
-_STATE = "state.pt"  # of a run that is under way: weights and optimizer at the last version kept
+STATE = "state.pt"  # of a run that is under way: weights and optimizer at the last version kept
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def make_family(out: str | Path, seed: int = 0, recipe: VersionsRecipe = SMALL) 
             schedules = (recipe.first_stage, recipe.second_stage)
             text = write_syllabus(seed, schedules, recipe.architecture.context, recipe.amounts)
             write_files(folder, text)
-            _pretrain(folder, recipe, text, seed)
+            pretrain_run(folder, recipe, text, seed, words())
             told["text"] = text.digest()
             told["examples"] = {name: len(getattr(text, name)) for name in ("taught", "test", "few_shot", "unseen")}
     return Path(out)
@@ -110,11 +110,13 @@ def words() -> list[str]:
     return [*dict.fromkeys([*plain, *corpus.NAMES]), user, assistant, end]
 
 
-def _pretrain(folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int) -> None:
-    """Both stages, each version kept on the way; from where an earlier run stopped, if one did."""
+def pretrain_run(
+    folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int, vocabulary: Sequence[str], prefix: str = ""
+) -> None:
+    """Both stages, each version kept on the way as `prefix` and its name; from where an earlier run stopped, if one did."""
     import torch
 
-    tokenizer = word_tokenizers.tokenizer_of(words())
+    tokenizer = word_tokenizers.tokenizer_of(vocabulary)
     torch.manual_seed(seed)
     model = family.new_model(recipe.architecture, tokenizer)
     state = _state(folder)
@@ -128,10 +130,11 @@ def _pretrain(folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int) -
     )
 
     def keep(name: str, stage: int, step: int, optimizer: Any) -> None:
-        shutil.rmtree(folder / name, ignore_errors=True)  # of a run that was stopped before it wrote its state
-        family.save(copy.deepcopy(model), tokenizer, folder / name)
+        place = folder / f"{prefix}{name}"
+        shutil.rmtree(place, ignore_errors=True)  # of a run that was stopped before it wrote its state
+        family.save(copy.deepcopy(model), tokenizer, place)
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "stage": stage, "done": step}
-        with whole(folder / _STATE) as file:
+        with whole(folder / STATE) as file:
             torch.save(state, file)
 
     for stage, schedule in enumerate((recipe.first_stage, recipe.second_stage)):
@@ -146,13 +149,13 @@ def _pretrain(folder: Path, recipe: VersionsRecipe, text: Syllabus, seed: int) -
             done=done if going_on else 0,
             optimizer_state=state["optimizer"] if going_on and state is not None else None,
         )
-    (folder / _STATE).unlink()
+    (folder / STATE).unlink()
 
 
 def _state(folder: Path) -> dict[str, Any] | None:
     import torch
 
-    if not (folder / _STATE).exists():
+    if not (folder / STATE).exists():
         return None
-    found: dict[str, Any] = torch.load(folder / _STATE, weights_only=True)
+    found: dict[str, Any] = torch.load(folder / STATE, weights_only=True)
     return found

@@ -14,6 +14,7 @@ from tuneport.results.schema import LOSS
 Row = dict[str, Any]
 _SCORE = ("metric", "value", "stderr", "n", "higher_is_better")
 _OF_PATH = ("accuracy", "n", "barrier", "interval", "at", "threshold", "connected")
+_OF_COMPARISON = ("measures", "gates", "verdict")
 _ROUNDED = ("dtype", "share_lost", "changed", "vanished")
 
 
@@ -53,9 +54,15 @@ def rounding_row(about: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:
     return {**about, **{name: measured[name] for name in _ROUNDED}}
 
 
+def compare_row(about: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:
+    """What was foreseen of a transfer."""
+    return {**about, **{name: measured[name] for name in _OF_COMPARISON}}
+
+
 # By kind of step: the list of results.json, and what makes a row of it.
 MEASURES = {
     "path": ("paths", path_row),
     "distance": ("distances", distance_row),
     "rounding": ("rounding", rounding_row),
+    "compare": ("comparisons", compare_row),
 }

@@ -52,6 +52,7 @@ class Reading:
     paths: tuple[Mapping[str, Any], ...]
     distances: tuple[Mapping[str, Any], ...]
     rounding: tuple[Mapping[str, Any], ...]
+    comparisons: tuple[Mapping[str, Any], ...]
     expected: tuple[Mapping[str, Any], ...]
     steps: tuple[RecordedStep, ...]
     doubts: tuple[str, ...]
@@ -109,6 +110,7 @@ def read_study(root: str | Path, url: str | None = None) -> Reading:
         paths=mappings(results, "paths"),
         distances=mappings(results, "distances"),
         rounding=mappings(results, "rounding"),
+        comparisons=mappings(results, "comparisons"),
         expected=mappings(study, "expected"),
         steps=steps,
         doubts=tuple(doubts),

@@ -80,6 +80,7 @@ class Doing:
     recycle: tuple[Pair, ...] = ()
     paths: tuple[Pair, ...] = ()
     distances: tuple[Pair, ...] = ()
+    compare: tuple[Pair, ...] = ()
     scales: tuple[float, ...] = option((1.0,), help="α of target + α·Δ")
     same_total: bool = option(True, help="fine-tune for the same total of steps too")
     reduced_rate: float | None = option(
@@ -90,7 +91,8 @@ class Doing:
     @property
     def anything(self) -> bool:
         """Whether a pair is named at all."""
-        return any((self.transfer, self.transfer_then_tune, self.recycle, self.paths, self.distances))
+        pairs = (self.transfer, self.transfer_then_tune, self.recycle, self.paths, self.distances, self.compare)
+        return any(pairs)
 
 
 @dataclass(frozen=True)

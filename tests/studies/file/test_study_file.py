@@ -115,6 +115,7 @@ def test_a_source_needs_a_fine_tuned_model_or_a_way_to_make_one() -> None:
         (["M1"], TUNE, 'recycle = "all"', "there is one version alone"),
         (["M1"], "", 'distances = "all"', "there is one version alone"),
         (["M1", "M2"], "", 'transfer = "all"', "no version has a fine-tuned model to begin with"),
+        (["M1", "M2"], "", 'compare = "all"', "no version has a fine-tuned model to begin with"),
         (["M1", "M2"], '[paths]\ndata = ["here.jsonl"]\n', 'paths = "all"', "or [paths] text for lines"),
         (
             ["M1", "M2"],

@@ -118,6 +118,15 @@ def test_of_a_diff_vector_that_only_one_of_two_versions_has_the_norm_is_asked() 
     assert given(step, "b_tuned") == "tune FT(M4)" and step.about["distance"]["tuning"] == "sft"
 
 
+def test_what_compare_foresees_is_asked_of_each_fine_tuning_of_the_source() -> None:
+    target = '[[version]]\nname = "M0"\nmodel = "org/model@M0"\ntarget-only = true\n'
+    several = TUNE.replace("[tune]", "[tune.one]") + TUNE.replace("[tune]", "[tune.two]\nweight-decay = 0.5")
+    graph = graph_of(declared(target, versions(), several, EVALUATE, '[do]\ncompare = [["M4", "M0"]]'))
+    steps = [step for step in graph if step.kind == "compare"]
+    assert [step.about["compare"]["tuning"] for step in steps] == ["one", "two"]
+    assert [given(step, "tuned") for step in steps] == ["tune FT(M4, one)", "tune FT(M4, two)"]
+
+
 def test_recycling_carries_float32_and_measures_what_bfloat16_would_have_lost() -> None:
     graph = graph_of(paper('recycle = [["M1", "M2"], ["M2", "M3"]]'))
     assert {step.choices["dtype"] for step in graph if step.kind in ("tune", "transfer")} == {"float32"}

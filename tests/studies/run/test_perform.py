@@ -53,6 +53,7 @@ transfer = [["M1", "M2"]]
 recycle = [["M1", "M2"]]
 paths = [["M1", "M2"]]
 distances = [["M1", "M2"]]
+compare = [["M1", "M2"]]
 same-total = false
 """
 
@@ -96,6 +97,7 @@ def test_each_kind_of_step_leaves_what_its_command_writes(records: dict[str, dic
         "path": "path.json",
         "distance": "distance.json",
         "rounding": "rounding.json",
+        "compare": "compare.json",
     }
     assert {record["kind"] for record in records.values()} == set(wanted)
     for record in records.values():
@@ -155,7 +157,7 @@ def test_the_commands_in_records_are_ones_that_the_command_line_takes(records: d
             assert program == "tuneport"
             parser.parse_args(arguments)
             seen.add(record["kind"])
-    assert seen == {"tune", "transfer", "evaluate", "path"}
+    assert seen == {"tune", "transfer", "evaluate", "path", "compare"}
 
 
 def test_the_same_study_again_gives_the_same_records(file: Path, out: Path, tmp_path: Path) -> None:
@@ -179,7 +181,7 @@ def test_what_a_family_holds_lies_in_its_folder() -> None:
 
 
 def test_a_kind_that_is_none_and_a_setting_that_is_none_are_told(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"'dance' is no kind of step. Known: distance, evaluate, family"):
+    with pytest.raises(StudyError, match=r"'dance' is no kind of step. Known: compare, distance, evaluate, family"):
         perform(Step("dance", "d", {}), {}, tmp_path)
     step = Step("transfer", "t", {"scale": 1.0, "settings": {"colour": "red"}})
     with pytest.raises(UsageError) as told:
@@ -218,5 +220,11 @@ def test_results_are_what_the_commands_wrote(records: dict[str, dict[str, Any]],
     )
     slowly = sum(float(((one[name] - other[name]) ** 2).sum()) for name in one) ** 0.5
     assert apart["distance"] == pytest.approx(slowly, rel=1e-6)
+    (foreseen,) = document["comparisons"]
+    written = json.loads((records["compare M2 + Δ(M1)"]["at"] / "compare.json").read_text())
+    assert (foreseen["source"], foreseen["target"]) == ("M1", "M2") and foreseen["measures"] == written["measures"]
+    assert foreseen["measures"]["norm_shift"] == pytest.approx(apart["distance"], rel=1e-6)
+    assert [gate["name"] for gate in foreseen["gates"]] == [gate["name"] for gate in written["gates"]]
+    assert foreseen["verdict"]["word"] == written["verdict"]["word"]
     (lost,) = document["rounding"]
     assert 0 <= lost["share_lost"] < 1 and lost["tuned"] == "FT(M1)"

@@ -18,7 +18,7 @@ def read_doing(
     """What [do] says; what cannot be done is noted in `tables`."""
     table = tables.table(content, "do", (), optional=True)
     path = ("do",)
-    keys = ("transfer", "transfer-then-tune", "recycle", "paths", "distances")
+    keys = ("transfer", "transfer-then-tune", "recycle", "paths", "distances", "compare")
     chosen = tables.values(Doing, table, path, *keys)
     pairs = {key: _pairs(tables, table, key, versions, tunings, lines) for key in keys}
     _check(tables, pairs, versions, tunings)
@@ -37,7 +37,7 @@ def _check(
 ) -> None:
     by_name = {version.name: version for version in versions}
     trained = {tuning.name for tuning in tunings}
-    for key in ("transfer", "transfer-then-tune", "recycle", "paths"):
+    for key in ("transfer", "transfer-then-tune", "recycle", "paths", "compare"):
         place = ("do", key)
         for source, target in pairs[key]:
             one, other = by_name[source], by_name[target]
@@ -106,7 +106,7 @@ def _why_none(key: str, versions: Sequence[Version], tunings: Sequence[Tuning]) 
     """Why "all" is nothing here, and what to do."""
     if len(versions) < 2:
         return "there is one version alone; give another [[version]]"
-    if key in ("transfer", "transfer-then-tune", "paths") and not _sources(versions, tunings):
+    if key in ("transfer", "transfer-then-tune", "paths", "compare") and not _sources(versions, tunings):
         remedy = ", or [paths] text for lines between versions" if key == "paths" else ""
         return f"no version has a fine-tuned model to begin with; give one `tuned`, or a [tune] that makes one{remedy}"
     return "too few versions are fine-tuned; leave out a `target-only`, or give another [[version]]"

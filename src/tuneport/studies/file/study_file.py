@@ -31,7 +31,7 @@ from tuneport.studies.graph.build import BEYOND
 from tuneport.studies.graph.study_inputs import LAB
 from tuneport.tuning.recipes import RECIPES, TuneOptions
 
-KINDS = ("family", "tune", "transfer", "evaluate", "path", "distance", "rounding")
+KINDS = ("family", "tune", "transfer", "evaluate", "path", "distance", "compare", "rounding")
 MOST_BYTES = 4 * 2**20
 _SECTIONS = (
     "study", "version", "tune", "transfer", "evaluate", "paths", "do", "resources", "cost", "expected",

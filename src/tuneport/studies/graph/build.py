@@ -34,6 +34,7 @@ def build(study: Study, inputs: Inputs) -> Graph:
             _same_totals(run)
             _paths(run)
             _distances(run)
+            _comparisons(run)
     return builder.graph()
 
 
@@ -137,6 +138,13 @@ def _distances(run: PaperModels) -> None:
             run.distance(a, b, tuning)
         if not any(tunings.values()):
             run.distance(a, b, None)
+
+
+def _comparisons(run: PaperModels) -> None:
+    """What `compare` says of carrying Δ_j onto M_i, before it is done."""
+    for source, target in run.study.doing.compare:
+        for tuning in run.tunings_of(source):
+            run.compare(source, target, tuning)
 
 
 def chains(pairs: Iterable[Pair]) -> list[tuple[str, ...]]:

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tuneport.diagnosis.compare_options import CompareOptions
 from tuneport.diagnosis.path_options import PathOptions
 from tuneport.engine.run_options import TransferOptions
 from tuneport.errors import FLAGS
@@ -24,6 +25,7 @@ _OPTIONS: Mapping[str, type[Any]] = {
     "transfer": TransferOptions,
     "evaluate": EvaluateOptions,
     "path": PathOptions,
+    "compare": CompareOptions,
 }
 
 

@@ -12,6 +12,7 @@ under the same role. The kinds, their roles and their choices:
 | `evaluate` | `model`, `tasks.0` …, `chat_template` | `suite`, `settings` (arguments of `evaluate`), `seed` |
 | `path` | `a`, `b`, `data.0` …, `chat_template` | `points`, `threshold`, `beyond` (None: from a to b), `settings` |
 | `distance` | `a`, `b`, and what there is of `a_tuned`, `b_tuned` | – |
+| `compare` | `base`, `tuned`, `target` | `dtype` (None: the target's), `settings` (as of `transfer`) |
 | `rounding` | `base`, `tuned` | `dtype` |
 
 How a step goes about its work (batch size, device, how often it saves) is no choice about its outcome: it stands in

@@ -211,6 +211,16 @@ class PaperModels:
         about = {"distance": {"a": a, "b": b, "tuning": tuning, **self._which(seed)}}
         self.builder.step("distance", self._named(named, seed), {}, about, things)
 
+    def compare(self, source: str, target: str, tuning: str) -> None:
+        """The figures, gates and verdict of carrying Δ_source onto M_target."""
+        tuned = self.tuned(source, tuning)
+        assert tuned is not None, "the file was checked"
+        things = {"base": self.base(source).thing, "tuned": tuned.thing, "target": self.base(target).thing}
+        about = {"compare": {"source": source, "target": target, "tuning": tuning, **self._which(tuned.seed)}}
+        choices = {"dtype": self._carried, "settings": dict(self.study.transferring)}
+        name = self.name(Model(TRANSFER, source, target, tuning))
+        self.builder.step("compare", self._named(f"compare {name}", tuned.seed), choices, about, things)
+
     def _validation(self, tuning: str) -> Evaluation:
         evaluation = self.study.evaluation(tuning)
         assert evaluation is not None and evaluation.validation, "the file was checked"

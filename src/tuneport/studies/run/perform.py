@@ -10,7 +10,7 @@ the commands take up their work.
 | `tune`, `transfer` | model/ |
 | `evaluate` | scores.json, scores.examples.jsonl |
 | `path` | path.json, and what `path` leaves beside it |
-| `distance`, `rounding` | distance.json, rounding.json |
+| `distance`, `rounding`, `compare` | distance.json, rounding.json, compare.json |
 """
 
 from __future__ import annotations
@@ -108,11 +108,18 @@ def _of_path(step: Step, given: Given, place: str) -> dict[str, Any]:
     return {**ends, **points, **_settings(step, given), "out": f"{place}/path.json"}
 
 
+def _of_compare(step: Step, given: Given, place: str) -> dict[str, Any]:
+    parents = {name: str(given[role]) for name, role in (("base", "base"), ("tuned", "tuned"), ("onto", "target"))}
+    chosen = {"dtype": step.choices.get("dtype"), **step.choices.get("settings", {})}
+    return {**parents, **chosen, "out": f"{place}/compare.json"}
+
+
 _ARGUMENTS: Mapping[str, Callable[[Step, Given, str], dict[str, Any]]] = {
     "tune": _of_tune,
     "transfer": _of_transfer,
     "evaluate": _of_evaluate,
     "path": _of_path,
+    "compare": _of_compare,
 }
 
 
@@ -170,6 +177,16 @@ def _distance(step: Step, given: Given, place: Path, threads: int) -> dict[str, 
     return found
 
 
+def _compare(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
+    import tuneport
+
+    found = tuneport.compare(**arguments_of(step, given, str(place)), workers=threads, overwrite=True)
+    # Reasons name folders of this machine, so they stay in compare.json.
+    gates = [{name: gate[name] for name in ("name", "status", "value", "threshold")} for gate in found["gates"]]
+    verdict = {name: found["verdict"][name] for name in ("word", "gain", "retention", "calibrated")}
+    return {"measures": found["measures"], "gates": gates, "verdict": verdict}
+
+
 def _rounding(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
     from tuneport.comparison.distances import lost_by_rounding
 
@@ -186,6 +203,7 @@ _KINDS: Mapping[str, Callable[[Step, Given, Path, int], dict[str, Any]]] = {
     "path": _path,
     "distance": _distance,
     "rounding": _rounding,
+    "compare": _compare,
 }
 
 

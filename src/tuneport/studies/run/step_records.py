@@ -38,6 +38,7 @@ _RECORDS = frozenset(
         "path.json",
         "distance.json",
         "rounding.json",
+        "compare.json",
     }
 )
 

@@ -9,8 +9,8 @@ from support.brief_recipes import BRIEF_DEMO
 
 from tuneport.cli import main
 from tuneport.errors import OutputError, UsageError
-from tuneport.families import demo_answers
-from tuneport.families.demo_run import MODELS, DemoRecipe, demo
+from tuneport.families.demo import demo_answers
+from tuneport.families.demo.demo_run import MODELS, DemoRecipe, demo
 
 pytest.importorskip("transformers")
 
@@ -99,7 +99,7 @@ def test_with_json_stdout_holds_one_object_and_nothing_else(
 
 
 def test_without_torch_the_demo_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuneport.families.demo_run.missing", lambda *names: ["torch"])
+    monkeypatch.setattr("tuneport.families.demo.demo_run.missing", lambda *names: ["torch"])
     with pytest.raises(UsageError, match=r"needs torch.*pip install 'tuneport\[models\]'"):
         demo(tmp_path / "demo")
     assert not list(tmp_path.iterdir())

@@ -2,8 +2,9 @@
 
 import pytest
 
-from tuneport.families import corpus, demo_answers, demo_summary, lesson_questions
-from tuneport.families.demo_run import MODELS
+from tuneport.families import corpus, lesson_questions
+from tuneport.families.demo import demo_answers, demo_summary
+from tuneport.families.demo.demo_run import MODELS
 
 ASKED = lesson_questions.held_out_questions(corpus.make_world(0), 0, problems=40, orders=40)
 NORMS = {"diff_norm": 2.0, "shift_norm": 1.0}

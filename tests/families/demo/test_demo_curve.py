@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tuneport.families import demo_curve, lesson_questions
+from tuneport.families import lesson_questions
+from tuneport.families.demo import demo_curve
 from tuneport.families.lesson_questions import Question
 from tuneport.tuning.curve import CURVE
 

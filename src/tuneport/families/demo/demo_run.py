@@ -18,16 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.errors import Fault, UsageError
-from tuneport.families import (
-    corpus,
-    demo_answers,
-    demo_curve,
-    demo_summary,
-    family,
-    family_scores,
-    lesson_questions,
-    lessons,
-)
+from tuneport.families import corpus, family, family_scores, lesson_questions, lessons
+from tuneport.families.demo import demo_answers, demo_curve, demo_summary
 from tuneport.families.family import Architecture
 from tuneport.families.lesson_questions import Question
 from tuneport.families.pretraining import Schedule
