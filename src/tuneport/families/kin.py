@@ -64,7 +64,7 @@ class KinRecipe:
     run: VersionsRecipe = replace(
         versions.SMALL,
         amounts=replace(
-            versions.SMALL.amounts, taught=4_800, preferred=1, rewarded=1, tested=150, completed=1, unseen=1, texts=100
+            versions.SMALL.amounts, taught=6_400, preferred=1, rewarded=1, tested=150, completed=1, unseen=1, texts=100
         ),
     )
     domain: Branch = Branch(

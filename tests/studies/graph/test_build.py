@@ -127,6 +127,14 @@ def test_what_compare_foresees_is_asked_of_each_fine_tuning_of_the_source() -> N
     assert [given(step, "tuned") for step in steps] == ["tune FT(M4, one)", "tune FT(M4, two)"]
 
 
+def test_an_adapter_is_scored_as_the_model_that_it_makes() -> None:
+    graph = graph_of(declared(versions(), TUNE + 'lora = "rank=4"\n', EVALUATE, '[do]\ntransfer = [["M4", "M5"]]'))
+    (scored,) = [step for step in graph if step.name == "evaluate FT(M4)"]
+    merged = scored.parents["model"].step
+    assert merged.kind == "transfer" and transfer_of(merged) == ("org/model@M4", "tune FT(M4)", "org/model@M4")
+    assert next(row for row in results(graph) if row["name"] == "FT(M4)")["steps_total"] == 100
+
+
 def test_recycling_carries_float32_and_measures_what_bfloat16_would_have_lost() -> None:
     graph = graph_of(paper('recycle = [["M1", "M2"], ["M2", "M3"]]'))
     assert {step.choices["dtype"] for step in graph if step.kind in ("tune", "transfer")} == {"float32"}

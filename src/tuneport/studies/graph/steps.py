@@ -48,6 +48,7 @@ class StudyModel:
     seed: int | None = None
     steps_total: int | None = 0  # None: fine-tuned by others, who knows how long
     steps_on_target: int | None = 0  # of these, on the version itself: none where a diff vector was just added to it
+    adapts: Thing | None = None  # what it is an adapter of; None where it is a whole model
 
 
 class Builder:

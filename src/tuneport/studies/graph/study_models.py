@@ -133,7 +133,8 @@ class PaperModels:
             None if before is None or recipe.steps is None else before + recipe.steps
             for before in (start.steps_total, start.steps_on_target)
         )
-        return StudyModel(name, what, Parent(made), self.family, self.seed, total, here)
+        adapts = None if declared.lora is None else start.thing
+        return StudyModel(name, what, Parent(made), self.family, self.seed, total, here, adapts)
 
     def transfer(self, source: str, target: str, tuning: str, scale: float = 1.0) -> StudyModel:
         """M_target + α·Δ_source."""
@@ -168,7 +169,17 @@ class PaperModels:
         what = model.what
         if what.kind in FURTHER and model.steps_total is not None:
             self.totals.append((what.target, str(what.tuning), model.steps_total))
-        self.builder.ask(model, self.study.evaluation(str(what.tuning)), [result_row(model)])
+        self.builder.ask(self._whole(model), self.study.evaluation(str(what.tuning)), [result_row(model)])
+
+    def _whole(self, model: StudyModel) -> StudyModel:
+        """The model itself; of an adapter, what it makes of its start: its folder names a start that lies elsewhere here."""
+        if model.adapts is None:
+            return model
+        things = {"base": model.adapts, "tuned": model.thing, "target": model.adapts}
+        choices: dict[str, Any] = {"scale": 1.0, "dtype": self._carried, "settings": {}}
+        about = {"model": model.name, "before": model.steps_total}
+        made = self.builder.step("transfer", self._named(f"merge {model.name}", model.seed), choices, about, things)
+        return replace(model, thing=Parent(made))
 
     def rounding(self, base: str, tuned: StudyModel) -> None:
         """What carrying Δ through bfloat16 would have lost."""
