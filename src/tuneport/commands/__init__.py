@@ -4,7 +4,7 @@ COMMANDS = {
     "transfer": "write target + (tuned − base), streamed, nothing in between",
     "diff": "take the diff vector tuned − base and keep it in a folder",
     "apply": "add kept diff vectors to a target, one after another",
-    "compare": "say from the weights whether a transfer will work, before it is run",
+    "compare": "say from the weights, and from prompts, whether a transfer will work, before it is run",
     "inspect": "say what a folder or Hub id is: checkpoint, diff vector, output, study",
     "verify": "prove an output, from its manifest or from its parents",
     "tune": "fine-tune a model, on TRL",

@@ -30,7 +30,11 @@ def in_words(found: PairComparison) -> str:
     """The figures, the gates and the verdict of one comparison."""
     verdict = found["verdict"]
     gates = [[gate["status"], gate["name"], gate["reason"]] for gate in found["gates"]]
-    lines = [found.name, "", table(found.table()), "", table(gates), "", f"verdict: {verdict['word']}"]
+    asked = found.probe_table()
+    lines = [found.name, "", table(found.table()), "", *([table(asked), ""] if asked else []), table(gates), ""]
+    if asked and found["probe"]["answers"] is not None:
+        lines += [found["probe"]["answers"]["condition"], ""]
+    lines.append(f"verdict: {verdict['word']}")
     lines += [f"  {reason}" for reason in verdict["reasons"]]
     if verdict["remedy"]:
         lines.append(f"  next: {verdict['remedy']}")

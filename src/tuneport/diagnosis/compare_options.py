@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tuneport.diagnosis.probing.probe_options import ProbeOptions
 from tuneport.engine.choices import Choices, Running
 from tuneport.engine.run_options import Scaled, parse_diffs
 from tuneport.errors import ABSENT, Fault, UsageError, named
@@ -60,6 +61,7 @@ class CompareOptions(Options):
     choices: Choices = nested(
         Choices, "rules", "drop", "renames", "dtype", "config", "sidecar", "new_tokens", "vocabulary", "scale"
     )
+    probing: ProbeOptions = nested(ProbeOptions)
     running: Running = nested(Running, "overwrite", "max_memory", "workers")
 
     def __post_init__(self) -> None:
@@ -76,6 +78,11 @@ class CompareOptions(Options):
             if any(value is not None for value in parents.values()):
                 raise UsageError(
                     Fault("diffs", ABSENT, "goes with onto alone", f"Leave out {named('base')} and {named('tuned')}")
+                )
+            if self.probing.probe:
+                told = "goes with base and tuned: the tuned model answers the prompts"
+                raise UsageError(
+                    Fault("probe", ABSENT, told, f"Leave out {named('diffs')}, or give {named('retain')} alone")
                 )
         elif absent := [name for name, value in parents.items() if value is None]:
             raise UsageError([Fault(name, ABSENT, "is missing") for name in absent])

@@ -18,6 +18,7 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.floats import Floats
 from tuneport.checkpoint.reading import TensorReader, Workspace, reading
 from tuneport.comparison.pieces_side_by_side import pieces
+from tuneport.diagnosis.placed_tensors import is_held, otherwise, placed, without_place, without_tensor
 from tuneport.engine import arithmetic, kernel
 from tuneport.engine.pieces import Source, equal
 from tuneport.errors import CheckpointError, PairingError, listing, named
@@ -100,27 +101,11 @@ def laid(model: Any, label: str, shared: Shared, readers: tuple[TensorReader, Te
     Raises `CheckpointError` where the model's weights are not the checkpoint's, tensor by tensor: transformers may split,
     join or leave out some while loading, and these cannot be put in place.
     """
-    own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    prefix = f"{model.base_model_prefix}."
-    places: dict[str, Any] = {}
-    for tensor in shared.tensors:
-        for name in (tensor.name, prefix + tensor.name, tensor.name.removeprefix(prefix)):
-            found = own.get(name)
-            if found is not None and tuple(found.shape) == tensor.tensors[-1].shape and found.is_contiguous():
-                places[tensor.name] = found.detach().view(-1)
-                break
-    filled = {place.data_ptr() for place in places.values()}
-    faults = [
-        f"{quoted(tensor.name)} has no place in the model" for tensor in shared.tensors if tensor.name not in places
-    ]
-    faults += [
-        f"the model's {quoted(name)} is not in the checkpoint"
-        for name, parameter in model.named_parameters()
-        if parameter.data_ptr() not in filled
-    ]
+    places = placed(model, ((tensor.name, tensor.tensors[-1].shape) for tensor in shared.tensors))
+    faults = without_place(tensor.name for tensor in shared.tensors if tensor.name not in places)
+    faults += without_tensor(model, places.values())
     line = LineBetween(model, shared, readers, places)
-    if not faults:
-        faults = [f"{quoted(name)} is not what the checkpoint holds" for name in _changed(line)]
+    faults = faults or otherwise(_changed(line))
     if faults:
         raise CheckpointError(
             f"{label}: transformers loads it into weights that are not its tensors one by one:{listing(faults)}\n"
@@ -132,15 +117,10 @@ def laid(model: Any, label: str, shared: Shared, readers: tuple[TensorReader, Te
 
 def _changed(line: LineBetween) -> Iterator[str]:
     """Names of tensors that the model holds otherwise than the second checkpoint, bit by bit."""
-    import torch
-
     space = Workspace()
     for tensor in line.shared.tensors:
-        place = line.places[tensor.name]
         for start, (_, second) in pieces(tensor, line.readers, space):
-            wanted = torch.from_numpy(kernel.narrow(second, "F32"))
-            held = place[start : start + wanted.numel()].cpu()
-            if held.dtype != torch.float32 or not torch.equal(held.view(torch.int32), wanted.view(torch.int32)):
+            if not is_held(line.places[tensor.name], start, kernel.narrow(second, "F32")):
                 yield tensor.name
                 break
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open_model import fetched, open_checkpoint
@@ -32,9 +32,13 @@ from tuneport.files.json_text import chunks, finite
 from tuneport.files.writing import told, whole
 from tuneport.options import Place
 from tuneport.output.replacing import read_record
+from tuneport.progress import Progress
 from tuneport.public_functions import takes
 from tuneport.results.schema import COMPARE_FORMAT
 from tuneport.shown import Found, Shown
+
+if TYPE_CHECKING:
+    from tuneport.diagnosis.probing.prompt_probe import Probe
 
 _NAMES = {
     "norm_base": "‖base‖",
@@ -77,6 +81,14 @@ class PairComparison(Found):
             rows.append(["cosine of Δ and the target's own", _shown("", of_target["cosine_diffs"]), "–", "–"])
             rows.append(["entries where both have one sign", _percent(of_target["sign_agreement"]), "–", "–"])
         return [["", "all tensors", "matrices", "norms and biases"], *rows]
+
+    def probe_table(self) -> list[list[str]] | None:
+        """What prompts and texts say of tuned, target and target + Δ; None where they were not asked."""
+        if self["probe"] is None:
+            return None
+        from tuneport.diagnosis.probing.probe_record import probe_rows
+
+        return probe_rows(self["probe"])
 
 
 class Ranking(Shown, Sequence[PairComparison]):
@@ -133,16 +145,20 @@ def _percent(value: float | None) -> str:
 def compare(given: CompareOptions) -> PairComparison | Ranking:
     """Say from the weights whether carrying tuned − base onto a target will work; nothing is written but ``out``.
 
-    Base, tuned and target are read once, within the memory bound. Gates come first (strangers, swapped roles, rounding, tokens),
+    With prompts (``probe``) and texts (``retain``) the models are asked as well, target + Δ in memory. Base, tuned and target are read once, within the memory bound. Gates come first (strangers, swapped roles, rounding, tokens),
     then the verdict: ``likely``, ``uncertain`` or ``unlikely``, with its reasons. Of several targets (``onto``) or stored diff vectors
     (``diffs``) a `Ranking` is returned, the best first. Raises `TuneportError`.
 
         tuneport.compare("v1", "v1-tuned", "v2")
+        tuneport.compare("v1", "v1-tuned", "v2", probe="prompts.jsonl", retain="texts.jsonl")
     """
     out = None if given.out is None else Path(given.out)
     if out is not None:
         _check_place(out, given.running.overwrite)
-    found: list[PairComparison] = sorted((_compared(plan, given) for plan in _plans(given)), key=_rank)
+    probe = _probe_of(given)
+    compared = [(onto, plan, _compared(plan, given)) for onto, plan in _plans(given)]
+    compared.sort(key=lambda each: _rank(each[2]))
+    found = [one for _, _, one in compared] if probe is None else list(_probed(probe, compared))
     if out is not None:
         with told(out), whole(out) as file:
             written = [_worded(one, recorded) for one in found]
@@ -186,10 +202,32 @@ def _is_comparison(file: Path) -> bool:
     return isinstance(first, Mapping) and first.get("format") == COMPARE_FORMAT
 
 
-def _plans(given: CompareOptions) -> Iterator[Plan]:
+def _probe_of(given: CompareOptions) -> Probe | None:
+    """What is asked, looked over before weights are read; its modules are imported where something is asked."""
+    if not given.probing.probe and not given.probing.retain:
+        return None
+    from tuneport.diagnosis.probing.prompt_probe import prepared
+
+    return prepared(given.probing, given.base, given.tuned, given.running.workers)
+
+
+def _probed(probe: Probe, compared: Sequence[tuple[Place, Plan, PairComparison]]) -> Iterator[PairComparison]:
+    """Each with what prompts and texts say; a pair that a transfer would refuse cannot be asked."""
+    asked = [plan for _, plan, one in compared if not _unasked(plan, one)]
+    with Progress("probe", bool(probe.given.probe) + 2 * len(asked), "models", rate=False) as progress:
+        for onto, plan, one in compared:
+            yield one if _unasked(plan, one) else PairComparison({**one, "probe": probe.of(plan, onto, progress)})
+
+
+def _unasked(plan: Plan, one: PairComparison) -> bool:
+    """Whether there is no output that could be asked: the gates say why."""
+    return bool(plan.refusals) or any(gate["name"] == "numbers" and gate["status"] == "fail" for gate in one["gates"])
+
+
+def _plans(given: CompareOptions) -> Iterator[tuple[Place, Plan]]:
     for onto in given.onto:
         for diff in given.diffs or (None,):
-            yield plan_of(given.base, given.tuned, onto, diff and (diff,), lambda names: given.choices)
+            yield onto, plan_of(given.base, given.tuned, onto, diff and (diff,), lambda names: given.choices)
 
 
 def _compared(plan: Plan, given: CompareOptions) -> PairComparison:

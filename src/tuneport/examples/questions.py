@@ -1,8 +1,8 @@
 """One's own questions, from files, the Hub or tables: read, checked as a whole, split into named tasks.
 
 A row holds `prompt` (given to the model as it stands) or `messages` (through its chat template) with an `answer`,
-and with `choices` where one of several is to be preferred; or a `text` alone, whose loss is measured. The promises: every
-fault is told at once, with its line; what stands there twice counts once.
+and with `choices` where one of several is to be preferred; or a `text` alone, whose loss is measured. Who only asks reads
+prompts without answers too. The promises: every fault is told at once, with its line; what stands there twice counts once.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from tuneport.examples.data_rows import Row, RowReading, in_groups, places
 from tuneport.examples.naming import NamedData, check_fields, find_data
 from tuneport.files.printable import quoted
 
-Kind = Literal["match", "choice", "loss"]
+Kind = Literal["match", "choice", "loss", "prompt"]
 Way = Literal["prompt", "messages", "text"]
 FIELDS = ("task", "id", "prompt", "messages", "text", "answer", "choices", "meta")
 _NEEDED = (("prompt", "answer"), ("messages", "answer"), ("text",))
+_ASKED = (("prompt",), ("messages",))
 ROLES = ("system", "user", "assistant", "tool")
 _MOST_BYTES = 512 * 2**20
 
@@ -65,7 +66,7 @@ class Example:
 class OwnTask:
     """Questions of one name that are scored in one way; `prompt` is None throughout where a `text` is measured.
 
-    `file` is what they were read from, and `where` counts its lines or rows. `warnings` say what stands there twice, `notes`
+    Of the kind ``prompt`` they have no answers, and are only asked. `file` is what they were read from, and `where` counts its lines or rows. `warnings` say what stands there twice, `notes`
     which columns are not read.
     """
 
@@ -83,12 +84,17 @@ class OwnTask:
 
 
 def read_tasks(
-    given: Sequence[Any], *, loss: bool = False, columns: Mapping[str, str] | None = None, option: str = "tasks"
+    given: Sequence[Any],
+    *,
+    loss: bool = False,
+    asked: bool = False,
+    columns: Mapping[str, str] | None = None,
+    option: str = "tasks",
 ) -> list[OwnTask]:
     """The tasks of files, data sets and tables, in the order in which they first occur.
 
-    With `loss`, examples with an answer are scored by the loss of that answer. ``columns`` say which column holds a field, where
-    a name does not. Raises `DataError` that lists every fault, `UsageError` for one that is named twice.
+    With `loss`, examples with an answer are scored by the loss of that answer; with `asked` they may lack one, and are then of the
+    kind ``prompt``. ``columns`` say which column holds a field, where a name does not. Raises `DataError` that lists every fault, `UsageError` for one that is named twice.
     """
     found = find_data(given, columns, option)
     names = [data.given for data in found]
@@ -99,7 +105,7 @@ def read_tasks(
     tasks: list[OwnTask] = []
     for data in found:
         check_fields(data, FIELDS, option)
-        for task in _read(data, loss, faults):
+        for task in _read(data, loss, asked, faults):
             other = next((one for one in tasks if one.name == task.name), None)
             if other is None:
                 tasks.append(task)
@@ -114,15 +120,15 @@ def read_tasks(
     return tasks
 
 
-def _read(data: NamedData, loss: bool, faults: list[str]) -> list[OwnTask]:
+def _read(data: NamedData, loss: bool, asked: bool, faults: list[str]) -> list[OwnTask]:
     try:
-        return _tasks_of(data, loss, faults)
+        return _tasks_of(data, loss, asked, faults)
     except DataError as error:  # a file that cannot be read: told beside what is wrong with the others
         faults.append(str(error).removesuffix("."))
         return []
 
 
-def _tasks_of(data: NamedData, loss: bool, faults: list[str]) -> list[OwnTask]:
+def _tasks_of(data: NamedData, loss: bool, asked: bool, faults: list[str]) -> list[OwnTask]:
     """The tasks of one file; what is wrong with it is added to `faults`."""
     reading = RowReading(data, _MOST_BYTES)
     wrong: list[tuple[int, str]] = []
@@ -132,14 +138,14 @@ def _tasks_of(data: NamedData, loss: bool, faults: list[str]) -> list[OwnTask]:
     for count, (number, row) in enumerate(reading.rows(), 1):
         fields |= row.keys()
         found: list[str] = []
-        name, kind, example = _parse(row, number, count, loss, data.stem, found)
+        name, kind, example = _parse(row, number, count, loss, asked, data.stem, found)
         wrong += [(number, fault) for fault in found]
         if not found:
             grouped.setdefault(name, []).append((kind, example))
     if not count and not reading.broken:
         faults.append(f"{data.label}: holds no examples")
-    elif not reading.broken and not ("text" in fields or ("answer" in fields and fields & {"prompt", "messages"})):
-        faults.append(reading.needs("an example", _NEEDED))
+    elif not reading.broken and not _has(fields, _ASKED if asked else _NEEDED):
+        faults.append(reading.needs("a prompt", _ASKED) if asked else reading.needs("an example", _NEEDED))
         return []
     notes = reading.ignored_in_words(FIELDS)
     tasks = []
@@ -156,6 +162,10 @@ def _tasks_of(data: NamedData, loss: bool, faults: list[str]) -> list[OwnTask]:
     return tasks
 
 
+def _has(fields: set[str], needed: Iterable[Sequence[str]]) -> bool:
+    return any(fields.issuperset(each) for each in needed)
+
+
 def digest_of_task(task: OwnTask) -> str:
     """The digest of a task's name, kind and examples, whatever held them."""
     told = [task.name, task.kind, [asdict(replace(example, line=0)) for example in task.examples]]
@@ -164,13 +174,15 @@ def digest_of_task(task: OwnTask) -> str:
 
 def _says(kind: Kind, example: Example) -> str:
     """What a task of such examples holds."""
+    if kind == "prompt":
+        return "prompts without an answer"
     if kind == "loss":
         return "texts to measure" if example.way == "text" else "answers to measure"
     return "choices" if kind == "choice" else "answers to match"
 
 
 def _parse(
-    row: Row, line: int, number: int, loss: bool, default_task: str, found: list[str]
+    row: Row, line: int, number: int, loss: bool, asked: bool, default_task: str, found: list[str]
 ) -> tuple[str, Kind, Example]:
     """The task's name, how it is scored, and the example; what is wrong is noted in `found`."""
     try:
@@ -195,7 +207,11 @@ def _parse(
         messages = _messages(row["messages"], found)
     answer = ""
     choices: tuple[str, ...] = ()
-    if given == ["text"]:
+    if asked and given == ["text"]:
+        found.append("has a `text`, which asks nothing; give `prompt` or `messages`")
+    elif asked and given and "answer" not in row and "choices" not in row:
+        kind = "prompt"
+    elif given == ["text"]:
         kind = "loss"
         answer = row["text"]
         if not isinstance(answer, str) or not answer:

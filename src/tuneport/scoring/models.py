@@ -201,27 +201,20 @@ def need_device(loading: Loading) -> None:
         raise UsageError(Fault("device", loading.device, told, f"Leave {named('device')} out for the best"))
 
 
-def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None]) -> Any:
-    """The harness's model for `seat`. `tell` gets the warnings of each lot of prompts before they are asked."""
+def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None], weights: Any = None) -> Any:
+    """The harness's model for `seat`. `tell` gets the warnings of each lot of prompts before they are asked.
+
+    ``weights`` is a model of transformers that is in memory; of the seat's folder tokenizer and generation settings are then read.
+    """
     from lm_eval.api.registry import get_model
 
     kind = checking(get_model(loading.backend))
-    arguments: dict[str, Any] = {"pretrained": seat.source, "batch_size": loading.batch_size}
-    if seat.revision is not None:
-        arguments["revision"] = seat.revision
-    if loading.backend == "hf":
-        device = loading.device or best_device()
-        usual = "float32" if device == "cpu" or (device == "mps" and not mps_has_bfloat16()) else "auto"
-        arguments |= {"device": device, "dtype": loading.dtype or usual}
-        if seat.adapter is not None:
-            arguments |= {"peft": seat.adapter, "tokenizer": _tokenizer_place(seat)}
+    arguments: dict[str, Any] = {"batch_size": loading.batch_size}
+    if weights is None:
+        arguments |= _from_disk(seat, loading)
     else:
-        arguments |= {"dtype": loading.dtype or "auto"}
-        if seat.adapter is not None:
-            arguments["lora_local_path"] = seat.adapter
-            check_adapter(
-                seat.adapter, (name.rpartition(".")[0] for name in open_checkpoint(seat.source, "model").tensors)
-            )
+        weights.generation_config = _generation_settings(seat)
+        arguments |= {"pretrained": weights, "tokenizer": tokenizer_of(seat)}
     try:
         model = kind(**arguments)
     except (TuneportError, MemoryError):
@@ -239,6 +232,25 @@ def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None]) -> Any
         model.tokenizer.chat_template = spoken_by(model.tokenizer, loading.chat_template)
     model.name, model.tell = seat.name, tell
     return model
+
+
+def _from_disk(seat: Seat, loading: Loading) -> dict[str, Any]:
+    """What the harness is told of a model that it is to load."""
+    arguments: dict[str, Any] = {"pretrained": seat.source}
+    if seat.revision is not None:
+        arguments["revision"] = seat.revision
+    if loading.backend == "hf":
+        device = loading.device or best_device()
+        usual = "float32" if device == "cpu" or (device == "mps" and not mps_has_bfloat16()) else "auto"
+        arguments |= {"device": device, "dtype": loading.dtype or usual}
+        if seat.adapter is not None:
+            arguments |= {"peft": seat.adapter, "tokenizer": _tokenizer_place(seat)}
+        return arguments
+    arguments |= {"dtype": loading.dtype or "auto"}
+    if seat.adapter is not None:
+        arguments["lora_local_path"] = seat.adapter
+        check_adapter(seat.adapter, (name.rpartition(".")[0] for name in open_checkpoint(seat.source, "model").tensors))
+    return arguments
 
 
 @dataclass(frozen=True)
@@ -333,6 +345,13 @@ def _files_of(adapter: str, seat: Seat) -> SidecarFolder:
 
 def _ends(seat: Seat, tokenizer: Any) -> set[int]:
     """The ids at which generation stops: the model's own, and the tokenizer's end token, which the harness adds."""
+    settings = _generation_settings(seat)
+    ends = set(ids_that_end(settings.eos_token_id, f"model {seat.name}: its generation settings"))
+    return ends if tokenizer.eos_token_id is None else ends | {int(tokenizer.eos_token_id)}
+
+
+def _generation_settings(seat: Seat) -> Any:
+    """The model's generation settings, as transformers reads them. Raises `CheckpointError`."""
     from transformers import AutoConfig, GenerationConfig
 
     try:
@@ -346,5 +365,4 @@ def _ends(seat: Seat, tokenizer: Any) -> set[int]:
             f"model {seat.name}: its generation settings cannot be read: {first_line(error)}. Mend generation_config.json or "
             "config.json."
         ) from error
-    ends = set(ids_that_end(settings.eos_token_id, f"model {seat.name}: its generation settings"))
-    return ends if tokenizer.eos_token_id is None else ends | {int(tokenizer.eos_token_id)}
+    return settings

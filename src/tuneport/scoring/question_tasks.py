@@ -25,22 +25,24 @@ from tuneport.scoring.score_spoilers import join_warnings, same_warnings
 METRICS = {"match": "exact_match", "choice": "acc", "loss": "loss"}
 
 
-def ask_own(task: OwnTask, model: Any, asking: Asking) -> TaskResult:
+def ask_own(task: OwnTask, model: Any, asking: Asking, *, as_said: bool = False) -> TaskResult:
     """Ask `model` every example of `task`, through the harness. Messages need a chat template (see `look_over`).
 
-    Raises `DataError` for answers that cannot be measured: those without a token, and those that no context holds.
+    What was generated is kept without blanks around it, unless ``as_said``. Raises `DataError` for answers that cannot be measured: those without a token, and those that no context holds.
     """
     examples = task.examples[: asking.limit]
     found: dict[str, Outcome] = {}
     for way in ("prompt", "messages", "text"):
         lot = [example for example in examples if example.way == way]
         if lot:
-            found |= {outcome.id: outcome for outcome in _outcomes(task, lot, way, model, asking)}
+            found |= {outcome.id: outcome for outcome in _outcomes(task, lot, way, model, asking, as_said)}
     outcomes = tuple(found[example.id] for example in examples)
     return TaskResult(task.name, METRICS[task.kind], task.kind != "loss", outcomes)
 
 
-def _outcomes(task: OwnTask, examples: Sequence[Example], way: Way, model: Any, asking: Asking) -> list[Outcome]:
+def _outcomes(
+    task: OwnTask, examples: Sequence[Example], way: Way, model: Any, asking: Asking, as_said: bool
+) -> list[Outcome]:
     """Of examples that are all asked in one way."""
     prompts = prompts_of(model.tokenizer, examples)
     dropped = left_out(examples, prompts)
@@ -67,7 +69,7 @@ def _outcomes(task: OwnTask, examples: Sequence[Example], way: Way, model: Any, 
                 counts = [len(of_example.pairs[0].answer) for of_example in paired]
                 config = _loss(examples, prompts, counts, "loglikelihood")
         samples = ask(_common(task.name, len(examples)) | config, model)
-    told = _told(task.kind, examples, samples)
+    told = _told(task.kind, examples, samples, as_said)
     outcomes = []
     for example, sample, said in zip(examples, samples, told, strict=True):
         score, weight = _score(sample[METRICS[task.kind]])
@@ -210,9 +212,12 @@ def _score(value: Any) -> tuple[float, float]:
     return float(value), 1.0
 
 
-def _told(kind: str, examples: Sequence[Example], samples: Sequence[Mapping[str, Any]]) -> list[str | None]:
+def _told(
+    kind: str, examples: Sequence[Example], samples: Sequence[Mapping[str, Any]], as_said: bool
+) -> list[str | None]:
     if kind == "match":
-        return [sample["filtered_resps"][0].strip() for sample in samples]
+        given = [sample["filtered_resps"][0] for sample in samples]
+        return given if as_said else [each.strip() for each in given]
     if kind == "loss":
         return [None] * len(samples)
     said: list[str | None] = []
