@@ -37,7 +37,7 @@ test-core: .venv-test-core/ready
 		pytest pytest-xdist pytest-timeout hypothesis --editable .
 	touch $@
 
-PAGES = house_section commands_page python_page signatures_stub results_page compatibility_page readme_page
+PAGES = house_section commands_page python_page signatures_stub results_page compatibility_page readme_page verdict_page
 SITE = $(BIN)/python -m zensical build --clean --strict
 
 lint: venv

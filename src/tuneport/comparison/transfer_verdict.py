@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from tuneport.comparison.calibration import Calibration, calibrations
 from tuneport.comparison.gates import Gate
 
 Word = Literal["likely", "uncertain", "unlikely"]
 RANK: Mapping[str, int] = {"likely": 0, "uncertain": 1, "unlikely": 2}
+TRY = "Transfer, evaluate on a few examples, and compare with the base."
+FURTHER = "Transfer, then fine-tune the result on the target for a part of the steps; compare with fine-tuning the target alone."
 
 
 @dataclass(frozen=True)
@@ -36,23 +39,59 @@ class Verdict:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-def verdict_of(measures: Mapping[str, Any], gates: Sequence[Gate]) -> Verdict:
-    """The verdict from the figures of a comparison (`MeasuredTensors.whole`) and its gates."""
+def verdict_of(
+    measures: Mapping[str, Any],
+    gates: Sequence[Gate],
+    kind: str | None = None,
+    known: Sequence[Calibration] | None = None,
+) -> Verdict:
+    """The verdict from the figures of a comparison (`MeasuredTensors.whole`), its gates and the target's `model_type`.
+
+    ``known`` are the calibrations to ask, by default those of the package.
+    """
     failed = [gate for gate in gates if gate.status == "fail"]
     if failed:
         reasons = tuple(f"{gate.name}: {gate.reason}" for gate in failed)
         return Verdict("unlikely", None, None, reasons, None, calibrated=False)
     warned = tuple(f"{gate.name}: {gate.reason}" for gate in gates if gate.status == "warn")
+    told, known = _distance(measures), calibrations() if known is None else known
+    outside = [calibration.outside(measures, kind) for calibration in known]
+    inside = next((one for one, found in zip(known, outside, strict=True) if not found), None)
+    if inside is not None:
+        return _foreseen(inside, measures, (*warned, told), doubted=bool(warned))
+    nearest = min(outside, key=len, default=None)
+    why = (
+        "No calibration covers this pair yet, so nothing more is said."
+        if nearest is None
+        else f"The calibration does not cover this pair: {'; '.join(nearest)}."
+    )
+    return Verdict("uncertain", None, None, (*warned, told, why), TRY, False)
+
+
+def _distance(measures: Mapping[str, Any]) -> str:
     distance = measures["relative_shift"]
+    if distance is None:
+        return "The distance of base and target was not measured."
+    return (
+        f"Base and target lie {distance:.3g} of ‖base‖ apart, and Δ is {measures['relative_diff']:.3g} of it; the smaller the "
+        "distance, the more carries over."
+    )
+
+
+def _foreseen(
+    calibration: Calibration, measures: Mapping[str, Any], reasons: tuple[str, ...], *, doubted: bool
+) -> Verdict:
+    """What a calibration says of a pair that it covers; a gate that warns takes `likely` away."""
+    found = calibration.foresee(measures)
+    word: Word = "uncertain"
+    if found.chance >= calibration.likely and not doubted:
+        word = "likely"
+    elif found.chance <= calibration.unlikely:
+        word = "unlikely"
+    succeeded, of = calibration.counted[word]
     told = (
-        "The distance of base and target was not measured."
-        if distance is None
-        else (
-            f"Base and target lie {distance:.3g} of ‖base‖ apart, and Δ is {measures['relative_diff']:.3g} of it; the smaller the "
-            "distance, the more carries over."
-        )
+        f"The chance that at least half of the gain carries over is {found.chance:.0%}, by {calibration.source}. Of pairs it called "
+        f"{word}, in families that it had not seen, {succeeded} of {of} did."
     )
-    reasons = (*warned, told, "No calibration covers this pair yet, so nothing more is said.")
-    return Verdict(
-        "uncertain", None, None, reasons, "Transfer, evaluate on a few examples, and compare with the base.", False
-    )
+    remedy = None if word == "likely" else TRY if word == "uncertain" else FURTHER
+    return Verdict(word, found.gain, found.retention, (told, *reasons), remedy, True)

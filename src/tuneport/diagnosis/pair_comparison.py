@@ -272,9 +272,15 @@ def _compared(plan: Plan, given: CompareOptions) -> PairComparison:
             "gates": [gate.record() for gate in gates],
             "config_differences": [finite(asdict(each)) for each in plan.differences],
             "probe": None,
-            "verdict": verdict_of(measures, gates).record(),
+            "verdict": verdict_of(measures, gates, _kind(plan)).record(),
         }
     )
+
+
+def _kind(plan: Plan) -> str | None:
+    """The target's `model_type`, which its config says."""
+    kind = plan.inputs[-1].config.get("model_type")
+    return kind if isinstance(kind, str) else None
 
 
 def _agreement(inputs: Sequence[Checkpoint], tuned_target: Place) -> dict[str, Any]:

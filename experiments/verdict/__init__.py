@@ -1,0 +1,1 @@
+"""What a verdict before the transfer can foresee: families recorded, predictors fitted and judged."""

@@ -1,0 +1,81 @@
+"""One small record of a finished family of studies/lab-verdict.toml: what was foreseen of each pair, and what came.
+
+    python -m experiments.verdict.family_record DIR …     each DIR is a folder of `tuneport study`, of one family
+
+Nothing is computed here but rounding; docs/results/verdict/family-N.json is what predictors are fitted on and judged by.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tuneport.errors import StudyError
+from tuneport.results.schema import DONE
+from tuneport.results.study_reading import Reading, read_study
+
+RECORDS = Path(__file__).resolve().parents[2] / "docs" / "results" / "verdict"
+FORMAT = "tuneport.verdict-family/1"
+
+
+def record_of(reading: Reading) -> dict[str, Any]:
+    """The record of a study's only family. Raises `StudyError` where something is missing."""
+    if len(reading.families) != 1:
+        raise StudyError(f"{reading.root} holds {len(reading.families)} families; give a folder of one.")
+    undone = [step.name for step in reading.steps if step.outcome not in ("done", "dropped")]
+    if undone:
+        raise StudyError(f"{reading.root}: {len(undone)} steps are not done, the first is {undone[0]!r}. Run it again.")
+    scores = [
+        {
+            **{name: getattr(run.model, name) for name in ("kind", "source", "target", "tuning")},
+            "tasks": {task: [_short(score.value), score.n] for task, score in run.scores.items()},
+        }
+        for run in reading.at_end
+        if run.status == DONE
+    ]
+    pairs = [
+        {
+            **{name: row[name] for name in ("source", "target", "tuning")},
+            "measures": _figures(row["measures"]),
+            "gates": {gate["name"]: [gate["status"], _short(gate["value"])] for gate in row["gates"]},
+        }
+        for row in reading.comparisons
+    ]
+    return {
+        "format": FORMAT,
+        "family": reading.families[0],
+        "seconds": round(sum(step.seconds or 0 for step in reading.steps)),
+        "steps": len(reading.steps),
+        "scores": scores,
+        "pairs": pairs,
+    }
+
+
+def _figures(measures: Mapping[str, Any]) -> dict[str, Any]:
+    """All figures of all tensors, and of the matrices alone."""
+    whole = {name: _short(value) for name, value in measures.items() if not isinstance(value, Mapping)}
+    return {**whole, "matrices": {name: _short(value) for name, value in measures["matrices"].items()}}
+
+
+def _short(value: float | None) -> float | None:
+    return value if value is None or isinstance(value, int) else float(f"{value:.5g}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write a record for each folder."""
+    if not arguments:
+        print(__doc__, file=sys.stderr)
+        return 2
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    for folder in arguments:
+        record = record_of(read_study(folder))
+        lines = json.dumps(record, ensure_ascii=False).replace('}, {"', '},\n{"')
+        (RECORDS / f"family-{record['family']}.json").write_text(lines + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
