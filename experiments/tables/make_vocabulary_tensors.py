@@ -2,8 +2,8 @@
 
 Every class that transformers has for causal, sequence-to-sequence and multimodal language models is built on the meta
 device (no memory is taken) with a vocabulary size that nothing else in it has; a tensor with that many rows belongs to the
-vocabulary. The table holds what the common names of `tuneport.pairing.vocabulary_names` do not cover, which tensors a tied
-config makes one, and which kinds were looked at. Run it after an upgrade of transformers; ``--check`` compares.
+vocabulary. The table holds what the common names of `tuneport.pairing.vocabulary_names` do not cover, what has such a name and counts
+other tokens, which tensors a tied config makes one, and which kinds were looked at. Run it after an upgrade of transformers; ``--check`` compares.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ TABLE = Path(__file__).parents[2] / "src" / "tuneport" / "pairing" / "vocabulary
 SIZE = 1_000_003
 # A class may have rows for prompts or images behind the vocabulary (CPM-Ant, Moshi, Molmo 2).
 MOST_BEHIND = 4096
+# A size this little below the vocabulary's counts the same tokens, without the last ones: Gemma 3n's per-layer embeddings
+# have no rows for tokens of images and audio. BERT-like classes count other things in the same units (RoCBert's shapes).
+_SAME_TOKENS = 0.99
 MAPPINGS = (
     ("AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"),
     ("AutoModelForSeq2SeqLM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"),
@@ -29,12 +32,21 @@ MAPPINGS = (
 )
 # What a bare config of a kind lacks before its class can be built.
 SETTINGS: dict[str, dict[str, Any]] = {
+    "chameleon": {"vocabulary_map": {}},
+    "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse"], "num_hidden_layers": 2}},
+    "diffusion_gemma": {"text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 48}},
     "dots1": {"n_routed_experts": 4},
+    "emu3": {"vocabulary_map": {}},
+    "granite4_vision": {"deepstack_layer_map": [[0, 0]], "downsample_rate": "4/8"},
     "hunyuan_v1_dense": {"head_dim": 64},
     "hunyuan_v1_moe": {"head_dim": 64},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "ministral": {"head_dim": 64},
     "nemotron": {"num_key_value_heads": 4},
+    "perception_lm": {"vision_config": {"model_args": {"embed_dim": 64}}},
+    "qwen3_omni_moe": {
+        "talker_config": {"spatial_merge_size": 2, "text_config": {"shared_expert_intermediate_size": 64}}
+    },
     "reformer": {"is_decoder": True},
 }
 
@@ -45,19 +57,26 @@ def table() -> dict[str, Any]:
 
     kinds: set[str] = set()
     vocabulary: dict[str, set[str]] = {}
+    others: dict[str, set[str]] = {}
     tied: dict[str, dict[str, str]] = {}
     for kind, model in built():
         kinds.add(kind)
         ties = dict(model.all_tied_weights_keys)
-        names = _of_the_vocabulary(in_memory(model))
-        if unknown := {name for name in names | _of_the_vocabulary(saved(model)) if not is_commonly_named(name)}:
+        tensors = in_memory(model)
+        names = _of_the_vocabulary(tensors)
+        _tell_other_sizes(kind, model, tensors)
+        files = saved(model)
+        if unknown := {name for name in names | _of_the_vocabulary(files) if not is_commonly_named(name)}:
             vocabulary.setdefault(kind, set()).update(unknown)
+        if other := {name for name, tensor in {**files, **tensors}.items() if _is_misnamed(name, tensor)}:
+            others.setdefault(kind, set()).update(other)
         own = {name: source for name, source in ties.items() if name in names}
         if any(not _is_common_tie(name, source, names) for name, source in own.items()):
             tied.setdefault(kind, {}).update(own)
     return {
         "kinds": sorted(kinds),
         "vocabulary": {kind: sorted(names) for kind, names in sorted(vocabulary.items())},
+        "others": {kind: sorted(names) for kind, names in sorted(others.items())},
         "tied": {kind: dict(sorted(names.items())) for kind, names in sorted(tied.items())},
     }
 
@@ -75,11 +94,12 @@ def built() -> Iterator[tuple[str, Any]]:
 
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore")
+    _stand_in_for_timm()
     for auto, mapping in MAPPINGS:
         for kind in getattr(modeling_auto, mapping):
             try:
                 config = transformers.CONFIG_MAPPING[kind](**SETTINGS.get(kind, {}))
-                _enlarge(config)
+                enlarge(config)
                 if hasattr(config, "tie_word_embeddings"):
                     config.tie_word_embeddings = True
                 with torch.device("meta"):
@@ -92,6 +112,18 @@ def built() -> Iterator[tuple[str, Any]]:
                     print(f"{kind} ({auto}): {told}", file=sys.stderr)
                     continue
             yield kind, model
+
+
+def _stand_in_for_timm() -> None:
+    """Have an empty model stand where a class wants a vision tower of timm's, which has no tensor of the vocabulary."""
+    import transformers
+
+    def register(config_class: type) -> None:
+        tower = type("EmptyTower", (transformers.PreTrainedModel,), {"config_class": config_class})
+        transformers.AutoModel.register(config_class, tower, exist_ok=True)
+
+    for kind in ("timm_wrapper", "gemma3n_vision"):
+        register(transformers.CONFIG_MAPPING[kind])
 
 
 def in_memory(model: Any) -> dict[str, Any]:
@@ -120,6 +152,13 @@ def _of_the_vocabulary(tensors: dict[str, Any]) -> set[str]:
     return {name for name, tensor in tensors.items() if tensor.is_floating_point() and counts_tokens(tensor)}
 
 
+def _is_misnamed(name: str, tensor: Any) -> bool:
+    """Whether a tensor is named as an embedding or a head, and counts other tokens than the text's: a Q-Former's, a talker's."""
+    from tuneport.pairing.vocabulary_names import is_commonly_named
+
+    return is_commonly_named(name) and not counts_tokens(tensor) and max(tensor.shape) < SIZE
+
+
 def _is_common_tie(name: str, source: str, names: set[str]) -> bool:
     """Whether common names alone tell that ``name`` is tied to ``source``."""
     from tuneport.pairing.vocabulary_names import EMBEDDING, is_head_weight
@@ -127,15 +166,35 @@ def _is_common_tie(name: str, source: str, names: set[str]) -> bool:
     return is_head_weight(name) and [other for other in names if EMBEDDING.search(other)] == [source]
 
 
-def _enlarge(config: Any) -> None:
-    """Have every part of a config that shares the text's vocabulary say `SIZE`."""
-    text = config.get_text_config()
-    size = text.vocab_size
-    text.vocab_size = SIZE
-    for part in [config, *(value for value in vars(config).values() if hasattr(value, "model_type"))]:
-        for name, value in list(vars(part).items()):
-            if "vocab_size" in name and value == size:
+def enlarge(config: Any) -> None:
+    """Have every size in a config that counts the text's vocabulary say `SIZE`."""
+    size = config.get_text_config().vocab_size
+    for part in _parts(config):
+        for name, value in vocabulary_fields(part):
+            if _SAME_TOKENS * size <= value <= size:
                 setattr(part, name, SIZE)
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    """A config and all configs within it."""
+    yield config
+    for value in vars(config).values():
+        if hasattr(value, "model_type"):
+            yield from _parts(value)
+
+
+def vocabulary_fields(part: Any) -> list[tuple[str, int]]:
+    """The fields of one config that are sizes of a vocabulary, with their values."""
+    return [(name, value) for name, value in vars(part).items() if "vocab_size" in name and isinstance(value, int)]
+
+
+def _tell_other_sizes(kind: str, model: Any, names: Mapping[str, Any]) -> None:
+    """Name on stderr the tensors that have as many rows as a size of a vocabulary that is not the text's: to be looked at."""
+    sizes = {size: name for part in _parts(model.config) for name, size in vocabulary_fields(part) if size != SIZE}
+    for name, tensor in names.items():
+        rows = tensor.shape[0] if tensor.ndim == 2 else 0
+        if rows in sizes and rows > MOST_BEHIND:
+            print(f"{kind}: {name} has {rows} rows, as {sizes[rows]}: not taken for tokens", file=sys.stderr)
 
 
 if __name__ == "__main__":

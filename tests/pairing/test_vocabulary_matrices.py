@@ -293,6 +293,22 @@ def test_the_small_vocabulary_of_a_vision_tower_is_none_of_the_texts() -> None:
     assert found(text, vision, tokens=None, **config).names == {text.name}
 
 
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [
+        ("instructblip", "qformer.embeddings.word_embeddings.weight"),
+        ("qwen2_5_omni", "talker.model.embed_tokens.weight"),
+    ],
+)
+def test_an_embedding_of_other_tokens_is_none_of_the_texts_whatever_its_name(kind: str, other: str) -> None:
+    text, head = tensor("language_model.model.embed_tokens.weight", V, H), tensor("language_model.lm_head.weight", V, H)
+    tensors, config = (text, tensor(other, 300, H), head), {"model_type": kind, "qformer_config": {"vocab_size": 300}}
+    assert found(*tensors, **config) == VocabularyTensors(frozenset({text.name, head.name}), (V, V, V))
+    ties = Ties(True, kind, [each.name for each in tensors])
+    assert ties.weight(other) == other and not ties.is_shared(other)
+    assert ties.weight(head.name) == ties.weight(text.name)
+
+
 def test_integers_and_scalars_have_no_rows_of_tokens() -> None:
     table = tensor("mlp.gate.tid2eid", V, 6, dtype="I64")
     assert found(table, tensor("scale")) == VocabularyTensors(frozenset(), (0, 0, 0))

@@ -30,12 +30,20 @@ def is_head_weight(name: str) -> bool:
 
 def is_named_vocabulary(name: str, kinds: Iterable[str]) -> bool:
     """Whether a tensor of a model of one of these kinds (``model_type``) has one row per token, by its name."""
-    return is_commonly_named(name) or any(name in _table()["vocabulary"].get(kind, ()) for kind in kinds)
+    kinds = tuple(kinds)
+    if is_commonly_named(name):
+        return not any(_counts_others(name, kind) for kind in kinds)
+    return any(name in _table()["vocabulary"].get(kind, ()) for kind in kinds)
 
 
 def is_known_kind(kind: str) -> bool:
     """Whether all tensors of this kind of model with one row per token are known by name."""
     return kind in _table()["kinds"]
+
+
+def _counts_others(name: str, kind: object) -> bool:
+    """Whether a tensor with the name of an embedding has rows for tokens of its own: a Q-Former's, say, or those of speech."""
+    return name in _table()["others"].get(kind, ())
 
 
 class Ties:
@@ -45,14 +53,15 @@ class Ties:
         """The ties of a model of this ``kind`` (its ``model_type``) with these stored tensors."""
         self.tied = tied
         self._of_kind: Mapping[str, str] = _table()["tied"].get(kind, {}) if tied else {}
-        embeddings = sorted(name for name in names if EMBEDDING.search(name))
+        self._others: frozenset[str] = frozenset(_table()["others"].get(kind, ())) if tied else frozenset()
+        embeddings = sorted(name for name in names if EMBEDDING.search(name) and name not in self._others)
         # Where several embeddings stand side by side, a head is the first one's; what the others are is not known.
         self._alone = len(embeddings) <= 1
         self._embedding = embeddings[0] if embeddings else ""
 
     def weight(self, name: str) -> str:
         """What the weight behind ``name`` is called: the same for all names that hold it, in every checkpoint."""
-        if not self.tied:
+        if not self.tied or name in self._others:
             return name
         if self._of_kind:
             return self._of_kind.get(name, name)
@@ -62,7 +71,7 @@ class Ties:
 
     def is_shared(self, name: str) -> bool:
         """Whether the weight behind ``name`` has several names in a tied model, as head and embedding."""
-        if not self.tied:
+        if not self.tied or name in self._others:
             return False
         if self._of_kind:
             return name in self._of_kind or name in self._of_kind.values()
