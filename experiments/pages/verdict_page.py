@@ -1,4 +1,4 @@
-"""docs/verdict.md from the committed records of families: what foresees a transfer's success, and how well it did.
+"""docs/verdict.md, and the table of docs/when-it-works.md, from the committed records of families: what foresees success, how well.
 
     python -m experiments.pages.verdict_page [--check]
 
@@ -34,8 +34,22 @@ from experiments.verdict.pair_predictors import PREDICTORS
 from experiments.verdict.published_pairs import PAIRS
 from tuneport.reporting.tables.wording import minus
 
-PAGE = DOCS / "verdict.md"
+PAGE, FOR_USERS = DOCS / "verdict.md", DOCS / "when-it-works.md"
+_BEGIN, _END = "<!-- pairs -->\n", "<!-- end of pairs -->\n"
 WORDS = ("likely", "uncertain", "unlikely")
+# Kinds of pairs, as the page for users names them.
+RELATIONS = (
+    ("more of the same text at a low rate", {("M5", "more"), ("M4", "more")}),
+    ("neighbours near the end of the run", {("M4", "M5"), ("M5", "M4")}),
+    ("neighbours early in the run", {("M1", "M2"), ("M2", "M3"), ("M1", "M3")}),
+    ("across the change of stage", {("M3", "M4"), ("M3", "M5"), ("M2", "M4"), ("M5", "M3")}),
+    ("the run's first third onto its end", {("M1", "M5")}),
+    ("a longer vocabulary", {("M5", "longer")}),
+    ("half of the text in another language", {("M5", "language"), ("more", "language")}),
+    ("other text at a high rate, and back", {("M5", "domain"), ("domain", "M5")}),
+    ("onto an instruct model", {("M5", "instruct"), ("M4", "instruct")}),
+    ("onto a foreign model", {("M5", "foreign")}),
+)
 _BINS = ((0.0, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 0.8), (0.8, 1.01))
 
 
@@ -83,6 +97,41 @@ def _state(chosen: Families, kept: Families) -> str:
             "`uncertain` otherwise. What follows shows what is known so far; nothing in it was confirmed."
         )
     return done
+
+
+def with_pairs(page: str, families: Families) -> str:
+    """The page for users with its table of kinds of pairs."""
+    before, _, rest = page.partition(_BEGIN)
+    _, found, after = rest.partition(_END)
+    assert found, f"{FOR_USERS.name} has lost its marks"
+    return f"{before}{_BEGIN}{_for_users(families)}{_END}{after}"
+
+
+def _for_users(families: Families) -> str:
+    """What came over in each kind of pair, by kind of task: gained by target + Δ, of what the fine-tuning gained on its own version."""
+    if not families:
+        return ""
+    rows = [["kind of pair", "distance", *KINDS[1:], "kept of the target's perplexity, and after its own fine-tuning"]]
+    for words, pairs in RELATIONS:
+        cases = [case for of in families.values() for case in of if (case.source, case.target) in pairs]
+        if not cases:
+            continue
+        each = [[case for case in cases if case.kind == kind] for kind in KINDS]
+        own = _optional(lambda value: f"{value:.2f}", [case.own_retention for case in each[0]])
+        shifts = [case.figures["relative_shift"] for case in each[0]]
+        rows.append(
+            [
+                words,
+                f"{min(shifts):.2f} to {max(shifts):.2f}",
+                *(f"{_points(_mean(c.gain for c in of))} of {_points(_mean(c.known for c in of))}" for of in each[1:]),
+                f"{_mean(case.retention for case in each[0]):.2f}, {own}",
+            ]
+        )
+    told = (
+        f"In families with relatives (so far {len(families)}; means over them and three fine-tunings, in points): what target + Δ gained, of what "
+        "the fine-tuning gained on its own version. Distance is ‖target − base‖ / ‖base‖."
+    )
+    return f"{told}\n\n{table(rows)}\n"
 
 
 def _listed(families: Families) -> str:
@@ -297,7 +346,12 @@ def _going_on() -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Write or check the page."""
-    return write_or_compare(PAGE, render(), arguments, "docs/results/verdict/")
+    made_from = "docs/results/verdict/"
+    for_users = with_pairs(FOR_USERS.read_text(encoding="utf-8"), choose.parts(families_in())[0])
+    return max(
+        write_or_compare(PAGE, render(), arguments, made_from),
+        write_or_compare(FOR_USERS, for_users, arguments, made_from),
+    )
 
 
 if __name__ == "__main__":

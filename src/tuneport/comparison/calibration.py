@@ -25,7 +25,7 @@ _TRANSFORMS: Mapping[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class Feature:
-    """A figure of a comparison (``matrices.NAME``: that of the matrices alone), and how it enters: plain or as a logarithm."""
+    """A figure of a comparison, and how it enters: plain or as a logarithm. ``PART.NAME`` is one of a part, as of ``matrices``."""
 
     figure: str
     transform: str = "plain"
@@ -33,7 +33,7 @@ class Feature:
     def of(self, figures: Mapping[str, Any]) -> float:
         """Its value; NaN where the figure was not measured."""
         part, _, name = self.figure.rpartition(".")
-        value = (figures[part] if part else figures).get(name)
+        value = ((figures.get(part) or {}) if part else figures).get(name)
         return math.nan if value is None else _TRANSFORMS[self.transform](float(value))
 
 

@@ -23,8 +23,8 @@ FURTHER = "Transfer, then fine-tune the result on the target for a part of the s
 class Verdict:
     """``gain`` and ``retention`` are predicted intervals (low, middle, high), None where there is no prediction.
 
-    ``gain`` is the share of the fine-tuning's gain that is expected on the target, ``retention`` the share of what the target could
-    do that is expected to stay. ``calibrated``: the pair lies in the range on which the predictor was fitted.
+    ``gain`` is the share of the fine-tuning's gain that is expected on the target, ``retention`` what is expected to stay of its
+    perplexity on texts of its pretraining: exp(loss before − loss after). ``calibrated``: the pair lies in the range on which the predictor was fitted.
     """
 
     word: Word
