@@ -107,6 +107,18 @@ def test_elsewhere_a_line_now_and_then_also_while_libraries_are_kept_quiet(monke
     assert set(lines) <= {"evaluate 0 of 3 tasks", "evaluate 0 of 3 tasks, M1: gsm8k"} and "\r" not in stream.getvalue()
 
 
+def test_a_terminal_says_what_is_waited_for_while_libraries_are_loaded_and_forgets_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    watched, piped = Terminal(), Pipe()
+    for stream in (watched, piped):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with quietly(to_stderr=True):
+            assert ("loading PyTorch" in stream.getvalue()) is (stream is watched)
+    assert watched.getvalue().endswith("\r\x1b[K") and piped.getvalue() == ""
+
+
 def test_a_failure_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     with pytest.raises(ValueError, match="stop"), Progress("outer", 3, "tasks"):

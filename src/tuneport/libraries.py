@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tuneport.terminal import is_watched, speaking_to, stream
+from tuneport.terminal import draw, erase, is_watched, speaking_to, stream
 
 # What decides the numbers of a fine-tuning or a score.
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "lm_eval", "vllm", "numpy")
@@ -58,8 +58,11 @@ def quietly(to_stderr: bool = False) -> Iterator[None]:
     """Their bars, remarks and warnings off while the block runs; what matters is in our records and warnings.
 
     What they print is no result (stdout may be somebody's JSON): it goes nowhere, or with ``to_stderr`` there. On a terminal
-    stderr, with the bars of a scoring, stays.
+    stderr, with the bars of a scoring, stays, and says why nothing happens yet while they are loaded for the first time.
     """
+    is_first = "torch" not in sys.modules and is_watched()
+    if is_first:
+        draw("loading PyTorch and transformers")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     bars = _first_levels()
@@ -79,6 +82,8 @@ def quietly(to_stderr: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
+            if is_first:
+                erase()
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
             if bars is not None:

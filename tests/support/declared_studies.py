@@ -39,6 +39,17 @@ data = ["org/preferences"]
 steps = 50
 """
 
+COST = """
+[cost]
+gpu = "A100"
+flops = 300e12
+utilisation = 0.5
+gpus = 2
+tokens-per-example = 1000
+questions = 500
+tokens-per-question = 200
+"""
+
 
 def versions(names: Iterable[str] = ("M1", "M2", "M3", "M4", "M5"), more: str = "") -> str:
     return "".join(f'[[version]]\nname = "{name}"\nmodel = "org/model@{name}"\n{more}\n' for name in names)

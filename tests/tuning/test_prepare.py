@@ -13,6 +13,7 @@ from support.command_results import Cli
 from support.quick_tuning import QUICK
 from support.tiny_tuning import base_model, sums, write_rows
 
+from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.errors import (
     CheckpointError,
     DoubtError,
@@ -25,7 +26,7 @@ from tuneport.errors import (
 from tuneport.scoring.devices import best_device
 from tuneport.tuning.prepare import prepare
 from tuneport.tuning.recipes import DpoRecipe, GrpoRecipe, Lora, SftRecipe
-from tuneport.tuning.run import tune
+from tuneport.tuning.run import rehearse, tune
 
 
 @pytest.mark.parametrize(
@@ -132,13 +133,29 @@ def test_the_dry_run_says_what_would_happen_and_does_nothing(base: Path, sums: P
     assert done.status == 0
     assert (told["steps"], told["epochs"], told["examples"]["examples"]) == (20, 4.0, 40)
     assert told["tokens"] == 4 * told["examples"]["tokens"]
-    assert told["seconds"] > 0 and told["device"] == best_device()
+    assert told["seconds"]["training"] > 0 == told["seconds"]["scoring"] and told["device"] == best_device()
     one, four = told["memory_per_device"]["1"], told["memory_per_device"]["4"]
     assert one["gradients"] == 4 * told["parameters"]
     assert one["optimizer"] == 8 * told["parameters"]
     assert four["total"] < one["total"]
     assert told["start"] is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_dry_run_counts_what_is_generated_token_by_token(base: Path, sums: Path, tmp_path: Path) -> None:
+    (tmp_path / "asked.jsonl").write_text(
+        '{"prompt": "1 + 1 =", "answer": "2"}\n{"prompt": "2 + 1 =", "answer": "3"}\n'
+    )
+    layers = open_checkpoint(base, "model").config["num_hidden_layers"]
+
+    def scoring(**more: Any) -> float:
+        choices = {"steps": 40, "eval_every": 10, "tasks": [str(tmp_path / "asked.jsonl")], "eval_batch_size": 1}
+        planned = rehearse(base, [sums], out=tmp_path / "out", **{**choices, **more})
+        return float(planned["seconds"]["scoring"])
+
+    assert scoring(max_new_tokens=8) > 4 * 2 * 8 * layers * 3e-4  # points, questions, tokens, seconds of a layer
+    assert scoring(max_new_tokens=16) > 1.7 * scoring(max_new_tokens=8)
+    assert scoring(max_new_tokens=8, eval_batch_size=2) < 0.7 * scoring(max_new_tokens=8)
 
 
 def test_the_dry_run_knows_a_transferred_start(base: Path, full: Path, sums: Path, tmp_path: Path, cli: Cli) -> None:

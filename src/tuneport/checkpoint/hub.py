@@ -59,6 +59,17 @@ def open_hub(repo: str, revision: str | None, role: str) -> Checkpoint:
     return _from_listing(repo, revision, role, info)
 
 
+def check_data_set(repo: str, revision: str | None) -> None:
+    """Raise `HubError` where the Hub does not let this account read a data set; nothing where it does not answer."""
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        return
+    with suppress(_NoAnswerError), _told(repo, revision, "data set", "datasets/"):
+        if HfApi().dataset_info(repo, revision=revision).gated:  # it is listed for everybody
+            HfApi().auth_check(repo, repo_type="dataset")
+
+
 def fetch(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with all its weights in the cache. Raises `HubError` where the disk or the Hub says no."""
     from huggingface_hub import hf_hub_download
@@ -335,8 +346,8 @@ def _needed(repo: str, revision: str | None, role: str) -> Iterator[None]:
 
 
 @contextmanager
-def _told(repo: str, revision: str | None, role: str) -> Iterator[None]:
-    """Say in words, with the next action, what the Hub answered."""
+def _told(repo: str, revision: str | None, role: str, below: str = "") -> Iterator[None]:
+    """Say in words, with the next action, what the Hub answered; ``below`` is where its pages of such things lie."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -348,7 +359,7 @@ def _told(repo: str, revision: str | None, role: str) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    page = f"{constants.ENDPOINT}/{repo}"
+    page = f"{constants.ENDPOINT}/{below}{repo}"
     where = f"{role} {repo}"
     try:
         yield
@@ -361,7 +372,8 @@ def _told(repo: str, revision: str | None, role: str) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         private = " or it is private: set HF_TOKEN to a token that may read it" if status_of(error) == 401 else ""
         raise HubError(
-            f"{where}: no folder of that name here, and the Hub has no such model. Correct the id{private} ({page})."
+            f"{where}: no folder of that name here, and the Hub has no such {'data set' if below else 'model'}. Correct the "
+            f"id{private} ({page})."
         ) from None
     except HFValidationError as error:
         raise HubError(f"{where} is no valid Hub id: {error}") from None

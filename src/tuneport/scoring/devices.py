@@ -7,13 +7,16 @@ documents is refused beforehand.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tuneport.errors import Fault, UsageError
 
-_SIDE = 768  # of the matrices that are timed
+_SIDE, _LARGE = (
+    768,
+    4096,
+)  # of the matrices that are timed: for arithmetic, and for memory (64 MiB, beyond any cache's share)
 _SECONDS = 0.2  # at most about so long
 
 
@@ -68,15 +71,29 @@ def operations_per_second(bfloat16: bool = False) -> float:
     device = best_device()
     dtype = torch.bfloat16 if bfloat16 and device != "cpu" else torch.float32
     matrix = torch.ones(_SIDE, _SIDE, device=device, dtype=dtype)
+    return 2 * _SIDE**3 / _seconds_of(lambda: matrix @ matrix, device)
+
+
+def bytes_per_second() -> float:
+    """Bytes of memory that this device reads a second, timed on a matrix and a vector for a fraction of a second."""
+    import torch
+
+    device = best_device()
+    matrix, vector = torch.ones(_LARGE, _LARGE, device=device), torch.ones(_LARGE, device=device)
+    return 4 * _LARGE**2 / _seconds_of(lambda: matrix @ vector, device)
+
+
+def _seconds_of(compute: Callable[[], Any], device: str) -> float:
+    """What one of many takes."""
+    import torch
 
     def waited() -> float:
         getattr(torch, device).synchronize() if device != "cpu" else None
         return time.perf_counter()
 
-    product: Any = matrix @ matrix  # the first one loads what it needs
+    compute()  # the first one loads what it needs
     began, count = waited(), 0
     while (seconds := waited() - began) < _SECONDS:
-        product = matrix @ matrix
+        compute()
         count += 1
-    del product
-    return float(2 * _SIDE**3 * count / seconds)
+    return float(seconds / count)

@@ -17,6 +17,7 @@ _FROM_ONE = Bounds(least=1)
 _own, _asking = partial(option, group="your own examples"), partial(option, group="asking")
 _paper, _judging = partial(option, group="the paper's evaluations"), partial(option, group="judging")
 _running = partial(option, identity=False, group="the run")
+BATCH_SIZE = 16  # examples that are asked together
 USUAL_ANSWER = 256  # tokens of an answer, where nobody says how many; the harness's own number
 
 
@@ -98,7 +99,7 @@ def check_device(device: str) -> None:
 chat_template_option = partial(_asking, None, metavar="NAME|FILE|MODEL")
 device_option = partial(_asking, None, "cpu, cuda, mps or cuda:N (default: the best there is)", metavar="DEVICE")
 batch_size_option = partial(
-    _asking, 16, "a number, or auto", metavar="N", identity=False, parse=parse_batch_size, accepts="int | str"
+    _asking, BATCH_SIZE, "a number, or auto", metavar="N", identity=False, parse=parse_batch_size, accepts="int | str"
 )
 overwrite_option = partial(_running, False, "replace a record that is there already")
 

@@ -108,11 +108,13 @@ class Machine:
     """What [cost] says of the GPUs and of the work, for estimates."""
 
     flops: float | None = option(None, help="operations a second", bounds=_POSITIVE)
+    bandwidth: float | None = option(None, help="bytes of memory a second", bounds=_POSITIVE)
     utilisation: float | None = option(None, help="part of the peak", bounds=Bounds(above=0, most=1))
     gpus: float | None = option(None, help="how many", bounds=_POSITIVE)
     tokens_per_example: float | None = option(None, help="of the training data", bounds=_POSITIVE)
     questions: float | None = option(None, help="of an evaluation", bounds=_POSITIVE)
     tokens_per_question: float | None = option(None, help="with the answer", bounds=_POSITIVE)
+    new_tokens_per_question: float | None = option(None, help="of these, the answer's, one by one", bounds=_FROM_ZERO)
     tokens_per_path: float | None = option(None, help="at each point", bounds=_POSITIVE)
 
 

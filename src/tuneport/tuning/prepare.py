@@ -19,19 +19,18 @@ from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
 from tuneport.checkpoint.local_folder import check_for_loaders
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.small_files import TOKENIZER_FILES
-from tuneport.errors import ABSENT, CheckpointError, DataError, Fault, RenderingError, UsageError, named, spoken
+from tuneport.errors import ABSENT, CheckpointError, DataError, Fault, RenderingError, UsageError, named
 from tuneport.examples.conversation_template import Chat, name_of_choice, prepare_chat
 from tuneport.examples.training_data import DataSource, Share, read_sources
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import MOST_RECORD_BYTES, content_digest, opened, read_bytes
 from tuneport.libraries import how_to_install, missing
 from tuneport.output.write import MANIFEST
-from tuneport.scoring.devices import best_device, check_dtype, operations_per_second
+from tuneport.scoring.devices import best_device, check_dtype
 from tuneport.scoring.layer_counts import check_layer_counts
 from tuneport.scoring.model_class import is_multimodal, read_config
 from tuneport.tuning import encode
 from tuneport.tuning.curve_data import Selection, read_selection
-from tuneport.tuning.memory import memory_per_device
 from tuneport.tuning.recipes import GrpoRecipe, Lora, Recipe, TuningRun
 from tuneport.tuning.rewards import Weighted, check_rewards, parse_reward
 from tuneport.tuning.save import stops_of
@@ -40,8 +39,6 @@ from tuneport.tuning.stored_dtype import TORCH_NAMES
 FORMAT = "tuneport.tune/1"
 SEQUENCE_LENGTH = 2048  # section 3.1, footnote 4
 MANY_EPOCHS = 10  # of a number of steps: above it, rather a mistake than a choice
-# Operations for each parameter and token that is seen: forward 2, backward 4; of a pair a reference passes forward too.
-_OPERATIONS = {"sft": 6, "dpo": 8}
 TEXT_PART = "text"  # what of a multimodal model is trained
 _NEEDED = ("torch", "transformers", "trl", "accelerate", "datasets")
 
@@ -84,7 +81,7 @@ class Prepared:
         template = self.tokenizer.chat_template if self.chat.template else None
         return {
             "format": FORMAT,
-            "model": {**_identity(self.start), "digest": _weights_digest(self.start)},
+            "model": {**identity(self.start), "digest": _weights_digest(self.start)},
             "recipe": {**self.recipe.record(), "max_length": self.length},
             "lora": None if self.lora is None else {**self.lora.record(), "tokens": list(self.taught)},
             **({} if self.dtype is None else {"dtype": self.dtype}),
@@ -192,89 +189,9 @@ def _many_epochs(recipe: Recipe, examples: int, steps: int) -> list[str]:
     ]
 
 
-def _seconds(prepared: Prepared) -> float | None:
-    """How long the arithmetic takes at the speed of this machine's matrix products; None for grpo, which generates too."""
-    recipe, parameters = prepared.recipe, prepared.start.parameters
-    if recipe.name not in _OPERATIONS:
-        return None
-    fast = recipe.precision != "float32" and best_device() == "cuda"
-    return _OPERATIONS[recipe.name] * parameters * prepared.tokens / operations_per_second(bfloat16=fast)
-
-
 def _notes(sources: Sequence[DataSource], selection: Selection) -> list[str]:
     """Which columns of the data are not used."""
     return [note for notes in (*(s.notes for s in sources), *(t.notes for t in selection.own)) for note in notes]
-
-
-def forecast(prepared: Prepared, devices: Sequence[int] = (1, 2, 4, 8)) -> dict[str, Any]:
-    """What a run would do: steps, tokens, memory on each device, and what a transferred start changes."""
-    recipe, counts = prepared.recipe, prepared.encoded.counts
-    computed = 4 if recipe.precision == "float32" else 2
-    seconds = _seconds(prepared)
-    return {
-        "model": _identity(prepared.start),
-        "parameters": prepared.start.parameters,
-        "recipe": prepared.recipe.record(),
-        "examples": counts.record(),
-        "max_length": prepared.length,
-        "chat": prepared.chat.record(),
-        "steps": prepared.steps,
-        "epochs": round(prepared.epochs, 3),
-        "tokens": prepared.tokens,
-        "seconds": seconds,
-        "device": best_device(),
-        "memory_per_device": {
-            str(count): memory_per_device(
-                prepared.start,
-                recipe,
-                prepared.lora,
-                min(prepared.length, counts.longest),
-                count,
-                computed,
-                whole_logits=bool(prepared.taught),
-            ).record()
-            for count in devices
-        },
-        "part": TEXT_PART if prepared.text_only else None,
-        "start": _transferred(prepared),
-        "warnings": [*spoken(prepared.warnings), *prepared.notes],
-    }
-
-
-def forecast_in_words(told: dict[str, Any]) -> str:
-    """A forecast for a person."""
-    memory = "; ".join(f"{count} × {_size(bytes_['total'])}" for count, bytes_ in told["memory_per_device"].items())
-    counts = told["examples"]
-    lines = [
-        f"model            {told['model']['name']}, {told['parameters']:,} parameters",
-        f"examples         {counts['examples']:,} of {counts['tokens']:,} tokens, {counts['answer_tokens']:,} in answers",
-        f"sequence length  {told['max_length']} (longest example {counts['longest']})",
-        f"steps            {told['steps']:,} = {told['epochs']:g} epochs, about {told['tokens']:,} tokens",
-        f"ends answers     {told['chat']['end_token']!r}, template: {told['chat']['template'] or 'none'}",
-        f"memory (about)   {memory} (devices × memory of each, FSDP 2)",
-    ]
-    if told["seconds"] is not None:
-        low, high = (_duration(told["seconds"] * times) for times in (1, 3))
-        lines.append(
-            f"time (about)     {low} to {high} on this machine's {told['device']}, one device, without what is scored"
-        )
-    if told["part"] is not None:
-        lines.append(f"trains           its {told['part']} part alone; all else (towers, projectors) stays as it is")
-    if told["chat"]["new_tokens"]:
-        lines.append(f"new tokens       {', '.join(told['chat']['new_tokens'])}")
-    if told["start"] is not None:
-        lines.append(f"start            {told['start']['words']}")
-    return "\n".join(lines)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{max(1, math.ceil(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
 
 
 def load_tokenizer(start: Checkpoint) -> Any:
@@ -310,7 +227,8 @@ def _open(model: str | os.PathLike[str]) -> Checkpoint:
     return start
 
 
-def _identity(start: Checkpoint) -> dict[str, Any]:
+def identity(start: Checkpoint) -> dict[str, Any]:
+    """How a record calls a model: its name, and the commit where it comes from the Hub."""
     return {"name": start.hub_id or start.label, "revision": start.revision}
 
 
@@ -389,7 +307,7 @@ def _endless(start: Checkpoint, chat: Chat) -> list[str]:
     ]
 
 
-def _transferred(prepared: Prepared) -> dict[str, Any] | None:
+def transferred_start(prepared: Prepared) -> dict[str, Any] | None:
     """What the model's manifest says, where the model is the output of a transfer."""
     try:
         manifest = read_json(read_bytes(prepared.start.path / MANIFEST, prepared.start.path, MOST_RECORD_BYTES))

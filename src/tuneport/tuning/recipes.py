@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tuneport.errors import PYTHON, Fault, UsageError, named
 from tuneport.options import Bounds, Options, Place, nested, option, size_text, variants
-from tuneport.scoring.evaluate_options import columns_option, data_option, strict_option
+from tuneport.scoring.evaluate_options import BATCH_SIZE, columns_option, data_option, strict_option
 
 if TYPE_CHECKING:
     from tuneport.examples.training_data import Share
@@ -260,7 +260,7 @@ class TuningRun(Options):
     max_new_tokens: int | None = _running(
         None, "most tokens of an answer that is scored (default: as for `evaluate`)", bounds=_FROM_ONE
     )
-    eval_batch_size: int = _running(16, "examples that are scored at once", bounds=_FROM_ONE)
+    eval_batch_size: int = _running(BATCH_SIZE, "examples that are scored at once", bounds=_FROM_ONE)
     report_to: Literal["tensorboard", "trackio"] | None = _running(None, "show the log there too")
     shard_size: str = _running("5GB", "most bytes in a file", metavar="SIZE", parse=size_text)
     strict: bool = strict_option()

@@ -36,8 +36,9 @@ from tuneport.terminal import is_watched, tell
 from tuneport.tuning.checkpoints import CHECKPOINTS, last_whole, mark_whole, step_of
 from tuneport.tuning.curve import add_point
 from tuneport.tuning.folder import check_place, check_space, discarded_if_nothing_began, refusals_in_words
+from tuneport.tuning.forecast import forecast, forecast_in_words
 from tuneport.tuning.logbook import Logbook
-from tuneport.tuning.prepare import Prepared, forecast, forecast_in_words, prepare
+from tuneport.tuning.prepare import Prepared, prepare
 from tuneport.tuning.recipes import TuneOptions, TuningRun, recipe_of
 from tuneport.tuning.stored_dtype import CastLoss
 from tuneport.tuning.team import Team, join_team, team_workplace
@@ -119,7 +120,7 @@ def tune(given: TuneOptions) -> Tuned:
 def rehearse(given: TuneOptions) -> PlannedTuning:
     """What `tune` would do with these options; nothing is trained or written."""
     with quietly(to_stderr=True):
-        return PlannedTuning(forecast(_prepared(given)))
+        return PlannedTuning(forecast(_prepared(given), given.running))
 
 
 def _prepared(given: TuneOptions) -> Prepared:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from support import tiny_study
+from support.command_results import Cli
+from support.data_set_hub import DataSetHub
 from support.declared_studies import graph_of, paper
 
 from tuneport.errors import OutputError, UsageError
@@ -27,6 +29,24 @@ def test_libraries_that_are_missing_are_told_with_what_installs_them(monkeypatch
         needs.check_libraries(list(graph))
     transfers = [step for step in graph if step.kind == "transfer"]
     needs.check_libraries(transfers)  # the core alone
+
+
+def test_everything_on_the_hub_that_may_not_be_read_is_told_before_the_first_step(tmp_path: Path, command: Cli) -> None:
+    tiny_study.write_models(tmp_path / "m")
+    file = tmp_path / "study.toml"
+    file.write_text(
+        '[study]\nname = "five"\n[[version]]\nname = "M1"\nmodel = "org/open"\n[[version]]\nname = "M2"\nmodel = "org/gated"\n'
+        '[tune]\nrecipe = "sft"\nsteps = 1\ndata = ["org/rows", "org/closed", "org/none"]\n[do]\ntransfer = "all"\n'
+    )
+    (tmp_path / "rows").mkdir()
+    repositories = {"org/open": {"main": tmp_path / "m" / "M1"}, "org/gated": {"main": tmp_path / "m" / "M2"}}
+    repositories |= {name: {"main": tmp_path / "rows"} for name in ("org/rows", "org/closed")}
+    with DataSetHub(repositories, {"org/gated": ("file", 403, "GatedRepo")}, gated={"org/closed"}) as hub:
+        ran = command("study", file, "--out", tmp_path / "out", environment=hub.environment(tmp_path / "home"))
+        pages = {f"{hub.url}/org/gated", f"{hub.url}/datasets/org/closed", f"{hub.url}/datasets/org/none"}
+    assert ran.status == 1 and all(page in ran.err for page in pages), ran.err
+    assert len(ran.err.splitlines()) == 3 and "org/open" not in ran.err and "org/rows" not in ran.err
+    assert not (tmp_path / "out" / "steps").exists()
 
 
 def test_a_place_without_room_for_the_models_is_told_before_the_first_step(

@@ -14,7 +14,7 @@ import fsspec
 import pytest
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
-from support.declared_studies import EVALUATE, TUNE, declared, graph_of, named, paper, versions
+from support.declared_studies import COST, EVALUATE, TUNE, declared, graph_of, named, paper, versions
 
 from studies.graph.test_build import LAB, LAB_EVALUATE, LAB_TUNE, STUDIES
 from tuneport.errors import UsageError
@@ -119,84 +119,6 @@ def test_families_can_be_asked_for_that_the_file_does_not_name() -> None:
     assert of_families(study, []) is study
     with pytest.raises(UsageError, match="comes from the lab"):
         of_families(paper(DO), [1])
-
-
-COST = """
-[cost]
-gpu = "A100"
-flops = 300e12
-utilisation = 0.5
-gpus = 2
-tokens-per-example = 1000
-questions = 500
-tokens-per-question = 200
-"""
-
-
-def test_costs_are_those_of_the_formula() -> None:
-    study = declared(versions(more="parameters = 2e9"), TUNE, EVALUATE, f"[do]\n{DO}\n", COST)
-    graph = graph_of(study)
-    estimates = CostEstimates(study, graph)
-    tune = estimates.of(named(graph, "tune FT(M4)"))
-    assert tune.disk == 4_000_000_000, "two bytes a parameter, as the Hub's models are taken to have"
-    assert tune.gpu_hours == pytest.approx(6 * 2e9 * (100 * 8 * 1000) / (300e12 * 0.5) / 3600)
-    moved = estimates.of(named(graph, "transfer M5 + Δ(M4)"))
-    assert (moved.disk, moved.gpu_hours) == (4_000_000_000, 0)
-    scored = estimates.of(named(graph, "evaluate M5"))
-    assert scored.disk == 0 and scored.gpu_hours == pytest.approx(2 * 2e9 * 500 * 200 / (300e12 * 0.5) / 3600)
-    total = estimates.total(graph)
-    assert total["disk"] == 6 * 4_000_000_000
-    assert total["gpu_hours"] == pytest.approx(5 * tune.gpu_hours + 11 * scored.gpu_hours)
-    assert total["days"] == pytest.approx(total["gpu_hours"] / 2 / 24)
-    assert estimates.to_fetch() == 5 * 4_000_000_000
-
-
-def test_questions_in_files_are_counted_and_each_point_of_a_curve_asks_them(tmp_path: Path) -> None:
-    rows = "".join(f'{{"prompt": "{n} + 1 =", "answer": "{n + 1}"}}\n' for n in range(7))
-    (tmp_path / "validation.jsonl").write_text(rows)
-    asked = EVALUATE + 'validation = ["validation.jsonl"]\n'
-    tuned = TUNE + "eval-every = 30\n"
-    parts = (versions(more="parameters = 2e9"), tuned, asked, f"[do]\n{DO}\n", COST)
-    study = declared(*parts, folder=tmp_path)
-    estimates, graph = CostEstimates(study, graph_of(study)), graph_of(study)
-    question = 2 * 2e9 * 200 / (300e12 * 0.5) / 3600
-    assert estimates.of(named(graph, "evaluate M4, start of a curve")).gpu_hours == pytest.approx(7 * question)
-    assert estimates.of(named(graph, "evaluate M4")).gpu_hours == pytest.approx(500 * question)
-    few = declared(*parts[:2], asked + "limit = 3\n", *parts[3:], folder=tmp_path)
-    start = named(graph_of(few), "evaluate M4, start of a curve")
-    assert CostEstimates(few, graph_of(few)).of(start).gpu_hours == pytest.approx(7 * question), (
-        "a curve knows no limit"
-    )
-    limited = '[evaluate]\ntasks = ["validation.jsonl"]\nlimit = 3\n'
-    tests = declared(parts[0], TUNE, limited, parts[3], COST, folder=tmp_path)
-    (step,) = [step for step in graph_of(tests) if step.name == "evaluate M4"]
-    assert CostEstimates(tests, graph_of(tests)).of(step).gpu_hours == pytest.approx(3 * question)
-    without = 6 * 2e9 * (100 * 8 * 1000) / (300e12 * 0.5) / 3600
-    assert estimates.of(named(graph, "tune FT(M4)")).gpu_hours == pytest.approx(without + 4 * 7 * question)
-
-
-def test_a_path_costs_all_of_its_points_those_set_later_and_those_beyond_too(tmp_path: Path) -> None:
-    (tmp_path / "texts.jsonl").write_text('{"text": "one and one"}\n')
-    both = '[paths]\ntext = ["texts.jsonl"]\ndata = ["texts.jsonl"]\npoints = 5\nrefine = 2\n'
-    parts = (both, '[do]\npaths = [["M1", "M2"]]\n', COST + "tokens-per-path = 100\n")
-    study = declared(versions(["M1", "M2"], "parameters = 2e9"), TUNE, *parts, folder=tmp_path)
-    graph = graph_of(study)
-    estimates = CostEstimates(study, graph)
-
-    def points(name: str) -> float:
-        hours = estimates.of(named(graph, name)).gpu_hours
-        assert hours is not None
-        return hours * 3600 * 300e12 * 0.5 / (2 * 2e9 * 100)
-
-    assert points("path M1 – M2") == pytest.approx(5 + 2)
-    assert points("path M2 – M2 + Δ(M1)") == pytest.approx(5 + 2 + 2), "and 1.25 and 1.5"
-    assert any("100 tokens at each point of a path" in line for line in estimates.assumptions())
-
-
-def test_recycling_in_float32_costs_twice_the_disk() -> None:
-    study = declared(versions(more="parameters = 2e9"), TUNE, EVALUATE, '[do]\nrecycle = [["M1", "M2"]]\n')
-    graph = graph_of(study)
-    assert CostEstimates(study, graph).of(named(graph, "tune FT(M1)")).disk == 8_000_000_000
 
 
 def test_what_is_not_known_is_null_and_said() -> None:

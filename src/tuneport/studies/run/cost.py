@@ -1,13 +1,14 @@
-"""What a study will cost in disk and GPU time, from headers and what the file says; nothing is fetched.
+"""What a study will cost in disk and GPU time, from headers, from the examples of files at hand and from what the file says.
 
-In come steps, out come bytes and GPU hours for each, None where nothing is known, and every assumption in words. Estimates
-for choosing machines, not promises: training takes 6·P floating-point operations a token, scoring 2·P.
+Nothing is fetched. Bytes and GPU hours of each step are None where nothing is known, and every assumption is told in words.
+Estimates for choosing machines, not promises: training takes 6·P floating-point operations a token, reading a prompt 2·P; an
+answer is generated token by token, and for each token of a batch all weights are read from memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 from tuneport.checkpoint.local_folder import open_folder
 from tuneport.diagnosis.points import how_many
 from tuneport.errors import TuneportError
-from tuneport.examples.data_rows import RowReading
-from tuneport.examples.naming import ENDINGS, ending, file_of, find_data
+from tuneport.examples.file_tokens import BYTES_EACH, FileTokens
+from tuneport.scoring.evaluate_options import BATCH_SIZE, USUAL_ANSWER
 from tuneport.studies.declared import Study
 from tuneport.studies.graph.graph import Graph, Step
 from tuneport.studies.graph.study_inputs import folder_beside
@@ -44,6 +45,14 @@ class _Size:
     bytes_each: float | None
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Questions of a file with the tokens of each, or of a task that is no file (None)."""
+
+    count: float
+    tokens: float | None
+
+
 class CostEstimates:
     """Costs of the steps of one study."""
 
@@ -52,7 +61,8 @@ class CostEstimates:
         self._study = study
         self._known = dict(self._sizes())
         self._models: dict[str, _Size] = {}
-        self._counted: dict[str, int | None] = {}
+        folders = map(self._folder, (version.model for version in study.versions))
+        self._files = FileTokens(folder for folder in folders if folder is not None)
         self._costs = {step.identity: self._cost(step) for step in graph}
 
     def of(self, step: Step) -> Cost:
@@ -93,19 +103,7 @@ class CostEstimates:
             found.append(f"{gpu}: {cost['flops']:.3g} operations a second at {cost.get('utilisation', 1):.0%} of it")
         else:
             found.append("no GPU is named ([cost] flops, utilisation), so hours are not known")
-        tokens = cost.get("tokens_per_example")
-        found.append(
-            f"{tokens:g} tokens in a training example"
-            if tokens
-            else f"training examples of full length (max-length, else {_LONGEST} tokens): an upper bound"
-        )
-        if {"questions", "tokens_per_question"} <= cost.keys():
-            found.append(
-                f"{cost['questions']:g} questions of {cost['tokens_per_question']:g} tokens in each evaluation; of files, as many "
-                "as they hold, curves too"
-            )
-        else:
-            found.append("scoring is not counted ([cost] questions and tokens-per-question)")
+        found += self._of_tokens()
         if "tokens_per_path" in cost:
             found.append(
                 f"{cost['tokens_per_path']:g} tokens at each point of a path, all of `refine` counted: an upper bound"
@@ -117,6 +115,37 @@ class CostEstimates:
                 "transferred models are dropped once nothing needs them; all of them together are counted here"
             )
         return found
+
+    def _of_tokens(self) -> Iterator[str]:
+        cost = self._study.cost
+        counted = (
+            f"tokens of files as {self._files.tokenizer.parent.name}'s tokenizer makes them"
+            if self._files.tokenizer is not None
+            else f"a token for {BYTES_EACH} bytes of files"
+        )
+        if "tokens_per_example" in cost:
+            yield f"{cost['tokens_per_example']:g} tokens in a training example"
+        else:
+            yield (
+                f"{counted}; other training examples are of full length (max-length, else {_LONGEST} tokens): an upper bound"
+            )
+        if "tokens_per_question" in cost:
+            yield f"{cost['tokens_per_question']:g} tokens in a question and its answer"
+        if "questions" in cost:
+            yield f"{cost['questions']:g} questions in each evaluation; of files, as many as they hold, curves too"
+        if not {"questions", "tokens_per_question"} <= cost.keys():
+            yield "tasks that are no files here are not counted ([cost] questions and tokens-per-question)"
+        if "new_tokens_per_question" in cost:
+            yield f"{cost['new_tokens_per_question']:g} tokens in an answer"
+        else:
+            yield f"answers of full length (max-new-tokens, else {USUAL_ANSWER} tokens) to the questions of files: an upper bound"
+        if "bandwidth" in cost:
+            yield (
+                f"answers are generated token by token, {BATCH_SIZE} (or batch-size) together; each token reads all weights from "
+                f"memory, at {cost['bandwidth']:.3g} bytes a second"
+            )
+        else:
+            yield "the memory's speed is not named ([cost] bandwidth), so answers count as if they were read: far too little"
 
     def _sizes(self) -> Iterable[tuple[str, _Size]]:
         """Of every model from outside: from its headers, or as the file says."""
@@ -149,9 +178,12 @@ class CostEstimates:
             each = _BYTES.get(str(step.choices["dtype"]), like.bytes_each)
             self._models[step.identity] = size = _Size(like.parameters, each)
             disk = None if size.parameters is None or each is None else round(size.parameters * each)
-            return Cost(disk, 0.0 if step.kind == "transfer" else self._training(step, size.parameters))
+            return Cost(disk, 0.0 if step.kind == "transfer" else self._training(step, like))
         if step.kind == "evaluate":
-            return Cost(0, self._scoring(self._size(step, "model").parameters, self._questions(step, "tasks")))
+            settings = {**step.choices["settings"], **step.about.get("running", {})}
+            new = 0 if settings.get("loss") else settings.get("max_new_tokens") or USUAL_ANSWER
+            batch = settings.get("batch_size")
+            return Cost(0, self._scoring(self._size(step, "model"), self._questions(step, "tasks"), new, batch))
         if step.kind == "path":
             tokens = self._study.cost.get("tokens_per_path")
             parameters = self._size(step, "b").parameters
@@ -163,47 +195,83 @@ class CostEstimates:
             return Cost(None, 0.0)
         return Cost()
 
-    def _training(self, step: Step, parameters: float | None) -> float | None:
+    def _training(self, step: Step, size: _Size) -> float | None:
         recipe: Mapping[str, Any] = step.choices["recipe"]
-        if parameters is None or recipe["steps"] is None:
+        if size.parameters is None or recipe["steps"] is None:
             return None
-        tokens = self._study.cost.get("tokens_per_example") or recipe["max_length"] or _LONGEST
         examples = recipe["steps"] * recipe["batch_size"] * recipe.get("num_generations", 1)
-        trained = self._hours(_OPERATIONS[recipe["recipe"]] * parameters * examples * tokens)
+        operations = _OPERATIONS[recipe["recipe"]] * size.parameters * examples
+        trained = self._hours(operations * self._tokens_of_example(step, recipe["max_length"] or _LONGEST))
+        if trained is not None and recipe["recipe"] == "grpo":  # a step's answers are generated together
+            trained += self._decoding(size, recipe["steps"] * recipe["max_completion_length"])
         every = step.choices["eval_every"]
         if every is None or trained is None:
             return trained
         points: int = math.ceil(recipe["steps"] / every)
-        return trained + points * (self._scoring(parameters, self._questions(step, "validation")) or 0.0)
+        running = step.about.get("running", {})
+        new = running.get("max_new_tokens") or USUAL_ANSWER
+        asked = self._scoring(size, self._questions(step, "validation"), new, running.get("eval_batch_size"))
+        return trained + points * (asked or 0.0)
 
-    def _questions(self, step: Step, role: str) -> float | None:
+    def _tokens_of_example(self, step: Step, longest: int) -> float:
+        """As the file of the study says, as the files of data hold, or the most there can be."""
+        named: float | None = self._study.cost.get("tokens_per_example")
+        found = [self._files.of(step.inputs.get(name, "")) for name in _roles(step, "data")]
+        files = [rows for rows in found if rows is not None]
+        if named is not None or not files or len(files) < len(found):
+            return named or longest
+        count = sum(rows.count for rows in files)
+        return sum(rows.count * rows.mean_trained(longest) for rows in files) / max(count, 1)
+
+    def _questions(self, step: Step, role: str) -> list[_Asked] | None:
         """How many a step asks: those that files beside the study's hold, and what is assumed where it asks others too."""
-        roles = [name for name in (*step.parents, *step.inputs) if name.rpartition(".")[0] == role]
-        counts = [self._count(step.inputs.get(name, "")) for name in roles]
-        others = step.choices.get("suite") is not None or None in counts
-        assumed: float | None = self._study.cost.get("questions") if others else 0
+        cost, found, others = self._study.cost, [], step.choices.get("suite") is not None
         limit = step.choices.get("settings", {}).get("limit") or math.inf
-        return None if assumed is None else assumed + sum(min(count, limit) for count in counts if count is not None)
-
-    def _count(self, place: str) -> int | None:
-        """The examples in a file; None for what is none."""
-        if place not in self._counted:
-            self._counted[place] = None
-            if file_of(place).is_file() and ending(file_of(place)) in ENDINGS:
-                self._counted[place] = sum(1 for _ in RowReading(find_data([place])[0]).rows())
-        return self._counted[place]
-
-    def _scoring(self, parameters: float | None, questions: float | None) -> float | None:
-        tokens = self._study.cost.get("tokens_per_question")
-        if parameters is None or questions is None or tokens is None:
+        for name in _roles(step, role):
+            rows = self._files.of(step.inputs.get(name, ""))
+            if rows is None:
+                others = True
+            else:
+                found.append(_Asked(min(rows.count, limit), rows.mean_asked()))
+        if others and not {"questions", "tokens_per_question"} <= cost.keys():
             return None
-        return self._hours(_SCORING * parameters * questions * tokens)
+        return [*found, _Asked(cost["questions"], None)] if others else found
+
+    def _scoring(
+        self, size: _Size, questions: list[_Asked] | None, new_tokens: float, batch: int | str | None
+    ) -> float | None:
+        """Hours of asking: prompts are read at once, answers are generated token by token, some of them together."""
+        cost = self._study.cost
+        if size.parameters is None or questions is None:
+            return None
+        hours, together = 0.0, batch if isinstance(batch, int) else BATCH_SIZE
+        for asked in questions:
+            named = cost.get("new_tokens_per_question")
+            # Which tasks of the harness generate is not known, and how much.
+            new = 0 if not new_tokens else named if named is not None else 0 if asked.tokens is None else new_tokens
+            tokens = cost.get("tokens_per_question") or (asked.tokens or 0) + new
+            read = self._hours(_SCORING * size.parameters * asked.count * tokens)
+            if read is None:
+                return None
+            hours += read + self._decoding(size, new * math.ceil(asked.count / together))
+        return hours
+
+    def _decoding(self, size: _Size, tokens: float) -> float:
+        """Hours in which all weights are read from memory so many times; none where its speed is not named."""
+        speed = self._study.cost.get("bandwidth")
+        if speed is None or size.parameters is None:
+            return 0.0
+        return float(tokens * size.parameters * (size.bytes_each or _ASSUMED_BYTES) / speed / 3600)
 
     def _hours(self, operations: float | None) -> float | None:
         rate = self._study.cost.get("flops")
         if operations is None or rate is None:
             return None
         return float(operations / (rate * self._study.cost.get("utilisation", 1.0)) / 3600)
+
+
+def _roles(step: Step, role: str) -> list[str]:
+    return [name for name in (*step.parents, *step.inputs) if name.rpartition(".")[0] == role]
 
 
 def _points(step: Step) -> int:

@@ -1,11 +1,14 @@
-"""What a study needs is looked at before its first step: the libraries of its kinds of steps, and room for its models."""
+"""What a study needs is checked before its first step: the libraries of its kinds of steps, what it takes from the Hub, disk."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from tuneport.errors import OutputError, UsageError, named
+from tuneport.checkpoint.hub import check_data_set
+from tuneport.checkpoint.open_model import open_checkpoint
+from tuneport.errors import HubError, OutputError, TuneportError, UsageError, named
+from tuneport.examples.naming import find_data
 from tuneport.libraries import how_to_install, missing
 from tuneport.studies.declared import Study
 from tuneport.studies.graph.graph import Graph, Step
@@ -13,6 +16,7 @@ from tuneport.studies.run.cost import CostEstimates
 from tuneport.studies.run.folder_store import FolderStore
 from tuneport.studies.run.store import Store
 
+_MODELS = ("start", "model", "base", "tuned", "target", "a", "b")  # roles of models in steps
 _LIBRARIES = {
     "family": ("torch", "transformers"),
     "tune": ("torch", "transformers", "trl", "datasets"),
@@ -29,6 +33,35 @@ def check_libraries(to_do: Sequence[Step]) -> None:
         raise UsageError(
             f"The steps of this study ({', '.join(kinds)}) need {', '.join(lacking)}. {how_to_install('models')}"
         )
+
+
+def check_hub(to_do: Sequence[Step]) -> None:
+    """Raise `HubError` with everything on the Hub that steps of this machine take and that this account may not read."""
+    found = []
+    for kind, name in sorted(set(_from_the_hub(to_do))):
+        try:
+            if kind == "model":
+                open_checkpoint(name, kind)
+            else:
+                (data,) = find_data([name])
+                if data.hub is not None:
+                    check_data_set(data.hub.id, data.hub.revision)
+        except TuneportError as error:
+            found.append(str(error))
+    if found:
+        raise HubError("\n".join(found))
+
+
+def _from_the_hub(to_do: Sequence[Step]) -> Iterator[tuple[str, str]]:
+    """Models, and data to train on, that are no folder or file here."""
+    for step in to_do:
+        for role, place in step.inputs.items():
+            given = step.choices.get(role)
+            if isinstance(given, dict) and given.get("digest") is None:
+                if role.startswith("data."):
+                    yield "data set", place
+                elif role in _MODELS:
+                    yield "model", place
 
 
 def check_room(declared: Study, graph: Graph, to_do: Sequence[Step], store: Store) -> None:

@@ -20,7 +20,7 @@ from tuneport.studies.graph import study_inputs
 from tuneport.studies.graph.build import build
 from tuneport.studies.graph.graph import Graph, Step
 from tuneport.studies.run.engines.local import local
-from tuneport.studies.run.needs import check_libraries, check_room
+from tuneport.studies.run.needs import check_hub, check_libraries, check_room
 from tuneport.studies.run.planning import chosen, of_families
 from tuneport.studies.run.running_steps import RUNNING, RunningSteps
 from tuneport.studies.run.schedule import Engine, State, look, perform_all
@@ -64,6 +64,7 @@ def study(given: StudyOptions) -> StudyOutcome:
         to_do = list(state.to_do)
         if engine == "local":  # a cluster's machines have libraries of their own
             check_libraries(to_do)
+            check_hub(to_do)
         check_room(declared, graph, to_do, store)
         try:
             store.write(STUDY, declared.text.encode())  # first: by it the rest is known as this study's

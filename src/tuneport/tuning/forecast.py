@@ -1,0 +1,141 @@
+"""What a fine-tuning would take before it begins: steps, tokens, memory, and about how long on this machine.
+
+Time comes from the tokens of the data and two short timings of the device. Estimates for choosing, not promises.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.errors import spoken
+from tuneport.scoring.devices import best_device, bytes_per_second, operations_per_second
+from tuneport.scoring.evaluate_options import USUAL_ANSWER
+from tuneport.tuning.memory import memory_per_device
+from tuneport.tuning.prepare import TEXT_PART, Prepared, identity, transferred_start
+from tuneport.tuning.recipes import GrpoRecipe, TuningRun
+
+# Operations for each parameter and token that is seen: forward 2, backward 4; of a pair a reference passes forward too, and so
+# it does of a drawn answer, which is also read once to know how likely it was.
+_OPERATIONS = {"sft": 6, "dpo": 8, "grpo": 10}
+_LAYER_SECONDS = 4e-4  # the least that a layer takes for the next token, whatever its size: calls, not arithmetic
+
+
+def forecast(prepared: Prepared, running: TuningRun, devices: Sequence[int] = (1, 2, 4, 8)) -> dict[str, Any]:
+    """What a run would do: steps, tokens, memory on each device, and what a transferred start changes."""
+    recipe, counts = prepared.recipe, prepared.encoded.counts
+    computed = 4 if recipe.precision == "float32" else 2
+    return {
+        "model": identity(prepared.start),
+        "parameters": prepared.start.parameters,
+        "recipe": prepared.recipe.record(),
+        "examples": counts.record(),
+        "max_length": prepared.length,
+        "chat": prepared.chat.record(),
+        "steps": prepared.steps,
+        "epochs": round(prepared.epochs, 3),
+        "tokens": prepared.tokens,
+        "seconds": _likely_seconds(prepared, running),
+        "device": best_device(),
+        "memory_per_device": {
+            str(count): memory_per_device(
+                prepared.start,
+                recipe,
+                prepared.lora,
+                min(prepared.length, counts.longest),
+                count,
+                computed,
+                whole_logits=bool(prepared.taught),
+            ).record()
+            for count in devices
+        },
+        "part": TEXT_PART if prepared.text_only else None,
+        "start": transferred_start(prepared),
+        "warnings": [*spoken(prepared.warnings), *prepared.notes],
+    }
+
+
+def forecast_in_words(told: dict[str, Any]) -> str:
+    """A forecast for a person."""
+    memory = "; ".join(f"{count} × {_size(bytes_['total'])}" for count, bytes_ in told["memory_per_device"].items())
+    counts = told["examples"]
+    lines = [
+        f"model            {told['model']['name']}, {told['parameters']:,} parameters",
+        f"examples         {counts['examples']:,} of {counts['tokens']:,} tokens, {counts['answer_tokens']:,} in answers",
+        f"sequence length  {told['max_length']} (longest example {counts['longest']})",
+        f"steps            {told['steps']:,} = {told['epochs']:g} epochs, about {told['tokens']:,} tokens",
+        f"ends answers     {told['chat']['end_token']!r}, template: {told['chat']['template'] or 'none'}",
+        f"memory (about)   {memory} (devices × memory of each, FSDP 2)",
+    ]
+    training, scoring = told["seconds"]["training"], told["seconds"]["scoring"]
+    lines.append(f"time (about)     {_range(training)} on this machine's {told['device']}, one device")
+    if scoring is None:
+        lines.append("                 and what is scored on the way: tasks of the harness, not counted")
+    elif scoring:
+        lines.append(f"                 and {_range(scoring)} for what is scored on the way, at most")
+    if told["part"] is not None:
+        lines.append(f"trains           its {told['part']} part alone; all else (towers, projectors) stays as it is")
+    if told["chat"]["new_tokens"]:
+        lines.append(f"new tokens       {', '.join(told['chat']['new_tokens'])}")
+    if told["start"] is not None:
+        lines.append(f"start            {told['start']['words']}")
+    return "\n".join(lines)
+
+
+def _range(seconds: float) -> str:
+    low, high = (_duration(seconds * times) for times in (1, 3))
+    return f"{low} to {high}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{max(1, math.ceil(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
+
+
+def _likely_seconds(prepared: Prepared, running: TuningRun) -> dict[str, Any]:
+    """Seconds of ``training`` and of ``scoring`` on the way, on one of this machine's devices; None where not known.
+
+    Answers count as generated: token by token, with all weights read for each token of a batch. Answers of full length are
+    assumed, so that what generates takes this long at most.
+    """
+    recipe, start = prepared.recipe, prepared.start
+    fast = recipe.precision != "float32" and best_device() == "cuda"
+    rate, memory = operations_per_second(bfloat16=fast), bytes_per_second()
+    seen: float = prepared.tokens
+    decoding = 0.0
+    if isinstance(recipe, GrpoRecipe):
+        seen += prepared.steps * recipe.examples_per_step * recipe.max_completion_length
+        decoding = prepared.steps * recipe.max_completion_length * _seconds_of_token(start, memory)
+    training = _OPERATIONS[recipe.name] * start.parameters * seen / rate + decoding
+    return {"training": training, "scoring": _scoring(prepared, running, rate, memory)}
+
+
+def _scoring(prepared: Prepared, running: TuningRun, rate: float, memory: float) -> float | None:
+    """Seconds of all points of the curve; None where it asks tasks of the harness, which are not read before."""
+    if running.eval_every is None:
+        return 0.0
+    if prepared.selection.names:
+        return None
+    points = math.ceil(prepared.steps / running.eval_every)
+    new = min(running.max_new_tokens or USUAL_ANSWER, prepared.length)
+    asked = [example for task in prepared.selection.own for example in task.examples]
+    few = asked[:: max(1, len(asked) // 64)]
+    read = fmean(len(prepared.tokenizer(str(example.messages or example.prompt)).input_ids) for example in few)
+    forward = 2 * prepared.start.parameters * len(asked) * (read + new) / rate
+    together = math.ceil(len(asked) / running.eval_batch_size)
+    return points * (forward + together * new * _seconds_of_token(prepared.start, memory))
+
+
+def _seconds_of_token(start: Checkpoint, memory: float) -> float:
+    """For the next token of a batch: all weights are read, and each layer is called."""
+    text = start.config.get("text_config", start.config)
+    layers = int(text.get("num_hidden_layers") or text.get("n_layer") or 1)
+    return max(start.parameters * 4 / memory, layers * _LAYER_SECONDS)
