@@ -370,10 +370,10 @@ def _told(repo: str, revision: str | None, role: str, below: str = "") -> Iterat
     except RevisionNotFoundError:
         raise HubError(f"{where} has no revision {revision!r}; {page}/tree/main lists branches and tags.") from None
     except RepositoryNotFoundError as error:
+        lacks = "the Hub has no such data set" if below else "the Hub has no such model"
         private = " or it is private: set HF_TOKEN to a token that may read it" if status_of(error) == 401 else ""
         raise HubError(
-            f"{where}: no folder of that name here, and the Hub has no such {'data set' if below else 'model'}. Correct the "
-            f"id{private} ({page})."
+            f"{where}: no folder of that name here, and {lacks}. Correct the id{private} ({page})."
         ) from None
     except HFValidationError as error:
         raise HubError(f"{where} is no valid Hub id: {error}") from None
