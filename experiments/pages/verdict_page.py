@@ -13,10 +13,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from experiments.pages.markdown_cells import figures_in, table
+from experiments.pages.markdown_cells import table
 from experiments.pages.write_page import DOCS, write_or_compare
 from experiments.verdict import choose
-from experiments.verdict.family_record import RECORDS
 from experiments.verdict.one_family_out import (
     MISSED,
     Families,
@@ -29,9 +28,10 @@ from experiments.verdict.one_family_out import (
     off_in_retention,
     one_out,
 )
-from experiments.verdict.pair_cases import ALL, HALF, KINDS, LEAST, Case, families_in
+from experiments.verdict.pair_cases import ALL, HALF, KINDS, LARGE_FROM, LEAST, Case, families_in
 from experiments.verdict.pair_predictors import PREDICTORS
 from experiments.verdict.published_pairs import PAIRS
+from experiments.verdict.run_families import hours_of
 from tuneport.reporting.tables.wording import minus
 
 PAGE, FOR_USERS = DOCS / "verdict.md", DOCS / "when-it-works.md"
@@ -82,14 +82,16 @@ def _head(chosen: Families) -> str:
 
 
 def _state(chosen: Families, kept: Families) -> str:
-    seconds = [figures_in(path)["seconds"] for path in sorted(RECORDS.glob("family-*.json"))]
-    done = f"Families for choosing: {_listed(chosen)} of 1 to 8. Families for confirming: {_listed(kept)} of 9 to 20."
-    if seconds:
-        hours = float(np.mean(seconds)) / 3600
-        left = 20 - len(seconds)
+    done = (
+        f"Families for choosing: {_listed(chosen)} of 1 to 8. For confirming: {_listed(kept)} of 9 to 20, and of larger ones 3 to 5 "
+        "(counted from 1,000 on)."
+    )
+    if chosen or kept:
+        hours = hours_of("small")
+        left = 20 - sum(family < LARGE_FROM for family in (*chosen, *kept))
         done += (
-            f" A family took {hours:.2f} hours on one thread of a shared machine; the {left} that are left need about "
-            f"{hours * left:.0f} hours, larger ones not counted."
+            f" A small family took {hours:.2f} hours on one thread of a machine that others used too; the {left} that are left need about "
+            f"{hours * left:.0f} hours."
         )
     if not choose.written_choice() or not kept:
         done += (
@@ -336,10 +338,12 @@ def _published() -> str:
 
 def _going_on() -> str:
     return (
-        "    tuneport study studies/lab-verdict.toml --out verdict-out/family-N --family N     # goes on where it stopped\n"
-        "    python -m experiments.verdict.family_record verdict-out/family-N\n"
+        "    python -m experiments.verdict.run_families --out verdict-out --families 1 2 3 4 5 6 7 8 --dry-run    # hours\n"
+        "    python -m experiments.verdict.run_families --out verdict-out --families 1 2 3 4 5 6 7 8    # goes on where it stopped\n"
         "    python -m experiments.verdict.choose                # families 1 to 8: commit docs/results/verdict/choice.json\n"
-        "    python -m experiments.verdict.choose --confirm      # then families 9 to 20, once: the calibration goes into the package\n"
+        "    python -m experiments.verdict.run_families --out verdict-out --families 9 10 11 12 13 14 15 16 17 18 19 20\n"
+        "    python -m experiments.verdict.run_families --out verdict-out --families 3 4 5 --lab large\n"
+        "    python -m experiments.verdict.choose --confirm      # once: the calibration goes into the package\n"
         "    python -m experiments.pages.verdict_page"
     )
 

@@ -20,13 +20,14 @@ import numpy as np
 
 from experiments.verdict.family_record import RECORDS
 from experiments.verdict.one_family_out import Families, Fit, Foreseen, choose, foresee, judged, one_out
-from experiments.verdict.pair_cases import ALL, families_in
+from experiments.verdict.pair_cases import ALL, LARGE_FROM, families_in
 from experiments.verdict.pair_predictors import Predictor
 from tuneport.comparison.calibration import FORMAT, Calibration, StraightLine, parse_calibration
 
 CHOICE = RECORDS / "choice.json"
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "tuneport" / "comparison" / "calibration.json"
-FOR_CHOOSING, FOR_CONFIRMING = range(1, 9), range(9, 21)
+FOR_CHOOSING = range(1, 9)
+FOR_CONFIRMING = (*range(9, 21), *(LARGE_FROM + family for family in range(3, 6)))
 # Figures whose range is kept: outside it nothing is foreseen.
 RANGED = ("parameters", "relative_shift", "relative_diff", "changed_share", "cosine_diff_shift")
 _MOST = 0.9  # of a family's pairs lie inside the intervals, in all families but one in so many

@@ -2,7 +2,7 @@
 
     python -m experiments.verdict.family_record DIR …     each DIR is a folder of `tuneport study`, of one family
 
-Nothing is computed here but rounding; docs/results/verdict/family-N.json is what predictors are fitted on and judged by.
+Nothing is computed here but rounding; docs/results/verdict/family-N.json (family-large-N.json) is what predictors are fitted on and judged by.
 """
 
 from __future__ import annotations
@@ -47,11 +47,30 @@ def record_of(reading: Reading) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "family": reading.families[0],
+        "lab": _size(reading),
         "seconds": round(sum(step.seconds or 0 for step in reading.steps)),
         "steps": len(reading.steps),
         "scores": scores,
         "pairs": pairs,
     }
+
+
+def place_of(lab: str, family: int | None) -> Path:
+    """Where the record of a family is committed."""
+    return RECORDS / (f"family-{family}.json" if lab == "small" else f"family-{lab}-{family}.json")
+
+
+def write_record(folder: str | Path) -> None:
+    """Write the record of the family in a study's folder."""
+    record = record_of(read_study(folder))
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    lines = json.dumps(record, ensure_ascii=False).replace('}, {"', '},\n{"')
+    place_of(record["lab"], record["family"]).write_text(lines + "\n", encoding="utf-8")
+
+
+def _size(reading: Reading) -> str:
+    (made,) = [step.record for step in reading.steps if step.kind == "family"]
+    return str((made or {})["choices"]["size"])
 
 
 def _figures(measures: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,11 +88,8 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments:
         print(__doc__, file=sys.stderr)
         return 2
-    RECORDS.mkdir(parents=True, exist_ok=True)
     for folder in arguments:
-        record = record_of(read_study(folder))
-        lines = json.dumps(record, ensure_ascii=False).replace('}, {"', '},\n{"')
-        (RECORDS / f"family-{record['family']}.json").write_text(lines + "\n", encoding="utf-8")
+        write_record(folder)
     return 0
 
 

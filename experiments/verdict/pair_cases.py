@@ -26,6 +26,7 @@ OWN_TEXT = {"domain": "domain-text", "language": "language-text", "longer": "lon
 RUN_TEXT = "run-text"
 _PLACES = {"M1": 1, "M2": 2, "M3": 3, "M4": 4, "M5": 5}
 FOREIGN = "foreign"
+LARGE_FROM = 1000
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,12 @@ class Case:
 def families_in(folder: Path = RECORDS) -> dict[int, list[Case]]:
     """The cases of every committed record, by family."""
     records = [figures_in(path) for path in folder.glob("family-*.json")]
-    return {record["family"]: cases_of(record) for record in sorted(records, key=lambda one: int(one["family"]))}
+    return {number_of(record): cases_of(record) for record in sorted(records, key=number_of)}
+
+
+def number_of(record: Mapping[str, Any]) -> int:
+    """The family's number; a large one's is `LARGE_FROM` more, so that no two families have one."""
+    return int(record["family"]) + (LARGE_FROM if record["lab"] == "large" else 0)
 
 
 def cases_of(record: Mapping[str, Any]) -> list[Case]:
@@ -89,7 +95,7 @@ def cases_of(record: Mapping[str, Any]) -> list[Case]:
             tasks = TASKS if kind == ALL else (kind,)
             found.append(
                 Case(
-                    record["family"],
+                    number_of(record),
                     source,
                     target,
                     tuning,
@@ -101,7 +107,7 @@ def cases_of(record: Mapping[str, Any]) -> list[Case]:
                     gain=_mean(moved, tasks) - _mean(bases[target], tasks),
                     retention=_kept(target, bases[target], moved),
                     own_retention=None if own is None else _kept(target, bases[target], own),
-                    steps_between=steps_between(source, target),
+                    steps_between=steps_between(source, target, kin.SIZES[record["lab"]]),
                     places_between=places_between(source, target),
                     same_block=_block(source) == _block(target),
                 )
@@ -120,9 +126,8 @@ def _kept(target: str, before: Mapping[str, float], after: Mapping[str, float]) 
     return _mean({text: min(1.0, math.exp(before[text] - after[text])) for text in texts}, texts)
 
 
-def _moments() -> dict[str, int]:
+def _moments(recipe: kin.KinRecipe) -> dict[str, int]:
     """After how many steps of the run each version stands; branches count from the last one."""
-    recipe = kin.KinRecipe()
     first, second = recipe.run.first_stage.steps, recipe.run.second_stage.steps
     steps = recipe.instruct.steps
     assert steps is not None, "the lab's budgets are in steps"
@@ -131,9 +136,10 @@ def _moments() -> dict[str, int]:
     return found | branches | {kin.INSTRUCT: steps, FOREIGN: recipe.foreign.steps}
 
 
-def steps_between(one: str, other: str) -> int:
+def steps_between(one: str, other: str, recipe: kin.KinRecipe = kin.SMALL) -> int:
     """Steps of training (2,048 tokens each) that lie between two versions, by way of what they have in common."""
-    moments, last = _moments(), _moments()["M5"]
+    moments = _moments(recipe)
+    last = moments["M5"]
     if one == other:
         return 0
     if FOREIGN in (one, other):

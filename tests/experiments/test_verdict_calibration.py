@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.pages import verdict_page
-from experiments.verdict import choose, fitting, pair_cases
+from experiments.verdict import choose, fitting, pair_cases, run_families
 from experiments.verdict.one_family_out import (
     Families,
     brier,
@@ -63,7 +63,7 @@ def record(family: int) -> dict[str, Any]:
                 )
                 share = 1 / (1 + np.exp(20 * (distance - 0.2)))
                 score("transfer", source, target, "large", 0.05 + 0.7 * float(share), 2.0 + distance)
-    return {"family": family, "seconds": 900, "scores": scores, "pairs": pairs}
+    return {"family": family, "lab": "small", "seconds": 900, "scores": scores, "pairs": pairs}
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_the_page_says_that_nothing_is_calibrated_where_nothing_was_confirmed(
 ) -> None:
     for family in (1, 2, 3):
         (tmp_path / f"family-{family}.json").write_text(json.dumps(record(family)))
-    monkeypatch.setattr(verdict_page, "RECORDS", tmp_path)
+    monkeypatch.setattr(run_families, "RECORDS", tmp_path)
     monkeypatch.setattr(verdict_page, "families_in", lambda: pair_cases.families_in(tmp_path))
     monkeypatch.setattr(choose, "CHOICE", tmp_path / "choice.json")
     page = verdict_page.render()

@@ -82,7 +82,12 @@ class KinRecipe:
     instruct_shares: dict[str, float] = field(default_factory=lambda: {KNOWN_FACTS: 0.5, ORDERS: 0.5})
 
 
-SIZES: Mapping[str, KinRecipe] = {"small": KinRecipe()}
+SMALL = KinRecipe()
+LARGE = replace(
+    SMALL,
+    run=replace(SMALL.run, architecture=versions.LARGE.architecture, second_stage=versions.LARGE.second_stage),
+)
+SIZES: Mapping[str, KinRecipe] = {"small": SMALL, "large": LARGE}
 
 
 def make_kin(out: str | Path, seed: int = 0, recipe: KinRecipe = SIZES["small"]) -> Path:
