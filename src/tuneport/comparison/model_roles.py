@@ -189,10 +189,13 @@ def margin(matrices: Sequence[MatrixSums], name: str) -> float:
     return 3 * math.hypot(spread, 1 / math.sqrt(sum(m.elements for m in matrices)))
 
 
-def doubts(found: Figures, error: Callable[[str], float] = lambda name: 0.0) -> tuple[Doubt, ...]:
+def doubts(
+    found: Figures, error: Callable[[str], float] = lambda name: 0.0, *, taken_away: bool = False
+) -> tuple[Doubt, ...]:
     """What the figures say against the roles; at most one doubt of each sort.
 
-    ``error`` bounds, for a sample, how far a figure may be from that of all elements: what is within it is not doubted.
+    ``error`` bounds, for a sample, how far a figure may be from that of all elements: what is within it is not doubted. With
+    ``taken_away`` (a negative scale) the difference is to be undone, and a target that holds it is what it should be.
     """
     chance = 2 / math.sqrt(max(found.elements, 1))  # two random directions have a cosine of 1/√elements or so
     strange = {
@@ -204,7 +207,8 @@ def doubts(found: Figures, error: Callable[[str], float] = lambda name: 0.0) -> 
     if strange["base_target"] or strange["base_tuned"]:
         return (_unrelated(found, strange),)
     if found.at_base is not None and found.at_base - error("at_base") > SHARED + chance:
-        return (_shared(found),)
+        shared = _shared(found)
+        return () if taken_away and shared.kind in ("target-holds-it", "swapped-with-tuned") else (shared,)
     return ()
 
 

@@ -28,6 +28,7 @@ from tuneport.pairing.rows import runs_of
 from tuneport.pairing.tensors import COMPUTED
 from tuneport.pairing.vocabulary import RowMap
 from tuneport.pairing.vocabulary_matrices import columns_of, rows_of, with_rows
+from tuneport.sidecars.chat_template import lost_template
 from tuneport.sidecars.merge import Decision
 
 
@@ -75,6 +76,8 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
         return line, recipe, shape, (1.0,)
 
     layout, tasks = place(LazySequence(len(written), make), choices.shard_bytes, STEM)
+    sidecars = tuned.sidecars if tuned.adapter is None else paired.tuned.sidecars
+    lost = lost_template(base.sidecars, sidecars)
     return Plan(
         operation="diff",
         formula="tuned − base",
@@ -87,13 +90,13 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
         layout=layout,
         vocabulary=(without_tokenizers(match),),
         # As they are: `apply` sees each in the words of the target's class.
-        files={**_kept(base.sidecars), **_kept((tuned if tuned.adapter is None else paired.tuned).sidecars)},
+        files={**_kept(base.sidecars), **_kept(sidecars)},
         decisions=(
             *paired.decisions,
             Decision("sidecars", "both parents'", "needed to merge them onto a target"),
         ),
         tensor_refusals=paired.refusals(account),
-        warnings=paired.warnings,
+        warnings=paired.warnings if lost is None else (*paired.warnings, lost),
         dropped=dropped(account),
         extra={"diff": entries, "rows": match.how},
     )

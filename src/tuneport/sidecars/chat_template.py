@@ -56,6 +56,15 @@ def read_template(folder: SidecarFolder, tokenizer_config: Mapping[str, Any]) ->
     return Template(next(iter(found.values())), tuple(found))
 
 
+def lost_template(base: SidecarFolder, tuned: SidecarFolder) -> str | None:
+    """What speaks for swapped roles where there is no target yet: a template that only the base has. In words, or None."""
+    before, after = (read_template(folder, folder.json(CONFIG) or {}) for folder in (base, tuned))
+    return f"{_SWAPPED} Check {named('base')} and {named('tuned')}." if before is not None and after is None else None
+
+
+_SWAPPED = "The base has a chat template and the tuned model has none: base and tuned may have been swapped."
+
+
 def merge_template(
     folders: Three,
     templates: Three,
@@ -112,8 +121,7 @@ def _written(template: Template, tokens: list[str], names: TokenNames) -> list[s
 def _verdict(templates: Three, choice: str | None, findings: MergeFindings) -> Sided:
     if choice is None and templates.tuned is None and templates.base is not None:
         findings.warnings.append(
-            "The base has a chat template and the tuned model has none: base and tuned may have been swapped. "
-            f"The target's template stays; {named('sidecar', 'chat_template=tuned')} takes it away."
+            f"{_SWAPPED} The target's template stays; {named('sidecar', 'chat_template=tuned')} takes it away."
         )
         return Sided("target", "the tuned model has no template, which is more often lost than taken away")
     return three_way(templates.each(_comparable), behaviour=True, choice=choice)

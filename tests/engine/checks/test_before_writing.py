@@ -205,6 +205,17 @@ def test_a_diff_of_models_that_are_unrelated_warns(honest: tiny.Trio, tmp_path: 
     assert [doubt["kind"] for doubt in found["doubts"]] == ["base-and-tuned-unrelated"]
 
 
+def test_a_diff_with_swapped_roles_is_told_by_the_template_that_only_its_base_has(
+    cli: Cli, honest: tiny.Trio, tmp_path: Path
+) -> None:
+    tuned = shutil.copytree(honest.tuned, tmp_path / "tuned")
+    (tuned / "chat_template.jinja").write_text("{{ messages }}")
+    ran = cli("diff", "--base", tuned, "--tuned", honest.base, "--out", tmp_path / "out", "--dry-run", "--json")
+    assert ["swapped" in line for line in ran.json()["warnings"]] == [True]
+    ran = cli("diff", "--base", honest.base, "--tuned", tuned, "--out", tmp_path / "out", "--dry-run", "--json")
+    assert ran.json()["warnings"] == []
+
+
 def test_a_diff_vector_knows_a_stranger_when_it_is_applied(
     vector: Path, honest: tiny.Trio, strange: tiny.Trio, tmp_path: Path
 ) -> None:
@@ -221,6 +232,19 @@ def test_a_diff_vector_knows_a_stranger_when_it_is_applied(
 
 def test_a_diff_vector_onto_its_own_tuned_model_is_told(vector: Path, honest: tiny.Trio) -> None:
     assert len(kinds(look(plan_of(None, None, honest.tuned, [(vector, 1.0)], lambda names: Choices())))) == 1
+
+
+def test_a_fine_tuning_that_is_taken_away_is_expected_in_its_target(
+    vector: Path, honest: tiny.Trio, tmp_path: Path
+) -> None:
+    undone = look(plan_of(None, None, honest.tuned, [(vector, -1.0)], lambda names: Choices()))
+    assert kinds(undone) == []
+    doubled = look(plan_of(None, None, honest.tuned, [(vector, -1.0), (vector, 1.0)], lambda names: Choices()))
+    assert len(kinds(doubled)) == 1, "the one that is added is doubted as ever"
+    transfer(honest.base, honest.tuned, honest.tuned, tmp_path / "out", scale=-0.5, strict=True)
+    with pytest.raises(DoubtError):
+        stranger = tiny.write_model(tmp_path / "stranger", STRANGER)
+        transfer(honest.base, honest.tuned, stranger, tmp_path / "other", scale=-1, strict=True)
 
 
 def test_of_several_diff_vectors_the_one_that_does_not_fit_is_named(

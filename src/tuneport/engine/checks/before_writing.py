@@ -39,7 +39,7 @@ class RolesVerdict:
     """What is known of the roles. ``whole`` is None before the whole pass, ``refusals`` what makes a run senseless.
 
     ``samples`` are by the role that brings the difference: the tuned model's, or each diff vector's. ``rounding`` is what was
-    seen of it before the whole pass, ``losses`` says so where it takes too much.
+    seen of it before the whole pass, ``losses`` says so where it takes too much. ``taken_away`` are roles with a negative scale.
     """
 
     samples: Mapping[str, Sample]
@@ -49,6 +49,7 @@ class RolesVerdict:
     refusals: tuple[str, ...] = ()
     rounding: RoundingSample | None = None
     losses: tuple[str, ...] = ()
+    taken_away: frozenset[str] = frozenset()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -87,13 +88,14 @@ def look(plan: Plan) -> RolesVerdict:
             notes.append(_NO_DIFFERENCE)
         if sample.same and _SAME_TARGET not in notes:
             notes.append(_NO_DRIFT)
+    away = _taken_away(plan)
     found = [
         replace(doubt, message=f"{given[role].label}: {doubt.message}") if len(plan.base_samples) > 1 else doubt
         for role, sample in samples.items()
-        for doubt in doubts(sample.figures, sample.error)
+        for doubt in doubts(sample.figures, sample.error, taken_away=role in away)
     ]
     doubted = (*found, *named_doubts(plan.inputs))
-    return RolesVerdict(samples, None, doubted, tuple(notes), refusals, rounding, expected_loss(plan, rounding))
+    return RolesVerdict(samples, None, doubted, tuple(notes), refusals, rounding, expected_loss(plan, rounding), away)
 
 
 def settle(seen: RolesVerdict, measured: Figures, shift_norm: float | None) -> RolesVerdict:
@@ -112,7 +114,8 @@ def settle(seen: RolesVerdict, measured: Figures, shift_norm: float | None) -> R
         return 0.0 if name in known or sample is None else sample.error(name)
 
     named = (doubt for doubt in seen.doubts if doubt.kind in _NAMED)
-    return replace(seen, whole=measured, doubts=(*doubts(joined, error), *named), notes=tuple(notes))
+    found = doubts(joined, error, taken_away="tuned" in seen.taken_away)
+    return replace(seen, whole=measured, doubts=(*found, *named), notes=tuple(notes))
 
 
 _NAMED = ("base-names-tuned", "tuned-names-target", "target-names-tuned")
@@ -124,6 +127,15 @@ _SAME_TARGET = Note(
     "target-is-base",
     "Base and target hold the same weights: the output is the tuned model again, with the target's files.",
 )
+
+
+def _taken_away(plan: Plan) -> frozenset[str]:
+    """The roles whose difference is subtracted: the tuned model's, or a diff vector's. Rules for some tensors do not count."""
+    if plan.operation == "apply":
+        scales: dict[str, float] = dict(zip(plan.base_samples, plan.extra["scales"], strict=True))
+    else:
+        scales = {"tuned": plan.choices.scale}
+    return frozenset(role for role, scale in scales.items() if scale < 0)
 
 
 def _same_files(given: dict[str, Checkpoint], one: str, other: str) -> bool:
