@@ -21,4 +21,4 @@ def call(options: argparse.Namespace) -> Told:
     from tuneport.engine.run import transfer
 
     output = transfer(**given_for(TransferOptions, options), warn=warn)
-    return Told(output.heading(), output.to_dict(), told=output.told)
+    return Told(output.in_words(), output.to_dict(), told=output.told)

@@ -95,13 +95,15 @@ def _roles(evidence: Evidence) -> Gate:
 
 def _difference(evidence: Evidence) -> Gate:
     norm, share = evidence.measures["norm_diff"], evidence.measures["changed_share"]
-    if not norm:
+    if norm == 0:
         words = f"Base and tuned hold the same weights: there is nothing to transfer. Check {named('base')} and {named('tuned')}."
         return Gate("difference", "fail", share, 0.0, words)
     if share is not None and share < SPARSE:
         words = f"Δ is sparse: it changes {share:.2%} of the entries. That is usual after reinforcement learning in bfloat16."
         return Gate("difference", "pass", share, SPARSE, words)
-    words = "Δ is dense" + ("." if share is None else f": it changes {share:.1%} of the entries.")
+    words = (
+        "What Δ changes was not measured." if share is None else f"Δ is dense: it changes {share:.1%} of the entries."
+    )
     return Gate("difference", "pass", share, SPARSE, words)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from tuneport.checkpoint.floats import Array
 from tuneport.comparison.model_roles import Figures, MatrixColumns, MatrixSums, figures, is_matrix
+from tuneport.comparison.rounding import total
 from tuneport.files.lazy_sequences import LazySequence
 
 # Figures that are shares or cosines, and the norms that they are made of.
@@ -74,27 +75,23 @@ def kind_of(name: str) -> tuple[int | None, str]:
     return (int(found[0]) if found else None), _NUMBER.sub("#", name)
 
 
-class MeasuredTensors:
-    """The sums of many tensors, as columns of numbers: a hundred bytes for a tensor."""
+class TensorColumns:
+    """The sums of many tensors, as columns of numbers: a hundred bytes for a tensor, whose name is not kept."""
 
     def __init__(self) -> None:
         """None yet."""
-        self._names: list[str] = []
-        self._shapes: list[tuple[int, ...]] = []
         self._columns = {name: array("d") for name in COLUMNS}
         self._matrices = bytearray()
 
-    def append(self, name: str, dtype: str, shape: tuple[int, ...], sums: TensorSums) -> None:
+    def put(self, dtype: str, shape: tuple[int, ...], sums: TensorSums) -> None:
         """Note a tensor."""
-        self._names.append(name)
-        self._shapes.append(shape)
         self._matrices.append(is_matrix(dtype, shape))
-        for column in COLUMNS:
-            self._columns[column].append(getattr(sums, column))
+        for name, column in self._columns.items():
+            column.append(getattr(sums, name))
 
     def __len__(self) -> int:
         """How many tensors there are."""
-        return len(self._names)
+        return len(self._matrices)
 
     def whole(self) -> dict[str, Any]:
         """The figures of all tensors, and those of matrices and of all others (norms, biases) apart."""
@@ -105,6 +102,26 @@ class MeasuredTensors:
             "matrices": self._figures(matrices),
             "vectors": self._figures(~matrices),
         }
+
+    def _figures(self, which: Array) -> dict[str, Any]:
+        # The columns are looked at where they lie: a copy for each kind in each layer would be quadratic in tensors.
+        return figures_of({name: np.asarray(values, np.float64)[which] for name, values in self._columns.items()})
+
+
+class MeasuredTensors(TensorColumns):
+    """The sums of many tensors, each with its name and shape."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        super().__init__()
+        self._names: list[str] = []
+        self._shapes: list[tuple[int, ...]] = []
+
+    def append(self, name: str, dtype: str, shape: tuple[int, ...], sums: TensorSums) -> None:
+        """Note a tensor."""
+        self.put(dtype, shape, sums)
+        self._names.append(name)
+        self._shapes.append(shape)
 
     def layers(self) -> list[dict[str, Any]]:
         """The figures of each kind of tensor in each layer, in the order in which they stand in the model."""
@@ -139,10 +156,6 @@ class MeasuredTensors:
                 read.append(MatrixSums(int(elements), diff, shift, along, base=base, target=target))
         return figures(read.large())
 
-    def _figures(self, which: Array) -> dict[str, Any]:
-        # The columns are looked at where they lie: a copy for each kind in each layer would be quadratic in tensors.
-        return figures_of({name: np.asarray(values, np.float64)[which] for name, values in self._columns.items()})
-
 
 def figures_of(sums: Mapping[str, Array]) -> dict[str, Any]:
     """The figures of some tensors from their sums, a row of numbers for each of `COLUMNS`. None: nothing to read it from.
@@ -154,7 +167,7 @@ def figures_of(sums: Mapping[str, Array]) -> dict[str, Any]:
 
     def together(*names: str) -> list[float]:
         known = np.isfinite([sums[name] for name in names]).all(axis=0)
-        return [math.fsum(sums[name][known]) if known.any() else math.nan for name in names]
+        return [total(sums[name][known]) if known.any() else math.nan for name in names]
 
     base, diff, shift = together("base")[0], together("diff")[0], together("shift")[0]
     found: dict[str, float] = {

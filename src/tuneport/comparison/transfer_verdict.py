@@ -70,7 +70,7 @@ def verdict_of(
 
 def _distance(measures: Mapping[str, Any]) -> str:
     distance = measures["relative_shift"]
-    if distance is None:
+    if distance is None or measures["relative_diff"] is None:
         return "The distance of base and target was not measured."
     return (
         f"Base and target lie {distance:.3g} of ‖base‖ apart, and Δ is {measures['relative_diff']:.3g} of it; the smaller the "

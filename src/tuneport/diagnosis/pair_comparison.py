@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open_model import fetched, open_checkpoint
 from tuneport.checkpoint.reading import readers_by_role
-from tuneport.comparison.gates import Evidence, gates_of
-from tuneport.comparison.transfer_verdict import RANK, verdict_of
+from tuneport.comparison.transfer_verdict import RANK
 from tuneport.comparison.tuned_target import agreement
 from tuneport.diagnosis.compare_options import CompareOptions
 from tuneport.diffvector.run import plan_of
 from tuneport.engine.budget import DEFAULT_MAX_MEMORY_PARSING, budget
 from tuneport.engine.checks.before_writing import look, settle
 from tuneport.engine.checks.conclusion import lost_norm
+from tuneport.engine.checks.expected_verdict import judged
 from tuneport.engine.measured.matrix_spectra import matrix_spectra, room_for_spectra
 from tuneport.engine.measured.measured_run import measure
 from tuneport.engine.plan import Plan
@@ -246,19 +246,7 @@ def _compared(plan: Plan, given: CompareOptions) -> PairComparison:
             reader.check_unchanged()
     measures = measured.whole()
     roles = settle(seen, measured.roles(), measures["norm_shift"])
-    figures = roles.whole or next((sample.figures for sample in seen.samples.values()), measured.roles())
-    gates = gates_of(
-        Evidence(
-            figures,
-            roles.doubts,
-            measures,
-            lost_tokens=sum(len(match.lost) for match in plan.vocabulary),
-            lost_share=_share(lost, measures["norm_diff"]),
-            refusals=plan.refusals,
-            warnings=plan.warnings,
-            nonfinite=run.nonfinite,
-        )
-    )
+    gates, verdict = judged(plan, roles, measured.roles(), measures, lost, run.nonfinite)
     return PairComparison(
         {
             "format": COMPARE_FORMAT,
@@ -272,28 +260,14 @@ def _compared(plan: Plan, given: CompareOptions) -> PairComparison:
             "gates": [gate.record() for gate in gates],
             "config_differences": [finite(asdict(each)) for each in plan.differences],
             "probe": None,
-            "verdict": verdict_of(measures, gates, _kind(plan)).record(),
+            "verdict": verdict.record(),
         }
     )
-
-
-def _kind(plan: Plan) -> str | None:
-    """The target's `model_type`, which its config says."""
-    kind = plan.inputs[-1].config.get("model_type")
-    return kind if isinstance(kind, str) else None
 
 
 def _agreement(inputs: Sequence[Checkpoint], tuned_target: Place) -> dict[str, Any]:
     base, tuned, target = inputs
     return agreement(base, tuned, target, fetched(open_checkpoint(tuned_target, "tuned target")))
-
-
-def _share(part: float | None, whole_norm: float | None) -> float | None:
-    """The part of ‖Δ‖ that is lost: what is lost and what is carried are at right angles."""
-    if part is None or whole_norm is None:
-        return None
-    whole_norm = math.hypot(part, whole_norm)
-    return part / whole_norm if whole_norm else None
 
 
 def _rank(one: PairComparison) -> tuple[int, float, float]:

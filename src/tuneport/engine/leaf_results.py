@@ -14,13 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuneport.checkpoint.weights import StoredTensor
+from tuneport.comparison.measures import TensorSums
 from tuneport.comparison.model_roles import MatrixSums
 from tuneport.engine.arithmetic import ROUNDING, SUMS
+from tuneport.engine.measured.summed_tensor import tensor_sums
 from tuneport.engine.pieces import Sum
 from tuneport.engine.plan import OutputTask
 from tuneport.files.lazy_sequences import IndexedSequence
 from tuneport.output.digest import LEAF_BYTES, leaf_count, root_of
 from tuneport.output.journal import LeafRecord
+from tuneport.pairing.rows import matched
 
 _JOURNALLED, _DONE = 1, 2
 
@@ -79,6 +82,13 @@ class TensorResult:
         if not isinstance(recipe, Sum) or (pair is not None and pair.change is not None):
             return False
         return recipe.terms[0].minus is not None
+
+    @property
+    def tensor_sums(self) -> TensorSums:
+        """The sums as a comparison's figures read them."""
+        assert isinstance(self.task.recipe, Sum)
+        met = min((matched(term.runs, self.task.slot.elements) for term in self.task.recipe.terms), default=0)
+        return tensor_sums(self.sums, met, has_base=self.reads_base, whole=self._all_matched)
 
     @property
     def _all_matched(self) -> bool:

@@ -11,7 +11,7 @@ import math
 import platform
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from blake3 import blake3
 
 from tuneport import __version__
+from tuneport.comparison.measures import TensorColumns
 from tuneport.comparison.model_roles import Figures, MatrixColumns, figures, is_matrix, pooled_cosines
 from tuneport.comparison.rounding import Rounded, rounded, total
 from tuneport.engine import kernel
@@ -74,7 +75,7 @@ class Measures:
     Over all tensors that took part: ``diff_norm`` is ‖Δ‖, ``shift_norm`` ‖target − base‖, ``rounding`` what storing the sums
     took from Δ. Over the matrices among them: ``cosine`` is that of the two, ``base_target_cosine`` that of the weights
     themselves, and ``roles`` what each says.
-    ``lost_norm`` is ‖Δ‖ in rows of tokens that have no place in the output.
+    ``lost_norm`` is ‖Δ‖ in rows of tokens that have no place in the output; ``figures`` are those of a comparison.
     """
 
     diff_norm: float | None
@@ -85,10 +86,11 @@ class Measures:
     rounding: Rounded | None = None
     is_zero: bool = False
     lost_norm: float | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """The measures as they stand in a manifest."""
-        return {name: value for name, value in asdict(self).items() if name not in ("is_zero", "roles")}
+        return {name: value for name, value in asdict(self).items() if name not in ("is_zero", "roles", "figures")}
 
 
 def measures(results: LeafResults) -> Measures:
@@ -96,7 +98,7 @@ def measures(results: LeafResults) -> Measures:
     diffs, drifts = array("d"), array("d")
     has_base, nonfinite = True, False
     parts = [array("d") for _ in range(SUMS)[ROUNDING]]
-    read = MatrixColumns()
+    read, columns = MatrixColumns(), TensorColumns()
     for result in results:
         if not result.has_diff:
             continue
@@ -106,6 +108,7 @@ def measures(results: LeafResults) -> Measures:
         nonfinite |= bool(result.nonfinite)
         has_base &= result.reads_base
         if result.has_rounded:
+            columns.put(result.task.slot.dtype, result.task.slot.shape, result.tensor_sums)
             for column, value in zip(parts, sums[ROUNDING], strict=True):
                 column.append(value)
         if result.reads_base and is_matrix(result.task.slot.dtype, result.task.slot.shape):
@@ -123,6 +126,7 @@ def measures(results: LeafResults) -> Measures:
         figures(matrices),
         rounded(zip(*parts, strict=True)) if parts[0] else None,
         taking and dd == 0 and not nonfinite,
+        figures=columns.whole(),
     )
 
 

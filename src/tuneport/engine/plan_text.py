@@ -13,6 +13,7 @@ from typing import Any
 
 from tuneport.engine.budget import MIB, Budget, budget
 from tuneport.engine.checks.before_writing import RolesVerdict
+from tuneport.engine.checks.expected_verdict import verdict_in_words, verdict_of_sample, verdict_record
 from tuneport.engine.choices import Running
 from tuneport.engine.manifest import token_record
 from tuneport.engine.plan import Plan
@@ -93,6 +94,7 @@ def plan_as_json(plan: Plan, running: Running, seen: RolesVerdict, out: Path | N
         "checked_while_running": list(CHECKED_WHILE_RUNNING),
         "roles": seen.record(),
         "rounding": None if seen.rounding is None else seen.rounding.record(),
+        "verdict": verdict_record(verdict_of_sample(plan, seen)),
         "warnings": list(spoken(warnings)),
         "refused": list(
             spoken(
@@ -153,6 +155,7 @@ def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
         )
     lines += _roles_in_words(told["roles"])
     lines += _rounding_in_words(told["rounding"])
+    lines += [] if told["verdict"] is None else [f"{verdict_in_words(told['verdict'])} (From a sample.)"]
     lines += ["checked while running: " + "; ".join(told["checked_while_running"])]
     if told["warnings"]:
         lines += ["", "warnings:", *map(_entry, told["warnings"])]

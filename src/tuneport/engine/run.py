@@ -24,6 +24,7 @@ from tuneport.engine import kernel
 from tuneport.engine.budget import Budget, budget
 from tuneport.engine.checks.before_writing import ZERO_DIFF, look
 from tuneport.engine.checks.conclusion import conclude, lost_difference, measure_dropped
+from tuneport.engine.checks.expected_verdict import verdict_in_words, verdict_of_run, verdict_record
 from tuneport.engine.checks.kept_sample import keep_base
 from tuneport.engine.checks.while_running import check_exact, check_tied, nonfinite_in_words
 from tuneport.engine.choices import Running
@@ -52,6 +53,7 @@ class Output(Shown):
     """A finished folder, its manifest, and whether it had been there already.
 
     ``told`` are those of the warnings that ``warn`` was called with beforehand; ``said`` are all, where they were found just now.
+    ``verdict``: whether a transfer that was run just now is likely to work, as `compare` says it.
     """
 
     out: Path
@@ -59,6 +61,7 @@ class Output(Shown):
     already_done: bool = False
     told: tuple[str, ...] = ()
     said: tuple[str, ...] | None = None
+    verdict: Mapping[str, Any] | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -75,8 +78,13 @@ class Output(Shown):
             "formula": manifest["formula"],
             **{name: manifest[name] for name in ("behaviour",) if name in manifest},
             "measures": manifest["measures"],
+            **({} if self.verdict is None else {"verdict": dict(self.verdict)}),
             "warnings": list(self.warnings),
         }
+
+    def in_words(self) -> str:
+        """The heading, and the verdict's line."""
+        return "\n".join([self.heading(), *([] if self.verdict is None else [verdict_in_words(self.verdict)])])
 
     def heading(self) -> str:
         """One line: where it is, how many tensors, what the norms are."""
@@ -146,6 +154,8 @@ def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -
                 folder.discard()
                 raise NumericsError(_with_noticed(ZERO_DIFF, plan))
             _stop_if_doubtful(found.warnings, running)
+            nonfinite = sum(map(results.nonfinite, range(len(plan.tasks)))) if running.allow_nonfinite else 0
+            verdict = verdict_record(verdict_of_run(plan, found, nonfinite))
             seconds = time.monotonic() - begun
             manifest = make_manifest(plan, record, results, found, dropped, digests, pool, seconds)
             manifest["card"] = card_facts(plan.inputs)
@@ -159,7 +169,7 @@ def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -
     doubted = (doubt.message for doubt in found.verdict.doubts if doubt.kind in known)
     again = (*doubted, *(found.losses if seen.losses else ()))
     told = spoken((*plan.warnings, *again)) if warn is not None else ()
-    return Output(out, manifest, told=told, said=found.warnings)
+    return Output(out, manifest, told=told, said=found.warnings, verdict=verdict)
 
 
 def _with_noticed(words: str, plan: Plan) -> str:

@@ -53,6 +53,18 @@ class Runs:
         return -1 if partner < 0 else partner * self.columns + (element - int(self.starts[run]) * self.columns)
 
 
+def matched_rows(runs: Runs, elements: int) -> tuple[Ids, Ids]:
+    """The runs of rows that target, base and tuned have: the first row of each, and how many."""
+    rows = np.diff(np.append(runs.starts, elements // runs.columns))
+    found = (runs.partners[:, :3] >= 0).all(axis=1)
+    return runs.starts[found], rows[found]
+
+
+def matched(runs: Runs | None, elements: int) -> int:
+    """Elements of rows that all three have; without runs all do."""
+    return elements if runs is None else int(matched_rows(runs, elements)[1].sum()) * runs.columns
+
+
 def runs_of(target: Ids, base: Ids, tuned: Ids, raw: Ids, columns: int) -> Runs:
     """Runs for matrices of ``columns`` elements a row; the four arrays have one entry for each row of the output."""
     stacked: NDArray[Any] = np.stack([target, base, tuned, raw], axis=1).astype(np.int64)

@@ -15,7 +15,7 @@ import numpy as np
 
 from tuneport.comparison.model_roles import of_size
 from tuneport.engine.plan import OutputTask
-from tuneport.pairing.rows import Ids, Runs
+from tuneport.pairing.rows import Runs, matched, matched_rows
 
 # Matrices that are looked at, spread over the model, and pieces of each, spread over the matrix.
 MATRICES = 32
@@ -42,9 +42,7 @@ class SampledMatrix:
     @property
     def matched(self) -> int:
         """Elements of rows that all three have."""
-        if self.runs is None:
-            return self.elements
-        return int(_matched(self.runs, self.elements)[1].sum()) * self.runs.columns
+        return matched(self.runs, self.elements)
 
 
 M = TypeVar("M", bound=SampledMatrix)
@@ -85,7 +83,7 @@ def _spans(one: SampledMatrix, pieces: int, size: int, drawn: random.Random) -> 
 
 def _matched_spans(runs: Runs, elements: int, most: int, drawn: random.Random) -> Iterator[Span]:
     """Pieces within runs of rows that all three have: all of them, or some that are drawn by their rows."""
-    starts, rows = _matched(runs, elements)
+    starts, rows = matched_rows(runs, elements)
     ends = np.cumsum(rows)
     if int(rows.sum()) * runs.columns <= most:
         for start, count in zip(starts.tolist(), rows.tolist(), strict=True):
@@ -97,13 +95,6 @@ def _matched_spans(runs: Runs, elements: int, most: int, drawn: random.Random) -
         left = int(ends[place]) - row
         start = (int(starts[place]) + int(rows[place]) - left) * runs.columns
         yield start, min(start + most // RUNS, start + left * runs.columns)
-
-
-def _matched(runs: Runs, elements: int) -> tuple[Ids, Ids]:
-    """The runs of rows that all three have: the first row of each, and how many."""
-    rows = np.diff(np.append(runs.starts, elements // runs.columns))
-    matched = (runs.partners[:, :3] >= 0).all(axis=1)
-    return runs.starts[matched], rows[matched]
 
 
 def _pieces_of(elements: int, pieces: int, size: int, drawn: random.Random) -> list[tuple[int, int]]:

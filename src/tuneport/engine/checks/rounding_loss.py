@@ -16,11 +16,13 @@ import numpy as np
 
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.reading import Workspace
+from tuneport.comparison.measures import TensorSums
 from tuneport.comparison.model_roles import is_matrix
 from tuneport.comparison.rounding import MOST, Rounded, rounded, total
 from tuneport.engine.arithmetic import ROUNDING, SUMS
 from tuneport.engine.checks.drawn_matrices import SampledMatrix, Span, draw
 from tuneport.engine.checks.sampling import Opened
+from tuneport.engine.measured.summed_tensor import tensor_sums
 from tuneport.engine.pieces import Readers, Sum
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.errors import named
@@ -29,10 +31,11 @@ from tuneport.pairing.tensors import main_dtype
 
 @dataclass(frozen=True)
 class RoundedPart:
-    """What rounding did to a tensor or to part of it: sums as `measure_rounding` has them."""
+    """What rounding did to a tensor or to part of it: sums as `measure_rounding` has them. ``every``: all sums of a sample."""
 
     task: OutputTask
     sums: tuple[float, ...]
+    every: TensorSums | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,13 @@ def _compute(matrix: SampledMatrix, spans: Sequence[Span], readers: Readers) -> 
     for start, stop in spans:
         matrix.task.recipe.piece(start, stop, start, readers, space, sums)
     seen = sum(stop - start for start, stop in spans)
-    return RoundedPart(matrix.task, tuple((sums[ROUNDING] * (matrix.matched / seen if seen else 0)).tolist()))
+    sums *= matrix.matched / seen if seen else 0
+    recipe = matrix.task.recipe
+    assert isinstance(recipe, Sum), "a difference is not rounded"
+    has_base = recipe.terms[0].minus is not None and recipe.terms[0].product is None
+    return RoundedPart(
+        matrix.task, tuple(sums[ROUNDING].tolist()), tensor_sums(sums.tolist(), matrix.matched, has_base=has_base)
+    )
 
 
 def loss_in_words(found: Rounded, dtype: str, work: str, castable: bool) -> str:

@@ -5,8 +5,6 @@ The arithmetic, and so every figure, is that of the run which the plan is of.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,9 +12,10 @@ import numpy as np
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.floats import Array
 from tuneport.checkpoint.reading import Workspace
-from tuneport.comparison.measures import MeasuredTensors, TensorSums
+from tuneport.comparison.measures import MeasuredTensors
 from tuneport.engine import arithmetic
 from tuneport.engine.budget import Budget
+from tuneport.engine.measured.summed_tensor import tensor_sums
 from tuneport.engine.pieces import Readers, Source, Sum, Term
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.engine.run import leaf_pieces
@@ -56,9 +55,9 @@ class MeasuredRun:
             if recipe is None:
                 continue
             own = slice(int(self._first[number]), int(self._first[number + 1]))
-            found.append(
-                slot.name, slot.dtype, slot.shape, _sums(recipe, self._sums[own].sum(axis=0), self._met[own].sum())
-            )
+            has_base = recipe.terms[0].minus is not None
+            sums = tensor_sums(self._sums[own].sum(axis=0), int(self._met[own].sum()), has_base=has_base)
+            found.append(slot.name, slot.dtype, slot.shape, sums)
         return found
 
 
@@ -100,20 +99,3 @@ def recipe_to_measure(task: OutputTask, plan: Plan) -> Sum | None:
 
 def _beside(recipe: Sum, base: Source) -> Sum:
     return replace(recipe, terms=(Term(base, base, 1.0),))
-
-
-def _sums(recipe: Sum, sums: Sequence[float], met: int) -> TensorSums:
-    diff, target, base, shift, along, opposed, added, error, nonzero, unchanged = map(float, sums)
-    has_base = recipe.terms[0].minus is not None
-    known = {"diff": diff, "target": target, "added": added, "error": error, "nonzero": nonzero, "unchanged": unchanged}
-    if has_base:
-        known |= {
-            "base": base,
-            "shift": shift,
-            "along": along,
-            "opposed": opposed,
-            "product": (base + target - shift) / 2,
-        }
-    return TensorSums(
-        float(met), **{name: value if math.isfinite(value) else math.nan for name, value in known.items()}
-    )
