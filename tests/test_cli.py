@@ -68,7 +68,8 @@ def test_a_success_says_where_the_result_lies_on_stdout_and_nothing_on_stderr(
 ) -> None:
     ran = cli(*made.flags(tmp_path / "out"))
     assert ran.status == 0 and ran.err == ""
-    assert str(tmp_path / "out") in ran.out and len(ran.out.splitlines()) == 1
+    done, verdict = ran.out.splitlines()
+    assert str(tmp_path / "out") in done and verdict.startswith("verdict: ")
 
 
 def test_a_run_and_a_plan_say_whose_template_and_which_end_token_the_output_has(
