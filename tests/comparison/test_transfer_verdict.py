@@ -7,7 +7,7 @@ import pytest
 
 from tuneport.comparison.calibration import FORMAT, Calibration, Feature, StraightLine, calibrations, parse_calibration
 from tuneport.comparison.gates import Gate
-from tuneport.comparison.transfer_verdict import FURTHER, TRY, Verdict, verdict_of
+from tuneport.comparison.transfer_verdict import FURTHER, OWN_BASE, TRY, Verdict, verdict_of
 
 PASSED = (
     Gate("strangers", "pass", 0.9, 0.1, "They are versions."),
@@ -30,12 +30,8 @@ KNOWN = Calibration(
 
 
 def measures(shift: float | None, parameters: int = 300_000) -> dict[str, Any]:
-    return {
-        "parameters": parameters,
-        "relative_shift": shift,
-        "relative_diff": 0.2,
-        "matrices": {"relative_shift": shift},
-    }
+    figures = {"parameters": parameters, "relative_shift": shift, "relative_diff": 0.2, "cosine_diff_shift": 0.1}
+    return {**figures, "matrices": {"relative_shift": shift}}
 
 
 def said(shift: float | None, gates: tuple[Gate, ...] = PASSED, kind: str | None = "llama", **more: Any) -> Verdict:
@@ -74,6 +70,16 @@ def test_a_gate_that_fails_is_the_verdict_and_one_that_warns_takes_likely_away()
     assert (failed.word, failed.calibrated, failed.reasons) == ("unlikely", False, ("rounding: Little is left.",))
     warned = said(0.05, (*PASSED, Gate("tokens", "warn", 0.1, 0.5, "Two tokens are lost.")))
     assert warned.word == "uncertain" and "tokens: Two tokens are lost." in warned.reasons
+
+
+@pytest.mark.parametrize("known", [(), (KNOWN,)])
+def test_a_target_that_went_where_the_fine_tuning_goes_is_told_of_with_another_remedy(
+    known: tuple[Calibration, ...],
+) -> None:
+    found = verdict_of(measures(0.22) | {"cosine_diff_shift": 0.45}, PASSED, "llama", known)
+    assert (found.word, found.remedy) == ("uncertain", OWN_BASE)
+    assert any("cosine 0.45" in reason for reason in found.reasons)
+    assert verdict_of(measures(0.22) | {"cosine_diff_shift": None}, PASSED, "llama", known).remedy == TRY
 
 
 def test_of_several_calibrations_the_one_that_covers_the_pair_is_asked() -> None:

@@ -15,6 +15,10 @@ from tuneport.comparison.gates import Gate
 
 Word = Literal["likely", "uncertain", "unlikely"]
 RANK: Mapping[str, int] = {"likely": 0, "uncertain": 1, "unlikely": 2}
+# From this cosine of Δ and target − base on, the target went where the fine-tuning goes: in the families of docs/verdict.md every
+# instruct model of the base lay above it, and adding a second fine-tuning did harm; all other targets lay below.
+SHARED_WAY = 0.3
+OWN_BASE = "Take the target's own base as the target, or fine-tune the target itself."
 TRY = "Transfer, evaluate on a few examples, and compare with the base."
 FURTHER = "Transfer, then fine-tune the result on the target for a part of the steps; compare with fine-tuning the target alone."
 
@@ -54,28 +58,40 @@ def verdict_of(
         reasons = tuple(f"{gate.name}: {gate.reason}" for gate in failed)
         return Verdict("unlikely", None, None, reasons, None, calibrated=False)
     warned = tuple(f"{gate.name}: {gate.reason}" for gate in gates if gate.status == "warn")
-    told, known = _distance(measures), calibrations() if known is None else known
+    told, known = _told(measures), calibrations() if known is None else known
     outside = [calibration.outside(measures, kind) for calibration in known]
     inside = next((one for one, found in zip(known, outside, strict=True) if not found), None)
     if inside is not None:
-        return _foreseen(inside, measures, (*warned, told), doubted=bool(warned))
+        return _foreseen(inside, measures, (*warned, *told), doubted=bool(warned))
     nearest = min(outside, key=len, default=None)
     why = (
         "No calibration covers this pair yet, so nothing more is said."
         if nearest is None
         else f"The calibration does not cover this pair: {'; '.join(nearest)}."
     )
-    return Verdict("uncertain", None, None, (*warned, told, why), TRY, False)
+    return Verdict("uncertain", None, None, (*warned, *told, why), OWN_BASE if _goes_along(measures) else TRY, False)
 
 
-def _distance(measures: Mapping[str, Any]) -> str:
+def _goes_along(measures: Mapping[str, Any]) -> bool:
+    """Whether the target went where Δ goes."""
+    return (measures["cosine_diff_shift"] or 0.0) >= SHARED_WAY
+
+
+def _told(measures: Mapping[str, Any]) -> list[str]:
+    """What the figures say by themselves."""
     distance = measures["relative_shift"]
     if distance is None or measures["relative_diff"] is None:
-        return "The distance of base and target was not measured."
-    return (
+        return ["The distance of base and target was not measured."]
+    found = [
         f"Base and target lie {distance:.3g} of ‖base‖ apart, and Δ is {measures['relative_diff']:.3g} of it; the smaller the "
         "distance, the more carries over."
-    )
+    ]
+    if _goes_along(measures):
+        found.append(
+            f"Δ and target − base share a direction (cosine {measures['cosine_diff_shift']:.2f}): the target may hold a fine-tuning of its "
+            "own, as an instruct model does. Adding another one to it did harm where it was measured."
+        )
+    return found
 
 
 def _foreseen(
@@ -94,4 +110,6 @@ def _foreseen(
         f"{word}, in families that it had not seen, {succeeded} of {of} did."
     )
     remedy = None if word == "likely" else TRY if word == "uncertain" else FURTHER
+    if remedy is not None and _goes_along(measures):
+        remedy = OWN_BASE
     return Verdict(word, found.gain, found.retention, (told, *reasons), remedy, True)
