@@ -78,7 +78,7 @@ def test_a_target_that_went_where_the_fine_tuning_goes_is_told_of_with_another_r
 ) -> None:
     found = verdict_of(measures(0.22) | {"cosine_diff_shift": 0.45}, PASSED, "llama", known)
     assert (found.word, found.remedy) == ("uncertain", OWN_BASE)
-    assert any("cosine 0.45" in reason for reason in found.reasons)
+    assert "cosine 0.45" in found.reasons[0 if not known else 1]
     assert verdict_of(measures(0.22) | {"cosine_diff_shift": None}, PASSED, "llama", known).remedy == TRY
 
 

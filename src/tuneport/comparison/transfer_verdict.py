@@ -87,9 +87,10 @@ def _told(measures: Mapping[str, Any]) -> list[str]:
         "distance, the more carries over."
     ]
     if _goes_along(measures):
-        found.append(
+        found.insert(
+            0,
             f"Δ and target − base share a direction (cosine {measures['cosine_diff_shift']:.2f}): the target may hold a fine-tuning of its "
-            "own, as an instruct model does. Adding another one to it did harm where it was measured."
+            "own, as an instruct model does. Adding another one to it did harm where it was measured.",
         )
     return found
 
