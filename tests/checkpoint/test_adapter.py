@@ -144,16 +144,20 @@ def test_biases_that_the_config_says_were_trained_must_be_there(tmp_path: Path) 
 # ---- what is refused
 
 
+def test_an_adapter_that_peft_saved_under_its_name_is_pointed_to(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    opened(tmp_path / "run" / "mine", factors())
+    with pytest.raises(CheckpointError, match="adapter in mine/"):
+        open_checkpoint(tmp_path / "run", "tuned")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"use_dora": True}, "DoRA"),
         ({"lora_bias": True}, "LoRA biases"),
-        ({"layer_replication": [[0, 2], [1, 2]]}, "layers were replicated"),
         ({"megatron_config": {"a": 1}}, "Megatron"),
         ({"use_qalora": True}, "QALoRA"),
-        ({"alora_invocation_tokens": [1, 2]}, "aLoRA"),
-        ({"arrow_config": {"top_k": 2}}, "Arrow"),
         ({"use_bdlora": {"nblocks": 2}}, "block-diagonal"),
         ({"kasa_config": {"beta": 1.0}}, "KaSA"),
         ({"monteclora_config": {"num_samples": 2}}, "MonteCLoRA"),
@@ -174,6 +178,24 @@ def test_kinds_that_cannot_be_carried_over_are_refused_in_words(
     with pytest.raises(CheckpointError, match=words) as told:
         opened(tmp_path / "adapter", factors(), **settings)
     assert "merge_and_unload" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"layer_replication": [[0, 2], [1, 2]]}, "layers were replicated"),
+        ({"alora_invocation_tokens": [1, 2], "use_dora": True}, "aLoRA"),
+        ({"arrow_config": {"top_k": 2}}, "Arrow"),
+        ({"peft_type": "PROMPT_TUNING"}, "kind 'PROMPT_TUNING'"),
+        ({"peft_type": "XLORA"}, "kind 'XLORA'"),
+    ],
+)
+def test_what_no_weights_hold_is_refused_without_advice_to_merge_it(
+    settings: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=words) as told:
+        opened(tmp_path / "adapter", factors(), **settings)
+    assert "merge_and_unload" not in str(told.value)
 
 
 @pytest.mark.parametrize(

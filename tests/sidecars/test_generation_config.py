@@ -72,6 +72,24 @@ def test_a_lost_end_token_is_refused_wherever_it_is_named(tmp_path: Path) -> Non
     assert "im_end" not in "".join(str(content_of(sidecars, name)) for name in sidecars.files)
 
 
+@pytest.mark.parametrize(
+    ("before", "without_row", "kept_by"),
+    [(WORDS, (), "append"), ([*WORDS, "<|im_end|>"], (), "all"), (WORDS, ("<|im_end|>",), None)],
+    ids=["only the tuned model has it", "the base has it too", "it has no row"],
+)
+def test_a_lost_end_token_is_refused_with_the_choice_that_would_keep_it(
+    tmp_path: Path, before: list[str], without_row: tuple[str, ...], kept_by: str | None
+) -> None:
+    tuned = model([*WORDS, "<|im_end|>"], ["<|im_end|>"], config__json={"eos_token_id": 5})
+    told = {"eos_token": "<|im_end|>"}
+    tuned["tokenizer_config.json"] = {**tuned["tokenizer_config.json"], **told}
+    sidecars = merge(tmp_path, model(before), tuned, model(), tokenizers=True, without_row=without_row)
+    assert len(sidecars.refusals) == 2
+    for refusal in map(FLAGS.message, sidecars.refusals):
+        assert ("--new-tokens" in refusal) == (kept_by is not None)
+        assert kept_by is None or f"--new-tokens {kept_by}" in refusal
+
+
 def test_ids_in_lists_pairs_and_biases_are_carried_by_string(tmp_path: Path) -> None:
     tuned = model(
         generation_config__json={

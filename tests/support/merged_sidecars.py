@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ def merge(
     sidecar: Mapping[str, str] | None = None,
     dtype: str | None = None,
     rows: Mapping[int, int] | None = None,
+    without_row: Collection[str] = (),
 ) -> Sidecars:
     folders = [
         write(root / name, files)
@@ -100,7 +101,7 @@ def merge(
     read: tuple[Tokenizer, Tokenizer, Tokenizer] | None = None
     if tokenizers:
         read = (read_tokenizer(folders[0]), read_tokenizer(folders[1]), read_tokenizer(folders[2]))
-    names = TokenNames(read, changes or TokenChanges())
+    names = TokenNames(read, changes or TokenChanges(), without_row=without_row)
     return merge_sidecars(Three(*folders), names, config or {}, sidecar or {}, dtype, rows or {})
 
 

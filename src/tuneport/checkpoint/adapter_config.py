@@ -21,6 +21,19 @@ MOST_RANK = 65536
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 MOST_ALPHA = 1e12
 _MERGE = "Merge it with peft (merge_and_unload().save_pretrained(…)) and give the merged folder."
+_NO_MERGE = "No weights of the base hold what it does, so there is no difference to carry. Train it again as LoRA, or on the target."
+# Kinds of peft that change what a model reads or which way it goes, and have no merge.
+_NOT_IN_WEIGHTS = (
+    "ADAPTION_PROMPT",
+    "CARTRIDGE",
+    "CPT",
+    "MULTITASK_PROMPT_TUNING",
+    "P_TUNING",
+    "POLY",
+    "PREFIX_TUNING",
+    "PROMPT_TUNING",
+    "XLORA",
+)  # fmt: skip  (one list)
 
 # Fields that are used here or elsewhere in tuneport.
 _USED = (
@@ -74,6 +87,8 @@ _REFUSED = {
     "kasa_config": "KaSA truncates the base's weights",
     "monteclora_config": "MonteCLoRA draws its factors at random",
 }
+# Of these, what no merged model of the base's shapes can hold.
+_WITHOUT_MERGE = ("layer_replication", "alora_invocation_tokens", "arrow_config")
 # Ways to begin that change the base's weights: the adapter is then relative to those, not to the base.
 _CHANGED_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -128,11 +143,17 @@ class AdapterConfig:
         return found
 
 
+def _advice(not_in_weights: bool) -> str:
+    return _NO_MERGE if not_in_weights else _MERGE
+
+
 def read_adapter_config(content: Mapping[str, Any], where: str) -> AdapterConfig:
     """The config of a LoRA adapter. Raises `CheckpointError` with everything that stands against it."""
     kind = content.get("peft_type")
     if kind != "LORA":
-        raise CheckpointError(f"{where} is a PEFT adapter of the kind {kind!r}; tuneport reads LORA. {_MERGE}")
+        raise CheckpointError(
+            f"{where} is a PEFT adapter of the kind {kind!r}; tuneport reads LORA. {_advice(kind in _NOT_IN_WEIGHTS)}"
+        )
     faults: list[str] = []
     for name, value in content.items():
         if name in _REFUSED and _is_set(value):
@@ -147,7 +168,8 @@ def read_adapter_config(content: Mapping[str, Any], where: str) -> AdapterConfig
         )
     if faults:
         raise CheckpointError(
-            f"{where} is a PEFT adapter that cannot be carried over as it is:{listing(faults)}\n{_MERGE}"
+            f"{where} is a PEFT adapter that cannot be carried over as it is:{listing(faults)}\n"
+            f"{_advice(any(_is_set(content.get(name)) for name in _WITHOUT_MERGE))}"
         )
     return _values(content, where)
 

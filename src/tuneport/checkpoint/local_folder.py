@@ -42,7 +42,7 @@ def open_folder(path: Path, role: str, stem: str = "model", label: str | None = 
     label = printable_line(label or resolved(path).name)
     where = f"{role} {label}"
     try:
-        names = [entry.name + "/" * entry.is_dir() for entry in path.iterdir() if entry.exists()]
+        names = [_listed(entry) for entry in path.iterdir() if entry.exists()]
         config = SidecarFolder(role, label, path).json("config.json") or {}
         named = config.get(NAMED_IN_CONFIG)
         weights = choose_weights(names, lambda name: read_bytes(path / name, path, MAX_INDEX_BYTES), where, stem, named)
@@ -55,6 +55,13 @@ def open_folder(path: Path, role: str, stem: str = "model", label: str | None = 
     except OSError as error:
         raise CheckpointError(f"{where}: {error.filename} cannot be read: {error.strerror}.") from None
     return replace(checkpoint, config=config)
+
+
+def _listed(entry: Path) -> str:
+    """An entry of a folder as `choose_weights` knows it: of a folder with an adapter (peft's, that has a name) its config."""
+    if not entry.is_dir():
+        return entry.name
+    return f"{entry.name}/{ADAPTER}" if (entry / ADAPTER).exists() else f"{entry.name}/"
 
 
 def check_for_loaders(folder: Path) -> None:

@@ -33,6 +33,7 @@ _VARIANT_INDEX = re.compile(r"model\.safetensors\.index\..+\.json|model\..+\.saf
 # What lies in a folder that has no weights of a kind that is read, and what to do about it.
 _INSTEAD = (
     (r"(checkpoint-\d+|\d+_Transformer|merged|model|final)/", "Is the model in {}? Then give that folder."),
+    (r"([^/]+/)adapter_config\.json", "There is an adapter in {}: give that folder."),
     (r"zero_to_fp32\.py|global_step\d+/", "{} is DeepSpeed's; its zero_to_fp32.py gathers the weights."),
     (r".*\.distcp|pytorch_model_fsdp_\d+/", "{} is FSDP's; `accelerate merge-weights` gathers the weights."),
     (r".*\.gguf", "{} is GGUF, which is not read. Give the checkpoint that it was made from."),
@@ -224,7 +225,7 @@ def _refuse(present: set[str], gone: Mapping[str, list[str]], where: str) -> NoR
             f"{where}: {ADAPTER_WEIGHTS} is an adapter's, and its {ADAPTER} is not there. peft writes both."
         )
     advice = [
-        words.format(printable_line(found))
+        words.format(printable_line(found.removesuffix(ADAPTER)))
         for pattern, words in _INSTEAD
         for found in sorted(present)
         if re.fullmatch(pattern, found)

@@ -133,7 +133,7 @@ class VocabularyMatch:
     @property
     def names(self) -> TokenNames:
         """What ids mean in the three models, and in the output."""
-        return TokenNames(self.tokenizers, self.changes, self.common, self.dropped)
+        return TokenNames(self.tokenizers, self.changes, self.common, self.dropped, self.without_row)
 
     def rows(self, base_rows: int, tuned_rows: int, target_rows: int) -> RowMap:
         """Where each row of a matrix comes from that has so many rows in base, tuned and target.

@@ -19,7 +19,7 @@ from tuneport.sidecars.config_kinds import entry_of
 from tuneport.sidecars.dtype_and_sizes import set_dtype, set_vocab_sizes
 from tuneport.sidecars.rope import ROPE, ROPE_KEYS, computes_from_length, spell_rope
 from tuneport.sidecars.three_way import SIDES, MergeFindings, Side, Sided, Three, conflict, same, says_null, three_way
-from tuneport.sidecars.token_ids import TokenNames, is_token_field
+from tuneport.sidecars.token_ids import TokenNames, in_words, is_token_field
 
 # Switches of training that trainers leave behind in the config they save.
 TRAINING = {"use_cache", "gradient_checkpointing", "output_router_logits"}
@@ -353,7 +353,7 @@ def taken_ids(
     if not missing:
         return Taken(carried)
     lost = (
-        f"{what}: the {side} model has {in_short(value)}, that is {', '.join(missing)}; "
+        f"{what}: the {side} model has {in_short(value)}, that is {', '.join(map(in_words, missing))}; "
         "the output's tokenizer has no such token"
     )
     if name == "eos_token_id" and isinstance(value, list):
@@ -367,8 +367,8 @@ def taken_ids(
     elif name == "eos_token_id":
         findings.undecided.add(flag)
         findings.refusals.append(
-            f"{lost}, and a model whose end token is lost generates without end. Keep it with {named('new_tokens', 'append')} "
-            f"where only the tuned model has it, or decide with {named('config', f'{flag}=target')}."
+            f"{lost}, and a model whose end token is lost generates without end. "
+            f"{names.way_to_keep(missing, named('config', f'{flag}=target'))}"
         )
     else:
         findings.warnings.append(f"{lost}. It stays as the target has it.")

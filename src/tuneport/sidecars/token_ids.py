@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
+from tuneport.errors import named
 from tuneport.files.printable import quoted
 from tuneport.sidecars.three_way import SIDES, Side
 from tuneport.tokenizer.token_changes import TokenChanges
@@ -41,15 +42,18 @@ class TokenNames:
         changes: TokenChanges,
         common: int | None = None,
         left_out: Collection[str] = (),
+        without_row: Collection[str] = (),
     ) -> None:
         """Names for base, tuned and target, whose output differs from the target by ``changes``.
 
         ``common``: rows match by position, so ids below it mean the same in all three, whatever their strings; the
-        tokenizers may then be known in part. ``left_out`` are tokens that a person's choice leaves out.
+        tokenizers may then be known in part. ``left_out`` are tokens that a person's choice leaves out, ``without_row``
+        those that the tuned model's tokenizer has and its matrix has no row for.
         """
         self.tokenizers, self.changes = tokenizers, changes
         self._common = 0 if common is None else common
         self.left_out = frozenset(left_out)
+        self._without_row = frozenset(without_row)
         ids = {} if tokenizers is None or common is None else tokenizers[1].ids
         self._left_out_ids = {ids[token] for token in self.left_out if token in ids}
         self.renamed = dict(changes.renamed)
@@ -111,6 +115,15 @@ class TokenNames:
             return token in target.ids or (not target.whole and tuned.ids.get(token, 0) < self._common)
         return self.id_of(token) is not None
 
+    def way_to_keep(self, tokens: Collection[Name], decide: str) -> str:
+        """What to do about end tokens that the output lacks: the choice that would keep them, where one would, or ``decide``."""
+        if self._without_row.intersection(map(str, tokens)):
+            return f"The tuned model has no row for it, so it cannot be kept. Decide with {decide}."
+        if not self.by_string or any(isinstance(token, int) for token in tokens):
+            return f"Decide with {decide}."
+        shared = any(self.is_token_of("base", str(token)) for token in tokens)
+        return f"Keep it with {named('new_tokens', 'all' if shared else 'append')}, or decide with {decide}."
+
     def is_token_of(self, side: Side, token: str) -> bool:
         """Whether one model's tokenizer is known to have ``token``."""
         return self.tokenizers is not None and token in self.tokenizers[SIDES.index(side)].ids
@@ -141,18 +154,22 @@ class TokenNames:
             return sorted(set(map(str, names if isinstance(names, list) else [names])))
         return names
 
-    def carried(self, side: Side, field: str, value: Any) -> tuple[Any, list[str]]:
+    def carried(self, side: Side, field: str, value: Any) -> tuple[Any, list[Name]]:
         """``value`` with the output's ids, and the tokens that the output lacks."""
-        missing: list[str] = []
+        missing: list[Name] = []
 
         def carry(token_id: int) -> int:
             there = self.output_id(side, token_id)
             if there is None:
-                name = self.name(side, token_id)
-                missing.append(quoted(name) if isinstance(name, str) else f"id {name}, which has no string")
+                missing.append(self.name(side, token_id))
             return -1 if there is None else there
 
         return map_ids(field, value, carry), missing
+
+
+def in_words(name: Name) -> str:
+    """A token, or an id that no string is known of, as a message says it."""
+    return quoted(name) if isinstance(name, str) else f"id {name}, which has no string"
 
 
 def is_token_field(name: str) -> bool:

@@ -134,10 +134,9 @@ class TokenizerConfigMerge:
         """A special token that the output's tokenizer does not have."""
         lost = f"tokenizer_config.json {quoted(role)}: the {side} model has {token!r}; the output's tokenizer has no such token"
         if role == "eos_token" and not left_out:
-            keep = f"Keep it with {named('new_tokens', 'append')}, or decide" if self.names.by_string else "Decide"
             self.findings.refusals.append(
                 f"{lost}, and a model whose end token is lost generates without end. "
-                f"{keep} with {named('config', f'tokenizer.{role}=target')}."
+                f"{self.names.way_to_keep([token], named('config', f'tokenizer.{role}=target'))}"
             )
         else:
             self.findings.warnings.append(f"{lost}. It stays as the target has it.")
