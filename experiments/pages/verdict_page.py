@@ -29,7 +29,7 @@ from experiments.verdict.one_family_out import (
     one_out,
 )
 from experiments.verdict.pair_cases import ALL, HALF, KINDS, LARGE_FROM, LEAST, Case, families_in
-from experiments.verdict.pair_predictors import PREDICTORS
+from experiments.verdict.pair_predictors import PREDICTORS, measured_in
 from experiments.verdict.published_pairs import PAIRS
 from experiments.verdict.run_families import hours_of
 from tuneport.reporting.tables.wording import minus
@@ -197,8 +197,9 @@ def _predictors(families: Families) -> str:
                 "families in which it beats the distance",
             ]
         ]
-        alone = {one.name: one_out(one, of_kind) for one in PREDICTORS}
-        for predictor in PREDICTORS:
+        known = measured_in(case for cases in of_kind.values() for case in cases)
+        alone = {one.name: one_out(one, of_kind) for one in known}
+        for predictor in known:
             foreseen = alone[predictor.name]
             name = f"{predictor.name} (rival)" if predictor.rival else predictor.name
             better = sum(brier(_of(foreseen, n)) < brier(_of(alone["distance alone"], n)) - 1e-12 for n in of_kind)
@@ -340,6 +341,7 @@ def _going_on() -> str:
     return (
         "    python -m experiments.verdict.run_families --out verdict-out --families 1 2 3 4 5 6 7 8 --dry-run    # hours\n"
         "    python -m experiments.verdict.run_families --out verdict-out --families 1 2 3 4 5 6 7 8    # goes on where it stopped\n"
+        "    python -m experiments.verdict.probe_pairs verdict-out/family-N    # what prompts say of the pairs, into the record\n"
         "    python -m experiments.verdict.choose                # families 1 to 8: commit docs/results/verdict/choice.json\n"
         "    python -m experiments.verdict.run_families --out verdict-out --families 9 10 11 12 13 14 15 16 17 18 19 20\n"
         "    python -m experiments.verdict.run_families --out verdict-out --families 3 4 5 --lab large\n"

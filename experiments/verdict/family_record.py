@@ -31,7 +31,7 @@ def record_of(reading: Reading) -> dict[str, Any]:
     scores = [
         {
             **{name: getattr(run.model, name) for name in ("kind", "source", "target", "tuning")},
-            "tasks": {task: [_short(score.value), score.n] for task, score in run.scores.items()},
+            "tasks": {task: [short(score.value), score.n] for task, score in run.scores.items()},
         }
         for run in reading.at_end
         if run.status == DONE
@@ -40,7 +40,7 @@ def record_of(reading: Reading) -> dict[str, Any]:
         {
             **{name: row[name] for name in ("source", "target", "tuning")},
             "measures": _figures(row["measures"]),
-            "gates": {gate["name"]: [gate["status"], _short(gate["value"])] for gate in row["gates"]},
+            "gates": {gate["name"]: [gate["status"], short(gate["value"])] for gate in row["gates"]},
         }
         for row in reading.comparisons
     ]
@@ -64,8 +64,12 @@ def write_record(folder: str | Path) -> None:
     """Write the record of the family in a study's folder."""
     record = record_of(read_study(folder))
     RECORDS.mkdir(parents=True, exist_ok=True)
-    lines = json.dumps(record, ensure_ascii=False).replace('}, {"', '},\n{"')
-    place_of(record["lab"], record["family"]).write_text(lines + "\n", encoding="utf-8")
+    place_of(record["lab"], record["family"]).write_text(text_of(record), encoding="utf-8")
+
+
+def text_of(record: Mapping[str, Any]) -> str:
+    """A record as its file has it: a line for each score and pair."""
+    return json.dumps(record, ensure_ascii=False).replace('}, {"', '},\n{"') + "\n"
 
 
 def _size(reading: Reading) -> str:
@@ -75,11 +79,12 @@ def _size(reading: Reading) -> str:
 
 def _figures(measures: Mapping[str, Any]) -> dict[str, Any]:
     """All figures of all tensors, and of the matrices alone."""
-    whole = {name: _short(value) for name, value in measures.items() if not isinstance(value, Mapping)}
-    return {**whole, "matrices": {name: _short(value) for name, value in measures["matrices"].items()}}
+    whole = {name: short(value) for name, value in measures.items() if not isinstance(value, Mapping)}
+    return {**whole, "matrices": {name: short(value) for name, value in measures["matrices"].items()}}
 
 
-def _short(value: float | None) -> float | None:
+def short(value: float | None) -> float | None:
+    """Five digits of a number."""
     return value if value is None or isinstance(value, int) else float(f"{value:.5g}")
 
 

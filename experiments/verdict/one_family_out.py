@@ -75,7 +75,7 @@ def fit(predictor: Predictor, families: Families) -> Fit:
 
 def foresee(fitted: Fit, cases: Sequence[Case]) -> list[Foreseen]:
     """What a fit says of cases."""
-    features = fitted.predictor.of(cases)
+    features = np.nan_to_num(fitted.predictor.of(cases))  # only where a gate failed is a figure missing
     chances = fitting.chance(fitted.chance, features)
     shares = np.clip(fitting.at(fitted.gain, features), 0, 1)
     retentions = np.clip(fitting.at(fitted.retention, features), 0, 1)

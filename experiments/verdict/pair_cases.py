@@ -100,7 +100,7 @@ def cases_of(record: Mapping[str, Any]) -> list[Case]:
                     target,
                     tuning,
                     kind,
-                    pair["measures"],
+                    {**pair["measures"], "probe": pair.get("probe")},
                     {name: status for name, (status, _) in pair["gates"].items()},
                     known=_mean(tuned, tasks) - _mean(bases[source], tasks),
                     own=None if own is None else _mean(own, tasks) - _mean(bases[target], tasks),

@@ -1,14 +1,14 @@
 """What may foresee a transfer's success: figures of `compare`, and the rivals that any of them has to beat.
 
 A predictor is a list of features of a case; a rival's need no weights, or the distance alone. Features that `compare` prints are
-`Feature`s of the package, so that a fit can become its calibration. A predictor from prompts is one more entry here, once its
-figures are in the records.
+`Feature`s of the package, so that a fit can become its calibration. Those from prompts (`probe_pairs`) stand beside; what is chosen
+is from weights, so that a verdict needs no torch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,5 +61,17 @@ PREDICTORS = (
     Predictor("distance, ‖Δ‖ and cosine of Δ and shift", (_SHIFT, _DIFF, _ALONG)),
     Predictor("distance and share opposed", (_SHIFT, _OPPOSED)),
 )
+_ALIKE, _LEFT = Feature("probe.alike"), Feature("probe.loss_left")
+FROM_PROMPTS = (
+    Predictor("prompts: answered alike", (_ALIKE,)),
+    Predictor("prompts: loss left of the answers", (_LEFT,)),
+    Predictor("prompts: answered alike, and distance", (_ALIKE, _SHIFT)),
+)
 BY_NAME = {predictor.name: predictor for predictor in PREDICTORS}
 CANDIDATES = tuple(predictor for predictor in PREDICTORS if predictor.features)
+
+
+def measured_in(cases: Iterable[Case]) -> tuple[Predictor, ...]:
+    """Those whose figures all of these cases have: all from weights, and those from prompts where prompts were asked."""
+    asked = [case for case in cases if not case.gated]
+    return (*PREDICTORS, *(each for each in FROM_PROMPTS if asked and bool(np.isfinite(each.of(asked)).all())))

@@ -22,7 +22,8 @@ from experiments.verdict.one_family_out import (
     thresholds,
 )
 from experiments.verdict.pair_cases import ALL, Case, cases_of, places_between, steps_between
-from experiments.verdict.pair_predictors import BY_NAME, PREDICTORS
+from experiments.verdict.pair_predictors import BY_NAME, FROM_PROMPTS, PREDICTORS, measured_in
+from experiments.verdict.probe_pairs import figures_of
 from tuneport.comparison.calibration import parse_calibration
 
 NAMES = ("M1", "M2", "M3", "M4", "M5", "domain", "more", "instruct")
@@ -163,6 +164,22 @@ def test_every_predictor_reads_every_case(families: Families) -> None:
         rows = predictor.of(families[1])
         assert rows.shape[0] == len(families[1]) and np.isfinite(rows).all(), predictor.name
         assert np.isfinite(fit(predictor, families).gain).all()
+
+
+def test_predictors_from_prompts_stand_beside_where_all_pairs_were_asked(families: Families) -> None:
+    cases = families[1]
+    asked = [replace(case, figures={**case.figures, "probe": {"alike": 0.5, "loss_left": 0.1}}) for case in cases]
+    assert measured_in(cases) == PREDICTORS
+    assert measured_in(asked) == (*PREDICTORS, *FROM_PROMPTS)
+    assert measured_in([*asked, cases[0]]) == PREDICTORS
+
+
+def test_the_figures_of_a_probe_are_those_that_predictors_read() -> None:
+    loss = {name: {"value": value} for name, value in (("source", 0.2), ("target", 2.0), ("carried", 0.5))}
+    alike = {"target": {"value": 0.1}, "carried": {"value": 0.7}}
+    found = figures_of({"prompts": {"loss": loss, "alike": alike}})
+    assert found == {"loss_left": 0.3, "loss_closed": 1.5, "alike": 0.7, "alike_before": 0.1}
+    assert figures_of(None) == dict.fromkeys(found)
 
 
 def test_the_page_says_that_nothing_is_calibrated_where_nothing_was_confirmed(
