@@ -44,6 +44,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	for page in $(PAGES); do $(BIN)/python -m experiments.pages.$$page --check || exit 1; done
+	$(BIN)/python -m experiments.pages.plain_words
 	$(SITE)
 
 types: venv
