@@ -30,7 +30,7 @@ def test_an_output_tells_what_it_was_made_from(cli: Cli, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "manifest",
-    ["{}", '{"format": "tuneport.manifest/1"}', '{"format": "other"}', "[]", "no JSON", "9" * 6000, "[" * 99999],
+    ["{}", '{"format": "tuneport.manifest/1"}', '{"format": "other"}', "[]", "a JSON object", "9" * 6000, "[" * 99999],
 )
 def test_a_damaged_manifest_ends_in_words(cli: Cli, tmp_path: Path, manifest: str) -> None:
     place = tiny.write_model(tmp_path / "m", tiny.llama(1))

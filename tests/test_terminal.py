@@ -75,7 +75,7 @@ def test_ctrl_c_while_modules_are_imported_ends_in_words(module: str) -> None:
         [sys.executable, "-c", INTERRUPTED.format(module=module)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr == "tuneport: Stopped. The same command goes on where this one stopped.\n"
+    assert done.stderr == "tuneport: Stopped. Run the same command again to resume.\n"
 
 
 def test_words_are_safe_to_print_and_go_nowhere_without_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:

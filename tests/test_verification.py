@@ -287,7 +287,7 @@ def test_an_expression_without_an_end_in_a_manifest_is_told(
 ) -> None:
     monkeypatch.setattr("tuneport.files.expressions.SECONDS", 0.3)
     edit(out, lambda manifest: manifest["plan"]["choices"].update(choices))
-    with pytest.raises(VerificationError, match=r"The choices in the manifest cannot be followed: matching its expr"):
+    with pytest.raises(VerificationError, match=r"The options in the manifest are not valid: matching its expr"):
         full(finished[0], out)
 
 

@@ -1,10 +1,10 @@
-"""Carry a fine-tuning from one version of a language model to another: target + (tuned − base).
+"""Transfer a fine-tuning from one version of a language model to another: target + (tuned − base).
 
     import tuneport
 
     tuneport.transfer("v1", "v1-tuned", "v2", "v2-tuned")
 
-The functions are imported when they are first used, so that importing tuneport costs nothing.
+Each function is imported at its first use, so importing tuneport is fast.
 """
 
 from __future__ import annotations

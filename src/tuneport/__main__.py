@@ -1,6 +1,6 @@
-"""Where the command line begins: ``tuneport``, and ``python -m tuneport``.
+"""The entry point of the command line: ``tuneport``, and ``python -m tuneport``.
 
-Ctrl-C may come while modules are imported, which takes longer than a person's second thought; it ends in words from here on.
+The user may press Ctrl-C while modules are still imported; that too ends with a message, without a traceback.
 """
 
 import sys
@@ -14,7 +14,7 @@ def run() -> int:
         return main()
     except KeyboardInterrupt:
         if sys.stderr is not None:
-            sys.stderr.write("tuneport: Stopped. The same command goes on where this one stopped.\n")
+            sys.stderr.write("tuneport: Stopped. Run the same command again to resume.\n")
         return 1
 
 

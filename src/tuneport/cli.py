@@ -1,7 +1,7 @@
-"""The command line: parse, call one command, print where the result lies.
+"""The command line: parse, call one command, print where the result is.
 
-Heavy imports wait inside the commands, so that --help is instant. Exit status: 0 done, 1 an error with a message, 2 wrong usage; a
-traceback only with --debug.
+Commands import heavy modules only when they run, so --help is instant. Exit status: 0 done, 1 an error with a message,
+2 wrong usage; a traceback only with --debug.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TuneportError as error:
         return printing.fail(type(error).__name__, error.message(FLAGS), **how, status=error.exit_status)
     except KeyboardInterrupt:
-        return printing.fail("Interrupted", "Stopped. The same command goes on where this one stopped.", **how)
+        return printing.fail("Interrupted", "Stopped. Run the same command again to resume.", **how)
     except BrokenPipeError:
         return 1  # the reader of stdout went away, and wants no more
     except (OSError, MemoryError) as error:
@@ -57,8 +57,8 @@ def build_parser(commands: Sequence[str] = tuple(COMMANDS)) -> argparse.Argument
     """The parser, with the flags of ``commands``; docs/commands.md is made from all of them."""
     parser = argparse.ArgumentParser(
         prog="tuneport",
-        description="Carry a fine-tuning from one version of a language model to another: target + (tuned − base).",
-        epilog="MODEL is a folder, or a Hub id such as org/name or org/name@revision.",
+        description="Transfer a fine-tuning from one version of a language model to another: target + (tuned − base).",
+        epilog="MODEL is a folder or a Hub id, such as org/name or org/name@revision.",
     )
     parser.add_argument("--version", action="version", version=f"tuneport {__version__}")
     parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -1,31 +1,31 @@
-"""Every way in which tuneport says no, in words.
+"""All errors that tuneport raises on purpose.
 
-An error names which thing, what is wrong with it and what to do next; the command line prints it and exits with status 1.
-Nothing else is raised on purpose, so any other exception is a defect of tuneport. A message names an option with `named`: who
-shows the message writes the name as its reader does (``learning_rate``, ``--learning-rate``), and so are warnings written.
+A message says what is wrong with which thing, and what to do next; the command line prints it and exits with status 1.
+Any other exception is a bug in tuneport. Messages and warnings name an option with `named`; it is shown as the reader
+writes it (``learning_rate``, ``--learning-rate``).
 
     TuneportError
      ├── UsageError          options that are not valid, with a fault for each (exit status 2; a TypeError too)
      ├── CheckpointError     a file or folder that is not a readable checkpoint
-     │    └── HubError       a model that the Hub does not give
-     ├── ForeignFileError    a file of others that is not opened: a pipe, a device, a link out of its folder (an OSError too)
-     ├── PairingError        tensors, tokens or architectures that do not belong together
+     │    └── HubError       a model that cannot be read from the Hub
+     ├── ForeignFileError    a foreign file that is not opened: a pipe, a device, a link out of its folder (an OSError
+     too) ├── PairingError        tensors, tokens or architectures that do not belong together
      ├── SidecarError        configs or tokenizer files that cannot be merged by rule
      ├── DataError           training data or examples that cannot be read, or do not fit what is asked
-     │    └── RenderingError a chat template that does not write a conversation, or is not a valid template
-     ├── TrainingError       a fine-tuning that cannot go on
+     │    └── RenderingError a chat template that cannot render a conversation, or is not valid
+     ├── TrainingError       a fine-tuning that cannot continue
      ├── NumericsError       NaN or infinity, or a diff vector that is zero
-     ├── PublishError        a push that the Hub does not take, or that would replace what is not ours
+     ├── PublishError        a push that the Hub rejects, or that would replace others' files
      ├── OutputError         the place to write to: locked, full, or not to be written
-     │    └── TakenError     something else stands there, or work that was begun with another plan
+     │    └── TakenError     other contents, or work that was started with a different plan
      ├── PlatformError       what this system does not have (Windows without WSL)
      ├── DoubtError          a warning that --strict turns into a stop
-     ├── VerificationError   an output that is not what its manifest or its parents say
-     ├── StudyError          a study's file that cannot be meant as it stands, or steps of it that failed
+     ├── VerificationError   an output that does not match its manifest or its parents
+     ├── StudyError          a study file that is not valid, or failed steps of a study
      ├── ScoringError        a model that could not be scored on a task
-     ├── LeakageError        a test by whose examples models were chosen
-     ├── ReportError         a study's folder that no page can be made of
-     └── WorkerError         a worker process that was ended from outside
+     ├── LeakageError        a test whose examples were used to choose models
+     ├── ReportError         a study's folder without readable results
+     └── WorkerError         a worker process that was killed from outside
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _literal(value: str) -> str:
 
 
 class _Absent:
-    """The value of an option that was not given, or whose value tells nothing."""
+    """The value of an option that was not given, or whose value is not worth showing."""
 
     def __repr__(self) -> str:
         return "ABSENT"
@@ -181,7 +181,7 @@ class TuneportError(Exception):
 class UsageError(TuneportError, TypeError):
     """Options that are not valid: ``faults`` says what is wrong with each. (A `TypeError` too, as Python's own is.)
 
-    A text instead of faults is for what is wrong with no single option, or with the machine (an extra that is not installed).
+    A text instead of faults is for problems of no single option, or of the machine (an extra that is not installed).
     """
 
     exit_status = 2
@@ -207,13 +207,12 @@ class CheckpointError(TuneportError):
 
 
 class HubError(CheckpointError):
-    """A model that the Hub does not give: unknown, gated, or out of reach."""
+    """A model that cannot be read from the Hub: unknown, gated, or offline."""
 
 
 class ForeignFileError(TuneportError, OSError):
-    """A file of others that is not opened: no plain file, too large, or a link that leads out of its folder.
-
-    Also an `OSError`, with ``strerror`` and ``filename``: who puts into words what the system refuses says this as well.
+    """A foreign file that is not opened: not a plain file, too large, or a link out of its folder. Also an `OSError`,
+    with ``strerror`` and ``filename``, so code that reports the system's errors reports it too.
     """
 
     def message(self, style: Style | None = None) -> str:
@@ -230,11 +229,11 @@ class SidecarError(TuneportError):
 
 
 class DataError(TuneportError):
-    """Training data or examples that cannot be read, that fit no form, or not the one that is needed."""
+    """Training data or examples that cannot be read, or do not have the form that is needed."""
 
 
 class RenderingError(DataError):
-    """A chat template does not write a conversation; ``broken``: it would write no other one either."""
+    """A chat template cannot render a conversation; ``broken``: nor any other one."""
 
     def __init__(self, message: str, *, broken: bool = False) -> None:
         """Keep the message, and whether the template itself is at fault."""
@@ -243,15 +242,15 @@ class RenderingError(DataError):
 
 
 class TrainingError(TuneportError):
-    """A fine-tuning that cannot go on: a loss that is no number, a model that cannot be trained as asked."""
+    """A fine-tuning that cannot continue: a loss that is not a number, a model that cannot be trained."""
 
 
 class NumericsError(TuneportError):
-    """NaN or infinity where there must be none, or a diff vector that is zero throughout."""
+    """Unexpected NaN or infinity, or a diff vector that is zero throughout."""
 
 
 class PublishError(TuneportError):
-    """A push that the Hub does not take, or that would replace what tuneport did not push."""
+    """A push that the Hub rejects, or that would replace files that tuneport did not push."""
 
 
 class OutputError(TuneportError):
@@ -259,23 +258,23 @@ class OutputError(TuneportError):
 
 
 class TakenError(OutputError):
-    """The place to write to holds something else, or work that was begun with another plan."""
+    """The place to write to has other contents, or work that was started with a different plan."""
 
 
 class PlatformError(TuneportError):
-    """What tuneport needs of a system and this one does not have."""
+    """The system lacks something that tuneport needs."""
 
 
 class DoubtError(TuneportError):
-    """Something looks wrong and ``--strict`` was asked for."""
+    """A warning that ``--strict`` turns into an error."""
 
 
 class VerificationError(TuneportError):
-    """An output is not what its manifest, or its parents, say it is."""
+    """An output does not match its manifest or its parents."""
 
 
 class StudyError(TuneportError):
-    """A study's file that cannot be meant as it stands (every fault with its line), or steps of a study that failed."""
+    """A study file that is not valid (every fault with its line), or failed steps of a study."""
 
 
 class ScoringError(TuneportError):
@@ -283,15 +282,15 @@ class ScoringError(TuneportError):
 
 
 class LeakageError(TuneportError):
-    """Examples of a test are those that a model was selected by, so that its scores on them are no test any more."""
+    """Models were chosen on the examples of a test, so scores on them are no longer a test."""
 
 
 class ReportError(TuneportError):
-    """A study's folder that no page can be made of: nothing readable is in it."""
+    """A study's folder without readable results, so there is no page to make."""
 
 
 class WorkerError(TuneportError):
-    """A worker process was ended from outside, by the system or by a person."""
+    """A worker process was killed from outside, by the system or by a person."""
 
 
 _ITEM = "  - "
@@ -299,9 +298,8 @@ MOST_SHOWN = 20
 
 
 def listing(items: list[str], most: int | None = None) -> str:
-    """Indented lines, one per item; past ``most`` the rest is counted, never dropped without a word.
-
-    Without ``most`` all of them are there: who shows a message to a person cuts it with `in_brief`.
+    """Indented lines, one per item; past ``most`` the rest is counted, never dropped silently. Without ``most`` all
+    items are listed: who shows a message to a person cuts it with `in_brief`.
     """
     shown = [f"\n{_ITEM}{item}" for item in items[:most]]
     if most is not None and len(items) > most:

@@ -1,7 +1,6 @@
-"""What is in a folder: a checkpoint, a diff vector, an output of tuneport, or a study (that may lie behind a URL).
+"""Describe what is in a folder: a checkpoint, a diff vector, an output of tuneport, or a study (which may be at a URL).
 
-In comes a path, a Hub id or a URL, out comes a description for machines and, rendered, for people. Only headers and small
-files are read.
+The description is a record, with a text for people. Only headers and small files are read.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def _described(spec: Place) -> dict[str, Any]:
         return {
             "kind": "unfinished output",
             "name": path.name,
-            "next": "Run the command that began it again; it goes on.",
+            "next": "Run the command that started it again to resume.",
         }
     if path.is_dir() and (path / MANIFEST).exists():
         manifest = read_manifest(path)
@@ -94,14 +93,15 @@ def in_words(description: Mapping[str, Any]) -> str:
 
 
 def _behind_url(url: str) -> dict[str, Any]:
-    """A study: nothing else of tuneport's lies behind URLs."""
+    """A study; nothing else of tuneport's is read from URLs."""
     try:
         store = open_store(url)
     except OutputError as error:
         raise CheckpointError(str(error)) from error
     if not is_study(store):
         raise CheckpointError(
-            f"{url} is no study. Behind a URL only those are known: copy what lies there to a folder, and inspect that."
+            f"{url} is not a study. `inspect` reads only studies from URLs: copy the files to a folder, and inspect "
+            f"that."
         )
     return {"kind": "study", **progress(store)}
 
@@ -153,7 +153,7 @@ def _has_template(checkpoint: Checkpoint) -> bool:
 
 
 def _made(checkpoint: Checkpoint, manifest: dict[str, Any]) -> dict[str, Any]:
-    """What tuneport wrote: the folder as it is, and what its manifest says."""
+    """An output of tuneport: the folder, and what its manifest says."""
     fates = Counter(entry["fate"] for entry in manifest["tensors"])
     return {
         **_checkpoint(checkpoint),

@@ -1,4 +1,4 @@
-"""Other people's libraries: their versions for the record, what to do where one is missing, and how to keep them from talking."""
+"""Other people's libraries: their versions for the record, what to do if one is missing, and how to silence their output."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def install_line(extra: str) -> str:
 
 
 def how_to_install(extra: str) -> str:
-    """That line, as a sentence; where pip would fetch PyTorch for GPUs in vain, with the index that has it for CPUs."""
+    """That line, as a sentence; on a machine without a GPU, with the index of PyTorch for CPUs."""
     without_gpu = sys.platform == "linux" and not Path("/dev/nvidiactl").exists()
-    smaller = f" Without a GPU add {CPU_INDEX}, or pip fetches gigabytes for GPUs." if without_gpu else ""
+    smaller = f" Without a GPU add {CPU_INDEX}, or pip downloads gigabytes for GPUs." if without_gpu else ""
     return f"Install it: {install_line(extra)}.{smaller if extra == 'models' else ''}"
 
 
 @contextlib.contextmanager
 def quietly(to_stderr: bool = False) -> Iterator[None]:
-    """Their bars, remarks and warnings off while the block runs; what matters is in our records and warnings.
+    """Silence their progress bars, remarks and warnings while the block runs; our records and warnings have what matters.
 
-    What they print is no result (stdout may be somebody's JSON): it goes nowhere, or with ``to_stderr`` there. On a terminal
-    stderr, with the bars of a scoring, stays, and says why nothing happens yet while they are loaded for the first time.
+    What they print is not a result (stdout may be someone's JSON): it is discarded, or with ``to_stderr`` printed there. On a
+    terminal stderr, the bars of a scoring stay, and a line says so while the libraries load for the first time.
     """
     is_first = "torch" not in sys.modules and is_watched()
     if is_first:

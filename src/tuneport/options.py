@@ -1,7 +1,9 @@
-"""How an option is declared, once: a field of a frozen record, with its help, default, bounds, and whether it is identity.
+"""Declare options once, as fields of a frozen record: help, default, bounds, and whether the option is part of a run's
+identity.
 
-The public functions, the command line, a study's file and docs/commands.md are made from these records. `check` looks at every
-value of a record when one is made, and raises one `UsageError` with all faults. Nothing heavy is imported: `--help` shows records.
+The public functions, the command line, study files and docs/commands.md are made from these records. `check` checks
+every value of a new record and raises one `UsageError` with all faults. Nothing heavy is imported: `--help` shows
+records.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ class Bounds:
 
     def __str__(self) -> str:
         """As words that follow "a number"."""
-        words = {"least": "from {:g} on", "above": "above {:g}", "most": "up to {:g}", "below": "below {:g}"}
+        if math.isfinite(self.least) and math.isfinite(self.most):
+            return f" from {self.least:g} to {self.most:g}"
+        words = {"least": "of at least {:g}", "above": "above {:g}", "most": "at most {:g}", "below": "below {:g}"}
         told = [text.format(end) for name, text in words.items() if math.isfinite(end := getattr(self, name))]
         return f" {', '.join(told)}" if told else ""
 
@@ -50,7 +54,8 @@ class Spec:
 
     ``positional``: Python takes it without its name; ``argument``: the command line takes it without a flag (``flag`` False: not at
     all). ``identity``: it is part of what makes two runs the same. ``parse`` makes the value from a text, or from what a Python
-    call gave; it raises ValueError, in words that follow the option's name. ``accepts`` is how a signature writes the type of that.
+    call gave; it raises ValueError with a message that follows the option's name. ``accepts`` is how a signature writes
+    the type of that.
     """
 
     help: str
@@ -78,7 +83,7 @@ def option(default: Any = MISSING, help: str = "", **declared: Any) -> Any:
 
 
 def nested(record: type[Any], *only: str) -> Any:
-    """A field that is a record, whose options (or ``only`` those) stand in its place; the others have their defaults."""
+    """A field that is a record, whose options (or ``only`` those) replace it; the others have their defaults."""
     return field(default_factory=record, metadata={_NESTED: (record, only)})
 
 
@@ -112,7 +117,7 @@ class Declared:
 
     @property
     def help(self) -> str:
-        """Its help, with the default where there is one that a reader would not guess."""
+        """Its help, with the default if a reader could not guess it."""
         if self.default in (None, (), MISSING) or self.default is False or "default" in self.spec.help:
             return self.spec.help
         return f"{self.spec.help} (default: {shown_default(self.default)})"
@@ -162,7 +167,7 @@ def options_of(record: type[Any]) -> tuple[Declared, ...]:
 
 
 def _of_variants(records: Mapping[str, type[Any]]) -> dict[str, Declared]:
-    """The options of all; the help of each says what the default is where, or which of them has it."""
+    """The options of all; the help of each says the default for each record, or which records have it."""
     found: dict[str, Declared] = {}
     for record in records.values():
         for one in options_of(record):
@@ -236,13 +241,13 @@ def _names(record: type[Any]) -> list[str]:
 
 def _faults_of(error: UsageError) -> Sequence[Fault]:
     if not error.faults:
-        raise error  # of no single option: it is told as it stands
+        raise error  # of no single option: raised unchanged
     return error.faults
 
 
 def _unknown(name: str, names: Sequence[str], of: str) -> tuple[str, str]:
     near = get_close_matches(name, names, 1)
-    problem = f"{of} has no such option"
+    problem = f"is not an option of {of}"
     return problem, f"Did you mean {named(near[0])}?" if near else f"It has {', '.join(map(named, names))}"
 
 
@@ -282,7 +287,9 @@ def _located(one: Declared, value: Any) -> list[Fault]:
 
 
 def checked(one: Declared, value: Any) -> Any:
-    """A value of an option, of its type and within its bounds. Raises ValueError in words that follow the option's name."""
+    """A value of an option, of its type and within its bounds. Raises ValueError with a message that follows the
+    option's name.
+    """
     if value is None and one.optional:
         return None
     if one.spec.parse is not None:

@@ -1,6 +1,7 @@
-"""What tuneport asks of the system, and what it says where that is missing: Windows has it under WSL only.
+"""What tuneport needs of the system, and its message if that is missing: Windows has it only under WSL.
 
-Locks and limits are asked for where they are needed, so that what goes without them (help, inspect, report, dry runs) runs anywhere.
+Locks and limits are requested only where they are needed, so commands without them (help, inspect, report, dry runs)
+run anywhere.
 """
 
 from __future__ import annotations
@@ -51,5 +52,5 @@ def _here() -> str:
 
 def _remedy() -> str:
     if _here() == "Windows":
-        return "On Windows use WSL (wsl --install), and run the same command there."
+        return "On Windows, use WSL (wsl --install) and run the same command there."
     return "Run it on Linux or macOS."

@@ -1,7 +1,7 @@
-"""How far work is, for whoever looks: a line on a terminal, a bar in a notebook, a line a minute elsewhere.
+"""Show progress: a line on a terminal, a bar in a notebook, a line per minute elsewhere.
 
-Whoever works counts what is done; a thread shows it. Work inside other work (a fine-tuning that is a step of a study, the requests of
-one task) is shown behind that, in the same line. What cannot be shown never stops the work.
+The work counts what is done; a thread shows it. Work inside other work (a fine-tuning as a step of a study, the
+requests of one task) is shown on the same line. A display that fails never stops the work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _silent = False
 
 
 def keep_silent() -> None:
-    """Show nothing from this process: another one tells of its work."""
+    """Show nothing from this process: another one reports its work."""
     global _silent
     _silent = True
 
@@ -66,7 +66,7 @@ class Progress:
         self._done = done
 
     def words(self) -> str:
-        """How far it is: ``transfer 34 % of 15.0 GB (3.2 GB of an earlier run), 0.61 GB/s, 16 s left, computing``."""
+        """How far it is: ``transfer 34 % of 15.0 GB (3.2 GB from an earlier run), 0.61 GB/s, 16 s left, computing``."""
         done, seconds = min(self._done, self._total), time.monotonic() - self._counted_from
         if self._unit == BYTES:
             said = f"{self._what} {done / self._total:.0%} of {_size(self._total)}"
@@ -74,7 +74,7 @@ class Progress:
         else:
             said = f"{self._what} {done:g} of {self._total:g} {self._unit}"
             earlier, rate = f"{self._before:g}", _rate((self._done - self._before) / max(seconds, 1e-3), self._unit)
-        found = f" ({earlier} of an earlier run)" if self._before else ""
+        found = f" ({earlier} from an earlier run)" if self._before else ""
         left = self.left()
         parts = [
             said + found,
@@ -122,11 +122,11 @@ class _Screen:
     seconds = _SECONDS["elsewhere"]
 
     def show(self, words: str, share: float) -> None:
-        """Show where things stand."""
+        """Show the current state."""
         terminal.tell(words)
 
     def clear(self, words: str, whole: bool) -> None:
-        """The work has ended, well if it is ``whole``."""
+        """The work has ended, successfully if ``whole``."""
 
 
 class _Terminal(_Screen):

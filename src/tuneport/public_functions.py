@@ -1,7 +1,7 @@
-"""A public function is a plain function whose keywords are a record's options: `takes` makes it one.
+"""Make a plain function public: its keywords are a record's options (`takes`).
 
-The body gets the record, checked. Whoever calls it sees a real signature, and help for every option; a wrong call (a name that is
-not known, an option that is missing, a value of another type) raises `UsageError` in words.
+The function gets the checked record. Callers see a real signature, and help for every option. A wrong call (an unknown
+name, a missing option, a value of another type) raises `UsageError` with a message.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def takes(record: type[Any]) -> Callable[[Callable[[Any], Result]], Callable[...
 def _by_name(args: Sequence[Any], given: Mapping[str, Any], names: Sequence[str], of: str) -> dict[str, Any]:
     if len(args) > len(names):
         raise UsageError(
-            f"{of} takes {len(names)} values without a name ({', '.join(names)}), and {len(args)} are given. Write the others "
-            f"with their names; help(tuneport.{of}) lists them."
+            f"{of} takes {len(names)} positional arguments ({', '.join(names)}), but {len(args)} were given. Pass the "
+            f"others by keyword; help(tuneport.{of}) lists them."
         )
     placed = dict(zip(names, args, strict=False))
     if twice := [
-        Fault(name, given[name], "is given twice, with its name and without") for name in placed if name in given
+        Fault(name, given[name], "is given twice: by position and by keyword") for name in placed if name in given
     ]:
         raise UsageError(twice)
     return placed

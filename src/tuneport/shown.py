@@ -1,4 +1,4 @@
-"""What the public functions return, as a person sees it: a short repr, a table in a notebook, and `to_dict()` for all of it."""
+"""How results of public functions are shown: a short repr, a table in a notebook, and `to_dict()` for everything."""
 
 from __future__ import annotations
 

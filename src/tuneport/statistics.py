@@ -1,8 +1,8 @@
-"""Scores, gains and recovered gain with 95 % intervals, and tests of differences, from per-example outcomes.
+"""Scores, gains and recovered gain with 95 % intervals, and tests of differences, from the outcomes of examples.
 
-Pure functions. An accuracy gets a Wilson interval, a mean a bootstrap's; differences and recovered gain are
-taken on the same examples, so their intervals come from one joint, seeded bootstrap over these. A difference
-of right and wrong answers is tested by McNemar's exact test, any other by the paired bootstrap.
+Pure functions. An accuracy gets a Wilson interval, a mean a bootstrap interval. Differences and recovered gain use the
+same examples, so their intervals come from one joint, seeded bootstrap over these. A difference of right and wrong
+answers is tested by McNemar's exact test, any other by the paired bootstrap.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a person is shown while work goes on: stderr, which may be a terminal, a file, closed or gone.
+"""Show messages while work is running: on stderr, which may be a terminal, a file, closed or gone.
 
-What cannot be shown never stops the work: whoever closed stderr wants the result and no words.
+If nothing can be shown, the work continues: whoever closed stderr wants only the result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tuneport.files.printable import printable_line, printable_lines
 _ERASE = "\r\x1b[K"
 _lock = threading.RLock()  # a thread draws, and others tell
 _ours: TextIO | None = None
-_drawn = False  # whether a line of progress stands on the terminal, which other words come in place of
+_drawn = False  # whether the terminal shows a line of progress, which other output replaces
 
 
 def open_streams() -> None:
@@ -36,17 +36,17 @@ def open_streams() -> None:
             setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115  (as long as the process)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without Δ or −, a name that is no Unicode
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Δ or −, a name that is not Unicode
 
 
 def stream() -> TextIO | None:
-    """Where words go: stderr, also while a library's words are kept from it (`speaking_to`)."""
+    """Where messages go: stderr, also while a library's output is kept from it (`speaking_to`)."""
     return sys.stderr if _ours is None else _ours
 
 
 @contextlib.contextmanager
 def speaking_to(where: TextIO | None) -> Iterator[None]:
-    """Our own words go there while the block runs, whatever becomes of ``sys.stderr``."""
+    """Our own messages go there while the block runs, whatever happens to ``sys.stderr``."""
     global _ours
     before, _ours = _ours, where
     try:

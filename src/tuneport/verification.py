@@ -1,8 +1,8 @@
-"""Prove an output, from its manifest alone or from its parents.
+"""Verify an output against its manifest alone, or against its parents.
 
-In comes a finished folder, and the models it was made from if they are at hand; out comes what was proved, or a
-`VerificationError` that lists everything that is not as it should be. Without parents this is integrity only: a manifest
-cannot vouch for itself. With them the plan is made again and bytes are recomputed: a seeded sample, or every one.
+Returns what was checked, or raises a `VerificationError` that lists every difference. Without parents this checks only
+integrity: a manifest cannot vouch for itself. With them the plan is made again and bytes are recomputed: a seeded
+sample, or all of them.
 """
 
 from __future__ import annotations
@@ -78,22 +78,22 @@ class Proof(Shown):
 
     def __str__(self) -> str:
         """One line for a person."""
-        whole = f"{self.tensors} tensors ({self.leaves} leaves of 4 MiB) are what the manifest says"
+        whole = f"{self.tensors} tensors ({self.leaves} leaves of 4 MiB) match the manifest"
         if self.kind == "integrity only":
-            return f"integrity only: {whole}. Give base, tuned and target to prove where they come from."
+            return f"integrity only: {whole}. Give base, tuned and target to also check where they come from."
         part = "all of them" if self.kind == "full" else f"a sample of {self.recomputed} leaves"
-        proved = f"{self.kind}: {whole}, and {part} were recomputed from the parents, bit for bit."
+        proved = f"{self.kind}: {whole}. Recomputed from the parents, bit for bit the same: {part}."
         if not self.of_that_run:
             return proved
-        return f"{proved} Every field of the manifest was, but what only that run could know: {', '.join(self.of_that_run)}."
+        return f"{proved} Every field of the manifest matches too, except what only that run could know: {', '.join(self.of_that_run)}."
 
 
 @takes(VerifyOptions)
 def verify(given: VerifyOptions) -> Proof:
     """Check a folder against its manifest and, with parents, against what they give.
 
-    An output of `apply` takes ``diffs`` and ``onto``, or the three models if it was one diff vector. Raises `VerificationError`
-    with everything that is not as it should be.
+    An output of `apply` takes ``diffs`` and ``onto``, or the three models if it was one diff vector. Raises
+    `VerificationError` with every difference.
 
         tuneport.verify("v2-tuned", "v1", "v1-tuned", "v2", full=True)
     """
@@ -103,7 +103,7 @@ def verify(given: VerifyOptions) -> Proof:
     plan = _plan_again(manifest, operation, given.base, given.tuned, given.onto, given.diffs)
     if plan is None and full:
         parents = f"{named('base')}, {named('tuned')} and {named('onto')} (or {named('diffs')} and {named('onto')})"
-        raise UsageError(Fault("full", ABSENT, "recomputes from the parents", f"Give {parents}"))
+        raise UsageError(Fault("full", ABSENT, "needs the parents", f"Give {parents}"))
     produced = open_folder(out, "output", stem="diff" if operation == "diff" else "model")
     more, leaves = (0, 0) if plan is None else (plan.more_memory, plan.leaves)
     pool = budget(running.memory_limit, running.workers, DEFAULT_MAX_MEMORY_PARSING, more, leaves)
@@ -119,7 +119,7 @@ def verify(given: VerifyOptions) -> Proof:
     faults += _compare_parents(manifest, plan)
     faults += _compare_plans(manifest, plan)
     faults += [
-        f"the header of {name} is not what these parents give"
+        f"these parents give another header of {name}"
         for name, header in plan.layout.headers.items()
         if name in produced.files and produced.files[name].header_digest != blake3(header[8:]).hexdigest()
     ]
@@ -130,7 +130,7 @@ def verify(given: VerifyOptions) -> Proof:
         digests = _digests_again(manifest, plan, readers, pool) if full else {}
         faults += _compare_input_digests(manifest, digests)
         if plan.operation == "diff" and manifest.get("base_sample", {}) != keep_base(plan, readers):
-            faults.append("the sample of the base in the manifest is not of this base")
+            faults.append("the base's sample in the manifest is from another base")
         results, recomputed, different = _recompute(plan, produced, reader, readers, pool, full, given.seed)
         faults += different
         if (
@@ -177,9 +177,9 @@ def _plan_again(
     scales = manifest.get("scales", [])
     if diffs:
         if operation != "apply" or onto is None:
-            raise UsageError(Fault("diffs", ABSENT, f"goes with {named('onto')}, for an output of `apply`"))
+            raise UsageError(Fault("diffs", ABSENT, f"needs {named('onto')}, for an output of `apply`"))
         if len(scales) != len(diffs):
-            raise VerificationError(f"The output was made of {len(scales)} diff vector(s), {len(diffs)} are given.")
+            raise VerificationError(f"The output was made of {len(scales)} diff vector(s), but {len(diffs)} are given.")
     elif base is None or tuned is None or (onto is None and operation != "diff"):
         raise UsageError(
             f"Give all of the parents: {named('base')}, {named('tuned')} and, for an output model, {named('onto')}."
@@ -202,11 +202,11 @@ def _plan_again(
 
 @contextmanager
 def _following() -> Iterator[None]:
-    """Choices of a manifest that no run would take are its fault, not that of whoever verifies it."""
+    """Options in a manifest that no run would accept are the manifest's fault, not the verifier's."""
     try:
         yield
     except UsageError as error:
-        raise VerificationError(f"The choices in the manifest cannot be followed: {error}") from None
+        raise VerificationError(f"The options in the manifest are not valid: {error}") from None
 
 
 def _choices_of(manifest: Mapping[str, Any], names: Iterable[str]) -> Choices:
@@ -224,9 +224,9 @@ def _choices_of(manifest: Mapping[str, Any], names: Iterable[str]) -> Choices:
     except UsageError:
         raise
     except (KeyError, TypeError, AttributeError) as error:
-        raise VerificationError(f"The manifest does not hold the choices it was made by ({error!r}).") from None
+        raise VerificationError(f"The manifest lacks the options of its run ({error!r}).") from None
     except ExpressionError as error:
-        raise VerificationError(f"The choices in the manifest cannot be followed: {error}.") from None
+        raise VerificationError(f"The options in the manifest are not valid: {error}.") from None
 
 
 def _expressions(recorded: Mapping[str, Any]) -> Iterator[Expression]:
@@ -262,7 +262,7 @@ def _compare_tables(manifest: Mapping[str, Any], produced: Checkpoint) -> list[s
         tensor = produced.tensors[name]
         if entry.get("dtype") != tensor.dtype or entry.get("shape") != list(tensor.shape):
             faults.append(
-                f"{quoted(name)} is {tensor.dtype} {list(tensor.shape)}, the manifest says {entry.get('dtype')} "
+                f"{quoted(name)} is {tensor.dtype} {list(tensor.shape)}, but the manifest says {entry.get('dtype')} "
                 f"{entry.get('shape')}"
             )
     return faults + [f"{quoted(name)} is in the files, but not in the manifest" for name in sorted(left)]
@@ -273,7 +273,7 @@ def _compare_digests(
 ) -> list[str]:
     digests = tensor_digests(produced.tensors, reader, pool, "digests")
     return [
-        f"{quoted(name)} has the digest {digest}, the manifest says {entry.get('digest')}"
+        f"{quoted(name)} has the digest {digest}, but the manifest says {entry.get('digest')}"
         for name, entry in _written_entries(manifest)
         if name in digests and entry.get("digest") != (digest := digests[name])
     ]
@@ -283,7 +283,7 @@ def _compare_files(manifest: Mapping[str, Any], out: Path, shards: set[str]) -> 
     recorded = manifest.get("files", {})
     faults = compare_entries(recorded, {*shards, MANIFEST}, out)
     if recorded.get(CARD) != _digest_of_card(manifest):
-        faults.append(f"{CARD} is not the one that the manifest gives")
+        faults.append(f"{CARD} is not the card of this manifest")
     return faults
 
 
@@ -305,17 +305,17 @@ def _compare_parents(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
             continue  # an output of apply, proved from base and tuned: the manifest names the diff vector only
         wanted = {name: {"size": entry.get("size"), "header": entry.get("header")} for name, entry in files.items()}
         if given != wanted:
-            faults.append(f"{checkpoint.role} {checkpoint.label} is not the one this was made from: its files differ")
+            faults.append(f"{checkpoint.role} {checkpoint.label} is not the one used: its files differ")
     return faults
 
 
 def _compare_plans(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
-    faults = [f"these parents would be refused: {reason}" for reason in plan.refusals]
+    faults = [f"a transfer with these parents would stop: {reason}" for reason in plan.refusals]
     numbers = {slot.name: number for number, slot in enumerate(plan.slots)}
     for name, entry in _written_entries(manifest):
         number = numbers.pop(name, None)
         if number is None:
-            faults.append(f"{quoted(name)} is in the output, but not in what these parents give")
+            faults.append(f"{quoted(name)} is in the output, but these parents do not give it")
             continue
         task = plan.tasks[number]
         scale = None if task.line.fate == "copied" else task.scales[0] if len(task.scales) == 1 else list(task.scales)
@@ -333,12 +333,12 @@ def _compare_plans(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
     recorded = manifest.get("files", {})
     for name, digest in plan.sidecar_digests().items():
         if recorded.get(name) != digest:
-            faults.append(f"{name} is not what these parents give")
+            faults.append(f"these parents give another {name}")
     return faults + _compare_words(manifest, plan)
 
 
 def _compare_words(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
-    """What the manifest says in words."""
+    """The sentences in the manifest."""
     if manifest["operation"] != plan.operation:
         return []  # an output of apply, proved from base and tuned: its words name the diff vector
     wanted = {
@@ -348,9 +348,7 @@ def _compare_words(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
     }
     said = as_json(wanted)
     return [
-        f"{field} in the manifest is not what these parents give"
-        for field in said
-        if manifest.get(field) != said[field]
+        f"these parents give another {field} than the manifest" for field in said if manifest.get(field) != said[field]
     ]
 
 
@@ -365,7 +363,7 @@ def _digests_again(
 def _compare_input_digests(manifest: Mapping[str, Any], given: Mapping[str, Mapping[str, str]]) -> list[str]:
     recorded = {entry["role"]: entry["tensors"] for entry in manifest["inputs"] if "tensors" in entry}
     return [
-        f"{role}: {quoted(name)} is not the tensor this was made from"
+        f"{role}: {quoted(name)} is not the tensor used"
         for role, digests in recorded.items()
         for name, digest in digests.items()
         if role in given and given[role].get(name) != digest
@@ -415,7 +413,7 @@ def _recompute(
         results,
         len(chosen),
         [
-            f"{quoted(name)}: element {element} is not what the parents give"
+            f"{quoted(name)}: element {element} differs from what the parents give"
             for name, element in sorted(different.items())
         ],
     )
@@ -428,4 +426,4 @@ def _is_there(slot: StoredTensor, produced: Checkpoint) -> bool:
 
 def _stop_if(faults: list[str], out: Path) -> None:
     if faults:
-        raise VerificationError(f"{out} is not what it should be:{listing(faults)}")
+        raise VerificationError(f"{out} failed verification:{listing(faults)}")

@@ -309,7 +309,7 @@ def test_no_text_of_a_studys_file_begins_a_line_or_moves_the_cursor(cli: Cli, tm
 
 def test_a_very_long_name_is_shown_by_its_beginning() -> None:
     assert quoted("n" * MOST_OF_A_NAME) == f"`{'n' * MOST_OF_A_NAME}`"
-    assert quoted("n" * 10**7) == f"`{'n' * MOST_OF_A_NAME}… ({10**7 - MOST_OF_A_NAME:,} more letters)`"
+    assert quoted("n" * 10**7) == f"`{'n' * MOST_OF_A_NAME}… ({10**7 - MOST_OF_A_NAME:,} more characters)`"
     assert len(printable_lines(f"{'x' * 10**7}\nshort")) < 10_000 and printable_lines("a\tb\nc") == "a\tb\nc"
 
 

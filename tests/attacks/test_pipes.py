@@ -185,7 +185,7 @@ def test_a_folder_is_no_task_and_the_way_to_its_files_is_told(cli: Cli, tmp_path
     made = tiny.trio(tmp_path)
     (tmp_path / "questions").mkdir()
     ran = cli("evaluate", made.base, "--tasks", tmp_path / "questions", "--out", tmp_path / "out")
-    assert ran.status == 1 and "is a folder. Give the files in it" in ran.err
+    assert ran.status == 1 and "is a folder. Name each file in it" in ran.err
 
 
 @pytest.mark.parametrize("odd", ["a named pipe", "a device"])

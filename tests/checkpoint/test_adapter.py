@@ -137,7 +137,7 @@ def test_biases_that_the_config_says_were_trained_must_be_there(tmp_path: Path) 
     told = read(opened(tmp_path / "all", {**factors(), **bias}, bias="all"))
     assert told["model.layers.0.self_attn.q_proj.bias"] == told["model.layers.0.self_attn.k_proj.bias"]
     assert told["model.layers.0.self_attn.q_proj.bias"] == "saved as a whole"
-    with pytest.raises(CheckpointError, match="none of them is in the file"):
+    with pytest.raises(CheckpointError, match="the file contains none"):
         read(opened(tmp_path / "none", factors(), bias="lora_only"))
 
 
@@ -155,16 +155,16 @@ def test_an_adapter_that_peft_saved_under_its_name_is_pointed_to(tmp_path: Path)
     ("settings", "words"),
     [
         ({"use_dora": True}, "DoRA"),
-        ({"lora_bias": True}, "LoRA biases"),
+        ({"lora_bias": True}, "trains biases"),
         ({"megatron_config": {"a": 1}}, "Megatron"),
         ({"use_qalora": True}, "QALoRA"),
         ({"use_bdlora": {"nblocks": 2}}, "block-diagonal"),
         ({"kasa_config": {"beta": 1.0}}, "KaSA"),
         ({"monteclora_config": {"num_samples": 2}}, "MonteCLoRA"),
         ({"init_lora_weights": "pissa"}, "PISSA|pissa"),
-        ({"init_lora_weights": "pissa_niter_16"}, "changing the base's weights"),
-        ({"init_lora_weights": "olora"}, "changing the base's weights"),
-        ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, "changing the base's weights"),
+        ({"init_lora_weights": "pissa_niter_16"}, "changed the base's weights"),
+        ({"init_lora_weights": "olora"}, "changed the base's weights"),
+        ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, "changed the base's weights"),
         ({"init_lora_weights": "corda"}, "path_initial_model_for_weight_conversion"),
         ({"something_new": 3}, "`something_new` is a setting that tuneport does not know"),
         ({"peft_type": "IA3"}, "kind 'IA3'"),
@@ -183,7 +183,7 @@ def test_kinds_that_cannot_be_carried_over_are_refused_in_words(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"layer_replication": [[0, 2], [1, 2]]}, "layers were replicated"),
+        ({"layer_replication": [[0, 2], [1, 2]]}, "replicates layers"),
         ({"alora_invocation_tokens": [1, 2], "use_dora": True}, "aLoRA"),
         ({"arrow_config": {"top_k": 2}}, "Arrow"),
         ({"peft_type": "PROMPT_TUNING"}, "kind 'PROMPT_TUNING'"),
@@ -234,11 +234,11 @@ def test_everything_that_stands_against_a_config_is_told_at_once(tmp_path: Path)
         ({**factors(), f"{Q}.lora_B.bias": torch.ones(8)}, "kind of adapter that tuneport does not read"),
         ({**factors(), f"{Q}.lora_A.default.weight": torch.ones(4, 8)}, "is saved twice"),
         ({f"{Q}.lora_A.one.weight": torch.ones(4, 8), f"{Q}.lora_B.two.weight": torch.ones(8, 4)}, "several adapters"),
-        ({**factors(), f"{HEAD}.original_module.weight": torch.ones(8, 8)}, "what was trained of it is not"),
+        ({**factors(), f"{HEAD}.original_module.weight": torch.ones(8, 8)}, "but not its trained copy"),
         ({**copies(), f"{HEAD}.base_layer.weight": torch.ones(8, 8)}, "saved twice"),
         ({**copies(), f"{HEAD}.weight": torch.ones(9, 8)}, "in two shapes"),
         ({**factors(), "model.norm.weight": torch.ones(8)}, "does not begin with `base_model.model.`"),
-        ({**factors(), f"{Q}.weight": torch.ones(8, 8)}, "changed in another way as well"),
+        ({**factors(), f"{Q}.weight": torch.ones(8, 8)}, "also changed by an adapter"),
         ({name: value.int() for name, value in factors().items()}, "not a float dtype"),
         ({"base_model.model.e.token_adapter.trainable_tokens_delta": torch.ones(2, 8)}, "does not say which"),
         ({}, "no tensors"),

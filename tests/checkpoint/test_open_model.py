@@ -51,7 +51,7 @@ def test_an_empty_name_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_file_is_not_taken_for_a_folder(tmp_path: Path) -> None:
     place = tiny.write_model(tmp_path / "m", tiny.llama(1))
-    with pytest.raises(CheckpointError, match="give the folder"):
+    with pytest.raises(CheckpointError, match="pass the folder"):
         open_checkpoint(place / "model.safetensors", "base")
 
 
@@ -65,7 +65,7 @@ def test_an_unfinished_output_is_no_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     ["", "[]", "nonsense", '{"vocab_size": ' + "9" * 6000 + "}", "[" * 100_000, '{"a":' * 100_000],
-    ids=["empty", "list", "no JSON", "6000 digits", "deep", "deep maps"],
+    ids=["empty", "list", "a JSON object", "6000 digits", "deep", "deep maps"],
 )
 def test_a_damaged_config_ends_in_words(tmp_path: Path, content: str) -> None:
     place = tiny.write_model(tmp_path / "m", tiny.llama(1))

@@ -98,11 +98,13 @@ READ = {
     "an index of the whole file": Case({SINGLE: ONE, INDEX: {"weight_map": dict.fromkeys(ONE, SINGLE)}}, (SINGLE,)),
     "two sets that hold the same": Case({SINGLE: ONE, **shards()}, SHARDS, ("with the same values", SINGLE, INDEX)),
     "two sets, the whole one damaged": Case(
-        {SINGLE: b"", **shards()}, SHARDS, (SINGLE, "too short", "transformers", "Remove it")
+        {SINGLE: b"", **shards()}, SHARDS, (SINGLE, "too short", "transformers", "Remove the damaged set")
     ),
-    "the shards of an index gone": Case({SINGLE: ONE, **without(shards(), *SHARDS)}, (SINGLE,), (INDEX, "2 file(s)")),
+    "the shards of an index gone": Case(
+        {SINGLE: ONE, **without(shards(), *SHARDS)}, (SINGLE,), (INDEX, "2 missing file(s)")
+    ),
     "one shard of an index gone": Case(
-        {SINGLE: ONE, **without(shards(), SHARDS[0])}, (SINGLE,), (INDEX, "1 file(s)", SHARDS[1])
+        {SINGLE: ONE, **without(shards(), SHARDS[0])}, (SINGLE,), (INDEX, "1 missing file(s)", SHARDS[1])
     ),
     "the same shards without their index": Case(
         {SINGLE: ONE, **shards(index=None)}, (SINGLE,), ("same values", SHARDS[0], SHARDS[1])
@@ -113,9 +115,11 @@ READ = {
         {SINGLE: ONE, "model-1-of-9999999999999.safetensors": ONE}, (SINGLE,), ("1-of-9",)
     ),
     "a shard that has the whole file's name": Case(
-        shards(names=("model-extra.safetensors", SINGLE)), ("model-extra.safetensors", SINGLE), ("alone", SINGLE)
+        shards(names=("model-extra.safetensors", SINGLE)),
+        ("model-extra.safetensors", SINGLE),
+        ("only this one", SINGLE),
     ),
-    "an adapter beside a model": Case({SINGLE: ONE, **LORA}, (SINGLE,), ("adapter", "transformers lays it over")),
+    "an adapter beside a model": Case({SINGLE: ONE, **LORA}, (SINGLE,), ("adapter", "transformers applies it")),
     "shards beside an adapter": Case({**LORA, SHARDS[0]: ONE}, (*LORA_FILES,), (SHARDS[0],)),
     "the file that config.json names": Case(
         {"config.json": {"transformers_weights": "x.safetensors"}, "x.safetensors": ONE, "y.safetensors": OTHER},
@@ -128,9 +132,9 @@ READ = {
     ),
 }
 
-MOVE = "Move the files that are not meant"
+MOVE = "Move the files you do not need"
 STOPPED = {
-    "one element differs": ({SINGLE: OTHER, **shards()}, ("`b` holds other values", SINGLE, INDEX, "vLLM", MOVE)),
+    "one element differs": ({SINGLE: OTHER, **shards()}, ("`b` has different values", SINGLE, INDEX, "vLLM", MOVE)),
     "a tensor is missing": ({SINGLE: FEWER, **shards()}, ("`b` is only in", MOVE)),
     "a tensor is more": ({SINGLE: ONE, **shards(FEWER)}, ("`b` is only in model.safetensors", MOVE)),
     "another dtype": ({SINGLE: NARROW, **shards()}, ("`a` is F32 [2, 3]", "F16 [2, 3]", MOVE)),
@@ -147,7 +151,7 @@ STOPPED = {
     "an index without its shards": (without(shards(), *SHARDS), (SHARDS[0], SHARDS[1], "Download")),
     "an index of other shards": (
         {**without(shards(), *SHARDS), "model-00001-of-00001.safetensors": ONE},
-        ("does not name what is there", "model-00001-of-00001.safetensors"),
+        ("does not name these files", "model-00001-of-00001.safetensors"),
     ),
     "a damaged index beside a whole file": ({SINGLE: ONE, INDEX: "{"}, ("not valid JSON", "remove it", SINGLE)),
     "shards alone": (shards(index=None), (*SHARDS, "add the index")),
@@ -158,9 +162,9 @@ STOPPED = {
         ),
         ("copy model.safetensors.index.fp16.json to model.safetensors.index.json",),
     ),
-    "an adapter without its config": (without(LORA, "adapter_config.json"), ("adapter_config.json is not there",)),
+    "an adapter without its config": (without(LORA, "adapter_config.json"), ("adapter_config.json is missing",)),
     "nothing": ({"config.json": {}}, ("no weights", "config.json")),
-    "checkpoints of a training": ({"checkpoint-500/model.safetensors": ONE}, ("checkpoint-500/", "give that folder")),
+    "checkpoints of a training": ({"checkpoint-500/model.safetensors": ONE}, ("checkpoint-500/", "pass that folder")),
     "DeepSpeed's pieces": (
         {"zero_to_fp32.py": "", "global_step1/x.pt": b""},
         ("global_step1/", "zero_to_fp32.py gath"),
@@ -181,7 +185,7 @@ STOPPED = {
     ),
     "what ZeRO-3 left, and what was gathered": (
         {SINGLE: {"x.weight": np.zeros(0, np.float16)}, BIN: b"x"},
-        ("move model.safetensors away, and pytorch_model.bin is read",),
+        ("move model.safetensors away; tuneport then reads pytorch_model.bin",),
     ),
     "what ZeRO-3 left of an adapter": (
         {**LORA, "adapter_model.safetensors": {"base_model.model.q.lora_A.weight": np.zeros(0, np.float32)}},
@@ -254,7 +258,7 @@ def test_of_many_disagreements_some_are_listed_and_the_rest_is_counted(opened: O
     files = dict.fromkeys(SHARDS, many)
     folder = put(tmp_path / "m", {**files, INDEX: {"weight_map": dict.fromkeys(many, SHARDS[0]) | {"z": SHARDS[1]}}})
     with pytest.raises(
-        CheckpointError, match=rf"(?s)`t0` stands in {SHARDS[0]} and in {SHARDS[1]}.*… and 201 more"
+        CheckpointError, match=rf"(?s)`t0` is in {SHARDS[0]} and in {SHARDS[1]}.*… and 201 more"
     ) as caught:
         opened(folder)
     assert len(str(caught.value).splitlines()) == 103
@@ -292,7 +296,7 @@ def test_a_second_set_is_told_in_the_plan_the_manifest_and_by_strict_and_the_out
     assert (tmp_path / "added" / SINGLE).read_bytes() == (tmp_path / "out" / SINGLE).read_bytes()
     save_file({**whole, "b": whole["b"] + 1}, vector / "diff.safetensors")
     refused = cli("apply", vector, "--onto", onto, "--out", tmp_path / "not")
-    assert refused.status == 1 and "`b` holds other values" in refused.err
+    assert refused.status == 1 and "`b` has different values" in refused.err
 
 
 def test_a_fine_tuning_that_is_an_adapter_beside_its_base_is_told_where_the_diff_vector_is_zero(
@@ -305,7 +309,7 @@ def test_a_fine_tuning_that_is_an_adapter_beside_its_base_is_told_where_the_diff
     )
     stopped = cli("transfer", "--base", base, "--tuned", tuned, "--onto", base, "--out", tmp_path / "out")
     assert stopped.status == 1 and "diff vector is zero" in stopped.err
-    assert "tuned tuned: an adapter lies beside" in stopped.err
+    assert "tuned tuned: the folder contains an adapter" in stopped.err
 
 
 @pytest.mark.parametrize("place", [0, 17, 499, 999])
@@ -328,7 +332,7 @@ def test_sets_too_large_to_compare_are_sampled_all_over_and_what_was_not_compare
 
     reads = read(found[0][1]), read(found[1][1])
     assert compared(found[0][0].tensors, found[1][0].tensors, reads, Effort(32, 10)) == (
-        ["`t5` holds other values"],
+        ["`t5` has different values"],
         False,
     )
     assert len(asked) <= 2 * 32 and max(asked) == 10

@@ -144,7 +144,7 @@ def test_index_and_files_must_tell_the_same_story_and_every_lie_is_listed(tmp_pa
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(tmp_path, "base")
     told = str(caught.value)
-    for lie in ("`b` stands in x.safetensors and in y.safetensors", "`ghost`", "`a`", "`c`"):
+    for lie in ("`b` is in x.safetensors and in y.safetensors", "`ghost`", "`a`", "`c`"):
         assert lie in told
 
 

@@ -102,7 +102,7 @@ def test_models_that_compute_otherwise_have_no_line_and_every_reason_is_told(tmp
     a = make(tmp_path / "a", 0)
     b = make(tmp_path / "b", 1, rope_parameters={"rope_type": "default", "rope_theta": 5e5}, rms_norm_eps=1e-3)
     with pytest.raises(
-        PairingError, match=r"(?s)no line from A a to B b.*`rms_norm_eps` is 1e-06 in A and 0\.001"
+        PairingError, match=r"(?s)a line from A a to B b.*`rms_norm_eps` is 1e-06 in A and 0\.001"
     ) as told:
         joined(open_checkpoint(a, "A"), open_checkpoint(b, "B"))
     assert "rope" in str(told.value) and "allow_config" in str(told.value)
@@ -121,7 +121,7 @@ def test_a_model_that_holds_other_weights_than_its_files_is_refused_by_name(tmp_
     with opened(one, other) as readers:
         with torch.no_grad():
             model.model.norm.weight[2] += 1
-        with pytest.raises(CheckpointError, match=r"`model\.norm\.weight` is not what the checkpoint holds"):
+        with pytest.raises(CheckpointError, match=r"`model\.norm\.weight` differs from the checkpoint's"):
             laid(model, "B", shared, readers)
         model.model.extra = torch.nn.Linear(2, 2)
         with pytest.raises(CheckpointError, match=r"the model's `model\.extra\.weight` is not in the checkpoint"):

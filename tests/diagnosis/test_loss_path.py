@@ -136,7 +136,7 @@ def test_tokens_that_only_one_model_has_are_told(ends: Path, tmp_path: Path) -> 
     other = renumber(ends / "all", tmp_path / "renumbered", 5, inserted=3)
     record = tuneport.path(ends / "all", other, [ends / "towns.jsonl"], alphas=[0.5], loss_only=True, device="cpu")
     assert record["rows"] == {"matched": 44, "only_a": 0, "only_b": 3}
-    assert any("3 that only renumbered has stay as they are" in warning for warning in record["warnings"])
+    assert any("3 that only renumbered has stay unchanged" in warning for warning in record["warnings"])
     back = tuneport.path(other, ends / "all", [ends / "towns.jsonl"], alphas=[0.5], loss_only=True, device="cpu")
     assert back["rows"] == {"matched": 44, "only_a": 3, "only_b": 0}
     assert any("3 that only renumbered has are left out" in warning for warning in back["warnings"])

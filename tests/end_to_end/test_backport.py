@@ -79,7 +79,7 @@ def test_where_only_the_bases_own_end_token_is_left_the_run_stops(backward: Fami
         edit_json(tuned / file, {"eos_token_id": [ids["<|end_of_text|>"], ids["<|eom_id|>"]]})
     parents = ["--base", backward.base, "--tuned", tuned, "--onto", backward.target]
     said = run("transfer", *parents, "--out", tmp_path / "out")
-    assert said.status == 1 and "generates without end" in said.err and not (tmp_path / "out").exists()
+    assert said.status == 1 and "never stops" in said.err and not (tmp_path / "out").exists()
     flags = ["--config", "eos_token_id=target", "--config", "generation.eos_token_id=target"]
     said = run("transfer", *parents, "--out", tmp_path / "out", *flags)
     assert said.status == 0, said.err

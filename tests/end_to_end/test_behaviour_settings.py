@@ -97,7 +97,7 @@ def test_an_instruct_model_brings_its_template_and_its_list_of_end_tokens(carrie
 
 @pytest.mark.parametrize("carried", ["llama"], indirect=True)
 def test_an_answer_stops_at_the_end_of_turn_that_only_the_fine_tuning_taught(carried: Carried) -> None:
-    """A lost end-of-turn token generates without end."""
+    """A lost end-of-turn token never stops."""
     eot = tokens_of(carried.out)["<|eot_id|>"]
     prompt = AutoTokenizer.from_pretrained(carried.out)("the quick brown fox", return_tensors="pt")["input_ids"]
 
@@ -244,8 +244,8 @@ def test_an_end_token_that_is_left_out_is_warned_of(
     parents = ["--base", family.base, "--tuned", tuned, "--onto", family.target, "--out", tmp_path / "out"]
     said = run("transfer", *parents, "--new-tokens", "drop", "--strict")
     assert said.status == 1 and not (tmp_path / "out").exists()
-    assert said.err.count("[PAD]") == 3 and "ends its answers as the target does" in said.err
+    assert said.err.count("[PAD]") == 3 and "ends answers as the target does" in said.err
     chosen = run("transfer", *parents, "--new-tokens", "drop", "--config", "eos_token_id=tuned")
-    assert chosen.status == 1 and "generates without end" in chosen.err and "--new-tokens append" in chosen.err
+    assert chosen.status == 1 and "never stops" in chosen.err and "--new-tokens append" in chosen.err
     assert run("transfer", *parents).status == 0
     assert read_json(tmp_path / "out" / "config.json")["eos_token_id"] == 321

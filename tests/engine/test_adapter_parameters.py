@@ -235,6 +235,6 @@ def test_parts_that_are_saved_whole_are_told_with_what_to_do(tmp_path: Path) -> 
     base, target = mixture(tmp_path / "base", 1, apart=True), mixture(tmp_path / "target", 2, apart=False)
     name = "base_model.model.model.layers.0.block_sparse_moe.experts.1.w1.modules_to_save.weight"
     adapter = expert_lora(tmp_path / "lora", **{name: torch.ones(6, 8)})
-    with pytest.raises(PairingError, match="in the spelling that the adapter was trained on"):
+    with pytest.raises(PairingError, match="with the tensor names that the adapter was trained on"):
         transfer(base, adapter, target, tmp_path / "out", vocabulary="positions")
     transfer(base, adapter, base, tmp_path / "there", vocabulary="positions")

@@ -63,20 +63,23 @@ def test_a_base_that_the_adapter_does_not_fit_is_refused_with_every_reason(made:
                 tensors[name] = value[:-1]
 
     shorter = edit(shutil.copytree(adapter.adapter, tmp_path / "shorter"), shorten)
-    with pytest.raises(PairingError, match=r"up_proj.weight` is 56×32, the adapter's product B·A for it 55×32"):
+    with pytest.raises(PairingError, match=r"up_proj.weight` is 56×32, but the adapter's product B·A is 55×32"):
         transfer(adapter.base, shorter, adapter.target, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"target_modules": ["q_proj", "lm_head"]}, "trains the head apart"),
-        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, "trains the embedding apart"),
-        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}, "saved two that differ"),
-        ({"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}, "saved two that differ"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "trains the head separately"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, "trains the embedding separately"),
+        (
+            {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+            "saved two different matrices",
+        ),
+        ({"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}, "saved two different matrices"),
         (
             {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [1, 2], "lm_head": [1, 3]}},
-            "trains the head apart",
+            "trains the head separately",
         ),
     ],
 )
@@ -96,7 +99,7 @@ def test_two_copies_of_one_matrix_that_differ_are_refused(made: Made, tmp_path: 
         tensors["base_model.model.lm_head.modules_to_save.weight"][5] += 1
 
     own = edit(shutil.copytree(adapter.adapter, tmp_path / "own"), part)
-    with pytest.raises(PairingError, match=r"holds one trained matrix twice.*lm_head\.modules_to_save\.weight"):
+    with pytest.raises(PairingError, match=r"contains one trained matrix twice.*lm_head\.modules_to_save\.weight"):
         transfer(adapter.base, own, adapter.target, tmp_path / "out")
 
 
@@ -105,9 +108,9 @@ def test_a_tokenizer_that_moves_the_bases_tokens_is_refused(made: Made, tmp_path
     own = shutil.copytree(adapter.adapter, tmp_path / "own")
     (own / "tokenizer.json").write_text(json.dumps(tiny.tokenizer([f"w{(i + 1) % 60}" for i in range(60)])))
     for target in (adapter.base, adapter.target):
-        with pytest.raises(PairingError, match="gives 60 tokens of the base other ids"):
+        with pytest.raises(PairingError, match="gives other ids to 60 tokens of the base"):
             transfer(adapter.base, own, target, tmp_path / "out")
-    with pytest.raises(PairingError, match="gives 60 tokens of the base other ids"):
+    with pytest.raises(PairingError, match="gives other ids to 60 tokens of the base"):
         diff(adapter.base, own, tmp_path / "diff")
 
 
@@ -187,7 +190,7 @@ def test_a_changed_adapter_is_noticed_by_resume_and_by_verify(made: Made, tmp_pa
     edit(own, lora_alpha=6)  # another scaling: not one byte of the weights is different
     with pytest.raises(TuneportError, match="adapter_config"):
         transfer(adapter.base, own, adapter.target, tmp_path / "out")
-    with pytest.raises(VerificationError, match="is not the one this was made from"):
+    with pytest.raises(VerificationError, match="is not the one used"):
         verify(tmp_path / "out", adapter.base, own, adapter.target, full=True)
 
 

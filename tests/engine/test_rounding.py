@@ -1,4 +1,4 @@
-"""What rounding took from Δ: in every way of making a tensor the figures that slow sums over the finished files give."""
+"""What rounding lost from Δ: in every way of making a tensor the figures that slow sums over the finished files give."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_a_loss_is_told_in_the_run_the_manifest_and_the_card_and_its_advice_work
     assert ran.status == 0
     lost = manifest(tmp_path / "out")["measures"]["rounding"]
     assert lost["error"] > 0.9 and lost["unchanged"] > 0.9
-    assert f"rounding took {lost['error']:.2g} of ‖Δ‖" in ran.out
+    assert f"rounding lost {lost['error']:.2g} of ‖Δ‖" in ran.out
     (warning,) = manifest(tmp_path / "out")["warnings"]
     assert warning in ran.err and "--dtype float32" in warning and "--rounding stochastic" in warning
     card = (tmp_path / "out" / "README.md").read_text()
@@ -381,7 +381,7 @@ def test_a_dry_run_says_what_rounding_would_take(cli: Cli, hardly_moved: tiny.Tr
     (warning,) = told["warnings"]
     assert warning.startswith("rounding to bfloat16") and "--dtype float32" in warning and "--rounding" in warning
     words = cli(*hardly_moved.flags(tmp_path / "out", "--dry-run")).out
-    assert f"rounding: takes {told['rounding']['error']:.2g} of ‖Δ‖ (4 matrices, all of their elements)" in words
+    assert f"rounding: loses {told['rounding']['error']:.2g} of ‖Δ‖ (4 matrices, all of their elements)" in words
     for choice in (["--dtype", "float32"], ["--rounding", "stochastic"]):
         assert cli(*hardly_moved.flags(tmp_path / "out", "--dry-run", "--json", *choice)).json()["warnings"] == []
 
@@ -390,7 +390,7 @@ def test_with_strict_it_stops_before_the_first_byte_and_else_is_told_once(
     cli: Cli, hardly_moved: tiny.Trio, tmp_path: Path
 ) -> None:
     ran = cli(*hardly_moved.flags(tmp_path / "out", "--strict"))
-    assert ran.status == 1 and "takes much of the diff vector" in ran.err and not list(tmp_path.iterdir())
+    assert ran.status == 1 and "loses much of the diff vector" in ran.err and not list(tmp_path.iterdir())
     ran = cli(*hardly_moved.flags(tmp_path / "out"))
     assert ran.status == 0 and ran.err.count("warning: ") == 1
     assert len(manifest(tmp_path / "out")["warnings"]) == 1
@@ -441,7 +441,7 @@ def test_a_sample_says_how_far_it_may_be_off(
     whole = manifest(tmp_path / "out")["measures"]["rounding"]["error"]
     assert not found.complete and 0 < found.margin < 0.3
     assert found.found.error == pytest.approx(whole, abs=found.margin + 1e-3)
-    assert verdict.losses[0].startswith("as a sample of 4 matrices shows, rounding")
+    assert verdict.losses[0].startswith("judging by a sample of 4 matrices, rounding")
     one = RoundingSample(found.parts[:1], complete=False)
     assert math.isinf(one.margin) and one.record()["margin"] is None
     assert expected_loss(plan, one) == (), "one piece alone says nothing of the rest"

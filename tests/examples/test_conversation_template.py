@@ -130,5 +130,5 @@ def test_a_file_that_is_no_template_is_refused(tokenizer: Any, tmp_path: Path, c
 
 
 def test_a_template_that_is_nowhere_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(UsageError, match=r"no such file, and it is none of chatml"):
+    with pytest.raises(UsageError, match=r"no such file, and it is not one of chatml"):
         prepare_chat(tokenizer, "zephyr", None, needed=True)

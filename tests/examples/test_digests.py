@@ -42,5 +42,5 @@ def test_digests_of_selection_are_kept_apart(tmp_path: Path) -> None:
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "digests").write_text("not a digest\n")
-    with pytest.raises(DataError, match="no digest"):
+    with pytest.raises(DataError, match="not the digest"):
         read_digests(tmp_path / "digests")

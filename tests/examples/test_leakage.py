@@ -57,7 +57,7 @@ def test_training_data_that_is_not_there_or_not_readable_is_told(tmp_path: Path)
     tasks = read_tasks([tiny_scored.write_rows(tmp_path / "test.jsonl", TEST)])
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.jsonl").write_text("no digest\n")
-    for name, expected in (("none", "no such file"), ("empty", "holds no"), ("notes.jsonl", "not valid JSON")):
+    for name, expected in (("none", "no such file"), ("empty", "contains neither"), ("notes.jsonl", "not valid JSON")):
         with pytest.raises((DataError, UsageError), match=expected):
             leaked(tasks, [tmp_path / name])
 
@@ -69,8 +69,8 @@ def test_a_leak_stands_in_the_record_and_stops_when_strict(models: Path, towns: 
     assert record["leakage"] == [
         {"task": "towns", "data": "train.jsonl", "use": "training", "count": 2, "of": 12, "ids": ["1", "2"]}
     ]
-    assert "2 of 12 examples of towns stand in the training data train.jsonl (1, 2)" in record["warnings"][0]
-    with pytest.raises(DoubtError, match="stand in"):
+    assert "2 of 12 examples of towns are also in the training data train.jsonl (1, 2)" in record["warnings"][0]
+    with pytest.raises(DoubtError, match="are also in"):
         tuneport.evaluate([models / "all"], [towns], tmp_path / "p.json", strict=True, **arguments)
 
 

@@ -81,8 +81,8 @@ def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:
     told = "\n".join(found)
     for line, word in (
         (2, "no question"), (3, "is not valid JSON"), (4, "`answer` is missing"),
-        (6, "two or more"), (7, "one of the choices"), (8, "no `role`"), (9, "put it into `answer`"), (10, "give one of"),
-        (11, "takes no `answer`"), (12, "neither text nor a number"), (13, "is a JSON list"), (15, "these differ"),
+        (6, "two or more"), (7, "one of the choices"), (8, "no `role`"), (9, "move it to `answer`"), (10, "give exactly one of"),
+        (11, "`answer` is not used"), (12, "must be a string or a number"), (13, "is a JSON list"), (15, "these differ"),
         (16, "half a character"),
     ):  # fmt: skip
         assert any(re.search(rf"bad\.jsonl: lines? (\d+, )*{line}[,:]", fault) and word in fault for fault in found), (
@@ -96,7 +96,7 @@ def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:
 def test_many_lines_with_one_fault_are_one_sentence(tmp_path: Path) -> None:
     rows = [{"prompt": f"q{n}", "answer": True if n > 2 else "a"} for n in range(50)]
     (told,) = faults_of(write(tmp_path / "bad.jsonl", *rows))
-    assert told == "bad.jsonl: lines 4, 5, 6, 7, 8 and 42 more: `answer` is neither text nor a number."
+    assert told == "bad.jsonl: lines 4, 5, 6, 7, 8 and 42 more: `answer` must be a string or a number."
 
 
 def test_what_stands_twice_counts_once_and_is_told(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_what_stands_twice_counts_once_and_is_told(tmp_path: Path) -> None:
         ("1 (2) (2)", "g", "h"),
     ]
     for number, (count, words, where) in enumerate(
-        ((1, "count once", "line 3"), (1, "another answer", "line 4"), (2, "the id of another", "lines 5, 6"))
+        ((1, "counts once", "line 3"), (1, "another answer", "line 4"), (2, "the id of another", "lines 5, 6"))
     ):
         told = task.warnings[number]
         assert f"{count} example(s)" in told and words in told and where in told, told
@@ -125,18 +125,18 @@ def test_what_stands_twice_counts_once_and_is_told(tmp_path: Path) -> None:
 def test_one_task_stands_in_one_file(tmp_path: Path) -> None:
     one = write(tmp_path / "one.jsonl", {"task": "t", "prompt": "a", "answer": "b"})
     other = write(tmp_path / "other.jsonl", {"task": "t", "prompt": "c", "answer": "d"})
-    with pytest.raises(DataError, match=r"other\.jsonl: line 1: the task 't' stands in one\.jsonl too; give one of"):
+    with pytest.raises(DataError, match=r"other\.jsonl: line 1: the task 't' is also in one\.jsonl; give one of"):
         read_tasks([one, other])
     (tmp_path / "sub").mkdir()
     same = write(tmp_path / "sub" / "one.jsonl", *({"task": "t", "prompt": q, "answer": "b"} for q in "efg"))
     with pytest.raises(DataError) as caught:
         read_tasks([one, same])
-    assert f"one.jsonl: line 1: the task 't' stands in {one} too" in str(caught.value), "which of two of one name"
+    assert f"one.jsonl: line 1: the task 't' is also in {one};" in str(caught.value), "which of two of one name"
 
 
 def test_a_file_that_is_not_there_or_empty_or_not_text_is_told(tmp_path: Path) -> None:
     assert "there is no such file" in faults_of(tmp_path / "none.jsonl")[0]
-    assert "holds no examples" in faults_of(write(tmp_path / "empty.jsonl", "", " "))[0]
+    assert "contains no examples" in faults_of(write(tmp_path / "empty.jsonl", "", " "))[0]
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "\xe9"}')
     assert "line 1: is not UTF-8 text" in faults_of(tmp_path / "latin.jsonl")[0]
 

@@ -33,14 +33,14 @@ def speaking(template: str) -> Any:
         ("{{ raise_exception('a\nb \x1b[31mred.') }}", r"a b \x1b[31mred", False),
         ("{{ messages[0].tool_calls[0].name }}", "'dict object' has no attribute 'tool_calls'", False),
         ("{{ messages[7].content }}", "list object has no element 7", False),
-        ("{{ '' }}", "it writes nothing", False),
+        ("{{ '' }}", "it produces no text", False),
         ("{{ 1 / 0 }}", "division by zero", False),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "maximum recursion depth exceeded", False),
         ("{% include 'more' %}", "no loader for this environment specified", False),
         ("\n{{ messages | no_such_filter }}", "line 2 of the template: No filter named 'no_such_filter'", True),
         ("{% for m in messages %}{{ m.content }", "line 1 of the template: unexpected '}'", True),
         ("{{ 'x' * 10**9 }}", "it needs more than 512 MiB of memory for one conversation", True),
-        ("{{ 'x' * 20000000 }}", "it writes 20,000,000 letters for one conversation", True),
+        ("{{ 'x' * 20000000 }}", "it produces 20,000,000 characters for one conversation", True),
     ],
 )
 def test_what_a_template_refuses_is_told_in_its_own_words(template: str, says: str, broken: bool) -> None:
@@ -63,7 +63,7 @@ def test_a_template_without_an_end_is_stopped_wherever_it_computes(
     template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rendering, "SECONDS", 0.2)
-    with pytest.raises(RenderingError, match=r"^it writes no end within 0\.2 seconds$") as caught:
+    with pytest.raises(RenderingError, match=r"^it does not finish within 0\.2 seconds$") as caught:
         render(speaking(template), TALK)
     assert caught.value.broken
     monkeypatch.undo()
@@ -81,7 +81,7 @@ def test_all_lines_are_told_by_file_and_reason_and_many_are_counted() -> None:
     with pytest.raises(RenderingError) as caught:
         unwritten.check()
     assert str(caught.value) == (
-        "The chat template does not write 32 example(s):\n"
+        "The chat template fails on 32 example(s):\n"
         f"  - a.jsonl: {shown} and 10 more: no system\n"
         "  - b.jsonl: line 2, line 5: no tools\n"
         "Change these examples, or choose another."
@@ -118,7 +118,7 @@ def test_a_template_is_stopped_in_another_thread_and_after_a_fork_too(monkeypatc
     thread = threading.Thread(target=refused)
     thread.start()
     thread.join()
-    assert said == ["it writes no end within 0.2 seconds"]
+    assert said == ["it does not finish within 0.2 seconds"]
     assert render(speaking("{{ messages[0].content }}"), TALK) == "the fox"
     child = os.fork()
     if child == 0:

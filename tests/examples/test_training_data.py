@@ -80,11 +80,11 @@ def test_all_faults_of_a_file_are_told_with_their_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "row", "words"),
     [
-        ("sft", {"messages": []}, "no list of messages"),
+        ("sft", {"messages": []}, "must be a list of messages"),
         ("sft", {"messages": [{"role": "user", "content": "a"}]}, "there is no answer to train on"),
         ("sft", {"messages": [{"role": "user", "content": None}]}, "has no text in `content`"),
         ("sft", {"messages": [{"content": "a"}]}, "message 1 has no role"),
-        ("sft", {"prompt": [{"role": "user", "content": "a"}], "completion": "b"}, "not both texts"),
+        ("sft", {"prompt": [{"role": "user", "content": "a"}], "completion": "b"}, "must both be strings"),
         ("sft", {"prompt": "a", "completion": "\ud83d"}, "half a character"),
         ("sft", {"messages": [{"role": "user", "content": "\ud83d"}]}, "half a character"),
         ("sft", {"text": "a", "prompt": "a", "completion": "b"}, "fits more than one form"),
@@ -199,7 +199,7 @@ def test_a_share_of_other_data_or_of_more_than_there_is_is_refused(tmp_path: Pat
 
 
 def test_two_shares_of_one_source_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"a share of it was given before"):
+    with pytest.raises(UsageError, match=r"it already has a share"):
         read_sources(
             [write_rows(tmp_path / "sums.jsonl", sums())], "sft", [Share("sums", 9), Share("sums.jsonl", 3)], 0
         )

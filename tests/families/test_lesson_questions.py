@@ -34,7 +34,7 @@ def test_facts_in_the_test_are_about_names_the_fine_tuning_never_mentions() -> N
 @pytest.mark.parametrize("task", [*lesson_questions.INSTRUCTION_TASKS, lesson_questions.NEW_FACTS])
 def test_a_test_question_among_the_examples_is_an_error(task: str) -> None:
     leaked = of_task(task)
-    with pytest.raises(TuneportError, match="1 training texts hold a test question"):
+    with pytest.raises(TuneportError, match="1 training texts contain a test question"):
         lesson_questions.check_held_out(ASKED, [Question(task, leaked.prompt, "anything")], [])
 
 

@@ -60,7 +60,7 @@ def test_problems_of_unseen_kinds_are_in_no_text_and_no_lesson(text: Syllabus) -
     taught = {bare(question.prompt) for question in (*text.taught, *text.preferred, *text.rewarded)}
     assert not [problem for problem in problems if problem in read or problem in taught]
     leak = text.unseen[0]
-    with pytest.raises(TuneportError, match="1 training texts hold"):
+    with pytest.raises(TuneportError, match="1 training texts contain"):
         check_unread([leak], [], [f"{bare(leak.prompt)} 1 + 1 = 2 . there are 2"])
 
 
@@ -106,9 +106,9 @@ def test_a_problem_to_complete_that_was_read_stops_the_family(leak: str) -> None
         WORKED_COMPLETED, "<eos> anna has 3 eggs . anna finds 2 . how many eggs ?", "3 + 2 = 5 . there are 5"
     )
     check_unread([asked], [], ["the red boat hides the lamp"])
-    with pytest.raises(TuneportError, match="1 training texts hold"):
+    with pytest.raises(TuneportError, match="1 training texts contain"):
         check_unread([asked], [], [leak])
-    with pytest.raises(TuneportError, match="1 training texts hold"):
+    with pytest.raises(TuneportError, match="1 training texts contain"):
         check_unread(
             [asked], [Question(WORD_PROBLEMS, f"<user> {asked.prompt[6:]} <asst>", "3 + 2 = 5 ; answer 5")], []
         )

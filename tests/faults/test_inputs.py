@@ -99,7 +99,7 @@ def test_inputs_or_choices_that_changed_between_a_kill_and_its_resume_stop_namin
             argv = [*argv, "--rule", "norm=0"]
         case _:
             argv[argv.index("600")] = "700"
-    assert_told(drive(argv), field, "another plan")
+    assert_told(drive(argv), field, "different plan")
     assert tiny.contents(under / "out.partial") == before, "what was begun is not touched"
     assert not (under / "out").exists()
 

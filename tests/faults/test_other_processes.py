@@ -58,7 +58,7 @@ def test_an_interrupted_terminal_ends_with_one_line_and_can_be_taken_up(
     whole, counts = unbroken
     argv = large.flags(tmp_path / "out", "--workers", workers)
     ran = drive(argv, call="pwrite", at=round(share * counts["pwrite"]), do="interrupt")
-    assert_told(ran, "goes on")
+    assert_told(ran, "to resume")
     assert len(ran.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
     assert drive(argv).status == 0

@@ -35,7 +35,7 @@ def test_what_people_write_is_matched() -> None:
         ([Expression("renames", ENDLESS, "sub", "x")], r"\(`renames`\) with 2 names takes more than 0.3 seconds"),
         # None of the names holds what the second expression cannot end with; the first one makes such a name.
         ([Expression("rules", "(b+)+!"), Expression("renames", ".+", "sub", "b" * 99)], "takes more than 0.3 seconds"),
-        ([Expression("renames", "e", "sub", "e" * 10**4)] * 2, "a replacement makes a name of "),
+        ([Expression("renames", "e", "sub", "e" * 10**4)] * 2, "a replacement creates a name of "),
         ([Expression("rules", "(?:(?:(?:a?){65535}){65535}){65535}")], "takes more than (512 MiB|0.3 seconds)"),
         (
             [Expression("rules", "a{99999999999}")],
@@ -43,8 +43,8 @@ def test_what_people_write_is_matched() -> None:
         ),
         ([Expression("rules", "(" * 5000 + ")" * 5000)], "is not a valid regular expression"),
         ([Expression("renames", "e", "sub", r"\7")], "is not a valid regular expression: invalid group reference"),
-        ([Expression("rules", "a" * 70_000)], "an expression has 70,000 letters"),
-        ([Expression("rules", 5)], "`rules` holds something else than a text"),  # type: ignore[arg-type]  # a file's
+        ([Expression("rules", "a" * 70_000)], "an expression has 70,000 characters"),
+        ([Expression("rules", 5)], "`rules` contains a value that is not a string"),  # type: ignore[arg-type]  # a file's
         ([Expression("drop", f"{n}+") for n in range(9)], r"there are 9 expressions \(`drop`\)"),
     ],
 )

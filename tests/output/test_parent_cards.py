@@ -58,12 +58,12 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path: Path) -> 
     ("licences", "given", "said"),
     [
         (("mit", "mit", "mit"), "mit", "All parents"),
-        (("apache-2.0", "apache-2.0", "llama3.1"), "llama3.1", "the terms of the others stay"),
+        (("apache-2.0", "apache-2.0", "llama3.1"), "llama3.1", "the other terms still apply"),
         (("mit", "apache-2.0", "bsd-3-clause"), "apache-2.0", "differ"),
         (("llama3", "llama3", "gemma"), None, "differ"),
-        (("mit", None, "mit"), None, "not all are known"),
-        (("mit", "other", "mit"), None, "not all are known"),
-        (("mit", "cc-by-nc-nd-4.0", "mit"), None, "no derivative"),
+        (("mit", None, "mit"), None, "not all of them are known"),
+        (("mit", "other", "mit"), None, "not all of them are known"),
+        (("mit", "cc-by-nc-nd-4.0", "mit"), None, "not allow sharing derivatives"),
     ],
 )
 def test_a_licence_is_named_where_the_parents_agree_and_else_said_to_differ(

@@ -63,7 +63,7 @@ def test_a_run_that_fails_looks_unfinished_and_the_same_plan_goes_on_from_it(tmp
 def test_a_folder_with_other_content_is_refused_and_stays_as_it_is(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "thesis.txt").write_text("precious")
-    with pytest.raises(OutputError, match="holds something else"), workplace(tmp_path / "run", PLAN):
+    with pytest.raises(OutputError, match="contains something else"), workplace(tmp_path / "run", PLAN):
         pass
     assert [path.name for path in (tmp_path / name).iterdir()] == ["thesis.txt"]
 
@@ -71,7 +71,7 @@ def test_a_folder_with_other_content_is_refused_and_stays_as_it_is(tmp_path: Pat
 def test_another_plan_is_refused_and_the_field_that_differs_is_named(tmp_path: Path) -> None:
     finish(tmp_path / "run")
     with (
-        pytest.raises(OutputError, match=r"another plan; what differs:\n  - seed \(then 0, now 1\)"),
+        pytest.raises(OutputError, match=r"a different plan; differences:\n  - seed \(then 0, now 1\)"),
         workplace(tmp_path / "run", PLAN | {"seed": 1}),
     ):
         pass
@@ -83,7 +83,7 @@ def test_a_folder_without_a_name_of_its_own_is_refused(
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(OutputError, match="no name of a folder"), workplace(Path(name), PLAN):
+    with pytest.raises(OutputError, match="not a valid name"), workplace(Path(name), PLAN):
         pass
 
 
@@ -181,7 +181,7 @@ def test_a_run_that_is_refused_removes_nothing(tmp_path: Path) -> None:
     tuned(out)
     tuned(old)
     (out / ".replaces").write_text(json.dumps({"device": old.stat().st_dev, "inode": old.stat().st_ino}))
-    with pytest.raises(OutputError, match="another plan"), workplace(out, TUNED | {"seed": 1}, RECORD):
+    with pytest.raises(OutputError, match="a different plan"), workplace(out, TUNED | {"seed": 1}, RECORD):
         pass
     assert (old / RECORD).exists()
     with workplace(out, TUNED, RECORD) as folder:
@@ -252,7 +252,7 @@ def test_what_has_the_name_that_the_old_folder_needs_is_told(tmp_path: Path) -> 
     tuned(tmp_path / "run")
     (tmp_path / "run.old").mkdir()
     with (
-        pytest.raises(OutputError, match=r"run\.old is in the way"),
+        pytest.raises(OutputError, match=r"run\.old exists, but"),
         workplace(tmp_path / "run", {}, RECORD, overwrite=True),
     ):
         pass

@@ -218,7 +218,7 @@ def test_the_folder_one_stands_in_is_no_output(cli: Cli, tmp_path: Path, monkeyp
 def test_a_folder_to_stand_in_must_exist(cli: Cli, tmp_path: Path) -> None:
     made = tiny.trio(tmp_path / "in")
     ran = cli(*made.flags(tmp_path / "no" / "such" / "out"))
-    assert ran.status == 1 and "Make it first" in ran.err
+    assert ran.status == 1 and "Create it first" in ran.err
 
 
 def with_nan(tensors: tiny.Tensors, name: str) -> tiny.Tensors:
@@ -313,7 +313,7 @@ def test_what_a_refused_try_finished_is_of_use_to_the_same_plan_and_then_to_no_o
     cli(*made.flags(tmp_path / "out", "--allow-nonfinite"))
     monkeypatch.undo()
     other = cli(*made.flags(tmp_path / "out", "--scale", "0.5"))
-    assert other.status == 1 and "another plan" in other.err and "choices.scale" in other.err
+    assert other.status == 1 and "different plan" in other.err and "choices.scale" in other.err
     done = cli(*made.flags(tmp_path / "out", "--allow-nonfinite"))
     assert done.status == 0, done.err
 

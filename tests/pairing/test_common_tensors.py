@@ -101,5 +101,5 @@ def test_vocabularies_of_different_kinds_are_refused(tmp_path: Path) -> None:
 def test_models_with_other_names_are_refused_as_a_whole(tmp_path: Path) -> None:
     other = {name.replace("model.", "decoder."): tensor for name, tensor in tiny.llama(1).items()}
     a, b = tiny.write_model(tmp_path / "a", tiny.llama(0)), tiny.write_model(tmp_path / "b", other)
-    with pytest.raises(PairingError, match="of the parameters of model 0 a have a partner in model 1 b"):
+    with pytest.raises(PairingError, match="of the parameters of model 0 a have a counterpart in model 1 b"):
         shared_by(a, b)

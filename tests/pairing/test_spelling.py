@@ -277,7 +277,7 @@ def test_renames_pair_what_no_rule_pairs(cli: Cli, tmp_path: Path, who: str) -> 
     ("rename", "told"),
     [
         ("nothing=x", "matches no tensor of base and tuned"),
-        (r"\.layers\.0\..*=.same.weight", "one name, `model.same.weight`"),
+        (r"\.layers\.0\..*=.same.weight", "the same name, `model.same.weight`"),
         ("(=x", "is not a valid regular expression"),
         (r"model=\3", "is not a valid replacement"),
         ("model", "REGEX=REPLACEMENT"),
@@ -293,7 +293,7 @@ def flags_of(message: str) -> list[str]:
     """The flags that a message advises, as a shell would read them."""
     import shlex
 
-    words = shlex.split(message[message.index("--rename") : message.index(" (tried")])
+    words = shlex.split(message[message.index("--rename") : message.index(" (checked")])
     assert words[::2] == ["--rename"] * (len(words) // 2)
     return words
 

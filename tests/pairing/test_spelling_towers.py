@@ -254,7 +254,7 @@ def test_the_way_that_is_advised_leads_into_a_multimodal_model_of_custom_code(
     rename: list[str] = []
     if kind != "internvl_chat":  # whose config tells what is inside
         assert ran.status == 1 and f"`{kind}`" in ran.err and len(ran.err.splitlines()) == 1
-        rename = shlex.split(ran.err[ran.err.index("--rename") : ran.err.index(": the difference then")])
+        rename = shlex.split(ran.err[ran.err.index("--rename") : ran.err.index(": the difference is then added")])
         ran = cli("transfer", *parents, *onto, "--out", tmp_path / "out", *rename)
     assert (ran.status, ran.err) == (0, ""), ran.err
     place = CUSTOM[kind][0]

@@ -247,7 +247,7 @@ def test_names_of_positions_are_none_of_a_vocabulary() -> None:
     known = found(*tensors, model_type="opt", max_position_embeddings=V - 2)
     assert known == VocabularyTensors(frozenset({tensors[0].name}), (V, V, V))
     (line,) = found(tensors[0], tensor("pos.table", V, H)).undecided
-    assert "`pos.table`" in line and "its name is one of positions" in line
+    assert "`pos.table`" in line and "its name suggests positions" in line
 
 
 def test_a_kind_is_not_known_by_a_model_that_has_none_of_its_names() -> None:
@@ -271,7 +271,7 @@ def test_a_tensor_without_a_row_for_each_token_is_not_matched_by_token_by_any_ch
     table, other = tensor("model.embed_tokens.weight", V, H), tensor("model.other", *shape)
     decided = find_vocabulary_tensors([side(table, other)] * 3, lambda name: "strings" if "other" in name else None)
     (line,) = decided.undecided
-    assert "`model.other` has not a row for each token" in line and "=positions'" in FLAGS.message(line)
+    assert "`model.other` does not have a row for each token" in line and "=positions'" in FLAGS.message(line)
     assert decided.names == {table.name}
 
 

@@ -149,7 +149,7 @@ def test_a_later_push_replaces_an_earlier_one_file_by_file(shop: Shop) -> None:
 def test_what_tuneport_did_not_push_is_replaced_only_when_asked(shop: Shop) -> None:
     shop.hub.make("me/other", {"config.json": b"{}", "model.safetensors": b"a year of work", "README.md": b"mine"})
     told = shop.refused("--push-to", "me/other")
-    assert "me/other holds files that tuneport did not push" in told and "--push-overwrite" in told
+    assert "me/other contains files that tuneport did not push" in told and "--push-overwrite" in told
     assert "model.safetensors" in told and not shop.out.exists()  # known before the work
     shop.hub.make("me/liar", {"tuneport.json": b'{"format": "something/1"}'})
     assert "did not push" in shop.refused("--push-to", "me/liar")
@@ -277,7 +277,7 @@ def test_what_stands_against_a_push_is_told_before_the_work(shop: Shop) -> None:
     cases = (
         ({"HF_TOKEN": ""}, "there is no token"),
         ({"HF_TOKEN": "hf_" + "z" * 34}, "does not accept the token"),
-        ({"HF_TOKEN": "hf_" + "r" * 34}, "the token may read only"),
+        ({"HF_TOKEN": "hf_" + "r" * 34}, "the token has read access only"),
         ({"HF_TOKEN": "hf_" + "s" * 34}, "Push to one of: stranger/carried, elsewhere/carried"),
         ({"HF_HUB_OFFLINE": "1"}, "offline mode is on"),
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached"),
@@ -294,7 +294,10 @@ def test_a_push_that_fails_leaves_the_finished_folder_and_says_so(shop: Shop) ->
     refuse = {"PUT": (403, b"{}")}
     shop.hub.before = lambda method, path: refuse.get(method)
     told = shop.refused("--push-to", "org/carried")
-    assert "may not write there (403)" in told and f"{shop.out} is finished; the same command publishes it" in told
+    assert (
+        "has no write access there (403)" in told
+        and f"{shop.out} is finished; run the same command again to publish it" in told
+    )
     refuse.clear()
     refuse["POST"] = (413, b'{"error": "too large"}')
     assert "the Hub answered 413" in shop.refused("--push-to", "org/carried")
@@ -312,7 +315,7 @@ def test_somebody_elses_push_in_the_same_moment_is_not_overwritten(shop: Shop) -
 
     shop.hub.before = meanwhile
     done = shop.transfer("--push-to", "org/carried")
-    assert done.status == 1 and "somebody else changed the repository meanwhile" in done.err
+    assert done.status == 1 and "someone else changed the repository meanwhile" in done.err
     assert (shop.hub.main("org/carried") / "model.safetensors").read_bytes() == b"theirs"
 
 
@@ -394,14 +397,14 @@ def test_a_fine_tuning_is_pushed_with_its_records_and_nothing_else(shop: Shop, m
     assert run().returncode == 0
     assert pushed(shop.hub.main("me/tuned")) == written(tuned)
     assert shop.hub.history["me/tuned"][-1]["summary"] == "tuneport tune: sft of base, 4 steps"
-    assert "holds this already" in run().stdout
+    assert "has these files already" in run().stdout
 
 
 def test_a_folder_that_is_not_of_tuneport_or_not_finished_is_not_published(made: tiny.Trio, tmp_path: Path) -> None:
     import tuneport
     from tuneport.errors import OutputError
 
-    with pytest.raises(OutputError, match="no finished folder of tuneport"):
+    with pytest.raises(OutputError, match="not a finished output folder of tuneport"):
         tuneport.publish(made.base, "me/base")
     tuned = _as_a_fine_tuning(made.tuned, tmp_path / "tuned")
     (tuned / "tune.json").write_text("{}")

@@ -69,7 +69,7 @@ def lead_of(file: Path) -> Lead:
         (0.3, True, "Yes."),
         (-0.1, True, "No."),
         (0.01, False, "No gain, no harm."),
-        (-0.02, False, "The data cannot say."),
+        (-0.02, False, "The data do not show it."),
     ],
 )
 def test_the_answer_follows_the_files_own_comparisons(
@@ -88,7 +88,7 @@ def test_three_numbers_of_the_file_stand_first(tmp_path: Path) -> None:
 
 def test_without_roles_it_says_which_model_is_better(tmp_path: Path) -> None:
     file = scores(tmp_path / "scores.json", roles=False)
-    assert "v2-carried is clearly better than v2 on task 0 and task 1" in lead_of(file).words
+    assert "v2-carried is significantly better than v2 on task 0 and task 1" in lead_of(file).words
     assert lead_of(scores(tmp_path / "scores.json", significant=False, roles=False)).answer == "Not shown."
 
 
@@ -129,6 +129,7 @@ def test_a_demos_folder_has_a_page_like_a_study(tmp_path: Path) -> None:
     told = report(tmp_path, format="markdown")
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert (
-        told["out"] == str(tmp_path / "report.md") and "**Yes.** v2 + Δ(v1) is clearly better than v2 on sums." in text
+        told["out"] == str(tmp_path / "report.md")
+        and "**Yes.** v2 + Δ(v1) is significantly better than v2 on sums." in text
     )
     assert "shuffled" in text and str(tmp_path) not in text

@@ -36,8 +36,8 @@ def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("carried", "words"),
     [
-        ("float32", "The study itself carried Δ in float32."),
-        ("bfloat16", "The study itself carried Δ in bfloat16: what it lost by that is not in these numbers."),
+        ("float32", "The study itself kept Δ in float32."),
+        ("bfloat16", "The study itself kept Δ in bfloat16: its own loss is not in these numbers."),
         (None, None),
     ],
 )
@@ -48,5 +48,5 @@ def test_the_dtype_that_was_carried_is_told(tmp_path: Path, carried: str | None,
     (root / "results.json").write_text(json.dumps(told))
     for format in ("page", "markdown"):
         written = Path(report(root, format=format)["out"]).read_text(encoding="utf-8")  # type: ignore[arg-type] # one of the two formats of the line above
-        assert (words or "Δ taken from that.") in written
+        assert (words or "Δ is computed from that.") in written
         assert words is not None or "The study itself" not in written

@@ -86,7 +86,7 @@ def test_without_results_json_the_page_is_made_of_the_records_and_says_so(small:
     assert [run.model for run in failed] == [Model(TRANSFER, "M1", "M5", "sft")] and "disk is full" in str(
         failed[0].error
     )
-    assert len(rebuilt.doubts) == 1 and "put together from" in rebuilt.doubts[0]
+    assert len(rebuilt.doubts) == 1 and "This page uses" in rebuilt.doubts[0]
 
 
 def test_from_records_alone_a_start_is_no_model_and_what_was_measured_is_there(small: MadeUp) -> None:
@@ -108,7 +108,7 @@ def test_from_records_alone_a_start_is_no_model_and_what_was_measured_is_there(s
     assert line.barrier == 0.01 and line.connected is True
     (row,) = rebuilt.distances
     assert (row["distance"], row["diff_norm_a"], row["diff_norm_b"], row["cosine"]) == (2.5, 1.5, None, -0.5)
-    (nonsense,) = [doubt for doubt in rebuilt.doubts if "is not what a study writes" in doubt]
+    (nonsense,) = [doubt for doubt in rebuilt.doubts if "is not a valid record of a study" in doubt]
     assert "distance-0003/record.json" in nonsense
 
 
@@ -170,7 +170,7 @@ def test_a_standard_error_that_can_be_none_is_named_and_left_out(small: MadeUp) 
     (small.root / "results.json").write_text(json.dumps(told))
     found = findings(small.root)
     (doubt,) = found.reading.doubts
-    assert doubt == "results.json: result 1: the standard error of sums is below zero, and is left out."
+    assert doubt == "results.json: result 1: the standard error of sums is negative and is left out."
     score = found.reading.runs[0].scores["sums"]
     assert (score.stderr, score.n) == (None, 0)
 
@@ -225,7 +225,7 @@ def test_nothing_outside_the_folder_is_read_into_a_page(small: MadeUp, tmp_path:
     assert not any("elsewhere" in folder for run in reading.runs for folder in run.folders)
     (root / "results.json").rename(tmp_path / "results.json")
     (root / "results.json").symlink_to(tmp_path / "results.json")
-    assert any("leads out" in doubt for doubt in read_study(root).doubts)
+    assert any("outside" in doubt for doubt in read_study(root).doubts)
 
 
 def test_a_few_steps_more_in_one_family_make_no_other_model(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_what_lies_in_the_folder_and_is_of_no_run_stays(tmp_path: Path, plan: ob
     if plan is not None:
         (folder / "plan.json").write_text(json.dumps(plan))
     with (
-        pytest.raises(OutputError, match=r"Move that away|another plan"),
+        pytest.raises(OutputError, match=r"Move them away|a different plan"),
         keeping(out, {"format": EVALUATION_FORMAT}, overwrite=True) as kept,
     ):
         kept.finish({}, iter([]))
@@ -128,7 +128,7 @@ def test_a_file_that_is_no_record_is_never_touched_by_no_flag(tmp_path: Path, ov
     out, record = tmp_path / "o.json", json.dumps({"plan": {"format": EVALUATION_FORMAT}})
     for content in ("my notes", json.dumps([1]), json.dumps({"no": "plan"}), json.dumps({"plan": {"format": "x"}})):
         out.write_text(content)
-        with pytest.raises(OutputError, match="is no record of an evaluation"):
+        with pytest.raises(OutputError, match="is not a record of an evaluation"):
             already_done(out, {}, overwrite)
         assert out.read_text() == content
     with pytest.raises(OutputError, match="is a folder"):
@@ -136,11 +136,11 @@ def test_a_file_that_is_no_record_is_never_touched_by_no_flag(tmp_path: Path, ov
     out.unlink()
     (tmp_path / "record").write_text(record)
     out.symlink_to(tmp_path / "record")
-    with pytest.raises(OutputError, match="is no record of an evaluation"):
+    with pytest.raises(OutputError, match="is not a record of an evaluation"):
         already_done(out, {}, overwrite)
     out.unlink()
     os.mkfifo(out)
-    with pytest.raises(OutputError, match="is no record of an evaluation"):
+    with pytest.raises(OutputError, match="is not a record of an evaluation"):
         already_done(out, {}, overwrite)
     out.unlink()
     examples_file(out).write_text("my own lines")

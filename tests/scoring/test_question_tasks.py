@@ -121,7 +121,7 @@ def test_a_choice_whose_token_spans_the_join_is_likely_as_its_own_tokens_are_and
     assert set(likeliest) != {"B"}, "else a choice without tokens, which is certain, would not be seen"
     (warning,) = model.told
     assert (
-        "in 5 of 5 examples of t one token holds the end of the prompt and the beginning of an answer (t 1: ':B'"
+        "in 5 of 5 examples of t one token spans the end of the prompt and the beginning of an answer (t 1: ':B'"
         in warning
     )
     loss = ask_own(task_of("loss", ["B"]), model, Asking(loss=True)).outcomes[0]
@@ -148,7 +148,7 @@ def test_the_harness_is_not_let_count_a_choice_without_tokens_as_certain(folder:
         assert found == pytest.approx([slowly(folder, BEGIN + prompt, choice)[0] for choice in ("A", "B")], rel=1e-4)
     (warning,) = model.told
     assert (
-        "in 5 of 10 prompts one token holds the end of the prompt and the beginning of an answer (picked 0; picked 1"
+        "in 5 of 10 prompts one token spans the end of the prompt and the beginning of an answer (picked 0; picked 1"
         in warning
     )
 
@@ -185,20 +185,19 @@ def test_what_the_harness_does_to_prompts_of_a_template_is_told(model: Any) -> N
     model.tokenizer.chat_template = LINES
     ask_named(harness_task(), model)
     assert model.told == [
-        "random: 4 prompts of named end in blanks or line ends, which lm-evaluation-harness counts as the first tokens of each "
-        "answer. acc_norm would be other numbers without them."
+        "random: 4 prompts of named end in spaces or line breaks, which lm-evaluation-harness counts as the first "
+        "tokens of each "
+        "answer. acc_norm would change without them."
     ]
     model.told.clear()
     model.tokenizer.chat_template = PLAIN
     ask_named(harness_task(description="Say what it does."), model)
     assert model.told == [
-        "random: its chat template refuses a system message (no system); lm-evaluation-harness leaves it out, and the task's "
-        "description with it."
+        "random: its chat template rejects a system message (no system); lm-evaluation-harness leaves it out, "
+        "together with the task's description."
     ]
     model.tokenizer.chat_template = "{{ raise_exception('never') }}"
-    with pytest.raises(
-        RenderingError, match="model random: its chat template does not write the task's prompts: never"
-    ):
+    with pytest.raises(RenderingError, match="model random: its chat template fails on the task's prompts: never"):
         ask_named(harness_task(), model)
 
 
@@ -208,14 +207,14 @@ def test_what_the_harness_does_to_prompts_of_a_template_is_told(model: Any) -> N
         (
             {"prompt": "where lives", "choices": ["in paris", " "], "answer": 0},
             False,
-            "t.jsonl: line 2: .* no tokens of the choice",
+            "t.jsonl: line 2: .* no tokens for the choice",
         ),
-        ({"text": " "}, False, "t.jsonl: line 2: .* no tokens of the text"),
-        ({"prompt": " ", "answer": "anna"}, False, "t.jsonl: line 2: .* no tokens of the prompt"),
+        ({"text": " "}, False, "t.jsonl: line 2: .* no tokens for the text"),
+        ({"prompt": " ", "answer": "anna"}, False, "t.jsonl: line 2: .* no tokens for the prompt"),
         (
             {"prompt": "where lives", "answer": "the town " * 30},
             True,
-            "the answer has 60 tokens, and a context holds 48",
+            "the answer has 60 tokens, but the context has 48",
         ),
     ],
 )
@@ -229,7 +228,7 @@ def test_an_answer_that_cannot_be_measured_is_told_with_its_line(
     )
     rows = [first if "choices" in row or "text" in row else {"prompt": "where", "answer": "anna"}, row]
     tasks = tiny_scored.write_rows(tmp_path / "t.jsonl", rows)
-    with pytest.raises(DataError, match=rf"model all cannot be asked 1 example\(s\):\n  - .*{words}"):
+    with pytest.raises(DataError, match=rf"model all cannot be scored on 1 example\(s\):\n  - .*{words}"):
         tuneport.evaluate([models / "all"], [tasks], tmp_path / "o.json", loss=loss, device="cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["t.jsonl"]
 
@@ -246,7 +245,7 @@ def test_lines_that_a_template_refuses_are_told_before_any_model_is_loaded(folde
         with pytest.raises(RenderingError) as caught:
             tuneport.evaluate([folder], [tasks], tmp_path / "o.json", chat_template=tmp_path / "plain.jinja", **choices)
         assert str(caught.value) == (
-            "model random: chat_template does not write 2 example(s):\n"
+            "model random: chat_template fails on 2 example(s):\n"
             "  - t.jsonl: line 1, line 3: no system\n"
             "Change these examples, or choose another template."
         )
@@ -281,7 +280,7 @@ def test_an_end_behind_every_text_is_told_where_prompts_are_gone_on_from_and_mea
     assert found["warnings"] == []
     assert len({model["tasks"]["t"]["value"] for model in found["models"]}) == 1
     asked = tuneport.evaluate([ending], [tasks], tmp_path / "p.json", max_new_tokens=2, device="cpu")
-    assert ["'<|end|>' behind every prompt" in warning for warning in asked["warnings"]] == [True]
+    assert ["'<|end|>' after every prompt" in warning for warning in asked["warnings"]] == [True]
 
 
 def test_texts_and_answers_of_one_task_are_not_mixed(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_a_model_without_a_template_meets_messages_in_words_before_any_is_scored
     (bare / "chat_template.jinja").unlink()
     rows = [{"messages": [{"role": "user", "content": tiny_scored.question("anna")}], "answer": "in paris"}]
     tasks = tiny_scored.write_rows(tmp_path / "m.jsonl", rows)
-    with pytest.raises(CheckpointError, match=r"bare: the examples are `messages` .* and it has no chat template"):
+    with pytest.raises(CheckpointError, match=r"bare: the examples are `messages` .* but it has no chat template"):
         tuneport.evaluate([models / "all", bare], [tasks], tmp_path / "o.json", **SHORT)
     assert not (tmp_path / "o.json").exists()
     record = tuneport.evaluate(
@@ -254,8 +254,8 @@ def test_prompts_cut_at_the_context_length_are_counted(models: Path, tmp_path: P
     tasks = tiny_scored.write_rows(tmp_path / "t.jsonl", rows)
     record = tuneport.evaluate([models / "all"], [tasks], tmp_path / "o.json", **SHORT)
     (warning,) = record["warnings"]
-    assert "1 of 2 prompts are cut at the context length (t 1): up to 66 tokens, where 44 fit" in warning
-    with pytest.raises(UsageError, match="its context holds 48 in all"):
+    assert "1 of 2 prompts are cut at the context length (t 1): up to 66 tokens, but 44 fit" in warning
+    with pytest.raises(UsageError, match="its context has 48 tokens in all"):
         tuneport.evaluate([models / "all"], [tasks], tmp_path / "p.json", max_new_tokens=48, device="cpu")
 
 
@@ -264,7 +264,7 @@ def test_where_nobody_says_how_long_answers_are_the_context_decides(models: Path
     assert record["models"][0]["tasks"]["towns"]["value"] == 1.0
     assert record["settings"]["max_new_tokens"] is None
     (warning,) = record["warnings"]
-    assert "the room that its context of 48 leaves" in warning
+    assert "what the context of 48 leaves" in warning
 
 
 def test_every_model_is_compared_with_the_one_that_was_named_which_is_scored_too(
@@ -284,8 +284,8 @@ def test_a_question_that_stands_twice_counts_once_and_stops_a_strict_run(models:
     record = tuneport.evaluate(models / "all", tasks, tmp_path / "o.json", **SHORT)
     assert [model["tasks"]["towns"]["n"] for model in record["models"]] == [2]
     twice, ignored = record["warnings"]
-    assert "1 example(s) stand there again" in twice and ignored == "t.jsonl: ignored columns: `level`."
-    with pytest.raises(DoubtError, match="stand there again"):
+    assert "1 example(s) are duplicates" in twice and ignored == "t.jsonl: ignored columns: `level`."
+    with pytest.raises(DoubtError, match="are duplicates"):
         tuneport.evaluate(models / "all", tasks, tmp_path / "p.json", strict=True, **SHORT)
     tiny_scored.write_rows(tasks, [row | {"level": 1} for row in rows[1:]])
     strict = tuneport.evaluate(models / "all", tasks, tmp_path / "p.json", strict=True, **SHORT)
@@ -381,14 +381,14 @@ def test_an_adapter_that_cannot_be_read_ends_in_words(models: Path, towns: Path,
         (folder / name).write_bytes(content)
     with pytest.raises(CheckpointError, match="is a pickle; load the adapter with peft and save it again"):
         tuneport.evaluate([tmp_path / "adapter_model.bin"], [towns], tmp_path / "o.json", **SHORT)
-    with pytest.raises(CheckpointError, match="It is cut short, or no safetensors file"):
+    with pytest.raises(CheckpointError, match="It is truncated or not a safetensors file"):
         tuneport.evaluate([tmp_path / "adapter_model.safetensors"], [towns], tmp_path / "p.json", **SHORT)
 
 
 def test_a_folder_with_a_model_and_an_adapter_is_neither(models: Path, towns: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "all", tmp_path / "both")
     (tmp_path / "both" / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
-    with pytest.raises(CheckpointError, match=r"holds a model \(model\.safetensors\) and an adapter"):
+    with pytest.raises(CheckpointError, match=r"contains a model \(model\.safetensors\) and an adapter"):
         tuneport.evaluate([tmp_path / "both"], [towns], tmp_path / "o.json", **SHORT)
 
 
@@ -402,9 +402,7 @@ def test_an_adapters_base_lies_here_or_beside_it_or_is_told(models: Path, towns:
     (tmp_path / "beside/all").symlink_to(models / "all")
     (one, other) = find_models([tmp_path / "here", tmp_path / "beside/it"])
     assert Path(one.source).resolve() == Path(other.source).resolve() == models / "all"
-    with pytest.raises(
-        CheckpointError, match=r"model lost: the model that it adapts is not to be had\. model gone: no such"
-    ):
+    with pytest.raises(CheckpointError, match=r"model lost: its base model was not found\. model gone: no such"):
         find_models([tmp_path / "lost"])
     with pytest.raises(CheckpointError, match="which is an adapter itself"):
         find_models([tmp_path / "upon"])

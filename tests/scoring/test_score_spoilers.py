@@ -34,7 +34,7 @@ def test_a_template_of_another_model_is_known_by_marks_that_are_no_tokens() -> N
     (warning,) = score_spoilers.template_warnings(make_tokenizer(template=chatml), "m")
     assert "'<|im_start|>'" in warning
     assert "'<|im_end|>'" in warning
-    assert "another model's" in warning
+    assert "belongs to another model" in warning
 
 
 def test_marks_that_are_read_as_text_are_not_blamed() -> None:
@@ -64,7 +64,7 @@ def test_a_template_that_cannot_write_a_conversation_is_told() -> None:
 def test_an_end_of_turn_that_generation_does_not_stop_at_is_told_with_its_id() -> None:
     (warning,) = score_spoilers.end_of_turn_warnings(make_tokenizer(eos="<eos>"), {EOS}, "m")
     assert "ends a turn with '<end>'" in warning
-    assert "stops at '<eos>' only" in warning
+    assert "stops only at '<eos>'" in warning
     assert f"add the id {END}" in warning
 
 
@@ -95,7 +95,7 @@ def test_an_end_token_behind_every_prompt_is_told() -> None:
         single="$A <end>", pair="$A $B <end>", special_tokens=[("<end>", END)]
     )
     (warning,) = score_spoilers.ending_warnings(tokenizer, "m")
-    assert "'<end>' behind every prompt" in warning
+    assert "'<end>' after every prompt" in warning
 
 
 @pytest.fixture(scope="module")

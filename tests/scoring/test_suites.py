@@ -363,7 +363,7 @@ def test_gated_data_and_missing_files_end_in_words_before_a_model_is_loaded(
     monkeypatch.setattr("tuneport.scoring.run.load", never)
     # The folder of boolq has another name; it is found by the file that declares it.
     monkeypatch.setattr("tuneport.scoring.named._all_tasks", never)
-    with pytest.raises(ScoringError, match="out of reach"):
+    with pytest.raises(ScoringError, match="cannot be downloaded"):
         tuneport.evaluate([models / "all"], ["boolq"], tmp_path / "o.json")
     monkeypatch.setattr(nltk.data, "path", [])
     with pytest.raises(ScoringError, match="NLTK's data file punkt_tab"):

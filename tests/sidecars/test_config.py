@@ -467,7 +467,7 @@ def test_gemma_3s_two_ropes_are_spelled_the_old_way_where_the_target_is() -> Non
 
 @pytest.mark.parametrize("rope", [{"rope_scaling": "yarn"}, {"rope_parameters": [1]}])
 def test_a_rope_that_is_no_object_is_an_error(rope: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match="an object or null is expected"):
+    with pytest.raises(CheckpointError, match="must be an object or null"):
         resolve({"model_type": "llama", **rope})
 
 
@@ -514,4 +514,4 @@ def test_a_malformed_config_resolves_or_ends_in_a_clear_error(model_type: str, c
     try:
         resolve({"model_type": model_type, **config})
     except CheckpointError as error:
-        assert "expected" in str(error)
+        assert "must be" in str(error)

@@ -165,7 +165,7 @@ def test_a_behaviour_setting_that_tuning_set_back_to_its_default_is_left_out_aga
 def test_switches_of_training_never_travel(switch: dict[str, Any]) -> None:
     output, findings = merge(LLAMA, {**LLAMA, **switch}, LLAMA)
     assert output == LLAMA and not findings.refusals and not findings.warnings
-    assert [(one.choice, one.reason) for one in findings.decisions] == [("target", "a switch of training")]
+    assert [(one.choice, one.reason) for one in findings.decisions] == [("target", "only used in training")]
     assert merge(LLAMA, {**LLAMA, **switch}, LLAMA, sides=dict.fromkeys(switch, "tuned"))[0] == {**LLAMA, **switch}
 
 
@@ -185,7 +185,7 @@ def test_a_field_that_no_class_of_the_kind_reads_is_no_conflict_and_listed() -> 
     output, findings = merge(base, tuned, base)
     assert output == base and not findings.refusals and not findings.warnings
     assert {one.field: one.tuned for one in findings.differences} == {"use_mrope": None, "max_window_layers": 21}
-    assert {one.reason for one in findings.decisions} == {"no class of this kind reads it"}
+    assert {one.reason for one in findings.decisions} == {"no config class of this kind reads it"}
     assert merge(base, tuned, base, sides={"max_window_layers": "tuned"})[0]["max_window_layers"] == 21
     code = {"auto_map": {"AutoConfig": "configuration_mine.MyConfig"}}  # which may read any field
     _, findings = merge(base, {**tuned, "max_window_layers": 24}, {**base, **code})
@@ -428,7 +428,7 @@ def test_an_end_token_that_the_output_lacks_stops_and_another_token_warns() -> N
     assert output == base
     (refusal,) = findings.refusals
     assert (
-        "`<|end|>`" in refusal and "--config eos_token_id=target" in FLAGS.message(refusal) and "without end" in refusal
+        "`<|end|>`" in refusal and "--config eos_token_id=target" in FLAGS.message(refusal) and "never stops" in refusal
     )
     assert not merge(base, {**base, "eos_token_id": [0, 1]}, base, names, sides={"eos_token_id": "target"})[1].refusals
     output, findings = merge(base, {**base, "pad_token_id": 1}, base, names)

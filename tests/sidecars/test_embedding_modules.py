@@ -137,14 +137,14 @@ def test_a_module_with_weights_of_its_own_is_named_and_its_config_stays_so_that_
     dense["2_Dense/model.safetensors"] = "weights"
     sidecars = merged(tmp_path, MEAN, dense, MEAN)
     (warning,) = sidecars.warnings
-    assert "2_Dense (Dense), which has weights of its own" in warning and "Copy 2_Dense from the tuned model" in warning
+    assert "2_Dense (Dense), which has its own weights" in warning and "Copy 2_Dense from the tuned model" in warning
     assert {name for name in sidecars.files if name.startswith("2_")} == {"2_Dense/config.json"}
 
 
 def test_code_that_modules_name_is_not_taken_over(tmp_path: Path) -> None:
     tuned = embedding("mean", ("2_Gate", "gates.Gate", {"x": 1}))
     said = merged(tmp_path, MEAN, {**tuned, "gates.py": "1/0"}, MEAN)
-    assert any("gates.Gate, code that the target does not have" in warning for warning in said.warnings)
+    assert any("gates.Gate, code that the target lacks" in warning for warning in said.warnings)
     assert "gates.py" not in said.files
     there = merged(tmp_path / "2", MEAN, tuned, {**MEAN, "gates.py": ""})
     assert not any("code" in warning for warning in there.warnings) and "gates.py" in there.files
@@ -165,7 +165,7 @@ def test_a_path_in_modules_is_not_followed_out_of_its_shape(path: str, tmp_path:
     tuned = embedding("mean", (path, "Dense", None))
     sidecars = merged(tmp_path, MEAN, tuned, MEAN)
     assert set(sidecars.files) - set(model()) == FILES
-    assert any("has weights of its own" in warning for warning in sidecars.warnings)
+    assert any("has its own weights" in warning for warning in sidecars.warnings)
     assert not is_sidecar(f"{path}/config.json")
 
 

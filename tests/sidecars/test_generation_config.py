@@ -119,7 +119,7 @@ def test_a_tuned_generation_config_without_an_end_token_warns_with_the_flag_that
     base, tuned = model(generation_config__json=ENDS), model(generation_config__json=settings)
     sidecars = merge(tmp_path, base, tuned, base)
     (warning,) = sidecars.warnings
-    assert "generates without end" in warning and "--config generation.eos_token_id=target" in FLAGS.message(warning)
+    assert "never stops" in warning and "--config generation.eos_token_id=target" in FLAGS.message(warning)
     assert json_of(sidecars, "generation_config.json").get("eos_token_id") is None
     kept = merge(tmp_path / "2", base, tuned, base, config={"generation.eos_token_id": "target"})
     assert json_of(kept, "generation_config.json") == ENDS and not kept.warnings and not kept.refusals

@@ -178,14 +178,14 @@ def test_a_dtype_is_given_by_its_name_in_safetensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.json", "[]", "tuned the-tuned: config.json holds no JSON object"),
+        ("config.json", "[]", "tuned the-tuned: config.json must be a JSON object"),
         ("config.json", "{", "not valid JSON"),
         ("config.json", {"rope_scaling": "big"}, "tuned the-tuned: config.json: `rope_scaling`"),
-        ("generation_config.json", "null", "holds no JSON object"),
+        ("generation_config.json", "null", "must be a JSON object"),
         ("tokenizer_config.json", {"chat_template": 5}, "`chat_template` is 5"),
         ("tokenizer_config.json", {"chat_template": [{"name": "x"}]}, "`chat_template` is"),
-        ("tokenizer_config.json", {"additional_special_tokens": "x"}, "a list of tokens is expected"),
-        ("special_tokens_map.json", {"additional_special_tokens": [1]}, "a list of tokens is expected"),
+        ("tokenizer_config.json", {"additional_special_tokens": "x"}, "must be a list of tokens"),
+        ("special_tokens_map.json", {"additional_special_tokens": [1]}, "must be a list of tokens"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(name: str, content: Any, message: str, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_choices_that_cannot_be_meant_are_refused_with_the_known_ones(tmp_path: 
     text = "\n".join(sidecars.refusals)
     assert "--config rope_tetha: there is no such field here" in FLAGS.message(text) and "rope_theta" in text
     assert "generation.top_p" in text
-    assert "--sidecar vocab.json: there is no such choice here. Known are chat_template," in FLAGS.message(text)
+    assert "--sidecar vocab.json: there is no such choice here. Known choices: chat_template," in FLAGS.message(text)
 
 
 ODD = st.recursive(

@@ -112,7 +112,7 @@ def test_an_explicit_null_is_said_and_silence_is_not(tmp_path: Path) -> None:
     assert isinstance(nothing.files["tokenizer_config.json"], Path)
     endless = model(tokenizer_config__json={"eos_token": None}, special_tokens_map__json=None)
     sidecars = merge(tmp_path / "4", model(), endless, model())
-    assert "generates without end" in sidecars.warnings[0]
+    assert "never stops" in sidecars.warnings[0]
     assert json_of(sidecars, "tokenizer_config.json")["eos_token"] is None
 
 

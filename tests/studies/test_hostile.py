@@ -47,7 +47,7 @@ def test_a_step_whose_folder_leads_elsewhere_fails_and_leaves_elsewhere_alone(fi
     before = sorted(path.name for path in elsewhere.rglob("*"))
     step.symlink_to(elsewhere)
     (failed,) = tuneport.study(file, tmp_path / "out")["failed"]
-    assert "a link that leads out of" in failed["error"]
+    assert "a link to a place outside" in failed["error"]
     assert sorted(path.name for path in elsewhere.rglob("*")) == before
 
 
@@ -80,7 +80,7 @@ def test_a_damaged_result_is_named_with_its_folder_and_all_others_are_read(
     damaged.write_text(json.dumps(told | {"measured": measured}))
     found = tuneport.study(file, tmp_path / "out")
     (failed,) = found["failed"]
-    assert found["status"] == 1 and f"steps/{damaged.parent.name} holds is damaged" in failed["error"]
+    assert found["status"] == 1 and f"steps/{damaged.parent.name} is damaged" in failed["error"]
     now = json.loads((tmp_path / "out" / "results.json").read_text())
     (step,) = [step for step in now["steps"] if step["folder"] == damaged.parent.name]
     assert step["error"] == failed["error"]
@@ -114,7 +114,7 @@ def test_a_record_with_outputs_outside_its_folder_is_none(file: Path, tmp_path: 
 def test_a_device_or_a_pipe_is_no_studys_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in ("/dev/zero", tmp_path / "pipe"):
-        with pytest.raises(TuneportError, match="is no file"):
+        with pytest.raises(TuneportError, match="is not a file"):
             read_study(path)
 
 

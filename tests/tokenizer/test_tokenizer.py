@@ -394,5 +394,5 @@ def test_an_option_that_no_tokenizer_has_there_is_told(option: str, value: Any, 
     made = json.loads(train("BPE").to_str())
     made["model"][option] = value
     (tmp_path / "tokenizer.json").write_text(json.dumps(made))
-    with pytest.raises(CheckpointError, match=rf"`model\.{option}` is .*, which no tokenizer has there"):
+    with pytest.raises(CheckpointError, match=rf"`model\.{option}` is .*, which is not valid there"):
         read_tokenizer(SidecarFolder("base", "x", tmp_path))

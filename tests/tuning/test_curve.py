@@ -53,7 +53,7 @@ def test_an_expression_that_is_none_is_told_before_anything_is_trained(base: Pat
     test = write_rows(tmp_path / "test.jsonl", [{"prompt": "1 + 1 =", "answer": "2"}])
     with pytest.raises(UsageError, match=r"match='\('"):
         tune(base, [sums], QUICK, out=tmp_path / "out", eval_every=1, tasks=(str(test),), match="(")
-    with pytest.raises(UsageError, match="says what counts"):
+    with pytest.raises(UsageError, match="applies to answers"):
         TuningRun(match="x")
     assert not list(tmp_path.glob("out*"))
 
@@ -94,7 +94,7 @@ def test_faults_of_a_curves_examples_are_told_before_anything_is_trained(
 @pytest.mark.parametrize(
     ("tasks", "told"),
     [
-        ((), "the examples are `messages`, and the model has no chat template"),
+        ((), "the examples are `messages`, but the model has no chat template"),
         (("no-such-task",), "the harness has no task of this name"),
         (("gsm8k",), "The task gsm8k: Its data is not in the cache"),
     ],

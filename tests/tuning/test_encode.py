@@ -138,7 +138,7 @@ def test_a_prompt_that_ends_inside_a_token_is_split_as_it_will_be_when_the_model
     assert ids[: len(asked)] == asked
     assert tokenizer.decode(ids) == f"{START}the quick fox{END}"
     assert made.counts.parted == 1
-    assert any("prompt(s) end inside a token" in words for words in made.counts.warnings(64))
+    assert any("prompt(s) end in the middle of a token" in words for words in made.counts.warnings(64))
 
 
 def test_a_completion_that_goes_on_in_a_word_gets_no_blank_before_it(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_an_answer_that_begins_inside_a_token_of_the_template_is_counted(base: P
     assert seen(tokenizer, ids, labels) == [f"ox{END}"], "the token ' f' holds the blank of the template too"
     assert made.counts.hidden == 1
     (warning,) = made.counts.warnings(64)
-    assert "1 answer(s) begin inside a token that the chat template's own text begins" in warning
+    assert "1 answer(s) begin in the middle of a token that starts in the chat template's text" in warning
 
 
 def test_of_preferences_a_token_that_begins_in_the_prompt_is_each_answers_own(base: Path, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_examples_that_lose_their_answer_are_left_out_and_counted_and_those_that
     assert max(made.lengths()) == 16
     told = " ".join(counts.warnings(16))
     assert "1 example(s) are left out" in told
-    assert "1 example(s) lose the end" in told
+    assert "1 example(s) are longer than the sequence length" in told
 
 
 def test_when_no_answer_is_left_at_all_the_run_stops(base: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_overwrite_replaces_another_plans_output_and_nothing_that_is_read(
     own = out / "mine.jsonl"
     shutil.copyfile(sums, own)
     ran = cli("tune", base, "--data", own, "--out", out, "--steps", "3", "--overwrite")
-    assert ran.status == 1 and "mine.jsonl, which is read" in ran.err
+    assert ran.status == 1 and "mine.jsonl, an input" in ran.err
     assert own.exists()
 
 
@@ -69,6 +69,6 @@ def test_a_file_that_cannot_be_written_is_told_in_words_and_the_run_goes_on_late
     kind, words = queue.get()
     child.join()
     assert kind == "OutputError", words
-    assert "goes on from there" in words
+    assert "finished work is kept" in words
     assert not out.exists()
     assert same(weights(tune(base, [sums], QUICK, out=out, **running).out), weights(full))

@@ -82,5 +82,5 @@ def test_a_class_that_trl_does_not_know_is_trained_by_its_own_loss(
 def test_preferences_are_not_taught_through_a_head_that_trl_does_not_know(tmp_path: Path) -> None:
     base = base_of(tmp_path / "base", lambda **ids: BertConfig(**SHAPE, is_decoder=True, **ids))
     data = write_rows(tmp_path / "pairs.jsonl", [{"prompt": "a", "chosen": " b", "rejected": " c"}] * 4)
-    with pytest.raises(TrainingError, match=r"whose head it does not know\. Fine-tune it with recipe=.sft."):
+    with pytest.raises(TrainingError, match=r"does not know this model's head .*Fine-tune it with recipe=.sft."):
         tune(base, [data], DpoRecipe(steps=1, epochs=None, batch_size=2), out=tmp_path / "out")

@@ -43,7 +43,7 @@ from tuneport.tuning.run import rehearse, tune
         ({"lora": Lora(rank=2, targets=("input_layernorm",))}, TrainingError, "is not supported"),
         ({"lora": Lora(rank=2, targets=("q_proj", "lm_head"))}, TrainingError, "Remove `'lm_head'`"),
         ({"out": "nowhere/out"}, OutputError, "does not exist"),
-        ({"out": "."}, OutputError, "give another"),
+        ({"out": "."}, OutputError, "choose another"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_words_before_anything_is_made(
@@ -162,7 +162,8 @@ def test_the_dry_run_knows_a_transferred_start(base: Path, full: Path, sums: Pat
     other = base_model(tmp_path / "other", seed=1)
     assert cli("transfer", "--base", base, "--tuned", full, "--onto", other, "--out", tmp_path / "moved").status == 0
     told = cli("tune", tmp_path / "moved", "--data", sums, "--out", tmp_path / "out", "--dry-run")
-    assert "already fine-tuned by transfer (target + (tuned − base)" in told.out.replace("\n", " ")
+    assert "already contains a fine-tuning by transfer (target + (tuned − base)" in told.out.replace("\n", " ")
+    assert "(--eval-every)" in told.out, "options are named as the command line writes them"
 
 
 # Gemma's and Mistral's own templates refuse a system's message, and turns that do not alternate.
@@ -217,7 +218,7 @@ def test_all_lines_that_the_template_refuses_are_told_before_anything_is_made(
     with pytest.raises(RenderingError) as caught:
         tune(strict, [data], recipe, out=tmp_path / "out")
     assert str(caught.value) == (
-        "The chat template does not write 2 example(s):\n"
+        "The chat template fails on 2 example(s):\n"
         "  - data.jsonl: line 1: System role not supported\n"
         "  - data.jsonl: line 5: Roles must alternate\n"
         "Change these examples, or choose another chat_template."

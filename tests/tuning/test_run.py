@@ -134,7 +134,7 @@ def test_the_card_says_what_was_done_and_how_it_goes_on_in_the_form_that_the_hub
 def test_the_same_command_again_says_that_it_is_done_and_another_is_refused(base: Path, sums: Path, full: Path) -> None:
     before = (full / "tune.json").stat().st_mtime_ns
     assert tune(base, [sums], QUICK, out=full).already_done
-    with pytest.raises(OutputError, match=r"another plan; what differs:(\n.*)*recipe\.steps \(then 12, now 13\)"):
+    with pytest.raises(OutputError, match=r"a different plan; differences:(\n.*)*recipe\.steps \(then 12, now 13\)"):
         tune(base, [sums], SftRecipe(steps=13), out=full)
     assert (full / "tune.json").stat().st_mtime_ns == before
 

@@ -88,7 +88,7 @@ def test_preferences_do_not_teach_an_adapter_new_tokens(base: Path, tmp_path: Pa
     talk = [{"role": "user", "content": "a"}]
     answers = [[{"role": "assistant", "content": said}] for said in "bc"]
     data = write_rows(tmp_path / "pairs.jsonl", [{"prompt": talk, "chosen": answers[0], "rejected": answers[1]}])
-    with pytest.raises(UsageError, match="Teach them by sft first"):
+    with pytest.raises(UsageError, match="Train them with sft first"):
         tune(base, [data], DpoRecipe(), out=tmp_path / "out", chat_template="chatml", lora=Lora(4))
 
 

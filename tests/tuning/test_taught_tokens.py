@@ -61,6 +61,6 @@ def test_tokens_that_cannot_be_taught_are_told(base: Path, tmp_path: Path, recip
     )
     lora = Lora(2, tokens=("<|end|>",) if recipe.name == "dpo" else ("<|end|>", "<|nowhere|>"))
     with pytest.raises(
-        UsageError, match=r"dpo cannot teach.*<\|end\|>" if recipe.name == "dpo" else r"has no <\|nowhere\|>"
+        UsageError, match=r"dpo cannot train.*<\|end\|>" if recipe.name == "dpo" else r"lacks <\|nowhere\|>"
     ):
         rehearse(base, [rows], recipe, out=tmp_path / "out", lora=lora)

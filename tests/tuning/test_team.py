@@ -60,9 +60,9 @@ def test_an_update_is_dealt_to_devices(
 
 
 def test_an_update_that_cannot_be_dealt_evenly_is_refused() -> None:
-    with pytest.raises(UsageError, match="each device has 6 examples in an update, which it does not divide"):
+    with pytest.raises(UsageError, match="each device has 6 examples per update, which this value does not divide"):
         divide(12, 2, 4)
-    with pytest.raises(UsageError, match="8 examples in an update cannot be dealt to 3 processes"):
+    with pytest.raises(UsageError, match="8 examples per update cannot be split evenly over 3 processes"):
         divide(8, 3, None)
 
 

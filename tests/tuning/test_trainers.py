@@ -159,7 +159,7 @@ def test_prompts_that_fill_no_update_and_tokens_that_the_reference_lacks_are_ref
 ) -> None:
     drawn = {"steps": 1, "num_generations": 2, "max_completion_length": 4, "rewards": ("format=.*",)}
     few = write_rows(tmp_path / "few.jsonl", [{"prompt": f"{n} + 1 ="} for n in range(3)])
-    with pytest.raises(DataError, match=r"3 prompts fit, and an update takes 4.*batch_size of 3 or less"):
+    with pytest.raises(DataError, match=r"3 prompts fit, but an update needs 4.*batch_size of 3 or less"):
         tune(full, [few], GrpoRecipe(**drawn, batch_size=4), out=tmp_path / "out")
     spoken = write_rows(tmp_path / "spoken.jsonl", [{"prompt": [{"role": "user", "content": "1 + 1 ="}]}])
     with pytest.raises(UsageError, match=r"the reference .* has no rows for <\|im_start\|>"):

@@ -1,1 +1,1 @@
-"""Weights and adapters as they lie on disk or behind a Hub id: tensors by name and byte range."""
+"""Read the weights of models and adapters, from disk or the Hub: tensors by name and byte range."""

@@ -1,8 +1,8 @@
-"""A PEFT adapter: what its file says it does, module by module.
+"""Read a PEFT adapter: what its file changes, module by module.
 
-In come the tensors of adapter_model.safetensors and the adapter's config, out comes one `AdapterChange` for each weight:
-low-rank factors with their scaling, a whole tensor, or trained rows. Nothing is known of the base yet. The promise:
-every tensor in the file is accounted for, or all that is not is told at once.
+Makes one `AdapterChange` for each weight from the tensors of adapter_model.safetensors and the adapter's config:
+low-rank factors with their scaling, a full tensor, or trained rows. The base is not needed yet. Every tensor of the
+file is accounted for; all that do not fit are reported together.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Stacked:
-    """Products one behind the other, all of one size: of experts that lie in one tensor. None: that part is not trained.
+    """Products of the same size, one after another: of experts stored in one tensor. None: that part is not trained.
 
     ``shape`` is the weight's; ``factors`` are the adapter's tensors, of which each product has a part or the whole.
     """
@@ -86,7 +86,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class TrainedRows:
-    """Rows that take the place of the base's: row ``ids[i]`` of the weight is row i of ``tensor``."""
+    """Rows that replace the base's: row ``ids[i]`` of the weight is row i of ``tensor``."""
 
     tensor: StoredTensor
     ids: tuple[int, ...]
@@ -96,7 +96,7 @@ class TrainedRows:
 class AdapterChange:
     """What an adapter does to one weight: nothing at all, if all three are None.
 
-    ``whole`` takes its place; ``low_rank`` is added to it (or to ``whole``); ``rows`` replace some of its rows.
+    ``whole`` replaces it; ``low_rank`` is added to it (or to ``whole``); ``rows`` replace some of its rows.
     """
 
     whole: StoredTensor | None = None
@@ -130,7 +130,7 @@ UNTRAINED = AdapterChange()
 
 @dataclass(frozen=True)
 class Alike:
-    """Two tensors of an adapter that must hold the same; ``transposed``: rows of one are columns of the other.
+    """Two tensors of an adapter that must be equal; ``transposed``: rows of one are columns of the other.
 
     ``copies``: they are one matrix of one weight, written twice; else those of two weights that are tied.
     """
@@ -151,7 +151,7 @@ class Alike:
 class Trained:
     """What an adapter's file does: a `AdapterChange` for each weight, by the name peft gives it.
 
-    ``alike`` are tensors that were written twice and must hold the same. ``parameters`` are factors by module, the outermost
+    ``alike`` are tensors that were written twice and must be equal. ``parameters`` are factors by module, the outermost
     first: which parameters of the module they are for, or whether they are its weight's, only the base can tell.
     """
 
@@ -161,7 +161,7 @@ class Trained:
 
 
 def read_changes(tensors: Mapping[str, StoredTensor], config: AdapterConfig, where: str) -> Trained:
-    """What the adapter does to each weight. Raises `CheckpointError` that lists all that does not fit together."""
+    """What the adapter does to each weight. Raises `CheckpointError` with everything that does not fit together."""
     parts, faults = read_names(tensors)
     faults += [
         f"{quoted(n)} is {t.dtype}, not a float dtype" for n, t in tensors.items() if DTYPES[t.dtype].kind != "float"
@@ -197,7 +197,7 @@ def read_changes(tensors: Mapping[str, StoredTensor], config: AdapterConfig, whe
     if not changes and not parameters and not faults:
         faults.append("it holds no tensors")
     if config.biases and not any(part.leaf == "bias" for part in parts.values()):
-        faults.append("its config says that biases were trained (`bias`), and none of them is in the file")
+        faults.append("its config says that biases were trained (`bias`), but the file contains none")
     if faults:
         raise CheckpointError(f"{where}: the adapter's tensors do not fit together:{listing(sorted(faults))}")
     return Trained(dict(sorted(changes.items())), tuple(alike), parameters)
@@ -206,16 +206,16 @@ def read_changes(tensors: Mapping[str, StoredTensor], config: AdapterConfig, whe
 def _whole(
     weight: str, found: Mapping[Kind, StoredTensor], faults: list[str]
 ) -> tuple[StoredTensor | None, list[Alike]]:
-    """The tensor that takes a weight's place.
+    """The tensor that replaces a weight.
 
     Where a matrix was resized, peft writes a saved module three times: under its own name, as the copy that was trained
-    (the same numbers) and as the original, which counts for nothing.
+    (the same numbers) and as the original, which is ignored.
     """
     plain, saved, whole = found.get("plain"), found.get("saved"), found.get("whole")
     if "original" in found and plain is None and saved is None:
-        faults.append(f"{quoted(weight)}: its original is in the file, and what was trained of it is not")
+        faults.append(f"{quoted(weight)}: the file contains its original but not its trained copy")
     if plain is not None and found.keys() - {"plain", "saved", "original"}:
-        faults.append(f"{quoted(weight)} is saved as a whole, and changed in another way as well")
+        faults.append(f"{quoted(weight)} is saved in full and is also changed by an adapter")
     if saved is not None and whole is not None:
         faults.append(f"{quoted(weight)} is saved twice, as a trained copy and as the layer under an adapter")
     if plain is None or saved is None:

@@ -1,8 +1,8 @@
-"""What adapter_config.json says of an adapter's weights: ranks, scalings, and what cannot be carried over.
+"""Read adapter_config.json: ranks, scalings, and settings that cannot be transferred.
 
-In comes the JSON of a PEFT adapter, out comes an `AdapterConfig`: plain and rank-stabilised LoRA, with patterns of ranks
-and alphas, trained tokens and saved modules. Every field of peft's LoraConfig is accounted for: it is used, or it changes
-nothing about the weights, or the adapter is refused in words; so is a field that tuneport does not know.
+An `AdapterConfig` holds plain and rank-stabilised LoRA with patterns of ranks and alphas, trained tokens and saved
+modules. Every field of peft's LoraConfig is either used, or does not change weights, or is refused with a message.
+Unknown fields are refused.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tuneport.files.printable import printable_line, quoted
 MOST_RANK = 65536
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 MOST_ALPHA = 1e12
-_MERGE = "Merge it with peft (merge_and_unload().save_pretrained(…)) and give the merged folder."
-_NO_MERGE = "No weights of the base hold what it does, so there is no difference to carry. Train it again as LoRA, or on the target."
+_MERGE = "Merge it with peft (merge_and_unload().save_pretrained(…)) and pass the merged folder."
+_NO_MERGE = "No weights of the base can hold what it does, so there is no difference to transfer. Train it again as LoRA, or on the target."
 # Kinds of peft that change what a model reads or which way it goes, and have no merge.
 _NOT_IN_WEIGHTS = (
     "ADAPTION_PROMPT",
@@ -76,13 +76,13 @@ _WITHOUT_EFFECT = (
 )  # fmt: skip  (one list)
 # Fields that, when they are set, make something else than W + scaling·B·A of the base's weights.
 _REFUSED = {
-    "use_dora": "DoRA rescales each row of the whole weight, which is no difference of its own",
-    "lora_bias": "LoRA biases change biases as well",
-    "layer_replication": "layers were replicated, so its layers are not the base's",
+    "use_dora": "DoRA rescales each row of the full weight, so it is not a plain difference",
+    "lora_bias": "it trains biases beside the LoRA factors",
+    "layer_replication": "it replicates layers, so its layers are not the base's",
     "megatron_config": "it was trained with Megatron's parallel layers",
     "use_qalora": "QALoRA pools the inputs of quantised layers",
     "alora_invocation_tokens": "an activated LoRA (aLoRA) changes the model only after some tokens, so no weights hold it",
-    "arrow_config": "Arrow routes between several adapters, so no single weights hold it",
+    "arrow_config": "Arrow routes between several adapters, so no single set of weights holds it",
     "use_bdlora": "BD-LoRA's factors are block-diagonal",
     "kasa_config": "KaSA truncates the base's weights",
     "monteclora_config": "MonteCLoRA draws its factors at random",
@@ -98,8 +98,8 @@ class AdapterConfig:
     """What the config says of the weights. ``token_ids``: trained tokens by the end of a module's name ("": embedding).
 
     ``biases``: some of the base's were trained, and are saved as a whole. ``parameters`` are ends of names of what has an
-    adapter though it is no module (experts of a mixture in one tensor); ``old_parameters``: of a peft before 0.19, which
-    took their last two dimensions the other way round.
+    adapter though it is not a module (experts of a mixture in one tensor); ``old_parameters``: of a peft before 0.19,
+    which took their last two dimensions the other way round.
     """
 
     rank: int
@@ -148,7 +148,7 @@ def _advice(not_in_weights: bool) -> str:
 
 
 def read_adapter_config(content: Mapping[str, Any], where: str) -> AdapterConfig:
-    """The config of a LoRA adapter. Raises `CheckpointError` with everything that stands against it."""
+    """The config of a LoRA adapter. Raises `CheckpointError` with everything that cannot be transferred."""
     kind = content.get("peft_type")
     if kind != "LORA":
         raise CheckpointError(
@@ -163,12 +163,13 @@ def read_adapter_config(content: Mapping[str, Any], where: str) -> AdapterConfig
     begun = content.get("init_lora_weights", True)
     if isinstance(begun, str) and begun.lower().startswith(_CHANGED_BASES):
         faults.append(
-            f"`init_lora_weights` is {begun!r}: it began by changing the base's weights, so it is relative to those "
+            f"`init_lora_weights` is {begun!r}: it changed the base's weights before training, so it is relative to "
+            f"the changed weights "
             "(peft: save_pretrained(…, path_initial_model_for_weight_conversion=…) makes a plain LoRA of it)"
         )
     if faults:
         raise CheckpointError(
-            f"{where} is a PEFT adapter that cannot be carried over as it is:{listing(faults)}\n"
+            f"{where} is a PEFT adapter that cannot be transferred as it is:{listing(faults)}\n"
             f"{_advice(any(_is_set(content.get(name)) for name in _WITHOUT_MERGE))}"
         )
     return _values(content, where)
@@ -214,7 +215,7 @@ def _values(content: Mapping[str, Any], where: str) -> AdapterConfig:
         old_parameters=_is_old(content.get("peft_version")),
     )
     if faults:
-        raise CheckpointError(f"{where}: adapter_config.json says what cannot be meant:{listing(faults)}")
+        raise CheckpointError(f"{where}: adapter_config.json has invalid values:{listing(faults)}")
     return config
 
 
@@ -225,7 +226,9 @@ def _token_ids(value: Any, faults: list[str]) -> dict[str, tuple[int, ...]]:
         good = good and isinstance(ids, list) and all(type(id) is int and 0 <= id < 2**31 for id in ids)
         good = good and len(set(ids)) == len(ids)
     if not good:
-        faults.append("`trainable_token_indices` is neither a list of different token ids nor such lists by module")
+        faults.append(
+            "`trainable_token_indices` must be a list of different token ids, or a mapping from modules to such lists"
+        )
         return {}
     return {module: tuple(ids) for module, ids in by_module.items()}
 
@@ -234,7 +237,7 @@ def _parameters(value: Any, faults: list[str]) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-        faults.append("`target_parameters` is no list of names")
+        faults.append("`target_parameters` must be a list of names")
         return ()
     return tuple(dict.fromkeys(value))
 
@@ -246,5 +249,5 @@ def _is_old(version: Any) -> bool:
 
 
 def _is_set(value: Any) -> bool:
-    """Whether a field says something: null, false, zero and empty say nothing."""
+    """Whether a field is set: null, false, zero and empty count as not set."""
     return bool(value) or isinstance(value, float)

@@ -1,7 +1,7 @@
-"""The names of a PEFT adapter's tensors: which weight each is for, and which part of its change it is.
+"""The names of a PEFT adapter's tensors: which weight each one changes, and which part of the change it is.
 
-peft writes a tensor under the module's name and words of its own. Trainers put more around that: wrappers of
-torch.compile and FSDP, and the name that the adapter had in memory (``lora_A.default.weight``). All of it is read here.
+peft writes a tensor under the module's name plus its own words. Trainers add more: wrappers of torch.compile and FSDP,
+and the adapter's name in memory (``lora_A.default.weight``). All of these forms are understood here.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Part:
 
 
 def read_names(names: Iterable[str]) -> tuple[dict[str, Part], list[str]]:
-    """What each of an adapter's tensors is, and the names that cannot be understood, in words."""
+    """What each of an adapter's tensors is, and a message for each name that cannot be understood."""
     plain = {name: _unwrapped(name) for name in names}
     faults = []
     if any(name.startswith(PREFIX) for name in plain.values()):
@@ -68,7 +68,9 @@ def read_names(names: Iterable[str]) -> tuple[dict[str, Part], list[str]]:
         ]
     own = _own_names(plain.values())
     if len(own) > 1:
-        faults.append(f"it holds several adapters ({', '.join(sorted(own))}); save the one that is meant by itself")
+        faults.append(
+            f"it holds several adapters ({', '.join(sorted(own))}); save the one you need in a folder of its own"
+        )
     parts = {}
     for name, short in plain.items():
         part = _part(short.removeprefix(PREFIX), own)

@@ -1,6 +1,6 @@
-"""A checkpoint as its headers tell it: names, shapes, dtypes, byte ranges, and the small files beside the weights.
+"""A checkpoint as described by its headers: names, shapes, dtypes, byte ranges, and the small files beside the weights.
 
-Nothing is opened here: folders and Hub ids become checkpoints in `open`, and their weights are read by `reading`.
+Nothing is opened here: `open_model` makes checkpoints from folders and Hub ids, and `reading` reads their weights.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model on disk, or on the Hub, as its headers tell it. No weight has been read.
+    """A model on disk or on the Hub, as described by its headers. No weights are read.
 
     ``adapter`` is the config of a PEFT adapter, whose tensors are peft's and mean nothing without a base; ``behind`` is
-    the folder of that base, once it is known, and ``made`` are small files that follow from the two, and lie nowhere.
-    ``warnings`` tell what lies beside the weights and was not read.
+    the folder of that base, once it is known, and ``made`` are small files computed from the two, which are on no disk.
+    ``warnings`` name what is beside the weights and was not read.
     ``parents`` are the names that the Hub's listing gives for what the model was made from.
     """
 

@@ -1,7 +1,6 @@
-"""The number formats that safetensors names, and which of them tuneport computes with.
+"""The number formats of safetensors: their sizes, and which of them tuneport computes with.
 
-In comes a dtype's name as a header spells it, out go its size and what may be done with it. bfloat16 has no numpy
-type: its bits travel as uint16 and are widened by `tuneport.engine.arithmetic`.
+numpy has no bfloat16, so its bits are kept as uint16 and widened by `tuneport.engine.arithmetic`.
 """
 
 from __future__ import annotations

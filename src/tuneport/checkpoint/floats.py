@@ -1,7 +1,7 @@
-"""Stored numbers as arrays: widened exactly, rounded once, subtracted, squared, counted.
+"""Convert stored numbers to arrays: widen exactly, round once, subtract, square, count.
 
-What is stored is handed around as *bits*: an array of the stored numbers as numpy reads them, uint16 for bfloat16. W is the
-working dtype: float64 if any input is float64, else float32.
+Stored numbers are passed around as *bits*: arrays as numpy reads them, uint16 for bfloat16. W is the working dtype:
+float64 if any input is float64, else float32.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def count_nonfinite(bits: Array, dtype: str) -> int:
 
 
 def narrow_bf16(values: Floats, random: NDArray[np.uint16] | None = None) -> Array:
-    """To nearest even; or away from zero where ``random``, added to what is cut off, carries over."""
+    """To nearest even; or away from zero if adding ``random`` to the cut-off bits overflows into the kept bits."""
     if values.dtype == np.float64:
         values = _to_odd_float32(values)
     bits = np.ascontiguousarray(values).view(np.uint32)

@@ -1,9 +1,8 @@
-"""Safetensors headers, read and checked.
+"""Read and check safetensors headers: where each tensor's bytes are in the file.
 
-In come the first bytes of a file, out goes where each tensor's bytes lie. The promise: nothing is accepted that the
-official reader refuses (its rules are repeated here, with the same limits), and what is refused beyond it is refused
-on purpose: duplicate names, sub-byte formats, unknown fields, more than 64 dimensions, headers over 16 MiB. docs/formats.md
-lists them.
+Nothing is accepted that the official reader refuses; its rules and limits are repeated here. Some more is refused on
+purpose: duplicate names, sub-byte formats, unknown fields, more than 64 dimensions, headers over 16 MiB (listed in
+docs/formats.md).
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def header_length(prefix: bytes, file_size: int, where: str) -> int:
     if length + 8 > file_size:
         raise CheckpointError(
             f"{where}: the header claims {length} bytes, but the file has only {file_size}. "
-            "It is cut short, or no safetensors file; download it again."
+            "It is truncated or not a safetensors file; download it again."
         )
     if length > MAX_HEADER_BYTES:
         raise CheckpointError(f"{where}: a header of {length} bytes is over the limit of {MAX_HEADER_BYTES} bytes.")
@@ -58,7 +57,7 @@ def parse_header(header: bytes, file_size: int, where: str) -> dict[str, TensorR
         if begin != position or end < begin:
             raise CheckpointError(
                 f"{where}: tensor {quoted(name)} lies at bytes {begin}–{end}, expected from byte {position} on; "
-                "ranges must follow each other without gap or overlap."
+                "ranges must follow each other without gaps or overlaps."
             )
         count = 1
         for extent in shape:
@@ -76,7 +75,7 @@ def parse_header(header: bytes, file_size: int, where: str) -> dict[str, TensorR
     if data_start + position != file_size:
         raise CheckpointError(
             f"{where}: the header describes {data_start + position} bytes, the file has {file_size}. "
-            "It is cut short or was changed; download it again."
+            "It is truncated or was changed; download it again."
         )
     return tensors
 
@@ -125,7 +124,9 @@ def _load_json(header: bytes, where: str) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
             twice = min(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
-            raise CheckpointError(f"{where}: the header names {twice!r} twice; which one counts cannot be known.")
+            raise CheckpointError(
+                f"{where}: the header names {twice!r} twice, so it is unclear which one counts. Download it again."
+            )
         dtype, shape, offsets = result.get("dtype"), result.get("shape"), result.get("data_offsets")
         if (
             len(result) == 3
@@ -140,21 +141,25 @@ def _load_json(header: bytes, where: str) -> dict[str, Any]:
 
     def whole(text: str) -> int:
         if text.startswith("-") or len(text) > 20:
-            raise CheckpointError(f"{where}: the header holds {text[:40]}, where sizes and offsets stand.")
+            raise CheckpointError(
+                f"{where}: the header holds {text[:40]}, where sizes and offsets must be. Download it again."
+            )
         return int(text)
 
     def refuse(text: str) -> NoReturn:
-        raise CheckpointError(f"{where}: the header holds {text[:40]}, where only whole numbers may stand.")
+        raise CheckpointError(
+            f"{where}: the header holds {text[:40]}, where only whole numbers are allowed. Download it again."
+        )
 
     if not header.startswith(b"{"):
-        raise CheckpointError(f"{where}: the header does not begin with '{{'; this is no safetensors file.")
+        raise CheckpointError(f"{where}: the header does not begin with '{{'; this is not a safetensors file.")
     try:
         text = header.decode("utf-8")
         parsed = json.loads(text, object_pairs_hook=unique, parse_int=whole, parse_float=refuse, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: the header is not valid JSON ({error}).") from None
     if not isinstance(parsed, dict):
-        raise CheckpointError(f"{where}: the header is the entry of one tensor, and names none.")
+        raise CheckpointError(f"{where}: the header holds the entry of one tensor without its name. Download it again.")
     return parsed
 
 

@@ -1,8 +1,8 @@
-"""A model on the Hub, through the standard cache.
+"""Open a model on the Hub through the standard cache.
 
-In comes a Hub id and a revision, out comes a Checkpoint whose small files are in the cache and whose headers are known;
-weights that are not cached are seen through range requests until `fetch` brings them. HF_HOME, HF_TOKEN, HF_ENDPOINT
-and offline mode are honoured by the Hub client that does the work. Only weights that count and sidecars are fetched.
+Small files are downloaded into the cache and headers are read at once; weights that are not cached are read by range
+requests until `fetch` downloads them. The Hub client honours HF_HOME, HF_TOKEN, HF_ENDPOINT and offline mode. Only the
+weights that tuneport uses and the small files beside them are downloaded.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def open_hub(repo: str, revision: str | None, role: str) -> Checkpoint:
 
 
 def check_data_set(repo: str, revision: str | None) -> None:
-    """Raise `HubError` where the Hub does not let this account read a data set; nothing where it does not answer."""
+    """Raise `HubError` if this account may not read a data set; does nothing if the Hub does not answer."""
     from huggingface_hub import HfApi, constants
 
     if constants.HF_HUB_OFFLINE:
@@ -71,15 +71,15 @@ def check_data_set(repo: str, revision: str | None) -> None:
 
 
 def fetch(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with all its weights in the cache. Raises `HubError` where the disk or the Hub says no."""
+    """The checkpoint with all its weights in the cache. Raises `HubError` if the disk is too small or the Hub refuses."""
     from huggingface_hub import hf_hub_download
 
     assert checkpoint.hub_id is not None
     free = free_in_cache()
     if checkpoint.to_fetch > free:
         raise HubError(
-            f"{checkpoint.role} {checkpoint.label}: {checkpoint.to_fetch:,} bytes are to be fetched, the disk of the "
-            f"Hub cache has {free:,} free. Free some space, or set HF_HOME to another disk."
+            f"{checkpoint.role} {checkpoint.label}: {checkpoint.to_fetch:,} bytes must be downloaded, but the disk of "
+            f"the Hub cache has {free:,} free. Free some space, or set HF_HOME to another disk."
         )
     for name in checkpoint.files:
         with _needed(checkpoint.hub_id, checkpoint.revision, checkpoint.role):
@@ -87,7 +87,10 @@ def fetch(checkpoint: Checkpoint) -> Checkpoint:
     local = _as_hub(open_folder(checkpoint.path, checkpoint.role), checkpoint.hub_id, checkpoint.revision)
     known = {name: (file.size, file.header_digest) for name, file in checkpoint.files.items()}
     if known != {name: (file.size, file.header_digest) for name, file in local.files.items()}:
-        raise HubError(f"{checkpoint.role} {checkpoint.label}: the fetched weights are not those that were announced.")
+        raise HubError(
+            f"{checkpoint.role} {checkpoint.label}: the downloaded weights differ from those the Hub "
+            f"announced. Run again."
+        )
     return local
 
 
@@ -96,9 +99,10 @@ class RangesError(HubError):
 
 
 class RangeReader:
-    """Reads samples of a checkpoint's tensors where they lie: in the cache, or on the Hub by ranges. Safe for threads.
+    """Reads samples of a checkpoint's tensors where they are stored: in the cache, or on the Hub by ranges. Safe for
+    threads.
 
-    What is read is kept, so a range is fetched once.
+    What is read is kept, so each range is downloaded once.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -121,7 +125,10 @@ class RangeReader:
         if content is None:
             content = self._kept[wanted] = self._reads[tensor.file](*wanted[1:])
         if len(content) != len(buffer):
-            raise HubError(f"{self._where}: {tensor.file} ends inside {quoted(tensor.name)}. Try again later.")
+            raise HubError(
+                f"{self._where}: {tensor.file} ends inside {quoted(tensor.name)}. The download is "
+                f"incomplete; try again later."
+            )
         buffer[:] = content
 
     def place(self, tensor: StoredTensor) -> None:
@@ -197,7 +204,7 @@ class _Listed:
         return f"{self.role} {self.repo}"
 
     def fetched(self, name: str) -> Path:
-        """Where the file lies in the cache, to which it is brought."""
+        """The file's place in the cache, after downloading it."""
         from huggingface_hub import hf_hub_download
 
         with _needed(self.repo, self.revision, self.role):
@@ -229,8 +236,8 @@ class _Listed:
     def compared(self, weights: Weights, tensors: Mapping[str, StoredTensor], beside: Weights) -> str:
         """What to say of a second whole set. Raises `CheckpointError` where it differs from the one that counts."""
         way_out = (
-            f"Download it without the files that are not meant (`hf download {self.repo} --revision {self.commit} "
-            f"--local-dir DIR --exclude '{_pattern(beside)}'`, or `--exclude '{_pattern(weights)}'`), and give DIR."
+            f"Download it without the files you do not need (`hf download {self.repo} --revision {self.commit} "
+            f"--local-dir DIR --exclude '{_pattern(beside)}'`, or `--exclude '{_pattern(weights)}'`), and pass DIR."
         )
         if weights.legacy or beside.legacy:
             return told_of_two(weights, beside, PICKLED, self.where, way_out)
@@ -282,8 +289,8 @@ def _from_cache(repo: str, revision: str | None, role: str, why: str) -> Checkpo
         at = f"@{revision}" if revision else ""
         detail = f" ({error})" if isinstance(error, CheckpointError) else ""
         raise HubError(
-            f"{role} {repo}{at}: {why}, and the cache does not hold it in full{detail}. "
-            "Fetch it once with the network on, or give a local folder."
+            f"{role} {repo}{at}: {why}, and it is not complete in the cache{detail}. "
+            "Download it once with the network on, or pass a local folder."
         ) from None
 
 
@@ -337,17 +344,17 @@ class _NoAnswerError(Exception):
 
 @contextmanager
 def _needed(repo: str, revision: str | None, role: str) -> Iterator[None]:
-    """As `_told`, where the cache cannot help."""
+    """Like `_told`, for errors that the cache cannot help with."""
     try:
         with _told(repo, revision, role):
             yield
     except _NoAnswerError as error:
-        raise HubError(f"{role} {repo}: {error}. Try again later, or give a local folder.") from None
+        raise HubError(f"{role} {repo}: {error}. Try again later, or pass a local folder.") from None
 
 
 @contextmanager
 def _told(repo: str, revision: str | None, role: str, below: str = "") -> Iterator[None]:
-    """Say in words, with the next action, what the Hub answered; ``below`` is where its pages of such things lie."""
+    """A message for the Hub's answer, with the next action; ``below`` is the path of its pages for this type."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -376,7 +383,7 @@ def _told(repo: str, revision: str | None, role: str, below: str = "") -> Iterat
             f"{where}: no folder of that name here, and {lacks}. Correct the id{private} ({page})."
         ) from None
     except HFValidationError as error:
-        raise HubError(f"{where} is no valid Hub id: {error}") from None
+        raise HubError(f"{where} is not a valid Hub id: {error}") from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, transport_error()) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise _NoAnswerError(f"the Hub cannot be reached ({first[:160]})") from None
@@ -387,11 +394,11 @@ def _told(repo: str, revision: str | None, role: str, below: str = "") -> Iterat
                 f"{where}: the Hub refuses access ({status}). Accept the licence at {page} if it has one, and set "
                 "HF_TOKEN to a token that may read it."
             ) from None
-        raise HubError(f"{where}: the Hub answered {status}. Try again later, or give a local folder.") from None
+        raise HubError(f"{where}: the Hub answered {status}. Try again later, or pass a local folder.") from None
 
 
 def transport_error() -> type[Exception]:
-    """What the Hub client's HTTP library raises when no answer comes: it is httpx2 today, and was httpx."""
+    """What the Hub client's HTTP library raises when no answer comes: it is httpx2 today, formerly httpx."""
     for library in ("httpx2", "httpx"):
         with suppress(ModuleNotFoundError):
             error: type[Exception] = importlib.import_module(library).TransportError

@@ -1,6 +1,6 @@
-"""A folder on this machine becomes a Checkpoint: the headers of its weight files and its small files are read, no weight.
+"""Open a local folder as a Checkpoint: read the headers of its weight files and its small files, but no weights.
 
-(But where a folder holds two sets of weights: these are compared.)
+The one exception: if a folder contains two sets of weights, these are compared.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ MOST_CONFIG_BYTES = 8 * 2**20
 
 
 def open_folder(path: Path, role: str, stem: str = "model", label: str | None = None) -> Checkpoint:
-    """A checkpoint from a local folder; ``stem`` is how its weight files begin, ``label`` what it is called if not by its name."""
+    """A checkpoint from a local folder; ``stem`` is how its weight files' names begin, ``label`` replaces its name in
+    messages.
+    """
     label = printable_line(label or resolved(path).name)
     where = f"{role} {label}"
     try:
@@ -65,9 +67,9 @@ def _listed(entry: Path) -> str:
 
 
 def check_for_loaders(folder: Path) -> None:
-    """Raise `ForeignFileError` where transformers or peft, given the folder, would open what is not to be opened.
-
-    They open files by names of their own, through any link: each file must be a plain one, and inside, but for weights.
+    """Raise `ForeignFileError` where transformers or peft, given the folder, would open a file that must not be opened.
+    They open files by their own names and follow any link: each file must be a plain one inside the folder, except
+    weights.
     """
     places = [folder, *(folder / name for name in (MORE_TEMPLATES,) if (folder / name).is_dir())]
     for entry in (entry for place in places for entry in sorted(place.iterdir())):
@@ -103,7 +105,7 @@ def _with_weights(path: Path, role: str, label: str, weights: Weights) -> Checkp
 def _compared(checkpoint: Checkpoint, weights: Weights, beside: Weights) -> str:
     """What to say of a second whole set. Raises `CheckpointError` where it differs from the one that counts."""
     where = f"{checkpoint.role} {checkpoint.label}"
-    way_out = "Move the files that are not meant to another folder."
+    way_out = "Move the files you do not need to another folder."
     if beside.legacy != weights.legacy:
         return told_of_two(weights, beside, PICKLED, where, way_out)
     try:

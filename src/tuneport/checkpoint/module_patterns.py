@@ -1,8 +1,8 @@
-"""Module patterns of a PEFT adapter, matched as peft matches them, with a bound on the work.
+"""Match the module patterns of a PEFT adapter as peft does, with a bound on the work.
 
-In come the patterns of an adapter's config (regular expressions, in their order) and module names, out comes the first
-pattern that each module ends with. A config may come from anywhere, and a regular expression can be written so that it
-never ends; so only those are tried whose worst case can be computed, and only while that stays small.
+Finds the first pattern of the config that each module name ends with. Anyone may have written the config, and some
+regular expressions never finish; so only patterns whose worst case can be computed are tried, and only while that stays
+small.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _TOKEN = re.compile(
 def first_matches(patterns: Sequence[str], modules: Iterable[str], where: str) -> dict[str, str]:
     """For each module the first pattern that it ends with, at a dot; modules that none matches are left out.
 
-    peft's own rule: ``re.match(rf"(.*\\.)?({pattern})$", module)``. Raises `CheckpointError` for a pattern that is no
-    regular expression, or whose worst case is too long.
+    peft's own rule: ``re.match(rf"(.*\\.)?({pattern})$", module)``. Raises `CheckpointError` for a pattern that is not
+    a valid regular expression, or whose worst case takes too long.
     """
     modules, found = list(modules), dict[str, str]()
     plain, expressions = _Plain(), dict[int, str]()
@@ -38,7 +38,8 @@ def first_matches(patterns: Sequence[str], modules: Iterable[str], where: str) -
     letters = sum(map(len, expressions.values()))
     if letters > MOST_LETTERS:
         raise CheckpointError(
-            f"{where}: its patterns have {letters:,} letters, over the limit of {MOST_LETTERS:,}. Write the modules' names out instead."
+            f"{where}: its patterns have {letters:,} letters, over the limit of {MOST_LETTERS:,}. List the modules' "
+            f"names instead."
         )
     steps, longest = float(20 * sum(map(plain.steps, modules))), max(map(len, modules), default=1)
     for pattern in expressions.values():
@@ -49,7 +50,7 @@ def first_matches(patterns: Sequence[str], modules: Iterable[str], where: str) -
         shown = next(iter(expressions.values()), next(iter(patterns), ""))
         raise CheckpointError(
             f"{where}: matching {len(patterns)} patterns with {len(modules)} modules could take too long "
-            f"({shown[:80]!r} is one of them). Write the modules' names out instead."
+            f"({shown[:80]!r} is one of them). List the modules' names instead."
         )
     compiled = {order: _compiled(pattern, where) for order, pattern in expressions.items()}
     for module in modules:
@@ -68,7 +69,7 @@ def first_matches(patterns: Sequence[str], modules: Iterable[str], where: str) -
 class _Plain:
     """Patterns of letters, digits, dashes and dots, each of which dots stands for any character.
 
-    Those whose dots stand at the same places are kept together: one of them matches a name's end if it is that end with
+    Those with dots at the same places are kept together: one of them matches a name's end if it is that end with
     dots written at these places, so one look finds it, however many there are.
     """
 
@@ -115,8 +116,8 @@ def _worst(pattern: str, length: int, where: str) -> float:
         kind = token.lastgroup if token else None
         if token is None or (kind == "times" and before != "atom") or (kind == "close" and len(alternatives) == 1):
             raise CheckpointError(
-                f"{where}: the pattern {pattern[:80]!r} is not of a kind that tuneport matches (repeated groups, "
-                "look-around and back-references are refused). Write the modules' names out instead."
+                f"{where}: the pattern {pattern[:80]!r} is of a kind that tuneport does not support (repeated groups, "
+                "look-around and back-references are refused). List the modules' names instead."
             )
         if kind == "open":
             alternatives.append(1)
@@ -134,4 +135,6 @@ def _compiled(pattern: str, where: str) -> re.Pattern[str]:
     try:
         return re.compile(rf"(.*\.)?({pattern})$")
     except (re.error, OverflowError, RecursionError) as error:
-        raise CheckpointError(f"{where}: the pattern {pattern[:80]!r} is no regular expression: {error}.") from None
+        raise CheckpointError(
+            f"{where}: the pattern {pattern[:80]!r} is not a valid regular expression: {error}."
+        ) from None

@@ -1,8 +1,7 @@
-"""Files that are open: at most so many at a time, however many shards there are.
+"""Keep a limited number of files open, however many shards there are.
 
-In comes a file by its path, out comes a descriptor for as long as it is in use. What was used longest ago is closed when there
-are too many, and opened again when it is wanted; a file in use is never closed. All readers and outputs of a process share the
-one bound, since the operating system's limit is the process's too.
+A file is open while it is in use. When there are too many, the one unused for longest is closed and reopened when
+needed. All readers and outputs of a process share the limit, because the operating system's limit is per process too.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class KeptFile:
 
 
 class _Files:
-    """The files that are open, the one used last at the end. Safe to use from several threads."""
+    """The open files, the last used one at the end. Safe to use from several threads."""
 
     def __init__(self, most: int | None = None) -> None:
         self._most = most

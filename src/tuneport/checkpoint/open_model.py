@@ -1,4 +1,4 @@
-"""A folder or a Hub id@revision becomes a Checkpoint. Only headers and small files are read here."""
+"""Open a folder or a Hub id@revision as a Checkpoint. Only headers and small files are read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<rev
 def open_checkpoint(spec: str | os.PathLike[str], role: str, label: str | None = None) -> Checkpoint:
     """A checkpoint from a folder, or from a Hub id such as ``org/name`` or ``org/name@revision``.
 
-    A folder that exists comes first; ``label`` is what it is called where that is not its own name. Raises `CheckpointError`, naming what was looked for and what to do.
+    An existing folder has priority; ``label`` replaces its name in messages. Raises `CheckpointError`, naming what was
+    looked for and what to do.
     """
     text = os.fspath(spec)
     if not text:
@@ -26,16 +27,18 @@ def open_checkpoint(spec: str | os.PathLike[str], role: str, label: str | None =
     path = Path(os.path.expanduser(text))
     if path.is_dir():
         if (path / JOURNAL).exists():
-            raise CheckpointError(f"{role} {text} is unfinished; run the command that began it again, it goes on.")
+            raise CheckpointError(f"{role} {text} is unfinished; run the command that started it again to resume.")
         if (path / "diff.safetensors").exists() or (path / "diff.safetensors.index.json").exists():
             raise CheckpointError(f"{role} {text} is a diff vector; add it to a model with `tuneport apply`.")
         return open_folder(path, role, label=label)
     if path.exists():
-        raise CheckpointError(f"{role} {text} is a file; give the folder that holds it, with its config.json.")
+        raise CheckpointError(f"{role} {text} is a file; pass the folder that contains it and its config.json.")
     found = HUB_ID.fullmatch(text)
     if found and not text.startswith((".", "/", "~")):
         return open_hub(found["repo"], found["revision"], role)
-    raise CheckpointError(f"{role} {text}: no such folder, and no Hub id either (org/name or org/name@revision).")
+    raise CheckpointError(
+        f"{role} {text}: no such folder, and not a valid Hub id either (org/name or org/name@revision)."
+    )
 
 
 def fetched(checkpoint: Checkpoint) -> Checkpoint:

@@ -1,8 +1,8 @@
-"""Legacy pytorch_model*.bin checkpoints, through torch, with ``weights_only`` and ``mmap``.
+"""Read legacy pytorch_model*.bin checkpoints through torch, with ``weights_only`` and ``mmap``.
 
-In comes a folder of pickled state dicts, out comes the same Checkpoint as from safetensors. Nothing in the files is
-executed (torch refuses what is not weights), but torch and its memory map stand outside the memory promise; without
-the models extra an error says so.
+The result is the same Checkpoint as from safetensors. No code in the files is executed (torch refuses anything but
+weights), but torch and its memory map are not covered by the memory limit. Without the models extra, an error says what
+to install.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class LegacyReader:
             raise CheckpointError(f"{self._where}: {', '.join(changed)} changed while it was read. Run again.")
 
     def close(self) -> None:
-        """Let go of the maps."""
+        """Release the memory maps."""
         self._states = {}
 
 

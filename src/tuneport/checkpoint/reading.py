@@ -1,7 +1,6 @@
-"""The weights of a checkpoint, read piece by piece into the caller's buffers.
+"""Read the weights of a checkpoint piece by piece into the caller's buffers.
 
-In comes a `Checkpoint`, out comes a `TensorReader` of positioned reads; nothing is mapped into memory, and a file that changes
-while it is read is told.
+A `TensorReader` uses positioned reads and maps nothing into memory. A file that changes while it is read is an error.
 """
 
 from __future__ import annotations
@@ -30,7 +29,9 @@ class TensorReader(Protocol):
         """Fill ``buffer`` with the tensor's bytes from byte ``start`` on."""
 
     def place(self, tensor: StoredTensor) -> AbstractContextManager[tuple[int, int]] | None:
-        """A file's descriptor, open meanwhile, and the tensor's first byte in it; None where it does not lie in a file as it is."""
+        """A file's descriptor, open meanwhile, and the tensor's first byte in it; None if it is not stored in a file as
+        it is.
+        """
 
     def check_unchanged(self) -> None:
         """Raise `CheckpointError` if a file is no longer the one whose header was read."""
@@ -54,7 +55,7 @@ class FileReader:
     """Positioned reads from the safetensors files of a checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """Open every file and see that it is still the one whose header was read."""
+        """Open every file and check that it is still the one whose header was read."""
         self._where = f"{checkpoint.role} {checkpoint.label}"
         self._seen: dict[str, tuple[int, ...]] = {}
         self._files = {
@@ -73,7 +74,7 @@ class FileReader:
             )  # of a file of the Hub no times are known
             if seen != then:
                 self.close()
-                raise CheckpointError(f"{self._where}: {name} was changed since its header was read. Run again.")
+                raise CheckpointError(f"{self._where}: {name} changed after its header was read. Run again.")
 
     @contextmanager
     def _used(self, name: str) -> Iterator[int]:
@@ -103,7 +104,8 @@ class FileReader:
                     count = read_at(descriptor, rest, position)
                     if count == 0:
                         raise CheckpointError(
-                            f"{self._where}: {tensor.file} ends inside {quoted(tensor.name)}; it was cut short while it was read."
+                            f"{self._where}: {tensor.file} ends inside {quoted(tensor.name)}; it was truncated while "
+                            f"tuneport read it."
                         )
                     position, rest = position + count, rest[count:]
         except OSError as error:

@@ -1,7 +1,7 @@
-"""The small files beside the weights: config, tokenizer, template, licence.
+"""Read the small files beside the weights: config, tokenizer, template, licence.
 
-In comes a folder, out come the contents of the files that tuneport knows by name, read with a bound and never
-executed. A folder may be a checkpoint, a Hub snapshot in the cache, or the kept sidecars of a diff vector's parent.
+Only files that tuneport knows by name are read, up to a size limit, and none is executed. The folder may be a
+checkpoint, a Hub snapshot in the cache, or the files that a diff vector keeps of a parent.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class SidecarFolder:
     A sidecar is a plain file inside ``path`` (or ``within``, where the folder is a part of another), in ``behind``, or in
     the Hub's cache: whatever asks for another kind of file, or for one that a link leads to elsewhere, raises `CheckpointError`.
 
-    An adapter's folder holds few of them; ``behind`` it stands its base. The config is the base's and the licence the
-    adapter's own alone; of the rest (the vocabulary's files together, the settings, the template, the generation config)
-    each is the adapter's where its folder has it, and else the base's. ``made`` are files that lie nowhere, by name.
+    An adapter's folder has few of them; ``behind`` is its base. The config is the base's, the licence only the
+    adapter's own; of the rest (the vocabulary's files together, the settings, the template, the generation config) each
+    is the adapter's where its folder has it, and else the base's. ``made`` are files that are on no disk, by name.
     """
 
     role: str
@@ -103,12 +103,12 @@ class SidecarFolder:
 
     @property
     def has_own_vocabulary(self) -> bool:
-        """Whether a vocabulary lies in the folder itself, not only behind it."""
+        """Whether the folder itself has a vocabulary, not only the base behind it."""
         return any(self._holds(name) for name in TOKENIZER_FILES if name not in _BESIDE_A_VOCABULARY)
 
     @property
     def has_own_template(self) -> bool:
-        """Whether a chat template lies in the folder itself."""
+        """Whether the folder itself has a chat template."""
         return any(map(self._holds, _TEMPLATE_FILES)) or (
             self._holds(_SETTINGS) and bool((self.json(_SETTINGS) or {}).get("chat_template"))
         )
@@ -133,7 +133,7 @@ class SidecarFolder:
         return name in self.made or self._is_there(*self._where(name))
 
     def _where(self, name: str) -> tuple[Path, Path]:
-        """Where a sidecar lies, if it does, and the folder that it must not lead out of."""
+        """The path of a sidecar, if there is one, and the folder that it must stay in."""
         if self.behind is None or self._is_own(name):
             return self.path / name, self.within or self.path
         return self.behind / name, self.behind
@@ -182,7 +182,7 @@ class SidecarFolder:
         except ValueError as error:
             raise CheckpointError(f"{self.role} {self.label}: {name} is not valid JSON ({error}).") from None
         if not isinstance(value, dict):
-            raise CheckpointError(f"{self.role} {self.label}: {name} holds no JSON object.")
+            raise CheckpointError(f"{self.role} {self.label}: {name} must be a JSON object.")
         if name == "config.json":
             _check_kinds(value, f"{self.role} {self.label}: {name}")
         return value
@@ -192,7 +192,7 @@ def _check_kinds(config: Mapping[str, Any], where: str, prefix: str = "") -> Non
     """Raise where a ``model_type``, by which tables are asked, is not a string; those of sub-configs too."""
     kind = config.get("model_type")
     if kind is not None and not isinstance(kind, str):
-        raise CheckpointError(f"{where}: `{prefix}model_type` must be a string. Download it again, or mend it.")
+        raise CheckpointError(f"{where}: `{prefix}model_type` must be a string. Download it again, or correct it.")
     for name, inner in config.items():
         if isinstance(inner, dict):
             _check_kinds(inner, where, f"{prefix}{name}.")
@@ -220,7 +220,7 @@ def module_config(folder: str) -> str:
 
 
 def is_sidecar(name: str) -> bool:
-    """Whether a file of this name may travel with weights (SEMANTICS: output files are an allow-list)."""
+    """Whether a file of this name may be copied with weights (SEMANTICS: output files are an allow-list)."""
     if name in TOKENIZER_FILES or name in BEHAVIOUR_FILES or _is_companion(name):
         return True
     if "/" in name:

@@ -1,8 +1,7 @@
-"""Two whole sets of weights in one place: do they hold the same?
+"""Compare two complete sets of weights in one folder.
 
-Two sets come in as tables of tensors and a way to read bytes of each, what is known of them goes out. Headers are compared
-whole. Values are compared whole where the sets are small, else in a sample that is spread over all tensors: what differs is
-then nearly always found, and what was not compared is said, since a sample proves nothing.
+Headers are compared in full. Values are compared in full if the sets are small, else in a sample spread over all
+tensors: it finds nearly every difference, but proves nothing, so the result says what was not compared.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ LOCAL, HUB = Effort(2**14, 2**12), Effort(32, 2**16)
 def compared(
     one: Mapping[str, StoredTensor], other: Mapping[str, StoredTensor], read: tuple[Read, Read], effort: Effort
 ) -> tuple[list[str], bool]:
-    """What differs between two sets, in words (nothing where they are the same), and whether all of it was compared."""
+    """Messages for the differences between two sets (none if they are equal), and whether everything was compared."""
     names = sorted(one.keys() | other.keys())
     faults = [told for name in names if (told := _headers_differ(name, one.get(name), other.get(name))) is not None]
     if faults:
@@ -51,11 +50,11 @@ def compared(
             continue
         if read[0](tensor, start, count) != read[1](other[tensor.name], start, count):
             different[tensor.name] = None
-    return [f"{quoted(name)} holds other values" for name in different], whole
+    return [f"{quoted(name)} has different values" for name in different], whole
 
 
 def told_of_two(weights: Weights, beside: Weights, found: tuple[list[str], bool], where: str, way_out: str) -> str:
-    """A warning where the two sets hold the same. Raises `CheckpointError` where they do not."""
+    """A warning if the two sets are equal. Raises `CheckpointError` if they are not."""
     faults, whole = found
     names = f"{weights.name} and {beside.name}"
     if faults:
@@ -63,13 +62,13 @@ def told_of_two(weights: Weights, beside: Weights, found: tuple[list[str], bool]
             f"{where}: there are two sets of weights that differ, {names}: {weights.loaders}.{listing(faults, 8)}\n{way_out}"
         )
     how = "the same tensors, with the same values"
-    how += "" if whole else " in a sample of them (not all was compared)"
-    return f"{where}: there are two sets of weights, {names}: {how}. The first is read. {way_out}"
+    how += "" if whole else " in a sample (not all were compared)"
+    return f"{where}: there are two sets of weights, {names}: {how}. tuneport reads the first. {way_out}"
 
 
 def unreadable_beside(weights: Weights, beside: Weights, error: CheckpointError) -> str:
     """What to say of a second set that is damaged."""
-    return f"{error} It lies beside {weights.name}, which is read ({weights.loaders}). Remove it if it is not meant."
+    return f"{error} The folder also contains {weights.name}, which tuneport reads ({weights.loaders}). Remove the damaged set if you do not need it."
 
 
 def _headers_differ(name: str, one: StoredTensor | None, other: StoredTensor | None) -> str | None:

@@ -1,7 +1,7 @@
-"""Tensors made of stored ones without moving a byte: renamed, cut, joined, transposed.
+"""Tensors made from stored ones without moving bytes: renamed, split, joined, transposed.
 
-Functions from `StoredTensor` to `StoredTensor` say how a tensor lies in those that are stored; `read_view` reads it, in the
-order of its own elements. What comes out one after another in a file stays a plain byte range.
+Functions from `StoredTensor` to `StoredTensor` describe where a tensor's elements are stored; `read_view` reads them in
+the tensor's own order. If they are contiguous in a file, the result stays a plain byte range.
 """
 
 from __future__ import annotations

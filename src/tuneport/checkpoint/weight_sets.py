@@ -1,9 +1,9 @@
-"""Which of the weights in a folder count.
+"""Choose which of the weight files in a folder to read.
 
-A folder often holds more than one set: shards beside a whole file, pickles, an adapter, optimiser states. The rule is that
-of SEMANTICS ("Which weights count"): those that the index names; else model.safetensors; else the only .safetensors file;
-else pytorch_model.bin; else the search stops with the list. A second whole set that another loader takes is never passed
-over: it comes along as ``beside``, to be compared. No path from an index leaves its folder.
+A folder often contains several sets: shards beside a single file, pickles, an adapter, optimiser states. The rule
+(SEMANTICS, "Which weights count"): the files that the index names; else model.safetensors; else the only .safetensors
+file; else pytorch_model.bin; else an error with a list. If another loader would use a second complete set, it is never
+ignored: it is returned as ``beside``, to be compared. No path in an index may leave its folder.
 """
 
 from __future__ import annotations
@@ -32,22 +32,25 @@ NAMED_IN_CONFIG = "transformers_weights"
 _VARIANT_INDEX = re.compile(r"model\.safetensors\.index\..+\.json|model\..+\.safetensors\.index\.json")
 # What lies in a folder that has no weights of a kind that is read, and what to do about it.
 _INSTEAD = (
-    (r"(checkpoint-\d+|\d+_Transformer|merged|model|final)/", "Is the model in {}? Then give that folder."),
-    (r"([^/]+/)adapter_config\.json", "There is an adapter in {}: give that folder."),
+    (r"(checkpoint-\d+|\d+_Transformer|merged|model|final)/", "Is the model in {}? Then pass that folder."),
+    (r"([^/]+/)adapter_config\.json", "There is an adapter in {}: pass that folder."),
     (r"zero_to_fp32\.py|global_step\d+/", "{} is DeepSpeed's; its zero_to_fp32.py gathers the weights."),
     (r".*\.distcp|pytorch_model_fsdp_\d+/", "{} is FSDP's; `accelerate merge-weights` gathers the weights."),
-    (r".*\.gguf", "{} is GGUF, which is not read. Give the checkpoint that it was made from."),
+    (r".*\.gguf", "{} is GGUF, which tuneport does not read. Pass the checkpoint that it was made from."),
     (r"pytorch_model(_fsdp|\.[a-z]\w*)\.bin", "If {} holds the whole model, rename it to pytorch_model.bin."),
-    (r"tf_model\.h5|flax_model\.msgpack|.*\.(ckpt|pth?)", "{} is not read. Save the model with save_pretrained."),
+    (
+        r"tf_model\.h5|flax_model\.msgpack|.*\.(ckpt|pth?)",
+        "tuneport does not read {}. Save the model with save_pretrained.",
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Files that hold a model together; ``name`` is what to call them, ``index`` their weight map if there is one.
+    """Files that together contain a model; ``name`` is what to call them, ``index`` their weight map if there is one.
 
     Of the set that counts, ``beside`` are other whole sets of the folder, ``loaders`` says who loads which of them, and
-    ``warnings`` tell what else lies there and is not read. ``pickled`` is a whole pickle beside safetensors.
+    ``warnings`` name what else is there and is not read. ``pickled`` is a whole pickle beside safetensors.
     """
 
     name: str
@@ -85,7 +88,7 @@ def choose_weights(
             index = parse_index(content, f"{where}: {name}", legacy)
         except CheckpointError as error:
             raise CheckpointError(
-                f"{error} Or remove it: {single} lies beside it." if single in present else str(error)
+                f"{error} Or remove it: {single} is in the same folder." if single in present else str(error)
             ) from None
         files = tuple(sorted(set(index.values())))
         if len(files) > MOST_FILES:
@@ -133,9 +136,9 @@ def _only_safetensors(present: set[str], where: str) -> Weights | None:
     candidates = sorted(name for name in present if name.endswith(".safetensors") and name != ADAPTER_WEIGHTS)
     if len(candidates) > 1:
         variant = next((name for name in sorted(present) if _VARIANT_INDEX.fullmatch(name)), None)
-        instead = "add the index" if variant is None else f"copy {variant} to {INDEX}, if those files are meant"
+        instead = "add the index" if variant is None else f"copy {variant} to {INDEX}, if you need those files"
         raise CheckpointError(
-            f"{where}: {len(candidates)} safetensors files and no {INDEX}; which count cannot be known:"
+            f"{where}: {len(candidates)} safetensors files and no {INDEX}, so it is unclear which to read:"
             f"{listed_names(candidates)}\nKeep one of them, or {instead}."
         )
     return Weights(candidates[0], (candidates[0],)) if candidates else None
@@ -154,7 +157,7 @@ def _numbered(present: set[str], stem: str) -> Iterator[tuple[str, ...]]:
 
 
 def _adapter_weights(present: set[str], where: str) -> Weights:
-    """A PEFT adapter's one file; it stands beside no model of its own."""
+    """A PEFT adapter's one file, without a model beside it."""
     if ADAPTER_WEIGHTS in present:
         return Weights(ADAPTER_WEIGHTS, (ADAPTER_WEIGHTS,), adapter=True)
     pickled = (
@@ -173,7 +176,7 @@ def _loaders(present: set[str], told: Weights | None, own: Weights | None, stem:
         other = f"the files that {own.name} names"
     else:
         kind = ".safetensors" if any(name.endswith(".safetensors") for name in present) else ".bin"
-        other = f"every {kind} file, one over the other"
+        other = f"every {kind} file, each overwriting the one before"
     return f"transformers loads {first}, vLLM {other}"
 
 
@@ -185,29 +188,31 @@ def _warnings(
     stem: str,
     where: str,
 ) -> Iterator[str]:
-    """What lies beside the weights that count, is no whole set, and may have been meant."""
+    """Files beside the chosen weights that are not a complete set, but that the user may have wanted."""
     for index, files in gone.items():
         yield (
-            f"{where}: {index} names {len(files)} file(s) that are not there ({printable_line(files[0])}, say), so {chosen.name} is read, "
-            f"which lies beside it. If the index is left from other weights, remove it."
+            f"{where}: {index} names {len(files)} missing file(s) ({printable_line(files[0])}, for example), so "
+            f"tuneport reads {chosen.name} from the same folder. If the index is left over from other weights, remove "
+            f"it."
         )
     if chosen.index is not None and len(chosen.files) > 1 and f"{stem}.safetensors" in chosen.files:
         yield (
-            f"{where}: {stem}.safetensors is one of {len(chosen.files)} files that {chosen.name} names, and all are read; "
-            "transformers loads that one alone."
+            f"{where}: {stem}.safetensors is one of {len(chosen.files)} files that {chosen.name} names. tuneport "
+            f"reads them all; transformers loads only this one."
         )
     read = {file for one in (chosen, *beside) for file in one.files}
     shards = [name for name in sorted(present) if re.fullmatch(rf"{stem}-\d+-of-\d+\.safetensors", name)]
     left = [name for name in shards if name not in read]
     if left:
         yield (
-            f"{where}: {len(left)} shard(s) that no index names are not read ({printable_line(left[0])}, say); {chosen.name} counts. If they "
-            "are left from other weights, remove them."
+            f"{where}: {len(left)} shard(s) are in no index and are not read ({printable_line(left[0])}, for "
+            f"example); tuneport follows {chosen.name}. If they are left over from other weights, remove them."
         )
     if not chosen.adapter and ADAPTER in present and {ADAPTER_WEIGHTS, ADAPTER_PICKLE} & present:
         yield (
-            f"{where}: an adapter lies beside the model's own weights ({ADAPTER}) and is not read; transformers lays it over "
-            "them, vLLM does not. If the adapter is meant, give a folder that holds it alone."
+            f"{where}: the folder contains an adapter ({ADAPTER}) beside the model's own weights. tuneport ignores "
+            f"the adapter; transformers applies it, vLLM does not. To use the adapter, pass a folder that contains "
+            f"only the adapter."
         )
 
 
@@ -215,14 +220,15 @@ def _refuse(present: set[str], gone: Mapping[str, list[str]], where: str) -> NoR
     """Say why there are no weights, and what to do about it."""
     for index, files in gone.items():
         others = sorted(name for name in present if name.endswith((".safetensors", ".bin")) and name not in files)
-        there = f"\nIt does not name what is there:{listed_names(others, 8)}" if others else ""
+        there = f"\nIt does not name these files, which are there:{listed_names(others, 8)}" if others else ""
         raise CheckpointError(
-            f"{where}: {index} names files that are not there:{listed_names(files)}{there}\n"
+            f"{where}: {index} names missing files:{listed_names(files)}{there}\n"
             "Download the checkpoint again, in full."
         )
     if ADAPTER_WEIGHTS in present:
         raise CheckpointError(
-            f"{where}: {ADAPTER_WEIGHTS} is an adapter's, and its {ADAPTER} is not there. peft writes both."
+            f"{where}: {ADAPTER_WEIGHTS} belongs to an adapter, but its {ADAPTER} is missing. peft writes both; copy "
+            f"it there."
         )
     advice = [
         words.format(printable_line(found.removesuffix(ADAPTER)))

@@ -1,7 +1,7 @@
-"""What is in the weight files that count: every tensor with the file and the byte range that hold it.
+"""List the tensors in the chosen weight files, each with its file and byte range.
 
-Which files count is for `weight_sets` to say. Index and files must tell the same story, and no path from an index leaves its
-folder; both may lie on this disk, or be seen from afar.
+`weight_sets` chooses the files. Index and files must agree, and no path in an index may leave its folder. The files may
+be on this disk or remote.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class StoredTensor:
 class TensorTable(Mapping[str, StoredTensor]):
     """Stored tensors by name, in columns: some forty bytes each, beside a name that all checkpoints share.
 
-    They are in the order of ``names``, where two of one name stand beside each other. A tensor is made when it is looked at.
+    They are in the order of ``names``, where two of one name are neighbours. A tensor is made when it is looked at.
     """
 
     def __init__(self, tensors: Iterable[StoredTensor]) -> None:
@@ -108,12 +108,12 @@ class TensorTable(Mapping[str, StoredTensor]):
         return StoredTensor(name, dtype, shape, self._files[self._file[place]], self._offset[place], nbytes)
 
     def place(self, name: str) -> int:
-        """Where a name stands in their order, or -1."""
+        """The index of a name in their order, or -1."""
         place = bisect_left(self.names, name)
         return place if place < len(self.names) and self.names[place] == name else -1
 
     def twice(self) -> list[str]:
-        """Names that stand there more than once."""
+        """Names that occur more than once."""
         return [one for one, other in zip(self.names, self.names[1:], strict=False) if one == other]
 
     def __len__(self) -> int:
@@ -162,7 +162,7 @@ def join_files(
         if more:
             told.append(f"… and {more:,} more")
         raise CheckpointError(
-            f"{where}: index and files disagree:{listing(told)}\nDownload the checkpoint again, or mend its index."
+            f"{where}: index and files disagree:{listing(told)}\nDownload the checkpoint again, or correct its index."
         )
     return joined
 
@@ -173,25 +173,25 @@ def _disagreements(
     for place, name in enumerate(dict.fromkeys(joined.twice())):
         if place < _MOST_TOLD:  # all files are looked through for each
             files = [file for file, tensors in per_file.items() if name in tensors]
-            yield f"{quoted(name)} stands in {' and in '.join(files[:4])}{' and in more' if len(files) > 4 else ''}"
+            yield f"{quoted(name)} is in {' and in '.join(files[:4])}{' and in more' if len(files) > 4 else ''}"
         else:
-            yield f"{quoted(name)} stands in more files than one"
+            yield f"{quoted(name)} is in more than one file"
     if index is None:
         return
     for name, file in index.items():
         if name not in per_file[file]:
-            yield f"the index places {quoted(name)} in {file}, which does not hold it"
+            yield f"the index places {quoted(name)} in {file}, which does not contain it"
     for name, tensor in joined.items():
         if index.get(name) != tensor.file:
-            yield f"{quoted(name)} stands in {tensor.file}, the index {'places it elsewhere' if name in index else 'omits it'}"
+            yield f"{quoted(name)} is in {tensor.file}, but the index {'places it elsewhere' if name in index else 'omits it'}"
 
 
 def check_headers_together(nbytes: int, where: str) -> None:
     """Raise `CheckpointError` where the headers of a checkpoint's files, read one after another, have become too many bytes."""
     if nbytes > MOST_HEADER_BYTES:
         raise CheckpointError(
-            f"{where}: the headers of its weight files have more than {MOST_HEADER_BYTES:,} bytes together, the limit for a "
-            "checkpoint. Is this the right folder? A model of so many tensors must be saved with its experts fused."
+            f"{where}: the headers of its weight files have more than {MOST_HEADER_BYTES:,} bytes together, the limit "
+            "for a checkpoint. Is this the right folder? If it is, save the model with its experts fused."
         )
 
 
@@ -208,22 +208,24 @@ def check_gathered(tensors: Mapping[str, StoredTensor], pickled: str | None, whe
     if not empty:
         return
     files = ", ".join(sorted({tensor.file for tensor in empty}))
-    more = f" If that wrote {pickled}, move {files} away, and {pickled} is read." if pickled is not None else ""
+    more = f" If that wrote {pickled}, move {files} away; tuneport then reads {pickled}." if pickled is not None else ""
     raise CheckpointError(
-        f"{where}: {len(empty)} weight(s) in {files} have the shape [0] ({quoted(empty[0].name)}, say). The model was saved by "
-        "DeepSpeed ZeRO-3 without gathering. Run zero_to_fp32.py on the training checkpoint, or save again with "
-        f"`stage3_gather_16bit_weights_on_model_save` set to true.{more}"
+        f"{where}: {len(empty)} weight(s) in {files} have the shape [0] ({quoted(empty[0].name)}, for example). "
+        "DeepSpeed ZeRO-3 saved the model without gathering its weights. Run zero_to_fp32.py on the training "
+        f"checkpoint, or save again with `stage3_gather_16bit_weights_on_model_save` set to true.{more}"
     )
 
 
 def parse_index(content: bytes, where: str, legacy: bool) -> Mapping[str, str]:
-    """Files by tensor name, as an index has them. Raises `CheckpointError`: what is damaged, or leads out of the folder."""
+    """Files by tensor name, as an index has them. Raises `CheckpointError` for a damaged index, or a path out of the
+    folder.
+    """
     if len(content) > MAX_INDEX_BYTES:
         raise CheckpointError(f"{where} has {len(content)} bytes, over the limit of {MAX_INDEX_BYTES}.")
     try:
         parsed = read_long_json(BytesIO(content), (), (("weight_map",),))
     except NamedTwiceError:
-        raise CheckpointError(f"{where} names a tensor twice. Download it again, or mend it.") from None
+        raise CheckpointError(f"{where} names a tensor twice. Download it again, or correct it.") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where} is not valid JSON ({error}). Download it again.") from None
     weight_map = parsed.get("weight_map") if isinstance(parsed, dict) else None
@@ -239,6 +241,6 @@ def parse_index(content: bytes, where: str, legacy: bool) -> Mapping[str, str]:
             or file.startswith(".")
         ):
             raise CheckpointError(
-                f"{where} places {quoted(name)} in {file!r}; only a *{suffix} file of the same folder is followed."
+                f"{where} places {quoted(name)} in {file!r}; tuneport only follows *{suffix} files of the same folder."
             )
     return weight_map

@@ -1,4 +1,4 @@
-"""Flags made from records, and the options that were given, by record."""
+"""Make flags from option records, and read back which options were given."""
 
 from __future__ import annotations
 
@@ -92,5 +92,5 @@ def check_encodable(options: argparse.Namespace) -> None:
                     check_text(text)
                 except ValueError:
                     raise UsageError(
-                        f"{text}: the name is not UTF-8. Rename the file or folder, and give the new name."
+                        f"{text}: the name is not UTF-8. Rename the file or folder, and pass the new name."
                     ) from None

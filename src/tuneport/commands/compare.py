@@ -1,4 +1,4 @@
-"""`tuneport compare`: the verdict, its gates and the figures; of several targets a ranking."""
+"""`tuneport compare`: the verdict, its gates and the measures; for several targets a ranking."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from tuneport.options import Bounds, Options, Place, option
 class DemoOptions(Options):
     """The options of the demo."""
 
-    out: Place = option(metavar="DIR", help="folder for models, questions and summary.json")
-    seed: int = option(0, bounds=Bounds(least=0), help="seed of the family")
+    out: Place = option(metavar="DIR", help="folder to write models, questions and summary.json to")
+    seed: int = option(0, bounds=Bounds(least=0), help="random seed")
 
 
 RECORDS = (DemoOptions,)

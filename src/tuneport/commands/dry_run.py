@@ -1,4 +1,4 @@
-"""`--dry-run` of the commands that write models from models: `tuneport.plan`, and nothing else."""
+"""`--dry-run` of the commands that write models from models: shows `tuneport.plan` and does nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class DryRun(Options):
     dry_run: bool = option(
         False,
         group="the run",
-        help="show the plan, from headers and a sample of values (or of the data), and write nothing",
+        help="show the plan and write nothing; reads only headers and a sample of values (or of the data)",
     )
 
 

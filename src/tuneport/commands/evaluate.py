@@ -22,7 +22,7 @@ class ShowSuite(Options):
     """Ask what a suite is."""
 
     show: bool = option(
-        False, group="the paper's evaluations", help="print what the suite asks, and the published scores"
+        False, group="the paper's evaluations", help="print the suite's tasks, settings and published scores"
     )
 
 
@@ -74,7 +74,7 @@ def in_words(record: Scores) -> str:
                     row["task"],
                     row["transferred"],
                     "–" if share is None else f"{share:.2f}",
-                    "the tuned target's gain may be nothing"
+                    "the tuned target's gain may be zero"
                     if share is None
                     else " to ".join(f"{end:.2f}" for end in row["interval"]),
                     f"{row['gain']:+.3f}",

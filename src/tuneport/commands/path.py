@@ -1,4 +1,4 @@
-"""`tuneport path`: the curve as a table, then the barrier in a sentence."""
+"""`tuneport path`: prints the curve as a table, then the barrier in one sentence."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def _barrier_in_words(record: Mapping[str, Any]) -> str:
     from tuneport.diagnosis.bend import verdict
 
     if record["barrier"] is None:
-        return "No point between the two models was measured, so no barrier can be told."
+        return "No point between the two models was measured, so the barrier is unknown."
     low, high = record["interval"]
     words = (
-        f"barrier {record['barrier']:.4f} nats a token at α = {record['at']:g} (95 % {low:.4f} to {high:.4f}; "
-        f"{record['halves']['measuring']['n']:,} of {record['n']:,} examples, the others chose α)"
+        f"barrier {record['barrier']:.4f} nats per token at α = {record['at']:g} (95 % {low:.4f} to {high:.4f}; "
+        f"{record['halves']['measuring']['n']:,} of {record['n']:,} examples; the others chose α)"
     )
     return f"{words}\n{verdict(record['connected'], record['threshold'])}".rstrip()

@@ -1,4 +1,4 @@
-"""What a command prints where: the result on stdout, warnings and errors on stderr."""
+"""What a command prints, and where: the result on stdout, warnings and errors on stderr."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tuneport.terminal import tell, tell_all
 
 @dataclass(frozen=True)
 class Told:
-    """What a command has to say: in words, and as one JSON object; ``told`` are warnings that were shown already."""
+    """What a command prints: text, and one JSON object; ``told`` are warnings that were already shown."""
 
     words: str
     content: Mapping[str, Any]
@@ -72,7 +72,7 @@ def warn(warning: str) -> None:
 
 
 def fail(kind: str, message: str, *, as_json: bool, debug: bool, status: int = 1) -> int:
-    """Say why a command failed; the exit status."""
+    """Print why a command failed; the exit status."""
     if debug:
         import traceback
 
@@ -103,14 +103,14 @@ def panic_message(error: BaseException) -> str:
     """What a library in Rust (tokenizers, safetensors) stopped at, and what the usual cause is."""
     told = " ".join(printable(str(error)).split())[:300]
     return (
-        f"A library stopped at what it was given: {told}. Where it names `retry-limit`, an expression in the model's "
-        "tokenizer.json takes too long on one of the texts: leave that text out, or use another tokenizer."
+        f"A library failed on its input: {told}. Where it names `retry-limit`, an expression in the model's "
+        "tokenizer.json takes too long on one of the texts: remove that text, or use another tokenizer."
     )
 
 
 def system_message(error: OSError | MemoryError) -> str:
     """What the system refused."""
     if isinstance(error, MemoryError):
-        return "There is not enough memory. Give fewer --workers, or close other programs."
+        return "Not enough memory. Use fewer --workers, or close other programs."
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}. Nothing that was there before has been changed."
+    return f"{where}{error.strerror or error}. Existing files were not changed."

@@ -1,4 +1,4 @@
-"""`--push-to` of the commands that write models: after the work the push, and before it a look at the place."""
+"""`--push-to` of the commands that write models: checks the repository before the work, pushes after it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Command = Callable[[argparse.Namespace], Told]
 
 
 def pushing(command: Command) -> Command:
-    """The command, and after it the push that `--push-to` asks for."""
+    """The command, then the push of `--push-to`."""
 
     def run(options: argparse.Namespace) -> Told:
         asked = PushOptions(**given_for(PushOptions, options))
         if asked.push_to is None:
             alone = [name for name in ("push_overwrite", "scores", "license") if getattr(asked, name)]
             if alone:
-                raise UsageError([Fault(name, ABSENT, f"goes with {named('push_to')}") for name in alone])
+                raise UsageError([Fault(name, ABSENT, f"needs {named('push_to')}") for name in alone])
             return command(options)
         if os.environ.get("RANK", "0") != "0":
             return command(options)  # of several processes the first one pushes, as it alone writes
@@ -41,7 +41,7 @@ def pushing(command: Command) -> Command:
         if asked.scores is not None:
             scores_of(
                 asked.scores, Path(options.out).name, asked.push_to
-            )  # what is wrong with them is told before the work
+            )  # problems with them are reported before the work
         result = command(options)
         if is_dry(options):
             return _rehearsed(result, place)
@@ -60,7 +60,9 @@ def pushing(command: Command) -> Command:
                 **resources,
             )
         except PublishError as error:
-            raise PublishError(f"{error}\n{options.out} is finished; the same command publishes it.") from None
+            raise PublishError(
+                f"{error}\n{options.out} is finished; run the same command again to publish it."
+            ) from None
         told = {name: value for name, value in asdict(published).items() if name != "warnings"}
         warnings = [*result.content.get("warnings", []), *published.warnings]
         return result.adding(str(published), published=told, warnings=warnings)

@@ -18,7 +18,7 @@ from tuneport.studies.study_options import StudyOptions
 class DryRunOfSteps(Options):
     """Ask for the plan alone."""
 
-    dry_run: bool = option(False, help="show every step, done or to do, and the cost; do nothing")
+    dry_run: bool = option(False, help="show every step (done or to do) and the cost; run nothing")
 
 
 RECORDS = (StudyOptions, DryRunOfSteps, NewStudyOptions)
@@ -32,7 +32,7 @@ def call(options: argparse.Namespace) -> Told:
     if new.init:
         place = Path(options.file).expanduser()
         write_new_study(place, new)
-        words = f"{place}: written. Look at it, then see its steps: tuneport study {place} --out DIR --dry-run"
+        words = f"{place}: written. Check it, then list its steps: tuneport study {place} --out DIR --dry-run"
         return Told(words, {"file": str(place)})
     given = given_for(StudyOptions, options)
     if is_dry(options):

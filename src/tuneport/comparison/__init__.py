@@ -1,1 +1,1 @@
-"""Models side by side by their weights: norms, cosines, distances."""
+"""Compare models by their weights: norms, cosines, distances."""

@@ -1,4 +1,4 @@
-"""What was learned from families of models about which transfers succeed, and what that foresees of another pair.
+"""Predict whether a transfer of a pair succeeds, from transfers in families of models.
 
 calibration.json holds it: of each calibration the range in which it holds, which figures it reads, and its coefficients.
 `experiments/verdict` fits them; docs/verdict.md shows how well they foresaw families that had no part in the fit.
@@ -90,7 +90,7 @@ class Calibration:
     counted: Mapping[str, tuple[int, int]]
 
     def outside(self, figures: Mapping[str, Any], kind: str | None) -> list[str]:
-        """What of a pair lies outside, in words; nothing: it holds for the pair."""
+        """Messages for what is outside the calibration's range; empty if it covers the pair."""
         found = []
         if kind not in self.kinds:
             found.append(f"its models are {' or '.join(self.kinds)}, these are {kind or 'of an unknown kind'}")
@@ -98,11 +98,11 @@ class Calibration:
             value = Feature(name).of(figures)
             if not low <= value <= high:
                 shown = "not measured" if math.isnan(value) else f"{value:.3g}"
-                found.append(f"{name} is {shown}, and it covers {low:.3g} to {high:.3g}")
+                found.append(f"{name} is {shown}, but the range is {low:.3g} to {high:.3g}")
         return found
 
     def foresee(self, figures: Mapping[str, Any]) -> Foreseen:
-        """What it says of a pair that lies inside."""
+        """Its prediction for a pair inside the range."""
         values = [feature.of(figures) for feature in self.features]
         chance = 1 / (1 + math.exp(-max(-50.0, min(50.0, self.chance.at(values)))))
         return Foreseen(chance, self.gain.interval(values), self.retention.interval(values))

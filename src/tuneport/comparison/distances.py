@@ -1,7 +1,7 @@
-"""How far versions lie apart, how alike their diff vectors are, and what rounding takes from a diff vector.
+"""How far apart versions are, how similar their diff vectors are, and what rounding loses of a diff vector.
 
-In come models, out come norms, cosines and counts over the parameters that all of them have, in one pass over their
-files. Differences are those that a transfer adds (in the working dtype), sums are float64; nothing grows with the model.
+Norms, cosines and counts over the parameters that all models have, in one pass over their files. Differences are those
+that a transfer adds (in the working dtype), sums are float64. Memory does not grow with the model.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ _NAMED_MODELS: Mapping[str, Any] = {
 class DistancesOptions(Options):
     """The options of `distances`."""
 
-    versions: Mapping[str, Spec] = option(help="folder or Hub id of each version, by name", **_NAMED_MODELS)
+    versions: Mapping[str, Spec] = option(help="folder or Hub id of each version, under its name", **_NAMED_MODELS)
     tuned: Mapping[str, Spec] | None = option(
-        None, help="the fine-tuned models of some, by the same names", **_NAMED_MODELS
+        None, help="fine-tuned models of some versions, under the same names", **_NAMED_MODELS
     )
 
 
@@ -62,7 +62,7 @@ class Distances(Found):
 
     def heading(self) -> str:
         """One line."""
-        return f"distances of {', '.join(self['versions'])}, over {self['parameters']:,} parameters that all have"
+        return f"distances of {', '.join(self['versions'])}, over {self['parameters']:,} parameters they all have"
 
     def table(self) -> list[list[str]]:
         """A row for each pair."""
@@ -79,8 +79,8 @@ def distances(given: DistancesOptions) -> Distances:
 
     Folders or Hub ids by name; `tuned` has some of the names of `versions`. Returns `versions` (for each name `norm` and
     `diff_norm`, null where it has no tuned model), `pairs` (`a`, `b`, `distance`, `cosine` of Δ_a and Δ_b or null),
-    `parameters` (how many all of them have), `alone` (tensors that one of them lacks) and `tokens` (matched by string).
-    Raises `TuneportError`.
+    `parameters` (how many all of them share), `alone` (tensors that one of them lacks) and `tokens` (matched by
+    string). Raises `TuneportError`.
 
         tuneport.distances({"v1": "org/v1", "v2": "org/v2"}, {"v1": "org/v1-tuned"})
     """
@@ -88,7 +88,7 @@ def distances(given: DistancesOptions) -> Distances:
     unknown = sorted(set(tuned) - set(versions))
     if unknown or not versions:
         raise UsageError(
-            f"{', '.join(unknown) or 'Nothing'}: give each fine-tuned model's version under the same name."
+            f"{', '.join(unknown) or 'Nothing'}: list each fine-tuned model's version under the same name."
         )
     names, with_diff = list(versions), [name for name in versions if name in tuned]
     checkpoints = [_opened(versions[name], name) for name in names]
@@ -110,7 +110,9 @@ def distances(given: DistancesOptions) -> Distances:
         for i, j in itertools.combinations_with_replacement(range(len(diffs)), 2):
             products[i, j] += diffs[i] @ diffs[j]
     if not all(np.isfinite(sums).all() for sums in (squares, apart, products)):
-        raise NumericsError(f"{', '.join(names)}: one of them holds NaN or infinity, so no distance can be told.")
+        raise NumericsError(
+            f"{', '.join(names)}: one of them contains NaN or infinity, so the distances cannot be computed."
+        )
     place = {name: number for number, name in enumerate(with_diff)}
 
     def cosine(a: str, b: str) -> float | None:
@@ -138,15 +140,15 @@ def distances(given: DistancesOptions) -> Distances:
 
 
 def lost_by_rounding(base: Spec, tuned: Spec, dtype: str) -> dict[str, Any]:
-    """What of Δ = tuned − base is lost where the tuned model is kept in `dtype`: rounding, then subtracting again.
+    """How much of Δ = tuned − base is lost if the tuned model is stored in `dtype`: round, then subtract again.
 
     Returns `diff_norm` ‖Δ‖, `lost_norm` ‖(round(tuned) − base) − Δ‖, `share_lost` (their quotient; null where Δ is
-    zero), `changed` (elements of Δ that are not zero), `vanished` (how many of these are then what the base would be in
-    `dtype`), `dtype`, `parameters`. The same measure as a transfer's and a fine-tuning's (`measure_rounding`).
+    zero), `changed` (elements of Δ that are not zero), `vanished` (how many of these then equal the base in `dtype`),
+    `dtype`, `parameters`. The same measure as a transfer's and a fine-tuning's (`measure_rounding`).
     """
     stored = FLOAT_SPELLINGS.get(dtype.lower())
     if stored is None:
-        raise UsageError(f"{dtype!r} is no dtype to keep weights in; choose bfloat16, float16, float32 or float64.")
+        raise UsageError(f"{dtype!r} is not a dtype for weights; choose bfloat16, float16, float32 or float64.")
     checkpoints = [_opened(base, "base"), _opened(tuned, "tuned")]
     shared = share(checkpoints, [ties_of(checkpoint) for checkpoint in checkpoints])
     sums = np.zeros(4)

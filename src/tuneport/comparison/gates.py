@@ -1,6 +1,6 @@
-"""What stands against a transfer, whatever else is measured: each gate is passed, or a reason to doubt or to stop.
+"""Reasons against a transfer, checked before all else: each gate passes, raises a doubt or says stop.
 
-A gate that fails makes the verdict `unlikely` by itself; docs/verdict.md has the verdict's own figures.
+A failed gate alone makes the verdict `unlikely`; docs/verdict.md has the verdict's own measures.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _roles(evidence: Evidence) -> Gate:
     if others:
         return Gate("roles", "warn", value, SHARED, others[0].message)
     if value is None:
-        return Gate("roles", "pass", None, SHARED, "No name and no figure says that the roles are wrong.")
+        return Gate("roles", "pass", None, SHARED, "Neither names nor measurements suggest that the roles are wrong.")
     reason = f"Δ and target − base have a cosine of {value:.2f} (median matrix), as with the right roles."
     return Gate("roles", "pass", value, SHARED, reason)
 
@@ -110,22 +110,22 @@ def _difference(evidence: Evidence) -> Gate:
 def _rounding(evidence: Evidence) -> Gate:
     value = evidence.measures["rounding_loss"]
     if value is None:
-        return Gate("rounding", "pass", None, MOST, "What rounding takes from Δ was not measured.")
-    words = f"Rounding to the target's dtype takes {value:.2g} of ‖Δ‖."
+        return Gate("rounding", "pass", None, MOST, "The loss by rounding was not measured.")
+    words = f"Rounding to the target's dtype loses {value:.2g} of ‖Δ‖."
     if value <= MOST:
         return Gate("rounding", "pass", value, MOST, words)
     remedy = f"Give {named('dtype', 'float32')}, or {named('rounding', 'stochastic')}."
     if value <= LOST_TO_ROUNDING:
         return Gate("rounding", "warn", value, MOST, f"{words} {remedy}")
-    return Gate("rounding", "fail", value, LOST_TO_ROUNDING, f"{words} Little of the fine-tuning is left. {remedy}")
+    return Gate("rounding", "fail", value, LOST_TO_ROUNDING, f"{words} Little of the fine-tuning remains. {remedy}")
 
 
 def _tokens(evidence: Evidence) -> Gate:
     count, share = evidence.lost_tokens, evidence.lost_share
     if not count:
-        return Gate("tokens", "pass", 0.0, LOST_WITH_TOKENS, "Every token that was fine-tuned has a row in the target.")
+        return Gate("tokens", "pass", 0.0, LOST_WITH_TOKENS, "Every fine-tuned token has a row in the target.")
     words = f"{count:,} token(s) that base and tuned share have no row in the target"
-    words += "." if share is None else f", and with them {share:.1%} of ‖Δ‖."
+    words += "." if share is None else f"; {share:.1%} of ‖Δ‖ is lost with them."
     remedy = f"Give {named('new_tokens', 'all')} to append them."
     if share is not None and share >= LOST_WITH_TOKENS:
         return Gate("tokens", "fail", share, LOST_WITH_TOKENS, f"{words} {remedy}")
@@ -135,9 +135,9 @@ def _tokens(evidence: Evidence) -> Gate:
 def _numbers(evidence: Evidence) -> Gate:
     count = float(evidence.nonfinite)
     if count:
-        words = f"{evidence.nonfinite:,} numbers of the output would be NaN or infinite; `transfer` names the tensors."
+        words = f"{evidence.nonfinite:,} output values would be NaN or infinite; `transfer` names the tensors."
         return Gate("numbers", "fail", count, 0.0, words)
-    return Gate("numbers", "pass", count, 0.0, "No number of the output would be NaN or infinite.")
+    return Gate("numbers", "pass", count, 0.0, "No output value would be NaN or infinite.")
 
 
 def _files(evidence: Evidence) -> Gate:
@@ -147,7 +147,7 @@ def _files(evidence: Evidence) -> Gate:
         return Gate("files", "fail", float(refused), 0.0, words)
     if warned:
         return Gate("files", "warn", float(warned), 0.0, " ".join(evidence.warnings))
-    return Gate("files", "pass", 0.0, 0.0, "Config, tokenizer and chat template merge without a conflict.")
+    return Gate("files", "pass", 0.0, 0.0, "Config, tokenizer and chat template merge without conflicts.")
 
 
 def _doubt(evidence: Evidence, kinds: Sequence[str]) -> Doubt | None:

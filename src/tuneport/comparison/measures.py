@@ -1,7 +1,7 @@
-"""What base, diff vector and target are to each other, tensor by tensor: sums that add up, and the figures read from them.
+"""How base, diff vector and target relate, tensor by tensor: sums that can be added, and measures computed from them.
 
-Whoever goes over the weights (the engine, for `compare` and `transfer`) notes each tensor's sums; a figure is then that of one
-tensor, of one kind of tensor in one layer, or of the whole model.
+The code that reads the weights (the engine, for `compare` and `transfer`) records sums for each tensor. A measure can
+then be computed for one tensor, for one kind of tensor in a layer, or for the whole model.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class MeasuredTensors(TensorColumns):
         self._shapes.append(shape)
 
     def layers(self) -> list[dict[str, Any]]:
-        """The figures of each kind of tensor in each layer, in the order in which they stand in the model."""
+        """The figures of each kind of tensor in each layer, in the model's order."""
         places: dict[tuple[int | None, str], array[int]] = {}
         for place, name in enumerate(self._names):
             places.setdefault(kind_of(name), array("q")).append(place)

@@ -1,9 +1,9 @@
-"""Whether base, tuned and target are what they are called: read from their matrices, as figures and as doubts.
+"""Check from their matrices whether base, tuned and target have the right roles.
 
-Three models are a triangle: base–tuned is the fine-tuning, base–target what the versions are apart. With the right roles the
-two have nothing to do with each other, so the angle at the base is nearly a right one. Which other angles are right, and
-whether two models are related at all, says what may be wrong. docs/design/comparison.md says what this can show and what it cannot,
-docs/results.md on which models the bounds were chosen and counted.
+Three models form a triangle: base–tuned is the fine-tuning, base–target is the difference between versions. With the
+right roles these two are unrelated, so the angle at the base is nearly a right angle. If another angle is right, or two
+models are unrelated, the roles may be wrong. docs/design/comparison.md says what this can and cannot show;
+docs/results.md on which models the bounds were chosen.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Doubt:
-    """Something that the figures say against the roles: its kind, in words, and what it was read from."""
+    """A doubt about the roles: its kind, a message, and the measures it is based on."""
 
     kind: Kind
     message: str
@@ -192,7 +192,7 @@ def margin(matrices: Sequence[MatrixSums], name: str) -> float:
 def doubts(
     found: Figures, error: Callable[[str], float] = lambda name: 0.0, *, taken_away: bool = False
 ) -> tuple[Doubt, ...]:
-    """What the figures say against the roles; at most one doubt of each sort.
+    """Doubts about the roles from the measures; at most one of each kind.
 
     ``error`` bounds, for a sample, how far a figure may be from that of all elements: what is within it is not doubted. With
     ``taken_away`` (a negative scale) the difference is to be undone, and a target that holds it is what it should be.
@@ -223,24 +223,24 @@ def _unrelated(found: Figures, strange: dict[str, bool]) -> Doubt:
         if value is not None
     ]  # fmt: skip
     measured = f"Cosines of their weights (median of {found.matrices} matrices): {', '.join(told)}. Versions of one model have "
-    measured += f"far more than {UNRELATED}, models of two pretraining runs about 0."
+    measured += f"far more than {UNRELATED}; models of two pretraining runs have about 0."
     if not strange["base_tuned"]:
         return Doubt(
             "base-and-target-unrelated",
-            f"base and target look unrelated. {measured} A diff vector means nothing on another model's weights: check that "
-            f"{named('base')} and {named('onto')} are versions of one model.",
+            f"base and target look unrelated. {measured} A diff vector has no meaning on an unrelated model: check "
+            f"that {named('base')} and {named('onto')} are versions of one model.",
         )
     if not strange["base_target"]:
         return Doubt(
             "base-and-tuned-unrelated",
-            f"base and tuned look unrelated. {measured} The difference is then no fine-tuning: check that {named('tuned')} was "
-            f"fine-tuned from {named('base')}.",
+            f"base and tuned look unrelated. {measured} Then their difference is not a fine-tuning: check that "
+            f"{named('tuned')} was fine-tuned from {named('base')}.",
         )
     if found.tuned_target is not None and not strange["tuned_target"]:
         return Doubt(
             "base-unrelated",
-            f"base looks unrelated to tuned and target, which are related to each other. {measured} Check that {named('base')} is the "
-            f"model that {named('tuned')} was fine-tuned from.",
+            f"base looks unrelated to tuned and target, which are related to each other. {measured} Check that "
+            f"{named('base')} is the model that {named('tuned')} was fine-tuned from.",
         )
     return Doubt(
         "all-unrelated",
@@ -249,11 +249,11 @@ def _unrelated(found: Figures, strange: dict[str, bool]) -> Doubt:
 
 
 def _shared(found: Figures) -> Doubt:
-    """Tuned and target moved from the base in one direction: who else stands at a right angle says why that may be."""
+    """Tuned and target moved from the base in one direction: the other right angles suggest why."""
     assert found.at_base is not None
     measured = (
-        f"tuned − base and target − base point the same way (cosine {found.at_base:.2f}, median of {found.matrices} matrices; "
-        "with the right roles about 0)"
+        f"tuned − base and target − base point the same way (cosine {found.at_base:.2f}, median of {found.matrices} "
+        "matrices; with the right roles about 0)"
     )
     others = [
         (abs(value), name)
@@ -264,21 +264,22 @@ def _shared(found: Figures) -> Doubt:
     if upright[0] < UPRIGHT and upright[1] == "tuned":
         return Doubt(
             "swapped-with-tuned",
-            f"base and tuned look swapped, or the target was made from the tuned model: {measured}. It is from the tuned model "
-            f"that the other two lie in unrelated directions (cosine {found.at_tuned:.2f}). Check {named('base')} and {named('tuned')}, and that "
-            f"{named('onto')} does not hold the fine-tuning already.",
+            f"base and tuned look swapped, or the target was made from the tuned model: {measured}. Seen from the "
+            f"tuned model, the other two lie in unrelated directions (cosine {found.at_tuned:.2f}). Check "
+            f"{named('base')} and {named('tuned')}, and that {named('onto')} does not contain the fine-tuning already.",
         )
     if upright[0] < UPRIGHT:
         return Doubt(
             "swapped-with-target",
-            f"base and target look swapped, or the tuned model was made from the target: {measured}. It is from the target that "
-            f"the other two lie in unrelated directions (cosine {found.at_target:.2f}). Check that {named('tuned')} was fine-tuned from "
-            f"{named('base')}, and not from {named('onto')}.",
+            f"base and target look swapped, or the tuned model was made from the target: {measured}. Seen from the "
+            f"target, the other two lie in unrelated directions (cosine {found.at_target:.2f}). Check that "
+            f"{named('tuned')} was fine-tuned from {named('base')}, and not from {named('onto')}.",
         )
     return Doubt(
         "target-holds-it",
-        f"the target looks as if it held some of this fine-tuning already: {measured}. Check that {named('base')} is the model that "
-        f"{named('tuned')} was fine-tuned from, and that {named('onto')} was not fine-tuned for the same.",
+        f"the target seems to contain some of this fine-tuning already: {measured}. Check that {named('base')} is the "
+        f"model that "
+        f"{named('tuned')} was fine-tuned from, and that {named('onto')} was not fine-tuned for the same task.",
     )
 
 

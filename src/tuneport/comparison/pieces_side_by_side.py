@@ -1,7 +1,7 @@
-"""Numbers of several checkpoints side by side, a piece at a time.
+"""Read the same tensor of several checkpoints side by side, one piece at a time.
 
-In comes a tensor that all of them have, out come arrays of the same elements, widened to the working dtype. What is
-held does not grow with the model: one buffer of a piece for each checkpoint.
+Arrays of the same elements, widened to the working dtype. Memory does not grow with the model: one buffer per
+checkpoint.
 """
 
 from __future__ import annotations

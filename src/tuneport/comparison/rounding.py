@@ -1,7 +1,7 @@
-"""What rounding took from a diff vector: figures from the sums of pieces.
+"""How much of a diff vector rounding loses, computed from the sums of pieces.
 
-Whoever stores weights in fewer bits than they were computed in measures it the same way (`measure_rounding`): a transfer in its
-one pass, a fine-tuning in its last cast, a comparison of two models on disk.
+Every place that stores weights in fewer bits than it computed uses the same measure (`measure_rounding`): a transfer in
+its single pass, a fine-tuning in its last cast, a comparison of two models on disk.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def measure_rounding(out: Floats, target: Floats, added: Floats, unmoved: Floats
     return np.array([square(added), square(error), *counts], np.float64)
 
 
-# Over this part of ‖Δ‖ a loss is told; docs/results.md says on which models it was looked at.
+# A loss above this part of ‖Δ‖ is reported; docs/results.md says on which models that was tested.
 MOST = 0.1
 
 
@@ -58,8 +58,8 @@ class Rounded:
         """The figures as a clause about these two."""
         assert self.error is not None and self.unchanged is not None
         return (
-            f"‖({out} − {onto}) − Δ‖ is {self.error:.2g} of ‖Δ‖, and {self.unchanged:.0%} of the nonzero elements of Δ left the "
-            f"{onto} unchanged"
+            f"‖({out} − {onto}) − Δ‖ is {self.error:.2g} of ‖Δ‖, and {self.unchanged:.0%} of the nonzero elements of "
+            f"Δ did not change the {onto}"
         )
 
 

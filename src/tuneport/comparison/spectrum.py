@@ -1,7 +1,7 @@
-"""How a diff vector's matrix is spread over its directions, and whether it points where the versions moved.
+"""How a diff vector's matrix is spread over its directions, and whether it overlaps with target − base.
 
-A matrix is never held: `Sketch` takes its rows piece by piece, several times over, and keeps a few columns (Halko, Martinsson and
-Tropp 2011, randomised range finder with power iterations).
+The full matrix is never in memory: `Sketch` reads its rows piece by piece, several times, and keeps a few columns
+(Halko, Martinsson and Tropp 2011, randomised range finder with power iterations).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from tuneport.checkpoint.floats import Floats, square
 
-# Singular values that are told, and columns beyond them that make them exact enough.
+# Singular values that are reported, and extra columns that make them exact enough.
 LEADING, BEYOND = 8, 16
 # Columns of their own, from which the rest of the spectrum is estimated.
 PROBES = 24

@@ -1,7 +1,7 @@
-"""The verdict on a transfer, before it is run: a word, its reasons, and what else to try.
+"""The verdict on a transfer before it is run: one word, its reasons, and what else to try.
 
-Gates come first. What is between them was calibrated on families of tiny models (docs/verdict.md); outside the range that these
-cover, the word is `uncertain`, and the reasons say why.
+Gates decide first. The rest is calibrated on families of tiny models (docs/verdict.md); outside their range the verdict
+is `uncertain`, and the reasons say why.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from tuneport.comparison.gates import Gate
 
 Word = Literal["likely", "uncertain", "unlikely"]
 RANK: Mapping[str, int] = {"likely": 0, "uncertain": 1, "unlikely": 2}
-# From this cosine of Δ and target − base on, the target went where the fine-tuning goes: in the families of docs/verdict.md every
-# instruct model of the base lay above it, and adding a second fine-tuning did harm; all other targets lay below.
+# From this cosine of Δ and target − base on, the target moved in the fine-tuning's direction: in the families of docs/verdict.md every
+# instruct model of the base was above it, and adding a second fine-tuning did harm; all other targets were below.
 SHARED_WAY = 0.3
 OWN_BASE = "Take the target's own base as the target, or fine-tune the target itself."
-TRY = "Transfer, evaluate on a few examples, and compare with the base."
-FURTHER = "Transfer, then fine-tune the result on the target for a part of the steps; compare with fine-tuning the target alone."
+TRY = "Transfer, evaluate the result on a few examples, and compare with the base."
+FURTHER = "Transfer, then fine-tune the result for part of the steps; compare with fine-tuning the target alone."
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def verdict_of(
         return _foreseen(inside, measures, (*warned, *told), doubted=bool(warned))
     nearest = min(outside, key=len, default=None)
     why = (
-        "No calibration covers this pair yet, so nothing more is said."
+        "No calibration covers this pair yet, so there is no further prediction."
         if nearest is None
         else f"The calibration does not cover this pair: {'; '.join(nearest)}."
     )
@@ -83,14 +83,14 @@ def _told(measures: Mapping[str, Any]) -> list[str]:
     if distance is None or measures["relative_diff"] is None:
         return ["The distance of base and target was not measured."]
     found = [
-        f"Base and target lie {distance:.3g} of ‖base‖ apart, and Δ is {measures['relative_diff']:.3g} of it; the smaller the "
-        "distance, the more carries over."
+        f"Base and target are {distance:.3g} of ‖base‖ apart; Δ is {measures['relative_diff']:.3g} of ‖base‖. The closer the "
+        "versions, the more a transfer recovers."
     ]
     if _goes_along(measures):
         found.insert(
             0,
-            f"Δ and target − base share a direction (cosine {measures['cosine_diff_shift']:.2f}): the target may hold a fine-tuning of its "
-            "own, as an instruct model does. Adding another one to it did harm where it was measured.",
+            f"Δ and target − base share a direction (cosine {measures['cosine_diff_shift']:.2f}): the target may contain its own "
+            "fine-tuning, as an instruct model does. Adding another one did harm in all measured cases.",
         )
     return found
 
@@ -107,8 +107,8 @@ def _foreseen(
         word = "unlikely"
     succeeded, of = calibration.counted[word]
     told = (
-        f"The chance that at least half of the gain carries over is {found.chance:.0%}, by {calibration.source}. Of pairs it called "
-        f"{word}, in families that it had not seen, {succeeded} of {of} did."
+        f"The chance that at least half of the gain is transferred is {found.chance:.0%}, by {calibration.source}. For pairs that it called "
+        f"{word} in unseen families, this held for {succeeded} of {of}."
     )
     remedy = None if word == "likely" else TRY if word == "uncertain" else FURTHER
     if remedy is not None and _goes_along(measures):

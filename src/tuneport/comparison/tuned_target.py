@@ -1,4 +1,4 @@
-"""How a diff vector agrees with the one that the target itself got when it was fine-tuned: what a transfer stands in for."""
+"""How far a diff vector agrees with that of the target's own fine-tuning, which a transfer replaces."""
 
 from __future__ import annotations
 

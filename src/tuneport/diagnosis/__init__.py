@@ -1,1 +1,1 @@
-"""Will a transfer work, and why not: what lies between two models."""
+"""Predict and explain transfers: compare models by their weights and by the loss between them."""

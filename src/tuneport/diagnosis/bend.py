@@ -1,8 +1,8 @@
-"""Where a curve of losses along a line rises, where it is to be measured next, and how high its barrier is.
+"""Where the loss along a line rises, where to measure next, and how high the barrier is.
 
-Pure functions of numbers. The rise at α is the loss there minus the straight line between the losses at 0 and 1. Where it
-is highest is found on one half of the examples and measured on the other, so that the highest of several noisy numbers
-is not taken for a barrier.
+Pure functions of numbers. The rise at α is the loss there minus the straight line between the losses at 0 and 1. The
+highest point is found on one half of the examples and measured on the other, so that noise is not mistaken for a
+barrier.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tuneport import statistics
 from tuneport.statistics import Interval, Matrix
 
 FINEST = 1 / 64  # points are not set closer than this
-FLAT = 1e-4  # nats a token by which a curve may bend between two points without being looked at
+FLAT = 1e-4  # nats per token by which a curve may bend between two points without being looked at
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,20 @@ class Barrier:
     at: float
 
     def connected(self, threshold: float | None) -> bool | None:
-        """Whether the barrier is below a threshold stated beforehand; None without one, or where it cannot be told."""
+        """Whether the barrier is below a threshold set beforehand; None without one, or if it is unclear."""
         if threshold is None or self.interval[0] <= threshold <= self.interval[1]:
             return None
         return self.interval[1] < threshold
 
 
 def verdict(connected: bool | None, threshold: float | None) -> str:
-    """What a barrier says of two models, as a sentence; nothing without a threshold."""
+    """What a barrier means for two models, as a sentence; empty without a threshold."""
     if threshold is None:
         return ""
     words = {
         True: "The two are linearly connected: the whole interval is below",
         False: "The two are not linearly connected: the whole interval is above",
-        None: "Whether the two are linearly connected cannot be said (more examples may tell): the interval holds",
+        None: "It is unclear whether the two are linearly connected (more examples may show it): the interval contains",
     }
     return f"{words[connected]} the threshold of {threshold:g}."
 

@@ -17,7 +17,7 @@ def _parse_targets(value: object) -> tuple[Any, ...]:
     """One model or several. Raises ValueError."""
     several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if isinstance(value, Mapping) or not several:
-        raise ValueError("must be a folder or Hub id, or several")
+        raise ValueError("must be one or more folders or Hub ids")
     return tuple(several)
 
 
@@ -25,7 +25,7 @@ def _parse_targets(value: object) -> tuple[Any, ...]:
 class CompareOptions(Options):
     """The options of `compare`."""
 
-    base: Place | None = option(None, metavar="MODEL", positional=True, help="the version that was fine-tuned")
+    base: Place | None = option(None, metavar="MODEL", positional=True, help="the base model that was fine-tuned")
     tuned: Place | None = option(
         None, metavar="MODEL", positional=True, help="the fine-tuned model, or a PEFT adapter of the base"
     )
@@ -35,7 +35,7 @@ class CompareOptions(Options):
         positional=True,
         repeatable=True,
         parse=_parse_targets,
-        help="a target: another version; several are ranked, the best first",
+        help="the target: another version; several are ranked, best first",
     )
     diffs: Scaled | None = option(
         None,
@@ -43,20 +43,20 @@ class CompareOptions(Options):
         repeatable=True,
         parse=parse_diffs,
         accepts="str | PathLike[str] | Sequence[str | tuple[str, float]] | Mapping[str, float] | None",
-        help="a stored diff vector instead of base and tuned; several are ranked, the best first",
+        help="a saved diff vector instead of base and tuned; several are ranked, best first",
     )
     tuned_target: Place | None = option(
         None,
         metavar="MODEL",
-        help="the target after a fine-tuning of its own: how far its diff vector agrees with the transferred one",
+        help="the target's own fine-tuned model: shows how far its diff vector agrees with the transferred one",
     )
     spectrum: bool = option(
         False,
-        help="singular values of each matrix of Δ, its effective rank, and whether it points where the versions moved "
-        "(takes several times as long)",
+        help="also compute singular values and effective rank of each matrix of Δ, and its overlap with target − base "
+        "(several times slower)",
     )
     out: Place | None = option(
-        None, metavar="FILE.json", positional=True, help="JSON file to write; created when complete"
+        None, metavar="FILE.json", positional=True, help="JSON file to write (created when complete)"
     )
     choices: Choices = nested(
         Choices, "rules", "drop", "renames", "dtype", "config", "sidecar", "new_tokens", "vocabulary", "scale"
@@ -72,12 +72,12 @@ class CompareOptions(Options):
             raise UsageError(Fault("onto", ABSENT, "is missing"))
         if self.tuned_target is not None and (len(self.onto) > 1 or self.diffs is not None):
             raise UsageError(
-                Fault("tuned_target", self.tuned_target, "goes with base, tuned and one target", "Leave out the others")
+                Fault("tuned_target", self.tuned_target, "needs base, tuned and one target", "Leave out the others")
             )
         if self.diffs is not None:
             if any(value is not None for value in parents.values()):
                 raise UsageError(
-                    Fault("diffs", ABSENT, "goes with onto alone", f"Leave out {named('base')} and {named('tuned')}")
+                    Fault("diffs", ABSENT, "is used with onto alone", f"Leave out {named('base')} and {named('tuned')}")
                 )
             if self.probing.probe:
                 told = "goes with base and tuned: the tuned model answers the prompts"

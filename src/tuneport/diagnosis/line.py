@@ -1,9 +1,8 @@
-"""A loaded model that is moved along the straight line between two checkpoints, in place.
+"""Move a loaded model along the straight line between two checkpoints, in place.
 
-In come the model that was loaded from the second checkpoint and the files of both; `put(α)` overwrites its weights
-tensor by tensor, so that one model is in memory and nothing is written. What stands at α is what
-``tuneport transfer --base A --tuned B --onto A --scale α --dtype float32`` would write; at 0 and 1 the checkpoints
-themselves.
+The model is loaded from the second checkpoint; `put(α)` overwrites its weights tensor by tensor, so only one model is
+in memory and nothing is written. At α the weights are those that ``tuneport transfer --base A --tuned B --onto A
+--scale α --dtype float32`` would write; at 0 and 1 they are the checkpoints themselves.
 """
 
 from __future__ import annotations
@@ -33,10 +32,9 @@ _OF_THE_WEIGHTS = {"tie_word_embeddings"}  # says which tensors there are
 
 
 def joined(a: Checkpoint, b: Checkpoint, *, allow_config: bool = False) -> tuple[Shared, list[str]]:
-    """What lies on the line between two checkpoints, and by which fields of its config a computes otherwise than b.
-
-    Such fields stand against a line unless `allow_config`: then all of it is computed by b's config, and at α = 0 there is
-    not quite a. Raises `PairingError` where there is no line, with every reason.
+    """What is on the line between two checkpoints, and the config fields by which a computes differently from b. Such
+    fields prevent a line unless `allow_config`: then b's config is used for all of it, and the model at α = 0 is not
+    exactly a. Raises `PairingError` with every reason if there is no line.
     """
     shared = share((a, b), (ties_of(a), ties_of(b)))
     reasons = [f"only one of them has {quoted(name)}" for name in shared.alone]
@@ -51,15 +49,16 @@ def joined(a: Checkpoint, b: Checkpoint, *, allow_config: bool = False) -> tuple
     with opened(a, b) as (reader, other_reader):
         readers, space = {"a": reader, "b": other_reader}, Workspace()
         reasons += [
-            f"{quoted(tensor.name)} holds integers and is not the same in both"
+            f"{quoted(tensor.name)} holds integers that differ between the two"
             for tensor in shared.exact
             if not equal(Source("a", tensor.tensors[0]), Source("b", tensor.tensors[1]), readers, space, 2**20)
         ]
     if reasons:
         raise PairingError(
-            f"There is no line from {a.role} {a.label} to {b.role} {b.label} on which weights alone would change:{listing(reasons)}\n"
-            f"Give two checkpoints of one architecture. Where only a config differs, {named('allow_config')} computes all of the line by "
-            f"that of {b.role}."
+            f"Cannot measure a line from {a.role} {a.label} to {b.role} {b.label}; more than the weights "
+            f"differs:{listing(reasons)}\n"
+            f"Give two checkpoints of one architecture. Where only configs differ, {named('allow_config')} uses the "
+            f"config of {b.role} for the whole line."
         )
     return shared, otherwise
 
@@ -108,15 +107,15 @@ def laid(model: Any, label: str, shared: Shared, readers: tuple[TensorReader, Te
     faults = faults or otherwise(_changed(line))
     if faults:
         raise CheckpointError(
-            f"{label}: transformers loads it into weights that are not its tensors one by one:{listing(faults)}\n"
-            "Load it with AutoModelForCausalLM and save it again (save_pretrained); where that does not help, models of "
-            "this kind cannot be moved along a line yet."
+            f"{label}: its tensors do not match transformers' weights one to one:{listing(faults)}\n"
+            "Load it with AutoModelForCausalLM and save it again (save_pretrained); if that does not help, `path` "
+            "does not support this kind of model yet."
         )
     return line
 
 
 def _changed(line: LineBetween) -> Iterator[str]:
-    """Names of tensors that the model holds otherwise than the second checkpoint, bit by bit."""
+    """Names of tensors in the model that differ from the second checkpoint in any bit."""
     space = Workspace()
     for tensor in line.shared.tensors:
         for start, (_, second) in pieces(tensor, line.readers, space):

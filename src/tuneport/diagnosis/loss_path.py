@@ -1,8 +1,8 @@
-"""The public function: loss, and accuracy where the data has answers, along the straight line between two models; the barrier.
+"""`path`: loss (and accuracy, if the data has answers) along the line between two models, and the barrier.
 
-Read `path` from top to bottom: find everything and tell every fault, plan, load the second model once, move it from point
-to point, set more points where the losses of one half of the data bend, and say how high the barrier is on the other half.
-A killed run goes on from the points it has; a record is never half there.
+Read `path` from top to bottom: find all inputs and report all problems, plan, load the second model once, move it from
+point to point, add points where the losses of one half of the data bend, and measure the barrier on the other half. A
+killed run resumes from its finished points; a record is never written in part.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class LossPath(Found):
     def heading(self) -> str:
         """One line: the barrier."""
         if self["barrier"] is None:
-            return "loss along the line; no point between the models was measured, so the barrier is not known"
+            return "loss along the line; no point between the models was measured, so the barrier is unknown"
         low, high = self["interval"]
-        told = f"barrier {self['barrier']:.4f} nats a token at α = {self['at']:g} (95 % {low:.4f} to {high:.4f})"
+        told = f"barrier {self['barrier']:.4f} nats per token at α = {self['at']:g} (95 % {low:.4f} to {high:.4f})"
         return f"{told}. {verdict(self['connected'], self['threshold'])}".removesuffix(". ")
 
     def table(self) -> list[list[str]]:
@@ -70,11 +70,12 @@ class LossPath(Found):
 @takes(PathOptions)
 def path(given: PathOptions) -> LossPath:
     """Measure loss (and accuracy) on the straight line from `a` (α = 0) to `b` (α = 1), and the barrier between them.
-
-    The data are one's own examples (docs/formats.md): texts, or questions with answers, whose loss is that of
-    the answer's tokens; answers are generated too unless ``loss_only``. ``beyond`` goes on past 1, to b + (beyond − 1)·(b − a).
-    Interpolation and arithmetic are float32; config, tokenizer and template are b's throughout; where a's config would
-    compute otherwise there is no line, unless ``allow_config``. The barrier is *connected* or not against ``threshold``. With ``out`` the record is written there, every example's outcome beside it. Raises `TuneportError`.
+    The data are your own examples (docs/formats.md): texts, or questions with answers; the loss of a question is that
+    of its answer's tokens. Answers are also generated, unless ``loss_only``. ``beyond`` continues past 1, to b +
+    (beyond − 1)·(b − a). Interpolation and arithmetic are float32; config, tokenizer and template are b's throughout.
+    If a's config would compute differently, there is no line, unless ``allow_config``. The models are *connected* if
+    the barrier is below ``threshold``. With ``out``, the record is written there, with every example's outcome beside
+    it. Raises `TuneportError`.
 
         tuneport.path("v1", "v2", "test.jsonl")
 
@@ -117,7 +118,7 @@ def _path(given: PathOptions) -> dict[str, Any]:
             },
             "versions": versions(),
         }
-        plan = json.loads(json.dumps(plan))  # as it stands in the record: lists, not tuples
+        plan = json.loads(json.dumps(plan))  # as written in the record: lists, not tuples
         if out is not None and (done := already_done(out, plan, overwrite)) is not None:
             return {**done, "already_done": True}
         kept = None if out is None else stack.enter_context(keeping(out, plan, overwrite))
@@ -127,7 +128,7 @@ def _path(given: PathOptions) -> dict[str, Any]:
         warnings = [*twice, *one.warnings, *_told(shared, otherwise, names), *looked.warnings]
         if given.strict and warnings:
             raise DoubtError(
-                f"{named('strict')}: nothing was measured, since something looks wrong:{listing(warnings)}"
+                f"{named('strict')} stopped this run before measuring, because of these warnings:{listing(warnings)}"
             )
         warnings += [note for task in examples.losses for note in task.notes]
         progress = stack.enter_context(Progress("path", len(wanted.alphas) + wanted.refine, "points", rate=False))
@@ -165,14 +166,14 @@ def _identity(checkpoint: Checkpoint, reader: TensorReader) -> dict[str, Any]:
 
 def _told(shared: Shared, otherwise: Sequence[str], names: Sequence[str]) -> list[str]:
     """In which respects the model at α = 0 is not quite the first one."""
-    found = [f"All of the line is computed by {names[1]}'s config: {'; '.join(otherwise)}."] if otherwise else []
+    found = [f"The whole line uses the config of {names[1]}: {'; '.join(otherwise)}."] if otherwise else []
     if shared.tokens is None or not any(shared.tokens[1]):
         return found
     common, (only_a, only_b) = shared.tokens[0], shared.tokens[1]
-    reasons = [f"the rows of {only_b:,} that only {names[1]} has stay as they are all along the line"] if only_b else []
+    reasons = [f"the rows of {only_b:,} that only {names[1]} has stay unchanged along the line"] if only_b else []
     reasons += [f"{only_a:,} that only {names[0]} has are left out"] if only_a else []
     return [
         *found,
-        f"{names[0]} and {names[1]} have {common:,} tokens in common; {', and '.join(reasons)}. So at α = 0 the model is "
-        f"not quite {names[0]}.",
+        f"{names[0]} and {names[1]} have {common:,} tokens in common; {', and '.join(reasons)}. So at α = 0 the model "
+        f"is not exactly {names[0]}.",
     ]

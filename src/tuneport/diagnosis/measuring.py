@@ -1,6 +1,6 @@
-"""What is asked at every point of the line, and what it says: the loss of each example, and its answer where one is wanted.
+"""What to measure at each point of the line: the loss of each example, and its answer if one is wanted.
 
-The second model is loaded once, for the first point that an earlier run has not measured, and moved from point to point.
+The second model is loaded once, at the first point that has no result yet, and moved from point to point.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def read_examples(data: Sequence[Any], loss_only: bool, columns: Mapping[str, st
         raise DataError(f"The data mixes texts and questions with answers ({named}). Measure them in two runs.")
     count = sum(len(task.examples) for task in losses)
     if count < _FEWEST:
-        raise DataError(f"The data holds {count} examples; a barrier needs at least {_FEWEST}, two to a half.")
+        raise DataError(f"The data holds {count} examples; a barrier needs at least {_FEWEST} (two in each half).")
     answered = () if loss_only or kinds == {False} else tuple(replace(task, kind="match") for task in losses)
     return Data(losses, answered)
 
@@ -140,13 +140,13 @@ class Measuring:
         point = Point(tuple(results), len(self.examples.losses))
         if not np.isfinite(point.losses).all():
             raise NumericsError(
-                f"At α = {alpha:g} the loss is NaN or infinite. Choose points nearer to the two models."
+                f"At α = {alpha:g} the loss is NaN or infinite. Choose points closer to the two models."
             )
         return point
 
     def _tell(self, found: list[str]) -> None:
         if self.strict and found:
-            raise DoubtError(f"{named('strict')}: measuring stopped, since something looks wrong:{listing(found)}")
+            raise DoubtError(f"{named('strict')} stopped measuring, because of these warnings:{listing(found)}")
         self.warnings.extend(found)
 
     def _model(self) -> tuple[Any, LineBetween]:

@@ -1,7 +1,7 @@
-"""The public function: will a transfer work for this pair? Told from the weights, before anything is written.
+"""`compare`: will a transfer work for this pair? Answered from the weights, before anything is written.
 
-Each target (or each stored diff vector) is planned as `transfer` would plan it and measured in one pass; gates and the verdict
-follow from the figures, and several are ranked.
+Each target (or each stored diff vector) is planned as by `transfer` and measured in one pass. Gates and verdict follow
+from the measures; several targets are ranked.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ _NAMES = {
     "diff_over_shift": "‖Δ‖ / ‖target − base‖",
     "cosine_base_target": "cosine of base and target",
     "cosine_diff_shift": "cosine of Δ and target − base",
-    "changed_share": "entries that Δ changes",
-    "opposed_share": "of these, against target − base",
-    "rounding_loss": "of ‖Δ‖ lost to rounding",
-    "unchanged_share": "of the entries, rounded away",
+    "changed_share": "share of entries changed by Δ",
+    "opposed_share": "share of these opposed to target − base",
+    "rounding_loss": "share of ‖Δ‖ lost to rounding",
+    "unchanged_share": "share of entries rounded away",
 }
 _SHARES = ("changed_share", "opposed_share", "unchanged_share")
 
@@ -79,7 +79,7 @@ class PairComparison(Found):
         if self["tuned_target"] is not None:
             of_target = self["tuned_target"]
             rows.append(["cosine of Δ and the target's own", _shown("", of_target["cosine_diffs"]), "–", "–"])
-            rows.append(["entries where both have one sign", _percent(of_target["sign_agreement"]), "–", "–"])
+            rows.append(["entries with the same sign in both", _percent(of_target["sign_agreement"]), "–", "–"])
         return [["", "all tensors", "matrices", "norms and biases"], *rows]
 
     def probe_table(self) -> list[list[str]] | None:
@@ -143,11 +143,12 @@ def _percent(value: float | None) -> str:
 
 @takes(CompareOptions)
 def compare(given: CompareOptions) -> PairComparison | Ranking:
-    """Say from the weights whether carrying tuned − base onto a target will work; nothing is written but ``out``.
+    """Predict from the weights whether transferring tuned − base to a target will work; only ``out`` is written.
 
-    With prompts (``probe``) and texts (``retain``) the models are asked as well, target + Δ in memory. Base, tuned and target are read once, within the memory bound. Gates come first (strangers, swapped roles, rounding, tokens),
-    then the verdict: ``likely``, ``uncertain`` or ``unlikely``, with its reasons. Of several targets (``onto``) or stored diff vectors
-    (``diffs``) a `Ranking` is returned, the best first. Raises `TuneportError`.
+    With prompts (``probe``) and texts (``retain``) the models are also run, target + Δ in memory. Base, tuned and target
+    are read once, within the memory limit. Gates come first (unrelated models, swapped roles, rounding, tokens), then the
+    verdict: ``likely``, ``uncertain`` or ``unlikely``, with its reasons. For several targets (``onto``) or stored diff
+    vectors (``diffs``) a `Ranking` is returned, the best first. Raises `TuneportError`.
 
         tuneport.compare("v1", "v1-tuned", "v2")
         tuneport.compare("v1", "v1-tuned", "v2", probe="prompts.jsonl", retain="texts.jsonl")
@@ -181,19 +182,19 @@ def _worded(one: PairComparison, words: Callable[[Iterable[str]], Sequence[str]]
 
 
 def _check_place(out: Path, overwrite: bool) -> None:
-    """Refuse a place where something else stands. Raises `OutputError`."""
+    """Refuse a place with other contents. Raises `OutputError`."""
     if not out.parent.is_dir():
-        raise OutputError(f"{out}: the folder {out.parent} does not exist. Make it first.")
+        raise OutputError(f"{out}: the folder {out.parent} does not exist. Create it first.")
     if not os.path.lexists(out):
         return
     if out.is_symlink() or out.is_dir() or not _is_comparison(out):
-        raise TakenError(f"{out} exists and is not a comparison that tuneport wrote. Choose another {named('out')}.")
+        raise TakenError(f"{out} exists and is not a comparison written by tuneport. Choose another {named('out')}.")
     if not overwrite:
         raise TakenError(f"{out} exists. Give {named('overwrite')} to replace it, or choose another {named('out')}.")
 
 
 def _is_comparison(file: Path) -> bool:
-    """Whether a file holds what `compare` writes: one object, or a list of them."""
+    """Whether a file has the form that `compare` writes: one object, or a list of them."""
     try:
         found = read_record(file)
     except (OSError, ValueError):

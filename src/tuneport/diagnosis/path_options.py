@@ -36,36 +36,34 @@ class PathOptions(Options):
         help="the model at α = 1, whose config, tokenizer and template are used",
     )
     data: tuple[Any, ...] = data_option(
-        "DATA", "texts, or questions with answers, as for `evaluate`: a file, org/name on the Hub, or in Python a table"
+        "DATA", "texts, or questions with answers, as for `evaluate`: a file, org/name on the Hub, or a table in Python"
     )
-    out: Place | None = option(
-        None, metavar="FILE", positional=True, help="JSON file to write; it appears when it is whole"
-    )
+    out: Place | None = option(None, metavar="FILE", positional=True, help="JSON file to write (created when complete)")
     points: int | None = _line(
         None,
-        f"so many at equal distances, A and B included (default: {POINTS}; at most 1,000 points in all)",
+        f"number of evenly spaced points, including A and B (default: {POINTS}; at most 1,000 points in all)",
         bounds=Bounds(least=3),
     )
     refine: int | None = _line(
         None,
-        f"so many more where the loss rises and bends (default: {REFINE}; 0 where `alphas` says where)",
+        f"extra points where the loss rises and bends (default: {REFINE}; 0 with `alphas`)",
         bounds=Bounds(least=0),
     )
-    alphas: tuple[float, ...] | None = _line(None, "these points, besides 0 and 1", metavar="X[,X…]", separator=",")
-    beyond: float | None = _line(None, "go on past B, to A + X·(B − A)", bounds=Bounds(above=1))
+    alphas: tuple[float, ...] | None = _line(None, "measure these points, and 0 and 1", metavar="X[,X…]", separator=",")
+    beyond: float | None = _line(None, "continue past B, up to A + X·(B − A)", bounds=Bounds(above=1))
     threshold: float | None = _line(
-        THRESHOLD, "barrier in nats a token below which A and B count as connected", bounds=Bounds(least=0)
+        THRESHOLD, "barrier (nats per token) below which A and B count as connected", bounds=Bounds(least=0)
     )
     allow_config: bool = _line(
-        False, "compute all of the line by B's config, where A's differs in more than behaviour (rope scaling, say)"
+        False, "use B's config for the whole line even if A's differs in more than behaviour (such as rope scaling)"
     )
-    loss_only: bool = option(False, group="asking", help="the loss of answers alone; generate nothing")
+    loss_only: bool = option(False, group="models", help="measure only the loss of answers; generate nothing")
     asking: Asking = nested(Asking, "match", "max_new_tokens")
     columns: Mapping[str, str] | None = columns_option()
-    chat_template: Place | None = chat_template_option("template, where B has none")
+    chat_template: Place | None = chat_template_option("chat template, if B has none")
     device: str | None = device_option()
     batch_size: Any = batch_size_option()
-    seed: int = option(0, group="asking", bounds=Bounds(least=0), help="of the halves and the bootstrap")
+    seed: int = option(0, group="models", bounds=Bounds(least=0), help="random seed (split into halves, bootstrap)")
     strict: bool = strict_option()
     overwrite: bool = overwrite_option()
 

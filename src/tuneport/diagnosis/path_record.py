@@ -1,4 +1,4 @@
-"""What was measured along a line becomes the record of a path, and a line for every example at every point."""
+"""Make the record of a path from its measurements, with a line for every example at every point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Where a checkpoint's tensors lie in the model that transformers loaded from it, so that they can be overwritten in place.
+"""Where a checkpoint's tensors are in the model that transformers loaded from it, so that they can be overwritten in
+place.
 
 transformers may split, join or leave out some while loading; such models are refused, not measured wrongly.
 """
@@ -26,7 +27,7 @@ def placed(model: Any, tensors: Iterable[tuple[str, tuple[int, ...]]]) -> dict[s
 
 
 def without_tensor(model: Any, places: Iterable[Any]) -> list[str]:
-    """Parameters of the model that no tensor fills, in words."""
+    """Messages for parameters of the model that no tensor fills."""
     filled = {place.data_ptr() for place in places}
     return [
         f"the model's {quoted(name)} is not in the checkpoint"
@@ -36,13 +37,13 @@ def without_tensor(model: Any, places: Iterable[Any]) -> list[str]:
 
 
 def without_place(names: Iterable[str]) -> list[str]:
-    """Tensors that the model has no place for, in words."""
-    return [f"{quoted(name)} has no place in the model" for name in names]
+    """Messages for tensors that the model lacks."""
+    return [f"{quoted(name)} is not in the model" for name in names]
 
 
 def otherwise(names: Iterable[str]) -> list[str]:
-    """Tensors that the model holds in other numbers than the checkpoint, in words."""
-    return [f"{quoted(name)} is not what the checkpoint holds" for name in names]
+    """Messages for tensors whose values in the model differ from the checkpoint."""
+    return [f"{quoted(name)} differs from the checkpoint's" for name in names]
 
 
 def is_held(place: Any, start: int, wanted: Any) -> bool:

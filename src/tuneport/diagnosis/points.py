@@ -1,6 +1,6 @@
-"""Where on a line losses are measured to begin with, and how many points that makes in all.
+"""The points on a line that are measured first, and how many there are in all.
 
-In come the choices of `path`, out come `Points`: pure functions of numbers, which a study's file and its estimates ask too.
+Pure functions of numbers, also used by study files and their estimates.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tuneport.errors import ABSENT, Fault, UsageError, named
 POINTS = 5
 REFINE = 4
 THRESHOLD = (
-    0.05  # nats a token; the bound that the lab's studies state, below which two models count as linearly connected
+    0.05  # nats per token; the bound that the lab's studies state, below which two models count as linearly connected
 )
 MOST = 1_000  # on one line, each a pass of the model over all of the data
 
@@ -28,9 +28,9 @@ class Points:
 
 
 def points_of(points: int | None, refine: int | None, alphas: Sequence[float] | None, beyond: float | None) -> Points:
-    """The points that `path` was asked for. Raises `UsageError` for what cannot be meant, and for more than `MOST`."""
+    """The points that `path` was asked for. Raises `UsageError` for invalid options, and for more than `MOST`."""
     if alphas is not None and (points is not None or beyond is not None):
-        told = f"says where the points are; leave out {named('points')} and {named('beyond')}"
+        told = f"already sets the points; leave out {named('points')} and {named('beyond')}"
         raise UsageError(Fault("alphas", ABSENT, told))
     if alphas is not None:
         return _given(alphas, 0 if refine is None else refine)
@@ -56,7 +56,7 @@ def how_many(points: int | None, refine: int | None, beyond: float | None) -> in
     return last + 1 + (REFINE if refine is None else refine)
 
 
-_TOO_MANY = f"more than {MOST:,} points on one line, each a pass over all of the data"
+_TOO_MANY = f"more than {MOST:,} points on one line; each needs a pass over all data"
 
 
 def _given(alphas: Sequence[float], refine: int) -> Points:

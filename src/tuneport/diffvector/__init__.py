@@ -1,1 +1,1 @@
-"""The diff vector as a thing of its own: taken, stored, checked, applied."""
+"""The diff vector: compute, store, check and apply it."""

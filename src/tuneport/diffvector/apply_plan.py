@@ -1,7 +1,7 @@
-"""The plan of adding kept diff vectors to a target: target + Σ scale·Δ.
+"""Plan to add saved diff vectors to a target: target + Σ scale·Δ.
 
-In come diff vectors, their scales and a target, out comes the same kind of `Plan` as for a transfer: each vector brings
-its parents' sidecars, so tokens are matched and configs merged as if base and tuned stood beside it.
+The result is the same kind of `Plan` as for a transfer. Each vector contains its parents' small files, so tokens are
+matched and configs merged as if base and tuned were present.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ from tuneport.sidecars.three_way import Three
 
 
 def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: Checkpoint, choices: Choices) -> Plan:
-    """The plan of target + Σ scale·Δ. Raises where a vector and the target do not belong together at all."""
+    """The plan of target + Σ scale·Δ. Raises an error if a vector and the target do not belong together."""
     check_readable(target)
     inputs = (*(vector.stored for vector in vectors), target)
     for vector in vectors:
@@ -177,9 +177,10 @@ def _misread(one: _Applied) -> list[str]:
     if vector.manifest.get("rows") != "strings":
         return []
     return [
-        f"{quoted(name)}: its rows {'were' if entry.get('by_token') else 'were not'} matched by token when the diff vector "
-        f"{vector.stored.label} was taken, and with this target it is the other way round. Run `tuneport transfer` with the "
-        f"parents, or decide in both runs with {named('vocabulary', f'^{expression_of(name)}$=strings|positions')}."
+        f"{quoted(name)}: its rows {'were' if entry.get('by_token') else 'were not'} matched by token when the diff "
+        f"vector {vector.stored.label} was computed; with this target it is the opposite. Run `tuneport transfer` "
+        f"with the parents, or choose in both runs with "
+        f"{named('vocabulary', f'^{expression_of(name)}$=strings|positions')}."
         for name, entry in vector.entries.items()
         if _is_float(entry) and bool(entry.get("by_token")) != (name in by_token)
     ]
@@ -189,8 +190,8 @@ def _check_one_vocabulary(vectors: Sequence[DiffVector], matches: Sequence[Vocab
     changing = [vector.stored.label for vector, match in zip(vectors, matches, strict=True) if match.changes]
     if len(changing) > 1:
         raise PairingError(
-            f"{' and '.join(changing)} each add or rename tokens; which id each gets would depend on their order. "
-            "Apply them in separate runs, one after another."
+            f"{' and '.join(changing)} each add or rename tokens, so the new ids would depend on their order. Apply "
+            f"them in separate runs, one after another."
         )
 
 
@@ -236,7 +237,7 @@ def _merge_accounts(accounts: Sequence[Account], target: Checkpoint) -> tuple[Ac
     def pair(name: str) -> ParentPair:
         account, number = chosen[name]
         found = account[number].pair
-        assert found is not None, "asked for of lines with a pair only"
+        assert found is not None, "only lines with a pair ask for this"
         return found
 
     merged = Account(LazyMapping(chosen, pair), Ties(False, None, ()), target.tensors)
@@ -259,8 +260,9 @@ def _recipe(
         stored = vector.difference(own.pair.name)
         if target.dtype == "F64" and stored is not None and stored.dtype != "F64":
             raise PairingError(
-                f"{quoted(target.name)} is float64 in the target, but the diff vector {vector.stored.label} was taken in float32, "
-                "so the result would not be that of a transfer. Run `tuneport transfer` with its parents instead."
+                f"{quoted(target.name)} is float64 in the target, but the diff vector {vector.stored.label} was "
+                f"computed in float32, so the result would differ from a transfer. Run `tuneport transfer` with its "
+                f"parents instead."
             )
         raw, runs = vector.stored.tensors.get(RAW + own.pair.name), None
         if own.by_token or vector.ids(own.pair.name) is not None:
@@ -286,8 +288,8 @@ def _runs(one: _Applied, pair: ParentPair, target: StoredTensor) -> tuple[Runs, 
         tuned_id = int(rows.tuned[row])
         if tuned_id not in position:
             raise PairingError(
-                f"{quoted(pair.name)}: the diff vector holds no row for the tuned model's token {tuned_id}: it keeps whole rows "
-                "only of tokens that its base lacks. Run `tuneport transfer` with the parents instead."
+                f"{quoted(pair.name)}: the diff vector has no row for the tuned model's token {tuned_id}; it stores "
+                f"full rows only for tokens its base lacks. Run `tuneport transfer` with the parents instead."
             )
         raw[row] = position[tuned_id]
     return runs_of(rows.target, plus, plus, raw, columns_of(target)), rows.rows

@@ -1,7 +1,7 @@
-"""The plan of taking a diff vector: tuned − base, stored in the working dtype.
+"""Plan to compute a diff vector: tuned − base, stored in the working dtype.
 
-In come two checkpoints, out comes a `Plan` whose tensors are differences, and whose sidecars are those of both parents,
-each in a folder of its own, so that the vector can be added to any target later without them.
+The `Plan` has differences as tensors, and the small files of both parents in separate folders, so that the vector can
+later be added to any target without its parents.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
         if pair.name in kept:
             return kept[pair.name]
         entry = _entry(pair, pair.name in paired.matched.by_token)
-        # Rows that an adapter trained are told apart from the others in any case.
+        # Rows that an adapter trained are always kept separately.
         apart = entry["by_token"] or (pair.change is not None and pair.change.rows is not None)
         base_rows = rows_of(pair.base)
         rows = match.rows(base_rows, rows_of(pair.tuned), base_rows) if apart else None
@@ -93,7 +93,7 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
         files={**_kept(base.sidecars), **_kept(sidecars)},
         decisions=(
             *paired.decisions,
-            Decision("sidecars", "both parents'", "needed to merge them onto a target"),
+            Decision("sidecars", "both parents'", "needed later to merge them with a target's"),
         ),
         tensor_refusals=paired.refusals(account),
         warnings=paired.warnings if lost is None else (*paired.warnings, lost),
@@ -148,7 +148,7 @@ def _entry(pair: ParentPair, by_token: bool) -> dict[str, Any]:
 
 
 def _kept(folder: SidecarFolder) -> Mapping[str, bytes | Path]:
-    """A parent's small files, whose settings can be read: what is damaged is told now, not when the vector is applied."""
+    """A parent's small files, whose settings can be read: damage is reported now, not when the vector is applied."""
     for name in BEHAVIOUR_FILES:
         if name.endswith(".json"):
             folder.json(name)

@@ -1,8 +1,7 @@
-"""A stored diff vector in the target's spelling.
+"""Rename a stored diff vector's tensors to the target's names.
 
-In come a diff vector and the target it is to be added to, out comes the same vector under the target's names, as views of what
-is stored: differences, rows kept raw, and what its manifest remembers of base and tuned. The rules are those of `pairing.spelling`,
-found on the base's names and shapes.
+Everything stays a view of what is stored: differences, raw rows, and what the manifest records of base and tuned. The
+rules are those of `pairing.spelling`, applied to the base's names and shapes.
 """
 
 from __future__ import annotations
@@ -56,8 +55,8 @@ def _under(vector: DiffVector, views: Mapping[str, StoredTensor]) -> DiffVector:
             entry, difference = _translated(vector, view)
         except UnviewableError as error:
             raise PairingError(
-                f"{vector.role} {vector.stored.label}: {quoted(name)} of the target is joined or cut of tensors that the diff "
-                f"vector keeps in different ways ({error}). Run `tuneport transfer` with its parents instead."
+                f"{vector.role} {vector.stored.label}: {quoted(name)} of the target combines or splits tensors that "
+                f"the diff vector stores in different ways ({error}). Run `tuneport transfer` with its parents instead."
             ) from None
         entries[name] = entry
         if difference is not None:

@@ -1,7 +1,6 @@
-"""Take a diff vector and keep it; add kept ones to a target; say beforehand what a run would do.
+"""Compute and save a diff vector (`diff`), add saved ones to a target (`apply`), and show beforehand what a run would do.
 
-Taking and then adding gives, byte for byte, what `transfer` gives: the same pairing, the same arithmetic, the same merge of
-sidecars.
+`diff` followed by `apply` gives the same bytes as `transfer`: the same pairing, arithmetic and merge of small files.
 """
 
 from __future__ import annotations
@@ -54,10 +53,9 @@ def apply(given: ApplyOptions) -> Output:
 
 @takes(PlanOptions)
 def plan(given: PlanOptions) -> PlannedRun:
-    """What a run with these options would do, from headers and a sample of values; nothing is written.
-
-    With base, tuned and onto it is the plan of `transfer`; without onto, of `diff`; with ``diffs`` and onto, of `apply`. What would
-    be refused stands in it (``plan["refused"]``). Raises `TuneportError` where there can be no plan.
+    """Plan a run with these options, from headers and a sample of values; nothing is written. With base, tuned and onto
+    it is the plan of `transfer`; without onto, of `diff`; with ``diffs`` and onto, of `apply`. Problems that would stop
+    the run are in ``plan["refused"]``. Raises `TuneportError` if there can be no plan.
 
         print(tuneport.plan("v1", "v1-tuned", "v2").in_words())
     """

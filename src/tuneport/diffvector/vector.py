@@ -1,7 +1,7 @@
-"""A diff vector on disk: what is in the folder, and how its rows and tensors are found again.
+"""A diff vector on disk: what its folder contains, and how to find rows and tensors in it.
 
-In comes a folder that `tuneport diff` wrote, out comes a `DiffVector`: differences by tensor name in the working dtype,
-raw rows of tokens that base lacks, and the sidecars of both parents. docs/formats.md describes the folder.
+A `DiffVector` has differences by tensor name in the working dtype, raw rows of tokens that the base lacks, and the
+small files of both parents. docs/formats.md describes the folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tuneport.pairing.vocabulary import MOST_ROWS
 from tuneport.pairing.vocabulary_matrices import with_rows
 
 STEM = "diff"
-# The raw rows of tensor NAME stand in the tensor RAW + NAME.
+# The raw rows of tensor NAME are in the tensor RAW + NAME.
 RAW = "raw:"
 
 
@@ -32,7 +32,7 @@ RAW = "raw:"
 class DiffVector:
     """A stored diff vector. ``stored`` is its folder as a checkpoint; ``entries`` its account of the parents' tensors.
 
-    ``made`` are small files of a parent (base, tuned) that stand in place of those kept.
+    ``made`` are small files of a parent (base, tuned) that replace the stored ones.
     """
 
     role: str
@@ -72,27 +72,27 @@ class DiffVector:
 
 
 def open_diff(spec: str | os.PathLike[str], role: str = "diff", label: str | None = None) -> DiffVector:
-    """A diff vector from its folder, called ``label`` if not by its name. Raises `CheckpointError` where it is none, or incomplete."""
+    """A diff vector from its folder, called ``label`` if not by its name. Raises `CheckpointError` if it is not a diff
+    vector, or incomplete.
+    """
     from tuneport.engine.manifest import read_manifest
 
     path = Path(os.path.expanduser(spec))
     if not path.is_dir():
         raise CheckpointError(
-            f"{role} {path}: no such folder. `tuneport diff --base A --tuned T --out DIFF` makes one."
+            f"{role} {path}: no such folder. `tuneport diff --base A --tuned T --out DIFF` creates one."
         )
     manifest = read_manifest(path)
     if manifest.get("operation") != "diff":
-        raise CheckpointError(f"{role} {path} is no diff vector (its manifest says {manifest.get('operation')!r}).")
+        raise CheckpointError(f"{role} {path} is not a diff vector (its manifest says {manifest.get('operation')!r}).")
     stored = replace(open_folder(path, role, stem=STEM, label=label), role=role)
     entries = manifest.get("diff")
     if not isinstance(entries, dict) or not _name_the_same(entries, stored):
-        raise CheckpointError(
-            f"{role} {path}: the manifest and the stored tensors tell different stories. Make it again."
-        )
+        raise CheckpointError(f"{role} {path}: the manifest and the stored tensors do not match. Compute it again.")
     for name, entry in entries.items():
         if not _agrees(entry, stored.tensors.get(name), stored.tensors.get(RAW + name)):
             raise CheckpointError(
-                f"{role} {path}: {quoted(name)} is not stored as the manifest says. Make the vector again."
+                f"{role} {path}: {quoted(name)} is not stored as the manifest says. Compute the vector again."
             )
     config = SidecarFolder("base", path.name, path / "base", within=path).json("config.json") or {}
     return DiffVector(role, stored, entries, manifest, config)

@@ -1,1 +1,1 @@
-"""The main job: `plan` says what will happen, `run` does it, `arithmetic` is what it means."""
+"""The core of a transfer: `plan` decides what will happen, `run` does it, `arithmetic` defines the computation."""

@@ -1,8 +1,7 @@
 """What an adapter adds to one tensor, as terms of a sum or of a stored difference.
 
-In come a tensor of base and tuned with the adapter's change, and the rows that belong together where it is a vocabulary
-matrix; out come terms: the weight saved as a whole minus the base's, the product on top, trained rows minus the base's,
-and where the rows of new tokens come from. The base is read where a whole tensor or trained rows replace it, only.
+Terms are: the fully saved weight minus the base's, the low-rank product added to it, trained rows minus the base's, and
+the source of the rows of new tokens. The base is read only where a full tensor or trained rows replace it.
 """
 
 from __future__ import annotations

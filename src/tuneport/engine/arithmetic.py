@@ -3,10 +3,9 @@
     d = W(tuned) − W(base)        p = W(scale)·d        o = W(target) + p
     d = W(scaling)·Σ W(B)·W(A)    for the product of an adapter, term by term in the order of the rank
 
-W is the working dtype: float64 if any input is float64, else float32. Each step is rounded to W by itself (numpy
-fuses nothing), then the result is rounded once to the output dtype. What is stored is handed around as *bits*: an
-array of the stored numbers as numpy reads them, uint16 for bfloat16. `tuneport.engine.kernel` computes the same bits
-faster where it can.
+W is the working dtype: float64 if any input is float64, else float32. Each step is rounded to W separately (numpy fuses
+nothing), then the result is rounded once to the output dtype. Stored numbers are passed around as *bits*: arrays as
+numpy reads them, uint16 for bfloat16. `tuneport.engine.kernel` computes the same bits faster where it can.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How many workers, and how large the pieces, so that memory stays under --max-memory.
+"""Choose the number of workers and the size of pieces, so that memory stays under --max-memory.
 
-In come the bound and what the process holds already, out come workers and piece size. Sizes are in bytes, pieces in
-elements. What a run needs depends on the number of tensors and leaves, not on their size.
+Computed from the limit and the memory already in use. Sizes are in bytes, pieces in elements. The need depends on the
+number of tensors and leaves, not on their size.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Budget:
 def budget(
     limit: int | None, workers: int | None, default: int = DEFAULT_MAX_MEMORY, more: int = 0, leaves: int = 0
 ) -> Budget:
-    """The largest pool that fits into ``limit`` bytes. Raises `OutputError` naming the minimum where none does.
+    """The largest pool that fits into ``limit`` bytes. Raises `OutputError` with the minimum if none does.
 
     ``more`` are bytes that each worker needs beside its pieces: tiles of an adapter's factors. ``leaves``: how many will be
     written. What the plan takes for each tensor is held already.

@@ -1,7 +1,7 @@
-"""The options of a transfer: `Choices` decide what the output is, `Running` how a run goes about it.
+"""The options of a transfer: `Choices` determine the output, `Running` how the run works.
 
-Choices are part of the plan, and of its digest; what is in `Running` changes no byte. The texts of the command line and of a
-study's file, and the numbers and mappings of a Python call, become the same checked records.
+Choices are part of the plan and its digest; `Running` changes no byte of the output. Texts of the command line and of
+study files, and numbers and mappings of Python calls, become the same checked records.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _pairs(value: object, written: str) -> list[tuple[object, object]]:
         elif isinstance(each, Sequence) and len(each) == 2:
             found.append((each[0], each[1]))
         else:
-            raise ValueError(f"must be a mapping, or texts {written}")
+            raise ValueError(f"must be a mapping, or strings written as {written}")
     return found
 
 
@@ -136,25 +136,25 @@ _running = partial(option, identity=False, group="the run")
 
 @dataclass(frozen=True)
 class Choices(Options):
-    """Everything that decides what the output is. Raises `UsageError` with every value that is not valid."""
+    """Everything that determines the output. Raises `UsageError` with every value that is not valid."""
 
-    scale: float = _arithmetic(1.0, "factor of the diff vector", metavar="X")
+    scale: float = _arithmetic(1.0, "factor for the diff vector", metavar="X")
     rules: tuple[ScaleRule, ...] = _repeated(
-        help="another scale for tensors whose name the expression is found in; the last match wins; 0 leaves a tensor "
-        "as the target has it",
+        help="another scale for tensors whose names match the regular expression; the last match wins; 0 keeps the "
+        "target's tensor",
         metavar="REGEX=SCALE",
         parse=parse_rules,
         accepts="Mapping[str, float] | Sequence[str]",
     )
     drop: tuple[str, ...] = _repeated(
-        help="leave out tensors that have no place in the target; with `diff`, that only one of the two has",
+        help="leave out tensors that the target lacks (with `diff`: that only one of the two models has)",
         metavar="REGEX",
         parse=_parse_drop,
         accepts="str | Sequence[str]",
     )
     renames: tuple[Rename, ...] = _repeated(
-        help="replace what the expression finds in tensor names of base, tuned or adapter, before they are compared with the "
-        r"target's; split at the last =, \1 is the first group; several are replaced one after another",
+        help="rename tensors of base, tuned or adapter before they are compared with the target's: replace what the "
+        r"regular expression matches (split at the last =; \1 is the first group; several are applied in order)",
         metavar="REGEX=REPLACEMENT",
         parse=parse_renames,
         accepts="Mapping[str, str] | Sequence[str]",
@@ -166,31 +166,33 @@ class Choices(Options):
         parse=parse_dtype,
         accepts="str | torch.dtype | None",
     )
-    rounding: Literal["nearest", "stochastic"] = _arithmetic("nearest", "of the result")
-    seed: int = _arithmetic(0, "for stochastic rounding", bounds=Bounds(least=0))
+    rounding: Literal["nearest", "stochastic"] = _arithmetic("nearest", "how to round the result")
+    seed: int = _arithmetic(0, "random seed for stochastic rounding", bounds=Bounds(least=0))
     config: Mapping[str, str] = _of_a_side(
-        help="take a config field from base, tuned or target; generation.FIELD and tokenizer.FIELD for the other files, "
-        "tokenizer.SECTION for one section of tokenizer.json",
+        help="take a config field from base, tuned or target; generation.FIELD and tokenizer.FIELD for the other "
+        "files, tokenizer.SECTION for a section of tokenizer.json",
         metavar="FIELD=SIDE",
     )
-    sidecar: Mapping[str, str] = _of_a_side(help="take a sidecar from base, tuned or target", metavar="NAME=SIDE")
+    sidecar: Mapping[str, str] = _of_a_side(
+        help="take a file beside the weights from base, tuned or target", metavar="NAME=SIDE"
+    )
     new_tokens: Literal["append", "all", "drop"] = _sidecars(
         "append",
-        "append the tokens that only the tuned model has; all: also those that base and tuned have and the target "
-        "lacks; drop: none",
+        "append: add tokens that only the tuned model has; all: also tokens that base and tuned have and the target "
+        "lacks; drop: add none",
     )
     vocabulary: Matching | None = _sidecars(
         None,
-        "match rows of embeddings and heads by token string or by position; REGEX=strings or REGEX=positions decides for "
-        "the tensors whose name the expression is found in",
+        "match rows of embeddings and heads by token string or by position; REGEX=strings or REGEX=positions chooses "
+        "for tensors whose names match",
         metavar="strings|positions",
         repeatable=True,
         parse=_parse_vocabulary,
         accepts="str | Mapping[str, str] | Sequence[str] | None",
     )
     vocabulary_rules: Mapping[str, Matching] = field(default_factory=dict)
-    digest_inputs: bool = _sidecars(False, "digest every tensor of the inputs into the manifest")
-    shard_size: str = _sidecars(DEFAULT_SHARD_SIZE, "most bytes in a file", metavar="SIZE", parse=size_text)
+    digest_inputs: bool = _sidecars(False, "record a digest of every input tensor in the manifest")
+    shard_size: str = _sidecars(DEFAULT_SHARD_SIZE, "maximum bytes per file", metavar="SIZE", parse=size_text)
 
     def __post_init__(self) -> None:
         """Check every value; a vocabulary's expressions go where `how_to_match` looks."""
@@ -231,13 +233,13 @@ class Choices(Options):
 class Running(Options):
     """How a run goes about its work; none of this changes a byte of the output."""
 
-    strict: bool = _running(False, "stop where something looks wrong, instead of warning")
+    strict: bool = _running(False, "stop instead of warning")
     allow_nonfinite: bool = _running(False, "write NaN and infinity instead of stopping")
-    overwrite: bool = _running(False, "replace an output of tuneport that is there already; anything else stays")
+    overwrite: bool = _running(False, "replace an existing output of tuneport (never other files)")
     max_memory: str | None = _running(
-        None, "bound on memory (default: 128MiB; 256MiB where tokenizers differ)", metavar="SIZE", parse=size_text
+        None, "memory limit (default: 128MiB; 256MiB if tokenizers differ)", metavar="SIZE", parse=size_text
     )
-    workers: int | None = _running(None, "worker threads (default: the usable CPUs)", bounds=Bounds(least=1))
+    workers: int | None = _running(None, "worker threads (default: all usable CPUs)", bounds=Bounds(least=1))
 
     @property
     def memory_limit(self) -> int | None:

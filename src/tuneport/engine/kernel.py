@@ -1,7 +1,7 @@
-"""One piece of a transfer, by the compiled kernel where it is built and fits, else in numpy: the same bits.
+"""Compute one piece of a transfer: with the compiled kernel if it is built and fits, else in numpy, with the same bits.
 
-In come the stored bytes of base, tuned and target, out go the stored bytes of the output and the sums of the piece.
-This is the only module that knows that there are two ways. ``TUNEPORT_KERNEL=numpy`` chooses the slower one.
+Takes the stored bytes of base, tuned and target; returns the stored bytes of the output and the sums of the piece. Only
+this module knows that there are two ways. ``TUNEPORT_KERNEL=numpy`` chooses the slower one.
 """
 
 from __future__ import annotations

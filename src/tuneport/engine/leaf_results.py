@@ -1,7 +1,7 @@
-"""What is known of every leaf of a run: its digest, its sums, how many of its numbers are not finite.
+"""The results of every leaf of a run: its digest, its sums, and how many of its numbers are not finite.
 
-In come the tasks of a plan and, in any order, the records of their leaves; out come the results, tensor by tensor. They are
-kept as rows of numbers, a hundred bytes for a leaf, and become objects only while somebody looks at them.
+Records of leaves arrive in any order and are returned tensor by tensor. They are stored as rows of numbers, about a
+hundred bytes per leaf, and become objects only while they are used.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class LeafResults(IndexedSequence[TensorResult]):
     """The results of all tasks, in their order. Leaves may be noted by several threads at once."""
 
     def __init__(self, tasks: Sequence[OutputTask], slots: Sequence[StoredTensor]) -> None:
-        """Nothing is known yet. ``slots`` are the places of the tasks' tensors, which are told sooner than a task."""
+        """Nothing is known yet. ``slots`` are the places of the tasks' tensors, which are known before a task is made."""
         self._tasks, self.slots = tasks, slots
         self._first = array("q", [0])
         for slot in slots:
@@ -114,7 +114,7 @@ class LeafResults(IndexedSequence[TensorResult]):
         self._state = bytearray(leaves)
 
     def take_up(self, journalled: Iterator[tuple[str, int, LeafRecord]]) -> None:
-        """Note what an earlier run journalled: tensor, leaf and record. It counts when `put` again."""
+        """Note what an earlier run recorded: tensor, leaf and record. It counts when `put` again."""
         numbers: Mapping[str, int] = {}
         for name, leaf, record in journalled:
             numbers = numbers or {slot.name: number for number, slot in enumerate(self.slots)}

@@ -1,8 +1,8 @@
-"""The manifest: what was done, for machines.
+"""The manifest: what was done, in machine-readable form.
 
-In come the plan and what the stream measured, out comes the JSON object that stands in the output as tuneport.json:
-inputs with their digests, every decision with its reason, every tensor with its fate, digest and norms. It holds names
-and digests, no absolute paths. docs/formats.md describes each field.
+Made from the plan and what the run measured, and written to the output as tuneport.json: inputs with their digests,
+every decision with its reason, every tensor with its fate, digest and norms. It contains names and digests, no absolute
+paths. docs/formats.md describes each field.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Measures:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """The measures as they stand in a manifest."""
+        """The measures as written in a manifest."""
         return {name: value for name, value in asdict(self).items() if name not in ("is_zero", "roles", "figures")}
 
 
@@ -147,7 +147,7 @@ def input_digests(plan: Plan, readers: Readers, pool: Budget) -> dict[str, Mappi
 
 @dataclass(frozen=True)
 class Conclusion:
-    """The figures of a whole pass, and what they say. ``losses`` are those of the warnings that tell what rounding took."""
+    """The figures of a whole pass, and what they say. ``losses`` are the warnings about rounding."""
 
     totals: Measures
     verdict: RolesVerdict
@@ -218,7 +218,7 @@ def _tensors(results: LeafResults, dropped: Sequence[dict[str, Any]]) -> Sequenc
 
 
 def render_manifest(manifest: Mapping[str, Any]) -> Iterator[bytes]:
-    """The manifest as it stands on disk, bit by bit: it is never in memory as a whole."""
+    """The manifest as written to disk, piece by piece: it is never in memory as a whole."""
     lines: list[str] = []
     for text in chunks(manifest):
         lines.append(text)
@@ -291,7 +291,7 @@ def _dropped_tensors(plan: Plan, norms: Mapping[str, float | None]) -> list[dict
 
 
 def token_record(match: VocabularyMatch) -> dict[str, Any]:
-    """How the tokens were matched, as it stands in a manifest and in a plan."""
+    """How the tokens were matched, as written in a manifest and a plan."""
     return {
         "how": match.how,
         "matched": match.matched,
@@ -323,21 +323,21 @@ def _root(square: float) -> float:
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """The manifest of a finished folder. Raises `CheckpointError` where there is none, or it is no manifest."""
+    """The manifest of a finished folder. Raises `CheckpointError` if there is none, or it is not a manifest."""
 
     try:
         manifest = read_record(out / MANIFEST, out)
     except FileNotFoundError:
-        raise CheckpointError(f"{out} has no {MANIFEST}; it was not made by tuneport, or is not finished.") from None
+        if not out.exists():
+            raise CheckpointError(f"{out}: no such folder.") from None
+        raise CheckpointError(f"{out} has no {MANIFEST}; tuneport did not write it, or it is not finished.") from None
     except OSError as error:
         raise CheckpointError(f"{out / MANIFEST} cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise CheckpointError(f"{out / MANIFEST} cannot be read: {error}.") from None
     if not isinstance(manifest, dict) or not str(manifest.get("format", "")).startswith("tuneport.manifest/"):
-        raise CheckpointError(f"{out / MANIFEST} is no manifest of tuneport.")
+        raise CheckpointError(f"{out / MANIFEST} is not a manifest of tuneport.")
     damaged = misshapen(manifest)
     if damaged:
-        raise CheckpointError(
-            f"{out / MANIFEST} is damaged: {quoted(damaged)} is missing, or of another kind than tuneport writes."
-        )
+        raise CheckpointError(f"{out / MANIFEST} is damaged: {quoted(damaged)} is missing or has the wrong type.")
     return manifest

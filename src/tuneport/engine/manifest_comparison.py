@@ -1,7 +1,7 @@
-"""A manifest held against the one that the parents give, field by field.
+"""Compare a manifest with the one that the parents give, field by field.
 
-Every field is computed again, or stands in `OF_THAT_RUN`: what only the run itself could know. `verify` names these, and
-docs/formats.md says why each is there.
+Every field is computed again, except those in `OF_THAT_RUN`, which only the run itself could know. `verify` names
+these, and docs/formats.md explains each.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def _of_itself(said: Mapping[str, Any]) -> Iterator[str]:
     for role, named in plan["inputs"].items():
         for field in ("name", "revision"):
             if inputs.get(role, {}).get(field) != named.get(field):
-                yield f"{field} of {role} is not the same in inputs and plan"
+                yield f"{field} of {role} differs between inputs and plan"
     if plan.get("version") != _mapping(said.get("environment")).get("tuneport"):
-        yield "the version of tuneport is not the same in plan and environment"
+        yield "the version of tuneport differs between plan and environment"
 
 
 def _differing(said: Any, found: Any, path: str, shape: str, skipped: re.Pattern[str], close: float) -> Iterator[str]:
@@ -73,7 +73,7 @@ def _differing(said: Any, found: Any, path: str, shape: str, skipped: re.Pattern
             if skipped.match(inner):
                 continue
             if name not in said or name not in found:
-                told = "is missing" if name not in said else "is in the manifest, but not in what these parents give"
+                told = "is missing" if name not in said else "is in the manifest, but these parents do not give it"
                 yield f"{where} {told}"
             else:
                 yield from _differing(said[name], found[name], where, inner, skipped, close)

@@ -1,6 +1,6 @@
-"""Base and tuned model made ready to be subtracted: names aligned, an adapter laid onto its base, rows matched, tensors paired.
+"""Prepare base and tuned for subtraction: align names, apply an adapter to its base, match rows, pair tensors.
 
-The plan of a transfer needs this with a target, the plan of a diff vector without one.
+The plan of a transfer uses this with a target, the plan of a diff vector without one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""What one piece of an output tensor is made of: read, subtract, scale, add, round.
+"""How one piece of an output tensor is computed: read, subtract, scale, add, round.
 
-In comes a recipe (`Sum`: a target's tensor plus scaled differences; `DifferenceRecipe`: tuned minus base) and a range of
-elements, out come the stored bytes of that range and its sums. A difference is tuned minus base, one that is stored, or
-an adapter's product. Rows that were matched by token are cut into runs of neighbours; everything else is one run.
-Nothing is written here.
+From a recipe (`Sum`: a target's tensor plus scaled differences; `DifferenceRecipe`: tuned minus base) and a range of
+elements to the stored bytes of that range and its sums. A difference is tuned minus base, a stored one, or an adapter's
+product. Rows matched by token are split into runs of neighbours; everything else is one run. Nothing is written here.
 """
 
 from __future__ import annotations
@@ -353,7 +352,7 @@ class _Reading:
         return values
 
     def raw(self, raw: RawRows, at: int) -> Array:
-        """The run's elements as they stand in the tuned model, from ``at`` on, in its dtype."""
+        """The run's elements as stored in the tuned model, from ``at`` on, in its dtype."""
         dtype = raw.source.tensor.dtype
         bits = floats.as_bits(self.bytes(raw.source, at, "tuned"), dtype)
         if raw.product is None and dtype == raw.dtype:

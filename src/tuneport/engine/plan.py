@@ -1,8 +1,8 @@
-"""What will happen, from headers alone.
+"""Plan a transfer from headers alone.
 
-In come checkpoints and choices, out comes a `Plan`: the fate of every tensor, the recipe and the place of every output
-tensor, every decision about tokens and sidecars with its reason, what would be refused, and the bytes to fetch, read and
-write. A plan is made before the first byte is written, and is what two runs must share to be the same run.
+A `Plan` has the fate of every tensor, the recipe and place of every output tensor, every decision about tokens and
+small files with its reason, the reasons to stop, and the bytes to download, read and write. It is made before anything
+is written. Two runs with the same plan are the same run.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class LostRows:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that will happen. ``refusals`` non-empty: the run would stop before the first byte.
+    """Everything that will happen. With non-empty ``refusals`` the run would stop before it writes anything.
 
     ``inputs`` are the checkpoints as they are given: of an adapter its own tensors. ``exact`` are pairs that must be equal
     in base and tuned, ``alike`` tensors of an adapter that must be equal to each other. ``lost`` are rows of tokens that
@@ -107,7 +107,7 @@ class Plan:
 
     @property
     def refusals(self) -> tuple[str, ...]:
-        """Everything that stands against the run: what the tensors say first, then the small files."""
+        """Everything that would stop the run: problems of tensors first, then of the small files."""
         return (*self.tensor_refusals, *self.sidecar_refusals)
 
     @property
@@ -177,11 +177,12 @@ class Plan:
         if not self.refusals:
             return
         kind: type[TuneportError] = PairingError if self.tensor_refusals else SidecarError
-        raise kind(f"{len(self.refusals)} thing(s) stand against this {self.operation}:{listing(list(self.refusals))}")
+        count = f"{len(self.refusals)} problem{'s' if len(self.refusals) > 1 else ''} found"
+        raise kind(f"Cannot {self.operation}: {count}:{listing(list(self.refusals))}")
 
 
 def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choices: Choices) -> Plan:
-    """The plan of target + scale·(tuned − base). Raises where the models do not belong together at all."""
+    """The plan of target + scale·(tuned − base). Raises an error if the models do not belong together."""
     paired = pair_models(base, tuned, target, choices)
     match, parents = paired.matched.match, paired.parents
     account = pair_target(parents, target, paired.ties[2], choices.rules, bool(match.added))
@@ -259,7 +260,7 @@ def grown_rows(account: Account, layout: Layout) -> dict[int, int]:
 
 
 def rows_without_room(tasks: Sequence[OutputTask], grown: Mapping[int, int]) -> list[str]:
-    """Tensors that have no place for new tokens where the vocabulary grows, in words.
+    """Messages for tensors that have no room for new tokens when the vocabulary grows.
 
     CPM-Ant keeps its prompts behind the vocabulary, Llama 3.2 Vision its image token: a class builds such a matrix of the
     vocabulary's size and a number of its own, so new tokens would take rows that mean something. DeepSeek 4 has tables of
@@ -273,12 +274,13 @@ def rows_without_room(tasks: Sequence[OutputTask], grown: Mapping[int, int]) -> 
             continue
         if task.line.by_token and rows > least and grown.get(rows, rows) - rows != grown[least] - least:
             found.append(
-                f"{quoted(target.name)} has {rows - least} rows more than the vocabulary, which are not for tokens"
+                f"{quoted(target.name)} has {rows - least} rows more than the vocabulary; they do not belong to tokens"
             )
         elif DTYPES[target.dtype].kind == "exact" and rows in grown:
             found.append(f"{quoted(target.name)} holds integers, a row for each token")
     return [
-        f"{line}; the tuned model's new tokens have no place in it. Pass {named('new_tokens', 'drop')} to leave them out."
+        f"{line}; the tuned model's new tokens cannot be added to it. Pass {named('new_tokens', 'drop')} to leave "
+        f"them out."
         for line in found
     ]
 

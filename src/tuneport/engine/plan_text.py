@@ -1,7 +1,7 @@
-"""A plan in words, and as JSON: what --dry-run shows.
+"""Show a plan as text and as JSON, for --dry-run.
 
-In comes a plan, out comes what will happen to every tensor (in counts, and by name where it is not simply
-transferred), tokens, sidecars, what a sample of the weights says of the roles, bytes, memory, and what would be refused.
+It shows what will happen to tensors (as counts, and by name if a tensor is not simply transferred), tokens and small
+files, what a sample of the weights says about the roles, bytes, memory, and problems that would stop the run.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from tuneport.sidecars.chat_behaviour import behaviour_in_words
 CHECKED_WHILE_RUNNING = (
     "NaN and infinity in the inputs and in the sums",
     "that integer and boolean tensors are equal in base and tuned",
-    "that a tied head stored beside its embedding holds the same",
+    "that a tied head equals the embedding stored beside it",
     "that the diff vector is not zero",
-    "that no input changes while it is read",
+    "that no input changes during the run",
 )
 
 
-STRICT = f"{named('strict')} was given, and there are warnings (below or in `warnings`)."
+STRICT = f"{named('strict')} stops this run: there are warnings (below or in `warnings`)."
 _COSINES = {
     "base_target": "base and target",
     "base_tuned": "base and tuned",
@@ -49,7 +49,7 @@ class PlannedRun(Found):
 
     def heading(self) -> str:
         """One line: the sum, the number of tensors, and whether anything is refused."""
-        how = f"{len(self['refused'])} refused" if self["refused"] else "nothing is refused"
+        how = f"{len(self['refused'])} refused" if self["refused"] else "no problems found"
         return f"plan of {self['operation']}: {self['formula']}, {sum(self['counts'].values())} tensors, {how}"
 
     def table(self) -> list[list[str]]:
@@ -117,8 +117,8 @@ def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
     for entry, checkpoint in zip(told["inputs"], plan.inputs, strict=True):
         revision = f" @ {entry['revision']}" if entry["revision"] else ""
         lines.append(
-            f"  {entry['role']:<7} {printable_line(entry['name'])}{revision}: {entry['tensors']} tensors, {entry['parameters']:,} "
-            f"parameters in {len(checkpoint.files)} file(s)"
+            f"  {entry['role']:<7} {printable_line(entry['name'])}{revision}: {entry['tensors']} tensors, "
+            f"{entry['parameters']:,} parameters in {len(checkpoint.files)} file(s)"
         )
     lines += ["", "tensors: " + ", ".join(f"{count} {fate}" for fate, count in told["counts"].items())]
     adapted = {line.name for line in plan.account if line.pair is not None and line.pair.change is not None}
@@ -139,14 +139,14 @@ def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
         for entry in told["decisions"]
     ]
     if told["config_differences"]:
-        lines += ["", "fields that are not the same everywhere (base | tuned | target → output):"]
+        lines += ["", "fields that differ between the models (base | tuned | target → output):"]
         for entry in told["config_differences"]:
             values = " | ".join(_short(entry[key]) for key in ("base", "tuned", "target"))
             lines.append(f"  {printable_line(entry['field'])}: {values} → {_short(entry['output'])}")
     if "behaviour" in plan.extra:
         lines += ["", f"the output: {behaviour_in_words(plan.extra['behaviour'])}"]
     size = told["bytes"]
-    lines += ["", f"bytes: {size['fetch']:,} to fetch, {size['read']:,} to read, {size['write']:,} to write"]
+    lines += ["", f"bytes: {size['fetch']:,} to download, {size['read']:,} to read, {size['write']:,} to write"]
     if told["memory"]:
         memory = told["memory"]
         lines.append(
@@ -159,7 +159,7 @@ def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
     lines += ["checked while running: " + "; ".join(told["checked_while_running"])]
     if told["warnings"]:
         lines += ["", "warnings:", *map(_entry, told["warnings"])]
-    lines += ["", "refused:" if told["refused"] else "nothing is refused"]
+    lines += ["", "refused:" if told["refused"] else "no problems found"]
     lines += map(_entry, told["refused"])
     return "\n".join(lines)
 
@@ -185,7 +185,7 @@ def _rounding_in_words(rounding: dict[str, Any] | None) -> list[str]:
         return []
     part = "all" if rounding["complete"] else "a sample"
     return [
-        f"rounding: takes {rounding['error']:.2g} of ‖Δ‖ ({rounding['matrices']} matrices, {part} of their elements)"
+        f"rounding: loses {rounding['error']:.2g} of ‖Δ‖ ({rounding['matrices']} matrices, {part} of their elements)"
     ]
 
 
@@ -205,7 +205,7 @@ def _cache_refusals(plan: Plan) -> list[str]:
     free = free_in_cache()
     if plan.bytes_to_fetch <= free:
         return []
-    return [f"{plan.bytes_to_fetch:,} bytes are to be fetched, the disk of the Hub cache has {free:,} free."]
+    return [f"{plan.bytes_to_fetch:,} bytes must be downloaded, but the disk of the Hub cache has {free:,} free."]
 
 
 def _memory(plan: Plan, running: Running) -> tuple[Budget | None, list[str]]:

@@ -1,8 +1,7 @@
-"""The product of an adapter's factors, formed in tiles: any range of its elements, in bounded memory.
+"""Compute the product of an adapter's factors in tiles: any range of its elements, in bounded memory.
 
-In come the two factors of a weight's change and a range of elements, out come scaling·Σ B·A of that range, in the
-working dtype. The factors are read a tile at a time; each element's terms are added in the order of the rank, whatever
-the tiles are, so the bits do not depend on them.
+Returns scaling·Σ B·A of a range, in the working dtype. The factors are read tile by tile. Each element's terms are
+added in the order of the rank for any tile size, so the bits do not depend on it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The stream: read, add, round, write.
+"""Run a plan: read, add, round, write.
 
-In comes a plan, out comes a finished folder: every leaf of every output tensor is computed, written, hashed and
-journalled by worker threads, then the sidecars, the manifest and the card are written and the folder is renamed into
-place. What a killed run finished is checked and kept.
+Worker threads compute, write, hash and journal every leaf of every output tensor; then the small files, the manifest
+and the card are written, and the folder is renamed into place. What a killed run finished is checked and kept.
 """
 
 from __future__ import annotations
@@ -50,10 +49,10 @@ from tuneport.sidecars.chat_behaviour import behaviour_in_words
 
 @dataclass(frozen=True, repr=False)
 class Output(Shown):
-    """A finished folder, its manifest, and whether it had been there already.
+    """A finished folder, its manifest, and whether it existed already.
 
-    ``told`` are those of the warnings that ``warn`` was called with beforehand; ``said`` are all, where they were found just now.
-    ``verdict``: whether a transfer that was run just now is likely to work, as `compare` says it.
+    ``told`` are the warnings that ``warn`` was called with beforehand; ``said`` are all warnings of this run. ``verdict``: whether
+    a transfer that just ran is likely to work, as in `compare`.
     """
 
     out: Path
@@ -65,7 +64,7 @@ class Output(Shown):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What looked wrong, in words."""
+        """The warnings of the run."""
         return spoken(self.manifest.get("warnings", ()) if self.said is None else self.said)
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,7 +102,7 @@ def _norms_in_words(norms: Mapping[str, Any]) -> str:
     if norms["shift_norm"] is not None:
         words += f", ‖target − base‖ = {norms['shift_norm']:.4g}"
     if norms["rounding"] is not None and norms["rounding"]["error"] is not None:
-        words += f", rounding took {norms['rounding']['error']:.2g} of ‖Δ‖"
+        words += f", rounding lost {norms['rounding']['error']:.2g} of ‖Δ‖"
     return words
 
 
@@ -111,8 +110,8 @@ def _norms_in_words(norms: Mapping[str, Any]) -> str:
 def transfer(given: TransferOptions) -> Output:
     """Write target + (tuned − base) to the folder ``out`` (Lin et al. 2025, section 2).
 
-    ``base``, ``tuned`` and ``onto`` are folders or Hub ids (``org/name@revision``). Raises `TuneportError`, and leaves ``out``
-    untouched, for whatever is wrong; a killed run goes on when the same call is made again.
+    ``base``, ``tuned`` and ``onto`` are folders or Hub ids (``org/name@revision``). Raises `TuneportError` for any
+    problem and leaves ``out`` untouched. The same call again resumes a killed run.
 
         tuneport.transfer("v1", "v1-tuned", "v2", "v2-tuned", scale=0.8, rules={"embed": 0})
     """
@@ -122,7 +121,7 @@ def transfer(given: TransferOptions) -> Output:
 
 
 def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -> Output:
-    """Do what a plan says. The output appears under ``out`` when it is whole."""
+    """Run a plan. ``out`` is created when complete."""
     plan.stop_if_refused()
     before = (*plan.token_warnings, *plan.warnings)
     _stop_if_doubtful(before, running)
@@ -181,7 +180,7 @@ def check_sidecars_unchanged(plan: Plan, record: Mapping[str, Any]) -> None:
     """Raise `CheckpointError` if a file that is to be copied is no longer the one the plan was made with."""
     changed = sorted(name for name, digest in plan.sidecar_digests().items() if record["sidecars"][name] != digest)
     if changed:
-        raise CheckpointError(f"{', '.join(changed)} changed while the weights were carried over. Run again.")
+        raise CheckpointError(f"{', '.join(changed)} changed during the transfer. Run again.")
 
 
 def leaf_pieces(task: OutputTask, leaf: int, piece: int) -> Iterator[tuple[int, int, int]]:
@@ -242,7 +241,7 @@ def compute_leaf(
 def _still_there(
     task: OutputTask, leaf: int, record: LeafRecord, folder: OutputFolder, space: Workspace, piece: int
 ) -> bool:
-    """Whether the bytes that an earlier run journalled are really on disk, with as many NaN and infinities as it counted."""
+    """Whether the bytes that an earlier run recorded are really on disk, with as many NaN and infinities as it counted."""
     dtype, hasher, bad = DTYPES[task.slot.dtype], blake3(), 0
     for start, stop, _ in leaf_pieces(task, leaf, piece):
         view = space.buffer("out", (stop - start) * dtype.itemsize)
@@ -256,4 +255,4 @@ def _still_there(
 
 def _stop_if_doubtful(warnings: tuple[str, ...], running: Running) -> None:
     if warnings and running.strict:
-        raise DoubtError(f"{named('strict')} was given, and this looks wrong:{listing(list(warnings))}")
+        raise DoubtError(f"{named('strict')} stopped this run, because of these warnings:{listing(list(warnings))}")

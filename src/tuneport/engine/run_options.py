@@ -1,4 +1,4 @@
-"""What the functions of the core are asked for: `transfer`, `diff`, `apply`, `plan`, `verify`, `inspect`, `publish`."""
+"""The options of the core's functions: `transfer`, `diff`, `apply`, `plan`, `verify`, `inspect`, `publish`."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _SCALED = "str | PathLike[str] | Sequence[str | tuple[str, float]] | Mapping[str
 
 def _callable(value: object) -> object:
     if not callable(value):
-        raise ValueError("must be a function of one string")
+        raise ValueError("must be a function that takes one string")
     return value
 
 
 # Folders and Hub ids that go in or come out; Python takes them without their names, the command line some without a flag.
 _place = partial(option, positional=True)
 _argument = partial(_place, argument=True)
-_base = partial(_place, help="the version that was fine-tuned", metavar="MODEL")
+_base = partial(_place, help="the base model that was fine-tuned", metavar="MODEL")
 _tuned = partial(_place, help="the fine-tuned model, or a PEFT adapter of the base", metavar="MODEL")
-_onto = partial(_place, help="the target: the other version", metavar="MODEL")
-_out = partial(_place, help="folder to write; it appears when it is whole", metavar="DIR")
-# Who is told of warnings before the first byte is written; Python's alone.
+_onto = partial(_place, help="the target: another version of the base", metavar="MODEL")
+_out = partial(_place, help="folder to write (created when complete)", metavar="DIR")
+# A function that gets warnings before anything is written; only in Python.
 _warn = partial(
     option,
     None,
-    "called with each warning that is known before the first byte is written",
+    "function called with each warning before anything is written",
     flag=False,
     identity=False,
     parse=_callable,
@@ -66,7 +66,7 @@ class DiffOptions(Options):
     base: Place = _base()
     tuned: Place = _tuned()
     out: Place = _out(metavar="DIFF")
-    encoding: Literal["exact"] = option("exact", help="how the vector is stored")
+    encoding: Literal["exact"] = option("exact", help="format to store the vector in")
     choices: Choices = nested(Choices, "drop", "renames", "vocabulary", "shard_size")
     running: Running = nested(Running)
     warn: Warn | None = _warn()
@@ -104,7 +104,7 @@ class ApplyOptions(Options):
     """The options of `apply`."""
 
     diffs: Scaled = _argument(
-        help="folder that `tuneport diff` wrote, and its scale",
+        help="folder written by `tuneport diff`, with an optional scale",
         metavar="DIFF[=SCALE]",
         repeatable=True,
         parse=parse_diffs,
@@ -139,7 +139,7 @@ class PlanOptions(Options):
         super().__post_init__()
         if self.diffs is not None and (self.base is not None or self.tuned is not None):
             raise UsageError(
-                Fault("diffs", ABSENT, "goes with onto alone", f"Leave out {named('base')} and {named('tuned')}")
+                Fault("diffs", ABSENT, "is used with onto alone", f"Leave out {named('base')} and {named('tuned')}")
             )
         needed = ["onto"] if self.diffs is not None else ["base", "tuned"]
         if absent := [name for name in needed if getattr(self, name) is None]:
@@ -150,13 +150,13 @@ class PlanOptions(Options):
 class VerifyOptions(Options):
     """The options of `verify`."""
 
-    out: Place = _argument(help="folder that tuneport wrote", metavar="DIR")
+    out: Place = _argument(help="output folder of tuneport", metavar="DIR")
     base: Place | None = _base(None)
     tuned: Place | None = _tuned(None)
     onto: Place | None = _onto(None)
-    diffs: tuple[Place, ...] = option((), metavar="DIFF", repeatable=True, help="parent of an `apply`")
-    full: bool = option(False, help="recompute everything, not a sample")
-    seed: int = option(0, bounds=Bounds(least=0), help="which sample is recomputed")
+    diffs: tuple[Place, ...] = option((), metavar="DIFF", repeatable=True, help="diff vector that was applied")
+    full: bool = option(False, help="recompute everything instead of a sample")
+    seed: int = option(0, bounds=Bounds(least=0), help="random seed (which sample to recompute)")
     running: Running = nested(Running, "max_memory", "workers")
 
 
@@ -174,15 +174,15 @@ def parse_repository(value: object) -> str:
     """A repository's name, ORG/NAME. Raises ValueError; nothing is asked over the network."""
     repo, problem = str(value), ""
     if "@" in repo:
-        problem = "A push goes to the main branch: leave out what follows @"
+        problem = "A push always goes to the main branch: leave out @ and what follows"
     elif not _REPOSITORY.fullmatch(repo):
         problem = "Letters, digits, - _ . are allowed, with one slash between owner and name"
     elif any(part[0] in "-." or part[-1] in "-." or "--" in part or ".." in part for part in repo.split("/")):
-        problem = "A name neither begins nor ends with - or ., and holds neither -- nor .."
+        problem = "A name must not begin or end with - or ., or contain -- or .."
     elif repo.endswith(".git"):
-        problem = "A name does not end with .git"
+        problem = "A name must not end with .git"
     if problem:
-        raise ValueError(f"is not a valid name of a repository. {problem}; write ORG/NAME, or your user's name/NAME")
+        raise ValueError(f"is not a valid repository name. {problem}; write ORG/NAME or USER/NAME")
     return repo
 
 
@@ -190,13 +190,13 @@ def parse_repository(value: object) -> str:
 class PublishOptions(Options):
     """The options of `publish`."""
 
-    folder: Place = _argument(help="finished folder that tuneport wrote", metavar="DIR")
-    repo: str = _place(help="repository on the Hub", metavar="ORG/NAME", parse=parse_repository)
-    overwrite: bool = option(False, help="replace files there that tuneport did not push")
+    folder: Place = _argument(help="finished output folder of tuneport", metavar="DIR")
+    repo: str = _place(help="repository on the Hub to push to", metavar="ORG/NAME", parse=parse_repository)
+    overwrite: bool = option(False, help="also replace files there that tuneport did not push")
     scores: Place | None = option(
-        None, metavar="FILE.json", help="scores of this model by `tuneport evaluate`, for the card (a model-index)"
+        None, metavar="FILE.json", help="file of `tuneport evaluate` with this model's scores, for the model card"
     )
-    license: str | None = option(None, metavar="ID", parse=parse_licence, help="the model's licence, for the card")
+    license: str | None = option(None, metavar="ID", parse=parse_licence, help="licence for the model card")
     running: Running = nested(Running, "max_memory", "workers")
 
 
@@ -209,20 +209,20 @@ class PushOptions(Options):
 
     push_to: str | None = _publishing(
         None,
-        "when the output is whole, push it to this repository on the Hub (public, unless it is there already and "
-        "private, or your organisation's default is another); needs a token that may write",
+        "push the finished output to this repository on the Hub; needs a token with write access "
+        "(a new repository is public, unless your organisation's default is private)",
         metavar="ORG/NAME",
         parse=parse_repository,
     )
-    push_overwrite: bool = _publishing(False, "replace files there that tuneport did not push (default: stop)")
+    push_overwrite: bool = _publishing(False, "also replace files there that tuneport did not push (default: stop)")
     scores: Place | None = _publishing(
         None,
-        "scores of the model by `tuneport evaluate`, for the card that is pushed (a model-index)",
+        "file of `tuneport evaluate` with the model's scores, for the pushed model card",
         metavar="FILE.json",
     )
     license: str | None = _publishing(
         None,
-        "licence for the card that is pushed, as the Hub calls it (default: the parents', where they allow to say)",
+        "licence for the pushed model card, by its Hub id (default: that of the parents, where they agree)",
         metavar="ID",
         parse=parse_licence,
     )

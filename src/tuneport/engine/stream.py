@@ -1,8 +1,8 @@
-"""The stream: leaves of tensors are computed side by side, in any order, with the same result.
+"""Compute leaves of tensors in parallel, in any order, with the same result.
 
-In comes a list of tasks, each a number of leaves, and a function that does one leaf; worker threads take leaf after
-leaf until none is left, one of them fails, or the user stops them. Buffers belong to a worker and are reused. The heavy
-work (reads, kernel, digest, writes) lets go of the interpreter's lock, so threads run side by side.
+Worker threads take leaf after leaf from a list of tasks until none is left, one fails, or the user stops the run.
+Buffers belong to a worker and are reused. The heavy work (reads, kernel, digest, writes) releases the interpreter's
+lock, so threads run in parallel.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Digests of tensors as they lie on disk: of inputs that a manifest names, and of an output that is verified.
+"""Digests of stored tensors: of inputs for the manifest, and of an output that is verified.
 
-In come tensors with their reader, out come their digests by name. Leaves are hashed side by side, each in
-pieces, within the budget of the run.
+Leaves are hashed in parallel, each in pieces, within the memory limit of the run.
 """
 
 from __future__ import annotations

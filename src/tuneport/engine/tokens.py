@@ -1,7 +1,7 @@
-"""What a plan makes of tokens: whether rows are matched, where each row comes from, and what is said about it.
+"""How a plan treats tokens: whether rows are matched, where each row comes from, and which warnings this needs.
 
-In come checkpoints and how their vocabularies belong together, out come row maps of matrices, as runs of neighbours, and
-decisions for the manifest. How tokens are matched is `pairing/vocabulary.py`'s.
+Makes the row maps of matrices, as runs of neighbours, and decisions for the manifest. `pairing/vocabulary.py` matches
+the tokens.
 """
 
 from __future__ import annotations
@@ -131,13 +131,13 @@ def token_decisions(match: VocabularyMatch) -> list[Decision]:
     for subject, names, reason in (
         ("tokens.dropped", match.dropped, f"only the tuned model has them ({why})"),
         ("tokens.without_row", match.without_row, "the tuned model's matrix has no row for them"),
-        ("tokens.kept", match.kept, "base or tuned lack them; the rows stay as the target has them"),
+        ("tokens.kept", match.kept, "base or tuned lack them; the target's rows are kept"),
         (
             "tokens.without_base",
             match.without_base,
-            "base has no row for them, so no difference; the rows stay the target's",
+            "base has no row for them, so no difference is known; the target's rows are kept",
         ),
-        ("tokens.lost", match.lost, "the target lacks them; their difference has no place"),
+        ("tokens.lost", match.lost, "the target lacks them; their difference is lost"),
         ("tokens.placeholders", match.placeholders, "reserved placeholders, paired by string at other ids"),
     ):
         if names:
@@ -147,9 +147,8 @@ def token_decisions(match: VocabularyMatch) -> list[Decision]:
 
 @dataclass(frozen=True)
 class LostDifference:
-    """What the lost tokens' rows held of the fine-tuning: ‖Δ‖ there, its part of the whole, and whether it stands out.
-
-    ``stands_out``: an element of these rows changed over three times as much as one of the rows that are carried.
+    """The part of the fine-tuning in the rows of lost tokens: ‖Δ‖ there, its share of the whole, and whether it stands
+    out. ``stands_out``: an element of these rows changed over three times as much as one of the transferred rows.
     """
 
     norm: float
@@ -158,12 +157,13 @@ class LostDifference:
 
 
 _OF_MODELS = (
-    f"Pass {named('new_tokens', 'all')} to append them with the tuned model's rows; or, if the vocabulary was extended before the "
-    f"fine-tuning, give the model from before that as {named('base')}."
+    f"Pass {named('new_tokens', 'all')} to append them with the tuned model's rows; or, if the vocabulary was "
+    f"extended before the fine-tuning, give the model without the added tokens as {named('base')}."
 )
 _OF_VECTOR = (
-    "The diff vector does not keep their whole rows: run `tuneport transfer --new-tokens all` with its parents to append them; "
-    f"or, if the vocabulary was extended before the fine-tuning, take the vector anew with the model from before that as {named('base')}."
+    "The diff vector does not store their full rows: run `tuneport transfer --new-tokens all` with its parents to "
+    "append them; or, if the vocabulary was extended before the fine-tuning, compute the vector again with the model "
+    f"without the added tokens as {named('base')}."
 )
 
 # `--new-tokens all` needs tokens that are known by name in all three, so it does nothing here.
@@ -175,10 +175,9 @@ _BY_POSITION = (
 def token_warnings(
     match: VocabularyMatch, measured: LostDifference | None = None, *, of_vector: bool = False
 ) -> list[str]:
-    """What is lost with tokens that have no row in the output or in the base, in words; with its size once it is ``measured``.
-
-    A slot that was held free is no loss, unless the fine-tuning used it all the same. A vector (``of_vector``) has only the
-    differences of tokens that base and tuned share, so the way out begins at its parents.
+    """Warnings about tokens that have no row in the output or in the base, with the size of the loss once it is
+    ``measured``. A reserved slot is not a loss, unless the fine-tuning used it. A vector (``of_vector``) has only the
+    differences of tokens that base and tuned share, so the advice is to use its parents.
     """
     found = []
     used = measured is not None and measured.stands_out
@@ -187,24 +186,26 @@ def token_warnings(
         advice = _OF_VECTOR if of_vector else _OF_MODELS
         share = f" ({measured.share:.1%} of ‖Δ‖)" if measured is not None and math.isfinite(measured.share) else ""
         found.append(
-            f"{len(lost)} token(s) of base and tuned are not in the target's vocabulary, so what the fine-tuning changed in "
-            f"their rows{share} is lost: {_few(lost)}. {_BY_POSITION if match.how == 'positions' else advice}"
+            f"{len(lost)} token(s) of base and tuned are not in the target's vocabulary, so what the fine-tuning "
+            f"changed in their rows{share} is lost: {_few(lost)}. "
+            f"{_BY_POSITION if match.how == 'positions' else advice}"
         )
     kept = [token for token in match.without_base if not is_placeholder(token)]
     if kept:
-        anew = f"{'take the vector anew with' if of_vector else 'give'} that one as {named('base')}"
+        remedy = f"{'compute the vector again with' if of_vector else 'give'} that one as {named('base')}"
         found.append(
-            f"{len(kept)} token(s) have a row in the tuned model and in the target, but none in the base, so their difference is "
-            f"not known: {_few(kept)}. The output has the target's rows, and what the fine-tuning changed in them is not carried. "
-            f"If the fine-tuning began from a model that has these tokens, {anew}."
+            f"{len(kept)} token(s) have a row in the tuned model and in the target, but none in the base, so their "
+            f"difference is unknown: {_few(kept)}. The output keeps the target's rows, without what the fine-tuning "
+            f"changed in them. If the fine-tuning began from a model that has these tokens, {remedy}."
         )
     if match.how == "positions" and (match.dropped or match.unnamed):
         told = f"{len(match.dropped)} token(s) that only the tuned model has ({_few(list(match.dropped))})"
-        more = f"{match.unnamed} row(s) of the tuned model whose tokens no file names"
+        more = f"{match.unnamed} row(s) of the tuned model whose tokens are in no file"
         found.append(
-            f"Rows match by position, so these are lost: {' and '.join([told] * bool(match.dropped) + [more] * bool(match.unnamed))}. "
-            f"To keep them, run without {named('vocabulary', 'positions')}; where tuneport cannot read a tokenizer, put the model's "
-            "tokenizer.json into its folder first (AutoTokenizer's save_pretrained writes one)."
+            "Rows match by position, so these are lost: "
+            f"{' and '.join([told] * bool(match.dropped) + [more] * bool(match.unnamed))}. To keep them, run without "
+            f"{named('vocabulary', 'positions')}; if tuneport cannot read a tokenizer, first put the model's "
+            "tokenizer.json into its folder (AutoTokenizer's save_pretrained writes one)."
         )
     if match.without_row:
         found.append(

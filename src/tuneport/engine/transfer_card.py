@@ -1,7 +1,7 @@
-"""The card: what was done, for people.
+"""Write the model card: what was done, for people.
 
-In comes the manifest, and nothing else, out comes README.md as the Hub reads it: front matter with ``base_model`` and tags,
-then the formula, how to load the model, what was decided and what was measured.
+Made only from the manifest: front matter with ``base_model`` and tags, as the Hub reads it, then the formula, how to
+load the model, what was decided and what was measured.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tuneport.output.model_card import (
     warned,
 )
 
-_TITLES = {"transfer": "fine-tuning carried over", "apply": "diff vector applied", "diff": "diff vector"}
+_TITLES = {"transfer": "fine-tuning transferred", "apply": "diff vector applied", "diff": "diff vector"}
 _MOST_DECISIONS = 60
 
 
@@ -52,12 +52,14 @@ def render_card(manifest: Mapping[str, Any]) -> bytes:
     if code:
         lines += [
             "",
-            f"The target's code was copied and never run: {', '.join(map(cell, code))}. Read it before you trust it.",
+            f"tuneport copied the target's code and never ran it: {', '.join(map(cell, code))}. Read it before you "
+            f"trust it.",
         ]
     lines += licensed(facts)
     lines += [
         "",
-        "`tuneport.json` holds all of this for machines, with a digest of every tensor; `tuneport verify` checks it.",
+        "`tuneport.json` contains all of this in machine-readable form, with a digest of every tensor; `tuneport "
+        "verify` checks it.",
     ]
     return document(lines)
 
@@ -83,14 +85,14 @@ def _what_was_done(manifest: Mapping[str, Any]) -> list[str]:
     told = ", ".join(f"{number} {action}" for action, number in sorted(counts.items()))
     lines = [f"    {manifest['formula']}", ""]
     lines += [f"- **{entry['role']}**: {_label(entry)}" for entry in manifest["inputs"]]
-    lines += ["", f"Tensors: {told}. Made by tuneport {manifest['environment']['tuneport']} without any training."]
+    lines += ["", f"Tensors: {told}. Made by tuneport {manifest['environment']['tuneport']} without training."]
     return lines + warned(manifest["warnings"])
 
 
 def _measures(manifest: Mapping[str, Any]) -> list[str]:
     names = {
         "diff_norm": "‖Δ‖, the length of the diff vector",
-        "shift_norm": "‖target − base‖, how far the versions are apart",
+        "shift_norm": "‖target − base‖, the distance between the versions",
         "cosine": "cosine of the two",
         "base_target_cosine": "cosine of base and target",
     }
@@ -98,8 +100,8 @@ def _measures(manifest: Mapping[str, Any]) -> list[str]:
     rows = [(words, _figure(measures.get(field))) for field, words in names.items()]
     if "rounding" in measures:
         lost = measures["rounding"] or {}
-        rows.append(("‖(output − target) − Δ‖ / ‖Δ‖, what rounding took from Δ", _figure(lost.get("error"))))
-        unchanged = "share of the nonzero elements of Δ that left the target unchanged"
+        rows.append(("‖(output − target) − Δ‖ / ‖Δ‖, the part of Δ lost to rounding", _figure(lost.get("error"))))
+        unchanged = "share of the nonzero elements of Δ that did not change the target"
         rows.append((unchanged, _figure(lost.get("unchanged"))))
     return table(["measure", "value"], rows)
 

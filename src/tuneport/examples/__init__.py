@@ -1,1 +1,1 @@
-"""Files of examples, their digests, and the chat templates that write them."""
+"""Read files of examples, compute their digests, and render them with chat templates."""

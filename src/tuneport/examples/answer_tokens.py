@@ -1,7 +1,7 @@
-"""Which tokens of a conversation are an answer's, each answer with its end-of-turn token.
+"""Which tokens of a conversation belong to an answer, each answer with its end-of-turn token.
 
-In comes a conversation, out come its tokens where the template marks answers itself, or its text and where in it they
-stand. Raises `RenderingError` where the template does not write the conversation, or hides where its answers are.
+Returns tokens if the template marks answers itself, else the text and the positions of answers in it. Raises
+`RenderingError` if the template cannot render the conversation, or if answers cannot be located in its text.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ def written_answers(
         if message["role"] != "assistant" or place < first:
             continue
         if place == 0:
-            raise RenderingError("the conversation begins with an answer; begin it with what is asked")
+            raise RenderingError("the conversation begins with an answer; begin it with the user's message")
         asked = render(tokenizer, messages[:place], ask=True)
         last = place == len(messages) - 1
         until = whole if last else render(tokenizer, messages[: place + 1])
         # Some templates write a line's end between turns only.
         if not (whole.startswith(until) or whole.startswith(until.rstrip())) or not until.startswith(asked):
             raise RenderingError(
-                "it writes an answer differently once the conversation goes on, or once it is asked for, so answers cannot "
-                "be told from prompts; mark them in the template with {% generation %} … {% endgeneration %}, or split "
-                "the conversations"
+                "it writes the same answer differently at the end and inside a conversation, so answers cannot be "
+                "separated from prompts; mark them in the template with {% generation %} … {% endgeneration %}, or "
+                "split the conversations"
             )
         end = len(until.rstrip())
         if end_token:

@@ -1,7 +1,7 @@
-"""Which chat template a fine-tuning speaks, and which token ends an answer.
+"""Choose the chat template of a fine-tuning and the token that ends an answer.
 
-In come a tokenizer and what the person chose, out comes a `Chat`; the tokenizer then has the template, the tokens it
-needs (as tokens of their own, so that a later transfer matches them by string), and the end-of-turn token as its end.
+Makes a `Chat` from a tokenizer and the user's options. Afterwards the tokenizer has the template, the tokens it needs
+(as separate tokens, so that a later transfer matches them by string), and the end-of-turn token as its end token.
 """
 
 from __future__ import annotations
@@ -69,12 +69,11 @@ def _beginning_as(tokenizer: Any, text: str) -> str:
 
 
 def prepare_chat(tokenizer: Any, chosen: str | None, end_token: str | None, *, needed: bool) -> Chat:
-    """Give ``tokenizer`` the template that is chosen (or leave its own), and say how answers end.
+    """Give ``tokenizer`` the template that is chosen (or leave its own), and find how answers end. ``chosen`` is the
+    name of a template of tuneport, a file, or the template itself.
 
-    ``chosen`` is the name of a template that comes along, a file, or the template itself.
-
-    ``needed``: the data holds messages. Raises `DataError` where there is no template for them, or one that cannot be
-    rendered, `UsageError` where the choice names none, and where no token ends an answer.
+    ``needed``: the data holds messages. Raises `DataError` if there is no template for them, or one that cannot be
+    rendered; `UsageError` if the choice names none, or no token ends an answer.
     """
     template: str | None = None
     tokens: list[str] = []
@@ -84,7 +83,7 @@ def prepare_chat(tokenizer: Any, chosen: str | None, end_token: str | None, *, n
         template, tokens, named_end = _chosen_template(tokenizer, chosen)
     elif needed and not tokenizer.chat_template:
         raise DataError(
-            "The data holds messages, and the model has no chat template (a base model has none). Give it one: "
+            f"The data contains messages, but the model has no chat template (a base model has none). Name one: "
             f"{named('chat_template')} {', '.join(template_names())} or a FILE of your own."
         )
     known = tokenizer.get_vocab()
@@ -103,7 +102,7 @@ def prepare_chat(tokenizer: Any, chosen: str | None, end_token: str | None, *, n
         if end is None:
             raise UsageError(
                 "The chat template closes an answer with no special token, so generation would never stop. "
-                f"Say which token ends an answer with {option('end_token')}."
+                f"Name the token that ends an answer with {option('end_token')}."
             )
     sets_end = chosen is not None or end_token is not None
     end = end or tokenizer.eos_token
@@ -145,7 +144,7 @@ def _chosen_template(tokenizer: Any, chosen: str) -> tuple[str, list[str], str |
         except UnicodeDecodeError:
             raise UsageError(Fault("chat_template", str(chosen), "is not a text file")) from None
     else:
-        told = f"there is no such file, and it is none of {', '.join(template_names())}"
+        told = f"there is no such file, and it is not one of {', '.join(template_names())}"
         raise UsageError(Fault("chat_template", str(chosen), told))
     header = _HEADER.match(text)
     if header is None:
@@ -154,7 +153,7 @@ def _chosen_template(tokenizer: Any, chosen: str) -> tuple[str, list[str], str |
         named = read_json(header[1])
         tokens, end = [str(token) for token in named.get("tokens", [])], named.get("end_of_turn")
     except (ValueError, AttributeError, TypeError):
-        told = "its first line holds no JSON object after `tuneport:`"
+        told = "its first line must have a JSON object after `tuneport:`"
         raise UsageError(Fault("chat_template", str(chosen), told)) from None
     text = text[header.end() :]
     if not shipped:
@@ -221,7 +220,7 @@ def _end_of_turn(tokenizer: Any) -> str | None:
                 f"The chat template cannot be rendered: {error}. Choose another {named('chat_template')}.", broken=True
             ) from None
         raise RenderingError(
-            f"The chat template does not write a question and its answer, so the token that ends an answer is not known: "
+            f"The chat template does not write a question and its answer, so the token that ends an answer is unknown: "
             f"{error}. Name it with {named('end_token', 'TOKEN')}, or choose another {named('chat_template')}."
         ) from None
     _, found, tail = rendered.rpartition(_ANSWER)

@@ -1,8 +1,8 @@
-"""Rows of files of data: JSON lines, a JSON document, CSV or TSV, and Parquet, the first three packed by gzip too.
+"""Read rows of data files: JSON lines, a JSON document, CSV or TSV (these three also with gzip), and Parquet.
 
-Files are opened as all files of others are (`files/opening.py`), and read row by row, all but a JSON document. They are read here
-and not by `datasets`, which guesses types (007 becomes 7, NA nothing, 2024-01-01 a time), forgets lines, and copies what it reads
-into a cache in the user's home.
+Files are opened with the checks of `files/opening.py` and read row by row, except a JSON document. They are not read by
+`datasets`, which guesses types (007 becomes 7, NA nothing, 2024-01-01 a time), loses line numbers, and copies what it
+reads into a cache in the user's home.
 """
 
 from __future__ import annotations
@@ -48,9 +48,7 @@ def read_file(path: Path, most: int | None = None) -> tuple[str, Iterator[tuple[
     """
     kind = ending(path)
     if kind not in ENDINGS or (kind in PARQUET and path.name.lower().endswith(PACKED)):
-        raise DataError(
-            f"{path.name} is of no format that is read here. Give a file that ends in {', '.join(ENDINGS)}."
-        )
+        raise DataError(f"{path.name} has an unknown format. Give a file that ends in {', '.join(ENDINGS)}.")
     if kind in PARQUET:
         return "row", _in_words(path, _parquet(path, most))
     if kind in CELLS:
@@ -184,7 +182,7 @@ def _is_talk(column: list[Any]) -> bool:
 
 
 def _cells(path: Path, most: int | None, separator: str) -> Iterator[tuple[int, Raw]]:
-    """Rows of cells. Each cell is the text that stands there; an empty one is missing."""
+    """Rows of cells. Each cell is its text; an empty one is missing."""
     csv.field_size_limit(MOST_BYTES)
     with _unpacked(path, most) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
         lines = _bounded_lines(text, path)
@@ -205,14 +203,15 @@ def _cells(path: Path, most: int | None, separator: str) -> Iterator[tuple[int, 
                     yield number, Broken(f"has {len(cells)} cells, and the header has {len(names)}")
         except csv.Error as error:
             raise DataError(
-                f"{path.name}: line {number} is not valid CSV ({error}). Quote cells with line ends or quotes."
+                f"{path.name}: line {number} is not valid CSV ({error}). Put cells that contain line breaks or quotes "
+                f"in quotes."
             ) from None
 
 
 def _bounded_lines(text: io.TextIOWrapper, path: Path) -> Iterator[str]:
     while line := text.readline(MOST_BYTES + 1):
         if len(line) > MOST_BYTES:
-            raise DataError(f"{path.name} has a line of more than {MOST_BYTES:,} letters, the limit for a line.")
+            raise DataError(f"{path.name} has a line of more than {MOST_BYTES:,} characters, the limit for a line.")
         yield line
 
 
@@ -230,7 +229,7 @@ def _check_apart(path: Path, names: list[str]) -> None:
 
 def _parquet(path: Path, most: int | None) -> Iterator[tuple[int, Raw]]:
     if missing("pyarrow"):
-        raise UsageError(f"{path.name} is a Parquet file, which the library pyarrow reads. {how_to_install('models')}")
+        raise UsageError(f"{path.name} is a Parquet file; reading it needs pyarrow. {how_to_install('models')}")
     import pyarrow
     import pyarrow.parquet
 
@@ -243,7 +242,7 @@ def _parquet(path: Path, most: int | None) -> Iterator[tuple[int, Raw]]:
             for batch in table.iter_batches(batch_size=_AT_ONCE):
                 size += batch.nbytes
                 if size > bound:
-                    raise DataError(f"{path.name} unpacks to more than {bound:,} bytes, the limit for such a file.")
+                    raise DataError(f"{path.name} unpacks to more than {bound:,} bytes, the limit for a Parquet file.")
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row

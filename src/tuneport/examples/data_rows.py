@@ -1,7 +1,7 @@
-"""Rows of data, one at a time, from whatever holds them: JSON, CSV, Parquet, the Hub, or a table in Python.
+"""Read rows of data one at a time from any source: JSON, CSV, Parquet, the Hub, or a table in Python.
 
-In come data as they were named, out come rows under the fields that they are used by. The promise: the same examples give the
-same rows in every format. So nothing is guessed from a text: what a cell of a CSV file holds stays the text that it is.
+Rows are returned under the fields that tuneport uses. The same examples give the same rows in every format. So nothing
+is guessed from text: a cell of a CSV file stays the text that it is.
 """
 
 from __future__ import annotations

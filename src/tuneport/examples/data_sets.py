@@ -1,7 +1,7 @@
-"""Rows of tables that other libraries hold: data sets of `datasets`, from the Hub or from Python, and frames of pandas.
+"""Read rows of tables from other libraries: data sets of `datasets`, from the Hub or from Python, and pandas frames.
 
-What a data set of the Hub holds is fetched by `datasets` into its cache, as that library always does; no code of a data set is
-run, which it no longer can.
+`datasets` downloads a data set of the Hub into its cache, as usual. No code of a data set is run; current versions of
+the library cannot do so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def load(data: HubData, given: str) -> Any:
     """A data set of the Hub, on disk: its rows are not in memory yet. Raises `DataError`."""
     if missing("datasets"):
         raise UsageError(
-            f"{given} is a data set on the Hub, which the library datasets reads. {how_to_install('models')}"
+            f"{given} is a data set on the Hub; reading it needs the library datasets. {how_to_install('models')}"
         )
     import datasets
 
@@ -35,8 +35,8 @@ def load(data: HubData, given: str) -> Any:
         lines = str(error).strip().splitlines()
         first = " ".join(lines[:2]) if lines else type(error).__name__
         raise DataError(
-            f"The data set {data.id} (split {data.split}) does not come from the Hub: {first}. Check the name ({HUB_FORM}), "
-            "your login and, offline, that it is in the cache."
+            f"The data set {data.id} (split {data.split}) cannot be loaded from the Hub: {first}. Check the name "
+            f"({HUB_FORM}) and your login; offline, it must be in the cache."
         ) from None
 
 

@@ -1,9 +1,8 @@
-"""What a model was trained on, as digests, so that a test can be checked against it later.
+"""Record what a model was trained on, as digests, so that a test can be checked against it later.
 
-In come texts, out come digests: BLAKE3 of the text in one case, with every run of white space as one space. `tune`
-writes those of its training examples beside the model, one a line, and, marked as such, those of the examples that its
-curve is read on, by which people choose among models; whoever scores the model looks test examples up in them. Only exact
-repeats are found this way, not paraphrases.
+A digest is BLAKE3 of the text in lower case, with each run of white space as one space. `tune` writes the digests of
+its training examples beside the model, one per line, and (marked) those of the examples of its curve, because people
+choose models by curves. `evaluate` looks test examples up in them. Only exact repeats are found, not paraphrases.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def read_digests(path: Path, *, selection: bool = False) -> frozenset[str]:
     for line in read_bytes(path, path.parent, _MOST_BYTES).decode("utf-8", "replace").splitlines():
         parsed = parse_digest(line)
         if parsed is None:
-            raise DataError(f"{path}: {line[:40]!r} is no digest of an example; the file is not one that tune wrote.")
+            raise DataError(f"{path}: {line[:40]!r} is not the digest of an example; `tune` did not write this file.")
         if parsed[1] == selection:
             found.add(parsed[0])
     return frozenset(found)

@@ -51,7 +51,7 @@ class FileTokens:
         self._rows: dict[str, FileRows | None] = {}
 
     def of(self, place: str) -> FileRows | None:
-        """The rows of a file, which may choose columns; None for what is no file of data."""
+        """The rows of a file, which may choose columns; None if it is not a data file."""
         if place not in self._rows:
             file = file_of(place)
             self._rows[place] = self._read(place) if file.is_file() and ending(file) in ENDINGS else None

@@ -1,4 +1,4 @@
-"""The forms that rows of training data have, which recipes train on which, and what is wrong with a row."""
+"""The forms of training data, which recipes use them, and what is wrong with a row."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def form_of(rows: Numbered, recipe: str) -> tuple[str | None, Faults]:
             counts[kind] += 1
             fitting.append((number, row, forms[0]))
         elif forms:
-            faults.append((number, f"fits more than one form ({', '.join(forms)}); leave the fields of one"))
+            faults.append((number, f"fits more than one form ({', '.join(forms)}); keep the fields of only one"))
         else:
             has = ", ".join(map(quoted, sorted(row))) or "nothing"
             faults.append((number, f"has {has}; {recipe} needs {_wanted(wanted)}"))
@@ -60,7 +60,7 @@ def _wanted(forms: Sequence[str]) -> str:
 def _check_text(row: Row, field: str) -> list[str]:
     value = row[field]
     if not isinstance(value, str):
-        return [f"{quoted(field)} is a {type(value).__name__}, not a text"]
+        return [f"{quoted(field)} is a {type(value).__name__}, not a string"]
     if not value.strip():
         return [f"{quoted(field)} is empty"]
     if _is_torn(value):
@@ -79,7 +79,7 @@ def _is_torn(text: str) -> bool:
 def _check_messages(row: Row, field: str, *, last: str | None = None) -> list[str]:
     value = row[field]
     if not isinstance(value, list) or not value:
-        return [f"{quoted(field)} is no list of messages"]
+        return [f"{quoted(field)} must be a list of messages"]
     faults = []
     for place, message in enumerate(value, 1):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
@@ -108,14 +108,14 @@ def _check_completion(row: Row) -> list[str]:
 def _check_preference(row: Row) -> list[str]:
     faults = [*_check_answers(row, "chosen"), *_check_answers(row, "rejected")]
     if not faults and row["chosen"] == row["rejected"]:
-        faults.append("`chosen` and `rejected` are the same: there is no preference")
+        faults.append("`chosen` and `rejected` are the same, so there is no preference to learn")
     return list(dict.fromkeys(faults))
 
 
 def _check_answers(row: Row, answer: str) -> list[str]:
     """A prompt and an answer, both texts or both lists of messages."""
     if isinstance(row["prompt"], list) != isinstance(row[answer], list):
-        return [f"`prompt` and {quoted(answer)} are not both texts, or both lists of messages"]
+        return [f"`prompt` and {quoted(answer)} must both be strings, or both lists of messages"]
     if isinstance(row["prompt"], list):
         return [*_check_messages(row, "prompt"), *_check_messages(row, answer, last="assistant")]
     prompt = [] if row["prompt"] == "" else _check_text(row, "prompt")  # an empty prompt is one: free generation

@@ -1,7 +1,7 @@
-"""Test questions that stand in what a model was trained or chosen on, found by digest.
+"""Find test questions in the data that a model was trained or chosen on, by digest.
 
-In come the test's examples and training data (files, data sets, folders of files, or the digests that `tune` leaves beside a
-model), out comes which examples occur there. Only digests are held, so training data may be large.
+Training data may be files, data sets, folders of files, or the digests that `tune` writes beside a model. Only digests
+are kept in memory, so training data may be large.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ def refuse_selection(rows: Sequence[Mapping[str, Any]]) -> None:
     told = [in_words(row) for row in rows if row["use"] == SELECTION]
     if told:
         raise LeakageError(
-            f"Nothing was scored, for selection on a test makes its scores too good:{listing(told)}\n"
-            f"Score examples that no curve was read on; or pass {named('allow_selection')}, and report that the models were chosen by "
-            "them."
+            f"Nothing was scored: models were chosen on these test examples, which makes their scores too "
+            f"good:{listing(told)}\nScore examples that no curve used; or pass {named('allow_selection')}, and report "
+            f"that the models were chosen on them."
         )
 
 
 def example_digests(example: Example) -> set[str]:
-    """The digests by which a test example may be found."""
+    """The digests that identify a test example."""
     return {example_digest(text) for text in _asked(example)}
 
 
@@ -98,14 +98,14 @@ def _asked(example: Example) -> set[str]:
 def in_words(row: Mapping[str, Any]) -> str:
     """A row of `leaked` as a warning."""
     if row["count"] is None:
-        return f"{row['task']} was used for selection: the curve of {row['data']} was read on it."
+        return f"{row['task']} was used for selection: the curve of {row['data']} was measured on it."
     shown = ", ".join(row["ids"][:5]) + (", …" if row["count"] > 5 else "")
     examples = f"{row['count']:,} of {row['of']:,} examples of {row['task']}"
     if row["use"] == SELECTION:
-        return f"{examples} were used for selection: the curve of {row['data']} was read on them ({shown})."
+        return f"{examples} were used for selection: the curve of {row['data']} was measured on them ({shown})."
     return (
-        f"{examples} stand in the training data {row['data']} ({shown}): scores on them measure memory. Leave them out of "
-        "the one or the other."
+        f"{examples} are also in the training data {row['data']} ({shown}), so scores on them measure memory. Remove "
+        f"them from one of the two."
     )
 
 
@@ -131,7 +131,7 @@ class _TrainedOn:
             return cls(named.label, data=(named,))
         files = sorted(file for file in path.rglob("*") if file.name == HASHES or ending(file) in _IN_FOLDERS)
         if not files:
-            told = f"holds no {HASHES}, and no file that ends in {', '.join(_IN_FOLDERS)}"
+            told = f"contains neither {HASHES} nor a file that ends in {', '.join(_IN_FOLDERS)}"
             raise UsageError(Fault("trained_on", given, told))
         for file in files:
             check_inside(file, path)
@@ -156,7 +156,7 @@ def _digests_in(file: Path) -> Iterator[tuple[str, str]]:
         for number, line in enumerate(lines, 1):
             parsed = parse_digest(line.decode("utf-8", "replace"))
             if parsed is None:
-                told = "is not a digest; the file is not as `tune` wrote it"
+                told = "is not a digest; the file has changed since `tune` wrote it"
                 raise UsageError(Fault("trained_on", f"{file.name}:{number}", told))
             yield parsed[0], SELECTION if parsed[1] else TRAINING
 
@@ -169,7 +169,7 @@ def _selected_by(path: Path | None) -> set[str]:
             told = read_json(read_bytes(file, path, MOST_RECORD_BYTES)).get("selection") or []
             found |= {str(row["task"]) for row in told if row["data"] is None}
         except (ValueError, KeyError, TypeError, AttributeError):
-            told = f"{file.name} is damaged; tune again, or restore it"
+            told = f"{file.name} is damaged; run `tune` again, or restore it"
             raise UsageError(Fault("trained_on", str(path), told)) from None
     return found
 

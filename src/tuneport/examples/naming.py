@@ -1,7 +1,7 @@
-"""How data are named: a file, a data set on the Hub or a table in Python, and which of its columns hold what.
+"""How data are named: a file, a data set on the Hub or a table in Python, and which columns hold which fields.
 
-`NAME[?FIELD:COLUMN&COLUMN=VALUE&…]` takes a field from a column of another name, and only the rows whose column has the value.
-NAME is a file, or a data set on the Hub: `org/name[/CONFIG][@REVISION][:SPLIT]`. Nothing is opened here.
+`NAME[?FIELD:COLUMN&COLUMN=VALUE&…]` reads a field from a column of another name, and only the rows whose column has the
+value. NAME is a file, or a data set on the Hub: `org/name[/CONFIG][@REVISION][:SPLIT]`. Nothing is opened here.
 """
 
 from __future__ import annotations
@@ -84,14 +84,14 @@ def parse_data(value: Any) -> tuple[Any, ...]:
             if not os.fspath(each):
                 raise ValueError("must be a string or a path, not empty")
         elif type(each).__module__.partition(".")[0] not in ("pandas", "datasets"):
-            raise ValueError(f"{_TABLES} (datasets.Dataset.from_list makes one of rows)")
+            raise ValueError(f"{_TABLES} (datasets.Dataset.from_list makes one from rows)")
     return tuple(several)
 
 
 def parse_columns(value: Any) -> dict[str, str]:
     """What a call gives as columns: a mapping of fields to columns. Raises ValueError for anything else."""
     if not isinstance(value, Mapping) or not all(isinstance(part, str) and part for part in (*value, *value.values())):
-        raise ValueError("must be a mapping of fields to the names of columns, as {'prompt': 'question'}")
+        raise ValueError("must be a mapping from fields to column names, such as {'prompt': 'question'}")
     return dict(value)
 
 
@@ -142,10 +142,10 @@ def _named(text: str, option: str) -> NamedData:
     if _is_file(name):
         return NamedData(text, path=_path(name), columns=columns, having=having)
     if _path(name).is_dir():
-        raise DataError(f"{name} is a folder. Give the files in it, each by itself.")
+        raise DataError(f"{name} is a folder. Name each file in it separately.")
     found = _HUB.fullmatch(name)
     if found is None or ending(name) in ENDINGS:
-        remedy = " (without quotes the shell makes files of a pattern)" if "*" in name else ""
+        remedy = " (without quotes, the shell expands patterns)" if "*" in name else ""
         raise DataError(
             f"{name}: there is no such file{remedy}, and it is not a valid data set id either ({HUB_FORM})."
         )
@@ -178,7 +178,7 @@ def _choices(choice: str, text: str, option: str) -> tuple[dict[str, str], dict[
     for part in choice[1:].split("&") if choice else []:
         found = _CHOICE.fullmatch(part)
         if found is None:
-            told = f"{part!r} is not a valid choice; write FIELD:COLUMN or COLUMN=VALUE, as in test.csv?prompt:question"
+            told = f"{part!r} is not a valid choice; write FIELD:COLUMN or COLUMN=VALUE, for example test.csv?prompt:question"
             raise UsageError(Fault(option, text, told))
         into = columns if found["mark"] == ":" else having
         if found["name"] in into:

@@ -1,8 +1,8 @@
 """Where a prompt ends and its answer begins, in tokens.
 
-When a model is asked, the tokens of the prompt alone are what it sees. The text of prompt and answer together may have other
-tokens: one may hold the end of the prompt and the beginning of the answer (":" and "B" are the one token ":B"). Training
-and scoring decide here which tokens are the answer's.
+In generation, a model sees the tokens of the prompt alone. The text of prompt and answer together may have other
+tokens: one may span the end of the prompt and the beginning of the answer (":" and "B" are the single token ":B").
+Training and scoring decide here which tokens belong to the answer.
 """
 
 from __future__ import annotations

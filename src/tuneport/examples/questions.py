@@ -1,8 +1,9 @@
-"""One's own questions, from files, the Hub or tables: read, checked as a whole, split into named tasks.
+"""Read the user's own questions from files, the Hub or tables, check them, and split them into named tasks.
 
-A row holds `prompt` (given to the model as it stands) or `messages` (through its chat template) with an `answer`,
-and with `choices` where one of several is to be preferred; or a `text` alone, whose loss is measured. Who only asks reads
-prompts without answers too. The promises: every fault is told at once, with its line; what stands there twice counts once.
+A row has a `prompt` (given to the model unchanged) or `messages` (through its chat template) with an `answer`, and with
+`choices` if one of several is correct; or only a `text`, whose loss is measured. Prompts without
+answers are read too, if they are only asked. All problems are reported together,
+with their lines; duplicates count once.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ class Example:
 class OwnTask:
     """Questions of one name that are scored in one way; `prompt` is None throughout where a `text` is measured.
 
-    Of the kind ``prompt`` they have no answers, and are only asked. `file` is what they were read from, and `where` counts its lines or rows. `warnings` say what stands there twice, `notes`
-    which columns are not read.
+    Tasks of the kind ``prompt`` have no answers and are only asked. `file` is what they were read from, and `where` counts
+    its lines or rows. `warnings` name duplicates, `notes` name columns that are not read.
     """
 
     name: str
@@ -111,12 +112,12 @@ def read_tasks(
                 tasks.append(task)
                 continue
             where = other.file if other.file != task.file else names[[d.label for d in found].index(other.file)]
-            what = f"the task {task.name!r} stands in {where} too; give one of them another `task`"
+            what = f"the task {task.name!r} is also in {where}; give one of them another `task`"
             faults.append(f"{task.place(task.examples[0])}: {what}")
     if len(faults) == 1:
         raise DataError(f"{faults[0].removesuffix('.')}.")
     if faults:
-        raise DataError(f"{len(faults)} faults in the examples; nothing was scored:{listing(faults)}")
+        raise DataError(f"{len(faults)} problem(s) in the examples; nothing was scored:{listing(faults)}")
     return tasks
 
 
@@ -143,7 +144,7 @@ def _tasks_of(data: NamedData, loss: bool, asked: bool, faults: list[str]) -> li
         if not found:
             grouped.setdefault(name, []).append((kind, example))
     if not count and not reading.broken:
-        faults.append(f"{data.label}: holds no examples")
+        faults.append(f"{data.label}: contains no examples")
     elif not reading.broken and not _has(fields, _ASKED if asked else _NEEDED):
         faults.append(reading.needs("a prompt", _ASKED) if asked else reading.needs("an example", _NEEDED))
         return []
@@ -153,7 +154,7 @@ def _tasks_of(data: NamedData, loss: bool, asked: bool, faults: list[str]) -> li
         says = [_says(kind, example) for kind, example in rows]
         mixed = [example.line for (_, example), said in zip(rows, says, strict=True) if said != says[0]]
         if mixed:
-            differ = f"the task {name!r} begins with {says[0]}, and these differ; give them another `task`"
+            differ = f"the task {name!r} begins with {says[0]}, but these differ; give them another `task`"
             wrong += [(line, differ) for line in mixed]
         examples, warnings = _once([example for _, example in rows], name, data.label, reading.where)
         tasks.append(OwnTask(name, rows[0][0], examples, data.label, reading.where, tuple(warnings), tuple(notes)))
@@ -195,14 +196,14 @@ def _parse(
     given = [key for key in ("prompt", "messages", "text") if key in row]
     if len(given) != 1:
         has = " and ".join(quoted(key) for key in given) or "no question"
-        found.append(f"has {has}; give one of `prompt`, `messages` and `text`")
+        found.append(f"has {has}; give exactly one of `prompt`, `messages` and `text`")
     identity = row.get("id", number)
     if isinstance(identity, bool) or not isinstance(identity, str | int):
-        found.append("`id` is neither text nor a number")
+        found.append("`id` must be a string or a number")
     prompt, messages = row.get("prompt"), None
     kind: Kind = "match"
     if given == ["prompt"] and (not isinstance(prompt, str) or not prompt):
-        found.append("`prompt` must be a text, not empty")
+        found.append("`prompt` must be a string, not empty")
     if given == ["messages"]:
         messages = _messages(row["messages"], found)
     answer = ""
@@ -215,20 +216,18 @@ def _parse(
         kind = "loss"
         answer = row["text"]
         if not isinstance(answer, str) or not answer:
-            found.append("`text` must be a text, not empty")
-        found += [f"`text` takes no {quoted(key)}" for key in ("answer", "choices") if key in row]
+            found.append("`text` must be a string, not empty")
+        found += [f"{quoted(key)} is not used with `text`; leave it out" for key in ("answer", "choices") if key in row]
     elif "choices" in row:
         kind = "choice"
         answer, choices = _choices(row, found)
         if loss:
-            found.append(
-                "has `choices`, of which no loss is taken; leave them out, or ask for accuracy instead of loss"
-            )
+            found.append("has `choices`, which have no loss; leave them out, or measure accuracy instead of loss")
     else:
         kind = "loss" if loss else "match"
         answer = _answer(row.get("answer"), found)
         if loss and not answer:
-            found.append("`answer` is empty, and so has no loss")
+            found.append("`answer` is empty, so it has no loss")
     example = Example(str(identity), line, answer, prompt if given == ["prompt"] else None, messages, choices)
     return str(name), kind, example
 
@@ -237,7 +236,7 @@ def _answer(value: Any, found: list[str]) -> str:
     if value is None:
         found.append("`answer` is missing")
     elif isinstance(value, bool) or not isinstance(value, str | int | float):
-        found.append("`answer` is neither text nor a number")
+        found.append("`answer` must be a string or a number")
     else:
         return str(value)
     return ""
@@ -251,7 +250,7 @@ def _choices(row: Mapping[str, Any], found: list[str]) -> tuple[str, tuple[str, 
         or not all(isinstance(choice, str) and choice for choice in choices)
         or len(set(choices)) < len(choices)
     ):
-        found.append("`choices` is no list of two or more different texts")
+        found.append("`choices` must be a list of two or more different strings")
         return "", ()
     if answer is None:
         found.append("`answer` is missing")
@@ -260,7 +259,7 @@ def _choices(row: Mapping[str, Any], found: list[str]) -> tuple[str, tuple[str, 
     elif (place := _place(answer)) is not None and 0 <= place < len(choices):
         return choices[place], tuple(choices)
     else:
-        found.append(f"`answer` is {answer!r}; give one of the choices, or its place, counted from 0")
+        found.append(f"`answer` is {answer!r}; give one of the choices, or its index (from 0)")
     return "", ()
 
 
@@ -273,7 +272,7 @@ def _place(answer: Any) -> int | None:
 
 def _messages(value: Any, found: list[str]) -> tuple[Mapping[str, str], ...] | None:
     if not isinstance(value, list) or not value:
-        found.append("`messages` is no list of messages")
+        found.append("`messages` must be a list of messages")
         return None
     for place, message in enumerate(value):
         if (
@@ -281,10 +280,10 @@ def _messages(value: Any, found: list[str]) -> tuple[Mapping[str, str], ...] | N
             or message.get("role") not in ROLES
             or not isinstance(message.get("content"), str)
         ):
-            found.append(f"message {place + 1} has no `role` ({', '.join(ROLES)}) or no `content`")
+            found.append(f"message {place + 1} has no `role` ({', '.join(ROLES)}) or `content`")
             return None
     if value[-1]["role"] == "assistant":
-        found.append("the last message is the assistant's; put it into `answer`")
+        found.append("the last message is the assistant's; move it to `answer`")
     return tuple({"role": m["role"], "content": m["content"], **dict(sorted(m.items()))} for m in value)
 
 
@@ -307,9 +306,9 @@ def _once(examples: Iterable[Example], task: str, file: str, where: str) -> tupl
             kept[example.question or example.answer, example.choices] = example = replace(example, id=unused)
         ids.add(example.id)
     lots = (
-        (again, "stand there again, and count once"),
-        (otherwise, "ask a question again with another answer; the first answer counts"),
-        (renamed, "have the id of another example, and get one of their own"),
+        (again, "are duplicates; each counts once"),
+        (otherwise, "repeat a question with another answer; the first answer counts"),
+        (renamed, "share the id of another example; they get new ids"),
     )
     of = f"{file}, task {task!r}"
     told = [f"{of}: {len(lines):,} example(s) {what} ({places(where, lines)})." for lines, what in lots if lines]

@@ -1,8 +1,8 @@
-"""Conversations become the text that a chat template writes; what a template refuses becomes words.
+"""Render conversations with a chat template; a template that fails becomes an error message.
 
-Every template is rendered here, in a child process with limits. It is a program of whoever made the model: it may raise anything
-(a role that it does not know, turns that do not alternate), run without an end, or take all memory. All of that is a
-`RenderingError`, and a file's conversations that cannot be written are told together, with their lines.
+Every template is rendered in a child process with limits. It is a program by whoever made the model: it may raise
+anything (an unknown role, turns that do not alternate), never finish, or use all memory. Each of these is a
+`RenderingError`. All conversations of a file that cannot be rendered are reported together, with their lines.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SECONDS = 5.0  # of computing, for one conversation; the longest take millisecon
 MEMORY = 2**29  # bytes, for one conversation
 LONGEST = 2**24  # letters that a template may add to a conversation
 _SAID = 300  # letters of a template's own message
-_LINES = 20  # that are told of one file for one reason
+_LINES = 20  # of a file that are reported for one reason
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -35,7 +35,7 @@ def render(tokenizer: Any, messages: Messages, *, ask: bool = False) -> str:
             add_generation_prompt=ask,
         )
     if not text:
-        raise RenderingError("it writes nothing")
+        raise RenderingError("it produces no text")
     return text
 
 
@@ -84,7 +84,7 @@ def _render_in_a_child(conversations: Sequence[Messages], **given: Any) -> tuple
         answer = ask("tuneport.examples.rendering:renderer", request, seconds=SECONDS, memory=MEMORY)
     except LimitError as error:
         much = f"needs more than {MEMORY >> 20} MiB of memory for one conversation"
-        less = f"writes no end within {SECONDS:g} seconds"
+        less = f"does not finish within {SECONDS:g} seconds"
         raise RenderingError(f"it {much if error.memory else less}", broken=True) from None
     if "syntax" in answer:
         raise TemplateSyntaxError(answer["syntax"], answer["line"])
@@ -94,7 +94,7 @@ def _render_in_a_child(conversations: Sequence[Messages], **given: Any) -> tuple
         raise RenderingError(_plain(answer["other"]))
     for text, messages in zip(answer["texts"], conversations, strict=True):
         if len(text) > LONGEST + 4 * sum(len(str(message.get("content"))) for message in messages):
-            raise RenderingError(f"it writes {len(text):,} letters for one conversation", broken=True)
+            raise RenderingError(f"it produces {len(text):,} characters for one conversation", broken=True)
     return answer["texts"], answer["marked"]
 
 
@@ -146,7 +146,7 @@ class Unwritten:
         if self._lines:
             told = [f"{file}: {_some(list(places))}: {said}" for (file, said), places in self._lines.items()]
             raise RenderingError(
-                f"{self._whose} does not write {len(self):,} example(s):{listing(told)}\n"
+                f"{self._whose} fails on {len(self):,} example(s):{listing(told)}\n"
                 f"Change these examples, or {self._remedy}."
             )
 

@@ -1,7 +1,7 @@
-"""Training data, read and checked before anything is trained.
+"""Read and check training data before anything is trained.
 
-In come names of files, of data sets on the Hub, or tables; out come sources, each with its rows, all of one form that the recipe
-can use. Whatever is wrong with one is told at once, each reason with its lines.
+Sources are files, data sets on the Hub or tables; their rows all have one form that the recipe can use. All problems of
+a source are reported together, each with its lines.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class DataSource:
         return FORMS[self.form]
 
     def record(self) -> dict[str, Any]:
-        """What makes this source the same data: which rows, whatever file they stand in."""
+        """What makes this source the same data: which rows, whatever file they are in."""
         used = (row if self.form == "prompt" else {field: row[field] for field in self.fields} for row in self.rows)
         return {
             "name": self.stem or self.name,
@@ -120,7 +120,7 @@ def need_names_apart(names: Sequence[str]) -> None:
     """Raise `UsageError` where two sources would have one name in the record."""
     twice = [label for label, count in Counter(map(label_of, names)).items() if count > 1]
     if twice:
-        told = f"{', '.join(twice)} is given twice, or two files have one name"
+        told = f"{', '.join(twice)} is given twice, or two files have the same name"
         raise UsageError(Fault("data", ABSENT, told, "Rename one of them"))
 
 
@@ -135,7 +135,7 @@ def shares_of(names: Sequence[str], mix: Sequence[Share]) -> dict[int, Share]:
         if len(matching) != 1:
             raise UsageError(Fault("mix", share.name, f"must be one of the data: {', '.join(labels)}"))
         if matching[0] in shares:
-            raise UsageError(Fault("mix", labels[matching[0]], "a share of it was given before", "Give one"))
+            raise UsageError(Fault("mix", labels[matching[0]], "it already has a share", "Give one"))
         shares[matching[0]] = share
     return shares
 
@@ -194,6 +194,6 @@ def _checked(rows: Numbered, reading: RowReading, recipe: str) -> str:
     if len(told) == 1:
         raise DataError(f"{told[0]}.")
     if told:
-        raise DataError(f"{label} cannot be trained on; {len(told)} faults:{listing(told)}")
-    assert form is not None, "rows without a form are a fault"
+        raise DataError(f"{label} cannot be trained on; {len(told)} problem(s) found:{listing(told)}")
+    assert form is not None, "rows without a form are reported"
     return form

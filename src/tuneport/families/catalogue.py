@@ -1,7 +1,6 @@
-"""What the lab makes for studies: which recipe makes `lab:NAME`, where it lies in that family's folder, and the making.
+"""What the lab makes for studies: the recipe of each `lab:NAME`, its place in the family's folder, and how to make it.
 
-In comes a name or the literal choices of a step, out comes a place or a finished folder. Nothing heavy is imported before
-a family is made. A new kind of family is one more entry in `RECIPES`.
+Nothing heavy is imported before a family is made. A new kind of family is one more entry in `RECIPES`.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ RECIPES: Mapping[str, FamilyRecipe] = {
 def find(spec: str) -> tuple[str, str]:
     """The recipe and the place in its folder of ``lab:NAME``; the ending ``.jsonl`` may be left out.
 
-    Raises `UsageError` that says what there is.
+    Raises `UsageError` with the possible names.
 
         find("lab:M4") == ("versions", "M4")
         find("lab:questions") == ("versions", "questions.jsonl")
@@ -72,7 +71,7 @@ def choices(recipe: str, size: str, seed: int) -> dict[str, Any]:
 
 
 def make(chosen: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Make the family of these choices at `out`; returns what its record says of the text. Raises in words."""
+    """Make the family of these choices at `out`; returns what its record says about the text."""
     wanted = choices(chosen["recipe"], chosen["size"], chosen["seed"])
     if chosen.get("literal", wanted["literal"]) != wanted["literal"]:
         raise UsageError(

@@ -1,8 +1,8 @@
-"""The text the tiny models read: facts, general sentences, stories, arithmetic and worked stories.
+"""The text that the tiny models read: facts, general sentences, stories, arithmetic and worked stories.
 
-A `World` (who has which job, home and pet) is drawn from a seed; `write_documents` writes as many tokens of
-text about it as a stage of pretraining asks for. Two promises: the same seed writes the same text, and no
-word problem that is held out for a test is ever written.
+A `World` (who has which job, home and pet) is drawn from a seed; `write_documents` writes as many tokens of text about
+it as a stage of pretraining needs. The same seed writes the same text, and no word problem that is held out for a test
+is ever written.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A family of models: version 1 from a random start, version 2 from version 1.
 
-Every model is saved as an ordinary bf16 checkpoint in several shards with its tokenizer, under its final
-name only when it is complete; the next one starts from that file, as anybody's would.
+Every model is saved as an ordinary bf16 checkpoint in several shards with its tokenizer, under its final name only when
+it is complete. The next model starts from that file.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def pretrain_version(
 ) -> None:
     """A version, saved at `out`: a random start from `seed`, then each stage's documents on its schedule.
 
-    With `previous` it goes on from that one instead, with a tokenizer that has tokens inserted. Its tokens are `words`, or the
-    demo's.
+    With `previous` it continues from that one instead, with a tokenizer that has tokens inserted. Its tokens are
+    `words`, or the demo's.
     """
     import torch
 

@@ -1,6 +1,6 @@
-"""What a saved model says to the lab's questions, asked by `tuneport evaluate` as any user would ask.
+"""Score a saved model on the lab's questions with `tuneport evaluate`, as any user would.
 
-Greedy, from the checkpoint in float32; the whole answer must match, written steps included.
+Greedy, from the checkpoint in float32; the whole answer must match, including its written steps.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A family for studies of languages: two versions that follow instructions, and each language's lesson and questions.
+"""A family for studies of languages: two versions that follow instructions, and lessons and questions in each language.
 
-`languages.py` writes all text. What a study does with them,
-fine-tuning version 1 on a language and carrying that over, is left to it. Beside the models lie the files.
+`languages.py` writes all text. The study itself fine-tunes version 1 on a language and transfers the result. The files
+are beside the models.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ SIZES: Mapping[str, TextRecipe] = {
 
 
 def make_instructed(out: str | Path, seed: int = 0, recipe: TextRecipe = SIZES["small"]) -> Path:
-    """Make both instruct models and all files at `out`; a run that was stopped goes on from the models it has.
-
-    Raises `TuneportError` in words.
+    """Make both instruct models and all files at `out`; a stopped run resumes with the models it has. Raises
+    `TuneportError`.
     """
     with family.family_folder(Path(out), FORMAT, seed, recipe) as place:
         if place is None:

@@ -91,7 +91,7 @@ SIZES: Mapping[str, KinRecipe] = {"small": SMALL, "large": LARGE}
 
 
 def make_kin(out: str | Path, seed: int = 0, recipe: KinRecipe = SIZES["small"]) -> Path:
-    """Make all models and files at `out`; a run that was stopped goes on from what it has. Raises `TuneportError` in words."""
+    """Make all models and files at `out`; a stopped run resumes with what it has. Raises `TuneportError`."""
     with family.family_folder(Path(out), FORMAT, seed, recipe) as place:
         if place is None:
             return Path(out)

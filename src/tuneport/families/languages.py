@@ -1,8 +1,8 @@
-"""The text of a family for studies of languages: what two versions read and are taught, and what they are asked (Table 2).
+"""The text of a family for studies of languages: what two versions read, learn and are asked (Table 2).
 
-Version 1 reads a little of three procedural languages and is taught to follow instructions, nearly all of them English.
-Version 2 goes on from there, has another chat template, and reads and is taught much of one of the three, as Llama 3.1 of
-Sinhala. A lesson in each language is for version 1's instruct model.
+Version 1 reads a little of three procedural languages and learns to follow instructions, nearly all of them in English.
+Version 2 continues from there, has another chat template, and reads and learns much of one of the three, as Llama 3.1
+does of Sinhala. A lesson in each language is for version 1's instruct model.
 """
 
 from __future__ import annotations

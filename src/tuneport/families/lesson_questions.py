@@ -1,9 +1,9 @@
 """The questions: what the fine-tuning teaches, and what the models are asked afterwards.
 
-Three instruction tasks: word problems with written steps, facts about names that the fine-tuning never
-mentions, and orders to repeat words, list them or say the first. Two tasks ask for what only version 2 has
-read: in chat form (for tuned models) and as a sentence to complete (for base models). `check_held_out`
-proves that no training saw a test question.
+Three instruction tasks: word problems with written steps, facts about names that the fine-tuning never mentions, and
+orders to repeat words, list them or say the first. Two tasks ask about what only version 2 has read: in chat form (for
+tuned models) and as a sentence to complete (for base models). `check_held_out` checks that no training saw a test
+question.
 """
 
 from __future__ import annotations
@@ -165,6 +165,6 @@ def refuse_leaks(held_out: Mapping[str, Question], examples: Iterable[Question],
     leaked = [held_out[text] for text in chain((bare(one.prompt) for one in examples), read) if text in held_out]
     if leaked:
         raise TuneportError(
-            f"{len(leaked)} training texts hold a test question, the first one {leaked[0].prompt!r}. A score on it would "
-            "measure memory: write the training text with `never=` (and `never_told=`) the test questions."
+            f"{len(leaked)} training texts contain a test question, the first one {leaked[0].prompt!r}. A score on it "
+            f"would measure memory: create the training text with `never=` (and `never_told=`) the test questions."
         )

@@ -1,6 +1,6 @@
-"""The lab's fine-tunings: questions become a file of examples, and `tuneport tune` does the rest.
+"""The lab's fine-tunings: write questions to a file of examples, and run `tuneport tune` on it.
 
-Nothing is trained here. A base model of the lab has no chat template; it gets one from a file, as any base would.
+A base model of the lab has no chat template; it gets one from a file, as any base would.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Pretraining on packed text, from a random start or on from another version.
+"""Pretrain on packed text, from a random start or from another version.
 
-A plain loop in float32 with AdamW on the threads that torch is given; the same seed, on the same machine and
-number of threads, gives the same weights. Fine-tuning is `tuneport tune`'s.
+A plain loop in float32 with AdamW. The same seed gives the same weights on the same machine and number of threads.
+`tuneport tune` does the fine-tuning.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def pretrain(
 ) -> float:
     """Next-token prediction over `rows`, each read once, in order; returns the last steps' mean loss.
 
-    `after` says what to call, with the optimizer, once so many steps are done. A run that was stopped goes on from
-    `done` steps with the `optimizer_state` it had then, and ends with the same weights.
+    `after` says what to call, with the optimizer, once so many steps are done. A stopped run resumes after `done` steps
+    with its `optimizer_state`, and ends with the same weights.
     """
     import torch
     from torch.nn import functional

@@ -1,6 +1,6 @@
-"""Two processes of one thread each: on two cores they beat one process of two threads.
+"""Run two processes of one thread each: on two cores they are faster than one process of two threads.
 
-Each starts afresh and quietly, so that nothing of the parent's torch, if it has one, is inherited.
+Each starts as a new process, so it inherits nothing from the parent's torch.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from tuneport.progress import keep_silent
 
 @contextmanager
 def two_processes() -> Iterator[ProcessPoolExecutor]:
-    """A pool of two quiet processes of one thread each; what waits is dropped when the block fails.
-
-    Raises `WorkerError` where one of them was ended from outside.
+    """A pool of two quiet processes of one thread each; waiting work is dropped when the block fails. Raises
+    `WorkerError` if one of them was killed from outside.
     """
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=_start_quietly)
@@ -32,12 +31,12 @@ def two_processes() -> Iterator[ProcessPoolExecutor]:
         yield pool
     except KeyboardInterrupt:
         for process in set(multiprocessing.active_children()) - others:
-            process.kill()  # what a worker is at goes on where it stopped; nobody waits for its end
+            process.kill()  # a later run resumes the worker's task; nobody waits for its end
         raise
     except BrokenProcessPool:
         raise WorkerError(
-            "A worker process was ended from outside (by the system, for want of memory?). "
-            "What was finished is kept: run the same command again, and it goes on from there."
+            "A worker process was killed (by the system, out of memory?). Finished work is kept: run the same command "
+            "again to resume."
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -65,7 +64,7 @@ def _start_quietly() -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed run leaves nobody behind who goes on writing into its folder."""
+    """A killed run leaves no process that keeps writing into its folder."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,8 +1,8 @@
-"""All text of a family of versions: what it reads in each stage, what it is taught, and what it is asked.
+"""All text of a family of versions: what it reads in each stage, what it learns, and what it is asked.
 
-In come a seed and the shares, out comes everything at once, so that it can be kept apart: no question of the test or of
-the validation is taught or read (facts are read, and reading them is the point), and the two share no question. Names
-are taught, validated or tested, never two of these.
+Everything is made at once from a seed and the shares, so that it can be kept apart: no test or validation question is
+taught or read (facts are read; reading them is the point), and the two share no question. A name is used for teaching,
+validation or testing, never for two of these.
 """
 
 from __future__ import annotations

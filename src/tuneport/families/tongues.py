@@ -1,8 +1,7 @@
-"""Three procedural languages: words of their own and an order of their own, over the same world as the lab's English.
+"""Three procedural languages with their own words and word order, over the same world as the lab's English.
 
-In come the world and a source of randomness, out come sentences to read and questions to answer. People, names, numbers
-and signs are the same in every language; all other words are not, so that nothing of a language can be guessed from
-another. The languages do not depend on a seed: they are part of the vocabulary.
+People, names, numbers and signs are the same in every language; all other words differ, so nothing of one language can
+be guessed from another. The languages do not depend on a seed: they are part of the vocabulary.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Tongue:
     verb: str
 
     def clause(self, verb: str, subject: str, *others: str) -> str:
-        """A sentence's words in this language's order; whoever has no own word in it keeps his name."""
+        """A sentence's words in this language's order; names without a word in it stay as they are."""
         said = [self.words.get(meaning, meaning) for meaning in others]
         parts = {
             "first": [self.words[verb], subject, *said],

@@ -1,7 +1,7 @@
-"""Word problems of three kinds that no text and no fine-tuning of a family holds: what a fine-tuning does to unseen tasks.
+"""Word problems of three kinds that no text and no fine-tuning of a family contains, to measure unseen tasks.
 
-Longer problems have three events, where one or two are read and taught. In those about two things, one is not asked for and
-has to be left aside. Strange things are words that no other problem counts.
+Longer problems have three events (texts and lessons have one or two). Problems about two things mention one that is not
+asked for. Strange things are words that no other problem counts.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A family of five versions for studies: one pretraining in two stages, kept at six moments (section 4.1 at small scale).
+"""A family of five versions for studies: one pretraining in two stages, saved at six moments (section 4.1 at small scale).
 
-M1, M2 and M3 stand at one third, two thirds and the end of stage 1, M4 and M5 at half and the end of stage 2, as the
-paper's checkpoints of OLMo 2 7B do; M0 is the same run after a handful of steps, near chance, a control that must gain
-nothing. Beside the models lies all that a study needs: what to teach, what to ask, on what to measure loss.
+M1, M2 and M3 are at one third, two thirds and the end of stage 1, M4 and M5 at half and the end of stage 2, like the
+paper's checkpoints of OLMo 2 7B. M0 is the same run after a handful of steps, near chance: a control that must gain
+nothing. The files for a study are beside the models: what to teach, what to ask, and what to measure loss on.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STATE = "state.pt"  # of a run that is under way: weights and optimizer at the l
 class VersionsRecipe:
     """Everything a family chooses but the seed.
 
-    The rate falls in stage 1 and reaches zero at the end of stage 2; where it does not fall, transfer collapses.
+    The rate falls in stage 1 and reaches zero at the end of stage 2; without that, transfer fails.
     """
 
     architecture: Architecture = Architecture()
@@ -74,8 +74,8 @@ SIZES: Mapping[str, VersionsRecipe] = {"small": SMALL, "large": LARGE}
 def make_family(out: str | Path, seed: int = 0, recipe: VersionsRecipe = SMALL) -> Path:
     """Pretrain a family at `out`: the models M0 to M5, and the files that `write_files` lists.
 
-    A run that was stopped goes on from the last version it kept, and ends with the same bytes; a folder that is done
-    already is left as it is. Raises `TuneportError` in words.
+    A stopped run resumes from the last version it saved, and ends with the same bytes; a finished folder is left
+    unchanged. Raises `TuneportError`.
     """
     with family.family_folder(Path(out), FORMAT, seed, recipe) as place:
         if place is not None:
@@ -105,7 +105,7 @@ def write_files(folder: Path, text: Syllabus) -> None:
 
 
 def words() -> list[str]:
-    """Every token of the family: all names are known to all versions, the chat tokens stand at the end."""
+    """Every token of the family: all versions know all names; the chat tokens are at the end."""
     *plain, user, assistant, end = word_tokenizers.words(version=2)
     return [*dict.fromkeys([*plain, *corpus.NAMES]), user, assistant, end]
 

@@ -1,8 +1,7 @@
-"""The tokenizers of the two versions: one token a word, numbers included.
+"""The tokenizers of the two versions: one token per word, numbers included.
 
-Version 2 has names that version 1 lacks, inserted in the middle of the vocabulary as a new release may do,
-so that every id after them shifts; the chat tokens stand at the very end. Only tuned models carry a chat
-template.
+Version 2 has names that version 1 lacks, inserted in the middle of the vocabulary as in many new releases, so that
+every later id shifts. The chat tokens are at the very end. Only tuned models have a chat template.
 """
 
 from __future__ import annotations
@@ -19,11 +18,8 @@ if TYPE_CHECKING:
 PAD, UNKNOWN, SEPARATOR = "<pad>", "<unk>", "<eos>"
 USER, ASSISTANT, END = "<user>", "<asst>", "<end>"
 CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}<user> {{ message['content'] }} "
-    "{% else %}<asst> {{ message['content'] }} <end> {% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<asst>{% endif %}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}<user> {{ message['content'] }} {% else %}<asst> "
+    "{{ message['content'] }} <end> {% endif %}{% endfor %}{% if add_generation_prompt %}<asst>{% endif %}"
 )
 
 

@@ -1,1 +1,1 @@
-"""Files of others, and files of ours that others read: opened within bounds, checked, made safe to show."""
+"""Open files that others wrote within limits, check them, and make them safe to show; write files that others read."""

@@ -1,7 +1,7 @@
-"""Regular expressions that stand in a file of others, tried with names before anything in this process matches them.
+"""Try regular expressions from others' files with names, before anything in this process matches them.
 
-In come the expressions, how each will be used, and the names; out comes nothing, or an `ExpressionError` whose text says what is
-wrong. They are matched in a child with limits: one that ends there within its time ends here too.
+Returns nothing, or raises an `ExpressionError` that says what is wrong. They are matched in a child process with
+limits: an expression that finishes there in time also finishes here.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ class Expression:
 
 
 class ExpressionError(ValueError):
-    """An expression that is none, or that takes too long or too much memory with these names."""
+    """An expression that is not valid, or that needs too much time or memory with these names."""
 
 
 def try_expressions(expressions: Sequence[Expression], names: Iterable[str]) -> None:
-    """Match every expression with every name. What replaces comes first, in its order; the rest meets the new names too.
+    """Match every expression with every name. Replacements come first, in their order; the others are also matched with
+    the new names.
 
     Raises `ExpressionError`.
     """
@@ -46,12 +47,12 @@ def try_expressions(expressions: Sequence[Expression], names: Iterable[str]) -> 
         return
     fields = ", ".join(quoted(field) for field in dict.fromkeys(each.field for each in tried))
     if len(tried) * len(found) > MOST_MATCHES:
-        raise ExpressionError(f"there are {len(tried):,} expressions ({fields}) for {len(found):,} names")
+        raise ExpressionError(f"there are {len(tried):,} expressions ({fields}) to match with {len(found):,} names")
     for each in tried:
         if not isinstance(each.text, str) or not isinstance(each.replacement, str):
-            raise ExpressionError(f"{quoted(each.field)} holds something else than a text")
+            raise ExpressionError(f"{quoted(each.field)} contains a value that is not a string")
         if len(each.text) > MOST_LETTERS:
-            raise ExpressionError(f"{quoted(each.field)}: an expression has {len(each.text):,} letters")
+            raise ExpressionError(f"{quoted(each.field)}: an expression has {len(each.text):,} characters")
     request = {"expressions": [vars(each) for each in tried], "names": found}
     try:
         fault = ask("tuneport.files.expressions:matcher", request, seconds=SECONDS, memory=MEMORY, stays=False)
@@ -68,7 +69,7 @@ def matcher() -> Callable[[Mapping[str, Any]], str | None]:
 
 
 def _match(request: Mapping[str, Any]) -> str | None:
-    """Use everything as it will be used; what is wrong with an expression, if something is."""
+    """Use every expression as it will be used; returns what is wrong, or None."""
     names: list[str] = request["names"]
     longest, every = 4 * max(map(len, names), default=0) + 4096, dict.fromkeys(names)
     ordered = sorted(request["expressions"], key=lambda each: each["how"] != _REPLACED)
@@ -78,7 +79,9 @@ def _match(request: Mapping[str, Any]) -> str | None:
             if each["how"] == _REPLACED:
                 names = [compiled.sub(each["replacement"], name) for name in names]
                 if max(map(len, names), default=0) > longest:
-                    return f"{quoted(each['field'])}: a replacement makes a name of {max(map(len, names)):,} letters"
+                    return (
+                        f"{quoted(each['field'])}: a replacement creates a name of {max(map(len, names)):,} characters"
+                    )
                 every |= dict.fromkeys(names)  # what follows is matched with these
                 continue
         except (re.error, OverflowError, RecursionError, IndexError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""A folder or file held against other processes, by a lock that goes away with its process and follows a rename."""
+"""Lock a folder or file against other processes; the lock ends with its process and follows a rename."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ def held(
     patience: float = 0.0,
     holder: Callable[[int], str] | None = None,
 ) -> Iterator[int]:
-    """Make a folder (or a file) if it is not there, and hold it; yields its descriptor.
-
-    Raises `OutputError` that says who holds it after ``patience`` seconds, with ``advice``; ``holder`` tells who of the
-    descriptor. Where the one who held it renamed it meanwhile, a new one is made and held.
+    """Create a folder (or a file) if it is missing, and lock it; yields its descriptor. If another process holds it for
+    ``patience`` seconds, raises `OutputError` with that process (found by ``holder`` from the descriptor) and
+    ``advice``. If the other process renamed it meanwhile, a new one is created and locked.
     """
     fcntl = posix("fcntl")  # before anything is made
     until = time.monotonic() + patience
@@ -74,7 +73,7 @@ def is_held(descriptor: int) -> bool:
 
 
 def this_process() -> str:
-    """Who this is, for another who has to wait."""
+    """This process, for the message of one that has to wait."""
     return f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
 
 

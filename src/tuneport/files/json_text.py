@@ -1,7 +1,8 @@
-"""JSON that others wrote, read within bounds; and JSON of ours that every reader takes.
+"""Read others' JSON within limits, and write JSON that every reader accepts.
 
-Python's own reader ends a document of deep nesting in a RecursionError, takes half a surrogate pair that no file can be written
-with, and makes whole numbers that no float can hold. Here each of these is a ValueError in words, like any other damage.
+Python's own reader raises RecursionError for deep nesting, accepts half a surrogate pair that no file can be written
+with, and makes whole numbers that no float can hold. Here each of these is a ValueError with a message, like any other
+damage.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ _LONG_NUMBER = re.compile(rf"[0-9]{{{MOST_DIGITS + 1},}}")
 def read_json(content: str | bytes, *, kept: bool = True) -> Any:
     """The value of a JSON document in UTF-8.
 
-    ``kept``: it must be possible to write its texts and to compute with its numbers; else whoever asks looks at each. Raises
-    ValueError, and nothing else, where it is none, is nested too deeply, or holds what cannot be kept.
+    ``kept``: its strings must be writable and its numbers computable; else the caller checks each. Raises only
+    ValueError: if it is not JSON, is nested too deeply, or has values that cannot be kept.
     """
     text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
     try:
@@ -40,7 +41,7 @@ def read_json(content: str | bytes, *, kept: bool = True) -> Any:
 
 
 def takes_a_closer_look(text: str) -> bool:
-    """Whether a JSON text may hold what `read_json` refuses and Python's own reader takes."""
+    """Whether a JSON text may have something that `read_json` refuses and Python's own reader accepts."""
     return "\\u" in text or text.count("[") + text.count("{") > MOST_DEPTH or _LONG_NUMBER.search(text) is not None
 
 
@@ -52,12 +53,12 @@ def check_text(text: str) -> None:
         shown = text.encode("ascii", "backslashreplace").decode()
         shown = shown if len(shown) <= 60 else f"{shown[:59]}…"
         raise ValueError(
-            f"it holds half a character (of a surrogate pair), which UTF-8 cannot store: '{shown}'"
+            f"it contains half a character (of a surrogate pair), which UTF-8 cannot store: '{shown}'"
         ) from None
 
 
 def finite(value: Any) -> Any:
-    """The value with null for every number that JSON has no word for (NaN, infinity)."""
+    """The value with null for every number that JSON cannot write (NaN, infinity)."""
     if isinstance(value, Mapping):
         return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -102,9 +103,7 @@ def _dumps(value: str | float | None) -> str:
 
 def _whole(text: str) -> int:
     if len(text) > MOST_DIGITS:
-        raise ValueError(
-            f"it holds a whole number of {len(text)} digits, {text[:20]}…; at most {MOST_DIGITS} can be read"
-        )
+        raise ValueError(f"it contains a whole number of {len(text)} digits, {text[:20]}…; the limit is {MOST_DIGITS}")
     return int(text)
 
 

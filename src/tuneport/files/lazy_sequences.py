@@ -1,7 +1,7 @@
-"""Sequences and mappings whose entries are made when they are looked at, and not kept.
+"""Sequences and mappings whose entries are made when they are used, and not kept.
 
-A plan has several objects for each tensor; at a hundred thousand tensors they would take more memory than the whole of a run
-may. What is kept are numbers and names, and a function that makes the object again.
+A plan has several objects per tensor; for a hundred thousand tensors they would need more memory than the run may use.
+Only numbers and names are kept, with a function that makes the object again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Expressions and templates of others, computed in a child process with limits of time and memory.
+"""Run others' expressions and templates in a child process with limits on time and memory.
 
-A regular expression can take years, a template all memory, and neither can be stopped from within once it is in code that
-looks at no signal. So whatever a file brings along to be matched or rendered goes to a child, which the system ends
-when its time is up. `ask` gives a function's answer to one request; the child stays for the next.
+A regular expression can take years and a template all memory, and neither can be stopped from inside code that ignores
+signals. So everything that a file brings to be matched or rendered runs in a child, which the system ends when its time
+is up. `ask` returns a function's answer to one request; the child waits for the next.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class _Child:
         )  # fmt: skip
         if self._read(_TO_BEGIN) is None:
             self.end()
-            raise OSError(f"a child process for {maker} did not begin")
+            raise OSError(f"a child process for {maker} did not start")
 
     def is_usable(self) -> bool:
         """Whether it is this very process's child, and still there."""
@@ -147,7 +147,7 @@ def _end_all() -> None:
 def serve(maker: str) -> None:
     """In the child: answer requests until the parent closes the pipe."""
     given, out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # what a library prints is not an answer
     module, _, name = maker.partition(":")
     compute: Callable[[Any], Any] = getattr(import_module(module), name)()
     _send(out, {})

@@ -1,7 +1,7 @@
-"""JSON documents with lists and objects of a hundred thousand entries, read in pieces and kept packed.
+"""Read JSON documents with lists and objects of a hundred thousand entries in pieces, and keep them packed.
 
-In comes an open file and which of its fields are long, out comes the value as `json_text.read_json` gives it, but that the long
-lists and objects hold their entries as compressed text, and make them when they are looked at.
+Returns the value of an open file as `json_text.read_json` does, but the long lists and objects keep their entries as
+compressed text and make them when they are used.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def read_long_json(file: BinaryIO, packed: Collection[Path], alike: Collection[P
     source = _Source(file)
     value = _read(source, (), packed, alike)
     if source.peek():
-        raise ValueError("something follows its end")
+        raise ValueError("there is text after its end")
     return value
 
 
@@ -127,7 +127,7 @@ def _each_once(entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in entries:
         if name in found:
-            raise NamedTwiceError(f"{in_short(name)} is in it twice")
+            raise NamedTwiceError(f"{in_short(name)} occurs twice")
         found[name] = value
     return found
 
@@ -163,7 +163,7 @@ class _Source:
         self._json = json.JSONDecoder()
 
     def peek(self) -> str:
-        """The next character that is no space; empty at the end."""
+        """The next character that is not a space; empty at the end."""
         while True:
             while self._at < len(self._text) and self._text[self._at] in " \t\n\r":
                 self._at += 1
@@ -193,7 +193,7 @@ class _Source:
         for _ in self._separated("{", "}"):
             name = self.value()
             if not isinstance(name, str):
-                raise ValueError("a name in it is no string")
+                raise ValueError("a name in it is not a string")
             self._take(":")
             yield name
 
@@ -212,7 +212,7 @@ class _Source:
 
     def _take(self, character: str) -> None:
         if self.peek() != character:
-            raise ValueError(f"'{character}' is expected where {self._text[self._at : self._at + 20]!r} stands")
+            raise ValueError(f"'{character}' is expected, not {self._text[self._at : self._at + 20]!r}")
         self._at += 1
 
     def _more(self) -> bool:

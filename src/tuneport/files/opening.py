@@ -1,8 +1,8 @@
-"""Files of others, and the one way in which they are opened.
+"""The one way to open files that others wrote.
 
-A file is opened if it is a plain file: no named pipe (nobody may ever write to it), no device (it may have no end). It is read
-up to a bound, and where it belongs to a folder it must lie in it, links followed, or in the blobs of the Hub's cache. What is
-refused is an error in words that is also an `OSError`, so whoever tells what the system refuses tells this too.
+Only a plain file is opened: no named pipe (it may never get data) and no device (it may have no end). It is read up to
+a limit. A file of a folder must be inside it, links followed, or in the blobs of the Hub's cache. The error for a
+refused file is also an `OSError`, so code that reports the system's errors reports it too.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _KINDS = (
 def open_descriptor(path: str | os.PathLike[str], inside: Path | None = None) -> int:
     """A descriptor of a plain file, for reading; the caller closes it.
 
-    Links are followed: anywhere without ``inside``, else as `check_inside` allows. Raises `ForeignFileError` for what is not
-    to be opened, and `OSError` for what cannot be.
+    Links are followed: anywhere without ``inside``, else as `check_inside` allows. Raises `ForeignFileError` for a file
+    that must not be opened, and `OSError` for one that cannot be.
     """
     place = Path(os.path.realpath(path, strict=True))
     if inside is not None:
@@ -118,7 +118,7 @@ def read_lines(path: str | os.PathLike[str], inside: Path | None = None) -> Gene
 
 @contextmanager
 def read_in_words(what: str) -> Iterator[None]:
-    """Raise what the system refuses while ``what`` is read as `CheckpointError`."""
+    """Turn errors of the system while reading ``what`` into `CheckpointError`."""
     try:
         yield
     except OSError as error:
@@ -187,7 +187,7 @@ def _hub_cache() -> Path:
 
 
 def check_plain(status: os.stat_result, path: str | os.PathLike[str]) -> None:
-    """Raise `OSError` in words for what is no plain file."""
+    """Raise `OSError` with a message for anything but a plain file."""
     if stat.S_ISREG(status.st_mode):
         return
     if stat.S_ISDIR(status.st_mode):
@@ -199,4 +199,4 @@ def check_plain(status: os.stat_result, path: str | os.PathLike[str]) -> None:
 
 
 def _too_large(path: str | os.PathLike[str], most: int) -> ForeignFileError:
-    return ForeignFileError(errno.EFBIG, f"it has more than {most:,} bytes, the limit for such a file", os.fspath(path))
+    return ForeignFileError(errno.EFBIG, f"it has more than {most:,} bytes, the limit for this file", os.fspath(path))

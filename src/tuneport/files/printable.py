@@ -1,7 +1,8 @@
-"""Text of others made safe to print: on a terminal, in a card, on a page.
+"""Make others' text safe to print: on a terminal, in a card, on a page.
 
-Names of tensors and files, tokens, settings and answers of models come from anywhere. A control character among them could move
-the cursor, recolour or rewrite lines, or turn the direction of writing; it is shown as its escape instead, ``\\x1b``.
+Names of tensors and files, tokens, settings and answers of models come from anywhere. A control character in them could
+move the cursor, recolour or rewrite lines, or reverse the direction of writing; it is shown as its escape instead,
+``\x1b``.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def quoted(name: object) -> str:
 def expression_of(name: str) -> str:
     """A regular expression for a message that matches the name.
 
-    It stands in a command of ours that people copy: control characters and single quotes are escapes.
+    It is part of a command that people copy, so control characters and single quotes are escaped.
     """
     return "".join(map(_matching, name))
 
@@ -55,7 +56,7 @@ def printable_lines(text: str) -> str:
 
 
 def printable_json(text: str) -> str:
-    """A JSON document likewise; its value is the same, for what is escaped stands in strings only."""
+    """A JSON document likewise; its value is the same, because only strings contain escapes."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -69,7 +70,7 @@ def _escape(letter: str) -> str:
 
 
 def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[:most]}… ({len(text) - most:,} more letters)"
+    return text if len(text) <= most else f"{text[:most]}… ({len(text) - most:,} more characters)"
 
 
 def _matching(letter: str) -> str:

@@ -1,4 +1,4 @@
-"""Files of our own: written anew or whole, never through a link; and what the system refuses there, said in words."""
+"""Write our own files: in full or not at all, never through a link, with a message for what the system refuses."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tuneport.files.opening import check_plain, opened
 from tuneport.platforms import flags as system_flags
 
 _PIECE = 2**20
-_GO_ON = "Mend the cause and run the same command again: what is finished stays, and it goes on from there."
+_GO_ON = "Fix the problem and run the command again; finished work is kept."
 
 
 def write_new(path: Path, content: bytes | Path) -> None:
-    """Write a file anew. What has its name goes first, so nothing is written through a link that lies there."""
+    """Write a new file. An existing one of this name is removed first, so nothing is written through a link."""
     with create(path) as file:
         if isinstance(content, bytes):
             file.write(content)
@@ -31,7 +31,7 @@ def write_new(path: Path, content: bytes | Path) -> None:
 
 @contextmanager
 def create(path: Path) -> Iterator[BinaryIO]:
-    """A new file, open for writing; what has its name goes first, and no link is followed."""
+    """A new file, open for writing; an existing one is removed first, and no link is followed."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | system_flags("O_NOFOLLOW", "O_CLOEXEC"), 0o666)
     with os.fdopen(descriptor, "wb") as file:
@@ -54,7 +54,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 def write_once(path: Path, text: str) -> None:
-    """Write a file whole if it is not there: a run that goes on finds the very file it began with."""
+    """Write a complete file if it is missing: a resumed run finds the same file again."""
     if not path.exists():
         write_whole(path, text)
 
@@ -65,7 +65,7 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def open_own(path: Path, flags: int) -> int:
-    """A descriptor of a file of a run's own folder, to go on writing to it, made if it is not there; the caller closes it.
+    """A descriptor of a file in a run's own folder, to continue writing; created if missing; the caller closes it.
 
     Raises `ForeignFileError` where a link, a pipe or a file that has another name elsewhere was put in its place.
     """
@@ -74,7 +74,7 @@ def open_own(path: Path, flags: int) -> int:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise ForeignFileError(
-                error.errno, "it is a link or a pipe, not the file of a run. Remove it", str(path)
+                error.errno, "it is a link or a pipe, not a file of this run. Remove it", str(path)
             ) from None
         raise
     try:
@@ -96,7 +96,7 @@ def cannot_write(place: Path, error: Exception, advice: str = _GO_ON) -> OutputE
 
 @contextmanager
 def told(place: Path, advice: str = _GO_ON) -> Iterator[None]:
-    """Raise what the system refuses while something is written at ``place`` as `OutputError`."""
+    """Turn errors of the system while writing at ``place`` into `OutputError`."""
     try:
         yield
     except TuneportError:

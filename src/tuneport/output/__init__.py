@@ -1,1 +1,1 @@
-"""A folder in the making: lock, journal, resume, atomic finish, replacing."""
+"""Write an output folder: lock, journal, resume, atomic finish, replacing."""

@@ -1,7 +1,7 @@
 """The digest of a tensor: BLAKE3 over leaves of 4 MiB, and the root over the leaves' digests.
 
-In come the logical bytes of a tensor, in pieces; out comes a text ``blake3-4MiB:<64 hex digits>``. It does not depend
-on shards, and leaves can be hashed in any order, by any number of workers, and again after a kill.
+Written as ``blake3-4MiB:<64 hex digits>``. It does not depend on shards, and leaves can be hashed in any order, by any
+number of workers, and again after a kill.
 """
 
 from __future__ import annotations

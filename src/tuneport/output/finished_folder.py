@@ -1,4 +1,4 @@
-"""Whether a finished folder holds the files that its manifest names, as they were written, and nothing else."""
+"""Check that a finished folder contains the files of its manifest, unchanged, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from tuneport.output.replacing import CARD
 
 
 def compare_entries(recorded: Mapping[str, str], others: set[str], out: Path) -> list[str]:
-    """What is wrong with the files of ``out``, in words: ``recorded`` by name with their digests, ``others`` without.
+    """Messages for what is wrong with the files of ``out``: ``recorded`` by name with their digests, ``others``
+    without.
 
-    tuneport writes plain files, and folders only where a file is in them. Links are told, but for those that lead to the blobs
-    of the Hub's cache, as its snapshots have them; so are pipes, devices and empty folders.
+    tuneport writes plain files, and folders only where a file is in them. Links are reported, except those to the blobs
+    of the Hub's cache, which its snapshots have; so are pipes, devices and empty folders.
     """
     faults = []
     for name, digest in recorded.items():
@@ -36,11 +37,11 @@ def compare_entries(recorded: Mapping[str, str], others: set[str], out: Path) ->
         what, told = _kind(path, mode, out), printable_line(name)
         if stat.S_ISDIR(mode):
             if name not in folders:
-                faults.append(f"{told}/ is in the folder, but nothing of the manifest is in it")
+                faults.append(f"{told}/ is in the folder, but contains nothing from the manifest")
         elif name not in known:
             faults.append(f"{told} is in the folder, but not in the manifest" + (f"; it is {what}" if what else ""))
         elif what is not None:
-            faults.append(f"{told} is {what}; tuneport writes none")
+            faults.append(f"{told} is {what}, which tuneport never writes")
     return faults
 
 
@@ -55,7 +56,7 @@ def _entries(out: Path) -> Iterator[tuple[str, Path, int]]:
 def _kind(path: Path, mode: int, out: Path) -> str | None:
     if stat.S_ISLNK(mode):
         return "a link" if _is_odd_link(path, out) else None
-    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "no plain file"
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "not a plain file"
 
 
 def _is_odd_link(path: Path, out: Path) -> bool:

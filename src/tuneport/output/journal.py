@@ -1,8 +1,8 @@
-"""What a run has done so far, one JSON record a line, so that a killed run can go on.
+"""The journal of a run: one JSON record per line, so that a killed run can resume.
 
-The first record is the plan, written whole or not at all. Then come records of runs (who holds the folder), of leaves
-(4 MiB of a tensor that are on disk, with their digest), and of a run that ended by a refusal of its own. A last line that a
-kill cut short is dropped.
+The first record is the plan, written in full or not at all. Then come records of runs (who holds the folder), of leaves
+(4 MiB of a tensor that are on disk, with their digest), and of a run that ended with an error of its own. If a kill cut
+the last line short, it is dropped.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Journal:
     """Appends to the journal of a folder; safe to use from several threads."""
 
     def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
-        """Open the folder's journal, or begin one with ``plan``. Raises `TakenError` if it was begun otherwise."""
+        """Open the folder's journal, or start one with ``plan``. Raises `TakenError` if it was started with another."""
         self.path = folder / JOURNAL
         self._lock = Lock()
         self._before = 0  # where the lines of earlier runs end
@@ -79,7 +79,7 @@ class Journal:
         self._append({**entry, "check": _check(entry)})
 
     def add_refusal(self, reason: str) -> None:
-        """Note that the run ends by a refusal: its leaves keep no other plan out."""
+        """Record that the run ends with an error of its own: its leaves do not prevent another plan."""
         self._append({"refused": reason})
 
     def _append(self, record: Mapping[str, Any]) -> None:
@@ -101,7 +101,7 @@ def _check(entry: Mapping[str, Any]) -> str:
 
 
 def _leaf_of(record: Mapping[str, Any]) -> tuple[str, int, LeafRecord] | None:
-    """The leaf of a line; None where it tells of none, or is not as it was written: that leaf is computed again."""
+    """The leaf of a line; None if it names none or was damaged: that leaf is computed again."""
     if "leaf" not in record:
         return None
     sums = tuple(float.fromhex(value) for value in record["sums"])
@@ -114,10 +114,9 @@ def _leaf_of(record: Mapping[str, Any]) -> tuple[str, int, LeafRecord] | None:
 
 
 def can_be_discarded(folder: Path, plan: Mapping[str, Any]) -> bool:
-    """Whether the folder was begun with another plan than ``plan``, and holds nothing of worth.
-
-    Of worth are leaves, unless the run that wrote or took them up last ended by a refusal of its own. Raises `TakenError`
-    where another plan has such leaves there, or the journal cannot be read.
+    """Whether the folder was started with another plan than ``plan`` and has no work to keep. Finished leaves are kept,
+    unless the run that last wrote or used them ended with an error of its own. Raises `TakenError` if another plan has
+    leaves to keep there, or the journal cannot be read.
     """
     begun, leaves, refused, _ = _looked_over(folder)
     if leaves and not refused:
@@ -163,7 +162,9 @@ def _lines(folder: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _damaged(folder: Path, error: Exception) -> TakenError:
-    return TakenError(f"{folder / JOURNAL} is damaged ({error}). Remove {folder.name} and run again; it starts anew.")
+    return TakenError(
+        f"{folder / JOURNAL} is damaged ({error}). Remove {folder.name} and run again to start from the beginning."
+    )
 
 
 def only_times_differ(one: Any, other: Any) -> bool:
@@ -173,8 +174,8 @@ def only_times_differ(one: Any, other: Any) -> bool:
 
 # What to say then: ctime_ns cannot be put back, so "give the same inputs" would be no advice.
 ONLY_TIMES = (
-    "Only times of inputs differ: these files were written again or copied, or their permissions, links or place changed "
-    "(which changes ctime_ns alone). Their weights may be others, so what was made of them is not taken up."
+    "Only the times of input files differ: they were rewritten, copied or moved, or their permissions or links "
+    "changed (which changes only ctime_ns). Their weights may have changed, so finished work is not reused."
 )
 
 
@@ -188,10 +189,10 @@ def _stop_if_different(folder: Path, begun: Any, plan: Mapping[str, Any]) -> Non
     different = differing_fields(begun, plan)
     if not different:
         return
-    advice = f"Give the same inputs and choices to go on, or remove {folder.name} to start anew."
+    advice = f"Use the same inputs and options to resume, or remove {folder.name} to start from the beginning."
     if only_times_differ(begun, plan):
-        advice = f"{ONLY_TIMES} Remove {folder.name} and run again; it starts anew."
-    raise TakenError(f"{folder} was begun with another plan; what differs: {'; '.join(different)}.\n{advice}")
+        advice = f"{ONLY_TIMES} Remove {folder.name} and run again to start from the beginning."
+    raise TakenError(f"{folder} was started with a different plan; differences: {'; '.join(different)}.\n{advice}")
 
 
 def holder(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Licences by their ids on the Hub: what an output made of several models can stand under, as far as that can be said."""
+"""Licences by their ids on the Hub: which licence an output made of several models can have."""
 
 from __future__ import annotations
 
@@ -23,21 +23,19 @@ _PERMISSIVE = frozenset(
     )
 )
 _NO_DERIVATIVES = re.compile(r"cc-by(-nc)?-nd(-\d\.\d)?")
-_BEFORE = "Read what they allow before you share this model; `--license` of a push names what you decide on."
+_BEFORE = "Check what they allow before you share this model; then name its licence with `--license` when you push."
 
 
 def parse_licence(value: object) -> str:
-    """A licence's id as the Hub has it (`apache-2.0`, `llama3.1`). Raises ValueError for what is no such name."""
+    """A licence's id as the Hub has it (`apache-2.0`, `llama3.1`). Raises ValueError for anything else."""
     name = str(value)
     if not LICENCE.fullmatch(name):
-        raise ValueError(
-            "is not a valid id of a licence; write it as the Hub does: apache-2.0, cc-by-4.0, llama3.1, other"
-        )
+        raise ValueError("is not a valid licence id; use the Hub's: apache-2.0, cc-by-4.0, llama3.1, other")
     return name
 
 
 def licence_of(licences: Mapping[str, str | None]) -> tuple[str | None, str]:
-    """The licence that an output can stand under, None where that is not for us to say, and a sentence on it.
+    """The licence that an output can have (None if that is for the user to decide), and a sentence about it.
 
     ``licences`` are those of the parents by role, None where one is not known.
     """
@@ -46,17 +44,17 @@ def licence_of(licences: Mapping[str, str | None]) -> tuple[str | None, str]:
     closed = [role for role, name in known.items() if _NO_DERIVATIVES.fullmatch(name)]
     if closed:
         which = " and ".join(closed)
-        return None, f"Licences of the parents ({told}): that of {which} allows no derivative to be shared. {_BEFORE}"
+        return None, f"Licences of the parents ({told}): that of {which} does not allow sharing derivatives. {_BEFORE}"
     if len(known) < len(licences):
-        return None, f"Licences of the parents ({told}): not all are known. {_BEFORE}"
+        return None, f"Licences of the parents ({told}): not all of them are known. {_BEFORE}"
     names = sorted(set(known.values()))
     demanding = [name for name in names if name not in _PERMISSIVE]
     if len(names) == 1:
-        return names[0], f"All parents are under {names[0]}, and so is this."
+        return names[0], f"All parents are under {names[0]}, and so is this model."
     if len(demanding) > 1:
         return None, f"Licences of the parents ({told}) differ. {_BEFORE}"
     chosen = demanding[0] if demanding else next((name for name in names if name == "apache-2.0"), names[0])
     return (
         chosen,
-        f"Licences of the parents ({told}) differ; this stands under {chosen}, and the terms of the others stay.",
+        f"Licences of the parents ({told}) differ; this model is under {chosen}, and the other terms still apply.",
     )

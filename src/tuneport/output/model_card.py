@@ -1,8 +1,8 @@
-"""The form of a model card: what every README.md that tuneport writes has in common.
+"""The form of a model card: what every README.md written by tuneport has in common.
 
-In come names, tags and cells, out come lines of Markdown: the front matter that the Hub reads, tables, names of models
-with their revisions, and a section of the user's own that later runs keep. Which facts stand in them is for
-`engine/transfer_card.py` and `publishing/tuning_card.py` to say.
+Lines of Markdown from names, tags and cells: the front matter that the Hub reads, tables, names of models with their
+revisions, and the user's own section, which later runs keep. `engine/transfer_card.py` and `publishing/tuning_card.py`
+choose the facts.
 """
 
 from __future__ import annotations
@@ -110,11 +110,11 @@ def licensed(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _licence(facts: Mapping[str, Any]) -> tuple[str | None, str]:
-    """The licence's id, if it can be said, and a sentence: what whoever published it named, else what the parents' cards say."""
+    """The licence's id, if known, and a sentence: as named by whoever pushed the model, else from the parents' cards."""
     named, licences = facts.get("license"), facts.get("licences")
     if named:
         told = "; ".join(f"{role}: {name or 'not stated'}" for role, name in (licences or {}).items())
-        return str(named), f"{named}, as whoever published it says. Licences of the parents: {told or 'not looked at'}."
+        return str(named), f"{named}, as named by whoever pushed it. Licences of the parents: {told or 'not checked'}."
     return licence_of(licences) if licences else (None, "")
 
 
@@ -135,7 +135,8 @@ def own_text(place: Path) -> str:
     except OSError as error:
         words = error.strerror or error
         raise OutputError(
-            f"{place} cannot be read ({words}), so your own section in it cannot be kept. Move it away, then run again."
+            f"{place} cannot be read ({words}), so your own section in it cannot be kept. Move the file away, then "
+            f"run again."
         ) from None
 
 
@@ -181,7 +182,7 @@ def cell(text: str, most: int = 160) -> str:
 
 
 def document(lines: Iterable[str]) -> bytes:
-    """The card of these lines: what stands in one of them cannot begin another, or hold what is not safe to print."""
+    """The card of these lines: no text in a line can begin another one, or contain unsafe characters."""
     return "".join(f"{printable_line(line)}\n" for line in lines).encode()
 
 

@@ -1,8 +1,7 @@
-"""What the cards of the models that an output was made from say about it: licence, languages, task.
+"""Read licence, languages and task from the cards of the models that an output was made from.
 
-In come checkpoints, out come a few names that the Hub knows. Cards are written by others: only a plain README.md in the model's own
-folder (or the Hub cache's snapshot) is read, up to a bound, line by line without a YAML reader, and only what has the form of
-such a name is taken from it.
+Others wrote these cards: only a plain README.md in the model's own folder (or the Hub cache's snapshot) is read, up to
+a limit, line by line without a YAML reader, and only values that look like names known to the Hub are used.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A finished folder takes its place, and that of another of ours if one is there: by renames that a kill cannot spoil.
+"""Move a finished folder into place, replacing an earlier output of tuneport, by renames that are safe against a kill.
 
-DIR.partial is marked, DIR becomes DIR.old, DIR.partial becomes DIR, DIR.old goes, and the mark last. The mark holds which
-folder is replaced (device and inode); whoever finds it knows what is left to do. Ours is what has a manifest of ours: nothing
-else is ever replaced or removed, whatever a mark says, and a mark is looked at only by a run that is not refused.
+DIR.partial is marked, DIR becomes DIR.old, DIR.partial becomes DIR, DIR.old is removed, then the mark. The mark names
+the replaced folder (device and inode), so a later run knows what is left to do. Only folders with a manifest of
+tuneport are ever replaced or removed, whatever a mark says, and only a run that may proceed looks at a mark.
 """
 
 from __future__ import annotations
@@ -53,9 +53,8 @@ def is_record(file: Path, start: str) -> bool:
 
 
 def move_into_place(out: Path, partial: Path) -> None:
-    """Rename ``partial`` to ``out``; a folder of ours that is there goes when the new one stands.
-
-    Raises `TakenError` where something else is there.
+    """Rename ``partial`` to ``out``; an earlier output of tuneport is removed once the new one is in place. Raises
+    `TakenError` if other files are there.
     """
     if os.path.lexists(out) and not is_empty_folder(out):
         check_replaceable(out)
@@ -79,19 +78,17 @@ def check_replaceable(out: Path) -> None:
     """Raise `TakenError` where --overwrite may not replace ``out``, or the name it will have for a moment is taken."""
     if not is_ours(out):
         raise TakenError(
-            f"{out} was not made by tuneport (it holds no manifest of it), so {named('overwrite')} does not replace it. Move it away, "
-            f"or give another {named('out')}."
+            f"{out} was not written by tuneport (it has no manifest), so {named('overwrite')} does not replace it. "
+            f"Move it away, or give another {named('out')}."
         )
     strays = _strays(out)
     if strays:
         raise TakenError(
-            f"{out} holds what tuneport did not write, so {named('overwrite')} does not replace it:{listed_names(strays, 8)}\n"
-            f"Move that away, or give another {named('out')}."
+            f"{out} contains files that tuneport did not write, so {named('overwrite')} does not replace "
+            f"it:{listed_names(strays, 8)}\nMove them away, or give another {named('out')}."
         )
     if os.path.lexists(_old(out)) and not _is_replaced(out):
-        raise TakenError(
-            f"{_old(out)} is in the way of {named('overwrite')}, which needs that name. Move it away first."
-        )
+        raise TakenError(f"{_old(out)} exists, but {named('overwrite')} needs that name. Move it away first.")
 
 
 def _is_replaced(out: Path) -> bool:
@@ -201,7 +198,7 @@ def _old(out: Path) -> Path:
 
 
 def weights_or_sidecar(name: str) -> bool:
-    """Whether a fine-tuning's folder holds a file of this name; licences and cards are told apart by the caller."""
+    """Whether a fine-tuning's folder holds a file of this name; the caller handles licences and cards."""
     if name in TUNING_FILES or _WEIGHTS.fullmatch(name) is not None:
         return True
     return is_sidecar(name) and not name.endswith(".py") and not name.upper().startswith(LICENCE_PREFIXES)

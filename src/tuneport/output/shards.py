@@ -1,7 +1,7 @@
-"""Where each tensor of an output goes: shards, offsets, headers, index; known before the first byte is written.
+"""Where each tensor of an output goes: shards, offsets, headers, index; known before anything is written.
 
-In come names, dtypes and shapes in the order they are to be written, out comes the layout. Within a shard, tensors of
-wide elements stand first, so that each begins at a multiple of its element size, as the official writer has it.
+Within a shard, tensors with wide elements come first, so that each begins at a multiple of its element size, as in the
+official writer.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Layout:
 
     @property
     def index(self) -> bytes | None:
-        """The index as it stands on disk."""
+        """The index as written to disk."""
         if self.index_name is None:
             return None
         total = sum(slot.nbytes for slot in self.slots.values())

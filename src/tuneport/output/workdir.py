@@ -1,7 +1,7 @@
-"""The folder of a long run: `DIR.partial` until everything is in it, then `DIR`.
+"""The folder of a long run: `DIR.partial` until it is complete, then `DIR`.
 
-A run goes on where an earlier one with the same plan stopped, says so when it was done before, and refuses
-a folder that holds anything else; nothing that is there is ever removed, unless it is to be overwritten, by what is whole.
+A run resumes where an earlier one with the same plan stopped, says if it was done before, and refuses a folder with
+other contents. Existing files are never removed, unless a complete new output replaces them on request.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def workplace(
 ) -> Iterator[Path | None]:
     """The folder to work in, renamed to `out` when all went well; None if `out` holds this plan's results.
 
-    The plan stands in plan.json. With `record`, the name of a JSON file that the run writes at its end and that holds
+    The plan is in plan.json. With `record`, the name of a JSON file that the run writes at its end and that holds
     the plan under "plan", the finished folder has no plan.json of its own. With `overwrite` an `out` of another plan is
     replaced when all went well, if it is tuneport's own: its record says so. Folders named in `on_the_way` hold what only
     an unfinished run needs: the finished one has none of them.
@@ -45,7 +45,7 @@ def workplace(
     assert record is not None or not on_the_way, "nothing else would tell that they are no longer needed"
     assert record is not None or not overwrite, "what is replaced is known by its record"
     if out.name in ("", ".."):
-        raise OutputError(f"{out} is no name of a folder to make. Give DIR a name of its own.")
+        raise OutputError(f"{out} is not a valid name for a new folder. Choose another DIR.")
     wanted = json.loads(json.dumps(plan))
     if os.path.lexists(out) and not is_empty_folder(out):
         if not overwrite or _plan_in(out, record) == wanted:
@@ -77,7 +77,8 @@ def _refuse_links(unfinished: Path) -> None:
     links = sorted(path.relative_to(unfinished).as_posix() for path in unfinished.rglob("*") if path.is_symlink())
     if links:
         raise TakenError(
-            f"{unfinished} holds links, through which nothing is written. Remove them:{listed_names(links, 8)}"
+            f"{unfinished} contains links, and tuneport does not write through links. Remove "
+            f"them:{listed_names(links, 8)}"
         )
 
 
@@ -98,11 +99,11 @@ def _compare(folder: Path, wanted: Any, record: str | None) -> None:
     """Raise unless `folder` was begun with the plan `wanted`."""
     found = _plan_in(folder, record)
     if found is None:
-        raise TakenError(f"{folder} exists and holds something else. Choose another DIR, or move it away.")
+        raise TakenError(f"{folder} exists and contains something else. Choose another DIR, or move it away.")
     different = differing_fields(found, wanted)
     if different:
         raise TakenError(
-            f"{folder} was begun with another plan; what differs:{listing(different, 10)}\n"
+            f"{folder} was started with a different plan; differences:{listing(different, 10)}\n"
             "Choose another DIR, or move it away."
         )
 

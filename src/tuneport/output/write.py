@@ -1,7 +1,7 @@
-"""An output folder that is either not there, or whole.
+"""Write an output folder that either does not exist or is complete.
 
-Everything is written into DIR.partial, under a lock and beside a journal, and renamed to DIR at the very end. A killed
-run leaves only DIR.partial (and, between the two renames of --overwrite, DIR.old); the next run goes on, or repairs.
+Everything is written into DIR.partial, under a lock and with a journal, and renamed to DIR at the very end. A killed
+run leaves only DIR.partial (and, between the two renames of --overwrite, DIR.old); the next run resumes or repairs.
 """
 
 from __future__ import annotations
@@ -117,10 +117,9 @@ class OutputFolder:
 
 @contextmanager
 def begin(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -> Iterator[OutputFolder]:
-    """DIR.partial, locked, for a run of ``plan``; a killed run's folder is taken over where its plan is the same.
-
-    ``plan`` is what makes two runs the same: a JSON object. Raises `AlreadyDone` if DIR is complete with this plan, and
-    `OutputError` if DIR is something else (unless ``overwrite``), held by another run, or was begun otherwise.
+    """DIR.partial, locked, for a run of ``plan``; a killed run's folder is resumed if its plan is the same. ``plan`` is
+    a JSON object; equal plans mean the same run. Raises `AlreadyDone` if DIR is complete with this plan, and
+    `OutputError` if DIR is something else (unless ``overwrite``), in use by another run, or started with another plan.
     """
     partial = _partial(out)
     with _locked(partial):
@@ -145,7 +144,9 @@ def begin(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -
 
 @contextmanager
 def _refusals_noted(folder: OutputFolder) -> Iterator[None]:
-    """Note in the journal that a run said no (NaN, doubts, inputs that changed); what failed from outside is taken up again."""
+    """Record in the journal that a run stopped itself (NaN, doubts, changed inputs); runs that failed from outside are
+    resumed.
+    """
     try:
         yield
     except (OutputError, HubError):
@@ -163,24 +164,24 @@ def check_place(out: Path, inputs: list[Path]) -> None:
     for path in inputs:
         other = resolved(path)
         if place == other or place in other.parents:
-            raise OutputError(f"{named('out', out)} holds the input {path}; give a folder of its own.")
+            raise OutputError(f"{named('out', out)} contains the input {path}; give a separate folder.")
         if _partial(place) in (other, *other.parents):
             raise OutputError(
-                f"{named('out', out)} would be written in {_partial(out)}, which is the input {path}, or holds it; give another "
-                f"{named('out')}."
+                f"{named('out', out)} would be written in {_partial(out)}, which is the input {path} or contains it; "
+                f"give another {named('out')}."
             )
         if other in place.parents:
-            raise OutputError(f"{named('out', out)} lies inside the input {path}; give a folder outside it.")
+            raise OutputError(f"{named('out', out)} is inside the input {path}; give a folder outside it.")
     if place in resolved(Path.cwd()).parents or place == resolved(Path.cwd()):
-        raise OutputError(f"{named('out', out)} is the folder you stand in, or one above it; give a folder of its own.")
+        raise OutputError(f"{named('out', out)} is the current folder or one above it; give a separate folder.")
     if not out.name or not place.parent.is_dir():
-        raise OutputError(f"{named('out', out)}: the folder {place.parent} does not exist. Make it first.")
+        raise OutputError(f"{named('out', out)}: the folder {place.parent} does not exist. Create it first.")
 
 
 def place_refusals(
     out: Path, inputs: list[Path], plan: Mapping[str, Any], layout: Layout, overwrite: bool
 ) -> list[str]:
-    """Why a run would not write to ``out``, told without touching anything; empty where it would, or is done already."""
+    """Why a run would not write to ``out``, without touching anything; empty if it would, or is done already."""
     try:
         check_place(out, inputs)
         if os.path.lexists(out):
@@ -218,7 +219,7 @@ def _repair(out: Path, partial: Path) -> None:
 
 
 def _take_up_existing(out: Path, partial: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -> None:
-    """Raise where this run may not go on; else finish what an earlier run with --overwrite was killed in."""
+    """Raise an error if this run may not proceed; else finish what a killed run with --overwrite left."""
     try:
         _check_existing(out, plan, layout, overwrite)
     except AlreadyDone:
@@ -254,11 +255,12 @@ def _check_ours(partial: Path) -> None:
         begun = os.path.lexists(partial / JOURNAL) or is_ours(partial)
         if begun and strays:
             raise TakenError(
-                f"{partial} holds what tuneport did not write:{listed_names(strays, 8)}\nMove that away, or give another {named('out')}."
+                f"{partial} contains files that tuneport did not write:{listed_names(strays, 8)}\nMove them away, or "
+                f"give another {named('out')}."
             )
         if not begun and {entry.name for entry in partial.iterdir()} - {f"{JOURNAL}.new"}:
             raise TakenError(
-                f"{partial} is in the way, and not made by tuneport. Move it away, or give another {named('out')}."
+                f"{partial} exists and was not written by tuneport. Move it away, or give another {named('out')}."
             )
 
 
@@ -280,17 +282,21 @@ def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrit
             raise AlreadyDone(str(out))
         if not overwrite:
             raise TakenError(
-                f"{out} was made by this plan, but {', '.join(lost)} is gone or has another size. "
-                f"Give {named('overwrite')} to make it anew, or another {named('out')}."
+                f"{out} was written by this plan, but {', '.join(lost)} is missing or has another size. Give "
+                f"{named('overwrite')} to write it again, or another {named('out')}."
             )
     if is_empty_folder(out) and overwrite:
         return
     if not overwrite:
         if made_by is None and not is_ours(out):
             raise TakenError(
-                f"{out} is there already, and not made by tuneport. Move it away, or give another {named('out')}."
+                f"{out} exists and was not written by tuneport. Move it away, or give another {named('out')}."
             )
-        how = "was made by another plan" if made_by is not None else "was made by tuneport, otherwise"
+        how = (
+            "was written by another plan"
+            if made_by is not None
+            else "was written by tuneport, from other inputs or options"
+        )
         if made_by is not None:
             how += ": " + "; ".join(different[:5])
             how += f". {journal.ONLY_TIMES}" if journal.only_times_differ(made_by, plan) else ""
@@ -310,7 +316,9 @@ def _check_space(out: Path, place: Path, needed: int) -> None:
 
 
 def _remove_remains(partial: Path, expected: set[str]) -> None:
-    """Remove what an earlier, killed run of this very plan wrote with other software; what no run writes is told before."""
+    """Remove what an earlier, killed run of this very plan wrote with other software; other files are reported before
+    that.
+    """
     strange = set(strays_in_partial(partial))
     for path in sorted(partial.rglob("*")):
         name = path.relative_to(partial).as_posix()

@@ -1,1 +1,1 @@
-"""Which tensor, and which row of it, belongs to which. Everything is accounted for; nothing is skipped quietly."""
+"""Match tensors and their rows between models. Everything is accounted for; nothing is skipped silently."""

@@ -1,6 +1,6 @@
 """The account of a transfer: every tensor of base, tuned and target with its fate, one line each.
 
-A line is an object while somebody looks at it; what is kept are names, and for each the number of its kind of line.
+Only names and the number of each line's kind are kept; a line becomes an object while it is used.
 """
 
 from __future__ import annotations

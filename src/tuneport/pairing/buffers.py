@@ -1,7 +1,7 @@
-"""Tensors that a model computes itself and that some checkpoints store all the same: rotary frequencies, causal masks, position ids.
+"""Tensors that a model computes itself but some checkpoints store: rotary frequencies, causal masks, position ids.
 
-Releases of transformers 4 before 4.31 saved them, and so did the tools that copied their files. Today's classes do not load
-them (each of the names below is a buffer that transformers builds and does not save), so nothing depends on them.
+Releases of transformers 4 before 4.31 saved them, and so did tools that copied their files. Today's classes do not load
+them (each name below is a buffer that transformers builds and does not save), so nothing depends on them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def is_computed_buffer(tensor: StoredTensor) -> bool:
 
 
 def is_computed(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor of this name and shape is such a buffer. A causal mask is told from a bias by its shape: …×n×n."""
+    """Whether a tensor of this name and shape is such a buffer. A causal mask differs from a bias by its shape: …×n×n."""
     if _COMPUTED.search(name):
         return True
     square = len(shape) >= 2 and shape[-1] == shape[-2]

@@ -1,7 +1,7 @@
-"""Whether a tensor is one that transformers' class of its kind has, told by its name.
+"""Whether transformers' class for a kind of model has a tensor of a given name.
 
-In come a name and kinds of models, out comes yes or no. ``class_tensors.json`` holds the modules of each kind that have tensors,
-a kind a line; experiments/tables/make_class_tensors.py makes it from transformers' classes.
+``class_tensors.json`` lists the modules with tensors of each kind, one kind per line;
+experiments/tables/make_class_tensors.py makes it from transformers' classes.
 """
 
 from __future__ import annotations

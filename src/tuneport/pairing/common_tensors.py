@@ -1,8 +1,8 @@
 """What several checkpoints have in common: tensors of the same name, and rows of the same token.
 
-In come checkpoints whose weights are to be compared, or joined by a line, number by number; out comes, for every tensor
-of the last one, its partner in each of the others, and which rows of embeddings belong together. The promise: what has
-no partner everywhere is listed by name, and models of different kinds are refused in one message.
+For checkpoints to be compared, or joined by a line, value by value: each tensor of the last one gets its counterpart in
+each of the others, and rows of embeddings are matched. Tensors without a counterpart in all are listed by name; models
+of different kinds are refused in one message.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Shared:
 def share(checkpoints: Sequence[Checkpoint], ties: Sequence[Ties]) -> Shared:
     """The tensors and rows that all ``checkpoints`` have. ``ties`` say which names hold one weight in each.
 
-    Raises `PairingError` where they are of different kinds, quantised, adapters, or share too little.
+    Raises `PairingError` if they are of different kinds, quantised, adapters, or share too little.
     """
     for checkpoint in checkpoints:
         if checkpoint.adapter is not None:
@@ -140,8 +140,8 @@ def _tokenizers(checkpoints: Sequence[Checkpoint], sides: Sequence[Side]) -> lis
         rows = find_vocabulary_tensors(sides).rows
         if any(count != rows[0] for count in rows) and not any(folders[0].has(name) for name in TOKENIZER_FILES):
             raise PairingError(
-                f"{_names(checkpoints)}: their embeddings differ in rows, and none of them has a tokenizer that says "
-                "which row is which token. Put each model's tokenizer.json into its folder."
+                f"{_names(checkpoints)}: their embeddings differ in rows, but none of them has a tokenizer that maps "
+                f"rows to tokens. Put each model's tokenizer.json into its folder."
             )
         return None
     found = []
@@ -150,9 +150,9 @@ def _tokenizers(checkpoints: Sequence[Checkpoint], sides: Sequence[Side]) -> lis
             found.append(read_tokenizer(folder))
         except PairingError:
             raise PairingError(
-                f"{_names(checkpoints)}: their tokenizers differ, and that of {folder.role} {folder.label} cannot be read: "
-                "rows are matched by token string. Put its tokenizer.json there (AutoTokenizer's save_pretrained writes "
-                "one)."
+                f"{_names(checkpoints)}: their tokenizers differ, and that of {folder.role} {folder.label} cannot be "
+                "read, so rows cannot be matched by token string. Put its tokenizer.json there (AutoTokenizer's "
+                "save_pretrained writes one)."
             ) from None
     return found
 
@@ -164,7 +164,8 @@ def _shared_ids(checkpoints: Sequence[Checkpoint], tokenizers: Sequence[Tokenize
     if 2 * len(tokens) < min(len(each.ids) for each in tokenizers):
         raise PairingError(
             f"{_names(checkpoints)}: only {len(tokens):,} token strings are in all their vocabularies "
-            f"({', '.join(f'{len(each.ids):,}' for each in tokenizers)} tokens). They are of different kinds."
+            f"({', '.join(f'{len(each.ids):,}' for each in tokenizers)} tokens). They are different kinds of "
+            f"tokenizers."
         )
     ids = np.array([[each.ids[token] for each in tokenizers] for token in tokens], np.int64)
     return ids.reshape(-1, len(tokenizers))
@@ -178,10 +179,10 @@ def _check_most(
         paired = sum(together.tensors[place].elements for together in tensors)
         if paired < MOST_MUST_PAIR * total:
             raise PairingError(
-                f"Only {paired / total:.0%} of the parameters of {checkpoint.role} {checkpoint.label} have a partner in "
-                f"{_names([other for other in checkpoints if other is not checkpoint])}. They look like different models, "
-                "or name their tensors differently; load each with AutoModelForCausalLM and save it again to make the "
-                "names agree."
+                f"Only {paired / total:.0%} of the parameters of {checkpoint.role} {checkpoint.label} have a "
+                f"counterpart in {_names([other for other in checkpoints if other is not checkpoint])}. They look "
+                "like different models, or name their tensors differently; load each with AutoModelForCausalLM and "
+                "save it again to make the names agree."
             )
 
 

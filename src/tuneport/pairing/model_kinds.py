@@ -1,8 +1,8 @@
 """Which kinds of models belong together: versions of one kind, and a text class with the multimodal models around it.
 
-In come configs, out comes whether a difference between two such models can mean anything. transformers has one model under
-several types: a language model of its own (`llama`, `qwen3_5_text`), and the language model inside a multimodal one (`llava`
-with a `text_config`, `qwen3_5`).
+Decides from configs whether a difference between two such models can have a meaning. transformers has one model under
+several types: a language model (`llama`, `qwen3_5_text`), and the language model inside a multimodal one (`llava` with
+a `text_config`, `qwen3_5`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def is_of_custom_code(config: Config) -> bool:
 def check_architectures(*checkpoints: Checkpoint, renames: Sequence[Rename] | None = None) -> None:
     """One message when the models are of different kinds, instead of hundreds of names. Raises `PairingError`.
 
-    ``renames`` may say where the language model of the others stands in the last one (`is_placed`); None where the caller takes none.
+    ``renames`` may say where the language model of the others is inside the last one (`is_placed`); None where the
+    caller takes none.
     """
     last = checkpoints[-1]
     if is_placed(checkpoints[:-1], last, renames or ()):
@@ -102,8 +103,9 @@ def _way_inside(text: Checkpoint, whole: Checkpoint) -> str:
         return ""
     flags = " ".join(named("renames", f"{each.pattern}={each.replacement}") for each in renames)
     return (
-        f" transformers does not have the kind {quoted(kind_of(whole.config))}. If {whole.role} {whole.label} is a multimodal model around "
-        f"a {printable_line(str(kind_of(text.config)))}, add {flags}: the difference then goes onto the language model, and all else stays."
+        f" transformers does not know the model type {quoted(kind_of(whole.config))}. If {whole.role} {whole.label} "
+        f"is a multimodal model around a {printable_line(str(kind_of(text.config)))}, add {flags}: the difference is "
+        "then added to the language model only; all else stays unchanged."
     )
 
 
@@ -127,6 +129,6 @@ def _texts(whole: Config) -> set[str]:
 
 
 def name_of_text(whole: Config) -> str | None:
-    """Under which name the config of a language model stands in that of a multimodal one; None where it has none."""
+    """The name of a language model's config inside that of a multimodal one; None where it has none."""
     names = TEXT_CONFIGS if is_of_custom_code(whole) else TEXT_CONFIGS[:1]
     return next((name for name in names if isinstance(whole.get(name), Mapping)), None)

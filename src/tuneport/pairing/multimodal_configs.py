@@ -1,8 +1,8 @@
-"""The config of a language model, seen as that of a multimodal model around it; and the other way round.
+"""View a language model's config as that of a multimodal model around it, and the reverse.
 
-In comes the config of one class, out comes what it says in the words of the other, so that three configs of one kind can be merged
-field by field: what the fine-tuning of a text class changed is found where the multimodal config has it. What a view cannot know
-(vision, the other class's name) is the other config's own, and so never a difference.
+So three configs of one kind can be merged field by field: what the fine-tuning of a text class changed is found where
+the multimodal config has it. What a view cannot know (vision, the other class's name) is taken from the other config,
+so it is never a difference.
 """
 
 from __future__ import annotations

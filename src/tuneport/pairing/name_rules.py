@@ -1,4 +1,4 @@
-"""What a person says of tensors by an expression that is found in their names: another scale, another name."""
+"""The user's rules for tensor names, by regular expression: another scale, another name."""
 
 from __future__ import annotations
 

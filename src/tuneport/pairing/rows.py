@@ -1,7 +1,7 @@
 """Rows matched by token, as runs of neighbours.
 
-In comes, for every row of an output matrix, the row of target, base and tuned that it is made of (-1: none); out come
-runs: stretches in which all partners lie at the same distance, so that a stretch is read at once. A permuted vocabulary
+For every row of an output matrix: the row of target, base and tuned that it is made of (-1: none). Returned as runs:
+stretches in which all counterparts are at the same distance, so that a stretch is read at once. A permuted vocabulary
 of a million tokens is a million runs, an unchanged one is a single run.
 """
 

@@ -1,9 +1,8 @@
-"""One model under two spellings: the tensors of each parent under the target's names.
+"""Bring the tensor names and layouts of base and tuned into the target's spelling.
 
-In come checkpoints whose tensors may be called, joined and turned differently; out come the same checkpoints in the spelling
-of the last one, as views of what they store: first by what a person gives with ``--rename``, then by the rules of
-`spelling_search`, where one of them pairs every tensor. Where none does, nothing is changed, and pairing says what does not
-fit.
+Tensors may be named, joined and transposed differently. The results are views of what is stored: first by the user's
+``--rename``, then by the rules of `spelling_search`, if one of them matches every tensor. If none does, nothing
+changes, and pairing reports what does not fit.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ def align(
         tensors, rules = rename_all(parent.tensors, renames, parent), ["--rename"] * bool(renames)
         ways = [(written, reference.config)]
         if is_text_of(reference.config, parent.config) and is_text_of(reference.config, parents[0].config):
-            # What the target lacks, base and tuned must call by one name all the same.
+            # What the target lacks, base and tuned must still call by one name.
             ways.insert(0, (rename_all(parents[0].tensors, renames, parents[0]), parents[0].config))
         for others, config in ways:
             translation = find_translation(tensors, parent.config, others, config)
@@ -105,13 +104,13 @@ def align(
     written_as |= {own.role: (own, seen.tensors) for own, seen in zip(parents, found, strict=True) if not own.adapter}
     outside = _outside(list(written_as.values()), alone or placed, drop)
     if outside & written.keys():
-        told = f"{len(outside & written.keys())} tensors stay as they are ({quoted(min(outside & written.keys()))}, …)"
+        told = f"{len(outside & written.keys())} tensors stay unchanged ({quoted(min(outside & written.keys()))}, …)"
         decisions.append(Decision("names.beside", told, BESIDE))
     return Aligned(tuple(found), tuple(decisions), reference, outside)
 
 
 def _check_names(parent: Checkpoint, tensors: Tensors, reference: Checkpoint, written: Tensors) -> None:
-    """Raise `PairingError` where names have next to nothing in common: all else that could be said would miss the reason."""
+    """Raise `PairingError` if names have almost nothing in common: any other message would hide the reason."""
     total = min(sum(tensor.elements for tensor in each.values()) for each in (tensors, written))
     common = sum(tensor.elements for name, tensor in tensors.items() if name in written)
     if common < LEAST_IN_COMMON * total:
@@ -151,8 +150,9 @@ def _outside(checkpoints: Sequence[tuple[Checkpoint, Tensors]], alone: bool, dro
             others = " and ".join(f"{text.role} {text.label}" for text, _ in texts)
             raise PairingError(
                 f"{checkpoint.role} {checkpoint.label} ({in_words(checkpoint)}) is multimodal, {others} the language model "
-                f"alone: {len(lost)} tensors ({quoted(min(lost))}, …) have no partner there. Give multimodal models, or carry "
-                f"the language model's part with {named('drop', pattern_of(towers[id(checkpoint)], tensors))}."
+                f"alone: {len(lost)} tensors ({quoted(min(lost))}, …) have no counterpart there. Give multimodal "
+                f"models, or transfer only the language model's part with "
+                f"{named('drop', pattern_of(towers[id(checkpoint)], tensors))}."
             )
     return frozenset[str]().union(*towers.values())
 
@@ -212,15 +212,16 @@ def check_distinct(names: Mapping[str, str], rename: Rename, of: Checkpoint) -> 
                 Fault(
                     "renames",
                     f"{rename.pattern}={rename.replacement}",
-                    f"would give {quoted(taken[other])} and {quoted(name)} of {of.role} {of.label} one name, {quoted(other)}",
-                    "Write an expression that tells them apart",
+                    f"would give {quoted(taken[other])} and {quoted(name)} of {of.role} {of.label} the same name, "
+                    f"{quoted(other)}",
+                    "Write an expression that keeps them distinct",
                 )
             )
         taken[other] = name
 
 
 def beside(language: Iterable[str], names: Iterable[str]) -> frozenset[str]:
-    """Those of ``names`` that stand in no place where a tensor of the ``language`` model stands, and are no head."""
+    """Those of ``names`` that are in no place of a tensor of the ``language`` model, and are not a head."""
     places = {_place(name) for name in language}
     return frozenset(name for name in names if _place(name) not in places and not is_head_weight(name))
 

@@ -1,7 +1,6 @@
-"""What to do where names disagree and no rule is known: the ``--rename`` that pairs them, or how to save them alike.
+"""Advice if names disagree and no rule is known: the ``--rename`` that matches them, or how to save both alike.
 
-In come the names and shapes of two checkpoints, out comes a sentence that names both spellings by example. A rename is advised only
-where it was tried here and pairs every tensor.
+The sentence names both spellings by example. A rename is only suggested if it was tried here and matches every tensor.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def renames_in_words(own: Tensors, role: str, others: Tensors, other_role: str) 
     if not renames or odd or told is None:
         return None
     flags = " ".join(named("renames", f"{each.pattern}={each.replacement}") for each in renames)
-    return f"{told} Add {flags} (tried: then every tensor has its partner)."
+    return f"{told} Add {flags} (checked: then every tensor has its counterpart)."
 
 
 def _both_spellings(own: Tensors, role: str, others: Tensors, other_role: str) -> str | None:
@@ -45,7 +44,7 @@ def _both_spellings(own: Tensors, role: str, others: Tensors, other_role: str) -
     if not pairs or 2 * len(pairs) < min(len(mine.keys() - theirs.keys()), len(theirs.keys() - mine.keys())):
         return None
     name, other = next(iter(pairs.items()))
-    return f"Names differ: {role} has {quoted(name)}, {other_role} {quoted(other)}, and no rule that tuneport knows pairs them all."
+    return f"Names differ: {role} has {quoted(name)}, {other_role} {quoted(other)}, and no renaming rule that tuneport knows matches them all."
 
 
 def suggested(own: Shapes, reference: Shapes) -> list[Rename]:

@@ -1,8 +1,8 @@
-"""What a rule of transformers does to tensors besides renaming them: cut, join, stack, turn, put in another order.
+"""What a rule of transformers does to tensors besides renaming: split, join, stack, transpose, reorder.
 
-In come tensors that a rule collected, by the pattern that found each, out come those it makes, as views of what is stored. Each function
-is an operation of transformers' `core_model_loading` of the same name; what it would not do, or a view cannot describe, raises
-`UnviewableError`.
+From the tensors that a rule collected, by the pattern that found each, to those it makes, as views of what is stored.
+Each function is the operation of the same name in transformers' `core_model_loading`; `UnviewableError` is raised for
+what it would not do, or what a view cannot describe.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _chunk(collected: Collected, rule: SpellingRule, operation: Mapping[str, Any
     lengths = where.lengths(rule, dim)
     if lengths is None or len(lengths) != len(targets) or sum(lengths) != tensor.shape[dim]:
         if tensor.shape[dim] % len(targets):
-            raise UnviewableError(f"{tensor.name} cannot be cut into {len(targets)} equal parts")
+            raise UnviewableError(f"{tensor.name} cannot be split into {len(targets)} equal parts")
         lengths = [tensor.shape[dim] // len(targets)] * len(targets)
     return _cut(tensor, dim, targets, lengths)
 
@@ -81,7 +81,7 @@ def _split(collected: Collected, rule: SpellingRule, operation: Mapping[str, Any
     dim = operation.get("dim", 0)
     lengths = where.lengths(rule, dim)
     if lengths is None or dim >= len(tensor.shape) or sum(lengths) != tensor.shape[dim]:
-        raise UnviewableError(f"how {tensor.name} is to be cut is not known")
+        raise UnviewableError(f"how to split {tensor.name} is unknown")
     return _cut(tensor, dim, rule.to, lengths)
 
 
@@ -100,7 +100,7 @@ def _shards(rule: SpellingRule, operation: Mapping[str, Any], where: Where) -> S
     text = where.config.get("text_config")
     count = (text if isinstance(text, Mapping) else where.config).get(attribute)
     if not isinstance(count, int) or not 0 < count < 100_000:
-        raise UnviewableError(f"the config does not say {quoted(attribute)}")
+        raise UnviewableError(f"the config has no {quoted(attribute)}")
     return [rule.to[0].replace("*", str(place)) for place in range(count)]
 
 
@@ -125,7 +125,7 @@ def _merge(collected: Collected, rule: SpellingRule, operation: Mapping[str, Any
 
 def _unmerge(collected: Collected, rule: SpellingRule, operation: Mapping[str, Any], where: Where) -> Collected:
     if operation.get("dim", 0):
-        raise UnviewableError("experts that do not lie along the first dimension")
+        raise UnviewableError("experts that are not along the first dimension")
     found = {}
     for source, tensors in collected.items():
         pattern = rule.to[0] if len(collected) == 1 and len(rule.to) == 1 else source
@@ -146,7 +146,7 @@ def _interleave(collected: Collected, rule: SpellingRule, operation: Mapping[str
     _, tensor = _only(collected)
     dim = operation.get("dim", 0)
     if dim >= len(tensor.shape) or tensor.shape[dim] % 2:
-        raise UnviewableError(f"{tensor.name} holds no pairs")
+        raise UnviewableError(f"{tensor.name} has no pairs")
     half = tensor.shape[dim] // 2
     return {rule.to[0]: [shuffled(tensor, dim, (1, 2, half) if operation.get("inverse") else (1, half, 2))]}
 
@@ -162,7 +162,7 @@ def _permute(collected: Collected, rule: SpellingRule, operation: Mapping[str, A
         tensor = tensors[0]
         if layers is None or any(layer in source for layer in layers):
             if not isinstance(heads, int) or heads < 1 or not tensor.shape or tensor.shape[0] % (2 * heads):
-                raise UnviewableError(f"{tensor.name}: the config's heads are not its own")
+                raise UnviewableError(f"{tensor.name}: the number of heads in the config does not match")
             half = tensor.shape[0] // heads // 2
             tensor = shuffled(tensor, 0, (heads, 2, half) if operation.get("inverse") else (heads, half, 2))
         found[target] = [tensor]

@@ -1,9 +1,9 @@
 """transformers' own rules for the names of a model, applied to headers.
 
-In comes a config.json, out come the `Rules` of its kind: which names and layouts transformers reads as one model, from the
-committed `spellings.json` (experiments/tables/make_spellings.py makes it). They translate a checkpoint's tensors into those of the loaded model
-(``load``) or into those that are saved (``save``), as views of what is stored. A translation that transformers would not make, or
-that views cannot describe, raises `UnviewableError`.
+The `Rules` of a model kind say which names and layouts transformers reads as one model, from the committed
+`spellings.json` (experiments/tables/make_spellings.py makes it). They translate a checkpoint's tensors into those of
+the loaded model (``load``) or into those that are saved (``save``), as views of what is stored. `UnviewableError` is
+raised for a translation that transformers would not make, or that views cannot describe.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def data() -> Mapping[str, Any]:
 
 
 def _kind_at(config: Mapping[str, Any], path: str | None) -> str | None:
-    """The model type of the config that stands at a dotted place within another."""
+    """The model type of the config at a dotted place within another."""
     value: Any = config
     for name in path.split(".") if path else ():
         value = value.get(name) if isinstance(value, Mapping) else None
@@ -135,7 +135,7 @@ def _converted(
         if rule is None:
             other = final(other)
         if not converters_first and other not in shapes and name in shapes:
-            other, rule, source = name, None, ""  # it has its place already, and was not meant
+            other, rule, source = name, None, ""  # it has its place already; the rule was not for it
         held = groups.setdefault(other, (rule, {}))
         if held[0] is not rule or (rule is None and held[1]):
             raise UnviewableError(f"{name} and another tensor would both become {other}")
@@ -165,7 +165,7 @@ def _made(rule: SpellingRule, collected: Collected, where: Where) -> dict[str, S
     whole = where.name.replace("*.", "0.")
     part = next((part for part in collected if part in whole), None)
     if part is None:
-        raise UnviewableError(f"{where.name} is made under names that it does not hold")
+        raise UnviewableError(f"{where.name} is built from names that it does not contain")
     before, _, after = whole.partition(part)
     return {before + part + after: tensors[0] for part, tensors in collected.items()}
 

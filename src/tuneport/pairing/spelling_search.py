@@ -1,9 +1,9 @@
-"""Which rules turn the names and layouts of one checkpoint into those of another.
+"""Find the rules that turn the names and layouts of one checkpoint into those of another.
 
-In come two sets of headers and the configs beside them, out comes a `Translation`, or None. Tried are: wrappers' prefixes,
-transformers' conversions either way, former names of parameters, the base model's prefix, and a language model's place inside
-a multimodal one (`spelling_rules` holds them as data). The promise: a rule is taken only if it pairs every tensor of one side
-with one of the other, one to one and of its shape; heads, which may be tied, and buffers that a model computes may be missing.
+Returns a `Translation`, or None. It tries wrappers' prefixes, transformers' conversions in both directions, former
+names of parameters, the base model's prefix, and a language model's place inside a multimodal one (`spelling_rules` has
+them as data). A rule is used only if it matches every tensor of one side with one of the other, one to one and of the
+same shape. Heads, which may be tied, and buffers that a model computes may be missing.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ def _unpaired(own: Sizes, reference: Shapes) -> tuple[list[str], list[str]]:
 
 
 def _placed(inner: Mapping[str, tuple[int, ...] | None], outer: Shapes, may_lack: bool) -> dict[str, str] | None:
-    """Where the tensors of a language model stand in a multimodal one: which under another name; None if nowhere.
+    """Where the tensors of a language model are in a multimodal one: which under another name; None if nowhere.
 
     None as well if that could be in several places; of those the one that holds an embedding counts. ``may_lack``: the outer
     model may have a head or a buffer less. A shape that is not known (None) fits any.

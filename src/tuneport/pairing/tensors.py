@@ -1,8 +1,8 @@
-"""Every tensor of base, tuned and target gets a fate.
+"""Decide the fate of every tensor of base, tuned and target.
 
-In come the headers of the checkpoints, out come pairs: which tensor of the tuned model is subtracted from by which of
-the base, and onto which of the target the difference goes. The promise is total accounting: a tensor that does not fit
-is refused with the flag that decides, all of them at once, and the caller stops before the first byte.
+Pairs say which tensor of the base is subtracted from which of the tuned model, and to which of the target the
+difference is added. Every tensor is accounted for: one that does not fit is refused with the option that decides, all
+of them at once, before anything is written.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ QUANTISED = re.compile(
     r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale(_inv)?|absmax|quant_map|SCB|quant_state\..*)$"
 )
 # The fate's reason of a tensor beside the language model, where base or tuned is a language model alone.
-BESIDE = "beside the language model, which alone was fine-tuned; it is the target's"
+BESIDE = "not part of the language model, which alone was fine-tuned; the target's is kept"
 # The fate's reason of a tensor that nobody reads.
-COMPUTED = "the model computes it itself; what is stored is not read"
+COMPUTED = "the model computes it itself; the stored copy is not used"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def stored_twice(checkpoint: Checkpoint, ties: Ties) -> list[tuple[StoredTensor,
 
 
 def check_readable(checkpoint: Checkpoint) -> None:
-    """Stop at what has no weights to subtract: an adapter, quantised and complex weights. Raises `PairingError`."""
+    """Refuse models without weights to subtract: adapters, quantised and complex weights. Raises `PairingError`."""
     if checkpoint.adapter is not None:
         raise PairingError(
             f"{checkpoint.role} {checkpoint.label} is a PEFT adapter; only {named('tuned')} takes one. Merge it with peft "
@@ -97,11 +97,11 @@ def check_readable(checkpoint: Checkpoint) -> None:
     other = [name for name, tensor in checkpoint.tensors.items() if DTYPES[tensor.dtype].kind == "complex"]
     where = f"{checkpoint.role} {checkpoint.label}"
     if quantised:
-        kind = method.get("quant_method", "of unknown kind") if isinstance(method, dict) else "by its tensors"
+        kind = method.get("quant_method", "unknown method") if isinstance(method, dict) else "by its tensors"
         shown = f", for example {quoted(quantised[0])} ({checkpoint.tensors[quantised[0]].dtype})"
         raise PairingError(
-            f"{where} is quantised ({kind}{shown}). Differences of quantised weights mean nothing; give the "
-            "unquantised checkpoint, or dequantise it first."
+            f"{where} is quantised ({kind}{shown}). Differences of quantised weights have no meaning; give the "
+            f"unquantised checkpoint, or dequantise it first."
         )
     if other:
         raise PairingError(
@@ -222,7 +222,7 @@ def pair_target(
 
 
 def check_patterns(patterns: Iterable[tuple[str, str]], names: Iterable[str]) -> None:
-    """A pattern (of which option, and its expression) that finds nothing is a slip of the pen. Raises `UsageError`."""
+    """A pattern (of which option, and its expression) that finds nothing is a mistake. Raises `UsageError`."""
     patterns = list(patterns)
     names = list(names) if patterns else []
     example = f"Names look like {quoted(names[0] if names else '-')}"
@@ -251,7 +251,9 @@ def _with_diff(
             return TensorPair(name, "refused", reason, pair, target)
         if pair.untrained:
             return TensorPair(name, "copied", str(pair.change), pair, target)
-        return TensorPair(name, "copied", "integers: base and tuned must be equal, checked while running", pair, target)
+        return TensorPair(
+            name, "copied", "integers: base and tuned must be equal (checked during the run)", pair, target
+        )
     if DTYPES[target.dtype].kind != "float":
         reason = f"{quoted(name)} is {pair.base.dtype} in the base and {target.dtype} in the target."
         return TensorPair(name, "refused", reason, pair, target)
@@ -282,8 +284,8 @@ def _alone(stored: StoredTensor, side: str, drop: Sequence[str]) -> TensorPair:
     if _found(drop, name):
         return TensorPair(name, "dropped", f"only the {side} has it (--drop)")
     reason = (
-        f"{quoted(name)} ({_times(stored.shape)}) is in the {side} and not in its partner. "
-        f"Pass {named('drop', _exact_pattern(name))} to leave it out."
+        f"{quoted(name)} ({_times(stored.shape)}) is in the {side}, but not in the other model. Pass "
+        f"{named('drop', _exact_pattern(name))} to leave it out."
     )
     return TensorPair(name, "refused", reason)
 
@@ -328,17 +330,17 @@ def _check_most_pair_target(pairs: Mapping[str, ParentPair], target: Checkpoint,
         reason = advice({pair.name: pair.base for pair in pairs.values()}, "the base", target.tensors, "the target")
         reason = reason or f"They look like different models: {example.reason}"
         raise PairingError(
-            f"Only {paired / total:.0%} of the parameters of target {target.label} ({in_words(target)}) have a partner "
-            f"in base and tuned. {reason}"
+            f"Only {paired / total:.0%} of the parameters of target {target.label} ({in_words(target)}) have a "
+            f"counterpart in base and tuned. {reason}"
         )
 
 
 def refuse_as_a_whole(one: Checkpoint, other: Checkpoint, share: float) -> None:
     """Raise the one message for two checkpoints of which only this share pairs; ``other`` is the one to be renamed."""
     reason = advice(other.tensors, f"the {other.role}", one.tensors, f"the {one.role}")
-    reason = reason or "They are different models; which one is not the one you meant?"
+    reason = reason or "They are different models; did you mean another one?"
     raise PairingError(
-        f"Only {share:.0%} of the parameters of {one.role} {one.label} ({in_words(one)}) have a partner in "
+        f"Only {share:.0%} of the parameters of {one.role} {one.label} ({in_words(one)}) have a counterpart in "
         f"{other.role} {other.label} ({in_words(other)}). {reason}"
     )
 

@@ -1,8 +1,8 @@
-"""Rows of embeddings and heads, matched by token string.
+"""Match rows of embeddings and heads by token string.
 
-In come the tokenizers of base, tuned and target, out comes a `VocabularyMatch`: which row of the output takes
-which rows of the three, which tokens are renamed or added, and what is kept or lost, by name. The promise: no row
-gets the difference of another token's row, and no token is dropped without being listed.
+A `VocabularyMatch` says which row of the output uses which rows of the three models, which tokens are renamed or added,
+and what is kept or lost, by name. No row gets the difference of another token's row, and no token is dropped without
+being listed.
 """
 
 from __future__ import annotations
@@ -142,9 +142,9 @@ class VocabularyMatch:
         """
         if max(base_rows, tuned_rows, target_rows) > MOST_ROWS:
             raise PairingError(
-                f"A matrix with one row per token is said to have {base_rows:,} rows in the base, {tuned_rows:,} in the tuned "
-                f"model and {target_rows:,} in the target. More than {MOST_ROWS:,} are not read: a file is damaged, download "
-                "it or make it again."
+                f"A matrix with one row per token claims {base_rows:,} rows in the base, {tuned_rows:,} in the tuned "
+                f"model and {target_rows:,} in the target. The limit is {MOST_ROWS:,}: a file is damaged; download or "
+                f"write it again."
             )
         if self.pairs is None or self.raw is None:
             common = min(base_rows, tuned_rows, target_rows)
@@ -165,8 +165,9 @@ class VocabularyMatch:
         empty = np.flatnonzero((target == NONE) & (tuned == NONE))
         if empty.size:
             raise PairingError(
-                f"The output would need {rows} rows for the tokens it gains, but nothing gives row {empty[0]} "
-                f"({empty.size} such): the target has {target_rows} rows for a tokenizer of {self.target_size} "
+                f"The output would need {rows} rows for its new tokens, but nothing provides row {empty[0]} "
+                f"({empty.size} row(s) in all): the target has {target_rows} rows for a tokenizer of "
+                f"{self.target_size} "
                 f"tokens, the tuned model {tuned_rows}. Pass {named('new_tokens', 'drop')} to leave the new tokens out."
             )
         return RowMap(rows, target, base, tuned)
@@ -204,14 +205,14 @@ def read_vocabularies(folders: Folders, vocabulary: Literal["strings", "position
 def with_tokens_behind(vocabularies: Vocabularies, matrix_rows: tuple[int, int, int]) -> Vocabularies:
     """The vocabularies, read whole where equal tokenizers have tokens that only some of the models have a row for.
 
-    By position the longer models' rows of these tokens would be lost without a word: what is behind the shortest matrix may as
-    well be padding. ``matrix_rows`` as in `match_vocabulary`.
+    By position, the longer models' rows of these tokens would be lost silently: rows after the end of the shortest
+    matrix may also be padding. ``matrix_rows`` as in `match_vocabulary`.
     """
     fewest, most = min(matrix_rows), max(matrix_rows)
     if fewest in (0, most) or not is_readable(vocabularies.folders[0]):
         return vocabularies
     if vocabularies.how == "positions" and vocabularies.tokenizers is None and _has_tokenizer(vocabularies.folders):
-        # A person wants positions: the rows behind the shortest matrix are lost, and told by the names of their tokens.
+        # The user wants positions: the rows after the end of the shortest matrix are lost, and reported by token.
         base, tuned, target = map(read_listed_tokens, vocabularies.folders)
         return replace(vocabularies, tokenizers=(base, tuned, target))
     if vocabularies.how != "identical":
@@ -219,7 +220,7 @@ def with_tokens_behind(vocabularies: Vocabularies, matrix_rows: tuple[int, int, 
     tokenizers = _read_all(vocabularies.folders)
     if tokenizers[0].size <= fewest:
         return vocabularies
-    why = "the tokenizer files are byte-identical, and have tokens that not all models have a row for"
+    why = "the tokenizer files are byte-identical, but not all models have a row for each token"
     return replace(vocabularies, how="strings", why=why, tokenizers=tokenizers)
 
 
@@ -399,9 +400,9 @@ def _check_overlap(matched: int, tokenizers: tuple[Tokenizer, Tokenizer, Tokeniz
     raise PairingError(
         f"Only {matched} token strings agree; the vocabularies have {sizes[0]} (base), {sizes[1]} (tuned) and "
         f'{sizes[2]} (target). They are of different kinds, as `▁the` is not `Ġthe` (here "the" is {the[0]!r}, '
-        f"{the[1]!r} and {the[2]!r}), and a fine-tuning cannot be carried between them row by row. Check that "
-        "base, tuned and target are of one family; where rows are known to agree in spite of their names, "
-        f"force it with {named('vocabulary', 'positions')}."
+        f"{the[1]!r} and {the[2]!r}), so a fine-tuning cannot be transferred row by row. Check that base, tuned and "
+        f"target belong to one model family; if you know that the rows agree in spite of their names, pass "
+        f"{named('vocabulary', 'positions')}."
     )
 
 
@@ -426,12 +427,13 @@ def _read_all(folders: Folders) -> tuple[Tokenizer, Tokenizer, Tokenizer]:
 def _refuse_shapes(folders: Folders, matrix_rows: tuple[int, int, int]) -> NoReturn:
     rows = ", ".join(f"{count} ({folder.role})" for folder, count in zip(folders, matrix_rows, strict=True))
     state = (
-        "The tokenizer files agree, but are of a kind whose token strings cannot be read"
+        "The tokenizer files agree, but tuneport cannot read token strings from this kind"
         if _has_tokenizer(folders)
         else "None of the three folders has tokenizer files"
     )
     raise PairingError(
-        f"{state}, and the embeddings differ in rows: {rows}. Put each model's tokenizer.json into its folder and "
-        f"rows are matched with {named('vocabulary', 'strings')}; or, where equal positions are known to be equal tokens, "
-        f"pass {named('vocabulary', 'positions')}: common rows are matched, the target's others stay."
+        f"{state}, and the embeddings differ in rows: {rows}. Put each model's tokenizer.json into its folder to "
+        f"match rows with {named('vocabulary', 'strings')}; or, if you know that equal positions are equal "
+        f"tokens, pass {named('vocabulary', 'positions')}: common rows are then matched, and the target's other rows "
+        f"are kept."
     )

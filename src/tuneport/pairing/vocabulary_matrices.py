@@ -1,10 +1,10 @@
-"""Which tensors have one row per token, told by their rows.
+"""Find the tensors that have one row per token, by their number of rows.
 
-A vocabulary matrix (embedding, head, a head's bias, per-layer embeddings) has as many rows as the vocabulary of its model has
-entries, in each of the models that are compared: as config.json or the tokenizer counts them, or as another matrix with a
-known name has them. Where another size of the model is the same number, names decide for the kinds of models that
-transformers has (`tuneport.pairing.vocabulary_names`, `class_tensors`). Of a tensor that the class does not have, and of other kinds,
-nobody can know, and the run stops with the flag that decides.
+A vocabulary matrix (embedding, head, a head's bias, per-layer embeddings) has as many rows as the vocabulary has
+entries, in each of the compared models: as counted by config.json or the tokenizer, or by another matrix with a known
+name. If another size of the model is the same number, names decide for the kinds of models that transformers has
+(`tuneport.pairing.vocabulary_names`, `class_tensors`). For other tensors and kinds nobody can know, and the run stops
+with the option that decides.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ _LIKE_POSITIONS = re.compile(
 _LIKE_A_VOCABULARY = re.compile(r"(^|[._])(embed|unembed|(lm_?)?head|vocab|logit|predict)", re.IGNORECASE)
 
 
-# What is told after the reason, with the flags that decide; a `\0` keeps reason and advice apart.
+# The advice after the reason, with the options that decide; a `\0` separates reason and advice.
 _EITHER = (
     f"\0, so it is not clear whether each row belongs to a token. The tokenizers differ, so it matters. Pass "
-    f"{named('vocabulary', '{expression}=positions')} if it has nothing to do with tokens, or {named('vocabulary', '{expression}=strings')} to match its rows "
-    "by token."
+    f"{named('vocabulary', '{expression}=positions')} if its rows are not tokens, or "
+    f"{named('vocabulary', '{expression}=strings')} to match its rows by token."
 )
 _COLUMNS = (
-    f"\0, and only rows can be matched by token. The tokenizers differ, so it matters. Pass "
-    f"{named('vocabulary', '{expression}=positions')} if it has nothing to do with tokens; if it has, pass {named('rules', '{expression}=0')} as well, which "
-    "leaves it as the target has it."
+    f"\0, but only rows can be matched by token. The tokenizers differ, so it matters. Pass "
+    f"{named('vocabulary', '{expression}=positions')} if its columns are not tokens; if they are, also pass "
+    f"{named('rules', '{expression}=0')}, which keeps the target's tensor."
 )
-_NO_ROWS = f"\0, so its rows cannot be matched by token. Pass {named('vocabulary', '{expression}=positions')}, or no choice for it."
+_NO_ROWS = f"\0, so its rows cannot be matched by token. Pass {named('vocabulary', '{expression}=positions')}, or remove your choice for it."
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class _Survey:
         if self._is_nearly(stored):
             if coincidence is None:
                 return f"has nearly as many rows as the tokenizer has tokens, and nothing says why{_EITHER}"
-            # Of a kind that is known, a tensor that its class does not have is no layer's usual one.
+            # For a known kind, a tensor that its class does not have is not a usual tensor of a layer.
             if self._known and (any(counted) or self._other_reason(stored) is None):
                 return f"has nearly as many rows as the tokenizer has tokens, but {coincidence}{_EITHER}"
         return f"has as many columns as the vocabulary{_COLUMNS}" if self._has_columns(stored) else None
@@ -240,7 +240,7 @@ class _Survey:
             return None
         if _are_floats(stored) and all(self._sizes[place].may_count(rows_of(tensor)) for place, tensor in stored):
             return None
-        return f"has not a row for each token{_NO_ROWS}"
+        return f"does not have a row for each token{_NO_ROWS}"
 
     def _stored(self, weight: str) -> list[tuple[int, StoredTensor]]:
         found = [(place, side.tensors.get(weight)) for place, side in enumerate(self._sides)]
@@ -310,7 +310,7 @@ class _Survey:
             return f"{quoted(self._fields[rows])} of config.json is the same number"
         if self._widths.get(rows, name) != name:
             return f"{quoted(self._widths[rows])} has as many columns"
-        return "its name is one of positions" if _LIKE_POSITIONS.search(name) else None
+        return "its name suggests positions" if _LIKE_POSITIONS.search(name) else None
 
     def _sizes_of(self, side: Side) -> _Sizes:
         named = {

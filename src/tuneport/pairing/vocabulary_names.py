@@ -1,8 +1,9 @@
-"""Names of tensors with one row per token: the embedding, the head that may be tied to it, and what few models have besides.
+"""Names of tensors with one row per token: the embedding, the head that may be tied to it, and what a few models have
+besides.
 
-Names are evidence, not the rule: `tuneport.pairing.vocabulary_matrices` decides by a tensor's rows, and asks here where rows alone
-cannot tell (an intermediate size equal to the vocabulary's, say), and which of the names hold one weight in a tied model.
-The table ``vocabulary_tensors.json`` is made from transformers' own classes.
+Names are evidence, not the rule: `tuneport.pairing.vocabulary_matrices` decides by a tensor's rows, and uses names if
+rows alone cannot decide (an intermediate size equal to the vocabulary's, for example), and to know which names share
+one weight in a tied model. The table ``vocabulary_tensors.json`` is made from transformers' own classes.
 """
 
 from __future__ import annotations

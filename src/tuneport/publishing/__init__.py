@@ -1,1 +1,1 @@
-"""A finished folder goes to the Hub."""
+"""Publish a finished folder on the Hub."""

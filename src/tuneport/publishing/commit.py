@@ -1,9 +1,8 @@
-"""A finished folder becomes a model on the Hub, in one commit.
+"""Push a finished folder to the Hub in one commit.
 
-In come a repository's name, a folder and the names of its files, out comes the commit that holds exactly those. What a
-repository holds is looked at first: nothing that tuneport did not push is replaced unless that was asked for, and a
-push that was cut short leaves the repository as it was. HF_TOKEN, HF_ENDPOINT and offline mode are honoured by the
-Hub client that does the work.
+The commit contains exactly the named files. The repository is checked first: nothing that tuneport did not push is
+replaced without the user's option, and an interrupted push leaves the repository unchanged. The Hub client honours
+HF_TOKEN, HF_ENDPOINT and offline mode.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ _HUBS_OWN = ".gitattributes"
 class Destination:
     """A repository as it is before a push; ``commit`` is None where there is none yet.
 
-    ``holds`` says in words what is there, ``replaced`` whether a push replaces it. ``removable`` are files that go where
-    the new folder has none of that name, ``others`` those that stay beside it.
+    ``holds`` is a text that says what is there, ``replaced`` whether a push replaces it. ``removable`` are files that
+    go where the new folder has none of that name, ``others`` those that stay beside it.
     """
 
     repo: str
@@ -72,7 +71,9 @@ class Published(Shown):
 
     def __str__(self) -> str:
         """One line for a person."""
-        done = "holds this already" if self.unchanged else f"published, {len(self.files)} files, {self.bytes:,} bytes"
+        done = (
+            "has these files already" if self.unchanged else f"published, {len(self.files)} files, {self.bytes:,} bytes"
+        )
         more = f"; {len(self.removed)} older files removed" if self.removed else ""
         more += f"; {len(self.kept)} other files left as they were" if self.kept else ""
         more += f"; replaced commit {self.replaced[:12]}" if self.replaced and not self.unchanged else ""
@@ -80,9 +81,8 @@ class Published(Shown):
 
 
 def look_at(repo: str, overwrite: bool = False) -> Destination:
-    """Look at the repository to push to; nothing is written. Raises `PublishError` for whatever stands against it.
-
-    Asked before the work as well as after it: a token that cannot write is known before the hours, not after them.
+    """Check the repository to push to; nothing is written. Raises `PublishError` if the push cannot work. Called before
+    the work as well as after it, so that a token without write access is found before hours of work.
     ``overwrite`` allows to replace what tuneport did not push.
     """
     from huggingface_hub import HfApi, constants, get_token
@@ -90,13 +90,14 @@ def look_at(repo: str, overwrite: bool = False) -> Destination:
 
     if constants.HF_HUB_OFFLINE:
         raise PublishError(
-            f"Cannot push to {repo}: offline mode is on. Unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE), or do not push."
+            f"Cannot push to {repo}: offline mode is on. Unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE), or leave "
+            f"out the push."
         )
     with _told(repo):
         if get_token() is None:
             raise PublishError(
-                f"Cannot push to {repo}: there is no token. Make one that may write at {constants.ENDPOINT}/settings/tokens, "
-                "then log in (hf auth login) or set HF_TOKEN."
+                f"Cannot push to {repo}: there is no token. Create one with write access at "
+                f"{constants.ENDPOINT}/settings/tokens, then log in (hf auth login) or set HF_TOKEN."
             )
         _check_rights(repo, HfApi().whoami())
         url = f"{constants.ENDPOINT}/{repo}"
@@ -118,11 +119,12 @@ def upload(
     description: str = "",
     instead: Mapping[str, Path] | None = None,
 ) -> Published:
-    """Push the files ``names`` of ``folder`` in one commit; nothing is replaced that was not there when ``to`` was seen.
+    """Push the files ``names`` of ``folder`` in one commit; nothing is replaced that was not there when ``to`` was
+    checked.
 
     ``instead`` are files that stand for those of the folder: the card with the repository's name, and its record.
 
-    Raises `PublishError`. What had arrived when an earlier push was cut short is not sent again.
+    Raises `PublishError`. Files that an interrupted push already sent are not sent again.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -140,7 +142,7 @@ def upload(
             api.create_repo(to.repo, exist_ok=True)
             info = api.model_info(to.repo)
             if any(entry.rfilename != _HUBS_OWN for entry in info.siblings or ()):
-                raise PublishError(f"{to.url} was filled by somebody else just now. Look at it, then run again.")
+                raise PublishError(f"{to.url} was changed by someone else just now. Check it, then run again.")
             parent = str(info.sha) if info.sha else None
         # One commit, where `upload_folder` makes several of a large folder: the main branch is never half a model.
         commit = api.create_commit(
@@ -175,8 +177,8 @@ def _check_rights(repo: str, me: Any) -> None:
     token = (me.get("auth") or {}).get("accessToken") or {}
     if token.get("role") == "read":
         raise PublishError(
-            f"Cannot push to {repo}: the token may read only. Make one that may write at {constants.ENDPOINT}/settings/tokens, "
-            "and set HF_TOKEN to it."
+            f"Cannot push to {repo}: the token has read access only. Create one with write access at "
+            f"{constants.ENDPOINT}/settings/tokens, and set HF_TOKEN to it."
         )
     (owner, name), user = repo.split("/"), str(me.get("name", ""))
     if not user or not isinstance(me.get("orgs"), list):
@@ -184,13 +186,15 @@ def _check_rights(repo: str, me: Any) -> None:
     owners = [user, *(str(org.get("name")) for org in me["orgs"])]
     if owner.lower() not in {known.lower() for known in owners}:
         raise PublishError(
-            f"Cannot push to {repo}: the token is that of {user}, who is not {owner} and no member of it. Push to one of: "
-            f"{', '.join(f'{known}/{name}' for known in owners[:10])}."
+            f"Cannot push to {repo}: the token belongs to {user}, who is not {owner} or a member of it. Push to one "
+            f"of: {', '.join(f'{known}/{name}' for known in owners[:10])}."
         )
 
 
 def _look_inside(repo: str, url: str, commit: str, names: list[str], overwrite: bool) -> Destination:
-    """What a repository with files in it holds: an earlier push of tuneport, or something that must not go unasked."""
+    """What a repository with files in it holds: an earlier push of tuneport, or files that must not be replaced without
+    consent.
+    """
     if overwrite:
         holds = f"a repository whose {len(names)} files are replaced ({named('push_overwrite')})"
         return Destination(repo, url, commit, holds, True, tuple(names))
@@ -198,15 +202,15 @@ def _look_inside(repo: str, url: str, commit: str, names: list[str], overwrite: 
     record = None if found is None else _record(repo, commit, found)
     if found is None or record is None:
         raise PublishError(
-            f"{url} holds files that tuneport did not push:{listed_names(names, 8)}\nPush to another name, or give "
+            f"{url} contains files that tuneport did not push:{listed_names(names, 8)}\nPush to another name, or give "
             f"{named('push_overwrite')} to replace all of them (its history keeps them)."
         )
     card = (record.get("files") or {}).get(CARD)
     content = _downloaded(repo, commit, CARD) if card is not None and CARD in names else None
     if content is not None and card != card_digest(content):
         raise PublishError(
-            f"{CARD} was edited at {url} after tuneport pushed it, and would be replaced. Move your text into its section between "
-            "the two marks, which a push keeps, push to another name, or give "
+            f"{CARD} was edited at {url} after tuneport pushed it, and a push would replace it. Move your text "
+            f"between the card's two marks, which a push keeps; or push to another name, or give "
             f"{named('push_overwrite')} (its history keeps the text)."
         )
     listed = record.get("files") or {}
@@ -251,7 +255,7 @@ def _in_words(record: dict[str, Any]) -> str:
 
 @contextmanager
 def _told(repo: str) -> Iterator[None]:
-    """Say in words, with the next action, what the Hub answered to a push."""
+    """Turn the Hub's answer to a push into a message with the next action."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
@@ -266,28 +270,31 @@ def _told(repo: str) -> Iterator[None]:
         raise
     except (OfflineModeIsEnabled, transport_error()) as error:
         raise PublishError(
-            f"{where}: the Hub at {constants.ENDPOINT} cannot be reached ({_first_line(error)}). Try again later; what has "
-            "arrived is not sent again."
+            f"{where}: the Hub at {constants.ENDPOINT} cannot be reached ({_first_line(error)}). Try again later; "
+            f"uploaded files are not sent again."
         ) from None
     except HfHubHTTPError as error:
         status = status_of(error)
         if status == 401 and not isinstance(error, RepositoryNotFoundError):
-            told = f"the Hub does not accept the token. Make one that may write at {tokens}, and set HF_TOKEN to it"
+            told = (
+                f"the Hub does not accept the token. Create one with write access at {tokens}, and set HF_TOKEN to it"
+            )
         elif status in (401, 403) or isinstance(error, RepositoryNotFoundError):
             told = (
-                f"the token may not write there ({status}). Set HF_TOKEN to one that may ({tokens}), or push to a name of "
-                "your own"
+                f"the token has no write access there ({status}). Set HF_TOKEN to one that has ({tokens}), or push to "
+                f"a name of your own"
             )
         elif status in (409, 412):
-            told = "somebody else changed the repository meanwhile. Look at it, then run the same command again"
+            told = "someone else changed the repository meanwhile. Check it, then run the same command again"
         elif status == 429:
-            told = "the Hub asks for patience (429). Run the same command again in some minutes"
+            told = "the Hub limits requests (429). Run the same command again in a few minutes"
         else:
             told = f"the Hub answered {status} ({_first_line(error)}). Run the same command again later"
         raise PublishError(f"{where}: {told}.") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise PublishError(
-            f"{where}: it stopped ({_first_line(error)}). Run the same command again; what has arrived is not sent again."
+            f"{where}: the push stopped ({_first_line(error)}). Run the same command again; uploaded files are not "
+            f"sent again."
         ) from None
 
 

@@ -1,7 +1,7 @@
-"""The card as it goes to the Hub: with the repository's name in its code, and scores, which its record then holds too.
+"""The card as it is pushed: with the repository's name in its code, and with scores, which are recorded too.
 
-The folder itself stays as it is. What the user wrote into the card's own section goes along; where there is none, what stands
-in that section on the Hub stays.
+The folder itself does not change. The user's own section of the card is pushed with it; if the folder has none, the
+Hub's section is kept.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def scores_of(file: str | os.PathLike[str], folder: str, repo: str) -> list[dict
     if len(found.models) == 1:
         named = list(found.models)
     if len(named) != 1:
-        problem = f"holds scores of {len(found.models)} models, and not of one that is called {folder} or {repo}"
+        problem = f"holds scores of {len(found.models)} models, but none is called {folder} or {repo}"
         remedy = f"Give a file with the scores of this model alone; it has:{listed_names(found.models, 8)}"
         raise UsageError(Fault("scores", os.fspath(file), problem, remedy))
     return [
@@ -61,8 +61,8 @@ def published_card(
     here = own_text(folder / CARD)
     if here.strip() and to.own_text.strip() and here != to.own_text:
         raise PublishError(
-            f"{CARD} has a section of your own both in {folder} and at {to.url}, and they differ. Make them the same, or give "
-            f"{named('push_overwrite')} to push that of the folder (the history keeps the other)."
+            f"{CARD} has a section of your own both in {folder} and at {to.url}, and they differ. Make them equal, or "
+            f"give {named('push_overwrite')} to push the folder's (the history keeps the other)."
         )
     with tempfile.TemporaryDirectory(prefix="tuneport-push-") as made:
         place = Path(made)
@@ -93,7 +93,7 @@ def _write_record(folder: Path, place: Path, more: Mapping[str, Any]) -> tuple[s
         record["card"] = {**(record.get("card") or {}), **more}
         card = render_tuning_card(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise OutputError(f"{folder / TUNING} is damaged ({error!r}); tune again, or restore it.") from None
+        raise OutputError(f"{folder / TUNING} is damaged ({error!r}); run `tune` again, or restore it.") from None
     record["files"] = {**(record.get("files") or {}), CARD: card_digest(card)}
     (place / TUNING).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return TUNING, card

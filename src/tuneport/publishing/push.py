@@ -1,8 +1,7 @@
-"""Publish what tuneport wrote, once it is proved whole: `publish`, and `--push-to ORG/NAME` of the commands.
+"""Publish an output after checking that it is complete: `publish`, and `--push-to ORG/NAME` of the commands.
 
-In come a finished folder and a repository's name, out comes the commit on the Hub. The folder is checked first: an
-output against the digests in its manifest, a fine-tuning for the files that its record belongs to. Files that are of
-neither stop the push; nobody meant to publish them.
+An output is checked against the digests in its manifest, a fine-tuning against the files of its record. Files that
+belong to neither stop the push, because the user probably did not want them to be public.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def publish(given: PublishOptions) -> Published:
     """Push a finished folder (an output, a diff vector, a fine-tuning) to a repository on the Hub.
 
     The repository is made if there is none; an earlier push of tuneport is replaced, anything else only with
-    ``overwrite``. Raises `TuneportError`: a folder that is not whole, a token that cannot write, no network.
+    ``overwrite``. Raises `TuneportError` for an incomplete folder, a token without write access, or no network.
 
         tuneport.publish("v2-tuned", "me/my-model-v2")
     """
@@ -39,7 +38,7 @@ def publish(given: PublishOptions) -> Published:
 
 
 def _whole(folder: Path, running: Running) -> tuple[list[str], str, str]:
-    """Names of the files to push, and what the commit says, of a folder that is proved to be finished and unharmed."""
+    """Names of the files to push, and what the commit says, of a folder that was checked to be finished and undamaged."""
     from tuneport.output.write import MANIFEST
 
     if (folder / MANIFEST).is_file():
@@ -57,7 +56,9 @@ def _whole(folder: Path, running: Running) -> tuple[list[str], str, str]:
         return names, f"tuneport {manifest['operation']}: {manifest['formula']}", inputs
     if (folder / "tune.json").is_file():
         return _whole_tuning(folder)
-    raise OutputError(f"{folder} is no finished folder of tuneport: it holds neither {MANIFEST} nor tune.json.")
+    raise OutputError(
+        f"{folder} is not a finished output folder of tuneport: it contains neither {MANIFEST} nor tune.json."
+    )
 
 
 def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
@@ -74,15 +75,15 @@ def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
         revision = plan["model"].get("revision")
         written = (record.get("files") or {}).get(CARD)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise OutputError(f"{folder / 'tune.json'} is damaged ({error!r}); tune again, or restore it.") from None
+        raise OutputError(f"{folder / 'tune.json'} is damaged ({error!r}); run `tune` again, or restore it.") from None
     names = _files(folder)
     open_folder(folder, "output")  # every header, and every shard at its full size
     if written is not None and (
         not (folder / CARD).is_file() or card_digest(read_bytes(folder / CARD, folder)) != written
     ):
         raise PublishError(
-            f"{folder / CARD} is not as tune wrote it. Restore it, write what is yours between the two marks of its own section, "
-            "and push again."
+            f"{folder / CARD} has changed since `tune` wrote it. Restore it, write your own text between its two "
+            f"marks, and push again."
         )
     strays = [
         name
@@ -91,20 +92,18 @@ def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
         and not name.startswith("tensorboard/")
     ]
     if strays:
-        raise PublishError(
-            f"{folder} holds files that are not of the fine-tuning; move them away:{listed_names(strays)}"
-        )
+        raise PublishError(f"{folder} contains files that `tune` did not write; move them away:{listed_names(strays)}")
     return names, message, f"model: {plan['model']['name']} {revision or ''}"
 
 
 def _files(folder: Path) -> list[str]:
-    """Names of all that is below a folder. Raises `PublishError` for what is no plain file of its own there."""
+    """Names of all that is below a folder. Raises `PublishError` for anything but a plain file of its own there."""
     found = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
     names = [path.relative_to(folder).as_posix() for path in found]
     odd = [name for name, path in zip(names, found, strict=True) if path.is_symlink() or not path.is_file()]
     if odd:
         raise PublishError(
-            f"{folder} holds links, or what is no plain file; nothing from elsewhere is published:{listed_names(odd)}\n"
-            "Replace a link by a copy of the file it leads to, if that is meant to be public, and move the rest away."
+            f"{folder} contains links or special files, which are not published:{listed_names(odd)}\nReplace each "
+            f"link by a copy of its file if that may be public, and move the rest away."
         )
     return names

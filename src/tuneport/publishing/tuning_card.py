@@ -1,7 +1,7 @@
-"""The card of a fine-tuning: what was done to which model, with which data, and how it goes on to the next version.
+"""The card of a fine-tuning: what was done to which model, with which data, and how to transfer it to the next version.
 
-In comes the record that becomes tune.json, and nothing else, out comes README.md as the Hub reads it. Names are those of
-the record: Hub ids, or names of files and folders without a path.
+Made only from the record that becomes tune.json. Names are those of the record: Hub ids, or names of files and folders
+without a path.
 """
 
 from __future__ import annotations
@@ -45,22 +45,23 @@ def render_card(record: Mapping[str, Any]) -> bytes:
         "",
         f"# {start['name'].rpartition('/')[2]}: {_NAMES[recipe]}",
         "",
-        f"{'An adapter of' if lora else 'All parameters of'} {_part(plan)}{model}, trained for {outcome['steps']:,} steps on "
-        f"{outcome['tokens']:,} tokens; the loss of the last steps was {_number(outcome['final_loss'])}. Made by tuneport "
-        f"{record['environment']['tuneport']} on TRL.",
+        f"{'An adapter of' if lora else 'All parameters of'} {_part(plan)}{model}, trained for {outcome['steps']:,} "
+        f"steps on {outcome['tokens']:,} tokens; the loss of the last steps was {_number(outcome['final_loss'])}. "
+        f"Made by tuneport {record['environment']['tuneport']} on TRL.",
     ]
     if (lost := record.get("rounding")) and lost["error"] is not None:
         lines[-1] += (
-            f" Storing the weights took {lost['error']:.2g} of ‖Δ‖, the length of what was learned; {lost['unchanged']:.1%} of its "
-            "nonzero elements left the start unchanged."
+            f" Storing the weights lost {lost['error']:.2g} of ‖Δ‖, the length of the learned difference; "
+            f"{lost['unchanged']:.1%} of its nonzero elements did not change the start."
         )
     lines += warned(outcome["warnings"])
     lines += ["", "## Load it", "", "```python", *_loading(plan, here), "```", *own_section(), *scored(facts), ""]
-    lines += ["## Carry it to another version of the model", "", "```sh", _transfer(start, here), "```", ""]
+    lines += ["## Transfer it to another version of the model", "", "```sh", _transfer(start, here), "```", ""]
     lines += ["## Data", "", *_data(plan), "", "## Choices", "", *_choices(plan), *licensed(facts), ""]
     lines.append(
-        "`tune.json` holds all of this for machines, `log.jsonl` every step. `tune-hashes.txt` holds digests of the training "
-        "examples: `tuneport evaluate --trained-on DIR` finds test examples among them."
+        "`tune.json` contains all of this in machine-readable form, `log.jsonl` every step. `tune-hashes.txt` "
+        "contains digests of the training examples: `tuneport evaluate --trained-on DIR` finds test examples among "
+        "them."
     )
     return document(lines)
 

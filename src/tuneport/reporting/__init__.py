@@ -1,1 +1,1 @@
-"""Results become one page."""
+"""Make one report page from results."""

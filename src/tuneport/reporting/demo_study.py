@@ -1,7 +1,7 @@
-"""A demo's folder as a study of two versions, so that its page is made like any other.
+"""Turn a demo's folder into a study of two versions, so that its page is made like any other.
 
-In comes what `tuneport demo` wrote, out comes a folder that lasts as long as the page is made: results.json, and the outcomes
-example by example. Nothing is computed here.
+Writes results.json and the outcomes of each example to a temporary folder, which lasts while the page is made. Nothing
+is computed here.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _MODELS = {
 }
 _CURVES = {"from_target": (TUNED, None, "v2"), "from_transferred": (THEN_TUNED, "v1", "v2")}
 _NOTE = (
-    "Two rows are controls, from which nothing should come over: the diff vector of v1 with its elements shuffled, and that of a "
-    "model of another family."
+    "Two rows are controls that should transfer nothing: the diff vector of v1 with its elements shuffled, and that "
+    "of a model of another family."
 )
 
 
@@ -68,7 +68,7 @@ def as_study(demo: Path) -> Iterator[Path]:
             _write(demo, folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
             words = getattr(error, "strerror", None) or error
-            raise ReportError(f"{demo} is damaged ({type(error).__name__}: {words}). Make the demo again.") from None
+            raise ReportError(f"{demo} is damaged ({type(error).__name__}: {words}). Run the demo again.") from None
         yield folder
 
 

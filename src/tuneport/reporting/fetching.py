@@ -1,6 +1,6 @@
-"""A study behind a URL is brought here for as long as its page is made: the small files that a page reads, nothing else.
+"""Download a study from a URL while its page is made: only the small files that a page reads.
 
-In comes a path or a URL that fsspec knows, out comes a folder.
+A path, or a URL that fsspec knows, becomes a local folder.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def at_hand(study: str | os.PathLike[str]) -> Iterator[Path]:
         except ReportError:
             raise
         except Exception as error:  # every system has errors of its own, of which the words are all that is known
-            words = (str(error).strip() or "no word of why").splitlines()[0].rstrip(".")
+            words = (str(error).strip() or "no reason given").splitlines()[0].rstrip(".")
             raise ReportError(
-                f"{url}: {words} ({type(error).__name__}). Mend the cause and run the same command again, or copy the study's "
-                "folder here."
+                f"{url}: {words} ({type(error).__name__}). Fix the problem and run the command again, or copy the "
+                f"study's folder here."
             ) from error
         yield Path(folder)
 

@@ -16,15 +16,17 @@ class ReportOptions(Options):
         metavar="DIR|FILE.json",
         positional=True,
         argument=True,
-        help="folder or URL that `tuneport study` wrote, finished or not; or a demo's folder, or the scores of `tuneport evaluate`",
+        help="folder or URL written by `tuneport study` (finished or not), a demo's folder, or a file of scores from "
+        "`tuneport evaluate`",
     )
     out: Place | None = option(
         None,
         metavar="FILE",
         positional=True,
-        help="default: DIR/report.html, or DIR/report.md; of scores FILE.html or FILE.md; of a URL there is none",
+        help="file to write (default: DIR/report.html or DIR/report.md; for scores FILE.html or FILE.md; required for "
+        "a URL)",
     )
     format: Literal["page", "markdown"] = option(
         "page",
-        help="page: one HTML file with figures, which opens without network; markdown: tables, for a model card or an issue",
+        help="page: one HTML file with figures, readable offline; markdown: tables for a model card or an issue",
     )

@@ -1,6 +1,6 @@
-"""The public function: a study's folder or a file of scores in, one page out. Nothing is fetched but a study behind a URL.
+"""`report`: make one page from a study's folder or a file of scores. Nothing is downloaded, except a study at a URL.
 
-`findings` reads and estimates, `page` or `markdown` puts it into a form, and the file appears when it is whole.
+`findings` reads and estimates, `page` or `markdown` writes the page; the file is created when complete.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ class Report(Found):
 def report(given: ReportOptions) -> Report:
     """Write the page of a study, a demo or a file of scores to ``out`` (default: report.html or report.md beside the results).
 
-    The study may be unfinished: what failed and what was not run stands on the page. Returns `out`, `counts` of results
-    by status, `summary` and `warnings`; raises `ReportError` where there is nothing to report.
+    The study may be unfinished: the page lists failed and skipped steps. Returns `out`, `counts` of results by status,
+    `summary` and `warnings`; raises `ReportError` if there is nothing to report.
 
         tuneport.report("my-study")
     """
     study, out, format = os.fspath(given.study), given.out, given.format
     lacking = missing("plotly", "jinja2") if format == "page" else []
     if lacking:
-        remedy = f"{how_to_install('report')} Or give markdown"
+        remedy = f"{how_to_install('report')} Or choose markdown"
         raise UsageError(Fault("format", format, f"the page needs {' and '.join(lacking)}", remedy))
     url = url_of(study)
     if out is None and url is not None:
-        absent = f"is missing; {url} is not on this machine, where the page is written"
+        absent = f"is missing; {url} is a URL, and the page is written on this machine"
         raise UsageError(Fault("out", ABSENT, absent, "Give a file"))
     if format == "page":
         from tuneport.reporting.render.page import page as render
@@ -103,15 +103,15 @@ def _of_scores(
 
 
 def _refuse_the_studys_own(place: Path, root: Path) -> None:
-    """Raise `UsageError` where the page would replace a file that the study stands on."""
+    """Raise `UsageError` if the page would replace a file that the study needs."""
     whole, steps = resolved(place.parent) / place.name, resolved(root) / STEPS
     if whole in [resolved(root) / name for name in _OF_STUDY] or whole.is_relative_to(steps):
         remedy = f"Give another file, or leave {named('out')} out: {PAGE} or {MARKDOWN} is then written in {root}"
-        raise UsageError(Fault("out", str(place), "is the study's own, which a page would replace", remedy))
+        raise UsageError(Fault("out", str(place), "is a file of the study, which the page would replace", remedy))
 
 
 def _sealed(text: str, format: str) -> bytes:
-    """The file: the text, and a comment by which a later report knows it again if nobody edited it."""
+    """The file: the text, and a comment by which a later report recognises it if nobody edited it."""
     content, (begin, end) = text.encode("utf-8"), _SEALS[format]
     return content + begin + blake3(content).hexdigest().encode() + end
 
@@ -130,12 +130,13 @@ def _is_page(place: Path) -> bool:
 
 
 def _write(place: Path, content: bytes) -> None:
-    """Beside its place, then renamed: a page is whole or not there."""
+    """Written beside its place, then renamed: a page is complete or does not exist."""
     if place.is_dir():
         raise OutputError(f"{place} is a folder; {named('out')} names a file.")
     if os.path.lexists(place) and not _is_page(place):
         raise TakenError(
-            f"{place} is there already, and no page that tuneport report wrote, or edited since. Move it away, or give another {named('out')}."
+            f"{place} exists, and tuneport report did not write it, or it was edited since. Move it away, or give "
+            f"another {named('out')}."
         )
     with told(place, f"Choose another {named('out')}."):
         write_whole(place, content)

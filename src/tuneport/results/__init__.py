@@ -1,1 +1,1 @@
-"""The records of scores: one way to read them, one way to compare."""
+"""Records of scores: one way to read them, one way to compare them."""

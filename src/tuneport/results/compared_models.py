@@ -2,7 +2,7 @@
 
 | question | of | against | where |
 | --- | --- | --- | --- |
-| gain over the base | every model that is no base | M_i | Tables 1, 3, 6, 11, 13 |
+| gain over the base | every model except bases | M_i | Tables 1, 3, 6, 11, 13 |
 | gain over its start | transfer-then-tune | M_i + Δ_j | Tables 4, 12 |
 | recovered gain | transfer | M_i and FT(M_i) | SEMANTICS, Measures |
 | at the same steps | transfer-then-tune, recycling | FT(M_i), as many steps for this version | the paper's comparison |

@@ -1,7 +1,7 @@
-"""Models compared in pairs on the same examples: which differences are significant.
+"""Compare models in pairs on the same examples: which differences are significant.
 
-In come the results of all models and which of them to compare, out go the rows of `comparisons`. Right-or-wrong outcomes are tested by McNemar's
-exact test, others by the paired bootstrap; p values are adjusted for all rows of the table by Holm's method.
+Makes the rows of `comparisons` for the chosen pairs. Right-or-wrong outcomes are tested by McNemar's exact test, others
+by the paired bootstrap; p values are adjusted for all rows of the table by Holm's method.
 """
 
 from __future__ import annotations

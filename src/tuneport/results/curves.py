@@ -1,4 +1,4 @@
-"""Curves of fine-tuning: the peak, whether anything is gained, and after how many steps a level is reached."""
+"""Curves of fine-tuning: the peak, whether there is a gain, and after how many steps a level is reached."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What `tuneport evaluate` wrote, read back: the scores of several models, and which of their differences are clear.
+"""Read the file of `tuneport evaluate`: the scores of several models, and which differences are significant.
 
-In comes FILE.json, out comes an `EvaluationResult`. All numbers are the file's own; what is no such file is an error in words.
+All numbers of an `EvaluationResult` are the file's own. A file of another kind is an error with a message.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class Difference:
-    """Two models on one task, the later minus the earlier; `better`: 1 where the later is clearly better, −1 where worse."""
+    """Two models on one task, the later minus the earlier; `better`: 1 where the later is significantly better, −1 where worse."""
 
     earlier: str
     later: str
@@ -45,7 +45,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Recovered:
-    """The recovered gain of one task; `value` is None where the tuned target's own gain may be nothing."""
+    """The recovered gain of one task; `value` is None if the tuned target's own gain may be zero."""
 
     task: str
     target: str
@@ -72,9 +72,9 @@ class EvaluationResult:
 
 
 def read_evaluation(file: str | os.PathLike[str]) -> EvaluationResult:
-    """The scores in ``file``. Raises `ReportError` where it is no file that `tuneport evaluate` wrote."""
+    """The scores in ``file``. Raises `ReportError` if `tuneport evaluate` did not write the file."""
     place = Path(file).expanduser()
-    remedy = "Give the file that `tuneport evaluate … --out FILE.json` wrote."
+    remedy = "Give a file written by `tuneport evaluate … --out FILE.json`."
     try:
         found = read_json(read_text(place, None, _MOST_BYTES), kept=False)
     except OSError as error:
@@ -98,7 +98,7 @@ def read_evaluation(file: str | os.PathLike[str]) -> EvaluationResult:
                 )
                 scores[str(model.get("model")), task] = TaskScore(score, _interval(told.get("interval")))
     if not scores:
-        raise ReportError(f"{place} holds no score of any model. {remedy}")
+        raise ReportError(f"{place} contains no scores. {remedy}")
     warnings = found.get("warnings")
     return EvaluationResult(
         name=place.stem,

@@ -1,7 +1,7 @@
-"""What a model did on the examples of one task: one score an example, kept so that models can be compared in pairs.
+"""A model's result on each example of a task, kept so that models can be compared in pairs.
 
 A task's value is Σ weight·score / Σ weight: the share of right answers (weights 1), a loss per token (weights are
-tokens), or an average over subtasks. What comes in is the harness's own log of samples.
+tokens), or an average over subtasks. The input is the harness's own log of samples.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from tuneport import statistics
 from tuneport.statistics import Estimate
 
-ASKED = 1000  # letters of a question that are kept; with shots before it, it stands at the prompt's end
+ASKED = 1000  # letters of a question that are kept; with shots before it, it is at the prompt's end
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One model on one task. ``summary`` stands in for the value where the metric is no mean over examples."""
+    """One model on one task. ``summary`` replaces the value if the metric is not a mean over examples."""
 
     task: str
     metric: str

@@ -1,6 +1,7 @@
-"""What a model scored, and said, on the examples of a task: read back from the file beside a record (*.examples.jsonl).
+"""Read a model's scores and answers on the examples of a task from the file beside a record (*.examples.jsonl).
 
-Scores become arrays, so that a study of millions of answers fits into memory; answers are read for the examples that are asked for.
+Scores become arrays, so a study of millions of answers fits into memory; answers are read only for the examples that
+are needed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a step has measured becomes a row of results.json: the same whether a study writes it or a page puts it together.
+"""Turn the measurements of a step into a row of results.json, the same way in a study and in a page.
 
-Each takes what the step's record says it is about and what it measured. Raises KeyError, TypeError, ValueError or AttributeError
-where that is not what such a step writes.
+Each function takes the step's description in its record and what it measured. Raises KeyError, TypeError, ValueError or
+AttributeError if the record does not have the form of such a step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def score_row(found: Mapping[str, Any]) -> Row:
 
 
 def score_rows(measured: Mapping[str, Any], folder: str, loss: bool) -> dict[str, Row]:
-    """What an evaluation found, by task; the loss of a task's answers stands beside the task itself."""
+    """What an evaluation found, by task; the loss of a task's answers is beside the task itself."""
     return {
         f"{task}{LOSS}" if loss else task: {
             **score_row(found),

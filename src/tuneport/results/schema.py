@@ -1,7 +1,8 @@
-"""The schema of results: names of files, formats, kinds of models, and what a row of results.json says.
+"""The schema of results: names of files, formats, kinds of models, and the fields of results.json.
 
-Nothing of tuneport is imported here. A `Model` is what stays the same over families and seeds (M5 + Δ(M4), say); a `Run` is
-one of its results. Names are the study's own: M4, FT(M4), M5 + Δ(M4), M5 + Δ(M4) → FT, M5 + Δiter(M4) → FT, M5 + Δdir(M4) → FT.
+Nothing of tuneport is imported here. A `Model` is the same over families and seeds (such as M5 + Δ(M4)); a `Run` is one
+of its results. Names are the study's own: M4, FT(M4), M5 + Δ(M4), M5 + Δ(M4) → FT, M5 + Δiter(M4) → FT, M5 + Δdir(M4) →
+FT.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ START, DIRECT_START = "recycle-start", "recycle-direct-start"
 FURTHER = (THEN_TUNED, ITERATIVE, DIRECT)  # fine-tuned from a transferred start
 DONE, FAILED, NOT_RUN, DROPPED = "done", "failed", "not run", "dropped"
 PENDING = "pending"  # not run, and nothing that failed is the reason
-LOSS = ", loss"  # ends the name under which the loss of a task's answers stands beside the task itself
+LOSS = ", loss"  # ends the name of the loss of a task's answers, beside the task itself
 _DELTA = {TRANSFER: "Δ", THEN_TUNED: "Δ", ITERATIVE: "Δiter", DIRECT: "Δdir", START: "Δiter", DIRECT_START: "Δdir"}
 
 

@@ -1,7 +1,7 @@
-"""A study's folder, read: results.json, and record.json beside every step's output.
+"""Read a study's folder: results.json, and record.json beside every step's output.
 
-In comes DIR, out comes a `Reading`. Where results.json is missing or torn, what the records hold is put together
-instead, and `doubts` says so; what cannot be read is named, never passed over.
+If results.json is missing or damaged, the `Reading` is made from the records instead, and its `doubts` say so.
+Unreadable files are named, never ignored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tuneport.results.result_rows import MEASURES, score_rows
 from tuneport.results.schema import BASE, DONE, FAILED, NOT_RUN, RECORD, RESULTS, START, STEPS, STUDY, Model, Run, Score
 from tuneport.results.torn_json import is_folder, mapping, mappings, number_or, text_or, whole
 
-AGAIN = "Run the study again: it writes the file anew and repeats nothing."
+AGAIN = "Run the study again: it writes this file again and repeats no finished step."
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,13 @@ class Reading:
 
 
 def read_study(root: str | Path, url: str | None = None) -> Reading:
-    """What the folder of a study holds; raises `ReportError` where there is nothing to make a page of.
-
-    `url` is where it lies, if `root` is a copy of that.
+    """What the folder of a study holds; raises `ReportError` if there is nothing to report. `url` is its place, if
+    `root` is a copy.
     """
     root = Path(root).expanduser()
     called = url or str(root)
     if not root.is_dir():
-        raise ReportError(f"{called} is no folder. Give the folder that `tuneport study … --out DIR` wrote.")
+        raise ReportError(f"{called} is not a folder. Give the folder that `tuneport study … --out DIR` wrote.")
     doubts: list[str] = []
     records = _records(root, doubts)
     text = _study_text(root)
@@ -87,12 +86,12 @@ def read_study(root: str | Path, url: str | None = None) -> Reading:
     if results is None:
         if not records:
             raise ReportError(
-                f"{called} holds neither a readable {RESULTS} nor any {STEPS}/…/{RECORD}, so there is nothing to report. "
-                "Give the folder that `tuneport study … --out DIR` wrote."
+                f"{called} contains neither a readable {RESULTS} nor any {STEPS}/…/{RECORD}, so there is nothing to "
+                "report. Give the folder that `tuneport study … --out DIR` wrote."
             )
         doubts.append(
-            f"{RESULTS} is missing or cannot be read. This page is put together from {len(records)} records; what was not "
-            f"run, and curves, are not in them. {AGAIN}"
+            f"{RESULTS} is missing or cannot be read. This page uses {len(records)} records instead; curves and "
+            f"skipped steps are missing from it. {AGAIN}"
         )
         results = _from_records(records, text, doubts)
     study = mapping(results, "study")
@@ -121,7 +120,7 @@ def read_study(root: str | Path, url: str | None = None) -> Reading:
 
 
 def parsed_results(content: str | bytes, doubts: list[str]) -> dict[str, Any] | None:
-    """The document of results.json; None, and a doubt in words, where it is none."""
+    """The document of results.json; None, and a doubt as a message, if it is not valid."""
     try:
         found = read_json(content, kept=False)
     except ValueError as error:
@@ -129,7 +128,7 @@ def parsed_results(content: str | bytes, doubts: list[str]) -> dict[str, Any] | 
         return None
     if isinstance(found, dict) and isinstance(found.get("results"), list) and isinstance(found.get("steps", []), list):
         return found
-    doubts.append(f"{RESULTS} is not what a study writes: it has no list `results`, or `steps` is none.")
+    doubts.append(f"{RESULTS} is not the results file of a study: `results` and `steps` must be lists.")
     return None
 
 
@@ -147,7 +146,7 @@ def _results(root: Path, doubts: list[str]) -> dict[str, Any] | None:
 def _text_within(root: Path, file: Path) -> str:
     """A file's text. A page is passed on, so what a link leads to outside the folder is not read into it."""
     if not resolved(file).is_relative_to(resolved(root)):
-        raise ValueError("it is a link that leads out of the study's folder")
+        raise ValueError("it is a link to a place outside the study's folder")
     try:
         return read_text(file, root, MOST_RECORD_BYTES)
     except ForeignFileError as error:
@@ -173,7 +172,7 @@ def _records(root: Path, doubts: list[str]) -> dict[str, dict[str, Any]]:
         if isinstance(record, dict):
             found[file.parent.name] = record
         else:
-            doubts.append(f"{STEPS}/{file.parent.name}/{RECORD} is not what a study writes.")
+            doubts.append(f"{STEPS}/{file.parent.name}/{RECORD} is not a valid record of a study.")
     return found
 
 
@@ -196,7 +195,9 @@ def _from_records(records: Mapping[str, Mapping[str, Any]], text: str, doubts: l
                 name, row_of = MEASURES[kind]
                 told[name].append(row_of(record["about"][kind], record["measured"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            doubts.append(f"{STEPS}/{folder}/{RECORD} is not what a study writes ({type(error).__name__}: {error}).")
+            doubts.append(
+                f"{STEPS}/{folder}/{RECORD} is not a valid record of a study ({type(error).__name__}: {error})."
+            )
     answers = [row for row in rows.values() if row.get("kind") not in (None, START)]
     return {**told, "results": answers}
 
@@ -216,12 +217,13 @@ def _runs(rows: Iterable[Any], doubts: list[str]) -> list[Run]:
     for place, row in enumerate(rows):
         run = _run(row) if isinstance(row, dict) else None
         if run is None:
-            doubts.append(f"{RESULTS}: result {place + 1} is not what a study writes, and is left out.")
+            doubts.append(f"{RESULTS}: result {place + 1} is not valid and is left out.")
             continue
         negative = [task for task, score in run.scores.items() if (score.stderr or 0) < 0]
         if negative:
             doubts.append(
-                f"{RESULTS}: result {place + 1}: the standard error of {', '.join(negative)} is below zero, and is left out."
+                f"{RESULTS}: result {place + 1}: the standard error of {', '.join(negative)} is negative and is left "
+                f"out."
             )
             scores = {
                 task: replace(score, stderr=None) if task in negative else score for task, score in run.scores.items()

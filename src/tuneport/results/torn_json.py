@@ -1,4 +1,4 @@
-"""Values of JSON that others may have written or torn: what they are, or what stands for them."""
+"""Read values of JSON that others may have written or damaged, with a default for what is not valid."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Scores, on lm-evaluation-harness: `run` asks, room `results` compares."""
+"""Score models with lm-evaluation-harness; the room `results` compares the scores."""

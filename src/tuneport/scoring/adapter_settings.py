@@ -1,8 +1,8 @@
-"""What adapter_config.json asks of peft, looked at before peft does it.
+"""Check what adapter_config.json makes peft do, before peft does it.
 
-In come an adapter's settings and the names of the model's modules, out comes nothing, or an error in words. peft matches
-expressions of the file with every name, makes matrices of the ranks that it says and imports the module that it names;
-the expressions are tried first in a child with limits, the rest is refused where no adapter needs it.
+peft matches expressions of the file with every module name, makes matrices of the given ranks and imports the named
+module. So the expressions are tried first in a child process with limits; other dangerous settings are refused if no
+real adapter needs them.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def check_settings(settings: Mapping[str, Any], largest: int, label: str) -> Non
     """Raise `CheckpointError` for what no adapter needs; ``largest`` is the largest dimension of a tensor in its file."""
     where = f"model {label}: {_FILE}"
     if settings.get("megatron_config"):
-        raise CheckpointError(f"{where}: `megatron_config` makes peft import a module that the file names. Remove it.")
+        raise CheckpointError(f"{where}: `megatron_config` makes peft import a module named in the file. Remove it.")
     by_pattern = settings.get("rank_pattern") or {}
     ranks = [settings.get("r") or 0, *(by_pattern.values() if isinstance(by_pattern, dict) else [])]
     for rank in ranks:
         if not isinstance(rank, int) or rank > largest:
             raise CheckpointError(
-                f"{where}: the rank {str(rank)[:40]} is not that of a matrix in its file, whose largest dimension is {largest:,}. "
-                "Correct `r` or `rank_pattern`."
+                f"{where}: the rank {str(rank)[:40]} does not match a matrix in its file, whose largest dimension is "
+                f"{largest:,}. Correct `r` or `rank_pattern`."
             )
     copies = settings.get("layer_replication") or []
     try:
@@ -76,9 +76,7 @@ def check_settings(settings: Mapping[str, Any], largest: int, label: str) -> Non
     except (TypeError, ValueError):
         raise CheckpointError(f"{where}: `layer_replication` is not a list of pairs of layers. Correct it.") from None
     if layers > MOST_LAYERS:
-        raise CheckpointError(
-            f"{where}: `layer_replication` makes {layers:,} layers. At most {MOST_LAYERS:,} can be made."
-        )
+        raise CheckpointError(f"{where}: `layer_replication` creates {layers:,} layers. The limit is {MOST_LAYERS:,}.")
 
 
 def check_expressions(settings: Mapping[str, Any], modules: Iterable[str], label: str) -> None:
@@ -88,8 +86,8 @@ def check_expressions(settings: Mapping[str, Any], modules: Iterable[str], label
         listed = settings.get(field)
         if isinstance(listed, list | dict) and len(listed) * len(names) > MOST_COMPARED:
             raise CheckpointError(
-                f"model {label}: {_FILE}: {quoted(field)} has {len(listed):,} entries, and the model {len(names):,} names: to compare "
-                "each with each would take too long. Give fewer entries, as ends of names."
+                f"model {label}: {_FILE}: {quoted(field)} has {len(listed):,} entries and the model {len(names):,} "
+                f"names: comparing all would take too long. List fewer entries, as ends of names."
             )
     expressions = []
     for field, text in _expressions(settings):
@@ -100,9 +98,7 @@ def check_expressions(settings: Mapping[str, Any], modules: Iterable[str], label
     try:
         try_expressions(expressions, names)
     except ExpressionError as error:
-        raise CheckpointError(
-            f"model {label}: {_FILE}: {error}. Write the modules' names out as a list instead."
-        ) from None
+        raise CheckpointError(f"model {label}: {_FILE}: {error}. List the modules' names instead.") from None
 
 
 def _expressions(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
-"""Which device computes, decided in one place for scoring and training; what it cannot compute; and how fast it is.
+"""Choose the device for scoring and training, with its limits and its speed.
 
-Apple's GPUs (mps) are taken where PyTorch finds one. None was at hand: nothing about them was tried, and only what PyTorch
-documents is refused beforehand.
+Apple's GPUs (mps) are used if PyTorch finds one. This was never tried on one; only what PyTorch documents as missing is
+refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SECONDS = 0.2  # at most about so long
 
 
 def best_device() -> str:
-    """The device that is taken where nobody names one: cuda, mps or cpu."""
+    """The default device: cuda, mps or cpu."""
     import torch
 
     if torch.cuda.is_available():
@@ -34,12 +34,10 @@ def check_dtype(device: str, dtype: str | None, option: str) -> None:
     if not device.startswith("mps"):
         return
     if dtype == "float64":
-        raise UsageError(
-            Fault(option, dtype, "Apple's GPUs (mps) have no float64", "Give float32, or compute on the cpu")
-        )
+        raise UsageError(Fault(option, dtype, "Apple's GPUs (mps) have no float64", "Choose float32, or use the cpu"))
     if dtype == "bfloat16" and not mps_has_bfloat16():
         told = "Apple's GPUs (mps) have bfloat16 from macOS 14 on"
-        raise UsageError(Fault(option, dtype, told, "Give float32, or compute on the cpu"))
+        raise UsageError(Fault(option, dtype, told, "Choose float32, or use the cpu"))
 
 
 def mps_has_bfloat16() -> bool:
@@ -51,7 +49,7 @@ def mps_has_bfloat16() -> bool:
 
 @contextmanager
 def random_states_kept() -> Iterator[None]:
-    """What the block draws from torch leaves no trace: its generators, the device's too, are as they were."""
+    """Restore torch's random generators after the block, those of the device too."""
     import torch
 
     device = best_device()

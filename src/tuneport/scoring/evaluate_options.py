@@ -14,8 +14,8 @@ from tuneport.options import Bounds, Options, Place, nested, option
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 _FROM_ONE = Bounds(least=1)
-_own, _asking = partial(option, group="your own examples"), partial(option, group="asking")
-_paper, _judging = partial(option, group="the paper's evaluations"), partial(option, group="judging")
+_own, _asking = partial(option, group="your own examples"), partial(option, group="models")
+_paper, _judging = partial(option, group="the paper's evaluations"), partial(option, group="comparison")
 _running = partial(option, identity=False, group="the run")
 BATCH_SIZE = 16  # examples that are asked together
 USUAL_ANSWER = 256  # tokens of an answer, where nobody says how many; the harness's own number
@@ -29,7 +29,7 @@ def _parse_match(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("must be a regular expression, a string")
     if groups > 1:
-        raise ValueError(f"has {groups} groups; give one, the answer, or none")
+        raise ValueError(f"has {groups} groups; use one group (the answer), or none")
     return value
 
 
@@ -38,7 +38,7 @@ def parse_batch_size(value: object) -> int | str:
     if isinstance(value, str) and re.fullmatch(r"auto(:[1-9]\d*)?", value):
         return value
     if isinstance(value, bool) or not re.fullmatch(r"0*[1-9]\d*", str(value)):
-        raise ValueError("must be a whole number from 1 on, auto, or auto:N")
+        raise ValueError("must be a whole number of at least 1, auto, or auto:N")
     return int(str(value))
 
 
@@ -55,7 +55,7 @@ def _parse_triples(value: object) -> tuple[tuple[str, ...], ...]:
         given = [given]
     found = [tuple(map(str, each)) for each in given if isinstance(each, Sequence) and not isinstance(each, str)]
     if len(found) < len(given) or any(len(triple) != 3 for triple in found):
-        raise ValueError("takes three of the models: target, transferred, tuned target")
+        raise ValueError("needs three of the models: target, transferred, tuned target")
     return tuple(found)
 
 
@@ -80,13 +80,13 @@ def columns_option() -> Any:
         flag=False,
         parse=parse_columns,
         accepts="Mapping[str, str] | None",
-        help="which column holds a field, as {'prompt': 'question'}; a name says it by ?FIELD:COLUMN",
+        help="mapping from fields to columns, such as {'prompt': 'question'}; in a name, write ?FIELD:COLUMN",
     )
 
 
 def strict_option() -> Any:
     """Whether what looks wrong stops a run."""
-    return _running(False, "stop where something looks wrong, instead of warning")
+    return _running(False, "stop instead of warning")
 
 
 def check_device(device: str) -> None:
@@ -97,11 +97,17 @@ def check_device(device: str) -> None:
 
 # What `path` asks as well.
 chat_template_option = partial(_asking, None, metavar="NAME|FILE|MODEL")
-device_option = partial(_asking, None, "cpu, cuda, mps or cuda:N (default: the best there is)", metavar="DEVICE")
+device_option = partial(_asking, None, "cpu, cuda, mps or cuda:N (default: the best available)", metavar="DEVICE")
 batch_size_option = partial(
-    _asking, BATCH_SIZE, "a number, or auto", metavar="N", identity=False, parse=parse_batch_size, accepts="int | str"
+    _asking,
+    BATCH_SIZE,
+    "examples to run at once: a number, or auto",
+    metavar="N",
+    identity=False,
+    parse=parse_batch_size,
+    accepts="int | str",
 )
-overwrite_option = partial(_running, False, "replace a record that is there already")
+overwrite_option = partial(_running, False, "replace an existing record")
 
 
 @dataclass(frozen=True)
@@ -110,22 +116,22 @@ class Asking(Options):
 
     match: str | None = _own(
         None,
-        "what counts is this expression's group, not the whole answer",
+        "regular expression with one group; only that group is compared with the answer",
         metavar="REGEX",
         parse=_parse_match,
         accepts="str | None",
     )
-    loss: bool = _own(False, "score the loss of each answer, a token; generate nothing")
+    loss: bool = _own(False, "score the loss per token of the given answer instead of generating")
     max_new_tokens: int | None = _own(
-        None, f"longest answer (default: {USUAL_ANSWER}, or the room that the context leaves)", bounds=_FROM_ONE
+        None, f"maximum tokens of an answer (default: {USUAL_ANSWER}, or what the context allows)", bounds=_FROM_ONE
     )
-    limit: int | None = _own(None, "only the first N examples of each task, for a try", bounds=_FROM_ONE)
+    limit: int | None = _own(None, "use only the first N examples of each task, for a quick test", bounds=_FROM_ONE)
 
     def __post_init__(self) -> None:
         """Check every value, and which of them go together."""
         super().__post_init__()
         if self.match is not None and self.loss:
-            told = f"picks an answer out of what a model says; {named('loss')} generates nothing"
+            told = f"needs generated answers, but {named('loss')} generates none"
             raise UsageError(Fault("match", self.match, told))
 
 
@@ -139,37 +145,36 @@ class EvaluateOptions(Options):
         positional=True,
         argument=True,
         repeatable=True,
-        help="folder or Hub id; several are compared in pairs",
+        help="folder or Hub id; several models are compared in pairs",
     )
     tasks: tuple[Any, ...] = data_option(
         "NAME[,NAME…]",
-        "your own examples (JSONL, JSON, CSV or Parquet; org/name[/CONFIG][@REVISION][:SPLIT] on the Hub; in Python a table), "
-        "with ?FIELD:COLUMN&COLUMN=VALUE where columns have other names; and tasks of lm-evaluation-harness by name",
+        "your own examples (JSONL, JSON, CSV or Parquet; org/name[/CONFIG][@REVISION][:SPLIT] on the Hub; in Python "
+        "also a table), with ?FIELD:COLUMN&COLUMN=VALUE if columns have other names; or names of "
+        "lm-evaluation-harness tasks",
         (),
         separator=",",
     )
     columns: Mapping[str, str] | None = columns_option()
-    out: Place | None = option(
-        None, metavar="FILE", positional=True, help="JSON file to write; it appears when it is whole"
-    )
+    out: Place | None = option(None, metavar="FILE", positional=True, help="JSON file to write (created when complete)")
     suite: str | None = _paper(None, "llama3, tulu3, global-mmlu:LANG or livecodebench", metavar="NAME")
     variant: Literal["auto", "base", "tuned"] = _paper(
-        "auto", "of the suite's tasks; auto: tuned for models with a chat template"
+        "auto", "which variant of the suite's tasks; auto: tuned for models with a chat template"
     )
     run_code_in: str | None = _paper(
         None,
-        "sandbox for what models write (livecodebench): a command that runs Python from its stdin; without it "
-        "nothing is run",
+        "sandbox for model-written code (livecodebench): a command that runs Python from its stdin; without it, no "
+        "code is run",
         metavar="COMMAND",
     )
     asking: Asking = nested(Asking)
-    chat: bool = _asking(False, "the harness's tasks through the models' chat templates")
-    chat_template: Place | None = chat_template_option("template for models that have none")
-    backend: Literal["hf", "vllm", "olmes"] = _asking("hf", "what loads the models")
+    chat: bool = _asking(False, "use the models' chat templates for the harness's tasks")
+    chat_template: Place | None = chat_template_option("chat template for models that have none")
+    backend: Literal["hf", "vllm", "olmes"] = _asking("hf", "library that runs the models")
     device: str | None = device_option()
     dtype: str | None = _asking(
         None,
-        "default: float32 on a CPU, else the model's own",
+        "dtype to load the weights in (default: float32 on a CPU, else the model's own)",
         metavar="DTYPE",
         parse=_parse_dtype,
         accepts="str | torch.dtype | None",
@@ -177,14 +182,14 @@ class EvaluateOptions(Options):
     batch_size: Any = batch_size_option()
     against: tuple[Place, ...] = _judging(
         (),
-        "compare every other model with this one, and no other pairs; it is scored too (default: all pairs of up to three models, "
-        "else each with the first)",
+        "compare only with this model, which is scored too (default: all pairs of up to three models, else each with "
+        "the first)",
         metavar="MODEL",
         repeatable=True,
     )
     recovered_gain: Any = _judging(
         (),
-        "three of the models: how much of the tuned target's gain the transferred one has",
+        "compute the recovered gain: the share of the tuned target's gain that the transferred model has",
         metavar=("TARGET", "TRANSFERRED", "TUNED"),
         nargs=3,
         repeatable=True,
@@ -193,15 +198,15 @@ class EvaluateOptions(Options):
     )
     trained_on: tuple[Place, ...] = _judging(
         (),
-        "what models were trained or chosen on: data as for `tasks`, or folders that `tune` wrote; your examples that "
-        "occur there are reported, as are those that occur in what `tune` left beside the models",
+        "data that models were trained or chosen on, as for `tasks`, or folders written by `tune`; your examples "
+        "found there are reported (also those found in `tune`'s files beside the models)",
         metavar="DATA",
         repeatable=True,
     )
     allow_selection: bool = _judging(
-        False, "score examples too by which models were chosen, as their curves tell (default: stop)"
+        False, "also score examples that models were chosen on, according to their curves (default: stop)"
     )
-    seed: int = _judging(0, "of the bootstrap", bounds=Bounds(least=0))
+    seed: int = _judging(0, "random seed (bootstrap)", bounds=Bounds(least=0))
     strict: bool = strict_option()
     overwrite: bool = overwrite_option()
 

@@ -1,8 +1,8 @@
-"""lm-evaluation-harness, called in process.
+"""Call lm-evaluation-harness in process.
 
-`ask` runs one task config that is held in memory, without looking through the harness's own thousands of task files;
-`evaluate` runs tasks and groups that are loaded. It stands in for the harness's `simple_evaluate`, which would look
-through all tasks, list the installed packages and ask the Hub about the model.
+`ask` runs one task config in memory, without a search through the harness's thousands of task files; `evaluate` runs
+tasks and groups that are loaded. It replaces the harness's `simple_evaluate`, which would search all tasks, list the
+installed packages and ask the Hub about the model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SEED = 1234  # the harness's own, for shots and for the libraries
 
 @contextmanager
 def in_words(what: str) -> Iterator[None]:
-    """Say what could not be done: the harness and the libraries under it raise anything; the cause is kept for --debug."""
+    """Turn any error of the harness and its libraries into a message; the cause is kept for --debug."""
     try:
         yield
     except TuneportError:
@@ -60,7 +60,7 @@ def evaluate(tasks: Mapping[str, Any], groups: Mapping[str, Any], model: Any, **
             log_samples=True,
             **choices,
         )
-    assert found is not None, "the harness gives its results to the first process only"
+    assert found is not None, "only the first process gets the harness's results"
     return dict(found)
 
 

@@ -1,7 +1,7 @@
-"""Where results lie: `FILE.partial/` holds what is scored so far, `FILE` and its examples appear when all of it is.
+"""Where results are kept: `FILE.partial/` has the finished scores, `FILE` and its examples are created when complete.
 
-A run that was killed goes on from the models and tasks that are kept; `FILE` of the same plan is "already done"; one of
-another plan is refused, with what differs, unless it is to be replaced.
+A killed run resumes with the models and tasks that are kept. A `FILE` of the same plan is "already done"; one of
+another plan is refused, with the differences, unless it may be overwritten.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def examples_file(out: Path) -> Path:
 def already_done(out: Path, plan: Mapping[str, Any], overwrite: bool) -> dict[str, Any] | None:
     """The record in ``out`` if it is of this very plan; None if there is none, or it is to be replaced.
 
-    Raises `OutputError` where something else stands there; with ``overwrite`` only a record of ours is replaced.
+    Raises `OutputError` if other contents are there; with ``overwrite`` only a record of tuneport is replaced.
     """
     if out.is_dir():
         raise OutputError(f"{out} is a folder; {named('out')} names a file.")
@@ -56,14 +56,14 @@ def already_done(out: Path, plan: Mapping[str, Any], overwrite: bool) -> dict[st
         # A kill between the two renames of `Kept.finish` leaves the examples there, and the record where it was written.
         if os.path.lexists(examples) and not (_partial(out) / _RECORD).is_file():
             raise TakenError(
-                f"{examples} exists, and would be overwritten. Move it away, or choose another {named('out')}."
+                f"{examples} exists and would be overwritten. Move it away, or choose another {named('out')}."
             )
         return None
     if not any(is_record(out, start) for start in _FORMATS):
-        raise TakenError(f"{out} exists and is no record of an evaluation. Choose another {named('out')}.")
+        raise TakenError(f"{out} exists and is not a record of an evaluation. Choose another {named('out')}.")
     if os.path.lexists(examples) and (examples.is_symlink() or not examples.is_file()):
         raise TakenError(
-            f"{examples} is no plain file, and would be replaced. Move it away, or choose another {named('out')}."
+            f"{examples} is not a plain file and would be replaced. Move it away, or choose another {named('out')}."
         )
     if overwrite:
         return None
@@ -75,7 +75,7 @@ def already_done(out: Path, plan: Mapping[str, Any], overwrite: bool) -> dict[st
     different = differing_fields(begun, json.loads(json.dumps(plan)))
     if different:
         raise TakenError(
-            f"{out} holds another evaluation; what differs:{listing(different, 10)}\n"
+            f"{out} contains another evaluation; differences:{listing(different, 10)}\n"
             f"Choose another {named('out')}, or pass {named('overwrite')}."
         )
     _finish_removing(_partial(out), begun)
@@ -97,7 +97,7 @@ def _finish_removing(folder: Path, plan: Any) -> None:
 
 @contextmanager
 def keeping(out: Path, plan: Mapping[str, Any], overwrite: bool) -> Iterator[Kept]:
-    """The results kept so far, locked against a second run; what is kept of another plan is refused."""
+    """The results kept so far, locked against a second run; results of another plan are refused."""
     folder = _partial(out)
     with held(folder, f"Wait for it, or choose another {named('out')}."):
         try:
@@ -112,7 +112,7 @@ class Kept:
     """Results by model and task, one file each, whole or not there."""
 
     def __init__(self, out: Path, folder: Path, plan: Mapping[str, Any], overwrite: bool) -> None:
-        """Begin, or go on from what ``folder`` holds of this plan."""
+        """Start, or resume from the results of this plan in ``folder``."""
         self._out, self.folder = out, folder
         self.plan = json.loads(json.dumps(plan))
         begun = folder / PLAN
@@ -120,8 +120,8 @@ class Kept:
             different, ours = _differing(begun, self.plan)
             if different and not (overwrite and ours):
                 raise TakenError(
-                    f"{folder} was begun with another plan; what differs:{listing(different, 10)}\n"
-                    f"Give the same models, tasks and choices to go on, or pass {named('overwrite')} to start anew."
+                    f"{folder} was started with a different plan; differences:{listing(different, 10)}\nUse the same "
+                    f"models, tasks and options to resume, or pass {named('overwrite')} to start from the beginning."
                 )
             if different:
                 self._check_all_ours()
@@ -163,7 +163,8 @@ class Kept:
         others = _others(self.folder)
         if others:
             raise TakenError(
-                f"{self.folder} holds what tuneport did not write:{listed_names(others, 8)}\nMove that away, or choose another {named('out')}."
+                f"{self.folder} contains files that tuneport did not write:{listed_names(others, 8)}\nMove them away, "
+                f"or choose another {named('out')}."
             )
 
     def _file(self, model: int, task: int) -> Path:
@@ -190,4 +191,6 @@ def _differing(begun: Path, plan: Any) -> tuple[list[str], bool]:
         ours = isinstance(found, dict) and str(found.get("format")).startswith(_FORMATS)
         return differing_fields(found, plan), ours
     except (OSError, ValueError):
-        raise TakenError(f"{begun} is damaged. Remove {begun.parent.name} and run again; it starts anew.") from None
+        raise TakenError(
+            f"{begun} is damaged. Remove {begun.parent.name} and run again to start from the beginning."
+        ) from None

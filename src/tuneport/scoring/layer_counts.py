@@ -1,7 +1,7 @@
-"""Counts of layers and experts in a config, held against the weights before transformers builds a model of them.
+"""Check a config's counts of layers and experts against the weights, before transformers builds the model.
 
-transformers makes a module for each layer that config.json names, whether weights are there or not: a billion of them take
-all memory and never end.
+transformers makes a module for each layer in config.json, even without weights: a billion layers would use all memory
+and never finish.
 """
 
 from __future__ import annotations
@@ -31,5 +31,6 @@ def _check(config: Mapping[str, Any], most: int, where: str) -> None:
             _check(value, most, where)
         elif _COUNT.search(field) and isinstance(value, int) and value > most:
             raise CheckpointError(
-                f"{where}: {quoted(field)} is {printable_line(str(value)[:40])}, and the weights have room for {most:,} at most. Correct it."
+                f"{where}: {quoted(field)} is {printable_line(str(value)[:40])}, but the weights have {most:,} at "
+                f"most. Correct it."
             )

@@ -1,7 +1,6 @@
-"""Which tokens a model is given of a prompt and its answer, and which of them are measured.
+"""Which tokens of a prompt and its answer a model gets, and which of them are measured.
 
-In come a prompt and the answers that are asked after it, out come the ids of each. The promise: what is measured is the
-answer's tokens and no other, at least one of each; all answers of an example stand after the same tokens.
+Exactly the answer's tokens are measured, at least one of each. All answers of an example follow the same tokens.
 """
 
 from __future__ import annotations
@@ -86,8 +85,8 @@ class Pairing:
 
 
 def answers_of(example: Example, prompt: str) -> list[str]:
-    """An example's choices, or its answer, each as it follows the prompt: after a blank, unless one stands there already
-    or a template wrote the prompt.
+    """An example's choices, or its answer, each as it follows the prompt: after a space, unless there is one already or
+    a template wrote the prompt.
     """
     blank = "" if example.messages is not None or prompt[-1:].isspace() else " "
     texts = example.choices or (example.answer,)

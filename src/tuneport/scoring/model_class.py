@@ -1,6 +1,6 @@
-"""Which class of transformers a start is loaded with, and whether it can be trained as a language model at all.
+"""Which class of transformers loads a model, and whether it can be trained as a language model.
 
-In comes a checkpoint, out comes its config as transformers reads it, and the class. Nothing is loaded here.
+Returns the config as transformers reads it, and the class. Nothing is loaded here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from tuneport.files.printable import quoted
 
 
 def read_config(start: Checkpoint) -> Any:
-    """The start's config, as transformers reads it. Raises `CheckpointError` for what is no language model of one part."""
+    """The start's config, as transformers reads it. Raises `CheckpointError` unless it is a decoder-only language
+    model.
+    """
     from transformers import AutoConfig
 
     try:
@@ -22,8 +24,8 @@ def read_config(start: Checkpoint) -> Any:
         raise CheckpointError(f"{start.label}: transformers cannot read its config.json: {first_line(error)}") from None
     if getattr(config, "is_encoder_decoder", False):
         raise CheckpointError(
-            f"{start.label} ({quoted(config.model_type)}) has an encoder and a decoder; tune trains models that go on with a text, "
-            "those of one decoder."
+            f"{start.label} ({quoted(config.model_type)}) is an encoder-decoder model; `tune` only trains "
+            f"decoder-only models."
         )
     return config
 
@@ -52,13 +54,13 @@ def model_class(config: Any) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first; of one that says nothing its name."""
+    """The first line of an error; its name if it has no message."""
     lines = (str(error).strip() or type(error).__name__).splitlines()
     return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def ids_that_end(given: Any, where: str) -> list[int]:
-    """The tokens at which generation stops, from `eos_token_id`. Raises `CheckpointError` for what is none."""
+    """The tokens at which generation stops, from `eos_token_id`. Raises `CheckpointError` for invalid ids."""
     listed = given if isinstance(given, list) else [] if given is None else [given]
     if not all(type(each) is int for each in listed):
         raise CheckpointError(

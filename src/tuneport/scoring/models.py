@@ -1,7 +1,7 @@
-"""A model folder or Hub id becomes a model that lm-evaluation-harness can ask.
+"""Load a model folder or Hub id for lm-evaluation-harness.
 
-In comes a `Seat` (where the model is, and what makes it the same model again), out comes the harness's own class for
-the backend, which checks every prompt on its way and leaves the rest to the harness. Loaded once for all tasks.
+A `Seat` says where the model is and what identifies it. The result is the harness's own class for the backend, which
+also checks every prompt. A model is loaded once for all tasks.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ _SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_
 
 @dataclass(frozen=True)
 class Seat:
-    """A model among those that are scored: the name it has in the record, where it is loaded from, what it is.
-
-    ``told`` is what lies beside its weights and is not read.
+    """A model to score: its name in the record, where it is loaded from, and what identifies it. ``told`` names what is
+    beside its weights and is not read.
     """
 
     name: str
@@ -68,7 +67,7 @@ def find_models(models: Sequence[str | Path]) -> list[Seat]:
     twice = sorted({spec for spec in specs if specs.count(spec) > 1})
     if twice:
         raise UsageError(
-            Fault("models", ABSENT, f"{', '.join(twice)} is given more than once; each model is scored once")
+            Fault("models", ABSENT, f"{', '.join(twice)} is listed more than once; each model is scored once")
         )
     return [_find(spec, name) for spec, name in zip(specs, names_of(specs), strict=True)]
 
@@ -101,8 +100,8 @@ def _find(spec: str, name: str) -> Seat:
         own = [file for file in MODEL_WEIGHTS if (folder / file).is_file()]
         if own:
             raise CheckpointError(
-                f"model {name}: its folder holds a model ({own[0]}) and an adapter, of which transformers would load the "
-                "adapter alone. Keep each in a folder of its own."
+                f"model {name}: its folder contains a model ({own[0]}) and an adapter, and transformers would load "
+                f"only the adapter. Keep each in its own folder."
             )
         return _find_adapter(folder, name)
     checkpoint = open_checkpoint(spec, "model")
@@ -137,13 +136,13 @@ def _find_adapter(folder: Path, name: str) -> Seat:
     base = settings.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise CheckpointError(
-            f"model {name}: {_ADAPTER} does not say which model it adapts; fill in `base_model_name_or_path`."
+            f"model {name}: {_ADAPTER} does not say which model it adapts; set `base_model_name_or_path`."
         )
     under = _find_base(base, settings.get("revision"), folder, name)
     if not (folder / _ADAPTER_WEIGHTS).is_file():
         pickled = (folder / ADAPTER_PICKLE).is_file()
         raise CheckpointError(
-            f"model {name}: there is no {_ADAPTER_WEIGHTS} beside {_ADAPTER}. "
+            f"model {name}: {_ADAPTER_WEIGHTS} is missing beside {_ADAPTER}. "
             + (f"{ADAPTER_PICKLE} is a pickle; load the adapter with peft and save it again." if pickled else "")
         )
     files = sorted(folder.glob("adapter_model.*"))
@@ -167,8 +166,8 @@ def _find_base(base: str, revision: Any, folder: Path, name: str) -> Seat:
         return _find(f"{base}@{revision}" if isinstance(revision, str) and "@" not in base else base, base)
     except CheckpointError as error:
         raise CheckpointError(
-            f"model {name}: the model that it adapts is not to be had. {error} {_ADAPTER} names it: a folder here or beside "
-            "the adapter's, or a Hub id."
+            f"model {name}: its base model was not found. {error} {_ADAPTER} names the base: a folder here or beside "
+            f"the adapter's, or a Hub id."
         ) from error
 
 
@@ -178,7 +177,7 @@ def need_harness(backend: str) -> None:
         return  # a program of its own
     if missing("lm_eval", "torch"):
         raise UsageError(
-            f"Scoring is lm-evaluation-harness's work, which the core does without. {how_to_install('models')}"
+            f"Scoring needs lm-evaluation-harness, which the core does not install. {how_to_install('models')}"
         )
     if backend == "vllm" and missing("vllm"):
         told = "Install it (pip install vllm), or use hf"
@@ -186,7 +185,7 @@ def need_harness(backend: str) -> None:
 
 
 def need_device(loading: Loading) -> None:
-    """Raise `UsageError` for a device that is none: the harness would take another device without a word."""
+    """Raise `UsageError` for a missing device: the harness would silently use another one."""
     if loading.backend != "hf":
         return
     check_dtype(loading.device or best_device(), loading.dtype, "dtype")
@@ -198,7 +197,9 @@ def need_device(loading: Loading) -> None:
     there = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}[kind]
     if int(number or 0) >= there:
         told = "torch finds no such device here"
-        raise UsageError(Fault("device", loading.device, told, f"Leave {named('device')} out for the best"))
+        raise UsageError(
+            Fault("device", loading.device, told, f"Leave out {named('device')} to use the best available")
+        )
 
 
 def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None], weights: Any = None) -> Any:
@@ -224,7 +225,7 @@ def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None], weight
         raise CheckpointError(f"model {seat.name}: it cannot be loaded: {first_line(error)}") from error
     if model.tokenizer.eos_token_id is None:
         raise CheckpointError(
-            f"model {seat.name}: its tokenizer names no `eos_token`, and the harness needs one. "
+            f"model {seat.name}: its tokenizer has no `eos_token`, which the harness needs. "
             "Name it in tokenizer_config.json."
         )
     _speak(model.tokenizer, seat)
@@ -235,7 +236,7 @@ def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None], weight
 
 
 def _from_disk(seat: Seat, loading: Loading) -> dict[str, Any]:
-    """What the harness is told of a model that it is to load."""
+    """The harness's arguments for a model that it loads."""
     arguments: dict[str, Any] = {"pretrained": seat.source}
     if seat.revision is not None:
         arguments["revision"] = seat.revision
@@ -255,7 +256,7 @@ def _from_disk(seat: Seat, loading: Loading) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Looked:
-    """What was seen of a model before it is loaded: whether it has a chat template, and what looks wrong."""
+    """What is known of a model before it is loaded: whether it has a chat template, and warnings."""
 
     template: bool
     warnings: list[str]
@@ -270,21 +271,21 @@ def look_over(
     others: bool = False,
     needs_template: bool = False,
 ) -> Looked:
-    """What the model's tokenizer and generation settings would do to scores, told before anything is loaded.
+    """How the model's tokenizer and generation settings would affect scores, checked before anything is loaded.
 
     `own` are the tasks that it is to be asked, the first `limit` examples of each; `others`: tasks of the harness besides,
     which may need a template (`needs_template`). Raises `CheckpointError` where it has none, `RenderingError` where it writes not all of the examples.
     """
     tokenizer = tokenizer_of(seat)
-    whose, remedy = f"model {seat.name}: its chat template", "mend the template"
+    whose, remedy = f"model {seat.name}: its chat template", "correct the template"
     if not tokenizer.chat_template and loading.chat_template is not None:
         tokenizer.chat_template = spoken_by(tokenizer, loading.chat_template)
         whose, remedy = f"model {seat.name}: {named('chat_template')}", "choose another template"
     spoken = [task for task in own if any(example.messages for example in task.examples[:limit])]
     if (needs_template or spoken) and not tokenizer.chat_template:
         raise CheckpointError(
-            f"model {seat.name}: the examples are `messages` (or {named('chat')}, {named('variant', 'tuned')}), and it has no chat template. "
-            f"Give {named('chat_template', 'NAME|FILE|MODEL')}, or examples with a `prompt`."
+            f"model {seat.name}: the examples are `messages` (or {named('chat')}, {named('variant', 'tuned')}), but "
+            f"it has no chat template. Give {named('chat_template', 'NAME|FILE|MODEL')}, or examples with a `prompt`."
         )
     if needs_template:
         try:
@@ -318,7 +319,7 @@ def tokenizer_of(seat: Seat) -> Any:
     revision = seat.revision if where == seat.source else None
     try:  # code that comes with a model is not run; None would ask on the terminal
         tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises no kind of its own
+    except Exception as error:  # the tokenizers library has no exceptions of its own
         raise CheckpointError(f"model {seat.name}: its tokenizer cannot be loaded: {first_line(error)}") from error
     _speak(tokenizer, seat)
     return tokenizer
@@ -329,7 +330,7 @@ def _tokenizer_place(seat: Seat) -> str:
 
 
 def _speak(tokenizer: Any, seat: Seat) -> None:
-    """Give a base's tokenizer the template that stands in an adapter's folder without a vocabulary."""
+    """Give a base's tokenizer the template of an adapter's folder without a vocabulary."""
     if seat.adapter is not None and _tokenizer_place(seat) == seat.source:
         files = _files_of(seat.adapter, seat)
         template = read_template(files, files.json("tokenizer_config.json") or {})
@@ -362,7 +363,7 @@ def _generation_settings(seat: Seat) -> Any:
             settings = GenerationConfig.from_model_config(config)
     except Exception as error:  # a file of others: transformers raises anything
         raise CheckpointError(
-            f"model {seat.name}: its generation settings cannot be read: {first_line(error)}. Mend generation_config.json or "
-            "config.json."
+            f"model {seat.name}: its generation settings cannot be read: {first_line(error)}. Correct "
+            f"generation_config.json or config.json."
         ) from error
     return settings

@@ -1,7 +1,7 @@
-"""Tasks that the harness has by name, loaded before any model is, and asked of one model after another.
+"""Tasks of the harness, loaded by name before any model, and run on one model after another.
 
-In comes a name, out come `NamedTask`s: one for a task or a group that the harness gives a score of its own, one for
-each member where it gives none. Gated or missing data, missing packages and misspelt names end in words.
+A name gives one `NamedTask` for a task, or for a group with a score of its own; otherwise one for each member. Gated or
+missing data, missing packages and misspelt names raise an error with a message.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _find_and_load(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         close = difflib.get_close_matches(name, _names().folders, 3)
         told = f" (near: {', '.join(close)})" if close else ""
         if Path(name).expanduser().is_dir():
-            here, remedy = "it is a folder here", "Give the files in it"
+            here, remedy = "it is a folder here", "Name the files in it"
         else:
             here, remedy = "there is no such file", ""
         raise UsageError(Fault("tasks", name, f"the harness has no task of this name{told}, and {here}", remedy))
@@ -104,7 +104,7 @@ def _find_and_load(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         with _in_words(name):
             return _parts(everything.load([name]))
     except KeyError as error:
-        raise ScoringError(f"The task {name}: its definition or its data lack {error}.") from error
+        raise ScoringError(f"The task {name}: {error} is missing from its definition or its data.") from error
 
 
 def _parts(loaded: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -184,7 +184,7 @@ def _need_nltk(name: str) -> None:
 
 @contextlib.contextmanager
 def _in_words(name: str) -> Iterator[None]:
-    """What stands against loading a task, told in words; the cause is kept for --debug."""
+    """Turn a failure to load a task into a message; the cause is kept for --debug."""
     try:
         yield
     except (KeyError, UsageError):
@@ -192,7 +192,7 @@ def _in_words(name: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise ScoringError(
             f"The task {name} needs the package {error.name}, which is not installed. "
-            f"Install it: pip install {error.name}. (What most tasks need comes with {install_line('models')}.)"
+            f"Install it: pip install {error.name}. ({install_line('models')} covers most tasks.)"
         ) from error
     except Exception as error:
         # What `datasets`, fsspec and the Hub raise has no common parent.
@@ -200,7 +200,7 @@ def _in_words(name: str) -> Iterator[None]:
         if "gated" in text or "401" in text or "403" in text:
             hint = "Its data is gated: accept the licence on its page on the Hub, and log in (hf auth login)."
         elif any(word in text for word in ("offline", "connect", "couldn't reach", "couldn't find", "resolve")):
-            hint = "Its data is not in the cache, and where it lies is out of reach. Run once with the network on."
+            hint = "Its data is not in the cache and cannot be downloaded. Run once with the network on."
         else:
             hint = "It cannot be loaded."
         raise ScoringError(f"The task {name}: {hint} ({_brief(error)})") from error
@@ -254,7 +254,7 @@ def result_of(task: NamedTask, found: Mapping[str, Any]) -> TaskResult:
     outcomes = _outcomes(task, found["samples"], metric, value)
     if outcomes is None:
         if value is None:
-            raise ScoringError(f"The task {task.name}: {metric} gives no score an example, and has no value in all.")
+            raise ScoringError(f"The task {task.name}: {metric} has neither scores for examples nor a total.")
         empty = tuple(Outcome(f"{place}", 0.0) for place in range(_count(found, task)))
         summary = {"value": value, "stderr": None}
         return TaskResult(task.name, metric, better, empty, others, summary, shots, version, task.variant)

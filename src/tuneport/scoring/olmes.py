@@ -1,7 +1,7 @@
-"""OLMES, with which the paper scored OLMo and Tülu: its command line is called, its metrics file is read.
+"""Score with OLMES, which the paper used for OLMo and Tülu: call its command line and read its metrics file.
 
-In comes a model and the names OLMES has for tasks, out come values without examples, and so without intervals. Not run
-against OLMES itself here: the call and the file are as its documentation and its users' scripts have them.
+Values have no examples and so no intervals. Never run against OLMES itself here: the call and the file follow its
+documentation and its users' scripts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tuneport.files.opening import read_text
 from tuneport.results.example_outcomes import TaskResult
 from tuneport.scoring.models import Loading, Seat
 
-# What OLMES calls the rows of Table 10. The others stand in no suite of OLMES that we know of.
+# What OLMES calls the rows of Table 10. The others are in no suite of OLMES that we know of.
 TULU3: Mapping[str, str] = {
     "GSM8K": "gsm8k::tulu",
     "MATH": "minerva_math::tulu",
@@ -33,7 +33,9 @@ def find_program() -> str:
     """Where OLMES' command is. Raises `UsageError` where it is not installed."""
     found = shutil.which("olmes")
     if found is None:
-        remedy = "Install OLMES in an environment of its own (see its README), put it on the PATH, or score with hf"
+        remedy = (
+            "Install OLMES in a separate environment (see its README) and put it on the PATH, or use the backend hf"
+        )
         raise UsageError(Fault("backend", "olmes", "the command `olmes` is not installed", remedy))
     return found
 
@@ -55,7 +57,7 @@ def ask(program: str, seat: Seat, tasks: Mapping[str, str], loading: Loading, fo
         command += ["--batch-size", str(loading.batch_size)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
-        last = " ".join(done.stderr.split())[-300:] or "it said nothing"
+        last = " ".join(done.stderr.split())[-300:] or "it printed nothing"
         raise ScoringError(f"model {seat.name}: OLMES ended with status {done.returncode}: …{last}")
     try:
         told = read_json(read_text(folder / "metrics.json", folder))
@@ -63,7 +65,7 @@ def ask(program: str, seat: Seat, tasks: Mapping[str, str], loading: Loading, fo
         return [_result(name, by_alias[alias]) for name, alias in tasks.items()]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ScoringError(
-            f"model {seat.name}: OLMES left no metrics.json that can be read ({type(error).__name__}: {error})."
+            f"model {seat.name}: OLMES wrote no readable metrics.json ({type(error).__name__}: {error})."
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""The harness's class of a model, which looks at every prompt before it is asked.
+"""The harness's model class, extended to check every prompt before the model sees it.
 
-In comes the class of a backend, out comes one that does the same, and more: it tells what looks wrong with the prompts,
-remembers what it tokenised, is given the tokens of examples of one's own, and lets no answer count that has no tokens.
+It does the same as the backend's class, and also warns about problems in prompts, remembers what it tokenized, accepts
+the tokens of the user's examples, and never counts an answer without tokens.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def checking(kind: type[Any]) -> type[Any]:
         def room_for_answers(self, lengths: Sequence[int], wanted: int) -> int:
             """How many of the ``wanted`` tokens an answer may have beside prompts of these lengths; at least one.
 
-            Where a prompt alone fills the context, half of that: the prompt loses its beginning, which is told.
+            Where a prompt alone fills the context, half of that: the prompt loses its beginning, and a warning says so.
             """
             room = self.max_length - (1 if self.backend == "seq2seq" else max(lengths, default=1))
             return min(wanted, int(room if room > 0 else max(self.max_length // 2, 1)))
@@ -133,8 +133,8 @@ def checking(kind: type[Any]) -> type[Any]:
                 room = self.max_length - _answer_tokens(settings, self.max_gen_toks)
                 if room < 1:
                     raise UsageError(
-                        f"{self.name}: {self.max_length - room} new tokens were asked for, and its context holds "
-                        f"{self.max_length} in all. Give fewer {option('max_new_tokens')}."
+                        f"{self.name}: {self.max_length - room} new tokens do not fit; its context has "
+                        f"{self.max_length} tokens in all. Lower {option('max_new_tokens')}."
                     )
                 prompts.append(Prompt(request.task_name, str(request.doc_id), self.tok_encode(text), room))
             self._look_at(prompts)
@@ -178,7 +178,7 @@ def checking(kind: type[Any]) -> type[Any]:
                 before, after = self._encode_pair(context, continuation)
                 if not after or len(after) > self.max_length:
                     held = (
-                        f"{len(after):,} tokens, and the model's context holds {self.max_length:,}"
+                        f"{len(after):,} tokens, but the model's context has {self.max_length:,}"
                         if after
                         else "no tokens"
                     )
@@ -212,7 +212,7 @@ def checking(kind: type[Any]) -> type[Any]:
                     return str(super().apply_chat_template(chat_history, *arguments, **named))
             except RenderingError as error:
                 raise RenderingError(
-                    f"model {self.name}: its chat template does not write the task's prompts: {error}"
+                    f"model {self.name}: its chat template fails on the task's prompts: {error}"
                 ) from None
 
     return Checking

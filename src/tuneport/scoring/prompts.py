@@ -1,4 +1,4 @@
-"""Examples become the prompts that a model is asked: texts as they stand, messages as its chat template writes them."""
+"""Turn examples into prompts: texts unchanged, messages through the model's chat template."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_written(tokenizer: Any, tasks: Iterable[OwnTask], whose: str, remedy: 
 
 
 def left_out(examples: Sequence[Example], prompts: Sequence[str]) -> int:
-    """Of how many examples the system's message does not stand in the prompt, though the template wrote it."""
+    """In how many examples the system's message is missing from the prompt, though the template wrote it."""
     return sum(
         any(m["role"] == "system" and m["content"].strip() not in prompt for m in example.messages or ())
         for example, prompt in zip(examples, prompts, strict=True)

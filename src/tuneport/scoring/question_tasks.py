@@ -1,8 +1,7 @@
-"""One's own examples become tasks of the harness, in memory, and the harness's log becomes outcomes.
+"""Turn the user's examples into tasks of the harness, in memory, and the harness's log into outcomes.
 
-In comes a task of examples and a loaded model, out comes a `TaskResult`. Prompts are given, answers generated and
-likelihoods taken by the harness; what is written here is how an example reads to it, which tokens are measured, and what
-counts as right.
+The harness gives prompts, generates answers and computes likelihoods. This module decides how an example reads, which
+tokens are measured, and which answers are right.
 """
 
 from __future__ import annotations
@@ -113,11 +112,11 @@ def _need_tokens(
     faults = []
     for example, count in counts:
         if not count:
-            faults.append(f"{task.place(example)}: this tokenizer makes no tokens of the {what}")
+            faults.append(f"{task.place(example)}: this tokenizer gives no tokens for the {what}")
         elif room is not None and count > room:
-            faults.append(f"{task.place(example)}: the {what} has {count:,} tokens, and a context holds {room:,}")
+            faults.append(f"{task.place(example)}: the {what} has {count:,} tokens, but the context has {room:,}")
     if faults:
-        raise DataError(f"model {model.name} cannot be asked {len(faults)} example(s):{listing(faults)}")
+        raise DataError(f"model {model.name} cannot be scored on {len(faults)} example(s):{listing(faults)}")
 
 
 def _question(example: Example) -> str | None:

@@ -1,7 +1,7 @@
-"""The public function: models and tasks in, one record of scores out, with every example's outcome beside it.
+"""`evaluate`: score models on tasks, and write one record with every example's outcome beside it.
 
-Read `evaluate` from top to bottom: find everything and tell every fault, plan, look the models over, ask each model
-each task, compare, write. A killed run goes on from what it has; finished results are never half there.
+Read `evaluate` from top to bottom: find all inputs and report all problems, plan, check the models, score each model on
+each task, compare, write. A killed run resumes with its finished scores; results are never written in part.
 """
 
 from __future__ import annotations
@@ -49,15 +49,18 @@ from tuneport.scoring.suites import Variant, find_suite
 from tuneport.shown import Found
 
 _ACROSS = (
-    "Suite {suite}: models without a chat template are asked its base variant, the others its tuned one. Differences "
-    "between the two (flagged `across_variants`) are partly the tasks'; compare with the variants base or tuned alone."
+    "Suite {suite}: models without a chat template get its base variant, the others its tuned one. Differences "
+    "between the two (flagged `across_variants`) are partly due to the tasks; choose variant base or tuned to compare "
+    "like with like."
 )
 
 
 def _plan(
     given: EvaluateOptions, own: Sequence[OwnTask], names: Sequence[str], loading: Loading, seats: Sequence[Seat]
 ) -> dict[str, Any]:
-    """What makes two evaluations the same. The batch size does not: a smaller one goes on where memory ran out."""
+    """What makes two evaluations the same. The batch size does not matter: a smaller one can resume after memory ran
+    out.
+    """
     loaded = {name: value for name, value in asdict(loading).items() if name != "batch_size"}
     return {
         "format": EVALUATION_FORMAT,
@@ -92,10 +95,10 @@ class Scores(Found):
 def evaluate(given: EvaluateOptions) -> Scores:
     """Score models on tasks with lm-evaluation-harness; with ``out`` the record is written there.
 
-    Tasks are one's own examples (files, data sets on the Hub, tables of pandas or datasets; see docs/formats.md) and names of
-    the harness's tasks. Own examples are answered greedily, and the whole answer has to match, or the group of ``match``. Every outcome stands beside ``out`` in a
-    file that ends in ``.examples.jsonl``. Where models were selected by examples of the tests, nothing is scored, unless
-    ``allow_selection``. Raises `TuneportError`.
+    Tasks are your own examples (files, data sets on the Hub, tables of pandas or datasets; see docs/formats.md) and
+    names of the harness's tasks. Your own examples are answered greedily; the whole answer must match, or the group of
+    ``match``. Every outcome is written beside ``out``, to a file that ends in ``.examples.jsonl``. If models were
+    chosen on examples of the tests, nothing is scored, unless ``allow_selection``. Raises `TuneportError`.
 
         tuneport.evaluate("v2", "test.jsonl")
         tuneport.evaluate(["v1", "v2"], ["test.jsonl", "gsm8k"], "scores.json")
@@ -134,7 +137,7 @@ def _evaluate(given: EvaluateOptions, out: Path) -> dict[str, Any]:
     notes = [note for task in own for note in task.notes]
     if program is not None:
         if own:
-            problem, remedy = "scores OLMES' own tasks", "Score files of your own with hf"
+            problem, remedy = "only scores OLMES's own tasks", "Use the backend hf for your own files"
             raise UsageError(Fault("backend", "olmes", problem, remedy))
         with keeping(out, plan, overwrite) as kept:
             tasks = olmes.names_of(suite, names)
@@ -160,7 +163,9 @@ def _evaluate(given: EvaluateOptions, out: Path) -> dict[str, Any]:
             warnings.append(_ACROSS.format(suite=suite))
         _no_two_alike([*own, *known, *next(iter(suites.values()), [])])
         if strict and warnings:
-            raise DoubtError(f"{named('strict')}: nothing was scored, since something looks wrong:{listing(warnings)}")
+            raise DoubtError(
+                f"{named('strict')} stopped this run before scoring, because of these warnings:{listing(warnings)}"
+            )
         results = {}
         everything: list[list[OwnTask | NamedTask]] = [[*own, *known, *suites.get(each, [])] for each in variants]
         with Progress("evaluate", sum(map(len, everything)), "tasks", rate=False) as progress:
@@ -241,7 +246,7 @@ def _score(
 
     def tell(found: list[str]) -> None:
         if strict and found:
-            raise DoubtError(f"{named('strict')}: scoring stopped, since something looks wrong:{listing(found)}")
+            raise DoubtError(f"{named('strict')} stopped scoring, because of these warnings:{listing(found)}")
         told.extend(found)
 
     model = None
@@ -292,7 +297,7 @@ def _no_two_alike(tasks: Sequence[OwnTask | NamedTask]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UsageError(
-            Fault("tasks", ABSENT, f"{', '.join(twice)} is listed twice, or in two groups", "Name each once")
+            Fault("tasks", ABSENT, f"{', '.join(twice)} is listed twice, directly or in a group", "Name each once")
         )
 
 
@@ -310,7 +315,7 @@ def _roles(option: str, triple: Sequence[str], seats: Sequence[Seat], models: Se
     known |= {seat.name: seat.name for seat in seats}
     unknown = [str(role) for role in triple if str(role) not in known]
     if unknown:
-        told = f"{', '.join(unknown)} is not among the models that are scored"
+        told = f"{', '.join(unknown)} is not among the models to score"
         raise UsageError(Fault(option, tuple(triple), told))
     return [known[str(role)] for role in triple]
 

@@ -1,7 +1,7 @@
-"""What spoils scores silently, looked for before a model is scored.
+"""Find problems that silently spoil scores, before a model is scored.
 
-In come a tokenizer, the ids that end its generation and the prompts; out come warnings in words, each with what it
-does to the scores and what to do. Nothing is repaired here: `--strict` makes a warning a stop.
+From a tokenizer, the ids that end its generation and the prompts, to warnings: each says how it affects the scores and
+what to do. Nothing is repaired here; `--strict` makes a warning stop the run.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def template_warnings(tokenizer: Any, label: str) -> list[str]:
         return []
     return [
         f"{label}: the chat template writes {', '.join(foreign)}, which the tokenizer does not have as tokens. The "
-        "template is probably another model's, and the model reads marks it was never trained on."
+        f"template probably belongs to another model, and this model was never trained on these marks."
     ]
 
 
@@ -68,8 +68,8 @@ def end_of_turn_warnings(tokenizer: Any, ends: Collection[int], label: str) -> l
         return []
     names = ", ".join(repr(tokenizer.convert_ids_to_tokens(token)) for token in sorted(ends)) or "no token at all"
     return [
-        f"{label}: the chat template ends a turn with {tokenizer.convert_ids_to_tokens(first)!r}, but generation stops "
-        f"at {names} only. Answers run on past their end; add the id {first} to `eos_token_id` in "
+        f"{label}: the chat template ends a turn with {tokenizer.convert_ids_to_tokens(first)!r}, but generation "
+        f"stops only at {names}. Answers will not stop in time; add the id {first} to `eos_token_id` in "
         "generation_config.json."
     ]
 
@@ -80,8 +80,8 @@ def ending_warnings(tokenizer: Any, label: str) -> list[str]:
     if len(ids) < 2 or ids[-1] != tokenizer.eos_token_id:
         return []
     return [
-        f"{label}: the tokenizer puts its end token {tokenizer.eos_token!r} behind every prompt, so that the model is "
-        "asked to go on after the end. Set `add_eos_token` to false in tokenizer_config.json."
+        f"{label}: the tokenizer puts its end token {tokenizer.eos_token!r} after every prompt, so the model must "
+        f"continue after the end. Set `add_eos_token` to false in tokenizer_config.json."
     ]
 
 
@@ -110,7 +110,7 @@ def beginning_warnings(prompts: Sequence[Prompt], tokenizer: Any, label: str) ->
         return []
     return [
         f"{label}: {_counted(doubled, prompts)} begin with the beginning-of-text token twice ({_where(doubled)}). "
-        "Leave it out of the prompt or of the chat template; the tokenizer writes it."
+        "Remove it from the prompt or the chat template; the tokenizer adds it."
     ]
 
 
@@ -121,17 +121,17 @@ def length_warnings(prompts: Sequence[Prompt], label: str) -> list[str]:
         return []
     longest = max(len(prompt.ids) for prompt in cut)
     return [
-        f"{label}: {_counted(cut, prompts)} are cut at the context length ({_where(cut)}): up to {longest} tokens, where "
-        f"{min(prompt.room for prompt in cut)} fit beside the answer. They lose their beginning. Give fewer "
-        f"{named('max_new_tokens')}, fewer shots, or shorter prompts."
+        f"{label}: {_counted(cut, prompts)} are cut at the context length ({_where(cut)}): up to {longest} tokens, "
+        f"but {min(prompt.room for prompt in cut)} fit beside the answer. They lose their beginning. Lower "
+        f"{named('max_new_tokens')}, or use fewer shots or shorter prompts."
     ]
 
 
 def short_answers(label: str, task: str, longest: int, context: int) -> str:
     """A context that leaves less room for answers than is usual, where nobody said how long they may be."""
     return (
-        f"{label}: answers to {task} have at most {longest} tokens, the room that its context of {context} leaves beside the "
-        "longest prompt."
+        f"{label}: answers to {task} are limited to {longest} tokens, what the context of {context} leaves beside the "
+        f"longest prompt."
     )
 
 
@@ -151,11 +151,11 @@ def answer_warnings(tokenizer: Any, label: str) -> list[str]:
     otherwise = (
         f"{until[len(asked) :]!r} between its prompt and an answer"
         if until.startswith(asked)
-        else "an answer otherwise than it asks for one"
+        else "an answer differently inside a conversation than after a prompt"
     )
     return [
-        f"{label}: the chat template writes {otherwise}. Choices and losses are measured as the model is asked: right after the "
-        "prompt. Where the model was trained on something between, begin choices and answers with it."
+        f"{label}: the chat template writes {otherwise}. Choices and losses are measured directly after the prompt. "
+        f"If the model was trained with something in between, begin choices and answers with it."
     ]
 
 
@@ -179,8 +179,8 @@ def same_warnings(task: str, ids: Sequence[str], paired: Sequence[Paired], label
         return []
     shown = ", ".join(same[:3]) + (", …" if same[3:] else "")
     return [
-        f"{label}: in {len(same):,} of {len(ids):,} examples of {task} ({shown}) two choices have the same tokens, so neither "
-        "can be likelier; the first of them is taken. Give choices that the tokenizer tells apart."
+        f"{label}: in {len(same):,} of {len(ids):,} examples of {task} ({shown}) two choices have the same tokens, so "
+        f"they are equally likely and the first one counts. Give choices with different tokens."
     ]
 
 
@@ -189,32 +189,31 @@ def spanned_warnings(spanned: Sequence[Prompt], prompts: Sequence[Prompt], label
     if not spanned:
         return []
     return [
-        f"{label}: in {_counted(spanned, prompts)} one token holds the end of the prompt and the beginning of an answer "
-        f"({_where(spanned)}). lm-evaluation-harness scores such an answer without that token, so it seems likelier than it is."
+        f"{label}: in {_counted(spanned, prompts)} one token spans the end of the prompt and the beginning of an "
+        f"answer ({_where(spanned)}). lm-evaluation-harness scores such an answer without that token, so it seems "
+        f"likelier than it is."
     ]
 
 
 def moved_warnings(task: str, count: int, metrics: Sequence[str], label: str) -> list[str]:
     """Blanks and line ends at the end of prompts that the harness counts as an answer's first tokens."""
     return [
-        f"{label}: {count:,} prompts of {task} end in blanks or line ends, which lm-evaluation-harness counts as the first "
-        f"tokens of each answer. {', '.join(metrics)} would be other numbers without them."
+        f"{label}: {count:,} prompts of {task} end in spaces or line breaks, which lm-evaluation-harness counts as "
+        f"the first tokens of each answer. {', '.join(metrics)} would change without them."
     ]
 
 
 def refused_warnings(says: str, label: str) -> list[str]:
     """A template that refuses the system's message in which the harness puts a task's description."""
     return [
-        f"{label}: its chat template refuses a system message ({says}); lm-evaluation-harness leaves it out, and the task's "
-        "description with it."
+        f"{label}: its chat template rejects a system message ({says}); lm-evaluation-harness leaves it out, together "
+        f"with the task's description."
     ]
 
 
 _JOINED = {
-    "split": "one token holds the end of the prompt and the beginning of an answer ({shown}). They are scored with the tokens "
-    "that each has by itself, as when the model is asked. End prompts where a word ends, or begin answers with a blank.",
-    "blank": "one token holds the blank at the end of the prompt and the beginning of an answer ({shown}). The blank is "
-    "scored with the answer, which an asked model begins after the blank. Leave it out of the prompt or the chat template.",
+    "split": "one token spans the end of the prompt and the beginning of an answer ({shown}). Prompt and answer are tokenized separately, as in generation. End prompts at the end of a word, or begin answers with a space.",
+    "blank": "one token spans the space at the end of the prompt and the beginning of an answer ({shown}). The space is scored with the answer, but in generation the model starts after it. Remove the space from the prompt or the chat template.",
 }
 
 
@@ -225,7 +224,7 @@ def _conversation(tokenizer: Any, label: str) -> str | list[str]:
     try:
         return render(tokenizer, _TALK)
     except RenderingError as error:
-        return [f"{label}: the chat template cannot write a question and an answer: {error}"]
+        return [f"{label}: the chat template fails on a question with an answer: {error}"]
 
 
 def _counted(found: Sequence[Prompt], of: Sequence[Prompt]) -> str:

@@ -1,8 +1,8 @@
-"""The paper's evaluations by name: which tasks, how many shots, which metric, and where ours differ from theirs.
+"""The paper's evaluations by name: tasks, number of shots, metric, and where ours differ from theirs.
 
-A suite has a `base` and a `tuned` variant, as the paper scored bases with pretraining variants of the tasks and tuned
-and merged models with instruction variants. Tables 9 and 10 are held here cell by cell; published scores are printed
-as "published, other harness" and never asserted. Nothing here needs the network or the harness.
+A suite has a `base` and a `tuned` variant: the paper scored bases with pretraining variants of the tasks, and tuned and
+merged models with instruction variants. Tables 9 and 10 are stored here cell by cell; published scores are printed as
+"published, other harness" and never asserted. Nothing here needs the network or the harness.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ _MATH = SuiteTask(
 _GPQA = SuiteTask(
     "GPQA", 0, True, "exact match acc.",
     *_generated(("tuneport_gpqa_main",), "exact_match,none", 0, "question, choices (A) to (D), reasoning", own="gpqa_main"),
-    deviations=("Own prompt; a question's order of choices follows from its text (the harness's changes at every start).",),
+    deviations=("Own prompt; the order of choices is fixed by the question's text (the harness shuffles it in every "
+        "run).",),
 )  # fmt: skip
 _LETTERS = "Question: … A. … B. … Answer:, letters compared by likelihood"
 _MMLU = SuiteTask(
@@ -97,8 +98,8 @@ _MMLU = SuiteTask(
     TaskRecipe(("mmlu",), "acc,none", "the harness's, letters compared by likelihood", 0),
     TaskRecipe(("mmlu_cot_llama",), "exact_match,strict_match", "Llama's reasoning prompt", 0, chat=True),
     deviations=(
-        "base: by likelihood, without reasoning, which a base model does not keep to; the published 66.8 for Llama 3.1 8B "
-        "is close to Meta's 5-shot score (66.7), not to a 0-shot one.",
+        "base: by likelihood, without reasoning, because base models do not follow the format; the published 66.8 "
+        "for Llama 3.1 8B is close to Meta's 5-shot score (66.7), not to a 0-shot one.",
         "The average is over questions; Meta's is over subjects.",
     ),
 )  # fmt: skip
@@ -134,7 +135,7 @@ LLAMA3 = Suite(
     },
     (
         "In the text at hand the row of Table 1 labelled Llama 3.1 8B + Δ3.0 holds the base, and the row below it, without "
-        "a label, holds + Δ3.0; Table 7 confirms the base's. Llama 3.0's base stands in Table 7 only.",
+        "a label, holds + Δ3.0; Table 7 confirms the base's. Llama 3.0's base is only in Table 7.",
     ),
 )  # fmt: skip
 
@@ -163,7 +164,7 @@ TULU3 = Suite(
         SuiteTask(
             "MATH500", 0, True, "exact match acc.",
             *_generated(("minerva_math500",), "exact_match,none", 0, "Problem: … Solution:", max_new_tokens=2048),
-            deviations=("Without shots the final answer has to stand in a form that Minerva's extraction knows.",),
+            deviations=("Without shots, the final answer must have a form that Minerva's extraction knows.",),
         ),
         SuiteTask(
             "GPQA-Diamond", 0, True, "exact match acc.",
@@ -215,7 +216,7 @@ LIVECODEBENCH = Suite(
         ),
     ),
     {"Llama 3.1 8B + Δ3.0, gain over Llama 3.1 8B": {"LiveCodeBench": 15.7}},
-    ("Programs that models write run in the sandbox of --run-code-in, and nowhere else.",),
+    ("Programs written by models run only in the sandbox of --run-code-in.",),
 )  # fmt: skip
 NAMES = ("llama3", "global-mmlu:LANG", "tulu3", "livecodebench")
 

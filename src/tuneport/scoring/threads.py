@@ -1,4 +1,6 @@
-"""On how many threads torch computes: sums are added up in another order on another number, and end in other bits."""
+"""The number of threads that torch computes with: sums are added in another order on another number, and end in other
+bits.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The small files beside the weights, merged three ways: config, generation config, template, processors."""
+"""Merge the small files beside the weights three ways: config, generation config, template, processors."""

@@ -1,6 +1,6 @@
-"""What decides how the output talks: whose chat template it has, and which tokens end its answers.
+"""Which chat template the output has, and which tokens end its answers.
 
-Taken from the output's files for the manifest, and told in one line at the end of a run.
+Read from the output's files for the manifest, and printed in one line at the end of a run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def behaviour(
     tokenizer: Mapping[str, Any],
     token: Callable[[int], str | None],
 ) -> dict[str, Any]:
-    """The record that stands in a manifest as ``behaviour``.
+    """The field ``behaviour`` of a manifest.
 
     ``template`` are the models that have the output's chat template, the one it was taken from first. The other values
     are the output's config, generation config (None: it has none) and special tokens; ``token`` names an id.

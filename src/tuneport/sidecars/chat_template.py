@@ -1,7 +1,7 @@
-"""The chat template, one value with three places.
+"""Merge the chat template: one value with three possible places.
 
-In come three folders, out go the output's template and the one place where it stands: chat_template.jinja, which
-beats the others, or tokenizer_config.json, or the older chat_template.json. The promise: never in two places.
+The output's template has one place only: chat_template.jinja, which overrides the others, or tokenizer_config.json, or
+the older chat_template.json.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class PlacedTemplate:
 
 
 def read_template(folder: SidecarFolder, tokenizer_config: Mapping[str, Any]) -> Template | None:
-    """A folder's chat template. Raises `CheckpointError` where one stands that is no template."""
+    """A folder's chat template. Raises `CheckpointError` for one that is not a template."""
     found: dict[str, dict[str, str]] = {}
     text = folder.text(JINJA)
     if text is not None:
@@ -96,20 +96,20 @@ def merge_template(
 
 
 def _check_tokens(template: Template, side: Side, names: TokenNames, findings: MergeFindings) -> None:
-    """Words of the template that the output's tokenizer reads in another way than the template's own."""
+    """Words of the template that the output's tokenizer reads differently from the template's own."""
     for token in _written(template, names.lost(), names):
         findings.warnings.append(
-            f"The chat template (of the {side} model) writes {token!r}, which the output's tokenizer does "
-            "not have as a token; it would be read as plain text. "
-            f"Decide with {named('sidecar', 'chat_template=base|tuned|target')}."
+            f"The chat template (of the {side} model) writes {token!r}, which is not a token of the output's "
+            f"tokenizer and would be read as plain text. "
+            f"Choose with {named('sidecar', 'chat_template=base|tuned|target')}."
         )
     unknown = _written(template, names.unknown_to(side), names)
     if unknown:
         findings.warnings.append(
             f"The chat template (of the {side} model) writes {', '.join(map(repr, unknown))} as text. The output's "
             f"tokenizer reads each as one added token, which the {side} model's tokenizer does not have: the model "
-            "gets a token that it was not tuned with. Compare the answers with and without this template, or decide "
-            f"with {named('sidecar', 'chat_template=base|tuned|target')}."
+            f"would get a token it was not tuned with. Compare answers with and without this template, or choose with "
+            f"{named('sidecar', 'chat_template=base|tuned|target')}."
         )
 
 
@@ -121,9 +121,9 @@ def _written(template: Template, tokens: list[str], names: TokenNames) -> list[s
 def _verdict(templates: Three, choice: str | None, findings: MergeFindings) -> Sided:
     if choice is None and templates.tuned is None and templates.base is not None:
         findings.warnings.append(
-            f"{_SWAPPED} The target's template stays; {named('sidecar', 'chat_template=tuned')} takes it away."
+            f"{_SWAPPED} The output keeps the target's template; {named('sidecar', 'chat_template=tuned')} removes it."
         )
-        return Sided("target", "the tuned model has no template, which is more often lost than taken away")
+        return Sided("target", "the tuned model has no template; usually it was lost, not removed on purpose")
     return three_way(templates.each(_comparable), behaviour=True, choice=choice)
 
 
@@ -138,7 +138,7 @@ def _place(
     place = (target or template).places[0]
     if target is not None and len(target.places) > 1:
         rest = ", ".join(target.places[1:])
-        findings.decided(SUBJECT, place, f"the target has it in {rest} too; it stands in one place")
+        findings.decided(SUBJECT, place, f"the target has it in {rest} too; the output has it in one place")
     several = set(template.texts) != {"default"}
     if several and into_config:
         place = CONFIG  # the only one of the three that can hold templates by name
@@ -168,7 +168,7 @@ def _named(value: Any, where: str) -> dict[str, str]:
     ):
         return {entry["name"]: entry["template"] for entry in entries}
     raise CheckpointError(
-        f"{where}: `chat_template` is {in_short(value, 60)}; a text or a list of named texts is expected."
+        f"{where}: `chat_template` is {in_short(value, 60)}; it must be a string or a list of named strings."
     )
 
 

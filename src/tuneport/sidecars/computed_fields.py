@@ -1,9 +1,9 @@
-"""What a config class computes from its own fields, worked out without the class.
+"""Compute the fields that a config class derives from its own fields, without the class.
 
-The rules stand in config_defaults.json, written down from transformers' classes by experiments/tables/make_config_defaults.py. A rule is
-a step ``[name, expression]``; an expression is a number, true, false or null; ``"name"``, the field of that name;
-``"'text"``, that text; or ``[operation, argument, …]``. Steps are worked out in their order. One that cannot be worked out
-(a field of another type, a layer count beyond all reason) leaves its field as it is.
+The rules are in config_defaults.json, written from transformers' classes by experiments/tables/make_config_defaults.py.
+A rule is a step ``[name, expression]``; an expression is a number, true, false or null; ``"name"``, the field of that
+name; ``"'text"``, that text; or ``[operation, argument, …]``. Steps are computed in order. One that cannot be computed
+(a field of another type, an absurd layer count) leaves its field unchanged.
 """
 
 from __future__ import annotations

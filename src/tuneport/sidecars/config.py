@@ -1,8 +1,8 @@
-"""What a config.json says, whichever version of transformers wrote it.
+"""Read a config.json, whichever version of transformers wrote it.
 
-A config becomes its fields under one spelling: defaults filled in, older names and layouts translated, what its class
-computes from other fields worked out, sub-configs included. So two configs can be compared field by field. The promise: two
-files that transformers reads as the same model resolve to the same fields, for the kinds of ``config_defaults.json``.
+A config becomes its fields in one spelling: with defaults, with older names and layouts translated, and with the fields
+that its class computes from others, sub-configs included. So two configs can be compared field by field. Two files that
+transformers reads as the same model give the same fields, for the kinds in ``config_defaults.json``.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _BEHAVIOUR = {
     "use_flash_attn",
     "attn_implementation",
     "use_bfloat16",
-    # labels and notes; a classifier's head is told by `architectures` and by its tensors
+    # labels and notes; a classifier's head shows in `architectures` and in its tensors
     "id2label",
     "label2id",
     "num_labels",
@@ -173,7 +173,7 @@ def checked(config: Mapping[str, Any] | None, what: str, most: int = 64) -> Mapp
         ]
         if not level:
             return config or {}
-    raise CheckpointError(f"{what} is nested more than {most} levels deep; that is no config.")
+    raise CheckpointError(f"{what} is nested more than {most} levels deep, so it is not a valid config.")
 
 
 @dataclass
@@ -277,7 +277,7 @@ class _FieldReading:
         known |= {*of_every_kind("common"), *of_every_kind("read")["names"]} if entry else fields.keys()
         unknown = [name for name in given if name not in known and name in fields]
         if self.custom:
-            self.open |= {prefix + name for name in unknown}  # what such code does without them is not known
+            self.open |= {prefix + name for name in unknown}  # how such code behaves without them is unknown
         for name in () if self.custom else (*unknown, *entry.get("unread", ())):
             if name in fields and not (is_behaviour(name) or is_fixed(name) or name in _ALWAYS):
                 self.unread[prefix + name] = fields.pop(name)
@@ -312,7 +312,7 @@ def _as_the_base_class_does(
 ) -> None:
     """What transformers' base class does to every config: rope in one form, aliases, layers under their names of today."""
     if entry:
-        # What is no field of the class is only now set as the file has it, over what was computed.
+        # Fields that the class lacks are only now set to the file's values, over computed ones.
         own = {
             *entry["defaults"],
             *of_every_kind("common"),

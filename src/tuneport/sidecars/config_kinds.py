@@ -1,7 +1,7 @@
-"""What transformers' config classes know that a config.json does not say: one entry for each kind of model.
+"""What transformers' config classes know that a config.json does not contain: one entry for each kind of model.
 
-The entries stand in config_defaults.json, made by experiments/tables/make_config_defaults.py from the classes themselves, one a line:
-a run looks up two or three of eight hundred, so only their lines are parsed.
+The entries are in config_defaults.json, made by experiments/tables/make_config_defaults.py from the classes themselves,
+one per line: a run looks up two or three of eight hundred, so only their lines are parsed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""config.json merged field by field.
+"""Merge config.json field by field.
 
-Three configs and a person's choices become the output's config in the target's spelling. The promise: architecture is the
-target's or a refusal, behaviour settings follow the fine-tuning, token ids mean the same strings as before.
+The output's config is in the target's spelling. Architecture is the target's, or the merge is refused; behaviour
+settings follow the fine-tuning; token ids mean the same strings as before.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def merge_config(configs: Three, choices: ConfigChoices, names: TokenNames, find
     merge.tell_unsettled()
     if choices.dtype is not None:
         set_dtype(output, choices.dtype)
-        findings.decided("config.dtype", choices.dtype, "asked for with --dtype")
+        findings.decided("config.dtype", choices.dtype, "set by --dtype")
     for sized, size in set_vocab_sizes(output, choices.vocab_rows).items():
         findings.decided(f"config.{sized}", str(size), "the vocabulary matrices grew by added tokens")
     return output
@@ -152,8 +152,8 @@ class _ConfigMerge:
                 self.write(name, value, verdict.side)
                 if choice is not None and taken.value == theirs and not self.says(name, value):
                     self.findings.refusals.append(
-                        f"{named('config', f'{called}={choice}')} has no effect: the class of this kind works the field out from others, "
-                        "whatever the file says. Choose for those."
+                        f"{named('config', f'{called}={choice}')} has no effect: this model's config class computes "
+                        f"the field from others, whatever the file says. Choose for those."
                     )
         self.findings.decided(f"config.{called}", *said)
         self.findings.differ(called, shown, value)
@@ -168,7 +168,7 @@ class _ConfigMerge:
             values = [one.values.get(asked) for one in self.fields]
             if any(asked in one.places for one in self.fields) and not all(same(values[0], value) for value in values):
                 return True
-        # What it was worked out from is no field of its own any more (Gemma 3's sliding_window_pattern).
+        # The field that it was computed from no longer exists (Gemma 3's sliding_window_pattern).
         return False
 
     def verdict(self, name: str, compared: Three, choice: str | None) -> Sided:
@@ -185,14 +185,14 @@ class _ConfigMerge:
         if own == DTYPE:
             return "the output has the target's dtype"
         if own in TRAINING:
-            return "a switch of training"
+            return "only used in training"
         if own == "architectures" and compared.tuned is None:
             # Weights saved by a trainer without its model class; a head of its own would show in the tensors.
             return "the tuned config does not name its class"
         if own.startswith("_") and is_behaviour(own):
-            return "a private note of the library that wrote the file"
+            return "a note of the library that wrote the file"
         if any(name in one.unread for one in self.fields):
-            return "no class of this kind reads it"
+            return "no config class of this kind reads it"
         rope = name.removesuffix(own) + ROPE
         if own in _LENGTHS and not any(computes_from_length(one.values.get(rope)) for one in self.fields):
             return "its positions do not depend on it"
@@ -211,10 +211,10 @@ class _ConfigMerge:
         kind = self.fields.target.kinds[""]
         known = "this config" if kind is None else f"a {quoted(kind)} config"
         self.findings.refusals.append(
-            f"config.json: only some of the three models have {', '.join(quoted(name) for name in self.unsettled)}. tuneport does "
-            f"not know what {known} means by leaving them out. If another version of a library only wrote the tuned config.json "
-            f"anew, pass {named('sidecar', 'config.json=target')}; it settles all of them. Else decide each with "
-            f"{named('config', f'{self.unsettled[0]}=base|tuned|target')}."
+            f"config.json: only some of the three models have {', '.join(quoted(name) for name in self.unsettled)}. "
+            f"tuneport does not know what {known} means by leaving them out. If only another library version rewrote "
+            f"the tuned config.json, pass {named('sidecar', 'config.json=target')} for all of them. Otherwise choose "
+            f"for each with {named('config', f'{self.unsettled[0]}=base|tuned|target')}."
         )
 
     def leave_out(self) -> None:
@@ -229,8 +229,8 @@ class _ConfigMerge:
         ]
         if told:
             self.findings.warnings.append(
-                f"config.json still says that weights are quantised: {printable_line(', '.join(told))}. They are not: all are plain floats. "
-                "The output's config.json leaves the field out."
+                f"config.json still says that weights are quantised: {printable_line(', '.join(told))}. But all "
+                f"weights are plain floats, so the output's config.json omits the field."
             )
         for home in dict.fromkeys(self.fields.target.homes.values()):
             config = _inside(self.output, home)
@@ -261,7 +261,7 @@ class _ConfigMerge:
             return
         config.pop(key, None)
         if not self.says(name, value):
-            config[key] = value  # the side works it out from what the target has otherwise
+            config[key] = value  # this side computes it where the target differs
 
     def says(self, name: str, value: Any) -> bool:
         """Whether the output, as it is now, has a field with this value."""
@@ -299,13 +299,13 @@ class _ConfigMerge:
         }
         if len(set(asked.values())) > 1:
             told = ", ".join(f"{named('config', f'{spelling}={side}')}" for spelling, side in asked.items())
-            self.findings.refusals.append(f"{told}: these are names of one field. Choose one side for it.")
+            self.findings.refusals.append(f"{told}: these names mean the same field. Choose one side for it.")
         return next(iter(asked.values()), None)
 
 
 def _method(quantisation: Any) -> str:
     method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
-    return str(method or "of an unknown kind")
+    return str(method or "of an unknown type")
 
 
 def _inside(config: Any, home: Place) -> Any:
@@ -342,7 +342,7 @@ def taken_ids(
     base: Any,
     chosen: bool = False,
 ) -> Taken | None:
-    """A value with ids of ``side`` as the output can have it; None, with a fault told, for a lost token.
+    """A value of ``side`` with the output's ids; None, with a fault, for a lost token.
 
     Of several end tokens some may be lost, as long as one is left that is not among the ``base`` model's names.
     ``chosen``: a person asked for this side's value.
@@ -353,23 +353,23 @@ def taken_ids(
     if not missing:
         return Taken(carried)
     lost = (
-        f"{what}: the {side} model has {in_short(value)}, that is {', '.join(map(in_words, missing))}; "
-        "the output's tokenizer has no such token"
+        f"{what}: the {side} model has {in_short(value)} (that is, {', '.join(map(in_words, missing))}), "
+        "but the output's tokenizer lacks this token"
     )
     if name == "eos_token_id" and isinstance(value, list):
         # Llama 3.1's <|eom_id|> on 3.0: what the output cannot say ends nothing, and <|eot_id|> still ends a turn.
         kept = [(old, new) for old, new in zip(value, carried, strict=True) if new != -1]
         if any(isinstance(old, int) and str(names.name(side, old)) not in (base or []) for old, _ in kept):
-            findings.warnings.append(f"{lost}. The other end tokens are carried.")
+            findings.warnings.append(f"{lost}. The other end tokens are kept.")
             return Taken([new for _, new in kept])
     if name == "eos_token_id" and not chosen and names.are_left_out(side, value):
-        findings.warnings.append(f"{lost}, as you chose. The output ends its answers as the target does.")
+        findings.warnings.append(f"{lost}, as you chose. The output ends answers as the target does.")
     elif name == "eos_token_id":
         findings.undecided.add(flag)
         findings.refusals.append(
-            f"{lost}, and a model whose end token is lost generates without end. "
+            f"{lost}, and without its end token the model never stops. "
             f"{names.way_to_keep(missing, named('config', f'{flag}=target'))}"
         )
     else:
-        findings.warnings.append(f"{lost}. It stays as the target has it.")
+        findings.warnings.append(f"{lost}. The output keeps the target's value.")
     return None

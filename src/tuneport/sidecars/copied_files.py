@@ -1,7 +1,7 @@
-"""The files that nothing is merged in: licences, code, and what is left behind.
+"""The files that are copied without merging: licences, code, and what is left out.
 
-In come the three folders, out go files to be copied as they are, and a word about every file that stays. The
-promise: only names on the list of `tuneport.checkpoint.small_files` travel, and no code is ever run.
+Returns the files to copy unchanged, and a reason for every file that is left out. Only names on the list of
+`tuneport.checkpoint.small_files` are copied, and no code is ever run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def merge_licences(folders: Three, sides: Mapping[str, str], findings: MergeFind
     for name in sorted({name for folder in folders for name in licences_of(folder)}):
         chosen = sides.get(name)
         if chosen is not None:
-            findings.decided(name, chosen, "asked for with --sidecar")
+            findings.decided(name, chosen, "set by --sidecar")
             if folders.of(chosen).has(name):
                 files[name] = folders.of(chosen).place(name)
             continue
@@ -67,31 +67,31 @@ def copy_code(target: SidecarFolder, findings: MergeFindings) -> dict[str, Path]
     """The target's own modelling code."""
     names = [name for name in target.names() if name.endswith(".py")]
     for name in names:
-        findings.decided(name, "target", "the target's code is copied as it is and never run")
+        findings.decided(name, "target", "the target's code is copied unchanged and never run")
     return {name: target.path / name for name in names}
 
 
 def tell_left_behind(folders: Three, findings: MergeFindings) -> None:
-    """Name what lies beside the target's weights and does not travel, and templates that no merge reads."""
+    """Name the files beside the target's weights that are not copied, and templates that no merge reads."""
     target: SidecarFolder = folders.target
     known = {name.partition("/")[0] for name in target.names()}
     for entry in sorted(target.path.iterdir()) if target.path.is_dir() else ():
         if entry.name.startswith(".") or entry.name in known or is_sidecar(entry.name):
             continue
         if entry.is_file() and not entry.name.endswith(_NOT_SIDECARS) and entry.name != "tuneport.json":
-            findings.decided(printable_line(entry.name), "left behind", "not on the list of files that travel")
+            findings.decided(printable_line(entry.name), "left behind", "not on the list of files to copy")
         elif (entry / "tokenizer_config.json").is_file():
             findings.warnings.append(
-                f"target {target.label}: {printable_line(entry.name)}/ holds a tokenizer of the processor's own, which is not carried. "
-                "Copy the folder into the output, or AutoProcessor does not load it."
+                f"target {target.label}: {printable_line(entry.name)}/ contains the processor's own tokenizer, which "
+                f"is not copied. Copy the folder into the output; AutoProcessor needs it to load."
             )
         elif entry.is_dir() and entry.name != MORE_TEMPLATES:
             findings.decided(
-                f"{printable_line(entry.name)}/", "left behind", "of folders, only those of modules.json travel"
+                f"{printable_line(entry.name)}/", "left behind", "only folders named in modules.json are copied"
             )
     for side in SIDES:
         if (folders.of(side).path / MORE_TEMPLATES).is_dir():
             findings.warnings.append(
-                f"{side} {folders.of(side).label}: the templates in {MORE_TEMPLATES}/ are not carried; "
-                "only the default chat template is."
+                f"{side} {folders.of(side).label}: the templates in {MORE_TEMPLATES}/ are not copied; only the "
+                f"default chat template is."
             )

@@ -1,4 +1,4 @@
-"""What a run sets in a config whatever was merged: the dtype of its weights, the sizes of its vocabularies."""
+"""What a run always sets in a config: the dtype of its weights, the sizes of its vocabularies."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The files by which sentence-transformers makes an embedding of what a model says: modules, pooling, prompts.
+"""Merge the files of sentence-transformers: modules, pooling, prompts.
 
-They are merged three ways like other behaviour, file by file (modules.json together with the folders it names): what the
-fine-tuning changed comes along. A target that has none takes the tuned model's. Of a module only its config is carried:
-one that has weights of its own is named, and sentence-transformers refuses the output until they are put there.
+They are merged three ways like other behaviour, file by file (modules.json together with the folders it names): the
+output gets what the fine-tuning changed. A target that has none takes the tuned model's. Only a module's config is
+copied: one with its own weights is named, and sentence-transformers refuses the output until the user adds them.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def module_names(folder: SidecarFolder) -> list[str]:
 
 
 def _modules(folder: SidecarFolder) -> tuple[_Module, ...] | None:
-    """The modules of a folder, in order. Raises `CheckpointError` where modules.json is no list of them."""
+    """The modules of a folder, in order. Raises `CheckpointError` if modules.json is not a list of modules."""
     text = folder.text(MODULES)
     if text is None:
         return None
@@ -133,7 +133,7 @@ def _side(name: str, said: Three, folders: Three, sides: Mapping[str, str], find
         findings.refusals.append(f"{named('sidecar', f'{name}={choice}')}: the {choice} model has no {name}.")
         return None
     if choice is not None:
-        findings.decided(name, choice, "asked for with --sidecar")
+        findings.decided(name, choice, "set by --sidecar")
         return choice
     if said.tuned is None or said.alike:
         return "target" if said.target is not None else None
@@ -144,8 +144,8 @@ def _side(name: str, said: Three, folders: Three, sides: Mapping[str, str], find
     findings.settled(name, verdict, said, said.of(verdict.side))
     if verdict.side == "tuned" and not same(said.base, said.target):
         findings.warnings.append(
-            f"{name}: base, tuned and target all differ, and the output has the tuned model's. Decide with {named('sidecar')} "
-            f"{name}=base|tuned|target."
+            f"{name}: base, tuned and target all differ, and the output has the tuned model's. Choose with "
+            f"{named('sidecar')} {name}=base|tuned|target."
         )
     return verdict.side
 
@@ -199,14 +199,16 @@ def _tell_what_is_not_carried(modules: tuple[_Module, ...], side: str, folders: 
         official = module.type.startswith("sentence_transformers.")
         if not official and "--" not in module.type and not folders.target.has(code):
             findings.warnings.append(
-                f"{MODULES} (of the {side} model) names {printable_line(module.type)}, code that the target does not have and that is not "
-                f"carried: put the {side} model's {printable_line(code)} beside the output's weights, if you trust it."
+                f"{MODULES} (of the {side} model) names {printable_line(module.type)}, code that the target lacks and "
+                f"that is not copied. If you trust it, put the {side} model's {printable_line(code)} beside the "
+                f"output's weights."
             )
         if module.path and module.name not in _WITHOUT_WEIGHTS:
             findings.warnings.append(
-                f"{MODULES} (of the {side} model) names {printable_line(module.path)} ({printable_line(module.name)}), which has weights of its own: they are "
-                f"not carried, and sentence-transformers will not load the output without them. Copy {printable_line(module.path)} from the "
-                f"{side} model, or decide with {named('sidecar', f'{MODULES}=base|tuned|target')}."
+                f"{MODULES} (of the {side} model) names {printable_line(module.path)} "
+                f"({printable_line(module.name)}), which has its own weights. They are not copied, and "
+                f"sentence-transformers cannot load the output without them. Copy {printable_line(module.path)} from "
+                f"the {side} model, or choose with {named('sidecar', f'{MODULES}=base|tuned|target')}."
             )
 
 
@@ -215,6 +217,6 @@ def _tell_ids(configs: list[str], folder: SidecarFolder, findings: MergeFindings
         ids = [field for field in folder.json(name) or {} if "token_id" in field]
         if ids:
             findings.warnings.append(
-                f"{name} has {', '.join(quoted(field) for field in ids)} by the ids of the {folder.role} model's tokenizer, "
-                "and the output's tokenizer has others. Correct them by hand."
+                f"{name} has {', '.join(quoted(field) for field in ids)} with ids of the {folder.role} model's "
+                f"tokenizer, but the output's tokenizer has other ids. Correct them by hand."
             )

@@ -1,7 +1,6 @@
-"""generation_config.json merged setting by setting.
+"""Merge generation_config.json setting by setting.
 
-In come three generation configs, or none, with the configs they stand beside; out go the output's settings. The
-promise: what the fine-tuning taught about ending and sampling is kept, in whichever file it was written.
+What the fine-tuning taught about ending and sampling is kept, whichever file has it.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def merge_generation(
             continue
         verdict = three_way(compared, behaviour=True, choice=choice)
         if choice is None and name in TRAINING and verdict.side != "target":
-            verdict = Sided("target", "a switch of training")
+            verdict = Sided("target", "only used in training")
         if verdict.contested and name == "eos_token_id":
             findings.contested_ends[f"generation.{name}"] = compared
         value = shown.target
@@ -101,7 +100,7 @@ def _effective(generations: Three, configs: Three, names: TokenNames) -> Three:
     base = ids.base if own.base is None else own.base
     tuned = own.tuned
     if tuned is None:
-        # A tool that dropped the file has not unlearned its settings; what the tuned config says anew counts. Not
+        # A tool that dropped the file has not unlearned its settings; new values in the tuned config count. Not
         # all of its ids: base's file may list more end tokens than either config names.
         tuned = base | {name: one for name, one in ids.tuned.items() if not _same_token(name, one, ids.base, names)}
     return Three(base, tuned, ids.target if own.target is None else own.target)

@@ -1,4 +1,4 @@
-"""Choices that would change nothing: each is an error, since a person who made one expects otherwise."""
+"""Refuse choices that would change nothing: whoever made one expects otherwise."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def decided_by_generation(
         has = generation.get(own, generation_defaults().get(own))
         if not same(_in_order(value), _in_order(has)):
             told.append(
-                f"{named('config', f'{name}={side}')} has no effect: generation_config.json decides it, and says {in_short(has)} there. "
-                f"Pass {named('config', f'generation.{own}={side}')}, alone or as well."
+                f"{named('config', f'{name}={side}')} has no effect: generation_config.json overrides it with "
+                f"{in_short(has)}. Pass {named('config', f'generation.{own}={side}')}, alone or as well."
             )
     return told
 
@@ -58,7 +58,7 @@ def of_no_file(choices: Mapping[str, str], present: Collection[str]) -> list[str
 def beside_dtype(choices: Mapping[str, str], dtype: str | None) -> list[str]:
     """Refusals of choices for the dtype that ``--dtype`` sets."""
     return [
-        f"{named('config', f'{name}={side}')} has no effect: {named('dtype')} sets this field. Give one of the two."
+        f"{named('config', f'{name}={side}')} has no effect: {named('dtype')} sets this field. Use only one of the two."
         for name, side in choices.items()
         if dtype is not None and name in (DTYPE, "torch_dtype")
     ]

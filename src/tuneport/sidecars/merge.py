@@ -1,8 +1,8 @@
-"""The files beside the weights: which one travels, and why.
+"""Merge the files beside the weights: which file the output gets, and why.
 
-In come the three folders and a person's choices, out go the output's files, by contents or as files to be copied,
-with every decision and its reason. The promise: the target's body and the tuned model's behaviour, nothing that is
-not on the list of files that may travel, and every reason to stop at once.
+Returns the output's files, as contents or as files to copy, with every decision and its reason. The output has the
+target's architecture and the tuned model's behaviour, and only files on the list of known names. All reasons to stop
+are reported together.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Files = dict[str, bytes | Path]
 
 @dataclass
 class Sidecars(MergeFindings):
-    """What stands beside the output's weights, and what the merge found.
+    """The files beside the output's weights, and the findings of the merge.
 
     ``noted`` are fields of the manifest: ``behaviour`` (whose template, which end tokens), and ``tokenizer_faults`` that the
     target has itself, if any.
@@ -148,8 +148,8 @@ def _tell_lost_end(task: _Merge, output: Mapping[str, Any], has_generation: bool
     if not has_generation and "eos_token_id" not in resolve(config or {}).values:
         flag = "text_config.eos_token_id"
     task.findings.warnings.append(
-        f"The tuned model's {what} names no end token, and so the output's names none: it generates without end. Keep the "
-        f"target's with {named('config', f'{flag}=target')}."
+        f"The tuned model's {what} names no end token, so the output has none and never stops. Keep the target's with "
+        f"{named('config', f'{flag}=target')}."
     )
 
 
@@ -231,7 +231,7 @@ def _tokenizer(task: _Merge) -> tuple[Files, tuple[str, ...], set[str]]:
     files |= edit_tokenizer(target, merged.changes, task.folders.tuned, merged.sections, task.names.tokenizers)
     for name in stale_files(target, task.names.changes):
         del files[name]
-        task.findings.decided(name, "left behind", "it cannot be edited, and lacks the tokens of tokenizer.json")
+        task.findings.decided(name, "left behind", "it cannot be edited and lacks tokens of tokenizer.json")
     special_tokens = tokenizer_config.choosable_special_tokens(tokenizers)
     settings = tokenizer_config.choosable_settings(tokenizers)
     sides = choices_under(tokenizer_config.PREFIXES, task.config_sides)
@@ -272,7 +272,7 @@ def _sides(task: _Merge, file: str, fields: set[str], asked: Mapping[str, str]) 
     side = task.file_sides.get(file)
     if side is None:
         return dict(asked)
-    task.findings.decided(file, side, "asked for with --sidecar")
+    task.findings.decided(file, side, "set by --sidecar")
     return dict.fromkeys(fields, side) | dict(asked)
 
 
@@ -300,7 +300,7 @@ def _unknown_choices(
         if name.removeprefix(prefix) not in known[prefix]:
             names = ", ".join(sorted(prefix + field for field in known[prefix]))
             refusals.append(
-                f"{named('config', name)}: there is no such field here. Known are {names}"
+                f"{named('config', name)}: there is no such field here. Known fields: {names}"
                 + (", and generation.FIELD and tokenizer.FIELD." if not prefix else ".")
             )
     files = {CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS, *NAMES, *PROCESSOR_FILES, *EMBEDDING_FILES}
@@ -308,6 +308,6 @@ def _unknown_choices(
     files |= {name for folder in folders for name in licences_of(folder)}
     for name in sorted(sidecar_choices.keys() - files):
         refusals.append(
-            f"{named('sidecar', name)}: there is no such choice here. Known are {', '.join(sorted(files))}."
+            f"{named('sidecar', name)}: there is no such choice here. Known choices: {', '.join(sorted(files))}."
         )
     return refusals

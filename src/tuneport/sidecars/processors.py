@@ -1,8 +1,9 @@
-"""Processor files of multimodal models: how images, sound and video become what the model reads.
+"""Processor files of multimodal models: how images, sound and video become model inputs.
 
-They belong to the part that reads them (vision tower, audio encoder), so the output's are the target's, whole files; a person
-may take one from another side. What the fine-tuning changed in them is not carried, and told. transformers 5 writes into
-sections of processor_config.json what stood in the other files, so settings are compared wherever they stand.
+They belong to the part that reads them (vision tower, audio encoder), so the output has the target's, as whole files;
+the user may take one from another model. What the fine-tuning changed in them is not transferred, and a warning says
+so. transformers 5 writes the contents of the other files into sections of processor_config.json, so settings are
+compared wherever they are.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NO_SETTINGS = ("auto_map", "transformers_version")
 
 
 def merge_processors(folders: Three, sides: Mapping[str, str], findings: MergeFindings) -> dict[str, bytes | Path]:
-    """The output's processor files. ``sides`` are the choices by file name; what cannot be meant is a refusal."""
+    """The output's processor files. ``sides`` are the choices by file name; an invalid choice is a refusal."""
     files: dict[str, bytes | Path] = {}
     for name in PROCESSOR_FILES:
         side = sides.get(name)
@@ -35,7 +36,7 @@ def merge_processors(folders: Three, sides: Mapping[str, str], findings: MergeFi
             both = "the target does not have" if side == "target" else f"neither the {side} model nor the target has"
             findings.refusals.append(f"{named('sidecar', f'{name}={side}')}: {both} {name}.")
         if side is not None:
-            findings.decided(name, side, "asked for with --sidecar")
+            findings.decided(name, side, "set by --sidecar")
     _check_effect(folders, sides, findings)
     if not sides.keys() & {*PROCESSOR_FILES}:
         _tell_changes(folders, findings)
@@ -43,14 +44,15 @@ def merge_processors(folders: Three, sides: Mapping[str, str], findings: MergeFi
 
 
 def _check_effect(folders: Three, sides: Mapping[str, str], findings: MergeFindings) -> None:
-    """A file whose settings stand in a section of the output's processor_config.json is not read."""
+    """A file whose settings are in a section of the output's processor_config.json is not read."""
     reads = sides.get(PROCESSOR, "target")
     sections = folders.of(reads).json(PROCESSOR) or {}
     for section, name in _SECTIONS.items():
         if isinstance(sections.get(section), dict) and sides.get(name, reads) != reads:
             findings.refusals.append(
-                f"{named('sidecar', f'{name}={sides[name]}')} has no effect: the output's {PROCESSOR} is that of the {reads} model, and "
-                f"transformers reads its {quoted(section)} instead. Give {named('sidecar', f'{PROCESSOR}={sides[name]}')} as well."
+                f"{named('sidecar', f'{name}={sides[name]}')} has no effect: the output's {PROCESSOR} is the {reads} "
+                f"model's, and transformers reads its {quoted(section)} instead. Give "
+                f"{named('sidecar', f'{PROCESSOR}={sides[name]}')} as well."
             )
 
 
@@ -71,8 +73,8 @@ def _tell_changes(folders: Three, findings: MergeFindings) -> None:
             f" {named('sidecar', f'{PROCESSOR}=tuned')}" if file != PROCESSOR and folders.target.has(PROCESSOR) else ""
         )
         findings.warnings.append(
-            f"The fine-tuning changed {', '.join(quoted(field) for field in fields)} in {file}; the output has the target's "
-            f"processor files. To have the tuned model's: {flags}."
+            f"The fine-tuning changed {', '.join(quoted(field) for field in fields)} in {file}; the output has the "
+            f"target's processor files. To have the tuned model's: {flags}."
         )
     if more:
         findings.decided(
@@ -81,7 +83,7 @@ def _tell_changes(folders: Three, findings: MergeFindings) -> None:
 
 
 def _settings(folder: SidecarFolder) -> dict[tuple[str, str], tuple[Any, str]]:
-    """Each setting by the file it belongs to and its name: the value, and the file it stands in."""
+    """Each setting by the file it belongs to and its name: the value, and the file it is in."""
     found: dict[tuple[str, str], tuple[Any, str]] = {}
     for name in (PREPROCESSOR, VIDEO, PROCESSOR):
         content = folder.json(name) or {}

@@ -1,7 +1,7 @@
-"""The small files of three models, read and checked.
+"""Read and check the small files of three models.
 
-In come three folders, out go their configs, generation configs, tokenizer settings and templates as values. The
-promise: whatever cannot be read or understood is told here, of all three models at once.
+Returns their configs, generation configs, tokenizer settings and templates as values. Everything that cannot be read or
+understood is reported here, for all three models together.
 """
 
 from __future__ import annotations

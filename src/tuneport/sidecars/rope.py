@@ -1,7 +1,7 @@
-"""Rotary positions, one value with two spellings.
+"""Rotary positions: one value with two spellings.
 
-A config's rope is read as transformers 5 has it (``rope_parameters``), whichever of ``rope_theta``, ``rope_scaling``,
-``rope_parameters`` and their older kin it is written with, and is written back in the target's spelling.
+A config's rope is read as in transformers 5 (``rope_parameters``), from ``rope_theta``, ``rope_scaling``,
+``rope_parameters`` or their older forms, and written back in the target's spelling.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FILLED_BY = {
 }
 # Kinds whose range counts from the length of pretraining, which defaults to the model's length.
 _STRETCHED = ("llama3", "yarn", "longrope")
-# Kinds that compute from the length of the model itself, where no factor stands beside them.
+# Kinds that compute from the length of the model itself, if they have no factor.
 _OF_THE_LENGTH = ("dynamic", "yarn", "longrope")
 _FULL = "full_attention"
 
@@ -135,4 +135,4 @@ def _is_nested(parameters: Mapping[str, Any]) -> bool:
 
 
 def _no_object(key: str, found: Any) -> CheckpointError:
-    return CheckpointError(f"config.json: {quoted(key)} is {found!r}; an object or null is expected there.")
+    return CheckpointError(f"config.json: {quoted(key)} is {found!r}; it must be an object or null.")

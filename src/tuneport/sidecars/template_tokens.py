@@ -1,8 +1,8 @@
-"""Which tokens a chat template writes as text, read from its source: the template is not run.
+"""Find the tokens that a chat template writes as text, in its source; the template is not run.
 
-Seen are the text between tags, the strings of expressions that are written or assigned, and what stands side by side or
-is joined by ``+`` and ``~``. An expression between two strings may be a role (``'<|' + message['role'] + '|>'``). Not
-seen is what a template puts together over several tags, by filters, or from the messages. The time is linear in the
+It finds the text between tags, the strings of expressions that are written or assigned, and what is adjacent or joined
+by ``+`` and ``~``. An expression between two strings may be a role (``'<|' + message['role'] + '|>'``). It does not
+find text that a template combines over several tags, by filters, or from the messages. The time is linear in the
 source.
 """
 

@@ -1,7 +1,7 @@
 """The three-way merge of one value, as git merges a line.
 
-In come base's, tuned's and target's value of a field, out goes the side that decides and the reason in words, or a
-conflict that only a person can settle. What the fields are and how they are spelled is for the callers to know.
+From base's, tuned's and target's value of a field to the side that decides, with the reason, or to a conflict that only
+the user can resolve. The callers know the fields and their spellings.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class FieldDifference:
 
 @dataclass
 class MergeFindings:
-    """What a merge has to say, gathered while it runs, so that every fault is told at once.
+    """The decisions and faults of a merge, collected so that all faults are reported together.
 
     ``contested_ends`` holds the end token of the three where both sides changed it, by what ``--config`` calls it.
     ``undecided`` are names of that kind which refusals ask to decide.
@@ -117,8 +117,8 @@ def three_way(values: Three, *, behaviour: bool, choice: str | None = None) -> S
     if not behaviour:
         return Sided("target", "the fine-tuning changed the architecture", conflict=True)
     if same(target, base):
-        return Sided("tuned", "target = base, the fine-tuning changed it")
-    return Sided("tuned", "all three differ, behaviour settings come from the tuned model", contested=True)
+        return Sided("tuned", "only the fine-tuning changed it; target = base")
+    return Sided("tuned", "all three differ; behaviour settings come from the tuned model", contested=True)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -140,15 +140,15 @@ def conflict(what: str, shown: Three, flag: str) -> str:
     """The refusal of one architecture field: its three values and the flag that decides."""
     values = ", ".join(f"{side} {in_short(value)}" for side, value in zip(SIDES, shown, strict=True))
     return (
-        f"{what}: {values}. The fine-tuning changed how the model computes, and the target was not trained that "
-        f"way. Decide with {named('config', f'{flag}=base|tuned|target')}."
+        f"{what}: {values}. The fine-tuning changed how the model computes, but the target was not trained that way. "
+        f"Choose with {named('config', f'{flag}=base|tuned|target')}."
     )
 
 
 def says_null(what: str, target: Any, flag: str) -> str:
     """The warning of a value that the tuned model takes away by an explicit null."""
     return (
-        f"{what}: the tuned model says null, and so does the output; the target has {in_short(target)}. "
+        f"{what}: the tuned model says null, so the output does too; the target has {in_short(target)}. "
         f"Keep that with {named('config', f'{flag}=target')}."
     )
 

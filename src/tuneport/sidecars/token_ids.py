@@ -1,7 +1,7 @@
-"""Token ids carried by token string.
+"""Translate token ids by token string.
 
-In come ids as a config of base, tuned or target has them, out go the ids of the same strings in the output's
-tokenizer. The promise: an id is never copied between models whose tokenizers differ.
+From the ids in a config of base, tuned or target to the ids of the same strings in the output's tokenizer. An id is
+never copied between models whose tokenizers differ.
 """
 
 from __future__ import annotations
@@ -116,13 +116,13 @@ class TokenNames:
         return self.id_of(token) is not None
 
     def way_to_keep(self, tokens: Collection[Name], decide: str) -> str:
-        """What to do about end tokens that the output lacks: the choice that would keep them, where one would, or ``decide``."""
+        """Advice on end tokens that the output lacks: the choice that keeps them, if there is one, or ``decide``."""
         if self._without_row.intersection(map(str, tokens)):
-            return f"The tuned model has no row for it, so it cannot be kept. Decide with {decide}."
+            return f"The tuned model has no row for it, so it cannot be kept. Choose with {decide}."
         if not self.by_string or any(isinstance(token, int) for token in tokens):
-            return f"Decide with {decide}."
+            return f"Choose with {decide}."
         shared = any(self.is_token_of("base", str(token)) for token in tokens)
-        return f"Keep it with {named('new_tokens', 'all' if shared else 'append')}, or decide with {decide}."
+        return f"Keep it with {named('new_tokens', 'all' if shared else 'append')}, or choose with {decide}."
 
     def is_token_of(self, side: Side, token: str) -> bool:
         """Whether one model's tokenizer is known to have ``token``."""
@@ -190,7 +190,7 @@ def ids_of(field: str, value: Any) -> list[int]:
 
 
 def map_ids(field: str, value: Any, change: Callable[[int], Name]) -> Any:
-    """``value`` of a token field with every id changed; what is no id (a position, a bias) stays."""
+    """``value`` of a token field with every id changed; other values (a position, a bias) stay."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int):

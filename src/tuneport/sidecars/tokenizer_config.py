@@ -1,8 +1,8 @@
-"""tokenizer_config.json and special_tokens_map.json merged.
+"""Merge tokenizer_config.json and special_tokens_map.json.
 
-In come three folders' files, out go the target's with the special tokens and settings that the fine-tuning
-changed. The promise: no special token is written that the output's tokenizer lacks, and nothing is copied that
-belongs to a tokenizer's code (``tokenizer_class``) or to the place it came from.
+The output has the target's files with the special tokens and settings that the fine-tuning changed. Every special token
+in them exists in the output's tokenizer, and nothing is copied that belongs to a tokenizer's code (``tokenizer_class``)
+or to its place on a disk.
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ class TokenizerConfigMerge:
             return
         by_class = named_by_class(self.files.tuned.saved_by).get(role)
         if role not in roles.tuned and choice is None:
-            verdict = Sided("target", "the tuned tokenizer does not say")
+            verdict = Sided("target", "the tuned tokenizer does not set it")
         elif choice is None and role not in roles.base and shown.tuned == by_class:
-            verdict = Sided("target", "the tuned model's tokenizer class has it by itself")
+            verdict = Sided("target", "it is the default of the tuned model's tokenizer class")
         else:
             verdict = three_way(shown, behaviour=True, choice=choice)
         token = shown.of(verdict.side)
@@ -124,22 +124,22 @@ class TokenizerConfigMerge:
             self.findings.contested_ends["tokenizer.eos_token"] = shown
         if role == "eos_token" and written is None and choice is None:
             self.findings.warnings.append(
-                f"tokenizer_config.json `eos_token`: the tuned model says that there is none (the target has "
-                f"{shown.target!r}); a model without an end token generates without end. "
-                f"Decide with {named('config', 'tokenizer.eos_token=tuned|target')}."
+                f"tokenizer_config.json `eos_token`: the tuned model has none (the target has {shown.target!r}), and "
+                f"a model without an end token never stops. Choose with "
+                f"{named('config', 'tokenizer.eos_token=tuned|target')}."
             )
         self.findings.settled(f"tokenizer_config.{role}", verdict, shown, written)
 
     def tell_lost(self, role: str, token: str, side: Side, left_out: bool) -> None:
         """A special token that the output's tokenizer does not have."""
-        lost = f"tokenizer_config.json {quoted(role)}: the {side} model has {token!r}; the output's tokenizer has no such token"
+        lost = f"tokenizer_config.json {quoted(role)}: the {side} model has {token!r}, but the output's tokenizer lacks this token"
         if role == "eos_token" and not left_out:
             self.findings.refusals.append(
-                f"{lost}, and a model whose end token is lost generates without end. "
+                f"{lost}, and without its end token the model never stops. "
                 f"{self.names.way_to_keep([token], named('config', f'tokenizer.{role}=target'))}"
             )
         else:
-            self.findings.warnings.append(f"{lost}. It stays as the target has it.")
+            self.findings.warnings.append(f"{lost}. The output keeps the target's value.")
 
     def set_role(self, role: str, token: str, source: TokenizerFiles) -> None:
         """Write a special token in the target's form: an object stays an object, a string a string."""
@@ -183,13 +183,13 @@ class TokenizerConfigMerge:
         elif tuned is None:
             if self.plain.isdisjoint(self.renamed(target)):
                 return
-            wanted, reason = list(target or []), "a token that is listed must be special"
+            wanted, reason = list(target or []), "a listed token must be special"
         else:
             gone = [token for token in base or [] if token not in (tuned or [])]
             new = [token for token in tuned or [] if token not in (base or [])]
             wanted = [token for token in target or [] if token not in gone]
             wanted += [token for token in new if token not in wanted]
-            reason = f"tuning added {in_short(new)}" + (f" and took away {in_short(gone)}" if gone else "")
+            reason = f"tuning added {in_short(new)}" + (f" and removed {in_short(gone)}" if gone else "")
         wanted = [token for token in dict.fromkeys(self.renamed(wanted)) if choice or token not in self.plain]
         lacking = [token for token in wanted if not self.names.has(token)]
         if lacking:
@@ -208,7 +208,7 @@ class TokenizerConfigMerge:
         self.findings.settled(f"tokenizer_config.{key}", Sided(cast(Side, choice or "tuned"), reason), shown, wanted)
 
     def setting(self, name: str, settings: Three) -> None:
-        """Merge one setting that is no special token."""
+        """Merge one setting that is not a special token."""
         shown = settings.each(lambda one: one.get(name))
         follows = name in _POST_PROCESSOR and self.post_processor != "target" and name not in self.sides
         if follows:  # a post-processor comes with the settings that would replace it, or without any where it had none
@@ -232,7 +232,7 @@ class TokenizerConfigMerge:
             # The tuned model's setting is one that its own tokenizer class reads, and the target's does not.
             if name not in settings.tuned or same(shown.tuned, shown.base) or same(shown.tuned, shown.target):
                 return None
-            return Sided("target", f"a setting of {own}, and the output is read by {others}")
+            return Sided("target", f"a setting of {own}, but the output uses {others}")
         compared = shown.each(_limit) if name == "model_max_length" else shown
         # Version 5 leaves out what version 4 wrote: silence is not a change. Nor is it one to write a default out.
         default = default_settings(own).get(name, _NO_DEFAULT)

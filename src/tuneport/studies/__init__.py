@@ -1,1 +1,1 @@
-"""A declared set of versions, fine-tunings, transfers and evaluations, run as one graph."""
+"""Run a declared set of versions, fine-tunings, transfers and evaluations as one graph."""

@@ -1,7 +1,7 @@
-"""What a study file says, checked: frozen records of choices, in the paper's words.
+"""The checked contents of a study file: frozen records of choices, in the paper's words.
 
-Nothing here is computed, opened or run; `study_file.py` makes these records, `build.py` makes a graph of them. Fields that are
-options are read from the file as they are declared here: type, bounds and default.
+Nothing here is computed, opened or run; `study_file.py` makes these records, `build.py` makes a graph from them. Fields
+that are options are read from the file as they are declared here: type, bounds and default.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ class Version:
     name: str
     model: str  # as it is written: a folder (relative to the file), a Hub id with revision, or lab:NAME
     tuned: Mapping[str, str] = field(default_factory=dict)
-    target_only: bool = option(False, help="never fine-tuned, and no source")
-    parameters: float | None = option(None, help="for estimates, where headers are not at hand", bounds=_POSITIVE)
+    target_only: bool = option(False, help="only a target: never fine-tuned, never a source")
+    parameters: float | None = option(
+        None, help="number of parameters, for estimates without headers", bounds=_POSITIVE
+    )
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,13 @@ class Doing:
     distances: tuple[Pair, ...] = ()
     compare: tuple[Pair, ...] = ()
     scales: tuple[float, ...] = option((1.0,), help="α of target + α·Δ")
-    same_total: bool = option(True, help="fine-tune for the same total of steps too")
+    same_total: bool = option(True, help="also fine-tune with the same total of steps")
     reduced_rate: float | None = option(
-        None, help="further fine-tuning at this part of the rate, reported apart", bounds=Bounds(above=0, below=1)
+        None,
+        help="further fine-tuning at this fraction of the learning rate, reported separately",
+        bounds=Bounds(above=0, below=1),
     )
-    carry: Literal["float32", "bfloat16"] = option("float32", help="dtype in which recycle carries Δ")
+    carry: Literal["float32", "bfloat16"] = option("float32", help="dtype in which recycle keeps Δ")
 
     @property
     def anything(self) -> bool:
@@ -107,9 +111,11 @@ class Resources:
 class Machine:
     """What [cost] says of the GPUs and of the work, for estimates."""
 
-    flops: float | None = option(None, help="operations a second", bounds=_POSITIVE)
-    bandwidth: float | None = option(None, help="bytes of memory a second", bounds=_POSITIVE)
-    utilisation: float | None = option(None, help="part of the peak", bounds=Bounds(above=0, most=1))
+    flops: float | None = option(None, help="operations per second", bounds=_POSITIVE)
+    bandwidth: float | None = option(None, help="bytes of memory per second", bounds=_POSITIVE)
+    utilisation: float | None = option(
+        None, help="fraction of the peak that is reached", bounds=Bounds(above=0, most=1)
+    )
     gpus: float | None = option(None, help="how many", bounds=_POSITIVE)
     tokens_per_example: float | None = option(None, help="of the training data", bounds=_POSITIVE)
     questions: float | None = option(None, help="of an evaluation", bounds=_POSITIVE)
@@ -120,7 +126,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Expected:
-    """One of the paper's numbers, to stand beside ours; never asserted."""
+    """One of the paper's numbers, shown beside ours; never asserted."""
 
     table: str
     task: str
@@ -141,9 +147,13 @@ class Study:
     text: str  # the file as it was read
     versions: tuple[Version, ...]
     seeds: tuple[int, ...] = option((0,), help="of the fine-tunings", bounds=_SEED)
-    families: tuple[int, ...] = option((0,), help="seeds of the lab's; none where nothing is from it", bounds=_SEED)
+    families: tuple[int, ...] = option(
+        (0,), help="seeds of the lab's families; none if the study does not use the lab", bounds=_SEED
+    )
     lab: Literal["small", "large"] = option("small", help="size of the lab's models")
-    keep: Literal["all", "scored"] = option("all", help="scored: transferred models go once nothing needs them")
+    keep: Literal["all", "scored"] = option(
+        "all", help="scored: transferred models are deleted once no step needs them"
+    )
     tunings: tuple[Tuning, ...] = ()
     transferring: Mapping[str, Any] = field(default_factory=dict)  # [transfer]: drop, vocabulary, new_tokens, …
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)  # "" for all tunings without their own
@@ -153,7 +163,7 @@ class Study:
     cost: Mapping[str, Any] = field(default_factory=dict)
     expected: tuple[Expected, ...] = ()
     notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()  # what is no fault and may still be meant otherwise
+    warnings: tuple[str, ...] = ()  # not faults, but possible mistakes
 
     @property
     def each_family(self) -> tuple[int | None, ...]:

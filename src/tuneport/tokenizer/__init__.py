@@ -1,1 +1,1 @@
-"""Tokenizer files: read, compared, edited."""
+"""Read, compare and edit tokenizer files."""

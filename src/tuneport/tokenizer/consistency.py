@@ -1,7 +1,7 @@
-"""Whether the files of a written tokenizer agree: every special token that they name is one of its tokens.
+"""Check that the files of a written tokenizer agree: every special token that they name is one of its tokens.
 
-A reader adds a token that is named and not there, with an id that the model may have no row for; and it takes a named
-token for special, whatever it was. Looked at before the first byte is written, and again by `verify`.
+Readers add a named token that is missing, with an id that the model may have no row for; and they make a named token
+special, whatever it was. Checked before anything is written, and again by `verify`.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class TokenizerFault:
             return f"the token {self.token!r} has another id in {self.file} than in {self.place}"
         if self.kind == "plain":
             return (
-                f"{self.file} names {self.token!r} in {quoted(self.place)}, which makes it special; the model it comes from has it "
-                f"as a plain token. Decide with {named('config', f'tokenizer.{self.place}=tuned')}."
+                f"{self.file} names {self.token!r} in {quoted(self.place)}, which makes it special, but in its own "
+                f"model it is a plain token. Choose with {named('config', f'tokenizer.{self.place}=tuned')}."
             )
         return (
-            f"{self.file} names {self.token!r} in {quoted(self.place)}, and the output's tokenizer has no such token. "
-            f"Decide with {named('config', f'tokenizer.{self.place}=base|tuned|target')}."
+            f"{self.file} names {self.token!r} in {quoted(self.place)}, but the output's tokenizer lacks it. Choose "
+            f"with {named('config', f'tokenizer.{self.place}=base|tuned|target')}."
         )
 
 
@@ -98,7 +98,7 @@ def _listed(files: Files, config: Mapping[str, Any]) -> dict[str, dict[str, int]
 
 
 def _vocabulary(files: Files) -> Callable[[str], bool]:
-    """Whether a token stands in the vocabulary proper."""
+    """Whether a token is in the vocabulary proper."""
     if (data := _read(files, _JSON)) is not None:
         vocabulary = locate_sections(data, _JSON).model_member("vocab")
         return (

@@ -1,8 +1,8 @@
-"""The output's tokenizer files: the target's, with tokens renamed in place and added, and with merged sections.
+"""Write the output's tokenizer files: the target's, with renamed and added tokens and merged sections.
 
-In come the target's files, the changes, and the tuned model's files (for the merges and scores of added pieces);
-out come the files that differ, by name. The promise: every token of the target keeps its id and its meaning, each
-added token gets the id that was said, and the result is read again to prove it before it is given out.
+Returns the files that differ, by name. The tuned model's files give the merges and scores of added pieces. Every token
+of the target keeps its id and its meaning, each added token gets its planned id, and the result is read again to check
+it before it is returned.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _edit_tokenizer_json(text: TokenizerText, changes: TokenChanges, pieces: _Pi
     if wrong:
         raise SidecarError(
             f"{text.where}: the token {wrong[0]!r} cannot get the id {wanted.get(wrong[0])} (it would be "
-            f"{ids.get(wrong[0])}), because the vocabulary ends elsewhere. Pass {named('new_tokens', 'drop')}."
+            f"{ids.get(wrong[0])}), because the vocabulary has another size. Pass {named('new_tokens', 'drop')}."
         )
     return result
 
@@ -276,8 +276,8 @@ def _edit_plain_vocabulary(target: SidecarFolder, pieces: _Pieces) -> dict[str, 
         for piece, id in sorted(pieces.ids.items(), key=lambda item: item[1]):
             if id != len(lines):
                 raise SidecarError(
-                    f"{target.role} {target.label}: vocab.txt has {len(lines)} lines, some of them twice, so the "
-                    f"piece {piece!r} cannot get the id {id}. Pass {named('new_tokens', 'drop')}."
+                    f"{target.role} {target.label}: vocab.txt has {len(lines)} lines with duplicates, so the piece "
+                    f"{piece!r} cannot get the id {id}. Pass {named('new_tokens', 'drop')}."
                 )
             lines.append(piece)
         files["vocab.txt"] = "\n".join([*lines, ""]).encode("utf-8")

@@ -1,8 +1,7 @@
-"""A tokenizer.json as text whose sections are located before any of them is parsed.
+"""Find the sections of a tokenizer.json in its text before any of them is parsed.
 
-In come the bytes of the file, out goes where each member of the document and of its model lies, so that a
-vocabulary is parsed without the merges beside it (280,000 of them take 100 MiB as Python objects) and a change
-rewrites one section and leaves every other byte as it was.
+So a vocabulary is parsed without its merges (280,000 of them take 100 MiB as Python objects), and a change rewrites one
+section and leaves every other byte unchanged.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def _list_of(item: bytes) -> bytes:
 _STRING_AT = re.compile(_STRING)
 _SPACE_AT = re.compile(_SPACE)
 _SCALAR_AT = re.compile(_SCALAR)
-# A whole vocabulary or list of merges in one match; whatever else stands there is walked bracket by bracket.
+# A whole vocabulary or list of merges in one match; anything else is read bracket by bracket.
 _PAIR = rb"\[" + _SPACE + _STRING + _SPACE + rb"," + _SPACE + _STRING + _SPACE + rb"\]"
 _ITEM = rb"(?:" + _PAIR + rb"|" + _SCALAR + rb"|" + _list_of(_SCALAR) + rb")"
 _LONG_LIST = re.compile(_list_of(_ITEM))
@@ -81,7 +80,7 @@ class TokenizerText:
         return SectionLayout(blake3(self.data).hexdigest(), self.members, self.model)
 
     def parse(self, span: Span) -> Any:
-        """The value that stands at one span."""
+        """The value at one span."""
         return self.parse_bytes(self.data[span.start : span.end])
 
     def parse_bytes(self, data: bytes) -> Any:
@@ -146,7 +145,7 @@ class TokenizerText:
 
 
 def locate_sections(data: bytes, where: str, known: SectionLayout | None = None) -> TokenizerText:
-    """Find the sections of a tokenizer.json; `CheckpointError` where it is no such document.
+    """Find the sections of a tokenizer.json; `CheckpointError` for another document.
 
     ``known`` is a layout that was found before, perhaps of other bytes.
     """
@@ -157,7 +156,7 @@ def locate_sections(data: bytes, where: str, known: SectionLayout | None = None)
         # Anything unusual (a name given twice, broken JSON): the full parser says what it means.
         text = _scan(_canonical(parse_json(data, where), where), where)
     if text is None or "vocab" not in text.model:
-        raise CheckpointError(f"{where} holds no model with a vocabulary. Download it again.")
+        raise CheckpointError(f"{where} has no model with a vocabulary. Download it again.")
     return text
 
 
@@ -187,7 +186,7 @@ def _canonical(document: Any, where: str) -> bytes:
 
 
 def indentation(data: bytes) -> int | None:
-    """Spaces per level the document is written with, or None where it stands on one line."""
+    """Spaces per level the document is written with, or None if it is on one line."""
     match = re.match(rb"\{\r?\n( *)", data)
     return len(match.group(1)) if match else None
 

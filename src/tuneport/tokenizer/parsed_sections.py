@@ -1,4 +1,4 @@
-"""What a tokenizer.json says beside its vocabulary: its sections, and the options of its model.
+"""The parts of a tokenizer.json beside its vocabulary: its sections, and the options of its model.
 
 They are small values, parsed without the vocabulary and the merges beside them.
 """
@@ -14,7 +14,7 @@ from tuneport.files.printable import quoted
 from tuneport.tokenizer.json_sections import SectionLayout, TokenizerText
 
 MEMBERS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
-# Options of a model stand in the flat table of sections as `model.dropout`.
+# Options of a model are in the flat table of sections as `model.dropout`.
 OPTION = "model."
 KIND = "model.type"
 _PIECES = {"vocab", "merges"}
@@ -82,7 +82,7 @@ def sections_of(text: TokenizerText, entries: Sequence[Mapping[str, Any]]) -> Se
         wanted = _OPTION_TYPES.get(name.removeprefix(OPTION)) if name.startswith(OPTION) else None
         if wanted is not None and value is not None and type(value) not in wanted:
             raise CheckpointError(
-                f"{text.where}: {quoted(name)} is {in_short(value)}, which no tokenizer has there. Download it again."
+                f"{text.where}: {quoted(name)} is {in_short(value)}, which is not valid there. Download it again."
             )
     kind = _kind(values, text.model)
     kept = {name: value for name, value in values.items() if value is not None} | ({KIND: kind} if kind else {})
@@ -107,6 +107,6 @@ def _kind(values: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
 def _check_depth(value: Any, where: str, left: int = _DEEPEST) -> None:
     if isinstance(value, dict | list):
         if not left:
-            raise CheckpointError(f"{where} is nested too deeply for a tokenizer. Download it again.")
+            raise CheckpointError(f"{where} is nested too deeply. Download it again.")
         for item in value.values() if isinstance(value, dict) else value:
             _check_depth(item, where, left - 1)

@@ -1,7 +1,7 @@
-"""What a section of a tokenizer.json means, apart from how a version of the library happens to write it.
+"""What a section of a tokenizer.json means, independent of how a version of the library writes it.
 
 A section is a normalizer, pre_tokenizer, post_processor, decoder, padding or truncation. Two that give every text the
-same ids have the same meaning here; a tokenizer that transformers 5 saved again is then the one that version 4 wrote.
+same ids have the same meaning here. So a tokenizer that transformers 5 saved again equals the one that version 4 wrote.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Change = Callable[[int, str], tuple[Any, Any]]
 
 
 def meaning(section: str, value: Any, name: Callable[[int, str], Any]) -> Any:
-    """A section in a form that is equal where the meaning is; tokens stand there as ``name(id, string)`` gives them."""
+    """A section in a form that is equal where the meaning is; tokens appear as ``name(id, string)`` gives them."""
     if value is None:
         return None
 

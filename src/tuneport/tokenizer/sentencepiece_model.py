@@ -1,7 +1,7 @@
-"""The pieces of a tokenizer.model, read without sentencepiece: to know by name which tokens a tokenizer has.
+"""Read the pieces of a tokenizer.model without sentencepiece, to know by name which tokens a tokenizer has.
 
-The file is a protocol buffer whose field 1 repeats: a message for each piece, with its string in field 1. Nothing else of it is
-looked at. Ids are not read off it: some classes put tokens of their own before the pieces.
+The file is a protocol buffer whose field 1 repeats: a message for each piece, with its string in field 1. Everything
+else is ignored. Ids are not taken from it: some classes put their own tokens before the pieces.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def pieces(data: bytes) -> list[str] | None:
-    """The strings of all pieces, in order; None where this is no such file."""
+    """The strings of all pieces, in order; None for another file."""
     found: list[str] = []
     try:
         for field, value in _fields(data):
@@ -39,9 +39,9 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         elif kind in (_FIXED32, _FIXED64):
             size = 4 if kind == _FIXED32 else 8
         else:
-            raise ValueError(f"field {field} is of no kind that is used")
+            raise ValueError(f"field {field} has an unknown type")
         if size > len(data) - place:
-            raise ValueError(f"field {field} ends behind its message")
+            raise ValueError(f"field {field} ends after its message")
         yield field, data[place : place + size]
         place += size
 
@@ -54,4 +54,4 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, place
-    raise ValueError("a number without end")
+    raise ValueError("a number that never ends")

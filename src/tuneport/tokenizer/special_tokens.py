@@ -32,7 +32,7 @@ FIXED = {
 }  # fmt: skip  (one list)
 MORE = "additional_special_tokens"
 MORE_KEYS = ("extra_special_tokens", MORE)  # versions 5 and 4
-# Roles of a model's own (`image_token`) may stand in an object of roles: version 4 and 5 wrote the first, 5 the second.
+# Roles of a model's own (`image_token`) may be in an object of roles: version 4 and 5 wrote the first, 5 the second.
 ROLE_KEYS = ("extra_special_tokens", "model_specific_special_tokens")
 ROLE = re.compile(r"^(?!add_).*_token$")
 _GENERAL_CLASSES = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")  # one class under three names
@@ -89,7 +89,7 @@ class TokenizerFiles:
                 contents = [content_of(item) for item in value] if isinstance(value, list) else [None]
                 if None in contents:
                     raise CheckpointError(
-                        f"{self.where}: {quoted(key)} is {in_short(value, 80)}; a list of tokens is expected."
+                        f"{self.where}: {quoted(key)} is {in_short(value, 80)}; it must be a list of tokens."
                     )
                 found = list(dict.fromkeys([*(found or []), *(item for item in contents if item is not None)]))
         return found

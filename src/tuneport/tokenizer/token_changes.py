@@ -1,7 +1,7 @@
-"""How the output's tokenizer differs from the target's, and what that means for the small files that name tokens.
+"""How the output's tokenizer differs from the target's, and what this changes in the small files that name tokens.
 
-In come a tokenizer_config.json or a special token as JSON values, out come the same values with tokens renamed and
-added. The promise: an id that the target gave to a token is never given to another.
+A tokenizer_config.json or a special token, as JSON values, gets its renamed and added tokens. An id that the target
+gave to a token is never given to another.
 """
 
 from __future__ import annotations

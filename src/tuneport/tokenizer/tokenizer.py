@@ -1,8 +1,8 @@
-"""Tokenizers as tables: which string has which id, as AutoTokenizer would have it.
+"""Read tokenizers as tables: which string has which id, as in AutoTokenizer.
 
-In comes a folder with tokenizer.json, or vocab.json and merges.txt, or vocab.txt, with what added_tokens.json and
-tokenizer_config.json add; out comes a `Tokenizer`. The promises: the ids are those that the tokenizers library
-gives, nothing but the vocabulary is parsed, and a malformed file ends in one clear error.
+From a folder with tokenizer.json, or vocab.json and merges.txt, or vocab.txt, with the additions of added_tokens.json
+and tokenizer_config.json. The ids are those of the tokenizers library, only the vocabulary is parsed, and a malformed
+file gives one clear error.
 """
 
 from __future__ import annotations
@@ -83,12 +83,11 @@ def read_tokenizer(folder: SidecarFolder, parsed: Parsed | None = None) -> Token
     else:
         found = ", ".join(name for name in TOKENIZER_FILES if folder.has(name))
         raise PairingError(
-            f"{where} has {f'only {found}' if found else 'no tokenizer files'}: token strings can only be read "
-            "from tokenizer.json, from vocab.json with merges.txt, or from vocab.txt. Put the model's "
-            "tokenizer.json there (`AutoTokenizer.from_pretrained(DIR).save_pretrained(NEW)` writes one; what it needs to read a "
-            f"tokenizer.model comes with {install_line('models')}) and rows are matched with "
-            f"{named('vocabulary', 'strings')}; or, where the three vocabularies are known to agree row by row, pass "
-            f"{named('vocabulary', 'positions')}."
+            f"{where} has {f'only {found}' if found else 'no tokenizer files'}: token strings can only be read from "
+            "tokenizer.json, from vocab.json with merges.txt, or from vocab.txt. Put the model's tokenizer.json "
+            "there (`AutoTokenizer.from_pretrained(DIR).save_pretrained(NEW)` writes one; to read a tokenizer.model, "
+            f"first {install_line('models')}) to match rows with {named('vocabulary', 'strings')}; or, if you know "
+            f"that the three vocabularies agree row by row, pass {named('vocabulary', 'positions')}."
         )
     _check_ids(ids, f"{where}: the vocabulary")
     pieces = len(ids)
@@ -204,7 +203,7 @@ def read_vocabulary(text: TokenizerText) -> dict[str, int]:
     if isinstance(vocab, dict):
         return vocab
     if not isinstance(vocab, list) or not all(_is_scored_piece(pair) for pair in vocab):
-        raise CheckpointError(f"{text.where}: the vocabulary is neither an object nor a list of [piece, score].")
+        raise CheckpointError(f"{text.where}: the vocabulary must be an object or a list of [piece, score].")
     return {pair[0]: index for index, pair in enumerate(vocab)}
 
 
@@ -217,10 +216,10 @@ def read_added_entries(text: TokenizerText) -> list[dict[str, Any]]:
 def check_entries(entries: Any, where: str) -> list[dict[str, Any]]:
     """A list of added tokens that has the form it must have."""
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise CheckpointError(f"{where} is no list of tokens with their properties. Download it again.")
+        raise CheckpointError(f"{where} is not a list of tokens with their properties. Download it again.")
     for entry in entries:
         if not isinstance(entry.get("content"), str):
-            raise CheckpointError(f"{where} holds a token without content. Download it again.")
+            raise CheckpointError(f"{where} has a token without content. Download it again.")
     _check_ids({entry["content"]: entry.get("id") for entry in entries}, where)
     return entries
 
@@ -254,7 +253,7 @@ def read_plain_vocabulary(folder: SidecarFolder) -> dict[str, int]:
     if folder.has("vocab.json"):
         vocab = parse_json(folder.read("vocab.json") or b"", f"{where}: vocab.json")
         if not isinstance(vocab, dict):
-            raise CheckpointError(f"{where}: vocab.json holds no JSON object. Download it again.")
+            raise CheckpointError(f"{where}: vocab.json must be a JSON object. Download it again.")
         return vocab
     lines = (folder.text("vocab.txt") or "").removesuffix("\n").split("\n")
     return {line.rstrip("\r"): index for index, line in enumerate(lines)}
@@ -283,9 +282,9 @@ def decoder_entries(config: Mapping[str, Any], where: str) -> list[dict[str, Any
     decoder = config.get("added_tokens_decoder", {})
     listed = f"{where}: added_tokens_decoder in tokenizer_config.json"
     if not isinstance(decoder, dict) or not all(isinstance(entry, dict) for entry in decoder.values()):
-        raise CheckpointError(f"{listed} is no object of tokens with their properties. Download it again.")
+        raise CheckpointError(f"{listed} must be an object of tokens with their properties. Download it again.")
     if not all(id.isascii() and id.isdigit() and len(id) < 12 for id in decoder):
-        raise CheckpointError(f"{listed} has a key that is no id. Download it again.")
+        raise CheckpointError(f"{listed} has a key that is not an id. Download it again.")
     return check_entries([{**entry, "id": int(id)} for id, entry in decoder.items()], listed)
 
 
@@ -340,19 +339,21 @@ def file_digest(folder: SidecarFolder, name: str) -> str:
 
 
 def _check_ids(ids: Mapping[str, Any], where: str) -> None:
-    """Stop at ids that are no ids, and at an id that two strings share."""
+    """Refuse invalid ids, and an id that two strings share."""
     values = ids.values()
     if not set(map(type, values)) <= {int} or min(values, default=0) < 0 or max(values, default=0) > _LARGEST_ID:
         wrong = (item for item in ids.items() if type(item[1]) is not int or not 0 <= item[1] <= _LARGEST_ID)
         token, id = next(wrong)
-        raise CheckpointError(f"{where} gives {token!r} the id {str(id)[:40]}, which is none. Download it again.")
+        raise CheckpointError(
+            f"{where} gives {token!r} the id {str(id)[:40]}, which is not a valid id. Download it again."
+        )
     if len(set(values)) == len(values):
         return
     first: dict[int, str] = {}
     for token, id in ids.items():
         if id in first:
             raise CheckpointError(
-                f"{where} gives the id {id} to both {first[id]!r} and {token!r}, so their rows cannot be told "
-                f"apart. Mend the file, or pass {named('vocabulary', 'positions')}."
+                f"{where} gives the id {id} to both {first[id]!r} and {token!r}, so their rows cannot be "
+                f"distinguished. Correct the file, or pass {named('vocabulary', 'positions')}."
             )
         first[id] = token

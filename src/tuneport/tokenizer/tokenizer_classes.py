@@ -1,7 +1,7 @@
-"""What the tokenizer classes of transformers 5 build by themselves, from ``tokenizer_classes.json``.
+"""What the tokenizer classes of transformers 5 build themselves, from ``tokenizer_classes.json``.
 
-Such a class reads the vocabulary and the post-processor of a tokenizer.json and makes the other sections anew. Saved again,
-the file holds the class's sections, which no fine-tuning put there.
+Such a class reads the vocabulary and the post-processor of a tokenizer.json and creates the other sections itself.
+Saved again, the file has the class's sections, which no fine-tuning put there.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def default_settings(code: str | None) -> dict[str, Any]:
 def template_of_version_4(
     code: str | None, settings: Mapping[str, Any], bos: str | None, eos: str | None
 ) -> list[Any] | None:
-    """The meaning of the post-processor that version 4 makes anew when it reads such a tokenizer; None where it makes none.
+    """The meaning of the post-processor that version 4 creates when it reads such a tokenizer; None where it makes
+    none.
 
     Whatever tokenizer.json says, ``add_bos_token`` (true by default) and ``add_eos_token`` decide.
     """

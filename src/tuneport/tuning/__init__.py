@@ -1,1 +1,1 @@
-"""Fine-tuning, on TRL: `encode` makes tokens of examples, `prepare` decides, `run` trains."""
+"""Fine-tune with TRL: `encode` tokenizes examples, `prepare` decides, `run` trains."""

@@ -1,7 +1,7 @@
-"""Checkpoints on the way: which of them is whole, and how older ones go.
+"""Checkpoints during training: which of them is complete, and how older ones are removed.
 
-A trainer writes `checkpoint-N` file by file. It counts once it is marked, after its last file, and no longer once the mark is
-gone, which is removed before its first file: what a kill left half written or half removed is never gone on from.
+A trainer writes `checkpoint-N` file by file. A mark is written after its last file and removed before its first, so
+training never resumes from a checkpoint that a kill left half written or half removed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 CHECKPOINTS = "checkpoints"
-WHOLE = "whole"  # stands in a checkpoint whose every file is written
+WHOLE = "whole"  # marks a checkpoint whose every file is written
 _KEPT = 2
 
 

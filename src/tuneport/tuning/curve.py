@@ -1,6 +1,6 @@
-"""Evaluation on the way: the model as it is after some steps is saved, scored, and becomes a line of `curve.jsonl`.
+"""Evaluate during training: save the model after some steps, score it, and add a line to `curve.jsonl`.
 
-What training draws afterwards does not depend on it: random states are left as they were.
+This does not change what training draws afterwards: random states are restored.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a curve is read on: whoever looks at it chooses by it, so its examples are no test any more.
+"""The examples of a curve: people choose models by a curve, so its examples are no longer a test.
 
-In come the names that `--tasks` gives a fine-tuning, out come the examples behind them: as digests that lie beside the model,
-as a record, and as a warning where the fine-tuning trains on them.
+The examples behind `--tasks` of a fine-tuning are kept as digests beside the model and as a record; training on them
+gives a warning.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ class Selection:
         return [*own, *({"task": name, "data": None, "examples": None} for name in self.names)]
 
     def warnings(self, trained: Set[str]) -> list[str]:
-        """What stands twice in the files, and which examples of the curve stand in the training data."""
+        """Duplicates in the files, and examples of the curve that are in the training data."""
         found = [warning for task in self.own for warning in task.warnings]
         for task in self.own:
             ids = [example.id for example in task.examples if not trained.isdisjoint(example_digests(example))]
             if ids:
                 shown = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
                 found.append(
-                    f"{len(ids):,} of {len(task.examples):,} examples of {task.name} ({task.file}), on which the curve is to be "
-                    f"read, stand in the training data ({shown}): there it measures memory. Leave them out of the one or "
-                    "the other."
+                    f"{len(ids):,} of {len(task.examples):,} examples of {task.name} ({task.file}), for the curve are "
+                    f"also in the training data ({shown}), so the curve would measure memory. Remove them from one of "
+                    f"the two."
                 )
         return found
 
     def check(self, tokenizer: Any) -> None:
-        """Raise `TuneportError` for what the first scoring would stop at: hours of training stand before it."""
+        """Raise `TuneportError` for what would stop the first scoring, before hours of training."""
         spoken = sorted({task.file for task in self.own if any(example.messages for example in task.examples)})
         if spoken and not tokenizer.chat_template:
             raise DataError(
-                f"{named('tasks')} {', '.join(spoken)}: the examples are `messages`, and the model has no chat template. Give it "
-                f"one with {named('chat_template')}, or examples with a `prompt`."
+                f"{named('tasks')} {', '.join(spoken)}: the examples are `messages`, but the model has no chat "
+                f"template. Set one with {named('chat_template')}, or use examples with a `prompt`."
             )
         whose = f"{named('tasks')}: the chat template"
         check_written(tokenizer, self.own, whose, f"choose another {named('chat_template')}")
@@ -71,7 +71,8 @@ class Selection:
 def read_selection(tasks: Sequence[Any], match: str | None = None) -> Selection:
     """The examples behind the names, whose answers `match` picks out.
 
-    Raises `DataError` with every fault of their files, and `UsageError` where `match` is none, before anything is trained.
+    Raises `DataError` with every fault of their files, and `UsageError` for an invalid `match`, before anything is
+    trained.
     """
     Asking(match=match)
     own = read_tasks([task for task in tasks if names_data(task)])

@@ -1,14 +1,14 @@
-"""Examples become tokens, each with its label: the token itself where it belongs to an answer, else nothing.
+"""Tokenize examples with a label for each token: the token itself if it belongs to an answer, else nothing.
 
-In come sources of rows and the chat, out come flat arrays that the trainers read as a data set. TRL would do this too,
-example by example; here it is done because labels are what a fine-tuning is, and because whoever trains must hear
-how many examples lose their answer. What the loss sees:
+Returns flat arrays that the trainers read as a data set. TRL would do this too, example by example. It is done here
+because labels define a fine-tuning, and because the user must know how many examples lose their answer. What the loss
+sees:
 
 - ``text``: every token, and the end.
 - ``prompt`` and ``completion``: the completion, and the end token (added unless it is there).
 - ``messages``: every answer of the assistant, each with its end-of-turn token, and nothing else.
 
-Conversations that the chat template does not write are refused, all of them at once.
+Conversations that the chat template cannot render are refused, all of them together.
 """
 
 from __future__ import annotations
@@ -49,28 +49,31 @@ class Counts:
     endless: int = 0  # no end token in what is trained on
 
     def warnings(self, length: int) -> list[str]:
-        """What a person should know."""
+        """Warnings for the user."""
         found = []
         if self.without_answer:
             found.append(
-                f"{self.without_answer} example(s) are left out: the prompt alone fills the sequence length of {length}. "
-                f"Give a larger {named('max_length')}."
+                f"{self.without_answer} example(s) are left out: their prompt alone fills the sequence length of "
+                f"{length}. Raise {named('max_length')}."
             )
         if self.cut:
-            found.append(f"{self.cut} example(s) lose the end of their answer to the sequence length of {length}.")
+            found.append(
+                f"{self.cut} example(s) are longer than the sequence length of {length}, so their answers are cut off."
+            )
         if self.endless:
             found.append(
-                f"{self.endless} example(s) hold no end token, so the model does not learn from them where to stop."
+                f"{self.endless} example(s) have no end token, so the model does not learn from them where to stop."
             )
         if self.parted:
             found.append(
-                f"{self.parted} prompt(s) end inside a token of prompt and answer together; they are split as they "
-                "will be when the model is asked. End prompts where a word ends."
+                f"{self.parted} prompt(s) end in the middle of a token that spans prompt and answer. They are "
+                f"tokenized separately, as in generation. End prompts at the end of a word."
             )
         if self.hidden:
             found.append(
-                f"{self.hidden} answer(s) begin inside a token that the chat template's own text begins, and that token is "
-                "not learned. Use a template whose text before an answer ends where a token ends: not in a blank."
+                f"{self.hidden} answer(s) begin in the middle of a token that starts in the chat template's text; "
+                f"this token is not trained. Use a template whose text before an answer ends at the end of a token, "
+                f"not with a space."
             )
         return found
 
@@ -209,7 +212,7 @@ def prompt_lengths(sources: Sequence[DataSource], tokenizer: Any, length: int) -
 
 
 def check_written(sources: Sequence[DataSource], tokenizer: Any, whose: str) -> None:
-    """Raise `RenderingError` with every line that the template does not write, of those that hold messages."""
+    """Raise `RenderingError` with every line with messages that the template cannot render."""
     unwritten = Unwritten(whose, f"choose another {named('chat_template')}")
     for row, refused in _each(sources, unwritten):
         before = row.get("prompt") if "messages" not in row else []
@@ -254,7 +257,7 @@ def prompt_digests(sources: Sequence[DataSource]) -> frozenset[str]:
 def _check_something(counts: Counts, length: int) -> None:
     if not counts.examples:
         raise DataError(
-            f"No example has room for an answer in the sequence length of {length}. Give a larger {named('max_length')}."
+            f"No example has room for an answer in the sequence length of {length}. Raise {named('max_length')}."
         )
 
 
@@ -320,7 +323,7 @@ def _encode_conversations(
 ) -> Iterator[tuple[list[int], list[bool]]]:
     if not tokenizer.is_fast:
         raise DataError(
-            "This tokenizer does not say which text its tokens stand for, so answers cannot be told from prompts. "
+            "This tokenizer does not map tokens to their text, so answers cannot be separated from prompts. "
             "Use a model with a tokenizer.json, or data with `prompt` and `completion` texts."
         )
     # A template that marks its answers is believed where the whole conversation is learned.

@@ -1,4 +1,4 @@
-"""The folder of a run: whether it may lie there, whether the disk can hold it, and in words what is refused on the way."""
+"""Check the folder of a run: its place, and enough disk space; turn failures during the run into messages."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _BEGUN = {PLAN, LOG, HASHES, CHECKPOINTS, "tensorboard"}
 
 
 def check_place(out: Path, prepared: Prepared, read: Sequence[Any]) -> None:
-    """Refuse places that cannot be meant, and such as hold a file that is read."""
+    """Refuse invalid places, and places with an input file."""
     start = resolved(prepared.start.path)
     if resolved(out) == start or start in resolved(out).parents or resolved(out) in start.parents:
         raise OutputError(
-            f"{named('out', out)} is the model {prepared.start.label}, or holds it, or lies in it; give another."
+            f"{named('out', out)} is the model {prepared.start.label}, contains it or is inside it; choose another."
         )
     for name in read:
         if not isinstance(name, str | os.PathLike):
             continue  # a table in memory
         file = file_of(name)
         if file.exists() and resolved(out) in (resolved(file), *resolved(file).parents):
-            raise OutputError(f"{named('out', out)} holds {name}, which is read; give a folder of its own.")
+            raise OutputError(f"{named('out', out)} contains {name}, an input; choose a separate folder.")
     if not resolved(out).parent.is_dir():
-        raise OutputError(f"{named('out', out)}: the folder {resolved(out).parent} does not exist. Make it first.")
+        raise OutputError(f"{named('out', out)}: the folder {resolved(out).parent} does not exist. Create it first.")
 
 
 def check_space(folder: Path, model: Any, prepared: Prepared, running: TuningRun) -> None:
@@ -56,14 +56,14 @@ def check_space(folder: Path, model: Any, prepared: Prepared, running: TuningRun
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(
-            f"{folder}: the model and its checkpoints take up to {needed:,} bytes, the disk has {free:,} free. Free some "
-            f"space, or choose another {named('out')}."
+            f"{folder}: the model and its checkpoints take up to {needed:,} bytes, but the disk has {free:,} free. "
+            f"Free some space, or choose another {named('out')}."
         )
 
 
 @contextmanager
 def discarded_if_nothing_began(folder: Path, team: Team) -> Iterator[None]:
-    """Where a run is refused before its first step, DIR.partial goes: other choices may then take its place."""
+    """If a run is refused before its first step, DIR.partial is removed, so that other options can use the place."""
     try:
         yield
     except TuneportError:
@@ -79,7 +79,7 @@ def discarded_if_nothing_began(folder: Path, team: Team) -> Iterator[None]:
 
 @contextmanager
 def refusals_in_words(folder: Path) -> Iterator[None]:
-    """Say in words what disk and memory refuse in the middle of a run, and what a library does not know of a model."""
+    """Turn failures during a run (disk, memory, a library that does not know a model) into messages."""
     from safetensors import SafetensorError
 
     try:
@@ -96,8 +96,8 @@ def refusals_in_words(folder: Path) -> Iterator[None]:
             raise cannot_write(folder, OSError(f"{text.splitlines()[0]} (is the disk full?)")) from error
         if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
             raise TrainingError(
-                f"There is not enough memory. Give a smaller {named('per_device_train_batch_size')} (the update stays the same), "
-                f"{named('gradient_checkpointing')}, or {named('lora')}; {named('dry_run')} estimates what is needed."
+                f"Not enough memory. Use a smaller {named('per_device_train_batch_size')} (the update stays the same), "
+                f"{named('gradient_checkpointing')}, or {named('lora')}; {named('dry_run')} estimates the need."
             ) from error
         _tell_of_libraries(error)
         raise
@@ -107,7 +107,7 @@ def refusals_in_words(folder: Path) -> Iterator[None]:
 
 
 def _tell_of_libraries(error: Exception) -> None:
-    """Raise what a library raised in words; an error of our own stays what it is."""
+    """Turn a library's error into a message; our own errors are not changed."""
     frames = traceback.extract_tb(error.__traceback__)
     where = Path(frames[-1].filename) if frames else Path()
     if Path(__file__).parents[1] in where.parents:
@@ -119,6 +119,6 @@ def _tell_of_libraries(error: Exception) -> None:
     )
     first = (str(error).strip() or "no message").splitlines()[0]
     raise TrainingError(
-        f"The training stopped in {place}: {type(error).__name__}: {first}. The installed libraries cannot train this model as "
-        "its config.json describes it, or with these choices. `--debug` shows the whole traceback."
+        f"The training stopped in {place}: {type(error).__name__}: {first}. The installed libraries cannot train this "
+        f"model with its config.json or these options. `--debug` shows the full traceback."
     ) from error

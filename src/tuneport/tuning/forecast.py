@@ -71,13 +71,13 @@ def forecast_in_words(told: dict[str, Any]) -> str:
         f"memory (about)   {memory} (devices × memory of each, FSDP 2)",
     ]
     training, scoring = told["seconds"]["training"], told["seconds"]["scoring"]
-    lines.append(f"time (about)     {_range(training)} on this machine's {told['device']}, one device")
+    lines.append(f"time (about)     {_range(training)} on one {told['device']} of this machine")
     if scoring is None:
-        lines.append("                 and what is scored on the way: tasks of the harness, not counted")
+        lines.append("                 without scoring the harness's tasks during training")
     elif scoring:
-        lines.append(f"                 and {_range(scoring)} for what is scored on the way, at most")
+        lines.append(f"                 and {_range(scoring)} for scoring during training, at most")
     if told["part"] is not None:
-        lines.append(f"trains           its {told['part']} part alone; all else (towers, projectors) stays as it is")
+        lines.append(f"trains           only its {told['part']} part; all else (towers, projectors) stays unchanged")
     if told["chat"]["new_tokens"]:
         lines.append(f"new tokens       {', '.join(told['chat']['new_tokens'])}")
     if told["start"] is not None:

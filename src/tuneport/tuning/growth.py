@@ -1,8 +1,8 @@
-"""Rows for new tokens, in every tensor of a model that has one row per token.
+"""Add rows for new tokens to every tensor of a model that has one row per token.
 
-Which tensors these are (embedding, head, a head's bias, per-layer embeddings) is not told by names: the class is built
-twice without weights, once with a larger vocabulary, and what differs counts tokens. Transformers resizes most of them;
-where it leaves one as it was, what is written could not be loaded, so it is refused before anything is trained.
+Names do not identify these tensors (embedding, head, a head's bias, per-layer embeddings): the class is built twice
+without weights, once with a larger vocabulary, and the tensors that differ have a row per token. Transformers resizes
+most of them. If it misses one, the output could not be loaded, so the run is refused before training.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def give_rows(model: Any, label: str, ids: Sequence[int], tokens: int) -> None:
         stuck = [one.name for one in counted if _shapes(model).get(one.name, ())[one.axis : one.axis + 1] != (wanted,)]
         if stuck:
             raise TrainingError(
-                f"{label}: transformers gives {_listed(stuck)} no rows for new tokens, so what is written could not be "
+                f"{label}: transformers gives {_listed(stuck)} no rows for new tokens, so the output could not be "
                 f"loaded. Choose a {named('chat_template')} and an {named('end_token')} whose tokens the model has."
             )
     old = torch.tensor([id for id in range(min(size, tokens)) if id not in set(ids)])
@@ -90,8 +90,9 @@ def check_config(start: Checkpoint, model: Any) -> None:
     wrong = [name for name, shape in shapes.items() if wanted.get(name) != shape]
     if wrong:
         raise TrainingError(
-            f"{start.label}: with new tokens its config.json cannot say how large {_listed(wrong)} is, so what is written could "
-            f"not be loaded. Choose a {named('chat_template')} and an {named('end_token')} whose tokens the model has."
+            f"{start.label}: with new tokens, its config.json cannot hold the size of {_listed(wrong)}, so the output "
+            f"could not be loaded. Choose a {named('chat_template')} and an {named('end_token')} whose tokens the "
+            f"model has."
         )
 
 
@@ -120,7 +121,7 @@ def _counted(model: Any, label: str) -> list[TokenRows]:
         if axes:
             found.append(TokenRows(name, axes[0], shapes[name][axes[0]]))
     if not found:
-        raise TrainingError(f"{label}: no tensor of it counts tokens, so it cannot be given new ones.")
+        raise TrainingError(f"{label}: none of its tensors has a row per token, so tokens cannot be added.")
     return found
 
 
@@ -130,7 +131,8 @@ def _check_alike(counted: Sequence[TokenRows], label: str, ids: Sequence[int]) -
     if short and len({one.size for one in counted}) > 1:
         sizes = ", ".join(f"{one.size} in {quoted(one.name)}" for one in counted)
         raise TrainingError(
-            f"{label} counts its tokens differently ({sizes}), and the new tokens would have the ids {min(ids)} to "
+            f"{label} has vocabularies of different sizes ({sizes}), but the new tokens would have the ids {min(ids)} "
+            f"to "
             f"{max(ids)}. Choose a {named('chat_template')} and an {named('end_token')} whose tokens the model has."
         )
 

@@ -1,7 +1,8 @@
-"""The start as a model to train: the class that its config names, in float32, with rows for new tokens, dropout off.
+"""Load the start as a model to train: the class that its config names, in float32, with rows for new tokens, without
+dropout.
 
-A multimodal start is loaded as the whole that it is; its text part alone is trained, since the data are text. What cannot
-be trained as a language model (an encoder with a decoder, a model that sees what comes) is refused in words.
+A multimodal start is loaded in full; only its text part is trained, since the data are text. A model that cannot be
+trained as a language model (an encoder-decoder, or a model that sees later tokens) is refused with a message.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ def load_model(prepared: Prepared) -> Any:
             and (more := counted_elsewhere(model, start.label))
         ):
             raise TrainingError(
-                f"{named('lora')}: {start.label} needs rows for {', '.join(prepared.chat.new_tokens)} in {', '.join(more)} too, which an "
-                "adapter cannot bring. Train all parameters, or choose a template whose tokens the model has."
+                f"{named('lora')}: {start.label} also needs rows for {', '.join(prepared.chat.new_tokens)} in "
+                f"{', '.join(more)}, which an adapter cannot add. Train all parameters, or choose a template whose "
+                f"tokens the model has."
             )
     _check_looks_back(model, start.label)
     if prepared.text_only:
@@ -108,8 +110,8 @@ def _check_looks_back(model: Any, label: str) -> None:
         return
     if not torch.allclose(one, two, rtol=1e-3, atol=1e-4 * float(one.abs().max())):
         raise TrainingError(
-            f"{label} sees the tokens that follow (its config has `is_decoder`: false), so it cannot learn to write. Set it to "
-            "true in config.json if the model is meant to."
+            f"{label} is not a decoder (its config has `is_decoder`: false), so it cannot learn to generate. Set it "
+            f"to true in config.json if the model is a decoder."
         )
 
 

@@ -1,7 +1,7 @@
-"""The log of a run: one line a step, in order, whatever was killed in between.
+"""The log of a run: one line per step, in order, even after a kill.
 
-In comes what a trainer reports after each step, out comes `log.jsonl`: step, loss, learning rate, tokens seen, seconds.
-Lines after the step that a run goes on from are taken back, so that every step stands once.
+`log.jsonl` has step, loss, learning rate, tokens seen and seconds. When a run resumes, lines after its resume step are
+removed, so that every step occurs once.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Logbook:
             self._file = open(self.path, "a", buffering=1)  # noqa: SIM115  (open as long as the run is; see close)
 
     def note(self, step: int, logs: dict[str, Any]) -> None:
-        """A step's line. Raises `TrainingError` where the loss is no number."""
+        """A step's line. Raises `TrainingError` if the loss is not a number."""
         loss, norm = logs["loss"], logs.get("grad_norm", 0.0)
         if not math.isfinite(loss) or not math.isfinite(norm):
             what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
             raise TrainingError(
-                f"At step {step} {what}. Lower {named('learning_rate')} (or raise {named('warmup_ratio')}), and look at the data near "
-                f"there; {named('out')} keeps what was logged. With other choices, give another {named('out')}."
+                f"At step {step} {what}. Lower {named('learning_rate')} (or raise {named('warmup_ratio')}), and check "
+                f"the data near there; {named('out')} keeps the log. With other options, choose another {named('out')}."
             )
         line = {
             "step": step,
@@ -64,7 +64,7 @@ class Logbook:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training, over all runs that this one goes on from."""
+        """Seconds of training, including the runs that this one resumes."""
         return self._seconds + time.perf_counter() - self._started
 
     @property

@@ -1,8 +1,8 @@
-"""How a loss gets from the last hidden state to the tokens' probabilities: TRL's way in pieces, or the model's own.
+"""Compute the loss from the last hidden state: TRL's way in pieces, or the model's own.
 
-Both give the same numbers, and TRL's saves memory where a vocabulary is large. But TRL goes through the head by itself, and
-does not know every class (a head with a layer of its own, a cap on the logits, adapters on it). So its way is compared with
-the model's before the first step; where it is another, supervised fine-tuning takes the model's, and the rest is refused.
+Both give the same numbers, and TRL's saves memory for large vocabularies. But TRL applies the head itself, and does not
+know every class (a head with an extra layer, a cap on the logits, adapters on it). So it is compared with the model's
+before the first step; if they differ, supervised fine-tuning uses the model's, and other recipes are refused.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def with_checked_loss(trainer: Any, label: str) -> Any:
         def compute_loss(self, model: Any, *args: Any, **given: Any) -> Any:
             if not self.knows_the_head and not _trl_knows_the_head(self, model):
                 raise TrainingError(
-                    f"{label}: TRL's {trainer.__name__} computes other probabilities of tokens than the model, whose head it "
-                    f"does not know. Fine-tune it with {named('recipe', 'sft')}."
+                    f"{label}: TRL's {trainer.__name__} does not know this model's head and computes wrong token "
+                    f"probabilities. Fine-tune it with {named('recipe', 'sft')}."
                 )
             self.knows_the_head = True
             return super().compute_loss(model, *args, **given)

@@ -1,7 +1,7 @@
-"""How much memory a device needs for a fine-tuning, from shapes alone.
+"""Estimate the memory that a device needs for a fine-tuning, from shapes alone.
 
-In come a checkpoint's headers, the recipe and the number of devices, out come bytes by kind. Estimates for choosing
-machines, not promises; docs/design/tuning.md has the formula with its terms.
+Bytes by kind, from a checkpoint's headers, the recipe and the number of devices. Estimates to choose machines by, not
+promises; docs/design/tuning.md has the formula with its terms.
 """
 
 from __future__ import annotations

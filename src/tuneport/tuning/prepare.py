@@ -1,7 +1,7 @@
-"""Everything that is decided before a weight moves: model, tokens, template, examples, steps.
+"""Decide everything before training: model, tokens, template, examples, steps.
 
-In come the choices, out comes a `Prepared` that training and the dry run share. All refusals that do not need the
-weights are raised here, before any place is written to.
+Training and the dry run share the `Prepared` result. All errors that do not need the weights are raised here, before
+anything is written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
 from tuneport.checkpoint.local_folder import check_for_loaders
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.small_files import TOKENIZER_FILES
-from tuneport.errors import ABSENT, CheckpointError, DataError, Fault, RenderingError, UsageError, named
+from tuneport.errors import ABSENT, CheckpointError, DataError, Fault, RenderingError, UsageError, named, spoken
 from tuneport.examples.conversation_template import Chat, name_of_choice, prepare_chat
 from tuneport.examples.training_data import DataSource, Share, read_sources
 from tuneport.files.json_text import read_json
@@ -127,7 +127,7 @@ def prepare(
         raise
     if chat.end_id is None:
         raise UsageError(
-            f"The tokenizer names no end token, so answers would have no end. Give one with {named('end_token')}."
+            f"The tokenizer has no end token, so answers would never end. Set one with {named('end_token')}."
         )
     selection.check(tokenizer)
     taught = () if lora is None else _taught(recipe, lora, chat, tokenizer)
@@ -179,13 +179,13 @@ def prepare(
 
 
 def _many_epochs(recipe: Recipe, examples: int, steps: int) -> list[str]:
-    """A warning where a number of steps is many passes over few examples; who asks for epochs knows how many."""
+    """A warning if a number of steps means many passes over few examples; with `epochs` the user knows how many."""
     epochs = steps * recipe.batch_size / examples
     if recipe.steps is None or epochs <= MANY_EPOCHS:
         return []
     return [
-        f"{steps:,} steps of {recipe.batch_size} on {examples:,} examples are {epochs:,.0f} epochs: the model sees each example "
-        f"{epochs:,.0f} times, and learns them by heart. Give {named('epochs')} 3, or more examples."
+        f"{steps:,} steps of {recipe.batch_size} on {examples:,} examples are {epochs:,.0f} epochs: the model sees "
+        f"each example {epochs:,.0f} times and will memorize it. Use {named('epochs')} 3, or more examples."
     ]
 
 
@@ -204,7 +204,7 @@ def load_tokenizer(start: Checkpoint) -> Any:
         here = [name for name in start.sidecars.names() if name in TOKENIZER_FILES or "token" in name]
         raise CheckpointError(
             f"{start.label}: transformers cannot read its tokenizer (files: {', '.join(here) or 'none'}). Put the "
-            f"tokenizer's files beside the weights. It says: {' '.join(str(error).split())[:300]}"
+            f"tokenizer's files beside the weights. Its message: {' '.join(str(error).split())[:300]}"
         ) from None
 
 
@@ -218,7 +218,8 @@ def _open(model: str | os.PathLike[str]) -> Checkpoint:
     if start.adapter is not None:
         base = start.adapter.base_model or "BASE"
         raise CheckpointError(
-            f"model {start.label} is an adapter, and has no weights to train on from. Lay it onto its base first: "
+            f"model {start.label} is an adapter without full weights, so it cannot be trained further. Apply it to "
+            f"its base first: "
             f"`tuneport transfer --base {base} --tuned {start.label} --onto {base} --out DIR`; then tune DIR."
         )
     check_for_loaders(start.path)
@@ -246,7 +247,7 @@ def _holds_messages(source: DataSource) -> bool:
 
 
 def _sequence_length(start: Checkpoint, recipe: Recipe) -> int:
-    """What is chosen, if the model reaches so far; else the paper's, or the model's context where that is shorter."""
+    """The chosen length, if the model's context allows it; else the paper's, or the model's context if that is shorter."""
     text = start.config.get("text_config", start.config)
     context = text.get("max_position_embeddings") or text.get("n_positions")
     if recipe.max_length is None:
@@ -261,12 +262,12 @@ def _check_prompts(recipe: GrpoRecipe, prompts: int, chat: Chat) -> None:
     """Refuse what TRL would pass over: updates that no number of prompts fills, a reference without the new tokens' rows."""
     if prompts < recipe.batch_size:
         raise DataError(
-            f"grpo: {prompts} prompts fit, and an update takes {recipe.batch_size}. Give more data, or a {named('batch_size')} of "
-            f"{max(1, prompts)} or less."
+            f"grpo: {prompts} prompts fit, but an update needs {recipe.batch_size}. Use more data, or a "
+            f"{named('batch_size')} of {max(1, prompts)} or less."
         )
     if recipe.kl_coef > 0 and chat.new_tokens:
-        told = f"the reference that it holds the model near has no rows for {', '.join(chat.new_tokens)}"
-        raise UsageError(Fault("kl_coef", recipe.kl_coef, told, "Teach these tokens by sft first, or give 0"))
+        told = f"the reference model has no rows for {', '.join(chat.new_tokens)}"
+        raise UsageError(Fault("kl_coef", recipe.kl_coef, told, "Train these tokens with sft first, or give 0"))
 
 
 def _taught(recipe: Recipe, lora: Lora, chat: Chat, tokenizer: Any) -> tuple[str, ...]:
@@ -276,22 +277,25 @@ def _taught(recipe: Recipe, lora: Lora, chat: Chat, tokenizer: Any) -> tuple[str
     asked = choice if isinstance(choice, tuple) else chat.tokens if choice == "chat" else ()
     unknown = sorted(set(asked) - tokenizer.get_vocab().keys())
     if unknown:
-        raise UsageError(Fault("lora", ABSENT, f"tokens: the tokenizer has no {', '.join(unknown)}"))
+        raise UsageError(Fault("lora", ABSENT, f"tokens: the tokenizer lacks {', '.join(unknown)}"))
     taught = tuple(dict.fromkeys([*chat.new_tokens, *asked]))
     if taught and recipe.name != "sft":
-        told = f"{recipe.name} cannot teach an adapter the rows of {', '.join(taught)}"
-        remedy = "Teach them by sft first, train all parameters, or choose a template whose tokens the model has"
+        told = f"{recipe.name} cannot train an adapter's rows for {', '.join(taught)}"
+        remedy = "Train them with sft first, train all parameters, or choose a template whose tokens the model has"
         raise UsageError(Fault("lora", ABSENT, told, remedy))
     return taught
 
 
 def _left(recipe: Recipe, lora: Lora, chat: Chat) -> list[str]:
-    """A warning where a template comes with a recipe that cannot teach an adapter the rows of its tokens, and nothing else does."""
+    """A warning where a template comes with a recipe that cannot train an adapter's rows for its tokens, and nothing
+    else does.
+    """
     if recipe.name == "sft" or not chat.sets_end or not chat.tokens or lora.tokens is not None or lora.modules_to_save:
         return []
     return [
-        f"The template's tokens {', '.join(chat.tokens)} keep their rows: {recipe.name} cannot teach an adapter these. If the model "
-        f"has never read them, teach them by sft first, or train all parameters; {named('lora', 'tokens=new')} says that they are known."
+        f"The template's tokens {', '.join(chat.tokens)} keep their rows: {recipe.name} cannot train them in an "
+        f"adapter. If the model was never trained on them, train them with sft first, or train all parameters; "
+        f"{named('lora', 'tokens=new')} confirms that they are known."
     ]
 
 
@@ -302,8 +306,8 @@ def _endless(start: Checkpoint, chat: Chat) -> list[str]:
     if chat.sets_end or not stops or chat.end_id in stops:
         return []
     return [
-        f"Answers end with {chat.end_token!r}, at which generation with {start.label} does not stop (its eos_token_id is "
-        f"{stops}). Pass {named('end_token', chat.end_token)} to have the fine-tuned model stop there."
+        f"Answers end with {chat.end_token!r}, but {start.label} does not stop generating there (its eos_token_id is "
+        f"{stops}). Pass {named('end_token', chat.end_token)} to make the fine-tuned model stop there."
     ]
 
 
@@ -317,16 +321,17 @@ def transferred_start(prepared: Prepared) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     own = prepared.chat.template == "the model's own"
+    words = (
+        f"already contains a fine-tuning by {operation} ({formula}). Steps, tokens and memory are the same, but it starts "
+        "closer (section 5 of the paper: same level after fewer steps), so watch the curve "
+        f"({named('eval_every')}) and stop early.{' It has the template and end token already.' if own else ''}"
+    )
     return {
         "operation": operation,
         "formula": formula,
         "inputs": inputs,
         "measures": measures,
-        "words": (
-            f"already fine-tuned by {operation} ({formula}). Steps, tokens and memory stay as they are; the start is "
-            f"nearer (section 5 found the same level after fewer steps), so watch the curve ({named('eval_every')}) and stop "
-            + ("early. Template and end token came along." if own else "early.")
-        ),
+        "words": spoken([words])[0],
     }
 
 
@@ -338,7 +343,7 @@ def _stored_dtype(asked: str | None, lora: Lora | None) -> str | None:
     if spelled not in TORCH_NAMES:
         raise UsageError(Fault("dtype", asked, "must be bfloat16, float16 or float32", "Training computes in float32"))
     if lora is not None:
-        told = f"is of a model's weights; an adapter ({named('lora')}) is always stored in float32"
+        told = f"applies to full weights; an adapter ({named('lora')}) is always stored in float32"
         raise UsageError(Fault("dtype", asked, told))
     return TORCH_NAMES[spelled]
 
@@ -346,7 +351,7 @@ def _stored_dtype(asked: str | None, lora: Lora | None) -> str | None:
 def _need_extra(lora: Lora | None, running: TuningRun) -> None:
     if absent := missing(*_NEEDED, *(("peft",) if lora else ())):
         raise UsageError(
-            f"Fine-tuning needs {' and '.join(absent)}, which the core does without. {how_to_install('models')}"
+            f"Fine-tuning needs {' and '.join(absent)}, which the core does not install. {how_to_install('models')}"
         )
     if running.report_to is not None and missing(running.report_to):
         told = f"Install it: pip install {running.report_to}"

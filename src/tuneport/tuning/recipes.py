@@ -1,8 +1,8 @@
-"""The recipes: what is chosen about a fine-tuning, and what the paper chose.
+"""The recipes: the options of a fine-tuning, with the paper's values as defaults.
 
-In come the words of the command line or the arguments of a Python call, out come frozen records of choices, checked.
-Defaults are section 3.1's where it says something. Where it is silent the source is named; docs/design/tuning.md lists where
-the authors' training script (open-instruct's settings as they published them) and the text differ.
+Texts of the command line and arguments of Python calls become frozen, checked records. Defaults are those of section
+3.1, if it gives one. Otherwise the source is named; docs/design/tuning.md lists where the authors' training script
+(open-instruct's settings as they published them) and the text differ.
 """
 
 from __future__ import annotations
@@ -34,35 +34,38 @@ def _choice(default: Any, help: str, bounds: Bounds | None = None, **declared: A
 
 @dataclass(frozen=True)
 class Recipe(Options):
-    """What all recipes share. Raises `UsageError`, naming every value that cannot be meant."""
+    """Options that all recipes share. Raises `UsageError` with every invalid value."""
 
     name: ClassVar[str]
 
     # Section 3.1: learning rate 5e-6, 30K steps, batch size 8 (4 GPUs × 1 × 2 accumulation steps in the script).
-    learning_rate: float = _choice(5e-6, "the peak of the schedule", _RATE)
-    steps: int | None = _choice(30_000, "updates of the weights", _FROM_ONE)
+    learning_rate: float = _choice(5e-6, "peak learning rate of the schedule", _RATE)
+    steps: int | None = _choice(30_000, "number of weight updates", _FROM_ONE)
     epochs: float | None = _choice(None, "passes over the data, instead of steps", _POSITIVE)
-    batch_size: int = _choice(8, "examples in an update, over all devices", _FROM_ONE)
+    batch_size: int = _choice(8, "examples per update, over all devices", _FROM_ONE)
     # Footnote 4: AdamW, linear schedule, warm-up ratio 0.03.
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = _choice("linear", "linear, cosine or constant")
-    warmup_ratio: float = _choice(0.03, "part of the steps on which the rate rises", _PART)
+    warmup_ratio: float = _choice(0.03, "fraction of the steps for warm-up", _PART)
     # Footnote 4: 2048 (the script: 4096). None: that, or the model's context where it is shorter.
-    max_length: int | None = _choice(None, "most tokens of an example (2048, or the model's context)", Bounds(least=2))
+    max_length: int | None = _choice(
+        None, "maximum tokens of an example (default: 2048, or the model's context)", Bounds(least=2)
+    )
     # Footnote 4 takes embeddings out of the decay and gives no number; the script says 0.0.
-    weight_decay: float = _choice(0.0, "AdamW's; never on embeddings, norms and biases", _PART)
+    weight_decay: float = _choice(0.0, "AdamW's weight decay (not applied to embeddings, norms and biases)", _PART)
     # Neither text nor script: AdamW's own values, and the usual bound on the gradient.
     beta1: float = _choice(0.9, "AdamW's first decay rate", _PART)
     beta2: float = _choice(0.999, "AdamW's second decay rate", _PART)
-    max_grad_norm: float = _choice(1.0, "gradients are scaled down to this norm", _POSITIVE)
+    max_grad_norm: float = _choice(1.0, "maximum norm of gradients (clipping)", _POSITIVE)
     # The script's. It decides the order of the data, and adapters' random starts.
-    seed: int = _choice(123, "of the data's order and of whatever is drawn", Bounds(least=0, below=2**32))
+    seed: int = _choice(123, "random seed (order of the data, sampling)", Bounds(least=0, below=2**32))
     precision: Literal["auto", "float32", "bfloat16"] = _choice(
-        "auto", "of the computation: bfloat16 on a GPU and float32 on a CPU, unless said; weights train in float32"
+        "auto",
+        "dtype of the computation (auto: bfloat16 on a GPU, float32 on a CPU); trained weights are kept in float32",
     )
     per_device_train_batch_size: int | None = _choice(
-        None, "examples that a device takes at once (default: its share)", _FROM_ONE
+        None, "examples per device and pass (default: its share)", _FROM_ONE
     )
-    gradient_checkpointing: bool = _choice(False, "compute activations twice instead of keeping them")
+    gradient_checkpointing: bool = _choice(False, "recompute activations instead of keeping them (less memory, slower)")
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -91,20 +94,21 @@ class SftRecipe(Recipe):
 class DpoRecipe(Recipe):
     """Direct preference optimisation against the model as it was at the start.
 
-    The paper carries over the diff vectors of others' DPO (appendix A) and trains none itself. The defaults are Tülu 3 8B's
-    (Lambert et al., 2024), from the command in open-instruct's docs/tulu3.md (commit 0becd2c): 8 GPUs × 1 × 16 pairs in an
-    update, learning rate 5e-7, linear, warm-up ratio 0.1, one epoch, `dpo_norm` with beta 5, no weight decay.
+    The paper transfers the diff vectors of others' DPO (appendix A) and trains none itself. The defaults are Tülu 3
+    8B's (Lambert et al., 2024), from the command in open-instruct's docs/tulu3.md (commit 0becd2c): 8 GPUs × 1 × 16
+    pairs in an update, learning rate 5e-7, linear, warm-up ratio 0.1, one epoch, `dpo_norm` with beta 5, no weight
+    decay.
     """
 
     name = "dpo"
-    learning_rate: float = _choice(5e-7, "the peak of the schedule", _RATE)
-    steps: int | None = _choice(None, "updates of the weights, instead of epochs", _FROM_ONE)
+    learning_rate: float = _choice(5e-7, "peak learning rate of the schedule", _RATE)
+    steps: int | None = _choice(None, "number of weight updates, instead of epochs", _FROM_ONE)
     epochs: float | None = _choice(1.0, "passes over the data", _POSITIVE)
-    batch_size: int = _choice(128, "examples in an update, over all devices", _FROM_ONE)
-    warmup_ratio: float = _choice(0.1, "part of the steps on which the rate rises", _PART)
-    dpo_beta: float = _choice(5.0, "weight of staying near the start", _POSITIVE)
+    batch_size: int = _choice(128, "examples per update, over all devices", _FROM_ONE)
+    warmup_ratio: float = _choice(0.1, "fraction of the steps for warm-up", _PART)
+    dpo_beta: float = _choice(5.0, "strength of the preference loss; higher values stay closer to the start", _POSITIVE)
     dpo_loss: Literal["sigmoid", "sigmoid_norm"] = _choice(
-        "sigmoid_norm", "sigmoid, or sigmoid_norm (by answer length)"
+        "sigmoid_norm", "sigmoid, or sigmoid_norm (normalised by answer length)"
     )
 
 
@@ -120,15 +124,19 @@ class GrpoRecipe(Recipe):
     """
 
     name = "grpo"
-    learning_rate: float = _choice(5e-7, "the peak of the schedule", _RATE)
-    steps: int | None = _choice(1_000, "updates of the weights", _FROM_ONE)
-    batch_size: int = _choice(48, "prompts in an update, over all devices", _FROM_ONE)
+    learning_rate: float = _choice(5e-7, "peak learning rate of the schedule", _RATE)
+    steps: int | None = _choice(1_000, "number of weight updates", _FROM_ONE)
+    batch_size: int = _choice(48, "prompts per update, over all devices", _FROM_ONE)
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = _choice("constant", "linear, cosine or constant")
-    warmup_ratio: float = _choice(0.0, "part of the steps on which the rate rises", _PART)
-    num_generations: int = _choice(16, "answers that are drawn for each prompt", Bounds(least=2))
-    max_completion_length: int = _choice(512, "most tokens of an answer", _FROM_ONE)
-    temperature: float = _choice(1.0, "of the sampling", _POSITIVE)
-    kl_coef: float = _choice(0.01, "weight of staying near the start (0: no reference model is held)", Bounds(least=0))
+    warmup_ratio: float = _choice(0.0, "fraction of the steps for warm-up", _PART)
+    num_generations: int = _choice(16, "answers sampled per prompt", Bounds(least=2))
+    max_completion_length: int = _choice(512, "maximum tokens of an answer", _FROM_ONE)
+    temperature: float = _choice(1.0, "sampling temperature", _POSITIVE)
+    kl_coef: float = _choice(
+        0.01,
+        "weight of the KL penalty that keeps the model near the start (0: without a reference model)",
+        Bounds(least=0),
+    )
     rewards: tuple[str, ...] = _choice(
         ("exact",), "[WEIGHT*]exact, [WEIGHT*]format=REGEX or [WEIGHT*]module:function", repeatable=True, metavar="WORD"
     )
@@ -143,13 +151,13 @@ RECIPES: Mapping[str, type[Recipe]] = {kind.name: kind for kind in (SftRecipe, D
 
 
 def recipe_of(recipe: str | Recipe, **given: Any) -> Recipe:
-    """A recipe by name, with those choices that are given instead of its defaults. Raises `UsageError`."""
+    """A recipe by name, with the given choices instead of its defaults. Raises `UsageError`."""
     if isinstance(recipe, Recipe):
         return replace(recipe, **given) if given else recipe
     kind = RECIPES[_known(recipe)]
     foreign = sorted(given.keys() - {choice.name for choice in fields(kind)})
     if foreign:
-        raise UsageError([Fault(name, given[name], f"is no option of the recipe {recipe}") for name in foreign])
+        raise UsageError([Fault(name, given[name], f"is not an option of the recipe {recipe}") for name in foreign])
     if "epochs" in given and "steps" not in given:
         given["steps"] = None
     if "steps" in given and "epochs" not in given:
@@ -172,10 +180,10 @@ class Lora(Options):
     the model a template or an end token: a base may never have read them, and nothing else would teach it their rows.
     """
 
-    rank: int = option(16, help="of the two factors", bounds=_FROM_ONE)
-    alpha: float | None = option(None, help="twice the rank, unless said", bounds=_POSITIVE)
+    rank: int = option(16, help="rank of the two factors", bounds=_FROM_ONE)
+    alpha: float | None = option(None, help="default: twice the rank", bounds=_POSITIVE)
     targets: str | tuple[str, ...] = "all-linear"
-    rslora: bool = option(False, help="scale by the root of the rank")
+    rslora: bool = option(False, help="scale by alpha / √rank instead of alpha / rank")
     modules_to_save: tuple[str, ...] = ()
     tokens: str | tuple[str, ...] | None = None
 
@@ -211,8 +219,8 @@ def parse_lora(given: object) -> Lora:
             raise ValueError("must be written as rank=16,alpha=32,targets=q_proj+v_proj,rslora=true")
         if key not in _LORA:
             raise ValueError(
-                f"{part.strip()!r}: choose rank, alpha, targets, rslora=true|false, save or tokens (other kinds of adapter, dropout "
-                "and biases cannot be carried over exactly, and are not offered)"
+                f"{part.strip()!r}: choose rank, alpha, targets, rslora=true|false, save or tokens (other adapter "
+                f"types, dropout and biases cannot be transferred exactly, so they are not supported)"
             )
         name, of_text = _LORA[key]
         if name in found:
@@ -245,26 +253,30 @@ _LORA: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 class TuningRun(Options):
     """How a run goes about its work; none of this changes a weight of the output."""
 
-    save_every: int = _running(500, "steps between checkpoints to go on from", bounds=_FROM_ONE)
-    eval_every: int | None = _running(None, "score the model every N steps, into curve.jsonl", bounds=_FROM_ONE)
+    save_every: int = _running(500, "steps between checkpoints to resume from", bounds=_FROM_ONE)
+    eval_every: int | None = _running(
+        None, "score the model every N steps and write the scores to curve.jsonl", bounds=_FROM_ONE
+    )
     tasks: tuple[str, ...] = _running(
         (),
-        "what to score on the way, as for `evaluate`",
+        "what to score during training, as for `evaluate`",
         metavar="NAME[,NAME…]",
         repeatable=True,
         separator=",",
     )
     match: str | None = _running(
-        None, "what counts there is this expression's group, as for `evaluate`", metavar="REGEX"
+        None,
+        "regular expression with one group; only that group is compared with the answer, as for `evaluate`",
+        metavar="REGEX",
     )
     max_new_tokens: int | None = _running(
-        None, "most tokens of an answer that is scored (default: as for `evaluate`)", bounds=_FROM_ONE
+        None, "maximum tokens of an answer that is scored (default: as for `evaluate`)", bounds=_FROM_ONE
     )
-    eval_batch_size: int = _running(BATCH_SIZE, "examples that are scored at once", bounds=_FROM_ONE)
-    report_to: Literal["tensorboard", "trackio"] | None = _running(None, "show the log there too")
-    shard_size: str = _running("5GB", "most bytes in a file", metavar="SIZE", parse=size_text)
+    eval_batch_size: int = _running(BATCH_SIZE, "batch size for scoring", bounds=_FROM_ONE)
+    report_to: Literal["tensorboard", "trackio"] | None = _running(None, "also send the log to this tracker")
+    shard_size: str = _running("5GB", "maximum bytes per file", metavar="SIZE", parse=size_text)
     strict: bool = strict_option()
-    overwrite: bool = _running(False, "replace an output of tuneport that is there already; anything else stays")
+    overwrite: bool = _running(False, "replace an existing output of tuneport (never other files)")
 
     def __post_init__(self) -> None:
         """Check every value, and which of them go together."""
@@ -273,7 +285,7 @@ class TuningRun(Options):
             told = f"{named('eval_every')} and {named('tasks')} belong together: give both, or neither"
             raise UsageError(Fault("eval_every", self.eval_every, told))
         if self.match is not None and not self.tasks:
-            told = f"says what counts in an answer of {named('tasks')}: give both, or {named('tasks')} alone"
+            told = f"applies to answers of {named('tasks')}: give both, or only {named('tasks')}"
             raise UsageError(Fault("match", self.match, told))
 
 
@@ -283,7 +295,7 @@ def _parse_mix(given: object) -> tuple[Share, ...]:
     if isinstance(given, Mapping):
         given = [f"{name}={amount}" for name, amount in given.items()]
     if not isinstance(given, Sequence):
-        raise ValueError("must be a mapping of names to counts or fractions, or texts NAME=COUNT or NAME=FRACTION")
+        raise ValueError("must be a mapping from names to counts or fractions, or strings NAME=COUNT or NAME=FRACTION")
     texts = [given] if isinstance(given, str) else given
     return tuple(each if isinstance(each, Share) else parse_share(str(each)) for each in texts)
 
@@ -297,14 +309,15 @@ class TuneOptions(Options):
     )
     data: tuple[Any, ...] = data_option(
         "DATA",
-        "JSONL, JSON, CSV or Parquet file, org/name[/CONFIG][@REVISION][:SPLIT] on the Hub, or in Python a table, with messages, "
-        "prompt and completion, or text (sft); prompt, chosen and rejected (dpo); prompt and what rewards need (grpo). "
-        "?FIELD:COLUMN&COLUMN=VALUE behind a name takes a field from a column, and only rows with a value",
+        "JSONL, JSON, CSV or Parquet file, org/name[/CONFIG][@REVISION][:SPLIT] on the Hub, or a table in Python. "
+        "Fields: messages, prompt and completion, or text (sft); prompt, chosen and rejected (dpo); prompt and what "
+        "rewards need (grpo). After a name, ?FIELD:COLUMN&COLUMN=VALUE reads a field from another column and keeps "
+        "only rows with a value",
     )
     recipe: Any = option(
-        "sft", metavar="sft|dpo|grpo", positional=True, parse=_known, accepts="str | Recipe", help="what is optimised"
+        "sft", metavar="sft|dpo|grpo", positional=True, parse=_known, accepts="str | Recipe", help="training method"
     )
-    out: Place = option(metavar="DIR", help="folder to write; it appears when it is whole")
+    out: Place = option(metavar="DIR", help="folder to write (created when complete)")
     columns: Mapping[str, str] | None = columns_option()
     mix: Any = option(
         (),
@@ -312,13 +325,13 @@ class TuneOptions(Options):
         repeatable=True,
         parse=_parse_mix,
         accepts="Mapping[str, float | int] | Sequence[str]",
-        help="use a part of one of the data",
+        help="use only part of one data source",
     )
     chat_template: Place | None = option(
-        None, metavar="NAME|FILE", help="chatml, llama3, tulu or a Jinja file (default: the model's own)"
+        None, metavar="NAME|FILE", help="chat template: chatml, llama3, tulu or a Jinja file (default: the model's own)"
     )
     end_token: str | None = option(
-        None, metavar="TOKEN", help="what ends an answer (default: the template's, or the model's)"
+        None, metavar="TOKEN", help="token that ends an answer (default: the template's, or the model's)"
     )
     lora: Lora | None = option(
         None,
@@ -326,8 +339,8 @@ class TuneOptions(Options):
         parse=parse_lora,
         accepts="str | Lora | None",
         help="train an adapter: rank, alpha, targets=all-linear or names joined by +, rslora=true, save=modules, "
-        "tokens=chat, new or names joined by + (whose rows are trained too; default: new ones, and those of a chat template "
-        "or end token that sft gives the model)",
+        "tokens=chat, new or names joined by + (tokens whose rows are trained too; default: new tokens, and those of "
+        "a chat template or end token that sft adds)",
     )
     dtype: str | None = option(
         None,

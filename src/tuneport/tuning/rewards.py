@@ -1,8 +1,8 @@
 """Rewards that a program can verify, for GRPO.
 
-In come specifications such as ``exact``, ``0.5*format=REGEX`` or ``module:function``, out come functions with their
-weights. A user's function is the only code that runs here, because the user named it; it is called as TRL calls its
-own: ``function(prompts=…, completions=…, **columns)``, and gives a number (or None) for each completion.
+Specifications such as ``exact``, ``0.5*format=REGEX`` or ``module:function`` become functions with weights. A user's
+function is the only code that runs here, because the user named it; it is called as TRL calls its own:
+``function(prompts=…, completions=…, **columns)``, and returns a number (or None) for each completion.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def parse_reward(text: str) -> Weighted:
     named = _FUNCTION.fullmatch(rest)
     if named:
         return Weighted(named["function"], _function(named["module"], named["function"]), weight)
-    told = "must be exact, format=REGEX or module:function, each with WEIGHT* or without"
+    told = "must be exact, format=REGEX or module:function, each with an optional WEIGHT*"
     raise UsageError(Fault("rewards", text, told))
 
 
@@ -56,7 +56,7 @@ def check_rewards(rewards: Sequence[Weighted], sources: Sequence[tuple[str, Sequ
             if lacking:
                 raise DataError(
                     f"{name}: {len(lacking)} row(s) have no text in `answer` (the first: row {lacking[0]}), which the "
-                    f"reward `exact` compares with. Add it, or choose another {named('rewards')}."
+                    f"reward `exact` needs. Add it, or choose another {named('rewards')}."
                 )
 
 
@@ -92,7 +92,7 @@ def _function(module: str, function: str) -> Reward:
     try:
         found = getattr(importlib.import_module(module), function, None)
     except ModuleNotFoundError as error:
-        told = f"there is no module {error.name!r} here or installed"
+        told = f"there is no module {error.name!r} here or among the installed packages"
         raise UsageError(Fault("rewards", given, told)) from None
     except Exception as error:  # whatever the user's own module raises when it is imported
         told = f"importing {module} failed with {type(error).__name__}: {error}"

@@ -1,8 +1,8 @@
-"""`tune`: a fine-tuning from its choices to a finished folder, on TRL.
+"""`tune`: run a fine-tuning with TRL, from its options to a finished folder.
 
-In come a model, data and a recipe, out comes DIR: an ordinary checkpoint (or an adapter) with `tune.json` (what was
-done), a card, `log.jsonl` (every step) and the digests of what it was trained on. Until all of that is there it is called
-DIR.partial; a killed run goes on from its last whole checkpoint and ends with the same weights.
+DIR is an ordinary checkpoint (or an adapter) with `tune.json` (what was done), a card, `log.jsonl` (every step) and the
+digests of the training data. Until it is complete it is named DIR.partial. A killed run resumes from its last complete
+checkpoint and ends with the same weights.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Tuned(Shown):
         outcome, lost = self.record["outcome"], self.record["rounding"]
         words = f"{self.out}: {'already done' if self.already_done else 'done'}"
         words += f", {outcome['steps']} steps, loss {outcome['final_loss']:.4f}, {outcome['seconds']:.0f} s"
-        return words + (f", rounding took {lost['error']:.2g} of ‖Δ‖" if lost and lost["error"] else "")
+        return words + (f", rounding lost {lost['error']:.2g} of ‖Δ‖" if lost and lost["error"] else "")
 
 
 class PlannedTuning(Found):
@@ -90,9 +90,10 @@ class PlannedTuning(Found):
 def tune(given: TuneOptions) -> Tuned:
     """Fine-tune a model into the folder ``out``.
 
-    Full parameters, or an adapter with ``lora``. Weights are stored as the start's are, or in ``dtype`` (float32 keeps all
-    that was learned). Raises `TuneportError` in words: data that do not fit, a model that cannot be trained, a place that
-    is taken (``overwrite`` replaces it). The same call again goes on, or says that it is done.
+    Full parameters, or an adapter with ``lora``. Weights are stored in the start's dtype, or in ``dtype`` (float32
+    keeps everything that was learned). Raises `TuneportError` for data that do not fit, a model that cannot be trained,
+    or a place with other files (``overwrite`` replaces an earlier output). The same call again resumes, or says that it
+    is done.
 
         tuneport.tune("v1", data="mine.jsonl", out="v1-tuned", steps=300, batch_size=32, chat_template="chatml")
     """
@@ -174,7 +175,7 @@ def _run(
             raise
         except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, ImportError) as error:
             # TRL's and peft's own refusals
-            told = f"{prepared.start.label} cannot be trained with these choices: {first_line(error)}"
+            told = f"{prepared.start.label} cannot be trained with these options: {first_line(error)}"
             raise TrainingError(told) from error
         check_space(folder, trainer.model, prepared, running)
         progress = Progress("tune", prepared.steps, "steps", before=0 if resumed is None else step_of(resumed))
@@ -207,7 +208,7 @@ def _run(
 
 
 def _write_model(folder: Path, model: Any, state: Any, prepared: Prepared, running: TuningRun) -> CastLoss | None:
-    """Returns what storing the weights took; None for an adapter, whose float32 is stored as it is."""
+    """Returns what storing the weights lost; None for an adapter, whose float32 is stored as it is."""
     from tuneport.tuning.save import save_adapter, save_model
 
     parts = (model, state, prepared.tokenizer, prepared.start, prepared.chat)
@@ -289,7 +290,7 @@ def _environment(trainer: Any) -> dict[str, Any]:
 def _refuse_doubts(prepared: Prepared, running: TuningRun) -> None:
     if running.strict and prepared.warnings:
         told = listing(list(prepared.warnings))
-        raise DoubtError(f"{named('strict')}: nothing was trained, since something looks wrong:{told}")
+        raise DoubtError(f"{named('strict')} stopped this run before training, because of these warnings:{told}")
 
 
 def _show_warnings(prepared: Prepared, team: Team) -> None:

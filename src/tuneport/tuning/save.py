@@ -1,7 +1,7 @@
-"""A fine-tuned model becomes an ordinary checkpoint, or an adapter, beside the sidecars of the model it came from.
+"""Save a fine-tuned model as an ordinary checkpoint, or an adapter, with the small files of the model it came from.
 
-In come the trained model and the checkpoint it started from, out come files that differ from the start's only where the
-fine-tuning changed something: weights, rows for new tokens, the template, the end token.
+Files differ from the start's only where the fine-tuning changed something: weights, rows for new tokens, the template,
+the end token.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The last cast of a fine-tuning: weights were trained in float32, and are stored in the dtype that the start has them in.
+"""The last cast of a fine-tuning: weights are trained in float32 and stored in the start's dtype.
 
-Each tensor is cast once, to nearest even, and measured against the start a piece at a time, by the same formula as a transfer
-(`measure_rounding`): what is learned in steps smaller than the stored dtype's would be lost without a word.
+Each tensor is cast once, to nearest even, and compared with the start piece by piece, by the same formula as in a
+transfer (`measure_rounding`): changes smaller than the stored dtype's steps would otherwise be lost silently.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PIECE = 2**18  # elements that are compared at a time
 
 @dataclass(frozen=True)
 class CastLoss:
-    """What the cast took from what was learned, in all and tensor by tensor.
+    """What the cast lost of what was learned, in total and tensor by tensor.
 
     ``unmeasured`` are tensors that have no namesake of their shape in the start, ``infinite`` counts numbers that the stored
     dtype has no room for; ``dtype`` (torch's name) is that of the tensors which lost most. Rows of new tokens have nothing to be
@@ -46,14 +46,14 @@ class CastLoss:
     dtype: str | None
 
     def record(self) -> dict[str, Any]:
-        """The loss as it stands in tune.json."""
+        """The loss as written in tune.json."""
         tensors = {name: asdict(found) for name, found in sorted(self.tensors.items())}
         told = {"unmeasured": list(self.unmeasured), "infinite": dict(self.infinite), "tensors": tensors}
         return {**asdict(self.whole), **told}
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a person should know of it."""
+        """Warnings for the user."""
         return tuple(told for told in (self._too_large(), self._too_small()) if told)
 
     def _too_large(self) -> str | None:
@@ -61,21 +61,23 @@ class CastLoss:
             return None
         names = listing([f"{quoted(name)}: {count:,}" for name, count in self.infinite.items()])
         return (
-            f"{sum(self.infinite.values()):,} weight(s) are too large for float16, which ends at 65,504, and were stored as "
-            f"infinity:{names}\nRun the same command again with {named('dtype', 'bfloat16')} or float32 and {named('overwrite')}."
+            f"{sum(self.infinite.values()):,} weight(s) are above the largest float16 value (65,504) and were stored "
+            f"as infinity:{names}\nRun the same command again with {named('dtype', 'bfloat16')} or float32 and "
+            f"{named('overwrite')}."
         )
 
     def _too_small(self) -> str | None:
         if not self.whole.too_much:
             return None
-        told = f"storing the weights as {self.dtype} takes much of what was learned: {self.whole.in_words('stored', 'start')}."
+        told = f"storing the weights as {self.dtype} loses much of what was learned: {self.whole.in_words('stored', 'start')}."
         if self.dtype in ("float32", "float64"):
             return (
                 f"{told} The steps are too small for {self.dtype}. Check {named('learning_rate')} and {named('steps')}."
             )
         return (
-            f"{told} To keep it, run the same command again with {named('dtype', 'float32')} (twice the space) and {named('overwrite')}, or another "
-            f"{named('out')}. A transfer from float32 weights onto a target in fewer bits measures the same."
+            f"{told} To keep it, run the same command again with {named('dtype', 'float32')} (twice the space) and "
+            f"{named('overwrite')}, or another {named('out')}. A transfer from float32 weights to a target in a "
+            "smaller dtype loses the same."
         )
 
 

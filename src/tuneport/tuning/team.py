@@ -1,6 +1,6 @@
-"""The processes of one run: alone, or those that `accelerate launch` started.
+"""The processes of one run: one, or those that `accelerate launch` started.
 
-Only the first writes; what it finds out, and whether it can go on, the others hear from it.
+Only the first process writes; it tells the others what it finds out, and whether it can continue.
 """
 
 from __future__ import annotations

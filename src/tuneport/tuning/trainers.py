@@ -1,9 +1,8 @@
-"""TRL's trainers, set up as the recipes say.
+"""TRL's trainers, set up for the recipes.
 
-In come a prepared run, the loaded model and the place for checkpoints; out comes one of TRL's own trainers, whose
-training loop is used as it is. What is changed about them: nothing is reported to anybody, no model card is written,
-embeddings get no weight decay, DPO takes the tokens that were made here, and GRPO that goes on after a kill takes the prompts
-in the order in which an unbroken run would have.
+Returns one of TRL's own trainers, whose training loop is used unchanged. The differences: nothing is reported to
+trackers by default, no model card is written, embeddings get no weight decay, DPO takes the tokens that were made here,
+and GRPO that resumes after a kill takes the prompts in the order of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ def _ours(trainer: Any) -> Any:
 
 
 def _with_counted_passes(trainer: Any) -> Any:
-    """TRL's GRPO trainer, which goes on in the pass over the data that it was in.
+    """TRL's GRPO trainer, which resumes in the pass over the data that it was in.
 
     Answers need nothing more: transformers restores the random states that they are drawn from.
     """
@@ -121,7 +120,7 @@ def _with_counted_passes(trainer: Any) -> Any:
 class _CountedPasses:
     """TRL's order of the prompts. It draws a new one for each pass, each from where the last one left its generator.
 
-    A run that goes on has begun no pass yet: those before the one it is in are drawn, and let go. (For SFT and DPO
+    A run that goes on has begun no pass yet: the orders of earlier passes are drawn and discarded. (For SFT and DPO
     accelerate makes the order from the seed and the number of the pass.)
     """
 
@@ -170,7 +169,7 @@ def _arguments(prepared: Prepared, checkpoints: Path, team: Team, running: Tunin
         "save_steps": running.save_every,
         "save_total_limit": None,  # older ones are removed once the newest is marked (checkpoints.py)
         "logging_steps": 1,
-        "logging_nan_inf_filter": False,  # a loss that is no number must be seen
+        "logging_nan_inf_filter": False,  # a loss that is not a number must be visible
         "report_to": running.report_to or "none",
         "project": "tuneport",
         "run_name": checkpoints.parent.name.removesuffix(".partial"),
@@ -184,10 +183,10 @@ def divide(examples: int, devices: int, most: int | None) -> tuple[int, int]:
     """Examples that each device takes at once, and how often before an update. Raises `UsageError`."""
     share, rest = divmod(examples, devices)
     if rest or not share:
-        raise UsageError(f"{examples} examples in an update cannot be dealt to {devices} processes evenly.")
+        raise UsageError(f"{examples} examples per update cannot be split evenly over {devices} processes.")
     at_once = min(most or share, share)
     if share % at_once:
-        told = f"each device has {share} examples in an update, which it does not divide"
+        told = f"each device has {share} examples per update, which this value does not divide"
         raise UsageError(Fault("per_device_train_batch_size", at_once, told))
     return at_once, share // at_once
 
@@ -221,7 +220,7 @@ def _prompts(prepared: Prepared) -> Any:
 
 
 def _named(function: Any, name: str) -> Any:
-    """The function under the name that the log shows; what it does wrong is told in words."""
+    """The function under the name that the log shows; its failures become messages."""
 
     def reward(*args: Any, **given: Any) -> list[float | None]:
         try:
@@ -231,8 +230,8 @@ def _named(function: Any, name: str) -> Any:
         wanted = len(given["completions"])
         if len(found) != wanted or not all(value is None or isinstance(value, int | float) for value in found):
             raise TrainingError(
-                f"The reward {name} gave {len(found)} value(s) for {wanted} completions, or one that is neither a number "
-                "nor None."
+                f"The reward {name} gave {len(found)} value(s) for {wanted} completions; it must return one number or "
+                f"None for each."
             )
         return found
 

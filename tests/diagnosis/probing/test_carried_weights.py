@@ -86,6 +86,6 @@ def test_a_model_that_is_not_the_targets_tensors_is_refused(asked: Asked) -> Non
     other = AutoModelForCausalLM.from_pretrained(asked.tuned, dtype=torch.float32)
     with (
         readers_by_role(plan.inputs) as readers,
-        pytest.raises(CheckpointError, match="is not what the checkpoint holds"),
+        pytest.raises(CheckpointError, match="differs from the checkpoint"),
     ):
         carry(other, "target", plan, readers, 1)

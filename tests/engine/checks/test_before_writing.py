@@ -76,7 +76,7 @@ def test_a_dry_run_tells_a_stranger_and_writes_nothing(cli: Cli, strange: tiny.T
 
 def test_with_strict_a_dry_run_says_that_the_run_would_stop(cli: Cli, strange: tiny.Trio, tmp_path: Path) -> None:
     ran = cli(*strange.flags(tmp_path / "out", "--dry-run", "--strict"))
-    assert ran.status == 1 and "--strict was given" in ran.out
+    assert ran.status == 1 and "--strict stops this run" in ran.out
 
 
 def test_strict_stops_before_the_first_byte(strange: tiny.Trio, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_verify_compares_the_values_of_the_base(vector: Path, honest: tiny.Trio,
     told = manifest(changed)
     next(iter(told["base_sample"].values()))[0]["start"] += 1
     (changed / "tuneport.json").write_text(json.dumps(told))
-    with pytest.raises(VerificationError, match="sample of the base"):
+    with pytest.raises(VerificationError, match="the base's sample"):
         verify(changed, honest.base, honest.tuned)
 
 

@@ -70,7 +70,7 @@ def test_every_transfer_went_through_the_engine(done: Path) -> None:
 def test_the_foreign_control_warns_and_the_demo_says_so(done: Path) -> None:
     record = json.loads((done / "summary.json").read_text())
     assert record["claims"]["the foreign control's transfer warns"]
-    assert "its transfer warned: base and target look unrelated" in demo_answers.table(record)
+    assert "warning of its transfer: base and target look unrelated" in demo_answers.table(record)
 
 
 def test_a_second_run_finds_all_done_and_another_seed_is_refused(done: Path) -> None:

@@ -174,8 +174,8 @@ def test_everything_that_does_not_fit_the_base_is_told_at_once(tmp_path: Path) -
     other = open_checkpoint(tiny.write_model(tmp_path / "other", weights), "base")
     with pytest.raises(PairingError) as told:
         lay_onto(lora(tmp_path), other, tied=False)
-    assert "q_proj.weight` is 9×8, the adapter's product B·A for it 8×8" in str(told.value)
-    assert "up_proj.weight` is changed by the adapter, and the base has no such tensor" in str(told.value)
+    assert "q_proj.weight` is 9×8, but the adapter's product B·A is 8×8" in str(told.value)
+    assert "up_proj.weight` is changed by the adapter, but the base has no such tensor" in str(told.value)
 
 
 def test_a_head_that_has_another_name_on_disk_is_not_taken_for_one_that_is_missing(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_tied_matrices_are_one_under_the_names_of_their_kind(tmp_path: Path) -> 
     assert [(alike.one.name, alike.other.name) for alike in adapted.alike] == [
         (f"base_model.model.{TABLE}.weight", f"base_model.model.{HEAD}.weight")
     ]
-    with pytest.raises(PairingError, match="trains the embedding apart"):
+    with pytest.raises(PairingError, match="trains the embedding separately"):
         mamba(tmp_path / "one", {f"{TABLE}.weight": matrix}, modules_to_save=["embeddings"])
 
 
@@ -234,7 +234,7 @@ def test_trained_tokens_find_an_embedding_of_any_name(tmp_path: Path) -> None:
     trained = adapted.changes[f"{TABLE}.weight"].rows
     assert trained is not None and tuple(trained.ids) == (3, 5)
     none = {"backbone.layers.0.mixer.other.token_adapter.trainable_tokens_delta": torch.zeros(2, 8)}
-    with pytest.raises(PairingError, match="no embedding or head that tuneport knows"):
+    with pytest.raises(PairingError, match="not an embedding or head that tuneport knows"):
         mamba(tmp_path / "layer", none, trainable_token_indices={"other": [3, 5]})
 
 

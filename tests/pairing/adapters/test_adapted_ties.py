@@ -34,7 +34,7 @@ def test_head_and_embedding_saved_after_a_resize_are_one_and_the_heads_bias_is_t
 
 def test_a_head_that_was_trained_apart_is_refused() -> None:
     _, _, faults = untied({HEAD: whole(HEAD, 6, 4)}, BERT, kept_tied=False)
-    assert len(faults) == 1 and "trains the head apart" in faults[0]
+    assert len(faults) == 1 and "trains the head separately" in faults[0]
 
 
 def test_of_a_decoder_without_its_encoder_the_embedding_stands_for_what_both_shared() -> None:

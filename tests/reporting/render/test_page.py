@@ -126,7 +126,7 @@ def test_degradations_and_the_best_are_told_by_more_than_colour(page: Page, foun
     matrix = found.transfers[0]
     table = page.all("table", "matrix")[0][1]
     assert table.count("▼") == sum(cell.clearly < 0 for cell in matrix.changed) > 0
-    assert table.count(", clearly below the base") == table.count("▼")
+    assert table.count(", significantly below the base") == table.count("▼")
     assert table.count("★") == sum(cell.best_of_target for cell in matrix.deltas) == 5
     assert table.count(", best in its row") == len(matrix.rows)
 
@@ -137,9 +137,9 @@ def test_a_fine_tuning_that_harms_is_marked_in_page_and_markdown(tmp_path: Path)
     page = Page(Path(report(root)["out"]).read_text(encoding="utf-8"))
     shown = [text for _, text in page.all("tr", "role-tuned") if "▼" in text]
     assert len(shown) == 3, "after transfer, further fine-tuning and recycling"
-    assert all("FT(·" in text and text.count(", clearly below the base") == 1 for text in shown)
+    assert all("FT(·" in text and text.count(", significantly below the base") == 1 for text in shown)
     words = " ".join(text for _, text in page.all("figcaption"))
-    assert "Clearly worse than the base: " in words and "FT(M4)" in words
+    assert "Significantly worse than the base: " in words and "FT(M4)" in words
     rows = [unquote(str(a["href"])) for a, _ in page.all("a") if a.get("download") == "transfer-sums.csv"]
     (line,) = [line for line in rows[0].splitlines() if line.startswith("FT(M4),")]
     assert ",worse," in line
@@ -171,7 +171,7 @@ def test_distances_of_versions_stand_in_a_table_and_can_be_downloaded(page: Page
 
 def test_published_numbers_stand_beside_ours_and_are_called_so(page: Page) -> None:
     ((_, section),) = [each for each in page.all("section") if each[0].get("id") == "published"]
-    assert "published, from another setup" in section and "77.1" in section and "10.6 in the text" in section
+    assert "come from another setup" in section and "77.1" in section and "10.6 in the text" in section
 
 
 def test_answers_show_the_question_the_right_answer_and_three_models(page: Page) -> None:
@@ -188,7 +188,7 @@ def test_the_paragraph_counts_what_failed_and_names_the_best(found: Findings) ->
     best = max(found.transfers[0].deltas, key=lambda cell: cell.against_base.value if cell.against_base else -9)
     done = sum(run.status == "done" for run in found.reading.runs if run.step is None)
     everything = sum(run.step is None for run in found.reading.runs)
-    assert f"{done} of {everything} results are there, 1 failed and 1 was not run" in words
+    assert f"{done} of {everything} results are available, 1 failed and 1 was skipped" in words
     assert f"Best: {best.model.name()} with" in words
 
 
@@ -196,7 +196,7 @@ def test_the_paragraph_says_no_nothing_failed_where_a_step_failed_that_scores_no
     made = MadeUp(tmp_path / "study", families=(0,), failed=None)
     made.step("path", "path M1 – M5", outcome="failed", error="NumericsError: no loss.")
     words = " ".join(findings(made.write()).asked)
-    assert "results are there; 1 step failed, as told below." in words and "nothing failed" not in words
+    assert "results are available; 1 step failed (see below)." in words and "nothing failed" not in words
 
 
 def test_what_failed_under_other_choices_counts_nowhere_and_is_found_among_the_records(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_model_with_some_scores_is_not_without_any_result(tmp_path: Path) -> N
     root = MadeUp(tmp_path / "study", families=(0,), failed=None).write()
     lose(root, "M5 + Δ(M4)", "facts")
     told = report(root)
-    assert "results are there and 1 is there in part (in part: M5 + Δ(M4))." in told["summary"]
+    assert "results are available and 1 is incomplete (in part: M5 + Δ(M4))." in told["summary"]
     assert "Best: M5 + Δ(M4)" in told["summary"]
     page = Page(Path(told["out"]).read_text(encoding="utf-8"))
     ((_, section),) = [each for each in page.all("section") if each[0].get("id") == "failures"]
@@ -296,7 +296,7 @@ def test_a_study_of_which_nothing_is_done_yet_has_a_page_too(tmp_path: Path) -> 
     root.mkdir()
     (root / "results.json").write_text(json.dumps({"study": {"name": "begun"}, "results": [], "steps": []}))
     told = report(root)
-    assert "nothing is scored yet" in told["summary"]
+    assert "there are no scores yet" in told["summary"]
     assert "begun" in Path(told["out"]).read_text(encoding="utf-8")
 
 

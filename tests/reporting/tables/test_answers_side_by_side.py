@@ -53,4 +53,4 @@ def test_a_torn_file_of_outcomes_gives_what_is_whole_in_it(tmp_path: Path) -> No
 
 def test_a_long_answer_is_cut_with_a_word_that_it_was() -> None:
     assert shortened("short") == "short"
-    assert shortened("a" * 5000).endswith("… (4,400 more letters)")
+    assert shortened("a" * 5000).endswith("… (4,400 more characters)")

@@ -75,7 +75,7 @@ PATH = {"a": "M1", "b": "M2", "alphas": [0.0, 1.0], "loss": [1.0, 1.0], "barrier
     ("told", "verdict"),
     [
         ({"threshold": 0.05, "connected": True}, "yes"),
-        ({"threshold": 0.02, "connected": None}, "cannot be told"),
+        ({"threshold": 0.02, "connected": None}, "unclear"),
         ({"threshold": 0.001, "connected": False}, "no"),
         ({"threshold": 0.05, "interval": None, "barrier": None}, DASH),
         ({}, DASH),

@@ -35,7 +35,7 @@ def test_it_runs_as_it_is_with_dry_run(cli: Cli, made: tiny.Trio, tmp_path: Path
     assert {"transfer", "tune", "evaluate", "distance"} <= set(kinds)
     before = file.read_text()
     again = cli("study", file, "--init", *named)
-    assert again.status == 1 and "is there already" in again.err and file.read_text() == before
+    assert again.status == 1 and "exists. Choose another name" in again.err and file.read_text() == before
 
 
 @pytest.mark.parametrize(

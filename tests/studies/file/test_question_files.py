@@ -25,21 +25,21 @@ def test_validation_that_is_the_test_is_refused_by_name_and_by_its_examples(tmp_
     assert study_of(begin + 'validation = ["apart.jsonl"]', place).evaluations[""].validation == ("apart.jsonl",)
     for name in ("test.jsonl", "seen.jsonl"):
         (told,) = faults(begin + f'validation = ["{name}"]', place)
-        assert "selection on the test set is refused" in told
+        assert "Selection on the test set is not allowed" in told
     assert "1 of 3 examples of test (2" in told
 
 
 @pytest.mark.parametrize(
     ("evaluate", "words"),
     [
-        ('tasks = ["e1.jsonl", "s2/e1.jsonl"]', ["[evaluate] tasks: ", "the task 'e1' stands in ", "another `task`"]),
+        ('tasks = ["e1.jsonl", "s2/e1.jsonl"]', ["[evaluate] tasks: ", "the task 'e1' is also in ", "another `task`"]),
         ('tasks = ["e1.jsonl", "./e1.jsonl"]', ["[evaluate] tasks: ", "is listed twice"]),
-        ('tasks = ["e1.jsonl", "e1"]', ["[evaluate] tasks: e1: so are a task of the harness and examples"]),
+        ('tasks = ["e1.jsonl", "e1"]', ["[evaluate] tasks: e1: is the name of a harness task and of your examples"]),
         ('tasks = ["bad.jsonl"]', ["[evaluate] tasks: ", "bad.jsonl: line 1: is not valid JSON"]),
-        ('loss = ["choices.jsonl"]', ["[evaluate] loss: ", "of which no loss is taken"]),
+        ('loss = ["choices.jsonl"]', ["[evaluate] loss: ", "which have no loss"]),
         (
             'tasks = ["gsm8k"]\nvalidation = ["empty.jsonl"]',
-            ["[evaluate] validation: ", "empty.jsonl: holds no examples"],
+            ["[evaluate] validation: ", "empty.jsonl: contains no examples"],
         ),
         (
             'tasks = ["e1.jsonl"]\nvalidation = ["bad.jsonl"]',
@@ -84,7 +84,10 @@ def test_a_task_that_is_asked_in_two_ways_is_a_fault_for_a_base_has_one_score_of
     do = '[do]\ntransfer = "all"\n'
     text = f'[study]\nname = "s"\n{versions(("M1", "M2"), stages)}'
     told = fault(f"{text}{asked}max-new-tokens = 1024\n{do}")
-    assert "gsm8k: so does [evaluate] ask, with other settings (max-new-tokens), and a base has one score" in told
+    assert (
+        "gsm8k: [evaluate] has the same task with other settings (max-new-tokens), but a base has only one score"
+        in told
+    )
     study_of(f"{text}{asked}batch-size = 4\n{do}", PLACE)
 
 
@@ -98,4 +101,4 @@ def test_a_loss_is_another_score_than_the_answers_and_depends_on_fewer_settings(
     other = '[evaluate.dpo]\ntasks = ["c.jsonl"]\nloss = ["a.jsonl", "b.jsonl"]\nmax-new-tokens = 5\n'
     study_of(head + one + other, place)
     (told,) = faults(head + one + other + "limit = 1\n", place)
-    assert "the loss of b.jsonl: so does [evaluate.sft] ask, with other settings (limit)" in told
+    assert "the loss of b.jsonl: [evaluate.sft] has the same task with other settings (limit)" in told

@@ -33,7 +33,7 @@ def test_everything_that_a_transfer_would_refuse_is_told_at_once_each_with_its_l
         "'x' must be written as NAME=base",
         "'foo'",
         "'bar': must be append, all or drop",
-        "is 3; write a list of texts",
+        "is 3; it must be a list of strings",
     ):
         assert words in together
 
@@ -81,7 +81,7 @@ def test_more_points_than_path_takes_are_a_fault_of_the_file(text: str, key: str
     (tmp_path / "here.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n')
     (told,) = faults(f'[study]\nname = "s"\n{versions()}[paths]\n{text}\n', tmp_path / "study.toml")
     assert f"[paths] {key}: more than 1,000 points on one line" in told
-    assert ("a line along Δ goes on to α = 1.5" in told) == ("data" in text)
+    assert ("a line along Δ continues to α = 1.5" in told) == ("data" in text)
     assert declared(versions(), "[paths]\npoints = 700", folder=tmp_path).lines.points == 700
 
 
@@ -95,11 +95,11 @@ def test_a_share_is_of_data_that_are_named_and_no_two_of_these_have_one_name(tmp
         return faults(f'[study]\nname = "s"\n{versions()}{tune}', tmp_path / "study.toml")
 
     (one,) = told('["d.jsonl", "sub/d.jsonl"]', "[]")
-    assert "[tune] data: d.jsonl is given twice, or two files have one name. Rename one of them" in one
+    assert "[tune] data: d.jsonl is given twice, or two files have the same name. Rename one of them" in one
     wrong = told('["d.jsonl", "org/data", "lab:instructions"]', '["nosuch=3", "x", "d=1", "d.jsonl=2"]')
     assert sorted(line.partition("mix: ")[2].split(":")[0] for line in wrong) == ["'d.jsonl'", "'nosuch'", "'x'"]
     assert "must be one of the data: d.jsonl, org/data, instructions.jsonl" in "\n".join(wrong)
-    assert any("a share of it was given before" in line for line in wrong)
+    assert any("it already has a share" in line for line in wrong)
     fine = ["d=1", "org/data=0.5", "lab:instructions=3", f"{tmp_path}/e.jsonl=1"]
     data = ["sub/d.jsonl", "org/data", "lab:instructions", f"{tmp_path}/e.jsonl"]
     tune = f"[tune]\nsteps = 1\ndata = {json.dumps(data)}\nmix = {json.dumps(fine)}\n"

@@ -47,10 +47,10 @@ transfer = [
         "did you mean 'name'?",
         "[1, 1]",
         "no such folder beside the file",
-        "is the name of another version too",
+        "is the name of two versions",
         "missing.jsonl",
         "did you mean 'learning-rate'?",
-        "must be a whole number from 1 on",
+        "must be a whole number of at least 1",
         "[evaluate] max-new-tokens",
         "there is no version 'M9'",
     ):
@@ -60,9 +60,9 @@ transfer = [
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[study", "is no TOML"),
+        ("[study", "is not valid TOML"),
         ("a = " + "[" * 5000, "nested too deeply"),
-        ("a = 1" + "0" * 5000, "is no TOML"),
+        ("a = 1" + "0" * 5000, "is not valid TOML"),
     ],
 )
 def test_what_is_no_toml_is_told_in_words(text: str, words: str) -> None:
@@ -86,10 +86,10 @@ def test_a_file_that_is_missing_no_text_or_too_large_is_told_in_words(tmp_path: 
     ("do", "words"),
     [
         ("transfer = 3", "is 3; write"),
-        ('transfer = [["M1", "M1"]]', "one version twice"),
-        ('transfer = [["M1", "M2"], ["M1", "M2"]]', "stands there twice"),
+        ('transfer = [["M1", "M1"]]', "the same version twice"),
+        ('transfer = [["M1", "M2"], ["M1", "M2"]]', "is listed twice"),
         ('recycle = [["M2", "M3"], ["M1", "M2"]]', "order the pairs as a chain"),
-        ('recycle = [["M1", "M3"], ["M2", "M3"]]', "reached twice"),
+        ('recycle = [["M1", "M3"], ["M2", "M3"]]', "the target twice"),
         ('paths = "all"', "give [paths] with text"),
         ("scales = [1, 1]", "different numbers"),
         ("scales = [nan]", "a finite number"),
@@ -111,11 +111,11 @@ def test_a_source_needs_a_fine_tuned_model_or_a_way_to_make_one() -> None:
 @pytest.mark.parametrize(
     ("names", "more", "do", "words"),
     [
-        (["M1"], TUNE, 'transfer = "all"', "there is one version alone"),
-        (["M1"], TUNE, 'recycle = "all"', "there is one version alone"),
-        (["M1"], "", 'distances = "all"', "there is one version alone"),
-        (["M1", "M2"], "", 'transfer = "all"', "no version has a fine-tuned model to begin with"),
-        (["M1", "M2"], "", 'compare = "all"', "no version has a fine-tuned model to begin with"),
+        (["M1"], TUNE, 'transfer = "all"', "there is only one version"),
+        (["M1"], TUNE, 'recycle = "all"', "there is only one version"),
+        (["M1"], "", 'distances = "all"', "there is only one version"),
+        (["M1", "M2"], "", 'transfer = "all"', "no version has a fine-tuned model"),
+        (["M1", "M2"], "", 'compare = "all"', "no version has a fine-tuned model"),
         (["M1", "M2"], '[paths]\ndata = ["here.jsonl"]\n', 'paths = "all"', "or [paths] text for lines"),
         (
             ["M1", "M2"],
@@ -158,8 +158,8 @@ def test_folders_that_are_no_models_are_told_together_each_with_its_line(tmp_pat
 def test_a_target_only_version_is_no_source_and_is_not_fine_tuned() -> None:
     last = '[[version]]\nname = "M6"\nmodel = "org/other"\ntarget-only = true\n'
     text = f'[study]\nname = "s"\n{versions()}{last}{TUNE}[do]\n'
-    assert "M6 is a target only" in fault(text + 'transfer = [["M6", "M1"]]')
-    assert "M6 is never fine-tuned" in fault(text + 'transfer-then-tune = [["M1", "M6"]]')
+    assert "M6 is target-only, but is a source" in fault(text + 'transfer = [["M6", "M1"]]')
+    assert "M6 is target-only and never fine-tuned" in fault(text + 'transfer-then-tune = [["M1", "M6"]]')
     everything = study_of(text + 'transfer = "all"\ntransfer-then-tune = "all"\nrecycle = "all"', PLACE).doing
     assert ("M1", "M6") in everything.transfer and ("M6", "M1") not in everything.transfer
     assert not any("M6" in pair for pair in (*everything.transfer_then_tune, *everything.recycle))
@@ -169,14 +169,14 @@ def test_a_tuning_goes_on_from_one_that_exists_and_not_in_a_circle() -> None:
     one = '[tune.a]\ndata = ["org/d"]\nsteps = 1\nfrom = "b"\n'
     two = '[tune.b]\ndata = ["org/d"]\nsteps = 1\nfrom = "a"\n'
     told = faults(f'[study]\nname = "s"\n{versions()}{one}{two}')
-    assert len(told) == 1 and "runs in a circle" in told[0], "once, though two are in it"
+    assert len(told) == 1 and "is circular" in told[0], "once, though two are in it"
     assert "there is no fine-tuning 'b'" in fault(f'[study]\nname = "s"\n{versions()}{one}')
 
 
 def test_one_fine_tuning_and_several_by_name_do_not_mix() -> None:
     other = '[tune.dpo]\nrecipe = "dpo"\ndata = ["org/d"]\nsteps = 1\n'
     told = fault(f'[study]\nname = "s"\n{versions()}{TUNE}{other}')
-    assert "[tune] dpo: is a fine-tuning by name" in told and "[tune.NAME] of its own" in told
+    assert "[tune] dpo: is a named fine-tuning" in told and "its own [tune.NAME]" in told
 
 
 def test_a_tuning_may_go_on_from_models_that_are_there_in_every_version() -> None:
@@ -185,15 +185,15 @@ def test_a_tuning_may_go_on_from_models_that_are_there_in_every_version() -> Non
     (tuning,) = declared(there, tune, EVALUATE).tunings
     assert (tuning.name, tuning.after) == ("dpo", "sft")
     told = faults(f'[study]\nname = "s"\n{there}{versions(["M3"])}{tune}')
-    assert len(told) == 1 and "M3 has no fine-tuning 'sft' to go on from" in told[0]
+    assert len(told) == 1 and "M3 has no fine-tuning 'sft' to continue from" in told[0]
 
 
 def test_what_is_no_fault_and_may_be_meant_otherwise_is_warned_of() -> None:
     unscored, undone = declared(versions()).warnings
-    assert "nothing is scored" in unscored and "nothing is to be done" in undone
+    assert "nothing is scored" in unscored and "there is nothing to do" in undone
     epochs = TUNE.replace("steps = 100", "epochs = 2")
     (total,) = declared(versions(), epochs, EVALUATE, '[do]\nrecycle = "all"').warnings
-    assert "study.toml:" in total and "the same total of steps cannot be counted" in total
+    assert "study.toml:" in total and "the same total of steps is unknown" in total
     assert declared(versions(), epochs, EVALUATE, '[do]\nrecycle = "all"\nsame-total = false').warnings == ()
 
 
@@ -209,7 +209,7 @@ def test_a_curve_needs_validation_data() -> None:
 
 
 def test_families_are_the_labs() -> None:
-    assert "nothing comes from the lab" in fault(f'[study]\nname = "s"\nfamilies = [1]\n{versions()}')
+    assert "is only for models from the lab" in fault(f'[study]\nname = "s"\nfamilies = [1]\n{versions()}')
     lab = '[[version]]\nname = "M1"\nmodel = "lab:M1"\n'
     assert declared(lab, head="families = [3, 4]").families == (3, 4)
     assert declared(lab).families == (0,)
@@ -294,8 +294,8 @@ rows = [["M1 sft", 79.8, 29.9]]
     }
     begin = f'[study]\nname = "s"\n{versions()}{TUNE}[[expected]]\ntable = "3"\ntask = "t"\ncolumns = ["M1"]\n'
     assert "2 numbers for 1 columns" in fault(begin + 'rows = [["base", 1, 2]]')
-    assert "neither base, FT, before nor a version" in fault(begin + 'rows = [["M9", 1]]')
-    assert "is no number" in fault(begin + 'rows = [["M1", true]]')
+    assert "which is not base, FT, before or a version" in fault(begin + 'rows = [["M9", 1]]')
+    assert "is not a number" in fault(begin + 'rows = [["M1", true]]')
 
 
 def test_a_study_that_is_read_again_is_the_same() -> None:

@@ -67,7 +67,7 @@ def test_the_dry_run_counts_with_the_seconds_of_steps_like_those_that_are_left(t
     waiting = [step for step in planned["steps"] if step["state"] == "to do"]
     distances = sum(step["kind"] == "distance" for step in waiting)
     assert planned["cost"]["seconds"] > 0 and planned["cost"]["seconds_unknown"] == distances > 0
-    assert "as steps like them took here" in in_words(planned)
+    assert "judging by similar steps here" in in_words(planned)
 
 
 def test_a_study_says_what_is_running_while_it_runs_and_nothing_of_it_stays(

@@ -181,7 +181,9 @@ def test_what_a_family_holds_lies_in_its_folder() -> None:
 
 
 def test_a_kind_that_is_none_and_a_setting_that_is_none_are_told(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"'dance' is no kind of step. Known: compare, distance, evaluate, family"):
+    with pytest.raises(
+        StudyError, match=r"'dance' is not a kind of step. Known kinds: compare, distance, evaluate, family"
+    ):
         perform(Step("dance", "d", {}), {}, tmp_path)
     step = Step("transfer", "t", {"scale": 1.0, "settings": {"colour": "red"}})
     with pytest.raises(UsageError) as told:

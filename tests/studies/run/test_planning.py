@@ -52,7 +52,7 @@ def test_a_step_is_done_once_its_record_and_its_outputs_are_there(tmp_path: Path
     assert set(states(graph, tmp_path).values()) == {("done", ())}
     step = named(graph, "tune FT(M4)")
     (tmp_path / "steps" / step.folder / "made").write_text("longer")
-    assert states(graph, tmp_path)["tune FT(M4)"] == ("again", ("its outputs are not as they were: made",))
+    assert states(graph, tmp_path)["tune FT(M4)"] == ("again", ("its outputs have changed: made",))
 
 
 def test_a_failed_step_is_to_do_and_says_what_happened(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_what_changed_is_shown_field_by_field_and_what_stands_on_it_names_its_pa
     slower = declared(versions(), TUNE + "learning-rate = 1e-6\n", EVALUATE, f"[do]\n{DO}")
     found = states(graph_of(slower), tmp_path)
     assert found["tune FT(M4)"] == ("again", ("recipe.learning_rate (then 5e-06, now 1e-06)",))
-    assert found["transfer M5 + Δ(M4)"] == ("again", ("tuned (tune FT(M4), which is made anew)",))
+    assert found["transfer M5 + Δ(M4)"] == ("again", ("tuned (tune FT(M4), which is recomputed)",))
     assert found["evaluate M4"] == ("done", ())
     other = declared(
         versions(["M1", "M2", "M3", "M4"]),
@@ -117,7 +117,7 @@ def test_families_can_be_asked_for_that_the_file_does_not_name() -> None:
     assert {step.choices["seed"] for step in of_one if step.kind == "family"} == {7}
     assert len(of_one) == len(graph_of(study)) / 2
     assert of_families(study, []) is study
-    with pytest.raises(UsageError, match="comes from the lab"):
+    with pytest.raises(UsageError, match="uses no models from the lab"):
         of_families(paper(DO), [1])
 
 
@@ -128,7 +128,7 @@ def test_what_is_not_known_is_null_and_said() -> None:
     assert estimates.of(named(graph, "tune FT(M4)")).disk is None
     total = estimates.total(graph)
     assert total["disk"] is None and total["gpu_hours"] is None and total["disk_unknown"] == 6
-    assert any("no GPU is named" in line for line in estimates.assumptions())
+    assert any("names no GPU" in line for line in estimates.assumptions())
 
 
 def test_where_nothing_is_left_to_do_nothing_is_written_or_computed(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_inspect_says_how_far_a_study_is(cli: Cli, tmp_path: Path) -> None:
     told = json.loads(cli("inspect", out, "--json").out)
     assert told["kind"] == "study" and told["name"] == "five"
     assert (told["steps"], told["done"], told["left"]) == (len(graph), len(graph) - 2, 2)
-    assert told["failed"] == ["evaluate M2: oh"] and "goes on" in told["next"]
+    assert told["failed"] == ["evaluate M2: oh"] and "to resume" in told["next"]
     (out / "results.json").write_text("{")
     told = json.loads(cli("inspect", out, "--json").out)
     assert told["steps"] is None and told["done"] == len(graph) - 2, "a torn file is no traceback"
@@ -279,7 +279,7 @@ def test_inspect_says_of_a_study_behind_a_url_what_it_says_of_its_folder(cli: Cl
     assert here["left"] == 0 and there.pop("next") == f"tuneport report {url} --out FILE"
     assert here.pop("next") == f"tuneport report {out}" and there == here
     ran = cli("inspect", "memory://inspected/nothing")
-    assert ran.status == 1 and "is no study" in ran.err and "copy what lies there to a folder" in ran.err
+    assert ran.status == 1 and "is not a study" in ran.err and "copy the files to a folder" in ran.err
     ran = cli("inspect", "nosuch://inspected")
     assert ran.status == 1 and "nosuch" in ran.err and "Traceback" not in ran.err
 

@@ -110,7 +110,7 @@ def test_a_scheduler_that_ends_a_study_is_told_that_it_goes_on(
     out = tmp_path / "out"
     ended = drive(argv(file, out, jobs), under=str(out), call="change", at=at, do="terminate")
     assert ended.status == 1
-    assert ended.err == "tuneport: Stopped. The same command goes on where this one stopped.\n"
+    assert ended.err == "tuneport: Stopped. Run the same command again to resume.\n"
     assert len(list(out.glob("steps/*/record.json"))) < 30
     assert tuneport.study(file, out)["failed"] == []
     assert what_repeats(out) == what_repeats(whole)
@@ -140,7 +140,7 @@ def test_a_failed_step_leaves_its_error_and_what_does_not_depend_on_it_goes_on(
     ran = cli("study", folder / "study.toml", "--out", tmp_path / "out")
     assert ran.status == 1
     assert "failed: transfer M2 + Δ(M1)" in ran.out
-    assert "Mend the cause and run the same command again." in ran.out
+    assert "Fix the problem and run the command again" in ran.out
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     outcomes = {step["name"]: step["outcome"] for step in results["steps"]}
     assert all(outcomes[name] == "failed" for name in outcomes if "M2" in name and name.startswith("transfer"))
@@ -184,7 +184,7 @@ def test_only_what_is_asked_for_is_done_with_what_it_stands_on(file: Path, tmp_p
         ({"engine": "slurm"}, "engine='slurm'"),
         ({"jobs": 0}, "jobs=0"),
         ({"jobs": True}, "jobs=True"),
-        ({"ray_address": "head:6379"}, "ray_address='head:6379': engine local has no cluster"),
+        ({"ray_address": "head:6379"}, "ray_address='head:6379': engine local does not use a cluster"),
     ],
 )
 def test_wrong_usage_is_told(file: Path, tmp_path: Path, choices: dict[str, Any], words: str) -> None:
@@ -200,7 +200,7 @@ def test_another_studys_folder_is_not_taken_over(tmp_path: Path) -> None:
     before = (out / "results.json").read_bytes()
     file.write_text(file.read_text().replace('name = "', 'name = "other ', 1))
     for go in (tuneport.study, rehearse):
-        with pytest.raises(OutputError, match=r"out holds the study .*, and this file declares 'other "):
+        with pytest.raises(OutputError, match=r"out contains the study .*, but this file declares 'other "):
             go(file, out)
     assert (out / "results.json").read_bytes() == before
     (out / "study.toml").unlink()

@@ -100,7 +100,7 @@ def test_what_is_made_again_and_differs_is_an_error_in_words_that_stays(models: 
         state, done = run(graph, store, otherwise)
         assert done == ["one"], "what stands on it is not done"
         error = str(state.records[one.identity].error)
-        assert "one was made again, and is not what it was" in error
+        assert "one was made again and has changed" in error
         assert "model/config.json" in error and f"Remove steps/{one.folder}" in error
     assert [(step.name, cause.name) for step, cause in state.not_run()] == [("four", "one")]
 

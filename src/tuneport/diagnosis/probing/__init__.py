@@ -1,1 +1,1 @@
-"""What a handful of prompts and texts say of a pair, before anything is written."""
+"""Run a few prompts and texts on a pair of models, before anything is written."""

@@ -1,7 +1,7 @@
 """How likely a model finds an answer that another one gave, token by token, and how far its distribution is from that one's.
 
-In come a model of the harness and an answer after its prompt; out come the loss and, of the model whose answer it is, its likeliest
-tokens at each place. Tokens of two models are paired by their strings.
+Computes the loss of an answer after its prompt and, for the model whose answer it is, its likeliest tokens at each
+place. Tokens of two models are matched by their strings.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tuneport.errors import NumericsError
 from tuneport.scoring.measured_tokens import Pair, Pairing
 
-KEPT = 64  # likeliest tokens of a place that are told apart; the others count as one
+KEPT = 64  # likeliest tokens of a place that are counted separately; the others count as one
 
 
 @dataclass(frozen=True)

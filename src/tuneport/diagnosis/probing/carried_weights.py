@@ -1,7 +1,7 @@
-"""A loaded target becomes target + Δ in memory: its parameters are overwritten from a plan, and nothing is written to disk.
+"""Turn a loaded target into target + Δ in memory: overwrite its parameters from a plan, without writing to disk.
 
-Every number is rounded to the dtype in which the transfer would store it, and then widened to the model's float32: what is asked is
-the model that the transfer writes, to the last bit.
+Every number is rounded to the dtype in which the transfer would store it, and then widened to the model's float32: the
+model in memory equals the one that the transfer writes, to the last bit.
 """
 
 from __future__ import annotations
@@ -101,6 +101,6 @@ def _is_grown(task: OutputTask) -> bool:
 def _stop(label: str, faults: list[str]) -> None:
     if faults:
         raise CheckpointError(
-            f"{label} cannot be probed: transformers loads it into weights that are not its tensors one by one:{listing(faults)}\n"
+            f"{label} cannot be probed: its tensors do not match transformers' weights one to one:{listing(faults)}\n"
             "Load it with AutoModelForCausalLM and save it again (save_pretrained), or transfer first and evaluate the output."
         )

@@ -1,4 +1,4 @@
-"""What `compare` is asked of prompts and texts: the options of the probe."""
+"""The options of `compare` for prompts and texts."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ class ProbeOptions(Options):
 
     probe: tuple[Any, ...] = _data(
         metavar="FILE",
-        help="prompts, with answers or without: what the tuned model answers is then asked of the target and of target + Δ, in memory",
+        help="prompts, with or without answers: compare the tuned model's answers with those of the target and of "
+        "target + Δ (in memory)",
     )
     retain: tuple[Any, ...] = _data(
-        metavar="FILE", help="texts that the target must keep: their loss under the target and under target + Δ"
+        metavar="FILE", help="texts to measure what the target keeps: their loss under the target and under target + Δ"
     )
     columns: Mapping[str, str] | None = columns_option()
     asking: Asking = nested(Asking, "match", "max_new_tokens")
-    chat_template: Place | None = chat_template_option("template for models that have none")
+    chat_template: Place | None = chat_template_option("chat template for models that have none")
     device: str | None = device_option()
     batch_size: Any = batch_size_option()
 
@@ -57,5 +58,5 @@ class ProbeOptions(Options):
         given = {"match": asking.match, "max_new_tokens": asking.max_new_tokens, "chat_template": self.chat_template}
         given |= {} if self.retain else {"device": self.device}
         if alone := {name: value for name, value in given.items() if value is not None}:
-            remedy = f"Give {named('probe')} too"
-            raise UsageError([Fault(name, value, "is about prompts", remedy) for name, value in alone.items()])
+            remedy = f"Also give {named('probe')}"
+            raise UsageError([Fault(name, value, "is only for prompts", remedy) for name, value in alone.items()])

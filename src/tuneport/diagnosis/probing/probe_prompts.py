@@ -1,7 +1,7 @@
-"""What a probe asks: prompts, with answers or without, and texts; and each model that it asks, once over.
+"""Run each model of a probe on the prompts (with or without answers) and texts.
 
-In come files and a loaded model of the harness, out comes a `Heard`: what the model said to each prompt, whether that was right, how
-it finds the answers of the model that is probed, and its losses on the texts.
+A `Heard` has a loaded model's answer to each prompt, whether it was right, its losses on the tuned model's answers, and
+its losses on the texts.
 """
 
 from __future__ import annotations
@@ -159,6 +159,6 @@ def _need_room(questions: Questions, model: Any) -> None:
 def _stop(model: Any, faults: list[str], what: str) -> None:
     if faults:
         raise DataError(
-            f"model {model.name}: its context holds {model.max_length:,} tokens, and {what}:{listing(faults)}\n"
-            f"Shorten them, or give fewer {named('max_new_tokens')}."
+            f"model {model.name}: its context has {model.max_length:,} tokens, and {what}:{listing(faults)}\n"
+            f"Shorten them, or lower {named('max_new_tokens')}."
         )

@@ -1,4 +1,4 @@
-"""What a probe heard becomes the field `probe` of a comparison, and rows for a terminal.
+"""Make the field `probe` of a comparison, and rows for a terminal, from what a probe measured.
 
 Everything is paired: the same answers and texts under each model. Losses of answers are nats for each token of the tuned model's,
 whoever reads them, so that models with other tokenizers compare.
@@ -95,7 +95,7 @@ def condition_in_words(source: Sequence[bool], target: Sequence[bool], differenc
         if low > 0
         else "The new base is better than the old tuned model"
         if high < 0
-        else "Whether the old tuned model is still better than the new base, these prompts do not tell"
+        else "These prompts do not show whether the old tuned model is still better than the new base"
     )
     return (
         f"{answer}: {sum(source) / len(source):.1%} against {sum(target) / len(target):.1%} right "
@@ -108,7 +108,7 @@ def _points(share: float) -> str:
 
 
 def retained_record(target: Heard, carried: Heard) -> dict[str, Any] | None:
-    """The loss of the texts under target and target + Δ, in nats a token, and by how much it rises."""
+    """The loss of the texts under target and target + Δ, in nats per token, and by how much it rises."""
     if not target.retained:
         return None
     scores, tokens = _of_texts(target)
@@ -150,14 +150,14 @@ def probe_rows(probe: Mapping[str, Any]) -> list[list[str]]:
     if prompts is not None and prompts["loss"] is not None:
         gain = prompts["loss"]["gain"]
         change = {"value": -gain["value"], "interval": [-end for end in reversed(gain["interval"])]}
-        add("loss of the tuned model's answers (nats a token)", prompts["loss"], change, ".4f")
+        add("loss of the tuned model's answers (nats per token)", prompts["loss"], change, ".4f")
     if prompts is not None:
         add("answered as the tuned model does", prompts["alike"], None, ".1%")
-        add("KL from the tuned model (nats a token)", prompts["kl"], None, ".4f")
+        add("KL from the tuned model (nats per token)", prompts["kl"], None, ".4f")
     if answers is not None:
         add("right answers", answers["accuracy"], answers["gain"], ".1%")
     if retain is not None:
-        add("loss of the texts to keep (nats a token)", retain, retain["rise"], ".4f")
+        add("loss of the texts to keep (nats per token)", retain, retain["rise"], ".4f")
     return rows
 
 

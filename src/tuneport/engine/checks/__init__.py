@@ -1,1 +1,1 @@
-"""What is told of a transfer before its first byte is written, and again when all is measured."""
+"""Checks of a transfer before anything is written, and again once everything is measured."""

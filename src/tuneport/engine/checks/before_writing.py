@@ -1,8 +1,8 @@
-"""What can be told before the first byte is written, and again when all is measured: one verdict on the roles.
+"""Doubts and notes about a transfer before anything is written, and again once everything is measured.
 
-`look` reads a sample of the weights, the names in the models' files, and whether two models are the same files; `settle` puts
-the measures of a whole pass in the place of the sample's. Both give doubts (warnings, which stop with --strict) and notes.
-What rounding will take is told from the same sample; the whole pass measures it anew.
+`look` reads a sample of the weights, the names in the models' files, and whether two models are the same files;
+`settle` replaces the sample's measures by those of the full pass. Both return doubts (warnings, which stop a run with
+--strict) and notes. The loss by rounding is predicted from the same sample and measured again in the full pass.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tuneport.engine.plan import Plan
 from tuneport.errors import named, recorded
 
 ZERO_DIFF = (
-    "The diff vector is zero: base and tuned hold the same weights in every tensor that takes part. "
+    "The diff vector is zero: base and tuned have the same weights in every tensor involved. "
     f"Is {named('tuned')} the fine-tuned model, and {named('base')} the model it was fine-tuned from?"
 )
 
 
 @dataclass(frozen=True)
 class Note:
-    """Something worth knowing that is no doubt: its kind, and in words."""
+    """A note that is not a doubt: its kind and its text."""
 
     kind: str
     message: str
@@ -57,7 +57,7 @@ class RolesVerdict:
         return (*(doubt.message for doubt in self.doubts), *self.losses)
 
     def record(self) -> dict[str, Any]:
-        """The verdict as it stands in a manifest and in a plan."""
+        """The verdict as written in a manifest and a plan."""
         return {
             "samples": {role: sample.record() for role, sample in self.samples.items()},
             "whole": None if self.whole is None else asdict(self.whole),
@@ -82,7 +82,7 @@ def look(plan: Plan) -> RolesVerdict:
             samples = take_samples(plan, opened)
             rounding = sample_rounding(plan, opened)
     except RangesError as error:
-        notes.append(Note("not-sampled", f"The weights were not sampled beforehand: {error}"))
+        notes.append(Note("not-sampled", f"The weights could not be sampled beforehand: {error}"))
     for sample in samples.values():
         if sample.unchanged and not refusals:
             notes.append(_NO_DIFFERENCE)
@@ -120,12 +120,13 @@ def settle(seen: RolesVerdict, measured: Figures, shift_norm: float | None) -> R
 
 _NAMED = ("base-names-tuned", "tuned-names-target", "target-names-tuned")
 _NO_DIFFERENCE = Note(
-    "no-difference-seen", "A sample shows no difference between base and tuned; the run stops if there is none."
+    "no-difference-seen",
+    "A sample shows no difference between base and tuned; if there is none at all, the run will stop.",
 )
 _NO_DRIFT = Note("same-target-seen", "A sample shows no difference between base and target.")
 _SAME_TARGET = Note(
     "target-is-base",
-    "Base and target hold the same weights: the output is the tuned model again, with the target's files.",
+    "Base and target have the same weights: the output will be the tuned model with the target's files.",
 )
 
 

@@ -1,6 +1,6 @@
-"""What is known when all leaves are done: figures, the verdict on the roles, warnings, and the manifest that says so.
+"""The conclusion of a run when all leaves are done: measures, the verdict on the roles, warnings and the manifest.
 
-In come a plan and the results of its leaves. A run concludes to write its manifest, `verify --full` to hold one against it.
+A run uses it to write its manifest, and `verify --full` to compare one with it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which matrices of a plan are looked at before the first byte is written, and which of their elements.
+"""Choose the matrices and elements of a plan that are sampled before anything is written.
 
-It depends on names and sizes alone, so what is drawn is the same on every call, and wherever the weights lie.
+The choice depends only on names and sizes, so every call draws the same sample, wherever the weights are.
 """
 
 from __future__ import annotations

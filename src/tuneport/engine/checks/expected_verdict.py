@@ -44,7 +44,7 @@ def judged(
 
 
 def verdict_of_run(plan: Plan, found: Conclusion, nonfinite: int) -> Verdict | None:
-    """The verdict from the figures of a run's pass; None for what is no transfer, or adds to no tensor."""
+    """The verdict from the figures of a run's pass; None if it is not a transfer, or changes no tensor."""
     totals = found.totals
     if plan.operation != "transfer" or not totals.figures["parameters"]:
         return None
@@ -77,7 +77,7 @@ def verdict_record(verdict: Verdict | None) -> dict[str, Any] | None:
 
 
 def _share(part: float | None, whole_norm: float | None) -> float | None:
-    """The part of ‖Δ‖ that is lost: what is lost and what is carried are at right angles."""
+    """The part of ‖Δ‖ that is lost; the lost and the transferred part are orthogonal."""
     if part is None or whole_norm is None:
         return None
     whole_norm = math.hypot(part, whole_norm)

@@ -1,7 +1,7 @@
-"""What a diff vector remembers of its base: a few thousand of its values, so that `apply` can tell a stranger.
+"""The sample of the base that a diff vector stores: a few thousand values, so that `apply` can check the roles.
 
-Taken when the vector is taken, kept in its manifest as the stored bytes, in base64. When the vector is added to a target, the
-same elements of difference and target are read, and the three say of the roles what they say in a transfer.
+Taken when the vector is computed, and stored as base64 in its manifest. When the vector is added to a target, the same
+elements of difference and target are read, and the roles are checked as in a transfer.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _values(kept: Mapping[str, Any], dtype: str, recipe: Sum) -> Floats:
     count, rest = divmod(len(content), DTYPES[dtype].itemsize)
     if not count or rest or not 0 <= kept["start"] <= recipe.target.tensor.elements - count:
         raise CheckpointError(
-            f"The diff vector's sample of the base's {quoted(recipe.name)} is damaged. Make the vector again."
+            f"The diff vector's sample of the base's {quoted(recipe.name)} is damaged. Compute the vector again."
         )
     return _wide(content, dtype)
 

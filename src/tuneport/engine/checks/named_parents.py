@@ -1,7 +1,8 @@
-"""What a model was made from, as the files beside its weights say: the card's ``base_model``, config.json's ``_name_or_path``.
+"""What a model was made from, according to the files beside its weights: ``base_model`` of the card, ``_name_or_path`` of
+config.json.
 
-Names as people wrote them: Hub ids, paths on another machine, the model's own name. They prove nothing, but where the name
-of one given model stands in the files of another, it is known what was meant, and may speak against the roles.
+People wrote these names: Hub ids, paths on another machine, the model's own name. They prove nothing, but if the files
+of one given model name another, that can show that roles are swapped.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tuneport.output.parent_cards import named_in_card
 
 
 def named_doubts(inputs: Sequence[Checkpoint]) -> tuple[Doubt, ...]:
-    """Doubts from the names that stand in cards and configs. An adapter's own are told where it is laid onto its base."""
+    """Doubts from the names in cards and configs. Those of an adapter are reported where it is applied to its base."""
     given = {checkpoint.role: checkpoint for checkpoint in inputs}
     base, tuned, target = (given.get(role) for role in ("base", "tuned", "target"))
     if base is None or tuned is None or tuned.adapter is not None:
@@ -36,8 +37,8 @@ def named_doubts(inputs: Sequence[Checkpoint]) -> tuple[Doubt, ...]:
     elif target is not None and _made_from(target, tuned):
         doubt = Doubt(
             "target-names-tuned",
-            f"the target seems to hold this fine-tuning already: its files ({target.label}) say that it was made from "
-            f"{tuned.label}, which is given as {named('tuned')}.",
+            f"the target seems to contain this fine-tuning already: its files ({target.label}) say that it was made "
+            f"from {tuned.label}, which is given as {named('tuned')}.",
         )
     else:
         return ()

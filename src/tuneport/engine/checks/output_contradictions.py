@@ -1,7 +1,7 @@
-"""What an output's small files say and its tensors cannot keep: token ids without a row, a head that is not there.
+"""Contradictions between an output's small files and its tensors: token ids without a row, a missing head.
 
-Checked in every plan before the first byte, whichever flag led there, and again of a finished folder by `verify`. A
-contradiction that the target has itself is its own affair: it is noted, and stops nothing.
+Every plan is checked before anything is written, and `verify` checks a finished folder again. A contradiction that the
+target itself has is noted and stops nothing.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class IdWithoutRow:
         """What is wrong, and what to do."""
         flag = f"generation.{self.field}" if self.file == "generation_config.json" else self.field
         return (
-            f"{self.file} {quoted(self.field)} names token {self.id}, and the output's matrices have {rows} rows. Take it from the "
-            f"target with {named('config', f'{flag}=target')}, or keep the tuned model's new tokens with {named('new_tokens', 'append')}."
+            f"{self.file} {quoted(self.field)} names token {self.id}, but the output's matrices have {rows} rows. "
+            f"Take it from the target with {named('config', f'{flag}=target')}, or keep the tuned model's new tokens "
+            f"with {named('new_tokens', 'append')}."
         )
 
 
@@ -87,7 +88,7 @@ def in_a_folder(produced: Checkpoint, manifest: Mapping[str, Any]) -> list[str]:
     faults = [each.in_words(rows) for each in found if asdict(each) not in noted]
     lacks_head = lacks_its_head(produced, names, is_tied(produced.config))
     if lacks_head and not manifest.get("without_head"):
-        faults.append("config.json does not tie head and embedding, and only one of the two is stored")
+        faults.append("config.json does not tie head and embedding, but only one of the two is stored")
     return faults + tokenizer_in_a_folder(produced.path, manifest.get("tokenizer_faults"))
 
 
@@ -127,10 +128,10 @@ def _tying(config: Mapping[str, Any], tied: bool, tied_target: bool) -> str | No
     if tied == tied_target:
         return None
     said = resolve(config).values.get("tie_word_embeddings")
-    have = "has one matrix for both" if tied_target else "has a head of its own"
+    have = "uses one matrix for both" if tied_target else "has a head of its own"
     return (
-        f"config.json says `tie_word_embeddings`: {json.dumps(said)}, but the output's tensors are the target's, which {have}. "
-        f"Leave this field as the target has it: {named('config', 'tie_word_embeddings=target')}."
+        f"config.json says `tie_word_embeddings`: {json.dumps(said)}, but the output's tensors are the target's, "
+        f"which {have}. Keep the target's value: {named('config', 'tie_word_embeddings=target')}."
     )
 
 

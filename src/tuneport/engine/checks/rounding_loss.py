@@ -1,7 +1,7 @@
-"""Whether rounding takes too much of a diff vector: of a sample beforehand, of the whole pass afterwards.
+"""Whether rounding loses too much of a diff vector: predicted from a sample, measured in the full pass.
 
-The sample computes pieces of some matrices as the run will compute them, from any number of diff vectors or an adapter, and
-writes nothing.
+The sample computes pieces of some matrices as the run will, from any number of diff vectors or an adapter, and writes
+nothing.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def sample_rounding(plan: Plan, opened: Opened) -> RoundingSample | None:
 def loss(plan: Plan, parts: Iterable[RoundedPart], found: Rounded | None, *, seen: str = "") -> tuple[str, ...]:
     """The warning, where rounding to nearest takes too much. Stochastic rounding was chosen for that case.
 
-    ``seen`` says in words on what the figures were ``found``, if not on all of the ``parts``' tensors.
+    ``seen`` is a text that says on what the figures were ``found``, if not on all of the ``parts``' tensors.
     """
     if found is None or not found.too_much or plan.choices.rounding != "nearest":
         return ()
@@ -111,7 +111,7 @@ def expected_loss(plan: Plan, sample: RoundingSample | None) -> tuple[str, ...]:
     """The warning beforehand, where what rounding takes is too much whatever the sample may have missed."""
     if sample is None or sample.found.error is None or sample.found.error - sample.margin <= MOST:
         return ()
-    seen = "" if sample.complete else f"as a sample of {len(sample.parts)} matrices shows, "
+    seen = "" if sample.complete else f"judging by a sample of {len(sample.parts)} matrices, "
     return loss(plan, sample.parts, sample.found, seen=seen)
 
 
@@ -145,13 +145,13 @@ def loss_in_words(found: Rounded, dtype: str, work: str, castable: bool) -> str:
     another.
     """
     name = DTYPES[dtype].torch
-    told = f"rounding to {name} takes much of the diff vector: {found.in_words()}."
+    told = f"rounding to {name} loses much of the diff vector: {found.in_words()}."
     if DTYPES[dtype].itemsize >= DTYPES[work].itemsize:
-        return f"{told} The differences are too small for {name}, whatever the flags. Check {named('base')}, {named('tuned')} and {named('scale')}."
+        return f"{told} The differences are too small for {name}, whatever the options. Check {named('base')}, {named('tuned')} and {named('scale')}."
     chance = (
-        f"{named('rounding', 'stochastic')}, which rounds each number up or down by chance and so keeps Δ on average"
+        f"{named('rounding', 'stochastic')}, which rounds each value up or down at random and so keeps Δ on average"
     )
     if not castable:
         return f"{told} Choose {chance}."
     wider = "float32" if DTYPES[dtype].itemsize < DTYPES["F32"].itemsize else "float64"
-    return f"{told} Choose {named('dtype', wider)}, which takes twice the space, or {chance}."
+    return f"{told} Choose {named('dtype', wider)}, which needs twice the space, or {chance}."

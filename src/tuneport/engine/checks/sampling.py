@@ -1,7 +1,8 @@
-"""Pieces of some matrices of base, tuned and target, read before the first byte is written.
+"""Read pieces of some matrices of base, tuned and target before anything is written.
 
-A plan says which elements meet; here a few of them are read, from files or from the Hub by ranges, and summed as the whole
-pass sums all of them. Memory and bytes are bounded by the numbers of `drawn_matrices`, whatever the model's size: 8 MiB are read at most of each input, and from the Hub each byte once.
+The plan says which elements belong together; a few of them are read, from files or by range requests from the Hub, and
+summed like all elements in the full pass. Memory and bytes are bounded by the numbers in `drawn_matrices` for any size
+of model: at most 8 MiB of each input are read, and each byte is downloaded from the Hub once.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Sample:
         return not any(known) if known else None
 
     def record(self) -> dict[str, Any]:
-        """The sample as it stands in a manifest and in a plan."""
+        """The sample as written in a manifest and a plan."""
         errors = {
             name: round(self.error(name), 4) for name, value in self.figures.cosines().items() if value is not None
         }

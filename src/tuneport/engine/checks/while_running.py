@@ -1,4 +1,4 @@
-"""What only the values tell: integers that differ, tied heads that are not the same, NaN and infinity."""
+"""Checks that need the values: integers that differ, tied heads that are not equal, NaN and infinity."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def check_exact(plan: Plan, readers: Readers) -> None:
     ]
     if different:
         raise PairingError(
-            "These tensors hold integers or booleans and differ between base and tuned, so no difference can be "
-            f"carried over:{listing([quoted(name) for name in different])}"
+            f"These tensors hold integers or booleans and differ between base and tuned, so their difference cannot "
+            f"be transferred:{listing([quoted(name) for name in different])}"
         )
 
 
@@ -42,20 +42,21 @@ def check_tied(plan: Plan, readers: Readers) -> None:
     copies = [f"{quoted(alike.one.name)} and {quoted(alike.other.name)}" for alike in differing if alike.copies]
     if copies:
         raise PairingError(
-            f"The adapter holds one trained matrix twice, and the two differ: {'; '.join(copies)}. Load it with peft and save "
-            "it again (save_pretrained), or take the one that does not count out of its file."
+            f"The adapter contains one trained matrix twice, and the copies differ: {'; '.join(copies)}. Load it with "
+            "peft and save it again (save_pretrained), or remove the copy that you do not need from its file."
         )
     apart = [f"{quoted(alike.one.name)} and {quoted(alike.other.name)}" for alike in differing]
     if apart:
         raise PairingError(
-            "The base's config ties head and embedding, but the adapter trained them apart and saved two that differ: "
-            f"{'; '.join(apart)}. Merge it with peft onto a base without `tie_word_embeddings`, and give both."
+            "The base's config ties head and embedding, but the adapter trained them separately and saved two "
+            "different matrices: "
+            f"{'; '.join(apart)}. Merge it with peft onto a base without `tie_word_embeddings`, and pass both."
         )
     if different:
         raise PairingError(
-            "The config ties head and embedding, but both are stored and hold different values, so one of them would be "
-            f"lost:{listing(different)}\nIf the head counts, set `tie_word_embeddings` to false in that config.json; if "
-            "it does not, take it out of the checkpoint."
+            f"The config ties head and embedding, but both are stored with different values, so one would be "
+            f"lost:{listing(different)}\nIf you need the head, set `tie_word_embeddings` to false in that "
+            f"config.json; if not, remove it from the checkpoint."
         )
 
 
@@ -66,15 +67,15 @@ def nonfinite_in_words(bad: list[tuple[OutputTask, int]], readers: Readers) -> s
         sources = _input_counts(task, readers, space)
         origin = ", ".join(f"{number:,} in {role}" for role, number in sources.items() if number)
         if not origin:
-            origin = "too large for float16" if task.slot.dtype == "F16" else "made by the sum"
+            origin = "too large for float16" if task.slot.dtype == "F16" else "caused by the sum"
             too_large |= task.slot.dtype == "F16"
         lines.append(f"{quoted(task.slot.name)}: {count:,} in the output ({origin})")
     told = f"NaN or infinity:{listing(lines)}\n"
     if too_large:
-        told += f"float16 ends at 65,504: choose {named('dtype', 'bfloat16')} or float32. "
+        told += f"The largest float16 value is 65,504: choose {named('dtype', 'bfloat16')} or float32. "
     return (
-        f"{told}Mend the inputs, leave such a tensor as the target has it ({named('rules', 'NAME=0')}), or pass {named('allow_nonfinite')} to write it "
-        "all the same."
+        f"{told}Correct the inputs, keep the target's tensor ({named('rules', 'NAME=0')}), or pass "
+        f"{named('allow_nonfinite')} to write it anyway."
     )
 
 

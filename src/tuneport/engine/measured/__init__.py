@@ -1,1 +1,1 @@
-"""A plan measured instead of carried out."""
+"""Measure what a plan would do, instead of doing it."""

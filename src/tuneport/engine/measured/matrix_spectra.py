@@ -1,4 +1,4 @@
-"""The spectra of every matrix of a plan: the diff vector's and that of target − base, from rows that are read piece by piece."""
+"""The spectra of every matrix of a plan, for the diff vector and for target − base, from rows read piece by piece."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A plan measured instead of carried out: every tensor of base, diff vector and target in one pass, and nothing written.
+"""Measure a plan instead of running it: every tensor of base, diff vector and target in one pass, without writing.
 
-The arithmetic, and so every figure, is that of the run which the plan is of.
+The arithmetic, and so every measure, is that of the planned run.
 """
 
 from __future__ import annotations

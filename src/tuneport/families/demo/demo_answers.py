@@ -1,7 +1,6 @@
-"""The demo for the eyes: some answers of each model side by side, and a table with intervals.
+"""What the demo prints: some answers of each model side by side, and a table with intervals.
 
-Pure: a record or questions and answers in, text out. The shown question is the first of each task, not a
-chosen one.
+Pure: a record, or questions and answers, to text. It shows the first question of each task, not a chosen one.
 """
 
 from __future__ import annotations
@@ -45,11 +44,11 @@ def table(record: Mapping[str, Any]) -> str:
     ]
     for name, scores in (("all instructions", record), *record["tasks"].items()):
         rows.append(_row(name, scores))
-    rows.append(_row("backport (version 1)", record["backport"]))
+    rows.append(_row("backward transfer (onto version 1)", record["backport"]))
     knowledge, controls = record["new_knowledge"], record["controls"]
     forms = knowledge["forms"]
     lines = ["", "Exact match on held-out questions, % [95 % interval]", *aligned(rows), ""]
-    lines += [f"New knowledge, only in version 2's text (n = {knowledge['n']})"]
+    lines += [f"New knowledge, found only in version 2's text (n = {knowledge['n']})"]
     told: list[tuple[str, ...]] = [("", *_SHOWN.values())]
     for task in (NEW_FACTS, NEW_FACTS_COMPLETED):
         told.append(
@@ -66,7 +65,7 @@ def table(record: Mapping[str, Any]) -> str:
             + percent(control["accuracy"], control["intervals"]["accuracy"])
             + (f", {100 * share:.1f} % of the real gain" if share is not None else "")
         )
-        lines += [f"  its transfer warned: {doubt['message']}" for doubt in control.get("doubts", ())]
+        lines += [f"  warning of its transfer: {doubt['message']}" for doubt in control.get("doubts", ())]
     lines += ["", *_curves(record["transfer_then_tune"]), ""]
     lines.append(f"Norms: diff vector {record['diff_norm']:.2f}, drift {record['shift_norm']:.2f}")
     lines += [
@@ -83,9 +82,9 @@ def _curves(record: Mapping[str, Any]) -> list[str]:
         rows.append((name, *(f"{100 * point['accuracy']:.0f}" for point in record[key])))
     match = record["steps_to_match"]
     told = (
-        f"not as good in {record['steps']} steps"
+        f"not as good within {record['steps']} steps"
         if match is None
-        else f"as good after {match} steps, {record['steps_fewer']} fewer"
+        else f"as good after {match} steps ({record['steps_fewer']} steps saved)"
     )
     return [
         f"Transfer, then fine-tune: exact match in % (n = {record['n']})",

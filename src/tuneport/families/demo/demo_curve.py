@@ -1,8 +1,8 @@
-"""Transfer, then fine-tune: accuracy against steps, from version 2 + diff vector and from version 2 (the paper's Figure 2).
+"""Transfer, then fine-tune: accuracy against steps, from version 2 + diff vector and from version 2 (the paper's Figure
+2).
 
-In come the curves that `tuneport tune --eval-every` wrote and the answers before the first step, out comes a record: both
-curves on the same questions and the same schedule, and how many steps fewer the transferred start needs to be as good as
-the other is at its end.
+Makes a record from the curves of `tuneport tune --eval-every` and the answers before the first step: both curves on the
+same questions and schedule, and how many steps the transferred start saves until it is as good as the other at its end.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The demo: a new model version takes over the old one's fine-tuning by addition alone, before your eyes.
+"""The demo: a new model version gets the old one's fine-tuning by addition alone.
 
-Version 1 is pretrained and goes on to version 2, whose text holds new facts and whose tokenizer has tokens
-inserted; version 1 is fine-tuned (`tuneport tune`), its diff vector is added to version 2 (`tuneport transfer`), and
-all are asked questions no training saw (`tuneport evaluate`). Version 2 is fine-tuned too, for comparison and for the
-way back, and once more from where the transfer left it; two controls must gain nothing, and the one of another family must
-warn. Read `demo` from top to bottom.
+Version 1 is pretrained and trained further to version 2, whose text has new facts and whose tokenizer has inserted
+tokens. Version 1 is fine-tuned (`tuneport tune`), its diff vector is added to version 2 (`tuneport transfer`), and all
+models get questions that no training saw (`tuneport evaluate`). Version 2 is fine-tuned too, for comparison and for the
+transfer back, and once more from the transferred model. Two controls must gain nothing, and the one from another family
+must warn. Read `demo` from top to bottom.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ MODELS = {
 class DemoRecipe:
     """Everything the demo chooses but the seed; shares are parts of a stage's tokens, by kind of text.
 
-    Rates fall to zero at the end of pretraining: without that, transfer collapses. Version 2 goes on
-    gently; the further it drifts, the less of the fine-tuning fits it.
+    Rates fall to zero at the end of pretraining: without that, transfer fails. Version 2 trains further at a low rate:
+    the further it moves, the less of the fine-tuning fits it.
     """
 
     architecture: Architecture = Architecture()
@@ -93,21 +93,20 @@ class Summary:
 def demo(
     out: str | Path, seed: int = 0, recipe: DemoRecipe | None = None, show: Callable[[str], None] = print
 ) -> Summary:
-    """Make the family, carry the fine-tuning over, ask everybody, and write all of it to `out`.
+    """Make the family, transfer the fine-tuning, ask all models, and write everything to `out`.
 
-    Shows answers side by side and a table; progress goes to stderr if that is a terminal. A run that was
-    stopped goes on from the models it has; a folder with other content is refused
-    (`tuneport.errors.OutputError`).
+    Shows answers side by side and a table; progress goes to stderr if that is a terminal. A stopped run resumes with
+    the models it has; a folder with other content is refused (`tuneport.errors.OutputError`).
     """
     from tuneport import transfer, verify
 
     if absent := missing("torch", "transformers", "trl", "lm_eval"):
         raise UsageError(
-            f"The demo trains real models and needs {' and '.join(absent)}, which the core does without. "
+            f"The demo trains real models and needs {' and '.join(absent)}, which the core does not install. "
             + how_to_install("models")
         )
     if not 0 <= seed < 2**32:
-        raise UsageError(Fault("seed", seed, "must be a whole number from 0 on, below 2^32"))
+        raise UsageError(Fault("seed", seed, "must be a whole number from 0 to 2^32 − 1"))
     out, recipe = Path(out), recipe or DemoRecipe()
     started = time.perf_counter()
     with workplace(out, {"format": "tuneport-demo-1", "seed": seed, "recipe": asdict(recipe)}) as folder:
@@ -175,7 +174,7 @@ def demo(
 
             # Go on to version 2; fine-tune all three.
             v1.result()
-            tell("going on to version 2; fine-tuning version 1")
+            tell("training version 2 further from version 1; fine-tuning version 1")
             v2 = make(pool, models["v2"], family.pretrain_version, size, (following,), seed + 1, None, models["v1"])
             v1_tuned = make(pool, models["v1-tuned"], lessons.fine_tune, models["v1"], lesson, *plainly)
             stranger.result()

@@ -1,7 +1,6 @@
-"""From all answers to the demo's summary: what came over, what it is worth, what the controls say.
+"""Make the demo's summary from all answers: what was transferred, what it is worth, and what the controls show.
 
-Pure: questions and answers in, a record for `summary.json` out. Every number has its 95 % interval and its
-n beside it.
+Pure: questions and answers to a record for `summary.json`. Every number has its 95 % interval and its n.
 """
 
 from __future__ import annotations

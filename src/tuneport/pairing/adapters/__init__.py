@@ -1,1 +1,1 @@
-"""A PEFT adapter and its base, seen as the tuned model that the two of them are."""
+"""A PEFT adapter and its base, treated as one tuned model."""

@@ -1,8 +1,8 @@
-"""An adapter laid onto its base: the tuned model that the two of them are.
+"""Apply an adapter to its base: treat both as one tuned model.
 
-In come a PEFT adapter and the base it is given with, out comes an `Adapted`: the tuned model's tensors by the base's
-names, and what the adapter does to each. Nothing is merged; a tensor that the adapter does not train is the base's own.
-The promise: every module of the adapter has found its weight, and fits it, or all that have not are told at once.
+An `Adapted` has the tuned model's tensors under the base's names, and what the adapter changes in each. Nothing is
+merged; a tensor that the adapter does not train is the base's own. Every module of the adapter must have a weight that
+it fits; all that do not are reported together.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TRANSPOSED_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_tran
 
 @dataclass(frozen=True)
 class Adapted:
-    """The tuned model that base and adapter are. ``alike`` are tensors of the adapter that must hold the same."""
+    """The tuned model that base and adapter are. ``alike`` are tensors of the adapter that must be equal."""
 
     model: Checkpoint
     changes: Mapping[str, AdapterChange] | None
@@ -74,8 +74,8 @@ def lay_onto(
         by_base_name = _by_base_name(named, base)
     except UnviewableError as error:
         raise PairingError(
-            f"{where} changes parts of tensors as they cannot be followed: {error}. Give a base and a target in the spelling that "
-            "the adapter was trained on."
+            f"{where} changes parts of tensors that cannot be mapped to the stored tensors: {error}. Give a base and "
+            f"a target with the tensor names that the adapter was trained on."
         ) from None
     changes, alike, faults = untied(by_base_name, ties, adapter.adapter.tied)
     # A decoder that was half of a model calls the shared weight by another name than its base has stored it.
@@ -87,7 +87,7 @@ def lay_onto(
     by_token = find_vocabulary_tensors([Side.of(base, ties)]).names
     faults += [
         *parameters.faults,
-        *(f"{quoted(name)} is changed in two ways" for name in changes.keys() & parameters.changes),
+        *(f"{quoted(name)} is changed twice" for name in changes.keys() & parameters.changes),
     ]
     changes |= parameters.changes
     found: dict[str, AdapterChange] = {}
@@ -116,21 +116,22 @@ def lay_onto(
 def check_ids(match: VocabularyMatch, tuned: Checkpoint) -> None:
     """Raise `PairingError` where the adapter's tokenizer gives the base's tokens other ids.
 
-    An adapter's rows change those of the base at the same ids; which token's rows they then are, nobody can mean.
+    An adapter's rows change those of the base at the same ids; then they would be rows of other tokens.
     """
     moved = 0 if match.pairs is None else int((match.pairs[:, 1] != match.pairs[:, 2]).sum())
     if moved:
         raise PairingError(
-            f"{tuned.role} {tuned.label}: the adapter's tokenizer gives {moved} tokens of the base other ids, but an "
-            "adapter is trained on the base's own. Take the tokenizer files out of its folder, or give the base that it "
-            "was trained on."
+            f"{tuned.role} {tuned.label}: the adapter's tokenizer gives other ids to {moved} tokens of the base, but "
+            f"an adapter is trained on the base's ids. Remove the tokenizer files from its folder, or give the base "
+            f"that it was trained on."
         )
 
 
 def _by_base_name(named: Mapping[str, AdapterChange], base: Checkpoint) -> dict[str, AdapterChange]:
     """Changes by the base's names, by the rules of its kind (`spelling_search`).
 
-    Where none finds them all, the prefix (GPT-2's ``transformer.``) that finds most: the others are then told by name. Raises
+    Where none finds them all, the prefix (GPT-2's ``transformer.``) that finds most: the others are then reported by
+    name. Raises
     `UnviewableError`.
     """
     shapes = {name: _weight_shape(change) for name, change in named.items()}
@@ -171,10 +172,10 @@ def _fitting(
     whole, low_rank, rows = change.whole, change.low_rank, change.rows
     stored = whole or base.tensors.get(name)
     if stored is None or (whole is None and name not in base.tensors):
-        faults.append(f"{quoted(name)} is changed by the adapter, and the base has no such tensor")
+        faults.append(f"{quoted(name)} is changed by the adapter, but the base has no such tensor")
         return change
     if DTYPES[stored.dtype].kind != "float" and not (whole and low_rank is None):
-        faults.append(f"{quoted(name)} is {stored.dtype} in the base, and no float")
+        faults.append(f"{quoted(name)} is {stored.dtype} in the base, which is not a float dtype")
     shape = "×".join(map(str, stored.shape))
     if low_rank is not None:
         if not isinstance(low_rank, Stacked):
@@ -182,15 +183,15 @@ def _fitting(
             low_rank = _turned(low_rank, stored.shape, of_conv1d and not (by_token or is_commonly_named(name)))
         if low_rank.shape != stored.shape:
             product = "×".join(map(str, low_rank.shape))
-            faults.append(f"{quoted(name)} is {shape}, the adapter's product B·A for it {product}")
+            faults.append(f"{quoted(name)} is {shape}, but the adapter's product B·A is {product}")
     if rows is not None and not (by_token or is_commonly_named(name)):
-        faults.append(f"{quoted(name)} has trained tokens, and is no embedding or head that tuneport knows")
+        faults.append(f"{quoted(name)} has trained tokens, but is not an embedding or head that tuneport knows")
     elif rows is not None and (len(stored.shape) != 2 or rows.tensor.shape[1] != stored.shape[1]):
         faults.append(
-            f"{quoted(name)} is {shape}, the adapter's trained rows for it have {rows.tensor.shape[1]} columns"
+            f"{quoted(name)} is {shape}, but the adapter's trained rows for it have {rows.tensor.shape[1]} columns"
         )
     elif rows is not None and max(rows.ids, default=0) >= stored.shape[0]:
-        faults.append(f"{quoted(name)} has {stored.shape[0]} rows, the adapter trains token {max(rows.ids)}")
+        faults.append(f"{quoted(name)} has {stored.shape[0]} rows, but the adapter trains token {max(rows.ids)}")
     return AdapterChange(whole, low_rank, rows)
 
 

@@ -1,7 +1,7 @@
-"""The small files of the tuned model that an adapter and its base are: whose tokenizer, whose template, where texts end.
+"""The small files of an adapted model: whose tokenizer, whose template, and where texts end.
 
-An adapter's folder brings some of them and its base the rest. None says where generation stops, unless its trainer wrote
-a generation config: what the adapter's tokenizer names as the end of a text is then added to the base's end tokens.
+Some come from the adapter's folder, the rest from its base. Unless the trainer wrote a generation config, none of them
+says where generation stops; then the end token of the adapter's tokenizer is added to the base's end tokens.
 """
 
 from __future__ import annotations
@@ -41,15 +41,11 @@ def with_an_end(model: Checkpoint, base: Checkpoint, rows: int | None) -> tuple[
     stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
     end = _id_of(model, own)
     if end is None or (rows is not None and end >= rows):
-        why = (
-            "which id it has cannot be read"
-            if end is None
-            else f"the model has no row for it (id {end} of {rows} rows)"
-        )
+        why = "its id cannot be read" if end is None else f"the model has no row for it (id {end} of {rows} rows)"
         warning = (
-            f"the adapter's tokenizer ends texts with {own!r}, the base's with {before!r}, and {why}: the output may talk on "
-            "past its answers. Put a generation_config.json beside the adapter, with the id of the token that ends an answer "
-            "as `eos_token_id`."
+            f"the adapter's tokenizer ends texts with {own!r}, the base's with {before!r}, and {why}: the output may "
+            "not stop after its answers. Put a generation_config.json beside the adapter, with the id of the token "
+            "that ends an answer as `eos_token_id`."
         )
         return model, [], [warning]
     if end in stops:
@@ -98,8 +94,8 @@ def base_doubts(adapter: Checkpoint, base: Checkpoint, target: Checkpoint | None
         )
     elif base.hub_id and HUB_ID.fullmatch(named):
         yield (
-            f"the adapter says that it was trained on {_told(named)}, and the base given is {base.label}. Its difference "
-            "means nothing on another base, unless the two hold the same weights."
+            f"the adapter says that it was trained on {_told(named)}, and the base given is {base.label}. Its "
+            f"difference has no meaning on another base, unless both have the same weights."
         )
 
 
@@ -123,7 +119,7 @@ def _id_of(model: Checkpoint, token: str) -> int | None:
                 return int(added["id"])
         return read_tokenizer(model.sidecars).ids.get(token)
     except TuneportError:
-        return None  # a tokenizer that cannot be read is told where it is needed
+        return None  # a tokenizer that cannot be read is reported where it is needed
 
 
 def _is_called(checkpoint: Checkpoint, named: str) -> bool:

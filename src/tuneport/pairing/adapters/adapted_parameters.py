@@ -1,8 +1,9 @@
-"""Adapters on parameters that are no modules: which tensors of the base they change, and by which part of their factors.
+"""Adapters on parameters that are not modules: which tensors of the base they change, and with which part of their
+factors.
 
-Since transformers 5 the experts of a mixture are one parameter with three dimensions in memory, whose adapter has the
-factors of all experts side by side (peft's `target_parameters`, to which `all-linear` leads as well). On disk the same
-experts lie apart, or joined, or in one tensor. Each tensor of the base gets the rows and columns of the product that are its own.
+Since transformers 5, the experts of a mixture are one parameter with three dimensions in memory, and its adapter has
+the factors of all experts side by side (peft's `target_parameters`, which `all-linear` uses as well). On disk the same
+experts are separate, joined, or in one tensor. Each tensor of the base gets its rows and columns of the product.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def find_parameters(
     for module, levels in parameters.items():
         if (
             not places[module] and len(levels) == 1
-        ):  # a module that the base stores nowhere, as a tied head: told by its name
+        ):  # a module that the base does not store, such as a tied head: reported by its name
             scaling = config.scalings([module], where)[module][1]
             weights[f"{module}.{_WEIGHT}"] = AdapterChange(low_rank=LowRank(levels[0].a, levels[0].b, scaling))
             continue
@@ -74,11 +75,7 @@ def find_parameters(
             known = ", ".join(
                 f"{quoted(place.name)} ({'×'.join(map(str, place.tensor.shape))})" for place in places[module].values()
             )
-            many = (
-                "fit several of its parameters, and which is which is not told"
-                if fits
-                else "fit none of its parameters"
-            )
+            many = "fit several of its parameters, and nothing says which" if fits else "fit none of its parameters"
             faults.append(
                 f"{quoted(module)}: the adapter's factors {many}; the base has {known or 'none that is a target'}"
             )
@@ -91,7 +88,8 @@ def find_parameters(
                 changes |= {own: AdapterChange(low_rank=product) for own, product in _shares(fit)}
             except UnviewableError as error:
                 faults.append(
-                    f"{quoted(fit.place.name)} lies in the base as an adapter on it cannot be followed: {error}"
+                    f"{quoted(fit.place.name)} is stored in the base in a way that an adapter cannot be applied to: "
+                    f"{error}"
                 )
     return FoundParameters(weights, changes, tuple(faults))
 
@@ -177,7 +175,7 @@ def _shares(fit: _Fit) -> Iterator[tuple[str, LowRank | Stacked]]:
         elif len(leaf.shape) == 2 and len(products) == 1:
             yield stored_name(leaf), products[0]
         else:
-            raise UnviewableError(f"{quoted(stored_name(leaf))} is no matrix of one expert, and not those of all")
+            raise UnviewableError(f"{quoted(stored_name(leaf))} is neither one expert's matrix nor that of all experts")
 
 
 def _product(fit: _Fit, expert: int, region: Sequence[tuple[int, int]]) -> LowRank:

@@ -1,8 +1,8 @@
-"""Adapters on tensors that lie in others: on single experts, where base or target has all experts in one tensor.
+"""Adapters on parts of tensors: on single experts, if base or target stores all experts in one tensor.
 
-Seen in the target's spelling, the base's fused tensors are views of those that it stores, and an adapter names these; or the base
-stores them fused, and the adapter was trained by a version that had them apart. What is done to each is put together to what
-is done to the whole.
+In the target's spelling, the base's fused tensors are views of those that it stores, and an adapter names these; or the
+base stores them fused, and the adapter was trained by a version that had them separate. The changes to parts are
+combined into a change to the whole.
 """
 
 from __future__ import annotations
@@ -111,10 +111,10 @@ def _together(
         change = changes.get(name, AdapterChange()) if name is not None else None
         if change is None or len(shapes) > 1 or change.whole or change.rows or isinstance(change.low_rank, Stacked):
             raise UnviewableError(
-                f"{quoted(whole.name)} is made of {quoted(next(iter(parts)))} and others in another way than in rows"
+                f"{quoted(whole.name)} combines {quoted(next(iter(parts)))} with others, but not row by row"
             )
         if change.low_rank is not None and change.low_rank.shape not in shapes:
-            raise UnviewableError(f"{quoted(name)} is not of the shape that the adapter's product has")
+            raise UnviewableError(f"{quoted(name)} does not have the shape of the adapter's product")
         products.append(change.low_rank)
     factors = tuple(factor for product in products if product is not None for factor in product.factors)
     return AdapterChange(low_rank=Stacked(tuple(products), whole.shape, factors))

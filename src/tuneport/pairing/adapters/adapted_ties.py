@@ -1,7 +1,8 @@
-"""What an adapter does to weights that the base's config makes one, as head and embedding: told once, or refused.
+"""How an adapter changes weights that the base's config ties, such as head and embedding: reported once, or refused.
 
-peft ties trained tokens by itself, adds an embedding's product to both when it merges, and ties the rest where
-``ensure_weight_tying`` was set; else the head went its own way, and base and tuned model are no longer of one kind.
+peft ties trained tokens itself, adds an embedding's product to both when it merges, and ties the rest if
+``ensure_weight_tying`` was set. Otherwise the head was trained separately, and base and tuned model no longer have the
+same structure.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from tuneport.files.printable import quoted
 from tuneport.pairing.vocabulary_names import EMBEDDING, Ties
 
 _APART = (
-    "the base's config ties head and embedding, and the adapter trains {} apart, so the two are one no longer. Merge "
-    "it with peft (merge_and_unload().save_pretrained(…)) onto a base without `tie_word_embeddings`, and give both."
+    "the base's config ties head and embedding, but the adapter trains {} separately, so they no longer share "
+    "weights. Merge it with peft (merge_and_unload().save_pretrained(…)) onto a base without `tie_word_embeddings`, "
+    "and pass both."
 )
 
 
@@ -56,9 +58,9 @@ def tied_products(changes: Mapping[str, AdapterChange], ties: Ties, kept_tied: b
     for name, change in changes.items():
         if change.low_rank is not None and not kept_tied and ties.is_shared(name) and ties.is_source(name):
             yield (
-                f"{quoted(name)}: the base ties head and embedding, so the adapter's product on the embedding becomes the head's "
-                "too, as in peft's own merge; it was trained with a head that stayed as it was (peft's "
-                "ensure_weight_tying was off)."
+                f"{quoted(name)}: the base ties head and embedding, so the adapter's change of the embedding also "
+                f"changes the head, as in peft's own merge. During training the head did not change (peft's "
+                f"ensure_weight_tying was off)."
             )
 
 

@@ -1,1 +1,1 @@
-"""A page as HTML and Markdown, with its figures."""
+"""Write the page as HTML and Markdown, with its figures."""

@@ -1,8 +1,8 @@
-"""Figures as plotly understands them: plain dictionaries, made of what the tables hold.
+"""Figures for plotly: plain dictionaries made from the tables.
 
-Colours say nothing that a symbol, a dash or a text does not say too. Axes, grids and letters get theirs from the page's
-style sheet, so that one figure serves light, dark and print; traces have colours that stand out on both. Names come
-from files, and plotly reads a little HTML in texts, so each is escaped.
+Every colour has a symbol, a dash or a text with the same meaning. Axes, grids and letters get their colours from the
+page's style sheet, so one figure works in light, dark and print; traces have colours that are visible on both. Names
+come from files, and plotly reads a little HTML in texts, so each is escaped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tuneport.reporting.tables.wording import PER_CENT, minus, number, points, r
 from tuneport.results.schema import DIRECT, ITERATIVE, TUNED, Model
 
 Figure = dict[str, Any]
-# 3 : 1 and more against white and against the dark background; told apart with the common colour blindnesses.
+# 3 : 1 and more against white and against the dark background; distinct with the common colour blindnesses.
 COLOURS = ("#2f7fc1", "#d1600a", "#12936f", "#b3609a", "#a37a00", "#6b75c9", "#c4524f", "#4d8b93")
 PLAIN = "#7a7f87"
 # Nuñez, Anderton and Renslow 2018: as even to the eye as to most colour-blind eyes; dark is low.
@@ -136,7 +136,7 @@ def line_figure(shown: Sequence[along.Line]) -> Figure:
             ends = {"x": [0, 1], "y": [y[x.index(0.0)], y[x.index(1.0)]]}
             silent = {"showlegend": False, "hoverinfo": "skip", "line": {"color": colour, "width": 1, "dash": "dot"}}
             data.append({"type": "scatter", "mode": "lines", **ends, **group, **silent})
-    return {"data": data, "layout": _layout(290 + 12 * len(shown), {"title": {"text": "α"}}, "loss, nats a token")}
+    return {"data": data, "layout": _layout(290 + 12 * len(shown), {"title": {"text": "α"}}, "loss, nats per token")}
 
 
 def recycling_figure(matrix: Matrix, several_tunings: bool) -> Figure:
@@ -256,13 +256,13 @@ def _hover(cell: Cell | None, share: bool, several_tunings: bool) -> str:
         return f"{name}<br>{text(cell.word)}"
     told = [name, f"{with_unit(cell.shown)}, n = {cell.shown.n:,}"]
     if cell.results[0] < cell.results[1]:
-        told.append(f"{cell.results[0]} of {cell.results[1]} results are there")
+        told.append(f"{cell.results[0]} of {cell.results[1]} results are available")
     if cell.gain is not None and cell.over is not None:
         told.append(f"{points(cell.gain, share)} over {text(cell.over.name(several_tunings))}")
     if cell.recovered is not None:
         told.append(f"recovered gain {ratio(cell.recovered)}")
     if cell.published is not None:
-        told.append(f"published, other setup: {minus(f'{cell.published:g}')}")
+        told.append(f"published, from another setup: {minus(f'{cell.published:g}')}")
     return "<br>".join(told)
 
 

@@ -1,7 +1,6 @@
-"""The same sections as Markdown, for a model card or an issue: sentences and tables, no drawings, records or answers.
+"""Write the sections as Markdown, for a model card or an issue: sentences and tables, no drawings, records or answers.
 
-Names, errors and notes are escaped, so that what stands in a file cannot become markup, a mention or a table cell of
-its own.
+Names, errors and notes are escaped, so that no text from a file can become markup, a mention or a table cell.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The page: sections become one HTML file that opens from disk, with nothing fetched from anywhere.
+"""Write the sections as one HTML file that opens offline.
 
-Style sheet, script and plotly stand in the file itself, so it can be mailed, attached or kept. Everything a study holds (names,
-errors, answers) was written by others, models among them: the template escapes every text, and none is marked as safe but our own
-files and data for scripts.
+Style sheet, script and plotly are part of the file, so it can be mailed, attached or kept. Others, models among them,
+wrote all texts of a study (names, errors, answers): the template escapes every text, and only our own files and data
+for scripts are marked as safe.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def environment() -> Environment:
 
 
 def script_data(value: Any) -> Markup:
-    """JSON that can stand in a script element: nothing in it can end the element."""
+    """JSON that is safe in a script element: nothing in it can end the element."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return Markup(
         text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

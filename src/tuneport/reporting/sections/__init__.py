@@ -1,1 +1,1 @@
-"""What a page says: its sections in order, which HTML and Markdown both print."""
+"""The sections of a page, in order; HTML and Markdown both print them."""

@@ -1,6 +1,7 @@
-"""The first screen: recycle or not, for which pairs, how sure; and further down every pair against the old fine-tuned model.
+"""The first screen: recycle or not, for which pairs, and how sure. Further down: every pair against the old fine-tuned
+model.
 
-Three numbers stand for one pair, which the order of versions chooses. All pairs are counted beside them.
+Three numbers show one pair, which the order of versions chooses. All pairs are counted beside them.
 """
 
 from __future__ import annotations
@@ -51,17 +52,21 @@ def answer(found: Findings) -> Section:
 
 
 def asked(found: Findings) -> Section:
-    """What the study asks for, and what was gained, task by task and for what was fine-tuned further."""
-    return Section("asked", "What was asked, and what came out?", [Bullets([*found.asked, *found.told])])
+    """What the study compares, and the gains, task by task and for models that were fine-tuned further."""
+    return Section("asked", "What was the question, and what is the answer?", [Bullets([*found.asked, *found.told])])
 
 
 def _pairs(worths: Sequence[Worth], several: bool) -> str:
     """For how many transfers of one task, and for which."""
     known = [each for each in worths if each.cell.shown is not None]
     if not known:
-        return f"Of {counted(len(worths), 'transfer')} none is scored yet."
+        return f"None of {counted(len(worths), 'transfer')} is scored yet."
     told = []
-    for sign, words in ((1, "clearly better than the new base"), (-1, "clearly worse"), (0, "not shown to be either")):
+    for sign, words in (
+        (1, "significantly better than the new base"),
+        (-1, "significantly worse"),
+        (0, "not shown to be better or worse"),
+    ):
         names = [each.model.name(several) for each in known if each.cell.clearly == sign]
         if not names and sign == 0:
             continue
@@ -82,8 +87,9 @@ def worth(found: Findings) -> Section | None:
     if not known:
         return None
     intro = (
-        f"Recycling pays as long as the new base is behind the old fine-tuned model ({_PAPER}). Where the new base alone is "
-        "clearly better already, it offers no advantage. Differences are of models on the same examples."
+        f"Recycling pays as long as the new base is behind the old fine-tuned model ({_PAPER}). Where the new base "
+        "alone is significantly better already, it offers no advantage. Differences are of models on the same "
+        "examples."
     )
     columns = [
         TableColumn("transfer"), TableColumn("task"), TableColumn("old fine-tuned", True), TableColumn("new base", True),
@@ -119,23 +125,23 @@ def worth(found: Findings) -> Section | None:
     table = Table("The old fine-tuned model beside the new base", columns, rows, Csv("worth", names, lines))
     counts = [sum(each.base_clearly == sign for each in known) for sign in (-1, 1, 0)]
     told = (
-        f"Of {len(known)} cases the new base is clearly behind in {counts[0]} and clearly ahead in {counts[1]}; "
-        f"{counts[2]} cannot be told."
+        f"Of {len(known)} cases, the new base is significantly behind in {counts[0]} and significantly ahead in "
+        f"{counts[1]}; {counts[2]} are unclear."
     )
     body: list[Part] = [table] if len(rows) <= 8 else [Fold("Every pair", [], [table], "task")]
     return Section("worth", "Is the new base still behind the old fine-tuned model?", [intro, told, *body])
 
 
 def _lead(asked: Sequence[Worth], found: Findings) -> Lead:
-    """The answer in a word, and in a sentence for each fine-tuning."""
+    """The answer as one word, and as a sentence for each fine-tuning."""
     if not asked:
         if not found.reading.at_end:
             return Lead("No answer yet.", "Nothing is scored.")
-        kinds = "Fine-tuning from a transferred start is judged below." if found.compared or found.recycled else ""
-        return Lead("Not asked.", f"No result of this study is of a transfer by addition alone. {kinds}".strip())
+        kinds = "Results of fine-tuning from a transferred start are below." if found.compared or found.recycled else ""
+        return Lead("Not asked.", f"This study has no result of a transfer by addition alone. {kinds}".strip())
     of_tuning: dict[str | None, list[Worth]] = {}
     for each in asked:
-        if not (each.matrix.task.endswith(LOSS) and len(asked) > 1):  # the loss of answers is no task of its own
+        if not (each.matrix.task.endswith(LOSS) and len(asked) > 1):  # the loss of answers is not a separate task
             of_tuning.setdefault(each.model.tuning, []).append(each)
     verdicts = {tuning: judged(worths) for tuning, worths in of_tuning.items()}
     several = found.reading.several_tunings
@@ -143,7 +149,7 @@ def _lead(asked: Sequence[Worth], found: Findings) -> Lead:
     waits = sum(1 for each in found.worths if each.matrix is found.transfers[0] and each.cell.shown is None)
     if waits and any(verdicts.values()):
         words.append(
-            f"So far: {counted(waits, 'transfer')} without a score {'is' if waits == 1 else 'are'} not in this."
+            f"So far: {counted(waits, 'transfer')} without a score {'is' if waits == 1 else 'are'} not included."
         )
     return Lead(_in_a_word(set(verdicts.values())), " ".join(words))
 
@@ -157,7 +163,7 @@ def _in_a_word(verdicts: set[str | None]) -> str:
         WORSE: "No.",
         MIXED: "In part.",
         HARMLESS: "No gain, no harm.",
-        OPEN: "The data cannot say.",
+        OPEN: "The data do not show it.",
         None: "No answer yet.",
     }[verdicts.pop()]
 
@@ -168,27 +174,25 @@ def _sentence(worths: Sequence[Worth], verdict: str | None, several: bool) -> st
     name, base = model.name(several), model.target
     if verdict is None:
         cell = worths[0].cell
-        why = (
-            "failed, as told below" if cell.status == FAILED else "not done yet" if cell.pending else "without a score"
-        )
+        why = "failed (see below)" if cell.status == FAILED else "not done yet" if cell.pending else "without a score"
         return f"{name} is {why}."
     better, worse, even = (
         [worth.matrix.task for worth in worths if worth.cell.shown is not None and worth.cell.clearly == sign]
         for sign in (1, -1, 0)
     )
     if verdict == HARMLESS:
-        return f"{name} is not clearly better than {base} on {_tasks(even)}, and no worse by {_POINTS}."
+        return f"{name} is not significantly better than {base} on {_tasks(even)}, and no worse by {_POINTS}."
     if verdict == OPEN:
         first = next(worth for worth in worths if worth.cell.gain is not None)
         gain = first.cell.gain
         assert gain is not None
         return (
-            f"Whether {name} is better or worse than {base} cannot be told: on {first.matrix.task} the difference is "
+            f"Whether {name} is better or worse than {base} is unclear: on {first.matrix.task} the difference is "
             f"{points(gain, first.matrix.share)} (n = {first.matrix.n:,})."
         )
-    told = [f"clearly better than {base} on {_tasks(better)}"] if better else []
-    told += [f"clearly worse than {base} on {_tasks(worse)}"] if worse else []
-    rest = f"; on {_tasks(even)} neither is shown" if even else ""
+    told = [f"significantly better than {base} on {_tasks(better)}"] if better else []
+    told += [f"significantly worse than {base} on {_tasks(worse)}"] if worse else []
+    rest = f"; on {_tasks(even)} no difference is shown" if even else ""
     return f"{name} is {' and '.join(told)}{rest}."
 
 
@@ -204,7 +208,7 @@ def _facts(shown: Worth, several: bool) -> Facts:
     name, base, of = cell.model.name(several), cell.model.target, f", {cell.model.tuning}" if several else ""
     facts = []
     if cell.gain is not None:
-        clear = {1: "Clearly better", -1: "Clearly worse", 0: "Not clearly different"}[cell.clearly]
+        clear = {1: "Significantly better", -1: "Significantly worse", 0: "Not significantly different"}[cell.clearly]
         harm = f", and no worse by {_POINTS}" if cell.clearly == 0 and shown.harmless else ""
         alone = DASH if shown.base is None else _short(shown.base.value, share)
         words = f"{name} scores {_short(cell.shown.value, share)}, {base} alone {alone}. {clear}{harm}."
@@ -212,13 +216,13 @@ def _facts(shown: Worth, several: bool) -> Facts:
         facts.append(Fact("Gain over the new base", value, span(cell.gain.interval, share, sign=True), words))
     if cell.recovered is not None:
         value, _, interval = ratio(cell.recovered).partition(" ")
-        words = f"Of what fine-tuning {base} itself gains; 1 is all of it, 0 nothing."
+        words = f"As a share of what fine-tuning {base} itself gains (1: all, 0: nothing)."
     else:
         value, interval = DASH, ""
         words = (
             f"Not known: fine-tuning {base} itself is not scored."
             if shown.tuned is None
-            else f"Not told: fine-tuning {base} itself gains nothing that is clear."
+            else f"Not computed: fine-tuning {base} itself has no significant gain."
         )
     facts.append(Fact("Recovered gain", value, interval, words))
     old = f"FT({cell.model.source}{of})"
@@ -239,9 +243,10 @@ def _facts(shown: Worth, several: bool) -> Facts:
 def _still(shown: Worth) -> str:
     """Section 3.2's question."""
     return {
-        -1: f"The new base is clearly behind the old fine-tuned model, so recycling can pay ({_PAPER}).",
-        1: f"The new base alone is clearly ahead of the old fine-tuned model: recycling has no advantage then ({_PAPER}).",
-        0: f"Whether the new base is still behind it, on which {_PAPER} lets recycling depend, cannot be told.",
+        -1: f"The new base is significantly behind the old fine-tuned model, so recycling can pay ({_PAPER}).",
+        1: f"The new base alone is significantly ahead of the old fine-tuned model: then recycling has no advantage "
+        f"({_PAPER}).",
+        0: f"It is unclear whether the new base is still behind it, which decides whether recycling pays ({_PAPER}).",
     }[shown.base_clearly]
 
 

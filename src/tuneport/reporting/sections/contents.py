@@ -1,4 +1,4 @@
-"""What a page is made of, of a study or of a file of scores: its name, a line on what there is, doubts, and sections."""
+"""The contents of a page, for a study or a file of scores: its name, a line about the results, doubts, and sections."""
 
 from __future__ import annotations
 

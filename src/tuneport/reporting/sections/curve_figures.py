@@ -1,4 +1,4 @@
-"""Curves of fine-tuning, one figure for each target, with steps to match and peaks."""
+"""Curves of fine-tuning: one figure per target, with steps to match and peaks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def curves(panels: Sequence[Panel], found: Findings) -> list[Part]:
     if not panels:
         return []
     words = (
-        "On validation data. Dotted: where plain fine-tuning ends. Steps to match: until a curve has reached that level and "
-        "stays there."
+        "On validation data. Dotted: where plain fine-tuning ends. Steps to match: steps until a curve reaches that "
+        "level and stays there."
     )
     grid = Group([_curve(panel, found) for panel in panels], "grid")
     return [Block("Accuracy against steps", [words, grid], folded=len(panels) > _MOST_OPEN)]
@@ -79,5 +79,7 @@ def _words(panel: Panel) -> str:
     if not panel.gains:
         return f"{words}It gains nothing here, so there is nothing to match."
     return words + (
-        f"Reached, and kept, with {listed(reached)} steps." if reached else "No transferred start gets there and stays."
+        f"Reached and kept: {listed(reached)} steps."
+        if reached
+        else "No transferred start reaches this level and stays there."
     )

@@ -1,6 +1,7 @@
-"""The page of a file of scores: which model is better, every score, which differences are clear, how it was asked.
+"""The page of a file of scores: which model is better, every score, which differences are significant, and all settings.
 
-All numbers are the file's. Where it names a target, a transfer and a tuned target, the question is whether recycling is worth it.
+All numbers are the file's. If it names a target, a transfer and a tuned target, the question is whether recycling is
+worth it.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ def _recycling(found: EvaluationResult, asked: Sequence[Recovered]) -> Lead:
     better, worse, even = (
         [task for task, change in known.items() if change is not None and change.better == sign] for sign in (1, -1, 0)
     )
-    told = [f"clearly better than {target} on {_tasks(better)}"] if better else []
-    told += [f"clearly worse than {target} on {_tasks(worse)}"] if worse else []
-    rest = f"; on {_tasks(even)} neither is shown" if even and told else ""
+    told = [f"significantly better than {target} on {_tasks(better)}"] if better else []
+    told += [f"significantly worse than {target} on {_tasks(worse)}"] if worse else []
+    rest = f"; on {_tasks(even)} no difference is shown" if even and told else ""
     if told:
         word = "In part." if better and worse else "Yes." if better else "No."
         return Lead(word, f"{moved} is {' and '.join(told)}{rest}.")
@@ -70,32 +71,34 @@ def _recycling(found: EvaluationResult, asked: Sequence[Recovered]) -> Lead:
         return Lead("No answer.", f"{moved} and {target} were not compared on the same examples.")
     harmless = all(_harmless(found, change) for change in known.values() if change is not None)
     if harmless:
-        words = (
-            f"{moved} is not clearly better than {target} on {_tasks(even)}, and no worse by {100 * NO_HARM:g} points."
-        )
+        words = f"{moved} is not significantly better than {target} on {_tasks(even)}, and no worse by {100 * NO_HARM:g} points."
         return Lead("No gain, no harm.", words)
     return Lead(
-        "The data cannot say.", f"Whether {moved} is better or worse than {target} on {_tasks(even)} is not shown."
+        "The data do not show it.", f"Whether {moved} is better or worse than {target} on {_tasks(even)} is not shown."
     )
 
 
 def _better(found: EvaluationResult) -> Lead:
     """Of two models which is better, of several the best of each task, of one that there is nothing to compare."""
     if len(found.models) == 1:
-        return Lead("Nothing to compare.", f"{found.models[0]} alone was scored.")
+        return Lead("Nothing to compare.", f"Only {found.models[0]} was scored.")
     clear = [each for each in found.differences if each.better]
     if not clear:
         word = "Not shown." if found.differences else "No answer."
-        rest = "is clear after Holm's adjustment" if found.differences else "was tested: the models share no examples"
+        rest = (
+            "is significant after Holm's adjustment"
+            if found.differences
+            else "was tested: the models share no examples"
+        )
         return Lead(word, f"No difference between the {len(found.models)} models {rest}.")
     wins: dict[tuple[str, str], list[str]] = {}
     for each in clear:
         pair = (each.later, each.earlier) if each.better > 0 else (each.earlier, each.later)
         wins.setdefault(pair, []).append(each.task)
-    told = [f"{one} is clearly better than {other} on {_tasks(tasks)}" for (one, other), tasks in wins.items()]
+    told = [f"{one} is significantly better than {other} on {_tasks(tasks)}" for (one, other), tasks in wins.items()]
     more = f"; {len(told) - _MOST_NAMED} more below" if len(told) > _MOST_NAMED else ""
     return Lead(
-        f"{len(clear)} of {counted(len(found.differences), 'difference')} clear.",
+        f"{len(clear)} of {counted(len(found.differences), 'difference')} significant.",
         f"{'; '.join(told[:_MOST_NAMED])}{more}.",
     )
 
@@ -110,9 +113,9 @@ def _facts(found: EvaluationResult, asked: Recovered) -> Facts:
             "Recovered gain",
             DASH if asked.value is None else minus(f"{asked.value:.2f}"),
             "" if asked.interval is None else minus("[{:.2f}, {:.2f}]".format(*asked.interval)),
-            f"Not told: {asked.tuned_target} itself gains nothing that is clear."
+            f"Not computed: {asked.tuned_target} itself has no significant gain."
             if asked.value is None
-            else f"Of what {asked.tuned_target} gains; 1 is all of it, 0 nothing.",
+            else f"As a share of what {asked.tuned_target} gains (1: all, 0: nothing).",
         ),
         _change("Over the target's own fine-tuning", found, rest, f"{asked.transferred} against {asked.tuned_target}."),
     ]
@@ -123,7 +126,7 @@ def _change(label: str, found: EvaluationResult, change: Difference | None, word
     if change is None:
         return Fact(label, DASH, "", f"Not known: no comparison of {words.replace(' against ', ' and ')}")
     share = _is_share(found, change)
-    says = {1: "Clearly better", -1: "Clearly worse", 0: "Not clearly different"}[change.better]
+    says = {1: "Significantly better", -1: "Significantly worse", 0: "Not significantly different"}[change.better]
     value = f"{signed(change.value, share)}{' points' if share else ''}"
     return Fact(label, value, span(change.interval, share, sign=True), f"{words} {says}.")
 
@@ -142,7 +145,7 @@ def _scores(found: EvaluationResult) -> Table:
             if each is not None
         ]
     csv = Csv("scores", ["model", "task", "metric", "value", "low", "high", "n"], lines)
-    return Table("Scores, in per cent, with 95 % intervals; losses in nats a token", columns, rows, csv, style="matrix")
+    return Table("Scores in per cent with 95 % intervals; losses in nats per token", columns, rows, csv, style="matrix")
 
 
 def _score(each: TaskScore | None) -> Value:
@@ -182,18 +185,20 @@ def _differences(found: EvaluationResult) -> Section | None:
         else " Where lower is better (a loss), a negative difference is the better one."
     )
     intro = (
-        "Models on the same examples, one minus the other. ▲ and ▼: clearly better or worse, p < 0.05 after Holm's adjustment over "
-        f"all rows. What is not marked is not shown to be the same.{falling}"
+        "Models on the same examples, one minus the other. ▲ and ▼: significantly better or worse, p < 0.05 after "
+        f"Holm's adjustment over all rows. No mark does not mean equal.{falling}"
     )
     body: Part = table if len(rows) <= _MOST_ROWS else Fold(counted(len(rows), "comparison"), [], [table], "task")
-    return Section("differences", "Which differences are clear?", [intro, body])
+    return Section("differences", "Which differences are significant?", [intro, body])
 
 
 def _difference(found: EvaluationResult, each: Difference) -> Value:
     share = _is_share(found, each)
     pieces = [Piece(signed(each.value, share), "value")]
     if each.better:
-        pieces.append(Piece("▲", "mark", "clearly better") if each.better > 0 else Piece("▼", "mark", "clearly worse"))
+        pieces.append(
+            Piece("▲", "mark", "significantly better") if each.better > 0 else Piece("▼", "mark", "significantly worse")
+        )
     pieces += [Piece(span(each.interval, share, sign=True), "interval")] if each.interval else []
     return Value(tuple(pieces), each.value, "worse" if each.better < 0 else None)
 
@@ -212,14 +217,14 @@ def _leakage(found: EvaluationResult) -> Section | None:
         TableColumn("examples in both", True),
     ]
     return Section(
-        "leakage", "Were test examples trained on?", [Table("Test examples in training data", columns, rows)]
+        "leakage", "Were models trained on test examples?", [Table("Test examples in training data", columns, rows)]
     )
 
 
 def _settings(found: EvaluationResult) -> Section:
     parts: list[Part] = [
-        "Intervals are 95 %: Wilson's for right answers, else from a bootstrap over the examples. Right and wrong answers of two "
-        "models are compared by McNemar's exact test, others by the paired bootstrap."
+        "Intervals are 95 %: Wilson's for right answers, else from a bootstrap over the examples. Right and wrong "
+        "answers of two models are compared by McNemar's exact test, others by the paired bootstrap."
     ]
     parts += [Bullets(found.warnings)] if found.warnings else []
     told = {"settings": found.settings, "versions": found.versions}

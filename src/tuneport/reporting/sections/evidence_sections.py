@@ -1,4 +1,6 @@
-"""Sections that let a reader check: answers, what failed, published numbers, all scores, every record, how to read it all."""
+"""Sections that let a reader check: answers, failures, published numbers, all scores, every record, how to read the
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -46,23 +48,28 @@ def answers(found: Findings) -> Section | None:
         f"{word} {each}" for word, each in (("family", shown.family), ("seed", shown.seed)) if each is not None
     )
     intro = (
-        f"A few questions{f' ({which})' if which else ''} where the models shown first differ, in the files' order: not a sample. "
-        "✓ counted as right, ✗ as wrong."
+        f"A few questions{f' ({which})' if which else ''} where the models shown first differ, in the files' order: "
+        "not a sample. ✓ counted as right, ✗ as wrong."
     )
     names = [model.name(found.reading.several_tunings) for model in shown.models]
     return Section("answers", "What do the models answer?", [intro, Answers(shown, names)], page_only=True)
 
 
 def failures(reading: Reading) -> Section | None:
-    """Every step that failed, with its words, and every result that is missing."""
+    """Every failed step with its message, and every missing result."""
     missing = [run for run in reading.at_end if run.status != DONE and not run.pending]
     waiting = [step for step in reading.steps if step.outcome == NOT_RUN and step.error and step.kind != "evaluate"]
     if not missing and not waiting and all(step.outcome != FAILED for step in reading.steps):
         return None
-    parts: list[Part] = ["Nothing is left out: what failed is here with its words, and what stood on it was not run."]
+    parts: list[Part] = [
+        "Nothing is left out: every failure is here with its message. Steps that depend on a failed step were skipped."
+    ]
     for step in reading.steps:
         if step.outcome == FAILED:
-            told: list[Part] = [Pre(step.error or "The record says no more."), Link("Its record", f"#{_anchor(step)}")]
+            told: list[Part] = [
+                Pre(step.error or "The record has no details."),
+                Link("Its record", f"#{_anchor(step)}"),
+            ]
             parts.append(Fold(step.name, [Piece(" failed", "value")], told, open=True))
     if missing:
         columns = [
@@ -82,11 +89,11 @@ def failures(reading: Reading) -> Section | None:
             ]
             for run in missing
         ]
-        parts.append(Table("Results that are missing, whole or in part", columns, rows))
+        parts.append(Table("Results that are missing, fully or in part", columns, rows))
     if waiting:
         rows = [[Value(step.name), Value(step.kind), _why(step.error)] for step in waiting]
         parts.append(
-            Table("Steps that were not run", [TableColumn("step"), TableColumn("kind"), TableColumn("why")], rows)
+            Table("Steps that were skipped", [TableColumn("step"), TableColumn("kind"), TableColumn("why")], rows)
         )
     nothing = len(without_result(run for run in reading.at_end if not run.pending))
     if nothing:
@@ -97,15 +104,15 @@ def failures(reading: Reading) -> Section | None:
 
 
 def pending(reading: Reading) -> Section | None:
-    """Steps that nothing stands against: the study is not at its end."""
+    """Steps that are still to come: the study is not finished."""
     waiting = [step for step in reading.steps if step.outcome == NOT_RUN and not step.error]
     if not waiting:
         return None
     counts = Counter(step.kind for step in waiting)
     words = (
         f"{counted(len(waiting), 'step')} {'is' if len(waiting) == 1 else 'are'} {PENDING}: "
-        f"{listed(f'{number:,} {kind}' for kind, number in counts.items())}. Nothing failed there. The study goes on where it "
-        "stands when the same command is run again; this page is made anew by `tuneport report`."
+        f"{listed(f'{number:,} {kind}' for kind, number in counts.items())}. None of these failed. Run the same "
+        f"command again to resume the study, and `tuneport report` to update this page."
     )
     names = Bullets([step.name for step in waiting])
     body: list[Part] = [names] if len(waiting) <= _MOST_OPEN else [Fold("Their names", [], [names])]
@@ -148,7 +155,7 @@ def published(found: Findings) -> Section | None:
         lines.append([f"Table {row.get('table', '?')}", model.name(several), task, value, ours.value if ours else None])
     if not rows:
         return None
-    intro = "The paper's numbers, published, from another setup: to be read beside ours, not as a test of them."
+    intro = "The paper's published numbers come from another setup: read them beside ours, not as a test of ours."
     csv = Csv("published", ["table", "model", "task", "published", "here"], lines)
     return Section(
         "published",
@@ -193,14 +200,14 @@ def records(reading: Reading, place: Path) -> Section | None:
     seconds = sum(step.seconds or 0 for step in reading.steps)
     words = (
         f"{counted(len(reading.steps), 'step')}: {listed(f'{n:,} {outcome}' for outcome, n in counts.items())}; "
-        f"{duration(seconds)} of work in all. Each opens to the command that does the same by hand, and to its record."
+        f"{duration(seconds)} of work in all. Open a step to see its record and the command that does the same by hand."
     )
     parts: list[Part] = [words]
     for kind, number in Counter(step.kind for step in reading.steps).items():
         of_kind = [_record(step, reading, place) for step in reading.steps if step.kind == kind]
         parts.append(Fold(kind, [Piece(f" {counted(number, 'step')}", "value")], of_kind, "steps"))
     if reading.others:
-        others = "No steps of the study as it was asked last: its file, its inputs or its families are others. They count nowhere."
+        others = "These steps are not part of the study's latest run: its file, inputs or families have changed. They are not counted."
         listed_apart: list[Part] = [others, *(_record(step, reading, place) for step in reading.others)]
         parts.append(
             Fold(
@@ -214,38 +221,36 @@ def records(reading: Reading, place: Path) -> Section | None:
 
 
 def reading_it(found: Findings) -> Section:
-    """What the numbers rest on, in words."""
+    """How the numbers were computed, as sentences."""
     reading, estimates = found.reading, found.estimates
     told = [
-        "Intervals are 95 %: Wilson's for the right answers of one model; for several families, differences and recovered "
-        f"gains from one joint bootstrap of {estimates.resamples:,} draws over model families and, within a family, over the "
-        "examples that all models share. Fine-tuning seeds are averaged first.",
-        "“Clearly” and the signs ▲ and ▼ mean p < 0.05 after Holm's adjustment within a table. What is not marked is not "
-        "shown to be the same.",
-        "Recovered gain is (score(target + Δ) − score(target)) / (score(tuned target) − score(target)); a dash where the "
-        "tuned target's own gain may be nothing.",
-        "Curves, peaks and steps to match are read on validation data; everything else on test data.",
+        "Intervals are 95 %: Wilson's for the right answers of one model; for several families, differences and "
+        f"recovered gains from one joint bootstrap of {estimates.resamples:,} draws over model families and, within a "
+        "family, over the examples that all models share. Fine-tuning seeds are averaged first.",
+        "“Significantly” and the signs ▲ and ▼ mean p < 0.05 after Holm's adjustment within a table. No mark does not "
+        "mean equal.",
+        "Recovered gain is (score(target + Δ) − score(target)) / (score(tuned target) − score(target)); a dash where "
+        "the tuned target's own gain may be zero.",
+        "Curves, peaks and steps to match come from validation data; everything else comes from test data.",
     ]
     families = {run.family for run in reading.runs if run.family is not None}
     if len(families) < 2:
         told.append(
-            "There is one model family: intervals speak of other questions to these models, not of other pretraining runs."
+            "There is only one model family: intervals cover other questions to these models, not other pretraining "
+            "runs."
         )
     elif len(families) < 5:
-        told.append(
-            f"There are only {len(families)} model families: an interval over so few is too narrow, and speaks of little "
-            "more than these."
-        )
+        told.append(f"There are only {len(families)} model families: intervals over so few families are too narrow.")
     if estimates.without_outcomes:
         told.append(
-            f"{counted(estimates.without_outcomes, 'score')} came without outcomes example by example; differences from them are "
-            "judged by their standard errors, as if asked other questions."
+            f"{counted(estimates.without_outcomes, 'score')} came without outcomes for each example; their "
+            f"differences are tested by standard errors, as if on different questions."
         )
     parts: list[Part] = [Bullets(told)]
     parts += [Block("Notes of the study", [Bullets(reading.notes)])] if reading.notes else []
     if reading.text:
         parts.append(Fold("The study file", [], [Pre(reading.text, code=True)], page_only=True))
-    return Section("reading", "How are these numbers to be read?", parts)
+    return Section("reading", "How should these numbers be read?", parts)
 
 
 def _record(step: RecordedStep, reading: Reading, place: Path) -> Fold:
@@ -259,9 +264,9 @@ def _record(step: RecordedStep, reading: Reading, place: Path) -> Fold:
     if step.folder and step.record is not None:
         shown = json.dumps(step.record, indent=1, ensure_ascii=False)
         if len(shown) > _LONGEST_RECORD:
-            shown = f"{shown[:_LONGEST_RECORD]}\n… {len(shown) - _LONGEST_RECORD:,} more letters in the file"
+            shown = f"{shown[:_LONGEST_RECORD]}\n… {len(shown) - _LONGEST_RECORD:,} more characters in the file"
         parts += [_link(step.folder, reading, place), Pre(shown, code=True)]
-    return Fold(step.name, notes, parts or ["It was not run, so it has no record."], "record", anchor=_anchor(step))
+    return Fold(step.name, notes, parts or ["It was skipped, so it has no record."], "record", anchor=_anchor(step))
 
 
 def _link(folder: str, reading: Reading, place: Path) -> Link:

@@ -39,9 +39,9 @@ def predictors(found: Findings) -> Section | None:
         return None
     intro = (
         "Each point is a pair of versions: how far apart they are, against how much of the target's fine-tuning gain their "
-        "transfer recovered (0: nothing, 1: all of it; dotted). Where the target's own fine-tuning gains nothing, or harms, there "
-        "is nothing to recover, and no point. Pairs share versions and are not independent; ρ is Spearman's rank correlation, "
-        "without a test."
+        "transfer recovered (0: nothing, 1: all of it; dotted). If the target's own fine-tuning gains nothing or "
+        "harms, there is nothing to recover and no point. Pairs share versions, so they are not independent; ρ is "
+        "Spearman's rank correlation, without a test."
     )
     tasks = list(dict.fromkeys(scatter.task for scatter in found.scatters))
     drawn = {task: [_scatter(scatter) for scatter in found.scatters if scatter.task == task] for task in tasks}
@@ -55,10 +55,11 @@ def paths(found: Findings) -> Section | None:
         return None
     threshold = listed(sorted({f"{line.threshold:g}" for line in found.lines if line.threshold is not None}))
     intro = (
-        "Loss at points on the straight line between two models' weights; dotted, the straight line between their losses. The "
-        "barrier is the highest rise above it, located on one half of the examples and measured on the other."
+        "Loss at points on the straight line between two models' weights; dotted, the straight line between their "
+        "losses. The barrier is the highest rise above that line, found on one half of the examples and measured on "
+        "the other."
         + (
-            f" Called connected where the barrier is clearly below {threshold}, a threshold stated beforehand."
+            f" Called connected where the barrier is significantly below {threshold}, a threshold set beforehand."
             if threshold
             else ""
         )
@@ -88,7 +89,7 @@ def paths(found: Findings) -> Section | None:
         ]
         for line in found.lines
     ]
-    barriers = Block("Barriers", ["Nats a token.", Table("Barriers of all paths", columns, rows)])
+    barriers = Block("Barriers", ["Nats per token.", Table("Barriers of all paths", columns, rows)])
     return Section("paths", "Are the models linearly connected?", [*parts, barriers])
 
 
@@ -97,8 +98,9 @@ def distances(found: Findings) -> Section | None:
     if not found.distances:
         return None
     intro = (
-        "Lengths of differences over all parameters: from one version to the other, and from each version to its fine-tuned "
-        "model; and the cosine of the angle between the two diff vectors. A dash stands where a version has no diff vector."
+        "Lengths of differences over all parameters: from one version to the other, and from each version to its "
+        "fine-tuned model; and the cosine of the angle between the two diff vectors. A dash means that a version has "
+        "no diff vector."
     )
     columns = [
         TableColumn("versions"), TableColumn("fine-tuning"), TableColumn("family", True), TableColumn("seed", True),

@@ -54,11 +54,12 @@ def transfers(found: Findings) -> Section | None:
     if len(found.transfers) < 2 and not found.scaled:
         return None
     intro = (
-        "What the target scores with the diff vector of another version added, without any training. Rows: the base, the base "
-        "with Δ of another version, and the version's own fine-tuning; columns: the version that Δ is added to."
+        "What the target scores with the diff vector of another version added, without any training. Rows: the base, "
+        "the base with Δ of another version, and the version's own fine-tuning; columns: the version that Δ is added "
+        "to."
     )
     parts = [intro, *_matrices(found.transfers, found, "the base")[1:], *_scaled(found)]
-    return Section("transfer", "What does addition alone give, task by task?", parts)
+    return Section("transfer", "What does addition alone gain on each task?", parts)
 
 
 def _scaled(found: Findings) -> list[Part]:
@@ -86,9 +87,9 @@ def tuned_on(found: Findings) -> Section | None:
     if not found.tuned_on and not panels:
         return None
     intro = (
-        "Fine-tuned again after the transfer, with the same data and schedule. Small numbers count what this adds to the "
-        "transferred model (as Tables 4 and 12 of the paper do); gains over the base (Table 13) stand below, against plain "
-        "fine-tuning."
+        "Fine-tuned again after the transfer, with the same data and schedule. Small numbers show what this adds to "
+        "the transferred model (as Tables 4 and 12 of the paper do); gains over the base (Table 13) are below, "
+        "compared with plain fine-tuning."
     )
     compared = [row for row in found.compared if row.model.kind == THEN_TUNED]
     parts = [
@@ -106,8 +107,8 @@ def recycled(found: Findings) -> Section | None:
         return None
     several = found.reading.several_tunings
     intro = (
-        "Algorithm 1 of the paper: Δ of the version before, which itself began with a Δ (iterative), against Δ of a version "
-        "fine-tuned by itself (direct), against nothing recycled. Small numbers are gains over the base."
+        "Algorithm 1 of the paper: Δ of the previous version, which itself started from a Δ (iterative), against Δ of "
+        "a separately fine-tuned version (direct), against no recycling. Small numbers are gains over the base."
     )
     parts: list[Part] = [intro]
     tasks = [matrix.task for matrix in found.recycled]
@@ -151,10 +152,10 @@ def pair(matrix: Matrix, found: Findings, over: str) -> Group:
 
 
 def _beside(figure: Figure, matrix: Matrix, over: str) -> Group:
-    unit = "per cent" if matrix.share else f"{matrix.metric}, where lower is better and a gain is what it fell by"
+    unit = "per cent" if matrix.share else f"{matrix.metric} (lower is better; a gain is how far it fell)"
     legend = (
-        f"In {unit}. Beside each number what it gains over {over}, below it the 95 % interval. Bold: best of its row. "
-        "★ best Δ for its target. ▲ clearly better than the base, ▼ clearly worse."
+        f"In {unit}. Beside each number is its gain over {over}, below it the 95 % interval. Bold: best in its row. "
+        "★ best Δ for its target. ▲ significantly better than the base, ▼ significantly worse."
     )
     columns = [TableColumn("model"), *(TableColumn(target, True, f"target {target}") for target in matrix.targets)]
     rows = [[Value(row.label), *(_cell(cell, matrix.share, row.role) for cell in row.cells)] for row in matrix.rows]
@@ -180,8 +181,8 @@ def _cell(cell: Cell | None, share: bool, role: str) -> Value:
     value, interval, (done, asked) = number(cell.shown.value, share), cell.shown.interval, cell.results
     told = [Piece(value, "best", "best in its row") if cell.best_of_row else Piece(value, "value")]
     told += [Piece("★", "mark", f"best Δ for {cell.model.target}")] if cell.best_of_target else []
-    told += [Piece("▲", "mark", "clearly above the base")] if cell.clearly > 0 else []
-    told += [Piece("▼", "mark", "clearly below the base")] if cell.clearly < 0 else []
+    told += [Piece("▲", "mark", "significantly above the base")] if cell.clearly > 0 else []
+    told += [Piece("▼", "mark", "significantly below the base")] if cell.clearly < 0 else []
     if cell.gain is not None and role != "base":
         told.append(Piece(signed(cell.gain.value, share), "gain", points(cell.gain, share)))
     if interval is not None:
@@ -241,9 +242,9 @@ def _matrix_words(matrix: Matrix, several: bool) -> str:
     changed = [cell for cell in matrix.changed if cell.shown is not None]
     worse = [cell.model.name(several) for cell in changed if cell.clearly < 0]
     if not worse:
-        return f"{told} None is clearly worse than its base."
+        return f"{told} None is significantly worse than its base."
     named = listed(worse) if len(worse) <= 3 else f"{len(worse)} of {len(changed)}"
-    return f"{told} Clearly worse than the base: {named}."
+    return f"{told} Significantly worse than the base: {named}."
 
 
 def _against_direct(found: Findings) -> list[Part]:
@@ -253,8 +254,10 @@ def _against_direct(found: Findings) -> list[Part]:
     several = found.reading.several_tunings
     columns = [
         TableColumn("version"), TableColumn("task"),
-        TableColumn(_TWICE[0], True, "iterative minus direct, both fine-tuned for as many steps on this version"),
-        TableColumn(_TWICE[1], True, "iterative minus direct, as many steps in both, those for versions before counted"),
+        TableColumn(_TWICE[0], True, "iterative minus direct, both fine-tuned for the same number of steps on this "
+            "version"),
+        TableColumn(_TWICE[1], True, "iterative minus direct, with the same total of steps, including those for "
+            "earlier versions"),
         TableColumn("steps in all, iterative", True), TableColumn("direct", True),
     ]  # fmt: skip
     shown = [
@@ -272,9 +275,9 @@ def _against_direct(found: Findings) -> list[Part]:
         [[row.model.target, row.model.tuning, row.task, *_ends_of(*row.changes), *row.totals] for row in rows],
     )
     words = (
-        "Iterative minus direct, twice: at the same steps for this version (the paper's comparison), where the iterative one "
-        "stands on the steps of all versions before it too, and at the same total of steps. The first version of a chain is "
-        f"one model for both.{_fallen(rows)}"
+        f"Iterative minus direct, twice: at the same steps for this version (the paper's comparison), where the "
+        f"iterative model has the steps of all earlier versions too, and at the same total of steps. The first "
+        f"version of a chain is the same model in both.{_fallen(rows)}"
     )
     return [Block("Iterative against direct", [words, Table("Iterative minus direct", columns, shown, csv)])]
 
@@ -311,8 +314,8 @@ def _compared(rows: Sequence[Comparison], found: Findings, name: str) -> list[Pa
     ]
     names = ["model", "task", "value", *_columns("over_base", "same_steps", "same_total"), "steps_in_all"]
     words = (
-        "Each stands twice: against FT of its version at the same steps (the paper's comparison), and at the same total of "
-        f"steps; where no fine-tuning is known to have had as many, nothing stands.{_fallen(rows)}"
+        f"Each appears twice: against FT of its version at the same steps (the paper's comparison), and at the same "
+        f"total of steps. A cell is empty where no fine-tuning had as many.{_fallen(rows)}"
     )
     what = "Transferred and tuned" if name == THEN_TUNED else "Recycled"
     folds: list[Part] = []
@@ -326,8 +329,8 @@ def _compared(rows: Sequence[Comparison], found: Findings, name: str) -> list[Pa
 def _compared_on(task: str, rows: Sequence[Comparison], several: bool, csv: Csv | None, what: str) -> Fold:
     columns = [
         TableColumn("model"), TableColumn("score", True), TableColumn("over the base", True),
-        TableColumn(_TWICE[0], True, "minus plain fine-tuning for as many steps as this version got"),
-        TableColumn(_TWICE[1], True, "minus plain fine-tuning for as many steps as went into the model in all"),
+        TableColumn(_TWICE[0], True, "minus plain fine-tuning for as many steps as this version had"),
+        TableColumn(_TWICE[1], True, "minus plain fine-tuning for as many steps as the model had in total"),
         TableColumn("steps in all", True),
     ]  # fmt: skip
     body = [
@@ -343,19 +346,19 @@ def _compared_on(task: str, rows: Sequence[Comparison], several: bool, csv: Csv 
     told = []
     for which, words in enumerate(_TWICE):
         known, above, below = counted_clear(rows, which)
-        told += [f"{words} {above} of {known} clearly above, {below} clearly below"] if known else []
+        told += [f"{words} {above} of {known} significantly above, {below} significantly below"] if known else []
     notes = [Piece(f": {'; '.join(told)}", "value")] if told else []
     table = Table(f"{what} against plain fine-tuning, {task}", columns, body, csv)
     return Fold(task, notes, [table], open=len(rows) <= 8)
 
 
 def _rounding(reading: Reading) -> list[Part]:
-    """What carrying Δ in a dtype of fewer bits would have lost, beside the dtype in which the study did carry it."""
+    """What keeping Δ in a smaller dtype would have lost, with the dtype that the study used."""
     if not reading.rounding:
         return []
     columns = [
         TableColumn("Δ of"), TableColumn("family", True), TableColumn("seed", True), TableColumn("kept in"),
-        TableColumn("share of ‖Δ‖ lost", True), TableColumn("elements that vanish", True),
+        TableColumn("share of ‖Δ‖ lost", True), TableColumn("elements rounded away", True),
     ]  # fmt: skip
     rows = []
     for row in reading.rounding:
@@ -365,9 +368,9 @@ def _rounding(reading: Reading) -> list[Part]:
         which = [optional(whole(row.get(name))) for name in ("family", "seed")]
         shares: list[Any] = [optional(each, lambda share: f"{100 * share:.2f}{PER_CENT}") for each in (lost, vanished)]
         rows.append([Value(str(row.get("tuned", "?"))), *which, Value(str(row.get("dtype", "?"))), *shares])
-    words = "What is lost where a fine-tuned model is kept in another dtype and its Δ taken from that."
+    words = "What is lost if a fine-tuned model is stored in another dtype and its Δ is computed from that."
     if reading.carried is not None:
-        words += f" The study itself carried Δ in {reading.carried}"
+        words += f" The study itself kept Δ in {reading.carried}"
         same = any(row.get("dtype") == reading.carried for row in reading.rounding)
-        words += ": what it lost by that is not in these numbers." if same else "."
+        words += ": its own loss is not in these numbers." if same else "."
     return [Block("Rounding", [words, Table("What another dtype would have lost", columns, rows)])]

@@ -1,6 +1,6 @@
-"""What a section is made of: sentences, tables, figures and folds, without a word of HTML or Markdown.
+"""The parts of a section: sentences, tables, figures and folds, independent of HTML and Markdown.
 
-A paragraph is a plain text. Where a part says `page_only`, the Markdown, which is the short form, leaves it out.
+A paragraph is a plain text. Parts with `page_only` are left out of the Markdown, which is the short form.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Value:
-    """What stands in a cell, and what it is sorted by (its text, if nothing is given)."""
+    """The contents of a cell, and what it is sorted by (its text, if nothing is given)."""
 
     shown: str | tuple[Piece, ...]
     by: float | str | None = None
@@ -222,7 +222,9 @@ def change_value(change: Change | None, share: bool, clearly: int = 0) -> Value:
         return Value(DASH, style="empty")
     told = [Piece(signed(change.value, share), "value")]
     if clearly:
-        told.append(Piece("▲", "mark", "clearly above") if clearly > 0 else Piece("▼", "mark", "clearly below"))
+        told.append(
+            Piece("▲", "mark", "significantly above") if clearly > 0 else Piece("▼", "mark", "significantly below")
+        )
     told += [Piece(span(change.interval, share, sign=True), "interval")] if change.interval else []
     return Value(tuple(told), change.value, "worse" if clearly < 0 else None)
 

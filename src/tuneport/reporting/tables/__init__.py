@@ -1,1 +1,1 @@
-"""What a page says: tables and sentences, before they are put into a form."""
+"""The tables and sentences of a page, before they are written as HTML or Markdown."""

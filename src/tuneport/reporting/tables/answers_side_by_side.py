@@ -1,7 +1,7 @@
-"""What models said to the same questions, for reading side by side.
+"""Answers of several models to the same questions, to read side by side.
 
-Of one family and seed, a few examples a task are chosen where models differ: those that addition repaired, those that
-it spoiled, those that only fine-tuning gets right. The choice follows the files' order and is the same every time.
+From one family and seed, a few examples per task are chosen where models differ: those that addition repaired, those
+that it spoiled, those that only fine-tuning gets right. The choice follows the files' order and is the same every time.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def side_by_side(reading: Reading, transfers: Sequence[Matrix]) -> SideBySide | 
 
 def shortened(text: str) -> str:
     """A long answer, cut with a word that it was."""
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text) - LONGEST:,} more letters)"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text) - LONGEST:,} more characters)"
 
 
 def _first_known(found: Mapping[Model, Answer], name: str) -> str | None:
@@ -124,7 +124,7 @@ def _chosen_examples(root: Path, runs: Mapping[Model, Run]) -> dict[str, list[st
         groups: dict[tuple[float, ...], list[str]] = {}
         for place, id in enumerate(ids):
             groups.setdefault(tuple(float(side.scores[place]) for side in alike), []).append(id)
-        # Most different first; one of each kind in turn, so that no kind of difference fills the page.
+        # Most different first; one of each kind in turn, so that differences of one kind do not fill the page.
         order = sorted(groups, key=lambda scores: (-len(set(scores)), list(groups).index(scores)))
         queues = [groups[key] for key in order if len(set(key)) > 1] or [groups[key] for key in order]
         taken: list[str] = []

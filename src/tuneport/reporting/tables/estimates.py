@@ -1,10 +1,10 @@
 """Scores, differences and recovered gains with 95 % intervals, all from one joint bootstrap.
 
-In come the runs of a study and their outcomes, example by example. Within a family all models share each draw of
+Based on the runs of a study and their outcomes for each example. Within a family all models share each draw of
 examples, so they are compared in pairs; families are drawn too (SEMANTICS, Measures: crossed bootstrap over families
-and examples). Seeds of fine-tuning are averaged first. Where outcomes are missing, a model is drawn from its values and
-standard errors by itself, which makes differences wider, not narrower, as long as models err alike; its seeds answer the
-same examples, so they share that draw.
+and examples). Fine-tuning seeds are averaged first. If outcomes are missing, a model is drawn separately from its
+values and standard errors; this makes differences wider, not narrower, as long as models err alike. Its seeds answer
+the same examples, so they share that draw.
 """
 
 from __future__ import annotations

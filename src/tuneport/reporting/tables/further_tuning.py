@@ -75,6 +75,6 @@ def _compared(
 
 
 def counted_clear(rows: Iterable[Comparison], which: int) -> tuple[int, int, int]:
-    """Of the rows that have a rival: how many there are, how many are clearly above it, how many clearly below."""
+    """Of the rows that have a rival: how many there are, how many are significantly above it, how many significantly below."""
     signs = [row.clearly[which] for row in rows if row.changes[which] is not None]
     return len(signs), signs.count(1), signs.count(-1)

@@ -1,7 +1,7 @@
-"""The paper's tables: rows base, + Δ_j, FT; columns the versions that Δ is added to.
+"""The paper's tables: rows are base, + Δ_j and FT; columns are the versions that Δ is added to.
 
-In come a study's runs and estimates, out comes a `Matrix` for each task: Tables 1, 3, 7, 8 and 11 for transfer, Tables
-4, 12 and 13 for transfer, then fine-tuning. The page and the markdown both print it.
+A `Matrix` for each task of a study: Tables 1, 3, 7, 8 and 11 for transfer, Tables 4, 12 and 13 for transfer, then
+fine-tuning. HTML and Markdown both print it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Cell:
 
     @property
     def word(self) -> str:
-        """What stands in place of a score that is not there."""
+        """The text for a missing score."""
         if self.pending and self.pending == self.results[1]:
             return PENDING
         return self.status if self.status != DONE else "no score"
@@ -87,7 +87,7 @@ class Matrix:
 
     @property
     def changed(self) -> list[Cell]:
-        """The cells of all models that stand against their base."""
+        """The cells of all models that are compared with their base."""
         return [cell for row in self.rows if row.role != "base" for cell in row.cells if cell is not None]
 
 
@@ -230,7 +230,7 @@ def without_result(runs: Iterable[Run]) -> list[Model]:
 
 
 def _marked(rows: Sequence[Row]) -> list[Row]:
-    """The rows with the best of each row, the best Δ of each target, and what is clearly above or below base marked."""
+    """The rows with the best of each row, the best Δ of each target, and what is significantly above or below base marked."""
     signs = _clear_by_kind([cell for row in rows if row.role != "base" for cell in row.cells if cell])
     best_of_target: set[Model] = set()
     for place in range(len(rows[0].cells) if rows else 0):
@@ -254,7 +254,7 @@ def _marked(rows: Sequence[Row]) -> list[Row]:
 
 
 def _clear_by_kind(cells: Iterable[Cell]) -> dict[Model, int]:
-    """What is clear against the base, adjusted among models of a kind; recyclings are one kind."""
+    """Significant differences from the base, adjusted among models of a kind; recyclings are one kind."""
     kinds: dict[str, dict[Model, Change | None]] = {}
     for cell in cells:
         kind = "recycle" if cell.model.kind in (ITERATIVE, DIRECT) else cell.model.kind

@@ -1,8 +1,7 @@
-"""What might predict how well a transfer works, held against how well it did: distances, cosines and barriers.
+"""What might predict how well a transfer works, compared with how well it did: distances, cosines and barriers.
 
-In come the paths and distances of a study and its recovered gains, out come points, one for each pair of versions, and
-the rank correlation of each predictor. Barriers are read from the path on which they were measured, never computed
-here.
+Makes points from the paths, distances and recovered gains of a study, one for each pair of versions, and the rank
+correlation of each predictor. Barriers come from the path on which they were measured, and are never computed here.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ FEWEST = 5  # points: fewer look like a trend whatever they are
 PREDICTORS = {
     "distance": ("distance between the versions", "‖M_i − M_j‖"),
     "cosine": ("cosine of the two diff vectors", "cos(Δ_i, Δ_j)"),
-    "barrier of bases": ("barrier between the versions", "nats a token"),
-    "barrier of tuned": ("barrier between the tuned versions", "nats a token"),
-    "barrier of transferred": ("barrier from target + Δ to the tuned target", "nats a token"),
-    "apart": ("versions apart, knowing nothing else", "|i − j|"),
+    "barrier of bases": ("barrier between the versions", "nats per token"),
+    "barrier of tuned": ("barrier between the tuned versions", "nats per token"),
+    "barrier of transferred": ("barrier from target + Δ to the tuned target", "nats per token"),
+    "apart": ("number of versions between them", "|i − j|"),
 }
 _WHICH = {"bases": "barrier of bases", "tuned": "barrier of tuned", "transferred to tuned": "barrier of transferred"}
 
@@ -82,7 +81,7 @@ class Line:
         """Whether it is connected, in words; a dash where no barrier was held against a threshold."""
         if self.connected is None and (self.interval is None or self.threshold is None):
             return DASH
-        return {True: "yes", False: "no", None: "cannot be told"}[self.connected]
+        return {True: "yes", False: "no", None: "unclear"}[self.connected]
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def distances(reading: Reading) -> list[Apart]:
 
 
 def rank_correlation(points: Sequence[PairPoint]) -> float | None:
-    """Spearman's; None where one side is all the same."""
+    """Spearman's; None if one side is constant."""
     return statistics.rank_correlation([p.x for p in points], [p.y.value for p in points])
 
 

@@ -1,4 +1,4 @@
-"""What a study's records say, before it is put into a form: every table, curve, line and answer of the page."""
+"""What a study's records contain, before it is written as a page: every table, curve, line and answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tuneport.results.study_reading import Reading, read_study
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that stands on the page, in its order."""
+    """Everything on the page, in its order."""
 
     reading: Reading
     estimates: Estimates

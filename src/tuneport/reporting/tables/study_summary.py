@@ -1,6 +1,6 @@
-"""What was asked and what came out, in sentences that are made from the numbers.
+"""Summarise a study in sentences made from its numbers: what was compared, and the result.
 
-It counts what failed as well as what was gained; "clearly" means after Holm's adjustment within the task's table.
+Failures are counted as well as gains; "significantly" means after Holm's adjustment within the task's table.
 """
 
 from __future__ import annotations
@@ -36,17 +36,16 @@ def summary(
         told.append(_transferred(matrix, reading.several_tunings))
     left_out = [matrix.task for matrix in transfers if matrix not in shares[:_MOST]]
     if len(left_out) > _MOST:
-        told.append(f"The other {len(left_out)} tables stand below.")
+        told.append(f"The other {len(left_out)} tables are below.")
     elif left_out:
-        told.append(f"{_tasks(left_out)} {'is' if len(left_out) == 1 else 'are'} told below.")
+        told.append(f"{_tasks(left_out)} {'is' if len(left_out) == 1 else 'are'} below.")
     told += _tuned_on([row for row in compared if row.share] or list(compared))
     starts, matched, sooner = with_match(panels)
     if starts:
         never = starts - matched
         told.append(
             f"On validation data {sooner} of {counted(starts, 'curve')} from a transferred start "
-            f"{'reaches' if sooner == 1 else 'reach'} "
-            "plain fine-tuning's end in fewer steps"
+            f"{'reaches' if sooner == 1 else 'reach'} plain fine-tuning's end in fewer steps"
             + (f"; {never} never {'does' if never == 1 else 'do'}." if never else ".")
         )
     return told
@@ -82,9 +81,9 @@ def _asked(reading: Reading, estimates: Estimates) -> str:
     return (
         f"The study {reading.name} takes {counted(len(versions), 'version')} "
         + (f"({listed(versions)})" if len(versions) <= 3 else f"({versions[0]} to {versions[-1]})")
-        + (f" and asks for {what}" if what else "")
+        + (f" and includes {what}" if what else "")
         + (f", over {over}" if over else "")
-        + (f", scored on {_tasks(estimates.tasks)}." if estimates.tasks else "; nothing is scored yet.")
+        + (f", scored on {_tasks(estimates.tasks)}." if estimates.tasks else "; there are no scores yet.")
     )
 
 
@@ -108,14 +107,14 @@ def _done(reading: Reading) -> str:
     waiting = len(runs) - done - len(in_part) - failed - to_come
     broken = sum(step.outcome == FAILED for step in reading.steps)
     if done == len(runs):
-        there = f"All {counted(done, 'result')} {'is' if done == 1 else 'are'} there; " if runs else ""
+        there = f"All {counted(done, 'result')} {'is' if done == 1 else 'are'} available; " if runs else ""
         if broken:
-            return f"{there}{counted(broken, 'step')} failed, as told below."
+            return f"{there}{counted(broken, 'step')} failed (see below)."
         return f"{there}nothing failed." if there else "Nothing failed."
-    told = [f"{done:,} of {counted(len(runs), 'result')} {'is' if done == 1 else 'are'} there"]
-    told += [f"{len(in_part):,} {'is' if len(in_part) == 1 else 'are'} there in part"] if in_part else []
+    told = [f"{done:,} of {counted(len(runs), 'result')} {'is' if done == 1 else 'are'} available"]
+    told += [f"{len(in_part):,} {'is' if len(in_part) == 1 else 'are'} incomplete"] if in_part else []
     told += [f"{failed:,} failed"] if failed else []
-    told += [f"{waiting:,} {'was' if waiting == 1 else 'were'} not run"] if waiting else []
+    told += [f"{waiting:,} {'was' if waiting == 1 else 'were'} skipped"] if waiting else []
     told += [f"{to_come:,} {'is' if to_come == 1 else 'are'} {PENDING}"] if to_come else []
     several = reading.several_tunings
     named = [
@@ -145,8 +144,9 @@ def _transferred(matrix: Matrix, several_tunings: bool) -> str:
     unit = " points" if matrix.share else ""
     span = signed(low, matrix.share) + (f" to {signed(high, matrix.share)}" if len(cells) > 1 else "")
     told = (
-        f"On {matrix.task} (n = {matrix.n:,}) addition alone changes the base by {span}{unit}; of "
-        f"{counted(len(cells), 'model')} {better} {'is' if better == 1 else 'are'} clearly better, {worse} clearly worse"
+        f"On {matrix.task} (n = {matrix.n:,}) addition alone changes the base's score by {span}{unit}; of "
+        f"{counted(len(cells), 'model')} {better} {'is' if better == 1 else 'are'} significantly better, {worse} "
+        "significantly worse"
     )
     if high <= 0:
         return f"{told}; none gains anything."
@@ -160,6 +160,6 @@ def _tuned_on(compared: Sequence[Comparison]) -> list[str]:
         known, better, worse = counted_clear(compared, which)
         if known:
             told.append(
-                f"clearly above plain fine-tuning's {words} in {better} of {known} cases, clearly below in {worse}"
+                f"significantly above plain fine-tuning's {words} in {better} of {known} cases, significantly below in {worse}"
             )
     return [f"Fine-tuned from a transferred start, scores are {', and '.join(told)}."] if told else []

@@ -1,8 +1,8 @@
 """Accuracy against steps: fine-tuning from a base, and from bases that a diff vector was added to (Figures 2, 3 and 4).
 
-In come the runs with a `step`, out comes a panel for each target and task: one curve a start, the mean over families
-and seeds with its interval, its peak, and how many steps it needs to match plain fine-tuning's end. All of it is read
-on the data the curves were measured on, which is validation data.
+A panel for each target and task, from the runs with a `step`: one curve per start, the mean over families and seeds
+with its interval, its peak, and how many steps it needs to match plain fine-tuning's end. All of it comes from the data
+of the curves, which is validation data.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _values(curve: Curve) -> list[tuple[int, float]]:
 
 
 def steps_saved(panel: Panel, curve: Curve) -> int | None:
-    """How many steps fewer than plain fine-tuning a start needs to be as good; None where it never is."""
+    """How many steps a start saves against plain fine-tuning until it is as good; None where it never is."""
     if panel.reference is None or curve.to_match is None:
         return None
     return panel.reference.step - curve.to_match

@@ -1,7 +1,8 @@
-"""Recycle or not: what a transfer is worth against its new base, against fine-tuning, and against the old fine-tuned model.
+"""Recycle or not: what a transfer is worth against its new base, against fine-tuning, and against the old fine-tuned
+model.
 
-In come the matrices of transfers, out comes a `Worth` for each transfer and task, and the one that the first screen is about:
-the newest version with the fine-tuning of the version before it, which the study's order chooses, not the results.
+A `Worth` for each transfer and task, and the one for the first screen: the newest version with the fine-tuning of the
+version before it. The study's order chooses it, not the results.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def newest(found: Iterable[Worth], reading: Reading) -> list[Worth]:
 
 
 def judged(found: Sequence[Worth]) -> str | None:
-    """What one transfer's tasks say together against the new base; None where none of them is scored."""
+    """The verdict of all tasks of one transfer against the new base; None if none of them is scored."""
     known = [worth for worth in found if worth.cell.shown is not None and worth.cell.gain is not None]
     better, worse = (any(worth.cell.clearly == sign for worth in known) for sign in (1, -1))
     if not known:

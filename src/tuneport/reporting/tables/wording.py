@@ -1,7 +1,6 @@
-"""Numbers in words, the same way on the page, in figures and in markdown.
+"""Write numbers the same way on the page, in figures and in Markdown.
 
-Shares are in per cent with one decimal, losses with three; a minus is a minus, and a number that is not there is a
-dash.
+Shares are in per cent with one decimal, losses with three; a minus is a minus sign, and a missing number is a dash.
 """
 
 from __future__ import annotations
@@ -12,7 +11,9 @@ from tuneport.reporting.tables.estimates import Change, ShownScore
 from tuneport.statistics import Estimate
 
 DASH = "–"
-FALLEN = "Where lower is better (a loss), a positive difference says how far it fell."  # differences are positive where better
+FALLEN = (
+    "Where lower is better (a loss), a positive difference means that it fell."  # differences are positive where better
+)
 PER_CENT = "\N{NO-BREAK SPACE}%"
 Interval = tuple[float, float]
 
@@ -37,13 +38,13 @@ def span(interval: Interval | None, share: bool, sign: bool = False) -> str:
 
 
 def with_unit(shown: ShownScore) -> str:
-    """A value as it stands in a sentence: 77.1 % [74.8, 79.3]."""
+    """A value as written in a sentence: 77.1 % [74.8, 79.3]."""
     share = shown.score.is_share
     return f"{number(shown.value, share)}{PER_CENT if share else ''} {span(shown.interval, share)}".rstrip()
 
 
 def points(change: Change, share: bool) -> str:
-    """A difference as it stands in a sentence: +11.6 points [9.1, 14.0]."""
+    """A difference as written in a sentence: +11.6 points [9.1, 14.0]."""
     unit = " points" if share else ""
     return f"{signed(change.value, share)}{unit} {span(change.interval, share, sign=True)}".rstrip()
 

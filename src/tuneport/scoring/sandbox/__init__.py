@@ -1,3 +1,3 @@
-"""Generated programs, run in a sandbox that the user names."""
+"""Run generated programs in a sandbox that the user names."""
 
 from tuneport.scoring.sandbox.sandbox import Sandbox as Sandbox

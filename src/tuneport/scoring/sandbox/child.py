@@ -1,7 +1,7 @@
-"""Runs one judged program on one input, inside the sandbox; sent there as text, so it needs the standard library only.
+"""Runs one judged program on one input, inside the sandbox. Sent there as text, so it needs only the standard library.
 
-It knows the program, the limits and, on its stdin, this one input. It holds no other input, no expected output and
-nothing that a verdict could be forged with. What the program prints, or what its function returns as JSON, is its output.
+It gets the program, the limits and, on its stdin, this one input. It has no other input, no expected output and nothing
+to forge a verdict with. What the program prints, or what its function returns as JSON, is its output.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _return(code: str, name: str) -> None:
     found = list(found) if isinstance(found, tuple) else found
     text = json.dumps(found)
     if json.loads(text) != found:
-        raise ValueError("what it returned is something else than JSON")
+        raise ValueError("it returned a value that is not JSON")
     with os.fdopen(out, "w", encoding="utf-8") as file:
         file.write(text)
 

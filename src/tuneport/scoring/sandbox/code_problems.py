@@ -1,7 +1,7 @@
-"""Problems of LiveCodeBench: what a program is given, and what it has to answer.
+"""Problems of LiveCodeBench: the inputs of a program, and the outputs it must give.
 
-In comes a document of the data set, out comes a `CodeProblem` that judges outputs. The private tests are a pickle in a
-compressed text; it is read as the one text that it holds, and never unpickled. Raises `ScoringError` for anything else.
+A `CodeProblem` judges outputs. The private tests are a pickle in a compressed text; the one string in it is read
+without unpickling. Raises `ScoringError` for anything else.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class CodeProblem:
 
 
 def read_problem(document: Mapping[str, Any]) -> CodeProblem:
-    """The problem of a document. Raises `ScoringError` where it is no such document."""
+    """The problem of a document. Raises `ScoringError` for anything else."""
     try:
         metadata = json.loads(document.get("metadata") or "{}")
         function = metadata.get("func_name")
@@ -54,14 +54,14 @@ def read_problem(document: Mapping[str, Any]) -> CodeProblem:
         tests = json.loads(public) + (_unpacked(private) if private else [])
         found = tuple((test["input"], test["output"]) for test in tests)
         if not all(isinstance(text, str) for test in found for text in test):
-            raise TypeError("an input or output is not a text")
+            raise TypeError("an input or output is not a string")
         if function is not None and not isinstance(function, str):
-            raise TypeError("`func_name` is not a text")
+            raise TypeError("`func_name` is not a string")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error, binascii.Error) as error:
         name = str(document.get("question_id", "without an id"))[:60]
         raise ScoringError(
             f"livecodebench: problem {name!r} cannot be read ({type(error).__name__}: {str(error)[:200]}). "
-            "Fetch the data set again."
+            "Download the data set again."
         ) from None
     return CodeProblem(function or None, found)
 
@@ -84,9 +84,9 @@ def _only_text(pickled: bytes) -> str:
         if opcode.name in _TEXT:
             texts.append(str(argument))
         elif opcode.name not in _AROUND:
-            raise ValueError(f"its private tests are a pickle that holds more than a text ({opcode.name})")
+            raise ValueError(f"its private tests are a pickle with more than one string ({opcode.name})")
     if len(texts) != 1:
-        raise ValueError(f"its private tests are a pickle of {len(texts)} texts, not of one")
+        raise ValueError(f"its private tests are a pickle of {len(texts)} strings, not one")
     return texts[0]
 
 

@@ -1,8 +1,8 @@
-"""Runs a judged program on every input of a problem, inside the sandbox; sent there as text, on Python's stdin.
+"""Runs a judged program on every input of a problem, inside the sandbox. Sent there as text, on Python's stdin.
 
-In come a program and inputs, out goes what the program printed to each, as it stands: a line of JSON, then the bytes.
-The program runs in a process of its own with limits. No expected output and no verdict is in the sandbox: outputs are
-compared outside. It needs the standard library only, of Python 3.8 or newer.
+Returns what the program printed for each input, unchanged: a line of JSON, then the bytes. The program runs in its own
+process with limits. The sandbox has no expected outputs and no verdicts: outputs are compared outside. It needs only
+the standard library of Python 3.8 or newer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Generated programs are run nowhere but in a sandbox that the user names: a command that runs Python from its stdin.
+"""Run generated programs only in a sandbox that the user names: a command that runs Python from its stdin.
 
-In comes a model's program and a problem, out comes whether it passed. The sandbox gets the program and the inputs; what it
-printed comes back, within a bound, and is compared here. No expected output, no verdict and no secret of this process
-enters the sandbox, so nothing that a program does there can make it pass but the right outputs.
+The sandbox gets the program and the inputs. Its printed output is returned up to a limit, and compared here. No
+expected output, no verdict and no secret of this process enters the sandbox, so only the right outputs make a program
+pass.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Task definitions of our own, where the harness has none or one that differs from what the paper reports.
+"""Our own task definitions, if the harness has none or one that differs from the paper's.
 
-Each function gives a config as the harness takes it; prompts are ours, after what the sources say of theirs.
+Each function returns a config for the harness; prompts are ours, following what the sources say of theirs.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def arc_challenge() -> dict[str, Any]:
 
 
 def gpqa(subset: str) -> dict[str, Any]:
-    """GPQA, no shots, reasoning first. The harness's own shuffles the choices anew at every start; here a question's
-    order follows from its text, so that all models are asked the same.
+    """GPQA, no shots, reasoning first. The harness shuffles the choices in every run; here the order follows from the
+    question's text, so that all models are asked the same.
     """
 
     def arranged(document: Mapping[str, Any]) -> tuple[list[str], str]:
@@ -125,9 +125,9 @@ def tabmwp(data: str) -> dict[str, Any]:
 def livecodebench(sandbox: Sandbox | None) -> dict[str, Any]:
     """LiveCodeBench, no shots: a problem, a program, all tests passed in the user's sandbox."""
     if sandbox is None:
-        told = "is missing; LiveCodeBench runs what models write, and nothing is run outside of a sandbox"
+        told = "is missing; LiveCodeBench runs code written by models, which needs a sandbox"
         remedy = (
-            "Name one that runs Python from its stdin, for example "
+            "Give a command that runs Python from its stdin, for example "
             "'docker run --rm -i --network none --memory 4g --pids-limit 256 python:3.12 python -'"
         )
         raise UsageError(Fault("run_code_in", ABSENT, told, remedy))

@@ -1,6 +1,6 @@
-"""Whether a fine-tuning changed how pieces are made of text: the merges of a BPE model, the scores of a Unigram model.
+"""Whether a fine-tuning changed how text is split into pieces: the merges of a BPE model, the scores of a Unigram model.
 
-The output keeps the target's (with those of new pieces appended), so a change is told. Two files are read only where
+The output keeps the target's (with those of new pieces appended), so a change is reported. Two files are read only if
 their bytes differ there; version 5 of transformers writes the merges of version 4 in another form.
 """
 
@@ -36,7 +36,7 @@ def tell_piece_changes(folders: Three, sections: Three, names: TokenNames, findi
     what = "merges" if tuned.kind == "BPE" else "scores of pieces"
     findings.warnings.append(
         f"tokenizer.json: the fine-tuning changed the {what} of the base's vocabulary. The output keeps the target's, "
-        "so it may split a text in another way than the tuned model does."
+        f"so it may split text differently from the tuned model."
     )
 
 

@@ -1,7 +1,7 @@
-"""Sections of a tokenizer.json, merged one by one, three ways.
+"""Merge the sections of a tokenizer.json one by one, three ways.
 
-Sections of base, tuned and target become those of the output that are not the target's. Ids inside a section mean the
-same strings as before. Nothing that the fine-tuning changed is left out without a word.
+Returns the output's sections that differ from the target's. Ids inside a section mean the same strings as before. Every
+change of the fine-tuning that is left out is reported.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def merge_sections(
 ) -> MergedSections:
     """Merge the sections of three tokenizer.json (None where a model has none).
 
-    ``sides`` are the choices, by name. ``rebuilt`` are sections that the class which saved the tuned model's file makes
-    anew whenever it reads the base's, ``template`` is the meaning of such a post-processor: equal ones say nothing about
-    the fine-tuning.
+    ``sides`` are the choices, by name. ``rebuilt`` are sections that the class which saved the tuned model's file
+    creates whenever it reads the base's, ``template`` is the meaning of such a post-processor: equal ones say nothing
+    about the fine-tuning.
     """
     if sections.tuned is None or (sections.target is None and sections.base is None):
         return MergedSections()
@@ -60,8 +60,8 @@ def merge_sections(
         lost = [name for name in (*MEMBERS, *task.options()) if task.tuned_changed(name)]
         if lost:
             findings.warnings.append(
-                f"The fine-tuning changed tokenizer.json ({', '.join(lost)}), and the target has no such file: the "
-                "output's tokenizer does not have this change. Put a tokenizer.json into the target's folder "
+                f"The fine-tuning changed tokenizer.json ({', '.join(lost)}), but the target has no such file, so the "
+                f"output's tokenizer lacks this change. Put a tokenizer.json into the target's folder "
                 "(AutoTokenizer's save_pretrained writes one)."
             )
         return MergedSections()
@@ -113,26 +113,26 @@ class _SectionMerge:
         return name in self.rebuilt and same(self._meaning(name, Sections(self.rebuilt).value(name), "base"), tuned)
 
     def side(self, name: str, choice: str | None, *, base_is_known: bool) -> Side:
-        """Whose section the output has; decisions and faults are told."""
+        """Whose section the output has; decisions and faults are recorded."""
         shown, compared = self.shown(name), self.compared(name)
         if compared.alike:
             return "target"
         if not base_is_known and choice is None:
             if not same(compared.tuned, compared.target):
                 self.findings.warnings.append(
-                    f"tokenizer.json {quoted(name)} differs between tuned and target, and the base has no tokenizer.json, so "
-                    "nothing says whether the fine-tuning changed it. It stays as the target has it. "
-                    f"Decide with {named('config', f'tokenizer.{name}=tuned|target')}."
+                    f"tokenizer.json {quoted(name)} differs between tuned and target, and the base has no "
+                    f"tokenizer.json, so it is unclear whether the fine-tuning changed it. The output keeps the "
+                    f"target's. Choose with {named('config', f'tokenizer.{name}=tuned|target')}."
                 )
             return "target"
         verdict = three_way(compared, behaviour=True, choice=choice)
         if choice is None and verdict.side == "tuned" and self.is_rebuilt(name, compared.tuned):
-            verdict = Sided("target", "the tuned model's tokenizer class builds it, whatever the base's file says")
+            verdict = Sided("target", "the tuned model's tokenizer class creates it, whatever the base's file says")
         if verdict.contested:
             told = "; ".join(f"{side} {in_brief(name, value)}" for side, value in zip(SIDES, shown, strict=True))
             self.findings.refusals.append(
-                f"tokenizer.json {quoted(name)}: {told}. The fine-tuning and the new version both changed "
-                f"it. Decide with {named('config', f'tokenizer.{name}=base|tuned|target')}."
+                f"tokenizer.json {quoted(name)}: {told}. The fine-tuning and the new version both changed it. Choose "
+                f"with {named('config', f'tokenizer.{name}=base|tuned|target')}."
             )
             verdict = Sided("target", "both the fine-tuning and the new version changed it", conflict=True)
         self.findings.settled(f"tokenizer.{name}", verdict, shown.each(_brief), _brief(shown.of(verdict.side)))
@@ -159,8 +159,9 @@ class _SectionMerge:
             value = map_tokens(value, renew)
         if missing:
             self.findings.refusals.append(
-                f"tokenizer.json {quoted(name)} of the {side} model needs {', '.join(map(repr, dict.fromkeys(missing)))}; "
-                f"the output's tokenizer has no such token. Decide with {named('config', f'tokenizer.{name}=target')}."
+                f"tokenizer.json {quoted(name)} of the {side} model needs "
+                f"{', '.join(map(repr, dict.fromkeys(missing)))}, but the output's tokenizer lacks them. Choose with "
+                f"{named('config', f'tokenizer.{name}=target')}."
             )
         return value
 
@@ -188,8 +189,8 @@ class _SectionMerge:
         if lost or not self.is_of_one_kind(base, tuned):
             self.findings.warnings.append(
                 f"tokenizer.json: the three models are of different kinds ({kinds}), and the fine-tuning changed "
-                f"{', '.join(lost) or 'the kind'}. The output keeps the target's model, so it may split a text in "
-                "another way than the tuned model does."
+                f"{', '.join(lost) or 'the kind'}. The output keeps the target's model, so it may split text "
+                f"differently from the tuned model."
             )
 
     def _warn_of_lengths(self, name: str, value: Any) -> None:
@@ -199,14 +200,14 @@ class _SectionMerge:
         fixed = value.get("strategy")
         if name == "truncation":
             self.findings.warnings.append(
-                f"tokenizer.json `truncation` comes from the tuned model: readers of this file cut every text after "
-                f"{in_short(value.get('max_length'))} tokens. A training run often leaves this behind; "
+                f"tokenizer.json `truncation` comes from the tuned model: with it, every text is cut after "
+                f"{in_short(value.get('max_length'))} tokens. Training often leaves this setting behind; "
                 f"{named('config', 'tokenizer.truncation=target')} takes the target's, =tuned keeps it."
             )
         elif name == "padding" and isinstance(fixed, dict):
             self.findings.warnings.append(
-                f"tokenizer.json `padding` comes from the tuned model: readers of this file pad every text to "
-                f"{in_short(fixed.get('Fixed'))} tokens. A training run often leaves this behind; "
+                f"tokenizer.json `padding` comes from the tuned model: with it, every text is padded to "
+                f"{in_short(fixed.get('Fixed'))} tokens. Training often leaves this setting behind; "
                 f"{named('config', 'tokenizer.padding=target')} takes the target's, =tuned keeps it."
             )
 

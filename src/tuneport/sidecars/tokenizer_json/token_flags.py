@@ -1,7 +1,7 @@
-"""Flags of added tokens (special, normalized, lstrip, rstrip, single_word), merged three ways, token by token.
+"""Merge the flags of added tokens (special, normalized, lstrip, rstrip, single_word) three ways, token by token.
 
-A token is special where any file of its model says so: tokenizer.json, tokenizer_config.json, or a list or role that
-names it. A token keeps the flags of the side it came from, whatever its slot was called before.
+A token is special if any file of its model says so: tokenizer.json, tokenizer_config.json, or a list or role that names
+it. A token keeps the flags of the side it came from, whatever its slot was called before.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def merge_flags(
             merged[token] = {"content": token, **taken}
     if conflicts:
         findings.refusals.append(
-            "tokenizer.json `added_tokens`: the fine-tuning and the new version changed the flags of one token in two "
-            f"ways: {'; '.join(conflicts[:5])}{' …' if len(conflicts) > 5 else ''}. "
-            f"Decide with {named('config', f'tokenizer.{FLAGS}=base|tuned|target')}."
+            f"tokenizer.json `added_tokens`: the fine-tuning and the new version changed the flags of the same token "
+            f"differently: {'; '.join(conflicts[:5])}{' …' if len(conflicts) > 5 else ''}. "
+            f"Choose with {named('config', f'tokenizer.{FLAGS}=base|tuned|target')}."
         )
     if merged:
         side = choice or "tuned"

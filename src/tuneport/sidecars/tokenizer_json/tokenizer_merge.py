@@ -1,7 +1,8 @@
-"""The tokenizer of three models, merged: its tokens' flags, the sections of tokenizer.json, and what cannot be carried.
+"""Merge the tokenizers of three models: the flags of tokens, the sections of tokenizer.json, and what cannot be
+transferred.
 
-What the fine-tuning changed beside the vocabulary comes along, what the new version changed stays. Nothing is parsed
-where the tuned model's tokenizer.json is, byte for byte, the base's or the target's.
+The output gets what the fine-tuning changed beside the vocabulary, and keeps what the new version changed. Nothing is
+parsed if the tuned model's tokenizer.json is byte for byte the base's or the target's.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def merge_tokenizer(
         effective_entries(listed[2], files.target),
     )
     if sections is None:
-        # The same tokens stand in all three tokenizer.json; a file that does not list them again changes none.
+        # The same tokens are in all three tokenizer.json; a file that does not list them again changes none.
         entries = _where_listed(entries)
     flags = merge_flags(entries, sides.get(FLAGS), names, findings)
     merged = MergedSections()

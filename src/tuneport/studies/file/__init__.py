@@ -1,1 +1,1 @@
-"""A study's TOML file, read and checked."""
+"""Read and check a study's TOML file."""

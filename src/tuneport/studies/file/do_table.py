@@ -1,6 +1,6 @@
-"""What a study is to do: [do], with its pairs of versions.
+"""Read the [do] table of a study, with its pairs of versions.
 
-In come the table and the versions it speaks of, out comes a `Doing`; pairs that cannot be done are faults, each with its reason.
+Pairs that cannot be done are faults, each with its reason.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def read_doing(
     if "paths" in table and not lines.text and not lines.data:
         tables.fault(
             (*path, "paths"),
-            "on which data is not said; give [paths] with text (bases), data (tuned models), or both",
+            "the data is missing; give [paths] with text (bases), data (tuned models), or both",
         )
     chosen |= {key.replace("-", "_"): of_key for key, of_key in pairs.items()}
     return Doing(**chosen)
@@ -42,27 +42,28 @@ def _check(
         for source, target in pairs[key]:
             one, other = by_name[source], by_name[target]
             if key != "paths" and one.target_only:
-                tables.fault(place, f"{source} is a target only, and stands as a source in [{source}, {target}]")
+                tables.fault(place, f"{source} is target-only, but is a source in [{source}, {target}]")
             elif key != "paths" and not one.tuned and not trained:
-                tables.fault(place, f"{source} has no fine-tuned model; give it `tuned`, or a [tune] that makes one")
+                tables.fault(place, f"{source} has no fine-tuned model; give it `tuned`, or a [tune] section")
             if key in ("transfer-then-tune", "recycle"):
                 if not trained:
-                    tables.fault(place, "how to fine-tune is not said; give a [tune]")
+                    tables.fault(place, "a [tune] section is missing; add one")
                 if other.target_only:
                     tables.fault(
                         place,
-                        f"{target} is never fine-tuned (target-only), as [{source}, {target}] asks; drop one of the two",
+                        f"{target} is target-only and never fine-tuned, but [{source}, {target}] needs its "
+                        f"fine-tuning; remove one of the two",
                     )
     begun, reached = {source for source, _ in pairs["recycle"]}, {target for _, target in pairs["recycle"]}
     for before, after in itertools.pairwise(pairs["recycle"]):
         if before[1] != after[0] and (after[0] in reached or after[1] in begun):
             tables.fault(
                 ("do", "recycle"),
-                f"[{', '.join(after)}] does not go on from [{', '.join(before)}]; order the pairs as a chain",
+                f"[{', '.join(after)}] does not continue from [{', '.join(before)}]; order the pairs as a chain",
             )
     targets = [target for _, target in pairs["recycle"]]
     for twice in sorted({target for target in targets if targets.count(target) > 1}):
-        tables.fault(("do", "recycle"), f"{twice} is reached twice; in a chain each version has one before it")
+        tables.fault(("do", "recycle"), f"{twice} is the target twice; in a chain, each version has one predecessor")
 
 
 def _check_paths(
@@ -77,7 +78,7 @@ def _check_paths(
         if one not in sources and not by_name[one].tuned:
             tables.fault(
                 ("do", "paths"),
-                f"[{one}, {other}] has nothing to measure on `data`, since {one} has no fine-tuned model; give [paths] "
+                f"[{one}, {other}] has nothing to measure on `data`: {one} has no fine-tuned model; give [paths] "
                 "text to compare the versions, or a fine-tuning",
             )
 
@@ -105,11 +106,11 @@ def _all(key: str, versions: Sequence[Version], tunings: Sequence[Tuning], lines
 def _why_none(key: str, versions: Sequence[Version], tunings: Sequence[Tuning]) -> str:
     """Why "all" is nothing here, and what to do."""
     if len(versions) < 2:
-        return "there is one version alone; give another [[version]]"
+        return "there is only one version; add another [[version]]"
     if key in ("transfer", "transfer-then-tune", "paths", "compare") and not _sources(versions, tunings):
         remedy = ", or [paths] text for lines between versions" if key == "paths" else ""
-        return f"no version has a fine-tuned model to begin with; give one `tuned`, or a [tune] that makes one{remedy}"
-    return "too few versions are fine-tuned; leave out a `target-only`, or give another [[version]]"
+        return f"no version has a fine-tuned model; give one `tuned`, or add a [tune] section{remedy}"
+    return "too few versions are fine-tuned; remove a `target-only`, or add another [[version]]"
 
 
 def _pairs(
@@ -121,8 +122,8 @@ def _pairs(
     names = [version.name for version in versions]
     if value == "all":
         everything = _all(key, versions, tunings, lines)
-        if not everything and versions:  # that there is none at all is told already
-            tables.fault(("do", key), f'"all" is no pair at all: {_why_none(key, versions, tunings)}')
+        if not everything and versions:  # a missing version is reported already
+            tables.fault(("do", key), f'"all" gives no pairs: {_why_none(key, versions, tunings)}')
         return everything
     wanted = '"all", or pairs such as [["M1", "M2"], ["M2", "M3"]], each [source, target]'
     if not isinstance(value, list):
@@ -131,15 +132,15 @@ def _pairs(
     found: list[Pair] = []
     for pair in value:
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(name, str) for name in pair):
-            tables.fault(("do", key), f"{said(pair)} is no pair; write {wanted}")
+            tables.fault(("do", key), f"{said(pair)} is not a pair; write {wanted}")
             continue
         unknown = [name for name in pair if name not in names]
         for name in unknown:
             tables.fault(("do", key), f"there is no version {name!r}{nearest(name, names)}")
         if pair[0] == pair[1]:
-            tables.fault(("do", key), f"[{pair[0]}, {pair[1]}] is one version twice; name two")
+            tables.fault(("do", key), f"[{pair[0]}, {pair[1]}] names the same version twice; name two")
         elif tuple(pair) in found:
-            tables.fault(("do", key), f"[{pair[0]}, {pair[1]}] stands there twice; leave one out")
+            tables.fault(("do", key), f"[{pair[0]}, {pair[1]}] is listed twice; remove one")
         elif not unknown:
             found.append((pair[0], pair[1]))
     return tuple(found)

@@ -1,6 +1,6 @@
-"""The paper's numbers, as a study's file has them: tables of rows and columns become one record for each number.
+"""The paper's numbers in a study file: tables of rows and columns become one record per number.
 
-In come the tables `[[expected]]`, out come numbers that say which model they are of. They stand beside ours; nothing is asserted.
+Each number of `[[expected]]` says which model it belongs to. They are shown beside ours; nothing is asserted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def read_expected(
     """Every number of the tables `[[expected]]`."""
     blocks = content.get("expected", [])
     if not isinstance(blocks, list) or not all(isinstance(table, dict) for table in blocks):
-        tables.fault(("expected",), "tables are a list; write [[expected]] with two brackets for each")
+        tables.fault(("expected",), "must be a list of tables; write [[expected]] with two brackets for each")
         return ()
     names = [version.name for version in versions]
     tuned = tuple(dict.fromkeys([*(t.name for t in tunings), *(name for v in versions for name in v.tuned)]))
@@ -44,7 +44,7 @@ def read_expected(
             if of_kind is None:
                 tables.fault(
                     (*path, "rows"),
-                    f"a row begins with {label!r}: neither base, FT, before nor a version{nearest(label, names)}",
+                    f"a row begins with {label!r}, which is not base, FT, before or a version{nearest(label, names)}",
                 )
                 continue
             for (task, target), value in zip(columns, values, strict=True):
@@ -52,7 +52,7 @@ def read_expected(
                     continue
                 if not is_number(value):
                     tables.fault(
-                        (*path, "rows"), f'{said(value)} in row {label!r} is no number; leave a cell empty as ""'
+                        (*path, "rows"), f'{said(value)} in row {label!r} is not a number; write "" for an empty cell'
                     )
                     continue
                 before = (
@@ -86,11 +86,11 @@ def _labelled(tables: Tables, table: Table, path: Place, width: int) -> list[tup
     found = []
     for row in rows:
         if not isinstance(row, list) or not row or not isinstance(row[0], str):
-            tables.fault((*path, "rows"), f"{said(row)} is no row; begin it with base, FT or a version's name")
+            tables.fault((*path, "rows"), f"{said(row)} is not a row; begin it with base, FT or a version's name")
         elif width and len(row) != width + 1:
             tables.fault(
                 (*path, "rows"),
-                f'row {row[0]!r} has {len(row) - 1} numbers for {width} columns; leave a cell empty as ""',
+                f'row {row[0]!r} has {len(row) - 1} numbers for {width} columns; write "" for an empty cell',
             )
         elif width:
             found.append((row[0], row[1:]))

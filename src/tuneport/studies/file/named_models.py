@@ -1,7 +1,7 @@
-"""What a study's file names: models, data, tasks and templates, each the lab's, beside the file, or somebody else's.
+"""Check the models, data, tasks and templates that a study file names: from the lab, beside the file, or elsewhere.
 
-In come names as they are written, out come faults for those that nothing answers to. Of a folder that should be a model the
-headers are read; nothing else is opened, and nobody is asked.
+A name that does not exist is a fault. If it should be a model folder, its headers are read; nothing else is opened, and
+the network is not used.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Names(Tables):
         elif folder is not None:
             self.attempt(place, lambda: open_folder(folder, "model"))
         elif _is_no_hub_id(spec):
-            self.fault(place, f"{spec!r}: no such folder beside the file, and no Hub id either (org/name@revision)")
+            self.fault(place, f"{spec!r}: no such folder beside the file, and not a Hub id either (org/name@revision)")
         return spec
 
     def rows(self, spec: str, place: Place) -> None:
@@ -49,7 +49,9 @@ class Names(Tables):
         if spec.startswith(LAB):
             self.of_lab(spec, place, ".jsonl")
         elif self.data(spec) is None and not _names_data_set(spec):
-            self.fault(place, f"{spec!r}: no such file beside the study's, and no data set either ({HUB_FORM}[?…])")
+            self.fault(
+                place, f"{spec!r}: no such file beside the study file, and not a data set either ({HUB_FORM}[?…])"
+            )
 
     def task(self, spec: str, place: Place, named: bool) -> None:
         """Questions: the lab's, a file, or (where `named`) a task of the harness by name."""
@@ -57,7 +59,7 @@ class Names(Tables):
             self.of_lab(spec, place, ".jsonl")
         elif self.data(spec) is None and not _names_data_set(spec) and (not named or names_data(spec)):
             wanted = f"give a file ({', '.join(ENDINGS)}), a data set{' or the name of a task' if named else ''}"
-            self.fault(place, f"{spec!r}: no such file beside the study's; {wanted}")
+            self.fault(place, f"{spec!r}: no such file beside the study file; {wanted}")
 
     def template(self, spec: str, place: Place) -> None:
         """A chat template: the lab's, a file, or one that comes along."""
@@ -65,7 +67,8 @@ class Names(Tables):
             self.of_lab(spec, place, ".jinja")
         elif self.file(spec) is None and spec not in settings.template_names():
             self.fault(
-                place, f"{spec!r}: no such file beside the study's, and none of {', '.join(settings.template_names())}"
+                place,
+                f"{spec!r}: no such file beside the study file, and not one of {', '.join(settings.template_names())}",
             )
 
     def template_or_model(self, spec: object, place: Place) -> None:
@@ -77,7 +80,7 @@ class Names(Tables):
         elif spec in settings.template_names():
             return
         elif self.file(spec) is None and self.folder(spec) is None and _is_no_hub_id(spec, ".jinja"):
-            self.fault(place, f"{spec!r}: no such file or folder beside the study's, and no Hub id either")
+            self.fault(place, f"{spec!r}: no such file or folder beside the study file, and not a Hub id either")
 
     def of_lab(self, spec: str, place: Place, ending: str) -> None:
         """Something that the lab makes, and of the kind that is wanted here."""

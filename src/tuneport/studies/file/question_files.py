@@ -1,6 +1,6 @@
-"""The questions of a study's file, read before anything runs: what the commands would refuse of them, told hours earlier.
+"""Read the questions of a study before anything runs, so that problems show hours before a command would find them.
 
-In come files of examples and names of the harness's tasks, out come tasks, or an error that says what is wrong.
+Files of examples and names of the harness's tasks become tasks, or an error that says what is wrong.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def read_questions(files: Sequence[str], names: Iterable[str], *, loss: bool) ->
     both = sorted({task.name for task in tasks} & {*names})
     if both:
         raise UsageError(
-            f"{', '.join(both)}: so are a task of the harness and examples beside it called; give the examples another `task`."
+            f"{', '.join(both)}: is the name of a harness task and of your examples; give the examples another `task`."
         )
     return tasks
 
@@ -46,12 +46,12 @@ def asked_in_two_ways(evaluations: Mapping[str, Evaluation]) -> Iterator[tuple[s
 
 
 def need_apart(tests: Sequence[OwnTask], validation: Sequence[str]) -> None:
-    """Raise `UsageError` where an example of the validation data stands in the test."""
+    """Raise `UsageError` if an example of the validation data is also in the test."""
     rows = leaked(tests, validation)
     if rows:
         told = ", ".join(
             f"{row['count']} of {row['of']} examples of {row['task']} ({row['ids'][0]}, …)" for row in rows
         )
         raise UsageError(
-            f"{told} stand in the validation data: selection on the test set is refused; give other examples."
+            f"{told} are also in the validation data. Selection on the test set is not allowed; use other examples."
         )

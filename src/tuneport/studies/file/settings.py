@@ -1,6 +1,7 @@
-"""The settings that a study's file hands on to the commands: which there are, and what is wrong with one.
+"""Check the settings that a study file passes to the commands.
 
-A file spells them as the command line does, without dashes in front; the records of the commands decide. Nothing heavy is imported.
+A file spells them as the command line does, without leading dashes; the commands' records decide. Nothing heavy is
+imported.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def fault_of_points(points: int | None, refine: int | None, beyond: float | None
 
     if how_many(points, refine, beyond) <= MOST:
         return None
-    along = "" if beyond is None else f", where a line along Δ goes on to α = {beyond:g}"
-    return f"more than {MOST:,} points on one line, refine counted{along}; give fewer"
+    along = "" if beyond is None else f", because a line along Δ continues to α = {beyond:g}"
+    return f"more than {MOST:,} points on one line, including refine{along}; give fewer"
 
 
 def faults_of_sources(places: Mapping[str, str], mix: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
-"""A study's file, read and checked as a whole.
+"""Read and check a whole study file.
 
-In comes the path of a TOML file, out comes a `Study`. The promise: every fault is told at once, with its line and with what to
-do, and no file makes anything else happen than a `Study` or a `StudyError`. docs/formats.md describes the file.
+Returns a `Study`. All faults are reported together, each with its line and what to do, and any file gives either a
+`Study` or a `StudyError`. docs/formats.md describes the file.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     place = Path(os.path.expanduser(path))
     try:
         if place.exists() and not place.is_file():  # a device has no end, a pipe may never begin
-            raise StudyError(f"{path} is no file. Give the TOML file of a study.")
+            raise StudyError(f"{path} is not a file. Give the TOML file of a study.")
         if place.stat().st_size > MOST_BYTES:
-            raise StudyError(f"{path} has more than {MOST_BYTES // 2**20} MiB; a study's file is some pages of TOML.")
+            raise StudyError(f"{path} has more than {MOST_BYTES // 2**20} MiB; a study file is a few pages of TOML.")
         text = read_bytes(place, most=MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None)
@@ -54,19 +54,19 @@ def read_study(path: str | os.PathLike[str]) -> Study:
 
 
 def study_of(text: str, path: Path) -> Study:
-    """The study that a text declares, as if it stood in the file `path`."""
+    """The study that a text declares, as if it were the file `path`."""
     try:
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         what = "values are nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise StudyError(f"{path.name} is no TOML: {what}.") from None
+        raise StudyError(f"{path.name} is not valid TOML: {what}.") from None
     reader = _Reader(path, lines_of(text))
     study = reader.study(content, text)
     if reader.faults:
         told = [f"{path.name}:{line}: {what}" for line, what in sorted(dict.fromkeys(reader.faults))]
         count = f"{len(told)} faults" if len(told) > 1 else "1 fault"
         raise StudyError(f"{path.name} has {count}; nothing was done.\n  " + "\n  ".join(told))
-    assert study is not None, "what is not read is a fault"
+    assert study is not None, "unknown settings are reported"
     return study
 
 
@@ -89,7 +89,7 @@ class _Reader(Names):
         versions = self._versions(content, tunings)
         from_lab = _names_the_lab(content)
         if "families" in head and not from_lab:
-            self.fault(("study", "families"), "nothing comes from the lab, which makes families; leave it out")
+            self.fault(("study", "families"), "is only for models from the lab, and this study has none; leave it out")
         if not from_lab:
             chosen["families"] = ()
         evaluations = self._evaluations(content, versions, tunings)
@@ -118,10 +118,10 @@ class _Reader(Names):
     def _versions(self, content: Table, tunings: Sequence[Tuning]) -> tuple[Version, ...]:
         rows = content.get("version")
         if rows is None:
-            self.fault((), "there is no version; write a [[version]] with name and model for each")
+            self.fault((), "there are no versions; write a [[version]] with name and model for each")
             return ()
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            self.fault(("version",), "versions are a list of tables; write [[version]] with two brackets for each")
+            self.fault(("version",), "must be a list of tables; write [[version]] with two brackets for each")
             return ()
         alone = tunings[0].name if len(tunings) == 1 else "tuned"
         found: list[Version] = []
@@ -131,7 +131,7 @@ class _Reader(Names):
             name = self.text(row, "name", path, required=True)
             model = self.model(row, "model", path, required=True)
             if name is not None and any(version.name == name for version in found):
-                self.fault((*path, "name"), f"{name!r} is the name of another version too; give each its own")
+                self.fault((*path, "name"), f"{name!r} is the name of two versions; give each its own")
                 continue
             tuned = row.get("tuned", {})
             if isinstance(tuned, str):
@@ -143,7 +143,7 @@ class _Reader(Names):
                     if not key.strip():
                         self.fault((*path, "tuned"), "a fine-tuning has an empty name; give it one")
             else:
-                self.fault((*path, "tuned"), "is neither a model nor a table of models by name; write one")
+                self.fault((*path, "tuned"), "must be a model or a table of models by name")
             if name is not None:  # where something else of it is wrong, pairs may still name it
                 given = tuned if isinstance(tuned, dict) else {}
                 kept = {key: value for key, value in given.items() if isinstance(value, str)}
@@ -161,7 +161,8 @@ class _Reader(Names):
             for own in named:
                 self.fault(
                     ("tune", own),
-                    "is a fine-tuning by name beside settings of [tune] itself; give each fine-tuning a [tune.NAME] of its own",
+                    "is a named fine-tuning beside settings of [tune] itself; give each fine-tuning its own "
+                    "[tune.NAME]",
                 )
             table = {key: value for key, value in table.items() if key not in named}
             recipe = table.get("recipe", "sft")
@@ -173,7 +174,7 @@ class _Reader(Names):
                 seen.append(name)
                 name = after.get(name)
             if name == tuning.name == min(seen):  # once, not once for each of its members
-                self.fault(self._of_tuning(tuning, "from"), f"runs in a circle: {' from '.join([*seen, name])}")
+                self.fault(self._of_tuning(tuning, "from"), f"is circular: {' from '.join([*seen, name])}")
         return tuple(_ordered(tunings))
 
     def _of_tuning(self, tuning: Tuning, key: str) -> Place:
@@ -237,7 +238,7 @@ class _Reader(Names):
             if name not in names:
                 self.fault(
                     ("evaluate", name),
-                    f"there is no fine-tuning {name!r}{nearest(name, names)}; name one, or leave it out",
+                    f"there is no fine-tuning {name!r}{nearest(name, names)}; name an existing one, or leave it out",
                 )
         found: dict[str, Evaluation] = {}
         if len(own) < len(table):
@@ -248,8 +249,9 @@ class _Reader(Names):
             before = f"[evaluate.{first}]" if first else "[evaluate]"
             self.fault(
                 ("evaluate", second),
-                f"{', '.join(tasks)}: so does {before} ask, with other settings ({', '.join(differ).replace('_', '-')}), and a base has "
-                "one score of a task; ask it alike in both, or in one of them",
+                f"{', '.join(tasks)}: {before} has the same task with other settings "
+                f"({', '.join(differ).replace('_', '-')}), but a base has only one score per task; use the same "
+                f"settings in both, or the task in only one",
             )
         return found
 
@@ -267,13 +269,15 @@ class _Reader(Names):
         chosen = {key.replace("-", "_"): table[key] for key in settings.evaluation_keys() if key in table}
         self.template_or_model(chosen.get("chat_template"), (*path, "chat-template"))
         if not tasks and not loss and suite is None:
-            self.fault(path, "asks nothing; give tasks, loss or suite")
+            self.fault(path, "is empty; give tasks, loss or suite")
         evaluation = Evaluation(tasks, suite, loss, validation, chosen)
         self._questions(evaluation, path)
         return evaluation
 
     def _questions(self, evaluation: Evaluation, path: Place) -> None:
-        """Read the files; refuse validation data that stand in the test: curves would choose the model by its test score."""
+        """Read the files; refuse validation data that are also in the test: curves would choose the model by its test
+        score.
+        """
         tests = [
             *self._read(evaluation.tasks, (*path, "tasks")),
             *self._read(evaluation.loss, (*path, "loss"), loss=True),
@@ -283,7 +287,7 @@ class _Reader(Names):
         for spec in both:
             self.fault(
                 (*path, "validation"),
-                f"{spec!r} is a test task too: selection on the test set is refused; give other examples",
+                f"{spec!r} is also a test task. Selection on the test set is not allowed; use other examples",
             )
         if tests and readable and not both:
             files = self._files(evaluation.validation)
@@ -291,7 +295,7 @@ class _Reader(Names):
 
     def _read(self, specs: Sequence[str], place: Place, *, loss: bool = False) -> list[OwnTask]:
         """The tasks of those that are files; none where something is wrong with them, which is noted."""
-        specs = list(dict.fromkeys(specs))  # what stands there twice is told already
+        specs = list(dict.fromkeys(specs))  # duplicates are reported already
         names = [spec for spec in specs if self.data(spec) is None]
         found: list[OwnTask] = []
         self.attempt(place, lambda: found.extend(read_questions(self._files(specs), names, loss=loss)))
@@ -341,7 +345,7 @@ class _Reader(Names):
             if tuning.eval_every is not None and (evaluation is None or not evaluation.validation):
                 self.fault(
                     self._of_tuning(tuning, "eval-every"),
-                    "curves are read on validation data, which nobody names; give [evaluate] validation = […]",
+                    "curves need validation data; give [evaluate] validation = […]",
                 )
 
     def _goes_on(self, study: Study) -> None:
@@ -355,21 +359,21 @@ class _Reader(Names):
             elif study.tuning(tuning.after) is None:
                 for version in study.versions:
                     if not version.target_only and not {tuning.after, tuning.name} & version.tuned.keys():
-                        self.fault(place, f"{version.name} has no fine-tuning {tuning.after!r} to go on from")
+                        self.fault(place, f"{version.name} has no fine-tuning {tuning.after!r} to continue from")
 
     def _warn(self, study: Study) -> Iterator[str]:
-        """What is no fault, and may still be meant otherwise."""
+        """What is not a fault but may be a mistake."""
         if not study.evaluations:
             yield f"{self._path.name}: nothing is scored; give [evaluate] with tasks, suite or loss."
             if not study.tunings and not study.doing.anything:
-                yield f'{self._path.name}: nothing is to be done; give [do], such as transfer = "all", or [tune].'
+                yield f'{self._path.name}: there is nothing to do; give [do], such as transfer = "all", or [tune].'
         further = study.doing.transfer_then_tune or study.doing.recycle
         for tuning in study.tunings:
             if further and study.doing.same_total and not settings.counts_steps(tuning.recipe, tuning.settings):
                 line = self.line(self._of_tuning(tuning, "epochs"))
                 yield (
-                    f"{self._path.name}:{line}: {tuning.name} is trained for epochs, so that the same total of steps cannot be "
-                    "counted beforehand; give steps, or same-total = false."
+                    f"{self._path.name}:{line}: {tuning.name} is trained for epochs, so the same total of steps is "
+                    f"unknown beforehand; give steps, or same-total = false."
                 )
         yield from self._loose_revisions(study)
 
@@ -383,8 +387,8 @@ class _Reader(Names):
             loose = [version.name for version in sharing if "@" not in version.model]
             if loose and len(sharing) > 1:
                 yield (
-                    f"{self._path.name}:{self.line(('version',))}: {', '.join(loose)} of {repository} name no revision, and "
-                    "other versions share the id; write org/name@revision for each."
+                    f"{self._path.name}:{self.line(('version',))}: {', '.join(loose)} of {repository} name no "
+                    f"revision, but other versions have the same id; write org/name@revision for each."
                 )
 
 
@@ -398,7 +402,7 @@ def _names_the_lab(value: object) -> bool:
 
 
 def _ordered(tunings: Sequence[Tuning]) -> list[Tuning]:
-    """Each after the one it goes on from; in a circle (a fault that is told) as they stand."""
+    """Each after the one it continues from; a circle (a reported fault) keeps its order."""
     found: list[Tuning] = []
     waiting = list(tunings)
     while waiting:

@@ -1,7 +1,7 @@
-"""Where in a TOML file something stands: tomllib reads values, and forgets their lines.
+"""Find the lines of tables and keys in a TOML file; tomllib reads values without their lines.
 
-In comes the text of a file that tomllib has read, out comes the line of each table and key. Keys in inline tables have the
-line of the key that holds the table.
+Works on the text of a file that tomllib has read. Keys in inline tables have the line of the key that contains the
+table.
 """
 
 from __future__ import annotations

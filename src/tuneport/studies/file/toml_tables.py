@@ -1,6 +1,6 @@
-"""The tables of a TOML file, read value by value; whatever is wrong with a value is noted with its line.
+"""Read the tables of a TOML file value by value; each wrong value is noted with its line.
 
-In come tables as tomllib gives them, out come values of the kinds that a study knows, or None where a fault was noted.
+Returns values of the types that a study knows, or None if a fault was noted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Table = Mapping[str, Any]
 
 
 class Tables:
-    """Reads values and collects faults: the line, and what is wrong in words."""
+    """Reads values and collects faults: the line, and a message."""
 
     def __init__(self, lines: Mapping[Place, int]) -> None:
         """``lines`` says where each table and key stands."""
@@ -43,8 +43,8 @@ class Tables:
         names = list(known)
         for key in table:
             if key not in names:
-                what = "is no section" if not path else "is not known"
-                self.fault((*path, key), f"{what}{nearest(key, names)}; known are {', '.join(names)}")
+                what = "is not a section" if not path else "is not known"
+                self.fault((*path, key), f"{what}{nearest(key, names)}; known names: {', '.join(names)}")
 
     def table(self, table: Table, key: str, path: Place, optional: bool = False) -> Table:
         """A table below a key; an empty one where a fault was noted."""
@@ -52,7 +52,7 @@ class Tables:
         if isinstance(value, dict):
             return value
         if value is not None:
-            self.fault((*path, key), f"is {said(value)}; write it as a table")
+            self.fault((*path, key), f"is {said(value)}; it must be a table")
         elif not optional:
             self.fault(path, f"[{key}] is missing; begin the file with it")
         return {}
@@ -65,7 +65,7 @@ class Tables:
                 self.fault(path, f"{quoted(key)} is missing")
             return None
         if not isinstance(value, str) or not value.strip() or not value.isprintable():
-            self.fault((*path, key), f"is {said(value)}; write a text in quotes, on one line")
+            self.fault((*path, key), f"is {said(value)}; it must be a string in quotes, on one line")
             return None
         return value
 
@@ -77,20 +77,20 @@ class Tables:
                 self.fault(path, f"{quoted(key)} is missing")
             return ()
         if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() and v.isprintable() for v in value):
-            self.fault((*path, key), f"is {said(value)}; write a list of texts, each in quotes on one line")
+            self.fault((*path, key), f"is {said(value)}; it must be a list of strings, each in quotes on one line")
             return ()
         if required and not value:
             self.fault((*path, key), "is empty; name at least one")
         twice = sorted({text for text in value if value.count(text) > 1}) if key != "notes" else []
         if twice:
-            self.fault((*path, key), f"{', '.join(map(repr, twice))} stands there twice; leave one out")
+            self.fault((*path, key), f"{', '.join(map(repr, twice))} is listed twice; remove one")
         return tuple(value)
 
     def among(self, table: Table, key: str, path: Place, allowed: Sequence[str], required: bool = False) -> str | None:
         """A text that is one of those allowed."""
         value = self.text(table, key, path, required=required)
         if value is not None and value not in allowed:
-            self.fault((*path, key), f"{value!r}: choose {', '.join(allowed) or 'nothing, there is none'}")
+            self.fault((*path, key), f"{value!r}: choose {', '.join(allowed) or 'none; there are no choices'}")
             return None
         return value
 

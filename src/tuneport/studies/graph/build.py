@@ -1,7 +1,7 @@
-"""A study's file becomes a graph of steps, in the words of the paper: sections 4, 5 and 6, and Algorithm 1.
+"""Turn a study into a graph of steps, in the words of the paper: sections 4, 5 and 6, and Algorithm 1.
 
-In comes a `Study`, out comes a `Graph` in which every model that is made is evaluated. `models.py` says how each of them
-is made, `steps.py` what a step takes; here stands what is asked for.
+Every model that is made is evaluated. `study_models.py` says how each of them is made, `steps.py` what a step takes;
+this module decides which are needed.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _transfers(run: PaperModels) -> None:
 
 
 def _transfers_then_tunings(run: PaperModels) -> None:
-    """FT(M_i + Δ_j) (section 5), and the same at a reduced rate, told apart."""
+    """FT(M_i + Δ_j) (section 5), and the same at a reduced rate, reported separately."""
     for source, target in run.study.doing.transfer_then_tune:
         for tuning in run.trainable_of(source):
             for rate in run.rates:
@@ -134,7 +134,7 @@ def _distances(run: PaperModels) -> None:
         a, b = _in_order(run.study, source, target)
         tunings = {version: run.tunings_of(version) for version in (a, b)}
         shared = [name for name in tunings[a] if name in tunings[b]]
-        for tuning in shared or [*tunings[a], *tunings[b]]:  # where they share none, the norm of each is told
+        for tuning in shared or [*tunings[a], *tunings[b]]:  # if they share none, the norm of each is reported
             run.distance(a, b, tuning)
         if not any(tunings.values()):
             run.distance(a, b, None)

@@ -1,7 +1,7 @@
-"""The shell line that does by hand what a step does.
+"""Write the shell command that does by hand what a step does.
 
-In comes a step, out comes a command of `tuneport` with paths as they are seen from the study's folder. Things from outside stand
-in it as the study's file spells them; a flag that says what the command does anyway is left out.
+Paths are relative to the study's folder. Things from outside are spelled as in the study file; flags that would repeat
+a default are left out.
 """
 
 from __future__ import annotations

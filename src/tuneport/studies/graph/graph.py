@@ -1,7 +1,7 @@
-"""Steps and what they stand on: a graph whose every step is known by its choices and its parents, never by its place.
+"""Steps and their dependencies: a graph whose steps are identified by choices and parents, never by place.
 
-In come steps, out come an order in which they can be done and an identity for each. Two steps with the same kind, the
-same literal choices and the same parents are one step, wherever they are run and whatever they are called.
+Gives an order in which steps can be done and an identity for each. Two steps with the same kind, the same literal
+choices and the same parents are one step, wherever they run and whatever their names.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Graph:
         return isinstance(step, Step) and step.identity in self._steps
 
     def children(self) -> dict[str, list[Step]]:
-        """By identity, the steps that stand on each step."""
+        """By identity, the steps that depend on each step."""
         found: dict[str, list[Step]] = {identity: [] for identity in self._steps}
         for step in self:
             for identity in {parent.step.identity for parent in step.parents.values()}:

@@ -1,8 +1,8 @@
 """Steps of a study: what they take, by role, and what scores a model.
 
 What a step takes is a role: a parent
-(`Step.parents`) or a thing from outside, whose spelling and digest stand in `Step.choices` and whose place in `Step.inputs`,
-under the same role. The kinds, their roles and their choices:
+(`Step.parents`) or a thing from outside, whose spelling and digest are in `Step.choices` and whose place is in
+`Step.inputs`, under the same role. The kinds, their roles and their choices:
 
 | kind | roles | choices |
 | --- | --- | --- |
@@ -15,8 +15,9 @@ under the same role. The kinds, their roles and their choices:
 | `compare` | `base`, `tuned`, `target` | `dtype` (None: the target's), `settings` (as of `transfer`) |
 | `rounding` | `base`, `tuned` | `dtype` |
 
-How a step goes about its work (batch size, device, how often it saves) is no choice about its outcome: it stands in
-`Step.about["running"]`. A thing from outside stands in `choices` as `{"given", "digest"}`; the numbered roles are in the order of the file.
+How a step goes about its work (batch size, device, how often it saves) does not change its outcome: it is in
+`Step.about["running"]`. A thing from outside is in `choices` as `{"given", "digest"}`; the numbered roles are in the
+order of the file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a study takes from outside: models and data that are there already, known by what they hold.
+"""What a study takes from outside: existing models and data, identified by their contents.
 
-In comes a name as the file spells it, out comes where it lies, a spelling without this machine's paths, and a digest of its
-content. Digests are kept by size and time of change in DIR/inputs.json, so that a model is read once. What lies on the Hub is
-known by its id and revision as written.
+Each name in the file gets a place, a spelling without this machine's paths, and a digest of its content. Digests are
+kept by size and time of change in DIR/inputs.json, so a model is read once. Models and data on the Hub are identified
+by id and revision as written.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Inputs:
 
     @classmethod
     def kept(cls, folder: Path, content: bytes | None) -> Inputs:
-        """With the digests that inputs.json of an earlier run holds; a damaged list is made anew."""
+        """With the digests that inputs.json of an earlier run holds; a damaged list is written again."""
         try:
             known = read_json(content or b"{}")
         except ValueError:
@@ -94,7 +94,7 @@ class Inputs:
         return self._met
 
     def model(self, spec: str) -> Outside:
-        """A folder beside the file, or a Hub id. Raises `StudyError` for a folder that is no checkpoint."""
+        """A folder beside the file, or a Hub id. Raises `StudyError` for a folder that is not a checkpoint."""
         if spec not in self._models:
             self._models[spec] = self._model(spec)
         return self._models[spec]
@@ -147,7 +147,7 @@ class Inputs:
     def _digest_of_examples(self, place: str, questions: bool) -> str:
         """The digest of what a file holds: tasks of questions, or rows to train on. Raises `StudyError`."""
         (data,) = find_data([place])
-        assert data.path is not None, "it lies beside the study's file"
+        assert data.path is not None, "it is beside the study file"
 
         def digest() -> str:
             try:

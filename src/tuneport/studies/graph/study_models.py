@@ -1,6 +1,6 @@
-"""The models of a study by their names in the paper: FT(M_i), M_i + Δ_j, and what is measured between them.
+"""The models of a study by their names in the paper: FT(M_i), M_i + Δ_j, and the measurements between them.
 
-In come names and choices, out come models, each with the step that makes it (`steps.py`).
+Each model has the step that makes it (`steps.py`).
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""A study is run: schedule, engines, stores, records."""
+"""Run a study: schedule, engines, stores, records."""

@@ -1,8 +1,8 @@
-"""What a study will cost in disk and GPU time, from headers, from the examples of files at hand and from what the file says.
+"""Estimate what a study will cost in disk and GPU time, from headers, files of examples and the study file.
 
-Nothing is fetched. Bytes and GPU hours of each step are None where nothing is known, and every assumption is told in words.
-Estimates for choosing machines, not promises: training takes 6·P floating-point operations a token, reading a prompt 2·P; an
-answer is generated token by token, and for each token of a batch all weights are read from memory.
+Nothing is downloaded. Bytes and GPU hours of each step are None if unknown, and every assumption is a sentence. Estimates to choose
+machines by, not promises: training takes 6·P floating-point operations per token, reading a prompt 2·P; an answer is generated
+token by token, and for each token of a batch all weights are read from memory.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Size:
 
 @dataclass(frozen=True)
 class _Asked:
-    """Questions of a file with the tokens of each, or of a task that is no file (None)."""
+    """Questions of a file with the tokens of each, or of a task without a file (None)."""
 
     count: float
     tokens: float | None
@@ -96,24 +96,25 @@ class CostEstimates:
     def assumptions(self) -> list[str]:
         """Everything that the estimates rest on, in words."""
         cost = self._study.cost
-        found = [f"training takes {_OPERATIONS['sft']} operations for each parameter and token (dpo {_OPERATIONS['dpo']}, "
+        found = [f"training takes {_OPERATIONS['sft']} operations per parameter and token (dpo {_OPERATIONS['dpo']}, "
                  f"grpo {_OPERATIONS['grpo']}), scoring {_SCORING}"]  # fmt: skip
         if "flops" in cost:
             gpu = cost.get("gpu", "a GPU")
-            found.append(f"{gpu}: {cost['flops']:.3g} operations a second at {cost.get('utilisation', 1):.0%} of it")
+            found.append(
+                f"{gpu}: {cost['flops']:.3g} operations per second, at {cost.get('utilisation', 1):.0%} utilisation"
+            )
         else:
-            found.append("no GPU is named ([cost] flops, utilisation), so hours are not known")
+            found.append("hours are unknown: [cost] names no GPU (flops, utilisation)")
         found += self._of_tokens()
         if "tokens_per_path" in cost:
             found.append(
-                f"{cost['tokens_per_path']:g} tokens at each point of a path, all of `refine` counted: an upper bound"
+                f"{cost['tokens_per_path']:g} tokens at each point of a path, including all `refine` points: an upper "
+                f"bound"
             )
-        found.append(f"{_ASSUMED_BYTES} bytes a parameter of a model on the Hub")
-        found.append(f"a running fine-tuning has checkpoints of {_CHECKPOINT_BYTES} bytes a parameter besides")
+        found.append(f"{_ASSUMED_BYTES} bytes per parameter for models on the Hub")
+        found.append(f"a running fine-tuning also has checkpoints of {_CHECKPOINT_BYTES} bytes per parameter")
         if self._study.keep == "scored":
-            found.append(
-                "transferred models are dropped once nothing needs them; all of them together are counted here"
-            )
+            found.append("transferred models are deleted once no step needs them; this counts all of them together")
         return found
 
     def _of_tokens(self) -> Iterator[str]:

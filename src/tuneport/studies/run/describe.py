@@ -1,4 +1,4 @@
-"""A study before it is run: what is done, to do and to do again, and what it will cost, for people and for machines."""
+"""Describe a study before it runs: steps that are done, to do and to do again, and the cost, for people and as a record."""
 
 from __future__ import annotations
 
@@ -98,32 +98,33 @@ def in_words(told: Mapping[str, Any]) -> str:
         after = f"  ← {', '.join(step['parents'])}" if step["parents"] else ""
         lines.append(f"{_MARKS[step['state']]} {step['name']:{width}}  {spent}{after}".rstrip())
         lines += [f"    {why}" for why in step["why"]]
-    lines += ["", f"to write    {_bytes(cost['disk'])}{_unknown(cost['disk_unknown'])}"]
+    lines += ["", f"to write    {_bytes(cost['disk'])}{_unknown(cost['disk_unknown'], cost['disk'])}"]
     if cost["to_fetch"] is not None:
-        lines.append(f"to fetch    {_bytes(cost['to_fetch'])} from the Hub at most")
-    hours = "not known" if cost["gpu_hours"] is None else f"{cost['gpu_hours']:,.0f} GPU hours"
+        lines.append(f"to fetch    at most {_bytes(cost['to_fetch'])} from the Hub")
+    hours = "unknown" if cost["gpu_hours"] is None else f"{cost['gpu_hours']:,.0f} GPU hours"
     days = "" if cost["days"] is None else f", {cost['days']:.1f} days on the GPUs of [cost]"
-    lines.append(f"to compute  {hours}{days}{_unknown(cost['gpu_hours_unknown'])}")
+    lines.append(f"to compute  {hours}{days}{_unknown(cost['gpu_hours_unknown'], cost['gpu_hours'])}")
     if cost["seconds"] is not None:
-        told_of = _unknown(cost["seconds_unknown"])
+        told_of = _unknown(cost["seconds_unknown"], cost["seconds"])
         lines.append(
-            f"to wait     about {duration(cost['seconds'])} one after another, as steps like them took here{told_of}"
+            f"to wait     about {duration(cost['seconds'])} in sequence, judging by similar steps here{told_of}"
         )
     lines += [f"  assumed: {assumption}" for assumption in cost["assumptions"]]
     lines += [f"note: {note}" for note in told["notes"]]
     lines.append(
-        f"{_MARKS['done']} done  {_MARKS['to do']} to do  {_MARKS['again']} done before, with other choices or parents"
+        f"{_MARKS['done']} done  {_MARKS['to do']} to do  {_MARKS['again']} done before with other options or parents"
     )
     return "\n".join(lines)
 
 
-def _unknown(count: int) -> str:
-    return f" (and {count} steps of which it is not known)" if count else ""
+def _unknown(count: int, known: float | None) -> str:
+    more = "" if known is None else "unknown for "
+    return f" ({more}{count} {'steps' if known is None else 'more steps'})" if count else ""
 
 
 def _bytes(count: int | None) -> str:
     if count is None:
-        return "not known"
+        return "unknown"
     for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.3g} {unit}"

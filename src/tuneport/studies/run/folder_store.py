@@ -1,4 +1,4 @@
-"""Results in a folder of this machine, or one that all machines see: steps work in place."""
+"""Keep results in a folder of this machine, or in one that all machines share: steps work in place."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class FolderStore:
             return None
         except OSError as error:
             raise OutputError(
-                f"Cannot read {path}: {error.strerror}. Mend the cause and run the same command again."
+                f"Cannot read {path}: {error.strerror}. Fix the problem and run the command again."
             ) from None
 
     def write(self, name: str, content: bytes) -> None:
@@ -114,8 +114,8 @@ class FolderStore:
         """Raise `OutputError` where a link below the folder leads out of it: nothing else is written to or emptied."""
         if not resolved(place).is_relative_to(resolved(self.path)):
             raise OutputError(
-                f"{place} is a link that leads out of {self.path}, where nothing is written. Remove the link, or give "
-                f"another {named('out')}."
+                f"{place} is a link to a place outside {self.path}; tuneport does not write there. Remove the link, "
+                f"or give another {named('out')}."
             )
 
 

@@ -1,4 +1,4 @@
-"""What a study needs is checked before its first step: the libraries of its kinds of steps, what it takes from the Hub, disk."""
+"""Check what a study needs before its first step: libraries of its kinds of steps, models and data of the Hub, disk."""
 
 from __future__ import annotations
 
@@ -74,5 +74,5 @@ def check_room(declared: Study, graph: Graph, to_do: Sequence[Step], store: Stor
     if needed is not None and needed > free:
         raise OutputError(
             f"The models that this study makes need about {needed / 1e9:.1f} GB, and {place} has {free / 1e9:.1f} GB free. "
-            f'Free some space, give another {named("out")}, or set keep = "scored" in [study], which drops transferred models.'
+            f'Free some space, give another {named("out")}, or set keep = "scored" in [study], which deletes transferred models.'
         )

@@ -1,8 +1,7 @@
 """What each kind of step does: one public function, called with the step's literal choices (`steps.py` lists them).
 
-In come a step, the things it takes (by role: a folder or file of another step, or what was there before) and a place to work
-in, out come files in that place and what was measured. A step that was killed is taken up again by the same call, because
-the commands take up their work.
+Takes a step, its inputs by role (a folder or file of another step, or an existing one) and a place to work in; leaves
+files there and returns what was measured. The same call resumes a killed step, because the commands resume their work.
 
 | kind | leaves in its place |
 | --- | --- |
@@ -32,7 +31,7 @@ _WITHIN = {"family": "family/"}  # a family's folder appears as a whole, so it l
 def perform(step: Step, given: Given, place: Path, threads: int = 1) -> dict[str, Any]:
     """Do the work of a step into ``place``, on ``threads`` threads; what was measured. Raises what the commands raise."""
     if step.kind not in _KINDS:
-        raise StudyError(f"{step.name}: {step.kind!r} is no kind of step. Known: {', '.join(sorted(_KINDS))}.")
+        raise StudyError(f"{step.name}: {step.kind!r} is not a kind of step. Known kinds: {', '.join(sorted(_KINDS))}.")
     if step.kind not in _BY_TORCH:
         return _KINDS[step.kind](step, given, place, threads)
     from tuneport.scoring.threads import computing_on

@@ -1,7 +1,7 @@
-"""What of a study is done, what is to do, and what is to do again and why.
+"""Which steps of a study are done, to do, or to do again, and why.
 
-In come a graph and the store with the records of earlier runs, out comes each step with its state. A step that was done
-with other choices, or from other parents, stands against the record of its name that is nearest to it, field by field.
+Each step of the graph gets a state from the records of earlier runs. A step that was done with other choices or parents
+is compared, field by field, with the closest record of its name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ State = Literal["done", "to do", "again"]
 
 @dataclass(frozen=True)
 class Planned:
-    """A step, its state, and in words why it is not done."""
+    """A step, its state, and why it is not done."""
 
     step: Step
     state: State
@@ -52,7 +52,7 @@ def plan(graph: Graph, store: Store, wanted: Iterable[str] | None = None) -> lis
 
 
 def _done(step: Step, record: Record) -> Planned:
-    dropped = ("its model was dropped; it is made again where something needs it",)
+    dropped = ("its model was deleted; it is made again if a step needs it",)
     return Planned(step, "done", dropped if record.outcome == "dropped" else (), record)
 
 
@@ -61,10 +61,10 @@ def _planned(step: Step, record: Record | None, store: Store, others: Sequence[R
     if record is not None and record.outcome == "failed":
         return Planned(step, "to do", (f"failed before: {record.error}",), record)
     if record is not None and record.outcome == "dropped":
-        return Planned(step, "again", ("its model was dropped, and something needs it now",), record)
+        return Planned(step, "again", ("its model was deleted, and a step needs it now",), record)
     if record is not None:
         lost = step_records.lost(record, store.sizes(f"{STEPS}/{step.folder}"))
-        return Planned(step, "again", (f"its outputs are not as they were: {', '.join(lost[:3])}",), record)
+        return Planned(step, "again", (f"its outputs have changed: {', '.join(lost[:3])}",), record)
     if not others:
         return Planned(step, "to do")
     nearest = min((differences(other, step) for other in others), key=len)
@@ -84,7 +84,7 @@ def _earlier(graph: Graph, store: Store) -> dict[tuple[str, str], list[Record]]:
 
 
 def differences(record: Record, step: Step) -> list[str]:
-    """What is not as it was: choices field by field, then → now, and parents that are made anew."""
+    """What has changed: choices field by field (then → now), and parents that are recomputed."""
     found = differing_fields(dict(record.choices), dict(step.choices))
     for role in sorted({*record.parents, *step.parents}):
         then, now = record.parents.get(role), step.parents.get(role)
@@ -94,7 +94,7 @@ def differences(record: Record, step: Step) -> list[str]:
             )
         elif then["identity"] != now.step.identity:
             what = f"{then['name']} → {now.step.name}" if then["name"] != now.step.name else now.step.name
-            found.append(f"{role} ({what}, which is made anew)")
+            found.append(f"{role} ({what}, which is recomputed)")
         elif then["part"] != now.part:
             found.append(f"{role} ({then['part']} → {now.part} of {now.step.name})")
     return found
@@ -104,13 +104,13 @@ def of_families(study: Study, families: Iterable[int]) -> Study:
     """The study with these families of the lab instead of the file's, if there are any. Raises `UsageError`."""
     asked = tuple(dict.fromkeys(families))
     if asked and not study.families:
-        told = f"nothing in {study.path.name} comes from the lab, so it has no families"
+        told = f"{study.path.name} uses no models from the lab, so it has no families"
         raise UsageError(Fault("families", asked[0], told))
     return replace(study, families=asked) if asked else study
 
 
 def chosen(graph: Graph, only: Iterable[str] = ()) -> set[str]:
-    """Identities of the steps that are asked for, with all that they stand on.
+    """Identities of the requested steps, with everything that they depend on.
 
     `only` are names of steps or of models, or patterns of them with `*`. Raises `UsageError` for a name that no step has.
     """

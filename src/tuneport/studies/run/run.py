@@ -1,7 +1,7 @@
-"""`study`: a file becomes a graph, the graph is done, and results.json says what came out.
+"""`study`: make a graph from a file, run it, and write results.json.
 
-In come the file of a study and a folder or URL, out come the results of every step with a record beside each. The same call
-again does what is left: what is done is not done again, what failed is tried again, what was killed is taken up.
+Every step has a record beside its result. The same call again does the rest: finished steps are kept, failed steps are
+tried again, killed steps are resumed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tuneport.studies.run.store_at import open_own
 from tuneport.studies.run.study_results import Results
 from tuneport.studies.study_options import StudyOptions
 
-# results.json is written anew as steps end, for at most a twentieth of the time.
+# results.json is rewritten as steps end, for at most a twentieth of the time.
 _SHARE = 20
 
 
@@ -46,8 +46,8 @@ class StudyOutcome(Found):
 def study(given: StudyOptions) -> StudyOutcome:
     """Run the study that a file declares, with its results in ``out``: a folder, or a URL that fsspec knows.
 
-    Returns what was done, with `failed` (steps with their errors) and `not_run` (what depends on them). Raises
-    `TuneportError` for what is wrong with the whole study.
+    Returns what was done, with `failed` (steps with their errors) and `not_run` (steps that depend on them). Raises
+    `TuneportError` for problems of the whole study.
 
         tuneport.study("my-study.toml", "my-study", jobs=4)
     """
@@ -111,13 +111,13 @@ class _Results:
         self._again_at = 0.0
 
     def note(self, record: Record) -> None:
-        """A step has ended, or was let go: write unless that was done just now."""
+        """A step has ended, or its model was deleted: write, unless that was done just now."""
         self._results.note(record)
         if time.monotonic() >= self._again_at:
             self.write()
 
     def write(self) -> None:
-        """Write it as things stand."""
+        """Write the current state."""
         begun = time.monotonic()
         self._store.write(RESULTS, _json(self._results.document()))
         now = time.monotonic()
@@ -157,10 +157,10 @@ def _told(
     how = "already done" if not to_do else f"{done} of {len(state.graph)} steps done, {len(now)} of them now"
     lines = [f"{declared.name}: {how}. {store.where}/{RESULTS}"]
     lines += [f"failed: {one['name']}\n    " + str(one["error"]).replace("\n", "\n    ") for one in failed]
-    lines += [f"not run: {one['name']} (it stands on {one['because']})" for one in not_run]
+    lines += [f"skipped: {one['name']} (depends on {one['because']}, which failed)" for one in not_run]
     if failed:
         what = f"{len(failed)} steps failed" if len(failed) > 1 else "1 step failed"
-        message = f"{what}, {len(not_run)} more stand on them. Mend the cause and run the same command again."
+        message = f"{what}, {len(not_run)} more depend on them. Fix the problem and run the command again; finished work is kept."
         lines.append(message)
         told |= {"error": {"type": "StudyError", "message": message}, "status": 1}
     return {**told, "words": "\n".join(lines)}

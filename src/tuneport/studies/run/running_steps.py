@@ -1,6 +1,7 @@
-"""What of a study is being done now: told on the way, written for `inspect`, and how long the rest will take.
+"""The steps of a study that run now: shown on the terminal, written for `inspect`, with an estimate of the time left.
 
-`running.json` lies beside the results while a run is at work; after a kill it stays, and the study's lock says that nobody runs.
+`running.json` is beside the results during a run. It remains after a kill; then the study's lock shows that nothing
+runs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""A graph is done: what is ready goes to an engine, what ends leaves its record, what fails holds up only what stands on it.
+"""Run a graph: ready steps go to an engine, finished steps leave a record, failed steps stop only what depends on them.
 
-In come a graph, a store and an engine, out come the records of all steps that have one. Nothing here knows what steps do, nor
-where they run. A step that is done is not done again; a model that nothing needs any more may be let go, and is made again where
-something needs it later.
+Returns the records of all steps that have one. This module does not know what steps do or where they run. A finished
+step is not repeated. A model that no step needs any more may be deleted, and is made again if a step needs it later.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class State:
     graph: Graph
     records: dict[str, Record] = field(default_factory=dict)  # by identity, of whatever has one
     whole: set[str] = field(default_factory=set)  # whose outputs are there
-    remains: set[str] = field(default_factory=set)  # let go, and a kill came before all of it was removed
+    remains: set[str] = field(default_factory=set)  # deleted models of which a kill left some files
     to_do: list[Step] = field(default_factory=list)  # in order: each comes after its parents
     wanted: frozenset[str] | None = None  # only these are asked for; None: all
 
@@ -54,7 +53,7 @@ class State:
         return [r for step in self.graph if (r := self.records.get(step.identity)) and r.outcome == "failed"]
 
     def not_run(self) -> list[tuple[Step, Step]]:
-        """Steps that could not be done, each with a step that it stands on and that failed."""
+        """Skipped steps, each with the failed step that it depends on."""
         steps = {step.identity: step for step in self.graph}
         held_up = {record.identity: record.identity for record in self.failed}
         found = []
@@ -63,13 +62,13 @@ class State:
             if not causes or step.identity in held_up or step.identity in self.whole:
                 continue
             held_up[step.identity] = causes[0]
-            if step.identity not in self.records:  # else it was done, and let go
+            if step.identity not in self.records:  # else it was done, and its model deleted
                 found.append((step, steps[causes[0]]))
         return found
 
 
 def look(graph: Graph, store: Store, wanted: Iterable[str] | None = None) -> State:
-    """What is done and what is to do, of the steps that are `wanted` (with all that they stand on); nothing is changed."""
+    """What is done and what is to do, of the `wanted` steps and all that they depend on; nothing is changed."""
     state = State(graph, wanted=None if wanted is None else frozenset(wanted))
     sizes = _sizes_by_folder(store)
     for step in graph:
@@ -97,7 +96,7 @@ def _sizes_by_folder(store: Store) -> dict[str, dict[str, int]]:
 
 
 def _needed(state: State) -> list[Step]:
-    """What is not done, and what was let go and is needed for it."""
+    """Steps that are not done, and deleted models that they need."""
     wanted: set[str] = set()
     for step in reversed(list(state.graph)):
         if step.identity in state.whole or (state.wanted is not None and step.identity not in state.wanted):
@@ -122,14 +121,15 @@ def perform_all(
     on_record: Callable[[Record], None] | None = None,
     perform: Perform = perform,
 ) -> None:
-    """Do what is to do, and bring ``state`` up to date as steps end; ``on_start`` is told of every step that begins, ``on_record`` of every new record.
+    """Do what is to do, and bring ``state`` up to date as steps end; ``on_start`` is called with every step that
+    begins, ``on_record`` of every new record.
 
     Failures of steps are records; only the engine's own are raised.
     """
     children = state.graph.children()
     steps = {step.identity: step for step in state.graph}
     pending = {step.identity for step in state.to_do}
-    # What failed is never done there, so nothing that stands on it gets ready.
+    # What failed is never done there, so steps that depend on it never get ready.
     waiting = TopologicalSorter(
         {step.identity: {p.step.identity for p in step.parents.values()} - state.whole for step in state.to_do}
     )
@@ -196,7 +196,7 @@ def _by_what_they_hold_up(to_do: list[Step], children: Mapping[str, list[Step]])
 
 
 def _is_needed_no_more(step: Step, state: State, children: Sequence[Step], pending: set[str]) -> bool:
-    """Whether it was done, and so was all that stands on it."""
+    """Whether it is done, and everything that depends on it."""
     record = state.records.get(step.identity)
     if record is None or record.outcome == "failed" or step.identity in pending:
         return False
@@ -205,7 +205,9 @@ def _is_needed_no_more(step: Step, state: State, children: Sequence[Step], pendi
 
 
 def _drop(step: Step, state: State, store: Store, note: Callable[[Record], None]) -> None:
-    """Let go of what a step has made. The record says so first: a kill in between leaves remains, never a lie."""
+    """Delete what a step has made. The record says so first, so a kill in between may leave files but never a wrong
+    record.
+    """
     record = state.records[step.identity]
     if record.outcome == "done":
         record = replace(record, outcome="dropped")  # everything that was known of it stays

@@ -1,8 +1,8 @@
-"""Where a machine works on a study behind a URL: a folder of the user's own, whose name nobody else can foresee.
+"""Where a machine works on a study at a URL: a folder of the user's own, with a name that nobody else can guess.
 
-It lies below TMPDIR, where everybody may make folders. The name comes from the URL and from random bytes in the user's cache,
-so every process of the user finds it again; and a folder of that name that is somebody else's, or that others may write to,
-is not used.
+It is below TMPDIR, where everyone may create folders. The name comes from the URL and from random bytes in the user's
+cache, so every process of the user finds it again. A folder of that name that belongs to someone else, or that others
+may write to, is not used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def made(place: Path) -> Path:
     status = place.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022:
         raise OutputError(
-            f"{place} is not a folder of yours alone, so nothing is written there or read from it. Remove it, or set TMPDIR to "
+            f"{place} can be used by others too, so tuneport does not use it. Remove it, or set TMPDIR to "
             "a folder of your own."
         )
     return place
@@ -54,5 +54,5 @@ def _key() -> bytes:
                 os.link(fresh, place)
             fresh.unlink()
         return read_bytes(place, most=_KEY_BYTES)
-    except (OSError, RuntimeError):  # no home, or one that is read only; whose folder it is counts all the same
+    except (OSError, RuntimeError):  # no home, or one that is read only; the folder's owner is still checked
         return b""

@@ -1,7 +1,7 @@
-"""One record beside each result: what was chosen, what it came from, what came out.
+"""The record beside each result: the choices, the parents, and the outcome.
 
-In come a step and the outcome of doing it, out comes record.json, written last. Apart from `seconds` and `versions` nothing in
-it depends on when, where or by which engine the step was done, so records of two runs can be compared byte for byte.
+record.json is written last. Except for `seconds` and `versions`, nothing in it depends on when, where or by which
+engine the step ran, so records of two runs can be compared byte for byte.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Record:
 
     @property
     def digest(self) -> str:
-        """Of everything it wrote that repeats: what its children stand on."""
+        """A digest of its repeatable outputs, on which its children depend."""
         return digest_of(self.outputs)
 
     def in_json(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def read(content: bytes) -> Record | None:
 
 
 def _is_below(name: str) -> bool:
-    """Whether a name stays in its folder: outputs of a model that was let go are removed by name."""
+    """Whether a name stays in its folder: outputs of a deleted model are removed by name."""
     return not {"", ".", ".."} & set(name.split("/"))
 
 

@@ -1,6 +1,6 @@
-"""What a study's results lie in: small files read and written whole, a place for each step, parts brought to where it runs.
+"""Where a study's results are kept: small files, a place for each step, and parts brought to the machine that runs a step.
 
-A folder (`folder_store.py`) or a URL (`url_store.py`); `opening.py` tells them apart. Stores can be sent to other processes.
+A folder (`folder_store.py`) or a URL (`url_store.py`); `store_at.py` chooses. Stores can be sent to other processes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Protocol
 from tuneport.results.schema import RESULTS
 
 LOCK = ".lock"
-# A process that was killed lets go of its locks at once, one on a node that died within some seconds.
+# A killed process releases its locks at once, one on a node that died within some seconds.
 PATIENCE = 60.0
-OF_A_STEP = "Another study works on this step; wait for it."
+OF_A_STEP = "Another study is running this step; wait for it."
 # What a study writes beside its steps and its own file.
 WRITTEN = ("inputs.json", RESULTS)
 

@@ -1,4 +1,4 @@
-"""A path or a URL becomes the store behind it, and what lies there is the study's own."""
+"""Open the store behind a path or a URL, and check that its contents belong to the study."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tuneport.studies.run.url_store import UrlStore
 
 
 def open_store(place: str | os.PathLike[str]) -> Store:
-    """The store at a path or URL. Raises `OutputError` in words where there can be none."""
+    """The store at a path or URL. Raises `OutputError` if there can be none."""
     text = os.fspath(place)
     if not text:
         raise UsageError(Fault("out", text, "must be a folder, or a URL"))
@@ -30,15 +30,15 @@ def open_store(place: str | os.PathLike[str]) -> Store:
 
 
 def open_own(place: str | os.PathLike[str], name: str) -> Store:
-    """The store of the study of this name. Raises `OutputError` where another study's results lie there."""
+    """The store of the study of this name. Raises `OutputError` if another study's results are there."""
     store = open_store(place)
     other = name_in(store)
     if other is None:
         _check_no_others(store)
     if other is not None and other != name:
         raise OutputError(
-            f"{store.where} holds the study {other!r}, and this file declares {name!r}. Give another {named('out')}; or, if it is the same "
-            f"study under another name, remove {STUDY} there."
+            f"{store.where} contains the study {other!r}, but this file declares {name!r}. Give another "
+            f"{named('out')}; or, if it is the same study under another name, remove {STUDY} there."
         )
     return store
 
@@ -48,8 +48,8 @@ def _check_no_others(store: Store) -> None:
     there = [name for name in (STUDY, *WRITTEN) if store.read(name) is not None]
     if there and not any(name.endswith(f"/{RECORD}") for name in store.sizes(STEPS)):
         raise OutputError(
-            f"{store.where} holds {', '.join(there)}, and no study that wrote them: they would be overwritten. Move them away, or "
-            f"give another {named('out')}."
+            f"{store.where} contains {', '.join(there)} that no study wrote; they would be overwritten. Move them "
+            f"away, or give another {named('out')}."
         )
 
 

@@ -1,6 +1,6 @@
-"""How far a study is, from what lies in its folder or behind its URL: neither the models nor the file it was declared in are needed.
+"""How far a study is, from its folder or URL; neither the models nor the study file are needed.
 
-In comes the store, out comes a description for `tuneport inspect`.
+Makes the description for `tuneport inspect`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tuneport.studies.run.step_records import Record
 from tuneport.studies.run.store import Store
 from tuneport.studies.run.store_at import name_in
 
-_GOES_ON = "Run tuneport study again; it goes on."
+_GOES_ON = "Run tuneport study again to resume."
 
 
 def is_study(store: Store) -> bool:
@@ -59,7 +59,7 @@ def progress(store: Store) -> dict[str, Any]:
         if planned and left == 0
         else _GOES_ON
         if running is None
-        else f"It is run by {store.holder()}.",
+        else f"It is being run by {store.holder()}.",
     }
 
 
@@ -88,7 +88,7 @@ def _results(store: Store, doubts: list[str]) -> dict[str, list[Mapping[str, Any
         "steps": [step for step in mappings(told, "steps") if isinstance(step.get("identity"), str)],
     }
     if any(told.get(name, rows) != rows for name, rows in whole.items()):
-        doubts.append(f"{RESULTS} is not what a study writes.")
+        doubts.append(f"{RESULTS} is not the results file of a study.")
     doubts[:] = [f"{doubt} {AGAIN}" for doubt in doubts]
     return whole
 

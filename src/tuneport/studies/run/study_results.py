@@ -1,7 +1,6 @@
-"""The records of a study become results.json: every scored model, every path, distance and rounding.
+"""Make results.json from the records of a study: every scored model, every path, distance and rounding.
 
-In come the graph and each step's record as it ends, out comes the document; it is formed anew whenever a step ends. What was not
-done says why. The format is in docs/formats.md.
+The document is written again whenever a step ends. Missing results have a reason. docs/formats.md describes the format.
 """
 
 from __future__ import annotations
@@ -197,15 +196,15 @@ class Results:
 
     @contextmanager
     def _reading(self, step: Step) -> Iterator[None]:
-        """Take down in words that what a finished step left is not what it wrote; the others are read all the same."""
+        """Record that a finished step's files have changed; the others are still read."""
         try:
             yield
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             folders = [f"steps/{parent.step.folder}" for parent in step.parents.values()]
             self._damaged[step.identity] = (
-                f"{step.name}: what steps/{step.folder} holds is damaged ({type(error).__name__}: {error}). Remove the "
-                f"folder (or that of what it stands on, where the damage is there: {', '.join(folders) or 'nothing'}) and "
-                "run the same command again; what else is done stays."
+                f"{step.name}: steps/{step.folder} is damaged ({type(error).__name__}: {error}). Remove the folder "
+                f"(or, if the damage is there, that of a step it depends on: {', '.join(folders) or 'none'}) and run "
+                f"the command again; other finished work is kept."
             )
 
 

@@ -1,6 +1,6 @@
-"""Results behind a URL that fsspec knows: steps work in a scratch folder, which is carried over when it is whole.
+"""Keep results at a URL that fsspec knows: steps work in a scratch folder, which is uploaded when complete.
 
-A record comes last. What goes wrong on the way there is said in words, whatever error the system has for it.
+The record is uploaded last. Any failure of the transfer becomes an error with a message.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class UrlStore:
         for name in found:
             if not name.startswith(f"{place}/") or {"", ".", ".."} & set(name[len(place) + 1 :].split("/")):
                 raise OutputError(
-                    f"{self.url}: the key {name!r} leads out of {folder}, so nothing of it is read. Remove it there."
+                    f"{self.url}: the key {name!r} is outside {folder}, so tuneport does not read it. Remove it there."
                 )
         return {name[len(place) + 1 :]: int(entry["size"] or 0) for name, entry in found.items()}
 
@@ -119,7 +119,7 @@ class UrlStore:
             yield place
 
     def deliver(self, folder: str, place: Path, record: bytes, key: str) -> None:
-        """Carry over every finished file, then the record; what was made stays here for the steps that need it."""
+        """Upload every finished file, then the record; the files stay here too for the steps that need them."""
         with self._asking():
             system, there = self._system(), self._at(f"{STEPS}/{folder}")
             for file in finished_files(place):
@@ -201,18 +201,18 @@ class UrlStore:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
-        """Say in words what goes wrong at the other end, or on the way there."""
+        """Turn errors of the remote system or the network into messages."""
         try:
             yield
         except (OutputError, ForeignFileError):
             raise
         except Exception as error:  # every system has errors of its own, of which the words are all that is known
-            words = (str(error).strip() or "no word of why").splitlines()[0].rstrip(".")
+            words = (str(error).strip() or "no reason given").splitlines()[0].rstrip(".")
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
             where = f"{self._scratch} or {self.url}" if full else self.url
             raise OutputError(
-                f"{where}: {words} ({type(error).__name__}). Mend the cause and run the same command again; what is done "
-                "stays."
+                f"{where}: {words} ({type(error).__name__}). Fix the problem and run the command again; finished work "
+                f"is kept."
             ) from error
 
     def _system(self) -> Any:
@@ -258,7 +258,7 @@ def _holder(content: bytes | None) -> str | None:
             return None
     except (ValueError, TypeError, KeyError, OverflowError):
         return None
-    return f"{found.get('by')} (last seen {age:.0f} s ago; it counts for {_COUNTS:.0f} s)" if age < _COUNTS else None
+    return f"{found.get('by')} (last seen {age:.0f} s ago; valid for {_COUNTS:.0f} s)" if age < _COUNTS else None
 
 
 def _alive(pid: int) -> bool:

@@ -1,7 +1,7 @@
-"""One step, from its parents to its record, in whatever process an engine gives it.
+"""Run one step, from its parents to its record, in whatever process an engine provides.
 
-In comes a `Job`, which can be sent to another process or machine, out comes the step's record, which is then also in the
-store. Whatever goes wrong in the step becomes a record in words; only what stops the process itself gets out.
+A `Job` can be sent to another process or machine. The step's record is returned and stored. Any failure in the step
+becomes a record with a message; only what stops the process itself is raised.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Perform = Callable[[Step, perform.Given, Path, int], Mapping[str, Any]]
 class Job:
     """A step that can be done now.
 
-    `keys` are the digests of the parents' outputs; `before` is what an earlier doing of this very step has put out, which
-    this one has to put out again, since other results stand on it.
+    `keys` are the digests of the parents' outputs; `before` is what an earlier doing of this very step has put out,
+    which this one must produce again, since other results depend on it.
     """
 
     step: Step
@@ -90,9 +90,9 @@ def _done(job: Job, place: Path, began: float) -> Record:
     changed = step_records.different(job.before, outputs) if job.before else []
     if changed:
         raise StudyError(
-            f"{step.name} was made again, and is not what it was; what stands on it was made from other contents. "
-            f"These files differ:{listing(changed, 5)}\nRemove {STEPS}/{step.folder} and the folders of what stands on it, "
-            "and run again; or make it with the software that its record names."
+            f"{step.name} was made again and has changed, but later steps used its earlier contents. These files "
+            f"differ:{listing(changed, 5)}\nRemove {STEPS}/{step.folder} and the folders of steps that depend on it, "
+            f"and run again; or make it with the software versions in its record."
         )
     record = step_records.ended(step, "done", measured=measured, outputs=outputs, seconds=time.monotonic() - began)
     store.deliver(step.folder, place, record.content(), record.digest)

@@ -36,7 +36,7 @@ def test_a_process_that_is_ended_takes_one_step_with_it_which_is_tried_once_more
         perform_all(state, store, engine, perform=end_the_process)
     (failed,) = state.failed
     assert failed.name == "transfer M3 + Δ(M1)", "M2 + Δ(M1) was done at the second try"
-    assert "ended from outside, 2 times" in str(failed.error)
+    assert "killed 2 times" in str(failed.error)
     assert len(state.whole) == 29
     state = look(build(read_study(file), study_inputs.Inputs(file.parent)), store)
     assert [step.name for step in state.to_do] == [failed.name]

@@ -1,1 +1,1 @@
-"""Where steps run: in this process or some beside it (`local`), or on a cluster (`ray_cluster`). Records end the same."""
+"""Where steps run: on this machine (`local`) or on a cluster (`ray_cluster`). Records are the same."""

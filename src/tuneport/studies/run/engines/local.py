@@ -1,7 +1,7 @@
-"""Steps on this machine: one after another in this process, or several at once in quiet processes beside it.
+"""Run steps on this machine: one after another in this process, or several at once in child processes.
 
-In come jobs, out come their records. A process that is ended from outside (by the system, for want of memory) takes one step
-with it, which is tried once more in a fresh one.
+Returns the records of jobs. If a process is killed from outside (by the system, out of memory), its step is tried once
+more in a new process.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tuneport.studies.run.work import Job, died, do
 
 TRIES = 2
 _DIED = (
-    "The process that did this step was ended from outside, {tries} times (by the system, for want of memory?). Give fewer "
-    f"{named('jobs')}, or close other programs, and run again; what is done stays."
+    "The process of this step was killed {tries} times (by the system, out of memory?). "
+    f"Use fewer {named('jobs')}, or close other programs, and run again; finished work is kept."
 )
 
 
@@ -95,7 +95,7 @@ class Processes:
         return [future.result() for future in done]
 
     def close(self) -> None:
-        """Let the processes go; those that are at work are ended, and their steps can be taken up again."""
+        """End the processes, also those at work; their steps can be resumed."""
         self._closing = True
         for worker in list(self._busy.values()):
             worker.process.kill()
@@ -165,6 +165,6 @@ def serve(connection: int, dying: int) -> None:
 
 
 def _end_with_parent(dying: int) -> None:
-    """A killed run leaves nobody behind who goes on writing into its folder: its end of the pipe closes with it."""
+    """A killed run leaves no process that keeps writing into its folder: its end of the pipe closes with it."""
     os.read(dying, 1)
     os._exit(1)

@@ -1,7 +1,7 @@
-"""Steps as tasks of a Ray cluster, with the CPUs and GPUs that the study gives to each kind.
+"""Run steps as tasks of a Ray cluster, with the CPUs and GPUs that the study gives to each kind.
 
-In come jobs, out come their records. A step whose worker or node dies is run again elsewhere by Ray; where that was in vain too,
-its record says so and the study goes on. The cluster is one that exists (by address), or one that is started for the run.
+If a step's worker or node dies, Ray runs it again elsewhere; if that fails too, its record says so and the study
+continues. The cluster exists already (by address), or is started for the run.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def _do(job: Job) -> Record:
 def _in_words(error: Exception) -> str:
     """Ray puts the traceback of a worker first, and what happened last."""
     lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
-    return f"Ray could not end this step: {type(error).__name__}: {lines[-1][:300] if lines else 'it says no more'}"
+    return (
+        f"Ray could not finish this step: {type(error).__name__}: {lines[-1][:300] if lines else 'no further message'}"
+    )
 
 
 @contextlib.contextmanager
@@ -128,8 +130,9 @@ def _check_room(ray: Any, needs: Iterable[tuple[str, Resources]]) -> None:
     ]
     if short:
         raise StudyError(
-            f"No node of the cluster has what [resources] gives to some kinds of steps:{listing(short)}\nThe largest nodes "
-            f"have {most['CPU']:g} CPUs and {most['GPU']:g} GPUs. Change [resources], or give another {named('ray_address')}."
+            f"No node of the cluster has the [resources] of some kinds of steps:{listing(short)}\n"
+            f"The largest nodes have {most['CPU']:g} CPUs and {most['GPU']:g} GPUs. Change [resources], or give "
+            f"another {named('ray_address')}."
         )
 
 
