@@ -112,12 +112,13 @@ def near_and_far(j: Judging) -> Claim:
             )
         )
         if j.has(j.losses()):
-            by_loss = "harm, the same: the loss of the answers (nats a token)"
+            by_loss = "harm, the same: the loss of the answers (nats per token)"
             findings.append(j.change(by_loss, far, [base(t) for t in LATE], "above", j.losses(), unit="nats"))
     return Claim(
         "3", "Near versions help each other, far ones can harm; Δ3 still helps M4 and M5.",
         "section 4.2; Table 3 (Table 11 partly disagrees)", tuple(findings),
-        "Bases score nothing on what only the fine-tuning teaches, so harm is looked for where they score: few-shot, in the "
+        "Bases score nothing on what only the fine-tuning teaches, so harm is measured where they score: few-shot, in "
+        "the "
         "pretraining's own format.",
     )  # fmt: skip
 
@@ -148,7 +149,7 @@ def transfer_then_tune(j: Judging) -> Claim:
     return Claim(
         "4", "Transfer-then-tune is often faster and higher, and the choice of Δ_j matters less after it.",
         "section 5.2; Tables 4, 12; Figures 2, 4", (same, faster, choice, totals),
-        "The paper compares at the same steps for this version; the last number stands at the same total of steps.",
+        "The paper compares at the same steps for this version; the last number is at the same total of steps.",
     )  # fmt: skip
 
 

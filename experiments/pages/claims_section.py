@@ -14,11 +14,13 @@ def render(record: Mapping[str, Any]) -> str:
     """The section of docs/results.md."""
     parts = [
         "## The paper's claims, over families of the lab\n\nTo repeat: `make results` (studies/lab-*.toml, each family a run of "
-        "`tuneport study … --family N`). Each claim stands as the paper makes it, with what families of tiny models say to it. A "
+        "`tuneport study … --family N`). Each claim is quoted from the paper, with the result of families of tiny "
+        "models. A "
         "family is one pretraining run; intervals are 95 %, from a crossed bootstrap over families and examples; p values are "
         "adjusted by Holm's method for all tests of this section together. *Holds*: clear on the claimed side. *Does not hold*: "
         "clear on the other. *Not shown*: neither. No harm means: at most 3 points lost, by the interval. Budgets were chosen on "
-        "family 0 with an eye on its test scores (four variants of the pretraining, six of the fine-tuning), so it is left out; the "
+        "family 0 while looking at its test scores (four variants of the pretraining, six of the fine-tuning), so it "
+        "is left out; the "
         "families that are judged here had no part in any choice.",
         _families(record),
     ]

@@ -18,9 +18,13 @@ PAGE, FIGURES, TESTS = DOCS / "compatibility.md", DOCS / "results", DOCS.parent 
 LAYOUTS: tuple[tuple[str, str, str], ...] = (
     ("weights in one file, in shards, with an index", "read alike", "end_to_end/test_ways_of_saving.py"),
     ("`pytorch_model.bin`", "read without running anything", "end_to_end/test_pickled.py"),
-    ("two whole sets of weights that differ", "stop, with who loads which", "checkpoint/test_weight_sets.py"),
     (
-        "an index whose shards are gone, beside a whole file",
+        "two complete sets of weights that differ",
+        "stop, and say which library loads which",
+        "checkpoint/test_weight_sets.py",
+    ),
+    (
+        "an index whose shards are missing, beside a complete file",
         "the file, with a warning",
         "checkpoint/test_weight_sets.py",
     ),
@@ -31,7 +35,7 @@ LAYOUTS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "embeddings, heads, biases of heads, per-layer embeddings under any name",
-        "known by their rows; rows match by token",
+        "found by their number of rows; rows match by token",
         "pairing/test_vocabulary_matrices.py",
     ),
     (
@@ -94,7 +98,7 @@ def _kinds(found: dict[str, Any]) -> str:
             "## Kinds of language models",
             "",
             f"Tiny models of {len(made)} of the {len(found)} kinds that transformers has for causal and sequence-to-sequence "
-            "language models were made, and a fine-tuning with two new chat tokens was carried onto a version with a token of "
+            "language models were made, and a fine-tuning with two new chat tokens was transferred to a version with a token of "
             "its own: once with the new tokens on padded rows (*padded*), once with matrices that grow (*grown*). Every "
             "element of the output was compared with a slow reference, and transformers loaded the folder whole.",
             "",
@@ -126,7 +130,7 @@ def _tuning(found: dict[str, Any]) -> str:
             "",
             f"`tune` trained tiny models of {len(made)} of the {len(found)} causal kinds for two steps on chats whose template "
             "needs two tokens that the model lacks: all parameters, and an adapter. What it wrote was loaded by transformers and peft "
-            "and computed with the new tokens; `transfer` then carried it onto its own base, which gives the tuned weights "
+            "and computed with the new tokens; `transfer` then applied it to its own base, which gives the tuned weights "
             "again. Encoders were made decoders by their config.",
             "",
             f"- {len(work['full'])} kinds work in full, {len(work['adapter'])} with an adapter, "
@@ -146,7 +150,7 @@ def _spellings(found: dict[str, Any]) -> str:
             "## Names",
             "",
             f"Of the {len(found['classes'])} model classes for which transformers {found['transformers']} loads other names than it "
-            "saves, tiny models were carried with base and tuned in one spelling and the target in the other, both ways, "
+            "saves, tiny models were transferred with base and tuned in one spelling and the target in the other, both ways, "
             "by `transfer` and by `diff` and `apply`, and compared byte for byte.",
             "",
             f"- {counts['works']} work, {counts['one spelling']} turned out to have one spelling, "

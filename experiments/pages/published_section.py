@@ -55,7 +55,7 @@ def render(figures: Path) -> str:
         table(rows),
         table(
             [
-                ["carried over by addition alone", *_CARRIED.values()],
+                ["transferred by addition alone", *_CARRIED.values()],
                 ["recovered gain of exact match", *(recovered(came[name]) for name in _CARRIED)],
                 ["of what version 2 learned from the other text, stayed", *(_stayed(came[name]) for name in _CARRIED)],
                 ["seconds", *(f"{transfer[name]['seconds']:.1f}" for name in _CARRIED)],

@@ -18,7 +18,7 @@ PAGE = DOCS / "python.md"
 FIRST = ("transfer", "plan", "verify")  # whoever opens the page most often wants these
 HEAD = """# Python
 
-Each command is a function of the same name, with the same options. Import the package, not its modules: everything below is
+Each command is a function of the same name, with the same options. Import the package, not its modules: every function below is
 `tuneport.NAME`.
 
 ```python
@@ -32,7 +32,7 @@ tuneport.verify("v2-tuned", "v1", "v1-tuned", "v2", full=True)
 
 - `help(tuneport.transfer)`, `?` in a notebook and your editor show the same signatures.
 - Results are frozen records. They print as a few lines, show as a table in a notebook, and have `to_dict()`.
-- Errors are subclasses of `TuneportError`. A wrong argument raises `UsageError`, which lists all faults of the call.
+- Errors are in `tuneport.errors`; all are subclasses of `TuneportError`. A wrong argument raises `UsageError`, which lists all faults of the call.
 
 ## Functions
 """

@@ -19,7 +19,8 @@ def render(figures: Path) -> list[str]:
         held = f"not in {len(told['wrong'])} cases" if told["wrong"] else "always"
         parts.append(
             f"To repeat: `make kills`. Commands that write, killed with SIGKILL before one of their changes of files, {told['kills']} times "
-            "over all, the moments spread over the run. After each kill nothing that looks whole was there but a whole output, the inputs "
+            "over all, the moments spread over the run. After each kill, nothing looked complete except a complete "
+            "output, the inputs "
             "were untouched, and the same command ended with the output of an unbroken run: "
             f"{held}.\n\n{table(rows)}"
         )
@@ -46,6 +47,7 @@ def render(figures: Path) -> list[str]:
         ]
         parts.append(
             "To repeat: `make fuzz-readers`. atheris, a coverage-guided fuzzer, over what reads files of others; a reader gives a value or an "
-            f"error in words. What it kept lies in tests/attacks/corpus and is read again in every run of the tests.\n\n{table(rows)}"
+            f"error with a message. Its findings are in tests/attacks/corpus and is read again in every run of the "
+            f"tests.\n\n{table(rows)}"
         )
     return ["## Kills, damage, hostile input", *parts] if parts else []

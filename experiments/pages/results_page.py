@@ -29,8 +29,7 @@ FRESH_SEEDS = (3, 4)  # run once; they had no part in choosing the recipe
 def render(figures: Path = FIGURES) -> str:
     """The whole page, from the folder with the runs' figures."""
     parts = [
-        "# Results\n\nMade by `experiments/pages/results_page.py` from the figures in `docs/results/`, which runs "
-        "wrote. "
+        "# Results\n\nMade by `experiments/pages/results_page.py` from the records of runs in `docs/results/`. "
         "Accuracies are in per cent; brackets hold 95 % intervals: Wilson's for one accuracy, a joint "
         "bootstrap "
         "over the same examples for gains and recovered gain.",
@@ -72,14 +71,15 @@ def _demo(records: Sequence[dict[str, Any]]) -> str:
         "trained "
         f"after the addition. {first['n']} held-out questions, none of which any training saw; an answer "
         f"counts if "
-        "it is the expected one to the letter. A seed is a world, a random start, and the questions.\n\n"
+        "it is exactly the expected one. A seed sets the world, the random start and the questions.\n\n"
         "**Read this with care:** the recipe was chosen on seeds 0, 1 and 2. About 20 variants (learning rates, mixes, "
-        "difficulty of tasks) were tried with an eye on their held-out scores; earlier ones recovered only 0.34 and 0.42 of "
+        "difficulty of tasks) were tried while looking at their held-out scores; earlier ones recovered only 0.34 and "
+        "0.42 of "
         "the gain on the word problems of seed 0, and 0.41 on seed 1. No training saw a question, but the choice of the "
-        "recipe did. That was with a fine-tuning loop of the lab's own, where now TRL fine-tunes with the same choices; nothing "
-        "was chosen anew. Seeds 3 and 4 had no part in any choice: they were run once with each loop (0.83 and 0.86 of the gain "
-        "recovered with the lab's own, 0.94 and 0.77 on the word problems), and stand here as TRL left them, whatever "
-        "they say.\n\n"
+        "recipe did. That was with a fine-tuning loop of the lab's own; now TRL fine-tunes with the same options, and "
+        "nothing was chosen again. Seeds 3 and 4 had no part in any choice: they were run once with each loop (0.83 "
+        "and 0.86 of the gain "
+        "recovered with the lab's own, 0.94 and 0.77 on the word problems), and are shown here as TRL left them.\n\n"
         "**Another machine gives other figures.** A CPU's kind decides in which order sums are added up, and pretraining enlarges "
         "the difference: an earlier machine's seed 0 recovered 0.87 of the gain. Seed 0 is of the machine on which this "
         "version was last tested, beside other work, so its seconds are too many; the other seeds are of the earlier one.",
@@ -113,8 +113,8 @@ def _demo(records: Sequence[dict[str, Any]]) -> str:
     parts.append(
         f"### Transfer, then fine-tune (n = {curves[0]['n']})\n\nFine-tuned on the same examples with the same schedule, "
         "from version 2 and from version 2 + diff vector; exact match in per cent after so many steps, on the first "
-        "questions of each task. The last row is how many steps fewer the transferred start takes to be as good as the "
-        "other is at its end.\n\n"
+        "questions of each task. The last row is the number of steps that the transferred start saves until it is as "
+        "good as the other at its end.\n\n"
         + table(
             [
                 seeds,
@@ -127,7 +127,7 @@ def _demo(records: Sequence[dict[str, Any]]) -> str:
                     for name, key in (("version 2", "from_target"), ("**version 2 + diff vector**", "from_transferred"))
                 ),
                 ["steps to match", *(or_never(c["steps_to_match"]) for c in curves)],
-                ["steps fewer", *(or_never(c["steps_fewer"]) for c in curves)],
+                ["steps saved", *(or_never(c["steps_fewer"]) for c in curves)],
             ]
         )
     )

@@ -31,7 +31,8 @@ def render(record: Mapping[str, Any]) -> str:
     chosen, counted = record["chosen_on"], record["counted"]
     parts = [
         "## Wrong roles\n\nTo repeat: `python -m experiments.trials.role_trials --out DIR`. Families of tiny Llamas, each of one pretraining "
-        "seed: five moments of one run, a branch, a version hardly moved and one far away, one with tokens inserted and one "
+        "seed: five moments of one run, a branch, a version very close and one far away, one with tokens inserted and "
+        "one "
         "with its embeddings replaced; of these fine-tunings short, long, gentle and strong, a language and DPO on top of "
         "them, and adapters. Each trial is a transfer; the bounds that warn were chosen on families "
         f"{_listed(chosen['families'])} and counted on {_listed(counted['families'])}, with nothing changed. *Sample*: doubts "
@@ -72,7 +73,7 @@ def _groups(chosen: Mapping[str, Any], counted: Mapping[str, Any]) -> str:
                 f"{before['n']}, {before['whole']}" if before else "–",
             ]
         )
-    return "### What was told\n\n" + table(rows)
+    return "### What was detected\n\n" + table(rows)
 
 
 def _in_order(groups: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -113,11 +114,12 @@ def _lengths(chosen: Mapping[str, Any], counted: Mapping[str, Any]) -> str:
         told = [str(one[name] + other[name]) for name in ("n", "whole", "files", "either")]
         rows.append([names[other["with"]], to, *told])
     words = (
-        "Whether weights can tell a swap is a matter of two lengths of the honest trial (all families): the distance between the base "
+        "Whether weights can show a swap depends on two lengths of the correct trial (all families): the distance "
+        "between the base "
         "and what was given in its place must not be far shorter than the other. A small fine-tuning whose base and tuned model are "
         "swapped looks like one with the right roles."
     )
-    return f"### Which swaps weights can tell\n\n{words}\n\n{table(rows)}"
+    return f"### Which swaps weights can show\n\n{words}\n\n{table(rows)}"
 
 
 def _rounding(chosen: Mapping[str, Any], counted: Mapping[str, Any]) -> str:
@@ -130,11 +132,12 @@ def _rounding(chosen: Mapping[str, Any], counted: Mapping[str, Any]) -> str:
         rows.append([tuning, *numbers, f"{min(row['from'] for row in of):.3f}", f"{max(row['to'] for row in of):.3f}"])
     total, warned = (sum(row[name] for of in found.values() for row in of) for name in ("n", "warned"))
     words = (
-        f"What storing in bfloat16 takes of ‖Δ‖, over the honest trials of all families: {warned} of {total} are over 0.1, and warn. "
+        f"How much of ‖Δ‖ is lost by storing in bfloat16, over the correct trials of all families: {warned} of "
+        f"{total} are over 0.1, and warn. "
         "They are those whose fine-tuning is small beside the weights (DPO at a small rate, thirty gentle steps); for these the "
         "warning is right, and `--strict` stops on it. *On its base's tuning*: the diff vector holds that fine-tuning alone."
     )
-    return f"### What rounding takes\n\n{words}\n\n{table(rows)}"
+    return f"### What rounding loses\n\n{words}\n\n{table(rows)}"
 
 
 def _span(values: Sequence[float] | None) -> str:

@@ -340,8 +340,8 @@ def _published() -> str:
 def _going_on() -> str:
     return (
         "    python -m experiments.verdict.run_families --out verdict-out --families 1 2 3 4 5 6 7 8 --dry-run    # hours\n"
-        "    python -m experiments.verdict.run_families --out verdict-out --families 1 2 3 4 5 6 7 8    # goes on where it stopped\n"
-        "    python -m experiments.verdict.probe_pairs verdict-out/family-N    # what prompts say of the pairs, into the record\n"
+        "    python -m experiments.verdict.run_families --out verdict-out --families 1 2 3 4 5 6 7 8    # resumes\n"
+        "    python -m experiments.verdict.probe_pairs verdict-out/family-N    # adds what prompts show to the record\n"
         "    python -m experiments.verdict.choose                # families 1 to 8: commit docs/results/verdict/choice.json\n"
         "    python -m experiments.verdict.run_families --out verdict-out --families 9 10 11 12 13 14 15 16 17 18 19 20\n"
         "    python -m experiments.verdict.run_families --out verdict-out --families 3 4 5 --lab large\n"

@@ -86,7 +86,7 @@ PAIRS = (
     PublishedPair(
         "Swallow + Δ(Llama 2 Chat)",
         "reported to work: Llama 2 after further pretraining on Japanese, with a longer vocabulary",
-        "a distance of the order of Sailor's, or less; tokens all have a place. If it is no less, distance alone cannot tell the two apart",
+        "a distance of the order of Sailor's, or less; tokens all have a place. If it is not smaller, distance alone cannot distinguish the two",
         "uncertain",
         "Llama 2 7B, its chat model and Swallow-7b (40 GB)",
     ),
