@@ -265,6 +265,18 @@ def test_a_template_that_writes_something_before_an_answer_is_told_where_likelih
     assert tuneport.evaluate([folder], [tasks], tmp_path / "p.json", **given)["warnings"] == []
 
 
+@pytest.mark.parametrize("written", ["(m.role + ':' + m.content) | upper", "m.role + ':'"])
+def test_a_template_that_does_not_write_an_answer_as_it_stands_is_told(
+    folder: Path, tmp_path: Path, written: str
+) -> None:
+    (tmp_path / "other.jinja").write_text(PLAIN.replace("m.role + ':' + m.content", written))
+    row = {"messages": [{"role": "user", "content": "a"}], "answer": "jumps"}
+    tasks = tiny_scored.write_rows(tmp_path / "t.jsonl", [row])
+    given: dict[str, Any] = {"chat_template": tmp_path / "other.jinja", "device": "cpu", "loss": True}
+    (warning,) = tuneport.evaluate([folder], [tasks], tmp_path / "o.json", **given)["warnings"]
+    assert "changes an answer, or leaves it out" in warning
+
+
 def test_an_end_behind_every_text_is_told_where_prompts_are_gone_on_from_and_measured_nowhere(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -19,7 +19,8 @@ from tuneport.scoring.measured_tokens import Paired
 _MARK = re.compile(r"<\|[^<>|\s]+\|>|</?[A-Za-z][\w:-]*>|\[/?[A-Z][A-Z_]+\]|<｜[^<>｜\n]+｜>")
 # Tülu's and OLMo 2's marks: their models read them as the text that they are.
 _PLAIN = frozenset({"<|system|>", "<|user|>", "<|assistant|>"})
-_QUESTION, _ANSWER = "QQQQ", "AAAA"
+# Letters of both cases: a template may write an answer in capitals.
+_QUESTION, _ANSWER = "QqQq", "AaAa"
 _TALK = ({"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER})
 
 
@@ -136,10 +137,15 @@ def short_answers(label: str, task: str, longest: int, context: int) -> str:
 
 
 def answer_warnings(tokenizer: Any, label: str) -> list[str]:
-    """A template that writes something between the prompt that asks for an answer and the answer."""
+    """A template that writes something between the prompt that asks for an answer and the answer, or another answer."""
     rendered = _conversation(tokenizer, label)
-    if isinstance(rendered, list) or _ANSWER not in rendered:
+    if isinstance(rendered, list):
         return []
+    if _ANSWER not in rendered:
+        return [
+            f"{label}: the chat template changes an answer, or leaves it out. Choices and losses are measured as the answers stand in "
+            "the examples, which is not what the model was trained on."
+        ]
     until = rendered[: rendered.rindex(_ANSWER)]
     try:
         asked = render(tokenizer, _TALK[:1], ask=True)
