@@ -7,7 +7,6 @@ numbers differ; words, names and the order of lines do not.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,35 +17,13 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 from support import tiny_checkpoints as tiny
-from support.pushing_hub import TOKEN, PushingHub
+from support.page_walks import environment, walk
+from support.pushing_hub import PushingHub
 
 pytestmark = pytest.mark.slow  # all commands of the page, one after another
 
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
 NUMBER = r"[-+]?[\d][\d,.]*(?:e[-+]?\d+)?"
-
-# All commands in one process, so that the libraries are imported once; each as the shell and `tuneport` would do it.
-DRIVER = """
-import contextlib, io, json, shlex, subprocess, sys
-from tuneport.cli import main
-said = []
-for command in json.load(sys.stdin):
-    out, err = io.StringIO(), io.StringIO()
-    words = shlex.split(command)
-    if words[0] == "tuneport":
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                status = main(words[1:])
-            except SystemExit as stop:
-                status = int(stop.code or 0)
-        said.append([status, out.getvalue(), err.getvalue()])
-    else:
-        done = subprocess.run(command, shell=True, capture_output=True, text=True)
-        said.append([done.returncode, done.stdout, done.stderr])
-    if said[-1][0]:
-        break
-json.dump(said, open("said.json", "w"))
-"""
 
 
 @dataclass(frozen=True)
@@ -85,18 +62,8 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walked]:
     _like_the_demo(place / "demo-out")
     commands = [step.command.replace("--steps 300", "--steps 6") for step in steps()]
     with PushingHub(root=root / "hub") as hub:
-        done = subprocess.run(
-            [sys.executable, "-c", DRIVER],
-            input=json.dumps(commands),
-            text=True,
-            cwd=place,
-            env=_environment(hub, root),
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        said = json.loads((place / "said.json").read_text())
-        yield Walked(place, {step.command: tuple(told) for step, told in zip(steps(), said, strict=False)}, hub)
+        said = walk(commands, place, environment(hub, root))
+        yield Walked(place, {step.command: told for step, told in zip(steps(), said, strict=False)}, hub)
 
 
 def _like_the_demo(folder: Path) -> None:
@@ -179,7 +146,7 @@ for name in ("v1-tuned", "v1-adapter"):
 tuneport.transfer("v1", "me/v1-adapter", "v2", "from-the-hub")
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=walked.root, env=_environment(walked.hub, walked.root.parent), check=False
+        [sys.executable, "-c", code], cwd=walked.root, env=environment(walked.hub, walked.root.parent), check=False
     )
     assert done.returncode == 0
     for name in ("v1-tuned", "v1-adapter"):
@@ -196,13 +163,6 @@ def assert_alike(published: dict[str, str], folder: dict[str, str]) -> None:
     assert published.keys() == folder.keys()
     differing = {name for name in folder if published[name] != folder[name]}
     assert differing < {"README.md", "tuneport.json", "tune.json"}
-
-
-def _environment(hub: PushingHub, root: Path) -> dict[str, str]:
-    """Of a process that knows only this Hub."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(root / "hf"), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
-    return {**kept, **own}
 
 
 def _alike(shown: str, told: str) -> bool:
