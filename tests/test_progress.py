@@ -58,14 +58,14 @@ def test_rate_and_time_left_are_of_what_is_done_now(clock: Callable[[float], Non
         bar.taken_up(1e9)
         bar.add(1e9)
     clock(10)
-    assert bar.words() == "transfer 40% of 10.00 GB (4.00 GB of an earlier run)"
+    assert bar.words() == "transfer 40% of 10.00 GB (4.00 GB from an earlier run)"
     bar.add(2e9)
-    assert bar.words() == "transfer 60% of 10.00 GB (4.00 GB of an earlier run), 0.20 GB/s, 20 s left"
+    assert bar.words() == "transfer 60% of 10.00 GB (4.00 GB from an earlier run), 0.20 GB/s, 20 s left"
     steps = Progress("tune", 300, "steps", before=100)
     clock(50)
     steps.set(125)
     steps.note = "loss 1.2000"
-    assert steps.words() == "tune 125 of 300 steps (100 of an earlier run), 2.0 s each, 6 min left, loss 1.2000"
+    assert steps.words() == "tune 125 of 300 steps (100 from an earlier run), 2.0 s each, 6 min left, loss 1.2000"
 
 
 def test_durations_have_one_or_two_units() -> None:
@@ -146,4 +146,4 @@ def test_after_a_kill_it_says_how_much_was_there(drive: Drive, shown_progress: L
     assert drive(made.flags(tmp_path / "whole", "--workers", "1"), counts=str(counts)).status == 0
     drive(argv, call="write", at=json.loads(counts.read_text())["write"], do="kill")
     tuneport.transfer(made.base, made.tuned, made.target, tmp_path / "out", workers=1)
-    assert any("of an earlier run" in line for line in shown_progress), shown_progress
+    assert any("from an earlier run" in line for line in shown_progress), shown_progress
