@@ -29,7 +29,7 @@ from experiments.verdict.one_family_out import (
     one_out,
 )
 from experiments.verdict.pair_cases import ALL, HALF, KINDS, LARGE_FROM, LEAST, Case, families_in
-from experiments.verdict.pair_predictors import PREDICTORS, measured_in
+from experiments.verdict.pair_predictors import CANDIDATES, FROM_PROMPTS, PREDICTORS, Predictor, measured_in
 from experiments.verdict.published_pairs import PAIRS
 from experiments.verdict.run_families import hours_of
 from tuneport.reporting.tables.wording import minus
@@ -62,7 +62,11 @@ def render() -> str:
     if len(chosen) >= 2:
         parts += ["## Each predictor, on families it had not seen", _predictors(chosen)]
     if len(chosen) >= 3:
-        parts += ["## The verdict, chosen without the family it is about", *_verdict(chosen)]
+        parts += ["## The verdict, chosen without the family it is about", *_verdict(chosen, CANDIDATES)]
+        of_all = choose.of_kind(chosen, ALL)
+        asked = [one for one in FROM_PROMPTS if one in measured_in(case for of in of_all.values() for case in of)]
+        if asked:
+            parts += ["## The same, where prompts were asked too", *_verdict(chosen, (*CANDIDATES, *asked))]
     parts += _confirmation(kept)
     parts += ["## Published pairs: predictions", _published(), "## To go on", _going_on()]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -236,9 +240,9 @@ def _ranged(measure: Callable[[Sequence[Foreseen]], float], foreseen: Sequence[F
     return f"{measure(foreseen):{form}} [{min(each):{form}}, {max(each):{form}}]"
 
 
-def _verdict(families: Families) -> list[str]:
+def _verdict(families: Families, candidates: Sequence[Predictor]) -> list[str]:
     of_all = choose.of_kind(families, ALL)
-    foreseen, names = chosen_in_fold(of_all)
+    foreseen, names = chosen_in_fold(of_all, candidates)
     constant = one_out(PREDICTORS[0], of_all)
     told = (
         "For each family, predictor and thresholds were chosen and fitted on the others alone (those, again, left out one at a time). "

@@ -8,13 +8,15 @@ Nothing is computed here but rounding; docs/results/verdict/family-N.json (famil
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.pages.markdown_cells import figures_in
 from tuneport.errors import StudyError
-from tuneport.results.schema import DONE
+from tuneport.results.schema import DONE, STEPS
 from tuneport.results.study_reading import Reading, read_study
 
 RECORDS = Path(__file__).resolve().parents[2] / "docs" / "results" / "verdict"
@@ -39,10 +41,10 @@ def record_of(reading: Reading) -> dict[str, Any]:
     pairs = [
         {
             **{name: row[name] for name in ("source", "target", "tuning")},
-            "measures": _figures(row["measures"]),
+            "measures": {**_figures(row["measures"]), "inner": _inner(written["layers"])},
             "gates": {gate["name"]: [gate["status"], short(gate["value"])] for gate in row["gates"]},
         }
-        for row in reading.comparisons
+        for row, written in zip(reading.comparisons, _written(reading), strict=True)
     ]
     return {
         "format": FORMAT,
@@ -61,10 +63,18 @@ def place_of(lab: str, family: int | None) -> Path:
 
 
 def write_record(folder: str | Path) -> None:
-    """Write the record of the family in a study's folder."""
+    """Write the record of the family in a study's folder; what prompts said of its pairs (`probe_pairs`) is kept."""
     record = record_of(read_study(folder))
-    RECORDS.mkdir(parents=True, exist_ok=True)
-    place_of(record["lab"], record["family"]).write_text(text_of(record), encoding="utf-8")
+    place = place_of(record["lab"], record["family"])
+    place.parent.mkdir(parents=True, exist_ok=True)
+    before = figures_in(place)["pairs"] if place.exists() else []
+    said = {_pair(pair): {"probe": pair["probe"]} for pair in before if "probe" in pair}
+    pairs = [{**pair, **said.get(_pair(pair), {})} for pair in record["pairs"]]
+    place.write_text(text_of({**record, "pairs": pairs}), encoding="utf-8")
+
+
+def _pair(pair: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(pair[name] for name in ("source", "target", "tuning"))
 
 
 def text_of(record: Mapping[str, Any]) -> str:
@@ -81,6 +91,25 @@ def _figures(measures: Mapping[str, Any]) -> dict[str, Any]:
     """All figures of all tensors, and of the matrices alone."""
     whole = {name: short(value) for name, value in measures.items() if not isinstance(value, Mapping)}
     return {**whole, "matrices": {name: short(value) for name, value in measures["matrices"].items()}}
+
+
+def _written(reading: Reading) -> list[Mapping[str, Any]]:
+    """What `compare` wrote in each step, in the order of the study."""
+    places = [reading.root / STEPS / str(step.folder) for step in reading.steps if step.kind == "compare"]
+    return [figures_in(place / "compare.json") for place in places]
+
+
+def _inner(layers: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The figures of the layers' matrices that predictors read, from the squares of their norms."""
+    rows = [row for row in layers if row["layer"] is not None and "norm" not in row["kind"]]
+    base, diff, shift = (math.fsum(row[name] ** 2 for row in rows) for name in ("norm_base", "norm_diff", "norm_shift"))
+    along = math.fsum((row["cosine_diff_shift"] or 0.0) * row["norm_diff"] * row["norm_shift"] for row in rows)
+    return {
+        "relative_shift": short(math.sqrt(shift / base)),
+        "relative_diff": short(math.sqrt(diff / base)),
+        "diff_over_shift": short(math.sqrt(diff / shift)),
+        "cosine_diff_shift": short(along / math.sqrt(diff * shift)),
+    }
 
 
 def short(value: float | None) -> float | None:

@@ -128,15 +128,15 @@ def one_out(predictor: Predictor, families: Families) -> list[Foreseen]:
     return found
 
 
-def choose(families: Families) -> Fit:
+def choose(families: Families, candidates: Sequence[Predictor] = CANDIDATES) -> Fit:
     """The candidate with the smallest Brier score on families left out one at a time, its thresholds, and a fit on all.
 
     With one family there is nothing to leave out: the distance is taken, and nothing is ever called likely.
     """
     if len(families) < 2:
-        return fit(CANDIDATES[0], families)
-    inner = {predictor.name: one_out(predictor, families) for predictor in CANDIDATES}
-    best = min(CANDIDATES, key=lambda predictor: brier(inner[predictor.name]))
+        return fit(candidates[0], families)
+    inner = {predictor.name: one_out(predictor, families) for predictor in candidates}
+    best = min(candidates, key=lambda predictor: brier(inner[predictor.name]))
     foreseen = [one for one in inner[best.name] if not one.case.gated]
     likely, unlikely = thresholds(foreseen)
     fitted = fit(best, families)
@@ -165,12 +165,14 @@ def thresholds(foreseen: Sequence[Foreseen]) -> tuple[float, float]:
     return likely, min(unlikely, round(likely - 0.01, 2))
 
 
-def chosen_in_fold(families: Families) -> tuple[list[Foreseen], dict[int, str]]:
+def chosen_in_fold(
+    families: Families, candidates: Sequence[Predictor] = CANDIDATES
+) -> tuple[list[Foreseen], dict[int, str]]:
     """Each family foreseen by what was chosen without it, and what that was. Needs three families."""
     found: list[Foreseen] = []
     names = {}
     for family, cases in families.items():
-        fitted = choose({other: of for other, of in families.items() if other != family})
+        fitted = choose({other: of for other, of in families.items() if other != family}, candidates)
         names[family] = fitted.predictor.name
         found += foresee(fitted, cases)
     return found, names

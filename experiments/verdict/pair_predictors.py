@@ -46,6 +46,8 @@ class Predictor:
 _SHIFT, _DIFF = Feature("relative_shift", "log"), Feature("relative_diff", "log")
 _ALONG, _OPPOSED = Feature("cosine_diff_shift"), Feature("opposed_share")
 _MATRICES = Feature("matrices.relative_shift", "log")
+_INNER, _INNER_ALONG = Feature("inner.relative_shift", "log"), Feature("inner.cosine_diff_shift")
+_INNER_DIFF = Feature("inner.relative_diff", "log")
 RIVALS = ("constant", "same block", "|i − j|", "tokens between", "distance alone")
 PREDICTORS = (
     Predictor("constant"),
@@ -54,6 +56,9 @@ PREDICTORS = (
     Predictor("tokens between", known=lambda case: math.log(case.steps_between)),
     Predictor("distance alone", (_SHIFT,)),
     Predictor("distance of the matrices", (_MATRICES,)),
+    Predictor("distance within the layers", (_INNER,)),
+    Predictor("distance within the layers, cosine of Δ and shift there", (_INNER, _INNER_ALONG)),
+    Predictor("distance within the layers, ‖Δ‖ and cosine of Δ and shift there", (_INNER, _INNER_DIFF, _INNER_ALONG)),
     Predictor("1 − cosine of the versions", (Feature("cosine_base_target", "log one minus"),)),
     Predictor("‖Δ‖ against the distance", (Feature("diff_over_shift", "log"),)),
     Predictor("distance and ‖Δ‖", (_SHIFT, _DIFF)),
@@ -61,7 +66,7 @@ PREDICTORS = (
     Predictor("distance, ‖Δ‖ and cosine of Δ and shift", (_SHIFT, _DIFF, _ALONG)),
     Predictor("distance and share opposed", (_SHIFT, _OPPOSED)),
 )
-_ALIKE, _LEFT = Feature("probe.alike"), Feature("probe.loss_left")
+_ALIKE, _LEFT = Feature("probe.alike"), Feature("probe.loss_left", "log of a tenth and more")
 FROM_PROMPTS = (
     Predictor("prompts: answered alike", (_ALIKE,)),
     Predictor("prompts: loss left of the answers", (_LEFT,)),

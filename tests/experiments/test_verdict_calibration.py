@@ -54,6 +54,7 @@ def record(family: int) -> dict[str, Any]:
                     **{"parameters": 300_000, "relative_shift": distance, "relative_diff": 0.2, "changed_share": 1.0},
                     **{"cosine_diff_shift": along, "opposed_share": 0.5, "diff_over_shift": 0.2 / distance},
                     **{"cosine_base_target": 1 - distance**2 / 2, "matrices": {"relative_shift": distance}},
+                    "inner": {"relative_shift": distance, "relative_diff": 0.2, "cosine_diff_shift": along},
                 }
                 strangers = "fail" if target == "foreign" else "pass"
                 pairs.append(

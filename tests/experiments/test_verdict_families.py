@@ -54,6 +54,12 @@ def study(folder: Path, outcome: str = "done", size: str = "small") -> Path:
         "measures": measures,
         "gates": [gate],
     }
+    compared = {"name": "compare", "kind": "compare", "identity": "c", "outcome": "done", "folder": "compare"}
+    norms = {"norm_base": 5.0, "norm_diff": 2.0, "norm_shift": 1.0}
+    layers = [
+        {"layer": 0, "kind": "model.layers.#.mlp.up_proj.weight", "cosine_diff_shift": 0.5, **norms},
+        {"layer": None, "kind": "lm_head.weight", "cosine_diff_shift": 0.9, **norms},
+    ]
     made = {
         "name": "family",
         "kind": "family",
@@ -65,9 +71,12 @@ def study(folder: Path, outcome: str = "done", size: str = "small") -> Path:
     results = {
         "format": "tuneport.results/1",
         "study": {"name": "s", "versions": ["M4", "M5"], "families": [7]},
-        **{"results": rows, "comparisons": [pair], "steps": [made]},
+        **{"results": rows, "comparisons": [pair], "steps": [made, compared]},
     }
     (folder / "steps" / "family").mkdir(parents=True)
+    (folder / "steps" / "compare").mkdir()
+    (folder / "steps" / "compare" / "compare.json").write_text(json.dumps({"layers": layers}))
+    (folder / "steps" / "compare" / "record.json").write_text(json.dumps({"format": "tuneport.step/1", **compared}))
     (folder / "results.json").write_text(json.dumps(results))
     record = {
         "format": "tuneport.step/1",
@@ -84,6 +93,8 @@ def test_a_record_holds_what_was_foreseen_and_what_came_and_becomes_cases(tmp_pa
     record = record_of(read_study(study(tmp_path / "study")))
     assert (record["format"], record["family"], record["lab"], record["seconds"]) == (FORMAT, 7, "small", 90)
     (pair,) = record["pairs"]
+    inner = {"relative_shift": 0.2, "relative_diff": 0.4, "diff_over_shift": 2.0, "cosine_diff_shift": 0.5}
+    assert pair["measures"]["inner"] == inner, "without the head"
     assert pair["measures"]["relative_shift"] == 0.12346 and pair["gates"] == {"strangers": ["pass", 0.99]}
     cases = cases_of(record)
     assert {case.kind for case in cases} == {"all kinds", *TASKS} and {case.family for case in cases} == {7}
@@ -101,6 +112,19 @@ def test_large_families_have_numbers_and_records_of_their_own(tmp_path: Path, mo
         write_record(study(tmp_path / size, size=size))
     found = {path.name: cases_of(json.loads(path.read_text()))[0].family for path in tmp_path.glob("*.json")}
     assert found == {"family-7.json": 7, "family-large-7.json": LARGE_FROM + 7}
+
+
+def test_a_record_that_is_written_again_keeps_what_prompts_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(family_record, "RECORDS", tmp_path)
+    folder, place = study(tmp_path / "study"), tmp_path / "family-7.json"
+    write_record(folder)
+    record = json.loads(place.read_text())
+    record["pairs"][0]["probe"] = {"alike": 0.5}
+    place.write_text(json.dumps(record))
+    write_record(folder)
+    assert json.loads(place.read_text()) == record
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ Interval = tuple[float, float, float]
 _TRANSFORMS: Mapping[str, Callable[[float], float]] = {
     "plain": lambda value: value,
     "log": lambda value: math.log(value) if value > 0 else math.nan,
+    "log of a tenth and more": lambda value: math.log(0.1 + max(value, 0.0)),
     "log one minus": lambda value: math.log(1 - value) if value < 1 else math.nan,
 }
 

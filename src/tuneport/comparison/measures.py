@@ -81,26 +81,32 @@ class TensorColumns:
     def __init__(self) -> None:
         """None yet."""
         self._columns = {name: array("d") for name in COLUMNS}
-        self._matrices = bytearray()
+        self._matrices, self._inner = bytearray(), bytearray()
 
-    def put(self, dtype: str, shape: tuple[int, ...], sums: TensorSums) -> None:
+    def put(self, name: str, dtype: str, shape: tuple[int, ...], sums: TensorSums) -> None:
         """Note a tensor."""
-        self._matrices.append(is_matrix(dtype, shape))
-        for name, column in self._columns.items():
-            column.append(getattr(sums, name))
+        matrix = is_matrix(dtype, shape)
+        self._matrices.append(matrix)
+        self._inner.append(matrix and kind_of(name)[0] is not None)
+        for each, column in self._columns.items():
+            column.append(getattr(sums, each))
 
     def __len__(self) -> int:
         """How many tensors there are."""
         return len(self._matrices)
 
     def whole(self) -> dict[str, Any]:
-        """The figures of all tensors, and those of matrices and of all others (norms, biases) apart."""
-        matrices = np.frombuffer(bytes(self._matrices), bool)
+        """The figures of all tensors; those of matrices, of all others (norms, biases), and of the layers' matrices apart.
+
+        The layers' matrices (``inner``) are those without embedding and head, which may move far where little is learned.
+        """
+        matrices, inner = (np.frombuffer(bytes(which), bool) for which in (self._matrices, self._inner))
         every = np.ones(len(self), bool)
         return {
             **self._figures(every),
             "matrices": self._figures(matrices),
             "vectors": self._figures(~matrices),
+            "inner": self._figures(inner),
         }
 
     def _figures(self, which: Array) -> dict[str, Any]:
@@ -119,7 +125,7 @@ class MeasuredTensors(TensorColumns):
 
     def append(self, name: str, dtype: str, shape: tuple[int, ...], sums: TensorSums) -> None:
         """Note a tensor."""
-        self.put(dtype, shape, sums)
+        self.put(name, dtype, shape, sums)
         self._names.append(name)
         self._shapes.append(shape)
 

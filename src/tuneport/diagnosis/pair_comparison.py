@@ -72,15 +72,15 @@ class PairComparison(Found):
         return f"{self.name}: {verdict['word']}. {verdict['reasons'][0]}"
 
     def table(self) -> list[list[str]]:
-        """The figures of all tensors, of matrices and of the others."""
+        """The figures of all tensors, of matrices, of those in layers, and of all that are none."""
         measures = self["measures"]
-        parts = (measures, measures["matrices"], measures["vectors"])
+        parts = (measures, *(measures[part] for part in ("matrices", "inner", "vectors")))
         rows = [[words, *(_shown(name, part[name]) for part in parts)] for name, words in _NAMES.items()]
         if self["tuned_target"] is not None:
             of_target = self["tuned_target"]
-            rows.append(["cosine of Δ and the target's own", _shown("", of_target["cosine_diffs"]), "–", "–"])
-            rows.append(["entries with the same sign in both", _percent(of_target["sign_agreement"]), "–", "–"])
-        return [["", "all tensors", "matrices", "norms and biases"], *rows]
+            rows.append(["cosine of Δ and the target's own", _shown("", of_target["cosine_diffs"]), "–", "–", "–"])
+            rows.append(["entries with the same sign in both", _percent(of_target["sign_agreement"]), "–", "–", "–"])
+        return [["", "all tensors", "matrices", "of these in layers", "norms and biases"], *rows]
 
     def probe_table(self) -> list[list[str]] | None:
         """What prompts and texts say of tuned, target and target + Δ; None where they were not asked."""

@@ -108,7 +108,7 @@ def measures(results: LeafResults) -> Measures:
         nonfinite |= bool(result.nonfinite)
         has_base &= result.reads_base
         if result.has_rounded:
-            columns.put(result.task.slot.dtype, result.task.slot.shape, result.tensor_sums)
+            columns.put(result.task.slot.name, result.task.slot.dtype, result.task.slot.shape, result.tensor_sums)
             for column, value in zip(parts, sums[ROUNDING], strict=True):
                 column.append(value)
         if result.reads_base and is_matrix(result.task.slot.dtype, result.task.slot.shape):

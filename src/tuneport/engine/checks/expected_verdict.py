@@ -58,7 +58,7 @@ def verdict_of_sample(plan: Plan, seen: RolesVerdict) -> Verdict | None:
     columns = TensorColumns()
     for part in seen.rounding.parts:
         if part.every is not None:
-            columns.put(part.task.slot.dtype, part.task.slot.shape, part.every)
+            columns.put(part.task.slot.name, part.task.slot.dtype, part.task.slot.shape, part.every)
     # Ratios of the sample stand for those of all tensors; how many elements there are is known.
     measures = {**columns.whole(), "parameters": sum(slot.elements for slot in plan.slots)}
     return judged(plan, seen, Figures(0, 0), measures, None)[1]
