@@ -70,8 +70,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             save_file(moved, file, {"format": "pt"})
     write_rows(place / "mine.jsonl", sums(16))
     shutil.copy(place / "mine.jsonl", place / "post-training.jsonl")
-    asked = [{"prompt": f"{n} + 9 =", "answer": f" {n + 9}"} for n in range(3)]
-    for name in ("test.jsonl", "our-questions.jsonl"):
+    asked = [{"prompt": f"{n} + 9 =", "answer": f" {n + 9}"} for n in range(4)]
+    for name in ("test.jsonl", "validation.jsonl", "our-questions.jsonl"):
         write_rows(place / name, asked)
     write_rows(place / "texts.jsonl", [{"text": f"the fox jumps {n} times"} for n in range(4)])
     shutil.copytree(ROOT / "studies", place / "studies")
