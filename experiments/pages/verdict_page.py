@@ -28,10 +28,12 @@ from experiments.verdict.one_family_out import (
     off_in_retention,
     one_out,
 )
-from experiments.verdict.pair_cases import ALL, HALF, KINDS, LARGE_FROM, LEAST, Case, families_in
+from experiments.verdict.pair_cases import ALL, FOREIGN, HALF, KINDS, LARGE_FROM, LEAST, Case, families_in
 from experiments.verdict.pair_predictors import CANDIDATES, FROM_PROMPTS, PREDICTORS, Predictor, measured_in
 from experiments.verdict.published_pairs import PAIRS
 from experiments.verdict.run_families import hours_of
+from tuneport.comparison.transfer_verdict import SHARED_WAY
+from tuneport.families.kin import INSTRUCT
 from tuneport.reporting.tables.wording import minus
 
 PAGE, FOR_USERS = DOCS / "verdict.md", DOCS / "when-it-works.md"
@@ -58,7 +60,7 @@ def render() -> str:
     chosen, kept = choose.parts(families_in())
     parts = [_head(chosen), _state(chosen, kept)]
     if chosen:
-        parts += ["## What came of the pairs", _pairs(chosen)]
+        parts += ["## What came of the pairs", _pairs(chosen), _shared_way(chosen)]
     if len(chosen) >= 2:
         parts += ["## Each predictor, on families it had not seen", _predictors(chosen)]
     if len(chosen) >= 3:
@@ -171,6 +173,18 @@ def _pairs(families: Families) -> str:
         )
     told = "Distance and ‖Δ‖ are relative to ‖base‖; gains are in points, the mean of three kinds of task and of the families."
     return f"{told}\n\n{table(rows)}"
+
+
+def _shared_way(families: Families) -> str:
+    """What the reason and the remedy for targets that went where Δ goes rest on."""
+    cases = [case for of in families.values() for case in of if case.kind == ALL and case.target != FOREIGN]
+    told = [case for case in cases if case.figures["cosine_diff_shift"] >= SHARED_WAY]
+    instructed = [case for case in cases if case.target == INSTRUCT]
+    failed = sum(case.gain < 0 for case in told)
+    return (
+        f"Δ and target − base share a direction (cosine of {SHARED_WAY} or more) in {len(told)} of {len(cases)} pairs; {failed} of these lost "
+        f"points, and {sum(case.target == INSTRUCT for case in told)} of them are onto the instruct model, of {len(instructed)} such pairs."
+    )
 
 
 def _mean(values: object) -> float:
