@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import made_up_comparison
 from support.colours import contrast, luminance
 from support.made_up_results import MadeUp
 
@@ -100,6 +101,21 @@ def test_a_study_that_runs_and_a_page_of_many_tasks_are_as_accessible(browser: A
         seen = opened(browser, root / "report.html", viewport=size)
         assert accessible(seen) == [] and seen.complaints == []
         assert seen.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        seen.page.close()
+
+
+def test_a_comparisons_page_is_as_accessible_on_a_desk_on_a_phone_and_in_the_dark(browser: Any, tmp_path: Path) -> None:
+    file = made_up_comparison.write(tmp_path / "compared.json", pairs=2)
+    report(file)
+    for options in ({"viewport": DESK}, {"viewport": PHONE}, {"viewport": DESK, "color_scheme": "dark"}):
+        seen = opened(browser, tmp_path / "compared.html", **options)
+        seen.page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+        assert accessible(seen) == [] and seen.complaints == []
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"]
+        paper = luminance(seen.page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        seen.page.locator(".plot .cbaxis text").first.wait_for(timeout=20_000)
+        fill = seen.page.locator(".plot .cbaxis text").first.evaluate("e => getComputedStyle(e).fill")
+        assert contrast(luminance(fill), paper) >= 4.5
         seen.page.close()
 
 

@@ -89,7 +89,7 @@ def _roles(evidence: Evidence) -> Gate:
         return Gate("roles", "warn", value, SHARED, others[0].message)
     if value is None:
         return Gate("roles", "pass", None, SHARED, "Neither names nor measurements suggest that the roles are wrong.")
-    reason = f"Δ and target − base have a cosine of {value:.2f} (median matrix), as with the right roles."
+    reason = f"Δ and target − base have a cosine of {value:z.2f} (median matrix), as with the right roles."
     return Gate("roles", "pass", value, SHARED, reason)
 
 

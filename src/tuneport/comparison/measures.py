@@ -136,7 +136,12 @@ class MeasuredTensors(TensorColumns):
             places.setdefault(kind_of(name), array("q")).append(place)
         ordered = sorted(places, key=lambda key: (key[0] is not None, key[0] or 0, key[1]))
         return [
-            {"layer": layer, "kind": kind, **self._figures(np.array(places[layer, kind], np.int64))}
+            {
+                "layer": layer,
+                "kind": kind,
+                "matrix": bool(self._matrices[places[layer, kind][0]]),
+                **self._figures(np.array(places[layer, kind], np.int64)),
+            }
             for layer, kind in ordered
         ]
 

@@ -1,4 +1,4 @@
-"""`report`: make one page from a study's folder or a file of scores. Nothing is downloaded, except a study at a URL.
+"""`report`: make one page from a study's folder, a file of scores or a comparison. Nothing is downloaded, except a study at a URL.
 
 `findings` reads and estimates, `page` or `markdown` writes the page; the file is created when complete.
 """
@@ -19,9 +19,10 @@ from tuneport.public_functions import takes
 from tuneport.reporting.demo_study import as_study, is_demo
 from tuneport.reporting.fetching import at_hand, url_of
 from tuneport.reporting.report_options import ReportOptions
-from tuneport.reporting.sections.contents import Contents, of_evaluation, of_study
+from tuneport.reporting.sections.contents import Contents, of_comparison, of_evaluation, of_study
 from tuneport.reporting.tables.report_tables import findings
-from tuneport.results.evaluation_reading import read_evaluation
+from tuneport.results.comparison_reading import comparison_of, is_comparison
+from tuneport.results.evaluation_reading import evaluation_of, read_results
 from tuneport.results.schema import RESULTS, STEPS, STUDY
 from tuneport.shown import Found
 
@@ -41,7 +42,7 @@ class Report(Found):
 
 @takes(ReportOptions)
 def report(given: ReportOptions) -> Report:
-    """Write the page of a study, a demo or a file of scores to ``out`` (default: report.html or report.md beside the results).
+    """Write the page of a study, a demo, a file of scores or a comparison to ``out`` (default: report.html or report.md beside the results).
 
     The study may be unfinished: the page lists failed and skipped steps. Returns `out`, `counts` of results by status,
     `summary` and `warnings`; raises `ReportError` if there is nothing to report.
@@ -93,10 +94,15 @@ def _file_of_scores(study: str) -> Path | None:
 def _of_scores(
     file: Path, out: str | os.PathLike[str] | None, format: str, render: Callable[[Contents], str]
 ) -> Report:
-    """The page of what `tuneport evaluate` wrote."""
+    """The page of what `tuneport evaluate` or `tuneport compare` wrote."""
     suffix = Path(PAGE if format == "page" else MARKDOWN).suffix
     place = Path(out).expanduser() if out is not None else file.with_suffix(suffix)
-    shown = of_evaluation(read_evaluation(file))
+    remedy = "Give the file that `tuneport evaluate` or `tuneport compare` wrote with `--out FILE.json`."
+    found = read_results(file, remedy)
+    if is_comparison(found):
+        shown = of_comparison(comparison_of(found, file.stem))
+    else:
+        shown = of_evaluation(evaluation_of(found, file, remedy))
     _write(place, _sealed(render(shown), format))
     words = f"{place}: done, {shown.summary}"
     return Report({"out": str(place), "counts": {}, "summary": shown.summary, "warnings": [], "words": words})

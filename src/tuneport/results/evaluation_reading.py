@@ -71,16 +71,24 @@ class EvaluationResult:
     versions: Mapping[str, Any]
 
 
+def read_results(file: str | os.PathLike[str], remedy: str) -> Any:
+    """What is in a JSON file of results, whatever it is. Raises `ReportError`, with the ``remedy``, where it cannot be read."""
+    try:
+        return read_json(read_text(Path(file).expanduser(), None, _MOST_BYTES), kept=False)
+    except OSError as error:
+        raise ReportError(f"{file} cannot be read: {error.strerror or error}. {remedy}") from None
+    except ValueError as error:
+        raise ReportError(f"{file} is not a valid JSON file: {error}. {remedy}") from None
+
+
 def read_evaluation(file: str | os.PathLike[str]) -> EvaluationResult:
     """The scores in ``file``. Raises `ReportError` if `tuneport evaluate` did not write the file."""
-    place = Path(file).expanduser()
     remedy = "Give a file written by `tuneport evaluate … --out FILE.json`."
-    try:
-        found = read_json(read_text(place, None, _MOST_BYTES), kept=False)
-    except OSError as error:
-        raise ReportError(f"{place} cannot be read: {error.strerror or error}. {remedy}") from None
-    except ValueError as error:
-        raise ReportError(f"{place} is not a valid JSON file: {error}. {remedy}") from None
+    return evaluation_of(read_results(file, remedy), Path(file).expanduser(), remedy)
+
+
+def evaluation_of(found: Any, place: Path, remedy: str) -> EvaluationResult:
+    """The scores in what was parsed of a file at ``place``. Raises `ReportError`, with the ``remedy``, where it holds none."""
     if not isinstance(found, dict) or found.get("format") != EVALUATION_FORMAT:
         raise ReportError(f"{place} is not a file of scores: its `format` is not {EVALUATION_FORMAT}. {remedy}")
     scores: dict[tuple[str, str], TaskScore] = {}

@@ -1,4 +1,4 @@
-"""The contents of a page, for a study or a file of scores: its name, a line about the results, doubts, and sections."""
+"""The contents of a page, for a study, a file of scores or a comparison: its name, a line about the results, doubts, and sections."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tuneport.reporting.sections import (
     answer_section,
+    comparison_sections,
     evaluation_sections,
     evidence_sections,
     explanation_sections,
@@ -14,6 +15,7 @@ from tuneport.reporting.sections import (
 )
 from tuneport.reporting.sections.parts import Section
 from tuneport.reporting.tables.report_tables import Findings
+from tuneport.results.comparison_reading import ComparisonResult
 from tuneport.results.evaluation_reading import EvaluationResult
 
 _MOST_TASKS = 3  # of a page whose sections all stand open
@@ -39,6 +41,11 @@ def of_study(found: Findings, place: Path) -> Contents:
 def of_evaluation(found: EvaluationResult) -> Contents:
     """The page of a file of scores."""
     return Contents(found.name, evaluation_sections.summary(found), (), evaluation_sections.sections(found))
+
+
+def of_comparison(found: ComparisonResult) -> Contents:
+    """The page of what `tuneport compare` wrote."""
+    return Contents(found.name, comparison_sections.summary(found), (), comparison_sections.sections(found))
 
 
 def sections(found: Findings, place: Path) -> list[Section]:
