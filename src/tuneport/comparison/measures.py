@@ -75,6 +75,11 @@ def kind_of(name: str) -> tuple[int | None, str]:
     return (int(found[0]) if found else None), _NUMBER.sub("#", name)
 
 
+def is_in_a_layer(name: str) -> bool:
+    """Whether `kind_of` finds a layer in a tensor's name."""
+    return _NUMBER.search(name) is not None
+
+
 class TensorColumns:
     """The sums of many tensors, as columns of numbers: a hundred bytes for a tensor, whose name is not kept."""
 
@@ -83,13 +88,12 @@ class TensorColumns:
         self._columns = {name: array("d") for name in COLUMNS}
         self._matrices, self._inner = bytearray(), bytearray()
 
-    def put(self, name: str, dtype: str, shape: tuple[int, ...], sums: TensorSums) -> None:
-        """Note a tensor."""
-        matrix = is_matrix(dtype, shape)
+    def put(self, sums: TensorSums, *, matrix: bool, inner: bool) -> None:
+        """Note a tensor, or several of one kind together: whether they are matrices, and such of the layers."""
         self._matrices.append(matrix)
-        self._inner.append(matrix and kind_of(name)[0] is not None)
-        for each, column in self._columns.items():
-            column.append(getattr(sums, each))
+        self._inner.append(inner)
+        for name, column in self._columns.items():
+            column.append(getattr(sums, name))
 
     def __len__(self) -> int:
         """How many tensors there are."""
@@ -125,7 +129,8 @@ class MeasuredTensors(TensorColumns):
 
     def append(self, name: str, dtype: str, shape: tuple[int, ...], sums: TensorSums) -> None:
         """Note a tensor."""
-        self.put(name, dtype, shape, sums)
+        matrix = is_matrix(dtype, shape)
+        self.put(sums, matrix=matrix, inner=matrix and is_in_a_layer(name))
         self._names.append(name)
         self._shapes.append(shape)
 

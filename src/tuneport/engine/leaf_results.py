@@ -14,10 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.comparison.measures import TensorSums
 from tuneport.comparison.model_roles import MatrixSums
 from tuneport.engine.arithmetic import ROUNDING, SUMS
-from tuneport.engine.measured.summed_tensor import tensor_sums
 from tuneport.engine.pieces import Sum
 from tuneport.engine.plan import OutputTask
 from tuneport.files.lazy_sequences import IndexedSequence
@@ -61,7 +59,7 @@ class TensorResult:
         anything of the other.
         """
         diff, target, base, drift, along, _ = self.sums[: ROUNDING.start]
-        if not self._all_matched:
+        if not self.all_matched:
             target = base = math.nan
         return MatrixSums(self.task.slot.elements, diff, drift, along, base=base, target=target)
 
@@ -84,14 +82,13 @@ class TensorResult:
         return recipe.terms[0].minus is not None
 
     @property
-    def tensor_sums(self) -> TensorSums:
-        """The sums as a comparison's figures read them."""
+    def met(self) -> int:
+        """Elements of rows that have a partner in base, tuned and target."""
         assert isinstance(self.task.recipe, Sum)
-        met = min((matched(term.runs, self.task.slot.elements) for term in self.task.recipe.terms), default=0)
-        return tensor_sums(self.sums, met, has_base=self.reads_base, whole=self._all_matched)
+        return min((matched(term.runs, self.task.slot.elements) for term in self.task.recipe.terms), default=0)
 
     @property
-    def _all_matched(self) -> bool:
+    def all_matched(self) -> bool:
         """Whether every row has its partner in base, tuned and target."""
         assert isinstance(self.task.recipe, Sum)
         runs = [term.runs for term in self.task.recipe.terms if term.runs is not None]

@@ -19,7 +19,7 @@ import numpy as np
 from blake3 import blake3
 
 from tuneport import __version__
-from tuneport.comparison.measures import TensorColumns
+from tuneport.comparison.measures import is_in_a_layer
 from tuneport.comparison.model_roles import Figures, MatrixColumns, figures, is_matrix, pooled_cosines
 from tuneport.comparison.rounding import Rounded, rounded, total
 from tuneport.engine import kernel
@@ -28,6 +28,7 @@ from tuneport.engine.budget import Budget
 from tuneport.engine.checks.before_writing import RolesVerdict
 from tuneport.engine.checks.rounding_loss import RoundedPart, loss
 from tuneport.engine.leaf_results import LeafResults, TensorResult
+from tuneport.engine.measured.summed_tensor import MeasuredKind, SumsByKind
 from tuneport.engine.pieces import Readers, Sum
 from tuneport.engine.plan import FORMAT, Plan
 from tuneport.engine.tensor_digests import tensor_digests
@@ -98,7 +99,7 @@ def measures(results: LeafResults) -> Measures:
     diffs, drifts = array("d"), array("d")
     has_base, nonfinite = True, False
     parts = [array("d") for _ in range(SUMS)[ROUNDING]]
-    read, columns = MatrixColumns(), TensorColumns()
+    read, kinds = MatrixColumns(), SumsByKind()
     for result in results:
         if not result.has_diff:
             continue
@@ -106,12 +107,15 @@ def measures(results: LeafResults) -> Measures:
         diffs.append(sums[0])
         drifts.append(sums[3])
         nonfinite |= bool(result.nonfinite)
-        has_base &= result.reads_base
+        reads_base, matrix = result.reads_base, is_matrix(result.task.slot.dtype, result.task.slot.shape)
+        has_base &= reads_base
         if result.has_rounded:
-            columns.put(result.task.slot.name, result.task.slot.dtype, result.task.slot.shape, result.tensor_sums)
+            inner = matrix and is_in_a_layer(result.task.slot.name)
+            kind = MeasuredKind(matrix, inner, reads_base, result.all_matched)
+            kinds.add(sums, result.met, kind)
             for column, value in zip(parts, sums[ROUNDING], strict=True):
                 column.append(value)
-        if result.reads_base and is_matrix(result.task.slot.dtype, result.task.slot.shape):
+        if reads_base and matrix:
             read.append(result.matrix)
     taking = bool(diffs)
     dd, gg = total(diffs), total(drifts)
@@ -126,7 +130,7 @@ def measures(results: LeafResults) -> Measures:
         figures(matrices),
         rounded(zip(*parts, strict=True)) if parts[0] else None,
         taking and dd == 0 and not nonfinite,
-        figures=columns.whole(),
+        figures=kinds.columns().whole(),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuneport.comparison.gates import Evidence, Gate, gates_of
-from tuneport.comparison.measures import TensorColumns
+from tuneport.comparison.measures import TensorColumns, is_in_a_layer
 from tuneport.comparison.model_roles import Figures
 from tuneport.comparison.transfer_verdict import Verdict, verdict_of
 from tuneport.engine.checks.before_writing import RolesVerdict
@@ -58,7 +58,7 @@ def verdict_of_sample(plan: Plan, seen: RolesVerdict) -> Verdict | None:
     columns = TensorColumns()
     for part in seen.rounding.parts:
         if part.every is not None:
-            columns.put(part.task.slot.name, part.task.slot.dtype, part.task.slot.shape, part.every)
+            columns.put(part.every, matrix=True, inner=is_in_a_layer(part.task.slot.name))  # matrices alone are drawn
     # Ratios of the sample stand for those of all tensors; how many elements there are is known.
     measures = {**columns.whole(), "parameters": sum(slot.elements for slot in plan.slots)}
     return judged(plan, seen, Figures(0, 0), measures, None)[1]
