@@ -1,6 +1,6 @@
 """What `tuneport compare` wrote, read back: for each pair its verdict, gates, figures by layer and kind, and what a probe said.
 
-In comes FILE.json, parsed, out comes a `ComparisonResult`. All numbers are the file's own; whoever wrote the file, its texts are texts.
+`comparison_of` makes a `ComparisonResult` from the parsed file. All numbers are the file's own; whoever wrote the file, its texts are texts.
 """
 
 from __future__ import annotations

@@ -121,7 +121,9 @@ def _facts(pair: ComparedPair) -> Facts:
         Fact("Size of the fine-tuning", _told(pair.figures.get("relative_diff")), "", "‖Δ‖ / ‖base‖."),
     ]
     if pair.gain is not None:
-        facts.append(_foreseen("Gain that carries over", pair.gain, "Of what the fine-tuning gained; 1 is all of it."))
+        facts.append(
+            _foreseen("Gain that is transferred", pair.gain, "Of what the fine-tuning gained; 1 is all of it.")
+        )
     if pair.retention is not None:
         facts.append(_foreseen("What the target keeps", pair.retention, "Of what it could do before; 1 is all of it."))
     basis = "From the weights" + ("" if pair.calibrated else "; no calibration covers this pair")
@@ -150,7 +152,7 @@ def _gates(pair: ComparedPair) -> Section | None:
     failed = sum(gate.status == "fail" for gate in pair.gates)
     warned = sum(gate.status == "warn" for gate in pair.gates)
     intro = f"{counted(failed, 'gate')} failed, {warned} doubtful, of {len(rows)}. One that fails makes the verdict unlikely."
-    return Section("gates", "What stands against it?", [intro, Table("Gates", columns, rows, style="worded")])
+    return Section("gates", "What speaks against it?", [intro, Table("Gates", columns, rows, style="worded")])
 
 
 def _mark(status: str) -> tuple[str, str, str]:
@@ -202,7 +204,7 @@ def _number(value: float, share: bool) -> str:
 
 
 def _layers(pair: ComparedPair) -> Section | None:
-    """Heat maps of what lies in layers; what lies in none stands in a table."""
+    """Heat maps of what lies in layers; the others are in a table."""
     inside = [row for row in pair.layers if row.layer is not None]
     outside = [row for row in pair.layers if row.layer is None]
     maps = [made for name, title, words in _MAPS if (made := _map(inside, name, title, words)) is not None]
