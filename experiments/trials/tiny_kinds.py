@@ -95,6 +95,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
         "layer_types": ["full_attention"] * LAYERS,
     },
+    # Sizes that count other things than tokens: how characters sound and look.
+    "roc_bert": {"pronunciation_vocab_size": 90, "shape_vocab_size": 110},
     "zaya": {"num_experts_per_tok": 1},
     "gptj": {"rotary_dim": 4},
 }
