@@ -51,6 +51,7 @@ def _run(place: Path) -> Iterator[tuple[str, dict[str, float]]]:
         "verify --full": ["verify", made, *parents, *onto, "--full"],
         "diff": ["diff", *parents, "--out", vector],
         "apply": ["apply", vector, *onto, "--out", applied],
+        "compare": ["compare", *parents, *onto, "--out", str(place / "compared.json")],
         "inspect": ["inspect", vector],
     }
     for name, command in commands.items():

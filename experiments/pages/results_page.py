@@ -44,6 +44,7 @@ def render(figures: Path = FIGURES) -> str:
         published_section.render(figures),
         *([roles_section.render(figures_in(file))] if (file := figures / "roles.json").exists() else []),
         _bench(figures_in(figures / "bench.json")),
+        *_beside_transfer(figures / "compare-bench.json"),
         *_studies(figures),
         *first_words_section.render(figures),
         *reliability_section.render(figures),
@@ -194,6 +195,30 @@ def _bench(record: dict[str, Any]) -> str:
         f"machine makes wall times swing; CPU seconds hardly do. {software}; tuneport's kernel: {machine['kernel']}.\n\n"
         + bench_table(record)
     )
+
+
+def _beside_transfer(file: Path) -> list[str]:
+    """Compare beside transfer; of what was run."""
+    if not file.exists():
+        return []
+    told = figures_in(file)
+    rows = [["size", "command", "seconds", "CPU seconds", "MiB", "seconds, to transfer's", "CPU, to transfer's"]]
+    for name, found in told.items():
+        for command in ("transfer", "compare"):
+            if not isinstance(found, dict) or command not in found:
+                continue
+            ratio = found.get("ratio") if command == "compare" else None
+            shares = [f"{ratio[key]:.2f}" for key in ("wall", "cpu")] if ratio else ["", ""]
+            figures = found[command]
+            rows.append(
+                [name, command, f"{figures['wall']:.1f}", f"{figures['cpu']:.1f}", f"{figures['pss']:.0f}", *shares]
+            )
+    return [
+        "### Compare beside transfer\n\nTo repeat: `python -m bench.beside_transfer`. Whole processes, one after another; of 1.24 B "
+        f"parameters medians of {told['rounds']} rounds. The 8 B model has the shapes of Llama 3.1 8B (its head tied: 7.5 B parameters), with one random MiB in each tensor "
+        "and holes in its files; the many tensors are 100,000, of sixteen bytes each. Other work ran on the machine's "
+        f"{told['cpus']} CPUs (load {told['load']:.1f}), so seconds are longer than compare and transfer need.\n\n{table(rows)}"
+    ]
 
 
 def _studies(figures: Path) -> list[str]:
