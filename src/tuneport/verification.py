@@ -119,7 +119,7 @@ def verify(given: VerifyOptions) -> Proof:
     faults += _compare_parents(manifest, plan)
     faults += _compare_plans(manifest, plan)
     faults += [
-        f"these parents give another header of {name}"
+        f"these parents would give a different header for {name}"
         for name, header in plan.layout.headers.items()
         if name in produced.files and produced.files[name].header_digest != blake3(header[8:]).hexdigest()
     ]
@@ -333,7 +333,7 @@ def _compare_plans(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
     recorded = manifest.get("files", {})
     for name, digest in plan.sidecar_digests().items():
         if recorded.get(name) != digest:
-            faults.append(f"these parents give another {name}")
+            faults.append(f"these parents would give a different {name}")
     return faults + _compare_words(manifest, plan)
 
 
@@ -348,7 +348,7 @@ def _compare_words(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
     }
     said = as_json(wanted)
     return [
-        f"these parents give another {field} than the manifest" for field in said if manifest.get(field) != said[field]
+        f"these parents would give a different {field} from the one in the manifest" for field in said if manifest.get(field) != said[field]
     ]
 
 
