@@ -183,7 +183,7 @@ def _shared_way(families: Families) -> str:
     failed = sum(case.gain < 0 for case in told)
     return (
         f"Δ and target − base share a direction (cosine of {SHARED_WAY} or more) in {len(told)} of {len(cases)} pairs; {failed} of these lost "
-        f"points, and {sum(case.target == INSTRUCT for case in told)} of them are onto the instruct model, of {len(instructed)} such pairs."
+        f"points. {sum(case.target == INSTRUCT for case in told)} of them have the instruct model as target, of {len(instructed)} such pairs."
     )
 
 
@@ -237,9 +237,9 @@ def _predictors(families: Families) -> str:
         )
     n = len(families)
     told = (
-        f"Mean over the families, and in brackets the lowest and highest family. With {n} families this range holds the median family "
-        f"with a probability of {1 - 2 ** (1 - n):.0%}; 95 % needs six families, and that a predictor beats another in all of {n} families "
-        f"comes about by chance in {0.5**n:.0%} of cases."
+        f"Each number is a mean over the families, with the lowest and highest family in brackets. With {n} families the median family "
+        f"lies in this range with a probability of {1 - 2 ** (1 - n):.0%}; 95 % needs six families. By chance alone, a predictor would "
+        f"beat another in all {n} families in {0.5**n:.0%} of cases."
     )
     return "\n\n".join([told, *parts])
 

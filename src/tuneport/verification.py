@@ -348,7 +348,9 @@ def _compare_words(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
     }
     said = as_json(wanted)
     return [
-        f"these parents would give a different {field} from the one in the manifest" for field in said if manifest.get(field) != said[field]
+        f"these parents would give a different {field} from the one in the manifest"
+        for field in said
+        if manifest.get(field) != said[field]
     ]
 
 

@@ -43,7 +43,7 @@ _SAME, _ALIKE = 1e-12, 1e-5
 
 
 def differences(said: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Where a manifest is not what the parents give, in words; ``found`` is made from them, as a run would make it."""
+    """How a manifest differs from what the parents give, as sentences; ``found`` is made from them, as a run would make it."""
     skipped = re.compile("|".join(map(_pattern, (*OF_THAT_RUN, *_ELSEWHERE))))
     machines = (_mapping(said.get("environment")), found["environment"])
     alike = all(machines[0].get(name) == machines[1][name] for name in ("kernel", "numpy", "system"))

@@ -143,8 +143,8 @@ def answer_warnings(tokenizer: Any, label: str) -> list[str]:
         return []
     if _ANSWER not in rendered:
         return [
-            f"{label}: the chat template changes an answer, or leaves it out. Choices and losses are measured as the answers stand in "
-            "the examples, which is not what the model was trained on."
+            f"{label}: the chat template changes an answer, or leaves it out. Choices and losses are measured on the answers as "
+            "written in the examples, which is not what the model was trained on."
         ]
     until = rendered[: rendered.rindex(_ANSWER)]
     try:

@@ -21,7 +21,7 @@ def reading(curves: dict[Model, dict[int, float]], metric: str = "exact_match", 
         for model, points in curves.items()
         for step, value in points.items()
     ]
-    return Reading(Path(), "made-up", "", (), ("M1", "M2"), (0,), tuple(runs), (), (), (), (), (), ())
+    return Reading(Path(), "made-up", "", (), ("M1", "M2"), (0,), tuple(runs), (), (), (), (), (), (), ())
 
 
 def test_steps_to_match_count_until_a_curve_has_reached_where_plain_fine_tuning_ends_and_stays() -> None:

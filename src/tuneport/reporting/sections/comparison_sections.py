@@ -33,11 +33,11 @@ from tuneport.results.torn_json import number_or
 _MAPS = (
     ("relative_shift", "How far the versions are apart.", "‖target − base‖ / ‖base‖ of each kind in each layer."),
     ("relative_diff", "Where the fine-tuning is.", "‖Δ‖ / ‖base‖ of each kind in each layer."),
-    ("cosine_diff_shift", "Whether the two go the same way.", "Cosine of Δ and target − base; near 0 they have nothing to do with each other."),
-    ("rounding_loss", "What rounding takes.", "‖(out − target) − Δ‖ / ‖Δ‖ once the output is stored in the target's dtype."),
+    ("cosine_diff_shift", "Whether both point the same way.", "Cosine of Δ and target − base; near 0 they are unrelated."),
+    ("rounding_loss", "What rounding loses.", "‖(out − target) − Δ‖ / ‖Δ‖ once the output is stored in the target's dtype."),
 )  # fmt: skip
 _FIGURES = {
-    "parameters": "elements that have a partner",
+    "parameters": "elements compared",
     "norm_base": "‖base‖",
     "norm_diff": "‖Δ‖",
     "norm_shift": "‖target − base‖",
@@ -46,19 +46,19 @@ _FIGURES = {
     "diff_over_shift": "‖Δ‖ / ‖target − base‖",
     "cosine_base_target": "cosine of base and target",
     "cosine_diff_shift": "cosine of Δ and target − base",
-    "changed_share": "share of entries that Δ changes",
-    "opposed_share": "of these, against target − base",
-    "rounding_loss": "of ‖Δ‖ lost to rounding",
-    "unchanged_share": "of the entries, rounded away",
+    "changed_share": "share of entries changed by Δ",
+    "opposed_share": "share of these opposed to target − base",
+    "rounding_loss": "share of ‖Δ‖ lost to rounding",
+    "unchanged_share": "share of entries rounded away",
 }
 _STATUS = {"pass": ("✓", "passed"), "warn": ("!", "doubtful"), "fail": ("✗", "failed")}
 _MODELS = {"source": "tuned", "target": "target", "carried": "target + Δ"}
 _ROWS = (
-    ("prompts", "loss", "loss of the tuned model's answers, nats a token"),
-    ("prompts", "alike", "answered as the tuned model does"),
-    ("prompts", "kl", "KL from the tuned model, nats a token"),
+    ("prompts", "loss", "loss of the tuned model's answers, nats per token"),
+    ("prompts", "alike", "same answer as the tuned model"),
+    ("prompts", "kl", "KL from the tuned model, nats per token"),
     ("answers", "accuracy", "right answers"),
-    ("retain", "", "loss of the texts to keep, nats a token"),
+    ("retain", "", "loss of the texts to keep, nats per token"),
 )
 _SHARES = ("alike", "accuracy")
 
@@ -99,7 +99,7 @@ def _ranking(pairs: Sequence[ComparedPair]) -> Section:
         for number, pair in enumerate(pairs, 1)
     ]
     best = pairs[0]
-    lead = Lead(f"{best.name} is the best of {len(pairs)}.", f"The word on it is {best.word}.")
+    lead = Lead(f"{best.name} is the best of {len(pairs)}.", f"Its verdict is: {best.word}.")
     return Section("answer", "Which will work best?", [lead, Table("Pairs, the best first", columns, rows)])
 
 
@@ -107,7 +107,7 @@ _RANKED = ("relative_shift", "relative_diff", "cosine_base_target")
 
 
 def _answer(pair: ComparedPair) -> Section:
-    """The word, what it rests on, and what to try."""
+    """The verdict, its reasons, and what to try."""
     first, *others = pair.reasons or ("No reason is given.",)
     parts: list[Part] = [Lead(f"{pair.word.capitalize()}.", first), _facts(pair)]
     parts += [Bullets(others)] if others else []
@@ -121,11 +121,15 @@ def _facts(pair: ComparedPair) -> Facts:
         Fact("Size of the fine-tuning", _told(pair.figures.get("relative_diff")), "", "‖Δ‖ / ‖base‖."),
     ]
     if pair.gain is not None:
-        facts.append(
-            _foreseen("Gain that is transferred", pair.gain, "Of what the fine-tuning gained; 1 is all of it.")
-        )
+        facts.append(_foreseen("Expected gain", pair.gain, "Share of what the fine-tuning gained; 1 is all of it."))
     if pair.retention is not None:
-        facts.append(_foreseen("What the target keeps", pair.retention, "Of what it could do before; 1 is all of it."))
+        facts.append(
+            _foreseen(
+                "Expected retention",
+                pair.retention,
+                "Share of the target's other abilities that it keeps; 1 is all of them.",
+            )
+        )
     basis = "From the weights" + ("" if pair.calibrated else "; no calibration covers this pair")
     return Facts(basis, facts)
 
@@ -151,17 +155,17 @@ def _gates(pair: ComparedPair) -> Section | None:
     ]
     failed = sum(gate.status == "fail" for gate in pair.gates)
     warned = sum(gate.status == "warn" for gate in pair.gates)
-    intro = f"{counted(failed, 'gate')} failed, {warned} doubtful, of {len(rows)}. One that fails makes the verdict unlikely."
+    intro = f"{counted(failed, 'gate')} failed, {warned} doubtful, of {len(rows)}. A failed gate makes the verdict unlikely."
     return Section("gates", "What speaks against it?", [intro, Table("Gates", columns, rows, style="worded")])
 
 
 def _mark(status: str) -> tuple[str, str, str]:
-    sign, meaning = _STATUS.get(status, ("?", "not known"))
+    sign, meaning = _STATUS.get(status, ("?", "unknown"))
     return sign, "mark", meaning
 
 
 def _asked(pair: ComparedPair) -> Section | None:
-    """What prompts and texts said of the three models."""
+    """What was measured on prompts and texts for the three models."""
     probe = pair.probe
     if probe is None:
         return None
@@ -175,15 +179,15 @@ def _asked(pair: ComparedPair) -> Section | None:
     answers = probe.get("answers")
     told = answers.get("condition") if isinstance(answers, dict) else None
     parts: list[Part] = [
-        "Asked before anything was written, target + Δ in memory. Losses of answers are nats for each of the tuned model's tokens; "
-        "intervals are 95 %, from a bootstrap over prompts or texts.",
-        Table("What prompts and texts say", columns, rows),
+        "Measured before anything is written, with target + Δ in memory. Losses of answers are in nats per token of the tuned model; "
+        "95 % intervals come from a bootstrap over prompts or texts.",
+        Table("Measured on prompts and texts", columns, rows),
     ]
     if isinstance(told, str):
-        parts.insert(0, Lead("Section 3.2's condition.", told))
+        parts.insert(0, Lead("Old tuned model or new base?", told))
     warnings = probe.get("warnings")
     parts += [Bullets(list(map(str, warnings)))] if isinstance(warnings, list) and warnings else []
-    return Section("prompts", "What do prompts and texts say?", parts)
+    return Section("prompts", "What do prompts and texts show?", parts)
 
 
 def _estimate(found: Any, share: bool) -> Value:
@@ -204,16 +208,16 @@ def _number(value: float, share: bool) -> str:
 
 
 def _layers(pair: ComparedPair) -> Section | None:
-    """Heat maps of what lies in layers; the others are in a table."""
+    """Heat maps of tensors in layers; the others are in a table."""
     inside = [row for row in pair.layers if row.layer is not None]
     outside = [row for row in pair.layers if row.layer is None]
     maps = [made for name, title, words in _MAPS if (made := _map(inside, name, title, words)) is not None]
-    told = "Maps are of matrices, on which the figures rest; the tables below them hold norms and biases too."
+    told = "The maps show matrices only; the tables below them include norms and biases."
     parts: list[Part] = [told, Group(maps, "grid")] if maps else []
     if outside:
         columns = [TableColumn("tensor"), *(TableColumn(_FIGURES[name], True) for name, _, _ in _MAPS)]
         rows = [[Value(row.kind), *(_value(row.figures, name) for name, _, _ in _MAPS)] for row in outside]
-        parts += ["What lies in no layer:", Table("Tensors outside the layers", columns, rows)]
+        parts += ["Tensors that belong to no layer:", Table("Tensors outside the layers", columns, rows)]
     return Section("layers", "Where in the model?", parts) if parts else None
 
 
