@@ -112,7 +112,7 @@ def _refuse_the_studys_own(place: Path, root: Path) -> None:
     """Raise `UsageError` if the page would replace a file that the study needs."""
     whole, steps = resolved(place.parent) / place.name, resolved(root) / STEPS
     if whole in [resolved(root) / name for name in _OF_STUDY] or whole.is_relative_to(steps):
-        remedy = f"Give another file, or leave {named('out')} out: {PAGE} or {MARKDOWN} is then written in {root}"
+        remedy = f"Give another file, or omit {named('out')}: {PAGE} or {MARKDOWN} is then written in {root}"
         raise UsageError(Fault("out", str(place), "is a file of the study, which the page would replace", remedy))
 
 
