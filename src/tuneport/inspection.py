@@ -68,8 +68,9 @@ def _described(spec: Place) -> dict[str, Any]:
         if manifest["operation"] == "diff":
             from tuneport.diffvector.vector import open_diff
 
+            del manifest  # of many tensors it is large, and the diff vector has its own
             vector = open_diff(path)
-            return {"kind": "diff vector", **_made(vector.stored, manifest)}
+            return {"kind": "diff vector", **_made(vector.stored, vector.manifest)}
         return {"kind": "output", **_made(open_checkpoint(path, "output"), manifest)}
     checkpoint = open_checkpoint(spec, "checkpoint")
     if checkpoint.adapter is not None:
