@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -78,24 +79,38 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@dataclass(frozen=True)
+class Walked:
+    """What the commands of all pages said, in order; each page was walked in a folder of its own."""
+
+    folder: Path
+    said: list[tuple[str, str, tuple[int, str, str]]]
+    hub: PushingHub
+
+
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PushingHub]:
-    with PushingHub(root=tmp_path_factory.mktemp("hub")) as found:
-        yield found
+def walked(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walked]:
+    folder = tmp_path_factory.mktemp("walks")
+    lines = []
+    for page in PAGES:
+        shutil.copytree(models, folder / page)
+        lines += [(page, line) for line in (f"cd {folder / page}", *commands(page)[0])]
+    with PushingHub(root=folder / "hub") as hub:
+        said = walk([line for _, line in lines], folder, environment(hub, folder))
+        yield Walked(folder, [(*line, told) for line, told in zip(lines, said, strict=False)], hub)
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_of_the_page_works(page: str, models: Path, hub: PushingHub, tmp_path: Path) -> None:
-    walked, left = commands(page)
-    assert len(walked) >= 2 and len(left) <= 4
-    place = shutil.copytree(models, tmp_path / "place")
-    said = walk(walked, place, environment(hub, tmp_path))
-    for command, (status, out, err) in zip(walked, said, strict=False):
+def test_every_command_of_the_page_works(page: str, walked: Walked) -> None:
+    wanted, left = commands(page)
+    assert len(wanted) >= 2 and len(left) <= 4
+    for _, command, (status, out, err) in walked.said:
         assert status == 0, f"$ {command}\n{out}{err}"
-    assert len(said) == len(walked)
-    if page == "new-base":
-        published = json.loads((hub.main("me/my-tuned-v2") / "tuneport.json").read_text())
-        assert published["operation"] == "transfer"
-    if page == "release-often":
-        inputs = json.loads((place / "v3-start" / "tuneport.json").read_text())["inputs"]
-        assert [each["name"] for each in inputs] == ["v2", "v2-chat", "v3"]
+    assert [command for of, command, _ in walked.said if of == page][1:] == wanted
+
+
+def test_what_the_pages_promise_is_there(walked: Walked) -> None:
+    published = json.loads((walked.hub.main("me/my-tuned-v2") / "tuneport.json").read_text())
+    assert published["operation"] == "transfer"
+    carried = walked.folder / "release-often" / "v3-start" / "tuneport.json"
+    assert [each["name"] for each in json.loads(carried.read_text())["inputs"]] == ["v2", "v2-chat", "v3"]

@@ -13,13 +13,16 @@ from support.pushing_hub import TOKEN, PushingHub
 
 # All commands in one process, so that the libraries are imported once; each as the shell and `tuneport` would do it.
 DRIVER = """
-import contextlib, io, json, shlex, subprocess, sys
+import contextlib, io, json, os, shlex, subprocess, sys
 from tuneport.cli import main
-said = []
+said, told = [], os.path.abspath("said.json")
 for command in json.load(sys.stdin):
     out, err = io.StringIO(), io.StringIO()
     words = shlex.split(command)
-    if words[0] == "tuneport":
+    if words[0] == "cd":
+        os.chdir(words[1])
+        said.append([0, "", ""])
+    elif words[0] == "tuneport":
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 status = main(words[1:])
@@ -31,7 +34,7 @@ for command in json.load(sys.stdin):
         said.append([done.returncode, done.stdout, done.stderr])
     if said[-1][0]:
         break
-json.dump(said, open("said.json", "w"))
+json.dump(said, open(told, "w"))
 """
 
 
