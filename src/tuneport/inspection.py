@@ -153,7 +153,7 @@ def _has_template(checkpoint: Checkpoint) -> bool:
     )
 
 
-def _made(checkpoint: Checkpoint, manifest: dict[str, Any]) -> dict[str, Any]:
+def _made(checkpoint: Checkpoint, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """An output of tuneport: the folder, and what its manifest says."""
     fates = Counter(entry["fate"] for entry in manifest["tensors"])
     return {
