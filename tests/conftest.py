@@ -38,11 +38,6 @@ def needs_models(file: Path) -> bool:
     return bool(libraries(file)) or is_marked_models(file)
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than cores: some tests wait, for a disk, a browser or a cluster."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """In an environment with the core alone, files that need more cannot even be imported; nor can what needs their fixtures."""
     if importlib.util.find_spec("torch") is not None:
