@@ -38,10 +38,9 @@ def lasting(out: Path) -> dict[str, Any]:
     return {**found, "log.jsonl": [{**line, "seconds": None} for line in log], "tune.json": record}
 
 
-# Both take the same way through files, so each is killed at half of the moments; `make kills` goes through more of them.
-@pytest.mark.parametrize(("lora", "half"), [(None, 0), (Lora(rank=4), 1)], ids=["full", "lora"])
+@pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["full", "lora"])
 def test_the_same_command_ends_with_every_file_of_an_unbroken_run(
-    base: Path, sums: Path, tmp_path: Path, lora: Lora | None, half: int
+    base: Path, sums: Path, tmp_path: Path, lora: Lora | None
 ) -> None:
     out, counts = tmp_path / "at" / "out", tmp_path / "counts.json"
     arguments: tuple[Any, ...] = (base, [sums], QUICK)
@@ -62,12 +61,11 @@ def test_the_same_command_ends_with_every_file_of_an_unbroken_run(
     unbroken, changes = lasting(out), int(json.loads(counts.read_text())["change"])
     plan, begun = out.parent / "out.partial" / "plan.json", []
     # On the way, and where the result becomes whole and the checkpoints go.
-    moments = [*(changes * part // 5 for part in (1, 2, 3, 4)), *range(changes - 27, changes + 1, 3)]
-    for at in moments[half::2]:
+    for at in (*(changes * part // 4 for part in (1, 2, 3)), *range(changes - 27, changes + 1, 3)):
         assert ran(at) == -signal.SIGKILL
         assert not out.exists()
         begun.append(plan.exists())
         tune(*arguments, **choices)
         assert lasting(out) == unbroken
         assert [path.name for path in out.parent.iterdir()] == ["out"]
-    assert True in begun and False in begun, "before and after the result was whole"
+    assert begun.count(True) > 3 and begun.count(False) > 5, "before and after the result was whole"
