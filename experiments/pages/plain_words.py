@@ -49,12 +49,11 @@ _FORBIDDEN = re.compile("|".join(f"(?P<p{number}>{phrase})" for number, phrase i
 
 def found_in(text: str) -> Iterator[tuple[int, str, str]]:
     """Line (from 1), words found and words to use instead, for every phrase in a text whose lines may break anywhere."""
+    better = list(PHRASES.values())
     for match in _FORBIDDEN.finditer(re.sub(r"\s", " ", text).lower()):
-        yield (
-            text[: match.start()].count("\n") + 1,
-            " ".join(match[0].split()),
-            list(PHRASES.values())[int(match.lastgroup[1:])],
-        )  # type: ignore[index]
+        assert match.lastgroup is not None, "each phrase is a group"
+        line = text[: match.start()].count("\n") + 1
+        yield line, " ".join(match[0].split()), better[int(match.lastgroup[1:])]
 
 
 def prose_of(source: str) -> str:

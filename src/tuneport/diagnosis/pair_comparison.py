@@ -34,26 +34,13 @@ from tuneport.options import Place
 from tuneport.output.replacing import read_record
 from tuneport.progress import Progress
 from tuneport.public_functions import takes
+from tuneport.results.comparison_reading import FIGURE_NAMES
 from tuneport.results.schema import COMPARE_FORMAT
 from tuneport.shown import Found, Shown
 
 if TYPE_CHECKING:
     from tuneport.diagnosis.probing.prompt_probe import Probe
 
-_NAMES = {
-    "norm_base": "‖base‖",
-    "norm_diff": "‖Δ‖",
-    "norm_shift": "‖target − base‖",
-    "relative_diff": "‖Δ‖ / ‖base‖",
-    "relative_shift": "‖target − base‖ / ‖base‖",
-    "diff_over_shift": "‖Δ‖ / ‖target − base‖",
-    "cosine_base_target": "cosine of base and target",
-    "cosine_diff_shift": "cosine of Δ and target − base",
-    "changed_share": "share of entries changed by Δ",
-    "opposed_share": "share of these opposed to target − base",
-    "rounding_loss": "share of ‖Δ‖ lost to rounding",
-    "unchanged_share": "share of entries rounded away",
-}
 _SHARES = ("changed_share", "opposed_share", "unchanged_share")
 
 
@@ -75,7 +62,7 @@ class PairComparison(Found):
         """The figures of all tensors, of matrices, of those in layers, and of all that are none."""
         measures = self["measures"]
         parts = (measures, *(measures[part] for part in ("matrices", "inner", "vectors")))
-        rows = [[words, *(_shown(name, part[name]) for part in parts)] for name, words in _NAMES.items()]
+        rows = [[words, *(_shown(name, part[name]) for part in parts)] for name, words in FIGURE_NAMES.items()]
         if self["tuned_target"] is not None:
             of_target = self["tuned_target"]
             rows.append(["cosine of Δ and the target's own", _shown("", of_target["cosine_diffs"]), "–", "–", "–"])

@@ -14,6 +14,21 @@ from tuneport.results.schema import COMPARE_FORMAT
 from tuneport.results.torn_json import mapping, mappings, number_or, text_or, whole
 
 Figures = Mapping[str, float]  # those that were measured
+# What the figures are called, on the terminal and on the page, in their order.
+FIGURE_NAMES = {
+    "norm_base": "‖base‖",
+    "norm_diff": "‖Δ‖",
+    "norm_shift": "‖target − base‖",
+    "relative_diff": "‖Δ‖ / ‖base‖",
+    "relative_shift": "‖target − base‖ / ‖base‖",
+    "diff_over_shift": "‖Δ‖ / ‖target − base‖",
+    "cosine_base_target": "cosine of base and target",
+    "cosine_diff_shift": "cosine of Δ and target − base",
+    "changed_share": "share of entries changed by Δ",
+    "opposed_share": "share of these opposed to target − base",
+    "rounding_loss": "share of ‖Δ‖ lost to rounding",
+    "unchanged_share": "share of entries rounded away",
+}
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from tuneport.reporting.sections.parts import (
     optional,
 )
 from tuneport.reporting.tables.wording import DASH, counted, minus
-from tuneport.results.comparison_reading import ComparedPair, ComparisonResult, Figures, LayerFigures
+from tuneport.results.comparison_reading import FIGURE_NAMES, ComparedPair, ComparisonResult, Figures, LayerFigures
 from tuneport.results.torn_json import number_or
 
 # What a map shows: the figure, its title, and what it says.
@@ -36,21 +36,7 @@ _MAPS = (
     ("cosine_diff_shift", "Whether both point the same way.", "Cosine of Δ and target − base; near 0 they are unrelated."),
     ("rounding_loss", "What rounding loses.", "‖(out − target) − Δ‖ / ‖Δ‖ once the output is stored in the target's dtype."),
 )  # fmt: skip
-_FIGURES = {
-    "parameters": "elements compared",
-    "norm_base": "‖base‖",
-    "norm_diff": "‖Δ‖",
-    "norm_shift": "‖target − base‖",
-    "relative_diff": "‖Δ‖ / ‖base‖",
-    "relative_shift": "‖target − base‖ / ‖base‖",
-    "diff_over_shift": "‖Δ‖ / ‖target − base‖",
-    "cosine_base_target": "cosine of base and target",
-    "cosine_diff_shift": "cosine of Δ and target − base",
-    "changed_share": "share of entries changed by Δ",
-    "opposed_share": "share of these opposed to target − base",
-    "rounding_loss": "share of ‖Δ‖ lost to rounding",
-    "unchanged_share": "share of entries rounded away",
-}
+_FIGURES = {"parameters": "elements compared", **FIGURE_NAMES}
 _STATUS = {"pass": ("✓", "passed"), "warn": ("!", "doubtful"), "fail": ("✗", "failed")}
 _MODELS = {"source": "tuned", "target": "target", "carried": "target + Δ"}
 _ROWS = (
