@@ -10,14 +10,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuneport.diagnosis.probing.answer_losses import AnswerLosses, Divergence, ExpectedTokens
 from tuneport.diagnosis.probing.probe_options import ProbeOptions
-from tuneport.errors import DataError, listing, named
 from tuneport.examples.questions import Example, OwnTask, read_tasks
 from tuneport.results.example_outcomes import TaskResult
+from tuneport.scoring.answers.answer_losses import AnswerLosses, Divergence, ExpectedTokens
+from tuneport.scoring.answers.greedy_answers import given_prompts, need_room, said_tokens, stop_where_too_long
 from tuneport.scoring.evaluate_options import Asking
-from tuneport.scoring.prompts import prompts_of
 from tuneport.scoring.question_tasks import ask_own
+
+_LENGTH = "max_new_tokens"
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,14 @@ def hear(questions: Questions, model: Any, asking: Asking, answers: Sequence[Gre
         logs = losses.logs(pair)
         found[place] = losses.loss(pair, logs)
         divergences[place] = losses.divergence(answer.expected, pair, logs)
-    _stop(model, too_long, "these prompts do not fit with the tuned model's answers")
+    stop_where_too_long(model, too_long, "these prompts do not fit with the tuned model's answers", _LENGTH)
     retained = tuple(ask_own(task, model, asking) for task in questions.texts)
     return Heard(tuple(said), tuple(right), tuple(found), tuple(divergences), retained)
 
 
 def _ask(questions: Questions, model: Any, asking: Asking) -> tuple[list[str], list[bool | None]]:
     """What a model generates, and whether it is right where there is an answer."""
-    _need_room(questions, model)
+    need_room(questions.prompts, model, _LENGTH)
     said: list[str] = []
     right: list[bool | None] = []
     for task in questions.prompts:
@@ -124,41 +125,13 @@ def _ask(questions: Questions, model: Any, asking: Asking) -> tuple[list[str], l
 
 def _prompts(questions: Questions, model: Any) -> Iterator[tuple[str, bool]]:
     """Each prompt as the model is given it, and whether its chat template wrote it."""
-    for _, example in questions.examples:
-        yield prompts_of(model.tokenizer, [example])[0], example.messages is not None
+    yield from given_prompts(model, [example for _, example in questions.examples])
 
 
 def _answer(losses: AnswerLosses, prompt: str, words: str, rendered: bool) -> tuple[GreedyAnswer, float] | None:
-    """The answer as its model said it, and its loss; None where it has no tokens.
-
-    Some tokenizers lose the blank that an answer begins with: then both are tried, and the likelier one was said.
-    """
-    lost = not rendered and not words[:1].isspace() and not prompt[-1:].isspace()
-    best: tuple[GreedyAnswer, float] | None = None
-    for text in [words, f" {words}"] if lost else [words]:
-        pair = losses.pair(prompt, text, rendered=rendered)
-        if not pair.answer:
-            continue
-        logs = losses.logs(pair)
-        loss = losses.loss(pair, logs)
-        if best is None or loss < best[1]:
-            best = GreedyAnswer(text, len(pair.answer), losses.expected(pair, logs)), loss
-    return best
-
-
-def _need_room(questions: Questions, model: Any) -> None:
-    """Raise `DataError` where a prompt leaves no room for an answer: the harness would cut off its beginning."""
-    faults: list[str] = []
-    for (task, example), (text, rendered) in zip(questions.examples, _prompts(questions, model), strict=True):
-        count = len(model.plain_ids(text) if rendered else model.tok_encode(text))
-        if count >= model.max_length:
-            faults.append(f"{task.place(example)}: the prompt has {count:,} tokens")
-    _stop(model, faults, "these prompts leave no room for an answer")
-
-
-def _stop(model: Any, faults: list[str], what: str) -> None:
-    if faults:
-        raise DataError(
-            f"model {model.name}: its context has {model.max_length:,} tokens, and {what}:{listing(faults)}\n"
-            f"Shorten them, or lower {named('max_new_tokens')}."
-        )
+    """The answer as its model said it, and its loss; None where it has no tokens."""
+    found = said_tokens(losses, prompt, words, rendered=rendered)
+    if found is None:
+        return None
+    text, pair, logs = found
+    return GreedyAnswer(text, len(pair.answer), losses.expected(pair, logs)), losses.loss(pair, logs)

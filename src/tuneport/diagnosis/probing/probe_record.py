@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuneport import statistics
-from tuneport.diagnosis.probing.answer_losses import KEPT
 from tuneport.diagnosis.probing.probe_prompts import GreedyAnswer, Heard
+from tuneport.scoring.answers.answer_losses import KEPT
 from tuneport.statistics import Estimate
 
 SOURCE, TARGET, CARRIED = "source", "target", "carried"

@@ -15,23 +15,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuneport.errors import NumericsError
+from tuneport.scoring.answers.lumped_divergence import lumped_divergence
 from tuneport.scoring.measured_tokens import Pair, Pairing
 
 KEPT = 64  # likeliest tokens of a place that are counted separately; the others count as one
 
 
 @dataclass(frozen=True)
-class ExpectedTokens:
-    """What the model whose answer it is expected: the answer's tokens, and the likeliest at each place, with the rest as one.
+class LikeliestTokens:
+    """At each of n places the k likeliest tokens of a model, by its own ids (n × k), and their log-probabilities.
 
-    ``likeliest`` has a row of strings for each token (None: an id without a string), ``logs`` their log-probabilities and ``rest``
-    the probability of all others.
+    ``rest`` is the probability of all others.
+    """
+
+    ids: NDArray[np.int32]
+    logs: NDArray[np.float32]
+    rest: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ExpectedTokens:
+    """What the model whose answer it is expected: the answer's tokens, and the likeliest at each place, by their strings.
+
+    None: an id without a string.
     """
 
     tokens: tuple[str | None, ...]
-    likeliest: list[list[str | None]]
-    logs: NDArray[np.float64]
-    rest: NDArray[np.float64]
+    strings: list[list[str | None]]
+    likeliest: LikeliestTokens
 
 
 @dataclass(frozen=True)
@@ -56,17 +67,20 @@ class AnswerLosses:
         """The tokens of prompt and answer; ``rendered``: a chat template wrote the prompt."""
         return self._pairing.paired(prompt, [answer], rendered=rendered).pairs[0]
 
-    def logs(self, pair: Pair) -> Any:
-        """Log-probabilities at each of the answer's tokens: a tensor of torch, tokens × vocabulary."""
+    def logs(self, pair: Pair, *, after: bool = False) -> Any:
+        """Log-probabilities at each of the answer's tokens: a tensor of torch, tokens × vocabulary.
+
+        ``after``: with a last row for what follows the answer (not for models with an encoder).
+        """
         import torch
 
-        model, count = self._model, len(pair.answer)
+        model, count = self._model, len(pair.answer) + after
         prompt, answer = (torch.tensor([ids], device=model.device) for ids in (pair.prompt, pair.answer))
         with torch.no_grad():
             if model.backend == "seq2seq":
                 logits = model._model_call(prompt, torch.ones_like(prompt), answer)
             else:
-                whole = torch.cat([prompt, answer[:, :-1]], dim=1)
+                whole = torch.cat([prompt, answer if after else answer[:, :-1]], dim=1)
                 logits = model.model(whole, **({"logits_to_keep": count} if self._cuts else {})).logits
             found = torch.log_softmax(logits[0, -count:].float(), dim=-1)
         if not bool(torch.isfinite(found.max(dim=-1).values).all()):
@@ -82,13 +96,9 @@ class AnswerLosses:
 
     def expected(self, pair: Pair, logs: Any) -> ExpectedTokens:
         """What this model, whose answer it is, expected at each place."""
-        likeliest = logs.topk(min(KEPT, logs.shape[1]), dim=1)
-        ids = likeliest.indices.tolist()
+        found = likeliest(logs, KEPT)
         return ExpectedTokens(
-            tuple(self._strings(pair.answer)),
-            [self._strings(row) for row in ids],
-            _numpy(likeliest.values),
-            _rest(logs, likeliest.indices),
+            tuple(self.strings(pair.answer)), [self.strings(row) for row in found.ids.tolist()], found
         )
 
     def divergence(self, expected: ExpectedTokens, pair: Pair, logs: Any) -> Divergence | None:
@@ -98,36 +108,28 @@ class AnswerLosses:
         """
         import torch
 
-        if tuple(self._strings(pair.answer)) != expected.tokens:
+        if tuple(self.strings(pair.answer)) != expected.tokens:
             return None
-        ids = [[self._ids.get(token, -1) if token is not None else -1 for token in row] for row in expected.likeliest]
-        known = np.array(ids) >= 0
-        places = torch.tensor(ids, device=logs.device).clamp(min=0)
-        mine = np.where(known, _numpy(logs.gather(1, places)), 0.0)
-        theirs = np.where(known, expected.logs, 0.0)
-        told = np.where(known, np.exp(theirs) * (theirs - mine), 0.0).sum(axis=1)
-        unknown = np.where(known, 0.0, np.exp(expected.logs)).sum(axis=1)
-        one, other = expected.rest + unknown, _rest(logs, places, known)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            rest = np.where(one > 0, one * np.log(one / np.maximum(other, np.finfo(np.float64).tiny)), 0.0)
-        return Divergence(float((told + rest).sum()), len(expected.tokens))
+        ids = [[self._ids.get(token, -1) if token is not None else -1 for token in row] for row in expected.strings]
+        theirs = (expected.likeliest.logs, expected.likeliest.rest)
+        with torch.no_grad():
+            found = lumped_divergence(
+                logs.double().cpu(), torch.tensor(ids), *(torch.from_numpy(each).double() for each in theirs)
+            )
+        return Divergence(float(found.sum()), len(expected.tokens))
 
-    def _strings(self, ids: Sequence[int]) -> list[str | None]:
+    def strings(self, ids: Sequence[int]) -> list[str | None]:
+        """Tokens by their strings."""
         found: list[str | None] = self._model.tokenizer.convert_ids_to_tokens(list(ids))
         return found
 
 
-def _rest(logs: Any, places: Any, known: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-    """The probability of all tokens but those at ``places`` (those that are ``known``), in each row."""
+def likeliest(logs: Any, most: int) -> LikeliestTokens:
+    """The likeliest tokens, at most so many of each row of log-probabilities (n × vocabulary), and the rest."""
     import torch
 
-    left = logs.exp()
-    counted = torch.ones_like(places, dtype=torch.bool) if known is None else torch.from_numpy(known).to(places.device)
-    rows, _ = counted.nonzero(as_tuple=True)
-    left[rows, places[counted]] = 0
-    return _numpy(left.sum(dim=1, dtype=torch.float64))
-
-
-def _numpy(values: Any) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = values.double().cpu().numpy()
-    return found
+    found = logs.topk(min(most, logs.shape[1]), dim=1)
+    rest = logs.exp().scatter(1, found.indices, 0.0).sum(dim=1, dtype=torch.float64)
+    return LikeliestTokens(
+        found.indices.int().cpu().numpy(), found.values.float().cpu().numpy(), rest.float().cpu().numpy()
+    )
