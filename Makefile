@@ -4,6 +4,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 KERNEL_SOURCES := src/tuneport/engine/_kernel.c $(wildcard src/tuneport/engine/c/*)
 export HF_HUB_OFFLINE := 1
+# Tests start many processes, and each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: venv demo real test test-core lint types docs core-check vllm-check fuzz fuzz-readers sanitize bench study-bench study-kills kills same-bytes results clean
 

@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import functools
 import importlib.util
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from support.broken_disks import Drive, Server, mounted
 from support.command_results import Cli, Ran
+from support.forked_commands import CORE, MODELS, ForkingServer
 from support.needed_libraries import is_marked_models, libraries
 from support.shown_progress import Lines, keep_lines
 
@@ -33,6 +35,7 @@ settings.register_profile("long", max_examples=12_000, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+@functools.cache
 def needs_models(file: Path) -> bool:
     """Whether a file of tests needs more than the core: it, its helpers or its fixtures import more, or it says so."""
     return bool(libraries(file)) or is_marked_models(file)
@@ -47,10 +50,11 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if is_of_tests and file.exists() and needs_models(file) else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Every test is of the `core`, or needs the `models` extra; files with slow tests begin, so that no worker is left with one."""
-    for item in items:
-        item.add_marker(pytest.mark.models if needs_models(item.path) else pytest.mark.core)
+    if config.option.markexpr:  # reading the imports of all files takes seconds
+        for item in items:
+            item.add_marker(pytest.mark.models if needs_models(item.path) else pytest.mark.core)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -96,6 +100,23 @@ def command() -> Cli:
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """``command`` without its imports: a child of a process that has them, and a process of its own from there on.
+
+    For what needs an environment, a folder or streams of its own. How Python starts, and what it imports, is not seen.
+    """
+    with ForkingServer(tmp_path_factory.mktemp("forked"), CORE) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def forked_with_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """``forked`` for commands that load models; starting the server takes seconds."""
+    with ForkingServer(tmp_path_factory.mktemp("forked"), MODELS) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

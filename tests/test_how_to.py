@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.command_results import Cli
 from support.page_walks import environment, walk
 from support.pushing_hub import PushingHub
 from support.tiny_tuning import base_model, sums, write_rows
@@ -89,14 +90,14 @@ class Walked:
 
 
 @pytest.fixture(scope="module")
-def walked(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walked]:
+def walked(models: Path, forked_with_models: Cli, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walked]:
     folder = tmp_path_factory.mktemp("walks")
     lines = []
     for page in PAGES:
         shutil.copytree(models, folder / page)
         lines += [(page, line) for line in (f"cd {folder / page}", *commands(page)[0])]
     with PushingHub(root=folder / "hub") as hub:
-        said = walk([line for _, line in lines], folder, environment(hub, folder))
+        said = walk(forked_with_models, [line for _, line in lines], folder, environment(hub, folder))
         yield Walked(folder, [(*line, told) for line, told in zip(lines, said, strict=False)], hub)
 
 

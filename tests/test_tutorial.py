@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 from support import tiny_checkpoints as tiny
+from support.command_results import Cli
 from support.page_walks import environment, walk
 from support.pushing_hub import PushingHub
 
@@ -56,13 +55,13 @@ class Walked:
 
 
 @pytest.fixture(scope="module")
-def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walked]:
+def walked(forked_with_models: Cli, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walked]:
     root = tmp_path_factory.mktemp("tutorial")
     place = root / "newcomer"
     _like_the_demo(place / "demo-out")
     commands = [step.command.replace("--steps 300", "--steps 6") for step in steps()]
     with PushingHub(root=root / "hub") as hub:
-        said = walk(commands, place, environment(hub, root))
+        said = walk(forked_with_models, commands, place, environment(hub, root))
         yield Walked(place, {step.command: told for step, told in zip(steps(), said, strict=False)}, hub)
 
 
@@ -138,17 +137,15 @@ def test_what_was_published_is_the_folder_and_can_be_carried_on(walked: Walked) 
     assert len(walked.hub.history["me/my-model-v2"]) == 2
 
 
-def test_fine_tunings_are_published_too_and_the_adapter_is_carried_from_there(walked: Walked) -> None:
+def test_fine_tunings_are_published_too_and_the_adapter_is_carried_from_there(walked: Walked, forked: Cli) -> None:
     code = """
 import tuneport
 for name in ("v1-tuned", "v1-adapter"):
     tuneport.publish(name, f"me/{name}")
 tuneport.transfer("v1", "me/v1-adapter", "v2", "from-the-hub")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=walked.root, env=environment(walked.hub, walked.root.parent), check=False
-    )
-    assert done.returncode == 0
+    done = forked(code=code, cwd=walked.root, environment=environment(walked.hub, walked.root.parent))
+    assert done.status == 0, done.err
     for name in ("v1-tuned", "v1-adapter"):
         published = tiny.contents(walked.hub.main(f"me/{name}"))
         assert published.pop(".gitattributes")

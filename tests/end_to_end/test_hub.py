@@ -1,11 +1,9 @@
-"""Models by Hub id, fetched from a Hub on the loopback interface by the command line in a process of its own."""
+"""Models by Hub id, fetched from a Hub on the loopback interface by the command line in processes of their own."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,20 +49,9 @@ def repositories(transfers: Transfers, tmp_path_factory: pytest.TempPathFactory)
     }
 
 
-def as_process(hub: LoopbackHub, home: Path) -> Cli:
+def as_process(forked: Cli, hub: LoopbackHub, home: Path) -> Cli:
     """The command line as a process that knows only this Hub and a cache of its own."""
-
-    def call(*arguments: str | Path, **more: str) -> Ran:
-        done = subprocess.run(
-            [sys.executable, "-m", "tuneport", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            env=hub.environment(home, **more),
-            check=False,
-        )
-        return Ran(done.returncode, done.stdout, done.stderr)
-
-    return call
+    return lambda *arguments, **more: forked(*arguments, environment=hub.environment(home, **more))
 
 
 @pytest.fixture
@@ -74,8 +61,8 @@ def hub(repositories: dict[str, dict[str, Path]]) -> Iterator[LoopbackHub]:
 
 
 @pytest.fixture
-def tuneport(hub: LoopbackHub, tmp_path: Path) -> Cli:
-    return as_process(hub, tmp_path / "hf")
+def tuneport(forked: Cli, hub: LoopbackHub, tmp_path: Path) -> Cli:
+    return as_process(forked, hub, tmp_path / "hf")
 
 
 def fetched(requests: list[Request]) -> list[str]:
@@ -109,11 +96,11 @@ class Story:
 
 
 @pytest.fixture(scope="session")
-def story(repositories: dict[str, dict[str, Path]], tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(forked: Cli, repositories: dict[str, dict[str, Path]], tmp_path_factory: pytest.TempPathFactory) -> Story:
     """A dry run, the run, its proof; then the server goes, and everything is asked for again."""
     root = tmp_path_factory.mktemp("story")
     with LoopbackHub(repositories) as hub:
-        story, tuneport = Story(hub, root, {}, {}, {}), as_process(hub, root / "hf")
+        story, tuneport = Story(hub, root, {}, {}, {}), as_process(forked, hub, root / "hf")
 
         def step(name: str, *arguments: str | Path, **more: str) -> None:
             before = len(hub.requests)
@@ -204,11 +191,13 @@ def test_without_the_hub_the_cache_is_enough(way: str, story: Story) -> None:
 
 @pytest.mark.parametrize("way", ["nothing cached", "headers seen"])
 @pytest.mark.parametrize("offline", [True, False])
-def test_what_the_cache_lacks_is_told_in_one_line(way: str, offline: bool, story: Story, tmp_path: Path) -> None:
+def test_what_the_cache_lacks_is_told_in_one_line(
+    way: str, offline: bool, forked: Cli, story: Story, tmp_path: Path
+) -> None:
     if way == "headers seen":
         shutil.copytree(story.root / "hf-after-dry-run", tmp_path / "hf", symlinks=True)
     more = {"HF_HUB_OFFLINE": "1"} if offline else {}
-    said = as_process(story.hub, tmp_path / "hf")("transfer", *PARENTS, "--out", tmp_path / "out", **more)
+    said = as_process(forked, story.hub, tmp_path / "hf")("transfer", *PARENTS, "--out", tmp_path / "out", **more)
     told = one_error(said, tmp_path / "out")
     assert "base org/olmo@stage1: " in told and told.count("base org/olmo") <= 2
     assert ("HF_HUB_OFFLINE" if offline else "cannot be reached") in told and ".," not in told
@@ -332,7 +321,7 @@ def test_an_adapter_on_the_hub_is_fetched_with_its_config_and_nothing_else(
     assert proof.status == 0, proof.err
 
 
-def test_what_a_multimodal_model_has_beside_its_weights_is_fetched(tmp_path: Path) -> None:
+def test_what_a_multimodal_model_has_beside_its_weights_is_fetched(forked: Cli, tmp_path: Path) -> None:
     """Processor files and code of the target, and sentence-transformers' folders, with the weights and nothing more."""
     inner = {name: value for name, value in tiny.config().items() if name != "architectures"}
     settings = tiny.config(
@@ -360,7 +349,7 @@ def test_what_a_multimodal_model_has_beside_its_weights_is_fetched(tmp_path: Pat
     (onto / "figures.py.png").write_bytes(b"not to be fetched" * 100)
     roles = {"org/" + role: {"main": tmp_path / role} for role in ("base", "tuned", "target")}
     with LoopbackHub(roles) as hub:
-        tuneport = as_process(hub, tmp_path / "hf")
+        tuneport = as_process(forked, hub, tmp_path / "hf")
         parents = ["--base", "org/base", "--tuned", "org/tuned", "--onto", "org/target"]
         ran = tuneport("transfer", *parents, "--out", tmp_path / "out")
         assert ran.status == 0 and ran.err == "", ran.err
@@ -372,7 +361,7 @@ def test_what_a_multimodal_model_has_beside_its_weights_is_fetched(tmp_path: Pat
         assert (out / name).read_bytes() == (onto / name).read_bytes()
     assert read_json(out / "1_Pooling" / "config.json") == {"pooling_mode_mean_tokens": True}
     paths = [["--base", tmp_path / "base"], ["--tuned", tuned], ["--onto", onto]]
-    local = as_process(hub, tmp_path / "hf")(
+    local = as_process(forked, hub, tmp_path / "hf")(
         "transfer", *(p for pair in paths for p in pair), "--out", tmp_path / "local"
     )
     assert local.status == 0 and not differing(read_weights(out), read_weights(tmp_path / "local"))

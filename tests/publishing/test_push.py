@@ -1,4 +1,4 @@
-"""`--push-to` against a Hub on the loopback interface, by the command line in a process of its own."""
+"""`--push-to` against a Hub on the loopback interface, by the command line in processes of their own."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Shop:
     hub: PushingHub
     made: tiny.Trio
     root: Path
+    run: Cli
 
     @property
     def out(self) -> Path:
@@ -42,9 +43,7 @@ class Shop:
         return self.hub.environment(self.root / "hf", **{"HF_TOKEN": TOKEN, **more})
 
     def __call__(self, *arguments: str | Path, **more: str) -> Ran:
-        command = [sys.executable, "-m", "tuneport", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, env=self.environment(**more), timeout=120, check=False)
-        return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+        return self.run(*arguments, environment=self.environment(**more))
 
     def transfer(self, *more: str, **environment: str) -> Ran:
         return self(*self.made.flags(self.out, *more), **environment)
@@ -68,9 +67,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tiny.Trio:
 
 
 @pytest.fixture
-def shop(made: tiny.Trio, tmp_path: Path) -> Iterator[Shop]:
+def shop(made: tiny.Trio, forked: Cli, tmp_path: Path) -> Iterator[Shop]:
     with PushingHub(root=tmp_path / "hub") as hub:
-        yield Shop(hub, made, tmp_path)
+        yield Shop(hub, made, tmp_path, forked)
 
 
 CARDS = ("README.md", "tuneport.json", "tune.json")  # the card has the repository's name there, and so has its record
@@ -387,17 +386,16 @@ def test_a_fine_tuning_is_pushed_with_its_records_and_nothing_else(shop: Shop, m
     tuned = _as_a_fine_tuning(made.tuned, shop.root / "tuned")
     publish = f"import tuneport; print(tuneport.publish({str(tuned)!r}, 'me/tuned'))"
 
-    def run() -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", publish]
-        return subprocess.run(command, env=shop.environment(), capture_output=True, text=True, check=False)
+    def run() -> Ran:
+        return shop.run(code=publish, environment=shop.environment())
 
     (tuned / "diary.txt").write_text("of a person")
-    assert "diary.txt" in run().stderr and not shop.hub.repositories
+    assert "diary.txt" in run().err and not shop.hub.repositories
     (tuned / "diary.txt").unlink()
-    assert run().returncode == 0
+    assert run().status == 0
     assert pushed(shop.hub.main("me/tuned")) == written(tuned)
     assert shop.hub.history["me/tuned"][-1]["summary"] == "tuneport tune: sft of base, 4 steps"
-    assert "has these files already" in run().stdout
+    assert "has these files already" in run().out
 
 
 def test_a_folder_that_is_not_of_tuneport_or_not_finished_is_not_published(made: tiny.Trio, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 
 def test_an_adapter_is_scored_by_its_hub_id_on_the_revision_that_it_was_trained_on(
-    models: Path, towns: Path, command: Cli, tmp_path: Path
+    models: Path, towns: Path, forked_with_models: Cli, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(models / "all", dtype=torch.float32)
@@ -29,7 +29,7 @@ def test_an_adapter_is_scored_by_its_hub_id_on_the_revision_that_it_was_trained_
     }
     with LoopbackHub(repositories) as hub:
         asked = ["org/adapter", "--tasks", towns, "--max-new-tokens", "4", "--out", tmp_path / "o.json"]
-        done = command("evaluate", *asked, "--json", environment=hub.environment(tmp_path / "hf"))
+        done = forked_with_models("evaluate", *asked, "--json", environment=hub.environment(tmp_path / "hf"))
     assert done.status == 0, done.err
     record = done.json()
     assert [model["model"] for model in record["models"]] == ["org/adapter"]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from support.command_results import Cli
 from support.pushing_hub import TOKEN, PushingHub
 
 # All commands in one process, so that the libraries are imported once; each as the shell and `tuneport` would do it.
@@ -16,7 +15,7 @@ DRIVER = """
 import contextlib, io, json, os, shlex, subprocess, sys
 from tuneport.cli import main
 said, told = [], os.path.abspath("said.json")
-for command in json.load(sys.stdin):
+for command in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
     words = shlex.split(command)
     if words[0] == "cd":
@@ -38,19 +37,10 @@ json.dump(said, open(told, "w"))
 """
 
 
-def walk(commands: Sequence[str], place: Path, env: Mapping[str, str]) -> list[tuple[int, str, str]]:
+def walk(forked: Cli, commands: Sequence[str], place: Path, env: Mapping[str, str]) -> list[tuple[int, str, str]]:
     """Status, stdout and stderr of each command, run in a folder until one fails."""
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        input=json.dumps(list(commands)),
-        text=True,
-        cwd=place,
-        env=dict(env),
-        capture_output=True,
-        check=False,
-        timeout=240,  # nothing of a page goes on after its test
-    )
-    assert done.returncode == 0, done.stderr
+    done = forked(json.dumps(list(commands)), code=DRIVER, cwd=place, environment=env)
+    assert done.status == 0, done.err
     return [(status, out, err) for status, out, err in json.loads((place / "said.json").read_text())]
 
 

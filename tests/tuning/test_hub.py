@@ -15,11 +15,11 @@ from support.tiny_tuning import write_rows
 
 
 def test_a_hub_id_is_fetched_fine_tuned_and_named_and_nothing_else_goes_over_the_network(
-    base: Path, chats: Path, command: Cli, tmp_path: Path
+    base: Path, chats: Path, forked_with_models: Cli, tmp_path: Path
 ) -> None:
     with LoopbackHub({"org/base": {"main": base}}) as hub:
         choices = ["--steps", "2", "--save-every", "1", "--lora", "rank=2", "--chat-template", "chatml"]
-        done = command(
+        done = forked_with_models(
             *("tune", "org/base", "--data", chats, *choices, "--out", tmp_path / "out", "--json"),
             environment=hub.environment(tmp_path / "hf"),
         )
@@ -39,11 +39,11 @@ def test_a_hub_id_is_fetched_fine_tuned_and_named_and_nothing_else_goes_over_the
 
 
 def test_a_fine_tuning_is_published_with_its_card_and_tells_nothing_of_the_machine(
-    base: Path, chats: Path, command: Cli, tmp_path: Path
+    base: Path, chats: Path, forked_with_models: Cli, tmp_path: Path
 ) -> None:
     with PushingHub({"org/base": {"main": base}}, root=tmp_path / "hub") as hub:
         choices = ["--steps", "2", "--chat-template", "chatml", "--lora", "rank=2", "--out", tmp_path / "out"]
-        done = command(
+        done = forked_with_models(
             *("tune", "org/base", "--data", chats, *choices, "--push-to", "org/tuned", "--json"),
             environment=hub.environment(tmp_path / "hf", HF_TOKEN=TOKEN),
         )
@@ -67,7 +67,7 @@ def test_a_fine_tuning_is_published_with_its_card_and_tells_nothing_of_the_machi
 
 
 def test_a_share_of_a_data_set_is_fetched_chosen_and_named_by_its_commit(
-    base: Path, command: Cli, tmp_path: Path
+    base: Path, forked_with_models: Cli, tmp_path: Path
 ) -> None:
     (tmp_path / "rows").mkdir()
     rows = [{"inputs": f"{n} + 1 =", "targets": f"{n + 1}", "language": "tr" if n % 2 else "en"} for n in range(40)]
@@ -75,7 +75,7 @@ def test_a_share_of_a_data_set_is_fetched_chosen_and_named_by_its_commit(
     data = "org/rows@main:train?language=tr&prompt:inputs&completion:targets"
     with DataSetHub({"org/rows": {"main": tmp_path / "rows"}}) as hub:
         choices = ["--mix", f"{data}=8", "--steps", "2", "--batch-size", "4", "--out", tmp_path / "out"]
-        done = command("tune", base, "--data", data, *choices, environment=hub.environment(tmp_path / "hf"))
+        done = forked_with_models("tune", base, "--data", data, *choices, environment=hub.environment(tmp_path / "hf"))
         assert done.status == 0, done.err
         commit = hub.commit("org/rows", "main")
     record = json.loads((tmp_path / "out" / "tune.json").read_text())
@@ -85,11 +85,11 @@ def test_a_share_of_a_data_set_is_fetched_chosen_and_named_by_its_commit(
 
 
 def test_data_of_a_data_set_that_is_not_there_is_refused_before_a_model_is_loaded(
-    base: Path, command: Cli, tmp_path: Path
+    base: Path, forked_with_models: Cli, tmp_path: Path
 ) -> None:
     with LoopbackHub({}) as hub:
         asked = ("tune", base, "--data", "org/rows", "--out", tmp_path / "out")
-        done = command(*asked, environment=hub.environment(tmp_path / "hf"))
+        done = forked_with_models(*asked, environment=hub.environment(tmp_path / "hf"))
     assert done.status == 1
     assert "org/rows" in done.err
     assert "Traceback" not in done.err

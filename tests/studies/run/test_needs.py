@@ -31,7 +31,9 @@ def test_libraries_that_are_missing_are_told_with_what_installs_them(monkeypatch
     needs.check_libraries(transfers)  # the core alone
 
 
-def test_everything_on_the_hub_that_may_not_be_read_is_told_before_the_first_step(tmp_path: Path, command: Cli) -> None:
+def test_everything_on_the_hub_that_may_not_be_read_is_told_before_the_first_step(
+    tmp_path: Path, forked_with_models: Cli
+) -> None:
     tiny_study.write_models(tmp_path / "m")
     file = tmp_path / "study.toml"
     file.write_text(
@@ -42,7 +44,9 @@ def test_everything_on_the_hub_that_may_not_be_read_is_told_before_the_first_ste
     repositories = {"org/open": {"main": tmp_path / "m" / "M1"}, "org/gated": {"main": tmp_path / "m" / "M2"}}
     repositories |= {name: {"main": tmp_path / "rows"} for name in ("org/rows", "org/closed")}
     with DataSetHub(repositories, {"org/gated": ("file", 403, "GatedRepo")}, gated={"org/closed"}) as hub:
-        ran = command("study", file, "--out", tmp_path / "out", environment=hub.environment(tmp_path / "home"))
+        ran = forked_with_models(
+            "study", file, "--out", tmp_path / "out", environment=hub.environment(tmp_path / "home")
+        )
         pages = {f"{hub.url}/org/gated", f"{hub.url}/datasets/org/closed", f"{hub.url}/datasets/org/none"}
     assert ran.status == 1 and all(page in ran.err for page in pages), ran.err
     assert len(ran.err.splitlines()) == 3 and "org/open" not in ran.err and "org/rows" not in ran.err

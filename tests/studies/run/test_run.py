@@ -64,14 +64,14 @@ def test_what_is_done_is_not_done_again(file: Path, whole: Path, cli: Cli) -> No
     assert {path: path.stat().st_mtime_ns for path in whole.glob("steps/**/*")} == before
 
 
-def test_the_command_in_a_record_does_the_same_by_hand(file: Path, whole: Path, tmp_path: Path, command: Cli) -> None:
+def test_the_command_in_a_record_does_the_same_by_hand(file: Path, whole: Path, tmp_path: Path, forked: Cli) -> None:
     path, record = record_of(whole, "transfer M3 + 0.5·Δ(M1)")
     for model in ("M1", "FT1", "M3"):
         shutil.copytree(file.parent / model, tmp_path / model)
     (tmp_path / path.parent.relative_to(whole)).mkdir(parents=True)
     program, *arguments = __import__("shlex").split(record["command"])
     assert program == "tuneport"
-    assert command(*arguments, cwd=tmp_path).status == 0
+    assert forked(*arguments, cwd=tmp_path).status == 0
     made = tmp_path / path.parent.relative_to(whole) / "model" / "model.safetensors"
     assert made.read_bytes() == (path.parent / "model" / "model.safetensors").read_bytes()
 
