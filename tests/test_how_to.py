@@ -75,6 +75,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     asked = [{"prompt": f"{n} + 9 =", "answer": f" {n + 9}"} for n in range(4)]
     for name in ("test.jsonl", "validation.jsonl", "our-questions.jsonl"):
         write_rows(place / name, asked)
+    write_rows(place / "prompts.jsonl", [{"prompt": row["prompt"]} for row in asked])
     write_rows(place / "texts.jsonl", [{"text": f"the fox jumps {n} times"} for n in range(4)])
     shutil.copytree(ROOT / "studies", place / "studies")
     return place

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tuneport
 from tuneport.errors import OutputError, TrainingError
 from tuneport.examples.digests import example_digest, read_digests
-from tuneport.tuning.recipes import GrpoRecipe, Lora, Recipe, SftRecipe, recipe_of
+from tuneport.tuning.recipes import DistilRecipe, GrpoRecipe, Lora, Recipe, SftRecipe, recipe_of
 from tuneport.tuning.run import tune
 
 
@@ -172,6 +173,8 @@ DRAWN = GrpoRecipe(
     max_completion_length=4,
     rewards=("format=.*[a-m ].*",),
 )
+# Its teacher is another random model, made where the run is.
+TAUGHT = DistilRecipe(**{**LONG, "steps": 30}, teacher="teacher", max_completion_length=4)
 
 
 @pytest.mark.parametrize(
@@ -181,8 +184,9 @@ DRAWN = GrpoRecipe(
         (recipe_of("sft", **LONG), Lora(rank=4)),
         (recipe_of("dpo", **LONG), None),
         (DRAWN, None),
+        (TAUGHT, None),
     ],
-    ids=["full", "lora", "dpo", "grpo"],
+    ids=["full", "lora", "dpo", "grpo", "distil"],
 )
 def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_unbroken_one(
     base: Path, tmp_path: Path, recipe: Recipe, lora: Lora | None
@@ -190,6 +194,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_unbroken_one(
     rows = [{**row, "chosen": row["completion"], "rejected": " dog"} for row in tiny_tuning.sums()]
     sums = write_rows(tmp_path / "rows.jsonl", rows)
     choices = {"lora": lora, "save_every": 7}
+    if recipe is TAUGHT:
+        recipe = replace(TAUGHT, teacher=base_model(tmp_path / "teacher", seed=5))
     out = tmp_path / "killed"
     _killed(out, 20, base, [sums], recipe, **choices)
     partial = tmp_path / "killed.partial"

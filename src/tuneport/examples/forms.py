@@ -19,8 +19,15 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "text": ("text",),
     "preference": ("prompt", "chosen", "rejected"),
     "prompt": ("prompt",),
+    "asked-prompt": ("prompt",),
+    "asked-messages": ("messages",),
 }
-FORMS_OF = {"sft": ("messages", "prompt-completion", "text"), "dpo": ("preference",), "grpo": ("prompt",)}
+FORMS_OF = {
+    "sft": ("messages", "prompt-completion", "text"),
+    "dpo": ("preference",),
+    "grpo": ("prompt",),
+    "distil": ("asked-prompt", "asked-messages"),
+}
 
 
 def form_of(rows: Numbered, recipe: str) -> tuple[str | None, Faults]:
@@ -33,7 +40,7 @@ def form_of(rows: Numbered, recipe: str) -> tuple[str | None, Faults]:
     for number, row in rows:
         forms = [form for form in wanted if set(FORMS[form]) <= row.keys()]
         if len(forms) == 1:
-            spoken = forms[0] != "messages" and isinstance(row.get("prompt"), list)
+            spoken = "prompt" in FORMS[forms[0]] and isinstance(row.get("prompt"), list)
             kind = f"{forms[0]} of messages" if spoken else forms[0]
             first.setdefault(kind, number)
             counts[kind] += 1
@@ -128,10 +135,20 @@ def _check_prompt(row: Row) -> list[str]:
     return _check_text(row, "prompt")
 
 
+def _check_question(row: Row) -> list[str]:
+    """Messages that end with a question, which the teacher is to answer."""
+    faults = _check_messages(row, "messages")
+    if not faults and row["messages"][-1]["role"] == "assistant":
+        faults.append("`messages` ends with an answer; remove the last message, the teacher answers by itself")
+    return faults
+
+
 _CHECKS: Mapping[str, Callable[[Row], list[str]]] = {
     "messages": _check_conversation,
     "prompt-completion": _check_completion,
     "text": lambda row: _check_text(row, "text"),
     "preference": _check_preference,
     "prompt": _check_prompt,
+    "asked-prompt": _check_prompt,
+    "asked-messages": _check_question,
 }

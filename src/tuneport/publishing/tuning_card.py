@@ -23,7 +23,12 @@ from tuneport.output.model_card import (
     warned,
 )
 
-_NAMES = {"sft": "supervised fine-tuning", "dpo": "preferences (DPO)", "grpo": "verifiable rewards (GRPO)"}
+_NAMES = {
+    "sft": "supervised fine-tuning",
+    "dpo": "preferences (DPO)",
+    "grpo": "verifiable rewards (GRPO)",
+    "distil": "distillation",
+}
 
 
 def render_card(record: Mapping[str, Any]) -> bytes:
@@ -54,6 +59,7 @@ def render_card(record: Mapping[str, Any]) -> bytes:
             f" Storing the weights lost {lost['error']:.2g} of ‖Δ‖, the length of the learned difference; "
             f"{lost['unchanged']:.1%} of its nonzero elements did not change the start."
         )
+    lines += _taught(plan, outcome.get("distillation"))
     lines += warned(outcome["warnings"])
     lines += ["", "## Load it", "", "```python", *_loading(plan, here), "```", *own_section(), *scored(facts), ""]
     lines += ["## Transfer it to another version of the model", "", "```sh", _transfer(start, here), "```", ""]
@@ -69,6 +75,22 @@ def render_card(record: Mapping[str, Any]) -> bytes:
 def _part(plan: Mapping[str, Any]) -> str:
     """What of a multimodal model was trained."""
     return f"the {plan['part']} part alone of " if plan.get("part") else ""
+
+
+def _taught(plan: Mapping[str, Any], learned: Mapping[str, Any] | None) -> list[str]:
+    """Of a distillation, whose answers were learned, and how far the model's distribution was from the teacher's."""
+    if learned is None:
+        return []
+    teacher = plan["teacher"]
+    told = (
+        f"It learned the distribution of {label(teacher['name'], teacher.get('revision'))} over its own greedy answers to "
+        f"{learned['answers']:,} prompts, {learned['tokens']:,} tokens. The KL divergence from it went from "
+        f"{_number(learned['first_kl'])} to {_number(learned['last_kl'])} nats a token."
+    )
+    if (kept := learned["last_retain_kl"]) is not None:
+        texts = ", ".join(text["name"] for text in plan["retain"])
+        told += f" On the texts of {texts} the KL divergence from the start was {_number(kept)} at the end."
+    return ["", told]
 
 
 def _data_set(name: str) -> str:

@@ -6,6 +6,7 @@ refused.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,6 +61,15 @@ def random_states_kept() -> Iterator[None]:
     finally:
         if before is not None:
             torch.mps.set_rng_state(before)
+
+
+def free_memory() -> None:
+    """Give back what a model held that nobody holds any more, before the next one is loaded."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def operations_per_second(bfloat16: bool = False) -> float:

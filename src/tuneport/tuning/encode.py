@@ -184,21 +184,22 @@ def encode_preferences(sources: Sequence[DataSource], tokenizer: Any, chat: Chat
 
 
 def prompt_lengths(sources: Sequence[DataSource], tokenizer: Any, length: int) -> tuple[list[list[bool]], Counts]:
-    """For GRPO, which makes tokens of its prompts itself: which prompts leave room for an answer, and the counts."""
+    """Of prompts whose answers are made: which leave room for an answer, and the counts."""
     counts, kept = Counts(), []
     unwritten = _unwritten()
     for source in sources:
         fits = []
         for row, refused in _each([source], unwritten):
-            if isinstance(row["prompt"], list):
+            prompt = question_of(row)
+            if isinstance(prompt, list):
                 try:
-                    text = render(tokenizer, row["prompt"], ask=True)
+                    text = render(tokenizer, prompt, ask=True)
                 except RenderingError as error:
                     refused(0, error)
                     continue
                 ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             else:
-                ids = tokenizer(row["prompt"])["input_ids"]
+                ids = tokenizer(prompt)["input_ids"]
             fits.append(len(ids) < length)
             counts.without_answer += not fits[-1]
             if fits[-1]:
@@ -247,11 +248,16 @@ def prompt_digests(sources: Sequence[DataSource]) -> frozenset[str]:
     """Digests of prompts, and of prompts with the answer that a reward compares with."""
     found: set[str] = set()
     for row in (row for source in sources for row in source.rows):
-        prompt = _text(row["prompt"])
-        found |= {example_digest(prompt), *_last_question(row["prompt"])}
+        prompt = _text(question_of(row))
+        found |= {example_digest(prompt), *_last_question(question_of(row))}
         if isinstance(row.get("answer"), str):
             found.add(answered_digest(prompt, row["answer"]))
     return frozenset(found)
+
+
+def question_of(row: Row) -> Any:
+    """What is asked, of rows without answers: a text, or messages."""
+    return row["prompt"] if "prompt" in row else row["messages"]
 
 
 def _check_something(counts: Counts, length: int) -> None:

@@ -18,6 +18,7 @@ from tuneport.files.opening import resolved
 from tuneport.files.writing import cannot_write
 from tuneport.output.workdir import PLAN
 from tuneport.tuning.checkpoints import CHECKPOINTS
+from tuneport.tuning.distillation.teaching import ANSWERS, TEXTS
 from tuneport.tuning.logbook import LOG
 from tuneport.tuning.prepare import Prepared
 from tuneport.tuning.recipes import TuningRun
@@ -27,7 +28,7 @@ from tuneport.tuning.team import Team
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
 # What a run has written before its first step; where anything else lies in the folder, it stays.
-_BEGUN = {PLAN, LOG, HASHES, CHECKPOINTS, "tensorboard"}
+_BEGUN = {PLAN, LOG, HASHES, CHECKPOINTS, ANSWERS, TEXTS, "tensorboard"}
 
 
 def check_place(out: Path, prepared: Prepared, read: Sequence[Any]) -> None:
@@ -72,6 +73,7 @@ def discarded_if_nothing_began(folder: Path, team: Team) -> Iterator[None]:
             team.leads
             and not (log.exists() and log.stat().st_size)
             and {entry.name for entry in folder.iterdir()} <= _BEGUN
+            and not any(folder.glob("*/lot-*"))  # answers of a teacher, which took long
         ):
             shutil.rmtree(folder)
         raise

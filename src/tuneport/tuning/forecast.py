@@ -13,14 +13,11 @@ from typing import Any
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.errors import spoken
 from tuneport.scoring.devices import best_device, bytes_per_second, operations_per_second
-from tuneport.scoring.evaluate_options import USUAL_ANSWER
+from tuneport.scoring.evaluate_options import BATCH_SIZE, USUAL_ANSWER
 from tuneport.tuning.memory import memory_per_device
 from tuneport.tuning.prepare import TEXT_PART, Prepared, identity, transferred_start
-from tuneport.tuning.recipes import GrpoRecipe, TuningRun
+from tuneport.tuning.recipes import DistilRecipe, GrpoRecipe, TuningRun
 
-# Operations for each parameter and token that is seen: forward 2, backward 4; of a pair a reference passes forward too, and so
-# it does of a drawn answer, which is also read once to know how likely it was.
-_OPERATIONS = {"sft": 6, "dpo": 8, "grpo": 10}
 _LAYER_SECONDS = 4e-4  # the least that a layer takes for the next token, whatever its size: calls, not arithmetic
 
 
@@ -45,16 +42,40 @@ def forecast(prepared: Prepared, running: TuningRun, devices: Sequence[int] = (1
                 prepared.start,
                 recipe,
                 prepared.lora,
-                min(prepared.length, counts.longest),
+                _longest(prepared),
                 count,
                 computed,
-                whole_logits=bool(prepared.taught),
+                whole_logits=bool(prepared.taught) or prepared.teaching is not None,
             ).record()
             for count in devices
         },
+        "teacher": _teacher(prepared),
         "part": TEXT_PART if prepared.text_only else None,
         "start": transferred_start(prepared),
         "warnings": [*spoken(prepared.warnings), *prepared.notes],
+    }
+
+
+def _longest(prepared: Prepared) -> int:
+    """Tokens of the longest sequence; an answer that is made is as long as it may be."""
+    recipe = prepared.recipe
+    made = recipe.max_completion_length if isinstance(recipe, GrpoRecipe | DistilRecipe) else 0
+    if isinstance(recipe, DistilRecipe) and recipe.retain:
+        return prepared.length  # texts may be that long
+    return min(prepared.length, prepared.encoded.counts.longest + made)
+
+
+def _teacher(prepared: Prepared) -> dict[str, Any] | None:
+    """The teacher, which answers alone on one device before the model is loaded: bytes, as its weights are loaded there."""
+    if prepared.teaching is None:
+        return None
+    name, loaded = prepared.teaching.name, prepared.teaching.checkpoint
+    if loaded is None:
+        return {"name": name, "recorded": True, "memory": None}
+    return {
+        "name": name,
+        "recorded": False,
+        "memory": loaded.parameters * 4 if best_device() == "cpu" else loaded.nbytes,
     }
 
 
@@ -64,14 +85,23 @@ def forecast_in_words(told: dict[str, Any]) -> str:
     counts = told["examples"]
     lines = [
         f"model            {told['model']['name']}, {told['parameters']:,} parameters",
-        f"examples         {counts['examples']:,} of {counts['tokens']:,} tokens, {counts['answer_tokens']:,} in answers",
+        f"examples         {counts['examples']:,} of {counts['tokens']:,} tokens, "
+        + (f"{counts['answer_tokens']:,} in answers" if counts["answer_tokens"] else "without answers"),
         f"sequence length  {told['max_length']} (longest example {counts['longest']})",
         f"steps            {told['steps']:,} = {told['epochs']:g} epochs, about {told['tokens']:,} tokens",
         f"ends answers     {told['chat']['end_token']!r}, template: {told['chat']['template'] or 'none'}",
         f"memory (about)   {memory} (devices × memory of each, FSDP 2)",
     ]
+    if (teacher := told["teacher"]) is not None:
+        lines.insert(
+            1, f"teacher          {teacher['name']}" + (", its recorded answers" if teacher["recorded"] else "")
+        )
+        if not teacher["recorded"]:
+            lines.append(f"                 before it the teacher alone: {_size(teacher['memory'])} on one device")
     training, scoring = told["seconds"]["training"], told["seconds"]["scoring"]
     lines.append(f"time (about)     {_range(training)} on one {told['device']} of this machine")
+    if told["seconds"]["answering"]:
+        lines.append(f"                 and {_range(told['seconds']['answering'])} for the teacher's answers, at most")
     if scoring is None:
         lines.append("                 without scoring the harness's tasks during training")
     elif scoring:
@@ -111,11 +141,23 @@ def _likely_seconds(prepared: Prepared, running: TuningRun) -> dict[str, Any]:
     rate, memory = operations_per_second(bfloat16=fast), bytes_per_second()
     seen: float = prepared.tokens
     decoding = 0.0
-    if isinstance(recipe, GrpoRecipe):
+    if isinstance(recipe, GrpoRecipe | DistilRecipe):
         seen += prepared.steps * recipe.examples_per_step * recipe.max_completion_length
+    if isinstance(recipe, GrpoRecipe):
         decoding = prepared.steps * recipe.max_completion_length * _seconds_of_token(start, memory)
-    training = _OPERATIONS[recipe.name] * start.parameters * seen / rate + decoding
-    return {"training": training, "scoring": _scoring(prepared, running, rate, memory)}
+    training = recipe.operations * start.parameters * seen / rate + decoding
+    scoring = _scoring(prepared, running, rate, memory)
+    return {"answering": _answering(prepared, rate, memory), "training": training, "scoring": scoring}
+
+
+def _answering(prepared: Prepared, rate: float, memory: float) -> float:
+    """Seconds of a teacher's answers: prompts read, answers of full length generated, and both read once more."""
+    if prepared.teaching is None or prepared.teaching.checkpoint is None:
+        return 0.0
+    teacher, teaching, counts = prepared.teaching.checkpoint, prepared.teaching, prepared.encoded.counts
+    tokens = 2 * counts.tokens + 3 * teaching.prompts * teaching.longest
+    together = math.ceil(teaching.prompts / BATCH_SIZE)
+    return 2 * teacher.parameters * tokens / rate + together * teaching.longest * _seconds_of_token(teacher, memory)
 
 
 def _scoring(prepared: Prepared, running: TuningRun, rate: float, memory: float) -> float | None:

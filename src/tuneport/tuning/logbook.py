@@ -20,8 +20,11 @@ from tuneport.files.opening import read_lines
 from tuneport.files.writing import write_whole
 
 LOG = "log.jsonl"
-# What TRL reports beyond these and stays in the log: rewards and preferences, and what tells of a run gone wrong.
-_KEPT = ("reward", "reward_std", "kl", "grad_norm", "completions/mean_length", "rewards/accuracies", "rewards/margins")
+# What is reported beyond these and stays in the log: rewards, preferences, the parts of a distillation's loss, and what tells of a run gone wrong.
+_KEPT = (
+    "reward", "reward_std", "kl", "grad_norm", "completions/mean_length", "rewards/accuracies", "rewards/margins",
+    "answer_kl", "retain_kl",
+)  # fmt: skip
 # What a run that goes on needs of each line.
 _NUMBERS = ("step", "loss", "tokens", "seconds")
 

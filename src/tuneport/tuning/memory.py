@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.tuning.recipes import DpoRecipe, GrpoRecipe, Lora, Recipe
+from tuneport.tuning.recipes import DistilRecipe, DpoRecipe, GrpoRecipe, Lora, Recipe
 
 _FLOAT32 = 4
 
@@ -54,7 +54,8 @@ def memory_per_device(
     trained = parameters if lora is None else _adapter_parameters(start, lora)
     layers = max(1, int(text.get("num_hidden_layers") or text.get("n_layer") or 1))
     share = -(-recipe.examples_per_step // devices)
-    sequences = min(share, recipe.per_device_train_batch_size or share) * (2 if isinstance(recipe, DpoRecipe) else 1)
+    pairs = isinstance(recipe, DpoRecipe) or (isinstance(recipe, DistilRecipe) and recipe.retain)
+    sequences = min(share, recipe.per_device_train_batch_size or share) * (2 if pairs else 1)
     copies = (
         2
         if lora is None and (isinstance(recipe, DpoRecipe) or (isinstance(recipe, GrpoRecipe) and recipe.kl_coef))
@@ -73,7 +74,7 @@ def memory_per_device(
         optimizer=2 * trained * _FLOAT32 // devices,
         activations=sequences * length * per_token * computed_bytes,
         # As they are computed, in float32 for the loss, and its gradient.
-        logits=sequences * length * _rows(text) * (computed_bytes + 2 * _FLOAT32) if whole_logits else 0,
+        logits=sequences * length * _rows(text) * (computed_bytes + recipe.logits * _FLOAT32) if whole_logits else 0,
     )
 
 

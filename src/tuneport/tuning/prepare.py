@@ -29,9 +29,12 @@ from tuneport.output.write import MANIFEST
 from tuneport.scoring.devices import best_device, check_dtype
 from tuneport.scoring.layer_counts import check_layer_counts
 from tuneport.scoring.model_class import is_multimodal, read_config
+from tuneport.scoring.models import need_harness
 from tuneport.tuning import encode
 from tuneport.tuning.curve_data import Selection, read_selection
-from tuneport.tuning.recipes import GrpoRecipe, Lora, Recipe, TuningRun
+from tuneport.tuning.distillation.answer_lessons import Lessons
+from tuneport.tuning.distillation.teaching import Teaching, find_teaching
+from tuneport.tuning.recipes import DistilRecipe, GrpoRecipe, Lora, Recipe, TuningRun
 from tuneport.tuning.rewards import Weighted, check_rewards, parse_reward
 from tuneport.tuning.save import stops_of
 from tuneport.tuning.stored_dtype import TORCH_NAMES
@@ -45,7 +48,10 @@ _NEEDED = ("torch", "transformers", "trl", "accelerate", "datasets")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A fine-tuning, ready to begin. ``taught``: tokens whose rows an adapter trains; ``text_only``: other parts stay as they are."""
+    """A fine-tuning, ready to begin. ``taught``: tokens whose rows an adapter trains; ``text_only``: other parts stay as they are.
+
+    ``teaching``: who answers the prompts of a distillation; ``lessons``: what was answered, once it was.
+    """
 
     start: Checkpoint
     recipe: Recipe
@@ -64,6 +70,8 @@ class Prepared:
     taught: tuple[str, ...]
     selection: Selection
     text_only: bool = False
+    teaching: Teaching | None = None
+    lessons: Lessons | None = None
 
     @property
     def epochs(self) -> float:
@@ -72,9 +80,10 @@ class Prepared:
 
     @property
     def tokens(self) -> int:
-        """About how many tokens the run sees; for GRPO, of prompts only."""
-        seen = self.encoded.counts.tokens / self.encoded.counts.examples * self.recipe.batch_size * self.steps
-        return round(seen * (self.recipe.num_generations if isinstance(self.recipe, GrpoRecipe) else 1))
+        """About how many tokens the run sees; of prompts only, where answers are made."""
+        return round(
+            self.encoded.counts.tokens / self.encoded.counts.examples * self.recipe.examples_per_step * self.steps
+        )
 
     def plan(self) -> dict[str, Any]:
         """What makes two runs the same: choices, and digests of whatever goes in."""
@@ -87,6 +96,7 @@ class Prepared:
             **({} if self.dtype is None else {"dtype": self.dtype}),
             **({"part": TEXT_PART} if self.text_only else {}),
             "data": [source.record() for source in self.sources],
+            **({} if self.teaching is None else self.teaching.plan()),
             "chat": {
                 **self.chat.record(),
                 "digest": None if template is None else f"blake3:{blake3(str(template).encode()).hexdigest()}",
@@ -109,7 +119,7 @@ def prepare(
 ) -> Prepared:
     """Read and check everything that goes in. Raises `TuneportError` of the kind that fits."""
     running = running or TuningRun()
-    _need_extra(lora, running)
+    _need_extra(lora, running, recipe)
     dtype = _stored_dtype(dtype, lora)
     check_dtype(best_device(), recipe.precision, "precision")
     selection = read_selection(running.tasks, running.match)
@@ -134,6 +144,7 @@ def prepare(
     left = [] if lora is None else _left(recipe, lora, chat)
     length = _sequence_length(start, recipe)
     kept: list[list[bool]] = []
+    teaching = None
     if isinstance(recipe, GrpoRecipe):
         check_rewards(rewards, [(source.name, source.rows) for source in sources])
         if recipe.max_completion_length >= length:
@@ -142,6 +153,10 @@ def prepare(
         kept, counts = encode.prompt_lengths(sources, tokenizer, length - recipe.max_completion_length + 1)
         encoded = encode.Encoded({}, counts, encode.prompt_digests(sources))
         _check_prompts(recipe, counts.examples, chat)
+    elif isinstance(recipe, DistilRecipe):
+        kept, counts = encode.prompt_lengths(sources, tokenizer, length)
+        teaching = find_teaching(recipe, sources, kept, start, tokenizer)
+        encoded = encode.Encoded({}, counts, encode.prompt_digests(sources) | teaching.text_digests())
     elif recipe.name == "dpo":
         encoded = encode.encode_preferences(sources, tokenizer, chat, length)
     else:
@@ -170,18 +185,20 @@ def prepare(
             *_endless(start, chat),
             *left,
             *selection.warnings(encoded.digests),
+            *(() if teaching is None else teaching.warnings),
         ),
         notes=tuple(dict.fromkeys(_notes(sources, selection))),
         taught=taught,
         selection=selection,
         text_only=text_only,
+        teaching=teaching,
     )
 
 
 def _many_epochs(recipe: Recipe, examples: int, steps: int) -> list[str]:
     """A warning if a number of steps means many passes over few examples; with `epochs` the user knows how many."""
     epochs = steps * recipe.batch_size / examples
-    if recipe.steps is None or epochs <= MANY_EPOCHS:
+    if recipe.steps is None or recipe.repeats or epochs <= MANY_EPOCHS:
         return []
     return [
         f"{steps:,} steps of {recipe.batch_size} on {examples:,} examples are {epochs:,.0f} epochs: the model sees "
@@ -243,7 +260,7 @@ def _weights_digest(start: Checkpoint) -> str:
 
 
 def _holds_messages(source: DataSource) -> bool:
-    return source.form == "messages" or isinstance(source.rows[0].get("prompt"), list)
+    return source.form in ("messages", "asked-messages") or isinstance(source.rows[0].get("prompt"), list)
 
 
 def _sequence_length(start: Checkpoint, recipe: Recipe) -> int:
@@ -272,14 +289,14 @@ def _check_prompts(recipe: GrpoRecipe, prompts: int, chat: Chat) -> None:
 
 def _taught(recipe: Recipe, lora: Lora, chat: Chat, tokenizer: Any) -> tuple[str, ...]:
     """The tokens whose rows the adapter trains. Raises `UsageError` for those that it cannot."""
-    usual = "chat" if chat.sets_end and recipe.name == "sft" else "new"
+    usual = "chat" if chat.sets_end and recipe.trains_rows else "new"
     choice = usual if lora.tokens is None else lora.tokens
     asked = choice if isinstance(choice, tuple) else chat.tokens if choice == "chat" else ()
     unknown = sorted(set(asked) - tokenizer.get_vocab().keys())
     if unknown:
         raise UsageError(Fault("lora", ABSENT, f"tokens: the tokenizer lacks {', '.join(unknown)}"))
     taught = tuple(dict.fromkeys([*chat.new_tokens, *asked]))
-    if taught and recipe.name != "sft":
+    if taught and not recipe.trains_rows:
         told = f"{recipe.name} cannot train an adapter's rows for {', '.join(taught)}"
         remedy = "Train them with sft first, train all parameters, or choose a template whose tokens the model has"
         raise UsageError(Fault("lora", ABSENT, told, remedy))
@@ -290,7 +307,7 @@ def _left(recipe: Recipe, lora: Lora, chat: Chat) -> list[str]:
     """A warning where a template comes with a recipe that cannot train an adapter's rows for its tokens, and nothing
     else does.
     """
-    if recipe.name == "sft" or not chat.sets_end or not chat.tokens or lora.tokens is not None or lora.modules_to_save:
+    if recipe.trains_rows or not chat.sets_end or not chat.tokens or lora.tokens is not None or lora.modules_to_save:
         return []
     return [
         f"The template's tokens {', '.join(chat.tokens)} keep their rows: {recipe.name} cannot train them in an "
@@ -348,7 +365,7 @@ def _stored_dtype(asked: str | None, lora: Lora | None) -> str | None:
     return TORCH_NAMES[spelled]
 
 
-def _need_extra(lora: Lora | None, running: TuningRun) -> None:
+def _need_extra(lora: Lora | None, running: TuningRun, recipe: Recipe) -> None:
     if absent := missing(*_NEEDED, *(("peft",) if lora else ())):
         raise UsageError(
             f"Fine-tuning needs {' and '.join(absent)}, which the core does not install. {how_to_install('models')}"
@@ -360,3 +377,5 @@ def _need_extra(lora: Lora | None, running: TuningRun) -> None:
         raise UsageError(
             Fault("eval_every", running.eval_every, "needs lm_eval", how_to_install("models").removesuffix("."))
         )
+    if isinstance(recipe, DistilRecipe):
+        need_harness("hf")  # through which the teacher is asked

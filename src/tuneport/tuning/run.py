@@ -13,7 +13,7 @@ import platform
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from tuneport.shown import Found, Shown
 from tuneport.terminal import is_watched, tell
 from tuneport.tuning.checkpoints import CHECKPOINTS, last_whole, mark_whole, step_of
 from tuneport.tuning.curve import add_point
+from tuneport.tuning.distillation.answer_lessons import learned
 from tuneport.tuning.folder import check_place, check_space, discarded_if_nothing_began, refusals_in_words
 from tuneport.tuning.forecast import forecast, forecast_in_words
 from tuneport.tuning.logbook import Logbook
@@ -102,7 +103,7 @@ def tune(given: TuneOptions) -> Tuned:
     with quietly(to_stderr=True):
         team = join_team()
         prepared = _prepared(given)
-        check_place(place, prepared, [*given.data, *running.tasks, *template])
+        check_place(place, prepared, [*given.data, *running.tasks, *template, *prepared.recipe.reads])
         _refuse_doubts(prepared, running)
         _show_warnings(prepared, team)
         plan = prepared.plan() if team.leads else {}
@@ -164,10 +165,11 @@ def _run(
     padding, side = prepared.tokenizer.pad_token, prepared.tokenizer.padding_side
     if padding is None:
         prepared.tokenizer.pad_token = prepared.chat.end_token
-    warnings = (*prepared.warnings, *prepared.notes)
     with ExitStack() as stack:
         stack.callback(logbook.close)
         stack.enter_context(rendered_in_a_child())  # TRL renders prompts of messages too
+        prepared = _taught(prepared, folder, team)
+        warnings = (*prepared.warnings, *prepared.notes)
         model = load_model(prepared)
         try:
             trainer = build_trainer(prepared, model, checkpoints, team, running)
@@ -205,6 +207,22 @@ def _run(
             record["files"] = {CARD: card_digest(card)}  # a card that was edited since is known by it
             (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return warnings
+
+
+def _taught(prepared: Prepared, folder: Path, team: Team) -> Prepared:
+    """With the lessons of a distillation, whose teacher is asked by the first process, once."""
+    from tuneport.tuning.distillation.teaching import answer_all, lessons_of
+
+    if prepared.teaching is None:
+        return prepared
+    told: list[str] = []
+    if team.leads:
+        told = answer_all(prepared.teaching, prepared.start, prepared.tokenizer, folder, prepared.length)
+    team.wait()
+    assert prepared.chat.end_id is not None, "a run without an end token is refused"
+    lessons = lessons_of(prepared.teaching, folder, prepared.tokenizer, prepared.chat.end_id, prepared.length)
+    warnings = (*prepared.warnings, *told, *lessons.counts.warnings(prepared.teaching.longest))
+    return replace(prepared, lessons=lessons, warnings=tuple(dict.fromkeys(warnings)))
 
 
 def _write_model(folder: Path, model: Any, state: Any, prepared: Prepared, running: TuningRun) -> CastLoss | None:
@@ -266,6 +284,7 @@ def _outcome(prepared: Prepared, logbook: Logbook, warnings: Sequence[str]) -> d
         "seconds": round(logbook.seconds, 3),
         "final_loss": logbook.final_loss(),
         "examples": prepared.encoded.counts.record(),
+        **({} if prepared.lessons is None else {"distillation": learned(prepared.lessons.counts, logbook.lines)}),
         "warnings": recorded(warnings),
     }
 

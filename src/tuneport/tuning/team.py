@@ -16,6 +16,7 @@ from tuneport.errors import TrainingError, TuneportError
 from tuneport.output.workdir import workplace
 from tuneport.scoring.devices import best_device
 from tuneport.tuning.checkpoints import CHECKPOINTS
+from tuneport.tuning.distillation.teaching import ANSWERS, TEXTS
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def team_workplace(
         return
     told = False
     try:
-        with workplace(out, plan, record, overwrite=overwrite, on_the_way=[CHECKPOINTS]) as folder:
+        with workplace(out, plan, record, overwrite=overwrite, on_the_way=[CHECKPOINTS, ANSWERS, TEXTS]) as folder:
             team.share((None if folder is None else str(folder), None))
             told = True
             yield folder

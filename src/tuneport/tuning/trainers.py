@@ -16,11 +16,12 @@ from typing import Any
 
 from tuneport.errors import ABSENT, Fault, TrainingError, UsageError
 from tuneport.scoring.devices import best_device
+from tuneport.tuning.distillation.distil_trainer import Collator, places_of, with_distil_loss
 from tuneport.tuning.encode import Column
 from tuneport.tuning.loading import other_modules
 from tuneport.tuning.losses import wants_plain_loss, with_checked_loss, with_fitting_loss
 from tuneport.tuning.prepare import Prepared
-from tuneport.tuning.recipes import DpoRecipe, GrpoRecipe, Lora, TuningRun
+from tuneport.tuning.recipes import DistilRecipe, DpoRecipe, GrpoRecipe, Lora, TuningRun
 from tuneport.tuning.team import Team
 
 # Kinds whose kernels read these modules' weights by themselves, past an adapter; peft refuses them by these names.
@@ -69,6 +70,16 @@ def build_trainer(prepared: Prepared, model: Any, checkpoints: Path, team: Team,
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
+    if isinstance(recipe, DistilRecipe):
+        assert prepared.lessons is not None, "the teacher has answered"
+        return with_distil_loss(_ours(SFTTrainer), recipe.retain_weight)(
+            **common,
+            args=SFTConfig(
+                **args, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False
+            ),
+            data_collator=Collator(prepared.lessons, prepared.tokenizer.pad_token_id),
+            train_dataset=places_of(prepared.lessons),
+        )
     at_once, _ = divide(recipe.examples_per_step, team.size, recipe.per_device_train_batch_size)
     return with_fitting_loss(_ours(SFTTrainer), wants_plain_loss(prepared, model, at_once))(
         **common,

@@ -125,7 +125,7 @@ def _ask(questions: Questions, model: Any, asking: Asking) -> tuple[list[str], l
 
 def _prompts(questions: Questions, model: Any) -> Iterator[tuple[str, bool]]:
     """Each prompt as the model is given it, and whether its chat template wrote it."""
-    yield from given_prompts(model, [example for _, example in questions.examples])
+    yield from given_prompts(model.tokenizer, [example for _, example in questions.examples])
 
 
 def _answer(losses: AnswerLosses, prompt: str, words: str, rendered: bool) -> tuple[GreedyAnswer, float] | None:

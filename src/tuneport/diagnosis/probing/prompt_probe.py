@@ -6,7 +6,6 @@ One model is in memory at a time, in float32. The target is loaded once, asked, 
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -36,6 +35,7 @@ from tuneport.files.opening import contents
 from tuneport.libraries import quietly
 from tuneport.options import Place
 from tuneport.progress import Progress
+from tuneport.scoring.devices import free_memory
 from tuneport.scoring.harness import in_words
 from tuneport.scoring.models import Loading, Seat, find_models, load, look_over, need_device, need_harness, tokenizer_of
 from tuneport.scoring.run import template_text, versions
@@ -97,7 +97,7 @@ class Probe:
             with in_words(f"{name} could not be asked"):
                 found = hear_source(asked, model, self.given.asking)
         del model
-        _free()
+        free_memory()
         progress.add()
         return found
 
@@ -118,7 +118,7 @@ class Probe:
             with in_words(f"{carried.name} could not be asked"):
                 heard[CARRIED] = hear(self.questions, model, self.given.asking, answers)
         del model
-        _free()
+        free_memory()
         progress.add()
         return heard
 
@@ -153,12 +153,3 @@ def prepared(given: ProbeOptions, base: Place | None, tuned: Place | None, worke
     questions = read_questions(given)
     told = [warning for task in (*questions.prompts, *questions.texts) for warning in (*task.warnings, *task.notes)]
     return Probe(given, questions, loading, base, tuned, workers, warnings=told)
-
-
-def _free() -> None:
-    """Give back what the last model held, before the next one is loaded."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -88,11 +88,11 @@ class AnswerLosses:
         return found
 
     def loss(self, pair: Pair, logs: Any) -> float:
-        """Nats of the whole answer."""
+        """Nats of the whole answer; a row for what follows it is not looked at."""
         import torch
 
         ids = torch.tensor(pair.answer, device=logs.device)[:, None]
-        return -float(logs.gather(1, ids).sum(dtype=torch.float64))
+        return -float(logs[: len(pair.answer)].gather(1, ids).sum(dtype=torch.float64))
 
     def expected(self, pair: Pair, logs: Any) -> ExpectedTokens:
         """What this model, whose answer it is, expected at each place."""

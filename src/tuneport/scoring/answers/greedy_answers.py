@@ -21,15 +21,18 @@ def answers_as_said(task: OwnTask, model: Any, asking: Asking) -> list[str]:
     return [outcome.said or "" for outcome in asked.outcomes]
 
 
-def given_prompts(model: Any, examples: Sequence[Example]) -> Iterator[tuple[str, bool]]:
-    """Each prompt as the model is given it, and whether its chat template wrote it."""
+def given_prompts(tokenizer: Any, examples: Sequence[Example]) -> Iterator[tuple[str, bool]]:
+    """Each prompt as the tokenizer's model is given it, and whether its chat template wrote it."""
     for example in examples:
-        yield prompts_of(model.tokenizer, [example])[0], example.messages is not None
+        yield prompts_of(tokenizer, [example])[0], example.messages is not None
 
 
-def said_tokens(losses: AnswerLosses, prompt: str, words: str, *, rendered: bool) -> tuple[str, Pair, Any] | None:
+def said_tokens(
+    losses: AnswerLosses, prompt: str, words: str, *, rendered: bool, after: bool = False
+) -> tuple[str, Pair, Any] | None:
     """An answer as its model said it, its tokens and their log-probabilities; None where it has no tokens.
 
+    ``after``: with a last row of log-probabilities, for what follows the answer.
     Some tokenizers lose the blank that an answer begins with: then both are tried, and the likelier one was said.
     """
     lost = not rendered and not words[:1].isspace() and not prompt[-1:].isspace()
@@ -39,7 +42,7 @@ def said_tokens(losses: AnswerLosses, prompt: str, words: str, *, rendered: bool
         pair = losses.pair(prompt, text, rendered=rendered)
         if not pair.answer:
             continue
-        logs = losses.logs(pair)
+        logs = losses.logs(pair, after=after)
         if (loss := losses.loss(pair, logs)) < least:
             best, least = (text, pair, logs), loss
     return best
@@ -49,7 +52,7 @@ def prompt_lengths(model: Any, examples: Sequence[Example]) -> list[int]:
     """The number of tokens of each prompt, as the model is given it."""
     return [
         len(model.plain_ids(text) if rendered else model.tok_encode(text))
-        for text, rendered in given_prompts(model, examples)
+        for text, rendered in given_prompts(model.tokenizer, examples)
     ]
 
 

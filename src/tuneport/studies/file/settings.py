@@ -16,7 +16,7 @@ from tuneport.errors import KEYS, UsageError
 from tuneport.options import build, options_of
 from tuneport.scoring.evaluate_options import EvaluateOptions
 from tuneport.studies.graph.study_inputs import LAB
-from tuneport.tuning.recipes import RECIPES, TuningRun, recipe_of
+from tuneport.tuning.recipes import RECIPES, DistilRecipe, TuningRun, recipe_of
 
 _RUNNING = ("save_every", "max_new_tokens", "eval_batch_size")
 _APART = ("recipe", "from", "data", "mix", "chat-template", "end-token", "lora", "eval-every")
@@ -24,6 +24,8 @@ _APART = ("recipe", "from", "data", "mix", "chat-template", "end-token", "lora",
 _NOT_OF_EVALUATE = (
     "models", "tasks", "columns", "out", "suite", "loss", "against", "recovered_gain", "trained_on", "strict", "overwrite", "seed",
 )  # fmt: skip
+# A study's fine-tunings have data; what learns from another model (distil) names one that the study would have to make.
+RECIPES_OF_A_STUDY = tuple(name for name, kind in RECIPES.items() if not issubclass(kind, DistilRecipe))
 TRANSFER_TEXTS = ("drop", "vocabulary", "new-tokens")
 TRANSFER_LISTS = ("rule", "config", "sidecar")
 _TRANSFER = {KEYS.name(name): name for name in ("drop", "vocabulary", "new_tokens", "rules", "config", "sidecar")}

@@ -29,7 +29,7 @@ from tuneport.studies.file.toml_lines import lines_of
 from tuneport.studies.file.toml_tables import Table, nearest
 from tuneport.studies.graph.build import BEYOND
 from tuneport.studies.graph.study_inputs import LAB
-from tuneport.tuning.recipes import RECIPES, TuneOptions
+from tuneport.tuning.recipes import TuneOptions
 
 KINDS = ("family", "tune", "transfer", "evaluate", "path", "distance", "compare", "rounding")
 MOST_BYTES = 4 * 2**20
@@ -182,7 +182,7 @@ class _Reader(Names):
         return ("tune", tuning.name, key) if ("tune", tuning.name) in self.lines else ("tune", key)
 
     def _tuning(self, name: str, table: Table, path: Place) -> Tuning:
-        recipe = self.among(table, "recipe", path, tuple(RECIPES)) or "sft"
+        recipe = self.among(table, "recipe", path, settings.RECIPES_OF_A_STUDY) or "sft"
         self.known(table, settings.tuning_keys(recipe), path)
         data = self.texts(table, "data", path, required=True)
         for spec in data:
