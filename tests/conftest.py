@@ -59,6 +59,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def memory_is_measured_once() -> Iterator[None]:
+    """How much this process holds, which bounds a run in it. The system walks all its pages to tell, and of a worker with torch
+    that was a fifth of the time of tests of transfers. What is held to a bound of its own runs as a process.
+    """
+    from tuneport.engine import budget
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget, "memory_held", functools.cache(budget.memory_held))
+        yield
+
+
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     """The command line in this process: ``cli("transfer", "--base", path, …)``."""

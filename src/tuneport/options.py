@@ -151,10 +151,18 @@ def _without_none(kind: Any) -> Any:
     return left[0] if len(left) == 1 else Union[tuple(left)]  # noqa: UP007  (made from what is left)
 
 
+_HINTS: dict[type[Any], dict[str, Any]] = {}
+
+
+def _hints(record: type[Any]) -> dict[str, Any]:
+    """The types of a record's fields; evaluated once, since that takes longer than all checks of an option."""
+    return _HINTS.get(record) or _HINTS.setdefault(record, get_type_hints(record))
+
+
 def options_of(record: type[Any]) -> tuple[Declared, ...]:
     """Every option of a record, those of the records inside it in their place."""
     found: dict[str, Declared] = {}
-    hints = get_type_hints(record)
+    hints = _hints(record)
     for each in fields(record):
         if _SPEC in each.metadata:
             found[each.name] = _of_field(each, hints)
@@ -258,7 +266,7 @@ def _capital(text: str) -> str:
 def check(record: Any) -> None:
     """Check every option of a record, and put parsed values in their places. Raises one `UsageError` with all faults."""
     faults: list[Fault] = []
-    hints = get_type_hints(type(record))
+    hints = _hints(type(record))
     for each in fields(record):
         if _SPEC not in each.metadata:
             continue

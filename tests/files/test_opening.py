@@ -78,6 +78,8 @@ def test_a_link_leads_within_its_folder_and_nowhere_else(tmp_path: Path) -> None
         for read in (opening.read_text, opening.check_file):
             with pytest.raises(ForeignFileError, match="leads out of the folder"):
                 read(folder / name, folder)
+    with pytest.raises(ForeignFileError, match="leads out of the folder"):
+        opening.check_inside(folder / "..", folder)
     assert opening.read_text(folder / "out") == "x", "without a folder links lead anywhere"
     (tmp_path / "named").symlink_to(folder)
     assert opening.read_text(tmp_path / "named" / "within", tmp_path / "named") == "x", (
