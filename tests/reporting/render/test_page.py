@@ -32,7 +32,7 @@ class Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
         self.open: list[int] = []
-        self.texts: dict[int, str] = {}
+        self.parts: dict[int, list[str]] = {}
         self.feed(page)
         self.close()
         assert self.open == [], "every element is closed"
@@ -41,7 +41,7 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs), [self.elements[place][0] for place in self.open]))
         if tag not in VOID:
             self.open.append(len(self.elements) - 1)
-            self.texts[self.open[-1]] = ""
+            self.parts[self.open[-1]] = []
 
     def handle_endtag(self, tag: str) -> None:
         assert self.elements[self.open[-1]][0] == tag, f"{tag} closes {self.elements[self.open[-1]][0]}"
@@ -49,11 +49,11 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         for place in self.open:
-            self.texts[place] += data
+            self.parts[place].append(data)
 
     def all(self, tag: str, class_: str | None = None) -> list[tuple[dict[str, str | None], str]]:
         return [
-            (attributes, self.texts.get(place, ""))
+            (attributes, "".join(self.parts.get(place, ())))
             for place, (name, attributes, _) in enumerate(self.elements)
             if name == tag and (class_ is None or class_ in str(attributes.get("class", "")).split())
         ]
