@@ -46,3 +46,13 @@ def test_devices_share_checkpointing_saves_activations_and_a_reference_costs_wei
     assert saved.activations == one.activations // 4
     reference = memory_per_device(start, DpoRecipe(), None, 64, 1, 2)
     assert reference.weights == 2 * one.weights
+
+
+def test_beside_an_adapter_linear_layers_take_two_bytes_where_they_are_stored_and_computed_in_bfloat16(
+    base: Path,
+) -> None:
+    start, lora = start_of(base), Lora(4)
+    wide, narrow = (memory_per_device(start, SftRecipe(), lora, 64, 1, computed).weights for computed in (4, 2))
+    linear = sum(t.elements for name, t in start.tensors.items() if "_proj" in name or "lm_head" in name)
+    assert wide - narrow == 2 * linear
+    assert memory_per_device(start, SftRecipe(), None, 64, 1, 2).weights == 4 * start.parameters

@@ -12,7 +12,8 @@ from support.quick_tuning import QUICK
 from support.tiny_tuning import base_model, log_of, same, sums, weights, write_rows
 
 from tuneport.errors import DataError, TrainingError, UsageError
-from tuneport.tuning.recipes import DpoRecipe, GrpoRecipe, SftRecipe, TuningRun
+from tuneport.tuning.loading import narrow_frozen_weights
+from tuneport.tuning.recipes import DpoRecipe, GrpoRecipe, Lora, SftRecipe, TuningRun
 from tuneport.tuning.run import tune
 
 
@@ -180,3 +181,26 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out(full: Path, tmp_
     done = tune(full, [data], recipe, out=tmp_path / "out")
     assert done.record["outcome"]["examples"]["without_answer"] == 1
     assert "1 example(s) are left out" in done.warnings[0]
+
+
+@pytest.mark.parametrize("tokens", ["new", ("<|end|>",)], ids=["plain", "rows"])
+def test_frozen_weights_in_bfloat16_beside_an_adapter_change_no_bit_of_a_loss(
+    base: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: Any
+) -> None:
+    from tuneport.tuning import trainers
+
+    recipe = SftRecipe(steps=6, learning_rate=3e-2, precision="bfloat16")
+    lora, held = Lora(rank=4, tokens=tokens), []
+
+    def seen(model: Any) -> None:
+        narrow_frozen_weights(model)
+        held.extend(name for name, weight in model.named_parameters() if weight.dtype == torch.bfloat16)
+
+    monkeypatch.setattr(trainers, "narrow_frozen_weights", seen)
+    narrow = tune(base, [sums], recipe, out=tmp_path / "narrow", lora=lora).out
+    monkeypatch.setattr(trainers, "narrow_frozen_weights", lambda model: None)
+    wide = tune(base, [sums], recipe, out=tmp_path / "wide", lora=lora).out
+    assert len(held) == (8 if tokens == "new" else 7), "seven linear layers, and the head unless its rows are trained"
+    assert not any("lora" in name or "embed" in name or "norm" in name for name in held)
+    assert [line["loss"] for line in log_of(narrow)] == [line["loss"] for line in log_of(wide)]
+    assert same(weights(narrow), weights(wide))

@@ -33,7 +33,7 @@ def add_point(
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     if prepared.lora is not None:  # merged into a copy: taking a merge back would not give the same bits
-        model = copy.deepcopy(model).merge_and_unload()
+        model = copy.deepcopy(model).float().merge_and_unload()
         state = model.state_dict()
     else:
         state = trainer.accelerator.get_state_dict(trainer.model)

@@ -12,7 +12,7 @@ from typing import Any
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.tuning.recipes import DistilRecipe, DpoRecipe, GrpoRecipe, Lora, Recipe
 
-_FLOAT32 = 4
+_FLOAT32, _BFLOAT16 = 4, 2
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def memory_per_device(
     )
     # Each device holds its part, and while a layer is computed the whole of that layer.
     gathered = 0 if devices == 1 else parameters // layers * computed_bytes
-    weights = copies * (parameters * _FLOAT32 // devices + gathered)
+    narrow = _narrow_elements(start) if lora is not None and devices == 1 and computed_bytes == _BFLOAT16 else 0
+    weights = copies * (parameters * _FLOAT32 // devices + gathered) - narrow * (_FLOAT32 - _BFLOAT16)
     weights += 0 if lora is None else trained * _FLOAT32 // devices
     kept = _activation_elements(text)
     hidden = _width(text)
@@ -75,6 +76,15 @@ def memory_per_device(
         activations=sequences * length * per_token * computed_bytes,
         # As they are computed, in float32 for the loss, and its gradient.
         logits=sequences * length * _rows(text) * (computed_bytes + recipe.logits * _FLOAT32) if whole_logits else 0,
+    )
+
+
+def _narrow_elements(start: Checkpoint) -> int:
+    """Of the linear layers that an adapter leaves frozen, in bfloat16 (see `narrow_frozen_weights`); a tied head is none."""
+    return sum(
+        tensor.elements
+        for name, tensor in start.tensors.items()
+        if tensor.dtype == "BF16" and len(tensor.shape) == 2 and "embed" not in name and "wte" not in name
     )
 
 
