@@ -120,6 +120,19 @@ def test_an_embedding_that_is_not_trained_gives_new_tokens_the_bases_padded_rows
     tiny.assert_same(tiny.read_weights(tmp_path / "applied"), found)
 
 
+def test_a_target_with_more_tokens_takes_an_adapter_that_trained_no_rows(tmp_path: Path) -> None:
+    words = [f"w{i}" for i in range(24)]
+    base, longer = tiny.llama(1), tiny.llama(2, rows=32)
+    tiny.write_model(tmp_path / "base", base, words=words, shards=len(base))  # beyond a tensor its file ends
+    tiny.write_model(tmp_path / "target", longer, words=[*words, *(f"new{i}" for i in range(8))])
+    tiny.write_lora(tmp_path / "tuned", base, 2)
+    transfer(tmp_path / "base", tmp_path / "tuned", tmp_path / "target", tmp_path / "out")
+    told, found = by_name(tmp_path / "out"), tiny.read_weights(tmp_path / "out")
+    rows = [name for name, tensor in longer.items() if tensor.shape[0] == 32]
+    assert rows and all(told[name]["fate"] == "copied" for name in rows)
+    tiny.assert_same({name: found[name] for name in rows}, {name: longer[name] for name in rows})
+
+
 def test_rows_of_products_follow_their_tokens_to_other_ids(made: Made, tmp_path: Path) -> None:
     adapter = made("embedding and head", torch.float32)
     shutil.copytree(adapter.target, tmp_path / "target")

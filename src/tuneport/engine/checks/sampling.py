@@ -112,6 +112,10 @@ def _candidate(task: OutputTask) -> _Candidate | None:
     if pair.change is not None:
         if not isinstance(recipe, Sum) or task.line.by_token or pair.change.rows is not None:
             return None
+        if (
+            pair.base.shape != task.slot.shape
+        ):  # rows that it leaves as they are, matched by token: none stands at its place
+            return None
         base = Source("base", pair.base)
         return _Candidate(task, None, replace(recipe, terms=(Term(base, base, 1.0),)), has_diff=False)
     terms = [term for term in recipe.terms if term.scale and term.plus is not None and term.minus is not None]
