@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import functools
+import gc
 import importlib.util
 import shutil
 import subprocess
@@ -69,6 +70,15 @@ def memory_is_measured_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(budget, "memory_held", functools.cache(budget.memory_held))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_new_objects_are_searched_for_garbage() -> None:
+    """At its end each trainer searches everything for garbage. In a worker that holds all libraries that took longer than to
+    train a tiny model; what was there before the tests of a file is left out from now on.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
