@@ -211,13 +211,15 @@ def _run(
 
 def _taught(prepared: Prepared, folder: Path, team: Team) -> Prepared:
     """With the lessons of a distillation, whose teacher is asked by the first process, once."""
-    from tuneport.tuning.distillation.teaching import answer_all, lessons_of
+    from tuneport.tuning.distillation.teaching import answer_all, lessons_of, wait_for_answers
 
     if prepared.teaching is None:
         return prepared
     told: list[str] = []
     if team.leads:
         told = answer_all(prepared.teaching, prepared.start, prepared.tokenizer, folder, prepared.length)
+    else:
+        wait_for_answers(prepared.teaching, folder)
     team.wait()
     assert prepared.chat.end_id is not None, "a run without an end token is refused"
     lessons = lessons_of(prepared.teaching, folder, prepared.tokenizer, prepared.chat.end_id, prepared.length)

@@ -134,3 +134,16 @@ def test_messages_are_asked_through_each_models_own_template(base: Path, tmp_pat
     assert done.record["plan"]["data"][0]["form"] == "asked-messages"
     assert any("`answer`" in warning for warning in done.warnings)
     assert not same(weights(student), weights(done.out))
+
+
+def test_a_student_that_cuts_answers_otherwise_learns_the_other_tokens_as_text(prompts: Path, tmp_path: Path) -> None:
+    talking, student = base_model(tmp_path / "talking", seed=5), base_model(tmp_path / "student")
+    file = student / "tokenizer.json"
+    document = json.loads(file.read_text())
+    document["model"]["merges"] = document["model"]["merges"][:30]
+    file.write_text(json.dumps(document))
+    done = tune(student, [prompts], recipe_for(talking, steps=8), out=tmp_path / "out")
+    learned, log = done.record["outcome"]["distillation"], log_of(done.out)
+    assert 0 < learned["unpaired"] < learned["tokens"]
+    assert any("are other tokens in the model's tokenizer" in warning for warning in done.warnings)
+    assert log[-1]["loss"] < log[0]["loss"]

@@ -31,7 +31,8 @@ from tuneport.tuning.distillation.recording import (
     write_lot,
 )
 
-# Of a vocabulary up to this size all tokens are kept. Of larger ones the 64 likeliest: those of SmolLM2 hold 0.99 or more.
+# Of a vocabulary up to this size all tokens are kept. Of larger ones the 64 likeliest: of SmolLM2 they held 94 % of the
+# probability and 92 % of a KL to a near model, and the gradient pointed the same way (cosine 0.9999; 16: 0.998, 177 tokens).
 SMALL_VOCABULARY = 1024
 
 

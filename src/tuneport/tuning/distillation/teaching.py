@@ -7,6 +7,7 @@ the student is loaded and trained. What they said is kept on disk between.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from tuneport.tuning.distillation.record_answers import record_answers, record_t
 from tuneport.tuning.recipes import DistilRecipe
 
 ANSWERS, TEXTS = "answers", "texts"  # folders in that of the run
+_SECONDS = 0.5  # between two looks
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,14 @@ def answer_all(teaching: Teaching, start: Checkpoint, tokenizer: Any, folder: Pa
         del model
         free_memory()
     return list(dict.fromkeys(told))
+
+
+def wait_for_answers(teaching: Teaching, folder: Path) -> None:
+    """Wait until another process has done `answer_all`; a barrier would give up after ten minutes (NCCL's limit)."""
+    wanted = [] if teaching.recorded is not None else [folder / ANSWERS]
+    wanted += [folder / TEXTS] if teaching.texts else []
+    while not all(map(recording.is_recording, wanted)):
+        time.sleep(_SECONDS)
 
 
 def lessons_of(teaching: Teaching, folder: Path, tokenizer: Any, end_id: int, length: int) -> Lessons:
