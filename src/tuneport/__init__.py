@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from tuneport.adaptation.run import adapt as adapt
     from tuneport.comparison.distances import distances as distances
     from tuneport.diagnosis.loss_path import path as path
     from tuneport.diagnosis.pair_comparison import compare as compare
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from tuneport.verification import verify as verify
 
 __all__ = [
+    "adapt",
     "apply",
     "compare",
     "diff",
@@ -52,6 +54,7 @@ __all__ = [
 
 # Where each public function lives.
 _HOMES = {
+    "adapt": "tuneport.adaptation.run",
     "apply": "tuneport.diffvector.run",
     "compare": "tuneport.diagnosis.pair_comparison",
     "diff": "tuneport.diffvector.run",

@@ -5,6 +5,7 @@ COMMANDS = {
     "diff": "compute the diff vector tuned − base and save it in a folder",
     "apply": "add saved diff vectors to a target, one after another",
     "compare": "check from weights and prompts whether a transfer will work, before you run it",
+    "adapt": "improve on plain addition without labels: try scale, distil, tune; keep what is proved better",
     "inspect": "show what a folder or Hub id is: checkpoint, diff vector, output, study",
     "verify": "check an output against its manifest or its parents",
     "tune": "fine-tune a model with TRL",

@@ -47,9 +47,11 @@ def otherwise(names: Iterable[str]) -> list[str]:
 
 
 def is_held(place: Any, start: int, wanted: Any) -> bool:
-    """Whether the place holds these float32 numbers from its element ``start`` on, bit by bit."""
+    """Whether the place holds these float32 numbers from its element ``start`` on, bit by bit; a shorter dtype that can hold
+    them will do.
+    """
     import torch
 
     numbers = torch.from_numpy(wanted)
-    held = place[start : start + numbers.numel()].cpu()
-    return held.dtype == torch.float32 and torch.equal(held.view(torch.int32), numbers.view(torch.int32))
+    held = place[start : start + numbers.numel()].cpu().float()
+    return torch.equal(held.view(torch.int32), numbers.view(torch.int32))

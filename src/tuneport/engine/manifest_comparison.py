@@ -26,6 +26,7 @@ OF_THAT_RUN = (
     "plan.inputs.*.files.*.ctime_ns",
     "plan.version",  # the software's, as in environment
     "card",  # what the parents' cards said then, and as what it was published
+    "adapted",  # what `adapt` says of the rungs that it tried
     "plan.choices",  # each as far as it has an effect: the seed has none where nothing is drawn
 )
 # What `apply` says and three models alone cannot: it names the diff vector, and was measured with it.

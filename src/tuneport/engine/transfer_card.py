@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from tuneport.output.adapted_card import adapted
 from tuneport.output.model_card import (
     HERE,
     cell,
@@ -36,6 +37,7 @@ def render_card(manifest: Mapping[str, Any]) -> bytes:
         name = facts.get("repository") or HERE
         lines += [f'model = AutoModelForCausalLM.from_pretrained("{name}")']
         lines += [f'tokenizer = AutoTokenizer.from_pretrained("{name}")', "```"]
+    lines += adapted(manifest.get("adapted"))
     lines += own_section()
     lines += scored(facts)
     lines += [

@@ -32,7 +32,7 @@ MANIFESTS: dict[str, tuple[tuple[str, ...], str]] = {
     TUNING: (("plan", "format"), "tuneport.tune/"),
 }
 _SHARDS = re.compile(r"(model|diff)(-\d{5}-of-\d{5})?\.safetensors")
-TUNING_FILES = ("tune.json", "log.jsonl", "curve.jsonl", "tune-hashes.txt", "adapter_config.json")
+TUNING_FILES = ("tune.json", "adapt.json", "log.jsonl", "curve.jsonl", "tune-hashes.txt", "adapter_config.json")
 _WEIGHTS = re.compile(r"(adapter_model|model|diff)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 _OF_A_RUN = (REPLACES, "tuneport.json", "journal.jsonl", "README.md")
 # What it has for each tensor: long lists and objects, and an object whose values are nearly all alike.

@@ -73,7 +73,8 @@ def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
         plan, steps = record["plan"], record["outcome"]["steps"]
         message = f"tuneport tune: {plan['recipe']['recipe']} of {plan['model']['name']}, {steps} steps"
         revision = plan["model"].get("revision")
-        written = (record.get("files") or {}).get(CARD)
+        listed = dict(record.get("files") or {})
+        written = listed.get(CARD)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError(f"{folder / 'tune.json'} is damaged ({error!r}); run `tune` again, or restore it.") from None
     names = _files(folder)
@@ -88,7 +89,7 @@ def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
     strays = [
         name
         for name in names
-        if not (weights_or_sidecar(name) or name == CARD or name.upper().startswith(LICENCE_PREFIXES))
+        if not (name in listed or weights_or_sidecar(name) or name == CARD or name.upper().startswith(LICENCE_PREFIXES))
         and not name.startswith("tensorboard/")
     ]
     if strays:

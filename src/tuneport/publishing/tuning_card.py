@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from tuneport.output.adapted_card import adapted
 from tuneport.output.model_card import (
     HERE,
     document,
@@ -61,6 +62,7 @@ def render_card(record: Mapping[str, Any]) -> bytes:
         )
     lines += _taught(plan, outcome.get("distillation"))
     lines += warned(outcome["warnings"])
+    lines += adapted(record.get("adapted"))
     lines += ["", "## Load it", "", "```python", *_loading(plan, here), "```", *own_section(), *scored(facts), ""]
     lines += ["## Transfer it to another version of the model", "", "```sh", _transfer(start, here), "```", ""]
     lines += ["## Data", "", *_data(plan), "", "## Choices", "", *_choices(plan), *licensed(facts), ""]

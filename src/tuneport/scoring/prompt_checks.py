@@ -16,8 +16,9 @@ from tuneport.examples.prompt_boundary import going_on
 from tuneport.examples.rendering import refusals_in_words, render
 from tuneport.scoring import score_spoilers
 from tuneport.scoring.adapter_settings import check_adapter
+from tuneport.scoring.answer_shapes import AnswerShape, shape_of
 from tuneport.scoring.measured_tokens import Pair
-from tuneport.scoring.model_class import model_class
+from tuneport.scoring.model_class import ids_that_end, model_class
 from tuneport.scoring.score_spoilers import Prompt
 
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # as tasks name an answer's length
@@ -33,6 +34,7 @@ def checking(kind: type[Any]) -> type[Any]:
         name = ""
         tell: Callable[[list[str]], None]
         _model: Any
+        shapes: list[AnswerShape] | None = None  # a list is filled with those of the answers, in whatever order
         shortens = False  # whether answers may be shorter than a task says: where nobody gave their length
         add_bos_token: bool | None = None  # the harness's: False has it write nothing before or behind a text
 
@@ -144,6 +146,17 @@ def checking(kind: type[Any]) -> type[Any]:
                 for place, answer in zip(places, super().generate_until(lot, *arguments, **named), strict=True):
                     answers[place] = answer
             return answers
+
+        def _model_generate(self, context: Any, *arguments: Any, **named: Any) -> Any:
+            found = super()._model_generate(context, *arguments, **named)
+            if self.shapes is not None:
+                begin = context.shape[1] if self.backend == "causal" else 1
+                ends = {
+                    self.tokenizer.eos_token_id,
+                    *ids_that_end(self._model.generation_config.eos_token_id, self.name),
+                }
+                self.shapes += [shape_of(tokens, ends) for tokens in found[:, begin:].tolist()]
+            return found
 
         def _by_beginning(self, requests: Sequence[Any]) -> list[list[int]]:
             # The harness judges by the first prompt of a batch whether all of them hold the beginning token.

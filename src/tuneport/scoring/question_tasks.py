@@ -24,23 +24,26 @@ from tuneport.scoring.score_spoilers import join_warnings, same_warnings
 METRICS = {"match": "exact_match", "choice": "acc", "loss": "loss"}
 
 
-def ask_own(task: OwnTask, model: Any, asking: Asking, *, as_said: bool = False) -> TaskResult:
+def ask_own(
+    task: OwnTask, model: Any, asking: Asking, *, as_said: bool = False, usual: int = USUAL_ANSWER
+) -> TaskResult:
     """Ask `model` every example of `task`, through the harness. Messages need a chat template (see `look_over`).
 
-    What was generated is kept without blanks around it, unless ``as_said``. Raises `DataError` for answers that cannot be measured: those without a token, and those that no context holds.
+    What was generated is kept without blanks around it, unless ``as_said``. ``usual`` is how many tokens an answer may have
+    where ``asking`` says nothing and the context allows it. Raises `DataError` for answers that cannot be measured: those without a token, and those that no context holds.
     """
     examples = task.examples[: asking.limit]
     found: dict[str, Outcome] = {}
     for way in ("prompt", "messages", "text"):
         lot = [example for example in examples if example.way == way]
         if lot:
-            found |= {outcome.id: outcome for outcome in _outcomes(task, lot, way, model, asking, as_said)}
+            found |= {outcome.id: outcome for outcome in _outcomes(task, lot, way, model, asking, as_said, usual)}
     outcomes = tuple(found[example.id] for example in examples)
     return TaskResult(task.name, METRICS[task.kind], task.kind != "loss", outcomes)
 
 
 def _outcomes(
-    task: OwnTask, examples: Sequence[Example], way: Way, model: Any, asking: Asking, as_said: bool
+    task: OwnTask, examples: Sequence[Example], way: Way, model: Any, asking: Asking, as_said: bool, usual: int
 ) -> list[Outcome]:
     """Of examples that are all asked in one way."""
     prompts = prompts_of(model.tokenizer, examples)
@@ -54,7 +57,7 @@ def _outcomes(
         if task.kind == "match":
             lengths = [len(model.tok_encode(prompt)) for prompt in prompts]
             _need_tokens(task, zip(examples, lengths, strict=True), model, "prompt")
-            config = _generation(examples, prompts, asking.match, _longest(asking, task.name, lengths, model))
+            config = _generation(examples, prompts, asking.match, _longest(asking, task.name, lengths, model, usual))
         elif way == "text":
             counts = [len(model.plain_ids(example.answer)) for example in examples]
             _need_tokens(task, zip(examples, counts, strict=True), model, "text")
@@ -81,14 +84,17 @@ def judge(match: str | None) -> Callable[[str, str], bool]:
     """Whether what a model said is the answer: to the letter, blanks around it aside, or by a regex's group."""
 
     def right(said: str, answer: str) -> bool:
-        if match is not None:
-            found = re.search(match, said)
-            if found is None:
-                return False
-            said = found.group(1 if found.re.groups else 0) or ""
-        return said.strip() == answer.strip()
+        return extracted(said, match) == answer.strip()
 
     return right
+
+
+def extracted(said: str, match: str | None) -> str | None:
+    """The answer in what a model said, without blanks around it: all of it, or a regex's group; None if it finds nothing."""
+    if match is None:
+        return said.strip()
+    found = re.search(match, said)
+    return None if found is None else (found.group(1 if found.re.groups else 0) or "").strip()
 
 
 def _paired(task: OwnTask, examples: Sequence[Example], prompts: Sequence[str], way: Way, model: Any) -> list[Paired]:
@@ -158,12 +164,12 @@ def _config(
     }
 
 
-def _longest(asking: Asking, task: str, lengths: Sequence[int], model: Any) -> int:
+def _longest(asking: Asking, task: str, lengths: Sequence[int], model: Any, usual: int) -> int:
     """Most tokens of an answer: what was asked for, else the usual number, or the room beside the longest prompt."""
     if asking.max_new_tokens is not None:
         return asking.max_new_tokens
-    longest: int = model.room_for_answers(lengths, USUAL_ANSWER)
-    if longest < USUAL_ANSWER:
+    longest: int = model.room_for_answers(lengths, usual)
+    if longest < usual:
         model.tell([score_spoilers.short_answers(model.name, task, longest, model.max_length)])
     return longest
 

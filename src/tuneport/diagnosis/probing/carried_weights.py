@@ -25,13 +25,14 @@ from tuneport.pairing.vocabulary_matrices import rows_of
 from tuneport.progress import BYTES, Progress
 
 
-def carry(model: Any, label: str, plan: Plan, readers: Readers, workers: int | None) -> None:
+def carry(model: Any, label: str, plan: Plan, readers: Readers, workers: int | None, *, fresh: bool = True) -> None:
     """Overwrite a model of transformers, in float32 and just loaded from the plan's target, by the plan's output.
 
-    Matrices grow where the plan's vocabulary does. Raises `CheckpointError` where the model's weights are not the target's tensors
+    Without ``fresh`` the model holds the output of another such plan, of the same inputs at another scale. Matrices grow where the plan's vocabulary does. Raises `CheckpointError` where the model's weights are not the target's tensors
     one by one.
     """
-    _check(model, label, plan, readers)
+    if fresh:
+        _check(model, label, plan, readers)
     rows = {rows_of(task.slot) for task in plan.tasks if _is_grown(task)}
     if rows:
         model.resize_token_embeddings(max(rows), mean_resizing=False)

@@ -1,0 +1,156 @@
+"""What every rung is given: the models, the parts, the best so far, and how models are loaded and asked."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tuneport.adaptation.adapt_options import AdaptOptions
+from tuneport.adaptation.parts import Parts
+from tuneport.adaptation.rung_measures import Asked, Measured, measure
+from tuneport.examples.questions import Example
+from tuneport.files.json_text import read_json
+from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes
+from tuneport.files.writing import write_lines, write_whole
+from tuneport.options import Place
+from tuneport.progress import Progress
+from tuneport.scoring.harness import in_words
+from tuneport.scoring.measured_tokens import answers_of
+from tuneport.scoring.models import Loading, Seat, find_models, load, look_over, tokenizer_of
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a rung made: its measures, where its checkpoint is (``keep`` writes it where that is still to be done)."""
+
+    measured: Measured
+    place: Path
+    keep: Callable[[], None]
+    steps: int = 0
+    examples: int = 0
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The best so far."""
+
+    rung: str
+    place: Path
+    measured: Measured
+
+
+@dataclass
+class Climb:
+    """One run of the ladder. ``source`` is the folder or Hub id of the tuned model as a whole checkpoint."""
+
+    given: AdaptOptions
+    folder: Path
+    parts: Parts
+    loading: Loading
+    asked: Asked
+    source: Place
+    fit_answers: tuple[str, ...]
+    progress: Progress
+    warnings: list[str]
+    best: Standing | None = None
+    added: Standing | None = None
+
+    @property
+    def standing(self) -> Standing:
+        """The best so far; `add` comes first."""
+        assert self.best is not None, "add is the first rung"
+        return self.best
+
+    def measured(self, name: str, place: Place, *, template_of: Place | None = None) -> Measured:
+        """A checkpoint's measures, from an earlier run or from the model; its chat template may be another's."""
+        return kept(
+            self.folder / f"{name}.measured.json",
+            lambda: self._measure(place, template_of),
+            Measured.to_json,
+            Measured.from_json,
+        )
+
+    def _measure(self, place: Place, template_of: Place | None) -> Measured:
+        with loaded(place, self.loading, self.asked, self.warnings, template_of) as model:
+            return self.measure(model)
+
+    def measure(self, model: Any) -> Measured:
+        """A loaded model's measures."""
+        with in_words(f"{model.name} could not be asked"):
+            return measure(model, self.asked)
+
+    def fit_file(self, *, answered: bool) -> Path:
+        """The prompts to fit on as a file that `tune` reads, with their answers where it needs them."""
+        place = self.folder / f"fit{'-answered' if answered else ''}.jsonl"
+        write_rows(place, self.parts.fit.examples, answered=answered)
+        return place
+
+    def near_file(self) -> Path | None:
+        """The user's texts on which a rung that trains stays near the target; None without them."""
+        if not self.parts.near:
+            return None
+        place = self.folder / "near.jsonl"
+        write_lines(place, ({"text": example.answer} for example in self.parts.near))
+        return place
+
+
+def write_rows(place: Path, examples: Iterable[Example], *, answered: bool) -> None:
+    """Examples as `tune` reads them."""
+    write_lines(place, (_row(example, answered) for example in examples))
+
+
+def _row(example: Example, answered: bool) -> dict[str, Any]:
+    if example.messages is not None:
+        messages = [dict(message) for message in example.messages]
+        return {"messages": [*messages, {"role": "assistant", "content": example.answer}] if answered else messages}
+    if not answered:
+        return {"prompt": example.prompt}
+    prompt = example.prompt or ""
+    return {"prompt": prompt, "completion": answers_of(example, prompt)[0]}
+
+
+@contextmanager
+def loaded(
+    place: Place, loading: Loading, asked: Asked, warnings: list[str], template_of: Place | None = None
+) -> Iterator[Any]:
+    """The harness's model of a checkpoint while the block runs; its memory is given back after it."""
+    (seat,) = find_models([os.fspath(place)])
+    if template_of is None:
+        warnings += look_over(seat, loading, asked.everything).warnings
+    model = load(seat, loading, warnings.extend)
+    if not model.tokenizer.chat_template and template_of is not None:
+        model.tokenizer.chat_template = tokenizer_of(Seat("", os.fspath(template_of))).chat_template
+    try:
+        yield model
+    finally:
+        del model
+        free()
+
+
+def free() -> None:
+    """Give back what a model held, before the next one is loaded."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def kept(
+    file: Path, make: Callable[[], Value], to_json: Callable[[Value], Any], from_json: Callable[[Any], Value]
+) -> Value:
+    """What an earlier run left in ``file``; else it is made, and left there whole."""
+    if file.is_file():
+        return from_json(read_json(read_bytes(file, file.parent, MOST_RECORD_BYTES)))
+    made = make()
+    write_whole(file, json.dumps(to_json(made)))
+    return made

@@ -1,0 +1,134 @@
+"""Climb the ladder: one rung after the other, each kept only if the gate lets it through.
+
+Everything that was done is in the folder of the run: a run that was killed goes on, and does nothing twice.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tuneport.adaptation.climb import Attempt, Climb, Standing
+from tuneport.adaptation.gate import Decision, decide
+from tuneport.adaptation.rung_measures import Measured, retention, right
+from tuneport.adaptation.rungs import add_rung, distil_rung, scale_rung, tune_rung
+from tuneport.errors import recorded
+from tuneport.files.json_text import read_json
+from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes
+from tuneport.files.writing import write_whole
+from tuneport.statistics import Estimate, accuracy, difference
+
+ATTEMPTS: Mapping[str, Callable[[Climb], Attempt | str]] = {
+    "add": add_rung.attempt,
+    "scale": scale_rung.attempt,
+    "distil": distil_rung.attempt,
+    "tune": tune_rung.attempt,
+}
+
+
+def climb_all(climb: Climb, target: Measured) -> list[dict[str, Any]]:
+    """Try every rung that was asked for. Returns their records, in order; the best is where the climb stands."""
+    found = []
+    for name in ATTEMPTS:
+        if name not in climb.given.wanted:
+            found.append(_skipped(name, "It was not asked for."))
+            continue
+        if name != "add" and climb.parts.few is not None:
+            found.append(_skipped(name, climb.parts.few))
+            continue
+        climb.progress.note = name
+        found.append(_rung(name, climb, target))
+        climb.progress.add()
+    return found
+
+
+def _rung(name: str, climb: Climb, target: Measured) -> dict[str, Any]:
+    """One rung: taken up where an earlier run has done it, else tried and judged."""
+    file = climb.folder / f"{name}.rung.json"
+    if file.is_file():
+        climb.progress.taken_up(1)
+        told = read_json(read_bytes(file, climb.folder, MOST_RECORD_BYTES))
+        if told["measured"] is not None:
+            _stand(name, climb, Measured.from_json(told["measured"]), told["record"]["status"])
+        return dict(told["record"])
+    begun, before = time.monotonic(), len(climb.warnings)
+    attempt = ATTEMPTS[name](climb)
+    if isinstance(attempt, str):
+        record, measured = {**_skipped(name, attempt), "status": "not better"}, None
+    else:
+        decision = _decided(name, climb, attempt, target)
+        if decision.status == "kept":
+            attempt.keep()
+        measured = attempt.measured
+        record = _record(name, climb, attempt, decision, target)
+    record["seconds"] = round(time.monotonic() - begun, 1)
+    record["warnings"] = recorded(dict.fromkeys(climb.warnings[before:]))
+    told = {"record": record, "measured": None if measured is None else measured.to_json()}
+    write_whole(file, json.dumps(told))
+    if measured is not None:
+        _stand(name, climb, measured, record["status"])
+    return record
+
+
+def _decided(name: str, climb: Climb, attempt: Attempt, target: Measured) -> Decision:
+    if name == "add":
+        return Decision("kept", "Plain addition; all other rungs are compared with it.")
+    assert climb.added is not None, "add is the first rung"
+    return decide(
+        attempt.measured.select,
+        climb.standing.measured.select,
+        retention(attempt.measured, target),
+        retention(climb.added.measured, target),
+        keep_harmed=climb.given.keep_harmed,
+    )
+
+
+def _stand(name: str, climb: Climb, measured: Measured, status: str) -> None:
+    if status == "kept":
+        climb.best = Standing(name, climb.folder / name, measured)
+        climb.added = climb.added or climb.best
+
+
+def _skipped(name: str, why: str) -> dict[str, Any]:
+    nothing = dict.fromkeys(("select", "test", "retention"))
+    return {
+        "name": name,
+        "status": "skipped",
+        **nothing,
+        "seconds": 0.0,
+        "examples": 0,
+        "steps": 0,
+        "why": recorded([why])[0],
+        "warnings": [],
+    }
+
+
+def _record(name: str, climb: Climb, attempt: Attempt, decision: Decision, target: Measured) -> dict[str, Any]:
+    select = {**figure(attempt.measured.select), "difference": _estimate(decision.difference)}
+    test = figure(attempt.measured.test)
+    if climb.added is not None:
+        change = difference(right(attempt.measured.test), right(climb.added.measured.test))
+        test["difference"] = _estimate(change)
+    return {
+        "name": name,
+        "status": decision.status,
+        "select": select,
+        "test": test,
+        "retention": retention(attempt.measured, target).record(),
+        "seconds": 0.0,
+        "examples": attempt.examples,
+        "steps": attempt.steps,
+        "why": recorded([decision.why])[0],
+        **attempt.more,
+    }
+
+
+def figure(result: Any) -> dict[str, Any]:
+    """The share of prompts answered as wanted, with its interval."""
+    return {**(_estimate(accuracy(right(result))) or {}), "n": len(result.outcomes), "difference": None}
+
+
+def _estimate(found: Estimate | None) -> dict[str, Any] | None:
+    return None if found is None else {"value": found.value, "interval": list(found.interval)}

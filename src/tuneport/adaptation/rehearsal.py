@@ -1,0 +1,90 @@
+"""What `adapt` would do: which rungs, on which prompts, and about how much disk, memory and time they take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tuneport.adaptation.adapt_options import AdaptOptions
+from tuneport.adaptation.climb import write_rows
+from tuneport.adaptation.parts import Parts
+from tuneport.adaptation.rungs import distil_rung, tune_rung
+from tuneport.adaptation.rungs.trained import common
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.errors import spoken
+from tuneport.shown import Found
+from tuneport.tuning.run import rehearse
+
+
+class PlannedAdaptation(Found):
+    """What `adapt` would do, by key as its JSON is."""
+
+    def heading(self) -> str:
+        """One line."""
+        return f"plan of adapt: {', '.join(self['rungs'])}"
+
+    def in_words(self) -> str:
+        """All of it, for a person."""
+        parts = self["parts"]
+        lines = [
+            f"rungs            {', '.join(self['rungs'])}",
+            f"prompts          {parts['fit']:,} to fit on, {parts['select']:,} to select, {parts['test']:,} to report",
+            f"measure          {self['measure']['select']} (select), {self['measure']['test']} (test)",
+            f"disk (about)     {_size(self['disk'])} while it runs, {_size(self['size'])} in the end",
+        ]
+        if self["few"]:
+            lines.append(f"only add         {self['few']}")
+        for name, told in self["training"].items():
+            device = next(iter(told["memory_per_device"].values()))
+            lines.append(
+                f"{name:<16} {told['steps']:,} steps on {told['examples']['examples']:,} examples; memory (about) "
+                f"{_size(device['total'])}, time (about) {_minutes(told['seconds']['training'])} on one {told['device']}"
+            )
+        return "\n".join(lines + [f"warning: {each}" for each in self["warnings"]])
+
+
+def planned(
+    given: AdaptOptions, parts: Parts, models: tuple[Checkpoint, ...], measure: Mapping[str, str]
+) -> PlannedAdaptation:
+    """The plan. Nothing is written but a temporary file of prompts."""
+    source, target = models[1], models[-1]
+    rungs = [name for name in given.wanted if name == "add" or parts.few is None]
+    training: dict[str, Any] = {}
+    with TemporaryDirectory(prefix="tuneport-") as place:
+        for name in ("distil", "tune"):
+            if name in rungs:
+                training[name] = dict(_training(name, given, parts, Path(place)))
+    size = sum(tensor.nbytes for tensor in target.tensors.values())
+    # Each rung's own checkpoint, the source's where it is an adapter, and of a training weights and two moments in float32.
+    copies = size * (len(rungs) + (source.adapter is not None))
+    states = 0 if given.fitting.lora is not None or not training else 3 * 4 * target.parameters
+    return PlannedAdaptation(
+        {
+            "rungs": rungs,
+            "parts": {name: len(getattr(parts, name).examples) for name in ("fit", "select", "test")},
+            "measure": dict(measure),
+            "few": None if parts.few is None else spoken([parts.few])[0],
+            "training": training,
+            "size": size,
+            "disk": copies + states,
+            "warnings": list(spoken(parts.notes)),
+        }
+    )
+
+
+def _training(name: str, given: AdaptOptions, parts: Parts, place: Path) -> Mapping[str, Any]:
+    """The forecast of a rung that trains, with the target in place of the best so far, which has its shape."""
+    file = place / f"{name}.jsonl"
+    write_rows(file, parts.fit.examples, answered=name == "tune")
+    chosen = tune_rung.choices(given, file) if name == "tune" else distil_rung.choices(given, file, given.tuned)
+    return rehearse(given.onto, out=place / "out", **common(given, len(parts.fit.examples)), **chosen)
+
+
+def _size(nbytes: float) -> str:
+    return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

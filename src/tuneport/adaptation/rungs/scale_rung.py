@@ -1,0 +1,94 @@
+"""One α for all of Δ: target + α·Δ. Nothing is written until α is chosen: the target's weights are moved in memory.
+
+α is where most of the prompts that are fitted on are answered as the tuned source answers them (among equals: where its
+answers have the lowest loss). The gate then asks prompts that had no part in the choice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from tuneport.adaptation.climb import Attempt, Climb, free
+from tuneport.adaptation.rung_measures import Measured, judged_by, share
+from tuneport.adaptation.rungs.add_rung import transfer_to
+from tuneport.checkpoint.open_model import fetched, open_checkpoint
+from tuneport.checkpoint.reading import readers_by_role
+from tuneport.diagnosis.probing.answer_losses import AnswerLosses
+from tuneport.diagnosis.probing.carried_weights import carry
+from tuneport.diagnosis.probing.prompt_probe import small_files
+from tuneport.engine.plan import Plan, plan_transfer
+from tuneport.examples.questions import Example
+from tuneport.scoring.models import Seat, find_models, load
+from tuneport.scoring.prompts import prompts_of
+
+SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+PROMPTS = 128  # at each α; a wrong choice costs nothing but time, for the gate decides
+
+
+def attempt(climb: Climb) -> Attempt | str:
+    """Choose α, and measure it; a sentence where 1 is the best."""
+    base, tuned, target = (
+        open_checkpoint(spec, role)
+        for spec, role in ((climb.given.base, "base"), (climb.given.tuned, "tuned"), (climb.given.onto, "target"))
+    )
+
+    def planned(scale: float) -> Plan:
+        found = plan_transfer(base, tuned, target, replace(climb.given.choices, scale=scale))
+        return replace(found, inputs=tuple(fetched(checkpoint) for checkpoint in found.inputs))
+
+    with small_files(planned(1.0)) as folder:
+        (seat,) = find_models([os.fspath(climb.given.onto)])
+        model = load(seat, climb.loading, climb.warnings.extend)
+        moved = Seat(f"{seat.name} + α·Δ", folder)
+        few = replace(climb.parts.fit, examples=climb.parts.fit.examples[: len(climb.fit_answers)])
+        judged, _ = judged_by(few, climb.fit_answers, climb.asked.asking.match)
+        agreed: dict[float, float] = {}
+        losses: dict[float, float] = {}
+        for number, scale in enumerate(SCALES):
+            climb.progress.note = f"scale: α = {scale:g}"
+            model = _moved(climb, model, planned(scale), moved, fresh=number == 0)
+            losses[scale] = _loss(model, few.examples, climb.fit_answers)
+            agreed[scale] = share(climb.asked.ask(judged, model)).value if judged.examples else 0.0
+        best = min(SCALES, key=lambda scale: (-agreed[scale], losses[scale], scale != 1.0))
+        measured: Measured | None = None
+        if best != 1.0:
+            model = _moved(climb, model, planned(best), moved, fresh=False)
+            measured = climb.measure(model)
+    del model
+    free()
+    tried = {f"{scale:g}": {"agreement": agreed[scale], "loss": losses[scale]} for scale in SCALES}
+    if measured is None:
+        return "α = 1, plain addition, agrees best with the tuned source on the prompts that are fitted on."
+    return Attempt(
+        measured,
+        climb.folder / "scale",
+        keep=lambda: transfer_to(climb, scale=best, name="scale"),
+        examples=len(climb.fit_answers),
+        more={"scale": best, "tried": tried},
+    )
+
+
+def _moved(climb: Climb, model: Any, plan: Plan, seat: Seat, *, fresh: bool) -> Any:
+    """The model at another α; ``fresh``: its weights are the target's."""
+    with readers_by_role(plan.inputs) as readers:
+        carry(model.model, seat.name, plan, readers, climb.given.running.workers, fresh=fresh)
+        for reader in readers.values():
+            reader.check_unchanged()
+    return load(seat, climb.loading, climb.warnings.extend, weights=model.model)
+
+
+def _loss(model: Any, examples: Sequence[Example], answers: Sequence[str]) -> float:
+    """Nats per token of the source's answers."""
+    losses, nats, tokens = AnswerLosses(model), 0.0, 0
+    for example, answer in zip(examples, answers, strict=True):
+        if not answer.strip():
+            continue
+        prompt = prompts_of(model.tokenizer, [example])[0]
+        pair = losses.pair(prompt, answer, rendered=example.messages is not None)
+        if pair.answer and len(pair.prompt) + len(pair.answer) <= model.max_length:
+            nats += losses.loss(pair, losses.logs(pair))
+            tokens += len(pair.answer)
+    return nats / max(tokens, 1)
