@@ -65,8 +65,9 @@ def _needed(after: Sequence[bool], before: Sequence[bool]) -> str:
     change = (gained - lost) / n
     if change <= 0:
         return ""
-    needed = math.ceil(_DECIDING**2 * ((gained + lost) / n - change**2) / change**2)
-    return f" About {max(needed, n + 1):,} prompts in {named('select')} would decide a difference of this size."
+    needed = max(n + 1, math.ceil(_DECIDING**2 * ((gained + lost) / n - change**2) / change**2))
+    ten = 10 ** max(0, len(str(needed)) - 2)
+    return f" About {math.ceil(needed / ten) * ten:,} prompts in {named('select')} would decide a difference of this size."
 
 
 def _points(share: float) -> str:
