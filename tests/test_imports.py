@@ -162,6 +162,7 @@ ORDER = (
     "scoring",
     "tuning",
     "diagnosis",
+    "adaptation",
     "families",
     "studies",
     "reporting",
@@ -253,7 +254,13 @@ def test_no_class_name_means_two_things() -> None:
 
 # What may use the models extra, inside its functions. The families may anywhere.
 _OF_DIAGNOSIS = ("diagnosis/line.py", "diagnosis/placed_tensors.py", "diagnosis/probing/")
-MODELS_EXTRA = ("scoring/", "tuning/", "examples/", *_OF_DIAGNOSIS)  # `studies` imports no torch
+MODELS_EXTRA = (
+    "scoring/",
+    "tuning/",
+    "examples/",
+    *_OF_DIAGNOSIS,
+    "adaptation/retained_texts.py",
+)  # `studies` imports no torch
 
 
 def test_only_what_needs_models_imports_torch_and_only_where_it_is_needed() -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from tuneport.adaptation.adapt_record import Adaptation as Adaptation
 from tuneport.comparison.distances import Distances as Distances
 from tuneport.diagnosis.loss_path import LossPath as LossPath
 from tuneport.diagnosis.pair_comparison import PairComparison as PairComparison
@@ -25,8 +26,56 @@ from tuneport.tuning.recipes import Recipe as Recipe
 DataFrame: TypeAlias = Any  # of pandas
 Dataset: TypeAlias = Any  # of datasets
 __version__: str
-__all__ = ["apply", "compare", "diff", "distances", "evaluate", "inspect", "path", "plan", "publish", "report", "study", "transfer", "tune", "verify"]
+__all__ = ["adapt", "apply", "compare", "diff", "distances", "evaluate", "inspect", "path", "plan", "publish", "report", "study", "transfer", "tune", "verify"]
 
+def adapt(
+    base: str | PathLike[str],
+    tuned: str | PathLike[str],
+    onto: str | PathLike[str],
+    out: str | PathLike[str],
+    prompts: str | PathLike[str] | DataFrame | Dataset | Sequence[str | PathLike[str] | DataFrame | Dataset] = ...,
+    examples: str | PathLike[str] | DataFrame | Dataset | Sequence[str | PathLike[str] | DataFrame | Dataset] = ...,
+    select: str | PathLike[str] | DataFrame | Dataset | Sequence[str | PathLike[str] | DataFrame | Dataset] = ...,
+    test: str | PathLike[str] | DataFrame | Dataset | Sequence[str | PathLike[str] | DataFrame | Dataset] = ...,
+    retain: str | PathLike[str] | DataFrame | Dataset | Sequence[str | PathLike[str] | DataFrame | Dataset] = ...,
+    *,
+    columns: Mapping[str, str] | None = ...,
+    up_to: Literal['add', 'scale', 'distil', 'tune'] | None = ...,
+    rungs: str | Sequence[str] = ...,
+    steps: int = ...,
+    learning_rate: float = ...,
+    batch_size: int = ...,
+    tune_epochs: float = ...,
+    tune_learning_rate: float = ...,
+    max_length: int | None = ...,
+    gradient_checkpointing: bool = ...,
+    lora: str | Lora | None = ...,
+    match: str | None = ...,
+    max_new_tokens: int | None = ...,
+    chat_template: str | PathLike[str] | None = ...,
+    device: str | None = ...,
+    eval_batch_size: int = ...,
+    keep_harmed: bool = ...,
+    keep_diff: bool = ...,
+    scale: float = ...,
+    rules: Mapping[str, float] | Sequence[str] = ...,
+    drop: str | Sequence[str] = ...,
+    renames: Mapping[str, str] | Sequence[str] = ...,
+    dtype: str | torch.dtype | None = ...,
+    rounding: Literal['nearest', 'stochastic'] = ...,
+    seed: int = ...,
+    config: Mapping[str, str] | Sequence[str] = ...,
+    sidecar: Mapping[str, str] | Sequence[str] = ...,
+    new_tokens: Literal['append', 'all', 'drop'] = ...,
+    vocabulary: str | Mapping[str, str] | Sequence[str] | None = ...,
+    digest_inputs: bool = ...,
+    shard_size: str = ...,
+    strict: bool = ...,
+    allow_nonfinite: bool = ...,
+    overwrite: bool = ...,
+    max_memory: str | None = ...,
+    workers: int | None = ...,
+) -> Adaptation: ...
 def apply(
     diffs: str | PathLike[str] | Sequence[str | tuple[str, float]] | Mapping[str, float],
     onto: str | PathLike[str],

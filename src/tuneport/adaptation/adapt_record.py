@@ -14,7 +14,7 @@ from tuneport.shown import Shown
 
 
 @dataclass(frozen=True, repr=False)
-class Adapted(Shown):
+class Adaptation(Shown):
     """A finished ladder: its folder, its record, and whether it was there before."""
 
     out: Path

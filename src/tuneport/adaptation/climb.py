@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tuneport.adaptation.adapt_options import AdaptOptions
-from tuneport.adaptation.parts import Parts
-from tuneport.adaptation.rung_measures import Asked, Measured, measure
+from tuneport.adaptation.prompt_parts import Parts
+from tuneport.adaptation.rung_measures import AskedParts, RungMeasures, measure
 from tuneport.examples.questions import Example
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes
@@ -22,7 +21,7 @@ from tuneport.options import Place
 from tuneport.progress import Progress
 from tuneport.scoring.harness import in_words
 from tuneport.scoring.measured_tokens import answers_of
-from tuneport.scoring.models import Loading, Seat, find_models, load, look_over, tokenizer_of
+from tuneport.scoring.models import Loading, Seat, find_models, free, load, look_over, tokenizer_of
 
 Value = TypeVar("Value")
 
@@ -31,7 +30,7 @@ Value = TypeVar("Value")
 class Attempt:
     """What a rung made: its measures, where its checkpoint is (``keep`` writes it where that is still to be done)."""
 
-    measured: Measured
+    measured: RungMeasures
     place: Path
     keep: Callable[[], None]
     steps: int = 0
@@ -45,7 +44,7 @@ class Standing:
 
     rung: str
     place: Path
-    measured: Measured
+    measured: RungMeasures
 
 
 @dataclass
@@ -56,7 +55,7 @@ class Climb:
     folder: Path
     parts: Parts
     loading: Loading
-    asked: Asked
+    asked: AskedParts
     source: Place
     fit_answers: tuple[str, ...]
     progress: Progress
@@ -70,20 +69,20 @@ class Climb:
         assert self.best is not None, "add is the first rung"
         return self.best
 
-    def measured(self, name: str, place: Place, *, template_of: Place | None = None) -> Measured:
+    def measured(self, name: str, place: Place, *, template_of: Place | None = None) -> RungMeasures:
         """A checkpoint's measures, from an earlier run or from the model; its chat template may be another's."""
         return kept(
             self.folder / f"{name}.measured.json",
             lambda: self._measure(place, template_of),
-            Measured.to_json,
-            Measured.from_json,
+            RungMeasures.to_json,
+            RungMeasures.from_json,
         )
 
-    def _measure(self, place: Place, template_of: Place | None) -> Measured:
+    def _measure(self, place: Place, template_of: Place | None) -> RungMeasures:
         with loaded(place, self.loading, self.asked, self.warnings, template_of) as model:
             return self.measure(model)
 
-    def measure(self, model: Any) -> Measured:
+    def measure(self, model: Any) -> RungMeasures:
         """A loaded model's measures."""
         with in_words(f"{model.name} could not be asked"):
             return measure(model, self.asked)
@@ -120,7 +119,7 @@ def _row(example: Example, answered: bool) -> dict[str, Any]:
 
 @contextmanager
 def loaded(
-    place: Place, loading: Loading, asked: Asked, warnings: list[str], template_of: Place | None = None
+    place: Place, loading: Loading, asked: AskedParts, warnings: list[str], template_of: Place | None = None
 ) -> Iterator[Any]:
     """The harness's model of a checkpoint while the block runs; its memory is given back after it."""
     (seat,) = find_models([os.fspath(place)])
@@ -134,15 +133,6 @@ def loaded(
     finally:
         del model
         free()
-
-
-def free() -> None:
-    """Give back what a model held, before the next one is loaded."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def kept(

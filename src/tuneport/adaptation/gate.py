@@ -23,7 +23,7 @@ _DECIDING = 1.959964 + 0.841621  # 95 % confidence, and found in 80 % of cases
 
 
 @dataclass(frozen=True)
-class Decision:
+class GateDecision:
     """Whether a rung is kept, and why."""
 
     status: Status
@@ -33,17 +33,19 @@ class Decision:
 
 def decide(
     new: TaskResult, best: TaskResult, kept: Retention, added: Retention, *, keep_harmed: bool = False
-) -> Decision:
+) -> GateDecision:
     """Compare a rung with the best so far on the select part; ``kept`` and ``added`` are what it and `add` retain."""
     after, before = right(new), right(best)
     change = difference(after, before)
     told = f"{_points(change.value)} on {len(after):,} prompts (95 % {_points(change.interval[0])} to {_points(change.interval[1])})"
     if change.interval[0] <= 0:
-        return Decision("not better", f"{told}.{_needed(after, before)}", change)
+        return GateDecision("not better", f"{told}.{_needed(after, before)}", change)
     losses = _losses(kept, added)
     if losses and not keep_harmed:
-        return Decision("harmed", f"{told}, but {' and '.join(losses)}. {named('keep_harmed')} would keep it.", change)
-    return Decision("kept", f"{told}{', although ' + ' and '.join(losses) if losses else ''}.", change)
+        return GateDecision(
+            "harmed", f"{told}, but {' and '.join(losses)}. {named('keep_harmed')} would keep it.", change
+        )
+    return GateDecision("kept", f"{told}{', although ' + ' and '.join(losses) if losses else ''}.", change)
 
 
 def _losses(kept: Retention, added: Retention) -> list[str]:
@@ -67,7 +69,9 @@ def _needed(after: Sequence[bool], before: Sequence[bool]) -> str:
         return ""
     needed = max(n + 1, math.ceil(_DECIDING**2 * ((gained + lost) / n - change**2) / change**2))
     ten = 10 ** max(0, len(str(needed)) - 2)
-    return f" About {math.ceil(needed / ten) * ten:,} prompts in {named('select')} would decide a difference of this size."
+    return (
+        f" About {math.ceil(needed / ten) * ten:,} prompts in {named('select')} would decide a difference of this size."
+    )
 
 
 def _points(share: float) -> str:

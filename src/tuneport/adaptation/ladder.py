@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tuneport.adaptation.climb import Attempt, Climb, Standing
-from tuneport.adaptation.gate import Decision, decide
-from tuneport.adaptation.rung_measures import Measured, retention, right
+from tuneport.adaptation.gate import GateDecision, decide
+from tuneport.adaptation.rung_measures import RungMeasures, retention, right
 from tuneport.adaptation.rungs import add_rung, distil_rung, scale_rung, tune_rung
 from tuneport.errors import recorded
 from tuneport.files.json_text import read_json
@@ -28,7 +28,7 @@ ATTEMPTS: Mapping[str, Callable[[Climb], Attempt | str]] = {
 }
 
 
-def climb_all(climb: Climb, target: Measured) -> list[dict[str, Any]]:
+def climb_all(climb: Climb, target: RungMeasures) -> list[dict[str, Any]]:
     """Try every rung that was asked for. Returns their records, in order; the best is where the climb stands."""
     found = []
     for name in ATTEMPTS:
@@ -44,14 +44,14 @@ def climb_all(climb: Climb, target: Measured) -> list[dict[str, Any]]:
     return found
 
 
-def _rung(name: str, climb: Climb, target: Measured) -> dict[str, Any]:
+def _rung(name: str, climb: Climb, target: RungMeasures) -> dict[str, Any]:
     """One rung: taken up where an earlier run has done it, else tried and judged."""
     file = climb.folder / f"{name}.rung.json"
     if file.is_file():
         climb.progress.taken_up(1)
         told = read_json(read_bytes(file, climb.folder, MOST_RECORD_BYTES))
         if told["measured"] is not None:
-            _stand(name, climb, Measured.from_json(told["measured"]), told["record"]["status"])
+            _stand(name, climb, RungMeasures.from_json(told["measured"]), told["record"]["status"])
         return dict(told["record"])
     begun, before = time.monotonic(), len(climb.warnings)
     attempt = ATTEMPTS[name](climb)
@@ -72,9 +72,9 @@ def _rung(name: str, climb: Climb, target: Measured) -> dict[str, Any]:
     return record
 
 
-def _decided(name: str, climb: Climb, attempt: Attempt, target: Measured) -> Decision:
+def _decided(name: str, climb: Climb, attempt: Attempt, target: RungMeasures) -> GateDecision:
     if name == "add":
-        return Decision("kept", "Plain addition; all other rungs are compared with it.")
+        return GateDecision("kept", "Plain addition; all other rungs are compared with it.")
     assert climb.added is not None, "add is the first rung"
     return decide(
         attempt.measured.select,
@@ -85,7 +85,7 @@ def _decided(name: str, climb: Climb, attempt: Attempt, target: Measured) -> Dec
     )
 
 
-def _stand(name: str, climb: Climb, measured: Measured, status: str) -> None:
+def _stand(name: str, climb: Climb, measured: RungMeasures, status: str) -> None:
     if status == "kept":
         climb.best = Standing(name, climb.folder / name, measured)
         climb.added = climb.added or climb.best
@@ -105,7 +105,7 @@ def _skipped(name: str, why: str) -> dict[str, Any]:
     }
 
 
-def _record(name: str, climb: Climb, attempt: Attempt, decision: Decision, target: Measured) -> dict[str, Any]:
+def _record(name: str, climb: Climb, attempt: Attempt, decision: GateDecision, target: RungMeasures) -> dict[str, Any]:
     select = {**figure(attempt.measured.select), "difference": _estimate(decision.difference)}
     test = figure(attempt.measured.test)
     if climb.added is not None:

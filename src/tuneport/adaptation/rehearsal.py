@@ -9,7 +9,7 @@ from typing import Any
 
 from tuneport.adaptation.adapt_options import AdaptOptions
 from tuneport.adaptation.climb import write_rows
-from tuneport.adaptation.parts import Parts
+from tuneport.adaptation.prompt_parts import Parts
 from tuneport.adaptation.rungs import distil_rung, tune_rung
 from tuneport.adaptation.rungs.trained import common
 from tuneport.checkpoint.checkpoint import Checkpoint

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.adaptation.adapt_options import AdaptOptions
-from tuneport.adaptation.adapt_record import Adapted, record_of
+from tuneport.adaptation.adapt_record import Adaptation, record_of
 from tuneport.adaptation.climb import Climb, kept, loaded
 from tuneport.adaptation.ladder import climb_all, figure
-from tuneport.adaptation.parts import Parts, read_parts
+from tuneport.adaptation.prompt_parts import Parts, read_parts
 from tuneport.adaptation.rehearsal import PlannedAdaptation, planned
 from tuneport.adaptation.retained_texts import as_task, own_texts
-from tuneport.adaptation.rung_measures import Asked, Measured, judged_by, retention
+from tuneport.adaptation.rung_measures import AskedParts, RungMeasures, judged_by, retention
 from tuneport.adaptation.rungs.scale_rung import PROMPTS
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open_model import open_checkpoint
@@ -57,7 +57,7 @@ _ROOM = 2  # answers may be twice as long as the longest of the tuned source, wh
 
 
 @takes(AdaptOptions)
-def adapt(given: AdaptOptions) -> Adapted:
+def adapt(given: AdaptOptions) -> Adaptation:
     """Carry a fine-tuning to another version, and close the gap that plain addition leaves, without labels.
 
     Rungs from cheap to dear: ``add`` (target + Δ), ``scale`` (target + α·Δ), ``distil`` (the tuned source teaches it on
@@ -80,7 +80,7 @@ def adapt(given: AdaptOptions) -> Adapted:
             if folder is not None:
                 _run(given, parts, models, loading, folder, plan)
     record = read_json(read_bytes(out / ADAPTED, out, MOST_RECORD_BYTES))
-    return Adapted(out, record, already_done=folder is None)
+    return Adaptation(out, record, already_done=folder is None)
 
 
 @takes(AdaptOptions)
@@ -222,7 +222,7 @@ def _answers(source: Place, parts: Parts, loading: Loading, given: AdaptOptions,
     wanted = {"select": parts.select.examples, "test": parts.test.examples, "fit": few}
     asked = [replace(parts.fit, name=name, kind="prompt", examples=own) for name, own in wanted.items() if own]
     found: dict[str, Any] = {"select": [], "test": [], "fit": []}
-    everything = Asked(asked[0], asked[-1], (), given.asking)
+    everything = AskedParts(asked[0], asked[-1], (), given.asking)
     with loaded(source, loading, everything, warnings) as model, in_words(f"{model.name} could not be asked"):
         model.shapes = []
         for task in asked:
@@ -233,7 +233,7 @@ def _answers(source: Place, parts: Parts, loading: Loading, given: AdaptOptions,
     return found
 
 
-def _asked(parts: Parts, answers: dict[str, Any], given: AdaptOptions, warnings: list[str]) -> Asked:
+def _asked(parts: Parts, answers: dict[str, Any], given: AdaptOptions, warnings: list[str]) -> AskedParts:
     """Prompts with what counts as right: the user's answers, or the source's."""
     found: list[OwnTask] = []
     for part in (parts.select, parts.test):
@@ -250,19 +250,19 @@ def _asked(parts: Parts, answers: dict[str, Any], given: AdaptOptions, warnings:
             raise UsageError(f"The tuned source answers none of the prompts of {part.name}. Look at its chat template.")
         found.append(judged)
     usual = min(USUAL_ANSWER, max(1, _ROOM * answers["longest"]))
-    return Asked(found[0], found[1], parts.texts, given.asking, usual)
+    return AskedParts(found[0], found[1], parts.texts, given.asking, usual)
 
 
 def _texts(given: AdaptOptions, parts: Parts, loading: Loading, warnings: list[str]) -> list[str]:
     """The target's own texts, where the user gave none."""
     if parts.texts:
         return []
-    nothing = Asked(replace(parts.fit, examples=()), replace(parts.fit, examples=()), (), given.asking)
+    nothing = AskedParts(replace(parts.fit, examples=()), replace(parts.fit, examples=()), (), given.asking)
     with loaded(given.onto, loading, nothing, warnings) as model:
         return own_texts(model)
 
 
-def _reference(measured: Measured, target: Measured) -> dict[str, Any]:
+def _reference(measured: RungMeasures, target: RungMeasures) -> dict[str, Any]:
     return {
         "select": figure(measured.select),
         "test": figure(measured.test),

@@ -10,14 +10,14 @@ from typing import Any
 from tuneport import statistics
 from tuneport.examples.questions import Example, OwnTask
 from tuneport.results.example_outcomes import TaskResult, as_json, from_json
-from tuneport.scoring.answer_shapes import AnswerShape
+from tuneport.scoring.answers.answer_shapes import AnswerShape
 from tuneport.scoring.evaluate_options import USUAL_ANSWER, Asking
 from tuneport.scoring.question_tasks import ask_own, extracted
 from tuneport.statistics import Estimate
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedParts:
     """What every model is asked: prompts with the answer that counts as right, and texts. ``usual`` is the most tokens of an
     answer where the context has room and nobody says how many.
     """
@@ -39,7 +39,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Measured:
+class RungMeasures:
     """One model's outcomes. ``shapes`` are of its answers to the select part."""
 
     select: TaskResult
@@ -57,20 +57,20 @@ class Measured:
         }
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Measured:
+    def from_json(cls, found: Mapping[str, Any]) -> RungMeasures:
         """What `to_json` gave."""
         texts = tuple(from_json(text) for text in found["texts"])
         shapes = tuple(AnswerShape(**shape) for shape in found["shapes"])
         return cls(from_json(found["select"]), from_json(found["test"]), texts, shapes)
 
 
-def measure(model: Any, asked: Asked) -> Measured:
+def measure(model: Any, asked: AskedParts) -> RungMeasures:
     """Ask a loaded model of the harness everything."""
     model.shapes = []
     select = asked.ask(asked.select, model)
     shapes, model.shapes = tuple(model.shapes), None
     test = asked.ask(asked.test, model)
-    return Measured(select, test, tuple(asked.ask(text, model) for text in asked.texts), shapes)
+    return RungMeasures(select, test, tuple(asked.ask(text, model) for text in asked.texts), shapes)
 
 
 def judged_by(part: OwnTask, answers: Sequence[str], match: str | None) -> tuple[OwnTask, int]:
@@ -104,7 +104,7 @@ class Retention:
         return asdict(self)
 
 
-def retention(of: Measured, target: Measured) -> Retention:
+def retention(of: RungMeasures, target: RungMeasures) -> Retention:
     """What a model retains; ``target`` is the target itself, whose tokens count."""
     tokens = [outcome.weight for text in target.texts for outcome in text.outcomes]
     nats = [outcome.score * outcome.weight for text in of.texts for outcome in text.outcomes]

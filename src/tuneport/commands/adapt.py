@@ -13,7 +13,7 @@ from tuneport.commands.pushing import pushing
 from tuneport.engine.run_options import PushOptions
 
 if TYPE_CHECKING:
-    from tuneport.adaptation.adapt_record import Adapted
+    from tuneport.adaptation.adapt_record import Adaptation
 
 RECORDS = (AdaptOptions, DryRun, PushOptions)
 
@@ -31,7 +31,7 @@ def call(options: argparse.Namespace) -> Told:
     return Told(in_words(found), found.to_dict())
 
 
-def in_words(found: Adapted) -> str:
+def in_words(found: Adaptation) -> str:
     """The rungs as a table, why each was kept or not, and what was chosen."""
     from tuneport.output.adapted_card import measured_in_words
 

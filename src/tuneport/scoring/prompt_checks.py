@@ -16,7 +16,7 @@ from tuneport.examples.prompt_boundary import going_on
 from tuneport.examples.rendering import refusals_in_words, render
 from tuneport.scoring import score_spoilers
 from tuneport.scoring.adapter_settings import check_adapter
-from tuneport.scoring.answer_shapes import AnswerShape, shape_of
+from tuneport.scoring.answers.answer_shapes import AnswerShape, shape_of
 from tuneport.scoring.measured_tokens import Pair
 from tuneport.scoring.model_class import ids_that_end, model_class
 from tuneport.scoring.score_spoilers import Prompt

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tuneport.adaptation.climb import Attempt, Climb, free
-from tuneport.adaptation.rung_measures import Measured, judged_by, share
+from tuneport.adaptation.climb import Attempt, Climb
+from tuneport.adaptation.rung_measures import RungMeasures, judged_by, share
 from tuneport.adaptation.rungs.add_rung import transfer_to
 from tuneport.checkpoint.open_model import fetched, open_checkpoint
 from tuneport.checkpoint.reading import readers_by_role
-from tuneport.diagnosis.probing.answer_losses import AnswerLosses
 from tuneport.diagnosis.probing.carried_weights import carry
 from tuneport.diagnosis.probing.prompt_probe import small_files
 from tuneport.engine.plan import Plan, plan_transfer
 from tuneport.examples.questions import Example
-from tuneport.scoring.models import Seat, find_models, load
+from tuneport.scoring.answers.answer_losses import AnswerLosses
+from tuneport.scoring.models import Seat, find_models, free, load
 from tuneport.scoring.prompts import prompts_of
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -53,7 +53,7 @@ def attempt(climb: Climb) -> Attempt | str:
             losses[scale] = _loss(model, few.examples, climb.fit_answers)
             agreed[scale] = share(climb.asked.ask(judged, model)).value if judged.examples else 0.0
         best = min(SCALES, key=lambda scale: (-agreed[scale], losses[scale], scale != 1.0))
-        measured: Measured | None = None
+        measured: RungMeasures | None = None
         if best != 1.0:
             model = _moved(climb, model, planned(best), moved, fresh=False)
             measured = climb.measure(model)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tuneport.adaptation.adapt_options import AdaptOptions
-from tuneport.adaptation.parts import Parts, read_parts
+from tuneport.adaptation.prompt_parts import Parts, read_parts
 from tuneport.errors import FLAGS, DataError, UsageError
 from tuneport.examples.digests import HASHES, example_digest, write_digests
 from tuneport.options import build

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneport.scoring.answer_shapes import AnswerShape, shape_of
+from tuneport.scoring.answers.answer_shapes import AnswerShape, shape_of
 
 
 def test_what_follows_the_first_end_is_no_part_of_an_answer() -> None:

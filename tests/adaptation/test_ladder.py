@@ -1,0 +1,252 @@
+"""The ladder, climbed with real models: what is tried, what is kept, what is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("lm_eval")
+
+import torch
+from support.adapted_models import Family
+from support.command_results import Cli
+from support.tiny_models import read_weights
+
+import tuneport
+from tuneport.adaptation import ladder
+from tuneport.adaptation.run import rehearse_adapt
+from tuneport.diagnosis.probing import carried_weights
+from tuneport.errors import TakenError
+
+SHORT: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu"}
+
+
+@dataclass(frozen=True)
+class Files:
+    prompts: Path
+    select: Path
+    test: Path
+    answered: Path
+
+    @property
+    def held(self) -> dict[str, Any]:
+        return {"select": self.select, "test": self.test, **SHORT}
+
+
+@pytest.fixture(scope="module")
+def files(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    place = tmp_path_factory.mktemp("files")
+    return Files(
+        family.file(place / "prompts.jsonl", 0, 64),
+        family.file(place / "select.jsonl", 100, 180),
+        family.file(place / "test.jsonl", 200, 280),
+        family.file(place / "answered.jsonl", 200, 280, answered=True),
+    )
+
+
+@pytest.fixture(scope="module")
+def scaled(family: Family, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    out = tmp_path_factory.mktemp("scaled") / "out"
+    return tuneport.adapt(*family.models, out, prompts=files.prompts, up_to="scale", keep_diff=True, **files.held)
+
+
+def rungs(found: Any) -> dict[str, dict[str, Any]]:
+    return {rung["name"]: rung for rung in found.record["rungs"]}
+
+
+def test_the_record_has_a_line_for_every_rung(scaled: Any) -> None:
+    record = json.loads((scaled.out / "adapt.json").read_text())
+    assert record["format"] == "tuneport.adapt/1"
+    assert [rung["name"] for rung in record["rungs"]] == ["add", "scale", "distil", "tune"]
+    fields = {"name", "status", "select", "test", "retention", "seconds", "examples", "steps", "why"}
+    assert all(fields <= rung.keys() for rung in record["rungs"])
+    assert {rung["status"] for rung in record["rungs"]} <= {"kept", "not better", "harmed", "skipped"}
+    assert record["chosen"] in ("add", "scale") and rungs(scaled)["add"]["status"] == "kept"
+    assert record["measure"] == {"select": "agreement", "test": "agreement"}
+
+
+def test_figures_of_the_test_are_those_of_evaluate_on_what_was_written(
+    family: Family, files: Files, scaled: Any, tmp_path: Path
+) -> None:
+    scores = tuneport.evaluate(
+        [family.tuned, scaled.out], files.answered, tmp_path / "s.json", dtype="float32", **SHORT
+    )
+    said: dict[str, list[str]] = {}
+    for line in map(json.loads, (tmp_path / "s.examples.jsonl").read_text().splitlines()):
+        said.setdefault(line["model"], []).append(line["said"])
+    source, written = said.values()
+    alike = sum(one == other for one, other in zip(source, written, strict=True)) / len(source)
+    assert rungs(scaled)[scaled.record["chosen"]]["test"]["value"] == alike
+    assert scores["models"][0]["tasks"]["answered"]["value"] == 1.0, "agreement is quality where the source is right"
+
+
+def test_retention_is_the_loss_of_texts_that_the_target_wrote_itself(scaled: Any) -> None:
+    target, added = scaled.record["references"]["target"]["retention"], rungs(scaled)["add"]["retention"]
+    assert 0 < target["loss"] < added["loss"], "no model finds a text likelier than the one that drew it"
+    assert all(0 <= each["ended"] <= 1 and each["length"] <= 4 for each in (target, added))
+
+
+def test_the_output_is_an_ordinary_checkpoint_that_verify_proves(family: Family, scaled: Any, cli: Cli) -> None:
+    proof = tuneport.verify(scaled.out, *family.models, full=True)
+    assert proof.kind == "full"
+    card = (scaled.out / "README.md").read_text()
+    assert "## How it was adapted" in card and "agreement, not quality" in card
+    ran = cli("inspect", scaled.out)
+    assert ran.status == 0 and "output" in ran.out
+    assert not (scaled.out / "rungs").exists()
+
+
+def test_what_a_rung_made_is_a_diff_vector(family: Family, scaled: Any, tmp_path: Path) -> None:
+    assert tuneport.verify(scaled.out / "diff").kind == "integrity only"
+    again = tuneport.apply(scaled.out / "diff", family.target, tmp_path / "again").out
+    one, other = read_weights(again), read_weights(scaled.out)
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+
+
+def test_the_same_call_again_says_that_it_is_done_and_another_call_is_refused(
+    family: Family, files: Files, scaled: Any
+) -> None:
+    same = {"prompts": files.prompts, "keep_diff": True, **files.held}
+    assert tuneport.adapt(*family.models, scaled.out, up_to="scale", **same).already_done
+    with pytest.raises(TakenError, match="different plan"):
+        tuneport.adapt(*family.models, scaled.out, up_to="add", **same)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.25])
+def test_a_scale_in_memory_is_the_model_that_would_be_written_bit_for_bit(
+    family: Family, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
+    from tuneport.adaptation.rungs import scale_rung
+
+    held: list[dict[str, torch.Tensor]] = []
+    carry = carried_weights.carry
+
+    def watched(model: Any, *arguments: Any, **named: Any) -> None:
+        carry(model, *arguments, **named)
+        held.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+
+    monkeypatch.setattr(scale_rung, "carry", watched)
+    monkeypatch.setattr(scale_rung, "SCALES", (1.0, scale))
+    tuneport.adapt(*family.models, tmp_path / "out", prompts=files.prompts, up_to="scale", **files.held)
+    if scale == 0:
+        expected = read_weights(family.target)
+    else:
+        expected = read_weights(tuneport.transfer(*family.models, tmp_path / "expected", scale=scale).out)
+    assert held[1].keys() == expected.keys()
+    assert all(torch.equal(held[1][name], tensor.float()) for name, tensor in expected.items())
+
+
+def test_a_stopped_run_does_nothing_twice(
+    family: Family, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scaled: Any
+) -> None:
+    out = tmp_path / "out"
+    given: dict[str, Any] = {"prompts": files.prompts, "up_to": "scale", "keep_diff": True, **files.held}
+
+    def stopped(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    attempts = dict(ladder.ATTEMPTS)
+    monkeypatch.setattr(ladder, "ATTEMPTS", {**attempts, "scale": stopped})
+    with pytest.raises(KeyboardInterrupt):
+        tuneport.adapt(*family.models, out, **given)
+    assert not out.exists()
+    monkeypatch.setattr(ladder, "ATTEMPTS", {**attempts, "add": stopped})
+    found = tuneport.adapt(*family.models, out, **given)
+    assert weights_are_equal(out, scaled.out)
+
+    def without_time(record: dict[str, Any]) -> Any:
+        return {**record, "rungs": [{**rung, "seconds": 0, "warnings": []} for rung in record["rungs"]], "plan": {}}
+
+    assert without_time(found.record) == without_time(scaled.record)
+
+
+def weights_are_equal(one: Path, other: Path) -> bool:
+    return (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+
+
+def kill_after(count: int) -> Callable[[Path, Path], Path]:
+    """Path.replace that is interrupted before the rename with this number."""
+    done = 0
+    replace = Path.replace
+
+    def counted(self: Path, target: Path) -> Path:
+        nonlocal done
+        done += 1
+        if done > count:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    return counted
+
+
+@pytest.mark.parametrize("count", [0, 4, 9])
+def test_a_run_that_is_stopped_while_it_moves_its_files_goes_on(
+    family: Family, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    from tuneport.adaptation import run
+
+    out = tmp_path / "out"
+    given: dict[str, Any] = {"prompts": files.prompts, "up_to": "add", "keep_diff": True, **files.held}
+    put = run._put
+
+    def stopped_in_between(*arguments: Any) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", kill_after(count))
+            put(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "_put", stopped_in_between)
+        try:
+            tuneport.adapt(*family.models, out, **given)
+        except KeyboardInterrupt:
+            assert not out.exists()
+    tuneport.adapt(*family.models, out, **given)
+    assert tuneport.verify(out, *family.models, full=True).kind == "full"
+    assert tuneport.verify(out / "diff").kind == "integrity only"
+    assert sorted(path.name for path in out.iterdir() if path.suffix == ".json") == [
+        "adapt.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tuneport.json",
+    ]  # fmt: skip
+
+
+def test_an_earlier_output_is_replaced_only_when_asked_and_the_users_section_is_kept(
+    family: Family, files: Files, tmp_path: Path
+) -> None:
+    out = tuneport.transfer(*family.models, tmp_path / "out").out
+    card = (out / "README.md").read_text()
+    (out / "README.md").write_text(card.replace("begins -->\n", "begins -->\nMy own words.\n"))
+    given: dict[str, Any] = {"prompts": files.prompts, "up_to": "add", **files.held}
+    with pytest.raises(TakenError):
+        tuneport.adapt(*family.models, out, **given)
+    tuneport.adapt(*family.models, out, overwrite=True, **given)
+    assert "My own words." in (out / "README.md").read_text()
+    assert (out / "adapt.json").is_file()
+    tuneport.adapt(*family.models, out, overwrite=True, keep_diff=True, **given)
+    assert (out / "diff").is_dir(), "an output of adapt is tuneport's own too"
+    assert not out.with_name("out.old").exists()
+
+
+def test_the_plan_says_what_would_be_tried(family: Family, files: Files, tmp_path: Path) -> None:
+    planned = rehearse_adapt(*family.models, tmp_path / "out", prompts=files.prompts, up_to="scale", **files.held)
+    assert planned["rungs"] == ["add", "scale"] and planned["parts"] == {"fit": 64, "select": 80, "test": 80}
+    assert planned["disk"] == 2 * planned["size"] > 0
+    assert not list(tmp_path.iterdir())
+    few = family.file(tmp_path / "few.jsonl", 0, 20)
+    planned = rehearse_adapt(*family.models, tmp_path / "out", prompts=few)
+    assert planned["rungs"] == ["add"] and "at least" in planned["few"].lower()
+
+
+def test_the_terminal_says_what_was_kept_and_why(family: Family, files: Files, tmp_path: Path, cli: Cli) -> None:
+    base, tuned, target = family.models
+    ran = cli(
+        "adapt", "--base", base, "--tuned", tuned, "--onto", target, "--out", tmp_path / "out", "--prompts", files.prompts,
+        "--select", files.select, "--test", files.answered, "--up-to", "add", "--max-new-tokens", "4",
+    )  # fmt: skip
+    assert ran.status == 0
+    assert "Test: right answers." in ran.out and "the tuned source" in ran.out
+    assert "add: kept." in ran.out and "distil: skipped. It was not asked for." in ran.out
