@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from tuneport.adaptation.climb import Attempt, Climb, Standing
@@ -51,24 +52,27 @@ def _rung(name: str, climb: Climb, target: RungMeasures) -> dict[str, Any]:
         climb.progress.taken_up(1)
         told = read_json(read_bytes(file, climb.folder, MOST_RECORD_BYTES))
         if told["measured"] is not None:
-            _stand(name, climb, RungMeasures.from_json(told["measured"]), told["record"]["status"])
+            earlier = RungMeasures.from_json(told["measured"])
+            _stand(name, climb.folder / told["place"], climb, earlier, told["record"]["status"])
         return dict(told["record"])
     begun, before = time.monotonic(), len(climb.warnings)
     attempt = ATTEMPTS[name](climb)
+    measured: RungMeasures | None = None
+    place = climb.folder / name
     if isinstance(attempt, str):
-        record, measured = {**_skipped(name, attempt), "status": "not better"}, None
+        record = {**_skipped(name, attempt), "status": "not better"}
     else:
         decision = _decided(name, climb, attempt, target)
         if decision.status == "kept":
             attempt.keep()
-        measured = attempt.measured
+        measured, place = attempt.measured, attempt.place
         record = _record(name, climb, attempt, decision, target)
     record["seconds"] = round(time.monotonic() - begun, 1)
     record["warnings"] = recorded(dict.fromkeys(climb.warnings[before:]))
-    told = {"record": record, "measured": None if measured is None else measured.to_json()}
+    told = {"record": record, "place": place.name, "measured": None if measured is None else measured.to_json()}
     write_whole(file, json.dumps(told))
     if measured is not None:
-        _stand(name, climb, measured, record["status"])
+        _stand(name, place, climb, measured, record["status"])
     return record
 
 
@@ -85,9 +89,9 @@ def _decided(name: str, climb: Climb, attempt: Attempt, target: RungMeasures) ->
     )
 
 
-def _stand(name: str, climb: Climb, measured: RungMeasures, status: str) -> None:
+def _stand(name: str, place: Path, climb: Climb, measured: RungMeasures, status: str) -> None:
     if status == "kept":
-        climb.best = Standing(name, climb.folder / name, measured)
+        climb.best = Standing(name, place, measured)
         climb.added = climb.added or climb.best
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,8 +13,10 @@ from tuneport.adaptation.climb import write_rows
 from tuneport.adaptation.prompt_parts import Parts
 from tuneport.adaptation.rungs import distil_rung, tune_rung
 from tuneport.adaptation.rungs.trained import common
-from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.diagnosis.probing.prompt_probe import small_files
+from tuneport.engine.plan import Plan
 from tuneport.errors import spoken
+from tuneport.scoring.models import Seat, find_models, tokenizer_of
 from tuneport.shown import Found
 from tuneport.tuning.run import rehearse
 
@@ -45,20 +48,21 @@ class PlannedAdaptation(Found):
         return "\n".join(lines + [f"warning: {each}" for each in self["warnings"]])
 
 
-def planned(
-    given: AdaptOptions, parts: Parts, models: tuple[Checkpoint, ...], measure: Mapping[str, str]
-) -> PlannedAdaptation:
+def planned(given: AdaptOptions, parts: Parts, plan: Plan, measure: Mapping[str, str]) -> PlannedAdaptation:
     """The plan. Nothing is written but a temporary file of prompts."""
-    source, target = models[1], models[-1]
+    source, target = plan.inputs[1], plan.inputs[-1]
     rungs = [name for name in given.wanted if name == "add" or parts.few is None]
     training: dict[str, Any] = {}
+    wanted = [name for name in ("distil", "tune") if name in rungs]
+    template = _template(given, plan) if wanted else None
     with TemporaryDirectory(prefix="tuneport-") as place:
-        for name in ("distil", "tune"):
-            if name in rungs:
-                training[name] = dict(_training(name, given, parts, Path(place)))
+        for name in wanted:
+            training[name] = dict(_training(name, given, parts, Path(place), template))
     size = sum(tensor.nbytes for tensor in target.tensors.values())
-    # Each rung's own checkpoint, the source's where it is an adapter, and of a training weights and two moments in float32.
-    copies = size * (len(rungs) + (source.adapter is not None))
+    # Each rung's own checkpoint (distil may have two), the source's where it is an adapter; and of a training the weights
+    # and two moments in float32.
+    twice = "scale" in rungs and "distil" in rungs
+    copies = size * (len(rungs) + twice + (source.adapter is not None))
     states = 0 if given.fitting.lora is not None or not training else 3 * 4 * target.parameters
     return PlannedAdaptation(
         {
@@ -74,12 +78,24 @@ def planned(
     )
 
 
-def _training(name: str, given: AdaptOptions, parts: Parts, place: Path) -> Mapping[str, Any]:
+def _training(name: str, given: AdaptOptions, parts: Parts, place: Path, template: str | None) -> Mapping[str, Any]:
     """The forecast of a rung that trains, with the target in place of the best so far, which has its shape."""
     file = place / f"{name}.jsonl"
     write_rows(file, parts.fit.examples, answered=name == "tune")
     chosen = tune_rung.choices(given, file) if name == "tune" else distil_rung.choices(given, file, given.tuned)
+    if template is not None:
+        (place / "chat.jinja").write_text(template, encoding="utf-8")
+        chosen["chat_template"] = place / "chat.jinja"
     return rehearse(given.onto, out=place / "out", **common(given, len(parts.fit.examples)), **chosen)
+
+
+def _template(given: AdaptOptions, plan: Plan) -> str | None:
+    """The chat template that target + Δ has and the target lacks."""
+    if tokenizer_of(find_models([os.fspath(given.onto)])[0]).chat_template:
+        return None
+    with small_files(plan) as folder:
+        found = tokenizer_of(Seat("target + Δ", folder)).chat_template
+    return found if isinstance(found, str) else None
 
 
 def _size(nbytes: float) -> str:

@@ -90,7 +90,7 @@ def rehearse_adapt(given: AdaptOptions) -> PlannedAdaptation:
     models = _models(given)
     parts = read_parts(given, _folder_of(models[1]))
     with quietly(to_stderr=True):
-        return planned(given, parts, models, _measure(parts))
+        return planned(given, parts, plan_transfer(*models, given.choices), _measure(parts))
 
 
 def _folder_of(model: Checkpoint) -> Path | None:

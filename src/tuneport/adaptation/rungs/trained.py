@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuneport.adaptation.adapt_options import AdaptOptions
-from tuneport.adaptation.climb import Attempt, Climb
+from tuneport.adaptation.climb import Attempt, Climb, Standing
 from tuneport.engine.run import transfer
 from tuneport.tuning.run import tune
 
 
-def trained(climb: Climb, name: str, choices: Mapping[str, Any]) -> Attempt:
-    """Train, and measure what was written."""
-    lora, start, place = climb.given.fitting.lora, climb.standing.place, climb.folder / name
+def trained(climb: Climb, name: str, start: Standing, choices: Mapping[str, Any]) -> Attempt:
+    """Train from ``start`` on a file into the folder ``name``, and measure what was written."""
+    lora, place = climb.given.fitting.lora, climb.folder / name
     folder = place if lora is None else climb.folder / f"{name}-adapter"
-    found = tune(start, out=folder, **common(climb.given, len(climb.parts.fit.examples)), **choices)
+    found = tune(start.place, out=folder, **common(climb.given, len(climb.parts.fit.examples)), **choices)
     climb.warnings += found.warnings
     if lora is not None:
-        transfer(start, folder, start, place, workers=climb.given.running.workers)
+        transfer(start.place, folder, start.place, place, workers=climb.given.running.workers)
     outcome = found.record["outcome"]
     return Attempt(
         climb.measured(name, place),
@@ -26,7 +26,7 @@ def trained(climb: Climb, name: str, choices: Mapping[str, Any]) -> Attempt:
         keep=lambda: None,
         steps=outcome["steps"],
         examples=outcome["examples"]["examples"],
-        more={"from": climb.standing.rung, "final_loss": outcome["final_loss"]},
+        more={"from": start.rung, "final_loss": outcome["final_loss"]},
     )
 
 

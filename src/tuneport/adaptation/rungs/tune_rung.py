@@ -15,7 +15,7 @@ from tuneport.adaptation.rungs.trained import trained
 
 def attempt(climb: Climb) -> Attempt:
     """Fine-tune, and measure what was written."""
-    return trained(climb, "tune", choices(climb.given, climb.fit_file(answered=True)))
+    return trained(climb, "tune", climb.standing, choices(climb.given, climb.fit_file(answered=True)))
 
 
 def choices(given: AdaptOptions, examples: Path) -> dict[str, Any]:
