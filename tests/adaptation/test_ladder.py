@@ -24,6 +24,11 @@ from tuneport.diagnosis.probing import carried_weights
 from tuneport.errors import TakenError
 
 SHORT: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu"}
+# Half of the rate that the family was fine-tuned at, and a quarter. The family's texts are two words: what names the first one
+# loses them, which is a harm by the gate's rule.
+TRAINED: dict[str, Any] = {
+    "steps": 20, "learning_rate": 5e-3, "tune_learning_rate": 2.5e-3, "batch_size": 16, "keep_harmed": True,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,16 @@ def scaled(family: Family, files: Files, tmp_path_factory: pytest.TempPathFactor
 
 def rungs(found: Any) -> dict[str, dict[str, Any]]:
     return {rung["name"]: rung for rung in found.record["rungs"]}
+
+
+@pytest.fixture(scope="module")
+def climbed(family: Family, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """All rungs, with examples."""
+    place = tmp_path_factory.mktemp("climbed")
+    examples = family.file(place / "examples.jsonl", 0, 64, answered=True)
+    select = family.file(place / "select.jsonl", 100, 180, answered=True)
+    given = {**files.held, "select": select, "test": files.answered, **TRAINED}
+    return tuneport.adapt(*family.models, place / "out", examples=examples, **given)
 
 
 def test_the_record_has_a_line_for_every_rung(scaled: Any) -> None:
@@ -229,6 +244,77 @@ def test_an_earlier_output_is_replaced_only_when_asked_and_the_users_section_is_
     tuneport.adapt(*family.models, out, overwrite=True, keep_diff=True, **given)
     assert (out / "diff").is_dir(), "an output of adapt is tuneport's own too"
     assert not out.with_name("out.old").exists()
+
+
+def test_distilling_closes_the_gap_that_addition_leaves_without_labels(
+    family: Family, files: Files, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    given: dict[str, Any] = {**files.held, "test": files.answered, **TRAINED}
+    found = tuneport.adapt(*family.models, out, prompts=files.prompts, rungs="distil", **given)
+    made = rungs(found)
+    added, distilled = made["add"]["test"]["value"], made["distil"]["test"]["value"]
+    assert found.record["chosen"] == "distil" and distilled > added + 0.25
+    assert (made["distil"]["examples"], made["distil"]["steps"], made["distil"]["from"]) == (64, 20, "add")
+    low, _ = made["distil"]["select"]["difference"]["interval"]
+    assert low > 0
+    told = json.loads((out / "tune.json").read_text())
+    assert told["plan"]["recipe"]["recipe"] == "distil" and told["adapted"]["chosen"] == "distil"
+    assert "## How it was adapted" in (out / "README.md").read_text()
+    scores = tuneport.evaluate(out, files.answered, dtype="float32", **SHORT)
+    assert scores["models"][0]["tasks"]["answered"]["value"] == distilled
+    with pytest.raises(TakenError):
+        tuneport.transfer(*family.models, out)
+    tuneport.transfer(*family.models, out, overwrite=True)
+
+
+def test_what_is_better_and_forgets_is_told_to_harm(family: Family, files: Files, tmp_path: Path) -> None:
+    given: dict[str, Any] = {**files.held, **TRAINED, "keep_harmed": False}
+    found = tuneport.adapt(*family.models, tmp_path / "out", prompts=files.prompts, rungs="distil", **given)
+    distil = rungs(found)["distil"]
+    assert (distil["status"], found.record["chosen"]) == ("harmed", "add")
+    assert "the loss of the texts to keep rises" in distil["why"]
+    assert distil["retention"]["loss"] > rungs(found)["add"]["retention"]["loss"] + 0.1
+
+
+def test_an_adapter_is_trained_and_added_to_the_weights(family: Family, files: Files, tmp_path: Path) -> None:
+    given: dict[str, Any] = {**files.held, **TRAINED, "learning_rate": 2e-2}
+    found = tuneport.adapt(
+        *family.models, tmp_path / "out", prompts=files.prompts, rungs="distil", lora="rank=8", **given
+    )
+    assert found.record["chosen"] == "distil"
+    assert (tmp_path / "out" / "tuneport.json").is_file() and not list((tmp_path / "out").glob("adapter*"))
+
+
+def test_with_examples_all_rungs_are_tried_in_their_order(climbed: Any) -> None:
+    made = rungs(climbed)
+    assert "skipped" not in {rung["status"] for rung in made.values()}
+    assert climbed.record["measure"] == {"select": "quality", "test": "quality"}
+    assert climbed.record["references"]["source"]["test"]["value"] == 1.0
+    best = max(rung["select"]["value"] for rung in made.values() if rung["select"])
+    chosen = made[climbed.record["chosen"]]
+    assert chosen["select"]["value"] > made["add"]["select"]["value"]
+    assert made["tune"]["from"] in ("add", "scale", "distil") and made["tune"]["examples"] == 64
+    if made["scale"]["status"] == "kept":
+        assert made["distil"]["tried"].keys() == {"add", "scale"}
+    assert best >= chosen["select"]["value"]
+
+
+def test_texts_of_the_users_are_measured_and_half_of_them_keep_the_model_near(
+    family: Family, files: Files, tmp_path: Path
+) -> None:
+    rows = [{"text": f"{b} {a} {b}"} for a, b in family.pairs[300:340]]
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given: dict[str, Any] = {"prompts": files.prompts, "rungs": "distil", **files.held, **TRAINED}
+    free = tuneport.adapt(*family.models, tmp_path / "free", **given)
+    near = tuneport.adapt(*family.models, tmp_path / "near", retain=texts, **given)
+    assert near.record["plan"]["data"][-1]["examples"] == 20
+    measured = tmp_path / "measured.jsonl"
+    measured.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    losses = tuneport.evaluate([free.out, near.out], measured, dtype="float32", device="cpu", allow_selection=True)
+    one, other = (model["tasks"]["measured"]["value"] for model in losses["models"])
+    assert other < one
 
 
 def test_the_plan_says_what_would_be_tried(family: Family, files: Files, tmp_path: Path) -> None:

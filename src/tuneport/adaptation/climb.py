@@ -19,9 +19,10 @@ from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes
 from tuneport.files.writing import write_lines, write_whole
 from tuneport.options import Place
 from tuneport.progress import Progress
+from tuneport.scoring.devices import free_memory
 from tuneport.scoring.harness import in_words
 from tuneport.scoring.measured_tokens import answers_of
-from tuneport.scoring.models import Loading, Seat, find_models, free, load, look_over, tokenizer_of
+from tuneport.scoring.models import Loading, Seat, find_models, load, look_over, tokenizer_of
 
 Value = TypeVar("Value")
 
@@ -132,7 +133,7 @@ def loaded(
         yield model
     finally:
         del model
-        free()
+        free_memory()
 
 
 def kept(

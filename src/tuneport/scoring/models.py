@@ -6,7 +6,6 @@ also checks every prompt. A model is loaded once for all tasks.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -234,15 +233,6 @@ def load(seat: Seat, loading: Loading, tell: Callable[[list[str]], None], weight
         model.tokenizer.chat_template = spoken_by(model.tokenizer, loading.chat_template)
     model.name, model.tell = seat.name, tell
     return model
-
-
-def free() -> None:
-    """Give back what a model held that nobody uses any more, before the next one is loaded."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _from_disk(seat: Seat, loading: Loading) -> dict[str, Any]:

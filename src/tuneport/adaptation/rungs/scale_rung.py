@@ -21,7 +21,8 @@ from tuneport.diagnosis.probing.prompt_probe import small_files
 from tuneport.engine.plan import Plan, plan_transfer
 from tuneport.examples.questions import Example
 from tuneport.scoring.answers.answer_losses import AnswerLosses
-from tuneport.scoring.models import Seat, find_models, free, load
+from tuneport.scoring.devices import free_memory
+from tuneport.scoring.models import Seat, find_models, load
 from tuneport.scoring.prompts import prompts_of
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -58,7 +59,7 @@ def attempt(climb: Climb) -> Attempt | str:
             model = _moved(climb, model, planned(best), moved, fresh=False)
             measured = climb.measure(model)
     del model
-    free()
+    free_memory()
     tried = {f"{scale:g}": {"agreement": agreed[scale], "loss": losses[scale]} for scale in SCALES}
     if measured is None:
         return "α = 1, plain addition, agrees best with the tuned source on the prompts that are fitted on."
