@@ -11,6 +11,7 @@ starts in milliseconds.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -22,8 +23,12 @@ from typing import Any
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import tuneport.cli
+import tuneport.commands.dry_run
+import tuneport.commands.printing
+import tuneport.commands.pushing
 import tuneport.diffvector.run
 import tuneport.engine.plan_text
+import tuneport.inspection
 import tuneport.verification
 
 CHANGING = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
@@ -145,6 +150,7 @@ def run(job: dict[str, Any]) -> int:
 
 
 def serve() -> None:
+    gc.freeze()  # children leave the pages of what is imported as they are
     for line in sys.stdin:
         job = json.loads(line)
         child = os.fork()
