@@ -22,10 +22,14 @@ from tuneport.engine.run_options import InspectOptions
 from tuneport.errors import CheckpointError, OutputError, TuneportError, spoken
 from tuneport.files.printable import printable_line
 from tuneport.options import Place
+from tuneport.output.replacing import MANIFESTS
 from tuneport.output.write import MANIFEST
 from tuneport.pairing.tensors import ties_of
 from tuneport.pairing.vocabulary_matrices import Side, find_vocabulary_tensors
 from tuneport.public_functions import takes
+from tuneport.results.adaptation_reading import adaptation_of, is_adaptation
+from tuneport.results.evaluation_reading import read_results
+from tuneport.results.schema import ADAPTATION
 from tuneport.shown import Found
 from tuneport.sidecars.config import is_tied
 from tuneport.sidecars.embedding_modules import module_names
@@ -71,11 +75,20 @@ def _described(spec: Place) -> dict[str, Any]:
             del manifest  # of many tensors it is large, and the diff vector has its own
             vector = open_diff(path)
             return {"kind": "diff vector", **_made(vector.stored, vector.manifest)}
-        return {"kind": "output", **_made(open_checkpoint(path, "output"), manifest)}
+        return {"kind": "output", **_adapted(path), **_made(open_checkpoint(path, "output"), manifest)}
     checkpoint = open_checkpoint(spec, "checkpoint")
     if checkpoint.adapter is not None:
         return {"kind": "adapter", **_adapter(checkpoint, checkpoint.adapter), **_checkpoint(checkpoint)}
-    return {"kind": "checkpoint", **_checkpoint(checkpoint)}
+    return {"kind": "checkpoint", **_adapted(path), **_checkpoint(checkpoint)}
+
+
+def _adapted(folder: Path) -> dict[str, str]:
+    """What `adapt` chose, in a line, where it wrote this folder. Raises `ReportError` where its record is damaged."""
+    file = folder / ADAPTATION
+    if not file.is_file() or not any((folder / name).is_file() for name in MANIFESTS):
+        return {}
+    found = read_results(file, "Restore it, or run `tuneport adapt` again.")
+    return {"adapted": adaptation_of(found, str(file)).in_a_line()} if is_adaptation(found) else {}
 
 
 def in_words(description: Mapping[str, Any]) -> str:

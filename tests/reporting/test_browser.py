@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import made_up_comparison
+from support import made_up_adaptation, made_up_comparison
 from support.colours import contrast, luminance
 from support.made_up_results import MadeUp
 
@@ -116,6 +116,20 @@ def test_a_comparisons_page_is_as_accessible_on_a_desk_on_a_phone_and_in_the_dar
         seen.page.locator(".plot .cbaxis text").first.wait_for(timeout=20_000)
         fill = seen.page.locator(".plot .cbaxis text").first.evaluate("e => getComputedStyle(e).fill")
         assert contrast(luminance(fill), paper) >= 4.5
+        seen.page.close()
+
+
+@pytest.mark.parametrize(("chosen", "measure"), [("distil", "quality"), ("add", "agreement")])
+def test_an_adaptations_page_is_as_accessible_on_a_desk_on_a_phone_and_in_the_dark(
+    browser: Any, tmp_path: Path, chosen: str, measure: str
+) -> None:
+    report(made_up_adaptation.write(tmp_path / "adapted.json", chosen, measure))
+    for options in ({"viewport": DESK}, {"viewport": PHONE, "color_scheme": "dark"}):
+        seen = opened(browser, tmp_path / "adapted.html", **options)
+        seen.page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+        assert accessible(seen) == [] and seen.complaints == []
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"]
+        assert seen.page.locator(".plot .main-svg .points path").count() > 3
         seen.page.close()
 
 

@@ -16,15 +16,15 @@ class ReportOptions(Options):
         metavar="DIR|FILE.json",
         positional=True,
         argument=True,
-        help="folder or URL written by `tuneport study` (finished or not), a demo's folder, or a file written by `tuneport evaluate` or "
-        "`tuneport compare`",
+        help="folder or URL written by `tuneport study` (finished or not), a demo's folder, a folder written by `tuneport adapt`, or a "
+        "file written by `tuneport evaluate` or `tuneport compare`",
     )
     out: Place | None = option(
         None,
         metavar="FILE",
         positional=True,
-        help="file to write (default: DIR/report.html or DIR/report.md; for a file FILE.html or FILE.md; required for "
-        "a URL)",
+        help="file to write (default: DIR/report.html or DIR/report.md; for a file FILE.html or FILE.md; for a folder of `tuneport adapt` "
+        "DIR.html or DIR.md beside it; required for a URL)",
     )
     format: Literal["page", "markdown"] = option(
         "page",

@@ -1,4 +1,4 @@
-"""`report`: make one page from a study's folder, a file of scores or a comparison. Nothing is downloaded, except a study at a URL.
+"""`report`: make one page from a study's folder, a file of scores, a comparison or an adaptation. Only a study at a URL is downloaded.
 
 `findings` reads and estimates, `page` or `markdown` writes the page; the file is created when complete.
 """
@@ -19,17 +19,22 @@ from tuneport.public_functions import takes
 from tuneport.reporting.demo_study import as_study, is_demo
 from tuneport.reporting.fetching import at_hand, url_of
 from tuneport.reporting.report_options import ReportOptions
-from tuneport.reporting.sections.contents import Contents, of_comparison, of_evaluation, of_study
+from tuneport.reporting.sections.contents import Contents, of_adaptation, of_comparison, of_evaluation, of_study
 from tuneport.reporting.tables.report_tables import findings
+from tuneport.results.adaptation_reading import adaptation_of, is_adaptation
 from tuneport.results.comparison_reading import comparison_of, is_comparison
 from tuneport.results.evaluation_reading import evaluation_of, read_results
-from tuneport.results.schema import RESULTS, STEPS, STUDY
+from tuneport.results.schema import ADAPTATION, RESULTS, STEPS, STUDY
 from tuneport.shown import Found
 
 # A comment of each form, which is not shown.
 _SEALS = {"page": (b"<!-- tuneport report ", b" -->\n"), "markdown": (b"\n[//]: # (tuneport report ", b")\n")}
 PAGE, MARKDOWN = "report.html", "report.md"
 _OF_STUDY = (RESULTS, STUDY, "inputs.json")  # what `tuneport study` wrote, and steps/
+_MANIFESTS = (
+    "tuneport.json",
+    "tune.json",
+)  # of an output, which `verify` finds as it was written: nothing is added to it
 
 
 class Report(Found):
@@ -42,9 +47,10 @@ class Report(Found):
 
 @takes(ReportOptions)
 def report(given: ReportOptions) -> Report:
-    """Write the page of a study, a demo, a file of scores or a comparison to ``out`` (default: report.html or report.md beside the results).
+    """Write the page of a study, a demo, a file of scores, a comparison or an adaptation to ``out``.
 
-    The study may be unfinished: the page lists failed and skipped steps. Returns `out`, `counts` of results by status,
+    Default: report.html or report.md in the study's folder, FILE.html beside a file, DIR.html beside what `adapt` wrote. The
+    study may be unfinished: the page lists failed and skipped steps. Returns `out`, `counts` of results by status,
     `summary` and `warnings`; raises `ReportError` if there is nothing to report.
 
         tuneport.report("my-study")
@@ -87,27 +93,39 @@ def report(given: ReportOptions) -> Report:
 
 
 def _file_of_scores(study: str) -> Path | None:
-    """The file, where a file was given, not a folder."""
+    """The file, where a file was given, or the folder of an adaptation."""
     place = Path(study.removeprefix("file://")).expanduser()
-    return place if place.exists() and not place.is_dir() else None
+    if place.is_dir():
+        record = place / ADAPTATION
+        return record if record.is_file() and not (place / RESULTS).exists() else None
+    return place if place.exists() else None
 
 
 def _of_scores(
     file: Path, out: str | os.PathLike[str] | None, format: str, render: Callable[[Contents], str]
 ) -> Report:
-    """The page of what `tuneport evaluate` or `tuneport compare` wrote."""
+    """The page of what `tuneport evaluate`, `tuneport compare` or `tuneport adapt` wrote."""
     suffix = Path(PAGE if format == "page" else MARKDOWN).suffix
-    place = Path(out).expanduser() if out is not None else file.with_suffix(suffix)
+    remedy = "Give the file that `tuneport evaluate` or `tuneport compare` wrote with `--out FILE.json`, or the folder of `tuneport adapt`."
+    output = resolved(file).parent if _is_of_an_output(file) else None
+    beside = file.with_suffix(suffix) if output is None else output.with_name(output.name + suffix)
+    place = Path(out).expanduser() if out is not None else beside
     _refuse_what_is_taken(place)
-    remedy = "Give the file that `tuneport evaluate` or `tuneport compare` wrote with `--out FILE.json`."
     found = read_results(file, remedy)
-    if is_comparison(found):
+    if is_adaptation(found):
+        shown = of_adaptation(adaptation_of(found, file.stem if output is None else output.name))
+    elif is_comparison(found):
         shown = of_comparison(comparison_of(found, file.stem))
     else:
         shown = of_evaluation(evaluation_of(found, file, remedy))
     _write(place, _sealed(render(shown), format))
     words = f"{place}: done, {shown.summary}"
     return Report({"out": str(place), "counts": {}, "summary": shown.summary, "warnings": [], "words": words})
+
+
+def _is_of_an_output(file: Path) -> bool:
+    """Whether it is the record of an adaptation in the folder that it is about."""
+    return file.name == ADAPTATION and any((file.parent / name).is_file() for name in _MANIFESTS)
 
 
 def _refuse_the_studys_own(place: Path, root: Path) -> None:

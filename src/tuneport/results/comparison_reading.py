@@ -11,7 +11,7 @@ from typing import Any
 
 from tuneport.errors import ReportError
 from tuneport.results.schema import COMPARE_FORMAT
-from tuneport.results.torn_json import mapping, mappings, number_or, text_or, whole
+from tuneport.results.torn_json import mapping, mappings, number_or, text_or, texts, whole
 
 Figures = Mapping[str, float]  # those that were measured
 # What the figures are called, on the terminal and on the page, in their order.
@@ -103,11 +103,11 @@ def comparison_of(found: Any, name: str) -> ComparisonResult:
 def _pair(found: Mapping[str, Any]) -> ComparedPair:
     verdict, measures, inputs = mapping(found, "verdict"), mapping(found, "measures"), mappings(found, "inputs")
     names = [str(each.get("name")) for each in inputs]
-    reasons, probe = verdict.get("reasons"), found.get("probe")
+    probe = found.get("probe")
     return ComparedPair(
         name=f"{' − '.join(reversed(names[:-1]))} onto {names[-1]}" if names else "a pair without inputs",
         word=text_or(verdict.get("word"), "uncertain"),
-        reasons=tuple(map(str, reasons)) if isinstance(reasons, list) else (),
+        reasons=texts(verdict.get("reasons")),
         remedy=text_or(verdict.get("remedy"), None),
         calibrated=verdict.get("calibrated") is True,
         gain=_interval(verdict.get("gain")),

@@ -15,10 +15,9 @@ from tuneport.errors import ReportError
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_text
 from tuneport.results.schema import EVALUATION_FORMAT, Score
-from tuneport.results.torn_json import mapping, mappings, number_or, text_or, whole
+from tuneport.results.torn_json import Interval, interval, mapping, mappings, number_or, text_or, texts, whole
 
 _MOST_BYTES = 128 * 2**20
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -104,10 +103,9 @@ def evaluation_of(found: Any, place: Path, remedy: str) -> EvaluationResult:
                     n=max(0, whole(told.get("n")) or 0),
                     higher_is_better=higher,
                 )
-                scores[str(model.get("model")), task] = TaskScore(score, _interval(told.get("interval")))
+                scores[str(model.get("model")), task] = TaskScore(score, interval(told.get("interval")))
     if not scores:
         raise ReportError(f"{place} contains no scores. {remedy}")
-    warnings = found.get("warnings")
     return EvaluationResult(
         name=place.stem,
         models=tuple(dict.fromkeys(model for model, _ in scores)),
@@ -116,7 +114,7 @@ def evaluation_of(found: Any, place: Path, remedy: str) -> EvaluationResult:
         differences=tuple(d for row in mappings(found, "comparisons") if (d := _difference(row, scores)) is not None),
         recovered=tuple(map(_recovered, mappings(found, "recovered_gain"))),
         leakage=mappings(found, "leakage"),
-        warnings=tuple(map(str, warnings)) if isinstance(warnings, list) else (),
+        warnings=texts(found.get("warnings")),
         settings=mapping(found, "settings"),
         versions=mapping(found, "versions"),
     )
@@ -131,16 +129,11 @@ def _difference(row: Mapping[str, Any], scores: Mapping[tuple[str, str], TaskSco
     rises = 1 if known is None or known.score.higher_is_better else -1
     better = 0 if row.get("significant") is not True else (1 if rises * value > 0 else -1)
     p = number_or(row.get("p_adjusted"), None)
-    return Difference(earlier, later, task, value, _interval(row.get("interval")), p, better, whole(row.get("n")) or 0)
+    return Difference(earlier, later, task, value, interval(row.get("interval")), p, better, whole(row.get("n")) or 0)
 
 
 def _recovered(row: Mapping[str, Any]) -> Recovered:
     task, target, moved, tuned = (str(row.get(name)) for name in ("task", "target", "transferred", "tuned_target"))
     return Recovered(
-        task, target, moved, tuned, number_or(row.get("recovered_gain"), None), _interval(row.get("interval"))
+        task, target, moved, tuned, number_or(row.get("recovered_gain"), None), interval(row.get("interval"))
     )
-
-
-def _interval(value: Any) -> Interval | None:
-    ends = [number_or(each, None) for each in value] if isinstance(value, list) else []
-    return (ends[0], ends[1]) if len(ends) == 2 and None not in ends else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 RESULTS, STUDY, STEPS, RECORD = "results.json", "study.toml", "steps", "record.json"
 SCORES, EXAMPLES, CURVE = "scores.json", "scores.examples.jsonl", "model/curve.jsonl"  # in a step's folder
 EVALUATION_FORMAT, PATH_FORMAT, COMPARE_FORMAT = "tuneport.evaluation/1", "tuneport.path/1", "tuneport.compare/1"
-ADAPT_FORMAT = "tuneport.adapt/1"
+ADAPTATION, ADAPT_FORMAT = "adapt.json", "tuneport.adapt/1"
 RECORD_FORMAT, RESULTS_FORMAT = "tuneport.record/1", "tuneport.results/1"
 
 BASE, TUNED, TRANSFER, THEN_TUNED = "base", "tuned", "transfer", "transfer-then-tune"

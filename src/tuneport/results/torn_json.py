@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+Interval = tuple[float, float]
+
 
 def mapping(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The object of this name; an empty one where it is something else, or nothing."""
@@ -42,3 +44,14 @@ def is_folder(name: Any) -> bool:
 def text_or(value: Any, otherwise: Any) -> Any:
     """A text that is not empty, or what stands for it."""
     return value if isinstance(value, str) and value else otherwise
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """The entries of a list, as texts."""
+    return tuple(map(str, value)) if isinstance(value, list) else ()
+
+
+def interval(value: Any) -> Interval | None:
+    """The two finite ends of an interval, or None."""
+    ends = [number_or(each, None) for each in value] if isinstance(value, list) else []
+    return (ends[0], ends[1]) if len(ends) == 2 and None not in ends else None

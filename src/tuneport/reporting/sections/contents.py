@@ -1,4 +1,4 @@
-"""The contents of a page, for a study, a file of scores or a comparison: its name, a line about the results, doubts, and sections."""
+"""The contents of a page, for a study, a file of scores, a comparison or an adaptation: its name, a line about the results, doubts, and sections."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuneport.reporting.sections import (
+    adaptation_sections,
     answer_section,
     comparison_sections,
     evaluation_sections,
@@ -15,6 +16,7 @@ from tuneport.reporting.sections import (
 )
 from tuneport.reporting.sections.parts import Section
 from tuneport.reporting.tables.report_tables import Findings
+from tuneport.results.adaptation_reading import AdaptationResult
 from tuneport.results.comparison_reading import ComparisonResult
 from tuneport.results.evaluation_reading import EvaluationResult
 
@@ -46,6 +48,11 @@ def of_evaluation(found: EvaluationResult) -> Contents:
 def of_comparison(found: ComparisonResult) -> Contents:
     """The page of what `tuneport compare` wrote."""
     return Contents(found.name, comparison_sections.summary(found), (), comparison_sections.sections(found))
+
+
+def of_adaptation(found: AdaptationResult) -> Contents:
+    """The page of what `tuneport adapt` wrote."""
+    return Contents(found.name, adaptation_sections.summary(found), (), adaptation_sections.sections(found))
 
 
 def sections(found: Findings, place: Path) -> list[Section]:
