@@ -94,6 +94,11 @@ def test_the_figure_has_a_trace_for_each_status_and_a_line_for_target_and_source
     assert [line["x0"] for line in drawing["layout"]["shapes"]] == pytest.approx([10, 81])
 
 
+def test_a_rung_that_was_trained_from_two_names_both() -> None:
+    told = next(each for each in section(shown(), "decisions").parts[1:] if isinstance(each, str))
+    assert "add (70.0" in told and "scale (66.0" in told
+
+
 def test_every_scale_is_in_a_table_and_the_chosen_one_is_marked() -> None:
     table = part(section(shown(), "scales"), Table)
     assert len(table.rows) == 7 and column(table, "chosen").index("chosen") == 5

@@ -37,7 +37,7 @@ def adaptation(chosen: str = "distil", measure: str = "quality") -> dict[str, An
         "rungs": [
             rung("add", "kept", select=share(0.42), test=share(0.41), retention=retention(3.3), seconds=20.5),
             rung("scale", "not better", select=share(0.45, 0.03), test=share(0.44, 0.03), retention=retention(3.35), seconds=61.0, examples=128, scale=1.25, tried=tried),
-            rung("distil", "kept" if kept else "not better", select=share(0.7, 0.28), test=share(0.69, 0.28), retention=retention(3.28), seconds=410.0, examples=512, steps=50, final_loss=0.31, **{"from": "add"}),
+            rung("distil", "kept" if kept else "not better", select=share(0.7, 0.28), test=share(0.69, 0.28), retention=retention(3.28), seconds=410.0, examples=512, steps=50, final_loss=0.31, tried={"add": 0.7, "scale": 0.66}, **{"from": "add"}),
             rung("tune", "harmed", select=share(0.8, 0.1), test=share(0.79, 0.38), retention=retention(3.9, 0.9), seconds=900.0, examples=512, steps=48, final_loss=0.2, **{"from": chosen}),
         ],
         "chosen": chosen,

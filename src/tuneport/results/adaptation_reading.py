@@ -72,7 +72,9 @@ class TriedScale:
 
 @dataclass(frozen=True)
 class ReadRung:
-    """One rung. ``start``: the rung that it was trained from; ``scale`` and ``tried``: the α that was chosen, and all."""
+    """One rung. ``start``: the rung that it was trained from; ``starts``: the share of select from each that was tried;
+    ``scale`` and ``tried``: the α that was chosen, and all.
+    """
 
     name: str
     status: str
@@ -85,6 +87,7 @@ class ReadRung:
     final_loss: float | None
     scale: float | None
     tried: tuple[TriedScale, ...]
+    starts: Mapping[str, float]
     warnings: tuple[str, ...]
 
     @property
@@ -176,6 +179,7 @@ def adaptation_of(found: Mapping[str, Any], name: str) -> AdaptationResult:
 
 
 def _rung(row: Mapping[str, Any]) -> ReadRung:
+    starts = {name: _between(told, 0, 1) for name, told in mapping(row, "tried").items()}
     tried = [
         TriedScale(scale, number_or(told.get("agreement"), None), number_or(told.get("loss"), None))
         for name, told in mapping(row, "tried").items()
@@ -193,6 +197,7 @@ def _rung(row: Mapping[str, Any]) -> ReadRung:
         final_loss=number_or(row.get("final_loss"), None),
         scale=number_or(row.get("scale"), None),
         tried=tuple(sorted(tried, key=lambda each: each.scale)),
+        starts={name: value for name, value in starts.items() if value is not None},
         warnings=texts(row.get("warnings")),
     )
 

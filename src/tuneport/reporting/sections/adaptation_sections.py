@@ -312,7 +312,16 @@ def _decisions(found: AdaptationResult) -> Section:
         "does not lose much of what the target could do. The test part has no part in this."
     )
     table = Table("Decisions on the select part", columns, rows, style="worded")
-    return Section("decisions", "Why was each rung kept or not?", [intro, table])
+    starts = [_starts(rung) for rung in found.rungs if len(rung.starts) > 1]
+    return Section("decisions", "Why was each rung kept or not?", [intro, table, *starts])
+
+
+def _starts(rung: ReadRung) -> str:
+    """A rung that was trained from several."""
+    told = listed(
+        f"{start} ({number(value, True)}{PER_CENT} on the select part)" for start, value in rung.starts.items()
+    )
+    return f"{rung.name} was trained from {told}. The better one is the one that was judged."
 
 
 def _scales(found: AdaptationResult) -> Section | None:
