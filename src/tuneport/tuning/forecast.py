@@ -14,6 +14,7 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.errors import spoken
 from tuneport.scoring.devices import best_device, bytes_per_second, operations_per_second
 from tuneport.scoring.evaluate_options import BATCH_SIZE, USUAL_ANSWER
+from tuneport.tuning.distillation.record_answers import bytes_of_a_place
 from tuneport.tuning.memory import memory_per_device
 from tuneport.tuning.prepare import TEXT_PART, Prepared, identity, transferred_start
 from tuneport.tuning.recipes import DistilRecipe, GrpoRecipe, TuningRun
@@ -66,16 +67,20 @@ def _longest(prepared: Prepared) -> int:
 
 
 def _teacher(prepared: Prepared) -> dict[str, Any] | None:
-    """The teacher, which answers alone on one device before the model is loaded: bytes, as its weights are loaded there."""
+    """The teacher, which answers alone on one device before the model is loaded: bytes of its weights there, and of its
+    answers on disk at most.
+    """
     if prepared.teaching is None:
         return None
-    name, loaded = prepared.teaching.name, prepared.teaching.checkpoint
+    teaching, loaded = prepared.teaching, prepared.teaching.checkpoint
     if loaded is None:
-        return {"name": name, "recorded": True, "memory": None}
+        return {"name": teaching.name, "recorded": True, "memory": None, "disk": 0}
+    text = loaded.config.get("text_config", loaded.config)
     return {
-        "name": name,
+        "name": teaching.name,
         "recorded": False,
         "memory": loaded.parameters * 4 if best_device() == "cpu" else loaded.nbytes,
+        "disk": teaching.prompts * (teaching.longest + 1) * bytes_of_a_place(int(text.get("vocab_size") or 0)),
     }
 
 
@@ -97,7 +102,10 @@ def forecast_in_words(told: dict[str, Any]) -> str:
             1, f"teacher          {teacher['name']}" + (", its recorded answers" if teacher["recorded"] else "")
         )
         if not teacher["recorded"]:
-            lines.append(f"                 before it the teacher alone: {_size(teacher['memory'])} on one device")
+            lines.append(
+                f"                 before it the teacher alone: {_size(teacher['memory'])} on one device; its answers take up "
+                f"to {_size(teacher['disk'])} of disk"
+            )
     training, scoring = told["seconds"]["training"], told["seconds"]["scoring"]
     lines.append(f"time (about)     {_range(training)} on one {told['device']} of this machine")
     if told["seconds"]["answering"]:

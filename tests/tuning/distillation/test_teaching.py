@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.command_results import Cli
 from support.tiny_tuning import log_of, same, weights, write_rows
 
 from tuneport.errors import CheckpointError, DataError, TakenError, UsageError
 from tuneport.examples.questions import read_tasks
+from tuneport.scoring.answers.answer_losses import LikeliestTokens
 from tuneport.scoring.models import Loading, find_models, load
 from tuneport.tuning.distillation import record_answers as recorder
 from tuneport.tuning.distillation import recording
 from tuneport.tuning.distillation.record_answers import record_answers
+from tuneport.tuning.distillation.recording import Spoken
 from tuneport.tuning.recipes import DistilRecipe
 from tuneport.tuning.run import rehearse, tune
 
@@ -44,7 +48,8 @@ def test_messages_that_end_with_an_answer_are_refused(base: Path, teacher: Path,
 def test_the_model_as_its_own_teacher_is_warned_about(base: Path, prompts: Path, tmp_path: Path) -> None:
     told = rehearse(base, data=[prompts], recipe="distil", teacher=base, out=tmp_path / "out")
     assert any("the model itself" in warning for warning in told["warnings"])
-    assert told["teacher"]["memory"] > 0 and told["seconds"]["answering"] > 0
+    assert told["teacher"]["memory"] > 0 and told["teacher"]["disk"] > 10 * 257 * 8 * 300
+    assert told["seconds"]["answering"] > 0
     assert "teacher          base" in told.in_words()
 
 
@@ -109,6 +114,19 @@ def test_a_run_killed_while_the_teacher_answers_goes_on_where_it_was(
     assert len(asked) == 7
     assert same(weights(resumed), weights(unbroken))
     assert [line["loss"] for line in log_of(resumed)] == [line["loss"] for line in log_of(unbroken)]
+
+
+def test_a_lot_comes_back_as_it_was_and_rows_must_be_as_many_as_tokens(tmp_path: Path) -> None:
+    found = LikeliestTokens(np.zeros((2, 3), np.int32), np.zeros((2, 3), np.float32), np.zeros(2, np.float32))
+    path, strings = recording.lot_path(tmp_path, 0), {0: "a"}
+    said = Spoken("key", "a", ("a",), ended=True)
+    recording.write_lot(path, [(said, found)], strings, [0])
+    (heard,) = recording.read_recording(tmp_path).values()
+    assert (heard.spoken, heard.strings, heard.ends) == (said, strings, {0})
+    assert heard.expected.ids.tolist() == found.ids.tolist()
+    recording.write_lot(path, [(replace(said, ended=False), found)], strings, [0])
+    with pytest.raises(DataError, match="differ in number"):
+        recording.read_recording(tmp_path)
 
 
 def test_a_file_that_holds_no_answers_is_told(tmp_path: Path) -> None:

@@ -88,6 +88,11 @@ def record_texts(
     finish(folder, about or {}, len(examples))
 
 
+def bytes_of_a_place(vocabulary: int) -> int:
+    """Of what is kept of each token of an answer, for a vocabulary of this size."""
+    return 8 * _count(vocabulary) + 4
+
+
 def text_of(example: Example, prompt: str) -> str:
     """The text that is measured: an example's answer, as it follows its prompt."""
     return example.answer if example.way == "text" else answers_of(example, prompt)[0]
@@ -150,8 +155,11 @@ def _text(
 
 
 def _kept(logs: Any) -> LikeliestTokens:
-    size = int(logs.shape[1])
-    return likeliest(logs, size if size <= SMALL_VOCABULARY else KEPT)
+    return likeliest(logs, _count(int(logs.shape[1])))
+
+
+def _count(vocabulary: int) -> int:
+    return vocabulary if vocabulary <= SMALL_VOCABULARY else KEPT
 
 
 def _strings(losses: AnswerLosses, found: Sequence[tuple[Spoken, LikeliestTokens]]) -> dict[int, str]:

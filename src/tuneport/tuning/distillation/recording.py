@@ -94,6 +94,9 @@ def read_lot(path: Path) -> list[Recorded]:
         told = read_json(found["text"].tobytes())
         strings = {int(id): str(text) for id, text in told["strings"]}
         ends = frozenset(map(int, told["ends"]))
+        shapes = {found[name].shape for name in ("ids", "logs")} | {(len(found["rest"]), found["ids"].shape[-1])}
+        if len(shapes) > 1 or found["rows"].min(initial=0) < 0 or found["rows"].sum() != len(found["rest"]):
+            raise ValueError("its tensors do not belong together")
         starts = np.concatenate([[0], np.cumsum(found["rows"])])
         answers = [Spoken(str(a["key"]), str(a["text"]), tuple(a["tokens"]), bool(a["ended"])) for a in told["answers"]]
         recorded = [

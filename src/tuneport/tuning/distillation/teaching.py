@@ -102,7 +102,7 @@ def find_teaching(
         return Teaching(None, place, tasks, texts, recipe.max_completion_length, None, tuple(warnings))
     try:
         (seat,) = find_models([os.fspath(recipe.teacher)])
-        checkpoint = open_checkpoint(seat.source, "teacher")
+        checkpoint = open_checkpoint(seat.source + (f"@{seat.revision}" if seat.revision else ""), "teacher")
     except CheckpointError as error:
         raise CheckpointError(f"{named('teacher')}: {error}") from error
     if seat.adapter is None and resolved(place) == resolved(start.path):
