@@ -1,5 +1,6 @@
 """Estimates of memory: the parts that can be counted are counted right, and choices move them the right way."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -7,7 +8,7 @@ from safetensors.torch import load_file
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.tuning.memory import memory_per_device
-from tuneport.tuning.recipes import DpoRecipe, Lora, SftRecipe
+from tuneport.tuning.recipes import DistilRecipe, DpoRecipe, Lora, SftRecipe
 from tuneport.tuning.run import tune
 
 
@@ -56,3 +57,31 @@ def test_beside_an_adapter_linear_layers_take_two_bytes_where_they_are_stored_an
     linear = sum(t.elements for name, t in start.tensors.items() if "_proj" in name or "lm_head" in name)
     assert wide - narrow == 2 * linear
     assert memory_per_device(start, SftRecipe(), None, 64, 1, 2).weights == 4 * start.parameters
+
+
+def test_an_8_b_model_is_distilled_with_an_adapter_in_24_gb(base: Path) -> None:
+    start, layers, hidden, forward, pairs, words = start_of(base), 32, 4096, 14336, 1024, 128256
+    shapes = {"model.embed_tokens.weight": (words, hidden), "lm_head.weight": (words, hidden)}
+    for layer in range(layers):
+        own = {
+            "q_proj": (hidden, hidden),
+            "k_proj": (pairs, hidden),
+            "v_proj": (pairs, hidden),
+            "o_proj": (hidden, hidden),
+        }
+        own |= {"gate_proj": (forward, hidden), "up_proj": (forward, hidden), "down_proj": (hidden, forward)}
+        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in own.items()}
+    some = start.tensors["lm_head.weight"]
+    config = {
+        "vocab_size": words, "hidden_size": hidden, "intermediate_size": forward, "num_hidden_layers": layers,
+        "num_attention_heads": 32, "num_key_value_heads": 8,
+    }  # fmt: skip
+    llama = replace(
+        start,
+        tensors={name: replace(some, shape=shape, nbytes=2 * shape[0] * shape[1]) for name, shape in shapes.items()},
+        config=config,
+    )
+    recipe = DistilRecipe(teacher="teacher", per_device_train_batch_size=1, gradient_checkpointing=True)
+    found = memory_per_device(llama, recipe, Lora(16), 1024, 1, 2, whole_logits=True)
+    assert 17e9 < found.weights < 18e9 and found.total < 22e9
+    assert memory_per_device(llama, replace(recipe, precision="float32"), Lora(16), 1024, 1, 4).weights > 32e9
