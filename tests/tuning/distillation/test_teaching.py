@@ -113,6 +113,7 @@ def test_a_run_killed_while_the_teacher_answers_goes_on_where_it_was(
     assert asked == [f"lot-{number:05d}.safetensors" for number in (0, 1, 1, 2, 0, 1, 1)][: len(asked)]
     assert len(asked) == 7
     assert same(weights(resumed), weights(unbroken))
+    assert tune(base, out=out, **choices).already_done
     assert [line["loss"] for line in log_of(resumed)] == [line["loss"] for line in log_of(unbroken)]
 
 

@@ -115,23 +115,30 @@ def find_teaching(
 
 
 def answer_all(teaching: Teaching, start: Checkpoint, tokenizer: Any, folder: Path, length: int) -> list[str]:
-    """Have all prompts answered and all texts read, into ``folder``; what is there already is not asked again. Returns warnings."""
-    told: list[str] = []
+    """Have all prompts answered and all texts read, into ``folder``; what is there already is not asked again.
+
+    Returns the warnings of both, which their records keep.
+    """
     if teaching.model is not None and not recording.is_recording(folder / ANSWERS):
+        told: list[str] = []
         model = load(teaching.model, Loading(), told.extend)
         need_room(teaching.tasks, model, "max_completion_length")
-        about = {"teacher": teaching.name}
+        about = {"teacher": teaching.name, "warnings": told}
         record_answers(model, teaching.tasks, folder / ANSWERS, longest=teaching.longest, about=about)
         del model
         free_memory()
     if teaching.texts and not recording.is_recording(folder / TEXTS):
+        told = []
         (seat,) = find_models([start.path])
         model = load(seat, Loading(), told.extend)
         model.tokenizer.chat_template = tokenizer.chat_template  # that of the run, which a base may not have
-        record_texts(model, teaching.texts, folder / TEXTS, most=length, about={"teacher": start.label})
+        about = {"teacher": start.label, "warnings": told}
+        record_texts(model, teaching.texts, folder / TEXTS, most=length, about=about)
         del model
         free_memory()
-    return list(dict.fromkeys(told))
+    places = [folder / name for name in (ANSWERS, TEXTS) if recording.is_recording(folder / name)]
+    kept = [warning for place in places for warning in recording.about_of(place)["warnings"]]
+    return list(dict.fromkeys(kept))
 
 
 def wait_for_answers(teaching: Teaching, folder: Path) -> None:
