@@ -190,7 +190,9 @@ def _of_variants(records: Mapping[str, type[Any]]) -> dict[str, Declared]:
 
 def _defaults(by_record: Mapping[str, Any], of: int) -> str:
     shown = {
-        name: shown_default(value) for name, value in by_record.items() if value is not None and value is not False
+        name: shown_default(value)
+        for name, value in by_record.items()
+        if value not in (None, ()) and value is not False
     }
     if not shown:
         return "" if len(by_record) == of else f" ({', '.join(by_record)})"

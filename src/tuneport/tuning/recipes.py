@@ -183,7 +183,9 @@ class DistilRecipe(Recipe):
     steps: int | None = _choice(50, "number of weight updates", _FROM_ONE)
     batch_size: int = _choice(32, "prompts per update, over all devices", _FROM_ONE)
     teacher: Place | None = _choice(
-        None, "folder or Hub id of the model whose answers are learned, or a folder of its recorded answers"
+        None,
+        "folder or Hub id of the model whose answers are learned, or a folder of its recorded answers",
+        metavar="MODEL",
     )
     max_completion_length: int = _choice(USUAL_ANSWER, "maximum tokens of an answer", _FROM_ONE)
     retain: tuple[Any, ...] = _choice(
