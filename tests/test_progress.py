@@ -15,9 +15,10 @@ from support.broken_disks import Drive
 from support.shown_progress import Lines
 
 import tuneport
-from tuneport import progress, terminal
+from tuneport import libraries, progress, terminal
 from tuneport.libraries import quietly
 from tuneport.progress import BYTES, Progress, duration
+from tuneport.scoring.harness import _Bar
 
 
 class Terminal(io.StringIO):
@@ -110,13 +111,42 @@ def test_elsewhere_a_line_now_and_then_also_while_libraries_are_kept_quiet(monke
 def test_a_terminal_says_what_is_waited_for_while_libraries_are_loaded_and_forgets_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.delitem(sys.modules, "transformers.modeling_utils", raising=False)
     watched, piped = Terminal(), Pipe()
     for stream in (watched, piped):
         monkeypatch.setattr(sys, "stderr", stream)
         with quietly(to_stderr=True):
             assert ("loading PyTorch" in stream.getvalue()) is (stream is watched)
     assert watched.getvalue().endswith("\r\x1b[K") and piped.getvalue() == ""
+
+
+def test_elsewhere_it_is_said_if_it_takes_long_and_never_by_a_process_whose_work_another_reports(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert libraries._PATIENCE == 2
+    libraries._say_once.cache_clear()
+    monkeypatch.setattr(libraries, "_PATIENCE", 0.01)
+    monkeypatch.delitem(sys.modules, "transformers.modeling_utils", raising=False)
+    piped = Pipe()
+    monkeypatch.setattr(sys, "stderr", piped)
+    monkeypatch.setattr(progress, "_silent", True)
+    before = threading.active_count()
+    with quietly(to_stderr=True):
+        assert threading.active_count() == before
+    monkeypatch.setattr(progress, "_silent", False)
+    with quietly(to_stderr=True):
+        assert piped.wrote.wait(10)
+    (line,) = piped.getvalue().splitlines()
+    assert line.startswith("loading PyTorch and transformers")
+
+
+def test_the_bars_of_the_harness_count_what_it_says_there_is(shown_progress: Lines) -> None:
+    bar = _Bar(total=7, desc="Running generate_until requests")
+    bar.update(2)
+    bar.close()
+    assert list(_Bar("abc")) == ["a", "b", "c"]
+    assert any("2 of 7 requests" in line for line in shown_progress)
+    assert "3 of 3 requests" in shown_progress[-1]
 
 
 def test_a_failure_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from importlib import import_module
@@ -16,10 +17,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tuneport.terminal import draw, erase, is_watched, speaking_to, stream
+from tuneport.progress import is_silent
+from tuneport.terminal import draw, erase, is_watched, speaking_to, stream, tell
 
 # What decides the numbers of a fine-tuning or a score.
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "lm_eval", "vllm", "numpy")
+_PATIENCE = 2.0  # seconds without a word
+_LOADING = "loading PyTorch and transformers"
 _LOUD = ("lm_eval", "lm-eval", "transformers", "datasets", "accelerate", "trl", "peft", "filelock", "httpx", "urllib3")
 
 
@@ -58,11 +62,8 @@ def quietly(to_stderr: bool = False) -> Iterator[None]:
     """Silence their progress bars, remarks and warnings while the block runs; our records and warnings have what matters.
 
     What they print is not a result (stdout may be someone's JSON): it is discarded, or with ``to_stderr`` printed there. On a
-    terminal stderr, the bars of a scoring stay, and a line says so while the libraries load for the first time.
+    terminal stderr, the bars of a scoring stay. A line says so while the libraries load for the first time.
     """
-    is_first = "torch" not in sys.modules and is_watched()
-    if is_first:
-        draw("loading PyTorch and transformers")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     bars = _first_levels()
@@ -70,6 +71,7 @@ def quietly(to_stderr: bool = False) -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     with contextlib.ExitStack() as stack:
         stack.enter_context(speaking_to(stream()))
+        stack.enter_context(loading_is_said())
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         stack.enter_context(contextlib.redirect_stdout(sys.stderr if to_stderr else io.StringIO()))
@@ -82,12 +84,36 @@ def quietly(to_stderr: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
-            if is_first:
-                erase()
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
             if bars is not None:
                 bars.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def loading_is_said() -> Iterator[None]:
+    """While libraries may load for the first time: a line on a terminal that goes away, elsewhere one that stays if it takes long."""
+    if "transformers.modeling_utils" in sys.modules or is_silent():
+        yield
+    elif is_watched():
+        draw(_LOADING)
+        try:
+            yield
+        finally:
+            erase()
+    else:
+        waiting = threading.Timer(_PATIENCE, _say_once)
+        waiting.daemon = True
+        waiting.start()
+        try:
+            yield
+        finally:
+            waiting.cancel()
+
+
+@functools.cache
+def _say_once() -> None:
+    tell(f"{_LOADING}; progress follows, a line per minute")
 
 
 def _first_levels() -> Any:

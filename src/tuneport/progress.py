@@ -28,6 +28,11 @@ def keep_silent() -> None:
     _silent = True
 
 
+def is_silent() -> bool:
+    """Whether another process reports this one's work."""
+    return _silent
+
+
 class Progress:
     """What is done of how much, and how fast; shown while the block runs.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from dataclasses import dataclass
 
 from tuneport.commands.arguments import given_for
@@ -29,4 +30,5 @@ def call(options: argparse.Namespace) -> Told:
 
     show = (lambda text: None) if options.json else print  # stdout then holds one object and nothing else
     summary = demo(os.fspath(asked.out), seed=asked.seed, show=show)
-    return Told(f"{asked.out}: {'already done' if summary.already_done else 'done'}", summary.record)
+    done = f"{asked.out}: {'already done' if summary.already_done else 'done'}"
+    return Told(f"{done}\nas a page: tuneport report {shlex.quote(os.fspath(asked.out))}", summary.record)

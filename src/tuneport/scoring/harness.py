@@ -69,7 +69,7 @@ class _Bar:
 
     def __init__(self, items: Iterable[Any] | None = None, *, total: int | None = None, **_: Any) -> None:
         self._items = () if items is None else items
-        count = len(self._items) if isinstance(self._items, Sized) else 0 if total is None else total
+        count = len(self._items) if total is None and isinstance(self._items, Sized) else total or 0
         self._progress = Progress("", count, "requests")
         self._progress.__enter__()
 

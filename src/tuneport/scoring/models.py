@@ -20,7 +20,7 @@ from tuneport.examples.conversation_template import spoken_by
 from tuneport.examples.questions import OwnTask
 from tuneport.examples.rendering import render
 from tuneport.files.opening import check_file, read_bytes, resolved
-from tuneport.libraries import how_to_install, missing
+from tuneport.libraries import how_to_install, loading_is_said, missing
 from tuneport.scoring import score_spoilers
 from tuneport.scoring.adapter_settings import check_adapter
 from tuneport.scoring.devices import best_device, check_dtype, mps_has_bfloat16
@@ -188,7 +188,8 @@ def need_device(loading: Loading) -> None:
     """Raise `UsageError` for a missing device: the harness would silently use another one."""
     if loading.backend != "hf":
         return
-    check_dtype(loading.device or best_device(), loading.dtype, "dtype")
+    with loading_is_said():  # PyTorch knows
+        check_dtype(loading.device or best_device(), loading.dtype, "dtype")
     if loading.device is None:
         return
     import torch

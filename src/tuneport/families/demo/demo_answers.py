@@ -67,7 +67,9 @@ def table(record: Mapping[str, Any]) -> str:
         )
         lines += [f"  warning of its transfer: {doubt['message']}" for doubt in control.get("doubts", ())]
     lines += ["", *_curves(record["transfer_then_tune"]), ""]
-    lines.append(f"Norms: diff vector {record['diff_norm']:.2f}, drift {record['shift_norm']:.2f}")
+    lines.append(
+        f"Length of the diff vector {record['diff_norm']:.2f}, distance between the versions {record['shift_norm']:.2f}"
+    )
     lines += [
         "",
         *(f"{'held    ' if held else 'NOT HELD'}  {claim}" for claim, held in record["claims"].items()),

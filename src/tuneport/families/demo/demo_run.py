@@ -10,13 +10,13 @@ must warn. Read `demo` from top to bottom.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tuneport import terminal
 from tuneport.errors import Fault, UsageError
 from tuneport.families import corpus, family, family_scores, lesson_questions, lessons
 from tuneport.families.demo import demo_answers, demo_curve, demo_summary
@@ -95,7 +95,7 @@ def demo(
 ) -> Summary:
     """Make the family, transfer the fine-tuning, ask all models, and write everything to `out`.
 
-    Shows answers side by side and a table; progress goes to stderr if that is a terminal. A stopped run resumes with
+    Shows answers side by side and a table; stderr says what is being made, step by step. A stopped run resumes with
     the models it has; a folder with other content is refused (`tuneport.errors.OutputError`).
     """
     from tuneport import transfer, verify
@@ -116,8 +116,7 @@ def demo(
             return Summary(out, record, already_done=True)
 
         def tell(what: str) -> None:
-            if sys.stderr.isatty():
-                print(f"{time.perf_counter() - started:5.0f} s  {what}", file=sys.stderr)
+            terminal.tell(f"{time.perf_counter() - started:5.0f} s  {what}")
 
         # The world, the questions about it, and all text anybody will read, which holds no test question.
         tell("writing the text and the questions")
