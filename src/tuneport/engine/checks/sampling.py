@@ -114,7 +114,7 @@ def _candidate(task: OutputTask) -> _Candidate | None:
             return None
         if (
             pair.base.shape != task.slot.shape
-        ):  # rows that it leaves as they are, matched by token: none stands at its place
+        ):  # untrained rows that match by token: equal positions are not equal tokens
             return None
         base = Source("base", pair.base)
         return _Candidate(task, None, replace(recipe, terms=(Term(base, base, 1.0),)), has_diff=False)
