@@ -55,6 +55,27 @@ def test_too_few_prompts_to_decide_leave_nothing_to_fit_on_and_it_says_how_many_
     assert few is not None and "--select has 10 prompts; at least 16" in FLAGS.message(few)
 
 
+def test_too_few_prompts_to_decide_all_measure_plain_addition(tmp_path: Path) -> None:
+    given = write(tmp_path / "p.jsonl", prompts(0, 40))
+    parts = parted(prompts=given)
+    assert [len(part.examples) for part in (parts.fit, parts.select, parts.test)] == [0, 20, 20]
+    parts = parted(prompts=given, select=write(tmp_path / "s.jsonl", prompts(100, 120)))
+    assert [len(part.examples) for part in (parts.fit, parts.select, parts.test)] == [0, 20, 40]
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "question"), (40, "the same"), (600, "the same")])
+def test_where_nothing_can_be_held_out_it_says_so(tmp_path: Path, count: int, words: str) -> None:
+    rows = [{"prompt": f"{words}{'!' * number}"} for number in range(count)]
+    with pytest.raises(DataError, match="none of its prompts can be held out"):
+        parted(prompts=write(tmp_path / "p.jsonl", rows))
+
+
+def test_where_all_of_select_are_prompts_of_test_it_says_so(tmp_path: Path) -> None:
+    rows = write(tmp_path / "s.jsonl", prompts(0, 20))
+    with pytest.raises(DataError, match="the same as those of"):
+        parted(prompts=write(tmp_path / "p.jsonl", prompts(100, 200)), select=rows, test=rows)
+
+
 def test_where_one_part_is_a_file_only_the_other_is_held_out(tmp_path: Path) -> None:
     given = write(tmp_path / "p.jsonl", prompts(0, 216))
     parts = parted(prompts=given, test=write(tmp_path / "t.jsonl", prompts(300, 340)))

@@ -127,14 +127,18 @@ def _trained_on(source: Path | None) -> frozenset[str]:
 def _held_out(
     pool: OwnTask, select: OwnTask, test: OwnTask, trained: frozenset[str]
 ) -> tuple[OwnTask, OwnTask, OwnTask, str | None]:
-    """Take what is not given as a file from the pool: test first, then select; the rest is fitted on."""
+    """Take what is not given as a file from the pool: test first, then select; the rest is fitted on.
+
+    Of too few prompts to decide nothing is fitted on: all of them measure plain addition. Raises `DataError`.
+    """
     wanted = {name: not part.examples for name, part in (("test", test), ("select", select))}
     parts = sum(wanted.values())
     usable = len(pool.examples)
     size = HELD_OUT if usable >= parts * HELD_OUT + FEWEST_FITTED else usable // (2 + parts)
+    few = None
     if size < FEWEST_SELECTED:
-        enough = parts * HELD_OUT + FEWEST_FITTED
-        return replace(pool, examples=()), select, test, _few(usable, "prompts", enough)
+        few = _few(usable, pool.name, parts * HELD_OUT + FEWEST_FITTED)
+        size = max(1, usable // parts)
     groups = _groups(pool.examples)
     held: dict[str, list[Example]] = {"test": [], "select": []}
     rest: list[Example] = []
@@ -144,11 +148,18 @@ def _held_out(
         (rest if seen or name is None else held[name]).extend(group)
     order = {example.id: place for place, example in enumerate(pool.examples)}
     ordered = {name: _in_order(part, order) for name, part in held.items()}
+    if missing := [name for name, part in ordered.items() if wanted[name] and not part]:
+        files = " and ".join(named(name, "FILE") for name in missing)
+        raise DataError(
+            f"{named(pool.name)}: none of its prompts can be held out, because there is one only, they are all (nearly) the "
+            f"same, or the tuned model was trained on them. Give other prompts, or {files}."
+        )
     if wanted["test"]:
         test = replace(pool, name="test", examples=ordered["test"])
     if wanted["select"]:
         select = replace(pool, name="select", examples=ordered["select"])
-    return replace(pool, examples=_in_order(rest, order)), select, test, None
+    fit = () if few is not None else _in_order(rest, order)
+    return replace(pool, examples=fit), select, test, few
 
 
 def _in_order(examples: Iterable[Example], order: dict[str, int]) -> tuple[Example, ...]:
@@ -179,7 +190,13 @@ def _apart(select: OwnTask, test: OwnTask, trained: frozenset[str], notes: list[
                 f"{named(part.name)} other prompts."
             )
         kept.append(replace(part, examples=own))
-    return _without_near(kept[0], kept[1].examples, notes), kept[1]
+    apart = _without_near(kept[0], kept[1].examples, notes)
+    if select.examples and not apart.examples:
+        raise DataError(
+            f"{select.file}: all of its prompts are (nearly) the same as those of {named('test')}. Give {named('select')} other "
+            f"prompts."
+        )
+    return apart, kept[1]
 
 
 def _without_near(part: OwnTask, others: Sequence[Example], notes: list[str]) -> OwnTask:

@@ -117,7 +117,8 @@ def _models(given: AdaptOptions) -> tuple[Checkpoint, Checkpoint, Checkpoint]:
 
 def _plan(given: AdaptOptions, parts: Parts, models: tuple[Checkpoint, ...], loading: Loading) -> dict[str, Any]:
     """What makes two runs the same."""
-    tasks = (parts.fit, parts.select, parts.test, *parts.texts)
+    near = tuple(replace(text, name="near", examples=parts.near) for text in parts.texts if parts.near)
+    tasks = (parts.fit, parts.select, parts.test, *parts.texts, *near)
     return {
         "format": ADAPT_FORMAT,
         "inputs": [{"role": model.role, **_identity(model)} for model in models],
