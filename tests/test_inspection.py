@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support import made_up_adaptation
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
 
@@ -44,3 +45,20 @@ def test_an_unfinished_output_says_how_to_finish_it(cli: Cli, tmp_path: Path) ->
     (tmp_path / "out.partial" / "journal.jsonl").write_text("{}\n")
     told = cli("inspect", tmp_path / "out.partial", "--json").json()
     assert told["kind"] == "unfinished output" and "again" in told["next"]
+
+
+def test_an_output_of_adapt_says_in_a_line_what_was_chosen_and_what_it_gained(cli: Cli, tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    assert cli(*made.flags(tmp_path / "out")).status == 0
+    record = made_up_adaptation.write(tmp_path / "out" / "adapt.json")
+    told = cli("inspect", tmp_path / "out", "--json").json()["adapted"]
+    assert told.startswith("distil was chosen") and "+28.0 points" in told and "\n" not in told
+    record.write_text("{")
+    ran = cli("inspect", tmp_path / "out")
+    assert ran.status == 1 and "adapt.json" in ran.err and "Traceback" not in ran.err
+
+
+def test_a_file_of_that_name_in_a_model_of_others_is_not_read(cli: Cli, tmp_path: Path) -> None:
+    place = tiny.write_model(tmp_path / "m", tiny.llama(1))
+    (place / "adapt.json").write_text("{")
+    assert "adapted" not in cli("inspect", place, "--json").json()

@@ -27,7 +27,7 @@ from tuneport.output.write import MANIFEST
 from tuneport.pairing.tensors import ties_of
 from tuneport.pairing.vocabulary_matrices import Side, find_vocabulary_tensors
 from tuneport.public_functions import takes
-from tuneport.results.adaptation_reading import adaptation_of, is_adaptation
+from tuneport.results.adaptation_reading import adaptation_of, is_adaptation, is_unfinished
 from tuneport.results.evaluation_reading import read_results
 from tuneport.results.schema import ADAPTATION
 from tuneport.shown import Found
@@ -61,7 +61,7 @@ def _described(spec: Place) -> dict[str, Any]:
     path = Path(os.path.expanduser(spec))
     if path.is_dir() and is_study(FolderStore(path)):
         return {"kind": "study", **progress(FolderStore(path))}
-    if path.is_dir() and (path / "journal.jsonl").exists():
+    if path.is_dir() and ((path / "journal.jsonl").exists() or is_unfinished(path)):
         return {
             "kind": "unfinished output",
             "name": path.name,

@@ -65,7 +65,7 @@ def test_where_nothing_else_was_tried_it_says_so_once_with_the_number_of_prompts
     made = made_up_adaptation.adaptation("add")
     made["rungs"], made["plan"]["rungs"] = rungs, ["add", "scale", "distil"]
     first = of_adaptation(adaptation_of(made, "adapted")).sections[0]
-    assert part(first, Lead).answer == "Plain addition, untested."
+    assert part(first, Lead).answer == "Not tried."
     assert part(first, Bullets).lines == ["scale and distil: At least 64 are needed."]
 
 
@@ -122,6 +122,15 @@ def test_the_folders_page_stands_beside_it_and_the_files_where_it_lies(tmp_path:
     assert (tmp_path / "v2-tuned.md").read_text(encoding="utf-8").startswith("# v2-tuned\n")
     alone = made_up_adaptation.write(tmp_path / "record.json")
     assert report(alone, format="markdown")["out"] == str(tmp_path / "record.md")
+
+
+def test_an_unfinished_adaptation_has_no_page_yet(tmp_path: Path, cli: Cli) -> None:
+    place = tmp_path / "v2-tuned.partial"
+    place.mkdir()
+    (place / "plan.json").write_text(json.dumps(made_up_adaptation.adaptation()["plan"]))
+    ran = cli("report", place, "--format", "markdown")
+    assert ran.status == 1 and "has not finished" in ran.err
+    assert cli("inspect", place, "--json").json()["kind"] == "unfinished output"
 
 
 def test_texts_of_a_file_stay_texts(tmp_path: Path) -> None:

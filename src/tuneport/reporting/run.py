@@ -11,7 +11,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from tuneport.errors import ABSENT, Fault, OutputError, TakenError, UsageError, named
+from tuneport.errors import ABSENT, Fault, OutputError, ReportError, TakenError, UsageError, named
 from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes, resolved
 from tuneport.files.writing import told, write_whole
 from tuneport.libraries import how_to_install, missing
@@ -21,7 +21,7 @@ from tuneport.reporting.fetching import at_hand, url_of
 from tuneport.reporting.report_options import ReportOptions
 from tuneport.reporting.sections.contents import Contents, of_adaptation, of_comparison, of_evaluation, of_study
 from tuneport.reporting.tables.report_tables import findings
-from tuneport.results.adaptation_reading import adaptation_of, is_adaptation
+from tuneport.results.adaptation_reading import adaptation_of, is_adaptation, is_unfinished
 from tuneport.results.comparison_reading import comparison_of, is_comparison
 from tuneport.results.evaluation_reading import evaluation_of, read_results
 from tuneport.results.schema import ADAPTATION, RESULTS, STEPS, STUDY
@@ -93,10 +93,14 @@ def report(given: ReportOptions) -> Report:
 
 
 def _file_of_scores(study: str) -> Path | None:
-    """The file, where a file was given, or the folder of an adaptation."""
+    """The file, where a file was given, or the record in the folder of an adaptation. Raises `ReportError` if that is unfinished."""
     place = Path(study.removeprefix("file://")).expanduser()
     if place.is_dir():
         record = place / ADAPTATION
+        if is_unfinished(place):
+            raise ReportError(
+                f"{place}: `tuneport adapt` has not finished it. Run the same command again, then report on the finished folder."
+            )
         return record if record.is_file() and not (place / RESULTS).exists() else None
     return place if place.exists() else None
 

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tuneport.errors import ReportError
+from tuneport.files.json_text import read_json
+from tuneport.files.opening import read_text
 from tuneport.results.schema import ADAPT_FORMAT
 from tuneport.results.torn_json import Interval, interval, mapping, mappings, number_or, text_or, texts, whole
 
 ADD = "add"  # the rung that all others are compared with
 SOURCE, TARGET = "source", "target"
+_PLAN = "plan.json"  # what a folder has until it is complete
+_MOST_BYTES = 16 * 2**20
 QUALITY = "quality"  # a part is judged by the user's answers; else by the source's: agreement
 
 
@@ -151,6 +156,15 @@ class AdaptationResult:
 def is_adaptation(found: Any) -> bool:
     """Whether what was parsed is an adaptation."""
     return isinstance(found, dict) and found.get("format") == ADAPT_FORMAT
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether `tuneport adapt` works in this folder, or was stopped in it."""
+    try:
+        plan = read_json(read_text(folder / _PLAN, folder, _MOST_BYTES), kept=False)
+    except (OSError, ValueError):
+        return False  # none, or one that nobody can read: nothing says that it is of `adapt`
+    return is_adaptation(plan)
 
 
 def adaptation_of(found: Mapping[str, Any], name: str) -> AdaptationResult:

@@ -57,6 +57,7 @@ _PARTS = {
     "select": "decide which rung is kept",
     "test": "give the figures that are reported",
     "retain": "texts whose loss is measured",
+    "near": "texts on which a rung that trains stays near the target",
 }
 # What the test part says of the rung that the select part chose.
 _ANSWERS = {
@@ -114,7 +115,7 @@ def _lead(found: AdaptationResult) -> Lead:
     others = [other for other in found.rungs if other.name != ADD and other.was_tried]
     harmed = [other.name for other in others if other.status == "harmed"]
     if not others:
-        return Lead("Plain addition, untested.", f"No other rung was tried.{scored}{_sort(found)}")
+        return Lead("Not tried.", f"The output is plain addition; no other rung was tried.{scored}{_sort(found)}")
     if harmed:
         told = f"{listed(harmed)} was better on the select part, but lost too much of what the target could do."
         return Lead("Plain addition stays.", f"{told}{scored}{_sort(found)}")
