@@ -105,7 +105,8 @@ def find_teaching(
         checkpoint = open_checkpoint(seat.source + (f"@{seat.revision}" if seat.revision else ""), "teacher")
     except CheckpointError as error:
         raise CheckpointError(f"{named('teacher')}: {error}") from error
-    if seat.adapter is None and resolved(place) == resolved(start.path):
+    at_hub = (seat.source, seat.revision) == (start.hub_id, start.revision)
+    if seat.adapter is None and (at_hub or resolved(place) == resolved(start.path)):
         warnings.append(
             f"The teacher is the model itself ({start.label}): there is nothing to learn from it. Give another "
             f"{named('teacher')}."
