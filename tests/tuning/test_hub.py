@@ -38,6 +38,19 @@ def test_a_hub_id_is_fetched_fine_tuned_and_named_and_nothing_else_goes_over_the
     assert adapter["revision"] == record["plan"]["model"]["revision"]
 
 
+def test_a_teacher_from_the_hub_is_named_with_its_revision(base: Path, forked_with_models: Cli, tmp_path: Path) -> None:
+    prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "the fox"}, {"prompt": "a model"}])
+    with LoopbackHub({"org/teacher": {"main": base}}) as hub:
+        choices = ["--recipe", "distil", "--teacher", "org/teacher", "--steps", "1", "--max-completion-length", "4"]
+        done = forked_with_models(
+            *("tune", base, "--data", prompts, *choices, "--out", tmp_path / "out"),
+            environment=hub.environment(tmp_path / "hf"),
+        )
+        assert done.status == 0, done.err
+    teacher = json.loads((tmp_path / "out" / "tune.json").read_text())["plan"]["teacher"]
+    assert teacher["name"] == "org/teacher" and teacher["revision"]
+
+
 def test_a_fine_tuning_is_published_with_its_card_and_tells_nothing_of_the_machine(
     base: Path, chats: Path, forked_with_models: Cli, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.checkpoint.open_model import open_checkpoint
+from tuneport.checkpoint.open_model import fetched, open_checkpoint
 from tuneport.errors import CheckpointError, DataError, listing, named
 from tuneport.examples.leakage import example_digests
 from tuneport.examples.questions import Example, OwnTask, digest_of_task, read_tasks
@@ -122,6 +122,8 @@ def answer_all(teaching: Teaching, start: Checkpoint, tokenizer: Any, folder: Pa
     """
     if teaching.model is not None and not recording.is_recording(folder / ANSWERS):
         told: list[str] = []
+        assert teaching.checkpoint is not None, "a model has one"
+        fetched(teaching.checkpoint)
         model = load(teaching.model, Loading(), told.extend)
         need_room(teaching.tasks, model, "max_completion_length")
         about = {"teacher": teaching.name, "warnings": told}
