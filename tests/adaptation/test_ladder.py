@@ -22,6 +22,7 @@ from tuneport.adaptation import ladder
 from tuneport.adaptation.run import rehearse_adapt
 from tuneport.diagnosis.probing import carried_weights
 from tuneport.errors import TakenError
+from tuneport.results.adaptation_reading import adaptation_of
 
 SHORT: dict[str, Any] = {"max_new_tokens": 4, "device": "cpu"}
 # Half of the rate that the family was fine-tuned at, and a quarter. The family's texts are two words: what names the first one
@@ -336,3 +337,14 @@ def test_the_terminal_says_what_was_kept_and_why(family: Family, files: Files, t
     assert ran.status == 0
     assert "Test: right answers." in ran.out and "the tuned source" in ran.out
     assert "add: kept." in ran.out and "distil: skipped. It was not asked for." in ran.out
+
+
+def test_the_page_and_inspect_have_the_figures_of_the_record(scaled: Any, cli: Cli) -> None:
+    found = adaptation_of(scaled.record, "out")
+    chosen = found.rung(found.chosen)
+    assert chosen is not None and chosen.measured.test is not None and set(found.references) == {"target"}
+    assert chosen.measured.test.value == rungs(scaled)[found.chosen]["test"]["value"]
+    assert [part.name for part in found.parts] == ["prompts", "select", "test"] and found.wanted == ("add", "scale")
+    page = cli("report", scaled.out, "--format", "markdown", "--json").json()["out"]
+    assert Path(page).parent == scaled.out.parent and "not quality" in Path(page).read_text(encoding="utf-8")
+    assert cli("inspect", scaled.out, "--json").json()["adapted"] == found.in_a_line()
