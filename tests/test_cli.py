@@ -177,7 +177,31 @@ def test_a_value_that_cannot_be_meant_is_wrong_usage(
 )
 def test_wrong_usage_ends_with_status_2(cli: Cli, argv: list[str]) -> None:
     ran = cli(*argv)
-    assert ran.status == 2 and "usage:" in ran.err
+    assert ran.status == 2 and ("--help" in ran.err or "Commands: " in ran.err)
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["transfre"], ["transfre", "transfer"]),
+        (["transfer", "--scael", "0.5"], ["--scael", "--scale"]),
+        (["diff", "--bse", "v1", "--tuned", "v2"], ["--bse", "--base"]),
+        (["transfer"], ["--base", "--tuned", "--onto", "--out"]),
+        (["inspect", "v1", "v2"], ["v2"]),
+    ],
+)
+def test_wrong_usage_names_what_was_probably_meant(cli: Cli, argv: list[str], named: list[str]) -> None:
+    ran = cli(*argv)
+    assert ran.status == 2 and len(ran.err.splitlines()) == 1 and all(name in ran.err for name in named)
+
+
+def test_a_value_of_another_kind_names_its_option_and_is_an_object_with_json(
+    cli: Cli, made: tiny.Trio, tmp_path: Path
+) -> None:
+    for flags in (["--scale", "ten"], ["--seed", "1.5"], ["--rounding", "up"]):
+        ran = cli(*made.flags(tmp_path / "out", "--json", *flags))
+        assert ran.status == 2 and ran.json()["error"]["type"] == "UsageError"
+        assert f"{flags[0]} '{flags[1]}'" in ran.err
 
 
 def test_a_rule_is_split_at_its_last_equals_sign(cli: Cli, made: tiny.Trio, tmp_path: Path) -> None:

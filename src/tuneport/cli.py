@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import importlib
+import itertools
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NoReturn
 
 from tuneport import __version__
 from tuneport.commands import COMMANDS
-from tuneport.errors import FLAGS, TuneportError, read_by
+from tuneport.errors import FLAGS, TuneportError, UsageError, read_by
 from tuneport.terminal import open_streams
 
 
@@ -27,14 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     open_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    asked = next((each for each in arguments if each in COMMANDS), None)
-    options = build_parser([asked] if asked else []).parse_args(arguments)
-    from tuneport.commands import arguments as given
     from tuneport.commands import printing
 
-    how = {"as_json": options.json, "debug": options.debug}
+    how = {"as_json": "--json" in arguments, "debug": "--debug" in arguments}
     try:
-        given.check_encodable(options)
+        options = _parsed(arguments)
         with read_by(FLAGS), _stopped_by_a_scheduler():
             return printing.show(options.call(options), as_json=options.json)
     except TuneportError as error:
@@ -53,9 +54,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return printing.fail("PanicException", printing.panic_message(error), **how)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage is an error like any other: one sentence, with the help to read instead of all of it."""
+
+    def error(self, message: str) -> NoReturn:
+        needs = f"{self.prog.rpartition(' ')[2]} needs "
+        message = message.replace("the following arguments are required: ", needs, 1)
+        for pattern, words in _IN_OUR_WORDS:
+            message = re.sub(pattern, words, message)
+        raise UsageError(f"{message}. {_see(self.prog)}")
+
+
+_IN_OUR_WORDS = (  # for argparse's messages
+    (r"^argument (\S+): ", r"\1: "),
+    (r"^(\S+): ('.*') must be ", r"\1 \2: must be "),
+    (r"^(\S+): invalid choice: (.*?) \(choose from (.*)\)$", r"\1 \2: must be one of \3"),
+)
+
+
+def _see(program: str) -> str:
+    return f"Run `{program} --help` to see what it takes."
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of one command. Raises `UsageError` for a command or a flag that does not exist, or a wrong value."""
+    asked = next((each for each in arguments if each in COMMANDS), None)
+    first = next((each for each in arguments if not each.startswith("-")), None)
+    if asked is None and first is not None:
+        raise UsageError(f"{first} is not a command. {_meant(first, COMMANDS)}Commands: {', '.join(COMMANDS)}.")
+    parser = build_parser([asked] if asked else [])
+    if asked is not None:
+        from tuneport.commands.arguments import check_encodable, flags_of
+
+        known = flags_of(parser, asked)
+        for flag in (each.partition("=")[0] for each in itertools.takewhile("--".__ne__, arguments)):
+            if flag.startswith("--") and not any(one.startswith(flag) for one in known):
+                meant = _meant(flag, known)
+                raise UsageError(f"{flag} is not an option of {asked}. {meant}{_see(f'tuneport {asked}')}")
+    options, unused = parser.parse_known_args(arguments)
+    if unused:
+        raise UsageError(f"{asked} has no use for {' '.join(unused)}. {_see(f'tuneport {asked}')}")
+    check_encodable(options)
+    return options
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {near[0]}? " if near else ""
+
+
 def build_parser(commands: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
     """The parser, with the flags of ``commands``; docs/commands.md is made from all of them."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tuneport",
         description="Transfer a fine-tuning from one version of a language model to another: target + (tuned − base).",
         epilog="MODEL is a folder or a Hub id, such as org/name or org/name@revision.",

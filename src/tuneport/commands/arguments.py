@@ -38,7 +38,7 @@ def _add(group: Any, one: Declared, required: bool) -> None:
         group.add_argument(name, dest=one.name, action="store_true", **given)
         return
     if one.kind in (int, float) or (one.single in (int, float) and spec.separator is None):
-        given["type"] = one.single
+        given["type"] = _whole if one.single is int else _float
     if one.choices and spec.parse is None:
         given["choices"] = list(one.choices)
     else:
@@ -53,6 +53,26 @@ def _add(group: Any, one: Declared, required: bool) -> None:
     if spec.repeatable:
         given["action"] = "append"
     group.add_argument(name, dest=one.name, required=required, **given)
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number") from None
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number") from None
+
+
+def flags_of(parser: argparse.ArgumentParser, command: str) -> set[str]:
+    """All flags of a command."""
+    (commands,) = (one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
+    return {"--version", *(flag for one in commands.choices[command]._actions for flag in one.option_strings)}
 
 
 def _help(one: Declared) -> str:
