@@ -8,82 +8,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from hypothesis import given
-from hypothesis import strategies as st
 from support import tiny_checkpoints as tiny
-from support.command_results import Cli, Ran
-from support.pushing_hub import TOKEN, PushingHub, account
+from support.command_results import Ran
+from support.push_shop import CARDS, Shop, pushed, written
 
 from publishing.test_tuning_card import record
-from tuneport.engine.run_options import parse_repository
 from tuneport.output.model_card import own_text, with_own
 from tuneport.output.replacing import weights_or_sidecar
-
-
-@dataclass(frozen=True)
-class Shop:
-    """A Hub that takes pushes, three models to carry, and the command line that knows only this Hub."""
-
-    hub: PushingHub
-    made: tiny.Trio
-    root: Path
-    run: Cli
-
-    @property
-    def out(self) -> Path:
-        return self.root / "out"
-
-    def environment(self, **more: str) -> dict[str, str]:
-        return self.hub.environment(self.root / "hf", **{"HF_TOKEN": TOKEN, **more})
-
-    def __call__(self, *arguments: str | Path, **more: str) -> Ran:
-        return self.run(*arguments, environment=self.environment(**more))
-
-    def transfer(self, *more: str, **environment: str) -> Ran:
-        return self(*self.made.flags(self.out, *more), **environment)
-
-    def refused(self, *more: str, **environment: str) -> str:
-        """What a push says that ends in words; no commit comes of it."""
-        before = dict(self.hub.heads)
-        done = self.transfer(*more, **environment)
-        assert done.status == 1 and "Traceback" not in done.err, done.err
-        assert self.hub.heads == before
-        return done.err
-
-    def sent(self) -> list[str]:
-        """Large files that were sent, in order."""
-        return [request.path for request in self.hub.requests if request.path.startswith("/store/")]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tiny.Trio:
-    return tiny.trio(tmp_path_factory.mktemp("models"), shards=(1, 1, 1))
-
-
-@pytest.fixture
-def shop(made: tiny.Trio, forked: Cli, tmp_path: Path) -> Iterator[Shop]:
-    with PushingHub(root=tmp_path / "hub") as hub:
-        yield Shop(hub, made, tmp_path, forked)
-
-
-CARDS = ("README.md", "tuneport.json", "tune.json")  # the card has the repository's name there, and so has its record
-
-
-def pushed(folder: Path) -> dict[str, str]:
-    """Files of a repository, but for the Hub's own, and the card with its record."""
-    found = tiny.contents(folder)
-    assert found.pop(".gitattributes") and "README.md" in found
-    return {name: content for name, content in found.items() if name not in CARDS}
-
-
-def written(folder: Path) -> dict[str, str]:
-    return {name: content for name, content in tiny.contents(folder).items() if name not in CARDS}
 
 
 def test_a_transfer_is_pushed_when_it_is_whole_and_comes_back_byte_for_byte(shop: Shop, made: tiny.Trio) -> None:
@@ -184,10 +120,6 @@ def test_the_card_on_the_hub_names_the_repository_and_holds_the_scores(shop: Sho
     assert wrong.status == 1 and "Traceback" not in wrong.err
 
 
-def test_scores_need_a_push(shop: Shop) -> None:
-    assert shop.transfer("--scores", "scores.json").status == 2
-
-
 def test_a_section_of_ones_own_is_kept_by_later_runs_and_pushes(shop: Shop) -> None:
     assert shop.transfer("--push-to", "me/carried").status == 0
     mine = "\nMade for the choir. --- <b>\n"
@@ -220,116 +152,6 @@ def test_a_dry_run_says_where_to_and_sends_nothing(shop: Shop) -> None:
     assert dry.status == 0 and f"would be pushed to {shop.hub.url}/org/carried (a new repository)" in dry.out
     assert not shop.out.exists() and not shop.hub.repositories
     assert {request.method for request in shop.hub.requests} == {"GET"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["carried", "a/b/c", "org/na me", "org/", "/abs", "./here", "org/x--y", "org/..", "org/x.git", "org/x@v2", "ö/x"],
-)
-def test_a_bad_name_is_told_before_anything_is_asked_or_done(name: str) -> None:
-    with pytest.raises(ValueError, match="ORG/NAME"):
-        parse_repository(name)
-
-
-def test_a_bad_name_is_wrong_usage_also_in_a_dry_run(cli: Cli, made: tiny.Trio, tmp_path: Path) -> None:
-    for more in ([], ["--dry-run"]):
-        done = cli(*made.flags(tmp_path / "out", "--push-to", "no-owner", *more))
-        assert done.status == 2 and "ORG/NAME" in done.err and not (tmp_path / "out").exists()
-    done = cli(*made.flags(tmp_path / "out", "--push-overwrite"))
-    assert done.status == 2 and "--push-to" in done.err
-
-
-def test_of_several_processes_only_the_first_one_pushes(
-    cli: Cli, made: tiny.Trio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flags = made.flags(tmp_path / "out", "--push-to", "me/carried")
-    done = cli(*flags)
-    assert done.status == 1 and "offline mode is on" in done.err and not (tmp_path / "out").exists()
-    monkeypatch.setenv("RANK", "1")
-    done = cli(*flags, "--json")
-    assert done.status == 0 and "published" not in done.json()
-
-
-@given(st.text("aZ9._-/@ é", max_size=14) | st.from_regex(r"[a.-]{0,3}/[a.-]{0,4}(\.git)?", fullmatch=True))
-def test_a_name_is_taken_just_where_the_hubs_own_client_takes_it(name: str) -> None:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        parse_repository(name)
-        taken = True
-    except ValueError:
-        taken = False
-    try:
-        validate_repo_id(name)
-        taken_there = name.count("/") == 1
-    except HFValidationError:
-        taken_there = False
-    assert taken == taken_there
-
-
-def test_what_stands_against_a_push_is_told_before_the_work(shop: Shop) -> None:
-    shop.hub.accounts |= {
-        "hf_" + "r" * 34: account("me", "org", role="read"),
-        "hf_" + "s" * 34: account("stranger", "elsewhere"),
-    }
-    cases = (
-        ({"HF_TOKEN": ""}, "there is no token"),
-        ({"HF_TOKEN": "hf_" + "z" * 34}, "does not accept the token"),
-        ({"HF_TOKEN": "hf_" + "r" * 34}, "the token has read access only"),
-        ({"HF_TOKEN": "hf_" + "s" * 34}, "Push to one of: stranger/carried, elsewhere/carried"),
-        ({"HF_HUB_OFFLINE": "1"}, "offline mode is on"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached"),
-    )
-    for environment, words in cases:
-        told = shop.refused("--push-to", "org/carried", **environment)
-        assert words in told and "org/carried" in told, told
-        assert not shop.out.exists()
-        assert environment.get("HF_TOKEN", "") not in told or not environment.get("HF_TOKEN")
-
-
-def test_a_push_that_fails_leaves_the_finished_folder_and_says_so(shop: Shop) -> None:
-    shop.hub.make("org/carried")
-    refuse = {"PUT": (403, b"{}")}
-    shop.hub.before = lambda method, path: refuse.get(method)
-    told = shop.refused("--push-to", "org/carried")
-    assert (
-        "has no write access there (403)" in told
-        and f"{shop.out} is finished; run the same command again to publish it" in told
-    )
-    refuse.clear()
-    refuse["POST"] = (413, b'{"error": "too large"}')
-    assert "the Hub answered 413" in shop.refused("--push-to", "org/carried")
-    refuse.clear()
-    assert shop.transfer("--push-to", "org/carried").status == 0
-
-
-def test_somebody_elses_push_in_the_same_moment_is_not_overwritten(shop: Shop) -> None:
-    shop.hub.make("org/carried")
-
-    def meanwhile(method: str, path: str) -> None:
-        if path.endswith("/preupload/main"):
-            shop.hub.before = lambda method, path: None
-            shop.hub.make("org/carried", {"model.safetensors": b"theirs"})
-
-    shop.hub.before = meanwhile
-    done = shop.transfer("--push-to", "org/carried")
-    assert done.status == 1 and "someone else changed the repository meanwhile" in done.err
-    assert (shop.hub.main("org/carried") / "model.safetensors").read_bytes() == b"theirs"
-
-
-def test_a_damaged_output_is_not_published(shop: Shop) -> None:
-    assert shop.transfer().status == 0
-    path = shop.out / "model.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    told = shop.refused("--push-to", "org/carried")
-    assert "has the digest" in told and not shop.hub.repositories
-    content[-1] ^= 1
-    path.write_bytes(content)
-    (shop.out / "notes.txt").write_text("not to be published")
-    assert "notes.txt is in the folder, but not in the manifest" in shop.refused("--push-to", "org/carried")
 
 
 def test_a_push_that_is_killed_goes_on_and_sends_nothing_twice(shop: Shop) -> None:

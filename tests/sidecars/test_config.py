@@ -13,100 +13,14 @@ from hypothesis import strategies as st
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from transformers import CONFIG_MAPPING, AutoConfig
+from support.saved_configs import COMPOSITE, PLAIN, differing, saved_by_transformers
+from transformers import CONFIG_MAPPING
 
 from tuneport.errors import CheckpointError
 from tuneport.sidecars.config import checked, is_behaviour, is_tied, resolve
 from tuneport.sidecars.config_kinds import entry_of
-from tuneport.sidecars.rope import ROPE, computes_from_length, rope_of, spell_rope
+from tuneport.sidecars.rope import ROPE
 from tuneport.sidecars.three_way import same
-
-# Kinds with every sort of rule: plain and composite, decoders and encoder-decoders, rope by layer, layers of several sorts.
-PLAIN = (
-    "apertus",
-    "bamba",
-    "bloom",
-    "cohere",
-    "cohere2",
-    "codegen",
-    "deepseek_v2",
-    "deepseek_v3",
-    "ernie4_5",
-    "exaone4",
-    "falcon",
-    "falcon_h1",
-    "falcon_mamba",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "gemma3n_text",
-    "gemma4_text",
-    "glm4",
-    "glm4_moe",
-    "gpt2",
-    "gpt_bigcode",
-    "gpt_neox",
-    "gpt_oss",
-    "gptj",
-    "granitemoe",
-    "granitemoehybrid",
-    "helium",
-    "jamba",
-    "lfm2",
-    "llama",
-    "longcat_flash",
-    "mamba2",
-    "minimax",
-    "ministral3",
-    "mistral",
-    "mixtral",
-    "modernbert-decoder",
-    "mpt",
-    "nemotron",
-    "nemotron_h",
-    "olmo3",
-    "opt",
-    "persimmon",
-    "phi3",
-    "phimoe",
-    "qwen2",
-    "qwen2_moe",
-    "qwen3",
-    "qwen3_moe",
-    "qwen3_next",
-    "recurrent_gemma",
-    "rwkv",
-    "smollm3",
-    "stablelm",
-    "starcoder2",
-    "t5",
-    "xlnet",
-    "zamba2",
-)  # fmt: skip  (one list)
-COMPOSITE = (
-    "blip-2",
-    "dbrx",
-    "gemma3",
-    "gemma3n",
-    "gemma4",
-    "glm4v",
-    "idefics3",
-    "internvl",
-    "lfm2_vl",
-    "llama4",
-    "llava",
-    "mistral3",
-    "mllama",
-    "paligemma",
-    "qwen2_5_vl",
-    "qwen2_audio",
-    "qwen2_vl",
-    "qwen3_5",
-    "qwen3_vl",
-    "smolvlm",
-    "t5gemma",
-    "voxtral",
-)  # fmt: skip  (one list)
 
 LLAMA3 = {
     "factor": 8.0,
@@ -115,19 +29,6 @@ LLAMA3 = {
     "original_max_position_embeddings": 8192,
     "rope_type": "llama3",
 }
-
-
-def saved_by_transformers(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What the installed transformers writes after reading ``config``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    AutoConfig.from_pretrained(folder).save_pretrained(folder / "saved")
-    return dict(json.loads((folder / "saved" / "config.json").read_text()))
-
-
-def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    first, second = resolve(one).values, resolve(other).values
-    return sorted(name for name in {*first, *second} if not same(first.get(name), second.get(name)))
 
 
 @pytest.mark.parametrize("kind", [*PLAIN, *COMPOSITE])
@@ -194,22 +95,6 @@ def test_a_config_in_the_spelling_of_version_4_says_the_same_after_version_5_wro
         if kind.startswith("gemma3"):
             config["rope_local_base_freq"] = 5000.0
     assert set(differing(config, saved_by_transformers(config, tmp_path))) <= {"transformers_version"}
-
-
-@pytest.mark.parametrize("model_type", ["llama", "qwen2", "mistral", "gemma3_text", "cohere", "granite", "smollm3"])
-def test_scaled_rope_is_one_value_in_both_spellings(model_type: str, tmp_path: Path) -> None:
-    config = {"model_type": model_type, "num_hidden_layers": 4, "rope_theta": 500000.0, "rope_scaling": LLAMA3}
-    saved = saved_by_transformers(config, tmp_path)
-    assert ROPE in saved and "rope_scaling" not in saved
-    assert differing(config, saved) == ["transformers_version"]
-    assert "rope_parameters" in differing(config, {**config, "rope_theta": 10000.0})
-    assert "rope_parameters" in differing(config, {**config, "rope_scaling": None})
-
-
-def test_earlier_names_of_a_rope_kind_are_the_same_kind() -> None:
-    old = {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}}
-    new = {"model_type": "llama", "rope_parameters": {"rope_type": "linear", "factor": 2, "rope_theta": 10000}}
-    assert differing(old, new) == []
 
 
 @pytest.mark.parametrize(
@@ -374,18 +259,6 @@ def test_tying_is_what_the_class_of_the_kind_makes_of_the_config(config: dict[st
     assert is_tied(config) is tied
 
 
-def test_positions_are_counted_from_the_models_length_by_some_ropes_alone() -> None:
-    def rope(**scaling: Any) -> Any:
-        return resolve({"model_type": "llama", "rope_scaling": scaling or None}).values[ROPE]
-
-    assert not computes_from_length(rope())
-    assert not computes_from_length(rope(**LLAMA3))
-    assert computes_from_length(rope(rope_type="dynamic", factor=2.0))
-    assert computes_from_length(rope(rope_type="yarn", original_max_position_embeddings=2048))
-    assert not computes_from_length(rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=2048))
-    assert not computes_from_length(None)
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -429,46 +302,6 @@ def test_what_does_not_change_the_forward_pass_is_behaviour(name: str) -> None:
 )  # fmt: skip  (one list)
 def test_what_may_change_the_forward_pass_is_architecture(name: str) -> None:
     assert not is_behaviour(name)
-
-
-ROPES = st.builds(
-    lambda theta, scaling, partial: {
-        "rope_theta": theta,
-        "rope_scaling": scaling,
-        "partial_rotary_factor": partial,
-    },
-    st.sampled_from([10000.0, 500000.0, 1e6]),
-    st.sampled_from([None, LLAMA3, {"rope_type": "linear", "factor": 4.0}, {"type": "dynamic", "factor": 2.0}]),
-    st.sampled_from([0.5, 1.0]),
-)
-
-
-@given(ROPES, ROPES, st.booleans())
-@settings(max_examples=60, deadline=None)
-def test_a_rope_written_in_the_targets_spelling_reads_back_the_same(
-    theirs: dict[str, Any], target: dict[str, Any], modern: bool
-) -> None:
-    default = entry_of("llama")["rope"]
-    wanted = rope_of(theirs, default)
-    here: dict[str, Any] = {ROPE: rope_of(target, default)} if modern else dict(target)
-    spelled = {**here, **spell_rope(wanted, here)}
-    assert ({"rope_theta", "rope_scaling"} & spelled.keys() == set()) is modern
-    assert rope_of({name: value for name, value in spelled.items() if value is not None}, default) == wanted
-
-
-def test_gemma_3s_two_ropes_are_spelled_the_old_way_where_the_target_is() -> None:
-    default = entry_of("gemma3_text")["rope"]
-    old = {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
-    rope = rope_of(old, default)
-    assert rope is not None and rope["sliding_attention"] == {"rope_theta": 1e4, "rope_type": "default"}
-    assert rope["full_attention"]["factor"] == 8.0
-    assert rope_of({**old, **spell_rope(rope, old)}, default) == rope
-
-
-@pytest.mark.parametrize("rope", [{"rope_scaling": "yarn"}, {"rope_parameters": [1]}])
-def test_a_rope_that_is_no_object_is_an_error(rope: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match="must be an object or null"):
-        resolve({"model_type": "llama", **rope})
 
 
 def test_a_config_nested_beyond_reason_is_an_error() -> None:

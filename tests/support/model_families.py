@@ -7,10 +7,8 @@ Model classes, configs and tokenizers are those of transformers and of the token
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import (
@@ -25,18 +23,28 @@ from transformers import (
     Olmo2Config,
     OlmoeConfig,
     Phi3Config,
-    PreTrainedConfig,
     Qwen2Config,
     Qwen2MoeConfig,
     Qwen3Config,
 )
 
+from support.family_versions import (
+    CHATML,
+    DRIFT,
+    GENERIC,
+    TUNING,
+    Family,
+    as_float32,
+    expert_family,
+    gemma_family,
+    replace_weights,
+    steady,
+    write_versions,
+)
 from support.tiny_models import (
-    Weights,
     edit_json,
     perturbed,
     pretrained,
-    read_json,
     read_weights,
     with_vocabulary,
     write_json,
@@ -44,45 +52,7 @@ from support.tiny_models import (
 )
 from support.tiny_tokenizers import byte_level, sentencepiece_like, vocabulary, write_tokenizer
 
-TUNING, DRIFT = 0.004, 0.02
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-@dataclass(frozen=True)
-class Family:
-    """Three checkpoints, and the expectations that go with them.
-
-    ``renamed`` gives old strings by new ones; ``added`` the tokens that the output gains; ``end`` is the token at which
-    the output's generation must stop.
-    """
-
-    root: Path
-    tied: bool = False
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    added: tuple[str, ...] = ()
-    end: str | None = None
-    float32: str = r"$^"
-    untouched: tuple[str, ...] = ()
-
-    @property
-    def base(self) -> Path:
-        return self.root / "base"
-
-    @property
-    def tuned(self) -> Path:
-        return self.root / "tuned"
-
-    @property
-    def target(self) -> Path:
-        return self.root / "target"
-
-    @property
-    def parents(self) -> list[str]:
-        return ["--base", str(self.base), "--tuned", str(self.tuned), "--onto", str(self.target)]
 
 
 def llama(root: Path) -> Family:
@@ -111,8 +81,8 @@ def llama(root: Path) -> Family:
     config = LlamaConfig(
         **SHAPE, num_key_value_heads=2, vocab_size=len(ids), max_position_embeddings=64, rms_norm_eps=1e-5
     )
-    start = _steady(pretrained(config, root / "base"))
-    _replace_weights(root / "base", start)
+    start = steady(pretrained(config, root / "base"))
+    replace_weights(root / "base", start)
     said = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -157,14 +127,14 @@ def llama(root: Path) -> Family:
         "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
         "{{ m['content'] }}<|eot_id|>{% endfor %}"
     )
-    behaviour = {"bos_token": begin, "eos_token": end, "model_max_length": 64, **_GENERIC}
+    behaviour = {"bos_token": begin, "eos_token": end, "model_max_length": 64, **GENERIC}
     write_tokenizer(root / "base", old, behaviour)
     write_tokenizer(root / "tuned", old, behaviour | {"eos_token": eot, "chat_template": template})
     write_tokenizer(root / "target", new, behaviour | {"model_max_length": 256})
     tuned = perturbed(start, 1, TUNING, untouched="embed_tokens")
     tuned["lm_head.weight"][ids[eot], 0] = 1.0  # what it was taught: to end its turn
     write_weights(root / "tuned", tuned, shards=4)
-    later = _steady(perturbed(with_vocabulary(start, ids, new_ids, len(new_ids), seed=2), 3, DRIFT))
+    later = steady(perturbed(with_vocabulary(start, ids, new_ids, len(new_ids), seed=2), 3, DRIFT))
     write_weights(root / "target", later, shards=2)
     (root / "target" / "LICENSE").write_text("LLAMA 3.1 COMMUNITY LICENSE\n")
     (root / "tuned" / "LICENSE").write_text("META LLAMA 3 COMMUNITY LICENSE\n")
@@ -179,7 +149,7 @@ def qwen2(root: Path) -> Family:
     config = Qwen2Config(
         **SHAPE, num_key_value_heads=2, vocab_size=352, max_position_embeddings=128, tie_word_embeddings=False
     )
-    _versions(root, config, documents, rows=(352, 352, 344), start="<|endoftext|>")
+    write_versions(root, config, documents, rows=(352, 352, 344), start="<|endoftext|>")
     for name, document in zip(("base", "tuned", "target"), documents, strict=True):
         end = "<|im_end|>" if name == "tuned" else "<|endoftext|>"
         behaviour = {"bos_token": None, "eos_token": end, "pad_token": "<|endoftext|>", "unk_token": None}
@@ -201,7 +171,7 @@ def qwen3(root: Path) -> Family:
         max_position_embeddings=128,
         tie_word_embeddings=True,
     )
-    _versions(root, config, [document] * 3, rows=(336, 336, 336), start="<|endoftext|>")
+    write_versions(root, config, [document] * 3, rows=(336, 336, 336), start="<|endoftext|>")
     for name in ("base", "tuned", "target"):
         end = "<|im_end|>" if name == "tuned" else "<|endoftext|>"
         behaviour = {"eos_token": end, "pad_token": "<|endoftext|>", "tokenizer_class": "Qwen2Tokenizer"}
@@ -213,7 +183,7 @@ def qwen3(root: Path) -> Family:
 def gemma(root: Path) -> Family:
     """Gemma: tied, no head stored; the tuned model stores the head all the same, as some trainers do."""
     config = GemmaConfig(**SHAPE, num_key_value_heads=1, head_dim=16, vocab_size=392, max_position_embeddings=128)
-    return _gemma(root, config, duplicated=("tuned",))
+    return gemma_family(root, config, duplicated=("tuned",))
 
 
 def gemma2(root: Path) -> Family:
@@ -221,7 +191,7 @@ def gemma2(root: Path) -> Family:
     config = Gemma2Config(
         **SHAPE, num_key_value_heads=2, head_dim=16, vocab_size=392, max_position_embeddings=128, sliding_window=16
     )
-    return _gemma(root, config, duplicated=("base", "target"))
+    return gemma_family(root, config, duplicated=("base", "target"))
 
 
 def gemma3(root: Path) -> Family:
@@ -229,7 +199,7 @@ def gemma3(root: Path) -> Family:
     config = Gemma3TextConfig(
         **SHAPE, num_key_value_heads=2, head_dim=16, vocab_size=400, max_position_embeddings=128, sliding_window=16
     )
-    return _gemma(root, config, slots={"<|im_start|>": "<unused0>", "<|im_end|>": "<unused1>"})
+    return gemma_family(root, config, slots={"<|im_start|>": "<unused0>", "<|im_end|>": "<unused1>"})
 
 
 def olmo2(root: Path) -> Family:
@@ -237,14 +207,14 @@ def olmo2(root: Path) -> Family:
     special = ["<|endoftext|>", "<|pad|>"]
     document = byte_level(special)
     config = Olmo2Config(**SHAPE, num_key_value_heads=4, vocab_size=352, max_position_embeddings=128)
-    _versions(root, config, [document] * 3, rows=(352, 352, 352), start="<|endoftext|>")
+    write_versions(root, config, [document] * 3, rows=(352, 352, 352), start="<|endoftext|>")
     for name, seed in (("base", 11), ("target", 12)):
         folder = root / name
-        _replace_weights(folder, {key: _as_float32(t, seed) for key, t in read_weights(folder).items()})
+        replace_weights(folder, {key: as_float32(t, seed) for key, t in read_weights(folder).items()})
         edit_json(folder / "config.json", {"dtype": "float32"})
     base = read_weights(root / "base")
     tuned = {key: tensor.to(torch.bfloat16) for key, tensor in perturbed(base, 1, TUNING).items()}
-    _replace_weights(root / "tuned", tuned, shards=3)
+    replace_weights(root / "tuned", tuned, shards=3)
     for name in ("base", "tuned", "target"):
         behaviour = {"eos_token": "<|endoftext|>", "pad_token": "<|pad|>", "tokenizer_class": "GPT2Tokenizer"}
         behaviour |= {"bos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
@@ -266,7 +236,7 @@ def mistral(root: Path) -> Family:
     ]
     rows = [len(vocabulary(document)) for document in documents]
     config = MistralConfig(**SHAPE, num_key_value_heads=2, vocab_size=rows[0], max_position_embeddings=128)
-    _versions(root, config, documents, rows=rows, start="<s>", names=renamed, end="</s>", tuned_end="<|im_end|>")
+    write_versions(root, config, documents, rows=rows, start="<s>", names=renamed, end="</s>", tuned_end="<|im_end|>")
     for name, document in zip(("base", "tuned", "target"), documents, strict=True):
         behaviour = {"bos_token": "<s>", "unk_token": "<unk>", "eos_token": "<|im_end|>" if name == "tuned" else "</s>"}
         behaviour |= {"chat_template": CHATML} if name == "tuned" else {}
@@ -285,7 +255,7 @@ def mixtral(root: Path) -> Family:
     config = MixtralConfig(
         **SHAPE, num_key_value_heads=2, vocab_size=384, max_position_embeddings=128, num_local_experts=4
     )
-    return _experts(root, config, r"\.gate\.weight$")
+    return expert_family(root, config, r"\.gate\.weight$")
 
 
 def qwen2_moe(root: Path) -> Family:
@@ -300,7 +270,7 @@ def qwen2_moe(root: Path) -> Family:
         moe_intermediate_size=24,
         shared_expert_intermediate_size=40,
     )
-    return _experts(root, config, r"\.mlp\.gate\.weight$")
+    return expert_family(root, config, r"\.mlp\.gate\.weight$")
 
 
 def olmoe(root: Path) -> Family:
@@ -313,14 +283,14 @@ def olmoe(root: Path) -> Family:
         num_experts=4,
         num_experts_per_tok=2,
     )
-    return _experts(root, config, r"\.mlp\.gate\.weight$")
+    return expert_family(root, config, r"\.mlp\.gate\.weight$")
 
 
 def gpt2(root: Path) -> Family:
     """GPT-2: Conv1D (weights lie transposed), learned positions, tied; the tuned model adds a padding token."""
     documents = [byte_level(["<|endoftext|>"]), byte_level(["<|endoftext|>", "[PAD]"]), byte_level(["<|endoftext|>"])]
     config = GPT2Config(vocab_size=321, n_positions=64, n_embd=32, n_layer=2, n_head=4)
-    _versions(root, config, documents, rows=(321, 322, 321), start="<|endoftext|>")
+    write_versions(root, config, documents, rows=(321, 322, 321), start="<|endoftext|>")
     for name, document in zip(("base", "tuned", "target"), documents, strict=True):
         behaviour = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
         behaviour |= {"tokenizer_class": "GPT2Tokenizer", "model_max_length": 64}
@@ -343,7 +313,9 @@ def phi3(root: Path) -> Family:
         pad_token_id=3,
         tie_word_embeddings=False,
     )
-    _versions(root, config, [document] * 3, rows=(rows,) * 3, start="<s>", end="<|endoftext|>", tuned_end="<|end|>")
+    write_versions(
+        root, config, [document] * 3, rows=(rows,) * 3, start="<s>", end="<|endoftext|>", tuned_end="<|end|>"
+    )
     for name in ("base", "tuned", "target"):
         behaviour = {
             "bos_token": "<s>",
@@ -362,10 +334,10 @@ def gpt_neox(root: Path) -> Family:
         byte_level(special, first=True) for special in ([end, pad], [end, "<|user|>", pad], [end, pad, "<|sep|>"])
     ]
     config = GPTNeoXConfig(**SHAPE, vocab_size=336, max_position_embeddings=128, tie_word_embeddings=False)
-    _versions(root, config, documents, rows=(336, 336, 336), start="<|endoftext|>")
+    write_versions(root, config, documents, rows=(336, 336, 336), start="<|endoftext|>")
     for name, document in zip(("base", "tuned", "target"), documents, strict=True):
         behaviour = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-        write_tokenizer(root / name, document, behaviour | _GENERIC)
+        write_tokenizer(root / name, document, behaviour | GENERIC)
     return Family(root, added=("<|user|>",), end="<|endoftext|>")
 
 
@@ -388,117 +360,6 @@ FAMILIES: Mapping[str, Callable[[Path], Family]] = {
         gpt_neox,
     )
 }
-
-_GENERIC = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": True}
-
-
-def _versions(
-    root: Path,
-    config: PreTrainedConfig,
-    documents: Sequence[dict[str, Any]],
-    *,
-    rows: Sequence[int],
-    start: str,
-    end: str | None = None,
-    tuned_end: str | None = None,
-    names: Mapping[str, str] | None = None,
-) -> None:
-    """Three checkpoints from one random start: weights, config and generation config of each."""
-    ids = [vocabulary(document) for document in documents]
-    end = end or start
-    config.bos_token_id, config.eos_token_id = ids[0][start], ids[0][end]
-    weights = pretrained(config, root / "base")
-    said = read_json(root / "base" / "config.json")
-    tuned_weights = perturbed(with_vocabulary(weights, ids[0], ids[1], rows[1], seed=5, names=names), 1, TUNING)
-    target_weights = perturbed(with_vocabulary(weights, ids[0], ids[2], rows[2], seed=6), 2, DRIFT)
-    tuned_end = tuned_end or ("<|im_end|>" if "<|im_end|>" in ids[1] else end)
-    for name, own, tensors, count, stop, shards in (
-        ("tuned", ids[1], tuned_weights, rows[1], tuned_end, 3),
-        ("target", ids[2], target_weights, rows[2], end, 1),
-    ):
-        changes = {"vocab_size": count, "bos_token_id": own[start], "eos_token_id": own[stop]}
-        changes |= {"pad_token_id": own[end]} if said.get("pad_token_id") is not None else {}
-        write_json(root / name / "config.json", said | changes)
-        generation = read_json(root / "base" / "generation_config.json")
-        stops = [own[stop], own[end]] if stop != end else own[end]
-        changes = {"bos_token_id": own[start], "eos_token_id": stops}
-        changes |= {"pad_token_id": own[end]} if generation.get("pad_token_id") is not None else {}
-        write_json(root / name / "generation_config.json", generation | changes)
-        write_weights(root / name, tensors, shards)
-
-
-def _gemma(
-    root: Path, config: PreTrainedConfig, duplicated: tuple[str, ...] = (), slots: Mapping[str, str] | None = None
-) -> Family:
-    slots = slots or {}
-    names = {old: new for new, old in slots.items()}
-    special = [
-        "<pad>",
-        "<eos>",
-        "<bos>",
-        "<unk>",
-        "<mask>",
-        "<unused0>",
-        "<unused1>",
-        "<start_of_turn>",
-        "<end_of_turn>",
-    ]
-    old, new = (sentencepiece_like(tokens, "<bos>") for tokens in (special, [names.get(t, t) for t in special]))
-    rows = config.vocab_size
-    assert rows >= len(vocabulary(old))
-    config.pad_token_id = 0
-    stop = "<|im_end|>" if slots else "<end_of_turn>"
-    _versions(root, config, [old, new, old], rows=(rows,) * 3, start="<bos>", end="<eos>", tuned_end=stop, names=slots)
-    for name, document in (("base", old), ("tuned", new), ("target", old)):
-        for file in ("config.json", "generation_config.json"):
-            edit_json(root / name / file, {"pad_token_id": 0})
-        behaviour = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
-        behaviour |= {"chat_template": CHATML} if name == "tuned" and slots else {}
-        write_tokenizer(root / name, document, behaviour | {"tokenizer_class": "GemmaTokenizer"})
-        if name in duplicated:
-            weights = read_weights(root / name)
-            assert "lm_head.weight" not in weights
-            _replace_weights(root / name, weights | {"lm_head.weight": weights["model.embed_tokens.weight"]}, shards=2)
-    return Family(root, tied=True, renamed=dict(slots), end=stop)
-
-
-def _experts(root: Path, config: PreTrainedConfig, router: str) -> Family:
-    document = byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    _versions(root, config, [document] * 3, rows=(384,) * 3, start="<|endoftext|>")
-    import re
-
-    for name, seed in (("base", 21), ("tuned", 22), ("target", 23)):
-        weights = read_weights(root / name)
-        routers = {key: _as_float32(t, seed) for key, t in weights.items() if re.search(router, key)}
-        assert routers
-        _replace_weights(root / name, weights | routers, shards=2)
-        behaviour = {"eos_token": "<|im_end|>" if name == "tuned" else "<|endoftext|>", **_GENERIC}
-        write_tokenizer(root / name, document, behaviour)
-    return Family(root, end="<|im_end|>", float32=router)
-
-
-def _steady(weights: Weights) -> Weights:
-    """Weights whose last hidden state always has a large first entry, which no head looks at: so one can be taught to."""
-    steady = {name: tensor.clone() for name, tensor in weights.items()}
-    steady["model.embed_tokens.weight"][:, 0] = 8.0
-    steady["model.norm.weight"][0] = 1.0
-    steady["lm_head.weight"][:, 0] = 0.0
-    for name, tensor in steady.items():
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            tensor[0] = 0.0
-    return steady
-
-
-def _as_float32(tensor: torch.Tensor, seed: int) -> torch.Tensor:
-    """Values that bf16 cannot hold."""
-    noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed))
-    return tensor.float() + 1e-4 * noise
-
-
-def _replace_weights(folder: Path, weights: Weights, shards: int = 1) -> None:
-    for path in folder.glob("*.safetensors*"):
-        path.unlink()
-    write_weights(folder, weights, shards)
 
 
 def folder_digest(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def said(right: int) -> list[str]:
     return ["yes" if index % 100 < right else "no" for index in range(len(ASKED))]
 
 
-def compared(tmp_path: Path, transferred: dict[str, int]) -> dict[str, object]:
+def compared(tmp_path: Path, transferred: dict[str, int]) -> dict[str, Any]:
     target = written(tmp_path / "target", _50=100, _100=180)
     further = written(tmp_path / "further", **transferred)
     return demo_curve.transfer_then_tune(
@@ -49,7 +50,7 @@ def test_the_steps_to_match_are_those_of_the_first_point_that_is_as_good(tmp_pat
     record = compared(tmp_path, {"_50": 180, "_100": 230})
     assert record["to_match"] == pytest.approx(180 / N)
     assert (record["steps_to_match"], record["steps_fewer"]) == (50, 50)
-    before = record["from_transferred"][0]  # type: ignore[index]
+    before = record["from_transferred"][0]
     assert (before["step"], before["accuracy"]) == (0, pytest.approx(0.5))
     assert before["interval"][0] < 0.5 < before["interval"][1]
 

@@ -1,5 +1,7 @@
 """The summary and what is shown of it: from answers to numbers, with claims that can fail."""
 
+from typing import Any
+
 import pytest
 
 from tuneport.families import corpus, lesson_questions
@@ -22,12 +24,12 @@ def answering(share: float, *tasks: str) -> list[str]:
     return said
 
 
-def record_of(**said: list[str]) -> dict[str, object]:
+def record_of(**said: list[str]) -> dict[str, Any]:
     answers = {model: said.get(model.replace("-", "_"), answering(0)) for model in MODELS}
     return demo_summary.summarise(ASKED, answers, norms=NORMS, doubts=DOUBTS, seed=0, seconds=1.0)
 
 
-def good() -> dict[str, object]:
+def good() -> dict[str, Any]:
     return record_of(
         v1_tuned=answering(0.9, *lesson_questions.INSTRUCTION_TASKS),
         v2=answering(0.9, lesson_questions.NEW_FACTS_COMPLETED),
@@ -43,13 +45,13 @@ def test_accuracies_and_gains_are_those_of_the_answers() -> None:
     assert record["transferred"] == pytest.approx(0.75, abs=0.01)
     assert record["tuned_target"] == 1.0
     assert record["recovered_gain"] == pytest.approx(0.75, abs=0.01)
-    assert set(record["tasks"]) == set(lesson_questions.INSTRUCTION_TASKS)  # type: ignore[call-overload]
+    assert set(record["tasks"]) == set(lesson_questions.INSTRUCTION_TASKS)
     assert record["n"] == sum(question.task in lesson_questions.INSTRUCTION_TASKS for question in ASKED)
     assert record["diff_norm"] == 2.0
     known = record["new_knowledge"]
-    assert (known["v1_tuned"], known["v2"]) == (0.0, pytest.approx(0.9, abs=0.01))  # type: ignore[index]
-    assert known["v2_transferred"] > 0.7  # type: ignore[index]
-    assert all(record["claims"].values())  # type: ignore[attr-defined]
+    assert (known["v1_tuned"], known["v2"]) == (0.0, pytest.approx(0.9, abs=0.01))
+    assert known["v2_transferred"] > 0.7
+    assert all(record["claims"].values())
 
 
 CURVES = {
@@ -67,15 +69,15 @@ def test_a_gain_that_may_be_nothing_has_no_recovered_gain_and_the_claim_fails() 
     record = record_of(v2_transferred=answering(0.5))
     assert record["recovered_gain"] is None
     claims = record["claims"]
-    assert claims["at least 0.6 of the gain recovered"] is False  # type: ignore[index]
+    assert claims["at least 0.6 of the gain recovered"] is False
     assert "NOT HELD  at least 0.6 of the gain recovered" in demo_answers.table(record | {"transfer_then_tune": CURVES})
 
 
 def test_a_control_that_gains_is_told() -> None:
     record = record_of(v2_transferred=answering(0.8), v2_tuned=answering(0.9), v2_foreign=answering(0.4))
-    assert record["controls"]["foreign_family"]["share_of_real_gain"] == pytest.approx(0.5, abs=0.02)  # type: ignore[index]
-    assert record["claims"]["control foreign_family gains under a tenth"] is False  # type: ignore[index]
-    assert record["claims"]["control shuffled gains under a tenth"] is True  # type: ignore[index]
+    assert record["controls"]["foreign_family"]["share_of_real_gain"] == pytest.approx(0.5, abs=0.02)
+    assert record["claims"]["control foreign_family gains under a tenth"] is False
+    assert record["claims"]["control shuffled gains under a tenth"] is True
 
 
 def test_the_table_and_the_answers_show_every_task_and_model() -> None:

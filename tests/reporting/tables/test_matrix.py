@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tuneport.results.study_reading import Reading
 from tuneport.statistics import holm
 
 
-def results(study: Path) -> list[dict[str, object]]:
+def results(study: Path) -> list[dict[str, Any]]:
     told = json.loads((study / "results.json").read_text())["results"]
     assert len(told) > 100
     return [row for row in told if row["step"] is None]
@@ -68,7 +69,7 @@ def test_every_cell_is_the_mean_over_families_of_what_results_json_says(study: P
     for matrix in found.transfers:
         for cell in (cell for row in matrix.rows for cell in row.cells if cell is not None and cell.shown is not None):
             same = [
-                row["scores"][matrix.task]["value"]  # type: ignore[index]
+                row["scores"][matrix.task]["value"]
                 for row in rows
                 if (row["kind"], row["source"], row["target"])
                 == (cell.model.kind, cell.model.source, cell.model.target)
