@@ -43,15 +43,17 @@ class Fitting(Options):
     """How the rungs that train go about it. Defaults are measured (docs/adapt.md)."""
 
     steps: int = _fitting(50, "weight updates of distil", bounds=_FROM_ONE)
-    # Half of the paper's rate for the fine-tuning itself (section 3.1: 5e-6).
-    learning_rate: float = _fitting(
-        2.5e-6, "peak learning rate of distil: about half of the fine-tuning's", bounds=_RATE
+    learning_rate: float | None = _fitting(
+        None,
+        "peak learning rate of distil (default: half of the fine-tuning's, if tune.json says it, else 1e-5)",
+        bounds=_RATE,
     )
     batch_size: int = _fitting(32, "examples per update", bounds=_FROM_ONE)
     tune_epochs: float = _fitting(3.0, "passes of tune over the examples", bounds=Bounds(above=0))
-    # A quarter of the paper's rate: at the full one, tuning first loses what was transferred.
-    tune_learning_rate: float = _fitting(
-        1.25e-6, "peak learning rate of tune: about a quarter of the fine-tuning's", bounds=_RATE
+    tune_learning_rate: float | None = _fitting(
+        None,
+        "peak learning rate of tune (default: a quarter of the fine-tuning's, if tune.json says it, else 1.25e-6)",
+        bounds=_RATE,
     )
     max_length: int | None = _fitting(
         None, "maximum tokens of an example (default: 2048, or the model's context)", bounds=Bounds(least=2)

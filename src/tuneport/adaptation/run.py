@@ -17,6 +17,7 @@ from tuneport.adaptation.adapt_options import AdaptOptions
 from tuneport.adaptation.adapt_record import Adaptation, record_of
 from tuneport.adaptation.climb import Climb, kept, loaded
 from tuneport.adaptation.ladder import climb_all, figure
+from tuneport.adaptation.learning_rates import with_rates
 from tuneport.adaptation.prompt_parts import Parts, read_parts
 from tuneport.adaptation.rehearsal import PlannedAdaptation, planned
 from tuneport.adaptation.retained_texts import as_task, own_texts
@@ -72,6 +73,7 @@ def adapt(given: AdaptOptions) -> Adaptation:
     loading = Loading("hf", given.device, None, given.eval_batch_size, template_text(given.chat_template))
     need_device(loading)
     models = _models(given)
+    given = replace(given, fitting=with_rates(given.fitting, _folder_of(models[1])))
     parts = read_parts(given, _folder_of(models[1]))
     plan = _plan(given, parts, models, loading)
     with quietly(to_stderr=True):
@@ -88,6 +90,7 @@ def rehearse_adapt(given: AdaptOptions) -> PlannedAdaptation:
     """What `adapt` would do with these options; nothing is trained or written."""
     _need_extras(given)
     models = _models(given)
+    given = replace(given, fitting=with_rates(given.fitting, _folder_of(models[1])))
     parts = read_parts(given, _folder_of(models[1]))
     with quietly(to_stderr=True):
         return planned(given, parts, plan_transfer(*models, given.choices), _measure(parts))
