@@ -21,6 +21,7 @@ _SHOWN = {
     "v1-tuned": "version 1, fine-tuned",
     "v2": "version 2",
     "v2-transferred": "version 2 + diff vector",
+    "v2-adapted": "the same, adapted",
     "v2-tuned": "version 2, fine-tuned",
 }
 
@@ -45,9 +46,16 @@ def table(record: Mapping[str, Any]) -> str:
     for name, scores in (("all instructions", record), *record["tasks"].items()):
         rows.append(_row(name, scores))
     rows.append(_row("backward transfer (onto version 1)", record["backport"]))
+    adapted = record["adapted"]
+    low, high = adapted["intervals"]["difference"]
+    told_of_it = (
+        f"Adapted on {adapted['prompts']} unlabelled prompts ({adapted['chosen']}): "
+        f"{percent(adapted['accuracy'], adapted['intervals']['accuracy'])}, {100 * adapted['difference']:+.1f} points "
+        f"[{100 * low:+.1f}, {100 * high:+.1f}] against version 2 + diff vector"
+    )
     knowledge, controls = record["new_knowledge"], record["controls"]
     forms = knowledge["forms"]
-    lines = ["", "Exact match on held-out questions, % [95 % interval]", *aligned(rows), ""]
+    lines = ["", "Exact match on held-out questions, % [95 % interval]", *aligned(rows), told_of_it, ""]
     lines += [f"New knowledge, found only in version 2's text (n = {knowledge['n']})"]
     told: list[tuple[str, ...]] = [("", *_SHOWN.values())]
     for task in (NEW_FACTS, NEW_FACTS_COMPLETED):

@@ -3,7 +3,8 @@
 Version 1 is pretrained and trained further to version 2, whose text has new facts and whose tokenizer has inserted
 tokens. Version 1 is fine-tuned (`tuneport tune`), its diff vector is added to version 2 (`tuneport transfer`), and all
 models get questions that no training saw (`tuneport evaluate`). Version 2 is fine-tuned too, for comparison and for the
-transfer back, and once more from the transferred model. Two controls must gain nothing, and the one from another family
+transfer back, and once more from the transferred model; and the transferred model is adapted on prompts without answers
+(`tuneport adapt`). Two controls must gain nothing, and the one from another family
 must warn. Read `demo` from top to bottom.
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 from tuneport import terminal
 from tuneport.errors import Fault, UsageError
 from tuneport.families import corpus, family, family_scores, lesson_questions, lessons
-from tuneport.families.demo import demo_answers, demo_curve, demo_summary
+from tuneport.families.demo import demo_adapted, demo_answers, demo_curve, demo_summary
 from tuneport.families.family import Architecture
 from tuneport.families.lesson_questions import Question
 from tuneport.families.pretraining import Schedule
@@ -36,6 +37,7 @@ MODELS = {
     "v1-tuned": "models/v1-tuned",
     "v2": "models/v2",
     "v2-transferred": "models/v2-transferred",
+    "v2-adapted": "models/v2-adapted",
     "v2-tuned": "models/v2-tuned",
     "v1-backported": "backport/v1-backported",
     "v2-shuffled": "controls/v2-shuffled",
@@ -142,6 +144,8 @@ def demo(
         write_lines(folder / "curve.jsonl", map(asdict, demo_curve.questions_of(asked)))
         lesson = folder / "lesson"
         lessons.write_lesson(lesson, examples)
+        unlabelled = folder / "unlabelled"
+        demo_adapted.write_prompts(unlabelled, world, seed, recipe.tuning_shares, asked, examples)
 
         models = {name: folder / place for name, place in MODELS.items()}
         foreign, foreign_tuned = folder / "controls" / "foreign", folder / "controls" / "foreign-tuned"
@@ -185,6 +189,10 @@ def demo(
             stranger_tuned.result()
             v2_tuned.result()
 
+            # Beside all else: addition, and then what the fine-tuned version 1 says to a few prompts without answers.
+            parents = (models["v1"], models["v1-tuned"], models["v2"])
+            adapted = make(pool, models["v2-adapted"], demo_adapted.adapt_it, *parents, unlabelled)
+
             # Carry it over by addition alone: onto the new version, back to the old one, and the controls.
             for base, tuned, onto, name in (
                 (models["v1"], models["v1-tuned"], models["v2"], "v2-transferred"),
@@ -199,6 +207,7 @@ def demo(
             # Fine-tune once more, from where the transfer left version 2; ask everybody everything.
             tell("transfer, then fine-tune; asking every model every question")
             further = make(pool, going_on, lessons.fine_tune, models["v2-transferred"], lesson, *watched)
+            adapted.result()
             scores = folder / "scores"
             answered = {
                 name: pool.submit(family_scores.ask, path, folder / "questions.jsonl", scores / f"{name}.json")
@@ -216,6 +225,9 @@ def demo(
         record["transfer_then_tune"] = demo_curve.transfer_then_tune(
             asked, said, from_target=models["v2-tuned"], from_transferred=going_on
         )
+        chosen = json.loads(read_text(models["v2-adapted"] / "adapt.json"))["chosen"]
+        record["adapted"] = demo_adapted.adapted(asked, said, chosen, seed)
+        record["claims"] |= demo_adapted.claims(record["adapted"])
         record["resumed"] = resumed
         _write_answers(folder / "answers.jsonl", asked, said)
         (folder / "summary.json").write_text(json.dumps(record, indent=1) + "\n")

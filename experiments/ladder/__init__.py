@@ -1,0 +1,1 @@
+"""What the ladder is worth, on families of tiny models that nobody has looked at."""
