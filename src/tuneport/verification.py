@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -142,7 +143,8 @@ def verify(given: VerifyOptions) -> Proof:
     _stop_if(faults, out)
     if not full:
         return Proof("sample", len(produced.tensors), leaves, recomputed)
-    known = OF_THAT_RUN if manifest["operation"] == plan.operation else (*OF_THAT_RUN, *OF_THAT_VECTOR)
+    of_run = tuple(field for field in OF_THAT_RUN if re.split(r"\W", field)[0] in manifest)
+    known = of_run if manifest["operation"] == plan.operation else (*of_run, *OF_THAT_VECTOR)
     return Proof("full", len(produced.tensors), leaves, recomputed, known)
 
 

@@ -23,10 +23,10 @@ def done(finished_demo: Path) -> Path:
     return finished_demo
 
 
-def test_the_five_models_stay_and_load_as_any_others(done: Path) -> None:
+def test_the_six_models_stay_and_load_as_any_others(done: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    names = ["v1", "v1-tuned", "v2", "v2-transferred", "v2-tuned"]
+    names = ["v1", "v1-tuned", "v2", "v2-adapted", "v2-transferred", "v2-tuned"]
     assert sorted(path.name for path in (done / "models").iterdir()) == names
     for name in names:
         model = AutoModelForCausalLM.from_pretrained(done / "models" / name)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tuneport.families import corpus, lesson_questions
-from tuneport.families.demo import demo_answers, demo_summary
+from tuneport.families.demo import demo_adapted, demo_answers, demo_summary
 from tuneport.families.demo.demo_run import MODELS
 
 ASKED = lesson_questions.held_out_questions(corpus.make_world(0), 0, problems=40, orders=40)
@@ -65,12 +65,19 @@ CURVES = {
 }
 
 
+def shown(record: dict[str, Any], **said: list[str]) -> str:
+    """The table, with what else the demo puts into its record."""
+    answers = {model: said.get(model.replace("-", "_"), answering(0)) for model in MODELS}
+    adapted = demo_adapted.adapted(ASKED, answers, "distil", 0)
+    return demo_answers.table(record | {"transfer_then_tune": CURVES, "adapted": adapted})
+
+
 def test_a_gain_that_may_be_nothing_has_no_recovered_gain_and_the_claim_fails() -> None:
     record = record_of(v2_transferred=answering(0.5))
     assert record["recovered_gain"] is None
     claims = record["claims"]
     assert claims["at least 0.6 of the gain recovered"] is False
-    assert "NOT HELD  at least 0.6 of the gain recovered" in demo_answers.table(record | {"transfer_then_tune": CURVES})
+    assert "NOT HELD  at least 0.6 of the gain recovered" in shown(record)
 
 
 def test_a_control_that_gains_is_told() -> None:
@@ -81,9 +88,22 @@ def test_a_control_that_gains_is_told() -> None:
 
 
 def test_the_table_and_the_answers_show_every_task_and_model() -> None:
-    table = demo_answers.table(good() | {"transfer_then_tune": CURVES})
+    table = shown(good(), v2_adapted=answering(0.8), v2_transferred=answering(0.75))
+    assert "Adapted on 64 unlabelled prompts (distil): 8" in table
     for task in (*lesson_questions.INSTRUCTION_TASKS, *lesson_questions.NEW_KNOWLEDGE_TASKS):
         assert task in table
-    shown = demo_answers.answers_side_by_side(ASKED, {model: answering(1.0) for model in MODELS})
-    assert shown.count("✓") == 5 * 5
-    assert shown.count("version 2 + diff vector") == 5
+    answers = demo_answers.answers_side_by_side(ASKED, {model: answering(1.0) for model in MODELS})
+    assert answers.count("✓") == 6 * 5
+    assert answers.count("version 2 + diff vector") == 5
+
+
+def test_what_adaptation_is_worth_is_told_against_addition() -> None:
+    said = {model: answering(0) for model in MODELS}
+    said |= {"v2-transferred": answering(0.5), "v2-adapted": answering(0.8), "v2-tuned": answering(1.0)}
+    record = demo_adapted.adapted(ASKED, said, "distil", 0)
+    assert record["accuracy"] == pytest.approx(0.8, abs=0.01)
+    assert record["difference"] == pytest.approx(0.3, abs=0.01)
+    assert record["recovered_gain"] == pytest.approx(0.8, abs=0.01)
+    assert all(demo_adapted.claims(record).values())
+    worse = demo_adapted.adapted(ASKED, said | {"v2-adapted": answering(0.4)}, "distil", 0)
+    assert not any(demo_adapted.claims(worse).values())
