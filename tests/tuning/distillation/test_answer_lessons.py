@@ -66,9 +66,9 @@ def test_tokens_are_paired_that_are_the_same_string_at_the_same_place_of_the_tex
 def test_the_same_tokens_have_the_students_ids_and_the_end_is_learned_behind_them() -> None:
     counts = LessonCounts()
     found = lesson(student(), ["the", "fox"], heard(["the", "fox"], 3 * [["the", "fox"]]), counts)
-    assert (found.ids, found.start) == ([7, 7, 1, 2, END], 2)
+    assert (found.ids, found.places.tolist()) == ([7, 7, 1, 2, END], [2, 3, 4])
     assert found.paired.all() and found.expected.ids.tolist() == 3 * [[1, 2]]
-    assert (counts.tokens, counts.unpaired, counts.cut) == (3, 0, 0)
+    assert (counts.tokens, counts.left_out, counts.as_text, counts.cut) == (3, 0, 0, 0)
 
 
 def test_all_ends_of_the_teacher_are_the_students_one_end() -> None:
@@ -92,13 +92,16 @@ def test_an_answer_that_did_not_end_teaches_no_end() -> None:
     assert found.ids == [7, 7, 1] and len(found.paired) == 1
 
 
-def test_what_other_tokens_say_is_learned_as_text_and_counted() -> None:
-    counts = LessonCounts(answers=1)
-    found = lesson(
-        student("<end>", "th", "e", "fox"), ["th", "e", "fox"], heard(["the", "fox"], 3 * [["the", "fox"]]), counts
-    )
-    assert found.paired.tolist() == [False, False, True, True]
-    assert (counts.unpaired, counts.tokens) == (2, 4) and "2 of 4 tokens" in counts.warnings(8)[0]
+def test_tokens_without_a_partner_are_left_out_or_learned_as_text_where_few_have_one() -> None:
+    counts, said = LessonCounts(answers=2), heard(["the", "fox", "jumps"], 4 * [["the", "fox"]])
+    found = lesson(student("<end>", "the", "fo", "x", "jumps"), ["the", "fo", "x", "jumps"], said, counts)
+    assert found.places.tolist() == [2, 5, 6] and found.paired.all()
+    assert (counts.left_out, counts.as_text, counts.tokens) == (2, 0, 5)
+    found = lesson(student("<end>", "th", "e", "fox", "jum", "ps"), ["th", "e", "fox", "jum", "ps"], said, counts)
+    assert found.places.tolist() == [2, 3, 4, 5, 6, 7]
+    assert found.paired.tolist() == [False, False, True, False, False, True]
+    assert (counts.left_out, counts.as_text, counts.tokens) == (2, 4, 11)
+    assert "6 of 11 tokens" in counts.warnings(8)[0]
 
 
 def test_an_answer_is_cut_at_the_sequence_length_and_none_is_left_of_one_without_room() -> None:

@@ -74,7 +74,7 @@ def test_record_card_and_digests_say_who_taught_what_and_no_path(teacher: Path, 
     assert record["plan"]["teacher"]["name"] == "teacher" and record["plan"]["teacher"]["digest"].startswith("files:")
     learned, log = record["outcome"]["distillation"], log_of(distilled)
     assert learned["first_kl"] == log[0]["loss"] and learned["last_kl"] < learned["first_kl"]
-    assert (learned["answers"], learned["empty"], learned["unpaired"]) == (10, 0, 0)
+    assert (learned["answers"], learned["empty"], learned["left_out"], learned["as_text"]) == (10, 0, 0, 0)
     assert "the distribution of teacher" in (distilled / "README.md").read_text()
     for file in ("tune.json", "README.md"):
         assert str(teacher.parent) not in (distilled / file).read_text()
@@ -136,7 +136,7 @@ def test_messages_are_asked_through_each_models_own_template(base: Path, tmp_pat
     assert not same(weights(student), weights(done.out))
 
 
-def test_a_student_that_cuts_answers_otherwise_learns_the_other_tokens_as_text(prompts: Path, tmp_path: Path) -> None:
+def test_a_student_that_cuts_answers_otherwise_is_told_and_learns(prompts: Path, tmp_path: Path) -> None:
     talking, student = base_model(tmp_path / "talking", seed=5), base_model(tmp_path / "student")
     file = student / "tokenizer.json"
     document = json.loads(file.read_text())
@@ -144,6 +144,6 @@ def test_a_student_that_cuts_answers_otherwise_learns_the_other_tokens_as_text(p
     file.write_text(json.dumps(document))
     done = tune(student, [prompts], recipe_for(talking, steps=8), out=tmp_path / "out")
     learned, log = done.record["outcome"]["distillation"], log_of(done.out)
-    assert 0 < learned["unpaired"] < learned["tokens"]
+    assert 0 < learned["left_out"] + learned["as_text"] < learned["tokens"]
     assert any("are other tokens in the model's tokenizer" in warning for warning in done.warnings)
     assert log[-1]["loss"] < log[0]["loss"]

@@ -1,7 +1,8 @@
 """What a student is trained on: each prompt with the teacher's answer in the student's tokens, and what to expect at each of them.
 
 Tokens of the two are paired by their strings. Where the student cuts an answer into other tokens, those that both have in the
-same place of the text are paired; the others are learned as plain text. (Leaving them out was no better: see docs/design.)
+same place of the text are paired, and the others are left out; of an answer with few pairs all others are learned as plain
+text. (Measured: docs/design/tuning.md.)
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from tuneport.tuning.distillation.recording import Recorded
 
 @dataclass(frozen=True)
 class Lesson:
-    """One sequence: its tokens, from which on they are learned, and for each of those what to expect.
+    """One sequence: its tokens, the places of those that are learned, and for each of these what to expect.
 
     ``expected`` has the student's ids (-1: it has no such token); where ``paired`` is False its row says nothing.
     """
 
     ids: Sequence[int]
-    start: int
+    places: NDArray[np.int64]
     expected: LikeliestTokens
     paired: NDArray[np.bool_]
 
@@ -41,8 +42,9 @@ class LessonCounts:
     empty: int = 0  # no tokens: their prompts are left out
     endless: int = 0  # not ended by the teacher: no end is learned from them
     cut: int = 0  # lost their end to the sequence length
-    tokens: int = 0  # learned, ends included
-    unpaired: int = 0  # of these: learned as plain text
+    tokens: int = 0  # ends included
+    left_out: int = 0  # of these: without a partner
+    as_text: int = 0  # of these: without a partner, in answers that have few
 
     def warnings(self, longest: int) -> list[str]:
         """Warnings for the user."""
@@ -57,10 +59,11 @@ class LessonCounts:
             )
         if self.cut:
             found.append(f"{self.cut:,} {of} are longer than the sequence length allows and are cut off.")
-        if self.unpaired:
+        if self.left_out or self.as_text:
             found.append(
-                f"{self.unpaired:,} of {self.tokens:,} tokens of the teacher's answers are other tokens in the model's "
-                f"tokenizer; they are learned as plain text, without the teacher's distribution."
+                f"{self.left_out + self.as_text:,} of {self.tokens:,} tokens of the teacher's answers are other tokens in the "
+                f"model's tokenizer, for which the teacher's distribution is not known: {self.left_out:,} are left out, "
+                f"{self.as_text:,} are learned as plain text."
             )
         return found
 
@@ -76,16 +79,6 @@ class Lessons:
     def __len__(self) -> int:
         """Items of a pass: each has one answer, and one text where there are any; whichever there are more of come once."""
         return max(len(self.answers), len(self.texts))
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        return max(len(lesson.ids) for lesson in (*self.answers, *self.texts))
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all answers and their prompts."""
-        return sum(len(lesson.ids) for lesson in self.answers)
 
 
 @dataclass(frozen=True)
@@ -108,16 +101,20 @@ class Student:
         if not learned:
             return None
         own = [self.strings.get(id) for id in answer]
-        partners = [*same_places(heard.spoken.tokens, own)]
+        partners = np.array([*same_places(heard.spoken.tokens, own)], np.int64)
+        few = 2 * int((partners >= 0).sum()) < len(partners)
         if heard.spoken.ended:
-            partners.append(len(heard.spoken.tokens))
-        rows = np.array(partners[: len(learned)])
+            partners = np.append(partners, len(heard.spoken.tokens))
+        rows = partners[: len(learned)]
         paired = rows >= 0
+        counts.tokens += len(rows)
+        counts.as_text += int((~paired).sum()) if few else 0
+        counts.left_out += 0 if few else int((~paired).sum())
+        kept = np.flatnonzero(paired | few)
         found = self._own_ids(heard)
-        taken = LikeliestTokens(*(each[np.maximum(rows, 0)] for each in (found.ids, found.logs, found.rest)))
-        counts.tokens += len(learned)
-        counts.unpaired += int((~paired).sum())
-        return Lesson([*prompt, *learned], len(prompt), taken, paired)
+        chosen = np.maximum(rows[kept], 0)
+        taken = LikeliestTokens(found.ids[chosen], found.logs[chosen], found.rest[chosen])
+        return Lesson([*prompt, *learned], len(prompt) + kept, taken, paired[kept])
 
     def _own_ids(self, heard: Recorded) -> LikeliestTokens:
         """What was expected, by the student's ids. All ends of the teacher are the student's one end."""

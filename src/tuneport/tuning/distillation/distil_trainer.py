@@ -47,7 +47,7 @@ class Collator:
             ids[row, : len(lesson.ids)] = lesson.ids
             mask[row, : len(lesson.ids)] = 1
             if row < len(places):  # the trainer counts these
-                labels[row, lesson.start : len(lesson.ids)] = lesson.ids[lesson.start :]
+                labels[row, lesson.places] = ids[row, lesson.places]
         arrays = {"input_ids": ids, "attention_mask": mask, "labels": labels, **_positions(lot, len(places))}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
@@ -66,7 +66,7 @@ def _positions(lot: Sequence[Lesson], answers: int) -> dict[str, Any]:
     ]
     return {
         "rows": np.repeat(np.arange(len(lot)), counts),
-        "columns": np.concatenate([np.arange(lesson.start, len(lesson.ids)) for lesson in lot]),
+        "columns": np.concatenate([lesson.places for lesson in lot]),
         "expected_ids": np.concatenate(wide).astype(np.int64),
         "expected_logs": np.concatenate(logs),
         "expected_rest": np.concatenate([lesson.expected.rest for lesson in lot]),
