@@ -196,6 +196,7 @@ class DistilRecipe(Recipe):
         parse=parse_data,
         accepts="str | PathLike[str] | DataFrame | Dataset | Sequence[str | PathLike[str] | DataFrame | Dataset]",
     )
+    # Of 0.1, 1 and 10 the one that kept scores and texts (docs/design/tuning.md, trials).
     retain_weight: float = _choice(1.0, "weight of that KL divergence", _POSITIVE)
 
     def __post_init__(self) -> None:
