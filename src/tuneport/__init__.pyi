@@ -319,6 +319,7 @@ def tune(
     rewards: str | Sequence[str] | None = ...,
     teacher: str | PathLike[str] | None = ...,
     retain: str | PathLike[str] | DataFrame | Dataset | Sequence[str | PathLike[str] | DataFrame | Dataset] | None = ...,
+    retain_from: str | PathLike[str] | None = ...,
     retain_weight: float | None = ...,
     save_every: int = ...,
     eval_every: int | None = ...,

@@ -196,6 +196,9 @@ class DistilRecipe(Recipe):
         parse=parse_data,
         accepts="str | PathLike[str] | DataFrame | Dataset | Sequence[str | PathLike[str] | DataFrame | Dataset]",
     )
+    retain_from: Place | None = _choice(
+        None, "model whose distribution on these texts is kept (default: the model itself, as it starts)"
+    )
     # Of 0.1, 1 and 10 the one that kept scores and texts (docs/design/tuning.md, trials).
     retain_weight: float = _choice(1.0, "weight of that KL divergence", _POSITIVE)
 
@@ -204,15 +207,21 @@ class DistilRecipe(Recipe):
         super().__post_init__()
         if self.teacher is None:
             raise UsageError(Fault("teacher", ABSENT, "is missing", "Name the model whose answers are to be learned"))
+        if self.retain_from is not None and not self.retain:
+            raise UsageError(Fault("retain_from", ABSENT, f"needs {named('retain')}", "Name the texts too"))
 
     @property
     def reads(self) -> tuple[Any, ...]:
         """The teacher and the texts."""
-        return (self.teacher, *self.retain)
+        return (self.teacher, *self.retain, *([] if self.retain_from is None else [self.retain_from]))
 
     def record(self) -> dict[str, Any]:
         """The choices as JSON. Teacher and texts are not among them: a plan names them by their contents."""
-        kept = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("teacher", "retain")}
+        kept = {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if each.name not in ("teacher", "retain", "retain_from")
+        }
         if not self.retain:
             del kept["retain_weight"]
         return {"recipe": self.name, **kept}

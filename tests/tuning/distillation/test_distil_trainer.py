@@ -11,6 +11,7 @@ import torch
 from support.tiny_tuning import base_model, log_of, same, weights, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tuneport.errors import CheckpointError, UsageError
 from tuneport.examples.digests import example_digest, read_digests
 from tuneport.tuning.recipes import DistilRecipe, Lora
 from tuneport.tuning.run import tune
@@ -121,6 +122,23 @@ def test_texts_that_are_kept_pull_the_model_to_its_start(
         assert first["loss"] == pytest.approx(first["answer_kl"], rel=1e-4)
     assert kept[3.0] < 0.5 * kept[1e-6]
     assert example_digest("the quick brown fox 0") in read_digests(tmp_path / "3.0" / "tune-hashes.txt")
+
+
+def test_texts_may_be_kept_as_another_model_has_them(
+    base: Path, full: Path, teacher: Path, prompts: Path, texts: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_for(teacher, retain=(texts,), retain_from=base, retain_weight=3.0)
+    done = tune(full, [prompts], recipe, out=tmp_path / "out")
+    log = log_of(done.out)
+    assert log[0]["retain_kl"] > 1e-3, "the start is not the model that is kept"
+    assert log[-1]["retain_kl"] < log[0]["retain_kl"]
+    assert done.record["plan"]["retain_from"]["name"] == "base"
+    with pytest.raises(UsageError, match="needs"):
+        recipe_for(teacher, retain_from=base)
+    with pytest.raises(CheckpointError, match=r"nowhere"):
+        tune(
+            full, [prompts], recipe_for(teacher, retain=(texts,), retain_from=tmp_path / "nowhere"), out=tmp_path / "o"
+        )
 
 
 def test_messages_are_asked_through_each_models_own_template(base: Path, tmp_path: Path) -> None:

@@ -43,5 +43,5 @@ def choices(given: AdaptOptions, prompts: Path, teacher: Place, near: Path | Non
         "steps": fitting.steps,
         "learning_rate": fitting.learning_rate,
         **({} if longest is None else {"max_completion_length": longest}),
-        **({} if near is None else {"retain": [str(near)]}),
+        **({} if near is None else {"retain": [str(near)], "retain_from": given.onto}),
     }

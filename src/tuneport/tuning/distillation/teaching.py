@@ -22,6 +22,7 @@ from tuneport.examples.leakage import example_digests
 from tuneport.examples.questions import Example, OwnTask, digest_of_task, read_tasks
 from tuneport.examples.training_data import DataSource
 from tuneport.files.opening import content_digest, opened, resolved
+from tuneport.options import Place
 from tuneport.scoring.answers.greedy_answers import given_prompts, need_room
 from tuneport.scoring.devices import free_memory
 from tuneport.scoring.measured_tokens import Pairing
@@ -47,6 +48,7 @@ class Teaching:
     longest: int
     checkpoint: Checkpoint | None
     warnings: tuple[str, ...]
+    keeper: Seat | None = None  # whose distribution on the texts is kept; None: the start's
 
     @property
     def prompts(self) -> int:
@@ -66,7 +68,10 @@ class Teaching:
             about = {key: value for key, value in self.model.identity.items() if key not in ("name", "changed", "base")}
             teacher = {"name": self.name, **about, "digest": _content(self.model)}
         texts = [{"name": task.file, "digest": digest_of_task(task)} for task in self.texts]
-        return {"teacher": teacher, **({"retain": texts} if texts else {})}
+        kept = (
+            {} if self.keeper is None else {"retain_from": {"name": self.keeper.name, "digest": _content(self.keeper)}}
+        )
+        return {"teacher": teacher, **({"retain": texts} if texts else {}), **kept}
 
     def text_digests(self) -> frozenset[str]:
         """Of the texts, on which a run trains too."""
@@ -96,10 +101,11 @@ def find_teaching(
     whose = f"{named('retain')}: the chat template"
     check_written(tokenizer, texts, whose, f"choose another {named('chat_template')}")
     warnings = [told for task in texts for told in (*task.warnings, *task.notes)]
+    keeper = None if recipe.retain_from is None else _keeper(recipe.retain_from)
     place = Path(os.path.expanduser(recipe.teacher))
     if recording.is_recording(place):
         recording.about_of(place)
-        return Teaching(None, place, tasks, texts, recipe.max_completion_length, None, tuple(warnings))
+        return Teaching(None, place, tasks, texts, recipe.max_completion_length, None, tuple(warnings), keeper)
     try:
         (seat,) = find_models([os.fspath(recipe.teacher)])
         checkpoint = open_checkpoint(seat.source + (f"@{seat.revision}" if seat.revision else ""), "teacher")
@@ -112,7 +118,14 @@ def find_teaching(
             f"{named('teacher')}."
         )
     warnings += look_over(seat, Loading(), tasks).warnings
-    return Teaching(seat, None, tasks, texts, recipe.max_completion_length, checkpoint, tuple(warnings))
+    return Teaching(seat, None, tasks, texts, recipe.max_completion_length, checkpoint, tuple(warnings), keeper)
+
+
+def _keeper(place: Place) -> Seat:
+    try:
+        return find_models([os.fspath(place)])[0]
+    except CheckpointError as error:
+        raise CheckpointError(f"{named('retain_from')}: {error}") from error
 
 
 def answer_all(teaching: Teaching, start: Checkpoint, tokenizer: Any, folder: Path, length: int) -> list[str]:
@@ -132,10 +145,12 @@ def answer_all(teaching: Teaching, start: Checkpoint, tokenizer: Any, folder: Pa
         free_memory()
     if teaching.texts and not recording.is_recording(folder / TEXTS):
         told = []
-        (seat,) = find_models([start.path])
+        seat = teaching.keeper or find_models([start.path])[0]
+        if teaching.keeper is not None:
+            fetched(open_checkpoint(seat.source + (f"@{seat.revision}" if seat.revision else ""), "retain-from"))
         model = load(seat, Loading(), told.extend)
         model.tokenizer.chat_template = tokenizer.chat_template  # that of the run, which a base may not have
-        about = {"teacher": start.label, "warnings": told}
+        about = {"teacher": start.label if teaching.keeper is None else seat.name, "warnings": told}
         record_texts(model, teaching.texts, folder / TEXTS, most=length, about=about)
         del model
         free_memory()
