@@ -1,8 +1,8 @@
 """The schema of results: names of files, formats, kinds of models, and the fields of results.json.
 
 Nothing of tuneport is imported here. A `Model` is the same over families and seeds (such as M5 + Δ(M4)); a `Run` is one
-of its results. Names are the study's own: M4, FT(M4), M5 + Δ(M4), M5 + Δ(M4) → FT, M5 + Δiter(M4) → FT, M5 + Δdir(M4) →
-FT.
+of its results. Names are the study's own: M4, FT(M4), M5 + Δ(M4), M5 + Δ(M4) → adapted, M5 + Δ(M4) → FT, M5 + Δiter(M4)
+→ FT, M5 + Δiter(M4) → adapted → FT, M5 + Δdir(M4) → FT.
 """
 
 from __future__ import annotations
@@ -17,14 +17,21 @@ ADAPTATION, ADAPT_FORMAT = "adapt.json", "tuneport.adapt/1"
 RECORD_FORMAT, RESULTS_FORMAT = "tuneport.record/1", "tuneport.results/1"
 
 BASE, TUNED, TRANSFER, THEN_TUNED = "base", "tuned", "transfer", "transfer-then-tune"
-ITERATIVE, DIRECT = "recycle-iterative", "recycle-direct"
-# M_i + Δ^iter and M_i + Δ^dir before their fine-tuning: no models of the paper's tables.
-START, DIRECT_START = "recycle-start", "recycle-direct-start"
-FURTHER = (THEN_TUNED, ITERATIVE, DIRECT)  # fine-tuned from a transferred start
+ADAPTED = "adapted"  # what the ladder of `adapt` makes of a transfer
+ITERATIVE, HEALED, DIRECT = "recycle-iterative", "recycle-healed", "recycle-direct"
+# M_i + Δ^iter (adapted or not) and M_i + Δ^dir before their fine-tuning: no models of the paper's tables.
+START, HEALED_START, DIRECT_START = "recycle-start", "recycle-healed-start", "recycle-direct-start"
+RECYCLED = (DIRECT, ITERATIVE, HEALED)
+FURTHER = (THEN_TUNED, *RECYCLED)  # fine-tuned from a transferred start
 DONE, FAILED, NOT_RUN, DROPPED = "done", "failed", "not run", "dropped"
 PENDING = "pending"  # not run, and nothing that failed is the reason
 LOSS = ", loss"  # ends the name of the loss of a task's answers, beside the task itself
-_DELTA = {TRANSFER: "Δ", THEN_TUNED: "Δ", ITERATIVE: "Δiter", DIRECT: "Δdir", START: "Δiter", DIRECT_START: "Δdir"}
+_ITER, _DIR = (
+    dict.fromkeys((ITERATIVE, HEALED, START, HEALED_START), "Δiter"),
+    dict.fromkeys((DIRECT, DIRECT_START), "Δdir"),
+)
+_DELTA = {**_ITER, **_DIR}  # of the other kinds it is Δ
+_CLIMBED = (ADAPTED, HEALED, HEALED_START)
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,8 @@ class Model:
             return f"FT({self.target}{of})" + ("" if self.steps is None else f" for {self.steps} steps")
         factor = "" if self.scale == 1 else f"{self.scale:g}·"
         added = f"{self.target} + {factor}{_DELTA.get(self.kind, 'Δ')}({self.source}{of})"
-        if self.kind in (TRANSFER, START, DIRECT_START):
+        added += " → adapted" if self.kind in _CLIMBED else ""
+        if self.kind in (TRANSFER, ADAPTED, START, HEALED_START, DIRECT_START):
             return added
         return f"{added} → FT{self._at_rate}" + ("" if self.steps is None else f", {self.steps} steps in all")
 

@@ -17,7 +17,21 @@ from tuneport.errors import ForeignFileError, ReportError
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import MOST_RECORD_BYTES, read_text, resolved
 from tuneport.results.result_rows import MEASURES, score_rows
-from tuneport.results.schema import BASE, DONE, FAILED, NOT_RUN, RECORD, RESULTS, START, STEPS, STUDY, Model, Run, Score
+from tuneport.results.schema import (
+    BASE,
+    DONE,
+    FAILED,
+    HEALED_START,
+    NOT_RUN,
+    RECORD,
+    RESULTS,
+    START,
+    STEPS,
+    STUDY,
+    Model,
+    Run,
+    Score,
+)
 from tuneport.results.torn_json import is_folder, mapping, mappings, number_or, text_or, whole
 
 AGAIN = "Run the study again: it writes this file again and repeats no finished step."
@@ -198,7 +212,7 @@ def _from_records(records: Mapping[str, Mapping[str, Any]], text: str, doubts: l
             doubts.append(
                 f"{STEPS}/{folder}/{RECORD} is not a valid record of a study ({type(error).__name__}: {error})."
             )
-    answers = [row for row in rows.values() if row.get("kind") not in (None, START)]
+    answers = [row for row in rows.values() if row.get("kind") not in (None, START, HEALED_START)]
     return {**told, "results": answers}
 
 

@@ -15,6 +15,7 @@ from tuneport.options import Bounds, option
 
 _POSITIVE, _FROM_ZERO, _SEED = Bounds(above=0), Bounds(least=0), Bounds(least=0, below=2**32)
 Pair = tuple[str, str]  # source, target
+ADAPT_DATA = ("prompts", "examples", "select", "test", "retain")  # what [adapt] names files for
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,28 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Adapting:
+    """How transfers are adapted. `fitting` and `settings` are `tuneport adapt`'s, spelled as its arguments.
+
+    `data` is by role (prompts, examples, select, test, retain), `rungs` are those to try, `running` is how a run goes
+    about it.
+    """
+
+    data: Mapping[str, tuple[str, ...]]
+    rungs: tuple[str, ...]
+    fitting: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    running: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Healing:
+    """How far Algorithm 1 climbs the ladder at each version, before it fine-tunes."""
+
+    heal: Literal["add", "scale", "distil"] | None = option(None, help="last rung to try at each version")
+
+
+@dataclass(frozen=True)
 class Lines:
     """How loss is measured along lines: bases on text, tuned models on data with answers."""
 
@@ -78,8 +101,10 @@ class Doing:
     """What is to be done, as pairs (source, target); chains of pairs for `recycle`."""
 
     transfer: tuple[Pair, ...] = ()
+    adapt: tuple[Pair, ...] = ()
     transfer_then_tune: tuple[Pair, ...] = ()
     recycle: tuple[Pair, ...] = ()
+    healing: Healing = Healing()
     paths: tuple[Pair, ...] = ()
     distances: tuple[Pair, ...] = ()
     compare: tuple[Pair, ...] = ()
@@ -95,8 +120,8 @@ class Doing:
     @property
     def anything(self) -> bool:
         """Whether a pair is named at all."""
-        pairs = (self.transfer, self.transfer_then_tune, self.recycle, self.paths, self.distances, self.compare)
-        return any(pairs)
+        further = (self.transfer_then_tune, self.recycle, self.paths, self.distances, self.compare)
+        return any((self.transfer, self.adapt, *further))
 
 
 @dataclass(frozen=True)
@@ -157,6 +182,7 @@ class Study:
     tunings: tuple[Tuning, ...] = ()
     transferring: Mapping[str, Any] = field(default_factory=dict)  # [transfer]: drop, vocabulary, new_tokens, …
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)  # "" for all tunings without their own
+    adaptations: Mapping[str, Adapting] = field(default_factory=dict)  # as evaluations
     lines: Lines = Lines()
     doing: Doing = Doing()
     resources: Mapping[str, Resources] = field(default_factory=dict)
@@ -187,3 +213,7 @@ class Study:
     def evaluation(self, tuning: str) -> Evaluation | None:
         """What models of this tuning are asked."""
         return self.evaluations.get(tuning, self.evaluations.get(""))
+
+    def adapting(self, tuning: str) -> Adapting | None:
+        """How transfers of this tuning are adapted."""
+        return self.adaptations.get(tuning, self.adaptations.get(""))

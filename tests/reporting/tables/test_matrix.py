@@ -11,11 +11,26 @@ import numpy as np
 import pytest
 from support.made_up_results import VERSIONS, MadeUp
 
+from tuneport.reporting.render.markdown import markdown
+from tuneport.reporting.sections.contents import of_study
 from tuneport.reporting.tables.estimates import Estimates
 from tuneport.reporting.tables.further_tuning import comparisons
 from tuneport.reporting.tables.matrix import Cell, Matrix, matrices, recycling
 from tuneport.reporting.tables.report_tables import Findings, findings
-from tuneport.results.schema import DIRECT, DONE, FAILED, NOT_RUN, THEN_TUNED, TRANSFER, TUNED, Model
+from tuneport.results.schema import (
+    ADAPTED,
+    BASE,
+    DIRECT,
+    DONE,
+    FAILED,
+    HEALED,
+    ITERATIVE,
+    NOT_RUN,
+    THEN_TUNED,
+    TRANSFER,
+    TUNED,
+    Model,
+)
 from tuneport.results.study_reading import Reading
 from tuneport.statistics import holm
 
@@ -269,6 +284,31 @@ def test_a_tuning_has_a_row_only_on_the_tasks_that_its_models_are_asked(tmp_path
     assert [row.label for row in by_task["turkish"].rows if row.role == "delta"] == [
         f"+ Δ({name}, turkish)" for name in VERSIONS
     ]
+
+
+def test_adapted_transfers_stand_beside_what_they_began_as_and_healed_recycling_beside_iterative(
+    tmp_path: Path,
+) -> None:
+    made = MadeUp(tmp_path / "study", families=(0, 1), failed=None)
+    made.write()
+    told = json.loads((made.root / "results.json").read_text())
+    for kind, other in ((TRANSFER, ADAPTED), (ITERATIVE, HEALED)):
+        rows = [row for row in told["results"] if row["kind"] == kind and row["step"] is None]
+        told["results"] += [{**row, "kind": other} for row in rows if kind == ITERATIVE or row["source"] == "M4"]
+    (made.root / "results.json").write_text(json.dumps(told))
+    found = findings(made.root)
+    for matrix in found.adapted:
+        assert [row.label for row in matrix.rows] == ["base", "+ Δ(M4)", "+ Δ(M4) → adapted", "FT(·)"]
+        by_label = cells(matrix)
+        for target in matrix.targets:
+            plain, adapted = by_label["+ Δ(M4)", target], by_label["+ Δ(M4) → adapted", target]
+            assert adapted.model == replace(plain.model, kind=ADAPTED) and adapted.over == Model(BASE, None, target)
+            assert plain.recovered == adapted.recovered and plain.gain is not None and adapted.gain is not None
+    assert {matrix.task for matrix in found.adapted} == {"sums", "facts"}
+    assert [row.label for row in found.recycled[0].rows][-2:] == ["+ Δiter → FT", "+ Δiter → adapted → FT"]
+    assert HEALED in {row.model.kind for row in found.compared}
+    page = markdown(of_study(found, made.root))
+    assert "What does adapting close of the gap?" in page and "M5 + Δiter(M4) → adapted → FT" in page
 
 
 def test_iterative_recycling_stands_twice_against_direct_where_they_are_two_models(found: Findings) -> None:

@@ -103,3 +103,39 @@ def test_recycling_in_float32_costs_twice_the_disk() -> None:
     study = declared(versions(more="parameters = 2e9"), TUNE, EVALUATE, '[do]\nrecycle = [["M1", "M2"]]\n')
     graph = graph_of(study)
     assert CostEstimates(study, graph).of(named(graph, "tune FT(M1)")).disk == 8_000_000_000
+
+
+def test_an_adaptation_is_asked_at_every_rung_and_trained_by_some(tmp_path: Path) -> None:
+    for name, count in (("prompts.jsonl", 40), ("select.jsonl", 20), ("report.jsonl", 30)):
+        rows = (f'{{"prompt": "{name[:3] * (n + 3)} {n * 7919}"}}\n' for n in range(count))
+        (tmp_path / name).write_text("".join(rows))
+    held = '[adapt]\nprompts = ["prompts.jsonl"]\nselect = ["select.jsonl"]\ntest = ["report.jsonl"]\nsteps = 2\nbatch-size = 10\n'
+
+    def hours(more: str) -> tuple[int | None, float | None]:
+        do = '[do]\nadapt = [["M4", "M5"]]\n'
+        study = declared(versions(more="parameters = 2e9"), TUNE, EVALUATE, do, COST, held + more, folder=tmp_path)
+        graph = graph_of(study)
+        cost = CostEstimates(study, graph).of(named(graph, "adapt M5 + Δ(M4) → adapted"))
+        return cost.disk, cost.gpu_hours
+
+    question = 2 * 2e9 * 200 / (300e12 * 0.5) / 3600
+    assert hours('up-to = "add"\n') == (4_000_000_000, pytest.approx(3 * 50 * question)), "source, target, add"
+    assert hours('up-to = "scale"\n')[1] == pytest.approx((4 * 50 + 8 * 20) * question), "seven α, of the source too"
+    trained = 8 * 2e9 * (2 * 10 * 1000) / (300e12 * 0.5) / 3600
+    assert hours('rungs = ["distil"]\n')[1] == pytest.approx((4 * 50 + 20) * question + trained)
+    assert hours('up-to = "add"\nkeep-diff = true\n')[0] == 8_000_000_000
+
+
+def test_what_an_adaptation_costs_is_unknown_where_its_prompts_are() -> None:
+    cost = COST.replace("questions = 500\n", "")
+    study = declared(
+        versions(more="parameters = 2e9"),
+        TUNE,
+        '[adapt]\nprompts = ["org/p"]\n',
+        '[do]\nadapt = [["M4", "M5"]]\n',
+        cost,
+    )
+    graph = graph_of(study)
+    estimates = CostEstimates(study, graph)
+    assert estimates.of(named(graph, "adapt M5 + Δ(M4) → adapted")).gpu_hours is None
+    assert any(told.startswith("an adaptation asks") for told in estimates.assumptions())

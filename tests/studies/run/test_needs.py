@@ -31,6 +31,32 @@ def test_libraries_that_are_missing_are_told_with_what_installs_them(monkeypatch
     needs.check_libraries(transfers)  # the core alone
 
 
+@pytest.mark.parametrize(
+    ("settings", "lacking"),
+    [("", "trl"), ('up-to = "scale"', None), ('lora = "rank=4"', "peft, trl"), ('rungs = ["distil"]', "trl")],
+)
+def test_rungs_that_train_need_the_libraries_of_a_fine_tuning(
+    settings: str, lacking: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_of(paper('adapt = [["M4", "M5"]]', f'[adapt]\nprompts = ["org/prompts"]\n{settings}\n'))
+    adapting = [step for step in graph if step.kind == "adapt"]
+    monkeypatch.setattr(needs, "missing", lambda *names: [name for name in names if name in ("trl", "peft")])
+    if lacking is None:
+        needs.check_libraries(adapting)
+        return
+    with pytest.raises(UsageError, match=rf"\(adapt\) need {lacking}\. "):
+        needs.check_libraries(adapting)
+
+
+def test_prompts_of_an_adaptation_are_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = graph_of(paper('adapt = [["M4", "M5"]]', '[adapt]\nprompts = ["org/prompts"]\nretain = ["org/texts"]\n'))
+    looked: list[str] = []
+    monkeypatch.setattr(needs, "check_data_set", lambda name, revision: looked.append(name))
+    monkeypatch.setattr(needs, "open_checkpoint", lambda *given: None)
+    needs.check_hub([step for step in graph if step.kind == "adapt"])
+    assert looked == ["org/prompts", "org/texts"]
+
+
 def test_everything_on_the_hub_that_may_not_be_read_is_told_before_the_first_step(
     tmp_path: Path, forked_with_models: Cli
 ) -> None:

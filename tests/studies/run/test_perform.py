@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.tiny_study import what_repeats
-from support.tiny_tuning import base_model, sums, write_rows
+from support.tiny_tuning import base_model, sums, weights, write_rows
 
 import tuneport
+from tuneport.adaptation import ladder
 from tuneport.errors import StudyError, UsageError
 from tuneport.studies.graph.graph import Parent, Step
 from tuneport.studies.run.perform import numbered, part_in_folder, perform
@@ -48,9 +51,18 @@ data = ["validation.jsonl"]
 points = 3
 max-new-tokens = 4
 
+[adapt]
+prompts = ["prompts.jsonl"]
+select = ["select.jsonl"]
+test = ["report.jsonl"]
+steps = 2
+batch-size = 8
+max-new-tokens = 4
+
 [do]
 transfer = [["M1", "M2"]]
-recycle = [["M1", "M2"]]
+adapt = [["M1", "M2"]]
+recycle = { pairs = [["M1", "M2"]], heal = "add" }
 paths = [["M1", "M2"]]
 distances = [["M1", "M2"]]
 compare = [["M1", "M2"]]
@@ -70,6 +82,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(folder / "test.jsonl", asked[:8])
     write_rows(folder / "validation.jsonl", asked[8:])
     write_rows(folder / "text.jsonl", [{"text": f"the {word} fox is quick"} for word in ("red", "old", "shy", "sly")])
+    drawn = random.Random(0)
+    for name in ("prompts", "select", "report"):
+        words = ("".join(drawn.choices("abdefghiklmnopr", k=24)) for _ in range(16))
+        write_rows(folder / f"{name}.jsonl", [{"prompt": word} for word in words])
     (folder / "study.toml").write_text(STUDY)
     return folder / "study.toml"
 
@@ -93,6 +109,7 @@ def test_each_kind_of_step_leaves_what_its_command_writes(records: dict[str, dic
     wanted = {
         "tune": "model/model.safetensors",
         "transfer": "model/tuneport.json",
+        "adapt": "model/adapt.json",
         "evaluate": "scores.json",
         "path": "path.json",
         "distance": "distance.json",
@@ -157,11 +174,59 @@ def test_the_commands_in_records_are_ones_that_the_command_line_takes(records: d
             assert program == "tuneport"
             parser.parse_args(arguments)
             seen.add(record["kind"])
-    assert seen == {"tune", "transfer", "evaluate", "path", "compare"}
+    assert seen == {"tune", "transfer", "adapt", "evaluate", "path", "compare"}
+
+
+def test_an_adapted_model_is_what_the_ladder_chose_and_its_record_says_how(records: dict[str, dict[str, Any]]) -> None:
+    record = records["adapt M2 + Δ(M1) → adapted"]
+    told = json.loads((record["at"] / "model" / "adapt.json").read_text())
+    assert record["measured"]["chosen"] == told["chosen"]
+    tried = {rung["name"]: rung["status"] for rung in record["measured"]["rungs"]}
+    assert tried == {rung["name"]: rung["status"] for rung in told["rungs"]}
+    assert tried["add"] == "kept" and tried["tune"] == "skipped" and "skipped" not in (tried["scale"], tried["distil"])
+    assert record["measured"]["steps"] == 0 and record["outputs"]["model/adapt.json"] is None
+    if told["chosen"] == "add":
+        plain = records["transfer M2 + Δ(M1)"]["at"] / "model"
+        assert weights(record["at"] / "model").keys() == weights(plain).keys()
+        assert all(
+            torch.equal(tensor, weights(plain)[name]) for name, tensor in weights(record["at"] / "model").items()
+        )
+
+
+def test_an_adaptation_that_broke_off_goes_on_and_ends_the_same(
+    file: Path, out: Path, records: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, tried = "adapt M2 + Δ(M1) → adapted", list[str]()
+    again = tmp_path / "out"
+    shutil.copytree(out, again)
+    shutil.rmtree(again / "steps" / records[name]["at"].name)
+
+    def counted(rung: str, attempt: Any) -> Any:
+        def one(climb: Any) -> Any:
+            tried.append(rung)
+            if tried.count("distil") == 1 and rung == "distil":
+                raise OSError("no room")
+            return attempt(climb)
+
+        return one
+
+    monkeypatch.setattr(ladder, "ATTEMPTS", {rung: counted(rung, one) for rung, one in ladder.ATTEMPTS.items()})
+    (failed,) = tuneport.study(file, again, only=[name])["failed"]
+    assert failed["name"] == name
+    assert tuneport.study(file, again, only=[name])["failed"] == []
+    assert tried == ["add", "scale", "distil", "distil"], "what was done is not done again"
+    assert what_repeats(again)[records[name]["at"].name] == what_repeats(out)[records[name]["at"].name]
+
+
+def test_healing_with_plain_addition_alone_is_algorithm_1_as_it_stands(records: dict[str, dict[str, Any]]) -> None:
+    iterative, healed = (
+        weights(records[f"tune M2 + Δiter(M1){healed} → FT"]["at"] / "model") for healed in ("", " → adapted")
+    )
+    assert iterative.keys() == healed.keys() and all(torch.equal(healed[name], iterative[name]) for name in healed)
 
 
 def test_the_same_study_again_gives_the_same_records(file: Path, out: Path, tmp_path: Path) -> None:
-    told = tuneport.study(file, tmp_path / "out", only=["evaluate FT(M1)*", "rounding*"])
+    told = tuneport.study(file, tmp_path / "out", only=["evaluate FT(M1)*", "rounding*", "adapt M2 + Δiter*"])
     assert told["failed"] == []
     again, first = what_repeats(tmp_path / "out"), what_repeats(out)
     del again["results.json"]
@@ -182,7 +247,7 @@ def test_what_a_family_holds_lies_in_its_folder() -> None:
 
 def test_a_kind_that_is_none_and_a_setting_that_is_none_are_told(tmp_path: Path) -> None:
     with pytest.raises(
-        StudyError, match=r"'dance' is not a kind of step. Known kinds: compare, distance, evaluate, family"
+        StudyError, match=r"'dance' is not a kind of step. Known kinds: adapt, compare, distance, evaluate, family"
     ):
         perform(Step("dance", "d", {}), {}, tmp_path)
     step = Step("transfer", "t", {"scale": 1.0, "settings": {"colour": "red"}})
@@ -195,7 +260,8 @@ def test_results_are_what_the_commands_wrote(records: dict[str, dict[str, Any]],
     document = json.loads((out / "results.json").read_text())
     rows = {(row["kind"], row["name"], row["step"]): row for row in document["results"]}
     scored = [row for row in rows.values() if row["step"] is None]
-    assert {row["kind"] for row in scored} == {"base", "tuned", "transfer", "recycle-iterative", "recycle-direct"}
+    recycled = {"recycle-iterative", "recycle-healed", "recycle-direct"}
+    assert {row["kind"] for row in scored} == {"base", "tuned", "transfer", "adapted", *recycled}
     for row in scored:
         (folder,) = {score["folder"] for score in row["scores"].values()}
         said = json.loads((out / "steps" / folder / "scores.json").read_text())["models"][0]["tasks"]["test"]

@@ -164,6 +164,24 @@ def test_a_fine_tuning_from_outside_is_of_unknown_length() -> None:
     assert {row["name"]: row["steps_on_target"] for row in document["results"]}["FT(M2)"] is None
 
 
+def test_an_adapted_model_has_the_steps_of_its_transfer_and_those_on_examples_once_they_are_kept() -> None:
+    def counted(table: str, **measured: object) -> dict[str, tuple[int | None, int | None]]:
+        do = 'transfer = [["M1", "M2"]]\nadapt = [["M1", "M2"]]\nrecycle = { pairs = [["M1", "M2"]], heal = "distil" }'
+        done = Done(paper(do, f"[adapt]\n{table}"))
+        for step in done.graph:
+            if step.kind != "adapt" or measured:
+                done.do(step, **({"measured": measured} if step.kind == "adapt" else {}))
+        names = ("M2 + Δ(M1)", "M2 + Δ(M1) → adapted", "M2 + Δiter(M1) → adapted → FT")
+        rows = {row["name"]: (row["steps_total"], row["steps_on_target"]) for row in done.document()["results"]}
+        assert "M2 + Δiter(M1) → adapted" not in rows, "a start is no model of the tables"
+        return {name: rows[name] for name in names}
+
+    (plain, adapted, healed) = counted('prompts = ["org/p"]\n', steps=0).values()
+    assert plain == adapted == (100, 0) and healed == (200, 100)
+    assert list(counted('examples = ["org/e"]\n', steps=30).values())[1] == (130, 30)
+    assert list(counted('examples = ["org/e"]\n').values())[1] == (None, None), "not yet done"
+
+
 def test_pairs_of_one_model_under_two_names_have_a_row_each() -> None:
     names = "".join(
         f'[[version]]\nname = "{name}"\nmodel = "lab:{model}"\n'

@@ -16,7 +16,7 @@ from tuneport.reporting.tables import predictors as along
 from tuneport.reporting.tables.matrix import Cell, Matrix
 from tuneport.reporting.tables.training_curves import Panel
 from tuneport.reporting.tables.wording import PER_CENT, minus, number, points, ratio, span, with_unit
-from tuneport.results.schema import DIRECT, ITERATIVE, TUNED, Model
+from tuneport.results.schema import RECYCLED, TUNED, Model
 
 Figure = dict[str, Any]
 # 3 : 1 and more against white and against the dark background; distinct with the common colour blindnesses.
@@ -270,8 +270,8 @@ def _style(model: Model, versions: Sequence[str]) -> dict[str, Any]:
     """A start keeps its colour, symbol and dash from panel to panel."""
     if model.kind == TUNED:
         colour, symbol, dash = PLAIN, "circle-open", "dot" if model.steps else "solid"
-    elif model.kind in (ITERATIVE, DIRECT):
-        place = 0 if model.kind == DIRECT else 1
+    elif model.kind in RECYCLED:
+        place = RECYCLED.index(model.kind)
         colour, symbol, dash = COLOURS[place], SYMBOLS[place + 1], "dot" if model.steps else DASHES[place]
     else:
         place = versions.index(model.source) if model.source in versions else 0

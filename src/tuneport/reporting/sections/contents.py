@@ -62,6 +62,7 @@ def sections(found: Findings, place: Path) -> list[Section]:
         answer_section.worth(found),
         answer_section.asked(found),
         matrix_sections.transfers(found),
+        matrix_sections.adapted(found),
         matrix_sections.tuned_on(found),
         matrix_sections.recycled(found),
         explanation_sections.predictors(found),

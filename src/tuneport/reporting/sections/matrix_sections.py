@@ -40,7 +40,7 @@ from tuneport.reporting.tables.wording import (
     signed,
     with_unit,
 )
-from tuneport.results.schema import LOSS, PENDING, THEN_TUNED, TRANSFER
+from tuneport.results.schema import ADAPTED, HEALED, LOSS, PENDING, THEN_TUNED, TRANSFER
 from tuneport.results.study_reading import Reading
 from tuneport.results.torn_json import number_or, whole
 
@@ -81,6 +81,20 @@ def _scaled(found: Findings) -> list[Part]:
     return [Block("At other scales", [Table("target + α·Δ", columns, rows, csv)])]
 
 
+def adapted(found: Findings) -> Section | None:
+    """What the ladder made of M_i + Δ_j, beside it."""
+    if not found.adapted:
+        return None
+    intro = (
+        "Transfers that `tuneport adapt` went on with, without training on labelled examples unless the study gave some: "
+        "a scale, then distillation from the tuned source. A rung is kept only if it is better on prompts of its own; where "
+        "none is, the adapted model is the plain transfer. Each step's adapt.json says which rung was chosen."
+    )
+    return Section(
+        "adapted", "What does adapting close of the gap?", [intro, *_matrices(found.adapted, found, "the base")]
+    )
+
+
 def tuned_on(found: Findings) -> Section | None:
     """M_i + Δ_j, fine-tuned: Tables 4, 5, 12 and 13, Figures 2 and 4."""
     panels = [panel for panel in found.panels if panel.kinds == "further fine-tuning"]
@@ -111,6 +125,8 @@ def recycled(found: Findings) -> Section | None:
         "a separately fine-tuned version (direct), against no recycling. Small numbers are gains over the base."
     )
     parts: list[Part] = [intro]
+    if any(run.model.kind == HEALED for run in found.reading.at_end):
+        parts.append("“→ adapted → FT” is iterative too; each of its transfers was adapted before its fine-tuning.")
     tasks = [matrix.task for matrix in found.recycled]
     for matrix in found.recycled:
         words = "Score version by version; lines are iterative, direct and no recycling."
@@ -159,7 +175,8 @@ def _beside(figure: Figure, matrix: Matrix, over: str) -> Group:
     )
     columns = [TableColumn("model"), *(TableColumn(target, True, f"target {target}") for target in matrix.targets)]
     rows = [[Value(row.label), *(_cell(cell, matrix.share, row.role) for cell in row.cells)] for row in matrix.rows]
-    what = {TRANSFER: "addition alone", THEN_TUNED: "transfer, then fine-tuning"}.get(matrix.kind, matrix.kind)
+    named = {TRANSFER: "addition alone", ADAPTED: "adapted transfers", THEN_TUNED: "transfer, then fine-tuning"}
+    what = named.get(matrix.kind, matrix.kind)
     caption = f"{what}, {matrix.task}: rows are base, + Δ and fine-tuned, columns are targets"
     styles = [f"role-{row.role}" for row in matrix.rows]
     table = Table(caption, columns, rows, style="matrix", row_styles=styles)

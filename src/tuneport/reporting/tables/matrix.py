@@ -13,13 +13,16 @@ from typing import Any
 from tuneport.reporting.tables.estimates import Change, Estimates, ShownScore, clear
 from tuneport.results.compared_models import base_of, start_of, tuned_of
 from tuneport.results.schema import (
+    ADAPTED,
     BASE,
     DIRECT,
     DONE,
     FAILED,
+    HEALED,
     ITERATIVE,
     NOT_RUN,
     PENDING,
+    RECYCLED,
     THEN_TUNED,
     TRANSFER,
     TUNED,
@@ -92,7 +95,7 @@ class Matrix:
 
 
 def matrices(reading: Reading, estimates: Estimates, kind: str) -> list[Matrix]:
-    """A table for each task on which models of this kind (transfer, transfer-then-tune) were, or should be, scored."""
+    """A table for each task on which models of this kind (transfer, adapted, transfer-then-tune) were, or should be, scored."""
     wanted = [run for run in reading.at_end if run.model.kind == kind and run.model.scale == run.model.rate == 1]
     return [_matrix(reading, estimates, kind, task, wanted) for task in _tasks(wanted, estimates)]
 
@@ -116,10 +119,13 @@ def _matrix(reading: Reading, estimates: Estimates, kind: str, task: str, wanted
         return Row(label, role, tuple(made))
 
     rows = [row("base", "base", (Model(BASE, None, target) for target in targets), None)]
-    arrow, over = (" → FT", start_of) if kind == THEN_TUNED else ("", base_of)
+    arrow, over = {THEN_TUNED: (" → FT", start_of), ADAPTED: (" → adapted", base_of)}.get(kind, ("", base_of))
     for source, tuning in sorted(pairs, key=lambda pair: order(pair[0])):
-        label = f"+ Δ({source}{cells.of_tuning(tuning)}){arrow}"
-        rows.append(row(label, "delta", (Model(kind, source, target, tuning) for target in targets), over))
+        label = f"+ Δ({source}{cells.of_tuning(tuning)})"
+        if kind == ADAPTED:  # beside what it began as, where that is scored too
+            plain = row(label, "delta", (Model(TRANSFER, source, target, tuning) for target in targets), over)
+            rows += [plain] if any(plain.cells) else []
+        rows.append(row(label + arrow, "delta", (Model(kind, source, target, tuning) for target in targets), over))
     for tuning in dict.fromkeys(tuning for _, tuning in sorted(pairs, key=lambda pair: order(pair[0]))):
         label = f"FT(·{cells.of_tuning(tuning)})"
         tuned = row(label, "tuned", (Model(TUNED, None, target, tuning) for target in targets), base_of)
@@ -129,7 +135,7 @@ def _matrix(reading: Reading, estimates: Estimates, kind: str, task: str, wanted
 
 def recycling(reading: Reading, estimates: Estimates) -> list[Matrix]:
     """Iterative against direct against none (Table 6), on each task; gains count from M_i."""
-    wanted = [run for run in reading.at_end if run.model.kind in (DIRECT, ITERATIVE) and run.model.steps is None]
+    wanted = [run for run in reading.at_end if run.model.kind in RECYCLED and run.model.steps is None]
     found = [
         _recycled(reading, estimates, task, [run.model for run in wanted if run.model.tuning == tuning])
         for tuning in dict.fromkeys(run.model.tuning for run in wanted)
@@ -142,7 +148,7 @@ def _recycled(reading: Reading, estimates: Estimates, task: str, made: Sequence[
     tuning = made[0].tuning
     recycled = {(model.kind, model.target): model for model in made}
     targets = sorted({model.target for model in made}, key=_order(reading))
-    cells = _Cells(reading, estimates, task, (DIRECT, ITERATIVE))
+    cells = _Cells(reading, estimates, task, RECYCLED)
     of = cells.of_tuning(tuning)
 
     def cell(kind: str, target: str) -> Cell | None:
@@ -154,6 +160,7 @@ def _recycled(reading: Reading, estimates: Estimates, task: str, made: Sequence[
         (TUNED, f"FT(·{of}), nothing recycled", "tuned"),
         (DIRECT, f"+ Δdir{of} → FT", "delta"),
         (ITERATIVE, f"+ Δiter{of} → FT", "delta"),
+        (HEALED, f"+ Δiter{of} → adapted → FT", "delta"),
     )
     rows = [Row(label, role, tuple(cell(kind, target) for target in targets)) for kind, label, role in kinds]
     return _whole("recycling", task, targets, [row for row in rows if any(row.cells)])
@@ -257,7 +264,7 @@ def _clear_by_kind(cells: Iterable[Cell]) -> dict[Model, int]:
     """Significant differences from the base, adjusted among models of a kind; recyclings are one kind."""
     kinds: dict[str, dict[Model, Change | None]] = {}
     for cell in cells:
-        kind = "recycle" if cell.model.kind in (ITERATIVE, DIRECT) else cell.model.kind
+        kind = "recycle" if cell.model.kind in RECYCLED else cell.model.kind
         kinds.setdefault(kind, {})[cell.model] = cell.against_base
     return {model: sign for changes in kinds.values() for model, sign in clear(changes).items()}
 

@@ -13,7 +13,7 @@ from tuneport.reporting.tables.predictors import Apart, Line, Scatter, distances
 from tuneport.reporting.tables.study_summary import asked_and_done, summary
 from tuneport.reporting.tables.training_curves import Panel, panels
 from tuneport.reporting.tables.verdict import Worth, worths
-from tuneport.results.schema import THEN_TUNED, TRANSFER
+from tuneport.results.schema import ADAPTED, THEN_TUNED, TRANSFER
 from tuneport.results.study_reading import Reading, read_study
 
 
@@ -27,6 +27,7 @@ class Findings:
     told: tuple[str, ...]  # what was gained
     worths: tuple[Worth, ...]
     transfers: tuple[Matrix, ...]
+    adapted: tuple[Matrix, ...]
     tuned_on: tuple[Matrix, ...]
     recycled: tuple[Matrix, ...]
     against_direct: tuple[Comparison, ...]
@@ -52,6 +53,7 @@ def findings(study: str | Path, url: str | None = None) -> Findings:
         told=tuple(summary(reading, transfers, compared, curves)),
         worths=tuple(worths(estimates, transfers)),
         transfers=tuple(transfers),
+        adapted=tuple(matrices(reading, estimates, ADAPTED)),
         tuned_on=tuple(matrices(reading, estimates, THEN_TUNED)),
         recycled=tuple(recycling(reading, estimates)),
         against_direct=tuple(against_direct(reading, estimates)),

@@ -12,7 +12,20 @@ from tuneport.reporting.tables.further_tuning import Comparison, counted_clear
 from tuneport.reporting.tables.matrix import Cell, Matrix, without_result
 from tuneport.reporting.tables.training_curves import Panel, with_match
 from tuneport.reporting.tables.wording import counted, listed, ratio, signed, with_unit
-from tuneport.results.schema import BASE, DIRECT, DONE, FAILED, ITERATIVE, LOSS, PENDING, THEN_TUNED, TRANSFER, TUNED
+from tuneport.results.schema import (
+    ADAPTED,
+    BASE,
+    DIRECT,
+    DONE,
+    FAILED,
+    HEALED,
+    ITERATIVE,
+    LOSS,
+    PENDING,
+    THEN_TUNED,
+    TRANSFER,
+    TUNED,
+)
 from tuneport.results.study_reading import Reading
 
 _MOST = 3  # tasks, or models, told of one by one
@@ -57,8 +70,10 @@ def _asked(reading: Reading, estimates: Estimates) -> str:
     kinds = [
         (TUNED, "fine-tuned model", "fine-tuned models"),
         (TRANSFER, "transfer by addition alone", "transfers by addition alone"),
+        (ADAPTED, "adapted transfer", "adapted transfers"),
         (THEN_TUNED, "transfer that was fine-tuned further", "transfers fine-tuned further"),
         (ITERATIVE, "step of iterative recycling", "steps of iterative recycling"),
+        (HEALED, "step of recycling with adaptation", "steps of recycling with adaptation"),
         (DIRECT, "step of direct recycling", "steps of direct recycling"),
     ]
     plain = [m for m in models if m.steps is None and m.scale == 1 and m.rate == 1]

@@ -16,7 +16,7 @@ import numpy as np
 from tuneport import statistics
 from tuneport.reporting.tables.estimates import interval_of
 from tuneport.results import curves as following
-from tuneport.results.schema import DIRECT, ITERATIVE, THEN_TUNED, TUNED, Model, Run, Score
+from tuneport.results.schema import RECYCLED, THEN_TUNED, TUNED, Model, Run, Score
 from tuneport.results.study_reading import Reading
 
 _RESAMPLES = 2000
@@ -65,7 +65,7 @@ def panels(reading: Reading) -> list[Panel]:
     for run in on_curve:
         for kinds, members in (
             ("further fine-tuning", (TUNED, THEN_TUNED)),
-            ("recycling", (TUNED, ITERATIVE, DIRECT)),
+            ("recycling", (TUNED, *RECYCLED)),
         ):
             if run.model.kind in members:
                 for task in run.scores:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from tuneport.studies.declared import Doing, Lines, Pair, Tuning, Version
+from tuneport.studies.declared import Doing, Healing, Lines, Pair, Tuning, Version
 from tuneport.studies.file.toml_tables import Table, Tables, nearest, said
 
 
@@ -18,8 +18,12 @@ def read_doing(
     """What [do] says; what cannot be done is noted in `tables`."""
     table = tables.table(content, "do", (), optional=True)
     path = ("do",)
-    keys = ("transfer", "transfer-then-tune", "recycle", "paths", "distances", "compare")
+    keys = ("transfer", "adapt", "transfer-then-tune", "recycle", "paths", "distances", "compare")
     chosen = tables.values(Doing, table, path, *keys)
+    if isinstance(table.get("recycle"), dict):
+        recycle = table["recycle"]
+        chosen["healing"] = Healing(**tables.values(Healing, recycle, (*path, "recycle"), "pairs"))
+        table = {**table, "recycle": recycle.get("pairs", "all")}
     pairs = {key: _pairs(tables, table, key, versions, tunings, lines) for key in keys}
     _check(tables, pairs, versions, tunings)
     _check_paths(tables, pairs["paths"], versions, tunings, lines)
@@ -37,7 +41,7 @@ def _check(
 ) -> None:
     by_name = {version.name: version for version in versions}
     trained = {tuning.name for tuning in tunings}
-    for key in ("transfer", "transfer-then-tune", "recycle", "paths", "compare"):
+    for key in ("transfer", "adapt", "transfer-then-tune", "recycle", "paths", "compare"):
         place = ("do", key)
         for source, target in pairs[key]:
             one, other = by_name[source], by_name[target]
@@ -107,7 +111,7 @@ def _why_none(key: str, versions: Sequence[Version], tunings: Sequence[Tuning]) 
     """Why "all" is nothing here, and what to do."""
     if len(versions) < 2:
         return "there is only one version; add another [[version]]"
-    if key in ("transfer", "transfer-then-tune", "paths", "compare") and not _sources(versions, tunings):
+    if key in ("transfer", "adapt", "transfer-then-tune", "paths", "compare") and not _sources(versions, tunings):
         remedy = ", or [paths] text for lines between versions" if key == "paths" else ""
         return f"no version has a fine-tuned model; give one `tuned`, or add a [tune] section{remedy}"
     return "too few versions are fine-tuned; remove a `target-only`, or add another [[version]]"

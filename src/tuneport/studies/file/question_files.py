@@ -45,13 +45,13 @@ def asked_in_two_ways(evaluations: Mapping[str, Evaluation]) -> Iterator[tuple[s
                 yield first, second, shared, differ
 
 
-def need_apart(tests: Sequence[OwnTask], validation: Sequence[str]) -> None:
-    """Raise `UsageError` if an example of the validation data is also in the test."""
-    rows = leaked(tests, validation)
+def need_apart(tests: Sequence[OwnTask], data: Sequence[str], called: str = "validation data") -> None:
+    """Raise `UsageError` if an example of these files is also in the test."""
+    rows = leaked(tests, data)
     if rows:
         told = ", ".join(
             f"{row['count']} of {row['of']} examples of {row['task']} ({row['ids'][0]}, …)" for row in rows
         )
         raise UsageError(
-            f"{told} are also in the validation data. Selection on the test set is not allowed; use other examples."
+            f"{told} are also in the {called}. Selection on the test set is not allowed; use other examples."
         )

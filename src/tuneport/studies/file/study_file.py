@@ -20,6 +20,7 @@ from tuneport.files.opening import read_bytes
 from tuneport.scoring.suites import find_suite
 from tuneport.studies.declared import Evaluation, Lines, Machine, Resources, Study, Tuning, Version
 from tuneport.studies.file import settings
+from tuneport.studies.file.adapt_table import read_adaptations
 from tuneport.studies.file.do_table import read_doing
 from tuneport.studies.file.expected_numbers import read_expected
 from tuneport.studies.file.named_models import Names
@@ -31,10 +32,10 @@ from tuneport.studies.graph.build import BEYOND
 from tuneport.studies.graph.study_inputs import LAB
 from tuneport.tuning.recipes import TuneOptions
 
-KINDS = ("family", "tune", "transfer", "evaluate", "path", "distance", "compare", "rounding")
+KINDS = ("family", "tune", "transfer", "adapt", "evaluate", "path", "distance", "compare", "rounding")
 MOST_BYTES = 4 * 2**20
 _SECTIONS = (
-    "study", "version", "tune", "transfer", "evaluate", "paths", "do", "resources", "cost", "expected",
+    "study", "version", "tune", "transfer", "adapt", "evaluate", "paths", "do", "resources", "cost", "expected",
 )  # fmt: skip
 
 
@@ -95,6 +96,7 @@ class _Reader(Names):
         evaluations = self._evaluations(content, versions, tunings)
         lines = self._paths(content)
         doing = read_doing(self, content, versions, tunings, lines)
+        adaptations = read_adaptations(self, content, versions, tunings, evaluations)
         study = Study(
             name=name or "",
             path=self._path,
@@ -103,6 +105,7 @@ class _Reader(Names):
             tunings=tunings,
             transferring=self._transferring(content),
             evaluations=evaluations,
+            adaptations=adaptations,
             lines=lines,
             doing=doing,
             resources=self._resources(content),
@@ -113,6 +116,8 @@ class _Reader(Names):
         )
         self._curves(study)
         self._goes_on(study)
+        if "adapt" not in content or adaptations:  # else what is wrong with them is told already
+            self._adapts(study)
         return None if self.faults else replace(study, warnings=tuple(self._warn(study)))
 
     def _versions(self, content: Table, tunings: Sequence[Tuning]) -> tuple[Version, ...]:
@@ -361,8 +366,24 @@ class _Reader(Names):
                     if not version.target_only and not {tuning.after, tuning.name} & version.tuned.keys():
                         self.fault(place, f"{version.name} has no fine-tuning {tuning.after!r} to continue from")
 
+    def _adapts(self, study: Study) -> None:
+        """What adapts needs its settings, for every fine-tuning that it carries."""
+        chains = study.doing.recycle if study.doing.healing.heal else ()
+        for key, pairs in (("adapt", study.doing.adapt), ("recycle", chains)):
+            sources = {source for source, _ in pairs}
+            carried = [version.tuned for version in study.versions if version.name in sources]
+            names = dict.fromkeys([*(tuning.name for tuning in study.tunings), *(name for t in carried for name in t)])
+            lacking = [name for name in names if study.adapting(name) is None] if sources else []
+            if lacking and not study.adaptations:
+                self.fault(("do", key), "an [adapt] section is missing; add one with prompts or examples")
+            elif lacking:
+                told = f"{', '.join(lacking)} has no settings; give [adapt.{lacking[0]}], or [adapt] for all"
+                self.fault(("adapt",), told)
+
     def _warn(self, study: Study) -> Iterator[str]:
         """What is not a fault but may be a mistake."""
+        if study.adaptations and not study.doing.adapt and study.doing.healing.heal is None:
+            yield f'{self._path.name}: nothing is adapted by [adapt]; give [do] adapt = "all", or pairs.'
         if not study.evaluations:
             yield f"{self._path.name}: nothing is scored; give [evaluate] with tasks, suite or loss."
             if not study.tunings and not study.doing.anything:

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from tuneport.results.schema import ITERATIVE, START, TUNED, Model
+from tuneport.results.schema import HEALED, HEALED_START, ITERATIVE, START, TUNED, Model
 from tuneport.studies.declared import Pair, Study
 from tuneport.studies.graph.graph import Graph
 from tuneport.studies.graph.steps import Builder, StudyModel
@@ -29,6 +29,7 @@ def build(study: Study, inputs: Inputs) -> Graph:
             run = PaperModels(builder, family, seed)
             _fine_tunings(run)
             _transfers(run)
+            _adaptations(run)
             _transfers_then_tunings(run)
             _recyclings(run)
             _same_totals(run)
@@ -63,6 +64,13 @@ def _transfers(run: PaperModels) -> None:
                 run.evaluate(run.transfer(source, target, tuning, scale))
 
 
+def _adaptations(run: PaperModels) -> None:
+    """What the ladder makes of M_i + Δ_j: adapted on prompts, without labels."""
+    for source, target in run.study.doing.adapt:
+        for tuning in run.tunings_of(source):
+            run.evaluate(run.adapt(source, target, tuning))
+
+
 def _transfers_then_tunings(run: PaperModels) -> None:
     """FT(M_i + Δ_j) (section 5), and the same at a reduced rate, reported separately."""
     for source, target in run.study.doing.transfer_then_tune:
@@ -72,13 +80,16 @@ def _transfers_then_tunings(run: PaperModels) -> None:
 
 
 def _recyclings(run: PaperModels) -> None:
-    """Algorithm 1 along each chain, iteratively, and directly from FT(M_{i−1})."""
+    """Algorithm 1 along each chain, iteratively, directly from FT(M_{i−1}), and healed at each version where asked."""
+    heal = run.study.doing.healing.heal
     for chain in chains(run.study.doing.recycle):
         for tuning in run.trainable_of(chain[0]):
             for before, version, iterative in algorithm_1(run, chain, tuning):
                 run.evaluate(iterative)
                 for direct in _directly(run, before, version, tuning, iterative.steps_total):
                     run.evaluate(direct)
+            for _, _, healed in algorithm_1(run, chain, tuning, heal) if heal is not None else ():
+                run.evaluate(healed)
 
 
 def _directly(run: PaperModels, before: str, version: str, tuning: str, total: int | None) -> Iterator[StudyModel]:
@@ -89,15 +100,22 @@ def _directly(run: PaperModels, before: str, version: str, tuning: str, total: i
         yield run.recycle_directly(before, version, tuning, total)
 
 
-def algorithm_1(run: PaperModels, chain: tuple[str, ...], tuning: str) -> Iterator[tuple[str, str, StudyModel]]:
-    """M*_2 … M*_n of Algorithm 1, each with the version before and its own; M*_1 is FT(M_1)."""
+def algorithm_1(
+    run: PaperModels, chain: tuple[str, ...], tuning: str, heal: str | None = None
+) -> Iterator[tuple[str, str, StudyModel]]:
+    """M*_2 … M*_n of Algorithm 1, each with the version before and its own; M*_1 is FT(M_1).
+
+    With ``heal`` each transfer climbs the ladder as far as that rung before its fine-tuning.
+    """
     starred = run.tuned(chain[0], tuning)  # line 4
     assert starred is not None, "the file was checked"
     for before, version in itertools.pairwise(chain):  # line 5
-        carried = run.plus_delta(starred, Model(START, before, version, tuning))  # line 6
+        start = Model(START if heal is None else HEALED_START, before, version, tuning)
+        carried = run.plus_delta(starred, start) if heal is None else run.heal(starred, start, heal)  # line 6
         run.evaluate(carried)
         run.rounding(before, starred)
-        starred = run.fine_tune(carried, replace(carried.what, kind=ITERATIVE))  # line 7
+        kind = ITERATIVE if heal is None else HEALED
+        starred = run.fine_tune(carried, replace(carried.what, kind=kind))  # line 7
         yield before, version, starred
 
 

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tuneport.adaptation.adapt_options import AdaptOptions
 from tuneport.diagnosis.compare_options import CompareOptions
 from tuneport.diagnosis.path_options import PathOptions
 from tuneport.engine.run_options import TransferOptions
@@ -23,6 +24,7 @@ from tuneport.tuning.recipes import TuneOptions
 _OPTIONS: Mapping[str, type[Any]] = {
     "tune": TuneOptions,
     "transfer": TransferOptions,
+    "adapt": AdaptOptions,
     "evaluate": EvaluateOptions,
     "path": PathOptions,
     "compare": CompareOptions,

@@ -9,6 +9,7 @@ What a step takes is a role: a parent
 | `family` | – | `recipe`, `size`, `seed`, `literal` (what the size stands for) |
 | `tune` | `start`, `data.0` …, `validation.0` …, `chat_template` | `recipe` (all of it, with its seed), `data`, `mix`, `end_token`, `lora`, `dtype` (None: the start's), `eval_every`, `running` |
 | `transfer` | `base`, `tuned`, `target` | `scale`, `dtype` (None: the target's), `settings` (further choices of `transfer`) |
+| `adapt` | `base`, `tuned`, `target`, `prompts.0` … or `examples.0` …, `select.0` …, `test.0` …, `retain.0` …, `chat_template` | `rungs`, `fitting` (all of it), `dtype`, `settings` (further choices of `adapt` and `transfer`) |
 | `evaluate` | `model`, `tasks.0` …, `chat_template` | `suite`, `settings` (arguments of `evaluate`), `seed` |
 | `path` | `a`, `b`, `data.0` …, `chat_template` | `points`, `threshold`, `beyond` (None: from a to b), `settings` |
 | `distance` | `a`, `b`, and what there is of `a_tuned`, `b_tuned` | – |

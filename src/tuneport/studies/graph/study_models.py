@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuneport.results.schema import DIRECT, DIRECT_START, FURTHER, THEN_TUNED, TRANSFER, TUNED, Model
+from tuneport.adaptation.adapt_options import RUNGS
+from tuneport.results.schema import ADAPTED, DIRECT, DIRECT_START, FURTHER, THEN_TUNED, TRANSFER, TUNED, Model
 from tuneport.studies.declared import Evaluation, Pair, Study, Tuning
 from tuneport.studies.graph.graph import Parent
 from tuneport.studies.graph.steps import Builder, StudyModel, apart
@@ -149,6 +150,41 @@ class PaperModels:
         about = {"model": name, "before": tuned.steps_total}
         made = self.builder.step("transfer", self._named(f"transfer {name}", tuned.seed), choices, about, things)
         return StudyModel(name, what, Parent(made), self.family, tuned.seed, tuned.steps_total)
+
+    def adapt(self, source: str, target: str, tuning: str) -> StudyModel:
+        """What the ladder makes of M_target + Δ_source."""
+        adapting = self.study.adapting(tuning)
+        assert adapting is not None, "the file was checked"
+        return self.climb(self.tuned(source, tuning), Model(ADAPTED, source, target, tuning), adapting.rungs)
+
+    def heal(self, tuned: StudyModel, what: Model, last: str) -> StudyModel:
+        """What the ladder makes of M_target + (tuned − M_source), as far as ``last``, which Algorithm 1 goes on from."""
+        adapting = self.study.adapting(str(what.tuning))
+        assert adapting is not None, "the file was checked"
+        as_far = RUNGS[: RUNGS.index(last) + 1]
+        return self.climb(tuned, what, tuple(rung for rung in as_far if rung in (*adapting.rungs, last)))
+
+    def climb(self, tuned: StudyModel | None, what: Model, rungs: tuple[str, ...]) -> StudyModel:
+        """The step of `adapt`: it makes the transfer itself, as its first rung, beside the study's own."""
+        adapting = self.study.adapting(str(what.tuning))
+        assert tuned is not None and adapting is not None, "the file was checked"
+        name, base, target = self.name(what), self.base(str(what.source)), self.base(what.target)
+        things = {"base": base.thing, "tuned": tuned.thing, "target": target.thing}
+        for role, specs in adapting.data.items():
+            things |= self.builder.numbered(role, specs, self.family, questions=False)
+        settings = dict(adapting.settings)
+        things |= self.builder.template(settings.pop("chat_template", None), self.family)
+        choices = {
+            "rungs": list(rungs),
+            "fitting": dict(adapting.fitting),
+            "dtype": self._carried,
+            "settings": {**settings, **self.study.transferring},
+        }
+        about = {"model": name, "before": tuned.steps_total, "running": dict(adapting.running)}
+        made = self.builder.step("adapt", self._named(f"adapt {name}", tuned.seed), choices, about, things)
+        tunes = RUNGS[-1] in rungs  # on examples; whether that is kept shows only in the end
+        total, here = (None, None) if tunes else (tuned.steps_total, 0)
+        return StudyModel(name, what, Parent(made), self.family, tuned.seed, total, here)
 
     def transfer_then_tune(self, source: str, target: str, tuning: str, rate: float = 1.0) -> StudyModel:
         """FT(M_target + Δ_source)."""

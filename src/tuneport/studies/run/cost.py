@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuneport.adaptation.adapt_options import HELD_OUT
+from tuneport.adaptation.rungs.scale_rung import PROMPTS, SCALES
 from tuneport.checkpoint.local_folder import open_folder
 from tuneport.diagnosis.points import how_many
 from tuneport.errors import TuneportError
@@ -28,6 +30,7 @@ _LONGEST = 2048  # tokens of a training example, where the recipe leaves it open
 # Operations for each token and parameter: forward 2, backward 4; DPO has two answers and a reference, GRPO draws and has one.
 _OPERATIONS = {"sft": 6, "dpo": 2 * (6 + 2), "grpo": 6 + 2 + 2}
 _SCORING = 2
+_DISTILLING = 6 + 2  # the student is trained, the teacher read
 _CHECKPOINT_BYTES = 12  # float32 weights and AdamW's two moments, while a fine-tuning runs
 
 
@@ -60,6 +63,7 @@ class CostEstimates:
         """Look at the headers of what lies on this machine."""
         self._study = study
         self._known = dict(self._sizes())
+        self._adapts = any(step.kind == "adapt" for step in graph)
         self._models: dict[str, _Size] = {}
         folders = map(self._folder, (version.model for version in study.versions))
         self._files = FileTokens(folder for folder in folders if folder is not None)
@@ -110,6 +114,11 @@ class CostEstimates:
             found.append(
                 f"{cost['tokens_per_path']:g} tokens at each point of a path, including all `refine` points: an upper "
                 f"bound"
+            )
+        if self._adapts:
+            found.append(
+                f"an adaptation asks the source, the target and each rung {HELD_OUT} prompts to select and {HELD_OUT} to report, or "
+                f"those of the files; on the way it has a checkpoint of each rung"
             )
         found.append(f"{_ASSUMED_BYTES} bytes per parameter for models on the Hub")
         found.append(f"a running fine-tuning also has checkpoints of {_CHECKPOINT_BYTES} bytes per parameter")
@@ -174,11 +183,14 @@ class CostEstimates:
         return self._known.get(given) or by_name.get(given) or _Size(None, None)
 
     def _cost(self, step: Step) -> Cost:
-        if step.kind in ("tune", "transfer"):
+        if step.kind in ("tune", "transfer", "adapt"):
             like = self._size(step, "start" if step.kind == "tune" else "target")
             each = _BYTES.get(str(step.choices["dtype"]), like.bytes_each)
             self._models[step.identity] = size = _Size(like.parameters, each)
             disk = None if size.parameters is None or each is None else round(size.parameters * each)
+            if step.kind == "adapt":
+                models = 2 if step.choices["settings"].get("keep_diff") else 1
+                return Cost(None if disk is None else models * disk, self._adapting(step, size))
             return Cost(disk, 0.0 if step.kind == "transfer" else self._training(step, like))
         if step.kind == "evaluate":
             settings = {**step.choices["settings"], **step.about.get("running", {})}
@@ -213,6 +225,39 @@ class CostEstimates:
         new = running.get("max_new_tokens") or USUAL_ANSWER
         asked = self._scoring(size, self._questions(step, "validation"), new, running.get("eval_batch_size"))
         return trained + points * (asked or 0.0)
+
+    def _adapting(self, step: Step, size: _Size) -> float | None:
+        """Source, target and each rung are asked; scale asks a few prompts at each α; distil and tune train."""
+        labelled = bool(_roles(step, "examples"))
+        pool = self._questions(step, "examples" if labelled else "prompts")
+        held = [self._questions(step, role) for role in ("select", "test")]
+        if size.parameters is None or pool is None or None in held:
+            return None
+        rungs, fitting = step.choices["rungs"], step.choices["fitting"]
+        given = [asked for part in held for asked in part or ()]
+        count, tokens = sum(asked.count for asked in pool), _mean(pool)
+        kept_apart = min(HELD_OUT, count / 4) * sum(not part for part in held)
+        asked = [*given, _Asked(kept_apart, tokens)]
+        fit = min(count - kept_apart, math.inf if labelled else fitting["steps"] * fitting["batch_size"])
+        new = step.choices["settings"].get("max_new_tokens") or USUAL_ANSWER
+        batch = step.about.get("running", {}).get("eval_batch_size")
+
+        def scored(questions: list[_Asked], times: int = 1) -> float | None:
+            hours = self._scoring(size, questions, new, batch)
+            return None if hours is None else times * hours
+
+        found = [scored(asked, len(rungs) + 2)]
+        longest = fitting["max_length"] or _LONGEST
+        each = min(longest, self._study.cost.get("tokens_per_example") or (tokens or longest) + new)
+        if "scale" in rungs:
+            found.append(scored([_Asked(min(PROMPTS, fit), tokens)], len(SCALES) + 1))
+        if "distil" in rungs:  # the source answers, and its distribution is learned
+            seen = fitting["steps"] * fitting["batch_size"]
+            found += [scored([_Asked(fit, tokens)]), self._hours(_DISTILLING * size.parameters * seen * each)]
+        if "tune" in rungs:
+            found.append(self._hours(_OPERATIONS["sft"] * size.parameters * fitting["tune_epochs"] * fit * each))
+        known = [hours for hours in found if hours is not None]
+        return sum(known) if len(known) == len(found) else None
 
     def _tokens_of_example(self, step: Step, longest: int) -> float:
         """As the file of the study says, as the files of data hold, or the most there can be."""
@@ -273,6 +318,13 @@ class CostEstimates:
 
 def _roles(step: Step, role: str) -> list[str]:
     return [name for name in (*step.parents, *step.inputs) if name.rpartition(".")[0] == role]
+
+
+def _mean(asked: Iterable[_Asked]) -> float | None:
+    """Tokens of a question of several files; None where one is not known."""
+    every = list(asked)
+    known = [each.count * each.tokens for each in every if each.tokens is not None]
+    return sum(known) / max(sum(each.count for each in every), 1) if len(known) == len(every) else None
 
 
 def _points(step: Step) -> int:

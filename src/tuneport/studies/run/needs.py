@@ -10,7 +10,7 @@ from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.errors import HubError, OutputError, TuneportError, UsageError, named
 from tuneport.examples.naming import find_data
 from tuneport.libraries import how_to_install, missing
-from tuneport.studies.declared import Study
+from tuneport.studies.declared import ADAPT_DATA, Study
 from tuneport.studies.graph.graph import Graph, Step
 from tuneport.studies.run.cost import CostEstimates
 from tuneport.studies.run.folder_store import FolderStore
@@ -20,6 +20,7 @@ _MODELS = ("start", "model", "base", "tuned", "target", "a", "b")  # roles of mo
 _LIBRARIES = {
     "family": ("torch", "transformers"),
     "tune": ("torch", "transformers", "trl", "datasets"),
+    "adapt": ("torch", "transformers", "lm_eval"),
     "evaluate": ("torch", "transformers", "lm_eval"),
     "path": ("torch", "transformers", "lm_eval"),
 }
@@ -28,7 +29,11 @@ _LIBRARIES = {
 def check_libraries(to_do: Sequence[Step]) -> None:
     """Raise `UsageError` where steps that this machine is to do need libraries that are not installed."""
     kinds = sorted({step.kind for step in to_do if step.kind in _LIBRARIES})
-    lacking = sorted({name for kind in kinds for name in missing(*_LIBRARIES[kind])})
+    needed = {name for kind in kinds for name in _LIBRARIES[kind]}
+    for step in to_do:
+        if step.kind == "adapt" and {"distil", "tune"} & {*step.choices["rungs"]}:
+            needed |= {"trl", "accelerate", "datasets", *(("peft",) if step.choices["fitting"]["lora"] else ())}
+    lacking = sorted(missing(*sorted(needed)))
     if lacking:
         raise UsageError(
             f"The steps of this study ({', '.join(kinds)}) need {', '.join(lacking)}. {how_to_install('models')}"
@@ -58,7 +63,7 @@ def _from_the_hub(to_do: Sequence[Step]) -> Iterator[tuple[str, str]]:
         for role, place in step.inputs.items():
             given = step.choices.get(role)
             if isinstance(given, dict) and given.get("digest") is None:
-                if role.startswith("data."):
+                if role.partition(".")[0] in ("data", *ADAPT_DATA) and "." in role:
                     yield "data set", place
                 elif role in _MODELS:
                     yield "model", place

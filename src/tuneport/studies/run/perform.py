@@ -6,7 +6,7 @@ files there and returns what was measured. The same call resumes a killed step, 
 | kind | leaves in its place |
 | --- | --- |
 | `family` | family/ with versions and data |
-| `tune`, `transfer` | model/ |
+| `tune`, `transfer`, `adapt` | model/ |
 | `evaluate` | scores.json, scores.examples.jsonl |
 | `path` | path.json, and what `path` leaves beside it |
 | `distance`, `rounding`, `compare` | distance.json, rounding.json, compare.json |
@@ -21,10 +21,11 @@ from typing import Any
 
 from tuneport.errors import StudyError
 from tuneport.files.writing import write_whole
+from tuneport.studies.declared import ADAPT_DATA
 from tuneport.studies.graph.graph import Parent, Step
 
 Given = Mapping[str, Path | str]  # by role: a local path, or a name (Hub id, task of the harness)
-_BY_TORCH = ("family", "tune", "evaluate", "path")
+_BY_TORCH = ("family", "tune", "adapt", "evaluate", "path")
 _WITHIN = {"family": "family/"}  # a family's folder appears as a whole, so it lies inside the step's
 
 
@@ -95,6 +96,14 @@ def _of_transfer(step: Step, given: Given, place: str) -> dict[str, Any]:
     return {**parents, **chosen, "out": f"{place}/model"}
 
 
+def _of_adapt(step: Step, given: Given, place: str) -> dict[str, Any]:
+    choices = step.choices
+    parents = {name: str(given[role]) for name, role in (("base", "base"), ("tuned", "tuned"), ("onto", "target"))}
+    data = {role: files for role in ADAPT_DATA if (files := numbered(given, role))}
+    chosen = {"rungs": choices["rungs"], **choices["fitting"], "dtype": choices.get("dtype")}
+    return {**parents, **data, **chosen, **_settings(step, given), "out": f"{place}/model"}
+
+
 def _of_evaluate(step: Step, given: Given, place: str) -> dict[str, Any]:
     asked = {"models": [str(given["model"])], "tasks": numbered(given, "tasks"), "suite": step.choices.get("suite")}
     seed = int(step.choices.get("seed", 0))
@@ -116,6 +125,7 @@ def _of_compare(step: Step, given: Given, place: str) -> dict[str, Any]:
 _ARGUMENTS: Mapping[str, Callable[[Step, Given, str], dict[str, Any]]] = {
     "tune": _of_tune,
     "transfer": _of_transfer,
+    "adapt": _of_adapt,
     "evaluate": _of_evaluate,
     "path": _of_path,
     "compare": _of_compare,
@@ -149,6 +159,24 @@ def _transfer(step: Step, given: Given, place: Path, threads: int) -> dict[str, 
 
     output = tuneport.transfer(**arguments_of(step, given, str(place)), workers=threads)
     return {**output.manifest["measures"], "warnings": list(output.warnings)}
+
+
+def _adapt(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
+    import tuneport
+
+    found = tuneport.adapt(**arguments_of(step, given, str(place)), workers=threads)
+    record = found.record
+    kept = ("name", "status", "select", "test", "retention", "examples", "steps")
+    rungs = [{name: rung[name] for name in kept} for rung in record["rungs"]]
+    fine_tuned = next(rung["steps"] for rung in rungs if rung["name"] == "tune")
+    return {
+        "chosen": record["chosen"],
+        "measure": record["measure"],
+        "rungs": rungs,
+        "references": record["references"],
+        "steps": fine_tuned if record["chosen"] == "tune" else 0,  # of fine-tuning, as results count them
+        "warnings": list(found.warnings),
+    }
 
 
 def _evaluate(step: Step, given: Given, place: Path, threads: int) -> dict[str, Any]:
@@ -198,6 +226,7 @@ _KINDS: Mapping[str, Callable[[Step, Given, Path, int], dict[str, Any]]] = {
     "family": _family,
     "tune": _tune,
     "transfer": _transfer,
+    "adapt": _adapt,
     "evaluate": _evaluate,
     "path": _path,
     "distance": _distance,

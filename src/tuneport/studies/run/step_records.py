@@ -32,6 +32,7 @@ _RECORDS = frozenset(
         "family.json",
         "tuneport.json",
         "tune.json",
+        "adapt.json",
         "log.jsonl",
         "curve.jsonl",
         "scores.json",

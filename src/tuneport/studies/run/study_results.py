@@ -12,12 +12,14 @@ from typing import Any
 
 from tuneport.files.json_text import read_json
 from tuneport.results.result_rows import MEASURES, Row, score_row, score_rows
-from tuneport.results.schema import CURVE, DONE, FAILED, NOT_RUN, RESULTS_FORMAT, START
+from tuneport.results.schema import CURVE, DONE, FAILED, HEALED_START, NOT_RUN, RESULTS_FORMAT, START
 from tuneport.studies.declared import Study
 from tuneport.studies.graph.graph import Graph, Step
 from tuneport.studies.run.step_records import Record
 
 Read = Callable[[Step, str], str | None]
+_WITH_STEPS = ("tune", "transfer", "adapt")  # what makes models
+TUNE = "tune"  # the rung of `adapt` that fine-tunes on examples
 
 
 class Results:
@@ -79,7 +81,7 @@ class Results:
         curves: list[Row] = []
         for step in self._graph:
             for result in step.about.get("results", ()) if step.kind == "evaluate" else ():
-                if "start_of" in result or result["kind"] == START:
+                if "start_of" in result or result["kind"] in (START, HEALED_START):
                     continue
                 key = json.dumps(result, sort_keys=True)
                 if key not in rows:
@@ -178,20 +180,25 @@ class Results:
 
         None where a fine-tuned model is from outside, or was fine-tuned for epochs and is not done.
         """
-        if step.kind not in ("tune", "transfer"):
+        if step.kind not in _WITH_STEPS:
             return None, None
         total = here = step.about["before"]
         parent = step.parents.get("start" if step.kind == "tune" else "tuned")
         if parent is not None:
             total_of_parent, here_of_parent = self._counted(parent.step)
             total = total_of_parent if total is None else total
-            here = here_of_parent if parent.step.kind in ("tune", "transfer") else here
+            here = here_of_parent if parent.step.kind in _WITH_STEPS else here
         if step.kind == "transfer":
             return total, 0
-        record, own = self._records.get(step.identity), step.choices["recipe"]["steps"]
+        record = self._records.get(step.identity)
+        own: int | None
+        if step.kind == "adapt":  # whether fine-tuning on examples is kept shows only in the end
+            own, here = (None if TUNE in step.choices["rungs"] else 0), 0
+        else:
+            own = step.choices["recipe"]["steps"]
         if own is None and record is not None:
             own = record.measured.get("steps")
-        total, here = (None if None in (own, before) else int(own) + before for before in (total, here))
+        total, here = (None if own is None or before is None else own + before for before in (total, here))
         return total, here
 
     @contextmanager
