@@ -25,6 +25,11 @@ KEYS = st.sampled_from(
         "resources",
         "cost",
         "transfer",
+        "adapt",
+        "prompts",
+        "rungs",
+        "heal",
+        "pairs",
         "name",
         "model",
         "seeds",
@@ -139,7 +144,10 @@ def test_any_values_in_the_right_places_are_a_study_or_an_error_in_words(
             "evaluate", "tasks", "suite", "loss", "validation", "match", "limit", "batch-size", "chat-template", "sft"
         )
         + section("paths", "text", "data", "points", "threshold", "match")
-        + section("do", "transfer", "transfer-then-tune", "recycle", "paths", "distances", "compare", "scales", "carry")
+        + section("do", "transfer", "adapt", "transfer-then-tune", "recycle", "paths", "distances", "compare", "scales")
+        + section(
+            "adapt", "prompts", "select", "up-to", "rungs", "steps", "lora", "match", "device", "keep-diff", "sft"
+        )
         + section("transfer", "drop", "rule", "config", "vocabulary", "new-tokens")
         + section("resources", "tune", "transfer")
         + section("cost", "gpu", "flops", "utilisation")
