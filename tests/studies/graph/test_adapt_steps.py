@@ -74,7 +74,8 @@ def test_how_it_goes_about_it_and_defaults_that_are_written_are_not(more: str) -
 
 def test_prompts_are_known_by_what_they_say(tmp_path: Path) -> None:
     for name, word in (("a.jsonl", "one"), ("b.jsonl", "one"), ("c.jsonl", "two")):
-        (tmp_path / name).write_text(f'{{"prompt": "{word}"}}\n')
+        rows = (f'{{"prompt": "{word} {number * 7919}"}}\n' for number in range(9))
+        (tmp_path / name).write_text("".join(rows))
 
     def identity(file: str) -> str:
         table = f'[adapt]\nprompts = ["{file}"]\n'

@@ -116,7 +116,7 @@ class _Reader(Names):
         )
         self._curves(study)
         self._goes_on(study)
-        if "adapt" not in content or adaptations:  # else what is wrong with them is told already
+        if "adapt" not in content or adaptations:  # else their faults are reported already
             self._adapts(study)
         return None if self.faults else replace(study, warnings=tuple(self._warn(study)))
 

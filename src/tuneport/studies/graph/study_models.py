@@ -158,7 +158,7 @@ class PaperModels:
         return self.climb(self.tuned(source, tuning), Model(ADAPTED, source, target, tuning), adapting.rungs)
 
     def heal(self, tuned: StudyModel, what: Model, last: str) -> StudyModel:
-        """What the ladder makes of M_target + (tuned − M_source), as far as ``last``, which Algorithm 1 goes on from."""
+        """What the ladder makes of M_target + (tuned − M_source), as far as ``last``: what Algorithm 1 fine-tunes."""
         adapting = self.study.adapting(str(what.tuning))
         assert adapting is not None, "the file was checked"
         as_far = RUNGS[: RUNGS.index(last) + 1]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneport.adaptation.adapt_options import HELD_OUT
+from tuneport.adaptation.adapt_options import FEWEST_FITTED, HELD_OUT
 from tuneport.adaptation.rungs.scale_rung import PROMPTS, SCALES
 from tuneport.checkpoint.local_folder import open_folder
 from tuneport.diagnosis.points import how_many
@@ -118,7 +118,7 @@ class CostEstimates:
         if self._adapts:
             found.append(
                 f"an adaptation asks the source, the target and each rung {HELD_OUT} prompts to select and {HELD_OUT} to report, or "
-                f"those of the files; on the way it has a checkpoint of each rung"
+                f"those of the files; distil has one start; on the way it has a checkpoint of each rung"
             )
         found.append(f"{_ASSUMED_BYTES} bytes per parameter for models on the Hub")
         found.append(f"a running fine-tuning also has checkpoints of {_CHECKPOINT_BYTES} bytes per parameter")
@@ -236,7 +236,7 @@ class CostEstimates:
         rungs, fitting = step.choices["rungs"], step.choices["fitting"]
         given = [asked for part in held for asked in part or ()]
         count, tokens = sum(asked.count for asked in pool), _mean(pool)
-        kept_apart = min(HELD_OUT, count / 4) * sum(not part for part in held)
+        kept_apart = _held_out(count, sum(not part for part in held))
         asked = [*given, _Asked(kept_apart, tokens)]
         fit = min(count - kept_apart, math.inf if labelled else fitting["steps"] * fitting["batch_size"])
         new = step.choices["settings"].get("max_new_tokens") or USUAL_ANSWER
@@ -318,6 +318,11 @@ class CostEstimates:
 
 def _roles(step: Step, role: str) -> list[str]:
     return [name for name in (*step.parents, *step.inputs) if name.rpartition(".")[0] == role]
+
+
+def _held_out(count: float, parts: int) -> float:
+    """How many of so many prompts `adapt` holds out, for the parts that no file is named for."""
+    return parts * (HELD_OUT if count >= parts * HELD_OUT + FEWEST_FITTED else count // (2 + parts))
 
 
 def _mean(asked: Iterable[_Asked]) -> float | None:
