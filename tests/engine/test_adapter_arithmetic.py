@@ -11,8 +11,8 @@ from peft import PeftModel
 from support import tiny_adapters
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
-from support.expected_warnings import manifest
 from support.tiny_adapters import KINDS, Made
+from support.written_manifests import manifest
 from transformers import AutoModelForCausalLM
 
 from tuneport.engine import budget as budgets

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from support import tiny_checkpoints as tiny
-from support.expected_warnings import by_name
+from support.written_manifests import by_name
 from transformers import AutoModelForCausalLM, GptOssConfig, MixtralConfig, PreTrainedConfig
 
 from tuneport.diffvector.run import apply, diff

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from support import tiny_adapters
 from support import tiny_checkpoints as tiny
-from support.expected_warnings import by_name
 from support.tiny_adapters import Made, edit, make
+from support.written_manifests import by_name
 
 from tuneport.diffvector.run import diff
 from tuneport.engine.run import transfer

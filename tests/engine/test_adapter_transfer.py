@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from support import tiny_adapters
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
-from support.expected_warnings import by_name, manifest
 from support.tiny_adapters import KINDS, Made, edit
+from support.written_manifests import by_name, manifest
 from transformers import AutoModelForCausalLM
 
 from tuneport.checkpoint.open_model import open_checkpoint

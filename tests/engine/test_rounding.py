@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
-from support.expected_warnings import by_name, manifest
 from support.tiny_adapters import Made
+from support.written_manifests import by_name, manifest
 
 from tuneport.checkpoint import floats
 from tuneport.comparison.rounding import measure_rounding, rounded

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
+from support.written_manifests import by_name, manifest
 
 import tuneport
 from tuneport.engine import budget as budgets
@@ -27,16 +28,6 @@ FLOATS = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
 def weights(folder: Path) -> dict[str, bytes]:
     return {name: tiny.bits(tensor) for name, tensor in tiny.read_weights(folder).items()}
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    found = json.loads((folder / "tuneport.json").read_text())
-    assert isinstance(found, dict)
-    return found
-
-
-def by_name(folder: Path) -> dict[str, dict[str, Any]]:
-    return {entry["name"]: entry for entry in manifest(folder)["tensors"]}
 
 
 # ---- the formula

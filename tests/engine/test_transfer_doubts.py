@@ -10,8 +10,7 @@ import pytest
 import torch
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
-
-from engine.test_transfer import by_name, manifest
+from support.written_manifests import by_name, manifest
 
 pytestmark = pytest.mark.filterwarnings("error")
 

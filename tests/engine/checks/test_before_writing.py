@@ -14,6 +14,7 @@ import pytest
 import torch
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
+from support.written_manifests import manifest
 
 from tuneport.checkpoint import reading as reading_module
 from tuneport.checkpoint.checkpoint import Checkpoint
@@ -42,12 +43,6 @@ def seen(made: tiny.Trio) -> RolesVerdict:
 
 def kinds(verdict: RolesVerdict) -> list[str]:
     return [doubt.kind for doubt in verdict.doubts]
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    found = json.loads((folder / "tuneport.json").read_text())
-    assert isinstance(found, dict)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
-from support.expected_warnings import by_name, manifest
+from support.written_manifests import by_name, manifest
 
 from engine.test_rounding import ROLES
 from tuneport.checkpoint.open_model import open_checkpoint
