@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tuneport.errors import CheckpointError, UsageError
 from tuneport.examples.digests import example_digest, read_digests
+from tuneport.tuning.distillation import record_answers
 from tuneport.tuning.recipes import DistilRecipe, Lora
 from tuneport.tuning.run import tune
 
@@ -165,3 +166,14 @@ def test_a_student_that_cuts_answers_otherwise_is_told_and_learns(prompts: Path,
     assert 0 < learned["left_out"] + learned["as_text"] < learned["tokens"]
     assert any("are other tokens in the model's tokenizer" in warning for warning in done.warnings)
     assert log[-1]["loss"] < log[0]["loss"]
+
+
+def test_of_a_large_vocabulary_the_likeliest_tokens_are_learned_with_the_rest_as_one(
+    base: Path, teacher: Path, prompts: Path, distilled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_answers, "SMALL_VOCABULARY", 0)
+    monkeypatch.setattr(record_answers, "KEPT", 8)
+    recipe = recipe_for(teacher, batch_size=10, steps=25, warmup_ratio=0.0)
+    log, full = log_of(tune(base, [prompts], recipe, out=tmp_path / "out").out), log_of(distilled)
+    assert 0.5 * full[0]["loss"] < log[0]["loss"] <= full[0]["loss"] + 1e-5
+    assert log[-1]["loss"] < 0.1 * log[0]["loss"]
