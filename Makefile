@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 # Tests start many processes, and each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: venv demo real test test-core lint types docs core-check vllm-check fuzz fuzz-readers sanitize bench study-bench study-kills kills same-bytes results clean
+.PHONY: venv demo real test test-core lint types docs core-check vllm-check fuzz fuzz-readers sanitize bench study-bench study-kills kills same-bytes results gpu-check gpu-wheels clean
 
 venv: .venv/ready
 
@@ -127,5 +127,14 @@ results: venv
 	$(BIN)/python -m experiments.make_results
 	$(BIN)/python -m experiments.pages.results_page
 
+# On a machine with an NVIDIA GPU and no network: its own Python and PyTorch, no environment, nothing built; under eight minutes.
+gpu-check:
+	$(PYTHON) -m experiments.gpu.check
+
+# What such a machine often lacks, as wheels in .gpu-wheels; GPU_PYTHON is the version of its Python.
+GPU_PYTHON ?= 3.12
+gpu-wheels:
+	$(PYTHON) -m experiments.gpu.carried_wheels --python $(GPU_PYTHON)
+
 clean:
-	rm -rf .venv .venv-bench .venv-core .venv-vllm .venv-fuzz vllm-out build demo-out real-out bench-out results-out study-kills-out kills-out .sanitized site .cache
+	rm -rf .gpu-wheels .venv .venv-bench .venv-core .venv-vllm .venv-fuzz vllm-out build demo-out real-out bench-out results-out study-kills-out kills-out .sanitized site .cache

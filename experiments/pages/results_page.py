@@ -16,7 +16,14 @@ from typing import Any
 
 from bench.table import render as bench_table
 from experiments.claims import judge_studies
-from experiments.pages import claims_section, first_words_section, published_section, reliability_section, roles_section
+from experiments.pages import (
+    claims_section,
+    first_words_section,
+    gpu_section,
+    published_section,
+    reliability_section,
+    roles_section,
+)
 from experiments.pages.markdown_cells import control, figures_in, or_never, percent, recovered, share, table
 from experiments.pages.write_page import DOCS, write_or_compare
 
@@ -45,6 +52,7 @@ def render(figures: Path = FIGURES) -> str:
         *([roles_section.render(figures_in(file))] if (file := figures / "roles.json").exists() else []),
         _bench(figures_in(figures / "bench.json")),
         *_beside_transfer(figures / "compare-bench.json"),
+        gpu_section.render(figures / "gpu.json"),
         *_studies(figures),
         *first_words_section.render(figures),
         *reliability_section.render(figures),

@@ -84,7 +84,7 @@ def pretrain(
         for step in range(done, schedule.steps):
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(step)
-            batch = torch.from_numpy(rows[step * schedule.batch : (step + 1) * schedule.batch])
+            batch = torch.from_numpy(rows[step * schedule.batch : (step + 1) * schedule.batch]).to(model.device)
             logits = model(batch[:, :-1], use_cache=False).logits
             loss = functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
             optimizer.zero_grad(set_to_none=True)
