@@ -50,14 +50,14 @@ class Standing:
 
 @dataclass
 class Climb:
-    """One run of the ladder. ``source`` is the folder or Hub id of the tuned model as a whole checkpoint."""
+    """One run of the ladder. ``teacher`` is a folder of what the tuned source answered to the prompts to fit on."""
 
     given: AdaptOptions
     folder: Path
     parts: Parts
     loading: Loading
     asked: AskedParts
-    source: Place
+    teacher: Path
     fit_answers: tuple[str, ...]
     progress: Progress
     warnings: list[str]

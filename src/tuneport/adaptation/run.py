@@ -51,8 +51,10 @@ from tuneport.scoring.evaluate_options import USUAL_ANSWER
 from tuneport.scoring.harness import in_words
 from tuneport.scoring.models import Loading, need_device, need_harness
 from tuneport.scoring.run import template_text, versions
+from tuneport.tuning.distillation.record_answers import record_answers
+from tuneport.tuning.distillation.recording import key_of, recorded_texts
 
-WORK, DIFF = "rungs", "diff"
+WORK, DIFF, TEACHER = "rungs", "diff", "teacher"  # TEACHER: what the source answered, within WORK
 _DONE = "done.json"
 _ROOM = 2  # answers may be twice as long as the longest of the tuned source, where nobody says how long
 
@@ -188,7 +190,7 @@ def _climbed(
         progress.note = "the tuned source answers"
         answers = kept(
             work / "source.answers.json",
-            lambda: _answers(source, parts, loading, given, warnings),
+            lambda: _answers(source, parts, loading, given, warnings, work),
             lambda found: found,
             lambda found: dict(found),
         )
@@ -203,7 +205,7 @@ def _climbed(
         )
         if not parts.texts:
             asked = replace(asked, texts=(as_task(texts),))
-        climb = Climb(given, work, parts, loading, asked, source, tuple(answers["fit"]), progress, warnings)
+        climb = Climb(given, work, parts, loading, asked, work / TEACHER, tuple(answers["fit"]), progress, warnings)
         references: dict[str, Any] = {}
         target = climb.measured("target", given.onto, template_of=work / "add")
         references["target"] = _reference(target, target)
@@ -220,21 +222,41 @@ def _measure(parts: Parts) -> dict[str, str]:
     return {part.name: "quality" if parts.labelled(part) else "agreement" for part in (parts.select, parts.test)}
 
 
-def _answers(source: Place, parts: Parts, loading: Loading, given: AdaptOptions, warnings: list[str]) -> dict[str, Any]:
-    """What the tuned source says to the prompts of each part (of those to fit on to a few), and its longest answer."""
-    few = parts.fit.examples[:PROMPTS] if "scale" in given.wanted else ()
-    wanted = {"select": parts.select.examples, "test": parts.test.examples, "fit": few}
-    asked = [replace(parts.fit, name=name, kind="prompt", examples=own) for name, own in wanted.items() if own]
+def _answers(
+    source: Place, parts: Parts, loading: Loading, given: AdaptOptions, warnings: list[str], work: Path
+) -> dict[str, Any]:
+    """What the tuned source says to the prompts of each part (of those to fit on to a few), and its longest answer.
+
+    For `distil` all answers to prompts to fit on are recorded, with what the source expected at each token: however often
+    that rung trains, they are given once.
+    """
+    wanted = {"select": parts.select, "test": parts.test, "fit": parts.fit}
+    asked = {name: replace(part, name=name, kind="prompt") for name, part in wanted.items() if part.examples}
     found: dict[str, Any] = {"select": [], "test": [], "fit": []}
-    everything = AskedParts(asked[0], asked[-1], (), given.asking)
+    whole = [asked.get(name, parts.fit) for name in ("select", "test")]
+    everything = AskedParts(whole[0], whole[1], (), given.asking)
+    few = asked.pop("fit", None)
     with loaded(source, loading, everything, warnings) as model, in_words(f"{model.name} could not be asked"):
         model.shapes = []
-        for task in asked:
-            heard, answers = hear_source(Questions((task,), ()), model, given.asking)
-            said = [words if each is None else each.text for words, each in zip(heard.said, answers, strict=True)]
-            found[task.name] = said if task.name == "fit" else list(heard.said)
+        for name, task in asked.items():
+            found[name] = [text for text, _ in _said(task, model, given)]
+        if few is not None and "distil" in given.wanted:
+            longest = given.asking.max_new_tokens or USUAL_ANSWER
+            about = {"teacher": model.name, "warnings": []}
+            record_answers(model, (few,), work / TEACHER, longest=longest, about=about)
+            texts = recorded_texts(work / TEACHER)
+            found["fit"] = [texts[key_of(example)] for example in few.examples[:PROMPTS]]
+        elif few is not None and "scale" in given.wanted:
+            few = replace(few, examples=few.examples[:PROMPTS])
+            found["fit"] = [text for _, text in _said(few, model, given)]
         found["longest"] = max(shape.tokens for shape in model.shapes)
     return found
+
+
+def _said(task: OwnTask, model: Any, given: AdaptOptions) -> list[tuple[str, str]]:
+    """What a model says to each prompt, and the same as it stands behind the prompt."""
+    heard, answers = hear_source(Questions((task,), ()), model, given.asking)
+    return [(words, words if each is None else each.text) for words, each in zip(heard.said, answers, strict=True)]
 
 
 def _asked(parts: Parts, answers: dict[str, Any], given: AdaptOptions, warnings: list[str]) -> AskedParts:

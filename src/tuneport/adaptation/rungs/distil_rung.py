@@ -20,7 +20,7 @@ from tuneport.options import Place
 def attempt(climb: Climb) -> Attempt:
     """Distil, and measure what was written."""
     assert climb.added is not None, "add is the first rung"
-    chosen = choices(climb.given, climb.fit_file(answered=False), climb.source, climb.near_file())
+    chosen = choices(climb.given, climb.fit_file(answered=False), climb.teacher, climb.near_file())
     starts = {standing.rung: standing for standing in (climb.added, climb.standing)}
     made = [
         trained(climb, "distil" if rung == "add" else f"distil-from-{rung}", standing, chosen)

@@ -151,6 +151,15 @@ def read_recording(folder: Path) -> dict[str, Recorded]:
     return {each.spoken.key: each for path in sorted(folder.glob("lot-*.safetensors")) for each in read_lot(path)}
 
 
+def recorded_texts(folder: Path) -> dict[str, str]:
+    """The answers alone, by what they answer; one lot is in memory at a time."""
+    return {
+        each.spoken.key: each.spoken.text
+        for path in sorted(folder.glob("lot-*.safetensors"))
+        for each in read_lot(path)
+    }
+
+
 def recording_digest(folder: Path) -> str:
     """BLAKE3 over all lots: what is learned from."""
     whole = blake3()
