@@ -264,8 +264,8 @@ def test_a_dry_run_shows_the_plan_in_words(cli: Cli, made: tiny.Trio, tmp_path: 
         "6 transferred",
         "bytes:",
         "memory:",
-        "checked while running",
-        "no problems found",
+        "checked only while running",
+        "nothing stops this run",
     ):
         assert words in told
 

@@ -13,9 +13,11 @@ from support.command_results import Cli
 
 import tuneport
 from tuneport.errors import (
+    ABSENT,
     FLAGS,
     KEYS,
     PYTHON,
+    Fault,
     OutputError,
     StudyError,
     Style,
@@ -99,3 +101,9 @@ def test_no_error_spells_an_option_as_one_reader_does() -> None:
             if re.search(r"(?<![\w-])--[a-z]", _without_commands(text)):
                 found.append(f"{file.name}:{node.lineno}: {text[:80]}")
     assert not found
+
+
+def test_a_flag_of_several_values_is_shown_as_it_is_given() -> None:
+    fault = Fault("recovered_gain", ("a", "b", "c"), "is wrong")
+    assert fault.message(FLAGS).startswith("--recovered-gain a b c: ")
+    assert Fault("models", ABSENT, "is missing").message(FLAGS) == "MODEL is missing."

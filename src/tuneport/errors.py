@@ -46,6 +46,7 @@ _NAMED = re.compile(
 _CONTROL = re.compile("[\x00-\x1f]")
 # Options of several values whose flag, or key in a file, is in the singular: it is given once for each.
 _SINGULAR = {"rules": "rule", "renames": "rename", "rewards": "reward", "diffs": "diff", "families": "family"}
+_ARGUMENTS = {"models": "MODEL"}  # what the command line takes without a flag
 # Options that hold pairs, which the command line and a file take as NAME=VALUE. Those that a file takes several of are a list there.
 _PAIRS = ("rules", "renames", "config", "sidecar", "vocabulary")
 _LISTS = ("rules", "renames", "config", "sidecar", "drop", "rewards")
@@ -62,6 +63,8 @@ class Style:
 
     def name(self, option: str) -> str:
         """An option's name as this reader writes it."""
+        if self.prefix and option in _ARGUMENTS:
+            return _ARGUMENTS[option]
         return self.prefix + (_SINGULAR.get(option, option).replace("_", "-") if self.dashes else option)
 
     def setting(self, option: str, value: str) -> str:
@@ -152,6 +155,8 @@ class Fault:
         """The whole fault, for a person."""
         style = style or _reader
         given = "" if isinstance(self.value, _Absent) else f"{style.equals}{_shown(self.value)}:"
+        if style.prefix and isinstance(self.value, tuple | list):  # a flag's values stand behind it, one after another
+            given = f" {_shown(self.value, ' '.join(map(str, self.value)))}:" if self.value else ""
         return f"{style.name(self.option)}{given} {self.words(style)}"
 
     def beside(self, style: Style) -> str:
@@ -160,8 +165,8 @@ class Fault:
         return (given + self.words(style)).removesuffix(".")
 
 
-def _shown(value: object) -> str:
-    return shortened(repr(value), 121)
+def _shown(value: object, text: str | None = None) -> str:
+    return shortened(repr(value) if text is None else text, 121)
 
 
 class TuneportError(Exception):

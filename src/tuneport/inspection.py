@@ -95,15 +95,27 @@ def in_words(description: Mapping[str, Any]) -> str:
     """A description for a person."""
     lines = []
     for key, value in description.items():
-        if isinstance(value, dict):
-            value = ", ".join(printable_line(f"{name}: {entry}") for name, entry in value.items())
-        elif isinstance(value, list):
-            shown = str if key == "warnings" else lambda entry: printable_line(str(entry))
-            value = "; ".join(map(shown, value)).replace("\n", "\n  ") or None
-        elif isinstance(value, str):
-            value = printable_line(value)
-        lines.append(f"{key.replace('_', ' '):<14} {value if value is not None else '–'}")
+        if isinstance(value, list):
+            shown = str if key == "warnings" else _value_in_words
+            value = "; ".join(map(shown, value)).replace("\n", "\n  ") or "–"
+        else:
+            value = _value_in_words(value)
+        lines.append(f"{key.replace('_', ' '):<15} {value}")
     return "\n".join(lines)
+
+
+def _value_in_words(value: Any) -> str:
+    """One value; of several by name those that are known."""
+    if isinstance(value, Mapping):
+        known = {name: entry for name, entry in value.items() if entry is not None}
+        return (
+            ", ".join(f"{printable_line(str(name))}: {_value_in_words(entry)}" for name, entry in known.items()) or "–"
+        )
+    if value is None or isinstance(value, bool):
+        return "–" if value is None else "yes" if value else "no"
+    if isinstance(value, int | float):
+        return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return printable_line(str(value))
 
 
 def _behind_url(url: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def planned(record: type[Any], options: argparse.Namespace) -> Told:
     given.pop("encoding", None)  # there is one, and a plan does not depend on it
     found = plan(**given)
     if not found["refused"]:
-        return Told(found.in_words(), found.to_dict())
+        shown = [] if options.json else found["warnings"]  # the text has them
+        return Told(found.in_words(), found.to_dict(), told=shown)
     error = {"type": "Refused", "message": f"cannot {found['operation']}: {len(found['refused'])} problem(s) found."}
     return Told(found.in_words(), {**found.to_dict(), "error": error}, status=1)

@@ -150,18 +150,29 @@ def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
     if told["memory"]:
         memory = told["memory"]
         lines.append(
-            f"memory: at most {memory['bytes'] / MIB:.0f} MiB of {memory['limit'] / MIB:.0f} MiB, "
+            f"memory: at most {memory['bytes'] / MIB:.0f} MiB (the limit is {memory['limit'] / MIB:.0f} MiB), "
             f"{memory['workers']} worker(s)"
         )
     lines += _roles_in_words(told["roles"])
     lines += _rounding_in_words(told["rounding"])
-    lines += [] if told["verdict"] is None else [f"{verdict_in_words(told['verdict'])} (From a sample.)"]
-    lines += ["checked while running: " + "; ".join(told["checked_while_running"])]
+    if told["verdict"] is not None:
+        verdict = verdict_in_words(told["verdict"])
+        for warning in told["warnings"]:
+            verdict = verdict.replace(warning, "see the warning below.")
+        lines.append(f"{verdict} (From a sample.)")
+    lines += ["checked only while running: " + "; ".join(told["checked_while_running"])]
     if told["warnings"]:
         lines += ["", "warnings:", *map(_entry, told["warnings"])]
-    lines += ["", "refused:" if told["refused"] else "no problems found"]
+    lines += ["", _refusals_in_words(told)]
     lines += map(_entry, told["refused"])
     return "\n".join(lines)
+
+
+def _refusals_in_words(told: dict[str, Any]) -> str:
+    """What the dry run ends with."""
+    if told["refused"]:
+        return "refused:"
+    return "nothing stops this run, but read the warnings first" if told["warnings"] else "no problems found"
 
 
 def _roles_in_words(roles: dict[str, Any]) -> list[str]:

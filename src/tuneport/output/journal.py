@@ -179,6 +179,15 @@ ONLY_TIMES = (
 )
 
 
+def differences_in_words(one: Any, other: Any) -> str:
+    """In what two plans differ; the times of files only where nothing else does."""
+    others = differing_fields(_without_times(one), _without_times(other))
+    if not others:
+        return f"{'; '.join(differing_fields(one, other)[:5])}. {ONLY_TIMES}"
+    more = [f"{len(others) - 5} more"] if len(others) > 5 else []
+    return "; ".join([*others[:5], *more])
+
+
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_times(each) for name, each in value.items() if name not in ("mtime_ns", "ctime_ns")}

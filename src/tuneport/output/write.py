@@ -298,8 +298,7 @@ def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrit
             else "was written by tuneport, from other inputs or options"
         )
         if made_by is not None:
-            how += ": " + "; ".join(different[:5])
-            how += f". {journal.ONLY_TIMES}" if journal.only_times_differ(made_by, plan) else ""
+            how += f": {journal.differences_in_words(made_by, plan)}"
         raise TakenError(
             f"{out} {how.removesuffix('.')}. Give another {named('out')}, or {named('overwrite')} to replace it."
         )

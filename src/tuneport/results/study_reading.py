@@ -92,7 +92,10 @@ def read_study(root: str | Path, url: str | None = None) -> Reading:
     root = Path(root).expanduser()
     called = url or str(root)
     if not root.is_dir():
-        raise ReportError(f"{called} is not a folder. Give the folder that `tuneport study … --out DIR` wrote.")
+        what = "is a file that no command of tuneport wrote" if root.exists() else "does not exist"
+        raise ReportError(
+            f"{called} {what}. Give the folder that `tuneport study … --out DIR` wrote, or the file of `evaluate` or `compare`."
+        )
     doubts: list[str] = []
     records = _records(root, doubts)
     text = _study_text(root)

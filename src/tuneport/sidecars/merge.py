@@ -8,8 +8,9 @@ are reported together.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,18 @@ def _file(task: _Merge, name: str, own: Mapping[str, Any] | None, output: Mappin
     return path if own is not None and same(output, own) and list(output) == list(own) else render(output)
 
 
+def _known_fields(name: str, prefix: str, known: Mapping[str, Set[str]]) -> str:
+    """The fields that were probably meant, in any of the files; all of one file if none is near."""
+    field = name.removeprefix(prefix)
+    first = {id(fields): start for start, fields in reversed(known.items())}  # some have a second prefix
+    elsewhere = [start + field for start in first.values() if field in known[start]]
+    near = elsewhere or [prefix + one for one in get_close_matches(field, known[prefix], 2, 0.7)]
+    if near:
+        return f"Did you mean {' or '.join(near)}?"
+    names = ", ".join(sorted(prefix + field for field in known[prefix]))
+    return f"Known fields: {names}" + (", and generation.FIELD and tokenizer.FIELD." if not prefix else ".")
+
+
 def _unknown_choices(
     read: SidecarFiles, folders: Three, config_choices: Mapping[str, str], sidecar_choices: Mapping[str, str]
 ) -> list[str]:
@@ -298,10 +311,8 @@ def _unknown_choices(
     for name in config_choices:
         prefix = next(prefix for prefix in reversed(known) if name.startswith(prefix))
         if name.removeprefix(prefix) not in known[prefix]:
-            names = ", ".join(sorted(prefix + field for field in known[prefix]))
             refusals.append(
-                f"{named('config', name)}: there is no such field here. Known fields: {names}"
-                + (", and generation.FIELD and tokenizer.FIELD." if not prefix else ".")
+                f"{named('config', name)}: there is no such field here. {_known_fields(name, prefix, known)}"
             )
     files = {CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS, *NAMES, *PROCESSOR_FILES, *EMBEDDING_FILES}
     files |= {TOKENIZER} if folders.target.has(TOKENIZER) else set()
