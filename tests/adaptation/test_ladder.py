@@ -261,7 +261,10 @@ def test_distilling_closes_the_gap_that_addition_leaves_without_labels(
     assert low > 0
     told = json.loads((out / "tune.json").read_text())
     assert told["plan"]["recipe"]["recipe"] == "distil" and told["adapted"]["chosen"] == "distil"
-    assert "## How it was adapted" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "## How it was adapted" in card and "# target: distillation" in card
+    assert all(f"- **{role}**: {role}" in card for role in ("base", "tuned", "target"))
+    assert "--base target --tuned this-folder" in card, "what target + Δ learned is relative to the target"
     scores = tuneport.evaluate(out, files.answered, dtype="float32", **SHORT)
     assert scores["models"][0]["tasks"]["answered"]["value"] == distilled
     with pytest.raises(TakenError):
@@ -285,6 +288,7 @@ def test_an_adapter_is_trained_and_added_to_the_weights(family: Family, files: F
     )
     assert found.record["chosen"] == "distil"
     assert (tmp_path / "out" / "tuneport.json").is_file() and not list((tmp_path / "out").glob("adapter*"))
+    assert "# target: fine-tuning transferred" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_with_examples_all_rungs_are_tried_in_their_order(climbed: Any) -> None:

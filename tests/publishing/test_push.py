@@ -18,8 +18,10 @@ from support.command_results import Ran
 from support.push_shop import CARDS, Shop, pushed, written
 
 from publishing.test_tuning_card import record
+from tuneport.engine.choices import Running
 from tuneport.output.model_card import own_text, with_own
 from tuneport.output.replacing import weights_or_sidecar
+from tuneport.publishing.push import _whole
 
 
 def test_a_transfer_is_pushed_when_it_is_whole_and_comes_back_byte_for_byte(shop: Shop, made: tiny.Trio) -> None:
@@ -218,6 +220,17 @@ def test_a_fine_tuning_is_pushed_with_its_records_and_nothing_else(shop: Shop, m
     assert pushed(shop.hub.main("me/tuned")) == written(tuned)
     assert shop.hub.history["me/tuned"][-1]["summary"] == "tuneport tune: sft of base, 4 steps"
     assert "has these files already" in run().out
+
+
+def test_the_commit_of_what_adapt_wrote_names_the_models_that_it_was_given(made: tiny.Trio, tmp_path: Path) -> None:
+    tuned = _as_a_fine_tuning(made.tuned, tmp_path / "tuned")
+    told = json.loads((tuned / "tune.json").read_text())
+    inputs = [{"role": role, "name": f"me/{role}", "revision": "r1"} for role in ("base", "tuned", "target")]
+    told["adapted"] = {"chosen": "distil", "inputs": inputs}
+    (tuned / "tune.json").write_text(json.dumps(told))
+    _, summary, parents = _whole(tuned, Running())
+    assert summary == "tuneport adapt: distil"
+    assert parents == "base: me/base r1\ntuned: me/tuned r1\ntarget: me/target r1"
 
 
 def test_a_folder_that_is_not_of_tuneport_or_not_finished_is_not_published(made: tiny.Trio, tmp_path: Path) -> None:

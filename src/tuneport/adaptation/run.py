@@ -310,7 +310,7 @@ def _put(folder: Path, chosen: Path, record: dict[str, Any], plan: dict[str, Any
         if stored.is_file():
             with opened(stored, folder) as file:
                 files[stored.relative_to(folder).as_posix()] = content_digest(file)
-    _tell_manifest(folder, record, files, own_text(out / CARD))
+    _tell_manifest(folder, {**record, "inputs": plan["inputs"]}, files, own_text(out / CARD))
     write_whole(folder / ADAPTED, text)
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from tuneport.output.adapted_card import adapted
+from tuneport.output.adapted_card import adapted, parents_of
 from tuneport.output.model_card import (
     HERE,
     cell,
@@ -67,18 +67,20 @@ def render_card(manifest: Mapping[str, Any]) -> bytes:
 
 
 def _front_matter(manifest: Mapping[str, Any]) -> list[str]:
+    parents = parents_of(manifest) or manifest["inputs"]
     adapted = ["peft"] if any("adapter" in entry for entry in manifest["inputs"]) else []
     return front_matter(
         ["tuneport", "fine-tuning-transfer", manifest["operation"], *adapted],
         library="transformers" if manifest["operation"] != "diff" else None,
-        parents=[entry["name"] for entry in manifest["inputs"]],
+        parents=[entry["name"] for entry in parents],
         relation="merge",
         facts=manifest.get("card"),
     )
 
 
 def _title(manifest: Mapping[str, Any]) -> str:
-    last, operation = _label(manifest["inputs"][-1]), manifest["operation"]
+    parents = parents_of(manifest) or manifest["inputs"]
+    last, operation = _label(parents[-1]), manifest["operation"]
     return f"Diff vector of {last}" if operation == "diff" else f"{last}: {_TITLES[operation]}"
 
 

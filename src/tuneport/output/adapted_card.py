@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuneport.output.model_card import table
+from tuneport.output.model_card import label, table
 
 ADAPTED = "adapt.json"
 NAMES = {
@@ -48,6 +48,12 @@ def measured_in_words(record: Mapping[str, Any]) -> str:
     return f"Test: {MEASURES[record['measure']['test']]}."
 
 
+def parents_of(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Base, tuned and target of a manifest's adaptation: the folder's own parents are rungs, which are gone."""
+    found: Sequence[Mapping[str, Any]] = (record.get("adapted") or {}).get("inputs") or ()
+    return found
+
+
 def adapted(record: Mapping[str, Any] | None) -> list[str]:
     """The section, from what a manifest holds of adapt.json; nothing where it holds nothing."""
     if not record:
@@ -56,6 +62,8 @@ def adapted(record: Mapping[str, Any] | None) -> list[str]:
     return [
         "",
         "## How it was adapted",
+        "",
+        *(f"- **{entry['role']}**: {label(entry['name'], entry['revision'])}" for entry in record.get("inputs", ())),
         "",
         f"By `tuneport adapt`; chosen: {record['chosen']}. {measured_in_words(record)} {ADAPTED} has all figures.",
         "",

@@ -7,7 +7,9 @@ belong to neither stop the push, because the user probably did not want them to 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tuneport.engine.choices import Running
 from tuneport.engine.run_options import PublishOptions
@@ -15,6 +17,7 @@ from tuneport.errors import OutputError, PublishError
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes
 from tuneport.files.printable import listed_names
+from tuneport.output.adapted_card import parents_of
 from tuneport.public_functions import takes
 from tuneport.publishing.commit import Published, look_at, upload
 from tuneport.publishing.published_card import published_card, scores_of
@@ -50,10 +53,9 @@ def _whole(folder: Path, running: Running) -> tuple[list[str], str, str]:
             folder, max_memory=running.max_memory, workers=running.workers
         )  # no stray files, and every byte as the manifest says
         manifest = read_manifest(folder)
-        inputs = "\n".join(
-            f"{entry['role']}: {entry['name']} {entry['revision'] or ''}" for entry in manifest["inputs"]
-        )
-        return names, f"tuneport {manifest['operation']}: {manifest['formula']}", inputs
+        if parents := parents_of(manifest):
+            return names, _adapted(manifest), _listed(parents)
+        return names, f"tuneport {manifest['operation']}: {manifest['formula']}", _listed(manifest["inputs"])
     if (folder / "tune.json").is_file():
         return _whole_tuning(folder)
     raise OutputError(
@@ -72,7 +74,9 @@ def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
         record = read_json(read_bytes(folder / "tune.json", folder, MOST_RECORD_BYTES))
         plan, steps = record["plan"], record["outcome"]["steps"]
         message = f"tuneport tune: {plan['recipe']['recipe']} of {plan['model']['name']}, {steps} steps"
-        revision = plan["model"].get("revision")
+        told = _listed([{"role": "model", "revision": None, **plan["model"]}])
+        if parents := parents_of(record):
+            told, message = _listed(parents), _adapted(record)
         listed = dict(record.get("files") or {})
         written = listed.get(CARD)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -94,7 +98,17 @@ def _whole_tuning(folder: Path) -> tuple[list[str], str, str]:
     ]
     if strays:
         raise PublishError(f"{folder} contains files that `tune` did not write; move them away:{listed_names(strays)}")
-    return names, message, f"model: {plan['model']['name']} {revision or ''}"
+    return names, message, told
+
+
+def _adapted(record: Mapping[str, Any]) -> str:
+    """The summary of the commit of what `adapt` wrote."""
+    return f"tuneport adapt: {record['adapted']['chosen']}"
+
+
+def _listed(parents: Iterable[Mapping[str, Any]]) -> str:
+    """Names of models, one a line."""
+    return "\n".join(f"{entry['role']}: {entry['name']} {entry['revision'] or ''}" for entry in parents)
 
 
 def _files(folder: Path) -> list[str]:

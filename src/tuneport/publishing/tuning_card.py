@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from tuneport.output.adapted_card import adapted
+from tuneport.output.adapted_card import adapted, parents_of
 from tuneport.output.model_card import (
     HERE,
     document,
@@ -38,18 +38,19 @@ def render_card(record: Mapping[str, Any]) -> bytes:
     here = facts.get("repository") or HERE
     plan, outcome = record["plan"], record["outcome"]
     recipe, lora, start = plan["recipe"]["recipe"], plan["lora"], plan["model"]
-    model = label(start["name"], start["revision"])
+    parents = parents_of(record) or [start]
+    model = label(start["name"], start["revision"]) if parents[0] is start else f"the rung {start['name']}"
     lines = [
         *front_matter(
             ["tuneport", "fine-tuning", recipe, *(["lora"] if lora else [])],
             library="peft" if lora else "transformers",
-            parents=[start["name"]],
-            relation="adapter" if lora else "finetune",
+            parents=[parent["name"] for parent in parents],
+            relation="adapter" if lora else "finetune" if parents[0] is start else "merge",
             datasets=[_data_set(source["name"]) for source in plan["data"]],
             facts=facts,
         ),
         "",
-        f"# {start['name'].rpartition('/')[2]}: {_NAMES[recipe]}",
+        f"# {parents[-1]['name'].rpartition('/')[2]}: {_NAMES[recipe]}",
         "",
         f"{'An adapter of' if lora else 'All parameters of'} {_part(plan)}{model}, trained for {outcome['steps']:,} "
         f"steps on {outcome['tokens']:,} tokens; the loss of the last steps was {_number(outcome['final_loss'])}. "
@@ -64,7 +65,7 @@ def render_card(record: Mapping[str, Any]) -> bytes:
     lines += warned(outcome["warnings"])
     lines += adapted(record.get("adapted"))
     lines += ["", "## Load it", "", "```python", *_loading(plan, here), "```", *own_section(), *scored(facts), ""]
-    lines += ["## Transfer it to another version of the model", "", "```sh", _transfer(start, here), "```", ""]
+    lines += ["## Transfer it to another version of the model", "", "```sh", _transfer(parents[-1], here), "```", ""]
     lines += ["## Data", "", *_data(plan), "", "## Choices", "", *_choices(plan), *licensed(facts), ""]
     lines.append(
         "`tune.json` contains all of this in machine-readable form, `log.jsonl` every step. `tune-hashes.txt` "
