@@ -134,16 +134,20 @@ def _names() -> _Names:
     return _Names(folders, frozenset(words))
 
 
-@cache
 def _declaring_tasks(name: str) -> Any:
     """The tasks in the folder where a file declares the name; None where none does."""
-    from lm_eval.tasks import TaskManager
-
     folder = _names().folders.get(name)
-    return None if folder is None else TaskManager(include_defaults=False, include_path=[folder])
+    return None if folder is None else _tasks_in(folder)
 
 
 @cache
+def _tasks_in(*folders: Path) -> Any:
+    """The tasks in some of the harness's folders, which many names of a suite share."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_defaults=False, include_path=[*folders])
+
+
 def _near_tasks(name: str) -> Any:
     """The tasks in the folders whose names the task's begins with."""
     import lm_eval.tasks
@@ -155,7 +159,7 @@ def _near_tasks(name: str) -> Any:
     language = name.removeprefix("global_mmlu_full_")
     if language != name:
         folders = [home / "global_mmlu" / "full" / language]
-    return lm_eval.tasks.TaskManager(include_defaults=False, include_path=[f for f in folders if f.is_dir()])
+    return _tasks_in(*(folder for folder in folders if folder.is_dir()))
 
 
 @cache
