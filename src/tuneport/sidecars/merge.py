@@ -286,7 +286,7 @@ def _file(task: _Merge, name: str, own: Mapping[str, Any] | None, output: Mappin
 def _known_fields(name: str, prefix: str, known: Mapping[str, Set[str]]) -> str:
     """The fields that were probably meant, in any of the files; all of one file if none is near."""
     field = name.removeprefix(prefix)
-    first = {id(fields): start for start, fields in reversed(known.items())}  # some have a second prefix
+    first = {id(fields): start for start, fields in reversed([*known.items()])}  # some have a second prefix
     elsewhere = [start + field for start in first.values() if field in known[start]]
     near = elsewhere or [prefix + one for one in get_close_matches(field, known[prefix], 2, 0.7)]
     if near:
