@@ -20,7 +20,8 @@ FIRST_STEPS = 8  # of a fine-tuning; later the two drift apart, as rounding grow
 LOSS = 1e-3  # relative: of texts, and of the first steps
 ANSWERS = 0.98  # equal greedy answers, at least
 DIVERGENCE = 1e-5  # mean KL of next tokens, in nats
-BFLOAT16 = {"loss": 0.02, "answers": 0.9, "divergence": 5e-3}
+# A CPU's bfloat16 beside its float32, on a small family of the lab: 6e-4, 93 % of 540 answers, 2e-4.
+BFLOAT16 = {"loss": 5e-3, "answers": 0.85, "divergence": 2e-3}
 _TEXTS = 32
 
 
@@ -46,15 +47,15 @@ def same_on_cpu(place: Path, sizes: Sizes, device: str) -> dict[str, Any]:
         for folder in (f"first-{other}", "first-again-cpu")
     )
     steps = max(abs(one - two) / two for one, two in zip(first, again, strict=True))
-    float32 = {"training": steps, **_apart(place, f"{other}-float32", "again-cpu")}
-    found = {"float32": float32}
+    float32 = {"training": steps, **apart(place, f"{other}-float32", "again-cpu")}
+    found: dict[str, Any] = {"float32": float32}
     bounds = {"training": LOSS, "loss": LOSS, "answers": ANSWERS, "divergence": DIVERGENCE}
-    wrong = _beyond(float32, bounds, "float32")
+    wrong = beyond(float32, bounds, "float32")
     if (place / "cuda-bfloat16-losses.json").exists():
-        found["bfloat16"] = _apart(place, "cuda-bfloat16", "again-cpu")
-        wrong += _beyond(found["bfloat16"], BFLOAT16, "bfloat16")
-    if wrong:
-        raise ValueError(f"GPU and CPU differ by more than allowed: {'; '.join(wrong)}")
+        found["bfloat16"] = apart(place, "cuda-bfloat16", "again-cpu")
+        wrong += beyond(found["bfloat16"], BFLOAT16, "bfloat16")
+    if wrong:  # the figures stay in the record
+        return {**found, "why": f"GPU and CPU differ by more than allowed: {'; '.join(wrong)}"}
     return found
 
 
@@ -114,7 +115,7 @@ def _next_tokens(model: Path, texts: Path, device: str, dtype: str) -> Any:
     return np.concatenate(found)
 
 
-def _apart(place: Path, one: str, other: str) -> dict[str, float]:
+def apart(place: Path, one: str, other: str) -> dict[str, float]:
     """How far two scorings are apart: the largest relative difference of losses, equal answers, the mean KL."""
     losses = [_by_task(place / f"{name}-losses.json", lambda task: task["value"]) for name in (one, other)]
     answers = [_answers(place / f"{name}-answers.examples.jsonl") for name in (one, other)]
@@ -134,10 +135,11 @@ def _by_task(file: Path, value: Callable[[Any], float]) -> dict[tuple[str, str],
 
 def _answers(file: Path) -> dict[tuple[str, str, str], Any]:
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    return {(line["model"], line["task"], line["id"]): line["answer"] for line in lines}
+    return {(line["model"], line["task"], line["id"]): line["said"] for line in lines}
 
 
-def _beyond(found: Mapping[str, float], bounds: Mapping[str, float], dtype: str) -> list[str]:
+def beyond(found: Mapping[str, float], bounds: Mapping[str, float], dtype: str) -> list[str]:
+    """Which of these figures are beyond their bounds, in words."""
     return [
         f"{dtype} {name} {found[name]:.3g} (bound {bound:g})"
         for name, bound in bounds.items()

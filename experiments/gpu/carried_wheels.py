@@ -36,6 +36,13 @@ def missing_modules() -> list[str]:
     return [name for name in MODULES if find_spec(name) is None]
 
 
+def of_another_python(wheels: Path) -> list[str]:
+    """Names of wheels that another version of Python was meant for."""
+    mine = f"{sys.version_info.major}{sys.version_info.minor}"
+    tagged = {wheel.name: re.search(r"-(?:cp|py)(3\d+)-", wheel.name) for wheel in sorted(wheels.glob("*.whl"))}
+    return [name for name, tag in tagged.items() if tag is not None and tag[1] != mine]
+
+
 def unpacked(wheels: Path, into: Path) -> Path | None:
     """The folder with the modules of all wheels; None where there are no wheels."""
     found = sorted(wheels.glob("*.whl"))

@@ -21,7 +21,7 @@ from importlib import import_module, invalidate_caches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.gpu.carried_wheels import missing_modules, unpacked
+from experiments.gpu.carried_wheels import missing_modules, of_another_python, unpacked
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ROOT / "docs" / "results" / "gpu.json"
@@ -74,11 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tuneport-gpu-") as scratch:
         folder = Path(scratch)
+        fetch = f"make gpu-wheels GPU_PYTHON={sys.version_info.major}.{sys.version_info.minor}"
+        if others := of_another_python(given.wheels):
+            return _refused(
+                f"{', '.join(others)} in {given.wheels}: for another version of Python than {sys.executable}. On a machine with "
+                f"a network run `{fetch}`, and bring the folder along again."
+            )
         _take_in(unpacked(given.wheels, folder / "packages"))
         if missing := missing_modules():
             return _refused(
-                f"This Python ({sys.executable}) has no {', '.join(missing)}. On a machine with a network run `make gpu-wheels`, "
-                "with GPU_PYTHON set to this Python's version, and bring the folder .gpu-wheels along."
+                f"This Python ({sys.executable}) has no {', '.join(missing)}. On a machine with a network run `{fetch}`, and bring "
+                f"the folder .gpu-wheels along. What is not in it, install on this machine."
             )
         if given.device == "cuda" and not _has_cuda():
             return _refused(

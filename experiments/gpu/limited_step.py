@@ -23,7 +23,7 @@ _LINES = 12  # of a traceback, in the record
 
 
 def run_step(step: Step, folder: Path, sizes: Sizes, device: str, seconds: float) -> dict[str, Any]:
-    """What the step returned, with ``status`` (done, failed, too long), ``seconds`` and, of a failure, ``why``."""
+    """What the step returned, with ``status`` (done, failed, too long), ``seconds`` and, of a failure, ``why`` (a step may return it beside figures)."""
     told, said = folder / f"{step.__name__}.json", folder / f"{step.__name__}.log"
     # Without CUDA for a step on the CPU: `tune` takes the best device there is. The child inherits it.
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -62,7 +62,8 @@ def _child(step: Step, folder: Path, sizes: Sizes, device: str, told: Path, said
     for stream in (1, 2):
         os.dup2(log, stream)
     try:
-        found = {"status": "done", **step(folder, sizes, device), **_peaks(device)}
+        figures = step(folder, sizes, device)
+        found = {"status": "failed" if "why" in figures else "done", **figures, **_peaks(device)}
     except BaseException:  # the record says what it was, whatever it was
         lines = traceback.format_exc().strip().splitlines()
         found = {"status": "failed", "why": "\n".join(lines[-_LINES:])}

@@ -11,7 +11,7 @@ from experiments.pages.markdown_cells import figures_in, table
 
 _HOW = (
     "To repeat: `make gpu-check`, on a machine with an NVIDIA GPU; no network is needed. It uses that machine's own Python and PyTorch and "
-    "takes under 8 minutes. Where packages are missing there, run `make gpu-wheels` on a machine with a network (`GPU_PYTHON=3.12` "
+    "takes under 8 minutes, up to 40 GB of the GPU's memory and 24 GB of temporary disk. Where packages are missing there, run `make gpu-wheels` on a machine with a network (`GPU_PYTHON=3.12` "
     "names the other machine's Python), and bring the folder `.gpu-wheels` along (26 MB). "
     "Nothing is built: bring `src/tuneport/engine/_kernel.abi3.so` along too if you have it, or numpy computes the same bits, slower."
 )
@@ -106,8 +106,8 @@ def _training(steps: Mapping[str, Any]) -> list[str]:
 
 
 def _apart(steps: Mapping[str, Any]) -> list[str]:
-    told = _done(steps, "same_on_cpu")
-    if told is None or "bfloat16" not in told:
+    told = steps.get("same_on_cpu", {})
+    if "bfloat16" not in told:
         return []
     bounds = {
         "float32": {

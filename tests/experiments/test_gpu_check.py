@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from support.tiny_models import perturbed, pretrained
 from transformers import LlamaConfig
 
-from experiments.gpu import carried_wheels, check, gpu_steps
+from experiments.gpu import both_devices, carried_wheels, check, gpu_steps
 from experiments.gpu.limited_step import run_step
 from experiments.gpu.sizes import TINY
 from experiments.gpu.whole_tensors import differing_tensors
@@ -131,6 +131,15 @@ def test_wheels_are_unpacked_and_what_is_missing_is_named(tmp_path: Path, monkey
     assert carried_wheels.missing_modules() == ["left_behind"]
 
 
+def test_wheels_of_another_python_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = f"{sys.version_info.major}{sys.version_info.minor}"
+    for name in (f"one-1-cp{mine}-cp{mine}-linux_x86_64.whl", "two-1-py3-none-any.whl", "three-1-py38-none-any.whl"):
+        (tmp_path / name).touch()
+    assert carried_wheels.of_another_python(tmp_path) == ["three-1-py38-none-any.whl"]
+    assert check.main(["--device", "cpu", "--tiny", "--wheels", str(tmp_path)]) == 1
+    assert "three-1-py38" in capsys.readouterr().err
+
+
 def test_every_carried_package_is_pinned() -> None:
     pinned = carried_wheels.pinned_versions()
     assert len(carried_wheels.PACKAGES) > 5
@@ -155,6 +164,24 @@ def test_plain_numpy_gives_the_bytes_of_transfer_and_sees_another_bit(tmp_path: 
     made[name].view(-1)[3] += 1
     save_file(made, out / "model.safetensors", metadata={"format": "pt"})
     assert differing_tensors(base, tuned, target, out) == (6, [name])
+
+
+def test_two_devices_are_compared_by_losses_by_what_models_said_and_by_distributions(tmp_path: Path) -> None:
+    even = np.log(np.full((3, 2), 0.5, np.float32))
+    skewed = np.log(np.array([[0.5, 0.5], [0.5, 0.5], [0.6, 0.4]], np.float32))
+    for name, loss, said, tokens in (("one", 2.02, "b", skewed), ("other", 2.0, "a", even)):
+        losses = {"models": [{"model": "M5", "tasks": {"texts": {"value": loss}}}]}
+        (tmp_path / f"{name}-losses.json").write_text(json.dumps(losses))
+        lines = [
+            {"model": "M5", "task": "q", "id": number, "said": said if number == "0" else "a", "answer": "a"}
+            for number in "0123"
+        ]
+        (tmp_path / f"{name}-answers.examples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        np.save(tmp_path / f"{name}.npy", tokens)
+    found = both_devices.apart(tmp_path, "one", "other")
+    assert found == pytest.approx({"loss": 0.01, "answers": 0.75, "divergence": 0.0068}, abs=1e-4)
+    assert len(both_devices.beyond(found, {"loss": 0.005, "answers": 0.8, "divergence": 0.001}, "float32")) == 3
+    assert both_devices.beyond(found, {"loss": 0.02, "answers": 0.7, "divergence": 0.01}, "float32") == []
 
 
 def test_the_page_says_that_nothing_was_run_and_shows_what_was(tmp_path: Path) -> None:
