@@ -39,7 +39,7 @@ def missing_modules() -> list[str]:
 def of_another_python(wheels: Path) -> list[str]:
     """Names of wheels that another version of Python was meant for."""
     mine = f"{sys.version_info.major}{sys.version_info.minor}"
-    tagged = {wheel.name: re.search(r"-(?:cp|py)(3\d+)-", wheel.name) for wheel in sorted(wheels.glob("*.whl"))}
+    tagged = {wheel.name: re.search(r"-(?:cp|py)(3\d+)-(?!abi3)", wheel.name) for wheel in sorted(wheels.glob("*.whl"))}
     return [name for name, tag in tagged.items() if tag is not None and tag[1] != mine]
 
 

@@ -133,7 +133,11 @@ def test_wheels_are_unpacked_and_what_is_missing_is_named(tmp_path: Path, monkey
 
 def test_wheels_of_another_python_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = f"{sys.version_info.major}{sys.version_info.minor}"
-    for name in (f"one-1-cp{mine}-cp{mine}-linux_x86_64.whl", "two-1-py3-none-any.whl", "three-1-py38-none-any.whl"):
+    for name in (
+        f"one-1-cp{mine}-cp{mine}-linux_x86_64.whl",
+        "two-1-cp38-abi3-linux_x86_64.whl",
+        "three-1-py38-none-any.whl",
+    ):
         (tmp_path / name).touch()
     assert carried_wheels.of_another_python(tmp_path) == ["three-1-py38-none-any.whl"]
     assert check.main(["--device", "cpu", "--tiny", "--wheels", str(tmp_path)]) == 1
