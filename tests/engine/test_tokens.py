@@ -389,3 +389,13 @@ def test_rows_that_no_file_names_are_counted(cli: Cli, tmp_path: Path) -> None:
     parents = ["--base", tmp_path / "base", "--tuned", tmp_path / "tuned", "--onto", tmp_path / "target"]
     ran = cli("transfer", *parents, "--out", tmp_path / "out", "--vocabulary", "positions")
     assert ran.status == 0 and "2 row(s) of the tuned model whose tokens are in no file" in ran.err
+
+
+def test_a_tuned_model_with_the_tokenizer_of_another_is_refused_and_not_taken_as_renamed(tmp_path: Path) -> None:
+    words = [f"w{i}" for i in range(24)]
+    base = tiny.llama(1)
+    tiny.write_model(tmp_path / "base", base, words=words)
+    tiny.write_model(tmp_path / "tuned", tiny.moved(base, 2), words=[*words[:4], *(f"x{i}" for i in range(4, 24))])
+    tiny.write_model(tmp_path / "target", tiny.llama(1, rows=32), words=[*words, *(f"new{i}" for i in range(8))])
+    with pytest.raises(PairingError, match="Only 4 token strings agree"):
+        transfer(tmp_path / "base", tmp_path / "tuned", tmp_path / "target", tmp_path / "out")

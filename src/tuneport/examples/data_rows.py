@@ -140,6 +140,8 @@ class RowReading:
         needed = ", or ".join(" and ".join(map(quoted, form)) for form in forms)
         guesses = [{name: _guess(name, there) for name in form} for form in forms]
         best = max(guesses, key=lambda guess: (all(guess.values()), sum(map(bool, guess.values()))))
+        if len(there) < len(best) and not all(best.values()):
+            return f"{self.data.label} has {has}; {who} needs {needed}. Give data with these fields (docs/formats.md)."
         choice = "&".join(f"{name}:{column or 'COLUMN'}" for name, column in best.items() if column != name)
         example = shlex.quote(printable_line(f"{self.data.label}?{choice}"))
         return f"{self.data.label} has {has}; {who} needs {needed}. Name its columns: {example}."

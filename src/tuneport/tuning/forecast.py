@@ -90,12 +90,12 @@ def forecast_in_words(told: dict[str, Any]) -> str:
     counts = told["examples"]
     lines = [
         f"model            {told['model']['name']}, {told['parameters']:,} parameters",
-        f"examples         {counts['examples']:,} of {counts['tokens']:,} tokens, "
-        + (f"{counts['answer_tokens']:,} in answers" if counts["answer_tokens"] else "without answers"),
+        f"examples         {counts['examples']:,} with {counts['tokens']:,} tokens, "
+        + (f"{counts['answer_tokens']:,} of them in answers" if counts["answer_tokens"] else "without answers"),
         f"sequence length  {told['max_length']} (longest example {counts['longest']})",
         f"steps            {told['steps']:,} = {told['epochs']:g} epochs, about {told['tokens']:,} tokens",
         f"ends answers     {told['chat']['end_token']!r}, template: {told['chat']['template'] or 'none'}",
-        f"memory (about)   {memory} (devices × memory of each, FSDP 2)",
+        f"memory (about)   {memory} (number of devices × memory of each, shared out by FSDP 2)",
     ]
     if (teacher := told["teacher"]) is not None:
         lines.insert(
@@ -125,7 +125,7 @@ def forecast_in_words(told: dict[str, Any]) -> str:
 
 def _range(seconds: float) -> str:
     low, high = (_duration(seconds * times) for times in (1, 3))
-    return f"{low} to {high}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _duration(seconds: float) -> str:
