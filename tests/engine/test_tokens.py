@@ -12,6 +12,9 @@ from safetensors.torch import load_file, save_file
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
 
+from tuneport.engine.run import transfer
+from tuneport.errors import PairingError
+
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # A language was added to the vocabulary before the fine-tuning: base has its words as well.
 EXTENDED = [*tiny.WORDS, "salam", "dunia", "<|reserved_9|>"]
