@@ -19,6 +19,7 @@ import tuneport
 from experiments.gpu.random_llama import make_llamas
 from experiments.gpu.sizes import Sizes
 from experiments.gpu.whole_tensors import differing_tensors
+from tuneport.adaptation.adapt_options import HELD_OUT
 from tuneport.families.versions import make_family
 
 _FIRST_STEPS = 5  # in which memory is allocated and kernels are chosen: they say nothing of the speed
@@ -63,7 +64,8 @@ def family(place: Path, sizes: Sizes, device: str) -> dict[str, Any]:
     rows = [json.loads(line) for line in (lab / "prompts.jsonl").read_text().splitlines()]
     random.Random(0).shuffle(rows)
     lines = [json.dumps({"messages": row["prompt"]}) + "\n" for row in rows]
-    ends = (sizes.fitted, sizes.fitted + (len(lines) - sizes.fitted) // 2, len(lines))
+    held_out = min(HELD_OUT, (len(lines) - sizes.fitted) // 2)
+    ends = (sizes.fitted, sizes.fitted + held_out, sizes.fitted + 2 * held_out)
     for name, begin, end in (("fit", 0, ends[0]), ("select", ends[0], ends[1]), ("test", ends[1], ends[2])):
         (place / f"{name}.jsonl").write_text("".join(lines[begin:end]))
     (place / "probe.jsonl").write_text("".join(lines[ends[1] : ends[1] + sizes.asked]))
