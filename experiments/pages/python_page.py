@@ -18,7 +18,8 @@ PAGE = DOCS / "python.md"
 FIRST = ("transfer", "plan", "verify")  # whoever opens the page most often wants these
 HEAD = """# Python
 
-Each command is a function of the same name, with the same options. Import the package, not its modules: every function below is
+Each command is a function of the same name, with the same options, except `demo`. The dry run of a transfer is `plan`; those of `tune` and
+`study`, and `study --init`, are on the command line only. Import the package, not its modules: every function below is
 `tuneport.NAME`.
 
 ```python
@@ -31,8 +32,18 @@ tuneport.verify("v2-tuned", "v1", "v1-tuned", "v2", full=True)
 ```
 
 - `help(tuneport.transfer)`, `?` in a notebook and your editor show the same signatures.
-- Results are frozen records. They print as a few lines, show as a table in a notebook, and have `to_dict()`.
+- Results are frozen records. They print as a line or a few, show as a table in a notebook, and have `to_dict()`.
 - Errors are in `tuneport.errors`; all are subclasses of `TuneportError`. A wrong argument raises `UsageError`, which lists all faults of the call.
+
+A study in a notebook: write its file (`tuneport study my.toml --init …` makes one to start from), run it, make its page.
+
+```python
+import tuneport
+
+outcome = tuneport.study("my-study.toml", "my-study", jobs=2)
+print(outcome["failed"])  # steps that failed, each with its error
+tuneport.report("my-study")  # my-study/report.html
+```
 
 ## Functions
 """
