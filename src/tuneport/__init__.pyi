@@ -47,6 +47,7 @@ def adapt(
     batch_size: int = ...,
     tune_epochs: float = ...,
     tune_learning_rate: float | None = ...,
+    without_retain: bool = ...,
     max_length: int | None = ...,
     gradient_checkpointing: bool = ...,
     lora: str | Lora | None = ...,

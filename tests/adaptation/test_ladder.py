@@ -273,7 +273,7 @@ def test_distilling_closes_the_gap_that_addition_leaves_without_labels(
 
 
 def test_what_is_better_and_forgets_is_told_to_harm(family: Family, files: Files, tmp_path: Path) -> None:
-    given: dict[str, Any] = {**files.held, **TRAINED, "keep_harmed": False}
+    given: dict[str, Any] = {**files.held, **TRAINED, "keep_harmed": False, "without_retain": True}
     found = tuneport.adapt(*family.models, tmp_path / "out", prompts=files.prompts, rungs="distil", **given)
     distil = rungs(found)["distil"]
     assert (distil["status"], found.record["chosen"]) == ("harmed", "add")
@@ -305,6 +305,17 @@ def test_with_examples_all_rungs_are_tried_in_their_order(climbed: Any) -> None:
     assert best >= chosen["select"]["value"]
 
 
+def test_without_texts_it_stays_near_the_target_on_texts_that_the_target_writes(
+    family: Family, files: Files, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"prompts": files.prompts, "rungs": "distil", **files.held, **TRAINED}
+    free = tuneport.adapt(*family.models, tmp_path / "free", without_retain=True, **given)
+    near = tuneport.adapt(*family.models, tmp_path / "near", **given)
+    drifted, kept = (rungs(each)["distil"]["retention"]["loss"] for each in (free, near))
+    assert kept < drifted - 0.1
+    assert json.loads((near.out / "tune.json").read_text())["plan"]["retain_from"]["name"].endswith("target")
+
+
 def test_texts_of_the_users_are_measured_and_half_of_them_keep_the_model_near(
     family: Family, files: Files, tmp_path: Path
 ) -> None:
@@ -312,7 +323,7 @@ def test_texts_of_the_users_are_measured_and_half_of_them_keep_the_model_near(
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     given: dict[str, Any] = {"prompts": files.prompts, "rungs": "distil", **files.held, **TRAINED}
-    free = tuneport.adapt(*family.models, tmp_path / "free", **given)
+    free = tuneport.adapt(*family.models, tmp_path / "free", without_retain=True, **given)
     near = tuneport.adapt(*family.models, tmp_path / "near", retain=texts, **given)
     assert near.record["plan"]["data"][-1]["examples"] == 20
     measured = tmp_path / "measured.jsonl"

@@ -55,6 +55,7 @@ class Fitting(Options):
         "peak learning rate of tune (default: a quarter of the fine-tuning's, if tune.json says it, else 1.25e-6)",
         bounds=_RATE,
     )
+    without_retain: bool = _fitting(False, "let distil drift from the target: measure texts, but do not train on any")
     max_length: int | None = _fitting(
         None, "maximum tokens of an example (default: 2048, or the model's context)", bounds=Bounds(least=2)
     )
@@ -90,8 +91,8 @@ class AdaptOptions(Options):
     )
     retain: tuple[Any, ...] = data_option(
         "FILE",
-        "texts whose loss must not rise; half of them are also trained on, to stay near the target (default: texts that "
-        "the target itself writes, measured only)",
+        "texts on which the model is to stay near the target: half of them are trained on, the other half measured "
+        "(default: texts that the target itself writes)",
         (),
     )
     columns: Mapping[str, str] | None = columns_option()

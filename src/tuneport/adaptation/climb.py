@@ -59,6 +59,7 @@ class Climb:
     asked: AskedParts
     teacher: Path
     fit_answers: tuple[str, ...]
+    near: tuple[Example, ...]
     progress: Progress
     warnings: list[str]
     best: Standing | None = None
@@ -95,11 +96,11 @@ class Climb:
         return place
 
     def near_file(self) -> Path | None:
-        """The user's texts on which a rung that trains stays near the target; None without them."""
-        if not self.parts.near:
+        """The texts on which a rung that trains stays near the target; None without them."""
+        if not self.near or self.given.fitting.without_retain:
             return None
         place = self.folder / "near.jsonl"
-        write_lines(place, ({"text": example.answer} for example in self.parts.near))
+        write_lines(place, ({"text": example.answer} for example in self.near))
         return place
 
 

@@ -1,6 +1,7 @@
-"""Texts that show what a model retains: the user's, or texts that the target itself writes.
+"""Texts that show what a model retains, and keep it near the target: the user's, or texts that the target itself writes.
 
-A model's own samples are near what it was trained on, so their loss tells of a loss of abilities without any data.
+A model's own samples are near what it was trained on, so they tell of a loss of abilities, and prevent it, without any data.
+Half of them are measured, the other half is trained on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from tuneport.examples.questions import Example, OwnTask
 
-TEXTS, TOKENS = 64, 128
+TEXTS, TOKENS = 128, 128
 SEED = 0
 
 
@@ -43,7 +44,7 @@ def own_texts(model: Any) -> list[str]:
     return [text for text in dict.fromkeys(found) if text.strip()]
 
 
-def as_task(texts: Sequence[str]) -> OwnTask:
-    """Texts to measure."""
+def halves(texts: Sequence[str]) -> tuple[OwnTask, tuple[Example, ...]]:
+    """Texts to measure, and texts to train on."""
     examples = tuple(Example(str(number), number, text) for number, text in enumerate(texts, 1))
-    return OwnTask("retain", "loss", examples, "the target's own texts", "text")
+    return OwnTask("retain", "loss", examples[::2], "the target's own texts", "text"), examples[1::2]

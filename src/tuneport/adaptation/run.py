@@ -20,7 +20,7 @@ from tuneport.adaptation.ladder import climb_all, figure
 from tuneport.adaptation.learning_rates import with_rates
 from tuneport.adaptation.prompt_parts import Parts, read_parts
 from tuneport.adaptation.rehearsal import PlannedAdaptation, planned
-from tuneport.adaptation.retained_texts import as_task, own_texts
+from tuneport.adaptation.retained_texts import halves, own_texts
 from tuneport.adaptation.rung_measures import AskedParts, RungMeasures, judged_by, retention
 from tuneport.adaptation.rungs.scale_rung import PROMPTS
 from tuneport.checkpoint.checkpoint import Checkpoint
@@ -203,9 +203,12 @@ def _climbed(
             lambda found: found,
             lambda found: list(found),
         )
+        near = parts.near
         if not parts.texts:
-            asked = replace(asked, texts=(as_task(texts),))
-        climb = Climb(given, work, parts, loading, asked, work / TEACHER, tuple(answers["fit"]), progress, warnings)
+            measured, near = halves(texts)
+            asked = replace(asked, texts=(measured,))
+        said = tuple(answers["fit"])
+        climb = Climb(given, work, parts, loading, asked, work / TEACHER, said, near, progress, warnings)
         references: dict[str, Any] = {}
         target = climb.measured("target", given.onto, template_of=work / "add")
         references["target"] = _reference(target, target)
