@@ -40,6 +40,14 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Declined:
+    """A rung that has nothing to judge: why, and what it tried."""
+
+    why: str
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Standing:
     """The best so far."""
 

@@ -11,22 +11,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tuneport.adaptation.climb import Attempt, Climb, Standing
+from tuneport.adaptation.climb import Attempt, Climb, Declined, Standing
 from tuneport.adaptation.gate import GateDecision, decide
 from tuneport.adaptation.rung_measures import RungMeasures, retention, right
 from tuneport.adaptation.rungs import add_rung, distil_rung, scale_rung, tune_rung
-from tuneport.errors import recorded
+from tuneport.errors import named, recorded
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes
 from tuneport.files.writing import write_whole
 from tuneport.statistics import Estimate, accuracy, difference
 
-ATTEMPTS: Mapping[str, Callable[[Climb], Attempt | str]] = {
+ATTEMPTS: Mapping[str, Callable[[Climb], Attempt | Declined]] = {
     "add": add_rung.attempt,
     "scale": scale_rung.attempt,
     "distil": distil_rung.attempt,
     "tune": tune_rung.attempt,
 }
+_NO_ANSWERS = f"It trains on answers: give {named('examples')} instead of {named('prompts')}."
 
 
 def climb_all(climb: Climb, target: RungMeasures) -> list[dict[str, Any]]:
@@ -34,7 +35,8 @@ def climb_all(climb: Climb, target: RungMeasures) -> list[dict[str, Any]]:
     found = []
     for name in ATTEMPTS:
         if name not in climb.given.wanted:
-            found.append(_skipped(name, "It was not asked for."))
+            lacks = name == "tune" and not climb.given.examples
+            found.append(_skipped(name, _NO_ANSWERS if lacks else "It was not asked for."))
             continue
         if name != "add" and climb.parts.few is not None:
             found.append(_skipped(name, climb.parts.few))
@@ -59,8 +61,8 @@ def _rung(name: str, climb: Climb, target: RungMeasures) -> dict[str, Any]:
     attempt = ATTEMPTS[name](climb)
     measured: RungMeasures | None = None
     place = climb.folder / name
-    if isinstance(attempt, str):
-        record = {**_skipped(name, attempt), "status": "not better"}
+    if isinstance(attempt, Declined):
+        record = {**_skipped(name, attempt.why), "status": "not better", **attempt.more}
     else:
         decision = _decided(name, climb, attempt, target)
         if decision.status == "kept":

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tuneport.adaptation.climb import Attempt, Climb
+from tuneport.adaptation.climb import Attempt, Climb, Declined
 from tuneport.adaptation.rung_measures import RungMeasures, judged_by, share
 from tuneport.adaptation.rungs.add_rung import transfer_to
 from tuneport.checkpoint.open_model import fetched, open_checkpoint
@@ -29,8 +29,8 @@ SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 PROMPTS = 128  # at each α; a wrong choice costs nothing but time, for the gate decides
 
 
-def attempt(climb: Climb) -> Attempt | str:
-    """Choose α, and measure it; a sentence where 1 is the best."""
+def attempt(climb: Climb) -> Attempt | Declined:
+    """Choose α, and measure it; nothing is to be judged where 1 is the best."""
     base, tuned, target = (
         open_checkpoint(spec, role)
         for spec, role in ((climb.given.base, "base"), (climb.given.tuned, "tuned"), (climb.given.onto, "target"))
@@ -62,7 +62,8 @@ def attempt(climb: Climb) -> Attempt | str:
     free_memory()
     tried = {f"{scale:g}": {"agreement": agreed[scale], "loss": losses[scale]} for scale in SCALES}
     if measured is None:
-        return "α = 1, plain addition, agrees best with the tuned source on the prompts that are fitted on."
+        why = "α = 1, plain addition, agrees best with the tuned source on the prompts that are fitted on."
+        return Declined(why, {"scale": 1.0, "tried": tried})
     return Attempt(
         measured,
         climb.folder / "scale",
