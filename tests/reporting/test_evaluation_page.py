@@ -112,7 +112,15 @@ def test_what_is_no_file_of_scores_is_refused_in_words(tmp_path: Path, content: 
 
 
 def test_a_demos_folder_has_a_page_like_a_study(tmp_path: Path) -> None:
-    models = {"v1": 0.1, "v2": 0.0, "v1-tuned": 0.8, "v2-tuned": 0.9, "v2-transferred": 0.7, "v2-shuffled": 0.0}
+    models = {
+        "v1": 0.1,
+        "v2": 0.0,
+        "v1-tuned": 0.8,
+        "v2-tuned": 0.9,
+        "v2-transferred": 0.7,
+        "v2-adapted": 0.8,
+        "v2-shuffled": 0.0,
+    }
     (tmp_path / "scores").mkdir()
     for name, share in models.items():
         task = {"metric": "exact_match", "value": share, "n": 100, "higher_is_better": True}
@@ -132,4 +140,5 @@ def test_a_demos_folder_has_a_page_like_a_study(tmp_path: Path) -> None:
         told["out"] == str(tmp_path / "report.md")
         and "**Yes.** v2 + Δ(v1) is significantly better than v2 on sums." in text
     )
+    assert "+ Δ(v1) → adapted" in text
     assert "shuffled" in text and str(tmp_path) not in text

@@ -17,6 +17,7 @@ from tuneport.errors import ReportError
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import read_bytes, read_text
 from tuneport.results.schema import (
+    ADAPTED,
     BASE,
     DONE,
     EXAMPLES,
@@ -39,6 +40,7 @@ _MODELS = {
     "v1-tuned": (TUNED, None, "v1"),
     "v2-tuned": (TUNED, None, "v2"),
     "v2-transferred": (TRANSFER, "v1", "v2"),
+    "v2-adapted": (ADAPTED, "v1", "v2"),
     "v1-backported": (TRANSFER, "v2", "v1"),
     "v2-shuffled": (TRANSFER, "v1 shuffled", "v2"),
     "v2-foreign": (TRANSFER, "another family", "v2"),
