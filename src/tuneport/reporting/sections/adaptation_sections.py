@@ -377,7 +377,10 @@ def _asked(found: AdaptationResult) -> Section | None:
         f"No prompt is in two parts, and none that is nearly the same. Measured: {'; '.join(measured)}."
     ]
     if _own_texts(found.parts):
-        parts.append("The texts to keep are the target's own: it wrote them, beginning with nothing.")
+        parts.append(
+            "The texts to keep are the target's own: it wrote them, beginning with nothing. Half of them are measured; distil is trained "
+            "on the other half, to stay near the target (unless without_retain is set)."
+        )
     return Section("asked", "What was asked?", [*parts, Table("Parts", columns, rows, csv, style="worded")])
 
 
