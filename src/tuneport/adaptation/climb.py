@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from tuneport.adaptation.adapt_options import AdaptOptions
 from tuneport.adaptation.prompt_parts import Parts
 from tuneport.adaptation.rung_measures import AskedParts, RungMeasures, measure
+from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.examples.questions import Example
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes
@@ -110,6 +112,12 @@ class Climb:
         place = self.folder / "near.jsonl"
         write_lines(place, ({"text": example.answer} for example in self.near))
         return place
+
+
+def parents(given: AdaptOptions) -> tuple[Checkpoint, Checkpoint, Checkpoint]:
+    """Base, tuned and target, opened."""
+    base, tuned = open_checkpoint(given.base, "base"), open_checkpoint(given.tuned, "tuned")
+    return base, tuned, open_checkpoint(given.onto, "target")
 
 
 def write_rows(place: Path, examples: Iterable[Example], *, answered: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tuneport.adaptation.adapt_options import AdaptOptions
 from tuneport.adaptation.adapt_record import Adaptation, record_of
-from tuneport.adaptation.climb import Climb, kept, loaded
+from tuneport.adaptation.climb import Climb, kept, loaded, parents
 from tuneport.adaptation.ladder import climb_all, figure
 from tuneport.adaptation.learning_rates import with_rates
 from tuneport.adaptation.prompt_parts import Parts, read_parts
@@ -24,7 +24,6 @@ from tuneport.adaptation.retained_texts import halves, own_texts
 from tuneport.adaptation.rung_measures import AskedParts, RungMeasures, judged_by, retention
 from tuneport.adaptation.rungs.scale_rung import PROMPTS
 from tuneport.checkpoint.checkpoint import Checkpoint
-from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.diagnosis.probing.probe_prompts import Questions, hear_source
 from tuneport.diffvector.run import diff
 from tuneport.engine.manifest import read_manifest, render_manifest
@@ -114,10 +113,9 @@ def _need_extras(given: AdaptOptions) -> None:
 
 def _models(given: AdaptOptions) -> tuple[Checkpoint, Checkpoint, Checkpoint]:
     """The three models, after a look at whether a transfer is possible at all."""
-    roles = ((given.base, "base"), (given.tuned, "tuned"), (given.onto, "target"))
-    base, tuned, target = (open_checkpoint(spec, role) for spec, role in roles)
-    plan_transfer(base, tuned, target, given.choices).stop_if_refused()
-    return base, tuned, target
+    models = parents(given)
+    plan_transfer(*models, given.choices).stop_if_refused()
+    return models
 
 
 def _plan(given: AdaptOptions, parts: Parts, models: tuple[Checkpoint, ...], loading: Loading) -> dict[str, Any]:

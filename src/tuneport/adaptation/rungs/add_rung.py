@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tuneport.adaptation.climb import Attempt, Climb
-from tuneport.checkpoint.open_model import open_checkpoint
+from tuneport.adaptation.climb import Attempt, Climb, parents
 from tuneport.engine.plan import plan_transfer
 from tuneport.engine.run import execute
 
@@ -20,7 +19,5 @@ def attempt(climb: Climb) -> Attempt:
 def transfer_to(climb: Climb, *, scale: float, name: str) -> None:
     """Write target + scale · Δ into the folder of a rung, with the user's own choices."""
     given = climb.given
-    roles = ((given.base, "base"), (given.tuned, "tuned"), (given.onto, "target"))
-    base, tuned, target = (open_checkpoint(spec, role) for spec, role in roles)
-    plan = plan_transfer(base, tuned, target, replace(given.choices, scale=scale))
+    plan = plan_transfer(*parents(given), replace(given.choices, scale=scale))
     execute(plan, climb.folder / name, replace(given.running, overwrite=False))

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tuneport.adaptation.climb import Attempt, Climb, Declined
+from tuneport.adaptation.climb import Attempt, Climb, Declined, parents
 from tuneport.adaptation.rung_measures import RungMeasures, judged_by, share
 from tuneport.adaptation.rungs.add_rung import transfer_to
-from tuneport.checkpoint.open_model import fetched, open_checkpoint
+from tuneport.checkpoint.open_model import fetched
 from tuneport.checkpoint.reading import readers_by_role
 from tuneport.diagnosis.probing.carried_weights import carry
 from tuneport.diagnosis.probing.prompt_probe import small_files
@@ -31,13 +31,10 @@ PROMPTS = 128  # at each α; a wrong choice costs nothing but time, for the gate
 
 def attempt(climb: Climb) -> Attempt | Declined:
     """Choose α, and measure it; nothing is to be judged where 1 is the best."""
-    base, tuned, target = (
-        open_checkpoint(spec, role)
-        for spec, role in ((climb.given.base, "base"), (climb.given.tuned, "tuned"), (climb.given.onto, "target"))
-    )
+    models = parents(climb.given)
 
     def planned(scale: float) -> Plan:
-        found = plan_transfer(base, tuned, target, replace(climb.given.choices, scale=scale))
+        found = plan_transfer(*models, replace(climb.given.choices, scale=scale))
         return replace(found, inputs=tuple(fetched(checkpoint) for checkpoint in found.inputs))
 
     with small_files(planned(1.0)) as folder:
