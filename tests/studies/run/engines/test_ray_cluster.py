@@ -53,7 +53,17 @@ def signs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def cluster(signs: Path) -> Iterator[Any]:
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the nodes and this process make their temporary folders, and no other test does."""
+    folder = tmp_path_factory.mktemp("scratch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def cluster(signs: Path, scratch: Path) -> Iterator[Any]:
     """Two nodes of one CPU each."""
     from ray.cluster_utils import Cluster
 
@@ -97,16 +107,16 @@ def test_a_node_that_is_killed_in_the_middle_has_its_steps_run_elsewhere_and_the
 
 
 def test_results_behind_a_url_are_the_same_and_nothing_is_left_on_the_nodes(
-    models: Path, alone: dict[str, Any], cluster: Any, signs: Path, tmp_path: Path
+    models: Path, alone: dict[str, Any], cluster: Any, signs: Path, scratch: Path, tmp_path: Path
 ) -> None:
     (signs / "go-on").touch()
     url = f"file://{tmp_path}/out"
-    before = set(Path(tempfile.gettempdir()).glob("tuneport-*"))
+    before = set(scratch.iterdir())
     some = ["* + Δ(M1)", "distance M1*"]
     told = tuneport.study(models, url, engine="ray", ray_address=cluster.address, only=some)
     assert (told["done_now"], told["failed"]) == (6, [])
     assert all(alone[name] == found for name, found in what_repeats(tmp_path / "out").items() if name != "results.json")
-    assert set(Path(tempfile.gettempdir()).glob("tuneport-*")) == before
+    assert set(scratch.iterdir()) == before
 
 
 def test_without_an_address_a_cluster_is_started_for_the_run_and_is_gone_afterwards(
