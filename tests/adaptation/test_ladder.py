@@ -134,6 +134,26 @@ def test_the_same_call_again_says_that_it_is_done_and_another_call_is_refused(
         tuneport.adapt(*family.models, scaled.out, up_to="add", **same)
 
 
+def test_a_given_scale_is_that_of_plain_addition_and_the_grid_is_relative_to_it(
+    family: Family, files: Files, tmp_path: Path
+) -> None:
+    found = tuneport.adapt(
+        *family.models,
+        tmp_path / "out",
+        prompts=files.prompts,
+        up_to="scale",
+        scale=0.6,
+        keep_harmed=True,
+        **files.held,
+    )
+    tried, chosen = rungs(found)["scale"]["tried"], rungs(found)["scale"]["scale"]
+    assert list(tried) == ["0", "0.15", "0.3", "0.45", "0.6", "0.75", "0.9"] and chosen in map(float, tried)
+    scale = 0.6 if found.record["chosen"] == "add" else chosen
+    expected = tuneport.transfer(*family.models, tmp_path / "expected", scale=scale).out
+    assert weights_are_equal(found.out, expected)
+    assert tuneport.verify(found.out, *family.models, full=True).kind == "full"
+
+
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.25])
 def test_a_scale_in_memory_is_the_model_that_would_be_written_bit_for_bit(
     family: Family, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: float
@@ -288,7 +308,11 @@ def test_an_adapter_is_trained_and_added_to_the_weights(family: Family, files: F
     )
     assert found.record["chosen"] == "distil"
     assert (tmp_path / "out" / "tuneport.json").is_file() and not list((tmp_path / "out").glob("adapter*"))
-    assert "# target: fine-tuning transferred" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# target: fine-tuning transferred" in card
+    what = card.partition("# target")[2].partition("## Load it")[0]
+    assert all(f"- **{role}**: {role}" in what for role in ("base", "tuned", "target"))
+    assert "distil-adapter" not in card and "trained from the rung add" in what and "without training" not in card
 
 
 def test_with_examples_all_rungs_are_tried_in_their_order(climbed: Any) -> None:

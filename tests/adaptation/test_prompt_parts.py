@@ -55,6 +55,20 @@ def test_too_few_prompts_to_decide_leave_nothing_to_fit_on_and_it_says_how_many_
     assert few is not None and "--select has 10 prompts; at least 16" in FLAGS.message(few)
 
 
+@pytest.mark.parametrize(("given", "absent"), [("select", "test"), ("test", "select")])
+def test_where_one_part_is_a_file_fewer_prompts_are_enough_and_the_advice_works(
+    tmp_path: Path, given: str, absent: str
+) -> None:
+    file = write(tmp_path / "part.jsonl", prompts(500, 520))
+    few = parted(prompts=write(tmp_path / "p.jsonl", prompts(0, 47)), **{given: file}).few
+    assert few is not None and FLAGS.message(few).endswith(f"(216 for 200 in each part), or --{absent} FILE.")
+    assert "At least 48 are needed" in few
+    parts = parted(prompts=write(tmp_path / "p.jsonl", prompts(0, 48)), **{given: file})
+    assert parts.few is None and len(parts.fit.examples) == 32
+    parts = parted(prompts=write(tmp_path / "p.jsonl", prompts(0, 216)), **{given: file})
+    assert len(getattr(parts, absent).examples) == 200 and len(parts.fit.examples) == 16
+
+
 def test_too_few_prompts_to_decide_all_measure_plain_addition(tmp_path: Path) -> None:
     given = write(tmp_path / "p.jsonl", prompts(0, 40))
     parts = parted(prompts=given)
@@ -192,4 +206,9 @@ def test_rungs_are_tried_in_their_order_up_to_what_the_data_allow() -> None:
     assert wanted(prompts="p.jsonl") == ("add", "scale", "distil")
     assert wanted(examples="p.jsonl") == ("add", "scale", "distil", "tune")
     assert wanted(prompts="p.jsonl", up_to="add") == ("add",)
-    assert wanted(examples="p.jsonl", rungs=["tune", "scale"]) == ("add", "scale", "tune")
+    for texts in (["tune", "scale"], "scale,tune", "scale, tune", ["scale,tune"]):
+        assert wanted(examples="p.jsonl", rungs=texts) == ("add", "scale", "tune")
+    for wrong in ("scale,align", "scale,", 3):
+        with pytest.raises(UsageError) as caught:
+            wanted(examples="p.jsonl", rungs=wrong)
+        assert [fault.option for fault in caught.value.faults] == ["rungs"]

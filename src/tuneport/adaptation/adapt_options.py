@@ -30,8 +30,10 @@ _FROM_ONE, _RATE = Bounds(least=1), Bounds(above=0, most=1)
 
 
 def _parse_rungs(value: object) -> tuple[str, ...]:
-    """Names of rungs. Raises ValueError."""
-    given = [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple) else [value]
+    """Names of rungs, also several in one text, as the command line has them. Raises ValueError."""
+    listed = list(value) if isinstance(value, list | tuple) else [value]
+    given = [name for each in listed for name in (each.split(",") if isinstance(each, str) else [each])]
+    given = [name.strip() if isinstance(name, str) else name for name in given]
     unknown = [each for each in given if each not in RUNGS]
     if unknown:
         raise ValueError(f"must be {', '.join(RUNGS[:-1])} or {RUNGS[-1]}")

@@ -66,7 +66,10 @@ def read_parts(given: AdaptOptions, source: Path | None) -> Parts:
         )
         fit = replace(fit, examples=fit.examples[:most])
     if few is None and len(select.examples) < FEWEST_SELECTED:
-        few = _few(len(select.examples), "select")
+        few = (
+            f"{named('select')} has {len(select.examples)} prompts; at least {FEWEST_SELECTED} are needed to decide "
+            f"anything."
+        )
     if few is None and not fit.examples:
         few = "No prompt is left to fit on: all are too similar to those of select and test. Give other prompts."
     return Parts(fit, select, test, texts, near, few, tuple(dict.fromkeys(notes)))
@@ -137,7 +140,7 @@ def _held_out(
     size = HELD_OUT if usable >= parts * HELD_OUT + FEWEST_FITTED else usable // (2 + parts)
     few = None
     if size < FEWEST_SELECTED:
-        few = _few(usable, pool.name, parts * HELD_OUT + FEWEST_FITTED)
+        few = _few(usable, pool.name, [name for name in ("select", "test") if wanted[name]])
         size = max(1, usable // parts)
     groups = _groups(pool.examples)
     held: dict[str, list[Example]] = {"test": [], "select": []}
@@ -216,11 +219,10 @@ def _without_near(part: OwnTask, others: Sequence[Example], notes: list[str]) ->
     return replace(part, examples=tuple(example for example in part.examples if example.id not in dropped))
 
 
-def _few(have: int, option: str, enough: int = FEWEST_SELECTED) -> str:
-    if option == "select":
-        return f"{named('select')} has {have} prompts; at least {enough} are needed to decide anything."
-    fewest = FEWEST_SELECTED * 4
+def _few(have: int, option: str, absent: Sequence[str]) -> str:
+    """How many prompts it takes where those of the ``absent`` parts are held out."""
+    fewest, enough = FEWEST_SELECTED * (2 + len(absent)), HELD_OUT * len(absent) + FEWEST_FITTED
     return (
         f"{named(option)} has {have} prompts: too few to fit on some and decide on others. At least {fewest} are needed "
-        f"({enough:,} for {HELD_OUT} in each part), or {named('select', 'FILE')} and {named('test', 'FILE')}."
+        f"({enough:,} for {HELD_OUT} in each part), or {' and '.join(named(name, 'FILE') for name in absent)}."
     )

@@ -37,7 +37,8 @@ def render_card(manifest: Mapping[str, Any]) -> bytes:
         name = facts.get("repository") or HERE
         lines += [f'model = AutoModelForCausalLM.from_pretrained("{name}")']
         lines += [f'tokenizer = AutoTokenizer.from_pretrained("{name}")', "```"]
-    lines += adapted(manifest.get("adapted"))
+    record = manifest.get("adapted") or {}
+    lines += adapted({name: value for name, value in record.items() if name != "inputs"})  # they are listed above
     lines += own_section()
     lines += scored(facts)
     lines += [
@@ -87,9 +88,18 @@ def _title(manifest: Mapping[str, Any]) -> str:
 def _what_was_done(manifest: Mapping[str, Any]) -> list[str]:
     counts = Counter(entry["fate"] for entry in manifest["tensors"])
     told = ", ".join(f"{number} {action}" for action, number in sorted(counts.items()))
-    lines = [f"    {manifest['formula']}", ""]
-    lines += [f"- **{entry['role']}**: {_label(entry)}" for entry in manifest["inputs"]]
-    lines += ["", f"Tensors: {told}. Made by tuneport {manifest['environment']['tuneport']} without training."]
+    made = f"Tensors: {told}. Made by tuneport {manifest['environment']['tuneport']}"
+    inputs = manifest["inputs"]
+    parents = parents_of(manifest) or inputs
+    listed = [f"- **{entry['role']}**: {_label(entry)}" for entry in parents]
+    if [entry["name"] for entry in parents] != [entry["name"] for entry in inputs]:
+        # `adapt` trained an adapter from one of its rungs and added it; base, tuned and target of that sum are rungs.
+        adapter = (
+            f"An adapter ({inputs[1]['adapter']}) was trained from the rung {inputs[-1]['name']}, and added to it."
+        )
+        lines = [*listed, "", f"{adapter} {made}."]
+    else:
+        lines = [f"    {manifest['formula']}", "", *listed, "", f"{made} without training."]
     return lines + warned(manifest["warnings"])
 
 

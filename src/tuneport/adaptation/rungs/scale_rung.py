@@ -1,6 +1,6 @@
 """One α for all of Δ: target + α·Δ. Nothing is written until α is chosen: the target's weights are moved in memory.
 
-α is where most of the prompts that are fitted on are answered as the tuned source answers them (among equals: where its
+The user's own scale is that of plain addition, and the grid is relative to it. α is where most of the prompts that are fitted on are answered as the tuned source answers them (among equals: where its
 answers have the lowest loss). The gate then asks prompts that had no part in the choice.
 """
 
@@ -13,31 +13,32 @@ from typing import Any
 
 from tuneport.adaptation.climb import Attempt, Climb, Declined, parents
 from tuneport.adaptation.rung_measures import RungMeasures, judged_by, share
-from tuneport.adaptation.rungs.add_rung import transfer_to
 from tuneport.checkpoint.open_model import fetched
 from tuneport.checkpoint.reading import readers_by_role
 from tuneport.diagnosis.probing.carried_weights import carry
 from tuneport.diagnosis.probing.prompt_probe import small_files
 from tuneport.engine.plan import Plan, plan_transfer
+from tuneport.engine.run import execute
 from tuneport.examples.questions import Example
 from tuneport.scoring.answers.answer_losses import AnswerLosses
 from tuneport.scoring.devices import free_memory
 from tuneport.scoring.models import Seat, find_models, load
 from tuneport.scoring.prompts import prompts_of
 
-SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # times that of plain addition
 PROMPTS = 128  # at each α; a wrong choice costs nothing but time, for the gate decides
 
 
 def attempt(climb: Climb) -> Attempt | Declined:
-    """Choose α, and measure it; nothing is to be judged where 1 is the best."""
-    models = parents(climb.given)
+    """Choose α, and measure it; nothing is to be judged where plain addition is the best."""
+    models, plain = parents(climb.given), climb.given.choices.scale
+    scales = tuple(dict.fromkeys(plain if each == 1 else float(f"{plain * each:.6g}") for each in SCALES))
 
     def planned(scale: float) -> Plan:
         found = plan_transfer(*models, replace(climb.given.choices, scale=scale))
         return replace(found, inputs=tuple(fetched(checkpoint) for checkpoint in found.inputs))
 
-    with small_files(planned(1.0)) as folder:
+    with small_files(planned(plain)) as folder:
         (seat,) = find_models([os.fspath(climb.given.onto)])
         model = load(seat, climb.loading, climb.warnings.extend)
         moved = Seat(f"{seat.name} + α·Δ", folder)
@@ -45,29 +46,33 @@ def attempt(climb: Climb) -> Attempt | Declined:
         judged, _ = judged_by(few, climb.fit_answers, climb.asked.asking.match)
         agreed: dict[float, float] = {}
         losses: dict[float, float] = {}
-        for number, scale in enumerate(SCALES):
+        for number, scale in enumerate(scales):
             climb.progress.note = f"scale: α = {scale:g}"
             model = _moved(climb, model, planned(scale), moved, fresh=number == 0)
             losses[scale] = _loss(model, few.examples, climb.fit_answers)
             agreed[scale] = share(climb.asked.ask(judged, model)).value if judged.examples else 0.0
-        best = min(SCALES, key=lambda scale: (-agreed[scale], losses[scale], scale != 1.0))
+        best = min(scales, key=lambda scale: (-agreed[scale], losses[scale], scale != plain))
         measured: RungMeasures | None = None
-        if best != 1.0:
+        if best != plain:
             model = _moved(climb, model, planned(best), moved, fresh=False)
             measured = climb.measure(model)
     del model
     free_memory()
-    tried = {f"{scale:g}": {"agreement": agreed[scale], "loss": losses[scale]} for scale in SCALES}
+    tried = {repr(scale).removesuffix(".0"): {"agreement": agreed[scale], "loss": losses[scale]} for scale in scales}
     if measured is None:
-        why = "α = 1, plain addition, agrees best with the tuned source on the prompts that are fitted on."
-        return Declined(why, {"scale": 1.0, "tried": tried})
+        why = f"α = {plain:g}, plain addition, agrees best with the tuned source on the prompts that are fitted on."
+        return Declined(why, {"scale": plain, "tried": tried})
     return Attempt(
         measured,
         climb.folder / "scale",
-        keep=lambda: transfer_to(climb, scale=best, name="scale"),
+        keep=lambda: _write(climb, planned(best)),
         examples=len(climb.fit_answers),
         more={"scale": best, "tried": tried},
     )
+
+
+def _write(climb: Climb, plan: Plan) -> None:
+    execute(plan, climb.folder / "scale", replace(climb.given.running, overwrite=False))
 
 
 def _moved(climb: Climb, model: Any, plan: Plan, seat: Seat, *, fresh: bool) -> Any:

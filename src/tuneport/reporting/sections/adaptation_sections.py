@@ -347,8 +347,8 @@ def _scales(found: AdaptationResult) -> Section | None:
     ]
     csv = Csv("scales", ["alpha", "agreement", "loss"], [[t.scale, t.agreement, t.loss] for t in rung.tried])
     intro = (
-        "target + α·Δ on prompts that the rungs are fitted on; 0 is the target, 1 is plain addition. The α with the highest agreement is "
-        "tried on the select part; of equals, the one with the lowest loss of the tuned source's answers."
+        "target + α·Δ on prompts that the rungs are fitted on; 0 is the target, 1 (or the scale that was given) is plain addition. The α "
+        "with the highest agreement is tried on the select part; of equals, the one with the lowest loss of the tuned source's answers."
     )
     return Section("scales", "Which scale was tried?", [intro, Table("Scales", columns, rows, csv)])
 
