@@ -217,7 +217,9 @@ def _choices_of(manifest: Mapping[str, Any], names: Iterable[str]) -> Choices:
         recorded = dict(manifest["plan"]["choices"])
         if expressions := list(_expressions(recorded)):  # a hundred thousand names are listed only where there is one
             try_expressions(expressions, ["", *names])
-        recorded["rules"] = tuple(ScaleRule(rule["pattern"], rule["scale"]) for rule in recorded["rules"])
+        recorded["rules"] = tuple(
+            ScaleRule(rule["pattern"], rule["scale"], rule.get("last")) for rule in recorded["rules"]
+        )
         recorded["renames"] = tuple(
             Rename(each["pattern"], each["replacement"]) for each in recorded.get("renames", ())
         )

@@ -38,6 +38,8 @@ from tuneport.engine.plan import (
     grown_rows,
     place,
     rows_without_room,
+    rules_in_words,
+    scale_decisions,
 )
 from tuneport.engine.tokens import MatchedRows, lost_runs, match_rows, token_decisions, without_tokenizers
 from tuneport.errors import PairingError, named
@@ -47,7 +49,7 @@ from tuneport.files.printable import expression_of, quoted
 from tuneport.files.writing import write_new
 from tuneport.pairing.account import Account, ParentPair, TensorPair
 from tuneport.pairing.model_kinds import check_architectures
-from tuneport.pairing.name_rules import scale_of
+from tuneport.pairing.name_rules import ScaleRule, lay_rules, scale_of
 from tuneport.pairing.rows import Ids, Runs, runs_of
 from tuneport.pairing.tensors import Parents, check_patterns, check_readable, main_dtype, pair_target, ties_of
 from tuneport.pairing.vocabulary import VocabularyMatch
@@ -70,8 +72,9 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
     matched = [_match(vector, target, ties_target, choices) for vector in vectors]
     matches = [each.match for each in matched]
     _check_one_vocabulary(vectors, matches)
+    rules = lay_rules(choices.rules, target.tensors)
     accounts = [
-        _account(vector, rows, target, ties_target, choices, own.outside)
+        _account(vector, rows, target, ties_target, choices, rules, own.outside)
         for vector, rows, own in zip(vectors, matched, aligned, strict=True)
     ]
     applied = list(map(_Applied, vectors, scales, matched, accounts))
@@ -90,7 +93,7 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
             return kept[number]
         line = merged[written[number]]
         own = [line] if len(accounts) == 1 else [account.find(line.name) for account in accounts]
-        made = line, *_recipe(line, own, applied, choices, cast)
+        made = line, *_recipe(line, own, applied, choices, rules, cast)
         if isinstance(made[1], Sum) and any(term.runs is not None for term in made[1].terms):
             kept[number] = made
         return made
@@ -102,7 +105,7 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
     against = contradictions(sidecars.files, layout.slots, target)
     return Plan(
         operation="apply",
-        formula="target + " + " + ".join(_in_words(one, len(applied)) for one in applied),
+        formula=f"target + {' + '.join(_in_words(one, len(applied)) for one in applied)}{rules_in_words(choices)}",
         inputs=inputs,
         choices=choices,
         account=merged,
@@ -110,7 +113,11 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         layout=layout,
         vocabulary=tuple(map(without_tokenizers, matches)),
         files=sidecars.files,
-        decisions=(*(decision for each in aligned for decision in each.decisions), *decisions),
+        decisions=(
+            *(decision for each in aligned for decision in each.decisions),
+            *scale_decisions(rules),
+            *decisions,
+        ),
         differences=tuple(sidecars.differences),
         tensor_refusals=tuple(refusals),
         sidecar_refusals=(*sidecars.refusals, *against.refusals),
@@ -196,13 +203,19 @@ def _check_one_vocabulary(vectors: Sequence[DiffVector], matches: Sequence[Vocab
 
 
 def _account(
-    vector: DiffVector, matched: MatchedRows, target: Checkpoint, ties: Ties, choices: Choices, outside: Set[str]
+    vector: DiffVector,
+    matched: MatchedRows,
+    target: Checkpoint,
+    ties: Ties,
+    choices: Choices,
+    rules: Sequence[ScaleRule],
+    outside: Set[str],
 ) -> Account:
     own = _ties(vector)
     names = _names(own, vector)
     pairs = LazyMapping(names, lambda weight: _as_pair(names[weight], vector.entries[names[weight]]))
     parents = Parents(pairs, own, matched.by_token, choices.drop, outside)
-    return pair_target(parents, target, ties, choices.rules, bool(matched.match.added))
+    return pair_target(parents, target, ties, rules, bool(matched.match.added))
 
 
 def _as_pair(name: str, entry: Mapping[str, Any]) -> ParentPair:
@@ -247,7 +260,12 @@ def _merge_accounts(accounts: Sequence[Account], target: Checkpoint) -> tuple[Ac
 
 
 def _recipe(
-    line: TensorPair, lines: Sequence[TensorPair | None], applied: Sequence[_Applied], choices: Choices, cast: Cast
+    line: TensorPair,
+    lines: Sequence[TensorPair | None],
+    applied: Sequence[_Applied],
+    choices: Choices,
+    rules: Sequence[ScaleRule],
+    cast: Cast,
 ) -> tuple[Recipe, tuple[int, ...], tuple[float, ...]]:
     assert line.target is not None
     target, terms, shape = line.target, [], line.target.shape
@@ -256,7 +274,7 @@ def _recipe(
     for one, own in zip(applied, lines, strict=True):
         if own is None or own.fate not in ("transferred", "resized") or own.pair is None:
             continue
-        vector, scale = one.vector, scale_of(line.name, one.scale, choices.rules)
+        vector, scale = one.vector, scale_of(line.name, one.scale, rules)
         stored = vector.difference(own.pair.name)
         if target.dtype == "F64" and stored is not None and stored.dtype != "F64":
             raise PairingError(

@@ -46,6 +46,16 @@ def parse_scale(value: object) -> float:
     return number
 
 
+def parse_rule_scale(value: object) -> tuple[float, float | None]:
+    """A scale, or the first and the last of a ramp, from a number, a text or two numbers. Raises ValueError."""
+    ends: Sequence[object] = value.split("..", 1) if isinstance(value, str) else cast(Any, value)
+    several = isinstance(ends, list | tuple) and len(ends) == 2
+    try:
+        return (parse_scale(ends[0]), parse_scale(ends[1])) if several else (parse_scale(value), None)
+    except ValueError:
+        raise ValueError("must be a finite number, or a ramp over the layers such as 0.2..1.0") from None
+
+
 def _pairs(value: object, written: str) -> list[tuple[object, object]]:
     """(left, right) of a mapping, of texts LEFT=RIGHT (split at the last ``=``), or of pairs. Raises ValueError."""
     if isinstance(value, Mapping):
@@ -67,9 +77,9 @@ def _pairs(value: object, written: str) -> list[tuple[object, object]]:
 def parse_rules(value: object) -> tuple[ScaleRule, ...]:
     """Rules from ``{REGEX: SCALE}``, texts ``REGEX=SCALE`` or rules. Raises ValueError."""
     if isinstance(value, Sequence) and value and all(isinstance(each, ScaleRule) for each in value):
-        value = [(rule.pattern, rule.scale) for rule in value]
+        value = [(rule.pattern, rule.value) for rule in value]
     pairs = _pairs(value, "REGEX=SCALE, for example 'embed_tokens=0'")
-    return tuple(ScaleRule(_expression(pattern), parse_scale(scale)) for pattern, scale in pairs)
+    return tuple(ScaleRule(_expression(pattern), *parse_rule_scale(scale)) for pattern, scale in pairs)
 
 
 def parse_renames(value: object) -> tuple[Rename, ...]:
@@ -141,10 +151,10 @@ class Choices(Options):
     scale: float = _arithmetic(1.0, "factor for the diff vector", metavar="X")
     rules: tuple[ScaleRule, ...] = _repeated(
         help="another scale for tensors whose names match the regular expression; the last match wins; 0 keeps the "
-        "target's tensor",
+        "target's tensor; FIRST..LAST is a ramp over the layers that match",
         metavar="REGEX=SCALE",
         parse=parse_rules,
-        accepts="Mapping[str, float] | Sequence[str]",
+        accepts="Mapping[str, float | str | tuple[float, float]] | Sequence[str]",
     )
     drop: tuple[str, ...] = _repeated(
         help="leave out tensors that the target lacks (with `diff`: that only one of the two models has)",

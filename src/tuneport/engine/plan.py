@@ -38,7 +38,7 @@ from tuneport.files.printable import quoted
 from tuneport.output.digest import leaf_count
 from tuneport.output.shards import Layout, lay_out
 from tuneport.pairing.account import Account, Fate, ParentPair, TensorPair
-from tuneport.pairing.name_rules import scale_of
+from tuneport.pairing.name_rules import LaidRamp, ScaleRule, lay_rules, scale_of
 from tuneport.pairing.tensors import main_dtype, pair_target
 from tuneport.pairing.vocabulary import RowMap, VocabularyMatch
 from tuneport.pairing.vocabulary_matrices import columns_of, rows_of, with_rows
@@ -185,14 +185,15 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
     """The plan of target + scale·(tuned − base). Raises an error if the models do not belong together."""
     paired = pair_models(base, tuned, target, choices)
     match, parents = paired.matched.match, paired.parents
-    account = pair_target(parents, target, paired.ties[2], choices.rules, bool(match.added))
+    rules = lay_rules(choices.rules, target.tensors)
+    account = pair_target(parents, target, paired.ties[2], rules, bool(match.added))
     cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
     matrices = Matrices(match)
     written = array("Q", account.places(*WRITTEN))
 
     def make(number: int) -> Made:
         line = account[written[number]]
-        return line, *_recipe(line, choices, cast, matrices)
+        return line, *_recipe(line, choices, rules, cast, matrices)
 
     layout, tasks = place(LazySequence(len(written), make), choices.shard_bytes)
     grown = grown_rows(account, layout)
@@ -211,7 +212,7 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         layout=layout,
         vocabulary=(without_tokenizers(match),),
         files=sidecars.files,
-        decisions=(*paired.decisions, *sidecars.decisions),
+        decisions=(*paired.decisions, *scale_decisions(rules), *sidecars.decisions),
         differences=tuple(sidecars.differences),
         tensor_refusals=paired.refusals(account, rows_without_room(tasks, grown)),
         sidecar_refusals=(*sidecars.refusals, *against.refusals),
@@ -288,12 +289,26 @@ def rows_without_room(tasks: Sequence[OutputTask], grown: Mapping[int, int]) -> 
 def formula(choices: Choices) -> str:
     """The formula in words that a manifest shows."""
     scale = "" if choices.scale == 1 else f"{choices.scale:g} · "
-    rules = "".join(f"; {rule.scale:g} where /{rule.pattern}/" for rule in choices.rules)
-    return f"target + {scale}(tuned − base){rules}"
+    return f"target + {scale}(tuned − base){rules_in_words(choices)}"
+
+
+def rules_in_words(choices: Choices) -> str:
+    """What follows a formula where rules change the scale of some tensors."""
+    return "".join(f"; {rule.shown} where /{rule.pattern}/" for rule in choices.rules)
+
+
+def scale_decisions(rules: Sequence[ScaleRule]) -> list[Decision]:
+    """The scale of every layer that a ramp reaches, a line for each list of layers."""
+    ramps = [rule for rule in rules if isinstance(rule, LaidRamp)]
+    return [
+        Decision(f"scale.{stack}", told, f"--rule {ramp.pattern}={ramp.shown}")
+        for ramp in ramps
+        for stack, told in ramp.told()
+    ]
 
 
 def _recipe(
-    line: TensorPair, choices: Choices, cast: Cast, matrices: Matrices
+    line: TensorPair, choices: Choices, rules: Sequence[ScaleRule], cast: Cast, matrices: Matrices
 ) -> tuple[Recipe, tuple[int, ...], tuple[float, ...]]:
     assert line.target is not None
     target, dtype = line.target, cast.of(line.target.dtype)
@@ -302,7 +317,7 @@ def _recipe(
         work = working_dtype(target.dtype)
         return Sum(line.name, Source("target", target), (), dtype, work, seed), target.shape, (0.0,)
     base, tuned = line.pair.base, line.pair.tuned
-    scale = scale_of(line.name, choices.scale, choices.rules)
+    scale = scale_of(line.name, choices.scale, rules)
     change = line.pair.change
     matched = line.by_token or (change is not None and change.rows is not None)
     rows = matrices.map(rows_of(base), rows_of(tuned), rows_of(target)) if matched else None
