@@ -259,6 +259,7 @@ MODELS_EXTRA = (
     "tuning/",
     "examples/",
     *_OF_DIAGNOSIS,
+    "adaptation/layer_scales.py",
     "adaptation/retained_texts.py",
 )  # `studies` imports no torch
 

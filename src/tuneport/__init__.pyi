@@ -40,7 +40,7 @@ def adapt(
     retain: str | PathLike[str] | DataFrame | Dataset | Sequence[str | PathLike[str] | DataFrame | Dataset] = ...,
     *,
     columns: Mapping[str, str] | None = ...,
-    up_to: Literal['add', 'scale', 'distil', 'tune'] | None = ...,
+    up_to: Literal['add', 'scale', 'layers', 'distil', 'tune'] | None = ...,
     rungs: str | Sequence[str] = ...,
     steps: int = ...,
     learning_rate: float | None = ...,

@@ -19,6 +19,7 @@ from support.tiny_models import read_weights
 
 import tuneport
 from tuneport.adaptation import ladder
+from tuneport.adaptation.adapt_options import RUNGS
 from tuneport.adaptation.run import rehearse_adapt
 from tuneport.diagnosis.probing import carried_weights
 from tuneport.errors import TakenError
@@ -67,18 +68,18 @@ def rungs(found: Any) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def climbed(family: Family, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """All rungs, with examples."""
+    """All rungs, with examples; layers is named, else it is not tried."""
     place = tmp_path_factory.mktemp("climbed")
     examples = family.file(place / "examples.jsonl", 0, 64, answered=True)
     select = family.file(place / "select.jsonl", 100, 180, answered=True)
-    given = {**files.held, "select": select, "test": files.answered, **TRAINED}
+    given = {**files.held, "select": select, "test": files.answered, "rungs": RUNGS, **TRAINED}
     return tuneport.adapt(*family.models, place / "out", examples=examples, **given)
 
 
 def test_the_record_has_a_line_for_every_rung(scaled: Any) -> None:
     record = json.loads((scaled.out / "adapt.json").read_text())
     assert record["format"] == "tuneport.adapt/1"
-    assert [rung["name"] for rung in record["rungs"]] == ["add", "scale", "distil", "tune"]
+    assert [rung["name"] for rung in record["rungs"]] == ["add", "scale", "layers", "distil", "tune"]
     fields = {"name", "status", "select", "test", "retention", "seconds", "examples", "steps", "why"}
     assert all(fields <= rung.keys() for rung in record["rungs"])
     assert {rung["status"] for rung in record["rungs"]} <= {"kept", "not better", "harmed", "skipped"}

@@ -178,7 +178,7 @@ def test_half_of_the_texts_to_keep_is_measured_and_the_other_half_trained_on(tmp
         ({"prompts": "p.jsonl", "up_to": "tune"}, "up_to", "needs answers"),
         ({"prompts": "p.jsonl", "rungs": "tune"}, "rungs", "needs answers"),
         ({"prompts": "p.jsonl", "rungs": "distil", "up_to": "scale"}, "up_to", "does not go with"),
-        ({"prompts": "p.jsonl", "rungs": ["align"]}, "rungs", "must be add, scale, distil or tune"),
+        ({"prompts": "p.jsonl", "rungs": ["align"]}, "rungs", "must be add, scale, layers, distil or tune"),
         ({"examples": "p.jsonl"}, "examples", "without an answer"),
         ({"prompts": "p.jsonl", "retain": "a.jsonl"}, "retain", "must be texts"),
         ({"prompts": "c.jsonl"}, "prompts", "has `choices`"),

@@ -21,7 +21,8 @@ from tuneport.scoring.evaluate_options import (
 )
 from tuneport.tuning.recipes import Lora, parse_lora
 
-RUNGS = ("add", "scale", "distil", "tune")
+RUNGS = ("add", "scale", "layers", "distil", "tune")
+MAPS = ("layers",)  # tried only where they are named: they cost like distil, and win less (docs/adapt.md)
 HELD_OUT = 200  # prompts in each of the parts that are held out, where no files are named for them
 FEWEST_FITTED = 16
 _fitting = partial(option, group="fitting")
@@ -98,8 +99,11 @@ class AdaptOptions(Options):
         (),
     )
     columns: Mapping[str, str] | None = columns_option()
-    up_to: Literal["add", "scale", "distil", "tune"] | None = option(
-        None, metavar="RUNG", help="last rung to try: add, scale, distil or tune (default: all that the data allow)"
+    up_to: Literal["add", "scale", "layers", "distil", "tune"] | None = option(
+        None,
+        metavar="RUNG",
+        help="last rung to try: add, scale, layers, distil or tune; layers is tried only where it is named (default: all "
+        "others that the data allow)",
     )
     rungs: tuple[str, ...] = option(
         (), metavar="RUNG[,RUNG…]", repeatable=True, separator=",", parse=_parse_rungs, help="try only these rungs"
@@ -135,4 +139,4 @@ class AdaptOptions(Options):
         if self.rungs:
             return tuple(name for name in RUNGS if name == "add" or name in self.rungs)
         last = self.up_to or ("tune" if self.examples else "distil")
-        return RUNGS[: RUNGS.index(last) + 1]
+        return tuple(name for name in RUNGS[: RUNGS.index(last) + 1] if name == last or name not in MAPS)

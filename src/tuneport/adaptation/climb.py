@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,8 @@ from tuneport.adaptation.prompt_parts import Parts
 from tuneport.adaptation.rung_measures import AskedParts, RungMeasures, measure
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open_model import open_checkpoint
+from tuneport.engine.plan import Plan
+from tuneport.engine.run import execute
 from tuneport.examples.questions import Example
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes
@@ -27,6 +29,7 @@ from tuneport.scoring.measured_tokens import answers_of
 from tuneport.scoring.models import Loading, Seat, find_models, load, look_over, tokenizer_of
 
 Value = TypeVar("Value")
+MOST_FITTED = 128  # prompts that one α, or one for each layer, is fitted on; a wrong choice costs nothing but time
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,23 @@ class Climb:
         with in_words(f"{model.name} could not be asked"):
             return measure(model, self.asked)
 
+    def write(self, name: str, plan: Plan) -> None:
+        """A transfer into the folder of a rung."""
+        execute(plan, self.folder / name, replace(self.given.running, overwrite=False))
+
     def fit_file(self, *, answered: bool) -> Path:
         """The prompts to fit on as a file that `tune` reads, with their answers where it needs them."""
         place = self.folder / f"fit{'-answered' if answered else ''}.jsonl"
         write_rows(place, self.parts.fit.examples, answered=answered)
         return place
+
+    def fitted_answers(self) -> tuple[tuple[Example, ...], tuple[str, ...]]:
+        """Prompts to fit on with answers: the user's where there are any, else the source's to the first of them."""
+        examples = self.parts.fit.examples
+        if self.given.examples:
+            few = examples[:MOST_FITTED]
+            return few, tuple(_completed(example) for example in few)
+        return examples[: len(self.fit_answers)], self.fit_answers
 
     def near_file(self) -> Path | None:
         """The texts on which a rung that trains stays near the target; None without them."""
@@ -131,8 +146,12 @@ def _row(example: Example, answered: bool) -> dict[str, Any]:
         return {"messages": [*messages, {"role": "assistant", "content": example.answer}] if answered else messages}
     if not answered:
         return {"prompt": example.prompt}
-    prompt = example.prompt or ""
-    return {"prompt": prompt, "completion": answers_of(example, prompt)[0]}
+    return {"prompt": example.prompt or "", "completion": _completed(example)}
+
+
+def _completed(example: Example) -> str:
+    """The right answer, as it stands behind the prompt."""
+    return example.answer if example.messages is not None else answers_of(example, example.prompt or "")[0]
 
 
 @contextmanager

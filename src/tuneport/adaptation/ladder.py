@@ -14,7 +14,7 @@ from typing import Any
 from tuneport.adaptation.climb import Attempt, Climb, Declined, Standing
 from tuneport.adaptation.gate import GateDecision, decide
 from tuneport.adaptation.rung_measures import RungMeasures, retention, right
-from tuneport.adaptation.rungs import add_rung, distil_rung, scale_rung, tune_rung
+from tuneport.adaptation.rungs import add_rung, distil_rung, layers_rung, scale_rung, tune_rung
 from tuneport.errors import named, recorded
 from tuneport.files.json_text import read_json
 from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes
@@ -24,6 +24,7 @@ from tuneport.statistics import Estimate, accuracy, difference
 ATTEMPTS: Mapping[str, Callable[[Climb], Attempt | Declined]] = {
     "add": add_rung.attempt,
     "scale": scale_rung.attempt,
+    "layers": layers_rung.attempt,
     "distil": distil_rung.attempt,
     "tune": tune_rung.attempt,
 }

@@ -15,14 +15,13 @@ from typing import Any
 
 from tuneport.adaptation.adapt_options import AdaptOptions
 from tuneport.adaptation.adapt_record import Adaptation, record_of
-from tuneport.adaptation.climb import Climb, kept, loaded, parents
+from tuneport.adaptation.climb import MOST_FITTED, Climb, kept, loaded, parents
 from tuneport.adaptation.ladder import climb_all, figure
 from tuneport.adaptation.learning_rates import with_rates
 from tuneport.adaptation.prompt_parts import Parts, read_parts
 from tuneport.adaptation.rehearsal import PlannedAdaptation, planned
 from tuneport.adaptation.retained_texts import halves, own_texts
 from tuneport.adaptation.rung_measures import AskedParts, RungMeasures, judged_by, retention
-from tuneport.adaptation.rungs.scale_rung import PROMPTS
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.diagnosis.probing.probe_prompts import Questions, hear_source
 from tuneport.diffvector.run import diff
@@ -246,9 +245,9 @@ def _answers(
             about = {"teacher": model.name, "warnings": []}
             record_answers(model, (few,), work / TEACHER, longest=longest, about=about)
             texts = recorded_texts(work / TEACHER)
-            found["fit"] = [texts[key_of(example)] for example in few.examples[:PROMPTS]]
-        elif few is not None and "scale" in given.wanted:
-            few = replace(few, examples=few.examples[:PROMPTS])
+            found["fit"] = [texts[key_of(example)] for example in few.examples[:MOST_FITTED]]
+        elif few is not None and {"scale", "layers"} & set(given.wanted):
+            few = replace(few, examples=few.examples[:MOST_FITTED])
             found["fit"] = [text for _, text in _said(few, model, given)]
         found["longest"] = max(shape.tokens for shape in model.shapes)
     return found

@@ -11,6 +11,7 @@ ADAPTED = "adapt.json"
 NAMES = {
     "add": "add: target + Δ",
     "scale": "scale: target + α·Δ",
+    "layers": "layers: an α for each kind of tensor in each layer",
     "distil": "distil: from the tuned source",
     "tune": "tune: on examples",
 }

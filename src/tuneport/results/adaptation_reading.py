@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,18 @@ class TriedScale:
 
 
 @dataclass(frozen=True)
+class LayerScale:
+    """The α of a kind of tensor in a layer (None: outside the layers)."""
+
+    layer: int | None
+    kind: str
+    alpha: float
+
+
+@dataclass(frozen=True)
 class ReadRung:
     """One rung. ``start``: the rung that it was trained from; ``starts``: the share of select from each that was tried;
-    ``scale`` and ``tried``: the α that was chosen, and all.
+    ``scale`` and ``tried``: the α that was chosen, and all; ``layers``: those of a rung that has one for each kind in each layer.
     """
 
     name: str
@@ -92,6 +101,7 @@ class ReadRung:
     final_loss: float | None
     scale: float | None
     tried: tuple[TriedScale, ...]
+    layers: tuple[LayerScale, ...]
     starts: Mapping[str, float]
     warnings: tuple[str, ...]
 
@@ -211,9 +221,17 @@ def _rung(row: Mapping[str, Any]) -> ReadRung:
         final_loss=number_or(row.get("final_loss"), None),
         scale=number_or(row.get("scale"), None),
         tried=tuple(sorted(tried, key=lambda each: each.scale)),
+        layers=tuple(_layer_scales(row)),
         starts={name: value for name, value in starts.items() if value is not None},
         warnings=texts(row.get("warnings")),
     )
+
+
+def _layer_scales(row: Mapping[str, Any]) -> Iterator[LayerScale]:
+    for each in mappings(row, "layers"):
+        alpha = number_or(each.get("alpha"), None)
+        if alpha is not None:
+            yield LayerScale(whole(each.get("layer")), text_or(each.get("kind"), "?"), alpha)
 
 
 def _model(row: Mapping[str, Any]) -> LadderModel:

@@ -47,7 +47,7 @@ def test_without_a_last_rung_prompts_go_as_far_as_distil_and_examples_as_far_as_
         ('prompts = ["org/a"]\nexamples = ["org/b"]\n', "[adapt] prompts: are both given"),
         ('prompts = ["nowhere.jsonl"]\n', "[adapt] prompts: 'nowhere.jsonl': no such file beside the study file"),
         ('prompts = ["org/a"]\nup-to = "tune"\n', "[adapt] up-to: 'tune': needs answers to train on"),
-        ('prompts = ["org/a"]\nrungs = ["ad"]\n', "[adapt] rungs: 'ad': must be add, scale, distil or tune"),
+        ('prompts = ["org/a"]\nrungs = ["ad"]\n', "[adapt] rungs: 'ad': must be add, scale, layers, distil or tune"),
         ('prompts = ["org/a"]\nlearning-rate = 7\n', "[adapt] learning-rate: 7: must be a number above 0"),
         ('prompts = ["org/a"]\nlearningrate = 1\n', "did you mean 'learning-rate'?"),
         ('prompts = ["org/a"]\nchat-template = "./none.jinja"\n', "[adapt] chat-template"),

@@ -1,16 +1,16 @@
 """One α for all of Δ: target + α·Δ. Nothing is written until α is chosen: the target's weights are moved in memory.
 
-The user's own scale is that of plain addition, and the grid is relative to it. α is where most of the prompts that are fitted on are answered as the tuned source answers them (among equals: where its
-answers have the lowest loss). The gate then asks prompts that had no part in the choice.
+The user's own scale is that of plain addition, and the grid is relative to it. α is where most of the prompts that are fitted
+on are answered as the tuned source answers them (among equals: where its answers have the lowest loss). The gate then asks prompts that had no part in the choice.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from tuneport.adaptation.answer_fit import answered, nats_per_token
 from tuneport.adaptation.climb import Attempt, Climb, Declined, parents
 from tuneport.adaptation.rung_measures import RungMeasures, judged_by, share
 from tuneport.checkpoint.open_model import fetched
@@ -18,15 +18,10 @@ from tuneport.checkpoint.reading import readers_by_role
 from tuneport.diagnosis.probing.carried_weights import carry
 from tuneport.diagnosis.probing.prompt_probe import small_files
 from tuneport.engine.plan import Plan, plan_transfer
-from tuneport.engine.run import execute
-from tuneport.examples.questions import Example
-from tuneport.scoring.answers.answer_losses import AnswerLosses
 from tuneport.scoring.devices import free_memory
 from tuneport.scoring.models import Seat, find_models, load
-from tuneport.scoring.prompts import prompts_of
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # times that of plain addition
-PROMPTS = 128  # at each α; a wrong choice costs nothing but time, for the gate decides
 
 
 def attempt(climb: Climb) -> Attempt | Declined:
@@ -49,7 +44,7 @@ def attempt(climb: Climb) -> Attempt | Declined:
         for number, scale in enumerate(scales):
             climb.progress.note = f"scale: α = {scale:g}"
             model = _moved(climb, model, planned(scale), moved, fresh=number == 0)
-            losses[scale] = _loss(model, few.examples, climb.fit_answers)
+            losses[scale] = nats_per_token(model, answered(model, few.examples, climb.fit_answers))
             agreed[scale] = share(climb.asked.ask(judged, model)).value if judged.examples else 0.0
         best = min(scales, key=lambda scale: (-agreed[scale], losses[scale], scale != plain))
         measured: RungMeasures | None = None
@@ -65,14 +60,10 @@ def attempt(climb: Climb) -> Attempt | Declined:
     return Attempt(
         measured,
         climb.folder / "scale",
-        keep=lambda: _write(climb, planned(best)),
+        keep=lambda: climb.write("scale", planned(best)),
         examples=len(climb.fit_answers),
         more={"scale": best, "tried": tried},
     )
-
-
-def _write(climb: Climb, plan: Plan) -> None:
-    execute(plan, climb.folder / "scale", replace(climb.given.running, overwrite=False))
 
 
 def _moved(climb: Climb, model: Any, plan: Plan, seat: Seat, *, fresh: bool) -> Any:
@@ -82,17 +73,3 @@ def _moved(climb: Climb, model: Any, plan: Plan, seat: Seat, *, fresh: bool) -> 
         for reader in readers.values():
             reader.check_unchanged()
     return load(seat, climb.loading, climb.warnings.extend, weights=model.model)
-
-
-def _loss(model: Any, examples: Sequence[Example], answers: Sequence[str]) -> float:
-    """Nats per token of the source's answers."""
-    losses, nats, tokens = AnswerLosses(model), 0.0, 0
-    for example, answer in zip(examples, answers, strict=True):
-        if not answer.strip():
-            continue
-        prompt = prompts_of(model.tokenizer, [example])[0]
-        pair = losses.pair(prompt, answer, rendered=example.messages is not None)
-        if pair.answer and len(pair.prompt) + len(pair.answer) <= model.max_length:
-            nats += losses.loss(pair, losses.logs(pair))
-            tokens += len(pair.answer)
-    return nats / max(tokens, 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from statistics import fmean
 
 from tuneport.reporting.render.ladder_figure import REFERENCE, DrawnModel, ladder_figure
 from tuneport.reporting.sections.parts import (
@@ -78,7 +79,7 @@ def summary(found: AdaptationResult) -> str:
 
 def sections(found: AdaptationResult) -> list[Section]:
     """The sections in their order."""
-    every = [_answer(found), _decisions(found), _scales(found), _asked(found), _settings(found)]
+    every = [_answer(found), _decisions(found), _scales(found), _layer_scales(found), _asked(found), _settings(found)]
     return [section for section in every if section is not None]
 
 
@@ -351,6 +352,37 @@ def _scales(found: AdaptationResult) -> Section | None:
         "with the highest agreement is tried on the select part; of equals, the one with the lowest loss of the tuned source's answers."
     )
     return Section("scales", "Which scale was tried?", [intro, Table("Scales", columns, rows, csv)])
+
+
+def _layer_scales(found: AdaptationResult) -> Section | None:
+    """The α of each kind of tensor over the layers, where a rung has them."""
+    told = next((rung.layers for rung in found.rungs if rung.layers), None)
+    if told is None:
+        return None
+    kinds: dict[str, list[float]] = {}
+    for each in told:
+        kinds.setdefault(each.kind, []).append(each.alpha)
+    columns = [
+        TableColumn("kind of tensor"),
+        TableColumn("layers", True, "1: the only one, or outside the layers"),
+        *(TableColumn(f"{name} α", True) for name in ("lowest", "mean", "highest")),
+    ]
+    rows = [
+        [
+            Value(kind),
+            Value(str(len(alphas)), len(alphas)),
+            *(Value(minus(f"{value:.2f}"), value) for value in (min(alphas), fmean(alphas), max(alphas))),
+        ]
+        for kind, alphas in kinds.items()
+    ]
+    csv = Csv("layer-scales", ["layer", "kind", "alpha"], [[each.layer, each.kind, each.alpha] for each in told])
+    intro = (
+        "target + α·Δ with an α of its own for each kind of tensor in each layer, fitted on the loss of the tuned source's answers "
+        "(of the given ones, where there are any). 1 is plain addition, 0 leaves the target's tensor as it is."
+    )
+    return Section(
+        "layer-scales", "Which scales do the layers get?", [intro, Table("Layer scales", columns, rows, csv)]
+    )
 
 
 def _asked(found: AdaptationResult) -> Section | None:

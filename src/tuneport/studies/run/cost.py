@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.adaptation.adapt_options import FEWEST_FITTED, HELD_OUT
-from tuneport.adaptation.rungs.scale_rung import PROMPTS, SCALES
+from tuneport.adaptation.climb import MOST_FITTED
+from tuneport.adaptation.layer_scales import BATCH
+from tuneport.adaptation.rungs.layers_rung import STEPS
+from tuneport.adaptation.rungs.scale_rung import SCALES
 from tuneport.checkpoint.local_folder import open_folder
 from tuneport.diagnosis.points import how_many
 from tuneport.errors import TuneportError
@@ -250,7 +253,9 @@ class CostEstimates:
         longest = fitting["max_length"] or _LONGEST
         each = min(longest, self._study.cost.get("tokens_per_example") or (tokens or longest) + new)
         if "scale" in rungs:
-            found.append(scored([_Asked(min(PROMPTS, fit), tokens)], len(SCALES) + 1))
+            found.append(scored([_Asked(min(MOST_FITTED, fit), tokens)], len(SCALES) + 1))
+        if "layers" in rungs:
+            found.append(self._hours(_OPERATIONS["sft"] * size.parameters * STEPS * min(BATCH, fit) * each))
         if "distil" in rungs:  # the source answers, and its distribution is learned
             seen = fitting["steps"] * fitting["batch_size"]
             found += [scored([_Asked(fit, tokens)]), self._hours(_DISTILLING * size.parameters * seen * each)]
