@@ -65,6 +65,8 @@ def test_transfer_diff_apply_inspect_and_verify_run_without_torch_transformers_t
         ["verify", out],
         ["verify", out, "--base", base, "--tuned", tuned, "--onto", target, "--full"],
         ["verify", both, "--diff", delta, "--onto", target, "--full"],
+        ["export", delta, "--as", "peft", "--onto", target, "--out", str(tmp_path / "adapter")],
+        ["export", delta, "--as", "sparse", "--onto", target, "--out", str(tmp_path / "patch")],
     ]
     done = python(CORE.format(heavy=HEAVY, commands=commands))
     assert done.returncode == 0, done.stderr

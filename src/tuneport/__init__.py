@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tuneport.comparison.distances import distances as distances
     from tuneport.diagnosis.loss_path import path as path
     from tuneport.diagnosis.pair_comparison import compare as compare
+    from tuneport.diffvector.exports.run import export as export
     from tuneport.diffvector.run import apply as apply
     from tuneport.diffvector.run import diff as diff
     from tuneport.diffvector.run import plan as plan
@@ -41,6 +42,7 @@ __all__ = [
     "diff",
     "distances",
     "evaluate",
+    "export",
     "inspect",
     "path",
     "plan",
@@ -60,6 +62,7 @@ _HOMES = {
     "diff": "tuneport.diffvector.run",
     "distances": "tuneport.comparison.distances",
     "evaluate": "tuneport.scoring.run",
+    "export": "tuneport.diffvector.exports.run",
     "inspect": "tuneport.inspection",
     "path": "tuneport.diagnosis.loss_path",
     "plan": "tuneport.diffvector.run",

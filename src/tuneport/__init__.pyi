@@ -11,6 +11,7 @@ from tuneport.comparison.distances import Distances as Distances
 from tuneport.diagnosis.loss_path import LossPath as LossPath
 from tuneport.diagnosis.pair_comparison import PairComparison as PairComparison
 from tuneport.diagnosis.pair_comparison import Ranking as Ranking
+from tuneport.diffvector.exports.run import Exported as Exported
 from tuneport.engine.plan_text import PlannedRun as PlannedRun
 from tuneport.engine.run import Output as Output
 from tuneport.inspection import Description as Description
@@ -26,7 +27,7 @@ from tuneport.tuning.recipes import Recipe as Recipe
 DataFrame: TypeAlias = Any  # of pandas
 Dataset: TypeAlias = Any  # of datasets
 __version__: str
-__all__ = ["adapt", "apply", "compare", "diff", "distances", "evaluate", "inspect", "path", "plan", "publish", "report", "study", "transfer", "tune", "verify"]
+__all__ = ["adapt", "apply", "compare", "diff", "distances", "evaluate", "export", "inspect", "path", "plan", "publish", "report", "study", "transfer", "tune", "verify"]
 
 def adapt(
     base: str | PathLike[str],
@@ -180,6 +181,29 @@ def evaluate(
     strict: bool = ...,
     overwrite: bool = ...,
 ) -> Scores: ...
+def export(
+    diff: str | PathLike[str],
+    onto: str | PathLike[str],
+    out: str | PathLike[str],
+    form: Literal['peft', 'sparse'],
+    *,
+    rank: int | None = ...,
+    energy: float | None = ...,
+    budget: str | None = ...,
+    scale: float = ...,
+    rules: Mapping[str, float | str | tuple[float, float]] | Sequence[str] = ...,
+    drop: str | Sequence[str] = ...,
+    renames: Mapping[str, str] | Sequence[str] = ...,
+    new_tokens: Literal['append', 'all', 'drop'] = ...,
+    vocabulary: str | Mapping[str, str] | Sequence[str] | None = ...,
+    shard_size: str = ...,
+    strict: bool = ...,
+    allow_nonfinite: bool = ...,
+    overwrite: bool = ...,
+    max_memory: str | None = ...,
+    workers: int | None = ...,
+    warn: Callable[[str], None] | None = ...,
+) -> Exported: ...
 def inspect(
     path: str | PathLike[str],
 ) -> Description: ...

@@ -16,6 +16,7 @@ from tuneport.checkpoint.adapter_config import AdapterConfig
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.small_files import PROCESSOR_FILES
+from tuneport.diffvector.exports.prepared_export import is_unfinished_export
 from tuneport.engine import kernel
 from tuneport.engine.manifest import read_manifest
 from tuneport.engine.run_options import InspectOptions
@@ -50,7 +51,7 @@ class Description(Found):
 def inspect(given: InspectOptions) -> Description:
     """A description of what is in a folder, or at a Hub id: its contents and ``kind``.
 
-    The kinds are checkpoint, adapter, output, diff vector, unfinished output and study. Raises `TuneportError`.
+    The kinds are checkpoint, adapter, output, diff vector, sparse patch, unfinished output and study. Raises `TuneportError`.
     """
     return Description(_described(given.path))
 
@@ -61,7 +62,7 @@ def _described(spec: Place) -> dict[str, Any]:
     path = Path(os.path.expanduser(spec))
     if path.is_dir() and is_study(FolderStore(path)):
         return {"kind": "study", **progress(FolderStore(path))}
-    if path.is_dir() and ((path / "journal.jsonl").exists() or is_unfinished(path)):
+    if path.is_dir() and ((path / "journal.jsonl").exists() or is_unfinished(path) or is_unfinished_export(path)):
         return {
             "kind": "unfinished output",
             "name": path.name,
@@ -75,11 +76,29 @@ def _described(spec: Place) -> dict[str, Any]:
             del manifest  # of many tensors it is large, and the diff vector has its own
             vector = open_diff(path)
             return {"kind": "diff vector", **_made(vector.stored, vector.manifest)}
+        if manifest["operation"] == "export":
+            return _exported(path, manifest)
         return {"kind": "output", **_adapted(path), **_made(open_checkpoint(path, "output"), manifest)}
     checkpoint = open_checkpoint(spec, "checkpoint")
     if checkpoint.adapter is not None:
         return {"kind": "adapter", **_adapter(checkpoint, checkpoint.adapter), **_checkpoint(checkpoint)}
     return {"kind": "checkpoint", **_adapted(path), **_checkpoint(checkpoint)}
+
+
+def _exported(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """An export of a diff vector: what it is of, and what it holds."""
+    found, sparse = manifest.get("exported", {}), manifest.get("form") == "sparse"
+    counted = ("changed", "elements", "share") if sparse else ("rank", "survives", "error")
+    return {
+        "kind": "sparse patch" if sparse else "adapter",
+        "name": path.name,
+        "made_from": [f"{entry['role']}: {entry['name']}" for entry in manifest["inputs"]],
+        "formula": manifest["formula"],
+        "tensors": len(manifest["tensors"]),
+        **{name: found.get(name) for name in counted},
+        **({} if sparse else {"left_out": len(found.get("left_out", ()))}),
+        "warnings": list(spoken(manifest["warnings"])),
+    }
 
 
 def _adapted(folder: Path) -> dict[str, str]:

@@ -26,6 +26,7 @@ from tuneport.checkpoint.local_folder import open_folder
 from tuneport.checkpoint.open_model import fetched
 from tuneport.checkpoint.reading import TensorReader, Workspace, readers_by_role, reading
 from tuneport.checkpoint.weights import StoredTensor
+from tuneport.diffvector.exports.export_card import render_export_card
 from tuneport.engine.budget import DEFAULT_MAX_MEMORY_PARSING, Budget, budget
 from tuneport.engine.checks.before_writing import look
 from tuneport.engine.checks.conclusion import conclude, lost_difference, measure_dropped
@@ -105,14 +106,14 @@ def verify(given: VerifyOptions) -> Proof:
     if plan is None and full:
         parents = f"{named('base')}, {named('tuned')} and {named('onto')} (or {named('diffs')} and {named('onto')})"
         raise UsageError(Fault("full", ABSENT, "needs the parents", f"Give {parents}"))
-    produced = open_folder(out, "output", stem="diff" if operation == "diff" else "model")
+    produced = open_folder(out, "output", stem=_stem(manifest, operation))
     more, leaves = (0, 0) if plan is None else (plan.more_memory, plan.leaves)
     pool = budget(running.memory_limit, running.workers, DEFAULT_MAX_MEMORY_PARSING, more, leaves)
     faults = _compare_tables(manifest, produced)
     with reading(produced) as reader:
         faults += _compare_digests(manifest, produced, reader, pool)
     faults += _compare_files(manifest, out, set(produced.files))
-    faults += in_a_folder(produced, manifest) if operation != "diff" else []
+    faults += in_a_folder(produced, manifest) if operation not in ("diff", "export") else []
     leaves = sum(leaf_count(tensor.nbytes) for tensor in produced.tensors.values())
     if plan is None:
         _stop_if(faults, out)
@@ -148,6 +149,13 @@ def verify(given: VerifyOptions) -> Proof:
     return Proof("full", len(produced.tensors), leaves, recomputed, known)
 
 
+def _stem(manifest: Mapping[str, Any], operation: str) -> str:
+    """What the names of the files with weights begin with."""
+    if operation == "export":
+        return {"peft": "adapter_model", "sparse": "patch"}.get(str(manifest.get("form")), "model")
+    return "diff" if operation == "diff" else "model"
+
+
 def _manifest_again(
     plan: Plan,
     manifest: Mapping[str, Any],
@@ -176,6 +184,11 @@ def _plan_again(
 
     if not (base or tuned or onto or diffs):
         return None
+    if operation == "export":
+        raise UsageError(
+            "An export is checked against its manifest alone: leave out the parents. To check where it comes from, "
+            "export the diff vector again and compare the digests in `tuneport.json`."
+        )
     scales = manifest.get("scales", [])
     if diffs:
         if operation != "apply" or onto is None:
@@ -292,8 +305,9 @@ def _compare_files(manifest: Mapping[str, Any], out: Path, shards: set[str]) -> 
 
 
 def _digest_of_card(manifest: Mapping[str, Any]) -> str | None:
+    render = render_export_card if manifest.get("operation") == "export" else render_card
     try:
-        return card_digest(render_card(manifest))
+        return card_digest(render(manifest))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         return None  # a manifest of another form gives no card
 

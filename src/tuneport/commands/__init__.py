@@ -4,6 +4,7 @@ COMMANDS = {
     "transfer": "transfer a fine-tuning: write target + (tuned − base)",
     "diff": "compute the diff vector tuned − base and save it in a folder",
     "apply": "add saved diff vectors to a target, one after another",
+    "export": "export a diff vector as a LoRA adapter or a sparse patch of a target",
     "compare": "check from weights and prompts whether a transfer will work, before you run it",
     "adapt": "improve on plain addition without labels: try scale, distil, tune; keep what is proved better",
     "inspect": "show what a folder or Hub id is: checkpoint, diff vector, output, study",

@@ -12,8 +12,8 @@ from tuneport.options import Declared, options_of
 
 _METAVARS = {int: "N", float: "X", str: "WORD"}
 # Places that the commands of the core open by themselves, whatever their names are; torch, transformers and records cannot.
-_CORE = ("transfer", "diff", "apply", "inspect", "verify")
-_PLACES = ("base", "tuned", "onto", "out", "path", "diffs")
+_CORE = ("transfer", "diff", "apply", "export", "inspect", "verify")
+_PLACES = ("base", "tuned", "onto", "out", "path", "diff", "diffs")
 
 
 def add_options(parser: argparse.ArgumentParser, *records: type[Any], not_always: Collection[str] = ()) -> None:

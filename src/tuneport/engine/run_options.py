@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from tuneport.engine.choices import Choices, Running, parse_scale
+from tuneport.checkpoint.adapter_config import MOST_RANK
+from tuneport.engine.choices import DEFAULT_SHARD_SIZE, Choices, Running, parse_scale
 from tuneport.errors import ABSENT, Fault, UsageError, named
-from tuneport.options import Bounds, Options, Place, nested, option
+from tuneport.options import Bounds, Options, Place, nested, option, size_text
 from tuneport.output.licences import parse_licence
 
 Warn = Callable[[str], None]
@@ -115,6 +116,68 @@ class ApplyOptions(Options):
     choices: Choices = nested(Choices)
     running: Running = nested(Running)
     warn: Warn | None = _warn()
+
+
+def parse_budget(value: object) -> str:
+    """A share such as ``5%``, or bytes such as ``200MiB``, as it was given. Raises ValueError."""
+    text = str(value).strip()
+    if text.endswith("%"):
+        try:
+            share = float(text[:-1])
+        except ValueError:
+            share = -1.0
+        if not 0 < share <= 100:
+            raise ValueError("is not a valid share; write it like 5%")
+        return text
+    try:
+        return size_text(text)
+    except ValueError:
+        raise ValueError("is not a valid budget; write it like 5% or 200MiB") from None
+
+
+_adapter = partial(option, None, group="the adapter")
+DEFAULT_RANK = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """The options of `export`."""
+
+    diff: Place = _argument(help="folder written by `tuneport diff`", metavar="DIFF")
+    onto: Place = _onto(help="the target: the model that will load what is exported")
+    out: Place = _out()
+    form: Literal["peft", "sparse"] = _place(
+        help="peft: a LoRA adapter of the target; sparse: a patch with the values that change in the target"
+    )
+    rank: int | None = _adapter(
+        help=f"highest rank of each matrix (default: {DEFAULT_RANK})", bounds=Bounds(least=1, most=MOST_RANK)
+    )
+    energy: float | None = _adapter(
+        help="share of ‖Δ‖² to keep in each matrix, instead of one rank", bounds=Bounds(above=0, most=1), metavar="X"
+    )
+    budget: str | None = _adapter(
+        help="most bytes of all factors, or a share of the target's bytes, spread over the matrices by their singular "
+        "values, instead of one rank",
+        metavar="SIZE|X%",
+        parse=parse_budget,
+    )
+    choices: Choices = nested(Choices, "scale", "rules", "drop", "renames", "new_tokens", "vocabulary", "shard_size")
+    running: Running = nested(Running)
+    warn: Warn | None = _warn()
+
+    def __post_init__(self) -> None:
+        """Check every value, and which of them go together."""
+        super().__post_init__()
+        given = [name for name in ("rank", "energy", "budget") if getattr(self, name) is not None]
+        if self.form == "sparse" and given:
+            raise UsageError([Fault(name, ABSENT, f"is used with {named('form', 'peft')} alone") for name in given])
+        if self.form == "peft" and self.choices.shard_size != DEFAULT_SHARD_SIZE:
+            problem = f"is used with {named('form', 'sparse')} alone: an adapter is one file"
+            raise UsageError(Fault("shard_size", self.choices.shard_size, problem))
+        if len(given) > 1:
+            raise UsageError(
+                [Fault(name, ABSENT, "is given with another choice of the ranks", "Give one") for name in given]
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ MANIFESTS: dict[str, tuple[tuple[str, ...], str]] = {
     "tuneport.json": (("format",), "tuneport.manifest/"),
     TUNING: (("plan", "format"), "tuneport.tune/"),
 }
-_SHARDS = re.compile(r"(model|diff)(-\d{5}-of-\d{5})?\.safetensors")
+_SHARDS = re.compile(r"(model|diff|patch|adapter_model)(-\d{5}-of-\d{5})?\.safetensors")
 TUNING_FILES = ("tune.json", "adapt.json", "log.jsonl", "curve.jsonl", "tune-hashes.txt", "adapter_config.json")
 _WEIGHTS = re.compile(r"(adapter_model|model|diff)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 _OF_A_RUN = (REPLACES, "tuneport.json", "journal.jsonl", "README.md")

@@ -32,7 +32,7 @@ from tuneport.sidecars.config_kinds import kind_of
 from tuneport.sidecars.merge import Decision
 
 # transformers' Conv1D, which stores a weight as inputs×outputs, is what these models are made of.
-_TRANSPOSED_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+TRANSPOSED_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _fitting(
     shape = "×".join(map(str, stored.shape))
     if low_rank is not None:
         if not isinstance(low_rank, Stacked):
-            of_conv1d = transposed or base.config.get("model_type") in _TRANSPOSED_MODELS
+            of_conv1d = transposed or base.config.get("model_type") in TRANSPOSED_MODELS
             low_rank = _turned(low_rank, stored.shape, of_conv1d and not (by_token or is_commonly_named(name)))
         if low_rank.shape != stored.shape:
             product = "×".join(map(str, low_rank.shape))
